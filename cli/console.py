@@ -1,0 +1,80 @@
+"""What a command shows while it works: lines and bars on standard error, results on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+
+class Console:
+    """Progress bars that end with the command, and lines that do not cut through them."""
+
+    def __init__(self, verbose: int) -> None:
+        """With verbose 0 nothing but results is shown."""
+        self._verbose = verbose
+        self._bars: list[Any] = []
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for bar in self._bars:
+            bar.close()
+
+    def say(self, line: str) -> None:
+        """A line about the work."""
+        if self._verbose:
+            tqdm.write(line, file=click.get_text_stream("stderr"))
+
+    def rows(self, title: str, total: int | None) -> Callable[[int], None]:
+        """A bar over rows, of unknown number if total is None; returns what to call with rows done."""
+        bar = self._bar(title, total, "rows")
+
+        def tick(count: int) -> None:
+            bar.update(count)
+            if total is not None and bar.n >= total:
+                bar.close()
+
+        return tick
+
+    def iterations(self, searches: int, limit: int) -> Callable[[str, Sequence[Any]], None]:
+        """A bar over the iterations of all searches, with the best fitness so far."""
+        bar = self._bar("search", searches * limit, "iterations")
+        best: dict[str, float] = {}
+
+        def tick(job: str, done: Sequence[Any]) -> None:
+            bar.update(len(done))
+            if done:
+                best[job] = done[-1].best
+                bar.set_postfix_str(f"best fitness {max(best.values()):.4g}")
+
+        return tick
+
+    def _bar(self, title: str, total: int | None, unit: str) -> Any:
+        # Short work shows no bar: it would flicker by.
+        bar = tqdm(total=total, desc=title, unit=f" {unit}", leave=False, delay=0.5, disable=None if self._verbose else True)
+        self._bars.append(bar)
+        return bar
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A plain text table: first column to the left, the others to the right."""
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = []
+    for row in cells:
+        first = row[0].ljust(widths[0])
+        lines.append("  ".join([first, *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]))
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def label_name(label: int, names: Sequence[str] | None) -> str:
+    """`6 Shirt`, or `6` where the data has no names."""
+    return f"{label} {names[label]}" if names else str(label)

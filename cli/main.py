@@ -1,0 +1,85 @@
+"""Entry point: finds the command, turns errors into one sentence and an exit code.
+
+Exit codes: 0 done, 1 the work failed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from engine.errors import InputError
+
+COMMANDS = {
+    "quickstart": "cli.quickstart",
+    "prepare": "cli.prepare",
+    "split": "cli.split",
+    "test": "cli.test",
+    "target": "cli.target",
+    "localize": "cli.localize",
+    "optimize": "cli.optimize",
+    "utils": "cli.utils",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when that command is named, so that `--help` answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Commands in the order of the workflow."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name, with dashes or underscores."""
+        module = COMMANDS.get(cmd_name.replace("_", "-"))
+        return None if module is None else importlib.import_module(module).command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One line per command."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, importlib.import_module(module).command.get_short_help_str()) for name, module in COMMANDS.items()]
+            )
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="repair-dist")
+def repair_dist() -> None:
+    """Repair trained neural networks: find the few weights to blame and search better values for them.
+
+    A traceback is shown only with --debug, which any command takes.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command line and leave with its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    sys.exit(run([each for each in arguments if each != "--debug"], debug=debug))
+
+
+def run(arguments: list[str], *, debug: bool = False) -> int:
+    """Run a command line; returns the exit code and prints errors to standard error."""
+    try:
+        code: Any = repair_dist.main(arguments, prog_name="repair-dist", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except InputError as error:
+        return _fail(str(error), 2, debug)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", 130, debug)
+    except Exception as error:
+        return _fail(f"{type(error).__name__}: {str(error).strip() or 'no message'} (--debug shows where)", 1, debug)
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"error: {message}", err=True)
+    return code

@@ -1,0 +1,247 @@
+"""`optimize`: search new values for the localised weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.console import Console, label_name, table
+from cli.options import (
+    PATH,
+    compute_options,
+    method_option,
+    model_options,
+    option,
+    target_layer_option,
+    verbose_option,
+)
+from engine.errors import InputError
+
+if TYPE_CHECKING:
+    from cluster.compute import ComputeOptions
+    from cluster.inputs import ChunkPaths
+    from cluster.repair import ChunkReport
+
+
+@click.command(short_help="Search new values for the localised weights and save the repaired model.")
+@method_option
+@model_options
+@option(
+    "--target-data-dir",
+    type=PATH,
+    required=True,
+    multiple=True,
+    help="Negative inputs with their weights.csv; may be repeated, each is repaired on its own.",
+)
+@option(
+    "--positive-inputs-dir",
+    type=PATH,
+    multiple=True,
+    help="Positive inputs: one for all, or one for each --target-data-dir [default: positive beside negative].",
+)
+@option(
+    "--output-dir",
+    type=PATH,
+    help="Folder for weights.csv and repair/ [default: the --target-data-dir]; of several chunks, one folder each "
+    "in it, numbered from 0.",
+)
+@option("--num-particles", type=int, default=100, show_default=True, help="Particles of the swarm.")
+@option("--num-iterations", type=int, default=100, show_default=True, help="Iterations at most.")
+@option("--min-iteration-range", type=int, default=10, show_default=True, help="Stop after so many without gain.")
+@option(
+    "--positive-weight",
+    type=float,
+    help="What keeping all positive inputs right is worth, in repaired negative inputs: the knob between repairing "
+    "and preserving [default: 0.15 for each positive input].",
+)
+@option("--num-input-pos-sampled", type=int, help="Search on so many positive inputs [default: all].")
+@option("--velocity-phi", type=float, default=4.1, show_default=True, help="Sum of the attraction coefficients, above 4.")
+@option(
+    "--phi-split",
+    type=bool,
+    default=True,
+    show_default=True,
+    help="Draw each coefficient from (0, phi/2); False from (0, phi).",
+)
+@option("--velocity-floor", type=bool, show_default=True, help="Keep speeds above 1/5 of the range of the layer's weights.")
+@option("--seed", type=int, default=0, show_default=True, help="First seed.")
+@option("--seeds", type=int, default=1, show_default=True, help="Number of searches with different seeds; the best is kept.")
+@option("--val-data", type=PATH, help="Image set that chooses between the seeds and the model as it is.")
+@option("--test-data", type=PATH, help="Image set that only measures the result.")
+@target_layer_option
+@option("--tiles", type=bool, help="Send pieces of every iteration to the workers, whatever that costs.")
+@option("--tile-particles", type=int, help="Particles of a piece [default: 128]; another size may change last digits.")
+@option("--tile-rows", type=int, help="Rows of a piece [default: by the job]; another size may change last digits.")
+@option("--run-dir", type=PATH, help="Folder for the records of the run [default: runs/optimize-<time>].")
+@option("--overwrite", type=bool, help="Replace an earlier run directory or an output folder that is not a repaired model.")
+@compute_options
+@verbose_option
+def command(compute_settings: ComputeOptions, verbose: int, **options: Any) -> None:
+    """Repair a model: search new values for the weights in weights.csv, save, reload and measure it.
+
+    Example: repair-dist optimize --model-dir model --target-data-dir data/repairsets/0/negative/6 --seeds 8
+    --num-workers 8
+    """
+    optimize(compute_settings=compute_settings, verbose=verbose, **options)
+
+
+def optimize(
+    *,
+    compute_settings: ComputeOptions,
+    verbose: int,
+    model_dir: Path,
+    allow_custom_code: bool,
+    target_data_dir: Sequence[Path],
+    positive_inputs_dir: Sequence[Path],
+    output_dir: Path | None,
+    num_particles: int,
+    num_iterations: int,
+    min_iteration_range: int,
+    positive_weight: float | None,
+    num_input_pos_sampled: int | None,
+    velocity_phi: float,
+    phi_split: bool,
+    velocity_floor: bool,
+    seed: int,
+    seeds: int,
+    val_data: Path | None,
+    test_data: Path | None,
+    target_layer: int | None,
+    tile_particles: int | None,
+    tile_rows: int | None,
+    run_dir: Path | None,
+    overwrite: bool,
+    **_: Any,
+) -> list[ChunkReport]:
+    """The command; prints what it measured and returns it."""
+    if seeds < 1:
+        raise InputError(f"seeds is {seeds}, expected at least 1")
+    chunks = chunk_paths(target_data_dir, positive_inputs_dir, output_dir)
+    for paths in chunks:
+        if not paths.negatives.parent.exists():
+            raise InputError(f"{paths.negatives}: no such folder, expected negative inputs as `target` writes them")
+
+    from cluster.compute import Compute
+    from cluster.records import RunRecords
+    from cluster.repair import Repairs, repair
+    from engine.fitness import Tiling
+    from engine.head import find_target
+    from engine.imagesets import open_image_set
+    from engine.models import load_model
+    from engine.search import SearchSettings
+    from engine.swarm import SwarmSettings
+
+    settings = SearchSettings(
+        swarm=SwarmSettings(num_particles, velocity_phi, phi_split, velocity_floor),
+        num_iterations=num_iterations,
+        min_iteration_range=min_iteration_range,
+        positive_weight=positive_weight,
+        num_input_pos_sampled=num_input_pos_sampled,
+        tiling=Tiling(tile_particles, tile_rows),
+    )
+    model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    repairs = Repairs(
+        model=model,
+        target=find_target(model.model, model.loss, model.classes, model.path, target_layer),
+        chunks=chunks,
+        seeds=range(seed, seed + seeds),
+        settings=settings,
+        validation=open_image_set(val_data) if val_data else None,
+        test=open_image_set(test_data) if test_data else None,
+        overwrite=overwrite,
+        allow_custom_code=allow_custom_code,
+    )
+    run_directory = run_dir or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
+
+    def create_records(facts: Mapping[str, Any]) -> RunRecords:
+        return RunRecords.create(run_directory, facts, overwrite=overwrite)
+
+    with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
+        if not model.loss.stated:
+            console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
+        tick = console.iterations(seeds * len(chunks), num_iterations)
+        reports = repair(repairs, compute, create_records, on_rows=console.rows, on_iterations=tick)
+        if compute.redispatched:
+            console.say(f"{compute.redispatched} calls ran again because a worker died")
+    for report in reports:
+        click.echo(describe(report))
+    click.echo(f"records: {run_directory}")
+    return reports
+
+
+def chunk_paths(
+    targets: Sequence[Path], positives: Sequence[Path], output_dir: Path | None
+) -> list[ChunkPaths]:
+    """Pair the folders of each chunk.
+
+    Raises:
+        InputError: the numbers of negative and positive folders do not match.
+    """
+    from cluster.inputs import ChunkPaths
+
+    if len(positives) not in (0, 1, len(targets)):
+        raise InputError(
+            f"{len(positives)} positive folders for {len(targets)} negative ones, expected one for all or one for each"
+        )
+    chunks = []
+    for number, target in enumerate(targets):
+        target = target.absolute()
+        if not positives:
+            root = next((each for each in [target, *target.parents] if each.name == "negative"), None)
+            if root is None:
+                raise InputError(f"{target}: is not below a folder negative, expected --positive-inputs-dir")
+            positive = root.parent / "positive"
+        else:
+            positive = positives[number if len(positives) > 1 else 0].absolute()
+        output = target if output_dir is None else output_dir.absolute()
+        if output_dir is not None and len(targets) > 1:
+            output /= str(number)
+        chunks.append(ChunkPaths(target, positive, output))
+    return chunks
+
+
+def describe(report: ChunkReport) -> str:
+    """What a chunk's repair did, in text: numbers are those of the saved model, loaded again."""
+    lines = []
+    if report.note:
+        lines.append(report.note)
+    if report.job and report.judge and report.believed:
+        judge = report.judge
+        lines.append(
+            f"{report.job}: {len(report.patch)} weights changed, positive weight {judge.positive_weight:g}; "
+            f"the search repaired {report.believed[0]} of {judge.negatives} and kept {report.believed[1]} of "
+            f"{judge.positives}"
+        )
+    for measured in report.measured:
+        if measured.split in ("negative", "positive"):
+            correct = sum(change.correct_after for change in measured.changes)
+            total = sum(change.total for change in measured.changes)
+            word = "repaired" if measured.split == "negative" else "kept"
+            lines.append(f"saved model: {word} {correct} of {total} {measured.split} inputs")
+        else:
+            lines += ["", f"{measured.split}, before and after (model loaded again):", changes_table(measured)]
+    lines.append(f"created files:\n{report.model}\n{report.paths.output / 'weights.csv'}")
+    return "\n".join(lines)
+
+
+def changes_table(measured: Any) -> str:
+    """Accuracy per label before and after, with what was fixed and broken."""
+    rows = []
+    for change in measured.changes:
+        rows.append(_row(label_name(change.label, measured.label_names), change))
+    total = [
+        sum(getattr(change, name) for change in measured.changes)
+        for name in ("total", "correct_before", "correct_after", "fixed", "broken")
+    ]
+    before, after = 100 * total[1] / total[0], 100 * total[2] / total[0]
+    rows.append(["all", total[0], f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}", total[3], total[4]])
+    return table(["label", "rows", "before %", "after %", "change", "fixed", "broken"], rows)
+
+
+def _row(name: str, change: Any) -> list[object]:
+    before, after = 100 * change.correct_before / change.total, 100 * change.correct_after / change.total
+    return [name, change.total, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}", change.fixed, change.broken]

@@ -1,0 +1,36 @@
+"""`split`: one repair set into chunks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.console import Console
+from cli.options import PATH, option
+
+
+@click.command(short_help="Split a repair.h5 into repairsets/<i>/repair.h5.")
+@click.argument("file", type=PATH)
+@option("--chunk-size", type=int, default=100, show_default=True, help="Rows of a chunk.")
+@option("--chunks", type=int, default=10, show_default=True, help="Number of chunks at most; 0 takes all rows.")
+@option("--output-dir", type=PATH, help="Folder for the chunks [default: repairsets beside FILE].")
+@option("--overwrite", type=bool, help="Replace chunks, with the targets and repaired models in them.")
+def command(file: Path, chunk_size: int, chunks: int, output_dir: Path | None, overwrite: bool) -> None:
+    """Split FILE into numbered chunks of rows, in order.
+
+    Example: repair-dist split data/repair.h5 --chunk-size 1000 --chunks 5
+    """
+    from engine.chunks import split_chunks
+
+    with Console(1) as console:
+        files = split_chunks(
+            file,
+            chunk_size=chunk_size,
+            chunks=chunks or None,
+            output_dir=output_dir,
+            overwrite=overwrite,
+            progress=console.rows("split", None),
+        )
+    for each in files:
+        click.echo(each)

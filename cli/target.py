@@ -1,0 +1,59 @@
+"""`target`: the rows a model gets wrong and right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.console import Console, label_name, table
+from cli.options import PATH, compute_options, model_options, open_data, option, verbose_option
+
+if TYPE_CHECKING:
+    from cluster.compute import ComputeOptions
+
+
+@click.command(short_help="Divide a repair set into negative and positive inputs.")
+@model_options
+@option(
+    "--data-dir",
+    "--target-data",
+    type=PATH,
+    default=Path("outputs"),
+    show_default=True,
+    help="Folder with repair.h5; negative/ and positive/ are made in it.",
+)
+@option("--overwrite", type=bool, help="Put the targets into folders positive/ and negative/ of another layout.")
+@compute_options
+@verbose_option
+def command(
+    model_dir: Path,
+    allow_custom_code: bool,
+    data_dir: Path,
+    overwrite: bool,
+    compute_settings: ComputeOptions,
+    verbose: int,
+) -> None:
+    """Divide repair.h5 into negative inputs (the model is wrong) and positive ones (it is right).
+
+    Repaired models inside an older negative/ are kept.
+
+    Example: repair-dist target --model-dir model --data-dir data/repairsets/0
+    """
+    images = open_data(data_dir, "repair.h5")
+
+    from cluster.compute import Compute
+    from engine.imagesets import check_fits_model
+    from engine.models import load_model
+    from engine.targets import write_targets
+
+    model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    check_fits_model(images, model.input_shape, model.classes, model.path)
+    with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
+        predicted = compute.predict(compute.handle(model), images, console.rows("target", images.rows))
+        summary = write_targets(images, predicted, images.path.parent, overwrite=overwrite)
+    click.echo(f"positive: {summary.correct} of {summary.rows} rows, negative: {summary.rows - summary.correct}")
+    if verbose:
+        rows = [[label_name(each.label, images.label_names), each.total, each.wrong] for each in summary.labels]
+        click.echo(table(["label", "rows", "negative"], rows))

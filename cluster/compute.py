@@ -1,0 +1,460 @@
+"""The computing of one command: row passes and searches, here or on workers that start only when they are needed."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.placement import JOIN_SECONDS, START_SECONDS, Means, Placement, place_rows, place_search
+from cluster.replica import NOT_VISIBLE, Pass, Replica, ShippedModel, ShippedRows, block_pass, build_runner
+from engine import backend, search
+from engine.errors import InputError
+from engine.fitness import SearchRows, combine
+from engine.head import TargetLayer
+from engine.imagesets import ImageSet, read_images
+from engine.models import LoadedModel, spec_of
+from engine.problem import Prepared, Problem, prepare
+from engine.runner import BATCH_ROWS, LocalisationSums, ModelRunner
+from engine.search import Iteration, SearchState
+
+if TYPE_CHECKING:
+    from cluster.connect import Resources
+    from cluster.pool import WorkerPool
+
+BLOCK_ROWS = 1024
+"""Rows of one row block: large enough that a message is cheap beside it, small enough to spread a thousand rows."""
+
+SEGMENT_SECONDS = 2.0
+"""A search comes back to the driver this often, to be recorded and to lose little when its worker dies."""
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """Where a command may compute.
+
+    Attributes:
+        num_workers: actors; 0 forces this process, None decides by cost.
+        address: of a running Ray cluster; None starts one here when workers are needed.
+        gpus_per_worker: None shares the GPUs that the cluster has.
+        tiles: force the tiles of every iteration onto the workers.
+        spread_rows: force row blocks onto the workers.
+        batch_rows: rows of one forward or gradient pass.
+    """
+
+    num_workers: int | None = None
+    address: str | None = None
+    gpus_per_worker: float | None = None
+    tiles: bool = False
+    spread_rows: bool = False
+    batch_rows: int = BATCH_ROWS
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.num_workers is not None and self.num_workers < 0:
+            raise InputError(f"num_workers is {self.num_workers}, expected 0 (this process) or more")
+        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
+            raise InputError(f"gpus_per_worker is {self.gpus_per_worker}, expected 0 or more")
+        if self.batch_rows < 1:
+            raise InputError(f"batch_size is {self.batch_rows}, expected at least 1")
+        if self.num_workers == 0 and (self.tiles or self.spread_rows):
+            raise InputError("tiles and spread rows go to workers and num_workers is 0, expected at least 1 worker")
+
+
+@dataclass(eq=False)
+class ModelHandle:
+    """A model that can run here and on workers."""
+
+    loaded: LoadedModel
+    target: TargetLayer | None
+    batch_rows: int
+    allow_custom_code: bool = False
+
+    @functools.cached_property
+    def runner(self) -> ModelRunner:
+        """The model in this process."""
+        return ModelRunner(self.loaded.model, self.target, self.batch_rows)
+
+    @functools.cached_property
+    def shipped(self) -> ShippedModel:
+        """The model as it travels."""
+        return ShippedModel(
+            key=f"{self.loaded.fingerprint}|{self.target is not None}|{self.batch_rows}",
+            spec=spec_of(self.loaded.model),
+            loss=self.loaded.loss,
+            classes=self.loaded.classes,
+            repairable=self.target is not None,
+            path=self.loaded.path,
+            batch_rows=self.batch_rows,
+            allow_custom_code=self.allow_custom_code,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SearchTask:
+    """A problem and the rows it is judged on; tasks with the same rows object share one copy on the workers."""
+
+    problem: Problem
+    rows: SearchRows
+
+
+@dataclass(eq=False)
+class SearchOutcome:
+    """How a search went.
+
+    Attributes:
+        state: where it is.
+        where, worker, host: what ran the last part of it.
+        seconds: spent in its iterations.
+        redispatched: parts of it that ran again because a worker died.
+    """
+
+    state: SearchState
+    where: str = "process"
+    worker: str = ""
+    host: str = ""
+    seconds: float = 0.0
+    redispatched: int = 0
+
+
+OnSegment = Callable[[int, list[Iteration], SearchOutcome], None]
+"""Called with (task, new iterations, outcome so far) whenever a part of a search is done."""
+
+
+@dataclass
+class Compute:
+    """Context manager; `decisions` lists what ran where and why, as it is also said through `say`."""
+
+    options: ComputeOptions = field(default_factory=ComputeOptions)
+    say: Callable[[str], None] = print
+    actor_class: type[Replica] = Replica
+    decisions: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Nothing starts before it is needed."""
+        self._stack = ExitStack()
+        self._resources: Resources | None = None
+        self._pool: WorkerPool | None = None
+        self._model_refs: dict[str, Any] = {}
+
+    def __enter__(self) -> Compute:
+        if self.options.num_workers != 0 and (self.options.address or self.options.gpus_per_worker):
+            self._connect()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        self._stack.close()
+        self._resources = None
+
+    @property
+    def redispatched(self) -> int:
+        """Calls that ran again because a worker died."""
+        return 0 if self._pool is None else self._pool.redispatched
+
+    def hardware_kind(self) -> str:
+        """The kind of hardware whose bits the results are."""
+        means = self._means()
+        if means.only_workers:
+            return " and ".join(self._workers().kinds)
+        return backend.hardware_kind()
+
+    def handle(self, loaded: LoadedModel, target: TargetLayer | None = None) -> ModelHandle:
+        """A model ready to run, with its layer under repair when it is to be repaired."""
+        return ModelHandle(loaded, target, self.options.batch_rows)
+
+    def predict(self, model: ModelHandle, images: ImageSet, progress: Progress | None = None) -> npt.NDArray[np.int64]:
+        """Predicted classes (n,) of all rows."""
+        return np.concatenate(self._pass(model, images, "predict", None, progress))
+
+    def features(
+        self,
+        model: ModelHandle,
+        images: ImageSet,
+        columns: npt.NDArray[np.int64] | None,
+        progress: Progress | None = None,
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Inputs of the layer under repair at `columns` (n, I), or all, and its logits (n, C)."""
+        parts = self._pass(model, images, "features", columns, progress)
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def localisation_sums(
+        self, model: ModelHandle, images: ImageSet, progress: Progress | None = None
+    ) -> LocalisationSums:
+        """Sums over all rows, added block by block in row order."""
+        return functools.reduce(operator.add, self._pass(model, images, "localise", None, progress))
+
+    def search(self, tasks: Sequence[SearchTask], on_segment: OnSegment | None = None) -> list[SearchOutcome]:
+        """Run searches to their end; the results do not depend on where."""
+        outcomes = [SearchOutcome(task.problem.start()) for task in tasks]
+        if not tasks:
+            return outcomes
+        means = self._means()
+        first: Prepared | None = None
+        seconds = 0.0
+        tiles = 1
+        if not means.only_workers and (means.workers == 0 or not self.options.tiles):
+            first = prepare(tasks[0].problem, tasks[0].rows)
+            seconds = _iteration_seconds(first, outcomes[0].state)
+            tiles = len(first.fitness.tiles)
+        settings = tasks[0].problem.settings
+        placement = place_search(
+            means, len(tasks), tiles, settings.num_iterations, seconds, self.options.tiles
+        )
+        report = on_segment or _ignore
+        if placement.where == "process":
+            self._decide("search", "in this process", placement)
+            self._search_here(tasks, outcomes, first, report)
+        elif placement.where == "workers":
+            self._decide("search", f"on {len(self._workers())} workers", placement)
+            self._search_on_workers(tasks, outcomes, report)
+        else:
+            self._decide("search", f"in tiles on {len(self._workers())} workers", placement)
+            self._search_in_tiles(tasks, outcomes, report)
+        return outcomes
+
+    def _search_here(
+        self, tasks: Sequence[SearchTask], outcomes: list[SearchOutcome], first: Prepared | None, report: OnSegment
+    ) -> None:
+        for index, (task, outcome) in enumerate(zip(tasks, outcomes, strict=True)):
+            prepared = first if index == 0 and first is not None else prepare(task.problem, task.rows)
+            outcome.worker, outcome.host = f"{socket.gethostname()}:{os.getpid()}", socket.gethostname()
+            _run_here(index, task, outcome, prepared, prepared.fitness.evaluate, report)
+
+    def _search_in_tiles(
+        self, tasks: Sequence[SearchTask], outcomes: list[SearchOutcome], report: OnSegment
+    ) -> None:
+        from cluster.pool import Call
+
+        pool = self._workers()
+        for index, (task, outcome) in enumerate(zip(tasks, outcomes, strict=True)):
+            prepared = prepare(task.problem, task.rows)
+            rows, problem = _put(task.rows), _put(task.problem)
+            count = len(prepared.fitness.tiles)
+            shares = [list(range(start, count, len(pool))) for start in range(min(len(pool), count))]
+            outcome.where = "tiles"
+            outcome.worker, outcome.host = f"{len(pool)} workers", socket.gethostname()
+
+            def evaluate(
+                candidates: npt.NDArray[np.float32],
+                shares: list[list[int]] = shares,
+                rows: Any = rows,
+                problem: Any = problem,
+                tiles: Any = prepared.fitness.tiles,
+            ) -> npt.NDArray[np.float64]:
+                parts: list[Any] = [None] * len(tiles)
+                calls = [
+                    Call("evaluate_tiles", (rows, problem, share, candidates), tag=share, worker=worker)
+                    for worker, share in enumerate(shares)
+                ]
+                for call, values, _ in pool.run(calls):
+                    for tile, value in zip(call.tag, values, strict=True):
+                        parts[tile] = value
+                return combine(tiles, parts)
+
+            before = pool.redispatched
+            _run_here(index, task, outcome, prepared, evaluate, report)
+            outcome.redispatched = pool.redispatched - before
+
+    def _search_on_workers(
+        self, tasks: Sequence[SearchTask], outcomes: list[SearchOutcome], report: OnSegment
+    ) -> None:
+        from cluster.pool import Call
+
+        pool = self._workers()
+        rows = {id(task.rows): _put(task.rows) for task in tasks}
+
+        def segment(index: int, worker: int | None) -> Call:
+            task = tasks[index]
+            args = (rows[id(task.rows)], task.problem, outcomes[index].state, SEGMENT_SECONDS)
+            return Call("advance", args, tag=index, worker=worker)
+
+        for call, (state, iterations), worker in pool.run([segment(index, None) for index in range(len(tasks))]):
+            outcome = outcomes[call.tag]
+            outcome.state, outcome.where = state, "worker"
+            outcome.worker = pool.worker_name(worker)
+            outcome.host = outcome.worker.partition(":")[0]
+            outcome.seconds += sum(iteration.seconds for iteration in iterations)
+            outcome.redispatched += call.attempts - 1
+            if state.stop is None:
+                # In front: a search that has begun ends before another begins.
+                pool.submit(segment(call.tag, worker), first=True)
+            report(call.tag, iterations, outcome)
+
+    def _pass(
+        self,
+        model: ModelHandle,
+        images: ImageSet,
+        what: Pass,
+        columns: npt.NDArray[np.int64] | None,
+        progress: Progress | None,
+    ) -> list[Any]:
+        """One pass over all rows; results of the row blocks in row order."""
+        blocks = [(start, min(start + BLOCK_ROWS, images.rows)) for start in range(0, images.rows, BLOCK_ROWS)]
+        results: list[Any] = [None] * len(blocks)
+        tick = progress or _ignore
+        means = self._means()
+        if self.options.spread_rows and means.workers:
+            placement = Placement("workers", "asked for")
+        elif means.only_workers:
+            placement = place_rows(means, len(blocks), 0.0, 0.0)
+        else:
+            placement = None
+        done = 0
+        seconds: list[float] = []
+        while done < len(blocks) and (placement is None or placement.where == "process"):
+            begun = time.perf_counter()
+            start, stop = blocks[done]
+            results[done] = block_pass(
+                model.runner, what, read_images(images, start, stop), images.labels[start:stop], columns
+            )
+            seconds.append(time.perf_counter() - begun)
+            tick(stop - start)
+            done += 1
+            if placement is None and len(seconds) == 2:
+                # The first block also compiled; the second tells what a block costs.
+                compiling = max(0.0, seconds[0] - seconds[1])
+                placement = place_rows(means, len(blocks) - done, seconds[1], compiling)
+        if placement is None:
+            placement = Placement("process", f"{images.rows} rows took {sum(seconds):.1f} s")
+        if done == len(blocks):
+            self._decide(f"{what} {images.rows} rows", "in this process", placement)
+            return results
+        self._decide(f"{what} {images.rows} rows", f"on {len(self._workers())} workers", placement)
+        self._pass_on_workers(model, images, what, columns, tick, blocks, results)
+        return results
+
+    def _pass_on_workers(
+        self,
+        model: ModelHandle,
+        images: ImageSet,
+        what: Pass,
+        columns: npt.NDArray[np.int64] | None,
+        tick: Progress,
+        blocks: list[tuple[int, int]],
+        results: list[Any],
+    ) -> None:
+        from cluster.pool import Call
+
+        pool = self._workers()
+        shipped = self._model_refs.get(model.shipped.key)
+        if shipped is None:
+            shipped = self._model_refs[model.shipped.key] = _put(model.shipped)
+        rows = _put(ShippedRows(images, images.path.stat().st_size))
+        calls = [
+            Call("run_block", (shipped, rows, what, start, stop, columns), tag=index)
+            for index, (start, stop) in enumerate(blocks)
+            if results[index] is None
+        ]
+        for call, value, _ in pool.run(calls, depth=2):
+            start, stop = blocks[call.tag]
+            if isinstance(value, str) and value == NOT_VISIBLE:
+                block = _put(read_images(images, start, stop))
+                pool.submit(Call("run_block", (*call.args, block), tag=call.tag), first=True)
+                continue
+            results[call.tag] = value
+            tick(stop - start)
+
+    def _means(self) -> Means:
+        options = self.options
+        if options.num_workers == 0:
+            return Means(0, asked=True, adds_hardware=False, only_workers=False, start_seconds=0.0)
+        asked = options.num_workers is not None
+        if self._resources is None:
+            # Started here, CPU workers share this machine's cores; several GPUs add hardware to the one used here.
+            count = options.num_workers or os.cpu_count() or 1
+            gpus = backend.gpu_count()
+            workers = count if asked or gpus < 2 else gpus
+            return Means(workers, asked, gpus > 1, only_workers=False, start_seconds=0.0 if asked else START_SECONDS)
+        resources = self._resources
+        if self._pool is not None:
+            only = self._pool.kinds != [backend.hardware_kind()]
+            start = 0.0
+        else:
+            only = resources.gpus_per_worker > 0 and backend.gpu_count() == 0
+            start = 0.0 if asked else JOIN_SECONDS
+        adds = resources.gpus_per_worker > 0 or resources.workers * resources.threads > (os.cpu_count() or 1)
+        return Means(resources.workers, asked, adds, only, start)
+
+    def _connect(self) -> Resources:
+        if self._resources is None:
+            from cluster.connect import connected
+
+            options = self.options
+            self._resources = self._stack.enter_context(
+                connected(options.address, options.num_workers, options.gpus_per_worker)
+            )
+        return self._resources
+
+    def _workers(self) -> WorkerPool:
+        if self._pool is None:
+            from cluster.pool import WorkerPool
+
+            begun = time.perf_counter()
+            resources = self._connect()
+            self._pool = WorkerPool(resources, self.actor_class)
+            gpus = f", {resources.gpus_per_worker:g} GPU each" if resources.gpus_per_worker else ""
+            self.say(
+                f"workers: {len(self._pool)} ready in {time.perf_counter() - begun:.1f} s "
+                f"({resources.threads} threads each{gpus})"
+            )
+            if len(self._pool.kinds) > 1:
+                self.say(
+                    f"warning: the workers are of different kinds ({', '.join(self._pool.kinds)}); "
+                    "the same seed may give other bits on each"
+                )
+        return self._pool
+
+    def _decide(self, what: str, where: str, placement: Placement) -> None:
+        line = f"{what}: {where} ({placement.reason})"
+        self.decisions.append(line)
+        self.say(line)
+
+
+def _run_here(
+    index: int,
+    task: SearchTask,
+    outcome: SearchOutcome,
+    prepared: Prepared,
+    evaluate: search.Evaluate,
+    report: OnSegment,
+) -> None:
+    """Run one search with the swarm in this process, segment by segment."""
+    while outcome.state.stop is None:
+        outcome.state, iterations = search.advance(
+            task.problem.settings, task.problem.source, prepared.judge, outcome.state, evaluate, SEGMENT_SECONDS
+        )
+        outcome.seconds += sum(iteration.seconds for iteration in iterations)
+        report(index, iterations, outcome)
+
+
+def _iteration_seconds(prepared: Prepared, state: SearchState) -> float:
+    """Seconds of one evaluation of the swarm here, after compiling."""
+    candidates = state.swarm.position.astype(np.float32)
+    prepared.fitness.evaluate(candidates)
+    begun = time.perf_counter()
+    prepared.fitness.evaluate(candidates)
+    return time.perf_counter() - begun
+
+
+def _put(value: Any) -> Any:
+    import ray
+
+    return ray.put(value)
+
+
+def _ignore(*_: Any) -> None:
+    return None

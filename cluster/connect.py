@@ -1,0 +1,131 @@
+"""Joining a Ray cluster or starting one on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import engine
+from engine.errors import InputError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each worker gets.
+
+    Attributes:
+        workers: number of workers.
+        gpus_per_worker: share of a GPU, 0 on CPUs.
+        threads: intra-op threads of a worker.
+        local: the cluster was started for this command on this machine.
+    """
+
+    workers: int
+    gpus_per_worker: float
+    threads: int
+    local: bool
+
+
+@contextlib.contextmanager
+def connected(
+    address: str | None, workers: int | None, gpus_per_worker: float | None
+) -> Iterator[Resources]:
+    """Join the cluster at `address`, or start one here, and decide what each worker gets.
+
+    Args:
+        address: of a running cluster ("auto", "host:port", "ray://…"); None starts one for this command.
+        workers: asked for; None takes one per GPU, without GPUs one per CPU.
+        gpus_per_worker: asked for; None shares the GPUs of the cluster among the workers.
+
+    Raises:
+        InputError: no cluster answers there, it wants a token, or it has less than was asked for.
+    """
+    import ray
+
+    already = ray.is_initialized()
+    with tempfile.TemporaryDirectory(prefix="repair-dist-") as empty:
+        if not already:
+            _init(address, workers, Path(empty))
+        try:
+            yield _share(ray.cluster_resources(), workers, gpus_per_worker, local=address is None)
+        finally:
+            if not already:
+                ray.shutdown()
+
+
+def _init(address: str | None, workers: int | None, empty: Path) -> None:
+    import ray
+
+    # Without this an actor that asked for no GPU sees, and takes, all of them.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    options["runtime_env"] = runtime_environment(empty, ship_code=address is not None)
+    if address is None:
+        # More workers than cores is slow but legal: tests and debugging want it.
+        options.update(include_dashboard=False, num_cpus=max(os.cpu_count() or 1, workers or 1))
+    else:
+        options["address"] = address
+    try:
+        ray.init(**options)
+    except ray.exceptions.AuthenticationError as error:
+        raise _wants_token(address) from error
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RpcError) as error:
+        if "token" in str(error).lower() or "authenticat" in str(error).lower():
+            raise _wants_token(address) from error
+        if address is None:
+            raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"no Ray cluster answers at {address!r} ({reason}), expected the address of a running cluster; if it was "
+            f"started with a token, set RAY_AUTH_MODE=token"
+        ) from error
+
+
+def _wants_token(address: str | None) -> InputError:
+    return InputError(
+        f"the Ray cluster at {address!r} wants an authentication token, expected RAY_AUTH_MODE=token and the cluster's "
+        f"token in RAY_AUTH_TOKEN or in the file that RAY_AUTH_TOKEN_PATH names"
+    )
+
+
+def runtime_environment(empty: Path, *, ship_code: bool) -> dict[str, Any]:
+    """What workers start with.
+
+    Ray puts the driver's current directory in front of a worker's import path, where a user's own `engine.py` would
+    shadow ours: an empty working directory takes its place. A job that was submitted with a working directory of its
+    own keeps that one, as Ray allows no second.
+    """
+    environment: dict[str, Any] = {"env_vars": {"TF_CPP_MIN_LOG_LEVEL": "3", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}}
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env") or {}
+    if "working_dir" not in submitted:
+        environment["working_dir"] = str(empty)
+    if ship_code and "py_modules" not in submitted:
+        root = Path(engine.__file__).resolve().parent.parent
+        environment["py_modules"] = [str(root / name) for name in ("engine", "cluster")]
+    return environment
+
+
+def _share(
+    resources: dict[str, float], workers: int | None, gpus_per_worker: float | None, *, local: bool
+) -> Resources:
+    cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
+    if workers is None:
+        workers = max(1, int(gpus / gpus_per_worker) if gpus_per_worker else int(gpus) or cpus)
+    if gpus_per_worker is None:
+        # Ray counts GPUs in steps of 1/10,000; rounding down keeps the sum below what there is.
+        gpus_per_worker = min(1.0, int(gpus / workers * 10_000) / 10_000)
+    if gpus_per_worker * workers > gpus + 1e-9:
+        raise InputError(
+            f"{workers} workers with {gpus_per_worker:g} GPUs each need {gpus_per_worker * workers:g} GPUs and the "
+            f"cluster has {gpus:g}, expected no more than that"
+        )
+    if workers > cpus:
+        raise InputError(f"{workers} workers need as many CPUs and the cluster has {cpus}, expected at most {cpus} workers")
+    threads = max(1, (os.cpu_count() or 1) // workers) if local else 1
+    return Resources(workers, gpus_per_worker, threads, local)

@@ -1,0 +1,143 @@
+"""What a repair reads and where it writes: the chunks, checked before any work starts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.compute import Compute, ModelHandle, Progress
+from engine import backend
+from engine.errors import InputError
+from engine.fitness import SearchRows
+from engine.head import Head, TargetLayer
+from engine.imagesets import ImageSet, check_fits_model, content_fingerprint
+from engine.models import LoadedModel
+from engine.targets import open_negatives, open_positives
+from engine.weights_file import read_weights
+
+Int64 = npt.NDArray[np.int64]
+
+OnRows = Callable[[str, int], Progress]
+"""Given a title and a number of rows, returns what to call with rows done."""
+
+
+@dataclass(frozen=True)
+class ChunkPaths:
+    """Where one chunk's input lies and its output goes.
+
+    Attributes:
+        negatives: a folder like `negative/6`, with the `weights.csv` of `localize`.
+        positives: a folder like `positive`.
+        output: gets `weights.csv` and the repaired model.
+    """
+
+    negatives: Path
+    positives: Path
+    output: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """A chunk with failures.
+
+    Attributes:
+        paths: where it lies.
+        negatives: rows the model gets wrong.
+        positives: rows it gets right; None when there are none.
+        index: (K, 2) int64, kernel positions of the localised weights; K may be 0.
+        label: true label of the negatives, -1 for several.
+        data: SHA-256 over rows and positions; keys the random numbers.
+    """
+
+    paths: ChunkPaths
+    negatives: ImageSet
+    positives: ImageSet | None
+    index: Int64
+    label: int
+    data: str
+
+
+def open_chunk(paths: ChunkPaths, model: LoadedModel, target: TargetLayer) -> Chunk | None:
+    """Open and check a chunk; None when its label has no failures.
+
+    Raises:
+        InputError: missing or damaged files, or rows or weights that do not fit the model.
+    """
+    negatives = open_negatives(paths.negatives)
+    if negatives is None:
+        return None
+    positives = open_positives(paths.positives)
+    sets = [each for each in (negatives, positives) if each is not None]
+    for each in sets:
+        check_fits_model(each, model.input_shape, model.classes, model.path)
+    index = read_weights(paths.negatives / "weights.csv", target)
+    labels = np.unique(negatives.labels)
+    text = "|".join([*(content_fingerprint(each) for each in sets), index.tobytes().hex()])
+    label = int(labels[0]) if len(labels) == 1 else -1
+    return Chunk(paths, negatives, positives, index, label, hashlib.sha256(text.encode()).hexdigest())
+
+
+def check_output(output: Path, model: LoadedModel, *, overwrite: bool) -> None:
+    """Refuse to replace the input model, or a folder that holds no repaired model.
+
+    Raises:
+        InputError: `output/repair` is such a folder and `overwrite` is not given.
+    """
+    folder = output / "repair"
+    if overwrite or not folder.exists():
+        return
+    if folder.resolve() in (model.path.resolve(), model.path.resolve().parent):
+        raise InputError(f"{folder} is the model to repair, expected another --output-dir, or --overwrite to replace it")
+    if not any((folder / name).is_file() for name in ("saved_model.pb", "model.h5", "model.keras")):
+        raise InputError(f"{folder} holds no repaired model, expected another --output-dir, or --overwrite to replace it")
+
+
+def search_rows(
+    chunk: Chunk, columns: Int64, handle: ModelHandle, compute: Compute, on_rows: OnRows | None
+) -> SearchRows:
+    """Run the model up to the layer under repair on all rows of a chunk; negatives come first."""
+    parts = []
+    for images, negative in ((chunk.negatives, True), (chunk.positives, False)):
+        if images is not None:
+            tick = on_rows("features", images.rows) if on_rows else None
+            inputs, logits = compute.features(handle, images, columns, tick)
+            parts.append((inputs, logits, images.labels, np.full(images.rows, negative)))
+    inputs, logits, labels, negatives = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return SearchRows(inputs, logits, labels, negatives)
+
+
+def held_out_rows(
+    images: ImageSet,
+    label: int,
+    columns: Int64,
+    handle: ModelHandle,
+    head: Head,
+    compute: Compute,
+    on_rows: OnRows | None,
+) -> SearchRows:
+    """Rows of a held-out set that a repair of `label` is about: its failures and everything the model gets right.
+
+    Raises:
+        InputError: the set has no failure of the label, or nothing that the model gets right.
+    """
+    tick = on_rows("validation", images.rows) if on_rows else None
+    inputs, logits = compute.features(handle, images, columns, tick)
+    right = predicted_classes(head, logits) == images.labels
+    wrong = ~right if label < 0 else ~right & (images.labels == label)
+    if not wrong.any() or not right.any():
+        raise InputError(
+            f"{images.path}: {int(wrong.sum())} failures of the label and {int(right.sum())} successes of the model, "
+            "expected some of each to choose by"
+        )
+    kept = right | wrong
+    return SearchRows(inputs[kept], logits[kept], images.labels[kept], wrong[kept])
+
+
+def predicted_classes(head: Head, logits: npt.NDArray[np.float32]) -> Int64:
+    """Classes (n,) of logits (n, C): argmax of the scores, first index on ties."""
+    return np.asarray(head.scores(backend.on_device(logits))).argmax(axis=1).astype(np.int64)

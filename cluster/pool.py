@@ -1,0 +1,240 @@
+"""A pool of replica actors that loses no call: a dead actor is replaced and its unfinished calls run again."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from cluster.connect import Resources
+from cluster.replica import Replica
+from engine.errors import InputError
+
+LOST = (RayActorError, ActorUnavailableError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
+
+START_TIMEOUT = 180.0
+"""Seconds for the first worker to answer: a node may have to unpack code and import TensorFlow from a cold disk."""
+
+SILENCE_TIMEOUT = 300.0
+"""Seconds without any live worker after which the command gives up."""
+
+ATTEMPTS = 5
+"""A call that took down this many workers is not tried again: it is the call's fault."""
+
+
+class WorkerError(Exception):
+    """The workers cannot finish the work; results so far are kept."""
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a replica's method.
+
+    Attributes:
+        method: name of the method.
+        args: its arguments; objects the driver put come as references.
+        tag: the caller's own mark.
+        worker: index of the worker that has the caches for it, or None.
+        attempts: how often it was sent.
+    """
+
+    method: str
+    args: tuple[Any, ...]
+    tag: Any = None
+    worker: int | None = None
+    attempts: int = 0
+
+
+@dataclass
+class _Slot:
+    """One place for an actor."""
+
+    actor: Any
+    host: str = ""
+    pid: int = 0
+    kind: str = ""
+    flying: dict[Any, Call] = field(default_factory=dict)
+    probe: Any = None
+    retry_at: float = 0.0
+
+    @property
+    def ready(self) -> bool:
+        return self.probe is None and self.retry_at == 0.0
+
+
+class WorkerPool:
+    """Actors and the calls that wait for them."""
+
+    def __init__(self, resources: Resources, actor_class: type[Replica] = Replica) -> None:
+        """Start the actors and wait until they answer.
+
+        Raises:
+            WorkerError: none answered in time.
+        """
+        self.resources = resources
+        self.redispatched = 0
+        self._remote = ray.remote(
+            num_cpus=1, num_gpus=resources.gpus_per_worker, max_restarts=0, max_task_retries=0
+        )(actor_class)
+        self._slots = [_Slot(self._new_actor()) for _ in range(resources.workers)]
+        self._queue: deque[Call] = deque()
+        self._alive_at = time.monotonic()
+        self._wait_for_start()
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Distinct kinds of hardware of the workers, sorted."""
+        return sorted({slot.kind for slot in self._slots if slot.kind})
+
+    def worker_name(self, index: int) -> str:
+        """Host and process id of a worker."""
+        return f"{self._slots[index].host}:{self._slots[index].pid}"
+
+    def submit(self, call: Call, *, first: bool = False) -> None:
+        """Queue a call, in front of the others if `first`."""
+        if first:
+            self._queue.appendleft(call)
+        else:
+            self._queue.append(call)
+
+    def run(self, calls: Iterable[Call] = (), depth: int = 1) -> Iterator[tuple[Call, Any, int]]:
+        """Send queued calls and yield (call, result, worker) as they finish, until none is left.
+
+        Calls submitted while iterating are taken up. At most `depth` calls are with one worker.
+
+        Raises:
+            InputError: the call found bad input.
+            WorkerError: a call took down several workers, or no worker is left.
+        """
+        self._queue.extend(calls)
+        try:
+            while self._queue or any(slot.flying for slot in self._slots):
+                self._send(depth)
+                yield from self._collect()
+        finally:
+            # An error or a caller that stops early leaves nothing behind for the next run.
+            self._queue.clear()
+            for slot in self._slots:
+                slot.flying.clear()
+
+    def close(self) -> None:
+        """End the actors."""
+        for slot in self._slots:
+            ray.kill(slot.actor)
+
+    def _new_actor(self) -> Any:
+        return self._remote.remote(self.resources.threads)
+
+    def _wait_for_start(self) -> None:
+        for slot in self._slots:
+            slot.probe = slot.actor.describe.remote()
+        probes = [slot.probe for slot in self._slots]
+        ray.wait(probes, num_returns=len(probes), timeout=START_TIMEOUT)
+        for slot in self._slots:
+            self._check_probe(slot)
+        if not any(slot.ready for slot in self._slots):
+            raise WorkerError(f"no worker answered within {START_TIMEOUT:.0f} s; are the cluster's resources taken?")
+
+    def _send(self, depth: int) -> None:
+        now = time.monotonic()
+        for index, slot in enumerate(self._slots):
+            if not slot.ready:
+                self._revive(slot, now)
+                continue
+            while self._queue and len(slot.flying) < depth:
+                call = self._next_for(index)
+                if call is None:
+                    break
+                call.attempts += 1
+                slot.flying[getattr(slot.actor, call.method).remote(*call.args)] = call
+
+    def _next_for(self, index: int) -> Call | None:
+        """The first queued call this worker should take; a call waits for its own worker only while that one lives."""
+        for position, call in enumerate(self._queue):
+            if call.worker is None or call.worker == index or not self._slots[call.worker].ready:
+                del self._queue[position]
+                return call
+        # An idle worker takes a call that prefers a busy one: rebuilding caches beats waiting.
+        return self._queue.popleft() if self._queue else None
+
+    def _collect(self) -> Iterator[tuple[Call, Any, int]]:
+        flying = [(ref, index) for index, slot in enumerate(self._slots) for ref in slot.flying]
+        probes = [slot.probe for slot in self._slots if slot.probe is not None]
+        waiting = [ref for ref, _ in flying] + probes
+        if not waiting:
+            time.sleep(0.05)
+        else:
+            ray.wait(waiting, num_returns=1, timeout=0.5)
+        for slot in self._slots:
+            if slot.probe is not None and ray.wait([slot.probe], timeout=0)[0]:
+                self._check_probe(slot)
+        for ref, index in flying:
+            slot = self._slots[index]
+            if ref not in slot.flying or not ray.wait([ref], timeout=0)[0]:
+                continue
+            call = slot.flying.pop(ref)
+            try:
+                value = ray.get(ref)
+            except RayTaskError as error:
+                raise _cause(error) from None
+            except LOST as error:
+                self._requeue(slot, call, error)
+            else:
+                self._alive_at = time.monotonic()
+                yield call, value, index
+        if any(slot.ready for slot in self._slots):
+            self._alive_at = time.monotonic()
+        elif time.monotonic() - self._alive_at > SILENCE_TIMEOUT:
+            raise WorkerError(f"no worker has answered for {SILENCE_TIMEOUT:.0f} s")
+
+    def _requeue(self, slot: _Slot, call: Call, error: Exception) -> None:
+        """Put the calls of a lost worker back in front, and replace it."""
+        if call.attempts >= ATTEMPTS:
+            raise WorkerError(f"{call.method} of {call.tag} took down {call.attempts} workers: {error}") from error
+        lost = [call, *slot.flying.values()]
+        slot.flying.clear()
+        self.redispatched += len(lost)
+        for each in reversed(lost):
+            each.worker = None
+            self._queue.appendleft(each)
+        if not isinstance(error, ObjectLostError):
+            slot.retry_at = time.monotonic()
+
+    def _revive(self, slot: _Slot, now: float) -> None:
+        if slot.probe is None and now >= slot.retry_at:
+            ray.kill(slot.actor)  # it may be only unreachable, and must not keep its resources
+            slot.actor = self._new_actor()
+            slot.probe = slot.actor.describe.remote()
+
+    def _check_probe(self, slot: _Slot) -> None:
+        if not ray.wait([slot.probe], timeout=0)[0]:
+            return
+        probe, slot.probe = slot.probe, None
+        try:
+            slot.host, slot.pid, slot.kind = ray.get(probe)
+            slot.retry_at = 0.0
+        except (*LOST, ActorDiedError, ActorUnschedulableError):
+            slot.retry_at = time.monotonic() + 1.0
+
+
+def _cause(error: RayTaskError) -> Exception:
+    """What the call itself raised."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, InputError) else error

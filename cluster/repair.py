@@ -1,0 +1,392 @@
+"""Repairs of one or several chunks: search, choose, save, reload, measure, record."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cluster.compute import Compute, ModelHandle, SearchOutcome, SearchTask
+from cluster.inputs import (
+    Chunk,
+    ChunkPaths,
+    OnRows,
+    check_output,
+    held_out_rows,
+    open_chunk,
+    predicted_classes,
+    search_rows,
+)
+from cluster.records import RunRecords
+from engine.containers import repaired_path, save_patched
+from engine.fitness import SearchRows, TiledFitness, Weights
+from engine.head import TargetLayer
+from engine.imagesets import ImageSet, check_fits_model
+from engine.models import LoadedModel, load_model
+from engine.errors import InputError
+from engine.patch import Patch
+from engine.problem import Problem, check_memory, judge_of, sample_positives, with_seed
+from engine.results import LabelChange, paired_changes
+from engine.search import Iteration, Judge, SearchSettings, result
+from engine.swarm import Spread, Stream
+from engine.weights_file import write_weights
+
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Repairs:
+    """What to repair with what.
+
+    Attributes:
+        model: to repair.
+        target: its layer under repair.
+        chunks: each is repaired on its own.
+        seeds: each is a search of its own; the best of a chunk is kept.
+        settings: of the searches.
+        validation: rows that no search sees, which choose between the seeds and the model as it is; None leaves the
+            choice to the search's own fitness.
+        test: rows that only measure the result, or None.
+        overwrite: replace an output folder that is not a repaired model, or is the input.
+        allow_custom_code: for loading what was saved.
+    """
+
+    model: LoadedModel
+    target: TargetLayer
+    chunks: Sequence[ChunkPaths]
+    seeds: Sequence[int]
+    settings: SearchSettings
+    validation: ImageSet | None = None
+    test: ImageSet | None = None
+    overwrite: bool = False
+    allow_custom_code: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The reloaded repaired model against the base model on one set of rows.
+
+    Attributes:
+        split: negative, positive, validation or test.
+        changes: per label with rows.
+        label_names: of the set, or None.
+    """
+
+    split: str
+    changes: tuple[LabelChange, ...]
+    label_names: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkReport:
+    """How one chunk ended.
+
+    Attributes:
+        paths: of the chunk.
+        label: true label under repair, -1 for several or none.
+        model: path of the repaired model.
+        patch: what changed; empty when nothing did.
+        job: name of the chosen search, or None.
+        judge: numbers of rows and the positive weight of the search, or None.
+        believed: (patched, intact) counts of the chosen search, or None.
+        measured: on the saved model, loaded again.
+        note: why there was nothing to search or nothing was changed, or None.
+    """
+
+    paths: ChunkPaths
+    label: int
+    model: Path
+    patch: Patch
+    job: str | None
+    judge: Judge | None
+    believed: tuple[int, int] | None
+    measured: tuple[Measured, ...]
+    note: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """A chunk with weights to search: its rows and its searches, one per seed."""
+
+    chunk: Chunk
+    columns: Int64
+    rows: SearchRows
+    problems: tuple[Problem, ...]
+    judge: Judge
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What the steps of a run share."""
+
+    repairs: Repairs
+    compute: Compute
+    handle: ModelHandle
+    on_rows: OnRows | None
+
+
+NO_CHANGE = Patch((), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.float32))
+
+
+def repair(
+    repairs: Repairs,
+    compute: Compute,
+    create_records: Callable[[Mapping[str, Any]], RunRecords],
+    *,
+    on_rows: OnRows | None = None,
+    on_iterations: Callable[[str, list[Iteration]], None] | None = None,
+) -> list[ChunkReport]:
+    """Repair every chunk and record the run.
+
+    Args:
+        repairs: what to do.
+        compute: where.
+        create_records: makes the run directory from its facts, once the input is known to be good.
+        on_rows: progress of row passes.
+        on_iterations: called with (job, new iterations).
+
+    Raises:
+        InputError: bad input; nothing has been written.
+    """
+    run = _Run(repairs, compute, compute.handle(repairs.model, repairs.target), on_rows)
+    chunks = _open_all(repairs)
+    cases = [_case(run, chunk) if chunk is not None and len(chunk.index) else None for chunk in chunks]
+    tasks = [(case, problem) for case in cases if case is not None for problem in case.problems]
+    _check_names([(case.chunk.paths.negatives, problem.name) for case, problem in tasks])
+    facts = _facts(repairs, chunks, compute)
+    records = create_records(facts)
+
+    def on_segment(task: int, iterations: list[Iteration], outcome: SearchOutcome) -> None:
+        case, problem = tasks[task]
+        records.append("swarm", problem.name, [{"job": problem.name, **asdict(row)} for row in iterations])
+        records.replace("jobs", problem.name, [_job_row(case, problem, outcome, chosen=None)])
+        if on_iterations is not None:
+            on_iterations(problem.name, iterations)
+
+    outcomes = compute.search([SearchTask(problem, case.rows) for case, problem in tasks], on_segment)
+    ended = {problem.name: outcome for (_, problem), outcome in zip(tasks, outcomes, strict=True)}
+
+    reports = []
+    for paths, chunk, case in zip(repairs.chunks, chunks, cases, strict=True):
+        report = _finish(run, paths, chunk, case, ended)
+        for problem in case.problems if case else ():
+            chosen = problem.name == report.job
+            records.replace("jobs", problem.name, [_job_row(case, problem, ended[problem.name], chosen=chosen)])
+        if report.measured:
+            name = report.job or f"{chunk.data[:12] if chunk else 'none'}-{report.label}"
+            records.replace("labels", name, _label_rows(name, report.measured))
+        reports.append(report)
+    records.compact({**facts, "hardware": compute.hardware_kind(), "placement": compute.decisions})
+    return reports
+
+
+def _open_all(repairs: Repairs) -> list[Chunk | None]:
+    model = repairs.model
+    for paths in repairs.chunks:
+        check_output(paths.output, model, overwrite=repairs.overwrite)
+    for held_out in (repairs.validation, repairs.test):
+        if held_out is not None:
+            check_fits_model(held_out, model.input_shape, model.classes, model.path)
+    return [open_chunk(paths, model, repairs.target) for paths in repairs.chunks]
+
+
+def _case(run: _Run, chunk: Chunk) -> _Case:
+    """Extract the features of a chunk and set up one search per seed."""
+    settings, target = run.repairs.settings, run.repairs.target
+    kernel = np.asarray(target.layer.kernel, dtype=np.float32)
+    columns, column = np.unique(chunk.index[:, 0], return_inverse=True)
+    count = chunk.negatives.rows + (chunk.positives.rows if chunk.positives else 0)
+    check_memory(settings.swarm.num_particles, len(chunk.index), count, run.repairs.model.classes)
+    rows = search_rows(chunk, columns, run.handle, run.compute, run.on_rows)
+    judge = judge_of(settings, sample_positives(rows, Stream(0, chunk.data, chunk.label), settings.num_input_pos_sampled))
+    problem = Problem(
+        name=f"{chunk.data[:12]}-{chunk.label}-w{judge.positive_weight:g}",
+        head=target.head,
+        weights=Weights(column.astype(np.int64), chunk.index[:, 1], kernel[chunk.index[:, 0], chunk.index[:, 1]]),
+        spread=Spread.of(kernel),
+        source=Stream(0, chunk.data, chunk.label),
+        settings=settings,
+    )
+    return _Case(chunk, columns, rows, tuple(with_seed(problem, seed) for seed in run.repairs.seeds), judge)
+
+
+def _check_names(named: Sequence[tuple[Path, str]]) -> None:
+    first: dict[str, Path] = {}
+    for path, name in named:
+        if name in first:
+            raise InputError(f"{first[name]} and {path} give the same search {name}, expected each rows and seed once")
+        first[name] = path
+
+
+def _finish(
+    run: _Run, paths: ChunkPaths, chunk: Chunk | None, case: _Case | None, ended: Mapping[str, SearchOutcome]
+) -> ChunkReport:
+    """Choose among the searches of a chunk, save the patched model, load it again and measure that."""
+    repairs = run.repairs
+    chosen = _choose(run, case, ended) if case else None
+    outcome = ended[chosen.name] if chosen else None
+    patch = _patch(repairs.target, case, outcome) if case and outcome else NO_CHANGE
+    saved = repaired_path(repairs.model, paths.output)
+    save_patched(repairs.model, patch, saved, overwrite=True)
+    if chunk is not None:
+        new = patch.new if len(patch) else _values(repairs.target, chunk.index)
+        old = _values(repairs.target, chunk.index)
+        write_weights(paths.output / "weights.csv", repairs.target.number, chunk.index, old, new)
+    note = None
+    if chunk is None:
+        note = f"{paths.negatives}: the label has no failures, the model is copied unchanged"
+    elif case is None:
+        note = f"{paths.negatives / 'weights.csv'}: names no weights, the model is copied unchanged"
+    elif chosen is None:
+        note = f"{paths.negatives}: no search beats the model as it is on the validation set, it is copied unchanged"
+    sums = outcome.state.best_sums if outcome else None
+    return ChunkReport(
+        paths=paths,
+        label=chunk.label if chunk else -1,
+        model=saved,
+        patch=patch,
+        job=chosen.name if chosen else None,
+        judge=case.judge if case else None,
+        believed=None if sums is None else (int(sums[2]), int(sums[3])),
+        measured=_measure(run, chunk, case, saved),
+        note=note,
+    )
+
+
+def _choose(run: _Run, case: _Case, ended: Mapping[str, SearchOutcome]) -> Problem | None:
+    """The best search of a chunk: by fitness on the validation rows, else by its own; None keeps the model as it is."""
+    repairs = run.repairs
+    if repairs.validation is None:
+        return max(case.problems, key=lambda each: (ended[each.name].state.swarm.global_fitness, -each.source.seed))
+    rows = held_out_rows(
+        repairs.validation,
+        case.chunk.label,
+        case.columns,
+        run.handle,
+        repairs.target.head,
+        run.compute,
+        run.on_rows,
+    )
+    candidates = np.stack(
+        [case.problems[0].weights.old, *(result(ended[each.name].state) for each in case.problems)]
+    )
+    negatives = int(rows.negative.sum())
+    positives = len(rows.negative) - negatives
+    # A positive is worth as much as in the search, whose number of positives was another.
+    worth = case.judge.positive_weight / max(case.judge.positives, 1)
+    first = case.problems[0]
+    sums = TiledFitness(first.head, rows, first.weights, len(candidates), first.settings.tiling).evaluate(candidates)
+    best = int(np.argmax(Judge(negatives, positives, worth * positives).fitness(sums)))
+    return None if best == 0 else case.problems[best - 1]
+
+
+def _patch(target: TargetLayer, case: _Case, outcome: SearchOutcome) -> Patch:
+    index = case.chunk.index
+    flat = np.ravel_multi_index((index[:, 0], index[:, 1]), tuple(target.layer.kernel.shape)).astype(np.int64)
+    return Patch((target.path,) * len(flat), flat, case.problems[0].weights.old, result(outcome.state))
+
+
+def _values(target: TargetLayer, index: Int64) -> npt.NDArray[np.float32]:
+    kernel = np.asarray(target.layer.kernel, dtype=np.float32)
+    return kernel[index[:, 0], index[:, 1]]
+
+
+def _measure(run: _Run, chunk: Chunk | None, case: _Case | None, saved: Path) -> tuple[Measured, ...]:
+    """Predict every set of rows with the saved model, loaded again, and with the base model."""
+    repairs, compute = run.repairs, run.compute
+    reloaded = compute.handle(load_model(saved, allow_custom_code=repairs.allow_custom_code))
+    known: dict[str, Int64] = {}
+    if case is not None:
+        count = case.chunk.negatives.rows
+        predicted = predicted_classes(repairs.target.head, case.rows.logits)
+        known = {"negative": predicted[:count], "positive": predicted[count:]}
+    sets = {
+        "negative": chunk.negatives if chunk else None,
+        "positive": chunk.positives if chunk else None,
+        "validation": repairs.validation,
+        "test": repairs.test,
+    }
+    measured = []
+    for split, images in sets.items():
+        if images is None:
+            continue
+
+        def predict(model: ModelHandle, images: ImageSet = images, split: str = split) -> Int64:
+            return compute.predict(model, images, run.on_rows(split, images.rows) if run.on_rows else None)
+
+        before = known[split] if split in known else predict(run.handle)
+        changes = paired_changes(images.labels, before, predict(reloaded), images.classes)
+        measured.append(Measured(split, changes, images.label_names))
+    return tuple(measured)
+
+
+def _job_row(case: _Case, problem: Problem, outcome: SearchOutcome, *, chosen: bool | None) -> dict[str, Any]:
+    state, chunk = outcome.state, case.chunk
+    return {
+        "job": problem.name,
+        "chunk": str(chunk.paths.negatives),
+        "data": chunk.data,
+        "label": chunk.label,
+        "seed": problem.source.seed,
+        "positive_weight": case.judge.positive_weight,
+        "weights": len(chunk.index),
+        "negatives": case.judge.negatives,
+        "positives": case.judge.positives,
+        "iterations": state.swarm.iteration,
+        "fitness": state.swarm.global_fitness,
+        "start_fitness": state.start_fitness,
+        "patched": int(state.best_sums[2]),
+        "intact": int(state.best_sums[3]),
+        "stop": state.stop or "",
+        "chosen": chosen,
+        "index": chunk.index[:, 0].tolist(),
+        "unit": chunk.index[:, 1].tolist(),
+        "old": problem.weights.old,
+        "new": result(state),
+        "where": outcome.where,
+        "worker": outcome.worker,
+        "host": outcome.host,
+        "redispatched": outcome.redispatched,
+        "seconds": outcome.seconds,
+    }
+
+
+def _label_rows(job: str, measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    rows = []
+    for each in measured:
+        for change in each.changes:
+            shared = {"job": job, "split": each.split, "label": change.label, "total": change.total}
+            stages = (
+                ("base", change.correct_before, 0, 0),
+                ("repaired", change.correct_after, change.fixed, change.broken),
+            )
+            for stage, correct, repaired, broken in stages:
+                counts = {"correct": correct, "accuracy": correct / change.total, "repaired": repaired, "broken": broken}
+                rows.append({**shared, "stage": stage, **counts})
+    return rows
+
+
+def _facts(repairs: Repairs, chunks: Sequence[Chunk | None], compute: Compute) -> dict[str, Any]:
+    names = ("repair-dist", "tensorflow", "keras", "ray", "numpy", "pyarrow", "h5py")
+    held_out = {"validation": repairs.validation, "test": repairs.test}
+    return {
+        "arguments": {
+            "command": sys.argv,
+            "settings": asdict(repairs.settings),
+            "seeds": list(repairs.seeds),
+            "chunks": [{key: str(value) for key, value in asdict(paths).items()} for paths in repairs.chunks],
+            "held_out": {split: str(images.path) for split, images in held_out.items() if images},
+            "compute": asdict(compute.options),
+        },
+        "model": {"path": str(repairs.model.path), "fingerprint": repairs.model.fingerprint},
+        "data": [None if chunk is None else chunk.data for chunk in chunks],
+        "hardware": compute.hardware_kind(),
+        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names},
+    }

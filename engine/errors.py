@@ -1,0 +1,8 @@
+"""The one exception a user is meant to read."""
+
+
+class InputError(Exception):
+    """Bad input: the message is one sentence that names the file, what was found and what was expected.
+
+    Commands print it and leave with exit code 2.
+    """

@@ -1,0 +1,72 @@
+"""Files and folders that appear whole or not at all: built beside their place, then renamed into it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a symbolic link (not what it points to) or a whole folder; nothing there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name in the same folder; what the body writes there becomes `path` when it succeeds.
+
+    The temporary name keeps the suffix, as some writers choose their format by it. Missing parents are made.
+    On any exception, Ctrl-C included, the temporary file is removed and `path` is as before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path, "tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+@contextmanager
+def replace_directory(path: Path) -> Iterator[Path]:
+    """Yield a new empty folder beside `path`; it takes the place of `path`, old content and all, on success.
+
+    Missing parents are created. On any exception, Ctrl-C included, the new folder is removed and `path` is as
+    before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new, old = _beside(path, "tmp"), _beside(path, "old")
+    try:
+        new.mkdir()
+        yield new
+        _swap(path, new, old)
+    except BaseException:
+        remove(new)
+        raise
+    remove(old)
+
+
+def _swap(path: Path, new: Path, old: Path) -> None:
+    """Rename `path` to `old` and `new` to `path`; undo the first when the second fails."""
+    try:
+        path.rename(old)
+    except FileNotFoundError:
+        new.rename(path)
+        return
+    try:
+        new.rename(path)
+    except BaseException:
+        if not path.exists():
+            old.rename(path)
+        raise
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.stem}.{kind}-{uuid4().hex[:12]}{path.suffix}")

@@ -1,0 +1,322 @@
+"""Fitness of a whole swarm at once, for weights of the last Dense layer.
+
+A candidate changes K weights of a layer that is linear in them, so of the C logits of a row only the U touched ones
+move: L[u] = Z[u] + sum over k with unit u of delta[k] * a[k]. The untouched ones enter through constants of the row
+(their largest score, whether that one comes before the true label, and a sum), so the P x n x C logits never exist.
+
+Rows and particles are cut into tiles whose shapes depend on the job alone. Every tile goes through the same compiled
+function wherever it runs, and partial sums are added in tile order in float64: where tiles run changes no bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine import backend
+from engine.head import Head, binary_terms
+from keras import ops
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+LOWEST = np.float32(-3e38)
+"""Stands for minus infinity where infinity minus infinity could arise."""
+
+UNROLLED_UNITS = 16
+"""Up to this many units one fused loop per unit is fastest; above, compiling it would take seconds."""
+
+ELEMENTWISE_WEIGHTS = 4
+"""Up to this many weights per unit, a sum of products fuses with what follows and beats a matrix product."""
+
+TILE_ELEMENTS = 1 << 24
+"""Touched logits of one tile at most: 64 MiB of float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class SearchRows:
+    """The rows a search is judged on, reduced to what the head needs.
+
+    Attributes:
+        inputs: (n, I) float32, inputs of the layer at the I distinct input positions of the localised weights.
+        logits: (n, C) float32, of the model as it is.
+        labels: (n,) int64, true class.
+        negative: (n,) bool, rows the model gets wrong; the others are positive.
+    """
+
+    inputs: Float32
+    logits: Float32
+    labels: Int64
+    negative: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The K localised weights.
+
+    Attributes:
+        column: (K,) int64, column of `SearchRows.inputs`.
+        unit: (K,) int64, output unit, 0 <= unit < C.
+        old: (K,) float32, values in the model as it is.
+    """
+
+    column: Int64
+    unit: Int64
+    old: Float32
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Tile shapes; None lets `plan_tiles` choose from the job."""
+
+    particles: int | None = None
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Half-open ranges of particles and rows."""
+
+    particles: tuple[int, int]
+    rows: tuple[int, int]
+
+
+def bucket(count: int) -> int:
+    """The smallest m * 2**e >= count with 8 <= m <= 16 (exact below 16): few distinct shapes, at most 1/8 wasted."""
+    if count <= 16:
+        return count
+    step = 1 << (count.bit_length() - 4)
+    return -(-count // step) * step
+
+
+def plan_tiles(particles: int, rows: int, units: int, tiling: Tiling) -> tuple[Tile, ...]:
+    """Cut P x n into tiles, rows varying fastest: a pure function of the job and of `tiling`."""
+    high = min(particles, tiling.particles or 128)
+    wide = tiling.rows or 1 << max(8, min(13, (TILE_ELEMENTS // (high * max(units, 1))).bit_length() - 1))
+    return tuple(
+        Tile((p, min(p + high, particles)), (r, min(r + wide, rows)))
+        for p in range(0, particles, high)
+        for r in range(0, rows, wide)
+    )
+
+
+class TiledFitness:
+    """The prepared evaluation of one job in this process.
+
+    Another kind of target layer needs another class with `tiles` and `evaluate_tile`; the swarm and the scheduler see
+    only those. Row constants are prepared per tile on first use and stay on the device.
+    """
+
+    def __init__(self, head: Head, rows: SearchRows, weights: Weights, particles: int, tiling: Tiling) -> None:
+        """Group the weights by unit; nothing is computed on rows yet."""
+        self._head = head
+        self._rows = rows
+        self._weights = weights
+        touched = np.unique(weights.unit)
+        members = [np.flatnonzero(weights.unit == unit) for unit in touched]
+        widest = bucket(max((len(member) for member in members), default=0))
+        self._units = np.full(bucket(len(touched)), -1, dtype=np.int32)
+        self._units[: len(touched)] = touched
+        # Position K of a row of changes padded with one zero: what fills a group up.
+        self._groups = np.full((len(self._units), widest), len(weights.old))
+        for group, member in zip(self._groups, members, strict=False):
+            group[: len(member)] = member
+        self.tiles = plan_tiles(particles, len(rows.labels), len(self._units), tiling)
+        self._constants: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
+        self._kernel = _kernel(head, rows.logits.shape[1])
+
+    def evaluate_tile(self, tile: int, candidates: Float32) -> Float64:
+        """Evaluate one tile.
+
+        Args:
+            tile: index into `tiles`.
+            candidates: (P, K) float32, of the whole swarm.
+
+        Returns:
+            (particles of the tile, 4) float64: summed loss of negative and of positive rows, correct rows among the
+            negative and among the positive.
+        """
+        where = self.tiles[tile]
+        part = candidates[slice(*where.particles)]
+        change = np.zeros((len(part), part.shape[1] + 1), dtype=np.float32)
+        change[:, :-1] = part.astype(np.float64) - self._weights.old.astype(np.float64)
+        grouped = np.ascontiguousarray(change[:, self._groups].transpose(1, 0, 2))
+        constants = self._constants.get(where.rows)
+        if constants is None:
+            constants = self._constants[where.rows] = self._prepare(slice(*where.rows))
+        return np.asarray(self._kernel(backend.on_device(grouped), *constants)).astype(np.float64)
+
+    def evaluate(self, candidates: Float32) -> Float64:
+        """Evaluate every tile here; (P, K) float32 -> (P, 4) float64, see `evaluate_tile`."""
+        return combine(self.tiles, [self.evaluate_tile(tile, candidates) for tile in range(len(self.tiles))])
+
+    def _prepare(self, where: slice) -> tuple[Any, Any, Any]:
+        """Row constants of a tile, padded to a bucket with rows of weight 0."""
+        logits = self._rows.logits[where].astype(np.float32)
+        labels = self._rows.labels[where]
+        count, classes = logits.shape
+        size = bucket(count)
+        rest = _untouched(self._head, logits, labels, self._units[self._units >= 0])
+
+        inputs = np.zeros((*self._groups.shape, size), dtype=np.float32)
+        padded = np.append(self._weights.column, -1)[self._groups]
+        block = self._rows.inputs[where]
+        for group, columns in enumerate(padded):
+            for slot, column in enumerate(columns):
+                if column >= 0:
+                    inputs[group, slot, :count] = block[:, column]
+        touched = np.full((len(self._units), size), LOWEST, dtype=np.float32)
+        real = self._units >= 0
+        touched[real, :count] = logits[:, self._units[real]].T
+
+        constants = np.zeros((5, size), dtype=np.float32)
+        constants[:3, :count] = rest.largest, rest.remainder, rest.true_score
+        constants[3, :count] = self._rows.negative[where]
+        constants[4, :count] = ~self._rows.negative[where]
+        integers = np.zeros((2, size), dtype=np.int32)
+        integers[:, :count] = labels, rest.largest_is_first
+        table = np.concatenate([inputs.reshape(-1, size), touched, constants])
+        return backend.on_device(table), backend.on_device(integers), backend.on_device(self._units)
+
+
+def combine(tiles: Sequence[Tile], parts: Sequence[Float64]) -> Float64:
+    """Add the parts of all tiles in tile order; (P, 4) float64."""
+    particles = max(tile.particles[1] for tile in tiles)
+    total = np.zeros((particles, 4))
+    for tile, part in zip(tiles, parts, strict=True):
+        total[slice(*tile.particles)] += part
+    return total
+
+
+def fitness(sums: Float64, negatives: int, positives: int, positive_weight: float) -> Float64:
+    """Arachne's fitness with the weight of the positives apart from their number.
+
+    (n_patched + 1) / (loss_neg + 1) + (s * n_intact + 1) / (loss_pos + 1), losses being means over rows and
+    s = positive_weight / positives. With positive_weight = positives it is the published formula (Sohn et al.,
+    "Arachne: Search-Based Repair of Deep Neural Networks", TOSEM 2023, section 3.3).
+
+    Args:
+        sums: (P, 4) of `TiledFitness.evaluate`.
+        negatives: number of negative rows, at least 1.
+        positives: number of positive rows; 0 leaves the second term constant.
+        positive_weight: worth of all positives together, in negatives.
+
+    Returns:
+        (P,) float64; a candidate whose losses are not finite has not a number or zero terms.
+    """
+    loss_neg = sums[:, 0] / negatives
+    loss_pos = sums[:, 1] / max(positives, 1)
+    scale = positive_weight / max(positives, 1)
+    return (sums[:, 2] + 1.0) / (loss_neg + 1.0) + (scale * sums[:, 3] + 1.0) / (loss_pos + 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Untouched:
+    """What the untouched units add to each row; arrays (n,) float32, `largest_is_first` bool."""
+
+    largest: npt.NDArray[Any]
+    remainder: npt.NDArray[Any]
+    true_score: npt.NDArray[Any]
+    largest_is_first: npt.NDArray[np.bool_]
+
+
+def _untouched(head: Head, logits: Float32, labels: Int64, touched: npt.NDArray[Any]) -> _Untouched:
+    rows = np.arange(len(labels))
+    scores = np.asarray(head.scores(backend.on_device(logits)), dtype=np.float32)
+    free = np.ones(logits.shape[1], dtype=bool)
+    free[touched] = False
+    true_is_free = free[labels]
+    true_score = np.where(true_is_free, scores[rows, labels], np.float32(0))
+    rivals = scores.astype(np.float64)
+    rivals[:, ~free] = -np.inf
+    rivals[rows, labels] = -np.inf
+    winner = rivals.argmax(axis=1)
+    largest = rivals[rows, winner]
+    some = np.isfinite(largest)
+    if head.form == "log_softmax":
+        shifted = np.exp(rivals - np.where(some, largest, 0.0)[:, None]).sum(axis=1)
+        remainder = np.where(some, largest + np.log(np.where(some, shifted, 1.0)), LOWEST)
+    elif head.form == "normalised":
+        remainder = np.where(np.isfinite(rivals), rivals, 0.0).sum(axis=1)
+    else:
+        true = np.zeros_like(scores)
+        true[rows, labels] = 1.0
+        terms = np.asarray(binary_terms(head, backend.on_device(scores), backend.on_device(true)), dtype=np.float64)
+        remainder = terms[:, free].sum(axis=1)
+    return _Untouched(np.where(some, largest, LOWEST), remainder, true_score, some & (winner < labels))
+
+
+@cache
+def _kernel(head: Head, classes: int) -> Callable[..., Any]:
+    """The compiled evaluation of one tile; XLA makes one program per combination of (bucketed) shapes."""
+
+    def evaluate(change: Any, table: Any, integers: Any, units: Any) -> Any:
+        count, _, width = change.shape
+        size = table.shape[1]
+        inputs = ops.reshape(table[: count * width], (count, width, size))
+        base = table[count * width : count * (width + 1)]
+        largest, remainder, true_score = table[-5], table[-4], table[-3]
+        labels, largest_is_first = integers[0], integers[1] > 0
+
+        step = 1 if count <= UNROLLED_UNITS else count
+        slabs = []
+        true_total = true_score
+        for start in range(0, count, step):
+            part = slice(start, start + step)
+            logits = _logits(change[part], inputs[part], base[part])
+            real = units[part, None, None] >= 0
+            is_true = units[part, None, None] == labels
+            before = units[part, None, None] < labels
+            score = head.scores(logits)
+            true_total = true_total + ops.sum(ops.where(is_true, score, 0.0), axis=0)
+            rival = ops.where(ops.logical_and(real, ops.logical_not(is_true)), score, -math.inf)
+            slabs.append((score, rival, real, is_true, before))
+
+        correct = ops.where(largest_is_first, true_total > largest, true_total >= largest)
+        for _, rival, _, _, before in slabs:
+            wins = ops.where(before, rival < true_total, rival <= true_total)
+            correct = ops.logical_and(correct, ops.all(wins, axis=0))
+
+        if head.form == "log_softmax":
+            top = ops.maximum(largest, true_total)
+            for _, rival, *_ in slabs:
+                top = ops.maximum(top, ops.max(rival, axis=0))
+            mass = ops.exp(remainder - top)
+            for _, rival, *_ in slabs:
+                mass = mass + ops.sum(ops.exp(rival - top), axis=0)
+            # log1p of what is beside the largest term: confident rows keep their small losses.
+            loss = (top - true_total) + ops.log1p(mass + (ops.exp(true_total - top) - 1.0))
+        elif head.form == "normalised":
+            total = remainder + true_total
+            for score, _, real, is_true, _ in slabs:
+                other = ops.logical_and(real, ops.logical_not(is_true))
+                total = total + ops.sum(ops.where(other, score, 0.0), axis=0)
+            loss = -ops.log(ops.clip(true_total / total, 1e-7, 1.0 - 1e-7))
+        else:
+            loss = remainder
+            for score, _, real, is_true, _ in slabs:
+                terms = binary_terms(head, score, ops.cast(is_true, "float32"))
+                loss = loss + ops.sum(ops.where(real, terms, 0.0), axis=0)
+            loss = loss / classes
+        kinds = ops.transpose(table[-2:])
+        return ops.concatenate([ops.matmul(loss, kinds), ops.matmul(ops.cast(correct, "float32"), kinds)], axis=1)
+
+    return backend.compiled(evaluate)
+
+
+def _logits(change: Any, inputs: Any, base: Any) -> Any:
+    """Moved logits (u, P, n) of u units from changes (u, P, w), inputs (u, w, n) and base logits (u, n)."""
+    width = change.shape[2]
+    if width > ELEMENTWISE_WEIGHTS:
+        return ops.matmul(change, inputs) + base[:, None, :]
+    moved = base[:, None, :]
+    for slot in range(width):
+        moved = moved + change[:, :, slot, None] * inputs[:, None, slot, :]
+    return moved

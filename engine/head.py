@@ -1,0 +1,168 @@
+"""The head of a classifier: the layer under repair, the activation after it and the loss over its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import engine.backend as _backend  # noqa: F401  (sets the variables that must precede Keras)
+import keras
+from engine.errors import InputError
+from engine.models import TrainingLoss, layer_at, layer_number
+from keras import ops
+
+Form = Literal["log_softmax", "normalised", "binary", "binary_logits"]
+
+EPSILON = 1e-7
+"""Keras' clipping of probabilities."""
+
+ELEMENTWISE = frozenset(
+    "linear sigmoid hard_sigmoid relu relu6 leaky_relu elu selu celu gelu silu mish softplus softsign tanh exponential "
+    "hard_silu hard_tanh tanh_shrink hard_shrink soft_shrink squareplus log_sigmoid".split()
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """How class scores and the loss follow from the logits (pre-activations) of the last Dense layer.
+
+    Attributes:
+        form: `log_softmax`: cross-entropy of softmax over the scores; `normalised`: cross-entropy of scores divided by
+            their sum and clipped, as Keras does with outputs that are not softmax; `binary`, `binary_logits`: mean
+            binary cross-entropy over the classes of probabilities or of logits.
+        activation: elementwise Keras activation from logits to scores; `linear` for softmax, which keeps the order.
+    """
+
+    form: Form
+    activation: str
+
+    def scores(self, logits: Any) -> Any:
+        """Apply the elementwise activation to logits of any shape."""
+        return _activation(self.activation)(logits)
+
+
+@dataclass(frozen=True, eq=False)
+class TargetLayer:
+    """The layer under repair.
+
+    Attributes:
+        layer: the Keras Dense layer, D inputs and C units.
+        number: the toolkit's number of the layer, the first column of weights.csv.
+        path: `<layer name>/kernel`, as patches name it.
+        head: what follows the layer.
+    """
+
+    layer: Any
+    number: int
+    path: str
+    head: Head
+
+
+def find_target(model: Any, loss: TrainingLoss, classes: int, path: Path, number: int | None = None) -> TargetLayer:
+    """Find the Dense layer whose units are the classes.
+
+    Args:
+        model: Keras model with one output (n, C).
+        loss: the training loss of the model.
+        classes: C.
+        path: of the model, for messages.
+        number: the layer the user asked for, in the toolkit's numbering; None finds it.
+
+    Raises:
+        InputError: no such layer, a layer without weights, or one that does not produce the class scores.
+    """
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    found = None
+    tail: list[Any] = []
+    for layer in reversed(layers):
+        if isinstance(layer, keras.layers.Dense):
+            found = layer if layer.units == classes else None
+            break
+        if not isinstance(layer, (keras.layers.Activation, keras.layers.Softmax, keras.layers.Dropout)):
+            break
+        if not isinstance(layer, keras.layers.Dropout):
+            tail.append(layer)
+    if number is not None:
+        asked = layer_at(model, number)
+        if not asked.weights:
+            raise InputError(f"{path}: target layer {number} ({asked.name}) has no weights, expected a Dense layer")
+        if asked is not found:
+            expected = "a final Dense layer" if found is None else f"layer {layer_number(model, found)} ({found.name})"
+            raise InputError(
+                f"{path}: target layer {number} ({asked.name}) does not give the {classes} class scores, "
+                f"expected {expected}"
+            )
+    if found is None:
+        raise InputError(
+            f"{path}: the model ends with {layers[-1].name} ({type(layers[-1]).__name__}), expected a Dense layer "
+            f"of {classes} units, followed at most by an activation"
+        )
+    names = [_name(found.activation, path)]
+    names += ["softmax" if isinstance(x, keras.layers.Softmax) else _name(x.activation, path) for x in tail]
+    steps = [name for name in names if name != "linear"]
+    if len(steps) > 1:
+        raise InputError(
+            f"{path}: {found.name} is followed by several activations ({', '.join(steps)}), expected at most one"
+        )
+    activation = steps[0] if steps else "linear"
+    return TargetLayer(
+        layer=found,
+        number=layer_number(model, found),
+        path=f"{found.name}/kernel",
+        head=_head(activation, loss, path),
+    )
+
+
+def _name(activation: Any, path: Path) -> str:
+    name = keras.activations.serialize(activation)
+    if not isinstance(name, str) or name not in ELEMENTWISE | {"softmax"}:
+        raise InputError(
+            f"{path}: the last activation is {name}, expected softmax or an elementwise activation of Keras"
+        )
+    return name
+
+
+def _head(activation: str, loss: TrainingLoss, path: Path) -> Head:
+    if loss.name == "binary_crossentropy":
+        if activation == "softmax":
+            raise InputError(f"{path}: softmax with binary cross-entropy, expected categorical cross-entropy")
+        return Head("binary_logits" if loss.from_logits else "binary", activation)
+    if activation == "softmax":
+        return Head("log_softmax", "linear")
+    return Head("log_softmax" if loss.from_logits else "normalised", activation)
+
+
+@cache
+def _activation(name: str) -> Callable[[Any], Any]:
+    return keras.activations.get(name)  # type: ignore[no-any-return]
+
+
+def row_losses(head: Head, logits: Any, true: Any) -> Any:
+    """The loss of every row by the dense formula, differentiable.
+
+    Args:
+        head: form of the loss.
+        logits: tensor (n, C), float32 or float64.
+        true: one-hot tensor (n, C) of the same dtype.
+
+    Returns:
+        Tensor (n,).
+    """
+    scores = head.scores(logits)
+    if head.form == "log_softmax":
+        return ops.logsumexp(scores, axis=-1) - ops.sum(scores * true, axis=-1)
+    if head.form == "normalised":
+        share = ops.sum(scores * true, axis=-1) / ops.sum(scores, axis=-1)
+        return -ops.log(ops.clip(share, EPSILON, 1.0 - EPSILON))
+    return ops.mean(binary_terms(head, scores, true), axis=-1)
+
+
+def binary_terms(head: Head, scores: Any, true: Any) -> Any:
+    """Binary cross-entropy of every score against 0 or 1; same shape as scores."""
+    if head.form == "binary":
+        scores = ops.clip(scores, EPSILON, 1.0 - EPSILON)
+        return -(true * ops.log(scores) + (1.0 - true) * ops.log(1.0 - scores))
+    return ops.maximum(scores, 0.0) - scores * true + ops.log1p(ops.exp(-ops.abs(scores)))

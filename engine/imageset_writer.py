@@ -1,0 +1,112 @@
+"""Writing image sets block by block; each file appears whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from engine.files import replace_file
+from engine.imagesets import BLOCK_ROWS, ImageReader, ImageSet
+
+
+class ImageSetWriter:
+    """Fills the rows of a new image set in any order; made by `write_image_set`."""
+
+    def __init__(self, images: Any, labels: Any) -> None:
+        """Wrap the two datasets of an open file."""
+        self._images, self._labels = images, labels
+        self._next = 0
+        self.rows_written = 0
+
+    def append(self, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
+        """Write images (m, h, w, c) and one-hot labels (m, classes) after the last appended rows."""
+        self.write(self._next, images, labels)
+        self._next += len(images)
+
+    def write(self, start: int, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
+        """Write images (m, h, w, c) and one-hot labels (m, classes) as rows [start, start + m)."""
+        self._images[start : start + len(images)] = images
+        self._labels[start : start + len(images)] = labels
+        self.rows_written += len(images)
+
+
+@contextmanager
+def write_image_set(
+    path: Path,
+    *,
+    rows: int,
+    image_shape: tuple[int, ...],
+    classes: int,
+    image_dtype: npt.DTypeLike = np.float32,
+    label_dtype: npt.DTypeLike = np.uint8,
+    label_names: tuple[str, ...] | None = None,
+    preprocess: str | None = None,
+) -> Iterator[ImageSetWriter]:
+    """Write an image set of `rows` rows in blocks; the file appears when the body has filled every row.
+
+    Stored contiguous and uncompressed. Raises ValueError when the body leaves rows out.
+    """
+    with replace_file(path) as temporary:
+        with h5py.File(temporary, "w", locking=False) as file:
+            images = file.create_dataset("images", (rows, *image_shape), image_dtype)
+            labels = file.create_dataset("labels", (rows, classes), label_dtype)
+            _write_attributes(file, label_names, preprocess)
+            writer = ImageSetWriter(images, labels)
+            yield writer
+        if writer.rows_written != rows:
+            raise ValueError(f"{path}: {writer.rows_written} of {rows} rows were written")
+
+
+def write_empty_image_set(
+    path: Path, *, label_names: tuple[str, ...] | None = None, preprocess: str | None = None
+) -> None:
+    """Write the set without rows that the toolkit makes: `images` and `labels` of shape (0,), float64."""
+    with replace_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
+        file.create_dataset("images", (0,), np.float64)
+        file.create_dataset("labels", (0,), np.float64)
+        _write_attributes(file, label_names, preprocess)
+
+
+def copy_rows(
+    image_set: ImageSet,
+    reader: ImageReader,
+    rows: range,
+    path: Path,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write a stretch of `rows` of an open set as a new one: dtypes and attributes kept, contiguous.
+
+    `progress` is called with the number of rows just written.
+    """
+    with write_image_set(path, rows=len(rows), **layout_of(image_set, reader)) as writer:
+        for first in range(rows.start, rows.stop, BLOCK_ROWS):
+            last = min(first + BLOCK_ROWS, rows.stop)
+            writer.append(*reader.read_stored(first, last))
+            if progress is not None:
+                progress(last - first)
+
+
+def layout_of(image_set: ImageSet, reader: ImageReader) -> dict[str, Any]:
+    """The keywords of `write_image_set`, other than `rows`, that make a set like this one."""
+    return {
+        "image_shape": image_set.image_shape,
+        "classes": image_set.classes,
+        "image_dtype": reader.image_dtype,
+        "label_dtype": reader.label_dtype,
+        "label_names": image_set.label_names,
+        "preprocess": image_set.preprocess,
+    }
+
+
+def _write_attributes(file: Any, label_names: tuple[str, ...] | None, preprocess: str | None) -> None:
+    """Store label names and preprocessing on an open h5py file, where they are known."""
+    if label_names is not None:
+        file.attrs.create("label_names", list(label_names), dtype=h5py.string_dtype())
+    if preprocess is not None:
+        file.attrs["preprocess"] = preprocess

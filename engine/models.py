@@ -1,0 +1,218 @@
+"""Models: loaded from `.keras`, `.h5` and Keras 2 SavedModel files without executing anything in them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import keras
+import numpy as np
+import numpy.typing as npt
+
+import engine.backend as _backend  # noqa: F401  (sets the variables that must precede Keras)
+from engine import hdf5_models, safe_config, savedmodel
+from engine.errors import InputError
+from engine.losses import TrainingLoss, parse_loss
+from engine.weights import assign_weights, layer_at, layer_number, weight_variables
+
+__all__ = [
+    "LoadedModel",
+    "ModelSpec",
+    "TrainingLoss",
+    "build_model",
+    "fingerprint_of",
+    "layer_at",
+    "layer_number",
+    "load_model",
+    "spec_of",
+    "weight_variables",
+]
+
+Format = Literal["keras", "h5", "savedmodel"]
+EXPECTED = "expected a .keras file, an HDF5 model or a SavedModel folder of Keras 2"
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model and where it came from.
+
+    Attributes:
+        path: the container itself: a file, or the folder of a SavedModel.
+        format: what kind of container it is.
+        model: the Keras model, not compiled; (n, h, w, c) images to (n, classes) outputs.
+        loss: the loss it was trained with.
+        input_shape: (h, w, c).
+        classes: the number of outputs.
+        fingerprint: SHA-256 over the container's content, in hexadecimal.
+    """
+
+    path: Path
+    format: Format
+    model: Any
+    loss: TrainingLoss
+    input_shape: tuple[int, ...]
+    classes: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSpec:
+    """What a worker needs to build a model again: plain values that can be pickled.
+
+    Attributes:
+        config: the model's configuration as JSON.
+        weights: one array per path of `weight_variables`, in its order.
+    """
+
+    config: str
+    weights: tuple[tuple[str, npt.NDArray[Any]], ...]
+
+
+def load_model(path: Path, *, allow_custom_code: bool = False) -> LoadedModel:
+    """Load a model for inference.
+
+    Args:
+        path: a `.keras` file, an HDF5 file, a Keras 2 SavedModel folder, or a folder with one such file.
+        allow_custom_code: let Keras run code that the file brings along (Lambda layers).
+
+    Raises:
+        InputError: there is no such file, it is not a model, it is damaged, it would run code, or it does not
+            map one image of fixed size to one vector.
+    """
+    container, kind = _find(Path(path))
+    loaders = {"keras": _load_keras, "h5": _load_h5, "savedmodel": _load_savedmodel}
+    model, stored_loss = loaders[kind](container, allow_custom_code)
+    input_shape, classes = _check_shapes(model, container)
+    loss = parse_loss(stored_loss, model, source=str(container))
+    return LoadedModel(container, kind, model, loss, input_shape, classes, fingerprint_of(container, kind))
+
+
+def spec_of(model: Any) -> ModelSpec:
+    """Take a model apart into plain values."""
+    config = safe_config.plain_config(keras.saving.serialize_keras_object(model))
+    weights = tuple((path, np.array(variable)) for path, variable in weight_variables(model).items())
+    return ModelSpec(json.dumps(config), weights)
+
+
+def build_model(spec: ModelSpec, *, allow_custom_code: bool = False) -> Any:
+    """Build the model of a spec, with the same checks as `load_model`.
+
+    Raises:
+        InputError: the configuration would run code, or the weights do not fit it.
+    """
+    source = "model specification"
+    model = safe_config.build_model(
+        json.loads(spec.config), source=source, allow_custom_code=allow_custom_code
+    )
+    assign_weights(model, dict(spec.weights), source=source)
+    return model
+
+
+def fingerprint_of(path: Path, kind: Format) -> str:
+    """SHA-256 over a container's content; for a SavedModel over its files with their names, in sorted order."""
+    digest = hashlib.sha256()
+    if kind != "savedmodel":
+        _add_content(digest, path)
+        return digest.hexdigest()
+    for name in savedmodel.savedmodel_files(path):
+        # Names and lengths count too, so that moving bytes from one file to another changes the result.
+        digest.update(f"{name.as_posix()}\0{(path / name).stat().st_size}\0".encode())
+        _add_content(digest, path / name)
+    return digest.hexdigest()
+
+
+def _find(path: Path) -> tuple[Path, Format]:
+    """The container at a path, or the only one in a folder, and its format."""
+    if path.is_dir():
+        if savedmodel.is_savedmodel(path):
+            return path, "savedmodel"
+        found = [(file, kind) for file in sorted(path.iterdir()) if (kind := _file_format(file))]
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(file.name for file, _ in found)
+        raise InputError(f"{path}: found {names or 'no model'} in the folder, expected exactly one model")
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder, {EXPECTED}")
+    if kind := _file_format(path):
+        return path, kind
+    if h5py.is_hdf5(path):
+        raise InputError(f"{path}: found an HDF5 file without a model configuration, {EXPECTED}")
+    with path.open("rb") as file:
+        start = file.read(8)
+    if start.startswith(b"PK") or start == b"\x89HDF\r\n\x1a\n":
+        raise InputError(f"{path}: damaged or cut short, {EXPECTED}")
+    raise InputError(f"{path}: found a file of an unknown format, {EXPECTED}")
+
+
+def _file_format(path: Path) -> Format | None:
+    if not path.is_file():
+        return None
+    if zipfile.is_zipfile(path):
+        return "keras"
+    return "h5" if hdf5_models.is_hdf5_model(path) else None
+
+
+def _load_keras(path: Path, allow_custom_code: bool) -> tuple[Any, Any]:
+    with hdf5_models.open_archive(path) as archive:
+        config = hdf5_models.read_archive_config(archive, path)
+        model = safe_config.build_model(config, source=str(path), allow_custom_code=allow_custom_code)
+        if not model.built:
+            raise _undefined_input(path)
+        hdf5_models.load_archive_weights(archive, model, path)
+    return model, _stored_loss(config.get("compile_config"))
+
+
+def _load_h5(path: Path, allow_custom_code: bool) -> tuple[Any, Any]:
+    with hdf5_models.open_hdf5(path) as file:
+        config = hdf5_models.read_attribute(file, "model_config", path) or {}
+        model = safe_config.build_model(config, source=str(path), allow_custom_code=allow_custom_code)
+        if not model.built:
+            raise _undefined_input(path)
+        assign_weights(model, hdf5_models.read_weights(file, model, path), source=str(path))
+        training = hdf5_models.read_attribute(file, "training_config", path)
+    return model, _stored_loss(training)
+
+
+def _load_savedmodel(path: Path, allow_custom_code: bool) -> tuple[Any, Any]:
+    metadata = savedmodel.read_metadata(path)
+    config = {"class_name": metadata.get("class_name"), "config": metadata.get("config")}
+    model = safe_config.build_model(config, source=str(path), allow_custom_code=allow_custom_code)
+    if not model.built:
+        raise _undefined_input(path)
+    assign_weights(model, savedmodel.read_weights(path, model, config), source=str(path))
+    return model, _stored_loss(metadata.get("training_config"))
+
+
+def _stored_loss(training: Any) -> Any:
+    return training.get("loss") if isinstance(training, Mapping) else None
+
+
+def _undefined_input(path: Path) -> InputError:
+    return InputError(
+        f"{path}: the model's input shape is not stored, expected images of a fixed (height, width, channels)"
+    )
+
+
+def _check_shapes(model: Any, path: Path) -> tuple[tuple[int, ...], int]:
+    """(h, w, c) and the number of classes of a model that maps images to one vector each."""
+    inputs, outputs = len(model.inputs), len(model.outputs)
+    if inputs != 1 or outputs != 1:
+        raise InputError(f"{path}: found {inputs} inputs and {outputs} outputs, expected one of each")
+    shape, output = tuple(model.inputs[0].shape), tuple(model.outputs[0].shape)
+    if len(shape) != 4 or shape[0] is not None or None in shape[1:]:
+        raise InputError(f"{path}: found input shape {shape}, expected (None, height, width, channels)")
+    if len(output) != 2 or output[1] is None:
+        raise InputError(f"{path}: found output shape {output}, expected (None, classes)")
+    return shape[1:], output[1]
+
+
+def _add_content(digest: Any, path: Path) -> None:
+    with path.open("rb") as content:
+        while block := content.read(1 << 20):
+            digest.update(block)

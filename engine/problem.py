@@ -1,0 +1,114 @@
+"""One search problem: which weights to search, judged how; with the rows it is all a worker needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from engine import backend, search
+from engine.errors import InputError
+from engine.fitness import SearchRows, TiledFitness, Weights
+from engine.head import Head
+from engine.search import Judge, SearchSettings, SearchState
+from engine.streams import stream
+from engine.swarm import Spread, Stream
+
+POSITIVE_WORTH = 0.15
+"""Default worth of one intact positive, in repaired negatives: the positive weight is this times their number.
+
+Measured on unseen images (benchmarks/quality.py): a constant worth per positive balances alike for sets of 300 to
+5,000 rows and for labels with 5 to 150 negatives, which no constant weight does.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What to search.
+
+    Attributes:
+        name: of the job, unique within a run.
+        head: what follows the logits.
+        weights: the K localised weights.
+        spread: of all weights of the layer.
+        source: which random numbers to draw.
+        settings: of the search.
+    """
+
+    name: str
+    head: Head
+    weights: Weights
+    spread: Spread
+    source: Stream
+    settings: SearchSettings
+
+    def start(self) -> SearchState:
+        """The state before the first iteration."""
+        return search.start(self.settings, self.source, self.weights.old, self.spread)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A problem with its rows on the device of this process."""
+
+    judge: Judge
+    fitness: TiledFitness
+
+
+def prepare(problem: Problem, rows: SearchRows) -> Prepared:
+    """Pick the rows of the search and set up their evaluation."""
+    chosen = sample_positives(rows, problem.source, problem.settings.num_input_pos_sampled)
+    particles, tiling = problem.settings.swarm.num_particles, problem.settings.tiling
+    return Prepared(
+        judge_of(problem.settings, chosen),
+        TiledFitness(problem.head, chosen, problem.weights, particles, tiling),
+    )
+
+
+def judge_of(settings: SearchSettings, rows: SearchRows) -> Judge:
+    """The judge of candidates on these rows; a positive weight that is not given follows their number."""
+    negatives = int(rows.negative.sum())
+    positives = len(rows.negative) - negatives
+    weight = POSITIVE_WORTH * positives if settings.positive_weight is None else settings.positive_weight
+    return Judge(negatives, positives, weight)
+
+
+def sample_positives(rows: SearchRows, source: Stream, count: int | None) -> SearchRows:
+    """Keep all negatives and `count` positives, drawn without replacement from the seed, in their order.
+
+    None, or a count that is not below the number of positives, keeps all.
+    """
+    positives = np.flatnonzero(~rows.negative)
+    if count is None or count >= len(positives):
+        return rows
+    rng = stream(source.seed, source.data, source.label, "positives")
+    kept = np.sort(np.concatenate([np.flatnonzero(rows.negative), rng.choice(positives, count, replace=False)]))
+    return SearchRows(rows.inputs[kept], rows.logits[kept], rows.labels[kept], rows.negative[kept])
+
+
+def check_memory(particles: int, weights: int, rows: int, classes: int) -> None:
+    """Refuse a search that cannot fit in this machine's free memory.
+
+    Raises:
+        InputError: says how many particles or rows would fit.
+    """
+    free = backend.free_memory()
+    # float64: position, velocity, personal best, two random numbers and two temporaries of a move.
+    per_particle = weights * 8 * 7 + 4 * 8
+    # float32: inputs and logits on the host and once more on the device.
+    per_row = (weights + classes) * 4 * 2
+    if particles * per_particle > free:
+        raise InputError(
+            f"{particles} particles of {weights} weights need {particles * per_particle / 2**30:.1f} GiB and "
+            f"{free / 2**30:.1f} GiB are free, expected at most {free // per_particle} particles"
+        )
+    if rows * per_row > free:
+        raise InputError(
+            f"{rows} rows need {rows * per_row / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free, "
+            f"expected at most {free // per_row} rows"
+        )
+
+
+def with_seed(problem: Problem, seed: int) -> Problem:
+    """The same problem under another seed, named after it."""
+    return replace(problem, name=f"{problem.name}-s{seed}", source=replace(problem.source, seed=seed))

@@ -1,0 +1,213 @@
+"""Accuracy per label: counts, the toolkit's `results.json`, intervals, before and after, the radar chart."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import InputError
+from engine.files import replace_file
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LabelResult:
+    """How many rows of one true label a model gets right and wrong."""
+
+    label: int
+    success: int
+    failure: int
+
+    @property
+    def total(self) -> int:
+        """Rows of the label."""
+        return self.success + self.failure
+
+    @property
+    def score(self) -> float:
+        """Accuracy in percent, as `results.json` has it."""
+        return 100 * self.success / self.total  # in this order: the toolkit's last bit
+
+
+@dataclass(frozen=True)
+class Results:
+    """Results of every label that has rows, in order of first appearance."""
+
+    labels: tuple[LabelResult, ...]
+
+    @property
+    def success(self) -> int:
+        """Rows the model gets right."""
+        return sum(result.success for result in self.labels)
+
+    @property
+    def total(self) -> int:
+        """All rows."""
+        return sum(result.total for result in self.labels)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of rows the model gets right, 0 to 1."""
+        return self.success / self.total
+
+
+@dataclass(frozen=True)
+class LabelChange:
+    """One label before and after a repair: fixed rows went from wrong to right, broken ones back."""
+
+    label: int
+    total: int
+    correct_before: int
+    correct_after: int
+    fixed: int
+    broken: int
+
+
+def label_results(labels: Indices, predicted: Indices, classes: int) -> Results:
+    """Count rows right and wrong per true label, from class numbers `labels` and `predicted`, both (n,)."""
+    totals = np.bincount(labels, minlength=classes)
+    success = np.bincount(labels[labels == predicted], minlength=classes)
+    seen, first = np.unique(labels, return_index=True)
+    return Results(
+        tuple(
+            LabelResult(int(label), int(success[label]), int(totals[label] - success[label]))
+            for label in seen[np.argsort(first)]
+        )
+    )
+
+
+def paired_changes(labels: Indices, before: Indices, after: Indices, classes: int) -> tuple[LabelChange, ...]:
+    """What changed for each label with rows, ascending, from predictions `before` and `after`, both (n,)."""
+    was_right, is_right = before == labels, after == labels
+
+    def count(rows: npt.NDArray[np.bool_]) -> Indices:
+        return np.bincount(labels[rows], minlength=classes)
+
+    totals = np.bincount(labels, minlength=classes)
+    right_before, right_after = count(was_right), count(is_right)
+    fixed, broken = count(~was_right & is_right), count(was_right & ~is_right)
+    return tuple(
+        LabelChange(
+            int(label),
+            int(totals[label]),
+            int(right_before[label]),
+            int(right_after[label]),
+            int(fixed[label]),
+            int(broken[label]),
+        )
+        for label in np.flatnonzero(totals)
+    )
+
+
+def wilson_interval(success: int, total: int, *, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson score interval of a proportion, by default 95 %; (0, 1) without rows.
+
+    centre ± half = (p + z²/2n ± z·sqrt(p(1 − p)/n + z²/4n²)) / (1 + z²/n), p = success/n. Wilson 1927,
+    J. Am. Stat. Assoc. 22: 209-212.
+    """
+    if not 0 <= success <= total:
+        raise ValueError(f"{success} of {total}")
+    if total == 0:
+        return 0.0, 1.0
+    share = success / total
+    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    centre, scale = share + z * z / (2 * total), 1 + z * z / total
+    low = 0.0 if success == 0 else (centre - spread) / scale
+    high = 1.0 if success == total else (centre + spread) / scale
+    return low, high
+
+
+def write_results_json(path: Path, results: Results) -> None:
+    """Write `[[label, {"success", "failure", "score"}], …]` as the toolkit does.
+
+    Labels are strings sorted as such, those without rows are absent; indent 4, no line end at the end.
+    """
+    ordered = sorted(results.labels, key=lambda result: str(result.label))
+    entries = [
+        [str(result.label), {"success": result.success, "failure": result.failure, "score": result.score}]
+        for result in ordered
+    ]
+    with replace_file(path) as temporary:
+        temporary.write_text(json.dumps(entries, indent=4))
+
+
+def read_results_json(path: Path) -> Results:
+    """Read a `results.json`, entries in file order; the score is computed anew; raises InputError."""
+    expected = 'expected [[label, {"success": number, "failure": number, "score": percent}], …]'
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); {expected}") from error
+    try:
+        results = Results(
+            tuple(
+                LabelResult(int(label), _count(entry["success"]), _count(entry["failure"]))
+                for label, entry in json.loads(content)
+            )
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} is no results.json ({type(error).__name__}: {error}); {expected}"
+        ) from error
+    if any(result.total == 0 for result in results.labels):
+        raise InputError(f"{path} has a label with 0 rows; {expected}")
+    return results
+
+
+def draw_radar_chart(
+    path: Path,
+    results: Results,
+    *,
+    min_lim: float = 0,
+    max_lim: float = 100,
+    label_names: tuple[str, ...] | None = None,
+) -> None:
+    """Draw the score of every label as a filled polar line with markers; a PNG of 1920×1440 pixels.
+
+    Spokes come in the order of `results`, named by `label_names` or else by number; the radius runs from
+    `min_lim` to `max_lim` percent. Raises InputError where `min_lim` is not below `max_lim`, or without
+    labels.
+    """
+    if not min_lim < max_lim:
+        raise InputError(f"radial limits {min_lim} and {max_lim}; expected the first below the second")
+    if not results.labels:
+        raise InputError(f"{path} cannot be drawn from 0 labels; expected results of at least one")
+    # Imported here: most commands never draw.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    names = [str(r.label) if label_names is None else label_names[r.label] for r in results.labels]
+    size = 8 if len(names) <= 20 else 5
+    width, height = 6.4, 4.8
+    name_width = 0.65 * size / 72 * max(map(len, names))  # inches, for an average letter of 0.65 em
+    diameter = max(2.0, min(height - 0.8, width - 2 * name_width - 0.5))
+    figure = Figure(figsize=(width, height), dpi=300)
+    FigureCanvasAgg(figure)
+    box = ((1 - diameter / width) / 2, (1 - diameter / height) / 2, diameter / width, diameter / height)
+    axes = figure.add_axes(box, projection="polar")
+    angles = np.linspace(0, 2 * np.pi, len(results.labels), endpoint=False)
+    scores = np.array([result.score for result in results.labels])
+    closed_angles, closed_scores = np.append(angles, angles[0]), np.append(scores, scores[0])
+    axes.plot(closed_angles, closed_scores, marker="o", markersize=4, linewidth=1.2)
+    axes.fill(closed_angles, closed_scores, alpha=0.25)
+    axes.set_xticks(angles, names, fontsize=size)
+    for tick, angle in zip(axes.get_xticklabels(), angles, strict=True):
+        side = np.cos(angle)  # long names grow away from the chart, not into it
+        tick.set_horizontalalignment("left" if side > 0.1 else "right" if side < -0.1 else "center")
+    axes.set_ylim(min_lim, max_lim)
+    axes.tick_params(axis="x", pad=2)
+    axes.tick_params(axis="y", labelsize=6)
+    with replace_file(path) as temporary:
+        figure.savefig(temporary, dpi=300, format="png")
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} is not a count")
+    return value
