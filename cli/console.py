@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any
 
-import click
 from tqdm import tqdm
 
 
@@ -21,16 +20,14 @@ class Console:
     def __enter__(self) -> Console:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for bar in self._bars:
             bar.close()
 
     def say(self, line: str) -> None:
         """A line about the work."""
         if self._verbose:
-            tqdm.write(line, file=click.get_text_stream("stderr"))
+            tqdm.write(line, file=sys.stderr)
 
     def rows(self, title: str, total: int | None) -> Callable[[int], None]:
         """A bar over rows, of unknown number if total is None; returns what to call with rows done."""
@@ -58,7 +55,14 @@ class Console:
 
     def _bar(self, title: str, total: int | None, unit: str) -> Any:
         # Short work shows no bar: it would flicker by.
-        bar = tqdm(total=total, desc=title, unit=f" {unit}", leave=False, delay=0.5, disable=None if self._verbose else True)
+        bar = tqdm(
+            total=total,
+            desc=title,
+            unit=f" {unit}",
+            leave=False,
+            delay=0.5,
+            disable=None if self._verbose else True,
+        )
         self._bars.append(bar)
         return bar
 

@@ -26,8 +26,17 @@ if TYPE_CHECKING:
 @click.command(short_help="Find the weights to blame for the negative inputs.")
 @method_option
 @model_options
-@option("--target-data-dir", type=PATH, required=True, help="Negative inputs, for instance negative/6; gets weights.csv.")
-@option("--num-grad", type=int, help="Weights of largest gradient loss to choose from [default: 20 per negative input].")
+@option(
+    "--target-data-dir",
+    type=PATH,
+    required=True,
+    help="Negative inputs, for instance negative/6; gets weights.csv.",
+)
+@option(
+    "--num-grad",
+    type=int,
+    help="Weights of largest gradient loss to choose from [default: 20 per negative input].",
+)
 @target_layer_option
 @option(
     "--forward-impact",

@@ -42,7 +42,10 @@ class LazyGroup(click.Group):
         """One line per command."""
         with formatter.section("Commands"):
             formatter.write_dl(
-                [(name, importlib.import_module(module).command.get_short_help_str()) for name, module in COMMANDS.items()]
+                [
+                    (name, importlib.import_module(module).command.get_short_help_str())
+                    for name, module in COMMANDS.items()
+                ]
             )
 
 

@@ -59,7 +59,13 @@ if TYPE_CHECKING:
     "and preserving [default: 0.15 for each positive input].",
 )
 @option("--num-input-pos-sampled", type=int, help="Search on so many positive inputs [default: all].")
-@option("--velocity-phi", type=float, default=4.1, show_default=True, help="Sum of the attraction coefficients, above 4.")
+@option(
+    "--velocity-phi",
+    type=float,
+    default=4.1,
+    show_default=True,
+    help="Sum of the attraction coefficients, above 4.",
+)
 @option(
     "--phi-split",
     type=bool,
@@ -67,26 +73,53 @@ if TYPE_CHECKING:
     show_default=True,
     help="Draw each coefficient from (0, phi/2); False from (0, phi).",
 )
-@option("--velocity-floor", type=bool, show_default=True, help="Keep speeds above 1/5 of the range of the layer's weights.")
+@option(
+    "--velocity-floor",
+    type=bool,
+    show_default=True,
+    help="Keep speeds above 1/5 of the range of the layer's weights.",
+)
 @option("--seed", type=int, default=0, show_default=True, help="First seed.")
-@option("--seeds", type=int, default=1, show_default=True, help="Number of searches with different seeds; the best is kept.")
-@option("--val-data", type=PATH, help="Image set that chooses between the seeds and the model as it is.")
+@option(
+    "--seeds",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Number of searches with different seeds; the best is kept.",
+)
+@option(
+    "--val-data",
+    type=PATH,
+    help="Image set that chooses between the seeds [default: the search's own fitness].",
+)
 @option("--test-data", type=PATH, help="Image set that only measures the result.")
 @target_layer_option
 @option("--tiles", type=bool, help="Send pieces of every iteration to the workers, whatever that costs.")
-@option("--tile-particles", type=int, help="Particles of a piece [default: 128]; another size may change last digits.")
-@option("--tile-rows", type=int, help="Rows of a piece [default: by the job]; another size may change last digits.")
+@option(
+    "--tile-particles",
+    type=int,
+    help="Particles of a piece [default: 128]; another size may change last digits.",
+)
+@option(
+    "--tile-rows",
+    type=int,
+    help="Rows of a piece [default: by the job]; another size may change last digits.",
+)
 @option("--run-dir", type=PATH, help="Folder for the records of the run [default: runs/optimize-<time>].")
-@option("--overwrite", type=bool, help="Replace an earlier run directory or an output folder that is not a repaired model.")
+@option(
+    "--overwrite",
+    type=bool,
+    help="Replace an earlier run directory or an output folder that is not a repaired model.",
+)
 @compute_options
 @verbose_option
-def command(compute_settings: ComputeOptions, verbose: int, **options: Any) -> None:
+def command(compute_settings: ComputeOptions, verbose: int, **options: Any) -> list[ChunkReport]:
     """Repair a model: search new values for the weights in weights.csv, save, reload and measure it.
 
     Example: repair-dist optimize --model-dir model --target-data-dir data/repairsets/0/negative/6 --seeds 8
     --num-workers 8
     """
-    optimize(compute_settings=compute_settings, verbose=verbose, **options)
+    return optimize(compute_settings=compute_settings, verbose=verbose, **options)
 
 
 def optimize(
@@ -173,9 +206,7 @@ def optimize(
     return reports
 
 
-def chunk_paths(
-    targets: Sequence[Path], positives: Sequence[Path], output_dir: Path | None
-) -> list[ChunkPaths]:
+def chunk_paths(targets: Sequence[Path], positives: Sequence[Path], output_dir: Path | None) -> list[ChunkPaths]:
     """Pair the folders of each chunk.
 
     Raises:
@@ -188,8 +219,7 @@ def chunk_paths(
             f"{len(positives)} positive folders for {len(targets)} negative ones, expected one for all or one for each"
         )
     chunks = []
-    for number, target in enumerate(targets):
-        target = target.absolute()
+    for number, target in enumerate(each.absolute() for each in targets):
         if not positives:
             root = next((each for each in [target, *target.parents] if each.name == "negative"), None)
             if root is None:
@@ -223,16 +253,18 @@ def describe(report: ChunkReport) -> str:
             word = "repaired" if measured.split == "negative" else "kept"
             lines.append(f"saved model: {word} {correct} of {total} {measured.split} inputs")
         else:
-            lines += ["", f"{measured.split}, before and after (model loaded again):", changes_table(measured)]
+            lines += [
+                "",
+                f"{measured.split}, before and after (model loaded again):",
+                changes_table(measured),
+            ]
     lines.append(f"created files:\n{report.model}\n{report.paths.output / 'weights.csv'}")
     return "\n".join(lines)
 
 
 def changes_table(measured: Any) -> str:
     """Accuracy per label before and after, with what was fixed and broken."""
-    rows = []
-    for change in measured.changes:
-        rows.append(_row(label_name(change.label, measured.label_names), change))
+    rows = [_row(label_name(change.label, measured.label_names), change) for change in measured.changes]
     total = [
         sum(getattr(change, name) for change in measured.changes)
         for name in ("total", "correct_before", "correct_after", "fixed", "broken")
@@ -244,4 +276,12 @@ def changes_table(measured: Any) -> str:
 
 def _row(name: str, change: Any) -> list[object]:
     before, after = 100 * change.correct_before / change.total, 100 * change.correct_after / change.total
-    return [name, change.total, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}", change.fixed, change.broken]
+    return [
+        name,
+        change.total,
+        f"{before:.2f}",
+        f"{after:.2f}",
+        f"{after - before:+.2f}",
+        change.fixed,
+        change.broken,
+    ]

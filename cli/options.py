@@ -10,22 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from cluster.compute import ComputeOptions
     from engine.imagesets import ImageSet
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Value(click.ParamType):
-    """A path or a word that stays text until a command uses it; paths may be empty for the current directory."""
-
-    name = "path"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        return Path(value)
-
-
-PATH = _Value()
+PATH = click.Path(path_type=Path)
 
 
 def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
@@ -44,7 +34,9 @@ def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
 def model_options(function: F) -> F:
     """`--model-dir` and `--allow-custom-code`."""
     function = option(
-        "--allow-custom-code", type=bool, help="Run code that the model file brings along, such as Lambda layers."
+        "--allow-custom-code",
+        type=bool,
+        help="Run code that the model file brings along, such as Lambda layers.",
     )(function)
     return option(
         "--model-dir",
@@ -57,7 +49,11 @@ def model_options(function: F) -> F:
 def method_option(function: F) -> F:
     """`--method`, kept because users write it; there is one method."""
     return option(
-        "--method", type=click.Choice(["Arachne"]), default="Arachne", show_default=True, help="Repair method."
+        "--method",
+        type=click.Choice(["Arachne"]),
+        default="Arachne",
+        show_default=True,
+        help="Repair method.",
     )(function)
 
 
@@ -96,9 +92,19 @@ def compute_options(function: F) -> F:
         return function(*args, compute_settings=settings, **rest)
 
     for decorate in (
-        option("--batch-size", type=int, default=256, show_default=True, help="Rows of one forward or gradient pass."),
+        option(
+            "--batch-size",
+            type=int,
+            default=256,
+            show_default=True,
+            help="Rows of one forward or gradient pass.",
+        ),
         option("--spread-rows", type=bool, help="Send row blocks to the workers, whatever that costs."),
-        option("--gpus-per-worker", type=float, help="GPUs of each worker, fractions allowed [default: an equal share]."),
+        option(
+            "--gpus-per-worker",
+            type=float,
+            help="GPUs of each worker, fractions allowed [default: an equal share].",
+        ),
         option("--address", help="Address of a running Ray cluster [default: start one here when it pays]."),
         option(
             "--num-workers",

@@ -11,17 +11,12 @@ from cli.options import PATH, option
 from engine.errors import InputError
 
 
-class _Numbers(click.ParamType):
-    name = "numbers"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, float, float, float]:
-        try:
-            train, val, test, repair = (float(each) for each in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not four numbers: train,val,test,repair", param, ctx)
-        return train, val, test, repair
+def _ratio(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, float, float, float]:
+    try:
+        train, val, test, repair = (float(each) for each in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not four numbers: train,val,test,repair") from None
+    return train, val, test, repair
 
 
 @click.group(short_help="Make train.h5, val.h5, test.h5 and repair.h5 from downloaded data.")
@@ -34,7 +29,7 @@ def command() -> None:
 @option("--output-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder for the .h5 files.")
 @option(
     "--data-ratio",
-    type=_Numbers(),
+    callback=_ratio,
     default="0.5,0.1,0.2,0.2",
     show_default=True,
     help="train,val,test,repair; they sum to 1. The official training images are divided in the proportion "

@@ -73,8 +73,6 @@ def draw_radar_chart_command(
         predicted = compute.predict(compute.handle(model), images, console.rows("test", images.rows))
     results = label_results(images.labels, predicted, images.classes)
     output = output_dir or images.path.parent
-    draw_radar_chart(
-        output / filename, results, min_lim=min_lim, max_lim=max_lim, label_names=images.label_names
-    )
+    draw_radar_chart(output / filename, results, min_lim=min_lim, max_lim=max_lim, label_names=images.label_names)
     write_results_json(output / "results.json", results)
     click.echo(f"created files:\n{output / 'results.json'}\n{output / filename}")

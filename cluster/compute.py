@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.placement import JOIN_SECONDS, START_SECONDS, Means, Placement, place_rows, place_search
-from cluster.replica import NOT_VISIBLE, Pass, Replica, ShippedModel, ShippedRows, block_pass, build_runner
+from cluster.replica import NOT_VISIBLE, Pass, Replica, ShippedModel, ShippedRows, block_pass
 from engine import backend, search
 from engine.errors import InputError
 from engine.fitness import SearchRows, combine
@@ -195,7 +195,8 @@ class Compute:
         self, model: ModelHandle, images: ImageSet, progress: Progress | None = None
     ) -> LocalisationSums:
         """Sums over all rows, added block by block in row order."""
-        return functools.reduce(operator.add, self._pass(model, images, "localise", None, progress))
+        parts: list[LocalisationSums] = self._pass(model, images, "localise", None, progress)
+        return functools.reduce(operator.add, parts)
 
     def search(self, tasks: Sequence[SearchTask], on_segment: OnSegment | None = None) -> list[SearchOutcome]:
         """Run searches to their end; the results do not depend on where."""
@@ -203,16 +204,13 @@ class Compute:
         if not tasks:
             return outcomes
         means = self._means()
-        first: Prepared | None = None
+        first = prepare(tasks[0].problem, tasks[0].rows)
         seconds = 0.0
-        tiles = 1
-        if not means.only_workers and (means.workers == 0 or not self.options.tiles):
-            first = prepare(tasks[0].problem, tasks[0].rows)
+        if not means.only_workers and not self.options.tiles:
             seconds = _iteration_seconds(first, outcomes[0].state)
-            tiles = len(first.fitness.tiles)
         settings = tasks[0].problem.settings
         placement = place_search(
-            means, len(tasks), tiles, settings.num_iterations, seconds, self.options.tiles
+            means, len(tasks), len(first.fitness.tiles), settings.num_iterations, seconds, self.options.tiles
         )
         report = on_segment or _ignore
         if placement.where == "process":
@@ -227,16 +225,14 @@ class Compute:
         return outcomes
 
     def _search_here(
-        self, tasks: Sequence[SearchTask], outcomes: list[SearchOutcome], first: Prepared | None, report: OnSegment
+        self, tasks: Sequence[SearchTask], outcomes: list[SearchOutcome], first: Prepared, report: OnSegment
     ) -> None:
         for index, (task, outcome) in enumerate(zip(tasks, outcomes, strict=True)):
-            prepared = first if index == 0 and first is not None else prepare(task.problem, task.rows)
+            prepared = first if index == 0 else prepare(task.problem, task.rows)
             outcome.worker, outcome.host = f"{socket.gethostname()}:{os.getpid()}", socket.gethostname()
             _run_here(index, task, outcome, prepared, prepared.fitness.evaluate, report)
 
-    def _search_in_tiles(
-        self, tasks: Sequence[SearchTask], outcomes: list[SearchOutcome], report: OnSegment
-    ) -> None:
+    def _search_in_tiles(self, tasks: Sequence[SearchTask], outcomes: list[SearchOutcome], report: OnSegment) -> None:
         from cluster.pool import Call
 
         pool = self._workers()
@@ -269,9 +265,7 @@ class Compute:
             _run_here(index, task, outcome, prepared, evaluate, report)
             outcome.redispatched = pool.redispatched - before
 
-    def _search_on_workers(
-        self, tasks: Sequence[SearchTask], outcomes: list[SearchOutcome], report: OnSegment
-    ) -> None:
+    def _search_on_workers(self, tasks: Sequence[SearchTask], outcomes: list[SearchOutcome], report: OnSegment) -> None:
         from cluster.pool import Call
 
         pool = self._workers()
@@ -435,7 +429,12 @@ def _run_here(
     """Run one search with the swarm in this process, segment by segment."""
     while outcome.state.stop is None:
         outcome.state, iterations = search.advance(
-            task.problem.settings, task.problem.source, prepared.judge, outcome.state, evaluate, SEGMENT_SECONDS
+            task.problem.settings,
+            task.problem.source,
+            prepared.judge,
+            outcome.state,
+            evaluate,
+            SEGMENT_SECONDS,
         )
         outcome.seconds += sum(iteration.seconds for iteration in iterations)
         report(index, iterations, outcome)

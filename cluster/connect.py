@@ -33,9 +33,7 @@ class Resources:
 
 
 @contextlib.contextmanager
-def connected(
-    address: str | None, workers: int | None, gpus_per_worker: float | None
-) -> Iterator[Resources]:
+def connected(address: str | None, workers: int | None, gpus_per_worker: float | None) -> Iterator[Resources]:
     """Join the cluster at `address`, or start one here, and decide what each worker gets.
 
     Args:
@@ -126,6 +124,8 @@ def _share(
             f"cluster has {gpus:g}, expected no more than that"
         )
     if workers > cpus:
-        raise InputError(f"{workers} workers need as many CPUs and the cluster has {cpus}, expected at most {cpus} workers")
+        raise InputError(
+            f"{workers} workers need as many CPUs and the cluster has {cpus}, expected at most {cpus} workers"
+        )
     threads = max(1, (os.cpu_count() or 1) // workers) if local else 1
     return Resources(workers, gpus_per_worker, threads, local)

@@ -92,9 +92,13 @@ def check_output(output: Path, model: LoadedModel, *, overwrite: bool) -> None:
     if overwrite or not folder.exists():
         return
     if folder.resolve() in (model.path.resolve(), model.path.resolve().parent):
-        raise InputError(f"{folder} is the model to repair, expected another --output-dir, or --overwrite to replace it")
+        raise InputError(
+            f"{folder} is the model to repair, expected another --output-dir, or --overwrite to replace it"
+        )
     if not any((folder / name).is_file() for name in ("saved_model.pb", "model.h5", "model.keras")):
-        raise InputError(f"{folder} holds no repaired model, expected another --output-dir, or --overwrite to replace it")
+        raise InputError(
+            f"{folder} holds no repaired model, expected another --output-dir, or --overwrite to replace it"
+        )
 
 
 def search_rows(
@@ -140,4 +144,5 @@ def held_out_rows(
 
 def predicted_classes(head: Head, logits: npt.NDArray[np.float32]) -> Int64:
     """Classes (n,) of logits (n, C): argmax of the scores, first index on ties."""
-    return np.asarray(head.scores(backend.on_device(logits))).argmax(axis=1).astype(np.int64)
+    classes: Int64 = np.asarray(head.scores(backend.on_device(logits))).argmax(axis=1)
+    return classes

@@ -98,5 +98,7 @@ def place_search(
     spread = min(means.workers, tiles)
     gain = iteration_seconds * (1 - 1 / spread) - round_trip(spread)
     if means.adds_hardware and gain > 0 and gain * iterations > means.start_seconds:
-        return Placement("tiles", f"{per_iteration}, {tiles} tiles over {means.workers} workers save {gain * 1e3:.1f} ms")
+        return Placement(
+            "tiles", f"{per_iteration}, {tiles} tiles over {means.workers} workers save {gain * 1e3:.1f} ms"
+        )
     return Placement("process", f"{per_iteration}: messages to workers would cost more than they save")

@@ -87,9 +87,9 @@ class WorkerPool:
         """
         self.resources = resources
         self.redispatched = 0
-        self._remote = ray.remote(
-            num_cpus=1, num_gpus=resources.gpus_per_worker, max_restarts=0, max_task_retries=0
-        )(actor_class)
+        self._remote = ray.remote(num_cpus=1, num_gpus=resources.gpus_per_worker, max_restarts=0, max_task_retries=0)(
+            actor_class
+        )
         self._slots = [_Slot(self._new_actor()) for _ in range(resources.workers)]
         self._queue: deque[Call] = deque()
         self._alive_at = time.monotonic()

@@ -26,11 +26,11 @@ from cluster.inputs import (
 )
 from cluster.records import RunRecords
 from engine.containers import repaired_path, save_patched
+from engine.errors import InputError
 from engine.fitness import SearchRows, TiledFitness, Weights
 from engine.head import TargetLayer
 from engine.imagesets import ImageSet, check_fits_model
 from engine.models import LoadedModel, load_model
-from engine.errors import InputError
 from engine.patch import Patch
 from engine.problem import Problem, check_memory, judge_of, sample_positives, with_seed
 from engine.results import LabelChange, paired_changes
@@ -51,8 +51,8 @@ class Repairs:
         chunks: each is repaired on its own.
         seeds: each is a search of its own; the best of a chunk is kept.
         settings: of the searches.
-        validation: rows that no search sees, which choose between the seeds and the model as it is; None leaves the
-            choice to the search's own fitness.
+        validation: rows that no search sees, which choose between the seeds; None leaves the choice to the search's
+            own fitness.
         test: rows that only measure the result, or None.
         overwrite: replace an output folder that is not a repaired model, or is the input.
         allow_custom_code: for loading what was saved.
@@ -97,7 +97,7 @@ class ChunkReport:
         judge: numbers of rows and the positive weight of the search, or None.
         believed: (patched, intact) counts of the chosen search, or None.
         measured: on the saved model, loaded again.
-        note: why there was nothing to search or nothing was changed, or None.
+        note: why there was nothing to search, or what validation warns of, or None.
     """
 
     paths: ChunkPaths
@@ -176,9 +176,10 @@ def repair(
     reports = []
     for paths, chunk, case in zip(repairs.chunks, chunks, cases, strict=True):
         report = _finish(run, paths, chunk, case, ended)
-        for problem in case.problems if case else ():
-            chosen = problem.name == report.job
-            records.replace("jobs", problem.name, [_job_row(case, problem, ended[problem.name], chosen=chosen)])
+        if case is not None:
+            for problem in case.problems:
+                row = _job_row(case, problem, ended[problem.name], chosen=problem.name == report.job)
+                records.replace("jobs", problem.name, [row])
         if report.measured:
             name = report.job or f"{chunk.data[:12] if chunk else 'none'}-{report.label}"
             records.replace("labels", name, _label_rows(name, report.measured))
@@ -205,7 +206,9 @@ def _case(run: _Run, chunk: Chunk) -> _Case:
     count = chunk.negatives.rows + (chunk.positives.rows if chunk.positives else 0)
     check_memory(settings.swarm.num_particles, len(chunk.index), count, run.repairs.model.classes)
     rows = search_rows(chunk, columns, run.handle, run.compute, run.on_rows)
-    judge = judge_of(settings, sample_positives(rows, Stream(0, chunk.data, chunk.label), settings.num_input_pos_sampled))
+    judge = judge_of(
+        settings, sample_positives(rows, Stream(0, chunk.data, chunk.label), settings.num_input_pos_sampled)
+    )
     problem = Problem(
         name=f"{chunk.data[:12]}-{chunk.label}-w{judge.positive_weight:g}",
         head=target.head,
@@ -230,7 +233,7 @@ def _finish(
 ) -> ChunkReport:
     """Choose among the searches of a chunk, save the patched model, load it again and measure that."""
     repairs = run.repairs
-    chosen = _choose(run, case, ended) if case else None
+    chosen, note = _choose(run, case, ended) if case else (None, None)
     outcome = ended[chosen.name] if chosen else None
     patch = _patch(repairs.target, case, outcome) if case and outcome else NO_CHANGE
     saved = repaired_path(repairs.model, paths.output)
@@ -239,13 +242,10 @@ def _finish(
         new = patch.new if len(patch) else _values(repairs.target, chunk.index)
         old = _values(repairs.target, chunk.index)
         write_weights(paths.output / "weights.csv", repairs.target.number, chunk.index, old, new)
-    note = None
     if chunk is None:
         note = f"{paths.negatives}: the label has no failures, the model is copied unchanged"
     elif case is None:
         note = f"{paths.negatives / 'weights.csv'}: names no weights, the model is copied unchanged"
-    elif chosen is None:
-        note = f"{paths.negatives}: no search beats the model as it is on the validation set, it is copied unchanged"
     sums = outcome.state.best_sums if outcome else None
     return ChunkReport(
         paths=paths,
@@ -260,31 +260,31 @@ def _finish(
     )
 
 
-def _choose(run: _Run, case: _Case, ended: Mapping[str, SearchOutcome]) -> Problem | None:
-    """The best search of a chunk: by fitness on the validation rows, else by its own; None keeps the model as it is."""
+def _choose(run: _Run, case: _Case, ended: Mapping[str, SearchOutcome]) -> tuple[Problem, str | None]:
+    """The best search of a chunk, by fitness on the validation rows or else by its own, and what to note about it."""
     repairs = run.repairs
     if repairs.validation is None:
-        return max(case.problems, key=lambda each: (ended[each.name].state.swarm.global_fitness, -each.source.seed))
-    rows = held_out_rows(
-        repairs.validation,
-        case.chunk.label,
-        case.columns,
-        run.handle,
-        repairs.target.head,
-        run.compute,
-        run.on_rows,
-    )
-    candidates = np.stack(
-        [case.problems[0].weights.old, *(result(ended[each.name].state) for each in case.problems)]
-    )
+        best = max(case.problems, key=lambda each: (ended[each.name].state.swarm.global_fitness, -each.source.seed))
+        return best, None
+    images, head = repairs.validation, repairs.target.head
+    rows = held_out_rows(images, case.chunk.label, case.columns, run.handle, head, run.compute, run.on_rows)
+    found = [result(ended[each.name].state) for each in case.problems]
+    candidates = np.stack([*found, case.problems[0].weights.old])
     negatives = int(rows.negative.sum())
     positives = len(rows.negative) - negatives
     # A positive is worth as much as in the search, whose number of positives was another.
     worth = case.judge.positive_weight / max(case.judge.positives, 1)
     first = case.problems[0]
-    sums = TiledFitness(first.head, rows, first.weights, len(candidates), first.settings.tiling).evaluate(candidates)
-    best = int(np.argmax(Judge(negatives, positives, worth * positives).fitness(sums)))
-    return None if best == 0 else case.problems[best - 1]
+    sums = TiledFitness(head, rows, first.weights, len(candidates), first.settings.tiling).evaluate(candidates)
+    *values, unrepaired = Judge(negatives, positives, worth * positives).fitness(sums)
+    choice = int(np.argmax(values))
+    note = None
+    if unrepaired >= values[choice]:
+        note = (
+            f"on {images.path} the model as it is has the higher fitness, {unrepaired:.2f} against "
+            f"{values[choice]:.2f}: a larger --positive-weight breaks less"
+        )
+    return case.problems[choice], note
 
 
 def _patch(target: TargetLayer, case: _Case, outcome: SearchOutcome) -> Patch:
@@ -368,7 +368,12 @@ def _label_rows(job: str, measured: Sequence[Measured]) -> list[dict[str, Any]]:
                 ("repaired", change.correct_after, change.fixed, change.broken),
             )
             for stage, correct, repaired, broken in stages:
-                counts = {"correct": correct, "accuracy": correct / change.total, "repaired": repaired, "broken": broken}
+                counts = {
+                    "correct": correct,
+                    "accuracy": correct / change.total,
+                    "repaired": repaired,
+                    "broken": broken,
+                }
                 rows.append({**shared, "stage": stage, **counts})
     return rows
 

@@ -64,7 +64,7 @@ class Replica:
 
     def __init__(self, threads: int) -> None:
         """Claim the device; models arrive with the calls."""
-        backend.configure(threads)
+        backend.limit_threads(threads)
         self._models: OrderedDict[str, ModelRunner] = OrderedDict()
         self._problems: OrderedDict[str, Prepared] = OrderedDict()
 
@@ -114,7 +114,12 @@ class Replica:
         return prepared.fitness.evaluate_tile(tile, candidates)
 
     def _prepared(self, rows: SearchRows, problem: Problem) -> Prepared:
-        return _cached(self._problems, repr((problem.name, problem.settings)), KEPT_PROBLEMS, lambda: prepare(problem, rows))
+        return _cached(
+            self._problems,
+            repr((problem.name, problem.settings)),
+            KEPT_PROBLEMS,
+            lambda: prepare(problem, rows),
+        )
 
 
 def build_runner(model: ShippedModel) -> ModelRunner:

@@ -2,64 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# Log lines of the C++ runtime would drown the one sentence that a command prints.
+import numpy.typing as npt
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # TF32 rounds products to 10 bits; the same answer on every worker needs full float32.
 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+# Several workers may share one GPU; without this the first takes all of its memory.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
-import numpy.typing as npt  # noqa: E402 (the variables above must be set first)
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the notes that TensorFlow's C++ runtime prints while it is imported off standard error.
 
-def configure(threads: int | None = None) -> None:
-    """Make TensorFlow deterministic and frugal; call once, before the first operation.
-
-    Args:
-        threads: intra-op threads of this process; None leaves TensorFlow's choice (all cores).
+    They come before its log level takes effect; errors of the import itself are exceptions and still show.
     """
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+with _quiet():
     import tensorflow as tf
 
-    tf.config.experimental.enable_op_determinism()
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    for gpu in tf.config.list_physical_devices("GPU"):
-        # Several workers may share one GPU; without growth the first takes all of its memory.
-        tf.config.experimental.set_memory_growth(gpu, True)
-    if threads is not None:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+tf.config.experimental.enable_op_determinism()
+
+
+def limit_threads(threads: int) -> None:
+    """Compute with so many threads in this process; call before the first operation."""
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function of tensors with XLA; one program per combination of shapes."""
-    import tensorflow as tf
-
     return tf.function(function, jit_compile=True, autograph=False)  # type: ignore[no-any-return]
 
 
 def graph(function: Callable[..., Any]) -> Callable[..., Any]:
     """Turn a forward pass into a graph, without XLA: compiling a whole network costs more than one pass of it."""
-    import tensorflow as tf
-
     return tf.function(function, autograph=False)  # type: ignore[no-any-return]
 
 
 def on_device(array: npt.NDArray[Any]) -> Any:
     """Copy a NumPy array to the device of this process."""
-    import tensorflow as tf
-
     return tf.convert_to_tensor(array)
 
 
 def gradient(function: Callable[[Any], Any], x: Any) -> Any:
     """Gradient of a scalar function at the tensor x; same shape and dtype as x."""
-    import tensorflow as tf
-
     with tf.GradientTape() as tape:
         tape.watch(x)
         value = function(x)
@@ -68,8 +73,6 @@ def gradient(function: Callable[[Any], Any], x: Any) -> Any:
 
 def hardware_kind() -> str:
     """The kind of hardware whose bits a run repeats: the GPU model, or the CPU with its instruction set."""
-    import tensorflow as tf
-
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
@@ -108,6 +111,4 @@ def free_memory() -> int:
 
 def gpu_count() -> int:
     """GPUs that this process sees."""
-    import tensorflow as tf
-
     return len(tf.config.list_physical_devices("GPU"))

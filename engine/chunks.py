@@ -35,9 +35,7 @@ def split_chunks(
     Raises InputError for a bad source, a size or number below 1, and existing chunks.
     """
     if chunk_size < 1 or (chunks is not None and chunks < 1):
-        raise InputError(
-            f"chunk size {chunk_size} and number of chunks {chunks}; expected at least 1 of each"
-        )
+        raise InputError(f"chunk size {chunk_size} and number of chunks {chunks}; expected at least 1 of each")
     image_set = open_image_set(source)
     root = image_set.path.parent / "repairsets" if output_dir is None else output_dir
     stale = _numbered_folders(root)

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import h5py
+import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -52,8 +53,8 @@ def save_patched(source: LoadedModel, patch: Patch, destination: Path, *, overwr
         overwrite: replace what is there.
 
     Raises:
-        InputError: the destination exists or is the source, the patch does not fit the model, or its old values
-            are not those of the source bit for bit. Nothing is written then.
+        InputError: the destination exists or is the source, the patch does not fit the model, or its old
+            values are not those of the source bit for bit. Nothing is written then.
     """
     destination = Path(destination)
     _check_source(source)
@@ -78,9 +79,7 @@ def _check_source(source: LoadedModel) -> None:
     try:
         unchanged = fingerprint_of(source.path, source.format) == source.fingerprint
     except OSError as error:
-        raise InputError(
-            f"{source.path}: cannot be read any more ({error.strerror}), expected the model"
-        ) from error
+        raise InputError(f"{source.path}: cannot be read any more ({error.strerror}), expected the model") from error
     if not unchanged:
         raise InputError(f"{source.path}: changed since it was loaded, expected the same model")
 
@@ -88,15 +87,11 @@ def _check_source(source: LoadedModel) -> None:
 def _check_destination(source: LoadedModel, destination: Path, overwrite: bool) -> None:
     origin, target = source.path.resolve(), destination.resolve()
     if target == origin or target in origin.parents:
-        raise InputError(
-            f"{destination}: holds the model to repair, expected another place for the repaired one"
-        )
+        raise InputError(f"{destination}: holds the model to repair, expected another place for the repaired one")
     if destination.exists() and not overwrite:
         raise InputError(f"{destination}: exists already, expected a new name or --overwrite")
     if source.format != "savedmodel" and savedmodel.is_savedmodel(destination.parent):
-        raise InputError(
-            f"{destination.parent}: holds a SavedModel already, expected a folder without a model"
-        )
+        raise InputError(f"{destination.parent}: holds a SavedModel already, expected a folder without a model")
 
 
 def _check_rows(source: LoadedModel, patch: Patch) -> None:
@@ -107,13 +102,9 @@ def _check_rows(source: LoadedModel, patch: Patch) -> None:
             raise InputError(f"{source.path}: the patch changes {path!r}, expected a weight of the model")
         size, places = int(np.prod(variables[path].shape)), patch.flat_index[rows]
         if len(outside := places[(places < 0) | (places >= size)]):
-            raise InputError(
-                f"{source.path}: the patch has index {outside[0]} in {path!r}, expected 0 to {size - 1}"
-            )
+            raise InputError(f"{source.path}: the patch has index {outside[0]} in {path!r}, expected 0 to {size - 1}")
         if len(np.unique(places)) != len(places):
-            raise InputError(
-                f"{source.path}: the patch changes a place of {path!r} twice, expected each once"
-            )
+            raise InputError(f"{source.path}: the patch changes a place of {path!r} twice, expected each once")
 
 
 def _patched(
@@ -121,9 +112,7 @@ def _patched(
 ) -> npt.NDArray[np.float32]:
     """A stored weight with its rows of the patch applied; the old values must be there bit for bit."""
     if value.dtype != np.float32:
-        raise InputError(
-            f"{source.path}: found {path!r} stored as {value.dtype}, expected float32 to be patched"
-        )
+        raise InputError(f"{source.path}: found {path!r} stored as {value.dtype}, expected float32 to be patched")
     flat = np.array(value, order="C").reshape(-1)
     places, old = patch.flat_index[rows], patch.old[rows].astype(np.float32)
     wrong = np.flatnonzero(flat[places].view(np.uint32) != old.view(np.uint32))
@@ -138,6 +127,9 @@ def _patched(
 
 
 def _save_savedmodel(source: LoadedModel, patch: Patch, folder: Path) -> None:
+    for part in savedmodel.FOLDERS:  # an empty one is kept too
+        if (source.path / part).is_dir():
+            (folder / part).mkdir()
     for name in savedmodel.savedmodel_files(source.path):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.path / name, folder / name)
@@ -214,25 +206,19 @@ def _save_keras(source: LoadedModel, patch: Patch, file: Path) -> None:
 def _patch_datasets(source: LoadedModel, patch: Patch, file: h5py.File, datasets: Mapping[str, str]) -> None:
     for path, rows in patch.by_weight():
         dataset = file.get(datasets.get(path, ""))
-        if not isinstance(dataset, h5py.Dataset) or dataset.shape != tuple(
-            weight_variables(source.model)[path].shape
-        ):
-            raise InputError(
-                f"{source.path}: found no place where {path!r} is kept, expected one of its shape"
-            )
+        if not isinstance(dataset, h5py.Dataset) or dataset.shape != tuple(weight_variables(source.model)[path].shape):
+            raise InputError(f"{source.path}: found no place where {path!r} is kept, expected one of its shape")
         dataset[...] = _patched(source, patch, path, rows, dataset[...])
 
 
 def _archive_datasets(source: LoadedModel) -> dict[str, str]:
-    """Where Keras keeps each weight of a model in `model.weights.h5`: path of the weight -> name of the dataset.
+    """Where Keras keeps each weight in `model.weights.h5`: path of the weight -> name of the dataset.
 
     The layout is Keras' own affair and differs between versions and layers, so Keras is asked: it saves the
     model with a number of its own in every weight, and the number is looked for.
     """
-    variables = {
-        path: item for path, item in weight_variables(source.model).items() if item.dtype == "float32"
-    }
-    kept = {path: np.array(variable) for path, variable in variables.items()}
+    variables = {path: item for path, item in weight_variables(source.model).items() if item.dtype == "float32"}
+    kept = {path: np.array(keras.ops.convert_to_numpy(variable)) for path, variable in variables.items()}
     numbers = {float(number): path for number, path in enumerate(variables, start=1)}
     found: dict[str, str] = {}
 

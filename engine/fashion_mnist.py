@@ -121,9 +121,7 @@ def read_split(input_dir: Path, split: str) -> tuple[Bytes, Bytes]:
         height, width = images.shape[1:]
         raise InputError(f"{image_path} holds images of {height}×{width}; expected {_SIDE}×{_SIDE}")
     if len(images) != len(labels):
-        raise InputError(
-            f"{label_path} has {len(labels)} labels; expected {len(images)} as in {image_path.name}"
-        )
+        raise InputError(f"{label_path} has {len(labels)} labels; expected {len(images)} as in {image_path.name}")
     if len(images) == 0:
         raise InputError(f"{image_path} has 0 images; expected at least one")
     if labels.max() >= len(LABEL_NAMES):

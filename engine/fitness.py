@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from keras import ops
 
 from engine import backend
 from engine.head import Head, binary_terms
-from keras import ops
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -161,7 +161,7 @@ class TiledFitness:
         """Row constants of a tile, padded to a bucket with rows of weight 0."""
         logits = self._rows.logits[where].astype(np.float32)
         labels = self._rows.labels[where]
-        count, classes = logits.shape
+        count = len(logits)
         size = bucket(count)
         rest = _untouched(self._head, logits, labels, self._units[self._units >= 0])
 

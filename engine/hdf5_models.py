@@ -70,9 +70,7 @@ def read_attribute(file: h5py.File, attribute: str, path: Path) -> dict[str, Any
             f"{path}: attribute {attribute!r} is not JSON ({reason(error)}), expected a Keras model"
         ) from error
     if not isinstance(value, dict):
-        raise InputError(
-            f"{path}: attribute {attribute!r} is a {type(value).__name__}, expected a JSON object"
-        )
+        raise InputError(f"{path}: attribute {attribute!r} is a {type(value).__name__}, expected a JSON object")
     return value
 
 
@@ -93,14 +91,10 @@ def weight_datasets(file: h5py.File, model: Any, path: Path) -> dict[str, str]:
         names = _names(group, "weight_names") if isinstance(group, h5py.Group) else []
         variables = [*layer.trainable_weights, *layer.non_trainable_weights]
         if len(names) != len(variables):
-            raise InputError(
-                f"{path}: found {len(names)} weights of layer {layer.name!r}, expected {len(variables)}"
-            )
+            raise InputError(f"{path}: found {len(names)} weights of layer {layer.name!r}, expected {len(variables)}")
         for name, variable in zip(names, variables, strict=True):
             if not isinstance(group.get(name), h5py.Dataset):
-                raise InputError(
-                    f"{path}: found no dataset {name!r} of layer {layer.name!r}, expected a weight"
-                )
+                raise InputError(f"{path}: found no dataset {name!r} of layer {layer.name!r}, expected a weight")
             found.setdefault(paths[id(variable)], f"{group.name}/{name}")
     return found
 
@@ -125,9 +119,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             if len(set(names)) != len(names):
-                raise InputError(
-                    f"{path}: damaged archive (a member is there twice), expected a .keras model"
-                )
+                raise InputError(f"{path}: damaged archive (a member is there twice), expected a .keras model")
             for member in (CONFIG_MEMBER, WEIGHTS_MEMBER):
                 if member not in names:
                     raise InputError(f"{path}: found no {member} in the archive, expected a .keras model")
@@ -150,9 +142,7 @@ def read_archive_config(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
     try:
         config = json.loads(archive.read(CONFIG_MEMBER))
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: {CONFIG_MEMBER} is not JSON ({reason(error)}), expected a .keras model"
-        ) from error
+        raise InputError(f"{path}: {CONFIG_MEMBER} is not JSON ({reason(error)}), expected a .keras model") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: {CONFIG_MEMBER} holds a {type(config).__name__}, expected a JSON object")
     return config
@@ -172,9 +162,7 @@ def load_archive_weights(archive: zipfile.ZipFile, model: Any, path: Path) -> No
         try:
             model.load_weights(str(weights))
         except Exception as error:  # Keras raises many kinds for weights that do not fit
-            raise InputError(
-                f"{path}: the stored weights do not fit the stored model ({reason(error)})"
-            ) from error
+            raise InputError(f"{path}: the stored weights do not fit the stored model ({reason(error)})") from error
 
 
 def extract(archive: zipfile.ZipFile, member: str, target: Path) -> None:
@@ -206,9 +194,7 @@ def _refuse_links(file: h5py.File, name: str) -> None:
                 raise InputError(f"{name}: {group.name}/{child} is a link, expected a model without links")
             item = group[child]
             if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
-                raise InputError(
-                    f"{name}: {item.name} is kept in another file, expected all data in the file itself"
-                )
+                raise InputError(f"{name}: {item.name} is kept in another file, expected all data in the file itself")
             address = h5py.h5o.get_info(item.id).addr
             if isinstance(item, h5py.Group) and address not in seen:
                 seen.add(address)

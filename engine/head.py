@@ -8,11 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import engine.backend as _backend  # noqa: F401  (sets the variables that must precede Keras)
 import keras
+from keras import ops
+
+import engine.backend as _backend  # noqa: F401  (sets the variables that must precede Keras)
 from engine.errors import InputError
 from engine.models import TrainingLoss, layer_at, layer_number
-from keras import ops
 
 Form = Literal["log_softmax", "normalised", "binary", "binary_logits"]
 
@@ -20,8 +21,31 @@ EPSILON = 1e-7
 """Keras' clipping of probabilities."""
 
 ELEMENTWISE = frozenset(
-    "linear sigmoid hard_sigmoid relu relu6 leaky_relu elu selu celu gelu silu mish softplus softsign tanh exponential "
-    "hard_silu hard_tanh tanh_shrink hard_shrink soft_shrink squareplus log_sigmoid".split()
+    [
+        "linear",
+        "sigmoid",
+        "hard_sigmoid",
+        "relu",
+        "relu6",
+        "leaky_relu",
+        "elu",
+        "selu",
+        "celu",
+        "gelu",
+        "silu",
+        "mish",
+        "softplus",
+        "softsign",
+        "tanh",
+        "exponential",
+        "hard_silu",
+        "hard_tanh",
+        "tanh_shrink",
+        "hard_shrink",
+        "soft_shrink",
+        "squareplus",
+        "log_sigmoid",
+    ]
 )
 
 

@@ -115,9 +115,7 @@ class ImageReader:
             bad = ~np.isfinite(images.reshape(len(images), -1)).all(axis=1)
             first = int(np.argmax(bad))
             what = "NaN" if np.isnan(images[first]).any() else "infinite (as float32)"
-            raise InputError(
-                f"{self._path}: row {rows[first]} has pixels that are {what}; expected finite numbers"
-            )
+            raise InputError(f"{self._path}: row {rows[first]} has pixels that are {what}; expected finite numbers")
         return images
 
 
@@ -134,9 +132,7 @@ def open_image_set(path: Path, *, allow_empty: bool = False) -> ImageSet:
     with _open_file(path) as file:
         images, labels = _dataset(file, path, "images"), _dataset(file, path, "labels")
         if len(images) != len(labels):
-            raise InputError(
-                f"{path} has {len(images)} images and {len(labels)} labels; expected equal numbers"
-            )
+            raise InputError(f"{path} has {len(images)} images and {len(labels)} labels; expected equal numbers")
         rows = len(images)
         if rows == 0 and not allow_empty:
             raise InputError(f"{path} has 0 rows; expected at least one image")
@@ -144,13 +140,9 @@ def open_image_set(path: Path, *, allow_empty: bool = False) -> ImageSet:
             shape, classes = (0, 0, 0), 0
         else:
             if images.ndim != 4:
-                raise InputError(
-                    f"{path}: images have shape {images.shape}; expected (rows, height, width, channels)"
-                )
+                raise InputError(f"{path}: images have shape {images.shape}; expected (rows, height, width, channels)")
             if labels.ndim != 2:
-                raise InputError(
-                    f"{path}: labels have shape {labels.shape}; expected one-hot rows (rows, classes)"
-                )
+                raise InputError(f"{path}: labels have shape {labels.shape}; expected one-hot rows (rows, classes)")
             shape, classes = tuple(images.shape[1:]), int(labels.shape[1])
         return ImageSet(
             path=path,
@@ -182,9 +174,7 @@ def read_rows(image_set: ImageSet, indices: Indices) -> FloatImages:
         return reader.read_rows(indices)
 
 
-def check_fits_model(
-    image_set: ImageSet, input_shape: tuple[int | None, ...], classes: int, model_path: Path
-) -> None:
+def check_fits_model(image_set: ImageSet, input_shape: tuple[int | None, ...], classes: int, model_path: Path) -> None:
     """Raise InputError unless the images have `input_shape` (None = any size) and `classes` classes."""
     fits = len(input_shape) == 3 and all(
         want is None or want == have for want, have in zip(input_shape, image_set.image_shape, strict=True)
@@ -195,9 +185,7 @@ def check_fits_model(
             f"{tuple(input_shape)}"
         )
     if image_set.classes != classes:
-        raise InputError(
-            f"{image_set.path} labels {image_set.classes} classes; the model {model_path} has {classes}"
-        )
+        raise InputError(f"{image_set.path} labels {image_set.classes} classes; the model {model_path} has {classes}")
 
 
 def content_fingerprint(image_set: ImageSet) -> str:
@@ -235,9 +223,7 @@ def _dataset(file: Any, path: Path, name: str) -> Any:
     try:
         dataset = file.get(name)
     except (OSError, RuntimeError, KeyError) as error:
-        raise InputError(
-            f'{path}: "{name}" cannot be read ({_first_line(error)}); expected a dataset'
-        ) from error
+        raise InputError(f'{path}: "{name}" cannot be read ({_first_line(error)}); expected a dataset') from error
     if not isinstance(dataset, h5py.Dataset) or dataset.ndim == 0:
         raise InputError(
             f'{path} has no dataset "{name}"; expected "images" (rows, height, width, channels) and "labels" '
@@ -255,9 +241,7 @@ def _label_indices(labels: Any, path: Path) -> Indices:
         try:
             block = np.asarray(labels[start : start + _LABEL_BLOCK_ROWS])
         except OSError as error:
-            raise InputError(
-                f"{path}: labels cannot be read ({_first_line(error)}); expected one-hot rows"
-            ) from error
+            raise InputError(f"{path}: labels cannot be read ({_first_line(error)}); expected one-hot rows") from error
         good = ((block != 0).sum(axis=1) == 1) & ((block == 1).sum(axis=1) == 1)
         if not good.all():
             row = int(np.argmin(good))

@@ -92,9 +92,7 @@ def _graph(config: dict[str, Any]) -> dict[str, Any]:
         {**layer, "inbound_nodes": [_call(node, kinds) for node in layer["inbound_nodes"]]}
         for layer in config["layers"]
     ]
-    outputs = [
-        [name, node - (kinds[name] == "Sequential"), tensor] for name, node, tensor in config["output_layers"]
-    ]
+    outputs = [[name, node - (kinds[name] == "Sequential"), tensor] for name, node, tensor in config["output_layers"]]
     ends = {"input_layers": config["input_layers"], "output_layers": outputs}
     # A list of one would make the model return a list of one.
     single = {key: value[0] if len(value) == 1 else value for key, value in ends.items()}
@@ -123,9 +121,7 @@ def _tensor(value: Any, kinds: dict[str, str]) -> Any:
 
 def _settings(name: str, config: dict[str, Any]) -> dict[str, Any]:
     neutral = DROPPED.get(name, {})
-    kept = {
-        key: item for key, item in config.items() if key not in neutral or neutral[key] not in (..., item)
-    }
+    kept = {key: item for key, item in config.items() if key not in neutral or neutral[key] not in (..., item)}
     shape = kept.pop(INPUT_SHAPE, None)
     if name == "InputLayer" and shape is not None:
         kept["batch_shape"] = shape

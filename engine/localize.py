@@ -13,11 +13,12 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
 from engine.errors import InputError
 from engine.files import replace_file
 from engine.runner import LocalisationSums
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]

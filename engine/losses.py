@@ -63,14 +63,10 @@ def parse_loss(stored: Any, model: Any, *, source: str) -> TrainingLoss:
         raise InputError(f"{source}: found the loss {name!r}, expected {SUPPORTED}")
     for setting, neutral in (("label_smoothing", (None, 0)), ("ignore_class", (None,))):
         if (value := settings.get(setting)) not in neutral:
-            raise InputError(
-                f"{source}: found the loss {name!r} with {setting} {value!r}, expected {SUPPORTED}"
-            )
+            raise InputError(f"{source}: found the loss {name!r} with {setting} {value!r}, expected {SUPPORTED}")
     from_logits = settings.get("from_logits", False)
     if not isinstance(from_logits, bool):
-        raise InputError(
-            f"{source}: found the loss {name!r} with from_logits {from_logits!r}, expected true or false"
-        )
+        raise InputError(f"{source}: found the loss {name!r} with from_logits {from_logits!r}, expected true or false")
     return TrainingLoss(
         cast(Literal["categorical_crossentropy", "binary_crossentropy"], KNOWN[name]),
         from_logits,

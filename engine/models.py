@@ -96,7 +96,9 @@ def load_model(path: Path, *, allow_custom_code: bool = False) -> LoadedModel:
 def spec_of(model: Any) -> ModelSpec:
     """Take a model apart into plain values."""
     config = safe_config.plain_config(keras.saving.serialize_keras_object(model))
-    weights = tuple((path, np.array(variable)) for path, variable in weight_variables(model).items())
+    weights = tuple(
+        (path, np.array(keras.ops.convert_to_numpy(variable))) for path, variable in weight_variables(model).items()
+    )
     return ModelSpec(json.dumps(config), weights)
 
 
@@ -107,15 +109,13 @@ def build_model(spec: ModelSpec, *, allow_custom_code: bool = False) -> Any:
         InputError: the configuration would run code, or the weights do not fit it.
     """
     source = "model specification"
-    model = safe_config.build_model(
-        json.loads(spec.config), source=source, allow_custom_code=allow_custom_code
-    )
+    model = safe_config.build_model(json.loads(spec.config), source=source, allow_custom_code=allow_custom_code)
     assign_weights(model, dict(spec.weights), source=source)
     return model
 
 
 def fingerprint_of(path: Path, kind: Format) -> str:
-    """SHA-256 over a container's content; for a SavedModel over its files with their names, in sorted order."""
+    """SHA-256 over a container's content; for a SavedModel over its files and their names, sorted."""
     digest = hashlib.sha256()
     if kind != "savedmodel":
         _add_content(digest, path)

@@ -32,9 +32,7 @@ def preprocess_images(images: Images, method: str) -> FloatImages:
     if method not in METHODS:
         raise ValueError(f"preprocess method {method!r}; expected one of {', '.join(METHODS)}")
     if images.dtype != np.uint8 or images.ndim not in {3, 4} or (images.ndim == 4 and images.shape[3] != 3):
-        raise ValueError(
-            f"images are {images.dtype} {images.shape}; expected uint8 (n, h, w) or (n, h, w, 3)"
-        )
+        raise ValueError(f"images are {images.dtype} {images.shape}; expected uint8 (n, h, w) or (n, h, w, 3)")
     if len(images) == 0:
         return np.empty((0, SIDE, SIDE, 3), np.float32)
     return METHODS[method](images)
@@ -59,7 +57,7 @@ def resize(images: Images) -> FloatImages:
 
 def toolkit(images: Images) -> FloatImages:
     """`resize`, then the V channel of HSV replaced by its 256-bin `skimage.exposure.equalize_hist`."""
-    from skimage.color import hsv2rgb, rgb2hsv  # noqa: PLC0415 - slow to import, needed by `prepare` alone
+    from skimage.color import hsv2rgb, rgb2hsv
 
     resized = _resized(images)
     if resized.ndim == 3:  # a grey pixel has V = R = G = B and S = 0, so HSV and back changes nothing
@@ -80,7 +78,7 @@ def _resized(images: Images) -> npt.NDArray[np.float64]:
     The images become channels of one big image, which scikit-image resizes along its first two axes. That is
     bit for bit the result of image by image, as equalising needs: pixel values fall on the edges of bins.
     """
-    from skimage.transform import resize as skimage_resize  # noqa: PLC0415 - as above
+    from skimage.transform import resize as skimage_resize
 
     count = len(images)
     stacked = np.moveaxis(images, 0, 2)  # (h, w, n) or (h, w, n, 3)
@@ -97,7 +95,7 @@ def _resized(images: Images) -> npt.NDArray[np.float64]:
 
 def _equalised(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Histogram-equalise each image of (n, 32, 32)."""
-    from skimage.exposure import equalize_hist  # noqa: PLC0415 - as above
+    from skimage.exposure import equalize_hist
 
     out = np.empty_like(values)
     for target, image in zip(out, values, strict=True):

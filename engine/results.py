@@ -152,9 +152,7 @@ def read_results_json(path: Path) -> Results:
             )
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{path} is no results.json ({type(error).__name__}: {error}); {expected}"
-        ) from error
+        raise InputError(f"{path} is no results.json ({type(error).__name__}: {error}); {expected}") from error
     if any(result.total == 0 for result in results.labels):
         raise InputError(f"{path} has a label with 0 rows; {expected}")
     return results
@@ -179,8 +177,8 @@ def draw_radar_chart(
     if not results.labels:
         raise InputError(f"{path} cannot be drawn from 0 labels; expected results of at least one")
     # Imported here: most commands never draw.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     names = [str(r.label) if label_names is None else label_names[r.label] for r in results.labels]
     size = 8 if len(names) <= 20 else 5

@@ -9,9 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+from keras import ops
+
 from engine import backend
 from engine.head import TargetLayer, row_losses
-from keras import ops
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -95,11 +96,12 @@ class ModelRunner:
 
     def predict(self, images: Float32) -> Int64:
         """Predicted classes (n,): argmax of the output, first index on ties."""
-        return self.outputs(images).argmax(axis=1).astype(np.int64)
+        classes: Int64 = self.outputs(images).argmax(axis=1)
+        return classes
 
     def features(self, images: Float32) -> tuple[Float32, Float32]:
         """Inputs of the layer (n, D) and its logits (n, C), both float32."""
-        parts = [self._features(batch) + (count,) for batch, count in self._batches(images)]
+        parts = [(*self._features(batch), count) for batch, count in self._batches(images)]
         return (
             np.concatenate([np.asarray(inputs)[:count] for inputs, _, count in parts]),
             np.concatenate([np.asarray(logits)[:count] for _, logits, count in parts]),

@@ -45,9 +45,7 @@ POLICIES = frozenset({"DTypePolicy", "Policy"})
 DATA = frozenset({"__keras_tensor__", "__numpy__", "__tensor__", "__slice__", "__ellipsis__", "__bytes__"})
 # Arithmetic on tensors in a Functional model (`a + b`, `x[:, 0]`) is stored as an operation of these modules.
 OPERATION_MODULES = ("keras.src.ops.numpy", "keras.src.ops.nn")
-ADVICE = (
-    "expected only parts of Keras that run no code of the file (pass --allow-custom-code if you trust it)"
-)
+ADVICE = "expected only parts of Keras that run no code of the file (pass --allow-custom-code if you trust it)"
 
 
 def build_model(config: Mapping[str, Any], *, source: str, allow_custom_code: bool = False) -> Any:

@@ -28,6 +28,7 @@ from engine.weights import name_in_layer, weight_variables
 METADATA = "keras_metadata.pb"
 GRAPH = "saved_model.pb"
 FINGERPRINT = "fingerprint.pb"
+FOLDERS = ("assets", "assets.extra", "variables")
 INDEX = "variables/variables.index"
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 # Children of a layer's node that repeat variables which its attributes name, or are no variables.
@@ -47,7 +48,7 @@ def is_savedmodel(folder: Path) -> bool:
 def savedmodel_files(folder: Path) -> list[Path]:
     """The files that make up a SavedModel, relative to its folder and sorted; other files are not its own."""
     found = [Path(name) for name in (FINGERPRINT, METADATA, GRAPH) if (folder / name).is_file()]
-    for name in ("assets", "assets.extra", "variables"):
+    for name in FOLDERS:
         found += [path.relative_to(folder) for path in (folder / name).rglob("*") if path.is_file()]
     return sorted(found)
 
@@ -65,15 +66,13 @@ def read_metadata(folder: Path) -> dict[str, Any]:
             "expected one saved by Keras 2, or a .keras or .h5 file"
         )
     _check_graph(folder / GRAPH)
-    message = _metadata_class()()
+    message = metadata_class()()
     try:
         message.ParseFromString(path.read_bytes())
         root = next(node for node in message.nodes if node.node_path == "root")
         metadata = json.loads(root.metadata)
     except (DecodeError, StopIteration, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: damaged ({reason(error)}), expected the metadata of a Keras 2 SavedModel"
-        ) from error
+        raise InputError(f"{path}: damaged ({reason(error)}), expected the metadata of a Keras 2 SavedModel") from error
     if not isinstance(metadata, dict):
         raise InputError(f"{path}: damaged, expected the metadata of a Keras 2 SavedModel")
     return metadata
@@ -111,9 +110,7 @@ def read_weights(folder: Path, model: Any, config: Mapping[str, Any]) -> dict[st
     return {path: tensors[key] for path, key in tensor_keys(folder, model, config, tensors).items()}
 
 
-def tensor_keys(
-    folder: Path, model: Any, config: Mapping[str, Any], tensors: Mapping[str, Any]
-) -> dict[str, str]:
+def tensor_keys(folder: Path, model: Any, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, str]:
     """Where each weight is in the checkpoint: path of `weight_variables(model)` -> tensor key.
 
     The checkpoint's object graph is followed, not the keys themselves: a weight of a nested model may be kept
@@ -128,29 +125,19 @@ def tensor_keys(
         if not graph.nodes:
             raise KeyError("no objects")
     except (KeyError, TypeError, DecodeError) as error:
-        raise InputError(
-            f"{folder / 'variables'}: damaged checkpoint, expected one with an object graph"
-        ) from error
+        raise InputError(f"{folder / 'variables'}: damaged checkpoint, expected one with an object graph") from error
     try:
         keys = {id(variable): key for variable, key in _walk(model, config, graph.nodes, 0, folder)}
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{folder}: the stored layers have no names ({reason(error)}), expected them"
-        ) from error
-    found = {
-        path: keys[id(variable)] for path, variable in weight_variables(model).items() if id(variable) in keys
-    }
+        raise InputError(f"{folder}: the stored layers have no names ({reason(error)}), expected them") from error
+    found = {path: keys[id(variable)] for path, variable in weight_variables(model).items() if id(variable) in keys}
     for path in weight_variables(model):
         if found.get(path) not in tensors:
-            raise InputError(
-                f"{folder / 'variables'}: found no weight {path!r}, expected it as the model has it"
-            )
+            raise InputError(f"{folder / 'variables'}: found no weight {path!r}, expected it as the model has it")
     return found
 
 
-def _walk(
-    model: Any, stored: Mapping[str, Any], nodes: Any, node_id: int, folder: Path
-) -> Iterator[tuple[Any, str]]:
+def _walk(model: Any, stored: Mapping[str, Any], nodes: Any, node_id: int, folder: Path) -> Iterator[tuple[Any, str]]:
     """Yield (variable, tensor key) for the layers of a model: `layer-<i>` counts Keras 2's `model.layers`."""
     layers = [layer["config"] | {"class_name": layer["class_name"]} for layer in stored["config"]["layers"]]
     if stored["class_name"] == "Sequential":
@@ -162,13 +149,9 @@ def _walk(
             continue
         child = children.get(f"layer-{position}")
         if child is None:
-            raise InputError(
-                f"{folder / 'variables'}: found no weights of layer {layer.name!r}, expected them"
-            )
+            raise InputError(f"{folder / 'variables'}: found no weights of layer {layer.name!r}, expected them")
         if isinstance(layer, keras.Model):
-            yield from _walk(
-                layer, {"class_name": config["class_name"], "config": config}, nodes, child, folder
-            )
+            yield from _walk(layer, {"class_name": config["class_name"], "config": config}, nodes, child, folder)
         else:
             yield from _match(layer, list(_stored_variables(nodes, child)), folder)
 
@@ -222,19 +205,18 @@ def _children(nodes: Any, node_id: int) -> dict[str, int]:
 def _check_graph(path: Path) -> None:
     """A graph cut short is a damaged model, even though this program does not need the graph."""
     try:
-        saved_model_pb2.SavedModel.FromString(path.read_bytes())
+        if not saved_model_pb2.SavedModel.FromString(path.read_bytes()).meta_graphs:
+            raise DecodeError("no graph")
     except DecodeError as error:
         raise InputError(f"{path}: damaged ({reason(error)}), expected the graph of a SavedModel") from error
 
 
 @cache
-def _metadata_class() -> Any:
+def metadata_class() -> Any:
     """The message of `keras_metadata.pb`, which newer TensorFlow versions no longer ship."""
     field = descriptor_pb2.FieldDescriptorProto
     package = "repair_dist.savedmodel"
-    file = descriptor_pb2.FileDescriptorProto(
-        name="repair_dist/saved_metadata.proto", package=package, syntax="proto3"
-    )
+    file = descriptor_pb2.FileDescriptorProto(name="repair_dist/saved_metadata.proto", package=package, syntax="proto3")
     saved_object = file.message_type.add(name="SavedObject")
     saved_object.field.add(name="node_id", number=2, type=field.TYPE_INT32, label=field.LABEL_OPTIONAL)
     for number, name in enumerate(("node_path", "identifier", "metadata"), start=3):

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
 from engine import swarm
 from engine.errors import InputError
 from engine.fitness import Tiling, fitness

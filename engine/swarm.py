@@ -160,15 +160,9 @@ def _move(settings: SwarmSettings, source: Stream, state: SwarmState) -> SwarmSt
     high = settings.phi / 2.0 if settings.phi_split else settings.phi
     rho1, rho2 = rng.uniform(0.0, high, size=(2, *state.position.shape))
     velocity = settings.constriction * (
-        state.velocity
-        + rho1 * (state.best_position - state.position)
-        + rho2 * (state.global_position - state.position)
+        state.velocity + rho1 * (state.best_position - state.position) + rho2 * (state.global_position - state.position)
     )
     floor = state.bound / 5.0 if settings.velocity_floor else 0.0
     # A velocity of 0 counts as negative, as in the toolkit; without a floor it stays 0.
     velocity = np.where(velocity > 0, 1.0, -1.0) * np.clip(np.abs(velocity), floor, 5.0 * state.bound)
-    return replace(
-        state, iteration=state.iteration + 1, velocity=velocity, position=state.position + velocity
-    )
-
-
+    return replace(state, iteration=state.iteration + 1, velocity=velocity, position=state.position + velocity)

@@ -66,9 +66,7 @@ class _Group:
     rows: Indices
 
 
-def write_targets(
-    source: ImageSet, predicted: Indices, directory: Path, *, overwrite: bool = False
-) -> TargetSummary:
+def write_targets(source: ImageSet, predicted: Indices, directory: Path, *, overwrite: bool = False) -> TargetSummary:
     """Write `positive/` and `negative/` below `directory` from the class `predicted` (n,) for each row.
 
     Images and labels keep their dtypes; label names and preprocessing are carried over; other datasets are
@@ -116,12 +114,8 @@ def open_negatives(directory: Path) -> ImageSet | None:
     if tree != directory and is_tree and not tree.name.isdecimal() and not directory.is_file():
         _check_label_exists(tree, directory)
         return None
-    found = (
-        "has no repair.h5" if directory.is_dir() else "is a file" if directory.exists() else "does not exist"
-    )
-    raise InputError(
-        f"{directory} {found}; expected a folder negative/<label> as the command target makes it"
-    )
+    found = "has no repair.h5" if directory.is_dir() else "is a file" if directory.exists() else "does not exist"
+    raise InputError(f"{directory} {found}; expected a folder negative/<label> as the command target makes it")
 
 
 def open_positives(directory: Path) -> ImageSet | None:
@@ -163,9 +157,7 @@ def _check_replaceable(tree: Path, overwrite: bool) -> None:
     if tree.is_symlink() or not tree.is_dir():
         raise InputError(f"{tree} is not a folder; expected a folder made by target, or none")
     if not overwrite and not _has_layout(tree) and any(tree.iterdir()):
-        raise InputError(
-            f"{tree} was not made by target (no labels.json, no repair.h5); expected none, or --overwrite"
-        )
+        raise InputError(f"{tree} was not made by target (no labels.json, no repair.h5); expected none, or --overwrite")
 
 
 def _first_seen(values: Indices) -> Indices:
@@ -196,13 +188,9 @@ def _write_roots(source: ImageSet, trees: dict[Path, list[_Group]]) -> None:
             if groups:
                 place = _places(groups, source.rows)
                 rows = int((place >= 0).sum())
-                writers.append(
-                    (stack.enter_context(write_image_set(root / "repair.h5", rows=rows, **layout)), place)
-                )
+                writers.append((stack.enter_context(write_image_set(root / "repair.h5", rows=rows, **layout)), place))
             else:
-                write_empty_image_set(
-                    root / "repair.h5", label_names=source.label_names, preprocess=source.preprocess
-                )
+                write_empty_image_set(root / "repair.h5", label_names=source.label_names, preprocess=source.preprocess)
         for start in range(0, source.rows, BLOCK_ROWS):
             stop = min(start + BLOCK_ROWS, source.rows)
             images, labels = reader.read_stored(start, stop)
@@ -218,9 +206,7 @@ def _places(groups: Iterable[_Group], rows: int) -> Indices:
     return place
 
 
-def _scatter(
-    writer: ImageSetWriter, place: Indices, images: npt.NDArray[Any], labels: npt.NDArray[Any]
-) -> None:
+def _scatter(writer: ImageSetWriter, place: Indices, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
     """Write the rows of a block to their places; those of one group are neighbours there: one write each."""
     order = np.argsort(place, kind="stable")
     order = order[place[order] >= 0]
@@ -236,9 +222,7 @@ def _write_leaves(root: Path, groups: list[_Group]) -> None:
         _write_folder(joined, reader, root, groups, 0)
 
 
-def _write_folder(
-    joined: ImageSet, reader: ImageReader, folder: Path, groups: list[_Group], start: int
-) -> None:
+def _write_folder(joined: ImageSet, reader: ImageReader, folder: Path, groups: list[_Group], start: int) -> None:
     """Write the sub-folders of one folder, whose rows of the joined set begin at `start`."""
     names = list(dict.fromkeys(group.folder[0] for group in groups))
     for name in names:
@@ -248,19 +232,14 @@ def _write_folder(
         if inner[0].folder:
             _write_folder(joined, reader, folder / str(name), inner, start)
         start = stop
-    entries = [
-        [name, {"repair_priority": 0, "prevent_degradation": 0}]
-        for name in sorted(str(name) for name in names)
-    ]
+    entries = [[name, {"repair_priority": 0, "prevent_degradation": 0}] for name in sorted(str(name) for name in names)]
     (folder / "labels.json").write_text(json.dumps(entries, indent=4))
 
 
 def _label_counts(labels: Indices, wrong: Indices) -> tuple[LabelTargets, ...]:
     totals = np.bincount(labels)
     failures = np.bincount(labels[wrong], minlength=len(totals))
-    return tuple(
-        LabelTargets(int(label), int(totals[label]), int(failures[label])) for label in np.flatnonzero(totals)
-    )
+    return tuple(LabelTargets(int(label), int(totals[label]), int(failures[label])) for label in np.flatnonzero(totals))
 
 
 def _carry_over(old: Path, new: Path, levels: int) -> None:

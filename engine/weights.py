@@ -82,21 +82,15 @@ def assign_weights(model: Any, values: Mapping[str, npt.NDArray[Any]], *, source
     """
     variables = weight_variables(model)
     if odd := sorted(set(variables) ^ set(values)):
-        raise InputError(
-            f"{source}: the stored weights and the stored model differ in {odd[0]!r}, expected the same"
-        )
+        raise InputError(f"{source}: the stored weights and the stored model differ in {odd[0]!r}, expected the same")
     for path, variable in variables.items():
         value = np.asarray(values[path])
         shape = tuple(variable.shape)
         if value.shape != shape:
-            raise InputError(
-                f"{source}: weight {path!r} has shape {value.shape}, expected the model's {shape}"
-            )
+            raise InputError(f"{source}: weight {path!r} has shape {value.shape}, expected the model's {shape}")
         variable.assign(value)
     for _, layer in leaf_layers(model):
-        if layer.weights and hasattr(
-            layer, "finalize_state"
-        ):  # Normalization computes with values derived from them
+        if layer.weights and hasattr(layer, "finalize_state"):  # Normalization computes with values derived from them
             layer.finalize_state()
 
 
@@ -111,9 +105,7 @@ def layer_number(model: Any, layer: Any) -> int:
     for number, candidate in enumerate(model.layers):
         if candidate is layer:
             return number
-    raise InputError(
-        f"model {model.name!r}: found no layer {layer.name!r} at its top level, expected one of its own"
-    )
+    raise InputError(f"model {model.name!r}: found no layer {layer.name!r} at its top level, expected one of its own")
 
 
 def layer_at(model: Any, number: int) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from engine.errors import InputError
 from engine.files import replace_file
 from engine.head import TargetLayer

@@ -66,9 +66,7 @@ Bytes = npt.NDArray[np.uint8]
 
 def main() -> None:
     """Write the folder and print the model's accuracy per label on the images shipped."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input_dir", type=Path, help="folder with the four IDX files of Fashion-MNIST")
     train_images, train_labels = read_split(parser.parse_args().input_dir, "train")
     test_images, test_labels = read_split(parser.parse_args().input_dir, "t10k")
@@ -121,9 +119,7 @@ def train(images: Bytes, labels: Bytes) -> keras.Model:
     model.compile(keras.optimizers.Adam(1e-3), "categorical_crossentropy", metrics=["accuracy"])
     one_hot = np.eye(len(LABEL_NAMES), dtype=np.float32)[labels]
     model.fit(preprocess_images(images, "pad"), one_hot, batch_size=64, epochs=EPOCHS, verbose=2)
-    model.compile(
-        "adam", "categorical_crossentropy", metrics=["accuracy"]
-    )  # a new optimizer has no state to save
+    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])  # a new optimizer has no state to save
     return model
 
 
@@ -153,9 +149,7 @@ def report(model: keras.Model, images: Bytes, labels: Bytes) -> None:
     for label, name in enumerate(LABEL_NAMES):
         right = predicted[labels == label] == label
         print(f"{label} {name:12} {right.sum():4} of {len(right)}  {right.mean():.1%}")
-    print(
-        f"overall        {(predicted == labels).sum():4} of {len(labels)}  {(predicted == labels).mean():.2%}"
-    )
+    print(f"overall        {(predicted == labels).sum():4} of {len(labels)}  {(predicted == labels).mean():.2%}")
     sizes = {path.name: path.stat().st_size for path in sorted(OUTPUT.iterdir())}
     print(f"{sum(sizes.values()):,} bytes: {sizes}")
 

@@ -78,9 +78,7 @@ def test_bad_results_json(tmp_path: Path, text: str) -> None:
 
 
 def test_wilson_interval_by_its_definition() -> None:
-    for limit in wilson_interval(
-        276, 500
-    ):  # Wilson's definition: the share lies z deviations from each limit
+    for limit in wilson_interval(276, 500):  # Wilson's definition: the share lies z deviations from each limit
         assert abs(0.552 - limit) / (limit * (1 - limit) / 500) ** 0.5 == pytest.approx(1.959964, abs=1e-6)
     assert wilson_interval(0, 10) == (0.0, pytest.approx(0.277533, abs=1e-6))
     assert wilson_interval(10, 10) == (pytest.approx(0.722467, abs=1e-6), 1.0)

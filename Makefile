@@ -1,0 +1,26 @@
+# `make quickstart` and `make test` set up .venv themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test lint bench
+.DELETE_ON_ERROR:
+
+quickstart: .venv/ready
+	$(BIN)/repair-dist quickstart
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/ready
+	for script in fitness optimize rows quality; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
