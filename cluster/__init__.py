@@ -1,1 +1,48 @@
-"""Where work runs: Ray start-up, replica actors, the scheduler and the records of a run."""
+"""Where work runs: Ray start-up, replica actors, the scheduler and the records of a run.
+
+The names of `__all__` are the public surface; each is imported when it is first used, because TensorFlow and Ray take
+seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cluster.compute import Compute, ComputeOptions, SearchOutcome, SearchTask
+    from cluster.inputs import ChunkPaths
+    from cluster.records import RunRecords, comparable, read_table
+    from cluster.repair import ChunkReport, Repairs
+
+_MODULES = {
+    "ChunkPaths": "inputs",
+    "ChunkReport": "repair",
+    "Compute": "compute",
+    "ComputeOptions": "compute",
+    "Repairs": "repair",
+    "RunRecords": "records",
+    "SearchOutcome": "compute",
+    "SearchTask": "compute",
+    "comparable": "records",
+    "read_table": "records",
+}
+
+__all__ = [
+    "ChunkPaths",
+    "ChunkReport",
+    "Compute",
+    "ComputeOptions",
+    "Repairs",
+    "RunRecords",
+    "SearchOutcome",
+    "SearchTask",
+    "comparable",
+    "read_table",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'cluster' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"cluster.{_MODULES[name]}"), name)

@@ -29,6 +29,9 @@ LOST = (RayActorError, ActorUnavailableError, ObjectLostError, OutOfMemoryError,
 START_TIMEOUT = 180.0
 """Seconds for the first worker to answer: a node may have to unpack code and import TensorFlow from a cold disk."""
 
+STRAGGLER_TIMEOUT = 30.0
+"""Seconds that workers get to answer once another has; one that waits for resources joins whenever it can."""
+
 SILENCE_TIMEOUT = 300.0
 """Seconds without any live worker after which the command gives up."""
 
@@ -70,6 +73,7 @@ class _Slot:
     flying: dict[Any, Call] = field(default_factory=dict)
     probe: Any = None
     retry_at: float = 0.0
+    error: str = ""
 
     @property
     def ready(self) -> bool:
@@ -143,14 +147,17 @@ class WorkerPool:
         return self._remote.remote(self.resources.threads)
 
     def _wait_for_start(self) -> None:
+        """Wait for the workers; once one has answered, the others get a little longer and may join later."""
         for slot in self._slots:
             slot.probe = slot.actor.describe.remote()
         probes = [slot.probe for slot in self._slots]
-        ray.wait(probes, num_returns=len(probes), timeout=START_TIMEOUT)
+        ray.wait(probes, num_returns=1, timeout=START_TIMEOUT)
+        ray.wait(probes, num_returns=len(probes), timeout=STRAGGLER_TIMEOUT)
         for slot in self._slots:
             self._check_probe(slot)
         if not any(slot.ready for slot in self._slots):
-            raise WorkerError(f"no worker answered within {START_TIMEOUT:.0f} s; are the cluster's resources taken?")
+            reason = next((slot.error for slot in self._slots if slot.error), f"none answered in {START_TIMEOUT:.0f} s")
+            raise WorkerError(f"no worker could start: {reason}")
 
     def _send(self, depth: int) -> None:
         now = time.monotonic()
@@ -230,7 +237,8 @@ class WorkerPool:
         try:
             slot.host, slot.pid, slot.kind = ray.get(probe)
             slot.retry_at = 0.0
-        except (*LOST, ActorDiedError, ActorUnschedulableError):
+        except (*LOST, ActorDiedError, ActorUnschedulableError) as error:
+            slot.error = " ".join(str(error).split())
             slot.retry_at = time.monotonic() + 1.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ def _quiet() -> Iterator[None]:
 
 
 with _quiet():
-    import tensorflow as tf
+    tf: Any = importlib.import_module("tensorflow")
 
 tf.config.experimental.enable_op_determinism()
 

@@ -19,12 +19,12 @@ import h5py
 import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import fingerprint_pb2
 
 import engine.backend as _backend  # noqa: F401  (sets the variables that must precede Keras)
 from engine import hdf5_models, savedmodel
+from engine.backend import tf
 from engine.errors import InputError
 from engine.files import replace_directory, replace_file
 from engine.models import LoadedModel, fingerprint_of

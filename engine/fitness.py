@@ -151,7 +151,9 @@ class TiledFitness:
         constants = self._constants.get(where.rows)
         if constants is None:
             constants = self._constants[where.rows] = self._prepare(slice(*where.rows))
-        return np.asarray(self._kernel(backend.on_device(grouped), *constants)).astype(np.float64)
+        sums = np.asarray(self._kernel(backend.on_device(grouped), *constants)).astype(np.float64)
+        # Without weights the result has no particle axis: every candidate is the model as it is.
+        return np.broadcast_to(sums, (len(part), 4))
 
     def evaluate(self, candidates: Float32) -> Float64:
         """Evaluate every tile here; (P, K) float32 -> (P, 4) float64, see `evaluate_tile`."""
@@ -248,7 +250,7 @@ def _untouched(head: Head, logits: Float32, labels: Int64, touched: npt.NDArray[
     else:
         true = np.zeros_like(scores)
         true[rows, labels] = 1.0
-        terms = np.asarray(binary_terms(head, backend.on_device(scores), backend.on_device(true)), dtype=np.float64)
+        terms = np.asarray(binary_terms(head, *map(backend.on_device, (logits, scores, true))), dtype=np.float64)
         remainder = terms[:, free].sum(axis=1)
     return _Untouched(np.where(some, largest, LOWEST), remainder, true_score, some & (winner < labels))
 
@@ -277,10 +279,10 @@ def _kernel(head: Head, classes: int) -> Callable[..., Any]:
             score = head.scores(logits)
             true_total = true_total + ops.sum(ops.where(is_true, score, 0.0), axis=0)
             rival = ops.where(ops.logical_and(real, ops.logical_not(is_true)), score, -math.inf)
-            slabs.append((score, rival, real, is_true, before))
+            slabs.append((score, rival, real, is_true, before, logits))
 
         correct = ops.where(largest_is_first, true_total > largest, true_total >= largest)
-        for _, rival, _, _, before in slabs:
+        for _, rival, _, _, before, _ in slabs:
             wins = ops.where(before, rival < true_total, rival <= true_total)
             correct = ops.logical_and(correct, ops.all(wins, axis=0))
 
@@ -295,18 +297,20 @@ def _kernel(head: Head, classes: int) -> Callable[..., Any]:
             loss = (top - true_total) + ops.log1p(mass + (ops.exp(true_total - top) - 1.0))
         elif head.form == "normalised":
             total = remainder + true_total
-            for score, _, real, is_true, _ in slabs:
+            for score, _, real, is_true, *_ in slabs:
                 other = ops.logical_and(real, ops.logical_not(is_true))
                 total = total + ops.sum(ops.where(other, score, 0.0), axis=0)
             loss = -ops.log(ops.clip(true_total / total, 1e-7, 1.0 - 1e-7))
         else:
             loss = remainder
-            for score, _, real, is_true, _ in slabs:
-                terms = binary_terms(head, score, ops.cast(is_true, "float32"))
+            for score, _, real, is_true, _, logits in slabs:
+                terms = binary_terms(head, logits, score, ops.cast(is_true, "float32"))
                 loss = loss + ops.sum(ops.where(real, terms, 0.0), axis=0)
             loss = loss / classes
+        # Padding rows may have no finite loss (0 / 0 where all scores are 0), and not a number times 0 stays one.
+        loss = ops.where(table[-2] + table[-1] > 0, loss, 0.0)
         kinds = ops.transpose(table[-2:])
-        return ops.concatenate([ops.matmul(loss, kinds), ops.matmul(ops.cast(correct, "float32"), kinds)], axis=1)
+        return ops.concatenate([ops.matmul(loss, kinds), ops.matmul(ops.cast(correct, "float32"), kinds)], axis=-1)
 
     return backend.compiled(evaluate)
 

@@ -15,12 +15,12 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2, trackable_object_graph_pb2
 
 import engine.backend as _backend  # noqa: F401  (sets the variables that must precede Keras)
+from engine.backend import tf
 from engine.errors import InputError
 from engine.safe_config import reason
 from engine.weights import name_in_layer, weight_variables

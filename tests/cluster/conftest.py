@@ -1,0 +1,138 @@
+"""One Ray cluster of three nodes on this machine for all tests of the package, and one small repair on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from cluster.compute import Compute, ComputeOptions
+from cluster.connect import runtime_environment
+from cluster.inputs import ChunkPaths
+from cluster.records import RunRecords, comparable, read_table
+from cluster.repair import ChunkReport, Repairs, repair
+from engine.fashion_mnist import LABEL_NAMES, read_split
+from engine.fitness import Tiling
+from engine.head import find_target
+from engine.imageset_writer import write_image_set
+from engine.imagesets import open_image_set
+from engine.localize import localize
+from engine.models import load_model
+from engine.preprocess import preprocess_images
+from engine.search import SearchSettings
+from engine.swarm import SwarmSettings
+from engine.targets import open_negatives, write_targets
+from engine.weights_file import write_weights
+
+SHIPPED = Path(__file__).parents[2] / "cli" / "quickstart_data"
+ROWS = 2400
+
+# Nine tiles per iteration, so that two workers have several each.
+SETTINGS = SearchSettings(
+    swarm=SwarmSettings(num_particles=24),
+    num_iterations=6,
+    min_iteration_range=50,
+    tiling=Tiling(particles=8, rows=800),
+)
+
+
+@pytest.fixture(scope="package")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A head and two nodes that notice a lost node within seconds; this process is its driver."""
+    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "_system_config": health})
+    nodes.add_node(num_cpus=2)
+    nodes.add_node(num_cpus=2)
+    environment = runtime_environment(tmp_path_factory.mktemp("empty"), ship_code=False)
+    ray.init(address=nodes.address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and a repair set with targets and weights for several labels."""
+
+    model: Any
+    target: Any
+    data: Path
+
+    def repairs(self, output: Path, labels: tuple[int, ...] = (6,), seeds: int = 2, **changes: Any) -> Repairs:
+        chunks = [
+            ChunkPaths(self.data / "negative" / str(label), self.data / "positive", output / str(label))
+            for label in labels
+        ]
+        return Repairs(self.model, self.target, chunks, range(seeds), replace(SETTINGS, **changes))
+
+
+@pytest.fixture(scope="package")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Targets and localised weights of labels 4 and 6 of the shipped model on 2,400 shipped images."""
+    data = tmp_path_factory.mktemp("data")
+    images, labels = read_split(SHIPPED, "train")
+    with write_image_set(
+        data / "repair.h5", rows=ROWS, image_shape=(32, 32, 3), classes=10, label_names=LABEL_NAMES, preprocess="pad"
+    ) as writer:
+        writer.append(preprocess_images(images[:ROWS], "pad"), np.eye(10, dtype=np.uint8)[labels[:ROWS]])
+    model = load_model(SHIPPED / "model.keras")
+    target = find_target(model.model, model.loss, model.classes, model.path)
+    kernel = np.asarray(target.layer.kernel)
+    with Compute(ComputeOptions(num_workers=0), lambda line: None) as compute:
+        handle = compute.handle(model, target)
+        repair_set = open_image_set(data / "repair.h5")
+        write_targets(repair_set, compute.predict(handle, repair_set), data)
+        for label in (4, 6):
+            folder = data / "negative" / str(label)
+            negatives = open_negatives(folder)
+            assert negatives is not None
+            found = localize(compute.localisation_sums(handle, negatives), kernel)
+            index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
+            write_weights(folder / "weights.csv", target.number, index, kernel[index[:, 0], index[:, 1]])
+    return Case(model, target, data)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run left: reports, tables without time and place, and the computing that did it."""
+
+    reports: list[ChunkReport]
+    tables: dict[str, list[dict[str, Any]]]
+    compute: Compute
+    redispatched: int
+
+    def job(self, name: str) -> dict[str, list[dict[str, Any]]]:
+        """The rows of one job."""
+        return {table: [row for row in rows if row["job"] == name] for table, rows in self.tables.items()}
+
+
+def run_repairs(repairs: Repairs, directory: Path, compute: Compute) -> Finished:
+    """Run, and read back what was recorded."""
+    with compute:
+        reports = repair(repairs, compute, lambda facts: RunRecords.create(directory, facts, overwrite=False))
+        redispatched = compute.redispatched
+    tables = {name: comparable(read_table(directory, name)).to_pylist() for name in ("swarm", "labels", "jobs")}
+    return Finished(reports, tables, compute, redispatched)
+
+
+@pytest.fixture(scope="package")
+def alone(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The undisturbed run in this process that every other run must equal."""
+    directory = tmp_path_factory.mktemp("alone")
+    compute = Compute(ComputeOptions(num_workers=0), lambda line: None)
+    return run_repairs(case.repairs(directory / "out"), directory / "run", compute)
+
+
+def assert_same(one: Finished, other: Finished) -> None:
+    """Bit-identical patches and tables."""
+    for mine, theirs in zip(one.reports, other.reports, strict=True):
+        assert mine.patch.weight == theirs.patch.weight
+        for name in ("flat_index", "old", "new"):
+            np.testing.assert_array_equal(getattr(mine.patch, name), getattr(theirs.patch, name))
+    assert one.tables == other.tables
