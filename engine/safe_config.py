@@ -40,6 +40,8 @@ LAYERS = frozenset(
     """.split()  # noqa: SIM905 (a hundred quoted names would fill two screens)
 )
 MODELS = frozenset({"Sequential", "Functional", "Model"})
+TRAINING = ("_initializer", "_regularizer", "_constraint")
+NEWER = frozenset({"quantization_config"})
 POLICIES = frozenset({"DTypePolicy", "Policy"})
 # Values, not classes: Keras turns them into tensors, tuples and slices.
 DATA = frozenset({"__keras_tensor__", "__numpy__", "__tensor__", "__slice__", "__ellipsis__", "__bytes__"})
@@ -65,7 +67,7 @@ def build_model(config: Mapping[str, Any], *, source: str, allow_custom_code: bo
             plain = modern_config(plain, LAYERS)
         if not allow_custom_code:
             check_config(plain, source=source)
-        model = keras.saving.deserialize_keras_object(plain, safe_mode=not allow_custom_code)
+        model = keras.saving.deserialize_keras_object(portable_config(plain), safe_mode=not allow_custom_code)
     except InputError:
         raise
     except Exception as error:  # Keras raises many kinds for a configuration it cannot use
@@ -85,6 +87,21 @@ def plain_config(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain_config(item) for item in value]
     return value
+
+
+def portable_config(value: Any) -> Any:
+    """Copy a plain configuration without what an older Keras 3 refuses though it changes nothing here.
+
+    Initialisers, regularisers and constraints only matter for training, every weight being read from the file; their
+    settings differ between releases. Options that came later are left out where they are switched off.
+    """
+    if isinstance(value, dict):
+        return {
+            key: portable_config(item)
+            for key, item in value.items()
+            if not key.endswith(TRAINING) and not (item is None and key in NEWER)
+        }
+    return [portable_config(item) for item in value] if isinstance(value, list) else value
 
 
 def check_config(config: Any, *, source: str) -> None:

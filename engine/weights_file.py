@@ -49,10 +49,10 @@ def read_weights(path: Path, target: TargetLayer) -> Int64:
     shape = tuple(target.layer.kernel.shape)
     found: dict[tuple[int, int], int] = {}
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not text, expected rows of layer,i,j,value") from None
-    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
+        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (UnicodeDecodeError, csv.Error):
+        raise InputError(f"{path}: not comma-separated text, expected rows of layer,i,j,value") from None
+    for number, row in enumerate(rows, start=1):
         if not row or row[0].lstrip().startswith("#"):
             continue
         try:
