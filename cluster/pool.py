@@ -173,13 +173,18 @@ class WorkerPool:
                 slot.flying[getattr(slot.actor, call.method).remote(*call.args)] = call
 
     def _next_for(self, index: int) -> Call | None:
-        """The first queued call this worker should take; a call waits for its own worker only while that one lives."""
-        for position, call in enumerate(self._queue):
-            if call.worker is None or call.worker == index or not self._slots[call.worker].ready:
-                del self._queue[position]
-                return call
-        # An idle worker takes a call that prefers a busy one: rebuilding caches beats waiting.
-        return self._queue.popleft() if self._queue else None
+        """The first queued call this worker should take.
+
+        A call goes to the worker that has its caches, unless that one is lost, or busy while this one idles:
+        rebuilding caches beats waiting.
+        """
+        for own_first in (True, False):
+            for position, call in enumerate(self._queue):
+                mine = call.worker is None or call.worker == index or not self._slots[call.worker].ready
+                if mine or (not own_first and call.worker is not None and self._slots[call.worker].flying):
+                    del self._queue[position]
+                    return call
+        return None
 
     def _collect(self) -> Iterator[tuple[Call, Any, int]]:
         flying = [(ref, index) for index, slot in enumerate(self._slots) for ref in slot.flying]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from engine.problem import Problem
     from engine.results import label_results, paired_changes, wilson_interval
     from engine.runner import ModelRunner
+    from engine.search import SearchSettings
     from engine.swarm import SwarmSettings, SwarmState
     from engine.targets import open_negatives, open_positives, write_targets
 
@@ -30,6 +31,7 @@ _MODULES = {
     "ModelRunner": "runner",
     "Problem": "problem",
     "SearchRows": "fitness",
+    "SearchSettings": "search",
     "SwarmSettings": "swarm",
     "SwarmState": "swarm",
     "TargetLayer": "head",
@@ -57,6 +59,7 @@ __all__ = [
     "ModelRunner",
     "Problem",
     "SearchRows",
+    "SearchSettings",
     "SwarmSettings",
     "SwarmState",
     "TargetLayer",

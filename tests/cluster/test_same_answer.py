@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ray.cluster_utils import Cluster
 
 from cluster.compute import Compute, ComputeOptions
 from cluster.replica import Replica
+from engine.imagesets import open_image_set
 from tests.cluster.conftest import SETTINGS, Case, Finished, assert_same, run_repairs
 
 
@@ -115,6 +117,18 @@ def test_worker_killed_in_a_search_and_in_a_row_block(
         assert marker.exists()
         assert disturbed.redispatched >= 1
         assert_same(disturbed, alone)
+
+
+def test_a_file_that_workers_do_not_see(cluster: Cluster, case: Case) -> None:
+    """The rows are sent instead: the path below means this process's open file here, and another one in a worker."""
+    with (case.data / "repair.h5").open("rb") as file:
+        images = open_image_set(case.data / "repair.h5")
+        hidden = replace(images, path=Path(f"/proc/self/fd/{file.fileno()}"))
+        with Compute(ComputeOptions(num_workers=1, spread_rows=True), lambda line: None) as compute:
+            sent = compute.predict(compute.handle(case.model), hidden)
+            assert compute.decisions == [f"predict {images.rows} rows: on 1 workers (asked for)"]
+    with Compute(ComputeOptions(num_workers=0), lambda line: None) as compute:
+        np.testing.assert_array_equal(sent, compute.predict(compute.handle(case.model), images))
 
 
 def test_lost_node(cluster: Cluster, case: Case, alone: Finished, tmp_path: Path) -> None:
