@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from keras import ops
 
 from engine import backend
+from engine.backend import ops
 from engine.head import Head, binary_terms
 
 Float32 = npt.NDArray[np.float32]
@@ -130,6 +130,7 @@ class TiledFitness:
             group[: len(member)] = member
         self.tiles = plan_tiles(particles, len(rows.labels), len(self._units), tiling)
         self._constants: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
+        self._programs: dict[tuple[int, tuple[int, int]], Callable[..., Any]] = {}
         self._kernel = _kernel(head, rows.logits.shape[1])
 
     def evaluate_tile(self, tile: int, candidates: Float32) -> Float64:
@@ -151,7 +152,12 @@ class TiledFitness:
         constants = self._constants.get(where.rows)
         if constants is None:
             constants = self._constants[where.rows] = self._prepare(slice(*where.rows))
-        sums = np.asarray(self._kernel(backend.on_device(grouped), *constants)).astype(np.float64)
+        arguments = (backend.on_device(grouped), *constants)
+        shape = (len(part), where.rows)
+        program = self._programs.get(shape)
+        if program is None:
+            program = self._programs[shape] = backend.for_shapes(self._kernel, arguments)
+        sums = np.asarray(program(*arguments)).astype(np.float64)
         # Without weights the result has no particle axis: every candidate is the model as it is.
         return np.broadcast_to(sums, (len(part), 4))
 
@@ -294,7 +300,7 @@ def _kernel(head: Head, classes: int) -> Callable[..., Any]:
             for _, rival, *_ in slabs:
                 mass = mass + ops.sum(ops.exp(rival - top), axis=0)
             # log1p of what is beside the largest term: confident rows keep their small losses.
-            loss = (top - true_total) + ops.log1p(mass + (ops.exp(true_total - top) - 1.0))
+            loss = (top - true_total) + _log1p(mass + (ops.exp(true_total - top) - 1.0))
         elif head.form == "normalised":
             total = remainder + true_total
             for score, _, real, is_true, *_ in slabs:
@@ -313,6 +319,15 @@ def _kernel(head: Head, classes: int) -> Callable[..., Any]:
         return ops.concatenate([ops.matmul(loss, kinds), ops.matmul(ops.cast(correct, "float32"), kinds)], axis=-1)
 
     return backend.compiled(evaluate)
+
+
+def _log1p(x: Any) -> Any:
+    """log(1 + x) of x >= 0 within 2e-6 relative, in far fewer instructions than XLA's own (up to half a kernel's time).
+
+    Below 1/32 five terms of the series are exact to 1e-8; above, rounding 1 + x costs at most 2e-6.
+    """
+    series = x * (1.0 - x * (0.5 - x * (1.0 / 3.0 - x * (0.25 - x * 0.2))))
+    return ops.where(x < 1.0 / 32.0, series, ops.log(1.0 + x))
 
 
 def _logits(change: Any, inputs: Any, base: Any) -> Any:

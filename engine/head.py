@@ -9,10 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import keras
-from keras import ops
-
-import engine.backend as _backend  # noqa: F401  (sets the variables that must precede Keras)
+from engine.backend import keras, ops
 from engine.errors import InputError
 from engine.models import TrainingLoss, layer_at, layer_number
 

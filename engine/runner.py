@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-from keras import ops
 
 from engine import backend
+from engine.backend import keras, ops
 from engine.head import TargetLayer, row_losses
 
 Float32 = npt.NDArray[np.float32]

@@ -13,9 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import keras
-
-import engine.backend as _backend  # noqa: F401  (sets the variables that must precede Keras)
+from engine.backend import keras
 from engine.errors import InputError
 from engine.keras2_config import modern_config
 

@@ -1,0 +1,155 @@
+"""What the benchmarks share: the machine they ran on, measuring side by side, memory and images."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+SHIPPED = Path(__file__).resolve().parent.parent / "cli" / "quickstart_data"
+"""The quickstart's images and model."""
+
+COMMAND = "import sys; from cli.main import main; main(sys.argv[1:])"
+"""What the console script `repair-dist` runs."""
+
+model_option = click.option(
+    "--model",
+    "model_path",
+    type=click.Path(exists=True, path_type=Path),
+    default=SHIPPED / "model.keras",
+    help="Model to measure with [default: the quickstart's].",
+)
+
+
+def machine() -> str:
+    """Cores, processor and versions, in one line; and how busy the machine is with other work."""
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        processor = names[0].partition(":")[2].strip() if names else processor
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras", "ray"))
+    return (
+        f"machine: {os.cpu_count()} cores ({processor}), load {os.getloadavg()[0]:.1f} at start; "
+        f"Python {platform.python_version()}, {versions}, numpy {np.__version__}"
+    )
+
+
+def side_by_side(calls: Mapping[str, Callable[[], object]], rounds: int, seconds: float = 0.0) -> dict[str, float]:
+    """Median seconds of each call, all called in turn in every round, after one call each to warm up.
+
+    Short calls are repeated within a round until `seconds` have passed.
+    """
+    for call in calls.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            begun = time.perf_counter()
+            while True:
+                start = time.perf_counter()
+                call()
+                stop = time.perf_counter()
+                times[name].append(stop - start)
+                if stop - begun >= seconds:
+                    break
+    return {name: median(values) for name, values in times.items()}
+
+
+def shipped_images(rows: int, preprocess: str = "pad") -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """The first `rows` test images of the quickstart, float32 (n, 32, 32, 3), and their classes (n,)."""
+    from engine.fashion_mnist import read_split
+    from engine.preprocess import preprocess_images
+
+    images, labels = read_split(SHIPPED, "t10k")
+    return preprocess_images(images[:rows], preprocess), labels[:rows].astype(np.int64)
+
+
+def write_images(
+    path: Path, blocks: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]], rows: int
+) -> None:
+    """Write blocks of images and classes, in turn and over again until there are `rows`, as an image set.
+
+    Every repetition moves the images one pixel further to the right, so that no two rows are equal.
+    """
+    from engine.imageset_writer import write_image_set
+
+    shape, classes = blocks[0][0].shape[1:], int(max(labels.max() for _, labels in blocks)) + 1
+    with write_image_set(path, rows=rows, image_shape=shape, classes=classes) as writer:
+        left, turn = rows, 0
+        while left:
+            for images, labels in blocks:
+                count = min(len(images), left)
+                moved = np.roll(images[:count], turn, axis=2)
+                writer.append(moved, np.eye(classes, dtype=np.uint8)[labels[:count]])
+                left -= count
+            turn += 1
+
+
+def run_command(command: Sequence[object], directory: Path) -> float:
+    """Run a command line in a folder and return its seconds; what it prints is kept for the case that it fails."""
+    begun = time.perf_counter()
+    done = subprocess.run([str(word) for word in command], cwd=directory, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise click.ClickException(f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return time.perf_counter() - begun
+
+
+class MemoryWatch:
+    """Polls the private memory of a process and of all it started; peaks in bytes by process.
+
+    Private memory (USS) is what ending the process would free: pages that it shares, such as libraries or Ray's
+    object store, do not count.
+    """
+
+    def __init__(self, pid: int, interval: float = 0.05) -> None:
+        """Watch until `stop`."""
+        self.peaks: dict[int, int] = {}
+        self.names: dict[int, str] = {}
+        self._pid, self._interval = pid, interval
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the watch."""
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(self._interval):
+            for pid in _tree(self._pid):
+                try:
+                    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
+                    name = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0", 1)[0].decode(errors="replace")
+                except OSError:  # it has ended
+                    continue
+                private = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_"))
+                self.peaks[pid] = max(self.peaks.get(pid, 0), private * 1024)
+                self.names[pid] = name
+
+
+def _tree(root: int) -> list[int]:
+    """A process and its descendants."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                stat = (entry / "stat").read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    found = [root]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found
