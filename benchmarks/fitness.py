@@ -144,15 +144,13 @@ def model_job(loaded: LoadedModel, images: Float32, labels: npt.NDArray[np.int64
     kernel = np.asarray(target.layer.kernel)
     rng = np.random.default_rng(1)
     units = rng.permutation(size.classes)[: size.units]
-    position = rng.permutation(len(kernel) * size.units)[: size.weights] if size.weights > size.units else None
-    if position is None:
-        column, unit = rng.permutation(len(kernel))[: size.weights], units[: size.weights]
-    else:
-        column, unit = position // size.units, units[position % size.units]
+    # The units take turns, each with inputs of its own choice.
+    turn = np.arange(size.weights) % size.units
+    column = np.stack([rng.permutation(len(kernel)) for _ in units])[turn, np.arange(size.weights) // size.units]
+    unit = units[turn]
     negative = logits.argmax(axis=1) != labels
     weights = Weights(column, unit, kernel[column, unit])
     rows = SearchRows(inputs, logits, labels, negative)
-    # The kernel's inputs are the columns here: nothing is picked.
     return Job(rows, weights, around(kernel, weights), kernel)
 
 
@@ -245,7 +243,7 @@ def by_model(
     model.compile(loss=loaded.loss.name, metrics=["accuracy"])
     one_hot = np.eye(loaded.classes, dtype=np.float32)[labels]
     sets = [(images[part], one_hot[part]) for part in (job.rows.negative, ~job.rows.negative)]
-    old = np.array(layer.kernel)
+    old = np.asarray(layer.kernel).copy()
 
     def evaluate() -> list[list[float]]:
         found = []

@@ -10,10 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cluster.compute import Compute, ComputeOptions, SearchOutcome, SearchTask
+    from cluster.compute import Compute, ComputeOptions
     from cluster.inputs import ChunkPaths
     from cluster.records import RunRecords, comparable, read_table
     from cluster.repair import ChunkReport, Repairs
+    from cluster.searches import SearchOutcome, SearchTask
 
 _MODULES = {
     "ChunkPaths": "inputs",
@@ -22,8 +23,8 @@ _MODULES = {
     "ComputeOptions": "compute",
     "Repairs": "repair",
     "RunRecords": "records",
-    "SearchOutcome": "compute",
-    "SearchTask": "compute",
+    "SearchOutcome": "searches",
+    "SearchTask": "searches",
     "comparable": "records",
     "read_table": "records",
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import operator
 import os
-import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,15 +16,14 @@ import numpy.typing as npt
 
 from cluster.placement import JOIN_SECONDS, START_SECONDS, Means, Placement, place_rows, place_search
 from cluster.replica import NOT_VISIBLE, Pass, Replica, ShippedModel, ShippedRows, block_pass
-from engine import backend, search
+from cluster.searches import OnSegment, SearchOutcome, SearchTask, iteration_seconds, search_here
+from engine import backend
 from engine.errors import InputError
-from engine.fitness import SearchRows, combine
 from engine.head import TargetLayer
 from engine.imagesets import ImageSet, read_images
 from engine.models import LoadedModel, spec_of
-from engine.problem import Prepared, Problem, prepare
+from engine.problem import prepare
 from engine.runner import BATCH_ROWS, LocalisationSums, ModelRunner
-from engine.search import Iteration, SearchState
 
 if TYPE_CHECKING:
     from cluster.connect import Resources
@@ -33,9 +31,6 @@ if TYPE_CHECKING:
 
 BLOCK_ROWS = 1024
 """Rows of one row block: large enough that a message is cheap beside it, small enough to spread a thousand rows."""
-
-SEGMENT_SECONDS = 2.0
-"""A search comes back to the driver this often, to be recorded and to lose little when its worker dies."""
 
 Progress = Callable[[int], None]
 
@@ -99,37 +94,6 @@ class ModelHandle:
             batch_rows=self.batch_rows,
             allow_custom_code=self.allow_custom_code,
         )
-
-
-@dataclass(frozen=True, eq=False)
-class SearchTask:
-    """A problem and the rows it is judged on; tasks with the same rows object share one copy on the workers."""
-
-    problem: Problem
-    rows: SearchRows
-
-
-@dataclass(eq=False)
-class SearchOutcome:
-    """How a search went.
-
-    Attributes:
-        state: where it is.
-        where, worker, host: what ran the last part of it.
-        seconds: spent in its iterations.
-        redispatched: parts of it that ran again because a worker died.
-    """
-
-    state: SearchState
-    where: str = "process"
-    worker: str = ""
-    host: str = ""
-    seconds: float = 0.0
-    redispatched: int = 0
-
-
-OnSegment = Callable[[int, list[Iteration], SearchOutcome], None]
-"""Called with (task, new iterations, outcome so far) whenever a part of a search is done."""
 
 
 @dataclass
@@ -207,7 +171,7 @@ class Compute:
         first = prepare(tasks[0].problem, tasks[0].rows)
         seconds = 0.0
         if not means.only_workers and not self.options.tiles:
-            seconds = _iteration_seconds(first, outcomes[0].state)
+            seconds = iteration_seconds(first, outcomes[0].state)
         settings = tasks[0].problem.settings
         placement = place_search(
             means, len(tasks), len(first.fitness.tiles), settings.num_iterations, seconds, self.options.tiles
@@ -215,78 +179,17 @@ class Compute:
         report = on_segment or _ignore
         if placement.where == "process":
             self._decide("search", "in this process", placement)
-            self._search_here(tasks, outcomes, first, report)
-        elif placement.where == "workers":
+            search_here(tasks, outcomes, first, report)
+            return outcomes
+        from cluster.remote_searches import search_in_tiles, search_on_workers
+
+        if placement.where == "workers":
             self._decide("search", f"on {len(self._workers())} workers", placement)
-            self._search_on_workers(tasks, outcomes, report)
+            search_on_workers(self._workers(), tasks, outcomes, report)
         else:
             self._decide("search", f"in tiles on {len(self._workers())} workers", placement)
-            self._search_in_tiles(tasks, outcomes, report)
+            search_in_tiles(self._workers(), tasks, outcomes, report)
         return outcomes
-
-    def _search_here(
-        self, tasks: Sequence[SearchTask], outcomes: list[SearchOutcome], first: Prepared, report: OnSegment
-    ) -> None:
-        for index, (task, outcome) in enumerate(zip(tasks, outcomes, strict=True)):
-            prepared = first if index == 0 else prepare(task.problem, task.rows)
-            outcome.worker, outcome.host = f"{socket.gethostname()}:{os.getpid()}", socket.gethostname()
-            _run_here(index, task, outcome, prepared, prepared.fitness.evaluate, report)
-
-    def _search_in_tiles(self, tasks: Sequence[SearchTask], outcomes: list[SearchOutcome], report: OnSegment) -> None:
-        from cluster.pool import Call
-
-        pool = self._workers()
-        for index, (task, outcome) in enumerate(zip(tasks, outcomes, strict=True)):
-            prepared = prepare(task.problem, task.rows)
-            rows, problem = _put(task.rows), _put(task.problem)
-            count = len(prepared.fitness.tiles)
-            shares = [list(range(start, count, len(pool))) for start in range(min(len(pool), count))]
-            outcome.where = "tiles"
-            outcome.worker, outcome.host = f"{len(pool)} workers", socket.gethostname()
-
-            def evaluate(
-                candidates: npt.NDArray[np.float32],
-                shares: list[list[int]] = shares,
-                rows: Any = rows,
-                problem: Any = problem,
-                tiles: Any = prepared.fitness.tiles,
-            ) -> npt.NDArray[np.float64]:
-                parts: list[Any] = [None] * len(tiles)
-                calls = [
-                    Call("evaluate_tiles", (rows, problem, share, candidates), tag=share, worker=worker)
-                    for worker, share in enumerate(shares)
-                ]
-                for call, values, _ in pool.run(calls):
-                    for tile, value in zip(call.tag, values, strict=True):
-                        parts[tile] = value
-                return combine(tiles, parts)
-
-            before = pool.redispatched
-            _run_here(index, task, outcome, prepared, evaluate, report)
-            outcome.redispatched = pool.redispatched - before
-
-    def _search_on_workers(self, tasks: Sequence[SearchTask], outcomes: list[SearchOutcome], report: OnSegment) -> None:
-        from cluster.pool import Call
-
-        pool = self._workers()
-        rows = {id(task.rows): _put(task.rows) for task in tasks}
-
-        def segment(index: int, worker: int | None) -> Call:
-            task = tasks[index]
-            args = (rows[id(task.rows)], task.problem, outcomes[index].state, SEGMENT_SECONDS)
-            return Call("advance", args, tag=index, worker=worker)
-
-        for call, (state, iterations), worker in pool.run([segment(index, None) for index in range(len(tasks))]):
-            outcome = outcomes[call.tag]
-            outcome.state, outcome.where = state, "worker"
-            outcome.worker = pool.worker_name(worker)
-            outcome.host = outcome.worker.partition(":")[0]
-            outcome.seconds += sum(iteration.seconds for iteration in iterations)
-            outcome.redispatched += call.attempts - 1
-            if state.stop is None:
-                # In front: a search that has begun ends before another begins.
-                pool.submit(segment(call.tag, worker), first=True)
-            report(call.tag, iterations, outcome)
 
     def _pass(
         self,
@@ -416,37 +319,6 @@ class Compute:
         line = f"{what}: {where} ({placement.reason})"
         self.decisions.append(line)
         self.say(line)
-
-
-def _run_here(
-    index: int,
-    task: SearchTask,
-    outcome: SearchOutcome,
-    prepared: Prepared,
-    evaluate: search.Evaluate,
-    report: OnSegment,
-) -> None:
-    """Run one search with the swarm in this process, segment by segment."""
-    while outcome.state.stop is None:
-        outcome.state, iterations = search.advance(
-            task.problem.settings,
-            task.problem.source,
-            prepared.judge,
-            outcome.state,
-            evaluate,
-            SEGMENT_SECONDS,
-        )
-        outcome.seconds += sum(iteration.seconds for iteration in iterations)
-        report(index, iterations, outcome)
-
-
-def _iteration_seconds(prepared: Prepared, state: SearchState) -> float:
-    """Seconds of one evaluation of the swarm here, after compiling."""
-    candidates = state.swarm.position.astype(np.float32)
-    prepared.fitness.evaluate(candidates)
-    begun = time.perf_counter()
-    prepared.fitness.evaluate(candidates)
-    return time.perf_counter() - begun
 
 
 def _put(value: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cluster.compute import Compute, ModelHandle, SearchOutcome, SearchTask
+from cluster.compute import Compute, ModelHandle
 from cluster.inputs import (
     Chunk,
     ChunkPaths,
@@ -25,6 +25,7 @@ from cluster.inputs import (
     search_rows,
 )
 from cluster.records import RunRecords
+from cluster.searches import SearchOutcome, SearchTask
 from engine.containers import repaired_path, save_patched
 from engine.errors import InputError
 from engine.fitness import SearchRows, TiledFitness, Weights

@@ -1,0 +1,75 @@
+"""Searches on workers: whole ones, or the tiles of every iteration."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from cluster.pool import Call, WorkerPool
+from cluster.searches import SEGMENT_SECONDS, OnSegment, SearchOutcome, SearchTask, run_here
+from engine import search
+from engine.fitness import Tile, combine
+from engine.problem import prepare
+
+
+def search_on_workers(
+    pool: WorkerPool, tasks: Sequence[SearchTask], outcomes: Sequence[SearchOutcome], report: OnSegment
+) -> None:
+    """Give whole searches to workers, segment by segment."""
+    distinct = {id(task.rows): task.rows for task in tasks}
+    rows = {key: ray.put(value) for key, value in distinct.items()}
+
+    def segment(index: int, worker: int | None) -> Call:
+        task = tasks[index]
+        arguments = (rows[id(task.rows)], task.problem, outcomes[index].state, SEGMENT_SECONDS)
+        return Call("advance", arguments, tag=index, worker=worker)
+
+    for call, (state, iterations), worker in pool.run([segment(index, None) for index in range(len(tasks))]):
+        outcome = outcomes[call.tag]
+        outcome.state, outcome.where = state, "worker"
+        outcome.worker = pool.worker_name(worker)
+        outcome.host = outcome.worker.partition(":")[0]
+        outcome.seconds += sum(iteration.seconds for iteration in iterations)
+        outcome.redispatched += call.attempts - 1
+        if state.stop is None:
+            # In front: a search that has begun ends before another begins.
+            pool.submit(segment(call.tag, worker), first=True)
+        report(call.tag, iterations, outcome)
+
+
+def search_in_tiles(
+    pool: WorkerPool, tasks: Sequence[SearchTask], outcomes: Sequence[SearchOutcome], report: OnSegment
+) -> None:
+    """Run one search after the other with the swarm here and the tiles of every iteration on workers."""
+    for index, (task, outcome) in enumerate(zip(tasks, outcomes, strict=True)):
+        prepared = prepare(task.problem, task.rows)
+        outcome.where = "tiles"
+        outcome.worker, outcome.host = f"{len(pool)} workers", socket.gethostname()
+        before = pool.redispatched
+        evaluate = _tiled(pool, task, prepared.fitness.tiles)
+        run_here(index, task, outcome, prepared.judge, evaluate, report)
+        outcome.redispatched = pool.redispatched - before
+
+
+def _tiled(pool: WorkerPool, task: SearchTask, tiles: Sequence[Tile]) -> search.Evaluate:
+    """An evaluation that sends each worker its share of the tiles in one message and adds the parts in tile order."""
+    rows, problem = ray.put(task.rows), ray.put(task.problem)
+    shares = [list(range(worker, len(tiles), len(pool))) for worker in range(min(len(pool), len(tiles)))]
+
+    def evaluate(candidates: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        parts: list[Any] = [None] * len(tiles)
+        calls = [
+            Call("evaluate_tiles", (rows, problem, share, candidates), tag=share, worker=worker)
+            for worker, share in enumerate(shares)
+        ]
+        for call, values, _ in pool.run(calls):
+            for tile, value in zip(call.tag, values, strict=True):
+                parts[tile] = value
+        return combine(tiles, parts)
+
+    return evaluate
