@@ -115,7 +115,6 @@ class MemoryWatch:
     def __init__(self, pid: int, interval: float = 0.05) -> None:
         """Watch until `stop`."""
         self.peaks: dict[int, int] = {}
-        self.names: dict[int, str] = {}
         self._pid, self._interval = pid, interval
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -131,12 +130,10 @@ class MemoryWatch:
             for pid in _tree(self._pid):
                 try:
                     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
-                    name = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0", 1)[0].decode(errors="replace")
                 except OSError:  # it has ended
                     continue
                 private = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_"))
                 self.peaks[pid] = max(self.peaks.get(pid, 0), private * 1024)
-                self.names[pid] = name
 
 
 def _tree(root: int) -> list[int]:

@@ -33,6 +33,8 @@ PARTICLES = 100
 REFERENCE_PARTICLES = 3
 """Particles that the slow reference is timed on; all cost the same."""
 
+COMPARED = ("dense", "numpy", "evaluate")
+
 
 @dataclass(frozen=True)
 class Size:
@@ -113,14 +115,14 @@ def main(model_path: Path, rounds: int) -> None:
 def row(size: Size, times: dict[str, float]) -> list[str]:
     """One line of the table."""
     ours = times["fitness"]
-    cells = [str(size)]
-    for name in ("fitness", "iteration", "dense", "numpy", "evaluate"):
-        cells.append(f"{1e3 * times[name]:,.2f}" if name in times else "-")
-    for name, aim in (("dense", size.dense_aim), ("numpy", None), ("evaluate", size.evaluate_aim)):
-        cells.append(f"{times[name] / ours:,.1f}" if name in times else "-")
-        if name != "numpy":
-            cells.append(f"{aim:,g}" if aim else "-")
-    return cells
+    milliseconds = [
+        f"{1e3 * times[name]:,.2f}" if name in times else "-"
+        for name in ("fitness", "iteration", "dense", "numpy", "evaluate")
+    ]
+    times_faster = {name: f"{times[name] / ours:,.1f}" if name in times else "-" for name in COMPARED}
+    aims = [f"{aim:,g}" if aim else "-" for aim in (size.dense_aim, size.evaluate_aim)]
+    dense, by_numpy, evaluate = (times_faster[name] for name in COMPARED)
+    return [str(size), *milliseconds, dense, aims[0], by_numpy, evaluate, aims[1]]
 
 
 def random_job(size: Size) -> Job:

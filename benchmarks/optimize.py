@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
-import io
 import json
-import os
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,6 +21,8 @@ import click
 from common import COMMAND, machine, model_option, run_command, shipped_images, write_images
 
 from cli.console import table
+from cli.main import run
+from cluster.placement import JOIN_SECONDS, START_SECONDS
 
 ROWS = 1000
 AIM = 2.5
@@ -31,18 +30,58 @@ AIM = 2.5
 
 LOADING = "import sys; from pathlib import Path; from engine.models import load_model; load_model(Path(sys.argv[1]))"
 
-STAGES = ("start", "imports", "model", "Ray", "workers", "features", "compile", "search", "save", "verify", "rest")
+STAGES = {
+    "start": "the interpreter",
+    "imports": "TensorFlow, Keras, this project",
+    "model": "load_model",
+    "features": "the model up to its last layer on all rows",
+    "compile": "row constants and the compiled evaluation, whose cost decides where to search",
+    "Ray": "import ray, start it",
+    "workers": "start the actors",
+    "search": "all iterations; on workers of the longest search, whose first iteration also compiles",
+    "save": "the patched container",
+    "verify": "load it again, predict all rows",
+    "rest": "options, reading and hashing the rows, records, ending Ray and the process",
+}
+"""What a command's time goes to, and what that is."""
 
-WRAPPED = (
-    ("model", "engine.models", "load_model"),
-    ("features", "cluster.compute", "Compute.features"),
-    ("Ray", "cluster.compute", "Compute._connect"),
-    ("workers", "cluster.pool", "WorkerPool.__init__"),
-    ("search and compile", "cluster.compute", "Compute.search"),
-    ("save", "cluster.repair", "save_patched"),
-    ("verify", "cluster.repair", "_measure"),
-)
-"""Stage, and the function whose time it is."""
+
+class Stopwatch:
+    """Seconds by stage; a stage inside another one takes its time from that."""
+
+    def __init__(self) -> None:
+        """Time goes to `rest` until a stage begins."""
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._stages = ["rest"]
+        self._since = time.perf_counter()
+
+    def charge(self) -> None:
+        """Give the time since the last change to the current stage."""
+        now = time.perf_counter()
+        self.seconds[self._stages[-1]] += now - self._since
+        self._since = now
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what runs inside."""
+        self.charge()
+        self._stages.append(name)
+        try:
+            yield
+        finally:
+            self.charge()
+            self._stages.pop()
+
+    def wrap(self, name: str, owner: Any, attribute: str) -> None:
+        """Time all calls of a function."""
+        function = getattr(owner, attribute)
+
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.stage(name):
+                return function(*args, **kwargs)
+
+        setattr(owner, attribute, timed)
 
 
 @click.command()
@@ -53,7 +92,7 @@ WRAPPED = (
 def main(model_path: Path, rounds: int, stages: Path | None, arguments: tuple[str, ...]) -> None:
     """Time the command at 100 particles and 100 iterations on 1,000 images."""
     if stages is not None:
-        click.echo(json.dumps(one_command(stages, list(arguments))))
+        one_command(stages, list(arguments))
         return
     click.echo(machine())
     with tempfile.TemporaryDirectory(prefix="repair-dist-") as folder:
@@ -102,12 +141,14 @@ def report(whole: dict[str, list[float]], parts: dict[str, list[dict[str, float]
         rows.append([kind, f"{seconds:.2f}", f"{seconds / load:.2f}", aim])
     click.echo(table(["command", "seconds", "/ loading", "aim"], rows))
     click.echo("\nstages of the same command, in the order they run; search: all iterations (aim: below 1 s)\n")
-    medians = {kind: {stage: median(each.get(stage, 0.0) for each in runs) for stage in STAGES} for kind, runs in parts.items()}
-    lines = [[stage, *(f"{medians[kind][stage]:.2f}" for kind in medians)] for stage in STAGES]
+    medians = {
+        kind: {stage: median(each.get(stage, 0.0) for each in runs) for stage in STAGES} for kind, runs in parts.items()
+    }
+    lines = [[stage, *(f"{each[stage]:.2f}" for each in medians.values())] for stage in STAGES]
+    lines.append(["sum", *(f"{sum(each.values()):.2f}" for each in medians.values())])
     click.echo(table(["stage", *medians], lines))
+    click.echo("".join(f"\n{stage}: {what}" for stage, what in STAGES.items()))
     workers = medians["2 workers, 2 seeds"]
-    from cluster.placement import JOIN_SECONDS, START_SECONDS
-
     click.echo(
         f"\nstarting Ray {workers['Ray']:.1f} s and its workers {workers['workers']:.1f} s, together "
         f"{workers['Ray'] + workers['workers']:.1f} s; cluster/placement.py assumes {START_SECONDS:g} s for both "
@@ -119,23 +160,74 @@ def staged(words: list[Any], directory: Path) -> dict[str, float]:
     """Run a command in a process of its own and return the seconds of its stages."""
     output = directory / "stages.json"
     begun = time.time()
-    run_command([sys.executable, Path(__file__).absolute(), "--stages", output, "--", begun, *words], directory)
+    whole = run_command([sys.executable, Path(__file__).absolute(), "--stages", output, "--", begun, *words], directory)
     stages: dict[str, float] = json.loads(output.read_text(encoding="utf-8"))
+    stages["rest"] += whole - sum(stages.values())
     return stages
 
 
 def one_command(output: Path, words: list[str]) -> None:
     """Run a command here with its functions timed, and write the seconds of each stage."""
     begun, *arguments = words
-    spent: dict[str, float] = defaultdict(float)
-    spent["start"] = time.time() - float(begun)
-    with timed(spent, "imports"):
-        for module in ("cluster.compute", "cluster.repair", "cluster.records", "engine.models"):
-            importlib.import_module(module)
-    whole = time.perf_counter()
-    for stage, module, name in WRAPPED:
-        wrap(spent, stage, module, name)
-    return None
+    watch = Stopwatch()
+    watch.seconds["start"] = time.time() - float(begun)
+    with watch.stage("imports"):
+        import cluster.compute
+        import cluster.records
+        import cluster.repair
+        import engine.models
+    if arguments[arguments.index("--num-workers") + 1] != "0":
+        with watch.stage("Ray"):
+            import cluster.connect
+            import cluster.pool
+        time_ray(watch)
+    watch.wrap("verify", cluster.repair, "load_model")  # before the original below is wrapped
+    watch.wrap("model", engine.models, "load_model")
+    watch.wrap("features", cluster.compute.Compute, "features")
+    watch.wrap("verify", cluster.compute.Compute, "predict")
+    watch.wrap("save", cluster.repair, "save_patched")
+    time_search(watch)
+    code = run(arguments)
+    watch.charge()
+    output.write_text(json.dumps(watch.seconds), encoding="utf-8")
+    sys.exit(code)
+
+
+def time_ray(watch: Stopwatch) -> None:
+    """Time what starts Ray, and what starts the workers."""
+    import cluster.connect
+    import cluster.pool
+
+    connected = cluster.connect.connected
+
+    @contextlib.contextmanager
+    def timed(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        with contextlib.ExitStack() as stack:
+            with watch.stage("Ray"):
+                resources = stack.enter_context(connected(*args, **kwargs))
+            yield resources
+
+    cluster.connect.connected = timed
+    watch.wrap("workers", cluster.pool.WorkerPool, "__init__")
+
+
+def time_search(watch: Stopwatch) -> None:
+    """Time the searches, which say themselves how long their iterations took."""
+    import cluster.compute
+
+    original = cluster.compute.Compute.search
+
+    @functools.wraps(original)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        with watch.stage("compile"):
+            outcomes = original(*args, **kwargs)
+        remote = outcomes[0].where == "worker"
+        seconds = max(each.seconds for each in outcomes) if remote else sum(each.seconds for each in outcomes)
+        watch.seconds["compile"] -= seconds
+        watch.seconds["search"] += seconds
+        return outcomes
+
+    setattr(cluster.compute.Compute, "search", timed)  # noqa: B010
 
 
 if __name__ == "__main__":

@@ -55,6 +55,8 @@ def repair_dist() -> None:
     """Repair trained neural networks: find the few weights to blame and search better values for them.
 
     A traceback is shown only with --debug, which any command takes.
+
+    Example: repair-dist quickstart
     """
 
 

@@ -153,6 +153,8 @@ def optimize(
     """The command; prints what it measured and returns it."""
     if seeds < 1:
         raise InputError(f"seeds is {seeds}, expected at least 1")
+    if not -(2**63) <= seed <= 2**63 - seeds:
+        raise InputError(f"seed is {seed}, expected a whole number of 64 bits")
     chunks = chunk_paths(target_data_dir, positive_inputs_dir, output_dir)
     for paths in chunks:
         if not paths.negatives.parent.exists():
@@ -258,7 +260,10 @@ def describe(report: ChunkReport) -> str:
                 f"{measured.split}, before and after (model loaded again):",
                 changes_table(measured),
             ]
-    lines.append(f"created files:\n{report.model}\n{report.paths.output / 'weights.csv'}")
+    created = [report.model]
+    if any(measured.split == "negative" for measured in report.measured):
+        created.append(report.paths.output / "weights.csv")
+    lines += ["created files:", *map(str, created)]
     return "\n".join(lines)
 
 

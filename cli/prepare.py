@@ -21,7 +21,10 @@ def _ratio(context: click.Context, parameter: click.Parameter, value: str) -> tu
 
 @click.group(short_help="Make train.h5, val.h5, test.h5 and repair.h5 from downloaded data.")
 def command() -> None:
-    """Make train.h5, val.h5, test.h5 and repair.h5 from downloaded data."""
+    """Make train.h5, val.h5, test.h5 and repair.h5 from downloaded data.
+
+    Example: repair-dist prepare fashion-mnist --input-dir fashion-mnist --output-dir data
+    """
 
 
 @command.command("fashion-mnist")

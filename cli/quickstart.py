@@ -27,6 +27,8 @@ def command(output_dir: Path, num_workers: int, seeds: int) -> None:
     """Find what a small Fashion-MNIST classifier gets wrong, repair it and measure it on unseen images.
 
     Every step is printed as the command that does it.
+
+    Example: repair-dist quickstart --output-dir outputs/quickstart
     """
     with as_file(files("cli") / "quickstart_data") as shipped:
         _workflow(shipped, output_dir, num_workers, seeds)

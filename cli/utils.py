@@ -22,7 +22,10 @@ class _Underscores(click.Group):
 
 @click.group(cls=_Underscores, short_help="Charts: draw_radar_chart.")
 def command() -> None:
-    """Charts of a model's results."""
+    """Charts of a model's results.
+
+    Example: repair-dist utils draw_radar_chart --model-dir model --data-dir data
+    """
 
 
 @command.command("draw_radar_chart")

@@ -5,14 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import engine
 from engine.errors import InputError
+
+ANSWER_SECONDS = 5
+
+# Ray tries 20 times, for half a minute with a wrong token and for many where something else listens.
+IMPATIENCE = {"RAY_gcs_server_port_wait_time_s": "1", "RAY_py_gcs_connect_timeout_s": "10"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,10 @@ def connected(address: str | None, workers: int | None, gpus_per_worker: float |
     Raises:
         InputError: no cluster answers there, it wants a token, or it has less than was asked for.
     """
+    if address is not None:
+        for name, value in IMPATIENCE.items():  # before Ray is imported, as it reads some of them only then
+            os.environ.setdefault(name, value)
+
     import ray
 
     already = ray.is_initialized()
@@ -66,23 +77,51 @@ def _init(address: str | None, workers: int | None, empty: Path) -> None:
     options["runtime_env"] = runtime_environment(empty, ship_code=address is not None)
     if address is None:
         # More workers than cores is slow but legal: tests and debugging want it.
-        options.update(include_dashboard=False, num_cpus=max(os.cpu_count() or 1, workers or 1))
+        # "local": without it Ray joins a cluster that somebody else started on this machine.
+        options.update(address="local", include_dashboard=False, num_cpus=max(os.cpu_count() or 1, workers or 1))
     else:
+        _knock(address)
         options["address"] = address
     try:
         ray.init(**options)
     except ray.exceptions.AuthenticationError as error:
         raise _wants_token(address) from error
     except (ConnectionError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RpcError) as error:
-        if "token" in str(error).lower() or "authenticat" in str(error).lower():
+        said = _all_said(error).lower()
+        if "token" in said or "authenticat" in said:
             raise _wants_token(address) from error
         if address is None:
             raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"no Ray cluster answers at {address!r} ({reason}), expected the address of a running cluster; if it was "
-            f"started with a token, set RAY_AUTH_MODE=token"
-        ) from error
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        raise _no_answer(address, reason) from error
+
+
+def _knock(address: str) -> None:
+    """Refuse at once an address where nothing listens: Ray itself would try for minutes."""
+    try:
+        parts = urlsplit(address if "//" in address else f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return  # Ray says what is wrong with it
+    if host and port:
+        try:
+            socket.create_connection((host, port), ANSWER_SECONDS).close()
+        except OSError as error:
+            raise _no_answer(address, error.strerror or str(error)) from error
+
+
+def _all_said(error: BaseException) -> str:
+    """The messages of an error and of those that led to it."""
+    messages = []
+    cause: BaseException | None = error
+    while cause is not None:
+        messages.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    return "\n".join(messages)
+
+
+def _no_answer(address: str, reason: str) -> InputError:
+    return InputError(f"no Ray cluster answers at {address!r} ({reason}), expected the address of a running cluster")
 
 
 def _wants_token(address: str | None) -> InputError:

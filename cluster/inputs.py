@@ -86,15 +86,18 @@ def check_output(output: Path, model: LoadedModel, *, overwrite: bool) -> None:
     """Refuse to replace the input model, or a folder that holds no repaired model.
 
     Raises:
-        InputError: `output/repair` is such a folder and `overwrite` is not given.
+        InputError: `output/repair` cannot be a folder or holds the input model; or it holds something that is no
+            repaired model and `overwrite` is not given.
     """
     folder = output / "repair"
-    if overwrite or not folder.exists():
+    found = next(each for each in (folder, *folder.parents) if each.exists())
+    if not found.is_dir():
+        raise InputError(f"{found} is a file, expected a folder, or none, for the repaired model {folder}")
+    origin = model.path.resolve()
+    if folder.resolve() in (origin, *origin.parents):
+        raise InputError(f"{folder} holds the model to repair, expected another --output-dir")
+    if overwrite or found != folder or not any(folder.iterdir()):
         return
-    if folder.resolve() in (model.path.resolve(), model.path.resolve().parent):
-        raise InputError(
-            f"{folder} is the model to repair, expected another --output-dir, or --overwrite to replace it"
-        )
     if not any((folder / name).is_file() for name in ("saved_model.pb", "model.h5", "model.keras")):
         raise InputError(
             f"{folder} holds no repaired model, expected another --output-dir, or --overwrite to replace it"

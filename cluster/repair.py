@@ -28,6 +28,7 @@ from cluster.records import RunRecords
 from cluster.searches import SearchOutcome, SearchTask
 from engine.containers import repaired_path, save_patched
 from engine.errors import InputError
+from engine.files import replace_directory
 from engine.fitness import SearchRows, TiledFitness, Weights
 from engine.head import TargetLayer
 from engine.imagesets import ImageSet, check_fits_model
@@ -114,13 +115,13 @@ class ChunkReport:
 
 @dataclass(frozen=True, eq=False)
 class _Case:
-    """A chunk with weights to search: its rows and its searches, one per seed."""
+    """A chunk with weights to search: its rows, its searches, one per seed, and the rows that choose between them."""
 
     chunk: Chunk
-    columns: Int64
     rows: SearchRows
     problems: tuple[Problem, ...]
     judge: Judge
+    validation: SearchRows | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +132,10 @@ class _Run:
     compute: Compute
     handle: ModelHandle
     on_rows: OnRows | None
+
+    def predict(self, split: str, images: ImageSet, model: ModelHandle) -> Int64:
+        """Predicted classes (n,) of a set of rows."""
+        return self.compute.predict(model, images, self.on_rows(split, images.rows) if self.on_rows else None)
 
 
 NO_CHANGE = Patch((), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.float32))
@@ -161,6 +166,12 @@ def repair(
     cases = [_case(run, chunk) if chunk is not None and len(chunk.index) else None for chunk in chunks]
     tasks = [(case, problem) for case in cases if case is not None for problem in case.problems]
     _check_names([(case.chunk.paths.negatives, problem.name) for case, problem in tasks])
+    # Before the search, so that bad pixels are found while nothing has been written.
+    held_out = {
+        split: (images, run.predict(split, images, run.handle))
+        for split, images in (("validation", repairs.validation), ("test", repairs.test))
+        if images is not None
+    }
     facts = _facts(repairs, chunks, compute)
     records = create_records(facts)
 
@@ -176,7 +187,7 @@ def repair(
 
     reports = []
     for paths, chunk, case in zip(repairs.chunks, chunks, cases, strict=True):
-        report = _finish(run, paths, chunk, case, ended)
+        report = _finish(run, paths, chunk, case, ended, held_out)
         if case is not None:
             for problem in case.problems:
                 row = _job_row(case, problem, ended[problem.name], chosen=problem.name == report.job)
@@ -200,11 +211,11 @@ def _open_all(repairs: Repairs) -> list[Chunk | None]:
 
 
 def _case(run: _Run, chunk: Chunk) -> _Case:
-    """Extract the features of a chunk and set up one search per seed."""
-    settings, target = run.repairs.settings, run.repairs.target
+    """Extract the features of a chunk and of the rows that choose for it, and set up one search per seed."""
+    settings, target, held_out = run.repairs.settings, run.repairs.target, run.repairs.validation
     kernel = np.asarray(target.layer.kernel, dtype=np.float32)
     columns, column = np.unique(chunk.index[:, 0], return_inverse=True)
-    count = chunk.negatives.rows + (chunk.positives.rows if chunk.positives else 0)
+    count = sum(each.rows for each in (chunk.negatives, chunk.positives, held_out) if each is not None)
     check_memory(settings.swarm.num_particles, len(chunk.index), count, run.repairs.model.classes)
     rows = search_rows(chunk, columns, run.handle, run.compute, run.on_rows)
     judge = judge_of(
@@ -218,7 +229,10 @@ def _case(run: _Run, chunk: Chunk) -> _Case:
         source=Stream(0, chunk.data, chunk.label),
         settings=settings,
     )
-    return _Case(chunk, columns, rows, tuple(with_seed(problem, seed) for seed in run.repairs.seeds), judge)
+    validation = None
+    if held_out is not None:
+        validation = held_out_rows(held_out, chunk.label, columns, run.handle, target.head, run.compute, run.on_rows)
+    return _Case(chunk, rows, tuple(with_seed(problem, seed) for seed in run.repairs.seeds), judge, validation)
 
 
 def _check_names(named: Sequence[tuple[Path, str]]) -> None:
@@ -230,15 +244,19 @@ def _check_names(named: Sequence[tuple[Path, str]]) -> None:
 
 
 def _finish(
-    run: _Run, paths: ChunkPaths, chunk: Chunk | None, case: _Case | None, ended: Mapping[str, SearchOutcome]
+    run: _Run,
+    paths: ChunkPaths,
+    chunk: Chunk | None,
+    case: _Case | None,
+    ended: Mapping[str, SearchOutcome],
+    held_out: Mapping[str, tuple[ImageSet, Int64]],
 ) -> ChunkReport:
     """Choose among the searches of a chunk, save the patched model, load it again and measure that."""
     repairs = run.repairs
     chosen, note = _choose(run, case, ended) if case else (None, None)
     outcome = ended[chosen.name] if chosen else None
     patch = _patch(repairs.target, case, outcome) if case and outcome else NO_CHANGE
-    saved = repaired_path(repairs.model, paths.output)
-    save_patched(repairs.model, patch, saved, overwrite=True)
+    saved = _save(repairs.model, patch, paths.output)
     if chunk is not None:
         new = patch.new if len(patch) else _values(repairs.target, chunk.index)
         old = _values(repairs.target, chunk.index)
@@ -256,19 +274,29 @@ def _finish(
         job=chosen.name if chosen else None,
         judge=case.judge if case else None,
         believed=None if sums is None else (int(sums[2]), int(sums[3])),
-        measured=_measure(run, chunk, case, saved),
+        measured=_measure(run, chunk, case, held_out, saved),
         note=note,
     )
+
+
+def _save(model: LoadedModel, patch: Patch, output: Path) -> Path:
+    """Replace `repair/` as a whole: a model of another format that it held would make it ambiguous."""
+    saved = repaired_path(model, output)
+    if saved == output / "repair":
+        save_patched(model, patch, saved, overwrite=True)
+    else:
+        with replace_directory(saved.parent) as folder:
+            save_patched(model, patch, folder / saved.name)
+    return saved
 
 
 def _choose(run: _Run, case: _Case, ended: Mapping[str, SearchOutcome]) -> tuple[Problem, str | None]:
     """The best search of a chunk, by fitness on the validation rows or else by its own, and what to note about it."""
     repairs = run.repairs
-    if repairs.validation is None:
+    rows = case.validation
+    if repairs.validation is None or rows is None:
         best = max(case.problems, key=lambda each: (ended[each.name].state.swarm.global_fitness, -each.source.seed))
         return best, None
-    images, head = repairs.validation, repairs.target.head
-    rows = held_out_rows(images, case.chunk.label, case.columns, run.handle, head, run.compute, run.on_rows)
     found = [result(ended[each.name].state) for each in case.problems]
     candidates = np.stack([*found, case.problems[0].weights.old])
     negatives = int(rows.negative.sum())
@@ -276,13 +304,15 @@ def _choose(run: _Run, case: _Case, ended: Mapping[str, SearchOutcome]) -> tuple
     # A positive is worth as much as in the search, whose number of positives was another.
     worth = case.judge.positive_weight / max(case.judge.positives, 1)
     first = case.problems[0]
-    sums = TiledFitness(head, rows, first.weights, len(candidates), first.settings.tiling).evaluate(candidates)
+    sums = TiledFitness(repairs.target.head, rows, first.weights, len(candidates), first.settings.tiling).evaluate(
+        candidates
+    )
     *values, unrepaired = Judge(negatives, positives, worth * positives).fitness(sums)
     choice = int(np.argmax(values))
     note = None
     if unrepaired >= values[choice]:
         note = (
-            f"on {images.path} the model as it is has the higher fitness, {unrepaired:.2f} against "
+            f"on {repairs.validation.path} the model as it is has the higher fitness, {unrepaired:.2f} against "
             f"{values[choice]:.2f}: a larger --positive-weight breaks less"
         )
     return case.problems[choice], note
@@ -299,33 +329,35 @@ def _values(target: TargetLayer, index: Int64) -> npt.NDArray[np.float32]:
     return kernel[index[:, 0], index[:, 1]]
 
 
-def _measure(run: _Run, chunk: Chunk | None, case: _Case | None, saved: Path) -> tuple[Measured, ...]:
-    """Predict every set of rows with the saved model, loaded again, and with the base model."""
-    repairs, compute = run.repairs, run.compute
-    reloaded = compute.handle(load_model(saved, allow_custom_code=repairs.allow_custom_code))
-    known: dict[str, Int64] = {}
-    if case is not None:
-        count = case.chunk.negatives.rows
-        predicted = predicted_classes(repairs.target.head, case.rows.logits)
-        known = {"negative": predicted[:count], "positive": predicted[count:]}
-    sets = {
-        "negative": chunk.negatives if chunk else None,
-        "positive": chunk.positives if chunk else None,
-        "validation": repairs.validation,
-        "test": repairs.test,
-    }
+def _measure(
+    run: _Run,
+    chunk: Chunk | None,
+    case: _Case | None,
+    held_out: Mapping[str, tuple[ImageSet, Int64]],
+    saved: Path,
+) -> tuple[Measured, ...]:
+    """Compare every set of rows under the saved model, loaded again, with what the base model predicts."""
+    repairs = run.repairs
+    sets: dict[str, tuple[ImageSet, Int64]] = {}
+    if chunk is not None:
+        for split, images in (("negative", chunk.negatives), ("positive", chunk.positives)):
+            if images is not None:
+                sets[split] = images, _base_classes(run, case, split, images)
+    reloaded = run.compute.handle(load_model(saved, allow_custom_code=repairs.allow_custom_code))
     measured = []
-    for split, images in sets.items():
-        if images is None:
-            continue
-
-        def predict(model: ModelHandle, images: ImageSet = images, split: str = split) -> Int64:
-            return compute.predict(model, images, run.on_rows(split, images.rows) if run.on_rows else None)
-
-        before = known[split] if split in known else predict(run.handle)
-        changes = paired_changes(images.labels, before, predict(reloaded), images.classes)
+    for split, (images, before) in {**sets, **held_out}.items():
+        changes = paired_changes(images.labels, before, run.predict(split, images, reloaded), images.classes)
         measured.append(Measured(split, changes, images.label_names))
     return tuple(measured)
+
+
+def _base_classes(run: _Run, case: _Case | None, split: str, images: ImageSet) -> Int64:
+    """What the base model predicts for the rows of a chunk: known from its features, where there was a search."""
+    if case is None:
+        return run.predict(split, images, run.handle)
+    predicted = predicted_classes(run.repairs.target.head, case.rows.logits)
+    count = case.chunk.negatives.rows
+    return predicted[:count] if split == "negative" else predicted[count:]
 
 
 def _job_row(case: _Case, problem: Problem, outcome: SearchOutcome, *, chosen: bool | None) -> dict[str, Any]:

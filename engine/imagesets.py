@@ -185,7 +185,10 @@ def check_fits_model(image_set: ImageSet, input_shape: tuple[int | None, ...], c
             f"{tuple(input_shape)}"
         )
     if image_set.classes != classes:
-        raise InputError(f"{image_set.path} labels {image_set.classes} classes; the model {model_path} has {classes}")
+        raise InputError(
+            f"{image_set.path} labels {image_set.classes} classes; the model {model_path} has {classes}, "
+            "expected as many"
+        )
 
 
 def content_fingerprint(image_set: ImageSet) -> str:

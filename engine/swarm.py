@@ -45,8 +45,10 @@ class SwarmSettings:
         """Refuse settings for which the update rule is not defined."""
         if self.num_particles < 1:
             raise InputError(f"num_particles is {self.num_particles}, expected at least 1")
-        if not self.phi > 4:
-            raise InputError(f"velocity_phi is {self.phi}, expected more than 4 (the constriction is real only there)")
+        if not 4 < self.phi < math.inf:
+            raise InputError(
+                f"velocity_phi is {self.phi}, expected more than 4 and finite (the constriction is real only there)"
+            )
 
     @property
     def constriction(self) -> float:

@@ -1,0 +1,111 @@
+"""Commands run in this process, in a folder of their own that holds the shipped model and small sets of its images."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cli.main import run
+
+SHIPPED = Path(__file__).parents[2] / "cli" / "quickstart_data"
+ROWS = {"repair": 400, "val": 120, "test": 120}
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `model.keras` and `data/`: 400 repair rows with targets, weights for label 6, and held-out rows."""
+    root = tmp_path_factory.mktemp("prepared")
+    shutil.copy(SHIPPED / "model.keras", root)
+    model, data = str(root / "model.keras"), root / "data"
+    prepare = ["prepare", "fashion-mnist", "--input-dir", str(SHIPPED), "--output-dir", str(root / "all")]
+    commands = [[*prepare, "--data-ratio", "0,0.1,0.5,0.4"]]
+    for name, rows in ROWS.items():
+        split = ["split", str(root / "all" / f"{name}.h5"), "--chunk-size", str(rows), "--chunks", "1"]
+        commands.append([*split, "--output-dir", str(root / name)])
+    for words in commands:
+        assert run(words) == 0
+    data.mkdir()
+    for name in ROWS:
+        (root / name / "0" / "repair.h5").rename(data / f"{name}.h5")
+        shutil.rmtree(root / name)
+    shutil.rmtree(root / "all")
+    here = ["--num-workers", "0", "--verbose", "0"]
+    assert run(["target", "--model-dir", model, "--data-dir", str(data), *here]) == 0
+    assert run(["localize", "--model-dir", model, "--target-data-dir", str(data / "negative" / "6"), *here]) == 0
+    return root
+
+
+@pytest.fixture
+def workspace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`prepared` under a second name, as the current directory.
+
+    Its files are hard links: a test may replace or remove them but never write into one.
+    """
+    root = tmp_path / "work"
+    shutil.copytree(prepared, root, copy_function=os.link)
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `repair-dist` with these words in this process."""
+
+    def call(*words: object) -> Done:
+        capsys.readouterr()
+        code = run([str(word) for word in words])
+        return Done(code, *capsys.readouterr())
+
+    return call
+
+
+def contents(root: Path) -> dict[str, str]:
+    """Every file, folder and link below a folder, with what changes when it is written or replaced."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_symlink():
+            what = f"link to {path.readlink()}"
+        elif path.is_dir():
+            what = "folder"
+        else:
+            status = path.stat()
+            what = f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
+        found[str(path.relative_to(root))] = what
+    return found
+
+
+@pytest.fixture
+def refused(command: Command, tmp_path: Path) -> Callable[..., str]:
+    """Runs a command that must exit with 2 and one sentence, and leave everything as it was; returns the sentence."""
+
+    def call(*words: object, says: tuple[str, ...]) -> str:
+        before = contents(tmp_path)
+        done = command(*words)
+        assert done.code == 2, done.err
+        assert done.out == ""
+        assert done.err.startswith("error: ")
+        assert done.err.count("\n") == 1, done.err
+        assert "expected" in done.err or "expects" in done.err
+        for text in says:
+            assert text in done.err
+        assert contents(tmp_path) == before
+        return done.err
+
+    return call

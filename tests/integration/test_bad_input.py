@@ -1,0 +1,448 @@
+"""Bad input: exit code 2, one sentence that names file, found and expected, and nothing half-written."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from cli.main import main
+from engine import backend
+from tests.integration.conftest import SHIPPED, Command, contents
+
+Refused = Callable[..., str]
+
+HERE = ["--num-workers", "0", "--verbose", "0"]
+MODEL = ["--model-dir", "model.keras"]
+SMALL = ["--num-particles", "6", "--num-iterations", "2"]
+NEGATIVES = ["--target-data-dir", "data/negative/6"]
+
+TEST = ["test", *MODEL, "--data-dir", "data", *HERE]
+TARGET = ["target", *MODEL, "--data-dir", "data", *HERE]
+LOCALIZE = ["localize", *MODEL, *NEGATIVES, *HERE]
+OPTIMIZE = ["optimize", *MODEL, *NEGATIVES, *SMALL, "--run-dir", "run", *HERE]
+CHART = ["utils", "draw_radar_chart", *MODEL, "--data-dir", "data", "--output-dir", "charts", *HERE]
+
+READERS: dict[str, tuple[list[str], str]] = {
+    "test": (TEST, "data/test.h5"),
+    "target": (TARGET, "data/repair.h5"),
+    "localize": (LOCALIZE, "data/negative/6/repair.h5"),
+    "chart": (CHART, "data/test.h5"),
+    "split": (["split", "data/repair.h5"], "data/repair.h5"),
+    "negatives": (OPTIMIZE, "data/negative/6/repair.h5"),
+    "positives": (OPTIMIZE, "data/positive/repair.h5"),
+    "validation": ([*OPTIMIZE, "--val-data", "data/val.h5"], "data/val.h5"),
+    "held-out test": ([*OPTIMIZE, "--test-data", "data/test.h5"], "data/test.h5"),
+}
+"""Commands and the image set that each of them reads."""
+
+
+def _put(path: Path, content: bytes) -> None:
+    path.unlink()
+    path.write_bytes(content)
+
+
+def _cut(path: Path) -> None:
+    _put(path, path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the arrays of an image set; its attributes go."""
+    with h5py.File(path, "r") as file:
+        arrays = {name: file[name][...] for name in ("images", "labels")}
+    change(arrays)
+    path.unlink()
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+
+
+def _rewriting(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    return lambda path: _rewrite(path, change)
+
+
+def _set(name: str, place: Any, value: Any) -> Callable[[Path], None]:
+    def change(arrays: dict[str, Any]) -> None:
+        arrays[name][place] = value
+
+    return _rewriting(change)
+
+
+def _only(name: str, part: Any) -> Callable[[Path], None]:
+    def change(arrays: dict[str, Any]) -> None:
+        arrays[name] = arrays[name][part]
+
+    return _rewriting(change)
+
+
+# What is done to the file, and what the sentence must say of it.
+UNREADABLE = {
+    "not HDF5": (lambda path: _put(path, b"rows"), "is not an HDF5 file"),
+    "truncated": (_cut, "is damaged or cut short"),
+    "no images": (_rewriting(lambda arrays: arrays.pop("images")), 'no dataset "images"'),
+    "no labels": (_rewriting(lambda arrays: arrays.pop("labels")), 'no dataset "labels"'),
+    "unequal": (_only("labels", slice(1, None)), "expected equal numbers"),
+    "two ones": (_set("labels", 2, 1), "row 2 of labels is [1 1 1 1 1 1 1 1 1 1]"),
+    "no one": (_set("labels", 2, 0), "row 2 of labels is [0 0 0 0 0 0 0 0 0 0]"),
+    "flat images": (_only("images", (slice(None), 0)), "expected (rows, height, width, channels)"),
+}
+UNFIT = {
+    "NaN": (_set("images", (3, 4, 5, 0), np.nan), "row 3 has pixels that are NaN"),
+    "infinite": (_set("images", (3, 4, 5, 0), np.inf), "row 3 has pixels that are infinite"),
+    "shape": (_only("images", (slice(None), slice(16), slice(16))), "images of shape (16, 16, 3)"),
+    "channels": (_only("images", (..., slice(1))), "images of shape (32, 32, 1)"),
+    "more classes": (
+        _rewriting(lambda arrays: arrays.update(labels=np.pad(arrays["labels"], ((0, 0), (0, 3))))),
+        "labels 13 classes; the model model.keras has 10",
+    ),
+}
+
+
+@pytest.mark.parametrize("defect", UNREADABLE)
+@pytest.mark.parametrize("reader", READERS)
+def test_unreadable_image_set(reader: str, defect: str, workspace: Path, refused: Refused) -> None:
+    words, file = READERS[reader]
+    damage, found = UNREADABLE[defect]
+    damage(workspace / file)
+    refused(*words, says=(str(workspace / file), found))
+
+
+@pytest.mark.parametrize("defect", UNFIT)
+@pytest.mark.parametrize("reader", [name for name in READERS if name != "split"])
+def test_image_set_that_does_not_fit(reader: str, defect: str, workspace: Path, refused: Refused) -> None:
+    words, file = READERS[reader]
+    damage, found = UNFIT[defect]
+    damage(workspace / file)
+    refused(*words, says=(str(workspace / file), found))
+
+
+@pytest.mark.parametrize("reader", [name for name in READERS if name not in ("localize", "negatives")])
+def test_missing_image_set(reader: str, workspace: Path, refused: Refused) -> None:
+    words, file = READERS[reader]
+    (workspace / file).unlink()
+    folder = str((workspace / file).parent) if reader == "positives" else str(workspace / file)
+    refused(*words, says=(folder,))
+
+
+@pytest.mark.parametrize("reader", ["test", "target", "chart", "split", "validation", "held-out test"])
+def test_empty_image_set(reader: str, workspace: Path, refused: Refused) -> None:
+    words, file = READERS[reader]
+    _rewrite(workspace / file, lambda arrays: arrays.update({name: each[:0] for name, each in arrays.items()}))
+    refused(*words, says=(str(workspace / file), "has 0 rows", "expected at least one image"))
+
+
+def test_validation_rows_without_a_failure_of_the_label(workspace: Path, refused: Refused) -> None:
+    with h5py.File(workspace / "data" / "val.h5", "r") as file:
+        others = np.flatnonzero(file["labels"][:, 6] == 0)
+    _rewrite(
+        workspace / "data" / "val.h5",
+        lambda arrays: arrays.update({name: each[others] for name, each in arrays.items()}),
+    )
+    refused(*OPTIMIZE, "--val-data", "data/val.h5", says=("data/val.h5: 0 failures of the label",))
+
+
+@pytest.mark.parametrize("words", [TEST, TARGET, LOCALIZE, OPTIMIZE, CHART], ids=lambda words: words[0])
+def test_missing_model(words: list[str], workspace: Path, refused: Refused) -> None:
+    (workspace / "model.keras").unlink()
+    refused(*words, says=("model.keras: no such file or folder",))
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (_cut, "damaged or cut short"),
+        (lambda path: _put(path, b"weights"), "a file of an unknown format"),
+        (lambda path: _put(path, b""), "a file of an unknown format"),
+    ],
+    ids=["truncated", "text", "empty"],
+)
+def test_damaged_model(damage: Callable[[Path], Any], found: str, workspace: Path, refused: Refused) -> None:
+    damage(workspace / "model.keras")
+    refused(*TARGET, says=("model.keras: ", found))
+
+
+def test_folder_without_one_model(workspace: Path, refused: Refused) -> None:
+    refused("test", "--model-dir", "data/negative", *TEST[3:], says=("data/negative: found no model",))
+    shutil.copy("model.keras", "data/negative/one.keras")
+    shutil.copy("model.keras", "data/negative/two.keras")
+    refused("test", "--model-dir", "data/negative", *TEST[3:], says=("found one.keras, two.keras", "exactly one"))
+
+
+@pytest.mark.parametrize(
+    ("number", "found"),
+    [
+        ("9", "found layer number 9, expected 0 to 8"),
+        ("-1", "found layer number -1, expected 0 to 8"),
+        ("6", "target layer 6 (flatten) has no weights"),
+        ("7", "target layer 7 (dense) does not give the 10 class scores, expected layer 8 (dense_1)"),
+        ("4", "target layer 4 (conv2d_2) does not give the 10 class scores"),
+    ],
+)
+def test_target_layer(number: str, found: str, workspace: Path, refused: Refused) -> None:
+    for words in (LOCALIZE, OPTIMIZE):
+        refused(*words, "--target-layer", number, says=("model", found))
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"7,0,0,0.5\r\n", "row 1 is about layer 7, expected layer 8 (dense_1)"),
+        (b"8,0,0,0.5\r\n8,96,0,0.5\r\n", "row 2 is weight (96, 0), expected a position inside the kernel 96x10"),
+        (b"8,0,10,0.5\r\n", "row 1 is weight (0, 10)"),
+        (b"8,-1,0,0.5\r\n", "row 1 is weight (-1, 0)"),
+        (b"8,0,0,0.5\r\n8,1,0,0.5\r\n8,0,0,0.5\r\n", "rows 1 and 3 are both weight (0, 0)"),
+        (b"layer,i,j,value\r\n8,0,0,0.5\r\n", "row 1 is 'layer,i,j,value', expected layer,i,j as whole numbers"),
+        (b"8,0.5,0,0.5\r\n", "row 1 is '8,0.5,0,0.5'"),
+        (b"8,0\r\n", "row 1 is '8,0'"),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe", "not comma-separated text"),
+        (None, "no such file, expected the weights.csv that `localize` writes"),
+    ],
+)
+def test_weights_that_do_not_fit(content: bytes | None, found: str, workspace: Path, refused: Refused) -> None:
+    weights = workspace / "data" / "negative" / "6" / "weights.csv"
+    weights.unlink()
+    if content is not None:
+        weights.write_bytes(content)
+    refused(*OPTIMIZE, says=(f"{weights}: ", found))
+
+
+def test_more_particles_than_memory(workspace: Path, refused: Refused) -> None:
+    message = refused(*OPTIMIZE, "--num-particles", 10**12, says=("1000000000000 particles", "GiB are free"))
+    fit = int(message.rpartition("expected at most ")[2].split()[0])
+    assert 1000 < fit < 10**12
+
+
+def test_more_rows_than_memory(workspace: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "free_memory", lambda: 20_000)
+    message = refused(*OPTIMIZE, says=("rows need", "GiB are free"))
+    fit = int(message.rpartition("expected at most ")[2].split()[0])
+    assert 0 < fit < 400
+
+
+def test_no_negative_folder_at_all(workspace: Path, refused: Refused) -> None:
+    shutil.rmtree("data/negative")
+    for words in (LOCALIZE, OPTIMIZE):
+        refused(*words, says=(f"{workspace}/data/negative",))
+
+
+def test_label_that_is_none(workspace: Path, refused: Refused) -> None:
+    for words in (LOCALIZE, OPTIMIZE):
+        numbered = [word.replace("negative/6", "negative/12") for word in words]
+        refused(*numbered, says=("12 no label of", "expected 0 to 9"))
+
+
+def test_label_without_failures(workspace: Path, command: Command) -> None:
+    """Not bad input: the model is copied as it is."""
+    before = contents(workspace)
+    words = [word.replace("negative/6", "negative/9") for word in (*LOCALIZE, *OPTIMIZE)]
+    done = command(*words[: len(LOCALIZE)])
+    assert (done.code, done.err) == (0, "")
+    assert "negative/9: the label has no failures, there is nothing to localize" in done.out
+    assert contents(workspace) == before
+    done = command(*words[len(LOCALIZE) :])
+    assert (done.code, done.err) == (0, "")
+    assert "negative/9: the label has no failures, the model is copied unchanged" in done.out
+    assert "weights.csv" not in done.out
+    copied = Path("data/negative/9/repair/model.keras")
+    assert copied.read_bytes() == Path("model.keras").read_bytes()
+    added = {path for path in contents(workspace) if path not in before and not path.startswith("run")}
+    assert added == {"data/negative/9", "data/negative/9/repair", str(copied)}
+
+
+def test_output_that_is_not_ours(workspace: Path, refused: Refused, command: Command) -> None:
+    notes = Path("out/repair/notes.txt")
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    words = [*OPTIMIZE, "--output-dir", "out"]
+    refused(*words, says=("out/repair holds no repaired model", "--overwrite"))
+    refused(*words, "--overwrite=False", says=("out/repair holds no repaired model",))
+    refused(*OPTIMIZE, "--output-dir", "model.keras", says=("model.keras is a file, expected a folder",))
+    assert command(*words, "--overwrite").code == 0
+    assert [each.name for each in notes.parent.iterdir()] == ["model.keras"]
+
+
+def test_input_model_as_output(workspace: Path, refused: Refused) -> None:
+    Path("out/repair").mkdir(parents=True)
+    Path("model.keras").rename("out/repair/model.keras")
+    for extra in ([], ["--overwrite"]):
+        words = ["optimize", "--model-dir", "out/repair", *OPTIMIZE[3:], "--output-dir", "out", *extra]
+        refused(*words, says=("out/repair holds the model to repair, expected another --output-dir",))
+
+
+def test_run_directory_that_exists(workspace: Path, refused: Refused, command: Command) -> None:
+    assert command(*OPTIMIZE).code == 0
+    refused(*OPTIMIZE, says=("run: a run is there already", "--overwrite"))
+    assert command(*OPTIMIZE, "--overwrite").code == 0
+    for extra in ([], ["--overwrite"]):
+        refused(*OPTIMIZE, "--run-dir", "data", *extra, says=("something that is not a run",))
+        refused(*OPTIMIZE, "--run-dir", "model.keras", *extra, says=("something that is not a run",))
+
+
+@pytest.mark.parametrize("tree", ["positive", "negative"])
+def test_targets_of_another_layout(tree: str, workspace: Path, refused: Refused, command: Command) -> None:
+    folder = workspace / "data" / tree
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    refused(*TARGET, says=(f"{folder} was not made by target", "--overwrite"))
+    assert command(*TARGET, "--overwrite=True").code == 0
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "labels.json").is_file()
+
+
+def test_image_sets_that_are_not_ours(workspace: Path, refused: Refused, command: Command) -> None:
+    _rewrite(workspace / "data" / "test.h5", lambda arrays: None)
+    words = ["prepare", "fashion-mnist", "--input-dir", SHIPPED, "--output-dir", "data"]
+    refused(*words, says=("data/test.h5 exists and was not made by prepare", "--overwrite"))
+    split = ["split", "data/repair.h5", "--chunks", "2"]
+    assert command(*split).code == 0
+    refused(*split, says=("data/repairsets/0 exists", "--overwrite"))
+
+
+def test_raw_data(workspace: Path, refused: Refused) -> None:
+    words = ["prepare", "fashion-mnist", "--output-dir", "new", "--input-dir"]
+    refused(*words, "nowhere", says=("nowhere: no such folder", "IDX files"))
+    refused(*words, "data", says=("data has no train-images-idx3-ubyte.gz",))
+    refused(*words, SHIPPED, "--data-ratio", "0.5,0.5,0.5,0", says=("sums to 1.5", "expected a sum of 1"))
+    raw = workspace / "raw"
+    shutil.copytree(SHIPPED, raw)
+    _cut(raw / "t10k-images-idx3-ubyte.gz")
+    refused(*words, "raw", says=("raw/t10k-images-idx3-ubyte.gz cannot be read", "expected a whole gzip"))
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ([*TEST, "--num-workers", "-1"], "num_workers is -1, expected 0 (this process) or more"),
+        ([*TEST, "--spread-rows"], "num_workers is 0, expected at least 1 worker"),
+        ([*TEST, "--batch-size", "0"], "batch_size is 0"),
+        ([*TEST, "--gpus-per-worker", "-0.5"], "gpus_per_worker is -0.5"),
+        ([*LOCALIZE, "--num-grad", "0"], "num_grad is 0"),
+        ([*CHART, "--min-lim", "100"], "radial limits 100 and 100"),
+        (["split", "data/repair.h5", "--chunk-size", "0"], "chunk size 0"),
+        ([*OPTIMIZE, "--tiles"], "num_workers is 0, expected at least 1 worker"),
+        ([*OPTIMIZE, "--num-particles", "0"], "num_particles is 0"),
+        ([*OPTIMIZE, "--num-iterations", "0"], "num_iterations is 0"),
+        ([*OPTIMIZE, "--min-iteration-range", "0"], "min_iteration_range is 0"),
+        ([*OPTIMIZE, "--num-input-pos-sampled", "0"], "num_input_pos_sampled is 0"),
+        ([*OPTIMIZE, "--tile-particles", "0"], "tile_particles is 0"),
+        ([*OPTIMIZE, "--tile-rows", "-5"], "tile_rows is -5"),
+        ([*OPTIMIZE, "--velocity-phi", "4"], "velocity_phi is 4.0, expected more than 4"),
+        ([*OPTIMIZE, "--velocity-phi", "nan"], "velocity_phi is nan"),
+        ([*OPTIMIZE, "--velocity-phi", "inf"], "velocity_phi is inf"),
+        ([*OPTIMIZE, "--positive-weight", "-1"], "positive_weight is -1.0"),
+        ([*OPTIMIZE, "--positive-weight", "nan"], "positive_weight is nan"),
+        ([*OPTIMIZE, "--seeds", "0"], "seeds is 0"),
+        ([*OPTIMIZE, "--seeds", "-3"], "seeds is -3"),
+        ([*OPTIMIZE, "--seed", str(2**63)], f"seed is {2**63}, expected a whole number of 64 bits"),
+        ([*OPTIMIZE, *["--positive-inputs-dir", "data/positive"] * 2], "2 positive folders for 1 negative ones"),
+        ([*OPTIMIZE, *NEGATIVES], "give the same search"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_options(words: list[str], found: str, workspace: Path, refused: Refused) -> None:
+    refused(*words, says=(found,))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optimize", *MODEL],
+        ["test", *MODEL, "--no-such-option"],
+        ["test", *MODEL, "--num-workers", "two"],
+        ["localize", *MODEL, *NEGATIVES, "--method", "Other"],
+        ["prepare", "fashion-mnist", "--input-dir", "data", "--data-ratio", "all"],
+        ["utils", "draw_radar_chart", *MODEL],
+        ["mend"],
+    ],
+    ids=lambda words: words[-1],
+)
+def test_words_that_are_no_command_line(words: list[str], workspace: Path, command: Command) -> None:
+    before = contents(workspace)
+    done = command(*words)
+    assert (done.code, done.out) == (2, "")
+    assert "Error: " in done.err
+    assert "Traceback" not in done.err
+    assert contents(workspace) == before
+
+
+def test_the_installed_script(workspace: Path) -> None:
+    """The console script ends with the same exit code and sentence, and nothing else on standard error."""
+    script = Path(sys.executable).with_name("repair-dist")
+    done = subprocess.run([script, *OPTIMIZE, "--seeds", "0"], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: seeds is 0, expected at least 1\n")
+
+
+def test_debug_shows_where(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*OPTIMIZE, "--seeds", "0", "--debug"])
+    assert end.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback")
+    assert shown.endswith("error: seeds is 0, expected at least 1\n")
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("127.0.0.1:1", "no Ray cluster answers at '127.0.0.1:1' (Connection refused)"),
+        ("ray://127.0.0.1:1", "no Ray cluster answers at 'ray://127.0.0.1:1' (Connection refused)"),
+        ("nonsense", "no Ray cluster answers at 'nonsense'"),
+    ],
+)
+def test_address_where_no_ray_answers(address: str, found: str, workspace: Path, refused: Refused) -> None:
+    refused("test", *MODEL, "--data-dir", "data", "--verbose", "0", "--address", address, says=(found,))
+
+
+def test_more_gpus_than_there_are(workspace: Path, refused: Refused) -> None:
+    words = ["test", *MODEL, "--data-dir", "data", "--verbose", "0", "--num-workers", "2", "--gpus-per-worker", "1000"]
+    refused(*words, says=("2 workers with 1000 GPUs each need 2000 GPUs and the cluster has",))
+
+
+HEAD = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@pytest.fixture
+def guarded_address(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A cluster that wants a token which this process has not."""
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.MonkeyPatch.context() as head_only:
+        head_only.setenv("RAY_AUTH_MODE", "token")
+        head_only.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
+        head = subprocess.Popen([sys.executable, "-c", HEAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert head.stdin is not None
+    assert head.stdout is not None
+    try:
+        yield head.stdout.readline().strip()
+    finally:
+        head.stdin.close()
+        head.wait(60)
+
+
+def test_cluster_that_wants_a_token(guarded_address: str, workspace: Path) -> None:
+    before = contents(workspace)
+    script = Path(sys.executable).with_name("repair-dist")
+    words = [script, "test", *MODEL, "--data-dir", "data", "--verbose", "0", "--address", guarded_address]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    # Ray's own log line may stand in front.
+    assert f"the Ray cluster at '{guarded_address}' wants an authentication token" in done.stderr.splitlines()[-1]
+    assert "RAY_AUTH_MODE=token" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert contents(workspace) == before

@@ -1,0 +1,553 @@
+"""Whole commands as the tutorial spells them: what they print, write and record, and how they stop."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import uuid
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cli.main import COMMANDS, run
+from cluster.records import KEYS, SCHEMAS, RunRecords, read_table
+from engine.backend import tf
+from engine.models import load_model, weight_variables
+from tests.integration.conftest import Command, contents
+
+LEGACY = Path(__file__).parents[1] / "data" / "legacy"
+SCRIPT = Path(sys.executable).with_name("repair-dist")
+HERE = ["--num-workers", "0", "--verbose", "0"]
+SMALL = ["--num_iterations=8", "--num_particles=12"]
+
+
+def read_set(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images and class numbers of an image set."""
+    with h5py.File(path, "r") as file:
+        return file["images"][...], file["labels"][...].argmax(axis=1)
+
+
+def right(model: Path, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of an image set a model gets right, by a plain prediction, and their labels."""
+    images, labels = read_set(path)
+    return load_model(model).model.predict(images, verbose=0).argmax(axis=1) == labels, labels
+
+
+def kernel(model: Path, number: int) -> np.ndarray:
+    """The kernel of a layer of a saved model."""
+    return np.array(load_model(model).model.layers[number].kernel)
+
+
+def rows(weights: Path) -> list[list[str]]:
+    """The cells of a weights.csv."""
+    return [line.split(",") for line in weights.read_text().splitlines()]
+
+
+def succeed(command: Command, *words: object) -> str:
+    """Runs a command that must succeed without a word on standard error; returns what it printed."""
+    done = command(*words, *HERE)
+    assert (done.code, done.err) == (0, ""), done.err
+    return done.out
+
+
+# The tutorial's commands.
+
+
+def test_the_tutorial(workspace: Path, command: Command, prepared: Path) -> None:
+    """Every flag in the tutorial's spelling, from the first accuracy to the chart of the repaired model."""
+    shutil.rmtree("data/negative")
+    shutil.rmtree("data/positive")
+    hits, labels = right(Path("model.keras"), Path("data/test.h5"))
+    out = succeed(command, "test", "--model_dir=model.keras", "--data_dir=data")
+    assert out == f"accuracy: {100 * hits.mean():.2f}%\n"
+
+    succeed(command, "target", "--model_dir=model.keras", "--target_data=data")
+    negative = "--target_data_dir=data/negative/6"
+    out = succeed(command, "localize", "--method=Arachne", "--model_dir=model.keras", negative)
+    assert out.endswith("created files:\ndata/negative/6/weights.csv\ndata/negative/6/pareto_front.png\n")
+    assert png_size(Path("data/negative/6/pareto_front.png")) == (640, 480)
+    # `prepared` was made by the dashed spellings.
+    for name in ("weights.csv", "repair.h5"):
+        same = prepared / "data" / "negative" / "6" / name
+        assert Path("data/negative/6", name).read_bytes() == same.read_bytes()
+
+    searching = ["--method=Arachne", "--model_dir=model.keras", negative, "--positive_inputs_dir=data/positive"]
+    out = succeed(command, "optimize", *searching, "--num_iterations=3", "--num_particles=3")
+    repaired = Path("data/negative/6/repair")
+    assert f"created files:\n{repaired.absolute()}/model.keras\n" in out
+
+    charting = [f"--model_dir={repaired}", "--input_dir=data", "--output_dir=charts", "--target_data=test.h5"]
+    out = succeed(command, "utils", "draw_radar_chart", *charting)
+    assert out == "created files:\ncharts/results.json\ncharts/radar.png\n"
+    assert png_size(Path("charts/radar.png")) == (1920, 1440)
+    hits, labels = right(repaired, Path("data/test.h5"))
+    expected = []
+    for label in sorted(map(str, set(labels.tolist()))):
+        mine = hits[labels == int(label)]
+        success, failure = int(mine.sum()), int((~mine).sum())
+        score = 100 * success / (success + failure)
+        expected.append([label, {"success": success, "failure": failure, "score": score}])
+    assert Path("charts/results.json").read_text() == json.dumps(expected, indent=4)
+
+
+def test_the_dashed_spellings(workspace: Path, command: Command) -> None:
+    searching = ["--method", "Arachne", "--target-data-dir", "data/negative/6", "--positive-inputs-dir"]
+    searching += ["data/positive", "--num-iterations", "3", "--num-particles", "3", "--output-dir"]
+    succeed(command, "optimize", "--model-dir", "model.keras", *searching, "dashed", "--run-dir", "one")
+    underscored = [word.replace("-", "_") if word.startswith("--") else word for word in searching]
+    underscored = [f"--{word[2:]}" if word.startswith("__") else word for word in underscored]
+    succeed(command, "optimize", "--model_dir", "model.keras", *underscored, "underscored", "--run_dir", "two")
+    for name in ("weights.csv", "repair/model.keras"):
+        assert Path("dashed", name).read_bytes() == Path("underscored", name).read_bytes()
+    charting = ["--model-dir", "dashed/repair", "--output-dir", "charts"]
+    succeed(command, "utils", "draw-radar-chart", "--data-dir", "data", *charting)
+    by_default = Path("charts/results.json").read_bytes()
+    succeed(command, "utils", "draw_radar_chart", "--input-dir", "data", "--target-data", "test", *charting)
+    assert Path("charts/results.json").read_bytes() == by_default
+    succeed(command, "utils", "draw_radar_chart", "--input-dir", "data", *charting[:2], "--filename", "all.png")
+    assert sum(entry["success"] for _, entry in json.loads(Path("data/results.json").read_text())) > 300
+    assert Path("data/all.png").is_file()
+
+
+def test_booleans_with_and_without_a_value(workspace: Path, command: Command) -> None:
+    words = ["test", "--model-dir", "model.keras", "--data-dir", "data"]
+    assert "95 % interval" not in succeed(command, *words, "--per-label=False")
+    shown = succeed(command, *words, "--per_label=True")
+    assert succeed(command, *words, "--per-label") == shown
+    assert re.search(r"^6 Shirt +\d+ +\d+ +\d+\.\d\d +\d+\.\d - \d+\.\d$", shown, re.MULTILINE)
+    split = ["split", "data/repair.h5", "--chunks=1"]
+    assert command(*split).code == 0
+    assert command(*split, "--overwrite=False").code == 2
+    assert command(*split, "--overwrite=True").code == 0
+
+
+def test_a_command_line(workspace: Path) -> None:
+    """The installed script in a shell of its own: the result on standard output, the work on standard error."""
+    words = [SCRIPT, "test", "--model_dir=model.keras", "--data_dir=data", "--target_data=val"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    hits, _ = right(Path("model.keras"), Path("data/val.h5"))
+    assert (done.returncode, done.stdout) == (0, f"accuracy: {100 * hits.mean():.2f}%\n")
+    assert "predict 120 rows: in this process" in done.stderr
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    head = path.read_bytes()[:24]
+    assert head.startswith(b"\x89PNG")
+    return struct.unpack(">II", head[16:])
+
+
+# Files that go round.
+
+
+def test_weights_of_localize_and_optimize(workspace: Path, command: Command) -> None:
+    weights = Path("data/negative/6/weights.csv")
+    localized = weights.read_bytes()
+    line = rb"(8,\d+,\d,-?\d+(\.\d+)?(e-\d+)?\r\n)+"
+    assert re.fullmatch(line, localized)
+    before = kernel(Path("model.keras"), 8)
+    for _, i, j, value in rows(weights):
+        assert value == str(before[int(i), int(j)])
+    words = ["optimize", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6", *SMALL]
+    succeed(command, *words, "--output-dir", "out", "--run-dir", "first")
+    assert weights.read_bytes() == localized
+    repaired = Path("out/weights.csv").read_bytes()
+    assert re.fullmatch(rb"(8,\d+,\d,(-?\d+(\.\d+)?(e-\d+)?,?){2}\r\n)+", repaired)
+    assert [cells[:4] for cells in rows(Path("out/weights.csv"))] == rows(weights)
+    after = kernel(Path("out/repair"), 8)
+    expected = before.copy()
+    for _, i, j, _, new in rows(Path("out/weights.csv")):
+        expected[int(i), int(j)] = np.float32(new)
+    np.testing.assert_array_equal(after, expected)
+    assert (after != before).any()
+
+    # By hand, with a header and other line ends; the values in the file do not count.
+    weights.unlink()
+    mine = "# layer,i,j,value\n\n" + "".join(f"{','.join(cells[:3])},77\n" for cells in rows(Path("out/weights.csv")))
+    weights.write_text(mine)
+    succeed(command, *words, "--output-dir", "again", "--run-dir", "second")
+    assert Path("again/weights.csv").read_bytes() == repaired
+    # Five columns as input, and in place.
+    weights.unlink()
+    weights.write_bytes(repaired)
+    succeed(command, *words, "--run-dir", "third")
+    assert weights.read_bytes() == repaired
+    assert Path("data/negative/6/repair/model.keras").read_bytes() == Path("out/repair/model.keras").read_bytes()
+
+
+@pytest.fixture
+def legacy(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A legacy model in the current directory, with rows of which it gets a third wrong, half of those of label 6."""
+    monkeypatch.chdir(tmp_path)
+    source = LEGACY / request.param
+    model = tmp_path / source.name
+    (shutil.copytree if source.is_dir() else shutil.copyfile)(source, model)
+    random = np.random.default_rng(3)
+    loaded = load_model(model)
+    images = random.random((150, *loaded.input_shape), dtype=np.float32)
+    labels = loaded.model.predict(images, verbose=0).argmax(axis=1)
+    labels[:25], labels[25:50] = 6, random.integers(0, 10, 25)
+    with h5py.File("repair.h5", "w") as file:
+        file["images"] = images
+        file["labels"] = np.eye(10, dtype=np.uint8)[labels]
+    return model
+
+
+@pytest.mark.parametrize(
+    "legacy",
+    ["sequential.h5", "functional.h5", "sequential-savedmodel", "functional-savedmodel"],
+    indirect=True,
+)
+def test_every_format_end_to_end(legacy: Path, command: Command) -> None:
+    before = contents(legacy.parent)
+    succeed(command, "target", "--model-dir", legacy, "--data-dir", ".")
+    succeed(command, "localize", "--model-dir", legacy, "--target-data-dir", "negative/6", "--num-grad", "30")
+    words = ["--model-dir", legacy, "--target-data-dir", "negative/6", "--output-dir", "out", *SMALL]
+    words.append("--positive-weight=0")
+    out = succeed(command, "optimize", *words)
+    assert {path: what for path, what in contents(legacy.parent).items() if path in before} == before
+    check_only_the_patch(legacy, Path("out"))
+    hits, _ = right(Path("out/repair"), Path("negative/6/repair.h5"))
+    assert f"saved model: repaired {hits.sum()} of {len(hits)} negative inputs" in out
+    assert hits.any()
+
+
+def test_keras_format_keeps_the_rest(workspace: Path, command: Command) -> None:
+    words = ["--model-dir", "model.keras", "--target-data-dir", "data/negative/6", "--output-dir", "out", *SMALL]
+    succeed(command, "optimize", *words)
+    check_only_the_patch(Path("model.keras"), Path("out"))
+    with zipfile.ZipFile("model.keras") as old, zipfile.ZipFile("out/repair/model.keras") as new:
+        assert old.namelist() == new.namelist()
+        for name in old.namelist():
+            assert name == "model.weights.h5" or old.read(name) == new.read(name)
+
+
+def check_only_the_patch(source: Path, output: Path) -> None:
+    """The repaired container differs from its source in the weights of weights.csv and in nothing else."""
+    repaired = output / "repair"
+    if source.is_file():
+        (repaired,) = repaired.iterdir()
+        assert repaired.suffix == source.suffix
+    old, new = stored(source), stored(repaired)
+    assert list(old) == list(new)
+    differing = [name for name in old if old[name].tobytes() != new[name].tobytes()]
+    assert len(differing) == 1
+    expected, changed = old[differing[0]].copy(), 0
+    number = int(rows(output / "weights.csv")[0][0])
+    assert expected.shape == kernel(source, number).shape
+    for layer, i, j, value, better in rows(output / "weights.csv"):
+        assert int(layer) == number
+        assert expected[int(i), int(j)] == np.float32(value)
+        expected[int(i), int(j)] = np.float32(better)
+        changed += value != better
+    assert changed
+    np.testing.assert_array_equal(new[differing[0]], expected)
+    variables = weight_variables(load_model(repaired).model)
+    assert any(np.array_equal(np.array(variable), expected) for variable in variables.values())
+
+
+def stored(container: Path) -> dict[str, np.ndarray]:
+    """Every array in a model file by name, read without the code under test."""
+    if container.is_dir():
+        reader = tf.train.load_checkpoint(str(container / "variables" / "variables"))
+        names = sorted(reader.get_variable_to_shape_map())
+        return {name: np.array(reader.get_tensor(name)) for name in names if name != "_CHECKPOINTABLE_OBJECT_GRAPH"}
+    content = container.read_bytes()
+    if container.suffix == ".keras":
+        with zipfile.ZipFile(container) as archive:
+            content = archive.read("model.weights.h5")
+    found: dict[str, np.ndarray] = {}
+
+    def keep(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[...]
+
+    with h5py.File(io.BytesIO(content), "r") as file:
+        file.visititems(keep)
+    return found
+
+
+def test_repair_of_a_repaired_model(workspace: Path, command: Command) -> None:
+    """The tutorial's chain; `target` on the same rows keeps the repaired model that lies inside negative/."""
+    negatives = ["--target-data-dir", "data/negative/6"]
+    succeed(command, "optimize", "--model-dir", "model.keras", *negatives, *SMALL, "--seed", "1")
+    repaired = Path("data/negative/6/repair")
+    first = (repaired / "model.keras").read_bytes()
+    hits, labels = right(repaired, Path("data/repair.h5"))
+
+    out = succeed(command, "target", "--model-dir", repaired, "--data-dir", "data")
+    assert out == f"positive: {hits.sum()} of 400 rows, negative: {(~hits).sum()}\n"
+    assert sorted(each.name for each in Path("data/negative/6").iterdir() if not each.name.isdecimal()) == [
+        "labels.json",
+        "repair",
+        "repair.h5",
+    ]
+    assert (repaired / "model.keras").read_bytes() == first
+    assert len(read_set(Path("data/negative/6/repair.h5"))[1]) == (~hits & (labels == 6)).sum()
+
+    succeed(command, "localize", "--model-dir", repaired, *negatives)
+    succeed(command, "optimize", "--model-dir", repaired, *negatives, *SMALL, "--output-dir", "second")
+    check_only_the_patch(repaired / "model.keras", Path("second"))
+    start, end = (
+        right(model, Path("data/negative/6/repair.h5"))[0].sum() for model in (repaired, Path("second/repair"))
+    )
+    assert start == 0
+    assert end > 0
+
+
+def test_a_model_of_another_format_in_the_output_goes(workspace: Path, command: Command) -> None:
+    """Two models in repair/ could not be told apart."""
+    Path("out/repair").mkdir(parents=True)
+    shutil.copy(LEGACY / "sequential.h5", "out/repair/model.h5")
+    words = ["--model-dir", "model.keras", "--target-data-dir", "data/negative/6", "--output-dir", "out", *SMALL]
+    succeed(command, "optimize", *words)
+    assert [each.name for each in Path("out/repair").iterdir()] == ["model.keras"]
+    shutil.rmtree("out/repair")
+    shutil.copytree(LEGACY / "sequential-savedmodel", "out/repair")
+    succeed(command, "optimize", *words)
+    assert [each.name for each in Path("out/repair").iterdir()] == ["model.keras"]
+
+
+# What is reported, and what is recorded.
+
+
+@pytest.fixture(scope="module")
+def finished(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A run over two labels and two seeds with held-out rows, and what it printed."""
+    root = tmp_path_factory.mktemp("finished")
+    words = ["--model-dir", prepared / "model.keras", "--seeds", "2", "--num-particles", "20", "--num-iterations", "15"]
+    data = prepared / "data"
+    with pytest.MonkeyPatch.context() as patch, io.StringIO() as printed:
+        patch.chdir(root)
+        patch.setattr(sys, "stdout", printed)
+        other = root / "negative" / "2"
+        shutil.copytree(data / "negative" / "2", other)
+        localize = ["localize", "--model-dir", prepared / "model.keras", "--target-data-dir", other, *HERE]
+        assert run([str(word) for word in localize]) == 0
+        words += ["--target-data-dir", data / "negative" / "6", "--target-data-dir", other]
+        words += ["--positive-inputs-dir", data / "positive", "--output-dir", "out", "--run-dir", "run"]
+        words += ["--val-data", data / "val.h5", "--test-data", data / "test.h5"]
+        assert run([str(word) for word in ["optimize", *words, *HERE]]) == 0
+        yield root, printed.getvalue()
+
+
+def test_reports_are_measured_on_the_saved_model(finished: tuple[Path, str], prepared: Path) -> None:
+    root, printed = finished
+    data = prepared / "data"
+    jobs = read_table(root / "run", "jobs").to_pylist()
+    labels = read_table(root / "run", "labels").to_pylist()
+    chosen = {job["label"]: job for job in jobs if job["chosen"]}
+    assert sorted(chosen) == [2, 6]
+    checked = 0
+    for number, label, negative in ((0, 6, data / "negative" / "6"), (1, 2, root / "negative" / "2")):
+        job, saved = chosen[label], root / "out" / str(number) / "repair"
+        sets = {
+            "negative": negative / "repair.h5",
+            "positive": data / "positive" / "repair.h5",
+            "validation": data / "val.h5",
+            "test": data / "test.h5",
+        }
+        for split, file in sets.items():
+            before, truth = right(prepared / "model.keras", file)
+            after, _ = right(saved, file)
+            if split in ("negative", "positive"):
+                believed = job["patched"] if split == "negative" else job["intact"]
+                assert believed == after.sum()
+                word = "repaired" if split == "negative" else "kept"
+                assert f"saved model: {word} {after.sum()} of {len(after)} {split} inputs" in printed
+            else:
+                change = 100 * (after.mean() - before.mean())
+                line = rf"all +{len(after)} +{100 * before.mean():.2f} +{100 * after.mean():.2f} +\{change:+.2f} "
+                line += rf"+{(~before & after).sum()} +{(before & ~after).sum()}$"
+                assert re.search(line, printed, re.MULTILINE)
+            for stage, hits in (("base", before), ("repaired", after)):
+                for row in labels:
+                    if (row["job"], row["split"], row["stage"]) != (job["job"], split, stage):
+                        continue
+                    mine = truth == row["label"]
+                    assert (row["total"], row["correct"]) == (mine.sum(), hits[mine].sum())
+                    assert row["accuracy"] == row["correct"] / row["total"]
+                    fixed, broken = (~before & hits)[mine].sum(), (before & ~hits)[mine].sum()
+                    assert (row["repaired"], row["broken"]) == (fixed, broken)
+                    checked += 1
+    assert checked == len(labels) == 2 * 2 * (1 + 3 * 10)
+
+
+def test_records_of_a_finished_run(finished: tuple[Path, str], prepared: Path) -> None:
+    root, _ = finished
+    run = root / "run"
+    assert sorted(each.name for each in run.iterdir()) == ["jobs.arrow", "labels.arrow", "run.json", "swarm.arrow"]
+    tables = {}
+    for name, schema in SCHEMAS.items():
+        tables[name] = pa.ipc.open_file(pa.memory_map(str(run / f"{name}.arrow"))).read_all()
+        assert tables[name].schema.equals(schema, check_metadata=True)
+        assert all(field.metadata[b"description"] for field in tables[name].schema)
+        keys = [tuple(row[key] for key in KEYS[name]) for row in tables[name].select(KEYS[name]).to_pylist()]
+        assert keys == sorted(set(keys))
+    assert tables["swarm"].schema.field("seconds").metadata[b"unit"] == b"s"
+
+    jobs = {job["job"]: job for job in tables["jobs"].to_pylist()}
+    assert len(jobs) == 4
+    assert sorted((job["label"], job["seed"]) for job in jobs.values()) == [(2, 0), (2, 1), (6, 0), (6, 1)]
+    for name, job in jobs.items():
+        swarm = [row for row in tables["swarm"].to_pylist() if row["job"] == name]
+        assert [row["iteration"] for row in swarm] == list(range(1, job["iterations"] + 1))
+        best = [row["best"] for row in swarm]
+        assert best == sorted(best)
+        assert best[0] >= job["start_fitness"]
+        assert best[-1] == job["fitness"]
+        assert (swarm[-1]["patched"], swarm[-1]["intact"]) == (job["patched"], job["intact"])
+        assert job["stop"] in ("solved", "no gain", "iterations")
+        assert job["where"] == "process"
+        assert job["redispatched"] == 0
+        if job["chosen"]:
+            output = root / "out" / ("0" if job["label"] == 6 else "1")
+            written = [(int(i), int(j), np.float32(a), np.float32(b)) for _, i, j, a, b in rows(output / "weights.csv")]
+            columns = (job[column] for column in ("index", "unit", "old", "new"))
+            assert written == list(zip(*columns, strict=True))
+
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["state"] == "done"
+    assert facts["model"] == {
+        "path": str(prepared / "model.keras"),
+        "fingerprint": load_model(prepared / "model.keras").fingerprint,
+    }
+    assert facts["arguments"]["seeds"] == [0, 1]
+    assert facts["arguments"]["settings"]["swarm"]["num_particles"] == 20
+    assert sorted(facts["data"]) == sorted({job["data"] for job in jobs.values()})
+    assert set(facts["versions"]) >= {"python", "repair-dist", "tensorflow", "keras", "ray", "numpy"}
+    assert facts["hardware"]
+    assert any(line.startswith("search: in this process") for line in facts["placement"])
+
+
+def test_tables_are_whole_at_any_moment(tmp_path: Path) -> None:
+    """A reader beside a run sees whole parts, never fewer rows than before, and no error while they are compacted."""
+    records = RunRecords.create(tmp_path / "run", {}, overwrite=False)
+    row = dict.fromkeys(SCHEMAS["swarm"].names, 0) | {"mean": 0.5}
+    seen: list[int] = []
+    failed: list[BaseException] = []
+    done = threading.Event()
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                table = read_table(tmp_path / "run", "swarm")
+                assert table.schema.equals(SCHEMAS["swarm"])
+                assert len(table) % 7 == 0
+                keys = list(zip(*(table.column(key).to_pylist() for key in KEYS["swarm"]), strict=True))
+                assert keys == sorted(set(keys))
+                seen.append(len(table))
+        except BaseException as error:
+            failed.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for part in range(150):
+        for job in ("a", "b"):
+            rows = [row | {"job": job, "iteration": 7 * part + each + 1} for each in range(7)]
+            records.append("swarm", job, rows)
+    records.compact({})
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert not failed, failed
+    assert len(set(seen)) > 5
+    assert len(read_table(tmp_path / "run", "swarm")) == 2 * 150 * 7
+    assert not list((tmp_path / "run").glob("**/.*"))
+
+
+# Help, and stopping.
+
+LISTING = """
+import sys
+from cli.main import run
+for words in {words!r}:
+    assert run(words) == 0, words
+    print("====")
+heavy = [name for name in ("tensorflow", "keras", "ray", "h5py", "pyarrow", "matplotlib") if name in sys.modules]
+assert not heavy, heavy
+"""
+
+
+def test_help_is_quick_and_shows_an_example() -> None:
+    """In a fresh interpreter, as this one has imported everything."""
+    commands = [[name] for name in COMMANDS] + [["prepare", "fashion-mnist"], ["utils", "draw_radar_chart"]]
+    words = [["--help"], ["--version"], *([*command, "--help"] for command in commands)]
+    done = subprocess.run(
+        [sys.executable, "-c", LISTING.format(words=words)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    top, _, *pages = done.stdout.split("====\n")[:-1]
+    assert all(re.search(rf"^  {name} +\w", top, re.MULTILINE) for name in COMMANDS)
+    for command, page in zip(commands, pages, strict=True):
+        assert page.startswith(f"Usage: repair-dist {' '.join(command)}")
+        assert f"Example: repair-dist {' '.join(command)}" in re.sub(r"\s+", " ", page), page
+
+
+def processes_with(mark: str) -> list[str]:
+    """Command lines of the processes that have a mark in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if mark.encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found through /proc")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_interrupt(workers: int, workspace: Path) -> None:
+    """Ctrl-C in the middle of a search: exit code 130, readable records, and no process left."""
+    mark = f"mark-{uuid.uuid4().hex}"
+    words = [SCRIPT, "optimize", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6", "--seeds", "2"]
+    words += ["--num-iterations", "10000000", "--min-iteration-range", "10000000", "--num-workers", str(workers)]
+    before = contents(workspace)
+    command = subprocess.Popen(
+        [*words, "--run-dir", "run"],
+        env={**os.environ, "REPAIR_DIST_MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not list((workspace / "run" / "swarm").glob("*.arrow")):
+            assert command.poll() is None, command.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert len(processes_with(mark)) > workers
+        os.killpg(command.pid, signal.SIGINT)
+        out, err = command.communicate(timeout=30)
+    finally:
+        if command.poll() is None:
+            os.killpg(command.pid, signal.SIGKILL)
+    assert command.returncode == 130, err
+    assert out == ""
+    assert err.rstrip().endswith("error: interrupted")
+    assert "Traceback" not in err
+    deadline = time.monotonic() + 10
+    while left := processes_with(mark):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    assert json.loads((workspace / "run" / "run.json").read_text())["state"] == "running"
+    assert len(read_table(workspace / "run", "swarm")) > 0
+    after = {path: what for path, what in contents(workspace).items() if path.partition("/")[0] != "run"}
+    assert after == before
+    assert not list((workspace / "run").glob("**/.*"))
