@@ -48,13 +48,16 @@ def machine() -> str:
 def side_by_side(calls: Mapping[str, Callable[[], object]], rounds: int, seconds: float = 0.0) -> dict[str, float]:
     """Median seconds of each call, all called in turn in every round, after one call each to warm up.
 
-    Short calls are repeated within a round until `seconds` have passed.
+    Short calls are repeated within a round until `seconds` have passed, after one that does not count.
     """
     for call in calls.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
+            time.sleep(0.05)  # threads of the call before may still spin
+            if seconds:
+                call()  # its caches hold the data of the call before
             begun = time.perf_counter()
             while True:
                 start = time.perf_counter()

@@ -208,11 +208,14 @@ def dense(job: Job) -> Callable[[], Float64]:
         correct = ops.transpose(ops.equal(ops.argmax(logits, axis=-1), labels[:, None]))
         return ops.concatenate([ops.matmul(loss, kinds), ops.matmul(ops.cast(correct, "float32"), kinds)], axis=-1)
 
-    kernel = backend.compiled(formula)
+    def moved() -> Any:
+        change = (job.candidates.astype(np.float64) - job.weights.old).astype(np.float32)
+        return backend.on_device(change)
+
+    program = backend.for_shapes(backend.compiled(formula), (moved(), *constants))
 
     def evaluate() -> Float64:
-        change = (job.candidates.astype(np.float64) - job.weights.old).astype(np.float32)
-        return np.asarray(kernel(backend.on_device(change), *constants)).astype(np.float64)
+        return np.asarray(program(moved(), *constants)).astype(np.float64)
 
     return evaluate
 
