@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,3 +151,14 @@ def functional(subject_of: Callable[..., Subject]) -> Subject:
     predicted = np.array(model(rows)).argmax(axis=1)
     labels = np.where(random.random(300) < 0.5, predicted, random.integers(0, 10, 300))
     return subject_of(model, rows, labels)
+
+
+@pytest.fixture(scope="session")
+def legacy(subject_of: Callable[..., Subject]) -> Subject:
+    """The large Sequential model of Keras 2, where REPAIR_DIST_LEGACY_MODELS names the folder it lies in."""
+    folder = os.environ.get("REPAIR_DIST_LEGACY_MODELS")
+    if not folder:
+        pytest.skip("REPAIR_DIST_LEGACY_MODELS names no folder with the large legacy models")
+    loaded = load_model(Path(folder) / "fashion-cnn-savedmodel")
+    images, labels = read_split(QUICKSTART, "train")
+    return subject_of(loaded.model, preprocess_images(images[:300], "pad"), labels[:300].astype(np.int64), loaded.loss)

@@ -39,7 +39,7 @@ def assert_equals_slow(subject, index, candidates, tiling=Tiling(), rtol=1e-5): 
     return slow
 
 
-@pytest.mark.parametrize("name", ["quickstart", "functional"])
+@pytest.mark.parametrize("name", ["quickstart", "functional", "legacy"])
 @pytest.mark.parametrize(
     ("weights", "units"), [(1, 1), (3, 1), (3, 3), (17, 1), (17, 5), (64, 2), (64, 10), (300, 8), (300, 10)]
 )
