@@ -24,7 +24,7 @@ from engine.errors import InputError
 if TYPE_CHECKING:
     from cluster.compute import ComputeOptions
     from cluster.inputs import ChunkPaths
-    from cluster.repair import ChunkReport
+    from cluster.reports import ChunkReport
 
 
 @click.command(short_help="Search new values for the localised weights and save the repaired model.")

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from cluster.compute import Compute, ComputeOptions
     from cluster.inputs import ChunkPaths
     from cluster.records import RunRecords, comparable, read_table
-    from cluster.repair import ChunkReport, Repairs
+    from cluster.repair import Repairs
+    from cluster.reports import ChunkReport
     from cluster.searches import SearchOutcome, SearchTask
 
 _MODULES = {
     "ChunkPaths": "inputs",
-    "ChunkReport": "repair",
+    "ChunkReport": "reports",
     "Compute": "compute",
     "ComputeOptions": "compute",
     "Repairs": "repair",

@@ -25,6 +25,7 @@ from cluster.inputs import (
     search_rows,
 )
 from cluster.records import RunRecords
+from cluster.reports import ChunkReport, Measured, job_row, label_rows
 from cluster.searches import SearchOutcome, SearchTask
 from engine.containers import repaired_path, save_patched
 from engine.errors import InputError
@@ -35,7 +36,7 @@ from engine.imagesets import ImageSet, check_fits_model
 from engine.models import LoadedModel, load_model
 from engine.patch import Patch
 from engine.problem import Problem, check_memory, judge_of, sample_positives, with_seed
-from engine.results import LabelChange, paired_changes
+from engine.results import paired_changes
 from engine.search import Iteration, Judge, SearchSettings, result
 from engine.swarm import Spread, Stream
 from engine.weights_file import write_weights
@@ -69,48 +70,6 @@ class Repairs:
     test: ImageSet | None = None
     overwrite: bool = False
     allow_custom_code: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """The reloaded repaired model against the base model on one set of rows.
-
-    Attributes:
-        split: negative, positive, validation or test.
-        changes: per label with rows.
-        label_names: of the set, or None.
-    """
-
-    split: str
-    changes: tuple[LabelChange, ...]
-    label_names: tuple[str, ...] | None
-
-
-@dataclass(frozen=True, eq=False)
-class ChunkReport:
-    """How one chunk ended.
-
-    Attributes:
-        paths: of the chunk.
-        label: true label under repair, -1 for several or none.
-        model: path of the repaired model.
-        patch: what changed; empty when nothing did.
-        job: name of the chosen search, or None.
-        judge: numbers of rows and the positive weight of the search, or None.
-        believed: (patched, intact) counts of the chosen search, or None.
-        measured: on the saved model, loaded again.
-        note: why there was nothing to search, or what validation warns of, or None.
-    """
-
-    paths: ChunkPaths
-    label: int
-    model: Path
-    patch: Patch
-    job: str | None
-    judge: Judge | None
-    believed: tuple[int, int] | None
-    measured: tuple[Measured, ...]
-    note: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +137,7 @@ def repair(
     def on_segment(task: int, iterations: list[Iteration], outcome: SearchOutcome) -> None:
         case, problem = tasks[task]
         records.append("swarm", problem.name, [{"job": problem.name, **asdict(row)} for row in iterations])
-        records.replace("jobs", problem.name, [_job_row(case, problem, outcome, chosen=None)])
+        records.replace("jobs", problem.name, [job_row(case.chunk, case.judge, problem, outcome, chosen=None)])
         if on_iterations is not None:
             on_iterations(problem.name, iterations)
 
@@ -190,11 +149,11 @@ def repair(
         report = _finish(run, paths, chunk, case, ended, held_out)
         if case is not None:
             for problem in case.problems:
-                row = _job_row(case, problem, ended[problem.name], chosen=problem.name == report.job)
+                row = job_row(case.chunk, case.judge, problem, ended[problem.name], chosen=problem.name == report.job)
                 records.replace("jobs", problem.name, [row])
         if report.measured:
             name = report.job or f"{chunk.data[:12] if chunk else 'none'}-{report.label}"
-            records.replace("labels", name, _label_rows(name, report.measured))
+            records.replace("labels", name, label_rows(name, report.measured))
         reports.append(report)
     records.compact({**facts, "hardware": compute.hardware_kind(), "placement": compute.decisions})
     return reports
@@ -358,57 +317,6 @@ def _base_classes(run: _Run, case: _Case | None, split: str, images: ImageSet) -
     predicted = predicted_classes(run.repairs.target.head, case.rows.logits)
     count = case.chunk.negatives.rows
     return predicted[:count] if split == "negative" else predicted[count:]
-
-
-def _job_row(case: _Case, problem: Problem, outcome: SearchOutcome, *, chosen: bool | None) -> dict[str, Any]:
-    state, chunk = outcome.state, case.chunk
-    return {
-        "job": problem.name,
-        "chunk": str(chunk.paths.negatives),
-        "data": chunk.data,
-        "label": chunk.label,
-        "seed": problem.source.seed,
-        "positive_weight": case.judge.positive_weight,
-        "weights": len(chunk.index),
-        "negatives": case.judge.negatives,
-        "positives": case.judge.positives,
-        "iterations": state.swarm.iteration,
-        "fitness": state.swarm.global_fitness,
-        "start_fitness": state.start_fitness,
-        "patched": int(state.best_sums[2]),
-        "intact": int(state.best_sums[3]),
-        "stop": state.stop or "",
-        "chosen": chosen,
-        "index": chunk.index[:, 0].tolist(),
-        "unit": chunk.index[:, 1].tolist(),
-        "old": problem.weights.old,
-        "new": result(state),
-        "where": outcome.where,
-        "worker": outcome.worker,
-        "host": outcome.host,
-        "redispatched": outcome.redispatched,
-        "seconds": outcome.seconds,
-    }
-
-
-def _label_rows(job: str, measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    rows = []
-    for each in measured:
-        for change in each.changes:
-            shared = {"job": job, "split": each.split, "label": change.label, "total": change.total}
-            stages = (
-                ("base", change.correct_before, 0, 0),
-                ("repaired", change.correct_after, change.fixed, change.broken),
-            )
-            for stage, correct, repaired, broken in stages:
-                counts = {
-                    "correct": correct,
-                    "accuracy": correct / change.total,
-                    "repaired": repaired,
-                    "broken": broken,
-                }
-                rows.append({**shared, "stage": stage, **counts})
-    return rows
 
 
 def _facts(repairs: Repairs, chunks: Sequence[Chunk | None], compute: Compute) -> dict[str, Any]:

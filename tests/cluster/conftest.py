@@ -16,7 +16,8 @@ from cluster.compute import Compute, ComputeOptions
 from cluster.connect import runtime_environment
 from cluster.inputs import ChunkPaths
 from cluster.records import RunRecords, comparable, read_table
-from cluster.repair import ChunkReport, Repairs, repair
+from cluster.repair import Repairs, repair
+from cluster.reports import ChunkReport
 from engine.fashion_mnist import LABEL_NAMES, read_split
 from engine.fitness import Tiling
 from engine.head import find_target
