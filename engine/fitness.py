@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from engine import backend
 from engine.backend import ops
-from engine.head import Head, binary_terms
+from engine.head import EPSILON, Head, binary_terms
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -306,7 +306,9 @@ def _kernel(head: Head, classes: int) -> Callable[..., Any]:
             for score, _, real, is_true, *_ in slabs:
                 other = ops.logical_and(real, ops.logical_not(is_true))
                 total = total + ops.sum(ops.where(other, score, 0.0), axis=0)
-            loss = -ops.log(ops.clip(true_total / total, 1e-7, 1.0 - 1e-7))
+            share = true_total / total
+            # 0 / 0 has no loss; some releases of XLA would clip it to one.
+            loss = ops.where(ops.isnan(share), share, -ops.log(ops.clip(share, EPSILON, 1.0 - EPSILON)))
         else:
             loss = remainder
             for score, _, real, is_true, _, logits in slabs:
