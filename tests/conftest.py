@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
@@ -20,6 +21,10 @@ from engine.losses import TrainingLoss
 from engine.models import load_model
 from engine.preprocess import preprocess_images
 from engine.runner import ModelRunner
+
+# A shared machine stalls now and then; how long an example takes is no property of the code.
+hypothesis.settings.register_profile("any time", deadline=None)
+hypothesis.settings.load_profile("any time")
 
 QUICKSTART = Path(__file__).parents[1] / "cli" / "quickstart_data"
 SOFTMAX = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)
