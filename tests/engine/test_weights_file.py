@@ -41,8 +41,8 @@ def test_the_bytes_after_localize(tmp_path):
 def test_the_bytes_after_optimize_replace_the_file(tmp_path):
     path = tmp_path / "weights.csv"
     write_weights(path, 13, POSITIONS, values(0.1, 1.0, 2.0))
-    write_weights(path, 1, POSITIONS[:2], values(0.1, 16777216), values(-0.0, 3.4028235e38))
-    assert path.read_bytes() == b"1,3,1,0.1,-0.0\r\n1,0,0,1.6777216e+07,3.4028235e+38\r\n"
+    write_weights(path, 1, POSITIONS[:2], values(0.1, 1.5e30), values(-0.0, 3.4028235e38))
+    assert path.read_bytes() == b"1,3,1,0.1,-0.0\r\n1,0,0,1.5e+30,3.4028235e+38\r\n"
     assert [each.name for each in tmp_path.iterdir()] == ["weights.csv"]
 
 
