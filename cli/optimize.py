@@ -188,7 +188,6 @@ def optimize(
         validation=open_image_set(val_data) if val_data else None,
         test=open_image_set(test_data) if test_data else None,
         overwrite=overwrite,
-        allow_custom_code=allow_custom_code,
     )
     run_directory = run_dir or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
 

@@ -74,7 +74,6 @@ class ModelHandle:
     loaded: LoadedModel
     target: TargetLayer | None
     batch_rows: int
-    allow_custom_code: bool = False
 
     @functools.cached_property
     def runner(self) -> ModelRunner:
@@ -92,7 +91,7 @@ class ModelHandle:
             repairable=self.target is not None,
             path=self.loaded.path,
             batch_rows=self.batch_rows,
-            allow_custom_code=self.allow_custom_code,
+            allow_custom_code=self.loaded.allow_custom_code,
         )
 
 

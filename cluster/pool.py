@@ -10,8 +10,6 @@ from typing import Any
 
 import ray
 from ray.exceptions import (
-    ActorDiedError,
-    ActorUnavailableError,
     ActorUnschedulableError,
     ObjectLostError,
     OutOfMemoryError,
@@ -24,7 +22,7 @@ from cluster.connect import Resources
 from cluster.replica import Replica
 from engine.errors import InputError
 
-LOST = (RayActorError, ActorUnavailableError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
+LOST = (RayActorError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
 
 START_TIMEOUT = 180.0
 """Seconds for the first worker to answer: a node may have to unpack code and import TensorFlow from a cold disk."""
@@ -242,7 +240,7 @@ class WorkerPool:
         try:
             slot.host, slot.pid, slot.kind = ray.get(probe)
             slot.retry_at = 0.0
-        except (*LOST, ActorDiedError, ActorUnschedulableError) as error:
+        except (*LOST, ActorUnschedulableError) as error:
             slot.error = " ".join(str(error).split())
             slot.retry_at = time.monotonic() + 1.0
 

@@ -58,7 +58,6 @@ class Repairs:
             own fitness.
         test: rows that only measure the result, or None.
         overwrite: replace an output folder that is not a repaired model, or is the input.
-        allow_custom_code: for loading what was saved.
     """
 
     model: LoadedModel
@@ -69,7 +68,6 @@ class Repairs:
     validation: ImageSet | None = None
     test: ImageSet | None = None
     overwrite: bool = False
-    allow_custom_code: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +170,6 @@ def _open_all(repairs: Repairs) -> list[Chunk | None]:
 def _case(run: _Run, chunk: Chunk) -> _Case:
     """Extract the features of a chunk and of the rows that choose for it, and set up one search per seed."""
     settings, target, held_out = run.repairs.settings, run.repairs.target, run.repairs.validation
-    kernel = np.asarray(target.layer.kernel, dtype=np.float32)
     columns, column = np.unique(chunk.index[:, 0], return_inverse=True)
     count = sum(each.rows for each in (chunk.negatives, chunk.positives, held_out) if each is not None)
     check_memory(settings.swarm.num_particles, len(chunk.index), count, run.repairs.model.classes)
@@ -183,8 +180,8 @@ def _case(run: _Run, chunk: Chunk) -> _Case:
     problem = Problem(
         name=f"{chunk.data[:12]}-{chunk.label}-w{judge.positive_weight:g}",
         head=target.head,
-        weights=Weights(column.astype(np.int64), chunk.index[:, 1], kernel[chunk.index[:, 0], chunk.index[:, 1]]),
-        spread=Spread.of(kernel),
+        weights=Weights(column.astype(np.int64), chunk.index[:, 1], _values(target, chunk.index)),
+        spread=Spread.of(np.asarray(target.layer.kernel)),
         source=Stream(0, chunk.data, chunk.label),
         settings=settings,
     )
@@ -217,8 +214,8 @@ def _finish(
     patch = _patch(repairs.target, case, outcome) if case and outcome else NO_CHANGE
     saved = _save(repairs.model, patch, paths.output)
     if chunk is not None:
-        new = patch.new if len(patch) else _values(repairs.target, chunk.index)
         old = _values(repairs.target, chunk.index)
+        new = patch.new if len(patch) else old
         write_weights(paths.output / "weights.csv", repairs.target.number, chunk.index, old, new)
     if chunk is None:
         note = f"{paths.negatives}: the label has no failures, the model is copied unchanged"
@@ -296,13 +293,12 @@ def _measure(
     saved: Path,
 ) -> tuple[Measured, ...]:
     """Compare every set of rows under the saved model, loaded again, with what the base model predicts."""
-    repairs = run.repairs
     sets: dict[str, tuple[ImageSet, Int64]] = {}
     if chunk is not None:
         for split, images in (("negative", chunk.negatives), ("positive", chunk.positives)):
             if images is not None:
                 sets[split] = images, _base_classes(run, case, split, images)
-    reloaded = run.compute.handle(load_model(saved, allow_custom_code=repairs.allow_custom_code))
+    reloaded = run.compute.handle(load_model(saved, allow_custom_code=run.repairs.model.allow_custom_code))
     measured = []
     for split, (images, before) in {**sets, **held_out}.items():
         changes = paired_changes(images.labels, before, run.predict(split, images, reloaded), images.classes)

@@ -50,6 +50,7 @@ class LoadedModel:
         input_shape: (h, w, c).
         classes: the number of outputs.
         fingerprint: SHA-256 over the container's content, in hexadecimal.
+        allow_custom_code: it was loaded with leave to run code of the file, and so may be built again elsewhere.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class LoadedModel:
     input_shape: tuple[int, ...]
     classes: int
     fingerprint: str
+    allow_custom_code: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +92,8 @@ def load_model(path: Path, *, allow_custom_code: bool = False) -> LoadedModel:
     model, stored_loss = loaders[kind](container, allow_custom_code)
     input_shape, classes = _check_shapes(model, container)
     loss = parse_loss(stored_loss, model, source=str(container))
-    return LoadedModel(container, kind, model, loss, input_shape, classes, fingerprint_of(container, kind))
+    fingerprint = fingerprint_of(container, kind)
+    return LoadedModel(container, kind, model, loss, input_shape, classes, fingerprint, allow_custom_code)
 
 
 def spec_of(model: Any) -> ModelSpec:
