@@ -30,10 +30,10 @@ from engine.imagesets import BLOCK_ROWS
 from engine.localize import localize
 from engine.models import LoadedModel, load_model
 from engine.preprocess import preprocess_images
-from engine.problem import POSITIVE_WORTH, Problem, prepare
+from engine.problem import Problem, prepare
 from engine.results import LabelChange, paired_changes
 from engine.runner import ModelRunner
-from engine.search import SearchSettings
+from engine.search import POSITIVE_WORTH, SearchSettings
 from engine.swarm import Spread, Stream, SwarmSettings
 
 Float32 = npt.NDArray[np.float32]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -29,6 +29,10 @@ class Console:
         if self._verbose:
             tqdm.write(line, file=sys.stderr)
 
+    def warn(self, line: str) -> None:
+        """A warning; shown whatever the verbosity."""
+        tqdm.write(f"warning: {line}", file=sys.stderr)
+
     def rows(self, title: str, total: int | None) -> Callable[[int], None]:
         """A bar over rows, of unknown number if total is None; returns what to call with rows done."""
         bar = self._bar(title, total, "rows")
@@ -50,6 +54,20 @@ class Console:
             if done:
                 best[job] = done[-1].best
                 bar.set_postfix_str(f"best fitness {max(best.values()):.4g}")
+
+        return tick
+
+    def jobs(self) -> Callable[[Mapping[str, Any]], None]:
+        """A bar over the searches of a batch: how many have ended, how fast, what is best and the time left."""
+        bar = self._bar("batch", None, "jobs")
+
+        def tick(progress: Mapping[str, Any]) -> None:
+            bar.total = progress["jobs"]
+            if progress["steps"] != 1:
+                of = f"/{progress['steps']}" if progress["steps"] else ""
+                bar.set_description(f"step {progress['step']}{of}", refresh=False)
+            bar.set_postfix_str(progress["best"], refresh=False)
+            bar.update(progress["jobs_done"] - bar.n)
 
         return tick
 

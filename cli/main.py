@@ -1,6 +1,6 @@
 """Entry point: finds the command, turns errors into one sentence and an exit code.
 
-Exit codes: 0 done, 1 the work failed, 2 bad input, 130 interrupted.
+Exit codes: 0 done, 1 the work failed, 2 bad input, 3 requirements not met, 4 some jobs failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from engine.errors import InputError
+from engine.errors import InputError, WorkError
 
 COMMANDS = {
     "quickstart": "cli.quickstart",
@@ -22,6 +22,10 @@ COMMANDS = {
     "target": "cli.target",
     "localize": "cli.localize",
     "optimize": "cli.optimize",
+    "batch": "cli.batch",
+    "patch": "cli.patch",
+    "report": "cli.report",
+    "watch": "cli.watch",
     "utils": "cli.utils",
 }
 
@@ -77,6 +81,8 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
         return error.exit_code
     except InputError as error:
         return _fail(str(error), 2, debug)
+    except WorkError as error:
+        return _fail(str(error), 1, debug)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", 130, debug)
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,12 @@ import click
 from cli.console import Console, label_name, table
 from cli.options import (
     PATH,
+    check_seeds,
     compute_options,
     method_option,
     model_options,
     option,
+    search_options,
     target_layer_option,
     verbose_option,
 )
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from cluster.compute import ComputeOptions
     from cluster.inputs import ChunkPaths
     from cluster.reports import ChunkReport
+    from engine.search import SearchSettings
 
 
 @click.command(short_help="Search new values for the localised weights and save the repaired model.")
@@ -49,36 +53,13 @@ if TYPE_CHECKING:
     help="Folder for weights.csv and repair/ [default: the --target-data-dir]; of several chunks, one folder each "
     "in it, numbered from 0.",
 )
-@option("--num-particles", type=int, default=100, show_default=True, help="Particles of the swarm.")
-@option("--num-iterations", type=int, default=100, show_default=True, help="Iterations at most.")
-@option("--min-iteration-range", type=int, default=10, show_default=True, help="Stop after so many without gain.")
 @option(
     "--positive-weight",
     type=float,
     help="What keeping all positive inputs right is worth, in repaired negative inputs: the knob between repairing "
     "and preserving [default: 0.15 for each positive input].",
 )
-@option("--num-input-pos-sampled", type=int, help="Search on so many positive inputs [default: all].")
-@option(
-    "--velocity-phi",
-    type=float,
-    default=4.1,
-    show_default=True,
-    help="Sum of the attraction coefficients, above 4.",
-)
-@option(
-    "--phi-split",
-    type=bool,
-    default=True,
-    show_default=True,
-    help="Draw each coefficient from (0, phi/2); False from (0, phi).",
-)
-@option(
-    "--velocity-floor",
-    type=bool,
-    show_default=True,
-    help="Keep speeds above 1/5 of the range of the layer's weights.",
-)
+@search_options
 @option("--seed", type=int, default=0, show_default=True, help="First seed.")
 @option(
     "--seeds",
@@ -94,17 +75,6 @@ if TYPE_CHECKING:
 )
 @option("--test-data", type=PATH, help="Image set that only measures the result.")
 @target_layer_option
-@option("--tiles", type=bool, help="Send pieces of every iteration to the workers, whatever that costs.")
-@option(
-    "--tile-particles",
-    type=int,
-    help="Particles of a piece [default: 128]; another size may change last digits.",
-)
-@option(
-    "--tile-rows",
-    type=int,
-    help="Rows of a piece [default: by the job]; another size may change last digits.",
-)
 @option("--run-dir", type=PATH, help="Folder for the records of the run [default: runs/optimize-<time>].")
 @option(
     "--overwrite",
@@ -131,30 +101,19 @@ def optimize(
     target_data_dir: Sequence[Path],
     positive_inputs_dir: Sequence[Path],
     output_dir: Path | None,
-    num_particles: int,
-    num_iterations: int,
-    min_iteration_range: int,
+    settings: SearchSettings,
     positive_weight: float | None,
-    num_input_pos_sampled: int | None,
-    velocity_phi: float,
-    phi_split: bool,
-    velocity_floor: bool,
     seed: int,
     seeds: int,
     val_data: Path | None,
     test_data: Path | None,
     target_layer: int | None,
-    tile_particles: int | None,
-    tile_rows: int | None,
     run_dir: Path | None,
     overwrite: bool,
     **_: Any,
 ) -> list[ChunkReport]:
     """The command; prints what it measured and returns it."""
-    if seeds < 1:
-        raise InputError(f"seeds is {seeds}, expected at least 1")
-    if not -(2**63) <= seed <= 2**63 - seeds:
-        raise InputError(f"seed is {seed}, expected a whole number of 64 bits")
+    check_seeds(seed, seeds)
     chunks = chunk_paths(target_data_dir, positive_inputs_dir, output_dir)
     for paths in chunks:
         if not paths.negatives.parent.exists():
@@ -163,28 +122,17 @@ def optimize(
     from cluster.compute import Compute
     from cluster.records import RunRecords
     from cluster.repair import Repairs, repair
-    from engine.fitness import Tiling
     from engine.head import find_target
     from engine.imagesets import open_image_set
     from engine.models import load_model
-    from engine.search import SearchSettings
-    from engine.swarm import SwarmSettings
 
-    settings = SearchSettings(
-        swarm=SwarmSettings(num_particles, velocity_phi, phi_split, velocity_floor),
-        num_iterations=num_iterations,
-        min_iteration_range=min_iteration_range,
-        positive_weight=positive_weight,
-        num_input_pos_sampled=num_input_pos_sampled,
-        tiling=Tiling(tile_particles, tile_rows),
-    )
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     repairs = Repairs(
         model=model,
         target=find_target(model.model, model.loss, model.classes, model.path, target_layer),
         chunks=chunks,
         seeds=range(seed, seed + seeds),
-        settings=settings,
+        settings=replace(settings, positive_weight=positive_weight),
         validation=open_image_set(val_data) if val_data else None,
         test=open_image_set(test_data) if test_data else None,
         overwrite=overwrite,
@@ -197,7 +145,7 @@ def optimize(
     with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
         if not model.loss.stated:
             console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
-        tick = console.iterations(seeds * len(chunks), num_iterations)
+        tick = console.iterations(seeds * len(chunks), settings.num_iterations)
         reports = repair(repairs, compute, create_records, on_rows=console.rows, on_iterations=tick)
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")

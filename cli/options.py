@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from engine.errors import InputError
+
 if TYPE_CHECKING:
     from engine.imagesets import ImageSet
 
@@ -66,6 +68,81 @@ def target_layer_option(function: F) -> F:
     )(function)
 
 
+def search_options(function: F) -> F:
+    """Options of a search but for its positive weight; the command gets them as `settings`."""
+
+    @functools.wraps(function)
+    def command(
+        *args: Any,
+        num_particles: int,
+        num_iterations: int,
+        min_iteration_range: int,
+        num_input_pos_sampled: int | None,
+        velocity_phi: float,
+        phi_split: bool,
+        velocity_floor: bool,
+        tile_particles: int | None,
+        tile_rows: int | None,
+        **rest: Any,
+    ) -> Any:
+        from engine.fitness import Tiling
+        from engine.search import SearchSettings
+        from engine.swarm import SwarmSettings
+
+        settings = SearchSettings(
+            swarm=SwarmSettings(num_particles, velocity_phi, phi_split, velocity_floor),
+            num_iterations=num_iterations,
+            min_iteration_range=min_iteration_range,
+            num_input_pos_sampled=num_input_pos_sampled,
+            tiling=Tiling(tile_particles, tile_rows),
+        )
+        return function(*args, settings=settings, **rest)
+
+    for decorate in reversed(
+        (
+            option("--num-particles", type=int, default=100, show_default=True, help="Particles of the swarm."),
+            option("--num-iterations", type=int, default=100, show_default=True, help="Iterations at most."),
+            option(
+                "--min-iteration-range",
+                type=int,
+                default=10,
+                show_default=True,
+                help="Stop after so many without gain.",
+            ),
+            option("--num-input-pos-sampled", type=int, help="Search on so many positive inputs [default: all]."),
+            option(
+                "--velocity-phi",
+                type=float,
+                default=4.1,
+                show_default=True,
+                help="Sum of the attraction coefficients, above 4.",
+            ),
+            option(
+                "--phi-split",
+                type=bool,
+                default=True,
+                show_default=True,
+                help="Draw each coefficient from (0, phi/2); False from (0, phi).",
+            ),
+            option(
+                "--velocity-floor",
+                type=bool,
+                show_default=True,
+                help="Keep speeds above 1/5 of the range of the layer's weights.",
+            ),
+            option("--tiles", type=bool, help="Send pieces of every iteration to the workers, whatever that costs."),
+            option("--tile-particles", type=int, help="Particles of a piece [default: 128]."),
+            option(
+                "--tile-rows",
+                type=int,
+                help="Rows of a piece [default: by the job]; another size may change last digits.",
+            ),
+        )
+    ):
+        command = decorate(command)
+    return command  # type: ignore[return-value]
+
+
 def compute_options(function: F) -> F:
     """Options that say where to compute; the command gets them as `compute_settings`."""
 
@@ -121,6 +198,14 @@ def verbose_option(function: F) -> F:
     return option("--verbose", type=int, default=1, show_default=True, help="0 prints results only, 1 also what ran.")(
         function
     )
+
+
+def check_seeds(seed: int, seeds: int) -> None:
+    """Refuse numbers of seeds that no run can have."""
+    if seeds < 1:
+        raise InputError(f"seeds is {seeds}, expected at least 1")
+    if not -(2**63) <= seed <= 2**63 - seeds:
+        raise InputError(f"seed is {seed}, expected a whole number of 64 bits")
 
 
 def open_data(directory: Path, name: str) -> ImageSet:

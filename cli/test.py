@@ -1,4 +1,4 @@
-"""`test`: accuracy of a model."""
+"""`test`: accuracy of a model, and whether it keeps requirements."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import click
 
 from cli.console import Console, label_name, table
 from cli.options import PATH, compute_options, model_options, open_data, option, verbose_option
+from cli.verdicts import NOT_MET, verdict_table
+from engine.errors import InputError
 
 if TYPE_CHECKING:
     from cluster.compute import ComputeOptions
+    from engine.imagesets import ImageSet
+    from engine.requirements import Requirement
 
 
 @click.command(short_help="Print a model's accuracy.")
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
 @option("--data-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder with the image set.")
 @option("--target-data", default="test.h5", show_default=True, help="Name of the image set.")
 @option("--per-label", type=bool, help="Print every label as well.")
+@option("--requirements", type=PATH, help="TOML file of requirements to judge the model by.")
+@option("--base-model-dir", type=PATH, help="The model before its repair, for requirements on loss of accuracy.")
 @compute_options
 @verbose_option
 def command(
@@ -27,24 +33,39 @@ def command(
     data_dir: Path,
     target_data: str,
     per_label: bool,
+    requirements: Path | None,
+    base_model_dir: Path | None,
     compute_settings: ComputeOptions,
     verbose: int,
-) -> None:
-    """Measure a model on an image set.
+) -> int:
+    """Measure a model on an image set, and judge it by requirements.
+
+    The exit code is 3 where one of them is not met.
 
     Example: repair-dist test --model-dir model --data-dir data
+
+    Example: repair-dist test --model-dir repaired --base-model-dir model --data-dir data --requirements goals.toml
     """
     images = open_data(data_dir, target_data)
+    required = _requirements(requirements, base_model_dir, images)
 
     from cluster.compute import Compute
+    from engine.comparison import compare
     from engine.imagesets import check_fits_model
     from engine.models import load_model
+    from engine.requirements import judge
     from engine.results import label_results, wilson_interval
 
-    model = load_model(model_dir, allow_custom_code=allow_custom_code)
-    check_fits_model(images, model.input_shape, model.classes, model.path)
+    paths = [model_dir] if base_model_dir is None else [model_dir, base_model_dir]
+    models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
+    for model in models:
+        check_fits_model(images, model.input_shape, model.classes, model.path)
     with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
-        predicted = compute.predict(compute.handle(model), images, console.rows("test", images.rows))
+        predictions = [
+            compute.predict(compute.handle(model), images, console.rows(title, images.rows))
+            for title, model in zip(("test", "base model"), models, strict=False)
+        ]
+    predicted, base = predictions[0], predictions[-1]  # without a base model nothing depends on one
     results = label_results(images.labels, predicted, images.classes)
     click.echo(f"accuracy: {100 * results.accuracy:.2f}%")
     if per_label:
@@ -55,3 +76,28 @@ def command(
             name = label_name(each.label, images.label_names)
             rows.append([name, each.success, each.failure, f"{each.score:.2f}", interval])
         click.echo(table(["label", "correct", "incorrect", "accuracy %", "95 % interval"], rows))
+    if not required:
+        return 0
+    verdicts = judge(required, compare(images.labels, base, predicted, images.classes))
+    met = sum(verdict.met for verdict in verdicts)
+    click.echo(f"{verdict_table(verdicts)}\nrequirements: {met} of {len(verdicts)} met")
+    return 0 if met == len(verdicts) else NOT_MET
+
+
+def _requirements(path: Path | None, base_model_dir: Path | None, images: ImageSet) -> tuple[Requirement, ...]:
+    """The requirements of the file, if one is given, once they can be judged by these images and models."""
+    if path is None:
+        if base_model_dir is not None:
+            raise InputError(f"{base_model_dir} is given as base model without requirements; expected --requirements")
+        return ()
+
+    import numpy as np
+
+    from engine.requirements import check_rows, read_requirements
+
+    required = read_requirements(path, images.classes, images.label_names)
+    check_rows(required, np.bincount(images.labels, minlength=images.classes), images.path)
+    relative = next((each for each in required if each.kind == "max_drop"), None)
+    if relative is not None and base_model_dir is None:
+        raise InputError(f'{path} asks for "{relative.text}" without a model before; expected --base-model-dir')
+    return required

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import operator
 import os
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,23 +15,40 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cluster.placement import JOIN_SECONDS, START_SECONDS, Means, Placement, place_rows, place_search
-from cluster.replica import NOT_VISIBLE, Pass, Replica, ShippedModel, ShippedRows, block_pass
-from cluster.searches import OnSegment, SearchOutcome, SearchTask, iteration_seconds, search_here
+from cluster.passes import NOT_VISIBLE, Pass, ShippedModel, block_pass, ship_rows
+from cluster.placement import (
+    JOIN_SECONDS,
+    START_SECONDS,
+    Means,
+    Placement,
+    place_rows,
+    place_search,
+    place_tasks,
+)
+from cluster.replica import Replica
+from cluster.searches import (
+    SEGMENT_SECONDS,
+    OnSegment,
+    SearchOutcome,
+    SearchTask,
+    iteration_seconds,
+    search_here,
+)
+from cluster.tasks import Task, TaskEvent, TaskRunner
 from engine import backend
+from engine.cases import LayerInputs
 from engine.errors import InputError
+from engine.fitness import plan_tiles
 from engine.head import TargetLayer
 from engine.imagesets import ImageSet, read_images
 from engine.models import LoadedModel, spec_of
 from engine.problem import prepare
-from engine.runner import BATCH_ROWS, LocalisationSums, ModelRunner
+from engine.runner import BATCH_ROWS, PASS_ROWS, LocalisationSums, ModelRunner
+from engine.search import SearchState
 
 if TYPE_CHECKING:
     from cluster.connect import Resources
     from cluster.pool import WorkerPool
-
-BLOCK_ROWS = 1024
-"""Rows of one row block: large enough that a message is cheap beside it, small enough to spread a thousand rows."""
 
 Progress = Callable[[int], None]
 
@@ -110,6 +128,7 @@ class Compute:
         self._resources: Resources | None = None
         self._pool: WorkerPool | None = None
         self._model_refs: dict[str, Any] = {}
+        self._tasks = TaskRunner()
 
     def __enter__(self) -> Compute:
         if self.options.num_workers != 0 and (self.options.address or self.options.gpus_per_worker):
@@ -127,6 +146,16 @@ class Compute:
     def redispatched(self) -> int:
         """Calls that ran again because a worker died."""
         return 0 if self._pool is None else self._pool.redispatched
+
+    @property
+    def workers(self) -> int:
+        """Workers there are, or could be started; 0 where everything runs in this process."""
+        return self._means().workers
+
+    def start(self) -> int:
+        """Start the workers that were asked for, if any; returns their number, 0 in this process."""
+        means = self._means()
+        return len(self._workers()) if means.workers and (means.asked or means.only_workers) else 0
 
     def hardware_kind(self) -> str:
         """The kind of hardware whose bits the results are."""
@@ -153,6 +182,12 @@ class Compute:
         """Inputs of the layer under repair at `columns` (n, I), or all, and its logits (n, C)."""
         parts = self._pass(model, images, "features", columns, progress)
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def layer_inputs(self, model: ModelHandle, images: ImageSet, progress: Progress | None = None) -> LayerInputs:
+        """All rows as the layer under repair sees them."""
+        parts = self._pass(model, images, "inputs", None, progress)
+        inputs, digests = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return LayerInputs(inputs, images.labels, digests, images.image_shape, images.classes)
 
     def localisation_sums(
         self, model: ModelHandle, images: ImageSet, progress: Progress | None = None
@@ -190,6 +225,80 @@ class Compute:
             search_in_tiles(self._workers(), tasks, outcomes, report)
         return outcomes
 
+    def run_tasks(
+        self,
+        model: ModelHandle,
+        kernel: npt.NDArray[np.float32],
+        more_positives: LayerInputs | None,
+        tasks: Sequence[Task],
+        states: Mapping[str, SearchState],
+    ) -> Iterator[TaskEvent]:
+        """Run tasks to their end; their results do not depend on where.
+
+        A task is reported after each segment; the caller passes the states of searches that have begun.
+        """
+        left, known = list(tasks), dict(states)
+        means = self._means()
+        where: str | None = None
+        if means.workers == 0 or means.only_workers or means.asked:
+            where = self._place_tasks(len(left), 0.0)
+        while left and where != "workers":
+            task = left[0]
+            begun = time.perf_counter()
+            result = self._tasks.run(
+                model.runner, model.shipped.key, kernel, more_positives, task, known, SEGMENT_SECONDS
+            )
+            if result.ended:
+                left.pop(0)
+            known.update({each.name: each.state for each in result.searches})
+            if where is None:
+                # The first one says what a task costs, features and compiling included.
+                where = self._place_tasks(len(left), time.perf_counter() - begun)
+            host = socket.gethostname()
+            yield TaskEvent(task, result, "process", f"{host}:{os.getpid()}", host, 0)
+        if not left:
+            return
+        from cluster.remote_tasks import run_task_in_tiles, run_tasks_on_workers
+
+        pool, references = self._workers(), (self._model_ref(model), _put(kernel), _put(more_positives))
+        few = sum(len(task.searches) for task in left) < len(pool)
+        in_tiles = self.options.tiles
+        if few and not in_tiles:
+            # Some workers would idle: a first segment tells whether they had better take pieces of iterations.
+            slowest = 0.0
+            unfinished = []
+            for event in run_tasks_on_workers(pool, *references, left, known, one_segment=True):
+                if not event.result.ended:
+                    unfinished.append(event.task)
+                    known.update({each.name: each.state for each in event.result.searches})
+                    slowest = max([slowest, *(i.seconds for each in event.result.searches for i in each.iterations)])
+                yield event
+            left = unfinished
+            if left:
+                settings = left[0].searches[0].settings
+                iterations, rows = settings.num_iterations, left[0].chunk.image_set.rows
+                tiles = len(plan_tiles(settings.swarm.num_particles, rows, 1, settings.tiling))
+                placement = place_search(self._means(), 1, tiles, iterations, slowest, force_tiles=False)
+                in_tiles = placement.where == "tiles"
+                self._decide(f"{len(left)} long tasks", "in tiles" if in_tiles else "on workers", placement)
+        if not in_tiles:
+            yield from run_tasks_on_workers(pool, *references, left, known)
+            return
+        for task in left:
+            head = model.runner.head
+            yield from run_task_in_tiles(pool, *references, task, head, kernel, known)
+
+    def _place_tasks(self, left: int, seconds: float) -> str:
+        placement = place_tasks(self._means(), left, seconds)
+        self._decide(f"{left} tasks", "on workers" if placement.where == "workers" else "in this process", placement)
+        return placement.where
+
+    def _model_ref(self, model: ModelHandle) -> Any:
+        shipped = self._model_refs.get(model.shipped.key)
+        if shipped is None:
+            shipped = self._model_refs[model.shipped.key] = _put(model.shipped)
+        return shipped
+
     def _pass(
         self,
         model: ModelHandle,
@@ -199,7 +308,7 @@ class Compute:
         progress: Progress | None,
     ) -> list[Any]:
         """One pass over all rows; results of the row blocks in row order."""
-        blocks = [(start, min(start + BLOCK_ROWS, images.rows)) for start in range(0, images.rows, BLOCK_ROWS)]
+        blocks = [(start, min(start + PASS_ROWS, images.rows)) for start in range(0, images.rows, PASS_ROWS)]
         results: list[Any] = [None] * len(blocks)
         tick = progress or _ignore
         means = self._means()
@@ -246,10 +355,8 @@ class Compute:
         from cluster.pool import Call
 
         pool = self._workers()
-        shipped = self._model_refs.get(model.shipped.key)
-        if shipped is None:
-            shipped = self._model_refs[model.shipped.key] = _put(model.shipped)
-        rows = _put(ShippedRows(images, images.path.stat().st_size))
+        shipped = self._model_ref(model)
+        rows = _put(ship_rows(images))
         calls = [
             Call("run_block", (shipped, rows, what, start, stop, columns), tag=index)
             for index, (start, stop) in enumerate(blocks)

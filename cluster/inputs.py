@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,15 @@ import numpy.typing as npt
 
 from cluster.compute import Compute, ModelHandle, Progress
 from engine import backend
+from engine.cases import case_fingerprint
+from engine.containers import repaired_path, save_patched
 from engine.errors import InputError
+from engine.files import replace_directory
 from engine.fitness import SearchRows
 from engine.head import Head, TargetLayer
 from engine.imagesets import ImageSet, check_fits_model, content_fingerprint
 from engine.models import LoadedModel
+from engine.patch import Patch
 from engine.targets import open_negatives, open_positives
 from engine.weights_file import read_weights
 
@@ -77,9 +80,9 @@ def open_chunk(paths: ChunkPaths, model: LoadedModel, target: TargetLayer) -> Ch
         check_fits_model(each, model.input_shape, model.classes, model.path)
     index = read_weights(paths.negatives / "weights.csv", target)
     labels = np.unique(negatives.labels)
-    text = "|".join([*(content_fingerprint(each) for each in sets), index.tobytes().hex()])
     label = int(labels[0]) if len(labels) == 1 else -1
-    return Chunk(paths, negatives, positives, index, label, hashlib.sha256(text.encode()).hexdigest())
+    data = case_fingerprint([content_fingerprint(each) for each in sets], index)
+    return Chunk(paths, negatives, positives, index, label, data)
 
 
 def check_output(output: Path, model: LoadedModel, *, overwrite: bool) -> None:
@@ -102,6 +105,20 @@ def check_output(output: Path, model: LoadedModel, *, overwrite: bool) -> None:
         raise InputError(
             f"{folder} holds no repaired model, expected another --output-dir, or --overwrite to replace it"
         )
+
+
+def save_repaired(model: LoadedModel, patch: Patch, output: Path) -> Path:
+    """Save a patched model and return its path; `repair/` is replaced as a whole.
+
+    A model of another format that it held would make it ambiguous.
+    """
+    saved = repaired_path(model, output)
+    if saved == output / "repair":
+        save_patched(model, patch, saved, overwrite=True)
+    else:
+        with replace_directory(saved.parent) as folder:
+            save_patched(model, patch, folder / saved.name)
+    return saved
 
 
 def search_rows(

@@ -68,6 +68,26 @@ def place_rows(means: Means, blocks: int, block_seconds: float, compile_seconds:
     return Placement("process", f"{here:.1f} s expected here, {there:.1f} s on {means.workers} workers")
 
 
+def place_tasks(means: Means, tasks: int, task_seconds: float) -> Placement:
+    """The tasks of a batch: here, or on workers.
+
+    Args:
+        means: what there is.
+        tasks: still to do.
+        task_seconds: of one here, measured; unused where workers were asked for.
+    """
+    here = tasks * task_seconds
+    there = means.start_seconds + here / max(means.workers, 1)
+    if means.workers == 0:
+        return Placement("process", "no workers were asked for")
+    if means.only_workers:
+        return Placement("workers", "the workers' hardware differs from this process's")
+    if means.asked:
+        return Placement("workers", f"{means.workers} workers were asked for")
+    where: Where = "workers" if there < here else "process"
+    return Placement(where, f"{here:.1f} s expected here, {there:.1f} s on {means.workers} workers")
+
+
 def place_search(
     means: Means, jobs: int, tiles: int, iterations: int, iteration_seconds: float, force_tiles: bool
 ) -> Placement:

@@ -20,7 +20,7 @@ from ray.exceptions import (
 
 from cluster.connect import Resources
 from cluster.replica import Replica
-from engine.errors import InputError
+from engine.errors import InputError, WorkError
 
 LOST = (RayActorError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
 
@@ -37,8 +37,8 @@ ATTEMPTS = 5
 """A call that took down this many workers is not tried again: it is the call's fault."""
 
 
-class WorkerError(Exception):
-    """The workers cannot finish the work; results so far are kept."""
+class WorkerError(WorkError):
+    """The workers cannot finish the work."""
 
 
 @dataclass(eq=False)
@@ -49,7 +49,7 @@ class Call:
         method: name of the method.
         args: its arguments; objects the driver put come as references.
         tag: the caller's own mark.
-        worker: index of the worker that has the caches for it, or None.
+        worker: index of the worker that has, or is to have, the caches for it, or None.
         attempts: how often it was sent.
     """
 
@@ -93,7 +93,8 @@ class WorkerPool:
             actor_class
         )
         self._slots = [_Slot(self._new_actor()) for _ in range(resources.workers)]
-        self._queue: deque[Call] = deque()
+        self._shared: deque[Call] = deque()
+        self._own: list[deque[Call]] = [deque() for _ in self._slots]
         self._alive_at = time.monotonic()
         self._wait_for_start()
 
@@ -111,28 +112,32 @@ class WorkerPool:
 
     def submit(self, call: Call, *, first: bool = False) -> None:
         """Queue a call, in front of the others if `first`."""
+        queue = self._shared if call.worker is None else self._own[call.worker]
         if first:
-            self._queue.appendleft(call)
+            queue.appendleft(call)
         else:
-            self._queue.append(call)
+            queue.append(call)
 
     def run(self, calls: Iterable[Call] = (), depth: int = 1) -> Iterator[tuple[Call, Any, int]]:
         """Send queued calls and yield (call, result, worker) as they finish, until none is left.
 
-        Calls submitted while iterating are taken up. At most `depth` calls are with one worker.
+        Calls submitted while iterating are taken up. At most `depth` calls are with one worker, so that it does not
+        wait for its next one; only one as soon as there are few left, so that none waits behind another.
 
         Raises:
             InputError: the call found bad input.
             WorkerError: a call took down several workers, or no worker is left.
         """
-        self._queue.extend(calls)
+        for call in calls:
+            self.submit(call)
         try:
-            while self._queue or any(slot.flying for slot in self._slots):
+            while self._waiting or any(slot.flying for slot in self._slots):
                 self._send(depth)
                 yield from self._collect()
         finally:
             # An error or a caller that stops early leaves nothing behind for the next run.
-            self._queue.clear()
+            for queue in (self._shared, *self._own):
+                queue.clear()
             for slot in self._slots:
                 slot.flying.clear()
 
@@ -157,32 +162,41 @@ class WorkerPool:
             reason = next((slot.error for slot in self._slots if slot.error), f"none answered in {START_TIMEOUT:.0f} s")
             raise WorkerError(f"no worker could start: {reason}")
 
+    @property
+    def _waiting(self) -> int:
+        return len(self._shared) + sum(len(queue) for queue in self._own)
+
     def _send(self, depth: int) -> None:
         now = time.monotonic()
-        for index, slot in enumerate(self._slots):
-            if not slot.ready:
-                self._revive(slot, now)
-                continue
-            while self._queue and len(slot.flying) < depth:
-                call = self._next_for(index)
-                if call is None:
-                    break
-                call.attempts += 1
-                slot.flying[getattr(slot.actor, call.method).remote(*call.args)] = call
+        for most in range(1, depth + 1):
+            if most > 1 and self._waiting < 2 * len(self._slots):
+                break
+            for index, slot in enumerate(self._slots):
+                if not slot.ready:
+                    self._revive(slot, now)
+                    continue
+                while len(slot.flying) < most:
+                    call = self._next_for(index)
+                    if call is None:
+                        break
+                    call.attempts += 1
+                    slot.flying[getattr(slot.actor, call.method).remote(*call.args)] = call
 
     def _next_for(self, index: int) -> Call | None:
-        """The first queued call this worker should take.
+        """The queued call this worker should take: its own, or anybody's, or else the last of a busy or lost worker's.
 
         A call goes to the worker that has its caches, unless that one is lost, or busy while this one idles:
         rebuilding caches beats waiting.
         """
-        for own_first in (True, False):
-            for position, call in enumerate(self._queue):
-                mine = call.worker is None or call.worker == index or not self._slots[call.worker].ready
-                if mine or (not own_first and call.worker is not None and self._slots[call.worker].flying):
-                    del self._queue[position]
-                    return call
-        return None
+        for queue in (self._own[index], self._shared):
+            if queue:
+                return queue.popleft()
+        others = [
+            queue
+            for queue, slot in zip(self._own, self._slots, strict=True)
+            if queue and (slot.flying or not slot.ready)
+        ]
+        return max(others, key=len).pop() if others and not self._slots[index].flying else None
 
     def _collect(self) -> Iterator[tuple[Call, Any, int]]:
         flying = [(ref, index) for index, slot in enumerate(self._slots) for ref in slot.flying]
@@ -192,12 +206,14 @@ class WorkerPool:
             time.sleep(0.05)
         else:
             ray.wait(waiting, num_returns=1, timeout=0.5)
+        # One question for all of them: asking for each would cost the driver more than the answers.
+        ready = set(ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]) if waiting else set()
         for slot in self._slots:
-            if slot.probe is not None and ray.wait([slot.probe], timeout=0)[0]:
+            if slot.probe in ready:
                 self._check_probe(slot)
         for ref, index in flying:
             slot = self._slots[index]
-            if ref not in slot.flying or not ray.wait([ref], timeout=0)[0]:
+            if ref not in slot.flying or ref not in ready:
                 continue
             call = slot.flying.pop(ref)
             try:
@@ -223,7 +239,7 @@ class WorkerPool:
         self.redispatched += len(lost)
         for each in reversed(lost):
             each.worker = None
-            self._queue.appendleft(each)
+            self._shared.appendleft(each)
         if not isinstance(error, ObjectLostError):
             slot.retry_at = time.monotonic()
 

@@ -6,16 +6,18 @@ and renamed; at its end the folder becomes one `<table>.arrow`, sorted by key. `
 
 from __future__ import annotations
 
+import errno
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.ipc
 
-from engine.errors import InputError
+from engine.errors import InputError, WorkError
 from engine.files import remove, replace_file
 
 
@@ -24,7 +26,7 @@ def _field(name: str, kind: pa.DataType, text: str, unit: str = "") -> pa.Field:
     return pa.field(name, kind, metadata=metadata)
 
 
-JOB = _field("job", pa.string(), "data fingerprint, label and seed of the job")
+JOB = _field("job", pa.string(), "name of the search; `stepN` or `batch` for what a batch made of its searches")
 
 SCHEMAS: dict[str, pa.Schema] = {
     "swarm": pa.schema(
@@ -44,11 +46,16 @@ SCHEMAS: dict[str, pa.Schema] = {
     "labels": pa.schema(
         [
             JOB,
-            _field("stage", pa.string(), "base or repaired: the model measured"),
+            _field(
+                "stage",
+                pa.string(),
+                "base: the model as it was; repaired: a saved model, loaded again; candidate: a job's best patch on "
+                "cached features; step: what a round or iteration of a batch ended with, on cached features",
+            ),
             _field("split", pa.string(), "negative, positive, validation or test: the rows measured"),
             _field("label", pa.int32(), "true class"),
             _field("total", pa.int64(), "rows of the label", "rows"),
-            _field("correct", pa.int64(), "rows the saved model gets right", "rows"),
+            _field("correct", pa.int64(), "rows the model gets right", "rows"),
             _field("accuracy", pa.float64(), "correct / total", "1"),
             _field("repaired", pa.int64(), "rows the base model gets wrong and this one right", "rows"),
             _field("broken", pa.int64(), "rows the base model gets right and this one wrong", "rows"),
@@ -57,8 +64,9 @@ SCHEMAS: dict[str, pa.Schema] = {
     "jobs": pa.schema(
         [
             JOB,
-            _field("chunk", pa.string(), "folder of the negatives"),
-            _field("data", pa.string(), "SHA-256 of the search rows and weights"),
+            _field("step", pa.int32(), "round of mode rounds, iteration of mode chain, else 1; from 1"),
+            _field("chunk", pa.string(), "folder of the repair rows"),
+            _field("data", pa.string(), "SHA-256 of the search rows and weights; empty where nothing was searched"),
             _field("label", pa.int32(), "true label under repair, -1 for several"),
             _field("seed", pa.int64(), "seed of the search"),
             _field("positive_weight", pa.float64(), "worth of all positives together", "negatives"),
@@ -71,27 +79,74 @@ SCHEMAS: dict[str, pa.Schema] = {
             _field("patched", pa.int64(), "negatives the search believes repaired", "rows"),
             _field("intact", pa.int64(), "positives the search believes intact", "rows"),
             _field("stop", pa.string(), "solved, no gain or iterations; empty while running"),
-            _field("chosen", pa.bool_(), "this job's patch is in the saved model of its chunk"),
-            _field("index", pa.list_(pa.int64()), "input of each searched weight, the i of weights.csv"),
-            _field("unit", pa.list_(pa.int64()), "unit of each searched weight, the j of weights.csv"),
-            _field("old", pa.list_(pa.float32()), "values of the searched weights in the model as it is"),
-            _field("new", pa.list_(pa.float32()), "values of the best candidate"),
+            _field("state", pa.string(), "running, done, skipped (nothing to repair) or failed"),
+            _field("note", pa.string(), "why it was skipped or failed; empty otherwise"),
+            _field("chosen", pa.bool_(), "a patch of this job is in the model that its step ended with"),
             _field("where", pa.string(), "process, worker or tiles"),
             _field("worker", pa.string(), "host and process that ran the end of it"),
             _field("host", pa.string(), "host that ran the end of it"),
             _field("redispatched", pa.int64(), "parts that ran again because a worker died", "calls"),
+            _field("ended", pa.float64(), "time of its end, after the start of the run", "s"),
             _field("seconds", pa.float64(), "time in iterations", "s"),
         ]
     ),
+    "patches": pa.schema(
+        [
+            JOB,
+            _field("rank", pa.int32(), "0 is the best patch of the job by its own fitness"),
+            _field("fitness", pa.float64(), "of this patch on the search rows; not a number for the saved model's"),
+            _field("position", pa.int32(), "of the weight in its patch, from 0"),
+            _field("weight", pa.string(), "path of the weight, <layer>/<variable>"),
+            _field("flat_index", pa.int64(), "position in the flattened weight, C order"),
+            _field("index", pa.list_(pa.int64()), "position in the weight; for a kernel the i and j of weights.csv"),
+            _field("old", pa.float32(), "value the patch was made against"),
+            _field("new", pa.float32(), "value after repair"),
+        ]
+    ),
+    "verdicts": pa.schema(
+        [
+            _field("split", pa.string(), "validation (it chose: optimistic) or test"),
+            _field("requirement", pa.int32(), "number of the requirement, from 0, in the order judged"),
+            _field("text", pa.string(), "the requirement in words"),
+            _field("kind", pa.string(), "min_accuracy, max_drop or max_rate"),
+            _field("label", pa.int32(), "true class, -1 for all rows together"),
+            _field("predicted", pa.int32(), "predicted class of a max_rate, else -1"),
+            _field("limit", pa.float64(), "what is required", "1"),
+            _field("base", pa.float64(), "accuracy, or rate of the confusion, of the base model", "1"),
+            _field("value", pa.float64(), "accuracy, drop or rate of the repaired model", "1"),
+            _field("low", pa.float64(), "lower end of the 95 % confidence interval of the value", "1"),
+            _field("high", pa.float64(), "upper end", "1"),
+            _field("total", pa.int64(), "rows judged", "rows"),
+            _field("count_before", pa.int64(), "rows the base model gets right, or confuses", "rows"),
+            _field("count_after", pa.int64(), "rows the repaired model gets right, or confuses", "rows"),
+            _field("margin", pa.float64(), "distance to the limit, negative where it is not met", "1"),
+            _field("met", pa.bool_(), "the value keeps to the limit"),
+        ]
+    ),
+    "predictions": pa.schema(
+        [
+            _field("split", pa.string(), "validation or test"),
+            _field("row", pa.int64(), "row of the image set"),
+            _field("label", pa.int32(), "true class"),
+            _field("before", pa.int32(), "class the base model predicts"),
+            _field("after", pa.int32(), "class the saved repaired model predicts, loaded again"),
+        ]
+    ),
 }
+"""All tables of a run; columns carry their description, and their unit where they have one, as field metadata."""
 
 KEYS: dict[str, list[str]] = {
     "swarm": ["job", "iteration"],
     "labels": ["job", "stage", "split", "label"],
     "jobs": ["job"],
+    "patches": ["job", "rank", "position"],
+    "verdicts": ["split", "requirement"],
+    "predictions": ["split", "row"],
 }
 
-VOLATILE = frozenset({"chunk", "where", "worker", "host", "redispatched", "seconds"})
+CHECKPOINTS = "checkpoint"
+
+VOLATILE = frozenset({"chunk", "where", "worker", "host", "redispatched", "ended", "seconds"})
 """Columns in which two equal runs may differ: time and place."""
 
 
@@ -99,7 +154,7 @@ class RunRecords:
     """Writes one run directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Claim a new directory; see `create`."""
+        """Write to a directory that was claimed; see `create` and `resume`."""
         self.directory = directory
         self._parts: dict[tuple[str, str], int] = {}
 
@@ -110,49 +165,166 @@ class RunRecords:
         Raises:
             InputError: something is there already and `overwrite` is not given, or it is no run directory.
         """
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            ours = (directory / "run.json").is_file()
-            if not (overwrite and ours):
-                found = "a run" if ours else "something that is not a run"
-                hint = "expected a new name or --overwrite" if ours else "expected a new name"
-                raise InputError(f"{directory}: {found} is there already, {hint}")
-            for name in SCHEMAS:
-                remove(directory / name)
-                remove(directory / f"{name}.arrow")
-            remove(directory / "run.json")
-        directory.mkdir(parents=True, exist_ok=True)
+        RunRecords.check_new(directory, overwrite=overwrite)
+        for name in SCHEMAS:
+            remove(directory / name)
+            remove(directory / f"{name}.arrow")
+        for name in (CHECKPOINTS, "progress.json", "run.json"):
+            remove(directory / name)
         records = RunRecords(directory)
         records.write_facts({**facts, "state": "running"})
         return records
 
+    @staticmethod
+    def check_new(directory: Path, *, overwrite: bool) -> None:
+        """Refuse a directory that is in use.
+
+        Raises:
+            InputError: as `create` does.
+        """
+        if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+            return
+        ours = holds_run(directory)
+        if not (overwrite and ours):
+            found = "a run" if ours else "something that is not a run"
+            hint = "expected a new name or --overwrite" if ours else "expected a new name"
+            raise InputError(f"{directory}: {found} is there already, {hint}")
+
+    @staticmethod
+    def check_same(directory: Path, facts: Mapping[str, Any]) -> None:
+        """Refuse to go on with another run than the one in a directory.
+
+        Raises:
+            InputError: names the first difference in `identity`.
+        """
+        _check_identity(directory, read_facts(directory).get("identity"), facts["identity"])
+
+    @staticmethod
+    def resume(directory: Path, facts: Mapping[str, Any]) -> RunRecords:
+        """Go on in a run directory: parts of jobs that had not ended are dropped, they will be written again.
+
+        Raises:
+            InputError: what the run was begun with, under `identity` of its facts, is not what it is now.
+        """
+        RunRecords.check_same(directory, facts)
+        before = read_facts(directory)
+        records = RunRecords(directory)
+        ended = {path.name for path in _parts(directory, "jobs") if _all_ended(path)}
+        for name in ("swarm", "patches", "jobs"):
+            for path in _parts(directory, name):
+                if path.name not in ended:
+                    path.unlink()
+        records.write_facts({**facts, "started": before.get("started", facts.get("started")), "state": "running"})
+        return records
+
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Replace `run.json`."""
-        with replace_file(self.directory / "run.json") as temporary:
-            temporary.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        self._write_text("run.json", json.dumps(facts, indent=2, sort_keys=True) + "\n")
 
-    def append(self, table: str, job: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write one more part of a job's rows."""
-        part = self._parts.get((table, job), 0)
-        self._parts[table, job] = part + 1
-        self._write(self.directory / table / f"{_file_name(job)}-{part:05d}.arrow", table, rows)
+    def write_progress(self, progress: Mapping[str, Any]) -> None:
+        """Replace `progress.json`, which tells another terminal how far the run is."""
+        self._write_text("progress.json", json.dumps(progress) + "\n")
 
-    def replace(self, table: str, job: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write a job's rows in place of those before."""
-        self._parts[table, job] = 1
-        self._write(self.directory / table / f"{_file_name(job)}-00000.arrow", table, rows)
+    def append(self, table: str, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write one more file of a part, usually the rows of one job."""
+        number = self._parts.get((table, part), 0)
+        self._parts[table, part] = number + 1
+        self._write(self.directory / table / f"{_file_name(part)}-{number:05d}.arrow", table, rows)
+
+    def replace(self, table: str, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write the rows of a part in place of those before."""
+        self._parts[table, part] = 1
+        self._write(self.directory / table / f"{_file_name(part)}-00000.arrow", table, rows)
+
+    def write_checkpoint(self, task: str, content: bytes) -> None:
+        """Keep the state of a task that has not ended."""
+        with self._room(), replace_file(self.directory / CHECKPOINTS / f"{_file_name(task)}.npz") as temporary:
+            temporary.write_bytes(content)
+
+    def drop_checkpoint(self, task: str) -> None:
+        """The task has ended."""
+        remove(self.directory / CHECKPOINTS / f"{_file_name(task)}.npz")
+
+    def checkpoints(self) -> list[Path]:
+        """States of tasks that had not ended."""
+        return sorted((self.directory / CHECKPOINTS).glob("[!.]*.npz"))
+
+    def parts_of(self, table: str) -> dict[str, str]:
+        """The part in which each job is, while a table is in parts."""
+        return {
+            job: path.stem[: -len("-00000")]
+            for path in _parts(self.directory, table)
+            for job in _read(path)["job"].to_pylist()
+        }
 
     def compact(self, facts: Mapping[str, Any]) -> None:
         """Turn every folder into one table and mark the run as done."""
         for name in SCHEMAS:
             table = read_table(self.directory, name)
-            with replace_file(self.directory / f"{name}.arrow") as temporary:
+            with self._room(), replace_file(self.directory / f"{name}.arrow") as temporary:
                 _write_table(temporary, table)
+        for name in (*SCHEMAS, CHECKPOINTS, "progress.json"):
             remove(self.directory / name)
         self.write_facts({**facts, "state": "done"})
 
     def _write(self, path: Path, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        with replace_file(path) as temporary:
-            _write_table(temporary, pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMAS[table]))
+        with self._room(), replace_file(path) as temporary:
+            _write_table(temporary, _from_rows(table, rows))
+
+    def _write_text(self, name: str, text: str) -> None:
+        with self._room(), replace_file(self.directory / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Say plainly when the disk is full, wherever in the libraries that shows."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+                raise WorkError(
+                    f"{self.directory}: no space is left on the disk; what was written before is whole; free some "
+                    "space and go on with --resume"
+                ) from error
+            raise
+
+
+def holds_run(directory: Path) -> bool:
+    """Whether a directory is that of a run."""
+    return (directory / "run.json").is_file()
+
+
+def read_facts(directory: Path) -> dict[str, Any]:
+    """The content of `run.json`.
+
+    Raises:
+        InputError: the directory holds no run, or its `run.json` is damaged.
+    """
+    if not holds_run(directory):
+        raise InputError(f"{directory}: found no run.json, expected the directory of a run")
+    try:
+        facts = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{directory / 'run.json'}: is damaged ({error}), expected the facts of a run") from error
+    if not isinstance(facts, dict):
+        raise InputError(f"{directory / 'run.json'}: holds no table of facts, expected the facts of a run")
+    return facts
+
+
+def _check_identity(directory: Path, before: Any, now: Any, name: str = "") -> None:
+    """Compare what a run was begun with and what it would go on with, value by value.
+
+    Raises:
+        InputError: names the first difference.
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*now, *(key for key in before if key not in now)]:
+            _check_identity(directory, before.get(key), now.get(key), f"{name} {key}".strip())
+    elif json.dumps(before) != json.dumps(now):
+        raise InputError(
+            f"{directory} was begun with {name} {_short(before)} and this command has {_short(now)}, expected the same "
+            "to resume"
+        )
 
 
 def read_table(directory: Path, name: str) -> pa.Table:
@@ -161,12 +333,12 @@ def read_table(directory: Path, name: str) -> pa.Table:
     Raises:
         InputError: the directory holds no run.
     """
-    if not (directory / "run.json").is_file():
+    if not holds_run(directory):
         raise InputError(f"{directory}: found no run.json, expected the directory of a run")
     whole = directory / f"{name}.arrow"
     while not whole.is_file():
         try:
-            parts = [_read(path) for path in sorted((directory / name).glob("[!.]*.arrow"))]
+            parts = [_read(path) for path in _parts(directory, name)]
         except FileNotFoundError:
             continue  # the run is being compacted: the whole table is there by now
         if whole.is_file():
@@ -177,9 +349,30 @@ def read_table(directory: Path, name: str) -> pa.Table:
     return _read(whole)
 
 
+def read_part(directory: Path, table: str, part: str) -> list[dict[str, Any]] | None:
+    """The rows of a part, or None when the table is no longer in parts."""
+    path = directory / table / f"{_file_name(part)}-00000.arrow"
+    rows: list[dict[str, Any]] | None = _read(path).to_pylist() if path.is_file() else None
+    return rows
+
+
 def comparable(table: pa.Table) -> pa.Table:
     """The columns in which equal runs are equal."""
     return table.select([name for name in table.column_names if name not in VOLATILE])
+
+
+def _parts(directory: Path, table: str) -> list[Path]:
+    return sorted((directory / table).glob("[!.]*.arrow"))
+
+
+def _all_ended(path: Path) -> bool:
+    """Whether every job of a part of the table `jobs` is over; those that failed are tried again."""
+    return all(state in ("done", "skipped") for state in _read(path)["state"].to_pylist())
+
+
+def _from_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    schema = SCHEMAS[table]
+    return pa.table({name: [row[name] for row in rows] for name in schema.names}, schema=schema)
 
 
 def _read(path: Path) -> pa.Table:
@@ -190,6 +383,11 @@ def _read(path: Path) -> pa.Table:
 def _write_table(path: Path, table: pa.Table) -> None:
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _file_name(job: str) -> str:

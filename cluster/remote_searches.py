@@ -51,12 +51,12 @@ def search_in_tiles(
         outcome.where = "tiles"
         outcome.worker, outcome.host = f"{len(pool)} workers", socket.gethostname()
         before = pool.redispatched
-        evaluate = _tiled(pool, task, prepared.fitness.tiles)
+        evaluate = tiled(pool, task, prepared.fitness.tiles)
         run_here(index, task, outcome, prepared.judge, evaluate, report)
         outcome.redispatched = pool.redispatched - before
 
 
-def _tiled(pool: WorkerPool, task: SearchTask, tiles: Sequence[Tile]) -> search.Evaluate:
+def tiled(pool: WorkerPool, task: SearchTask, tiles: Sequence[Tile]) -> search.Evaluate:
     """An evaluation that sends each worker its share of the tiles in one message and adds the parts in tile order."""
     rows, problem = ray.put(task.rows), ray.put(task.problem)
     shares = [list(range(worker, len(tiles), len(pool))) for worker in range(min(len(pool), len(tiles)))]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
+import os
+import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +24,20 @@ from cluster.inputs import (
     held_out_rows,
     open_chunk,
     predicted_classes,
+    save_repaired,
     search_rows,
 )
 from cluster.records import RunRecords
-from cluster.reports import ChunkReport, Measured, job_row, label_rows
+from cluster.reports import ChunkReport, Measured, job_row, label_rows, patch_rows
 from cluster.searches import SearchOutcome, SearchTask
-from engine.containers import repaired_path, save_patched
+from cluster.versions import versions
 from engine.errors import InputError
-from engine.files import replace_directory
-from engine.fitness import SearchRows, TiledFitness, Weights
+from engine.fitness import SearchRows, TiledFitness
 from engine.head import TargetLayer
 from engine.imagesets import ImageSet, check_fits_model
 from engine.models import LoadedModel, load_model
-from engine.patch import Patch
-from engine.problem import Problem, check_memory, judge_of, sample_positives, with_seed
+from engine.patch import NO_CHANGE, Patch
+from engine.problem import Problem, check_memory, judge_of, localised, sample_positives, with_seed
 from engine.results import paired_changes
 from engine.search import Iteration, Judge, SearchSettings, result
 from engine.swarm import Spread, Stream
@@ -95,9 +97,6 @@ class _Run:
         return self.compute.predict(model, images, self.on_rows(split, images.rows) if self.on_rows else None)
 
 
-NO_CHANGE = Patch((), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.float32))
-
-
 def repair(
     repairs: Repairs,
     compute: Compute,
@@ -118,6 +117,7 @@ def repair(
     Raises:
         InputError: bad input; nothing has been written.
     """
+    begun = time.perf_counter()
     run = _Run(repairs, compute, compute.handle(repairs.model, repairs.target), on_rows)
     chunks = _open_all(repairs)
     cases = [_case(run, chunk) if chunk is not None and len(chunk.index) else None for chunk in chunks]
@@ -134,6 +134,7 @@ def repair(
 
     def on_segment(task: int, iterations: list[Iteration], outcome: SearchOutcome) -> None:
         case, problem = tasks[task]
+        outcome.ended = time.perf_counter() - begun
         records.append("swarm", problem.name, [{"job": problem.name, **asdict(row)} for row in iterations])
         records.replace("jobs", problem.name, [job_row(case.chunk, case.judge, problem, outcome, chosen=None)])
         if on_iterations is not None:
@@ -143,17 +144,23 @@ def repair(
     ended = {problem.name: outcome for (_, problem), outcome in zip(tasks, outcomes, strict=True)}
 
     reports = []
+    shapes = {repairs.target.path: tuple(repairs.target.layer.kernel.shape)}
     for paths, chunk, case in zip(repairs.chunks, chunks, cases, strict=True):
         report = _finish(run, paths, chunk, case, ended, held_out)
         if case is not None:
             for problem in case.problems:
-                row = job_row(case.chunk, case.judge, problem, ended[problem.name], chosen=problem.name == report.job)
+                outcome = ended[problem.name]
+                row = job_row(case.chunk, case.judge, problem, outcome, chosen=problem.name == report.job)
                 records.replace("jobs", problem.name, [row])
+                patch, fitness = _patch(repairs.target, case, outcome), outcome.state.swarm.global_fitness
+                records.replace("patches", problem.name, patch_rows(problem.name, 0, fitness, patch, shapes))
         if report.measured:
             name = report.job or f"{chunk.data[:12] if chunk else 'none'}-{report.label}"
             records.replace("labels", name, label_rows(name, report.measured))
         reports.append(report)
-    records.compact({**facts, "hardware": compute.hardware_kind(), "placement": compute.decisions})
+    seconds = time.perf_counter() - begun
+    done = {"hardware": compute.hardware_kind(), "placement": compute.decisions, "seconds": seconds}
+    records.compact({**facts, **done})
     return reports
 
 
@@ -170,7 +177,7 @@ def _open_all(repairs: Repairs) -> list[Chunk | None]:
 def _case(run: _Run, chunk: Chunk) -> _Case:
     """Extract the features of a chunk and of the rows that choose for it, and set up one search per seed."""
     settings, target, held_out = run.repairs.settings, run.repairs.target, run.repairs.validation
-    columns, column = np.unique(chunk.index[:, 0], return_inverse=True)
+    columns, weights = localised(np.asarray(target.layer.kernel, dtype=np.float32), chunk.index)
     count = sum(each.rows for each in (chunk.negatives, chunk.positives, held_out) if each is not None)
     check_memory(settings.swarm.num_particles, len(chunk.index), count, run.repairs.model.classes)
     rows = search_rows(chunk, columns, run.handle, run.compute, run.on_rows)
@@ -180,7 +187,7 @@ def _case(run: _Run, chunk: Chunk) -> _Case:
     problem = Problem(
         name=f"{chunk.data[:12]}-{chunk.label}-w{judge.positive_weight:g}",
         head=target.head,
-        weights=Weights(column.astype(np.int64), chunk.index[:, 1], _values(target, chunk.index)),
+        weights=weights,
         spread=Spread.of(np.asarray(target.layer.kernel)),
         source=Stream(0, chunk.data, chunk.label),
         settings=settings,
@@ -212,7 +219,7 @@ def _finish(
     chosen, note = _choose(run, case, ended) if case else (None, None)
     outcome = ended[chosen.name] if chosen else None
     patch = _patch(repairs.target, case, outcome) if case and outcome else NO_CHANGE
-    saved = _save(repairs.model, patch, paths.output)
+    saved = save_repaired(repairs.model, patch, paths.output)
     if chunk is not None:
         old = _values(repairs.target, chunk.index)
         new = patch.new if len(patch) else old
@@ -233,17 +240,6 @@ def _finish(
         measured=_measure(run, chunk, case, held_out, saved),
         note=note,
     )
-
-
-def _save(model: LoadedModel, patch: Patch, output: Path) -> Path:
-    """Replace `repair/` as a whole: a model of another format that it held would make it ambiguous."""
-    saved = repaired_path(model, output)
-    if saved == output / "repair":
-        save_patched(model, patch, saved, overwrite=True)
-    else:
-        with replace_directory(saved.parent) as folder:
-            save_patched(model, patch, folder / saved.name)
-    return saved
 
 
 def _choose(run: _Run, case: _Case, ended: Mapping[str, SearchOutcome]) -> tuple[Problem, str | None]:
@@ -316,19 +312,27 @@ def _base_classes(run: _Run, case: _Case | None, split: str, images: ImageSet) -
 
 
 def _facts(repairs: Repairs, chunks: Sequence[Chunk | None], compute: Compute) -> dict[str, Any]:
-    names = ("repair-dist", "tensorflow", "keras", "ray", "numpy", "pyarrow", "h5py")
     held_out = {"validation": repairs.validation, "test": repairs.test}
+    known = [images for images in held_out.values() if images is not None]
+    known += [chunk.negatives for chunk in chunks if chunk is not None]
+    names = next((images.label_names for images in known if images.label_names), None)
     return {
+        "command": sys.argv,
         "arguments": {
-            "command": sys.argv,
             "settings": asdict(repairs.settings),
             "seeds": list(repairs.seeds),
             "chunks": [{key: str(value) for key, value in asdict(paths).items()} for paths in repairs.chunks],
-            "held_out": {split: str(images.path) for split, images in held_out.items() if images},
             "compute": asdict(compute.options),
         },
+        "held_out": {split: str(images.path) for split, images in held_out.items() if images},
         "model": {"path": str(repairs.model.path), "fingerprint": repairs.model.fingerprint},
         "data": [None if chunk is None else chunk.data for chunk in chunks],
+        "labels": sorted({chunk.label for chunk in chunks if chunk is not None and chunk.label >= 0}),
+        "classes": repairs.model.classes,
+        "label_names": None if names is None else list(names),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
         "hardware": compute.hardware_kind(),
-        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names},
+        "versions": versions(),
     }

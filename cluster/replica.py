@@ -8,55 +8,25 @@ from __future__ import annotations
 
 import os
 import socket
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cluster.cache import Cache
+from cluster.passes import NOT_VISIBLE, Pass, ShippedModel, ShippedRows, block_pass, build_runner
+from cluster.tasks import Task, TaskResult, TaskRunner
 from engine import backend, search
+from engine.cases import Case, LayerInputs
 from engine.fitness import SearchRows
-from engine.head import TargetLayer, find_target
-from engine.imagesets import ImageSet, read_images
-from engine.models import ModelSpec, TrainingLoss, build_model
+from engine.imagesets import read_images
 from engine.problem import Prepared, Problem, prepare
 from engine.runner import ModelRunner
 from engine.search import Iteration, SearchState
 
-T = TypeVar("T")
-
-Pass = Literal["predict", "features", "localise"]
-
-NOT_VISIBLE = "the file is not visible here"
-"""Answer to a block of rows whose file this node does not see; the driver sends the rows instead."""
-
 KEPT_MODELS = 2
 KEPT_PROBLEMS = 16
-
-
-@dataclass(frozen=True, eq=False)
-class ShippedModel:
-    """A model as it travels: everything `ModelRunner` needs."""
-
-    key: str
-    spec: ModelSpec
-    loss: TrainingLoss
-    classes: int
-    repairable: bool
-    path: Path
-    batch_rows: int
-    allow_custom_code: bool
-
-
-@dataclass(frozen=True, eq=False)
-class ShippedRows:
-    """An image set as it travels, with what tells whether a node sees the same file."""
-
-    image_set: ImageSet
-    size: int
 
 
 class Replica:
@@ -65,8 +35,9 @@ class Replica:
     def __init__(self, threads: int) -> None:
         """Claim the device; models arrive with the calls."""
         backend.limit_threads(threads)
-        self._models: OrderedDict[str, ModelRunner] = OrderedDict()
-        self._problems: OrderedDict[str, Prepared] = OrderedDict()
+        self._models: Cache[ModelRunner] = Cache(KEPT_MODELS)
+        self._problems: Cache[Prepared] = Cache(KEPT_PROBLEMS)
+        self._tasks = TaskRunner()
 
     def describe(self) -> tuple[str, int, str]:
         """Host, process id and kind of hardware."""
@@ -84,11 +55,10 @@ class Replica:
     ) -> Any:
         """Run one pass over rows start..stop; see `block_pass`. `images` are given where the file was not visible."""
         if images is None:
-            path = rows.image_set.path
-            if not path.is_file() or path.stat().st_size != rows.size:
+            if not rows.visible:
                 return NOT_VISIBLE
             images = read_images(rows.image_set, start, stop)
-        runner = _cached(self._models, model.key, KEPT_MODELS, lambda: build_runner(model))
+        runner = self._models.get(model.key, lambda: build_runner(model))
         return block_pass(runner, what, images, rows.image_set.labels[start:stop], columns)
 
     def advance(
@@ -113,50 +83,35 @@ class Replica:
         """Evaluate one tile."""
         return prepared.fitness.evaluate_tile(tile, candidates)
 
+    def run_task(
+        self,
+        model: ShippedModel,
+        kernel: npt.NDArray[np.float32],
+        more_positives: LayerInputs | None,
+        task: Task,
+        states: Mapping[str, SearchState],
+        seconds: float,
+        images: npt.NDArray[np.float32] | None = None,
+    ) -> TaskResult | str:
+        """Run the searches of a task for about `seconds`; see `cluster.tasks.TaskRunner.run`."""
+        if images is None and not task.chunk.visible:
+            return NOT_VISIBLE
+        runner = self._models.get(model.key, lambda: build_runner(model))
+        return self._tasks.run(runner, model.key, kernel, more_positives, task, states, seconds, images)
+
+    def task_case(
+        self,
+        model: ShippedModel,
+        kernel: npt.NDArray[np.float32],
+        more_positives: LayerInputs | None,
+        task: Task,
+        images: npt.NDArray[np.float32] | None = None,
+    ) -> Case | str | None:
+        """Targets and weights of a task; see `cluster.tasks.TaskRunner.case`."""
+        if images is None and not task.chunk.visible:
+            return NOT_VISIBLE
+        runner = self._models.get(model.key, lambda: build_runner(model))
+        return self._tasks.case(runner, model.key, kernel, more_positives, task, images)
+
     def _prepared(self, rows: SearchRows, problem: Problem) -> Prepared:
-        return _cached(
-            self._problems,
-            repr((problem.name, problem.settings)),
-            KEPT_PROBLEMS,
-            lambda: prepare(problem, rows),
-        )
-
-
-def build_runner(model: ShippedModel) -> ModelRunner:
-    """Build a shipped model in this process."""
-    built = build_model(model.spec, allow_custom_code=model.allow_custom_code)
-    target: TargetLayer | None = None
-    if model.repairable:
-        target = find_target(built, model.loss, model.classes, model.path)
-    return ModelRunner(built, target, model.batch_rows)
-
-
-def block_pass(
-    runner: ModelRunner,
-    what: Pass,
-    images: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
-    columns: npt.NDArray[np.int64] | None,
-) -> Any:
-    """One pass over a block of rows.
-
-    Returns:
-        `predict`: classes (m,); `features`: the layer's inputs at `columns` (m, I) and logits (m, C); `localise`:
-        `LocalisationSums`.
-    """
-    if what == "predict":
-        return runner.predict(images)
-    if what == "localise":
-        return runner.localisation_sums(images, labels)
-    inputs, logits = runner.features(images)
-    return (inputs if columns is None else np.ascontiguousarray(inputs[:, columns])), logits
-
-
-def _cached(cache: OrderedDict[str, T], key: str, keep: int, make: Callable[[], T]) -> T:
-    """The cached value, or a new one in place of the one used longest ago."""
-    if key not in cache:
-        cache[key] = make()
-        while len(cache) > keep:
-            cache.popitem(last=False)
-    cache.move_to_end(key)
-    return cache[key]
+        return self._problems.get(repr((problem.name, problem.settings)), lambda: prepare(problem, rows))

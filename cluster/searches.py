@@ -36,6 +36,7 @@ class SearchOutcome:
         where, worker, host: what ran the last part of it.
         seconds: spent in its iterations.
         redispatched: parts of it that ran again because a worker died.
+        ended: seconds after the start of the run.
     """
 
     state: SearchState
@@ -44,6 +45,7 @@ class SearchOutcome:
     host: str = ""
     seconds: float = 0.0
     redispatched: int = 0
+    ended: float = 0.0
 
 
 OnSegment = Callable[[int, list[Iteration], SearchOutcome], None]

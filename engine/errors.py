@@ -6,3 +6,7 @@ class InputError(Exception):
 
     Commands print it and leave with exit code 2.
     """
+
+
+class WorkError(Exception):
+    """The work cannot be finished, through no fault of the input; results so far are kept. One sentence."""

@@ -5,7 +5,9 @@ move: L[u] = Z[u] + sum over k with unit u of delta[k] * a[k]. The untouched one
 (their largest score, whether that one comes before the true label, and a sum), so the P x n x C logits never exist.
 
 Rows and particles are cut into tiles whose shapes depend on the job alone. Every tile goes through the same compiled
-function wherever it runs, and partial sums are added in tile order in float64: where tiles run changes no bit.
+function wherever it runs, and partial sums are added in tile order in float64: where tiles run changes no bit. Rows are
+summed in blocks, each within one loop of the kernel, so the bits of a candidate do not depend on how many others are
+evaluated beside it: several swarms on the same rows share one call.
 """
 
 from __future__ import annotations
@@ -38,6 +40,9 @@ ELEMENTWISE_WEIGHTS = 4
 
 TILE_ELEMENTS = 1 << 24
 """Touched logits of one tile at most: 64 MiB of float32."""
+
+BLOCK_ROWS = 32
+"""Rows of one kind, negative or positive, that the kernel adds up in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +134,7 @@ class TiledFitness:
         for group, member in zip(self._groups, members, strict=False):
             group[: len(member)] = member
         self.tiles = plan_tiles(particles, len(rows.labels), len(self._units), tiling)
-        self._constants: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
+        self._constants: dict[tuple[int, int], tuple[tuple[slice, slice], Any, Any, Any]] = {}
         self._programs: dict[tuple[int, tuple[int, int]], Callable[..., Any]] = {}
         self._kernel = _kernel(head, rows.logits.shape[1])
 
@@ -145,33 +150,58 @@ class TiledFitness:
             negative and among the positive.
         """
         where = self.tiles[tile]
-        part = candidates[slice(*where.particles)]
+        return self._evaluate_rows(where.rows, candidates[slice(*where.particles)])
+
+    def evaluate(self, candidates: Float32) -> Float64:
+        """Evaluate every row here; (M, K) float32 -> (M, 4) float64, see `evaluate_tile`.
+
+        M may be any number: candidates of several swarms are evaluated as each would be alone.
+        """
+        ranges = list(dict.fromkeys(tile.rows for tile in self.tiles))
+        widest = max(stop - start for start, stop in ranges)
+        slab = max(1, TILE_ELEMENTS // (widest * max(len(self._units), 1)))
+        total = np.zeros((len(candidates), 4))
+        for start in range(0, len(candidates), slab):
+            part = slice(start, start + slab)
+            for rows in ranges:
+                total[part] += self._evaluate_rows(rows, candidates[part])
+        return total
+
+    def _evaluate_rows(self, rows: tuple[int, int], part: Float32) -> Float64:
+        """Sums (m, 4) of candidates (m, K) over one range of rows."""
         change = np.zeros((len(part), part.shape[1] + 1), dtype=np.float32)
         change[:, :-1] = part.astype(np.float64) - self._weights.old.astype(np.float64)
         grouped = np.ascontiguousarray(change[:, self._groups].transpose(1, 0, 2))
-        constants = self._constants.get(where.rows)
-        if constants is None:
-            constants = self._constants[where.rows] = self._prepare(slice(*where.rows))
+        prepared = self._constants.get(rows)
+        if prepared is None:
+            prepared = self._constants[rows] = self._prepare(slice(*rows))
+        blocks, *constants = prepared
         arguments = (backend.on_device(grouped), *constants)
-        shape = (len(part), where.rows)
+        shape = (len(part), rows)
         program = self._programs.get(shape)
         if program is None:
             program = self._programs[shape] = backend.for_shapes(self._kernel, arguments)
-        sums = np.asarray(program(*arguments)).astype(np.float64)
+        loss, correct = (np.asarray(values).astype(np.float64) for values in program(*arguments))
+        # Added row by row of a C-contiguous array: the order does not depend on the number of candidates.
+        sums = [values[..., kind].sum(axis=-1) for values in (loss, correct) for kind in blocks]
         # Without weights the result has no particle axis: every candidate is the model as it is.
-        return np.broadcast_to(sums, (len(part), 4))
+        return np.broadcast_to(np.stack(sums, axis=-1), (len(part), 4))
 
-    def evaluate(self, candidates: Float32) -> Float64:
-        """Evaluate every tile here; (P, K) float32 -> (P, 4) float64, see `evaluate_tile`."""
-        return combine(self.tiles, [self.evaluate_tile(tile, candidates) for tile in range(len(self.tiles))])
+    def _prepare(self, where: slice) -> tuple[tuple[slice, slice], Any, Any, Any]:
+        """The blocks of negative and positive rows of a tile, and its row constants.
 
-    def _prepare(self, where: slice) -> tuple[Any, Any, Any]:
-        """Row constants of a tile, padded to a bucket with rows of weight 0."""
+        Rows of a kind are padded to whole blocks, and blocks to a bucket, with rows that count as nothing.
+        """
         logits = self._rows.logits[where].astype(np.float32)
         labels = self._rows.labels[where]
-        count = len(logits)
-        size = bucket(count)
+        negative = self._rows.negative[where]
         rest = _untouched(self._head, logits, labels, self._units[self._units >= 0])
+        first = -(-int(negative.sum()) // BLOCK_ROWS)
+        blocks = first - (-int((~negative).sum()) // BLOCK_ROWS)
+        size = bucket(blocks) * BLOCK_ROWS
+        place = np.empty(len(labels), dtype=np.int64)
+        place[negative] = np.arange(negative.sum())
+        place[~negative] = first * BLOCK_ROWS + np.arange((~negative).sum())
 
         inputs = np.zeros((*self._groups.shape, size), dtype=np.float32)
         padded = np.append(self._weights.column, -1)[self._groups]
@@ -179,19 +209,18 @@ class TiledFitness:
         for group, columns in enumerate(padded):
             for slot, column in enumerate(columns):
                 if column >= 0:
-                    inputs[group, slot, :count] = block[:, column]
+                    inputs[group, slot, place] = block[:, column]
         touched = np.full((len(self._units), size), LOWEST, dtype=np.float32)
-        real = self._units >= 0
-        touched[real, :count] = logits[:, self._units[real]].T
+        real = np.flatnonzero(self._units >= 0)
+        touched[real[:, None], place] = logits[:, self._units[real]].T
 
-        constants = np.zeros((5, size), dtype=np.float32)
-        constants[:3, :count] = rest.largest, rest.remainder, rest.true_score
-        constants[3, :count] = self._rows.negative[where]
-        constants[4, :count] = ~self._rows.negative[where]
+        constants = np.zeros((4, size), dtype=np.float32)
+        constants[:, place] = rest.largest, rest.remainder, rest.true_score, np.ones(len(labels))
         integers = np.zeros((2, size), dtype=np.int32)
-        integers[:, :count] = labels, rest.largest_is_first
+        integers[:, place] = labels, rest.largest_is_first
         table = np.concatenate([inputs.reshape(-1, size), touched, constants])
-        return backend.on_device(table), backend.on_device(integers), backend.on_device(self._units)
+        kinds = slice(0, first), slice(first, blocks)
+        return kinds, backend.on_device(table), backend.on_device(integers), backend.on_device(self._units)
 
 
 def combine(tiles: Sequence[Tile], parts: Sequence[Float64]) -> Float64:
@@ -270,7 +299,7 @@ def _kernel(head: Head, classes: int) -> Callable[..., Any]:
         size = table.shape[1]
         inputs = ops.reshape(table[: count * width], (count, width, size))
         base = table[count * width : count * (width + 1)]
-        largest, remainder, true_score = table[-5], table[-4], table[-3]
+        largest, remainder, true_score, real_row = table[-4], table[-3], table[-2], table[-1] > 0
         labels, largest_is_first = integers[0], integers[1] > 0
 
         step = 1 if count <= UNROLLED_UNITS else count
@@ -315,12 +344,18 @@ def _kernel(head: Head, classes: int) -> Callable[..., Any]:
                 terms = binary_terms(head, logits, score, ops.cast(is_true, "float32"))
                 loss = loss + ops.sum(ops.where(real, terms, 0.0), axis=0)
             loss = loss / classes
-        # Padding rows may have no finite loss (0 / 0 where all scores are 0), and not a number times 0 stays one.
-        loss = ops.where(table[-2] + table[-1] > 0, loss, 0.0)
-        kinds = ops.transpose(table[-2:])
-        return ops.concatenate([ops.matmul(loss, kinds), ops.matmul(ops.cast(correct, "float32"), kinds)], axis=-1)
+        # Padding rows may have no finite loss (0 / 0 where all scores are 0).
+        return _block_sums(ops.where(real_row, loss, 0.0)), _block_sums(
+            ops.cast(ops.logical_and(correct, real_row), "float32")
+        )
 
     return backend.compiled(evaluate)
+
+
+def _block_sums(values: Any) -> Any:
+    """(..., n) -> (..., n / BLOCK_ROWS)."""
+    *others, size = values.shape
+    return ops.sum(ops.reshape(values, (*others, size // BLOCK_ROWS, BLOCK_ROWS)), axis=-1)
 
 
 def _log1p(x: Any) -> Any:

@@ -1,12 +1,22 @@
-"""The patch: which weights of a model change, from what to what."""
+"""The patch: which weights of a model change, from what to what, and how patches combine.
+
+Values are compared bit for bit everywhere, so 0.0 and -0.0 differ and a NaN equals itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from engine.errors import InputError
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,3 +43,162 @@ class Patch:
         names = np.asarray(self.weight, dtype=object)
         for path in dict.fromkeys(self.weight):
             yield path, np.flatnonzero(names == path)
+
+
+NO_CHANGE = Patch((), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.float32))
+
+
+def patch_between(path: str, old: Float32, new: Float32) -> Patch:
+    """What leads from one array to another: every position whose bits differ, by ascending flat index.
+
+    Args:
+        path: of the weight that both are.
+        old, new: float32, of one shape, whatever that is.
+
+    Raises:
+        InputError: the arrays are not float32 or differ in shape.
+    """
+    if old.shape != new.shape:
+        raise InputError(f"{path!r}: found the shapes {old.shape} and {new.shape}, expected one")
+    before, after = _flat(path, old), _flat(path, new)
+    places = np.flatnonzero(_bits(before) != _bits(after))
+    return Patch((path,) * len(places), places.astype(np.int64), before[places], after[places])
+
+
+def applied(patch: Patch, path: str, array: Float32) -> Float32:
+    """A copy of a weight, float32 of any shape, with the rows of a patch that change it.
+
+    Raises:
+        InputError: the array is not float32, has no such place, or does not hold the old values bit for bit.
+    """
+    flat = _flat(path, array).copy()
+    rows = np.flatnonzero(np.asarray(patch.weight, dtype=object) == path)
+    places, old = patch.flat_index[rows], patch.old[rows]
+    if len(outside := places[(places < 0) | (places >= flat.size)]):
+        raise InputError(f"{path!r}: the patch has index {outside[0]}, expected 0 to {flat.size - 1}")
+    wrong = np.flatnonzero(_bits(flat[places]) != _bits(old))
+    if len(wrong):
+        row = wrong[0]
+        raise InputError(
+            f"{path!r} at index {places[row]} is {flat[places[row]]!s}, "
+            f"expected {old[row]!s} as when the patch was made"
+        )
+    flat[places] = patch.new[rows]
+    return flat.reshape(array.shape)
+
+
+def revert(patch: Patch) -> Patch:
+    """The patch that takes back another."""
+    return Patch(patch.weight, patch.flat_index, patch.new, patch.old)
+
+
+def merge(patches: Sequence[Patch]) -> Patch:
+    """The union of patches that were made against one model.
+
+    Where several change a weight, the value of the earliest holds. Rows that change nothing are dropped; the rest is
+    ordered by weight path (as first seen), then by flat index.
+
+    Raises:
+        InputError: two patches have different old values for a weight.
+    """
+    rows = _Rows.of(patches)
+    wrong = np.flatnonzero(_bits(rows.old) != _bits(rows.old[rows.first]))
+    if len(wrong):
+        row, first = wrong[0], rows.first[wrong[0]]
+        raise InputError(
+            f"{rows.name(row)} was {rows.old[first]!s} when patch {rows.source[first] + 1} was made and "
+            f"{rows.old[row]!s} when patch {rows.source[row] + 1} was, expected patches of one model"
+        )
+    changing = rows.changing()
+    _, first_of_weight = np.unique(rows.first[changing], return_index=True)
+    kept = changing[first_of_weight]
+    return rows.patch(kept, rows.old[kept], rows.new[kept])
+
+
+def conflicts(patches: Sequence[Patch]) -> int:
+    """The number of weights that patches change to different values."""
+    rows = _Rows.of(patches)
+    changing = rows.changing()
+    weights, first, weight = np.unique(rows.first[changing], return_index=True, return_inverse=True)
+    new = _bits(rows.new[changing])
+    differs = np.zeros(len(weights), bool)
+    np.logical_or.at(differs, weight, new != new[first][weight])
+    return int(differs.sum())
+
+
+def compose(first: Patch, second: Patch) -> Patch:
+    """One patch from before `first` to after `second`, which was made against the model after `first`.
+
+    Rows that end where they began are dropped; the rest is ordered by weight path (as first seen), then by flat index.
+
+    Raises:
+        InputError: a weight that both change is not, for the second, what the first makes of it.
+    """
+    rows = _Rows.of((first, second))
+    again = np.flatnonzero(rows.first != np.arange(len(rows.first)))
+    wrong = again[_bits(rows.old[again]) != _bits(rows.new[again - 1])]
+    if len(wrong):
+        row = wrong[0]
+        raise InputError(
+            f"{rows.name(row)} was {rows.old[row]!s} when the second patch was made, expected "
+            f"{rows.new[row - 1]!s} as the first leaves it"
+        )
+    begin = np.flatnonzero(rows.first == np.arange(len(rows.first)))
+    end = np.append(begin[1:], len(rows.first))[: len(begin)] - 1
+    moved = _bits(rows.old[begin]) != _bits(rows.new[end])
+    return rows.patch(begin[moved], rows.old[begin[moved]], rows.new[end[moved]])
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The rows of several patches, N of them, sorted by weight path (as first seen), flat index and patch.
+
+    Attributes:
+        paths: the distinct weight paths.
+        path: (N,) positions in `paths`.
+        flat_index, old, new: (N,) as in a patch.
+        source: (N,) number of the patch, from 0.
+        first: (N,) the first row that is about the same weight.
+    """
+
+    paths: tuple[str, ...]
+    path: Int64
+    flat_index: Int64
+    old: Float32
+    new: Float32
+    source: Int64
+    first: Int64
+
+    @staticmethod
+    def of(patches: Sequence[Patch]) -> _Rows:
+        patches = [*patches, NO_CHANGE]  # so that there is something to concatenate
+        number = {path: n for n, path in enumerate(dict.fromkeys(chain.from_iterable(each.weight for each in patches)))}
+        path = np.fromiter((number[name] for each in patches for name in each.weight), np.int64)
+        flat = np.concatenate([each.flat_index for each in patches])
+        source = np.repeat(np.arange(len(patches)), [len(each) for each in patches])
+        order = np.lexsort((source, flat, path))
+        path, flat = path[order], flat[order]
+        starts = np.ones(len(order), bool)
+        starts[1:] = (path[1:] != path[:-1]) | (flat[1:] != flat[:-1])
+        first = np.flatnonzero(starts)[np.cumsum(starts) - 1]
+        old, new = (np.concatenate([getattr(each, name) for each in patches])[order] for name in ("old", "new"))
+        return _Rows(tuple(number), path, flat, old, new, source[order], first)
+
+    def changing(self) -> npt.NDArray[np.intp]:
+        return np.flatnonzero(_bits(self.old) != _bits(self.new))
+
+    def name(self, row: Any) -> str:
+        return f"{self.paths[self.path[row]]!r} at index {self.flat_index[row]}"
+
+    def patch(self, rows: npt.NDArray[np.intp], old: Float32, new: Float32) -> Patch:
+        return Patch(tuple(self.paths[n] for n in self.path[rows]), self.flat_index[rows], old, new)
+
+
+def _bits(values: Float32) -> npt.NDArray[np.uint32]:
+    return np.ascontiguousarray(values).view(np.uint32)
+
+
+def _flat(path: str, array: Float32) -> Float32:
+    if array.dtype != np.float32:
+        raise InputError(f"{path!r}: found values of type {array.dtype}, expected float32 to be patched")
+    return np.ascontiguousarray(array).reshape(-1)

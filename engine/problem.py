@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from engine import backend, search
 from engine.errors import InputError
@@ -13,13 +14,6 @@ from engine.head import Head
 from engine.search import Judge, SearchSettings, SearchState
 from engine.streams import stream
 from engine.swarm import Spread, Stream
-
-POSITIVE_WORTH = 0.15
-"""Default worth of one intact positive, in repaired negatives: the positive weight is this times their number.
-
-Measured on unseen images (benchmarks/quality.py): a constant worth per positive balances alike for sets of 300 to
-5,000 rows and for labels with 5 to 150 negatives, which no constant weight does.
-"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +41,12 @@ class Problem:
         return search.start(self.settings, self.source, self.weights.old, self.spread)
 
 
+def localised(kernel: npt.NDArray[np.float32], index: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Weights]:
+    """The distinct inputs (I,) that localised kernel positions (K, 2) read, and the weights over those inputs."""
+    inputs, column = np.unique(index[:, 0], return_inverse=True)
+    return inputs, Weights(column.astype(np.int64), index[:, 1], kernel[index[:, 0], index[:, 1]])
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A problem with its rows on the device of this process."""
@@ -69,7 +69,9 @@ def judge_of(settings: SearchSettings, rows: SearchRows) -> Judge:
     """The judge of candidates on these rows; a positive weight that is not given follows their number."""
     negatives = int(rows.negative.sum())
     positives = len(rows.negative) - negatives
-    weight = POSITIVE_WORTH * positives if settings.positive_weight is None else settings.positive_weight
+    weight = settings.positive_weight
+    if weight is None:
+        weight = settings.positive_worth * positives
     return Judge(negatives, positives, weight)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,11 @@ Int64 = npt.NDArray[np.int64]
 BATCH_ROWS = 256
 """Rows of one pass. The last batch of a block is filled up with zeros, so that one shape is compiled and the bits of a
 row do not depend on how many rows follow it."""
+
+
+PASS_ROWS = 1024
+"""Rows of one row block of a pass: large enough that a message is cheap beside it, small enough to spread a thousand
+rows. Sums over more rows are added block by block."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +51,60 @@ class LocalisationSums:
         )
 
 
+class LayerRunner:
+    """Compiled passes of the layer under repair and what follows it, from the layer's inputs on.
+
+    The kernel is an argument, so inputs that were extracted once serve every repaired form of the layer.
+    """
+
+    def __init__(self, target: TargetLayer, batch_rows: int = BATCH_ROWS) -> None:
+        """Build the passes; they compile on first use."""
+        self._batch = batch_rows
+        self._layer = target.layer
+
+        def logits(inputs: Any, kernel: Any, bias: Any) -> Any:
+            return ops.matmul(inputs, kernel) + bias
+
+        def gradients(values: Any, true: Any) -> Any:
+            def total(wide: Any) -> Any:
+                return ops.sum(row_losses(target.head, wide, true))
+
+            return backend.gradient(total, ops.cast(values, "float64"))
+
+        self._head = target.head
+        self._logits = backend.graph(logits)
+        self._gradients = backend.graph(gradients)
+
+    def logits(self, inputs: Float32, kernel: Float32) -> Float32:
+        """Logits (n, C) of inputs (n, D) under a kernel (D, C)."""
+        layer = self._layer
+        bias = np.asarray(layer.bias, np.float32) if layer.use_bias else np.zeros(layer.units, np.float32)
+        weights = backend.on_device(kernel), backend.on_device(bias)
+        return np.concatenate(
+            [np.asarray(self._logits(batch, *weights))[:count] for batch, count in batches(inputs, self._batch)]
+        )
+
+    def predicted(self, logits: Float32) -> Int64:
+        """Classes (n,) of logits (n, C): argmax of the scores, first index on ties."""
+        classes: Int64 = np.asarray(self._head.scores(backend.on_device(logits))).argmax(axis=1)
+        return classes
+
+    def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64) -> LocalisationSums:
+        """Sums over rows with inputs (n, D), logits (n, C) and true classes (n,), n at least 1."""
+        parts = []
+        start = 0
+        for batch, count in batches(logits, self._batch):
+            part = slice(start, start + count)
+            true = np.zeros((self._batch, self._layer.units))
+            true[np.arange(count), labels[part]] = 1.0
+            gradient = np.asarray(self._gradients(batch, backend.on_device(true)))[:count]
+            wide = inputs[part].astype(np.float64)
+            impact = np.abs(wide)
+            parts.append(LocalisationSums(wide.T @ gradient, impact.sum(axis=0), impact[0], count))
+            start += count
+        return functools.reduce(operator.add, parts)
+
+
 class ModelRunner:
     """Compiled passes of one model. Everything before the layer under repair is run once per row."""
 
@@ -52,7 +113,7 @@ class ModelRunner:
 
         Args:
             model: Keras model with one input (h, w, c) and one output (C).
-            target: its layer under repair; None for a model that is only run, whose `features` and
+            target: its layer under repair; None for a model that is only run, whose `inputs`, `features` and
                 `localisation_sums` then do not exist.
             batch_rows: rows of one pass.
         """
@@ -63,76 +124,52 @@ class ModelRunner:
 
         self._outputs = backend.graph(outputs)
         if target is not None:
-            self._build_layer_passes(model, target)
+            before = keras.Model(model.inputs, target.layer.input)
 
-    def _build_layer_passes(self, model: Any, target: TargetLayer) -> None:
-        layer = target.layer
-        before = keras.Model(model.inputs, layer.input)
+            def inputs(images: Any) -> Any:
+                return ops.cast(before(images, training=False), "float32")
 
-        def features(images: Any) -> tuple[Any, Any]:
-            inputs = before(images, training=False)
-            logits = ops.matmul(inputs, layer.kernel)
-            if layer.use_bias:
-                logits = logits + layer.bias
-            return ops.cast(inputs, "float32"), ops.cast(logits, "float32")
-
-        def gradients(images: Any, true: Any) -> tuple[Any, Any]:
-            inputs, logits = features(images)
-
-            def total(values: Any) -> Any:
-                return ops.sum(row_losses(target.head, values, true))
-
-            return inputs, backend.gradient(total, ops.cast(logits, "float64"))
-
-        self._features = backend.graph(features)
-        self._gradients = backend.graph(gradients)
-        self._classes = int(layer.units)
+            self._inputs = backend.graph(inputs)
+            self._target = target
+            self.head = target.head
+            self.layer = LayerRunner(target, batch_rows)
 
     def outputs(self, images: Float32) -> Float32:
         """Model outputs (n, C) of images (n, h, w, c)."""
-        parts = [np.asarray(self._outputs(batch))[:count] for batch, count in self._batches(images)]
-        return np.concatenate(parts)
+        return np.concatenate(
+            [np.asarray(self._outputs(batch))[:count] for batch, count in batches(images, self._batch)]
+        )
 
     def predict(self, images: Float32) -> Int64:
         """Predicted classes (n,): argmax of the output, first index on ties."""
         classes: Int64 = self.outputs(images).argmax(axis=1)
         return classes
 
+    def inputs(self, images: Float32) -> Float32:
+        """Inputs (n, D) of the layer under repair, float32."""
+        return np.concatenate(
+            [np.asarray(self._inputs(batch))[:count] for batch, count in batches(images, self._batch)]
+        )
+
     def features(self, images: Float32) -> tuple[Float32, Float32]:
         """Inputs of the layer (n, D) and its logits (n, C), both float32."""
-        parts = [(*self._features(batch), count) for batch, count in self._batches(images)]
-        return (
-            np.concatenate([np.asarray(inputs)[:count] for inputs, _, count in parts]),
-            np.concatenate([np.asarray(logits)[:count] for _, logits, count in parts]),
-        )
+        inputs = self.inputs(images)
+        return inputs, self.layer.logits(inputs, np.asarray(self._target.layer.kernel, np.float32))
 
     def localisation_sums(self, images: Float32, labels: Int64) -> LocalisationSums:
         """Sums over the rows of images (n, h, w, c) with true classes (n,), n at least 1."""
-        sums: LocalisationSums | None = None
-        start = 0
-        for batch, count in self._batches(images):
-            true = np.zeros((self._batch, self._classes))
-            true[np.arange(count), labels[start : start + count]] = 1.0
-            start += count
-            inputs, gradient = self._gradients(batch, backend.on_device(true))
-            wide = np.asarray(inputs)[:count].astype(np.float64)
-            part = LocalisationSums(
-                gradient=wide.T @ np.asarray(gradient)[:count],
-                impact=np.abs(wide).sum(axis=0),
-                first=np.abs(wide[0]),
-                rows=count,
-            )
-            sums = part if sums is None else sums + part
-        if sums is None:
+        if not len(images):
             raise ValueError("localisation needs at least one row")
-        return sums
+        return self.layer.localisation_sums(*self.features(images), labels)
 
-    def _batches(self, images: Float32) -> Iterator[tuple[Any, int]]:
-        for start in range(0, len(images), self._batch):
-            part = images[start : start + self._batch]
-            count = len(part)
-            if count < self._batch:
-                full = np.zeros((self._batch, *images.shape[1:]), dtype=np.float32)
-                full[:count] = part
-                part = full
-            yield backend.on_device(part), count
+
+def batches(rows: Float32, size: int) -> Iterator[tuple[Any, int]]:
+    """Cut rows (n, ...) into batches of one fixed size, the last filled up with zeros; yields (batch, real rows)."""
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        count = len(part)
+        if count < size:
+            full = np.zeros((size, *rows.shape[1:]), dtype=np.float32)
+            full[:count] = part
+            part = full
+        yield backend.on_device(part), count

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,16 @@ Evaluate = Callable[[Float32], Float64]
 
 Stop = Literal["solved", "no gain", "iterations"]
 
+TOGETHER = 4
+"""Swarms evaluated in one call: most of what sharing a call saves, without holding ended swarms for long."""
+
+POSITIVE_WORTH = 0.15
+"""Default worth of one intact positive, in repaired negatives: the positive weight is this times their number.
+
+Measured on unseen images (benchmarks/quality.py): a constant worth per positive balances alike for sets of 300 to
+5,000 rows and for labels with 5 to 150 negatives, which no constant weight does.
+"""
+
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -33,7 +43,8 @@ class SearchSettings:
         num_iterations: at most this many, at least 1.
         min_iteration_range: stop after this many iterations without gain, at least 1.
         positive_weight: worth of all positives together, in negatives; see `engine.fitness.fitness`. None takes
-            `engine.problem.POSITIVE_WORTH` for each.
+            `positive_worth` for each.
+        positive_worth: worth of one positive, in negatives.
         num_input_pos_sampled: search on this many positives, drawn without replacement; None takes all.
         tiling: shapes of the pieces of an iteration.
     """
@@ -42,6 +53,7 @@ class SearchSettings:
     num_iterations: int = 100
     min_iteration_range: int = 10
     positive_weight: float | None = None
+    positive_worth: float = POSITIVE_WORTH
     num_input_pos_sampled: int | None = None
     tiling: Tiling = field(default_factory=Tiling)
 
@@ -56,8 +68,9 @@ class SearchSettings:
         ):
             if value is not None and value < least:
                 raise InputError(f"{name} is {value}, expected at least {least}")
-        if self.positive_weight is not None and not 0 <= self.positive_weight < float("inf"):
-            raise InputError(f"positive_weight is {self.positive_weight}, expected a number of at least 0")
+        for name, worth in (("positive_weight", self.positive_weight), ("positive_worth", self.positive_worth)):
+            if worth is not None and not 0 <= worth < float("inf"):
+                raise InputError(f"{name} is {worth}, expected a number of at least 0")
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,23 @@ class Judge:
     def fitness(self, sums: Float64) -> Float64:
         """(P, 4) sums -> (P,) fitness."""
         return fitness(sums, self.negatives, self.positives, self.positive_weight)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search is, besides its state."""
+
+    settings: SearchSettings
+    source: Stream
+    judge: Judge
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """A candidate that a search ends with: its fitness and values (K,) float32."""
+
+    fitness: float
+    values: Float32
 
 
 @dataclass(frozen=True)
@@ -123,34 +153,107 @@ def advance(
 
     How a search is cut into segments changes nothing in its result.
     """
-    done: list[Iteration] = []
+    states, done = advance_together([Search(settings, source, judge)], [state], evaluate, seconds)
+    return states[0], done[0]
+
+
+def advance_together(
+    searches: Sequence[Search], states: Sequence[SearchState], evaluate: Evaluate, seconds: float = float("inf")
+) -> tuple[list[SearchState], list[list[Iteration]]]:
+    """Advance searches on the same rows and weights, with swarms of one size, by shared evaluations.
+
+    At most `TOGETHER` swarms are evaluated in one call; when one ends the next takes its place. The number of
+    candidates of a call stays the same, so that no other program is compiled. Each search ends as it would alone,
+    because a candidate's sums do not depend on its company.
+
+    Args:
+        searches: S searches.
+        states: of each.
+        evaluate: of any number of candidates.
+        seconds: return when so many have passed; at least one iteration is run.
+
+    Returns:
+        The new states and the iterations run, one list per search.
+    """
+    states = list(states)
+    done: list[list[Iteration]] = [[] for _ in searches]
     deadline = time.monotonic() + seconds
-    while state.stop is None and (not done or time.monotonic() < deadline):
+    height = candidates_together(searches)
+    while active := [number for number, state in enumerate(states) if state.stop is None][:TOGETHER]:
+        if any(done) and time.monotonic() >= deadline:
+            break
         begun = time.perf_counter()
-        candidates = swarm.ask(state.swarm)
-        sums = evaluate(candidates)
-        values = judge.fitness(sums)
-        told = swarm.tell(settings.swarm, source, state.swarm, values)
-        best_sums = state.best_sums
-        if told.since_gain == 0:
-            best_sums = sums[int(np.argmax(np.where(np.isnan(values), -np.inf, values)))]
-        start_fitness = float(values[0]) if told.iteration == 1 else state.start_fitness
-        state = SearchState(told, best_sums, start_fitness, _stop(settings, judge, told, best_sums))
-        finite = values[np.isfinite(values)]
-        done.append(
-            Iteration(
-                iteration=told.iteration,
-                best=told.global_fitness,
-                mean=float(finite.mean()) if len(finite) else float("nan"),
-                patched=int(best_sums[2]),
-                intact=int(best_sums[3]),
-                loss_neg=float(best_sums[0] / judge.negatives),
-                loss_pos=float(best_sums[1] / max(judge.positives, 1)),
-                evaluations=told.iteration * len(candidates),
-                seconds=time.perf_counter() - begun,
-            )
+        asked = [swarm.ask(states[number].swarm) for number in active]
+        sums = evaluate_filled(evaluate, np.concatenate(asked), height)
+        shares = np.split(sums, np.cumsum([len(candidates) for candidates in asked])[:-1])
+        told = [_tell(searches[number], states[number], share) for number, share in zip(active, shares, strict=True)]
+        elapsed = (time.perf_counter() - begun) / len(active)
+        for number, (state, iteration) in zip(active, told, strict=True):
+            states[number] = state
+            done[number].append(replace(iteration, seconds=elapsed))
+    return states, done
+
+
+def candidates_together(searches: Sequence[Search]) -> int:
+    """Candidates of one call of `advance_together`."""
+    return min(TOGETHER, len(searches)) * searches[0].settings.swarm.num_particles
+
+
+def evaluate_filled(evaluate: Evaluate, candidates: Float32, height: int) -> Float64:
+    """Sums (M, 4) of candidates (M, K) in calls of `height` candidates, the last filled up with its first one."""
+    parts = []
+    for start in range(0, len(candidates), height):
+        part = candidates[start : start + height]
+        filled = np.concatenate([part, np.repeat(part[:1], height - len(part), axis=0)])
+        parts.append(evaluate(filled)[: len(part)])
+    return np.concatenate(parts)
+
+
+def offers(search: Search, state: SearchState, evaluate: Evaluate, height: int, count: int) -> list[Offer]:
+    """The best few distinct candidates of a search, best first: of those that get as many rows right, the fittest.
+
+    Args:
+        search: what was searched.
+        state: its end.
+        evaluate: as in the search.
+        height: candidates of one call.
+        count: at most so many.
+    """
+    candidates = state.swarm.best_position.astype(np.float32)
+    sums = evaluate_filled(evaluate, candidates, height)
+    fitness = search.judge.fitness(sums)
+    found: dict[tuple[float, float], Offer] = {}
+    for number in np.argsort(-np.where(np.isnan(fitness), -np.inf, fitness), kind="stable"):
+        found.setdefault(
+            (float(sums[number, 2]), float(sums[number, 3])), Offer(float(fitness[number]), candidates[number])
         )
-    return state, done
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def _tell(search: Search, state: SearchState, sums: Float64) -> tuple[SearchState, Iteration]:
+    """One iteration, given the sums (P, 4) of its candidates; its time is not known here."""
+    judge = search.judge
+    values = judge.fitness(sums)
+    told = swarm.tell(search.settings.swarm, search.source, state.swarm, values)
+    best_sums = state.best_sums
+    if told.since_gain == 0:
+        best_sums = sums[int(np.argmax(np.where(np.isnan(values), -np.inf, values)))]
+    start_fitness = float(values[0]) if told.iteration == 1 else state.start_fitness
+    finite = values[np.isfinite(values)]
+    iteration = Iteration(
+        iteration=told.iteration,
+        best=told.global_fitness,
+        mean=float(finite.mean()) if len(finite) else float("nan"),
+        patched=int(best_sums[2]),
+        intact=int(best_sums[3]),
+        loss_neg=float(best_sums[0] / judge.negatives),
+        loss_pos=float(best_sums[1] / max(judge.positives, 1)),
+        evaluations=told.iteration * len(sums),
+        seconds=0.0,
+    )
+    return SearchState(told, best_sums, start_fitness, _stop(search.settings, judge, told, best_sums)), iteration
 
 
 def result(state: SearchState) -> Float32:

@@ -98,6 +98,13 @@ def write_targets(source: ImageSet, predicted: Indices, directory: Path, *, over
     return TargetSummary(source.rows, len(right), _label_counts(source.labels, wrong))
 
 
+def target_order(labels: Indices, predicted: Indices, label: int) -> tuple[Indices, Indices]:
+    """Rows of `negative/<label>/repair.h5` (m,) and of `positive/repair.h5` (k,), in the order of those files."""
+    negative = np.flatnonzero((predicted != labels) & (labels == label))
+    positive = np.flatnonzero(predicted == labels)
+    return _joined(_grouped(negative, predicted)), _joined(_grouped(positive, labels))
+
+
 def open_negatives(directory: Path) -> ImageSet | None:
     """The rows of a `--target-data-dir`: a folder with `repair.h5`, usually `…/negative/<label>`.
 
@@ -201,9 +208,13 @@ def _write_roots(source: ImageSet, trees: dict[Path, list[_Group]]) -> None:
 def _places(groups: Iterable[_Group], rows: int) -> Indices:
     """For each row of the source its row in the joined set, -1 where it is not in it; shape (n,)."""
     place = np.full(rows, -1, np.int64)
-    joined = np.concatenate([group.rows for group in groups])
+    joined = _joined(groups)
     place[joined] = np.arange(len(joined))
     return place
+
+
+def _joined(groups: Iterable[_Group]) -> Indices:
+    return np.concatenate([np.empty(0, np.int64), *(group.rows for group in groups)])
 
 
 def _scatter(writer: ImageSetWriter, place: Indices, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:

@@ -10,8 +10,8 @@ import pytest
 from engine import search
 from engine.errors import InputError
 from engine.fitness import SearchRows, TiledFitness, Tiling, Weights
-from engine.problem import POSITIVE_WORTH, Problem, check_memory, judge_of, prepare, sample_positives, with_seed
-from engine.search import Judge, SearchSettings
+from engine.problem import Problem, check_memory, judge_of, prepare, sample_positives, with_seed
+from engine.search import POSITIVE_WORTH, Judge, SearchSettings
 from engine.swarm import Spread, Stream, SwarmSettings, SwarmState
 
 SOURCE = Stream(seed=3, data="rows", label=6)

@@ -1,0 +1,298 @@
+"""`batch`: repair all chunks and labels of a repair set over all workers, to stated requirements."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.console import Console
+from cli.options import (
+    PATH,
+    check_seeds,
+    compute_options,
+    method_option,
+    model_options,
+    option,
+    search_options,
+    target_layer_option,
+    verbose_option,
+)
+from cli.report import summary
+from cli.report_words import duration
+from engine.errors import InputError
+
+if TYPE_CHECKING:
+    from cluster.batch import Batch, Mode, Weighting
+    from cluster.calibration import Expectation
+    from cluster.compute import ComputeOptions
+    from cluster.records import RunRecords
+    from engine.search import SearchSettings
+
+MODES = ("chain", "independent", "rounds")
+
+
+@click.command(short_help="Repair many chunks and labels at once, to stated requirements.")
+@method_option
+@model_options
+@option("--chunks", type=PATH, required=True, help="Folder of numbered chunks with a repair.h5 each, as of `split`.")
+@option("--labels", default="all", show_default=True, help="Labels to repair, by name or number: 6 or cat,dog or all.")
+@option("--val-data", type=PATH, required=True, help="Image set that chooses between patches; no search sees it.")
+@option("--test-data", type=PATH, help="Image set that only measures and judges the result.")
+@option("--requirements", type=PATH, help="TOML file of what is required of the result.")
+@option(
+    "--mode",
+    type=click.Choice(MODES),
+    default="rounds",
+    show_default=True,
+    help="chain: each chunk repairs what the one before left; independent: the best single repair; rounds: all chunks "
+    "repair the best model so far, and their patches are merged.",
+)
+@option("--max-rounds", type=int, default=5, show_default=True, help="Of mode rounds.")
+@option(
+    "--positive-weights",
+    default="0.15x",
+    show_default=True,
+    help="What keeping all positive inputs right is worth, in repaired negative inputs; 0.15x means 0.15 for each "
+    "positive input. Several, as in 100,200,400 or 0.1x,0.2x, give as many searches.",
+)
+@option("--seeds", type=int, default=1, show_default=True, help="Searches of each chunk, label and weight.")
+@option("--seed", type=int, default=0, show_default=True, help="First seed.")
+@option("--offers", type=int, default=3, show_default=True, help="Distinct patches that each search offers at most.")
+@option(
+    "--positive-inputs-dir",
+    type=PATH,
+    multiple=True,
+    help="More inputs that must stay right, as of `target`; may be repeated.",
+)
+@option("--num-grad", type=int, help="Weights considered by localisation [default: 20 for each negative input].")
+@search_options
+@target_layer_option
+@option("--output-dir", type=PATH, required=True, help="Run directory: records, patch and repaired model.")
+@option("--resume", type=bool, help="Go on with the interrupted run in --output-dir, or start it.")
+@option("--overwrite", type=bool, help="Replace an earlier run.")
+@option("--dry-run", type=bool, help="Print jobs, workers and the time they will take, measured in 10 s, and stop.")
+@compute_options
+@verbose_option
+def command(compute_settings: ComputeOptions, verbose: int, **options: Any) -> int:
+    """Repair a model for all chunks and labels of a repair set, and judge the result on rows no search has seen.
+
+    Exit code 3: a requirement is not met, on test data if given; 4: some chunks could not be read.
+
+    Example: repair-dist batch --model-dir model --chunks data/repairsets --labels pedestrian --val-data data/val.h5
+    --test-data data/test.h5 --requirements requirements.toml --seeds 5 --num-workers 8 --output-dir runs/pedestrian
+    """
+    return batch(compute_settings=compute_settings, verbose=verbose, **options)
+
+
+def batch(
+    *,
+    compute_settings: ComputeOptions,
+    verbose: int,
+    output_dir: Path,
+    resume: bool,
+    overwrite: bool,
+    dry_run: bool,
+    **options: Any,
+) -> int:
+    """The command; returns the exit code."""
+    if resume and overwrite:
+        raise InputError("--resume goes on with a run and --overwrite replaces it, expected one of them")
+    output_dir = output_dir.absolute()
+    work = make_batch(output_dir=output_dir, **options)
+
+    from cli.report_data import read_report
+    from cluster.batch import check_batch, run_batch
+    from cluster.calibration import expect
+    from cluster.compute import Compute
+    from cluster.identity import facts_of
+    from cluster.records import RunRecords, holds_run, read_facts
+
+    begun = time.perf_counter()
+    warnings = check_batch(work)
+    goes_on = resume and holds_run(output_dir)
+    if not dry_run and not goes_on:
+        RunRecords.check_new(output_dir, overwrite=overwrite)
+    with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
+        for warning in warnings:
+            console.warn(warning)
+        if dry_run:
+            click.echo(expectation_text(work, expect(work, compute)))
+            return 0
+        facts = facts_of(work, compute)
+        if goes_on and read_facts(output_dir).get("state") == "done":
+            RunRecords.check_same(output_dir, facts)
+            console.say(f"{output_dir}: the run had come to its end")
+        else:
+            if resume and not goes_on:
+                console.say(f"{output_dir} holds no run yet: this is its start")
+            records: list[RunRecords] = []
+
+            def open_records() -> RunRecords:
+                if goes_on:
+                    records.append(RunRecords.resume(output_dir, facts))
+                else:
+                    records.append(RunRecords.create(output_dir, facts, overwrite=overwrite))
+                return records[0]
+
+            try:
+                report = run_batch(work, compute, open_records, on_rows=console.rows, on_jobs=console.jobs())
+            except BaseException as error:
+                if records:
+                    _tell_end(records[0], facts, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+                raise
+            records[0].compact(
+                {
+                    **facts,
+                    "hardware": compute.hardware_kind(),
+                    "placement": compute.decisions,
+                    "seconds": time.perf_counter() - begun,
+                    "redispatched": compute.redispatched,
+                    "notes": list(report.notes),
+                    "exit_code": report.exit_code,
+                }
+            )
+    click.echo(summary(read_report(output_dir)))
+    click.echo(f"created files:\n{output_dir}")
+    return int(read_facts(output_dir)["exit_code"])
+
+
+def _tell_end(records: RunRecords, facts: Mapping[str, Any], state: str) -> None:
+    """Say in `run.json` how the run ended, if that can still be written."""
+    with suppress(Exception):
+        records.write_facts({**facts, "state": state})
+
+
+def make_batch(
+    *,
+    output_dir: Path,
+    model_dir: Path,
+    allow_custom_code: bool,
+    chunks: Path,
+    labels: str,
+    val_data: Path,
+    test_data: Path | None,
+    requirements: Path | None,
+    mode: Mode,
+    max_rounds: int,
+    positive_weights: str,
+    seeds: int,
+    seed: int,
+    offers: int,
+    positive_inputs_dir: Sequence[Path],
+    num_grad: int | None,
+    settings: SearchSettings,
+    target_layer: int | None,
+    **_: Any,
+) -> Batch:
+    """Open and check everything a batch reads.
+
+    Raises:
+        InputError: something is missing, damaged, or does not fit.
+    """
+    check_seeds(seed, seeds)
+    for name, value in (("max_rounds", max_rounds), ("offers", offers), ("num_grad", num_grad)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}, expected at least 1")
+
+    from cluster.batch import Batch, open_chunks
+    from engine.head import find_target
+    from engine.imagesets import open_image_set
+    from engine.models import load_model
+    from engine.requirements import default_goals, read_requirements
+    from engine.targets import open_positives
+
+    weightings = parse_weights(positive_weights, settings)
+    validation = open_image_set(val_data)
+    test = open_image_set(test_data) if test_data else None
+    positives = [open_positives(folder) for folder in positive_inputs_dir]
+    sets = [images for images in (validation, test, *positives) if images is not None]
+    names = next((images.label_names for images in sets if images.label_names), None)
+    chosen = parse_labels(labels, validation.classes, names)
+    stated = read_requirements(requirements, validation.classes, names) if requirements else ()
+    model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    return Batch(
+        model=model,
+        target=find_target(model.model, model.loss, model.classes, model.path, target_layer),
+        chunks=open_chunks(chunks, model.input_shape, model.classes, model.path),
+        labels=chosen,
+        weightings=weightings,
+        seeds=tuple(range(seed, seed + seeds)),
+        mode=mode,
+        max_rounds=max_rounds,
+        offers=offers,
+        num_grad=num_grad,
+        impact="mean",
+        requirements=stated or default_goals(chosen, names),
+        stated=bool(stated),
+        validation=validation,
+        test=test,
+        positives=tuple(images for images in positives if images is not None),
+        output=output_dir,
+    )
+
+
+def parse_labels(text: str, classes: int, names: Sequence[str] | None) -> tuple[int, ...]:
+    """Labels by name or number, separated by commas, or `all`; ascending.
+
+    Raises:
+        InputError: no such label, or one twice.
+    """
+    if text == "all" and not (names and "all" in names):
+        return tuple(range(classes))
+    found = []
+    for word in (each.strip() for each in text.split(",")):
+        if names and list(names).count(word) == 1:
+            found.append(list(names).index(word))
+        elif word.isdecimal() and int(word) < classes:
+            found.append(int(word))
+        else:
+            known = f", or names as {names[0]!r}" if names else ""
+            raise InputError(f"labels has {word!r}, expected numbers from 0 to {classes - 1}{known}, or all")
+    if len(set(found)) < len(found):
+        raise InputError(f"labels is {text!r} and names a label twice, expected each once")
+    return tuple(sorted(found))
+
+
+def parse_weights(text: str, settings: SearchSettings) -> tuple[Weighting, ...]:
+    """Positive weights separated by commas: `200`, or `0.15x` for each positive input.
+
+    Raises:
+        InputError: not such numbers, or one twice.
+    """
+    from cluster.batch import Weighting
+
+    found = []
+    for word in (each.strip() for each in text.split(",")):
+        per_input = word.endswith("x")
+        try:
+            value = float(word.removesuffix("x"))
+        except ValueError:
+            raise InputError(
+                f"positive_weights has {word!r}, expected numbers as in 100,200 or 0.1x,0.2x (for each positive input)"
+            ) from None
+        changed = replace(settings, positive_worth=value) if per_input else replace(settings, positive_weight=value)
+        found.append(Weighting(f"{value:g}{'x' if per_input else ''}", changed))
+    if len({weighting.text for weighting in found}) < len(found):
+        raise InputError(f"positive_weights is {text!r} and names a weight twice, expected each once")
+    return tuple(found)
+
+
+def expectation_text(work: Batch, found: Expectation) -> str:
+    """What `--dry-run` prints."""
+    where = f"{found.workers} workers" if found.workers else "this process"
+    at_most = "at most " if work.mode == "rounds" else ""
+    lines = [
+        f"jobs: {found.jobs} in a step ({len(work.chunks)} chunks, {len(work.labels)} labels, "
+        f"{len(work.weightings)} positive weights, {len(work.seeds)} seeds; labels without failures are skipped)",
+        f"steps: {at_most}{found.steps} ({work.mode})",
+        f"computing: {where}",
+        f"time: {at_most}{duration(found.total)} expected (start {duration(found.start)}, each step "
+        f"{duration(found.step)}, held-out rows {duration(found.passes)}; from {found.searched} searches)",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,326 @@
+"""`patch`: apply, take back, merge and compare patches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.console import table
+from cli.options import PATH, F, model_options, option
+from engine.errors import InputError
+
+if TYPE_CHECKING:
+    from engine.models import LoadedModel
+    from engine.patch import Patch
+    from engine.patch_file import PlacedPatch
+
+SHOWN = 40
+"""Rows of a difference that are printed."""
+
+
+def csv_model_options(function: F) -> F:
+    """`--model-dir` and `--allow-custom-code` where only a weights.csv needs a model."""
+    function = option("--allow-custom-code", type=bool, help="Run code that the model file brings along.")(function)
+    return option("--model-dir", type=PATH, help="The model that a weights.csv was made for; other patches need none.")(
+        function
+    )
+
+
+def output_options(function: F) -> F:
+    """`--output`, required, and `--overwrite`."""
+    function = option("--overwrite", type=bool, help="Replace an existing file.")(function)
+    return option("--output", type=PATH, required=True, help="The patch file to write, FILE.arrow.")(function)
+
+
+@click.group(short_help="Patches, the weights a repair changed: apply, revert, merge, diff.")
+def command() -> None:
+    """The weights that a repair changed, with their old and new values.
+
+    A PATCH is a patch file (.arrow), a weights.csv that `optimize` wrote, or the folder of a run, which stands for the
+    patch that its saved model has. RUN:JOB is the patch of one job of a run.
+
+    Example: repair-dist patch apply --model-dir model --output-dir repaired runs/one
+    """
+
+
+@command.command("apply", short_help="Save a model with a patch applied.")
+@click.argument("patch")
+@model_options
+@option("--output-dir", type=PATH, required=True, help="Folder for repair/, the changed model.")
+@option("--overwrite", type=bool, help="Replace an output folder that is not a repaired model.")
+def apply_command(patch: str, model_dir: Path, allow_custom_code: bool, output_dir: Path, overwrite: bool) -> None:
+    """Copy a model with the weights of PATCH changed. A patch made for another model is refused.
+
+    Example: repair-dist patch apply --model-dir model --output-dir repaired undo.arrow
+    """
+    from cluster.inputs import check_output
+    from engine.models import load_model
+    from engine.patch import merge
+
+    model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    check_output(output_dir, model, overwrite=overwrite)
+    placed = open_patch(patch, model)
+    check_fits(placed, model, patch)
+    saved = save(model, placed.patch, output_dir)
+    click.echo(f"{len(merge([placed.patch]))} weights changed\ncreated files:\n{saved}")
+
+
+@command.command("revert", short_help="Write the patch that takes another back.")
+@click.argument("patch")
+@csv_model_options
+@output_options
+def revert_command(patch: str, model_dir: Path | None, allow_custom_code: bool, output: Path, overwrite: bool) -> None:
+    """Write the patch that turns the model after PATCH into the model before it.
+
+    Example: repair-dist patch revert runs/one --output undo.arrow
+    """
+    from engine.patch import revert
+    from engine.patch_file import PlacedPatch, write_placed
+
+    check_new_file(output, overwrite)
+    placed = open_patch(patch, csv_model([patch], model_dir, allow_custom_code))
+    write_placed(output, PlacedPatch(revert(placed.patch), placed.index))
+    click.echo(f"{len(placed.patch)} weights\ncreated files:\n{output}")
+
+
+@command.command("merge", short_help="Write the union of several patches.")
+@click.argument("patches", metavar="PATCH PATCH...", nargs=-1, required=True)
+@csv_model_options
+@output_options
+def merge_command(
+    patches: tuple[str, ...], model_dir: Path | None, allow_custom_code: bool, output: Path, overwrite: bool
+) -> None:
+    """Write one patch that changes what any of several patches for one model changes.
+
+    Where they disagree, the value of the first named holds.
+
+    Example: repair-dist patch merge runs/one runs/two --output both.arrow
+    """
+    from engine.patch import conflicts, merge
+    from engine.patch_file import PlacedPatch, write_placed
+
+    if len(patches) < 2:
+        raise InputError(f"{patches[0]}: found one patch, expected at least two to merge")
+    check_new_file(output, overwrite)
+    model = csv_model(patches, model_dir, allow_custom_code)
+    opened = [open_patch(each, model) for each in patches]
+    merged = merge([each.patch for each in opened])
+    index = {
+        key: position
+        for each in opened
+        for key, position in zip(zip(each.patch.weight, each.patch.flat_index, strict=True), each.index, strict=True)
+    }
+    write_placed(
+        output, PlacedPatch(merged, tuple(index[key] for key in zip(merged.weight, merged.flat_index, strict=True)))
+    )
+    disagreed = conflicts([each.patch for each in opened])
+    click.echo(f"{len(merged)} weights, on {disagreed} of them the patches disagree\ncreated files:\n{output}")
+
+
+@command.command("diff", short_help="Show in which weights two models differ.")
+@model_options
+@option("--other-model-dir", type=PATH, required=True, help="The other model, of the same layers.")
+@option("--output", type=PATH, help="Also write FILE.arrow, the patch from the first model to the other.")
+@option("--overwrite", type=bool, help="Replace an existing file.")
+def diff_command(
+    model_dir: Path, allow_custom_code: bool, other_model_dir: Path, output: Path | None, overwrite: bool
+) -> None:
+    """Show the weights in which two models differ, in any pair of formats.
+
+    Example: repair-dist patch diff --model-dir model --other-model-dir repaired/repair
+    """
+    from engine.models import load_model
+    from engine.patch_file import place, shapes_of, write_patch
+
+    if output is not None:
+        check_new_file(output, overwrite)
+    model, other = (load_model(each, allow_custom_code=allow_custom_code) for each in (model_dir, other_model_dir))
+    patch = difference(model, other)
+    shapes = shapes_of(model)
+    index = place(patch, shapes, str(other.path)).index
+    click.echo(f"{len(patch)} weights differ")
+    if len(patch):
+        columns = (patch.weight, index, patch.old, patch.new)
+        rows = [
+            [weight, ",".join(map(str, at)), str(old), str(new), f"{float(new) - float(old):+.6g}"]
+            for weight, at, old, new in list(zip(*columns, strict=True))[:SHOWN]
+        ]
+        click.echo(table(["weight", "index", "old", "new", "change"], rows))
+    if len(patch) > SHOWN:
+        click.echo(f"… and {len(patch) - SHOWN} more")
+    if output is not None:
+        write_patch(output, patch, shapes)
+        click.echo(f"created files:\n{output}")
+
+
+def open_patch(name: str, model: LoadedModel | None) -> PlacedPatch:
+    """Read what a PATCH of the command line names.
+
+    Args:
+        name: a patch file, a weights.csv, a run directory or `RUN:JOB`.
+        model: what a weights.csv is about.
+
+    Raises:
+        InputError: there is no such thing, or it is damaged or does not fit the model.
+    """
+    from engine.patch_file import patch_of_weights_csv, place, read_placed, shapes_of
+
+    path = Path(name)
+    run, _, job = name.rpartition(":")
+    if not path.exists() and run and Path(run).is_dir():
+        return patch_of_run(Path(run), job)
+    if path.is_dir():
+        return patch_of_run(path)
+    if not path.exists():
+        raise InputError(f"{name}: no such file or folder, expected a patch file, a weights.csv, a run or RUN:JOB")
+    if not is_csv(name):
+        return read_placed(path)
+    if model is None:
+        raise InputError(f"{name}: names weights by the number of their layer, expected --model-dir beside it")
+    return place(patch_of_weights_csv(path, model), shapes_of(model), name)
+
+
+def patch_of_run(directory: Path, job: str | None = None) -> PlacedPatch:
+    """The patch of a job of a run: the best by its own fitness, or what a batch ended with.
+
+    Args:
+        directory: of the run.
+        job: its name; None is `batch` where the run was one, else the only job whose patch is in a saved model.
+
+    Raises:
+        InputError: no run, a damaged one, no such job, or None where the run has not ended or has several such jobs.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from cluster.records import read_table
+    from engine.patch_file import SCHEMA, placed_of_table
+
+    try:
+        patches = read_table(directory, "patches").select(["job", "rank", *SCHEMA.names])
+        patches = patches.filter(pc.equal(patches["rank"], 0)).drop_columns(["rank"])
+        known = list(dict.fromkeys(patches["job"].to_pylist()))
+        jobs = read_table(directory, "jobs")
+        chosen = jobs.filter(jobs["chosen"])["job"].to_pylist()
+        state = json.loads((directory / "run.json").read_text(encoding="utf-8"))["state"]
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{directory}: its records cannot be read, expected a whole run directory") from error
+    if job is None and state != "done":
+        raise InputError(f"{directory}: the run has not ended, expected RUN:JOB{_one_of(known)}")
+    if job is None:
+        choice = ["batch"] if "batch" in known else chosen
+        if len(choice) != 1:
+            raise InputError(
+                f"{directory}: saved the patches of {len(choice)} jobs, expected RUN:JOB{_one_of(choice or known)}"
+            )
+        job = choice[0]
+    if job not in known:
+        raise InputError(f"{directory}: holds no patch of a job {job!r}, expected one{_one_of(known)}")
+    rows = patches.filter(pc.equal(patches["job"], job)).drop_columns(["job"])
+    return placed_of_table(rows, f"{directory}: job {job!r}")
+
+
+def _one_of(names: list[str]) -> str:
+    """` of a, b`, for the end of a message; empty without names, and no more than ten."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f" of {', '.join(names[:10])}{more}" if names else ""
+
+
+def is_csv(name: str) -> bool:
+    """Whether a PATCH of the command line is a weights.csv."""
+    return name.lower().endswith(".csv")
+
+
+def csv_model(names: tuple[str, ...] | list[str], path: Path | None, allow_custom_code: bool) -> LoadedModel | None:
+    """The model that a weights.csv among the patches is about; it is loaded only if there is one."""
+    if path is None or not any(map(is_csv, names)):
+        return None
+    from engine.models import load_model
+
+    return load_model(path, allow_custom_code=allow_custom_code)
+
+
+def check_fits(placed: PlacedPatch, model: LoadedModel, name: str) -> None:
+    """Refuse a patch that was made for another model, before anything is written.
+
+    Raises:
+        InputError: it names a weight or place that the model has not, or an old value that is not the model's.
+    """
+    import numpy as np
+
+    from engine.patch import applied
+    from engine.patch_file import check_places, shapes_of
+    from engine.weights import weight_variables
+
+    check_places(placed, shapes_of(model), name)
+    variables = weight_variables(model.model)
+    try:
+        for path, _ in placed.patch.by_weight():
+            applied(placed.patch, path, np.asarray(variables[path]))
+    except InputError as error:
+        raise InputError(f"{name} does not fit {model.path}: {error}") from None
+
+
+def save(model: LoadedModel, patch: Patch, output: Path) -> Path:
+    """Replace `output/repair` as a whole by the changed model and return its path."""
+    from engine.containers import repaired_path, save_patched
+    from engine.files import replace_directory
+
+    saved = repaired_path(model, output)
+    if saved == output / "repair":
+        save_patched(model, patch, saved, overwrite=True)
+    else:
+        with replace_directory(saved.parent) as folder:  # a model of another format in it would make it ambiguous
+            save_patched(model, patch, folder / saved.name)
+    return saved
+
+
+def difference(model: LoadedModel, other: LoadedModel) -> Patch:
+    """The patch from one model to another, in model order.
+
+    Raises:
+        InputError: the models have different weights, or differ in one that is not float32.
+    """
+    import numpy as np
+
+    from engine.patch import merge, patch_between
+    from engine.patch_file import shapes_of
+    from engine.weights import weight_variables
+
+    first, second = shapes_of(model), shapes_of(other)
+    for path in [*first, *second]:
+        if path not in first or path not in second:
+            has, lacks = (model, other) if path in first else (other, model)
+            raise InputError(f"{lacks.path}: has no weight {path!r}, expected it as in {has.path}")
+        if first[path] != second[path]:
+            raise InputError(
+                f"{other.path}: {path!r} has the shape {second[path]}, expected {first[path]} as in {model.path}"
+            )
+    others = weight_variables(other.model)
+    patches = []
+    for path, variable in weight_variables(model.model).items():
+        old, new = np.asarray(variable), np.asarray(others[path])
+        if old.dtype != new.dtype or old.tobytes() != new.tobytes():
+            patches.append(patch_between(path, old, new))
+    return merge(patches)
+
+
+def check_new_file(path: Path, overwrite: bool) -> None:
+    """Refuse a patch file that cannot be written or would replace something.
+
+    Raises:
+        InputError: the name does not end in .arrow, or stands for a folder or below a file; or the file exists and
+            `overwrite` is not given.
+    """
+    if path.suffix != ".arrow":
+        raise InputError(f"{path}: found the name of no patch file, expected one that ends in .arrow")
+    found = next(each for each in path.absolute().parents if each.exists())
+    if not found.is_dir():
+        raise InputError(f"{found}: is a file, expected a folder, or none, for {path}")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected a file or none")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: exists already, expected a new name or --overwrite")

@@ -1,0 +1,200 @@
+"""`report`: what a run did, in the terminal or as a page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.console import table
+from cli.options import PATH, option
+from cli.report_words import (
+    SPLIT_WORDS,
+    STEP_WORDS,
+    duration,
+    label_text,
+    number,
+    percent,
+    points,
+    under_repair,
+)
+from cli.verdicts import verdict_table
+from engine.errors import InputError
+from engine.files import replace_file
+
+if TYPE_CHECKING:
+    from cli.report_data import Job, Outcome, Report
+    from engine.requirements import Verdict
+    from engine.results import LabelChange
+
+MARK = '<meta name="generator" content="repair-dist report">'
+"""By this line in its head a page of ours is known."""
+
+_HEAD_BYTES = 2000
+_SEARCHED_ON = ("negative", "positive")
+
+
+@click.command(short_help="What a run did: tables in the terminal, or a page to look at.")
+@click.argument("run", type=PATH, metavar="RUN")
+@option("--html", type=PATH, metavar="FILE", help="Write one self-contained page instead of printing tables.")
+@option("--overwrite", type=bool, help="Let --html replace a file that is not such a page.")
+def command(run: Path, html: Path | None, overwrite: bool) -> None:
+    """Report on a run directory: requirements, accuracy before and after, iterations, searches and workers.
+
+    Works while the run goes on; then it says how far the run is. Numbers of held-out rows are those of the
+    saved model, loaded again. The page needs no network and no other file; it shows the images that were fixed
+    and broken if their image set is still where it was.
+
+    Example: repair-dist report runs/batch-20260102-030405-000000 --html report.html
+    """
+    if html is not None:
+        _check_page(html, overwrite=overwrite)
+
+    from cli.report_data import read_report
+
+    report = read_report(run)
+    if html is None:
+        click.echo(summary(report))
+        return
+
+    from cli.report_page import render_page
+
+    page = render_page(report)
+    with replace_file(html) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    click.echo(f"created files:\n{html}")
+
+
+def summary(report: Report) -> str:
+    """A run as plain text tables."""
+    parts = [_heading(report)]
+    parts += [_verdicts(report, split, verdicts) for split, verdicts in report.verdicts.items()]
+    parts += [_outcome(report, outcome) for outcome in report.outcomes]
+    parts += [_steps(report), _jobs(report.jobs), _chosen(report), _workers(report.jobs)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _heading(report: Report) -> str:
+    mode = report.mode or "optimize"
+    words = [f"{report.model}: {mode}, {under_repair(report.labels, report.label_names)}, {report.state}"]
+    if report.seconds is not None:
+        words.append(f"took {duration(report.seconds)}")
+    if report.exit_code is not None:
+        words.append(f"exit code {report.exit_code}")
+    lines = [", ".join(words)]
+    if report.state == "running":
+        lines.append("The run has not ended: this is how far it is.")
+    return "\n".join(lines)
+
+
+def _verdicts(report: Report, split: str, verdicts: Sequence[Verdict]) -> str:
+    met = sum(verdict.met for verdict in verdicts)
+    what = "requirements" if report.requirements else "goals, as nothing was required"
+    return f"{what}, {SPLIT_WORDS[split]}: {met} of {len(verdicts)} met\n{verdict_table(verdicts)}"
+
+
+def _outcome(report: Report, outcome: Outcome) -> str:
+    lines = []
+    split = outcome.judged_by
+    if split is not None:
+        changes = outcome.changes[split]
+        rows = [_change_row(label_text(change.label, report.label_names), change) for change in changes]
+        rows.append(_change_row("all", _total(changes)))
+        name = "" if len(report.outcomes) == 1 else f"{outcome.job}, "
+        lines += [
+            f"{name}{SPLIT_WORDS[split]}, before and after (model loaded again):",
+            table(["label", "rows", "before %", "after %", "change", "fixed", "broken"], rows),
+        ]
+    for split in _SEARCHED_ON:
+        if split in outcome.changes:
+            total = _total(outcome.changes[split])
+            word = "repaired" if split == "negative" else "kept"
+            lines.append(f"{outcome.job}: {word} {total.correct_after} of {total.total} {split} inputs")
+    return "\n".join(lines)
+
+
+def _change_row(name: str, change: LabelChange) -> list[object]:
+    before, after = change.correct_before / change.total, change.correct_after / change.total
+    return [name, change.total, percent(before), percent(after), points(after - before), change.fixed, change.broken]
+
+
+def _total(changes: Sequence[LabelChange], labels: Sequence[int] = ()) -> LabelChange:
+    from cli.report_data import total_change
+
+    return total_change(changes, labels)
+
+
+def _steps(report: Report) -> str:
+    """The accuracy of the labels under repair after every iteration: the table of the tutorial."""
+    split = report.judged_by
+    steps = report.steps.get(split, ()) if split else ()
+    word = STEP_WORDS.get(report.mode or "")
+    if word is None or len(steps) < 2:
+        return ""
+    rows = []
+    for step in steps:
+        mine = _total(step.changes, report.labels)
+        name = "0 (base)" if step.number == 0 else step.number
+        correct = mine.correct_after
+        rows.append([name, correct, mine.total - correct, percent(correct / mine.total)])
+    who = under_repair(report.labels, report.label_names)
+    title = f"accuracy of {who} after each {word}, {SPLIT_WORDS[split or 'test']}:"
+    return f"{title}\n{table([word, 'correct', 'incorrect', 'accuracy'], rows)}"
+
+
+def _jobs(jobs: Sequence[Job]) -> str:
+    count = Counter(job.state for job in jobs)
+    words = [
+        f"{count[state]} {state}"
+        for state in ("done", "skipped", "failed", "running")
+        if count[state] or state == "done"
+    ]
+    lines = [f"searches: {', '.join(words)}"]
+    lines += [f"  {job.job} failed: {job.note}" for job in jobs if job.state == "failed"]
+    return "\n".join(lines)
+
+
+def _chosen(report: Report) -> str:
+    rows = [
+        [
+            job.job,
+            job.step,
+            label_text(job.label, report.label_names),
+            job.seed,
+            number(job.positive_weight),
+            f"{number(job.patched)} of {number(job.negatives)}",
+            f"{number(job.intact)} of {number(job.positives)}",
+        ]
+        for job in report.jobs
+        if job.chosen
+    ]
+    if not rows:
+        return ""
+    header = ["search", "step", "label", "seed", "positive weight", "repaired", "kept"]
+    return f"searches chosen, with the rows they were searched on:\n{table(header, rows)}"
+
+
+def _workers(jobs: Sequence[Job]) -> str:
+    from cli.report_data import workers
+
+    found = workers(jobs)
+    if not found:
+        return ""
+    rows = [[worker.name, len(worker.jobs), f"{worker.busy:.1f}"] for worker in found]
+    return table(["worker", "searches", "busy s"], rows)
+
+
+def _check_page(path: Path, *, overwrite: bool) -> None:
+    """Refuse to replace what is not a page of ours."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{path} is no name of a page, expected one that ends in .html")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, expected the name of a page")
+    if overwrite or not path.exists():
+        return
+    with path.open("rb") as file:
+        if MARK.encode() not in file.read(_HEAD_BYTES):
+            raise InputError(f"{path} is not a page of `report`, expected another name or --overwrite")

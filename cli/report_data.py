@@ -1,0 +1,370 @@
+"""What a run's report is made of: plain values, selected from `run.json` and the tables of the run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import InputError
+from engine.requirements import Requirement, Verdict
+from engine.results import LabelChange
+
+Indices = npt.NDArray[np.int64]
+
+HELD_OUT = ("test", "validation")
+"""Rows no search has seen, the better judge first."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row of the table `jobs`: one search. What a search that has not run lacks is None."""
+
+    job: str
+    step: int
+    chunk: str
+    label: int
+    seed: int
+    positive_weight: float | None
+    weights: int | None
+    negatives: int | None
+    positives: int | None
+    iterations: int | None
+    fitness: float | None
+    start_fitness: float | None
+    patched: int | None
+    intact: int | None
+    stop: str
+    state: str
+    note: str
+    chosen: bool
+    where: str
+    worker: str
+    redispatched: int | None
+    ended: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process and the searches that ended in it; `busy` is the time in their iterations, in seconds."""
+
+    name: str
+    jobs: tuple[Job, ...]
+    busy: float
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A saved model, loaded again, against the base model.
+
+    Attributes:
+        job: `batch`, or of a run of `optimize` the search whose patch the model has.
+        changes: by rows measured (test, validation, negative or positive), one entry per label with rows, ascending.
+    """
+
+    job: str
+    changes: Mapping[str, tuple[LabelChange, ...]]
+
+    @property
+    def judged_by(self) -> str | None:
+        """The best judge among the rows measured, or None without held-out rows."""
+        return next((split for split in HELD_OUT if split in self.changes), None)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a round, or an iteration of a chain, ended with; number 0 is the base model."""
+
+    number: int
+    changes: tuple[LabelChange, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Best fitness of a job: iteration (n,) int64, ascending, and best (n,) float64."""
+
+    iteration: Indices
+    best: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The best patch of a search on validation rows, against the model that the search started from.
+
+    Attributes:
+        job: the search.
+        gain: change of the accuracy of the search's label, or of all labels under repair, as a share.
+        overall: change of the accuracy of all rows, as a share.
+    """
+
+    job: Job
+    gain: float
+    overall: float
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Classes of held-out rows, all (n,) int64, by ascending row of the image set."""
+
+    row: Indices
+    label: Indices
+    before: Indices
+    after: Indices
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """A run, finished or going on.
+
+    Attributes:
+        directory: the run directory.
+        state: running, done, failed or interrupted.
+        mode: independent, rounds or chain; None for a run of `optimize`.
+        model: path of the base model, as it was given.
+        label_names: one per class, or None.
+        labels: under repair, ascending; empty where a search was about several at once.
+        requirements: in words; empty where none were stated.
+        started: ISO time, or None.
+        seconds: of the whole run, or None before its end.
+        exit_code: of the run, or None before its end.
+        held_out: image set of each held-out split.
+        facts: `run.json` as it is.
+        outcomes: one of a batch, one per chunk of a run of `optimize`; empty before the end.
+        verdicts: by split, in the order judged; of labels judged together their requirement names none.
+        steps: by split, ascending from 0; empty unless the run went in steps.
+        jobs: all searches, by step and name.
+        curves: by name of the job.
+        candidates: what the searches found.
+        predictions: by split.
+    """
+
+    directory: Path
+    state: str
+    mode: str | None
+    model: str
+    label_names: tuple[str, ...] | None
+    labels: tuple[int, ...]
+    requirements: tuple[str, ...]
+    started: str | None
+    seconds: float | None
+    exit_code: int | None
+    held_out: Mapping[str, Path]
+    facts: Mapping[str, Any]
+    outcomes: tuple[Outcome, ...]
+    verdicts: Mapping[str, tuple[Verdict, ...]]
+    steps: Mapping[str, tuple[Step, ...]]
+    jobs: tuple[Job, ...]
+    curves: Mapping[str, Curve]
+    candidates: tuple[Candidate, ...]
+    predictions: Mapping[str, Predictions]
+
+    @property
+    def judged_by(self) -> str | None:
+        """The best judge of the run: test, validation, or None without held-out rows."""
+        found = {each.judged_by for each in self.outcomes} | set(self.steps)
+        return next((split for split in HELD_OUT if split in found), None)
+
+
+def read_report(directory: Path) -> Report:
+    """Read a run, finished or going on.
+
+    Raises:
+        InputError: the directory holds no run, or a damaged one.
+    """
+    from cluster.records import read_facts
+
+    facts = read_facts(directory)
+    jobs = tuple(_job(row) for row in _rows(directory, "jobs"))
+    jobs = tuple(sorted(jobs, key=lambda job: (job.step, job.job)))
+    label_rows = _rows(directory, "labels")
+    steps = {split: _steps(label_rows, split) for split in HELD_OUT}
+    held_out = _mapping(facts, "held_out") or _mapping(_mapping(facts, "arguments"), "held_out")
+    paths = {split: Path(str(path)) for split, path in held_out.items() if path}
+    labels = _labels_under_repair(facts, jobs)
+    seconds, exit_code, mode, names = (facts.get(key) for key in ("seconds", "exit_code", "mode", "label_names"))
+    return Report(
+        directory=directory,
+        state=str(facts.get("state", "running")),
+        mode=None if mode is None else str(mode),
+        model=str(_mapping(facts, "model").get("path", "model")),
+        label_names=_names_in(paths) if "label_names" not in facts else tuple(names) if names else None,
+        labels=labels,
+        requirements=tuple(map(str, facts.get("requirements") or ())),
+        started=facts.get("started"),
+        seconds=None if seconds is None else float(seconds),
+        exit_code=None if exit_code is None else int(exit_code),
+        held_out=paths,
+        facts=facts,
+        outcomes=_outcomes(label_rows),
+        verdicts=_verdicts(_rows(directory, "verdicts")),
+        steps={split: each for split, each in steps.items() if each},
+        jobs=jobs,
+        curves=_curves(directory),
+        candidates=_candidates(label_rows, jobs, labels, steps["validation"]),
+        predictions=_predictions(directory),
+    )
+
+
+def total_change(changes: Sequence[LabelChange], labels: Sequence[int] = ()) -> LabelChange:
+    """The sum over `labels`, or over all where none are named; its label is -1."""
+    mine = [change for change in changes if not labels or change.label in labels]
+    counts = ("total", "correct_before", "correct_after", "fixed", "broken")
+    return LabelChange(-1, *(sum(getattr(change, name) for change in mine) for name in counts))
+
+
+def workers(jobs: Sequence[Job]) -> tuple[Worker, ...]:
+    """What each worker did, by name; searches that never ran are nobody's."""
+    found: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.worker:
+            found.setdefault(job.worker, []).append(job)
+    return tuple(
+        Worker(name, tuple(mine), sum(job.seconds or 0.0 for job in mine)) for name, mine in sorted(found.items())
+    )
+
+
+def _table(directory: Path, name: str) -> Any:
+    from cluster.records import SCHEMAS, read_table
+
+    table = read_table(directory, name)
+    for column in SCHEMAS[name].names:
+        if column not in table.column_names:
+            raise InputError(f"{directory}: the table {name} has no column {column}, expected a run of this version")
+    return table
+
+
+def _rows(directory: Path, name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = _table(directory, name).to_pylist()
+    return rows
+
+
+def _mapping(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = facts.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _names_in(held_out: Mapping[str, Path]) -> tuple[str, ...] | None:
+    """Label names of a held-out set that is still there."""
+    from engine.imagesets import open_image_set
+
+    path = next((path for path in held_out.values() if path.is_file()), None)
+    try:
+        return open_image_set(path).label_names if path else None
+    except InputError:
+        return None
+
+
+def _labels_under_repair(facts: Mapping[str, Any], jobs: Sequence[Job]) -> tuple[int, ...]:
+    stated = facts.get("labels")
+    if stated:
+        return tuple(sorted(int(label) for label in stated))
+    found = {job.label for job in jobs}
+    return () if -1 in found else tuple(sorted(found))
+
+
+def _job(row: Mapping[str, Any]) -> Job:
+    values = {field.name: row[field.name] for field in fields(Job)}
+    for name in ("chunk", "stop", "note", "where", "worker"):
+        values[name] = values[name] or ""
+    values["step"] = 1 if values["step"] is None else values["step"]
+    values["label"] = -1 if values["label"] is None else values["label"]
+    values["state"] = values["state"] or ("done" if values["stop"] else "running")
+    return Job(**values | {"chosen": bool(values["chosen"])})
+
+
+def _verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Verdict, ...]]:
+    found = {split: tuple(_verdict(row) for row in rows if row["split"] == split) for split in HELD_OUT}
+    return {split: verdicts for split, verdicts in found.items() if verdicts}
+
+
+def _verdict(row: Mapping[str, Any]) -> Verdict:
+    labels = None if row["label"] < 0 else (row["label"],)
+    predicted = None if row["predicted"] < 0 else row["predicted"]
+    requirement = Requirement(row["kind"], row["limit"], labels, predicted, row["text"])
+    judged = {field.name: row[field.name] for field in fields(Verdict) if field.name != "requirement"}
+    return Verdict(requirement=requirement, **judged)
+
+
+def _outcomes(rows: Sequence[Mapping[str, Any]]) -> tuple[Outcome, ...]:
+    changes: dict[str, dict[str, list[LabelChange]]] = {}
+    for row in rows:
+        if row["stage"] == "repaired":
+            changes.setdefault(row["job"], {}).setdefault(row["split"], []).append(_change(row))
+    return tuple(
+        Outcome(job, {split: tuple(found) for split, found in by_split.items()}) for job, by_split in changes.items()
+    )
+
+
+def _change(row: Mapping[str, Any]) -> LabelChange:
+    """A row of `labels` against the base model, whose count follows from what was repaired and broken."""
+    before = row["correct"] - row["repaired"] + row["broken"]
+    return LabelChange(row["label"], row["total"], before, row["correct"], row["repaired"], row["broken"])
+
+
+def _steps(rows: Sequence[Mapping[str, Any]], split: str) -> tuple[Step, ...]:
+    found: dict[int, list[LabelChange]] = {}
+    for row in rows:
+        name = re.fullmatch(r"step(\d+)", row["job"])
+        if name and row["stage"] == "step" and row["split"] == split:
+            found.setdefault(int(name[1]), []).append(_change(row))
+    return tuple(Step(number, tuple(changes)) for number, changes in sorted(found.items()))
+
+
+def _candidates(
+    rows: Sequence[Mapping[str, Any]], jobs: Sequence[Job], labels: tuple[int, ...], steps: Sequence[Step]
+) -> tuple[Candidate, ...]:
+    starts = {step.number + 1: step.changes for step in steps}
+    found: dict[str, list[LabelChange]] = {}
+    for row in rows:
+        if row["stage"] == "candidate" and row["split"] == "validation":
+            found.setdefault(row["job"], []).append(_change(row))
+    candidates = []
+    for job in jobs:
+        changes = found.get(job.job)
+        if changes is None:
+            continue
+        # Of what a search of a later step started from, the base model knows nothing.
+        start = {change.label: change.correct_before for change in changes}
+        start |= {change.label: change.correct_after for change in starts.get(job.step, ())}
+        own, overall = (
+            _gain([change for change in changes if not about or change.label in about], start)
+            for about in (labels if job.label < 0 else (job.label,), ())
+        )
+        candidates.append(Candidate(job, own, overall))
+    return tuple(candidates)
+
+
+def _gain(changes: Sequence[LabelChange], start: Mapping[int, int]) -> float:
+    """Change of the accuracy over these labels from `start`, right rows by label, as a share."""
+    gained = sum(change.correct_after - start[change.label] for change in changes)
+    return gained / max(sum(change.total for change in changes), 1)
+
+
+def _curves(directory: Path) -> dict[str, Curve]:
+    table = _table(directory, "swarm")
+    names = table["job"].to_pylist()
+    iteration = np.asarray(table["iteration"], np.int64)
+    best = np.asarray(table["best"], np.float64)
+    # The table is sorted by job and iteration: a job is one stretch of rows.
+    starts = [at for at, name in enumerate(names) if at == 0 or name != names[at - 1]]
+    return {
+        names[start]: Curve(iteration[start:end], best[start:end]) for start, end in pairwise([*starts, len(names)])
+    }
+
+
+def _predictions(directory: Path) -> dict[str, Predictions]:
+    table = _table(directory, "predictions")
+    split = np.array(table["split"].to_pylist(), dtype=str)
+    columns = {name: np.asarray(table[name], np.int64) for name in ("row", "label", "before", "after")}
+    return {
+        each: Predictions(**{name: column[split == each] for name, column in columns.items()})
+        for each in HELD_OUT
+        if (split == each).any()
+    }

@@ -1,0 +1,333 @@
+"""The page of a report: one self-contained HTML file, from the template and the charts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from cli import report_charts as charts
+from cli.report_data import (
+    Candidate,
+    Curve,
+    Indices,
+    Job,
+    Outcome,
+    Report,
+    total_change,
+    workers,
+)
+from cli.report_pictures import Picture, pictures
+from cli.report_words import (
+    SPLIT_WORDS,
+    STEP_WORDS,
+    duration,
+    label_text,
+    number,
+    percent,
+    plural,
+    points,
+    under_repair,
+    verdict_values,
+)
+from engine.results import LabelChange
+
+_MANY_LABELS = 60
+"""Above so many, charts show only labels under repair and those that changed most."""
+
+_SHOWN_LABELS = 40
+_PAIRS = 12
+_CURVE_POINTS = 60
+_ALL_POINTS = 40_000
+"""Points of all curves together: the page stays below a few MB."""
+
+_FEW_GROUPS = 12
+
+
+@dataclass(frozen=True)
+class _Facet:
+    """Curves that are drawn in one chart."""
+
+    title: str
+    chart: Markup
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A confusion and its rows before and after."""
+
+    true: int
+    predicted: int
+    before: int
+    after: int
+
+
+def render_page(report: Report) -> str:
+    """The report as HTML; reads the held-out image set, if it is still there, for its pictures."""
+    names = report.label_names
+    environment = Environment(
+        loader=PackageLoader("cli", "report_template"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "points": lambda share: points(share).replace("-", "−"),
+        "number": lambda value: "–" if value is None else number(value).replace("-", "−"),
+        "duration": duration,
+        "exact": lambda value: "" if value is None else repr(value),
+        "label": lambda label: label_text(label, names),
+        "split": SPLIT_WORDS.__getitem__,
+        "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
+        "file_name": lambda path: PurePath(path).name,
+    }
+    environment.globals |= {
+        "plural": plural,
+        "verdict_values": lambda verdict: [text.replace("-", "−") for text in verdict_values(verdict)],
+        "total_change": total_change,
+        "change_bar": charts.change_bar,
+        "count_bar": charts.count_bar,
+        "share_bar": charts.share_bar,
+    }
+    return environment.get_template("page.html.jinja").render(_content(report))
+
+
+def _content(report: Report) -> dict[str, Any]:
+    found = workers(report.jobs)
+    return {
+        "report": report,
+        "who": under_repair(report.labels, report.label_names),
+        "word": STEP_WORDS.get(report.mode or ""),
+        "states": Counter(job.state for job in report.jobs),
+        "headline": _headline(report),
+        "outcomes": [(outcome, _radar(report, outcome, at)) for at, outcome in enumerate(report.outcomes)],
+        "confusion": _confusion(report),
+        "facets": _facets(report),
+        "trade_off": _trade_off(report.candidates),
+        "steps": _steps(report),
+        "pictures": _pictures(report),
+        "workers": found,
+        "timeline": charts.timeline(found) if any(job.ended is not None for job in report.jobs) and found else None,
+    }
+
+
+def _headline(report: Report) -> dict[str, Any] | None:
+    """What the cards on top say: the saved model, or while there is none what the last step ended with."""
+    split = report.judged_by
+    if split is None or len(report.outcomes) > 1:
+        return None
+    after: int | None = None
+    if report.outcomes:
+        changes = report.outcomes[0].changes[split]
+    elif len(report.steps.get(split, ())) > 1:
+        last = report.steps[split][-1]
+        changes, after = last.changes, last.number
+    else:
+        return None
+    return {
+        "split": split,
+        "after": after,
+        "mine": total_change(changes, report.labels) if report.labels else None,
+        "all": total_change(changes),
+    }
+
+
+def _radar(report: Report, outcome: Outcome, at: int) -> Markup | None:
+    changes = outcome.changes.get(outcome.judged_by or "", ())
+    if len(changes) < 3:
+        return None
+    weights = {change.label: change.fixed + change.broken for change in changes}
+    shown = _shown_labels(weights, report.labels)
+    spokes = [
+        charts.Spoke(
+            change.label,
+            label_text(change.label, report.label_names),
+            change.correct_before / change.total,
+            change.correct_after / change.total,
+        )
+        for change in changes
+        if change.label in shown
+    ]
+    return charts.radar(f"radar-{at}", spokes)
+
+
+def _shown_labels(changed: dict[int, int], labels: Sequence[int]) -> list[int]:
+    """All labels, ascending; of very many those under repair and those with the most rows changed."""
+    if len(changed) <= _MANY_LABELS:
+        return sorted(changed)
+    ranked = sorted(changed, key=lambda label: (label not in labels, -changed[label], label))
+    return sorted(ranked[:_SHOWN_LABELS])
+
+
+def _confusion(report: Report) -> dict[str, Any] | None:
+    split = next(iter(report.predictions), None)
+    if split is None:
+        return None
+    found = report.predictions[split]
+    highest = max(int(each.max()) for each in (found.label, found.before, found.after))
+    classes = max(highest + 1, len(report.label_names or ()))
+    before, after = (
+        np.bincount(found.label * classes + predicted, minlength=classes**2).reshape(classes, classes)
+        for predicted in (found.before, found.after)
+    )
+    difference = np.abs(after - before)
+    present = np.flatnonzero(before.any(axis=0) | before.any(axis=1) | after.any(axis=0))
+    changed = dict(zip(present.tolist(), (difference.sum(0) + difference.sum(1))[present].tolist(), strict=True))
+    shown = _shown_labels(changed, report.labels)
+    names = [label_text(label, report.label_names) for label in shown]
+    square = np.ix_(shown, shown)
+    strongest = max(_strongest(before[square]), _strongest(after[square]))
+    return {
+        "split": split,
+        "left_out": len(changed) - len(shown),
+        "charts": [
+            charts.heat_map(name, shown, names, counts[square], strongest)
+            for name, counts in (("before", before), ("after", after))
+        ],
+        "pairs": _pairs(before, after),
+    }
+
+
+def _strongest(counts: Indices) -> float:
+    """The largest share of a label's rows that goes to one wrong label."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    np.fill_diagonal(shares, 0)
+    return float(shares.max())
+
+
+def _pairs(before: Indices, after: Indices) -> list[_Pair]:
+    """The confusions whose rows changed most, the largest change first."""
+    change = np.abs(after - before)
+    np.fill_diagonal(change, 0)
+    order = np.argsort(-change, axis=None, kind="stable")[:_PAIRS]
+    places = [np.unravel_index(at, change.shape) for at in order]
+    return [
+        _Pair(int(true), int(predicted), int(before[true, predicted]), int(after[true, predicted]))
+        for true, predicted in places
+        if change[true, predicted]
+    ]
+
+
+def _facets(report: Report) -> list[_Facet]:
+    """Curves by label, or by positive weight, or by chunk: whatever the searches differ in."""
+    drawn = [(job, report.curves[job.job]) for job in report.jobs if job.job in report.curves]
+    if not drawn:
+        return []
+    keep = max(_FEW_GROUPS, min(_CURVE_POINTS, _ALL_POINTS // len(drawn)))
+    groups = _grouped(drawn, report)
+    return [
+        _Facet(
+            f"{title}, {plural(len(mine), 'search', 'searches')}",
+            charts.curves(f"curves-{at}", f"Convergence, {title}", mine, keep, wide=len(groups) <= 2),
+        )
+        for at, (title, mine) in enumerate(groups.items())
+    ]
+
+
+def _grouped(drawn: Sequence[tuple[Job, Curve]], report: Report) -> dict[str, list[tuple[Job, Curve]]]:
+    ways: tuple[tuple[Callable[[Job], Any], Callable[[Any], str]], ...] = (
+        (lambda job: job.label, lambda label: label_text(label, report.label_names)),
+        (lambda job: job.positive_weight, lambda weight: f"positive weight {number(weight)}"),
+        (lambda job: job.chunk, lambda chunk: f"chunk {PurePath(chunk).name}"),
+    )
+    for key, title in ways:
+        values = sorted({key(job) for job, _ in drawn})
+        if len(values) > 1:
+            return {title(value): [each for each in drawn if key(each[0]) == value] for value in values}
+    return {"all": list(drawn)}
+
+
+def _trade_off(candidates: Sequence[Candidate]) -> dict[str, Any] | None:
+    """Means per positive weight; where weights follow the number of positives, per worth of one positive."""
+    if not candidates:
+        return None
+    per_weight, per_positive = (
+        _means(candidates, key)
+        for key in (
+            lambda job: job.positive_weight,
+            lambda job: (
+                None if not job.positives or job.positive_weight is None else job.positive_weight / job.positives
+            ),
+        )
+    )
+    by_positive = 0 < len(per_positive) < len(per_weight)
+    means = per_positive if by_positive else per_weight
+    if not 1 < len(means) <= _FEW_GROUPS:
+        means = []
+    return {
+        "chart": charts.trade_off(candidates, means),
+        "means": means,
+        "what": "worth of one positive input" if by_positive else "positive weight",
+        "steps": len({each.job.step for each in candidates}),
+    }
+
+
+def _means(candidates: Sequence[Candidate], key: Any) -> list[tuple[str, float, float, int]]:
+    """(text, mean overall, mean gain, count) by ascending key, equal to four digits."""
+    groups: dict[float, list[Candidate]] = {}
+    for each in candidates:
+        value = key(each.job)
+        if value is not None:
+            groups.setdefault(float(f"{value:.4g}"), []).append(each)
+    return [
+        (
+            f"{value:g}",
+            sum(each.overall for each in mine) / len(mine),
+            sum(each.gain for each in mine) / len(mine),
+            len(mine),
+        )
+        for value, mine in sorted(groups.items())
+    ]
+
+
+def _steps(report: Report) -> dict[str, Any] | None:
+    word = STEP_WORDS.get(report.mode or "")
+    split = report.judged_by
+    if word is None or split is None or len(report.steps.get(split, ())) < 2:
+        return None
+    who = under_repair(report.labels, report.label_names)
+    lines = []
+    for each, style in ((each, "" if each == split else " dashed") for each in report.steps):
+        for name, labels, colour in ((who, report.labels, "after"), ("all labels", (), "before")):
+            if labels or colour == "before":
+                sums = [total_change(step.changes, labels) for step in report.steps[each]]
+                values = tuple(100 * change.correct_after / change.total for change in sums)
+                lines.append(charts.Line(f"{name}, {each}", f"{colour}{style}", values))
+    rows: list[tuple[int, LabelChange, LabelChange]] = [
+        (step.number, total_change(step.changes, report.labels), total_change(step.changes))
+        for step in report.steps[split]
+    ]
+    return {"split": split, "lines": lines, "chart": charts.accuracy_lines(lines, word), "rows": rows}
+
+
+def _pictures(report: Report) -> dict[str, Any] | None:
+    found = pictures(report.predictions, report.held_out, report.started)
+    if found is None:
+        return None
+    kinds = (("fixed", found.fixed, found.fixed_rows), ("broken", found.broken, found.broken_rows))
+    return {
+        "split": found.split,
+        "note": found.note,
+        "kinds": [(name, rows, len(shown), _by_label(shown)) for name, shown, rows in kinds],
+    }
+
+
+def _by_label(shown: Sequence[Picture]) -> list[tuple[int, list[tuple[tuple[int, int, int], list[Picture]]]]]:
+    """Pictures by true label, and in it by (true, before, after), the most frequent first."""
+    labels: dict[int, dict[tuple[int, int, int], list[Picture]]] = {}
+    for each in shown:
+        kind = (each.label, each.before, each.after)
+        labels.setdefault(each.label, {}).setdefault(kind, []).append(each)
+    return [
+        (label, sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0])))
+        for label, kinds in sorted(labels.items())
+    ]

@@ -1,0 +1,96 @@
+"""How the values of a report are written, in the terminal and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cli.console import label_name
+
+if TYPE_CHECKING:
+    from engine.requirements import Verdict
+
+SPLIT_WORDS = {
+    "test": "test rows",
+    "validation": "validation rows (optimistic: they chose)",
+    "negative": "negative rows (searched on)",
+    "positive": "positive rows (searched on)",
+}
+"""Rows measured, with what to think of them."""
+
+STEP_WORDS = {"chain": "iteration", "rounds": "round"}
+"""What a step is called, by mode; other modes have none."""
+
+_LISTED_LABELS = 3
+
+
+def percent(share: float) -> str:
+    """A share in percent: `0.8766` as `87.66`."""
+    return f"{100 * share:.1f}"
+
+
+def points(share: float) -> str:
+    """A difference of shares in points, with its sign: `-0.0042` as `-0.42`."""
+    return f"{100 * share:+.2f}"
+
+
+def number(value: float | None) -> str:
+    """A count or a measured number in four digits; a dash where there is none."""
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units: `3 min 12 s`; below a minute in seconds."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def plural(count: int, one: str, many: str) -> str:
+    """`1 search`, `2 searches`."""
+    return f"{count} {one if count == 1 else many}"
+
+
+def under_repair(labels: Sequence[int], names: Sequence[str] | None) -> str:
+    """The labels under repair by name; of many the number, of none stated `all labels`."""
+    if not labels:
+        return "all labels"
+    if len(labels) > _LISTED_LABELS:
+        return f"the {len(labels)} labels under repair"
+    texts = [label_text(label, names) for label in labels]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def label_text(label: int, names: Sequence[str] | None) -> str:
+    """`6 Shirt`, or `label 6` where there are no names, or `several` for -1."""
+    if label < 0:
+        return "several"
+    return label_name(label, names) if names else f"label {label}"
+
+
+def verdict_values(verdict: Verdict) -> list[str]:
+    """How a requirement was judged: before, after, interval, margin and rows.
+
+    Accuracies and rates are in percent. Of a loss of accuracy, before and after are the accuracies, and the interval
+    is that of the change between them, in points.
+    """
+    low, high = verdict.low, verdict.high
+    if verdict.requirement.kind == "max_drop":
+        interval = f"change {points(-high)} to {points(-low)}"
+    else:
+        interval = f"{percent(low)} to {percent(high)}"
+    after = verdict.count_after / verdict.total
+    return [percent(verdict.base), percent(after), interval, _margin(verdict.margin), str(verdict.total)]
+
+
+def _margin(share: float) -> str:
+    """Points in two digits, or as many as show that it is not 0."""
+    digits = 2
+    while share and float(f"{100 * share:.{digits}f}") == 0 and digits < 12:
+        digits += 1
+    return f"{100 * share:+.{digits}f}"

@@ -1,0 +1,217 @@
+"""`watch`: follow a run from another terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from cli.options import PATH, option
+from cli.report_words import duration, plural
+from engine.errors import InputError
+
+QUIET_SECONDS = 60.0
+"""A run that has written nothing for so long is looked at more closely."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run is; what is not known is None or empty.
+
+    Attributes:
+        step, steps: round or iteration, and how many there will be.
+        done, total: searches.
+        elapsed, left: seconds.
+        best: what is best so far, in words.
+        workers: number of processes that have finished a search.
+        quiet: seconds since the run has written anything.
+    """
+
+    step: int | None
+    steps: int | None
+    done: int
+    total: int | None
+    elapsed: float | None
+    left: float | None
+    best: str
+    workers: int
+    quiet: float
+
+
+@click.command(short_help="Follow a run from another terminal.")
+@click.argument("run", type=PATH, metavar="RUN")
+@option("--interval", type=float, default=1.0, show_default=True, help="Seconds between two looks.")
+def command(run: Path, interval: float) -> None:
+    """Follow a run until it ends, then print what `report` prints.
+
+    Ends with exit code 0 however the run ended: its own exit code is in the report. A run that died without
+    saying so - its process on this machine is gone and it has written nothing for 60 seconds - is reported as
+    stopped, with exit code 0 too; a batch is then continued with --resume. Whether a process on another machine
+    is alive cannot be seen from here: of such a run the seconds without a sign of life are shown, and watching
+    goes on. Ctrl-C ends watching, not the run.
+
+    Example: repair-dist watch runs/batch-20260102-030405-000000
+    """
+    if not (interval > 0 and math.isfinite(interval)):
+        raise InputError(f"interval is {interval:g}, expected a number of seconds above 0")
+
+    from cli.report import summary
+    from cli.report_data import read_report
+    from cluster.records import read_facts
+
+    facts = read_facts(run)
+    with _Screen() if sys.stderr.isatty() else _Lines() as display:
+        while facts.get("state") == "running":
+            status = read_status(run, facts)
+            display.show(status)
+            gone = status.quiet > QUIET_SECONDS and _process_is_gone(facts)
+            if not gone:
+                time.sleep(interval)
+            facts = read_facts(run)
+            if gone:
+                break
+    if facts.get("state") == "running":
+        resume = ", expected to be continued with --resume" if facts.get("mode") else ""
+        click.echo(
+            f"{run}: the run seems to have stopped, its process {facts['pid']} is gone and nothing was written for "
+            f"{duration(status.quiet)}{resume}",
+            err=True,
+        )
+    click.echo(summary(read_report(run)))
+
+
+def read_status(run: Path, facts: Mapping[str, Any]) -> Status:
+    """How far a run is, from `progress.json`, or where a run keeps none from its tables."""
+    try:
+        progress = json.loads((run / "progress.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        progress = _from_tables(run, facts)
+    return Status(
+        step=progress.get("step"),
+        steps=progress.get("steps"),
+        done=progress["jobs_done"],
+        total=progress.get("jobs"),
+        elapsed=progress.get("elapsed"),
+        left=progress.get("left"),
+        best=progress.get("best") or "",
+        workers=len(progress.get("workers") or {}),
+        quiet=_quiet_seconds(run),
+    )
+
+
+def words(status: Status) -> dict[str, str]:
+    """A status in words: where it is, how many searches, and the rest; what is unknown is empty."""
+    step = "" if status.step is None else f"step {status.step}" + (f" of {status.steps}" if status.steps else "")
+    done = f"{status.done} of {status.total} searches" if status.total else plural(status.done, "search", "searches")
+    rest = []
+    if status.elapsed and status.done:
+        rest.append(_rate(status.done / status.elapsed))
+    if status.left is not None:
+        rest.append(f"{duration(status.left)} left")
+    if status.workers:
+        rest.append(plural(status.workers, "worker", "workers"))
+    if status.quiet > QUIET_SECONDS:
+        rest.append(f"no sign of life for {duration(status.quiet)}")
+    best = f"best: {status.best}" if status.best else ""
+    return {"step": step, "done": done, "rest": ", ".join(rest), "best": best}
+
+
+class _Lines:
+    """A line for every change, where there is no terminal to rewrite lines on."""
+
+    def __init__(self) -> None:
+        self._last: object = None
+
+    def __enter__(self) -> _Lines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, status: Status) -> None:
+        now = (status.step, status.done, status.best, status.quiet > QUIET_SECONDS)
+        if now != self._last:
+            self._last = now
+            click.echo(", ".join(filter(None, words(status).values())), err=True)
+
+
+class _Screen:
+    """A bar of the searches and a line about the best, rewritten in place."""
+
+    def __enter__(self) -> _Screen:
+        self._bar = tqdm(position=0, leave=False, dynamic_ncols=True, bar_format="{desc}")
+        self._best = tqdm(position=1, leave=False, dynamic_ncols=True, bar_format="{desc}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._best.close()
+        self._bar.close()
+
+    def show(self, status: Status) -> None:
+        said = words(status)
+        self._bar.bar_format = "|{bar:24}| {desc}" if status.total else "{desc}"
+        self._bar.total, self._bar.n = status.total, min(status.done, status.total or status.done)
+        self._bar.set_description_str(", ".join(filter(None, (said["step"], said["done"], said["rest"]))))
+        self._best.set_description_str(said["best"])
+
+
+def _from_tables(run: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    from cluster.records import read_table
+
+    jobs = read_table(run, "jobs").to_pylist()
+    ended = [job for job in jobs if job["state"] != "running"]
+    best = max((job["fitness"] for job in jobs if job["fitness"] is not None), default=None)
+    started = facts.get("started")
+    elapsed = None
+    if started:
+        begun = datetime.fromisoformat(started.replace("Z", "+00:00"))  # Python 3.10 knows no Z
+        elapsed = (datetime.now(timezone.utc) - begun.astimezone(timezone.utc)).total_seconds()
+    return {
+        "step": max((job["step"] for job in jobs), default=None),
+        "jobs_done": len(ended),
+        "elapsed": elapsed,
+        "best": "" if best is None else f"fitness {best:.4g}",
+        "workers": dict.fromkeys(job["worker"] for job in ended if job["worker"]),
+    }
+
+
+def _quiet_seconds(run: Path) -> float:
+    """Time since anything in the run directory has changed; its clock and ours are taken to agree."""
+    newest = 0.0
+    for path in [run, *run.iterdir()]:
+        with suppress(FileNotFoundError):  # replaced just now
+            newest = max(newest, path.stat().st_mtime)
+    return max(time.time() - newest, 0.0)
+
+
+def _process_is_gone(facts: Mapping[str, Any]) -> bool:
+    """Whether the run's process was on this machine and is no more."""
+    pid = facts.get("pid")
+    if pid is None or facts.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False  # somebody else's
+    return False
+
+
+def _rate(per_second: float) -> str:
+    for unit, seconds in (("s", 1), ("min", 60)):
+        if per_second * seconds >= 1:
+            return f"{per_second * seconds:.1f} searches/{unit}"
+    return f"{per_second * 3600:.1f} searches/h"

@@ -1,0 +1,67 @@
+"""The state of searches between two iterations, as bytes: a NumPy archive of plain arrays."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.search import Iteration, SearchState
+from engine.swarm import SwarmState
+
+_SWARM = [field.name for field in fields(SwarmState)]
+_SCALARS = {"iteration": int, "global_fitness": float, "since_gain": int, "bound": float}
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """A search that has begun: where it is and the iterations that led there."""
+
+    state: SearchState
+    iterations: tuple[Iteration, ...]
+
+
+def pack(searches: Mapping[str, Begun]) -> bytes:
+    """Searches by name."""
+    arrays: dict[str, Any] = {"names": np.array(list(searches), dtype=np.str_)}
+    for number, begun in enumerate(searches.values()):
+        swarm = begun.state.swarm
+        for name in _SWARM:
+            arrays[f"{number}.{name}"] = np.asarray(getattr(swarm, name))
+        arrays[f"{number}.best_sums"] = begun.state.best_sums
+        arrays[f"{number}.start_fitness"] = np.asarray(begun.state.start_fitness)
+        arrays[f"{number}.stop"] = np.asarray(begun.state.stop or "")
+        # float64 holds every field exactly: counts are below 2**53.
+        arrays[f"{number}.iterations"] = np.array([astuple(each) for each in begun.iterations], dtype=np.float64)
+    with io.BytesIO() as content:
+        np.savez(content, **arrays)
+        return content.getvalue()
+
+
+def unpack(path: Path) -> dict[str, Begun]:
+    """Searches by name; none from a file that is damaged: they will begin again."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {str(name): _begun(arrays, number) for number, name in enumerate(arrays["names"])}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return {}
+
+
+def _begun(arrays: Mapping[str, Any], number: int) -> Begun:
+    def read(name: str) -> Any:
+        return arrays[f"{number}.{name}"]
+
+    swarm = SwarmState(**{name: _SCALARS[name](read(name)) if name in _SCALARS else read(name) for name in _SWARM})
+    stop: Any = str(read("stop")) or None
+    state = SearchState(swarm, read("best_sums"), float(read("start_fitness")), stop)
+    kinds: list[Any] = [float if field.type == "float" else int for field in fields(Iteration)]
+    rows = read("iterations").reshape(-1, len(kinds))
+    iterations = tuple(
+        Iteration(*(kind(value) for kind, value in zip(kinds, row, strict=True))) for row in rows.tolist()
+    )
+    return Begun(state, iterations)

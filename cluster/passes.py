@@ -1,0 +1,85 @@
+"""Passes of a model over blocks of rows, and how models and rows travel to where they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.head import TargetLayer, find_target
+from engine.imagesets import ImageSet, row_digests
+from engine.models import ModelSpec, TrainingLoss, build_model
+from engine.runner import ModelRunner
+
+Pass = Literal["predict", "inputs", "features", "localise"]
+
+NOT_VISIBLE = "the file is not visible here"
+"""Answer to a block of rows whose file this node does not see; the driver sends the rows instead."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShippedModel:
+    """A model as it travels: everything `ModelRunner` needs."""
+
+    key: str
+    spec: ModelSpec
+    loss: TrainingLoss
+    classes: int
+    repairable: bool
+    path: Path
+    batch_rows: int
+    allow_custom_code: bool
+
+
+@dataclass(frozen=True, eq=False)
+class ShippedRows:
+    """An image set as it travels, with what tells whether a node sees the same file."""
+
+    image_set: ImageSet
+    size: int
+
+    @property
+    def visible(self) -> bool:
+        """Whether this node sees the file."""
+        path = self.image_set.path
+        return path.is_file() and path.stat().st_size == self.size
+
+
+def ship_rows(images: ImageSet) -> ShippedRows:
+    """An image set of this node, ready to travel."""
+    return ShippedRows(images, images.path.stat().st_size)
+
+
+def build_runner(model: ShippedModel) -> ModelRunner:
+    """Build a shipped model in this process."""
+    built = build_model(model.spec, allow_custom_code=model.allow_custom_code)
+    target: TargetLayer | None = None
+    if model.repairable:
+        target = find_target(built, model.loss, model.classes, model.path)
+    return ModelRunner(built, target, model.batch_rows)
+
+
+def block_pass(
+    runner: ModelRunner,
+    what: Pass,
+    images: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    columns: npt.NDArray[np.int64] | None,
+) -> Any:
+    """One pass over a block of rows.
+
+    Returns:
+        `predict`: classes (m,); `inputs`: all inputs of the layer (m, D) and digests of the pixels (m, 16);
+        `features`: the layer's inputs at `columns` (m, I) and logits (m, C); `localise`: `LocalisationSums`.
+    """
+    if what == "predict":
+        return runner.predict(images)
+    if what == "inputs":
+        return runner.inputs(images), row_digests(images)
+    if what == "localise":
+        return runner.localisation_sums(images, labels)
+    inputs, logits = runner.features(images)
+    return (inputs if columns is None else np.ascontiguousarray(inputs[:, columns])), logits

@@ -1,0 +1,156 @@
+"""Tasks of a batch on workers: each near the features of its chunk, and none waiting while a worker idles."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+
+from cluster.passes import NOT_VISIBLE
+from cluster.pool import Call, WorkerPool
+from cluster.remote_searches import tiled
+from cluster.searches import SEGMENT_SECONDS, SearchTask
+from cluster.tasks import SearchResult, Task, TaskEvent, TaskResult, nothing_to_do, problems_of, task_result
+from engine.errors import InputError
+from engine.head import Head
+from engine.imagesets import read_images
+from engine.problem import prepare
+from engine.search import Offer, Search, SearchState, advance, offers
+
+
+def run_tasks_on_workers(
+    pool: WorkerPool,
+    model: Any,
+    kernel: Any,
+    more_positives: Any,
+    tasks: Sequence[Task],
+    states: Mapping[str, SearchState],
+    *,
+    one_segment: bool = False,
+) -> Iterator[TaskEvent]:
+    """Run tasks to their end, the long ones first; reports each task after every segment.
+
+    Args:
+        pool: workers.
+        model, kernel, more_positives: references to what `Replica.run_task` takes.
+        tasks: what to do.
+        states: by search, of those that have begun.
+        one_segment: leave those that need more than one.
+    """
+    homes = _homes(tasks, len(pool))
+    redispatched: dict[str, int] = {}
+    pixels: dict[Any, Any] = {}
+
+    def call(task: Task, begun: Mapping[str, SearchState], worker: int | None) -> Call:
+        return Call("run_task", (model, kernel, more_positives, task, begun, SEGMENT_SECONDS), tag=task, worker=worker)
+
+    def begun_of(task: Task) -> dict[str, SearchState]:
+        return {each.name: states[each.name] for each in task.searches if each.name in states}
+
+    ordered = sorted(tasks, key=lambda task: -task.chunk.image_set.rows * len(task.searches))
+    calls = [call(task, begun_of(task), homes.get(task.chunk.image_set.path)) for task in ordered]
+    for done, result, worker in pool.run(calls, depth=2):
+        task: Task = done.tag
+        redispatched[task.name] = redispatched.get(task.name, 0) + done.attempts - 1
+        if isinstance(result, str) and result == NOT_VISIBLE:
+            images = task.chunk.image_set
+            if images.path not in pixels:
+                pixels[images.path] = ray.put(read_images(images, 0, images.rows))
+            again = Call("run_task", (*done.args[:6], pixels[images.path]), tag=task, worker=worker)
+            pool.submit(again, first=True)
+            continue
+        if not result.ended and not one_segment:
+            # In front: a task that has begun ends before another begins.
+            begun = {each.name: each.state for each in result.searches}
+            again = call(task, begun, worker)
+            pool.submit(Call(again.method, again.args + done.args[6:], tag=task, worker=worker), first=True)
+        name = pool.worker_name(worker)
+        yield TaskEvent(task, result, "worker", name, name.partition(":")[0], redispatched[task.name])
+
+
+def run_task_in_tiles(
+    pool: WorkerPool,
+    model: Any,
+    kernel: Any,
+    more_positives: Any,
+    task: Task,
+    head: Head,
+    values: Any,
+    states: Mapping[str, SearchState],
+) -> Iterator[TaskEvent]:
+    """Run the searches of a task one after the other, their swarms here and the pieces of every iteration on workers.
+
+    Args:
+        pool: workers.
+        model, kernel, more_positives: references to what `Replica.task_case` takes.
+        task: what to do.
+        head: of the model.
+        values: the kernel itself.
+        states: by search, of those that have begun.
+    """
+    before = pool.redispatched
+    begun = time.perf_counter()
+    images = task.chunk.image_set
+    host = socket.gethostname()
+
+    def event(result: TaskResult) -> TaskEvent:
+        return TaskEvent(task, result, "tiles", f"{len(pool)} workers", host, pool.redispatched - before)
+
+    try:
+        ((_, case, _),) = pool.run([Call("task_case", (model, kernel, more_positives, task), tag=task)])
+        if isinstance(case, str):
+            pixels = ray.put(read_images(images, 0, images.rows))
+            ((_, case, _),) = pool.run([Call("task_case", (model, kernel, more_positives, task, pixels), tag=task)])
+        if case is None:
+            yield event(nothing_to_do(task, time.perf_counter() - begun))
+            return
+        problems = problems_of(head, values, case, task)
+    except InputError as error:
+        yield event(TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - begun))
+        return
+    results = {
+        problem.name: SearchResult(
+            problem.name,
+            prepare(problem, case.rows).judge.positive_weight,
+            states[problem.name] if problem.name in states else problem.start(),
+            (),
+            (),
+        )
+        for problem in problems
+    }
+    for problem in problems:
+        prepared = prepare(problem, case.rows)
+        evaluate = tiled(pool, SearchTask(problem, case.rows), prepared.fitness.tiles)
+        search = Search(problem.settings, problem.source, prepared.judge)
+        while True:
+            name, state = problem.name, results[problem.name].state
+            after, done = advance(problem.settings, problem.source, prepared.judge, state, evaluate, SEGMENT_SECONDS)
+            found: list[Offer] = []
+            if after.stop is not None:
+                found = offers(search, after, evaluate, problem.settings.swarm.num_particles, task.offers)
+            results[name] = replace(results[name], state=after, iterations=tuple(done), offers=tuple(found))
+            yield event(task_result(case, list(results.values()), time.perf_counter() - begun))
+            begun = time.perf_counter()
+            results[name] = replace(results[name], iterations=())
+            if after.stop is not None:
+                break
+
+
+def _homes(tasks: Sequence[Task], workers: int) -> dict[Any, int]:
+    """A worker for each chunk, so that its features are computed once; none where there are fewer chunks."""
+    load: dict[Any, int] = {}
+    for task in tasks:
+        path = task.chunk.image_set.path
+        load[path] = load.get(path, 0) + task.chunk.image_set.rows * len(task.searches)
+    if len(load) < workers:
+        return {}
+    total = [0] * workers
+    homes = {}
+    for path, size in sorted(load.items(), key=lambda each: -each[1]):
+        homes[path] = total.index(min(total))
+        total[homes[path]] += size
+    return homes

@@ -1,0 +1,15 @@
+"""Versions of what a run computes with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Iterable
+
+DECIDING = ("tensorflow", "keras", "numpy", "repair-dist")
+"""Those that decide the bits of a result."""
+
+
+def versions(names: Iterable[str] = (*DECIDING, "ray", "pyarrow", "h5py")) -> dict[str, str]:
+    """Versions of Python and of packages."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}

@@ -1,0 +1,152 @@
+"""The case of one label of one chunk: its failures, what must not break, and the weights to blame.
+
+It is found from the inputs of the layer under repair, which are the same for every repaired form of that layer, and
+equals bit for bit what `target`, `localize` and `optimize` find through files.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.fitness import SearchRows, Weights
+from engine.imagesets import rows_fingerprint
+from engine.localize import Impact, localize
+from engine.problem import localised
+from engine.runner import PASS_ROWS, LayerRunner
+from engine.targets import target_order
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerInputs:
+    """Rows of an image set as the layer under repair sees them.
+
+    Attributes:
+        inputs: (n, D) float32.
+        labels: (n,) int64.
+        digests: (n, 16) uint8, of the pixels.
+        shape: (h, w, c) of the images.
+        classes: number of classes.
+    """
+
+    inputs: Float32
+    labels: Int64
+    digests: npt.NDArray[np.uint8]
+    shape: tuple[int, ...]
+    classes: int
+
+    def take(self, rows: Int64) -> LayerInputs:
+        """Some rows, in this order."""
+        return LayerInputs(self.inputs[rows], self.labels[rows], self.digests[rows], self.shape, self.classes)
+
+    @property
+    def fingerprint(self) -> str:
+        """As `engine.imagesets.content_fingerprint` of a file with these rows."""
+        return rows_fingerprint(self.shape, self.classes, self.labels, [self.digests])
+
+    @staticmethod
+    def joined(parts: Sequence[LayerInputs]) -> LayerInputs:
+        """All rows of several sets, one set after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return LayerInputs(
+            np.concatenate([part.inputs for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.digests for part in parts]),
+            parts[0].shape,
+            parts[0].classes,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What a search of one label of one chunk works on.
+
+    Attributes:
+        label: true label of the negatives.
+        data: SHA-256 over rows and positions; keys the random numbers.
+        index: (K, 2) int64, kernel positions of the localised weights.
+        weights: the same for the kernel of the search.
+        rows: negatives first.
+    """
+
+    label: int
+    data: str
+    index: Int64
+    weights: Weights
+    rows: SearchRows
+
+
+def find_case(
+    layer: LayerRunner,
+    kernel: Float32,
+    chunk: LayerInputs,
+    label: int,
+    more_positives: LayerInputs | None = None,
+    *,
+    num_grad: int | None = None,
+    impact: Impact = "mean",
+) -> Case | None:
+    """Find targets and weights.
+
+    Args:
+        layer: runs the layer under repair and what follows.
+        kernel: (D, C), of the model under repair.
+        chunk: repair rows.
+        label: under repair.
+        more_positives: further rows; those the model gets right must not break either.
+        num_grad: size of the pool of `engine.localize.localize`.
+        impact: kind of forward impact.
+
+    Returns:
+        None where the model gets all rows of the label right.
+    """
+    logits = layer.logits(chunk.inputs, kernel)
+    failures, successes = target_order(chunk.labels, layer.predicted(logits), label)
+    if not len(failures):
+        return None
+    negatives = chunk.take(failures)
+    positives = [(chunk.take(successes), logits[successes])]
+    if more_positives is not None:
+        more_logits = layer.logits(more_positives.inputs, kernel)
+        right = np.flatnonzero(layer.predicted(more_logits) == more_positives.labels)
+        positives.append((more_positives.take(right), more_logits[right]))
+    sums = functools.reduce(
+        operator.add,
+        (
+            layer.localisation_sums(negatives.inputs[part], logits[failures][part], negatives.labels[part])
+            for part in (slice(start, start + PASS_ROWS) for start in range(0, len(failures), PASS_ROWS))
+        ),
+    )
+    found = localize(sums, kernel, num_grad=num_grad, impact=impact)
+    index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
+    columns, weights = localised(kernel, index)
+    kept = LayerInputs.joined([part for part, _ in positives])
+    everything = LayerInputs.joined([negatives, kept])
+    rows = SearchRows(
+        inputs=np.ascontiguousarray(everything.inputs[:, columns]),
+        logits=np.concatenate([logits[failures], *(part for _, part in positives)]),
+        labels=everything.labels,
+        negative=np.arange(len(everything.labels)) < len(failures),
+    )
+    return Case(
+        label,
+        case_fingerprint([each.fingerprint for each in (negatives, kept) if len(each.labels)], index),
+        index,
+        weights,
+        rows,
+    )
+
+
+def case_fingerprint(sets: Sequence[str], index: Int64) -> str:
+    """SHA-256 over the fingerprints of negatives and positives, and the positions (K, 2) of the weights."""
+    return hashlib.sha256("|".join([*sets, index.tobytes().hex()]).encode()).hexdigest()

@@ -1,0 +1,331 @@
+"""Requirements on a model: read from a TOML file, judged by counts, used to rank candidates.
+
+The file is an array of tables, each with one or two limits:
+
+    [[require]]              # accuracy of one label, by class name or index
+    label = "Shirt"
+    min_accuracy = 0.75
+    [[require]]              # loss of accuracy against the base model, here of all rows together
+    max_drop = 0.01          # a share: 0.01 is one point
+    [[require]]              # of each label by itself, where a table that names the label does not say otherwise
+    label = "*"
+    max_drop = 0.03
+    [[require]]              # share of the rows of one label that are predicted as another
+    true = "Shirt"
+    predicted = "T-shirt/top"
+    max_rate = 0.1
+
+A limit is met by a value equal to it: 9 rows of 10 have an accuracy of 0.9, and 1 of 3 one of 0.3333333333333333.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.comparison import Comparison, drop_interval
+from engine.errors import InputError
+from engine.results import wilson_interval
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Kind = Literal["min_accuracy", "max_drop", "max_rate"]
+Indices = npt.NDArray[np.int64]
+
+_ACCURACY_KINDS: tuple[Kind, ...] = ("min_accuracy", "max_drop")
+_PAIR_KEYS = ("true", "predicted", "max_rate")
+_KEYS = ("label", *_ACCURACY_KINDS, *_PAIR_KEYS)
+_LISTED_NAMES = 20
+"""Up to so many classes are listed by name where a label is unknown."""
+
+# What a table is about: one label, a (true, predicted) pair, each label by itself or, as None, all rows together.
+_Subject = int | tuple[int, int] | Literal["*"] | None
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One limit that a model has to keep.
+
+    Attributes:
+        kind: what is limited: the accuracy, its loss against the base model, or the rate of one confusion.
+        limit: share, 0 to 1.
+        labels: true labels whose rows are pooled, or None for all rows; one label for a max_rate.
+        predicted: the wrong label of a max_rate, otherwise None.
+        text: the requirement in words.
+        wildcard: it comes from `label = "*"`, so it is left out where its label has no rows.
+    """
+
+    kind: Kind
+    limit: float
+    labels: tuple[int, ...] | None
+    predicted: int | None
+    text: str
+    wildcard: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A requirement against what was measured; shares are 0 to 1.
+
+    Attributes:
+        requirement: what was judged.
+        base: accuracy or rate of the base model.
+        value: what the limit is held against: accuracy, loss of accuracy or rate.
+        low: lower end of the 95 % interval of `value`; Wilson's, or for a loss that of `drop_interval`.
+        high: its upper end.
+        total: rows judged by.
+        count_before: rows that the base model gets right, or for a max_rate takes for the wrong label.
+        count_after: the same of the model.
+        margin: how far `value` is on the good side of the limit; 0 or more exactly where it is met.
+        met: whether the limit is kept.
+    """
+
+    requirement: Requirement
+    base: float
+    value: float
+    low: float
+    high: float
+    total: int
+    count_before: int
+    count_after: int
+    margin: float
+    met: bool
+
+
+def read_requirements(path: Path, classes: int, label_names: Sequence[str] | None) -> tuple[Requirement, ...]:
+    """Read the requirements of a TOML file for data of `classes` classes, in the order of the file.
+
+    Labels are class names, where the data has them, or indices, also as strings where no class is named so.
+    `label = "*"` becomes one requirement per label, except where another table states the same limit for that
+    label by itself: that one takes its place.
+
+    Raises InputError for a file that is unreadable, not TOML or without [[require]], for unknown keys and labels,
+    tables that are incomplete or mix the two forms, limits that are not numbers from 0 to 1, and a limit stated
+    twice for the same rows.
+    """
+    stated: dict[tuple[_Subject, Kind], tuple[int, float]] = {}
+    for number, table in enumerate(_tables(path), start=1):
+        where = f"{path}: [[require]] {number}"
+        subject = _subject(table, where, classes, label_names)
+        for kind in ("max_rate",) if isinstance(subject, tuple) else _ACCURACY_KINDS:
+            if kind not in table:
+                continue
+            limit = table[kind]
+            if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 <= limit <= 1:
+                raise InputError(f"{where} has {kind} = {limit!r}; expected a number from 0 to 1")
+            if (subject, kind) in stated:
+                first, other = stated[subject, kind]
+                raise InputError(
+                    f"{where} states {kind} of {_subject_text(subject, label_names)} as {limit}, [[require]] {first} "
+                    f"as {other}; expected it once"
+                )
+            stated[subject, kind] = number, float(limit)
+    requirements = []
+    for (subject, kind), (_, limit) in stated.items():
+        if isinstance(subject, str):
+            others = [label for label in range(classes) if (label, kind) not in stated]
+            requirements += [_about_labels(kind, limit, (label,), label_names, wildcard=True) for label in others]
+        elif isinstance(subject, tuple):
+            requirements.append(_about_pair(limit, subject, label_names))
+        else:
+            labels = None if subject is None else (subject,)
+            requirements.append(_about_labels(kind, limit, labels, label_names))
+    return tuple(requirements)
+
+
+def default_goals(labels: Sequence[int], label_names: Sequence[str] | None) -> tuple[Requirement, ...]:
+    """What a repair aims at when nothing is required.
+
+    All rows together lose at most one point, and the accuracy of `labels`, the labels under repair (at least one)
+    pooled, comes as close to 1 as it can.
+    """
+    return (
+        _about_labels("max_drop", 0.01, None, label_names),
+        _about_labels("min_accuracy", 1.0, tuple(sorted(set(labels))), label_names),
+    )
+
+
+def check_rows(requirements: Sequence[Requirement], totals: Indices, source: Path) -> None:
+    """Raise InputError where the image set `source` with `totals` (C,) rows per label has no rows to judge by.
+
+    Labels that only `label = "*"` speaks of may have none, as long as there are any rows.
+    """
+    for requirement in requirements:
+        rows = totals if requirement.wildcard else _pool(totals, requirement)
+        if not rows.any():
+            raise InputError(f'{source} has no rows to judge "{requirement.text}" by; expected at least one')
+
+
+def judge(requirements: Sequence[Requirement], comparison: Comparison) -> tuple[Verdict, ...]:
+    """Judge a model in the order of `requirements`, leaving out those of `label = "*"` whose label has no rows.
+
+    Raises ValueError where another requirement has no rows; `check_rows` says so in time.
+    """
+    return tuple(
+        _verdict(requirement, comparison)
+        for requirement in requirements
+        if not requirement.wildcard or _pool(comparison.totals, requirement).any()
+    )
+
+
+def rank(verdicts: Sequence[Verdict], comparison: Comparison) -> tuple[int, float, int]:
+    """Order of candidates judged by the same requirements (at least one) on the same rows; the bigger the better.
+
+    First the number of requirements met, then the worst margin, then the fewest rows broken.
+    """
+    met = sum(verdict.met for verdict in verdicts)
+    return met, min(verdict.margin for verdict in verdicts), -int(comparison.broken.sum())
+
+
+def _verdict(requirement: Requirement, comparison: Comparison) -> Verdict:
+    total = int(_pool(comparison.totals, requirement).sum())
+    if total == 0:
+        raise ValueError(f"no rows to judge {requirement.text!r} by")
+    before, after = (_count(confusion, requirement) for confusion in (comparison.before, comparison.after))
+    if requirement.kind == "max_drop":
+        exact = Fraction(before - after, total)
+        broken, fixed = (int(_pool(each, requirement).sum()) for each in (comparison.broken, comparison.fixed))
+        low, high = drop_interval(broken, fixed, total)
+    else:
+        exact = Fraction(after, total)
+        low, high = wilson_interval(after, total)
+    # Margins are exact, of the decimal that was written and not of the binary number nearest to it: 0.8 is 0.05 above
+    # 0.75. But no double lies closer to 1/3 than 0.3333333333333333, so as a limit it is equal to that.
+    value = float(exact)
+    above = 0.0 if value == requirement.limit else float(exact - Fraction(str(requirement.limit)))
+    margin = above if requirement.kind == "min_accuracy" else 0.0 - above
+    return Verdict(
+        requirement=requirement,
+        base=before / total,
+        value=value,
+        low=low,
+        high=high,
+        total=total,
+        count_before=before,
+        count_after=after,
+        margin=margin,
+        met=margin >= 0,
+    )
+
+
+def _pool(per_label: Indices, requirement: Requirement) -> Indices:
+    return per_label if requirement.labels is None else per_label[list(requirement.labels)]
+
+
+def _count(confusion: Indices, requirement: Requirement) -> int:
+    column = np.diagonal(confusion) if requirement.predicted is None else confusion[:, requirement.predicted]
+    return int(_pool(column, requirement).sum())
+
+
+def _tables(path: Path) -> list[dict[str, Any]]:
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); expected a TOML file of requirements") from error
+    except (ValueError, RecursionError) as error:  # TOML's own errors and those of UTF-8 are ValueErrors
+        raise InputError(f"{path} is not TOML ({error}); expected [[require]] tables") from error
+    for key in content:
+        if key != "require":
+            raise InputError(f"{path} has the unknown key {key!r}; expected only [[require]] tables")
+    tables = content.get("require", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise InputError(f"{path} has require as something else than tables; expected [[require]]")
+    if not tables:
+        raise InputError(f"{path} has no [[require]] table; expected at least one")
+    return tables
+
+
+def _subject(table: dict[str, Any], where: str, classes: int, names: Sequence[str] | None) -> _Subject:
+    """What the table is about, once it is known to be complete and of one form."""
+    for key in table:
+        if key not in _KEYS:
+            raise InputError(f"{where} has the unknown key {key!r}; expected {', '.join(_KEYS)}")
+    pair = [key for key in _PAIR_KEYS if key in table]
+    other = [key for key in ("label", *_ACCURACY_KINDS) if key in table]
+    if pair and other:
+        raise InputError(
+            f"{where} has {other[0]} beside {pair[0]}; expected either min_accuracy or max_drop, with or without "
+            "label, or true, predicted and max_rate"
+        )
+    if pair:
+        if len(pair) < len(_PAIR_KEYS):
+            missing = " and ".join(key for key in _PAIR_KEYS if key not in table)
+            raise InputError(f"{where} has {' and '.join(pair)} without {missing}; expected all three")
+        true, predicted = (_label(table[key], key, where, classes, names) for key in ("true", "predicted"))
+        if true == predicted:
+            raise InputError(f"{where} has true and predicted both {_label_list((true,), names)}; expected two labels")
+        return true, predicted
+    if other in ([], ["label"]):
+        raise InputError(f"{where} states no limit; expected min_accuracy, max_drop or max_rate")
+    if "label" not in table:
+        return None
+    return "*" if table["label"] == "*" else _label(table["label"], "label", where, classes, names)
+
+
+def _label(value: object, key: str, where: str, classes: int, names: Sequence[str] | None) -> int:
+    found = f"{where} has {key} = {value!r}"
+    indices = f"an index from 0 to {classes - 1}"
+    if isinstance(value, str):
+        same = [label for label, name in enumerate(names or ()) if name == value]
+        if len(same) == 1:
+            return same[0]
+        if same:
+            raise InputError(f"{found}, the name of {len(same)} labels; expected {indices}")
+        index = {str(label): label for label in range(classes)}.get(value)
+        if index is not None:
+            return index
+        if names is None:
+            raise InputError(f"{found}, but the data has no label names; expected {indices}")
+    elif isinstance(value, int) and not isinstance(value, bool) and 0 <= value < classes:
+        return value
+    if names is None:
+        raise InputError(f"{found}; expected {indices}")
+    known = f"one of {', '.join(names)}" if classes <= _LISTED_NAMES else "a label name of the data"
+    raise InputError(f"{found}; expected {known}, or {indices}")
+
+
+def _about_labels(
+    kind: Kind, limit: float, labels: tuple[int, ...] | None, names: Sequence[str] | None, *, wildcard: bool = False
+) -> Requirement:
+    who = _subject_text(None, names) if labels is None else _label_list(labels, names)
+    if kind == "min_accuracy":
+        text = f"accuracy of {who} at least {_percent(limit)} %"
+    else:
+        text = f"drop of {who} at most {_percent(limit)} {'point' if limit == 0.01 else 'points'}"
+    return Requirement(kind, limit, labels, None, text, wildcard)
+
+
+def _about_pair(limit: float, pair: tuple[int, int], names: Sequence[str] | None) -> Requirement:
+    true, predicted = pair
+    text = f"{_subject_text(pair, names)} in at most {_percent(limit)} % of its rows"
+    return Requirement("max_rate", limit, (true,), predicted, text)
+
+
+def _subject_text(subject: _Subject, names: Sequence[str] | None) -> str:
+    if subject is None:
+        return "all labels together"
+    if isinstance(subject, tuple):
+        return " taken for ".join(_label_list((label,), names) for label in subject)
+    return 'each label ("*")' if isinstance(subject, str) else _label_list((subject,), names)
+
+
+def _label_list(labels: Sequence[int], names: Sequence[str] | None) -> str:
+    texts = [f"label {label}" if names is None else f"{label} {names[label]}" for label in labels]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]} together"
+
+
+def _percent(share: float) -> str:
+    """All digits of 100 times the decimal: 0.07 gives 7."""
+    return f"{(Decimal(str(share)) * 100).normalize():f}"

@@ -1,0 +1,474 @@
+"""Runs as `batch` and `optimize` record them, written through RunRecords from random draws in place of searches."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.records import RunRecords
+from engine.imageset_writer import write_image_set
+from engine.results import LabelChange, paired_changes, wilson_interval
+
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+SIGNS = (
+    *(f"Speed limit ({speed}km/h)" for speed in (20, 30, 50, 60, 70, 80)),
+    "End of speed limit (80km/h)",
+    *(f"Speed limit ({speed}km/h)" for speed in (100, 120)),
+    "No passing",
+    "No passing for vehicles over 3.5 metric tons",
+    "Right-of-way at the next intersection",
+    "Priority road",
+    "Yield",
+    "Stop",
+    "No vehicles",
+    "Vehicles over 3.5 metric tons prohibited",
+    "No entry",
+    "General caution",
+    "Dangerous curve to the left",
+    "Dangerous curve to the right",
+    "Double curve",
+    "Bumpy road",
+    "Slippery road",
+    "Road narrows on the right",
+    "Road work",
+    "Traffic signals",
+    "Pedestrians",
+    "Children crossing",
+    "Bicycles crossing",
+    "Beware of ice/snow",
+    "Wild animals crossing",
+    "End of all speed and passing limits",
+    "Turn right ahead",
+    "Turn left ahead",
+    "Ahead only",
+    "Go straight or right",
+    "Go straight or left",
+    "Keep right",
+    "Keep left",
+    "Roundabout mandatory",
+    "End of no passing",
+    "End of no passing by <vehicles> & others",
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The shape of a run.
+
+    Attributes:
+        mode: rounds, chain or independent; None for `optimize`.
+        names: of the labels, or None.
+        classes: number of labels.
+        labels: under repair.
+        steps, chunks, seeds, weights: searches are steps × chunks × labels × weights × seeds; chunks are the same in
+            every step, but of a chain, where step i has chunk i.
+        rows: of each held-out set.
+        splits: held-out sets there are.
+        iterations: at most, of each search.
+        skipped, failed: how many of the searches.
+        workers: that share them.
+        image_shape, brightest: of the images.
+        required: whether requirements were stated.
+        running: the run goes on, half of its last step's searches are done.
+    """
+
+    mode: str | None
+    names: tuple[str, ...] | None
+    classes: int
+    labels: tuple[int, ...]
+    steps: int = 1
+    chunks: int = 1
+    seeds: int = 1
+    weights: tuple[float, ...] = (135.0,)
+    rows: int = 1500
+    splits: tuple[str, ...] = ("validation", "test")
+    iterations: int = 60
+    skipped: int = 0
+    failed: int = 0
+    workers: int = 4
+    image_shape: tuple[int, int, int] = (28, 28, 1)
+    brightest: float = 1.0
+    required: bool = True
+    running: bool = False
+
+
+SAMPLES = {
+    "rounds": Sample(
+        "rounds", CLOTHES, 10, (4, 6), steps=3, chunks=5, seeds=2, weights=(80, 135, 220, 400, 800), skipped=6, failed=3
+    ),
+    "signs": Sample(
+        "rounds",
+        SIGNS,
+        43,
+        (1, 2, 3, 5, 7, 18, 27),
+        steps=2,
+        chunks=3,
+        weights=(100, 200, 400),
+        rows=6000,
+        workers=16,
+        image_shape=(32, 32, 3),
+        brightest=255.0,
+    ),
+    "chain": Sample("chain", CLOTHES, 10, (6,), steps=10, seeds=3, failed=1, required=False),
+    "independent": Sample(
+        "independent", None, 10, (2, 3), chunks=4, seeds=2, weights=(100, 200), splits=("validation",), skipped=2
+    ),
+    "optimize": Sample(None, CLOTHES, 10, (6,), seeds=4, workers=2, required=False),
+    "optimize-alone": Sample(None, None, 10, (6,), splits=(), workers=1, required=False),
+    "running": Sample(
+        "rounds", CLOTHES, 10, (6,), steps=3, chunks=4, seeds=3, weights=(80, 135, 400), skipped=2, running=True
+    ),
+}
+
+
+def write_run(root: Path, name: str) -> Path:
+    """Write a sample with its held-out image sets below `root`; returns the run directory."""
+    return _Writer(root, SAMPLES[name]).write()
+
+
+@dataclass
+class _Writer:
+    root: Path
+    sample: Sample
+    worker_seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.random = np.random.default_rng(7)
+        self.truth = {split: self.random.integers(0, self.sample.classes, self.sample.rows) for split in self.splits}
+        accuracy = self.random.uniform(0.8, 0.99, self.sample.classes)
+        accuracy[list(self.sample.labels)] = self.random.uniform(0.5, 0.75, len(self.sample.labels))
+        # Each label has one that it is mostly taken for.
+        self.rival = (np.arange(self.sample.classes) + self.random.integers(1, 4, self.sample.classes)) % (
+            self.sample.classes
+        )
+        self.before = {split: self._confuse(truth, accuracy) for split, truth in self.truth.items()}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return self.sample.splits
+
+    def write(self) -> Path:
+        sample = self.sample
+        held_out = {split: str(self._images(split)) for split in self.splits}
+        facts = self._facts(held_out)
+        records = RunRecords.create(self.root / "run", facts, overwrite=False)
+        if sample.mode is not None and not sample.running:
+            for split in self.splits:
+                self._labels(records, "step0", "step", split, self.before[split], self.before[split])
+        elif sample.running:
+            self._labels(records, "step0", "step", "validation", self.before["validation"], self.before["validation"])
+        chosen = self._searches(records)
+        if sample.running:
+            return records.directory
+        after = self._final(records, chosen)
+        if sample.mode is None:
+            records.compact(facts)
+            return records.directory
+        verdicts = [row for split in self.splits for row in self._verdicts(split, after[split])]
+        if sample.required:
+            records.replace("verdicts", "batch", verdicts)
+        for split in self.splits:
+            rows = [
+                {"split": split, "row": row, "label": int(label), "before": int(old), "after": int(new)}
+                for row, (label, old, new) in enumerate(
+                    zip(self.truth[split], self.before[split], after[split], strict=True)
+                )
+            ]
+            records.replace("predictions", split, rows)
+        met = all(row["met"] for row in verdicts) if sample.required else True
+        records.compact({**facts, "exit_code": 0 if met else 3, "seconds": max(self.worker_seconds.values()) + 9.25})
+        return records.directory
+
+    def _facts(self, held_out: dict[str, str]) -> dict[str, Any]:
+        sample = self.sample
+        facts: dict[str, Any] = {
+            "model": {"path": "/models/street <classifier>.keras", "fingerprint": "0f3c" * 16},
+            "arguments": {"command": ["repair-dist", "batch", "--label=6"], "held_out": held_out},
+            "hardware": {"cpu": "x86_64, 8 cores", "gpus": [], "workers": sample.workers},
+            "versions": {"python": "3.11.9", "tensorflow": "2.19.0", "ray": "2.59.1", "repair-dist": "0.1.0"},
+        }
+        if sample.mode is None:
+            return facts
+        return facts | {
+            "mode": sample.mode,
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "label_names": list(sample.names) if sample.names else None,
+            "classes": sample.classes,
+            "labels": list(sample.labels),
+            "requirements": ["accuracy of all labels together at least 80 %"] if sample.required else [],
+            "held_out": held_out,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+
+    def _confuse(self, truth: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+        wrong = self.random.random(len(truth)) > accuracy[truth]
+        rival = self.random.random(len(truth)) < 0.7
+        other = np.where(rival, self.rival[truth], self.random.integers(0, self.sample.classes, len(truth)))
+        return np.where(wrong, other, truth)
+
+    def _images(self, split: str) -> Path:
+        """A bright bar for each class, turned by its number, with noise."""
+        sample, truth = self.sample, self.truth[split]
+        height, width, channels = sample.image_shape
+        y, x = np.mgrid[:height, :width] - np.array([height, width]).reshape(2, 1, 1) / 2
+        angle = np.pi * np.arange(sample.classes) / sample.classes
+        distance = np.abs(np.sin(angle)[:, None, None] * x - np.cos(angle)[:, None, None] * y)
+        shape = (distance < 3) & (np.hypot(x, y) < height / 2.2)
+        colour = self.random.uniform(0.4, 1, (sample.classes, channels))
+        noise = self.random.uniform(0, 0.3, (sample.rows, *sample.image_shape))
+        images = np.clip(shape[truth][..., None] * colour[truth][:, None, None] * 0.8 + noise, 0, 1)
+        path = self.root / f"{split}.h5"
+        with write_image_set(
+            path,
+            rows=sample.rows,
+            image_shape=sample.image_shape,
+            classes=sample.classes,
+            label_names=sample.names,
+        ) as writer:
+            writer.append(images * sample.brightest, np.eye(sample.classes)[truth])
+        return path
+
+    def _labels(
+        self,
+        records: RunRecords,
+        job: str,
+        stage: str,
+        split: str,
+        before: np.ndarray,
+        after: np.ndarray,
+    ) -> None:
+        changes = paired_changes(self.truth[split], before, after, self.sample.classes)
+        records.append("labels", job, [_label_row(job, stage, split, change) for change in changes])
+
+    def _searches(self, records: RunRecords) -> list[str]:
+        """Write all searches; returns the names of those whose patches were taken."""
+        sample = self.sample
+        grid = [
+            (step, chunk, label, weight, seed)
+            for step in range(1, sample.steps + 1)
+            for chunk in ([step - 1] if sample.mode == "chain" else range(sample.chunks))
+            for label in sample.labels
+            for weight in sample.weights
+            for seed in range(sample.seeds)
+        ]
+        odd = self.random.permutation(len(grid))[: sample.skipped + sample.failed].tolist()
+        workers = [f"{'node-a' if n < 8 else 'node-b'}:{4100 + n}" for n in range(sample.workers)]
+        busy_until = dict.fromkeys(workers, 6.5)
+        current, chosen = dict(self.before), []
+        for step in range(1, sample.steps + 1):
+            begin = max(busy_until.values())
+            busy_until = dict.fromkeys(workers, begin)
+            done = []
+            mine = [(number, each) for number, each in enumerate(grid) if each[0] == step]
+            for number, (_, chunk, label, weight, seed) in mine:
+                name = f"{chunk:02d}{step}c4ffee{chunk:04d}-{label}-w{weight:g}-s{seed}"
+                row = _job_row(name, step, f"/data/repairsets/{chunk}", label, seed)
+                if number in odd:
+                    skipped = odd.index(number) < sample.skipped
+                    note = "the label has no failures" if skipped else "ValueError: weights.csv names layer <9>"
+                    records.replace("jobs", name, [row | {"state": "skipped" if skipped else "failed", "note": note}])
+                    continue
+                unfinished = sample.running and step == 2 and number - mine[0][0] >= len(mine) // 2
+                row |= self._search(records, name, weight, unfinished)
+                worker = min(workers, key=lambda each: busy_until[each])
+                busy_until[worker] += row["seconds"] + 0.2
+                row |= {"worker": worker, "host": worker.split(":")[0], "ended": busy_until[worker]}
+                records.replace("jobs", name, [row])
+                if unfinished:
+                    continue
+                done.append((name, row))
+                if "validation" in self.splits:
+                    found = self._repair("validation", current["validation"], [label], weight)
+                    self._labels(records, name, "candidate", "validation", self.before["validation"], found)
+            if sample.running and step == 2:
+                break
+            best = {}
+            for name, row in done:
+                best.setdefault(row["label"], (name, row))
+            for name, row in best.values():
+                if sample.mode is not None or not chosen:
+                    records.replace("jobs", name, [row | {"chosen": True}])
+                    chosen.append(name)
+            for split in self.splits:
+                current[split] = self._repair(split, current[split], sample.labels, 135)
+                if sample.mode is not None and not (sample.running and split == "test"):
+                    self._labels(records, f"step{step}", "step", split, self.before[split], current[split])
+        self.worker_seconds = busy_until
+        self.current = current
+        return chosen
+
+    def _search(self, records: RunRecords, name: str, weight: float, unfinished: bool) -> dict[str, Any]:
+        count = int(self.random.integers(self.sample.iterations // 3, self.sample.iterations + 1))
+        start = weight + 1.5
+        gains = self.random.exponential(1, count) * np.exp(-np.arange(count) / (count / 4))
+        gains[self.random.random(count) < 0.4] = 0
+        best = start + np.cumsum(gains)
+        rows = [
+            {
+                "job": name,
+                "iteration": number + 1,
+                "best": float(value),
+                "mean": float(value) * 0.9,
+                "patched": int(value - start),
+                "intact": 900 - int(20 * (value - start) / weight),
+                "loss_neg": 2.0,
+                "loss_pos": 0.1,
+                "evaluations": 100 * (number + 1),
+                "seconds": 0.01,
+            }
+            for number, value in enumerate(best)
+        ]
+        records.append("swarm", name, rows[: count // 2])
+        records.append("swarm", name, rows[count // 2 :])
+        return {
+            "data": name,
+            "positive_weight": float(weight),
+            "weights": 4,
+            "negatives": 116,
+            "positives": 900,
+            "iterations": count,
+            "fitness": float(best[-1]),
+            "start_fitness": start,
+            "patched": rows[-1]["patched"],
+            "intact": rows[-1]["intact"],
+            "stop": "" if unfinished else ("iterations" if count == self.sample.iterations else "no gain"),
+            "state": "running" if unfinished else "done",
+            "where": "worker",
+            "redispatched": 0,
+            "seconds": 0.08 * count * float(self.random.uniform(0.7, 1.3)),
+        }
+
+    def _repair(self, split: str, now: np.ndarray, labels: Sequence[int], weight: float) -> np.ndarray:
+        """Fix some rows of the labels and break some of their rivals: the fewer, the greater the weight."""
+        truth, random = self.truth[split], self.random
+        mine = np.isin(truth, labels)
+        fix = mine & (now != truth) & (random.random(len(truth)) < min(0.6, 45 / weight))
+        rivals = np.isin(truth, self.rival[list(labels)]) & ~mine
+        chance = np.where(rivals, min(0.4, 16 / weight), min(0.05, 1.5 / weight))
+        harm = ~mine & (now == truth) & (random.random(len(truth)) < chance)
+        taken = random.choice(np.asarray(labels), len(truth))
+        luck = ~mine & (now != truth) & (random.random(len(truth)) < 0.02)
+        return np.where(fix | luck, truth, np.where(harm, taken, now))
+
+    def _final(self, records: RunRecords, chosen: Sequence[str]) -> dict[str, np.ndarray]:
+        """What was saved, measured after loading it again."""
+        name = "batch" if self.sample.mode else chosen[0]
+        sets = {split: (self.truth[split], self.before[split], self.current[split]) for split in self.splits}
+        if self.sample.mode is None:
+            for split, label, right in (("negative", 6, False), ("positive", None, True)):
+                truth = self.random.integers(0, 10, 300) if label is None else np.full(80, label)
+                before = truth if right else (truth + 1) % 10
+                after = np.where(self.random.random(len(truth)) < (0.95 if right else 0.4), truth, 0)
+                sets[split] = truth, before, after
+        rows = []
+        for split, (truth, before, after) in sets.items():
+            for change in paired_changes(truth, before, after, self.sample.classes):
+                same = LabelChange(change.label, change.total, change.correct_before, change.correct_before, 0, 0)
+                rows += [_label_row(name, "base", split, same), _label_row(name, "repaired", split, change)]
+        records.replace("labels", name, rows)
+        return {split: self.current[split] for split in self.splits}
+
+    def _verdicts(self, split: str, after: np.ndarray) -> list[dict[str, Any]]:
+        truth, before = self.truth[split], self.before[split]
+        label = self.sample.labels[0]
+        name = f"{label} {self.sample.names[label]}" if self.sample.names else f"label {label}"
+        mine = truth == label
+        stated = [
+            ("min_accuracy", label, mine, 0.7, f"accuracy of {name} at least 70 %"),
+            ("max_drop", -1, np.ones_like(mine), 0.01, "drop of all labels together at most 1 point"),
+            (
+                "max_drop",
+                int(self.rival[label]),
+                truth == self.rival[label],
+                0.03,
+                "drop of its rival at most 3 points",
+            ),
+            ("max_rate", label, mine, 0.2, f"{name} taken for its rival in at most 20 % of its rows"),
+        ]
+        rows = []
+        for number, (kind, about, pool, limit, text) in enumerate(stated):
+            total = int(pool.sum())
+            rival = int(self.rival[label])
+            if kind == "max_rate":
+                count_before, count_after = int((before[pool] == rival).sum()), int((after[pool] == rival).sum())
+            else:
+                count_before, count_after = int((before == truth)[pool].sum()), int((after == truth)[pool].sum())
+            value = (count_before - count_after if kind == "max_drop" else count_after) / total
+            low, high = wilson_interval(count_after, total)
+            if kind == "max_drop":
+                low, high = value - 0.02, value + 0.02
+            margin = value - limit if kind == "min_accuracy" else limit - value
+            rows.append(
+                {
+                    "split": split,
+                    "requirement": number,
+                    "text": text,
+                    "kind": kind,
+                    "label": about,
+                    "predicted": rival if kind == "max_rate" else -1,
+                    "limit": limit,
+                    "base": count_before / total,
+                    "value": value,
+                    "low": low,
+                    "high": high,
+                    "total": total,
+                    "count_before": count_before,
+                    "count_after": count_after,
+                    "margin": margin,
+                    "met": margin >= 0,
+                }
+            )
+        return rows
+
+
+def _label_row(job: str, stage: str, split: str, change: LabelChange) -> dict[str, Any]:
+    return {
+        "job": job,
+        "stage": stage,
+        "split": split,
+        "label": change.label,
+        "total": change.total,
+        "correct": change.correct_after,
+        "accuracy": change.correct_after / change.total,
+        "repaired": change.fixed,
+        "broken": change.broken,
+    }
+
+
+def _job_row(name: str, step: int, chunk: str, label: int, seed: int) -> dict[str, Any]:
+    """A search that has not run."""
+    return {
+        "job": name,
+        "step": step,
+        "chunk": chunk,
+        "data": "",
+        "label": label,
+        "seed": seed,
+        "positive_weight": None,
+        "weights": None,
+        "negatives": None,
+        "positives": None,
+        "iterations": None,
+        "fitness": None,
+        "start_fitness": None,
+        "patched": None,
+        "intact": None,
+        "stop": "",
+        "state": "skipped",
+        "note": "",
+        "chosen": False,
+        "where": "",
+        "worker": "",
+        "host": "",
+        "redispatched": None,
+        "ended": None,
+        "seconds": None,
+    }

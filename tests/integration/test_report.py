@@ -1,0 +1,674 @@
+"""`report`: the tables in the terminal, and the page in a real browser, against the tables of the run."""
+
+from __future__ import annotations
+
+import base64
+import html.parser
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from cli.main import run
+from cli.report_pictures import to_bytes
+from cluster.records import RunRecords, read_table
+from tests.integration.conftest import Command
+from tests.integration.run_samples import SAMPLES, write_run
+
+FINISHED = [name for name, sample in SAMPLES.items() if not sample.running]
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+WIDTHS = (360, 390, 1440)
+MOST_BYTES = 3_000_000
+
+
+@dataclass(frozen=True)
+class Written:
+    """A run and its page."""
+
+    directory: Path
+    page: Path
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = read_table(self.directory, name).to_pylist()
+        return rows
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Written]:
+    """Every sample with its page."""
+    found = {}
+    for name in SAMPLES:
+        root = tmp_path_factory.mktemp(name)
+        found[name] = Written(write_run(root, name), root / f"{name}.html")
+        assert run(["report", str(found[name].directory), "--html", str(found[name].page)]) == 0
+    return found
+
+
+# The page, read as a browser would.
+
+
+@dataclass
+class Element:
+    """An element of a page; `text` is that of everything in it."""
+
+    tag: str
+    attributes: dict[str, str]
+    children: list[Element] = field(default_factory=list)
+    text: str = ""
+
+    def all(self) -> Iterator[Element]:
+        yield self
+        for child in self.children:
+            yield from child.all()
+
+    def with_data(self, name: str) -> list[Element]:
+        return [each for each in self.all() if f"data-{name}" in each.attributes]
+
+    def data(self, *names: str) -> tuple[str, ...]:
+        return tuple(self.attributes[f"data-{name}"] for name in names)
+
+
+class Parser(html.parser.HTMLParser):
+    """Builds the tree, and fails where tags do not match."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = [Element("", {})]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        element = Element(tag, {name: value or "" for name, value in attrs})
+        self.open[-1].children.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop().tag == tag
+
+    def handle_data(self, data: str) -> None:
+        for element in self.open:
+            element.text += data
+
+
+def parse(page: Path) -> Element:
+    parser = Parser()
+    parser.feed(page.read_text(encoding="utf-8"))
+    assert len(parser.open) == 1
+    return parser.open[0]
+
+
+@pytest.fixture(scope="session")
+def trees(written: dict[str, Written]) -> dict[str, Element]:
+    return {name: parse(each.page) for name, each in written.items()}
+
+
+def cells(row: Element) -> dict[str, tuple[str, str]]:
+    """Column to (value in full, text)."""
+    return {
+        each.attributes["data-column"]: (each.attributes["data-value"], each.text) for each in row.with_data("column")
+    }
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def points(share: float) -> str:
+    return f"{100 * share:+.2f}".replace("-", "−")
+
+
+def counts(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """Sums over rows of `labels`."""
+    return {name: sum(row[name] for row in rows) for name in ("total", "correct", "repaired", "broken")}
+
+
+@pytest.mark.parametrize("name", FINISHED)
+def test_before_and_after_are_those_of_the_tables(
+    name: str, written: dict[str, Written], trees: dict[str, Element]
+) -> None:
+    labels = written[name].table("labels")
+    shown = [each for each in trees[name].with_data("table") if each.attributes["data-table"] == "labels"]
+    found: dict[tuple[str, str], set[str]] = {}
+    for row in shown:
+        job, split, label = row.data("job", "split", "label")
+        found.setdefault((job, split), set()).add(label)
+        mine = [each for each in labels if (each["job"], each["split"]) == (job, split)]
+        mine = [each for each in mine if label in ("all", str(each["label"]))]
+        base, repaired = (counts([each for each in mine if each["stage"] == stage]) for stage in ("base", "repaired"))
+        before, after = base["correct"] / base["total"], repaired["correct"] / repaired["total"]
+        assert cells(row) == {
+            "total": (str(base["total"]), str(base["total"])),
+            "base.accuracy": (repr(before), percent(before)),
+            "repaired.accuracy": (repr(after), percent(after)),
+            "change": (repr(after - before), points(after - before)),
+            "broken": (str(repaired["broken"]), str(repaired["broken"])),
+            "repaired": (str(repaired["repaired"]), str(repaired["repaired"])),
+        }
+    expected: dict[tuple[str, str], set[str]] = {}
+    for each in labels:
+        if each["stage"] == "repaired":
+            expected.setdefault((each["job"], each["split"]), {"all"}).add(str(each["label"]))
+    assert found == expected
+    assert found
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_searches_are_those_of_the_tables(name: str, written: dict[str, Written], trees: dict[str, Element]) -> None:
+    jobs = {row["job"]: row for row in written[name].table("jobs")}
+    swarm = written[name].table("swarm")
+    page = trees[name]
+    shown = {each.attributes["data-job"]: each for each in page.with_data("table") if each.data("table") == ("jobs",)}
+    assert set(shown) == set(jobs)
+    for job, row in shown.items():
+        for column, (value, text) in cells(row).items():
+            stored = jobs[job][column]
+            assert value == ("" if stored is None else repr(stored))
+            written_as = "–" if stored is None else f"{stored:.2f}" if column == "seconds" else f"{stored:.4g}"
+            assert text == (str(stored) if isinstance(stored, int) else written_as)
+        assert jobs[job]["state"] in row.text
+        assert jobs[job]["note"] in row.text
+
+    last = {}
+    for row in swarm:
+        last[row["job"]] = row
+    curves = {each.attributes["data-curve"]: each for each in page.with_data("curve")}
+    assert set(curves) == set(last)
+    for job, each in curves.items():
+        assert each.data("value", "last") == (repr(last[job]["best"]), str(last[job]["iteration"]))
+        # The curve ends at the last iteration; `M` and `H` are followed by where it is.
+        assert each.attributes["d"].startswith("M")
+    ran = {each.attributes["data-ran"]: each.data("ended", "seconds") for each in page.with_data("ran")}
+    assert ran == {
+        job: (repr(row["ended"]), repr(row["seconds"])) for job, row in jobs.items() if row["ended"] is not None
+    }
+    for row in page.with_data("worker"):
+        mine = [each for each in jobs.values() if each["worker"] == row.attributes["data-worker"]]
+        busy = sum(each["seconds"] for each in sorted(mine, key=lambda each: (each["step"], each["job"])))
+        assert cells(row) == {"searches": (str(len(mine)),) * 2, "busy": (repr(busy), f"{busy:.1f}")}
+    (card,) = [each for each in page.with_data("card") if each.data("card") == ("jobs",)]
+    assert card.data("done") == (str(sum(row["state"] == "done" for row in jobs.values())),)
+
+
+@pytest.mark.parametrize("name", [name for name in FINISHED if SAMPLES[name].required])
+def test_verdicts_are_those_of_the_table(name: str, written: dict[str, Written], trees: dict[str, Element]) -> None:
+    stored = {(row["split"], str(row["requirement"])): row for row in written[name].table("verdicts")}
+    shown = [each for each in trees[name].with_data("table") if each.data("table") == ("verdicts",)]
+    assert {each.data("split", "requirement") for each in shown} == set(stored)
+    for row in shown:
+        verdict = stored[row.data("split", "requirement")]
+        assert verdict["text"] in row.text
+        found = cells(row)
+        for column, (value, _) in found.items():
+            assert value == repr(verdict[column])
+        assert found["met"][1] == ("✓ met" if verdict["met"] else "✗ not met")
+        assert found["base"][1] == percent(verdict["base"])
+        assert found["count_after"][1] == percent(verdict["count_after"] / verdict["total"])
+        assert found["margin"][1] == points(verdict["margin"])
+        if verdict["kind"] == "max_drop":
+            assert found["low"][1] == f"change {points(-verdict['high'])} to {points(-verdict['low'])}"
+        else:
+            assert found["low"][1] == f"{percent(verdict['low'])} to {percent(verdict['high'])}"
+    split = "test" if "test" in SAMPLES[name].splits else "validation"
+    (card,) = [each for each in trees[name].with_data("card") if each.data("card") == ("met",)]
+    assert card.data("met") == (str(sum(row["met"] for (where, _), row in stored.items() if where == split)),)
+    assert "they chose" in trees[name].text
+
+
+@pytest.mark.parametrize("name", ["rounds", "signs", "independent"])
+def test_confusions_are_those_of_the_predictions(
+    name: str, written: dict[str, Written], trees: dict[str, Element]
+) -> None:
+    sample, page = SAMPLES[name], trees[name]
+    split = "test" if "test" in sample.splits else "validation"
+    rows = [row for row in written[name].table("predictions") if row["split"] == split]
+    confusion = {when: np.zeros((sample.classes,) * 2, int) for when in ("before", "after")}
+    for row in rows:
+        for when, matrix in confusion.items():
+            matrix[row["label"], row[when]] += 1
+    shown = {when: np.zeros((sample.classes,) * 2, int) for when in ("before", "after")}
+    for each in page.with_data("confusion"):
+        when, true, predicted, value = each.data("confusion", "true", "predicted", "value")
+        shown[when][int(true), int(predicted)] = int(value)
+    for when, matrix in confusion.items():
+        np.testing.assert_array_equal(shown[when], matrix)
+
+    change = confusion["after"] - confusion["before"]
+    np.fill_diagonal(change, 0)
+    pairs = page.with_data("pair")
+    assert len(pairs) == min(12, np.count_nonzero(change))
+    sizes = []
+    for pair in pairs:
+        true, predicted = map(int, pair.attributes["data-pair"].split(","))
+        found = cells(pair)
+        assert [int(found[column][0]) for column in ("before", "after", "change")] == [
+            confusion["before"][true, predicted],
+            confusion["after"][true, predicted],
+            change[true, predicted],
+        ]
+        sizes.append(abs(change[true, predicted]))
+    assert sizes == sorted(np.abs(change)[change != 0].tolist(), reverse=True)[:12]
+
+    accuracy = {
+        (when, str(label)): repr(float(matrix[label, label] / matrix[label].sum()))
+        for when, matrix in confusion.items()
+        for label in range(sample.classes)
+    }
+    assert {each.data("radar", "label"): each.data("value")[0] for each in page.with_data("radar")} == accuracy
+
+
+@pytest.mark.parametrize("name", ["rounds", "chain"])
+def test_steps_and_trade_off_follow_from_the_tables(
+    name: str, written: dict[str, Written], trees: dict[str, Element]
+) -> None:
+    sample, page, labels = SAMPLES[name], trees[name], written[name].table("labels")
+
+    def correct(job: str, split: str, about: tuple[int, ...]) -> tuple[int, int]:
+        mine = [row for row in labels if (row["job"], row["split"]) == (job, split) and row["label"] in about]
+        return sum(row["correct"] for row in mine), sum(row["total"] for row in mine)
+
+    everything = tuple(range(sample.classes))
+    shown = [each for each in page.with_data("table") if each.data("table") == ("steps",)]
+    assert len(shown) == sample.steps + 1
+    for number, row in enumerate(shown):
+        assert row.data("job", "split") == (f"step{number}", "test")
+        right, total = correct(f"step{number}", "test", sample.labels)
+        all_right, all_total = correct(f"step{number}", "test", everything)
+        found = cells(row)
+        assert (found["correct"][1], found["incorrect"][1]) == (str(right), str(total - right))
+        assert found["accuracy"] == (repr(right / total), percent(right / total))
+        assert found["all"] == (repr(all_right / all_total), percent(all_right / all_total))
+
+    gains: dict[float, list[tuple[float, float]]] = {}
+    jobs = [row for row in written[name].table("jobs") if row["state"] == "done"]
+    drawn = {each.attributes["data-candidate"]: each.data("gain", "overall") for each in page.with_data("candidate")}
+    assert set(drawn) == {row["job"] for row in jobs}
+    for row in jobs:
+        start = f"step{row['step'] - 1}"
+        change = []
+        for about in ((row["label"],), everything):
+            right, total = correct(row["job"], "validation", about)
+            change.append((right - correct(start, "validation", about)[0]) / total)
+        assert drawn[row["job"]] == (repr(change[0]), repr(change[1]))
+        gains.setdefault(row["positive_weight"], []).append((change[0], change[1]))
+    means = [each for each in page.with_data("table") if each.data("table") == ("weights",)]
+    assert len(means) == (len(gains) if len(gains) > 1 else 0)
+    for row in means:
+        mine = np.array(gains[float(row.attributes["data-weight"])])
+        found = cells(row)
+        assert int(found["searches"][0]) == len(mine)
+        np.testing.assert_allclose(
+            [float(found[each][0]) for each in ("gain", "overall")], mine.mean(axis=0), atol=1e-12
+        )
+
+
+def test_a_search_of_a_later_step_is_measured_from_where_it_started(tmp_path: Path) -> None:
+    """By hand: 50 of 100 right, 60 after step 1; a patch of step 2 has 63 right, 13 more than the base model."""
+    records = RunRecords.create(tmp_path / "run", {"mode": "rounds", "labels": [0]}, overwrite=False)
+    shared = {"split": "validation", "label": 0, "total": 100}
+    for job, stage, right, fixed in (
+        ("step0", "step", 50, 0),
+        ("step1", "step", 60, 10),
+        ("second", "candidate", 63, 13),
+    ):
+        row = {"job": job, "stage": stage, "correct": right, "accuracy": right / 100, "repaired": fixed, "broken": 0}
+        records.replace("labels", job, [shared | row])
+    blank = dict.fromkeys(read_table(tmp_path / "run", "jobs").column_names)
+    searched = {"job": "second", "step": 2, "chunk": "", "label": 0, "seed": 0, "stop": "no gain", "state": "done"}
+    records.replace("jobs", "second", [blank | searched])
+    assert run(["report", str(tmp_path / "run"), "--html", str(tmp_path / "page.html")]) == 0
+    (dot,) = parse(tmp_path / "page.html").with_data("candidate")
+    assert dot.data("gain", "overall") == ("0.03", "0.03")
+
+
+@pytest.mark.parametrize("name", ["rounds", "signs"])
+def test_pictures_are_the_images_of_the_rows(name: str, written: dict[str, Written], trees: dict[str, Element]) -> None:
+    sample, page = SAMPLES[name], trees[name]
+    stored = [row for row in written[name].table("predictions") if row["split"] == "test"]
+    with h5py.File(written[name].directory.parent / "test.h5") as file:
+        images = file["images"][...]
+    kinds = {
+        "fixed": [row for row in stored if row["before"] != row["label"] == row["after"]],
+        "broken": [row for row in stored if row["before"] == row["label"] != row["after"]],
+    }
+    headings = {each.data("images")[0]: each for each in page.with_data("images")}
+    for kind, rows in kinds.items():
+        assert headings[kind].data("rows") == (str(len(rows)),)
+        shown = [each for each in page.with_data("image") if each.data("image") == (kind,)]
+        assert len(shown) == min(40, len(rows)) == int(re.findall(r"\d+", headings[kind].text)[-1])
+        by_row = {row["row"]: row for row in rows}
+        labels = [int(each.attributes["data-label"]) for each in shown]
+        assert labels == sorted(labels)
+        every = {row["label"] for row in rows}
+        assert set(labels) == every if len(every) <= 40 else True
+        for each in shown:
+            row = by_row[int(each.attributes["data-row"])]
+            assert each.data("label", "before", "after") == tuple(str(row[x]) for x in ("label", "before", "after"))
+            head, _, content = each.attributes["src"].partition(",")
+            assert head == "data:image/png;base64"
+            with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
+                pixels = np.asarray(picture).reshape(sample.image_shape)
+            np.testing.assert_array_equal(pixels, np.rint(images[row["row"]] / sample.brightest * 255))
+
+
+def test_pictures_of_any_range_and_size() -> None:
+    def grey(*values: float) -> np.ndarray:
+        return np.array(values, np.float32).reshape(1, 1, -1, 1)
+
+    assert to_bytes(grey(0.0, 0.5, 1.0)).ravel().tolist() == [0, 128, 255]
+    assert to_bytes(grey(0.0, 0.2)).ravel().tolist() == [0, 51], "a dark set stays dark"
+    assert to_bytes(grey(0, 2, 128, 255)).ravel().tolist() == [0, 2, 128, 255]
+    assert to_bytes(grey(-1, 0, 1)).ravel().tolist() == [0, 128, 255]
+    assert to_bytes(grey(-3, -3)).ravel().tolist() == [0, 0]
+    assert to_bytes(grey(0, 500, 1000)).ravel().tolist() == [0, 128, 255]
+    # 130 × 65 pixels become 43 × 21: means over squares of 3 × 3.
+    large = np.zeros((2, 130, 65, 3), np.float32)
+    large[1, :3, 3:6, 1] = np.arange(9).reshape(3, 3) / 8
+    small = to_bytes(large)
+    assert small.shape == (2, 43, 21, 3)
+    assert small[1, 0, 1].tolist() == [0, 128, 0]
+    assert np.count_nonzero(small) == 1
+    assert to_bytes(np.ones((1, 2, 2, 4), np.float32)).shape == (1, 2, 2, 3)
+    assert to_bytes(np.ones((1, 2, 2, 2), np.float32)).shape == (1, 2, 2, 1)
+
+
+def test_image_sets_that_are_gone_or_changed(tmp_path: Path, command: Command) -> None:
+    directory = write_run(tmp_path, "chain")
+    page, images = tmp_path / "page.html", tmp_path / "test.h5"
+
+    def note() -> str:
+        assert command("report", directory, "--html", page).code == 0
+        tree = parse(page)
+        (section,) = [each for each in tree.all() if each.attributes.get("id") == "images"]
+        assert ("No pictures" in section.text) == (section.with_data("image") == [])
+        assert len(section.with_data("images")) == 2
+        return " ".join(each.text for each in section.all() if each.attributes.get("class") == "note")
+
+    assert note() == ""
+    later = images.stat().st_mtime + 3600
+    os.utime(images, (later, later))
+    assert "was written after the run had started" in note()
+    with h5py.File(images, "r+") as file:
+        file["labels"][7] = np.roll(file["labels"][7], 1)
+    assert f"{images} has changed since" in note()
+    with h5py.File(images, "r+") as file:
+        file["labels"][7] = np.roll(file["labels"][7], -1)
+        file["images"][...] = np.full(file["images"].shape, np.nan, np.float32)
+    assert "NaN" in note()
+    images.unlink()
+    assert f"{images} does not exist" in note()
+
+
+# In a browser.
+
+
+def chromium(*arguments: str, profile: Path) -> subprocess.CompletedProcess[str]:
+    """Run headless Chromium; its console goes to standard error."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium, expected one where CI runs")
+        pytest.skip("no Chromium found: the page is not looked at in a browser")
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+    quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    quiet += ["--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    words = [browser, "--headless", *sandbox, *quiet, f"--user-data-dir={profile}", "--enable-logging=stderr", "--v=0"]
+    return subprocess.run([*words, *arguments], capture_output=True, text=True, timeout=60, check=True)
+
+
+LOOK = """
+const light = (c) => { const [r, g, b] = c.map(x => (x /= 255) <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4);
+                       return .2126 * r + .7152 * g + .0722 * b; };
+const colour = (text) => text.match(/[\\d.]+/g).map(Number);
+function ground(e) { for (; e; e = e.parentElement) { const c = colour(e.ownerDocument.defaultView.getComputedStyle(e)
+  .backgroundColor); if (c.length < 4 || c[3] > 0) return c; } return [255, 255, 255]; }
+function contrast(e) { const style = e.ownerDocument.defaultView.getComputedStyle(e);
+  const [a, b] = [light(colour(style.color).slice(0, 3)), light(ground(e).slice(0, 3))].sort((x, y) => y - x);
+  return (a + .05) / (b + .05); }
+function look(frame) {
+  const page = frame.contentDocument, width = frame.contentWindow.innerWidth;
+  page.querySelectorAll("details").forEach(each => each.open = true);
+  const inside = "nav *, .scroll *, pre *, svg *";
+  const wide = [...page.body.querySelectorAll("*")].filter(e => !e.matches(inside) &&
+    e.getBoundingClientRect().right > width + 1).map(e => e.tagName + "." + e.className);
+  const said = [...page.querySelectorAll("h1, h2, h3, h4, p, th, td, a, dt, dd, span, summary, .what, .more")].filter(
+    e => !e.matches("svg *") && e.textContent.trim());
+  return { name: frame.dataset.name, width, wide,
+    overflow: page.documentElement.scrollWidth - page.documentElement.clientWidth,
+    pictures: [...page.images].filter(e => !(e.complete && e.naturalWidth)).length, images: page.images.length,
+    contrast: Math.min(...said.map(contrast)), injected: page.querySelectorAll("classifier, vehicles").length,
+    sticky: frame.contentWindow.getComputedStyle(page.querySelector("nav")).position,
+    charts: [...page.querySelectorAll("svg.chart")].filter(e => e.getBoundingClientRect().height < 30).length,
+    background: frame.contentWindow.getComputedStyle(page.body).backgroundColor };
+}
+addEventListener("load", () => { const out = document.createElement("pre"); out.id = "found";
+  out.textContent = JSON.stringify([...document.querySelectorAll("iframe")].map(look)); document.body.append(out); });
+"""
+
+
+def look_at(pages: dict[str, Path], root: Path, *arguments: str) -> tuple[list[dict[str, Any]], str, list[str]]:
+    """Open every page at every width in one browser; returns what was measured, the console and outside requests."""
+    frames = "".join(
+        f'<iframe data-name="{name}" src="{page.as_uri()}" style="width:{width}px;height:900px;border:0"></iframe>'
+        for name, page in pages.items()
+        for width in WIDTHS
+    )
+    wrapper, log = root / "wrapper.html", root / "net.json"
+    wrapper.write_text(f"<!doctype html><meta charset='utf-8'><body>{frames}<script>{LOOK}</script>", encoding="utf-8")
+    done = chromium(
+        "--allow-file-access-from-files",
+        "--window-size=1600,1000",
+        f"--log-net-log={log}",
+        *arguments,
+        "--dump-dom",
+        wrapper.as_uri(),
+        profile=root / "profile",
+    )
+    found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, done.stderr
+    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+    return json.loads(html.unescape(found[1])), console, requests(log)
+
+
+def requests(log: Path) -> list[str]:
+    """Addresses that pages asked for, files left out; the browser's own requests have no origin."""
+    content = json.loads(log.read_text(encoding="utf-8"))
+    kind = content["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    started = [
+        event["params"] for event in content["events"] if event["type"] == kind and "url" in event.get("params", {})
+    ]
+    return [
+        each["url"]
+        for each in started
+        if each.get("initiator") != "not an origin" and not each["url"].startswith(("file:", "data:"))
+    ]
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_pages_in_a_browser(mode: str, written: dict[str, Written], tmp_path: Path) -> None:
+    """No page scrolls sideways, asks for anything, or says anything in the console; text can be read in both modes."""
+    pages = {name: each.page for name, each in written.items()}
+    dark = ["--force-dark-mode"] if mode == "dark" else []
+    found, console, asked = look_at(pages, tmp_path, *dark)
+    assert len(found) == len(pages) * len(WIDTHS)
+    assert console == ""
+    assert asked == []
+    for each in found:
+        assert (each["overflow"], each["wide"]) == (0, []), each
+        assert (each["pictures"], each["injected"], each["charts"], each["sticky"]) == (0, 0, 0, "sticky"), each
+        assert each["contrast"] >= 4.5, each
+        assert (sum(map(int, re.findall(r"\d+", each["background"]))) > 600) == (mode == "light")
+    assert {each["width"] for each in found} == set(WIDTHS)
+    assert all(each["images"] > 40 for each in found if each["name"] in ("rounds", "signs", "chain"))
+
+
+def test_the_browser_notices_what_is_wrong(written: dict[str, Written], tmp_path: Path) -> None:
+    page = written["chain"].page.read_text(encoding="utf-8")
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    wrong = '<div style="width:2000px">x</div><img src="http://outside.invalid/x.png"><script>nothing()</script>'
+    wrong += '<p style="color:#999;background:#fff">pale</p>'
+    (tmp_path / "wrong.html").write_text(page.replace("<main class", f"{wrong}<main class"), encoding="utf-8")
+    found, console, asked = look_at({"wrong": tmp_path / "wrong.html"}, tmp_path)
+    assert "nothing is not defined" in console
+    assert set(asked) == {"http://outside.invalid/x.png"}
+    for each in found:
+        assert (each["overflow"] > 500) == bool(each["wide"])
+        assert each["wide"]
+        assert each["pictures"] == 1
+        assert each["contrast"] < 3
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_pages_are_whole_and_small(name: str, written: dict[str, Written], trees: dict[str, Element]) -> None:
+    """No scripts, no other files, everything escaped."""
+    page = trees[name]
+    assert written[name].page.stat().st_size < MOST_BYTES
+    assert not [each for each in page.all() if each.tag in ("script", "link", "iframe", "classifier", "vehicles")]
+    for each in page.all():
+        for attribute in ("src", "href", "srcset", "data", "action"):
+            assert each.attributes.get(attribute, "#").startswith(("#", "data:image/png"))
+    style = next(each.text for each in page.all() if each.tag == "style")
+    assert "url(" not in style
+    assert "@import" not in style
+    (policy,) = [each for each in page.all() if each.attributes.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.attributes["content"].startswith("default-src 'none'")
+    assert "street <classifier>.keras" in page.text
+    anchors = {each.attributes["href"] for each in page.all() if each.tag == "a"}
+    identifiers = [each.attributes["id"] for each in page.all() if "id" in each.attributes]
+    assert anchors <= {f"#{each}" for each in identifiers}
+    assert len(identifiers) == len(set(identifiers))
+    for chart in [each for each in page.all() if each.attributes.get("role") == "img"]:
+        assert set(chart.attributes["aria-labelledby"].split()) <= set(identifiers)
+        assert [each.tag for each in chart.children[:2]] == ["title", "desc"]
+        coordinates = re.findall(r"nan|inf", " ".join(f"{each.attributes}" for each in chart.all()))
+        assert not coordinates
+
+
+# In the terminal.
+
+
+def test_the_table_of_a_chain_is_that_of_the_tutorial(written: dict[str, Written], command: Command) -> None:
+    done = command("report", written["chain"].directory)
+    lines = done.out.splitlines()
+    start = lines.index("accuracy of 6 Shirt after each iteration, test rows:")
+    rows = [re.split(r"  +", line.strip()) for line in lines[start + 1 : start + 14]]
+    assert rows[0] == ["iteration", "correct", "incorrect", "accuracy"]
+    steps = {
+        row["job"]: row
+        for row in written["chain"].table("labels")
+        if (row["stage"], row["split"], row["label"]) == ("step", "test", 6)
+    }
+    assert len(steps) == 11
+    for number, cells_of in enumerate(rows[2:]):
+        row = steps[f"step{number}"]
+        wrong = row["total"] - row["correct"]
+        name = "0 (base)" if number == 0 else str(number)
+        assert cells_of == [name, str(row["correct"]), str(wrong), f"{100 * row['accuracy']:.2f}"]
+    assert lines[start + 14] == ""
+    (failed,) = [row for row in written["chain"].table("jobs") if row["state"] == "failed"]
+    assert "searches: 29 done, 1 failed" in done.out
+    assert f"  {failed['job']} failed: {failed['note']}" in done.out
+
+
+def test_before_and_after_in_the_terminal(written: dict[str, Written], command: Command) -> None:
+    for name in ("rounds", "independent", "optimize"):
+        out = command("report", written[name].directory).out
+        split = "test" if "test" in SAMPLES[name].splits else "validation"
+        title = "test rows" if split == "test" else r"validation rows \(optimistic: they chose\)"
+        assert re.search(rf"^{title}, before and after \(model loaded again\):$", out, re.MULTILINE)
+        labels = [row for row in written[name].table("labels") if row["split"] == split]
+        repaired = [row for row in labels if row["stage"] == "repaired"]
+        for row in repaired:
+            (base,) = [x for x in labels if (x["stage"], x["label"]) == ("base", row["label"])]
+            names = SAMPLES[name].names
+            label = f"{row['label']} {names[row['label']]}" if names else f"label {row['label']}"
+            change = f"{100 * (row['accuracy'] - base['accuracy']):+.2f}"
+            expected = [row["total"], percent(base["accuracy"]), percent(row["accuracy"]), change]
+            expected += [row["repaired"], row["broken"]]
+            pattern = rf"^{re.escape(label)} +" + " +".join(re.escape(str(each)) for each in expected) + "$"
+            assert re.search(pattern, out, re.MULTILINE), pattern
+        sums = counts(repaired)
+        assert re.search(rf"^all +{sums['total']} .* {sums['repaired']} +{sums['broken']}$", out, re.MULTILINE)
+
+
+def test_verdicts_and_workers_in_the_terminal(written: dict[str, Written], command: Command) -> None:
+    out = command("report", written["independent"].directory).out
+    verdicts = written["independent"].table("verdicts")
+    met = sum(row["met"] for row in verdicts)
+    assert 0 < met < len(verdicts)
+    assert f"requirements, validation rows (optimistic: they chose): {met} of {len(verdicts)} met" in out
+    for row in verdicts:
+        assert re.search(rf"^{re.escape(row['text'])} .* {'' if row['met'] else 'not '}met$", out, re.MULTILINE)
+    assert "exit code 3" in out
+    jobs = written["independent"].table("jobs")
+    for worker in {row["worker"] for row in jobs if row["worker"]}:
+        mine = [row for row in jobs if row["worker"] == worker]
+        busy = sum(row["seconds"] for row in mine)
+        assert re.search(rf"^{worker} +{len(mine)} +{busy:.1f}$", out, re.MULTILINE)
+    for row in jobs:
+        assert (re.search(rf"^{row['job']} +1 ", out, re.MULTILINE) is not None) == row["chosen"]
+
+
+def test_runs_that_go_on_and_runs_without_held_out_rows(written: dict[str, Written], command: Command) -> None:
+    running = command("report", written["running"].directory)
+    assert (running.code, running.err) == (0, "")
+    assert "rounds, 6 Shirt, running" in running.out
+    assert "The run has not ended" in running.out
+    jobs = written["running"].table("jobs")
+    going = sum(row["state"] == "running" for row in jobs)
+    assert going
+    assert f", {going} running" in running.out
+    assert "before and after" not in running.out
+    alone = command("report", written["optimize-alone"].directory).out
+    labels = [row for row in written["optimize-alone"].table("labels") if row["stage"] == "repaired"]
+    for word, split in (("repaired", "negative"), ("kept", "positive")):
+        sums = counts([row for row in labels if row["split"] == split])
+        assert f"{word} {sums['correct']} of {sums['total']} {split} inputs" in alone
+
+
+# What is refused.
+
+
+def test_only_pages_of_ours_are_replaced(written: dict[str, Written], command: Command, tmp_path: Path) -> None:
+    directory = written["optimize"].directory
+    mine = tmp_path / "mine.html"
+    mine.write_text("<!doctype html><title>mine</title>", encoding="utf-8")
+    done = command("report", directory, "--html", mine)
+    assert done.code == 2
+    assert f"{mine} is not a page of `report`, expected" in done.err
+    assert "mine" in mine.read_text(encoding="utf-8")
+    assert command("report", directory, "--html", mine, "--overwrite").code == 0
+    first = mine.read_text(encoding="utf-8")
+    assert "street" in first
+    mine.write_text(first + "<!-- older -->", encoding="utf-8")
+    assert command("report", directory, "--html", mine).code == 0
+    assert mine.read_text(encoding="utf-8") == first
+    assert [each.name for each in tmp_path.iterdir()] == ["mine.html"]
+
+
+def test_bad_input(written: dict[str, Written], refused: Callable[..., str], tmp_path: Path) -> None:
+    directory = written["optimize"].directory
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "folder.html").mkdir()
+    refused("report", tmp_path / "empty", says=("empty", "run.json"))
+    refused("report", tmp_path / "none", says=("none", "run.json"))
+    refused("report", directory, "--html", tmp_path / "page.pdf", says=("page.pdf", ".html"))
+    refused("report", directory, "--html", tmp_path / "folder.html", says=("folder.html", "folder"))
+    old = tmp_path / "old"
+    shutil.copytree(directory, old)
+    jobs = read_table(old, "jobs").drop_columns(["state"])
+    with pa.OSFile(str(old / "jobs.arrow"), "wb") as sink, pa.ipc.new_file(sink, jobs.schema) as writer:
+        writer.write_table(jobs)
+    refused("report", old, says=("old", "jobs", "state"))
+    (old / "run.json").write_text("{")
+    refused("report", old, says=("run.json",))
