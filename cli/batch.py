@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from cluster.batch import Batch, Mode, Weighting
     from cluster.calibration import Expectation
     from cluster.compute import ComputeOptions
-    from cluster.records import RunRecords
     from engine.search import SearchSettings
 
 MODES = ("chain", "independent", "rounds")
@@ -107,16 +104,14 @@ def batch(
     work = make_batch(output_dir=output_dir, **options)
 
     from cli.report_data import read_report
-    from cluster.batch import check_batch, run_batch
+    from cluster.batch import check_batch
+    from cluster.batch_run import run_recorded
     from cluster.calibration import expect
     from cluster.compute import Compute
-    from cluster.identity import facts_of
-    from cluster.records import RunRecords, holds_run, read_facts
+    from cluster.records import RunRecords, holds_run
 
-    begun = time.perf_counter()
     warnings = check_batch(work)
-    goes_on = resume and holds_run(output_dir)
-    if not dry_run and not goes_on:
+    if not dry_run and not (resume and holds_run(output_dir)):
         RunRecords.check_new(output_dir, overwrite=overwrite)
     with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
         for warning in warnings:
@@ -124,48 +119,14 @@ def batch(
         if dry_run:
             click.echo(expectation_text(work, expect(work, compute)))
             return 0
-        facts = facts_of(work, compute)
-        if goes_on and read_facts(output_dir).get("state") == "done":
-            RunRecords.check_same(output_dir, facts)
-            console.say(f"{output_dir}: the run had come to its end")
-        else:
-            if resume and not goes_on:
-                console.say(f"{output_dir} holds no run yet: this is its start")
-            records: list[RunRecords] = []
-
-            def open_records() -> RunRecords:
-                if goes_on:
-                    records.append(RunRecords.resume(output_dir, facts))
-                else:
-                    records.append(RunRecords.create(output_dir, facts, overwrite=overwrite))
-                return records[0]
-
-            try:
-                report = run_batch(work, compute, open_records, on_rows=console.rows, on_jobs=console.jobs())
-            except BaseException as error:
-                if records:
-                    _tell_end(records[0], facts, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-                raise
-            records[0].compact(
-                {
-                    **facts,
-                    "hardware": compute.hardware_kind(),
-                    "placement": compute.decisions,
-                    "seconds": time.perf_counter() - begun,
-                    "redispatched": compute.redispatched,
-                    "notes": list(report.notes),
-                    "exit_code": report.exit_code,
-                }
-            )
+        if resume and not holds_run(output_dir):
+            console.say(f"{output_dir} holds no run yet: this is its start")
+        code = run_recorded(
+            work, compute, resume=resume, overwrite=overwrite, on_rows=console.rows, on_jobs=console.jobs()
+        )
     click.echo(summary(read_report(output_dir)))
     click.echo(f"created files:\n{output_dir}")
-    return int(read_facts(output_dir)["exit_code"])
-
-
-def _tell_end(records: RunRecords, facts: Mapping[str, Any], state: str) -> None:
-    """Say in `run.json` how the run ended, if that can still be written."""
-    with suppress(Exception):
-        records.write_facts({**facts, "state": state})
+    return code
 
 
 def make_batch(

@@ -26,7 +26,7 @@ _LISTED_LABELS = 3
 
 def percent(share: float) -> str:
     """A share in percent: `0.8766` as `87.66`."""
-    return f"{100 * share:.1f}"
+    return f"{100 * share:.2f}"
 
 
 def points(share: float) -> str:
