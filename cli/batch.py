@@ -14,6 +14,7 @@ from cli.options import (
     PATH,
     check_seeds,
     compute_options,
+    localize_options,
     method_option,
     model_options,
     option,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from cluster.batch import Batch, Mode, Weighting
     from cluster.calibration import Expectation
     from cluster.compute import ComputeOptions
+    from engine.localize import Impact
     from engine.search import SearchSettings
 
 MODES = ("chain", "independent", "rounds")
@@ -67,7 +69,7 @@ MODES = ("chain", "independent", "rounds")
     multiple=True,
     help="More inputs that must stay right, as of `target`; may be repeated.",
 )
-@option("--num-grad", type=int, help="Weights considered by localisation [default: 20 for each negative input].")
+@localize_options
 @search_options
 @target_layer_option
 @option("--output-dir", type=PATH, required=True, help="Run directory: records, patch and repaired model.")
@@ -147,6 +149,8 @@ def make_batch(
     offers: int,
     positive_inputs_dir: Sequence[Path],
     num_grad: int | None,
+    forward_impact: Impact,
+    fronts: int,
     settings: SearchSettings,
     target_layer: int | None,
     **_: Any,
@@ -157,7 +161,7 @@ def make_batch(
         InputError: something is missing, damaged, or does not fit.
     """
     check_seeds(seed, seeds)
-    for name, value in (("max_rounds", max_rounds), ("offers", offers), ("num_grad", num_grad)):
+    for name, value in (("max_rounds", max_rounds), ("offers", offers), ("num_grad", num_grad), ("fronts", fronts)):
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
 
@@ -188,7 +192,8 @@ def make_batch(
         max_rounds=max_rounds,
         offers=offers,
         num_grad=num_grad,
-        impact="mean",
+        impact=forward_impact,
+        fronts=fronts,
         requirements=stated or default_goals(chosen, names),
         stated=bool(stated),
         validation=validation,

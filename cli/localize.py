@@ -11,6 +11,7 @@ from cli.console import Console
 from cli.options import (
     PATH,
     compute_options,
+    localize_options,
     method_option,
     model_options,
     option,
@@ -32,19 +33,8 @@ if TYPE_CHECKING:
     required=True,
     help="Negative inputs, for instance negative/6; gets weights.csv.",
 )
-@option(
-    "--num-grad",
-    type=int,
-    help="Weights of largest gradient loss to choose from [default: 20 per negative input].",
-)
+@localize_options
 @target_layer_option
-@option(
-    "--forward-impact",
-    type=click.Choice(["mean", "first-row"]),
-    default="mean",
-    show_default=True,
-    help="Over all negative inputs, or of the first one alone, as eAI-Repair-Toolkit computes it.",
-)
 @compute_options
 @verbose_option
 def command(
@@ -55,6 +45,7 @@ def command(
     num_grad: int | None,
     target_layer: int | None,
     forward_impact: str,
+    fronts: int,
     compute_settings: ComputeOptions,
     verbose: int,
 ) -> None:
@@ -62,8 +53,9 @@ def command(
 
     Example: repair-dist localize --model-dir model --target-data-dir data/repairsets/0/negative/6
     """
-    if num_grad is not None and num_grad < 1:
-        raise InputError(f"num_grad is {num_grad}, expected at least 1")
+    for name, value in (("num_grad", num_grad), ("fronts", fronts)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}, expected at least 1")
 
     import numpy as np
 
@@ -88,7 +80,7 @@ def command(
         tick = console.rows("localize", negatives.rows)
         sums = compute.localisation_sums(compute.handle(model, target), negatives, tick)
     kernel = np.asarray(target.layer.kernel, dtype=np.float32)
-    found = localize(sums, kernel, num_grad=num_grad, impact=forward_impact)  # type: ignore[arg-type]
+    found = localize(sums, kernel, num_grad=num_grad, impact=forward_impact, fronts=fronts)  # type: ignore[arg-type]
     index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
     draw_pareto_front(target_data_dir / "pareto_front.png", found)
     write_weights(target_data_dir / "weights.csv", target.number, index, kernel[index[:, 0], index[:, 1]])

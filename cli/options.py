@@ -68,6 +68,33 @@ def target_layer_option(function: F) -> F:
     )(function)
 
 
+def localize_options(function: F) -> F:
+    """`--num-grad`, `--forward-impact` and `--fronts`."""
+    for decorate in (
+        option(
+            "--fronts",
+            type=int,
+            default=1,
+            show_default=True,
+            help="Pareto fronts, each of what the ones before left: more of them give more weights to search.",
+        ),
+        option(
+            "--forward-impact",
+            type=click.Choice(["mean", "first-row"]),
+            default="mean",
+            show_default=True,
+            help="Over all negative inputs, or of the first one alone, as eAI-Repair-Toolkit computes it.",
+        ),
+        option(
+            "--num-grad",
+            type=int,
+            help="Weights of largest gradient loss to choose from [default: 20 per negative input].",
+        ),
+    ):
+        function = decorate(function)
+    return function
+
+
 def search_options(function: F) -> F:
     """Options of a search but for its positive weight; the command gets them as `settings`."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +55,7 @@ def apply_command(patch: str, model_dir: Path, allow_custom_code: bool, output_d
 
     Example: repair-dist patch apply --model-dir model --output-dir repaired undo.arrow
     """
-    from cluster.inputs import check_output
+    from cluster.inputs import check_output, save_repaired
     from engine.models import load_model
     from engine.patch import merge
 
@@ -64,7 +63,7 @@ def apply_command(patch: str, model_dir: Path, allow_custom_code: bool, output_d
     check_output(output_dir, model, overwrite=overwrite)
     placed = open_patch(patch, model)
     check_fits(placed, model, patch)
-    saved = save(model, placed.patch, output_dir)
+    saved = save_repaired(model, placed.patch, output_dir)
     click.echo(f"{len(merge([placed.patch]))} weights changed\ncreated files:\n{saved}")
 
 
@@ -196,27 +195,30 @@ def patch_of_run(directory: Path, job: str | None = None) -> PlacedPatch:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from cluster.records import read_table
+    from cluster.records import read_facts, read_table
     from engine.patch_file import SCHEMA, placed_of_table
 
+    facts = read_facts(directory)
     try:
         patches = read_table(directory, "patches").select(["job", "rank", *SCHEMA.names])
         patches = patches.filter(pc.equal(patches["rank"], 0)).drop_columns(["rank"])
         known = list(dict.fromkeys(patches["job"].to_pylist()))
         jobs = read_table(directory, "jobs")
         chosen = jobs.filter(jobs["chosen"])["job"].to_pylist()
-        state = json.loads((directory / "run.json").read_text(encoding="utf-8"))["state"]
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{directory}: its records cannot be read, expected a whole run directory") from error
-    if job is None and state != "done":
-        raise InputError(f"{directory}: the run has not ended, expected RUN:JOB{_one_of(known)}")
+    done = facts.get("state") == "done"
+    if done and "mode" in facts:  # a batch, which may end with the model as it was
+        known = list(dict.fromkeys([*known, "batch"]))
+        chosen = ["batch"]
     if job is None:
-        choice = ["batch"] if "batch" in known else chosen
-        if len(choice) != 1:
+        if not done:
+            raise InputError(f"{directory}: the run has not ended, expected RUN:JOB{_one_of(known)}")
+        if len(chosen) != 1:
             raise InputError(
-                f"{directory}: saved the patches of {len(choice)} jobs, expected RUN:JOB{_one_of(choice or known)}"
+                f"{directory}: saved the patches of {len(chosen)} jobs, expected RUN:JOB{_one_of(chosen or known)}"
             )
-        job = choice[0]
+        job = chosen[0]
     if job not in known:
         raise InputError(f"{directory}: holds no patch of a job {job!r}, expected one{_one_of(known)}")
     rows = patches.filter(pc.equal(patches["job"], job)).drop_columns(["job"])
@@ -262,20 +264,6 @@ def check_fits(placed: PlacedPatch, model: LoadedModel, name: str) -> None:
             applied(placed.patch, path, np.asarray(variables[path]))
     except InputError as error:
         raise InputError(f"{name} does not fit {model.path}: {error}") from None
-
-
-def save(model: LoadedModel, patch: Patch, output: Path) -> Path:
-    """Replace `output/repair` as a whole by the changed model and return its path."""
-    from engine.containers import repaired_path, save_patched
-    from engine.files import replace_directory
-
-    saved = repaired_path(model, output)
-    if saved == output / "repair":
-        save_patched(model, patch, saved, overwrite=True)
-    else:
-        with replace_directory(saved.parent) as folder:  # a model of another format in it would make it ambiguous
-            save_patched(model, patch, folder / saved.name)
-    return saved
 
 
 def difference(model: LoadedModel, other: LoadedModel) -> Patch:

@@ -142,7 +142,7 @@ def _written_later(path: Path, started: str | None) -> str | None:
     if started is None:
         return None
     begun = datetime.fromisoformat(started.replace("Z", "+00:00")).timestamp()  # Python 3.10 knows no Z
-    if path.stat().st_mtime <= begun + 1e9:
+    if path.stat().st_mtime <= begun + 1:
         return None
     return f"{path} was written after the run had started: its pictures may not be those that were measured."
 

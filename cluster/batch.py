@@ -10,6 +10,7 @@ that goes on decides again and comes to the same end.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,7 @@ class Batch:
         offers: patches that each search offers.
         num_grad: size of the pool of localisation, or None.
         impact: forward impact of localisation.
+        fronts: Pareto fronts of localisation.
         requirements: what is asked of the result.
         stated: the user stated them; otherwise they only rank the candidates.
         validation: rows that choose.
@@ -101,6 +103,7 @@ class Batch:
     offers: int
     num_grad: int | None
     impact: Impact
+    fronts: int
     requirements: tuple[Requirement, ...]
     stated: bool
     validation: ImageSet
@@ -370,17 +373,25 @@ def _search(run: _Run, step: int, kernel: Float32, chunks: Sequence[ChunkFile]) 
         if chunk.images is None:
             for label in batch.labels:
                 ledger.fail(step, chunk.folder, label, _specs(batch, _group_name(step, chunk, label)), chunk.error)
-    tasks = tasks_of(batch, step, chunks, run.compute.workers, ledger.has)
+    base = base_key(kernel, run.positives)
+    tasks = tasks_of(batch, step, chunks, base, run.compute.workers, ledger.has)
     for event in run.compute.run_tasks(run.handle, kernel, run.positives, tasks, ledger.states(tasks)):
         ledger.take(event)
     groups = [_group_name(step, chunk, label) for chunk in chunks for label in batch.labels]
     return _judged(run, step, kernel, [spec.name for group in groups for spec in _specs(batch, group)])
 
 
+def base_key(kernel: Float32, positives: LayerInputs | None) -> str:
+    """What searches start from, beside the rows of their chunk."""
+    more = "" if positives is None else positives.fingerprint
+    return hashlib.sha256(np.ascontiguousarray(kernel).tobytes() + more.encode()).hexdigest()
+
+
 def tasks_of(
     batch: Batch,
     step: int,
     chunks: Sequence[ChunkFile],
+    base: str,
     workers: int,
     ended: Callable[[str], bool] = lambda job: False,
     prefix: str = "",
@@ -410,9 +421,10 @@ def tasks_of(
                         chunk=shipped,
                         label=label,
                         searches=searches,
-                        kernel_key=str(step),
+                        base=base,
                         num_grad=batch.num_grad,
                         impact=batch.impact,
+                        fronts=batch.fronts,
                         offers=batch.offers,
                     )
                 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster.batch import Batch, ChunkFile, tasks_of
+from cluster.batch import Batch, ChunkFile, base_key, tasks_of
 from cluster.compute import Compute, ModelHandle
 from engine.errors import InputError
 from engine.imagesets import read_images
@@ -89,7 +89,7 @@ def _measure(
 ) -> tuple[float, int]:
     """Seconds for all searches of some chunks, extrapolated where the budget ends before them; searches that ended."""
     kernel = np.asarray(batch.target.layer.kernel, dtype=np.float32)
-    tasks = tasks_of(batch, 0, chunks, compute.workers, prefix=name)
+    tasks = tasks_of(batch, 0, chunks, base_key(kernel, None), compute.workers, prefix=name)
     begun = time.perf_counter()
     ended = searches = 0
     share: dict[str, float] = {}

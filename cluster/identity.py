@@ -63,6 +63,7 @@ def _identity(batch: Batch, compute: Compute) -> dict[str, Any]:
         "offers": batch.offers,
         "num grad": batch.num_grad,
         "impact": batch.impact,
+        "fronts": batch.fronts,
         "requirements": [requirement.text for requirement in batch.requirements],
         "batch size": compute.options.batch_rows,
         "hardware": compute.hardware_kind(),

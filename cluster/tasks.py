@@ -65,9 +65,10 @@ class Task:
         chunk: the repair rows.
         label: under repair.
         searches: at least one; swarms of one size.
-        kernel_key: names the kernel the searches start from.
+        base: names the kernel the searches start from, and the further positives.
         num_grad: size of the pool of localisation, or None.
         impact: forward impact of localisation.
+        fronts: Pareto fronts of localisation.
         offers: patches that each search offers at most.
     """
 
@@ -76,9 +77,10 @@ class Task:
     chunk: ShippedRows
     label: int
     searches: tuple[SearchSpec, ...]
-    kernel_key: str
+    base: str
     num_grad: int | None
     impact: Impact
+    fronts: int
     offers: int
 
 
@@ -185,7 +187,8 @@ class TaskRunner:
             if case is None:
                 return nothing_to_do(task, time.perf_counter() - begun)
             groups = self._groups.get(
-                (model_key, task.name), lambda: _groups(problems_of(runner.head, kernel, case, task), case.rows)
+                (case.data, task.base, task.searches),
+                lambda: _groups(problems_of(runner.head, kernel, case, task), case.rows),
             )
         except InputError as error:
             return TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - begun)
@@ -216,7 +219,7 @@ class TaskRunner:
             return self._features.get(place, lambda: layer_inputs(runner, chunk.image_set, images))
 
         return self._cases.get(
-            (*place, task.kernel_key, task.label, task.num_grad, task.impact),
+            (*place, task.base, task.label, task.num_grad, task.impact, task.fronts),
             lambda: find_case(
                 runner.layer,
                 kernel,
@@ -225,6 +228,7 @@ class TaskRunner:
                 more_positives,
                 num_grad=task.num_grad,
                 impact=task.impact,
+                fronts=task.fronts,
             ),
         )
 

@@ -95,6 +95,7 @@ def find_case(
     *,
     num_grad: int | None = None,
     impact: Impact = "mean",
+    fronts: int = 1,
 ) -> Case | None:
     """Find targets and weights.
 
@@ -106,6 +107,7 @@ def find_case(
         more_positives: further rows; those the model gets right must not break either.
         num_grad: size of the pool of `engine.localize.localize`.
         impact: kind of forward impact.
+        fronts: number of Pareto fronts.
 
     Returns:
         None where the model gets all rows of the label right.
@@ -127,7 +129,7 @@ def find_case(
             for part in (slice(start, start + PASS_ROWS) for start in range(0, len(failures), PASS_ROWS))
         ),
     )
-    found = localize(sums, kernel, num_grad=num_grad, impact=impact)
+    found = localize(sums, kernel, num_grad=num_grad, impact=impact, fronts=fronts)
     index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
     columns, weights = localised(kernel, index)
     kept = LayerInputs.joined([part for part, _ in positives])

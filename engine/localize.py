@@ -36,7 +36,7 @@ class Localisation:
     Attributes:
         row, column: (M,) int64, kernel position of each candidate: input i and unit j.
         gradient_loss, forward_impact: (M,) float64.
-        front: (K,) int64, candidates on the front.
+        front: (K,) int64, candidates on the fronts asked for.
     """
 
     row: Int64
@@ -52,6 +52,7 @@ def localize(
     *,
     num_grad: int | None = None,
     impact: Impact = "mean",
+    fronts: int = 1,
 ) -> Localisation:
     """Find the weights to blame.
 
@@ -60,10 +61,13 @@ def localize(
         kernel: (D, C) float32, of the layer under repair.
         num_grad: size of the pool; None takes 20 per negative row. Clipped to the number of weights.
         impact: forward impact as the mean over all negatives, or from the first row as the toolkit computes it.
+        fronts: number of Pareto fronts, each of what the ones before left; 1 is the published method.
 
     Raises:
-        InputError: num_grad below 1.
+        InputError: num_grad or fronts below 1.
     """
+    if fronts < 1:
+        raise InputError(f"fronts is {fronts}, expected at least 1")
     size = GRADIENTS_PER_NEGATIVE * sums.rows if num_grad is None else num_grad
     if size < 1:
         raise InputError(f"num_grad is {size}, expected at least 1")
@@ -74,7 +78,13 @@ def localize(
     order = np.argsort(-loss.ravel(order="F"), kind="stable")[: min(size, loss.size)]
     column, row = np.divmod(order, loss.shape[0])
     gradient_loss, forward_impact = loss[row, column], force[row, column]
-    return Localisation(row, column, gradient_loss, forward_impact, pareto_front(gradient_loss, forward_impact))
+    left = np.arange(len(order))
+    chosen = []
+    for _ in range(fronts):
+        front = left[pareto_front(gradient_loss[left], forward_impact[left])]
+        chosen.append(front)
+        left = np.setdiff1d(left, front)
+    return Localisation(row, column, gradient_loss, forward_impact, np.sort(np.concatenate(chosen)))
 
 
 def pareto_front(first: Float64, second: Float64) -> Int64:

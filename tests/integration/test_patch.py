@@ -14,10 +14,11 @@ import keras
 import numpy as np
 import pytest
 
-from cluster.records import RunRecords
+from cluster.records import SCHEMAS, RunRecords
+from cluster.reports import patch_rows
 from engine.models import load_model, weight_variables
-from engine.patch import Patch, applied
-from engine.patch_file import place, read_patch, write_patch
+from engine.patch import NO_CHANGE, Patch, applied
+from engine.patch_file import read_patch, write_patch
 from tests.engine.test_containers import content
 from tests.engine.test_patch import patch_of, rows_of
 from tests.integration.conftest import SHIPPED, Command
@@ -60,35 +61,22 @@ def written(name: str, model: str, places: Sequence[tuple[str, int]], new: Seque
     return patch_of(rows)
 
 
-def record_run(directory: str, jobs: dict[str, Patch | None], *, chosen: Sequence[str] = (), done: bool = True) -> None:
-    """Records of a run on the shipped model; each job has a second patch, of rank 1, that is not meant."""
-    records = RunRecords.create(Path(directory), {}, overwrite=False)
+def record_run(
+    directory: str, jobs: dict[str, Patch], *, chosen: Sequence[str] = (), mode: str | None = None, done: bool = True
+) -> None:
+    """Records of a run on the shipped model; each job offers a second patch, of rank 1, that is not meant."""
+    facts = {} if mode is None else {"mode": mode}
+    records = RunRecords.create(Path(directory), facts, overwrite=False)
     shapes = {name: array.shape for name, array in values("model.keras").items()}
     for job, patch in jobs.items():
-        if not job.startswith(("batch", "step")):
-            records.replace("jobs", job, [{"job": job, "state": "done", "chosen": job in chosen}])
-        if patch is None:
-            continue
-        index = place(patch, shapes, job).index
-        columns = (patch.weight, patch.flat_index.tolist(), index, patch.old.tolist(), patch.new.tolist())
-        rows = [
-            {
-                "job": job,
-                "rank": rank,
-                "fitness": 2.0 - rank,
-                "position": position,
-                "weight": weight,
-                "flat_index": flat,
-                "index": list(at),
-                "old": old,
-                "new": new + rank,
-            }
-            for rank in (0, 1)
-            for position, (weight, flat, at, old, new) in enumerate(zip(*columns, strict=True))
-        ]
-        records.replace("patches", job, rows)
+        if job != "batch":
+            row = {"job": job, "step": 1, "state": "done", "chosen": job in chosen}
+            records.replace("jobs", job, [dict.fromkeys(SCHEMAS["jobs"].names) | row])
+        other = Patch(patch.weight, patch.flat_index, patch.old, patch.new + 1)
+        best, second = (patch_rows(job, rank, 2.0 - rank, each, shapes) for rank, each in enumerate((patch, other)))
+        records.replace("patches", job, [*best, *second])
     if done:
-        records.compact({})
+        records.compact(facts)
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -141,14 +129,15 @@ def test_rows_that_change_nothing_are_not_counted(root: Path, command: Command) 
 
 
 def test_the_weights_of_a_repair_applied_again(workspace: Path, command: Command) -> None:
-    """The weights.csv of `optimize` makes the model that `optimize` saved, byte for byte."""
+    """The weights.csv and the run of `optimize` make the model that `optimize` saved, byte for byte."""
     here = ["--num-workers", "0", "--verbose", "0", "--num-particles", "20", "--num-iterations", "10"]
     repaired, weights = Path("data/negative/6/repair/model.keras"), "data/negative/6/weights.csv"
     made_for = ["--model-dir", "model.keras"]
     assert command("optimize", *made_for, "--target-data-dir", "data/negative/6", "--run-dir", "run", *here).code == 0
     assert repaired.read_bytes() != Path("model.keras").read_bytes()
-    assert command("patch", "apply", weights, *made_for, "--output-dir", "again").code == 0
-    assert Path("again/repair/model.keras").read_bytes() == repaired.read_bytes()
+    for patch in (weights, "run"):
+        assert command("patch", "apply", patch, *made_for, "--output-dir", "again").code == 0
+        assert Path("again/repair/model.keras").read_bytes() == repaired.read_bytes()
 
     assert command("patch", "revert", weights, *made_for, "--output", "undo.arrow").code == 0
     assert command("patch", "apply", "undo.arrow", "--model-dir", repaired, "--output-dir", "back").code == 0
@@ -160,14 +149,15 @@ def test_the_weights_of_a_repair_applied_again(workspace: Path, command: Command
 
 def test_patches_of_a_run(root: Path, command: Command) -> None:
     """The batch's patch, the only chosen job's, or the job's that is named."""
-    patches = [written("p.arrow", "model.keras", [("dense_1/kernel", 12)], [float(n)]) for n in range(4)]
-    record_run("batch", {"a": patches[0], "b": patches[1], "step1": patches[2], "batch": patches[3]}, chosen=["a", "b"])
-    record_run("one", {"a": patches[0], "b": patches[1]}, chosen=["b"])
-    record_run("on", {"a": patches[0], "b": patches[1]}, chosen=["b"], done=False)
+    patches = [written("p.arrow", "model.keras", [("dense_1/kernel", 12)], [float(n)]) for n in range(3)]
+    jobs = dict(zip("ab", patches, strict=False))
+    record_run("batch", {**jobs, "batch": patches[2]}, chosen="a", mode="rounds")
+    record_run("one", jobs, chosen="b")
+    record_run("on", jobs, chosen="b", done=False)
     for name, new in {
-        "batch": 3,
+        "batch": 2,
+        "batch:batch": 2,
         "batch:a": 0,
-        "batch:step1": 2,
         "one": 1,
         "one:a": 0,
         "on:a": 0,
@@ -180,19 +170,34 @@ def test_patches_of_a_run(root: Path, command: Command) -> None:
     assert values("out/repair")["dense_1/kernel"][1, 2] == 1
 
 
-def test_a_run_of_which_one_patch_must_be_named(root: Path, command: Command, refused: Refused) -> None:
+def test_a_batch_that_ended_with_the_model_as_it_was(root: Path, command: Command) -> None:
+    """Its patch is empty, whatever a job in between had to offer."""
+    record_run(
+        "run", {"a": written("p.arrow", "model.keras", [("dense_1/kernel", 12)], [1.0])}, chosen="a", mode="chain"
+    )
+    done = command("patch", "apply", "run", "--model-dir", "model.keras", "--output-dir", "out")
+    assert done.out == "0 weights changed\ncreated files:\nout/repair/model.keras\n"
+    assert Path("out/repair/model.keras").read_bytes() == Path("model.keras").read_bytes()
+
+
+def test_a_run_of_which_one_patch_must_be_named(root: Path, refused: Refused, command: Command) -> None:
     patch = written("p.arrow", "model.keras", [("dense_1/kernel", 12)], [1.0])
-    record_run("several", dict.fromkeys("abc", patch), chosen=["a", "c"])
+    record_run("several", dict.fromkeys("abc", patch), chosen="ac")
     record_run("none", dict.fromkeys("abc", patch))
     record_run("many", dict.fromkeys([f"j{n:02d}" for n in range(12)], patch))
-    record_run("on", dict.fromkeys("ab", patch), chosen=["a"], done=False)
-    record_run("empty", {"a": None}, chosen=["a"])
+    record_run("on", dict.fromkeys("ab", patch), chosen="a", done=False)
+    record_run("batch", dict.fromkeys("ab", patch), chosen="a", mode="rounds", done=False)
+    record_run("empty", {"a": NO_CHANGE}, chosen="a")
+    record_run("ended", {"a": patch, "batch": patch}, mode="rounds")
     revert = ["--output", "undo.arrow"]
     for name, says in {
         "several": "several: saved the patches of 2 jobs, expected RUN:JOB of a, c\n",
         "none": "none: saved the patches of 0 jobs, expected RUN:JOB of a, b, c\n",
         "many": "expected RUN:JOB of j00, j01, j02, j03, j04, j05, j06, j07, j08, j09 and 2 more\n",
         "on": "on: the run has not ended, expected RUN:JOB of a, b\n",
+        "batch": "batch: the run has not ended, expected RUN:JOB of a, b\n",
+        "batch:batch": "batch: holds no patch of a job 'batch', expected one of a, b\n",
+        "ended:z": "ended: holds no patch of a job 'z', expected one of a, batch\n",
         "several:d": "several: holds no patch of a job 'd', expected one of a, b, c\n",
         "several:batch": "several: holds no patch of a job 'batch', expected one of a, b, c\n",
         "empty": "empty: holds no patch of a job 'a', expected one\n",
@@ -208,19 +213,17 @@ def test_a_run_of_which_one_patch_must_be_named(root: Path, command: Command, re
 def test_records_that_cannot_be_read(root: Path, refused: Refused) -> None:
     patch = written("p.arrow", "model.keras", [("dense_1/kernel", 12)], [1.0])
     revert = ["--output", "undo.arrow"]
-    for name, file, damage in (
-        ("a", "patches.arrow", lambda whole: whole[:-100]),
-        ("b", "patches.arrow", lambda _: Path("p.arrow").read_bytes()),
-        ("c", "jobs.arrow", lambda _: b""),
-        ("d", "run.json", lambda _: b"{"),
-        ("e", "run.json", lambda _: b"[]"),
+    records = "its records cannot be read, expected a whole run directory"
+    for name, file, damage, says in (
+        ("a", "patches.arrow", lambda whole: whole[:-100], records),
+        ("b", "patches.arrow", lambda _: Path("p.arrow").read_bytes(), records),
+        ("c", "jobs.arrow", lambda _: b"", records),
+        ("d", "run.json", lambda _: b"{", "is damaged"),
     ):
         record_run(name, {"job": patch}, chosen=["job"])
         path = Path(name) / file
         path.write_bytes(damage(path.read_bytes()))
-        refused(
-            "patch", "revert", name, *revert, says=(f"error: {name}: its records cannot be read, expected a whole",)
-        )
+        refused("patch", "revert", name, *revert, says=(f"error: {name}", says))
     record_run("f", {"job": patch_of([("dense_1/kernel", 12, 1, np.nan)])}, chosen=["job"])
     refused("patch", "revert", "f", *revert, says=("f: job 'job': would set 'dense_1/kernel' at index 12 to nan",))
     Path("folder").mkdir()
