@@ -55,7 +55,7 @@ MODES = ("chain", "independent", "rounds")
 @option("--max-rounds", type=int, default=5, show_default=True, help="Of mode rounds.")
 @option(
     "--positive-weights",
-    default="0.15x",
+    default="0.15x,0.3x,0.6x",
     show_default=True,
     help="What keeping all positive inputs right is worth, in repaired negative inputs; 0.15x means 0.15 for each "
     "positive input. Several, as in 100,200,400 or 0.1x,0.2x, give as many searches.",

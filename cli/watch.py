@@ -199,7 +199,7 @@ def _quiet_seconds(run: Path) -> float:
 def _process_is_gone(facts: Mapping[str, Any]) -> bool:
     """Whether the run's process was on this machine and is no more."""
     pid = facts.get("pid")
-    if pid is None:
+    if pid is None or facts.get("host") != socket.gethostname():
         return False
     try:
         os.kill(int(pid), 0)

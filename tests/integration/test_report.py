@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,21 @@ def counts(rows: list[dict[str, Any]]) -> dict[str, int]:
     return {name: sum(row[name] for row in rows) for name in ("total", "correct", "repaired", "broken")}
 
 
+def in_order(places: list[tuple[float, float]]) -> None:
+    """Marks lie where their numbers say: a greater number further on, the same number in the same place."""
+    value, place = np.array(sorted(places)).T
+    moved = np.diff(place)
+    assert (moved[np.diff(value) == 0] == 0).all()
+    assert (moved >= 0).all()
+    assert place[0] < place[-1]
+
+
+def marks(page: Element, what: str, number: str, place: str, sign: int = 1) -> list[tuple[float, float]]:
+    """(number, place) of every mark of a kind."""
+    found = [each.attributes for each in page.with_data(what)]
+    return [(float(each[f"data-{number}"]), sign * float(each[place])) for each in found]
+
+
 @pytest.mark.parametrize("name", FINISHED)
 def test_before_and_after_are_those_of_the_tables(
     name: str, written: dict[str, Written], trees: dict[str, Element]
@@ -186,12 +202,25 @@ def test_searches_are_those_of_the_tables(name: str, written: dict[str, Written]
     assert set(curves) == set(last)
     for job, each in curves.items():
         assert each.data("value", "last") == (repr(last[job]["best"]), str(last[job]["iteration"]))
-        # The curve ends at the last iteration; `M` and `H` are followed by where it is.
-        assert each.attributes["d"].startswith("M")
+    for chart in [each for each in page.all() if each.tag == "svg" and each.with_data("curve")]:
+        # A curve ends with `H<x>V<y>`, its last iteration and its best above the fitness at the start.
+        ends = {}
+        for each in chart.with_data("curve"):
+            x, y = re.findall(r"H([\d.]+)V([\d.]+)$", each.attributes["d"])[0]
+            ends[each.attributes["data-curve"]] = (float(x), float(y))
+        if len(ends) > 1:
+            in_order([(last[job]["iteration"], x) for job, (x, _) in ends.items()])
+            in_order([(last[job]["best"] - jobs[job]["start_fitness"], -y) for job, (_, y) in ends.items()])
     ran = {each.attributes["data-ran"]: each.data("ended", "seconds") for each in page.with_data("ran")}
     assert ran == {
         job: (repr(row["ended"]), repr(row["seconds"])) for job, row in jobs.items() if row["ended"] is not None
     }
+    for lane in {each.attributes["y"] for each in page.with_data("ran")}:
+        mine = [each.attributes for each in page.with_data("ran") if each.attributes["y"] == lane]
+        assert len({jobs[each["data-ran"]]["worker"] for each in mine}) == 1
+        bars = sorted((float(each["x"]), float(each["width"])) for each in mine)
+        for (x, width), (following, _) in pairwise(bars):
+            assert x + width <= following + 0.11, "bars of one worker do not cover each other"
     for row in page.with_data("worker"):
         mine = [each for each in jobs.values() if each["worker"] == row.attributes["data-worker"]]
         busy = sum(each["seconds"] for each in sorted(mine, key=lambda each: (each["step"], each["job"])))
@@ -242,6 +271,8 @@ def test_confusions_are_those_of_the_predictions(
         shown[when][int(true), int(predicted)] = int(value)
     for when, matrix in confusion.items():
         np.testing.assert_array_equal(shown[when], matrix)
+    in_order(marks(page, "confusion", "predicted", "x"))
+    in_order(marks(page, "confusion", "true", "y"))
 
     change = confusion["after"] - confusion["before"]
     np.fill_diagonal(change, 0)
@@ -289,6 +320,8 @@ def test_steps_and_trade_off_follow_from_the_tables(
         assert found["accuracy"] == (repr(right / total), percent(right / total))
         assert found["all"] == (repr(all_right / all_total), percent(all_right / all_total))
 
+    in_order(marks(page, "candidate", "overall", "cx"))
+    in_order(marks(page, "candidate", "gain", "cy", -1))
     gains: dict[float, list[tuple[float, float]]] = {}
     jobs = [row for row in written[name].table("jobs") if row["state"] == "done"]
     drawn = {each.attributes["data-candidate"]: each.data("gain", "overall") for each in page.with_data("candidate")}

@@ -1,0 +1,259 @@
+"""Whole batches: repairs per second on one and two workers, against separate commands and a plain loop; and what the
+scheduler itself costs.
+
+python benchmarks/batch.py [--model MODEL] [--dataset-dir DIR]
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # also of the commands started here
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+
+import click
+import numpy as np
+import ray
+from common import COMMAND, machine, model_option, run_command
+from modes import write
+
+from cli.batch import make_batch
+from cli.console import table
+from cluster.batch import Batch, ChunkFile, run_batch
+from cluster.calibration import expect
+from cluster.compute import Compute, ComputeOptions
+from cluster.connect import runtime_environment
+from cluster.inputs import ChunkPaths
+from cluster.records import RunRecords, read_table
+from cluster.repair import Repairs, repair
+from cluster.replica import Replica
+from cluster.tasks import Task, TaskResult
+from engine.backend import limit_threads
+from engine.fashion_mnist import DEFAULT_PREPROCESS
+from engine.localize import localize
+from engine.search import SearchSettings
+from engine.targets import open_negatives, write_targets
+from engine.weights_file import write_weights
+
+COMMANDS_AIM, LOOP_AIM, WORKERS_AIM, OVERHEAD_AIM = 20.0, 3.0, 1.8, 5.0
+"""Times separate commands, times the loop, two workers times one, milliseconds of the driver for an empty job."""
+
+CHUNKS, LABELS, SEEDS = 10, 10, 3
+EMPTY_JOBS = 10_000
+
+
+def empty_replica() -> type[Replica]:
+    """A worker that finds nothing to do; made in a function, so that it travels by value."""
+
+    class Empty(Replica):
+        def run_task(self, model: Any, kernel: Any, more: Any, task: Task, *rest: Any) -> TaskResult:
+            return TaskResult(note="nothing")
+
+    return Empty
+
+
+@click.command()
+@model_option
+@click.option(
+    "--dataset-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path("/usr/share/datasets/fashion-mnist"),
+    show_default=True,
+    help="Folder with the four IDX files of Fashion-MNIST.",
+)
+@click.option("--preprocess", default=DEFAULT_PREPROCESS, show_default=True, help="What the model was trained with.")
+@click.option("--rows", type=int, default=1000, show_default=True, help="Images of a chunk.")
+@click.option("--rounds", type=int, default=2, show_default=True, help="Batches on each number of workers.")
+@click.option("--loop-jobs", type=int, default=30, show_default=True, help="Jobs of the plain loop, multiplied.")
+@click.option("--commands", type=int, default=3, show_default=True, help="Separate commands, multiplied.")
+def main(
+    model_path: Path, dataset_dir: Path, preprocess: str, rows: int, rounds: int, loop_jobs: int, commands: int
+) -> None:
+    """Measure."""
+    click.echo(machine())
+    limit_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for number in range(CHUNKS):
+            start = 60_000 - (number + 1) * rows
+            write(root / "chunks" / str(number) / "repair.h5", dataset_dir, "train", preprocess, start, rows)
+        write(root / "val.h5", dataset_dir, "train", preprocess, 60_000 - (CHUNKS + 1) * rows, rows)
+        (root / "empty").mkdir()
+        # Workers of a cluster that was joined compute with one thread each; here it is this script's own cluster.
+        ray.init(
+            num_cpus=3,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env=runtime_environment(root / "empty", ship_code=False),
+        )
+        work = a_batch(root, model_path)
+        expected = expected_seconds(work)
+        times: dict[int, list[float]] = {1: [], 2: []}
+        done = 0
+        for number in range(rounds):
+            for workers, found in times.items():
+                seconds, done = measured(replace(work, output=root / f"run-{number}-{workers}"), workers)
+                found.append(seconds)
+        one, two = (min(each) for each in times.values())
+        loop = plain_loop(work, root / "loop", loop_jobs) * done
+        separate = separate_commands(work, root / "loop", model_path, commands) * done
+        click.echo(
+            f"{CHUNKS} chunks of {rows} images x {LABELS} labels x {SEEDS} seeds, 100 particles x 100 iterations:\n"
+            f"{done} searches, the rest had no failures; one thread each; without starting workers;\n"
+            f"best of {rounds} batches; loop: {loop_jobs} jobs measured, multiplied; commands: {commands} measured, "
+            "multiplied"
+        )
+        cells = [
+            [name, f"{seconds:.1f}", f"{done / seconds:.1f}", f"{seconds / one:.2f}", f"{seconds / two:.2f}", aim]
+            for name, seconds, aim in (
+                ("batch, 1 worker", one, "-"),
+                ("batch, 2 workers", two, f"1 worker / this: {WORKERS_AIM:g}"),
+                ("plain loop, warm", loop, f"this / 1 worker: {LOOP_AIM:g}"),
+                ("separate optimize commands", separate, f"this / 1 worker: {COMMANDS_AIM:g}"),
+            )
+        ]
+        click.echo(table(["", "seconds", "repairs/s", "/ 1 worker", "/ 2 workers", "aim"], cells))
+        click.echo(f"two workers are {one / two:.2f} times as fast as one")
+        click.echo(
+            f"--dry-run expected {expected:.1f} s for two workers without their start, measured {times[2][0]:.1f} s: "
+            f"{expected / times[2][0]:.2f} times"
+        )
+        overhead(work, root)
+        ray.shutdown()
+
+
+def a_batch(root: Path, model_path: Path) -> Batch:
+    """The jobs of this benchmark."""
+    return make_batch(
+        output_dir=root / "run",
+        model_dir=model_path,
+        allow_custom_code=False,
+        chunks=root / "chunks",
+        labels="all",
+        val_data=root / "val.h5",
+        test_data=None,
+        requirements=None,
+        mode="independent",
+        max_rounds=1,
+        positive_weights="0.15x",
+        seeds=SEEDS,
+        seed=0,
+        offers=3,
+        positive_inputs_dir=(),
+        num_grad=None,
+        forward_impact="mean",
+        fronts=1,
+        settings=SearchSettings(),
+        target_layer=None,
+    )
+
+
+def compute_on(workers: int, actor_class: type[Replica] = Replica) -> Compute:
+    """Workers of this script's cluster."""
+    return Compute(ComputeOptions(num_workers=workers, address="auto"), lambda line: None, actor_class)
+
+
+def expected_seconds(work: Batch) -> float:
+    """What `--dry-run` expects for two workers, but for their start."""
+    with compute_on(2) as compute:
+        found = expect(work, compute)
+    return found.total - found.start
+
+
+def measured(work: Batch, workers: int) -> tuple[float, int]:
+    """Seconds of a whole batch on new workers, after their start; searches done."""
+    with compute_on(workers) as compute:
+        compute.start()
+        begun = time.perf_counter()
+        records = RunRecords.create(work.output, {}, overwrite=False)
+        report = run_batch(work, compute, lambda: records)
+        records.compact({})
+        seconds = time.perf_counter() - begun
+    return seconds, report.counts["done"]
+
+
+def plain_loop(work: Batch, folder: Path, jobs: int) -> float:
+    """Seconds of a job in a loop over localise and repair in this process, warm; targets are there already."""
+    rng = np.random.default_rng(0)
+    order = [(int(c), int(label)) for c in range(CHUNKS) for label in range(LABELS)]
+    rng.shuffle(order)
+    kernel = np.asarray(work.target.layer.kernel)
+    seconds: list[float] = []
+    with Compute(ComputeOptions(num_workers=0), lambda line: None) as compute:
+        handle = compute.handle(work.model, work.target)
+        for chunk in work.chunks:
+            assert chunk.images is not None
+            write_targets(chunk.images, compute.predict(handle, chunk.images), folder / chunk.name)
+        for number, (chunk_number, label) in enumerate(order):
+            negative = folder / str(chunk_number) / "negative" / str(label)
+            negatives = open_negatives(negative)
+            if negatives is None:
+                continue
+            begun = time.perf_counter()
+            found = localize(compute.localisation_sums(handle, negatives), kernel)
+            index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
+            write_weights(negative / "weights.csv", work.target.number, index, kernel[index[:, 0], index[:, 1]])
+            paths = ChunkPaths(negative, folder / str(chunk_number) / "positive", folder / "out" / str(number))
+            repairs = Repairs(work.model, work.target, [paths], [number % SEEDS], SearchSettings())
+            directory = folder / "runs" / str(number)
+
+            def create(facts: Mapping[str, Any], directory: Path = directory) -> RunRecords:
+                return RunRecords.create(directory, facts, overwrite=False)
+
+            repair(repairs, compute, create)
+            seconds.append(time.perf_counter() - begun)
+            if len(seconds) == jobs + 3:
+                break
+    return float(np.mean(seconds[3:]))  # the first ones warm up
+
+
+def separate_commands(work: Batch, folder: Path, model_path: Path, count: int) -> float:
+    """Seconds of one `optimize` command, as a process of its own."""
+    ready = sorted(path.parent for path in folder.glob("*/negative/*/weights.csv"))[:count]
+    seconds = []
+    for number, negative in enumerate(ready):
+        words = ["optimize", "--model-dir", model_path, "--target-data-dir", negative, "--num-workers", 0]
+        words += ["--output-dir", folder / f"command-{number}"]
+        seconds.append(run_command([sys.executable, "-c", COMMAND, *words], folder))
+    return float(np.mean(seconds))
+
+
+def overhead(work: Batch, root: Path) -> None:
+    """Driver time and memory of jobs that do nothing."""
+    names = range(EMPTY_JOBS // LABELS)
+    chunks = tuple(ChunkFile(str(name), Path(f"/{name}"), work.chunks[0].images) for name in names)
+    empty = replace(work, chunks=chunks, seeds=(0,), output=root / "empty-run")
+    memory: list[int] = []
+
+    def watch(progress: Mapping[str, Any]) -> None:
+        if progress["jobs_done"] % (EMPTY_JOBS // 10) == 0:
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+            memory.append(pages * resource.getpagesize())
+
+    with compute_on(2, empty_replica()) as compute:
+        compute.start()
+        records = RunRecords.create(empty.output, {}, overwrite=False)
+        begun, cpu = time.perf_counter(), time.process_time()
+        run_batch(empty, compute, lambda: records, on_jobs=watch)
+        wall, cpu = time.perf_counter() - begun, time.process_time() - cpu
+        records.compact({})
+    jobs = read_table(empty.output, "jobs").num_rows
+    click.echo(
+        f"{jobs} empty jobs: {1e3 * wall / jobs:.2f} ms each, of which the driver computes {1e3 * cpu / jobs:.2f} ms "
+        f"(aim: below {OVERHEAD_AIM:g} ms)\ndriver memory from 10 % to the end: "
+        + ", ".join(f"{each / 1e6:.0f}" for each in memory)
+        + " MB"
+    )
+
+
+if __name__ == "__main__":
+    main()

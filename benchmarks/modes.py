@@ -1,0 +1,195 @@
+"""What the modes of `batch` reach: verdicts on the rows that chose and on the official test images, over several seeds.
+
+python benchmarks/modes.py [--model MODEL] [--dataset-dir DIR]
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean
+
+import click
+import numpy as np
+from common import machine, model_option
+from quality import prepared_split, spread
+
+from cli.batch import make_batch
+from cli.console import table
+from cluster.batch import BatchReport, run_batch
+from cluster.compute import Compute, ComputeOptions
+from cluster.records import RunRecords
+from engine.comparison import Comparison
+from engine.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES
+from engine.imageset_writer import write_image_set
+from engine.search import SearchSettings
+
+REQUIREMENTS = """
+[[require]]
+label = {label}
+min_accuracy = 0.75
+[[require]]
+max_drop = 0.01
+[[require]]
+label = "*"
+max_drop = 0.03
+"""
+MODES = ("chain", "independent", "rounds")
+HEADER = (
+    "mode",
+    "fronts",
+    "split",
+    "runs met",
+    "met of 12",
+    "label",
+    "all",
+    "worst other",
+    "fixed",
+    "broken",
+    "weights",
+    "s",
+)
+
+
+@click.command()
+@model_option
+@click.option(
+    "--dataset-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path("/usr/share/datasets/fashion-mnist"),
+    show_default=True,
+    help="Folder with the four IDX files of Fashion-MNIST.",
+)
+@click.option("--preprocess", default=DEFAULT_PREPROCESS, show_default=True, help="What the model was trained with.")
+@click.option("--label", type=int, default=6, show_default=True, help="Label under repair.")
+@click.option("--chunks", type=int, default=10, show_default=True, help="Chunks: the last training images.")
+@click.option("--chunk-size", type=int, default=1000, show_default=True, help="Images of a chunk.")
+@click.option(
+    "--val-size", type=int, default=5000, show_default=True, help="Training images before them, to choose by."
+)
+@click.option("--seeds", type=int, default=5, show_default=True, help="Runs of each mode.")
+@click.option("--fronts", default="1,5", show_default=True, help="Pareto fronts of localisation, compared.")
+@click.option("--positive-weights", default="0.15x,0.3x,0.6x", show_default=True, help="Searches of each chunk.")
+def main(
+    model_path: Path,
+    dataset_dir: Path,
+    preprocess: str,
+    label: int,
+    chunks: int,
+    chunk_size: int,
+    val_size: int,
+    seeds: int,
+    fronts: str,
+    positive_weights: str,
+) -> None:
+    """Repair a label with every mode and judge by requirements."""
+    click.echo(machine())
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        first = 60_000 - chunks * chunk_size
+        write(root / "val.h5", dataset_dir, "train", preprocess, first - val_size, val_size)
+        write(root / "test.h5", dataset_dir, "t10k", preprocess, 0, 10_000)
+        for number in range(chunks):
+            start = first + number * chunk_size
+            write(root / "chunks" / str(number) / "repair.h5", dataset_dir, "train", preprocess, start, chunk_size)
+        (root / "requirements.toml").write_text(REQUIREMENTS.format(label=label), encoding="utf-8")
+        rows = []
+        with Compute(ComputeOptions(num_workers=0), lambda line: None) as compute:
+            for many in (int(word) for word in fronts.split(",")):
+                for mode in MODES:
+                    runs = []
+                    for seed in range(seeds):
+                        begun = time.perf_counter()
+                        batch = make_batch(
+                            output_dir=root / f"{mode}-{many}-{seed}",
+                            model_dir=model_path,
+                            allow_custom_code=False,
+                            chunks=root / "chunks",
+                            labels=str(label),
+                            val_data=root / "val.h5",
+                            test_data=root / "test.h5",
+                            requirements=root / "requirements.toml",
+                            mode=mode,
+                            max_rounds=5,
+                            positive_weights=positive_weights,
+                            seeds=1,
+                            seed=seed,
+                            offers=3,
+                            positive_inputs_dir=(),
+                            num_grad=None,
+                            forward_impact="mean",
+                            fronts=many,
+                            settings=SearchSettings(),
+                            target_layer=None,
+                        )
+
+                        def open_records(directory: Path = batch.output) -> RunRecords:
+                            return RunRecords.create(directory, {}, overwrite=False)
+
+                        runs.append((run_batch(batch, compute, open_records), time.perf_counter() - begun))
+                    rows += lines(mode, many, label, runs)
+        base = runs[0][0].comparisons
+        click.echo(
+            f"{model_path.name}, label {label} ({LABEL_NAMES[label]}), {chunks} chunks of {chunk_size} x {seeds} "
+            f"seeds, positive weights {positive_weights}\nrequirements: label {label} at least 75 %, all down at most "
+            "1 point, no label down more than 3 points\nbefore: "
+            + "; ".join(
+                f"{split} label {100 * each.before[label, label] / each.totals[label]:.2f} %, "
+                f"all {100 * np.diagonal(each.before).sum() / each.totals.sum():.2f} %"
+                for split, each in base.items()
+            )
+            + "\nruns met: runs that meet all; label, all, worst other: change in points, mean ± standard deviation"
+        )
+        click.echo(table(HEADER, rows))
+
+
+def lines(mode: str, fronts: int, label: int, runs: list[tuple[BatchReport, float]]) -> list[list[str]]:
+    """One line for each split."""
+    found = []
+    for split in ("validation", "test"):
+        reports = [report for report, _ in runs]
+        verdicts = [report.verdicts[split] for report in reports]
+        comparisons = [report.comparisons[split] for report in reports]
+        found.append(
+            [
+                mode,
+                str(fronts),
+                split,
+                f"{sum(all(each.met for each in every) for every in verdicts)} of {len(runs)}",
+                f"{mean(sum(each.met for each in every) for every in verdicts):.1f}",
+                spread([points(each)[label] for each in comparisons]),
+                spread([total_points(each) for each in comparisons], digits=2),
+                spread([min(np.delete(points(each), label)) for each in comparisons]),
+                f"{mean(int(each.fixed.sum()) for each in comparisons):.0f}",
+                f"{mean(int(each.broken.sum()) for each in comparisons):.0f}",
+                f"{mean(len(report.patch) for report in reports):.0f}",
+                f"{mean(seconds for _, seconds in runs):.0f}",
+            ]
+        )
+    return found
+
+
+def points(comparison: Comparison) -> np.ndarray:
+    """Change of the accuracy of every label, in points."""
+    gained = np.diagonal(comparison.after) - np.diagonal(comparison.before)
+    return 100 * gained / np.maximum(comparison.totals, 1)
+
+
+def total_points(comparison: Comparison) -> float:
+    """Change of the accuracy of all rows, in points."""
+    gained = np.diagonal(comparison.after).sum() - np.diagonal(comparison.before).sum()
+    return float(100 * gained / comparison.totals.sum())
+
+
+def write(path: Path, dataset: Path, split: str, preprocess: str, start: int, count: int) -> None:
+    """Write images of an official split as an image set."""
+    images, labels = prepared_split(dataset, split, preprocess, start, count)
+    with write_image_set(
+        path, rows=count, image_shape=images.shape[1:], classes=10, label_names=LABEL_NAMES, preprocess=preprocess
+    ) as writer:
+        writer.append(images, np.eye(10, dtype=np.uint8)[labels])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""A simulation of batches on 8 to 1,024 workers: where the driver or the slowest task becomes the limit.
+
+python benchmarks/scale.py [--model MODEL] [--dataset-dir DIR]
+
+Measured here and put into the simulation: how long the tasks of a chunk take on one thread, and how long the driver
+takes to send, receive and record one. The simulation is checked against real runs on 1, 2 and 4 workers whose tasks
+wait for the recorded time instead of computing, so that they do not compete for this machine's cores. No GPU was
+measured: the tasks of a GPU worker are taken to be as long as those of one thread here, and a tenth of that.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import ray
+from batch import a_batch, compute_on
+from common import machine, model_option
+from modes import write
+
+from cli.console import table
+from cluster.batch import Batch, ChunkFile, run_batch
+from cluster.connect import runtime_environment
+from cluster.records import RunRecords
+from cluster.replica import Replica
+from cluster.tasks import Task, TaskResult
+from engine.fashion_mnist import DEFAULT_PREPROCESS
+
+CHUNKS, ROWS, LABELS = 4, 1000, (2, 4, 6)
+CHECK_TASKS = 600
+TASKS = 10_000
+WORKERS = (8, 32, 128, 256, 512, 1024)
+DEPTH = 2
+"""Tasks with one worker at a time, as `cluster.remote_tasks` has it."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds, measured.
+
+    Attributes:
+        tasks: each a task of one label of one chunk, features included where it computed them.
+        driver: to send, receive, record and judge one task with one worker.
+        per_worker: what each further worker adds to that.
+    """
+
+    tasks: tuple[float, ...]
+    driver: float
+    per_worker: float
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """How a simulated batch went: seconds, share of it the driver was busy, seconds of the longest task."""
+
+    seconds: float
+    driver: float
+    longest: float
+
+
+def simulate(costs: Costs, workers: int, tasks: int, scale: float = 1.0, seed: int = 0) -> Simulated:
+    """Tasks on workers with a driver that does one thing at a time.
+
+    Args:
+        costs: measured.
+        workers: that ask the driver for tasks and bring results.
+        tasks: their times are drawn from the measured ones.
+        scale: of the times of tasks.
+        seed: of the draw.
+    """
+    rng = random.Random(seed)
+    service = costs.driver + costs.per_worker * workers
+    left = [scale * rng.choice(costs.tasks) for _ in range(tasks)]
+    longest = max(left)
+    queues: list[list[float]] = [[] for _ in range(workers)]
+    running = [False] * workers
+    events: list[tuple[float, int]] = []  # (a task ends, worker)
+    now = 0.0
+    busy = 0.0
+
+    def start(worker: int, at: float) -> None:
+        if queues[worker] and not running[worker]:
+            running[worker] = True
+            heapq.heappush(events, (at + queues[worker].pop(0), worker))
+
+    for _ in range(DEPTH):
+        for worker in range(workers):
+            if left:
+                now += service / 2
+                busy += service / 2
+                queues[worker].append(left.pop())
+                start(worker, now)
+    while events:
+        ended, worker = heapq.heappop(events)
+        running[worker] = False
+        start(worker, ended)  # the next one waits at the worker already
+        now = max(now, ended) + service
+        busy += service
+        if left:
+            queues[worker].append(left.pop())
+            start(worker, now)
+    return Simulated(now, busy / now, longest)
+
+
+def waiting_replica(results: Sequence[TaskResult]) -> type[Replica]:
+    """A worker that waits as long as a recorded task took, and answers what that answered; travels by value."""
+
+    class Waiting(Replica):
+        def run_task(self, model: Any, kernel: Any, more: Any, task: Task, *rest: Any) -> TaskResult:
+            result = results[int(task.name.split("chunk")[1].split("-")[0]) % len(results)]
+            time.sleep(result.seconds)
+            renamed = [
+                replace(each, name=spec.name) for each, spec in zip(result.searches, task.searches, strict=False)
+            ]
+            return replace(result, searches=tuple(renamed))
+
+    return Waiting
+
+
+@click.command()
+@model_option
+@click.option(
+    "--dataset-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path("/usr/share/datasets/fashion-mnist"),
+    show_default=True,
+    help="Folder with the four IDX files of Fashion-MNIST.",
+)
+@click.option("--preprocess", default=DEFAULT_PREPROCESS, show_default=True, help="What the model was trained with.")
+def main(model_path: Path, dataset_dir: Path, preprocess: str) -> None:
+    """Measure, check the simulation, simulate."""
+    click.echo(machine())
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for number in range(CHUNKS):
+            start = 60_000 - (number + 1) * ROWS
+            write(root / "chunks" / str(number) / "repair.h5", dataset_dir, "train", preprocess, start, ROWS)
+        write(root / "val.h5", dataset_dir, "train", preprocess, 60_000 - (CHUNKS + 1) * ROWS, ROWS)
+        (root / "empty").mkdir()
+        ray.init(
+            num_cpus=5,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env=runtime_environment(root / "empty", ship_code=False),
+        )
+        work = replace(a_batch(root, model_path), labels=LABELS)
+        results = recorded(work)
+        costs, real = calibrated(work, root, results)
+        ray.shutdown()
+    seconds = sorted(costs.tasks)
+    click.echo(
+        f"measured: {len(seconds)} tasks of {len(work.seeds)} searches, {1e3 * seconds[0]:.0f} to "
+        f"{1e3 * seconds[-1]:.0f} ms, mean {1e3 * sum(seconds) / len(seconds):.0f} ms on one thread; the driver needs "
+        f"{1e3 * costs.driver:.2f} ms for a task and {1e6 * costs.per_worker:.1f} us more per worker\n\n"
+        f"simulation against real runs of {CHECK_TASKS} tasks that wait for the recorded time"
+    )
+    rows = []
+    for workers, measured in real.items():
+        found = simulate(costs, workers, CHECK_TASKS)
+        rows.append([workers, f"{measured:.1f}", f"{found.seconds:.1f}", f"{found.seconds / measured:.2f}"])
+    click.echo(table(["workers", "measured s", "simulated s", "ratio"], rows))
+    for scale in (1.0, 0.1):
+        click.echo(f"\nsimulated: {TASKS} chunks, one task each, tasks {scale:g} times as long as on one thread here")
+        rows = []
+        for workers in WORKERS:
+            found = simulate(costs, workers, TASKS, scale)
+            ideal = scale * sum(costs.tasks) / len(costs.tasks) * TASKS / workers
+            limit = "driver" if found.driver > 0.9 else "slowest task" if found.longest > 0.2 * found.seconds else "-"
+            cells = [f"{found.seconds:.1f}", f"{ideal / found.seconds:.2f}", f"{100 * found.driver:.0f} %", limit]
+            rows.append([workers, *cells])
+        click.echo(table(["workers", "seconds", "of ideal", "driver busy", "limit"], rows))
+
+
+def recorded(work: Batch) -> list[TaskResult]:
+    """Real tasks on one worker: what they answered and how long they took."""
+    results: list[TaskResult] = []
+    from cluster.batch import base_key, tasks_of
+
+    with compute_on(1) as compute:
+        compute.start()
+        handle = compute.handle(work.model, work.target)
+        kernel = handle.loaded.model.get_layer(work.target.layer.name).kernel.numpy()
+        for name in ("warm-up ", ""):  # the first time around compiles
+            tasks = tasks_of(work, 1, work.chunks, base_key(kernel, None) + name, 1, prefix=name)
+            results = [
+                event.result
+                for event in compute.run_tasks(handle, kernel, None, tasks, {})
+                if event.result.ended and event.result.searches
+            ]
+    return results
+
+
+def calibrated(work: Batch, root: Path, results: list[TaskResult]) -> tuple[Costs, dict[int, float]]:
+    """The driver's costs from tasks that take no time, and seconds of real runs of waiting tasks."""
+    instant = [replace(result, seconds=0.0) for result in results]
+    driver = {workers: run(work, root, f"instant-{workers}", workers, instant) / CHECK_TASKS for workers in (1, 4)}
+    per_worker = max(0.0, (driver[4] - driver[1]) / 3)
+    costs = Costs(tuple(result.seconds for result in results), driver[1] - per_worker, per_worker)
+    return costs, {workers: run(work, root, f"waiting-{workers}", workers, results) for workers in (1, 2, 4)}
+
+
+def run(work: Batch, root: Path, name: str, workers: int, results: list[TaskResult]) -> float:
+    """Seconds of the tasks of a batch whose workers wait."""
+    chunks = tuple(ChunkFile(str(n), Path(f"/{n}"), work.chunks[0].images) for n in range(CHECK_TASKS))
+    waiting = replace(work, chunks=chunks, labels=work.labels[:1], output=root / name)
+    with compute_on(workers, waiting_replica(results)) as compute:
+        compute.start()
+        records = RunRecords.create(waiting.output, {}, overwrite=False)
+        begun = time.perf_counter()
+        run_batch(waiting, compute, lambda: records)
+        return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    main()

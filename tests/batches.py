@@ -1,0 +1,210 @@
+"""Small batches on shipped images, what they leave in their run directories, and processes that die at a chosen moment.
+
+Used by the tests and by `scripts/soak.py`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.batch import Batch, Mode, Weighting, open_chunks
+from cluster.batch_run import run_recorded
+from cluster.compute import Compute, ComputeOptions
+from cluster.records import SCHEMAS, comparable, read_table
+from cluster.replica import Replica
+from engine.fashion_mnist import LABEL_NAMES, read_split
+from engine.fitness import Tiling
+from engine.head import find_target
+from engine.imageset_writer import write_image_set
+from engine.imagesets import open_image_set
+from engine.models import load_model
+from engine.preprocess import preprocess_images
+from engine.requirements import default_goals
+from engine.search import SearchSettings
+from engine.swarm import SwarmSettings
+
+SHIPPED = Path(__file__).parents[1] / "cli" / "quickstart_data"
+MODEL = SHIPPED / "model.keras"
+CHUNKS, CHUNK_ROWS, HELD_OUT_ROWS = 4, 320, 400
+LABELS = (4, 6)
+WITHOUT = 3
+"""The chunk that has no row of label 4."""
+
+SETTINGS = SearchSettings(
+    swarm=SwarmSettings(num_particles=16),
+    num_iterations=6,
+    min_iteration_range=50,
+    tiling=Tiling(particles=8, rows=256),
+)
+WORTHS = (0.05, 0.15)
+ROUNDS = 2
+OPTIONS = ["--num-particles", "16", "--num-iterations", "6", "--min-iteration-range", "50"]
+OPTIONS += ["--tile-particles", "8", "--tile-rows", "256", "--positive-weights", "0.05x,0.15x", "--labels", "4,6"]
+OPTIONS += ["--max-rounds", str(ROUNDS)]
+"""`small_batch` as options of the command."""
+
+
+def write_rows(path: Path, rows: slice, *, without: int | None = None) -> None:
+    """Write some of the shipped training images, all labels but one."""
+    images, labels = (array[rows] for array in read_split(SHIPPED, "train"))
+    kept = np.flatnonzero(labels != (-1 if without is None else without))
+    with write_image_set(
+        path, rows=len(kept), image_shape=(32, 32, 3), classes=10, label_names=LABEL_NAMES, preprocess="pad"
+    ) as writer:
+        writer.append(preprocess_images(images[kept], "pad"), np.eye(10, dtype=np.uint8)[labels[kept]])
+
+
+def write_data(root: Path) -> Path:
+    """`chunks/<i>/repair.h5`, `val.h5` and `test.h5` below a folder, which is returned."""
+    for number in range(CHUNKS):
+        rows = slice(number * CHUNK_ROWS, (number + 1) * CHUNK_ROWS)
+        write_rows(root / "chunks" / str(number) / "repair.h5", rows, without=4 if number == WITHOUT else None)
+    first = CHUNKS * CHUNK_ROWS
+    for name in ("val", "test"):
+        write_rows(root / f"{name}.h5", slice(first, first + HELD_OUT_ROWS))
+        first += HELD_OUT_ROWS
+    return root
+
+
+def small_batch(data: Path, output: Path, mode: Mode = "independent", **changes: Any) -> Batch:
+    """A batch on what `write_data` wrote."""
+    model = load_model(MODEL)
+    settings = changes.pop("settings", SETTINGS)
+    values = {
+        "model": model,
+        "target": find_target(model.model, model.loss, model.classes, model.path),
+        "chunks": open_chunks(data / "chunks", model.input_shape, model.classes, model.path),
+        "labels": LABELS,
+        "weightings": weightings(settings),
+        "seeds": (0,),
+        "mode": mode,
+        "max_rounds": ROUNDS,
+        "offers": 3,
+        "num_grad": None,
+        "impact": "mean",
+        "fronts": 1,
+        "requirements": default_goals(changes.get("labels", LABELS), LABEL_NAMES),
+        "stated": False,
+        "validation": open_image_set(data / "val.h5"),
+        "test": open_image_set(data / "test.h5"),
+        "positives": (),
+        "output": output,
+    }
+    return Batch(**{**values, **changes})
+
+
+def weightings(settings: SearchSettings, worths: Sequence[float] = WORTHS) -> tuple[Weighting, ...]:
+    """Weightings as `--positive-weights 0.05x,0.15x` gives them."""
+    from dataclasses import replace
+
+    return tuple(Weighting(f"{worth:g}x", replace(settings, positive_worth=worth)) for worth in worths)
+
+
+def here() -> Compute:
+    """Computing in this process."""
+    return Compute(ComputeOptions(num_workers=0), lambda line: None)
+
+
+def words_of(data: Path, output: Path, mode: Mode, *more: object) -> list[str]:
+    """The command line of `small_batch`."""
+    files = ["--model-dir", MODEL, "--chunks", data / "chunks", "--val-data", data / "val.h5"]
+    files += ["--test-data", data / "test.h5", "--output-dir", output, "--mode", mode]
+    return [str(word) for word in ("batch", *files, *OPTIONS, *more)]
+
+
+def left(directory: Path) -> dict[str, str]:
+    """What a finished run left: its tables as text, without time and place, and digests of all other files.
+
+    `run.json` counts by how the run ended. Files that nobody wants, such as unfinished ones, count as well.
+    """
+    found = {name: str(comparable(read_table(directory, name)).to_pylist()) for name in SCHEMAS}
+    for path in sorted(directory.rglob("*")):
+        name = str(path.relative_to(directory))
+        if path.is_file() and name != "run.json" and name.removesuffix(".arrow") not in SCHEMAS:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    facts = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    return found | {"run.json": str([facts[name] for name in ("state", "exit_code", "notes")])}
+
+
+def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """Names of tables and files in which two runs differ."""
+    return [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
+
+
+def dying(at: int, calls: Path) -> type[Replica]:
+    """A replica that in the call number `at` of all replicas kills its process like a crash would.
+
+    Each call adds a byte to the file `calls`. The class is made here so that it travels to the workers by value.
+    """
+
+    class Dying(Replica):
+        def _count(self) -> None:
+            with calls.open("ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.seek(0, os.SEEK_END)
+                file.write(b".")
+                file.flush()
+                if file.tell() == at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        def run_task(self, *arguments: Any) -> Any:
+            result = super().run_task(*arguments)
+            # After the work and before the answer: everything of this call is lost.
+            self._count()
+            return result
+
+        def evaluate_tiles(self, *arguments: Any) -> Any:
+            self._count()
+            return super().evaluate_tiles(*arguments)
+
+    return Dying
+
+
+_DOOMED = """
+import os, signal, sys
+at, output = sys.argv[1:3]
+renames = 0
+def hook(event, arguments):
+    global renames
+    if event != "os.rename" or not str(arguments[1]).startswith(output + "/"):
+        return
+    name = os.path.basename(arguments[1])
+    if name == "progress.json":  # written by the clock
+        return
+    renames += 1
+    if at in (name, str(renames)):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+import cluster.compute, cluster.remote_tasks
+cluster.compute.SEGMENT_SECONDS = cluster.remote_tasks.SEGMENT_SECONDS = 0.0
+from cli.main import run
+code = run(sys.argv[3:])
+print(f"files: {renames}")
+sys.exit(code)
+"""
+
+
+def doomed(at: int | str, output: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command that is killed before it puts its file number `at`, or of that name, in its place.
+
+    A run is files that appear one after the other, so these are all moments there are. Searches come back after every
+    iteration. A command that lives on says how many files it wrote.
+    """
+    return subprocess.run(
+        [sys.executable, "-c", _DOOMED, str(at), str(output), *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
