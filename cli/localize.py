@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     required=True,
     help="Negative inputs, for instance negative/6; gets weights.csv.",
 )
-@localize_options
+@localize_options(fronts=1)  # the published method
 @target_layer_option
 @compute_options
 @verbose_option

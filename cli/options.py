@@ -68,13 +68,13 @@ def target_layer_option(function: F) -> F:
     )(function)
 
 
-def localize_options(function: F) -> F:
-    """`--num-grad`, `--forward-impact` and `--fronts`."""
-    for decorate in (
+def localize_options(fronts: int) -> Callable[[F], F]:
+    """`--num-grad`, `--forward-impact` and `--fronts` with this default."""
+    options = (
         option(
             "--fronts",
             type=int,
-            default=1,
+            default=fronts,
             show_default=True,
             help="Pareto fronts, each of what the ones before left: more of them give more weights to search.",
         ),
@@ -90,9 +90,14 @@ def localize_options(function: F) -> F:
             type=int,
             help="Weights of largest gradient loss to choose from [default: 20 per negative input].",
         ),
-    ):
-        function = decorate(function)
-    return function
+    )
+
+    def decorate(function: F) -> F:
+        for each in options:
+            function = each(function)
+        return function
+
+    return decorate
 
 
 def search_options(function: F) -> F:

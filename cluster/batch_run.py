@@ -12,7 +12,7 @@ from cluster.compute import Compute
 from cluster.identity import facts_of
 from cluster.inputs import OnRows
 from cluster.ledger import OnJobs
-from cluster.records import RunRecords, holds_run, read_facts
+from cluster.records import RunRecords, enough_room, holds_run, read_facts
 
 
 def run_recorded(
@@ -59,20 +59,21 @@ def run_recorded(
         return opened[0]
 
     try:
-        report = run_batch(batch, compute, open_records, on_rows=on_rows, on_jobs=on_jobs)
+        with enough_room(batch.output):
+            report = run_batch(batch, compute, open_records, on_rows=on_rows, on_jobs=on_jobs)
+            ended = {
+                "hardware": compute.hardware_kind(),
+                "placement": compute.decisions,
+                "seconds": time.perf_counter() - begun,
+                "redispatched": compute.redispatched,
+                "notes": list(report.notes),
+                "exit_code": report.exit_code,
+            }
+            opened[0].compact({**facts, **ended})
     except BaseException as error:
         if opened:
             _tell_end(opened[0], facts, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
-    ended = {
-        "hardware": compute.hardware_kind(),
-        "placement": compute.decisions,
-        "seconds": time.perf_counter() - begun,
-        "redispatched": compute.redispatched,
-        "notes": list(report.notes),
-        "exit_code": report.exit_code,
-    }
-    opened[0].compact({**facts, **ended})
     return report.exit_code
 
 

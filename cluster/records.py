@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from engine.errors import InputError, WorkError
-from engine.files import remove, replace_file
+from engine.files import remove, remove_leftovers, replace_file
 
 
 def _field(name: str, kind: pa.DataType, text: str, unit: str = "") -> pa.Field:
@@ -166,6 +166,8 @@ class RunRecords:
             InputError: something is there already and `overwrite` is not given, or it is no run directory.
         """
         RunRecords.check_new(directory, overwrite=overwrite)
+        if directory.is_dir():
+            remove_leftovers(directory)
         for name in SCHEMAS:
             remove(directory / name)
             remove(directory / f"{name}.arrow")
@@ -209,6 +211,7 @@ class RunRecords:
         RunRecords.check_same(directory, facts)
         before = read_facts(directory)
         records = RunRecords(directory)
+        remove_leftovers(directory)
         ended = {path.name for path in _parts(directory, "jobs") if _all_ended(path)}
         for name in ("swarm", "patches", "jobs"):
             for path in _parts(directory, name):
@@ -238,7 +241,7 @@ class RunRecords:
 
     def write_checkpoint(self, task: str, content: bytes) -> None:
         """Keep the state of a task that has not ended."""
-        with self._room(), replace_file(self.directory / CHECKPOINTS / f"{_file_name(task)}.npz") as temporary:
+        with self._whole(self.directory / CHECKPOINTS / f"{_file_name(task)}.npz") as temporary:
             temporary.write_bytes(content)
 
     def drop_checkpoint(self, task: str) -> None:
@@ -261,32 +264,43 @@ class RunRecords:
         """Turn every folder into one table and mark the run as done."""
         for name in SCHEMAS:
             table = read_table(self.directory, name)
-            with self._room(), replace_file(self.directory / f"{name}.arrow") as temporary:
+            with self._whole(self.directory / f"{name}.arrow") as temporary:
                 _write_table(temporary, table)
         for name in (*SCHEMAS, CHECKPOINTS, "progress.json"):
             remove(self.directory / name)
         self.write_facts({**facts, "state": "done"})
 
     def _write(self, path: Path, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        with self._room(), replace_file(path) as temporary:
+        with self._whole(path) as temporary:
             _write_table(temporary, _from_rows(table, rows))
 
     def _write_text(self, name: str, text: str) -> None:
-        with self._room(), replace_file(self.directory / name) as temporary:
+        with self._whole(self.directory / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
     @contextmanager
-    def _room(self) -> Iterator[None]:
-        """Say plainly when the disk is full, wherever in the libraries that shows."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-                raise WorkError(
-                    f"{self.directory}: no space is left on the disk; what was written before is whole; free some "
-                    "space and go on with --resume"
-                ) from error
+    def _whole(self, path: Path) -> Iterator[Path]:
+        """As `replace_file`; what is unfinished has another suffix, so no reader of a table's folder takes it up."""
+        with enough_room(self.directory), replace_file(path, keep_suffix=False) as temporary:
+            yield temporary
+
+
+@contextmanager
+def enough_room(directory: Path) -> Iterator[None]:
+    """Say plainly when the disk of a run is full, wherever in the libraries that shows.
+
+    Raises:
+        WorkError: it is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
             raise
+        raise WorkError(
+            f"{directory}: no space is left on the disk; what was written before is whole; free some space and run "
+            "it again, a batch with --resume"
+        ) from error
 
 
 def holds_run(directory: Path) -> bool:

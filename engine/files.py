@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
+
+_LEFTOVER = re.compile(r"\..+\.(tmp|old)-[0-9a-f]{12}(\.[^.]*)?")
 
 
 def remove(path: Path) -> None:
@@ -17,15 +20,23 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_leftovers(directory: Path) -> None:
+    """Delete what killed processes were writing beside its place in a folder; nobody may be writing there now."""
+    for path in directory.iterdir():
+        if _LEFTOVER.fullmatch(path.name):
+            remove(path)
+
+
 @contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
+def replace_file(path: Path, *, keep_suffix: bool = True) -> Iterator[Path]:
     """Yield a temporary name in the same folder; what the body writes there becomes `path` when it succeeds.
 
-    The temporary name keeps the suffix, as some writers choose their format by it. Missing parents are made.
+    The temporary name keeps the suffix, as some writers choose their format by it, unless `keep_suffix` is false:
+    readers that take all files of a suffix then never see an unfinished one. Missing parents are made.
     On any exception, Ctrl-C included, the temporary file is removed and `path` is as before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path, "tmp")
+    temporary = _beside(path, "tmp", path.suffix if keep_suffix else "")
     try:
         yield temporary
         temporary.replace(path)
@@ -42,7 +53,7 @@ def replace_directory(path: Path) -> Iterator[Path]:
     before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    new, old = _beside(path, "tmp"), _beside(path, "old")
+    new, old = (_beside(path, kind, path.suffix) for kind in ("tmp", "old"))
     try:
         new.mkdir()
         yield new
@@ -68,5 +79,5 @@ def _swap(path: Path, new: Path, old: Path) -> None:
         raise
 
 
-def _beside(path: Path, kind: str) -> Path:
-    return path.with_name(f".{path.stem}.{kind}-{uuid4().hex[:12]}{path.suffix}")
+def _beside(path: Path, kind: str, suffix: str) -> Path:
+    return path.with_name(f".{path.stem}.{kind}-{uuid4().hex[:12]}{suffix}")

@@ -44,6 +44,9 @@ TILE_ELEMENTS = 1 << 24
 BLOCK_ROWS = 32
 """Rows of one kind, negative or positive, that the kernel adds up in float32."""
 
+PRODUCT_WEIGHTS = 64
+"""Weights of a unit in one matrix product: libraries cut longer sums into pieces that depend on all of its sizes."""
+
 
 @dataclass(frozen=True, eq=False)
 class SearchRows:
@@ -169,6 +172,9 @@ class TiledFitness:
 
     def _evaluate_rows(self, rows: tuple[int, int], part: Float32) -> Float64:
         """Sums (m, 4) of candidates (m, K) over one range of rows."""
+        if len(part) == 1:
+            # A single candidate would be compiled without its axis, and rounded otherwise than among others.
+            return self._evaluate_rows(rows, np.repeat(part, 2, axis=0))[:1]
         change = np.zeros((len(part), part.shape[1] + 1), dtype=np.float32)
         change[:, :-1] = part.astype(np.float64) - self._weights.old.astype(np.float64)
         grouped = np.ascontiguousarray(change[:, self._groups].transpose(1, 0, 2))
@@ -370,9 +376,12 @@ def _log1p(x: Any) -> Any:
 def _logits(change: Any, inputs: Any, base: Any) -> Any:
     """Moved logits (u, P, n) of u units from changes (u, P, w), inputs (u, w, n) and base logits (u, n)."""
     width = change.shape[2]
-    if width > ELEMENTWISE_WEIGHTS:
-        return ops.matmul(change, inputs) + base[:, None, :]
     moved = base[:, None, :]
+    if width > ELEMENTWISE_WEIGHTS:
+        for start in range(0, width, PRODUCT_WEIGHTS):
+            part = slice(start, start + PRODUCT_WEIGHTS)
+            moved = moved + ops.matmul(change[:, :, part], inputs[:, part])
+        return moved
     for slot in range(width):
         moved = moved + change[:, :, slot, None] * inputs[:, None, slot, :]
     return moved

@@ -12,7 +12,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ SHIPPED = Path(__file__).parents[1] / "cli" / "quickstart_data"
 MODEL = SHIPPED / "model.keras"
 CHUNKS, CHUNK_ROWS, HELD_OUT_ROWS = 4, 320, 400
 LABELS = (4, 6)
+MODES: tuple[Mode, ...] = ("independent", "rounds", "chain")
 WITHOUT = 3
 """The chunk that has no row of label 4."""
 
@@ -104,10 +106,8 @@ def small_batch(data: Path, output: Path, mode: Mode = "independent", **changes:
     return Batch(**{**values, **changes})
 
 
-def weightings(settings: SearchSettings, worths: Sequence[float] = WORTHS) -> tuple[Weighting, ...]:
+def weightings(settings: SearchSettings = SETTINGS, worths: Sequence[float] = WORTHS) -> tuple[Weighting, ...]:
     """Weightings as `--positive-weights 0.05x,0.15x` gives them."""
-    from dataclasses import replace
-
     return tuple(Weighting(f"{worth:g}x", replace(settings, positive_worth=worth)) for worth in worths)
 
 
@@ -137,9 +137,10 @@ def left(directory: Path) -> dict[str, str]:
     return found | {"run.json": str([facts[name] for name in ("state", "exit_code", "notes")])}
 
 
-def differences(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    """Names of tables and files in which two runs differ."""
-    return [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
+def differences(one: Path, other: Path) -> list[str]:
+    """Names of the tables and files in which two finished runs differ."""
+    mine, theirs = left(one), left(other)
+    return [name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name)]
 
 
 def dying(at: int, calls: Path) -> type[Replica]:

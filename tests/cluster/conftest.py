@@ -12,6 +12,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from cluster.batch_run import run_recorded
 from cluster.compute import Compute, ComputeOptions
 from cluster.connect import runtime_environment
 from cluster.inputs import ChunkPaths
@@ -30,6 +31,7 @@ from engine.search import SearchSettings
 from engine.swarm import SwarmSettings
 from engine.targets import open_negatives, write_targets
 from engine.weights_file import write_weights
+from tests.batches import MODES, here, small_batch, write_data
 
 SHIPPED = Path(__file__).parents[2] / "cli" / "quickstart_data"
 ROWS = 2400
@@ -137,3 +139,19 @@ def assert_same(one: Finished, other: Finished) -> None:
         for name in ("flat_index", "old", "new"):
             np.testing.assert_array_equal(getattr(mine.patch, name), getattr(theirs.patch, name))
     assert one.tables == other.tables
+
+
+@pytest.fixture(scope="package")
+def chunks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Chunks and held-out rows, see `tests.batches.write_data`."""
+    return write_data(tmp_path_factory.mktemp("chunks"))
+
+
+@pytest.fixture(scope="package")
+def undisturbed(chunks: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By mode, the directory of an undisturbed batch in this process; every other one must leave the same."""
+    found = {mode: tmp_path_factory.mktemp("undisturbed") / mode for mode in MODES}
+    for mode in MODES:
+        with here() as compute:
+            run_recorded(small_batch(chunks, found[mode], mode), compute)
+    return found

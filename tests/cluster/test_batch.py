@@ -1,0 +1,202 @@
+"""A batch gives the same tables, patches and models wherever its searches run, and each search the same bits alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from ray.cluster_utils import Cluster
+
+from cluster.batch import ChunkFile
+from cluster.batch_run import run_recorded
+from cluster.compute import Compute, ComputeOptions
+from cluster.inputs import ChunkPaths
+from cluster.records import RunRecords, comparable, read_facts, read_table
+from cluster.repair import Repairs, repair
+from engine.imagesets import open_image_set
+from engine.localize import localize
+from engine.targets import open_negatives, write_targets
+from engine.weights_file import write_weights
+from tests.batches import CHUNKS, LABELS, MODES, WITHOUT, WORTHS, differences, here, small_batch, weightings
+
+SKIPPED = ("step1-chunk3-label4", "step2-chunk3-label4", "step4-chunk3-label4")
+"""Searches of the chunk that has no row of label 4: in rounds 1 and 2, and in iteration 4 of a chain."""
+
+
+def test_undisturbed_batches_repair(undisturbed: dict[str, Path]) -> None:
+    """The runs that the others are compared with have something to compare."""
+    patches = set()
+    for mode, directory in undisturbed.items():
+        jobs = read_table(directory, "jobs").to_pylist()
+        steps = {"independent": 1, "rounds": 2, "chain": CHUNKS}[mode]
+        assert len(jobs) == steps * len(LABELS) * len(WORTHS) * (1 if mode == "chain" else CHUNKS)
+        assert {row["state"] for row in jobs if row["job"].startswith(SKIPPED)} == {"skipped"}
+        assert Counter(row["state"] for row in jobs if not row["job"].startswith(SKIPPED)).keys() == {"done"}
+        assert any(row["chosen"] for row in jobs)
+        saved = [row for row in read_table(directory, "patches").to_pylist() if row["job"] == "batch"]
+        assert saved and all(row["old"] != row["new"] for row in saved)
+        patches.add((directory / "patch.arrow").read_bytes())
+        facts = read_facts(directory)
+        assert (facts["state"], facts["exit_code"]) == ("done", 0)
+    assert len(patches) == len(MODES)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_any_number_of_workers(
+    cluster: Cluster,
+    chunks: Path,
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+) -> None:
+    """On 2 workers in tiles, on 4 with tasks that come back after every iteration."""
+    if workers == 4:
+        monkeypatch.setattr("cluster.remote_tasks.SEGMENT_SECONDS", 0.0)
+    options = ComputeOptions(num_workers=workers, tiles=workers == 2)
+    with Compute(options, lambda line: None) as compute:
+        for mode in MODES:
+            assert run_recorded(small_batch(chunks, tmp_path / mode, mode), compute) == 0
+            assert differences(tmp_path / mode, undisturbed[mode]) == []
+            jobs = read_table(tmp_path / mode, "jobs").to_pylist()
+            assert {row["where"] for row in jobs} == {"tiles" if workers == 2 else "worker"}
+        if workers == 4:
+            # Fewer searches than workers: after a first segment it is decided anew where they go on.
+            check_alone(compute, chunks, undisturbed["independent"], tmp_path / "alone")
+            assert any("long tasks" in line for line in compute.decisions)
+
+
+def test_in_segments(
+    chunks: Path, undisturbed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.compute.SEGMENT_SECONDS", 0.0)
+    with here() as compute:
+        run_recorded(small_batch(chunks, tmp_path / "run"), compute)
+    assert differences(tmp_path / "run", undisturbed["independent"]) == []
+
+
+def test_a_search_alone_and_among_others(chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    with here() as compute:
+        check_alone(compute, chunks, undisturbed["independent"], tmp_path / "run")
+
+
+def check_alone(compute: Compute, chunks: Path, among: Path, directory: Path) -> None:
+    """One search of one label of one chunk leaves the same rows as the run `among` whose searches it is."""
+    whole = small_batch(chunks, directory, labels=(6,), weightings=weightings(worths=WORTHS[1:]))
+    run_recorded(replace(whole, chunks=whole.chunks[1:2]), compute)
+    (job,) = read_table(directory, "jobs")["job"].to_pylist()
+    for table in ("jobs", "swarm", "patches"):
+        mine, theirs = (rows_of(run, table, job) for run in (directory, among))
+        assert mine and mine == theirs
+
+
+def rows_of(directory: Path, table: str, job: str) -> list[dict[str, Any]]:
+    """Rows of a search, without time and place, and without what the batch made of it."""
+    rows = comparable(read_table(directory, table)).to_pylist()
+    return [{key: row[key] for key in row if key != "chosen"} for row in rows if row["job"] == job]
+
+
+def test_a_search_through_files(chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    """`target`, `localize` and `optimize` find what a batch finds, bit for bit."""
+    batch = small_batch(chunks, tmp_path / "run")
+    images = open_image_set(chunks / "chunks" / "1" / "repair.h5")
+    kernel = np.asarray(batch.target.layer.kernel)
+    with here() as compute:
+        handle = compute.handle(batch.model, batch.target)
+        write_targets(images, compute.predict(handle, images), tmp_path)
+        for label in LABELS:
+            negatives = open_negatives(tmp_path / "negative" / str(label))
+            assert negatives is not None
+            found = localize(compute.localisation_sums(handle, negatives), kernel)
+            index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
+            weights = tmp_path / "negative" / str(label) / "weights.csv"
+            write_weights(weights, batch.target.number, index, kernel[index[:, 0], index[:, 1]])
+            paths = ChunkPaths(weights.parent, tmp_path / "positive", tmp_path / "out" / str(label))
+            for weighting in batch.weightings:
+                directory = tmp_path / f"{label}-{weighting.text}"
+
+                def records(facts: Any, directory: Path = directory) -> RunRecords:
+                    return RunRecords.create(directory, facts, overwrite=False)
+
+                repair(Repairs(batch.model, batch.target, [paths], [0], weighting.settings), compute, records)
+                check_same_search(
+                    directory, undisturbed["independent"], f"step1-chunk1-label{label}-w{weighting.text}-s0"
+                )
+
+
+def check_same_search(optimized: Path, among: Path, job: str) -> None:
+    """The only search of an `optimize` against the search `job` of a batch."""
+    (name,) = read_table(optimized, "jobs")["job"].to_pylist()
+    for table, own in (("jobs", ("job",)), ("swarm", ("job",)), ("patches", ("job",))):
+        mine, theirs = rows_of(optimized, table, name), rows_of(among, table, job)
+        if table == "patches":
+            theirs = [row for row in theirs if row["rank"] == 0]
+        assert mine
+        assert [without(row, own) for row in mine] == [without(row, own) for row in theirs]
+
+
+def without(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in names}
+
+
+def test_another_number_of_seeds_and_labels(chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    """Six searches in a task: more than are evaluated at once. Those of the smaller batch are among them, unchanged."""
+    with here() as compute:
+        run_recorded(small_batch(chunks, tmp_path / "run", seeds=(0, 1, 2), labels=(2, 4, 6)), compute)
+    for table in ("jobs", "swarm", "patches"):
+        few = {row["job"] for row in read_table(undisturbed["independent"], "jobs").to_pylist()}
+        for job in few:
+            assert rows_of(tmp_path / "run", table, job) == rows_of(undisturbed["independent"], table, job)
+
+
+def test_one_compute_for_two_batches(chunks: Path, tmp_path: Path) -> None:
+    """What a process keeps of one batch does not leak into another one with tasks of the same names."""
+
+    def other(name: str) -> Any:
+        settings = replace(small_batch(chunks, tmp_path / name).weightings[0].settings, num_iterations=3)
+        return small_batch(chunks, tmp_path / name, "chain", settings=settings)
+
+    with here() as compute:
+        run_recorded(small_batch(chunks, tmp_path / "first", "chain"), compute)
+        run_recorded(other("second"), compute)
+    with here() as compute:
+        run_recorded(other("alone"), compute)
+    assert differences(tmp_path / "second", tmp_path / "alone") == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_chunks_that_cannot_be_read(
+    request: pytest.FixtureRequest, chunks: Path, undisturbed: dict[str, Path], tmp_path: Path, workers: int
+) -> None:
+    """The other chunks end as they would without it; files of other nodes travel, damaged ones included."""
+    if workers:
+        request.getfixturevalue("cluster")
+    whole = small_batch(chunks, tmp_path / "run")
+    damaged = tmp_path / "damaged" / "repair.h5"
+    damaged.parent.mkdir()
+    with h5py.File(chunks / "chunks" / "0" / "repair.h5") as source, h5py.File(damaged, "w") as file:
+        pixels = source["images"][...]
+        pixels[200, 3, 3, 0] = np.nan
+        file["images"], file["labels"] = pixels, source["labels"][...]
+    with damaged.open("rb") as opened:
+        images = open_image_set(damaged)
+        if workers:
+            # A path that means this process's open file here, and nothing in a worker.
+            images = replace(images, path=Path(f"/proc/self/fd/{opened.fileno()}"))
+        bad = ChunkFile("bad", damaged.parent, images)
+        with Compute(ComputeOptions(num_workers=workers), lambda line: None) as compute:
+            code = run_recorded(replace(whole, chunks=(bad, *whole.chunks)), compute)
+    assert code == 4
+    jobs = {row["job"]: row for row in read_table(tmp_path / "run", "jobs").to_pylist()}
+    failed = {job for job, row in jobs.items() if row["state"] == "failed"}
+    assert failed == {f"step1-chunkbad-label{label}-w{worth:g}x-s0" for label in LABELS for worth in WORTHS}
+    assert all("row 200 has pixels that are NaN" in jobs[job]["note"] for job in failed)
+    for job in jobs.keys() - failed:
+        assert rows_of(tmp_path / "run", "swarm", job) == rows_of(undisturbed["independent"], "swarm", job)
+    assert (tmp_path / "run" / "patch.arrow").read_bytes() == (undisturbed["independent"] / "patch.arrow").read_bytes()
