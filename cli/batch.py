@@ -243,7 +243,8 @@ def parse_weights(text: str, settings: SearchSettings) -> tuple[Weighting, ...]:
                 f"positive_weights has {word!r}, expected numbers as in 100,200 or 0.1x,0.2x (for each positive input)"
             ) from None
         changed = replace(settings, positive_worth=value) if per_input else replace(settings, positive_weight=value)
-        found.append(Weighting(f"{value:g}{'x' if per_input else ''}", changed))
+        text_of = repr(value).removesuffix(".0")
+        found.append(Weighting(f"{text_of}{'x' if per_input else ''}", changed))
     if len({weighting.text for weighting in found}) < len(found):
         raise InputError(f"positive_weights is {text!r} and names a weight twice, expected each once")
     return tuple(found)

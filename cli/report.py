@@ -134,15 +134,18 @@ def _steps(report: Report) -> str:
     word = STEP_WORDS.get(report.mode or "")
     if word is None or len(steps) < 2:
         return ""
+    about = report.about(steps[0].changes)
     rows = []
     for step in steps:
-        mine = _total(step.changes, report.labels)
+        mine = _total(step.changes, about)
         name = "0 (base)" if step.number == 0 else step.number
         correct = mine.correct_after
         rows.append([name, correct, mine.total - correct, percent(correct / mine.total)])
-    who = under_repair(report.labels, report.label_names)
+    who = under_repair(about, report.label_names)
     title = f"accuracy of {who} after each {word}, {SPLIT_WORDS[split or 'test']}:"
-    return f"{title}\n{table([word, 'correct', 'incorrect', 'accuracy'], rows)}"
+    saved = report.saved_step
+    note = "" if saved is None else f"\nthe saved model is that of {word} {saved}, as validation chose"
+    return f"{title}\n{table([word, 'correct', 'incorrect', 'accuracy'], rows)}{note}"
 
 
 def _jobs(jobs: Sequence[Job]) -> str:

@@ -59,7 +59,7 @@ class Line:
 
 def change_bar(before: float, after: float) -> Markup:
     """Accuracy from 0 to 1 before (ring) and after (dot) on a track, for a table cell."""
-    style = "gain" if after >= before else "loss"
+    style = "gain" if after > before else "loss" if after < before else "same"
     start, end = _share(before), _share(after)
     return _cell_bar(
         tag("line", class_="track", x1="0%", x2="100%", y1=8, y2=8),
@@ -196,7 +196,7 @@ def curves(identifier: str, title: str, drawn: Sequence[tuple[Job, Curve]], keep
         gained = curve.best - starts[job.job]
         steps = [(0, 0.0), *((int(curve.iteration[at]), float(gained[at])) for at in _kept(curve.best, keep))]
         line = "".join(
-            f"M{x(at):.1f} {y(-value):.1f}" if number == 0 else f"H{x(at):.1f}V{y(value):.1f}"
+            f"M{x(at):.1f} {y(value):.1f}" if number == 0 else f"H{x(at):.1f}V{y(value):.1f}"
             for number, (at, value) in enumerate(steps)
         )
         words = f"{job.job}: fitness {number(job.start_fitness)} to {number(float(curve.best[-1]))}"

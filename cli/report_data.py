@@ -171,6 +171,21 @@ class Report:
         found = {each.judged_by for each in self.outcomes} | set(self.steps)
         return next((split for split in HELD_OUT if split in found), None)
 
+    @property
+    def saved_step(self) -> int | None:
+        """The first step with the counts of the saved model, or None; validation chooses which step is saved."""
+        if len(self.outcomes) != 1 or not self.steps:
+            return None
+        saved = self.outcomes[0].changes
+        alike = [
+            {step.number for step in steps if step.changes == saved.get(split)} for split, steps in self.steps.items()
+        ]
+        return min(set.intersection(*alike), default=None)
+
+    def about(self, changes: Sequence[LabelChange]) -> tuple[int, ...]:
+        """The labels under repair, or none, for all, where the rows measured have none of them."""
+        return self.labels if any(change.label in self.labels for change in changes) else ()
+
 
 def read_report(directory: Path) -> Report:
     """Read a run, finished or going on.
@@ -185,22 +200,20 @@ def read_report(directory: Path) -> Report:
     jobs = tuple(sorted(jobs, key=lambda job: (job.step, job.job)))
     label_rows = _rows(directory, "labels")
     steps = {split: _steps(label_rows, split) for split in HELD_OUT}
-    held_out = _mapping(facts, "held_out") or _mapping(_mapping(facts, "arguments"), "held_out")
-    paths = {split: Path(str(path)) for split, path in held_out.items() if path}
     labels = _labels_under_repair(facts, jobs)
     seconds, exit_code, mode, names = (facts.get(key) for key in ("seconds", "exit_code", "mode", "label_names"))
     return Report(
         directory=directory,
         state=str(facts.get("state", "running")),
         mode=None if mode is None else str(mode),
-        model=str(_mapping(facts, "model").get("path", "model")),
-        label_names=_names_in(paths) if "label_names" not in facts else tuple(names) if names else None,
+        model=str((facts.get("model") or {}).get("path", "model")),
+        label_names=tuple(names) if names else None,
         labels=labels,
         requirements=tuple(map(str, facts.get("requirements") or ())),
         started=facts.get("started"),
         seconds=None if seconds is None else float(seconds),
         exit_code=None if exit_code is None else int(exit_code),
-        held_out=paths,
+        held_out={split: Path(path) for split, path in (facts.get("held_out") or {}).items() if path},
         facts=facts,
         outcomes=_outcomes(label_rows),
         verdicts=_verdicts(_rows(directory, "verdicts")),
@@ -243,22 +256,6 @@ def _table(directory: Path, name: str) -> Any:
 def _rows(directory: Path, name: str) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = _table(directory, name).to_pylist()
     return rows
-
-
-def _mapping(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = facts.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def _names_in(held_out: Mapping[str, Path]) -> tuple[str, ...] | None:
-    """Label names of a held-out set that is still there."""
-    from engine.imagesets import open_image_set
-
-    path = next((path for path in held_out.values() if path.is_file()), None)
-    try:
-        return open_image_set(path).label_names if path else None
-    except InputError:
-        return None
 
 
 def _labels_under_repair(facts: Mapping[str, Any], jobs: Sequence[Job]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ def render_page(report: Report) -> str:
         "label": lambda label: label_text(label, names),
         "split": SPLIT_WORDS.__getitem__,
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
+        "shell": lambda words: shlex.join(map(str, words)),
         "file_name": lambda path: PurePath(path).name,
     }
     environment.globals |= {
@@ -136,7 +138,7 @@ def _headline(report: Report) -> dict[str, Any] | None:
     return {
         "split": split,
         "after": after,
-        "mine": total_change(changes, report.labels) if report.labels else None,
+        "mine": total_change(changes, report.about(changes)) if report.about(changes) else None,
         "all": total_change(changes),
     }
 
@@ -267,7 +269,6 @@ def _trade_off(candidates: Sequence[Candidate]) -> dict[str, Any] | None:
         "chart": charts.trade_off(candidates, means),
         "means": means,
         "what": "worth of one positive input" if by_positive else "positive weight",
-        "steps": len({each.job.step for each in candidates}),
     }
 
 
@@ -294,19 +295,26 @@ def _steps(report: Report) -> dict[str, Any] | None:
     split = report.judged_by
     if word is None or split is None or len(report.steps.get(split, ())) < 2:
         return None
-    who = under_repair(report.labels, report.label_names)
     lines = []
     for each, style in ((each, "" if each == split else " dashed") for each in report.steps):
-        for name, labels, colour in ((who, report.labels, "after"), ("all labels", (), "before")):
+        about = report.about(report.steps[each][0].changes)
+        for labels, colour in ((about, "after"), ((), "before")):
             if labels or colour == "before":
                 sums = [total_change(step.changes, labels) for step in report.steps[each]]
                 values = tuple(100 * change.correct_after / change.total for change in sums)
-                lines.append(charts.Line(f"{name}, {each}", f"{colour}{style}", values))
+                name = f"{under_repair(labels, report.label_names)}, {each}"
+                lines.append(charts.Line(name, f"{colour}{style}", values))
+    about = report.about(report.steps[split][0].changes)
     rows: list[tuple[int, LabelChange, LabelChange]] = [
-        (step.number, total_change(step.changes, report.labels), total_change(step.changes))
-        for step in report.steps[split]
+        (step.number, total_change(step.changes, about), total_change(step.changes)) for step in report.steps[split]
     ]
-    return {"split": split, "lines": lines, "chart": charts.accuracy_lines(lines, word), "rows": rows}
+    return {
+        "split": split,
+        "who": under_repair(about, report.label_names),
+        "lines": lines,
+        "chart": charts.accuracy_lines(lines, word),
+        "rows": rows,
+    }
 
 
 def _pictures(report: Report) -> dict[str, Any] | None:

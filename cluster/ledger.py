@@ -100,16 +100,15 @@ class Ledger:
             ]
             self.records.replace("swarm", task.name, swarm)
         rows = [row | self._place(event, result.seconds / len(task.searches)) for row in self._rows(task, result)]
+        # The table `jobs` comes last: a job that is in it as done has everything else in its place.
+        if any(each.offers for each in result.searches):
+            self.records.replace("patches", task.name, self._offers(result))
+        self.records.replace("jobs", task.name, rows)
         if not result.ended:
-            self.records.replace("jobs", task.name, rows)
             running = {each.name: self._running[each.name] for each in result.searches}
             self.records.write_checkpoint(task.name, pack(running))
             self._tell()
             return
-        if result.searches:
-            self.records.replace("patches", task.name, self._offers(result))
-        # The table `jobs` comes last: a job that is in it as done has everything else in its place.
-        self.records.replace("jobs", task.name, rows)
         self.records.drop_checkpoint(task.name)
         for each in result.searches:
             del self._running[each.name]
@@ -209,7 +208,7 @@ class Ledger:
         assert index is not None and old is not None
         flat = np.ravel_multi_index((index[:, 0], index[:, 1]), self._shape).astype(np.int64)
         rows = []
-        for each in result.searches:
+        for each in (each for each in result.searches if each.offers):
             for rank, offer in enumerate(each.offers):
                 patch = Patch((self._weight,) * len(flat), flat, old, offer.values)
                 rows += patch_rows(each.name, rank, offer.fitness, patch, {self._weight: self._shape})

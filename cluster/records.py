@@ -7,6 +7,7 @@ and renamed; at its end the folder becomes one `<table>.arrow`, sorted by key. `
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -197,9 +198,12 @@ class RunRecords:
         """Refuse to go on with another run than the one in a directory.
 
         Raises:
-            InputError: names the first difference in `identity`.
+            InputError: names the first difference in `identity`, or the run there has none.
         """
-        _check_identity(directory, read_facts(directory).get("identity"), facts["identity"])
+        before = read_facts(directory).get("identity")
+        if not isinstance(before, dict):
+            raise InputError(f"{directory}: found a run that cannot be resumed, expected one of batch")
+        _check_identity(directory, before, facts["identity"])
 
     @staticmethod
     def resume(directory: Path, facts: Mapping[str, Any]) -> RunRecords:
@@ -376,7 +380,15 @@ def comparable(table: pa.Table) -> pa.Table:
 
 
 def _parts(directory: Path, table: str) -> list[Path]:
-    return sorted((directory / table).glob("[!.]*.arrow"))
+    """The files of a table's folder.
+
+    A long listing may leave out a file that is replaced meanwhile (on tmpfs), so it is repeated until it brings nothing
+    new.
+    """
+    found: set[Path] = set()
+    while new := set((directory / table).glob("[!.]*.arrow")) - found:
+        found |= new
+    return sorted(found)
 
 
 def _all_ended(path: Path) -> bool:
@@ -404,5 +416,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _file_name(job: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", job)
+def _file_name(name: str) -> str:
+    """A name that every file system takes, another for each name; of such a name the same."""
+    plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

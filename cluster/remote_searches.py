@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +24,11 @@ def search_on_workers(
     """Give whole searches to workers, segment by segment."""
     distinct = {id(task.rows): task.rows for task in tasks}
     rows = {key: ray.put(value) for key, value in distinct.items()}
+    run = uuid4().hex
 
     def segment(index: int, worker: int | None) -> Call:
         task = tasks[index]
-        arguments = (rows[id(task.rows)], task.problem, outcomes[index].state, SEGMENT_SECONDS)
+        arguments = (f"{run}-{index}", rows[id(task.rows)], task.problem, outcomes[index].state, SEGMENT_SECONDS)
         return Call("advance", arguments, tag=index, worker=worker)
 
     for call, (state, iterations), worker in pool.run([segment(index, None) for index in range(len(tasks))]):
@@ -58,13 +60,13 @@ def search_in_tiles(
 
 def tiled(pool: WorkerPool, task: SearchTask, tiles: Sequence[Tile]) -> search.Evaluate:
     """An evaluation that sends each worker its share of the tiles in one message and adds the parts in tile order."""
-    rows, problem = ray.put(task.rows), ray.put(task.problem)
+    key, rows, problem = uuid4().hex, ray.put(task.rows), ray.put(task.problem)
     shares = [list(range(worker, len(tiles), len(pool))) for worker in range(min(len(pool), len(tiles)))]
 
     def evaluate(candidates: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         parts: list[Any] = [None] * len(tiles)
         calls = [
-            Call("evaluate_tiles", (rows, problem, share, candidates), tag=share, worker=worker)
+            Call("evaluate_tiles", (key, rows, problem, share, candidates), tag=share, worker=worker)
             for worker, share in enumerate(shares)
         ]
         for call, values, _ in pool.run(calls):

@@ -53,16 +53,20 @@ def run_tasks_on_workers(
 
     ordered = sorted(tasks, key=lambda task: -task.chunk.image_set.rows * len(task.searches))
     calls = [call(task, begun_of(task), homes.get(task.chunk.image_set.path)) for task in ordered]
-    for done, result, worker in pool.run(calls, depth=2):
-        task: Task = done.tag
+    for done, answer, worker in pool.run(calls, depth=2):
+        task, result = done.tag, answer
         redispatched[task.name] = redispatched.get(task.name, 0) + done.attempts - 1
         if isinstance(result, str) and result == NOT_VISIBLE:
             images = task.chunk.image_set
-            if images.path not in pixels:
-                pixels[images.path] = ray.put(read_images(images, 0, images.rows))
-            again = Call("run_task", (*done.args[:6], pixels[images.path]), tag=task, worker=worker)
-            pool.submit(again, first=True)
-            continue
+            try:
+                if images.path not in pixels:
+                    pixels[images.path] = ray.put(read_images(images, 0, images.rows))
+            except InputError as error:
+                result = TaskResult(note=str(error), failed=True)
+            else:
+                again = Call("run_task", (*done.args[:6], pixels[images.path]), tag=task, worker=worker)
+                pool.submit(again, first=True)
+                continue
         if not result.ended and not one_segment:
             # In front: a task that has begun ends before another begins.
             begun = {each.name: each.state for each in result.searches}

@@ -62,19 +62,19 @@ class Replica:
         return block_pass(runner, what, images, rows.image_set.labels[start:stop], columns)
 
     def advance(
-        self, rows: SearchRows, problem: Problem, state: SearchState, seconds: float
+        self, key: str, rows: SearchRows, problem: Problem, state: SearchState, seconds: float
     ) -> tuple[SearchState, list[Iteration]]:
-        """Run a search for about `seconds`."""
-        prepared = self._prepared(rows, problem)
+        """Run a search for about `seconds`; no other search has its `key`."""
+        prepared = self._prepared(key, rows, problem)
         return search.advance(
             problem.settings, problem.source, prepared.judge, state, prepared.fitness.evaluate, seconds
         )
 
     def evaluate_tiles(
-        self, rows: SearchRows, problem: Problem, tiles: Sequence[int], candidates: npt.NDArray[np.float32]
+        self, key: str, rows: SearchRows, problem: Problem, tiles: Sequence[int], candidates: npt.NDArray[np.float32]
     ) -> list[npt.NDArray[np.float64]]:
-        """Evaluate some tiles of one iteration, in order."""
-        prepared = self._prepared(rows, problem)
+        """Evaluate some tiles of one iteration, in order; no other search has its `key`."""
+        prepared = self._prepared(key, rows, problem)
         return [self.evaluate_tile(prepared, tile, candidates) for tile in tiles]
 
     def evaluate_tile(
@@ -113,5 +113,5 @@ class Replica:
         runner = self._models.get(model.key, lambda: build_runner(model))
         return self._tasks.case(runner, model.key, kernel, more_positives, task, images)
 
-    def _prepared(self, rows: SearchRows, problem: Problem) -> Prepared:
-        return self._problems.get(repr((problem.name, problem.settings)), lambda: prepare(problem, rows))
+    def _prepared(self, key: str, rows: SearchRows, problem: Problem) -> Prepared:
+        return self._problems.get(key, lambda: prepare(problem, rows))

@@ -180,7 +180,7 @@ def advance_together(
     deadline = time.monotonic() + seconds
     height = candidates_together(searches)
     while active := [number for number, state in enumerate(states) if state.stop is None][:TOGETHER]:
-        if any(done) and time.monotonic() >= deadline:
+        if time.monotonic() >= deadline:
             break
         begun = time.perf_counter()
         asked = [swarm.ask(states[number].swarm) for number in active]
@@ -212,6 +212,8 @@ def evaluate_filled(evaluate: Evaluate, candidates: Float32, height: int) -> Flo
 def offers(search: Search, state: SearchState, evaluate: Evaluate, height: int, count: int) -> list[Offer]:
     """The best few distinct candidates of a search, best first: of those that get as many rows right, the fittest.
 
+    The first is `result`, also where others are as fit.
+
     Args:
         search: what was searched.
         state: its end.
@@ -222,8 +224,9 @@ def offers(search: Search, state: SearchState, evaluate: Evaluate, height: int, 
     candidates = state.swarm.best_position.astype(np.float32)
     sums = evaluate_filled(evaluate, candidates, height)
     fitness = search.judge.fitness(sums)
+    leads = (state.swarm.best_position == state.swarm.global_position).all(axis=1)
     found: dict[tuple[float, float], Offer] = {}
-    for number in np.argsort(-np.where(np.isnan(fitness), -np.inf, fitness), kind="stable"):
+    for number in np.lexsort((~leads, -np.where(np.isnan(fitness), -np.inf, fitness))):
         found.setdefault(
             (float(sums[number, 2]), float(sums[number, 3])), Offer(float(fitness[number]), candidates[number])
         )

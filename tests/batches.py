@@ -12,16 +12,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
+from ray.cluster_utils import Cluster
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.batch import Batch, Mode, Weighting, open_chunks
-from cluster.batch_run import run_recorded
 from cluster.compute import Compute, ComputeOptions
+from cluster.ledger import OnJobs
 from cluster.records import SCHEMAS, comparable, read_table
 from cluster.replica import Replica
 from engine.fashion_mnist import LABEL_NAMES, read_split
@@ -53,7 +57,7 @@ WORTHS = (0.05, 0.15)
 ROUNDS = 2
 OPTIONS = ["--num-particles", "16", "--num-iterations", "6", "--min-iteration-range", "50"]
 OPTIONS += ["--tile-particles", "8", "--tile-rows", "256", "--positive-weights", "0.05x,0.15x", "--labels", "4,6"]
-OPTIONS += ["--max-rounds", str(ROUNDS)]
+OPTIONS += ["--max-rounds", str(ROUNDS), "--fronts", "1"]
 """`small_batch` as options of the command."""
 
 
@@ -109,6 +113,14 @@ def small_batch(data: Path, output: Path, mode: Mode = "independent", **changes:
 def weightings(settings: SearchSettings = SETTINGS, worths: Sequence[float] = WORTHS) -> tuple[Weighting, ...]:
     """Weightings as `--positive-weights 0.05x,0.15x` gives them."""
     return tuple(Weighting(f"{worth:g}x", replace(settings, positive_worth=worth)) for worth in worths)
+
+
+CALLS = 80
+"""Calls of workers, and changes of the progress, in mode rounds where tasks come back after every iteration: at least
+so many."""
+
+FILES = 250
+"""Files that such a run puts in their places: at least so many."""
 
 
 def here() -> Compute:
@@ -170,6 +182,33 @@ def dying(at: int, calls: Path) -> type[Replica]:
             return super().evaluate_tiles(*arguments)
 
     return Dying
+
+
+@contextmanager
+def on_doomed_node(cluster: Cluster, at: int) -> Iterator[tuple[Compute, OnJobs]]:
+    """Two workers, one of them on a node of its own, which goes when the progress changes for the `at`-th time.
+
+    Yields the computing and what has to be told of the progress. The other nodes of the cluster, of 4, 2 and 2 CPUs,
+    are left with one free CPU between them.
+    """
+    taken = placement_group([{"CPU": 3}, {"CPU": 2}, {"CPU": 2}], strategy="STRICT_SPREAD")
+    ray.get(taken.ready(), timeout=60)
+    doomed = cluster.add_node(num_cpus=1)
+    told = 0
+
+    def tell(_: Mapping[str, Any]) -> None:
+        nonlocal told
+        told += 1
+        if told == at:
+            cluster.remove_node(doomed, allow_graceful=False)
+
+    try:
+        with Compute(ComputeOptions(num_workers=2), lambda line: None) as compute:
+            yield compute, tell
+    finally:
+        if told < at:
+            cluster.remove_node(doomed)
+        remove_placement_group(taken)
 
 
 _DOOMED = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from engine.imagesets import open_image_set
 from engine.localize import localize
 from engine.targets import open_negatives, write_targets
 from engine.weights_file import write_weights
-from tests.batches import CHUNKS, LABELS, MODES, WITHOUT, WORTHS, differences, here, small_batch, weightings
+from tests.batches import CHUNKS, LABELS, MODES, WORTHS, differences, here, small_batch, weightings
 
 SKIPPED = ("step1-chunk3-label4", "step2-chunk3-label4", "step4-chunk3-label4")
 """Searches of the chunk that has no row of label 4: in rounds 1 and 2, and in iteration 4 of a chain."""
@@ -47,29 +47,55 @@ def test_undisturbed_batches_repair(undisturbed: dict[str, Path]) -> None:
     assert len(patches) == len(MODES)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
-def test_any_number_of_workers(
+@pytest.fixture(scope="module")
+def two_workers(cluster: Cluster) -> Iterator[Compute]:
+    """Two workers for several tests: starting them is what takes the time."""
+    with Compute(ComputeOptions(num_workers=2), lambda line: None) as compute:
+        yield compute
+
+
+def check_modes(compute: Compute, chunks: Path, undisturbed: dict[str, Path], directory: Path, where: str) -> None:
+    """All modes leave what they leave undisturbed in one process."""
+    for mode in MODES:
+        assert run_recorded(small_batch(chunks, directory / mode, mode), compute) == 0
+        assert differences(directory / mode, undisturbed[mode]) == []
+        assert set(read_table(directory / mode, "jobs")["where"].to_pylist()) == {where}
+
+
+def test_one_worker(cluster: Cluster, chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    with Compute(ComputeOptions(num_workers=1), lambda line: None) as compute:
+        check_modes(compute, chunks, undisturbed, tmp_path, "worker")
+
+
+def test_two_workers(two_workers: Compute, chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    check_modes(two_workers, chunks, undisturbed, tmp_path, "worker")
+
+
+def test_tiles_on_two_workers(
+    two_workers: Compute,
+    chunks: Path,
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(two_workers, "options", ComputeOptions(num_workers=2, tiles=True))
+    check_modes(two_workers, chunks, undisturbed, tmp_path, "tiles")
+
+
+def test_four_workers(
     cluster: Cluster,
     chunks: Path,
     undisturbed: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    workers: int,
 ) -> None:
-    """On 2 workers in tiles, on 4 with tasks that come back after every iteration."""
-    if workers == 4:
-        monkeypatch.setattr("cluster.remote_tasks.SEGMENT_SECONDS", 0.0)
-    options = ComputeOptions(num_workers=workers, tiles=workers == 2)
-    with Compute(options, lambda line: None) as compute:
-        for mode in MODES:
-            assert run_recorded(small_batch(chunks, tmp_path / mode, mode), compute) == 0
-            assert differences(tmp_path / mode, undisturbed[mode]) == []
-            jobs = read_table(tmp_path / mode, "jobs").to_pylist()
-            assert {row["where"] for row in jobs} == {"tiles" if workers == 2 else "worker"}
-        if workers == 4:
-            # Fewer searches than workers: after a first segment it is decided anew where they go on.
-            check_alone(compute, chunks, undisturbed["independent"], tmp_path / "alone")
-            assert any("long tasks" in line for line in compute.decisions)
+    """With tasks that come back after every iteration."""
+    monkeypatch.setattr("cluster.remote_tasks.SEGMENT_SECONDS", 0.0)
+    with Compute(ComputeOptions(num_workers=4), lambda line: None) as compute:
+        check_modes(compute, chunks, undisturbed, tmp_path, "worker")
+        # Fewer searches than workers: after a first segment it is decided anew where they go on.
+        check_alone(compute, chunks, undisturbed["independent"], tmp_path / "alone")
+        assert any("long tasks" in line for line in compute.decisions)
 
 
 def test_in_segments(
@@ -170,13 +196,26 @@ def test_one_compute_for_two_batches(chunks: Path, tmp_path: Path) -> None:
     assert differences(tmp_path / "second", tmp_path / "alone") == []
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_chunks_that_cannot_be_read(
-    request: pytest.FixtureRequest, chunks: Path, undisturbed: dict[str, Path], tmp_path: Path, workers: int
+def test_damaged_rows(chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    with here() as compute:
+        check_damaged_rows(compute, chunks, undisturbed["independent"], tmp_path)
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_damaged_rows_in_a_file_that_workers_do_not_see(
+    two_workers: Compute,
+    chunks: Path,
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiles: bool,
 ) -> None:
-    """The other chunks end as they would without it; files of other nodes travel, damaged ones included."""
-    if workers:
-        request.getfixturevalue("cluster")
+    monkeypatch.setattr(two_workers, "options", ComputeOptions(num_workers=2, tiles=tiles))
+    check_damaged_rows(two_workers, chunks, undisturbed["independent"], tmp_path)
+
+
+def check_damaged_rows(compute: Compute, chunks: Path, among: Path, tmp_path: Path) -> None:
+    """A chunk with a pixel that is no number fails and is named; the others end as they do without it."""
     whole = small_batch(chunks, tmp_path / "run")
     damaged = tmp_path / "damaged" / "repair.h5"
     damaged.parent.mkdir()
@@ -185,18 +224,14 @@ def test_chunks_that_cannot_be_read(
         pixels[200, 3, 3, 0] = np.nan
         file["images"], file["labels"] = pixels, source["labels"][...]
     with damaged.open("rb") as opened:
-        images = open_image_set(damaged)
-        if workers:
-            # A path that means this process's open file here, and nothing in a worker.
-            images = replace(images, path=Path(f"/proc/self/fd/{opened.fileno()}"))
+        # A path that means this process's open file here, and nothing or something else in a worker.
+        images = replace(open_image_set(damaged), path=Path(f"/proc/self/fd/{opened.fileno()}"))
         bad = ChunkFile("bad", damaged.parent, images)
-        with Compute(ComputeOptions(num_workers=workers), lambda line: None) as compute:
-            code = run_recorded(replace(whole, chunks=(bad, *whole.chunks)), compute)
-    assert code == 4
+        assert run_recorded(replace(whole, chunks=(bad, *whole.chunks)), compute) == 4
     jobs = {row["job"]: row for row in read_table(tmp_path / "run", "jobs").to_pylist()}
     failed = {job for job, row in jobs.items() if row["state"] == "failed"}
     assert failed == {f"step1-chunkbad-label{label}-w{worth:g}x-s0" for label in LABELS for worth in WORTHS}
     assert all("row 200 has pixels that are NaN" in jobs[job]["note"] for job in failed)
     for job in jobs.keys() - failed:
-        assert rows_of(tmp_path / "run", "swarm", job) == rows_of(undisturbed["independent"], "swarm", job)
-    assert (tmp_path / "run" / "patch.arrow").read_bytes() == (undisturbed["independent"] / "patch.arrow").read_bytes()
+        assert rows_of(tmp_path / "run", "swarm", job) == rows_of(among, "swarm", job)
+    assert (tmp_path / "run" / "patch.arrow").read_bytes() == (among / "patch.arrow").read_bytes()

@@ -8,7 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.fitness import SearchRows, TiledFitness, Tiling, Weights, bucket, combine, fitness, plan_tiles
+from engine import fitness as fitness_module
+from engine.fitness import (
+    ELEMENTWISE_WEIGHTS,
+    PRODUCT_WEIGHTS,
+    SearchRows,
+    TiledFitness,
+    Tiling,
+    Weights,
+    bucket,
+    combine,
+    fitness,
+    plan_tiles,
+)
+from engine.head import Head
 from engine.losses import TrainingLoss
 
 CATEGORICAL = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)
@@ -51,6 +64,11 @@ def test_equals_the_slow_formula(request, name, weights, units):
     slow = assert_equals_slow(subject, index, subject.candidates(index, 5, spread=2.0, seed=weights))
     assert slow[0, 2] == 0
     assert slow[0, 3] == (~subject.negative).sum()
+
+
+def test_more_weights_of_a_unit_than_one_matrix_product_takes(quickstart):
+    index = spread_index(96, 2, 2 * PRODUCT_WEIGHTS + 40, 10)
+    assert_equals_slow(quickstart, index, quickstart.candidates(index, 5, spread=2.0))
 
 
 def test_candidates_that_repair_and_break_are_told_apart(quickstart):
@@ -207,7 +225,7 @@ def test_forced_tiles_equal_the_slow_formula(request, name):
     assert_equals_slow(subject, index, subject.candidates(index, 17, spread=2.0), Tiling(particles=7, rows=64))
 
 
-@pytest.mark.parametrize("tiling", [Tiling(), Tiling(particles=7, rows=64)])
+@pytest.mark.parametrize("tiling", [Tiling(), Tiling(particles=7, rows=64), Tiling(particles=149, rows=100)])
 def test_tiles_in_any_order_and_process_give_the_same_bits(functional, tiling):
     index = spread_index(40, 5, 17, 10)
     candidates = functional.candidates(index, 150, spread=2.0)
@@ -292,8 +310,6 @@ def test_losses_of_the_kinds_do_not_mix():
         negative=np.array([True, False]),
     )
     weights = Weights(np.array([0]), np.array([1]), np.array([0.5], dtype=np.float32))
-    from engine.head import Head
-
     evaluate = TiledFitness(Head("log_softmax", "linear"), rows, weights, 2, Tiling()).evaluate
     found = evaluate(np.array([[0.5], [-1.0]], dtype=np.float32))
     expected = [
@@ -301,3 +317,87 @@ def test_losses_of_the_kinds_do_not_mix():
         [np.log1p(np.exp(-0.5)), np.log1p(np.exp(-4.5 - 2.0)), 1, 1],
     ]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def random_problem(head, rows, weights, units, kind, classes=10, inputs=24):
+    """Rows of one kind or both, and `weights` weights of `units` units, without any model."""
+    random = np.random.default_rng(rows + weights)
+    negative = {"mixed": random.random(rows) < 0.3, "negative": np.ones(rows, bool), "positive": np.zeros(rows, bool)}
+    search_rows = SearchRows(
+        random.normal(0, 1, (rows, inputs)).astype(np.float32),
+        random.normal(0, 2, (rows, classes)).astype(np.float32),
+        random.integers(0, classes, rows),
+        negative[kind],
+    )
+    unit = random.permutation(classes)[np.arange(weights) % units]
+    old = random.normal(0, 0.3, weights).astype(np.float32)
+    return head, search_rows, Weights(random.integers(0, inputs, weights), unit, old)
+
+
+# One head of each form, and one whose scores are not its logits; the widest sum of each way to add one up.
+COMPANY = [
+    (Head("log_softmax", "linear"), ELEMENTWISE_WEIGHTS, 1, 70, "mixed"),
+    (Head("log_softmax", "linear"), 700, 1, 70, "mixed"),
+    (Head("log_softmax", "tanh"), 2 * PRODUCT_WEIGHTS, 2, 31, "negative"),
+    (Head("normalised", "sigmoid"), 300, 3, 1000, "mixed"),
+    (Head("binary", "sigmoid"), 4 * ELEMENTWISE_WEIGHTS, 4, 333, "positive"),
+    (Head("binary_logits", "gelu"), 3 * ELEMENTWISE_WEIGHTS, 3, 100, "positive"),
+    (Head("binary_logits", "linear"), 10 * (ELEMENTWISE_WEIGHTS + 1), 10, 64, "mixed"),
+    (Head("log_softmax", "linear"), 20 * (ELEMENTWISE_WEIGHTS + 1), 20, 100, "mixed"),
+]
+
+
+@pytest.mark.parametrize(("head", "weights", "units", "rows", "kind"), COMPANY)
+def test_the_bits_of_a_candidate_do_not_depend_on_its_company(head, weights, units, rows, kind):
+    """Swarms share calls, and a search alone, among others and in tiles must be the same search."""
+    classes = max(10, 2 * units)
+    problem = random_problem(head, rows, weights, units, kind, classes)
+    job = TiledFitness(*problem, 100, Tiling())
+    random = np.random.default_rng(weights)
+    candidates = (problem[2].old + random.normal(0, 0.5, (1200, weights))).astype(np.float32)
+    whole = job.evaluate(candidates)
+    assert len(np.unique(whole[:, 0] if kind != "positive" else whole[:, 1])) > 1000
+    order = random.permutation(1200)
+    assert job.evaluate(candidates[order]).tobytes() == whole[order].tobytes()
+    alone = [job.evaluate(candidates[place : place + 1]) for place in range(40)]
+    assert np.concatenate(alone).tobytes() == whole[:40].tobytes()
+    for count in (2, 37):
+        for start in random.integers(0, 1200 - count, 8):
+            part = slice(start, start + count)
+            assert job.evaluate(candidates[part]).tobytes() == whole[part].tobytes()
+
+
+@settings(max_examples=8)
+@given(st.integers(1, 1200), st.data())
+def test_the_bits_of_a_candidate_among_any_number_in_any_order(wide_job, count, data):
+    job, candidates, whole = wide_job
+    first = data.draw(st.integers(0, 1200 - count))
+    chosen = np.random.default_rng(count).permutation(np.arange(first, first + count))
+    assert job.evaluate(candidates[chosen]).tobytes() == whole[chosen].tobytes()
+
+
+@pytest.fixture(scope="module")
+def wide_job():
+    problem = random_problem(Head("log_softmax", "linear"), 45, 200, 2, "mixed")
+    job = TiledFitness(*problem, 100, Tiling())
+    candidates = (problem[2].old + np.random.default_rng(3).normal(0, 0.5, (1200, 200))).astype(np.float32)
+    return job, candidates, job.evaluate(candidates)
+
+
+def test_rows_are_added_up_alike_however_many_candidates_fit_in_memory(monkeypatch):
+    """Many candidates are evaluated in several calls, here seven of seven and one of one."""
+    problem = random_problem(Head("log_softmax", "linear"), 600, 6, 2, "mixed")
+    candidates = (problem[2].old + np.random.default_rng(3).normal(0, 0.5, (50, 6))).astype(np.float32)
+    whole = TiledFitness(*problem, 50, Tiling(rows=256)).evaluate(candidates)
+    monkeypatch.setattr(fitness_module, "TILE_ELEMENTS", 256 * 2 * 7)
+    assert TiledFitness(*problem, 50, Tiling(rows=256)).evaluate(candidates).tobytes() == whole.tobytes()
+
+
+def test_no_weights_at_all_in_any_company():
+    problem = random_problem(Head("log_softmax", "linear"), 45, 0, 1, "mixed")
+    job = TiledFitness(*problem, 100, Tiling())
+    none = np.empty((1200, 0), dtype=np.float32)
+    whole = job.evaluate(none)
+    assert whole.shape == (1200, 4)
+    for count in (1, 2, 37):
+        assert job.evaluate(none[:count]).tobytes() == whole[:count].tobytes()

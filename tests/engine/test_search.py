@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine import search
 from engine.errors import InputError
 from engine.fitness import SearchRows, TiledFitness, Tiling, Weights
 from engine.problem import Problem, check_memory, judge_of, prepare, sample_positives, with_seed
-from engine.search import POSITIVE_WORTH, Judge, SearchSettings
+from engine.search import POSITIVE_WORTH, TOGETHER, Judge, Search, SearchSettings
 from engine.swarm import Spread, Stream, SwarmSettings, SwarmState
 
 SOURCE = Stream(seed=3, data="rows", label=6)
@@ -283,3 +286,216 @@ def test_evaluating_tiles_elsewhere_is_the_same_search(quickstart_problem):
 
     spread, _ = solve(problem, rows, evaluate)
     assert same(here, spread)
+
+
+def alone(each, state, evaluate):
+    """A search by itself until it is over."""
+    done = []
+    while state.stop is None:
+        state, more = search.advance(each.settings, each.source, each.judge, state, evaluate)
+        done += more
+    return state, done
+
+
+def together(searches, states, evaluate, seconds):
+    """Searches beside each other until all are over; states, iterations and the number of segments."""
+    done, segments = [[] for _ in searches], 0
+    while any(state.stop is None for state in states):
+        states, more = search.advance_together(searches, states, evaluate, seconds)
+        done = [rows + new for rows, new in zip(done, more, strict=True)]
+        segments += 1
+    return states, done, segments
+
+
+def company(seeds=7):
+    """Searches that stop at different times and for different reasons, with different positive weights."""
+    searches = []
+    for seed in range(seeds):
+        settings = settings_of(num_iterations=2 + 5 * (seed % 4), min_iteration_range=3 + seed)
+        judge = replace(JUDGE, positive_weight=float(3 * seed))
+        searches.append(Search(settings, replace(SOURCE, seed=seed), judge))
+    return searches
+
+
+def begin(searches):
+    return [search.start(each.settings, each.source, ORIGINAL, SPREAD) for each in searches]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.001, float("inf")])
+@pytest.mark.parametrize("count", [1, 3, TOGETHER, 7])
+def test_searches_together_are_the_searches_alone(count, seconds):
+    searches = company(count)
+    calls = []
+
+    def evaluate(candidates):
+        calls.append(len(candidates))
+        return bowl(candidates)
+
+    states, done, segments = together(searches, begin(searches), evaluate, seconds)
+    # Calls of one size: another one would be compiled for.
+    assert set(calls) == {min(TOGETHER, count) * 8}
+    for each, state, rows, first in zip(searches, states, done, begin(searches), strict=True):
+        expected, iterations = alone(each, first, bowl)
+        assert same(state, expected)
+        assert rows_of(rows) == rows_of(iterations)
+    lengths = [len(rows) for rows in done]
+    if count > 1:
+        assert len(set(lengths)) > 1
+    if seconds == 0.0:
+        assert segments == len(calls) >= max(lengths)
+    if seconds == float("inf"):
+        assert segments == 1
+
+
+def test_a_search_of_a_company_that_is_over_waits_as_it_is():
+    searches = company(5)
+    states = begin(searches)
+    states[1], _ = alone(searches[1], states[1], bowl)
+    after, done = search.advance_together(searches, states, bowl)
+    assert after[1] is states[1]
+    assert done[1] == []
+    assert all(state.stop for state in after)
+    assert search.advance_together(searches, after, bowl) == (after, [[], [], [], [], []])
+
+
+def test_a_segment_ends_when_its_time_has_passed():
+    searches = company(6)
+    states, done = search.advance_together(searches, begin(searches), bowl, seconds=0.0)
+    assert [len(rows) for rows in done] == [1, 1, 1, 1, 0, 0]
+    assert [state.swarm.iteration for state in states] == [1, 1, 1, 1, 0, 0]
+
+
+def test_the_time_of_a_call_is_shared():
+    def slow(candidates):
+        time.sleep(0.02)
+        return bowl(candidates)
+
+    searches = company(4)
+    _, done = search.advance_together(searches, begin(searches), slow, seconds=0.0)
+    seconds = [row.seconds for rows in done for row in rows]
+    assert len(set(seconds)) == 1
+    assert 0.02 <= sum(seconds) < 0.5
+
+
+@given(st.integers(1, 9), st.integers(1, 60))
+def test_filling_calls_up_changes_nothing(height, count):
+    calls = []
+
+    def evaluate(candidates):
+        calls.append(len(candidates))
+        return bowl(candidates)
+
+    candidates = np.random.default_rng(count).normal(size=(count, 3)).astype(np.float32)
+    found = search.evaluate_filled(evaluate, candidates, height)
+    np.testing.assert_array_equal(found, bowl(candidates))
+    assert calls == [height] * -(-count // height)
+
+
+def test_real_searches_together_are_the_searches_alone(quickstart_problem):
+    """The evaluations that are shared here give every candidate the bits that it has alone."""
+    _, rows, problem = quickstart_problem
+    rows = sample_positives(rows, SOURCE, 150)
+    weights = (20.0, 5.0, 100.0)
+    problems = [
+        replace(
+            with_seed(problem, seed),
+            settings=replace(problem.settings, num_input_pos_sampled=None, positive_weight=weight),
+        )
+        for seed in (0, 1)
+        for weight in weights
+    ]
+    assert len(problems) > TOGETHER
+    searches = [Search(each.settings, each.source, judge_of(each.settings, rows)) for each in problems]
+    evaluate = prepare(problems[0], rows).fitness.evaluate
+    states, done, segments = together(searches, [each.start() for each in problems], evaluate, 0.0)
+    assert segments > 12
+    for each, one, state, iterations in zip(problems, searches, states, done, strict=True):
+        expected, expected_iterations = alone(one, each.start(), prepare(each, rows).fitness.evaluate)
+        assert same(state, expected)
+        assert rows_of(iterations) == rows_of(expected_iterations)
+    # Another positive weight is another search.
+    assert len({state.swarm.global_position.tobytes() for state in states}) == 6
+
+
+def ended(evaluate, seed=3, judge=JUDGE, **changes):
+    one = Search(settings_of(**changes), replace(SOURCE, seed=seed), judge)
+    state, _ = alone(one, search.start(one.settings, one.source, ORIGINAL, SPREAD), evaluate)
+    return one, state
+
+
+def plateaus(candidates):
+    """Sums that many candidates share: they tell only how many of the three weights are close to 1."""
+    close = (np.abs(candidates - 1) < 0.7).sum(axis=1).astype(np.float64)
+    return np.stack([4 - close, np.ones_like(close), close, 6 - (close > 2)], axis=1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 100])
+@pytest.mark.parametrize("height", [8, 32])
+@pytest.mark.parametrize("evaluate", [bowl, plateaus])
+def test_offers_are_the_best_few_that_differ_in_what_they_get_right(evaluate, height, count):
+    one, state = ended(evaluate, num_iterations=4)
+    offered = search.offers(one, state, evaluate, height, count)
+    values = [each.values for each in offered]
+    assert all(each.dtype == np.float32 and each.shape == (3,) for each in values)
+    sums = evaluate(np.stack(values))
+    fitness = one.judge.fitness(sums)
+    assert [each.fitness for each in offered] == list(fitness)
+    assert (np.diff(fitness) <= 0).all()
+    assert offered[0].fitness == state.swarm.global_fitness
+    assert values[0].tobytes() == search.result(state).tobytes()
+    kinds = [tuple(row) for row in sums[:, 2:]]
+    assert len(set(kinds)) == len(kinds)
+    # By hand: of every kind the fittest, and of these the best `count`.
+    everything = state.swarm.best_position.astype(np.float32)
+    best = {}
+    for row, worth in zip(evaluate(everything), one.judge.fitness(evaluate(everything)), strict=True):
+        best[tuple(row[2:])] = max(worth, best.get(tuple(row[2:]), -np.inf))
+    assert [each.fitness for each in offered] == sorted(best.values(), reverse=True)[:count]
+    assert len(best) > 1
+
+
+def test_of_candidates_as_fit_as_each_other_the_result_is_offered_first():
+    """A particle before it may have come to the same fitness later."""
+    seen = 0
+    for seed in range(12):
+        one, state = ended(plateaus, seed=seed, num_iterations=8)
+        offered = search.offers(one, state, plateaus, 8, 3)
+        assert offered[0].values.tobytes() == search.result(state).tobytes()
+        first = int(np.argmax(state.swarm.best_fitness))
+        seen += not np.array_equal(state.swarm.best_position[first], state.swarm.global_position)
+    assert seen > 2
+
+
+def test_candidates_without_a_fitness_are_offered_last():
+    def evaluate(candidates):
+        sums = bowl(candidates)
+        sums[candidates[:, 0] > 0.5, :2] = np.nan
+        return sums
+
+    one, state = ended(evaluate, num_iterations=1)
+    assert np.isneginf(state.swarm.best_fitness).any()
+    offered = search.offers(one, state, evaluate, 8, 100)
+    numbers = [each.fitness for each in offered]
+    finite = [number for number in numbers if not np.isnan(number)]
+    assert 0 < len(finite) < len(numbers)
+    assert numbers[: len(finite)] == sorted(finite, reverse=True)
+    assert offered[0].values.tobytes() == search.result(state).tobytes()
+
+
+def test_a_search_without_any_fitness_offers_the_model_as_it_is():
+    def evaluate(candidates):
+        return np.tile([np.nan, np.nan, 0.0, 6.0], (len(candidates), 1))
+
+    one, state = ended(evaluate, min_iteration_range=2)
+    (offer,) = search.offers(one, state, evaluate, 8, 3)
+    assert np.isnan(offer.fitness)
+    np.testing.assert_array_equal(offer.values, ORIGINAL)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10**6), st.integers(1, 9), st.floats(0, 50))
+def test_a_search_offers_at_least_its_result_and_at_most_what_was_asked_for(seed, count, weight):
+    one, state = ended(bowl, seed=seed, judge=replace(JUDGE, positive_weight=weight), num_iterations=3)
+    offered = search.offers(one, state, bowl, 24, count)
+    assert 1 <= len(offered) <= count
+    assert offered[0].fitness == state.swarm.global_fitness

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,17 @@ SAMPLES = {
     "optimize": Sample(None, CLOTHES, 10, (6,), seeds=4, workers=2, required=False),
     "optimize-alone": Sample(None, None, 10, (6,), splits=(), workers=1, required=False),
     "running": Sample(
-        "rounds", CLOTHES, 10, (6,), steps=3, chunks=4, seeds=3, weights=(80, 135, 400), skipped=2, running=True
+        "rounds",
+        CLOTHES,
+        10,
+        (6,),
+        steps=3,
+        chunks=4,
+        seeds=3,
+        weights=(80, 135, 400),
+        splits=("validation",),
+        skipped=2,
+        running=True,
     ),
 }
 
@@ -133,22 +143,41 @@ def write_run(root: Path, name: str) -> Path:
     return _Writer(root, SAMPLES[name]).write()
 
 
-@dataclass
-class _Writer:
-    root: Path
-    sample: Sample
-    worker_seconds: dict[str, float] = field(default_factory=dict)
+@dataclass(frozen=True)
+class _Task:
+    """Searches of one chunk, label and weight; a name for each seed."""
 
-    def __post_init__(self) -> None:
+    step: int
+    chunk: int
+    label: int
+    weight: float
+    names: tuple[str, ...]
+
+
+class _Writer:
+    """Draws a run and writes it."""
+
+    def __init__(self, root: Path, sample: Sample) -> None:
+        self.root, self.sample = root, sample
         self.random = np.random.default_rng(7)
-        self.truth = {split: self.random.integers(0, self.sample.classes, self.sample.rows) for split in self.splits}
-        accuracy = self.random.uniform(0.8, 0.99, self.sample.classes)
-        accuracy[list(self.sample.labels)] = self.random.uniform(0.5, 0.75, len(self.sample.labels))
+        self.truth = {split: self.random.integers(0, sample.classes, sample.rows) for split in self.splits}
+        accuracy = self.random.uniform(0.8, 0.99, sample.classes)
+        accuracy[list(sample.labels)] = self.random.uniform(0.5, 0.75, len(sample.labels))
         # Each label has one that it is mostly taken for.
-        self.rival = (np.arange(self.sample.classes) + self.random.integers(1, 4, self.sample.classes)) % (
-            self.sample.classes
-        )
+        self.rival = (np.arange(sample.classes) + self.random.integers(1, 4, sample.classes)) % sample.classes
         self.before = {split: self._confuse(truth, accuracy) for split, truth in self.truth.items()}
+        self.current = dict(self.before)
+        self.busy_until = {f"{'node-a' if n < 8 else 'node-b'}:{4100 + n}": 6.5 for n in range(sample.workers)}
+        self.tasks = [
+            _Task(step, chunk, label, weight, tuple(_name(step, chunk, label, weight, n) for n in range(sample.seeds)))
+            for step in range(1, sample.steps + 1)
+            for chunk in ([step - 1] if sample.mode == "chain" else range(sample.chunks))
+            for label in sample.labels
+            for weight in sample.weights
+        ]
+        names = self.random.permutation([name for task in self.tasks for name in task.names]).tolist()
+        states = ["skipped"] * sample.skipped + ["failed"] * sample.failed
+        self.not_run = dict(zip(names, states, strict=False))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -159,11 +188,9 @@ class _Writer:
         held_out = {split: str(self._images(split)) for split in self.splits}
         facts = self._facts(held_out)
         records = RunRecords.create(self.root / "run", facts, overwrite=False)
-        if sample.mode is not None and not sample.running:
+        if sample.mode is not None:
             for split in self.splits:
                 self._labels(records, "step0", "step", split, self.before[split], self.before[split])
-        elif sample.running:
-            self._labels(records, "step0", "step", "validation", self.before["validation"], self.before["validation"])
         chosen = self._searches(records)
         if sample.running:
             return records.directory
@@ -183,15 +210,18 @@ class _Writer:
             ]
             records.replace("predictions", split, rows)
         met = all(row["met"] for row in verdicts) if sample.required else True
-        records.compact({**facts, "exit_code": 0 if met else 3, "seconds": max(self.worker_seconds.values()) + 9.25})
+        records.compact({**facts, "exit_code": 0 if met else 3, "seconds": max(self.busy_until.values()) + 9.25})
         return records.directory
 
     def _facts(self, held_out: dict[str, str]) -> dict[str, Any]:
         sample = self.sample
         facts: dict[str, Any] = {
             "model": {"path": "/models/street <classifier>.keras", "fingerprint": "0f3c" * 16},
-            "arguments": {"command": ["repair-dist", "batch", "--label=6"], "held_out": held_out},
-            "hardware": {"cpu": "x86_64, 8 cores", "gpus": [], "workers": sample.workers},
+            "command": ["batch", "--target-data-dir", "repair sets", "--label", "6"],
+            "arguments": {"seeds": list(range(sample.seeds)), "settings": {"num_iterations": sample.iterations}},
+            "held_out": held_out,
+            "label_names": list(sample.names) if sample.names else None,
+            "hardware": "CPU x86_64 avx2",
             "versions": {"python": "3.11.9", "tensorflow": "2.19.0", "ray": "2.59.1", "repair-dist": "0.1.0"},
         }
         if sample.mode is None:
@@ -199,11 +229,9 @@ class _Writer:
         return facts | {
             "mode": sample.mode,
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "label_names": list(sample.names) if sample.names else None,
             "classes": sample.classes,
             "labels": list(sample.labels),
             "requirements": ["accuracy of all labels together at least 80 %"] if sample.required else [],
-            "held_out": held_out,
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
@@ -250,62 +278,49 @@ class _Writer:
 
     def _searches(self, records: RunRecords) -> list[str]:
         """Write all searches; returns the names of those whose patches were taken."""
-        sample = self.sample
-        grid = [
-            (step, chunk, label, weight, seed)
-            for step in range(1, sample.steps + 1)
-            for chunk in ([step - 1] if sample.mode == "chain" else range(sample.chunks))
-            for label in sample.labels
-            for weight in sample.weights
-            for seed in range(sample.seeds)
-        ]
-        odd = self.random.permutation(len(grid))[: sample.skipped + sample.failed].tolist()
-        workers = [f"{'node-a' if n < 8 else 'node-b'}:{4100 + n}" for n in range(sample.workers)]
-        busy_until = dict.fromkeys(workers, 6.5)
-        current, chosen = dict(self.before), []
+        sample, chosen = self.sample, []
         for step in range(1, sample.steps + 1):
-            begin = max(busy_until.values())
-            busy_until = dict.fromkeys(workers, begin)
-            done = []
-            mine = [(number, each) for number, each in enumerate(grid) if each[0] == step]
-            for number, (_, chunk, label, weight, seed) in mine:
-                name = f"{chunk:02d}{step}c4ffee{chunk:04d}-{label}-w{weight:g}-s{seed}"
-                row = _job_row(name, step, f"/data/repairsets/{chunk}", label, seed)
-                if number in odd:
-                    skipped = odd.index(number) < sample.skipped
-                    note = "the label has no failures" if skipped else "ValueError: weights.csv names layer <9>"
-                    records.replace("jobs", name, [row | {"state": "skipped" if skipped else "failed", "note": note}])
-                    continue
-                unfinished = sample.running and step == 2 and number - mine[0][0] >= len(mine) // 2
-                row |= self._search(records, name, weight, unfinished)
-                worker = min(workers, key=lambda each: busy_until[each])
-                busy_until[worker] += row["seconds"] + 0.2
-                row |= {"worker": worker, "host": worker.split(":")[0], "ended": busy_until[worker]}
-                records.replace("jobs", name, [row])
-                if unfinished:
-                    continue
-                done.append((name, row))
-                if "validation" in self.splits:
-                    found = self._repair("validation", current["validation"], [label], weight)
-                    self._labels(records, name, "candidate", "validation", self.before["validation"], found)
-            if sample.running and step == 2:
+            self.busy_until = dict.fromkeys(self.busy_until, max(self.busy_until.values()))
+            tasks = [task for task in self.tasks if task.step == step]
+            ending = len(tasks) // 2 if sample.running and step == 2 else len(tasks)
+            best: dict[int, dict[str, Any]] = {}
+            for number, task in enumerate(tasks):
+                for row in self._task(records, task, ended=number < ending):
+                    if row["state"] == "done":
+                        best.setdefault(row["label"], row)
+            if ending < len(tasks):
                 break
-            best = {}
-            for name, row in done:
-                best.setdefault(row["label"], (name, row))
-            for name, row in best.values():
-                if sample.mode is not None or not chosen:
-                    records.replace("jobs", name, [row | {"chosen": True}])
-                    chosen.append(name)
+            for row in best.values():
+                records.replace("jobs", row["job"], [row | {"chosen": True}])
+                chosen.append(row["job"])
             for split in self.splits:
-                current[split] = self._repair(split, current[split], sample.labels, 135)
-                if sample.mode is not None and not (sample.running and split == "test"):
-                    self._labels(records, f"step{step}", "step", split, self.before[split], current[split])
-        self.worker_seconds = busy_until
-        self.current = current
+                self.current[split] = self._repair(split, self.current[split], sample.labels, 135)
+                if sample.mode is not None:
+                    self._labels(records, f"step{step}", "step", split, self.before[split], self.current[split])
         return chosen
 
-    def _search(self, records: RunRecords, name: str, weight: float, unfinished: bool) -> dict[str, Any]:
+    def _task(self, records: RunRecords, task: _Task, *, ended: bool) -> list[dict[str, Any]]:
+        """Write the searches of a task, one per seed, which one worker runs together and which end together."""
+        rows = []
+        for seed, name in enumerate(task.names):
+            row = _job_row(name, task.step, f"/data/repairsets/{task.chunk}", task.label, seed)
+            if name in self.not_run:
+                note = {"skipped": "the label has no failures", "failed": "ValueError: weights.csv names layer <9>"}
+                rows.append(row | {"state": self.not_run[name], "note": note[self.not_run[name]]})
+                continue
+            rows.append(row | self._search(records, name, task.weight, ended=ended))
+            if ended and "validation" in self.splits:
+                found = self._repair("validation", self.current["validation"], [task.label], task.weight)
+                self._labels(records, name, "candidate", "validation", self.before["validation"], found)
+        worker = min(self.busy_until, key=lambda each: self.busy_until[each])
+        self.busy_until[worker] += sum(row["seconds"] or 0 for row in rows) + 0.2
+        place = {"worker": worker, "host": worker.split(":")[0], "ended": self.busy_until[worker]}
+        rows = [row if row["seconds"] is None else row | place for row in rows]
+        for row in rows:
+            records.replace("jobs", row["job"], [row])
+        return rows
+
+    def _search(self, records: RunRecords, name: str, weight: float, *, ended: bool) -> dict[str, Any]:
         count = int(self.random.integers(self.sample.iterations // 3, self.sample.iterations + 1))
         start = weight + 1.5
         gains = self.random.exponential(1, count) * np.exp(-np.arange(count) / (count / 4))
@@ -339,8 +354,8 @@ class _Writer:
             "start_fitness": start,
             "patched": rows[-1]["patched"],
             "intact": rows[-1]["intact"],
-            "stop": "" if unfinished else ("iterations" if count == self.sample.iterations else "no gain"),
-            "state": "running" if unfinished else "done",
+            "stop": ("iterations" if count == self.sample.iterations else "no gain") if ended else "",
+            "state": "done" if ended else "running",
             "where": "worker",
             "redispatched": 0,
             "seconds": 0.08 * count * float(self.random.uniform(0.7, 1.3)),
@@ -427,6 +442,10 @@ class _Writer:
                 }
             )
         return rows
+
+
+def _name(step: int, chunk: int, label: int, weight: float, seed: int) -> str:
+    return f"{chunk:02d}{step:02d}c4ffee{chunk:02d}-{label}-w{weight:g}-s{seed}"
 
 
 def _label_row(job: str, stage: str, split: str, change: LabelChange) -> dict[str, Any]:

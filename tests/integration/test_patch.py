@@ -299,7 +299,7 @@ def test_the_difference_of_two_formats_and_many_weights(root: Path, command: Com
         assert len(lines) == 1 + 2 + 40 + 1
 
 
-def test_models_that_no_patch_lies_between(root: Path, refused: Refused) -> None:
+def test_models_that_no_patch_lies_between(root: Path, refused: Refused, command: Command) -> None:
     first = load_model(Path("sequential.h5")).model
     for name, units in (("wide.keras", 20), ("same.keras", 10)):
         layers = [
@@ -316,6 +316,11 @@ def test_models_that_no_patch_lies_between(root: Path, refused: Refused) -> None
     refused(*diff, "o.keras", says=("error: o.keras: has no weight 'conv2d/kernel', expected it as in wide.keras",))
     other = ["patch", "diff", "--model-dir", "o.keras", "--other-model-dir", "wide.keras"]
     refused(*other, says=("error: wide.keras: has no weight 'out/kernel', expected it as in o.keras",))
+    more = keras.models.load_model("o.keras")
+    more.add(keras.layers.Dense(10, name="last"))
+    more.save("more.keras")
+    longer = ["patch", "diff", "--model-dir", "o.keras", "--other-model-dir", "more.keras"]
+    refused(*longer, says=("error: o.keras: has no weight 'last/kernel', expected it as in more.keras",))
     refused(*diff, "nowhere", says=("nowhere: no such file or folder",))
 
     for name, step in (("a.keras", 1), ("b.keras", 2)):
@@ -324,6 +329,7 @@ def test_models_that_no_patch_lies_between(root: Path, refused: Refused) -> None
         )
         keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(dtype="float16"), layer]).save(name)
     half = ["patch", "diff", "--model-dir", "a.keras", "--other-model-dir"]
+    assert command(*half, "a.keras").out == "0 weights differ\n"
     refused(*half, "b.keras", says=("'half/kernel': found values of type float16, expected float32 to be patched",))
 
 

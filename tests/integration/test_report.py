@@ -364,6 +364,39 @@ def test_a_search_of_a_later_step_is_measured_from_where_it_started(tmp_path: Pa
     assert dot.data("gain", "overall") == ("0.03", "0.03")
 
 
+def test_which_step_was_saved(tmp_path: Path, command: Command) -> None:
+    """Step 1 of two, by the counts of the saved model on every set; alike on one set only is not enough."""
+    records = RunRecords.create(tmp_path / "run", {"mode": "rounds", "labels": [0]}, overwrite=False)
+    right = {"step0": (30, 31), "step1": (36, 33), "step2": (36, 34), "batch": (36, 33)}
+    for job, counted in right.items():
+        stage = "repaired" if job == "batch" else "step"
+        rows = [
+            {"job": job, "stage": stage, "split": split, "label": 0, "total": 40, "correct": correct}
+            | {"accuracy": correct / 40, "repaired": correct - start, "broken": 0}
+            for split, correct, start in zip(("validation", "test"), counted, right["step0"], strict=True)
+        ]
+        records.replace("labels", job, rows)
+    assert "\nthe saved model is that of round 1, as validation chose\n" in command("report", tmp_path / "run").out
+    assert command("report", tmp_path / "run", "--html", tmp_path / "page.html").code == 0
+    rows_of = [row for row in parse(tmp_path / "page.html").with_data("table") if row.data("table") == ("steps",)]
+    assert ["saved" in row.text for row in rows_of] == [False, True, False]
+
+
+def test_a_label_under_repair_without_rows(tmp_path: Path, command: Command) -> None:
+    """Then the accuracy over the steps is that of all labels, and says so."""
+    records = RunRecords.create(tmp_path / "run", {"mode": "chain", "labels": [0]}, overwrite=False)
+    for number, right in ((0, 30), (1, 35)):
+        row = {"job": f"step{number}", "stage": "step", "split": "test", "label": 1, "total": 40, "correct": right}
+        records.replace("labels", row["job"], [row | {"accuracy": right / 40, "repaired": right - 30, "broken": 0}])
+    out = command("report", tmp_path / "run").out
+    assert "accuracy of all labels after each iteration, test rows:" in out
+    assert re.search(r"^1 +35 +5 +87.50$", out, re.MULTILINE)
+    assert command("report", tmp_path / "run", "--html", tmp_path / "page.html").code == 0
+    page = parse(tmp_path / "page.html")
+    assert "Accuracy of all labels, test rows" in page.text
+    assert [each.data("card")[0] for each in page.with_data("card")] == ["all", "rows", "jobs"]
+
+
 @pytest.mark.parametrize("name", ["rounds", "signs"])
 def test_pictures_are_the_images_of_the_rows(name: str, written: dict[str, Written], trees: dict[str, Element]) -> None:
     sample, page = SAMPLES[name], trees[name]
@@ -607,7 +640,7 @@ def test_the_table_of_a_chain_is_that_of_the_tutorial(written: dict[str, Written
         wrong = row["total"] - row["correct"]
         name = "0 (base)" if number == 0 else str(number)
         assert cells_of == [name, str(row["correct"]), str(wrong), f"{100 * row['accuracy']:.2f}"]
-    assert lines[start + 14] == ""
+    assert lines[start + 14] == "the saved model is that of iteration 10, as validation chose"
     (failed,) = [row for row in written["chain"].table("jobs") if row["state"] == "failed"]
     assert "searches: 29 done, 1 failed" in done.out
     assert f"  {failed['job']} failed: {failed['note']}" in done.out
