@@ -27,11 +27,12 @@ from modes import write
 
 from cli.batch import make_batch
 from cli.console import table
-from cluster.batch import Batch, ChunkFile, run_batch
+from cluster.batch import Batch, ChunkFile
 from cluster.calibration import expect
 from cluster.compute import Compute, ComputeOptions
 from cluster.connect import runtime_environment
 from cluster.inputs import ChunkPaths
+from cluster.modes import run_batch
 from cluster.records import RunRecords, read_table
 from cluster.repair import Repairs, repair
 from cluster.replica import Replica

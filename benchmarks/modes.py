@@ -17,8 +17,8 @@ from quality import prepared_split, spread
 
 from cli.batch import make_batch
 from cli.console import table
-from cluster.batch import BatchReport, run_batch
 from cluster.compute import Compute, ComputeOptions
+from cluster.modes import BatchReport, run_batch
 from cluster.records import RunRecords
 from engine.comparison import Comparison
 from engine.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES

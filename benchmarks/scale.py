@@ -26,8 +26,9 @@ from common import machine, model_option
 from modes import write
 
 from cli.console import table
-from cluster.batch import Batch, ChunkFile, run_batch
+from cluster.batch import Batch, ChunkFile, base_key, tasks_of
 from cluster.connect import runtime_environment
+from cluster.modes import run_batch
 from cluster.records import RunRecords
 from cluster.replica import Replica
 from cluster.tasks import Task, TaskResult
@@ -182,7 +183,6 @@ def main(model_path: Path, dataset_dir: Path, preprocess: str) -> None:
 def recorded(work: Batch) -> list[TaskResult]:
     """Real tasks on one worker: what they answered and how long they took."""
     results: list[TaskResult] = []
-    from cluster.batch import base_key, tasks_of
 
     with compute_on(1) as compute:
         compute.start()

@@ -252,13 +252,12 @@ def parse_weights(text: str, settings: SearchSettings) -> tuple[Weighting, ...]:
 
 def expectation_text(work: Batch, found: Expectation) -> str:
     """What `--dry-run` prints."""
-    where = f"{found.workers} workers" if found.workers else "this process"
     at_most = "at most " if work.mode == "rounds" else ""
     lines = [
         f"jobs: {found.jobs} in a step ({len(work.chunks)} chunks, {len(work.labels)} labels, "
         f"{len(work.weightings)} positive weights, {len(work.seeds)} seeds; labels without failures are skipped)",
         f"steps: {at_most}{found.steps} ({work.mode})",
-        f"computing: {where}",
+        f"computing: {found.resources}",
         f"time: {at_most}{duration(found.total)} expected (start {duration(found.start)}, each step "
         f"{duration(found.step)}, held-out rows {duration(found.passes)}; from {found.searched} searches)",
     ]

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from cluster.batch import Batch, run_batch
+from cluster.batch import Batch
 from cluster.compute import Compute
 from cluster.identity import facts_of
 from cluster.inputs import OnRows
 from cluster.ledger import OnJobs
+from cluster.modes import run_batch
 from cluster.records import RunRecords, enough_room, holds_run, read_facts
 
 
@@ -24,7 +25,7 @@ def run_recorded(
     on_rows: OnRows | None = None,
     on_jobs: OnJobs | None = None,
 ) -> int:
-    """Run a batch in its directory `batch.output`; returns the exit code, see `cluster.batch.BatchReport`.
+    """Run a batch in its directory `batch.output`; returns the exit code, see `cluster.modes.BatchReport`.
 
     Args:
         batch: what to do, as checked by `cluster.batch.check_batch`.

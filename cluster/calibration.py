@@ -29,7 +29,7 @@ class Expectation:
     Attributes:
         jobs: searches of a step, at most: labels without failures are skipped.
         steps: at most.
-        workers: 0 in this process.
+        resources: what there is to compute with, in words.
         start: seconds to start the workers, measured.
         step: seconds of a step.
         passes: seconds of the passes over held-out rows.
@@ -38,7 +38,7 @@ class Expectation:
 
     jobs: int
     steps: int
-    workers: int
+    resources: str
     start: float
     step: float
     passes: float
@@ -76,7 +76,7 @@ def expect(batch: Batch, compute: Compute) -> Expectation:
     return Expectation(
         jobs=batch.jobs_per_step,
         steps=steps,
-        workers=workers,
+        resources=compute.resources(),
         start=start,
         step=step + RECORDING * batch.jobs_per_step,
         passes=_passes(batch, handle),

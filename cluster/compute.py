@@ -157,6 +157,15 @@ class Compute:
         means = self._means()
         return len(self._workers()) if means.workers and (means.asked or means.only_workers) else 0
 
+    def resources(self) -> str:
+        """What there is to compute with, in words; of workers once they have started."""
+        if self._pool is None or self._resources is None:
+            return f"this process, {os.cpu_count() or 1} cores, {backend.hardware_kind()}"
+        each, kinds = self._resources, " and ".join(self._pool.kinds)
+        gpus = f" and {each.gpus_per_worker:g} GPU" if each.gpus_per_worker else ""
+        where = "on this machine" if each.local else f"of the cluster at {self.options.address}"
+        return f"{each.workers} workers {where}, each with {each.threads} threads{gpus}, {kinds}"
+
     def hardware_kind(self) -> str:
         """The kind of hardware whose bits the results are."""
         means = self._means()
