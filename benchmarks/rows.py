@@ -64,6 +64,7 @@ def time_features(model_path: Path, directory: Path, rounds: int) -> None:
     empty.mkdir()
     # Workers of a cluster that was joined compute with one thread each; here it is this script's own cluster.
     ray.init(
+        address="local",  # never somebody else's cluster on this machine
         num_cpus=3,
         include_dashboard=False,
         log_to_driver=False,

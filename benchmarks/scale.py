@@ -146,6 +146,7 @@ def main(model_path: Path, dataset_dir: Path, preprocess: str) -> None:
         write(root / "val.h5", dataset_dir, "train", preprocess, 60_000 - (CHUNKS + 1) * ROWS, ROWS)
         (root / "empty").mkdir()
         ray.init(
+            address="local",  # never somebody else's cluster on this machine
             num_cpus=5,
             include_dashboard=False,
             log_to_driver=False,
