@@ -14,7 +14,6 @@ import numpy.typing as npt
 from cluster.passes import ship_rows
 from cluster.tasks import SearchSpec, Task
 from engine.cases import LayerInputs
-from engine.containers import repaired_path
 from engine.errors import InputError
 from engine.head import TargetLayer
 from engine.imagesets import ImageSet, check_fits_model, open_image_set
@@ -151,7 +150,8 @@ def check_batch(batch: Batch) -> list[str]:
     for images in (batch.validation, batch.test):
         if images is not None:
             check_rows(batch.requirements, np.bincount(images.labels, minlength=model.classes), images.path)
-    if model.path.resolve() == repaired_path(model, batch.output).resolve():
+    origin = model.path.resolve()
+    if (batch.output / "repair").resolve() in (origin, *origin.parents):  # which is replaced as a whole
         raise InputError(f"{model.path} is the model to repair, expected another --output-dir")
     sets = [*(chunk.images for chunk in batch.chunks), *batch.positives]
     seen = np.unique(np.concatenate([images.labels for images in sets if images is not None]))

@@ -12,8 +12,9 @@ from cluster.compute import Compute
 from cluster.identity import facts_of
 from cluster.inputs import OnRows
 from cluster.ledger import OnJobs
-from cluster.modes import run_batch
+from cluster.modes import OUTPUTS, run_batch
 from cluster.records import RunRecords, enough_room, holds_run, read_facts
+from engine.files import remove
 
 
 def run_recorded(
@@ -57,6 +58,8 @@ def run_recorded(
             opened.append(RunRecords.resume(batch.output, facts))
         else:
             opened.append(RunRecords.create(batch.output, facts, overwrite=overwrite))
+            for name in OUTPUTS:  # of an earlier run
+                remove(batch.output / name)
         return opened[0]
 
     try:

@@ -21,6 +21,8 @@ ANSWER_SECONDS = 5
 # Ray tries 20 times, for half a minute with a wrong token and for many where something else listens.
 IMPATIENCE = {"RAY_gcs_server_port_wait_time_s": "1", "RAY_py_gcs_connect_timeout_s": "10"}
 
+WORKER_VARIABLES = {"TF_CPP_MIN_LOG_LEVEL": "3", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -44,12 +46,14 @@ def connected(address: str | None, workers: int | None, gpus_per_worker: float |
     """Join the cluster at `address`, or start one here, and decide what each worker gets.
 
     Args:
-        address: of a running cluster ("auto", "host:port", "ray://…"); None starts one for this command.
+        address: of a running cluster: "auto" or "host:port" on one of its nodes, "ray://host:port" of its client
+            server from elsewhere; None starts one for this command.
         workers: asked for; None takes one per GPU, without GPUs one per CPU.
         gpus_per_worker: asked for; None shares the GPUs of the cluster among the workers.
 
     Raises:
-        InputError: no cluster answers there, it wants a token, or it has less than was asked for.
+        InputError: no cluster answers there, this machine is none of its nodes, it wants a token, or it has less than
+            was asked for.
     """
     if address is not None:
         for name, value in IMPATIENCE.items():  # before Ray is imported, as it reads some of them only then
@@ -92,12 +96,19 @@ def _init(address: str | None, workers: int | None, empty: Path) -> None:
             raise _wants_token(address) from error
         if address is None:
             raise
+        if "node info" in said:
+            raise InputError(
+                f"the Ray cluster at {address!r} has no node on this machine, expected to run on one of its nodes, or "
+                f"the address of its client server (ray://HOST:10001)"
+            ) from error
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise _no_answer(address, reason) from error
 
 
 def _knock(address: str) -> None:
     """Refuse at once an address where nothing listens: Ray itself would try for minutes."""
+    if address.startswith(("http://", "https://")):
+        raise InputError(f"{address!r} is the address of a dashboard, expected auto, HOST:PORT or ray://HOST:PORT")
     try:
         parts = urlsplit(address if "//" in address else f"//{address}")
         host, port = parts.hostname, parts.port
@@ -121,7 +132,11 @@ def _all_said(error: BaseException) -> str:
 
 
 def _no_answer(address: str, reason: str) -> InputError:
-    return InputError(f"no Ray cluster answers at {address!r} ({reason}), expected the address of a running cluster")
+    # A client server without the right token is as silent as none.
+    token = ", and its token if it wants one" if address.startswith("ray://") else ""
+    return InputError(
+        f"no Ray cluster answers at {address!r} ({reason}), expected the address of a running cluster{token}"
+    )
 
 
 def _wants_token(address: str | None) -> InputError:
@@ -135,11 +150,12 @@ def runtime_environment(empty: Path, *, ship_code: bool) -> dict[str, Any]:
     """What workers start with.
 
     Ray puts the driver's current directory in front of a worker's import path, where a user's own `engine.py` would
-    shadow ours: an empty working directory takes its place. A job that was submitted with a working directory of its
-    own keeps that one, as Ray allows no second.
+    shadow ours: an empty working directory takes its place. A submitted job keeps the working directory, the modules
+    and the variables that it was submitted with, as Ray allows no second ones.
     """
-    environment: dict[str, Any] = {"env_vars": {"TF_CPP_MIN_LOG_LEVEL": "3", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}}
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env") or {}
+    taken = submitted.get("env_vars") or {}
+    environment: dict[str, Any] = {"env_vars": {k: v for k, v in WORKER_VARIABLES.items() if k not in taken}}
     if "working_dir" not in submitted:
         environment["working_dir"] = str(empty)
     if ship_code and "py_modules" not in submitted:

@@ -40,6 +40,9 @@ Int64 = npt.NDArray[np.int64]
 
 NOT_MET = "requirements-not-met.txt"
 
+OUTPUTS = ("repair", "patch.arrow", "weights.csv", NOT_MET)
+"""What a batch leaves in its directory beside the records."""
+
 
 @dataclass(frozen=True, eq=False)
 class Step:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from engine.errors import InputError, WorkError
-from engine.files import remove, remove_leftovers, replace_file
+from engine.files import remove, remove_at_once, remove_leftovers, replace_file
 
 
 def _field(name: str, kind: pa.DataType, text: str, unit: str = "") -> pa.Field:
@@ -271,7 +271,7 @@ class RunRecords:
             with self._whole(self.directory / f"{name}.arrow") as temporary:
                 _write_table(temporary, table)
         for name in (*SCHEMAS, CHECKPOINTS, "progress.json"):
-            remove(self.directory / name)
+            remove_at_once(self.directory / name)
         self.write_facts({**facts, "state": "done"})
 
     def _write(self, path: Path, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -418,5 +418,5 @@ def _short(value: Any) -> str:
 
 def _file_name(name: str) -> str:
     """A name that every file system takes, another for each name; of such a name the same."""
-    plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", name)
+    plain = re.sub(r"^\.|[^A-Za-z0-9_.+-]", "_", name)  # names with a dot in front are files under construction
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -180,7 +180,7 @@ def advance_together(
     deadline = time.monotonic() + seconds
     height = candidates_together(searches)
     while active := [number for number, state in enumerate(states) if state.stop is None][:TOGETHER]:
-        if time.monotonic() >= deadline:
+        if any(done) and time.monotonic() >= deadline:
             break
         begun = time.perf_counter()
         asked = [swarm.ask(states[number].swarm) for number in active]

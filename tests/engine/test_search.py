@@ -371,10 +371,12 @@ def test_the_time_of_a_call_is_shared():
         return bowl(candidates)
 
     searches = company(4)
+    begun = time.perf_counter()
     _, done = search.advance_together(searches, begin(searches), slow, seconds=0.0)
+    elapsed = time.perf_counter() - begun
     seconds = [row.seconds for rows in done for row in rows]
     assert len(set(seconds)) == 1
-    assert 0.02 <= sum(seconds) < 0.5
+    assert 0.02 <= sum(seconds) <= elapsed
 
 
 @given(st.integers(1, 9), st.integers(1, 60))
@@ -470,6 +472,7 @@ def test_candidates_without_a_fitness_are_offered_last():
     def evaluate(candidates):
         sums = bowl(candidates)
         sums[candidates[:, 0] > 0.5, :2] = np.nan
+        sums[:, 3] = candidates[:, 0] > 0.5
         return sums
 
     one, state = ended(evaluate, num_iterations=1)
