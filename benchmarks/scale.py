@@ -2,10 +2,11 @@
 
 python benchmarks/scale.py [--model MODEL] [--dataset-dir DIR]
 
-Measured here and put into the simulation: how long the tasks of a chunk take on one thread, and how long the driver
-takes to send, receive and record one. The simulation is checked against real runs on 1, 2 and 4 workers whose tasks
-wait for the recorded time instead of computing, so that they do not compete for this machine's cores. No GPU was
-measured: the tasks of a GPU worker are taken to be as long as those of one thread here, and a tenth of that.
+Measured here and put into the simulation: how long the tasks of a chunk take on one thread, how long the driver computes
+to send, receive and record one, and how long it takes to ask Ray which of many answers have come. The simulation is checked
+against real runs on 1, 2 and 4 workers whose tasks wait for the recorded time instead of computing, so that they do not
+compete for this machine's cores. No GPU was measured: the tasks of a GPU worker are taken to be as long as those of one
+thread here, and a tenth of that.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import click
 import ray
 from batch import a_batch, compute_on
-from common import machine, model_option
+from common import machine, model_option, side_by_side
 from modes import write
 
 from cli.console import table
@@ -48,13 +49,13 @@ class Costs:
 
     Attributes:
         tasks: each a task of one label of one chunk, features included where it computed them.
-        driver: to send, receive, record and judge one task with one worker.
-        per_worker: what each further worker adds to that.
+        driver: of the driver's processor to send, receive and record one task.
+        per_answer: to ask whether one of the answers under way has come.
     """
 
     tasks: tuple[float, ...]
     driver: float
-    per_worker: float
+    per_answer: float
 
 
 @dataclass(frozen=True)
@@ -77,36 +78,42 @@ def simulate(costs: Costs, workers: int, tasks: int, scale: float = 1.0, seed: i
         seed: of the draw.
     """
     rng = random.Random(seed)
-    service = costs.driver + costs.per_worker * workers
     left = [scale * rng.choice(costs.tasks) for _ in range(tasks)]
     longest = max(left)
-    queues: list[list[float]] = [[] for _ in range(workers)]
-    running = [False] * workers
-    events: list[tuple[float, int]] = []  # (a task ends, worker)
-    now = 0.0
-    busy = 0.0
+    waiting: list[list[float]] = [[] for _ in range(workers)]
+    computing = [False] * workers
+    ends: list[tuple[float, int]] = []  # (a task ends, worker)
+    now = busy = 0.0
+
+    def send(worker: int) -> None:
+        if left:
+            waiting[worker].append(left.pop())
+            start(worker, now)
 
     def start(worker: int, at: float) -> None:
-        if queues[worker] and not running[worker]:
-            running[worker] = True
-            heapq.heappush(events, (at + queues[worker].pop(0), worker))
+        if waiting[worker] and not computing[worker]:
+            computing[worker] = True
+            heapq.heappush(ends, (at + waiting[worker].pop(0), worker))
 
     for _ in range(DEPTH):
         for worker in range(workers):
-            if left:
-                now += service / 2
-                busy += service / 2
-                queues[worker].append(left.pop())
-                start(worker, now)
-    while events:
-        ended, worker = heapq.heappop(events)
-        running[worker] = False
-        start(worker, ended)  # the next one waits at the worker already
-        now = max(now, ended) + service
-        busy += service
-        if left:
-            queues[worker].append(left.pop())
-            start(worker, now)
+            now += costs.driver / 2
+            busy += costs.driver / 2
+            send(worker)
+    under_way = DEPTH * workers
+    while ends:
+        now = max(now, ends[0][0])
+        took = costs.per_answer * under_way
+        now, busy = now + took, busy + took
+        answered = []
+        while ends and ends[0][0] <= now:
+            ended, worker = heapq.heappop(ends)
+            computing[worker] = False
+            start(worker, ended)  # the next one is at the worker already
+            answered.append(worker)
+        for worker in answered:
+            now, busy = now + costs.driver, busy + costs.driver
+            send(worker)
     return Simulated(now, busy / now, longest)
 
 
@@ -160,8 +167,8 @@ def main(model_path: Path, dataset_dir: Path, preprocess: str) -> None:
     seconds = sorted(costs.tasks)
     click.echo(
         f"measured: {len(seconds)} tasks of {len(work.seeds)} searches, {1e3 * seconds[0]:.0f} to "
-        f"{1e3 * seconds[-1]:.0f} ms, mean {1e3 * sum(seconds) / len(seconds):.0f} ms on one thread; the driver needs "
-        f"{1e3 * costs.driver:.2f} ms for a task and {1e6 * costs.per_worker:.1f} us more per worker\n\n"
+        f"{1e3 * seconds[-1]:.0f} ms, mean {1e3 * sum(seconds) / len(seconds):.0f} ms on one thread; the driver computes "
+        f"{1e3 * costs.driver:.2f} ms for a task and asks {1e6 * costs.per_answer:.2f} us for each answer under way\n\n"
         f"simulation against real runs of {CHECK_TASKS} tasks that wait for the recorded time"
     )
     rows = []
@@ -200,24 +207,44 @@ def recorded(work: Batch) -> list[TaskResult]:
 
 
 def calibrated(work: Batch, root: Path, results: list[TaskResult]) -> tuple[Costs, dict[int, float]]:
-    """The driver's costs from tasks that take no time, and seconds of real runs of waiting tasks."""
+    """The driver's costs, from tasks that take no time, and seconds of real runs of waiting tasks."""
     instant = [replace(result, seconds=0.0) for result in results]
-    driver = {workers: run(work, root, f"instant-{workers}", workers, instant) / CHECK_TASKS for workers in (1, 4)}
-    per_worker = max(0.0, (driver[4] - driver[1]) / 3)
-    costs = Costs(tuple(result.seconds for result in results), driver[1] - per_worker, per_worker)
-    return costs, {workers: run(work, root, f"waiting-{workers}", workers, results) for workers in (1, 2, 4)}
+    _, driver = run(work, root, "instant", 2, instant)
+    costs = Costs(tuple(result.seconds for result in results), driver / CHECK_TASKS, seconds_per_answer())
+    return costs, {workers: run(work, root, f"waiting-{workers}", workers, results)[0] for workers in (1, 2, 4)}
 
 
-def run(work: Batch, root: Path, name: str, workers: int, results: list[TaskResult]) -> float:
-    """Seconds of the tasks of a batch whose workers wait."""
+def seconds_per_answer() -> float:
+    """Seconds that the pool's two questions to Ray take for each answer that has not come."""
+
+    @ray.remote(num_cpus=0)
+    class Sleeper:
+        def nap(self) -> None:
+            time.sleep(3600)
+
+    sleeper = Sleeper.remote()
+    answers = [sleeper.nap.remote() for _ in range(DEPTH * max(WORKERS))]
+    few = answers[: DEPTH * min(WORKERS)]
+
+    def ask(some: list[Any]) -> None:
+        ray.wait(some, num_returns=1, timeout=0)
+        ray.wait(some, num_returns=len(some), timeout=0)
+
+    times = side_by_side({"few": lambda: ask(few), "many": lambda: ask(answers)}, rounds=20)
+    ray.kill(sleeper)
+    return max(0.0, (times["many"] - times["few"]) / (len(answers) - len(few)))
+
+
+def run(work: Batch, root: Path, name: str, workers: int, results: list[TaskResult]) -> tuple[float, float]:
+    """Seconds of the tasks of a batch whose workers wait, and of the driver's processor."""
     chunks = tuple(ChunkFile(str(n), Path(f"/{n}"), work.chunks[0].images) for n in range(CHECK_TASKS))
     waiting = replace(work, chunks=chunks, labels=work.labels[:1], output=root / name)
     with compute_on(workers, waiting_replica(results)) as compute:
         compute.start()
         records = RunRecords.create(waiting.output, {}, overwrite=False)
-        begun = time.perf_counter()
+        begun, computed = time.perf_counter(), time.process_time()
         run_batch(waiting, compute, lambda: records)
-        return time.perf_counter() - begun
+        return time.perf_counter() - begun, time.process_time() - computed
 
 
 if __name__ == "__main__":
