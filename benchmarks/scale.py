@@ -2,11 +2,11 @@
 
 python benchmarks/scale.py [--model MODEL] [--dataset-dir DIR]
 
-Measured here and put into the simulation: how long the tasks of a chunk take on one thread, how long the driver computes
-to send, receive and record one, and how long it takes to ask Ray which of many answers have come. The simulation is checked
-against real runs on 1, 2 and 4 workers whose tasks wait for the recorded time instead of computing, so that they do not
-compete for this machine's cores. No GPU was measured: the tasks of a GPU worker are taken to be as long as those of one
-thread here, and a tenth of that.
+Measured here and put into the simulation: how long the tasks of a chunk take on one thread, how long the driver
+computes to send, receive and record one, and how long it takes to ask Ray which of many answers have come. The
+simulation is checked against real runs on 1, 2 and 4 workers whose tasks wait for the recorded time instead of
+computing, so that they do not compete for this machine's cores. No GPU was measured: the tasks of a GPU worker are
+taken to be as long as those of one thread here, and a tenth of that.
 """
 
 from __future__ import annotations
@@ -167,8 +167,8 @@ def main(model_path: Path, dataset_dir: Path, preprocess: str) -> None:
     seconds = sorted(costs.tasks)
     click.echo(
         f"measured: {len(seconds)} tasks of {len(work.seeds)} searches, {1e3 * seconds[0]:.0f} to "
-        f"{1e3 * seconds[-1]:.0f} ms, mean {1e3 * sum(seconds) / len(seconds):.0f} ms on one thread; the driver computes "
-        f"{1e3 * costs.driver:.2f} ms for a task and asks {1e6 * costs.per_answer:.2f} us for each answer under way\n\n"
+        f"{1e3 * seconds[-1]:.0f} ms, mean {1e3 * sum(seconds) / len(seconds):.0f} ms on one thread; "
+        f"the driver computes {1e3 * costs.driver:.2f} ms for a task and asks {1e6 * costs.per_answer:.2f} us for each answer under way\n\n"
         f"simulation against real runs of {CHECK_TASKS} tasks that wait for the recorded time"
     )
     rows = []

@@ -20,6 +20,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_at_once(path: Path) -> None:
+    """As `remove`, but nobody sees a folder with some of its files gone."""
+    if path.is_dir() and not path.is_symlink():
+        path = path.rename(_beside(path, "old", path.suffix))
+    remove(path)
+
+
 def remove_leftovers(directory: Path) -> None:
     """Delete what killed processes were writing beside its place in a folder; nobody may be writing there now."""
     for path in directory.iterdir():

@@ -213,7 +213,7 @@ def on_doomed_node(cluster: Cluster, at: int) -> Iterator[tuple[Compute, OnJobs]
 
 _DOOMED = """
 import os, signal, sys
-at, output = sys.argv[1:3]
+number, at, output = sys.argv[1:4]
 renames = 0
 def hook(event, arguments):
     global renames
@@ -224,27 +224,37 @@ def hook(event, arguments):
         return
     renames += 1
     if at in (name, str(renames)):
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.killpg(0, int(number)) if int(number) == signal.SIGINT else os.kill(os.getpid(), int(number))
 sys.addaudithook(hook)
 import cluster.compute, cluster.remote_tasks
 cluster.compute.SEGMENT_SECONDS = cluster.remote_tasks.SEGMENT_SECONDS = 0.0
 from cli.main import run
-code = run(sys.argv[3:])
+code = run(sys.argv[4:])
 print(f"files: {renames}")
 sys.exit(code)
 """
 
 
-def doomed(at: int | str, output: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def doomed(
+    at: int | str,
+    output: Path,
+    words: Sequence[str],
+    *,
+    number: signal.Signals = signal.SIGKILL,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
     """Run a command that is killed before it puts its file number `at`, or of that name, in its place.
 
     A run is files that appear one after the other, so these are all moments there are. Searches come back after every
-    iteration. A command that lives on says how many files it wrote.
+    iteration. A command that lives on says how many files it wrote. SIGINT goes to all processes of the command, as a
+    terminal sends it.
     """
     return subprocess.run(
-        [sys.executable, "-c", _DOOMED, str(at), str(output), *words],
+        [sys.executable, "-c", _DOOMED, str(int(number)), str(at), str(output), *words],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
+        start_new_session=True,
+        env={**os.environ, **(environment or {})},
     )

@@ -242,6 +242,78 @@ def test_fingerprint_depends_on_content_alone(tmp_path: Path) -> None:
     assert len(seen) == 5
 
 
+@settings(max_examples=60)
+@given(st.data(), st.integers(1, 12))
+def test_the_digest_of_a_row_is_of_its_pixels_alone(data: st.DataObject, count: int) -> None:
+    images = pixels(count)
+    whole = imagesets.row_digests(images)
+    assert whole.shape == (count, 16)
+    assert whole.dtype == np.uint8
+    assert len({row.tobytes() for row in whole}) == count
+    order = np.array(data.draw(st.permutations(range(count))))
+    cut = data.draw(st.integers(0, count))
+    parts = [
+        imagesets.row_digests(images[order][part]) for part in (slice(0, cut), slice(cut, None)) if len(order[part])
+    ]
+    assert np.array_equal(np.concatenate(parts), whole[order])
+    flat = tuple(data.draw(st.integers(0, size - 1)) for size in images.shape)
+    changed = images.copy()
+    changed[flat] = np.nextafter(changed[flat], np.float32(9))
+    different = (imagesets.row_digests(changed) != whole).any(axis=1)
+    assert np.flatnonzero(different).tolist() == [flat[0]]
+
+
+def test_digests_are_of_values_however_they_lie_in_memory() -> None:
+    images = pixels(5)
+    expected = imagesets.row_digests(images)
+    for same in (
+        images.astype(">f4"),
+        images.astype("float64"),
+        np.asfortranarray(images),
+        images[:, :, :, ::-1][..., ::-1],
+    ):
+        assert np.array_equal(imagesets.row_digests(same), expected)
+    assert np.array_equal(imagesets.row_digests(images.reshape(5, 24, 1, 1)), expected)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(0, 30), max_size=5), st.data())
+def test_the_fingerprint_of_rows_does_not_depend_on_their_blocks(cuts: list[int], data: st.DataObject) -> None:
+    labels = np.arange(30) % 5
+    digests = imagesets.row_digests(pixels(30))
+    whole = imagesets.rows_fingerprint((4, 3, 2), 5, labels, [digests])
+    assert imagesets.rows_fingerprint((4, 3, 2), 5, labels, np.split(digests, sorted(cuts))) == whole
+    order = np.array(data.draw(st.permutations(range(30))))
+    moved = imagesets.rows_fingerprint((4, 3, 2), 5, labels[order], [digests[order]])
+    assert (moved == whole) == np.array_equal(order, np.arange(30))
+
+
+def test_what_the_fingerprint_of_rows_tells_apart() -> None:
+    labels = np.arange(6) % 5
+    digests = imagesets.row_digests(pixels(6))
+    other = labels.copy()
+    other[3] = 0
+    seen = {
+        imagesets.rows_fingerprint((4, 3, 2), 5, labels, [digests]),
+        imagesets.rows_fingerprint((3, 4, 2), 5, labels, [digests]),
+        imagesets.rows_fingerprint((4, 3, 2), 6, labels, [digests]),
+        imagesets.rows_fingerprint((4, 3, 2), 5, other, [digests]),
+        imagesets.rows_fingerprint((4, 3, 2), 5, labels, [digests[::-1]]),
+        imagesets.rows_fingerprint((4, 3, 2), 5, labels[:5], [digests[:5]]),
+        imagesets.rows_fingerprint((4, 3, 2), 5, labels[:0], []),
+    }
+    assert len(seen) == 7
+
+
+def test_a_file_has_the_fingerprint_of_its_rows(tmp_path: Path) -> None:
+    """2,500 rows: more than one block is read."""
+    images = (pixels(2500) * 200).astype("uint8")
+    labels = np.random.default_rng(0).integers(0, 5, 2500)
+    found = imagesets.open_image_set(write_raw(tmp_path / "a.h5", images, one_hot(labels)))
+    digests = imagesets.row_digests(images.astype(np.float32))
+    assert imagesets.content_fingerprint(found) == imagesets.rows_fingerprint((4, 3, 2), 5, labels, [digests])
+
+
 def test_written_set_reads_back_with_its_attributes(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.h5"
     names = ("T-shirt/top", "Straße", "c", "d", "e")

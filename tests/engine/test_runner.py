@@ -6,7 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from engine.runner import ModelRunner
+from engine.losses import TrainingLoss
+from engine.runner import LayerRunner, ModelRunner
+
+BINARY = TrainingLoss("binary_crossentropy", from_logits=False, stated=True)
 
 
 @pytest.fixture(params=["quickstart", "functional"])
@@ -84,3 +87,100 @@ def test_dropout_and_normalisation_run_as_in_inference():
     runner = ModelRunner(model, None, batch_rows=16)
     np.testing.assert_array_equal(runner.outputs(images), runner.outputs(images))
     np.testing.assert_allclose(runner.outputs(images), model.predict(images, verbose=0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def moved_kernel(quickstart):
+    """Another kernel for the shipped model."""
+    kernel = quickstart.old_kernel
+    return kernel + np.random.default_rng(4).normal(0, kernel.std(), kernel.shape).astype(np.float32)
+
+
+def test_the_bits_of_a_row_do_not_depend_on_its_place(subject):
+    """A row has one value, whichever file or order it comes in."""
+    runner = ModelRunner(subject.model, subject.target, batch_rows=64)
+    inputs, logits = runner.features(subject.images)
+    order = np.random.default_rng(1).permutation(300)
+    again, logits_again = runner.features(subject.images[order])
+    assert again.tobytes() == inputs[order].tobytes()
+    assert logits_again.tobytes() == logits[order].tobytes()
+    some = order[:130]
+    assert runner.layer.logits(inputs[some], subject.old_kernel).tobytes() == logits[some].tobytes()
+    assert runner.predict(subject.images[some]).tolist() == runner.predict(subject.images)[some].tolist()
+
+
+def test_a_layer_runs_under_any_kernel_as_the_model_would(quickstart, moved_kernel):
+    runner = ModelRunner(quickstart.model, quickstart.target, batch_rows=64)
+    inputs, own = runner.features(quickstart.images)
+    moved = runner.layer.logits(inputs, moved_kernel)
+    variable = quickstart.target.layer.kernel
+    old = np.array(variable)
+    variable.assign(moved_kernel)
+    try:
+        outputs, (inputs_then, logits_then) = runner.outputs(quickstart.images), runner.features(quickstart.images)
+    finally:
+        variable.assign(old)
+    # What comes before the layer does not know its kernel; the layer has the same bits either way.
+    assert inputs_then.tobytes() == inputs.tobytes()
+    assert logits_then.tobytes() == moved.tobytes()
+    predicted = runner.layer.predicted(moved)
+    assert predicted.dtype == np.int64
+    np.testing.assert_array_equal(predicted, outputs.argmax(axis=1))
+    assert (predicted != runner.layer.predicted(own)).mean() > 0.1
+    assert runner.layer.logits(inputs, old).tobytes() == own.tobytes()
+
+
+def test_a_layer_adds_its_bias(quickstart):
+    layer = LayerRunner(quickstart.target, batch_rows=64)
+    depth = quickstart.features.shape[1]
+    nothing = layer.logits(np.zeros((3, depth), np.float32), quickstart.old_kernel)
+    np.testing.assert_array_equal(nothing, np.tile(np.array(quickstart.target.layer.bias), (3, 1)))
+    np.testing.assert_allclose(
+        layer.logits(quickstart.features, quickstart.old_kernel), quickstart.logits, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_predicted_is_by_scores_and_the_first_of_equals(subject_of):
+    """Sigmoids of 50 and 60 are both 1."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "sigmoid", use_bias=False)])
+    rows = np.zeros((4, 2), np.float32)
+    subject = subject_of(model, rows, np.zeros(4, np.int64), BINARY)
+    layer = LayerRunner(subject.target)
+    logits = np.array([[-1, 50, 60], [2, 2, 1], [-3, -2, -1], [50, 60, 60]], np.float32)
+    assert layer.predicted(logits).tolist() == [1, 0, 2, 0]
+    softmax = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "softmax", use_bias=False)])
+    layer = LayerRunner(subject_of(softmax, rows, np.zeros(4, np.int64)).target)
+    assert layer.predicted(logits).tolist() == [2, 0, 2, 1]
+
+
+def test_sums_of_localisation_are_those_of_a_layer_under_that_kernel(quickstart, moved_kernel):
+    """From inputs extracted under another kernel, and in blocks that are added up in order."""
+    runner = ModelRunner(quickstart.model, quickstart.target, batch_rows=64)
+    inputs, labels = runner.inputs(quickstart.images), quickstart.labels
+    logits = runner.layer.logits(inputs, moved_kernel)
+    found = runner.layer.localisation_sums(inputs, logits, labels)
+    variable = quickstart.target.layer.kernel
+    old = np.array(variable)
+    variable.assign(moved_kernel)
+    try:
+        whole = runner.localisation_sums(quickstart.images, labels)
+    finally:
+        variable.assign(old)
+    parts = [
+        runner.layer.localisation_sums(inputs[part], logits[part], labels[part])
+        for part in (slice(0, 128), slice(128, 256), slice(256, 300))
+    ]
+    wide = logits.astype(np.float64)
+    share = np.exp(wide - wide.max(axis=1, keepdims=True))
+    share /= share.sum(axis=1, keepdims=True)
+    share[np.arange(300), labels] -= 1
+    by_hand = inputs.astype(np.float64).T @ share
+    for each in (found, whole):
+        np.testing.assert_allclose(each.gradient, by_hand, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(each.impact, np.abs(inputs.astype(np.float64)).sum(axis=0), rtol=1e-12)
+        np.testing.assert_array_equal(each.first, np.abs(inputs[0]))
+        assert each.rows == 300
+    for name in ("gradient", "impact", "first"):
+        assert getattr(found, name).tobytes() == getattr(whole, name).tobytes()
+        added = getattr(parts[0] + parts[1] + parts[2], name)
+        np.testing.assert_allclose(added, getattr(whole, name), rtol=1e-12, atol=1e-12)

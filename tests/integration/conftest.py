@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.main import run
+from tests.batches import write_data
 
 SHIPPED = Path(__file__).parents[2] / "cli" / "quickstart_data"
 ROWS = {"repair": 400, "val": 120, "test": 120}
@@ -109,3 +110,20 @@ def refused(command: Command, tmp_path: Path) -> Callable[..., str]:
         return done.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def repairsets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `model.keras`, `chunks/`, `val.h5` and `test.h5`, see `tests.batches.write_data`."""
+    root = write_data(tmp_path_factory.mktemp("repairsets"))
+    shutil.copy(SHIPPED / "model.keras", root)
+    return root
+
+
+@pytest.fixture
+def batchspace(repairsets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`repairsets` under a second name, as the current directory; hard links, as in `workspace`."""
+    root = tmp_path / "work"
+    shutil.copytree(repairsets, root, copy_function=os.link)
+    monkeypatch.chdir(root)
+    return root
