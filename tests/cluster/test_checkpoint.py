@@ -71,7 +71,34 @@ def test_going_on_from_bytes_is_going_on(searches: dict[str, Begun], tmp_path: P
 def test_damaged_bytes_are_no_searches(searches: dict[str, Begun], tmp_path: Path) -> None:
     whole = pack(searches)
     path = tmp_path / "some.npz"
-    for length in [*range(0, len(whole), 97), len(whole) - 1]:
+    for length in [*range(0, len(whole), 97), *range(len(whole) - 60, len(whole))]:
         path.write_bytes(whole[:length])
         assert unpack(path) == {}
+    assert unpack(tmp_path / "none.npz") == {}
+
+
+def test_a_changed_byte_is_no_searches_or_changes_nothing(searches: dict[str, Begun], tmp_path: Path) -> None:
+    """The archive has checksums; some bytes, such as dates, mean nothing."""
+    whole = pack({"a": searches["ended"]})
+    path = tmp_path / "some.npz"
+    refused = 0
+    places = range(0, len(whole), 9)
+    for place in places:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        found = unpack(path)
+        assert found == {} or pack(found) == whole, place
+        refused += found == {}
+    assert refused > len(places) / 2
+
+
+def test_other_files_are_no_searches(tmp_path: Path) -> None:
+    path = tmp_path / "some.npz"
+    np.savez(path, names=np.array(["a"]))
+    assert unpack(path) == {}
+    np.savez(path, names=np.array([object()]))
+    assert unpack(path) == {}
+    path.unlink()
+    path.mkdir()
+    assert unpack(path) == {}
+    (tmp_path / "none.npz").write_bytes(pack({}))
     assert unpack(tmp_path / "none.npz") == {}

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +186,89 @@ def test_time_and_place_are_not_compared(records: RunRecords) -> None:
     columns = comparable(read_table(records.directory, "jobs")).column_names
     assert not {"worker", "host", "where", "seconds", "ended", "redispatched"} & set(columns)
     assert {"job", "fitness", "positive_weight", "state"} <= set(columns)
+
+
+def test_replacing_with_the_same_is_nothing(records: RunRecords) -> None:
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (records.directory / "swarm").iterdir()}
+
+    records.replace("swarm", "a", swarm("a", 3))
+    before = files()
+    records.replace("swarm", "a", swarm("a", 3))
+    # Another command that goes on with the run knows nothing of the parts before it.
+    RunRecords(records.directory).replace("swarm", "a", swarm("a", 3))
+    assert files() == before
+    assert len(before) == 1
+
+
+def test_a_run_of_another_command_cannot_be_resumed(tmp_path: Path) -> None:
+    RunRecords.create(tmp_path / "run", {"command": ["optimize"]}, overwrite=False)
+    with pytest.raises(InputError, match=r"run: found a run that cannot be resumed, expected one of batch$"):
+        RunRecords.check_same(tmp_path / "run", {"identity": IDENTITY})
+
+
+def test_jobs_are_found_in_their_parts(records: RunRecords) -> None:
+    names = ["step1-chunk0-label6+0", "step1-chunkold shoes-label6+0", "step1-chunkold_shoes-label6+0"]
+    for number, name in enumerate(names):
+        records.replace("jobs", name, [job(f"{number}-a"), job(f"{number}-b")])
+    parts = records.parts_of("jobs")
+    assert len(set(parts.values())) == 3
+    for name, part in parts.items():
+        found = read_part(records.directory, "jobs", part)
+        assert found is not None and name in [each["job"] for each in found]
+        records.replace("jobs", part, [each | {"chosen": True} for each in found])
+    table = read_table(records.directory, "jobs").to_pylist()
+    assert [each["job"] for each in table] == ["0-a", "0-b", "1-a", "1-b", "2-a", "2-b"]
+    assert all(each["chosen"] for each in table)
+
+
+def test_a_run_killed_while_its_tables_became_whole_goes_on(records: RunRecords, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        records.replace("swarm", name, swarm(name, 3))
+        records.replace("jobs", name, [job(name)])
+        records.replace("patches", name, [row("patches", job=name)])
+    finished = tmp_path / "finished"
+    shutil.copytree(records.directory, finished)
+    RunRecords(finished).compact({"identity": IDENTITY})
+    expected = {name: read_table(finished, name) for name in SCHEMAS}
+    tables = list(SCHEMAS)
+    for killed_at in range(len(tables)):
+        run = tmp_path / f"run{killed_at}"
+        shutil.copytree(records.directory, run)
+        for name in tables[: killed_at + 1]:
+            shutil.copy(finished / f"{name}.arrow", run)
+        if killed_at == len(tables) - 1:  # all are whole, and some parts are gone
+            shutil.rmtree(run / "swarm")
+            next((run / "jobs").iterdir()).unlink()
+        again = RunRecords.resume(run, {"identity": IDENTITY})
+        assert {name: read_table(run, name) for name in SCHEMAS} == expected
+        again.compact({"identity": IDENTITY})
+        assert {name: read_table(run, name) for name in SCHEMAS} == expected
+
+
+def test_no_part_is_overlooked_while_it_is_replaced() -> None:
+    """On tmpfs a long listing leaves out files that are replaced meanwhile."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or not os.access(memory, os.W_OK):
+        pytest.skip("this machine has no /dev/shm to write to")
+    count = 1500
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        records = RunRecords.create(Path(folder) / "run", {}, overwrite=False)
+        for number in range(count):
+            records.replace("jobs", f"step1-chunk{number}-label6+0", [job(str(number))])
+        stop = threading.Event()
+
+        def replace() -> None:
+            for number in cycle(range(count)):  # no part twice within two listings, as no search is so short
+                if stop.is_set():
+                    return
+                records.replace("jobs", f"step1-chunk{number}-label6+0", [job(str(number))])
+
+        writer = threading.Thread(target=replace)
+        writer.start()
+        try:
+            seen = [len(records.parts_of("jobs")) for _ in range(15)]
+        finally:
+            stop.set()
+            writer.join()
+    assert seen == [count] * 15
