@@ -234,7 +234,7 @@ def _run(prepare: Callable[..., dict[str, int]], settings: dict[str, Any]) -> di
 
     verbose, num_workers, address = (settings.pop(name) for name in ("verbose", "num_workers", "address"))
     with Console(verbose) as console, Workers(num_workers, address, console.say) as workers:
-        return prepare(**settings, spread=workers, progress=console.rows("prepare", None))
+        return prepare(**settings, spread=workers, progress=lambda rows: console.rows("prepare", rows))
 
 
 def _tell(written: Mapping[str, int], classes: int, ids: tuple[str, ...], side: int = 32) -> None:

@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cluster.batch import Batch, ChunkFile, Weighting, check_batch, open_chunks
+    from cluster.batch_run import run_recorded
     from cluster.compute import Compute, ComputeOptions
     from cluster.inputs import ChunkPaths
     from cluster.records import RunRecords, comparable, read_table
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from cluster.searches import SearchOutcome, SearchTask
 
 _MODULES = {
+    "Batch": "batch",
+    "ChunkFile": "batch",
     "ChunkPaths": "inputs",
     "ChunkReport": "reports",
     "Compute": "compute",
@@ -26,11 +30,17 @@ _MODULES = {
     "RunRecords": "records",
     "SearchOutcome": "searches",
     "SearchTask": "searches",
+    "Weighting": "batch",
+    "check_batch": "batch",
     "comparable": "records",
+    "open_chunks": "batch",
     "read_table": "records",
+    "run_recorded": "batch_run",
 }
 
 __all__ = [
+    "Batch",
+    "ChunkFile",
     "ChunkPaths",
     "ChunkReport",
     "Compute",
@@ -39,8 +49,12 @@ __all__ = [
     "RunRecords",
     "SearchOutcome",
     "SearchTask",
+    "Weighting",
+    "check_batch",
     "comparable",
+    "open_chunks",
     "read_table",
+    "run_recorded",
 ]
 
 

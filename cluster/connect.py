@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,13 +65,37 @@ def connected(address: str | None, workers: int | None, gpus_per_worker: float |
 
     already = ray.is_initialized()
     with tempfile.TemporaryDirectory(prefix="repair-dist-") as empty:
-        if not already:
-            _init(address, workers, Path(empty))
         try:
+            if not already:
+                with _interrupted_later():
+                    _init(address, workers, Path(empty))
             yield _share(ray.cluster_resources(), workers, gpus_per_worker, local=address is None)
         finally:
             if not already:
                 ray.shutdown()
+
+
+@contextlib.contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Take a first Ctrl-C at the end of the body: of a Ray that is stopped while it starts, some processes live on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = False
+
+    def press(*_: Any) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _init(address: str | None, workers: int | None, empty: Path) -> None:

@@ -10,13 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engine.comparison import Comparison, compare
     from engine.containers import repaired_path, save_patched
     from engine.errors import InputError
     from engine.fitness import SearchRows, TiledFitness, Tiling, Weights
     from engine.head import Head, TargetLayer, find_target
     from engine.imagesets import ImageSet, open_image_set
     from engine.models import LoadedModel, load_model
+    from engine.patch import Patch, compose, merge, patch_between, revert
+    from engine.patch_file import read_patch, write_patch
     from engine.problem import Problem
+    from engine.requirements import Requirement, Verdict, judge, read_requirements
     from engine.results import label_results, paired_changes, wilson_interval
     from engine.runner import ModelRunner
     from engine.search import SearchSettings
@@ -24,12 +28,15 @@ if TYPE_CHECKING:
     from engine.targets import open_negatives, open_positives, write_targets
 
 _MODULES = {
+    "Comparison": "comparison",
     "Head": "head",
     "ImageSet": "imagesets",
     "InputError": "errors",
     "LoadedModel": "models",
     "ModelRunner": "runner",
+    "Patch": "patch",
     "Problem": "problem",
+    "Requirement": "requirements",
     "SearchRows": "fitness",
     "SearchSettings": "search",
     "SwarmSettings": "swarm",
@@ -37,27 +44,40 @@ _MODULES = {
     "TargetLayer": "head",
     "TiledFitness": "fitness",
     "Tiling": "fitness",
+    "Verdict": "requirements",
     "Weights": "fitness",
+    "compare": "comparison",
+    "compose": "patch",
     "find_target": "head",
+    "judge": "requirements",
     "label_results": "results",
     "load_model": "models",
+    "merge": "patch",
     "open_image_set": "imagesets",
     "open_negatives": "targets",
     "open_positives": "targets",
     "paired_changes": "results",
+    "patch_between": "patch",
+    "read_patch": "patch_file",
+    "read_requirements": "requirements",
     "repaired_path": "containers",
+    "revert": "patch",
     "save_patched": "containers",
     "wilson_interval": "results",
+    "write_patch": "patch_file",
     "write_targets": "targets",
 }
 
 __all__ = [
+    "Comparison",
     "Head",
     "ImageSet",
     "InputError",
     "LoadedModel",
     "ModelRunner",
+    "Patch",
     "Problem",
+    "Requirement",
     "SearchRows",
     "SearchSettings",
     "SwarmSettings",
@@ -65,17 +85,27 @@ __all__ = [
     "TargetLayer",
     "TiledFitness",
     "Tiling",
+    "Verdict",
     "Weights",
+    "compare",
+    "compose",
     "find_target",
+    "judge",
     "label_results",
     "load_model",
+    "merge",
     "open_image_set",
     "open_negatives",
     "open_positives",
     "paired_changes",
+    "patch_between",
+    "read_patch",
+    "read_requirements",
     "repaired_path",
+    "revert",
     "save_patched",
     "wilson_interval",
+    "write_patch",
     "write_targets",
 ]
 
