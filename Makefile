@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint bench
+.PHONY: quickstart test lint bench soak
 .DELETE_ON_ERROR:
 
 quickstart: .venv/ready
@@ -18,6 +18,9 @@ lint: .venv/ready
 
 bench: .venv/ready
 	for script in fitness optimize rows quality modes batch scale; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+
+soak: .venv/ready
+	$(BIN)/python -m scripts.soak
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv

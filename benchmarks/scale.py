@@ -168,7 +168,8 @@ def main(model_path: Path, dataset_dir: Path, preprocess: str) -> None:
     click.echo(
         f"measured: {len(seconds)} tasks of {len(work.seeds)} searches, {1e3 * seconds[0]:.0f} to "
         f"{1e3 * seconds[-1]:.0f} ms, mean {1e3 * sum(seconds) / len(seconds):.0f} ms on one thread; "
-        f"the driver computes {1e3 * costs.driver:.2f} ms for a task and asks {1e6 * costs.per_answer:.2f} us for each answer under way\n\n"
+        f"the driver computes {1e3 * costs.driver:.2f} ms for a task and asks {1e6 * costs.per_answer:.2f} us for each "
+        "answer under way\n\n"
         f"simulation against real runs of {CHECK_TASKS} tasks that wait for the recorded time"
     )
     rows = []

@@ -106,6 +106,8 @@ def _init(address: str | None, workers: int | None, empty: Path) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     options["runtime_env"] = runtime_environment(empty, ship_code=address is not None)
     if address is None:
+        # Ray would start a worker for every core at once; actors bring their own environment and never use those.
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         # More workers than cores is slow but legal: tests and debugging want it.
         # "local": without it Ray joins a cluster that somebody else started on this machine.
         options.update(address="local", include_dashboard=False, num_cpus=max(os.cpu_count() or 1, workers or 1))

@@ -25,6 +25,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.batch import Batch, Mode, Weighting, open_chunks
 from cluster.compute import Compute, ComputeOptions
+from cluster.connect import runtime_environment
 from cluster.ledger import OnJobs
 from cluster.records import SCHEMAS, comparable, read_table
 from cluster.replica import Replica
@@ -185,11 +186,27 @@ def dying(at: int, calls: Path) -> type[Replica]:
 
 
 @contextmanager
+def three_nodes(empty: Path) -> Iterator[Cluster]:
+    """A Ray cluster of 4, 2 and 2 CPUs on this machine, with this process as its driver; lost nodes show in seconds."""
+    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "_system_config": health})
+    nodes.add_node(num_cpus=2)
+    nodes.add_node(num_cpus=2)
+    environment = runtime_environment(empty, ship_code=False)
+    ray.init(address=nodes.address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
+    try:
+        yield nodes
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+@contextmanager
 def on_doomed_node(cluster: Cluster, at: int) -> Iterator[tuple[Compute, OnJobs]]:
     """Two workers, one of them on a node of its own, which goes when the progress changes for the `at`-th time.
 
-    Yields the computing and what has to be told of the progress. The other nodes of the cluster, of 4, 2 and 2 CPUs,
-    are left with one free CPU between them.
+    Yields the computing and what has to be told of the progress. The other nodes of the cluster, those of
+    `three_nodes`, are left with one free CPU.
     """
     taken = placement_group([{"CPU": 3}, {"CPU": 2}, {"CPU": 2}], strategy="STRICT_SPREAD")
     ray.get(taken.ready(), timeout=60)
@@ -205,6 +222,8 @@ def on_doomed_node(cluster: Cluster, at: int) -> Iterator[tuple[Compute, OnJobs]
     try:
         with Compute(ComputeOptions(num_workers=2), lambda line: None) as compute:
             yield compute, tell
+        if told < at:
+            raise RuntimeError(f"the progress changed {told} times, expected at least {at}")
     finally:
         if told < at:
             cluster.remove_node(doomed)

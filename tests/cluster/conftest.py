@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 from cluster.batch_run import run_recorded
 from cluster.compute import Compute, ComputeOptions
-from cluster.connect import runtime_environment
 from cluster.inputs import ChunkPaths
 from cluster.records import RunRecords, comparable, read_table
 from cluster.repair import Repairs, repair
@@ -31,7 +29,7 @@ from engine.search import SearchSettings
 from engine.swarm import SwarmSettings
 from engine.targets import open_negatives, write_targets
 from engine.weights_file import write_weights
-from tests.batches import MODES, here, small_batch, write_data
+from tests.batches import MODES, here, small_batch, three_nodes, write_data
 
 SHIPPED = Path(__file__).parents[2] / "cli" / "quickstart_data"
 ROWS = 2400
@@ -48,15 +46,8 @@ SETTINGS = SearchSettings(
 @pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A head and two nodes that notice a lost node within seconds; this process is its driver."""
-    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "_system_config": health})
-    nodes.add_node(num_cpus=2)
-    nodes.add_node(num_cpus=2)
-    environment = runtime_environment(tmp_path_factory.mktemp("empty"), ship_code=False)
-    ray.init(address=nodes.address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
-    yield nodes
-    ray.shutdown()
-    nodes.shutdown()
+    with three_nodes(tmp_path_factory.mktemp("empty")) as nodes:
+        yield nodes
 
 
 @dataclass(frozen=True)

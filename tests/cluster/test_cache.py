@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cluster.cache import Cache
 
 
@@ -33,3 +35,24 @@ def test_sizes_add_up_and_the_newest_always_stays() -> None:
     cache.get(4, lambda: make(4))
     cache.get(5, lambda: make(5))
     assert made == [4, 5, 50, 4, 5, 2, 5]
+
+
+def test_nothing_is_a_value_too_and_a_failure_is_none() -> None:
+    """Where a label has no failures the cache keeps None; where a chunk is damaged it keeps nothing."""
+    made: list[int | None] = []
+
+    def make(value: int | None) -> int | None:
+        made.append(value)
+        if value == 7:
+            raise ValueError("damaged")
+        return value
+
+    cache: Cache[int | None] = Cache(2)
+    for _ in range(3):
+        assert cache.get("a", lambda: make(None)) is None
+        with pytest.raises(ValueError, match="damaged"):
+            cache.get("b", lambda: make(7))
+    assert cache.get("b", lambda: make(1)) == 1
+    assert made == [None, 7, 7, 7, 1]
+    # The failures took no room from `a`.
+    assert cache.get("a", lambda: make(2)) is None

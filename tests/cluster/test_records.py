@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow as pa
@@ -257,9 +258,10 @@ def test_no_part_is_overlooked_while_it_is_replaced() -> None:
         for number in range(count):
             records.replace("jobs", f"step1-chunk{number}-label6+0", [job(str(number))])
         stop = threading.Event()
+        order = Random(1).sample(range(count), count)
 
         def replace() -> None:
-            for number in cycle(range(count)):  # no part twice within two listings, as no search is so short
+            for number in cycle(order):  # no part twice within two listings, as no search is so short
                 if stop.is_set():
                     return
                 records.replace("jobs", f"step1-chunk{number}-label6+0", [job(str(number))])

@@ -15,10 +15,13 @@ import h5py
 import numpy as np
 import pytest
 
+from cli.batch import parse_labels, parse_weights
 from cluster.batch_run import run_recorded
 from cluster.records import SCHEMAS, read_facts, read_table
+from engine.errors import InputError
 from engine.models import load_model
 from engine.patch_file import read_patch
+from engine.search import SearchSettings
 from tests.batches import here, small_batch, write_rows
 from tests.integration.conftest import Command, contents
 
@@ -122,6 +125,20 @@ def test_one_damaged_chunk(damage: str, batchspace: Path, command: Command) -> N
     assert Path("run/requirements-not-met.txt").exists()
 
 
+def test_labels_and_weights_in_words() -> None:
+    names = ["cat", "dog", "dog", "7"]
+    assert parse_labels("all", 4, names) == (0, 1, 2, 3)
+    assert parse_labels(" 2,cat ", 4, names) == (0, 2)
+    assert parse_labels("7", 8, names) == (3,)  # a name comes before a number
+    with pytest.raises(InputError, match="labels has 'dog', expected numbers from 0 to 3, or names as 'cat', or all"):
+        parse_labels("dog", 4, names)
+    settings = SearchSettings()
+    weightings = parse_weights("100, 0.15x,2e2", settings)
+    assert [each.text for each in weightings] == ["100", "0.15x", "200"]
+    assert [each.settings.positive_weight for each in weightings] == [100.0, None, 200.0]
+    assert weightings[1].settings.positive_worth == 0.15
+
+
 def test_chunks_without_failures_are_counted(batchspace: Path, command: Command) -> None:
     done = command(*BATCH, "--labels", "4", "--seeds", "2")
     assert done.code == 0, done.err
@@ -180,13 +197,7 @@ def test_the_base_model_is_a_candidate(batchspace: Path, command: Command) -> No
     assert len(read_patch(Path("run/patch.arrow"))) == 0
     assert Path("run/repair/model.keras").read_bytes() == Path("model.keras").read_bytes()
     assert all(row["repaired"] == row["broken"] == 0 for row in labels if row["stage"] == "repaired")
-    assert read_table(Path("run"), "patches").filter(chosen()).num_rows == 0
-
-
-def chosen() -> Any:
-    import pyarrow.compute as pc
-
-    return pc.field("job") == "batch"
+    assert "batch" not in read_table(Path("run"), "patches")["job"].to_pylist()
 
 
 def test_a_chain_prints_its_iterations(batchspace: Path, command: Command) -> None:
@@ -551,7 +562,10 @@ def test_a_reader_never_sees_a_torn_table(batchspace: Path, command: Command, mo
 
 
 def test_finished_tables_load_elsewhere(finished: Path) -> None:
-    duckdb, pandas, polars = (pytest.importorskip(name) for name in ("duckdb", "pandas", "polars"))
+    import duckdb
+    import pandas
+    import polars
+
     for name in SCHEMAS:
         rows = read_table(Path("run"), name)
         path = Path("run") / f"{name}.arrow"

@@ -301,7 +301,18 @@ def test_repair_of_a_repaired_model(workspace: Path, command: Command) -> None:
     assert len(read_set(Path("data/negative/6/repair.h5"))[1]) == (~hits & (labels == 6)).sum()
 
     succeed(command, "localize", "--model-dir", repaired, *negatives)
-    succeed(command, "optimize", "--model-dir", repaired, *negatives, *SMALL, "--output-dir", "second")
+    succeed(
+        command,
+        "optimize",
+        "--model-dir",
+        repaired,
+        *negatives,
+        *SMALL,
+        "--positive-weight",
+        "2",
+        "--output-dir",
+        "second",
+    )
     check_only_the_patch(repaired / "model.keras", Path("second"))
     start, end = (
         right(model, Path("data/negative/6/repair.h5"))[0].sum() for model in (repaired, Path("second/repair"))
@@ -391,7 +402,7 @@ def test_reports_are_measured_on_the_saved_model(finished: tuple[Path, str], pre
 def test_records_of_a_finished_run(finished: tuple[Path, str], prepared: Path) -> None:
     root, _ = finished
     run = root / "run"
-    assert sorted(each.name for each in run.iterdir()) == ["jobs.arrow", "labels.arrow", "run.json", "swarm.arrow"]
+    assert sorted(each.name for each in run.iterdir()) == sorted([*(f"{name}.arrow" for name in SCHEMAS), "run.json"])
     tables = {}
     for name, schema in SCHEMAS.items():
         tables[name] = pa.ipc.open_file(pa.memory_map(str(run / f"{name}.arrow"))).read_all()
@@ -418,8 +429,8 @@ def test_records_of_a_finished_run(finished: tuple[Path, str], prepared: Path) -
         if job["chosen"]:
             output = root / "out" / ("0" if job["label"] == 6 else "1")
             written = [(int(i), int(j), np.float32(a), np.float32(b)) for _, i, j, a, b in rows(output / "weights.csv")]
-            columns = (job[column] for column in ("index", "unit", "old", "new"))
-            assert written == list(zip(*columns, strict=True))
+            patch = [row for row in tables["patches"].to_pylist() if row["job"] == name]
+            assert written == [(*row["index"], row["old"], row["new"]) for row in patch]
 
     facts = json.loads((run / "run.json").read_text())
     assert facts["state"] == "done"
