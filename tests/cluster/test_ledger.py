@@ -215,6 +215,21 @@ def test_a_damaged_checkpoint_is_no_checkpoint(records: RunRecords, task_of: Cal
     assert resumed(records).states([task]) == {}
 
 
+def test_a_checkpoint_of_an_ended_task_counts_for_nothing(records: RunRecords, task_of: Callable[..., Task]) -> None:
+    """The process was killed before it could drop it."""
+    task = task_of()
+    ledger = ledger_of(records)
+    first = run(task, {}, all_of(task, 3))
+    ledger.take(first)
+    (path,) = records.checkpoints()
+    content = path.read_bytes()
+    ledger.take(run(task, states_of(first), all_of(task, 3)))
+    records.write_checkpoint(task.name, content)
+    again = resumed(records)
+    assert again.states([task]) == {}
+    assert again.counts == {"done": 2}
+
+
 def test_what_was_skipped_or_failed(records: RunRecords, task_of: Callable[..., Task], tmp_path: Path) -> None:
     skipped, damaged = task_of(), task_of("step1-chunk8-label2+0")
     ledger = ledger_of(records)
@@ -236,6 +251,7 @@ def test_what_was_skipped_or_failed(records: RunRecords, task_of: Callable[..., 
         )
         assert not ledger.has(spec.name)
     assert all(ledger.has(spec.name) for spec in skipped.searches)
+    assert not any(ledger_of(records).has(spec.name) for spec in (*damaged.searches, *unreadable))
     # What failed is tried again, and counted only once.
     again = resumed(records)
     assert again.counts == {"skipped": 2}
