@@ -135,7 +135,7 @@ def run_task_in_tiles(
             after, done = advance(problem.settings, problem.source, prepared.judge, state, evaluate, SEGMENT_SECONDS)
             found: list[Offer] = []
             if after.stop is not None:
-                found = offers(search, after, evaluate, problem.settings.swarm.num_particles, task.offers)
+                found = offers(search, after, evaluate, task.offers)
             results[name] = replace(results[name], state=after, iterations=tuple(done), offers=tuple(found))
             yield event(task_result(case, list(results.values()), time.perf_counter() - begun))
             begun = time.perf_counter()

@@ -32,7 +32,6 @@ from engine.search import (
     SearchSettings,
     SearchState,
     advance_together,
-    candidates_together,
     offers,
 )
 from engine.swarm import Spread, Stream
@@ -309,10 +308,9 @@ def _groups(problems: Sequence[Problem], rows: SearchRows) -> list[_Group]:
 def _advance(group: _Group, task: Task, states: Mapping[str, SearchState], seconds: float) -> Sequence[SearchResult]:
     before = [states[problem.name] if problem.name in states else problem.start() for problem in group.problems]
     after, done = advance_together(group.searches, before, group.fitness.evaluate, seconds)
-    height = candidates_together(group.searches)
     results = []
     for search, problem, state, iterations in zip(group.searches, group.problems, after, done, strict=True):
-        offered = offers(search, state, group.fitness.evaluate, height, task.offers) if state.stop is not None else []
+        offered = offers(search, state, group.fitness.evaluate, task.offers) if state.stop is not None else []
         results.append(
             SearchResult(problem.name, search.judge.positive_weight, state, tuple(iterations), tuple(offered))
         )

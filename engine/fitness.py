@@ -5,9 +5,10 @@ move: L[u] = Z[u] + sum over k with unit u of delta[k] * a[k]. The untouched one
 (their largest score, whether that one comes before the true label, and a sum), so the P x n x C logits never exist.
 
 Rows and particles are cut into tiles whose shapes depend on the job alone. Every tile goes through the same compiled
-function wherever it runs, and partial sums are added in tile order in float64: where tiles run changes no bit. Rows are
-summed in blocks, each within one loop of the kernel, so the bits of a candidate do not depend on how many others are
-evaluated beside it: several swarms on the same rows share one call.
+function wherever it runs, and partial sums are added in tile order in float64: where tiles run changes no bit. One call
+evaluates up to `SLABS` slabs of as many candidates as a tile has, in a loop whose length is an argument: one program
+evaluates every candidate, however many others are beside it. (Compilers and libraries round otherwise for other shapes,
+and a loop of known length one is taken apart.) So several swarms on the same rows share one call.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ ELEMENTWISE_WEIGHTS = 4
 TILE_ELEMENTS = 1 << 24
 """Touched logits of one tile at most: 64 MiB of float32."""
 
+SLABS = 4
+"""Slabs of candidates in one call, at most; more gain nothing."""
+
 BLOCK_ROWS = 32
 """Rows of one kind, negative or positive, that the kernel adds up in float32."""
-
-PRODUCT_WEIGHTS = 64
-"""Weights of a unit in one matrix product: libraries cut longer sums into pieces that depend on all of its sizes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,13 +107,18 @@ def bucket(count: int) -> int:
 
 def plan_tiles(particles: int, rows: int, units: int, tiling: Tiling) -> tuple[Tile, ...]:
     """Cut P x n into tiles, rows varying fastest: a pure function of the job and of `tiling`."""
-    high = min(particles, tiling.particles or 128)
+    high = min(particles, tiling.particles or _even(particles, 128))
     wide = tiling.rows or 1 << max(8, min(13, (TILE_ELEMENTS // (high * max(units, 1))).bit_length() - 1))
     return tuple(
         Tile((p, min(p + high, particles)), (r, min(r + wide, rows)))
         for p in range(0, particles, high)
         for r in range(0, rows, wide)
     )
+
+
+def _even(count: int, most: int) -> int:
+    """The size of as few parts as can be of at most `most`, so that the last one is hardly smaller."""
+    return -(-count // max(1, -(-count // most)))
 
 
 class TiledFitness:
@@ -137,8 +143,9 @@ class TiledFitness:
         for group, member in zip(self._groups, members, strict=False):
             group[: len(member)] = member
         self.tiles = plan_tiles(particles, len(rows.labels), len(self._units), tiling)
+        self._slab = max((stop - start for start, stop in (tile.particles for tile in self.tiles)), default=1)
         self._constants: dict[tuple[int, int], tuple[tuple[slice, slice], Any, Any, Any]] = {}
-        self._programs: dict[tuple[int, tuple[int, int]], Callable[..., Any]] = {}
+        self._programs: dict[tuple[int, int], Callable[..., Any]] = {}
         self._kernel = _kernel(head, rows.logits.shape[1])
 
     def evaluate_tile(self, tile: int, candidates: Float32) -> Float64:
@@ -160,38 +167,33 @@ class TiledFitness:
 
         M may be any number: candidates of several swarms are evaluated as each would be alone.
         """
-        ranges = list(dict.fromkeys(tile.rows for tile in self.tiles))
-        widest = max(stop - start for start, stop in ranges)
-        slab = max(1, TILE_ELEMENTS // (widest * max(len(self._units), 1)))
         total = np.zeros((len(candidates), 4))
-        for start in range(0, len(candidates), slab):
-            part = slice(start, start + slab)
-            for rows in ranges:
+        for start in range(0, len(candidates), SLABS * self._slab):
+            part = slice(start, start + SLABS * self._slab)
+            for rows in dict.fromkeys(tile.rows for tile in self.tiles):
                 total[part] += self._evaluate_rows(rows, candidates[part])
         return total
 
     def _evaluate_rows(self, rows: tuple[int, int], part: Float32) -> Float64:
-        """Sums (m, 4) of candidates (m, K) over one range of rows."""
-        if len(part) == 1:
-            # A single candidate would be compiled without its axis, and rounded otherwise than among others.
-            return self._evaluate_rows(rows, np.repeat(part, 2, axis=0))[:1]
-        change = np.zeros((len(part), part.shape[1] + 1), dtype=np.float32)
-        change[:, :-1] = part.astype(np.float64) - self._weights.old.astype(np.float64)
-        grouped = np.ascontiguousarray(change[:, self._groups].transpose(1, 0, 2))
+        """Sums (m, 4) of candidates (m, K) over one range of rows; m is at most `SLABS` slabs."""
+        used = -(-len(part) // self._slab)
+        change = np.zeros((used * self._slab, part.shape[1] + 1), dtype=np.float32)
+        change[: len(part), :-1] = part.astype(np.float64) - self._weights.old.astype(np.float64)
+        count, width = self._groups.shape
+        grouped = np.zeros((SLABS, count, self._slab, width), dtype=np.float32)
+        grouped[:used] = change[:, self._groups].reshape(used, self._slab, count, width).transpose(0, 2, 1, 3)
         prepared = self._constants.get(rows)
         if prepared is None:
             prepared = self._constants[rows] = self._prepare(slice(*rows))
         blocks, *constants = prepared
-        arguments = (backend.on_device(grouped), *constants)
-        shape = (len(part), rows)
-        program = self._programs.get(shape)
+        arguments = (backend.on_device(np.array(used, dtype=np.int32)), backend.on_device(grouped), *constants)
+        program = self._programs.get(rows)
         if program is None:
-            program = self._programs[shape] = backend.for_shapes(self._kernel, arguments)
+            program = self._programs[rows] = backend.for_shapes(self._kernel, arguments)
         loss, correct = (np.asarray(values).astype(np.float64) for values in program(*arguments))
         # Added row by row of a C-contiguous array: the order does not depend on the number of candidates.
         sums = [values[..., kind].sum(axis=-1) for values in (loss, correct) for kind in blocks]
-        # Without weights the result has no particle axis: every candidate is the model as it is.
-        return np.broadcast_to(np.stack(sums, axis=-1), (len(part), 4))
+        return np.stack(sums, axis=-1).reshape(-1, 4)[: len(part)]
 
     def _prepare(self, where: slice) -> tuple[tuple[slice, slice], Any, Any, Any]:
         """The blocks of negative and positive rows of a tile, and its row constants.
@@ -300,8 +302,19 @@ def _untouched(head: Head, logits: Float32, labels: Int64, touched: npt.NDArray[
 def _kernel(head: Head, classes: int) -> Callable[..., Any]:
     """The compiled evaluation of one tile; XLA makes one program per combination of (bucketed) shapes."""
 
-    def evaluate(change: Any, table: Any, integers: Any, units: Any) -> Any:
-        count, _, width = change.shape
+    def evaluate(used: Any, slabs: Any, table: Any, integers: Any, units: Any) -> Any:
+        def body(slab: Any, *results: Any) -> Any:
+            parts = evaluate_slab(ops.take(slabs, slab, axis=0), table, integers, units)
+            return slab + 1, *(
+                ops.slice_update(result, (slab, 0, 0), part[None]) for result, part in zip(results, parts, strict=True)
+            )
+
+        empty = ops.zeros((slabs.shape[0], slabs.shape[2], table.shape[1] // BLOCK_ROWS), "float32")
+        _, *results = ops.while_loop(lambda slab, *_: slab < used, body, (ops.zeros((), "int32"), empty, empty))
+        return results
+
+    def evaluate_slab(change: Any, table: Any, integers: Any, units: Any) -> Any:
+        count, particles, width = change.shape
         size = table.shape[1]
         inputs = ops.reshape(table[: count * width], (count, width, size))
         base = table[count * width : count * (width + 1)]
@@ -350,10 +363,10 @@ def _kernel(head: Head, classes: int) -> Callable[..., Any]:
                 terms = binary_terms(head, logits, score, ops.cast(is_true, "float32"))
                 loss = loss + ops.sum(ops.where(real, terms, 0.0), axis=0)
             loss = loss / classes
-        # Padding rows may have no finite loss (0 / 0 where all scores are 0).
-        return _block_sums(ops.where(real_row, loss, 0.0)), _block_sums(
-            ops.cast(ops.logical_and(correct, real_row), "float32")
-        )
+        # Padding rows may have no finite loss (0 / 0 where all scores are 0). Without weights there is no particle
+        # axis: every candidate is the model as it is.
+        values = ops.where(real_row, loss, 0.0), ops.cast(ops.logical_and(correct, real_row), "float32")
+        return tuple(_block_sums(ops.broadcast_to(value, (particles, size))) for value in values)
 
     return backend.compiled(evaluate)
 
@@ -378,10 +391,7 @@ def _logits(change: Any, inputs: Any, base: Any) -> Any:
     width = change.shape[2]
     moved = base[:, None, :]
     if width > ELEMENTWISE_WEIGHTS:
-        for start in range(0, width, PRODUCT_WEIGHTS):
-            part = slice(start, start + PRODUCT_WEIGHTS)
-            moved = moved + ops.matmul(change[:, :, part], inputs[:, part])
-        return moved
+        return moved + ops.matmul(change, inputs)
     for slot in range(width):
         moved = moved + change[:, :, slot, None] * inputs[:, None, slot, :]
     return moved

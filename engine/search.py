@@ -162,9 +162,8 @@ def advance_together(
 ) -> tuple[list[SearchState], list[list[Iteration]]]:
     """Advance searches on the same rows and weights, with swarms of one size, by shared evaluations.
 
-    At most `TOGETHER` swarms are evaluated in one call; when one ends the next takes its place. The number of
-    candidates of a call stays the same, so that no other program is compiled. Each search ends as it would alone,
-    because a candidate's sums do not depend on its company.
+    At most `TOGETHER` swarms are evaluated in one call; when one ends the next takes its place. Each search ends as it
+    would alone, because a candidate's sums do not depend on its company.
 
     Args:
         searches: S searches.
@@ -178,13 +177,12 @@ def advance_together(
     states = list(states)
     done: list[list[Iteration]] = [[] for _ in searches]
     deadline = time.monotonic() + seconds
-    height = candidates_together(searches)
     while active := [number for number, state in enumerate(states) if state.stop is None][:TOGETHER]:
         if any(done) and time.monotonic() >= deadline:
             break
         begun = time.perf_counter()
         asked = [swarm.ask(states[number].swarm) for number in active]
-        sums = evaluate_filled(evaluate, np.concatenate(asked), height)
+        sums = evaluate(np.concatenate(asked))
         shares = np.split(sums, np.cumsum([len(candidates) for candidates in asked])[:-1])
         told = [_tell(searches[number], states[number], share) for number, share in zip(active, shares, strict=True)]
         elapsed = (time.perf_counter() - begun) / len(active)
@@ -194,22 +192,7 @@ def advance_together(
     return states, done
 
 
-def candidates_together(searches: Sequence[Search]) -> int:
-    """Candidates of one call of `advance_together`."""
-    return min(TOGETHER, len(searches)) * searches[0].settings.swarm.num_particles
-
-
-def evaluate_filled(evaluate: Evaluate, candidates: Float32, height: int) -> Float64:
-    """Sums (M, 4) of candidates (M, K) in calls of `height` candidates, the last filled up with its first one."""
-    parts = []
-    for start in range(0, len(candidates), height):
-        part = candidates[start : start + height]
-        filled = np.concatenate([part, np.repeat(part[:1], height - len(part), axis=0)])
-        parts.append(evaluate(filled)[: len(part)])
-    return np.concatenate(parts)
-
-
-def offers(search: Search, state: SearchState, evaluate: Evaluate, height: int, count: int) -> list[Offer]:
+def offers(search: Search, state: SearchState, evaluate: Evaluate, count: int) -> list[Offer]:
     """The best few distinct candidates of a search, best first: of those that get as many rows right, the fittest.
 
     The first is `result`, also where others are as fit.
@@ -218,11 +201,10 @@ def offers(search: Search, state: SearchState, evaluate: Evaluate, height: int, 
         search: what was searched.
         state: its end.
         evaluate: as in the search.
-        height: candidates of one call.
         count: at most so many.
     """
     candidates = state.swarm.best_position.astype(np.float32)
-    sums = evaluate_filled(evaluate, candidates, height)
+    sums = evaluate(candidates)
     fitness = search.judge.fitness(sums)
     leads = (state.swarm.best_position == state.swarm.global_position).all(axis=1)
     found: dict[tuple[float, float], Offer] = {}

@@ -77,7 +77,7 @@ def run(task: Task, states: Mapping[str, SearchState], iterations: Mapping[str, 
         for _ in range(iterations.get(spec.name, 0)):
             state, more = search.advance(one.settings, one.source, JUDGE, state, bowl, 0.0)
             done += more
-        found = search.offers(one, state, bowl, 6, task.offers) if state.stop else []
+        found = search.offers(one, state, bowl, task.offers) if state.stop else []
         results.append(SearchResult(spec.name, JUDGE.positive_weight, state, tuple(done), tuple(found)))
     result = TaskResult(tuple(results), data="d" * 64, index=INDEX, old=OLD, negatives=5, positives=9, seconds=0.5)
     return TaskEvent(task, result, "worker", "host:1", "host", 2)

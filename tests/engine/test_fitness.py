@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from engine import fitness as fitness_module
 from engine.fitness import (
     ELEMENTWISE_WEIGHTS,
-    PRODUCT_WEIGHTS,
     SearchRows,
     TiledFitness,
     Tiling,
@@ -67,7 +66,7 @@ def test_equals_the_slow_formula(request, name, weights, units):
 
 
 def test_more_weights_of_a_unit_than_one_matrix_product_takes(quickstart):
-    index = spread_index(96, 2, 2 * PRODUCT_WEIGHTS + 40, 10)
+    index = spread_index(96, 2, 168, 10)
     assert_equals_slow(quickstart, index, quickstart.candidates(index, 5, spread=2.0))
 
 
@@ -334,25 +333,25 @@ def random_problem(head, rows, weights, units, kind, classes=10, inputs=24):
     return head, search_rows, Weights(random.integers(0, inputs, weights), unit, old)
 
 
-# One head of each form, and one whose scores are not its logits; the widest sum of each way to add one up.
+# One head of each form, and one whose scores are not its logits; both ways to add a sum up; whole and broken slabs.
 COMPANY = [
-    (Head("log_softmax", "linear"), ELEMENTWISE_WEIGHTS, 1, 70, "mixed"),
-    (Head("log_softmax", "linear"), 700, 1, 70, "mixed"),
-    (Head("log_softmax", "tanh"), 2 * PRODUCT_WEIGHTS, 2, 31, "negative"),
-    (Head("normalised", "sigmoid"), 300, 3, 1000, "mixed"),
-    (Head("binary", "sigmoid"), 4 * ELEMENTWISE_WEIGHTS, 4, 333, "positive"),
-    (Head("binary_logits", "gelu"), 3 * ELEMENTWISE_WEIGHTS, 3, 100, "positive"),
-    (Head("binary_logits", "linear"), 10 * (ELEMENTWISE_WEIGHTS + 1), 10, 64, "mixed"),
-    (Head("log_softmax", "linear"), 20 * (ELEMENTWISE_WEIGHTS + 1), 20, 100, "mixed"),
+    (Head("log_softmax", "linear"), ELEMENTWISE_WEIGHTS, 1, 70, "mixed", 100),
+    (Head("log_softmax", "linear"), 700, 1, 70, "mixed", 300),
+    (Head("log_softmax", "tanh"), 128, 2, 31, "negative", 20),
+    (Head("normalised", "sigmoid"), 300, 3, 1000, "mixed", 100),
+    (Head("binary", "sigmoid"), 4 * ELEMENTWISE_WEIGHTS, 4, 333, "positive", 1),
+    (Head("binary_logits", "gelu"), 3 * ELEMENTWISE_WEIGHTS, 3, 100, "positive", 100),
+    (Head("binary_logits", "linear"), 10 * (ELEMENTWISE_WEIGHTS + 1), 10, 64, "mixed", 20),
+    (Head("log_softmax", "linear"), 20 * (ELEMENTWISE_WEIGHTS + 1), 20, 100, "mixed", 100),
 ]
 
 
-@pytest.mark.parametrize(("head", "weights", "units", "rows", "kind"), COMPANY)
-def test_the_bits_of_a_candidate_do_not_depend_on_its_company(head, weights, units, rows, kind):
+@pytest.mark.parametrize(("head", "weights", "units", "rows", "kind", "particles"), COMPANY)
+def test_the_bits_of_a_candidate_do_not_depend_on_its_company(head, weights, units, rows, kind, particles):
     """Swarms share calls, and a search alone, among others and in tiles must be the same search."""
     classes = max(10, 2 * units)
     problem = random_problem(head, rows, weights, units, kind, classes)
-    job = TiledFitness(*problem, 100, Tiling())
+    job = TiledFitness(*problem, particles, Tiling())
     random = np.random.default_rng(weights)
     candidates = (problem[2].old + random.normal(0, 0.5, (1200, weights))).astype(np.float32)
     whole = job.evaluate(candidates)
