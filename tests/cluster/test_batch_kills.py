@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster
@@ -41,20 +43,40 @@ def test_killed_node(cluster: Cluster, chunks: Path, undisturbed: dict[str, Path
 
 
 @pytest.mark.parametrize("at", [random.Random(3).randrange(1, FILES), "patches.arrow"])
-def test_killed_driver(
-    chunks: Path, undisturbed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int | str
-) -> None:
+def test_killed_driver(chunks: Path, undisturbed: dict[str, Path], tmp_path: Path, at: int | str) -> None:
     """Among the searches, and when half of the tables are joined already."""
     directory = tmp_path / "run"
     killed = doomed(at, directory, words_of(chunks, directory, "rounds", "--num-workers", "0"))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert read_facts(directory)["state"] == "running"
     ended = [row for row in read_table(directory, "jobs").to_pylist() if row["state"] in ("done", "skipped")]
-    # Going on, the searches are divided among tasks otherwise than before.
-    monkeypatch.setattr(Compute, "workers", 4)
     with here() as compute:
         assert run_recorded(small_batch(chunks, directory, "rounds"), compute, resume=True) == 0
     assert differences(directory, undisturbed["rounds"]) == []
     # What had ended was not done again.
     kept = {row["job"]: row["ended"] for row in read_table(directory, "jobs").to_pylist()}
     assert ended and all(kept[row["job"]] == row["ended"] for row in ended)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 16), (16, 0)])
+def test_resumed_with_other_workers(
+    chunks: Path, undisturbed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int
+) -> None:
+    """Workers decide how searches are divided among tasks: here more or fewer of them find what others began."""
+    changes = 0
+
+    def interrupt(_: Mapping[str, Any]) -> None:
+        nonlocal changes
+        changes += 1
+        if changes == 30:
+            raise KeyboardInterrupt
+
+    directory = tmp_path / "run"
+    monkeypatch.setattr(Compute, "workers", before)
+    with here() as compute, pytest.raises(KeyboardInterrupt):
+        run_recorded(small_batch(chunks, directory, "rounds"), compute, on_jobs=interrupt)
+    assert "running" in read_table(directory, "jobs")["state"].to_pylist()
+    monkeypatch.setattr(Compute, "workers", after)
+    with here() as compute:
+        assert run_recorded(small_batch(chunks, directory, "rounds"), compute, resume=True) == 0
+    assert differences(directory, undisturbed["rounds"]) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,13 +18,14 @@ import pytest
 
 from cli.batch import parse_labels, parse_weights
 from cluster.batch_run import run_recorded
-from cluster.records import SCHEMAS, read_facts, read_table
+from cluster.records import SCHEMAS, holds_run, read_facts, read_table
 from engine.errors import InputError
 from engine.models import load_model
 from engine.patch_file import read_patch
 from engine.search import SearchSettings
 from tests.batches import here, small_batch, write_rows
 from tests.integration.conftest import Command, contents
+from tests.reader import Reader
 
 Refused = Callable[..., str]
 
@@ -198,6 +200,7 @@ def test_the_base_model_is_a_candidate(batchspace: Path, command: Command) -> No
     assert Path("run/repair/model.keras").read_bytes() == Path("model.keras").read_bytes()
     assert all(row["repaired"] == row["broken"] == 0 for row in labels if row["stage"] == "repaired")
     assert "batch" not in read_table(Path("run"), "patches")["job"].to_pylist()
+    assert read_facts(Path("run"))["notes"] == []  # it was chosen, not fallen back to
 
 
 def test_a_chain_prints_its_iterations(batchspace: Path, command: Command) -> None:
@@ -498,67 +501,69 @@ def test_the_model_to_repair_is_not_replaced(finished: Path, refused: Refused) -
 
 
 READER = """
-import json, sys, time
+import json, sys
 from pathlib import Path
-import pyarrow.dataset
-from cluster.records import SCHEMAS, read_table
-import duckdb, pandas, polars
-directory = Path(sys.argv[1])
-done, swarm, passes, partial = {}, {}, 0, 0
+from cluster.records import holds_run, read_facts
+from tests.reader import Reader
+
+reader = Reader(Path(sys.argv[1]))
 print("ready", flush=True)
-while True:
-    if not (directory / "run.json").exists():
-        continue
-    state = json.loads((directory / "run.json").read_text())["state"]
-    jobs = {row["job"]: row for row in read_table(directory, "jobs").to_pylist() if row["state"] == "done"}
-    tables = {name: read_table(directory, name) for name in SCHEMAS}
-    assert all(table.schema.equals(SCHEMAS[name]) for name, table in tables.items())
-    assert jobs.keys() >= done.keys(), (jobs.keys(), done.keys())
-    rows = {name: {} for name in ("swarm", "patches")}
-    for name, counts in rows.items():
-        for job in tables[name]["job"].to_pylist():
-            counts[job] = counts.get(job, 0) + 1
-    for job, row in jobs.items():
-        # A job that is in the table as done has everything else in its place.
-        assert rows["swarm"][job] == row["iterations"], (job, rows["swarm"].get(job))
-        assert rows["patches"][job] % row["weights"] == 0, (job, rows["patches"].get(job))
-        assert rows["patches"][job] >= done.get(job, 1)
-    done = {job: rows["patches"][job] for job in jobs}
-    try:
-        found = pyarrow.dataset.dataset(directory / "swarm", format="ipc").to_table()
-    except FileNotFoundError:
-        # Before its first part and once it is one file, a table is no folder.
-        assert not jobs or (directory / "swarm.arrow").exists()
-    else:
-        if found.num_columns:  # the folder is made before its first file
-            assert duckdb.sql("select count(*) from found").fetchall() == [(found.num_rows,)]
-        assert found.num_rows >= sum(row["iterations"] for row in jobs.values())
-    assert polars.from_arrow(tables["jobs"]).height == len(tables["jobs"].to_pandas())
-    passes += 1
-    partial += 0 < len(jobs) < int(sys.argv[2])
-    if state != "running":
-        print(json.dumps({"state": state, "passes": passes, "partial": partial, "done": len(jobs)}))
-        break
+state, some = "running", 0
+while state == "running":
+    if holds_run(reader.directory):
+        state = read_facts(reader.directory)["state"]
+        reader.look()
+        some += 0 < len(reader.done) < int(sys.argv[2])
+print(json.dumps({"state": state, "some": some, "done": len(reader.done)}))
 """
 
+# More searches in a task than are evaluated at once, so that they end one after the other.
+LONG = [*BATCH, "--labels", "4,6", "--seeds", "6", "--num-iterations", "6", "--min-iteration-range", "2"]
+SEARCHES = 2 * 4 * 6 - 6
 
-def test_a_reader_never_sees_a_torn_table(batchspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six searches in a task end at different times, and tasks come back after every iteration."""
+
+def test_a_reader_in_a_loop(batchspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sees whole tables, and what it has seen of a finished search stays."""
     monkeypatch.setattr("cluster.compute.SEGMENT_SECONDS", 0.0)
     reader = subprocess.Popen(
-        [sys.executable, "-c", READER, str(batchspace / "run"), "48"],
+        [sys.executable, "-c", READER, "run", str(SEARCHES)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert reader.stdout is not None and reader.stdout.readline() == "ready\n"
-    done = command(*BATCH, "--labels", "4,6", "--seeds", "6", "--num-iterations", "6", "--min-iteration-range", "2")
+    done = command(*LONG)
     assert done.code == 0, done.err
     out, err = reader.communicate(timeout=60)
     assert reader.returncode == 0, err
     said = json.loads(out)
-    assert said["state"] == "done" and said["done"] == 42
-    assert said["partial"] >= 3
+    assert (said["state"], said["done"]) == ("done", SEARCHES)
+    assert said["some"] >= 3
+
+
+def test_a_reader_at_every_moment(batchspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run directory changes where a file takes its place or goes: before and after each of these it is looked at."""
+    monkeypatch.setattr("cluster.compute.SEGMENT_SECONDS", 0.0)
+    reader = Reader(batchspace / "run")
+    looks = 0
+
+    def watched(change: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal looks
+            result = change(*arguments, **options)
+            if holds_run(reader.directory):
+                reader.look()
+                looks += 1
+            return result
+
+        return call
+
+    for owner, name in ((Path, "replace"), (Path, "rename"), (os, "unlink"), (os, "rmdir")):
+        monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
+    done = command(*LONG, "--labels", "6", "--seeds", "5", "--num-iterations", "3")
+    assert done.code == 0, done.err
+    assert len(reader.done) == 20 and looks > 100
 
 
 def test_finished_tables_load_elsewhere(finished: Path) -> None:

@@ -84,7 +84,7 @@ def test_interrupted_while_ray_starts(repairsets: Path, undisturbed: Path, tmp_p
         env={**os.environ, MARK: mark},
         start_new_session=True,
     )
-    assert wait_until(lambda: any("raylet/raylet " in line for line in marked(mark)), 120)
+    assert wait_until(lambda: any("agent.py" in line or "Agent" in line for line in marked(mark)), 120)
     os.killpg(command.pid, signal.SIGINT)
     _, err = command.communicate(timeout=60)
     assert command.returncode == 130, err
