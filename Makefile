@@ -17,7 +17,7 @@ lint: .venv/ready
 	$(BIN)/mypy
 
 bench: .venv/ready
-	for script in fitness optimize rows quality modes batch scale; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	for script in fitness optimize rows quality modes batch scale prepare; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 soak: .venv/ready
 	$(BIN)/python -m scripts.soak

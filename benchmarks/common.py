@@ -25,7 +25,7 @@ COMMAND = "import sys; from cli.main import main; main(sys.argv[1:])"
 model_option = click.option(
     "--model",
     "model_path",
-    type=click.Path(exists=True, path_type=Path),
+    type=click.Path(exists=True, resolve_path=True, path_type=Path),
     default=SHIPPED / "model.keras",
     help="Model to measure with [default: the quickstart's].",
 )

@@ -16,12 +16,17 @@ from engine.errors import InputError, WorkError
 
 COMMANDS = {
     "quickstart": "cli.quickstart",
+    "create-category-dir": "cli.create_category_dir",
+    "create-image-subset": "cli.create_image_subset",
+    "create-image-dir": "cli.create_image_dir",
     "prepare": "cli.prepare",
     "split": "cli.split",
+    "train": "cli.train",
     "test": "cli.test",
     "target": "cli.target",
     "localize": "cli.localize",
     "optimize": "cli.optimize",
+    "evaluate": "cli.evaluate",
     "batch": "cli.batch",
     "patch": "cli.patch",
     "report": "cli.report",

@@ -18,6 +18,7 @@ from cli.options import (
     method_option,
     model_options,
     option,
+    positive_weight_option,
     search_options,
     target_layer_option,
     verbose_option,
@@ -53,12 +54,7 @@ if TYPE_CHECKING:
     help="Folder for weights.csv and repair/ [default: the --target-data-dir]; of several chunks, one folder each "
     "in it, numbered from 0.",
 )
-@option(
-    "--positive-weight",
-    type=float,
-    help="What keeping all positive inputs right is worth, in repaired negative inputs: the knob between repairing "
-    "and preserving [default: 0.15 for each positive input].",
-)
+@positive_weight_option
 @search_options
 @option("--seed", type=int, default=0, show_default=True, help="First seed.")
 @option(

@@ -175,6 +175,16 @@ def search_options(function: F) -> F:
     return command  # type: ignore[return-value]
 
 
+def positive_weight_option(function: F) -> F:
+    """`--positive-weight`."""
+    return option(
+        "--positive-weight",
+        type=float,
+        help="What keeping all positive inputs right is worth, in repaired negative inputs: the knob between repairing "
+        "and preserving [default: 0.15 for each positive input].",
+    )(function)
+
+
 def compute_options(function: F) -> F:
     """Options that say where to compute; the command gets them as `compute_settings`."""
 

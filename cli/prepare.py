@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cli.console import Console
-from cli.options import PATH, option
+from cli.options import PATH, F, option, verbose_option
 from engine.errors import InputError
 
 
@@ -19,7 +21,34 @@ def _ratio(context: click.Context, parameter: click.Parameter, value: str) -> tu
     return train, val, test, repair
 
 
-@click.group(short_help="Make train.h5, val.h5, test.h5 and repair.h5 from downloaded data.")
+def worker_options(function: F) -> F:
+    """`--num-workers` and `--address`, for work on pictures."""
+    function = option("--address", help="Address of a running Ray cluster [default: start one here when it pays].")(
+        function
+    )
+    return option(
+        "--num-workers",
+        type=int,
+        help="Ray workers; 0 computes in this process [default: decided by measured cost].",
+    )(function)
+
+
+class _Datasets(click.Group):
+    """Data sets by their names, with dashes or underscores; `--dataset NAME` anywhere stands for NAME in front."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for place, word in enumerate(args):
+            name, equals, value = word.partition("=")
+            if name == "--dataset" and (equals or place + 1 < len(args)):
+                rest = args[:place] + args[place + (1 if equals else 2) :]
+                return super().parse_args(ctx, [value if equals else args[place + 1], *rest])
+        return super().parse_args(ctx, args)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, cmd_name.replace("_", "-"))
+
+
+@click.group(cls=_Datasets, short_help="Make train.h5, val.h5, test.h5 and repair.h5 from downloaded data.")
 def command() -> None:
     """Make train.h5, val.h5, test.h5 and repair.h5 from downloaded data.
 
@@ -73,5 +102,144 @@ def fashion_mnist(
             overwrite=overwrite,
             progress=console.rows("prepare", None),
         )
+    _tell(written, len(LABEL_NAMES), ())
+
+
+def _preprocess_option(names: tuple[str, ...], default: str, text: str) -> Callable[[F], F]:
+    return option("--preprocess", type=click.Choice(names), default=default, show_default=True, help=text)
+
+
+def _ratio_option(text: str) -> Callable[[F], F]:
+    return option("--data-ratio", callback=_ratio, default="0.5,0.1,0.2,0.2", show_default=True, help=text)
+
+
+def _common_options(function: F) -> F:
+    """What all data sets but Fashion-MNIST share."""
+    for decorate in (
+        verbose_option,
+        worker_options,
+        option("--overwrite", type=bool, help="Replace .h5 files that `prepare` did not make."),
+        option("--output-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder for the .h5 files."),
+    ):
+        function = decorate(function)
+    return function
+
+
+_OFFICIAL_RATIO = _ratio_option(
+    "train,val,test,repair; they sum to 1. The official training images are divided in the proportion "
+    "train : val : repair; test, unless 0, is always the whole official test set, in its order."
+)
+_OWN_RATIO = _ratio_option("train,val,test,repair; they sum to 1. Parts of ratio 0 are not written.")
+_OBJECTS_RATIO = _ratio_option(
+    "train,val,test,repair; they sum to 1. Parts of ratio 0 are not written, and without repair up to three images are "
+    "left over, as in eAI-Repair-Toolkit."
+)
+_DIVIDE_RATE = option(
+    "--divide-rate",
+    type=float,
+    help="Share of repair among the official training images; the rest is train, as eAI-Repair-Toolkit divides them. "
+    "Takes the place of --data-ratio.",
+)
+
+
+@command.command("bdd-objects")
+@option("--input-dir", type=PATH, required=True, help="Folder that create-image-subset made.")
+@option("--single-dir", type=bool, help="It is one subset; by default its folders train and val are taken together.")
+@_OBJECTS_RATIO
+@option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the images.")
+@_preprocess_option(
+    ("toolkit", "resize"), "toolkit", "Resize to 32x32 and equalise, as eAI-Repair-Toolkit does; or only resize."
+)
+@_common_options
+def bdd_objects(**settings: Any) -> None:
+    """Prepare objects cut out of BDD100K's scenes: 13 classes, with image_ids and attribute_ids.
+
+    The same command goes on where it was interrupted.
+
+    Example: repair-dist prepare bdd-objects --input-dir images --output-dir data --single-dir
+    """
+    from engine.bdd import LABEL_NAMES
+    from engine.bdd_objects import prepare_bdd_objects
+
+    written = _run(prepare_bdd_objects, settings)
+    _tell(written, len(LABEL_NAMES), ("image_ids", "attribute_ids"))
+
+
+@command.command("gtsrb")
+@option("--input-dir", type=PATH, required=True, help="Folder with the zip archives of GTSRB, or what is in them.")
+@_OFFICIAL_RATIO
+@_DIVIDE_RATE
+@option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the training images.")
+@_preprocess_option(
+    ("toolkit", "resize"),
+    "toolkit",
+    "Equalise, crop to a square and resize to 32x32, as eAI-Repair-Toolkit does; or only resize.",
+)
+@_common_options
+def gtsrb(**settings: Any) -> None:
+    """Prepare the German Traffic Sign Recognition Benchmark: 43 classes.
+
+    Archives: GTSRB_Final_Training_Images.zip, GTSRB_Final_Test_Images.zip and GTSRB_Final_Test_GT.zip. The same
+    command goes on where it was interrupted.
+
+    Example: repair-dist prepare gtsrb --input-dir downloads --output-dir data
+    """
+    from engine.gtsrb import LABEL_NAMES, prepare_gtsrb
+
+    _tell(_run(prepare_gtsrb, settings), len(LABEL_NAMES), ())
+
+
+@command.command("cifar-10")
+@option("--input-dir", type=PATH, required=True, help="cifar-10-python.tar.gz, its folder, or a folder with either.")
+@_OFFICIAL_RATIO
+@_DIVIDE_RATE
+@option("--random-state", type=int, help="Seed that shuffles the training images [default: their order is kept].")
+@_preprocess_option(("toolkit", "resize"), "toolkit", "Equalise, as eAI-Repair-Toolkit does; or only scale to [0, 1].")
+@_common_options
+def cifar_10(**settings: Any) -> None:
+    """Prepare CIFAR-10. Its pickles are read without executing anything.
+
+    Example: repair-dist prepare cifar-10 --input-dir cifar-10-python.tar.gz --output-dir data
+    """
+    from engine.cifar import LABEL_NAMES, prepare_cifar
+
+    _tell(_run(prepare_cifar, settings), len(LABEL_NAMES), ())
+
+
+@command.command("image-folder")
+@option("--input-dir", type=PATH, required=True, help="Folder with a folder of pictures for every class.")
+@_OWN_RATIO
+@option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the pictures.")
+@_preprocess_option(
+    ("resize", "toolkit", "pad"),
+    "resize",
+    "Resize; resize and equalise, as eAI-Repair-Toolkit does; or pad with zeros.",
+)
+@option("--side", type=int, default=32, show_default=True, help="Height and width of the images.")
+@_common_options
+def image_folder(**settings: Any) -> None:
+    """Prepare your own pictures: every folder is a class, and its name the label's.
+
+    Example: repair-dist prepare image-folder --input-dir pictures --output-dir data --side 64
+    """
+    from engine.image_folder import class_names, prepare_image_folder
+
+    classes = class_names(settings["input_dir"])
+    _tell(_run(prepare_image_folder, settings), len(classes), ("image_ids",), settings["side"])
+
+
+def _run(prepare: Callable[..., dict[str, int]], settings: dict[str, Any]) -> dict[str, int]:
+    """Call a function of the engine with the options of its command."""
+    from cluster.spread import Workers
+
+    verbose, num_workers, address = (settings.pop(name) for name in ("verbose", "num_workers", "address"))
+    with Console(verbose) as console, Workers(num_workers, address, console.say) as workers:
+        return prepare(**settings, spread=workers, progress=lambda rows: console.rows("prepare", rows))
+
+
+def _tell(written: Mapping[str, int], classes: int, ids: tuple[str, ...], side: int = 32) -> None:
+    """Names and shapes of what was written, as eAI-Repair-Toolkit prints them."""
     for part, rows in written.items():
-        click.echo(f"{part}_images: ({rows}, 32, 32, 3)\n{part}_labels: ({rows}, {len(LABEL_NAMES)})")
+        click.echo(f"{part}_images: ({rows}, {side}, {side}, 3)\n{part}_labels: ({rows}, {classes})")
+        for name in ids:
+            click.echo(f"{part}_{name}: ({rows},)")

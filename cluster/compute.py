@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -127,7 +128,8 @@ class Compute:
         self._stack = ExitStack()
         self._resources: Resources | None = None
         self._pool: WorkerPool | None = None
-        self._model_refs: dict[str, Any] = {}
+        # A model that nobody needs any more leaves the object store too.
+        self._model_refs: WeakKeyDictionary[ModelHandle, Any] = WeakKeyDictionary()
         self._tasks = TaskRunner()
 
     def __enter__(self) -> Compute:
@@ -303,9 +305,9 @@ class Compute:
         return placement.where
 
     def _model_ref(self, model: ModelHandle) -> Any:
-        shipped = self._model_refs.get(model.shipped.key)
+        shipped = self._model_refs.get(model)
         if shipped is None:
-            shipped = self._model_refs[model.shipped.key] = _put(model.shipped)
+            shipped = self._model_refs[model] = _put(model.shipped)
         return shipped
 
     def _pass(

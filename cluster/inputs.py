@@ -79,8 +79,14 @@ def open_chunk(paths: ChunkPaths, model: LoadedModel, target: TargetLayer) -> Ch
     for each in sets:
         check_fits_model(each, model.input_shape, model.classes, model.path)
     index = read_weights(paths.negatives / "weights.csv", target)
+    return chunk_of(paths, negatives, positives, index)
+
+
+def chunk_of(paths: ChunkPaths, negatives: ImageSet, positives: ImageSet | None, index: Int64) -> Chunk:
+    """The chunk of these rows and kernel positions (K, 2)."""
     labels = np.unique(negatives.labels)
     label = int(labels[0]) if len(labels) == 1 else -1
+    sets = [each for each in (negatives, positives) if each is not None]
     data = case_fingerprint([content_fingerprint(each) for each in sets], index)
     return Chunk(paths, negatives, positives, index, label, data)
 

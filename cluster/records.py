@@ -136,6 +136,41 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 """All tables of a run; columns carry their description, and their unit where they have one, as field metadata."""
 
+EVALUATION = pa.schema(
+    [
+        _field("setting", pa.string(), "what was swept, as its folder is called; empty where nothing was"),
+        _field("run", pa.int32(), "number of the run, from 0"),
+        _field("seed", pa.int64(), "seed of its search"),
+        _field("label", pa.int32(), "true label under repair, -1 for several"),
+        _field("num_grad", pa.int64(), "size of the pool of localisation", "weights"),
+        _field("weights", pa.int64(), "localised weights", "weights"),
+        _field("positive_weight", pa.float64(), "worth of all positives together", "negatives"),
+        _field("iterations", pa.int32(), "iterations run", "iterations"),
+        _field("fitness", pa.float64(), "best fitness on the search rows"),
+        _field("stop", pa.string(), "solved, no gain or iterations"),
+        *(
+            field
+            for split, wrong, right in (
+                ("search", "negative inputs", "positive inputs"),
+                ("validation", "rows of the label that the base model gets wrong", "rows that it gets right"),
+                ("test", "rows of the label that the base model gets wrong", "rows that it gets right"),
+            )
+            for field in (
+                _field(f"{split}_wrong", pa.int64(), wrong, "rows"),
+                _field(f"{split}_repaired", pa.int64(), "of these, rows that the repaired model gets right", "rows"),
+                _field(f"{split}_right", pa.int64(), right, "rows"),
+                _field(f"{split}_broken", pa.int64(), "of these, rows that the repaired model gets wrong", "rows"),
+                _field(f"{split}_rr", pa.float64(), "repair rate: repaired / wrong", "%"),
+                _field(f"{split}_br", pa.float64(), "break rate: broken / right", "%"),
+            )
+        ),
+    ]
+)
+"""The table of `evaluate`, one file `evaluate.arrow` of its own: a row per setting and run, in this order.
+
+Nothing depends on where and when it ran. Where there were no such rows, columns are null.
+"""
+
 KEYS: dict[str, list[str]] = {
     "swarm": ["job", "iteration"],
     "labels": ["job", "stage", "split", "label"],
@@ -377,6 +412,12 @@ def read_part(directory: Path, table: str, part: str) -> list[dict[str, Any]] | 
 def comparable(table: pa.Table) -> pa.Table:
     """The columns in which equal runs are equal."""
     return table.select([name for name in table.column_names if name not in VOLATILE])
+
+
+def write_evaluation(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the table of `evaluate`; columns that a row leaves out are null."""
+    columns = {name: [row.get(name) for row in rows] for name in EVALUATION.names}
+    _write_table(path, pa.table(columns, schema=EVALUATION))
 
 
 def _parts(directory: Path, table: str) -> list[Path]:

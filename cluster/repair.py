@@ -32,7 +32,7 @@ from cluster.reports import ChunkReport, Measured, job_row, label_rows, patch_ro
 from cluster.searches import SearchOutcome, SearchTask
 from cluster.versions import versions
 from engine.errors import InputError
-from engine.fitness import SearchRows, TiledFitness
+from engine.fitness import SearchRows, TiledFitness, Weights
 from engine.head import TargetLayer
 from engine.imagesets import ImageSet, check_fits_model
 from engine.models import LoadedModel, load_model
@@ -152,7 +152,8 @@ def repair(
                 outcome = ended[problem.name]
                 row = job_row(case.chunk, case.judge, problem, outcome, chosen=problem.name == report.job)
                 records.replace("jobs", problem.name, [row])
-                patch, fitness = _patch(repairs.target, case, outcome), outcome.state.swarm.global_fitness
+                patch = patch_of(repairs.target, case.chunk, problem, outcome)
+                fitness = outcome.state.swarm.global_fitness
                 records.replace("patches", problem.name, patch_rows(problem.name, 0, fitness, patch, shapes))
         if report.measured:
             name = report.job or f"{chunk.data[:12] if chunk else 'none'}-{report.label}"
@@ -181,21 +182,33 @@ def _case(run: _Run, chunk: Chunk) -> _Case:
     count = sum(each.rows for each in (chunk.negatives, chunk.positives, held_out) if each is not None)
     check_memory(settings.swarm.num_particles, len(chunk.index), count, run.repairs.model.classes)
     rows = search_rows(chunk, columns, run.handle, run.compute, run.on_rows)
-    judge = judge_of(
-        settings, sample_positives(rows, Stream(0, chunk.data, chunk.label), settings.num_input_pos_sampled)
-    )
+    judge, problems = problems_of(chunk, rows, weights, target, settings, run.repairs.seeds)
+    validation = None
+    if held_out is not None:
+        validation = held_out_rows(held_out, chunk.label, columns, run.handle, target.head, run.compute, run.on_rows)
+    return _Case(chunk, rows, problems, judge, validation)
+
+
+def problems_of(
+    chunk: Chunk,
+    rows: SearchRows,
+    weights: Weights,
+    target: TargetLayer,
+    settings: SearchSettings,
+    seeds: Sequence[int],
+) -> tuple[Judge, tuple[Problem, ...]]:
+    """What judges the candidates of a chunk, and its searches, one per seed; `weights` are those of `chunk.index`."""
+    source = Stream(0, chunk.data, chunk.label)
+    judge = judge_of(settings, sample_positives(rows, source, settings.num_input_pos_sampled))
     problem = Problem(
         name=f"{chunk.data[:12]}-{chunk.label}-w{judge.positive_weight:g}",
         head=target.head,
         weights=weights,
         spread=Spread.of(np.asarray(target.layer.kernel)),
-        source=Stream(0, chunk.data, chunk.label),
+        source=source,
         settings=settings,
     )
-    validation = None
-    if held_out is not None:
-        validation = held_out_rows(held_out, chunk.label, columns, run.handle, target.head, run.compute, run.on_rows)
-    return _Case(chunk, rows, tuple(with_seed(problem, seed) for seed in run.repairs.seeds), judge, validation)
+    return judge, tuple(with_seed(problem, seed) for seed in seeds)
 
 
 def _check_names(named: Sequence[tuple[Path, str]]) -> None:
@@ -218,7 +231,7 @@ def _finish(
     repairs = run.repairs
     chosen, note = _choose(run, case, ended) if case else (None, None)
     outcome = ended[chosen.name] if chosen else None
-    patch = _patch(repairs.target, case, outcome) if case and outcome else NO_CHANGE
+    patch = patch_of(repairs.target, case.chunk, chosen, outcome) if case and chosen and outcome else NO_CHANGE
     saved = save_repaired(repairs.model, patch, paths.output)
     if chunk is not None:
         old = _values(repairs.target, chunk.index)
@@ -270,10 +283,11 @@ def _choose(run: _Run, case: _Case, ended: Mapping[str, SearchOutcome]) -> tuple
     return case.problems[choice], note
 
 
-def _patch(target: TargetLayer, case: _Case, outcome: SearchOutcome) -> Patch:
-    index = case.chunk.index
+def patch_of(target: TargetLayer, chunk: Chunk, problem: Problem, outcome: SearchOutcome) -> Patch:
+    """What the best candidate of a search changes."""
+    index = chunk.index
     flat = np.ravel_multi_index((index[:, 0], index[:, 1]), tuple(target.layer.kernel.shape)).astype(np.int64)
-    return Patch((target.path,) * len(flat), flat, case.problems[0].weights.old, result(outcome.state))
+    return Patch((target.path,) * len(flat), flat, problem.weights.old, result(outcome.state))
 
 
 def _values(target: TargetLayer, index: Int64) -> npt.NDArray[np.float32]:

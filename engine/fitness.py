@@ -304,7 +304,9 @@ def _kernel(head: Head, classes: int) -> Callable[..., Any]:
 
     def evaluate(used: Any, slabs: Any, table: Any, integers: Any, units: Any) -> Any:
         def body(slab: Any, *results: Any) -> Any:
-            parts = evaluate_slab(ops.take(slabs, slab, axis=0), table, integers, units)
+            # Adding nothing keeps comparisons of constants in the loop: moved out, each would be compiled by itself.
+            nothing = ops.minimum(slab, 0)
+            parts = evaluate_slab(ops.take(slabs, slab, axis=0), table, integers + nothing, units)
             return slab + 1, *(
                 ops.slice_update(result, (slab, 0, 0), part[None]) for result, part in zip(results, parts, strict=True)
             )

@@ -5,12 +5,12 @@
 `pad`      zeros around the image, in its middle; pixels are kept as they are.
 
 Resizing and equalising are scikit-image's, with its defaults, done for a block of images at once and equal to
-calling it image by image.
+calling it image by image. Another `side` than 32 gives (n, side, side, 3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -23,57 +23,122 @@ Images = npt.NDArray[np.uint8]
 FloatImages = npt.NDArray[np.float32]
 
 
-def preprocess_images(images: Images, method: str) -> FloatImages:
-    """Preprocess a block of grey (n, h, w) or RGB (n, h, w, 3) uint8 images into float32 (n, 32, 32, 3).
+def preprocess_images(images: Images, method: str, side: int = SIDE) -> FloatImages:
+    """Preprocess a block of grey (n, h, w) or RGB (n, h, w, 3) uint8 images into float32 (n, side, side, 3).
 
     Raises ValueError for an unknown method (see `METHODS`), another dtype or shape, and for padding an image
-    that is larger than 32×32.
+    that is larger than side × side.
     """
-    if method not in METHODS:
-        raise ValueError(f"preprocess method {method!r}; expected one of {', '.join(METHODS)}")
+    _check_method(method)
     if images.dtype != np.uint8 or images.ndim not in {3, 4} or (images.ndim == 4 and images.shape[3] != 3):
         raise ValueError(f"images are {images.dtype} {images.shape}; expected uint8 (n, h, w) or (n, h, w, 3)")
     if len(images) == 0:
-        return np.empty((0, SIDE, SIDE, 3), np.float32)
-    return METHODS[method](images)
+        return np.empty((0, side, side, 3), np.float32)
+    return METHODS[method](images, side)
 
 
-def pad(images: Images) -> FloatImages:
+def preprocess_each(images: Iterable[Images], method: str, side: int = SIDE) -> FloatImages:
+    """Preprocess RGB images (h, w, 3) of any sizes, one after the other, into float32 (n, side, side, 3).
+
+    Equal to `preprocess_images` of every image by itself, and raises as it does. Few images are held at a time.
+    """
+    _check_method(method)
+    done = [_of_any_size(batch, method, side) for batch in _batches(images)]
+    return np.concatenate(done) if done else np.empty((0, side, side, 3), np.float32)
+
+
+def equalise_crop_resize(image: Images) -> FloatImages:
+    """One RGB image (h, w, 3) into float32 (32, 32, 3), as eAI-Repair-Toolkit 1.1.0 prepares traffic signs.
+
+    The V histogram is equalised at full size; then the centred square of the shorter side s, rows and columns
+    c − ⌊s/2⌋ up to c + ⌊s/2⌋ with c half of the side, is resized with scikit-image's defaults.
+    """
+    from skimage.transform import resize as skimage_resize
+
+    equalised = _equalised_rgb(image[None])[0]
+    half = min(image.shape[:2]) // 2
+    y, x = image.shape[0] // 2, image.shape[1] // 2
+    square = equalised[y - half : y + half, x - half : x + half] if half else equalised[:1, :1]
+    resized: FloatImages = skimage_resize(square, (SIDE, SIDE)).astype(np.float32)
+    return resized
+
+
+def pad(images: Images, side: int = SIDE) -> FloatImages:
     """Zeros around the image, half of them (rounded down) above and left; divided by 255."""
     height, width = images.shape[1:3]
-    if height > SIDE or width > SIDE:
-        raise ValueError(f"images are {height}×{width}; padding needs at most {SIDE}×{SIDE}")
-    top, left = (SIDE - height) // 2, (SIDE - width) // 2
-    out = np.zeros((len(images), SIDE, SIDE, 3), np.float32)
+    if height > side or width > side:
+        raise ValueError(f"images are {height}×{width}; padding needs at most {side}×{side}")
+    top, left = (side - height) // 2, (side - width) // 2
+    out = np.zeros((len(images), side, side, 3), np.float32)
     grey = images[..., None] if images.ndim == 3 else images
     out[:, top : top + height, left : left + width] = grey / np.float32(255)
     return out
 
 
-def resize(images: Images) -> FloatImages:
-    """`skimage.transform.resize` to 32×32 with its defaults; grey becomes three equal channels."""
-    return _to_rgb(_resized(images)).astype(np.float32)
+def resize(images: Images, side: int = SIDE) -> FloatImages:
+    """`skimage.transform.resize` to side × side with its defaults; grey becomes three equal channels."""
+    return _to_rgb(_resized(images, side)).astype(np.float32)
 
 
-def toolkit(images: Images) -> FloatImages:
+def toolkit(images: Images, side: int = SIDE) -> FloatImages:
     """`resize`, then the V channel of HSV replaced by its 256-bin `skimage.exposure.equalize_hist`."""
-    from skimage.color import hsv2rgb, rgb2hsv
-
-    resized = _resized(images)
+    resized = _resized(images, side)
     if resized.ndim == 3:  # a grey pixel has V = R = G = B and S = 0, so HSV and back changes nothing
         return _to_rgb(_equalised(resized)).astype(np.float32)
-    hsv = rgb2hsv(resized)
-    hsv[..., 2] = _equalised(hsv[..., 2])
-    rgb: FloatImages = hsv2rgb(hsv).astype(np.float32)
-    return rgb
+    return _equalised_rgb(resized).astype(np.float32)
 
 
-METHODS: dict[str, Callable[[Images], FloatImages]] = {"toolkit": toolkit, "pad": pad, "resize": resize}
+METHODS: dict[str, Callable[[Images, int], FloatImages]] = {"toolkit": toolkit, "pad": pad, "resize": resize}
 """What `--preprocess` may name."""
 
+_UNIT = 1.0 / 255.0  # scikit-image multiplies by it; dividing by 255 gives other last bits
 
-def _resized(images: Images) -> npt.NDArray[np.float64]:
-    """Shape (n, 32, 32) or (n, 32, 32, 3), float64 in [0, 1].
+_ROUNDING = 1e-9
+
+_BATCH_BYTES = 4 << 20
+"""Of the images that are resized together: scikit-image needs about 30 times as much for them."""
+
+
+def _check_method(method: str) -> None:
+    if method not in METHODS:
+        raise ValueError(f"preprocess method {method!r}; expected one of {', '.join(METHODS)}")
+
+
+def _batches(images: Iterable[Images]) -> Iterable[list[Images]]:
+    batch: list[Images] = []
+    size = 0
+    for image in images:
+        batch.append(image)
+        size += image.nbytes
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _of_any_size(images: list[Images], method: str, side: int) -> FloatImages:
+    """Those of one size go together; equalising, whose images are all of one size, is done for all at once."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for number, image in enumerate(images):
+        by_shape.setdefault(image.shape, []).append(number)
+    if method != "toolkit":
+        out = np.empty((len(images), side, side, 3), np.float32)
+        for numbers in by_shape.values():
+            out[numbers] = preprocess_images(_block(images, numbers), method, side)
+        return out
+    resized = np.empty((len(images), side, side, 3), np.float64)
+    for numbers in by_shape.values():
+        resized[numbers] = _resized(_block(images, numbers), side)
+    return _equalised_rgb(resized).astype(np.float32)
+
+
+def _block(images: list[Images], numbers: list[int]) -> Images:
+    return images[numbers[0]][None] if len(numbers) == 1 else np.stack([images[number] for number in numbers])
+
+
+def _resized(images: Images, side: int) -> npt.NDArray[np.float64]:
+    """Shape (n, side, side) or (n, side, side, 3), float64 in [0, 1].
 
     The images become channels of one big image, which scikit-image resizes along its first two axes. That is
     bit for bit the result of image by image, as equalising needs: pixel values fall on the edges of bins.
@@ -83,23 +148,38 @@ def _resized(images: Images) -> npt.NDArray[np.float64]:
     count = len(images)
     stacked = np.moveaxis(images, 0, 2)  # (h, w, n) or (h, w, n, 3)
     flat = stacked.reshape(*stacked.shape[:2], -1)
-    resized = skimage_resize(flat, (SIDE, SIDE)).reshape(SIDE, SIDE, count, *images.shape[3:])
+    resized = skimage_resize(flat, (side, side)).reshape(side, side, count, *images.shape[3:])
     result = np.moveaxis(resized, 2, 0)
     # scikit-image clips to the range of the image given to it; here that is each single one.
     pixels = tuple(range(1, images.ndim))
-    low = images.min(axis=pixels, keepdims=True) / 255.0
-    high = images.max(axis=pixels, keepdims=True) / 255.0
+    low = images.min(axis=pixels, keepdims=True) * _UNIT
+    high = images.max(axis=pixels, keepdims=True) * _UNIT
     clipped: npt.NDArray[np.float64] = np.clip(result, low, high)
     return clipped
 
 
+def _equalised_rgb(images: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Histogram-equalise the V channel of each RGB image of (n, h, w, 3), float64 or uint8."""
+    from skimage.color import hsv2rgb, rgb2hsv
+
+    hsv = rgb2hsv(images)
+    hsv[..., 2] = _equalised(hsv[..., 2])
+    rgb: npt.NDArray[np.float64] = hsv2rgb(hsv)
+    return rgb
+
+
 def _equalised(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Histogram-equalise each image of (n, 32, 32)."""
+    """Histogram-equalise each image of (n, h, w).
+
+    An image that varies by rounding alone, as resizing one of a single colour leaves it, counts as constant: there is
+    nothing to equalise, and NumPy refuses to make 256 bins of it.
+    """
     from skimage.exposure import equalize_hist
 
     out = np.empty_like(values)
     for target, image in zip(out, values, strict=True):
-        target[...] = equalize_hist(image)
+        even = np.ptp(image) < _ROUNDING
+        target[...] = equalize_hist(np.full_like(image, image.flat[0]) if even else image)
     return out
 
 

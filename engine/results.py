@@ -1,4 +1,4 @@
-"""Accuracy per label: counts, the toolkit's `results.json`, intervals, before and after, the radar chart."""
+"""Accuracy per label: counts, the toolkit's `results.json`, intervals, before and after."""
 
 from __future__ import annotations
 
@@ -156,53 +156,6 @@ def read_results_json(path: Path) -> Results:
     if any(result.total == 0 for result in results.labels):
         raise InputError(f"{path} has a label with 0 rows; {expected}")
     return results
-
-
-def draw_radar_chart(
-    path: Path,
-    results: Results,
-    *,
-    min_lim: float = 0,
-    max_lim: float = 100,
-    label_names: tuple[str, ...] | None = None,
-) -> None:
-    """Draw the score of every label as a filled polar line with markers; a PNG of 1920×1440 pixels.
-
-    Spokes come in the order of `results`, named by `label_names` or else by number; the radius runs from
-    `min_lim` to `max_lim` percent. Raises InputError where `min_lim` is not below `max_lim`, or without
-    labels.
-    """
-    if not min_lim < max_lim:
-        raise InputError(f"radial limits {min_lim} and {max_lim}; expected the first below the second")
-    if not results.labels:
-        raise InputError(f"{path} cannot be drawn from 0 labels; expected results of at least one")
-    # Imported here: most commands never draw.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    names = [str(r.label) if label_names is None else label_names[r.label] for r in results.labels]
-    size = 8 if len(names) <= 20 else 5
-    width, height = 6.4, 4.8
-    name_width = 0.65 * size / 72 * max(map(len, names))  # inches, for an average letter of 0.65 em
-    diameter = max(2.0, min(height - 0.8, width - 2 * name_width - 0.5))
-    figure = Figure(figsize=(width, height), dpi=300)
-    FigureCanvasAgg(figure)
-    box = ((1 - diameter / width) / 2, (1 - diameter / height) / 2, diameter / width, diameter / height)
-    axes = figure.add_axes(box, projection="polar")
-    angles = np.linspace(0, 2 * np.pi, len(results.labels), endpoint=False)
-    scores = np.array([result.score for result in results.labels])
-    closed_angles, closed_scores = np.append(angles, angles[0]), np.append(scores, scores[0])
-    axes.plot(closed_angles, closed_scores, marker="o", markersize=4, linewidth=1.2)
-    axes.fill(closed_angles, closed_scores, alpha=0.25)
-    axes.set_xticks(angles, names, fontsize=size)
-    for tick, angle in zip(axes.get_xticklabels(), angles, strict=True):
-        side = np.cos(angle)  # long names grow away from the chart, not into it
-        tick.set_horizontalalignment("left" if side > 0.1 else "right" if side < -0.1 else "center")
-    axes.set_ylim(min_lim, max_lim)
-    axes.tick_params(axis="x", pad=2)
-    axes.tick_params(axis="y", labelsize=6)
-    with replace_file(path) as temporary:
-        figure.savefig(temporary, dpi=300, format="png")
 
 
 def _count(value: object) -> int:
