@@ -47,7 +47,7 @@ from engine.weights_file import write_weights
 COMMANDS_AIM, LOOP_AIM, WORKERS_AIM, OVERHEAD_AIM = 20.0, 3.0, 1.8, 5.0
 """Times separate commands, times the loop, two workers times one, milliseconds of the driver for an empty job."""
 
-CHUNKS, LABELS, SEEDS = 10, 10, 3
+CHUNKS, LABELS = 10, 10
 EMPTY_JOBS = 10_000
 
 
@@ -72,11 +72,19 @@ def empty_replica() -> type[Replica]:
 )
 @click.option("--preprocess", default=DEFAULT_PREPROCESS, show_default=True, help="What the model was trained with.")
 @click.option("--rows", type=int, default=1000, show_default=True, help="Images of a chunk.")
+@click.option("--seeds", type=int, default=3, show_default=True, help="Searches of each chunk and label.")
 @click.option("--rounds", type=int, default=2, show_default=True, help="Batches on each number of workers.")
 @click.option("--loop-jobs", type=int, default=30, show_default=True, help="Jobs of the plain loop, multiplied.")
 @click.option("--commands", type=int, default=3, show_default=True, help="Separate commands, multiplied.")
 def main(
-    model_path: Path, dataset_dir: Path, preprocess: str, rows: int, rounds: int, loop_jobs: int, commands: int
+    model_path: Path,
+    dataset_dir: Path,
+    preprocess: str,
+    rows: int,
+    seeds: int,
+    rounds: int,
+    loop_jobs: int,
+    commands: int,
 ) -> None:
     """Measure."""
     click.echo(machine())
@@ -97,7 +105,7 @@ def main(
             logging_level="ERROR",
             runtime_env=runtime_environment(root / "empty", ship_code=False),
         )
-        work = a_batch(root, model_path)
+        work = a_batch(root, model_path, seeds)
         expected = expected_seconds(work)
         times: dict[int, list[float]] = {1: [], 2: []}
         done = 0
@@ -109,7 +117,7 @@ def main(
         loop = plain_loop(work, root / "loop", loop_jobs) * done
         separate = separate_commands(work, root / "loop", model_path, commands) * done
         click.echo(
-            f"{CHUNKS} chunks of {rows} images x {LABELS} labels x {SEEDS} seeds, 100 particles x 100 iterations:\n"
+            f"{CHUNKS} chunks of {rows} images x {LABELS} labels x {seeds} seeds, 100 particles x 100 iterations:\n"
             f"{done} searches, the rest had no failures; one thread each; without starting workers;\n"
             f"best of {rounds} batches; loop: {loop_jobs} jobs measured, multiplied; commands: {commands} measured, "
             "multiplied"
@@ -133,7 +141,7 @@ def main(
         ray.shutdown()
 
 
-def a_batch(root: Path, model_path: Path) -> Batch:
+def a_batch(root: Path, model_path: Path, seeds: int) -> Batch:
     """The jobs of this benchmark."""
     return make_batch(
         output_dir=root / "run",
@@ -147,7 +155,7 @@ def a_batch(root: Path, model_path: Path) -> Batch:
         mode="independent",
         max_rounds=1,
         positive_weights="0.15x",
-        seeds=SEEDS,
+        seeds=seeds,
         seed=0,
         offers=3,
         positive_inputs_dir=(),
@@ -205,7 +213,7 @@ def plain_loop(work: Batch, folder: Path, jobs: int) -> float:
             index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
             write_weights(negative / "weights.csv", work.target.number, index, kernel[index[:, 0], index[:, 1]])
             paths = ChunkPaths(negative, folder / str(chunk_number) / "positive", folder / "out" / str(number))
-            repairs = Repairs(work.model, work.target, [paths], [number % SEEDS], SearchSettings())
+            repairs = Repairs(work.model, work.target, [paths], [number % len(work.seeds)], SearchSettings())
             directory = folder / "runs" / str(number)
 
             def create(facts: Mapping[str, Any], directory: Path = directory) -> RunRecords:

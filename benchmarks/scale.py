@@ -160,7 +160,7 @@ def main(model_path: Path, dataset_dir: Path, preprocess: str) -> None:
             logging_level="ERROR",
             runtime_env=runtime_environment(root / "empty", ship_code=False),
         )
-        work = replace(a_batch(root, model_path), labels=LABELS)
+        work = replace(a_batch(root, model_path, 3), labels=LABELS)
         results = recorded(work)
         costs, real = calibrated(work, root, results)
         ray.shutdown()

@@ -42,6 +42,12 @@ ELEMENTWISE_WEIGHTS = 4
 TILE_ELEMENTS = 1 << 24
 """Touched logits of one tile at most: 64 MiB of float32."""
 
+UNIT_COUNTS = (1, 3, 6, 8, 10, UNROLLED_UNITS)
+"""Units that kernels are compiled for; a job pads to the next one."""
+
+UNIT_WEIGHTS = (ELEMENTWISE_WEIGHTS, 10, 16)
+"""Weights per unit that kernels are compiled for. Of whole batches, half to two thirds of the compiling is saved."""
+
 SLABS = 4
 """Slabs of candidates in one call, at most; more gain nothing."""
 
@@ -97,8 +103,11 @@ class Tile:
     rows: tuple[int, int]
 
 
-def bucket(count: int) -> int:
-    """The smallest m * 2**e >= count with 8 <= m <= 16 (exact below 16): few distinct shapes, at most 1/8 wasted."""
+def bucket(count: int, steps: Sequence[int] = ()) -> int:
+    """The next of `steps`; above them the smallest m * 2**e >= count with 8 <= m <= 16, which wastes at most 1/8."""
+    for step in steps:
+        if count <= step:
+            return step
     if count <= 16:
         return count
     step = 1 << (count.bit_length() - 4)
@@ -135,8 +144,8 @@ class TiledFitness:
         self._weights = weights
         touched = np.unique(weights.unit)
         members = [np.flatnonzero(weights.unit == unit) for unit in touched]
-        widest = bucket(max((len(member) for member in members), default=0))
-        self._units = np.full(bucket(len(touched)), -1, dtype=np.int32)
+        widest = bucket(max((len(member) for member in members), default=0), UNIT_WEIGHTS)
+        self._units = np.full(bucket(len(touched), UNIT_COUNTS), -1, dtype=np.int32)
         self._units[: len(touched)] = touched
         # Position K of a row of changes padded with one zero: what fills a group up.
         self._groups = np.full((len(self._units), widest), len(weights.old))

@@ -284,6 +284,18 @@ def test_buckets_are_tight(count):
 
 def test_buckets_are_few():
     assert len({bucket(count) for count in range(1, 8193)}) <= 16 + 8 * 9
+    assert [bucket(count, (1, 3, 16)) for count in (0, 1, 2, 3, 4, 16, 17, 33)] == [1, 1, 3, 3, 16, 16, 18, 36]
+
+
+def test_ordinary_jobs_share_few_programs():
+    """Up to 10 units with up to 16 weights each: 15 shapes, where exact ones would be 160."""
+    shapes = set()
+    for units in range(1, 11):
+        for weights in range(1, 17):
+            problem = random_problem(Head("log_softmax", "linear"), 40, units * weights, units, "mixed")
+            job = TiledFitness(*problem, 20, Tiling())
+            shapes.add(job._groups.shape)
+    assert len(shapes) <= 15
 
 
 def test_the_published_formula():
