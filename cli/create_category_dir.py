@@ -1,0 +1,74 @@
+"""`create_category_dir`: crops of the labelled objects of scenes, one folder per category."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.console import Console, table
+from cli.options import PATH, option, verbose_option
+from cli.prepare import worker_options
+
+
+@click.command(short_help="Cut labelled objects out of scenes, one folder per category.")
+@option("--label-file", type=PATH, required=True, help="JSON array of frames with labels, as BDD100K's det_train.json.")
+@option("--image-dir", "--input-dir", type=PATH, required=True, help="Folder with the images of the frames.")
+@option(
+    "--output-dir", type=PATH, default=Path("categories"), show_default=True, help="Folder for a folder per category."
+)
+@option("--min-area", type=int, default=0, show_default=True, help="Set crops of fewer pixels aside as removed.")
+@option("--remove-truncated", type=bool, help="Set objects aside that are labelled as truncated.")
+@option("--remove-occluded", type=bool, help="Set objects aside that are labelled as occluded.")
+@option(
+    "--clamp-crops",
+    type=bool,
+    help="Crops larger than the image get all of it; by default a strip of it, as in eAI-Repair-Toolkit.",
+)
+@option("--overwrite", type=bool, help="Replace a folder that was not made from this label file.")
+@worker_options
+@verbose_option
+def command(
+    label_file: Path,
+    image_dir: Path,
+    output_dir: Path,
+    min_area: int,
+    remove_truncated: bool,
+    remove_occluded: bool,
+    clamp_crops: bool,
+    overwrite: bool,
+    num_workers: int | None,
+    address: str | None,
+    verbose: int,
+) -> None:
+    """Cut every labelled object out of its scene as a square.
+
+    Writes one folder per category, and image_info.json, extract_results.json and skipped.json, which lists boxes
+    without a crop. The same command goes on where it was interrupted.
+
+    Example: repair-dist create-category-dir --label-file det_val.json --image-dir images/val --output-dir categories
+    """
+    from cluster.spread import Workers
+    from engine.category_dir import create_category_dir
+    from engine.crops import CropSettings
+
+    settings = CropSettings(min_area, remove_occluded, remove_truncated, clamp_crops)
+    with Console(verbose) as console, Workers(num_workers, address, console.say) as workers:
+        report = create_category_dir(
+            label_file,
+            image_dir,
+            output_dir,
+            settings=settings,
+            overwrite=overwrite,
+            spread=workers,
+            progress=lambda frames: console.rows("crop", frames),
+        )
+    rows = [[category, report.extracted[category], report.removed[category]] for category in report.extracted]
+    rows.append(["all", sum(report.extracted.values()), sum(report.removed.values())])
+    click.echo(table(["category", "extracted", "removed"], rows))
+    for reason, count in report.skipped.items():
+        click.echo(f"skipped boxes: {count} ({reason})")
+    if report.without_image:
+        click.echo(f"frames without image: {report.without_image} of {report.frames}")
+    if report.without_labels:
+        click.echo(f"frames without labels: {report.without_labels} of {report.frames}")

@@ -1,0 +1,73 @@
+"""`create_image_subset`: some images of every category, in proportion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.console import Console
+from cli.options import PATH, option, verbose_option
+from cli.prepare import worker_options
+
+
+@click.command(short_help="Choose images of every category, in proportion, into one folder.")
+@option("--category-dir", type=PATH, required=True, help="Folder that create-category-dir made.")
+@option("--output-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder for the images chosen.")
+@option(
+    "--info-file",
+    type=PATH,
+    help="image_info.json of a subset: its settings are taken, and of those given here only the excluded labels.",
+)
+@option("--num", type=int, default=5000, show_default=True, help="Images of all categories together, about.")
+@option("--excluded-labels", help="Categories to leave out, separated by commas; they count in the proportions.")
+@option("--category-min", type=int, default=0, show_default=True, help="So many of each category that has as many.")
+@option("--random-state", type=int, default=0, show_default=True, help="Seed of the choice.")
+@option("--resize-to", type=int, help="Height and width of the images chosen [default: files are copied].")
+@option("--overwrite", type=bool, help="Replace a folder that is no subset.")
+@worker_options
+@verbose_option
+def command(
+    category_dir: Path,
+    output_dir: Path,
+    info_file: Path | None,
+    num: int,
+    excluded_labels: str | None,
+    category_min: int,
+    random_state: int,
+    resize_to: int | None,
+    overwrite: bool,
+    num_workers: int | None,
+    address: str | None,
+    verbose: int,
+) -> None:
+    """Choose images of every category, as many as its share in all categories, and write image_info.json beside them.
+
+    A subset in the output folder is replaced. The same command goes on where it was interrupted.
+
+    Example: repair-dist create-image-subset --category-dir categories --output-dir images --num 7000
+    """
+    from dataclasses import replace
+
+    from cluster.spread import Workers
+    from engine.subset import SubsetSettings, create_image_subset, table
+
+    if info_file is None:
+        settings = SubsetSettings(num or 5000, category_min, random_state, resize_to)
+    else:
+        settings = SubsetSettings.of(info_file)
+    if excluded_labels is not None:
+        names = tuple(dict.fromkeys(name for name in excluded_labels.split(",") if name))
+        settings = replace(settings, excluded_labels=names)
+    with Console(verbose) as console, Workers(num_workers, address, console.say) as workers:
+        report = create_image_subset(
+            category_dir,
+            output_dir,
+            settings,
+            overwrite=overwrite,
+            spread=workers,
+            progress=lambda images: console.rows("copy" if settings.resize_to is None else "resize", images),
+        )
+        for label in report.unknown_labels:
+            console.warn(f"no image has the excluded label {label!r}")
+    click.echo(table(report.drawn))

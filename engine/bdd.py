@@ -1,0 +1,181 @@
+"""Labels of BDD100K scenes: frames with boxes, and the square crop around a box.
+
+The label file is a JSON array of frames, as in BDD100K's "Detection 2020 Labels": `name` of the image, and `labels`
+with `id`, `category`, `box2d` (`x1`, `x2`, `y1`, `y2` in pixels) and `attributes` (`occluded`, `truncated`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import InputError
+from engine.json_items import iterate_items
+from engine.names import plain_name
+
+LABEL_NAMES = (
+    "bicycle",
+    "bus",
+    "car",
+    "motorcycle",
+    "other person",
+    "other vehicle",
+    "pedestrian",
+    "rider",
+    "traffic light",
+    "traffic sign",
+    "trailer",
+    "train",
+    "truck",
+)
+"""Categories of the detection task; the class of an object is its index here."""
+
+_FAR = 1e9
+
+
+@dataclass(frozen=True)
+class Box:
+    """One labelled object.
+
+    Attributes:
+        name: its `id`, as text.
+        category: what it is.
+        x1, x2, y1, y2: left, right, upper and lower border in pixels, not rounded.
+        occluded, truncated: as labelled; False where the file was read without asking for them.
+    """
+
+    name: str
+    category: str
+    x1: float
+    x2: float
+    y1: float
+    y2: float
+    occluded: bool
+    truncated: bool
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has no area."""
+        return self.x2 <= self.x1 or self.y2 <= self.y1
+
+    def overlaps(self, height: int, width: int) -> bool:
+        """Whether some of it lies in an image of this size."""
+        return self.x1 < width and self.x2 > 0 and self.y1 < height and self.y2 > 0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One scene: the name of its image, and its boxes, or None where the file gives it no `labels`."""
+
+    name: str
+    boxes: tuple[Box, ...] | None
+
+
+def read_frames(path: Path, *, occluded: bool = False, truncated: bool = False) -> Iterator[Frame]:
+    """Yield the frames of a label file, one at a time.
+
+    `occluded` and `truncated` ask for these attributes, which may be missing otherwise.
+
+    Raises InputError for broken JSON, missing or unfit keys, a frame that comes twice, an id that comes twice in its
+    frame, and for an image, id or category whose name is no plain name of a file or folder.
+    """
+    attributes = [name for name, wanted in (("occluded", occluded), ("truncated", truncated)) if wanted]
+    seen: set[str] = set()
+    for number, item in enumerate(iterate_items(path)):
+        where = f"frame {number}"
+        name = plain_name(_get(item, "name", where, path), f"the name of {where}", path)
+        if name in seen:
+            raise InputError(f"{path} has frame {name} twice; expected every frame once")
+        seen.add(name)
+        labels = item.get("labels")
+        if labels is None:
+            yield Frame(name, None)
+            continue
+        if not isinstance(labels, list):
+            raise InputError(f"{path}: labels of frame {name} are {_kind(labels)}; expected an array")
+        boxes = tuple(_box(label, f"label {k} of frame {name}", path, attributes) for k, label in enumerate(labels))
+        names = {box.name for box in boxes}
+        if len(names) < len(boxes):
+            raise InputError(f"{path}: two labels of frame {name} have the same id; expected every id once")
+        yield Frame(name, boxes)
+
+
+def square_crop(box: Box, height: int, width: int, *, clamp: bool = False) -> tuple[slice, slice]:
+    """Rows and columns of the crop of `box` in an image of height × width, as eAI-Repair-Toolkit 1.1.0 cuts it.
+
+    Coordinates are truncated toward zero. The shorter side grows by the difference d of the sides, half of it to each
+    end, and is moved back where it leaves the image:
+
+        d > 0:  y2 ← int(y2 + d/2), y1 ← int(y1 − d/2)
+                if y2 > H: y1 ← y1 − (y2 − H), y2 ← H, else if y1 < 0: y2 ← y2 − y1, y1 ← 0
+        d ≤ 0:  the same for x with −d and W
+
+    where d = (x2 − x1) − (y2 − y1). So a crop is square up to one pixel, unless the box is longer than the other side
+    of the image: its start is then negative, and counts from the far end as in NumPy, which leaves a strip. With
+    `clamp` it counts as 0 instead: all of the image in that direction.
+
+    The slices are within the image; either may be empty.
+    """
+    x1, x2, y1, y2 = int(box.x1), int(box.x2), int(box.y1), int(box.y2)
+    difference = (x2 - x1) - (y2 - y1)
+    if difference > 0:
+        y1, y2 = _grown(y1, y2, difference, height)
+    else:
+        x1, x2 = _grown(x1, x2, -difference, width)
+    if clamp:
+        y1, x1 = max(y1, 0), max(x1, 0)
+    rows, columns = (slice(*slice(a, b).indices(size)[:2]) for a, b, size in ((y1, y2, height), (x1, x2, width)))
+    return rows, columns
+
+
+def _grown(start: int, stop: int, difference: int, size: int) -> tuple[int, int]:
+    stop, start = int(stop + difference / 2), int(start - difference / 2)
+    if stop > size:
+        return start - (stop - size), size
+    if start < 0:
+        return 0, stop - start
+    return start, stop
+
+
+def _box(label: Any, where: str, path: Path, attributes: list[str]) -> Box:
+    name = _get(label, "id", where, path)
+    name = str(name) if isinstance(name, int) and not isinstance(name, bool) else name
+    corners = _get(label, "box2d", where, path)
+    sides = {}
+    for side in ("x1", "x2", "y1", "y2"):
+        value = _get(corners, side, f"box2d of {where}", path)
+        # NaN compares as false, and no image is as large as the limit.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_FAR < value < _FAR:
+            raise InputError(f"{path}: {side} of {where} is {value!r}; expected a number of pixels")
+        sides[side] = float(value)
+    flags = {"occluded": False, "truncated": False}
+    for flag in attributes:
+        value = _get(_get(label, "attributes", where, path), flag, f"attributes of {where}", path)
+        if not isinstance(value, bool):
+            raise InputError(f"{path}: {flag} of {where} is {value!r}; expected true or false")
+        flags[flag] = value
+    return Box(
+        name=plain_name(name, f"the id of {where}", path),
+        category=plain_name(_get(label, "category", where, path), f"the category of {where}", path),
+        x1=sides["x1"],
+        x2=sides["x2"],
+        y1=sides["y1"],
+        y2=sides["y2"],
+        occluded=flags["occluded"],
+        truncated=flags["truncated"],
+    )
+
+
+def _get(item: Any, key: str, where: str, path: Path) -> Any:
+    if not isinstance(item, dict):
+        raise InputError(f"{path}: {where} is {_kind(item)}; expected an object with {key}")
+    if key not in item:
+        raise InputError(f"{path}: {where} has no {key}; expected one")
+    return item[key]
+
+
+def _kind(value: Any) -> str:
+    kinds: dict[type, str] = {dict: "an object", list: "an array", str: "a text", bool: "true or false"}
+    return kinds.get(type(value), "null" if value is None else "a number")

@@ -1,0 +1,267 @@
+"""`create_category_dir`: one folder of crops per category, from a label file and its images.
+
+    <output>/<category>/<id>_<frame>            the crops
+    <output>/<category>/removed/<id>_<frame>    those set aside by area or attribute
+    <output>/image_info.json                    name, label, value_mean and area of every crop that is not removed
+    <output>/extract_results.json               crops and removed crops per category
+    <output>/skipped.json                       which boxes and frames gave no crop, and why; what was read
+
+All but the last are eAI-Repair-Toolkit's, in the order of their names. The folder appears whole; interrupted work goes
+on where it stopped (`engine.work_folder`).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from engine.bdd import Frame, read_frames
+from engine.crops import CropSettings, SceneCrops, crop_name, crop_scenes
+from engine.errors import InputError
+from engine.image_info import FILE_NAME, write_category_info
+from engine.names import plain_name
+from engine.pictures import can_write
+from engine.spread import Bar, Spread, in_process, unseen
+from engine.work_folder import WorkFolder, work_folder
+
+MISSING = "image missing"
+"""Why a box was skipped: there is no image of its frame."""
+
+SCENES_PER_PIECE = 16
+
+PLAIN = CropSettings()
+"""Nothing is removed."""
+
+_RESULTS = "extract_results.json"
+_SKIPPED = "skipped.json"
+
+
+@dataclass(frozen=True)
+class CategoryReport:
+    """What a folder of categories was made of.
+
+    Attributes:
+        extracted, removed: crops by category.
+        skipped: boxes without a crop, by reason.
+        frames: of the label file.
+        without_image, without_labels: those of them that have none.
+    """
+
+    extracted: Mapping[str, int]
+    removed: Mapping[str, int]
+    skipped: Mapping[str, int]
+    frames: int
+    without_image: int
+    without_labels: int
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A label file as the first pass over it found it."""
+
+    digest: str
+    frames: int
+    images: int
+
+
+def create_category_dir(
+    label_file: Path,
+    image_dir: Path,
+    output_dir: Path,
+    *,
+    settings: CropSettings = PLAIN,
+    overwrite: bool = False,
+    spread: Spread = in_process,
+    progress: Bar = unseen,
+) -> CategoryReport:
+    """Cut the boxes of all frames out of their images; see the module.
+
+    `progress` counts frames. A folder that an earlier call made from the same label file is replaced.
+
+    Raises InputError for bad label files and images, where none of the images is there, and where `output_dir` holds
+    anything else, unless `overwrite`.
+    """
+    image_dir = image_dir.absolute()
+    if not image_dir.is_dir():
+        raise InputError(f"{image_dir}: no such folder, expected one with the images that {label_file} names")
+    target = output_dir.resolve()
+    for source_path in (image_dir.resolve(), label_file.resolve()):
+        if target == source_path or target in source_path.parents:
+            raise InputError(f"{output_dir} would replace {source_path}, which is needed; expected another folder")
+    if settings.min_area < 0:
+        raise InputError(f"min_area is {settings.min_area}, expected 0 or more")
+    frames = functools.partial(
+        read_frames, label_file, occluded=settings.remove_occluded, truncated=settings.remove_truncated
+    )
+    source = _look_through(label_file, frames(), image_dir)
+    _check_output(output_dir, source, overwrite)
+    job = {"labels": source.digest, "images": str(image_dir), "settings": asdict(settings), "pillow": version("pillow")}
+    with work_folder(output_dir, job) as work:
+        _do_the_rest(work, frames(), image_dir, source, settings, spread, progress(source.frames))
+        report = _write_lists(work, source, label_file.name)
+        work.become_result()
+    return report
+
+
+def _look_through(label_file: Path, frames: Iterator[Frame], image_dir: Path) -> _Source:
+    """Check the whole label file before anything is written."""
+    count = images = 0
+    missing = ""
+    for frame in frames:
+        count += 1
+        if not can_write(Path(frame.name).suffix):
+            raise InputError(f"{label_file}: frame {frame.name} is no .jpg, .png, .bmp or .ppm; expected one of them")
+        for box in frame.boxes or ():
+            plain_name(crop_name(box, frame), f"the name of a crop of frame {frame.name}", label_file)
+            if box.category in {FILE_NAME, _RESULTS, _SKIPPED}:
+                raise InputError(f"{label_file}: {box.category} is the name of a list, expected that of a category")
+        if _stamp(image_dir / frame.name) is None:
+            missing = missing or frame.name
+        else:
+            images += 1
+    if not count:
+        raise InputError(f"{label_file} has 0 frames; expected at least one")
+    if not images:
+        raise InputError(f"{image_dir} has none of the {count} images of {label_file}; expected {missing} there")
+    with label_file.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return _Source(digest.hexdigest(), count, images)
+
+
+def _check_output(output_dir: Path, source: _Source, overwrite: bool) -> None:
+    """Refuse to replace what was not made from this label file."""
+    if overwrite or not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir())):
+        return
+    try:
+        same = json.loads((output_dir / _SKIPPED).read_text(encoding="utf-8"))["label_file_sha256"] == source.digest
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise InputError(
+            f"{output_dir} exists and was not made by create_category_dir from this label file; expected another "
+            "folder or --overwrite"
+        )
+
+
+def _do_the_rest(
+    work: WorkFolder,
+    frames: Iterator[Frame],
+    image_dir: Path,
+    source: _Source,
+    settings: CropSettings,
+    spread: Spread,
+    tick: Callable[[int], None],
+) -> None:
+    """Crop the scenes that no earlier command did, or whose image has changed since."""
+    done = {record["frame"]: record["image"] for record in work.records()}
+    stamps: dict[str, list[int]] = {}
+
+    def to_do() -> Iterator[Frame]:
+        for frame in frames:
+            stamp = _stamp(image_dir / frame.name)
+            if frame.name not in done or done[frame.name] != stamp:
+                if stamp is not None and frame.boxes:
+                    stamps[frame.name] = stamp
+                    yield frame
+                    continue
+                work.record(_record_without_crops(frame, stamp))
+            tick(1)
+
+    def pieces() -> Iterator[list[Frame]]:
+        scenes = to_do()
+        while piece := list(itertools.islice(scenes, SCENES_PER_PIECE)):
+            yield piece
+
+    crop = functools.partial(crop_scenes, image_dir=image_dir, into=work.path, settings=settings)
+    for piece, scenes in spread(crop, pieces(), -(-source.images // SCENES_PER_PIECE)):
+        for scene in scenes:
+            work.record(_record(scene, stamps.pop(scene.frame)))
+        tick(len(piece))
+
+
+def _record(scene: SceneCrops, stamp: list[int]) -> dict[str, Any]:
+    crops = [[crop.category, crop.name, crop.removed, crop.value_mean, crop.area] for crop in scene.crops]
+    return {"frame": scene.frame, "image": stamp, "crops": crops, "skipped": scene.skipped, "labels": True}
+
+
+def _record_without_crops(frame: Frame, stamp: list[int] | None) -> dict[str, Any]:
+    skipped = [(box.name, box.category, MISSING) for box in frame.boxes or ()]
+    return {"frame": frame.name, "image": stamp, "crops": [], "skipped": skipped, "labels": frame.boxes is not None}
+
+
+def _write_lists(work: WorkFolder, source: _Source, label_file: str) -> CategoryReport:
+    """Write the three lists from the journal; where a frame was done twice, the last time counts."""
+    last = {record["frame"]: number for number, record in enumerate(work.records())}
+    entries: list[tuple[str, str, float, int]] = []
+    removed: Counter[str] = Counter()
+    boxes: dict[str, list[list[str]]] = {}
+    of_missing_images = 0
+    without_image, without_labels = [], []
+    for number, record in enumerate(work.records()):
+        frame = record["frame"]
+        if last[frame] != number:
+            continue
+        for category, name, is_removed, value_mean, area in record["crops"]:
+            if is_removed:
+                removed[category] += 1
+            else:
+                entries.append((category, name, value_mean, area))
+        for box, category, reason in record["skipped"]:
+            if reason == MISSING:
+                of_missing_images += 1
+            else:
+                boxes.setdefault(reason, []).append([frame, box, category])
+        if record["image"] is None:
+            without_image.append(frame)
+        if not record["labels"]:
+            without_labels.append(frame)
+    entries.sort()
+    write_category_info(
+        work.path / FILE_NAME,
+        ({"name": name, "label": label, "value_mean": mean, "area": area} for label, name, mean, area in entries),
+    )
+    extracted = Counter(category for category, *_ in entries)
+    results = {
+        category: {"extracted": extracted[category], "removed": removed[category]}
+        for category in sorted({*extracted, *removed})
+    }
+    (work.path / _RESULTS).write_text(json.dumps(results, indent=4), encoding="utf-8")
+    skipped = {
+        "label_file": label_file,
+        "label_file_sha256": source.digest,
+        "frames": source.frames,
+        "frames_without_image": sorted(without_image),
+        "frames_without_labels": sorted(without_labels),
+        "boxes_of_missing_images": of_missing_images,
+        "boxes": {reason: sorted(boxes[reason]) for reason in sorted(boxes)},  # each as [frame, id, category]
+    }
+    (work.path / _SKIPPED).write_text(json.dumps(skipped, indent=4), encoding="utf-8")
+    counts = {MISSING: of_missing_images, **{reason: len(items) for reason, items in boxes.items()}}
+    return CategoryReport(
+        extracted={category: counted["extracted"] for category, counted in results.items()},
+        removed={category: counted["removed"] for category, counted in results.items()},
+        skipped={reason: count for reason, count in sorted(counts.items()) if count},
+        frames=source.frames,
+        without_image=len(without_image),
+        without_labels=len(without_labels),
+    )
+
+
+def _stamp(path: Path) -> list[int] | None:
+    """Size and time of change of a file, or None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns] if stat.S_ISREG(status.st_mode) else None

@@ -1,0 +1,218 @@
+"""`prepare cifar-10`: CIFAR-10 from `cifar-10-python.tar.gz`, or from the folder in it.
+
+Its batches are pickles. They are read without executing anything: the few names in them that would be called, those
+with which NumPy 1 stored an array, are given to stand-ins that only keep what they get; any other name is refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import pickle
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import InputError
+from engine.official_parts import divide_by_rate, divide_training
+from engine.parts import DEFAULT_RATIO, Layout, Part, Ratio, shuffled, write_parts
+from engine.preprocess import preprocess_images
+from engine.spread import Bar, Spread, in_process, unseen
+
+LABEL_NAMES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+PREPROCESSES = ("toolkit", "resize")
+DEFAULT_PREPROCESS = "toolkit"
+
+ARCHIVE = "cifar-10-python.tar.gz"
+FOLDER = "cifar-10-batches-py"
+
+_TRAINING = tuple(f"data_batch_{number}" for number in range(1, 6))
+_TEST = "test_batch"
+_SIDE = 32
+_PIXELS = 3 * _SIDE * _SIDE
+_LARGEST = 128 << 20
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+def prepare_cifar(
+    input_dir: Path,
+    output_dir: Path,
+    *,
+    data_ratio: Ratio = DEFAULT_RATIO,
+    divide_rate: float | None = None,
+    random_state: int | None = None,
+    preprocess: str = DEFAULT_PREPROCESS,
+    overwrite: bool = False,
+    spread: Spread = in_process,
+    progress: Bar = unseen,
+) -> dict[str, int]:
+    """Write train, val and repair from the training images and test from the test images; returns their rows.
+
+    The training images are divided by `engine.official_parts`. `test.h5` holds all test images in order, where its
+    ratio is above 0 or `divide_rate` is given. `images` are float32 (n, 32, 32, 3), `labels` one-hot uint8 (n, 10).
+    `toolkit` equalises the V histogram; `resize` only scales to [0, 1].
+
+    Raises InputError for missing or bad files, and as `engine.parts.write_parts` does.
+    """
+    if preprocess not in PREPROCESSES:
+        raise InputError(f"preprocess method {preprocess}; expected one of {', '.join(PREPROCESSES)}")
+    with_test = divide_rate is not None or data_ratio[2] > 0
+    batches = read_batches(input_dir, [*_TRAINING, _TEST] if with_test else list(_TRAINING))
+    images, labels = (np.concatenate(column) for column in zip(*(batches[name] for name in _TRAINING), strict=True))
+    order = np.arange(len(labels)) if random_state is None else shuffled(len(labels), random_state)
+    rows_of = (
+        divide_training(order, data_ratio)
+        if divide_rate is None
+        else divide_by_rate(order, divide_rate, random_state or 0)
+    )
+    parts = {name: Part(images[rows], labels[rows]) for name, rows in rows_of.items()}
+    if with_test:
+        parts["test"] = Part(*batches[_TEST])
+    digest = hashlib.sha256()
+    for part in parts.values():
+        digest.update(np.ascontiguousarray(part.sources).data)
+        digest.update(part.labels.data)
+    return write_parts(
+        output_dir,
+        parts,
+        Layout(LABEL_NAMES, preprocess),
+        functools.partial(preprocess_images, method=preprocess),
+        job={"cifar-10": digest.hexdigest()},
+        overwrite=overwrite,
+        spread=spread,
+        progress=progress,
+    )
+
+
+def read_batches(source: Path, names: list[str]) -> dict[str, tuple[Images, Labels]]:
+    """Images (n, 32, 32, 3) and labels (n,) of some batches; raises InputError.
+
+    `source` is the archive, the folder that it holds, or a folder with either in it.
+    """
+    for folder in (source / FOLDER, source):
+        if (folder / names[0]).is_file():
+            return {name: parse_batch(_read_file(folder / name), str(folder / name)) for name in names}
+    archive = source / ARCHIVE if source.is_dir() else source
+    if not archive.is_file():
+        raise InputError(f"{source} has no {ARCHIVE} and no {FOLDER}; expected the files of CIFAR-10 for Python")
+    contents: dict[str, bytes] = {}
+    try:
+        with tarfile.open(archive, "r|*") as members:
+            for member in members:
+                name = member.name.rpartition("/")[2]
+                if name in names and member.isfile() and member.size <= _LARGEST:
+                    contents[name] = members.extractfile(member).read()  # type: ignore[union-attr]
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{archive} cannot be read ({reason}); expected the tar.gz of CIFAR-10 for Python") from error
+    for name in names:
+        if name not in contents:
+            raise InputError(f"{archive} has no {name}; expected the tar.gz of CIFAR-10 for Python")
+    return {name: parse_batch(contents[name], f"{archive}/{name}") for name in names}
+
+
+def parse_batch(content: bytes, name: str) -> tuple[Images, Labels]:
+    """Images (n, 32, 32, 3) and labels (n,) of a pickled batch, without executing it; `name` is for messages.
+
+    Raises InputError where it is no batch of CIFAR-10, or names anything that such batches do not.
+    """
+    try:
+        batch = _Reader(io.BytesIO(content), encoding="bytes").load()
+    except InputError as error:
+        raise InputError(f"{name} {error}; expected a batch of CIFAR-10") from None
+    except Exception as error:  # damaged pickles raise almost anything
+        raise InputError(f"{name} is no pickle that can be read ({error}); expected a batch of CIFAR-10") from error
+    if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
+        raise InputError(f"{name} has no data and labels; expected a batch of CIFAR-10")
+    data, labels = batch[b"data"], batch[b"labels"]
+    pixels = data.pixels() if isinstance(data, _Array) else None
+    if pixels is None or len(pixels) % _PIXELS or not pixels:
+        raise InputError(f"{name}: data is no array of bytes (n, {_PIXELS}); expected a batch of CIFAR-10")
+    count = len(pixels) // _PIXELS
+    if not isinstance(labels, list) or not all(type(label) is int and 0 <= label <= 9 for label in labels):
+        raise InputError(f"{name}: labels are no numbers from 0 to 9; expected a batch of CIFAR-10")
+    if len(labels) != count:
+        raise InputError(f"{name} has {count} images and {len(labels)} labels; expected equal numbers")
+    planes = np.frombuffer(pixels, np.uint8).reshape(count, 3, _SIDE, _SIDE)
+    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), np.array(labels, np.int64)
+
+
+class _Array:
+    """Stands in for `numpy.ndarray`: keeps its state, (version, shape, dtype, column order, bytes)."""
+
+    def __init__(self, *_: object) -> None:
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def pixels(self) -> bytes | None:
+        """The bytes of an array (n, 3072) of bytes in row order, or None."""
+        if not isinstance(self.state, tuple) or len(self.state) != 5:
+            return None
+        _, shape, dtype, by_column, content = self.state
+        right = (
+            isinstance(dtype, _Dtype)
+            and dtype.code in {b"u1", "u1"}
+            and not by_column
+            and isinstance(content, bytes)
+            and shape == (len(content) // _PIXELS, _PIXELS)
+            and len(content) % _PIXELS == 0
+        )
+        return content if right else None
+
+
+@dataclass
+class _Dtype:
+    """Stands in for `numpy.dtype`."""
+
+    code: Any = None
+    align: Any = None
+    copy: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        """Byte order and the like say nothing of bytes."""
+
+
+_STAND_INS: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+}
+
+
+class _Reader(pickle.Unpickler):
+    """Finds nothing but the stand-ins."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        """The stand-in of a name; InputError for any other."""
+        try:
+            return _STAND_INS[module_name, global_name]
+        except KeyError:
+            raise InputError(f"names {module_name}.{global_name}, which would be called") from None
+
+
+def _read_file(path: Path) -> bytes:
+    if not path.is_file():
+        raise InputError(f"{path} is missing; expected the files of CIFAR-10 for Python")
+    return path.read_bytes()

@@ -1,0 +1,130 @@
+"""The crops of some scenes, cut and written: what workers do for `engine.category_dir`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine.bdd import Box, Frame, square_crop
+from engine.pictures import Pixels, decode_picture, encode_picture, read_picture
+
+NO_AREA = "no area"
+"""Why a box was skipped: it has none, or is smaller than a pixel."""
+
+OUTSIDE = "outside the image"
+"""Why a box was skipped: nothing of it is in the image, or it reaches out so that no pixel of its crop is."""
+
+
+REMOVED = "removed"
+"""Folder of a category's crops that were set aside."""
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """Which crops are set aside as removed, and how they are cut.
+
+    Attributes:
+        min_area: those of fewer pixels are removed.
+        remove_occluded, remove_truncated: so are those of boxes labelled so.
+        clamp: see `engine.bdd.square_crop`.
+    """
+
+    min_area: int = 0
+    remove_occluded: bool = False
+    remove_truncated: bool = False
+    clamp: bool = False
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One crop that was written.
+
+    Attributes:
+        category: folder it is in.
+        name: of the file.
+        removed: whether it is in the folder's `removed`.
+        value_mean: mean over its pixels, as the file gives them back, of the largest channel, 0 to 255; 0 if removed.
+        area: number of its pixels.
+    """
+
+    category: str
+    name: str
+    removed: bool
+    value_mean: float
+    area: int
+
+
+@dataclass(frozen=True)
+class SceneCrops:
+    """What came of a scene: its frame's name, crops, and (id, category, reason) of every box that was skipped."""
+
+    frame: str
+    crops: tuple[Crop, ...]
+    skipped: tuple[tuple[str, str, str], ...]
+
+
+def crop_scenes(frames: Sequence[Frame], *, image_dir: Path, into: Path, settings: CropSettings) -> list[SceneCrops]:
+    """Crop the boxes of some frames, whose images lie in `image_dir`, and write the crops into the folder `into`.
+
+    Raises FileNotFoundError where an image or the folder is missing, InputError for an unreadable image.
+    """
+    return [_crop_scene(frame, read_picture(image_dir / frame.name), into, settings) for frame in frames]
+
+
+def crop_name(box: Box, frame: Frame) -> str:
+    """File name of a crop: the id of its box and the name of its scene."""
+    return f"{box.name}_{frame.name}"
+
+
+def _crop_scene(frame: Frame, image: Pixels, into: Path, settings: CropSettings) -> SceneCrops:
+    height, width = image.shape[:2]
+    crops, skipped = [], []
+    for box in frame.boxes or ():
+        rows, columns = square_crop(box, height, width, clamp=settings.clamp)
+        pixels = image[rows, columns]
+        reason = None
+        if box.empty or (int(box.x1), int(box.y1)) == (int(box.x2), int(box.y2)):
+            reason = NO_AREA
+        elif not box.overlaps(height, width) or pixels.size == 0:
+            reason = OUTSIDE
+        if reason is None:
+            crops.append(_crop(box, frame, pixels, into, settings))
+        else:
+            skipped.append((box.name, box.category, reason))
+    return SceneCrops(frame.name, tuple(crops), tuple(skipped))
+
+
+def _crop(box: Box, frame: Frame, pixels: Pixels, into: Path, settings: CropSettings) -> Crop:
+    name = crop_name(box, frame)
+    content = encode_picture(pixels, Path(name).suffix)
+    area = pixels.shape[0] * pixels.shape[1]
+    removed = (
+        (settings.remove_occluded and box.occluded)
+        or (settings.remove_truncated and box.truncated)
+        or area < settings.min_area
+    )
+    _write(into, [box.category, REMOVED] if removed else [box.category], name, content)
+    # Of the file, as eAI-Repair-Toolkit lists it: JPEG moves the mean a little.
+    value_mean = 0.0 if removed else _value_mean(decode_picture(content, name))
+    return Crop(box.category, name, removed, value_mean, area)
+
+
+def _value_mean(pixels: Pixels) -> float:
+    """Mean of the largest channel; two maxima of whole planes, as a reduction over three values is slow."""
+    return float(np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2]).mean())
+
+
+def _write(into: Path, folders: Sequence[str], name: str, content: bytes) -> None:
+    """Write a file; folders are made, but not `into`: where that is missing, no file of ours belongs."""
+    path = into.joinpath(*folders, name)
+    try:
+        path.write_bytes(content)
+    except FileNotFoundError:
+        folder = into
+        for each in folders:
+            folder /= each
+            folder.mkdir(exist_ok=True)
+        path.write_bytes(content)

@@ -1,0 +1,171 @@
+"""`prepare gtsrb`: the German Traffic Sign Recognition Benchmark, from its zip archives or what was unpacked of them.
+
+Needed are `Final_Training/Images/<5 digits>/*.ppm`, `Final_Test/Images/*.ppm` and `GT-final_test.csv`, in the folder,
+in any folder below it or in zip archives in it. Test file k, in the order of the numbers that are their names, is of
+the class that row k of the table gives in its column 8.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from engine.archives import Entry, list_entries, read_entry
+from engine.errors import InputError
+from engine.official_parts import divide_by_rate, divide_training
+from engine.parts import DEFAULT_RATIO, Layout, Part, Ratio, shuffled, write_parts
+from engine.pictures import decode_picture
+from engine.preprocess import FloatImages, equalise_crop_resize, preprocess_each
+from engine.spread import Bar, Spread, in_process, unseen
+
+LABEL_NAMES = (
+    *(f"Speed limit ({speed}km/h)" for speed in (20, 30, 50, 60, 70, 80)),
+    "End of speed limit (80km/h)",
+    "Speed limit (100km/h)",
+    "Speed limit (120km/h)",
+    "No passing",
+    "No passing for vechiles over 3.5 metric tons",
+    "Right-of-way at the next intersections",
+    "Priority road",
+    "Yield",
+    "Stop",
+    "No vechiles",
+    "Vechiles over 3.5 metric tons prohibited",
+    "No entry",
+    "General caution",
+    "Dangerous curve to the left",
+    "Dangerous curve to the right",
+    "Double curve",
+    "Bumpy road",
+    "Slippery road",
+    "Road narrows on the right",
+    "Road work",
+    "Traffic signals",
+    "Pedestrians",
+    "Children crossing",
+    "Bicycles crossing",
+    "Beware of ice/snow",
+    "Wild animals crossing",
+    "End of all speed and passing limits",
+    "Turn right ahead",
+    "Turn left ahead",
+    "Ahead only",
+    "Go straight or right",
+    "Go straight or left",
+    "Keep right",
+    "Keep left",
+    "Roundabout mandatory",
+    "End of no passing",
+    "End of no passing by vechiles over 3.5 metric tons",
+)
+"""As eAI-Repair-Toolkit spells them."""
+
+PREPROCESSES = ("toolkit", "resize")
+DEFAULT_PREPROCESS = "toolkit"
+
+_TRAINING = re.compile(r"(?:^|.*/)Final_Training/Images/(\d{5})/[^/]+\.ppm")
+_TEST = re.compile(r"(?:^|.*/)Final_Test/Images/(\d+)\.ppm")
+_TABLE = re.compile(r"(?:^|.*/)GT-final_test\.csv")
+_CLASS_COLUMN = 7
+
+
+def prepare_gtsrb(
+    input_dir: Path,
+    output_dir: Path,
+    *,
+    data_ratio: Ratio = DEFAULT_RATIO,
+    divide_rate: float | None = None,
+    random_state: int = 0,
+    preprocess: str = DEFAULT_PREPROCESS,
+    overwrite: bool = False,
+    spread: Spread = in_process,
+    progress: Bar = unseen,
+) -> dict[str, int]:
+    """Write train, val and repair from the training images and test from the test images; returns their rows.
+
+    The training images are shuffled, as they come class by class, and divided by `engine.official_parts`. `test.h5`
+    holds all test images in order, where its ratio is above 0 or `divide_rate` is given. `images` are float32
+    (n, 32, 32, 3), `labels` one-hot uint8 (n, 43).
+
+    Raises InputError for missing or bad files, and as `engine.parts.write_parts` does.
+    """
+    if preprocess not in PREPROCESSES:
+        raise InputError(f"preprocess method {preprocess}; expected one of {', '.join(PREPROCESSES)}")
+    if not input_dir.is_dir():
+        raise InputError(f"{input_dir}: no such folder, expected one with the archives of GTSRB")
+    entries = list_entries(input_dir)
+    training = [(match[1], entry) for path, entry in entries.items() if (match := _TRAINING.fullmatch(path))]
+    if not training:
+        raise InputError(f"{input_dir} has no Final_Training/Images/<class>/*.ppm; expected the archives of GTSRB")
+    training.sort(key=lambda item: (item[0], (item[1].member or item[1].path).rpartition("/")[2]))
+    classes = np.array([int(name) for name, _ in training])
+    if classes.max() >= len(LABEL_NAMES):
+        raise InputError(f"{input_dir} has images of class {classes.max()}; expected 0 to {len(LABEL_NAMES) - 1}")
+    order = shuffled(len(training), random_state)
+    rows_of = (
+        divide_training(order, data_ratio) if divide_rate is None else divide_by_rate(order, divide_rate, random_state)
+    )
+    parts = {name: Part([training[row][1] for row in rows], classes[rows]) for name, rows in rows_of.items()}
+    if divide_rate is not None or data_ratio[2] > 0:
+        parts["test"] = _test_part(input_dir, entries)
+    stamps = {path: _stamp(path) for path in {entry.path for part in parts.values() for entry in part.sources}}
+    used = [(name, str(entry), stamps[entry.path]) for name, part in parts.items() for entry in part.sources]
+    return write_parts(
+        output_dir,
+        parts,
+        Layout(LABEL_NAMES, preprocess),
+        functools.partial(prepare_signs, preprocess=preprocess),
+        job={"gtsrb": hashlib.sha256(repr(used).encode("utf-8", "surrogateescape")).hexdigest()},
+        overwrite=overwrite,
+        spread=spread,
+        progress=progress,
+    )
+
+
+def prepare_signs(entries: Sequence[Entry], *, preprocess: str) -> FloatImages:
+    """Float32 (n, 32, 32, 3) of some pictures.
+
+    `toolkit` equalises, crops and resizes as `engine.preprocess.equalise_crop_resize` says; `resize` only resizes.
+    Raises FileNotFoundError for missing files, InputError for unreadable ones.
+    """
+    pictures = (decode_picture(read_entry(entry), str(entry)) for entry in entries)
+    if preprocess == "toolkit":
+        return np.stack([equalise_crop_resize(picture) for picture in pictures])
+    return preprocess_each(pictures, preprocess)
+
+
+def _test_part(input_dir: Path, entries: Mapping[str, Entry]) -> Part:
+    files = {int(match[1]): entry for path, entry in entries.items() if (match := _TEST.fullmatch(path))}
+    tables = [entry for path, entry in entries.items() if _TABLE.fullmatch(path)]
+    if not files or not tables:
+        what = "Final_Test/Images/*.ppm" if not files else "GT-final_test.csv"
+        raise InputError(f"{input_dir} has no {what}; expected the archives of GTSRB, or a test ratio of 0")
+    classes = _read_classes(tables[0])
+    if len(classes) != len(files):
+        raise InputError(f"{tables[0]} has {len(classes)} rows; expected {len(files)}, one for each test image")
+    return Part([files[number] for number in sorted(files)], np.array(classes))
+
+
+def _read_classes(table: Entry) -> list[int]:
+    try:
+        rows = list(csv.reader(io.StringIO(read_entry(table).decode("utf-8-sig")), delimiter=";"))[1:]
+        classes = [int(row[_CLASS_COLUMN]) for row in rows if row]
+    except (ValueError, IndexError, csv.Error) as error:
+        raise InputError(
+            f"{table} cannot be read ({error}); expected ;-separated rows with the class in column 8"
+        ) from error
+    if not all(0 <= each < len(LABEL_NAMES) for each in classes):
+        raise InputError(f"{table} has a class outside 0 to {len(LABEL_NAMES) - 1}; expected none")
+    return classes
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    status = Path(path).stat()
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,217 @@
+"""The parts of a data set: `train.h5`, `val.h5`, `test.h5` and `repair.h5`, from any source of pictures.
+
+The HDF5 file of a part is laid out first, with its labels and ids and with room for its images. Blocks of images are
+then written to their places in it, in any order: how many workers make them changes no byte, and a process that dies
+at any moment leaves a sound file in which the blocks that the journal names are in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import InputError
+from engine.files import replace_file
+from engine.preprocess import FloatImages
+from engine.spread import Bar, Spread, in_process, unseen
+from engine.work_folder import work_folder
+
+NAMES = ("train", "val", "test", "repair")
+DEFAULT_RATIO = (0.5, 0.1, 0.2, 0.2)
+BLOCK_ROWS = 250
+"""Rows made at once."""
+
+Ratio = tuple[float, float, float, float]
+Rows = npt.NDArray[np.int64]
+Make = Callable[[Any], FloatImages]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The rows of one file.
+
+    Attributes:
+        sources: n things that `make` turns into images, in the order of the rows; slices of it must be picklable.
+        labels: (n,) int64, classes.
+        image_ids, attribute_ids: n texts each, or None to leave the dataset out.
+    """
+
+    sources: Sequence[Any] | npt.NDArray[Any]
+    labels: Rows
+    image_ids: Sequence[str] | None = None
+    attribute_ids: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the files of all parts have in common.
+
+    Attributes:
+        label_names: one per class.
+        preprocess: how the pixels are made, for the attribute of this name.
+        side: height and width of the images.
+        label_dtype: of the one-hot labels.
+    """
+
+    label_names: tuple[str, ...]
+    preprocess: str
+    side: int = 32
+    label_dtype: str = "uint8"
+
+
+def check_ratio(ratio: Ratio) -> None:
+    """Raise InputError unless the four shares are from 0 to 1 and sum to 1 within 1e-9."""
+    text = ",".join(f"{share:g}" for share in ratio)
+    if not all(0 <= share <= 1 for share in ratio):
+        raise InputError(f"data ratio {text}; expected four numbers from 0 to 1 (train,val,test,repair)")
+    if abs(math.fsum(ratio) - 1) > 1e-9:
+        raise InputError(f"data ratio {text}, which sums to {math.fsum(ratio):.6g}; expected a sum of 1")
+
+
+def shuffled(count: int, random_state: int) -> Rows:
+    """Row numbers (count,) in the order into which `numpy.random.default_rng(random_state)` shuffles them.
+
+    Raises InputError for a negative seed.
+    """
+    if random_state < 0:
+        raise InputError(f"random_state is {random_state}, expected 0 or more")
+    order = np.arange(count)
+    np.random.default_rng(random_state).shuffle(order)
+    return order
+
+
+def cut(count: int, ratio: Ratio, *, keep_all: bool) -> dict[str, slice]:
+    """Stretches of `count` shuffled rows for each part that gets any.
+
+    They end at a = int(count·train), b = int(count·val + a), c = int(count·test + b) and, if repair is above 0, at
+    count, as in eAI-Repair-Toolkit 1.1.0: without a repair part a few rows are left over. With `keep_all` the last
+    part of a ratio above 0 takes them.
+    """
+    a = int(count * ratio[0])
+    b = int(count * ratio[1] + a)
+    c = min(int(count * ratio[2] + b), count)  # a float sum a little above 1
+    ends = [a, b, c, count if ratio[3] > 0 else c]
+    if keep_all:
+        last = max(k for k in range(4) if ratio[k] > 0)
+        ends[last:] = [count] * (4 - last)
+    parts = {name: slice(start, stop) for name, start, stop in zip(NAMES, [0, *ends], ends, strict=False)}
+    return {name: rows for name, rows in parts.items() if rows.stop > rows.start}
+
+
+def write_parts(
+    output_dir: Path,
+    parts: Mapping[str, Part],
+    layout: Layout,
+    make: Make,
+    *,
+    job: Mapping[str, Any],
+    overwrite: bool = False,
+    spread: Spread = in_process,
+    progress: Bar = unseen,
+) -> dict[str, int]:
+    """Write `<part>.h5` for every part and return its rows; other files in `output_dir` stay.
+
+    `images` are float32 (n, side, side, 3), `labels` one-hot (n, classes), contiguous; `image_ids` and
+    `attribute_ids` variable-length UTF-8. `make` turns a stretch of a part's sources into images and must be
+    picklable. `job` says what the parts are made of: work that was interrupted goes on if it is the same.
+
+    Raises InputError for a part without rows, and where a file exists without our `preprocess` attribute, unless
+    `overwrite`; and whatever `make` raises.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"{output_dir} is no folder, expected one for the parts or none yet")
+    empty = [name for name, part in parts.items() if len(part.labels) == 0]
+    if empty or not parts:
+        raise InputError(f"{output_dir / ((empty or ['train'])[0] + '.h5')} would have 0 rows; expected at least one")
+    for name in parts:
+        path = output_dir / f"{name}.h5"
+        if path.exists() and not overwrite and not is_ours(path):
+            raise InputError(f"{path} exists and was not made by prepare; expected another folder or --overwrite")
+    full_job = {
+        **job,
+        "layout": [*layout.label_names, layout.preprocess, layout.side, layout.label_dtype],
+        "parts": {name: len(part.labels) for name, part in parts.items()},
+        "versions": {name: version(name) for name in ("numpy", "pillow", "scikit-image")},
+    }
+    tick = progress(sum(len(part.labels) for part in parts.values()))
+    with work_folder(output_dir / "prepare", full_job) as work:
+        places = {name: _lay_out(work.path / f"{name}.h5", part, layout) for name, part in parts.items()}
+        done = {(name, start) for name, start in work.records()}
+        pieces = _pieces(parts, done, tick)
+        count = sum(-(-len(part.labels) // BLOCK_ROWS) for part in parts.values()) - len(done)
+        for piece, images in spread(_Maker(make), pieces, count):
+            with (work.path / f"{piece.part}.h5").open("rb+") as file:
+                file.seek(places[piece.part] + piece.start * images[0].nbytes)
+                file.write(np.ascontiguousarray(images, "<f4").data)
+            work.record([piece.part, piece.start])
+            tick(len(images))
+        output_dir.mkdir(parents=True, exist_ok=True)
+        for name in parts:
+            (work.path / f"{name}.h5").replace(output_dir / f"{name}.h5")
+    return {name: len(part.labels) for name, part in parts.items()}
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is an image set that says how its pixels were made, as ours do."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return "preprocess" in file.attrs
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    part: str
+    start: int
+    sources: Any
+
+
+@dataclass(frozen=True)
+class _Maker:
+    make: Make
+
+    def __call__(self, piece: _Piece) -> FloatImages:
+        return self.make(piece.sources)
+
+
+def _pieces(parts: Mapping[str, Part], done: set[tuple[str, int]], tick: Callable[[int], None]) -> Iterator[_Piece]:
+    for name, part in parts.items():
+        for start in range(0, len(part.labels), BLOCK_ROWS):
+            sources = part.sources[start : start + BLOCK_ROWS]
+            if (name, start) in done:
+                tick(len(sources))
+            else:
+                yield _Piece(name, start, sources)
+
+
+def _lay_out(path: Path, part: Part, layout: Layout) -> int:
+    """Make the file of a part, unless an earlier command did; returns where in it the images begin, in bytes."""
+    if not path.exists():
+        with replace_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
+            rows, classes = len(part.labels), len(layout.label_names)
+            settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            settings.set_layout(h5py.h5d.CONTIGUOUS)
+            settings.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            settings.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            settings.set_obj_track_times(False)
+            space = h5py.h5s.create_simple((rows, layout.side, layout.side, 3))
+            h5py.h5d.create(file.id, b"images", h5py.h5t.IEEE_F32LE, space, settings)
+            one_hot = np.zeros((rows, classes), layout.label_dtype)
+            one_hot[np.arange(rows), part.labels] = 1
+            file.create_dataset("labels", data=one_hot)
+            for name, texts in (("image_ids", part.image_ids), ("attribute_ids", part.attribute_ids)):
+                if texts is not None:
+                    file.create_dataset(name, data=list(texts), dtype=h5py.string_dtype())
+            file.attrs.create("label_names", list(layout.label_names), dtype=h5py.string_dtype())
+            file.attrs["preprocess"] = layout.preprocess
+    with h5py.File(path, "r", locking=False) as file:
+        return int(file["images"].id.get_offset())

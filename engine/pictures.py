@@ -1,0 +1,114 @@
+"""Pictures from files and to files: pixels are uint8 (height, width, 3), RGB.
+
+Decoding and encoding are Pillow's. Only the formats named here are ever tried, as Pillow hands some others to
+programs of their own. JPEG files come out byte for byte as OpenCV's `imwrite` writes them at its default quality
+(checked with OpenCV 5.0 and Pillow 13.0).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from engine.errors import InputError
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
+"""Endings of the files that are taken for pictures."""
+
+JPEG_QUALITY = 95
+
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "WEBP")
+_WRITTEN = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".ppm": "PPM"}
+_PLAIN_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def read_picture(path: Path, *, at_most: int | None = None) -> Pixels:
+    """Pixels (h, w, 3) of a file, turned upright where it says how it was held.
+
+    With `at_most`, a picture whose shorter side is at least twice as long is first averaged over squares of whole
+    pixels, so that this side stays at least `at_most`: filters of scikit-image cost the square of the reduction.
+
+    Raises FileNotFoundError for a missing file, InputError for one that is no picture, is cut short, or stores more
+    than 8 bits per channel.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); expected a picture") from error
+    return decode_picture(content, str(path), at_most=at_most)
+
+
+def decode_picture(content: bytes, name: str, *, at_most: int | None = None) -> Pixels:
+    """Pixels (h, w, 3) of an encoded picture; `name` is for messages. See `read_picture`."""
+    return _guarded(lambda: _decode(content, at_most), name)
+
+
+def encode_picture(pixels: Pixels, suffix: str) -> bytes:
+    """The file content of pixels (h, w, 3) in the format of a suffix; JPEG at quality 95.
+
+    Raises ValueError for a suffix that is not in `can_write`.
+    """
+    if not can_write(suffix):
+        raise ValueError(f"suffix {suffix!r}; expected one of {', '.join(_WRITTEN)}")
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, _WRITTEN[suffix.lower()], quality=JPEG_QUALITY)
+    return content.getvalue()
+
+
+def can_write(suffix: str) -> bool:
+    """Whether `encode_picture` knows this suffix."""
+    return suffix.lower() in _WRITTEN
+
+
+def resize_bilinear(pixels: Pixels, side: int) -> Pixels:
+    """Pixels (side, side, 3), interpolated between the four nearest ones without smoothing first.
+
+    That is OpenCV's `resize` with its defaults, whose weights are rounded to 11 bits: some values differ by 1.
+    """
+    height, width = pixels.shape[:2]
+    low, high, share = _neighbours(height, side)
+    wide = pixels.astype(np.float64)
+    rows = wide[low] * (1 - share)[:, None, None] + wide[high] * share[:, None, None]
+    low, high, share = _neighbours(width, side)
+    result = rows[:, low] * (1 - share)[:, None] + rows[:, high] * share[:, None]
+    rounded: Pixels = np.floor(result + 0.5).astype(np.uint8)
+    return rounded
+
+
+def _neighbours(length: int, side: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """For each of `side` positions the two nearest of `length` pixels, and the share of the second."""
+    centre = np.clip((np.arange(side) + 0.5) * length / side - 0.5, 0, length - 1)
+    low = centre.astype(np.int64)
+    return low, np.minimum(low + 1, length - 1), centre - low
+
+
+def _decode(content: bytes, at_most: int | None) -> Pixels:
+    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        if image.mode not in _PLAIN_MODES:
+            raise ValueError(f"its pixels are of kind {image.mode}, not of 8 bits per channel")
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        if at_most is not None and (factor := min(rgb.size) // at_most) > 1:
+            rgb = rgb.reduce(factor)
+        return np.asarray(rgb)
+
+
+def _guarded(decode: Callable[[], Pixels], name: str) -> Pixels:
+    """Call a decoder; whatever it finds wrong with the content becomes an InputError."""
+    try:
+        return decode()
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name} is no picture; expected a {', '.join(_FORMATS)} file") from error
+    except Exception as error:  # decoders of damaged files raise almost anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{name} cannot be decoded ({reason}); expected an undamaged picture") from error

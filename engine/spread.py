@@ -1,0 +1,38 @@
+"""Pieces of work that do not depend on each other, here or wherever a caller has them done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+Bar = Callable[[int], Callable[[int], None]]
+"""Shows progress: it is told how much there is to do, and gives what is then called with how much was just done."""
+
+
+class Spread(Protocol):
+    """Calls `function` with every piece and yields (piece, result) in any order; see `in_process`.
+
+    `function` and pieces must be picklable, and a piece may be done twice. Where files are missed
+    (`FileNotFoundError`), a piece may be tried again in this process. `count` is the number of pieces; they are taken
+    one by one, when there is somebody to do them.
+    """
+
+    def __call__(self, function: Callable[[P], R], pieces: Iterable[P], count: int) -> Iterator[tuple[P, R]]:
+        """See the class."""
+        ...
+
+
+def in_process(function: Callable[[P], R], pieces: Iterable[P], count: int) -> Iterator[tuple[P, R]]:
+    """Every piece in turn, in this process."""
+    del count
+    for piece in pieces:
+        yield piece, function(piece)
+
+
+def unseen(total: int) -> Callable[[int], None]:
+    """The bar that shows nothing."""
+    del total
+    return lambda count: None

@@ -1,0 +1,193 @@
+"""`create_image_subset`: some images of every category, in proportion, in one folder.
+
+Of N images in all and n of a category that is not excluded, min(max(int(n/N·num) + 1, category_min), n) are drawn, as
+eAI-Repair-Toolkit 1.1.0 does: N counts excluded categories too. Each category is drawn by
+`random.Random(random_state).sample` from its images in the order of their names.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from engine.errors import InputError
+from engine.image_info import FILE_NAME, Entry, is_subset, read_category_info, read_subset_file, write_subset_info
+from engine.pictures import can_write, encode_picture, read_picture, resize_bilinear
+from engine.spread import Bar, Spread, in_process, unseen
+from engine.work_folder import work_folder
+
+DEFAULT_NUM = 5000
+IMAGES_PER_PIECE = 256
+
+
+@dataclass(frozen=True)
+class SubsetSettings:
+    """What to draw.
+
+    Attributes:
+        num: about how many images of all categories together; 0 stands for 5,000.
+        category_min: at least so many of each category that has as many.
+        random_state: seed of the drawing.
+        resize_to: height and width of the images in pixels; None copies the files as they are.
+        excluded_labels: categories to leave out.
+    """
+
+    num: int = DEFAULT_NUM
+    category_min: int = 0
+    random_state: int = 0
+    resize_to: int | None = None
+    excluded_labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        for name, least in (("num", 0), ("category_min", 0), ("resize_to", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name} is {value}, expected {least} or more")
+
+    @staticmethod
+    def of(info_file: Path) -> SubsetSettings:
+        """The settings that an `image_info.json` of a subset names; InputError for a bad file."""
+        arguments, _ = read_subset_file(info_file)
+        excluded = arguments.get("excluded_labels") or ()
+        labels = tuple(excluded.split(",")) if isinstance(excluded, str) else tuple(excluded)
+        numbers = {name: arguments.get(name) for name in ("num", "category_min", "random_state", "resize_to")}
+        for name, value in numbers.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise InputError(f"{info_file}: {name} is {value!r}; expected a whole number")
+        if not all(isinstance(label, str) for label in labels):
+            raise InputError(f"{info_file}: excluded_labels are {excluded!r}; expected names")
+        return SubsetSettings(
+            num=numbers["num"] or DEFAULT_NUM,
+            category_min=numbers["category_min"] or 0,
+            random_state=numbers["random_state"] or 0,
+            resize_to=numbers["resize_to"] or None,
+            excluded_labels=labels,
+        )
+
+
+@dataclass(frozen=True)
+class SubsetReport:
+    """What was drawn.
+
+    Attributes:
+        drawn: images by category, in the order in which `image_info.json` first names them.
+        unknown_labels: excluded labels that no image has.
+    """
+
+    drawn: Mapping[str, int]
+    unknown_labels: tuple[str, ...]
+
+
+def create_image_subset(
+    category_dir: Path,
+    output_dir: Path,
+    settings: SubsetSettings,
+    *,
+    overwrite: bool = False,
+    spread: Spread = in_process,
+    progress: Bar = unseen,
+) -> SubsetReport:
+    """Draw images of `category_dir` into `output_dir`, beside an `image_info.json`; see the module.
+
+    `progress` counts images. A subset in `output_dir` is replaced. Interrupted work goes on where it stopped.
+
+    Raises InputError where `category_dir` is not what `create_category_dir` makes, where nothing is left to draw,
+    where two images have one name, and where `output_dir` holds anything but a subset, unless `overwrite`.
+    """
+    source, target = category_dir.resolve(), output_dir.resolve()
+    if source == target or target in source.parents:
+        raise InputError(f"{output_dir} would replace {category_dir}, the images to draw from; expected another folder")
+    entries = read_category_info(category_dir)
+    known = dict.fromkeys(entry["label"] for entry in entries)
+    drawn = draw(entries, settings)
+    chosen = [entry for of_category in drawn.values() for entry in of_category]
+    if not chosen:
+        raise InputError(f"{category_dir} has no image of a category that is not excluded; expected at least one")
+    _check_names(chosen, category_dir, settings.resize_to is not None)
+    occupied = output_dir.exists() and not (output_dir.is_dir() and not any(output_dir.iterdir()))
+    if occupied and not overwrite and not is_subset(output_dir):
+        raise InputError(
+            f"{output_dir} exists and was not made by create_image_subset; expected another folder or --overwrite"
+        )
+    arguments = asdict(settings) | {"excluded_labels": list(settings.excluded_labels)}
+    digest = hashlib.sha256((category_dir / FILE_NAME).read_bytes()).hexdigest()
+    job = {"from": str(source), "info": digest, "args": arguments, "pillow": version("pillow")}
+    with work_folder(output_dir, job) as work:
+        done = set(work.records())
+        pieces = [chosen[start : start + IMAGES_PER_PIECE] for start in range(0, len(chosen), IMAGES_PER_PIECE)]
+        left = [piece for piece in pieces if piece[0]["name"] not in done]
+        tick = progress(len(chosen))
+        tick(len(chosen) - sum(map(len, left)))
+        copy = functools.partial(copy_images, category_dir=source, into=work.path, resize_to=settings.resize_to)
+        for piece, _ in spread(copy, left, len(left)):
+            work.record(piece[0]["name"])
+            tick(len(piece))
+        results = {label: len(of_category) for label, of_category in drawn.items()}
+        write_subset_info(work.path / FILE_NAME, arguments, results, chosen)
+        work.become_result()
+    return SubsetReport(results, tuple(label for label in settings.excluded_labels if label not in known))
+
+
+def draw(entries: Sequence[Entry], settings: SubsetSettings) -> dict[str, list[Entry]]:
+    """The entries drawn of each category that is not excluded, by the formula of the module."""
+    by_label: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_label.setdefault(entry["label"], []).append(entry)
+    drawn = {}
+    for label, of_label in by_label.items():
+        if label in settings.excluded_labels:
+            continue
+        share = int(len(of_label) / len(entries) * (settings.num or DEFAULT_NUM)) + 1
+        count = min(max(share, settings.category_min), len(of_label))
+        in_order = sorted(of_label, key=lambda entry: str(entry["name"]))
+        drawn[label] = random.Random(settings.random_state).sample(in_order, count)
+    return drawn
+
+
+def copy_images(entries: Sequence[Entry], *, category_dir: Path, into: Path, resize_to: int | None) -> None:
+    """Write the images of some entries into the folder `into`, resized where that is asked for.
+
+    Raises FileNotFoundError where a file or the folder is missing, InputError for an unreadable image.
+    """
+    for entry in entries:
+        path = category_dir / entry["label"] / entry["name"]
+        if resize_to is None:
+            content = path.read_bytes()
+        else:
+            content = encode_picture(resize_bilinear(read_picture(path), resize_to), path.suffix)
+        (into / entry["name"]).write_bytes(content)
+
+
+def _check_names(chosen: Sequence[Entry], category_dir: Path, written_anew: bool) -> None:
+    names = sorted(entry["name"] for entry in chosen)
+    for one, other in itertools.pairwise(names):
+        if one == other:
+            raise InputError(f"{category_dir} has two images called {one}; expected names that differ")
+    files = {label: set(_listing(category_dir / label)) for label in {entry["label"] for entry in chosen}}
+    for entry in chosen:
+        if entry["name"] not in files[entry["label"]]:
+            path = category_dir / entry["label"] / entry["name"]
+            raise InputError(f"{path} is missing; expected every image that {FILE_NAME} lists")
+        if entry["name"] == FILE_NAME or (written_anew and not can_write(Path(entry["name"]).suffix)):
+            raise InputError(
+                f"{category_dir}: {entry['name']} is no picture that can be written; expected a .jpg or .png"
+            )
+
+
+def _listing(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+
+
+def table(drawn: Mapping[str, Any]) -> str:
+    """The table that eAI-Repair-Toolkit prints: label to the right in 20 places, number in 6, and a total."""
+    lines = [f"|{'label':>20}|{'num':>6}|", f"|{'-' * 20}|{'-' * 6}|"]
+    lines += [f"|{label:>20}|{count:>6}|" for label, count in [*drawn.items(), ("total", sum(drawn.values()))]]
+    return "\n".join(lines)

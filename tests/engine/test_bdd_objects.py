@@ -1,0 +1,182 @@
+"""Image sets of BDD100K objects, from drawn scenes to HDF5."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.color import hsv2rgb, rgb2hsv
+from skimage.exposure import equalize_hist
+from skimage.transform import resize
+
+from engine.bdd import LABEL_NAMES
+from engine.bdd_objects import prepare_bdd_objects
+from engine.category_dir import create_category_dir
+from engine.errors import InputError
+from engine.imagesets import open_image_set
+from engine.subset import SubsetSettings, create_image_subset
+from tests.scenes import draw_scenes
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A subset of 120 objects."""
+    root = tmp_path_factory.mktemp("made")
+    scenes = draw_scenes(root, "val", 15, width=320, height=180)
+    create_category_dir(scenes.labels, scenes.images, root / "categories")
+    create_image_subset(root / "categories", root / "subset", SubsetSettings())
+    return root / "subset"
+
+
+@pytest.fixture
+def images(made: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return Path(shutil.copytree(made, tmp_path / "images"))
+
+
+def ids(path: Path) -> list[str]:
+    with h5py.File(path) as file:
+        return [name.decode() for name in file["image_ids"]]
+
+
+def by_scikit_image(path: Path) -> np.ndarray:
+    """What the toolkit does with one picture, step by step."""
+    hsv = rgb2hsv(resize(np.asarray(Image.open(path)), (32, 32)))
+    if np.ptp(hsv[..., 2]) < 1e-9:
+        hsv[..., 2] = hsv[0, 0, 2]
+    hsv[..., 2] = equalize_hist(hsv[..., 2])
+    return hsv2rgb(hsv).astype(np.float32)
+
+
+def test_rows(made: Path, tmp_path: Path) -> None:
+    out, seen = tmp_path / "out", list[int]()
+    rows = prepare_bdd_objects(
+        made, out, single_dir=True, data_ratio=(0.5, 0.2, 0.3, 0), random_state=3, progress=lambda total: seen.append
+    )
+    assert rows == {"train": 60, "val": 24, "test": 36}
+    assert sum(seen) == 120
+    label_of = {each["name"]: each["label"] for each in json.loads((made / "image_info.json").read_text())["images"]}
+    names = np.array(sorted(label_of), object)
+    np.random.default_rng(3).shuffle(names)
+    assert [name for part in rows for name in ids(out / f"{part}.h5")] == names.tolist()
+    for part, count in rows.items():
+        with h5py.File(out / f"{part}.h5") as file:
+            shapes = {name: (file[name].shape, file[name].dtype) for name in ("images", "labels")}
+            assert shapes == {"images": ((count, 32, 32, 3), np.float32), "labels": ((count, 13), np.float32)}
+            assert file["image_ids"].shape == file["attribute_ids"].shape == (count,)
+            for row, name in enumerate(ids(out / f"{part}.h5")):
+                assert LABEL_NAMES[int(file["labels"][row].argmax())] == label_of[name]
+                assert file["attribute_ids"][row].decode() == name.split("_")[-1]
+                if row % 6 == 0:
+                    assert np.array_equal(file["images"][row], by_scikit_image(made / name))
+        found = open_image_set(out / f"{part}.h5")
+        assert (found.label_names, found.preprocess) == (LABEL_NAMES, "toolkit")
+
+
+def test_the_same_seed_gives_the_same_files(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def backwards(function: Callable[[Any], Any], pieces: Iterable[Any], count: int) -> Iterator[tuple[Any, Any]]:
+        for piece in reversed(list(pieces)):
+            yield piece, function(piece)
+
+    monkeypatch.setattr("engine.parts.BLOCK_ROWS", 20)
+    found = []
+    for name, options in (("a", {}), ("b", {"spread": backwards}), ("c", {"random_state": 1})):
+        prepare_bdd_objects(made, tmp_path / name, single_dir=True, **options)  # type: ignore[arg-type]
+        found.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert set(found[0]) == {"train.h5", "val.h5", "test.h5", "repair.h5"}
+    assert found[0] == found[1]
+    assert all(found[0][name] != found[2][name] for name in found[0])
+
+
+def test_two_folders_are_taken_together(images: Path, tmp_path: Path) -> None:
+    """`train` and `val` with half of the images each give what one folder with all of them gives."""
+    content = json.loads((images / "image_info.json").read_text())
+    for part, entries in (("train", content["images"][::2]), ("val", content["images"][1::2])):
+        (tmp_path / "two" / part).mkdir(parents=True)
+        for entry in entries:
+            shutil.copy(images / entry["name"], tmp_path / "two" / part)
+        (tmp_path / "two" / part / "image_info.json").write_text(json.dumps(content | {"images": entries}))
+    prepare_bdd_objects(images, tmp_path / "a", single_dir=True)
+    prepare_bdd_objects(tmp_path / "two", tmp_path / "b")
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    name = content["images"][0]["name"]
+    shutil.copy(tmp_path / "two" / "train" / name, tmp_path / "two" / "val")
+    both = {"args": {}, "images": content["images"][1::2] + content["images"][:1]}
+    (tmp_path / "two" / "val" / "image_info.json").write_text(json.dumps(both))
+    with pytest.raises(InputError, match="both have"):
+        prepare_bdd_objects(tmp_path / "two", tmp_path / "c")
+
+
+def test_the_scene_is_what_follows_the_last_underscore(images: Path, tmp_path: Path) -> None:
+    list_file = images / "image_info.json"
+    content = json.loads(list_file.read_text())
+    name = content["images"][0]["name"]
+    (images / name).rename(images / "7_b_c-d.jpg")
+    content["images"][0]["name"] = "7_b_c-d.jpg"
+    list_file.write_text(json.dumps(content))
+    prepare_bdd_objects(images, tmp_path / "out", single_dir=True, data_ratio=(0, 0, 0, 1))
+    with h5py.File(tmp_path / "out" / "repair.h5") as file:
+        row = list(file["image_ids"]).index(b"7_b_c-d.jpg")
+        assert file["attribute_ids"][row] == b"c-d.jpg"
+
+
+def test_resizing_alone(made: Path, tmp_path: Path) -> None:
+    prepare_bdd_objects(made, tmp_path, single_dir=True, data_ratio=(0, 0, 0, 1), preprocess="resize")
+    with h5py.File(tmp_path / "repair.h5") as file:
+        assert file.attrs["preprocess"] == "resize"
+        first = resize(np.asarray(Image.open(made / ids(tmp_path / "repair.h5")[0])), (32, 32))
+        np.testing.assert_allclose(file["images"][0], first, atol=1e-6)
+
+
+def test_bad_input(images: Path, tmp_path: Path) -> None:
+    list_file = images / "image_info.json"
+    content = json.loads(list_file.read_text())
+    name = content["images"][0]["name"]
+
+    def refused(says: str, folder: Path = images, **options: Any) -> None:
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(InputError, match=says) as caught:
+            prepare_bdd_objects(folder, tmp_path / "a" / "out", **({"single_dir": True} | options))
+        assert "expected" in str(caught.value)
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def listing(**changes: Any) -> None:
+        list_file.write_text(json.dumps(content | changes))
+
+    refused("sums to 1.5", data_ratio=(0.5, 0.5, 0.5, 0))
+    refused("sums to 0.9", data_ratio=(0.3, 0.2, 0.2, 0.2))
+    refused("preprocess method pad", preprocess="pad")
+    refused("random_state is -1", random_state=-1)
+    refused("no such folder", folder=tmp_path / "nowhere")
+    refused("train: no such folder.*--single-dir", single_dir=False)
+    listing(images=content["images"][1:])
+    refused(f"{name} is not in image_info.json")
+    listing(images=[*content["images"], {"name": "x.jpg", "label": "car"}])
+    refused(r"x\.jpg is missing")
+    listing(images=[content["images"][0] | {"label": "cow"}, *content["images"][1:]])
+    refused("labelled 'cow'; expected a category of BDD100K")
+    other = "bus" if content["images"][0]["label"] != "bus" else "car"
+    listing(images=[*content["images"], {"name": name, "label": other}])
+    refused("in two ways")
+    listing(images=[{"name": "../../x.jpg", "label": "car"}])
+    refused("expected a plain name")
+    listing(images=[{"label": "car"}])
+    refused("image 0 has no name")
+    list_file.write_text(json.dumps(content["images"]))
+    refused('has no "args" and "images"')
+    list_file.write_text(list_file.read_text()[:-9])
+    refused("cannot be read")
+    list_file.unlink()
+    refused("has no image_info.json")
+    listing()
+    whole = (images / name).read_bytes()
+    (images / name).write_bytes(whole[:-40])
+    refused(f"{name} cannot be decoded", data_ratio=(0, 0, 0, 1))

@@ -1,0 +1,260 @@
+"""The files of the parts: how rows are divided, what is stored, and work that is interrupted."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import InputError
+from engine.imagesets import open_image_set, read_images
+from engine.official_parts import divide_by_rate, divide_training
+from engine.parts import Layout, Part, check_ratio, cut, shuffled, write_parts
+
+LAYOUT = Layout(("cat", "dög", "eel"), "resize", side=4)
+
+
+def sizes(count: int, *ratio: float, keep_all: bool = False) -> dict[str, int]:
+    check_ratio(ratio)  # type: ignore[arg-type]
+    return {name: rows.stop - rows.start for name, rows in cut(count, ratio, keep_all=keep_all).items()}  # type: ignore[arg-type]
+
+
+def test_the_numbers_of_the_tutorial() -> None:
+    assert sizes(68_527, 0.5, 0.2, 0.3, 0) == {"train": 34_263, "val": 13_705, "test": 20_558}
+    assert sizes(92_159, 0, 0, 0, 1) == {"repair": 92_159}
+
+
+def test_ratios_by_hand() -> None:
+    assert sizes(10, 0.4, 0.2, 0.3, 0.1) == {"train": 4, "val": 2, "test": 3, "repair": 1}  # their float sum is above 1
+    assert sizes(7, 0.5, 0.2, 0.3, 0) == {"train": 3, "val": 1, "test": 2}
+    assert sizes(8, 0.5, 0.2, 0.3, 0) == {"train": 4, "val": 1, "test": 2}  # 4, 5.6, 7.4
+    assert sizes(7, 0.5, 0.2, 0.3, 0, keep_all=True) == {"train": 3, "val": 1, "test": 3}
+    assert sizes(3, 0, 1, 0, 0) == {"val": 3}
+    for ratio in ((0.5, 0.5, 0.5, 0), (0.2, 0.2, 0.2, 0.2), (1.5, -0.5, 0, 0), (float("nan"), 0, 0, 1)):
+        with pytest.raises(InputError, match="expected"):
+            check_ratio(ratio)
+
+
+SHARES = st.lists(st.integers(0, 10), min_size=4, max_size=4).filter(any)
+
+
+@given(count=st.integers(1, 500), shares=SHARES, keep_all=st.booleans())
+def test_parts_are_near_their_ratios_and_share_no_row(count: int, shares: list[int], keep_all: bool) -> None:
+    ratio = tuple(share / sum(shares) for share in shares)
+    parts = cut(count, ratio, keep_all=keep_all)  # type: ignore[arg-type]
+    rows = [row for part in parts.values() for row in range(count)[part]]
+    assert rows == list(range(len(rows)))
+    assert len(rows) >= count - 3
+    assert len(rows) == count or not (keep_all or ratio[3])
+    for name, share in zip(("train", "val", "test", "repair"), ratio, strict=True):
+        size = len(range(count)[parts[name]]) if name in parts else 0
+        assert abs(size - count * share) < 4
+        assert not size or share
+
+
+def test_shuffling() -> None:
+    order = shuffled(50, 3)
+    assert sorted(order.tolist()) == list(range(50))
+    names = np.array([f"{k:02}" for k in range(50)], object)
+    np.random.default_rng(3).shuffle(names)
+    assert [f"{k:02}" for k in order] == names.tolist()
+    with pytest.raises(InputError, match="random_state is -1"):
+        shuffled(5, -1)
+
+
+def test_dividing_official_training_images() -> None:
+    order = np.arange(10)[::-1]
+    parts = divide_training(order, (0.3, 0.1, 0.5, 0.1))
+    assert {name: rows.tolist() for name, rows in parts.items()} == {
+        "train": [9, 8, 7, 6, 5, 4],
+        "val": [3, 2],
+        "repair": [1, 0],
+    }
+    assert {name: len(rows) for name, rows in divide_training(order, (0.5, 0, 0.5, 0)).items()} == {"train": 10}
+    assert divide_training(order, (0, 0, 1, 0)) == {}
+    drawn = divide_by_rate(np.arange(10), 0.35, 7)
+    import random
+
+    random.seed(7)
+    expected = sorted(random.sample(range(10), 3), reverse=True)
+    assert drawn["repair"].tolist() == expected
+    assert drawn["train"].tolist() == [row for row in range(10) if row not in expected]
+    with pytest.raises(InputError, match=r"divide_rate is 1\.5"):
+        divide_by_rate(order, 1.5, 0)
+
+
+def make(sources: np.ndarray) -> np.ndarray:
+    """Images whose pixels all are the number of their source."""
+    return np.broadcast_to(sources[:, None, None, None], (len(sources), 4, 4, 3)).astype(np.float32) / 3
+
+
+def parts_of(**counts: int) -> dict[str, Part]:
+    found, start = {}, 0
+    for name, count in counts.items():
+        numbers = np.arange(start, start + count)
+        ids = [f"{number}_ä.jpg" for number in numbers]
+        found[name] = Part(numbers, numbers % 3, ids, ids if name == "train" else None)
+        start += count
+    return found
+
+
+def test_what_is_stored(tmp_path: Path) -> None:
+    totals: list[int] = []
+    seen: list[int] = []
+
+    def bar(total: int) -> Callable[[int], None]:
+        totals.append(total)
+        return seen.append
+
+    out = tmp_path / "a" / "out"
+    rows = write_parts(out, parts_of(train=1203, repair=7), LAYOUT, make, job={}, progress=bar)
+    assert rows == {"train": 1203, "repair": 7}
+    assert totals == [sum(seen)] == [1210]
+    assert sorted(path.name for path in out.iterdir()) == ["repair.h5", "train.h5"]
+    with h5py.File(out / "train.h5") as file:
+        assert sorted(file) == ["attribute_ids", "image_ids", "images", "labels"]
+        images = file["images"]
+        assert (images.shape, images.dtype, images.chunks) == ((1203, 4, 4, 3), np.float32, None)
+        assert np.array_equal(images[:], make(np.arange(1203)))
+        assert (file["labels"].shape, file["labels"].dtype) == ((1203, 3), np.uint8)
+        assert np.array_equal(file["labels"][:].argmax(axis=1), np.arange(1203) % 3)
+        assert file["labels"][:].sum() == 1203
+        for name in ("image_ids", "attribute_ids"):
+            assert (file[name].shape, h5py.check_string_dtype(file[name].dtype).encoding) == ((1203,), "utf-8")
+            assert file[name][1202].decode() == "1202_ä.jpg"
+    found = open_image_set(out / "repair.h5")
+    assert (found.label_names, found.preprocess, found.image_shape) == (LAYOUT.label_names, "resize", (4, 4, 3))
+    assert np.array_equal(read_images(found, 0, 7), make(np.arange(1203, 1210)))
+    with h5py.File(out / "repair.h5") as file:
+        assert sorted(file) == ["image_ids", "images", "labels"]
+    layout = Layout(("cat", "dog", "eel"), "resize", 4, label_dtype="float32")
+    write_parts(tmp_path / "b", parts_of(val=5), layout, make, job={})
+    with h5py.File(tmp_path / "b" / "val.h5") as file:
+        assert file["labels"].dtype == np.float32
+
+
+def backwards(function: Callable[[Any], Any], pieces: Iterable[Any], count: int) -> Iterator[tuple[Any, Any]]:
+    for piece in reversed(list(pieces)):
+        yield piece, function(piece)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_order_of_the_work_changes_no_byte(tmp_path: Path) -> None:
+    for name, options in (("one", {}), ("two", {"spread": backwards})):
+        write_parts(tmp_path / name, parts_of(train=1700, test=600), LAYOUT, make, job={}, **options)  # type: ignore[arg-type]
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+KILLED = """
+import itertools, os, signal, sys
+from pathlib import Path
+from engine.parts import write_parts
+from tests.engine.test_parts import LAYOUT, make, parts_of
+
+def dying(function, pieces, count):
+    for piece in itertools.islice(pieces, 3):
+        yield piece, function(piece)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+write_parts(Path(sys.argv[1]), parts_of(train=1700, test=600), LAYOUT, make, job={}, spread=dying)
+"""
+
+
+def test_a_killed_process_leaves_what_can_be_gone_on_from(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path / "out"], check=False, timeout=60, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".prepare.unfinished"]
+    with h5py.File(tmp_path / "out" / ".prepare.unfinished" / "train.h5") as file:
+        assert np.array_equal(file["images"][:750], make(np.arange(750)))
+    starts: list[tuple[str, int]] = []
+
+    def watching(function: Callable[[Any], Any], pieces: Iterable[Any], count: int) -> Iterator[tuple[Any, Any]]:
+        for piece in pieces:
+            starts.append((piece.part, piece.start))
+            yield piece, function(piece)
+
+    seen: list[int] = []
+    parts = parts_of(train=1700, test=600)
+    write_parts(tmp_path / "out", parts, LAYOUT, make, job={}, spread=watching, progress=lambda total: seen.append)
+    assert starts == [("train", start) for start in range(750, 1700, 250)] + [("test", 0), ("test", 250), ("test", 500)]
+    assert sum(seen) == 2300
+    write_parts(tmp_path / "whole", parts, LAYOUT, make, job={})
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_another_job_begins_anew(tmp_path: Path) -> None:
+    def stopping(function: Callable[[Any], Any], pieces: Iterable[Any], count: int) -> Iterator[tuple[Any, Any]]:
+        for piece in itertools.islice(pieces, 1):
+            yield piece, np.zeros_like(function(piece))
+        raise InputError("stopped, expected to go on")
+
+    with pytest.raises(InputError, match="stopped"):
+        write_parts(tmp_path, parts_of(train=600), LAYOUT, make, job={"seed": 1}, spread=stopping)
+    write_parts(tmp_path, parts_of(train=600), LAYOUT, make, job={"seed": 2})
+    found = open_image_set(tmp_path / "train.h5")
+    assert np.array_equal(read_images(found, 0, 600), make(np.arange(600)))
+    assert [path.name for path in tmp_path.iterdir()] == ["train.h5"]
+
+
+def test_files_of_others(tmp_path: Path) -> None:
+    write_parts(tmp_path, parts_of(train=4), LAYOUT, make, job={})
+    write_parts(tmp_path, parts_of(repair=5), LAYOUT, make, job={})  # the tutorial's second call
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["repair.h5", "train.h5"]
+    write_parts(tmp_path, parts_of(train=9), LAYOUT, make, job={})
+    assert open_image_set(tmp_path / "train.h5").rows == 9
+    (tmp_path / "val.h5").write_bytes(b"mine")
+    before = files(tmp_path)
+    with pytest.raises(InputError, match=r"val.h5 exists and was not made by prepare"):
+        write_parts(tmp_path, parts_of(train=2, val=3), LAYOUT, make, job={})
+    assert files(tmp_path) == before
+    write_parts(tmp_path, parts_of(val=3), LAYOUT, make, job={}, overwrite=True)
+    assert open_image_set(tmp_path / "val.h5").rows == 3
+
+
+def test_what_make_finds_leaves_nothing(tmp_path: Path) -> None:
+    def broken(sources: np.ndarray) -> np.ndarray:
+        raise InputError("picture is torn, expected a whole one")
+
+    with pytest.raises(InputError, match="torn"):
+        write_parts(tmp_path / "a" / "out", parts_of(train=4), LAYOUT, broken, job={})
+    with pytest.raises(InputError, match="would have 0 rows"):
+        write_parts(tmp_path / "a" / "out", parts_of(train=4, val=0), LAYOUT, make, job={})
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is no folder"):
+        write_parts(tmp_path / "file", parts_of(train=4), LAYOUT, make, job={})
+
+
+def test_memory_is_that_of_a_block(tmp_path: Path) -> None:
+    """60 MB of images pass through; what is held are blocks of 6 MB."""
+    import tracemalloc
+
+    layout = Layout(("a", "b"), "resize", side=32)
+    numbers = np.arange(5000)
+    tracemalloc.start()
+    write_parts(
+        tmp_path,
+        {"repair": Part(numbers, numbers % 2)},
+        layout,
+        lambda sources: np.zeros((len(sources), 32, 32, 3), np.float32),
+        job={},
+    )
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (tmp_path / "repair.h5").stat().st_size > 60e6
+    assert peak < 20e6

@@ -1,0 +1,371 @@
+"""The tutorial's command lines from scenes to image sets, and the other data sets, as a person types them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.bdd import LABEL_NAMES
+from engine.imagesets import open_image_set
+from tests.engine.test_cifar import batches, tar
+from tests.engine.test_gtsrb import unpacked
+from tests.integration.conftest import Command
+from tests.scenes import COMMON, Scenes, draw_scenes, label
+
+Refused = Callable[..., str]
+
+EXCLUDED = "other vehicle,other person,trailer,train,bicycle,motorcycle,bus,rider"
+HERE = ["--num_workers=0", "--verbose=0"]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`datasets/bdd100k` as it is downloaded, with val and train."""
+    root = tmp_path_factory.mktemp("drawn")
+    frequencies = COMMON | {"bus": 1, "rider": 1}
+    for split, scenes in (("val", 14), ("train", 10)):
+        draw_scenes(root / "datasets/bdd100k", split, scenes, width=320, height=180, frequencies=frequencies)
+    return root
+
+
+@pytest.fixture
+def downloads(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same in the current directory."""
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def counts(labels: str) -> dict[str, int]:
+    frames = json.loads(Path(labels).read_text())
+    names = [each["category"] for frame in frames for each in frame["labels"]]
+    return {name: names.count(name) for name in sorted(set(names))}
+
+
+def table_of(rows: dict[str, int]) -> list[str]:
+    head = ["|               label|   num|", "|--------------------|------|"]
+    return head + [f"|{name:>20}|{count:>6}|" for name, count in [*rows.items(), ("total", sum(rows.values()))]]
+
+
+def run_all(command: Command, lines: Sequence[Sequence[str]]) -> list[str]:
+    outputs = []
+    for line in lines:
+        done = command(*line)
+        assert done.code == 0, done.err
+        outputs.append(done.out)
+    return outputs
+
+
+def test_the_tutorial_s_lines(downloads: Path, command: Command) -> None:
+    """With two of its committed corrections: images/train for the second call, and a random state for the last."""
+    base = "datasets/bdd100k"
+    out = run_all(
+        command,
+        [
+            [
+                "create_category_dir",
+                f"--input_dir={base}/images/val",
+                f"--label_file={base}/labels/det_20/det_val.json",
+                "--output_dir=docs/tutorial/categories/val",
+                *HERE,
+            ],
+            [
+                "create_image_dir",
+                "--category_dir=docs/tutorial/categories/val",
+                "--output_dir=docs/tutorial/data/images/val",
+                "--num=70000",
+                f"--excluded_labels={EXCLUDED}",
+                *HERE,
+            ],
+            [
+                "prepare",
+                "bdd-objects",
+                "--input_dir=docs/tutorial/data/images/val",
+                "--output_dir=docs/tutorial/data",
+                "--single_dir=True",
+                "--data_ratio=0.5,0.2,0.3,0",
+                "--random_state=3",
+                *HERE,
+            ],
+            [
+                "create_category_dir",
+                f"--image_dir={base}/images/train",
+                f"--label_file={base}/labels/det_20/det_train.json",
+                "--output_dir=docs/tutorial/categories/train",
+                *HERE,
+            ],
+            [
+                "create_image_subset",
+                "--category_dir=docs/tutorial/categories/train",
+                "--output_dir=docs/tutorial/data/images/train",
+                "--num=13000000",
+                "--excluded_labels=car,bus,bicycle,motorcycle,rider,trailer,train,truck,traffic light,traffic sign,"
+                "other vehicle,other person",
+                *HERE,
+            ],
+            [
+                "prepare",
+                "--dataset=bdd-objects",
+                "--input_dir=docs/tutorial/data/images/train",
+                "--output_dir=docs/tutorial/data",
+                "--single_dir=True",
+                "--data_ratio=0,0,0,1",
+                "--random_state=3",
+                *HERE,
+            ],
+        ],
+    )
+    val, train = (counts(f"{base}/labels/det_20/det_{split}.json") for split in ("val", "train"))
+    kept = {name: count for name, count in val.items() if name not in EXCLUDED.split(",")}
+    assert out[0].splitlines()[-1].split() == ["all", "112", "0"]
+    assert out[1].splitlines() == table_of(kept)
+    assert out[4].splitlines() == table_of({"pedestrian": train["pedestrian"]})
+    total = sum(kept.values())
+    a, b = int(total * 0.5), int(total * 0.2 + int(total * 0.5))
+    rows = {"train": a, "val": b - a, "test": int(total * 0.3 + b) - b}
+    shapes = {"images": "{}, 32, 32, 3", "labels": "{}, 13", "image_ids": "{},", "attribute_ids": "{},"}
+    assert out[2].splitlines() == [
+        f"{part}_{name}: ({shape.format(count)})" for part, count in rows.items() for name, shape in shapes.items()
+    ]
+    assert out[5].splitlines()[0] == f"repair_images: ({train['pedestrian']}, 32, 32, 3)"
+    data = Path("docs/tutorial/data")
+    assert sorted(path.name for path in data.iterdir()) == ["images", "repair.h5", "test.h5", "train.h5", "val.h5"]
+    assert set(open_image_set(data / "repair.h5").labels) == {6}
+    for part, count in (rows | {"repair": train["pedestrian"]}).items():
+        found = open_image_set(data / f"{part}.h5")
+        assert (found.rows, found.image_shape, found.label_names) == (count, (32, 32, 3), LABEL_NAMES)
+    # What follows in the tutorial: its sample script is `split`, and no name gets lost on the way.
+    run_all(command, [["split", "docs/tutorial/data/repair.h5", "--chunk-size", "5", "--chunks", "2"]])
+    chunk = data / "repairsets" / "0" / "repair.h5"
+    assert open_image_set(chunk).label_names == LABEL_NAMES
+    with h5py.File(chunk) as some, h5py.File(data / "repair.h5") as all_rows:
+        for name in ("images", "labels"):
+            assert some[name].dtype == all_rows[name].dtype
+            assert np.array_equal(some[name][:], all_rows[name][:5])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+UNDERSCORES = """
+create_category_dir --image_dir {images} --label_file {labels} --output_dir a/categories --min_area=200 \
+    --remove_truncated=True --remove_occluded=False --clamp_crops=True --overwrite=False --num_workers=0 --verbose=0
+create_image_subset --category_dir=a/categories --output_dir=a/images --num=60 --category_min=3 --random_state=5 \
+    --resize_to=48 --excluded_labels=bus,rider --overwrite=False --num_workers=0 --verbose=0
+create_image_dir --category_dir=a/categories --output_dir=a/again --info_file=a/images/image_info.json --num_workers=0
+prepare bdd_objects --input_dir=a/again --output_dir=a/data --single_dir=True --data_ratio=0.5,0.5,0,0 \
+    --random_state=1 --preprocess=resize --overwrite=False --num_workers=0
+"""
+DASHES = """
+create-category-dir --input-dir {images} --label-file {labels} --output-dir b/categories --min-area 200 \
+    --remove-truncated --clamp-crops --num-workers 0 --verbose 0
+create-image-subset --category-dir b/categories --output-dir b/images --num 60 --category-min 3 --random-state 5 \
+    --resize-to 48 --excluded-labels bus,rider --num-workers 0 --verbose 0
+create-image-dir --category-dir b/categories --output-dir b/again --num 1 --info-file b/images/image_info.json
+prepare --input-dir b/again --output-dir b/data --dataset bdd-objects --single-dir --data-ratio 0.5,0.5,0,0 \
+    --random-state 1 --preprocess resize --num-workers 0
+"""
+
+
+def test_both_spellings_and_values(downloads: Path, command: Command) -> None:
+    labels, images = "datasets/bdd100k/labels/det_20/det_val.json", "datasets/bdd100k/images/val"
+    printed = []
+    for lines in (UNDERSCORES, DASHES):
+        words = lines.format(labels=labels, images=images).replace("\\\n", " ").splitlines()
+        printed.append(run_all(command, [shlex.split(line) for line in words if line]))
+    assert printed[0] == printed[1]
+    one, other = contents(downloads / "a"), contents(downloads / "b")
+    assert one == other
+    assert any("/removed/" in name for name in one)
+    frames = {frame["name"]: frame for frame in json.loads(Path(labels).read_text())}
+    for name in one:
+        if "/removed/" in name:
+            number, _, frame = Path(name).name.partition("_")
+            truncated = next(x["attributes"]["truncated"] for x in frames[frame]["labels"] if x["id"] == number)
+            assert truncated or np.prod(Image.open(downloads / "a" / name).size) < 200
+    assert contents(downloads / "a/images") == contents(downloads / "a/again")
+    assert Image.open(next((downloads / "a/images").glob("*.jpg"))).size == (48, 48)
+
+
+def test_what_is_skipped_is_reported(downloads: Path, command: Command) -> None:
+    scenes = Scenes(Path("datasets/bdd100k/images/val"), Path("datasets/bdd100k/labels/det_20/det_val.json"))
+    frames = scenes.frames()
+    frames[0]["labels"] = [
+        label(1, "car", 400, 10, 420, 20),
+        label(2, "car", 10, 10, 10, 30),
+        label(3, "car", 0, 0, 9, 9),
+    ]
+    (scenes.images / frames[1]["name"]).unlink()
+    del frames[2]["labels"]
+    scenes.write(frames)
+    words = ["create_category_dir", f"--label_file={scenes.labels}", f"--input_dir={scenes.images}", *HERE]
+    done = command(*words)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-5:] == [
+        "skipped boxes: 8 (image missing)",
+        "skipped boxes: 1 (no area)",
+        "skipped boxes: 1 (outside the image)",
+        "frames without image: 1 of 14",
+        "frames without labels: 1 of 14",
+    ]
+    assert Path("categories/car/3_" + frames[0]["name"]).is_file()
+    (scenes.images / frames[3]["name"]).write_bytes(b"\xff\xd8torn")
+    done = command(*words, "--output_dir=other")
+    assert done.code == 2
+    assert re.fullmatch(
+        r"error: .*cannot be decoded.*expected an undamaged picture\n|error: .* is no picture.*\n", done.err
+    )
+
+
+def test_a_name_that_excludes_nothing_is_said(downloads: Path, command: Command) -> None:
+    base = "datasets/bdd100k"
+    run_all(
+        command,
+        [
+            [
+                "create_category_dir",
+                f"--label_file={base}/labels/det_20/det_val.json",
+                f"--input_dir={base}/images/val",
+                *HERE,
+            ]
+        ],
+    )
+    done = command("create_image_subset", "--category_dir=categories", "--excluded_labels=tain,car", *HERE)
+    assert done.code == 0
+    assert done.err == "warning: no image has the excluded label 'tain'\n"
+
+
+def test_bad_scenes(downloads: Path, refused: Refused) -> None:
+    labels = Path("datasets/bdd100k/labels/det_20/det_val.json")
+    words = ["create_category_dir", f"--label_file={labels}", "--input_dir=datasets/bdd100k/images/val"]
+    words += ["--output_dir=a/b", *HERE]
+    whole = labels.read_text()
+
+    def content(change: Callable[[list], object]) -> None:
+        frames = json.loads(whole)
+        change(frames)
+        labels.write_text(json.dumps(frames))
+
+    labels.write_text(whole[:-100])
+    refused(*words, says=("det_val.json is broken at character", "expected a JSON array"))
+    labels.write_text("{}")
+    refused(*words, says=("det_val.json starts with '{'",))
+    content(lambda frames: frames[3].pop("name"))
+    refused(*words, says=("frame 3 has no name",))
+    content(lambda frames: frames[3]["labels"][2].pop("box2d"))
+    refused(*words, says=("label 2 of frame", "has no box2d"))
+    content(lambda frames: frames[3]["labels"][2].update(category="../x"))
+    refused(*words, says=("the category of label 2 of frame", "is '../x'"))
+    content(lambda frames: frames[3].update(name="../../x.jpg"))
+    refused(*words, says=("the name of frame 3 is '../../x.jpg'",))
+    labels.write_text(whole)
+    first = Path("datasets/bdd100k/images/val") / json.loads(whole)[0]["name"]
+    first.write_bytes(first.read_bytes()[:-900])
+    refused(*words, says=(f"{first.name} cannot be decoded", "expected an undamaged picture"))
+    words[2] = "--input_dir=datasets"
+    refused(*words, says=("datasets has none of the 14 images",))
+    words[2] = "--input_dir=nowhere"
+    refused(*words, says=("nowhere: no such folder",))
+
+
+def test_bad_subsets_and_ratios(downloads: Path, command: Command, refused: Refused) -> None:
+    base = "datasets/bdd100k"
+    run_all(
+        command,
+        [
+            [
+                "create_category_dir",
+                f"--label_file={base}/labels/det_20/det_val.json",
+                f"--input_dir={base}/images/val",
+                *HERE,
+            ],
+            ["create_image_subset", "--category_dir=categories", "--output_dir=images", *HERE],
+        ],
+    )
+    subset = ["create_image_subset", "--category_dir=categories", *HERE]
+    refused(*subset, "--output_dir=categories", says=("categories would replace categories",))
+    refused(*subset, "--output_dir=datasets", says=("datasets exists and was not made by create_image_subset",))
+    refused(*subset, "--num=-5", says=("num is -5",))
+    prepare = ["prepare", "bdd-objects", "--input_dir=images", "--output_dir=a/data", "--single_dir", *HERE]
+    refused(*prepare, "--data_ratio=0.5,0.2,0.3,0.1", says=("sums to 1.1", "expected a sum of 1"))
+    refused(*prepare, "--data_ratio=0.5,0.2,0.2,0", says=("sums to 0.9", "expected a sum of 1"))
+    refused(*prepare, "--num-workers=-1", says=("num_workers is -1",))
+    list_file = Path("images/image_info.json")
+    whole = json.loads(list_file.read_text())
+    list_file.write_text(json.dumps(whole | {"images": [each | {"label": "../x"} for each in whole["images"]]}))
+    refused(*prepare, says=("the label of image 0 is '../x'",))
+    list_file.write_text(json.dumps({"args": {}}))
+    refused(*prepare, says=('has no "args" and "images"',))
+
+
+def test_other_data(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    unpacked(tmp_path / "gtsrb")
+    tar(tmp_path / "cifar-10-python.tar.gz", batches())
+    for name in ("cats", "dogs"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (20, 30), (number, 0, 50)).save(tmp_path / "mine" / name / f"{number}.png")
+    out = run_all(
+        command,
+        [
+            ["prepare", "gtsrb", "--input_dir=gtsrb", "--output_dir=a", "--divide_rate=0.25", *HERE],
+            ["prepare", "--dataset=cifar-10", "--input_dir=.", "--output_dir=b", "--data_ratio=0.5,0.1,0.2,0.2", *HERE],
+            ["prepare", "image-folder", "--input-dir", "mine", "--output-dir", "c", "--side", "48", *HERE],
+            ["prepare", "cifar_10", "--input_dir=cifar-10-python.tar.gz", "--preprocess=resize", *HERE],
+        ],
+    )
+    assert out[0].splitlines()[::2] == [
+        f"{part}_images: ({rows}, 32, 32, 3)" for part, rows in (("train", 15), ("repair", 5), ("test", 4))
+    ]
+    assert out[1].splitlines()[:2] == ["train_images: (38, 32, 32, 3)", "train_labels: (38, 10)"]
+    assert out[2].splitlines()[:3] == ["train_images: (5, 48, 48, 3)", "train_labels: (5, 2)", "train_image_ids: (5,)"]
+    assert open_image_set(tmp_path / "a/train.h5").label_names[14] == "Stop"  # type: ignore[index]
+    assert open_image_set(tmp_path / "b/test.h5").label_names[3] == "cat"  # type: ignore[index]
+    assert open_image_set(tmp_path / "c/repair.h5").label_names == ("cats", "dogs")
+    assert open_image_set(tmp_path / "outputs/train.h5").preprocess == "resize"
+
+
+def test_bad_other_data(tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "GTSRB_Final_Training_Images.zip").write_bytes(b"<html>")
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"<html>")
+    (tmp_path / "mine" / "cats").mkdir(parents=True)
+    (tmp_path / "mine" / "dogs").mkdir(parents=True)
+    Image.new("RGB", (20, 30)).save(tmp_path / "mine" / "cats" / "1.png")
+    end = ["--output_dir=a/b", *HERE]
+    refused("prepare", "gtsrb", "--input_dir=.", *end, says=("GTSRB_Final_Training_Images.zip is no zip archive",))
+    refused("prepare", "cifar-10", "--input_dir=.", *end, says=("cifar-10-python.tar.gz cannot be read",))
+    refused("prepare", "image-folder", "--input_dir=mine", *end, says=("mine/dogs has no picture",))
+    refused("prepare", "image-folder", "--input_dir=mine/cats", *end, says=("mine/cats has 0 folders",))
+    refused("prepare", "image-folder", "--input_dir=nowhere", *end, says=("nowhere: no such folder",))
+
+
+def test_words_that_are_no_command_line(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ["prepare", "--dataset"],
+        ["prepare", "--dataset=mnist"],
+        ["prepare", "bdd-objects"],
+        ["create_category_dir"],
+    ):
+        done = command(*words)
+        assert (done.code, done.out) == (2, "")
+        assert "Error: " in done.err
+
+
+@pytest.mark.parametrize("words", [["bdd-objects"], ["gtsrb"], ["cifar-10"], ["image-folder"]])
+def test_help(words: list[str], command: Command) -> None:
+    done = command("prepare", *words, "--help")
+    assert done.code == 0
+    assert f"Example: repair-dist prepare {words[0]}" in re.sub(r"\s+", " ", done.out)
