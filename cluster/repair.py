@@ -182,14 +182,14 @@ def _case(run: _Run, chunk: Chunk) -> _Case:
     count = sum(each.rows for each in (chunk.negatives, chunk.positives, held_out) if each is not None)
     check_memory(settings.swarm.num_particles, len(chunk.index), count, run.repairs.model.classes)
     rows = search_rows(chunk, columns, run.handle, run.compute, run.on_rows)
-    judge, problems = problems_of(chunk, rows, weights, target, settings, run.repairs.seeds)
+    judge, problems = chunk_problems(chunk, rows, weights, target, settings, run.repairs.seeds)
     validation = None
     if held_out is not None:
         validation = held_out_rows(held_out, chunk.label, columns, run.handle, target.head, run.compute, run.on_rows)
     return _Case(chunk, rows, problems, judge, validation)
 
 
-def problems_of(
+def chunk_problems(
     chunk: Chunk,
     rows: SearchRows,
     weights: Weights,

@@ -144,13 +144,17 @@ def test_the_tutorial_s_lines(downloads: Path, command: Command) -> None:
         found = open_image_set(data / f"{part}.h5")
         assert (found.rows, found.image_shape, found.label_names) == (count, (32, 32, 3), LABEL_NAMES)
     # What follows in the tutorial: its sample script is `split`, and no name gets lost on the way.
-    run_all(command, [["split", "docs/tutorial/data/repair.h5", "--chunk-size", "5", "--chunks", "2"]])
-    chunk = data / "repairsets" / "0" / "repair.h5"
-    assert open_image_set(chunk).label_names == LABEL_NAMES
-    with h5py.File(chunk) as some, h5py.File(data / "repair.h5") as all_rows:
-        for name in ("images", "labels"):
-            assert some[name].dtype == all_rows[name].dtype
-            assert np.array_equal(some[name][:], all_rows[name][:5])
+    run_all(command, [["split", "docs/tutorial/data/repair.h5", "--chunk-size", "5"]])
+    chunks = sorted((data / "repairsets").iterdir())
+    assert [chunk.name for chunk in chunks] == [str(number) for number in range(min(10, -(-train["pedestrian"] // 5)))]
+    with h5py.File(data / "repair.h5") as all_rows:
+        for number, chunk in enumerate(chunks):
+            assert open_image_set(chunk / "repair.h5").label_names == LABEL_NAMES
+            with h5py.File(chunk / "repair.h5") as some:
+                for name in ("images", "labels"):
+                    expected = all_rows[name][5 * number : 5 * number + 5]
+                    assert some[name].dtype == expected.dtype
+                    assert np.array_equal(some[name][:], expected)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

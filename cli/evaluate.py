@@ -1,0 +1,279 @@
+"""`evaluate`: repair many times with different seeds, and tell how well that does."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.console import Console, table
+from cli.optimize import chunk_paths
+from cli.options import (
+    PATH,
+    check_seeds,
+    compute_options,
+    localize_options,
+    method_option,
+    model_options,
+    option,
+    positive_weight_option,
+    search_options,
+    target_layer_option,
+    verbose_option,
+)
+from engine.errors import InputError
+from engine.evaluation import DATASETS, run_line, summarise
+
+if TYPE_CHECKING:
+    from cluster.compute import ComputeOptions
+    from cluster.evaluation import Evaluated, Setting
+    from engine.search import SearchSettings
+
+SWEPT = (
+    "num_particles",
+    "num_iterations",
+    "min_iteration_range",
+    "num_input_pos_sampled",
+    "velocity_phi",
+    "phi_split",
+    "velocity_floor",
+    "positive_weight",
+    "num_grad",
+    "forward_impact",
+    "fronts",
+)
+"""Options that `--sweep` takes."""
+
+
+@click.command(short_help="Repair many times with different seeds; repair and break rates.")
+@option("--dataset", type=click.Choice(list(DATASETS)), help="Named in result.txt, and of no other effect.")
+@method_option
+@model_options
+@option("--target-data-dir", type=PATH, required=True, help="Negative inputs, for instance negative/6.")
+@option("--positive-inputs-dir", type=PATH, help="Positive inputs [default: positive beside negative].")
+@option("--output-dir", type=PATH, help="Folder for models and results [default: the --target-data-dir].")
+@option("--num-runs", type=int, default=10, show_default=True, help="Repairs, each with a seed of its own.")
+@option(
+    "--sweep",
+    multiple=True,
+    metavar="NAME=VALUE,…",
+    help="Evaluate for each of these values of an option, in a folder of its own; several --sweep: for all "
+    f"combinations. NAME is {', '.join(SWEPT)}.",
+)
+@localize_options(fronts=1)  # as localize
+@positive_weight_option
+@search_options
+@option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed of run 0; run k is what `optimize` does with --seed SEED+k.",
+)
+@option("--val-data", type=PATH, help="Image set to measure on that no search sees.")
+@option("--test-data", type=PATH, help="Another one.")
+@target_layer_option
+@option("--overwrite", type=bool, help="Replace folders repair/ that hold no repaired model.")
+@compute_options
+@verbose_option
+def command(compute_settings: ComputeOptions, verbose: int, **options: Any) -> None:
+    """Localize and repair --num-runs times, each with a seed of its own, and print repair and break rates.
+
+    RR is the share of rows to repair that a repaired model gets right, BR the share of rows to keep that it gets wrong:
+    of the negative and the positive inputs, and of held-out rows that the model as it is gets wrong (of the label under
+    repair, if it is one) and right.
+
+    Example: repair-dist evaluate --dataset fashion-mnist --model-dir model --target-data-dir
+    data/repairsets/0/negative/6 --test-data data/test.h5 --output-dir evaluated --num-runs 10
+    --sweep num_particles=20,100 --num-workers 8
+    """
+    evaluate(compute_settings=compute_settings, verbose=verbose, context=click.get_current_context(), **options)
+
+
+def evaluate(
+    *,
+    compute_settings: ComputeOptions,
+    verbose: int,
+    context: click.Context,
+    dataset: str | None,
+    method: str,
+    model_dir: Path,
+    allow_custom_code: bool,
+    target_data_dir: Path,
+    positive_inputs_dir: Path | None,
+    output_dir: Path | None,
+    num_runs: int,
+    sweep: Sequence[str],
+    seed: int,
+    val_data: Path | None,
+    test_data: Path | None,
+    target_layer: int | None,
+    overwrite: bool,
+    **_: Any,
+) -> None:
+    """The command."""
+    if num_runs < 1:
+        raise InputError(f"num_runs is {num_runs}, expected at least 1")
+    check_seeds(seed, num_runs)
+    settings = [make_setting(context.params, swept) for swept in parse_sweeps(sweep, context)]
+
+    from cluster.compute import Compute
+    from cluster.evaluation import Evaluation, check_evaluation
+    from cluster.evaluation import evaluate as run
+    from engine.evaluation import Given
+    from engine.head import find_target
+    from engine.imagesets import open_image_set
+    from engine.models import load_model
+    from engine.targets import open_negatives, open_positives
+
+    output_dir = output_dir or target_data_dir
+    (paths,) = chunk_paths([target_data_dir], [positive_inputs_dir] if positive_inputs_dir else [], output_dir)
+    negatives, positives = open_negatives(paths.negatives), open_positives(paths.positives)
+    held_out = {split: open_image_set(path) for split, path in (("validation", val_data), ("test", test_data)) if path}
+    model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    target = find_target(model.model, model.loss, model.classes, model.path, target_layer)
+    if negatives is None:
+        click.echo(f"{target_data_dir}: the label has no failures, there is nothing to evaluate")
+        return
+    work = Evaluation(
+        model=model,
+        target=target,
+        paths=paths,
+        negatives=negatives,
+        positives=positives,
+        held_out=held_out,
+        settings=tuple(settings),
+        seeds=range(seed, seed + num_runs),
+        given=Given(
+            dataset=DATASETS.get(dataset) if dataset else None,
+            method=method,
+            model_dir=model_dir,
+            target_data_dir=target_data_dir,
+            positive_inputs_dir=positive_inputs_dir or paths.positives,
+            output_dir=output_dir,
+        ),
+        overwrite=overwrite,
+    )
+    check_evaluation(work)
+    with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
+        if not model.loss.stated:
+            console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
+        limit = max(setting.search.num_iterations for setting in settings)
+        tick = console.iterations(num_runs * len(settings), limit)
+        found = run(work, compute, on_rows=console.rows, on_iterations=tick, warn=console.warn)
+        if compute.redispatched:
+            console.say(f"{compute.redispatched} calls ran again because a worker died")
+    if verbose > 1:
+        click.echo(runs_text(found))
+    click.echo(summary_text(found))
+    click.echo(f"created files:\n{created_text(output_dir, found)}")
+
+
+@search_options
+def _search_settings(*, settings: SearchSettings, **_: Any) -> SearchSettings:
+    """The settings of a search, from the values of its options."""
+    return settings
+
+
+def make_setting(options: Mapping[str, Any], swept: Mapping[str, Any]) -> Setting:
+    """The setting of the command's options with the values that are swept.
+
+    Raises:
+        InputError: values that no search can have.
+    """
+    from cluster.evaluation import Setting
+
+    chosen: dict[str, Any] = {**options, **swept}
+    for name in ("num_grad", "fronts"):
+        if chosen[name] is not None and chosen[name] < 1:
+            raise InputError(f"{name} is {chosen[name]}, expected at least 1")
+    return Setting(
+        name=",".join(f"{name}={_text(value)}" for name, value in swept.items()),
+        search=replace(_search_settings(**chosen), positive_weight=chosen["positive_weight"]),
+        num_grad=chosen["num_grad"],
+        impact=chosen["forward_impact"],
+        fronts=chosen["fronts"],
+    )
+
+
+def parse_sweeps(sweeps: Sequence[str], context: click.Context) -> list[dict[str, Any]]:
+    """All combinations of the values that are swept, the last one changing fastest; an empty one without any.
+
+    Raises:
+        InputError: no such option, a value that it does not take, or something given twice.
+    """
+    options = {each.name: each for each in context.command.params}
+    found: dict[str, list[Any]] = {}
+    for sweep in sweeps:
+        name, _, values = sweep.partition("=")
+        name = name.strip().replace("-", "_")
+        if name not in SWEPT:
+            raise InputError(f"sweep is {sweep!r}, expected NAME=VALUE,… with NAME one of {', '.join(SWEPT)}")
+        given = context.get_parameter_source(name)
+        if name in found or given is click.core.ParameterSource.COMMANDLINE:
+            raise InputError(f"{name} is given twice, expected one --sweep of it and no --{name.replace('_', '-')}")
+        try:
+            found[name] = [
+                options[name].type.convert(word.strip(), options[name], context) for word in values.split(",")
+            ]
+        except click.BadParameter as error:
+            reason = error.message.rstrip(".")
+            raise InputError(f"sweep is {sweep!r}: {reason}, expected values as --{name} takes them") from None
+        if len({_text(value) for value in found[name]}) < len(found[name]):
+            raise InputError(f"sweep is {sweep!r} and has a value twice, expected each once")
+    return [dict(zip(found, values, strict=True)) for values in itertools.product(*found.values())]
+
+
+def _text(value: Any) -> str:
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def summary_text(found: Sequence[Evaluated]) -> str:
+    """A table for each split, with a row for each setting."""
+    parts = []
+    for split in found[0].runs[0].rates:
+        rates = found[0].runs[0].rates[split]
+        rows = []
+        for each in found:
+            cells: list[object] = [each.setting.name or "as given", each.weights, len(each.runs)]
+            for name in ("rr", "br"):
+                values = [getattr(run.rates[split], name) for run in each.runs]
+                told = summarise(values, larger_is_better=name == "rr")
+                cells += [_percent(value) for value in (told.mean, told.deviation, told.best, told.worst)]
+            rows.append(cells)
+        columns = ["mean", "std", "best", "worst"]
+        header = ["setting", "weights", "runs", *(f"{rate} {each}" for rate in ("RR", "BR") for each in columns)]
+        parts.append(
+            f"{split} rows, in %: RR of {rates.wrong} to repair, BR of {rates.right} to keep\n{table(header, rows)}\n"
+        )
+    return "\n".join(parts)
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def runs_text(found: Sequence[Evaluated]) -> str:
+    """Every run, in the words of the toolkit."""
+    lines = []
+    for each in found:
+        lines += ["=" * 17, f"Evaluate results {each.setting.name}".rstrip(), "RR/BR"]
+        lines += [f"    {run_line(run.number, run.rates['search'])}\n" for run in each.runs]
+        lines.append("=" * 17)
+    return "\n".join(lines)
+
+
+def created_text(output: Path, found: Sequence[Evaluated]) -> str:
+    """What was written, one line for the folders of one kind."""
+    lines = []
+    for each in found:
+        folder, last = output / each.setting.name, len(each.runs) - 1
+        more = f" … {last}" if last else ""
+        lines += [f"{folder / kind}_0{more}" for kind in ("localized_data", "repaired_model")]
+        lines.append(str(folder / "result.txt"))
+    return "\n".join([*lines, f"{output / 'evaluate.arrow'}"])

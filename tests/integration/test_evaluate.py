@@ -1,0 +1,431 @@
+"""`evaluate`: its rates against a plain script, its files against `localize` and `optimize`, and what stops it."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cli.evaluate import SWEPT, make_setting, parse_sweeps
+from cli.evaluate import command as evaluate_command
+from cluster import evaluation
+from cluster.compute import Compute
+from cluster.records import EVALUATION
+from tests.integration.conftest import Command, contents
+
+Refused = Callable[..., str]
+
+LEGACY = Path(__file__).parents[1] / "data" / "legacy"
+HERE = ["--num-workers", "0", "--verbose", "0"]
+MODEL = ["--model-dir", "model.keras"]
+NEGATIVES = ["--target-data-dir", "data/negative/6"]
+SEARCH = ["--num-iterations", "6", "--positive-weight", "60"]
+"""A search that breaks some of what worked."""
+FEW = ["--num-particles", "5", "--num-iterations", "2"]
+WORDS = ["evaluate", "--dataset", "fashion-mnist", *MODEL, *NEGATIVES, "--output-dir", "out"]
+
+
+def bytes_of(root: Path) -> dict[str, bytes]:
+    """The content of every file below a folder."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def table_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of an evaluate.arrow."""
+    found = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    assert found.schema.equals(EVALUATION, check_metadata=True)
+    assert all(field.metadata[b"description"] for field in found.schema)
+    rows: list[dict[str, Any]] = found.to_pylist()
+    return rows
+
+
+def succeed(command: Command, *words: object) -> str:
+    """Runs a command that must succeed without a word on standard error; returns what it printed."""
+    done = command(*words)
+    assert (done.code, done.err) == (0, ""), done.err
+    return done.out
+
+
+SETS = {
+    "negative": "data/negative/6/repair.h5",
+    "positive": "data/positive/repair.h5",
+    "validation": "data/val.h5",
+    "test": "data/test.h5",
+}
+
+
+def hits(model: Path) -> dict[str, np.ndarray]:
+    """Which rows of every set a saved model gets right, by its own predictions and nothing of ours."""
+    images, labels = [], [labels_of(file) for file in SETS.values()]
+    for file in SETS.values():
+        with h5py.File(file) as rows:
+            images.append(rows["images"][:])
+    scores = keras.saving.load_model(model, compile=False).predict(np.concatenate(images), verbose=0)
+    right = scores.argmax(axis=1) == np.concatenate(labels)
+    return dict(zip(SETS, np.split(right, np.cumsum([len(each) for each in labels])[:-1]), strict=True))
+
+
+def labels_of(file: str) -> np.ndarray:
+    with h5py.File(file) as rows:
+        labels: np.ndarray = rows["labels"][:].argmax(axis=1)
+    return labels
+
+
+def test_rates_equal_a_plain_script(workspace: Path, command: Command) -> None:
+    sweep = ["--sweep", "num_particles=6,14", "--num-runs", "2", "--seed", "6"]
+    held_out = ["--val-data", "data/val.h5", "--test-data", "data/test.h5"]
+    out = succeed(command, *WORDS, *SEARCH, *sweep, *held_out, *HERE)
+    rows = table_of(Path("out/evaluate.arrow"))
+    settings = ["num_particles=6", "num_particles=14"]
+    assert [(row["setting"], row["run"], row["seed"]) for row in rows] == [
+        (setting, run, 6 + run) for setting in settings for run in range(2)
+    ]
+    before = hits(Path("model.keras"))
+    found: dict[str, list[tuple[float, float]]] = {"search": [], "validation": [], "test": []}
+    for row in rows:
+        after = hits(Path("out", row["setting"], f"repaired_model_{row['run']}", "repair", "model.keras"))
+        found["search"].append((100 * after["negative"].mean(), 100 * (1 - after["positive"].mean())))
+        for split in ("validation", "test"):
+            wrong = ~before[split] & (labels_of(SETS[split]) == 6)
+            rr, br = after[split][wrong].mean(), (~after[split])[before[split]].mean()
+            found[split].append((100 * rr, 100 * br))
+            assert (row[f"{split}_wrong"], row[f"{split}_right"]) == (wrong.sum(), before[split].sum())
+        for split, values in found.items():
+            assert (row[f"{split}_rr"], row[f"{split}_br"]) == pytest.approx(values[-1], abs=1e-12)
+            assert row[f"{split}_rr"] == 100 * row[f"{split}_repaired"] / row[f"{split}_wrong"]
+            assert row[f"{split}_br"] == 100 * row[f"{split}_broken"] / row[f"{split}_right"]
+    every = np.array(list(found.values()))
+    assert (every[0].std(axis=0) > 0).all(), "the runs have to differ for this to be a test"
+    assert ((every > 0) & (every < 100)).any(axis=1).all(), "some rows have to stay wrong and some to break"
+
+    for split, values in found.items():
+        for setting, mine in zip(settings, np.split(np.array(values), 2), strict=True):
+            rr, br = mine.T
+            told = [rr.mean(), rr.std(ddof=1), rr.max(), rr.min(), br.mean(), br.std(ddof=1), br.min(), br.max()]
+            line = rf"^{setting} +\d+ +2 +" + " +".join(f"{value:.2f}" for value in told) + "$"
+            (_, _, rest) = out.partition(f"{split} rows, in %")
+            assert re.search(line, rest.partition(" rows, in %")[0], re.MULTILINE), (line, rest)
+
+    for setting, mine in zip(settings, np.split(np.array(found["search"]), 2), strict=True):
+        lines = Path("out", setting, "result.txt").read_text().split("\n")
+        assert lines[7:10] == [f"output_dir: out/{setting}", f"num_particles: {setting[14:]}", "num_iterations: 6"]
+        assert lines[12:] == [
+            "# Results",
+            *(f"{run}: RR {rr:.2f}%, BR {br:.2f}%" for run, (rr, br) in enumerate(mine)),
+            "",
+            "Average: RR {:.2f}%, BR {:.2f}%".format(*mine.mean(axis=0)),
+        ]
+
+
+def test_files_are_those_of_localize_and_optimize(workspace: Path, command: Command) -> None:
+    """Run k is `optimize --seed SEED+k`, whatever other settings are swept with it."""
+    search = [*MODEL, *NEGATIVES, *SEARCH, "--num-particles", "8"]
+    before = contents(workspace)
+    sweep = ["--num-grad", "40", "--sweep", "fronts=1,3"]
+    succeed(command, *WORDS, *search, *sweep, "--num_runs", "2", "--seed", "3", *HERE)
+    assert {path: what for path, what in contents(workspace).items() if path in before} == before
+    repaired = {path: path.read_bytes() for path in Path("out").glob("*/repaired_model_*/weights.csv")}
+    assert len(set(repaired.values())) == 4
+    inputs = {}
+    for fronts, run in ((1, 1), (3, 0)):
+        made = Path(f"out/fronts={fronts}")
+        assert (made / "result.txt").read_text().split("\n")[4] == "num_grad: 40"
+        succeed(command, "localize", *MODEL, *NEGATIVES, "--num-grad", "40", "--fronts", fronts, *HERE)
+        for name in ("weights.csv", "pareto_front.png"):
+            assert (made / f"localized_data_{run}" / name).read_bytes() == Path("data/negative/6", name).read_bytes()
+        outputs = ["--output-dir", f"optimized-{fronts}", "--run-dir", f"run-{fronts}"]
+        succeed(command, "optimize", *search, "--seed", 3 + run, *outputs, *HERE)
+        assert bytes_of(made / f"repaired_model_{run}") == bytes_of(Path(f"optimized-{fronts}"))
+        rows = (made / "localized_data_0" / "weights.csv").read_text().split()
+        inputs[fronts] = {int(row.split(",")[1]) for row in rows}
+    assert any(each not in inputs[1] for each in inputs[3] if each < max(inputs[1])), "settings take the same inputs"
+
+
+def test_the_toolkits_flags(workspace: Path, command: Command) -> None:
+    """Its spelling, its defaults, its files and its words."""
+    words = ["--dataset=fashion-mnist", "--method=Arachne", "--model_dir=model.keras", "--num_workers=0"]
+    words += ["--target_data_dir=data/negative/6/", "--positive_inputs_dir=data/positive/", "--num_runs=2"]
+    words += ["--num_particles=4", "--num_iterations=2", "--min_iteration_range=3", "--num_input_pos_sampled=50"]
+    words += ["--velocity_phi=4.2", "--target_layer=8", "--batch_size=32", "--verbose=2", "--positive_weight=7.5"]
+    done = command("evaluate", *words)
+    assert done.code == 0, done.err
+    folder = Path("data/negative/6")
+    row, other = table_of(folder / "evaluate.arrow")
+    assert (row["run"], row["seed"], other["run"], other["seed"]) == (0, 0, 1, 1)
+    wrong = row["search_wrong"]
+    assert (row["setting"], row["label"], row["num_grad"]) == ("", 6, 20 * wrong)
+    assert (row["positive_weight"], row["iterations"], row["stop"]) == (7.5, 2, "iterations")
+    assert row["weights"] == len((folder / "localized_data_0" / "weights.csv").read_text().splitlines())
+    assert all(row[name] is None for name in row if name.startswith(("validation_", "test_")))
+    text = (folder / "result.txt").read_text()
+    number = r"\d+\.\d\d%"
+    assert re.fullmatch(
+        "# Settings\ndataset: FashionMNIST\nmethod: Arachne\nmodel_dir: model.keras\n"
+        f"num_grad: {20 * wrong}\ntarget_data_dir: data/negative/6\npositive_inputs_dir: data/positive\n"
+        "output_dir: data/negative/6\nnum_particles: 4\nnum_iterations: 2\nnum_runs: 2\n\n# Results\n"
+        f"0: RR {number}, BR {number}\n1: RR {number}, BR {number}\n\nAverage: RR {number}, BR {number}",
+        text,
+    )
+    first, second = text.split("\n")[13:15]
+    bar = "=" * 17
+    assert f"{bar}\nEvaluate results\nRR/BR\n    {first}\n\n    {second}\n\n{bar}\n" in done.out
+    assert done.out.endswith(
+        f"created files:\n{folder}/localized_data_0 … 1\n{folder}/repaired_model_0 … 1\n{folder}/result.txt\n"
+        f"{folder}/evaluate.arrow\n"
+    )
+    for run in range(2):
+        assert sorted(each.name for each in (folder / f"localized_data_{run}").iterdir()) == [
+            "pareto_front.png",
+            "weights.csv",
+        ]
+        assert sorted(each.name for each in (folder / f"repaired_model_{run}").iterdir()) == ["repair", "weights.csv"]
+    assert not list(workspace.rglob(".*"))
+
+
+def test_the_same_bits_on_workers(workspace: Path, command: Command) -> None:
+    words = [*WORDS, *SEARCH, "--num-runs", "2", "--sweep", "num_particles=6,9", "--test-data", "data/test.h5"]
+    words += ["--num-input-pos-sampled", "200"]
+    succeed(command, *words, *HERE)
+    here = bytes_of(Path("out"))
+    shutil.rmtree("out")
+    done = command(*words, "--num-workers", "2")
+    assert done.code == 0, done.err
+    assert "search: on 2 workers (4 searches on the 2 workers asked for" in done.err
+    assert bytes_of(Path("out")) == here
+    assert len({content for path, content in here.items() if "repaired" in path and path.endswith(".csv")}) == 4
+
+
+def test_saved_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    """A Keras 2 SavedModel, whose repaired form is the folder repair/ itself; no positive inputs, several labels."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(LEGACY / "sequential-savedmodel", "model")
+    random = np.random.default_rng(3)
+    with h5py.File("repair.h5", "w") as file:
+        file["images"] = random.random((60, 28, 28, 1), dtype=np.float32)
+        file["labels"] = np.eye(10, dtype=np.uint8)[random.integers(0, 10, 60)]
+    succeed(command, "target", "--model-dir", "model", "--data-dir", ".", *HERE)
+    with h5py.File("positive/repair.h5", "w") as file:
+        file["images"], file["labels"] = np.empty(0), np.empty(0)
+    words = ["--model-dir", "model", "--target-data-dir", "negative", "--output-dir", "out", "--num-runs", "2", *FEW]
+    out = succeed(command, "evaluate", *words, *HERE)
+    rows = table_of(Path("out/evaluate.arrow"))
+    assert {row["label"] for row in rows} == {-1}
+    assert {(row["search_right"], row["search_broken"], row["search_br"]) for row in rows} == {(0, 0, None)}
+    assert re.search(r"as given +\d+ +2 +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+( +-){4}$", out, re.MULTILINE)
+    assert "dataset: None" in Path("out/result.txt").read_text()
+    assert Path("out/result.txt").read_text().endswith("BR nan%")
+    for run in range(2):
+        assert Path(f"out/repaired_model_{run}/repair/saved_model.pb").is_file()
+
+
+def test_several_ways_of_localisation_and_of_search() -> None:
+    """All combinations, the last changing fastest; what is not swept is as given."""
+    words = ["--model-dir", "m", "--target-data-dir", "t", "--num-iterations", "7", "--positive-weight", "30"]
+    words += ["--sweep", "velocity-phi=4.1,5", "--sweep=fronts=1,02", "--sweep", "phi_split=True,no"]
+    context = evaluate_command.make_context("evaluate", words)
+    found = [make_setting(context.params, swept) for swept in parse_sweeps(context.params["sweep"], context)]
+    assert [(each.search.swarm.phi, each.fronts, each.search.swarm.phi_split) for each in found] == [
+        (phi, fronts, split) for phi in (4.1, 5.0) for fronts in (1, 2) for split in (True, False)
+    ]
+    assert found[0].name == "velocity_phi=4.1,fronts=1,phi_split=True"
+    assert found[-1].name == "velocity_phi=5,fronts=2,phi_split=False"
+    assert {(each.search.num_iterations, each.search.positive_weight) for each in found} == {(7, 30.0)}
+    assert {(each.search.swarm.num_particles, each.num_grad, each.impact) for each in found} == {(100, None, "mean")}
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_every_swept_name_is_an_option(name: str) -> None:
+    context = evaluate_command.make_context("evaluate", ["--model-dir", "m", "--target-data-dir", "t"])
+    value = context.params[name]
+    (swept,) = parse_sweeps([f"{name}={3 if value is None else value}"], context)
+    assert make_setting(context.params, swept).name == f"{name}={3 if value is None else value}"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--num-runs", "0"], ("num_runs is 0, expected at least 1",)),
+        (["--num-runs", "2", "--seed", 2**63 - 1], ("seed is 9223372036854775807",)),
+        (["--sweep", "particles=20"], ("sweep is 'particles=20'", "NAME one of num_particles, ")),
+        (["--sweep", "num_runs=20"], ("sweep is 'num_runs=20'",)),
+        (["--sweep", "num_particles=20,many"], ("sweep is 'num_particles=20,many'", "'many' is not a valid integer")),
+        (["--sweep", "num_particles="], ("sweep is 'num_particles='", "'' is not a valid integer")),
+        (["--sweep", "num_particles"], ("sweep is 'num_particles'", "'' is not a valid integer")),
+        (["--sweep", "forward_impact=mean,all"], ("'all' is not one of", "as --forward_impact takes them")),
+        (["--sweep", "num_particles=20,0"], ("num_particles is 0, expected at least 1",)),
+        (["--sweep", "num_grad=20,0"], ("num_grad is 0, expected at least 1",)),
+        (["--sweep", "velocity_phi=4"], ("velocity_phi is 4.0, expected more than 4",)),
+        (["--sweep", "positive_weight=-1"], ("positive_weight is -1.0",)),
+        (["--sweep", "num_particles=20,020"], ("'num_particles=20,020' and has a value twice",)),
+        (["--sweep", "fronts=1", "--sweep", "fronts=2"], ("fronts is given twice, expected one --sweep",)),
+        (["--sweep", "fronts=1,2", "--fronts", "3"], ("fronts is given twice",)),
+        (
+            ["--target-data-dir", "data/nothing", "--positive-inputs-dir", "data/positive"],
+            ("data/nothing does not exist",),
+        ),
+        (["--target-data-dir", "data/positive"], ("is not below a folder negative, expected --positive-inputs-dir",)),
+        (["--target-data-dir", "data/negative/12"], ("12 no label of", "expected 0 to 9")),
+        (["--positive-inputs-dir", "data/nothing"], ("data/nothing does not exist",)),
+        (["--val-data", "data/nothing.h5"], ("data/nothing.h5",)),
+        (["--model-dir", "nothing.keras"], ("nothing.keras: no such file or folder",)),
+        (["--target-layer", "6"], ("target layer 6 (flatten) has no weights",)),
+        (["--num-workers", "-1"], ("num_workers is -1",)),
+        (["--num-particles", 10**12], ("particles", "GiB are free")),
+    ],
+)
+def test_bad_words(words: list[object], says: tuple[str, ...], workspace: Path, refused: Refused) -> None:
+    refused(*WORDS, *HERE, *words, says=says)
+
+
+@pytest.mark.parametrize("file", ["data/negative/6/repair.h5", "data/positive/repair.h5", "data/val.h5"])
+@pytest.mark.parametrize("damage", ["cut", "shape", "pixel"])
+def test_damaged_rows(file: str, damage: str, workspace: Path, refused: Refused) -> None:
+    path = workspace / file
+    content = path.read_bytes()
+    with h5py.File(path) as rows:
+        images, labels = rows["images"][:], rows["labels"][:]
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        images[3, 4, 5, 0] = np.nan
+        with h5py.File(path, "w") as rows:
+            rows["images"] = images if damage == "pixel" else np.abs(images[:, 8:])
+            rows["labels"] = labels
+    says = {"cut": "is damaged or cut short", "shape": "images of shape (24, 32, 3)", "pixel": "pixels that are NaN"}
+    refused(*WORDS, *FEW, "--val-data", "data/val.h5", *HERE, says=(str(path), says[damage]))
+
+
+def test_something_in_the_way(workspace: Path, refused: Refused, command: Command) -> None:
+    words = [*WORDS, *FEW, "--num-runs", "2", *HERE]
+    out = Path("out")
+    out.write_text("mine")
+    refused(*words, says=(f"{workspace}/out is a file, expected a folder",))
+    out.unlink()
+    out.mkdir()
+    for name in ("localized_data_1", "repaired_model_1"):
+        (out / name).write_text("mine")
+        refused(*words, says=(f"{workspace}/out/{name} is a file, expected a folder",))
+        (out / name).unlink()
+    for name in ("result.txt", "evaluate.arrow", "repaired_model_0/weights.csv"):
+        (out / name).mkdir(parents=True)
+        refused(*words, says=(f"{workspace}/out/{name} is a folder, expected a file",))
+        (out / name).rmdir()
+    notes = out / "repaired_model_1" / "repair" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    refused(*words, says=("repair holds no repaired model", "--overwrite"))
+    succeed(command, *words, "--overwrite")
+    assert not notes.exists()
+    before = contents(workspace)
+    inside = command(*words, "--overwrite", "--model-dir", "out/repaired_model_1/repair")
+    assert (inside.code, contents(workspace)) == (2, before)
+    assert "repair holds the model to repair, expected another --output-dir" in inside.err
+
+
+def test_again(workspace: Path, command: Command) -> None:
+    """Results and models are those of the last command; what is not ours stays."""
+    words = [*WORDS, *FEW, "--num-runs", "2", *HERE]
+    succeed(command, *words)
+    first = bytes_of(Path("out"))
+    for place in ("out/repaired_model_0/repair/more", "out/repaired_model_0/mine", "out/mine"):
+        Path(place).write_text("mine")
+    succeed(command, *words, "--seed", "2")
+    again = bytes_of(Path("out"))
+    assert again.keys() == first.keys() | {"repaired_model_0/mine", "mine"}
+    assert all(again[name] != first[name] for name in first if name.startswith("repaired"))
+    assert {row["seed"] for row in table_of(Path("out/evaluate.arrow"))} == {2, 3}
+
+
+def failing(real: Callable[..., Any], at: int, error: BaseException) -> Callable[..., Any]:
+    """A function that does what another does until a call at which it fails."""
+    calls = itertools.count(1)
+
+    def call(*arguments: Any, **settings: Any) -> Any:
+        if next(calls) == at:
+            raise error
+        return real(*arguments, **settings)
+
+    return call
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_stopped(earlier: bool, workspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted or failed at any time, it leaves everything as it was."""
+    words = [*WORDS, *FEW, "--num-runs", "2", *HERE]
+    if earlier:
+        succeed(command, *words, "--seed", "7")
+    before = contents(workspace)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for where, name, at, error, code, says in (
+        (Compute, "search", 1, KeyboardInterrupt(), 130, "error: interrupted"),
+        (evaluation, "save_repaired", 2, full, 1, "no space is left on the disk"),
+        (Compute, "predict", 3, MemoryError("none left"), 1, "error: MemoryError: none left"),
+        (evaluation, "write_evaluation", 1, KeyboardInterrupt(), 130, "error: interrupted"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, failing(getattr(where, name), at, error))
+            done = command(*words)
+        assert (done.code, done.out, done.err.strip().count("\n")) == (code, "", 0)
+        assert says in done.err
+        assert contents(workspace) == before
+
+
+def test_stopped_while_it_moves(workspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results that are there are of the models that are there."""
+    words = [*WORDS, *FEW, "--num-runs", "2", *HERE]
+    succeed(command, *words)
+    with monkeypatch.context() as patch:
+        stopping = failing(evaluation.replace_directory, 2, KeyboardInterrupt())
+        patch.setattr(evaluation, "replace_directory", stopping)
+        assert command(*words, "--seed", "2").code == 130
+    assert not Path("out/result.txt").exists()
+    assert not Path("out/evaluate.arrow").exists()
+    assert not list(Path("out").rglob(".*"))
+    for run in range(2):
+        keras.saving.load_model(f"out/repaired_model_{run}/repair/model.keras", compile=False)
+
+
+def test_label_without_failures(workspace: Path, command: Command) -> None:
+    before = contents(workspace)
+    words = [word.replace("negative/6", "negative/9") for word in WORDS]
+    out = succeed(command, *words, *HERE)
+    assert out == "data/negative/9: the label has no failures, there is nothing to evaluate\n"
+    assert contents(workspace) == before
+
+
+def test_rows_that_another_model_divided(workspace: Path, command: Command) -> None:
+    words = ["--target-data-dir", "data/positive", "--positive-inputs-dir", "data/negative/6", "--output-dir", "out"]
+    done = command("evaluate", *MODEL, *words, *FEW, "--num-runs", "1", *HERE)
+    assert done.code == 0
+    (row,) = table_of(Path("out/evaluate.arrow"))
+    positive, negative = row["search_wrong"], row["search_right"]
+    assert done.err.splitlines() == [
+        f"warning: {workspace}/data/positive: model.keras gets {positive} of {positive} rows right as it is; "
+        "they count all the same, but `target` with this model would not have put them there",
+        f"warning: {workspace}/data/negative/6: model.keras gets {negative} of {negative} rows wrong as it is; "
+        "they count all the same, but `target` with this model would not have put them there",
+    ]
+
+
+def test_held_out_rows_without_the_label(workspace: Path, command: Command) -> None:
+    with h5py.File("data/test.h5") as rows:
+        images, labels = rows["images"][:], rows["labels"][:]
+    kept = labels[:, 6] == 0
+    with h5py.File("others.h5", "w") as rows:
+        rows["images"], rows["labels"] = images[kept], labels[kept]
+    out = succeed(command, *WORDS, *FEW, "--num-runs", "1", "--test-data", "others.h5", *HERE)
+    (row,) = table_of(Path("out/evaluate.arrow"))
+    assert (row["test_wrong"], row["test_repaired"], row["test_rr"]) == (0, 0, None)
+    assert row["test_br"] == 100 * row["test_broken"] / row["test_right"]
+    assert "test rows, in %: RR of 0 to repair" in out
