@@ -151,7 +151,7 @@ def read_results_json(path: Path) -> Results:
                 for label, entry in json.loads(content)
             )
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise InputError(f"{path} is no results.json ({type(error).__name__}: {error}); {expected}") from error
     if any(result.total == 0 for result in results.labels):
         raise InputError(f"{path} has a label with 0 rows; {expected}")

@@ -1,4 +1,4 @@
-"""Counts per label, results.json, intervals and the chart."""
+"""Counts per label, results.json, and intervals."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.image import imread
 
 from engine.errors import InputError
 from engine.results import (
     LabelChange,
     LabelResult,
     Results,
-    draw_radar_chart,
     label_results,
     paired_changes,
     read_results_json,
@@ -112,25 +110,3 @@ def test_changes_balance(table: list[tuple[int, int, int]]) -> None:
     for change in paired_changes(labels, before, after, 4):
         assert change.correct_after - change.correct_before == change.fixed - change.broken
         assert change.broken <= change.correct_before <= change.total
-
-
-def test_radar_chart(tmp_path: Path) -> None:
-    names = tuple(f"a rather long name {i}" for i in range(13))
-    path = tmp_path / "out" / "radar.png"
-    draw_radar_chart(path, TUTORIAL, label_names=names)
-    named = imread(path)
-    assert named.shape == (1440, 1920, 4)
-    draw_radar_chart(path, TUTORIAL)
-    numbered = imread(path)
-    draw_radar_chart(path, TUTORIAL, min_lim=50, max_lim=90)
-    limited = imread(path)
-    assert not np.array_equal(named, numbered)
-    assert not np.array_equal(numbered, limited)
-    for picture in (named, numbered):
-        edges = (picture[:4], picture[-4:], picture[:, :4], picture[:, -4:])
-        assert all((edge == 1).all() for edge in edges), "nothing is cut off"
-    assert [p.name for p in path.parent.iterdir()] == ["radar.png"]
-    with pytest.raises(InputError, match="expected the first below the second"):
-        draw_radar_chart(path, TUTORIAL, min_lim=100, max_lim=0)
-    with pytest.raises(InputError, match="0 labels"):
-        draw_radar_chart(path, Results(()))

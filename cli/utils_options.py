@@ -1,0 +1,114 @@
+"""Options that charts share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.console import Console
+from cli.options import PATH, F, open_data, option
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from cluster.compute import Compute, ComputeOptions
+    from engine.imagesets import ImageSet
+    from engine.models import LoadedModel
+
+
+def image_set_options(function: F) -> F:
+    """`--data-dir`, `--input-dir` and `--target-data`; the command gets the open image set as `images`."""
+
+    @functools.wraps(function)
+    def command(*args: Any, data_dir: Path | None, input_dir: Path | None, target_data: str | None, **rest: Any) -> Any:
+        directory = data_dir or input_dir
+        if directory is None:
+            raise click.UsageError("Missing option '--data-dir', '--test-dir' or '--input-dir'.")
+        if data_dir and input_dir:
+            raise click.UsageError("'--data-dir' or '--test-dir' and '--input-dir' exclude each other.")
+        images = open_data(directory, target_data or ("test.h5" if data_dir else "repair.h5"))
+        return function(*args, images=images, **rest)
+
+    for decorate in (
+        option("--target-data", "--test-data", help="Name of the image set."),
+        option("--input-dir", type=PATH, help="The same, by default its repair.h5."),
+        option("--data-dir", "--test-dir", type=PATH, help="Folder with the image set, by default its test.h5."),
+    ):
+        command = decorate(command)
+    return command  # type: ignore[return-value]
+
+
+def filename_option(default: str) -> Callable[[F], F]:
+    """`--filename`."""
+    return option("--filename", default=default, show_default=True, help="Name of the chart, .png or .svg.")
+
+
+def limit_options(function: F) -> F:
+    """`--min-lim` and `--max-lim` of a radar chart."""
+    for decorate in (
+        option("--max-lim", type=float, default=100.0, show_default=True, help="Percent at the rim."),
+        option("--min-lim", type=float, default=0.0, show_default=True, help="Percent at the centre."),
+    ):
+        function = decorate(function)
+    return function
+
+
+def legend_options(function: F) -> F:
+    """`--legend`, `--legend-overlay` and `--legend-overlay2`; the command gets the three as `legends`."""
+
+    @functools.wraps(function)
+    def command(*args: Any, legend: str, legend_overlay: str, legend_overlay2: str, **rest: Any) -> Any:
+        return function(*args, legends=(legend, legend_overlay, legend_overlay2), **rest)
+
+    for name, kind in (("--legend-overlay2", "overlay2"), ("--legend-overlay", "overlay"), ("--legend", "base")):
+        text = f"What the legend calls {'it' if kind == 'base' else 'the ' + kind}."
+        command = option(name, default=f"Inputs ({kind})", show_default=True, help=text)(command)
+    return command  # type: ignore[return-value]
+
+
+def load_fitting(paths: list[Path], images: list[ImageSet], *, allow_custom_code: bool) -> list[LoadedModel]:
+    """Load models; raises InputError where one of them does not fit one of the image sets."""
+    from engine.imagesets import check_fits_model
+    from engine.models import load_model
+
+    models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
+    for model in models:
+        for each in images:
+            check_fits_model(each, model.input_shape, model.classes, model.path)
+    return models
+
+
+def predict_all(
+    models: list[LoadedModel], images: list[ImageSet], compute_settings: ComputeOptions, verbose: int
+) -> list[list[npt.NDArray[np.int64]]]:
+    """Classes (n,) that each model predicts for each set."""
+    from cluster.compute import Compute
+
+    # Of many small sets nobody wants to read where each was computed.
+    with (
+        Console(verbose) as console,
+        Compute(compute_settings, console.say if len(images) == 1 else _ignore) as compute,
+    ):
+        return [_predict(compute, model, images, console) for model in models]
+
+
+def _predict(
+    compute: Compute, model: LoadedModel, images: list[ImageSet], console: Console
+) -> list[npt.NDArray[np.int64]]:
+    handle = compute.handle(model)
+    tick = console.rows("predict", sum(each.rows for each in images))
+    return [compute.predict(handle, each, tick) for each in images]
+
+
+def _ignore(line: str) -> None:
+    del line
+
+
+def created(*paths: Path) -> None:
+    """Say what was written."""
+    click.echo("\n".join(["created files:", *map(str, paths)]))

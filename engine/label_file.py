@@ -1,0 +1,37 @@
+"""The `labels.json` of the toolkit: what to do about each label, as `[[label, {…}], …]`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.errors import InputError
+from engine.files import replace_file
+
+
+def read_label_file(path: Path) -> dict[int, dict[str, Any]]:
+    """Entries by label, in the order of the file; raises InputError, also where there are none."""
+    expected = "expected [[label, {…}], …], each label once, as target writes it"
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); {expected}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}); {expected}") from error
+    if not isinstance(content, list) or not content:
+        raise InputError(f"{path} holds no list with labels; {expected}")
+    entries: dict[int, dict[str, Any]] = {}
+    for item in content:
+        good = isinstance(item, list) and len(item) == 2 and str(item[0]).isdecimal() and isinstance(item[1], dict)
+        if not good or int(item[0]) in entries:
+            raise InputError(f"{path} has the entry {json.dumps(item)[:80]}; {expected}")
+        entries[int(item[0])] = item[1]
+    return entries
+
+
+def write_label_file(path: Path, entries: Mapping[int, Mapping[str, Any]]) -> None:
+    """Write entries in their order, labels as strings; indent 4, no line end at the end."""
+    with replace_file(path) as temporary:
+        temporary.write_text(json.dumps([[str(label), entry] for label, entry in entries.items()], indent=4))

@@ -1,0 +1,85 @@
+"""Image sets with the same images and other labels: class numbers, or the group that holds the class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import InputError
+from engine.files import replace_file
+from engine.imagesets import BLOCK_ROWS, ImageSet, open_reader
+
+
+def write_with_labels(
+    image_set: ImageSet,
+    labels: npt.NDArray[Any],
+    path: Path,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write the images of a set, unchanged, with `labels` (n, ...) of any dtype; the file appears whole.
+
+    Label names do not fit the new labels and are left out. `progress` is called with the number of rows just written.
+    """
+    with (
+        open_reader(image_set) as reader,
+        replace_file(path) as temporary,
+        h5py.File(temporary, "w", locking=False) as file,
+    ):
+        images = file.create_dataset("images", (image_set.rows, *image_set.image_shape), reader.image_dtype)
+        file.create_dataset("labels", data=labels)
+        if image_set.preprocess is not None:
+            file.attrs["preprocess"] = image_set.preprocess
+        for start in range(0, image_set.rows, BLOCK_ROWS):
+            stop = min(start + BLOCK_ROWS, image_set.rows)
+            images[start:stop] = reader.read_stored(start, stop)[0]
+            if progress is not None:
+                progress(stop - start)
+
+
+def read_groups(path: Path) -> list[list[int]]:
+    """Groups of class numbers from a JSON file, such as `[[0, 2], [1, 3]]`.
+
+    Raises InputError for anything else, for an empty list, and for a class that is in two groups.
+    """
+    expected = "expected a JSON list of lists of class numbers, each class in one of them"
+    try:
+        groups = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); {expected}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}); {expected}") from error
+    if not isinstance(groups, list) or not groups or not all(isinstance(group, list) for group in groups):
+        raise InputError(f"{path} holds no list of lists; {expected}")
+    members = [member for group in groups for member in group]
+    for member in members:
+        if not isinstance(member, int) or isinstance(member, bool) or member < 0:
+            raise InputError(f"{path} has {member!r} in a group; {expected}")
+    repeated = next((member for member in members if members.count(member) > 1), None)
+    if repeated is not None:
+        raise InputError(f"{path} names class {repeated} twice; {expected}")
+    return groups
+
+
+def group_labels(image_set: ImageSet, groups: Sequence[Sequence[int]], path: Path) -> npt.NDArray[np.float64]:
+    """One-hot rows (n, groups) of the group that holds each row's class, all zero where none does.
+
+    Raises InputError where a group of the file `path` names a class that the set does not have.
+    """
+    highest = max((member for group in groups for member in group), default=-1)
+    if highest >= image_set.classes:
+        raise InputError(
+            f"{path} names class {highest} and {image_set.path} has {image_set.classes} classes; expected 0 to "
+            f"{image_set.classes - 1}"
+        )
+    table = np.zeros((image_set.classes, len(groups)))
+    for column, group in enumerate(groups):
+        table[list(group), column] = 1
+    one_hot: npt.NDArray[np.float64] = table[image_set.labels]
+    return one_hot
