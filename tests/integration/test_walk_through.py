@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from cluster.records import read_table
 from tests.integration.conftest import Command, Done
 from tests.scenes import COMMON, draw_scenes
 
@@ -59,7 +57,7 @@ def test_the_walk_through(downloads: Path, command: Command) -> None:
     for script in scripts():
         for words in words_of(script):
             done = command(*words, *QUICK.get(words[0], []))
-            assert done.code == 0 or "--requirements" in words and done.code == 3, f"{words}: {done.err}"
+            assert done.code == 0 or (done.code == 3 and "--requirements" in words), f"{words}: {done.err}"
             ended.append((words, done))
     names = [words[0] for words, _ in ended]
     assert names.count("create_category_dir") == names.count("prepare") == names.count("batch") == 2
@@ -77,10 +75,7 @@ def test_the_walk_through(downloads: Path, command: Command) -> None:
     (table,) = (done.out for words, done in ended if words[0] == "batch" and "chain" in words)
     line = next(line for line in table.splitlines() if line.split()[:2] == ["0", "(base)"])
     assert [float(word) for word in line.split()[2:4]] == [base["6"]["success"], base["6"]["failure"]]
-    iterations = [row for row in read_table(Path("runs/chain"), "labels").to_pylist() if row["label"] == 6]
-    assert iterations
 
     written = [*Path("charts").rglob("*.png"), Path("evaluated/result.txt"), Path("report.html")]
     assert {path.name for path in written} >= {"radar.png", "before-and-after.png", "result.txt"}
     assert all(path.stat().st_size > 100 for path in written)
-    assert os.listdir("categories/val") != []
