@@ -12,8 +12,10 @@ the twenty-first. An optimizer with a schedule of its own, that of `base`, keeps
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 import shutil
 import zipfile
@@ -51,6 +53,8 @@ time, and shuffled; the order of the rows is a matter of this size and never of 
 
 _SCRATCH = ".train-"
 _PREFETCHED = 4
+_SLACK = 1 << 20
+"""Bytes that a file of weights may take beside them: names, the configuration."""
 _DATE = (2025, 1, 1, 0, 0, 0)
 
 FloatImages = npt.NDArray[np.float32]
@@ -377,10 +381,9 @@ def _show(boards: list[Any], epoch: Epoch) -> None:
     values = {"epoch_loss": epoch.loss, "epoch_accuracy": epoch.accuracy, "epoch_learning_rate": epoch.learning_rate}
     held_out = {"epoch_loss": epoch.val_loss, "epoch_accuracy": epoch.val_accuracy}
     for board, shown in zip(boards, (values, held_out), strict=True):
-        with board.as_default(step=epoch.number - 1):
+        with board.as_default(step=epoch.number - 1):  # and written out at its end
             for tag, value in shown.items():
                 tf.summary.write(tag, tf.constant(value, tf.float32), metadata=scalar)
-        board.flush()
 
 
 def _dataset(batches: Callable[[], Iterator[Any]], model: Any, rows: int, batch_rows: int) -> Any:
@@ -393,14 +396,24 @@ def _dataset(batches: Callable[[], Iterator[Any]], model: Any, rows: int, batch_
 
 def _checkpoint(model: Any, folder: Path, epoch: Epoch) -> Path:
     path = folder / f"weights.{epoch.number:02d}-{epoch.val_loss:.2f}.weights.h5"
+    _check_room(model, folder, copies=1)
     with TemporaryDirectory(prefix=_SCRATCH, dir=folder) as scratch:
         model.save_weights(str(Path(scratch) / path.name))
         (Path(scratch) / path.name).replace(path)
     return path
 
 
+def _check_room(model: Any, folder: Path, copies: int) -> None:
+    """Raise OSError where a disk has no room for a model: HDF5 may crash when it fills up under an open file."""
+    variables = [*model.variables, *model.optimizer.variables]
+    size = _SLACK + sum(math.prod(each.shape) * np.dtype(each.dtype).itemsize for each in variables)
+    if shutil.disk_usage(folder).free < copies * size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def _save(model: Any, path: Path) -> None:
     """Save as `.keras` without the time of saving and memory addresses, so that equal models are equal files."""
+    _check_room(model, path.parent, copies=2)
     raw = path.with_name(f"raw-{path.name}")
     model.save(str(raw))
     numbers: dict[str, str] = {}  # Keras tells objects that are used twice by their addresses

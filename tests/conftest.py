@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from engine.losses import TrainingLoss
 from engine.models import load_model
 from engine.preprocess import preprocess_images
 from engine.runner import ModelRunner
+
+# A suite that was started in the background ignores Ctrl-C, and so would the commands that its tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A shared machine stalls now and then; how long an example takes is no property of the code.
 hypothesis.settings.register_profile("any time", deadline=None)

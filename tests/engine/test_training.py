@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -117,6 +118,9 @@ def test_pools_hold_every_place_once_and_in_disorder(rows: int, pool: int) -> No
         assert (np.diff(order) == 1).mean() < 0.1
         other = np.concatenate(list(shuffled_pools(kept, pool, np.random.default_rng(2))))
         assert (order == other).mean() < 0.1
+    if len(pools) > 1:
+        first = kept[order] // BLOCK_ROWS
+        assert (np.diff(first[np.sort(np.unique(first, return_index=True)[1])]) < 0).any()  # stretches in disorder
     # A stretch of the file is in one pool, or in the two or more that it takes to hold it.
     blocks = -(-rows // BLOCK_ROWS)
     assert sum(len(np.unique(kept[each] // BLOCK_ROWS)) for each in pools) <= blocks + len(pools) - 1
@@ -320,7 +324,13 @@ def test_files(images: ImageSet, tmp_path: Path) -> None:
 
 
 def test_tensorboard_shows_every_epoch(images: ImageSet, tmp_path: Path) -> None:
-    trained = run(linear(), images, tmp_path, TrainSettings(epochs=3))
+    seen = []
+
+    def look(_: Epoch) -> None:
+        seen.append(len(scalars(tmp_path / "logs" / "tensor_boards" / "train")["epoch_loss"]))
+
+    trained = run(linear(), images, tmp_path, TrainSettings(epochs=3), on_epoch=look)
+    assert seen == [1, 2, 3]  # while training goes on
     for kind, key in (("train", "loss"), ("validation", "val_loss")):
         found = scalars(tmp_path / "logs" / "tensor_boards" / kind)
         np.testing.assert_allclose(found["epoch_loss"], [getattr(each, key) for each in trained.epochs], rtol=1e-6)
@@ -421,6 +431,18 @@ def test_nothing_is_half_written(
     left = [name for name in contents(tmp_path) if "events" not in name]
     assert len(left) == (0 if method == "save_weights" else 2)
     assert not any(".train-" in str(path) for path in tmp_path.rglob("*"))
+
+
+def test_full_disk_is_seen_before_a_file_is_begun(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = linear()
+    weights = 4 * (40 * 3 + 3) + 2 * 4  # and two numbers of the optimizer
+    for free, left in ((weights, 0), (weights + (1 << 20) + 99, 2)):  # room for a checkpoint, not for saving twice
+        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))  # noqa: B023
+        with pytest.raises(WorkError, match="No space left on device"):
+            run(model, images, tmp_path, TrainSettings(epochs=2))
+        assert len([name for name in contents(tmp_path) if "events" not in name]) == left
 
 
 def test_interruption_while_the_saved_model_is_measured(
