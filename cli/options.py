@@ -235,6 +235,18 @@ def compute_options(function: F) -> F:
     return command  # type: ignore[return-value]
 
 
+def worker_options(function: F) -> F:
+    """`--num-workers` and `--address`, for work on pictures."""
+    function = option("--address", help="Address of a running Ray cluster [default: start one here when it pays].")(
+        function
+    )
+    return option(
+        "--num-workers",
+        type=int,
+        help="Ray workers; 0 computes in this process [default: decided by measured cost].",
+    )(function)
+
+
 def verbose_option(function: F) -> F:
     """`--verbose`."""
     return option("--verbose", type=int, default=1, show_default=True, help="0 prints results only, 1 also what ran.")(

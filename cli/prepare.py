@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cli.console import Console
-from cli.options import PATH, F, option, verbose_option
+from cli.options import PATH, F, option, verbose_option, worker_options
 from engine.errors import InputError
 
 
@@ -19,18 +19,6 @@ def _ratio(context: click.Context, parameter: click.Parameter, value: str) -> tu
     except ValueError:
         raise click.BadParameter(f"{value!r} is not four numbers: train,val,test,repair") from None
     return train, val, test, repair
-
-
-def worker_options(function: F) -> F:
-    """`--num-workers` and `--address`, for work on pictures."""
-    function = option("--address", help="Address of a running Ray cluster [default: start one here when it pays].")(
-        function
-    )
-    return option(
-        "--num-workers",
-        type=int,
-        help="Ray workers; 0 computes in this process [default: decided by measured cost].",
-    )(function)
 
 
 class _Datasets(click.Group):

@@ -26,7 +26,6 @@ from cluster.inputs import (
     OnRows,
     check_output,
     chunk_of,
-    predicted_classes,
     save_repaired,
     search_rows,
 )
@@ -43,6 +42,7 @@ from engine.localize import GRADIENTS_PER_NEGATIVE, Impact, Localisation, draw_p
 from engine.models import LoadedModel, load_model
 from engine.problem import Problem, check_memory, localised
 from engine.results import paired_changes
+from engine.runner import predicted_classes
 from engine.search import Iteration, Judge, SearchSettings
 from engine.weights_file import write_weights
 

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cluster.compute import Compute, ModelHandle, Progress
-from engine import backend
 from engine.cases import case_fingerprint
 from engine.containers import repaired_path, save_patched
 from engine.errors import InputError
@@ -20,6 +19,7 @@ from engine.head import Head, TargetLayer
 from engine.imagesets import ImageSet, check_fits_model, content_fingerprint
 from engine.models import LoadedModel
 from engine.patch import Patch
+from engine.runner import predicted_classes
 from engine.targets import open_negatives, open_positives
 from engine.weights_file import read_weights
 
@@ -166,9 +166,3 @@ def held_out_rows(
         )
     kept = right | wrong
     return SearchRows(inputs[kept], logits[kept], images.labels[kept], wrong[kept])
-
-
-def predicted_classes(head: Head, logits: npt.NDArray[np.float32]) -> Int64:
-    """Classes (n,) of logits (n, C): argmax of the scores, first index on ties."""
-    classes: Int64 = np.asarray(head.scores(backend.on_device(logits))).argmax(axis=1)
-    return classes

@@ -23,7 +23,6 @@ from cluster.inputs import (
     check_output,
     held_out_rows,
     open_chunk,
-    predicted_classes,
     save_repaired,
     search_rows,
 )
@@ -39,6 +38,7 @@ from engine.models import LoadedModel, load_model
 from engine.patch import NO_CHANGE, Patch
 from engine.problem import Problem, check_memory, judge_of, localised, sample_positives, with_seed
 from engine.results import paired_changes
+from engine.runner import predicted_classes
 from engine.search import Iteration, Judge, SearchSettings, result
 from engine.swarm import Spread, Stream
 from engine.weights_file import write_weights

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +21,8 @@ from engine.errors import InputError
 from engine.files import remove
 from engine.imageset_writer import write_image_set
 from engine.imagesets import BLOCK_ROWS
+from engine.official_parts import divide_training
+from engine.parts import DEFAULT_RATIO, NAMES, Ratio, check_ratio, is_ours, shuffled
 from engine.preprocess import METHODS, preprocess_images
 
 LABEL_NAMES = (
@@ -36,11 +37,9 @@ LABEL_NAMES = (
     "Bag",
     "Ankle boot",
 )
-DEFAULT_DATA_RATIO = (0.5, 0.1, 0.2, 0.2)
 DEFAULT_PREPROCESS = "pad"
 """What the project's own models, and the models it was developed with, were trained on."""
 
-_PARTS = ("train", "val", "test", "repair")
 _SIDE = 28
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -51,7 +50,7 @@ def prepare_fashion_mnist(
     input_dir: Path,
     output_dir: Path,
     *,
-    data_ratio: tuple[float, float, float, float] = DEFAULT_DATA_RATIO,
+    data_ratio: Ratio = DEFAULT_RATIO,
     random_state: int | None = None,
     preprocess: str = DEFAULT_PREPROCESS,
     overwrite: bool = False,
@@ -75,16 +74,18 @@ def prepare_fashion_mnist(
     """
     if preprocess not in METHODS:
         raise InputError(f"preprocess method {preprocess}; expected one of {', '.join(METHODS)}")
-    _check_ratio(data_ratio)
-    files = {part: output_dir / f"{part}.h5" for part in _PARTS}
+    check_ratio(data_ratio)
+    files = {part: output_dir / f"{part}.h5" for part in NAMES}
     train_images, train_labels = read_split(input_dir, "train")
-    parts = _divide(len(train_images), data_ratio, random_state)
+    count = len(train_images)
+    order = np.arange(count) if random_state is None else shuffled(count, random_state)
+    parts = divide_training(order, data_ratio)
     sources = {part: (train_images, train_labels, rows) for part, rows in parts.items()}
     if data_ratio[2] > 0:
         test_images, test_labels = read_split(input_dir, "t10k")
         sources["test"] = (test_images, test_labels, np.arange(len(test_images)))
     for part in sources:
-        if files[part].exists() and not overwrite and not _is_ours(files[part]):
+        if files[part].exists() and not overwrite and not is_ours(files[part]):
             raise InputError(
                 f"{files[part]} exists and was not made by prepare; expected another folder or --overwrite"
             )
@@ -106,10 +107,10 @@ def prepare_fashion_mnist(
                 writer.append(preprocess_images(images[block], preprocess), one_hot)
                 if progress is not None:
                     progress(len(block))
-    for part in set(_PARTS) - set(sources):
-        if files[part].exists() and _is_ours(files[part]):
+    for part in set(NAMES) - set(sources):
+        if files[part].exists() and is_ours(files[part]):
             remove(files[part])
-    return {part: len(sources[part][2]) for part in _PARTS if part in sources}
+    return {part: len(sources[part][2]) for part in NAMES if part in sources}
 
 
 def read_split(input_dir: Path, split: str) -> tuple[Bytes, Bytes]:
@@ -157,38 +158,3 @@ def _find(input_dir: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise InputError(f"{input_dir} has no {name}.gz; expected the four IDX files of Fashion-MNIST there")
-
-
-def _check_ratio(data_ratio: tuple[float, ...]) -> None:
-    text = ",".join(str(share) for share in data_ratio)
-    if len(data_ratio) != len(_PARTS) or not all(0 <= share <= 1 for share in data_ratio):
-        raise InputError(f"data ratio {text}; expected four numbers from 0 to 1 (train,val,test,repair)")
-    if abs(math.fsum(data_ratio) - 1) > 1e-9:
-        raise InputError(f"data ratio {text}, which sums to {math.fsum(data_ratio):.6g}; expected a sum of 1")
-
-
-def _divide(
-    count: int, data_ratio: tuple[float, float, float, float], random_state: int | None
-) -> dict[str, npt.NDArray[np.int64]]:
-    """Row numbers of the official training images for each of train, val and repair that gets some."""
-    order = np.arange(count)
-    if random_state is not None:
-        np.random.default_rng(random_state).shuffle(order)
-    train, val, _, repair = data_ratio
-    total = math.fsum((train, val, repair))
-    if total == 0:
-        return {}
-    first = round(count * train / total)
-    second = round(count * (train + val) / total) if repair > 0 else count
-    if val == 0 and repair == 0:
-        first = count
-    parts = {"train": order[:first], "val": order[first:second], "repair": order[second:]}
-    return {part: rows for part, rows in parts.items() if len(rows)}
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return "preprocess" in file.attrs
-    except OSError:
-        return False

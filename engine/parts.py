@@ -70,7 +70,7 @@ class Layout:
 def check_ratio(ratio: Ratio) -> None:
     """Raise InputError unless the four shares are from 0 to 1 and sum to 1 within 1e-9."""
     text = ",".join(f"{share:g}" for share in ratio)
-    if not all(0 <= share <= 1 for share in ratio):
+    if len(ratio) != len(NAMES) or not all(0 <= share <= 1 for share in ratio):
         raise InputError(f"data ratio {text}; expected four numbers from 0 to 1 (train,val,test,repair)")
     if abs(math.fsum(ratio) - 1) > 1e-9:
         raise InputError(f"data ratio {text}, which sums to {math.fsum(ratio):.6g}; expected a sum of 1")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from engine import backend
 from engine.backend import keras, ops
-from engine.head import TargetLayer, row_losses
+from engine.head import Head, TargetLayer, row_losses
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -51,6 +51,12 @@ class LocalisationSums:
         )
 
 
+def predicted_classes(head: Head, logits: Float32) -> Int64:
+    """Classes (n,) of logits (n, C): argmax of the scores, first index on ties."""
+    classes: Int64 = np.asarray(head.scores(backend.on_device(logits))).argmax(axis=1)
+    return classes
+
+
 class LayerRunner:
     """Compiled passes of the layer under repair and what follows it, from the layer's inputs on.
 
@@ -86,8 +92,7 @@ class LayerRunner:
 
     def predicted(self, logits: Float32) -> Int64:
         """Classes (n,) of logits (n, C): argmax of the scores, first index on ties."""
-        classes: Int64 = np.asarray(self._head.scores(backend.on_device(logits))).argmax(axis=1)
-        return classes
+        return predicted_classes(self._head, logits)
 
     def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64) -> LocalisationSums:
         """Sums over rows with inputs (n, D), logits (n, C) and true classes (n,), n at least 1."""

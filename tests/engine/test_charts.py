@@ -39,15 +39,7 @@ from engine.radar import RadarSeries, draw_radar_chart, overlay_radar_charts, ra
 from engine.repaired import Fates, draw_repaired_result, fates_of, open_leaves, repaired_figure
 from engine.results import LabelResult, Results
 from engine.targets import write_targets
-
-TUTORIAL = Results(
-    tuple(
-        LabelResult(label, success, failure)
-        for label, success, failure in (
-            (6, 1132, 398), (12, 97, 389), (9, 3563, 427), (2, 11140, 471), (8, 2502, 439)
-        )
-    )
-)  # fmt: skip
+from tests.engine.test_results import TUTORIAL
 
 
 @pytest.fixture
