@@ -1,4 +1,4 @@
-# `make quickstart` and `make test` set up .venv themselves.
+# `make quickstart`, `make test` and `make bench` set up .venv themselves.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -16,8 +16,11 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/ready
-	for script in fitness optimize rows quality modes batch scale prepare; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+# Those of the first line also leave their numbers in bench-results, as Arrow files and charts.
+bench: .venv/bench
+	for script in fitness engines costs; do $(BIN)/python benchmarks/$$script.py --output bench-results || exit 1; done
+	for script in optimize rows quality modes batch scale prepare; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	$(BIN)/python benchmarks/plot.py bench-results
 
 soak: .venv/ready
 	$(BIN)/python -m scripts.soak
@@ -26,4 +29,9 @@ soak: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+# The particle swarms that benchmarks compare with; nothing else needs them.
+.venv/bench: .venv/ready
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	touch $@

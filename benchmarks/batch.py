@@ -163,7 +163,7 @@ def a_batch(root: Path, model_path: Path, seeds: int) -> Batch:
         forward_impact="mean",
         fronts=1,
         settings=SearchSettings(),
-        target_layer=None,
+        target_layer=(),
     )
 
 

@@ -1,7 +1,8 @@
-"""What the benchmarks share: the machine they ran on, measuring side by side, memory and images."""
+"""What the benchmarks share: the machine they ran on, measuring side by side, results, memory and images."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -11,10 +12,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import click
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.ipc
+
+from engine.files import replace_file
 
 SHIPPED = Path(__file__).resolve().parent.parent / "cli" / "quickstart_data"
 """The quickstart's images and model."""
@@ -30,19 +36,71 @@ model_option = click.option(
     help="Model to measure with [default: the quickstart's].",
 )
 
+output_option = click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the numbers as an Arrow file, which benchmarks/plot.py draws [default: they are only printed].",
+)
 
-def machine() -> str:
-    """Cores, processor and versions, in one line; and how busy the machine is with other work."""
+
+def machine(*packages: str) -> str:
+    """Cores, processor and versions, in one line; and how busy the machine is with other work.
+
+    Args:
+        packages: others than the usual ones whose versions matter; those that are not installed are left out.
+    """
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [line for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
         processor = names[0].partition(":")[2].strip() if names else processor
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras", "ray"))
+    versions = ", ".join(_versions(["tensorflow", "keras", "ray", "numpy", *packages]))
+    # NumPy's matrix products are slower under it; some processors need it.
+    kernel = os.environ.get("OPENBLAS_CORETYPE")
     return (
         f"machine: {os.cpu_count()} cores ({processor}), load {os.getloadavg()[0]:.1f} at start; "
-        f"Python {platform.python_version()}, {versions}, numpy {np.__version__}"
+        f"Python {platform.python_version()}, {versions}" + (f"; OPENBLAS_CORETYPE={kernel}" if kernel else "")
     )
+
+
+def _versions(packages: Sequence[str]) -> list[str]:
+    found = []
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    return found
+
+
+def column(name: str, kind: pa.DataType, text: str, unit: str = "") -> pa.Field:
+    """A column of results with its meaning and, where it has one, its unit."""
+    return pa.field(name, kind, metadata={"description": text} | ({"unit": unit} if unit else {}))
+
+
+def write_results(
+    folder: Path | None, name: str, columns: Sequence[pa.Field], rows: Sequence[Mapping[str, Any]], line: str
+) -> None:
+    """Write rows as the Arrow IPC file `<folder>/<name>.arrow`, whole or not at all.
+
+    Args:
+        folder: is made where there is none; None writes nothing.
+        name: of the benchmark.
+        columns: see `column`; a row has a value, or None, for each.
+        rows: of the table.
+        line: what `machine` said; it becomes the schema's metadata.
+    """
+    if folder is None:
+        return
+    schema = pa.schema(list(columns), metadata={"benchmark": name, "machine": line})
+    path = folder / f"{name}.arrow"
+    with replace_file(path) as temporary, pa.ipc.new_file(temporary, schema) as writer:
+        writer.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema))
+    click.echo(f"results: {path}")
+
+
+def read_results(path: Path) -> pa.Table:
+    """What `write_results` wrote."""
+    with pa.ipc.open_file(path) as reader:
+        return reader.read_all()
 
 
 def side_by_side(calls: Mapping[str, Callable[[], object]], rounds: int, seconds: float = 0.0) -> dict[str, float]:

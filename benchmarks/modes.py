@@ -121,7 +121,7 @@ def main(
                             forward_impact="mean",
                             fronts=many,
                             settings=SearchSettings(),
-                            target_layer=None,
+                            target_layer=(),
                         )
 
                         def open_records(directory: Path = batch.output) -> RunRecords:

@@ -152,7 +152,7 @@ def make_batch(
     forward_impact: Impact,
     fronts: int,
     settings: SearchSettings,
-    target_layer: int | None,
+    target_layer: tuple[str, ...],
     **_: Any,
 ) -> Batch:
     """Open and check everything a batch reads.
@@ -166,8 +166,8 @@ def make_batch(
             raise InputError(f"{name} is {value}, expected at least 1")
 
     from cluster.batch import Batch, open_chunks
-    from engine.head import find_target
     from engine.imagesets import open_image_set
+    from engine.layer_targets import resolve_target
     from engine.models import load_model
     from engine.requirements import default_goals, read_requirements
     from engine.targets import open_positives
@@ -183,7 +183,7 @@ def make_batch(
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     return Batch(
         model=model,
-        target=find_target(model.model, model.loss, model.classes, model.path, target_layer),
+        target=resolve_target(model.model, model.loss, model.classes, model.path, target_layer),
         chunks=open_chunks(chunks, model.input_shape, model.classes, model.path),
         labels=chosen,
         weightings=weightings,

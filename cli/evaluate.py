@@ -112,7 +112,7 @@ def evaluate(
     seed: int,
     val_data: Path | None,
     test_data: Path | None,
-    target_layer: int | None,
+    target_layer: tuple[str, ...],
     overwrite: bool,
     **_: Any,
 ) -> None:
@@ -126,8 +126,8 @@ def evaluate(
     from cluster.evaluation import Evaluation, check_evaluation
     from cluster.evaluation import evaluate as run
     from engine.evaluation import Given
-    from engine.head import find_target
     from engine.imagesets import open_image_set
+    from engine.layer_targets import resolve_target
     from engine.models import load_model
     from engine.targets import open_negatives, open_positives
 
@@ -136,7 +136,7 @@ def evaluate(
     negatives, positives = open_negatives(paths.negatives), open_positives(paths.positives)
     held_out = {split: open_image_set(path) for split, path in (("validation", val_data), ("test", test_data)) if path}
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
-    target = find_target(model.model, model.loss, model.classes, model.path, target_layer)
+    target = resolve_target(model.model, model.loss, model.classes, model.path, target_layer)
     if negatives is None:
         click.echo(f"{target_data_dir}: the label has no failures, there is nothing to evaluate")
         return

@@ -31,7 +31,13 @@ if TYPE_CHECKING:
     "--target-data-dir",
     type=PATH,
     required=True,
-    help="Negative inputs, for instance negative/6; gets weights.csv.",
+    help="Negative inputs, for instance negative/6; gets weights.csv, or weights.arrow.",
+)
+@option(
+    "--positive-inputs-dir",
+    type=PATH,
+    help="Positive inputs, which other layers than the last Dense one are judged by too [default: positive beside "
+    "negative].",
 )
 @localize_options(fronts=1)  # the published method
 @target_layer_option
@@ -42,14 +48,17 @@ def command(
     model_dir: Path,
     allow_custom_code: bool,
     target_data_dir: Path,
+    positive_inputs_dir: Path | None,
     num_grad: int | None,
-    target_layer: int | None,
+    target_layer: tuple[str, ...],
     forward_impact: str,
     fronts: int,
     compute_settings: ComputeOptions,
     verbose: int,
 ) -> None:
-    """Write weights.csv and pareto_front.png beside the negative inputs.
+    """Write the weights to blame, and pareto_front.png, beside the negative inputs.
+
+    Those of the last Dense layer become weights.csv, those of any other layers weights.arrow.
 
     Example: repair-dist localize --model-dir model --target-data-dir data/repairsets/0/negative/6
     """
@@ -59,32 +68,53 @@ def command(
 
     import numpy as np
 
+    from cli.optimize import chunk_paths
     from cluster.compute import Compute
-    from engine.head import find_target
+    from engine.cases import localised_by
     from engine.imagesets import check_fits_model
-    from engine.localize import draw_pareto_front, localize
+    from engine.layer_targets import DeepTarget, resolve_target
+    from engine.localize import draw_pareto_front
     from engine.models import load_model
-    from engine.targets import open_negatives
-    from engine.weights_file import write_weights
+    from engine.targets import open_negatives, open_positives
+    from engine.weights_file import ARROW, CSV, write_localised
 
     negatives = open_negatives(target_data_dir)
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
-    target = find_target(model.model, model.loss, model.classes, model.path, target_layer)
+    target = resolve_target(model.model, model.loss, model.classes, model.path, target_layer)
+    positives = None
+    if isinstance(target, DeepTarget):
+        if forward_impact != "mean":
+            raise InputError(f"forward_impact is {forward_impact}, expected mean for {target.title}")
+        given = [] if positive_inputs_dir is None else [positive_inputs_dir]
+        positives = open_positives(chunk_paths([target_data_dir], given, None)[0].positives)
     if negatives is None:
         click.echo(f"{target_data_dir}: the label has no failures, there is nothing to localize")
         return
-    check_fits_model(negatives, model.input_shape, model.classes, model.path)
+    for each in (negatives, positives):
+        if each is not None:
+            check_fits_model(each, model.input_shape, model.classes, model.path)
     with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
         if not model.loss.stated:
             console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
-        tick = console.rows("localize", negatives.rows)
-        sums = compute.localisation_sums(compute.handle(model, target), negatives, tick)
-    kernel = np.asarray(target.layer.kernel, dtype=np.float32)
-    found = localize(sums, kernel, num_grad=num_grad, impact=forward_impact, fronts=fronts)  # type: ignore[arg-type]
+        handle = compute.handle(model, target)
+        sums, others = (
+            None
+            if each is None
+            else compute.localisation_sums(handle, each, console.rows(f"localize on {what}", each.rows))
+            for each, what in ((negatives, "negatives"), (positives, "positives"))
+        )
+    kernel = target.kernel
+    found = localised_by(target, sums, others, kernel, num_grad, forward_impact, fronts)  # type: ignore[arg-type]
     index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
     draw_pareto_front(target_data_dir / "pareto_front.png", found)
-    write_weights(target_data_dir / "weights.csv", target.number, index, kernel[index[:, 0], index[:, 1]])
+    write_localised(target_data_dir, target, index, kernel[index[:, 0], index[:, 1]])
+    where, rows = target.title, f"{negatives.rows} negative"
+    if isinstance(target, DeepTarget):
+        counts = np.bincount(target.part(index[:, 0]), minlength=len(target.paths))
+        where += f" ({', '.join(f'{path} {count}' for path, count in zip(target.paths, counts, strict=True) if count)})"
+        rows += f" and {positives.rows if positives else 0} positive"
+    created = [target_data_dir / name for name in (CSV, ARROW, "pareto_front.png")]
     click.echo(
-        f"localized {len(index)} of {kernel.size} weights of {target.layer.name} for {sums.rows} negative inputs\n"
-        f"created files:\n{target_data_dir / 'weights.csv'}\n{target_data_dir / 'pareto_front.png'}"
+        f"localized {len(index)} of {kernel.size} weights of {where} for {rows} inputs\n"
+        "created files:\n" + "\n".join(str(path) for path in created if path.exists())
     )

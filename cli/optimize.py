@@ -71,6 +71,11 @@ if TYPE_CHECKING:
 )
 @option("--test-data", type=PATH, help="Image set that only measures the result.")
 @target_layer_option
+@option(
+    "--explain",
+    type=bool,
+    help="Print how iterations are cut into tiles, the memory they need at most and what runs where and why.",
+)
 @option("--run-dir", type=PATH, help="Folder for the records of the run [default: runs/optimize-<time>].")
 @option(
     "--overwrite",
@@ -103,7 +108,8 @@ def optimize(
     seeds: int,
     val_data: Path | None,
     test_data: Path | None,
-    target_layer: int | None,
+    target_layer: tuple[str, ...],
+    explain: bool = False,
     run_dir: Path | None,
     overwrite: bool,
     **_: Any,
@@ -116,16 +122,16 @@ def optimize(
             raise InputError(f"{paths.negatives}: no such folder, expected negative inputs as `target` writes them")
 
     from cluster.compute import Compute
+    from cluster.inputs import target_of
     from cluster.records import RunRecords
     from cluster.repair import Repairs, repair
-    from engine.head import find_target
     from engine.imagesets import open_image_set
     from engine.models import load_model
 
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     repairs = Repairs(
         model=model,
-        target=find_target(model.model, model.loss, model.classes, model.path, target_layer),
+        target=target_of(model, target_layer, [paths.negatives for paths in chunks]),
         chunks=chunks,
         seeds=range(seed, seed + seeds),
         settings=replace(settings, positive_weight=positive_weight),
@@ -138,7 +144,7 @@ def optimize(
     def create_records(facts: Mapping[str, Any]) -> RunRecords:
         return RunRecords.create(run_directory, facts, overwrite=overwrite)
 
-    with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
+    with Console(verbose) as console, Compute(compute_settings, click.echo if explain else console.say) as compute:
         if not model.loss.stated:
             console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
         tick = console.iterations(seeds * len(chunks), settings.num_iterations)

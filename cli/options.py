@@ -63,8 +63,12 @@ def target_layer_option(function: F) -> F:
     """`--target-layer`."""
     return option(
         "--target-layer",
-        type=int,
-        help="Number of the layer to repair, as in weights.csv; by default the last Dense layer.",
+        multiple=True,
+        callback=lambda _, __, given: tuple(name.strip() for each in given for name in each.split(",") if name.strip()),
+        metavar="LAYER",
+        help="Layer to repair, by name or number: its kernels, or scale and offset; LAYER/WEIGHT is one weight, "
+        "LAYER/* has the biases too, `all` is every layer. May be repeated or take several, separated by commas "
+        "[default: the last Dense layer].",
     )(function)
 
 
@@ -115,6 +119,7 @@ def search_options(function: F) -> F:
         velocity_floor: bool,
         tile_particles: int | None,
         tile_rows: int | None,
+        tile_bytes: int | None,
         **rest: Any,
     ) -> Any:
         from engine.fitness import Tiling
@@ -126,7 +131,7 @@ def search_options(function: F) -> F:
             num_iterations=num_iterations,
             min_iteration_range=min_iteration_range,
             num_input_pos_sampled=num_input_pos_sampled,
-            tiling=Tiling(tile_particles, tile_rows),
+            tiling=Tiling(tile_particles, tile_rows, tile_bytes),
         )
         return function(*args, settings=settings, **rest)
 
@@ -163,7 +168,13 @@ def search_options(function: F) -> F:
                 help="Keep speeds above 1/5 of the range of the layer's weights.",
             ),
             option("--tiles", type=bool, help="Send pieces of every iteration to the workers, whatever that costs."),
-            option("--tile-particles", type=int, help="Particles of a piece [default: 128]."),
+            option(
+                "--tile-bytes",
+                type=int,
+                help="Values that a piece holds at once, in bytes: its particles and rows follow from it and the job "
+                "[default: 64 MiB, behind deeper layers 256 MiB].",
+            ),
+            option("--tile-particles", type=int, help="Particles of a piece [default: by the job, at most 128]."),
             option(
                 "--tile-rows",
                 type=int,

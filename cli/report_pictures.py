@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cli.report_data import HELD_OUT, Indices, Predictions
 from engine.errors import InputError
-from engine.imagesets import ImageSet, open_image_set, read_rows
+from engine.imagesets import ImageSet, is_pictures, open_image_set, read_rows
 
 _MOST = 40
 """Pictures of one kind."""
@@ -135,6 +135,8 @@ def _same_set(path: Path | None, found: Predictions) -> ImageSet:
     same = images.rows == len(found.row) and np.array_equal(images.labels[found.row], found.label)
     if not same:
         raise InputError(f"{path} has changed since, its labels are not those of the run")
+    if not is_pictures(images):
+        raise InputError(f"the rows of {path} have the shape {images.image_shape} and are none")
     return images
 
 

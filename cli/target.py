@@ -49,7 +49,7 @@ def command(
     from engine.targets import write_targets
 
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
-    check_fits_model(images, model.input_shape, model.classes, model.path)
+    check_fits_model(images, model.input_shape, model.classes, model.path, model.inputs)
     with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
         predicted = compute.predict(compute.handle(model), images, console.rows("target", images.rows))
         summary = write_targets(images, predicted, images.path.parent, overwrite=overwrite)

@@ -59,7 +59,7 @@ def command(
     paths = [model_dir] if base_model_dir is None else [model_dir, base_model_dir]
     models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
     for model in models:
-        check_fits_model(images, model.input_shape, model.classes, model.path)
+        check_fits_model(images, model.input_shape, model.classes, model.path, model.inputs)
     with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
         predictions = [
             compute.predict(compute.handle(model), images, console.rows(title, images.rows))

@@ -15,8 +15,8 @@ from cluster.passes import ship_rows
 from cluster.tasks import SearchSpec, Task
 from engine.cases import LayerInputs
 from engine.errors import InputError
-from engine.head import TargetLayer
 from engine.imagesets import ImageSet, check_fits_model, open_image_set
+from engine.layer_targets import Target
 from engine.localize import Impact
 from engine.models import LoadedModel
 from engine.requirements import Requirement, check_rows
@@ -51,7 +51,7 @@ class Batch:
 
     Attributes:
         model: to repair.
-        target: its layer under repair.
+        target: its weights under repair.
         chunks: repair sets.
         labels: under repair.
         weightings: settings of the searches, one for each positive weight.
@@ -71,7 +71,7 @@ class Batch:
     """
 
     model: LoadedModel
-    target: TargetLayer
+    target: Target
     chunks: tuple[ChunkFile, ...]
     labels: tuple[int, ...]
     weightings: tuple[Weighting, ...]

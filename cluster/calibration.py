@@ -6,8 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from cluster.batch import Batch, ChunkFile, base_key, tasks_of
 from cluster.compute import Compute, ModelHandle
 from engine.errors import InputError
@@ -88,7 +86,7 @@ def _measure(
     batch: Batch, compute: Compute, handle: ModelHandle, chunks: Sequence[ChunkFile], budget: float, name: str
 ) -> tuple[float, int]:
     """Seconds for all searches of some chunks, extrapolated where the budget ends before them; searches that ended."""
-    kernel = np.asarray(batch.target.layer.kernel, dtype=np.float32)
+    kernel = batch.target.kernel
     tasks = tasks_of(batch, 0, chunks, base_key(kernel, None), compute.workers, prefix=name)
     begun = time.perf_counter()
     ended = searches = 0

@@ -14,7 +14,12 @@ from engine.search import Iteration, SearchState
 from engine.swarm import SwarmState
 
 _SWARM = [field.name for field in fields(SwarmState)]
-_SCALARS = {"iteration": int, "global_fitness": float, "since_gain": int, "bound": float}
+_SCALARS: dict[str, Any] = {
+    "iteration": int,
+    "global_fitness": float,
+    "since_gain": int,
+    "bound": lambda value: float(value) if np.ndim(value) == 0 else value,
+}
 
 
 @dataclass(frozen=True, eq=False)

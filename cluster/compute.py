@@ -40,12 +40,13 @@ from engine import backend
 from engine.cases import LayerInputs
 from engine.errors import InputError
 from engine.fitness import plan_tiles
-from engine.head import TargetLayer
 from engine.imagesets import ImageSet, read_images
+from engine.layer_targets import DeepTarget, Target
 from engine.models import LoadedModel, spec_of
 from engine.problem import prepare
 from engine.runner import BATCH_ROWS, PASS_ROWS, LocalisationSums, ModelRunner
 from engine.search import SearchState
+from engine.tail import Tail, TailRunner
 
 if TYPE_CHECKING:
     from cluster.connect import Resources
@@ -91,7 +92,7 @@ class ModelHandle:
     """A model that can run here and on workers."""
 
     loaded: LoadedModel
-    target: TargetLayer | None
+    target: Target | None
     batch_rows: int
 
     @functools.cached_property
@@ -99,15 +100,22 @@ class ModelHandle:
         """The model in this process."""
         return ModelRunner(self.loaded.model, self.target, self.batch_rows)
 
+    @property
+    def tail(self) -> Tail | None:
+        """The tail behind a deep target; None where the last Dense layer is under repair."""
+        layer = self.runner.layer if isinstance(self.target, DeepTarget) else None
+        return layer.tail if isinstance(layer, TailRunner) else None
+
     @functools.cached_property
     def shipped(self) -> ShippedModel:
         """The model as it travels."""
+        names = None if self.target is None else self.target.names
         return ShippedModel(
-            key=f"{self.loaded.fingerprint}|{self.target is not None}|{self.batch_rows}",
+            key=f"{self.loaded.fingerprint}|{names}|{self.batch_rows}",
             spec=spec_of(self.loaded.model),
             loss=self.loaded.loss,
             classes=self.loaded.classes,
-            repairable=self.target is not None,
+            target=names,
             path=self.loaded.path,
             batch_rows=self.batch_rows,
             allow_custom_code=self.loaded.allow_custom_code,
@@ -175,8 +183,8 @@ class Compute:
             return " and ".join(self._workers().kinds)
         return backend.hardware_kind()
 
-    def handle(self, loaded: LoadedModel, target: TargetLayer | None = None) -> ModelHandle:
-        """A model ready to run, with its layer under repair when it is to be repaired."""
+    def handle(self, loaded: LoadedModel, target: Target | None = None) -> ModelHandle:
+        """A model ready to run, with its weights under repair when it is to be repaired."""
         return ModelHandle(loaded, target, self.options.batch_rows)
 
     def predict(self, model: ModelHandle, images: ImageSet, progress: Progress | None = None) -> npt.NDArray[np.int64]:
@@ -207,13 +215,15 @@ class Compute:
         parts: list[LocalisationSums] = self._pass(model, images, "localise", None, progress)
         return functools.reduce(operator.add, parts)
 
-    def search(self, tasks: Sequence[SearchTask], on_segment: OnSegment | None = None) -> list[SearchOutcome]:
-        """Run searches to their end; the results do not depend on where."""
+    def search(
+        self, model: ModelHandle, tasks: Sequence[SearchTask], on_segment: OnSegment | None = None
+    ) -> list[SearchOutcome]:
+        """Run searches of one model to their end; the results do not depend on where."""
         outcomes = [SearchOutcome(task.problem.start()) for task in tasks]
         if not tasks:
             return outcomes
         means = self._means()
-        first = prepare(tasks[0].problem, tasks[0].rows)
+        first = prepare(tasks[0].problem, tasks[0].rows, model.tail)
         seconds = 0.0
         if not means.only_workers and not self.options.tiles:
             seconds = iteration_seconds(first, outcomes[0].state)
@@ -224,16 +234,18 @@ class Compute:
         report = on_segment or _ignore
         if placement.where == "process":
             self._decide("search", "in this process", placement)
-            search_here(tasks, outcomes, first, report)
+            search_here(tasks, outcomes, first, report, model.tail)
             return outcomes
         from cluster.remote_searches import search_in_tiles, search_on_workers
 
+        # Only a deep target needs its model where it is searched.
+        shipped = None if model.tail is None else (self._model_ref(model), model.tail)
         if placement.where == "workers":
             self._decide("search", f"on {len(self._workers())} workers", placement)
-            search_on_workers(self._workers(), tasks, outcomes, report)
+            search_on_workers(self._workers(), tasks, outcomes, report, shipped)
         else:
             self._decide("search", f"in tiles on {len(self._workers())} workers", placement)
-            search_in_tiles(self._workers(), tasks, outcomes, report)
+            search_in_tiles(self._workers(), tasks, outcomes, report, shipped)
         return outcomes
 
     def run_tasks(
@@ -296,8 +308,7 @@ class Compute:
             yield from run_tasks_on_workers(pool, *references, left, known)
             return
         for task in left:
-            head = model.runner.head
-            yield from run_task_in_tiles(pool, *references, task, head, kernel, known)
+            yield from run_task_in_tiles(pool, *references, task, model, kernel, known)
 
     def _place_tasks(self, left: int, seconds: float) -> str:
         placement = place_tasks(self._means(), left, seconds)

@@ -183,7 +183,9 @@ def runtime_environment(empty: Path, *, ship_code: bool) -> dict[str, Any]:
     """
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env") or {}
     taken = submitted.get("env_vars") or {}
-    environment: dict[str, Any] = {"env_vars": {k: v for k, v in WORKER_VARIABLES.items() if k not in taken}}
+    # A cluster's workers have the environment that the cluster was started in, which may name another backend.
+    wanted = WORKER_VARIABLES | {"KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "tensorflow")}
+    environment: dict[str, Any] = {"env_vars": {k: v for k, v in wanted.items() if k not in taken}}
     if "working_dir" not in submitted:
         environment["working_dir"] = str(empty)
     if ship_code and "py_modules" not in submitted:

@@ -32,19 +32,20 @@ from cluster.inputs import (
 from cluster.records import enough_room, write_evaluation
 from cluster.repair import chunk_problems, patch_of
 from cluster.searches import SearchOutcome, SearchTask
+from engine.cases import localised_by
 from engine.errors import InputError
 from engine.evaluation import Given, Rates, held_out_rates, result_text, search_rates
 from engine.files import remove, replace_directory
 from engine.fitness import SearchRows, Weights
-from engine.head import TargetLayer
 from engine.imagesets import ImageSet, check_fits_model
-from engine.localize import GRADIENTS_PER_NEGATIVE, Impact, Localisation, draw_pareto_front, localize
+from engine.layer_targets import DeepTarget, Target
+from engine.localize import GRADIENTS_PER_NEGATIVE, Impact, Localisation, draw_pareto_front
 from engine.models import LoadedModel, load_model
-from engine.problem import Problem, check_memory, localised
+from engine.problem import Problem, check_memory, localised_in
 from engine.results import paired_changes
 from engine.runner import predicted_classes
 from engine.search import Iteration, Judge, SearchSettings
-from engine.weights_file import write_weights
+from engine.weights_file import write_localised
 
 Int64 = npt.NDArray[np.int64]
 
@@ -77,7 +78,7 @@ class Evaluation:
 
     Attributes:
         model: to repair.
-        target: its layer under repair.
+        target: its weights under repair.
         paths: where negatives and positives lie, and the output folder.
         negatives: rows to repair.
         positives: rows to keep, or None.
@@ -89,7 +90,7 @@ class Evaluation:
     """
 
     model: LoadedModel
-    target: TargetLayer
+    target: Target
     paths: ChunkPaths
     negatives: ImageSet
     positives: ImageSet | None
@@ -218,7 +219,7 @@ def evaluate(
     # The folder also before the search, as it may turn out that nothing can be written there.
     with enough_room(output), _staged(output, _pieces(work)) as folder:
         outcomes = iter(
-            compute.search([SearchTask(problem, case.found.rows) for case, problem in searches], on_segment)
+            compute.search(handle, [SearchTask(problem, case.found.rows) for case, problem in searches], on_segment)
         )
         rows = sum(images.rows for images in work.sets.values()) * len(searches)
         tick = on_rows("measure", rows) if on_rows else None
@@ -258,24 +259,32 @@ def _cases(
     """Localise once, and run the model once on the rows of all searches: settings differ in what they take of it."""
     tick = on_rows("localize", work.negatives.rows) if on_rows else None
     sums = compute.localisation_sums(handle, work.negatives, tick)
-    kernel = np.asarray(work.target.layer.kernel, dtype=np.float32)
+    right: Any = None
+    if isinstance(work.target, DeepTarget) and work.positives is not None:
+        tick = on_rows("localize", work.positives.rows) if on_rows else None
+        right = compute.localisation_sums(handle, work.positives, tick)
+    kernel = work.target.kernel
     count = sum(images.rows for images in (work.negatives, work.positives) if images is not None)
     blamed: dict[tuple[int | None, Impact, int], tuple[Localisation, Chunk]] = {}
     for setting in work.settings:
         key = setting.num_grad, setting.impact, setting.fronts
         if key not in blamed:
-            found = localize(sums, kernel, num_grad=setting.num_grad, impact=setting.impact, fronts=setting.fronts)
+            found = localised_by(work.target, sums, right, kernel, setting.num_grad, setting.impact, setting.fronts)
             index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
             blamed[key] = found, chunk_of(work.paths, work.negatives, work.positives, index)
         check_memory(setting.search.swarm.num_particles, len(blamed[key][1].index), count, work.model.classes)
-    inputs = np.unique(np.concatenate([chunk.index[:, 0] for _, chunk in blamed.values()]))
+    inputs = None
+    if not isinstance(work.target, DeepTarget):
+        inputs = np.unique(np.concatenate([chunk.index[:, 0] for _, chunk in blamed.values()]))
     _, any_chunk = next(iter(blamed.values()))  # they have the same rows
     rows = search_rows(any_chunk, inputs, handle, compute, on_rows)
     _warn_of_others(work, rows, warn)
     ready = {}
     for key, (found, chunk) in blamed.items():
-        columns, weights = localised(kernel, chunk.index)
-        mine = replace(rows, inputs=np.ascontiguousarray(rows.inputs[:, np.searchsorted(inputs, columns)]))
+        columns, weights = localised_in(work.target, kernel, chunk.index)
+        mine = rows
+        if inputs is not None and columns is not None:
+            mine = replace(rows, inputs=np.ascontiguousarray(rows.inputs[:, np.searchsorted(inputs, columns)]))
         ready[key] = _Found(found, chunk, weights, mine)
     cases = []
     for setting in work.settings:
@@ -300,11 +309,11 @@ def _warn_of_others(work: Evaluation, rows: SearchRows, warn: Callable[[str], No
             )
 
 
-def _write_localised(folder: Path, runs: int, target: TargetLayer, found: _Found) -> None:
+def _write_localised(folder: Path, runs: int, target: Target, found: _Found) -> None:
     """What `localize` writes, once for each run, as scripts written for the toolkit look for it."""
     first = folder / "localized_data_0"
     first.mkdir(parents=True)
-    write_weights(first / "weights.csv", target.number, found.chunk.index, found.weights.old)
+    write_localised(first, target, found.chunk.index, found.weights.old)
     draw_pareto_front(first / "pareto_front.png", found.localisation)
     for number in range(1, runs):
         shutil.copytree(first, folder / f"localized_data_{number}")
@@ -314,7 +323,7 @@ def _write_repaired(work: Evaluation, folder: Path, found: _Found, problem: Prob
     """What `optimize` writes; returns the path of the model."""
     patch = patch_of(work.target, found.chunk, problem, outcome)
     saved = save_repaired(work.model, patch, folder)
-    write_weights(folder / "weights.csv", work.target.number, found.chunk.index, patch.old, patch.new)
+    write_localised(folder, work.target, found.chunk.index, patch.old, patch.new)
     return saved
 
 

@@ -53,7 +53,7 @@ def _identity(batch: Batch, compute: Compute) -> dict[str, Any]:
     return {
         "model": batch.model.fingerprint,
         "data": _fingerprints(files),
-        "target layer": batch.target.path,
+        "target layer": ", ".join(batch.target.shapes),
         "mode": batch.mode,
         "labels": list(batch.labels),
         "positive weights": [weighting.text for weighting in batch.weightings],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +15,14 @@ from engine.containers import repaired_path, save_patched
 from engine.errors import InputError
 from engine.files import replace_directory
 from engine.fitness import SearchRows
-from engine.head import Head, TargetLayer
+from engine.head import Head
 from engine.imagesets import ImageSet, check_fits_model, content_fingerprint
+from engine.layer_targets import Target, resolve_target
 from engine.models import LoadedModel
 from engine.patch import Patch
 from engine.runner import predicted_classes
 from engine.targets import open_negatives, open_positives
-from engine.weights_file import read_weights
+from engine.weights_file import localised_paths, read_localised
 
 Int64 = npt.NDArray[np.int64]
 
@@ -34,9 +35,9 @@ class ChunkPaths:
     """Where one chunk's input lies and its output goes.
 
     Attributes:
-        negatives: a folder like `negative/6`, with the `weights.csv` of `localize`.
+        negatives: a folder like `negative/6`, with the `weights.csv` or `weights.arrow` of `localize`.
         positives: a folder like `positive`.
-        output: gets `weights.csv` and the repaired model.
+        output: gets the weights with their new values and the repaired model.
     """
 
     negatives: Path
@@ -52,7 +53,7 @@ class Chunk:
         paths: where it lies.
         negatives: rows the model gets wrong.
         positives: rows it gets right; None when there are none.
-        index: (K, 2) int64, kernel positions of the localised weights; K may be 0.
+        index: (K, 2) int64, places of the localised weights in the target; K may be 0.
         label: true label of the negatives, -1 for several.
         data: SHA-256 over rows and positions; keys the random numbers.
     """
@@ -65,7 +66,27 @@ class Chunk:
     data: str
 
 
-def open_chunk(paths: ChunkPaths, model: LoadedModel, target: TargetLayer) -> Chunk | None:
+def target_of(model: LoadedModel, names: Sequence[str], folders: Sequence[Path]) -> Target:
+    """The weights under repair: those that `localize` found in the folders of negatives, so that as little as can be of
+    the model is behind the first of them; where it did not say, what is asked for by name.
+
+    Raises:
+        InputError: what was asked for does not exist, or is not what `localize` looked at.
+    """
+    asked = resolve_target(model.model, model.loss, model.classes, model.path, names)
+    found: dict[str, Path] = {}
+    for folder in folders:
+        found |= {path: folder for path in localised_paths(folder) if path not in found}
+    if not found:
+        return asked
+    if names and (others := [path for path in found if path not in asked.shapes]):
+        raise InputError(
+            f"{found[others[0]] / 'weights.arrow'}: is about {others[0]!r}, expected weights of {', '.join(names)}"
+        )
+    return resolve_target(model.model, model.loss, model.classes, model.path, tuple(found))
+
+
+def open_chunk(paths: ChunkPaths, model: LoadedModel, target: Target) -> Chunk | None:
     """Open and check a chunk; None when its label has no failures.
 
     Raises:
@@ -78,7 +99,7 @@ def open_chunk(paths: ChunkPaths, model: LoadedModel, target: TargetLayer) -> Ch
     sets = [each for each in (negatives, positives) if each is not None]
     for each in sets:
         check_fits_model(each, model.input_shape, model.classes, model.path)
-    index = read_weights(paths.negatives / "weights.csv", target)
+    index = read_localised(paths.negatives, target)
     return chunk_of(paths, negatives, positives, index)
 
 
@@ -128,7 +149,7 @@ def save_repaired(model: LoadedModel, patch: Patch, output: Path) -> Path:
 
 
 def search_rows(
-    chunk: Chunk, columns: Int64, handle: ModelHandle, compute: Compute, on_rows: OnRows | None
+    chunk: Chunk, columns: Int64 | None, handle: ModelHandle, compute: Compute, on_rows: OnRows | None
 ) -> SearchRows:
     """Run the model up to the layer under repair on all rows of a chunk; negatives come first."""
     parts = []
@@ -144,7 +165,7 @@ def search_rows(
 def held_out_rows(
     images: ImageSet,
     label: int,
-    columns: Int64,
+    columns: Int64 | None,
     handle: ModelHandle,
     head: Head,
     compute: Compute,

@@ -17,6 +17,7 @@ from cluster.records import RunRecords, read_part, read_table
 from cluster.reports import patch_rows
 from cluster.selection import Outcome
 from cluster.tasks import SearchSpec, Task, TaskEvent, TaskResult
+from engine.layer_targets import Target
 from engine.patch import Patch
 
 PROGRESS_SECONDS = 0.5
@@ -28,19 +29,18 @@ OnJobs = Callable[[Mapping[str, Any]], None]
 class Ledger:
     """Knows which searches have ended, and how; everything it knows is in the run directory."""
 
-    def __init__(self, records: RunRecords, weight: str, shape: tuple[int, ...], on_jobs: OnJobs | None) -> None:
+    def __init__(self, records: RunRecords, target: Target, on_jobs: OnJobs | None) -> None:
         """Read what an earlier command left.
 
         Args:
             records: of the run.
-            weight: path of the weight under repair.
-            shape: of that weight.
+            target: the weights under repair.
             on_jobs: called with the content of `progress.json` whenever it changes.
         """
         self.records = records
         self.counts: Counter[str] = Counter()
         self.failed: dict[str, str] = {}
-        self._weight, self._shape, self._on_jobs = weight, shape, on_jobs
+        self._target, self._on_jobs = target, on_jobs
         self._parts: dict[str, str] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._running: dict[str, Begun] = {}
@@ -155,7 +155,10 @@ class Ledger:
             offers.setdefault(row["job"], {}).setdefault(row["rank"], []).append(row)
         for job, ranks in offers.items():
             if job in ended:
-                index = np.array([row["index"] for row in ranks[0]], dtype=np.int64).reshape(-1, 2)
+                paths = tuple(row["weight"] for row in ranks[0])
+                flat = np.array([row["flat_index"] for row in ranks[0]], dtype=np.int64)
+                unknown = np.zeros(len(flat), dtype=np.float32)
+                index = self._target.index_of(Patch(paths, flat, unknown, unknown), str(self.records.directory))
                 values = np.array([[row["new"] for row in rows] for _, rows in sorted(ranks.items())], np.float32)
                 self._outcomes[job] = Outcome(job, index, values)
 
@@ -206,12 +209,11 @@ class Ledger:
     def _offers(self, result: TaskResult) -> list[dict[str, Any]]:
         index, old = result.index, result.old
         assert index is not None and old is not None
-        flat = np.ravel_multi_index((index[:, 0], index[:, 1]), self._shape).astype(np.int64)
         rows = []
         for each in (each for each in result.searches if each.offers):
             for rank, offer in enumerate(each.offers):
-                patch = Patch((self._weight,) * len(flat), flat, old, offer.values)
-                rows += patch_rows(each.name, rank, offer.fitness, patch, {self._weight: self._shape})
+                patch = self._target.patch(index, old, offer.values)
+                rows += patch_rows(each.name, rank, offer.fitness, patch, self._target.shapes)
             values = np.stack([offer.values for offer in each.offers])
             self._outcomes[each.name] = Outcome(each.name, index, values)
         return rows

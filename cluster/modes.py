@@ -30,17 +30,17 @@ from engine.containers import repaired_path
 from engine.files import remove, replace_file
 from engine.imagesets import ImageSet
 from engine.models import load_model
-from engine.patch import Patch, patch_between
+from engine.patch import Patch
 from engine.patch_file import write_patch
 from engine.requirements import Verdict, judge, rank
-from engine.weights_file import write_weights
+from engine.weights_file import write_localised
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 NOT_MET = "requirements-not-met.txt"
 
-OUTPUTS = ("repair", "patch.arrow", "weights.csv", NOT_MET)
+OUTPUTS = ("repair", "patch.arrow", "weights.csv", "weights.arrow", NOT_MET)
 """What a batch leaves in its directory beside the records."""
 
 
@@ -139,7 +139,7 @@ def run_batch(
     """
     handle = compute.handle(batch.model, batch.target)
     layer = handle.runner.layer
-    kernel = np.asarray(batch.target.layer.kernel, dtype=np.float32)
+    kernel = batch.target.kernel
 
     def rows_of(split: str, images: ImageSet) -> LayerInputs:
         return compute.layer_inputs(handle, images, on_rows(split, images.rows) if on_rows else None)
@@ -150,7 +150,7 @@ def run_batch(
             rows = rows_of(split, images)
             held_out[split] = HeldOut(split, images, rows, layer.predicted(layer.logits(rows.inputs, kernel)))
     positives = [rows_of("positives", images) for images in batch.positives]
-    ledger = Ledger(open_records(), batch.target.path, kernel.shape, on_jobs)
+    ledger = Ledger(open_records(), batch.target, on_jobs)
     if batch.mode != "rounds":  # which may end before its last round
         ledger.plan(batch.steps, batch.steps * batch.jobs_per_step)
     run = _Run(batch, compute, handle, ledger, held_out, LayerInputs.joined(positives) if positives else None)
@@ -192,8 +192,7 @@ def _follow(run: _Run, number: int, before: Step, found: Sequence[Candidate]) ->
 
 
 def _jury(run: _Run, kernel: Float32) -> Jury:
-    head, layer = run.batch.target.head, run.handle.runner.layer
-    return Jury.of(head, layer, kernel, run.held_out["validation"], run.batch.requirements)
+    return Jury.of(run.handle.runner.layer, kernel, run.held_out["validation"], run.batch.requirements)
 
 
 def _end_step(run: _Run, number: int, kernel: Float32, jobs: tuple[str, ...]) -> Step:
@@ -272,7 +271,7 @@ def _finish(run: _Run, kernel: Float32, steps: Sequence[Step], chosen: Step) -> 
         records.replace("verdicts", split, verdict_rows(split, verdicts.get(split, ())))
         labels = held_out.rows.labels
         records.replace("predictions", split, prediction_rows(split, labels, held_out.before, after[split]))
-    shapes = {batch.target.path: kernel.shape}
+    shapes = batch.target.shapes
     records.replace("patches", "batch", patch_rows("batch", 0, float("nan"), patch, shapes))
     write_patch(batch.output / "patch.arrow", patch, shapes)
     report = BatchReport(
@@ -294,10 +293,9 @@ def _save_and_measure(
     run: _Run, base: Float32, kernel: Float32
 ) -> tuple[Patch, dict[str, Comparison], dict[str, Int64]]:
     batch = run.batch
-    patch = patch_between(batch.target.path, base, kernel)
+    patch = batch.target.patch_between(base, kernel)
     saved = save_repaired(batch.model, patch, batch.output)
-    index = np.stack(np.unravel_index(patch.flat_index, base.shape), axis=1).astype(np.int64).reshape(-1, 2)
-    write_weights(batch.output / "weights.csv", batch.target.number, index, patch.old, patch.new)
+    write_localised(batch.output, batch.target, batch.target.index_of(patch, str(saved)), patch.old, patch.new)
     reloaded = run.compute.handle(load_model(saved, allow_custom_code=batch.model.allow_custom_code))
     after = {split: run.compute.predict(reloaded, held_out.images) for split, held_out in run.held_out.items()}
     return patch, {split: run.held_out[split].compare(each) for split, each in after.items()}, after

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from engine.head import TargetLayer, find_target
 from engine.imagesets import ImageSet, row_digests
+from engine.layer_targets import Target, resolve_target
 from engine.models import ModelSpec, TrainingLoss, build_model
 from engine.runner import ModelRunner
 
@@ -22,13 +22,17 @@ NOT_VISIBLE = "the file is not visible here"
 
 @dataclass(frozen=True, eq=False)
 class ShippedModel:
-    """A model as it travels: everything `ModelRunner` needs."""
+    """A model as it travels: everything `ModelRunner` needs.
+
+    `target` names what is under repair as `resolve_target` takes it, the last Dense layer by nothing; None where the
+    model is only run.
+    """
 
     key: str
     spec: ModelSpec
     loss: TrainingLoss
     classes: int
-    repairable: bool
+    target: tuple[str, ...] | None
     path: Path
     batch_rows: int
     allow_custom_code: bool
@@ -56,9 +60,9 @@ def ship_rows(images: ImageSet) -> ShippedRows:
 def build_runner(model: ShippedModel) -> ModelRunner:
     """Build a shipped model in this process."""
     built = build_model(model.spec, allow_custom_code=model.allow_custom_code)
-    target: TargetLayer | None = None
-    if model.repairable:
-        target = find_target(built, model.loss, model.classes, model.path)
+    target: Target | None = None
+    if model.target is not None:
+        target = resolve_target(built, model.loss, model.classes, model.path, model.target)
     return ModelRunner(built, target, model.batch_rows)
 
 
@@ -72,8 +76,9 @@ def block_pass(
     """One pass over a block of rows.
 
     Returns:
-        `predict`: classes (m,); `inputs`: all inputs of the layer (m, D) and digests of the pixels (m, 16);
-        `features`: the layer's inputs at `columns` (m, I) and logits (m, C); `localise`: `LocalisationSums`.
+        `predict`: classes (m,); `inputs`: all inputs of the layer (m, D), or features of a deep target (m, F), and
+        digests of the rows (m, 16); `features`: the same at `columns` (m, I), or all, and logits (m, C); `localise`:
+        sums, see `ModelRunner.localisation_sums`.
     """
     if what == "predict":
         return runner.predict(images)

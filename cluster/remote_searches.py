@@ -16,19 +16,29 @@ from cluster.searches import SEGMENT_SECONDS, OnSegment, SearchOutcome, SearchTa
 from engine import search
 from engine.fitness import Tile, combine
 from engine.problem import prepare
+from engine.tail import Tail
+
+Shipped = tuple[Any, Tail]
+"""Of a deep target: a reference to the model as it travels, and its tail here."""
 
 
 def search_on_workers(
-    pool: WorkerPool, tasks: Sequence[SearchTask], outcomes: Sequence[SearchOutcome], report: OnSegment
+    pool: WorkerPool,
+    tasks: Sequence[SearchTask],
+    outcomes: Sequence[SearchOutcome],
+    report: OnSegment,
+    shipped: Shipped | None,
 ) -> None:
     """Give whole searches to workers, segment by segment."""
+    model = None if shipped is None else shipped[0]
     distinct = {id(task.rows): task.rows for task in tasks}
     rows = {key: ray.put(value) for key, value in distinct.items()}
     run = uuid4().hex
 
     def segment(index: int, worker: int | None) -> Call:
         task = tasks[index]
-        arguments = (f"{run}-{index}", rows[id(task.rows)], task.problem, outcomes[index].state, SEGMENT_SECONDS)
+        key, state = f"{run}-{index}", outcomes[index].state
+        arguments = (key, rows[id(task.rows)], task.problem, state, SEGMENT_SECONDS, model)
         return Call("advance", arguments, tag=index, worker=worker)
 
     for call, (state, iterations), worker in pool.run([segment(index, None) for index in range(len(tasks))]):
@@ -45,28 +55,36 @@ def search_on_workers(
 
 
 def search_in_tiles(
-    pool: WorkerPool, tasks: Sequence[SearchTask], outcomes: Sequence[SearchOutcome], report: OnSegment
+    pool: WorkerPool,
+    tasks: Sequence[SearchTask],
+    outcomes: Sequence[SearchOutcome],
+    report: OnSegment,
+    shipped: Shipped | None,
 ) -> None:
     """Run one search after the other with the swarm here and the tiles of every iteration on workers."""
     for index, (task, outcome) in enumerate(zip(tasks, outcomes, strict=True)):
-        prepared = prepare(task.problem, task.rows)
+        model, tail = shipped or (None, None)
+        prepared = prepare(task.problem, task.rows, tail)
         outcome.where = "tiles"
         outcome.worker, outcome.host = f"{len(pool)} workers", socket.gethostname()
         before = pool.redispatched
-        evaluate = tiled(pool, task, prepared.fitness.tiles)
+        evaluate = tiled(pool, task, prepared.fitness.tiles, model)
         run_here(index, task, outcome, prepared.judge, evaluate, report)
         outcome.redispatched = pool.redispatched - before
 
 
-def tiled(pool: WorkerPool, task: SearchTask, tiles: Sequence[Tile]) -> search.Evaluate:
-    """An evaluation that sends each worker its share of the tiles in one message and adds the parts in tile order."""
+def tiled(pool: WorkerPool, task: SearchTask, tiles: Sequence[Tile], model: Any = None) -> search.Evaluate:
+    """An evaluation that sends each worker its share of the tiles in one message and adds the parts in tile order.
+
+    A deep target needs a reference to its model.
+    """
     key, rows, problem = uuid4().hex, ray.put(task.rows), ray.put(task.problem)
     shares = [list(range(worker, len(tiles), len(pool))) for worker in range(min(len(pool), len(tiles)))]
 
     def evaluate(candidates: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         parts: list[Any] = [None] * len(tiles)
         calls = [
-            Call("evaluate_tiles", (key, rows, problem, share, candidates), tag=share, worker=worker)
+            Call("evaluate_tiles", (key, rows, problem, share, candidates, model), tag=share, worker=worker)
             for worker, share in enumerate(shares)
         ]
         for call, values, _ in pool.run(calls):

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -16,10 +16,12 @@ from cluster.remote_searches import tiled
 from cluster.searches import SEGMENT_SECONDS, SearchTask
 from cluster.tasks import SearchResult, Task, TaskEvent, TaskResult, nothing_to_do, problems_of, task_result
 from engine.errors import InputError
-from engine.head import Head
 from engine.imagesets import read_images
-from engine.problem import prepare
+from engine.problem import judge_of, prepare, sample_positives
 from engine.search import Offer, Search, SearchState, advance, offers
+
+if TYPE_CHECKING:
+    from cluster.compute import ModelHandle
 
 
 def run_tasks_on_workers(
@@ -82,7 +84,7 @@ def run_task_in_tiles(
     kernel: Any,
     more_positives: Any,
     task: Task,
-    head: Head,
+    handle: ModelHandle,
     values: Any,
     states: Mapping[str, SearchState],
 ) -> Iterator[TaskEvent]:
@@ -92,7 +94,7 @@ def run_task_in_tiles(
         pool: workers.
         model, kernel, more_positives: references to what `Replica.task_case` takes.
         task: what to do.
-        head: of the model.
+        handle: the model here.
         values: the kernel itself.
         states: by search, of those that have begun.
     """
@@ -112,14 +114,18 @@ def run_task_in_tiles(
         if case is None:
             yield event(nothing_to_do(task, time.perf_counter() - begun))
             return
-        problems = problems_of(head, values, case, task)
+        assert handle.target is not None
+        problems = problems_of(handle.target, values, case, task)
     except InputError as error:
         yield event(TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - begun))
         return
+    seen = {
+        each.name: sample_positives(case.rows, each.source, each.settings.num_input_pos_sampled) for each in problems
+    }
     results = {
         problem.name: SearchResult(
             problem.name,
-            prepare(problem, case.rows).judge.positive_weight,
+            judge_of(problem.settings, seen[problem.name]).positive_weight,
             states[problem.name] if problem.name in states else problem.start(),
             (),
             (),
@@ -127,8 +133,9 @@ def run_task_in_tiles(
         for problem in problems
     }
     for problem in problems:
-        prepared = prepare(problem, case.rows)
-        evaluate = tiled(pool, SearchTask(problem, case.rows), prepared.fitness.tiles)
+        prepared = prepare(problem, case.rows, handle.tail)
+        shipped = None if handle.tail is None else model
+        evaluate = tiled(pool, SearchTask(problem, case.rows), prepared.fitness.tiles, shipped)
         search = Search(problem.settings, problem.source, prepared.judge)
         while True:
             name, state = problem.name, results[problem.name].state

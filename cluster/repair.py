@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
@@ -31,17 +32,26 @@ from cluster.reports import ChunkReport, Measured, job_row, label_rows, patch_ro
 from cluster.searches import SearchOutcome, SearchTask
 from cluster.versions import versions
 from engine.errors import InputError
-from engine.fitness import SearchRows, TiledFitness, Weights
-from engine.head import TargetLayer
+from engine.fitness import SearchRows, Weights
 from engine.imagesets import ImageSet, check_fits_model
+from engine.layer_targets import DeepTarget, Target
 from engine.models import LoadedModel, load_model
 from engine.patch import NO_CHANGE, Patch
-from engine.problem import Problem, check_memory, judge_of, localised, sample_positives, with_seed
+from engine.plan import Plan, check_plan, plan_search
+from engine.problem import (
+    Problem,
+    check_memory,
+    evaluation,
+    judge_of,
+    localised_in,
+    sample_positives,
+    with_seed,
+)
 from engine.results import paired_changes
 from engine.runner import predicted_classes
 from engine.search import Iteration, Judge, SearchSettings, result
-from engine.swarm import Spread, Stream
-from engine.weights_file import write_weights
+from engine.swarm import Stream
+from engine.weights_file import write_localised
 
 Int64 = npt.NDArray[np.int64]
 
@@ -52,7 +62,7 @@ class Repairs:
 
     Attributes:
         model: to repair.
-        target: its layer under repair.
+        target: its weights under repair.
         chunks: each is repaired on its own.
         seeds: each is a search of its own; the best of a chunk is kept.
         settings: of the searches.
@@ -63,7 +73,7 @@ class Repairs:
     """
 
     model: LoadedModel
-    target: TargetLayer
+    target: Target
     chunks: Sequence[ChunkPaths]
     seeds: Sequence[int]
     settings: SearchSettings
@@ -80,6 +90,7 @@ class _Case:
     rows: SearchRows
     problems: tuple[Problem, ...]
     judge: Judge
+    plan: Plan
     validation: SearchRows | None
 
 
@@ -130,6 +141,7 @@ def repair(
         if images is not None
     }
     facts = _facts(repairs, chunks, compute)
+    facts["tiles"] = [None if case is None else case.plan.facts() for case in cases]
     records = create_records(facts)
 
     def on_segment(task: int, iterations: list[Iteration], outcome: SearchOutcome) -> None:
@@ -140,11 +152,11 @@ def repair(
         if on_iterations is not None:
             on_iterations(problem.name, iterations)
 
-    outcomes = compute.search([SearchTask(problem, case.rows) for case, problem in tasks], on_segment)
+    outcomes = compute.search(run.handle, [SearchTask(problem, case.rows) for case, problem in tasks], on_segment)
     ended = {problem.name: outcome for (_, problem), outcome in zip(tasks, outcomes, strict=True)}
 
     reports = []
-    shapes = {repairs.target.path: tuple(repairs.target.layer.kernel.shape)}
+    shapes = repairs.target.shapes
     for paths, chunk, case in zip(repairs.chunks, chunks, cases, strict=True):
         report = _finish(run, paths, chunk, case, ended, held_out)
         if case is not None:
@@ -178,22 +190,36 @@ def _open_all(repairs: Repairs) -> list[Chunk | None]:
 def _case(run: _Run, chunk: Chunk) -> _Case:
     """Extract the features of a chunk and of the rows that choose for it, and set up one search per seed."""
     settings, target, held_out = run.repairs.settings, run.repairs.target, run.repairs.validation
-    columns, weights = localised(np.asarray(target.layer.kernel, dtype=np.float32), chunk.index)
+    columns, weights = localised_in(target, target.kernel, chunk.index)
     count = sum(each.rows for each in (chunk.negatives, chunk.positives, held_out) if each is not None)
     check_memory(settings.swarm.num_particles, len(chunk.index), count, run.repairs.model.classes)
+    plan = plan_search(
+        target,
+        run.handle.tail,
+        weights,
+        rows=count,
+        row_values=math.prod(run.repairs.model.input_shape),
+        classes=run.repairs.model.classes,
+        particles=settings.swarm.num_particles,
+        tiling=settings.tiling,
+        batch_rows=run.compute.options.batch_rows,
+    )
+    for sentence in plan.sentences():
+        run.compute.say(f"{chunk.paths.negatives.name}: {sentence}")
+    check_plan(plan)
     rows = search_rows(chunk, columns, run.handle, run.compute, run.on_rows)
     judge, problems = chunk_problems(chunk, rows, weights, target, settings, run.repairs.seeds)
     validation = None
     if held_out is not None:
         validation = held_out_rows(held_out, chunk.label, columns, run.handle, target.head, run.compute, run.on_rows)
-    return _Case(chunk, rows, problems, judge, validation)
+    return _Case(chunk, rows, problems, judge, plan, validation)
 
 
 def chunk_problems(
     chunk: Chunk,
     rows: SearchRows,
     weights: Weights,
-    target: TargetLayer,
+    target: Target,
     settings: SearchSettings,
     seeds: Sequence[int],
 ) -> tuple[Judge, tuple[Problem, ...]]:
@@ -204,9 +230,10 @@ def chunk_problems(
         name=f"{chunk.data[:12]}-{chunk.label}-w{judge.positive_weight:g}",
         head=target.head,
         weights=weights,
-        spread=Spread.of(np.asarray(target.layer.kernel)),
+        spread=target.spread(target.kernel, chunk.index),
         source=source,
         settings=settings,
+        kernel=target.kernel if isinstance(target, DeepTarget) else None,
     )
     return judge, tuple(with_seed(problem, seed) for seed in seeds)
 
@@ -234,9 +261,8 @@ def _finish(
     patch = patch_of(repairs.target, case.chunk, chosen, outcome) if case and chosen and outcome else NO_CHANGE
     saved = save_repaired(repairs.model, patch, paths.output)
     if chunk is not None:
-        old = _values(repairs.target, chunk.index)
-        new = patch.new if len(patch) else old
-        write_weights(paths.output / "weights.csv", repairs.target.number, chunk.index, old, new)
+        old = repairs.target.kernel[chunk.index[:, 0], chunk.index[:, 1]]
+        write_localised(paths.output, repairs.target, chunk.index, old, patch.new if len(patch) else old)
     if chunk is None:
         note = f"{paths.negatives}: the label has no failures, the model is copied unchanged"
     elif case is None:
@@ -269,9 +295,7 @@ def _choose(run: _Run, case: _Case, ended: Mapping[str, SearchOutcome]) -> tuple
     # A positive is worth as much as in the search, whose number of positives was another.
     worth = case.judge.positive_weight / max(case.judge.positives, 1)
     first = case.problems[0]
-    sums = TiledFitness(repairs.target.head, rows, first.weights, len(candidates), first.settings.tiling).evaluate(
-        candidates
-    )
+    sums = evaluation(first, rows, run.handle.tail).evaluate(candidates)
     *values, unrepaired = Judge(negatives, positives, worth * positives).fitness(sums)
     choice = int(np.argmax(values))
     note = None
@@ -283,16 +307,9 @@ def _choose(run: _Run, case: _Case, ended: Mapping[str, SearchOutcome]) -> tuple
     return case.problems[choice], note
 
 
-def patch_of(target: TargetLayer, chunk: Chunk, problem: Problem, outcome: SearchOutcome) -> Patch:
+def patch_of(target: Target, chunk: Chunk, problem: Problem, outcome: SearchOutcome) -> Patch:
     """What the best candidate of a search changes."""
-    index = chunk.index
-    flat = np.ravel_multi_index((index[:, 0], index[:, 1]), tuple(target.layer.kernel.shape)).astype(np.int64)
-    return Patch((target.path,) * len(flat), flat, problem.weights.old, result(outcome.state))
-
-
-def _values(target: TargetLayer, index: Int64) -> npt.NDArray[np.float32]:
-    kernel = np.asarray(target.layer.kernel, dtype=np.float32)
-    return kernel[index[:, 0], index[:, 1]]
+    return target.patch(chunk.index, problem.weights.old, result(outcome.state))
 
 
 def _measure(

@@ -6,9 +6,10 @@ a cache. So a call may run on any replica, twice, or again after its replica die
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,12 @@ from cluster.passes import NOT_VISIBLE, Pass, ShippedModel, ShippedRows, block_p
 from cluster.tasks import Task, TaskResult, TaskRunner
 from engine import backend, search
 from engine.cases import Case, LayerInputs
-from engine.fitness import SearchRows
+from engine.fitness import SearchRows, one_ahead
 from engine.imagesets import read_images
 from engine.problem import Prepared, Problem, prepare
 from engine.runner import ModelRunner
 from engine.search import Iteration, SearchState
+from engine.tail import TailRunner
 
 KEPT_MODELS = 2
 KEPT_PROBLEMS = 16
@@ -58,30 +60,41 @@ class Replica:
             if not rows.visible:
                 return NOT_VISIBLE
             images = read_images(rows.image_set, start, stop)
-        runner = self._models.get(model.key, lambda: build_runner(model))
-        return block_pass(runner, what, images, rows.image_set.labels[start:stop], columns)
+        return block_pass(self._runner(model), what, images, rows.image_set.labels[start:stop], columns)
 
     def advance(
-        self, key: str, rows: SearchRows, problem: Problem, state: SearchState, seconds: float
+        self,
+        key: str,
+        rows: SearchRows,
+        problem: Problem,
+        state: SearchState,
+        seconds: float,
+        model: ShippedModel | None = None,
     ) -> tuple[SearchState, list[Iteration]]:
-        """Run a search for about `seconds`; no other search has its `key`."""
-        prepared = self._prepared(key, rows, problem)
+        """Run a search for about `seconds`; no other search has its `key`. A deep target needs its model."""
+        prepared = self._prepared(key, rows, problem, model)
         return search.advance(
             problem.settings, problem.source, prepared.judge, state, prepared.fitness.evaluate, seconds
         )
 
     def evaluate_tiles(
-        self, key: str, rows: SearchRows, problem: Problem, tiles: Sequence[int], candidates: npt.NDArray[np.float32]
+        self,
+        key: str,
+        rows: SearchRows,
+        problem: Problem,
+        tiles: Sequence[int],
+        candidates: npt.NDArray[np.float32],
+        model: ShippedModel | None = None,
     ) -> list[npt.NDArray[np.float64]]:
-        """Evaluate some tiles of one iteration, in order; no other search has its `key`."""
-        prepared = self._prepared(key, rows, problem)
-        return [self.evaluate_tile(prepared, tile, candidates) for tile in tiles]
+        """Evaluate some tiles of one iteration, in order; see `advance`."""
+        prepared = self._prepared(key, rows, problem, model)
+        return list(one_ahead(functools.partial(self.start_tile, prepared, tile, candidates) for tile in tiles))
 
-    def evaluate_tile(
+    def start_tile(
         self, prepared: Prepared, tile: int, candidates: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float64]:
-        """Evaluate one tile."""
-        return prepared.fitness.evaluate_tile(tile, candidates)
+    ) -> Callable[[], npt.NDArray[np.float64]]:
+        """Start the evaluation of one tile; what is returned ends it."""
+        return prepared.fitness.start_tile(tile, candidates)
 
     def run_task(
         self,
@@ -96,8 +109,7 @@ class Replica:
         """Run the searches of a task for about `seconds`; see `cluster.tasks.TaskRunner.run`."""
         if images is None and not task.chunk.visible:
             return NOT_VISIBLE
-        runner = self._models.get(model.key, lambda: build_runner(model))
-        return self._tasks.run(runner, model.key, kernel, more_positives, task, states, seconds, images)
+        return self._tasks.run(self._runner(model), model.key, kernel, more_positives, task, states, seconds, images)
 
     def task_case(
         self,
@@ -110,8 +122,14 @@ class Replica:
         """Targets and weights of a task; see `cluster.tasks.TaskRunner.case`."""
         if images is None and not task.chunk.visible:
             return NOT_VISIBLE
-        runner = self._models.get(model.key, lambda: build_runner(model))
-        return self._tasks.case(runner, model.key, kernel, more_positives, task, images)
+        return self._tasks.case(self._runner(model), model.key, kernel, more_positives, task, images)
 
-    def _prepared(self, key: str, rows: SearchRows, problem: Problem) -> Prepared:
-        return self._problems.get(key, lambda: prepare(problem, rows))
+    def _runner(self, model: ShippedModel) -> ModelRunner:
+        return self._models.get(model.key, lambda: build_runner(model))
+
+    def _prepared(self, key: str, rows: SearchRows, problem: Problem, model: ShippedModel | None) -> Prepared:
+        def make() -> Prepared:
+            layer = None if model is None else self._runner(model).layer
+            return prepare(problem, rows, layer.tail if isinstance(layer, TailRunner) else None)
+
+        return self._problems.get(key, make)

@@ -14,6 +14,7 @@ from engine import search
 from engine.fitness import SearchRows
 from engine.problem import Prepared, Problem, prepare
 from engine.search import Iteration, Judge, SearchState
+from engine.tail import Tail
 
 SEGMENT_SECONDS = 2.0
 """A search comes back to the driver this often, to be recorded and to lose little when its worker dies."""
@@ -53,11 +54,15 @@ OnSegment = Callable[[int, list[Iteration], SearchOutcome], None]
 
 
 def search_here(
-    tasks: Sequence[SearchTask], outcomes: Sequence[SearchOutcome], first: Prepared, report: OnSegment
+    tasks: Sequence[SearchTask],
+    outcomes: Sequence[SearchOutcome],
+    first: Prepared,
+    report: OnSegment,
+    tail: Tail | None,
 ) -> None:
     """Run one search after the other in this process; `first` is the first task, prepared."""
     for index, (task, outcome) in enumerate(zip(tasks, outcomes, strict=True)):
-        prepared = first if index == 0 else prepare(task.problem, task.rows)
+        prepared = first if index == 0 else prepare(task.problem, task.rows, tail)
         outcome.worker, outcome.host = f"{socket.gethostname()}:{os.getpid()}", socket.gethostname()
         run_here(index, task, outcome, prepared.judge, prepared.fitness.evaluate, report)
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from engine.candidates import predict_patched
+from engine.candidates import predict_deep, predict_patched
 from engine.cases import LayerInputs
 from engine.comparison import Comparison, compare, compare_many
-from engine.head import Head
 from engine.imagesets import ImageSet
 from engine.requirements import Requirement, judge, rank
 from engine.runner import LayerRunner
+from engine.tail import TailRunner
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -91,7 +91,7 @@ class Candidate:
 class Jury:
     """Judges patches of one kernel on validation rows."""
 
-    head: Head
+    layer: LayerRunner | TailRunner
     kernel: Float32
     held_out: HeldOut
     requirements: tuple[Requirement, ...]
@@ -99,16 +99,20 @@ class Jury:
 
     @staticmethod
     def of(
-        head: Head, layer: LayerRunner, kernel: Float32, held_out: HeldOut, requirements: Sequence[Requirement]
+        layer: LayerRunner | TailRunner, kernel: Float32, held_out: HeldOut, requirements: Sequence[Requirement]
     ) -> Jury:
         """Compute what all patches of a kernel share."""
         logits = layer.logits(held_out.rows.inputs, kernel)
-        return Jury(head, kernel, held_out, tuple(requirements), logits)
+        return Jury(layer, kernel, held_out, tuple(requirements), logits)
 
     def comparisons(self, index: Int64, values: Float32) -> list[Comparison]:
         """Patches (M, K) of the same positions (K, 2) against the base model."""
         rows = self.held_out.rows
-        after = predict_patched(self.head, self.kernel, rows.inputs, self.logits, index, values)
+        if isinstance(self.layer, LayerRunner):
+            head = self.layer.target.head
+            after = predict_patched(head, self.kernel, rows.inputs, self.logits, index, values)
+        else:
+            after = predict_deep(self.layer, self.kernel, rows.inputs, index, values)
         return compare_many(rows.labels, self.held_out.before, after, rows.classes)
 
     def score(self, comparison: Comparison) -> Score:

@@ -20,10 +20,10 @@ from engine import backend
 from engine.cases import Case, LayerInputs, find_case
 from engine.errors import InputError
 from engine.fitness import SearchRows, TiledFitness
-from engine.head import Head
 from engine.imagesets import ImageSet, open_reader, row_digests
+from engine.layer_targets import DeepTarget, Target
 from engine.localize import Impact
-from engine.problem import Problem, check_memory, judge_of, sample_positives
+from engine.problem import Problem, check_memory, evaluation, judge_of, sample_positives
 from engine.runner import PASS_ROWS, ModelRunner
 from engine.search import (
     Iteration,
@@ -34,7 +34,9 @@ from engine.search import (
     advance_together,
     offers,
 )
-from engine.swarm import Spread, Stream
+from engine.swarm import Stream
+from engine.tail import Tail, TailRunner
+from engine.tail_fitness import TailFitness
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -143,7 +145,7 @@ class _Group:
 
     searches: tuple[Search, ...]
     problems: tuple[Problem, ...]
-    fitness: TiledFitness
+    fitness: TiledFitness | TailFitness
 
 
 class TaskRunner:
@@ -173,7 +175,7 @@ class TaskRunner:
         Args:
             runner: the model.
             model_key: names the model.
-            kernel: (D, C) the searches start from.
+            kernel: (D, C), or (W, 1) of a deep target, the searches start from.
             more_positives: rows beyond the chunk's that must not break, or None.
             task: what to do.
             states: by search, of those that have begun.
@@ -187,7 +189,7 @@ class TaskRunner:
                 return nothing_to_do(task, time.perf_counter() - begun)
             groups = self._groups.get(
                 (case.data, task.base, task.searches),
-                lambda: _groups(problems_of(runner.head, kernel, case, task), case.rows),
+                lambda: _groups(problems_of(runner.target, kernel, case, task), case.rows, tail_of(runner)),
             )
         except InputError as error:
             return TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - begun)
@@ -272,7 +274,12 @@ def task_result(case: Case, searches: Sequence[SearchResult], seconds: float) ->
     )
 
 
-def problems_of(head: Head, kernel: Float32, case: Case, task: Task) -> list[Problem]:
+def tail_of(runner: ModelRunner) -> Tail | None:
+    """The tail behind a deep target; None where the last Dense layer is under repair."""
+    return runner.layer.tail if isinstance(runner.layer, TailRunner) else None
+
+
+def problems_of(target: Target, kernel: Float32, case: Case, task: Task) -> list[Problem]:
     """What each search of a task searches.
 
     Raises:
@@ -280,15 +287,22 @@ def problems_of(head: Head, kernel: Float32, case: Case, task: Task) -> list[Pro
     """
     together = len(task.searches) * task.searches[0].settings.swarm.num_particles
     check_memory(together, len(case.index), len(case.rows.labels), case.rows.logits.shape[1])
+    spread = target.spread(kernel, case.index)
     return [
         Problem(
-            spec.name, head, case.weights, Spread.of(kernel), Stream(spec.seed, case.data, case.label), spec.settings
+            name=spec.name,
+            head=target.head,
+            weights=case.weights,
+            spread=spread,
+            source=Stream(spec.seed, case.data, case.label),
+            settings=spec.settings,
+            kernel=kernel if isinstance(target, DeepTarget) else None,
         )
         for spec in task.searches
     ]
 
 
-def _groups(problems: Sequence[Problem], rows: SearchRows) -> list[_Group]:
+def _groups(problems: Sequence[Problem], rows: SearchRows, tail: Tail | None) -> list[_Group]:
     """Searches that sample their positives see rows of their own; all others share theirs."""
     together: dict[int | None, list[Problem]] = {}
     for problem in problems:
@@ -299,9 +313,7 @@ def _groups(problems: Sequence[Problem], rows: SearchRows) -> list[_Group]:
         first = members[0]
         seen = sample_positives(rows, first.source, first.settings.num_input_pos_sampled)
         searches = [Search(each.settings, each.source, judge_of(each.settings, seen)) for each in members]
-        particles, tiling = first.settings.swarm.num_particles, first.settings.tiling
-        fitness = TiledFitness(first.head, seen, first.weights, particles, tiling)
-        groups.append(_Group(tuple(searches), tuple(members), fitness))
+        groups.append(_Group(tuple(searches), tuple(members), evaluation(first, seen, tail)))
     return groups
 
 

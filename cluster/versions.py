@@ -6,8 +6,10 @@ import importlib.metadata
 import platform
 from collections.abc import Iterable
 
-DECIDING = ("tensorflow", "keras", "numpy", "repair-dist")
-"""Those that decide the bits of a result."""
+from engine import backend
+
+DECIDING = (*{"tensorflow": ["tensorflow"], "jax": ["jax", "jaxlib"]}[backend.name], "keras", "numpy", "repair-dist")
+"""Those that decide the bits of a result; the other backend is none of them."""
 
 
 def versions(names: Iterable[str] = (*DECIDING, "ray", "pyarrow", "h5py")) -> dict[str, str]:

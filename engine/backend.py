@@ -1,4 +1,12 @@
-"""What differs by backend: compiling, gradients, threads, devices and their memory. TensorFlow is the backend."""
+"""What differs by backend: compiling, gradients, threads, devices and their memory.
+
+The backend is Keras' own, chosen by KERAS_BACKEND: `tensorflow`, also where nothing is said, or `jax`. Both modules
+offer the same functions, and everything else in the engine computes with `keras.ops` and these alone. Either computes
+in full float32 with deterministic operations, and compiles with XLA.
+
+Keras on JAX computes `tanh` and `mean` of float64 in float32: for the first there is `activation`, and for the second
+a sum.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +18,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
+from engine.errors import InputError
+
+BACKENDS = ("tensorflow", "jax")
+DETERMINISTIC = "--xla_gpu_deterministic_ops"
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # TF32 rounds products to 10 bits; the same answer on every worker needs full float32.
 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
-# Several workers may share one GPU; without this the first takes all of its memory.
+# Several workers may share one GPU; without these the first takes all of its memory, or three quarters of it.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+if DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):  # which also makes XLA choose algorithms without timing them
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}=true".strip()
 
 
 @contextlib.contextmanager
@@ -37,58 +51,80 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
-with _quiet():
-    tf: Any = importlib.import_module("tensorflow")
-    keras: Any = importlib.import_module("keras")
+def _import(name: str) -> Any:
+    with _quiet():
+        return importlib.import_module(name)
+
+
+if os.environ["KERAS_BACKEND"] not in BACKENDS:
+    raise InputError(f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']!r}, expected {' or '.join(BACKENDS)}")
+try:
+    keras: Any = _import("keras")
+except ImportError as error:
+    if error.name not in BACKENDS:
+        raise
+    raise InputError(f"KERAS_BACKEND is {error.name!r}, which is not installed, expected one that is") from error
 
 ops: Any = keras.ops
+name: str = keras.backend.backend()
+"""The active backend, which is also the name of its package."""
 
-tf.get_logger().setLevel("ERROR")
-tf.config.experimental.enable_op_determinism()
+if name not in BACKENDS:  # Keras was imported before, with another choice
+    raise InputError(f"Keras runs on {name!r}, expected KERAS_BACKEND to be {' or '.join(BACKENDS)}")
+_chosen: Any = _import(f"engine.backend_{name}")
+
+limit_threads = _chosen.limit_threads
+compiled = _chosen.compiled
+for_shapes = _chosen.for_shapes
+graph = _chosen.graph
+model_pass = _chosen.model_pass
+on_device = _chosen.on_device
+gradient = _chosen.gradient
+vectorised = _chosen.vectorised
+gpu_count = _chosen.gpu_count
+hide_gpus = _chosen.hide_gpus
 
 
-def limit_threads(threads: int) -> None:
-    """Compute with so many threads in this process; call before the first operation."""
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+def tail_program(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile the tail of a model: with XLA on a GPU, as a graph on the CPU.
 
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function of tensors with XLA; one program per combination of shapes."""
-    return tf.function(function, jit_compile=True, autograph=False)  # type: ignore[no-any-return]
-
-
-def for_shapes(function: Any, example: tuple[Any, ...]) -> Callable[..., Any]:
-    """The program of a compiled function for tensors shaped like `example`: calls need not look it up (0.1 ms each)."""
-    program: Callable[..., Any] = function.get_concrete_function(*example)
+    On the CPU TensorFlow's own convolutions are up to 40 times as fast as XLA's (3 x 3 over 2 x 2 places).
+    """
+    program: Callable[..., Any] = compiled(function) if gpu_count() else graph(function)
     return program
 
 
-def graph(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn a forward pass into a graph, without XLA: compiling a whole network costs more than one pass of it."""
-    return tf.function(function, autograph=False)  # type: ignore[no-any-return]
+def activation(kind: str) -> Callable[[Any], Any]:
+    """Keras' activation of a name, for tensors of float32 or float64, whose dtype it keeps."""
+    function: Callable[[Any], Any] = _chosen.ACTIVATIONS.get(kind) or keras.activations.get(kind)
+    return function
 
 
-def on_device(array: npt.NDArray[Any]) -> Any:
-    """Copy a NumPy array to the device of this process."""
-    return tf.convert_to_tensor(array)
+def tensorflow(needed_by: str) -> Any:
+    """TensorFlow, which the file formats of Keras 2 and training need under either backend.
 
+    Args:
+        needed_by: what needs it, as the sentence of the error begins.
 
-def gradient(function: Callable[[Any], Any], x: Any) -> Any:
-    """Gradient of a scalar function at the tensor x; same shape and dtype as x."""
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        value = function(x)
-    return tape.gradient(value, x)
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        tf = _import("tensorflow")
+    except ImportError as error:
+        raise InputError(
+            f"{needed_by} needs TensorFlow, which is not installed, expected it beside Keras (pip install tensorflow)"
+        ) from error
+    if name != "tensorflow":
+        with contextlib.suppress(RuntimeError):  # it has computed already
+            tf.config.set_visible_devices([], "GPU")  # or it would take memory from what computes there
+    return tf
 
 
 def hardware_kind() -> str:
     """The kind of hardware whose bits a run repeats: the GPU model, or the CPU with its instruction set."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
-        return f"GPU {details.get('device_name', 'unknown')}"
-    return f"CPU {cpu_kind()}"
+    gpu = _chosen.gpu_kind()
+    return f"CPU {cpu_kind()}" if gpu is None else f"GPU {gpu}"
 
 
 def cpu_kind() -> str:
@@ -100,7 +136,7 @@ def cpu_kind() -> str:
             if line.startswith(("flags", "Features")):
                 flags = set(line.split(":", 1)[1].split())
                 break
-    widest = next((name for name in ("avx512f", "avx2", "avx", "asimd", "sse4_2") if name in flags), "generic")
+    widest = next((each for each in ("avx512f", "avx2", "avx", "asimd", "sse4_2") if each in flags), "generic")
     return f"{platform.machine()} {widest}"
 
 
@@ -120,6 +156,7 @@ def free_memory() -> int:
     return free
 
 
-def gpu_count() -> int:
-    """GPUs that this process sees."""
-    return len(tf.config.list_physical_devices("GPU"))
+def device_memory_free() -> int:
+    """Bytes that this process may still take on the device that computes: the first GPU, else `free_memory`."""
+    free: int | None = _chosen.gpu_memory_free()
+    return free_memory() if free is None else free

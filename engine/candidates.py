@@ -8,6 +8,7 @@ import numpy.typing as npt
 from engine import backend
 from engine.head import Head
 from engine.problem import localised
+from engine.tail import TailRunner
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -56,6 +57,24 @@ def predict_patched(
         touched = units[best]
         wins = (score > rest_score[:, 0]) | ((score == rest_score[:, 0]) & (touched < rest_class))
         predicted[part] = np.where(wins, touched, rest_class)
+    return predicted
+
+
+def predict_deep(layer: TailRunner, kernel: Float32, inputs: Float32, index: Int64, values: Float32) -> Int64:
+    """Predict rows under patches of the same K places of a deep target; see `predict_patched`.
+
+    Args:
+        layer: the tail.
+        kernel: (W, 1) the patches were made against.
+        inputs: features (n, F).
+        index: (K, 2) places.
+        values: (M, K) new values of M patches.
+    """
+    predicted = np.empty((len(values), len(inputs)), dtype=np.int64)
+    for number, new in enumerate(values):
+        patched = kernel.copy()
+        patched[index[:, 0], 0] = new
+        predicted[number] = layer.predicted(layer.logits(inputs, patched))
     return predicted
 
 

@@ -11,15 +11,20 @@ import hashlib
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.fitness import SearchRows, Weights
+from engine.head import TargetLayer
 from engine.imagesets import rows_fingerprint
-from engine.localize import Impact, localize
-from engine.problem import localised
-from engine.runner import PASS_ROWS, LayerRunner
+from engine.layer_targets import Target
+from engine.localize import Impact, Localisation, localize
+from engine.pooled_localize import PooledSums, localize_pooled
+from engine.problem import localised_in
+from engine.runner import PASS_ROWS, LayerRunner, LocalisationSums
+from engine.tail import TailRunner
 from engine.targets import target_order
 
 Float32 = npt.NDArray[np.float32]
@@ -87,7 +92,7 @@ class Case:
 
 
 def find_case(
-    layer: LayerRunner,
+    layer: LayerRunner | TailRunner,
     kernel: Float32,
     chunk: LayerInputs,
     label: int,
@@ -100,8 +105,8 @@ def find_case(
     """Find targets and weights.
 
     Args:
-        layer: runs the layer under repair and what follows.
-        kernel: (D, C), of the model under repair.
+        layer: runs what is under repair and what follows.
+        kernel: (D, C) or (W, 1), of the model under repair.
         chunk: repair rows.
         label: under repair.
         more_positives: further rows; those the model gets right must not break either.
@@ -122,21 +127,19 @@ def find_case(
         more_logits = layer.logits(more_positives.inputs, kernel)
         right = np.flatnonzero(layer.predicted(more_logits) == more_positives.labels)
         positives.append((more_positives.take(right), more_logits[right]))
-    sums = functools.reduce(
-        operator.add,
-        (
-            layer.localisation_sums(negatives.inputs[part], logits[failures][part], negatives.labels[part])
-            for part in (slice(start, start + PASS_ROWS) for start in range(0, len(failures), PASS_ROWS))
-        ),
-    )
-    found = localize(sums, kernel, num_grad=num_grad, impact=impact, fronts=fronts)
-    index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
-    columns, weights = localised(kernel, index)
     kept = LayerInputs.joined([part for part, _ in positives])
+    kept_logits = np.concatenate([part for _, part in positives])
+    sums: Any = _sums(layer, kernel, negatives, logits[failures])
+    others: Any = None
+    if isinstance(layer, TailRunner) and len(kept.labels):
+        others = _sums(layer, kernel, kept, kept_logits)
+    found = localised_by(layer.target, sums, others, kernel, num_grad, impact, fronts)
+    index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
+    columns, weights = localised_in(layer.target, kernel, index)
     everything = LayerInputs.joined([negatives, kept])
     rows = SearchRows(
-        inputs=np.ascontiguousarray(everything.inputs[:, columns]),
-        logits=np.concatenate([logits[failures], *(part for _, part in positives)]),
+        inputs=everything.inputs if columns is None else np.ascontiguousarray(everything.inputs[:, columns]),
+        logits=np.concatenate([logits[failures], kept_logits]),
         labels=everything.labels,
         negative=np.arange(len(everything.labels)) < len(failures),
     )
@@ -147,6 +150,26 @@ def find_case(
         weights,
         rows,
     )
+
+
+def localised_by(
+    target: Target, negative: Any, positive: Any, kernel: Float32, num_grad: int | None, impact: Impact, fronts: int
+) -> Localisation:
+    """The weights to blame, by the sums over negative and positive rows that the kind of target takes."""
+    if isinstance(target, TargetLayer):
+        return localize(negative, kernel, num_grad=num_grad, impact=impact, fronts=fronts)
+    return localize_pooled(negative, positive, num_grad=num_grad, fronts=fronts)
+
+
+def _sums(
+    layer: LayerRunner | TailRunner, kernel: Float32, rows: LayerInputs, logits: Float32
+) -> LocalisationSums | PooledSums:
+    """The sums of localisation over rows with logits (n, C), block by block."""
+    blocks = (slice(start, start + PASS_ROWS) for start in range(0, len(rows.labels), PASS_ROWS))
+    more = (kernel,) if isinstance(layer, TailRunner) else ()  # the gradient of a last Dense layer has no need of it
+    parts: Any = (layer.localisation_sums(rows.inputs[part], logits[part], rows.labels[part], *more) for part in blocks)
+    found: LocalisationSums | PooledSums = functools.reduce(operator.add, parts)
+    return found
 
 
 def case_fingerprint(sets: Sequence[str], index: Int64) -> str:

@@ -16,15 +16,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import h5py
-import keras
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import fingerprint_pb2
 
-import engine.backend as _backend  # noqa: F401  (sets the variables that must precede Keras)
 from engine import hdf5_models, savedmodel
-from engine.backend import tf
+from engine.backend import keras
 from engine.errors import InputError
 from engine.files import replace_directory, replace_file
 from engine.models import LoadedModel, fingerprint_of
@@ -148,6 +145,7 @@ def _save_savedmodel(source: LoadedModel, patch: Patch, folder: Path) -> None:
 
 def _write_checkpoint(prefix: Path, tensors: Mapping[str, Any]) -> None:
     names = sorted(tensors)
+    tf = savedmodel.tensorflow(prefix.parent.parent)
     with tf.device("CPU:0"):
         tf.raw_ops.SaveV2(
             prefix=str(prefix),
@@ -162,8 +160,11 @@ def _renew_fingerprint(source: Path, folder: Path) -> None:
     path = folder / savedmodel.FINGERPRINT
     if not path.is_file():
         return
+    savedmodel.tensorflow(source)
+    from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
+
     try:
-        fingerprint = fingerprint_pb2.FingerprintDef.FromString(path.read_bytes())
+        fingerprint = FingerprintDef.FromString(path.read_bytes())
     except DecodeError:
         path.unlink()
         return

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from engine.errors import InputError
 from engine.files import replace_directory
-from engine.imagesets import BLOCK_ROWS, ImageSet, open_reader
+from engine.imagesets import BLOCK_ROWS, ImageSet, is_pictures, open_reader
 from engine.pictures import encode_picture
 
 FOLDER = "images"
@@ -39,11 +39,16 @@ def extract_images(
     from 0 to 255 stay. The folder is replaced, and appears when all pictures are in it. Rows are read in blocks.
     `progress` is called with the number of rows just written.
 
-    Raises InputError for images of other than 1 or 3 channels, for pixels out of range or not finite, and where
-    the folder holds the image set or, unless `overwrite`, anything but extracted pictures.
+    Raises InputError for rows that are no pictures, or have other than 1 or 3 channels, for pixels out of range or not
+    finite, and where the folder holds the image set or, unless `overwrite`, anything but extracted pictures.
     """
     if kind not in FORMATS:
         raise ValueError(f"kind {kind!r}; expected one of {', '.join(FORMATS)}")
+    if not is_pictures(image_set):
+        raise InputError(
+            f"{image_set.path} has rows of shape {image_set.image_shape}, which are no pictures; expected (height, "
+            "width, channels)"
+        )
     if image_set.image_shape[2] not in (1, 3):
         raise InputError(f"{image_set.path} has images of shape {image_set.image_shape}; expected 1 or 3 channels")
     folder = output_dir / FOLDER

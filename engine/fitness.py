@@ -14,7 +14,7 @@ and a loop of known length one is taken apart.) So several swarms on the same ro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -89,10 +89,11 @@ class Weights:
 
 @dataclass(frozen=True)
 class Tiling:
-    """Tile shapes; None lets `plan_tiles` choose from the job."""
+    """Tile shapes; None lets them follow from the job. `bytes` bounds the values that a tile holds at once."""
 
     particles: int | None = None
     rows: int | None = None
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ def bucket(count: int, steps: Sequence[int] = ()) -> int:
 def plan_tiles(particles: int, rows: int, units: int, tiling: Tiling) -> tuple[Tile, ...]:
     """Cut P x n into tiles, rows varying fastest: a pure function of the job and of `tiling`."""
     high = min(particles, tiling.particles or _even(particles, 128))
-    wide = tiling.rows or 1 << max(8, min(13, (TILE_ELEMENTS // (high * max(units, 1))).bit_length() - 1))
+    elements = TILE_ELEMENTS if tiling.bytes is None else tiling.bytes // 4
+    wide = tiling.rows or 1 << max(8, min(13, (elements // (high * max(units, 1))).bit_length() - 1))
     return tuple(
         Tile((p, min(p + high, particles)), (r, min(r + wide, rows)))
         for p in range(0, particles, high)
@@ -171,6 +173,10 @@ class TiledFitness:
         where = self.tiles[tile]
         return self._evaluate_rows(where.rows, candidates[slice(*where.particles)])
 
+    def start_tile(self, tile: int, candidates: Float32) -> Callable[[], Float64]:
+        """Start the evaluation of a tile; what is returned ends it, so that the next one may be started before."""
+        return lambda: self.evaluate_tile(tile, candidates)
+
     def evaluate(self, candidates: Float32) -> Float64:
         """Evaluate every row here; (M, K) float32 -> (M, 4) float64, see `evaluate_tile`.
 
@@ -213,13 +219,7 @@ class TiledFitness:
         labels = self._rows.labels[where]
         negative = self._rows.negative[where]
         rest = _untouched(self._head, logits, labels, self._units[self._units >= 0])
-        first = -(-int(negative.sum()) // BLOCK_ROWS)
-        blocks = first - (-int((~negative).sum()) // BLOCK_ROWS)
-        size = bucket(blocks) * BLOCK_ROWS
-        place = np.empty(len(labels), dtype=np.int64)
-        place[negative] = np.arange(negative.sum())
-        place[~negative] = first * BLOCK_ROWS + np.arange((~negative).sum())
-
+        kinds, place, size = arrange(negative)
         inputs = np.zeros((*self._groups.shape, size), dtype=np.float32)
         padded = np.append(self._weights.column, -1)[self._groups]
         block = self._rows.inputs[where]
@@ -236,8 +236,36 @@ class TiledFitness:
         integers = np.zeros((2, size), dtype=np.int32)
         integers[:, place] = labels, rest.largest_is_first
         table = np.concatenate([inputs.reshape(-1, size), touched, constants])
-        kinds = slice(0, first), slice(first, blocks)
         return kinds, backend.on_device(table), backend.on_device(integers), backend.on_device(self._units)
+
+
+def one_ahead(starts: Iterable[Callable[[], Callable[[], Float64]]]) -> Iterator[Float64]:
+    """Results of pieces of work in their order, each started before the one in front of it is waited for."""
+    waiting: Callable[[], Float64] | None = None
+    for start in starts:
+        started = start()
+        if waiting is not None:
+            yield waiting()
+        waiting = started
+    if waiting is not None:
+        yield waiting()
+
+
+def arrange(negative: npt.NDArray[np.bool_]) -> tuple[tuple[slice, slice], Int64, int]:
+    """Give the rows of a tile places in which negative and positive ones share no block of `BLOCK_ROWS`.
+
+    Args:
+        negative: (n,) bool.
+
+    Returns:
+        The blocks of negative and of positive rows; the place (n,) of each row; the number of places.
+    """
+    first = -(-int(negative.sum()) // BLOCK_ROWS)
+    blocks = first - (-int((~negative).sum()) // BLOCK_ROWS)
+    place = np.empty(len(negative), dtype=np.int64)
+    place[negative] = np.arange(negative.sum())
+    place[~negative] = first * BLOCK_ROWS + np.arange((~negative).sum())
+    return (slice(0, first), slice(first, blocks)), place, bucket(blocks) * BLOCK_ROWS
 
 
 def combine(tiles: Sequence[Tile], parts: Sequence[Float64]) -> Float64:
@@ -315,9 +343,11 @@ def _kernel(head: Head, classes: int) -> Callable[..., Any]:
         def body(slab: Any, *results: Any) -> Any:
             # Adding nothing keeps comparisons of constants in the loop: moved out, each would be compiled by itself.
             nothing = ops.minimum(slab, 0)
+            first = ops.zeros((), "int32")  # all indices of one dtype: JAX would take 0 for an int64
             parts = evaluate_slab(ops.take(slabs, slab, axis=0), table, integers + nothing, units)
             return slab + 1, *(
-                ops.slice_update(result, (slab, 0, 0), part[None]) for result, part in zip(results, parts, strict=True)
+                ops.slice_update(result, (slab, first, first), part[None])
+                for result, part in zip(results, parts, strict=True)
             )
 
         empty = ops.zeros((slabs.shape[0], slabs.shape[2], table.shape[1] // BLOCK_ROWS), "float32")
@@ -379,7 +409,8 @@ def _kernel(head: Head, classes: int) -> Callable[..., Any]:
         values = ops.where(real_row, loss, 0.0), ops.cast(ops.logical_and(correct, real_row), "float32")
         return tuple(_block_sums(ops.broadcast_to(value, (particles, size))) for value in values)
 
-    return backend.compiled(evaluate)
+    program: Callable[..., Any] = backend.compiled(evaluate)
+    return program
 
 
 def _block_sums(values: Any) -> Any:

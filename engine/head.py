@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
+from engine import backend
 from engine.backend import keras, ops
 from engine.errors import InputError
 from engine.models import TrainingLoss, layer_at, layer_number
+from engine.patch import Patch, patch_between
+from engine.swarm import Spread
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
 
 Form = Literal["log_softmax", "normalised", "binary", "binary_logits"]
 
@@ -63,7 +70,7 @@ class Head:
 
     def scores(self, logits: Any) -> Any:
         """Apply the elementwise activation to logits of any shape."""
-        return _activation(self.activation)(logits)
+        return backend.activation(self.activation)(logits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +82,55 @@ class TargetLayer:
         number: the toolkit's number of the layer, the first column of weights.csv.
         path: `<layer name>/kernel`, as patches name it.
         head: what follows the layer.
+        names: nothing; `DeepTarget` has what the user asked for there.
     """
 
     layer: Any
     number: int
     path: str
     head: Head
+    names: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The layer, for messages."""
+        return str(self.layer.name)
+
+    @property
+    def kernel(self) -> Float32:
+        """The kernel as it is, (D, C) float32."""
+        return np.asarray(ops.convert_to_numpy(self.layer.kernel), dtype=np.float32)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of the kernel by its path."""
+        return {self.path: tuple(self.layer.kernel.shape)}
+
+    def spread(self, kernel: Float32, index: Int64) -> Spread:
+        """Mean, deviation and range of a kernel (D, C); the same wherever its weights (K, 2) are."""
+        return Spread.of(kernel)
+
+    def patch(self, index: Int64, old: Float32, new: Float32) -> Patch:
+        """The patch of K kernel positions (K, 2) from old to new values (K,)."""
+        flat = np.ravel_multi_index((index[:, 0], index[:, 1]), tuple(self.layer.kernel.shape)).astype(np.int64)
+        return Patch((self.path,) * len(flat), flat, old, new)
+
+    def index_of(self, patch: Patch, source: str) -> Int64:
+        """The kernel positions (K, 2) of a patch of this kernel; `source` is for messages of `DeepTarget`."""
+        places = np.unravel_index(patch.flat_index, tuple(self.layer.kernel.shape))
+        return np.stack(places, axis=1).astype(np.int64).reshape(-1, 2)
+
+    def patch_between(self, old: Float32, new: Float32) -> Patch:
+        """What leads from one kernel (D, C) to another."""
+        return patch_between(self.path, old, new)
+
+
+def activation_name(activation: Any) -> str | None:
+    """The name of an activation of Keras, elementwise or softmax; None for any other function, whatever its name."""
+    name = "linear" if activation is None else getattr(activation, "__name__", None)
+    if name not in ELEMENTWISE | {"softmax"}:
+        return None
+    return str(name) if activation in (None, keras.activations.get(name)) else None
 
 
 def find_target(model: Any, loss: TrainingLoss, classes: int, path: Path, number: int | None = None) -> TargetLayer:
@@ -96,7 +146,9 @@ def find_target(model: Any, loss: TrainingLoss, classes: int, path: Path, number
     Raises:
         InputError: no such layer, a layer without weights, or one that does not produce the class scores.
     """
-    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    # Of a Functional model also the operations that are no layers (x + y).
+    steps = getattr(model, "operations", model.layers)
+    layers = [step for step in steps if not isinstance(step, keras.layers.InputLayer)]
     found = None
     tail: list[Any] = []
     for layer in reversed(layers):
@@ -134,7 +186,7 @@ def find_target(model: Any, loss: TrainingLoss, classes: int, path: Path, number
         layer=found,
         number=layer_number(model, found),
         path=f"{found.name}/kernel",
-        head=_head(activation, loss, path),
+        head=head_of(activation, loss, path),
     )
 
 
@@ -147,7 +199,12 @@ def _name(activation: Any, path: Path) -> str:
     return name
 
 
-def _head(activation: str, loss: TrainingLoss, path: Path) -> Head:
+def head_of(activation: str, loss: TrainingLoss, path: Path) -> Head:
+    """The head of a model whose last activation is known by name.
+
+    Raises:
+        InputError: softmax with binary cross-entropy.
+    """
     if loss.name == "binary_crossentropy":
         if activation == "softmax":
             raise InputError(f"{path}: softmax with binary cross-entropy, expected categorical cross-entropy")
@@ -155,11 +212,6 @@ def _head(activation: str, loss: TrainingLoss, path: Path) -> Head:
     if activation == "softmax":
         return Head("log_softmax", "linear")
     return Head("log_softmax" if loss.from_logits else "normalised", activation)
-
-
-@cache
-def _activation(name: str) -> Callable[[Any], Any]:
-    return keras.activations.get(name)  # type: ignore[no-any-return]
 
 
 def row_losses(head: Head, logits: Any, true: Any) -> Any:
@@ -179,7 +231,7 @@ def row_losses(head: Head, logits: Any, true: Any) -> Any:
     if head.form == "normalised":
         share = ops.sum(scores * true, axis=-1) / ops.sum(scores, axis=-1)
         return -ops.log(ops.clip(share, EPSILON, 1.0 - EPSILON))
-    return ops.mean(binary_terms(head, logits, scores, true), axis=-1)
+    return ops.sum(binary_terms(head, logits, scores, true), axis=-1) / logits.shape[-1]
 
 
 def binary_terms(head: Head, logits: Any, scores: Any, true: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,20 +19,20 @@ from engine.imagesets import BLOCK_ROWS, ImageReader, ImageSet
 class ImageSetWriter:
     """Fills the rows of a new image set in any order; made by `write_image_set`."""
 
-    def __init__(self, images: Any, labels: Any) -> None:
-        """Wrap the two datasets of an open file."""
+    def __init__(self, images: dict[str, Any], labels: Any) -> None:
+        """Wrap the datasets of an open file, those of the images as `create_images` returns them."""
         self._images, self._labels = images, labels
         self._next = 0
         self.rows_written = 0
 
     def append(self, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
-        """Write images (m, h, w, c) and one-hot labels (m, classes) after the last appended rows."""
+        """Write images (m, ...) and one-hot labels (m, classes) after the last appended rows; see `put_images`."""
         self.write(self._next, images, labels)
         self._next += len(images)
 
     def write(self, start: int, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
-        """Write images (m, h, w, c) and one-hot labels (m, classes) as rows [start, start + m)."""
-        self._images[start : start + len(images)] = images
+        """Write images (m, ...) and one-hot labels (m, classes) as rows [start, start + m); see `put_images`."""
+        put_images(self._images, start, images)
         self._labels[start : start + len(images)] = labels
         self.rows_written += len(images)
 
@@ -50,17 +51,59 @@ def write_image_set(
 ) -> Iterator[ImageSetWriter]:
     """Write an image set of `rows` rows in blocks; the file appears when the body has filled every row.
 
-    Stored contiguous and uncompressed. Raises ValueError when the body leaves rows out.
+    `image_shape` and `image_dtype` are as of `ImageSet` and `ImageReader`: a structured dtype makes a group with a
+    dataset for each field. Stored contiguous and uncompressed. Raises ValueError when the body leaves rows out.
     """
     with replace_file(path) as temporary:
         with h5py.File(temporary, "w", locking=False) as file:
-            images = file.create_dataset("images", (rows, *image_shape), image_dtype)
+            images = create_images(file, rows, image_shape, image_dtype)
             labels = file.create_dataset("labels", (rows, classes), label_dtype)
             _write_attributes(file, label_names, preprocess)
             writer = ImageSetWriter(images, labels)
             yield writer
         if writer.rows_written != rows:
             raise ValueError(f"{path}: {writer.rows_written} of {rows} rows were written")
+
+
+def create_images(file: Any, rows: int, image_shape: tuple[int, ...], image_dtype: npt.DTypeLike) -> dict[str, Any]:
+    """Make room for images in an open h5py file: `images`, or one dataset per field of a structured dtype.
+
+    Returns the datasets by field, in the order of the fields; a single one by the empty name.
+    """
+    dtype = np.dtype(image_dtype)
+    if dtype.names is None:
+        return {"": file.create_dataset("images", (rows, *image_shape), dtype)}
+    group = file.create_group("images", track_order=True)
+    return {name: group.create_dataset(name, (rows, *dtype[name].shape), dtype[name].base) for name in dtype.names}
+
+
+def put_images(datasets: dict[str, Any], start: int, images: npt.NDArray[Any]) -> None:
+    """Write images as rows from `start` on into the datasets of `create_images`.
+
+    Args:
+        datasets: those of one file.
+        start: first row.
+        images: (m, ...); for a group either structured (m,) or as rows travel, (m, F).
+    """
+    rows = slice(start, start + len(images))
+    if "" in datasets:
+        datasets[""][rows] = images
+        return
+    first = 0
+    for name, dataset in datasets.items():
+        if images.dtype.names is None:
+            size = math.prod(dataset.shape[1:])
+            dataset[rows] = images[:, first : first + size].reshape(-1, *dataset.shape[1:])
+            first += size
+        else:
+            dataset[rows] = images[name]
+
+
+def float_dtype(image_set: ImageSet) -> np.dtype[Any]:
+    """What `write_image_set` takes as `image_dtype` for a set of the same inputs in float32."""
+    if not image_set.inputs:
+        return np.dtype(np.float32)
+    return np.dtype([(name, np.float32, shape) for name, shape in image_set.inputs])
 
 
 def write_empty_image_set(

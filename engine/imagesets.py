@@ -1,6 +1,12 @@
-"""Image sets: HDF5 files with datasets `images` (n, h, w, c) and one-hot `labels` (n, classes).
+"""Image sets: HDF5 files with the inputs of a model and one-hot `labels` (n, classes).
 
-They are read in blocks of rows and never loaded whole, and opened without file locks so that read-only
+For a model with one input, `images` is a dataset (n, ...): pictures (n, h, w, c), series (n, T, d), token numbers
+(n, T). For one with several, it is a group with a dataset (n, ...) for each, called as the model calls that input and
+in the model's order; a row then travels as one vector (F,): the inputs flattened (C order), one after the other. The
+order of a group is the order in which its datasets were made if the file keeps it (h5py's `track_order`), else that of
+their names.
+
+The sets are read in blocks of rows and never loaded whole, and opened without file locks so that read-only
 shared file systems work. Datasets with other names (`image_ids`, …) are ignored. Two optional attributes of
 the file are ours: `label_names` (one string per class) and `preprocess` (how the pixels were made).
 `engine.imageset_writer` writes them.
@@ -9,6 +15,7 @@ the file are ours: `label_names` (one string per class) and `preprocess` (how th
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,32 +39,40 @@ _NUMERIC_KINDS = "biuf"
 _CHUNK_CACHE_BYTES = 64 * 2**20
 # Scattered rows closer together than this are read in one go.
 _GAP_ROWS = 16
+_IN_GROUP = "images/"
+_EXACT = 2**24
+"""float32 holds all integers up to this one, and not the next."""
 
 FloatImages = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
+Inputs = tuple[tuple[str, tuple[int, ...]], ...]
+"""Name and shape, without the axis of rows, of each input of a model that has several."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """What is known of an image set without its pixels.
+    """What is known of an image set without its rows.
 
     Attributes:
         path: the HDF5 file, absolute.
-        rows: number of images n.
-        image_shape: (height, width, channels); (0, 0, 0) in a set without rows that stores no shape.
+        rows: their number n.
+        image_shape: of a row as it travels: (height, width, channels) of pictures, (F,) for several inputs; (0, 0, 0)
+            in a set without rows that stores no shape.
         classes: length of a one-hot row.
         labels: shape (n,), int64, class of each row.
         label_names: one name per class, or None where the file has none.
         preprocess: how the pixels were made (`engine.preprocess`), or None where the file does not say.
+        inputs: where the set holds several inputs, name and shape of each; else empty.
     """
 
     path: Path
     rows: int
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     classes: int
     labels: Indices
     label_names: tuple[str, ...] | None
     preprocess: str | None
+    inputs: Inputs = ()
 
 
 class ImageReader:
@@ -65,16 +80,19 @@ class ImageReader:
 
     def __init__(self, image_set: ImageSet, file: Any) -> None:
         """Wrap an open h5py file of `image_set`."""
-        self._path = image_set.path
-        self._rows = image_set.rows
-        self._images = file["images"]
+        self._set = image_set
+        images = file["images"]
+        # By the name that messages use, in the order of the model.
+        self._images = {name: images[name] for name, _ in image_set.inputs} if image_set.inputs else {"images": images}
         self._labels = file["labels"]
 
     @property
     def image_dtype(self) -> np.dtype[Any]:
-        """Stored dtype of the images."""
-        dtype: np.dtype[Any] = self._images.dtype
-        return dtype
+        """Stored dtype of the images; for several inputs a structured one, with a field (...) for each."""
+        if not self._set.inputs:
+            dtype: np.dtype[Any] = self._images["images"].dtype
+            return dtype
+        return np.dtype([(name, self._images[name].dtype, shape) for name, shape in self._set.inputs])
 
     @property
     def label_dtype(self) -> np.dtype[Any]:
@@ -83,46 +101,75 @@ class ImageReader:
         return dtype
 
     def read(self, start: int, stop: int) -> FloatImages:
-        """Rows [start, stop) as float32 (m, h, w, c); InputError where a pixel is NaN or infinite."""
-        return self._finite(self._load(self._images, start, stop), np.arange(start, stop))
+        """Rows [start, stop) as float32 (m, ...).
+
+        Raises InputError where a number is NaN or infinite, or an integer that float32 does not hold exactly.
+        """
+        return self._floats(start, stop, slice(None), np.arange(start, stop))
 
     def read_rows(self, indices: Indices) -> FloatImages:
-        """The rows `indices` (m,), ascending with or without repeats, as float32 (m, h, w, c)."""
-        out = np.empty((len(indices), *self._images.shape[1:]), np.float32)
+        """The rows `indices` (m,), ascending with or without repeats, as float32 (m, ...); raises as `read` does."""
+        out = np.empty((len(indices), *self._set.image_shape), np.float32)
         for first, last in _runs(indices):
             run = indices[first:last]
-            block = self._load(self._images, int(run[0]), int(run[-1]) + 1)
-            out[first:last] = self._finite(block[run - run[0]], run)
+            out[first:last] = self._floats(int(run[0]), int(run[-1]) + 1, run - run[0], run)
         return out
 
     def read_stored(self, start: int, stop: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Images and one-hot labels of rows [start, stop) in their stored dtypes, pixels not checked."""
-        return self._load(self._images, start, stop), self._load(self._labels, start, stop)
+        """Images of `image_dtype` and one-hot labels of rows [start, stop) as they are stored, not checked."""
+        labels = self._load(self._labels, start, stop)
+        if not self._set.inputs:
+            return self._load(self._images["images"], start, stop), labels
+        images = np.empty(stop - start, self.image_dtype)
+        for name, dataset in self._images.items():
+            images[name] = self._load(dataset, start, stop)
+        return images, labels
 
     def _load(self, dataset: Any, start: int, stop: int) -> npt.NDArray[Any]:
-        if not 0 <= start <= stop <= self._rows:
-            raise IndexError(f"rows {start}..{stop} of {self._path}, which has {self._rows}")
+        path = self._set.path
+        if not 0 <= start <= stop <= self._set.rows:
+            raise IndexError(f"rows {start}..{stop} of {path}, which has {self._set.rows}")
         try:
             return np.asarray(dataset[start:stop])
         except OSError as error:
             raise InputError(
-                f"{self._path}: rows {start} to {stop} cannot be read ({_first_line(error)}); expected "
-                "an undamaged HDF5 file"
+                f"{path}: rows {start} to {stop} cannot be read ({_first_line(error)}); expected an undamaged HDF5 file"
             ) from error
 
-    def _finite(self, block: npt.NDArray[Any], rows: Indices) -> FloatImages:
+    def _floats(self, start: int, stop: int, taken: slice | Indices, rows: Indices) -> FloatImages:
+        """Those `taken` of the rows [start, stop), whose numbers in the file are `rows` (m,), as they travel."""
+        parts = [
+            self._checked(name, self._load(dataset, start, stop)[taken], rows) for name, dataset in self._images.items()
+        ]
+        if not self._set.inputs:
+            return parts[0]
+        return np.concatenate([part.reshape(len(rows), math.prod(part.shape[1:])) for part in parts], axis=1)
+
+    def _checked(self, name: str, block: npt.NDArray[Any], rows: Indices) -> FloatImages:
+        where = f" in {name!r}" if self._set.inputs else ""
+        if block.dtype.kind in "iu" and block.dtype.itemsize > 2 and block.size:
+            large = (block > _EXACT) | (block < -_EXACT)
+            if large.any():
+                place = np.unravel_index(int(large.argmax()), block.shape)
+                raise InputError(
+                    f"{self._set.path}: row {rows[place[0]]} has {block[place]}{where}; expected integers up to "
+                    f"{_EXACT}, which are exact as float32"
+                )
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is reported below
             images: FloatImages = np.ascontiguousarray(block, np.float32)
         if not np.isfinite(images).all():
             bad = ~np.isfinite(images.reshape(len(images), -1)).all(axis=1)
             first = int(np.argmax(bad))
             what = "NaN" if np.isnan(images[first]).any() else "infinite (as float32)"
-            raise InputError(f"{self._path}: row {rows[first]} has pixels that are {what}; expected finite numbers")
+            numbers = "pixels" if is_pictures(self._set) else "numbers"
+            raise InputError(
+                f"{self._set.path}: row {rows[first]} has {numbers}{where} that are {what}; expected finite numbers"
+            )
         return images
 
 
 def open_image_set(path: Path, *, allow_empty: bool = False) -> ImageSet:
-    """Open an image set and check everything but its pixels.
+    """Open an image set and check everything but the numbers in its rows.
 
     With `allow_empty`, a set of 0 rows is accepted, also one whose arrays have shape (0,), as `target` leaves
     it where there are no failures.
@@ -132,20 +179,33 @@ def open_image_set(path: Path, *, allow_empty: bool = False) -> ImageSet:
     """
     path = Path(path).absolute()
     with _open_file(path) as file:
-        images, labels = _dataset(file, path, "images"), _dataset(file, path, "labels")
-        if len(images) != len(labels):
-            raise InputError(f"{path} has {len(images)} images and {len(labels)} labels; expected equal numbers")
-        rows = len(images)
+        images, labels = _images(file, path), _dataset(file, path, "labels")
+        rows = len(labels)
+        for name, dataset in images.items():
+            if len(dataset) != rows:
+                raise InputError(f"{path} has {len(dataset)} {name} and {rows} labels; expected equal numbers")
         if rows == 0 and not allow_empty:
             raise InputError(f"{path} has 0 rows; expected at least one image")
-        if rows == 0 and images.ndim == 1:
+        grouped = "images" not in images
+        inputs: Inputs = ()
+        shape: tuple[int, ...]
+        if rows == 0 and not grouped and images["images"].ndim == 1:
             shape, classes = (0, 0, 0), 0
         else:
-            if images.ndim != 4:
-                raise InputError(f"{path}: images have shape {images.shape}; expected (rows, height, width, channels)")
+            for name, dataset in images.items():
+                if dataset.ndim < 2:
+                    raise InputError(
+                        f"{path}: {name} have shape {dataset.shape}; expected (rows, height, width, channels), or rows "
+                        "of any other shape"
+                    )
             if labels.ndim != 2:
                 raise InputError(f"{path}: labels have shape {labels.shape}; expected one-hot rows (rows, classes)")
-            shape, classes = tuple(images.shape[1:]), int(labels.shape[1])
+            classes = int(labels.shape[1])
+            if grouped:
+                inputs = tuple((name.removeprefix(_IN_GROUP), each.shape[1:]) for name, each in images.items())
+                shape = (sum(math.prod(each) for _, each in inputs),)
+            else:
+                shape = tuple(images["images"].shape[1:])
         return ImageSet(
             path=path,
             rows=rows,
@@ -154,6 +214,7 @@ def open_image_set(path: Path, *, allow_empty: bool = False) -> ImageSet:
             labels=_label_indices(labels, path),
             label_names=_label_names(file, path, classes),
             preprocess=_preprocess(file),
+            inputs=inputs,
         )
 
 
@@ -165,26 +226,48 @@ def open_reader(image_set: ImageSet) -> Iterator[ImageReader]:
 
 
 def read_images(image_set: ImageSet, start: int, stop: int) -> FloatImages:
-    """Rows [start, stop) as float32 (m, h, w, c); InputError where a pixel is NaN or infinite."""
+    """Rows [start, stop) as float32 (m, ...); raises as `ImageReader.read` does."""
     with open_reader(image_set) as reader:
         return reader.read(start, stop)
 
 
 def read_rows(image_set: ImageSet, indices: Indices) -> FloatImages:
-    """The rows `indices` (m,), int64 ascending, as float32 (m, h, w, c); raises as `read_images` does."""
+    """The rows `indices` (m,), int64 ascending, as float32 (m, ...); raises as `read_images` does."""
     with open_reader(image_set) as reader:
         return reader.read_rows(indices)
 
 
-def check_fits_model(image_set: ImageSet, input_shape: tuple[int | None, ...], classes: int, model_path: Path) -> None:
-    """Raise InputError unless the images have `input_shape` (None = any size) and `classes` classes."""
-    fits = len(input_shape) == 3 and all(
-        want is None or want == have for want, have in zip(input_shape, image_set.image_shape, strict=True)
+def is_pictures(image_set: ImageSet) -> bool:
+    """Whether the rows have the shape of pictures, (height, width, channels)."""
+    return len(image_set.image_shape) == 3
+
+
+def check_fits_model(
+    image_set: ImageSet,
+    input_shape: tuple[int | None, ...],
+    classes: int,
+    model_path: Path,
+    inputs: Inputs = (),
+) -> None:
+    """Raise InputError unless the rows have `input_shape` (None = any size) and `classes` classes.
+
+    `inputs` are those of a model that has several: the set must have the same, in the same order.
+    """
+    if image_set.inputs != inputs:
+        expected = _described(inputs) if inputs else f"one dataset of rows of shape {tuple(input_shape)}"
+        order = ""
+        if sorted(image_set.inputs) == sorted(inputs):
+            order = " in this order (h5py keeps the order of a group that was made with track_order=True)"
+        found = _described(image_set.inputs) if image_set.inputs else f"rows of shape {image_set.image_shape}"
+        raise InputError(f"{image_set.path} holds {found}; the model {model_path} expects {expected}{order}")
+    have = image_set.image_shape
+    fits = len(input_shape) == len(have) and all(
+        want is None or want == size for want, size in zip(input_shape, have, strict=True)
     )
     if not fits:
+        what = "images" if is_pictures(image_set) else "rows"
         raise InputError(
-            f"{image_set.path} holds images of shape {image_set.image_shape}; the model {model_path} expects "
-            f"{tuple(input_shape)}"
+            f"{image_set.path} holds {what} of shape {have}; the model {model_path} expects {tuple(input_shape)}"
         )
     if image_set.classes != classes:
         raise InputError(
@@ -196,7 +279,7 @@ def check_fits_model(image_set: ImageSet, input_shape: tuple[int | None, ...], c
 def content_fingerprint(image_set: ImageSet) -> str:
     """SHA-256 (hex) of the shape, the labels and the images as float32, however the file stores them.
 
-    Raises InputError where a pixel is NaN or infinite.
+    Raises InputError as `ImageReader.read` does.
     """
     digests = []
     if image_set.rows:
@@ -207,7 +290,7 @@ def content_fingerprint(image_set: ImageSet) -> str:
 
 
 def row_digests(images: FloatImages) -> npt.NDArray[np.uint8]:
-    """Digest (m, 16) of the pixels of each row of images (m, h, w, c)."""
+    """Digest (m, 16) of the numbers of each row of images (m, ...)."""
     pixels = np.ascontiguousarray(images.reshape(len(images), -1), "<f4")
     digests = [hashlib.blake2b(row.data, digest_size=DIGEST_BYTES).digest() for row in pixels]
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
@@ -216,7 +299,7 @@ def row_digests(images: FloatImages) -> npt.NDArray[np.uint8]:
 def rows_fingerprint(
     shape: tuple[int, ...], classes: int, labels: Indices, digests: Sequence[npt.NDArray[np.uint8]]
 ) -> str:
-    """SHA-256 (hex) of rows with labels (n,), from the digests of their pixels, in blocks (m, 16)."""
+    """SHA-256 (hex) of rows with labels (n,), from the digests of their numbers, in blocks (m, 16)."""
     digest = hashlib.sha256(repr((len(labels), tuple(shape), classes)).encode())
     digest.update(labels.astype("<i8").tobytes())
     for block in digests:
@@ -240,19 +323,34 @@ def _open_file(path: Path) -> Iterator[Any]:
         yield file
 
 
+def _images(file: Any, path: Path) -> dict[str, Any]:
+    """The dataset `images`, or those of the group `images` in their order, by path in the file."""
+    group = _item(file, path, "images")
+    if not isinstance(group, h5py.Group):
+        return {"images": _dataset(file, path, "images")}
+    names = list(group)
+    if not names:
+        raise InputError(f'{path} has an empty group "images"; expected a dataset for each input of the model')
+    return {f"{_IN_GROUP}{name}": _dataset(file, path, f"{_IN_GROUP}{name}") for name in names}
+
+
 def _dataset(file: Any, path: Path, name: str) -> Any:
-    try:
-        dataset = file.get(name)
-    except (OSError, RuntimeError, KeyError) as error:
-        raise InputError(f'{path}: "{name}" cannot be read ({_first_line(error)}); expected a dataset') from error
+    dataset = _item(file, path, name)
     if not isinstance(dataset, h5py.Dataset) or dataset.ndim == 0:
         raise InputError(
-            f'{path} has no dataset "{name}"; expected "images" (rows, height, width, channels) and "labels" '
-            "(rows, classes)"
+            f'{path} has no dataset "{name}"; expected "images" (rows, height, width, channels), or rows of another '
+            'shape, and "labels" (rows, classes)'
         )
     if dataset.dtype.kind not in _NUMERIC_KINDS:
         raise InputError(f'{path}: "{name}" holds {dataset.dtype}; expected numbers')
     return dataset
+
+
+def _item(file: Any, path: Path, name: str) -> Any:
+    try:
+        return file.get(name)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise InputError(f'{path}: "{name}" cannot be read ({_first_line(error)}); expected a dataset') from error
 
 
 def _label_indices(labels: Any, path: Path) -> Indices:
@@ -299,6 +397,10 @@ def _runs(indices: Indices) -> Iterator[tuple[int, int]]:
         if k == len(rows) or rows[k] - rows[k - 1] > _GAP_ROWS or rows[k] - rows[first] >= BLOCK_ROWS:
             yield first, k
             first = k
+
+
+def _described(inputs: Inputs) -> str:
+    return "the inputs " + ", ".join(f"{name} {shape}" for name, shape in inputs)
 
 
 def _short(row: npt.NDArray[Any]) -> str:

@@ -78,13 +78,19 @@ def localize(
     order = np.argsort(-loss.ravel(order="F"), kind="stable")[: min(size, loss.size)]
     column, row = np.divmod(order, loss.shape[0])
     gradient_loss, forward_impact = loss[row, column], force[row, column]
-    left = np.arange(len(order))
+    front = pareto_fronts(gradient_loss, forward_impact, fronts)
+    return Localisation(row, column, gradient_loss, forward_impact, front)
+
+
+def pareto_fronts(first: Float64, second: Float64, fronts: int) -> Int64:
+    """Indices (K,), ascending, of the points on so many fronts, each of what the ones before left."""
+    left = np.arange(len(first))
     chosen = []
     for _ in range(fronts):
-        front = left[pareto_front(gradient_loss[left], forward_impact[left])]
+        front = left[pareto_front(first[left], second[left])]
         chosen.append(front)
         left = np.setdiff1d(left, front)
-    return Localisation(row, column, gradient_loss, forward_impact, np.sort(np.concatenate(chosen)))
+    return np.sort(np.concatenate(chosen))
 
 
 def pareto_front(first: Float64, second: Float64) -> Int64:

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.errors import InputError
 from engine.files import remove
-from engine.imageset_writer import write_image_set
+from engine.imageset_writer import float_dtype, write_image_set
 from engine.imagesets import BLOCK_ROWS, ImageSet, open_image_set, open_reader
 
 NAME = "repair.h5"
@@ -47,6 +47,7 @@ def merge_image_sets(
         rows=rows,
         image_shape=filled[0].image_shape,
         classes=filled[0].classes,
+        image_dtype=float_dtype(filled[0]),
         label_dtype=np.float32,
         label_names=next((each.label_names for each in filled if each.label_names), None),
         preprocess=ways.pop() if len(ways) == 1 else None,
@@ -88,6 +89,7 @@ def _others(sets: list[ImageSet], output_dir: Path, overwrite: bool) -> list[Pat
 def _check_alike(first: ImageSet, second: ImageSet) -> None:
     for what, mine, other in (
         ("images of shape", first.image_shape, second.image_shape),
+        ("inputs", first.inputs, second.inputs),
         ("labels of so many classes:", first.classes, second.classes),
         ("preprocessing", first.preprocess, second.preprocess),
     ):

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import h5py
-import keras
 import numpy as np
 import numpy.typing as npt
 
-import engine.backend as _backend  # noqa: F401  (sets the variables that must precede Keras)
 from engine import hdf5_models, safe_config, savedmodel
+from engine.backend import keras
 from engine.errors import InputError
+from engine.imagesets import Inputs
 from engine.losses import TrainingLoss, parse_loss
+from engine.model_rows import ModelInput, has_graph, model_inputs, row_shape, several_inputs
 from engine.weights import assign_weights, layer_at, layer_number, weight_variables
 
 __all__ = [
@@ -45,12 +46,13 @@ class LoadedModel:
     Attributes:
         path: the container itself: a file, or the folder of a SavedModel.
         format: what kind of container it is.
-        model: the Keras model, not compiled; (n, h, w, c) images to (n, classes) outputs.
+        model: the Keras model, not compiled; rows (`engine.model_rows`) to (n, classes) outputs.
         loss: the loss it was trained with.
-        input_shape: (h, w, c).
+        input_shape: of a row: (h, w, c) for images, (F,) for a model with several inputs.
         classes: the number of outputs.
         fingerprint: SHA-256 over the container's content, in hexadecimal.
         allow_custom_code: it was loaded with leave to run code of the file, and so may be built again elsewhere.
+        inputs: name and shape of each input of a model with several; else empty.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class LoadedModel:
     classes: int
     fingerprint: str
     allow_custom_code: bool = False
+    inputs: Inputs = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,19 +84,30 @@ def load_model(path: Path, *, allow_custom_code: bool = False) -> LoadedModel:
 
     Args:
         path: a `.keras` file, an HDF5 file, a Keras 2 SavedModel folder, or a folder with one such file.
-        allow_custom_code: let Keras run code that the file brings along (Lambda layers).
+        allow_custom_code: let Keras run code that the file brings along (Lambda layers), and import the modules whose
+            classes it names (subclassed models, layers of one's own).
 
     Raises:
         InputError: there is no such file, it is not a model, it is damaged, it would run code, or it does not
-            map one image of fixed size to one vector.
+            map rows of fixed shape to one vector each.
     """
     container, kind = _find(Path(path))
     loaders = {"keras": _load_keras, "h5": _load_h5, "savedmodel": _load_savedmodel}
     model, stored_loss = loaders[kind](container, allow_custom_code)
-    input_shape, classes = _check_shapes(model, container)
+    classes = _check_shapes(model, container)
     loss = parse_loss(stored_loss, model, source=str(container))
     fingerprint = fingerprint_of(container, kind)
-    return LoadedModel(container, kind, model, loss, input_shape, classes, fingerprint, allow_custom_code)
+    return LoadedModel(
+        path=container,
+        format=kind,
+        model=model,
+        loss=loss,
+        input_shape=row_shape(model),
+        classes=classes,
+        fingerprint=fingerprint,
+        allow_custom_code=allow_custom_code,
+        inputs=several_inputs(model),
+    )
 
 
 def spec_of(model: Any) -> ModelSpec:
@@ -198,21 +212,51 @@ def _stored_loss(training: Any) -> Any:
 
 def _undefined_input(path: Path) -> InputError:
     return InputError(
-        f"{path}: the model's input shape is not stored, expected images of a fixed (height, width, channels)"
+        f"{path}: the model's input shape is not stored, expected a model of fixed input shape that was built or "
+        "called before it was saved"
     )
 
 
-def _check_shapes(model: Any, path: Path) -> tuple[tuple[int, ...], int]:
-    """(h, w, c) and the number of classes of a model that maps images to one vector each."""
-    inputs, outputs = len(model.inputs), len(model.outputs)
-    if inputs != 1 or outputs != 1:
-        raise InputError(f"{path}: found {inputs} inputs and {outputs} outputs, expected one of each")
-    shape, output = tuple(model.inputs[0].shape), tuple(model.outputs[0].shape)
-    if len(shape) != 4 or shape[0] is not None or None in shape[1:]:
-        raise InputError(f"{path}: found input shape {shape}, expected (None, height, width, channels)")
-    if len(output) != 2 or output[1] is None:
-        raise InputError(f"{path}: found output shape {output}, expected (None, classes)")
-    return shape[1:], output[1]
+def _check_shapes(model: Any, path: Path) -> int:
+    """The number of classes of a model that maps rows of fixed shape to one vector each."""
+    inputs = model_inputs(model)
+    if not inputs:
+        raise InputError(
+            f"{path}: the subclassed model {type(model).__name__!r} does not store the shape of one input, expected "
+            "one that was called with a single tensor before it was saved"
+        )
+    for number, each in enumerate(inputs):
+        shape = tuple(model.inputs[number].shape) if has_graph(model) else (None, *each.shape)
+        if not each.shape or None in each.shape or shape[0] is not None:
+            raise InputError(
+                f"{path}: found input shape {shape}, expected (None, ...) with fixed sizes (pad rows to one length, "
+                "and save the model with it)"
+            )
+        if each.dtype == "string":
+            raise InputError(f"{path}: found an input {each.name!r} of text, expected numbers")
+    outputs = _output_shapes(model, inputs[0], path)
+    if len(outputs) != 1:
+        raise InputError(f"{path}: found {len(outputs)} outputs, expected one")
+    if len(outputs[0]) != 2 or outputs[0][1] is None:
+        raise InputError(f"{path}: found output shape {outputs[0]}, expected (None, classes)")
+    return int(outputs[0][1])
+
+
+def _output_shapes(model: Any, only_input: ModelInput, path: Path) -> list[tuple[int | None, ...]]:
+    """Shape (None, ...) of each output; a subclassed model must be run without numbers to learn it."""
+    if has_graph(model):
+        outputs = model.outputs
+    else:
+        start = keras.KerasTensor((None, *only_input.shape), only_input.dtype)
+        try:
+            outputs = keras.tree.flatten(model.compute_output_spec(start))
+        except Exception as error:  # it is the code of the file that runs
+            why = safe_config.reason(error)
+            raise InputError(
+                f"{path}: the model cannot be run on rows of shape {only_input.shape} ({why}), expected one that can "
+                "be compiled for them"
+            ) from error
+    return [tuple(each.shape) for each in outputs]
 
 
 def _add_content(digest: Any, path: Path) -> None:

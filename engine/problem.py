@@ -10,10 +10,16 @@ import numpy.typing as npt
 from engine import backend, search
 from engine.errors import InputError
 from engine.fitness import SearchRows, TiledFitness, Weights
-from engine.head import Head
+from engine.head import Head, TargetLayer
+from engine.layer_targets import Target
 from engine.search import Judge, SearchSettings, SearchState
 from engine.streams import stream
 from engine.swarm import Spread, Stream
+from engine.tail import Tail
+from engine.tail_fitness import TailFitness
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +31,7 @@ class Problem:
         head: what follows the logits.
         weights: the K localised weights.
         spread: of all weights of the layer.
+        kernel: (W, 1), the column that a search of a deep target starts from; None for the last Dense layer.
         source: which random numbers to draw.
         settings: of the search.
     """
@@ -35,16 +42,24 @@ class Problem:
     spread: Spread
     source: Stream
     settings: SearchSettings
+    kernel: Float32 | None = None
 
     def start(self) -> SearchState:
         """The state before the first iteration."""
         return search.start(self.settings, self.source, self.weights.old, self.spread)
 
 
-def localised(kernel: npt.NDArray[np.float32], index: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], Weights]:
+def localised(kernel: Float32, index: Int64) -> tuple[Int64, Weights]:
     """The distinct inputs (I,) that localised kernel positions (K, 2) read, and the weights over those inputs."""
     inputs, column = np.unique(index[:, 0], return_inverse=True)
     return inputs, Weights(column.astype(np.int64), index[:, 1], kernel[index[:, 0], index[:, 1]])
+
+
+def localised_in(target: Target, kernel: Float32, index: Int64) -> tuple[Int64 | None, Weights]:
+    """The features (I,) that the localised places (K, 2) of a target read, None for all, and the weights over those."""
+    if isinstance(target, TargetLayer):
+        return localised(kernel, index)
+    return None, Weights(index[:, 0], index[:, 1], kernel[index[:, 0], index[:, 1]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,17 +67,23 @@ class Prepared:
     """A problem with its rows on the device of this process."""
 
     judge: Judge
-    fitness: TiledFitness
+    fitness: TiledFitness | TailFitness
 
 
-def prepare(problem: Problem, rows: SearchRows) -> Prepared:
-    """Pick the rows of the search and set up their evaluation."""
+def prepare(problem: Problem, rows: SearchRows, tail: Tail | None = None) -> Prepared:
+    """Pick the rows of the search and set up their evaluation; a deep target needs the tail of its model."""
     chosen = sample_positives(rows, problem.source, problem.settings.num_input_pos_sampled)
+    return Prepared(judge_of(problem.settings, chosen), evaluation(problem, chosen, tail))
+
+
+def evaluation(problem: Problem, rows: SearchRows, tail: Tail | None = None) -> TiledFitness | TailFitness:
+    """The evaluation of candidates on exactly these rows."""
     particles, tiling = problem.settings.swarm.num_particles, problem.settings.tiling
-    return Prepared(
-        judge_of(problem.settings, chosen),
-        TiledFitness(problem.head, chosen, problem.weights, particles, tiling),
-    )
+    if problem.kernel is None:
+        return TiledFitness(problem.head, rows, problem.weights, particles, tiling)
+    if tail is None:
+        raise ValueError("the search of a deep target needs the tail of its model")
+    return TailFitness(tail, problem.kernel, rows, problem.weights, particles, tiling)
 
 
 def judge_of(settings: SearchSettings, rows: SearchRows) -> Judge:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from engine.errors import InputError
 from engine.files import replace_file
+from engine.imageset_writer import create_images, put_images
 from engine.imagesets import BLOCK_ROWS, ImageSet, open_reader
 
 
@@ -32,13 +33,13 @@ def write_with_labels(
         replace_file(path) as temporary,
         h5py.File(temporary, "w", locking=False) as file,
     ):
-        images = file.create_dataset("images", (image_set.rows, *image_set.image_shape), reader.image_dtype)
+        images = create_images(file, image_set.rows, image_set.image_shape, reader.image_dtype)
         file.create_dataset("labels", data=labels)
         if image_set.preprocess is not None:
             file.attrs["preprocess"] = image_set.preprocess
         for start in range(0, image_set.rows, BLOCK_ROWS):
             stop = min(start + BLOCK_ROWS, image_set.rows)
-            images[start:stop] = reader.read_stored(start, stop)[0]
+            put_images(images, start, reader.read_stored(start, stop)[0])
             if progress is not None:
                 progress(stop - start)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,12 @@ import numpy.typing as npt
 from engine import backend
 from engine.backend import keras, ops
 from engine.head import Head, TargetLayer, row_losses
+from engine.model_rows import unpack
+
+if TYPE_CHECKING:
+    from engine.layer_targets import Target
+    from engine.pooled_localize import PooledSums
+    from engine.tail import TailRunner
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -77,7 +83,7 @@ class LayerRunner:
 
             return backend.gradient(total, ops.cast(values, "float64"))
 
-        self._head = target.head
+        self.target = target
         self._logits = backend.graph(logits)
         self._gradients = backend.graph(gradients)
 
@@ -92,7 +98,7 @@ class LayerRunner:
 
     def predicted(self, logits: Float32) -> Int64:
         """Classes (n,) of logits (n, C): argmax of the scores, first index on ties."""
-        return predicted_classes(self._head, logits)
+        return predicted_classes(self.target.head, logits)
 
     def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64) -> LocalisationSums:
         """Sums over rows with inputs (n, D), logits (n, C) and true classes (n,), n at least 1."""
@@ -113,36 +119,39 @@ class LayerRunner:
 class ModelRunner:
     """Compiled passes of one model. Everything before the layer under repair is run once per row."""
 
-    def __init__(self, model: Any, target: TargetLayer | None, batch_rows: int = BATCH_ROWS) -> None:
+    def __init__(self, model: Any, target: Target | None, batch_rows: int = BATCH_ROWS) -> None:
         """Build the passes; they compile on first use.
 
         Args:
-            model: Keras model with one input (h, w, c) and one output (C).
-            target: its layer under repair; None for a model that is only run, whose `inputs`, `features` and
+            model: Keras model with one output (C).
+            target: its weights under repair; None for a model that is only run, whose `inputs`, `features` and
                 `localisation_sums` then do not exist.
             batch_rows: rows of one pass.
         """
         self._batch = batch_rows
-
-        def outputs(images: Any) -> Any:
-            return model(images, training=False)
-
-        self._outputs = backend.graph(outputs)
-        if target is not None:
-            before = keras.Model(model.inputs, target.layer.input)
-
-            def inputs(images: Any) -> Any:
-                return ops.cast(before(images, training=False), "float32")
-
-            self._inputs = backend.graph(inputs)
-            self._target = target
-            self.head = target.head
+        self._model = model
+        self._outputs = backend.model_pass(model)
+        if target is None:
+            return
+        self.target = target
+        self._inputs: Callable[[Any], Any]
+        self.layer: LayerRunner | TailRunner
+        if isinstance(target, TargetLayer):
+            self._inputs = backend.model_pass(keras.Model(model.inputs, target.layer.input))
             self.layer = LayerRunner(target, batch_rows)
+        else:
+            from engine.tail import TailRunner, features_pass  # which is built on this module
+
+            self._inputs = features_pass(model, target.split)
+            self.layer = TailRunner(target, batch_rows)
 
     def outputs(self, images: Float32) -> Float32:
         """Model outputs (n, C) of images (n, h, w, c)."""
         return np.concatenate(
-            [np.asarray(self._outputs(batch))[:count] for batch, count in batches(images, self._batch)]
+            [
+                np.asarray(self._outputs(unpack(self._model, batch)))[:count]
+                for batch, count in batches(images, self._batch)
+            ]
         )
 
     def predict(self, images: Float32) -> Int64:
@@ -151,21 +160,27 @@ class ModelRunner:
         return classes
 
     def inputs(self, images: Float32) -> Float32:
-        """Inputs (n, D) of the layer under repair, float32."""
+        """Inputs (n, D) of the layer under repair, or features (n, F) of a deep target, float32."""
         return np.concatenate(
-            [np.asarray(self._inputs(batch))[:count] for batch, count in batches(images, self._batch)]
+            [
+                np.asarray(self._inputs(unpack(self._model, batch)), np.float32)[:count]
+                for batch, count in batches(images, self._batch)
+            ]
         )
 
     def features(self, images: Float32) -> tuple[Float32, Float32]:
-        """Inputs of the layer (n, D) and its logits (n, C), both float32."""
+        """What `inputs` gives, and the logits (n, C) of the model as it is, both float32."""
         inputs = self.inputs(images)
-        return inputs, self.layer.logits(inputs, np.asarray(self._target.layer.kernel, np.float32))
+        return inputs, self.layer.logits(inputs, self.target.kernel)
 
-    def localisation_sums(self, images: Float32, labels: Int64) -> LocalisationSums:
-        """Sums over the rows of images (n, h, w, c) with true classes (n,), n at least 1."""
+    def localisation_sums(self, images: Float32, labels: Int64) -> LocalisationSums | PooledSums:
+        """Sums over the rows of images (n, ...) with true classes (n,), n at least 1."""
         if not len(images):
             raise ValueError("localisation needs at least one row")
-        return self.layer.localisation_sums(*self.features(images), labels)
+        inputs, logits = self.features(images)
+        if isinstance(self.layer, LayerRunner):
+            return self.layer.localisation_sums(inputs, logits, labels)
+        return self.layer.localisation_sums(inputs, logits, labels, self.target.kernel)
 
 
 def batches(rows: Float32, size: int) -> Iterator[tuple[Any, int]]:

@@ -45,6 +45,8 @@ POLICIES = frozenset({"DTypePolicy", "Policy"})
 DATA = frozenset({"__keras_tensor__", "__numpy__", "__tensor__", "__slice__", "__ellipsis__", "__bytes__"})
 # Arithmetic on tensors in a Functional model (`a + b`, `x[:, 0]`) is stored as an operation of these modules.
 OPERATION_MODULES = ("keras.src.ops.numpy", "keras.src.ops.nn")
+# Of this module only those without a Python function (which `Map`, `Scan`, `Cond`, … apply).
+CORE_OPERATIONS = {"keras.src.ops.core": frozenset({"Cast", "StopGradient", "Unstack"})}
 ADVICE = "expected only parts of Keras that run no code of the file (pass --allow-custom-code if you trust it)"
 
 
@@ -54,10 +56,11 @@ def build_model(config: Mapping[str, Any], *, source: str, allow_custom_code: bo
     Args:
         config: the JSON object of the model, as Keras 2 (HDF5, SavedModel) or Keras 3 stores it.
         source: the file it comes from, for messages.
-        allow_custom_code: skip the check and let Keras run what the configuration holds.
+        allow_custom_code: skip the check, import the modules of classes that are not Keras' own, and let Keras run
+            what the configuration holds.
 
     Raises:
-        InputError: the configuration names something that is not allowed, or cannot be built.
+        InputError: the configuration names something that is not allowed, cannot be imported or cannot be built.
     """
     try:
         plain: dict[str, Any] = plain_config(config)
@@ -65,6 +68,8 @@ def build_model(config: Mapping[str, Any], *, source: str, allow_custom_code: bo
             plain = modern_config(plain, LAYERS)
         if not allow_custom_code:
             check_config(plain, source=source)
+        else:
+            _import_classes(plain, source)
         model = keras.saving.deserialize_keras_object(portable_config(plain), safe_mode=not allow_custom_code)
     except InputError:
         raise
@@ -112,9 +117,38 @@ def check_config(config: Any, *, source: str) -> None:
         found = config.get("class_name") if isinstance(config, dict) else type(config).__name__
         raise InputError(
             f"{source}: the stored model is a {found!r}, expected a Sequential or Functional model "
-            "(pass --allow-custom-code if you trust the file)"
+            "(pass --allow-custom-code if you trust the file and its module)"
         )
     _check(config, None, source)
+
+
+def _import_classes(value: Any, source: str) -> None:
+    """Import the modules of a plain configuration's own classes, so that they register themselves with Keras."""
+    if isinstance(value, list):
+        for item in value:
+            _import_classes(item, source)
+    elif isinstance(value, dict):
+        module, registered = value.get("module"), value.get("registered_name")
+        if (
+            isinstance(module, str)
+            and isinstance(registered, str)
+            and module.split(".")[0] not in ("keras", "builtins")
+        ):
+            _import_class(registered, module, source)
+        for item in value.values():
+            _import_classes(item, source)
+
+
+def _import_class(registered: str, module: str, source: str) -> None:
+    if keras.saving.get_registered_object(registered) is not None:
+        return
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever the module raises
+        raise InputError(
+            f"{source}: {registered!r} is of the module {module!r}, which cannot be imported ({reason(error)}), "
+            "expected it on Python's path (PYTHONPATH) here and on every worker"
+        ) from error
 
 
 def reason(error: BaseException) -> str:
@@ -206,6 +240,7 @@ class _Names:
         self.by_module: dict[str, frozenset[str]] = {
             **parts,
             **{module: _operations(module) for module in OPERATION_MODULES},
+            **CORE_OPERATIONS,
             "keras": MODELS | POLICIES,
             "keras.models": MODELS,
             "keras.src.models.functional": frozenset({"Functional"}),

@@ -12,15 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import saved_model_pb2, trackable_object_graph_pb2
 
-import engine.backend as _backend  # noqa: F401  (sets the variables that must precede Keras)
-from engine.backend import tf
+from engine import backend
+from engine.backend import keras
 from engine.errors import InputError
 from engine.safe_config import reason
 from engine.weights import name_in_layer, weight_variables
@@ -38,6 +36,11 @@ SKIPPED_CHILDREN = frozenset(
         *("layers", "keras_api", "signatures", "__call__", "call_and_return_all_conditional_losses"),
     }
 )
+
+
+def tensorflow(folder: Path) -> Any:
+    """TensorFlow, to read or write a SavedModel; see `backend.tensorflow`."""
+    return backend.tensorflow(f"{folder}: a SavedModel of Keras 2")
 
 
 def is_savedmodel(folder: Path) -> bool:
@@ -87,7 +90,7 @@ def read_tensors(folder: Path) -> dict[str, Any]:
     if not (folder / INDEX).is_file():
         raise InputError(f"{folder / INDEX}: no such file, expected the checkpoint of a Keras 2 SavedModel")
     try:
-        reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+        reader = tensorflow(folder).train.load_checkpoint(str(folder / "variables" / "variables"))
         return {key: reader.get_tensor(key) for key in sorted(reader.get_variable_to_shape_map())}
     except Exception as error:  # besides TensorFlow's own errors, plain ones escape from the reader
         raise InputError(
@@ -119,7 +122,10 @@ def tensor_keys(folder: Path, model: Any, config: Mapping[str, Any], tensors: Ma
     Raises:
         InputError: a weight is not there, or cannot be told from another one.
     """
-    graph = trackable_object_graph_pb2.TrackableObjectGraph()
+    tensorflow(folder)
+    from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+
+    graph = TrackableObjectGraph()
     try:
         graph.ParseFromString(tensors[OBJECT_GRAPH_KEY])
         if not graph.nodes:
@@ -204,8 +210,11 @@ def _children(nodes: Any, node_id: int) -> dict[str, int]:
 
 def _check_graph(path: Path) -> None:
     """A graph cut short is a damaged model, even though this program does not need the graph."""
+    tensorflow(path.parent)
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
     try:
-        if not saved_model_pb2.SavedModel.FromString(path.read_bytes()).meta_graphs:
+        if not SavedModel.FromString(path.read_bytes()).meta_graphs:
             raise DecodeError("no graph")
     except DecodeError as error:
         raise InputError(f"{path}: damaged ({reason(error)}), expected the graph of a SavedModel") from error
@@ -237,5 +246,5 @@ def metadata_class() -> Any:
 def checkpoint_hash(index: Path) -> int:
     """What `fingerprint.pb` holds as the hash of the checkpoint: FarmHash64 of its index file."""
     content = np.frombuffer(index.read_bytes(), np.uint8)[np.newaxis]
-    value = tf.raw_ops.Fingerprint(data=content, method="farmhash64").numpy()
+    value = tensorflow(index.parent.parent).raw_ops.Fingerprint(data=content, method="farmhash64").numpy()
     return int.from_bytes(value.tobytes(), "little")

@@ -65,6 +65,7 @@ class SearchSettings:
             ("num_input_pos_sampled", self.num_input_pos_sampled, 1),
             ("tile_particles", self.tiling.particles, 1),
             ("tile_rows", self.tiling.rows, 1),
+            ("tile_bytes", self.tiling.bytes, 1),
         ):
             if value is not None and value < least:
                 raise InputError(f"{name} is {value}, expected at least {least}")

@@ -67,11 +67,14 @@ class Stream:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, standard deviation and range (max - min) of all weights of the layer under repair."""
+    """Mean, standard deviation and range (max - min) of all weights of the layer under repair.
 
-    mean: float
-    std: float
-    range: float
+    Numbers for one layer; arrays (K,) where the K weights of a search are of several.
+    """
+
+    mean: float | Float64
+    std: float | Float64
+    range: float | Float64
 
     @staticmethod
     def of(weights: npt.NDArray[np.floating]) -> Spread:
@@ -91,7 +94,7 @@ class SwarmState:
         global_position: shape (K,), float64.
         global_fitness: best fitness so far.
         since_gain: iterations since the global best last rose.
-        bound: wb of the update rule.
+        bound: wb of the update rule; shape (K,) where it is not the same for all weights.
     """
 
     iteration: int
@@ -102,7 +105,7 @@ class SwarmState:
     global_position: Float64
     global_fitness: float
     since_gain: int
-    bound: float
+    bound: float | Float64
 
 
 def init(settings: SwarmSettings, source: Stream, original: Float64, spread: Spread) -> SwarmState:

@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from engine import backend, hdf5_models, savedmodel
 from engine.architectures import foreign_layer
-from engine.backend import keras, tf
+from engine.backend import keras
 from engine.errors import InputError, WorkError
 from engine.files import remove, replace_file
 from engine.imagesets import BLOCK_ROWS, ImageReader, ImageSet, open_reader
@@ -198,9 +198,10 @@ def use_gpu(wanted: bool | None) -> str:
     """
     gpus = backend.gpu_count()
     if wanted and not gpus:
-        raise InputError("a GPU is asked for and TensorFlow finds none, expected --gpu=False or a machine with one")
+        found = f"a GPU is asked for and {backend.name} finds none"
+        raise InputError(f"{found}, expected --gpu=False or a machine with one")
     if wanted is False:
-        tf.config.set_visible_devices([], "GPU")
+        backend.hide_gpus()
     return "a GPU" if gpus and wanted is not False else "the CPU"
 
 
@@ -257,10 +258,11 @@ def train(
         held_bytes: see `HELD_BYTES`.
 
     Raises:
-        InputError: see `check_output` and `split_rows`; or an image cannot be read or has no finite numbers. Nothing
-            has been written.
+        InputError: see `check_output` and `split_rows`; or an image cannot be read or has no finite numbers; or
+            TensorFlow is not installed. Nothing has been written.
         WorkError: the loss is not finite any more, or a file cannot be written.
     """
+    _tensorflow()
     check_output(output_dir, overwrite=overwrite)
     rows = split_rows(images.rows, settings.validation_split, settings.seed)
     with ExitStack() as stack:
@@ -292,6 +294,11 @@ def train(
     with replace_file(output_dir / FACTS) as temporary:
         temporary.write_text(json.dumps(_facts(facts, images, settings, trained), indent=4) + "\n", encoding="utf-8")
     return trained
+
+
+def _tensorflow() -> Any:
+    """TensorFlow, which feeds any backend with batches and writes for TensorBoard."""
+    return backend.tensorflow("training")
 
 
 def _read_once(images: ImageSet, reader: ImageReader, feeds: tuple[Feed, Feed], bar: Bar) -> None:
@@ -328,6 +335,7 @@ def _fit(
     tick = bar("train", settings.epochs * len(training.rows))
     epochs: list[Epoch] = []
     files: list[Path] = []
+    tf = _tensorflow()
     boards = [tf.summary.create_file_writer(str(output_dir / BOARDS / name)) for name in BOARD_NAMES]
 
     def batches() -> Iterator[tuple[FloatImages, FloatImages]]:
@@ -376,6 +384,7 @@ def _show(boards: list[Any], epoch: Epoch) -> None:
 
     Keras' own callback needs the package of TensorBoard to write; TensorFlow alone can do that too.
     """
+    tf = _tensorflow()
     scalar = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
     scalar.plugin_data.plugin_name = "scalars"
     values = {"epoch_loss": epoch.loss, "epoch_accuracy": epoch.accuracy, "epoch_learning_rate": epoch.learning_rate}
@@ -388,6 +397,7 @@ def _show(boards: list[Any], epoch: Epoch) -> None:
 
 def _dataset(batches: Callable[[], Iterator[Any]], model: Any, rows: int, batch_rows: int) -> Any:
     """Batches as TensorFlow takes them: made ahead in a thread while the model computes."""
+    tf = _tensorflow()
     shapes = (model.input_shape, model.output_shape)
     signature = tuple(tf.TensorSpec((None, *shape[1:]), tf.float32) for shape in shapes)
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)

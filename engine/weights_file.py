@@ -1,28 +1,92 @@
-"""`weights.csv`: the localised weights and, after a search, their new values, as the toolkit reads and writes them."""
+"""The localised weights and, after a search, their new values, in the folder of the negative inputs.
+
+`weights.csv` is the toolkit's file, for kernels of Dense layers; `weights.arrow`, a patch file, names any weight of a
+model. Of a deep target both are written where both can say it.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputError
-from engine.files import replace_file
+from engine.files import remove, replace_file
 from engine.head import TargetLayer
+from engine.layer_targets import Target
+from engine.patch import Patch
+from engine.patch_file import read_patch, write_patch
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
+CSV, ARROW = "weights.csv", "weights.arrow"
 
-def write_weights(path: Path, layer: int, index: Int64, value: Float32, repaired: Float32 | None = None) -> None:
+
+def write_localised(
+    folder: Path, target: Target, index: Int64, value: Float32, repaired: Float32 | None = None
+) -> None:
+    """Write the weights at K places (K, 2) of a target, with their new values once there are any.
+
+    A file of an earlier target that would say something else is removed.
+    """
+    if isinstance(target, TargetLayer):
+        write_weights(folder / CSV, target.number, index, value, repaired)
+        remove(folder / ARROW)
+        return
+    patch = target.patch(index, value, value if repaired is None else repaired)
+    write_patch(folder / ARROW, patch, target.shapes)
+    kernels = [target.dense.get(path) for path in patch.weight]
+    if any(number is None for number in kernels):
+        remove(folder / CSV)
+        return
+    places = [
+        np.unravel_index(flat, target.shapes[path]) for path, flat in zip(patch.weight, patch.flat_index, strict=True)
+    ]
+    index = np.array(places, dtype=np.int64).reshape(-1, 2)
+    write_weights(folder / CSV, np.array(kernels, dtype=np.int64), index, value, repaired)
+
+
+def read_localised(folder: Path, target: Target) -> Int64:
+    """Read the places (K, 2) of the weights to search; values are taken from the model, never from the file.
+
+    Raises:
+        InputError: neither file is there, or one is damaged or about other weights than the target's.
+    """
+    if isinstance(target, TargetLayer):
+        return read_weights(folder / CSV, target)
+    if (folder / ARROW).is_file() or not (folder / CSV).is_file():
+        return target.index_of(read_patch(folder / ARROW), str(folder / ARROW))
+    paths = {number: path for path, number in target.dense.items()}
+    patches = []
+    for row, (layer, i, j) in _rows(folder / CSV):
+        if layer not in paths:
+            raise InputError(
+                f"{folder / CSV}: row {row} is about layer {layer}, expected kernels of Dense layers of {target.title}"
+            )
+        _check_inside(folder / CSV, row, (i, j), target.shapes[paths[layer]], paths[layer])
+        patches.append((paths[layer], int(np.ravel_multi_index((i, j), target.shapes[paths[layer]]))))
+    none = np.zeros(len(patches), np.float32)
+    flat = np.array([flat for _, flat in patches], np.int64)
+    return target.index_of(Patch(tuple(path for path, _ in patches), flat, none, none), str(folder / CSV))
+
+
+def localised_paths(folder: Path) -> list[str]:
+    """The paths of the weights that a folder's `weights.arrow` is about; none where it has no such file."""
+    return list(dict.fromkeys(read_patch(folder / ARROW).weight)) if (folder / ARROW).is_file() else []
+
+
+def write_weights(
+    path: Path, layer: int | Int64, index: Int64, value: Float32, repaired: Float32 | None = None
+) -> None:
     """Write `layer,i,j,value` or `layer,i,j,value,repaired` rows: no header, CRLF, shortest float32 text.
 
     Args:
         path: replaced as a whole.
-        layer: the toolkit's number of the layer.
+        layer: the toolkit's number of the layer, or of each weight's layer (K,).
         index: (K, 2) int64, kernel positions.
         value, repaired: (K,) float32.
     """
@@ -31,8 +95,9 @@ def write_weights(path: Path, layer: int, index: Int64, value: Float32, repaired
         columns.append([str(x) for x in repaired])
     with replace_file(path) as temporary, temporary.open("w", newline="", encoding="ascii") as file:
         writer = csv.writer(file)
-        for (i, j), *values in zip(index.tolist(), *columns, strict=True):
-            writer.writerow([layer, i, j, *values])
+        layers = np.broadcast_to(layer, len(index)).tolist()
+        for number, (i, j), *values in zip(layers, index.tolist(), *columns, strict=True):
+            writer.writerow([number, i, j, *values])
 
 
 def read_weights(path: Path, target: TargetLayer) -> Int64:
@@ -44,10 +109,23 @@ def read_weights(path: Path, target: TargetLayer) -> Int64:
         InputError: missing file, a row that is not numbers, another layer than the target, a position outside its
             kernel, or a position given twice.
     """
+    shape = tuple(target.layer.kernel.shape)
+    found = []
+    for number, (layer, i, j) in _rows(path):
+        if layer != target.number:
+            raise InputError(
+                f"{path}: row {number} is about layer {layer}, expected layer {target.number} ({target.layer.name})"
+            )
+        _check_inside(path, number, (i, j), shape, target.layer.name)
+        found.append((i, j))
+    return np.array(found, dtype=np.int64).reshape(-1, 2)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, tuple[int, int, int]]]:
+    """Number and layer, i, j of every row; each place once."""
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected the weights.csv that `localize` writes")
-    shape = tuple(target.layer.kernel.shape)
-    found: dict[tuple[int, int], int] = {}
+    found: dict[tuple[int, int, int], int] = {}
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (UnicodeDecodeError, csv.Error):
@@ -56,24 +134,25 @@ def read_weights(path: Path, target: TargetLayer) -> Int64:
         if not row or row[0].lstrip().startswith("#"):
             continue
         try:
-            layer, i, j = _position(row)
+            place = _position(row)
         except ValueError:
             raise InputError(
                 f"{path}: row {number} is {','.join(row)!r}, expected layer,i,j as whole numbers"
             ) from None
-        if layer != target.number:
+        yield number, place
+        if place in found:
             raise InputError(
-                f"{path}: row {number} is about layer {layer}, expected layer {target.number} ({target.layer.name})"
+                f"{path}: rows {found[place]} and {number} are both weight ({place[1]}, {place[2]}), expected one"
             )
-        if not (0 <= i < shape[0] and 0 <= j < shape[1]):
-            raise InputError(
-                f"{path}: row {number} is weight ({i}, {j}), expected a position inside the kernel "
-                f"{shape[0]}x{shape[1]} of {target.layer.name}"
-            )
-        if (i, j) in found:
-            raise InputError(f"{path}: rows {found[i, j]} and {number} are both weight ({i}, {j}), expected one")
-        found[i, j] = number
-    return np.array(list(found), dtype=np.int64).reshape(-1, 2)
+        found[place] = number
+
+
+def _check_inside(path: Path, row: int, place: tuple[int, int], shape: tuple[int, ...], name: str) -> None:
+    if not (0 <= place[0] < shape[0] and 0 <= place[1] < shape[1]):
+        raise InputError(
+            f"{path}: row {row} is weight {place}, "
+            f"expected a position inside the kernel {shape[0]}x{shape[1]} of {name}"
+        )
 
 
 def _position(row: list[str]) -> tuple[int, int, int]:

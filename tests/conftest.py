@@ -67,8 +67,8 @@ class Subject:
     def __post_init__(self) -> None:
         layer, activation = self.target.layer, self.target.layer.activation
         before = keras.Model(self.model.inputs, layer.output)
-        self._outputs = backend.graph(lambda images: self.model(images, training=False))
-        self._logits = backend.graph(lambda images: before(images, training=False))
+        self._outputs = backend.model_pass(self.model)
+        self._logits = backend.model_pass(before)
         self.activation = next(
             (x.activation.__name__ for x in self.model.layers[-1:] if hasattr(x, "activation")), "softmax"
         )
@@ -114,7 +114,7 @@ class Subject:
             top = wide.max(axis=1)
             true = wide[np.arange(len(wide)), self.labels]
             return top - true + np.log(np.exp(wide - top[:, None]).sum(axis=1))
-        scores = np.array(keras.activations.get(self.activation)(keras.ops.convert_to_tensor(wide)))
+        scores = np.array(backend.activation(self.activation)(keras.ops.convert_to_tensor(wide)))
         assert scores.dtype == np.float64
         true = np.eye(wide.shape[1])[self.labels]
         formula = getattr(keras.losses, self.loss.name)

@@ -16,13 +16,18 @@ from cluster.passes import ship_rows
 from cluster.records import RunRecords, comparable, read_facts, read_table
 from cluster.tasks import SearchResult, SearchSpec, Task, TaskEvent, TaskResult
 from engine import search
+from engine.backend import keras
+from engine.head import find_target
 from engine.imageset_writer import write_image_set
 from engine.imagesets import open_image_set
+from engine.losses import TrainingLoss
 from engine.search import Judge, Search, SearchSettings, SearchState
 from engine.swarm import Spread, Stream, SwarmSettings, SwarmState
 
 SHAPE = (12, 3)
 WEIGHT = "scores/kernel"
+MODEL = keras.Sequential([keras.Input((12,)), keras.layers.Dense(3, activation="softmax", name="scores")])
+TARGET = find_target(MODEL, TrainingLoss("categorical_crossentropy", False, True), 3, Path("model.keras"))
 INDEX = np.array([(11, 2), (0, 1)])
 OLD = np.array([0.1, -0.25], dtype=np.float32)
 JUDGE = Judge(negatives=5, positives=9, positive_weight=3.0)
@@ -59,7 +64,7 @@ def records(tmp_path: Path) -> RunRecords:
 
 
 def ledger_of(records: RunRecords, on_jobs: Callable[[Mapping[str, Any]], None] | None = None) -> Ledger:
-    return Ledger(records, WEIGHT, SHAPE, on_jobs)
+    return Ledger(records, TARGET, on_jobs)
 
 
 def resumed(records: RunRecords) -> Ledger:
@@ -324,7 +329,7 @@ def test_progress_counts_jobs_over_a_resume(records: RunRecords, task_of: Callab
     assert last["left"] == pytest.approx(last["elapsed"], rel=0.5)
     ledger.best("better")
     assert told[-1]["best"] == "better"
-    again = Ledger(RunRecords.resume(records.directory, FACTS), WEIGHT, SHAPE, on_jobs)
+    again = Ledger(RunRecords.resume(records.directory, FACTS), TARGET, on_jobs)
     again.plan(1, 4)
     again.begin(1, 4)
     again.take(run(second, {}, all_of(second, 6)))

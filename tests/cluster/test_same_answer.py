@@ -71,9 +71,9 @@ def killing(method: str, at: int, marker: Path) -> type[Replica]:
                 marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        def evaluate_tile(self, *arguments: Any) -> Any:
-            self._maybe_die("evaluate_tile")
-            return super().evaluate_tile(*arguments)
+        def start_tile(self, *arguments: Any) -> Any:
+            self._maybe_die("start_tile")
+            return super().start_tile(*arguments)
 
         def advance(self, *arguments: Any) -> Any:
             result = super().advance(*arguments)
@@ -99,7 +99,7 @@ FIRST, MIDDLE, LAST = 1, 3 * 5, SETTINGS.num_iterations * 4
 def test_worker_killed_in_a_tile(cluster: Cluster, case: Case, alone: Finished, tmp_path: Path, at: int) -> None:
     marker = tmp_path / "killed"
     options = ComputeOptions(num_workers=2, tiles=True)
-    compute = Compute(options, lambda line: None, killing("evaluate_tile", at, marker))
+    compute = Compute(options, lambda line: None, killing("start_tile", at, marker))
     disturbed = run_repairs(case.repairs(tmp_path / "out"), tmp_path / "run", compute)
     assert marker.exists()
     assert disturbed.redispatched >= 1

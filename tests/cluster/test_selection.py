@@ -49,7 +49,7 @@ class Court:
     held_out: HeldOut
 
     def jury(self, requirements: Sequence[Requirement] = REQUIREMENTS, kernel: np.ndarray = KERNEL) -> Jury:
-        return Jury.of(self.runner.head, self.runner.layer, kernel, self.held_out, requirements)
+        return Jury.of(self.runner.layer, kernel, self.held_out, requirements)
 
     def comparison(self, kernel: np.ndarray) -> Comparison:
         """The model with this kernel, by its own forward pass."""

@@ -98,6 +98,8 @@ def test_blocks(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (np.full((1, 1, 1, 3), 256), "row 0 has pixels from 256 to 256; expected numbers from 0 to 255"),
         (np.full((1, 1, 1, 3), -1), "expected numbers from 0 to 255"),
         (np.zeros((1, 2, 2, 4)), r"images of shape (2, 2, 4); expected 1 or 3 channels"),
+        (np.zeros((1, 12)), "rows of shape (12,), which are no pictures; expected (height, width, channels)"),
+        (np.zeros((1, 2, 2, 2, 3)), "rows of shape (2, 2, 2, 3), which are no pictures"),
     ],
 )  # fmt: skip
 def test_images_that_are_no_pictures(images: np.ndarray, says: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from engine import imagesets
 from engine.errors import InputError
 from engine.files import replace_directory, replace_file
-from engine.imageset_writer import write_empty_image_set, write_image_set
+from engine.imageset_writer import float_dtype, write_empty_image_set, write_image_set
 
 
 def write_raw(path: Path, images: object, labels: object, **attributes: object) -> Path:
@@ -63,7 +63,7 @@ BAD = {
     "scalar images": (3.0, one_hot([1, 2]), 'no dataset "images"'),
     "unequal": (pixels(3), one_hot([1, 2]), "3 images and 2 labels"),
     "empty": (pixels(0), one_hot([]), "0 rows"),
-    "flat images": (np.zeros((2, 12)), one_hot([1, 2]), "shape (2, 12)"),
+    "numbers": (np.zeros(2), one_hot([1, 2]), "images have shape (2,)"),
     "text images": (np.array([b"x", b"y"]), one_hot([1, 2]), "expected numbers"),
     "integer labels": (pixels(2), np.array([1, 2]), "shape (2,)"),
     "two ones": (pixels(2), [[0, 1], [1, 1]], "row 1 of labels"),
@@ -209,7 +209,7 @@ def test_check_fits_model(tmp_path: Path) -> None:
     model = Path("m.keras")
     imagesets.check_fits_model(found, (4, 3, 2), 5, model)
     imagesets.check_fits_model(found, (None, None, 2), 5, model)
-    for shape in ((4, 4, 2), (24,), (None, None, 3)):
+    for shape in ((4, 4, 2), (24,), (None, None, 3), (None, 3, 2, 1)):
         with pytest.raises(InputError, match=r"shape \(4, 3, 2\); the model m.keras expects"):
             imagesets.check_fits_model(found, shape, 5, model)
     with pytest.raises(InputError, match=r"5 classes; the model m.keras has 10"):
@@ -404,3 +404,199 @@ def test_replace_file_and_directory(tmp_path: Path) -> None:
     assert file.read_text() == "new"
     assert [p.name for p in folder.iterdir()] == ["b"]
     assert len(list(file.parent.iterdir())) == len(list(folder.parent.iterdir())) == 1
+
+
+# Rows that are no pictures
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 2), (2, 3, 4, 5)])
+def test_rows_of_any_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    images = pixels(1500, shape)
+    found = imagesets.open_image_set(write_raw(tmp_path / "a.h5", images, one_hot([1] * 1500)))
+    assert (found.image_shape, found.inputs, imagesets.is_pictures(found)) == (shape, (), False)
+    assert np.array_equal(imagesets.read_images(found, 3, 9), images[3:9])
+    rows = np.array([0, 40, 1499])
+    assert np.array_equal(imagesets.read_rows(found, rows), images[rows])
+    digests = imagesets.row_digests(images)
+    assert imagesets.content_fingerprint(found) == imagesets.rows_fingerprint(shape, 5, found.labels, [digests])
+    imagesets.check_fits_model(found, shape, 5, Path("m"))
+    with pytest.raises(InputError, match=r"holds rows of shape .*; the model m expects \(8,\)"):
+        imagesets.check_fits_model(found, (8,), 5, Path("m"))
+    images[7].flat[0] = np.nan
+    found = imagesets.open_image_set(write_raw(tmp_path / "a.h5", images, one_hot([1] * 1500)))
+    with pytest.raises(InputError, match="row 7 has numbers that are NaN; expected finite numbers"):
+        imagesets.read_images(found, 0, 9)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint32", "uint64"])
+def test_integers_that_float32_does_not_hold(tmp_path: Path, dtype: str) -> None:
+    images = np.zeros((60, 4), dtype)
+    images[3, 1] = 2**24
+    images[40, 2] = 2**24 + 1
+    if dtype.startswith("i"):
+        images[5] = -(2**24)
+    found = imagesets.open_image_set(write_raw(tmp_path / "a.h5", images, one_hot([0] * 60)))
+    assert np.array_equal(imagesets.read_images(found, 0, 40), images[:40])
+    for read in (
+        lambda: imagesets.read_images(found, 30, 50),
+        lambda: imagesets.read_rows(found, np.array([3, 40])),
+        lambda: imagesets.content_fingerprint(found),
+    ):
+        with pytest.raises(InputError, match=r"a\.h5: row 40 has 16777217; expected integers up to 16777216, which"):
+            read()
+    if dtype.startswith("i"):
+        images[5, 0] -= 1
+        found = imagesets.open_image_set(write_raw(tmp_path / "a.h5", images, one_hot([0] * 60)))
+        with pytest.raises(InputError, match="row 5 has -16777217;"):
+            imagesets.read_images(found, 0, 9)
+
+
+def test_the_fingerprint_of_pictures_is_as_it_always_was(tmp_path: Path) -> None:
+    """Random numbers are keyed by it: a run of an older release must repeat bit for bit."""
+    images = np.arange(2 * 3 * 3 * 1, dtype=np.float32).reshape(2, 3, 3, 1) / 16
+    found = imagesets.open_image_set(write_raw(tmp_path / "a.h5", images, one_hot([4, 1])))
+    assert imagesets.content_fingerprint(found) == "8edebe0f29a50c10d0e641e22c922092a6b1c7e5b1e0e7d518a72638ab896665"
+    write_empty_image_set(tmp_path / "b.h5")
+    found = imagesets.open_image_set(tmp_path / "b.h5", allow_empty=True)
+    assert imagesets.content_fingerprint(found) == "ebc5344f90d0678b469d0607c203d1fe77b9538e28fff309897d9c1ea9d2c3f3"
+
+
+# Several inputs
+
+
+def write_group(path: Path, inputs: dict[str, np.ndarray], labels: np.ndarray, *, ordered: bool = True) -> Path:
+    """A set of several inputs as a user writes it, compressed."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("images", track_order=ordered)
+        for name, values in inputs.items():
+            group.create_dataset(name, data=values, chunks=(min(7, len(values)), *values.shape[1:]), compression="gzip")
+        file["labels"] = labels
+        file.attrs["preprocess"] = "tokens"
+    return path
+
+
+def question_and_answer(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {
+        "question": random.integers(0, 999, (rows, 5)).astype(np.int32),
+        "answer": random.random((rows, 2, 3)),
+        "flag": random.integers(0, 2, (rows, 1)).astype(bool),
+    }
+
+
+INPUTS = (("question", (5,)), ("answer", (2, 3)), ("flag", (1,)))
+
+
+def packed(inputs: dict[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([each.reshape(len(each), -1) for each in inputs.values()], axis=1).astype(np.float32)
+
+
+def test_several_inputs_travel_as_one_vector(tmp_path: Path) -> None:
+    inputs, labels = question_and_answer(1200), np.arange(1200) % 5
+    found = imagesets.open_image_set(write_group(tmp_path / "a.h5", inputs, one_hot(labels)))
+    assert (found.rows, found.image_shape, found.inputs, found.classes) == (1200, (12,), INPUTS, 5)
+    assert not imagesets.is_pictures(found)
+    expected = packed(inputs)
+    block = imagesets.read_images(found, 0, 1200)
+    assert block.dtype == np.float32
+    assert np.array_equal(block, expected)
+    rows = np.array([0, 0, 3, 500, 1199])
+    assert np.array_equal(imagesets.read_rows(found, rows), expected[rows])
+    digests = imagesets.row_digests(expected)
+    assert imagesets.content_fingerprint(found) == imagesets.rows_fingerprint((12,), 5, labels, [digests])
+    with imagesets.open_reader(found) as reader:
+        assert reader.image_dtype == np.dtype([("question", "i4", (5,)), ("answer", "f8", (2, 3)), ("flag", "?", (1,))])
+        images, stored_labels = reader.read_stored(10, 15)
+    assert np.array_equal(stored_labels, one_hot(labels)[10:15])
+    for name, values in inputs.items():
+        assert images[name].dtype == values.dtype
+        assert np.array_equal(images[name], values[10:15])
+
+
+@pytest.mark.parametrize("how", ["as stored", "as they travel"])
+def test_several_inputs_are_written_as_they_are_read(tmp_path: Path, how: str) -> None:
+    inputs, labels = question_and_answer(9), np.arange(9) % 5
+    found = imagesets.open_image_set(write_group(tmp_path / "a.h5", inputs, one_hot(labels)))
+    with imagesets.open_reader(found) as reader:
+        dtype = reader.image_dtype if how == "as stored" else float_dtype(found)
+        with write_image_set(tmp_path / "b.h5", rows=9, image_shape=(12,), classes=5, image_dtype=dtype) as writer:
+            for start in (4, 0):
+                stop = {4: 9, 0: 4}[start]
+                images, stored_labels = reader.read_stored(start, stop)
+                writer.write(start, images if how == "as stored" else reader.read(start, stop), stored_labels)
+    with h5py.File(tmp_path / "b.h5") as file:
+        assert list(file["images"]) == list(inputs)
+        for name, values in inputs.items():
+            assert file["images"][name].dtype == (values.dtype if how == "as stored" else np.float32)
+            assert np.array_equal(file["images"][name][...], values.astype(file["images"][name].dtype))
+            assert file["images"][name].chunks is None
+    again = imagesets.open_image_set(tmp_path / "b.h5")
+    assert again.inputs == found.inputs
+    assert imagesets.content_fingerprint(again) == imagesets.content_fingerprint(found)
+
+
+def test_several_inputs_must_be_those_of_the_model_in_its_order(tmp_path: Path) -> None:
+    inputs, model = question_and_answer(4), Path("m.keras")
+    found = imagesets.open_image_set(write_group(tmp_path / "a.h5", inputs, one_hot([0] * 4)))
+    imagesets.check_fits_model(found, (12,), 5, model, INPUTS)
+    sorted_by_name = imagesets.open_image_set(write_group(tmp_path / "b.h5", inputs, one_hot([0] * 4), ordered=False))
+    plain = imagesets.open_image_set(write_raw(tmp_path / "c.h5", packed(inputs), one_hot([0] * 4)))
+    for images, wanted, says in (
+        (
+            sorted_by_name,
+            INPUTS,
+            "b.h5 holds the inputs answer (2, 3), flag (1,), question (5,); the model m.keras expects the inputs "
+            "question (5,), answer (2, 3), flag (1,) in this order (h5py keeps the order of a group that was made with "
+            "track_order=True)",
+        ),
+        (found, INPUTS[:2], "flag (1,); the model m.keras expects the inputs question (5,), answer (2, 3)"),
+        (found, (INPUTS[0], ("answer", (3, 2)), INPUTS[2]), "answer (2, 3), flag (1,); the model m.keras expects"),
+        (found, (), "flag (1,); the model m.keras expects one dataset of rows of shape (12,)"),
+        (plain, INPUTS, "c.h5 holds rows of shape (12,); the model m.keras expects the inputs question (5,), answer"),
+    ):
+        with pytest.raises(InputError) as caught:
+            imagesets.check_fits_model(images, (12,), 5, model, wanted)
+        assert says in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"5 classes; the model m\.keras has 4"):
+        imagesets.check_fits_model(found, (12,), 4, model, INPUTS)
+
+
+def test_bad_groups_are_one_sentence(tmp_path: Path) -> None:
+    good, labels = question_and_answer(3), one_hot([0, 1, 2])
+    bad: dict[str, tuple[dict[str, np.ndarray], str]] = {
+        "no input": ({}, 'an empty group "images"'),
+        "unequal": ({**good, "flag": good["flag"][:2]}, "has 2 images/flag and 3 labels"),
+        "one number": ({**good, "flag": np.zeros(3)}, "images/flag have shape (3,)"),
+        "words": ({**good, "flag": np.array([[b"x"], [b"y"], [b"z"]])}, '"images/flag" holds |S1; expected numbers'),
+    }
+    for inputs, says in bad.values():
+        with pytest.raises(InputError) as caught:
+            imagesets.open_image_set(write_group(tmp_path / "a.h5", inputs, labels))
+        assert says in str(caught.value)
+        assert "expected" in str(caught.value)
+    with h5py.File(write_group(tmp_path / "a.h5", good, labels), "a") as file:
+        file.create_group("images/more/inside")
+    with pytest.raises(InputError, match='has no dataset "images/more"'):
+        imagesets.open_image_set(tmp_path / "a.h5")
+    good["answer"][1, 1, 2] = np.inf
+    good["question"][2, 4] = 2**24 + 2
+    found = imagesets.open_image_set(write_group(tmp_path / "a.h5", good, labels))
+    with pytest.raises(InputError, match="row 1 has numbers in 'answer' that are infinite"):
+        imagesets.read_rows(found, np.array([0, 1]))
+    with pytest.raises(InputError, match="row 2 has 16777218 in 'question'; expected integers up to"):
+        imagesets.read_rows(found, np.array([0, 2]))
+
+
+def test_a_group_without_rows(tmp_path: Path) -> None:
+    path = write_group(tmp_path / "a.h5", question_and_answer(1), one_hot([1]))
+    with h5py.File(path) as source, h5py.File(tmp_path / "b.h5", "w") as file:
+        for name in source["images"]:
+            file[f"images/{name}"] = source["images"][name][:0]
+        file["labels"] = source["labels"][:0]
+    with pytest.raises(InputError, match="0 rows"):
+        imagesets.open_image_set(tmp_path / "b.h5")
+    found = imagesets.open_image_set(tmp_path / "b.h5", allow_empty=True)
+    assert (found.rows, found.image_shape, found.classes) == (0, (12,), 5)
+    assert imagesets.read_images(found, 0, 0).shape == (0, 12)
+    assert len(imagesets.content_fingerprint(found)) == 64

@@ -175,3 +175,24 @@ def test_other_files_stay_without_overwrite(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file is not a folder"):
         merge_image_sets(first, first, tmp_path / "file", overwrite=True)
+
+
+def test_several_inputs(tmp_path: Path) -> None:
+    paths = []
+    for name, start, order in (("a", 0, "xy"), ("b", 3, "xy"), ("c", 0, "yx")):
+        (tmp_path / name).mkdir()
+        paths.append(tmp_path / name / "repair.h5")
+        with h5py.File(paths[-1], "w") as file:
+            group = file.create_group("images", track_order=True)
+            for each in order:
+                shape = {"x": (3, 2), "y": (3, 1, 1)}[each]
+                group[each] = np.broadcast_to(np.arange(start, start + 3).reshape(3, *(1 for _ in shape[1:])), shape)
+            file["labels"] = np.eye(4)[:3]
+    assert merge_image_sets(paths[0], paths[1], tmp_path / "out") == 6
+    with h5py.File(tmp_path / "out" / "repair.h5") as file:
+        assert list(file["images"]) == ["x", "y"]
+        assert {file["images"][name].dtype for name in "xy"} == {np.dtype(np.float32)}
+        assert file["images/x"][...].tolist() == [[row, row] for row in range(6)]
+        assert file["images/y"][...].tolist() == [[[row]] for row in range(6)]
+    with pytest.raises(InputError, match=r"a.repair.h5 has inputs \(\('x', \(2,\)\), .* and .*; expected the same"):
+        merge_image_sets(paths[0], paths[2], tmp_path / "out")

@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from engine import savedmodel
 from engine.errors import InputError
 from engine.losses import parse_loss
+from engine.model_rows import model_inputs
 from engine.models import (
     TrainingLoss,
     build_model,
@@ -22,6 +24,7 @@ from engine.models import (
     spec_of,
     weight_variables,
 )
+from tests import nets
 
 LEGACY = Path(__file__).parents[1] / "data" / "legacy"
 LEGACY_MODELS = [f"{name}{suffix}" for name in ("sequential", "functional") for suffix in (".h5", "-savedmodel")]
@@ -218,6 +221,160 @@ def test_spec_survives_pickling(name, keras_file):
     assert list(weight_variables(rebuilt)) == list(weight_variables(model))
 
 
+@pytest.mark.parametrize("shape", [(12,), (5, 4), (4, 4, 4, 1)])
+def test_rows_of_any_shape(shape, tmp_path):
+    model = sequential(keras.layers.Flatten(), keras.layers.Dense(3), shape=shape)
+    model.save(tmp_path / "m.keras")
+    loaded = load_model(tmp_path / "m.keras")
+    assert (loaded.input_shape, loaded.classes, loaded.inputs) == (shape, 3, ())
+
+
+def test_several_inputs(tmp_path):
+    question = keras.Input((5,), dtype="int32", name="question")
+    answer = keras.Input((2, 3), name="answer")
+    x = keras.layers.Flatten()(keras.layers.Embedding(9, 2)(question))
+    end = keras.layers.Dense(4)(keras.layers.Concatenate()([x, keras.layers.Flatten()(answer)]))
+    keras.Model([question, answer], end).save(tmp_path / "m.keras")
+    loaded = load_model(tmp_path / "m.keras")
+    assert (loaded.input_shape, loaded.classes) == ((11,), 4)
+    assert loaded.inputs == (("question", (5,)), ("answer", (2, 3)))
+    rebuilt = build_model(pickle.loads(pickle.dumps(spec_of(loaded.model))))
+    rows = [np.arange(10).reshape(2, 5) % 9, np.ones((2, 2, 3))]
+    np.testing.assert_array_equal(rebuilt(rows), loaded.model(rows))
+
+
+def test_a_model_of_fixed_batches(tmp_path):
+    start = keras.Input(batch_shape=(4, 6))
+    keras.Model(start, keras.layers.Dense(3)(start)).save(tmp_path / "m.keras")
+    with pytest.raises(InputError, match=r"m\.keras: found input shape \(4, 6\), expected \(None, ...\) with fixed"):
+        load_model(tmp_path / "m.keras")
+
+
+def test_operations_on_tensors_that_run_no_code(tmp_path):
+    start = keras.Input((4,), dtype="int32")
+    first, *_ = keras.ops.unstack(keras.ops.stop_gradient(keras.ops.cast(start, "float32"))[:, None], axis=1)
+    model = keras.Model(start, keras.layers.Dense(3)(first))
+    model.save(tmp_path / "m.keras")
+    rows = np.arange(8).reshape(2, 4)
+    np.testing.assert_array_equal(load_model(tmp_path / "m.keras").model(rows), model(rows))
+
+
+def test_a_text_as_input(tmp_path):
+    start = keras.Input((1,), dtype="string", name="words")
+    keras.Model(start, keras.layers.Flatten()(start)).save(tmp_path / "m.keras")
+    with pytest.raises(InputError, match=r"m\.keras: found an input 'words' of text, expected numbers"):
+        load_model(tmp_path / "m.keras")
+
+
+# Subclassed models
+
+
+@pytest.fixture
+def subclassed(tmp_path):
+    """A subclassed model in a file, and what it gives for two rows of tokens."""
+    model = nets.Subclassed(name="net")
+    tokens = np.arange(10, dtype=np.float32).reshape(2, 5)
+    expected = np.asarray(model(tokens))
+    model.compile("sgd", CCE)
+    model.save(tmp_path / "net.keras")
+    return tmp_path / "net.keras", tokens, expected
+
+
+def forget(*classes):
+    """As in a process that has not imported the module of these classes."""
+    for each in classes:
+        keras.saving.get_custom_objects().pop(f"nets>{each}")
+    sys.modules.pop(nets.__name__)
+
+
+def test_a_subclassed_model_needs_leave(subclassed):
+    with pytest.raises(InputError) as caught:
+        load_model(subclassed[0])
+    assert str(caught.value) == (
+        f"{subclassed[0]}: the stored model is a 'Subclassed', expected a Sequential or Functional model "
+        "(pass --allow-custom-code if you trust the file and its module)"
+    )
+
+
+def test_a_subclassed_model_in_a_new_process_and_on_a_worker(subclassed, monkeypatch):
+    path, tokens, expected = subclassed
+    monkeypatch.setitem(sys.modules, nets.__name__, nets)
+    for each in ("Subclassed", "Block"):
+        monkeypatch.setitem(keras.saving.get_custom_objects(), f"nets>{each}", getattr(nets, each))
+    forget("Subclassed", "Block")
+    loaded = load_model(path, allow_custom_code=True)
+    assert nets.__name__ in sys.modules
+    assert (loaded.input_shape, loaded.classes, loaded.inputs) == ((5,), 3, ())
+    assert loaded.loss == TrainingLoss(CCE, from_logits=False, stated=True)
+    np.testing.assert_array_equal(loaded.model(tokens, training=False), expected)
+    spec = pickle.loads(pickle.dumps(spec_of(loaded.model)))
+    forget("Subclassed", "Block")
+    rebuilt = build_model(spec, allow_custom_code=True)
+    np.testing.assert_array_equal(rebuilt(tokens, training=False), expected)
+    assert list(weight_variables(rebuilt)) == list(weight_variables(loaded.model))
+    again = build_model(spec_of(rebuilt), allow_custom_code=True)
+    assert model_inputs(again) == model_inputs(loaded.model)
+    with pytest.raises(InputError, match="model specification: the stored model is a 'Subclassed'"):
+        build_model(spec)
+
+
+@pytest.mark.parametrize(
+    ("module", "found"),
+    [
+        ("no_such_nets", r"'else>Net' is of the module 'no_such_nets', which cannot be imported \(No module named"),
+        ("tests.reader", r"cannot build the model stored in it \(Could not locate class 'Subclassed'"),
+        ("bad_nets", r"'bad_nets', which cannot be imported \(division by zero\), expected it on Python's path"),
+    ],
+)
+def test_a_module_that_does_not_give_the_class(module, found, subclassed, tmp_path, monkeypatch):
+    (tmp_path / "bad_nets.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = edit_config(
+        subclassed[0], tmp_path / "m.keras", lambda config: config.update(module=module, registered_name="else>Net")
+    )
+    with pytest.raises(InputError, match=rf"m\.keras: .*{found}"):
+        load_model(path, allow_custom_code=True)
+
+
+def _with_two_inputs():
+    model = nets.TwoInputs()
+    model([np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32)])
+    return model
+
+
+def _with_open_length():
+    model = nets.Subclassed()
+    model(keras.KerasTensor((None, None)))
+    return model
+
+
+def _called(model):
+    model(np.zeros((1, 4), np.float32))
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (
+            nets.Subclassed,
+            "the model's input shape is not stored, expected a model of fixed input shape that was built",
+        ),
+        (_with_two_inputs, "the subclassed model 'TwoInputs' does not store the shape of one input, expected one that"),
+        (_with_open_length, r"found input shape \(None, None\), expected \(None, ...\) with fixed sizes"),
+        (
+            lambda: _called(nets.NeedsNumbers()),
+            r"the model cannot be run on rows of shape \(4,\) \(.+\), expected one that",
+        ),
+    ],
+)
+def test_subclassed_models_whose_rows_are_not_known(make, found, tmp_path):
+    make().save(tmp_path / "m.keras")
+    with pytest.raises(InputError, match=rf"m\.keras: {found}"):
+        load_model(tmp_path / "m.keras", allow_custom_code=True)
+
+
 # Losses
 
 CCE, BCE = "categorical_crossentropy", "binary_crossentropy"
@@ -390,6 +547,7 @@ FUNCTION = {"class_name": "function", "registered_name": "get_file", "config": "
             "'get_file' of keras.utils",
         ),
         (lambda c: _replace(c, "keras.src.ops.numpy", "Vectorize", {"name": "evil"}), "'Vectorize'"),
+        (lambda c: _replace(c, "keras.src.ops.core", "Map", {"name": "evil"}), "'Map'"),
         (lambda c: _replace(c, ["keras.layers"], "Dense", {"name": "evil"}), "uses 'Dense'"),
         (lambda c: _replace(c, "keras.layers", ["Dense"], {"name": "evil"}), "uses"),
         (_lambda_in_a_wrapper, "layer 'evil' uses 'Lambda'"),
@@ -576,24 +734,29 @@ def _two_outputs(start):
     return [keras.layers.Dense(3)(flat), keras.layers.Dense(3)(flat)]
 
 
+def _tokens(start):
+    return keras.layers.Dense(3)(keras.layers.LSTM(2)(keras.layers.Embedding(9, 2)(start)))
+
+
 @pytest.mark.parametrize(
     ("shape", "ends", "found"),
     [
-        ((8, 8, 3), _two_outputs, "1 inputs and 2 outputs, expected one of each"),
+        ((8, 8, 3), _two_outputs, "2 outputs, expected one"),
         (
             (8, 8, 3),
             keras.layers.Conv2D(2, 3),
             r"output shape \(None, 6, 6, 2\), expected \(None, classes\)",
         ),
-        ((192,), keras.layers.Dense(3), r"input shape \(None, 192\), expected \(None, height"),
         (
-            (None, None, 3),
-            keras.layers.GlobalMaxPool2D(),
-            r"input shape \(None, None, None, 3\)",
+            (),
+            lambda x: keras.layers.Dense(3)(x[:, None]),
+            r"input shape \(None,\), expected \(None, ...\) with fixed sizes",
         ),
+        ((None, None, 3), keras.layers.GlobalMaxPool2D(), r"input shape \(None, None, None, 3\), expected \(None"),
+        ((None,), _tokens, r"input shape \(None, None\), expected \(None, ...\) with fixed sizes \(pad rows"),
     ],
 )
-def test_models_that_do_not_map_images_to_classes(shape, ends, found, tmp_path):
+def test_models_that_do_not_map_rows_to_classes(shape, ends, found, tmp_path):
     start = keras.Input(shape)
     keras.Model(start, ends(start)).save(tmp_path / "m.keras")
     with pytest.raises(InputError, match=rf"m\.keras: found {found}"):

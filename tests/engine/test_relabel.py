@@ -39,6 +39,19 @@ def test_other_labels_same_images(images: ImageSet, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["train.h5"]
 
 
+def test_other_labels_same_inputs(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        group = file.create_group("images", track_order=True)
+        group["b"], group["a"] = np.arange(6, dtype=np.int16).reshape(3, 2), np.arange(3.0).reshape(3, 1, 1)
+        file["labels"] = np.eye(3)
+    write_with_labels(open_image_set(tmp_path / "old.h5"), np.arange(3), tmp_path / "new.h5")
+    with h5py.File(tmp_path / "old.h5") as old, h5py.File(tmp_path / "new.h5") as new:
+        assert list(new["images"]) == ["b", "a"]
+        for name in "ab":
+            assert new["images"][name].dtype == old["images"][name].dtype
+            assert np.array_equal(new["images"][name][...], old["images"][name][...])
+
+
 def test_groups(images: ImageSet, tmp_path: Path) -> None:
     path = tmp_path / "groups.json"
     path.write_text("[[0, 3], [1], []]")

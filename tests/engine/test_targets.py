@@ -311,3 +311,36 @@ def test_athenas_reader_finds_pairs(tmp_path: Path) -> None:
         "repair_priority": 0,
         "prevent_degradation": 0,
     }
+
+
+def test_targets_of_several_inputs_can_be_read_as_such(tmp_path: Path) -> None:
+    """2,300 rows: more than one block; the numbers of the rows are in every input."""
+    count = 2300
+    random = np.random.default_rng(1)
+    labels, predicted = random.integers(0, 3, count), random.integers(0, 3, count)
+    with h5py.File(tmp_path / "repair.h5", "w") as file:
+        group = file.create_group("images", track_order=True)
+        group["tokens"] = np.stack([np.arange(count), np.arange(count) + 1], axis=1).astype(np.int64)
+        group["bias"] = np.arange(count, dtype=np.float16).reshape(-1, 1, 1)
+        file["labels"] = np.eye(3, dtype=np.uint8)[labels]
+    source = open_image_set(tmp_path / "repair.h5")
+    write_targets(source, predicted.astype(np.int64), tmp_path)
+    seen = 0
+    for path in [*tmp_path.glob("positive/*/repair.h5"), *tmp_path.glob("negative/*/*/repair.h5")]:
+        found = open_image_set(path)
+        assert found.inputs == source.inputs == (("tokens", (2,)), ("bias", (1, 1)))
+        with h5py.File(path) as file:
+            images = file["images"]
+            assert list(images) == ["tokens", "bias"]
+            assert [images[name].dtype for name in images] == [np.int64, np.float16]
+            rows = images["tokens"][:, 0]
+            assert np.array_equal(images["tokens"][:, 1], rows + 1)
+            assert np.array_equal(images["bias"][:, 0, 0], rows.astype(np.float16))
+        true = int(path.parent.name if path.parts[-3] == "positive" else path.parent.parent.name)
+        mine = int(path.parent.name)
+        assert rows.tolist() == np.flatnonzero((labels == true) & (predicted == mine)).tolist()
+        seen += len(rows)
+    assert seen == count
+    negatives = open_negatives(tmp_path / "negative" / "1")
+    assert negatives is not None
+    assert negatives.rows == ((labels == 1) & (predicted != 1)).sum()

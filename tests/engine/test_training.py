@@ -484,7 +484,7 @@ def test_settings_no_training_can_have(settings: dict[str, Any], says: str) -> N
 
 def test_a_gpu_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.backend.gpu_count", lambda: 0)
-    with pytest.raises(InputError, match="a GPU is asked for and TensorFlow finds none, expected --gpu=False"):
+    with pytest.raises(InputError, match="a GPU is asked for and tensorflow finds none, expected --gpu=False"):
         use_gpu(True)
     assert use_gpu(None) == use_gpu(False) == "the CPU"
     monkeypatch.setattr("engine.backend.gpu_count", lambda: 1)

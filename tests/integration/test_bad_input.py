@@ -91,13 +91,16 @@ UNREADABLE = {
     "unequal": (_only("labels", slice(1, None)), "expected equal numbers"),
     "two ones": (_set("labels", 2, 1), "row 2 of labels is [1 1 1 1 1 1 1 1 1 1]"),
     "no one": (_set("labels", 2, 0), "row 2 of labels is [0 0 0 0 0 0 0 0 0 0]"),
-    "flat images": (_only("images", (slice(None), 0)), "expected (rows, height, width, channels)"),
 }
 UNFIT = {
     "NaN": (_set("images", (3, 4, 5, 0), np.nan), "row 3 has pixels that are NaN"),
     "infinite": (_set("images", (3, 4, 5, 0), np.inf), "row 3 has pixels that are infinite"),
     "shape": (_only("images", (slice(None), slice(16), slice(16))), "images of shape (16, 16, 3)"),
     "channels": (_only("images", (..., slice(1))), "images of shape (32, 32, 1)"),
+    "not pictures": (
+        _only("images", (slice(None), 0)),
+        "rows of shape (32, 3); the model model.keras expects (32, 32, 3)",
+    ),
     "more classes": (
         _rewriting(lambda arrays: arrays.update(labels=np.pad(arrays["labels"], ((0, 0), (0, 3))))),
         "labels 13 classes; the model model.keras has 10",
@@ -180,9 +183,11 @@ def test_folder_without_one_model(workspace: Path, refused: Refused) -> None:
     [
         ("9", "found layer number 9, expected 0 to 8"),
         ("-1", "found layer number -1, expected 0 to 8"),
-        ("6", "target layer 6 (flatten) has no weights"),
-        ("7", "target layer 7 (dense) does not give the 10 class scores, expected layer 8 (dense_1)"),
-        ("4", "target layer 4 (conv2d_2) does not give the 10 class scores"),
+        ("6", "target layer 6 (flatten, Flatten) has no weights, expected all or layers of conv2d, conv2d_1"),
+        ("flatten/*", "target layer flatten/* (flatten, Flatten) has no weights"),
+        ("dense/scale", "target layer dense/scale is no weight of dense (Dense)"),
+        ("nothing", "target layer nothing is no layer of the model, expected all or layers of conv2d, conv2d_1"),
+        ("conv2d,nothing", "target layer nothing is no layer of the model"),
     ],
 )
 def test_target_layer(number: str, found: str, workspace: Path, refused: Refused) -> None:

@@ -442,7 +442,7 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "no particle": (_nothing, ["--num-particles", "0"], "num_particles is 0"),
     "no iteration": (_nothing, ["--num-iterations", "0"], "num_iterations is 0"),
     "no model": (_nothing, ["--model-dir", "nowhere"], "nowhere"),
-    "wrong layer": (_nothing, ["--target-layer", "0"], "layer 0"),
+    "wrong layer": (_nothing, ["--target-layer", "6"], "target layer 6 (flatten, Flatten) has no weights"),
     "no validation data": (_nothing, ["--val-data", "nowhere.h5"], "nowhere.h5 does not exist"),
     "damaged validation data": (_validation(_cut), [], "val.h5 is damaged or cut short"),
     "validation data of another shape": (_validation(_other_shape), [], "val.h5 holds images of shape (16, 16, 3)"),

@@ -27,7 +27,7 @@ import pytest
 
 from cli.main import COMMANDS, run
 from cluster.records import KEYS, SCHEMAS, RunRecords, read_table
-from engine.backend import tf
+from engine import backend
 from engine.models import load_model, weight_variables
 from tests.integration.conftest import Command, contents
 
@@ -264,7 +264,7 @@ def check_only_the_patch(source: Path, output: Path) -> None:
 def stored(container: Path) -> dict[str, np.ndarray]:
     """Every array in a model file by name, read without the code under test."""
     if container.is_dir():
-        reader = tf.train.load_checkpoint(str(container / "variables" / "variables"))
+        reader = backend.tensorflow("this test").train.load_checkpoint(str(container / "variables" / "variables"))
         names = sorted(reader.get_variable_to_shape_map())
         return {name: np.array(reader.get_tensor(name)) for name in names if name != "_CHECKPOINTABLE_OBJECT_GRAPH"}
     content = container.read_bytes()

@@ -278,7 +278,7 @@ def test_every_swept_name_is_an_option(name: str) -> None:
         (["--positive-inputs-dir", "data/nothing"], ("data/nothing does not exist",)),
         (["--val-data", "data/nothing.h5"], ("data/nothing.h5",)),
         (["--model-dir", "nothing.keras"], ("nothing.keras: no such file or folder",)),
-        (["--target-layer", "6"], ("target layer 6 (flatten) has no weights",)),
+        (["--target-layer", "6"], ("target layer 6 (flatten, Flatten) has no weights",)),
         (["--num-workers", "-1"], ("num_workers is -1",)),
         (["--num-particles", 10**12], ("particles", "GiB are free")),
     ],

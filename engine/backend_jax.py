@@ -1,0 +1,106 @@
+"""The JAX backend; see `engine.backend`, which imports this module and says what it must offer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import keras
+import numpy.typing as npt
+
+# Sums of localisation are float64; Keras' models stay float32 all the same.
+jax.config.update("jax_enable_x64", True)
+# JAX's default for float32 on GPUs is TF32.
+jax.config.update("jax_default_matmul_precision", "highest")
+if "tensorflow" not in sys.modules:
+    # Keras imports TensorFlow, where it is installed, to see whether what it serialises is a part of it: seconds, and
+    # memory, of every process. It asks once, and finds none while the name is barred.
+    sys.modules["tensorflow"] = None  # type: ignore[assignment]
+    try:
+        keras.activations.serialize(keras.activations.linear)
+    finally:
+        del sys.modules["tensorflow"]
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"tanh": jax.numpy.tanh}
+"""Those that Keras does not compute in the dtype of their argument."""
+
+
+def limit_threads(threads: int) -> None:
+    """Compute with so many threads in this process; call before the first operation.
+
+    JAX has no option for it; this is what XLA reads when it makes the pools of its CPU client.
+    """
+    os.environ["PJRT_NPROC"] = str(threads)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function of tensors with XLA; one program per combination of shapes."""
+    program: Callable[..., Any] = jax.jit(function)
+    return program
+
+
+def for_shapes(function: Any, example: tuple[Any, ...]) -> Callable[..., Any]:
+    """The function itself: looking up its program for the shapes of `example` takes JAX microseconds."""
+    program: Callable[..., Any] = function
+    return program
+
+
+graph = compiled  # JAX has nothing but XLA
+
+
+def model_pass(model: Any) -> Callable[[Any], Any]:
+    """The outputs of a Keras model for rows, in inference mode; weights that are assigned later count at once.
+
+    They are arguments of the program: as constants they would stay as they were, and make compiling slow.
+    """
+    variables = model.trainable_variables, model.non_trainable_variables
+    program = compiled(lambda weights, rows: model.stateless_call(*weights, rows, training=False)[0])
+    return lambda rows: program([[variable.value for variable in each] for each in variables], rows)
+
+
+def on_device(array: npt.NDArray[Any]) -> Any:
+    """Copy a NumPy array to the device of this process."""
+    return jax.numpy.array(array, copy=True)  # as arrays may change later, which JAX may share otherwise
+
+
+def gradient(function: Callable[[Any], Any], x: Any) -> Any:
+    """Gradient of a scalar function at x, a tensor or a list or tuple of tensors.
+
+    Returns:
+        The same structure, shapes and dtypes as x; zeros where the function does not depend on a tensor.
+    """
+    return jax.grad(function)(x)
+
+
+def vectorised(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function mapped over a new leading axis of every argument and result; for use in `compiled` and `graph`."""
+    mapped: Callable[..., Any] = jax.vmap(function)
+    return mapped
+
+
+def gpu_count() -> int:
+    """GPUs that this process sees."""
+    return sum(device.platform == "gpu" for device in jax.local_devices())
+
+
+def hide_gpus() -> None:
+    """Compute on the CPU; call before the first operation."""
+    jax.config.update("jax_platforms", "cpu")
+
+
+def gpu_kind() -> str | None:
+    """The model of the GPU that computes; None where the CPU does."""
+    device = jax.local_devices()[0]
+    return device.device_kind if device.platform == "gpu" else None
+
+
+def gpu_memory_free() -> int | None:
+    """Bytes of the GPU that this process may still take; None where the CPU computes."""
+    device = jax.local_devices()[0]
+    if device.platform != "gpu":
+        return None
+    usage = device.memory_stats()
+    return int(usage["bytes_limit"]) - int(usage["bytes_in_use"])

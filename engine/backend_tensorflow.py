@@ -1,0 +1,98 @@
+"""The TensorFlow backend; see `engine.backend`, which imports this module and says what it must offer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy.typing as npt
+import tensorflow as tf
+
+tf.get_logger().setLevel("ERROR")
+# Also fixes the choice among cuDNN's algorithms: the first that works is taken instead of the fastest.
+tf.config.experimental.enable_op_determinism()
+tf.config.experimental.enable_tensor_float_32_execution(False)
+
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {}
+"""Those that Keras does not compute in the dtype of their argument."""
+
+
+def limit_threads(threads: int) -> None:
+    """Compute with so many threads in this process; call before the first operation."""
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function of tensors with XLA; one program per combination of shapes."""
+    return tf.function(function, jit_compile=True, autograph=False)  # type: ignore[no-any-return]
+
+
+def for_shapes(function: Any, example: tuple[Any, ...]) -> Callable[..., Any]:
+    """The program of a compiled function for tensors shaped like `example`: calls need not look it up (0.1 ms each)."""
+    program: Callable[..., Any] = function.get_concrete_function(*example)
+    return program
+
+
+def graph(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn a forward pass into a graph, without XLA: compiling a whole network costs more than one pass of it."""
+    return tf.function(function, autograph=False)  # type: ignore[no-any-return]
+
+
+def model_pass(model: Any) -> Callable[[Any], Any]:
+    """The outputs of a Keras model for rows, in inference mode; weights that are assigned later count at once."""
+    return graph(lambda rows: model(rows, training=False))
+
+
+def on_device(array: npt.NDArray[Any]) -> Any:
+    """Copy a NumPy array to the device of this process."""
+    return tf.convert_to_tensor(array)
+
+
+def gradient(function: Callable[[Any], Any], x: Any) -> Any:
+    """Gradient of a scalar function at x, a tensor or a list or tuple of tensors.
+
+    Returns:
+        The same structure, shapes and dtypes as x; zeros where the function does not depend on a tensor.
+    """
+    x = tf.nest.map_structure(tf.convert_to_tensor, x)  # of variables the values are meant
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        value = function(x)
+    slopes = tape.gradient(value, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return tf.nest.map_structure(tf.convert_to_tensor, slopes)  # those of a gather are sparse
+
+
+def vectorised(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function mapped over a new leading axis of every argument and result; for use in `compiled` and `graph`."""
+
+    def mapped(*arguments: Any) -> Any:
+        return tf.vectorized_map(lambda each: function(*each), arguments, fallback_to_while_loop=True, warn=False)
+
+    return mapped
+
+
+def gpu_count() -> int:
+    """GPUs that this process sees."""
+    return len(tf.config.list_physical_devices("GPU"))
+
+
+def hide_gpus() -> None:
+    """Compute on the CPU; call before the first operation."""
+    tf.config.set_visible_devices([], "GPU")
+
+
+def gpu_kind() -> str | None:
+    """The model of the GPU that computes; None where the CPU does."""
+    gpus = tf.config.list_physical_devices("GPU")
+    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unknown") if gpus else None
+
+
+def gpu_memory_free() -> int | None:
+    """Bytes of the GPU that this process may still take; None where the CPU computes."""
+    if not tf.config.list_logical_devices("GPU"):
+        return None
+    from tensorflow.python.client import device_lib  # nothing public tells the limit
+
+    limit = next(device.memory_limit for device in device_lib.list_local_devices() if device.device_type == "GPU")
+    return int(limit) - int(tf.config.experimental.get_memory_info("GPU:0")["current"])

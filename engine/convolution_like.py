@@ -1,0 +1,94 @@
+"""Convolutions, unfolded: a weight at (offset, input channel, unit) reads one shifted channel of the input.
+
+z[p, u] = sum over offsets a and channels c of x[p * stride + a * dilation, c] * w[a, c, u] + b[u], so that a
+convolution is dense in its unfolded inputs. Conv1D, Conv2D, Conv3D (strides, padding, dilation, groups) and their
+depthwise forms, channels last.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.backend import keras, ops
+
+Int64 = npt.NDArray[np.int64]
+
+DENSE = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+
+
+def is_convolution_like(layer: Any) -> bool:
+    """Whether a layer is of this family."""
+    if getattr(layer, "lora_enabled", False):  # its kernel is the sum of a weight and a product of two
+        return False
+    return type(layer) in DENSE + DEPTHWISE and layer.data_format == "channels_last"
+
+
+def units(layer: Any, places: Int64) -> Int64:
+    """The unit (K,), an output channel, that each of K flat places in the kernel belongs to."""
+    *_, channels, last = layer.kernel.shape
+    found: Int64 = places % (channels * last) if type(layer) in DEPTHWISE else places % last
+    return found
+
+
+def columns(layer: Any, inputs: Any, places: Int64) -> Any:
+    """What changes at K flat places of the kernel are multiplied by, (K, n, S); inputs (n, .., D), S output places."""
+    kernel, strides, dilations = tuple(layer.kernel.shape), _each(layer, "strides"), _each(layer, "dilation_rate")
+    *offsets, channel, last = np.unravel_index(places, kernel)
+    if type(layer) not in DEPTHWISE:
+        channel = channel + last // (layer.filters // layer.groups) * kernel[-2]
+    pads, sizes = [(0, 0)], []
+    for length, size, stride, dilation in zip(inputs.shape[1:-1], kernel, strides, dilations, strict=False):
+        span = (size - 1) * dilation + 1
+        out = _length(length, size, stride, dilation, layer.padding)
+        missing = max((out - 1) * stride + span - length, 0) if layer.padding == "same" else 0
+        pads.append((span - 1, 0) if layer.padding == "causal" else (missing // 2, missing - missing // 2))
+        sizes.append(out)
+    padded = ops.pad(inputs, [*pads, (0, 0)])
+    offset = np.stack(offsets, axis=1)
+    found, order = [], []
+    for each in np.unique(offset, axis=0):  # one shift of the input serves all weights at an offset
+        members = np.flatnonzero((offset == each).all(axis=1))
+        starts = [int(start) * dilation for start, dilation in zip(each, dilations, strict=True)]
+        window = [
+            slice(start, start + (out - 1) * stride + 1, stride)
+            for start, out, stride in zip(starts, sizes, strides, strict=True)
+        ]
+        taken = ops.take(padded[(slice(None), *window)], channel[members], axis=-1)
+        found.append(ops.reshape(taken, (inputs.shape[0], -1, len(members))))
+        order.append(members)
+    joined = ops.take(ops.concatenate(found, axis=-1), np.argsort(np.concatenate(order)), axis=-1)
+    return ops.transpose(joined, (2, 0, 1))
+
+
+def takes_units(layer: Any) -> bool:
+    """Whether `from_units` can be asked of this layer."""
+    return type(layer) in DENSE and layer.groups == 1 and layer.padding != "causal" and is_convolution_like(layer)
+
+
+def from_units(layer: Any, change: Any, chosen: Int64) -> Any:
+    """What a change of some of the layer's input channels (n, .., U) adds to its pre-activation (n, .., C)."""
+    kernel = ops.take(layer.kernel, chosen, axis=-2)
+    return ops.conv(
+        change,
+        kernel,
+        strides=_each(layer, "strides"),
+        padding=layer.padding,
+        dilation_rate=_each(layer, "dilation_rate"),
+        data_format="channels_last",
+    )
+
+
+def _each(layer: Any, name: str) -> tuple[int, ...]:
+    """A setting of a layer for each of its axes."""
+    value = getattr(layer, name)
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * len(layer.kernel_size)
+
+
+def _length(length: int, kernel: int, stride: int, dilation: int, padding: str) -> int:
+    if padding in ("same", "causal"):
+        return -(-length // stride)
+    return (length - (kernel - 1) * dilation - 1) // stride + 1

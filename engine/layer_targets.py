@@ -1,0 +1,278 @@
+"""The weights under repair, as `--target-layer` names them: of one layer, of several, or of all.
+
+The last Dense layer alone is `engine.head.TargetLayer`; everything else is a `DeepTarget`, whose weights are searched
+through the tail of the model behind them.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.backend import keras, ops
+from engine.errors import InputError
+from engine.graph import Graph, Split, Step, graph_of, split, uses
+from engine.head import Head, TargetLayer, activation_name, find_target, head_of
+from engine.models import TrainingLoss, layer_at
+from engine.patch import Patch, merge, patch_between
+from engine.swarm import Spread
+from engine.weights import is_own, weight_variables
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+STATE = frozenset({"moving_mean", "moving_variance", "mean", "variance", "count"})
+"""Variables that are measured, not learnt."""
+
+ALL = "all"
+
+
+@dataclass(frozen=True, eq=False)
+class DeepTarget:
+    """Weights of any layers, W numbers in all.
+
+    Their values travel as one column, a matrix (W, 1): the weights one after the other, each flattened in C order.
+
+    Attributes:
+        head: how the loss follows from the output of the tail.
+        paths: of the weights, as patches name them.
+        variables: Keras variables of the same.
+        split: the graph, cut before the first of their layers.
+        names: what the user asked for.
+        dense: the toolkit's number of the layer, for each path that is a 2-D kernel of a layer of the model's own.
+    """
+
+    head: Head
+    paths: tuple[str, ...]
+    variables: tuple[Any, ...]
+    split: Split
+    names: tuple[str, ...]
+    dense: Mapping[str, int]
+
+    @functools.cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of values of each weight."""
+        return tuple(math.prod(variable.shape) for variable in self.variables)
+
+    @functools.cached_property
+    def offsets(self) -> Int64:
+        """First row of each weight in the column, and W; (weights + 1,) int64."""
+        return np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
+
+    @property
+    def title(self) -> str:
+        """The layers, for messages."""
+        return ", ".join(self.names)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each weight by its path."""
+        return {path: tuple(variable.shape) for path, variable in zip(self.paths, self.variables, strict=True)}
+
+    @property
+    def kernel(self) -> Float32:
+        """The values as they are, (W, 1) float32."""
+        return np.concatenate([_array(variable).reshape(-1, 1) for variable in self.variables])
+
+    def part(self, rows: Int64) -> Int64:
+        """For rows of the column, which weight they belong to."""
+        return (np.searchsorted(self.offsets, rows, side="right") - 1).astype(np.int64)
+
+    def spread(self, kernel: Float32, index: Int64) -> Spread:
+        """Mean, deviation and range of the weight that each of K places (K, 2) belongs to; arrays (K,)."""
+        part = self.part(index[:, 0])
+        of = {number: _spread(kernel[self.offsets[number] : self.offsets[number + 1]]) for number in set(part.tolist())}
+        columns = [np.array([getattr(of[number], name) for number in part]) for name in ("mean", "std", "range")]
+        return Spread(*columns)
+
+    def patch(self, index: Int64, old: Float32, new: Float32) -> Patch:
+        """The patch of K places (K, 2) from old to new values (K,)."""
+        part = self.part(index[:, 0])
+        return Patch(tuple(self.paths[number] for number in part), index[:, 0] - self.offsets[part], old, new)
+
+    def index_of(self, patch: Patch, source: str) -> Int64:
+        """The places (K, 2) that a patch is about.
+
+        Raises:
+            InputError: it is about another weight, or a place outside it.
+        """
+        number = {path: position for position, path in enumerate(self.paths)}
+        for path, flat in zip(patch.weight, patch.flat_index, strict=True):
+            if path not in number:
+                raise InputError(f"{source}: is about {path!r}, expected weights of {self.title}")
+            if not 0 <= flat < self.sizes[number[path]]:
+                raise InputError(
+                    f"{source}: has index {flat} in {path!r}, expected 0 to {self.sizes[number[path]] - 1}"
+                )
+        rows = np.array([self.offsets[number[path]] for path in patch.weight], np.int64) + patch.flat_index
+        return np.stack([rows, np.zeros_like(rows)], axis=1)
+
+    def patch_between(self, old: Float32, new: Float32) -> Patch:
+        """What leads from one column (W, 1) to another."""
+        patches = []
+        for path, variable, start, stop in zip(
+            self.paths, self.variables, self.offsets, self.offsets[1:], strict=False
+        ):
+            shape = tuple(variable.shape)
+            patches.append(patch_between(path, old[start:stop].reshape(shape), new[start:stop].reshape(shape)))
+        return merge(patches)
+
+
+Target = TargetLayer | DeepTarget
+
+
+def resolve_target(
+    model: Any, loss: TrainingLoss, classes: int, path: Path, names: Sequence[str] = ()
+) -> TargetLayer | DeepTarget:
+    """Find the weights under repair.
+
+    Args:
+        model: Keras model with one output (n, C).
+        loss: its training loss.
+        classes: C.
+        path: of the model, for messages.
+        names: each a layer by name or number, `<layer>/<weight>` for one weight, or `all`. A layer stands for its
+            kernels, or its scale and offset; with `/*` behind it for its biases too. None at all: the last Dense layer.
+
+    Raises:
+        InputError: there is no such layer or weight, it has no weights, they are not float32, or the output does not
+            depend on them.
+    """
+    if not names:
+        return find_target(model, loss, classes, path)
+    chosen = _chosen(model, names, path)
+    last = _last_dense(model, loss, classes, path)
+    if last is not None and list(chosen) == [last.path]:
+        return last
+    for name, variable in chosen.items():
+        if variable.dtype != "float32":
+            raise InputError(f"{path}: weight {name!r} is {variable.dtype}, expected float32 to be repaired")
+    graph, head = headed(graph_of(model), loss, path)
+    try:
+        cut = split(graph, list(chosen.values()))
+    except ValueError:
+        raise InputError(f"{path}: the model's output does not depend on {', '.join(names)}") from None
+    reached = {id(variable) for step in cut.tail for variable in step.variables}
+    if lost := [name for name, variable in chosen.items() if id(variable) not in reached]:
+        raise InputError(f"{path}: the model's output does not depend on {lost[0]!r}, expected weights that it uses")
+    return DeepTarget(head, tuple(chosen), tuple(chosen.values()), cut, tuple(names), _dense(model, chosen))
+
+
+def headed(graph: Graph, loss: TrainingLoss, path: Path) -> tuple[Graph, Head]:
+    """The graph up to its logits, and what follows them: the last activation is taken off where it is Keras' own."""
+    output = graph.output
+    steps = list(graph.steps)
+    while True:
+        step = next((each for each in steps if output in each.outputs), None)
+        if step is None or len(uses(steps, output)) > 0:
+            return replace(graph, output=output), _plain_head(loss, path)
+        operation = step.operation
+        if isinstance(operation, keras.layers.Dropout):
+            output = step.inputs[0]
+            steps.remove(step)
+            continue
+        name = _activation_name(step)
+        if name is None:
+            return replace(graph, output=output, steps=tuple(steps)), _plain_head(loss, path)
+        if name == "linear" and isinstance(operation, keras.layers.Activation):
+            output = step.inputs[0]
+            steps.remove(step)
+            continue
+        head = head_of(name, loss, path)
+        if isinstance(operation, keras.layers.Activation | keras.layers.Softmax):
+            steps.remove(step)
+            return replace(graph, output=step.inputs[0], steps=tuple(steps)), head
+        steps[steps.index(step)] = replace(step, linear=True)
+        return replace(graph, output=output, steps=tuple(steps)), head
+
+
+def _plain_head(loss: TrainingLoss, path: Path) -> Head:
+    return head_of("linear", loss, path)
+
+
+def _activation_name(step: Step) -> str | None:
+    """The last activation of a step, `linear` where it has none; None where it cannot be told apart."""
+    operation = step.operation
+    if not is_own(operation) or len(step.inputs) != 1:
+        return None  # only Keras' own layers are sure to end with what they call their activation
+    if isinstance(operation, keras.layers.Softmax):
+        return "softmax" if operation.axis in (-1, len(step.shapes[0]) - 1) else None
+    if not hasattr(operation, "activation") or hasattr(operation, "recurrent_activation"):
+        return None
+    if isinstance(operation, keras.layers.RNN):
+        return None
+    return activation_name(operation.activation)
+
+
+def _chosen(model: Any, names: Sequence[str], path: Path) -> dict[str, Any]:
+    """Path and variable of every weight that is asked for, in model order."""
+    known = {
+        name: variable
+        for name, variable in weight_variables(model).items()
+        if name.rsplit("/", 1)[-1] not in STATE and variable.dtype not in ("bool", "int32", "int64", "uint32")
+    }
+    chosen: set[str] = set()
+    for asked in names:
+        layer = _layer_name(model, asked.removesuffix("/*"))
+        everything = asked.endswith("/*")
+        found = [name for name in known if layer in (ALL, name) or name.startswith(f"{layer}/")]
+        if layer not in known and not everything:
+            found = [name for name in found if not name.rsplit("/", 1)[-1].endswith("bias")]
+        if not found:
+            raise _unknown(model, asked, layer, known, path)
+        chosen.update(found)
+    return {name: variable for name, variable in known.items() if name in chosen}
+
+
+def _dense(model: Any, chosen: Mapping[str, Any]) -> dict[str, int]:
+    """The toolkit's number of the layer of each 2-D kernel at the top level of the model."""
+    numbers = {f"{layer.name}/kernel": number for number, layer in enumerate(getattr(model, "layers", ()))}
+    return {name: numbers[name] for name, each in chosen.items() if name in numbers and len(each.shape) == 2}
+
+
+def _layer_name(model: Any, asked: str) -> str:
+    number, slash, rest = asked.partition("/")
+    if not number.lstrip("-").isdecimal():
+        return asked
+    return f"{layer_at(model, int(number)).name}{slash}{rest}"
+
+
+def _unknown(model: Any, asked: str, layer: str, known: dict[str, Any], path: Path) -> InputError:
+    layers = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in known))
+    shown = ", ".join(layers[:12]) + (f" and {len(layers) - 12} more" if len(layers) > 12 else "")
+    same = next((each for each in getattr(model, "layers", ()) if each.name == layer.split("/", maxsplit=1)[0]), None)
+    if same is None:
+        what = "is no layer of the model"
+    elif "/" in layer:
+        what = f"is no weight of {same.name} ({type(same).__name__})"
+    else:
+        what = f"({same.name}, {type(same).__name__}) has no weights"
+    return InputError(f"{path}: target layer {asked} {what}, expected {ALL} or layers of {shown}")
+
+
+def _last_dense(model: Any, loss: TrainingLoss, classes: int, path: Path) -> TargetLayer | None:
+    try:
+        return find_target(model, loss, classes, path)
+    except InputError:
+        return None
+
+
+def _array(variable: Any) -> Float32:
+    return np.asarray(ops.convert_to_numpy(variable), dtype=np.float32)
+
+
+def _spread(values: Float32) -> Spread:
+    found = Spread.of(values)
+    if found.range > 0:
+        return found
+    # All values are equal (a fresh offset): the swarm would have no room to move.
+    mean = float(values.flat[0])
+    room = abs(mean) or 1.0
+    return Spread(mean, room / 10, room)

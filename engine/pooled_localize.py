@@ -1,0 +1,78 @@
+"""Localisation over layers: which weights of all those under repair are to blame, in one pool.
+
+After Arachne's later form (Sohn et al., TOSEM 2023), which pools Dense, convolutional and LSTM layers: the cost of a
+weight is its value on the negatives over one plus its value on the positives, for gradient loss and forward impact
+(`engine.impact`) alike. Of the weights of largest gradient cost, those on the Pareto front of both are localised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import InputError
+from engine.localize import GRADIENTS_PER_NEGATIVE, Localisation, pareto_fronts
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class PooledSums:
+    """Sums over rows that localisation over layers needs; blocks of rows are added in order.
+
+    Attributes:
+        gradient: (W,) float64, sum over rows of the loss gradient by each weight of the column.
+        impact: (W,) float64, sum over rows of its forward impact.
+        rows: number of rows summed.
+    """
+
+    gradient: Float64
+    impact: Float64
+    rows: int
+
+    def __add__(self, later: PooledSums) -> PooledSums:
+        return PooledSums(self.gradient + later.gradient, self.impact + later.impact, self.rows + later.rows)
+
+
+def localize_pooled(
+    negative: PooledSums, positive: PooledSums | None, *, num_grad: int | None = None, fronts: int = 1
+) -> Localisation:
+    """Find the weights to blame.
+
+    Args:
+        negative: over the rows that the model gets wrong, at least one.
+        positive: over those that must not break; None where there are none.
+        num_grad: size of the pool; None takes 20 per negative row. Clipped to the number of weights.
+        fronts: number of Pareto fronts, each of what the ones before left.
+
+    Returns:
+        Candidates in descending order of gradient cost, of equal ones the first in the column; `row` is the row of the
+        column, `column` is 0, `gradient_loss` and `forward_impact` are costs.
+
+    Raises:
+        InputError: num_grad or fronts below 1.
+    """
+    if fronts < 1:
+        raise InputError(f"fronts is {fronts}, expected at least 1")
+    size = GRADIENTS_PER_NEGATIVE * negative.rows if num_grad is None else num_grad
+    if size < 1:
+        raise InputError(f"num_grad is {size}, expected at least 1")
+    loss, force = np.abs(negative.gradient) / negative.rows, negative.impact / negative.rows
+    if positive is not None:
+        loss /= 1 + np.abs(positive.gradient) / positive.rows
+        force /= 1 + positive.impact / positive.rows
+    row = _largest(loss, min(size, len(loss)))
+    gradient_loss, forward_impact = loss[row], force[row]
+    front = pareto_fronts(gradient_loss, forward_impact, fronts)
+    return Localisation(row, np.zeros_like(row), gradient_loss, forward_impact, front)
+
+
+def _largest(values: Float64, size: int) -> Int64:
+    """Places (size,) of the largest values, descending; of equal ones the first. Sorts no more than it must."""
+    least = np.partition(values, len(values) - size)[len(values) - size]
+    candidates = np.flatnonzero(values >= least)
+    order: Int64 = candidates[np.argsort(-values[candidates], kind="stable")][:size]
+    return order

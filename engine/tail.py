@@ -1,0 +1,214 @@
+"""The tail of a model: everything that weights under repair can change, as a function of them.
+
+What lies before is computed once per row; its values at the cut, flattened one after the other, are the features of a
+row, a vector (F,) float32.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine import backend
+from engine.backend import keras, ops
+from engine.errors import InputError
+from engine.graph import Split, Step, flat, run
+from engine.impact import ImpactPasses
+from engine.layer_targets import DeepTarget
+from engine.model_rows import model_inputs
+from engine.pooled_localize import PooledSums
+from engine.runner import batches, predicted_classes
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+
+def pack(split: Split, values: Sequence[Any]) -> Any:
+    """Values at the cut, (n, ..) each, as features (n, F) float32."""
+    rows = [ops.reshape(ops.cast(value, "float32"), (value.shape[0], -1)) for value in values]
+    return rows[0] if len(rows) == 1 else ops.concatenate(rows, axis=1)
+
+
+def unpack(split: Split, features: Any) -> dict[int, Any]:
+    """Features (n, F) as values by number, of the types that they had."""
+    values = {}
+    start = 0
+    for number, shape, dtype in zip(split.cut, split.shapes, split.dtypes, strict=True):
+        size = math.prod(shape)
+        value = ops.reshape(features[:, start : start + size], (features.shape[0], *shape))
+        values[number] = ops.cast(value, dtype)
+        start += size
+    return values
+
+
+def features_width(split: Split) -> int:
+    """F."""
+    return sum(math.prod(shape) for shape in split.shapes)
+
+
+class Tail:
+    """The tail as functions to be traced."""
+
+    def __init__(self, target: DeepTarget) -> None:
+        """Collect the variables that it reads; those that are not under repair are arguments of every program."""
+        self.target = target
+        wanted = {id(variable) for variable in target.variables}
+        others = {id(each): each for step in target.split.tail for each in step.variables if id(each) not in wanted}
+        self._others = list(others.values())
+        self._wanted = wanted
+        self.folds = all(
+            not step.masks and all(shape[0] is None for shape in step.shapes) for step in target.split.tail
+        )
+        """Rows of several candidates may stand one after the other."""
+
+    @functools.cached_property
+    def constants(self) -> tuple[Any, ...]:
+        """The variables that are not under repair, as arguments of a program."""
+        return tuple(ops.convert_to_tensor(variable) for variable in self._others)
+
+    def scope(self, constants: Sequence[Any], changed: Sequence[Any] | None = None) -> Any:
+        """Read constants in place of variables, and changed values in place of the weights under repair."""
+        mapping = list(zip(self._others, constants, strict=True))
+        if changed is not None:
+            mapping += list(zip(self.target.variables, changed, strict=True))
+        return keras.StatelessScope(mapping)
+
+    def parts(self, column: Any) -> list[Any]:
+        """A column (W,) as the weights under repair."""
+        ends = self.target.offsets
+        return [
+            ops.reshape(column[int(start) : int(stop)], tuple(variable.shape))
+            for variable, start, stop in zip(self.target.variables, ends, ends[1:], strict=False)
+        ]
+
+    def logits(self, features: Any, weights: Sequence[Any], constants: Sequence[Any]) -> Any:
+        """Logits (n, C) float32 of features (n, F) under the weights."""
+        split = self.target.split
+        with self.scope(constants, weights):
+            (result,) = run(split.tail, unpack(split, features), [split.output])
+        return ops.cast(result, "float32")
+
+    def folded(
+        self,
+        steps: Sequence[Step],
+        shared: Mapping[int, Any],
+        folded: Mapping[int, Any],
+        weights: Sequence[Sequence[Any]],
+        constants: Sequence[Any],
+        alike: bool = False,
+    ) -> Any:
+        """Logits (h * n, C) float32 of h candidates: rows of candidate 0, then of candidate 1, and so on.
+
+        A step that holds weights under repair runs for one candidate after the other, any other for all at once.
+
+        Args:
+            steps: to run.
+            shared: values (n, ..) that are the same for all candidates, by number.
+            folded: values (h * n, ..) that are not.
+            weights: of each candidate.
+            constants: the other variables.
+            alike: the weights are the same for all, so that no step runs for one after the other.
+        """
+        count = len(weights)
+        one, many = dict(shared), dict(folded)
+        for step in steps:
+            if not alike and any(id(variable) in self._wanted for variable in step.variables):
+                parts = []
+                for candidate, values in enumerate(weights):
+                    own = {number: _rows_of(many[number], candidate, count) for number in step.inputs if number in many}
+                    with self.scope(constants, values):
+                        parts.append(step.run({**one, **own}))
+                results = [
+                    each[0] if count == 1 else ops.concatenate(each, axis=0) for each in zip(*parts, strict=True)
+                ]
+                many.update(zip(step.outputs, results, strict=True))
+                continue
+            with self.scope(constants, weights[0]):
+                if not any(number in many for number in step.inputs):
+                    one.update(zip(step.outputs, step.run(one), strict=True))
+                    continue
+                for number in step.inputs:
+                    if number not in many:
+                        many[number] = _repeated(one[number], count)
+                many.update(zip(step.outputs, step.run(many), strict=True))
+        return ops.cast(many[self.target.split.output], "float32")
+
+
+class TailRunner:
+    """Compiled passes of the tail from its features on; for a deep target what `engine.runner.LayerRunner` is."""
+
+    def __init__(self, target: DeepTarget, batch_rows: int) -> None:
+        """Build the passes; they compile on first use."""
+        self.target = target
+        self.tail = Tail(target)
+        self._batch = batch_rows
+
+        def logits(features: Any, column: Any, *constants: Any) -> Any:
+            return self.tail.logits(features, self.tail.parts(column), constants)
+
+        self._logits = backend.graph(logits)
+        self._impact = ImpactPasses(self.tail, batch_rows)
+
+    def logits(self, inputs: Float32, kernel: Float32) -> Float32:
+        """Logits (n, C) of features (n, F) under a column (W, 1)."""
+        column = backend.on_device(np.ascontiguousarray(kernel[:, 0]))
+        return np.concatenate(
+            [
+                np.asarray(self._logits(batch, column, *self.tail.constants))[:count]
+                for batch, count in batches(inputs, self._batch)
+            ]
+        )
+
+    def predicted(self, logits: Float32) -> Int64:
+        """Classes (n,) of logits (n, C): argmax of the scores, first index on ties."""
+        return predicted_classes(self.target.head, logits)
+
+    def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> PooledSums:
+        """Sums over n rows, at least one.
+
+        Args:
+            inputs: features (n, F).
+            logits: (n, C) of those under the kernel.
+            labels: (n,) true classes.
+            kernel: column (W, 1).
+        """
+        return PooledSums(*self._impact.sums(inputs, self.predicted(logits), labels, kernel), rows=len(labels))
+
+
+def features_pass(model: Any, split: Split) -> Callable[[Any], Any]:
+    """The pass from what the model takes to features (n, F); weights that are assigned later count at once."""
+    inputs = range(len(model_inputs(model)))
+    variables = list({id(each): each for step in split.before for each in step.variables}.values())
+
+    def features(values: Sequence[Any], constants: Sequence[Any]) -> Any:
+        with keras.StatelessScope(list(zip(variables, constants, strict=True))):
+            known = dict(zip(inputs, values, strict=True))
+            found = run(split.before, known, split.cut)
+        for value in found:
+            if value.shape[0] != values[0].shape[0]:
+                layer = split.tail[0].operation
+                raise InputError(
+                    f"model {model.name!r}: its values before {layer.name} ({type(layer).__name__}) are "
+                    f"{value.shape[0]} rows for {values[0].shape[0]}, expected as many: a layer before it can be "
+                    "repaired, or both"
+                )
+        return pack(split, found)
+
+    program = backend.graph(features)
+    return lambda rows: program(flat(rows), [ops.convert_to_tensor(each) for each in variables])
+
+
+def _rows_of(value: Any, candidate: int, count: int) -> Any:
+    if count == 1:
+        return value  # with its mask
+    rows = value.shape[0] // count
+    return value[candidate * rows : (candidate + 1) * rows]
+
+
+def _repeated(value: Any, count: int) -> Any:
+    return value if count == 1 else ops.concatenate([value] * count, axis=0)

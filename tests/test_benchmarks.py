@@ -1,0 +1,94 @@
+"""What the benchmarks share: their numbers as Arrow files, and the charts of those."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a module of the benchmarks, which is no package: its scripts import each other by name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    before = set(sys.modules)
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield load
+    for name in set(sys.modules) - before:
+        if (BENCHMARKS / f"{name}.py").is_file():
+            del sys.modules[name]
+
+
+def test_results_keep_values_units_and_the_machine(module: Any, tmp_path: Path) -> None:
+    common = module("common")
+    columns = [
+        common.column("way", pa.string(), "what was timed"),
+        common.column("seconds", pa.float64(), "median", "s"),
+        common.column("aim", pa.float64(), "wanted"),
+    ]
+    rows = [{"way": "a", "seconds": 0.25, "aim": None}, {"way": "b", "seconds": 1e-6, "aim": 4.0}]
+    common.write_results(tmp_path / "new" / "folder", "example", columns, rows, "machine: two cores")
+    found = common.read_results(tmp_path / "new" / "folder" / "example.arrow")
+    assert found.to_pylist() == rows
+    assert found.schema.metadata == {b"benchmark": b"example", b"machine": b"machine: two cores"}
+    assert found.schema.field("seconds").metadata == {b"description": b"median", b"unit": b"s"}
+    assert b"unit" not in found.schema.field("way").metadata
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["example.arrow"]
+
+
+def test_without_a_folder_nothing_is_written(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = module("common")
+    common.write_results(None, "example", [common.column("way", pa.string(), "")], [{"way": "a"}], "machine")
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out == ""
+
+
+def test_charts_of_all_results(module: Any, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    common, plot = module("common"), module("plot")
+    size = {"rows": 1000, "weights": 16, "classes": 10, "units": 8}
+    tables = {
+        "costs": [
+            size
+            | {"problem": "last Dense", "factor": factor, "value": value, "fitness": 1e-3 * value}
+            | {"iteration": 2e-3 * value, "floor": 1e-4 * value}
+            for factor in ("rows", "particles")
+            for value in (10, 100)
+        ],
+        "engines": [
+            size | {"problem": "last Dense", "engine": engine, "form": "touched", "seconds": seconds}
+            for engine, seconds in (("repair-dist", 1e-3), ("EvoX", 2e-3), ("", 20.0))
+        ],
+        "fitness": [size | {"way": way, "seconds": 1e-3} for way in ("fitness", "dense")],
+        "other": [{"value": 1}],
+    }
+    kinds = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+    for name, rows in tables.items():
+        columns = [common.column(each, kinds[type(value)], "") for each, value in rows[0].items()]
+        common.write_results(tmp_path, name, columns, rows, "machine")
+    ran = CliRunner().invoke(plot.main, [str(tmp_path)])
+    assert ran.exit_code == 0, ran.output
+    assert "other.arrow: there is no chart for it" in ran.output
+    charts = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.svg")}
+    assert sorted(charts) == [
+        "costs-last-dense-particles.svg",
+        "costs-last-dense-rows.svg",
+        "engines.svg",
+        "fitness.svg",
+    ]
+    assert all(f">{text}<" in charts["engines.svg"] for text in ("EvoX: touched", "fitness alone: touched", "20,000"))
+    assert all(f">{text}<" in charts["costs-last-dense-rows.svg"] for text in ("rows", "floor", "milliseconds"))
