@@ -184,7 +184,7 @@ def make_batch(
     return Batch(
         model=model,
         target=resolve_target(model.model, model.loss, model.classes, model.path, target_layer),
-        chunks=open_chunks(chunks, model.input_shape, model.classes, model.path),
+        chunks=open_chunks(chunks, model),
         labels=chosen,
         weightings=weightings,
         seeds=tuple(range(seed, seed + seeds)),

@@ -92,7 +92,7 @@ def command(
         return
     for each in (negatives, positives):
         if each is not None:
-            check_fits_model(each, model.input_shape, model.classes, model.path)
+            check_fits_model(each, model.input_shape, model.classes, model.path, model.inputs)
     with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
         if not model.loss.stated:
             console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")

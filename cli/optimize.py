@@ -187,6 +187,8 @@ def chunk_paths(targets: Sequence[Path], positives: Sequence[Path], output_dir: 
 
 def describe(report: ChunkReport) -> str:
     """What a chunk's repair did, in text: numbers are those of the saved model, loaded again."""
+    from engine.weights_file import ARROW, CSV
+
     lines = []
     if report.note:
         lines.append(report.note)
@@ -211,7 +213,7 @@ def describe(report: ChunkReport) -> str:
             ]
     created = [report.model]
     if any(measured.split == "negative" for measured in report.measured):
-        created.append(report.paths.output / "weights.csv")
+        created += [path for name in (CSV, ARROW) if (path := report.paths.output / name).is_file()]
     lines += ["created files:", *map(str, created)]
     return "\n".join(lines)
 

@@ -79,7 +79,7 @@ def load_fitting(paths: list[Path], images: list[ImageSet], *, allow_custom_code
     models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
     for model in models:
         for each in images:
-            check_fits_model(each, model.input_shape, model.classes, model.path)
+            check_fits_model(each, model.input_shape, model.classes, model.path, model.inputs)
     return models
 
 

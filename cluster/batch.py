@@ -101,7 +101,7 @@ class Batch:
         return {"chain": len(self.chunks), "independent": 1, "rounds": self.max_rounds}[self.mode]
 
 
-def open_chunks(directory: Path, input_shape: tuple[int, ...], classes: int, model: Path) -> tuple[ChunkFile, ...]:
+def open_chunks(directory: Path, model: LoadedModel) -> tuple[ChunkFile, ...]:
     """The chunks of a folder: its sub-folders with `repair.h5`, by number and then by name; or the folder itself.
 
     A numbered folder without a readable `repair.h5` that fits the model is a chunk with an error.
@@ -122,16 +122,16 @@ def open_chunks(directory: Path, input_shape: tuple[int, ...], classes: int, mod
         folders = [directory]
     if not folders:
         raise InputError(f"{directory}: found no chunk, expected folders 0, 1, … with a repair.h5 each")
-    chunks = [_open_chunk(folder.absolute(), input_shape, classes, model) for folder in folders]
+    chunks = [_open_chunk(folder.absolute(), model) for folder in folders]
     if all(chunk.images is None for chunk in chunks):
         raise InputError(chunks[0].error)
     return tuple(chunks)
 
 
-def _open_chunk(folder: Path, input_shape: tuple[int, ...], classes: int, model: Path) -> ChunkFile:
+def _open_chunk(folder: Path, model: LoadedModel) -> ChunkFile:
     try:
         images = open_image_set(folder / "repair.h5")
-        check_fits_model(images, input_shape, classes, model)
+        check_fits_model(images, model.input_shape, model.classes, model.path, model.inputs)
     except InputError as error:
         return ChunkFile(folder.name, folder, None, str(error))
     return ChunkFile(folder.name, folder, images)
@@ -146,7 +146,7 @@ def check_batch(batch: Batch) -> list[str]:
     model = batch.model
     for images in (batch.validation, batch.test, *batch.positives):
         if images is not None:
-            check_fits_model(images, model.input_shape, model.classes, model.path)
+            check_fits_model(images, model.input_shape, model.classes, model.path, model.inputs)
     for images in (batch.validation, batch.test):
         if images is not None:
             check_rows(batch.requirements, np.bincount(images.labels, minlength=model.classes), images.path)

@@ -166,7 +166,7 @@ def check_evaluation(work: Evaluation) -> None:
     """
     model, output = work.model, work.paths.output
     for images in work.sets.values():
-        check_fits_model(images, model.input_shape, model.classes, model.path)
+        check_fits_model(images, model.input_shape, model.classes, model.path, model.inputs)
     for piece in _pieces(work):
         place = output / piece
         if piece.name == "repair":

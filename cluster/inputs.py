@@ -98,7 +98,7 @@ def open_chunk(paths: ChunkPaths, model: LoadedModel, target: Target) -> Chunk |
     positives = open_positives(paths.positives)
     sets = [each for each in (negatives, positives) if each is not None]
     for each in sets:
-        check_fits_model(each, model.input_shape, model.classes, model.path)
+        check_fits_model(each, model.input_shape, model.classes, model.path, model.inputs)
     index = read_localised(paths.negatives, target)
     return chunk_of(paths, negatives, positives, index)
 

@@ -183,7 +183,7 @@ def _open_all(repairs: Repairs) -> list[Chunk | None]:
         check_output(paths.output, model, overwrite=repairs.overwrite)
     for held_out in (repairs.validation, repairs.test):
         if held_out is not None:
-            check_fits_model(held_out, model.input_shape, model.classes, model.path)
+            check_fits_model(held_out, model.input_shape, model.classes, model.path, model.inputs)
     return [open_chunk(paths, model, repairs.target) for paths in repairs.chunks]
 
 
@@ -268,6 +268,10 @@ def _finish(
     elif case is None:
         note = f"{paths.negatives / 'weights.csv'}: names no weights, the model is copied unchanged"
     sums = outcome.state.best_sums if outcome else None
+    believed = None if sums is None else (int(sums[2]), int(sums[3]))
+    measured = _measure(run, chunk, case, held_out, saved)
+    if case is not None and believed is not None:
+        note = "; ".join(filter(None, (note, _disagreement(case.judge, believed, measured)))) or None
     return ChunkReport(
         paths=paths,
         label=chunk.label if chunk else -1,
@@ -275,10 +279,25 @@ def _finish(
         patch=patch,
         job=chosen.name if chosen else None,
         judge=case.judge if case else None,
-        believed=None if sums is None else (int(sums[2]), int(sums[3])),
-        measured=_measure(run, chunk, case, held_out, saved),
+        believed=believed,
+        measured=measured,
         note=note,
     )
+
+
+def _disagreement(judge: Judge, believed: tuple[int, int], measured: Sequence[Measured]) -> str | None:
+    """What to say where the saved model gets other rows right than the search counted; layers of float16 round much."""
+    counts = {}
+    for each in measured:
+        total, correct = (sum(getattr(row, name) for row in each.changes) for name in ("total", "correct_after"))
+        counts[each.split] = total, correct
+    searched = {"negative": (judge.negatives, believed[0]), "positive": (judge.positives, believed[1])}
+    differing = [
+        f"{counts[split][1]} of {total} {split} inputs and the search counted {correct}"
+        for split, (total, correct) in searched.items()
+        if split in counts and counts[split][0] == total and counts[split][1] != correct
+    ]
+    return f"the saved model gets {', '.join(differing)}: rows near a tie" if differing else None
 
 
 def _choose(run: _Run, case: _Case, ended: Mapping[str, SearchOutcome]) -> tuple[Problem, str | None]:
@@ -357,6 +376,7 @@ def _facts(repairs: Repairs, chunks: Sequence[Chunk | None], compute: Compute) -
         },
         "held_out": {split: str(images.path) for split, images in held_out.items() if images},
         "model": {"path": str(repairs.model.path), "fingerprint": repairs.model.fingerprint},
+        "target": {path: list(shape) for path, shape in repairs.target.shapes.items()},
         "data": [None if chunk is None else chunk.data for chunk in chunks],
         "labels": sorted({chunk.label for chunk in chunks if chunk is not None and chunk.label >= 0}),
         "classes": repairs.model.classes,

@@ -56,9 +56,14 @@ def model_pass(model: Any) -> Callable[[Any], Any]:
 
     They are arguments of the program: as constants they would stay as they were, and make compiling slow.
     """
-    variables = model.trainable_variables, model.non_trainable_variables
-    program = compiled(lambda weights, rows: model.stateless_call(*weights, rows, training=False)[0])
-    return lambda rows: program([[variable.value for variable in each] for each in variables], rows)
+    variables = model.variables
+
+    def outputs(values: Any, rows: Any) -> Any:
+        with keras.StatelessScope(list(zip(variables, values, strict=True))):
+            return model(rows, training=False)  # also of a class whose call knows no `training`
+
+    program = compiled(outputs)
+    return lambda rows: program([variable.value for variable in variables], rows)
 
 
 def on_device(array: npt.NDArray[Any]) -> Any:

@@ -111,8 +111,9 @@ def plan_shapes(per_row: int, route: Route | None, folds: bool, rows: int, parti
     is room.
     """
     budget = tiling.bytes or TILE_BYTES
-    wide = tiling.rows or max(BLOCK_ROWS, min(TILE_ROWS, budget // per_row // BLOCK_ROWS * BLOCK_ROWS))
-    wide = min(wide, rows)
+    sizes = range(BLOCK_ROWS, TILE_ROWS + 1, BLOCK_ROWS)
+    fitting = (size for size in sizes if per_row * most_places(size) <= budget)
+    wide = min(tiling.rows or max(fitting, default=BLOCK_ROWS), rows)
     most = 1 if not folds else MOST_TOGETHER if route else MOST_IN_PLACE
     together = max(1, min(most, tiling.particles or most, particles, budget // (per_row * most_places(wide))))
     return Shapes(wide, together, per_row, route is not None)

@@ -91,7 +91,7 @@ def small_batch(data: Path, output: Path, mode: Mode = "independent", **changes:
     values = {
         "model": model,
         "target": find_target(model.model, model.loss, model.classes, model.path),
-        "chunks": open_chunks(data / "chunks", model.input_shape, model.classes, model.path),
+        "chunks": open_chunks(data / "chunks", model),
         "labels": LABELS,
         "weightings": weightings(settings),
         "seeds": (0,),

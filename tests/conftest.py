@@ -30,6 +30,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("any time", deadline=None)
 hypothesis.settings.load_profile("any time")
 
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where two processes share the tests, one has all that may start Ray, so that there is one instance of it."""
+    for item in items:
+        if "engine" not in item.path.relative_to(Path(__file__).parent).parts:
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 QUICKSTART = Path(__file__).parents[1] / "cli" / "quickstart_data"
 SOFTMAX = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)
 

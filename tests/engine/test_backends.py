@@ -1,0 +1,133 @@
+"""The engine on Keras' other backend, JAX, beside TensorFlow; both in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import QUICKSTART
+
+ROOT = Path(__file__).parents[2]
+
+SUMS = """
+import numpy as np
+from pathlib import Path
+from engine import backend
+from engine.cases import LayerInputs, find_case
+from engine.fashion_mnist import read_split
+from engine.layer_targets import DeepTarget, resolve_target
+from engine.models import load_model
+from engine.preprocess import preprocess_images
+from engine.problem import Problem, prepare
+from engine.runner import ModelRunner
+from engine.search import SearchSettings
+from engine.swarm import Stream, SwarmSettings
+
+folder, out, *layers = sys.argv[1:]
+loaded = load_model(Path(folder) / "model.keras")
+images, labels = read_split(Path(folder), "t10k")
+images, labels = preprocess_images(images[:300], "pad"), labels[:300].astype(np.int64)
+settings = SearchSettings(SwarmSettings(20))
+found = {}
+for layer in layers:
+    target = resolve_target(loaded.model, loaded.loss, loaded.classes, loaded.path, [layer])
+    runner = ModelRunner(loaded.model, target)
+    inputs, logits = runner.features(images)
+    rows = LayerInputs(inputs, labels, np.zeros((300, 16), np.uint8), images.shape[1:], loaded.classes)
+    case = find_case(runner.layer, target.kernel, rows, 6)
+    deep = isinstance(target, DeepTarget)
+    spread = target.spread(target.kernel, case.index)
+    kernel, tail = (target.kernel, runner.layer.tail) if deep else (None, None)
+    problem = Problem("it", target.head, case.weights, spread, Stream(0, "it", 6), settings, kernel)
+    candidates = problem.start().swarm.position.astype(np.float32)
+    found[f"{layer} index"] = case.index
+    found[f"{layer} sums"] = prepare(problem, case.rows, tail).fitness.evaluate(candidates)
+print(backend.name)
+np.savez(out, **found)
+"""
+
+
+def run(backend: str, *words: object, barred: str = "") -> subprocess.CompletedProcess[str]:
+    bar = f"sys.modules[{barred!r}] = None; " if barred else ""
+    start = [sys.executable, "-c", f"import sys; {bar}exec(sys.argv.pop(1))", *words]
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    return subprocess.run(
+        [str(word) for word in start], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+COMMAND = "from cli.main import main; main(sys.argv[1:])"
+
+
+def test_both_backends_blame_the_same_weights_and_agree_on_candidates(tmp_path):
+    layers, found = ("dense_1", "dense", "conv2d_2"), []
+    for name in ("tensorflow", "jax"):
+        done = run(name, SUMS, QUICKSTART, tmp_path / f"{name}.npz", *layers)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == [name]
+        found.append(np.load(tmp_path / f"{name}.npz"))
+    first, second = found
+    for layer in layers:
+        assert len(first[f"{layer} index"]) > 1
+        np.testing.assert_array_equal(first[f"{layer} index"], second[f"{layer} index"])
+        sums = first[f"{layer} sums"], second[f"{layer} sums"]
+        np.testing.assert_array_equal(sums[0][:, 2:], sums[1][:, 2:])
+        np.testing.assert_allclose(sums[0][:, :2], sums[1][:, :2], rtol=1e-5)
+
+
+def test_the_suite_passes_on_jax():
+    """Some of its tests that compute; all that do can be run like this."""
+    chosen = [
+        "tests/engine/test_search.py",
+        "tests/engine/test_localize.py::test_gradients_are_those_of_the_models_own_loss[quickstart]",
+        "tests/engine/test_layer_kinds.py::test_weights_in_place[separable2d]",
+        "tests/engine/test_layer_kinds.py::test_weights_in_place[batch normalisation]",
+        "tests/engine/test_layer_kinds.py::test_weights_in_place[gru, recurrent]",
+        "tests/engine/test_layer_kinds.py::test_touched_units[dense-all units]",
+        "tests/engine/test_layer_kinds.py::test_touched_units[conv1d, causal-all units]",
+        "tests/engine/test_layer_kinds.py::test_touched_units[conv2d, groups-all units]",
+        "tests/engine/test_layer_kinds.py::test_touched_units[depthwise2d-one unit]",
+        "tests/engine/test_layer_kinds.py::test_projections_of_attention[query]",
+        "tests/engine/test_model_kinds.py::test_graphs[names9-False]",
+        "tests/engine/test_model_kinds.py::test_subclassed[names1]",
+    ]
+    code = "import pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *sys.argv[1:]]))"
+    done = run("jax", code, *chosen)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "passed" in done.stdout
+    assert "skipped" not in done.stdout
+
+
+def test_another_backend_is_refused(tmp_path):
+    done = run("torch", COMMAND, "quickstart", "--output-dir", tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr == "error: KERAS_BACKEND is 'torch', expected tensorflow or jax\n"
+
+
+def test_a_backend_that_is_not_installed(tmp_path):
+    done = run("jax", COMMAND, "quickstart", "--output-dir", tmp_path / "out", barred="jax")
+    assert done.returncode == 2
+    assert "KERAS_BACKEND is 'jax', which is not installed, expected one that is" in done.stderr
+
+
+def test_what_needs_tensorflow_beside_jax():
+    folder = os.environ.get("REPAIR_DIST_LEGACY_MODELS")
+    if folder is None:
+        pytest.skip("REPAIR_DIST_LEGACY_MODELS names no folder with the large legacy models")
+    model = f"{folder}/fashion-cnn-savedmodel"
+    code = (
+        "from pathlib import Path\nfrom engine.models import load_model\nfrom engine.errors import InputError\n"
+        "try:\n    load_model(Path(sys.argv[1]))\nexcept InputError as error:\n    print(error)"
+    )
+    with_it = run("jax", code, model)
+    assert with_it.stdout == "", with_it.stdout
+    without = run("jax", code, model, barred="tensorflow")
+    assert without.stdout == (
+        f"{model}: a SavedModel of Keras 2 needs TensorFlow, which is not installed, expected it beside Keras "
+        "(pip install tensorflow)\n"
+    )
