@@ -9,7 +9,7 @@ quickstart: .venv/ready
 	$(BIN)/repair-dist quickstart
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -18,7 +18,7 @@ lint: .venv/ready
 
 # Those of the first line also leave their numbers in bench-results, as Arrow files and charts.
 bench: .venv/bench
-	for script in fitness engines costs; do $(BIN)/python benchmarks/$$script.py --output bench-results || exit 1; done
+	for script in fitness engines costs layers tiles deep; do $(BIN)/python benchmarks/$$script.py --output bench-results || exit 1; done
 	for script in optimize rows quality modes batch scale prepare; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 	$(BIN)/python benchmarks/plot.py bench-results
 

@@ -42,7 +42,8 @@ from engine.tail import TailRunner
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
-TARGETS = ("last", "dense", "conv2d_2", "conv2d_1", "conv2d", "all")
+LAST = "last"
+TARGETS = (LAST, "dense", "conv2d_2", "conv2d_1", "conv2d", "all")
 """Of the quickstart's model; `last` is the default, its last Dense layer."""
 
 COLUMNS = (
@@ -65,7 +66,7 @@ class Subject:
 
     def __init__(self, loaded: LoadedModel, name: str, test: tuple[Float32, Int64], batch_rows: int = 256) -> None:
         """Run the model on the test images."""
-        names = [] if name == "last" else name.split("+")
+        names = [] if name == LAST else name.split("+")
         self.target: Target = resolve_target(loaded.model, loaded.loss, loaded.classes, loaded.path, names)
         self.classes = loaded.classes
         self.runner = ModelRunner(loaded.model, self.target, batch_rows)
@@ -136,7 +137,7 @@ WAYS = ("pooled", "negatives only", "impact not normalised", "gradient alone", "
 @click.option("--seeds", type=int, default=3, show_default=True, help="Searches of each chunk.")
 @click.option("--particles", type=int, default=50, show_default=True, help="Particles of a swarm.")
 @click.option("--iterations", type=int, default=40, show_default=True, help="Iterations at most.")
-@click.option("--positives", type=int, default=400, show_default=True, help="Positive inputs of a search.")
+@click.option("--positives", type=int, help="Positive inputs of a search [default: all].")
 @click.option("--fronts", type=int, default=5, show_default=True, help="Pareto fronts.")
 @click.option("--target", "targets", multiple=True, help="Layers, several joined by + [default: all of TARGETS].")
 @click.option("--way", "ways", multiple=True, type=click.Choice(WAYS), help="Ways [default: all].")
@@ -167,7 +168,8 @@ def main(
     settings = SearchSettings(SwarmSettings(particles), num_iterations=iterations, num_input_pos_sampled=positives)
     click.echo(
         f"{model_path.name}: label {label}; {chunks} chunks of {chunk_size} training images from {offset} x {seeds} "
-        f"seeds; {particles} particles, {iterations} iterations at most, {positives} positive inputs, {fronts} fronts\n"
+        f"seeds; {particles} particles, {iterations} iterations at most, {positives or 'all'} positive inputs, "
+        f"{fronts} Pareto fronts; {LAST} has the front of its own localisation\n"
         "measured on the official test images; mean ± standard deviation over the runs, in points\n"
     )
     rows: list[dict[str, Any]] = []
@@ -228,7 +230,7 @@ def runs(
         found.append(
             {
                 "target": name,
-                "way": way if deep else "front of one layer",
+                "way": way,
                 "chunk": chunk,
                 "seed": seed,
                 "weights": len(index),

@@ -69,8 +69,8 @@ class Place:
 TARGETS = {
     "hidden Dense": Place("model", None, 1000, 100, 300),
     "VGG16, first convolution": Place("VGG16", "block1_conv1", 256, 8),
-    "VGG16, middle convolution": Place("VGG16", "block3_conv3", 256, 16, 10),
-    "VGG16, convolution 9 of 13": Place("VGG16", "block4_conv2", 256, 16),
+    "VGG16, convolution 7 of 13": Place("VGG16", "block3_conv3", 256, 16, 10),
+    "VGG16, convolution 9 of 13": Place("VGG16", "block4_conv2", 256, 16, 10),
     "VGG16, last convolution": Place("VGG16", "block5_conv3", 256, 32),
     "ResNet50, convolution": Place("ResNet50", "conv4_block2_2_conv", 256, 16),
     "MobileNetV2, depthwise": Place("MobileNetV2", "block_6_depthwise", 256, 16),
@@ -346,20 +346,22 @@ def needed(job: Job, fitness: TailFitness, route: Route | None) -> Work:
     """Multiply-adds of one candidate; bytes of all: what is kept and the weights of the tail, read once."""
     rows, split = len(job.rows.labels), job.target.split
     steps: Sequence[Step] = split.tail if route is None else route.rest
-    adds = sum(map(multiply_adds, steps))
+    adds = sum(multiply_adds(step, job.tail) for step in steps)
     if route is not None:
         assert fitness._groups is not None
         adds += len(job.places) * math.prod(size or 1 for size in route.first.shapes[0][1:-1])
         if route.joint is not None:
             share = len(fitness._groups.units) / route.first.shapes[0][-1]  # type: ignore[operator]
-            adds += round(share * multiply_adds(route.joint))
+            adds += round(share * multiply_adds(route.joint, job.tail))
     held = sum(4 * math.prod(each.shape) for step in steps for each in step.variables)
     return Work(rows * kept_bytes(split, route, fitness._groups) + held, rows * adds, 0)
 
 
-def multiply_adds(step: Step) -> int:
+def multiply_adds(step: Step, tail: Tail) -> int:
     """Of one row; layers without matrix products count nothing."""
     layer, shape = step.operation, step.shapes[0]
+    if few := tail._places.get(id(step)):  # one product with the unfolded kernel
+        return math.prod(few) * layer.kernel.shape[-2] * math.prod(size or 1 for size in shape[1:])
     places = math.prod(size or 1 for size in shape[1:-1])
     if isinstance(layer, L.MultiHeadAttention):
         heads, width = layer._num_heads, layer._key_dim

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import click
@@ -82,10 +83,46 @@ def draw_fitness(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"fitness": _bars(rows, _size, lambda row: (row["way"], ORANGE if row["way"] in here else GREEN))}
 
 
+def draw_layers(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Bars of every way to judge one candidate, and of the floor, a panel for each layer."""
+    floors = [{**row, "way": "floor", "seconds": row["floor"]} for row in rows if row["way"] == "here"]
+    colours = {"here": ORANGE, "floor": GREY}
+
+    def panel(row: dict[str, Any]) -> str:
+        return f"{row['target']} ({row['layer']}, {row['kind']}), n {row['rows']:,}, K {row['weights']}"
+
+    return {"layers": _bars([*rows, *floors], panel, lambda row: (row["way"], colours.get(row["way"], BLUE)))}
+
+
+def draw_tiles(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Bars of an iteration in tiles, by the number of actors."""
+    return {"tiles": _bars(rows, lambda _: "one iteration in tiles", lambda row: (f"{row['actors']} actors", ORANGE))}
+
+
+def draw_deep(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Test images fixed and broken by a repair, on average, of every target and way to choose weights."""
+    pairs = list(dict.fromkeys((row["target"], row["way"]) for row in rows))
+    figure = new_figure(7, max(2.0, 0.4 * len(pairs)))
+    axes = figure.add_subplot()
+    for what, colour, shift in (("fixed", GREEN, -0.2), ("broken", ORANGE, 0.2)):
+        means = [mean(row[what] for row in rows if (row["target"], row["way"]) == pair) for pair in pairs]
+        bars = axes.barh([place + shift for place in range(len(pairs))], means, 0.4, color=colour, label=what)
+        axes.bar_label(bars, [f"{value:.0f}" for value in means], padding=2)
+    axes.set_yticks(range(len(pairs)), [f"{target}: {way}" for target, way in pairs])
+    axes.invert_yaxis()
+    axes.set_xlabel("test images per repair")
+    axes.legend()
+    figure.tight_layout()
+    return {"deep": figure}
+
+
 CHARTS: dict[str, Callable[[list[dict[str, Any]]], dict[str, Any]]] = {
     "costs": draw_costs,
+    "deep": draw_deep,
     "engines": draw_engines,
     "fitness": draw_fitness,
+    "layers": draw_layers,
+    "tiles": draw_tiles,
 }
 """By file name, a function from the rows of a table to figures by name."""
 

@@ -1,10 +1,11 @@
-"""Tiles of one search on one and on two one-thread actors, for a convolution.
+"""Tiles of one search on one and on two one-thread actors, for a convolution, with the floor of benchmarks/layers.py.
 
 python benchmarks/tiles.py [--model MODEL] [--layer conv2d_1] [--rows 1000]
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,8 @@ import click
 import numpy as np
 import pyarrow as pa
 from common import column, machine, model_option, output_option, shipped_images, side_by_side, write_results
+from costs import measure_peak
+from layers import Job, needed
 
 from cli.console import table
 from cluster.compute import Compute, ComputeOptions
@@ -33,6 +36,8 @@ COLUMNS = [
     column("actors", pa.int32(), "one-thread actors", "actors"),
     column("seconds", pa.float64(), "of one iteration, median", "s"),
     column("gain", pa.float64(), "times one actor", "1"),
+    column("floor", pa.float64(), "time of its multiply-adds at the rate of a large product on as many threads", "s"),
+    column("ratio", pa.float64(), "seconds / floor", "1"),
 ]
 
 
@@ -89,7 +94,10 @@ def main(
             return ComputeOptions(num_workers=workers, address="auto", tiles=True)
 
         with Compute(options(1), lines.append) as one, Compute(options(2), lines.append) as two:
-            tiles = prepare(problem, task.rows, one.handle(loaded, target).tail).fitness.tiles
+            tail = one.handle(loaded, target).tail
+            assert tail is not None
+            fitness = prepare(problem, task.rows, tail).fitness
+            tiles = fitness.tiles
             calls = {}
             for number, compute in ((1, one), (2, two)):
                 compute.start()
@@ -102,15 +110,35 @@ def main(
         f"{model_path.name}, {layer}: {rows} rows, {weights} weights, {particles} particles, {len(tiles)} tiles of an "
         f"iteration; medians of {rounds} rounds"
     )
+    job = Job(target, tail, images, task.rows, places, candidates, loaded.model, loaded.loss.name)
+    work = needed(job, fitness, fitness._route)
+    one_thread = measure_peak().multiply_adds / (os.cpu_count() or 1)
+    floors = {name: particles * work.multiply_adds / one_thread / int(name) for name in times}
     first = times["1"]
     aim = f"{AIM:g}" if first >= LEAST else "-"
     cells = [
-        [name, f"{seconds:.3f}", f"{first / seconds:.2f}", aim if name == "2" else "-"]
+        [
+            name,
+            f"{seconds:.3f}",
+            f"{first / seconds:.2f}",
+            aim if name == "2" else "-",
+            f"{floors[name]:.3f}",
+            f"{seconds / floors[name]:.1f}",
+        ]
         for name, seconds in times.items()
     ]
-    click.echo(table(["actors", "seconds per iteration", "times one", "aim"], cells))
+    click.echo(table(["actors", "seconds per iteration", "times one", "aim", "floor", "seconds / floor"], cells))
     click.echo(f"results of 1 and 2 actors are {'equal bit for bit' if np.array_equal(*results) else 'DIFFERENT'}")
-    found = [{"actors": int(name), "seconds": seconds, "gain": first / seconds} for name, seconds in times.items()]
+    found = [
+        {
+            "actors": int(name),
+            "seconds": seconds,
+            "gain": first / seconds,
+            "floor": floors[name],
+            "ratio": seconds / floors[name],
+        }
+        for name, seconds in times.items()
+    ]
     write_results(output, "tiles", COLUMNS, found, line)
 
 

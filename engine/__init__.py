@@ -16,31 +16,37 @@ if TYPE_CHECKING:
     from engine.fitness import SearchRows, TiledFitness, Tiling, Weights
     from engine.head import Head, TargetLayer, find_target
     from engine.imagesets import ImageSet, open_image_set
+    from engine.layer_targets import DeepTarget, resolve_target
     from engine.models import LoadedModel, load_model
     from engine.patch import Patch, compose, merge, patch_between, revert
     from engine.patch_file import read_patch, write_patch
+    from engine.plan import Plan, plan_search
     from engine.problem import Problem
     from engine.requirements import Requirement, Verdict, judge, read_requirements
     from engine.results import label_results, paired_changes, wilson_interval
     from engine.runner import ModelRunner
     from engine.search import SearchSettings
     from engine.swarm import SwarmSettings, SwarmState
+    from engine.tail_fitness import TailFitness
     from engine.targets import open_negatives, open_positives, write_targets
 
 _MODULES = {
     "Comparison": "comparison",
+    "DeepTarget": "layer_targets",
     "Head": "head",
     "ImageSet": "imagesets",
     "InputError": "errors",
     "LoadedModel": "models",
     "ModelRunner": "runner",
     "Patch": "patch",
+    "Plan": "plan",
     "Problem": "problem",
     "Requirement": "requirements",
     "SearchRows": "fitness",
     "SearchSettings": "search",
     "SwarmSettings": "swarm",
     "SwarmState": "swarm",
+    "TailFitness": "tail_fitness",
     "TargetLayer": "head",
     "TiledFitness": "fitness",
     "Tiling": "fitness",
@@ -58,9 +64,11 @@ _MODULES = {
     "open_positives": "targets",
     "paired_changes": "results",
     "patch_between": "patch",
+    "plan_search": "plan",
     "read_patch": "patch_file",
     "read_requirements": "requirements",
     "repaired_path": "containers",
+    "resolve_target": "layer_targets",
     "revert": "patch",
     "save_patched": "containers",
     "wilson_interval": "results",
@@ -70,18 +78,21 @@ _MODULES = {
 
 __all__ = [
     "Comparison",
+    "DeepTarget",
     "Head",
     "ImageSet",
     "InputError",
     "LoadedModel",
     "ModelRunner",
     "Patch",
+    "Plan",
     "Problem",
     "Requirement",
     "SearchRows",
     "SearchSettings",
     "SwarmSettings",
     "SwarmState",
+    "TailFitness",
     "TargetLayer",
     "TiledFitness",
     "Tiling",
@@ -99,9 +110,11 @@ __all__ = [
     "open_positives",
     "paired_changes",
     "patch_between",
+    "plan_search",
     "read_patch",
     "read_requirements",
     "repaired_path",
+    "resolve_target",
     "revert",
     "save_patched",
     "wilson_interval",

@@ -7,6 +7,9 @@ depthwise forms, channels last.
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ import numpy.typing as npt
 
 from engine.backend import keras, ops
 
+Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 DENSE = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -40,14 +44,8 @@ def columns(layer: Any, inputs: Any, places: Int64) -> Any:
     *offsets, channel, last = np.unravel_index(places, kernel)
     if type(layer) not in DEPTHWISE:
         channel = channel + last // (layer.filters // layer.groups) * kernel[-2]
-    pads, sizes = [(0, 0)], []
-    for length, size, stride, dilation in zip(inputs.shape[1:-1], kernel, strides, dilations, strict=False):
-        span = (size - 1) * dilation + 1
-        out = _length(length, size, stride, dilation, layer.padding)
-        missing = max((out - 1) * stride + span - length, 0) if layer.padding == "same" else 0
-        pads.append((span - 1, 0) if layer.padding == "causal" else (missing // 2, missing - missing // 2))
-        sizes.append(out)
-    padded = ops.pad(inputs, [*pads, (0, 0)])
+    pads, sizes = _frame(layer, inputs.shape[1:-1])
+    padded = ops.pad(inputs, [(0, 0), *pads, (0, 0)])
     offset = np.stack(offsets, axis=1)
     found, order = [], []
     for each in np.unique(offset, axis=0):  # one shift of the input serves all weights at an offset
@@ -80,6 +78,44 @@ def from_units(layer: Any, change: Any, chosen: Int64) -> Any:
         dilation_rate=_each(layer, "dilation_rate"),
         data_format="channels_last",
     )
+
+
+def unfolds(layer: Any, places: Sequence[int]) -> bool:
+    """Whether one product with the unfolded kernel does at most half of the multiply-adds of the convolution.
+
+    A convolution over few places (3 x 3 offsets over 2 x 2 places) multiplies padding most of the time.
+    """
+    return takes_units(layer) and 2 * math.prod(places) <= math.prod(layer.kernel_size)
+
+
+def unfolded(layer: Any, places: Sequence[int]) -> Float32:
+    """The matrix (inputs, outputs) that is the convolution over so many places: rows (place, channel), columns too."""
+    kernel = np.asarray(ops.convert_to_numpy(layer.kernel))
+    pads, sizes = _frame(layer, places)
+    strides, dilations = _each(layer, "strides"), _each(layer, "dilation_rate")
+    matrix = np.zeros((*places, kernel.shape[-2], *sizes, kernel.shape[-1]), np.float32)
+    for offset in np.ndindex(*kernel.shape[:-2]):
+        for out in itertools.product(*map(range, sizes)):
+            where = tuple(
+                o * stride + a * dilation - before
+                for o, a, stride, dilation, (before, _) in zip(out, offset, strides, dilations, pads, strict=True)
+            )
+            if all(0 <= at < size for at, size in zip(where, places, strict=True)):
+                matrix[(*where, slice(None), *out)] = kernel[offset]
+    return matrix.reshape(math.prod(places) * kernel.shape[-2], -1)
+
+
+def _frame(layer: Any, places: Sequence[int]) -> tuple[list[tuple[int, int]], list[int]]:
+    """Padding before and behind, and the number of output places, for each axis of so many input places."""
+    pads, sizes = [], []
+    settings = zip(places, layer.kernel_size, _each(layer, "strides"), _each(layer, "dilation_rate"), strict=True)
+    for length, size, stride, dilation in settings:
+        span = (size - 1) * dilation + 1
+        out = _length(length, size, stride, dilation, layer.padding)
+        missing = max((out - 1) * stride + span - length, 0) if layer.padding == "same" else 0
+        pads.append((span - 1, 0) if layer.padding == "causal" else (missing // 2, missing - missing // 2))
+        sizes.append(out)
+    return pads, sizes
 
 
 def _each(layer: Any, name: str) -> tuple[int, ...]:

@@ -116,6 +116,7 @@ def plan_search(
     before = batch_rows * (row_values * 4 + _live_bytes(split.before))
     after = batch_rows * held_bytes(split, None)
     model = 4 * sum(math.prod(each.shape) * 4 for step in (*split.before, *split.tail) for each in step.variables)
+    model += 2 * tail.unfolded_bytes
     return Plan(
         particles=shapes.together,
         rows=shapes.rows,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine import backend
+from engine import backend, convolution_like
 from engine.backend import keras, ops
 from engine.errors import InputError
 from engine.graph import Split, Step, flat, run
@@ -65,15 +65,45 @@ class Tail:
             not step.masks and all(shape[0] is None for shape in step.shapes) for step in target.split.tail
         )
         """Rows of several candidates may stand one after the other."""
+        self._places = {
+            id(step): places
+            for step in target.split.tail
+            if (places := _few_places(target.split, step)) and not any(id(each) in wanted for each in step.variables)
+        }
+        """Convolutions that run as one product, see `convolution_like.unfolds`, with the places of their input."""
 
     @functools.cached_property
     def constants(self) -> tuple[Any, ...]:
-        """The variables that are not under repair, as arguments of a program."""
-        return tuple(ops.convert_to_tensor(variable) for variable in self._others)
+        """The variables that are not under repair, as arguments of a program; then unfolded kernels."""
+        steps = [step for step in self.target.split.tail if id(step) in self._places]
+        matrices = (convolution_like.unfolded(step.operation, self._places[id(step)]) for step in steps)
+        variables = (ops.convert_to_tensor(variable) for variable in self._others)
+        return (*variables, *map(backend.on_device, matrices))
+
+    @property
+    def unfolded_bytes(self) -> int:
+        """Of the unfolded kernels."""
+        return sum(
+            4 * math.prod(places) * step.operation.kernel.shape[-2] * math.prod(map(int, filter(None, step.shapes[0])))
+            for step in self.target.split.tail
+            if (places := self._places.get(id(step)))
+        )
+
+    def _run(self, step: Step, values: Mapping[int, Any], constants: Sequence[Any]) -> list[Any]:
+        """Run a step that holds no weight under repair, within `scope`."""
+        if id(step) not in self._places:
+            return step.run(values)
+        matrix = constants[len(self._others) + list(self._places).index(id(step))]
+        rows, layer = values[step.inputs[0]], step.operation
+        result = ops.matmul(ops.reshape(rows, (rows.shape[0], -1)), matrix)
+        result = ops.reshape(result, (rows.shape[0], *step.shapes[0][1:]))
+        if layer.use_bias:
+            result = result + layer.bias
+        return [result if step.linear else layer.activation(result)]
 
     def scope(self, constants: Sequence[Any], changed: Sequence[Any] | None = None) -> Any:
         """Read constants in place of variables, and changed values in place of the weights under repair."""
-        mapping = list(zip(self._others, constants, strict=True))
+        mapping = list(zip(self._others, constants, strict=False))
         if changed is not None:
             mapping += list(zip(self.target.variables, changed, strict=True))
         return keras.StatelessScope(mapping)
@@ -111,7 +141,7 @@ class Tail:
             shared: values (n, ..) that are the same for all candidates, by number.
             folded: values (h * n, ..) that are not.
             weights: of each candidate.
-            constants: the other variables.
+            constants: as `constants` has them.
             alike: the weights are the same for all, so that no step runs for one after the other.
         """
         count = len(weights)
@@ -130,12 +160,12 @@ class Tail:
                 continue
             with self.scope(constants, weights[0]):
                 if not any(number in many for number in step.inputs):
-                    one.update(zip(step.outputs, step.run(one), strict=True))
+                    one.update(zip(step.outputs, self._run(step, one, constants), strict=True))
                     continue
                 for number in step.inputs:
                     if number not in many:
                         many[number] = _repeated(one[number], count)
-                many.update(zip(step.outputs, step.run(many), strict=True))
+                many.update(zip(step.outputs, self._run(step, many, constants), strict=True))
         return ops.cast(many[self.target.split.output], "float32")
 
 
@@ -201,6 +231,18 @@ def features_pass(model: Any, split: Split) -> Callable[[Any], Any]:
 
     program = backend.graph(features)
     return lambda rows: program(flat(rows), [ops.convert_to_tensor(each) for each in variables])
+
+
+def _few_places(split: Split, step: Step) -> tuple[int, ...] | None:
+    """The places of the input of a convolution over few of them; None for all other steps."""
+    if not convolution_like.takes_units(step.operation):
+        return None
+    known: dict[int, tuple[int | None, ...]] = dict(zip(split.cut, split.shapes, strict=True))
+    for each in split.tail:
+        known.update((number, shape[1:]) for number, shape in zip(each.outputs, each.shapes, strict=True))
+    places = tuple(size for size in known[step.inputs[0]][:-1] if size is not None)
+    known_all = len(places) == len(known[step.inputs[0]]) - 1
+    return places if known_all and convolution_like.unfolds(step.operation, places) else None
 
 
 def _rows_of(value: Any, candidate: int, count: int) -> Any:

@@ -31,12 +31,16 @@ hypothesis.settings.register_profile("any time", deadline=None)
 hypothesis.settings.load_profile("any time")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Where two processes share the tests, one has all that may start Ray, so that there is one instance of it."""
-    for item in items:
-        if "engine" not in item.path.relative_to(Path(__file__).parent).parts:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneRay(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.split("::", maxsplit=1)[0] if nodeid.startswith("tests/engine/") else "ray"
+
+    return OneRay(config, log)
 
 
 QUICKSTART = Path(__file__).parents[1] / "cli" / "quickstart_data"

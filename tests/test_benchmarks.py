@@ -74,6 +74,13 @@ def test_charts_of_all_results(module: Any, tmp_path: Path) -> None:
             for engine, seconds in (("repair-dist", 1e-3), ("EvoX", 2e-3), ("", 20.0))
         ],
         "fitness": [size | {"way": way, "seconds": 1e-3} for way in ("fitness", "dense")],
+        "layers": [
+            {"target": "hidden Dense", "layer": "dense", "kind": "Dense", "rows": 10, "weights": 2}
+            | {"way": way, "seconds": 0.25, "floor": 0.125}
+            for way in ("slow", "here")
+        ],
+        "tiles": [{"actors": actors, "seconds": 0.5 / actors} for actors in (1, 2)],
+        "deep": [{"target": "dense", "way": "pooled", "fixed": fixed, "broken": 7} for fixed in (10, 30)],
         "other": [{"value": 1}],
     }
     kinds = {str: pa.string(), int: pa.int64(), float: pa.float64()}
@@ -87,8 +94,14 @@ def test_charts_of_all_results(module: Any, tmp_path: Path) -> None:
     assert sorted(charts) == [
         "costs-last-dense-particles.svg",
         "costs-last-dense-rows.svg",
+        "deep.svg",
         "engines.svg",
         "fitness.svg",
+        "layers.svg",
+        "tiles.svg",
     ]
     assert all(f">{text}<" in charts["engines.svg"] for text in ("EvoX: touched", "fitness alone: touched", "20,000"))
+    assert all(f">{text}<" in charts["layers.svg"] for text in ("slow", "here", "floor", "250", "125"))
+    assert all(f">{text}<" in charts["tiles.svg"] for text in ("1 actors", "2 actors", "500"))
+    assert all(f">{text}<" in charts["deep.svg"] for text in ("dense: pooled", "fixed", "20", "7"))
     assert all(f">{text}<" in charts["costs-last-dense-rows.svg"] for text in ("rows", "floor", "milliseconds"))

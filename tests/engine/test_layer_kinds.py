@@ -172,6 +172,25 @@ CONVOLUTION = {
         (5, 4, 3),
         lambda: [L.GaussianNoise(1.0), L.Conv2D(4, 3, name="it"), L.SpatialDropout2D(0.5), L.Dropout(0.5), L.Flatten()],
     ),
+    "conv2d over few places": Kind(
+        (2, 2, 3),
+        lambda: [
+            L.Conv2D(4, 3, padding="same", activation="relu", name="it"),
+            L.Conv2D(5, 3, padding="same", activation="tanh"),
+            L.Conv2D(6, (3, 4), (2, 1), padding="same", use_bias=False),
+            L.Conv2D(4, 5, dilation_rate=2, padding="same"),
+            L.Flatten(),
+        ],
+    ),
+    "conv1d over few places": Kind(
+        (2, 3),
+        lambda: [
+            L.Conv1D(4, 4, 2, "same", name="it"),
+            L.Conv1D(5, 3, padding="same"),
+            L.Conv1D(4, 3, padding="same"),
+            L.Flatten(),
+        ],
+    ),
     "conv3d": Kind(
         (5, 6, 5, 2), lambda: [L.Conv3D(4, 3, 2, "same", name="it"), L.ReLU(), L.MaxPooling3D(2), L.Flatten()]
     ),
@@ -216,6 +235,11 @@ CONVOLUTION = {
 NORMALISATION = {
     "batch normalisation": Kind(
         (6, 6, 3), lambda: [L.Conv2D(6, 3), L.BatchNormalization(name="it"), L.ReLU(), L.Flatten()], short=False
+    ),
+    "batch normalisation, few places behind": Kind(
+        (2, 2, 4),
+        lambda: [L.BatchNormalization(name="it"), L.Conv2D(5, 3, padding="same", activation="tanh"), L.Flatten()],
+        short=False,
     ),
     "batch normalisation, scale": Kind((8,), lambda: [L.BatchNormalization(name="it")], False, ("it/gamma",)),
     "batch normalisation, offset": Kind((8,), lambda: [L.BatchNormalization(name="it")], False, ("it/beta",)),
