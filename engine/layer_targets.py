@@ -153,15 +153,18 @@ def resolve_target(
         return last
     for name, variable in chosen.items():
         if variable.dtype != "float32":
-            raise InputError(f"{path}: weight {name!r} is {variable.dtype}, expected float32 to be repaired")
+            raise InputError(
+                f"{path}: weight {name!r} {_layer(model, name)} is {variable.dtype}, expected float32 "
+                "(layers of mixed_float16 have that)"
+            )
     graph, head = headed(graph_of(model), loss, path)
     try:
         cut = split(graph, list(chosen.values()))
     except ValueError:
-        raise InputError(f"{path}: the model's output does not depend on {', '.join(names)}") from None
+        raise _unused(model, next(iter(chosen)), path) from None
     reached = {id(variable) for step in cut.tail for variable in step.variables}
     if lost := [name for name, variable in chosen.items() if id(variable) not in reached]:
-        raise InputError(f"{path}: the model's output does not depend on {lost[0]!r}, expected weights that it uses")
+        raise _unused(model, lost[0], path)
     return DeepTarget(head, tuple(chosen), tuple(chosen.values()), cut, tuple(names), _dense(model, chosen))
 
 
@@ -255,6 +258,18 @@ def _unknown(model: Any, asked: str, layer: str, known: dict[str, Any], path: Pa
     else:
         what = f"({same.name}, {type(same).__name__}) has no weights"
     return InputError(f"{path}: target layer {asked} {what}, expected {ALL} or layers of {shown}")
+
+
+def _unused(model: Any, name: str, path: Path) -> InputError:
+    layer = _layer(model, name)
+    return InputError(f"{path}: the model's output does not depend on {name!r} {layer}, expected weights that it uses")
+
+
+def _layer(model: Any, weight: str) -> str:
+    """Name and type of the layer of the model's own that holds a weight."""
+    name = weight.split("/", maxsplit=1)[0]
+    found = next((each for each in getattr(model, "layers", ()) if each.name == name), model)
+    return f"({found.name}, {type(found).__name__})"
 
 
 def _last_dense(model: Any, loss: TrainingLoss, classes: int, path: Path) -> TargetLayer | None:
