@@ -31,6 +31,12 @@ hypothesis.settings.register_profile("any time", deadline=None)
 hypothesis.settings.load_profile("any time")
 
 
+WITHOUT_RAY = frozenset(
+    f"test_{name}.py" for name in ("batch_words", "deep_targets", "readme", "requirements", "rows", "train")
+)
+"""Tests of commands, in tests/integration, that stay in their process."""
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Where two processes share the tests, one has all that may start Ray, so that there is one instance of it."""
@@ -38,7 +44,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class OneRay(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return nodeid.split("::", maxsplit=1)[0] if nodeid.startswith("tests/engine/") else "ray"
+            file = nodeid.split("::", maxsplit=1)[0]
+            return file if file.startswith("tests/engine/") or Path(file).name in WITHOUT_RAY else "ray"
 
     return OneRay(config, log)
 
