@@ -46,7 +46,7 @@ COLUMNS = [
 @click.option("--layer", default="conv2d_1", show_default=True, help="Target layer.")
 @click.option("--rows", type=int, default=1000, show_default=True, help="Rows of the search.")
 @click.option("--weights", type=int, default=16, show_default=True, help="Weights of the search.")
-@click.option("--particles", type=int, default=32, show_default=True, help="Particles.")
+@click.option("--particles", type=int, default=100, show_default=True, help="Particles.")
 @click.option("--rounds", type=int, default=5, show_default=True, help="Rounds of the medians.")
 @output_option
 def main(

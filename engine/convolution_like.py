@@ -1,8 +1,8 @@
 """Convolutions, unfolded: a weight at (offset, input channel, unit) reads one shifted channel of the input.
 
 z[p, u] = sum over offsets a and channels c of x[p * stride + a * dilation, c] * w[a, c, u] + b[u], so that a
-convolution is dense in its unfolded inputs. Conv1D, Conv2D, Conv3D (strides, padding, dilation, groups) and their
-depthwise forms, channels last.
+convolution is dense in its unfolded inputs. Conv1D, Conv2D, Conv3D (strides, padding, dilation, groups), channels last.
+Depthwise convolutions gain too little by it: 1.2 times over weights in place (MobileNetV2, benchmarks/layers.py).
 """
 
 from __future__ import annotations
@@ -20,21 +20,19 @@ from engine.backend import keras, ops
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
-DENSE = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
 def is_convolution_like(layer: Any) -> bool:
     """Whether a layer is of this family."""
     if getattr(layer, "lora_enabled", False):  # its kernel is the sum of a weight and a product of two
         return False
-    return type(layer) in DENSE + DEPTHWISE and layer.data_format == "channels_last"
+    return type(layer) in CONVOLUTIONS and layer.data_format == "channels_last"
 
 
 def units(layer: Any, places: Int64) -> Int64:
     """The unit (K,), an output channel, that each of K flat places in the kernel belongs to."""
-    *_, channels, last = layer.kernel.shape
-    found: Int64 = places % (channels * last) if type(layer) in DEPTHWISE else places % last
+    found: Int64 = places % layer.kernel.shape[-1]
     return found
 
 
@@ -42,8 +40,7 @@ def columns(layer: Any, inputs: Any, places: Int64) -> Any:
     """What changes at K flat places of the kernel are multiplied by, (K, n, S); inputs (n, .., D), S output places."""
     kernel, strides, dilations = tuple(layer.kernel.shape), _each(layer, "strides"), _each(layer, "dilation_rate")
     *offsets, channel, last = np.unravel_index(places, kernel)
-    if type(layer) not in DEPTHWISE:
-        channel = channel + last // (layer.filters // layer.groups) * kernel[-2]
+    channel = channel + last // (layer.filters // layer.groups) * kernel[-2]
     pads, sizes = _frame(layer, inputs.shape[1:-1])
     padded = ops.pad(inputs, [(0, 0), *pads, (0, 0)])
     offset = np.stack(offsets, axis=1)
@@ -64,7 +61,7 @@ def columns(layer: Any, inputs: Any, places: Int64) -> Any:
 
 def takes_units(layer: Any) -> bool:
     """Whether `from_units` can be asked of this layer."""
-    return type(layer) in DENSE and layer.groups == 1 and layer.padding != "causal" and is_convolution_like(layer)
+    return is_convolution_like(layer) and layer.groups == 1 and layer.padding != "causal"
 
 
 def from_units(layer: Any, change: Any, chosen: Int64) -> Any:

@@ -90,7 +90,7 @@ def test_the_suite_passes_on_jax():
         "tests/engine/test_layer_kinds.py::test_weights_in_place[batch normalisation]",
         "tests/engine/test_layer_kinds.py::test_touched_units[dense-all units]",
         "tests/engine/test_layer_kinds.py::test_touched_units[conv2d, groups-all units]",
-        "tests/engine/test_layer_kinds.py::test_touched_units[depthwise2d-one unit]",
+        "tests/engine/test_layer_kinds.py::test_weights_in_place[depthwise2d]",
         "tests/engine/test_layer_kinds.py::test_projections_of_attention[query]",
         "tests/engine/test_model_kinds.py::test_graphs[names9-False]",
         "tests/engine/test_model_kinds.py::test_subclassed[names1]",

@@ -204,7 +204,9 @@ CONVOLUTION = {
         ],
     ),
     "depthwise1d": Kind(
-        (10, 4), lambda: [L.DepthwiseConv1D(3, 2, depth_multiplier=2, name="it"), L.ReLU(), L.Conv1D(3, 1), L.Flatten()]
+        (10, 4),
+        lambda: [L.DepthwiseConv1D(3, 2, depth_multiplier=2, name="it"), L.ReLU(), L.Conv1D(3, 1), L.Flatten()],
+        False,
     ),
     "depthwise2d": Kind(
         (8, 7, 4),
@@ -215,8 +217,11 @@ CONVOLUTION = {
             L.Conv2D(3, 1),
             L.Flatten(),
         ],
+        False,
     ),
-    "depthwise2d, dilation": Kind((8, 7, 4), lambda: [L.DepthwiseConv2D(3, dilation_rate=2, name="it"), L.Flatten()]),
+    "depthwise2d, dilation": Kind(
+        (8, 7, 4), lambda: [L.DepthwiseConv2D(3, dilation_rate=2, name="it"), L.Flatten()], False
+    ),
     "separable1d": Kind((8, 4), lambda: [L.SeparableConv1D(6, 3, name="it"), L.ReLU(), L.Flatten()], short=False),
     "separable2d": Kind(
         (6, 7, 4),

@@ -239,7 +239,7 @@ def network(name: str) -> Any:
     [
         ("VGG16", "block3_conv1/*", True),
         ("ResNet50", "conv4_block2_2_conv/*", True),
-        ("MobileNetV2", "block_6_depthwise", True),
+        ("MobileNetV2", "block_6_depthwise", False),
         ("MobileNetV2", "block_13_project_BN", False),
     ],
 )
