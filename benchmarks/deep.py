@@ -43,7 +43,7 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 LAST = "last"
-TARGETS = (LAST, "dense", "conv2d_2", "conv2d_1", "conv2d", "all")
+TARGETS = (LAST, "dense", "conv2d_2")
 """Of the quickstart's model; `last` is the default, its last Dense layer."""
 
 COLUMNS = (
@@ -134,7 +134,7 @@ WAYS = ("pooled", "negatives only", "impact not normalised", "gradient alone", "
 @click.option("--offset", type=int, default=50_000, show_default=True, help="First training image of the chunks.")
 @click.option("--chunks", type=int, default=3, show_default=True, help="Number of chunks.")
 @click.option("--chunk-size", type=int, default=1000, show_default=True, help="Images of a chunk.")
-@click.option("--seeds", type=int, default=3, show_default=True, help="Searches of each chunk.")
+@click.option("--seeds", type=int, default=2, show_default=True, help="Searches of each chunk.")
 @click.option("--particles", type=int, default=50, show_default=True, help="Particles of a swarm.")
 @click.option("--iterations", type=int, default=40, show_default=True, help="Iterations at most.")
 @click.option("--positives", type=int, help="Positive inputs of a search [default: all].")
