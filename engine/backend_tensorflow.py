@@ -12,8 +12,6 @@ tf.get_logger().setLevel("ERROR")
 # Also fixes the choice among cuDNN's algorithms: the first that works is taken instead of the fastest.
 tf.config.experimental.enable_op_determinism()
 tf.config.experimental.enable_tensor_float_32_execution(False)
-# What it logs where there is no GPU comes now, while standard error is kept quiet.
-tf.config.list_physical_devices("GPU")
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {}
 """Those that Keras does not compute in the dtype of their argument."""

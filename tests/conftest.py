@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # JAX, which Keras imports, would choose 1 for every command too
+
 import hypothesis
 import keras
 import numpy as np
