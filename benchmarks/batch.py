@@ -22,7 +22,7 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 import click
 import numpy as np
 import ray
-from common import COMMAND, machine, model_option, run_command
+from common import COMMAND, dataset_option, machine, model_option, run_command
 from modes import write
 
 from cli.batch import make_batch
@@ -63,13 +63,7 @@ def empty_replica() -> type[Replica]:
 
 @click.command()
 @model_option
-@click.option(
-    "--dataset-dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path("/usr/share/datasets/fashion-mnist"),
-    show_default=True,
-    help="Folder with the four IDX files of Fashion-MNIST.",
-)
+@dataset_option
 @click.option("--preprocess", default=DEFAULT_PREPROCESS, show_default=True, help="What the model was trained with.")
 @click.option("--rows", type=int, default=1000, show_default=True, help="Images of a chunk.")
 @click.option("--seeds", type=int, default=3, show_default=True, help="Searches of each chunk and label.")

@@ -36,6 +36,14 @@ model_option = click.option(
     help="Model to measure with [default: the quickstart's].",
 )
 
+dataset_option = click.option(
+    "--dataset-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path("/usr/share/datasets/fashion-mnist"),
+    show_default=True,
+    help="Folder with the four IDX files of Fashion-MNIST.",
+)
+
 output_option = click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),

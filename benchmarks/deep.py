@@ -17,7 +17,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from common import column, machine, model_option, output_option, write_results
+from common import column, dataset_option, machine, model_option, output_option, write_results
 from quality import prepared_split, spread
 
 from cli.console import table
@@ -122,13 +122,7 @@ WAYS = ("pooled", "negatives only", "impact not normalised", "gradient alone", "
 
 @click.command()
 @model_option
-@click.option(
-    "--dataset-dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path("/usr/share/datasets/fashion-mnist"),
-    show_default=True,
-    help="Folder with the four IDX files of Fashion-MNIST.",
-)
+@dataset_option
 @click.option("--preprocess", default=DEFAULT_PREPROCESS, show_default=True, help="What the model was trained with.")
 @click.option("--label", type=int, default=6, show_default=True, help="Label under repair.")
 @click.option("--offset", type=int, default=50_000, show_default=True, help="First training image of the chunks.")
@@ -212,14 +206,13 @@ def runs(
     inputs = chosen.inputs if columns is None else np.ascontiguousarray(chosen.inputs[:, columns])
     searched = SearchRows(inputs, logits[order], chosen.labels, negative)
     deep = isinstance(subject.target, DeepTarget)
-    tail = subject.runner.layer.tail if isinstance(subject.runner.layer, TailRunner) else None
     found = []
     for seed in range(seeds):
         source = Stream(seed, f"chunk {chunk}", label)
         spread_of = subject.target.spread(subject.kernel, index)
         kernel = subject.kernel if deep else None
         problem = Problem("deep", subject.target.head, weights, spread_of, source, settings, kernel)
-        prepared = prepare(problem, searched, tail)
+        prepared = prepare(problem, searched, subject.runner.tail)
         state, iterations = search.advance(settings, source, prepared.judge, problem.start(), prepared.fitness.evaluate)
         repaired = subject.kernel.copy()
         repaired[index[:, 0], index[:, 1]] = search.result(state)

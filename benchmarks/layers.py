@@ -292,8 +292,8 @@ def make_job(place: Place, model_path: Path, weights: int) -> Job:
     moves = rng.normal(0, kernel.std(), (place.particles, weights))
     moves[0] = 0
     rows = SearchRows(features, logits, labels, wrong)
-    tail = runner.layer.tail  # type: ignore[union-attr]
-    return Job(target, tail, images, rows, places, (old + moves).astype(np.float32), model, loss.name)
+    assert runner.tail is not None
+    return Job(target, runner.tail, images, rows, places, (old + moves).astype(np.float32), model, loss.name)
 
 
 def draw_weights(model: Any) -> None:

@@ -12,7 +12,7 @@ from statistics import mean
 
 import click
 import numpy as np
-from common import machine, model_option
+from common import dataset_option, machine, model_option
 from quality import prepared_split, spread
 
 from cli.batch import make_batch
@@ -54,13 +54,7 @@ HEADER = (
 
 @click.command()
 @model_option
-@click.option(
-    "--dataset-dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path("/usr/share/datasets/fashion-mnist"),
-    show_default=True,
-    help="Folder with the four IDX files of Fashion-MNIST.",
-)
+@dataset_option
 @click.option("--preprocess", default=DEFAULT_PREPROCESS, show_default=True, help="What the model was trained with.")
 @click.option("--label", type=int, default=6, show_default=True, help="Label under repair.")
 @click.option("--chunks", type=int, default=10, show_default=True, help="Chunks: the last training images.")

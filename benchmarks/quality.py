@@ -18,7 +18,7 @@ from typing import Any
 import click
 import numpy as np
 import numpy.typing as npt
-from common import machine, model_option
+from common import dataset_option, machine, model_option
 
 from cli.console import table
 from engine import search
@@ -168,13 +168,7 @@ class Subject:
 
 @click.command()
 @model_option
-@click.option(
-    "--dataset-dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path("/usr/share/datasets/fashion-mnist"),
-    show_default=True,
-    help="Folder with the four IDX files of Fashion-MNIST.",
-)
+@dataset_option
 @click.option("--preprocess", default=DEFAULT_PREPROCESS, show_default=True, help="What the model was trained with.")
 @click.option("--label", type=int, default=6, show_default=True, help="Label under repair.")
 @click.option("--offset", type=int, default=50_000, show_default=True, help="First training image of the chunks.")

@@ -23,7 +23,7 @@ from typing import Any
 import click
 import ray
 from batch import a_batch, compute_on
-from common import machine, model_option, side_by_side
+from common import dataset_option, machine, model_option, side_by_side
 from modes import write
 
 from cli.console import table
@@ -134,13 +134,7 @@ def waiting_replica(results: Sequence[TaskResult]) -> type[Replica]:
 
 @click.command()
 @model_option
-@click.option(
-    "--dataset-dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    default=Path("/usr/share/datasets/fashion-mnist"),
-    show_default=True,
-    help="Folder with the four IDX files of Fashion-MNIST.",
-)
+@dataset_option
 @click.option("--preprocess", default=DEFAULT_PREPROCESS, show_default=True, help="What the model was trained with.")
 def main(model_path: Path, dataset_dir: Path, preprocess: str) -> None:
     """Measure, check the simulation, simulate."""

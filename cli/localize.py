@@ -71,10 +71,9 @@ def command(
     from cli.optimize import chunk_paths
     from cluster.compute import Compute
     from engine.cases import localised_by
-    from engine.imagesets import check_fits_model
     from engine.layer_targets import DeepTarget, resolve_target
     from engine.localize import draw_pareto_front
-    from engine.models import load_model
+    from engine.models import check_fits, load_model
     from engine.targets import open_negatives, open_positives
     from engine.weights_file import ARROW, CSV, write_localised
 
@@ -92,7 +91,7 @@ def command(
         return
     for each in (negatives, positives):
         if each is not None:
-            check_fits_model(each, model.input_shape, model.classes, model.path, model.inputs)
+            check_fits(each, model)
     with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
         if not model.loss.stated:
             console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")

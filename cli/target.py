@@ -44,12 +44,11 @@ def command(
     images = open_data(data_dir, "repair.h5")
 
     from cluster.compute import Compute
-    from engine.imagesets import check_fits_model
-    from engine.models import load_model
+    from engine.models import check_fits, load_model
     from engine.targets import write_targets
 
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
-    check_fits_model(images, model.input_shape, model.classes, model.path, model.inputs)
+    check_fits(images, model)
     with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
         predicted = compute.predict(compute.handle(model), images, console.rows("target", images.rows))
         summary = write_targets(images, predicted, images.path.parent, overwrite=overwrite)

@@ -51,15 +51,14 @@ def command(
 
     from cluster.compute import Compute
     from engine.comparison import compare
-    from engine.imagesets import check_fits_model
-    from engine.models import load_model
+    from engine.models import check_fits, load_model
     from engine.requirements import judge
     from engine.results import label_results, wilson_interval
 
     paths = [model_dir] if base_model_dir is None else [model_dir, base_model_dir]
     models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
     for model in models:
-        check_fits_model(images, model.input_shape, model.classes, model.path, model.inputs)
+        check_fits(images, model)
     with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
         predictions = [
             compute.predict(compute.handle(model), images, console.rows(title, images.rows))

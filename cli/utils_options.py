@@ -73,13 +73,12 @@ def legend_options(function: F) -> F:
 
 def load_fitting(paths: list[Path], images: list[ImageSet], *, allow_custom_code: bool) -> list[LoadedModel]:
     """Load models; raises InputError where one of them does not fit one of the image sets."""
-    from engine.imagesets import check_fits_model
-    from engine.models import load_model
+    from engine.models import check_fits, load_model
 
     models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
     for model in models:
         for each in images:
-            check_fits_model(each, model.input_shape, model.classes, model.path, model.inputs)
+            check_fits(each, model)
     return models
 
 

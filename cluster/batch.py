@@ -15,10 +15,10 @@ from cluster.passes import ship_rows
 from cluster.tasks import SearchSpec, Task
 from engine.cases import LayerInputs
 from engine.errors import InputError
-from engine.imagesets import ImageSet, check_fits_model, open_image_set
+from engine.imagesets import ImageSet, open_image_set
 from engine.layer_targets import Target
 from engine.localize import Impact
-from engine.models import LoadedModel
+from engine.models import LoadedModel, check_fits
 from engine.requirements import Requirement, check_rows
 from engine.search import SearchSettings
 
@@ -131,7 +131,7 @@ def open_chunks(directory: Path, model: LoadedModel) -> tuple[ChunkFile, ...]:
 def _open_chunk(folder: Path, model: LoadedModel) -> ChunkFile:
     try:
         images = open_image_set(folder / "repair.h5")
-        check_fits_model(images, model.input_shape, model.classes, model.path, model.inputs)
+        check_fits(images, model)
     except InputError as error:
         return ChunkFile(folder.name, folder, None, str(error))
     return ChunkFile(folder.name, folder, images)
@@ -146,7 +146,7 @@ def check_batch(batch: Batch) -> list[str]:
     model = batch.model
     for images in (batch.validation, batch.test, *batch.positives):
         if images is not None:
-            check_fits_model(images, model.input_shape, model.classes, model.path, model.inputs)
+            check_fits(images, model)
     for images in (batch.validation, batch.test):
         if images is not None:
             check_rows(batch.requirements, np.bincount(images.labels, minlength=model.classes), images.path)

@@ -46,7 +46,7 @@ from engine.models import LoadedModel, spec_of
 from engine.problem import prepare
 from engine.runner import BATCH_ROWS, PASS_ROWS, LocalisationSums, ModelRunner
 from engine.search import SearchState
-from engine.tail import Tail, TailRunner
+from engine.tail import Tail
 
 if TYPE_CHECKING:
     from cluster.connect import Resources
@@ -103,8 +103,7 @@ class ModelHandle:
     @property
     def tail(self) -> Tail | None:
         """The tail behind a deep target; None where the last Dense layer is under repair."""
-        layer = self.runner.layer if isinstance(self.target, DeepTarget) else None
-        return layer.tail if isinstance(layer, TailRunner) else None
+        return self.runner.tail if isinstance(self.target, DeepTarget) else None
 
     @functools.cached_property
     def shipped(self) -> ShippedModel:

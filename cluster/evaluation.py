@@ -37,10 +37,10 @@ from engine.errors import InputError
 from engine.evaluation import Given, Rates, held_out_rates, result_text, search_rates
 from engine.files import remove, replace_directory
 from engine.fitness import SearchRows, Weights
-from engine.imagesets import ImageSet, check_fits_model
+from engine.imagesets import ImageSet
 from engine.layer_targets import DeepTarget, Target
 from engine.localize import GRADIENTS_PER_NEGATIVE, Impact, Localisation, draw_pareto_front
-from engine.models import LoadedModel, load_model
+from engine.models import LoadedModel, check_fits, load_model
 from engine.problem import Problem, check_memory, localised_in
 from engine.results import paired_changes
 from engine.runner import predicted_classes
@@ -166,7 +166,7 @@ def check_evaluation(work: Evaluation) -> None:
     """
     model, output = work.model, work.paths.output
     for images in work.sets.values():
-        check_fits_model(images, model.input_shape, model.classes, model.path, model.inputs)
+        check_fits(images, model)
     for piece in _pieces(work):
         place = output / piece
         if piece.name == "repair":

@@ -16,9 +16,9 @@ from engine.errors import InputError
 from engine.files import replace_directory
 from engine.fitness import SearchRows
 from engine.head import Head
-from engine.imagesets import ImageSet, check_fits_model, content_fingerprint
+from engine.imagesets import ImageSet, content_fingerprint
 from engine.layer_targets import Target, resolve_target
-from engine.models import LoadedModel
+from engine.models import LoadedModel, check_fits
 from engine.patch import Patch
 from engine.runner import predicted_classes
 from engine.targets import open_negatives, open_positives
@@ -98,7 +98,7 @@ def open_chunk(paths: ChunkPaths, model: LoadedModel, target: Target) -> Chunk |
     positives = open_positives(paths.positives)
     sets = [each for each in (negatives, positives) if each is not None]
     for each in sets:
-        check_fits_model(each, model.input_shape, model.classes, model.path, model.inputs)
+        check_fits(each, model)
     index = read_localised(paths.negatives, target)
     return chunk_of(paths, negatives, positives, index)
 

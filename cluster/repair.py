@@ -33,9 +33,9 @@ from cluster.searches import SearchOutcome, SearchTask
 from cluster.versions import versions
 from engine.errors import InputError
 from engine.fitness import SearchRows, Weights
-from engine.imagesets import ImageSet, check_fits_model
+from engine.imagesets import ImageSet
 from engine.layer_targets import DeepTarget, Target
-from engine.models import LoadedModel, load_model
+from engine.models import LoadedModel, check_fits, load_model
 from engine.patch import NO_CHANGE, Patch
 from engine.plan import Plan, check_plan, plan_search
 from engine.problem import (
@@ -183,7 +183,7 @@ def _open_all(repairs: Repairs) -> list[Chunk | None]:
         check_output(paths.output, model, overwrite=repairs.overwrite)
     for held_out in (repairs.validation, repairs.test):
         if held_out is not None:
-            check_fits_model(held_out, model.input_shape, model.classes, model.path, model.inputs)
+            check_fits(held_out, model)
     return [open_chunk(paths, model, repairs.target) for paths in repairs.chunks]
 
 

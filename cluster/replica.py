@@ -25,7 +25,6 @@ from engine.imagesets import read_images
 from engine.problem import Prepared, Problem, prepare
 from engine.runner import ModelRunner
 from engine.search import Iteration, SearchState
-from engine.tail import TailRunner
 
 KEPT_MODELS = 2
 KEPT_PROBLEMS = 16
@@ -129,7 +128,6 @@ class Replica:
 
     def _prepared(self, key: str, rows: SearchRows, problem: Problem, model: ShippedModel | None) -> Prepared:
         def make() -> Prepared:
-            layer = None if model is None else self._runner(model).layer
-            return prepare(problem, rows, layer.tail if isinstance(layer, TailRunner) else None)
+            return prepare(problem, rows, None if model is None else self._runner(model).tail)
 
         return self._problems.get(key, make)

@@ -35,7 +35,7 @@ from engine.search import (
     offers,
 )
 from engine.swarm import Stream
-from engine.tail import Tail, TailRunner
+from engine.tail import Tail
 from engine.tail_fitness import TailFitness
 
 Float32 = npt.NDArray[np.float32]
@@ -189,7 +189,7 @@ class TaskRunner:
                 return nothing_to_do(task, time.perf_counter() - begun)
             groups = self._groups.get(
                 (case.data, task.base, task.searches),
-                lambda: _groups(problems_of(runner.target, kernel, case, task), case.rows, tail_of(runner)),
+                lambda: _groups(problems_of(runner.target, kernel, case, task), case.rows, runner.tail),
             )
         except InputError as error:
             return TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - begun)
@@ -272,11 +272,6 @@ def task_result(case: Case, searches: Sequence[SearchResult], seconds: float) ->
         positives=len(case.rows.negative) - negatives,
         seconds=seconds,
     )
-
-
-def tail_of(runner: ModelRunner) -> Tail | None:
-    """The tail behind a deep target; None where the last Dense layer is under repair."""
-    return runner.layer.tail if isinstance(runner.layer, TailRunner) else None
 
 
 def problems_of(target: Target, kernel: Float32, case: Case, task: Task) -> list[Problem]:

@@ -135,8 +135,8 @@ def _even(count: int, most: int) -> int:
 class TiledFitness:
     """The prepared evaluation of one job in this process.
 
-    Another kind of target layer needs another class with `tiles` and `evaluate_tile`; the swarm and the scheduler see
-    only those. Row constants are prepared per tile on first use and stay on the device.
+    `engine.tail_fitness.TailFitness` is the same for all other targets; the swarm and the scheduler see `tiles`,
+    `start_tile` and `evaluate` alone. Row constants are prepared per tile on first use and stay on the device.
     """
 
     def __init__(self, head: Head, rows: SearchRows, weights: Weights, particles: int, tiling: Tiling) -> None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from engine import hdf5_models, safe_config, savedmodel
 from engine.backend import keras
 from engine.errors import InputError
-from engine.imagesets import Inputs
+from engine.imagesets import ImageSet, Inputs, check_fits_model
 from engine.losses import TrainingLoss, parse_loss
 from engine.model_rows import ModelInput, has_graph, model_inputs, row_shape, several_inputs
 from engine.weights import assign_weights, layer_at, layer_number, weight_variables
@@ -77,6 +77,11 @@ class ModelSpec:
 
     config: str
     weights: tuple[tuple[str, npt.NDArray[Any]], ...]
+
+
+def check_fits(images: ImageSet, model: LoadedModel) -> None:
+    """Raise InputError unless a model takes the rows of a set and has its classes; see `check_fits_model`."""
+    check_fits_model(images, model.input_shape, model.classes, model.path, model.inputs)
 
 
 def load_model(path: Path, *, allow_custom_code: bool = False) -> LoadedModel:

@@ -19,7 +19,7 @@ from engine.model_rows import unpack
 if TYPE_CHECKING:
     from engine.layer_targets import Target
     from engine.pooled_localize import PooledSums
-    from engine.tail import TailRunner
+    from engine.tail import Tail, TailRunner
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -130,6 +130,8 @@ class ModelRunner:
         """
         self._batch = batch_rows
         self._model = model
+        self.tail: Tail | None = None
+        """Behind a deep target; None where the last Dense layer, or nothing, is under repair."""
         self._outputs = backend.model_pass(model)
         if target is None:
             return
@@ -144,6 +146,7 @@ class ModelRunner:
 
             self._inputs = features_pass(model, target.split)
             self.layer = TailRunner(target, batch_rows)
+            self.tail = self.layer.tail
 
     def outputs(self, images: Float32) -> Float32:
         """Model outputs (n, C) of images (n, h, w, c)."""

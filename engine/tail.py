@@ -65,10 +65,11 @@ class Tail:
             not step.masks and all(shape[0] is None for shape in step.shapes) for step in target.split.tail
         )
         """Rows of several candidates may stand one after the other."""
+        shapes = _row_shapes(target.split)
         self._places = {
             id(step): places
             for step in target.split.tail
-            if (places := _few_places(target.split, step)) and not any(id(each) in wanted for each in step.variables)
+            if (places := _few_places(step, shapes)) and not any(id(each) in wanted for each in step.variables)
         }
         """Convolutions that run as one product, see `convolution_like.unfolds`, with the places of their input."""
 
@@ -233,16 +234,21 @@ def features_pass(model: Any, split: Split) -> Callable[[Any], Any]:
     return lambda rows: program(flat(rows), [ops.convert_to_tensor(each) for each in variables])
 
 
-def _few_places(split: Split, step: Step) -> tuple[int, ...] | None:
+def _row_shapes(split: Split) -> dict[int, tuple[int | None, ...]]:
+    """Shape, without the axis of rows, of every value that the tail takes or makes, by number."""
+    known: dict[int, tuple[int | None, ...]] = dict(zip(split.cut, split.shapes, strict=True))
+    for step in split.tail:
+        known.update((number, shape[1:]) for number, shape in zip(step.outputs, step.shapes, strict=True))
+    return known
+
+
+def _few_places(step: Step, shapes: Mapping[int, tuple[int | None, ...]]) -> tuple[int, ...] | None:
     """The places of the input of a convolution over few of them; None for all other steps."""
     if not convolution_like.takes_units(step.operation):
         return None
-    known: dict[int, tuple[int | None, ...]] = dict(zip(split.cut, split.shapes, strict=True))
-    for each in split.tail:
-        known.update((number, shape[1:]) for number, shape in zip(each.outputs, each.shapes, strict=True))
-    places = tuple(size for size in known[step.inputs[0]][:-1] if size is not None)
-    known_all = len(places) == len(known[step.inputs[0]]) - 1
-    return places if known_all and convolution_like.unfolds(step.operation, places) else None
+    shape = shapes[step.inputs[0]]
+    places = tuple(size for size in shape[:-1] if size is not None)
+    return places if len(places) == len(shape) - 1 and convolution_like.unfolds(step.operation, places) else None
 
 
 def _rows_of(value: Any, candidate: int, count: int) -> Any:

@@ -200,10 +200,6 @@ class TailFitness:
         else:
             self._evaluate = backend.tail_program(self._short)
 
-    def evaluate_tile(self, tile: int, candidates: Float32) -> Float64:
-        """As `engine.fitness.TiledFitness.evaluate_tile`."""
-        return self.start_tile(tile, candidates)()
-
     def start_tile(self, tile: int, candidates: Float32) -> Callable[[], Float64]:
         """As `engine.fitness.TiledFitness.start_tile`."""
         where = self.tiles[tile]
