@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -295,9 +298,22 @@ def evosax(job: Job) -> Iterator[Rival]:  # noqa: PLR0915 - a closure for each f
         yield made
 
 
+@contextlib.contextmanager
+def elsewhere() -> Iterator[None]:
+    """Work in a folder that is removed: PySwarms leaves an empty report.log in the current one."""
+    here = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            yield
+        finally:
+            os.chdir(here)
+
+
 def pyswarms(job: Job) -> Iterator[Rival]:
     """PySwarms' GlobalBestPSO with a cost in NumPy, vectorised over the whole swarm."""
-    from pyswarms.single import GlobalBestPSO
+    with elsewhere():
+        from pyswarms.single import GlobalBestPSO
 
     of_kind, old = kinds(job.rows), job.weights.old
     particles, count = job.candidates.shape
@@ -331,7 +347,8 @@ def pyswarms(job: Job) -> Iterator[Rival]:
     def rival(form: str, sums: Callable[[Any], Any]) -> Rival:
         options = {"c1": 1.5, "c2": 1.5, "w": 0.7}
         start = job.candidates.astype(np.float64)
-        swarm = GlobalBestPSO(n_particles=particles, dimensions=count, options=options, init_pos=start)
+        with elsewhere():
+            swarm = GlobalBestPSO(n_particles=particles, dimensions=count, options=options, init_pos=start)
 
         def iterate() -> None:
             swarm.optimize(lambda position: -arachne(job, sums(position)), iters=STEPS, verbose=False)

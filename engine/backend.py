@@ -75,6 +75,7 @@ _chosen: Any = _import(f"engine.backend_{name}")
 
 limit_threads = _chosen.limit_threads
 compiled = _chosen.compiled
+once = _chosen.once
 for_shapes = _chosen.for_shapes
 graph = _chosen.graph
 model_pass = _chosen.model_pass

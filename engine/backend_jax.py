@@ -42,6 +42,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return program
 
 
+def once(values: Any, one: Any) -> Any:
+    """The values, computed once in a `compiled` function also where several sums read them; JAX needs no telling."""
+    return values
+
+
 def for_shapes(function: Any, example: tuple[Any, ...]) -> Callable[..., Any]:
     """The function itself: looking up its program for the shapes of `example` takes JAX microseconds."""
     program: Callable[..., Any] = function

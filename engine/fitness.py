@@ -5,10 +5,9 @@ move: L[u] = Z[u] + sum over k with unit u of delta[k] * a[k]. The untouched one
 (their largest score, whether that one comes before the true label, and a sum), so the P x n x C logits never exist.
 
 Rows and particles are cut into tiles whose shapes depend on the job alone. Every tile goes through the same compiled
-function wherever it runs, and partial sums are added in tile order in float64: where tiles run changes no bit. One call
-evaluates up to `SLABS` slabs of as many candidates as a tile has, in a loop whose length is an argument: one program
-evaluates every candidate, however many others are beside it. (Compilers and libraries round otherwise for other shapes,
-and a loop of known length one is taken apart.) So several swarms on the same rows share one call.
+function wherever it runs, and partial sums are added in tile order in float64: where tiles run changes no bit. A call
+evaluates as many candidates as a tile has, filled up where there are fewer: one program evaluates every candidate,
+however many others are beside it. (Compilers and libraries round otherwise for other shapes.)
 """
 
 from __future__ import annotations
@@ -33,6 +32,9 @@ Int64 = npt.NDArray[np.int64]
 LOWEST = np.float32(-3e38)
 """Stands for minus infinity where infinity minus infinity could arise."""
 
+LEAST = np.float32(1e-30)
+"""Gives a loss of 0 a sign, and is lost in any other."""
+
 UNROLLED_UNITS = 16
 """Up to this many units one fused loop per unit is fastest; above, compiling it would take seconds."""
 
@@ -47,9 +49,6 @@ UNIT_COUNTS = (1, 3, 6, 8, 10, UNROLLED_UNITS)
 
 UNIT_WEIGHTS = (ELEMENTWISE_WEIGHTS, 10, 16)
 """Weights per unit that kernels are compiled for. Of whole batches, half to two thirds of the compiling is saved."""
-
-SLABS = 4
-"""Slabs of candidates in one call, at most; more gain nothing."""
 
 BLOCK_ROWS = 32
 """Rows of one kind, negative or positive, that the kernel adds up in float32."""
@@ -115,6 +114,21 @@ def bucket(count: int, steps: Sequence[int] = ()) -> int:
     return -(-count // step) * step
 
 
+def unit_widths(counts: Sequence[int]) -> tuple[int, ...]:
+    """The weights that a program has room for, unit by unit, for units with `counts` of them.
+
+    Many weights come in three widths, widest first, as units differ a lot: 360 places instead of 600 for the 256 that
+    are blamed first in the legacy model. Few come in one, so that programs are shared.
+    """
+    widest = bucket(max(counts, default=0), UNIT_WEIGHTS)
+    units = bucket(len(counts), UNIT_COUNTS)
+    if widest <= UNIT_WEIGHTS[-1] or units > UNROLLED_UNITS:
+        return (widest,) * units
+    half, quarter = -(-widest // 2), -(-widest // 4)
+    wide, middle = (bucket(sum(count > width for count in counts), UNIT_COUNTS) for width in (half, quarter))
+    return tuple(widest if unit < wide else half if unit < middle else quarter for unit in range(units))
+
+
 def plan_tiles(particles: int, rows: int, units: int, tiling: Tiling) -> tuple[Tile, ...]:
     """Cut P x n into tiles, rows varying fastest: a pure function of the job and of `tiling`."""
     high = min(particles, tiling.particles or _even(particles, 128))
@@ -146,18 +160,23 @@ class TiledFitness:
         self._weights = weights
         touched = np.unique(weights.unit)
         members = [np.flatnonzero(weights.unit == unit) for unit in touched]
-        widest = bucket(max((len(member) for member in members), default=0), UNIT_WEIGHTS)
-        self._units = np.full(bucket(len(touched), UNIT_COUNTS), -1, dtype=np.int32)
+        self._widths = unit_widths([len(member) for member in members])
+        if len(set(self._widths)) > 1:
+            order = sorted(range(len(members)), key=lambda group: -len(members[group]))
+            touched, members = touched[order], [members[group] for group in order]
+        self._units = np.full(len(self._widths), -1, dtype=np.int32)
         self._units[: len(touched)] = touched
         # Position K of a row of changes padded with one zero: what fills a group up.
-        self._groups = np.full((len(self._units), widest), len(weights.old))
-        for group, member in zip(self._groups, members, strict=False):
+        groups = [np.full(width, len(weights.old)) for width in self._widths]
+        for group, member in zip(groups, members, strict=False):
             group[: len(member)] = member
+        self._slots = np.concatenate(groups)
         self.tiles = plan_tiles(particles, len(rows.labels), len(self._units), tiling)
         self._slab = max((stop - start for start, stop in (tile.particles for tile in self.tiles)), default=1)
+        self._changes = np.zeros((self._slab, len(self._slots)), dtype=np.float32)
         self._constants: dict[tuple[int, int], tuple[tuple[slice, slice], Any, Any, Any]] = {}
         self._programs: dict[tuple[int, int], Callable[..., Any]] = {}
-        self._kernel = _kernel(head, rows.logits.shape[1])
+        self._kernel = _kernel(head, rows.logits.shape[1], self._widths)
 
     def evaluate_tile(self, tile: int, candidates: Float32) -> Float64:
         """Evaluate one tile.
@@ -183,25 +202,22 @@ class TiledFitness:
         M may be any number: candidates of several swarms are evaluated as each would be alone.
         """
         total = np.zeros((len(candidates), 4))
-        for start in range(0, len(candidates), SLABS * self._slab):
-            part = slice(start, start + SLABS * self._slab)
+        for start in range(0, len(candidates), self._slab):
+            part = slice(start, start + self._slab)
             for rows in dict.fromkeys(tile.rows for tile in self.tiles):
                 total[part] += self._evaluate_rows(rows, candidates[part])
         return total
 
     def _evaluate_rows(self, rows: tuple[int, int], part: Float32) -> Float64:
-        """Sums (m, 4) of candidates (m, K) over one range of rows; m is at most `SLABS` slabs."""
-        used = -(-len(part) // self._slab)
-        change = np.zeros((used * self._slab, part.shape[1] + 1), dtype=np.float32)
-        change[: len(part), :-1] = part.astype(np.float64) - self._weights.old.astype(np.float64)
-        count, width = self._groups.shape
-        grouped = np.zeros((SLABS, count, self._slab, width), dtype=np.float32)
-        grouped[:used] = change[:, self._groups].reshape(used, self._slab, count, width).transpose(0, 2, 1, 3)
+        """Sums (m, 4) of candidates (m, K) over one range of rows; m is at most those of a tile."""
+        change = np.zeros((self._slab, part.shape[1] + 1), dtype=np.float32)
+        np.subtract(part, self._weights.old, out=change[: len(part), :-1], dtype=np.float64, casting="same_kind")
+        np.take(change, self._slots, axis=1, out=self._changes, mode="clip")
         prepared = self._constants.get(rows)
         if prepared is None:
             prepared = self._constants[rows] = self._prepare(slice(*rows))
         blocks, *constants = prepared
-        arguments = (backend.on_device(np.array(used, dtype=np.int32)), backend.on_device(grouped), *constants)
+        arguments = (backend.on_device(self._changes), *constants)
         program = self._programs.get(rows)
         if program is None:
             program = self._programs[rows] = backend.for_shapes(self._kernel, arguments)
@@ -220,23 +236,22 @@ class TiledFitness:
         negative = self._rows.negative[where]
         rest = _untouched(self._head, logits, labels, self._units[self._units >= 0])
         kinds, place, size = arrange(negative)
-        inputs = np.zeros((*self._groups.shape, size), dtype=np.float32)
-        padded = np.append(self._weights.column, -1)[self._groups]
+        inputs = np.zeros((len(self._slots), size), dtype=np.float32)
         block = self._rows.inputs[where]
-        for group, columns in enumerate(padded):
-            for slot, column in enumerate(columns):
-                if column >= 0:
-                    inputs[group, slot, place] = block[:, column]
+        for slot, column in enumerate(np.append(self._weights.column, -1)[self._slots]):
+            if column >= 0:
+                inputs[slot, place] = block[:, column]
         touched = np.full((len(self._units), size), LOWEST, dtype=np.float32)
         real = np.flatnonzero(self._units >= 0)
         touched[real[:, None], place] = logits[:, self._units[real]].T
 
-        constants = np.zeros((4, size), dtype=np.float32)
-        constants[:, place] = rest.largest, rest.remainder, rest.true_score, np.ones(len(labels))
+        constants = np.zeros((5, size), dtype=np.float32)
+        constants[:4, place] = rest.largest, rest.remainder, rest.true_score, np.ones(len(labels))
+        constants[4] = 1.0
         integers = np.zeros((2, size), dtype=np.int32)
         integers[:, place] = labels, rest.largest_is_first
-        table = np.concatenate([inputs.reshape(-1, size), touched, constants])
-        return kinds, backend.on_device(table), backend.on_device(integers), backend.on_device(self._units)
+        table = np.concatenate([inputs, touched, constants])
+        return kinds, backend.on_device(self._units), backend.on_device(table), backend.on_device(integers)
 
 
 def one_ahead(starts: Iterable[Callable[[], Callable[[], Float64]]]) -> Iterator[Float64]:
@@ -336,78 +351,66 @@ def _untouched(head: Head, logits: Float32, labels: Int64, touched: npt.NDArray[
 
 
 @cache
-def _kernel(head: Head, classes: int) -> Callable[..., Any]:
+def _kernel(head: Head, classes: int, widths: tuple[int, ...]) -> Callable[..., Any]:
     """The compiled evaluation of one tile; XLA makes one program per combination of (bucketed) shapes."""
+    starts = [sum(widths[:unit]) for unit in range(len(widths) + 1)]
+    # What fills the units up has the lowest logit; as a score it may be in the way.
+    filling_loses = head.form == "log_softmax" and head.activation == "linear"
 
-    def evaluate(used: Any, slabs: Any, table: Any, integers: Any, units: Any) -> Any:
-        def body(slab: Any, *results: Any) -> Any:
-            # Adding nothing keeps comparisons of constants in the loop: moved out, each would be compiled by itself.
-            nothing = ops.minimum(slab, 0)
-            first = ops.zeros((), "int32")  # all indices of one dtype: JAX would take 0 for an int64
-            parts = evaluate_slab(ops.take(slabs, slab, axis=0), table, integers + nothing, units)
-            return slab + 1, *(
-                ops.slice_update(result, (slab, first, first), part[None])
-                for result, part in zip(results, parts, strict=True)
-            )
-
-        empty = ops.zeros((slabs.shape[0], slabs.shape[2], table.shape[1] // BLOCK_ROWS), "float32")
-        _, *results = ops.while_loop(lambda slab, *_: slab < used, body, (ops.zeros((), "int32"), empty, empty))
-        return results
-
-    def evaluate_slab(change: Any, table: Any, integers: Any, units: Any) -> Any:
-        count, particles, width = change.shape
-        size = table.shape[1]
-        inputs = ops.reshape(table[: count * width], (count, width, size))
-        base = table[count * width : count * (width + 1)]
-        largest, remainder, true_score, real_row = table[-4], table[-3], table[-2], table[-1] > 0
+    def evaluate(change: Any, units: Any, table: Any, integers: Any) -> Any:
+        count, particles, size = len(widths), change.shape[0], table.shape[1]
+        base = table[starts[-1] : starts[-1] + count]
+        largest, remainder, true_score, real_row, one = (table[row] for row in range(-5, 0))
         labels, largest_is_first = integers[0], integers[1] > 0
 
         step = 1 if count <= UNROLLED_UNITS else count
-        slabs = []
+        units_of = []
         true_total = true_score
+        # The largest scores of the other classes: of those that win a tie with the true one, and of all.
+        ahead, largest_rival = ops.where(largest_is_first, largest, -math.inf), largest
         for start in range(0, count, step):
             part = slice(start, start + step)
-            logits = _logits(change[part], inputs[part], base[part])
+            slots = slice(starts[start], starts[start + step])
+            logits = _logits(change[:, slots], table[slots], base[part])
             real = units[part, None, None] >= 0
             is_true = units[part, None, None] == labels
-            before = units[part, None, None] < labels
             score = head.scores(logits)
             true_total = true_total + ops.sum(ops.where(is_true, score, 0.0), axis=0)
-            rival = ops.where(ops.logical_and(real, ops.logical_not(is_true)), score, -math.inf)
-            slabs.append((score, rival, real, is_true, before, logits))
-
-        correct = ops.where(largest_is_first, true_total > largest, true_total >= largest)
-        for _, rival, _, _, before, _ in slabs:
-            wins = ops.where(before, rival < true_total, rival <= true_total)
-            correct = ops.logical_and(correct, ops.all(wins, axis=0))
+            other = ops.logical_not(is_true) if filling_loses else ops.logical_and(real, ops.logical_not(is_true))
+            rival = ops.where(other, score, -math.inf)
+            first = ops.where(units[part, None, None] < labels, rival, -math.inf)
+            ahead = ops.maximum(ahead, ops.max(first, axis=0))
+            largest_rival = ops.maximum(largest_rival, ops.max(rival, axis=0))
+            units_of.append((logits, score, rival, real, is_true, other))
+        correct = ops.logical_and(true_total > ahead, true_total >= largest_rival)
 
         if head.form == "log_softmax":
-            top = ops.maximum(largest, true_total)
-            for _, rival, *_ in slabs:
-                top = ops.maximum(top, ops.max(rival, axis=0))
+            top = ops.maximum(largest_rival, true_total)
             mass = ops.exp(remainder - top)
-            for _, rival, *_ in slabs:
+            for _, _, rival, *_ in units_of:
                 mass = mass + ops.sum(ops.exp(rival - top), axis=0)
             # log1p of what is beside the largest term: confident rows keep their small losses.
             loss = (top - true_total) + _log1p(mass + (ops.exp(true_total - top) - 1.0))
         elif head.form == "normalised":
             total = remainder + true_total
-            for score, _, real, is_true, *_ in slabs:
-                other = ops.logical_and(real, ops.logical_not(is_true))
+            for _, score, _, _, _, other in units_of:
                 total = total + ops.sum(ops.where(other, score, 0.0), axis=0)
             share = true_total / total
             # 0 / 0 has no loss; some releases of XLA would clip it to one.
             loss = ops.where(ops.isnan(share), share, -ops.log(ops.clip(share, EPSILON, 1.0 - EPSILON)))
         else:
             loss = remainder
-            for score, _, real, is_true, _, logits in slabs:
+            for logits, score, _, real, is_true, _ in units_of:
                 terms = binary_terms(head, logits, score, ops.cast(is_true, "float32"))
                 loss = loss + ops.sum(ops.where(real, terms, 0.0), axis=0)
             loss = loss / classes
-        # Padding rows may have no finite loss (0 / 0 where all scores are 0). Without weights there is no particle
-        # axis: every candidate is the model as it is.
-        values = ops.where(real_row, loss, 0.0), ops.cast(ops.logical_and(correct, real_row), "float32")
-        return tuple(_block_sums(ops.broadcast_to(value, (particles, size))) for value in values)
+        # One value for both sums, or compilers do the work that they share twice: the loss, negative where the row is
+        # correct. Padding rows may have no finite loss (0 / 0 where all scores are 0).
+        loss = ops.where(real_row > 0, ops.maximum(loss, 0.0), 0.0)
+        signed = ops.where(ops.logical_and(correct, real_row > 0), -(loss + LEAST), loss)
+        # Without weights there is no particle axis: every candidate is the model as it is.
+        signed = backend.once(ops.broadcast_to(signed, (particles, size)), one)
+        return _block_sums(ops.abs(signed)), _block_sums(ops.cast(signed < 0, "float32"))
 
     program: Callable[..., Any] = backend.compiled(evaluate)
     return program
@@ -429,8 +432,11 @@ def _log1p(x: Any) -> Any:
 
 
 def _logits(change: Any, inputs: Any, base: Any) -> Any:
-    """Moved logits (u, P, n) of u units from changes (u, P, w), inputs (u, w, n) and base logits (u, n)."""
-    width = change.shape[2]
+    """Moved logits (u, P, n) of u units from changes (P, u * w), inputs (u * w, n) and base logits (u, n)."""
+    (count, size), particles = base.shape, change.shape[0]
+    width = change.shape[1] // count
+    change = ops.transpose(ops.reshape(change, (particles, count, width)), (1, 0, 2))
+    inputs = ops.reshape(inputs, (count, width, size))
     moved = base[:, None, :]
     if width > ELEMENTWISE_WEIGHTS:
         return moved + ops.matmul(change, inputs)

@@ -24,7 +24,7 @@ Evaluate = Callable[[Float32], Float64]
 Stop = Literal["solved", "no gain", "iterations"]
 
 TOGETHER = 4
-"""Swarms evaluated in one call: most of what sharing a call saves, without holding ended swarms for long."""
+"""Swarms whose candidates are evaluated together: few, so that ended swarms are not held for long."""
 
 POSITIVE_WORTH = 0.15
 """Default worth of one intact positive, in repaired negatives: the positive weight is this times their number.
@@ -183,9 +183,8 @@ def advance_together(
             break
         begun = time.perf_counter()
         asked = [swarm.ask(states[number].swarm) for number in active]
-        sums = evaluate(np.concatenate(asked))
-        shares = np.split(sums, np.cumsum([len(candidates) for candidates in asked])[:-1])
-        told = [_tell(searches[number], states[number], share) for number, share in zip(active, shares, strict=True)]
+        sums = evaluate(np.concatenate(asked)).reshape(len(active), -1, 4)
+        told = [_tell(searches[number], states[number], share) for number, share in zip(active, sums, strict=True)]
         elapsed = (time.perf_counter() - begun) / len(active)
         for number, (state, iteration) in zip(active, told, strict=True):
             states[number] = state

@@ -163,11 +163,20 @@ def tell(settings: SwarmSettings, source: Stream, state: SwarmState, fitness: Fl
 def _move(settings: SwarmSettings, source: Stream, state: SwarmState) -> SwarmState:
     rng = stream(source.seed, source.data, source.label, "velocity", state.iteration)
     high = settings.phi / 2.0 if settings.phi_split else settings.phi
-    rho1, rho2 = rng.uniform(0.0, high, size=(2, *state.position.shape))
-    velocity = settings.constriction * (
-        state.velocity + rho1 * (state.best_position - state.position) + rho2 * (state.global_position - state.position)
-    )
-    floor = state.bound / 5.0 if settings.velocity_floor else 0.0
-    # A velocity of 0 counts as negative, as in the toolkit; without a floor it stays 0.
-    velocity = np.where(velocity > 0, 1.0, -1.0) * np.clip(np.abs(velocity), floor, 5.0 * state.bound)
+    # In place: where a swarm is large, making arrays takes longer than the sums.
+    rho1, rho2 = rng.random((2, *state.position.shape))
+    velocity, social = state.best_position - state.position, state.global_position - state.position
+    rho1 *= high
+    rho2 *= high
+    velocity *= rho1
+    social *= rho2
+    velocity += state.velocity
+    velocity += social
+    velocity *= settings.constriction
+    top = 5.0 * state.bound
+    if settings.velocity_floor:
+        # A velocity of 0 counts as negative, as in the toolkit.
+        velocity = np.where(velocity > 0, 1.0, -1.0) * np.clip(np.abs(velocity), state.bound / 5.0, top)
+    else:
+        np.clip(velocity, -top, top, out=velocity)
     return replace(state, iteration=state.iteration + 1, velocity=velocity, position=state.position + velocity)

@@ -19,6 +19,7 @@ from engine.fitness import (
     combine,
     fitness,
     plan_tiles,
+    unit_widths,
 )
 from engine.head import Head
 from engine.losses import TrainingLoss
@@ -294,8 +295,34 @@ def test_ordinary_jobs_share_few_programs():
         for weights in range(1, 17):
             problem = random_problem(Head("log_softmax", "linear"), 40, units * weights, units, "mixed")
             job = TiledFitness(*problem, 20, Tiling())
-            shapes.add(job._groups.shape)
+            shapes.add(job._widths)
     assert len(shapes) <= 15
+
+
+def test_units_with_many_weights_come_in_three_widths_of_one_job():
+    counts = [13, 14, 58, 22, 42, 28, 26, 19, 17, 17]
+    assert unit_widths(counts) == (60,) * 3 + (30,) * 5 + (15,) * 2
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=24))
+def test_every_unit_finds_room(counts):
+    widths = unit_widths(counts)
+    assert len(widths) >= len(counts)
+    assert all(count <= width for count, width in zip(sorted(counts, reverse=True), widths, strict=False))
+    assert list(widths) == sorted(widths, reverse=True)
+
+
+@pytest.mark.parametrize("weights", [90, 300])
+def test_units_of_unequal_width_equal_the_slow_formula(quickstart, weights):
+    """Localised weights crowd on some units; the fast way sorts units by their number."""
+    random = np.random.default_rng(weights)
+    depth = len(quickstart.old_kernel)
+    units = random.permutation(10)[: 4 if weights == 90 else 10]
+    share = random.dirichlet(np.full(len(units), 0.7))
+    unit = random.choice(units, weights, p=share)
+    cells = np.unique(np.stack([random.integers(0, depth, weights), unit], axis=1), axis=0)
+    assert len(set(unit_widths(np.unique(cells[:, 1], return_counts=True)[1].tolist()))) > 1
+    assert_equals_slow(quickstart, cells, quickstart.candidates(cells, 5, spread=2.0, seed=weights))
 
 
 def test_the_published_formula():
@@ -396,7 +423,7 @@ def wide_job():
 
 
 def test_rows_are_added_up_alike_however_many_candidates_fit_in_memory(monkeypatch):
-    """Many candidates are evaluated in several calls, here seven of seven and one of one."""
+    """Many candidates are evaluated in several calls, here seven of seven and one of one, which is filled up."""
     problem = random_problem(Head("log_softmax", "linear"), 600, 6, 2, "mixed")
     candidates = (problem[2].old + np.random.default_rng(3).normal(0, 0.5, (50, 6))).astype(np.float32)
     whole = TiledFitness(*problem, 50, Tiling(rows=256)).evaluate(candidates)
