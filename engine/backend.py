@@ -14,6 +14,7 @@ import contextlib
 import importlib
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,27 @@ def _import(name: str) -> Any:
         return importlib.import_module(name)
 
 
+@contextlib.contextmanager
+def _barred(package: str) -> Iterator[None]:
+    """Let nobody import a package that was not imported yet."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
 if os.environ["KERAS_BACKEND"] not in BACKENDS:
     raise InputError(f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']!r}, expected {' or '.join(BACKENDS)}")
 try:
-    keras: Any = _import("keras")
+    # Where both are installed each backend would import the other, a second and 100 MB or more of every process:
+    # TensorFlow to convert its models, and Keras, once, to see whether what it serialises is a part of TensorFlow.
+    with _barred("jax" if os.environ["KERAS_BACKEND"] == "tensorflow" else "tensorflow"):
+        keras: Any = _import("keras")
+        keras.activations.serialize(keras.activations.linear)
 except ImportError as error:
     if error.name not in BACKENDS:
         raise

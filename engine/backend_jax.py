@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,14 +14,6 @@ import numpy.typing as npt
 jax.config.update("jax_enable_x64", True)
 # JAX's default for float32 on GPUs is TF32.
 jax.config.update("jax_default_matmul_precision", "highest")
-if "tensorflow" not in sys.modules:
-    # Keras imports TensorFlow, where it is installed, to see whether what it serialises is a part of it: seconds, and
-    # memory, of every process. It asks once, and finds none while the name is barred.
-    sys.modules["tensorflow"] = None  # type: ignore[assignment]
-    try:
-        keras.activations.serialize(keras.activations.linear)
-    finally:
-        del sys.modules["tensorflow"]
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"tanh": jax.numpy.tanh}
 """Those that Keras does not compute in the dtype of their argument."""

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # JAX, which Keras imports, would choose 1 for every command too
-
 import hypothesis
-import keras
 import numpy as np
 import pytest
 
 from engine import backend
+from engine.backend import keras
 from engine.fashion_mnist import read_split
 from engine.fitness import SearchRows, Weights
 from engine.head import TargetLayer, find_target

@@ -102,6 +102,12 @@ def test_the_suite_passes_on_jax():
     assert "skipped" not in done.stdout
 
 
+@pytest.mark.parametrize(("name", "other"), [("tensorflow", "jax"), ("jax", "tensorflow")])
+def test_a_backend_does_not_import_the_other(name, other):
+    done = run(name, f"import engine.models, engine.runner; print({other!r} in sys.modules); import {other}")
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
 def test_another_backend_is_refused(tmp_path):
     done = run("torch", COMMAND, "quickstart", "--output-dir", tmp_path / "out")
     assert done.returncode == 2

@@ -318,8 +318,8 @@ def test_units_of_unequal_width_equal_the_slow_formula(quickstart, weights):
     random = np.random.default_rng(weights)
     depth = len(quickstart.old_kernel)
     units = random.permutation(10)[: 4 if weights == 90 else 10]
-    share = random.dirichlet(np.full(len(units), 0.7))
-    unit = random.choice(units, weights, p=share)
+    share = 0.6 ** np.arange(len(units))
+    unit = random.choice(units, weights, p=share / share.sum())
     cells = np.unique(np.stack([random.integers(0, depth, weights), unit], axis=1), axis=0)
     assert len(set(unit_widths(np.unique(cells[:, 1], return_counts=True)[1].tolist()))) > 1
     assert_equals_slow(quickstart, cells, quickstart.candidates(cells, 5, spread=2.0, seed=weights))
