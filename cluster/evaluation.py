@@ -41,7 +41,8 @@ from engine.imagesets import ImageSet
 from engine.layer_targets import DeepTarget, Target
 from engine.localize import GRADIENTS_PER_NEGATIVE, Impact, Localisation, draw_pareto_front
 from engine.models import LoadedModel, check_fits, load_model
-from engine.problem import Problem, check_memory, localised_in
+from engine.plan import check_plan, plan_search
+from engine.problem import Problem, localised_in
 from engine.results import paired_changes
 from engine.runner import predicted_classes
 from engine.search import Iteration, Judge, SearchSettings
@@ -272,7 +273,22 @@ def _cases(
             found = localised_by(work.target, sums, right, kernel, setting.num_grad, setting.impact, setting.fronts)
             index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
             blamed[key] = found, chunk_of(work.paths, work.negatives, work.positives, index)
-        check_memory(setting.search.swarm.num_particles, len(blamed[key][1].index), count, work.model.classes)
+        _, weights = localised_in(work.target, kernel, blamed[key][1].index)
+        plan = plan_search(
+            work.target,
+            handle.tail,
+            weights,
+            rows=count,
+            row_values=math.prod(work.model.input_shape),
+            classes=work.model.classes,
+            particles=setting.search.swarm.num_particles,
+            tiling=setting.search.tiling,
+            batch_rows=compute.options.batch_rows,
+            searches=len(work.seeds) * len(work.settings),
+        )
+        for sentence in plan.sentences():
+            compute.say(f"{setting.name}: {sentence}" if setting.name else sentence)
+        check_plan(plan)
     inputs = None
     if not isinstance(work.target, DeepTarget):
         inputs = np.unique(np.concatenate([chunk.index[:, 0] for _, chunk in blamed.values()]))

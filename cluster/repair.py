@@ -40,7 +40,6 @@ from engine.patch import NO_CHANGE, Patch
 from engine.plan import Plan, check_plan, plan_search
 from engine.problem import (
     Problem,
-    check_memory,
     evaluation,
     judge_of,
     localised_in,
@@ -192,7 +191,6 @@ def _case(run: _Run, chunk: Chunk) -> _Case:
     settings, target, held_out = run.repairs.settings, run.repairs.target, run.repairs.validation
     columns, weights = localised_in(target, target.kernel, chunk.index)
     count = sum(each.rows for each in (chunk.negatives, chunk.positives, held_out) if each is not None)
-    check_memory(settings.swarm.num_particles, len(chunk.index), count, run.repairs.model.classes)
     plan = plan_search(
         target,
         run.handle.tail,
@@ -203,6 +201,7 @@ def _case(run: _Run, chunk: Chunk) -> _Case:
         particles=settings.swarm.num_particles,
         tiling=settings.tiling,
         batch_rows=run.compute.options.batch_rows,
+        searches=len(run.repairs.seeds),
     )
     for sentence in plan.sentences():
         run.compute.say(f"{chunk.paths.negatives.name}: {sentence}")

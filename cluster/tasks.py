@@ -7,6 +7,7 @@ before the layer under repair.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from engine.fitness import SearchRows, TiledFitness
 from engine.imagesets import ImageSet, open_reader, row_digests
 from engine.layer_targets import DeepTarget, Target
 from engine.localize import Impact
-from engine.problem import Problem, check_memory, evaluation, judge_of, sample_positives
+from engine.plan import check_plan, plan_search
+from engine.problem import Problem, evaluation, judge_of, sample_positives
 from engine.runner import PASS_ROWS, ModelRunner
 from engine.search import (
     Iteration,
@@ -189,7 +191,7 @@ class TaskRunner:
                 return nothing_to_do(task, time.perf_counter() - begun)
             groups = self._groups.get(
                 (case.data, task.base, task.searches),
-                lambda: _groups(problems_of(runner.target, kernel, case, task), case.rows, runner.tail),
+                lambda: _groups(problems_of(runner.target, runner.tail, kernel, case, task), case.rows, runner.tail),
             )
         except InputError as error:
             return TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - begun)
@@ -274,14 +276,25 @@ def task_result(case: Case, searches: Sequence[SearchResult], seconds: float) ->
     )
 
 
-def problems_of(target: Target, kernel: Float32, case: Case, task: Task) -> list[Problem]:
+def problems_of(target: Target, tail: Tail | None, kernel: Float32, case: Case, task: Task) -> list[Problem]:
     """What each search of a task searches.
 
     Raises:
         InputError: the swarms and rows do not fit in memory.
     """
-    together = len(task.searches) * task.searches[0].settings.swarm.num_particles
-    check_memory(together, len(case.index), len(case.rows.labels), case.rows.logits.shape[1])
+    settings = task.searches[0].settings
+    plan = plan_search(
+        target,
+        tail,
+        case.weights,
+        rows=len(case.rows.labels),
+        row_values=math.prod(task.chunk.image_set.image_shape),
+        classes=case.rows.logits.shape[1],
+        particles=settings.swarm.num_particles,
+        tiling=settings.tiling,
+        searches=len(task.searches),
+    )
+    check_plan(plan)
     spread = target.spread(kernel, case.index)
     return [
         Problem(

@@ -131,14 +131,19 @@ def unit_widths(counts: Sequence[int]) -> tuple[int, ...]:
 
 def plan_tiles(particles: int, rows: int, units: int, tiling: Tiling) -> tuple[Tile, ...]:
     """Cut P x n into tiles, rows varying fastest: a pure function of the job and of `tiling`."""
-    high = min(particles, tiling.particles or _even(particles, 128))
-    elements = TILE_ELEMENTS if tiling.bytes is None else tiling.bytes // 4
-    wide = tiling.rows or 1 << max(8, min(13, (elements // (high * max(units, 1))).bit_length() - 1))
+    high, wide = tile_shape(particles, units, tiling)
     return tuple(
         Tile((p, min(p + high, particles)), (r, min(r + wide, rows)))
         for p in range(0, particles, high)
         for r in range(0, rows, wide)
     )
+
+
+def tile_shape(particles: int, units: int, tiling: Tiling) -> tuple[int, int]:
+    """Particles and rows of a tile; the last ones may be smaller."""
+    high = min(particles, tiling.particles or _even(particles, 128))
+    elements = TILE_ELEMENTS if tiling.bytes is None else tiling.bytes // 4
+    return high, tiling.rows or 1 << max(8, min(13, (elements // (high * max(units, 1))).bit_length() - 1))
 
 
 def _even(count: int, most: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine import backend
 from engine.errors import InputError
-from engine.fitness import UNIT_COUNTS, Tiling, Weights, bucket, plan_tiles
+from engine.fitness import UNIT_COUNTS, Tiling, Weights, bucket, tile_shape
 from engine.graph import Step
 from engine.layer_targets import DeepTarget, Target
 from engine.runner import BATCH_ROWS, PASS_ROWS
@@ -30,6 +30,7 @@ class Plan:
     """How the iterations of one search are cut, and the memory of the process that runs it, in bytes.
 
     Attributes:
+        all_particles, all_rows: of the searches.
         particles, rows: of a tile.
         tiles: of an iteration.
         tile: values that one tile holds at once.
@@ -38,6 +39,8 @@ class Plan:
             over rows, the features of all rows, what a tile works with, and the particles.
     """
 
+    all_particles: int
+    all_rows: int
     particles: int
     rows: int
     tiles: int
@@ -81,8 +84,9 @@ def plan_search(
     particles: int,
     tiling: Tiling,
     batch_rows: int = BATCH_ROWS,
+    searches: int = 1,
 ) -> Plan:
-    """Plan one search.
+    """Plan one search, or several on the same rows and weights.
 
     Args:
         target: under repair.
@@ -91,21 +95,37 @@ def plan_search(
         rows: n of the search.
         row_values: numbers of one row of the image set.
         classes: C.
-        particles: P.
+        particles: P of one search.
         tiling: what was asked for.
         batch_rows: rows of a pass.
+        searches: that are held at once.
     """
-    count = len(weights.old)
-    swarm = particles * (count * 8 * 7 + 4 * 8)
+    # float64: position, velocity, personal best, two random numbers and two temporaries of a move.
+    swarm = searches * particles * (len(weights.old) * 8 * 7 + 4 * 8)
+    whole = {"all_particles": searches * particles, "all_rows": rows}
     blocks = 3 * PASS_ROWS * row_values * 4
     if tail is None or not isinstance(target, DeepTarget):
         units = bucket(len(set(weights.unit.tolist())), UNIT_COUNTS)
-        tiles = plan_tiles(particles, rows, units, tiling)
-        high, wide = (stop - start for start, stop in (tiles[0].particles, tiles[0].rows))
+        high, wide = tile_shape(particles, units, tiling)
+        wide = min(wide, rows)
+        tiles = _count(particles, high) * _count(rows, wide)
         tile = 4 * high * wide * units
         features = rows * (len(set(weights.column.tolist())) + classes) * 4 * 3
         model = 3 * target.kernel.nbytes
-        return Plan(high, wide, len(tiles), tile, "logits", PROCESS, model, blocks, features, 4 * tile, swarm)
+        return Plan(
+            **whole,
+            particles=high,
+            rows=wide,
+            tiles=tiles,
+            tile=tile,
+            route="logits",
+            process=PROCESS,
+            model=model,
+            passes=blocks,
+            features=features,
+            working=4 * tile,
+            swarm=swarm,
+        )
     split = target.split
     route = plan_short(tail, weights.column)
     groups = None if route is None else group_weights(route, target, weights.column)
@@ -118,9 +138,10 @@ def plan_search(
     model = 4 * sum(math.prod(each.shape) * 4 for step in (*split.before, *split.tail) for each in step.variables)
     model += 2 * tail.unfolded_bytes
     return Plan(
+        **whole,
         particles=shapes.together,
         rows=shapes.rows,
-        tiles=len(shapes.cut(particles, rows)),
+        tiles=_count(particles, shapes.together) * _count(rows, shapes.rows),
         tile=shapes.tile_bytes,
         route="weights in place" if route is None else "touched units",
         process=PROCESS,
@@ -133,7 +154,7 @@ def plan_search(
 
 
 def check_plan(plan: Plan) -> None:
-    """Refuse a search that cannot fit in this machine's free memory.
+    """Refuse searches that cannot fit in this machine's free memory.
 
     Raises:
         InputError: says what needs most of it and what would need less.
@@ -143,11 +164,12 @@ def check_plan(plan: Plan) -> None:
     needed = plan.memory - plan.process
     if needed <= free:
         return
+    left = free - needed
     parts = {
-        "rows": (plan.features, "fewer rows, or --num-input-pos-sampled"),
+        f"{plan.all_rows} rows": (plan.features, _fewer(plan.all_rows, plan.features, left, "rows")),
         "passes": (plan.passes, "a smaller --batch-size"),
         "tiles": (plan.working, "smaller --tile-bytes"),
-        "particles": (plan.swarm, "fewer --num-particles"),
+        f"{plan.all_particles} particles": (plan.swarm, _fewer(plan.all_particles, plan.swarm, left, "particles")),
         "model": (plan.model, "a machine with more memory"),
     }
     name, (most, advice) = max(parts.items(), key=lambda part: part[1][0])
@@ -155,6 +177,16 @@ def check_plan(plan: Plan) -> None:
         f"the search needs {_size(needed)} ({_size(most)} of it for {name}) and {_size(free)} are free, "
         f"expected {advice}"
     )
+
+
+def _fewer(count: int, size: int, left: int, name: str) -> str:
+    """So many of `count` that need `size` bytes as would leave nothing lacking."""
+    fit = count * (size + left) // size
+    return f"at most {fit} {name}" if fit > 0 else f"fewer {name} and a machine with more memory"
+
+
+def _count(size: int, part: int) -> int:
+    return -(-size // part)
 
 
 def _live_bytes(steps: tuple[Step, ...]) -> int:

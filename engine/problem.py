@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from engine import backend, search
-from engine.errors import InputError
+from engine import search
 from engine.fitness import SearchRows, TiledFitness, Weights
 from engine.head import Head, TargetLayer
 from engine.layer_targets import Target
@@ -107,29 +106,6 @@ def sample_positives(rows: SearchRows, source: Stream, count: int | None) -> Sea
     rng = stream(source.seed, source.data, source.label, "positives")
     kept = np.sort(np.concatenate([np.flatnonzero(rows.negative), rng.choice(positives, count, replace=False)]))
     return SearchRows(rows.inputs[kept], rows.logits[kept], rows.labels[kept], rows.negative[kept])
-
-
-def check_memory(particles: int, weights: int, rows: int, classes: int) -> None:
-    """Refuse a search that cannot fit in this machine's free memory.
-
-    Raises:
-        InputError: says how many particles or rows would fit.
-    """
-    free = backend.free_memory()
-    # float64: position, velocity, personal best, two random numbers and two temporaries of a move.
-    per_particle = weights * 8 * 7 + 4 * 8
-    # float32: inputs and logits on the host and once more on the device.
-    per_row = (weights + classes) * 4 * 2
-    if particles * per_particle > free:
-        raise InputError(
-            f"{particles} particles of {weights} weights need {particles * per_particle / 2**30:.1f} GiB and "
-            f"{free / 2**30:.1f} GiB are free, expected at most {free // per_particle} particles"
-        )
-    if rows * per_row > free:
-        raise InputError(
-            f"{rows} rows need {rows * per_row / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free, "
-            f"expected at most {free // per_row} rows"
-        )
 
 
 def with_seed(problem: Problem, seed: int) -> Problem:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.fitness import BLOCK_ROWS, Tiling
+from engine import backend
+from engine.errors import InputError
+from engine.fitness import BLOCK_ROWS, Tiling, Weights, plan_tiles
+from engine.plan import check_plan, plan_search
 from engine.tail_fitness import MOST_IN_PLACE, TILE_BYTES, most_places, plan_shapes
 
 
@@ -39,3 +43,44 @@ def test_a_shape_that_was_asked_for(asked):
     shapes = plan_shapes(1000, None, True, 200, 10, asked)
     assert shapes.rows == (asked.rows or 200)
     assert shapes.together == (asked.particles or MOST_IN_PLACE)
+
+
+def last_dense(subject, rows=1000, particles=100, searches=1, tiling=Tiling()):  # noqa: B008 (frozen)
+    weights = Weights(np.arange(20), np.arange(20) % 4, np.zeros(20, np.float32))
+    return plan_search(subject.target, None, weights, rows, 32 * 32 * 3, 10, particles, tiling, searches=searches)
+
+
+@pytest.mark.parametrize("tiling", [Tiling(), Tiling(rows=300), Tiling(particles=7, rows=256), Tiling(bytes=1 << 16)])
+@pytest.mark.parametrize(("rows", "particles"), [(100, 3), (1000, 100), (30_000, 130)])
+def test_the_plan_of_the_last_layer_has_its_tiles(quickstart, rows, particles, tiling):
+    plan = last_dense(quickstart, rows, particles, tiling=tiling)
+    tiles = plan_tiles(particles, rows, 6, tiling)
+    assert plan.tiles == len(tiles)
+    first = tiles[0]
+    assert (plan.particles, plan.rows) == (first.particles[1], first.rows[1])
+
+
+def test_what_fits_passes_and_what_does_not_says_what_would(quickstart, monkeypatch):
+    monkeypatch.setattr(backend, "free_memory", lambda: 1 << 30)
+    check_plan(last_dense(quickstart))
+    for changes, name in (
+        ({"particles": 10**11}, "particles"),
+        ({"particles": 10**8, "searches": 1000}, "particles"),
+        ({"rows": 10**12}, "rows"),
+    ):
+        with pytest.raises(InputError) as refused:
+            check_plan(last_dense(quickstart, **changes))
+        message = str(refused.value)
+        assert message.startswith("the search needs ")
+        asked = changes.get("particles", 1) * changes.get("searches", 1) if name == "particles" else changes["rows"]
+        assert f"of it for {asked} {name}) and 1.00 GiB are free, expected at most " in message
+        fit = int(message.rpartition("expected at most ")[2].removesuffix(f" {name}"))
+        check_plan(last_dense(quickstart, **{name: fit}))
+        with pytest.raises(InputError):
+            check_plan(last_dense(quickstart, **{name: fit + fit // 50}))
+
+
+def test_what_no_number_of_rows_makes_fit(quickstart, monkeypatch):
+    monkeypatch.setattr(backend, "free_memory", lambda: 1000)
+    with pytest.raises(InputError, match=r"expected fewer rows and a machine with more memory$"):
+        check_plan(last_dense(quickstart, rows=10**9))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engine import search
 from engine.errors import InputError
 from engine.fitness import SearchRows, TiledFitness, Tiling, Weights
-from engine.problem import Problem, check_memory, judge_of, prepare, sample_positives, with_seed
+from engine.problem import Problem, judge_of, prepare, sample_positives, with_seed
 from engine.search import POSITIVE_WORTH, TOGETHER, Judge, Search, SearchSettings
 from engine.swarm import Spread, Stream, SwarmSettings, SwarmState
 
@@ -201,14 +201,6 @@ def test_the_positive_weight_follows_the_rows_unless_it_is_given():
     rows = numbered_rows(10, 90)
     assert judge_of(SearchSettings(), rows) == Judge(10, 90, POSITIVE_WORTH * 90)
     assert judge_of(SearchSettings(positive_weight=7.0), rows) == Judge(10, 90, 7.0)
-
-
-def test_a_search_that_does_not_fit_says_what_would():
-    check_memory(100, 200, 100_000, 10)
-    with pytest.raises(InputError, match=r"^10{11} particles of 20 weights need .* GiB are free, expected at most \d+"):
-        check_memory(10**11, 20, 100, 10)
-    with pytest.raises(InputError, match=r"^10{12} rows need .* GiB are free, expected at most \d+ rows$"):
-        check_memory(10, 20, 10**12, 10)
 
 
 @pytest.fixture(scope="module")

@@ -123,6 +123,27 @@ def test_too_little_memory_is_refused_before_anything_is_written(
     assert not (SHIRT / "repair").exists()
 
 
+def test_too_little_memory_for_the_other_commands(
+    workspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--target-layer", "conv2d_1", *SMALL, *HERE)
+    assert command("split", "data/repair.h5", "--chunk-size", 200, "--chunks", 1, "--output-dir", "chunks").code == 0
+    monkeypatch.setattr("engine.backend.free_memory", lambda: 100 << 20)
+    lacking = (
+        r"the search needs [\d.]+ (M|G)iB \(.* of it for tiles\) and 100.0 MiB are free, expected smaller --tile-bytes"
+    )
+    done = command("evaluate", *MODEL, "--target-data-dir", SHIRT, "--num-runs", 1, "--output-dir", "found", *words)
+    assert done.code == 2
+    assert re.search(lacking, done.err)
+    assert not Path("found").exists()
+    done = command(
+        *("batch", *MODEL, "--chunks", "chunks", "--labels", "6", "--val-data", "data/val.h5"),
+        *("--output-dir", "batch", *words),
+    )
+    assert done.code != 0
+    assert re.search(lacking, done.out + done.err), (done.out, done.err)
+
+
 PEAK = """
 import sys
 from cli.main import main
