@@ -39,15 +39,16 @@ WITHOUT_RAY = frozenset(
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Where two processes share the tests, one has all that may start Ray, so that there is one instance of it."""
+    """Where two processes share the tests, each has all those that share an instance of Ray, of a cluster or local."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class OneRay(LoadScopeScheduling):
+    class ByInstance(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::", maxsplit=1)[0]
-            return file if file.startswith("tests/engine/") or Path(file).name in WITHOUT_RAY else "ray"
+            file = Path(nodeid.split("::", maxsplit=1)[0])
+            alone = file.parts[1] == "engine" or file.name in WITHOUT_RAY
+            return str(file) if alone else file.parts[1]
 
-    return OneRay(config, log)
+    return ByInstance(config, log)
 
 
 QUICKSTART = Path(__file__).parents[1] / "cli" / "quickstart_data"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ray.cluster_utils import Cluster
 
-from cluster.batch import ChunkFile
+from cluster.batch import ChunkFile, Mode
 from cluster.batch_run import run_recorded
 from cluster.compute import Compute, ComputeOptions
 from cluster.inputs import ChunkPaths
@@ -54,9 +54,16 @@ def two_workers(cluster: Cluster) -> Iterator[Compute]:
         yield compute
 
 
-def check_modes(compute: Compute, chunks: Path, undisturbed: dict[str, Path], directory: Path, where: str) -> None:
-    """All modes leave what they leave undisturbed in one process."""
-    for mode in MODES:
+def check_modes(
+    compute: Compute,
+    chunks: Path,
+    undisturbed: dict[str, Path],
+    directory: Path,
+    where: str,
+    modes: Sequence[Mode] = MODES,
+) -> None:
+    """The modes leave what they leave undisturbed in one process."""
+    for mode in modes:
         assert run_recorded(small_batch(chunks, directory / mode, mode), compute) == 0
         assert differences(directory / mode, undisturbed[mode]) == []
         assert set(read_table(directory / mode, "jobs")["where"].to_pylist()) == {where}
@@ -92,7 +99,7 @@ def test_four_workers(
     """With tasks that come back after every iteration."""
     monkeypatch.setattr("cluster.remote_tasks.SEGMENT_SECONDS", 0.0)
     with Compute(ComputeOptions(num_workers=4), lambda line: None) as compute:
-        check_modes(compute, chunks, undisturbed, tmp_path, "worker")
+        check_modes(compute, chunks, undisturbed, tmp_path, "worker", modes=["rounds"])
         # Fewer searches than workers: after a first segment it is decided anew where they go on.
         check_alone(compute, chunks, undisturbed["independent"], tmp_path / "alone")
         assert any("long tasks" in line for line in compute.decisions)
