@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy.typing as npt
@@ -46,6 +47,22 @@ def for_shapes(function: Any, example: tuple[Any, ...]) -> Callable[..., Any]:
     captured = program.captured_inputs
     run = program.inference_fn.call_preflattened
     return lambda *arguments: run([*map(tf.convert_to_tensor, tf.nest.flatten(arguments)), *captured])
+
+
+def for_each(function: Any, firsts: list[Any], others: list[Any]) -> Callable[[list[Any], list[Any]], list[Any]]:
+    """A program that calls a compiled function once for each of several first arguments; shapes as in the example.
+
+    The function is compiled by itself, for one: its results are the same bits in any number of them.
+    """
+    if len(firsts) == 1:
+        single = for_shapes(function, (firsts[0], *others))
+        return lambda firsts, others: [single(firsts[0], *others)]
+    return for_shapes(_calls(function), (firsts, others))
+
+
+@cache
+def _calls(function: Any) -> Any:
+    return graph(lambda firsts, others: [function(first, *others) for first in firsts])
 
 
 def graph(function: Callable[..., Any]) -> Callable[..., Any]:

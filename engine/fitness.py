@@ -5,9 +5,10 @@ move: L[u] = Z[u] + sum over k with unit u of delta[k] * a[k]. The untouched one
 (their largest score, whether that one comes before the true label, and a sum), so the P x n x C logits never exist.
 
 Rows and particles are cut into tiles whose shapes depend on the job alone. Every tile goes through the same compiled
-function wherever it runs, and partial sums are added in tile order in float64: where tiles run changes no bit. A call
-evaluates as many candidates as a tile has, filled up where there are fewer: one program evaluates every candidate,
-however many others are beside it. (Compilers and libraries round otherwise for other shapes.)
+function wherever it runs, and partial sums are added in tile order in float64: where tiles run changes no bit. It
+evaluates as many candidates as a tile has, a slab, filled up where there are fewer: one program evaluates every
+candidate, however many others are beside it. (Compilers and libraries round otherwise for other shapes.) Several swarms
+on the same rows share a call, of that program for each slab.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ UNIT_COUNTS = (1, 3, 6, 8, 10, UNROLLED_UNITS)
 
 UNIT_WEIGHTS = (ELEMENTWISE_WEIGHTS, 10, 16)
 """Weights per unit that kernels are compiled for. Of whole batches, half to two thirds of the compiling is saved."""
+
+SLABS = 4
+"""Slabs of candidates in one call, at most; more gain nothing."""
 
 BLOCK_ROWS = 32
 """Rows of one kind, negative or positive, that the kernel adds up in float32."""
@@ -178,9 +182,9 @@ class TiledFitness:
         self._slots = np.concatenate(groups)
         self.tiles = plan_tiles(particles, len(rows.labels), len(self._units), tiling)
         self._slab = max((stop - start for start, stop in (tile.particles for tile in self.tiles)), default=1)
-        self._changes = np.zeros((self._slab, len(self._slots)), dtype=np.float32)
+        self._changes = np.zeros((SLABS, self._slab, len(self._slots)), dtype=np.float32)
         self._constants: dict[tuple[int, int], tuple[tuple[slice, slice], Any, Any, Any]] = {}
-        self._programs: dict[tuple[int, int], Callable[..., Any]] = {}
+        self._programs: dict[tuple[tuple[int, int], int], Callable[..., Any]] = {}
         self._kernel = _kernel(head, rows.logits.shape[1], self._widths)
 
     def evaluate_tile(self, tile: int, candidates: Float32) -> Float64:
@@ -207,26 +211,29 @@ class TiledFitness:
         M may be any number: candidates of several swarms are evaluated as each would be alone.
         """
         total = np.zeros((len(candidates), 4))
-        for start in range(0, len(candidates), self._slab):
-            part = slice(start, start + self._slab)
+        for start in range(0, len(candidates), SLABS * self._slab):
+            part = slice(start, start + SLABS * self._slab)
             for rows in dict.fromkeys(tile.rows for tile in self.tiles):
                 total[part] += self._evaluate_rows(rows, candidates[part])
         return total
 
     def _evaluate_rows(self, rows: tuple[int, int], part: Float32) -> Float64:
-        """Sums (m, 4) of candidates (m, K) over one range of rows; m is at most those of a tile."""
-        change = np.zeros((self._slab, part.shape[1] + 1), dtype=np.float32)
+        """Sums (m, 4) of candidates (m, K) over one range of rows; m is at most `SLABS` slabs."""
+        used = -(-len(part) // self._slab)
+        change = np.zeros((used * self._slab, part.shape[1] + 1), dtype=np.float32)
         np.subtract(part, self._weights.old, out=change[: len(part), :-1], dtype=np.float64, casting="same_kind")
-        np.take(change, self._slots, axis=1, out=self._changes, mode="clip")
+        change = change.reshape(used, self._slab, -1)
+        np.take(change, self._slots, axis=2, out=self._changes[:used], mode="clip")
         prepared = self._constants.get(rows)
         if prepared is None:
             prepared = self._constants[rows] = self._prepare(slice(*rows))
         blocks, *constants = prepared
-        arguments = (backend.on_device(self._changes), *constants)
-        program = self._programs.get(rows)
+        slabs = [backend.on_device(slab) for slab in self._changes[:used]]
+        program = self._programs.get((rows, used))
         if program is None:
-            program = self._programs[rows] = backend.for_shapes(self._kernel, arguments)
-        loss, correct = (np.asarray(values).astype(np.float64) for values in program(*arguments))
+            program = self._programs[rows, used] = backend.for_each(self._kernel, slabs, constants)
+        results = program(slabs, constants)
+        loss, correct = (np.concatenate(values).astype(np.float64) for values in zip(*results, strict=True))
         # Added row by row of a C-contiguous array: the order does not depend on the number of candidates.
         sums = [values[..., kind].sum(axis=-1) for values in (loss, correct) for kind in blocks]
         return np.stack(sums, axis=-1).reshape(-1, 4)[: len(part)]

@@ -24,7 +24,7 @@ Evaluate = Callable[[Float32], Float64]
 Stop = Literal["solved", "no gain", "iterations"]
 
 TOGETHER = 4
-"""Swarms whose candidates are evaluated together: few, so that ended swarms are not held for long."""
+"""Swarms evaluated in one call: most of what sharing a call saves, without holding ended swarms for long."""
 
 POSITIVE_WORTH = 0.15
 """Default worth of one intact positive, in repaired negatives: the positive weight is this times their number.
