@@ -215,7 +215,7 @@ def _end_step(run: _Run, number: int, kernel: Float32, jobs: tuple[str, ...]) ->
 
 def _in_words(run: _Run, comparison: Comparison, score: Score) -> str:
     labels = list(run.batch.labels)
-    mine = np.diagonal(comparison.after)[labels].sum() / max(1, comparison.totals[labels].sum())
+    mine = np.diagonal(comparison.after)[labels].sum() / max(1, int(comparison.totals[labels].sum()))
     everything = np.diagonal(comparison.after).sum() / comparison.totals.sum()
     met = f"{score[0]} of {len(judge(run.batch.requirements, comparison))} requirements, " if run.batch.stated else ""
     return f"{met}labels {100 * mine:.1f} %, all {100 * everything:.2f} %"

@@ -70,7 +70,7 @@ def create_images(file: Any, rows: int, image_shape: tuple[int, ...], image_dtyp
 
     Returns the datasets by field, in the order of the fields; a single one by the empty name.
     """
-    dtype = np.dtype(image_dtype)
+    dtype: np.dtype[Any] = np.dtype(image_dtype)
     if dtype.names is None:
         return {"": file.create_dataset("images", (rows, *image_shape), dtype)}
     group = file.create_group("images", track_order=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine import backend
 from engine.errors import InputError
-from engine.fitness import UNIT_COUNTS, Tiling, Weights, bucket, tile_shape
+from engine.fitness import SLABS, UNIT_COUNTS, Tiling, Weights, bucket, tile_shape
 from engine.graph import Step
 from engine.layer_targets import DeepTarget, Target
 from engine.runner import BATCH_ROWS, PASS_ROWS
@@ -100,8 +100,9 @@ def plan_search(
         batch_rows: rows of a pass.
         searches: that are held at once.
     """
-    # float64: position, velocity, personal best, two random numbers and two temporaries of a move.
-    swarm = searches * particles * (len(weights.old) * 8 * 7 + 4 * 8)
+    # float64: position, velocity, personal best, two random numbers and two temporaries of a move; float32: the changes
+    # of the candidates in a call.
+    swarm = searches * particles * (len(weights.old) * (8 * 7 + 4 * SLABS) + 4 * 8)
     whole = {"all_particles": searches * particles, "all_rows": rows}
     blocks = 3 * PASS_ROWS * row_values * 4
     if tail is None or not isinstance(target, DeepTarget):
