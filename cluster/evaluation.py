@@ -30,7 +30,7 @@ from cluster.inputs import (
     search_rows,
 )
 from cluster.records import enough_room, write_evaluation
-from cluster.repair import chunk_problems, patch_of
+from cluster.repair import chunk_problems, patch_of, planned
 from cluster.searches import SearchOutcome, SearchTask
 from engine.cases import localised_by
 from engine.errors import InputError
@@ -41,7 +41,6 @@ from engine.imagesets import ImageSet
 from engine.layer_targets import DeepTarget, Target
 from engine.localize import GRADIENTS_PER_NEGATIVE, Impact, Localisation, draw_pareto_front
 from engine.models import LoadedModel, check_fits, load_model
-from engine.plan import check_plan, plan_search
 from engine.problem import Problem, localised_in
 from engine.results import paired_changes
 from engine.runner import predicted_classes
@@ -266,38 +265,25 @@ def _cases(
         right = compute.localisation_sums(handle, work.positives, tick)
     kernel = work.target.kernel
     count = sum(images.rows for images in (work.negatives, work.positives) if images is not None)
-    blamed: dict[tuple[int | None, Impact, int], tuple[Localisation, Chunk]] = {}
+    searches = len(work.seeds) * len(work.settings)
+    blamed: dict[tuple[int | None, Impact, int], tuple[Localisation, Chunk, Int64 | None, Weights]] = {}
     for setting in work.settings:
         key = setting.num_grad, setting.impact, setting.fronts
         if key not in blamed:
             found = localised_by(work.target, sums, right, kernel, setting.num_grad, setting.impact, setting.fronts)
             index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
-            blamed[key] = found, chunk_of(work.paths, work.negatives, work.positives, index)
-        _, weights = localised_in(work.target, kernel, blamed[key][1].index)
-        plan = plan_search(
-            work.target,
-            handle.tail,
-            weights,
-            rows=count,
-            row_values=math.prod(work.model.input_shape),
-            classes=work.model.classes,
-            particles=setting.search.swarm.num_particles,
-            tiling=setting.search.tiling,
-            batch_rows=compute.options.batch_rows,
-            searches=len(work.seeds) * len(work.settings),
-        )
-        for sentence in plan.sentences():
-            compute.say(f"{setting.name}: {sentence}" if setting.name else sentence)
-        check_plan(plan)
+            chunk = chunk_of(work.paths, work.negatives, work.positives, index)
+            blamed[key] = found, chunk, *localised_in(work.target, kernel, chunk.index)
+        *_, weights = blamed[key]
+        planned(handle, compute, weights, count, setting.search, searches=searches, name=setting.name)
     inputs = None
     if not isinstance(work.target, DeepTarget):
-        inputs = np.unique(np.concatenate([chunk.index[:, 0] for _, chunk in blamed.values()]))
-    _, any_chunk = next(iter(blamed.values()))  # they have the same rows
+        inputs = np.unique(np.concatenate([chunk.index[:, 0] for _, chunk, *_ in blamed.values()]))
+    _, any_chunk, *_ = next(iter(blamed.values()))  # they have the same rows
     rows = search_rows(any_chunk, inputs, handle, compute, on_rows)
     _warn_of_others(work, rows, warn)
     ready = {}
-    for key, (found, chunk) in blamed.items():
-        columns, weights = localised_in(work.target, kernel, chunk.index)
+    for key, (found, chunk, columns, weights) in blamed.items():
         mine = rows
         if inputs is not None and columns is not None:
             mine = replace(rows, inputs=np.ascontiguousarray(rows.inputs[:, np.searchsorted(inputs, columns)]))

@@ -115,7 +115,7 @@ def run_task_in_tiles(
             yield event(nothing_to_do(task, time.perf_counter() - begun))
             return
         assert handle.target is not None
-        problems = problems_of(handle.target, handle.tail, values, case, task)
+        problems = problems_of(handle.target, handle.tail, handle.batch_rows, values, case, task)
     except InputError as error:
         yield event(TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - begun))
         return

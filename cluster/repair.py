@@ -186,26 +186,47 @@ def _open_all(repairs: Repairs) -> list[Chunk | None]:
     return [open_chunk(paths, model, repairs.target) for paths in repairs.chunks]
 
 
+def planned(
+    handle: ModelHandle,
+    compute: Compute,
+    weights: Weights,
+    rows: int,
+    settings: SearchSettings,
+    *,
+    searches: int,
+    name: str,
+) -> Plan:
+    """Plan searches and say it, named for people, before any row is read.
+
+    Raises:
+        InputError: they do not fit in memory.
+    """
+    assert handle.target is not None
+    plan = plan_search(
+        handle.target,
+        handle.tail,
+        weights,
+        rows=rows,
+        row_values=math.prod(handle.loaded.input_shape),
+        classes=handle.loaded.classes,
+        particles=settings.swarm.num_particles,
+        tiling=settings.tiling,
+        batch_rows=handle.batch_rows,
+        searches=searches,
+    )
+    for sentence in plan.sentences():
+        compute.say(f"{name}: {sentence}" if name else sentence)
+    check_plan(plan)
+    return plan
+
+
 def _case(run: _Run, chunk: Chunk) -> _Case:
     """Extract the features of a chunk and of the rows that choose for it, and set up one search per seed."""
     settings, target, held_out = run.repairs.settings, run.repairs.target, run.repairs.validation
     columns, weights = localised_in(target, target.kernel, chunk.index)
     count = sum(each.rows for each in (chunk.negatives, chunk.positives, held_out) if each is not None)
-    plan = plan_search(
-        target,
-        run.handle.tail,
-        weights,
-        rows=count,
-        row_values=math.prod(run.repairs.model.input_shape),
-        classes=run.repairs.model.classes,
-        particles=settings.swarm.num_particles,
-        tiling=settings.tiling,
-        batch_rows=run.compute.options.batch_rows,
-        searches=len(run.repairs.seeds),
-    )
-    for sentence in plan.sentences():
-        run.compute.say(f"{chunk.paths.negatives.name}: {sentence}")
-    check_plan(plan)
+    seeds, name = len(run.repairs.seeds), chunk.paths.negatives.name
+    plan = planned(run.handle, run.compute, weights, count, settings, searches=seeds, name=name)
     rows = search_rows(chunk, columns, run.handle, run.compute, run.on_rows)
     judge, problems = chunk_problems(chunk, rows, weights, target, settings, run.repairs.seeds)
     validation = None

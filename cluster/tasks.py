@@ -190,8 +190,7 @@ class TaskRunner:
             if case is None:
                 return nothing_to_do(task, time.perf_counter() - begun)
             groups = self._groups.get(
-                (case.data, task.base, task.searches),
-                lambda: _groups(problems_of(runner.target, runner.tail, kernel, case, task), case.rows, runner.tail),
+                (case.data, task.base, task.searches), lambda: self._prepared(runner, kernel, case, task)
             )
         except InputError as error:
             return TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - begun)
@@ -200,6 +199,10 @@ class TaskRunner:
             results.update({each.name: each for each in _advance(group, task, states, seconds)})
         ordered = [results[spec.name] for spec in task.searches]
         return task_result(case, ordered, time.perf_counter() - begun)
+
+    def _prepared(self, runner: ModelRunner, kernel: Float32, case: Case, task: Task) -> list[_Group]:
+        problems = problems_of(runner.target, runner.tail, runner.batch_rows, kernel, case, task)
+        return _groups(problems, case.rows, runner.tail)
 
     def case(
         self,
@@ -276,7 +279,9 @@ def task_result(case: Case, searches: Sequence[SearchResult], seconds: float) ->
     )
 
 
-def problems_of(target: Target, tail: Tail | None, kernel: Float32, case: Case, task: Task) -> list[Problem]:
+def problems_of(
+    target: Target, tail: Tail | None, batch_rows: int, kernel: Float32, case: Case, task: Task
+) -> list[Problem]:
     """What each search of a task searches.
 
     Raises:
@@ -292,6 +297,7 @@ def problems_of(target: Target, tail: Tail | None, kernel: Float32, case: Case, 
         classes=case.rows.logits.shape[1],
         particles=settings.swarm.num_particles,
         tiling=settings.tiling,
+        batch_rows=batch_rows,
         searches=len(task.searches),
     )
     check_plan(plan)

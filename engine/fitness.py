@@ -199,7 +199,8 @@ class TiledFitness:
             negative and among the positive.
         """
         where = self.tiles[tile]
-        return self._evaluate_rows(where.rows, candidates[slice(*where.particles)])
+        part = candidates[slice(*where.particles)]
+        return self._evaluate_rows(where.rows, self._moved(part))[: len(part)]
 
     def start_tile(self, tile: int, candidates: Float32) -> Callable[[], Float64]:
         """Start the evaluation of a tile; what is returned ends it, so that the next one may be started before."""
@@ -212,31 +213,35 @@ class TiledFitness:
         """
         total = np.zeros((len(candidates), 4))
         for start in range(0, len(candidates), SLABS * self._slab):
-            part = slice(start, start + SLABS * self._slab)
+            part = total[start : start + SLABS * self._slab]
+            slabs = self._moved(candidates[start : start + len(part)])
             for rows in dict.fromkeys(tile.rows for tile in self.tiles):
-                total[part] += self._evaluate_rows(rows, candidates[part])
+                part += self._evaluate_rows(rows, slabs)[: len(part)]
         return total
 
-    def _evaluate_rows(self, rows: tuple[int, int], part: Float32) -> Float64:
-        """Sums (m, 4) of candidates (m, K) over one range of rows; m is at most `SLABS` slabs."""
+    def _moved(self, part: Float32) -> list[Any]:
+        """What candidates (m, K), at most `SLABS` slabs, change, slab by slab and weight by weight of the program."""
         used = -(-len(part) // self._slab)
         change = np.zeros((used * self._slab, part.shape[1] + 1), dtype=np.float32)
         np.subtract(part, self._weights.old, out=change[: len(part), :-1], dtype=np.float64, casting="same_kind")
         change = change.reshape(used, self._slab, -1)
         np.take(change, self._slots, axis=2, out=self._changes[:used], mode="clip")
+        return [backend.on_device(slab) for slab in self._changes[:used]]
+
+    def _evaluate_rows(self, rows: tuple[int, int], slabs: list[Any]) -> Float64:
+        """Sums (candidates of the slabs, 4) over one range of rows."""
         prepared = self._constants.get(rows)
         if prepared is None:
             prepared = self._constants[rows] = self._prepare(slice(*rows))
         blocks, *constants = prepared
-        slabs = [backend.on_device(slab) for slab in self._changes[:used]]
-        program = self._programs.get((rows, used))
+        program = self._programs.get((rows, len(slabs)))
         if program is None:
-            program = self._programs[rows, used] = backend.for_each(self._kernel, slabs, constants)
+            program = self._programs[rows, len(slabs)] = backend.for_each(self._kernel, slabs, constants)
         results = program(slabs, constants)
         loss, correct = (np.concatenate(values).astype(np.float64) for values in zip(*results, strict=True))
         # Added row by row of a C-contiguous array: the order does not depend on the number of candidates.
         sums = [values[..., kind].sum(axis=-1) for values in (loss, correct) for kind in blocks]
-        return np.stack(sums, axis=-1).reshape(-1, 4)[: len(part)]
+        return np.stack(sums, axis=-1).reshape(-1, 4)
 
     def _prepare(self, where: slice) -> tuple[tuple[slice, slice], Any, Any, Any]:
         """The blocks of negative and positive rows of a tile, and its row constants.

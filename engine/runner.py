@@ -128,7 +128,7 @@ class ModelRunner:
                 `localisation_sums` then do not exist.
             batch_rows: rows of one pass.
         """
-        self._batch = batch_rows
+        self.batch_rows = batch_rows
         self._model = model
         self.tail: Tail | None = None
         """Behind a deep target; None where the last Dense layer, or nothing, is under repair."""
@@ -153,7 +153,7 @@ class ModelRunner:
         return np.concatenate(
             [
                 np.asarray(self._outputs(unpack(self._model, batch)))[:count]
-                for batch, count in batches(images, self._batch)
+                for batch, count in batches(images, self.batch_rows)
             ]
         )
 
@@ -167,7 +167,7 @@ class ModelRunner:
         return np.concatenate(
             [
                 np.asarray(self._inputs(unpack(self._model, batch)), np.float32)[:count]
-                for batch, count in batches(images, self._batch)
+                for batch, count in batches(images, self.batch_rows)
             ]
         )
 
