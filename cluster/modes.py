@@ -272,7 +272,7 @@ def _finish(run: _Run, kernel: Float32, steps: Sequence[Step], chosen: Step) -> 
         labels = held_out.rows.labels
         records.replace("predictions", split, prediction_rows(split, labels, held_out.before, after[split]))
     shapes = batch.target.shapes
-    records.replace("patches", "batch", patch_rows("batch", 0, float("nan"), patch, shapes))
+    records.replace("patches", "batch", patch_rows("batch", 0, None, patch, shapes))
     write_patch(batch.output / "patch.arrow", patch, shapes)
     report = BatchReport(
         model=repaired_path(batch.model, batch.output),

@@ -95,7 +95,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         [
             JOB,
             _field("rank", pa.int32(), "0 is the best patch of the job by its own fitness"),
-            _field("fitness", pa.float64(), "of this patch on the search rows; not a number for the saved model's"),
+            _field("fitness", pa.float64(), "of this patch on the search rows; null for the saved model's"),
             _field("position", pa.int32(), "of the weight in its patch, from 0"),
             _field("weight", pa.string(), "path of the weight, <layer>/<variable>"),
             _field("flat_index", pa.int64(), "position in the flattened weight, C order"),

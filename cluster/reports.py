@@ -99,7 +99,7 @@ def job_row(
 
 
 def patch_rows(
-    job: str, rank: int, fitness: float, patch: Patch, shapes: Mapping[str, tuple[int, ...]]
+    job: str, rank: int, fitness: float | None, patch: Patch, shapes: Mapping[str, tuple[int, ...]]
 ) -> list[dict[str, Any]]:
     """Rows of the table `patches`."""
     return [

@@ -136,12 +136,12 @@ def words_of(data: Path, output: Path, mode: Mode, *more: object) -> list[str]:
     return [str(word) for word in ("batch", *files, *OPTIONS, *more)]
 
 
-def left(directory: Path) -> dict[str, str]:
-    """What a finished run left: its tables as text, without time and place, and digests of all other files.
+def left(directory: Path) -> dict[str, Any]:
+    """What a finished run left: its tables, without time and place, and digests of all other files.
 
     `run.json` counts by how the run ended. Files that nobody wants, such as unfinished ones, count as well.
     """
-    found = {name: str(comparable(read_table(directory, name)).to_pylist()) for name in SCHEMAS}
+    found: dict[str, Any] = {name: comparable(read_table(directory, name)) for name in SCHEMAS}
     for path in sorted(directory.rglob("*")):
         name = str(path.relative_to(directory))
         if path.is_file() and name != "run.json" and name.removesuffix(".arrow") not in SCHEMAS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -306,7 +305,7 @@ def test_what_was_chosen_stays_chosen(records: RunRecords, task_of: Callable[...
 def test_a_patch_that_a_batch_made_is_no_outcome(records: RunRecords, task_of: Callable[..., Task]) -> None:
     task = task_of()
     ledger_of(records).take(run(task, {}, all_of(task, 6)))
-    rows = [row | {"job": "batch", "fitness": math.nan} for row in read_table(records.directory, "patches").to_pylist()]
+    rows = [row | {"job": "batch", "fitness": None} for row in read_table(records.directory, "patches").to_pylist()]
     records.replace("patches", "batch", rows[:2])
     assert ledger_of(records).outcomes(["batch"]) == []
 
