@@ -1,0 +1,65 @@
+from .comparison import Comparison, compare
+from .containers import repaired_path, save_patched
+from .errors import InputError
+from .fitness import SearchRows, TiledFitness, Tiling, Weights
+from .head import Head, TargetLayer, find_target
+from .imagesets import ImageSet, open_image_set
+from .layer_targets import DeepTarget, resolve_target
+from .models import LoadedModel, load_model
+from .patch import Patch, compose, merge, patch_between, revert
+from .patch_file import read_patch, write_patch
+from .plan import Plan, plan_search
+from .problem import Problem
+from .requirements import Requirement, Verdict, judge, read_requirements
+from .results import label_results, paired_changes, wilson_interval
+from .runner import ModelRunner
+from .search import SearchSettings
+from .swarm import SwarmSettings, SwarmState
+from .tail_fitness import TailFitness
+from .targets import open_negatives, open_positives, write_targets
+
+__all__ = [
+    "Comparison",
+    "DeepTarget",
+    "Head",
+    "ImageSet",
+    "InputError",
+    "LoadedModel",
+    "ModelRunner",
+    "Patch",
+    "Plan",
+    "Problem",
+    "Requirement",
+    "SearchRows",
+    "SearchSettings",
+    "SwarmSettings",
+    "SwarmState",
+    "TailFitness",
+    "TargetLayer",
+    "TiledFitness",
+    "Tiling",
+    "Verdict",
+    "Weights",
+    "compare",
+    "compose",
+    "find_target",
+    "judge",
+    "label_results",
+    "load_model",
+    "merge",
+    "open_image_set",
+    "open_negatives",
+    "open_positives",
+    "paired_changes",
+    "patch_between",
+    "plan_search",
+    "read_patch",
+    "read_requirements",
+    "repaired_path",
+    "resolve_target",
+    "revert",
+    "save_patched",
+    "wilson_interval",
+    "write_patch",
+    "write_targets",
+]
