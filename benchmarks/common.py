@@ -16,11 +16,11 @@ from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
-from engine.files import replace_file
+from engine.core.files import replace_file
+from engine.core.types import Float32, Int64
 
 SHIPPED = Path(__file__).resolve().parent.parent / "cli" / "quickstart_data"
 """The quickstart's images and model."""
@@ -135,7 +135,7 @@ def side_by_side(calls: Mapping[str, Callable[[], object]], rounds: int, seconds
     return {name: median(values) for name, values in times.items()}
 
 
-def shipped_images(rows: int, preprocess: str = "pad") -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+def shipped_images(rows: int, preprocess: str = "pad") -> tuple[Float32, Int64]:
     """The first `rows` test images of the quickstart, float32 (n, 32, 32, 3), and their classes (n,)."""
     from engine.fashion_mnist import read_split
     from engine.preprocess import preprocess_images
@@ -144,9 +144,7 @@ def shipped_images(rows: int, preprocess: str = "pad") -> tuple[npt.NDArray[np.f
     return preprocess_images(images[:rows], preprocess), labels[:rows].astype(np.int64)
 
 
-def write_images(
-    path: Path, blocks: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]], rows: int
-) -> None:
+def write_images(path: Path, blocks: Sequence[tuple[Float32, Int64]], rows: int) -> None:
     """Write blocks of images and classes, in turn and over again until there are `rows`, as an image set.
 
     Every repetition moves the images one pixel further to the right, so that no two rows are equal.

@@ -15,7 +15,6 @@ from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from common import column, dataset_option, machine, model_option, output_option, write_results
 from quality import prepared_split, spread
@@ -23,6 +22,8 @@ from quality import prepared_split, spread
 from cli.console import table
 from engine import search
 from engine.cases import LayerInputs, localised_by
+from engine.core.rng import RngKey, generator
+from engine.core.types import Float32, Int64
 from engine.fashion_mnist import DEFAULT_PREPROCESS
 from engine.fitness import SearchRows
 from engine.head import TargetLayer
@@ -35,12 +36,8 @@ from engine.problem import Problem, localised_in, prepare
 from engine.results import paired_changes
 from engine.runner import ModelRunner
 from engine.search import SearchSettings
-from engine.streams import stream
-from engine.swarm import Stream, SwarmSettings
+from engine.swarm import SwarmSettings
 from engine.tail import TailRunner
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 LAST = "last"
 TARGETS = (LAST, "dense", "conv2d_2")
@@ -113,7 +110,7 @@ def choose(subject: Subject, way: str, rows: LayerInputs, logits: Float32, negat
     if way == "gradient alone":
         found = localize_pooled(sums(negative), sums(~negative), num_grad=count)
         return np.stack([found.row, found.column], axis=1)
-    drawn = stream(0, "drawn", 0, "weights").choice(len(kernel), count, replace=False)
+    drawn = generator(0, "drawn", 0, "weights").choice(len(kernel), count, replace=False)
     return np.stack([np.sort(drawn), np.zeros(count, np.int64)], axis=1)
 
 
@@ -208,7 +205,7 @@ def runs(
     deep = isinstance(subject.target, DeepTarget)
     found = []
     for seed in range(seeds):
-        source = Stream(seed, f"chunk {chunk}", label)
+        source = RngKey(seed, f"chunk {chunk}", label)
         spread_of = subject.target.spread(subject.kernel, index)
         kernel = subject.kernel if deep else None
         problem = Problem("deep", subject.target.head, weights, spread_of, source, settings, kernel)

@@ -23,12 +23,12 @@ from unittest.mock import patch
 import click
 import keras
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from common import column, machine, model_option, output_option, shipped_images, side_by_side, write_results
 from costs import Peak, Work, measure_peak
 
 from cli.console import table
+from engine.core.types import Float32, Float64, Int64
 from engine.fitness import SearchRows, Tiling, Weights
 from engine.graph import Step
 from engine.layer_targets import DeepTarget, resolve_target
@@ -41,7 +41,6 @@ from engine.touched import Route
 from engine.weights import weight_variables
 
 L = keras.layers
-Float64 = npt.NDArray[np.float64]
 
 LOSS = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)
 NEGATIVES = 0.15
@@ -159,10 +158,10 @@ class Job:
 
     target: DeepTarget
     tail: Tail
-    images: npt.NDArray[np.float32]
+    images: Float32
     rows: SearchRows
-    places: npt.NDArray[np.int64]
-    candidates: npt.NDArray[np.float32]
+    places: Int64
+    candidates: Float32
     model: Any
     loss: str
 

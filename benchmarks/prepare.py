@@ -32,7 +32,7 @@ from cluster.spread import Workers
 from engine.bdd import LABEL_NAMES, read_frames, square_crop
 from engine.bdd_objects import prepare_bdd_objects
 from engine.category_dir import create_category_dir
-from engine.spread import Spread
+from engine.core.parallel import ParallelMap
 from engine.subset import SubsetSettings, create_image_subset
 
 AIMS = {"one worker": 1.0, "two workers": 1.7}
@@ -110,7 +110,7 @@ def main(count: int, objects: int, rounds: int) -> None:
 
 
 def measure(
-    scenes: Any, root: Path, ways: dict[str, Spread | None], rounds: int
+    scenes: Any, root: Path, ways: dict[str, ParallelMap | None], rounds: int
 ) -> dict[str, list[tuple[float, float]]]:
     """Seconds of cropping and of preparing, for every way and round; all ways must give the same pixels."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}

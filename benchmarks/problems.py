@@ -16,6 +16,8 @@ from common import shipped_images
 
 from engine import backend, search
 from engine.backend import ops
+from engine.core.rng import RngKey
+from engine.core.types import Float32, Float64, Int64
 from engine.fitness import SearchRows, TiledFitness, Tiling, Weights
 from engine.head import Head, find_target
 from engine.localize import localize
@@ -23,11 +25,7 @@ from engine.models import LoadedModel
 from engine.problem import Problem, judge_of
 from engine.runner import ModelRunner
 from engine.search import Judge, SearchSettings
-from engine.swarm import Spread, Stream, SwarmSettings
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
+from engine.swarm import Spread, SwarmSettings
 
 PARTICLES = 100
 REFERENCE_PARTICLES = 3
@@ -160,7 +158,7 @@ def around(kernel: Float32, weights: Weights, particles: int) -> Float32:
 
 def iterations(job: Job, fitness: TiledFitness, steps: int = 1) -> Callable[[], object]:
     """Whole iterations of the search, `steps` in a call: candidates, their fitness, the move of the swarm."""
-    source = Stream(0, "benchmark", 0)
+    source = RngKey(0, "benchmark", 0)
     problem = Problem("benchmark", HEAD, job.weights, Spread.of(job.kernel), source, job.settings)
     judge, state = job.judge, problem.start()
 

@@ -17,12 +17,13 @@ from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 from common import dataset_option, machine, model_option
 
 from cli.console import table
 from engine import search
 from engine.backend import keras
+from engine.core.rng import RngKey
+from engine.core.types import Float32, Int64
 from engine.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES, read_split
 from engine.fitness import SearchRows, Weights
 from engine.head import TargetLayer, find_target
@@ -34,10 +35,7 @@ from engine.problem import Problem, prepare
 from engine.results import LabelChange, paired_changes
 from engine.runner import ModelRunner
 from engine.search import POSITIVE_WORTH, SearchSettings
-from engine.swarm import Spread, Stream, SwarmSettings
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
+from engine.swarm import Spread, SwarmSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +123,7 @@ class Subject:
 
     def repair(self, case: Case, seed: int, settings: SearchSettings) -> tuple[Run, Float32]:
         """Search, and predict the test images with the layer repaired; also returns the new weights (K,)."""
-        source = Stream(seed, f"chunk {case.chunk}", case.label)
+        source = RngKey(seed, f"chunk {case.chunk}", case.label)
         problem = Problem("quality", self.target.head, case.weights, Spread.of(self.kernel), source, settings)
         prepared = prepare(problem, case.rows)
         state, iterations = search.advance(settings, source, prepared.judge, problem.start(), prepared.fitness.evaluate)

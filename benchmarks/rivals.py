@@ -26,8 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from problems import Job, by_numpy_of, kinds
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
+from engine.core.types import Bool, Float32, Float64, Int64
 
 STEPS = 10
 """Iterations in one call: what a loop over iterations pays once is shared, as in a long run."""
@@ -71,10 +70,10 @@ class Groups:
     """
 
     form: str
-    slot: npt.NDArray[np.int64]
+    slot: Int64
     inputs: Float32
     base: Float32
-    is_true: npt.NDArray[np.bool_]
+    is_true: Bool
     true: Float32
     largest: Float32 | None
     remainder: Float32 | None

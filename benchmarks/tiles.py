@@ -21,13 +21,14 @@ from cli.console import table
 from cluster.compute import Compute, ComputeOptions
 from cluster.remote_searches import tiled
 from cluster.searches import SearchTask
+from engine.core.rng import RngKey
 from engine.fitness import SearchRows
 from engine.layer_targets import DeepTarget, resolve_target
 from engine.models import load_model
 from engine.problem import Problem, localised_in, prepare
 from engine.runner import ModelRunner
 from engine.search import SearchSettings
-from engine.swarm import Stream, SwarmSettings
+from engine.swarm import SwarmSettings
 
 AIM, LEAST = 1.7, 0.2
 """Aim for two actors, where an iteration costs at least so many seconds."""
@@ -72,7 +73,7 @@ def main(
         head=target.head,
         weights=localised_in(target, target.kernel, index)[1],
         spread=target.spread(target.kernel, index),
-        source=Stream(0, "tiles", 0),
+        source=RngKey(0, "tiles", 0),
         settings=SearchSettings(SwarmSettings(particles)),
         kernel=target.kernel,
     )

@@ -24,7 +24,7 @@ from cli.options import (
 )
 from cli.report import summary
 from cli.report_words import duration
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 if TYPE_CHECKING:
     from cluster.batch import Batch, Mode, Weighting

@@ -26,7 +26,7 @@ from cli.options import (
     target_layer_option,
     verbose_option,
 )
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.evaluation import DATASETS, run_line, summarise
 
 if TYPE_CHECKING:

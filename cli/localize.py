@@ -18,7 +18,7 @@ from cli.options import (
     target_layer_option,
     verbose_option,
 )
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 if TYPE_CHECKING:
     from cluster.compute import ComputeOptions

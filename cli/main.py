@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from engine.errors import InputError, WorkError
+from engine.core.errors import InputError, WorkError
 
 COMMANDS = {
     "quickstart": "cli.quickstart",

@@ -9,7 +9,7 @@ import click
 
 from cli.console import table
 from cli.options import PATH, F, model_options, option
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 if TYPE_CHECKING:
     from engine.models import LoadedModel

@@ -10,7 +10,7 @@ import click
 
 from cli.console import Console
 from cli.options import PATH, F, option, verbose_option, worker_options
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 
 def _ratio(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, float, float, float]:

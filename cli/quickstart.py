@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from cli.options import PATH, option
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 
 @click.command(short_help="Repair a shipped model on shipped images, from raw data to the table.")

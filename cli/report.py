@@ -22,8 +22,8 @@ from cli.report_words import (
     under_repair,
 )
 from cli.verdicts import verdict_table
-from engine.errors import InputError
-from engine.files import replace_file
+from engine.core.errors import InputError
+from engine.core.files import replace_file
 
 if TYPE_CHECKING:
     from cli.report_data import Job, Outcome, Report

@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup, escape
 
 from cli.report_data import Candidate, Curve, Job, Worker
 from cli.report_words import duration, number, percent, points
-
-Indices = npt.NDArray[np.int64]
+from engine.core.types import Float64, Int64
 
 _LETTER = 6.8
 """Width of an average letter of a name in a chart, in pixels."""
@@ -127,7 +125,7 @@ def radar(identifier: str, spokes: Sequence[Spoke]) -> Markup:
     return _chart(identifier, width, height, 560 if many else 400, "Accuracy before and after", described, body)
 
 
-def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Indices, strongest: float) -> Markup:
+def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Int64, strongest: float) -> Markup:
     """Confusions: rows of true label by column of predicted label.
 
     Args:
@@ -345,7 +343,7 @@ def _ticks(low: float, high: float, count: int, *, outside: bool = False, whole:
     return [round(at * step, 10) for at in range(first, last + 1)]
 
 
-def _kept(best: npt.NDArray[np.float64], keep: int) -> list[int]:
+def _kept(best: Float64, keep: int) -> list[int]:
     """Positions where a best value rises, thinned evenly to `keep`, and the last."""
     rises = np.flatnonzero(np.diff(best, prepend=-np.inf) > 0)
     if len(rises) > keep:

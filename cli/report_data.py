@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.types import Float64, Int64
 from engine.requirements import Requirement, Verdict
 from engine.results import LabelChange
-
-Indices = npt.NDArray[np.int64]
 
 HELD_OUT = ("test", "validation")
 """Rows no search has seen, the better judge first."""
@@ -90,8 +88,8 @@ class Step:
 class Curve:
     """Best fitness of a job: iteration (n,) int64, ascending, and best (n,) float64."""
 
-    iteration: Indices
-    best: npt.NDArray[np.float64]
+    iteration: Int64
+    best: Float64
 
 
 @dataclass(frozen=True)
@@ -113,10 +111,10 @@ class Candidate:
 class Predictions:
     """Classes of held-out rows, all (n,) int64, by ascending row of the image set."""
 
-    row: Indices
-    label: Indices
-    before: Indices
-    after: Indices
+    row: Int64
+    label: Int64
+    before: Int64
+    after: Int64
 
 
 @dataclass(frozen=True, eq=False)

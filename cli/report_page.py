@@ -15,16 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cli import report_charts as charts
-from cli.report_data import (
-    Candidate,
-    Curve,
-    Indices,
-    Job,
-    Outcome,
-    Report,
-    total_change,
-    workers,
-)
+from cli.report_data import Candidate, Curve, Job, Outcome, Report, total_change, workers
 from cli.report_pictures import Picture, pictures
 from cli.report_words import (
     SPLIT_WORDS,
@@ -38,6 +29,7 @@ from cli.report_words import (
     under_repair,
     verdict_values,
 )
+from engine.core.types import Int64
 from engine.results import LabelChange
 
 _MANY_LABELS = 60
@@ -199,14 +191,14 @@ def _confusion(report: Report) -> dict[str, Any] | None:
     }
 
 
-def _strongest(counts: Indices) -> float:
+def _strongest(counts: Int64) -> float:
     """The largest share of a label's rows that goes to one wrong label."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     np.fill_diagonal(shares, 0)
     return float(shares.max())
 
 
-def _pairs(before: Indices, after: Indices) -> list[_Pair]:
+def _pairs(before: Int64, after: Int64) -> list[_Pair]:
     """The confusions whose rows changed most, the largest change first."""
     change = np.abs(after - before)
     np.fill_diagonal(change, 0)

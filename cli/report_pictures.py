@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cli.report_data import HELD_OUT, Indices, Predictions
-from engine.errors import InputError
+from cli.report_data import HELD_OUT, Predictions
+from engine.core.errors import InputError
+from engine.core.types import Float32, Int64, Uint8
 from engine.imagesets import ImageSet, is_pictures, open_image_set, read_rows
 
 _MOST = 40
@@ -23,8 +24,6 @@ _MOST = 40
 
 _LONGEST_SIDE = 64
 """Pixels of a picture; larger images are averaged down."""
-
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def pictures(
     return Pictures(split, made["fixed"], made["broken"], len(fixed), len(broken), note)
 
 
-def png(pixels: Bytes) -> bytes:
+def png(pixels: Uint8) -> bytes:
     """A PNG of (h, w, 1) grey or (h, w, 3) RGB bytes."""
     height, width, channels = pixels.shape
     lines = np.zeros((height, 1 + width * channels), np.uint8)  # each line starts with its filter, 0 for none
@@ -100,7 +99,7 @@ def png(pixels: Bytes) -> bytes:
     )
 
 
-def to_bytes(images: npt.NDArray[np.float32]) -> Bytes:
+def to_bytes(images: Float32) -> Uint8:
     """Images (n, h, w, c) of any range as bytes (n, h', w', 1 or 3), all on one scale.
 
     Values within 0 to 1, or else 0 to 255, keep that range; any other is stretched from the smallest to the largest.
@@ -112,11 +111,11 @@ def to_bytes(images: npt.NDArray[np.float32]) -> Bytes:
     if low >= 0:
         low, high = 0.0, 1.0 if high <= 1 else 255.0 if high <= 255 else high
     scaled = (_smaller(shown) - low) / (high - low if high > low else 1.0)
-    pixels: Bytes = np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+    pixels: Uint8 = np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
     return pixels
 
 
-def _spread(positions: Indices, labels: Indices) -> Indices:
+def _spread(positions: Int64, labels: Int64) -> Int64:
     """At most `_MOST` of the positions, taken from every label in turn, sorted by label."""
     mine = labels[positions]
     order = np.argsort(mine, kind="stable")
@@ -149,7 +148,7 @@ def _written_later(path: Path, started: str | None) -> str | None:
     return f"{path} was written after the run had started: its pictures may not be those that were measured."
 
 
-def _uris(images: npt.NDArray[np.float32]) -> list[str]:
+def _uris(images: Float32) -> list[str]:
     if not len(images):
         return []
     return ["data:image/png;base64," + base64.b64encode(png(each)).decode() for each in to_bytes(images)]

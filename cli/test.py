@@ -10,7 +10,7 @@ import click
 from cli.console import Console, label_name, table
 from cli.options import PATH, compute_options, model_options, open_data, option, verbose_option
 from cli.verdicts import NOT_MET, verdict_table
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 if TYPE_CHECKING:
     from cluster.compute import ComputeOptions

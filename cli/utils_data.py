@@ -9,7 +9,7 @@ import click
 from cli.console import Console
 from cli.options import PATH, open_data, option
 from cli.utils_options import created
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 _overwrite_option = option("--overwrite", type=bool, help="Replace a folder with other things in it.")
 

@@ -11,11 +11,9 @@ import click
 
 from cli.console import Console
 from cli.options import PATH, F, open_data, option
+from engine.core.types import Int64
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from cluster.compute import Compute, ComputeOptions
     from engine.imagesets import ImageSet
     from engine.models import LoadedModel
@@ -84,7 +82,7 @@ def load_fitting(paths: list[Path], images: list[ImageSet], *, allow_custom_code
 
 def predict_all(
     models: list[LoadedModel], images: list[ImageSet], compute_settings: ComputeOptions, verbose: int
-) -> list[list[npt.NDArray[np.int64]]]:
+) -> list[list[Int64]]:
     """Classes (n,) that each model predicts for each set."""
     from cluster.compute import Compute
 
@@ -96,9 +94,7 @@ def predict_all(
         return [_predict(compute, model, images, console) for model in models]
 
 
-def _predict(
-    compute: Compute, model: LoadedModel, images: list[ImageSet], console: Console
-) -> list[npt.NDArray[np.int64]]:
+def _predict(compute: Compute, model: LoadedModel, images: list[ImageSet], console: Console) -> list[Int64]:
     handle = compute.handle(model)
     tick = console.rows("predict", sum(each.rows for each in images))
     return [compute.predict(handle, each, tick) for each in images]

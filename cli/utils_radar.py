@@ -18,7 +18,7 @@ from cli.utils_options import (
     load_fitting,
     predict_all,
 )
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 if TYPE_CHECKING:
     from cluster.compute import ComputeOptions

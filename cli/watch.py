@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from cli.options import PATH, option
 from cli.report_words import duration, plural
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 QUIET_SECONDS = 60.0
 """A run that has written nothing for so long is looked at more closely."""

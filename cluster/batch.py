@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from cluster.passes import ship_rows
 from cluster.tasks import SearchSpec, Task
 from engine.cases import LayerInputs
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.types import Float32
 from engine.imagesets import ImageSet, open_image_set
 from engine.layer_targets import Target
 from engine.localize import Impact
@@ -22,8 +22,6 @@ from engine.models import LoadedModel, check_fits
 from engine.requirements import Requirement, check_rows
 from engine.search import SearchSettings
 
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 Mode = Literal["chain", "independent", "rounds"]
 
 

@@ -14,7 +14,7 @@ from cluster.inputs import OnRows
 from cluster.ledger import OnJobs
 from cluster.modes import OUTPUTS, run_batch
 from cluster.records import RunRecords, enough_room, holds_run, read_facts
-from engine.files import remove
+from engine.core.files import remove
 
 
 def run_recorded(

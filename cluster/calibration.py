@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cluster.batch import Batch, ChunkFile, base_key, tasks_of
 from cluster.compute import Compute, ModelHandle
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.imagesets import read_images
 
 BUDGET = 10.0

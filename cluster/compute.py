@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 
 from cluster.passes import NOT_VISIBLE, Pass, ShippedModel, block_pass, ship_rows
 from cluster.placement import (
@@ -38,7 +37,8 @@ from cluster.searches import (
 from cluster.tasks import Task, TaskEvent, TaskRunner
 from engine import backend
 from engine.cases import LayerInputs
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.types import Float32, Int64
 from engine.fitness import plan_tiles
 from engine.imagesets import ImageSet, read_images
 from engine.layer_targets import DeepTarget, Target
@@ -186,7 +186,7 @@ class Compute:
         """A model ready to run, with its weights under repair when it is to be repaired."""
         return ModelHandle(loaded, target, self.options.batch_rows)
 
-    def predict(self, model: ModelHandle, images: ImageSet, progress: Progress | None = None) -> npt.NDArray[np.int64]:
+    def predict(self, model: ModelHandle, images: ImageSet, progress: Progress | None = None) -> Int64:
         """Predicted classes (n,) of all rows."""
         return np.concatenate(self._pass(model, images, "predict", None, progress))
 
@@ -194,9 +194,9 @@ class Compute:
         self,
         model: ModelHandle,
         images: ImageSet,
-        columns: npt.NDArray[np.int64] | None,
+        columns: Int64 | None,
         progress: Progress | None = None,
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    ) -> tuple[Float32, Float32]:
         """Inputs of the layer under repair at `columns` (n, I), or all, and its logits (n, C)."""
         parts = self._pass(model, images, "features", columns, progress)
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
@@ -250,7 +250,7 @@ class Compute:
     def run_tasks(
         self,
         model: ModelHandle,
-        kernel: npt.NDArray[np.float32],
+        kernel: Float32,
         more_positives: LayerInputs | None,
         tasks: Sequence[Task],
         states: Mapping[str, SearchState],
@@ -325,7 +325,7 @@ class Compute:
         model: ModelHandle,
         images: ImageSet,
         what: Pass,
-        columns: npt.NDArray[np.int64] | None,
+        columns: Int64 | None,
         progress: Progress | None,
     ) -> list[Any]:
         """One pass over all rows; results of the row blocks in row order."""
@@ -368,7 +368,7 @@ class Compute:
         model: ModelHandle,
         images: ImageSet,
         what: Pass,
-        columns: npt.NDArray[np.int64] | None,
+        columns: Int64 | None,
         tick: Progress,
         blocks: list[tuple[int, int]],
         results: list[Any],

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import engine
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 ANSWER_SECONDS = 5
 

@@ -17,7 +17,6 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import numpy.typing as npt
 
 from cluster.compute import Compute, ModelHandle, Progress
 from cluster.inputs import (
@@ -33,9 +32,10 @@ from cluster.records import enough_room, write_evaluation
 from cluster.repair import chunk_problems, patch_of, planned
 from cluster.searches import SearchOutcome, SearchTask
 from engine.cases import localised_by
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.files import remove, replace_directory
+from engine.core.types import Int64
 from engine.evaluation import Given, Rates, held_out_rates, result_text, search_rates
-from engine.files import remove, replace_directory
 from engine.fitness import SearchRows, Weights
 from engine.imagesets import ImageSet
 from engine.layer_targets import DeepTarget, Target
@@ -46,8 +46,6 @@ from engine.results import paired_changes
 from engine.runner import predicted_classes
 from engine.search import Iteration, Judge, SearchSettings
 from engine.weights_file import write_localised
-
-Int64 = npt.NDArray[np.int64]
 
 RESULT = "result.txt"
 TABLE = "evaluate.arrow"

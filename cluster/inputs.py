@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from cluster.compute import Compute, ModelHandle, Progress
 from engine.cases import case_fingerprint
 from engine.containers import repaired_path, save_patched
-from engine.errors import InputError
-from engine.files import replace_directory
+from engine.core.errors import InputError
+from engine.core.files import replace_directory
+from engine.core.types import Int64
 from engine.fitness import SearchRows
 from engine.head import Head
 from engine.imagesets import ImageSet, content_fingerprint
@@ -23,8 +23,6 @@ from engine.patch import Patch
 from engine.runner import predicted_classes
 from engine.targets import open_negatives, open_positives
 from engine.weights_file import localised_paths, read_localised
-
-Int64 = npt.NDArray[np.int64]
 
 OnRows = Callable[[str, int], Progress]
 """Given a title and a number of rows, returns what to call with rows done."""

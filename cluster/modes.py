@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from cluster.batch import Batch, ChunkFile, base_key, group_name, specs_of, tasks_of
 from cluster.compute import Compute, ModelHandle
@@ -27,16 +26,14 @@ from cluster.selection import Candidate, HeldOut, Jury, Score, ranked
 from engine.cases import LayerInputs
 from engine.comparison import Comparison
 from engine.containers import repaired_path
-from engine.files import remove, replace_file
+from engine.core.files import remove, replace_file
+from engine.core.types import Float32, Int64
 from engine.imagesets import ImageSet
 from engine.models import load_model
 from engine.patch import Patch
 from engine.patch_file import write_patch
 from engine.requirements import Verdict, judge, rank
 from engine.weights_file import write_localised
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 NOT_MET = "requirements-not-met.txt"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from engine.core.types import Float32, Int64
 from engine.imagesets import ImageSet, row_digests
 from engine.layer_targets import Target, resolve_target
 from engine.models import ModelSpec, TrainingLoss, build_model
@@ -69,9 +69,9 @@ def build_runner(model: ShippedModel) -> ModelRunner:
 def block_pass(
     runner: ModelRunner,
     what: Pass,
-    images: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
-    columns: npt.NDArray[np.int64] | None,
+    images: Float32,
+    labels: Int64,
+    columns: Int64 | None,
 ) -> Any:
     """One pass over a block of rows.
 

@@ -20,7 +20,7 @@ from ray.exceptions import (
 
 from cluster.connect import Resources
 from cluster.replica import Replica
-from engine.errors import InputError, WorkError
+from engine.core.errors import InputError, WorkError
 
 LOST = (RayActorError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
 

@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.ipc
 
-from engine.errors import InputError, WorkError
-from engine.files import remove, remove_at_once, remove_leftovers, replace_file
+from engine.core.errors import InputError, WorkError
+from engine.core.files import remove, remove_at_once, remove_leftovers, replace_file
 
 
 def _field(name: str, kind: pa.DataType, text: str, unit: str = "") -> pa.Field:

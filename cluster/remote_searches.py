@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
-import numpy.typing as npt
 import ray
 
 from cluster.pool import Call, WorkerPool
 from cluster.searches import SEGMENT_SECONDS, OnSegment, SearchOutcome, SearchTask, run_here
 from engine import search
+from engine.core.types import Float32, Float64
 from engine.fitness import Tile, combine
 from engine.problem import prepare
 from engine.tail import Tail
@@ -81,7 +80,7 @@ def tiled(pool: WorkerPool, task: SearchTask, tiles: Sequence[Tile], model: Any 
     key, rows, problem = uuid4().hex, ray.put(task.rows), ray.put(task.problem)
     shares = [list(range(worker, len(tiles), len(pool))) for worker in range(min(len(pool), len(tiles)))]
 
-    def evaluate(candidates: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    def evaluate(candidates: Float32) -> Float64:
         parts: list[Any] = [None] * len(tiles)
         calls = [
             Call("evaluate_tiles", (key, rows, problem, share, candidates, model), tag=share, worker=worker)

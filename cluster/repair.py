@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cluster.compute import Compute, ModelHandle
 from cluster.inputs import (
@@ -31,7 +30,9 @@ from cluster.records import RunRecords
 from cluster.reports import ChunkReport, Measured, job_row, label_rows, patch_rows
 from cluster.searches import SearchOutcome, SearchTask
 from cluster.versions import versions
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.rng import RngKey
+from engine.core.types import Int64
 from engine.fitness import SearchRows, Weights
 from engine.imagesets import ImageSet
 from engine.layer_targets import DeepTarget, Target
@@ -49,10 +50,7 @@ from engine.problem import (
 from engine.results import paired_changes
 from engine.runner import predicted_classes
 from engine.search import Iteration, Judge, SearchSettings, result
-from engine.swarm import Stream
 from engine.weights_file import write_localised
-
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,7 +242,7 @@ def chunk_problems(
     seeds: Sequence[int],
 ) -> tuple[Judge, tuple[Problem, ...]]:
     """What judges the candidates of a chunk, and its searches, one per seed; `weights` are those of `chunk.index`."""
-    source = Stream(0, chunk.data, chunk.label)
+    source = RngKey(0, chunk.data, chunk.label)
     judge = judge_of(settings, sample_positives(rows, source, settings.num_input_pos_sampled))
     problem = Problem(
         name=f"{chunk.data[:12]}-{chunk.label}-w{judge.positive_weight:g}",

@@ -12,14 +12,12 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from cluster.cache import Cache
 from cluster.passes import NOT_VISIBLE, Pass, ShippedModel, ShippedRows, block_pass, build_runner
 from cluster.tasks import Task, TaskResult, TaskRunner
 from engine import backend, search
 from engine.cases import Case, LayerInputs
+from engine.core.types import Float32, Float64, Int64
 from engine.fitness import SearchRows, one_ahead
 from engine.imagesets import read_images
 from engine.problem import Prepared, Problem, prepare
@@ -51,8 +49,8 @@ class Replica:
         what: Pass,
         start: int,
         stop: int,
-        columns: npt.NDArray[np.int64] | None,
-        images: npt.NDArray[np.float32] | None = None,
+        columns: Int64 | None,
+        images: Float32 | None = None,
     ) -> Any:
         """Run one pass over rows start..stop; see `block_pass`. `images` are given where the file was not visible."""
         if images is None:
@@ -82,28 +80,26 @@ class Replica:
         rows: SearchRows,
         problem: Problem,
         tiles: Sequence[int],
-        candidates: npt.NDArray[np.float32],
+        candidates: Float32,
         model: ShippedModel | None = None,
-    ) -> list[npt.NDArray[np.float64]]:
+    ) -> list[Float64]:
         """Evaluate some tiles of one iteration, in order; see `advance`."""
         prepared = self._prepared(key, rows, problem, model)
         return list(one_ahead(functools.partial(self.start_tile, prepared, tile, candidates) for tile in tiles))
 
-    def start_tile(
-        self, prepared: Prepared, tile: int, candidates: npt.NDArray[np.float32]
-    ) -> Callable[[], npt.NDArray[np.float64]]:
+    def start_tile(self, prepared: Prepared, tile: int, candidates: Float32) -> Callable[[], Float64]:
         """Start the evaluation of one tile; what is returned ends it."""
         return prepared.fitness.start_tile(tile, candidates)
 
     def run_task(
         self,
         model: ShippedModel,
-        kernel: npt.NDArray[np.float32],
+        kernel: Float32,
         more_positives: LayerInputs | None,
         task: Task,
         states: Mapping[str, SearchState],
         seconds: float,
-        images: npt.NDArray[np.float32] | None = None,
+        images: Float32 | None = None,
     ) -> TaskResult | str:
         """Run the searches of a task for about `seconds`; see `cluster.tasks.TaskRunner.run`."""
         if images is None and not task.chunk.visible:
@@ -113,10 +109,10 @@ class Replica:
     def task_case(
         self,
         model: ShippedModel,
-        kernel: npt.NDArray[np.float32],
+        kernel: Float32,
         more_positives: LayerInputs | None,
         task: Task,
-        images: npt.NDArray[np.float32] | None = None,
+        images: Float32 | None = None,
     ) -> Case | str | None:
         """Targets and weights of a task; see `cluster.tasks.TaskRunner.case`."""
         if images is None and not task.chunk.visible:

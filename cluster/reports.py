@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cluster.inputs import Chunk, ChunkPaths
 from cluster.searches import SearchOutcome
 from engine.comparison import Comparison
+from engine.core.types import Int64
 from engine.patch import Patch
 from engine.problem import Problem
 from engine.requirements import Verdict
 from engine.results import LabelChange
 from engine.search import Judge
-
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,18 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.candidates import predict_deep, predict_patched
 from engine.cases import LayerInputs
 from engine.comparison import Comparison, compare, compare_many
+from engine.core.types import Float32, Int64
 from engine.imagesets import ImageSet
 from engine.requirements import Requirement, judge, rank
 from engine.runner import LayerRunner
 from engine.tail import TailRunner
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 Score = tuple[int, float, int]
 """Requirements met, worst margin, rows broken with a minus: the bigger the better, see `engine.requirements.rank`."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
-from engine.errors import InputError, WorkError
+from engine.core.errors import InputError, WorkError
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -28,7 +28,7 @@ _END = object()
 
 
 class Workers:
-    """An `engine.spread.Spread` over the workers of one command; a context manager."""
+    """An `engine.core.parallel.ParallelMap` over the workers of one command; a context manager."""
 
     def __init__(
         self, num_workers: int | None = None, address: str | None = None, say: Callable[[str], None] = print
@@ -57,7 +57,7 @@ class Workers:
         self._stack.close()
 
     def __call__(self, function: Callable[[P], R], pieces: Iterable[P], count: int) -> Iterator[tuple[P, R]]:
-        """See `engine.spread.Spread`.
+        """See `engine.core.parallel.ParallelMap`.
 
         Raises InputError as `function` does, and WorkError where a piece takes down one process after the other.
         """

@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from cluster.cache import Cache
 from cluster.passes import ShippedRows
 from engine import backend
 from engine.cases import Case, LayerInputs, find_case
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.rng import RngKey
+from engine.core.types import Float32, Int64, Uint8
 from engine.fitness import SearchRows, TiledFitness
 from engine.imagesets import ImageSet, open_reader, row_digests
 from engine.layer_targets import DeepTarget, Target
@@ -36,12 +37,8 @@ from engine.search import (
     advance_together,
     offers,
 )
-from engine.swarm import Stream
 from engine.tail import Tail
 from engine.tail_fitness import TailFitness
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 KEPT_FEATURES = 1 << 30
 """Bytes of features that a process keeps, if an eighth of its free memory is no less."""
@@ -256,7 +253,7 @@ def layer_inputs(runner: ModelRunner, images: ImageSet, pixels: Float32 | None =
     return LayerInputs(inputs, images.labels, digests, images.image_shape, images.classes)
 
 
-def _inputs(runner: ModelRunner, block: Float32) -> tuple[Float32, npt.NDArray[np.uint8]]:
+def _inputs(runner: ModelRunner, block: Float32) -> tuple[Float32, Uint8]:
     return runner.inputs(block), row_digests(block)
 
 
@@ -308,7 +305,7 @@ def problems_of(
             head=target.head,
             weights=case.weights,
             spread=spread,
-            source=Stream(spec.seed, case.data, case.label),
+            source=RngKey(spec.seed, case.data, case.label),
             settings=spec.settings,
             kernel=kernel if isinstance(target, DeepTarget) else None,
         )

@@ -1,6 +1,6 @@
 from .comparison import Comparison, compare
 from .containers import repaired_path, save_patched
-from .errors import InputError
+from .core.errors import InputError
 from .fitness import SearchRows, TiledFitness, Tiling, Weights
 from .head import Head, TargetLayer, find_target
 from .imagesets import ImageSet, open_image_set

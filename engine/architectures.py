@@ -15,7 +15,7 @@ from typing import Any
 
 from engine import hdf5_models, safe_config
 from engine.backend import keras
-from engine.errors import InputError, WorkError
+from engine.core.errors import InputError, WorkError
 
 OWN = ("base", "vgg16", "vgg19")
 LEFT_OUT = ("vit", "hydra", "hydra_head")

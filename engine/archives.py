@@ -8,7 +8,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 LARGEST_MEMBER = 64 << 20
 """Bytes; an archive may claim any size."""

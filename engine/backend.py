@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 BACKENDS = ("tensorflow", "jax")
 DETERMINISTIC = "--xla_gpu_deterministic_ops"

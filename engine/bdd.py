@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import InputError
-from engine.json_items import iterate_items
-from engine.names import plain_name
+from engine.core.errors import InputError
+from engine.core.json_stream import iterate_items
+from engine.core.plain_names import plain_name
 
 LABEL_NAMES = (
     "bicycle",

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from engine.bdd import LABEL_NAMES
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.parallel import Bar, ParallelMap, in_process, unseen
+from engine.core.types import Float32
 from engine.image_info import FILE_NAME, read_subset_info
 from engine.parts import DEFAULT_RATIO, Layout, Part, Ratio, check_ratio, cut, shuffled, write_parts
 from engine.pictures import SUFFIXES, read_picture
-from engine.preprocess import FloatImages, preprocess_each
-from engine.spread import Bar, Spread, in_process, unseen
+from engine.preprocess import preprocess_each
 
 DEFAULT_PREPROCESS = "toolkit"
 """So that a model of eAI-Repair-Toolkit sees what it was trained on."""
@@ -39,7 +40,7 @@ def prepare_bdd_objects(
     random_state: int = 0,
     preprocess: str = DEFAULT_PREPROCESS,
     overwrite: bool = False,
-    spread: Spread = in_process,
+    spread: ParallelMap = in_process,
     progress: Bar = unseen,
 ) -> dict[str, int]:
     """Write the parts with a ratio above 0 and return their rows; parts of earlier calls stay.
@@ -84,7 +85,7 @@ def prepare_bdd_objects(
     )
 
 
-def prepare_pictures(paths: Sequence[str], *, preprocess: str) -> FloatImages:
+def prepare_pictures(paths: Sequence[str], *, preprocess: str) -> Float32:
     """Float32 (n, 32, 32, 3) of the pictures in some files; raises as `engine.pictures.read_picture` does."""
     return preprocess_each((read_picture(Path(path)) for path in paths), preprocess)
 

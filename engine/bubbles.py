@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.charts import GREY, new_figure, text_size
+from engine.core.types import Float64, Int64
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 FULL_AREA = 500.0
 """Area of a bubble for all rows, in square points."""
 
-Counts = npt.NDArray[np.int64]
 
 _FEW = 15
 """Up to so many labels the bubbles have their numbers below them."""
@@ -55,8 +54,8 @@ class Bubbles:
     """
 
     legend: str
-    counts: Counts
-    shares: npt.NDArray[np.float64]
+    counts: Int64
+    shares: Float64
     colour: str
     marker: str = "o"
     solid: bool = True
@@ -121,9 +120,9 @@ def bubble_area(labels: int) -> float:
     return min(FULL_AREA, (0.92 * _side(labels)) ** 2)
 
 
-def shares_of(counts: Counts, totals: Counts) -> npt.NDArray[np.float64]:
+def shares_of(counts: Int64, totals: Int64) -> Float64:
     """Counts divided by totals of a shape that fits; 0 where there are no rows."""
-    shares: npt.NDArray[np.float64] = counts / np.maximum(totals, 1)
+    shares: Float64 = counts / np.maximum(totals, 1)
     return shares
 
 
@@ -181,7 +180,7 @@ def _extent(texts: Sequence[str], points: float) -> float:
     return max((72 * text_size(text, points)[0] for text in texts), default=0.0)
 
 
-def _centres(layout: _Layout, rows: Counts, columns: Counts) -> tuple[Any, Any]:
+def _centres(layout: _Layout, rows: Int64, columns: Int64) -> tuple[Any, Any]:
     """Middle of cells in points."""
     wide, high = layout.cell
     return layout.left + wide * (columns + 0.5), layout.top + high * (rows + 0.5)

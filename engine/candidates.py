@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from engine import backend
+from engine.core.types import Float32, Int64
 from engine.head import Head
 from engine.problem import localised
 from engine.tail import TailRunner
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 BLOCK_ELEMENTS = 1 << 24
 """Touched logits held at once: 64 MiB of float32."""

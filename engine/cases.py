@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from engine.core.types import Float32, Int64, Uint8
 from engine.fitness import SearchRows, Weights
 from engine.head import TargetLayer
 from engine.imagesets import rows_fingerprint
@@ -26,9 +26,6 @@ from engine.problem import localised_in
 from engine.runner import PASS_ROWS, LayerRunner, LocalisationSums
 from engine.tail import TailRunner
 from engine.targets import target_order
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +42,7 @@ class LayerInputs:
 
     inputs: Float32
     labels: Int64
-    digests: npt.NDArray[np.uint8]
+    digests: Uint8
     shape: tuple[int, ...]
     classes: int
 

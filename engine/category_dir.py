@@ -7,7 +7,7 @@
     <output>/skipped.json                       which boxes and frames gave no crop, and why; what was read
 
 All but the last are eAI-Repair-Toolkit's, in the order of their names. The folder appears whole; interrupted work goes
-on where it stopped (`engine.work_folder`).
+on where it stopped (`engine.core.resumable`).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.bdd import Frame, read_frames
+from engine.core.errors import InputError
+from engine.core.parallel import Bar, ParallelMap, in_process, unseen
+from engine.core.plain_names import plain_name
+from engine.core.resumable import WorkFolder, work_folder
 from engine.crops import CropSettings, SceneCrops, crop_name, crop_scenes
-from engine.errors import InputError
 from engine.image_info import FILE_NAME, write_category_info
-from engine.names import plain_name
 from engine.pictures import can_write
-from engine.spread import Bar, Spread, in_process, unseen
-from engine.work_folder import WorkFolder, work_folder
 
 MISSING = "image missing"
 """Why a box was skipped: there is no image of its frame."""
@@ -80,7 +80,7 @@ def create_category_dir(
     *,
     settings: CropSettings = PLAIN,
     overwrite: bool = False,
-    spread: Spread = in_process,
+    spread: ParallelMap = in_process,
     progress: Bar = unseen,
 ) -> CategoryReport:
     """Cut the boxes of all frames out of their images; see the module.
@@ -160,7 +160,7 @@ def _do_the_rest(
     image_dir: Path,
     source: _Source,
     settings: CropSettings,
-    spread: Spread,
+    spread: ParallelMap,
     tick: Callable[[int], None],
 ) -> None:
     """Crop the scenes that no earlier command did, or whose image has changed since."""

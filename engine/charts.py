@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.errors import InputError
-from engine.files import replace_file
+from engine.core.errors import InputError
+from engine.core.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

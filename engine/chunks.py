@@ -6,8 +6,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from engine.errors import InputError
-from engine.files import remove, replace_directory
+from engine.core.errors import InputError
+from engine.core.files import remove, replace_directory
 from engine.imageset_writer import copy_rows
 from engine.imagesets import open_image_set, open_reader
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.parallel import Bar, ParallelMap, in_process, unseen
+from engine.core.types import Int64, Uint8
 from engine.official_parts import divide_by_rate, divide_training
 from engine.parts import DEFAULT_RATIO, Layout, Part, Ratio, shuffled, write_parts
 from engine.preprocess import preprocess_images
-from engine.spread import Bar, Spread, in_process, unseen
 
 LABEL_NAMES = (
     "airplane",
@@ -49,9 +49,6 @@ _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE
 _LARGEST = 128 << 20
 
-Images = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
-
 
 def prepare_cifar(
     input_dir: Path,
@@ -62,7 +59,7 @@ def prepare_cifar(
     random_state: int | None = None,
     preprocess: str = DEFAULT_PREPROCESS,
     overwrite: bool = False,
-    spread: Spread = in_process,
+    spread: ParallelMap = in_process,
     progress: Bar = unseen,
 ) -> dict[str, int]:
     """Write train, val and repair from the training images and test from the test images; returns their rows.
@@ -103,7 +100,7 @@ def prepare_cifar(
     )
 
 
-def read_batches(source: Path, names: list[str]) -> dict[str, tuple[Images, Labels]]:
+def read_batches(source: Path, names: list[str]) -> dict[str, tuple[Uint8, Int64]]:
     """Images (n, 32, 32, 3) and labels (n,) of some batches; raises InputError.
 
     `source` is the archive, the folder that it holds, or a folder with either in it.
@@ -130,7 +127,7 @@ def read_batches(source: Path, names: list[str]) -> dict[str, tuple[Images, Labe
     return {name: parse_batch(contents[name], f"{archive}/{name}") for name in names}
 
 
-def parse_batch(content: bytes, name: str) -> tuple[Images, Labels]:
+def parse_batch(content: bytes, name: str) -> tuple[Uint8, Int64]:
     """Images (n, 32, 32, 3) and labels (n,) of a pickled batch, without executing it; `name` is for messages.
 
     Raises InputError where it is no batch of CIFAR-10, or names anything that such batches do not.

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Indices = npt.NDArray[np.int64]
+from engine.core.types import Int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,19 +22,19 @@ class Comparison:
         broken: (C,) int64, rows per true label that were right before and are wrong after.
     """
 
-    totals: Indices
-    before: Indices
-    after: Indices
-    fixed: Indices
-    broken: Indices
+    totals: Int64
+    before: Int64
+    after: Int64
+    fixed: Int64
+    broken: Int64
 
 
-def compare(labels: Indices, before: Indices, after: Indices, classes: int) -> Comparison:
+def compare(labels: Int64, before: Int64, after: Int64, classes: int) -> Comparison:
     """Compare class numbers predicted `before` and `after` with the true `labels`, all (n,) and below `classes`."""
     return compare_many(labels, before, after[np.newaxis], classes)[0]
 
 
-def compare_many(labels: Indices, before: Indices, after: Indices, classes: int) -> list[Comparison]:
+def compare_many(labels: Int64, before: Int64, after: Int64, classes: int) -> list[Comparison]:
     """Compare each of M candidates, `after` (M, n), with one base model; `labels` and `before` are (n,).
 
     The comparisons share `totals` and `before`; each keeps 8·C² bytes of its own.

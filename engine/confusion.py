@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from engine.bubbles import Bubbles, Counts, Grid, bubble_figure, shares_of
+from engine.bubbles import Bubbles, Grid, bubble_figure, shares_of
 from engine.charts import BLUE, GREEN, ORANGE, chart_settings, label_texts, save_chart
+from engine.core.types import Int64
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,16 +27,16 @@ class Confusion:
     """Rows (C, C) int64 of one model by [true, predicted], and what the legend calls them."""
 
     legend: str
-    counts: Counts
+    counts: Int64
 
 
-def confusion(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], classes: int) -> Counts:
+def confusion(labels: Int64, predicted: Int64, classes: int) -> Int64:
     """Rows (C, C) by [true, predicted], from class numbers `labels` and `predicted`, both (n,)."""
-    counts: Counts = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    counts: Int64 = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
     return counts
 
 
-def draw_bubble_chart(path: Path, counts: Counts, label_names: Sequence[str] | None = None) -> None:
+def draw_bubble_chart(path: Path, counts: Int64, label_names: Sequence[str] | None = None) -> None:
     """Draw the confusions (C, C) of one model, as a PNG of 300 dpi or an SVG, by the suffix of `path`.
 
     There is a row for every true label and a column for every predicted one, both of all labels that have rows or
@@ -60,7 +60,7 @@ def overlay_bubble_chart(
         save_chart(overlay_figure(confusions, labels, label_names), path, _OVERLAY_DPI)
 
 
-def confusion_figure(counts: Counts, label_names: Sequence[str] | None) -> Figure:
+def confusion_figure(counts: Int64, label_names: Sequence[str] | None) -> Figure:
     """The figure of `draw_bubble_chart`, to be built and saved within `chart_settings`."""
     labels = _present(counts)
     shown = counts[np.ix_(labels, labels)]
@@ -95,15 +95,15 @@ def overlay_figure(
     return bubble_figure(_grid(rows, columns, totals, label_names), series)
 
 
-def _present(counts: Counts) -> npt.NDArray[np.int64]:
+def _present(counts: Int64) -> Int64:
     """Labels that have rows or are predicted, ascending."""
     return np.flatnonzero(counts.any(axis=0) | counts.any(axis=1))
 
 
 def _grid(
-    rows: npt.NDArray[np.int64],
-    columns: npt.NDArray[np.int64],
-    totals: npt.NDArray[np.int64],
+    rows: Int64,
+    columns: Int64,
+    totals: Int64,
     label_names: Sequence[str] | None,
 ) -> Grid:
     row_list, column_list = rows.tolist(), columns.tolist()

@@ -22,8 +22,9 @@ from google.protobuf.message import DecodeError
 
 from engine import hdf5_models, savedmodel
 from engine.backend import keras
-from engine.errors import InputError
-from engine.files import replace_directory, replace_file
+from engine.core.errors import InputError
+from engine.core.files import replace_directory, replace_file
+from engine.core.types import Float32
 from engine.models import LoadedModel, fingerprint_of
 from engine.patch import Patch
 from engine.weights import weight_variables
@@ -106,7 +107,7 @@ def _check_rows(source: LoadedModel, patch: Patch) -> None:
 
 def _patched(
     source: LoadedModel, patch: Patch, path: str, rows: npt.NDArray[np.intp], value: npt.NDArray[Any]
-) -> npt.NDArray[np.float32]:
+) -> Float32:
     """A stored weight with its rows of the patch applied; the old values must be there bit for bit."""
     if value.dtype != np.float32:
         raise InputError(f"{source.path}: found {path!r} stored as {value.dtype}, expected float32 to be patched")

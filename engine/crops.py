@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from engine.bdd import Box, Frame, square_crop
-from engine.pictures import Pixels, decode_picture, encode_picture, read_picture
+from engine.core.types import Uint8
+from engine.pictures import decode_picture, encode_picture, read_picture
 
 NO_AREA = "no area"
 """Why a box was skipped: it has none, or is smaller than a pixel."""
@@ -79,7 +80,7 @@ def crop_name(box: Box, frame: Frame) -> str:
     return f"{box.name}_{frame.name}"
 
 
-def _crop_scene(frame: Frame, image: Pixels, into: Path, settings: CropSettings) -> SceneCrops:
+def _crop_scene(frame: Frame, image: Uint8, into: Path, settings: CropSettings) -> SceneCrops:
     height, width = image.shape[:2]
     crops, skipped = [], []
     for box in frame.boxes or ():
@@ -97,7 +98,7 @@ def _crop_scene(frame: Frame, image: Pixels, into: Path, settings: CropSettings)
     return SceneCrops(frame.name, tuple(crops), tuple(skipped))
 
 
-def _crop(box: Box, frame: Frame, pixels: Pixels, into: Path, settings: CropSettings) -> Crop:
+def _crop(box: Box, frame: Frame, pixels: Uint8, into: Path, settings: CropSettings) -> Crop:
     name = crop_name(box, frame)
     content = encode_picture(pixels, Path(name).suffix)
     area = pixels.shape[0] * pixels.shape[1]
@@ -112,7 +113,7 @@ def _crop(box: Box, frame: Frame, pixels: Pixels, into: Path, settings: CropSett
     return Crop(box.category, name, removed, value_mean, area)
 
 
-def _value_mean(pixels: Pixels) -> float:
+def _value_mean(pixels: Uint8) -> float:
     """Mean of the largest channel; two maxima of whole planes, as a reduction over three values is slow."""
     return float(np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2]).mean())
 

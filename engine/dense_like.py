@@ -8,12 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from engine.backend import keras, ops
-
-Int64 = npt.NDArray[np.int64]
+from engine.core.types import Int64
 
 _PLAIN = re.compile(r"^(?P<rows>[^,>]*)(?P<input>\w),(?P=input)(?P<unit>\w)->(?P=rows)(?P=unit)$")
 

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+from engine.core.types import Int64
 
+if TYPE_CHECKING:
     from engine.results import LabelChange
 
-    Indices = npt.NDArray[np.int64]
+    Indices = Int64
 
 DATASETS = {
     "fashion-mnist": "FashionMNIST",

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError
-from engine.files import replace_directory
+from engine.core.errors import InputError
+from engine.core.files import replace_directory
+from engine.core.types import Uint8
 from engine.imagesets import BLOCK_ROWS, ImageSet, is_pictures, open_reader
 from engine.pictures import encode_picture
 
@@ -79,7 +80,7 @@ def _check_folder(folder: Path, source: Path, overwrite: bool) -> None:
             )
 
 
-def _pixels(images: npt.NDArray[Any], first: int, path: Path) -> npt.NDArray[np.uint8]:
+def _pixels(images: npt.NDArray[Any], first: int, path: Path) -> Uint8:
     """Images (m, h, w, c) of rows from `first` on as RGB bytes (m, h, w, 3)."""
     values = images if images.dtype.kind in "iu" else np.rint(255 * images.astype(np.float64))
     good = ((values >= 0) & (values <= 255)).reshape(len(values), -1).all(axis=1)  # NaN is neither

@@ -15,10 +15,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from engine.errors import InputError
-from engine.files import remove
+from engine.core.errors import InputError
+from engine.core.files import remove
+from engine.core.types import Uint8
 from engine.imageset_writer import write_image_set
 from engine.imagesets import BLOCK_ROWS
 from engine.official_parts import divide_training
@@ -42,8 +42,6 @@ DEFAULT_PREPROCESS = "pad"
 
 _SIDE = 28
 _GZIP_MAGIC = b"\x1f\x8b"
-
-Bytes = npt.NDArray[np.uint8]
 
 
 def prepare_fashion_mnist(
@@ -113,7 +111,7 @@ def prepare_fashion_mnist(
     return {part: len(sources[part][2]) for part in NAMES if part in sources}
 
 
-def read_split(input_dir: Path, split: str) -> tuple[Bytes, Bytes]:
+def read_split(input_dir: Path, split: str) -> tuple[Uint8, Uint8]:
     """Images (n, 28, 28) and labels (n,), uint8, of `split` `train` or `t10k`; InputError for bad files."""
     image_path = _find(input_dir, f"{split}-images-idx3-ubyte")
     label_path = _find(input_dir, f"{split}-labels-idx1-ubyte")
@@ -131,7 +129,7 @@ def read_split(input_dir: Path, split: str) -> tuple[Bytes, Bytes]:
     return images, labels
 
 
-def read_idx(path: Path, dimensions: int) -> Bytes:
+def read_idx(path: Path, dimensions: int) -> Uint8:
     """Array of uint8 with `dimensions` axes from an IDX file, gzipped or plain; raises InputError."""
     try:
         content = path.read_bytes()

@@ -24,11 +24,8 @@ import numpy.typing as npt
 
 from engine import backend
 from engine.backend import ops
+from engine.core.types import Bool, Float32, Float64, Int64
 from engine.head import EPSILON, Head, binary_terms
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 LOWEST = np.float32(-3e38)
 """Stands for minus infinity where infinity minus infinity could arise."""
@@ -72,7 +69,7 @@ class SearchRows:
     inputs: Float32
     logits: Float32
     labels: Int64
-    negative: npt.NDArray[np.bool_]
+    negative: Bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,7 +280,7 @@ def one_ahead(starts: Iterable[Callable[[], Callable[[], Float64]]]) -> Iterator
         yield waiting()
 
 
-def arrange(negative: npt.NDArray[np.bool_]) -> tuple[tuple[slice, slice], Int64, int]:
+def arrange(negative: Bool) -> tuple[tuple[slice, slice], Int64, int]:
     """Give the rows of a tile places in which negative and positive ones share no block of `BLOCK_ROWS`.
 
     Args:
@@ -338,7 +335,7 @@ class _Untouched:
     largest: npt.NDArray[Any]
     remainder: npt.NDArray[Any]
     true_score: npt.NDArray[Any]
-    largest_is_first: npt.NDArray[np.bool_]
+    largest_is_first: Bool
 
 
 def _untouched(head: Head, logits: Float32, labels: Int64, touched: npt.NDArray[Any]) -> _Untouched:

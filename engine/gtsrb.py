@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from engine.archives import Entry, list_entries, read_entry
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.parallel import Bar, ParallelMap, in_process, unseen
+from engine.core.types import Float32
 from engine.official_parts import divide_by_rate, divide_training
 from engine.parts import DEFAULT_RATIO, Layout, Part, Ratio, shuffled, write_parts
 from engine.pictures import decode_picture
-from engine.preprocess import FloatImages, equalise_crop_resize, preprocess_each
-from engine.spread import Bar, Spread, in_process, unseen
+from engine.preprocess import equalise_crop_resize, preprocess_each
 
 LABEL_NAMES = (
     *(f"Speed limit ({speed}km/h)" for speed in (20, 30, 50, 60, 70, 80)),
@@ -85,7 +86,7 @@ def prepare_gtsrb(
     random_state: int = 0,
     preprocess: str = DEFAULT_PREPROCESS,
     overwrite: bool = False,
-    spread: Spread = in_process,
+    spread: ParallelMap = in_process,
     progress: Bar = unseen,
 ) -> dict[str, int]:
     """Write train, val and repair from the training images and test from the test images; returns their rows.
@@ -129,7 +130,7 @@ def prepare_gtsrb(
     )
 
 
-def prepare_signs(entries: Sequence[Entry], *, preprocess: str) -> FloatImages:
+def prepare_signs(entries: Sequence[Entry], *, preprocess: str) -> Float32:
     """Float32 (n, 32, 32, 3) of some pictures.
 
     `toolkit` equalises, crops and resizes as `engine.preprocess.equalise_crop_resize` says; `resize` only resizes.

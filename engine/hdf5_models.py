@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.safe_config import reason
 from engine.weights import weight_variables
 

@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from engine import backend
 from engine.backend import keras, ops
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.types import Float32, Int64
 from engine.models import TrainingLoss, layer_at, layer_number
 from engine.patch import Patch, patch_between
 from engine.swarm import Spread
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 Form = Literal["log_softmax", "normalised", "binary", "binary_logits"]
 

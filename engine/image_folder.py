@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.parallel import Bar, ParallelMap, in_process, unseen
+from engine.core.types import Float32, Uint8
 from engine.parts import DEFAULT_RATIO, Layout, Part, Ratio, check_ratio, cut, shuffled, write_parts
 from engine.pictures import SUFFIXES, read_picture
-from engine.preprocess import METHODS, SIDE, FloatImages, Images, preprocess_each
-from engine.spread import Bar, Spread, in_process, unseen
+from engine.preprocess import METHODS, SIDE, preprocess_each
 
 DEFAULT_PREPROCESS = "resize"
 
@@ -34,7 +35,7 @@ def prepare_image_folder(
     preprocess: str = DEFAULT_PREPROCESS,
     side: int = SIDE,
     overwrite: bool = False,
-    spread: Spread = in_process,
+    spread: ParallelMap = in_process,
     progress: Bar = unseen,
 ) -> dict[str, int]:
     """Write the parts with a ratio above 0 and return their rows; parts of earlier calls stay.
@@ -93,7 +94,7 @@ def class_names(input_dir: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def prepare_pictures(paths: Sequence[str], *, preprocess: str, side: int) -> FloatImages:
+def prepare_pictures(paths: Sequence[str], *, preprocess: str, side: int) -> Float32:
     """Float32 (n, side, side, 3) of the pictures in some files.
 
     Unless they are padded, pictures whose shorter side is 16 times `side` or more are first averaged over squares of
@@ -102,7 +103,7 @@ def prepare_pictures(paths: Sequence[str], *, preprocess: str, side: int) -> Flo
     """
     at_most = None if preprocess == "pad" else _KEPT_SIDES * side
 
-    def read(path: str) -> Images:
+    def read(path: str) -> Uint8:
         picture = read_picture(Path(path), at_most=at_most)
         if preprocess == "pad" and max(picture.shape[:2]) > side:
             height, width = picture.shape[:2]

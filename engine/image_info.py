@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.errors import InputError
-from engine.json_items import iterate_items
-from engine.names import plain_name
+from engine.core.errors import InputError
+from engine.core.json_stream import iterate_items
+from engine.core.plain_names import plain_name
 
 FILE_NAME = "image_info.json"
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from engine.files import replace_file
+from engine.core.files import replace_file
 from engine.imagesets import BLOCK_ROWS, ImageReader, ImageSet
 
 

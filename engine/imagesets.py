@@ -26,7 +26,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.types import Float32, Int64, Uint8
 
 BLOCK_ROWS = 1000
 """Rows of images that functions streaming a whole set hold at once."""
@@ -43,8 +44,6 @@ _IN_GROUP = "images/"
 _EXACT = 2**24
 """float32 holds all integers up to this one, and not the next."""
 
-FloatImages = npt.NDArray[np.float32]
-Indices = npt.NDArray[np.int64]
 Inputs = tuple[tuple[str, tuple[int, ...]], ...]
 """Name and shape, without the axis of rows, of each input of a model that has several."""
 
@@ -69,7 +68,7 @@ class ImageSet:
     rows: int
     image_shape: tuple[int, ...]
     classes: int
-    labels: Indices
+    labels: Int64
     label_names: tuple[str, ...] | None
     preprocess: str | None
     inputs: Inputs = ()
@@ -100,14 +99,14 @@ class ImageReader:
         dtype: np.dtype[Any] = self._labels.dtype
         return dtype
 
-    def read(self, start: int, stop: int) -> FloatImages:
+    def read(self, start: int, stop: int) -> Float32:
         """Rows [start, stop) as float32 (m, ...).
 
         Raises InputError where a number is NaN or infinite, or an integer that float32 does not hold exactly.
         """
         return self._floats(start, stop, slice(None), np.arange(start, stop))
 
-    def read_rows(self, indices: Indices) -> FloatImages:
+    def read_rows(self, indices: Int64) -> Float32:
         """The rows `indices` (m,), ascending with or without repeats, as float32 (m, ...); raises as `read` does."""
         out = np.empty((len(indices), *self._set.image_shape), np.float32)
         for first, last in _runs(indices):
@@ -136,7 +135,7 @@ class ImageReader:
                 f"{path}: rows {start} to {stop} cannot be read ({_first_line(error)}); expected an undamaged HDF5 file"
             ) from error
 
-    def _floats(self, start: int, stop: int, taken: slice | Indices, rows: Indices) -> FloatImages:
+    def _floats(self, start: int, stop: int, taken: slice | Int64, rows: Int64) -> Float32:
         """Those `taken` of the rows [start, stop), whose numbers in the file are `rows` (m,), as they travel."""
         parts = [
             self._checked(name, self._load(dataset, start, stop)[taken], rows) for name, dataset in self._images.items()
@@ -145,7 +144,7 @@ class ImageReader:
             return parts[0]
         return np.concatenate([part.reshape(len(rows), math.prod(part.shape[1:])) for part in parts], axis=1)
 
-    def _checked(self, name: str, block: npt.NDArray[Any], rows: Indices) -> FloatImages:
+    def _checked(self, name: str, block: npt.NDArray[Any], rows: Int64) -> Float32:
         where = f" in {name!r}" if self._set.inputs else ""
         if block.dtype.kind in "iu" and block.dtype.itemsize > 2 and block.size:
             large = (block > _EXACT) | (block < -_EXACT)
@@ -156,7 +155,7 @@ class ImageReader:
                     f"{_EXACT}, which are exact as float32"
                 )
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is reported below
-            images: FloatImages = np.ascontiguousarray(block, np.float32)
+            images: Float32 = np.ascontiguousarray(block, np.float32)
         if not np.isfinite(images).all():
             bad = ~np.isfinite(images.reshape(len(images), -1)).all(axis=1)
             first = int(np.argmax(bad))
@@ -225,13 +224,13 @@ def open_reader(image_set: ImageSet) -> Iterator[ImageReader]:
         yield ImageReader(image_set, file)
 
 
-def read_images(image_set: ImageSet, start: int, stop: int) -> FloatImages:
+def read_images(image_set: ImageSet, start: int, stop: int) -> Float32:
     """Rows [start, stop) as float32 (m, ...); raises as `ImageReader.read` does."""
     with open_reader(image_set) as reader:
         return reader.read(start, stop)
 
 
-def read_rows(image_set: ImageSet, indices: Indices) -> FloatImages:
+def read_rows(image_set: ImageSet, indices: Int64) -> Float32:
     """The rows `indices` (m,), int64 ascending, as float32 (m, ...); raises as `read_images` does."""
     with open_reader(image_set) as reader:
         return reader.read_rows(indices)
@@ -289,16 +288,14 @@ def content_fingerprint(image_set: ImageSet) -> str:
     return rows_fingerprint(image_set.image_shape, image_set.classes, image_set.labels, digests)
 
 
-def row_digests(images: FloatImages) -> npt.NDArray[np.uint8]:
+def row_digests(images: Float32) -> Uint8:
     """Digest (m, 16) of the numbers of each row of images (m, ...)."""
     pixels = np.ascontiguousarray(images.reshape(len(images), -1), "<f4")
     digests = [hashlib.blake2b(row.data, digest_size=DIGEST_BYTES).digest() for row in pixels]
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
-def rows_fingerprint(
-    shape: tuple[int, ...], classes: int, labels: Indices, digests: Sequence[npt.NDArray[np.uint8]]
-) -> str:
+def rows_fingerprint(shape: tuple[int, ...], classes: int, labels: Int64, digests: Sequence[Uint8]) -> str:
     """SHA-256 (hex) of rows with labels (n,), from the digests of their numbers, in blocks (m, 16)."""
     digest = hashlib.sha256(repr((len(labels), tuple(shape), classes)).encode())
     digest.update(labels.astype("<i8").tobytes())
@@ -353,7 +350,7 @@ def _item(file: Any, path: Path, name: str) -> Any:
         raise InputError(f'{path}: "{name}" cannot be read ({_first_line(error)}); expected a dataset') from error
 
 
-def _label_indices(labels: Any, path: Path) -> Indices:
+def _label_indices(labels: Any, path: Path) -> Int64:
     """Class of each one-hot row, shape (n,), int64."""
     indices = np.empty(len(labels), np.int64)
     for start in range(0, len(labels), _LABEL_BLOCK_ROWS):
@@ -387,7 +384,7 @@ def _preprocess(file: Any) -> str | None:
     return stored if isinstance(stored, str) else None
 
 
-def _runs(indices: Indices) -> Iterator[tuple[int, int]]:
+def _runs(indices: Int64) -> Iterator[tuple[int, int]]:
     """Cut ascending row numbers into stretches [first, last) worth reading in one go."""
     if np.any(np.diff(indices) < 0):
         raise ValueError("row numbers are not ascending")

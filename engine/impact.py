@@ -21,19 +21,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engine import backend
 from engine.backend import keras, ops
+from engine.core.types import Float32, Float64, Int64
 from engine.graph import Step
 from engine.head import row_losses
 
 if TYPE_CHECKING:
     from engine.tail import Tail
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 MOST_ROWS = 64
 """Rows of a gradient pass at most: it holds all values of the tail, and few rows should not be filled up to many."""

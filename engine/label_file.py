@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.errors import InputError
-from engine.files import replace_file
+from engine.core.errors import InputError
+from engine.core.files import replace_file
 
 
 def read_label_file(path: Path) -> dict[int, dict[str, Any]]:

@@ -14,19 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.backend import keras, ops
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.types import Float32, Int64
 from engine.graph import Graph, Split, Step, graph_of, split, uses
 from engine.head import Head, TargetLayer, activation_name, find_target, head_of
 from engine.models import TrainingLoss, layer_at
 from engine.patch import Patch, merge, patch_between
 from engine.swarm import Spread
 from engine.weights import is_own, weight_variables
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 STATE = frozenset({"moving_mean", "moving_variance", "mean", "variance", "count"})
 """Variables that are measured, not learnt."""

@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from engine.errors import InputError
-from engine.files import replace_file
+from engine.core.errors import InputError
+from engine.core.files import replace_file
+from engine.core.types import Float32, Float64, Int64
 from engine.runner import LocalisationSums
-
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 Impact = Literal["mean", "first-row"]
 
@@ -48,7 +45,7 @@ class Localisation:
 
 def localize(
     sums: LocalisationSums,
-    kernel: npt.NDArray[np.float32],
+    kernel: Float32,
     *,
     num_grad: int | None = None,
     impact: Impact = "mean",

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 import keras
 
 import engine.backend as _backend  # noqa: F401  (sets the variables that must precede Keras)
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 SUPPORTED = "categorical, sparse categorical or binary cross-entropy without label smoothing"
 # Names and classes of Keras 2 and 3. Labels are one-hot here, so the sparse form is the same loss.

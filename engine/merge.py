@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.errors import InputError
-from engine.files import remove
+from engine.core.errors import InputError
+from engine.core.files import remove
 from engine.imageset_writer import float_dtype, write_image_set
 from engine.imagesets import BLOCK_ROWS, ImageSet, open_image_set, open_reader
 

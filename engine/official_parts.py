@@ -6,11 +6,12 @@ import random
 
 import numpy as np
 
-from engine.errors import InputError
-from engine.parts import Ratio, Rows, check_ratio
+from engine.core.errors import InputError
+from engine.core.types import Int64
+from engine.parts import Ratio, check_ratio
 
 
-def divide_training(order: Rows, ratio: Ratio) -> dict[str, Rows]:
+def divide_training(order: Int64, ratio: Ratio) -> dict[str, Int64]:
     """Rows of the training images for each of train, val and repair that gets any.
 
     `order` (n,) are all rows in the order in which they are divided, in the proportion of the three ratios; the last
@@ -29,7 +30,7 @@ def divide_training(order: Rows, ratio: Ratio) -> dict[str, Rows]:
     return {name: rows for name, rows in parts.items() if len(rows)}
 
 
-def divide_by_rate(order: Rows, divide_rate: float, random_state: int) -> dict[str, Rows]:
+def divide_by_rate(order: Int64, divide_rate: float, random_state: int) -> dict[str, Int64]:
     """Rows of the training images for train and repair as eAI-Repair-Toolkit 1.1.0 divides `order` (n,).
 
     int(n·divide_rate) of the rows, drawn by Python's `random.Random(random_state).sample`, are repair, the last one

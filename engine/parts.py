@@ -18,11 +18,11 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError
-from engine.files import replace_file
-from engine.preprocess import FloatImages
-from engine.spread import Bar, Spread, in_process, unseen
-from engine.work_folder import work_folder
+from engine.core.errors import InputError
+from engine.core.files import replace_file
+from engine.core.parallel import Bar, ParallelMap, in_process, unseen
+from engine.core.resumable import work_folder
+from engine.core.types import Float32, Int64
 
 NAMES = ("train", "val", "test", "repair")
 DEFAULT_RATIO = (0.5, 0.1, 0.2, 0.2)
@@ -30,8 +30,7 @@ BLOCK_ROWS = 250
 """Rows made at once."""
 
 Ratio = tuple[float, float, float, float]
-Rows = npt.NDArray[np.int64]
-Make = Callable[[Any], FloatImages]
+Make = Callable[[Any], Float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +44,7 @@ class Part:
     """
 
     sources: Sequence[Any] | npt.NDArray[Any]
-    labels: Rows
+    labels: Int64
     image_ids: Sequence[str] | None = None
     attribute_ids: Sequence[str] | None = None
 
@@ -76,7 +75,7 @@ def check_ratio(ratio: Ratio) -> None:
         raise InputError(f"data ratio {text}, which sums to {math.fsum(ratio):.6g}; expected a sum of 1")
 
 
-def shuffled(count: int, random_state: int) -> Rows:
+def shuffled(count: int, random_state: int) -> Int64:
     """Row numbers (count,) in the order into which `numpy.random.default_rng(random_state)` shuffles them.
 
     Raises InputError for a negative seed.
@@ -114,7 +113,7 @@ def write_parts(
     *,
     job: Mapping[str, Any],
     overwrite: bool = False,
-    spread: Spread = in_process,
+    spread: ParallelMap = in_process,
     progress: Bar = unseen,
 ) -> dict[str, int]:
     """Write `<part>.h5` for every part and return its rows; other files in `output_dir` stay.
@@ -179,7 +178,7 @@ class _Piece:
 class _Maker:
     make: Make
 
-    def __call__(self, piece: _Piece) -> FloatImages:
+    def __call__(self, piece: _Piece) -> Float32:
         return self.make(piece.sources)
 
 

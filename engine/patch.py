@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
+from engine.core.errors import InputError
+from engine.core.types import Float32, Int64
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +29,9 @@ class Patch:
     """
 
     weight: tuple[str, ...]
-    flat_index: npt.NDArray[np.int64]
-    old: npt.NDArray[np.float32]
-    new: npt.NDArray[np.float32]
+    flat_index: Int64
+    old: Float32
+    new: Float32
 
     def __len__(self) -> int:
         return len(self.weight)

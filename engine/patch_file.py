@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
-from engine.errors import InputError
-from engine.files import replace_file
+from engine.core.errors import InputError
+from engine.core.files import replace_file
+from engine.core.types import Float32, Int64
 from engine.patch import Patch
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def patch_of_weights_csv(path: Path, model: LoadedModel) -> Patch:
             two-dimensional first weight, a position outside it or given twice, a repaired value that is not finite,
             or a value that is not the model's bit for bit.
     """
-    kernels: dict[int, tuple[str, npt.NDArray[np.float32]]] = {}
+    kernels: dict[int, tuple[str, Float32]] = {}
     found: dict[tuple[str, int], int] = {}
     old: list[np.float32] = []
     new: list[np.float32] = []
@@ -255,7 +255,7 @@ def _csv_rows(path: Path) -> list[tuple[int, list[str]]]:
     return [(n, row) for n, row in enumerate(rows, start=1) if row and not row[0].lstrip().startswith("#")]
 
 
-def _first_weight(model: LoadedModel, layer: int, where: str) -> tuple[str, npt.NDArray[np.float32]]:
+def _first_weight(model: LoadedModel, layer: int, where: str) -> tuple[str, Float32]:
     """Path and values (inputs, units) of the first weight of the layer with the toolkit's number."""
     from engine.weights import weight_variables  # see `shapes_of`
 
@@ -272,7 +272,7 @@ def _first_weight(model: LoadedModel, layer: int, where: str) -> tuple[str, npt.
     )
 
 
-def _positions(flat: npt.NDArray[np.int64], shape: Sequence[int]) -> list[tuple[int, ...]]:
+def _positions(flat: Int64, shape: Sequence[int]) -> list[tuple[int, ...]]:
     if not shape:  # np.unravel_index takes no array then
         return [()] * len(flat)
     return list(zip(*(axis.tolist() for axis in np.unravel_index(flat, shape)), strict=True))

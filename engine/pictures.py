@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.types import Float64, Int64, Uint8
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
 """Endings of the files that are taken for pictures."""
@@ -26,10 +26,8 @@ _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "WEBP")
 _WRITTEN = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".ppm": "PPM"}
 _PLAIN_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 
-Pixels = npt.NDArray[np.uint8]
 
-
-def read_picture(path: Path, *, at_most: int | None = None) -> Pixels:
+def read_picture(path: Path, *, at_most: int | None = None) -> Uint8:
     """Pixels (h, w, 3) of a file, turned upright where it says how it was held.
 
     With `at_most`, a picture whose shorter side is at least twice as long is first averaged over squares of whole
@@ -47,12 +45,12 @@ def read_picture(path: Path, *, at_most: int | None = None) -> Pixels:
     return decode_picture(content, str(path), at_most=at_most)
 
 
-def decode_picture(content: bytes, name: str, *, at_most: int | None = None) -> Pixels:
+def decode_picture(content: bytes, name: str, *, at_most: int | None = None) -> Uint8:
     """Pixels (h, w, 3) of an encoded picture; `name` is for messages. See `read_picture`."""
     return _guarded(lambda: _decode(content, at_most), name)
 
 
-def encode_picture(pixels: Pixels, suffix: str) -> bytes:
+def encode_picture(pixels: Uint8, suffix: str) -> bytes:
     """The file content of pixels (h, w, 3) in the format of a suffix; JPEG at quality 95.
 
     Raises ValueError for a suffix that is not in `can_write`.
@@ -69,7 +67,7 @@ def can_write(suffix: str) -> bool:
     return suffix.lower() in _WRITTEN
 
 
-def resize_bilinear(pixels: Pixels, side: int) -> Pixels:
+def resize_bilinear(pixels: Uint8, side: int) -> Uint8:
     """Pixels (side, side, 3), interpolated between the four nearest ones without smoothing first.
 
     That is OpenCV's `resize` with its defaults, whose weights are rounded to 11 bits: some values differ by 1.
@@ -80,18 +78,18 @@ def resize_bilinear(pixels: Pixels, side: int) -> Pixels:
     rows = wide[low] * (1 - share)[:, None, None] + wide[high] * share[:, None, None]
     low, high, share = _neighbours(width, side)
     result = rows[:, low] * (1 - share)[:, None] + rows[:, high] * share[:, None]
-    rounded: Pixels = np.floor(result + 0.5).astype(np.uint8)
+    rounded: Uint8 = np.floor(result + 0.5).astype(np.uint8)
     return rounded
 
 
-def _neighbours(length: int, side: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def _neighbours(length: int, side: int) -> tuple[Int64, Int64, Float64]:
     """For each of `side` positions the two nearest of `length` pixels, and the share of the second."""
     centre = np.clip((np.arange(side) + 0.5) * length / side - 0.5, 0, length - 1)
     low = centre.astype(np.int64)
     return low, np.minimum(low + 1, length - 1), centre - low
 
 
-def _decode(content: bytes, at_most: int | None) -> Pixels:
+def _decode(content: bytes, at_most: int | None) -> Uint8:
     with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
         if image.mode not in _PLAIN_MODES:
             raise ValueError(f"its pixels are of kind {image.mode}, not of 8 bits per channel")
@@ -103,7 +101,7 @@ def _decode(content: bytes, at_most: int | None) -> Pixels:
         return np.asarray(rgb)
 
 
-def _guarded(decode: Callable[[], Pixels], name: str) -> Pixels:
+def _guarded(decode: Callable[[], Uint8], name: str) -> Uint8:
     """Call a decoder; whatever it finds wrong with the content becomes an InputError."""
     try:
         return decode()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine import backend
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.fitness import SLABS, UNIT_COUNTS, Tiling, Weights, bucket, tile_shape
 from engine.graph import Step
 from engine.layer_targets import DeepTarget, Target

@@ -10,13 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.types import Float64, Int64
 from engine.localize import GRADIENTS_PER_NEGATIVE, Localisation, pareto_fronts
-
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

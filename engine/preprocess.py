@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.core.types import Float32, Float64, Uint8
+
 SIDE = 32
 """Height and width of what every method returns."""
 
-Images = npt.NDArray[np.uint8]
-FloatImages = npt.NDArray[np.float32]
 
-
-def preprocess_images(images: Images, method: str, side: int = SIDE) -> FloatImages:
+def preprocess_images(images: Uint8, method: str, side: int = SIDE) -> Float32:
     """Preprocess a block of grey (n, h, w) or RGB (n, h, w, 3) uint8 images into float32 (n, side, side, 3).
 
     Raises ValueError for an unknown method (see `METHODS`), another dtype or shape, and for padding an image
@@ -37,7 +36,7 @@ def preprocess_images(images: Images, method: str, side: int = SIDE) -> FloatIma
     return METHODS[method](images, side)
 
 
-def preprocess_each(images: Iterable[Images], method: str, side: int = SIDE) -> FloatImages:
+def preprocess_each(images: Iterable[Uint8], method: str, side: int = SIDE) -> Float32:
     """Preprocess RGB images (h, w, 3) of any sizes, one after the other, into float32 (n, side, side, 3).
 
     Equal to `preprocess_images` of every image by itself, and raises as it does. Few images are held at a time.
@@ -47,7 +46,7 @@ def preprocess_each(images: Iterable[Images], method: str, side: int = SIDE) -> 
     return np.concatenate(done) if done else np.empty((0, side, side, 3), np.float32)
 
 
-def equalise_crop_resize(image: Images) -> FloatImages:
+def equalise_crop_resize(image: Uint8) -> Float32:
     """One RGB image (h, w, 3) into float32 (32, 32, 3), as eAI-Repair-Toolkit 1.1.0 prepares traffic signs.
 
     The V histogram is equalised at full size; then the centred square of the shorter side s, rows and columns
@@ -59,11 +58,11 @@ def equalise_crop_resize(image: Images) -> FloatImages:
     half = min(image.shape[:2]) // 2
     y, x = image.shape[0] // 2, image.shape[1] // 2
     square = equalised[y - half : y + half, x - half : x + half] if half else equalised[:1, :1]
-    resized: FloatImages = skimage_resize(square, (SIDE, SIDE)).astype(np.float32)
+    resized: Float32 = skimage_resize(square, (SIDE, SIDE)).astype(np.float32)
     return resized
 
 
-def pad(images: Images, side: int = SIDE) -> FloatImages:
+def pad(images: Uint8, side: int = SIDE) -> Float32:
     """Zeros around the image, half of them (rounded down) above and left; divided by 255."""
     height, width = images.shape[1:3]
     if height > side or width > side:
@@ -75,12 +74,12 @@ def pad(images: Images, side: int = SIDE) -> FloatImages:
     return out
 
 
-def resize(images: Images, side: int = SIDE) -> FloatImages:
+def resize(images: Uint8, side: int = SIDE) -> Float32:
     """`skimage.transform.resize` to side × side with its defaults; grey becomes three equal channels."""
     return _to_rgb(_resized(images, side)).astype(np.float32)
 
 
-def toolkit(images: Images, side: int = SIDE) -> FloatImages:
+def toolkit(images: Uint8, side: int = SIDE) -> Float32:
     """`resize`, then the V channel of HSV replaced by its 256-bin `skimage.exposure.equalize_hist`."""
     resized = _resized(images, side)
     if resized.ndim == 3:  # a grey pixel has V = R = G = B and S = 0, so HSV and back changes nothing
@@ -88,7 +87,7 @@ def toolkit(images: Images, side: int = SIDE) -> FloatImages:
     return _equalised_rgb(resized).astype(np.float32)
 
 
-METHODS: dict[str, Callable[[Images, int], FloatImages]] = {"toolkit": toolkit, "pad": pad, "resize": resize}
+METHODS: dict[str, Callable[[Uint8, int], Float32]] = {"toolkit": toolkit, "pad": pad, "resize": resize}
 """What `--preprocess` may name."""
 
 _UNIT = 1.0 / 255.0  # scikit-image multiplies by it; dividing by 255 gives other last bits
@@ -104,8 +103,8 @@ def _check_method(method: str) -> None:
         raise ValueError(f"preprocess method {method!r}; expected one of {', '.join(METHODS)}")
 
 
-def _batches(images: Iterable[Images]) -> Iterable[list[Images]]:
-    batch: list[Images] = []
+def _batches(images: Iterable[Uint8]) -> Iterable[list[Uint8]]:
+    batch: list[Uint8] = []
     size = 0
     for image in images:
         batch.append(image)
@@ -117,7 +116,7 @@ def _batches(images: Iterable[Images]) -> Iterable[list[Images]]:
         yield batch
 
 
-def _of_any_size(images: list[Images], method: str, side: int) -> FloatImages:
+def _of_any_size(images: list[Uint8], method: str, side: int) -> Float32:
     """Those of one size go together; equalising, whose images are all of one size, is done for all at once."""
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for number, image in enumerate(images):
@@ -133,11 +132,11 @@ def _of_any_size(images: list[Images], method: str, side: int) -> FloatImages:
     return _equalised_rgb(resized).astype(np.float32)
 
 
-def _block(images: list[Images], numbers: list[int]) -> Images:
+def _block(images: list[Uint8], numbers: list[int]) -> Uint8:
     return images[numbers[0]][None] if len(numbers) == 1 else np.stack([images[number] for number in numbers])
 
 
-def _resized(images: Images, side: int) -> npt.NDArray[np.float64]:
+def _resized(images: Uint8, side: int) -> Float64:
     """Shape (n, side, side) or (n, side, side, 3), float64 in [0, 1].
 
     The images become channels of one big image, which scikit-image resizes along its first two axes. That is
@@ -154,21 +153,21 @@ def _resized(images: Images, side: int) -> npt.NDArray[np.float64]:
     pixels = tuple(range(1, images.ndim))
     low = images.min(axis=pixels, keepdims=True) * _UNIT
     high = images.max(axis=pixels, keepdims=True) * _UNIT
-    clipped: npt.NDArray[np.float64] = np.clip(result, low, high)
+    clipped: Float64 = np.clip(result, low, high)
     return clipped
 
 
-def _equalised_rgb(images: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _equalised_rgb(images: npt.NDArray[Any]) -> Float64:
     """Histogram-equalise the V channel of each RGB image of (n, h, w, 3), float64 or uint8."""
     from skimage.color import hsv2rgb, rgb2hsv
 
     hsv = rgb2hsv(images)
     hsv[..., 2] = _equalised(hsv[..., 2])
-    rgb: npt.NDArray[np.float64] = hsv2rgb(hsv)
+    rgb: Float64 = hsv2rgb(hsv)
     return rgb
 
 
-def _equalised(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _equalised(values: Float64) -> Float64:
     """Histogram-equalise each image of (n, h, w).
 
     An image that varies by rounding alone, as resizing one of a single colour leaves it, counts as constant: there is

@@ -5,20 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from engine import search
+from engine.core.rng import RngKey, generator
+from engine.core.types import Float32, Int64
 from engine.fitness import SearchRows, TiledFitness, Weights
 from engine.head import Head, TargetLayer
 from engine.layer_targets import Target
 from engine.search import Judge, SearchSettings, SearchState
-from engine.streams import stream
-from engine.swarm import Spread, Stream
+from engine.swarm import Spread
 from engine.tail import Tail
 from engine.tail_fitness import TailFitness
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +36,7 @@ class Problem:
     head: Head
     weights: Weights
     spread: Spread
-    source: Stream
+    source: RngKey
     settings: SearchSettings
     kernel: Float32 | None = None
 
@@ -95,7 +92,7 @@ def judge_of(settings: SearchSettings, rows: SearchRows) -> Judge:
     return Judge(negatives, positives, weight)
 
 
-def sample_positives(rows: SearchRows, source: Stream, count: int | None) -> SearchRows:
+def sample_positives(rows: SearchRows, source: RngKey, count: int | None) -> SearchRows:
     """Keep all negatives and `count` positives, drawn without replacement from the seed, in their order.
 
     None, or a count that is not below the number of positives, keeps all.
@@ -103,7 +100,7 @@ def sample_positives(rows: SearchRows, source: Stream, count: int | None) -> Sea
     positives = np.flatnonzero(~rows.negative)
     if count is None or count >= len(positives):
         return rows
-    rng = stream(source.seed, source.data, source.label, "positives")
+    rng = generator(source.seed, source.data, source.label, "positives")
     kept = np.sort(np.concatenate([np.flatnonzero(rows.negative), rng.choice(positives, count, replace=False)]))
     return SearchRows(rows.inputs[kept], rows.logits[kept], rows.labels[kept], rows.negative[kept])
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.charts import BLUE, GREEN, GREY, ORANGE, chart_settings, label_texts, new_figure, save_chart, text_size
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.results import Results
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError
-from engine.files import replace_file
+from engine.core.errors import InputError
+from engine.core.files import replace_file
+from engine.core.types import Float64
 from engine.imageset_writer import create_images, put_images
 from engine.imagesets import BLOCK_ROWS, ImageSet, open_reader
 
@@ -68,7 +69,7 @@ def read_groups(path: Path) -> list[list[int]]:
     return groups
 
 
-def group_labels(image_set: ImageSet, groups: Sequence[Sequence[int]], path: Path) -> npt.NDArray[np.float64]:
+def group_labels(image_set: ImageSet, groups: Sequence[Sequence[int]], path: Path) -> Float64:
     """One-hot rows (n, groups) of the group that holds each row's class, all zero where none does.
 
     Raises InputError where a group of the file `path` names a class that the set does not have.
@@ -82,5 +83,5 @@ def group_labels(image_set: ImageSet, groups: Sequence[Sequence[int]], path: Pat
     table = np.zeros((image_set.classes, len(groups)))
     for column, group in enumerate(groups):
         table[list(group), column] = 1
-    one_hot: npt.NDArray[np.float64] = table[image_set.labels]
+    one_hot: Float64 = table[image_set.labels]
     return one_hot

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from engine.bubbles import Bubbles, Counts, Grid, bubble_figure, shares_of
+from engine.bubbles import Bubbles, Grid, bubble_figure, shares_of
 from engine.charts import BLACK, GREEN, ORANGE, chart_settings, label_texts, save_chart
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.types import Int64
 from engine.imagesets import ImageSet, open_image_set
 
 if TYPE_CHECKING:
@@ -56,17 +56,17 @@ class Fates:
         before_known: whether it is known what rows were taken for.
     """
 
-    folders: npt.NDArray[np.int64]
-    right: Counts
-    same: Counts
-    other: Counts
+    folders: Int64
+    right: Int64
+    same: Int64
+    other: Int64
     true: bool
     before_known: bool
 
     @property
-    def totals(self) -> Counts:
+    def totals(self) -> Int64:
         """Rows (f,) of each folder."""
-        totals: Counts = (self.right + self.same + self.other).sum(axis=1)
+        totals: Int64 = (self.right + self.same + self.other).sum(axis=1)
         return totals
 
 
@@ -98,7 +98,7 @@ def open_leaves(directory: Path, name: str) -> list[Leaf]:
     return leaves
 
 
-def fates_of(leaves: Sequence[Leaf], predicted: Sequence[npt.NDArray[np.int64]], directory: Path) -> Fates:
+def fates_of(leaves: Sequence[Leaf], predicted: Sequence[Int64], directory: Path) -> Fates:
     """Count what became of the rows of each leaf, from the classes (m,) that a model takes them for now.
 
     Raises InputError where the numbers of the folders are neither the true labels of their rows nor classes that the

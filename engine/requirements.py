@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.comparison import Comparison, drop_interval
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.types import Int64
 from engine.results import wilson_interval
 
 if sys.version_info >= (3, 11):
@@ -41,7 +41,6 @@ else:
     import tomli as tomllib
 
 Kind = Literal["min_accuracy", "max_drop", "max_rate"]
-Indices = npt.NDArray[np.int64]
 
 _ACCURACY_KINDS: tuple[Kind, ...] = ("min_accuracy", "max_drop")
 _PAIR_KEYS = ("true", "predicted", "max_rate")
@@ -156,7 +155,7 @@ def default_goals(labels: Sequence[int], label_names: Sequence[str] | None) -> t
     )
 
 
-def check_rows(requirements: Sequence[Requirement], totals: Indices, source: Path) -> None:
+def check_rows(requirements: Sequence[Requirement], totals: Int64, source: Path) -> None:
     """Raise InputError where the image set `source` with `totals` (C,) rows per label has no rows to judge by.
 
     Labels that only `label = "*"` speaks of may have none, as long as there are any rows.
@@ -219,11 +218,11 @@ def _verdict(requirement: Requirement, comparison: Comparison) -> Verdict:
     )
 
 
-def _pool(per_label: Indices, requirement: Requirement) -> Indices:
+def _pool(per_label: Int64, requirement: Requirement) -> Int64:
     return per_label if requirement.labels is None else per_label[list(requirement.labels)]
 
 
-def _count(confusion: Indices, requirement: Requirement) -> int:
+def _count(confusion: Int64, requirement: Requirement) -> int:
     column = np.diagonal(confusion) if requirement.predicted is None else confusion[:, requirement.predicted]
     return int(_pool(column, requirement).sum())
 

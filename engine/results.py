@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from engine.errors import InputError
-from engine.files import replace_file
-
-Indices = npt.NDArray[np.int64]
+from engine.core.errors import InputError
+from engine.core.files import replace_file
+from engine.core.types import Bool, Int64
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class LabelChange:
     broken: int
 
 
-def label_results(labels: Indices, predicted: Indices, classes: int) -> Results:
+def label_results(labels: Int64, predicted: Int64, classes: int) -> Results:
     """Count rows right and wrong per true label, from class numbers `labels` and `predicted`, both (n,)."""
     totals = np.bincount(labels, minlength=classes)
     success = np.bincount(labels[labels == predicted], minlength=classes)
@@ -82,11 +80,11 @@ def label_results(labels: Indices, predicted: Indices, classes: int) -> Results:
     )
 
 
-def paired_changes(labels: Indices, before: Indices, after: Indices, classes: int) -> tuple[LabelChange, ...]:
+def paired_changes(labels: Int64, before: Int64, after: Int64, classes: int) -> tuple[LabelChange, ...]:
     """What changed for each label with rows, ascending, from predictions `before` and `after`, both (n,)."""
     was_right, is_right = before == labels, after == labels
 
-    def count(rows: npt.NDArray[np.bool_]) -> Indices:
+    def count(rows: Bool) -> Int64:
         return np.bincount(labels[rows], minlength=classes)
 
     totals = np.bincount(labels, minlength=classes)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engine import backend
 from engine.backend import keras, ops
+from engine.core.types import Float32, Float64, Int64
 from engine.head import Head, TargetLayer, row_losses
 from engine.model_rows import unpack
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from engine.pooled_localize import PooledSums
     from engine.tail import Tail, TailRunner
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 BATCH_ROWS = 256
 """Rows of one pass. The last batch of a block is filled up with zeros, so that one shape is compiled and the bits of a

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 
 from engine import backend
 from engine.backend import keras
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.safe_config import reason
 from engine.weights import name_in_layer, weight_variables
 

@@ -8,15 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from engine import swarm
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.rng import RngKey
+from engine.core.types import Float32, Float64
 from engine.fitness import Tiling, fitness
-from engine.swarm import Spread, Stream, SwarmSettings, SwarmState
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
+from engine.swarm import Spread, SwarmSettings, SwarmState
 
 Evaluate = Callable[[Float32], Float64]
 """(P, K) candidates -> (P, 4) sums, see `engine.fitness.TiledFitness.evaluate`."""
@@ -92,7 +90,7 @@ class Search:
     """What a search is, besides its state."""
 
     settings: SearchSettings
-    source: Stream
+    source: RngKey
     judge: Judge
 
 
@@ -136,7 +134,7 @@ class SearchState:
     stop: Stop | None = None
 
 
-def start(settings: SearchSettings, source: Stream, original: Float32, spread: Spread) -> SearchState:
+def start(settings: SearchSettings, source: RngKey, original: Float32, spread: Spread) -> SearchState:
     """The state before the first iteration; `original` (K,) are the weights as they are."""
     placed = swarm.init(settings.swarm, source, original.astype(np.float64), spread)
     return SearchState(placed, np.zeros(4))
@@ -144,7 +142,7 @@ def start(settings: SearchSettings, source: Stream, original: Float32, spread: S
 
 def advance(
     settings: SearchSettings,
-    source: Stream,
+    source: RngKey,
     judge: Judge,
     state: SearchState,
     evaluate: Evaluate,

@@ -17,11 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.parallel import Bar, ParallelMap, in_process, unseen
+from engine.core.resumable import work_folder
 from engine.image_info import FILE_NAME, Entry, is_subset, read_category_info, read_subset_file, write_subset_info
 from engine.pictures import can_write, encode_picture, read_picture, resize_bilinear
-from engine.spread import Bar, Spread, in_process, unseen
-from engine.work_folder import work_folder
 
 DEFAULT_NUM = 5000
 IMAGES_PER_PIECE = 256
@@ -92,7 +92,7 @@ def create_image_subset(
     settings: SubsetSettings,
     *,
     overwrite: bool = False,
-    spread: Spread = in_process,
+    spread: ParallelMap = in_process,
     progress: Bar = unseen,
 ) -> SubsetReport:
     """Draw images of `category_dir` into `output_dir`, beside an `image_info.json`; see the module.

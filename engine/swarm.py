@@ -19,10 +19,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError
-from engine.streams import stream
-
-Float64 = npt.NDArray[np.float64]
+from engine.core.errors import InputError
+from engine.core.rng import RngKey, generator
+from engine.core.types import Float32, Float64
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,6 @@ class SwarmSettings:
     def constriction(self) -> float:
         """chi of the update rule."""
         return 2.0 / (self.phi - 2.0 + math.sqrt(self.phi**2 - 4.0 * self.phi))
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Which random numbers a swarm draws; see `engine.streams.stream`."""
-
-    seed: int
-    data: str
-    label: int
 
 
 @dataclass(frozen=True)
@@ -108,7 +98,7 @@ class SwarmState:
     bound: float | Float64
 
 
-def init(settings: SwarmSettings, source: Stream, original: Float64, spread: Spread) -> SwarmState:
+def init(settings: SwarmSettings, source: RngKey, original: Float64, spread: Spread) -> SwarmState:
     """Place the swarm.
 
     Args:
@@ -117,7 +107,7 @@ def init(settings: SwarmSettings, source: Stream, original: Float64, spread: Spr
         original: shape (K,), the weights under repair as they are.
         spread: of all weights of the layer; particles 1.. are drawn from N(mean, std).
     """
-    rng = stream(source.seed, source.data, source.label, "start")
+    rng = generator(source.seed, source.data, source.label, "start")
     drawn = rng.normal(spread.mean, spread.std, size=(settings.num_particles - 1, original.size))
     position = np.vstack([original[None, :], drawn]).astype(np.float64)
     return SwarmState(
@@ -133,12 +123,12 @@ def init(settings: SwarmSettings, source: Stream, original: Float64, spread: Spr
     )
 
 
-def ask(state: SwarmState) -> npt.NDArray[np.float32]:
+def ask(state: SwarmState) -> Float32:
     """The candidates of this iteration, shape (P, K), as the float32 values a model would hold."""
     return state.position.astype(np.float32)
 
 
-def tell(settings: SwarmSettings, source: Stream, state: SwarmState, fitness: Float64) -> SwarmState:
+def tell(settings: SwarmSettings, source: RngKey, state: SwarmState, fitness: Float64) -> SwarmState:
     """Take in the fitness of the candidates, shape (P,), and move the swarm.
 
     Ties keep the older best; among equal particles the first wins. A fitness that is not a number counts as -inf.
@@ -160,8 +150,8 @@ def tell(settings: SwarmSettings, source: Stream, state: SwarmState, fitness: Fl
     return _move(settings, source, told)
 
 
-def _move(settings: SwarmSettings, source: Stream, state: SwarmState) -> SwarmState:
-    rng = stream(source.seed, source.data, source.label, "velocity", state.iteration)
+def _move(settings: SwarmSettings, source: RngKey, state: SwarmState) -> SwarmState:
+    rng = generator(source.seed, source.data, source.label, "velocity", state.iteration)
     high = settings.phi / 2.0 if settings.phi_split else settings.phi
     # In place: where a swarm is large, making arrays takes longer than the sums.
     rho1, rho2 = rng.random((2, *state.position.shape))

@@ -12,20 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engine import backend, convolution_like
 from engine.backend import keras, ops
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.types import Float32, Int64
 from engine.graph import Split, Step, flat, run
 from engine.impact import ImpactPasses
 from engine.layer_targets import DeepTarget
 from engine.model_rows import model_inputs
 from engine.pooled_localize import PooledSums
 from engine.runner import batches, predicted_classes
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 
 def pack(split: Split, values: Sequence[Any]) -> Any:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engine import backend, touched
 from engine.backend import ops
+from engine.core.types import Float32, Float64, Int64
 from engine.fitness import (
     BLOCK_ROWS,
     UNIT_WEIGHTS,
@@ -37,10 +37,6 @@ from engine.head import row_losses
 from engine.layer_targets import DeepTarget
 from engine.tail import Tail, unpack
 from engine.touched import Route
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 
 TILE_BYTES = 256 << 20
 """Default of `--tile-bytes`: values of the tail that one call of the program holds at once, at most."""

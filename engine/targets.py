@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError
-from engine.files import replace_directory
+from engine.core.errors import InputError
+from engine.core.files import replace_directory
+from engine.core.types import Int64
 from engine.imageset_writer import (
     ImageSetWriter,
     copy_rows,
@@ -33,8 +34,6 @@ from engine.imageset_writer import (
     write_image_set,
 )
 from engine.imagesets import BLOCK_ROWS, ImageReader, ImageSet, open_image_set, open_reader
-
-Indices = npt.NDArray[np.int64]
 
 # What `target` writes, and what `localize` and `optimize` say of the rows that were there before.
 _REPLACED = {"repair.h5", "labels.json", "weights.csv", "pareto_front.png"}
@@ -63,10 +62,10 @@ class _Group:
     """Rows (m,) of the source, ascending, that one leaf folder holds."""
 
     folder: tuple[int, ...]
-    rows: Indices
+    rows: Int64
 
 
-def write_targets(source: ImageSet, predicted: Indices, directory: Path, *, overwrite: bool = False) -> TargetSummary:
+def write_targets(source: ImageSet, predicted: Int64, directory: Path, *, overwrite: bool = False) -> TargetSummary:
     """Write `positive/` and `negative/` below `directory` from the class `predicted` (n,) for each row.
 
     Images and labels keep their dtypes; label names and preprocessing are carried over; other datasets are
@@ -98,7 +97,7 @@ def write_targets(source: ImageSet, predicted: Indices, directory: Path, *, over
     return TargetSummary(source.rows, len(right), _label_counts(source.labels, wrong))
 
 
-def target_order(labels: Indices, predicted: Indices, label: int) -> tuple[Indices, Indices]:
+def target_order(labels: Int64, predicted: Int64, label: int) -> tuple[Int64, Int64]:
     """Rows of `negative/<label>/repair.h5` (m,) and of `positive/repair.h5` (k,), in the order of those files."""
     negative = np.flatnonzero((predicted != labels) & (labels == label))
     positive = np.flatnonzero(predicted == labels)
@@ -167,14 +166,14 @@ def _check_replaceable(tree: Path, overwrite: bool) -> None:
         raise InputError(f"{tree} was not made by target (no labels.json, no repair.h5); expected none, or --overwrite")
 
 
-def _first_seen(values: Indices) -> Indices:
+def _first_seen(values: Int64) -> Int64:
     """Distinct values in order of first appearance."""
     distinct, first = np.unique(values, return_index=True)
-    ordered: Indices = distinct[np.argsort(first)]
+    ordered: Int64 = distinct[np.argsort(first)]
     return ordered
 
 
-def _grouped(rows: Indices, *keys: Indices) -> list[_Group]:
+def _grouped(rows: Int64, *keys: Int64) -> list[_Group]:
     """Leaves of a tree over `rows` by one key or nested keys, in order of first appearance at each level."""
     if not keys:
         return [_Group((), rows)]
@@ -190,7 +189,7 @@ def _write_roots(source: ImageSet, trees: dict[Path, list[_Group]]) -> None:
     """Write `repair.h5` at the root of every tree in one pass over the source."""
     with open_reader(source) as reader, ExitStack() as stack:
         layout = layout_of(source, reader)
-        writers: list[tuple[ImageSetWriter, Indices]] = []
+        writers: list[tuple[ImageSetWriter, Int64]] = []
         for root, groups in trees.items():
             if groups:
                 place = _places(groups, source.rows)
@@ -205,7 +204,7 @@ def _write_roots(source: ImageSet, trees: dict[Path, list[_Group]]) -> None:
                 _scatter(writer, place[start:stop], images, labels)
 
 
-def _places(groups: Iterable[_Group], rows: int) -> Indices:
+def _places(groups: Iterable[_Group], rows: int) -> Int64:
     """For each row of the source its row in the joined set, -1 where it is not in it; shape (n,)."""
     place = np.full(rows, -1, np.int64)
     joined = _joined(groups)
@@ -213,11 +212,11 @@ def _places(groups: Iterable[_Group], rows: int) -> Indices:
     return place
 
 
-def _joined(groups: Iterable[_Group]) -> Indices:
+def _joined(groups: Iterable[_Group]) -> Int64:
     return np.concatenate([np.empty(0, np.int64), *(group.rows for group in groups)])
 
 
-def _scatter(writer: ImageSetWriter, place: Indices, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
+def _scatter(writer: ImageSetWriter, place: Int64, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
     """Write the rows of a block to their places; those of one group are neighbours there: one write each."""
     order = np.argsort(place, kind="stable")
     order = order[place[order] >= 0]
@@ -247,7 +246,7 @@ def _write_folder(joined: ImageSet, reader: ImageReader, folder: Path, groups: l
     (folder / "labels.json").write_text(json.dumps(entries, indent=4))
 
 
-def _label_counts(labels: Indices, wrong: Indices) -> tuple[LabelTargets, ...]:
+def _label_counts(labels: Int64, wrong: Int64) -> tuple[LabelTargets, ...]:
     totals = np.bincount(labels)
     failures = np.bincount(labels[wrong], minlength=len(totals))
     return tuple(LabelTargets(int(label), int(totals[label]), int(failures[label])) for label in np.flatnonzero(totals))

@@ -13,15 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from engine import convolution_like, dense_like
 from engine.backend import keras, ops
+from engine.core.types import Int64
 from engine.graph import Split, Step, uses
 from engine.head import ELEMENTWISE, activation_name
-
-Int64 = npt.NDArray[np.int64]
 
 _POOLING = (
     keras.layers.MaxPooling1D,

@@ -27,18 +27,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engine import backend, hdf5_models, savedmodel
 from engine.architectures import foreign_layer
 from engine.backend import keras
-from engine.errors import InputError, WorkError
-from engine.files import remove, replace_file
+from engine.core.errors import InputError, WorkError
+from engine.core.files import remove, replace_file
+from engine.core.rng import generator
+from engine.core.types import Float32, Int64
 from engine.imagesets import BLOCK_ROWS, ImageReader, ImageSet, open_reader
 from engine.models import fingerprint_of, load_model
 from engine.runner import BATCH_ROWS, ModelRunner
 from engine.safe_config import reason
-from engine.streams import stream
 
 MODEL, FACTS = "model.keras", "training.json"
 CHECKPOINTS, BOARDS = Path("logs/model_check_points"), Path("logs/tensor_boards")
@@ -57,8 +57,6 @@ _SLACK = 1 << 20
 """Bytes that a file of weights may take beside them: names, the configuration."""
 _DATE = (2025, 1, 1, 0, 0, 0)
 
-FloatImages = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 Bar = Callable[[str, int], Callable[[int], None]]
 """Given a title and a number of rows, returns what to call with rows done."""
 
@@ -132,24 +130,24 @@ class Feed:
         self._reader = reader
         row_bytes = 4 * math.prod(images.image_shape)
         self._pool_rows = max(1, held_bytes // row_bytes)
-        self._held: FloatImages | None = None
+        self._held: Float32 | None = None
         if len(rows) <= self._pool_rows:
             self._held = np.empty((len(rows), *images.image_shape), np.float32)
 
-    def offer(self, start: int, block: FloatImages) -> None:
+    def offer(self, start: int, block: Float32) -> None:
         """Keep what is wanted of the rows from `start` on, `block` (m, h, w, c)."""
         if self._held is not None:
             first, last = np.searchsorted(self.rows, [start, start + len(block)])
             self._held[first:last] = block[self.rows[first:last] - start]
 
-    def in_order(self, batch_rows: int) -> Iterator[tuple[FloatImages, FloatImages]]:
+    def in_order(self, batch_rows: int) -> Iterator[tuple[Float32, Float32]]:
         """Batches of images (m, h, w, c) and one-hot labels (m, classes) in the order of the file."""
         for start in range(0, len(self.rows), batch_rows):
             chosen = np.arange(start, min(start + batch_rows, len(self.rows)))
             images = self._reader.read_rows(self.rows[chosen]) if self._held is None else self._held[chosen]
             yield images, self._one_hot[self.labels[chosen]]
 
-    def shuffled(self, batch_rows: int, random: np.random.Generator) -> Iterator[tuple[FloatImages, FloatImages]]:
+    def shuffled(self, batch_rows: int, random: np.random.Generator) -> Iterator[tuple[Float32, Float32]]:
         """Batches of all rows in a random order; the last may be smaller."""
         for pool in shuffled_pools(self.rows, max(1, self._pool_rows // batch_rows) * batch_rows, random):
             chosen = np.sort(pool)
@@ -187,7 +185,7 @@ def split_rows(rows: int, validation_split: float, seed: int) -> tuple[Int64, In
             f"a validation_split of {validation_split:g} of {rows} rows leaves {rows - count} to train on and {count} "
             "to validate on, expected some of each"
         )
-    order = stream(seed, "train", -1, "validation").permutation(rows)
+    order = generator(seed, "train", -1, "validation").permutation(rows)
     return np.sort(order[count:]), np.sort(order[:count])
 
 
@@ -338,8 +336,8 @@ def _fit(
     tf = _tensorflow()
     boards = [tf.summary.create_file_writer(str(output_dir / BOARDS / name)) for name in BOARD_NAMES]
 
-    def batches() -> Iterator[tuple[FloatImages, FloatImages]]:
-        return training.shuffled(settings.batch_rows, stream(settings.seed, "train", -1, "order", len(epochs)))
+    def batches() -> Iterator[tuple[Float32, Float32]]:
+        return training.shuffled(settings.batch_rows, generator(settings.seed, "train", -1, "order", len(epochs)))
 
     def batch_end(batch: int, logs: Any) -> None:
         tick(min(settings.batch_rows, len(training.rows) - batch * settings.batch_rows))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.backend import keras
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.model_rows import has_graph
 
 _AUTOMATIC = re.compile(r"(jax_)?variable(_\d+)?")

@@ -11,17 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from engine.errors import InputError
-from engine.files import remove, replace_file
+from engine.core.errors import InputError
+from engine.core.files import remove, replace_file
+from engine.core.types import Float32, Int64
 from engine.head import TargetLayer
 from engine.layer_targets import Target
 from engine.patch import Patch
 from engine.patch_file import read_patch, write_patch
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 
 CSV, ARROW = "weights.csv", "weights.arrow"
 

@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from engine.core.files import replace_file
 from engine.fashion_mnist import LABEL_NAMES, read_split
-from engine.files import replace_file
 from engine.preprocess import preprocess_images
 
 OUTPUT = Path(__file__).resolve().parent.parent / "cli" / "quickstart_data"

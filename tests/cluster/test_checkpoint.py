@@ -10,15 +10,16 @@ import pytest
 
 from cluster.checkpoint import Begun, pack, unpack
 from engine import search
+from engine.core.rng import RngKey
 from engine.search import Judge, SearchSettings
-from engine.swarm import Spread, Stream, SwarmSettings
+from engine.swarm import Spread, SwarmSettings
 
 
 @pytest.fixture(scope="module")
 def searches() -> dict[str, Begun]:
     """A search before its first iteration, one under way, and one that has ended with a candidate without fitness."""
     settings = SearchSettings(swarm=SwarmSettings(num_particles=5), num_iterations=4)
-    source = Stream(3, "rows", 6)
+    source = RngKey(3, "rows", 6)
     start = search.start(settings, source, np.array([0.1, -0.2], np.float32), Spread(0.0, 0.1, 1.0))
     rng = np.random.default_rng(0)
 
@@ -55,7 +56,7 @@ def test_round_trip(searches: dict[str, Begun], tmp_path: Path) -> None:
 
 def test_going_on_from_bytes_is_going_on(searches: dict[str, Begun], tmp_path: Path) -> None:
     settings = SearchSettings(swarm=SwarmSettings(num_particles=5), num_iterations=9)
-    source, judge = Stream(3, "rows", 6), Judge(9, 9, 2.0)
+    source, judge = RngKey(3, "rows", 6), Judge(9, 9, 2.0)
     begun = replace(searches["step1-chunk0-label6-w0.15x-s0"])
     (tmp_path / "some.npz").write_bytes(pack({"a": begun}))
 

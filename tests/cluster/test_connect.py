@@ -10,7 +10,7 @@ from ray.cluster_utils import Cluster
 
 from cluster.compute import Compute, ComputeOptions
 from cluster.connect import _share, runtime_environment
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 
 def test_gpus_are_shared_among_the_workers() -> None:

@@ -16,12 +16,13 @@ from cluster.records import RunRecords, comparable, read_facts, read_table
 from cluster.tasks import SearchResult, SearchSpec, Task, TaskEvent, TaskResult
 from engine import search
 from engine.backend import keras
+from engine.core.rng import RngKey
 from engine.head import find_target
 from engine.imageset_writer import write_image_set
 from engine.imagesets import open_image_set
 from engine.losses import TrainingLoss
 from engine.search import Judge, Search, SearchSettings, SearchState
-from engine.swarm import Spread, Stream, SwarmSettings, SwarmState
+from engine.swarm import Spread, SwarmSettings, SwarmState
 
 SHAPE = (12, 3)
 WEIGHT = "scores/kernel"
@@ -75,7 +76,7 @@ def run(task: Task, states: Mapping[str, SearchState], iterations: Mapping[str, 
     """A segment of real searches: of each so many iterations, the others of the task as they are."""
     results = []
     for spec in task.searches:
-        one = Search(spec.settings, Stream(spec.seed, "rows", task.label), JUDGE)
+        one = Search(spec.settings, RngKey(spec.seed, "rows", task.label), JUDGE)
         state = states.get(spec.name) or search.start(one.settings, one.source, OLD, Spread(0.0, 0.5, 1.0))
         done = []
         for _ in range(iterations.get(spec.name, 0)):

@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 from cluster.connect import Resources
 from cluster.pool import ATTEMPTS, Call, WorkerError, WorkerPool
 from cluster.replica import Replica
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 
 def _class() -> type[Replica]:

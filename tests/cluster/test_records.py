@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from cluster.records import SCHEMAS, RunRecords, comparable, read_facts, read_part, read_table
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 IDENTITY: dict[str, Any] = {
     "model": "abc",

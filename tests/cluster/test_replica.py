@@ -10,7 +10,7 @@ import pytest
 
 from cluster.compute import Compute
 from cluster.replica import build_runner
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.models import load_model
 
 

@@ -15,8 +15,8 @@ from ray.cluster_utils import Cluster
 from cluster.spread import Workers
 from engine.bdd_objects import prepare_bdd_objects
 from engine.category_dir import create_category_dir
-from engine.errors import InputError, WorkError
-from engine.spread import Spread, in_process
+from engine.core.errors import InputError, WorkError
+from engine.core.parallel import ParallelMap, in_process
 from engine.subset import SubsetSettings, create_image_subset
 from tests.scenes import Scenes, draw_scenes
 
@@ -28,7 +28,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Scenes:
     return draw_scenes(tmp_path_factory.mktemp("scenes"), "val", 15, width=320, height=180)
 
 
-def everything(scenes: Scenes, root: Path, spread: Spread) -> dict[str, bytes]:
+def everything(scenes: Scenes, root: Path, spread: ParallelMap) -> dict[str, bytes]:
     """All files from scenes to image sets."""
     create_category_dir(scenes.labels, scenes.images, root / "categories", spread=spread)
     create_image_subset(root / "categories", root / "subset", SubsetSettings(150, resize_to=40), spread=spread)

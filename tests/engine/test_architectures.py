@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from engine.architectures import Architecture, application_names, build, choose, describe, foreign_layer
-from engine.errors import InputError, WorkError
+from engine.core.errors import InputError, WorkError
 
 SHAPE = (32, 32, 3)
 SMALL = "MobileNetV3Small"

@@ -26,7 +26,8 @@ from engine.preprocess import preprocess_images
 from engine.problem import Problem, prepare
 from engine.runner import ModelRunner
 from engine.search import SearchSettings
-from engine.swarm import Stream, SwarmSettings
+from engine.core.rng import RngKey
+from engine.swarm import SwarmSettings
 
 folder, out, *layers = sys.argv[1:]
 loaded = load_model(Path(folder) / "model.keras")
@@ -43,7 +44,7 @@ for layer in layers:
     deep = isinstance(target, DeepTarget)
     spread = target.spread(target.kernel, case.index)
     kernel, tail = (target.kernel, runner.layer.tail) if deep else (None, None)
-    problem = Problem("it", target.head, case.weights, spread, Stream(0, "it", 6), settings, kernel)
+    problem = Problem("it", target.head, case.weights, spread, RngKey(0, "it", 6), settings, kernel)
     candidates = problem.start().swarm.position.astype(np.float32)
     found[f"{layer} index"] = case.index
     found[f"{layer} sums"] = prepare(problem, case.rows, tail).fitness.evaluate(candidates)
@@ -126,7 +127,7 @@ def test_what_needs_tensorflow_beside_jax():
         pytest.skip("REPAIR_DIST_LEGACY_MODELS names no folder with the large legacy models")
     model = f"{folder}/fashion-cnn-savedmodel"
     code = (
-        "from pathlib import Path\nfrom engine.models import load_model\nfrom engine.errors import InputError\n"
+        "from pathlib import Path\nfrom engine.models import load_model\nfrom engine.core.errors import InputError\n"
         "try:\n    load_model(Path(sys.argv[1]))\nexcept InputError as error:\n    print(error)"
     )
     with_it = run("jax", code, model)

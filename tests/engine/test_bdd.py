@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.bdd import LABEL_NAMES, Box, Frame, read_frames, square_crop
-from engine.errors import InputError
+from engine.core.errors import InputError
 from tests.scenes import Scenes, label
 
 H, W = 720, 1280

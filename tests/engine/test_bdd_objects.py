@@ -19,7 +19,7 @@ from skimage.transform import resize
 from engine.bdd import LABEL_NAMES
 from engine.bdd_objects import prepare_bdd_objects
 from engine.category_dir import create_category_dir
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.imagesets import open_image_set
 from engine.subset import SubsetSettings, create_image_subset
 from tests.scenes import draw_scenes

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from engine.category_dir import create_category_dir
+from engine.core.errors import InputError
 from engine.crops import CropSettings
-from engine.errors import InputError
 from engine.pictures import encode_picture
 from tests.scenes import Scenes, draw_scenes, label
 

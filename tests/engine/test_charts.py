@@ -31,7 +31,7 @@ from engine.confusion import (
     overlay_bubble_chart,
     overlay_figure,
 )
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.gtsrb import LABEL_NAMES as SIGNS
 from engine.imageset_writer import write_empty_image_set, write_image_set
 from engine.imagesets import open_image_set

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.chunks import split_chunks
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 
 def write_source(path: Path, rows: int, dtype: str = "float64") -> tuple[np.ndarray, np.ndarray]:

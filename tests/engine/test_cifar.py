@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from engine.cifar import LABEL_NAMES, parse_batch, prepare_cifar
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.imagesets import open_image_set, read_images
 from engine.preprocess import preprocess_images
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2
 
 from engine.containers import repaired_path, save_patched
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.models import load_model, weight_variables
 from engine.patch import Patch
 

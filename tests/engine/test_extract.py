@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from engine import extract
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.extract import extract_images
 from engine.imagesets import ImageSet, open_image_set
 

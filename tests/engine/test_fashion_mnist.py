@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cli
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.fashion_mnist import LABEL_NAMES, prepare_fashion_mnist, read_idx, read_split
 from engine.imagesets import open_image_set, read_images
 from engine.preprocess import preprocess_images

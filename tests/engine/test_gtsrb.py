@@ -15,7 +15,7 @@ from skimage.color import hsv2rgb, rgb2hsv
 from skimage.exposure import equalize_hist
 from skimage.transform import resize
 
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.gtsrb import LABEL_NAMES, prepare_gtsrb
 from engine.imagesets import open_image_set, read_images
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine import backend
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.head import ELEMENTWISE, Head, find_target, row_losses
 from engine.losses import TrainingLoss
 

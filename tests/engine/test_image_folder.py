@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from skimage.transform import resize
 
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.image_folder import prepare_image_folder
 from engine.imagesets import open_image_set
 from engine.pictures import read_picture

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import imagesets
-from engine.errors import InputError
-from engine.files import replace_directory, replace_file
+from engine.core.errors import InputError
+from engine.core.files import replace_directory, replace_file
 from engine.imageset_writer import float_dtype, write_empty_image_set, write_image_set
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.head import TargetLayer
 from engine.layer_targets import DeepTarget, resolve_target
 from engine.patch import Patch

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import backend
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.localize import Localisation, draw_pareto_front, localize, pareto_front
 from engine.losses import TrainingLoss
 from engine.runner import LocalisationSums, ModelRunner

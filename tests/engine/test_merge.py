@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.imageset_writer import write_empty_image_set
 from engine.merge import merge_image_sets
 

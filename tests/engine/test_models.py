@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from engine import savedmodel
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.losses import parse_loss
 from engine.model_rows import model_inputs
 from engine.models import (

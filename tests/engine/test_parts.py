@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.imagesets import open_image_set, read_images
 from engine.official_parts import divide_by_rate, divide_training
 from engine.parts import Layout, Part, check_ratio, cut, shuffled, write_parts

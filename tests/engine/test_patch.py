@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.patch import NO_CHANGE, Patch, applied, compose, conflicts, merge, patch_between, revert
 
 Key = tuple[str, int]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.models import LoadedModel, load_model, weight_variables
 from engine.patch import NO_CHANGE, Patch
 from engine.patch_file import (

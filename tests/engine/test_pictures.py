@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.pictures import decode_picture, encode_picture, read_picture, resize_bilinear
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)

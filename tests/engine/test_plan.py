@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import backend
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.fitness import BLOCK_ROWS, Tiling, Weights, plan_tiles
 from engine.plan import check_plan, plan_search
 from engine.tail_fitness import MOST_IN_PLACE, TILE_BYTES, most_places, plan_shapes

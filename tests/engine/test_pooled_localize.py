@@ -14,7 +14,7 @@ from keras import layers
 
 from cli.main import run
 from engine import backend
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.imageset_writer import write_image_set
 from engine.impact import ImpactPasses
 from engine.layer_targets import DeepTarget, resolve_target

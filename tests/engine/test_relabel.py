@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.imagesets import ImageSet, open_image_set
 from engine.label_file import read_label_file, write_label_file
 from engine.relabel import group_labels, read_groups, write_with_labels

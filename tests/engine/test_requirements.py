@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.comparison import Comparison, compare, drop_interval
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.requirements import (
     Kind,
     Requirement,

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import search
-from engine.errors import InputError
+from engine.core.errors import InputError
+from engine.core.rng import RngKey
 from engine.fitness import SearchRows, TiledFitness, Tiling, Weights
 from engine.problem import Problem, judge_of, prepare, sample_positives, with_seed
 from engine.search import POSITIVE_WORTH, TOGETHER, Judge, Search, SearchSettings
-from engine.swarm import Spread, Stream, SwarmSettings, SwarmState
+from engine.swarm import Spread, SwarmSettings, SwarmState
 
-SOURCE = Stream(seed=3, data="rows", label=6)
+SOURCE = RngKey(seed=3, data="rows", label=6)
 SPREAD = Spread(mean=0.0, std=1.0, range=4.0)
 ORIGINAL = np.zeros(3, dtype=np.float32)
 JUDGE = Judge(negatives=4, positives=6, positive_weight=6.0)

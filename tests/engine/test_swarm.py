@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import swarm
-from engine.errors import InputError
-from engine.streams import stream
-from engine.swarm import Spread, Stream, SwarmSettings, SwarmState
+from engine.core.errors import InputError
+from engine.core.rng import RngKey, generator
+from engine.swarm import Spread, SwarmSettings, SwarmState
 
-SOURCE = Stream(seed=3, data="rows", label=6)
+SOURCE = RngKey(seed=3, data="rows", label=6)
 SPREAD = Spread(mean=0.5, std=2.0, range=1.5)
 ORIGINAL = np.array([0.25, -1.0])
 
@@ -52,7 +52,7 @@ def test_a_step_by_hand(phi, split):
     after = swarm.tell(settings_, SOURCE, before, np.array([0.5, 5.0, 3.0]))
 
     chi = 2 / (phi - 2 + math.sqrt(phi * phi - 4 * phi))
-    rho = stream(3, "rows", 6, "velocity", 4).uniform(0, phi / 2 if split else phi, (2, 3, 2))
+    rho = generator(3, "rows", 6, "velocity", 4).uniform(0, phi / 2 if split else phi, (2, 3, 2))
     personal = [[0.2, 1.1], [2.0, -1.0], [0.6, 0.4]]  # the second particle found a better place
     leader = [2.0, -1.0]
     for i in range(3):
@@ -169,7 +169,7 @@ def test_the_best_never_falls_and_is_never_below_the_original(seed, floor, split
 
     settings_ = SwarmSettings(num_particles=particles, velocity_floor=floor, phi_split=split)
     original = np.random.default_rng(seed).normal(size=5)
-    states = run(evaluate, 15, Stream(seed, "d", 1), settings_, original)
+    states = run(evaluate, 15, RngKey(seed, "d", 1), settings_, original)
     best = [state.global_fitness for state in states[1:]]
     assert best[0] >= evaluate(original[None].astype(np.float32))[0]
     assert (np.diff(best) >= 0).all()
@@ -187,7 +187,7 @@ def test_the_default_swarm_converges_on_a_quadratic(seed):
     def evaluate(candidates):
         return -((candidates - goal) ** 2).sum(axis=1)
 
-    last = run(evaluate, 200, Stream(seed, "d", 1))[-1]
+    last = run(evaluate, 200, RngKey(seed, "d", 1))[-1]
     np.testing.assert_allclose(last.global_position, goal, atol=1e-3)
     assert np.abs(last.position - goal).max() < 0.1  # the whole swarm, not one lucky particle
 
@@ -198,7 +198,7 @@ def test_the_same_seed_gives_the_same_run_and_another_gives_another():
 
     first, again = run(evaluate, 8), run(evaluate, 8)
     assert all(same(a, b) for a, b in zip(first, again, strict=True))
-    for other in (Stream(4, "rows", 6), Stream(3, "others", 6), Stream(3, "rows", 5)):
+    for other in (RngKey(4, "rows", 6), RngKey(3, "others", 6), RngKey(3, "rows", 5)):
         assert not same(first[1], run(evaluate, 1, other)[1])
         assert not same(first[0], run(evaluate, 0, other)[0])
     assert all(same(a, b) for a, b in zip(first, run(evaluate, 8), strict=True))

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.imageset_writer import write_image_set
 from engine.imagesets import open_image_set
 from engine.targets import LabelTargets, open_negatives, open_positives, target_order, write_targets

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from engine.errors import InputError, WorkError
+from engine.core.errors import InputError, WorkError
+from engine.core.rng import generator
 from engine.imageset_writer import write_image_set
 from engine.imagesets import BLOCK_ROWS, ImageReader, ImageSet, open_image_set, open_reader
 from engine.models import load_model
-from engine.streams import stream
 from engine.training import (
     CHECKPOINTS,
     Epoch,
@@ -218,7 +218,7 @@ def test_training_is_gradient_descent_on_the_rows_in_their_order(images: ImageSe
     with feed_of(images, training) as feed, feed_of(images, validation) as held_out:
         for epoch in range(2):
             losses, right = [], []
-            for batch, one_hot in feed.shuffled(16, stream(9, "train", -1, "order", epoch)):
+            for batch, one_hot in feed.shuffled(16, generator(9, "train", -1, "order", epoch)):
                 scores = forward(batch)
                 losses += (-np.log((scores * one_hot).sum(axis=1))).tolist()
                 right += (scores.argmax(axis=1) == one_hot.argmax(axis=1)).tolist()

@@ -12,7 +12,7 @@ import pytest
 from keras import layers
 
 from engine.containers import save_patched
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.models import build_model, load_model, spec_of
 from engine.patch import Patch
 from engine.weights import layers_below, weight_variables

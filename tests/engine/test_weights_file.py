@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.head import find_target
 from engine.losses import TrainingLoss
 from engine.weights_file import read_weights, write_weights

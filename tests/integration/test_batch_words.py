@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.batch import parse_labels, parse_weights
-from engine.errors import InputError
+from engine.core.errors import InputError
 from engine.search import SearchSettings
 
 NAMES = ("cat", "dog", "T-shirt/top", "3", "dog ", "twin", "twin", "a,b")

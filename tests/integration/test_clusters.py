@@ -26,7 +26,7 @@ import pytest
 
 from cli.main import run
 from cluster.connect import connected
-from engine.errors import InputError
+from engine.core.errors import InputError
 from tests.batches import differences
 
 SCRIPT = Path(sys.executable).with_name("repair-dist")

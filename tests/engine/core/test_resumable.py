@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.work_folder import work_folder
+from engine.core.resumable import work_folder
 
 
 def leave(result: Path, job: dict[str, int], *entries: object) -> None:

@@ -7,26 +7,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.streams import stream
+from engine.core.rng import generator
 
 JOB = (7, "chunk", 6, "velocity", 3)
 
 
 def numbers(job):
-    return stream(*job).random(1000)
+    return generator(*job).random(1000)
 
 
 def test_the_same_job_draws_the_same_numbers_whatever_was_drawn_before():
     expected = numbers(JOB)
     np.random.seed(1)
-    stream(8, "chunk", 6, "velocity", 3).random(17)
+    generator(8, "chunk", 6, "velocity", 3).random(17)
     np.testing.assert_array_equal(numbers(JOB), expected)
 
 
 def test_numbers_never_change_between_versions():
     """A resumed run goes on with the numbers it began with."""
     np.testing.assert_array_equal(
-        stream(*JOB).integers(0, 2**63, 2), np.array([5997193429164512947, 9193684591089418956])
+        generator(*JOB).integers(0, 2**63, 2), np.array([5997193429164512947, 9193684591089418956])
     )
 
 
@@ -48,14 +48,14 @@ def test_anything_else_draws_other_numbers(other):
 
 
 def test_parts_of_a_job_cannot_run_into_each_other():
-    assert stream(1, "2|3", 4, "x").random() != stream(1, "2", 34, "x").random()
-    steps = np.concatenate([stream(1, "d", 0, "velocity", step).random(500) for step in range(20)])
+    assert generator(1, "2|3", 4, "x").random() != generator(1, "2", 34, "x").random()
+    steps = np.concatenate([generator(1, "d", 0, "velocity", step).random(500) for step in range(20)])
     assert len(np.unique(steps)) == len(steps)
 
 
 @given(st.integers(-(2**40), 2**40), st.text(max_size=5), st.integers(-1, 1000), st.integers(0, 2**40))
 def test_numbers_are_uniform_and_repeat(seed, data, label, step):
-    first = stream(seed, data, label, "x", step).random(200)
+    first = generator(seed, data, label, "x", step).random(200)
     assert ((first >= 0) & (first < 1)).all()
     assert 0.3 < first.mean() < 0.7
-    np.testing.assert_array_equal(first, stream(seed, data, label, "x", step).random(200))
+    np.testing.assert_array_equal(first, generator(seed, data, label, "x", step).random(200))

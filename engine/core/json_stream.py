@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from engine.errors import InputError
+from engine.core.errors import InputError
 
 _READ = 1 << 20
 _LARGEST = 64 << 20

@@ -12,7 +12,7 @@ Bar = Callable[[int], Callable[[int], None]]
 """Shows progress: it is told how much there is to do, and gives what is then called with how much was just done."""
 
 
-class Spread(Protocol):
+class ParallelMap(Protocol):
     """Calls `function` with every piece and yields (piece, result) in any order; see `in_process`.
 
     `function` and pieces must be picklable, and a piece may be done twice. Where files are missed

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from engine.files import remove, replace_directory, replace_file
+from engine.core.files import remove, replace_directory, replace_file
 
 _JOB = "job.json"
 _JOURNAL = "journal.jsonl"

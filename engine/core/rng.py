@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 
 
-def stream(seed: int, data: str, label: int, purpose: str, step: int = 0) -> np.random.Generator:
+@dataclass(frozen=True)
+class RngKey:
+    """Which random numbers a search draws, see `generator`: of this seed, rows and label."""
+
+    seed: int
+    data: str
+    label: int
+
+
+def generator(seed: int, data: str, label: int, purpose: str, step: int = 0) -> np.random.Generator:
     """A generator for one purpose at one step of one job.
 
     Philox is counter-based (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): the key is a
