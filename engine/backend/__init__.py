@@ -89,7 +89,7 @@ name: str = keras.backend.backend()
 
 if name not in BACKENDS:  # Keras was imported before, with another choice
     raise InputError(f"Keras runs on {name!r}, expected KERAS_BACKEND to be {' or '.join(BACKENDS)}")
-_chosen: Any = _import(f"engine.backend_{name}")
+_chosen: Any = _import(f"engine.backend._{name}")
 
 limit_threads = _chosen.limit_threads
 compiled = _chosen.compiled
@@ -100,7 +100,6 @@ graph = _chosen.graph
 model_pass = _chosen.model_pass
 on_device = _chosen.on_device
 gradient = _chosen.gradient
-vectorised = _chosen.vectorised
 gpu_count = _chosen.gpu_count
 hide_gpus = _chosen.hide_gpus
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import QUICKSTART
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 SUMS = """
 import numpy as np

@@ -81,12 +81,6 @@ def gradient(function: Callable[[Any], Any], x: Any) -> Any:
     return jax.grad(function)(x)
 
 
-def vectorised(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function mapped over a new leading axis of every argument and result; for use in `compiled` and `graph`."""
-    mapped: Callable[..., Any] = jax.vmap(function)
-    return mapped
-
-
 def gpu_count() -> int:
     """GPUs that this process sees."""
     return sum(device.platform == "gpu" for device in jax.local_devices())
