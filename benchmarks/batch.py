@@ -38,10 +38,10 @@ from cluster.repair import Repairs, repair
 from cluster.replica import Replica
 from cluster.tasks import Task, TaskResult
 from engine.backend import limit_threads
+from engine.data.outcomes import open_negatives, write_targets
 from engine.fashion_mnist import DEFAULT_PREPROCESS
 from engine.localize import localize
 from engine.search import SearchSettings
-from engine.targets import open_negatives, write_targets
 from engine.weights_file import write_weights
 
 COMMANDS_AIM, LOOP_AIM, WORKERS_AIM, OVERHEAD_AIM = 20.0, 3.0, 1.8, 5.0

@@ -137,8 +137,8 @@ def side_by_side(calls: Mapping[str, Callable[[], object]], rounds: int, seconds
 
 def shipped_images(rows: int, preprocess: str = "pad") -> tuple[Float32, Int64]:
     """The first `rows` test images of the quickstart, float32 (n, 32, 32, 3), and their classes (n,)."""
+    from engine.data.preprocess import preprocess_images
     from engine.fashion_mnist import read_split
-    from engine.preprocess import preprocess_images
 
     images, labels = read_split(SHIPPED, "t10k")
     return preprocess_images(images[:rows], preprocess), labels[:rows].astype(np.int64)
@@ -149,7 +149,7 @@ def write_images(path: Path, blocks: Sequence[tuple[Float32, Int64]], rows: int)
 
     Every repetition moves the images one pixel further to the right, so that no two rows are equal.
     """
-    from engine.imageset_writer import write_image_set
+    from engine.data.writer import write_image_set
 
     shape, classes = blocks[0][0].shape[1:], int(max(labels.max() for _, labels in blocks)) + 1
     with write_image_set(path, rows=rows, image_shape=shape, classes=classes) as writer:

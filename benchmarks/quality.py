@@ -24,13 +24,13 @@ from engine import search
 from engine.backend import keras
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64
+from engine.data.image_set import READ_ROWS
+from engine.data.preprocess import preprocess_images
 from engine.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES, read_split
 from engine.fitness import SearchRows, Weights
 from engine.head import TargetLayer, find_target
-from engine.imagesets import BLOCK_ROWS
 from engine.localize import localize
 from engine.models import LoadedModel, load_model
-from engine.preprocess import preprocess_images
 from engine.problem import Problem, prepare
 from engine.results import LabelChange, paired_changes
 from engine.runner import ModelRunner
@@ -308,7 +308,7 @@ def prepared_split(folder: Path, split: str, preprocess: str, start: int, count:
     images, labels = images[part], labels[part]
     if count is not None and len(images) < count:
         raise click.ClickException(f"{folder} has {len(images)} training images from {start}, expected {count}")
-    blocks = [images[first : first + BLOCK_ROWS] for first in range(0, len(images), BLOCK_ROWS)]
+    blocks = [images[first : first + READ_ROWS] for first in range(0, len(images), READ_ROWS)]
     return np.concatenate([preprocess_images(block, preprocess) for block in blocks]), labels.astype(np.int64)
 
 

@@ -18,8 +18,8 @@ from common import COMMAND, MemoryWatch, machine, model_option, shipped_images, 
 
 from cli.console import table
 from cluster.compute import Compute, ComputeOptions
+from engine.data.image_set import open_image_set
 from engine.head import find_target
-from engine.imagesets import open_image_set
 from engine.models import load_model
 
 ROWS_AIM = 1.7

@@ -166,11 +166,11 @@ def make_batch(
             raise InputError(f"{name} is {value}, expected at least 1")
 
     from cluster.batch import Batch, open_chunks
-    from engine.imagesets import open_image_set
+    from engine.data.image_set import open_image_set
+    from engine.data.outcomes import open_positives
     from engine.layer_targets import resolve_target
     from engine.models import load_model
     from engine.requirements import default_goals, read_requirements
-    from engine.targets import open_positives
 
     weightings = parse_weights(positive_weights, settings)
     validation = open_image_set(val_data)

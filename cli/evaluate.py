@@ -125,11 +125,11 @@ def evaluate(
     from cluster.compute import Compute
     from cluster.evaluation import Evaluation, check_evaluation
     from cluster.evaluation import evaluate as run
+    from engine.data.image_set import open_image_set
+    from engine.data.outcomes import open_negatives, open_positives
     from engine.evaluation import Given
-    from engine.imagesets import open_image_set
     from engine.layer_targets import resolve_target
     from engine.models import load_model
-    from engine.targets import open_negatives, open_positives
 
     output_dir = output_dir or target_data_dir
     (paths,) = chunk_paths([target_data_dir], [positive_inputs_dir] if positive_inputs_dir else [], output_dir)

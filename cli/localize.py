@@ -71,10 +71,10 @@ def command(
     from cli.optimize import chunk_paths
     from cluster.compute import Compute
     from engine.cases import localised_by
+    from engine.data.outcomes import open_negatives, open_positives
     from engine.layer_targets import DeepTarget, resolve_target
     from engine.localize import draw_pareto_front
     from engine.models import check_fits, load_model
-    from engine.targets import open_negatives, open_positives
     from engine.weights_file import ARROW, CSV, write_localised
 
     negatives = open_negatives(target_data_dir)

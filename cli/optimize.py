@@ -125,7 +125,7 @@ def optimize(
     from cluster.inputs import target_of
     from cluster.records import RunRecords
     from cluster.repair import Repairs, repair
-    from engine.imagesets import open_image_set
+    from engine.data.image_set import open_image_set
     from engine.models import load_model
 
     model = load_model(model_dir, allow_custom_code=allow_custom_code)

@@ -12,7 +12,7 @@ import click
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
-    from engine.imagesets import ImageSet
+    from engine.data.image_set import ImageSet
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -275,7 +275,7 @@ def check_seeds(seed: int, seeds: int) -> None:
 
 def open_data(directory: Path, name: str) -> ImageSet:
     """Open `directory/name`, where `.h5` may be left out; a file given as the directory is taken as it is."""
-    from engine.imagesets import open_image_set
+    from engine.data.image_set import open_image_set
 
     if directory.is_file():
         return open_image_set(directory)

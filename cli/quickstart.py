@@ -74,7 +74,7 @@ def _weakest(data: Path) -> int:
     """The label with the most negative rows."""
     import numpy as np
 
-    from engine.imagesets import open_image_set
+    from engine.data.image_set import open_image_set
 
     return int(np.bincount(open_image_set(data / "negative" / "repair.h5").labels).argmax())
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cli.report_data import HELD_OUT, Predictions
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64, Uint8
-from engine.imagesets import ImageSet, is_pictures, open_image_set, read_rows
+from engine.data.image_set import ImageSet, is_pictures, open_image_set, read_rows
 
 _MOST = 40
 """Pictures of one kind."""

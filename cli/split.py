@@ -21,7 +21,7 @@ def command(file: Path, chunk_size: int, chunks: int, output_dir: Path | None, o
 
     Example: repair-dist split data/repair.h5 --chunk-size 1000 --chunks 5
     """
-    from engine.chunks import split_chunks
+    from engine.data.chunks import split_chunks
 
     with Console(1) as console:
         files = split_chunks(

@@ -44,8 +44,8 @@ def command(
     images = open_data(data_dir, "repair.h5")
 
     from cluster.compute import Compute
+    from engine.data.outcomes import write_targets
     from engine.models import check_fits, load_model
-    from engine.targets import write_targets
 
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     check_fits(images, model)

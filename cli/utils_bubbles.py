@@ -22,7 +22,7 @@ from engine.core.errors import InputError
 
 if TYPE_CHECKING:
     from cluster.compute import ComputeOptions
-    from engine.imagesets import ImageSet
+    from engine.data.image_set import ImageSet
     from engine.repaired import Fates
 
 _output_option = option(

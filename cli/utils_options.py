@@ -15,7 +15,7 @@ from engine.core.types import Int64
 
 if TYPE_CHECKING:
     from cluster.compute import Compute, ComputeOptions
-    from engine.imagesets import ImageSet
+    from engine.data.image_set import ImageSet
     from engine.models import LoadedModel
 
 

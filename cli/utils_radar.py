@@ -22,7 +22,7 @@ from engine.core.errors import InputError
 
 if TYPE_CHECKING:
     from cluster.compute import ComputeOptions
-    from engine.imagesets import ImageSet
+    from engine.data.image_set import ImageSet
     from engine.results import Results
 
 
@@ -132,7 +132,7 @@ def draw_radar_chart_with_subset(
     Example: repair-dist utils draw_radar_chart_with_subset --model-dir repaired --input-dir data/negative
     """
     from engine.charts import chart_path
-    from engine.label_file import read_label_file, write_label_file
+    from engine.data.label_file import read_label_file, write_label_file
     from engine.radar import check_limits
     from engine.radar import draw_radar_chart as draw
     from engine.results import LabelResult, Results

@@ -15,7 +15,7 @@ from cluster.tasks import SearchSpec, Task
 from engine.cases import LayerInputs
 from engine.core.errors import InputError
 from engine.core.types import Float32
-from engine.imagesets import ImageSet, open_image_set
+from engine.data.image_set import ImageSet, open_image_set
 from engine.layer_targets import Target
 from engine.localize import Impact
 from engine.models import LoadedModel, check_fits

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cluster.batch import Batch, ChunkFile, base_key, tasks_of
 from cluster.compute import Compute, ModelHandle
 from engine.core.errors import InputError
-from engine.imagesets import read_images
+from engine.data.image_set import read_images
 
 BUDGET = 10.0
 """Seconds of calibration, at most, once the workers run."""

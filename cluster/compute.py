@@ -39,8 +39,8 @@ from engine import backend
 from engine.cases import LayerInputs
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64
+from engine.data.image_set import ImageSet, read_images
 from engine.fitness import plan_tiles
-from engine.imagesets import ImageSet, read_images
 from engine.layer_targets import DeepTarget, Target
 from engine.models import LoadedModel, spec_of
 from engine.problem import prepare

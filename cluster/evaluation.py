@@ -35,9 +35,9 @@ from engine.cases import localised_by
 from engine.core.errors import InputError
 from engine.core.files import remove, replace_directory
 from engine.core.types import Int64
+from engine.data.image_set import ImageSet
 from engine.evaluation import Given, Rates, held_out_rates, result_text, search_rates
 from engine.fitness import SearchRows, Weights
-from engine.imagesets import ImageSet
 from engine.layer_targets import DeepTarget, Target
 from engine.localize import GRADIENTS_PER_NEGATIVE, Impact, Localisation, draw_pareto_front
 from engine.models import LoadedModel, check_fits, load_model

@@ -14,14 +14,14 @@ from engine.containers import repaired_path, save_patched
 from engine.core.errors import InputError
 from engine.core.files import replace_directory
 from engine.core.types import Int64
+from engine.data.image_set import ImageSet, content_fingerprint
+from engine.data.outcomes import open_negatives, open_positives
 from engine.fitness import SearchRows
 from engine.head import Head
-from engine.imagesets import ImageSet, content_fingerprint
 from engine.layer_targets import Target, resolve_target
 from engine.models import LoadedModel, check_fits
 from engine.patch import Patch
 from engine.runner import predicted_classes
-from engine.targets import open_negatives, open_positives
 from engine.weights_file import localised_paths, read_localised
 
 OnRows = Callable[[str, int], Progress]

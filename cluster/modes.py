@@ -28,7 +28,7 @@ from engine.comparison import Comparison
 from engine.containers import repaired_path
 from engine.core.files import remove, replace_file
 from engine.core.types import Float32, Int64
-from engine.imagesets import ImageSet
+from engine.data.image_set import ImageSet
 from engine.models import load_model
 from engine.patch import Patch
 from engine.patch_file import write_patch

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from engine.core.types import Float32, Int64
-from engine.imagesets import ImageSet, row_digests
+from engine.data.image_set import ImageSet, row_digests
 from engine.layer_targets import Target, resolve_target
 from engine.models import ModelSpec, TrainingLoss, build_model
 from engine.runner import ModelRunner

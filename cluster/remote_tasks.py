@@ -16,7 +16,7 @@ from cluster.remote_searches import tiled
 from cluster.searches import SEGMENT_SECONDS, SearchTask
 from cluster.tasks import SearchResult, Task, TaskEvent, TaskResult, nothing_to_do, problems_of, task_result
 from engine.core.errors import InputError
-from engine.imagesets import read_images
+from engine.data.image_set import read_images
 from engine.problem import judge_of, prepare, sample_positives
 from engine.search import Offer, Search, SearchState, advance, offers
 

@@ -33,8 +33,8 @@ from cluster.versions import versions
 from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Int64
+from engine.data.image_set import ImageSet
 from engine.fitness import SearchRows, Weights
-from engine.imagesets import ImageSet
 from engine.layer_targets import DeepTarget, Target
 from engine.models import LoadedModel, check_fits, load_model
 from engine.patch import NO_CHANGE, Patch

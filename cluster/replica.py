@@ -18,8 +18,8 @@ from cluster.tasks import Task, TaskResult, TaskRunner
 from engine import backend, search
 from engine.cases import Case, LayerInputs
 from engine.core.types import Float32, Float64, Int64
+from engine.data.image_set import read_images
 from engine.fitness import SearchRows, one_ahead
-from engine.imagesets import read_images
 from engine.problem import Prepared, Problem, prepare
 from engine.runner import ModelRunner
 from engine.search import Iteration, SearchState

@@ -11,7 +11,7 @@ from engine.candidates import predict_deep, predict_patched
 from engine.cases import LayerInputs
 from engine.comparison import Comparison, compare, compare_many
 from engine.core.types import Float32, Int64
-from engine.imagesets import ImageSet
+from engine.data.image_set import ImageSet
 from engine.requirements import Requirement, judge, rank
 from engine.runner import LayerRunner
 from engine.tail import TailRunner

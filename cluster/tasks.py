@@ -21,8 +21,8 @@ from engine.cases import Case, LayerInputs, find_case
 from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64, Uint8
+from engine.data.image_set import ImageSet, open_reader, row_digests
 from engine.fitness import SearchRows, TiledFitness
-from engine.imagesets import ImageSet, open_reader, row_digests
 from engine.layer_targets import DeepTarget, Target
 from engine.localize import Impact
 from engine.plan import check_plan, plan_search

@@ -1,9 +1,10 @@
 from .comparison import Comparison, compare
 from .containers import repaired_path, save_patched
 from .core.errors import InputError
+from .data.image_set import ImageSet, open_image_set
+from .data.outcomes import open_negatives, open_positives, write_targets
 from .fitness import SearchRows, TiledFitness, Tiling, Weights
 from .head import Head, TargetLayer, find_target
-from .imagesets import ImageSet, open_image_set
 from .layer_targets import DeepTarget, resolve_target
 from .models import LoadedModel, load_model
 from .patch import Patch, compose, merge, patch_between, revert
@@ -16,7 +17,6 @@ from .runner import ModelRunner
 from .search import SearchSettings
 from .swarm import SwarmSettings, SwarmState
 from .tail_fitness import TailFitness
-from .targets import open_negatives, open_positives, write_targets
 
 __all__ = [
     "Comparison",

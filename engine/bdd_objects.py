@@ -18,10 +18,10 @@ from engine.bdd import LABEL_NAMES
 from engine.core.errors import InputError
 from engine.core.parallel import Bar, ParallelMap, in_process, unseen
 from engine.core.types import Float32
+from engine.data.pictures import SUFFIXES, read_picture
+from engine.data.preprocess import preprocess_each
 from engine.image_info import FILE_NAME, read_subset_info
 from engine.parts import DEFAULT_RATIO, Layout, Part, Ratio, check_ratio, cut, shuffled, write_parts
-from engine.pictures import SUFFIXES, read_picture
-from engine.preprocess import preprocess_each
 
 DEFAULT_PREPROCESS = "toolkit"
 """So that a model of eAI-Repair-Toolkit sees what it was trained on."""
@@ -86,7 +86,7 @@ def prepare_bdd_objects(
 
 
 def prepare_pictures(paths: Sequence[str], *, preprocess: str) -> Float32:
-    """Float32 (n, 32, 32, 3) of the pictures in some files; raises as `engine.pictures.read_picture` does."""
+    """Float32 (n, 32, 32, 3) of the pictures in some files; raises as `engine.data.pictures.read_picture` does."""
     return preprocess_each((read_picture(Path(path)) for path in paths), preprocess)
 
 

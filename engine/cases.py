@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 
 from engine.core.types import Float32, Int64, Uint8
+from engine.data.image_set import rows_fingerprint
+from engine.data.outcomes import target_order
 from engine.fitness import SearchRows, Weights
 from engine.head import TargetLayer
-from engine.imagesets import rows_fingerprint
 from engine.layer_targets import Target
 from engine.localize import Impact, Localisation, localize
 from engine.pooled_localize import PooledSums, localize_pooled
 from engine.problem import localised_in
 from engine.runner import PASS_ROWS, LayerRunner, LocalisationSums
 from engine.tail import TailRunner
-from engine.targets import target_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class LayerInputs:
 
     @property
     def fingerprint(self) -> str:
-        """As `engine.imagesets.content_fingerprint` of a file with these rows."""
+        """As `engine.data.image_set.content_fingerprint` of a file with these rows."""
         return rows_fingerprint(self.shape, self.classes, self.labels, [self.digests])
 
     @staticmethod

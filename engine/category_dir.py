@@ -30,8 +30,8 @@ from engine.core.parallel import Bar, ParallelMap, in_process, unseen
 from engine.core.plain_names import plain_name
 from engine.core.resumable import WorkFolder, work_folder
 from engine.crops import CropSettings, SceneCrops, crop_name, crop_scenes
+from engine.data.pictures import can_write
 from engine.image_info import FILE_NAME, write_category_info
-from engine.pictures import can_write
 
 MISSING = "image missing"
 """Why a box was skipped: there is no image of its frame."""

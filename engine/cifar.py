@@ -21,9 +21,9 @@ import numpy as np
 from engine.core.errors import InputError
 from engine.core.parallel import Bar, ParallelMap, in_process, unseen
 from engine.core.types import Int64, Uint8
+from engine.data.preprocess import preprocess_images
 from engine.official_parts import divide_by_rate, divide_training
 from engine.parts import DEFAULT_RATIO, Layout, Part, Ratio, shuffled, write_parts
-from engine.preprocess import preprocess_images
 
 LABEL_NAMES = (
     "airplane",

@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.bdd import Box, Frame, square_crop
 from engine.core.types import Uint8
-from engine.pictures import decode_picture, encode_picture, read_picture
+from engine.data.pictures import decode_picture, encode_picture, read_picture
 
 NO_AREA = "no area"
 """Why a box was skipped: it has none, or is smaller than a pixel."""

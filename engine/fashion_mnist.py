@@ -19,11 +19,11 @@ import numpy as np
 from engine.core.errors import InputError
 from engine.core.files import remove
 from engine.core.types import Uint8
-from engine.imageset_writer import write_image_set
-from engine.imagesets import BLOCK_ROWS
+from engine.data.image_set import READ_ROWS
+from engine.data.preprocess import METHODS, preprocess_images
+from engine.data.writer import write_image_set
 from engine.official_parts import divide_training
 from engine.parts import DEFAULT_RATIO, NAMES, Ratio, check_ratio, is_ours, shuffled
-from engine.preprocess import METHODS, preprocess_images
 
 LABEL_NAMES = (
     "T-shirt/top",
@@ -99,8 +99,8 @@ def prepare_fashion_mnist(
                     preprocess=preprocess,
                 )
             )
-            for start in range(0, len(rows), BLOCK_ROWS):
-                block = rows[start : start + BLOCK_ROWS]
+            for start in range(0, len(rows), READ_ROWS):
+                block = rows[start : start + READ_ROWS]
                 one_hot = np.eye(len(LABEL_NAMES), dtype=np.uint8)[labels[block]]
                 writer.append(preprocess_images(images[block], preprocess), one_hot)
                 if progress is not None:

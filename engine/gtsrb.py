@@ -21,10 +21,10 @@ from engine.archives import Entry, list_entries, read_entry
 from engine.core.errors import InputError
 from engine.core.parallel import Bar, ParallelMap, in_process, unseen
 from engine.core.types import Float32
+from engine.data.pictures import decode_picture
+from engine.data.preprocess import equalise_crop_resize, preprocess_each
 from engine.official_parts import divide_by_rate, divide_training
 from engine.parts import DEFAULT_RATIO, Layout, Part, Ratio, shuffled, write_parts
-from engine.pictures import decode_picture
-from engine.preprocess import equalise_crop_resize, preprocess_each
 
 LABEL_NAMES = (
     *(f"Speed limit ({speed}km/h)" for speed in (20, 30, 50, 60, 70, 80)),
@@ -133,7 +133,7 @@ def prepare_gtsrb(
 def prepare_signs(entries: Sequence[Entry], *, preprocess: str) -> Float32:
     """Float32 (n, 32, 32, 3) of some pictures.
 
-    `toolkit` equalises, crops and resizes as `engine.preprocess.equalise_crop_resize` says; `resize` only resizes.
+    `toolkit` equalises, crops and resizes as `engine.data.preprocess.equalise_crop_resize` says; `resize` only resizes.
     Raises FileNotFoundError for missing files, InputError for unreadable ones.
     """
     pictures = (decode_picture(read_entry(entry), str(entry)) for entry in entries)

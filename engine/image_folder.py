@@ -16,9 +16,9 @@ import numpy as np
 from engine.core.errors import InputError
 from engine.core.parallel import Bar, ParallelMap, in_process, unseen
 from engine.core.types import Float32, Uint8
+from engine.data.pictures import SUFFIXES, read_picture
+from engine.data.preprocess import METHODS, SIDE, preprocess_each
 from engine.parts import DEFAULT_RATIO, Layout, Part, Ratio, check_ratio, cut, shuffled, write_parts
-from engine.pictures import SUFFIXES, read_picture
-from engine.preprocess import METHODS, SIDE, preprocess_each
 
 DEFAULT_PREPROCESS = "resize"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.backend import keras, ops
-from engine.imagesets import Inputs
+from engine.data.image_set import Inputs
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from engine import hdf5_models, safe_config, savedmodel
 from engine.backend import keras
 from engine.core.errors import InputError
-from engine.imagesets import ImageSet, Inputs, check_fits_model
+from engine.data.image_set import ImageSet, Inputs, check_fits_model
 from engine.losses import TrainingLoss, parse_loss
 from engine.model_rows import ModelInput, has_graph, model_inputs, row_shape, several_inputs
 from engine.weights import assign_weights, layer_at, layer_number, weight_variables

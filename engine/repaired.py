@@ -20,7 +20,7 @@ from engine.bubbles import Bubbles, Grid, bubble_figure, shares_of
 from engine.charts import BLACK, GREEN, ORANGE, chart_settings, label_texts, save_chart
 from engine.core.errors import InputError
 from engine.core.types import Int64
-from engine.imagesets import ImageSet, open_image_set
+from engine.data.image_set import ImageSet, open_image_set
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

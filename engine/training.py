@@ -35,7 +35,7 @@ from engine.core.errors import InputError, WorkError
 from engine.core.files import remove, replace_file
 from engine.core.rng import generator
 from engine.core.types import Float32, Int64
-from engine.imagesets import BLOCK_ROWS, ImageReader, ImageSet, open_reader
+from engine.data.image_set import READ_ROWS, ImageReader, ImageSet, open_reader
 from engine.models import fingerprint_of, load_model
 from engine.runner import BATCH_ROWS, ModelRunner
 from engine.safe_config import reason
@@ -162,11 +162,11 @@ class Feed:
 def shuffled_pools(rows: Int64, pool_rows: int, random: np.random.Generator) -> Iterator[Int64]:
     """Cut the places in `rows` (n,), ascending, into pools of at most `pool_rows`, which together hold each once.
 
-    The stretches of `BLOCK_ROWS` rows of the file come in random order; so many as make a pool are shuffled together.
-    A file is so read in long pieces, and those that `BLOCK_ROWS` packs together are unpacked once. A single pool is in
+    The stretches of `READ_ROWS` rows of the file come in random order; so many as make a pool are shuffled together.
+    A file is so read in long pieces, and those that `READ_ROWS` packs together are unpacked once. A single pool is in
     any order.
     """
-    ends = np.searchsorted(rows, np.arange(BLOCK_ROWS, rows[-1] + 1, BLOCK_ROWS))
+    ends = np.searchsorted(rows, np.arange(READ_ROWS, rows[-1] + 1, READ_ROWS))
     blocks = np.split(np.arange(len(rows)), ends)
     order = np.concatenate([blocks[number] for number in random.permutation(len(blocks))])
     for start in range(0, len(rows), pool_rows):
@@ -302,8 +302,8 @@ def _tensorflow() -> Any:
 def _read_once(images: ImageSet, reader: ImageReader, feeds: tuple[Feed, Feed], bar: Bar) -> None:
     """Read every row, so that bad pixels are found while nothing has been written, and keep what is to be kept."""
     tick = bar("read", images.rows)
-    for start in range(0, images.rows, BLOCK_ROWS):
-        block = reader.read(start, min(start + BLOCK_ROWS, images.rows))
+    for start in range(0, images.rows, READ_ROWS):
+        block = reader.read(start, min(start + READ_ROWS, images.rows))
         for feed in feeds:
             feed.offer(start, block)
         tick(len(block))

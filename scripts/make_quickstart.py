@@ -27,8 +27,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from engine.core.files import replace_file
+from engine.data.preprocess import preprocess_images
 from engine.fashion_mnist import LABEL_NAMES, read_split
-from engine.preprocess import preprocess_images
 
 OUTPUT = Path(__file__).resolve().parent.parent / "cli" / "quickstart_data"
 TRAINING_ROWS = slice(0, 15_000)

@@ -29,13 +29,13 @@ from cluster.connect import runtime_environment
 from cluster.ledger import OnJobs
 from cluster.records import SCHEMAS, comparable, read_table
 from cluster.replica import Replica
+from engine.data.image_set import open_image_set
+from engine.data.preprocess import preprocess_images
+from engine.data.writer import write_image_set
 from engine.fashion_mnist import LABEL_NAMES, read_split
 from engine.fitness import Tiling
 from engine.head import find_target
-from engine.imageset_writer import write_image_set
-from engine.imagesets import open_image_set
 from engine.models import load_model
-from engine.preprocess import preprocess_images
 from engine.requirements import default_goals
 from engine.search import SearchSettings
 from engine.swarm import SwarmSettings

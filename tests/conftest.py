@@ -15,12 +15,12 @@ import pytest
 
 from engine import backend
 from engine.backend import keras
+from engine.data.preprocess import preprocess_images
 from engine.fashion_mnist import read_split
 from engine.fitness import SearchRows, Weights
 from engine.head import TargetLayer, find_target
 from engine.losses import TrainingLoss
 from engine.models import load_model
-from engine.preprocess import preprocess_images
 from engine.runner import ModelRunner
 
 # A suite that was started in the background ignores Ctrl-C, and so would the commands that its tests interrupt.

@@ -17,17 +17,17 @@ from cluster.inputs import ChunkPaths
 from cluster.records import RunRecords, comparable, read_table
 from cluster.repair import Repairs, repair
 from cluster.reports import ChunkReport
+from engine.data.image_set import open_image_set
+from engine.data.outcomes import open_negatives, write_targets
+from engine.data.preprocess import preprocess_images
+from engine.data.writer import write_image_set
 from engine.fashion_mnist import LABEL_NAMES, read_split
 from engine.fitness import Tiling
 from engine.head import find_target
-from engine.imageset_writer import write_image_set
-from engine.imagesets import open_image_set
 from engine.localize import localize
 from engine.models import load_model
-from engine.preprocess import preprocess_images
 from engine.search import SearchSettings
 from engine.swarm import SwarmSettings
-from engine.targets import open_negatives, write_targets
 from engine.weights_file import write_weights
 from tests.batches import MODES, here, small_batch, three_nodes, write_data
 

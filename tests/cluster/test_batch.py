@@ -19,9 +19,9 @@ from cluster.compute import Compute, ComputeOptions
 from cluster.inputs import ChunkPaths
 from cluster.records import SCHEMAS, RunRecords, comparable, read_facts, read_table
 from cluster.repair import Repairs, repair
-from engine.imagesets import open_image_set
+from engine.data.image_set import open_image_set
+from engine.data.outcomes import open_negatives, write_targets
 from engine.localize import localize
-from engine.targets import open_negatives, write_targets
 from engine.weights_file import write_weights
 from tests.batches import CHUNKS, LABELS, MODES, WORTHS, differences, here, small_batch, weightings
 

@@ -12,13 +12,13 @@ from cluster.compute import Compute, ComputeOptions
 from cluster.inputs import ChunkPaths
 from cluster.records import read_facts
 from cluster.repair import Repairs
+from engine.data.image_set import open_image_set, read_images
+from engine.data.outcomes import write_targets
+from engine.data.writer import write_image_set
 from engine.fitness import Tiling
-from engine.imageset_writer import write_image_set
-from engine.imagesets import open_image_set, read_images
 from engine.layer_targets import DeepTarget, resolve_target
 from engine.search import SearchSettings
 from engine.swarm import SwarmSettings
-from engine.targets import write_targets
 from engine.weights_file import write_localised
 from tests.cluster.conftest import Case, Finished, assert_same, run_repairs
 from tests.cluster.test_same_answer import killing

@@ -17,9 +17,9 @@ from cluster.tasks import SearchResult, SearchSpec, Task, TaskEvent, TaskResult
 from engine import search
 from engine.backend import keras
 from engine.core.rng import RngKey
+from engine.data.image_set import open_image_set
+from engine.data.writer import write_image_set
 from engine.head import find_target
-from engine.imageset_writer import write_image_set
-from engine.imagesets import open_image_set
 from engine.losses import TrainingLoss
 from engine.search import Judge, Search, SearchSettings, SearchState
 from engine.swarm import Spread, SwarmSettings, SwarmState

@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 
 from cluster.compute import Compute, ComputeOptions
 from cluster.replica import Replica
-from engine.imagesets import open_image_set
+from engine.data.image_set import open_image_set
 from tests.cluster.conftest import SETTINGS, Case, Finished, assert_same, run_repairs
 
 

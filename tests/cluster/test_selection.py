@@ -15,9 +15,9 @@ from cluster import selection
 from cluster.selection import Candidate, HeldOut, Jury, Outcome, Score, ranked
 from cluster.tasks import layer_inputs
 from engine.comparison import Comparison
+from engine.data.image_set import open_image_set
+from engine.data.writer import write_image_set
 from engine.head import TargetLayer, find_target
-from engine.imageset_writer import write_image_set
-from engine.imagesets import open_image_set
 from engine.losses import TrainingLoss
 from engine.requirements import Requirement, judge, rank
 from engine.runner import ModelRunner

@@ -20,7 +20,7 @@ from engine.bdd import LABEL_NAMES
 from engine.bdd_objects import prepare_bdd_objects
 from engine.category_dir import create_category_dir
 from engine.core.errors import InputError
-from engine.imagesets import open_image_set
+from engine.data.image_set import open_image_set
 from engine.subset import SubsetSettings, create_image_subset
 from tests.scenes import draw_scenes
 

@@ -13,17 +13,17 @@ from cluster.compute import Compute, ComputeOptions
 from cluster.inputs import Chunk, ChunkPaths, open_chunk, search_rows
 from cluster.tasks import layer_inputs
 from engine.cases import Case, LayerInputs, find_case
+from engine.data.image_set import ImageSet, content_fingerprint, open_image_set
+from engine.data.outcomes import open_negatives, write_targets
+from engine.data.preprocess import preprocess_images
+from engine.data.writer import write_image_set
 from engine.fashion_mnist import read_split
 from engine.fitness import SearchRows, Weights
 from engine.head import find_target
-from engine.imageset_writer import write_image_set
-from engine.imagesets import ImageSet, content_fingerprint, open_image_set
 from engine.localize import localize
 from engine.models import load_model
-from engine.preprocess import preprocess_images
 from engine.problem import localised
 from engine.runner import PASS_ROWS, ModelRunner
-from engine.targets import open_negatives, write_targets
 from engine.weights_file import write_weights
 from tests.conftest import QUICKSTART
 

@@ -19,7 +19,7 @@ from PIL import Image
 from engine.category_dir import create_category_dir
 from engine.core.errors import InputError
 from engine.crops import CropSettings
-from engine.pictures import encode_picture
+from engine.data.pictures import encode_picture
 from tests.scenes import Scenes, draw_scenes, label
 
 W, H = 320, 180

@@ -32,13 +32,13 @@ from engine.confusion import (
     overlay_figure,
 )
 from engine.core.errors import InputError
+from engine.data.image_set import open_image_set
+from engine.data.outcomes import write_targets
+from engine.data.writer import write_empty_image_set, write_image_set
 from engine.gtsrb import LABEL_NAMES as SIGNS
-from engine.imageset_writer import write_empty_image_set, write_image_set
-from engine.imagesets import open_image_set
 from engine.radar import RadarSeries, draw_radar_chart, overlay_radar_charts, radar_figure
 from engine.repaired import Fates, draw_repaired_result, fates_of, open_leaves, repaired_figure
 from engine.results import LabelResult, Results
-from engine.targets import write_targets
 from tests.engine.test_results import TUTORIAL
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from engine.cifar import LABEL_NAMES, parse_batch, prepare_cifar
 from engine.core.errors import InputError
-from engine.imagesets import open_image_set, read_images
-from engine.preprocess import preprocess_images
+from engine.data.image_set import open_image_set, read_images
+from engine.data.preprocess import preprocess_images
 
 ROWS = 12
 

@@ -16,8 +16,8 @@ from skimage.exposure import equalize_hist
 from skimage.transform import resize
 
 from engine.core.errors import InputError
+from engine.data.image_set import open_image_set, read_images
 from engine.gtsrb import LABEL_NAMES, prepare_gtsrb
-from engine.imagesets import open_image_set, read_images
 
 TRAINING = {0: 6, 7: 5, 42: 9}
 TEST = [3, 42, 0, 3]

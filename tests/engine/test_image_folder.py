@@ -12,10 +12,10 @@ from PIL import Image
 from skimage.transform import resize
 
 from engine.core.errors import InputError
+from engine.data.image_set import open_image_set
+from engine.data.pictures import read_picture
+from engine.data.preprocess import preprocess_images
 from engine.image_folder import prepare_image_folder
-from engine.imagesets import open_image_set
-from engine.pictures import read_picture
-from engine.preprocess import preprocess_images
 
 CLASSES = {"a cat": 7, "dog": 5, "Öl": 8}
 

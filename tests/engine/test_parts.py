@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core.errors import InputError
-from engine.imagesets import open_image_set, read_images
+from engine.data.image_set import open_image_set, read_images
 from engine.official_parts import divide_by_rate, divide_training
 from engine.parts import Layout, Part, check_ratio, cut, shuffled, write_parts
 

@@ -15,7 +15,7 @@ from keras import layers
 from cli.main import run
 from engine import backend
 from engine.core.errors import InputError
-from engine.imageset_writer import write_image_set
+from engine.data.writer import write_image_set
 from engine.impact import ImpactPasses
 from engine.layer_targets import DeepTarget, resolve_target
 from engine.losses import TrainingLoss

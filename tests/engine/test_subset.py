@@ -18,7 +18,7 @@ from PIL import Image
 
 from engine.category_dir import create_category_dir
 from engine.core.errors import InputError
-from engine.pictures import decode_picture, encode_picture, resize_bilinear
+from engine.data.pictures import decode_picture, encode_picture, resize_bilinear
 from engine.subset import SubsetSettings, create_image_subset, draw, table
 from tests.scenes import draw_scenes
 

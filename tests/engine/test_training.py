@@ -19,8 +19,8 @@ import tensorflow as tf
 
 from engine.core.errors import InputError, WorkError
 from engine.core.rng import generator
-from engine.imageset_writer import write_image_set
-from engine.imagesets import BLOCK_ROWS, ImageReader, ImageSet, open_image_set, open_reader
+from engine.data.image_set import READ_ROWS, ImageReader, ImageSet, open_image_set, open_reader
+from engine.data.writer import write_image_set
 from engine.models import load_model
 from engine.training import (
     CHECKPOINTS,
@@ -119,11 +119,11 @@ def test_pools_hold_every_place_once_and_in_disorder(rows: int, pool: int) -> No
         other = np.concatenate(list(shuffled_pools(kept, pool, np.random.default_rng(2))))
         assert (order == other).mean() < 0.1
     if len(pools) > 1:
-        first = kept[order] // BLOCK_ROWS
+        first = kept[order] // READ_ROWS
         assert (np.diff(first[np.sort(np.unique(first, return_index=True)[1])]) < 0).any()  # stretches in disorder
     # A stretch of the file is in one pool, or in the two or more that it takes to hold it.
-    blocks = -(-rows // BLOCK_ROWS)
-    assert sum(len(np.unique(kept[each] // BLOCK_ROWS)) for each in pools) <= blocks + len(pools) - 1
+    blocks = -(-rows // READ_ROWS)
+    assert sum(len(np.unique(kept[each] // READ_ROWS)) for each in pools) <= blocks + len(pools) - 1
 
 
 def test_split_of_rows() -> None:

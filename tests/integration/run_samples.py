@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cluster.records import RunRecords
-from engine.imageset_writer import write_image_set
+from engine.data.writer import write_image_set
 from engine.results import LabelChange, paired_changes, wilson_interval
 
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

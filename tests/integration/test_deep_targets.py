@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 
-from engine.imagesets import open_image_set, read_images
+from engine.data.image_set import open_image_set, read_images
 from engine.models import load_model
 from engine.patch_file import read_patch
 from engine.runner import ModelRunner

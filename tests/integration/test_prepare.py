@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from engine.bdd import LABEL_NAMES
-from engine.imagesets import open_image_set
+from engine.data.image_set import open_image_set
 from tests.engine.test_cifar import batches, tar
 from tests.engine.test_gtsrb import unpacked
 from tests.integration.conftest import Command

@@ -15,7 +15,7 @@ import pytest
 
 from cli.report_data import Predictions
 from cli.report_pictures import pictures
-from engine.imagesets import open_image_set
+from engine.data.image_set import open_image_set
 from tests import nets
 from tests.integration.conftest import Command
 

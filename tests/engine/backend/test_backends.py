@@ -22,7 +22,7 @@ from engine.cases import LayerInputs, find_case
 from engine.fashion_mnist import read_split
 from engine.layer_targets import DeepTarget, resolve_target
 from engine.models import load_model
-from engine.preprocess import preprocess_images
+from engine.data.preprocess import preprocess_images
 from engine.problem import Problem, prepare
 from engine.runner import ModelRunner
 from engine.search import SearchSettings

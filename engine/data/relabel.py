@@ -14,8 +14,8 @@ import numpy.typing as npt
 from engine.core.errors import InputError
 from engine.core.files import replace_file
 from engine.core.types import Float64
-from engine.imageset_writer import create_images, put_images
-from engine.imagesets import BLOCK_ROWS, ImageSet, open_reader
+from engine.data.image_set import READ_ROWS, ImageSet, open_reader
+from engine.data.writer import create_images, put_images
 
 
 def write_with_labels(
@@ -38,8 +38,8 @@ def write_with_labels(
         file.create_dataset("labels", data=labels)
         if image_set.preprocess is not None:
             file.attrs["preprocess"] = image_set.preprocess
-        for start in range(0, image_set.rows, BLOCK_ROWS):
-            stop = min(start + BLOCK_ROWS, image_set.rows)
+        for start in range(0, image_set.rows, READ_ROWS):
+            stop = min(start + READ_ROWS, image_set.rows)
             put_images(images, start, reader.read_stored(start, stop)[0])
             if progress is not None:
                 progress(stop - start)

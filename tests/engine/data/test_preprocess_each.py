@@ -11,7 +11,7 @@ from skimage.color import hsv2rgb, rgb2hsv
 from skimage.exposure import equalize_hist
 from skimage.transform import resize
 
-from engine.preprocess import equalise_crop_resize, preprocess_each, preprocess_images
+from engine.data.preprocess import equalise_crop_resize, preprocess_each, preprocess_images
 
 
 def pictures(count: int) -> list[np.ndarray]:
@@ -49,7 +49,7 @@ def test_each_equals_a_block_of_its_own(method: str, side: int, monkeypatch: pyt
     images = pictures(30)
     expected = [preprocess_images(image[None], method, side)[0] for image in images]
     assert np.array_equal(preprocess_each(images, method, side), expected)
-    monkeypatch.setattr("engine.preprocess._BATCH_BYTES", 5000)  # in many batches
+    monkeypatch.setattr("engine.data.preprocess._BATCH_BYTES", 5000)  # in many batches
     assert np.array_equal(preprocess_each(images, method, side), expected)
 
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from engine.core.errors import InputError
 from engine.core.files import replace_directory
 from engine.core.types import Uint8
-from engine.imagesets import BLOCK_ROWS, ImageSet, is_pictures, open_reader
-from engine.pictures import encode_picture
+from engine.data.image_set import READ_ROWS, ImageSet, is_pictures, open_reader
+from engine.data.pictures import encode_picture
 
 FOLDER = "images"
 FORMATS = ("ppm", "png")
@@ -54,7 +54,7 @@ def extract_images(
         raise InputError(f"{image_set.path} has images of shape {image_set.image_shape}; expected 1 or 3 channels")
     folder = output_dir / FOLDER
     _check_folder(folder, image_set.path, overwrite)
-    block = max(1, min(BLOCK_ROWS, _BLOCK_VALUES // math.prod(image_set.image_shape)))
+    block = max(1, min(READ_ROWS, _BLOCK_VALUES // math.prod(image_set.image_shape)))
     with replace_directory(folder) as new, open_reader(image_set) as reader:
         for start in range(0, image_set.rows, block):
             stop = min(start + block, image_set.rows)

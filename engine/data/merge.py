@@ -9,8 +9,8 @@ import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.files import remove
-from engine.imageset_writer import float_dtype, write_image_set
-from engine.imagesets import BLOCK_ROWS, ImageSet, open_image_set, open_reader
+from engine.data.image_set import READ_ROWS, ImageSet, open_image_set, open_reader
+from engine.data.writer import float_dtype, write_image_set
 
 NAME = "repair.h5"
 
@@ -55,8 +55,8 @@ def merge_image_sets(
         for each in filled:
             one_hot = np.eye(each.classes, dtype=np.float32)
             with open_reader(each) as reader:
-                for start in range(0, each.rows, BLOCK_ROWS):
-                    stop = min(start + BLOCK_ROWS, each.rows)
+                for start in range(0, each.rows, READ_ROWS):
+                    stop = min(start + READ_ROWS, each.rows)
                     writer.append(reader.read(start, stop), one_hot[each.labels[start:stop]])
                     if progress is not None:
                         progress(stop - start)

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import imagesets
 from engine.core.errors import InputError
 from engine.core.files import replace_directory, replace_file
-from engine.imageset_writer import float_dtype, write_empty_image_set, write_image_set
+from engine.data import image_set as imagesets
+from engine.data.writer import float_dtype, write_empty_image_set, write_image_set
 
 
 def write_raw(path: Path, images: object, labels: object, **attributes: object) -> Path:

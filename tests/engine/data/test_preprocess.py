@@ -8,7 +8,7 @@ from skimage.color import gray2rgb, hsv2rgb, rgb2hsv
 from skimage.exposure import equalize_hist
 from skimage.transform import resize
 
-from engine.preprocess import METHODS, preprocess_images
+from engine.data.preprocess import METHODS, preprocess_images
 
 
 def images(*shape: int) -> np.ndarray:

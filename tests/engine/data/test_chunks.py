@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.chunks import split_chunks
 from engine.core.errors import InputError
+from engine.data.chunks import split_chunks
 
 
 def write_source(path: Path, rows: int, dtype: str = "float64") -> tuple[np.ndarray, np.ndarray]:

@@ -26,14 +26,8 @@ import numpy.typing as npt
 from engine.core.errors import InputError
 from engine.core.files import replace_directory
 from engine.core.types import Int64
-from engine.imageset_writer import (
-    ImageSetWriter,
-    copy_rows,
-    layout_of,
-    write_empty_image_set,
-    write_image_set,
-)
-from engine.imagesets import BLOCK_ROWS, ImageReader, ImageSet, open_image_set, open_reader
+from engine.data.image_set import READ_ROWS, ImageReader, ImageSet, open_image_set, open_reader
+from engine.data.writer import ImageSetWriter, copy_rows, layout_of, write_empty_image_set, write_image_set
 
 # What `target` writes, and what `localize` and `optimize` say of the rows that were there before.
 _REPLACED = {"repair.h5", "labels.json", "weights.csv", "pareto_front.png"}
@@ -197,8 +191,8 @@ def _write_roots(source: ImageSet, trees: dict[Path, list[_Group]]) -> None:
                 writers.append((stack.enter_context(write_image_set(root / "repair.h5", rows=rows, **layout)), place))
             else:
                 write_empty_image_set(root / "repair.h5", label_names=source.label_names, preprocess=source.preprocess)
-        for start in range(0, source.rows, BLOCK_ROWS):
-            stop = min(start + BLOCK_ROWS, source.rows)
+        for start in range(0, source.rows, READ_ROWS):
+            stop = min(start + READ_ROWS, source.rows)
             images, labels = reader.read_stored(start, stop)
             for writer, place in writers:
                 _scatter(writer, place[start:stop], images, labels)

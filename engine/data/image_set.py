@@ -9,7 +9,7 @@ their names.
 The sets are read in blocks of rows and never loaded whole, and opened without file locks so that read-only
 shared file systems work. Datasets with other names (`image_ids`, …) are ignored. Two optional attributes of
 the file are ours: `label_names` (one string per class) and `preprocess` (how the pixels were made).
-`engine.imageset_writer` writes them.
+`engine.data.writer` writes them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy.typing as npt
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64, Uint8
 
-BLOCK_ROWS = 1000
+READ_ROWS = 1000
 """Rows of images that functions streaming a whole set hold at once."""
 
 DIGEST_BYTES = 16
@@ -60,7 +60,7 @@ class ImageSet:
         classes: length of a one-hot row.
         labels: shape (n,), int64, class of each row.
         label_names: one name per class, or None where the file has none.
-        preprocess: how the pixels were made (`engine.preprocess`), or None where the file does not say.
+        preprocess: how the pixels were made (`engine.data.preprocess`), or None where the file does not say.
         inputs: where the set holds several inputs, name and shape of each; else empty.
     """
 
@@ -283,8 +283,8 @@ def content_fingerprint(image_set: ImageSet) -> str:
     digests = []
     if image_set.rows:
         with open_reader(image_set) as reader:
-            starts = range(0, image_set.rows, BLOCK_ROWS)
-            digests = [row_digests(reader.read(start, min(start + BLOCK_ROWS, image_set.rows))) for start in starts]
+            starts = range(0, image_set.rows, READ_ROWS)
+            digests = [row_digests(reader.read(start, min(start + READ_ROWS, image_set.rows))) for start in starts]
     return rows_fingerprint(image_set.image_shape, image_set.classes, image_set.labels, digests)
 
 
@@ -391,7 +391,7 @@ def _runs(indices: Int64) -> Iterator[tuple[int, int]]:
     rows = indices.tolist()
     first = 0
     for k in range(1, len(rows) + 1):
-        if k == len(rows) or rows[k] - rows[k - 1] > _GAP_ROWS or rows[k] - rows[first] >= BLOCK_ROWS:
+        if k == len(rows) or rows[k] - rows[k - 1] > _GAP_ROWS or rows[k] - rows[first] >= READ_ROWS:
             yield first, k
             first = k
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from engine.core.errors import InputError
 from engine.core.files import remove, replace_directory
-from engine.imageset_writer import copy_rows
-from engine.imagesets import open_image_set, open_reader
+from engine.data.image_set import open_image_set, open_reader
+from engine.data.writer import copy_rows
 
 
 def split_chunks(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from engine.core.errors import InputError
-from engine.pictures import decode_picture, encode_picture, read_picture, resize_bilinear
+from engine.data.pictures import decode_picture, encode_picture, read_picture, resize_bilinear
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.core.files import replace_file
-from engine.imagesets import BLOCK_ROWS, ImageReader, ImageSet
+from engine.data.image_set import READ_ROWS, ImageReader, ImageSet
 
 
 class ImageSetWriter:
@@ -128,8 +128,8 @@ def copy_rows(
     `progress` is called with the number of rows just written.
     """
     with write_image_set(path, rows=len(rows), **layout_of(image_set, reader)) as writer:
-        for first in range(rows.start, rows.stop, BLOCK_ROWS):
-            last = min(first + BLOCK_ROWS, rows.stop)
+        for first in range(rows.start, rows.stop, READ_ROWS):
+            last = min(first + READ_ROWS, rows.stop)
             writer.append(*reader.read_stored(first, last))
             if progress is not None:
                 progress(last - first)

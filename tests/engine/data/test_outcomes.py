@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.core.errors import InputError
-from engine.imageset_writer import write_image_set
-from engine.imagesets import open_image_set
-from engine.targets import LabelTargets, open_negatives, open_positives, target_order, write_targets
+from engine.data.image_set import open_image_set
+from engine.data.outcomes import LabelTargets, open_negatives, open_positives, target_order, write_targets
+from engine.data.writer import write_image_set
 
 CLASSES = 13
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine import extract
 from engine.core.errors import InputError
-from engine.extract import extract_images
-from engine.imagesets import ImageSet, open_image_set
+from engine.data import extract
+from engine.data.extract import extract_images
+from engine.data.image_set import ImageSet, open_image_set
 
 
 def image_set(path: Path, images: Any, **settings: Any) -> ImageSet:

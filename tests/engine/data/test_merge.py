@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from engine.core.errors import InputError
-from engine.imageset_writer import write_empty_image_set
-from engine.merge import merge_image_sets
+from engine.data.merge import merge_image_sets
+from engine.data.writer import write_empty_image_set
 
 Rows = dict[str, Any]
 
