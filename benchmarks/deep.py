@@ -30,10 +30,10 @@ from engine.head import TargetLayer
 from engine.impact import ImpactPasses
 from engine.layer_targets import DeepTarget, Target, resolve_target
 from engine.localize import Localisation, localize
+from engine.metrics.accuracy import paired_changes
 from engine.models import LoadedModel, load_model
 from engine.pooled_localize import PooledSums, localize_pooled
 from engine.problem import Problem, localised_in, prepare
-from engine.results import paired_changes
 from engine.runner import ModelRunner
 from engine.search import SearchSettings
 from engine.swarm import SwarmSettings

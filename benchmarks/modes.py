@@ -20,9 +20,9 @@ from cli.console import table
 from cluster.compute import Compute, ComputeOptions
 from cluster.modes import BatchReport, run_batch
 from cluster.records import RunRecords
-from engine.comparison import Comparison
 from engine.data.writer import write_image_set
 from engine.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES
+from engine.metrics.comparison import Comparison
 from engine.search import SearchSettings
 
 REQUIREMENTS = """

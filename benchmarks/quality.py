@@ -30,9 +30,9 @@ from engine.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES, read_split
 from engine.fitness import SearchRows, Weights
 from engine.head import TargetLayer, find_target
 from engine.localize import localize
+from engine.metrics.accuracy import LabelChange, paired_changes
 from engine.models import LoadedModel, load_model
 from engine.problem import Problem, prepare
-from engine.results import LabelChange, paired_changes
 from engine.runner import ModelRunner
 from engine.search import POSITIVE_WORTH, SearchSettings
 from engine.swarm import Spread, SwarmSettings

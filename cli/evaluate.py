@@ -27,7 +27,7 @@ from cli.options import (
     verbose_option,
 )
 from engine.core.errors import InputError
-from engine.evaluation import DATASETS, run_line, summarise
+from engine.metrics.repair_rates import DATASETS, run_line, summarise
 
 if TYPE_CHECKING:
     from cluster.compute import ComputeOptions
@@ -127,8 +127,8 @@ def evaluate(
     from cluster.evaluation import evaluate as run
     from engine.data.image_set import open_image_set
     from engine.data.outcomes import open_negatives, open_positives
-    from engine.evaluation import Given
     from engine.layer_targets import resolve_target
+    from engine.metrics.repair_rates import Given
     from engine.models import load_model
 
     output_dir = output_dir or target_data_dir

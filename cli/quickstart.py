@@ -81,7 +81,7 @@ def _weakest(data: Path) -> int:
 
 def _verdict(test: Any, label: int) -> str:
     from cli.console import label_name
-    from engine.results import wilson_interval
+    from engine.metrics.accuracy import wilson_interval
 
     mine = next(change for change in test.changes if change.label == label)
     total = sum(change.total for change in test.changes)

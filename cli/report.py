@@ -27,8 +27,8 @@ from engine.core.files import replace_file
 
 if TYPE_CHECKING:
     from cli.report_data import Job, Outcome, Report
-    from engine.requirements import Verdict
-    from engine.results import LabelChange
+    from engine.metrics.accuracy import LabelChange
+    from engine.metrics.requirements import Verdict
 
 MARK = '<meta name="generator" content="repair-dist report">'
 """By this line in its head a page of ours is known."""

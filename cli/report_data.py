@@ -13,8 +13,8 @@ import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.types import Float64, Int64
-from engine.requirements import Requirement, Verdict
-from engine.results import LabelChange
+from engine.metrics.accuracy import LabelChange
+from engine.metrics.requirements import Requirement, Verdict
 
 HELD_OUT = ("test", "validation")
 """Rows no search has seen, the better judge first."""

@@ -30,7 +30,7 @@ from cli.report_words import (
     verdict_values,
 )
 from engine.core.types import Int64
-from engine.results import LabelChange
+from engine.metrics.accuracy import LabelChange
 
 _MANY_LABELS = 60
 """Above so many, charts show only labels under repair and those that changed most."""

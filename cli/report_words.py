@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cli.console import label_name
 
 if TYPE_CHECKING:
-    from engine.requirements import Verdict
+    from engine.metrics.requirements import Verdict
 
 SPLIT_WORDS = {
     "test": "test rows",

@@ -15,7 +15,7 @@ from engine.core.errors import InputError
 if TYPE_CHECKING:
     from cluster.compute import ComputeOptions
     from engine.data.image_set import ImageSet
-    from engine.requirements import Requirement
+    from engine.metrics.requirements import Requirement
 
 
 @click.command(short_help="Print a model's accuracy.")
@@ -50,10 +50,10 @@ def command(
     required = _requirements(requirements, base_model_dir, images)
 
     from cluster.compute import Compute
-    from engine.comparison import compare
+    from engine.metrics.accuracy import label_results, wilson_interval
+    from engine.metrics.comparison import compare
+    from engine.metrics.requirements import check_requirements
     from engine.models import check_fits, load_model
-    from engine.requirements import judge
-    from engine.results import label_results, wilson_interval
 
     paths = [model_dir] if base_model_dir is None else [model_dir, base_model_dir]
     models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
@@ -77,7 +77,7 @@ def command(
         click.echo(table(["label", "correct", "incorrect", "accuracy %", "95 % interval"], rows))
     if not required:
         return 0
-    verdicts = judge(required, compare(images.labels, base, predicted, images.classes))
+    verdicts = check_requirements(required, compare(images.labels, base, predicted, images.classes))
     met = sum(verdict.met for verdict in verdicts)
     click.echo(f"{verdict_table(verdicts)}\nrequirements: {met} of {len(verdicts)} met")
     return 0 if met == len(verdicts) else NOT_MET
@@ -92,7 +92,7 @@ def _requirements(path: Path | None, base_model_dir: Path | None, images: ImageS
 
     import numpy as np
 
-    from engine.requirements import check_rows, read_requirements
+    from engine.metrics.requirements import check_rows, read_requirements
 
     required = read_requirements(path, images.classes, images.label_names)
     check_rows(required, np.bincount(images.labels, minlength=images.classes), images.path)

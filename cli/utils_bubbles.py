@@ -51,8 +51,8 @@ def draw_bubble_chart(
     Example: repair-dist utils draw_bubble_chart --model-dir model --test-dir data --output-dir charts
     """
     from engine.charts import chart_path
-    from engine.confusion import confusion
     from engine.confusion import draw_bubble_chart as draw
+    from engine.metrics.accuracy import confusion
 
     path = chart_path(output_dir, filename)
     models = load_fitting([model_dir], [images], allow_custom_code=allow_custom_code)
@@ -95,8 +95,9 @@ def overlay_bubble_chart(
     Example: repair-dist utils overlay_bubble_chart --model-dir model --model-dir-overlay repaired --test-dir data
     """
     from engine.charts import chart_path
-    from engine.confusion import Confusion, confusion
+    from engine.confusion import Confusion
     from engine.confusion import overlay_bubble_chart as draw
+    from engine.metrics.accuracy import confusion
 
     path = chart_path(output_dir, filename)
     labels = _labels(target_label, images)

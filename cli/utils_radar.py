@@ -23,7 +23,7 @@ from engine.core.errors import InputError
 if TYPE_CHECKING:
     from cluster.compute import ComputeOptions
     from engine.data.image_set import ImageSet
-    from engine.results import Results
+    from engine.metrics.accuracy import Results
 
 
 @click.command("draw_radar_chart", short_help="Accuracy of every label: results.json and a radar chart.")
@@ -50,9 +50,9 @@ def draw_radar_chart(
     Example: repair-dist utils draw_radar_chart --model-dir model --data-dir data --output-dir charts
     """
     from engine.charts import chart_path
+    from engine.metrics.accuracy import label_results, write_results_json
     from engine.radar import check_limits
     from engine.radar import draw_radar_chart as draw
-    from engine.results import label_results, write_results_json
 
     check_limits(min_lim, max_lim)
     output = output_dir or images.path.parent
@@ -133,9 +133,9 @@ def draw_radar_chart_with_subset(
     """
     from engine.charts import chart_path
     from engine.data.label_file import read_label_file, write_label_file
+    from engine.metrics.accuracy import LabelResult, Results
     from engine.radar import check_limits
     from engine.radar import draw_radar_chart as draw
-    from engine.results import LabelResult, Results
 
     check_limits(min_lim, max_lim)
     output = output_dir or input_dir
@@ -161,7 +161,7 @@ def _folder(path: Path) -> Path:
 
 
 def _results(directory: Path) -> Results:
-    from engine.results import read_results_json
+    from engine.metrics.accuracy import read_results_json
 
     path = directory if directory.is_file() else directory / "results.json"
     results = read_results_json(path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cli.console import table
 
 if TYPE_CHECKING:
-    from engine.requirements import Verdict
+    from engine.metrics.requirements import Verdict
 
 NOT_MET = 3
 """Exit code of a command that is done, where a requirement is not met."""

@@ -36,13 +36,13 @@ from engine.core.errors import InputError
 from engine.core.files import remove, replace_directory
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet
-from engine.evaluation import Given, Rates, held_out_rates, result_text, search_rates
 from engine.fitness import SearchRows, Weights
 from engine.layer_targets import DeepTarget, Target
 from engine.localize import GRADIENTS_PER_NEGATIVE, Impact, Localisation, draw_pareto_front
+from engine.metrics.accuracy import paired_changes
+from engine.metrics.repair_rates import Given, Rates, held_out_rates, result_text, search_rates
 from engine.models import LoadedModel, check_fits, load_model
 from engine.problem import Problem, localised_in
-from engine.results import paired_changes
 from engine.runner import predicted_classes
 from engine.search import Iteration, Judge, SearchSettings
 from engine.weights_file import write_localised

@@ -24,15 +24,15 @@ from cluster.records import RunRecords
 from cluster.reports import comparison_rows, patch_rows, prediction_rows, verdict_rows
 from cluster.selection import Candidate, HeldOut, Jury, Score, ranked
 from engine.cases import LayerInputs
-from engine.comparison import Comparison
 from engine.containers import repaired_path
 from engine.core.files import remove, replace_file
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
+from engine.metrics.comparison import Comparison
+from engine.metrics.requirements import Verdict, check_requirements, rank
 from engine.models import load_model
 from engine.patch import Patch
 from engine.patch_file import write_patch
-from engine.requirements import Verdict, judge, rank
 from engine.weights_file import write_localised
 
 NOT_MET = "requirements-not-met.txt"
@@ -201,7 +201,7 @@ def _end_step(run: _Run, number: int, kernel: Float32, jobs: tuple[str, ...]) ->
         comparisons[split] = held_out.compare(after)
         run.record(f"step{number}", "step", held_out, comparisons[split])
     validation = comparisons["validation"]
-    score = rank(judge(run.batch.requirements, validation), validation)
+    score = rank(check_requirements(run.batch.requirements, validation), validation)
     run.ledger.choose(jobs)
     told = comparisons.get("test", validation)
     correct = int(np.diagonal(told.after)[labels].sum())
@@ -214,7 +214,11 @@ def _in_words(run: _Run, comparison: Comparison, score: Score) -> str:
     labels = list(run.batch.labels)
     mine = np.diagonal(comparison.after)[labels].sum() / max(1, int(comparison.totals[labels].sum()))
     everything = np.diagonal(comparison.after).sum() / comparison.totals.sum()
-    met = f"{score[0]} of {len(judge(run.batch.requirements, comparison))} requirements, " if run.batch.stated else ""
+    met = (
+        f"{score[0]} of {len(check_requirements(run.batch.requirements, comparison))} requirements, "
+        if run.batch.stated
+        else ""
+    )
     return f"{met}labels {100 * mine:.1f} %, all {100 * everything:.2f} %"
 
 
@@ -255,12 +259,16 @@ def _finish(run: _Run, kernel: Float32, steps: Sequence[Step], chosen: Step) -> 
     notes = []
     patch, comparisons, after = _save_and_measure(run, kernel, chosen.kernel)
     validation = comparisons["validation"]
-    if rank(judge(batch.requirements, validation), validation) < steps[0].score:
+    if rank(check_requirements(batch.requirements, validation), validation) < steps[0].score:
         # Rounding in the whole model may move a row across a limit; better no repair than a worse model.
         notes.append("loaded again, the repaired model is worse than the base model by the requirements: not changed")
         chosen = steps[0]
         patch, comparisons, after = _save_and_measure(run, kernel, kernel)
-    verdicts = {split: judge(batch.requirements, each) for split, each in comparisons.items()} if batch.stated else {}
+    verdicts = (
+        {split: check_requirements(batch.requirements, each) for split, each in comparisons.items()}
+        if batch.stated
+        else {}
+    )
     for split, comparison in comparisons.items():
         held_out = run.held_out[split]
         run.record("batch", "base", held_out, held_out.compare(held_out.before))

@@ -36,6 +36,7 @@ from engine.core.types import Int64
 from engine.data.image_set import ImageSet
 from engine.fitness import SearchRows, Weights
 from engine.layer_targets import DeepTarget, Target
+from engine.metrics.accuracy import paired_changes
 from engine.models import LoadedModel, check_fits, load_model
 from engine.patch import NO_CHANGE, Patch
 from engine.plan import Plan, check_plan, plan_search
@@ -47,7 +48,6 @@ from engine.problem import (
     sample_positives,
     with_seed,
 )
-from engine.results import paired_changes
 from engine.runner import predicted_classes
 from engine.search import Iteration, Judge, SearchSettings, result
 from engine.weights_file import write_localised

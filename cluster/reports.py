@@ -11,12 +11,12 @@ import numpy as np
 
 from cluster.inputs import Chunk, ChunkPaths
 from cluster.searches import SearchOutcome
-from engine.comparison import Comparison
 from engine.core.types import Int64
+from engine.metrics.accuracy import LabelChange
+from engine.metrics.comparison import Comparison
+from engine.metrics.requirements import Verdict
 from engine.patch import Patch
 from engine.problem import Problem
-from engine.requirements import Verdict
-from engine.results import LabelChange
 from engine.search import Judge
 
 

@@ -9,15 +9,15 @@ import numpy as np
 
 from engine.candidates import predict_deep, predict_patched
 from engine.cases import LayerInputs
-from engine.comparison import Comparison, compare, compare_many
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
-from engine.requirements import Requirement, judge, rank
+from engine.metrics.comparison import Comparison, compare, compare_many
+from engine.metrics.requirements import Requirement, check_requirements, rank
 from engine.runner import LayerRunner
 from engine.tail import TailRunner
 
 Score = tuple[int, float, int]
-"""Requirements met, worst margin, rows broken with a minus: the bigger the better, see `engine.requirements.rank`."""
+"""Requirements met, worst margin, rows broken with a minus: the bigger the better, see `requirements.rank`."""
 
 MERGE_TRIES = 256
 """The best offers that a merge tries to add."""
@@ -114,7 +114,7 @@ class Jury:
 
     def score(self, comparison: Comparison) -> Score:
         """How good a model is by the requirements."""
-        return rank(judge(self.requirements, comparison), comparison)
+        return rank(check_requirements(self.requirements, comparison), comparison)
 
     def measure(self, outcomes: Sequence[Outcome]) -> Iterator[tuple[Candidate, Comparison]]:
         """Judge every patch on offer, search by search and best first."""

@@ -1,4 +1,3 @@
-from .comparison import Comparison, compare
 from .containers import repaired_path, save_patched
 from .core.errors import InputError
 from .data.image_set import ImageSet, open_image_set
@@ -6,13 +5,14 @@ from .data.outcomes import open_negatives, open_positives, write_targets
 from .fitness import SearchRows, TiledFitness, Tiling, Weights
 from .head import Head, TargetLayer, find_target
 from .layer_targets import DeepTarget, resolve_target
+from .metrics.accuracy import label_results, paired_changes, wilson_interval
+from .metrics.comparison import Comparison, compare
+from .metrics.requirements import Requirement, Verdict, check_requirements, read_requirements
 from .models import LoadedModel, load_model
 from .patch import Patch, compose, merge, patch_between, revert
 from .patch_file import read_patch, write_patch
 from .plan import Plan, plan_search
 from .problem import Problem
-from .requirements import Requirement, Verdict, judge, read_requirements
-from .results import label_results, paired_changes, wilson_interval
 from .runner import ModelRunner
 from .search import SearchSettings
 from .swarm import SwarmSettings, SwarmState
@@ -40,10 +40,10 @@ __all__ = [
     "Tiling",
     "Verdict",
     "Weights",
+    "check_requirements",
     "compare",
     "compose",
     "find_target",
-    "judge",
     "label_results",
     "load_model",
     "merge",

@@ -16,6 +16,7 @@ from engine.core.types import Int64
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 _STYLES = ((BLUE, "o"), (ORANGE, "h"), (GREEN, "*"))
 _SIDES = {1: (0,), 2: (-1, 1), 3: (-1, 0, 1)}
 _LETTERS = 40
@@ -28,12 +29,6 @@ class Confusion:
 
     legend: str
     counts: Int64
-
-
-def confusion(labels: Int64, predicted: Int64, classes: int) -> Int64:
-    """Rows (C, C) by [true, predicted], from class numbers `labels` and `predicted`, both (n,)."""
-    counts: Int64 = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    return counts
 
 
 def draw_bubble_chart(path: Path, counts: Int64, label_names: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.charts import BLUE, GREEN, GREY, ORANGE, chart_settings, label_texts, new_figure, save_chart, text_size
 from engine.core.errors import InputError
-from engine.results import Results
+from engine.metrics.accuracy import Results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

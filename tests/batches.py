@@ -35,8 +35,8 @@ from engine.data.writer import write_image_set
 from engine.fashion_mnist import LABEL_NAMES, read_split
 from engine.fitness import Tiling
 from engine.head import find_target
+from engine.metrics.requirements import default_goals
 from engine.models import load_model
-from engine.requirements import default_goals
 from engine.search import SearchSettings
 from engine.swarm import SwarmSettings
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from cluster import selection
 from cluster.selection import Candidate, HeldOut, Jury, Outcome, Score, ranked
 from cluster.tasks import layer_inputs
-from engine.comparison import Comparison
 from engine.data.image_set import open_image_set
 from engine.data.writer import write_image_set
 from engine.head import TargetLayer, find_target
 from engine.losses import TrainingLoss
-from engine.requirements import Requirement, judge, rank
+from engine.metrics.comparison import Comparison
+from engine.metrics.requirements import Requirement, check_requirements, rank
 from engine.runner import ModelRunner
 
 SOFTMAX = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)
@@ -63,7 +63,7 @@ class Court:
 
     def score(self, kernel: np.ndarray) -> Score:
         comparison = self.comparison(kernel)
-        return rank(judge(REQUIREMENTS, comparison), comparison)
+        return rank(check_requirements(REQUIREMENTS, comparison), comparison)
 
 
 @pytest.fixture(scope="module")

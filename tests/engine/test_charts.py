@@ -23,23 +23,16 @@ from PIL import Image
 
 from engine.bubbles import bubble_area
 from engine.charts import chart_path, chart_settings, label_texts, text_size
-from engine.confusion import (
-    Confusion,
-    confusion,
-    confusion_figure,
-    draw_bubble_chart,
-    overlay_bubble_chart,
-    overlay_figure,
-)
+from engine.confusion import Confusion, confusion_figure, draw_bubble_chart, overlay_bubble_chart, overlay_figure
 from engine.core.errors import InputError
 from engine.data.image_set import open_image_set
 from engine.data.outcomes import write_targets
 from engine.data.writer import write_empty_image_set, write_image_set
 from engine.gtsrb import LABEL_NAMES as SIGNS
+from engine.metrics.accuracy import LabelResult, Results, confusion
 from engine.radar import RadarSeries, draw_radar_chart, overlay_radar_charts, radar_figure
 from engine.repaired import Fates, draw_repaired_result, fates_of, open_leaves, repaired_figure
-from engine.results import LabelResult, Results
-from tests.engine.test_results import TUTORIAL
+from tests.engine.metrics.test_accuracy import TUTORIAL
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 
 from cluster.records import RunRecords
 from engine.data.writer import write_image_set
-from engine.results import LabelChange, paired_changes, wilson_interval
+from engine.metrics.accuracy import LabelChange, paired_changes, wilson_interval
 
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 SIGNS = (

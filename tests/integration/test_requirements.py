@@ -11,9 +11,9 @@ import keras
 import numpy as np
 import pytest
 
-from engine.comparison import compare
-from engine.requirements import Requirement, judge
-from engine.results import wilson_interval
+from engine.metrics.accuracy import wilson_interval
+from engine.metrics.comparison import compare
+from engine.metrics.requirements import Requirement, check_requirements
 from tests.integration.conftest import Command, contents
 
 HERE = ["--num-workers", "0", "--verbose", "0"]
@@ -102,7 +102,7 @@ def test_against_a_base_model(other: Path, command: Command) -> None:
     assert (done.code, done.err) == (0, "")
     overall, shirt = cells(done.out)[1:]
     required = Requirement("max_drop", 0.0, None, None, "")
-    (verdict,) = judge([required], case)
+    (verdict,) = check_requirements([required], case)
     assert overall[2:4] == [f"{100 * drop / len(true):.2f}", f"{100 * verdict.low:.1f} to {100 * verdict.high:.1f}"]
     assert overall[4] == f"{np.trace(case.before)} -> {np.trace(case.after)} of {len(true)}"
     assert shirt[1] == "<= 0"

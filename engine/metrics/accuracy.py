@@ -6,12 +6,16 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.files import replace_file
 from engine.core.types import Bool, Int64
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)
@@ -160,3 +164,9 @@ def _count(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"{value!r} is not a count")
     return value
+
+
+def confusion(labels: Int64, predicted: Int64, classes: int) -> Int64:
+    """Rows (C, C) by [true, predicted], from class numbers `labels` and `predicted`, both (n,)."""
+    counts: Int64 = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    return counts

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.comparison import Comparison, compare, compare_many, drop_interval
-from engine.results import paired_changes
+from engine.metrics.accuracy import paired_changes
+from engine.metrics.comparison import Comparison, compare, compare_many, drop_interval
 
 
 def test_counts_by_hand() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.evaluation import Given, Rates, held_out_rates, result_text, run_line, search_rates, summarise
-from engine.results import paired_changes
+from engine.metrics.accuracy import paired_changes
+from engine.metrics.repair_rates import Given, Rates, held_out_rates, result_text, run_line, search_rates, summarise
 
 GIVEN = Given(
     dataset="FashionMNIST",

@@ -30,10 +30,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from engine.comparison import Comparison, drop_interval
 from engine.core.errors import InputError
 from engine.core.types import Int64
-from engine.results import wilson_interval
+from engine.metrics.accuracy import wilson_interval
+from engine.metrics.comparison import Comparison, drop_interval
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -163,10 +163,12 @@ def check_rows(requirements: Sequence[Requirement], totals: Int64, source: Path)
     for requirement in requirements:
         rows = totals if requirement.wildcard else _pool(totals, requirement)
         if not rows.any():
-            raise InputError(f'{source} has no rows to judge "{requirement.text}" by; expected at least one')
+            raise InputError(
+                f'{source} has no rows to judge "{requirement.text}" by; expected at least one'
+            )
 
 
-def judge(requirements: Sequence[Requirement], comparison: Comparison) -> tuple[Verdict, ...]:
+def check_requirements(requirements: Sequence[Requirement], comparison: Comparison) -> tuple[Verdict, ...]:
     """Judge a model in the order of `requirements`, leaving out those of `label = "*"` whose label has no rows.
 
     Raises ValueError where another requirement has no rows; `check_rows` says so in time.

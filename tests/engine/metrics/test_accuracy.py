@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core.errors import InputError
-from engine.results import (
+from engine.metrics.accuracy import (
     LabelChange,
     LabelResult,
     Results,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from engine.core.types import Int64
 
 if TYPE_CHECKING:
-    from engine.results import LabelChange
+    from engine.metrics.accuracy import LabelChange
 
     Indices = Int64
 

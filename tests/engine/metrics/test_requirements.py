@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.comparison import Comparison, compare, drop_interval
 from engine.core.errors import InputError
-from engine.requirements import (
+from engine.metrics.accuracy import wilson_interval
+from engine.metrics.comparison import Comparison, compare, drop_interval
+from engine.metrics.requirements import (
     Kind,
     Requirement,
     Verdict,
+    check_requirements,
     check_rows,
     default_goals,
-    judge,
     rank,
     read_requirements,
 )
-from engine.results import wilson_interval
 
 NAMES = ("T-shirt/top", "Trouser", "Pullover", "Shirt")
 
@@ -260,7 +260,7 @@ CASE = comparison([(5, 3, 3, 3), (1, 3, 3, 0), (3, 3, 0, 3), (1, 3, 0, 1), (7, 0
 
 
 def of(kind: Kind, limit: float, labels: tuple[int, ...] | None, predicted: int | None = None) -> Verdict:
-    (verdict,) = judge([Requirement(kind, limit, labels, predicted, "text")], CASE)
+    (verdict,) = check_requirements([Requirement(kind, limit, labels, predicted, "text")], CASE)
     return verdict
 
 
@@ -314,12 +314,12 @@ def test_rate_by_hand() -> None:
 )
 def test_a_value_equal_to_the_limit_meets_it(kind: Kind, limit: float, rows: list[tuple[int, int, int, int]]) -> None:
     predicted = 0 if kind == "max_rate" else None
-    (verdict,) = judge([Requirement(kind, limit, (1,), predicted, "text")], comparison(rows))
+    (verdict,) = check_requirements([Requirement(kind, limit, (1,), predicted, "text")], comparison(rows))
     assert verdict.met
     assert str(verdict.margin) == "0.0"
     # One row less, and it is not.
     worse = [*rows, (1, 1, 1, 0)]
-    (verdict,) = judge([Requirement(kind, limit, (1,), predicted, "text")], comparison(worse))
+    (verdict,) = check_requirements([Requirement(kind, limit, (1,), predicted, "text")], comparison(worse))
     assert not verdict.met
     assert verdict.margin < 0
 
@@ -331,7 +331,7 @@ def test_a_measured_share_as_the_limit_is_met(counts: tuple[int, int]) -> None:
     right = comparison([(part, 1, 1, 1), (total - part, 1, 0, 0)])
     limit = part / total
     for kind, predicted, case in (("max_drop", None, wrong), ("max_rate", 0, wrong), ("min_accuracy", None, right)):
-        (verdict,) = judge([Requirement(kind, limit, (1,), predicted, "text")], case)
+        (verdict,) = check_requirements([Requirement(kind, limit, (1,), predicted, "text")], case)
         assert (verdict.met, str(verdict.margin)) == (True, "0.0")
 
 
@@ -349,7 +349,7 @@ def test_margin_is_of_exact_arithmetic(
 ) -> None:
     case = comparison([*rows, (1, 0, 0, 0), (1, 1, 1, 1), (1, 2, 2, 2)], 3)
     labels, predicted = ((0,), 1) if kind == "max_rate" else (labels, None)
-    (verdict,) = judge([Requirement(kind, limit, labels, predicted, "text")], case)
+    (verdict,) = check_requirements([Requirement(kind, limit, labels, predicted, "text")], case)
     numbers = list(range(3) if labels is None else labels)
     total = sum(int(case.totals[label]) for label in numbers)
     columns = [predicted if predicted is not None else label for label in numbers]
@@ -373,7 +373,7 @@ def test_labels_without_rows(read) -> None:
     each = '[[require]]\nlabel = "*"\nmin_accuracy = 0.7\n'
     found = read(each)
     check_rows(found, CASE.totals, source)
-    verdicts = judge(found, CASE)
+    verdicts = check_requirements(found, CASE)
     assert [(one.requirement.labels, one.met) for one in verdicts] == [((0,), True), ((3,), True)]
 
     none = np.zeros(4, np.int64)
@@ -390,7 +390,7 @@ def test_labels_without_rows(read) -> None:
         message = refusal(check_rows, read(text), totals, source)
         assert message == f'data/val.h5 has no rows to judge "{what}" by; expected at least one'
     with pytest.raises(ValueError, match="no rows to judge 'accuracy of 1 Trouser"):
-        judge(read("[[require]]\nlabel = 1\nmin_accuracy = 0.5"), CASE)
+        check_requirements(read("[[require]]\nlabel = 1\nmin_accuracy = 0.5"), CASE)
     check_rows(default_goals([1, 3], NAMES), CASE.totals, source)  # pooled: one of them has rows
 
 
@@ -405,7 +405,7 @@ def test_rank(read) -> None:
         after = [3 if broken <= row < shirts + broken else 0 for row in range(10)]
         after += [3 if row < lost else 0 for row in range(10)]
         case = compare(np.array([true for true, _ in rows]), np.array([old for _, old in rows]), np.array(after), 4)
-        return rank(judge(found, case), case)
+        return rank(check_requirements(found, case), case)
 
     assert ranked(6, 1) == (2, 0.1, -1)
     assert ranked(6, 1, broken=2) == (2, 0.1, -3)
