@@ -39,7 +39,7 @@ from cluster.replica import Replica
 from cluster.tasks import Task, TaskResult
 from engine.backend import limit_threads
 from engine.data.outcomes import open_negatives, write_targets
-from engine.fashion_mnist import DEFAULT_PREPROCESS
+from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS
 from engine.localize import localize
 from engine.search import SearchSettings
 from engine.weights_file import write_weights

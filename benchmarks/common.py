@@ -138,7 +138,7 @@ def side_by_side(calls: Mapping[str, Callable[[], object]], rounds: int, seconds
 def shipped_images(rows: int, preprocess: str = "pad") -> tuple[Float32, Int64]:
     """The first `rows` test images of the quickstart, float32 (n, 32, 32, 3), and their classes (n,)."""
     from engine.data.preprocess import preprocess_images
-    from engine.fashion_mnist import read_split
+    from engine.datasets.fashion_mnist import read_split
 
     images, labels = read_split(SHIPPED, "t10k")
     return preprocess_images(images[:rows], preprocess), labels[:rows].astype(np.int64)

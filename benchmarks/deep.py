@@ -24,7 +24,7 @@ from engine import search
 from engine.cases import LayerInputs, localised_by
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Int64
-from engine.fashion_mnist import DEFAULT_PREPROCESS
+from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS
 from engine.fitness import SearchRows
 from engine.head import TargetLayer
 from engine.impact import ImpactPasses

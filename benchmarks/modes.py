@@ -21,7 +21,7 @@ from cluster.compute import Compute, ComputeOptions
 from cluster.modes import BatchReport, run_batch
 from cluster.records import RunRecords
 from engine.data.writer import write_image_set
-from engine.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES
+from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES
 from engine.metrics.comparison import Comparison
 from engine.search import SearchSettings
 

@@ -29,11 +29,11 @@ from skimage.transform import resize
 
 from cli.console import table
 from cluster.spread import Workers
-from engine.bdd import LABEL_NAMES, read_frames, square_crop
-from engine.bdd_objects import prepare_bdd_objects
-from engine.category_dir import create_category_dir
 from engine.core.parallel import ParallelMap
-from engine.subset import SubsetSettings, create_image_subset
+from engine.datasets.bdd import LABEL_NAMES, read_frames, square_crop
+from engine.datasets.bdd_objects import prepare_bdd_objects
+from engine.datasets.category_dir import create_category_dir
+from engine.datasets.subset import SubsetSettings, create_image_subset
 
 AIMS = {"one worker": 1.0, "two workers": 1.7}
 """Images per second of both steps, against the plain loop."""

@@ -26,7 +26,7 @@ from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64
 from engine.data.image_set import READ_ROWS
 from engine.data.preprocess import preprocess_images
-from engine.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES, read_split
+from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES, read_split
 from engine.fitness import SearchRows, Weights
 from engine.head import TargetLayer, find_target
 from engine.localize import localize

@@ -33,7 +33,7 @@ from cluster.modes import run_batch
 from cluster.records import RunRecords
 from cluster.replica import Replica
 from cluster.tasks import Task, TaskResult
-from engine.fashion_mnist import DEFAULT_PREPROCESS
+from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS
 
 CHUNKS, ROWS, LABELS = 4, 1000, (2, 4, 6)
 CHECK_TASKS = 600

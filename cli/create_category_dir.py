@@ -48,8 +48,8 @@ def command(
     Example: repair-dist create-category-dir --label-file det_val.json --image-dir images/val --output-dir categories
     """
     from cluster.spread import Workers
-    from engine.category_dir import create_category_dir
-    from engine.crops import CropSettings
+    from engine.datasets.category_dir import create_category_dir
+    from engine.datasets.crops import CropSettings
 
     settings = CropSettings(min_area, remove_occluded, remove_truncated, clamp_crops)
     with Console(verbose) as console, Workers(num_workers, address, console.say) as workers:

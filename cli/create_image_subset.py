@@ -49,7 +49,7 @@ def command(
     from dataclasses import replace
 
     from cluster.spread import Workers
-    from engine.subset import SubsetSettings, create_image_subset, table
+    from engine.datasets.subset import SubsetSettings, create_image_subset, table
 
     if info_file is None:
         settings = SubsetSettings(num or 5000, category_min, random_state, resize_to)

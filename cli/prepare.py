@@ -76,7 +76,7 @@ def fashion_mnist(
 
     Example: repair-dist prepare fashion-mnist --input-dir fashion-mnist --output-dir data --data-ratio 0.3,0.1,0.1,0.5
     """
-    from engine.fashion_mnist import LABEL_NAMES, prepare_fashion_mnist
+    from engine.datasets.fashion_mnist import LABEL_NAMES, prepare_fashion_mnist
 
     if not input_dir.is_dir():
         raise InputError(f"{input_dir}: no such folder, expected one with the IDX files of Fashion-MNIST")
@@ -146,8 +146,8 @@ def bdd_objects(**settings: Any) -> None:
 
     Example: repair-dist prepare bdd-objects --input-dir images --output-dir data --single-dir
     """
-    from engine.bdd import LABEL_NAMES
-    from engine.bdd_objects import prepare_bdd_objects
+    from engine.datasets.bdd import LABEL_NAMES
+    from engine.datasets.bdd_objects import prepare_bdd_objects
 
     written = _run(prepare_bdd_objects, settings)
     _tell(written, len(LABEL_NAMES), ("image_ids", "attribute_ids"))
@@ -172,7 +172,7 @@ def gtsrb(**settings: Any) -> None:
 
     Example: repair-dist prepare gtsrb --input-dir downloads --output-dir data
     """
-    from engine.gtsrb import LABEL_NAMES, prepare_gtsrb
+    from engine.datasets.gtsrb import LABEL_NAMES, prepare_gtsrb
 
     _tell(_run(prepare_gtsrb, settings), len(LABEL_NAMES), ())
 
@@ -189,7 +189,7 @@ def cifar_10(**settings: Any) -> None:
 
     Example: repair-dist prepare cifar-10 --input-dir cifar-10-python.tar.gz --output-dir data
     """
-    from engine.cifar import LABEL_NAMES, prepare_cifar
+    from engine.datasets.cifar import LABEL_NAMES, prepare_cifar
 
     _tell(_run(prepare_cifar, settings), len(LABEL_NAMES), ())
 
@@ -210,7 +210,7 @@ def image_folder(**settings: Any) -> None:
 
     Example: repair-dist prepare image-folder --input-dir pictures --output-dir data --side 64
     """
-    from engine.image_folder import class_names, prepare_image_folder
+    from engine.datasets.image_folder import class_names, prepare_image_folder
 
     classes = class_names(settings["input_dir"])
     _tell(_run(prepare_image_folder, settings), len(classes), ("image_ids",), settings["side"])

@@ -28,7 +28,7 @@ import tensorflow as tf
 
 from engine.core.files import replace_file
 from engine.data.preprocess import preprocess_images
-from engine.fashion_mnist import LABEL_NAMES, read_split
+from engine.datasets.fashion_mnist import LABEL_NAMES, read_split
 
 OUTPUT = Path(__file__).resolve().parent.parent / "cli" / "quickstart_data"
 TRAINING_ROWS = slice(0, 15_000)

@@ -16,7 +16,7 @@ import pytest
 from engine import backend
 from engine.backend import keras
 from engine.data.preprocess import preprocess_images
-from engine.fashion_mnist import read_split
+from engine.datasets.fashion_mnist import read_split
 from engine.fitness import SearchRows, Weights
 from engine.head import TargetLayer, find_target
 from engine.losses import TrainingLoss

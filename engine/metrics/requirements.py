@@ -163,9 +163,7 @@ def check_rows(requirements: Sequence[Requirement], totals: Int64, source: Path)
     for requirement in requirements:
         rows = totals if requirement.wildcard else _pool(totals, requirement)
         if not rows.any():
-            raise InputError(
-                f'{source} has no rows to judge "{requirement.text}" by; expected at least one'
-            )
+            raise InputError(f'{source} has no rows to judge "{requirement.text}" by; expected at least one')
 
 
 def check_requirements(requirements: Sequence[Requirement], comparison: Comparison) -> tuple[Verdict, ...]:

@@ -21,7 +21,7 @@ from engine.data.image_set import open_image_set
 from engine.data.outcomes import open_negatives, write_targets
 from engine.data.preprocess import preprocess_images
 from engine.data.writer import write_image_set
-from engine.fashion_mnist import LABEL_NAMES, read_split
+from engine.datasets.fashion_mnist import LABEL_NAMES, read_split
 from engine.fitness import Tiling
 from engine.head import find_target
 from engine.localize import localize

@@ -13,11 +13,11 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 from cluster.spread import Workers
-from engine.bdd_objects import prepare_bdd_objects
-from engine.category_dir import create_category_dir
 from engine.core.errors import InputError, WorkError
 from engine.core.parallel import ParallelMap, in_process
-from engine.subset import SubsetSettings, create_image_subset
+from engine.datasets.bdd_objects import prepare_bdd_objects
+from engine.datasets.category_dir import create_category_dir
+from engine.datasets.subset import SubsetSettings, create_image_subset
 from tests.scenes import Scenes, draw_scenes
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not have the tests
@@ -38,9 +38,9 @@ def everything(scenes: Scenes, root: Path, spread: ParallelMap) -> dict[str, byt
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.category_dir.SCENES_PER_PIECE", 3)
-    monkeypatch.setattr("engine.subset.IMAGES_PER_PIECE", 20)
-    monkeypatch.setattr("engine.parts.BLOCK_ROWS", 16)
+    monkeypatch.setattr("engine.datasets.category_dir.SCENES_PER_PIECE", 3)
+    monkeypatch.setattr("engine.datasets.subset.IMAGES_PER_PIECE", 20)
+    monkeypatch.setattr("engine.datasets.splits.WRITE_ROWS", 16)
 
 
 def test_any_number_of_workers_makes_the_same_files(

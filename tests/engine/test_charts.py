@@ -28,7 +28,7 @@ from engine.core.errors import InputError
 from engine.data.image_set import open_image_set
 from engine.data.outcomes import write_targets
 from engine.data.writer import write_empty_image_set, write_image_set
-from engine.gtsrb import LABEL_NAMES as SIGNS
+from engine.datasets.gtsrb import LABEL_NAMES as SIGNS
 from engine.metrics.accuracy import LabelResult, Results, confusion
 from engine.radar import RadarSeries, draw_radar_chart, overlay_radar_charts, radar_figure
 from engine.repaired import Fates, draw_repaired_result, fates_of, open_leaves, repaired_figure

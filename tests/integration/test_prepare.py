@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.bdd import LABEL_NAMES
 from engine.data.image_set import open_image_set
-from tests.engine.test_cifar import batches, tar
-from tests.engine.test_gtsrb import unpacked
+from engine.datasets.bdd import LABEL_NAMES
+from tests.engine.datasets.test_cifar import batches, tar
+from tests.engine.datasets.test_gtsrb import unpacked
 from tests.integration.conftest import Command
 from tests.scenes import COMMON, Scenes, draw_scenes, label
 

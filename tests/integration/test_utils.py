@@ -19,7 +19,7 @@ from PIL import Image
 from cli.main import run
 from engine.data.image_set import open_image_set
 from engine.data.writer import write_empty_image_set
-from engine.fashion_mnist import LABEL_NAMES
+from engine.datasets.fashion_mnist import LABEL_NAMES
 from engine.models import load_model
 from tests.integration.conftest import Command, contents
 

@@ -19,7 +19,7 @@ import numpy as np
 from pathlib import Path
 from engine import backend
 from engine.cases import LayerInputs, find_case
-from engine.fashion_mnist import read_split
+from engine.datasets.fashion_mnist import read_split
 from engine.layer_targets import DeepTarget, resolve_target
 from engine.models import load_model
 from engine.data.preprocess import preprocess_images

@@ -22,8 +22,8 @@ from engine.core.errors import InputError
 from engine.core.parallel import Bar, ParallelMap, in_process, unseen
 from engine.core.types import Int64, Uint8
 from engine.data.preprocess import preprocess_images
-from engine.official_parts import divide_by_rate, divide_training
-from engine.parts import DEFAULT_RATIO, Layout, Part, Ratio, shuffled, write_parts
+from engine.datasets.official_splits import divide_by_rate, divide_training
+from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio, Split, shuffled, write_splits
 
 LABEL_NAMES = (
     "airplane",
@@ -64,11 +64,11 @@ def prepare_cifar(
 ) -> dict[str, int]:
     """Write train, val and repair from the training images and test from the test images; returns their rows.
 
-    The training images are divided by `engine.official_parts`. `test.h5` holds all test images in order, where its
+    The training images are divided by `official_splits`. `test.h5` holds all test images in order, where its
     ratio is above 0 or `divide_rate` is given. `images` are float32 (n, 32, 32, 3), `labels` one-hot uint8 (n, 10).
     `toolkit` equalises the V histogram; `resize` only scales to [0, 1].
 
-    Raises InputError for missing or bad files, and as `engine.parts.write_parts` does.
+    Raises InputError for missing or bad files, and as `engine.datasets.splits.write_splits` does.
     """
     if preprocess not in PREPROCESSES:
         raise InputError(f"preprocess method {preprocess}; expected one of {', '.join(PREPROCESSES)}")
@@ -81,16 +81,16 @@ def prepare_cifar(
         if divide_rate is None
         else divide_by_rate(order, divide_rate, random_state or 0)
     )
-    parts = {name: Part(images[rows], labels[rows]) for name, rows in rows_of.items()}
+    splits = {name: Split(images[rows], labels[rows]) for name, rows in rows_of.items()}
     if with_test:
-        parts["test"] = Part(*batches[_TEST])
+        splits["test"] = Split(*batches[_TEST])
     digest = hashlib.sha256()
-    for part in parts.values():
-        digest.update(np.ascontiguousarray(part.sources).data)
-        digest.update(part.labels.data)
-    return write_parts(
+    for split in splits.values():
+        digest.update(np.ascontiguousarray(split.sources).data)
+        digest.update(split.labels.data)
+    return write_splits(
         output_dir,
-        parts,
+        splits,
         Layout(LABEL_NAMES, preprocess),
         functools.partial(preprocess_images, method=preprocess),
         job={"cifar-10": digest.hexdigest()},

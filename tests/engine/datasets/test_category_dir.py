@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.category_dir import create_category_dir
 from engine.core.errors import InputError
-from engine.crops import CropSettings
 from engine.data.pictures import encode_picture
+from engine.datasets.category_dir import create_category_dir
+from engine.datasets.crops import CropSettings
 from tests.scenes import Scenes, draw_scenes, label
 
 W, H = 320, 180
@@ -41,7 +41,7 @@ def scenes(drawn: Scenes, tmp_path: Path) -> Scenes:
 
 @pytest.fixture(autouse=True)
 def pieces_of_eight(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.category_dir.SCENES_PER_PIECE", 8)
+    monkeypatch.setattr("engine.datasets.category_dir.SCENES_PER_PIECE", 8)
 
 
 def one_scene(root: Path, labels: list[dict[str, Any]]) -> Scenes:
@@ -275,7 +275,7 @@ def test_other_work_begins_anew(scenes: Scenes, tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from engine import category_dir
+from engine.datasets import category_dir
 
 def dying(function, pieces, count):
     for number, piece in enumerate(pieces):

@@ -1,6 +1,6 @@
-"""The parts of a data set: `train.h5`, `val.h5`, `test.h5` and `repair.h5`, from any source of pictures.
+"""The splits of a data set: `train.h5`, `val.h5`, `test.h5` and `repair.h5`, from any source of pictures.
 
-The HDF5 file of a part is laid out first, with its labels and ids and with room for its images. Blocks of images are
+The HDF5 file of a split is laid out first, with its labels and ids and with room for its images. Blocks of images are
 then written to their places in it, in any order: how many workers make them changes no byte, and a process that dies
 at any moment leaves a sound file in which the blocks that the journal names are in place.
 """
@@ -26,7 +26,7 @@ from engine.core.types import Float32, Int64
 
 NAMES = ("train", "val", "test", "repair")
 DEFAULT_RATIO = (0.5, 0.1, 0.2, 0.2)
-BLOCK_ROWS = 250
+WRITE_ROWS = 250
 """Rows made at once."""
 
 Ratio = tuple[float, float, float, float]
@@ -34,7 +34,7 @@ Make = Callable[[Any], Float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Split:
     """The rows of one file.
 
     Attributes:
@@ -51,7 +51,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the files of all parts have in common.
+    """What the files of all splits have in common.
 
     Attributes:
         label_names: one per class.
@@ -88,11 +88,11 @@ def shuffled(count: int, random_state: int) -> Int64:
 
 
 def cut(count: int, ratio: Ratio, *, keep_all: bool) -> dict[str, slice]:
-    """Stretches of `count` shuffled rows for each part that gets any.
+    """Stretches of `count` shuffled rows for each split that gets any.
 
     They end at a = int(count·train), b = int(count·val + a), c = int(count·test + b) and, if repair is above 0, at
-    count, as in eAI-Repair-Toolkit 1.1.0: without a repair part a few rows are left over. With `keep_all` the last
-    part of a ratio above 0 takes them.
+    count, as in eAI-Repair-Toolkit 1.1.0: without a repair split a few rows are left over. With `keep_all` the last
+    split of a ratio above 0 takes them.
     """
     a = int(count * ratio[0])
     b = int(count * ratio[1] + a)
@@ -101,13 +101,13 @@ def cut(count: int, ratio: Ratio, *, keep_all: bool) -> dict[str, slice]:
     if keep_all:
         last = max(k for k in range(4) if ratio[k] > 0)
         ends[last:] = [count] * (4 - last)
-    parts = {name: slice(start, stop) for name, start, stop in zip(NAMES, [0, *ends], ends, strict=False)}
-    return {name: rows for name, rows in parts.items() if rows.stop > rows.start}
+    splits = {name: slice(start, stop) for name, start, stop in zip(NAMES, [0, *ends], ends, strict=False)}
+    return {name: rows for name, rows in splits.items() if rows.stop > rows.start}
 
 
-def write_parts(
+def write_splits(
     output_dir: Path,
-    parts: Mapping[str, Part],
+    splits: Mapping[str, Split],
     layout: Layout,
     make: Make,
     *,
@@ -116,46 +116,46 @@ def write_parts(
     spread: ParallelMap = in_process,
     progress: Bar = unseen,
 ) -> dict[str, int]:
-    """Write `<part>.h5` for every part and return its rows; other files in `output_dir` stay.
+    """Write `<split>.h5` for every split and return its rows; other files in `output_dir` stay.
 
     `images` are float32 (n, side, side, 3), `labels` one-hot (n, classes), contiguous; `image_ids` and
-    `attribute_ids` variable-length UTF-8. `make` turns a stretch of a part's sources into images and must be
-    picklable. `job` says what the parts are made of: work that was interrupted goes on if it is the same.
+    `attribute_ids` variable-length UTF-8. `make` turns a stretch of a split's sources into images and must be
+    picklable. `job` says what the splits are made of: work that was interrupted goes on if it is the same.
 
-    Raises InputError for a part without rows, and where a file exists without our `preprocess` attribute, unless
+    Raises InputError for a split without rows, and where a file exists without our `preprocess` attribute, unless
     `overwrite`; and whatever `make` raises.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"{output_dir} is no folder, expected one for the parts or none yet")
-    empty = [name for name, part in parts.items() if len(part.labels) == 0]
-    if empty or not parts:
+    empty = [name for name, split in splits.items() if len(split.labels) == 0]
+    if empty or not splits:
         raise InputError(f"{output_dir / ((empty or ['train'])[0] + '.h5')} would have 0 rows; expected at least one")
-    for name in parts:
+    for name in splits:
         path = output_dir / f"{name}.h5"
         if path.exists() and not overwrite and not is_ours(path):
             raise InputError(f"{path} exists and was not made by prepare; expected another folder or --overwrite")
     full_job = {
         **job,
         "layout": [*layout.label_names, layout.preprocess, layout.side, layout.label_dtype],
-        "parts": {name: len(part.labels) for name, part in parts.items()},
+        "parts": {name: len(split.labels) for name, split in splits.items()},
         "versions": {name: version(name) for name in ("numpy", "pillow", "scikit-image")},
     }
-    tick = progress(sum(len(part.labels) for part in parts.values()))
+    tick = progress(sum(len(split.labels) for split in splits.values()))
     with work_folder(output_dir / "prepare", full_job) as work:
-        places = {name: _lay_out(work.path / f"{name}.h5", part, layout) for name, part in parts.items()}
+        places = {name: _lay_out(work.path / f"{name}.h5", split, layout) for name, split in splits.items()}
         done = {(name, start) for name, start in work.records()}
-        pieces = _pieces(parts, done, tick)
-        count = sum(-(-len(part.labels) // BLOCK_ROWS) for part in parts.values()) - len(done)
+        pieces = _pieces(splits, done, tick)
+        count = sum(-(-len(split.labels) // WRITE_ROWS) for split in splits.values()) - len(done)
         for piece, images in spread(_Maker(make), pieces, count):
-            with (work.path / f"{piece.part}.h5").open("rb+") as file:
-                file.seek(places[piece.part] + piece.start * images[0].nbytes)
+            with (work.path / f"{piece.split}.h5").open("rb+") as file:
+                file.seek(places[piece.split] + piece.start * images[0].nbytes)
                 file.write(np.ascontiguousarray(images, "<f4").data)
-            work.record([piece.part, piece.start])
+            work.record([piece.split, piece.start])
             tick(len(images))
         output_dir.mkdir(parents=True, exist_ok=True)
-        for name in parts:
+        for name in splits:
             (work.path / f"{name}.h5").replace(output_dir / f"{name}.h5")
-    return {name: len(part.labels) for name, part in parts.items()}
+    return {name: len(split.labels) for name, split in splits.items()}
 
 
 def is_ours(path: Path) -> bool:
@@ -169,7 +169,7 @@ def is_ours(path: Path) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    part: str
+    split: str
     start: int
     sources: Any
 
@@ -182,21 +182,21 @@ class _Maker:
         return self.make(piece.sources)
 
 
-def _pieces(parts: Mapping[str, Part], done: set[tuple[str, int]], tick: Callable[[int], None]) -> Iterator[_Piece]:
-    for name, part in parts.items():
-        for start in range(0, len(part.labels), BLOCK_ROWS):
-            sources = part.sources[start : start + BLOCK_ROWS]
+def _pieces(splits: Mapping[str, Split], done: set[tuple[str, int]], tick: Callable[[int], None]) -> Iterator[_Piece]:
+    for name, split in splits.items():
+        for start in range(0, len(split.labels), WRITE_ROWS):
+            sources = split.sources[start : start + WRITE_ROWS]
             if (name, start) in done:
                 tick(len(sources))
             else:
                 yield _Piece(name, start, sources)
 
 
-def _lay_out(path: Path, part: Part, layout: Layout) -> int:
-    """Make the file of a part, unless an earlier command did; returns where in it the images begin, in bytes."""
+def _lay_out(path: Path, split: Split, layout: Layout) -> int:
+    """Make the file of a split, unless an earlier command did; returns where in it the images begin, in bytes."""
     if not path.exists():
         with replace_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
-            rows, classes = len(part.labels), len(layout.label_names)
+            rows, classes = len(split.labels), len(layout.label_names)
             settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
             settings.set_layout(h5py.h5d.CONTIGUOUS)
             settings.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -205,9 +205,9 @@ def _lay_out(path: Path, part: Part, layout: Layout) -> int:
             space = h5py.h5s.create_simple((rows, layout.side, layout.side, 3))
             h5py.h5d.create(file.id, b"images", h5py.h5t.IEEE_F32LE, space, settings)
             one_hot = np.zeros((rows, classes), layout.label_dtype)
-            one_hot[np.arange(rows), part.labels] = 1
+            one_hot[np.arange(rows), split.labels] = 1
             file.create_dataset("labels", data=one_hot)
-            for name, texts in (("image_ids", part.image_ids), ("attribute_ids", part.attribute_ids)):
+            for name, texts in (("image_ids", split.image_ids), ("attribute_ids", split.attribute_ids)):
                 if texts is not None:
                     file.create_dataset(name, data=list(texts), dtype=h5py.string_dtype())
             file.attrs.create("label_names", list(layout.label_names), dtype=h5py.string_dtype())

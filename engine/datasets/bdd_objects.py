@@ -1,7 +1,7 @@
 """`prepare bdd-objects`: image sets of the crops that `create_image_subset` chose.
 
 Rows are the images that `image_info.json` lists, in the order into which `numpy.random.default_rng(random_state)`
-shuffles their sorted names; `engine.parts.cut` divides them. `image_ids` are the file names and `attribute_ids` the
+shuffles their sorted names; `splits.cut` divides them. `image_ids` are the file names and `attribute_ids` the
 names of the scenes, that is the part after the last `_`.
 """
 
@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.bdd import LABEL_NAMES
 from engine.core.errors import InputError
 from engine.core.parallel import Bar, ParallelMap, in_process, unseen
 from engine.core.types import Float32
 from engine.data.pictures import SUFFIXES, read_picture
 from engine.data.preprocess import preprocess_each
-from engine.image_info import FILE_NAME, read_subset_info
-from engine.parts import DEFAULT_RATIO, Layout, Part, Ratio, check_ratio, cut, shuffled, write_parts
+from engine.datasets.bdd import LABEL_NAMES
+from engine.datasets.image_info import FILE_NAME, read_subset_info
+from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio, Split, check_ratio, cut, shuffled, write_splits
 
 DEFAULT_PREPROCESS = "toolkit"
 """So that a model of eAI-Repair-Toolkit sees what it was trained on."""
@@ -43,13 +43,13 @@ def prepare_bdd_objects(
     spread: ParallelMap = in_process,
     progress: Bar = unseen,
 ) -> dict[str, int]:
-    """Write the parts with a ratio above 0 and return their rows; parts of earlier calls stay.
+    """Write the splits with a ratio above 0 and return their rows; splits of earlier calls stay.
 
     `input_dir` is one subset where `single_dir`, else it has two of them, `train` and `val`, which are taken
     together. `images` are float32 (n, 32, 32, 3), `labels` one-hot float32 (n, 13).
 
     Raises InputError for a bad `image_info.json`, images that are missing, unreadable or not listed, a label that is
-    not one of BDD100K's, a bad ratio, and as `engine.parts.write_parts` does.
+    not one of BDD100K's, a bad ratio, and as `engine.datasets.splits.write_splits` does.
     """
     if preprocess not in PREPROCESSES:
         raise InputError(f"preprocess method {preprocess}; expected one of {', '.join(PREPROCESSES)}")
@@ -64,18 +64,18 @@ def prepare_bdd_objects(
         folders |= dict.fromkeys(found, folder)
     names = sorted(labels)
     order = shuffled(len(names), random_state)
-    parts = {}
-    for part, rows in cut(len(names), data_ratio, keep_all=False).items():
+    splits = {}
+    for split, rows in cut(len(names), data_ratio, keep_all=False).items():
         chosen = [names[row] for row in order[rows]]
-        parts[part] = Part(
+        splits[split] = Split(
             sources=[str(folders[name] / name) for name in chosen],
             labels=np.array([labels[name] for name in chosen], np.int64),
             image_ids=chosen,
             attribute_ids=[name.rpartition("_")[2] for name in chosen],
         )
-    return write_parts(
+    return write_splits(
         output_dir,
-        parts,
+        splits,
         Layout(LABEL_NAMES, preprocess, label_dtype=_LABEL_DTYPE),
         functools.partial(prepare_pictures, preprocess=preprocess),
         job={"ratio": data_ratio, "random_state": random_state, "sources": fingerprint(labels, folders)},

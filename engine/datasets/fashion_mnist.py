@@ -22,8 +22,8 @@ from engine.core.types import Uint8
 from engine.data.image_set import READ_ROWS
 from engine.data.preprocess import METHODS, preprocess_images
 from engine.data.writer import write_image_set
-from engine.official_parts import divide_training
-from engine.parts import DEFAULT_RATIO, NAMES, Ratio, check_ratio, is_ours, shuffled
+from engine.datasets.official_splits import divide_training
+from engine.datasets.splits import DEFAULT_RATIO, NAMES, Ratio, check_ratio, is_ours, shuffled
 
 LABEL_NAMES = (
     "T-shirt/top",
@@ -54,7 +54,7 @@ def prepare_fashion_mnist(
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, int]:
-    """Write `train.h5`, `val.h5`, `test.h5` and `repair.h5` and return the rows of each part written.
+    """Write `train.h5`, `val.h5`, `test.h5` and `repair.h5` and return the rows of each split written.
 
     `data_ratio` is (train, val, test, repair) and sums to 1. The official training images are divided among
     train, val and repair in the proportion of their three ratios, after shuffling with
@@ -64,34 +64,34 @@ def prepare_fashion_mnist(
     without rows are not written, and one left by an earlier `prepare` is removed.
 
     `images` are float32 (n, 32, 32, 3), `labels` one-hot uint8 (n, 10); label names and preprocessing are
-    stored as attributes. All parts appear together or none does. `progress` is called with the number of rows
+    stored as attributes. All splits appear together or none does. `progress` is called with the number of rows
     just written.
 
-    Raises InputError for bad IDX files, bad ratios, an unknown preprocessing, and for a part whose file
+    Raises InputError for bad IDX files, bad ratios, an unknown preprocessing, and for a split whose file
     exists without our `preprocess` attribute unless `overwrite`.
     """
     if preprocess not in METHODS:
         raise InputError(f"preprocess method {preprocess}; expected one of {', '.join(METHODS)}")
     check_ratio(data_ratio)
-    files = {part: output_dir / f"{part}.h5" for part in NAMES}
+    files = {split: output_dir / f"{split}.h5" for split in NAMES}
     train_images, train_labels = read_split(input_dir, "train")
     count = len(train_images)
     order = np.arange(count) if random_state is None else shuffled(count, random_state)
-    parts = divide_training(order, data_ratio)
-    sources = {part: (train_images, train_labels, rows) for part, rows in parts.items()}
+    splits = divide_training(order, data_ratio)
+    sources = {split: (train_images, train_labels, rows) for split, rows in splits.items()}
     if data_ratio[2] > 0:
         test_images, test_labels = read_split(input_dir, "t10k")
         sources["test"] = (test_images, test_labels, np.arange(len(test_images)))
-    for part in sources:
-        if files[part].exists() and not overwrite and not is_ours(files[part]):
+    for split in sources:
+        if files[split].exists() and not overwrite and not is_ours(files[split]):
             raise InputError(
-                f"{files[part]} exists and was not made by prepare; expected another folder or --overwrite"
+                f"{files[split]} exists and was not made by prepare; expected another folder or --overwrite"
             )
     with ExitStack() as stack:
-        for part, (images, labels, rows) in sources.items():
+        for split, (images, labels, rows) in sources.items():
             writer = stack.enter_context(
                 write_image_set(
-                    files[part],
+                    files[split],
                     rows=len(rows),
                     image_shape=(32, 32, 3),
                     classes=len(LABEL_NAMES),
@@ -105,10 +105,10 @@ def prepare_fashion_mnist(
                 writer.append(preprocess_images(images[block], preprocess), one_hot)
                 if progress is not None:
                     progress(len(block))
-    for part in set(NAMES) - set(sources):
-        if files[part].exists() and is_ours(files[part]):
-            remove(files[part])
-    return {part: len(sources[part][2]) for part in NAMES if part in sources}
+    for split in set(NAMES) - set(sources):
+        if files[split].exists() and is_ours(files[split]):
+            remove(files[split])
+    return {split: len(sources[split][2]) for split in NAMES if split in sources}
 
 
 def read_split(input_dir: Path, split: str) -> tuple[Uint8, Uint8]:

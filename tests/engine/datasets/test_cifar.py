@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.cifar import LABEL_NAMES, parse_batch, prepare_cifar
 from engine.core.errors import InputError
 from engine.data.image_set import open_image_set, read_images
 from engine.data.preprocess import preprocess_images
+from engine.datasets.cifar import LABEL_NAMES, parse_batch, prepare_cifar
 
 ROWS = 12
 
@@ -162,7 +162,7 @@ def test_pickles_are_not_executed(tmp_path: Path, protocol: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["builtins\neval", "numpy\nfromfile", "numpy.core.multiarray\nscalar", "engine.cifar\npickle"]
+    "name", ["builtins\neval", "numpy\nfromfile", "numpy.core.multiarray\nscalar", "engine.datasets.cifar\npickle"]
 )
 def test_no_other_name_is_found(name: str) -> None:
     images, labels = rows(0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.types import Int64
-from engine.parts import Ratio, check_ratio
+from engine.datasets.splits import Ratio, check_ratio
 
 
 def divide_training(order: Int64, ratio: Ratio) -> dict[str, Int64]:
@@ -26,8 +26,8 @@ def divide_training(order: Int64, ratio: Ratio) -> dict[str, Int64]:
         return {}
     first = round(len(order) * train / total) if val + repair > 0 else len(order)
     second = round(len(order) * (train + val) / total) if repair > 0 else len(order)
-    parts = {"train": order[:first], "val": order[first:second], "repair": order[second:]}
-    return {name: rows for name, rows in parts.items() if len(rows)}
+    splits = {"train": order[:first], "val": order[first:second], "repair": order[second:]}
+    return {name: rows for name, rows in splits.items() if len(rows)}
 
 
 def divide_by_rate(order: Int64, divide_rate: float, random_state: int) -> dict[str, Int64]:
@@ -43,5 +43,5 @@ def divide_by_rate(order: Int64, divide_rate: float, random_state: int) -> dict[
     drawn = random.Random(random_state).sample(range(len(order)), int(len(order) * divide_rate))
     repair = np.zeros(len(order), bool)
     repair[drawn] = True
-    parts = {"train": order[~repair], "repair": order[repair][::-1]}
-    return {name: rows for name, rows in parts.items() if len(rows)}
+    splits = {"train": order[~repair], "repair": order[repair][::-1]}
+    return {name: rows for name, rows in splits.items() if len(rows)}

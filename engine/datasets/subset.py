@@ -21,7 +21,14 @@ from engine.core.errors import InputError
 from engine.core.parallel import Bar, ParallelMap, in_process, unseen
 from engine.core.resumable import work_folder
 from engine.data.pictures import can_write, encode_picture, read_picture, resize_bilinear
-from engine.image_info import FILE_NAME, Entry, is_subset, read_category_info, read_subset_file, write_subset_info
+from engine.datasets.image_info import (
+    FILE_NAME,
+    Entry,
+    is_subset,
+    read_category_info,
+    read_subset_file,
+    write_subset_info,
+)
 
 DEFAULT_NUM = 5000
 IMAGES_PER_PIECE = 256

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.archives import Entry, list_entries, read_entry
 from engine.core.errors import InputError
 from engine.core.parallel import Bar, ParallelMap, in_process, unseen
 from engine.core.types import Float32
 from engine.data.pictures import decode_picture
 from engine.data.preprocess import equalise_crop_resize, preprocess_each
-from engine.official_parts import divide_by_rate, divide_training
-from engine.parts import DEFAULT_RATIO, Layout, Part, Ratio, shuffled, write_parts
+from engine.datasets.archives import Entry, list_entries, read_entry
+from engine.datasets.official_splits import divide_by_rate, divide_training
+from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio, Split, shuffled, write_splits
 
 LABEL_NAMES = (
     *(f"Speed limit ({speed}km/h)" for speed in (20, 30, 50, 60, 70, 80)),
@@ -91,11 +91,11 @@ def prepare_gtsrb(
 ) -> dict[str, int]:
     """Write train, val and repair from the training images and test from the test images; returns their rows.
 
-    The training images are shuffled, as they come class by class, and divided by `engine.official_parts`. `test.h5`
+    The training images are shuffled, as they come class by class, and divided by `official_splits`. `test.h5`
     holds all test images in order, where its ratio is above 0 or `divide_rate` is given. `images` are float32
     (n, 32, 32, 3), `labels` one-hot uint8 (n, 43).
 
-    Raises InputError for missing or bad files, and as `engine.parts.write_parts` does.
+    Raises InputError for missing or bad files, and as `engine.datasets.splits.write_splits` does.
     """
     if preprocess not in PREPROCESSES:
         raise InputError(f"preprocess method {preprocess}; expected one of {', '.join(PREPROCESSES)}")
@@ -113,14 +113,14 @@ def prepare_gtsrb(
     rows_of = (
         divide_training(order, data_ratio) if divide_rate is None else divide_by_rate(order, divide_rate, random_state)
     )
-    parts = {name: Part([training[row][1] for row in rows], classes[rows]) for name, rows in rows_of.items()}
+    splits = {name: Split([training[row][1] for row in rows], classes[rows]) for name, rows in rows_of.items()}
     if divide_rate is not None or data_ratio[2] > 0:
-        parts["test"] = _test_part(input_dir, entries)
-    stamps = {path: _stamp(path) for path in {entry.path for part in parts.values() for entry in part.sources}}
-    used = [(name, str(entry), stamps[entry.path]) for name, part in parts.items() for entry in part.sources]
-    return write_parts(
+        splits["test"] = _test_split(input_dir, entries)
+    stamps = {path: _stamp(path) for path in {entry.path for split in splits.values() for entry in split.sources}}
+    used = [(name, str(entry), stamps[entry.path]) for name, split in splits.items() for entry in split.sources]
+    return write_splits(
         output_dir,
-        parts,
+        splits,
         Layout(LABEL_NAMES, preprocess),
         functools.partial(prepare_signs, preprocess=preprocess),
         job={"gtsrb": hashlib.sha256(repr(used).encode("utf-8", "surrogateescape")).hexdigest()},
@@ -142,7 +142,7 @@ def prepare_signs(entries: Sequence[Entry], *, preprocess: str) -> Float32:
     return preprocess_each(pictures, preprocess)
 
 
-def _test_part(input_dir: Path, entries: Mapping[str, Entry]) -> Part:
+def _test_split(input_dir: Path, entries: Mapping[str, Entry]) -> Split:
     files = {int(match[1]): entry for path, entry in entries.items() if (match := _TEST.fullmatch(path))}
     tables = [entry for path, entry in entries.items() if _TABLE.fullmatch(path)]
     if not files or not tables:
@@ -151,7 +151,7 @@ def _test_part(input_dir: Path, entries: Mapping[str, Entry]) -> Part:
     classes = _read_classes(tables[0])
     if len(classes) != len(files):
         raise InputError(f"{tables[0]} has {len(classes)} rows; expected {len(files)}, one for each test image")
-    return Part([files[number] for number in sorted(files)], np.array(classes))
+    return Split([files[number] for number in sorted(files)], np.array(classes))
 
 
 def _read_classes(table: Entry) -> list[int]:

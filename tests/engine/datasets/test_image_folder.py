@@ -15,7 +15,7 @@ from engine.core.errors import InputError
 from engine.data.image_set import open_image_set
 from engine.data.pictures import read_picture
 from engine.data.preprocess import preprocess_images
-from engine.image_folder import prepare_image_folder
+from engine.datasets.image_folder import prepare_image_folder
 
 CLASSES = {"a cat": 7, "dog": 5, "Öl": 8}
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.bdd import LABEL_NAMES, Box, Frame, read_frames, square_crop
 from engine.core.errors import InputError
+from engine.datasets.bdd import LABEL_NAMES, Box, Frame, read_frames, square_crop
 from tests.scenes import Scenes, label
 
 H, W = 720, 1280

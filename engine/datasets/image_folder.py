@@ -18,7 +18,7 @@ from engine.core.parallel import Bar, ParallelMap, in_process, unseen
 from engine.core.types import Float32, Uint8
 from engine.data.pictures import SUFFIXES, read_picture
 from engine.data.preprocess import METHODS, SIDE, preprocess_each
-from engine.parts import DEFAULT_RATIO, Layout, Part, Ratio, check_ratio, cut, shuffled, write_parts
+from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio, Split, check_ratio, cut, shuffled, write_splits
 
 DEFAULT_PREPROCESS = "resize"
 
@@ -38,14 +38,14 @@ def prepare_image_folder(
     spread: ParallelMap = in_process,
     progress: Bar = unseen,
 ) -> dict[str, int]:
-    """Write the parts with a ratio above 0 and return their rows; parts of earlier calls stay.
+    """Write the splits with a ratio above 0 and return their rows; splits of earlier calls stay.
 
     The pictures of all classes, sorted by class and name, are shuffled by `random_state` and divided by
     `data_ratio`; no picture is lost. `images` are float32 (n, side, side, 3), `labels` one-hot uint8, `image_ids`
     class and file name.
 
     Raises InputError for fewer than two classes, a class without pictures, unreadable ones, for padding one that is
-    too large, a bad ratio, and as `engine.parts.write_parts` does.
+    too large, a bad ratio, and as `engine.datasets.splits.write_splits` does.
     """
     if preprocess not in METHODS:
         raise InputError(f"preprocess method {preprocess}; expected one of {', '.join(METHODS)}")
@@ -62,19 +62,19 @@ def prepare_image_folder(
         files += pictures
         labels += [number] * len(pictures)
     order = shuffled(len(files), random_state)
-    parts = {
-        part: Part(
+    splits = {
+        split: Split(
             sources=[str(files[row]) for row in order[rows]],
             labels=np.array(labels)[order[rows]],
             image_ids=[files[row].relative_to(root).as_posix() for row in order[rows]],
         )
-        for part, rows in cut(len(files), data_ratio, keep_all=True).items()
+        for split, rows in cut(len(files), data_ratio, keep_all=True).items()
     }
     stamps = [(str(path), (status := path.stat()).st_size, status.st_mtime_ns) for path in files]
     sources = hashlib.sha256(repr(stamps).encode("utf-8", "surrogateescape")).hexdigest()
-    return write_parts(
+    return write_splits(
         output_dir,
-        parts,
+        splits,
         Layout(classes, preprocess, side),
         functools.partial(prepare_pictures, preprocess=preprocess, side=side),
         job={"ratio": data_ratio, "random_state": random_state, "sources": sources},

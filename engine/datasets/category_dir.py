@@ -24,14 +24,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from engine.bdd import Frame, read_frames
 from engine.core.errors import InputError
 from engine.core.parallel import Bar, ParallelMap, in_process, unseen
 from engine.core.plain_names import plain_name
 from engine.core.resumable import WorkFolder, work_folder
-from engine.crops import CropSettings, SceneCrops, crop_name, crop_scenes
 from engine.data.pictures import can_write
-from engine.image_info import FILE_NAME, write_category_info
+from engine.datasets.bdd import Frame, read_frames
+from engine.datasets.crops import CropSettings, SceneCrops, crop_name, crop_scenes
+from engine.datasets.image_info import FILE_NAME, write_category_info
 
 MISSING = "image missing"
 """Why a box was skipped: there is no image of its frame."""

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.category_dir import create_category_dir
 from engine.core.errors import InputError
 from engine.data.pictures import decode_picture, encode_picture, resize_bilinear
-from engine.subset import SubsetSettings, create_image_subset, draw, table
+from engine.datasets.category_dir import create_category_dir
+from engine.datasets.subset import SubsetSettings, create_image_subset, draw, table
 from tests.scenes import draw_scenes
 
 
@@ -129,7 +129,7 @@ class StoppedError(Exception):
 
 
 def test_interrupted_work_goes_on(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.subset.IMAGES_PER_PIECE", 10)
+    monkeypatch.setattr("engine.datasets.subset.IMAGES_PER_PIECE", 10)
     settings = SubsetSettings(resize_to=16)
     done: list[str] = []
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from engine.core.errors import InputError
 from engine.data.image_set import open_image_set, read_images
-from engine.official_parts import divide_by_rate, divide_training
-from engine.parts import Layout, Part, check_ratio, cut, shuffled, write_parts
+from engine.datasets.official_splits import divide_by_rate, divide_training
+from engine.datasets.splits import Layout, Split, check_ratio, cut, shuffled, write_splits
 
 LAYOUT = Layout(("cat", "dög", "eel"), "resize", side=4)
 
@@ -98,12 +98,12 @@ def make(sources: np.ndarray) -> np.ndarray:
     return np.broadcast_to(sources[:, None, None, None], (len(sources), 4, 4, 3)).astype(np.float32) / 3
 
 
-def parts_of(**counts: int) -> dict[str, Part]:
+def splits_of(**counts: int) -> dict[str, Split]:
     found, start = {}, 0
     for name, count in counts.items():
         numbers = np.arange(start, start + count)
         ids = [f"{number}_ä.jpg" for number in numbers]
-        found[name] = Part(numbers, numbers % 3, ids, ids if name == "train" else None)
+        found[name] = Split(numbers, numbers % 3, ids, ids if name == "train" else None)
         start += count
     return found
 
@@ -117,7 +117,7 @@ def test_what_is_stored(tmp_path: Path) -> None:
         return seen.append
 
     out = tmp_path / "a" / "out"
-    rows = write_parts(out, parts_of(train=1203, repair=7), LAYOUT, make, job={}, progress=bar)
+    rows = write_splits(out, splits_of(train=1203, repair=7), LAYOUT, make, job={}, progress=bar)
     assert rows == {"train": 1203, "repair": 7}
     assert totals == [sum(seen)] == [1210]
     assert sorted(path.name for path in out.iterdir()) == ["repair.h5", "train.h5"]
@@ -138,7 +138,7 @@ def test_what_is_stored(tmp_path: Path) -> None:
     with h5py.File(out / "repair.h5") as file:
         assert sorted(file) == ["image_ids", "images", "labels"]
     layout = Layout(("cat", "dog", "eel"), "resize", 4, label_dtype="float32")
-    write_parts(tmp_path / "b", parts_of(val=5), layout, make, job={})
+    write_splits(tmp_path / "b", splits_of(val=5), layout, make, job={})
     with h5py.File(tmp_path / "b" / "val.h5") as file:
         assert file["labels"].dtype == np.float32
 
@@ -154,28 +154,28 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_the_order_of_the_work_changes_no_byte(tmp_path: Path) -> None:
     for name, options in (("one", {}), ("two", {"spread": backwards})):
-        write_parts(tmp_path / name, parts_of(train=1700, test=600), LAYOUT, make, job={}, **options)  # type: ignore[arg-type]
+        write_splits(tmp_path / name, splits_of(train=1700, test=600), LAYOUT, make, job={}, **options)  # type: ignore[arg-type]
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
 KILLED = """
 import itertools, os, signal, sys
 from pathlib import Path
-from engine.parts import write_parts
-from tests.engine.test_parts import LAYOUT, make, parts_of
+from engine.datasets.splits import write_splits
+from tests.engine.datasets.test_splits import LAYOUT, make, splits_of
 
 def dying(function, pieces, count):
     for piece in itertools.islice(pieces, 3):
         yield piece, function(piece)
     os.kill(os.getpid(), signal.SIGKILL)
 
-write_parts(Path(sys.argv[1]), parts_of(train=1700, test=600), LAYOUT, make, job={}, spread=dying)
+write_splits(Path(sys.argv[1]), splits_of(train=1700, test=600), LAYOUT, make, job={}, spread=dying)
 """
 
 
 def test_a_killed_process_leaves_what_can_be_gone_on_from(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, tmp_path / "out"], check=False, timeout=60, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", KILLED, tmp_path / "out"], check=False, timeout=60, cwd=Path(__file__).parents[3]
     )
     assert done.returncode == -signal.SIGKILL
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".prepare.unfinished"]
@@ -189,11 +189,11 @@ def test_a_killed_process_leaves_what_can_be_gone_on_from(tmp_path: Path) -> Non
             yield piece, function(piece)
 
     seen: list[int] = []
-    parts = parts_of(train=1700, test=600)
-    write_parts(tmp_path / "out", parts, LAYOUT, make, job={}, spread=watching, progress=lambda total: seen.append)
+    parts = splits_of(train=1700, test=600)
+    write_splits(tmp_path / "out", parts, LAYOUT, make, job={}, spread=watching, progress=lambda total: seen.append)
     assert starts == [("train", start) for start in range(750, 1700, 250)] + [("test", 0), ("test", 250), ("test", 500)]
     assert sum(seen) == 2300
-    write_parts(tmp_path / "whole", parts, LAYOUT, make, job={})
+    write_splits(tmp_path / "whole", parts, LAYOUT, make, job={})
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
@@ -204,25 +204,25 @@ def test_another_job_begins_anew(tmp_path: Path) -> None:
         raise InputError("stopped, expected to go on")
 
     with pytest.raises(InputError, match="stopped"):
-        write_parts(tmp_path, parts_of(train=600), LAYOUT, make, job={"seed": 1}, spread=stopping)
-    write_parts(tmp_path, parts_of(train=600), LAYOUT, make, job={"seed": 2})
+        write_splits(tmp_path, splits_of(train=600), LAYOUT, make, job={"seed": 1}, spread=stopping)
+    write_splits(tmp_path, splits_of(train=600), LAYOUT, make, job={"seed": 2})
     found = open_image_set(tmp_path / "train.h5")
     assert np.array_equal(read_images(found, 0, 600), make(np.arange(600)))
     assert [path.name for path in tmp_path.iterdir()] == ["train.h5"]
 
 
 def test_files_of_others(tmp_path: Path) -> None:
-    write_parts(tmp_path, parts_of(train=4), LAYOUT, make, job={})
-    write_parts(tmp_path, parts_of(repair=5), LAYOUT, make, job={})  # the tutorial's second call
+    write_splits(tmp_path, splits_of(train=4), LAYOUT, make, job={})
+    write_splits(tmp_path, splits_of(repair=5), LAYOUT, make, job={})  # the tutorial's second call
     assert sorted(path.name for path in tmp_path.iterdir()) == ["repair.h5", "train.h5"]
-    write_parts(tmp_path, parts_of(train=9), LAYOUT, make, job={})
+    write_splits(tmp_path, splits_of(train=9), LAYOUT, make, job={})
     assert open_image_set(tmp_path / "train.h5").rows == 9
     (tmp_path / "val.h5").write_bytes(b"mine")
     before = files(tmp_path)
     with pytest.raises(InputError, match=r"val.h5 exists and was not made by prepare"):
-        write_parts(tmp_path, parts_of(train=2, val=3), LAYOUT, make, job={})
+        write_splits(tmp_path, splits_of(train=2, val=3), LAYOUT, make, job={})
     assert files(tmp_path) == before
-    write_parts(tmp_path, parts_of(val=3), LAYOUT, make, job={}, overwrite=True)
+    write_splits(tmp_path, splits_of(val=3), LAYOUT, make, job={}, overwrite=True)
     assert open_image_set(tmp_path / "val.h5").rows == 3
 
 
@@ -231,13 +231,13 @@ def test_what_make_finds_leaves_nothing(tmp_path: Path) -> None:
         raise InputError("picture is torn, expected a whole one")
 
     with pytest.raises(InputError, match="torn"):
-        write_parts(tmp_path / "a" / "out", parts_of(train=4), LAYOUT, broken, job={})
+        write_splits(tmp_path / "a" / "out", splits_of(train=4), LAYOUT, broken, job={})
     with pytest.raises(InputError, match="would have 0 rows"):
-        write_parts(tmp_path / "a" / "out", parts_of(train=4, val=0), LAYOUT, make, job={})
+        write_splits(tmp_path / "a" / "out", splits_of(train=4, val=0), LAYOUT, make, job={})
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file is no folder"):
-        write_parts(tmp_path / "file", parts_of(train=4), LAYOUT, make, job={})
+        write_splits(tmp_path / "file", splits_of(train=4), LAYOUT, make, job={})
 
 
 def test_memory_is_that_of_a_block(tmp_path: Path) -> None:
@@ -247,9 +247,9 @@ def test_memory_is_that_of_a_block(tmp_path: Path) -> None:
     layout = Layout(("a", "b"), "resize", side=32)
     numbers = np.arange(5000)
     tracemalloc.start()
-    write_parts(
+    write_splits(
         tmp_path,
-        {"repair": Part(numbers, numbers % 2)},
+        {"repair": Split(numbers, numbers % 2)},
         layout,
         lambda sources: np.zeros((len(sources), 32, 32, 3), np.float32),
         job={},

@@ -13,7 +13,7 @@ import cli
 from engine.core.errors import InputError
 from engine.data.image_set import open_image_set, read_images
 from engine.data.preprocess import preprocess_images
-from engine.fashion_mnist import LABEL_NAMES, prepare_fashion_mnist, read_idx, read_split
+from engine.datasets.fashion_mnist import LABEL_NAMES, prepare_fashion_mnist, read_idx, read_split
 
 SHIPPED = Path(cli.__file__).parent / "quickstart_data"
 TRAIN, TEST = 120, 30

@@ -1,4 +1,4 @@
-"""The crops of some scenes, cut and written: what workers do for `engine.category_dir`."""
+"""The crops of some scenes, cut and written: what workers do for `engine.datasets.category_dir`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.bdd import Box, Frame, square_crop
 from engine.core.types import Uint8
 from engine.data.pictures import decode_picture, encode_picture, read_picture
+from engine.datasets.bdd import Box, Frame, square_crop
 
 NO_AREA = "no area"
 """Why a box was skipped: it has none, or is smaller than a pixel."""
@@ -30,7 +30,7 @@ class CropSettings:
     Attributes:
         min_area: those of fewer pixels are removed.
         remove_occluded, remove_truncated: so are those of boxes labelled so.
-        clamp: see `engine.bdd.square_crop`.
+        clamp: see `engine.datasets.bdd.square_crop`.
     """
 
     min_area: int = 0

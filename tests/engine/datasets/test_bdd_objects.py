@@ -16,12 +16,12 @@ from skimage.color import hsv2rgb, rgb2hsv
 from skimage.exposure import equalize_hist
 from skimage.transform import resize
 
-from engine.bdd import LABEL_NAMES
-from engine.bdd_objects import prepare_bdd_objects
-from engine.category_dir import create_category_dir
 from engine.core.errors import InputError
 from engine.data.image_set import open_image_set
-from engine.subset import SubsetSettings, create_image_subset
+from engine.datasets.bdd import LABEL_NAMES
+from engine.datasets.bdd_objects import prepare_bdd_objects
+from engine.datasets.category_dir import create_category_dir
+from engine.datasets.subset import SubsetSettings, create_image_subset
 from tests.scenes import draw_scenes
 
 
@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_files(made: Path, tmp_path: Path, monkeypa
         for piece in reversed(list(pieces)):
             yield piece, function(piece)
 
-    monkeypatch.setattr("engine.parts.BLOCK_ROWS", 20)
+    monkeypatch.setattr("engine.datasets.splits.WRITE_ROWS", 20)
     found = []
     for name, options in (("a", {}), ("b", {"spread": backwards}), ("c", {"random_state": 1})):
         prepare_bdd_objects(made, tmp_path / name, single_dir=True, **options)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from skimage.transform import resize
 
 from engine.core.errors import InputError
 from engine.data.image_set import open_image_set, read_images
-from engine.gtsrb import LABEL_NAMES, prepare_gtsrb
+from engine.datasets.gtsrb import LABEL_NAMES, prepare_gtsrb
 
 TRAINING = {0: 6, 7: 5, 42: 9}
 TEST = [3, 42, 0, 3]
