@@ -31,7 +31,7 @@ from engine.impact import ImpactPasses
 from engine.layer_targets import DeepTarget, Target, resolve_target
 from engine.localize import Localisation, localize
 from engine.metrics.accuracy import paired_changes
-from engine.models import LoadedModel, load_model
+from engine.models.load import LoadedModel, load_model
 from engine.pooled_localize import PooledSums, localize_pooled
 from engine.problem import Problem, localised_in, prepare
 from engine.runner import ModelRunner

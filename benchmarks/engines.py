@@ -32,7 +32,7 @@ from problems import (
 from rivals import ENGINES, STEPS, Rival
 
 from cli.console import table
-from engine.models import LoadedModel, load_model
+from engine.models.load import LoadedModel, load_model
 
 PACKAGES = ("evox", "torch", "evosax", "jax", "pyswarms")
 AIM = 0.6

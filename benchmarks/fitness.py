@@ -29,7 +29,7 @@ from problems import (
 )
 
 from cli.console import table
-from engine.models import load_model
+from engine.models.load import load_model
 
 COMPARED = ("dense", "numpy", "evaluate")
 

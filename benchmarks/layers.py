@@ -30,15 +30,15 @@ from costs import Peak, Work, measure_peak
 from cli.console import table
 from engine.core.types import Float32, Float64, Int64
 from engine.fitness import SearchRows, Tiling, Weights
-from engine.graph import Step
 from engine.layer_targets import DeepTarget, resolve_target
-from engine.losses import TrainingLoss
-from engine.models import load_model
+from engine.models.graph import Step
+from engine.models.load import load_model
+from engine.models.loss import TrainingLoss
+from engine.models.weight_paths import weight_variables
 from engine.runner import ModelRunner
 from engine.tail import Tail
 from engine.tail_fitness import TailFitness, kept_bytes
 from engine.touched import Route
-from engine.weights import weight_variables
 
 L = keras.layers
 
@@ -240,7 +240,7 @@ def measure(name: str, place: Place, model_path: Path, weights: int, rounds: int
     )
     counts = {"slow": len(expected), "in place": len(job.candidates), "here": len(job.candidates)}
     seconds = {way: times[way] / counts[way] for way in times}
-    holder = job.target.split.tail[0]
+    holder = job.target.cut.tail[0]
     found = []
     for way, each in seconds.items():
         route = here._route if way == "here" else None
@@ -343,8 +343,8 @@ def check(name: str, sums: Float64, right: Float64) -> None:
 
 def needed(job: Job, fitness: TailFitness, route: Route | None) -> Work:
     """Multiply-adds of one candidate; bytes of all: what is kept and the weights of the tail, read once."""
-    rows, split = len(job.rows.labels), job.target.split
-    steps: Sequence[Step] = split.tail if route is None else route.rest
+    rows, cut = len(job.rows.labels), job.target.cut
+    steps: Sequence[Step] = cut.tail if route is None else route.rest
     adds = sum(multiply_adds(step, job.tail) for step in steps)
     if route is not None:
         assert fitness._groups is not None
@@ -353,7 +353,7 @@ def needed(job: Job, fitness: TailFitness, route: Route | None) -> Work:
             share = len(fitness._groups.units) / route.first.shapes[0][-1]  # type: ignore[operator]
             adds += round(share * multiply_adds(route.joint, job.tail))
     held = sum(4 * math.prod(each.shape) for step in steps for each in step.variables)
-    return Work(rows * kept_bytes(split, route, fitness._groups) + held, rows * adds, 0)
+    return Work(rows * kept_bytes(cut, route, fitness._groups) + held, rows * adds, 0)
 
 
 def multiply_adds(step: Step, tail: Tail) -> int:

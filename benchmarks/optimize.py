@@ -28,7 +28,9 @@ ROWS = 1000
 AIM = 2.5
 """The command in process against importing TensorFlow and loading the model."""
 
-LOADING = "import sys; from pathlib import Path; from engine.models import load_model; load_model(Path(sys.argv[1]))"
+LOADING = (
+    "import sys; from pathlib import Path; from engine.models.load import load_model; load_model(Path(sys.argv[1]))"
+)
 
 STAGES = {
     "start": "the interpreter",
@@ -175,14 +177,14 @@ def one_command(output: Path, words: list[str]) -> None:
         import cluster.compute
         import cluster.records
         import cluster.repair
-        import engine.models
+        import engine.models.load
     if arguments[arguments.index("--num-workers") + 1] != "0":
         with watch.stage("Ray"):
             import cluster.connect
             import cluster.pool
         time_ray(watch)
     watch.wrap("verify", cluster.repair, "load_model")  # before the original below is wrapped
-    watch.wrap("model", engine.models, "load_model")
+    watch.wrap("model", engine.models.load, "load_model")
     watch.wrap("features", cluster.compute.Compute, "features")
     watch.wrap("verify", cluster.compute.Compute, "predict")
     watch.wrap("save", cluster.repair, "save_patched")

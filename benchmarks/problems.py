@@ -21,7 +21,7 @@ from engine.core.types import Float32, Float64, Int64
 from engine.fitness import SearchRows, TiledFitness, Tiling, Weights
 from engine.head import Head, find_target
 from engine.localize import localize
-from engine.models import LoadedModel
+from engine.models.load import LoadedModel
 from engine.problem import Problem, judge_of
 from engine.runner import ModelRunner
 from engine.search import Judge, SearchSettings

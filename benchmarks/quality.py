@@ -31,7 +31,7 @@ from engine.fitness import SearchRows, Weights
 from engine.head import TargetLayer, find_target
 from engine.localize import localize
 from engine.metrics.accuracy import LabelChange, paired_changes
-from engine.models import LoadedModel, load_model
+from engine.models.load import LoadedModel, load_model
 from engine.problem import Problem, prepare
 from engine.runner import ModelRunner
 from engine.search import POSITIVE_WORTH, SearchSettings

@@ -20,7 +20,7 @@ from cli.console import table
 from cluster.compute import Compute, ComputeOptions
 from engine.data.image_set import open_image_set
 from engine.head import find_target
-from engine.models import load_model
+from engine.models.load import load_model
 
 ROWS_AIM = 1.7
 MEMORY_AIM = 2.5

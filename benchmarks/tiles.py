@@ -24,7 +24,7 @@ from cluster.searches import SearchTask
 from engine.core.rng import RngKey
 from engine.fitness import SearchRows
 from engine.layer_targets import DeepTarget, resolve_target
-from engine.models import load_model
+from engine.models.load import load_model
 from engine.problem import Problem, localised_in, prepare
 from engine.runner import ModelRunner
 from engine.search import SearchSettings

@@ -170,7 +170,7 @@ def make_batch(
     from engine.data.outcomes import open_positives
     from engine.layer_targets import resolve_target
     from engine.metrics.requirements import default_goals, read_requirements
-    from engine.models import load_model
+    from engine.models.load import load_model
 
     weightings = parse_weights(positive_weights, settings)
     validation = open_image_set(val_data)

@@ -129,7 +129,7 @@ def evaluate(
     from engine.data.outcomes import open_negatives, open_positives
     from engine.layer_targets import resolve_target
     from engine.metrics.repair_rates import Given
-    from engine.models import load_model
+    from engine.models.load import load_model
 
     output_dir = output_dir or target_data_dir
     (paths,) = chunk_paths([target_data_dir], [positive_inputs_dir] if positive_inputs_dir else [], output_dir)

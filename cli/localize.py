@@ -74,7 +74,7 @@ def command(
     from engine.data.outcomes import open_negatives, open_positives
     from engine.layer_targets import DeepTarget, resolve_target
     from engine.localize import draw_pareto_front
-    from engine.models import check_fits, load_model
+    from engine.models.load import check_fits, load_model
     from engine.weights_file import ARROW, CSV, write_localised
 
     negatives = open_negatives(target_data_dir)

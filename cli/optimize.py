@@ -126,7 +126,7 @@ def optimize(
     from cluster.records import RunRecords
     from cluster.repair import Repairs, repair
     from engine.data.image_set import open_image_set
-    from engine.models import load_model
+    from engine.models.load import load_model
 
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     repairs = Repairs(

@@ -12,7 +12,7 @@ from cli.options import PATH, F, model_options, option
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
-    from engine.models import LoadedModel
+    from engine.models.load import LoadedModel
     from engine.patch import Patch
     from engine.patch_file import PlacedPatch
 
@@ -56,7 +56,7 @@ def apply_command(patch: str, model_dir: Path, allow_custom_code: bool, output_d
     Example: repair-dist patch apply --model-dir model --output-dir repaired undo.arrow
     """
     from cluster.inputs import check_output, save_repaired
-    from engine.models import load_model
+    from engine.models.load import load_model
     from engine.patch import merge
 
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
@@ -131,8 +131,8 @@ def diff_command(
 
     Example: repair-dist patch diff --model-dir model --other-model-dir repaired/repair
     """
-    from engine.models import load_model
-    from engine.patch_file import place, shapes_of, write_patch
+    from engine.models.load import load_model, shapes_of
+    from engine.patch_file import place, write_patch
 
     if output is not None:
         check_new_file(output, overwrite)
@@ -165,7 +165,8 @@ def open_patch(name: str, model: LoadedModel | None) -> PlacedPatch:
     Raises:
         InputError: there is no such thing, or it is damaged or does not fit the model.
     """
-    from engine.patch_file import patch_of_weights_csv, place, read_placed, shapes_of
+    from engine.models.load import shapes_of
+    from engine.patch_file import patch_of_weights_csv, place, read_placed
 
     path = Path(name)
     run, _, job = name.rpartition(":")
@@ -240,7 +241,7 @@ def csv_model(names: tuple[str, ...] | list[str], path: Path | None, allow_custo
     """The model that a weights.csv among the patches is about; it is loaded only if there is one."""
     if path is None or not any(map(is_csv, names)):
         return None
-    from engine.models import load_model
+    from engine.models.load import load_model
 
     return load_model(path, allow_custom_code=allow_custom_code)
 
@@ -253,9 +254,10 @@ def check_fits(placed: PlacedPatch, model: LoadedModel, name: str) -> None:
     """
     import numpy as np
 
+    from engine.models.load import shapes_of
+    from engine.models.weight_paths import weight_variables
     from engine.patch import applied
-    from engine.patch_file import check_places, shapes_of
-    from engine.weights import weight_variables
+    from engine.patch_file import check_places
 
     check_places(placed, shapes_of(model), name)
     variables = weight_variables(model.model)
@@ -274,9 +276,9 @@ def difference(model: LoadedModel, other: LoadedModel) -> Patch:
     """
     import numpy as np
 
+    from engine.models.load import shapes_of
+    from engine.models.weight_paths import weight_variables
     from engine.patch import merge, patch_between
-    from engine.patch_file import shapes_of
-    from engine.weights import weight_variables
 
     first, second = shapes_of(model), shapes_of(other)
     for path in [*first, *second]:

@@ -45,7 +45,7 @@ def command(
 
     from cluster.compute import Compute
     from engine.data.outcomes import write_targets
-    from engine.models import check_fits, load_model
+    from engine.models.load import check_fits, load_model
 
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     check_fits(images, model)

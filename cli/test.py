@@ -53,7 +53,7 @@ def command(
     from engine.metrics.accuracy import label_results, wilson_interval
     from engine.metrics.comparison import compare
     from engine.metrics.requirements import check_requirements
-    from engine.models import check_fits, load_model
+    from engine.models.load import check_fits, load_model
 
     paths = [model_dir] if base_model_dir is None else [model_dir, base_model_dir]
     models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]

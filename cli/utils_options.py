@@ -16,7 +16,7 @@ from engine.core.types import Int64
 if TYPE_CHECKING:
     from cluster.compute import Compute, ComputeOptions
     from engine.data.image_set import ImageSet
-    from engine.models import LoadedModel
+    from engine.models.load import LoadedModel
 
 
 def image_set_options(function: F) -> F:
@@ -71,7 +71,7 @@ def legend_options(function: F) -> F:
 
 def load_fitting(paths: list[Path], images: list[ImageSet], *, allow_custom_code: bool) -> list[LoadedModel]:
     """Load models; raises InputError where one of them does not fit one of the image sets."""
-    from engine.models import check_fits, load_model
+    from engine.models.load import check_fits, load_model
 
     models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
     for model in models:

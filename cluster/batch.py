@@ -19,7 +19,7 @@ from engine.data.image_set import ImageSet, open_image_set
 from engine.layer_targets import Target
 from engine.localize import Impact
 from engine.metrics.requirements import Requirement, check_rows
-from engine.models import LoadedModel, check_fits
+from engine.models.load import LoadedModel, check_fits
 from engine.search import SearchSettings
 
 Mode = Literal["chain", "independent", "rounds"]

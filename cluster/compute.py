@@ -42,7 +42,7 @@ from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet, read_images
 from engine.fitness import plan_tiles
 from engine.layer_targets import DeepTarget, Target
-from engine.models import LoadedModel, spec_of
+from engine.models.load import LoadedModel, spec_of
 from engine.problem import prepare
 from engine.runner import BATCH_ROWS, PASS_ROWS, LocalisationSums, ModelRunner
 from engine.search import SearchState

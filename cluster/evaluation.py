@@ -41,7 +41,7 @@ from engine.layer_targets import DeepTarget, Target
 from engine.localize import GRADIENTS_PER_NEGATIVE, Impact, Localisation, draw_pareto_front
 from engine.metrics.accuracy import paired_changes
 from engine.metrics.repair_rates import Given, Rates, held_out_rates, result_text, search_rates
-from engine.models import LoadedModel, check_fits, load_model
+from engine.models.load import LoadedModel, check_fits, load_model
 from engine.problem import Problem, localised_in
 from engine.runner import predicted_classes
 from engine.search import Iteration, Judge, SearchSettings

@@ -19,7 +19,7 @@ from engine.data.outcomes import open_negatives, open_positives
 from engine.fitness import SearchRows
 from engine.head import Head
 from engine.layer_targets import Target, resolve_target
-from engine.models import LoadedModel, check_fits
+from engine.models.load import LoadedModel, check_fits
 from engine.patch import Patch
 from engine.runner import predicted_classes
 from engine.weights_file import localised_paths, read_localised

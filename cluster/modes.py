@@ -30,7 +30,7 @@ from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
 from engine.metrics.comparison import Comparison
 from engine.metrics.requirements import Verdict, check_requirements, rank
-from engine.models import load_model
+from engine.models.load import load_model
 from engine.patch import Patch
 from engine.patch_file import write_patch
 from engine.weights_file import write_localised

@@ -11,7 +11,8 @@ import numpy as np
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet, row_digests
 from engine.layer_targets import Target, resolve_target
-from engine.models import ModelSpec, TrainingLoss, build_model
+from engine.models.load import ModelSpec, build_model
+from engine.models.loss import TrainingLoss
 from engine.runner import ModelRunner
 
 Pass = Literal["predict", "inputs", "features", "localise"]

@@ -37,7 +37,7 @@ from engine.data.image_set import ImageSet
 from engine.fitness import SearchRows, Weights
 from engine.layer_targets import DeepTarget, Target
 from engine.metrics.accuracy import paired_changes
-from engine.models import LoadedModel, check_fits, load_model
+from engine.models.load import LoadedModel, check_fits, load_model
 from engine.patch import NO_CHANGE, Patch
 from engine.plan import Plan, check_plan, plan_search
 from engine.problem import (

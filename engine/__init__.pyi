@@ -8,7 +8,7 @@ from .layer_targets import DeepTarget, resolve_target
 from .metrics.accuracy import label_results, paired_changes, wilson_interval
 from .metrics.comparison import Comparison, compare
 from .metrics.requirements import Requirement, Verdict, check_requirements, read_requirements
-from .models import LoadedModel, load_model
+from .models.load import LoadedModel, load_model
 from .patch import Patch, compose, merge, patch_between, revert
 from .patch_file import read_patch, write_patch
 from .plan import Plan, plan_search

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine import hdf5_models, safe_config
 from engine.backend import keras
 from engine.core.errors import InputError, WorkError
+from engine.models import hdf5, safe_config
 
 OWN = ("base", "vgg16", "vgg19")
 LEFT_OUT = ("vit", "hydra", "hydra_head")
@@ -252,7 +252,7 @@ def _weights(weights: str | Path) -> str | Path:
         raise InputError(f"weights is {weights}, expected imagenet, none or a file with the weights of the network")
     if not path.name.endswith((".h5", ".hdf5")):
         raise InputError(f"{path}: is no .h5 file, expected weights as Keras stores them")
-    with hdf5_models.open_hdf5(path):
+    with hdf5.open_hdf5(path):
         pass  # looked through for links before Keras reads it
     return path
 

@@ -20,14 +20,14 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
-from engine import hdf5_models, savedmodel
 from engine.backend import keras
 from engine.core.errors import InputError
 from engine.core.files import replace_directory, replace_file
 from engine.core.types import Float32
-from engine.models import LoadedModel, fingerprint_of
+from engine.models import hdf5, savedmodel
+from engine.models.load import LoadedModel, fingerprint_of
+from engine.models.weight_paths import weight_variables
 from engine.patch import Patch
-from engine.weights import weight_variables
 
 REPAIRED = {"keras": "model.keras", "h5": "model.h5"}
 
@@ -180,8 +180,8 @@ def _save_h5(source: LoadedModel, patch: Patch, file: Path) -> None:
     shutil.copyfile(source.path, file)
     if not len(patch):
         return
-    with hdf5_models.open_hdf5(file, "r+", name=str(source.path)) as changed_copy:
-        datasets = hdf5_models.weight_datasets(changed_copy, source.model, source.path)
+    with hdf5.open_hdf5(file, "r+", name=str(source.path)) as changed_copy:
+        datasets = hdf5.weight_datasets(changed_copy, source.model, source.path)
         _patch_datasets(source, patch, changed_copy, datasets)
 
 
@@ -189,15 +189,15 @@ def _save_keras(source: LoadedModel, patch: Patch, file: Path) -> None:
     if not len(patch):
         shutil.copyfile(source.path, file)
         return
-    with TemporaryDirectory() as folder, hdf5_models.open_archive(source.path) as archive:
-        weights = Path(folder) / hdf5_models.WEIGHTS_MEMBER
-        hdf5_models.extract(archive, hdf5_models.WEIGHTS_MEMBER, weights)
+    with TemporaryDirectory() as folder, hdf5.open_archive(source.path) as archive:
+        weights = Path(folder) / hdf5.WEIGHTS_MEMBER
+        hdf5.extract(archive, hdf5.WEIGHTS_MEMBER, weights)
         datasets = _archive_datasets(source)
-        with hdf5_models.open_hdf5(weights, "r+", name=str(source.path)) as changed_copy:
+        with hdf5.open_hdf5(weights, "r+", name=str(source.path)) as changed_copy:
             _patch_datasets(source, patch, changed_copy, datasets)
         with zipfile.ZipFile(file, "w") as target:
             for info in archive.infolist():
-                changed = info.filename == hdf5_models.WEIGHTS_MEMBER
+                changed = info.filename == hdf5.WEIGHTS_MEMBER
                 with (
                     weights.open("rb") if changed else archive.open(info) as content,
                     target.open(copy.copy(info), "w") as member,
@@ -232,7 +232,7 @@ def _archive_datasets(source: LoadedModel) -> dict[str, str]:
                 found[path] = name
 
     with TemporaryDirectory() as folder:
-        file = Path(folder) / hdf5_models.WEIGHTS_MEMBER
+        file = Path(folder) / hdf5.WEIGHTS_MEMBER
         try:
             for number, path in numbers.items():
                 variables[path].assign(np.full(kept[path].shape, number, np.float32))

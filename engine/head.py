@@ -13,7 +13,8 @@ from engine import backend
 from engine.backend import keras, ops
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64
-from engine.models import TrainingLoss, layer_at, layer_number
+from engine.models.loss import TrainingLoss
+from engine.models.weight_paths import layer_at, layer_number
 from engine.patch import Patch, patch_between
 from engine.swarm import Spread
 

@@ -25,8 +25,8 @@ import numpy as np
 from engine import backend
 from engine.backend import keras, ops
 from engine.core.types import Float32, Float64, Int64
-from engine.graph import Step
 from engine.head import row_losses
+from engine.models.graph import Step
 
 if TYPE_CHECKING:
     from engine.tail import Tail
@@ -81,7 +81,7 @@ class ImpactPasses:
         target = tail.target
         number = {id(variable): position for position, variable in enumerate(target.variables)}
         taps = []
-        for step in target.split.tail:
+        for step in target.cut.tail:
             held = tuple(number[id(variable)] for variable in step.variables if id(variable) in number)
             if held:
                 taps.append(Tap(step, held, is_linear(step)))
@@ -101,7 +101,7 @@ class ImpactPasses:
             kernel: (W, 1), values of the weights under repair.
         """
         target = self._tail.target
-        classes = _width(target.split)
+        classes = _width(target.cut)
         column = backend.on_device(np.ascontiguousarray(kernel[:, 0]))
         constants = self._tail.constants
         gradient, impact = np.zeros(target.offsets[-1]), np.zeros(target.offsets[-1])
@@ -134,14 +134,14 @@ class ImpactPasses:
 
     def _plan(self, batch_rows: int) -> int:
         """Rows of a pass, a function of the model alone."""
-        split = self._tail.target.split
-        values = sum(_size(shape) for step in split.tail for shape in step.shapes) + sum(map(math.prod, split.shapes))
+        cut = self._tail.target.cut
+        values = sum(_size(shape) for step in cut.tail for shape in step.shapes) + sum(map(math.prod, cut.shapes))
         # Values, their slopes, and sums of both, float32.
         return max(1, min(batch_rows, MOST_ROWS, PASS_BYTES // (4 * 4 * values)))
 
     def _sums(self, features: Any, true: Any, won: Any, real: Any, column: Any, *constants: Any) -> Any:
         """One batch: sums (W,) float32 of gradients and of the impact of linear layers, and what the others need."""
-        tail, split = self._tail, self._tail.target.split
+        tail, cut = self._tail, self._tail.target.cut
         weights = tail.parts(column)
 
         def loss(changed: Any) -> Any:
@@ -155,7 +155,7 @@ class ImpactPasses:
         def score(added: Any) -> Any:
             with tail.scope(constants, weights):
                 moved, _ = self._values(features, _grouped(added, counts))
-            return ops.sum(ops.cast(moved[split.output], "float32") * won)
+            return ops.sum(ops.cast(moved[cut.output], "float32") * won)
 
         slopes = backend.gradient(score, [ops.zeros_like(each) for group in plain for each in group])
         parts = [ops.zeros_like(weight) for weight in weights]
@@ -179,10 +179,10 @@ class ImpactPasses:
         """
         from engine.tail import unpack
 
-        values = unpack(self._tail.target.split, features)
+        values = unpack(self._tail.target.cut, features)
         position = {id(tap.step): number for number, tap in enumerate(self._taps)}
         found: list[list[Any]] = []
-        for step in self._tail.target.split.tail:
+        for step in self._tail.target.cut.tail:
             number = position.get(id(step))
             if number is None:
                 outputs = step.run(values)
@@ -330,9 +330,9 @@ def _size(shape: Sequence[int | None]) -> int:
     return math.prod(size for size in shape if size is not None)
 
 
-def _width(split: Any) -> int:
+def _width(cut: Any) -> int:
     """C."""
-    (shape,) = [s for step in split.tail for n, s in zip(step.outputs, step.shapes, strict=True) if n == split.output]
+    (shape,) = [s for step in cut.tail for n, s in zip(step.outputs, step.shapes, strict=True) if n == cut.output]
     return int(shape[-1])
 
 

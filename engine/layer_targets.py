@@ -18,12 +18,12 @@ import numpy as np
 from engine.backend import keras, ops
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64
-from engine.graph import Graph, Split, Step, graph_of, split, uses
 from engine.head import Head, TargetLayer, activation_name, find_target, head_of
-from engine.models import TrainingLoss, layer_at
+from engine.models.graph import Graph, GraphCut, Step, cut_graph, graph_of, uses
+from engine.models.loss import TrainingLoss
+from engine.models.weight_paths import is_own, layer_at, weight_variables
 from engine.patch import Patch, merge, patch_between
 from engine.swarm import Spread
-from engine.weights import is_own, weight_variables
 
 STATE = frozenset({"moving_mean", "moving_variance", "mean", "variance", "count"})
 """Variables that are measured, not learnt."""
@@ -41,7 +41,7 @@ class DeepTarget:
         head: how the loss follows from the output of the tail.
         paths: of the weights, as patches name them.
         variables: Keras variables of the same.
-        split: the graph, cut before the first of their layers.
+        cut: the graph, cut before the first of their layers.
         names: what the user asked for.
         dense: the toolkit's number of the layer, for each path that is a 2-D kernel of a layer of the model's own.
     """
@@ -49,7 +49,7 @@ class DeepTarget:
     head: Head
     paths: tuple[str, ...]
     variables: tuple[Any, ...]
-    split: Split
+    cut: GraphCut
     names: tuple[str, ...]
     dense: Mapping[str, int]
 
@@ -156,7 +156,7 @@ def resolve_target(
             )
     graph, head = headed(graph_of(model), loss, path)
     try:
-        cut = split(graph, list(chosen.values()))
+        cut = cut_graph(graph, list(chosen.values()))
     except ValueError:
         raise _unused(model, next(iter(chosen)), path) from None
     reached = {id(variable) for step in cut.tail for variable in step.variables}

@@ -19,7 +19,8 @@ from engine.core.types import Float32, Int64
 from engine.patch import Patch
 
 if TYPE_CHECKING:
-    from engine.models import LoadedModel
+    from engine.models.load import LoadedModel
+
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of every weight of a model, by path."""
@@ -52,13 +53,6 @@ class PlacedPatch:
 
     patch: Patch
     index: tuple[tuple[int, ...], ...]
-
-
-def shapes_of(model: LoadedModel) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight of a model, by path and in model order."""
-    from engine.weights import weight_variables  # TensorFlow takes seconds, and a patch file can be read without
-
-    return {path: tuple(variable.shape) for path, variable in weight_variables(model.model).items()}
 
 
 def place(patch: Patch, shapes: Shapes, source: str) -> PlacedPatch:
@@ -257,7 +251,7 @@ def _csv_rows(path: Path) -> list[tuple[int, list[str]]]:
 
 def _first_weight(model: LoadedModel, layer: int, where: str) -> tuple[str, Float32]:
     """Path and values (inputs, units) of the first weight of the layer with the toolkit's number."""
-    from engine.weights import weight_variables  # see `shapes_of`
+    from engine.models.weight_paths import weight_variables  # see `shapes_of`
 
     layers = model.model.layers
     if not 0 <= layer < len(layers):

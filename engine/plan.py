@@ -12,8 +12,8 @@ from typing import Any
 from engine import backend
 from engine.core.errors import InputError
 from engine.fitness import SLABS, UNIT_COUNTS, Tiling, Weights, bucket, tile_shape
-from engine.graph import Step
 from engine.layer_targets import DeepTarget, Target
+from engine.models.graph import Step
 from engine.runner import BATCH_ROWS, PASS_ROWS
 from engine.tail import Tail, features_width
 from engine.tail_fitness import group_weights, held_bytes, kept_bytes, plan_shapes, plan_short
@@ -127,16 +127,16 @@ def plan_search(
             working=4 * tile,
             swarm=swarm,
         )
-    split = target.split
+    cut = target.cut
     route = plan_short(tail, weights.column)
     groups = None if route is None else group_weights(route, target, weights.column)
-    shapes = plan_shapes(held_bytes(split, route, groups), route, tail.folds, rows, particles, tiling)
-    kept, width = kept_bytes(split, route, groups), features_width(split)
+    shapes = plan_shapes(held_bytes(cut, route, groups), route, tail.folds, rows, particles, tiling)
+    kept, width = kept_bytes(cut, route, groups), features_width(cut)
     # Parts of the features while they are put together, then the features and what the tiles keep of them.
     features = rows * (2 * (width + classes) * 4 + kept) + shapes.places * (width * 4 + 2 * kept)
-    before = batch_rows * (row_values * 4 + _live_bytes(split.before))
-    after = batch_rows * held_bytes(split, None)
-    model = 4 * sum(math.prod(each.shape) * 4 for step in (*split.before, *split.tail) for each in step.variables)
+    before = batch_rows * (row_values * 4 + _live_bytes(cut.before))
+    after = batch_rows * held_bytes(cut, None)
+    model = 4 * sum(math.prod(each.shape) * 4 for step in (*cut.before, *cut.tail) for each in step.variables)
     model += 2 * tail.unfolded_bytes
     return Plan(
         **whole,

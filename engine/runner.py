@@ -14,7 +14,7 @@ from engine import backend
 from engine.backend import keras, ops
 from engine.core.types import Float32, Float64, Int64
 from engine.head import Head, TargetLayer, row_losses
-from engine.model_rows import unpack
+from engine.models.inputs import unpack
 
 if TYPE_CHECKING:
     from engine.layer_targets import Target
@@ -141,7 +141,7 @@ class ModelRunner:
         else:
             from engine.tail import TailRunner, features_pass  # which is built on this module
 
-            self._inputs = features_pass(model, target.split)
+            self._inputs = features_pass(model, target.cut)
             self.layer = TailRunner(target, batch_rows)
             self.tail = self.layer.tail
 

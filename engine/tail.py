@@ -17,25 +17,25 @@ from engine import backend, convolution_like
 from engine.backend import keras, ops
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64
-from engine.graph import Split, Step, flat, run
 from engine.impact import ImpactPasses
 from engine.layer_targets import DeepTarget
-from engine.model_rows import model_inputs
+from engine.models.graph import GraphCut, Step, flat, run
+from engine.models.inputs import model_inputs
 from engine.pooled_localize import PooledSums
 from engine.runner import batches, predicted_classes
 
 
-def pack(split: Split, values: Sequence[Any]) -> Any:
+def pack(cut: GraphCut, values: Sequence[Any]) -> Any:
     """Values at the cut, (n, ..) each, as features (n, F) float32."""
     rows = [ops.reshape(ops.cast(value, "float32"), (value.shape[0], -1)) for value in values]
     return rows[0] if len(rows) == 1 else ops.concatenate(rows, axis=1)
 
 
-def unpack(split: Split, features: Any) -> dict[int, Any]:
+def unpack(cut: GraphCut, features: Any) -> dict[int, Any]:
     """Features (n, F) as values by number, of the types that they had."""
     values = {}
     start = 0
-    for number, shape, dtype in zip(split.cut, split.shapes, split.dtypes, strict=True):
+    for number, shape, dtype in zip(cut.crossing, cut.shapes, cut.dtypes, strict=True):
         size = math.prod(shape)
         value = ops.reshape(features[:, start : start + size], (features.shape[0], *shape))
         values[number] = ops.cast(value, dtype)
@@ -43,9 +43,9 @@ def unpack(split: Split, features: Any) -> dict[int, Any]:
     return values
 
 
-def features_width(split: Split) -> int:
+def features_width(cut: GraphCut) -> int:
     """F."""
-    return sum(math.prod(shape) for shape in split.shapes)
+    return sum(math.prod(shape) for shape in cut.shapes)
 
 
 class Tail:
@@ -55,17 +55,15 @@ class Tail:
         """Collect the variables that it reads; those that are not under repair are arguments of every program."""
         self.target = target
         wanted = {id(variable) for variable in target.variables}
-        others = {id(each): each for step in target.split.tail for each in step.variables if id(each) not in wanted}
+        others = {id(each): each for step in target.cut.tail for each in step.variables if id(each) not in wanted}
         self._others = list(others.values())
         self._wanted = wanted
-        self.folds = all(
-            not step.masks and all(shape[0] is None for shape in step.shapes) for step in target.split.tail
-        )
+        self.folds = all(not step.masks and all(shape[0] is None for shape in step.shapes) for step in target.cut.tail)
         """Rows of several candidates may stand one after the other."""
-        shapes = _row_shapes(target.split)
+        shapes = _row_shapes(target.cut)
         self._places = {
             id(step): places
-            for step in target.split.tail
+            for step in target.cut.tail
             if (places := _few_places(step, shapes)) and not any(id(each) in wanted for each in step.variables)
         }
         """Convolutions that run as one product, see `convolution_like.unfolds`, with the places of their input."""
@@ -73,7 +71,7 @@ class Tail:
     @functools.cached_property
     def constants(self) -> tuple[Any, ...]:
         """The variables that are not under repair, as arguments of a program; then unfolded kernels."""
-        steps = [step for step in self.target.split.tail if id(step) in self._places]
+        steps = [step for step in self.target.cut.tail if id(step) in self._places]
         matrices = (convolution_like.unfolded(step.operation, self._places[id(step)]) for step in steps)
         variables = (ops.convert_to_tensor(variable) for variable in self._others)
         return (*variables, *map(backend.on_device, matrices))
@@ -83,7 +81,7 @@ class Tail:
         """Of the unfolded kernels."""
         return sum(
             4 * math.prod(places) * step.operation.kernel.shape[-2] * math.prod(map(int, filter(None, step.shapes[0])))
-            for step in self.target.split.tail
+            for step in self.target.cut.tail
             if (places := self._places.get(id(step)))
         )
 
@@ -116,9 +114,9 @@ class Tail:
 
     def logits(self, features: Any, weights: Sequence[Any], constants: Sequence[Any]) -> Any:
         """Logits (n, C) float32 of features (n, F) under the weights."""
-        split = self.target.split
+        cut = self.target.cut
         with self.scope(constants, weights):
-            (result,) = run(split.tail, unpack(split, features), [split.output])
+            (result,) = run(cut.tail, unpack(cut, features), [cut.output])
         return ops.cast(result, "float32")
 
     def folded(
@@ -164,7 +162,7 @@ class Tail:
                     if number not in many:
                         many[number] = _repeated(one[number], count)
                 many.update(zip(step.outputs, self._run(step, many, constants), strict=True))
-        return ops.cast(many[self.target.split.output], "float32")
+        return ops.cast(many[self.target.cut.output], "float32")
 
 
 class TailRunner:
@@ -208,33 +206,33 @@ class TailRunner:
         return PooledSums(*self._impact.sums(inputs, self.predicted(logits), labels, kernel), rows=len(labels))
 
 
-def features_pass(model: Any, split: Split) -> Callable[[Any], Any]:
+def features_pass(model: Any, cut: GraphCut) -> Callable[[Any], Any]:
     """The pass from what the model takes to features (n, F); weights that are assigned later count at once."""
     inputs = range(len(model_inputs(model)))
-    variables = list({id(each): each for step in split.before for each in step.variables}.values())
+    variables = list({id(each): each for step in cut.before for each in step.variables}.values())
 
     def features(values: Sequence[Any], constants: Sequence[Any]) -> Any:
         with keras.StatelessScope(list(zip(variables, constants, strict=True))):
             known = dict(zip(inputs, values, strict=True))
-            found = run(split.before, known, split.cut)
+            found = run(cut.before, known, cut.crossing)
         for value in found:
             if value.shape[0] != values[0].shape[0]:
-                layer = split.tail[0].operation
+                layer = cut.tail[0].operation
                 raise InputError(
                     f"model {model.name!r}: its values before {layer.name} ({type(layer).__name__}) are "
                     f"{value.shape[0]} rows for {values[0].shape[0]}, expected as many: a layer before it can be "
                     "repaired, or both"
                 )
-        return pack(split, found)
+        return pack(cut, found)
 
     program = backend.graph(features)
     return lambda rows: program(flat(rows), [ops.convert_to_tensor(each) for each in variables])
 
 
-def _row_shapes(split: Split) -> dict[int, tuple[int | None, ...]]:
+def _row_shapes(cut: GraphCut) -> dict[int, tuple[int | None, ...]]:
     """Shape, without the axis of rows, of every value that the tail takes or makes, by number."""
-    known: dict[int, tuple[int | None, ...]] = dict(zip(split.cut, split.shapes, strict=True))
-    for step in split.tail:
+    known: dict[int, tuple[int | None, ...]] = dict(zip(cut.crossing, cut.shapes, strict=True))
+    for step in cut.tail:
         known.update((number, shape[1:]) for number, shape in zip(step.outputs, step.shapes, strict=True))
     return known
 

@@ -32,9 +32,9 @@ from engine.fitness import (
     one_ahead,
     plan_tiles,
 )
-from engine.graph import Split
 from engine.head import row_losses
 from engine.layer_targets import DeepTarget
+from engine.models.graph import GraphCut
 from engine.tail import Tail, unpack
 from engine.touched import Route
 
@@ -120,43 +120,43 @@ def most_places(rows: int) -> int:
     return bucket(-(-rows // BLOCK_ROWS) + 1) * BLOCK_ROWS
 
 
-def value_bytes(split: Split) -> dict[int, int]:
+def value_bytes(cut: GraphCut) -> dict[int, int]:
     """Bytes of each value of the tail for one row, by number."""
     size = {
         number: 4 * math.prod(each or 1 for each in shape[1:])
-        for step in split.tail
+        for step in cut.tail
         for number, shape in zip(step.outputs, step.shapes, strict=True)
     }
-    return size | {number: 4 * math.prod(shape) for number, shape in zip(split.cut, split.shapes, strict=True)}
+    return size | {number: 4 * math.prod(shape) for number, shape in zip(cut.crossing, cut.shapes, strict=True)}
 
 
-def kept_bytes(split: Split, route: Route | None, groups: Groups | None) -> int:
+def kept_bytes(cut: GraphCut, route: Route | None, groups: Groups | None) -> int:
     """Bytes that stay on the device between iterations for one row, besides its class."""
-    size = value_bytes(split)
+    size = value_bytes(cut)
     if route is None or groups is None:
-        return sum(size[number] for number in split.cut)
-    others = sum(size[number] for number in kept_cut(split, route))
+        return sum(size[number] for number in cut.crossing)
+    others = sum(size[number] for number in kept_cut(cut, route))
     return 4 * (groups.slots.size + len(groups.units)) * touched.places_per_row(route) + size[route.number] + others
 
 
-def kept_cut(split: Split, route: Route) -> list[int]:
+def kept_cut(cut: GraphCut, route: Route) -> list[int]:
     """The values at the cut that the steps behind the short way read."""
     needed = {number for step in route.rest for number in step.inputs}
-    return [number for number in split.cut if number in needed]
+    return [number for number in cut.crossing if number in needed]
 
 
-def held_bytes(split: Split, route: Route | None, groups: Groups | None = None) -> int:
+def held_bytes(cut: GraphCut, route: Route | None, groups: Groups | None = None) -> int:
     """Bytes of values that the tail holds at once for one row of one candidate, at most."""
-    steps = split.tail if route is None else route.rest
-    size = value_bytes(split)
+    steps = cut.tail if route is None else route.rest
+    size = value_bytes(cut)
     last = {number: position for position, step in enumerate(steps) for number in step.inputs}
-    live = set(split.cut) if route is None else {route.number}
+    live = set(cut.crossing) if route is None else {route.number}
     most = sum(size[number] for number in live)
     for position, step in enumerate(steps):
         live.update(step.outputs)
         live.update(step.inputs)
         most = max(most, sum(size[number] for number in live))
-        live = {number for number in live if last.get(number, -1) > position or number == split.output}
+        live = {number for number in live if last.get(number, -1) > position or number == cut.output}
     # Touched units before and behind the chain, and what is made of them in between.
     chain = 0 if route is None or groups is None else 4 * 4 * len(groups.units) * touched.places_per_row(route)
     return max(most + chain, 4)
@@ -184,7 +184,7 @@ class TailFitness:
         self._column = np.ascontiguousarray(kernel[:, 0])
         self._route = plan_short(tail, weights.column)
         self._groups = None if self._route is None else group_weights(self._route, tail.target, weights.column)
-        per_row = held_bytes(tail.target.split, self._route, self._groups)
+        per_row = held_bytes(tail.target.cut, self._route, self._groups)
         self.shapes = plan_shapes(per_row, self._route, tail.folds, len(rows.labels), particles, tiling)
         self.tiles = self.shapes.cut(particles, len(rows.labels))
         self._classes = rows.logits.shape[1]
@@ -259,12 +259,12 @@ class TailFitness:
 
     def _base(self, features: Float32) -> tuple[Any, ...]:
         """What does not depend on the candidate, on the short way, of features (n, F)."""
-        route, groups, split = self._route, self._groups, self._tail.target.split
+        route, groups, cut = self._route, self._groups, self._tail.target.cut
         assert route is not None and groups is not None
-        kept = kept_cut(split, route)
+        kept = kept_cut(cut, route)
 
         def base(features: Any, column: Any, *constants: Any) -> Any:
-            values = unpack(split, features)
+            values = unpack(cut, features)
             with self._tail.scope(constants, self._tail.parts(column)):
                 inputs = values[route.first.inputs[0]]
                 before, start = touched.base_values(route, values)
@@ -286,9 +286,9 @@ class TailFitness:
         self, change: Any, labels: Any, real: Any, column: Any, columns: Any, before: Any, start: Any, *others: Any
     ) -> tuple[Any, Any]:
         """Sums of a slab, given the changes (U, h, w) by unit, columns (U, w, n S) and pre-activations (U, n S)."""
-        route, groups, split = self._route, self._groups, self._tail.target.split
+        route, groups, cut = self._route, self._groups, self._tail.target.cut
         assert route is not None and groups is not None
-        kept = kept_cut(split, route)
+        kept = kept_cut(cut, route)
         shared = dict(zip(kept, others[: len(kept)], strict=True))
         constants = others[len(kept) :]
         count, rows = change.shape[1], labels.shape[0]
@@ -311,11 +311,11 @@ class TailFitness:
         self, candidates: Any, labels: Any, real: Any, column: Any, features: Any, *constants: Any
     ) -> tuple[Any, Any]:
         """Sums of a slab, given the candidates (h, K)."""
-        split = self._tail.target.split
+        cut = self._tail.target.cut
         count = candidates.shape[0]
         places = ops.convert_to_tensor(self._places[:, None].astype(np.int32))
         weights = [self._tail.parts(ops.scatter_update(column, places, candidates[number])) for number in range(count)]
-        logits = self._tail.folded(split.tail, unpack(split, features), {}, weights, constants)
+        logits = self._tail.folded(cut.tail, unpack(cut, features), {}, weights, constants)
         return self._sums(logits, labels, real, count)
 
     def _sums(self, logits: Any, labels: Any, real: Any, count: int) -> tuple[Any, Any]:
@@ -356,7 +356,7 @@ def plan_short(tail: Tail, places: Int64) -> Route | None:
     touched_parts = sorted(set(target.part(places).tolist()))
     if not touched_parts or not tail.folds:
         return None
-    return touched.plan_route(target.split, [target.variables[number] for number in touched_parts])
+    return touched.plan_route(target.cut, [target.variables[number] for number in touched_parts])
 
 
 def _last(rank: int) -> tuple[int, ...]:

@@ -16,8 +16,8 @@ from typing import Any
 from engine import convolution_like, dense_like
 from engine.backend import keras, ops
 from engine.core.types import Int64
-from engine.graph import Split, Step, uses
 from engine.head import ELEMENTWISE, activation_name
+from engine.models.graph import GraphCut, Step, uses
 
 _POOLING = (
     keras.layers.MaxPooling1D,
@@ -66,11 +66,11 @@ class Route:
         return _family(self.first.operation)
 
 
-def plan_route(split: Split, variables: Sequence[Any]) -> Route | None:
+def plan_route(cut: GraphCut, variables: Sequence[Any]) -> Route | None:
     """The short way for changes of these weights, or None where there is none."""
     wanted = {id(variable) for variable in variables}
-    holders = [step for step in split.tail if any(id(variable) in wanted for variable in step.variables)]
-    if len(holders) != 1 or holders[0] is not split.tail[0]:
+    holders = [step for step in cut.tail if any(id(variable) in wanted for variable in step.variables)]
+    if len(holders) != 1 or holders[0] is not cut.tail[0]:
         return None
     first = holders[0]
     layer = first.operation
@@ -80,14 +80,14 @@ def plan_route(split: Split, variables: Sequence[Any]) -> Route | None:
         return None
     if not first.linear and not _is_elementwise(layer.activation):
         return None
-    later = list(split.tail[1:])
+    later = list(cut.tail[1:])
     number = first.outputs[0]
     chain: list[Step] = []
-    while (step := _only_user(later, number, split.output)) is not None and _keeps_apart(step, chain):
+    while (step := _only_user(later, number, cut.output)) is not None and _keeps_apart(step, chain):
         chain.append(step)
         later.remove(step)
         number = step.outputs[0]
-    joint = _only_user(later, number, split.output)
+    joint = _only_user(later, number, cut.output)
     if joint is not None and _joins(joint, chain):
         later.remove(joint)
         number = joint.outputs[0]

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import backend, hdf5_models, savedmodel
+from engine import backend
 from engine.architectures import foreign_layer
 from engine.backend import keras
 from engine.core.errors import InputError, WorkError
@@ -36,9 +36,10 @@ from engine.core.files import remove, replace_file
 from engine.core.rng import generator
 from engine.core.types import Float32, Int64
 from engine.data.image_set import READ_ROWS, ImageReader, ImageSet, open_reader
-from engine.models import fingerprint_of, load_model
+from engine.models import hdf5, savedmodel
+from engine.models.load import fingerprint_of, load_model
+from engine.models.safe_config import reason
 from engine.runner import BATCH_ROWS, ModelRunner
-from engine.safe_config import reason
 
 MODEL, FACTS = "model.keras", "training.json"
 CHECKPOINTS, BOARDS = Path("logs/model_check_points"), Path("logs/tensor_boards")
@@ -219,7 +220,7 @@ def check_output(output_dir: Path, *, overwrite: bool) -> None:
         return
     other = output_dir if savedmodel.is_savedmodel(output_dir) else None
     for path in sorted(output_dir.iterdir()):
-        if path.name != MODEL and path.is_file() and (zipfile.is_zipfile(path) or hdf5_models.is_hdf5_model(path)):
+        if path.name != MODEL and path.is_file() and (zipfile.is_zipfile(path) or hdf5.is_hdf5_model(path)):
             other = other or path
     if other is not None:
         kind = "SavedModel" if other == output_dir else f"model or archive {other.name}"
@@ -435,7 +436,7 @@ def _save(model: Any, path: Path) -> None:
             if name == "metadata.json":
                 metadata = json.loads(archive.read(name)) | {"date_saved": "2025-01-01@00:00:00"}
                 target.writestr(member, json.dumps(metadata))
-            elif name == hdf5_models.CONFIG_MEMBER:
+            elif name == hdf5.CONFIG_MEMBER:
                 config = archive.read(name).decode()
                 target.writestr(member, re.sub(r'(?<="shared_object_id": )\d+', number, config))
             else:

@@ -36,7 +36,7 @@ from engine.datasets.fashion_mnist import LABEL_NAMES, read_split
 from engine.fitness import Tiling
 from engine.head import find_target
 from engine.metrics.requirements import default_goals
-from engine.models import load_model
+from engine.models.load import load_model
 from engine.search import SearchSettings
 from engine.swarm import SwarmSettings
 

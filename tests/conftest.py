@@ -19,8 +19,8 @@ from engine.data.preprocess import preprocess_images
 from engine.datasets.fashion_mnist import read_split
 from engine.fitness import SearchRows, Weights
 from engine.head import TargetLayer, find_target
-from engine.losses import TrainingLoss
-from engine.models import load_model
+from engine.models.load import load_model
+from engine.models.loss import TrainingLoss
 from engine.runner import ModelRunner
 
 # A suite that was started in the background ignores Ctrl-C, and so would the commands that its tests interrupt.

@@ -13,10 +13,10 @@ import numpy as np
 from engine import backend
 from engine.fitness import SearchRows, Tiling, Weights
 from engine.layer_targets import DeepTarget, resolve_target
-from engine.losses import TrainingLoss
+from engine.models.loss import TrainingLoss
+from engine.models.weight_paths import weight_variables
 from engine.tail import TailRunner, features_pass
 from engine.tail_fitness import TailFitness
-from engine.weights import weight_variables
 
 CATEGORICAL = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)
 CATEGORICAL_LOGITS = TrainingLoss("categorical_crossentropy", from_logits=True, stated=True)
@@ -141,7 +141,7 @@ def case_of(
     target = resolve_target(model, loss, classes, path, names)
     assert isinstance(target, DeepTarget)
     runner = TailRunner(target, 16)
-    features = np.asarray(features_pass(model, target.split)([backend.on_device(each) for each in inputs]), np.float32)
+    features = np.asarray(features_pass(model, target.cut)([backend.on_device(each) for each in inputs]), np.float32)
     # Of the logits the search takes their number alone.
     return Case(
         model, loss, target, inputs, forward, runner, SearchRows(features, outputs, labels, predicted != labels)

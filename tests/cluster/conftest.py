@@ -25,7 +25,7 @@ from engine.datasets.fashion_mnist import LABEL_NAMES, read_split
 from engine.fitness import Tiling
 from engine.head import find_target
 from engine.localize import localize
-from engine.models import load_model
+from engine.models.load import load_model
 from engine.search import SearchSettings
 from engine.swarm import SwarmSettings
 from engine.weights_file import write_weights

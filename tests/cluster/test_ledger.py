@@ -20,7 +20,7 @@ from engine.core.rng import RngKey
 from engine.data.image_set import open_image_set
 from engine.data.writer import write_image_set
 from engine.head import find_target
-from engine.losses import TrainingLoss
+from engine.models.loss import TrainingLoss
 from engine.search import Judge, Search, SearchSettings, SearchState
 from engine.swarm import Spread, SwarmSettings, SwarmState
 

@@ -11,7 +11,7 @@ import pytest
 from cluster.compute import Compute
 from cluster.replica import build_runner
 from engine.core.errors import InputError
-from engine.models import load_model
+from engine.models.load import load_model
 
 
 def test_leave_to_run_custom_code_travels_with_the_model(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from cluster.tasks import layer_inputs
 from engine.data.image_set import open_image_set
 from engine.data.writer import write_image_set
 from engine.head import TargetLayer, find_target
-from engine.losses import TrainingLoss
 from engine.metrics.comparison import Comparison
 from engine.metrics.requirements import Requirement, check_requirements, rank
+from engine.models.loss import TrainingLoss
 from engine.runner import ModelRunner
 
 SOFTMAX = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)

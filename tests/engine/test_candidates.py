@@ -12,7 +12,7 @@ from engine import candidates
 from engine.candidates import predict_patched
 from engine.fitness import LOWEST
 from engine.head import Head
-from engine.losses import TrainingLoss
+from engine.models.loss import TrainingLoss
 
 SOFTMAX = Head("log_softmax", "linear")
 CATEGORICAL = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)

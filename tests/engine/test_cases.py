@@ -21,7 +21,7 @@ from engine.datasets.fashion_mnist import read_split
 from engine.fitness import SearchRows, Weights
 from engine.head import find_target
 from engine.localize import localize
-from engine.models import load_model
+from engine.models.load import load_model
 from engine.problem import localised
 from engine.runner import PASS_ROWS, ModelRunner
 from engine.weights_file import write_weights

@@ -13,7 +13,8 @@ from tensorflow.core.protobuf import fingerprint_pb2
 
 from engine.containers import repaired_path, save_patched
 from engine.core.errors import InputError
-from engine.models import load_model, weight_variables
+from engine.models.load import load_model
+from engine.models.weight_paths import weight_variables
 from engine.patch import Patch
 
 LEGACY = Path(__file__).parents[1] / "data" / "legacy"

@@ -22,7 +22,7 @@ from engine.fitness import (
     unit_widths,
 )
 from engine.head import Head
-from engine.losses import TrainingLoss
+from engine.models.loss import TrainingLoss
 
 CATEGORICAL = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)
 CATEGORICAL_LOGITS = TrainingLoss("categorical_crossentropy", from_logits=True, stated=True)

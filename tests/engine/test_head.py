@@ -11,7 +11,7 @@ import pytest
 from engine import backend
 from engine.core.errors import InputError
 from engine.head import ELEMENTWISE, Head, find_target, row_losses
-from engine.losses import TrainingLoss
+from engine.models.loss import TrainingLoss
 
 PATH = Path("folder/model.keras")
 CATEGORICAL = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)

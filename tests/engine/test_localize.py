@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine import backend
 from engine.core.errors import InputError
 from engine.localize import Localisation, draw_pareto_front, localize, pareto_front
-from engine.losses import TrainingLoss
+from engine.models.loss import TrainingLoss
 from engine.runner import LocalisationSums, ModelRunner
 
 CATEGORICAL = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.core.errors import InputError
-from engine.models import LoadedModel, load_model, weight_variables
+from engine.models.load import LoadedModel, load_model, shapes_of
+from engine.models.weight_paths import weight_variables
 from engine.patch import NO_CHANGE, Patch
 from engine.patch_file import (
     PlacedPatch,
@@ -23,7 +24,6 @@ from engine.patch_file import (
     place,
     read_patch,
     read_placed,
-    shapes_of,
     write_patch,
     write_placed,
 )

@@ -18,8 +18,8 @@ from engine.core.errors import InputError
 from engine.data.writer import write_image_set
 from engine.impact import ImpactPasses
 from engine.layer_targets import DeepTarget, resolve_target
-from engine.losses import TrainingLoss
-from engine.models import weight_variables
+from engine.models.loss import TrainingLoss
+from engine.models.weight_paths import weight_variables
 from engine.patch_file import read_patch
 from engine.pooled_localize import PooledSums, localize_pooled
 from engine.runner import ModelRunner

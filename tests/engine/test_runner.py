@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from engine.losses import TrainingLoss
+from engine.models.loss import TrainingLoss
 from engine.runner import LayerRunner, ModelRunner
 
 BINARY = TrainingLoss("binary_crossentropy", from_logits=False, stated=True)

@@ -21,7 +21,7 @@ from engine.core.errors import InputError, WorkError
 from engine.core.rng import generator
 from engine.data.image_set import READ_ROWS, ImageReader, ImageSet, open_image_set, open_reader
 from engine.data.writer import write_image_set
-from engine.models import load_model
+from engine.models.load import load_model
 from engine.training import (
     CHECKPOINTS,
     Epoch,

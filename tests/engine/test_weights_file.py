@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.core.errors import InputError
 from engine.head import find_target
-from engine.losses import TrainingLoss
+from engine.models.loss import TrainingLoss
 from engine.weights_file import read_weights, write_weights
 
 POSITIONS = np.array([[3, 1], [0, 0], [11, 4]])

@@ -28,7 +28,8 @@ import pytest
 from cli.main import COMMANDS, run
 from cluster.records import KEYS, SCHEMAS, RunRecords, read_table
 from engine import backend
-from engine.models import load_model, weight_variables
+from engine.models.load import load_model
+from engine.models.weight_paths import weight_variables
 from tests.integration.conftest import Command, contents
 
 LEGACY = Path(__file__).parents[1] / "data" / "legacy"

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from engine.data.image_set import open_image_set, read_images
-from engine.models import load_model
+from engine.models.load import load_model
+from engine.models.weight_paths import weight_variables
 from engine.patch_file import read_patch
 from engine.runner import ModelRunner
-from engine.weights import weight_variables
 from tests.integration.conftest import Command
 from tests.integration.test_rows import Given, given, made  # noqa: F401 - fixtures
 

@@ -16,7 +16,8 @@ import pytest
 
 from cluster.records import SCHEMAS, RunRecords
 from cluster.reports import patch_rows
-from engine.models import load_model, weight_variables
+from engine.models.load import load_model
+from engine.models.weight_paths import weight_variables
 from engine.patch import NO_CHANGE, Patch, applied
 from engine.patch_file import read_patch, write_patch
 from tests.engine.test_containers import content

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from cli.main import run
-from engine.models import load_model
+from engine.models.load import load_model
 from tests.batches import write_rows
 from tests.integration.conftest import Command, Done, contents
 

@@ -20,7 +20,7 @@ from cli.main import run
 from engine.data.image_set import open_image_set
 from engine.data.writer import write_empty_image_set
 from engine.datasets.fashion_mnist import LABEL_NAMES
-from engine.models import load_model
+from engine.models.load import load_model
 from tests.integration.conftest import Command, contents
 
 HERE = ["--num_workers=0", "--verbose=0"]

@@ -21,7 +21,7 @@ from engine import backend
 from engine.cases import LayerInputs, find_case
 from engine.datasets.fashion_mnist import read_split
 from engine.layer_targets import DeepTarget, resolve_target
-from engine.models import load_model
+from engine.models.load import load_model
 from engine.data.preprocess import preprocess_images
 from engine.problem import Problem, prepare
 from engine.runner import ModelRunner
@@ -105,7 +105,7 @@ def test_the_suite_passes_on_jax():
 
 @pytest.mark.parametrize(("name", "other"), [("tensorflow", "jax"), ("jax", "tensorflow")])
 def test_a_backend_does_not_import_the_other(name, other):
-    done = run(name, f"import engine.models, engine.runner; print({other!r} in sys.modules); import {other}")
+    done = run(name, f"import engine.models.load, engine.runner; print({other!r} in sys.modules); import {other}")
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 
@@ -127,7 +127,8 @@ def test_what_needs_tensorflow_beside_jax():
         pytest.skip("REPAIR_DIST_LEGACY_MODELS names no folder with the large legacy models")
     model = f"{folder}/fashion-cnn-savedmodel"
     code = (
-        "from pathlib import Path\nfrom engine.models import load_model\nfrom engine.core.errors import InputError\n"
+        "from pathlib import Path\nfrom engine.models.load import load_model\n"
+        "from engine.core.errors import InputError\n"
         "try:\n    load_model(Path(sys.argv[1]))\nexcept InputError as error:\n    print(error)"
     )
     with_it = run("jax", code, model)

@@ -185,7 +185,7 @@ def test_a_killed_process_leaves_what_can_be_gone_on_from(tmp_path: Path) -> Non
 
     def watching(function: Callable[[Any], Any], pieces: Iterable[Any], count: int) -> Iterator[tuple[Any, Any]]:
         for piece in pieces:
-            starts.append((piece.part, piece.start))
+            starts.append((piece.split, piece.start))
             yield piece, function(piece)
 
     seen: list[int] = []

@@ -14,26 +14,13 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from engine import hdf5_models, safe_config, savedmodel
 from engine.backend import keras
 from engine.core.errors import InputError
 from engine.data.image_set import ImageSet, Inputs, check_fits_model
-from engine.losses import TrainingLoss, parse_loss
-from engine.model_rows import ModelInput, has_graph, model_inputs, row_shape, several_inputs
-from engine.weights import assign_weights, layer_at, layer_number, weight_variables
-
-__all__ = [
-    "LoadedModel",
-    "ModelSpec",
-    "TrainingLoss",
-    "build_model",
-    "fingerprint_of",
-    "layer_at",
-    "layer_number",
-    "load_model",
-    "spec_of",
-    "weight_variables",
-]
+from engine.models import hdf5, safe_config, savedmodel
+from engine.models.inputs import ModelInput, has_graph, model_inputs, row_shape, several_inputs
+from engine.models.loss import TrainingLoss, parse_loss
+from engine.models.weight_paths import assign_weights, weight_variables
 
 Format = Literal["keras", "h5", "savedmodel"]
 EXPECTED = "expected a .keras file, an HDF5 model or a SavedModel folder of Keras 2"
@@ -46,7 +33,7 @@ class LoadedModel:
     Attributes:
         path: the container itself: a file, or the folder of a SavedModel.
         format: what kind of container it is.
-        model: the Keras model, not compiled; rows (`engine.model_rows`) to (n, classes) outputs.
+        model: the Keras model, not compiled; rows (`engine.models.inputs`) to (n, classes) outputs.
         loss: the loss it was trained with.
         input_shape: of a row: (h, w, c) for images, (F,) for a model with several inputs.
         classes: the number of outputs.
@@ -115,6 +102,11 @@ def load_model(path: Path, *, allow_custom_code: bool = False) -> LoadedModel:
     )
 
 
+def shapes_of(model: LoadedModel) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight of a model, by path and in model order."""
+    return {path: tuple(variable.shape) for path, variable in weight_variables(model.model).items()}
+
+
 def spec_of(model: Any) -> ModelSpec:
     """Take a model apart into plain values."""
     config = safe_config.plain_config(keras.saving.serialize_keras_object(model))
@@ -177,27 +169,27 @@ def _file_format(path: Path) -> Format | None:
         return None
     if zipfile.is_zipfile(path):
         return "keras"
-    return "h5" if hdf5_models.is_hdf5_model(path) else None
+    return "h5" if hdf5.is_hdf5_model(path) else None
 
 
 def _load_keras(path: Path, allow_custom_code: bool) -> tuple[Any, Any]:
-    with hdf5_models.open_archive(path) as archive:
-        config = hdf5_models.read_archive_config(archive, path)
+    with hdf5.open_archive(path) as archive:
+        config = hdf5.read_archive_config(archive, path)
         model = safe_config.build_model(config, source=str(path), allow_custom_code=allow_custom_code)
         if not model.built:
             raise _undefined_input(path)
-        hdf5_models.load_archive_weights(archive, model, path)
+        hdf5.load_archive_weights(archive, model, path)
     return model, _stored_loss(config.get("compile_config"))
 
 
 def _load_h5(path: Path, allow_custom_code: bool) -> tuple[Any, Any]:
-    with hdf5_models.open_hdf5(path) as file:
-        config = hdf5_models.read_attribute(file, "model_config", path) or {}
+    with hdf5.open_hdf5(path) as file:
+        config = hdf5.read_attribute(file, "model_config", path) or {}
         model = safe_config.build_model(config, source=str(path), allow_custom_code=allow_custom_code)
         if not model.built:
             raise _undefined_input(path)
-        assign_weights(model, hdf5_models.read_weights(file, model, path), source=str(path))
-        training = hdf5_models.read_attribute(file, "training_config", path)
+        assign_weights(model, hdf5.read_weights(file, model, path), source=str(path))
+        training = hdf5.read_attribute(file, "training_config", path)
     return model, _stored_loss(training)
 
 

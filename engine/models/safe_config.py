@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.backend import keras
 from engine.core.errors import InputError
-from engine.keras2_config import modern_config
+from engine.models.keras2_config import modern_config
 
 # Written out, not taken from `keras.layers`: a layer that Keras adds later is refused until it is looked at.
 LAYERS = frozenset(

@@ -1,7 +1,7 @@
 """A Keras model as a list of steps: which operation turns which values into which.
 
 Nested models are opened, so that a layer anywhere can be repaired; a model without a graph (a subclass) is one step.
-The split at the layers under repair follows the graph: what no layer under repair reaches is computed once.
+The cut at the layers under repair follows the graph: what no layer under repair reaches is computed once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.backend import keras
-from engine.weights import layers_below
+from engine.models.weight_paths import layers_below
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,19 +78,19 @@ class Graph:
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class GraphCut:
     """A graph cut at the layers under repair.
 
     Attributes:
         before: steps that no layer under repair reaches and others need.
-        cut: numbers of the values that the tail takes from them, or from the model's inputs.
+        crossing: numbers of the values that the tail takes from them, or from the model's inputs.
         shapes, dtypes: of those, for one row (without the first axis).
         tail: the first step under repair and all that depends on one.
         output: number of the result.
     """
 
     before: tuple[Step, ...]
-    cut: tuple[int, ...]
+    crossing: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[str, ...]
     tail: tuple[Step, ...]
@@ -102,7 +102,7 @@ def graph_of(model: Any) -> Graph:
     steps: list[Step] = []
     functional = _functional(model)
     if functional is None:
-        from engine.model_rows import input_specs
+        from engine.models.inputs import input_specs
 
         specs = input_specs(model)
         shapes, dtypes = tuple(shape for shape, _ in specs), tuple(dtype for _, dtype in specs)
@@ -135,7 +135,7 @@ def graph_of(model: Any) -> Graph:
     )
 
 
-def split(graph: Graph, variables: Sequence[Any]) -> Split:
+def cut_graph(graph: Graph, variables: Sequence[Any]) -> GraphCut:
     """Cut a graph at the steps that hold any of these variables.
 
     Raises:
@@ -157,7 +157,7 @@ def split(graph: Graph, variables: Sequence[Any]) -> Split:
         # A mask travels beside its tensor and would be lost at the cut.
         tail, others = list(needed), []
     made = {number for step in tail for number in step.outputs}
-    cut = tuple(dict.fromkeys(number for step in tail for number in step.inputs if number not in made))
+    crossing = tuple(dict.fromkeys(number for step in tail for number in step.inputs if number not in made))
     known = {
         number: (shape, dtype)
         for number, shape, dtype in [
@@ -165,11 +165,11 @@ def split(graph: Graph, variables: Sequence[Any]) -> Split:
             *(each for step in others for each in zip(step.outputs, step.shapes, step.dtypes, strict=True)),
         ]
     }
-    return Split(
-        before=tuple(_needed(others, set(cut))),
-        cut=cut,
-        shapes=tuple(tuple(int(size) for size in known[number][0][1:] if size is not None) for number in cut),
-        dtypes=tuple(known[number][1] for number in cut),
+    return GraphCut(
+        before=tuple(_needed(others, set(crossing))),
+        crossing=crossing,
+        shapes=tuple(tuple(int(size) for size in known[number][0][1:] if size is not None) for number in crossing),
+        dtypes=tuple(known[number][1] for number in crossing),
         tail=tuple(tail),
         output=graph.output,
     )

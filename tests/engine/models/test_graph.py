@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from engine.graph import graph_of, run, split, uses
+from engine.models.graph import cut_graph, graph_of, run, uses
 from tests.tails import shake
 
 L = keras.layers
@@ -33,7 +33,7 @@ def skipping() -> Any:
 
 def test_only_what_a_layer_reaches_is_behind_it():
     model = skipping()
-    cut = split(graph_of(model), [model.get_layer("it").kernel])
+    cut = cut_graph(graph_of(model), [model.get_layer("it").kernel])
     assert sorted(names(cut.before)) == ["a", "late"]
     assert names(cut.tail) == ["it", "add", "scores"]
     assert cut.shapes == ((5,), (5,))
@@ -44,7 +44,7 @@ def test_the_halves_together_are_the_model():
     graph = graph_of(model)
     rows = np.random.default_rng(0).normal(size=(7, 6)).astype(np.float32)
     for name in ("a", "it", "late", "scores"):
-        cut = split(graph, [model.get_layer(name).bias])
+        cut = cut_graph(graph, [model.get_layer(name).bias])
         values = run(cut.before, {0: ops.convert_to_tensor(rows)}, cut.cut)
         (found,) = run(cut.tail, dict(zip(cut.cut, values, strict=True)), [cut.output])
         np.testing.assert_allclose(np.asarray(found), np.asarray(model(rows)), rtol=1e-5, atol=1e-6)
@@ -57,7 +57,7 @@ def test_models_inside_models_are_opened():
     graph = graph_of(model)
     assert names(graph.steps) == ["first", "second", "first", "second", "scores"]
     assert len(uses(graph.steps, graph.inputs[0])) == 1
-    cut = split(graph, [inside.get_layer("second").kernel])
+    cut = cut_graph(graph, [inside.get_layer("second").kernel])
     assert names(cut.before) == ["first"]
     assert names(cut.tail) == ["second", "first", "second", "scores"]
 
@@ -75,7 +75,7 @@ def test_a_subclass_is_one_step():
     model(np.zeros((1, 4), np.float32))
     graph = graph_of(model)
     assert [step.operation for step in graph.steps] == [model]
-    cut = split(graph, [model.out.kernel])
+    cut = cut_graph(graph, [model.out.kernel])
     assert (cut.before, cut.shapes) == ((), ((4,),))
 
 
@@ -83,7 +83,7 @@ def test_masks_are_not_cut_off():
     model = keras.Sequential(
         [keras.Input((5,)), L.Embedding(9, 4, mask_zero=True), L.LSTM(3, name="it"), L.Dense(2, name="scores")]
     )
-    cut = split(graph_of(model), [model.get_layer("it").cell.kernel])
+    cut = cut_graph(graph_of(model), [model.get_layer("it").cell.kernel])
     assert cut.before == ()
     assert cut.cut == (0,)
 
@@ -91,7 +91,7 @@ def test_masks_are_not_cut_off():
 def test_weights_that_the_output_does_not_depend_on():
     model = skipping()
     with pytest.raises(ValueError, match="does not depend"):
-        split(graph_of(model), [keras.Variable(np.zeros(3))])
+        cut_graph(graph_of(model), [keras.Variable(np.zeros(3))])
 
 
 def test_inference_mode():

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from engine.backend import keras
 from engine.core.errors import InputError
-from engine.model_rows import has_graph
+from engine.models.inputs import has_graph
 
 _AUTOMATIC = re.compile(r"(jax_)?variable(_\d+)?")
 """What Keras calls a weight that was given no name."""

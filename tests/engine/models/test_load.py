@@ -11,22 +11,15 @@ import keras
 import numpy as np
 import pytest
 
-from engine import savedmodel
 from engine.core.errors import InputError
-from engine.losses import parse_loss
-from engine.model_rows import model_inputs
-from engine.models import (
-    TrainingLoss,
-    build_model,
-    layer_at,
-    layer_number,
-    load_model,
-    spec_of,
-    weight_variables,
-)
+from engine.models import savedmodel
+from engine.models.inputs import model_inputs
+from engine.models.load import build_model, load_model, spec_of
+from engine.models.loss import TrainingLoss, parse_loss
+from engine.models.weight_paths import layer_at, layer_number, weight_variables
 from tests import nets
 
-LEGACY = Path(__file__).parents[1] / "data" / "legacy"
+LEGACY = Path(__file__).parents[2] / "data" / "legacy"
 LEGACY_MODELS = [f"{name}{suffix}" for name in ("sequential", "functional") for suffix in (".h5", "-savedmodel")]
 REAL = os.environ.get("REPAIR_DIST_LEGACY_MODELS")
 

@@ -20,8 +20,8 @@ from google.protobuf.message import DecodeError
 from engine import backend
 from engine.backend import keras
 from engine.core.errors import InputError
-from engine.safe_config import reason
-from engine.weights import name_in_layer, weight_variables
+from engine.models.safe_config import reason
+from engine.models.weight_paths import name_in_layer, weight_variables
 
 METADATA = "keras_metadata.pb"
 GRAPH = "saved_model.pb"

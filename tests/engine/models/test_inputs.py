@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from engine import backend
-from engine.model_rows import input_specs, model_inputs, row_shape, several_inputs, unpack
+from engine.models.inputs import input_specs, model_inputs, row_shape, several_inputs, unpack
 from tests import nets
 
 RANDOM = np.random.default_rng(4)

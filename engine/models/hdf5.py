@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.core.errors import InputError
-from engine.safe_config import reason
-from engine.weights import weight_variables
+from engine.models.safe_config import reason
+from engine.models.weight_paths import weight_variables
 
 CONFIG_MEMBER = "config.json"
 WEIGHTS_MEMBER = "model.weights.h5"
