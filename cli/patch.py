@@ -13,8 +13,8 @@ from engine.core.errors import InputError
 
 if TYPE_CHECKING:
     from engine.models.load import LoadedModel
-    from engine.patch import Patch
-    from engine.patch_file import PlacedPatch
+    from engine.patches.arrow import PlacedPatch
+    from engine.patches.patch import Patch
 
 SHOWN = 40
 """Rows of a difference that are printed."""
@@ -57,7 +57,7 @@ def apply_command(patch: str, model_dir: Path, allow_custom_code: bool, output_d
     """
     from cluster.inputs import check_output, save_repaired
     from engine.models.load import load_model
-    from engine.patch import merge
+    from engine.patches.patch import merge
 
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     check_output(output_dir, model, overwrite=overwrite)
@@ -76,8 +76,8 @@ def revert_command(patch: str, model_dir: Path | None, allow_custom_code: bool, 
 
     Example: repair-dist patch revert runs/one --output undo.arrow
     """
-    from engine.patch import revert
-    from engine.patch_file import PlacedPatch, write_placed
+    from engine.patches.arrow import PlacedPatch, write_placed
+    from engine.patches.patch import revert
 
     check_new_file(output, overwrite)
     placed = open_patch(patch, csv_model([patch], model_dir, allow_custom_code))
@@ -98,8 +98,8 @@ def merge_command(
 
     Example: repair-dist patch merge runs/one runs/two --output both.arrow
     """
-    from engine.patch import conflicts, merge
-    from engine.patch_file import PlacedPatch, write_placed
+    from engine.patches.arrow import PlacedPatch, write_placed
+    from engine.patches.patch import conflicts, merge
 
     if len(patches) < 2:
         raise InputError(f"{patches[0]}: found one patch, expected at least two to merge")
@@ -132,7 +132,7 @@ def diff_command(
     Example: repair-dist patch diff --model-dir model --other-model-dir repaired/repair
     """
     from engine.models.load import load_model, shapes_of
-    from engine.patch_file import place, write_patch
+    from engine.patches.arrow import place, write_patch
 
     if output is not None:
         check_new_file(output, overwrite)
@@ -166,7 +166,7 @@ def open_patch(name: str, model: LoadedModel | None) -> PlacedPatch:
         InputError: there is no such thing, or it is damaged or does not fit the model.
     """
     from engine.models.load import shapes_of
-    from engine.patch_file import patch_of_weights_csv, place, read_placed
+    from engine.patches.arrow import patch_of_weights_csv, place, read_placed
 
     path = Path(name)
     run, _, job = name.rpartition(":")
@@ -197,7 +197,7 @@ def patch_of_run(directory: Path, job: str | None = None) -> PlacedPatch:
     import pyarrow.compute as pc
 
     from cluster.records import read_facts, read_table
-    from engine.patch_file import SCHEMA, placed_of_table
+    from engine.patches.arrow import SCHEMA, placed_of_table
 
     facts = read_facts(directory)
     try:
@@ -256,8 +256,8 @@ def check_fits(placed: PlacedPatch, model: LoadedModel, name: str) -> None:
 
     from engine.models.load import shapes_of
     from engine.models.weight_paths import weight_variables
-    from engine.patch import applied
-    from engine.patch_file import check_places
+    from engine.patches.arrow import check_places
+    from engine.patches.patch import applied
 
     check_places(placed, shapes_of(model), name)
     variables = weight_variables(model.model)
@@ -278,7 +278,7 @@ def difference(model: LoadedModel, other: LoadedModel) -> Patch:
 
     from engine.models.load import shapes_of
     from engine.models.weight_paths import weight_variables
-    from engine.patch import merge, patch_between
+    from engine.patches.patch import merge, patch_between
 
     first, second = shapes_of(model), shapes_of(other)
     for path in [*first, *second]:

@@ -10,7 +10,6 @@ import numpy as np
 
 from cluster.compute import Compute, ModelHandle, Progress
 from engine.cases import case_fingerprint
-from engine.containers import repaired_path, save_patched
 from engine.core.errors import InputError
 from engine.core.files import replace_directory
 from engine.core.types import Int64
@@ -20,7 +19,8 @@ from engine.fitness import SearchRows
 from engine.head import Head
 from engine.layer_targets import Target, resolve_target
 from engine.models.load import LoadedModel, check_fits
-from engine.patch import Patch
+from engine.patches.patch import Patch
+from engine.patches.save import repaired_path, save_patched
 from engine.runner import predicted_classes
 from engine.weights_file import localised_paths, read_localised
 

@@ -18,7 +18,7 @@ from cluster.reports import patch_rows
 from cluster.selection import Outcome
 from cluster.tasks import SearchSpec, Task, TaskEvent, TaskResult
 from engine.layer_targets import Target
-from engine.patch import Patch
+from engine.patches.patch import Patch
 
 PROGRESS_SECONDS = 0.5
 """`progress.json` is written at most this often."""

@@ -24,15 +24,15 @@ from cluster.records import RunRecords
 from cluster.reports import comparison_rows, patch_rows, prediction_rows, verdict_rows
 from cluster.selection import Candidate, HeldOut, Jury, Score, ranked
 from engine.cases import LayerInputs
-from engine.containers import repaired_path
 from engine.core.files import remove, replace_file
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
 from engine.metrics.comparison import Comparison
 from engine.metrics.requirements import Verdict, check_requirements, rank
 from engine.models.load import load_model
-from engine.patch import Patch
-from engine.patch_file import write_patch
+from engine.patches.arrow import write_patch
+from engine.patches.patch import Patch
+from engine.patches.save import repaired_path
 from engine.weights_file import write_localised
 
 NOT_MET = "requirements-not-met.txt"

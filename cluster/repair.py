@@ -38,7 +38,7 @@ from engine.fitness import SearchRows, Weights
 from engine.layer_targets import DeepTarget, Target
 from engine.metrics.accuracy import paired_changes
 from engine.models.load import LoadedModel, check_fits, load_model
-from engine.patch import NO_CHANGE, Patch
+from engine.patches.patch import NO_CHANGE, Patch
 from engine.plan import Plan, check_plan, plan_search
 from engine.problem import (
     Problem,

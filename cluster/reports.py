@@ -15,7 +15,7 @@ from engine.core.types import Int64
 from engine.metrics.accuracy import LabelChange
 from engine.metrics.comparison import Comparison
 from engine.metrics.requirements import Verdict
-from engine.patch import Patch
+from engine.patches.patch import Patch
 from engine.problem import Problem
 from engine.search import Judge
 

@@ -1,4 +1,3 @@
-from .containers import repaired_path, save_patched
 from .core.errors import InputError
 from .data.image_set import ImageSet, open_image_set
 from .data.outcomes import open_negatives, open_positives, write_targets
@@ -9,8 +8,9 @@ from .metrics.accuracy import label_results, paired_changes, wilson_interval
 from .metrics.comparison import Comparison, compare
 from .metrics.requirements import Requirement, Verdict, check_requirements, read_requirements
 from .models.load import LoadedModel, load_model
-from .patch import Patch, compose, merge, patch_between, revert
-from .patch_file import read_patch, write_patch
+from .patches.arrow import read_patch, write_patch
+from .patches.patch import Patch, compose, merge, patch_between, revert
+from .patches.save import repaired_path, save_patched
 from .plan import Plan, plan_search
 from .problem import Problem
 from .runner import ModelRunner

@@ -15,7 +15,7 @@ from engine.core.errors import InputError
 from engine.core.types import Float32, Int64
 from engine.models.loss import TrainingLoss
 from engine.models.weight_paths import layer_at, layer_number
-from engine.patch import Patch, patch_between
+from engine.patches.patch import Patch, patch_between
 from engine.swarm import Spread
 
 Form = Literal["log_softmax", "normalised", "binary", "binary_logits"]

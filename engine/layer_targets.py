@@ -22,7 +22,7 @@ from engine.head import Head, TargetLayer, activation_name, find_target, head_of
 from engine.models.graph import Graph, GraphCut, Step, cut_graph, graph_of, uses
 from engine.models.loss import TrainingLoss
 from engine.models.weight_paths import is_own, layer_at, weight_variables
-from engine.patch import Patch, merge, patch_between
+from engine.patches.patch import Patch, merge, patch_between
 from engine.swarm import Spread
 
 STATE = frozenset({"moving_mean", "moving_variance", "mean", "variance", "count"})

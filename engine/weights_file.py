@@ -17,8 +17,8 @@ from engine.core.files import remove, replace_file
 from engine.core.types import Float32, Int64
 from engine.head import TargetLayer
 from engine.layer_targets import Target
-from engine.patch import Patch
-from engine.patch_file import read_patch, write_patch
+from engine.patches.arrow import read_patch, write_patch
+from engine.patches.patch import Patch
 
 CSV, ARROW = "weights.csv", "weights.arrow"
 

@@ -15,7 +15,7 @@ from engine.core.errors import InputError
 from engine.head import TargetLayer
 from engine.layer_targets import DeepTarget, resolve_target
 from engine.models.weight_paths import weight_variables
-from engine.patch import Patch
+from engine.patches.patch import Patch
 from tests.tails import CATEGORICAL, shake
 
 L = keras.layers

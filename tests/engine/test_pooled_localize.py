@@ -20,7 +20,7 @@ from engine.impact import ImpactPasses
 from engine.layer_targets import DeepTarget, resolve_target
 from engine.models.loss import TrainingLoss
 from engine.models.weight_paths import weight_variables
-from engine.patch_file import read_patch
+from engine.patches.arrow import read_patch
 from engine.pooled_localize import PooledSums, localize_pooled
 from engine.runner import ModelRunner
 

@@ -21,7 +21,7 @@ from cluster.batch_run import run_recorded
 from cluster.records import SCHEMAS, holds_run, read_facts, read_table
 from engine.core.errors import InputError
 from engine.models.load import load_model
-from engine.patch_file import read_patch
+from engine.patches.arrow import read_patch
 from engine.search import SearchSettings
 from tests.batches import here, small_batch, write_rows
 from tests.integration.conftest import Command, contents

@@ -18,10 +18,10 @@ from cluster.records import SCHEMAS, RunRecords
 from cluster.reports import patch_rows
 from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
-from engine.patch import NO_CHANGE, Patch, applied
-from engine.patch_file import read_patch, write_patch
-from tests.engine.test_containers import content
-from tests.engine.test_patch import patch_of, rows_of
+from engine.patches.arrow import read_patch, write_patch
+from engine.patches.patch import NO_CHANGE, Patch, applied
+from tests.engine.patches.test_patch import patch_of, rows_of
+from tests.engine.patches.test_save import content
 from tests.integration.conftest import SHIPPED, Command
 
 Refused = Callable[..., str]

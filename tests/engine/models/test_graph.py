@@ -45,8 +45,8 @@ def test_the_halves_together_are_the_model():
     rows = np.random.default_rng(0).normal(size=(7, 6)).astype(np.float32)
     for name in ("a", "it", "late", "scores"):
         cut = cut_graph(graph, [model.get_layer(name).bias])
-        values = run(cut.before, {0: ops.convert_to_tensor(rows)}, cut.cut)
-        (found,) = run(cut.tail, dict(zip(cut.cut, values, strict=True)), [cut.output])
+        values = run(cut.before, {0: ops.convert_to_tensor(rows)}, cut.crossing)
+        (found,) = run(cut.tail, dict(zip(cut.crossing, values, strict=True)), [cut.output])
         np.testing.assert_allclose(np.asarray(found), np.asarray(model(rows)), rtol=1e-5, atol=1e-6)
 
 
@@ -85,7 +85,7 @@ def test_masks_are_not_cut_off():
     )
     cut = cut_graph(graph_of(model), [model.get_layer("it").cell.kernel])
     assert cut.before == ()
-    assert cut.cut == (0,)
+    assert cut.crossing == (0,)
 
 
 def test_weights_that_the_output_does_not_depend_on():

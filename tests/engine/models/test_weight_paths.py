@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from keras import layers
 
-from engine.containers import save_patched
 from engine.core.errors import InputError
 from engine.models.load import build_model, load_model, spec_of
 from engine.models.weight_paths import layers_below, weight_variables
-from engine.patch import Patch
+from engine.patches.patch import Patch
+from engine.patches.save import save_patched
 from tests import nets
 
 SEQUENCE, PICTURE, VOLUME = (6, 4), (5, 5, 4), (4, 4, 4, 2)

@@ -27,7 +27,7 @@ from engine.core.types import Float32
 from engine.models import hdf5, savedmodel
 from engine.models.load import LoadedModel, fingerprint_of
 from engine.models.weight_paths import weight_variables
-from engine.patch import Patch
+from engine.patches.patch import Patch
 
 REPAIRED = {"keras": "model.keras", "h5": "model.h5"}
 

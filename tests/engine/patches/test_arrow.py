@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from engine.core.errors import InputError
 from engine.models.load import LoadedModel, load_model, shapes_of
 from engine.models.weight_paths import weight_variables
-from engine.patch import NO_CHANGE, Patch
-from engine.patch_file import (
+from engine.patches.arrow import (
     PlacedPatch,
     check_places,
     patch_of_weights_csv,
@@ -27,10 +26,11 @@ from engine.patch_file import (
     write_patch,
     write_placed,
 )
+from engine.patches.patch import NO_CHANGE, Patch
 from engine.weights_file import write_weights
-from tests.engine.test_patch import WORDS, patch_of, rows_of
+from tests.engine.patches.test_patch import WORDS, patch_of, rows_of
 
-LEGACY = Path(__file__).parents[1] / "data" / "legacy"
+LEGACY = Path(__file__).parents[2] / "data" / "legacy"
 SHAPES = {"conv/kernel": (2, 3, 1, 4), "scale": (), "dense/bias": (3,), "dense/kernel": (4, 3)}
 PATCH = patch_of(
     [("dense/kernel", 7, 0.1, -1.5), ("conv/kernel", 23, 3, 4), ("scale", 0, -0.0, 0), ("dense/bias", 2, 1, 1)]

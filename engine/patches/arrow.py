@@ -16,7 +16,7 @@ import pyarrow.ipc
 from engine.core.errors import InputError
 from engine.core.files import replace_file
 from engine.core.types import Float32, Int64
-from engine.patch import Patch
+from engine.patches.patch import Patch
 
 if TYPE_CHECKING:
     from engine.models.load import LoadedModel

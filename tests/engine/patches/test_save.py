@@ -11,13 +11,13 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2
 
-from engine.containers import repaired_path, save_patched
 from engine.core.errors import InputError
 from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
-from engine.patch import Patch
+from engine.patches.patch import Patch
+from engine.patches.save import repaired_path, save_patched
 
-LEGACY = Path(__file__).parents[1] / "data" / "legacy"
+LEGACY = Path(__file__).parents[2] / "data" / "legacy"
 NAMES = [
     "sequential.h5",
     "functional.h5",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from engine.core.errors import InputError
-from engine.patch import NO_CHANGE, Patch, applied, compose, conflicts, merge, patch_between, revert
+from engine.patches.patch import NO_CHANGE, Patch, applied, compose, conflicts, merge, patch_between, revert
 
 Key = tuple[str, int]
 SIZES = {"b/kernel": 4, "a/kernel": 3, "a/bias": 1}
