@@ -40,9 +40,9 @@ from cluster.tasks import Task, TaskResult
 from engine.backend import limit_threads
 from engine.data.outcomes import open_negatives, write_targets
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS
-from engine.localize import localize
-from engine.search import SearchSettings
-from engine.weights_file import write_weights
+from engine.localize.last_dense import localize
+from engine.localize.weights_file import write_weights
+from engine.search.loop import SearchSettings
 
 COMMANDS_AIM, LOOP_AIM, WORKERS_AIM, OVERHEAD_AIM = 20.0, 3.0, 1.8, 5.0
 """Times separate commands, times the loop, two workers times one, milliseconds of the driver for an empty job."""
@@ -204,7 +204,7 @@ def plain_loop(work: Batch, folder: Path, jobs: int) -> float:
                 continue
             begun = time.perf_counter()
             found = localize(compute.localisation_sums(handle, negatives), kernel)
-            index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
+            index = found.index
             write_weights(negative / "weights.csv", work.target.number, index, kernel[index[:, 0], index[:, 1]])
             paths = ChunkPaths(negative, folder / str(chunk_number) / "positive", folder / "out" / str(number))
             repairs = Repairs(work.model, work.target, [paths], [number % len(work.seeds)], SearchSettings())

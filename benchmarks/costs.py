@@ -69,7 +69,7 @@ def last_dense_work(job: Job) -> Work:
     the others together; the logarithm counts as one more.
     """
     size, particles = job.size, len(job.candidates)
-    columns = len(np.unique(job.weights.column))
+    columns = len(np.unique(job.weights.feature))
     values = size.rows * (columns + size.units + 3) + particles * size.weights
     return Work(
         4 * values + 8 * 4 * particles,

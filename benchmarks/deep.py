@@ -20,24 +20,24 @@ from common import column, dataset_option, machine, model_option, output_option,
 from quality import prepared_split, spread
 
 from cli.console import table
-from engine import search
-from engine.cases import LayerInputs, localised_by
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Int64
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS
-from engine.fitness import SearchRows
-from engine.head import TargetLayer
-from engine.impact import ImpactPasses
-from engine.layer_targets import DeepTarget, Target, resolve_target
-from engine.localize import Localisation, localize
+from engine.fitness.rows import SearchRows
+from engine.localize.impact import ImpactPasses
+from engine.localize.pareto import Localisation
+from engine.localize.pooled import localize_pooled
+from engine.localize.sums import PooledSums
 from engine.metrics.accuracy import paired_changes
 from engine.models.load import LoadedModel, load_model
-from engine.pooled_localize import PooledSums, localize_pooled
-from engine.problem import Problem, localised_in, prepare
-from engine.runner import ModelRunner
-from engine.search import SearchSettings
-from engine.swarm import SwarmSettings
-from engine.tail import TailRunner
+from engine.problem.case import LayerInputs
+from engine.problem.problem import prepare, problem_of
+from engine.search import loop as search
+from engine.search.loop import SearchSettings
+from engine.search.swarm import SwarmSettings
+from engine.targets.base import Target
+from engine.targets.model_runner import ModelRunner
+from engine.targets.resolve import resolve_target
 
 LAST = "last"
 TARGETS = (LAST, "dense", "conv2d_2")
@@ -74,19 +74,17 @@ class Subject:
 
     def sums(self, inputs: Float32, logits: Float32, labels: Int64, *, normalised: bool) -> Any:
         """Sums of localisation over some rows."""
-        layer = self.runner.layer
-        if not isinstance(layer, TailRunner):
-            return layer.localisation_sums(inputs, logits, labels)
-        if normalised:
+        layer, tail = self.runner.layer, self.target.tail
+        if normalised or tail is None:
             return layer.localisation_sums(inputs, logits, labels, self.kernel)
         if self._plain is None:
-            self._plain = ImpactPasses(layer.tail, 256, normalised=False)
+            self._plain = ImpactPasses(tail, 256, normalised=False)
         return PooledSums(*self._plain.sums(inputs, layer.predicted(logits), labels, self.kernel), rows=len(labels))
 
 
 def front(found: Localisation) -> Int64:
     """Places (K, 2) of the first Pareto fronts."""
-    return np.stack([found.row[found.front], found.column[found.front]], axis=1)
+    return found.index
 
 
 def choose(subject: Subject, way: str, rows: LayerInputs, logits: Float32, negative: Any, fronts: int) -> Int64:
@@ -95,10 +93,9 @@ def choose(subject: Subject, way: str, rows: LayerInputs, logits: Float32, negat
     def sums(kind: Any, *, normalised: bool = True) -> Any:
         return subject.sums(rows.inputs[kind], logits[kind], rows.labels[kind], normalised=normalised)
 
-    target, kernel = subject.target, subject.kernel
-    if isinstance(target, TargetLayer):
-        return front(localize(sums(negative), kernel, fronts=fronts))
-    full = front(localised_by(target, sums(negative), sums(~negative), kernel, None, "mean", fronts))
+    target = subject.target
+    others = sums(~negative) if target.pooled else None
+    full = front(target.localise(sums(negative), others, subject.kernel, num_grad=None, impact="mean", fronts=fronts))
     if way == "pooled":
         return full
     count = len(full)
@@ -109,8 +106,8 @@ def choose(subject: Subject, way: str, rows: LayerInputs, logits: Float32, negat
         return front(localize_pooled(*plain, fronts=fronts))[:count]
     if way == "gradient alone":
         found = localize_pooled(sums(negative), sums(~negative), num_grad=count)
-        return np.stack([found.row, found.column], axis=1)
-    drawn = generator(0, "drawn", 0, "weights").choice(len(kernel), count, replace=False)
+        return np.stack([found.row, found.unit], axis=1)
+    drawn = generator(0, "drawn", 0, "weights").choice(len(subject.kernel), count, replace=False)
     return np.stack([np.sort(drawn), np.zeros(count, np.int64)], axis=1)
 
 
@@ -166,7 +163,7 @@ def main(
     rows: list[dict[str, Any]] = []
     for name in targets or TARGETS:
         subject = Subject(loaded, name, test)
-        for way in (ways or WAYS) if isinstance(subject.target, DeepTarget) else WAYS[:1]:
+        for way in (ways or WAYS) if subject.target.pooled else WAYS[:1]:
             for chunk in range(chunks):
                 part = slice(chunk * chunk_size, (chunk + 1) * chunk_size)
                 rows += runs(subject, name, way, chunk, (pixels[part], labels[part]), label, seeds, settings, fronts)
@@ -199,18 +196,19 @@ def runs(
     none = np.zeros((len(order), 16), np.uint8)
     chosen = LayerInputs(features[order], labels[order], none, images[0].shape[1:], subject.classes)
     index = choose(subject, way, chosen, logits[order], negative, fronts)
-    columns, weights = localised_in(subject.target, subject.kernel, index)
+    columns, weights = subject.target.search_weights(subject.kernel, index)
     inputs = chosen.inputs if columns is None else np.ascontiguousarray(chosen.inputs[:, columns])
     searched = SearchRows(inputs, logits[order], chosen.labels, negative)
-    deep = isinstance(subject.target, DeepTarget)
     found = []
     for seed in range(seeds):
         source = RngKey(seed, f"chunk {chunk}", label)
-        spread_of = subject.target.spread(subject.kernel, index)
-        kernel = subject.kernel if deep else None
-        problem = Problem("deep", subject.target.head, weights, spread_of, source, settings, kernel)
+        problem = problem_of(
+            subject.target, subject.kernel, index, weights, name="deep", source=source, settings=settings
+        )
         prepared = prepare(problem, searched, subject.runner.tail)
-        state, iterations = search.advance(settings, source, prepared.judge, problem.start(), prepared.fitness.evaluate)
+        state, iterations = search.advance(
+            settings, source, prepared.objective, problem.start(), prepared.fitness.evaluate
+        )
         repaired = subject.kernel.copy()
         repaired[index[:, 0], index[:, 1]] = search.result(state)
         after = subject.runner.layer.predicted(subject.runner.layer.logits(subject.test[0], repaired))
@@ -224,8 +222,8 @@ def runs(
                 "chunk": chunk,
                 "seed": seed,
                 "weights": len(index),
-                "repaired": last.patched / prepared.judge.negatives,
-                "kept": last.intact / prepared.judge.positives,
+                "repaired": last.patched / prepared.objective.negatives,
+                "kept": last.intact / prepared.objective.positives,
                 "own": points(own),
                 "everything": points(changes),
                 "fixed": sum(each.fixed for each in changes),

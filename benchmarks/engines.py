@@ -145,7 +145,7 @@ def installed(job: Job) -> list[Rival]:
 
 def check_rival(rival: Rival, job: Job, sums: Any) -> None:
     """Stop when an engine maximises something else."""
-    ours, theirs = job.judge.fitness(sums), rival.fitness(job.candidates)
+    ours, theirs = job.objective.fitness(sums), rival.fitness(job.candidates)
     # A row near a tie counts for one.
     if not np.allclose(ours, theirs, rtol=1e-4, atol=2.0):
         raise click.ClickException(f"{rival.engine}, {rival.form}: fitness {theirs} and ours {ours} differ")

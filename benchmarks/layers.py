@@ -29,16 +29,18 @@ from costs import Peak, Work, measure_peak
 
 from cli.console import table
 from engine.core.types import Float32, Float64, Int64
-from engine.fitness import SearchRows, Tiling, Weights
-from engine.layer_targets import DeepTarget, resolve_target
+from engine.fitness.rows import SearchRows, Weights
+from engine.fitness.tail import TailFitness, kept_bytes
+from engine.fitness.tiling import Tiling
+from engine.layers.tail import Tail
+from engine.layers.touched import Route
 from engine.models.graph import Step
 from engine.models.load import load_model
 from engine.models.loss import TrainingLoss
 from engine.models.weight_paths import weight_variables
-from engine.runner import ModelRunner
-from engine.tail import Tail
-from engine.tail_fitness import TailFitness, kept_bytes
-from engine.touched import Route
+from engine.targets.deep import DeepTarget
+from engine.targets.model_runner import ModelRunner
+from engine.targets.resolve import resolve_target
 
 L = keras.layers
 
@@ -173,7 +175,7 @@ class Job:
 
     def in_place(self) -> TailFitness:
         """The same, with the weights put in place."""
-        with patch("engine.tail_fitness.plan_short", lambda *_: None):
+        with patch("engine.fitness.tail.plan_short", lambda *_: None):
             return self.fitness()
 
 
@@ -240,7 +242,7 @@ def measure(name: str, place: Place, model_path: Path, weights: int, rounds: int
     )
     counts = {"slow": len(expected), "in place": len(job.candidates), "here": len(job.candidates)}
     seconds = {way: times[way] / counts[way] for way in times}
-    holder = job.target.cut.tail[0]
+    holder = job.target.weights.cut.tail[0]
     found = []
     for way, each in seconds.items():
         route = here._route if way == "here" else None
@@ -291,8 +293,7 @@ def make_job(place: Place, model_path: Path, weights: int) -> Job:
     moves = rng.normal(0, kernel.std(), (place.particles, weights))
     moves[0] = 0
     rows = SearchRows(features, logits, labels, wrong)
-    assert runner.tail is not None
-    return Job(target, runner.tail, images, rows, places, (old + moves).astype(np.float32), model, loss.name)
+    return Job(target, target.tail, images, rows, places, (old + moves).astype(np.float32), model, loss.name)
 
 
 def draw_weights(model: Any) -> None:
@@ -311,7 +312,7 @@ def by_model(job: Job) -> Callable[[], Float64]:
     model.compile(loss=job.loss, metrics=["accuracy"])
     one_hot = np.eye(10, dtype=np.float32)[job.rows.labels]
     sets = [(job.images[part], one_hot[part]) for part in (job.rows.negative, ~job.rows.negative)]
-    variable = job.target.variables[0]
+    variable = job.target.weights.variables[0]
     position = [id(each) for each in model.weights].index(id(variable))
 
     def evaluate() -> Float64:
@@ -343,7 +344,7 @@ def check(name: str, sums: Float64, right: Float64) -> None:
 
 def needed(job: Job, fitness: TailFitness, route: Route | None) -> Work:
     """Multiply-adds of one candidate; bytes of all: what is kept and the weights of the tail, read once."""
-    rows, cut = len(job.rows.labels), job.target.cut
+    rows, cut = len(job.rows.labels), job.target.weights.cut
     steps: Sequence[Step] = cut.tail if route is None else route.rest
     adds = sum(multiply_adds(step, job.tail) for step in steps)
     if route is not None:

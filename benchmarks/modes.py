@@ -23,7 +23,7 @@ from cluster.records import RunRecords
 from engine.data.writer import write_image_set
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES
 from engine.metrics.comparison import Comparison
-from engine.search import SearchSettings
+from engine.search.loop import SearchSettings
 
 REQUIREMENTS = """
 [[require]]

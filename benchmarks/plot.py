@@ -13,7 +13,7 @@ from typing import Any
 import click
 from common import read_results
 
-from engine.charts import BLUE, GREEN, GREY, ORANGE, chart_settings, new_figure, save_chart
+from engine.charts.style import BLUE, GREEN, GREY, ORANGE, chart_settings, new_figure, save_chart
 
 LINES = {
     "iteration": (BLUE, "o-", "iteration"),

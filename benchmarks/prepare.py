@@ -81,7 +81,7 @@ def plain_prepare(subset: Path, output: Path) -> None:
 def main(count: int, objects: int, rounds: int) -> None:
     """Time both steps of each way in turn, and show their medians and the ratios to the plain loop."""
     sys.path.append(str(Path(__file__).resolve().parent.parent))
-    from tests.scenes import draw_scenes
+    from tests.support.scenes import draw_scenes
 
     click.echo(machine())
     with tempfile.TemporaryDirectory(prefix="repair-dist-") as folder:

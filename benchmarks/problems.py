@@ -14,18 +14,24 @@ import numpy as np
 import numpy.typing as npt
 from common import shipped_images
 
-from engine import backend, search
+from engine import backend
 from engine.backend import ops
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Float64, Int64
-from engine.fitness import SearchRows, TiledFitness, Tiling, Weights
-from engine.head import Head, find_target
-from engine.localize import localize
+from engine.fitness.last_dense import TiledFitness
+from engine.fitness.objective import Objective
+from engine.fitness.rows import SearchRows, Weights
+from engine.fitness.tiling import Tiling
+from engine.layers.head import Head
+from engine.layers.weight_stats import WeightStats
+from engine.localize.last_dense import localize
 from engine.models.load import LoadedModel
-from engine.problem import Problem, judge_of
-from engine.runner import ModelRunner
-from engine.search import Judge, SearchSettings
-from engine.swarm import Spread, SwarmSettings
+from engine.problem.problem import Problem, objective_of
+from engine.search import loop as search
+from engine.search.loop import SearchSettings
+from engine.search.swarm import SwarmSettings
+from engine.targets.last_dense import find_target
+from engine.targets.model_runner import ModelRunner
 
 PARTICLES = 100
 REFERENCE_PARTICLES = 3
@@ -81,9 +87,9 @@ class Job:
         return SearchSettings(SwarmSettings(self.size.particles), num_iterations=1 << 30, min_iteration_range=1 << 30)
 
     @property
-    def judge(self) -> Judge:
+    def objective(self) -> Objective:
         """What turns sums into fitness."""
-        return judge_of(self.settings, self.rows)
+        return objective_of(self.settings, self.rows)
 
     def fitness(self) -> TiledFitness:
         """This project's evaluation."""
@@ -108,7 +114,7 @@ def last_dense(loaded: LoadedModel, size: Size) -> Job:
     while len((found := localize(sums, kernel, fronts=fronts)).front) < size.weights:
         fronts += 1
     first = found.front[: size.weights]
-    column, unit = found.row[first], found.column[first]
+    column, unit = found.row[first], found.unit[first]
     weights = Weights(column, unit, kernel[column, unit])
     rows = SearchRows(inputs, logits, labels, wrong)
     size = replace(size, units=len(np.unique(unit)))
@@ -159,13 +165,13 @@ def around(kernel: Float32, weights: Weights, particles: int) -> Float32:
 def iterations(job: Job, fitness: TiledFitness, steps: int = 1) -> Callable[[], object]:
     """Whole iterations of the search, `steps` in a call: candidates, their fitness, the move of the swarm."""
     source = RngKey(0, "benchmark", 0)
-    problem = Problem("benchmark", HEAD, job.weights, Spread.of(job.kernel), source, job.settings)
-    judge, state = job.judge, problem.start()
+    problem = Problem("benchmark", HEAD, job.weights, WeightStats.of(job.kernel), source, job.settings)
+    objective, state = job.objective, problem.start()
 
     def call() -> None:
         nonlocal state
         until = replace(job.settings, num_iterations=state.swarm.iteration + steps)
-        state, _ = search.advance(until, source, judge, replace(state, stop=None), fitness.evaluate)
+        state, _ = search.advance(until, source, objective, replace(state, stop=None), fitness.evaluate)
 
     return call
 
@@ -178,7 +184,7 @@ def dense(job: Job) -> Callable[[], Float64]:
     constants = [
         backend.on_device(each)
         for each in (
-            np.ascontiguousarray(job.rows.inputs[:, job.weights.column]),
+            np.ascontiguousarray(job.rows.inputs[:, job.weights.feature]),
             one_hot,
             job.rows.logits,
             job.rows.labels.astype(np.int32),
@@ -220,7 +226,7 @@ def by_numpy_of(job: Job, candidates: npt.NDArray[Any]) -> Float64:
     rows, classes = job.rows.logits.shape
     spread = np.zeros((count, particles, classes), np.float32)
     spread[np.arange(count), :, job.weights.unit] = (candidates - job.weights.old).T
-    inputs = job.rows.inputs[:, job.weights.column]
+    inputs = job.rows.inputs[:, job.weights.feature]
     logits = (inputs @ spread.reshape(count, -1)).reshape(rows, particles, classes)
     logits += job.rows.logits[:, None, :]
     correct = (logits.argmax(axis=-1) == job.rows.labels[:, None]).T
@@ -248,7 +254,7 @@ def by_model(loaded: LoadedModel, job: Job) -> Callable[[], Float64]:
         found = []
         for candidate in job.candidates[:REFERENCE_PARTICLES]:
             new = old.copy()
-            new[job.weights.column, job.weights.unit] = candidate
+            new[job.weights.feature, job.weights.unit] = candidate
             layer.kernel.assign(new)
             each = [model.evaluate(inputs, true, verbose=0) for inputs, true in sets]
             counts = [len(inputs) for inputs, _ in sets]
@@ -277,7 +283,7 @@ def exact(job: Job) -> Exact:
     """The dense formula in float64."""
     sums, near = [], []
     step = max(1, BLOCK_ELEMENTS // job.rows.logits.size)
-    inputs = job.rows.inputs[:, job.weights.column].astype(np.float64)
+    inputs = job.rows.inputs[:, job.weights.feature].astype(np.float64)
     rows, parts = np.arange(len(inputs)), kinds(job.rows).astype(np.float64)
     for start in range(0, len(job.candidates), step):
         change = job.candidates[start : start + step].astype(np.float64) - job.weights.old

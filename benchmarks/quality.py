@@ -20,22 +20,23 @@ import numpy as np
 from common import dataset_option, machine, model_option
 
 from cli.console import table
-from engine import search
 from engine.backend import keras
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64
 from engine.data.image_set import READ_ROWS
 from engine.data.preprocess import preprocess_images
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES, read_split
-from engine.fitness import SearchRows, Weights
-from engine.head import TargetLayer, find_target
-from engine.localize import localize
+from engine.fitness.rows import SearchRows, Weights
+from engine.layers.weight_stats import WeightStats
+from engine.localize.last_dense import localize
 from engine.metrics.accuracy import LabelChange, paired_changes
 from engine.models.load import LoadedModel, load_model
-from engine.problem import Problem, prepare
-from engine.runner import ModelRunner
-from engine.search import POSITIVE_WORTH, SearchSettings
-from engine.swarm import Spread, SwarmSettings
+from engine.problem.problem import Problem, prepare
+from engine.search import loop as search
+from engine.search.loop import POSITIVE_WORTH, SearchSettings
+from engine.search.swarm import SwarmSettings
+from engine.targets.last_dense import TargetLayer, find_target
+from engine.targets.model_runner import ModelRunner
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +110,7 @@ class Subject:
         sums = self.runner.localisation_sums(chunk.pixels[negative], chunk.labels[negative])
         found = localize(sums, self.kernel, num_grad=many)
         chosen = found.front if many is None else np.arange(len(found.row))
-        index = np.stack([found.row[chosen], found.column[chosen]], axis=1)
+        index = np.stack([found.row[chosen], found.unit[chosen]], axis=1)
         columns, column = np.unique(index[:, 0], return_inverse=True)
         order = np.concatenate([np.flatnonzero(negative), np.flatnonzero(chunk.predicted == chunk.labels)])
         rows = SearchRows(
@@ -124,22 +125,24 @@ class Subject:
     def repair(self, case: Case, seed: int, settings: SearchSettings) -> tuple[Run, Float32]:
         """Search, and predict the test images with the layer repaired; also returns the new weights (K,)."""
         source = RngKey(seed, f"chunk {case.chunk}", case.label)
-        problem = Problem("quality", self.target.head, case.weights, Spread.of(self.kernel), source, settings)
+        problem = Problem("quality", self.target.head, case.weights, WeightStats.of(self.kernel), source, settings)
         prepared = prepare(problem, case.rows)
-        state, iterations = search.advance(settings, source, prepared.judge, problem.start(), prepared.fitness.evaluate)
+        state, iterations = search.advance(
+            settings, source, prepared.objective, problem.start(), prepared.fitness.evaluate
+        )
         found = search.result(state)
         with self.repaired(case, found):
             after = np.asarray(self._tail(self.test.inputs, training=False)).argmax(axis=1)
         changes = paired_changes(self.test.labels, self.test.predicted, after, self.loaded.classes)
-        last, judge = iterations[-1], prepared.judge
+        last, objective = iterations[-1], prepared.objective
         run = Run(
             chunk=case.chunk,
             weights=len(case.index),
-            positive_weight=judge.positive_weight,
+            positive_weight=objective.positive_weight,
             iterations=len(iterations),
             fitness=last.best,
-            repaired=last.patched / judge.negatives,
-            kept=last.intact / judge.positives,
+            repaired=last.patched / objective.negatives,
+            kept=last.intact / objective.positives,
             changes=changes,
         )
         return run, found

@@ -83,7 +83,7 @@ def grouped(job: Job) -> list[Groups]:
     """The forms `dense` and `touched`."""
     rows, weights = job.rows, job.weights
     count, classes = len(weights.old), rows.logits.shape[1]
-    columns, place = np.unique(weights.column, return_inverse=True)
+    columns, place = np.unique(weights.feature, return_inverse=True)
     slot = np.full((classes, len(columns)), count)
     slot[weights.unit, place] = np.arange(count)
     every = np.arange(classes)
@@ -95,7 +95,7 @@ def grouped(job: Job) -> list[Groups]:
     slot = np.full((len(touched), max(map(len, members))), count)
     for group, member in zip(slot, members, strict=True):
         group[: len(member)] = member
-    padded = np.append(rows.inputs[:, weights.column], np.zeros((len(rows.labels), 1), np.float32), axis=1)
+    padded = np.append(rows.inputs[:, weights.feature], np.zeros((len(rows.labels), 1), np.float32), axis=1)
     inputs = np.ascontiguousarray(padded[:, slot].transpose(1, 2, 0))
     return [*forms, Groups("touched", slot, inputs, *_rest(job, touched))]
 
@@ -113,11 +113,11 @@ def _rest(job: Job, units: npt.NDArray[Any]) -> tuple[Any, ...]:
 
 
 def arachne(job: Job, sums: Any) -> Any:
-    """`engine.fitness.fitness` of sums (P, 4) in any library."""
-    judge = job.judge
-    positives = max(judge.positives, 1)
-    worth = judge.positive_weight / positives
-    return (sums[:, 2] + 1.0) / (sums[:, 0] / judge.negatives + 1.0) + (worth * sums[:, 3] + 1.0) / (
+    """`engine.fitness.objective.fitness` of sums (P, 4) in any library."""
+    objective = job.objective
+    positives = max(objective.positives, 1)
+    worth = objective.positive_weight / positives
+    return (sums[:, 2] + 1.0) / (sums[:, 0] / objective.negatives + 1.0) + (worth * sums[:, 3] + 1.0) / (
         sums[:, 1] / positives + 1.0
     )
 
@@ -138,7 +138,7 @@ def evox(job: Job) -> Iterator[Rival]:  # noqa: PLR0915 - a closure for each for
     particles, count = job.candidates.shape
 
     def plain() -> Callable[[Any], Any]:
-        inputs, base = tensor(job.rows.inputs[:, job.weights.column]), tensor(job.rows.logits)
+        inputs, base = tensor(job.rows.inputs[:, job.weights.feature]), tensor(job.rows.logits)
         labels = tensor(job.rows.labels)
         rows, classes = base.shape
         one_hot = tensor(np.eye(classes, dtype=np.float32)[job.weights.unit])
@@ -223,7 +223,7 @@ def evosax(job: Job) -> Iterator[Rival]:  # noqa: PLR0915 - a closure for each f
 
     def plain(candidates: Any) -> Any:
         base, labels = job.rows.logits, job.rows.labels.astype(np.int32)
-        inputs = np.ascontiguousarray(job.rows.inputs[:, job.weights.column])
+        inputs = np.ascontiguousarray(job.rows.inputs[:, job.weights.feature])
         one_hot = np.eye(base.shape[1], dtype=np.float32)[job.weights.unit]
         spread = ((candidates - old).T[:, :, None] * one_hot[:, None, :]).reshape(count, -1)
         logits = (inputs @ spread).reshape(len(base), -1, base.shape[1]) + base[:, None, :]

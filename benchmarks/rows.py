@@ -19,8 +19,8 @@ from common import COMMAND, MemoryWatch, machine, model_option, shipped_images, 
 from cli.console import table
 from cluster.compute import Compute, ComputeOptions
 from engine.data.image_set import open_image_set
-from engine.head import find_target
 from engine.models.load import load_model
+from engine.targets.last_dense import find_target
 
 ROWS_AIM = 1.7
 MEMORY_AIM = 2.5

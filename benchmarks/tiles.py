@@ -22,13 +22,14 @@ from cluster.compute import Compute, ComputeOptions
 from cluster.remote_searches import tiled
 from cluster.searches import SearchTask
 from engine.core.rng import RngKey
-from engine.fitness import SearchRows
-from engine.layer_targets import DeepTarget, resolve_target
+from engine.fitness.rows import SearchRows
 from engine.models.load import load_model
-from engine.problem import Problem, localised_in, prepare
-from engine.runner import ModelRunner
-from engine.search import SearchSettings
-from engine.swarm import SwarmSettings
+from engine.problem.problem import prepare, problem_of
+from engine.search.loop import SearchSettings
+from engine.search.swarm import SwarmSettings
+from engine.targets.deep import DeepTarget
+from engine.targets.model_runner import ModelRunner
+from engine.targets.resolve import resolve_target
 
 AIM, LEAST = 1.7, 0.2
 """Aim for two actors, where an iteration costs at least so many seconds."""
@@ -68,14 +69,14 @@ def main(
     rng = np.random.default_rng(0)
     places = np.sort(rng.choice(len(target.kernel), weights, replace=False))
     index = np.stack([places, np.zeros_like(places)], axis=1)
-    problem = Problem(
+    problem = problem_of(
+        target,
+        target.kernel,
+        index,
+        target.search_weights(target.kernel, index)[1],
         name="tiles",
-        head=target.head,
-        weights=localised_in(target, target.kernel, index)[1],
-        spread=target.spread(target.kernel, index),
         source=RngKey(0, "tiles", 0),
         settings=SearchSettings(SwarmSettings(particles)),
-        kernel=target.kernel,
     )
     task = SearchTask(problem, SearchRows(features, logits, labels, logits.argmax(axis=1) != labels))
     candidates = problem.start().swarm.position.astype(np.float32)

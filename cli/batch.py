@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from cluster.batch import Batch, Mode, Weighting
     from cluster.calibration import Expectation
     from cluster.compute import ComputeOptions
-    from engine.localize import Impact
-    from engine.search import SearchSettings
+    from engine.localize.last_dense import Impact
+    from engine.search.loop import SearchSettings
 
 MODES = ("chain", "independent", "rounds")
 
@@ -168,9 +168,9 @@ def make_batch(
     from cluster.batch import Batch, open_chunks
     from engine.data.image_set import open_image_set
     from engine.data.outcomes import open_positives
-    from engine.layer_targets import resolve_target
     from engine.metrics.requirements import default_goals, read_requirements
     from engine.models.load import load_model
+    from engine.targets.resolve import resolve_target
 
     weightings = parse_weights(positive_weights, settings)
     validation = open_image_set(val_data)

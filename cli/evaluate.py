@@ -32,7 +32,7 @@ from engine.metrics.repair_rates import DATASETS, run_line, summarise
 if TYPE_CHECKING:
     from cluster.compute import ComputeOptions
     from cluster.evaluation import Evaluated, Setting
-    from engine.search import SearchSettings
+    from engine.search.loop import SearchSettings
 
 SWEPT = (
     "num_particles",
@@ -127,9 +127,9 @@ def evaluate(
     from cluster.evaluation import evaluate as run
     from engine.data.image_set import open_image_set
     from engine.data.outcomes import open_negatives, open_positives
-    from engine.layer_targets import resolve_target
     from engine.metrics.repair_rates import Given
     from engine.models.load import load_model
+    from engine.targets.resolve import resolve_target
 
     output_dir = output_dir or target_data_dir
     (paths,) = chunk_paths([target_data_dir], [positive_inputs_dir] if positive_inputs_dir else [], output_dir)

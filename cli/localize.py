@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -22,6 +22,7 @@ from engine.core.errors import InputError
 
 if TYPE_CHECKING:
     from cluster.compute import ComputeOptions
+    from engine.localize.last_dense import Impact
 
 
 @click.command(short_help="Find the weights to blame for the negative inputs.")
@@ -66,22 +67,19 @@ def command(
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
 
-    import numpy as np
-
     from cli.optimize import chunk_paths
     from cluster.compute import Compute
-    from engine.cases import localised_by
+    from engine.charts.pareto import draw_pareto_front
     from engine.data.outcomes import open_negatives, open_positives
-    from engine.layer_targets import DeepTarget, resolve_target
-    from engine.localize import draw_pareto_front
+    from engine.localize.weights_file import ARROW, CSV
     from engine.models.load import check_fits, load_model
-    from engine.weights_file import ARROW, CSV, write_localised
+    from engine.targets.resolve import resolve_target
 
     negatives = open_negatives(target_data_dir)
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     target = resolve_target(model.model, model.loss, model.classes, model.path, target_layer)
     positives = None
-    if isinstance(target, DeepTarget):
+    if target.pooled:
         if forward_impact != "mean":
             raise InputError(f"forward_impact is {forward_impact}, expected mean for {target.title}")
         given = [] if positive_inputs_dir is None else [positive_inputs_dir]
@@ -103,14 +101,14 @@ def command(
             for each, what in ((negatives, "negatives"), (positives, "positives"))
         )
     kernel = target.kernel
-    found = localised_by(target, sums, others, kernel, num_grad, forward_impact, fronts)  # type: ignore[arg-type]
-    index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
+    impact = cast("Impact", forward_impact)
+    found = target.localise(sums, others, kernel, num_grad=num_grad, impact=impact, fronts=fronts)
+    index = found.index
     draw_pareto_front(target_data_dir / "pareto_front.png", found)
-    write_localised(target_data_dir, target, index, kernel[index[:, 0], index[:, 1]])
+    target.write_localised(target_data_dir, index, kernel[index[:, 0], index[:, 1]])
     where, rows = target.title, f"{negatives.rows} negative"
-    if isinstance(target, DeepTarget):
-        counts = np.bincount(target.part(index[:, 0]), minlength=len(target.paths))
-        where += f" ({', '.join(f'{path} {count}' for path, count in zip(target.paths, counts, strict=True) if count)})"
+    if target.pooled:
+        where += f" ({', '.join(f'{path} {count}' for path, count in target.counts(index).items())})"
         rows += f" and {positives.rows if positives else 0} positive"
     created = [target_data_dir / name for name in (CSV, ARROW, "pareto_front.png")]
     click.echo(

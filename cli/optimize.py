@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cluster.compute import ComputeOptions
     from cluster.inputs import ChunkPaths
     from cluster.reports import ChunkReport
-    from engine.search import SearchSettings
+    from engine.search.loop import SearchSettings
 
 
 @click.command(short_help="Search new values for the localised weights and save the repaired model.")
@@ -187,17 +187,17 @@ def chunk_paths(targets: Sequence[Path], positives: Sequence[Path], output_dir: 
 
 def describe(report: ChunkReport) -> str:
     """What a chunk's repair did, in text: numbers are those of the saved model, loaded again."""
-    from engine.weights_file import ARROW, CSV
+    from engine.localize.weights_file import ARROW, CSV
 
     lines = []
     if report.note:
         lines.append(report.note)
-    if report.job and report.judge and report.believed:
-        judge = report.judge
+    if report.job and report.objective and report.believed:
+        objective = report.objective
         lines.append(
-            f"{report.job}: {len(report.patch)} weights changed, positive weight {judge.positive_weight:g}; "
-            f"the search repaired {report.believed[0]} of {judge.negatives} and kept {report.believed[1]} of "
-            f"{judge.positives}"
+            f"{report.job}: {len(report.patch)} weights changed, positive weight {objective.positive_weight:g}; "
+            f"the search repaired {report.believed[0]} of {objective.negatives} and kept {report.believed[1]} of "
+            f"{objective.positives}"
         )
     for measured in report.measured:
         if measured.split in ("negative", "positive"):

@@ -122,9 +122,9 @@ def search_options(function: F) -> F:
         tile_bytes: int | None,
         **rest: Any,
     ) -> Any:
-        from engine.fitness import Tiling
-        from engine.search import SearchSettings
-        from engine.swarm import SwarmSettings
+        from engine.fitness.tiling import Tiling
+        from engine.search.loop import SearchSettings
+        from engine.search.swarm import SwarmSettings
 
         settings = SearchSettings(
             swarm=SwarmSettings(num_particles, velocity_phi, phi_split, velocity_floor),

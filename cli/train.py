@@ -13,7 +13,7 @@ from cli.console import Console
 from cli.options import PATH, open_data, option, verbose_option
 
 if TYPE_CHECKING:
-    from engine.training import Epoch, Trained
+    from engine.training.train import Epoch, Trained
 
 
 @click.command(short_help="Train a model on train.h5.")
@@ -82,7 +82,8 @@ def command(
     """
     images = open_data(data_dir, target_data)
 
-    from engine import architectures, training
+    from engine.training import architectures
+    from engine.training import train as training
 
     settings = training.TrainSettings(epochs, batch_size, validation_split, seed)
     architecture = architectures.choose(model, model_settings, weights)

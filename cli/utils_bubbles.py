@@ -22,8 +22,8 @@ from engine.core.errors import InputError
 
 if TYPE_CHECKING:
     from cluster.compute import ComputeOptions
+    from engine.charts.repair_outcomes import Fates
     from engine.data.image_set import ImageSet
-    from engine.repaired import Fates
 
 _output_option = option(
     "--output-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder for the chart."
@@ -50,8 +50,8 @@ def draw_bubble_chart(
 
     Example: repair-dist utils draw_bubble_chart --model-dir model --test-dir data --output-dir charts
     """
-    from engine.charts import chart_path
-    from engine.confusion import draw_bubble_chart as draw
+    from engine.charts.confusion import draw_bubble_chart as draw
+    from engine.charts.style import chart_path
     from engine.metrics.accuracy import confusion
 
     path = chart_path(output_dir, filename)
@@ -94,9 +94,9 @@ def overlay_bubble_chart(
 
     Example: repair-dist utils overlay_bubble_chart --model-dir model --model-dir-overlay repaired --test-dir data
     """
-    from engine.charts import chart_path
-    from engine.confusion import Confusion
-    from engine.confusion import overlay_bubble_chart as draw
+    from engine.charts.confusion import Confusion
+    from engine.charts.confusion import overlay_bubble_chart as draw
+    from engine.charts.style import chart_path
     from engine.metrics.accuracy import confusion
 
     path = chart_path(output_dir, filename)
@@ -136,9 +136,9 @@ def draw_repaired_result(
 
     Example: repair-dist utils draw_repaired_result --model-dir repaired --target-dir data/negative
     """
-    from engine.charts import chart_path
-    from engine.repaired import draw_repaired_result as draw
-    from engine.repaired import fates_of, open_leaves
+    from engine.charts.repair_outcomes import draw_repaired_result as draw
+    from engine.charts.repair_outcomes import fates_of, open_leaves
+    from engine.charts.style import chart_path
 
     path = chart_path(output_dir or target_dir, filename)
     leaves = open_leaves(target_dir, target_data if target_data.endswith(".h5") else f"{target_data}.h5")

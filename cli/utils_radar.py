@@ -49,10 +49,10 @@ def draw_radar_chart(
 
     Example: repair-dist utils draw_radar_chart --model-dir model --data-dir data --output-dir charts
     """
-    from engine.charts import chart_path
+    from engine.charts.radar import check_limits
+    from engine.charts.radar import draw_radar_chart as draw
+    from engine.charts.style import chart_path
     from engine.metrics.accuracy import label_results, write_results_json
-    from engine.radar import check_limits
-    from engine.radar import draw_radar_chart as draw
 
     check_limits(min_lim, max_lim)
     output = output_dir or images.path.parent
@@ -93,9 +93,9 @@ def overlay_radar_charts(
 
     Example: repair-dist utils overlay_radar_charts --input-dir before --input-dir-overlay after --output-dir charts
     """
-    from engine.charts import chart_path
-    from engine.radar import RadarSeries, check_limits
-    from engine.radar import overlay_radar_charts as draw
+    from engine.charts.radar import RadarSeries, check_limits
+    from engine.charts.radar import overlay_radar_charts as draw
+    from engine.charts.style import chart_path
 
     check_limits(min_lim, max_lim)
     path = chart_path(output_dir or _folder(input_dir), filename)
@@ -131,11 +131,11 @@ def draw_radar_chart_with_subset(
 
     Example: repair-dist utils draw_radar_chart_with_subset --model-dir repaired --input-dir data/negative
     """
-    from engine.charts import chart_path
+    from engine.charts.radar import check_limits
+    from engine.charts.radar import draw_radar_chart as draw
+    from engine.charts.style import chart_path
     from engine.data.label_file import read_label_file, write_label_file
     from engine.metrics.accuracy import LabelResult, Results
-    from engine.radar import check_limits
-    from engine.radar import draw_radar_chart as draw
 
     check_limits(min_lim, max_lim)
     output = output_dir or input_dir

@@ -12,15 +12,15 @@ import numpy as np
 
 from cluster.passes import ship_rows
 from cluster.tasks import SearchSpec, Task
-from engine.cases import LayerInputs
 from engine.core.errors import InputError
 from engine.core.types import Float32
 from engine.data.image_set import ImageSet, open_image_set
-from engine.layer_targets import Target
-from engine.localize import Impact
+from engine.localize.last_dense import Impact
 from engine.metrics.requirements import Requirement, check_rows
 from engine.models.load import LoadedModel, check_fits
-from engine.search import SearchSettings
+from engine.problem.case import LayerInputs
+from engine.search.loop import SearchSettings
+from engine.targets.base import Target
 
 Mode = Literal["chain", "independent", "rounds"]
 

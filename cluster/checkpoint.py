@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.search import Iteration, SearchState
-from engine.swarm import SwarmState
+from engine.search.loop import Iteration, SearchState
+from engine.search.swarm import SwarmState
 
 _SWARM = [field.name for field in fields(SwarmState)]
 _SCALARS: dict[str, Any] = {

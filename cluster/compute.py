@@ -36,17 +36,19 @@ from cluster.searches import (
 )
 from cluster.tasks import Task, TaskEvent, TaskRunner
 from engine import backend
-from engine.cases import LayerInputs
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet, read_images
-from engine.fitness import plan_tiles
-from engine.layer_targets import DeepTarget, Target
+from engine.fitness.tiling import plan_tiles
+from engine.layers.tail import Tail
 from engine.models.load import LoadedModel, spec_of
-from engine.problem import prepare
-from engine.runner import BATCH_ROWS, PASS_ROWS, LocalisationSums, ModelRunner
-from engine.search import SearchState
-from engine.tail import Tail
+from engine.passes.batching import BATCH_ROWS, PASS_ROWS
+from engine.passes.runners import Sums
+from engine.problem.case import LayerInputs
+from engine.problem.problem import prepare
+from engine.search.loop import SearchState
+from engine.targets.base import Target
+from engine.targets.model_runner import ModelRunner
 
 if TYPE_CHECKING:
     from cluster.connect import Resources
@@ -103,7 +105,7 @@ class ModelHandle:
     @property
     def tail(self) -> Tail | None:
         """The tail behind a deep target; None where the last Dense layer is under repair."""
-        return self.runner.tail if isinstance(self.target, DeepTarget) else None
+        return None if self.target is None else self.target.tail
 
     @functools.cached_property
     def shipped(self) -> ShippedModel:
@@ -207,12 +209,11 @@ class Compute:
         inputs, digests = (np.concatenate(column) for column in zip(*parts, strict=True))
         return LayerInputs(inputs, images.labels, digests, images.image_shape, images.classes)
 
-    def localisation_sums(
-        self, model: ModelHandle, images: ImageSet, progress: Progress | None = None
-    ) -> LocalisationSums:
+    def localisation_sums(self, model: ModelHandle, images: ImageSet, progress: Progress | None = None) -> Sums:
         """Sums over all rows, added block by block in row order."""
-        parts: list[LocalisationSums] = self._pass(model, images, "localise", None, progress)
-        return functools.reduce(operator.add, parts)
+        parts: list[Any] = self._pass(model, images, "localise", None, progress)
+        total: Sums = functools.reduce(operator.add, parts)
+        return total
 
     def search(
         self, model: ModelHandle, tasks: Sequence[SearchTask], on_segment: OnSegment | None = None

@@ -31,21 +31,22 @@ from cluster.inputs import (
 from cluster.records import enough_room, write_evaluation
 from cluster.repair import chunk_problems, patch_of, planned
 from cluster.searches import SearchOutcome, SearchTask
-from engine.cases import localised_by
+from engine.charts.pareto import draw_pareto_front
 from engine.core.errors import InputError
 from engine.core.files import remove, replace_directory
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet
-from engine.fitness import SearchRows, Weights
-from engine.layer_targets import DeepTarget, Target
-from engine.localize import GRADIENTS_PER_NEGATIVE, Impact, Localisation, draw_pareto_front
+from engine.fitness.objective import Objective
+from engine.fitness.rows import SearchRows, Weights
+from engine.localize.last_dense import Impact
+from engine.localize.pareto import GRADIENTS_PER_NEGATIVE, Localisation
 from engine.metrics.accuracy import paired_changes
 from engine.metrics.repair_rates import Given, Rates, held_out_rates, result_text, search_rates
 from engine.models.load import LoadedModel, check_fits, load_model
-from engine.problem import Problem, localised_in
-from engine.runner import predicted_classes
-from engine.search import Iteration, Judge, SearchSettings
-from engine.weights_file import write_localised
+from engine.passes.batching import predicted_classes
+from engine.problem.problem import Problem
+from engine.search.loop import Iteration, SearchSettings
+from engine.targets.base import Target
 
 RESULT = "result.txt"
 TABLE = "evaluate.arrow"
@@ -152,7 +153,7 @@ class _Case:
 
     setting: Setting
     found: _Found
-    judge: Judge
+    objective: Objective
     problems: tuple[Problem, ...]
 
 
@@ -242,7 +243,7 @@ def evaluate(
                 setting=case.setting,
                 num_grad=case.setting.num_grad or GRADIENTS_PER_NEGATIVE * work.negatives.rows,
                 weights=len(case.found.chunk.index),
-                positive_weight=case.judge.positive_weight,
+                positive_weight=case.objective.positive_weight,
                 runs=tuple(runs),
             )
             evaluated.append(ended)
@@ -258,7 +259,7 @@ def _cases(
     tick = on_rows("localize", work.negatives.rows) if on_rows else None
     sums = compute.localisation_sums(handle, work.negatives, tick)
     right: Any = None
-    if isinstance(work.target, DeepTarget) and work.positives is not None:
+    if work.target.pooled and work.positives is not None:
         tick = on_rows("localize", work.positives.rows) if on_rows else None
         right = compute.localisation_sums(handle, work.positives, tick)
     kernel = work.target.kernel
@@ -268,15 +269,15 @@ def _cases(
     for setting in work.settings:
         key = setting.num_grad, setting.impact, setting.fronts
         if key not in blamed:
-            found = localised_by(work.target, sums, right, kernel, setting.num_grad, setting.impact, setting.fronts)
-            index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
-            chunk = chunk_of(work.paths, work.negatives, work.positives, index)
-            blamed[key] = found, chunk, *localised_in(work.target, kernel, chunk.index)
+            found = work.target.localise(
+                sums, right, kernel, num_grad=setting.num_grad, impact=setting.impact, fronts=setting.fronts
+            )
+            chunk = chunk_of(work.paths, work.negatives, work.positives, found.index)
+            blamed[key] = found, chunk, *work.target.search_weights(kernel, chunk.index)
         *_, weights = blamed[key]
         planned(handle, compute, weights, count, setting.search, searches=searches, name=setting.name)
-    inputs = None
-    if not isinstance(work.target, DeepTarget):
-        inputs = np.unique(np.concatenate([chunk.index[:, 0] for _, chunk, *_ in blamed.values()]))
+    read = [features for *_, features, _ in blamed.values() if features is not None]
+    inputs = np.unique(np.concatenate(read)) if read else None
     _, any_chunk, *_ = next(iter(blamed.values()))  # they have the same rows
     rows = search_rows(any_chunk, inputs, handle, compute, on_rows)
     _warn_of_others(work, rows, warn)
@@ -289,8 +290,8 @@ def _cases(
     cases = []
     for setting in work.settings:
         each = ready[setting.num_grad, setting.impact, setting.fronts]
-        judge, problems = chunk_problems(each.chunk, each.rows, each.weights, work.target, setting.search, work.seeds)
-        cases.append(_Case(setting, each, judge, problems))
+        searches_of = chunk_problems(each.chunk, each.rows, each.weights, work.target, setting.search, work.seeds)
+        cases.append(_Case(setting, each, *searches_of))
     return cases
 
 
@@ -313,7 +314,7 @@ def _write_localised(folder: Path, runs: int, target: Target, found: _Found) -> 
     """What `localize` writes, once for each run, as scripts written for the toolkit look for it."""
     first = folder / "localized_data_0"
     first.mkdir(parents=True)
-    write_localised(first, target, found.chunk.index, found.weights.old)
+    target.write_localised(first, found.chunk.index, found.weights.old)
     draw_pareto_front(first / "pareto_front.png", found.localisation)
     for number in range(1, runs):
         shutil.copytree(first, folder / f"localized_data_{number}")
@@ -323,7 +324,7 @@ def _write_repaired(work: Evaluation, folder: Path, found: _Found, problem: Prob
     """What `optimize` writes; returns the path of the model."""
     patch = patch_of(work.target, found.chunk, problem, outcome)
     saved = save_repaired(work.model, patch, folder)
-    write_localised(folder, work.target, found.chunk.index, patch.old, patch.new)
+    work.target.write_localised(folder, found.chunk.index, patch.old, patch.new)
     return saved
 
 

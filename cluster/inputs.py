@@ -9,20 +9,21 @@ from pathlib import Path
 import numpy as np
 
 from cluster.compute import Compute, ModelHandle, Progress
-from engine.cases import case_fingerprint
 from engine.core.errors import InputError
 from engine.core.files import replace_directory
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet, content_fingerprint
 from engine.data.outcomes import open_negatives, open_positives
-from engine.fitness import SearchRows
-from engine.head import Head
-from engine.layer_targets import Target, resolve_target
+from engine.fitness.rows import SearchRows
+from engine.layers.head import Head
+from engine.localize.weights_file import localised_paths
 from engine.models.load import LoadedModel, check_fits
+from engine.passes.batching import predicted_classes
 from engine.patches.patch import Patch
 from engine.patches.save import repaired_path, save_patched
-from engine.runner import predicted_classes
-from engine.weights_file import localised_paths, read_localised
+from engine.problem.case import case_fingerprint
+from engine.targets.base import Target
+from engine.targets.resolve import resolve_target
 
 OnRows = Callable[[str, int], Progress]
 """Given a title and a number of rows, returns what to call with rows done."""
@@ -97,7 +98,7 @@ def open_chunk(paths: ChunkPaths, model: LoadedModel, target: Target) -> Chunk |
     sets = [each for each in (negatives, positives) if each is not None]
     for each in sets:
         check_fits(each, model)
-    index = read_localised(paths.negatives, target)
+    index = target.read_localised(paths.negatives)
     return chunk_of(paths, negatives, positives, index)
 
 

@@ -17,8 +17,8 @@ from cluster.records import RunRecords, read_part, read_table
 from cluster.reports import patch_rows
 from cluster.selection import Outcome
 from cluster.tasks import SearchSpec, Task, TaskEvent, TaskResult
-from engine.layer_targets import Target
 from engine.patches.patch import Patch
+from engine.targets.base import Target
 
 PROGRESS_SECONDS = 0.5
 """`progress.json` is written at most this often."""

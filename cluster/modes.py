@@ -22,8 +22,7 @@ from cluster.inputs import OnRows, save_repaired
 from cluster.ledger import Ledger, OnJobs
 from cluster.records import RunRecords
 from cluster.reports import comparison_rows, patch_rows, prediction_rows, verdict_rows
-from cluster.selection import Candidate, HeldOut, Jury, Score, ranked
-from engine.cases import LayerInputs
+from cluster.selection import Candidate, HeldOut, PatchRanker, Score, ranked
 from engine.core.files import remove, replace_file
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
@@ -33,7 +32,7 @@ from engine.models.load import load_model
 from engine.patches.arrow import write_patch
 from engine.patches.patch import Patch
 from engine.patches.save import repaired_path
-from engine.weights_file import write_localised
+from engine.problem.case import LayerInputs
 
 NOT_MET = "requirements-not-met.txt"
 
@@ -184,12 +183,12 @@ def _follow(run: _Run, number: int, before: Step, found: Sequence[Candidate]) ->
     """The step after `before`, with the merge of what was found."""
     if not found:
         return _end_step(run, number, before.kernel, ())
-    best = _jury(run, before.kernel).merged(found)
+    best = _ranker(run, before.kernel).merged(found)
     return _end_step(run, number, best.applied(before.kernel), best.jobs)
 
 
-def _jury(run: _Run, kernel: Float32) -> Jury:
-    return Jury.of(run.handle.runner.layer, kernel, run.held_out["validation"], run.batch.requirements)
+def _ranker(run: _Run, kernel: Float32) -> PatchRanker:
+    return PatchRanker.of(run.handle.runner.layer, kernel, run.held_out["validation"], run.batch.requirements)
 
 
 def _end_step(run: _Run, number: int, kernel: Float32, jobs: tuple[str, ...]) -> Step:
@@ -241,7 +240,7 @@ def _search(run: _Run, step: int, kernel: Float32, chunks: Sequence[ChunkFile]) 
 def _judged(run: _Run, step: int, kernel: Float32, jobs: Sequence[str]) -> list[Candidate]:
     """Judge what searches offer, record the best of each, and rank those that change something."""
     candidates, rows, seen = [], [], set()
-    for candidate, comparison in _jury(run, kernel).measure(run.ledger.outcomes(jobs)):
+    for candidate, comparison in _ranker(run, kernel).measure(run.ledger.outcomes(jobs)):
         (job,) = candidate.jobs
         if job not in seen:
             rows += comparison_rows(job, "candidate", "validation", comparison)
@@ -300,7 +299,7 @@ def _save_and_measure(
     batch = run.batch
     patch = batch.target.patch_between(base, kernel)
     saved = save_repaired(batch.model, patch, batch.output)
-    write_localised(batch.output, batch.target, batch.target.index_of(patch, str(saved)), patch.old, patch.new)
+    batch.target.write_localised(batch.output, batch.target.index_of(patch, str(saved)), patch.old, patch.new)
     reloaded = run.compute.handle(load_model(saved, allow_custom_code=batch.model.allow_custom_code))
     after = {split: run.compute.predict(reloaded, held_out.images) for split, held_out in run.held_out.items()}
     return patch, {split: run.held_out[split].compare(each) for split, each in after.items()}, after

@@ -10,10 +10,11 @@ import numpy as np
 
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet, row_digests
-from engine.layer_targets import Target, resolve_target
 from engine.models.load import ModelSpec, build_model
 from engine.models.loss import TrainingLoss
-from engine.runner import ModelRunner
+from engine.targets.base import Target
+from engine.targets.model_runner import ModelRunner
+from engine.targets.resolve import resolve_target
 
 Pass = Literal["predict", "inputs", "features", "localise"]
 

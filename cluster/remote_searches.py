@@ -11,11 +11,11 @@ import ray
 
 from cluster.pool import Call, WorkerPool
 from cluster.searches import SEGMENT_SECONDS, OnSegment, SearchOutcome, SearchTask, run_here
-from engine import search
 from engine.core.types import Float32, Float64
-from engine.fitness import Tile, combine
-from engine.problem import prepare
-from engine.tail import Tail
+from engine.fitness.tiling import Tile, combine
+from engine.layers.tail import Tail
+from engine.problem.problem import prepare
+from engine.search import loop as search
 
 Shipped = tuple[Any, Tail]
 """Of a deep target: a reference to the model as it travels, and its tail here."""
@@ -68,7 +68,7 @@ def search_in_tiles(
         outcome.worker, outcome.host = f"{len(pool)} workers", socket.gethostname()
         before = pool.redispatched
         evaluate = tiled(pool, task, prepared.fitness.tiles, model)
-        run_here(index, task, outcome, prepared.judge, evaluate, report)
+        run_here(index, task, outcome, prepared.objective, evaluate, report)
         outcome.redispatched = pool.redispatched - before
 
 

@@ -17,8 +17,8 @@ from cluster.searches import SEGMENT_SECONDS, SearchTask
 from cluster.tasks import SearchResult, Task, TaskEvent, TaskResult, nothing_to_do, problems_of, task_result
 from engine.core.errors import InputError
 from engine.data.image_set import read_images
-from engine.problem import judge_of, prepare, sample_positives
-from engine.search import Offer, Search, SearchState, advance, offers
+from engine.problem.problem import objective_of, prepare, sample_positives
+from engine.search.loop import Offer, Search, SearchState, advance, offers
 
 if TYPE_CHECKING:
     from cluster.compute import ModelHandle
@@ -115,7 +115,7 @@ def run_task_in_tiles(
             yield event(nothing_to_do(task, time.perf_counter() - begun))
             return
         assert handle.target is not None
-        problems = problems_of(handle.target, handle.tail, handle.batch_rows, values, case, task)
+        problems = problems_of(handle.target, handle.batch_rows, values, case, task)
     except InputError as error:
         yield event(TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - begun))
         return
@@ -125,7 +125,7 @@ def run_task_in_tiles(
     results = {
         problem.name: SearchResult(
             problem.name,
-            judge_of(problem.settings, seen[problem.name]).positive_weight,
+            objective_of(problem.settings, seen[problem.name]).positive_weight,
             states[problem.name] if problem.name in states else problem.start(),
             (),
             (),
@@ -136,10 +136,12 @@ def run_task_in_tiles(
         prepared = prepare(problem, case.rows, handle.tail)
         shipped = None if handle.tail is None else model
         evaluate = tiled(pool, SearchTask(problem, case.rows), prepared.fitness.tiles, shipped)
-        search = Search(problem.settings, problem.source, prepared.judge)
+        search = Search(problem.settings, problem.source, prepared.objective)
         while True:
             name, state = problem.name, results[problem.name].state
-            after, done = advance(problem.settings, problem.source, prepared.judge, state, evaluate, SEGMENT_SECONDS)
+            after, done = advance(
+                problem.settings, problem.source, prepared.objective, state, evaluate, SEGMENT_SECONDS
+            )
             found: list[Offer] = []
             if after.stop is not None:
                 found = offers(search, after, evaluate, task.offers)

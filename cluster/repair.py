@@ -34,23 +34,16 @@ from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet
-from engine.fitness import SearchRows, Weights
-from engine.layer_targets import DeepTarget, Target
+from engine.fitness.objective import Objective
+from engine.fitness.rows import SearchRows, Weights
 from engine.metrics.accuracy import paired_changes
 from engine.models.load import LoadedModel, check_fits, load_model
+from engine.passes.batching import predicted_classes
 from engine.patches.patch import NO_CHANGE, Patch
-from engine.plan import Plan, check_plan, plan_search
-from engine.problem import (
-    Problem,
-    evaluation,
-    judge_of,
-    localised_in,
-    sample_positives,
-    with_seed,
-)
-from engine.runner import predicted_classes
-from engine.search import Iteration, Judge, SearchSettings, result
-from engine.weights_file import write_localised
+from engine.problem.problem import Problem, build_fitness, objective_of, problem_of, sample_positives, with_seed
+from engine.search.loop import Iteration, SearchSettings, result
+from engine.targets.base import Target
+from engine.targets.memory import Plan, SearchSize, check_plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +79,7 @@ class _Case:
     chunk: Chunk
     rows: SearchRows
     problems: tuple[Problem, ...]
-    judge: Judge
+    objective: Objective
     plan: Plan
     validation: SearchRows | None
 
@@ -145,7 +138,7 @@ def repair(
         case, problem = tasks[task]
         outcome.ended = time.perf_counter() - begun
         records.append("swarm", problem.name, [{"job": problem.name, **asdict(row)} for row in iterations])
-        records.replace("jobs", problem.name, [job_row(case.chunk, case.judge, problem, outcome, chosen=None)])
+        records.replace("jobs", problem.name, [job_row(case.chunk, case.objective, problem, outcome, chosen=None)])
         if on_iterations is not None:
             on_iterations(problem.name, iterations)
 
@@ -159,7 +152,7 @@ def repair(
         if case is not None:
             for problem in case.problems:
                 outcome = ended[problem.name]
-                row = job_row(case.chunk, case.judge, problem, outcome, chosen=problem.name == report.job)
+                row = job_row(case.chunk, case.objective, problem, outcome, chosen=problem.name == report.job)
                 records.replace("jobs", problem.name, [row])
                 patch = patch_of(repairs.target, case.chunk, problem, outcome)
                 fitness = outcome.state.swarm.global_fitness
@@ -200,10 +193,7 @@ def planned(
         InputError: they do not fit in memory.
     """
     assert handle.target is not None
-    plan = plan_search(
-        handle.target,
-        handle.tail,
-        weights,
+    size = SearchSize(
         rows=rows,
         row_values=math.prod(handle.loaded.input_shape),
         classes=handle.loaded.classes,
@@ -212,6 +202,7 @@ def planned(
         batch_rows=handle.batch_rows,
         searches=searches,
     )
+    plan = handle.target.memory_plan(weights, size)
     for sentence in plan.sentences():
         compute.say(f"{name}: {sentence}" if name else sentence)
     check_plan(plan)
@@ -221,16 +212,16 @@ def planned(
 def _case(run: _Run, chunk: Chunk) -> _Case:
     """Extract the features of a chunk and of the rows that choose for it, and set up one search per seed."""
     settings, target, held_out = run.repairs.settings, run.repairs.target, run.repairs.validation
-    columns, weights = localised_in(target, target.kernel, chunk.index)
+    columns, weights = target.search_weights(target.kernel, chunk.index)
     count = sum(each.rows for each in (chunk.negatives, chunk.positives, held_out) if each is not None)
     seeds, name = len(run.repairs.seeds), chunk.paths.negatives.name
     plan = planned(run.handle, run.compute, weights, count, settings, searches=seeds, name=name)
     rows = search_rows(chunk, columns, run.handle, run.compute, run.on_rows)
-    judge, problems = chunk_problems(chunk, rows, weights, target, settings, run.repairs.seeds)
+    objective, problems = chunk_problems(chunk, rows, weights, target, settings, run.repairs.seeds)
     validation = None
     if held_out is not None:
         validation = held_out_rows(held_out, chunk.label, columns, run.handle, target.head, run.compute, run.on_rows)
-    return _Case(chunk, rows, problems, judge, plan, validation)
+    return _Case(chunk, rows, problems, objective, plan, validation)
 
 
 def chunk_problems(
@@ -240,20 +231,13 @@ def chunk_problems(
     target: Target,
     settings: SearchSettings,
     seeds: Sequence[int],
-) -> tuple[Judge, tuple[Problem, ...]]:
+) -> tuple[Objective, tuple[Problem, ...]]:
     """What judges the candidates of a chunk, and its searches, one per seed; `weights` are those of `chunk.index`."""
     source = RngKey(0, chunk.data, chunk.label)
-    judge = judge_of(settings, sample_positives(rows, source, settings.num_input_pos_sampled))
-    problem = Problem(
-        name=f"{chunk.data[:12]}-{chunk.label}-w{judge.positive_weight:g}",
-        head=target.head,
-        weights=weights,
-        spread=target.spread(target.kernel, chunk.index),
-        source=source,
-        settings=settings,
-        kernel=target.kernel if isinstance(target, DeepTarget) else None,
-    )
-    return judge, tuple(with_seed(problem, seed) for seed in seeds)
+    objective = objective_of(settings, sample_positives(rows, source, settings.num_input_pos_sampled))
+    name = f"{chunk.data[:12]}-{chunk.label}-w{objective.positive_weight:g}"
+    problem = problem_of(target, target.kernel, chunk.index, weights, name=name, source=source, settings=settings)
+    return objective, tuple(with_seed(problem, seed) for seed in seeds)
 
 
 def _check_names(named: Sequence[tuple[Path, str]]) -> None:
@@ -280,7 +264,7 @@ def _finish(
     saved = save_repaired(repairs.model, patch, paths.output)
     if chunk is not None:
         old = repairs.target.kernel[chunk.index[:, 0], chunk.index[:, 1]]
-        write_localised(paths.output, repairs.target, chunk.index, old, patch.new if len(patch) else old)
+        repairs.target.write_localised(paths.output, chunk.index, old, patch.new if len(patch) else old)
     if chunk is None:
         note = f"{paths.negatives}: the label has no failures, the model is copied unchanged"
     elif case is None:
@@ -289,27 +273,27 @@ def _finish(
     believed = None if sums is None else (int(sums[2]), int(sums[3]))
     measured = _measure(run, chunk, case, held_out, saved)
     if case is not None and believed is not None:
-        note = "; ".join(filter(None, (note, _disagreement(case.judge, believed, measured)))) or None
+        note = "; ".join(filter(None, (note, _disagreement(case.objective, believed, measured)))) or None
     return ChunkReport(
         paths=paths,
         label=chunk.label if chunk else -1,
         model=saved,
         patch=patch,
         job=chosen.name if chosen else None,
-        judge=case.judge if case else None,
+        objective=case.objective if case else None,
         believed=believed,
         measured=measured,
         note=note,
     )
 
 
-def _disagreement(judge: Judge, believed: tuple[int, int], measured: Sequence[Measured]) -> str | None:
+def _disagreement(objective: Objective, believed: tuple[int, int], measured: Sequence[Measured]) -> str | None:
     """What to say where the saved model gets other rows right than the search counted; layers of float16 round much."""
     counts = {}
     for each in measured:
         total, correct = (sum(getattr(row, name) for row in each.changes) for name in ("total", "correct_after"))
         counts[each.split] = total, correct
-    searched = {"negative": (judge.negatives, believed[0]), "positive": (judge.positives, believed[1])}
+    searched = {"negative": (objective.negatives, believed[0]), "positive": (objective.positives, believed[1])}
     differing = [
         f"{counts[split][1]} of {total} {split} inputs and the search counted {correct}"
         for split, (total, correct) in searched.items()
@@ -330,10 +314,10 @@ def _choose(run: _Run, case: _Case, ended: Mapping[str, SearchOutcome]) -> tuple
     negatives = int(rows.negative.sum())
     positives = len(rows.negative) - negatives
     # A positive is worth as much as in the search, whose number of positives was another.
-    worth = case.judge.positive_weight / max(case.judge.positives, 1)
+    worth = case.objective.positive_weight / max(case.objective.positives, 1)
     first = case.problems[0]
-    sums = evaluation(first, rows, run.handle.tail).evaluate(candidates)
-    *values, unrepaired = Judge(negatives, positives, worth * positives).fitness(sums)
+    sums = build_fitness(first, rows, run.handle.tail).evaluate(candidates)
+    *values, unrepaired = Objective(negatives, positives, worth * positives).fitness(sums)
     choice = int(np.argmax(values))
     note = None
     if unrepaired >= values[choice]:

@@ -15,14 +15,16 @@ from typing import Any
 from cluster.cache import Cache
 from cluster.passes import NOT_VISIBLE, Pass, ShippedModel, ShippedRows, block_pass, build_runner
 from cluster.tasks import Task, TaskResult, TaskRunner
-from engine import backend, search
-from engine.cases import Case, LayerInputs
+from engine import backend
 from engine.core.types import Float32, Float64, Int64
 from engine.data.image_set import read_images
-from engine.fitness import SearchRows, one_ahead
-from engine.problem import Prepared, Problem, prepare
-from engine.runner import ModelRunner
-from engine.search import Iteration, SearchState
+from engine.fitness.rows import SearchRows
+from engine.fitness.tiling import one_ahead
+from engine.problem.case import LayerInputs, RepairCase
+from engine.problem.problem import Prepared, Problem, prepare
+from engine.search import loop as search
+from engine.search.loop import Iteration, SearchState
+from engine.targets.model_runner import ModelRunner
 
 KEPT_MODELS = 2
 KEPT_PROBLEMS = 16
@@ -71,7 +73,7 @@ class Replica:
         """Run a search for about `seconds`; no other search has its `key`. A deep target needs its model."""
         prepared = self._prepared(key, rows, problem, model)
         return search.advance(
-            problem.settings, problem.source, prepared.judge, state, prepared.fitness.evaluate, seconds
+            problem.settings, problem.source, prepared.objective, state, prepared.fitness.evaluate, seconds
         )
 
     def evaluate_tiles(
@@ -113,7 +115,7 @@ class Replica:
         more_positives: LayerInputs | None,
         task: Task,
         images: Float32 | None = None,
-    ) -> Case | str | None:
+    ) -> RepairCase | str | None:
         """Targets and weights of a task; see `cluster.tasks.TaskRunner.case`."""
         if images is None and not task.chunk.visible:
             return NOT_VISIBLE

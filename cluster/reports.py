@@ -12,12 +12,12 @@ import numpy as np
 from cluster.inputs import Chunk, ChunkPaths
 from cluster.searches import SearchOutcome
 from engine.core.types import Int64
+from engine.fitness.objective import Objective
 from engine.metrics.accuracy import LabelChange
 from engine.metrics.comparison import Comparison
 from engine.metrics.requirements import Verdict
 from engine.patches.patch import Patch
-from engine.problem import Problem
-from engine.search import Judge
+from engine.problem.problem import Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class ChunkReport:
         model: path of the repaired model.
         patch: what changed; empty when nothing did.
         job: name of the chosen search, or None.
-        judge: numbers of rows and the positive weight of the search, or None.
+        objective: numbers of rows and the positive weight of the search, or None.
         believed: (patched, intact) counts of the chosen search, or None.
         measured: on the saved model, loaded again.
         note: why there was nothing to search, or what validation warns of, or None.
@@ -56,14 +56,14 @@ class ChunkReport:
     model: Path
     patch: Patch
     job: str | None
-    judge: Judge | None
+    objective: Objective | None
     believed: tuple[int, int] | None
     measured: tuple[Measured, ...]
     note: str | None
 
 
 def job_row(
-    chunk: Chunk, judge: Judge, problem: Problem, outcome: SearchOutcome, *, chosen: bool | None
+    chunk: Chunk, objective: Objective, problem: Problem, outcome: SearchOutcome, *, chosen: bool | None
 ) -> dict[str, Any]:
     """A row of the table `jobs`; `chosen` is None until the chunk's searches have ended."""
     state = outcome.state
@@ -74,10 +74,10 @@ def job_row(
         "data": chunk.data,
         "label": chunk.label,
         "seed": problem.source.seed,
-        "positive_weight": judge.positive_weight,
+        "positive_weight": objective.positive_weight,
         "weights": len(chunk.index),
-        "negatives": judge.negatives,
-        "positives": judge.positives,
+        "negatives": objective.negatives,
+        "positives": objective.positives,
         "iterations": state.swarm.iteration,
         "fitness": state.swarm.global_fitness,
         "start_fitness": state.start_fitness,

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine import search
-from engine.fitness import SearchRows
-from engine.problem import Prepared, Problem, prepare
-from engine.search import Iteration, Judge, SearchState
-from engine.tail import Tail
+from engine.fitness.objective import Objective
+from engine.fitness.rows import SearchRows
+from engine.layers.tail import Tail
+from engine.problem.problem import Prepared, Problem, prepare
+from engine.search import loop as search
+from engine.search.loop import Iteration, SearchState
 
 SEGMENT_SECONDS = 2.0
 """A search comes back to the driver this often, to be recorded and to lose little when its worker dies."""
@@ -64,21 +65,21 @@ def search_here(
     for index, (task, outcome) in enumerate(zip(tasks, outcomes, strict=True)):
         prepared = first if index == 0 else prepare(task.problem, task.rows, tail)
         outcome.worker, outcome.host = f"{socket.gethostname()}:{os.getpid()}", socket.gethostname()
-        run_here(index, task, outcome, prepared.judge, prepared.fitness.evaluate, report)
+        run_here(index, task, outcome, prepared.objective, prepared.fitness.evaluate, report)
 
 
 def run_here(
     index: int,
     task: SearchTask,
     outcome: SearchOutcome,
-    judge: Judge,
+    objective: Objective,
     evaluate: search.Evaluate,
     report: OnSegment,
 ) -> None:
     """Run one search with the swarm in this process, segment by segment."""
     while outcome.state.stop is None:
         outcome.state, iterations = search.advance(
-            task.problem.settings, task.problem.source, judge, outcome.state, evaluate, SEGMENT_SECONDS
+            task.problem.settings, task.problem.source, objective, outcome.state, evaluate, SEGMENT_SECONDS
         )
         outcome.seconds += sum(iteration.seconds for iteration in iterations)
         report(index, iterations, outcome)

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.candidates import predict_deep, predict_patched
-from engine.cases import LayerInputs
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
 from engine.metrics.comparison import Comparison, compare, compare_many
 from engine.metrics.requirements import Requirement, check_requirements, rank
-from engine.runner import LayerRunner
-from engine.tail import TailRunner
+from engine.passes.runners import LayerPasses
+from engine.problem.case import LayerInputs
 
 Score = tuple[int, float, int]
 """Requirements met, worst margin, rows broken with a minus: the bigger the better, see `requirements.rank`."""
@@ -85,31 +83,25 @@ class Candidate:
 
 
 @dataclass(frozen=True, eq=False)
-class Jury:
+class PatchRanker:
     """Judges patches of one kernel on validation rows."""
 
-    layer: LayerRunner | TailRunner
+    layer: LayerPasses
     kernel: Float32
     held_out: HeldOut
     requirements: tuple[Requirement, ...]
     logits: Float32
 
     @staticmethod
-    def of(
-        layer: LayerRunner | TailRunner, kernel: Float32, held_out: HeldOut, requirements: Sequence[Requirement]
-    ) -> Jury:
+    def of(layer: LayerPasses, kernel: Float32, held_out: HeldOut, requirements: Sequence[Requirement]) -> PatchRanker:
         """Compute what all patches of a kernel share."""
         logits = layer.logits(held_out.rows.inputs, kernel)
-        return Jury(layer, kernel, held_out, tuple(requirements), logits)
+        return PatchRanker(layer, kernel, held_out, tuple(requirements), logits)
 
     def comparisons(self, index: Int64, values: Float32) -> list[Comparison]:
         """Patches (M, K) of the same positions (K, 2) against the base model."""
         rows = self.held_out.rows
-        if isinstance(self.layer, LayerRunner):
-            head = self.layer.target.head
-            after = predict_patched(head, self.kernel, rows.inputs, self.logits, index, values)
-        else:
-            after = predict_deep(self.layer, self.kernel, rows.inputs, index, values)
+        after = self.layer.predict_patches(self.kernel, rows.inputs, self.logits, index, values)
         return compare_many(rows.labels, self.held_out.before, after, rows.classes)
 
     def score(self, comparison: Comparison) -> Score:

@@ -10,35 +10,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cluster.cache import Cache
 from cluster.passes import ShippedRows
 from engine import backend
-from engine.cases import Case, LayerInputs, find_case
 from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64, Uint8
 from engine.data.image_set import ImageSet, open_reader, row_digests
-from engine.fitness import SearchRows, TiledFitness
-from engine.layer_targets import DeepTarget, Target
-from engine.localize import Impact
-from engine.plan import check_plan, plan_search
-from engine.problem import Problem, evaluation, judge_of, sample_positives
-from engine.runner import PASS_ROWS, ModelRunner
-from engine.search import (
-    Iteration,
-    Offer,
-    Search,
-    SearchSettings,
-    SearchState,
-    advance_together,
-    offers,
-)
-from engine.tail import Tail
-from engine.tail_fitness import TailFitness
+from engine.fitness.base import Fitness
+from engine.fitness.rows import SearchRows
+from engine.layers.tail import Tail
+from engine.localize.last_dense import Impact
+from engine.passes.batching import PASS_ROWS
+from engine.problem.case import LayerInputs, RepairCase, find_case
+from engine.problem.problem import Problem, build_fitness, objective_of, problem_of, sample_positives
+from engine.search.loop import Iteration, Offer, Search, SearchSettings, SearchState, advance_together, offers
+from engine.targets.base import Target
+from engine.targets.memory import SearchSize, check_plan
+from engine.targets.model_runner import ModelRunner
 
 KEPT_FEATURES = 1 << 30
 """Bytes of features that a process keeps, if an eighth of its free memory is no less."""
@@ -144,7 +137,7 @@ class _Group:
 
     searches: tuple[Search, ...]
     problems: tuple[Problem, ...]
-    fitness: TiledFitness | TailFitness
+    fitness: Fitness
 
 
 class TaskRunner:
@@ -155,7 +148,7 @@ class TaskRunner:
         self._features: Cache[LayerInputs] = Cache(
             min(KEPT_FEATURES, backend.free_memory() // 8), lambda value: value.inputs.nbytes
         )
-        self._cases: Cache[Case | None] = Cache(KEPT_CASES)
+        self._cases: Cache[RepairCase | None] = Cache(KEPT_CASES)
         self._groups: Cache[list[_Group]] = Cache(KEPT_CASES)
 
     def run(
@@ -197,8 +190,8 @@ class TaskRunner:
         ordered = [results[spec.name] for spec in task.searches]
         return task_result(case, ordered, time.perf_counter() - begun)
 
-    def _prepared(self, runner: ModelRunner, kernel: Float32, case: Case, task: Task) -> list[_Group]:
-        problems = problems_of(runner.target, runner.tail, runner.batch_rows, kernel, case, task)
+    def _prepared(self, runner: ModelRunner, kernel: Float32, case: RepairCase, task: Task) -> list[_Group]:
+        problems = problems_of(runner.target, runner.batch_rows, kernel, case, task)
         return _groups(problems, case.rows, runner.tail)
 
     def case(
@@ -209,7 +202,7 @@ class TaskRunner:
         more_positives: LayerInputs | None,
         task: Task,
         images: Float32 | None = None,
-    ) -> Case | None:
+    ) -> RepairCase | None:
         """Targets and weights of a task; None where the model gets the whole label right.
 
         Raises:
@@ -224,7 +217,7 @@ class TaskRunner:
         return self._cases.get(
             (*place, task.base, task.label, task.num_grad, task.impact, task.fronts),
             lambda: find_case(
-                runner.layer,
+                runner,
                 kernel,
                 features(),
                 task.label,
@@ -262,7 +255,7 @@ def nothing_to_do(task: Task, seconds: float) -> TaskResult:
     return TaskResult(note=f"the model gets every row of label {task.label} right", seconds=seconds)
 
 
-def task_result(case: Case, searches: Sequence[SearchResult], seconds: float) -> TaskResult:
+def task_result(case: RepairCase, searches: Sequence[SearchResult], seconds: float) -> TaskResult:
     """How far a task is whose searches are in its order."""
     negatives = int(case.rows.negative.sum())
     return TaskResult(
@@ -276,19 +269,14 @@ def task_result(case: Case, searches: Sequence[SearchResult], seconds: float) ->
     )
 
 
-def problems_of(
-    target: Target, tail: Tail | None, batch_rows: int, kernel: Float32, case: Case, task: Task
-) -> list[Problem]:
+def problems_of(target: Target, batch_rows: int, kernel: Float32, case: RepairCase, task: Task) -> list[Problem]:
     """What each search of a task searches.
 
     Raises:
         InputError: the swarms and rows do not fit in memory.
     """
     settings = task.searches[0].settings
-    plan = plan_search(
-        target,
-        tail,
-        case.weights,
+    size = SearchSize(
         rows=len(case.rows.labels),
         row_values=math.prod(task.chunk.image_set.image_shape),
         classes=case.rows.logits.shape[1],
@@ -297,19 +285,15 @@ def problems_of(
         batch_rows=batch_rows,
         searches=len(task.searches),
     )
-    check_plan(plan)
-    spread = target.spread(kernel, case.index)
-    return [
-        Problem(
-            name=spec.name,
-            head=target.head,
-            weights=case.weights,
-            spread=spread,
-            source=RngKey(spec.seed, case.data, case.label),
-            settings=spec.settings,
-            kernel=kernel if isinstance(target, DeepTarget) else None,
-        )
-        for spec in task.searches
+    check_plan(target.memory_plan(case.weights, size))
+    first, *others = task.searches
+    source = RngKey(first.seed, case.data, case.label)
+    problem = problem_of(
+        target, kernel, case.index, case.weights, name=first.name, source=source, settings=first.settings
+    )
+    return [problem] + [
+        replace(problem, name=spec.name, source=replace(source, seed=spec.seed), settings=spec.settings)
+        for spec in others
     ]
 
 
@@ -323,8 +307,8 @@ def _groups(problems: Sequence[Problem], rows: SearchRows, tail: Tail | None) ->
     for members in together.values():
         first = members[0]
         seen = sample_positives(rows, first.source, first.settings.num_input_pos_sampled)
-        searches = [Search(each.settings, each.source, judge_of(each.settings, seen)) for each in members]
-        groups.append(_Group(tuple(searches), tuple(members), evaluation(first, seen, tail)))
+        searches = [Search(each.settings, each.source, objective_of(each.settings, seen)) for each in members]
+        groups.append(_Group(tuple(searches), tuple(members), build_fitness(first, seen, tail)))
     return groups
 
 
@@ -335,6 +319,6 @@ def _advance(group: _Group, task: Task, states: Mapping[str, SearchState], secon
     for search, problem, state, iterations in zip(group.searches, group.problems, after, done, strict=True):
         offered = offers(search, state, group.fitness.evaluate, task.offers) if state.stop is not None else []
         results.append(
-            SearchResult(problem.name, search.judge.positive_weight, state, tuple(iterations), tuple(offered))
+            SearchResult(problem.name, search.objective.positive_weight, state, tuple(iterations), tuple(offered))
         )
     return results

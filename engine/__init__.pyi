@@ -1,9 +1,11 @@
 from .core.errors import InputError
 from .data.image_set import ImageSet, open_image_set
 from .data.outcomes import open_negatives, open_positives, write_targets
-from .fitness import SearchRows, TiledFitness, Tiling, Weights
-from .head import Head, TargetLayer, find_target
-from .layer_targets import DeepTarget, resolve_target
+from .fitness.last_dense import TiledFitness
+from .fitness.rows import SearchRows, Weights
+from .fitness.tail import TailFitness
+from .fitness.tiling import Tiling
+from .layers.head import Head
 from .metrics.accuracy import label_results, paired_changes, wilson_interval
 from .metrics.comparison import Comparison, compare
 from .metrics.requirements import Requirement, Verdict, check_requirements, read_requirements
@@ -11,12 +13,14 @@ from .models.load import LoadedModel, load_model
 from .patches.arrow import read_patch, write_patch
 from .patches.patch import Patch, compose, merge, patch_between, revert
 from .patches.save import repaired_path, save_patched
-from .plan import Plan, plan_search
-from .problem import Problem
-from .runner import ModelRunner
-from .search import SearchSettings
-from .swarm import SwarmSettings, SwarmState
-from .tail_fitness import TailFitness
+from .problem.problem import Problem
+from .search.loop import SearchSettings
+from .search.swarm import SwarmSettings, SwarmState
+from .targets.deep import DeepTarget
+from .targets.last_dense import TargetLayer, find_target
+from .targets.memory import Plan, SearchSize, check_plan
+from .targets.model_runner import ModelRunner
+from .targets.resolve import resolve_target
 
 __all__ = [
     "Comparison",
@@ -32,6 +36,7 @@ __all__ = [
     "Requirement",
     "SearchRows",
     "SearchSettings",
+    "SearchSize",
     "SwarmSettings",
     "SwarmState",
     "TailFitness",
@@ -40,6 +45,7 @@ __all__ = [
     "Tiling",
     "Verdict",
     "Weights",
+    "check_plan",
     "check_requirements",
     "compare",
     "compose",
@@ -52,7 +58,6 @@ __all__ = [
     "open_positives",
     "paired_changes",
     "patch_between",
-    "plan_search",
     "read_patch",
     "read_requirements",
     "repaired_path",

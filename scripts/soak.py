@@ -29,7 +29,7 @@ from cluster.batch import Mode
 from cluster.batch_run import run_recorded
 from cluster.compute import Compute, ComputeOptions
 from cluster.records import read_table
-from tests.batches import (
+from tests.support.batches import (
     MODES,
     differences,
     doomed,

@@ -17,11 +17,11 @@ from engine import backend
 from engine.backend import keras
 from engine.data.preprocess import preprocess_images
 from engine.datasets.fashion_mnist import read_split
-from engine.fitness import SearchRows, Weights
-from engine.head import TargetLayer, find_target
+from engine.fitness.rows import SearchRows, Weights
 from engine.models.load import load_model
 from engine.models.loss import TrainingLoss
-from engine.runner import ModelRunner
+from engine.targets.last_dense import TargetLayer, find_target
+from engine.targets.model_runner import ModelRunner
 
 # A suite that was started in the background ignores Ctrl-C, and so would the commands that its tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

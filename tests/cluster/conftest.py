@@ -22,14 +22,14 @@ from engine.data.outcomes import open_negatives, write_targets
 from engine.data.preprocess import preprocess_images
 from engine.data.writer import write_image_set
 from engine.datasets.fashion_mnist import LABEL_NAMES, read_split
-from engine.fitness import Tiling
-from engine.head import find_target
-from engine.localize import localize
+from engine.fitness.tiling import Tiling
+from engine.localize.last_dense import localize
+from engine.localize.weights_file import write_weights
 from engine.models.load import load_model
-from engine.search import SearchSettings
-from engine.swarm import SwarmSettings
-from engine.weights_file import write_weights
-from tests.batches import MODES, here, small_batch, three_nodes, write_data
+from engine.search.loop import SearchSettings
+from engine.search.swarm import SwarmSettings
+from engine.targets.last_dense import find_target
+from tests.support.batches import MODES, here, small_batch, three_nodes, write_data
 
 SHIPPED = Path(__file__).parents[2] / "cli" / "quickstart_data"
 ROWS = 2400
@@ -87,7 +87,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
             negatives = open_negatives(folder)
             assert negatives is not None
             found = localize(compute.localisation_sums(handle, negatives), kernel)
-            index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
+            index = found.index
             write_weights(folder / "weights.csv", target.number, index, kernel[index[:, 0], index[:, 1]])
     return Case(model, target, data)
 
@@ -134,7 +134,7 @@ def assert_same(one: Finished, other: Finished) -> None:
 
 @pytest.fixture(scope="package")
 def chunks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Chunks and held-out rows, see `tests.batches.write_data`."""
+    """Chunks and held-out rows, see `tests.support.batches.write_data`."""
     return write_data(tmp_path_factory.mktemp("chunks"))
 
 

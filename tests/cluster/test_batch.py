@@ -21,9 +21,9 @@ from cluster.records import SCHEMAS, RunRecords, comparable, read_facts, read_ta
 from cluster.repair import Repairs, repair
 from engine.data.image_set import open_image_set
 from engine.data.outcomes import open_negatives, write_targets
-from engine.localize import localize
-from engine.weights_file import write_weights
-from tests.batches import CHUNKS, LABELS, MODES, WORTHS, differences, here, small_batch, weightings
+from engine.localize.last_dense import localize
+from engine.localize.weights_file import write_weights
+from tests.support.batches import CHUNKS, LABELS, MODES, WORTHS, differences, here, small_batch, weightings
 
 SKIPPED = ("step1-chunk3-label4", "step2-chunk3-label4", "step4-chunk3-label4")
 """Searches of the chunk that has no row of label 4: in rounds 1 and 2, and in iteration 4 of a chain."""
@@ -157,7 +157,7 @@ def test_a_search_through_files(chunks: Path, undisturbed: dict[str, Path], tmp_
             negatives = open_negatives(tmp_path / "negative" / str(label))
             assert negatives is not None
             found = localize(compute.localisation_sums(handle, negatives), kernel)
-            index = np.stack([found.row[found.front], found.column[found.front]], axis=1)
+            index = found.index
             weights = tmp_path / "negative" / str(label) / "weights.csv"
             write_weights(weights, batch.target.number, index, kernel[index[:, 0], index[:, 1]])
             paths = ChunkPaths(weights.parent, tmp_path / "positive", tmp_path / "out" / str(label))

@@ -14,7 +14,17 @@ from ray.cluster_utils import Cluster
 from cluster.batch_run import run_recorded
 from cluster.compute import Compute, ComputeOptions
 from cluster.records import read_facts, read_table
-from tests.batches import CALLS, FILES, differences, doomed, dying, here, on_doomed_node, small_batch, words_of
+from tests.support.batches import (
+    CALLS,
+    FILES,
+    differences,
+    doomed,
+    dying,
+    here,
+    on_doomed_node,
+    small_batch,
+    words_of,
+)
 
 
 @pytest.fixture(autouse=True)

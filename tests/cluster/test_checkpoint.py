@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from cluster.checkpoint import Begun, pack, unpack
-from engine import search
 from engine.core.rng import RngKey
-from engine.search import Judge, SearchSettings
-from engine.swarm import Spread, SwarmSettings
+from engine.fitness.objective import Objective
+from engine.layers.weight_stats import WeightStats
+from engine.search import loop as search
+from engine.search.loop import SearchSettings
+from engine.search.swarm import SwarmSettings
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,7 @@ def searches() -> dict[str, Begun]:
     """A search before its first iteration, one under way, and one that has ended with a candidate without fitness."""
     settings = SearchSettings(swarm=SwarmSettings(num_particles=5), num_iterations=4)
     source = RngKey(3, "rows", 6)
-    start = search.start(settings, source, np.array([0.1, -0.2], np.float32), Spread(0.0, 0.1, 1.0))
+    start = search.start(settings, source, np.array([0.1, -0.2], np.float32), WeightStats(0.0, 0.1, 1.0))
     rng = np.random.default_rng(0)
 
     def evaluate(candidates: np.ndarray) -> np.ndarray:
@@ -28,8 +30,8 @@ def searches() -> dict[str, Begun]:
         sums[0, 0] = np.nan
         return sums
 
-    one, first = search.advance(settings, source, Judge(9, 9, 2.0), start, evaluate, 0.0)
-    end, others = search.advance(settings, source, Judge(9, 9, 2.0), one, evaluate)
+    one, first = search.advance(settings, source, Objective(9, 9, 2.0), start, evaluate, 0.0)
+    end, others = search.advance(settings, source, Objective(9, 9, 2.0), one, evaluate)
     assert start.swarm.global_fitness == -np.inf and len(first) == 1 and end.stop == "iterations"
     return {
         "not begun": Begun(start, ()),
@@ -56,15 +58,15 @@ def test_round_trip(searches: dict[str, Begun], tmp_path: Path) -> None:
 
 def test_going_on_from_bytes_is_going_on(searches: dict[str, Begun], tmp_path: Path) -> None:
     settings = SearchSettings(swarm=SwarmSettings(num_particles=5), num_iterations=9)
-    source, judge = RngKey(3, "rows", 6), Judge(9, 9, 2.0)
+    source, objective = RngKey(3, "rows", 6), Objective(9, 9, 2.0)
     begun = replace(searches["step1-chunk0-label6-w0.15x-s0"])
     (tmp_path / "some.npz").write_bytes(pack({"a": begun}))
 
     def evaluate(candidates: np.ndarray) -> np.ndarray:
         return np.abs(candidates[:, [0, 1, 0, 1]]).astype(np.float64)
 
-    here, mine = search.advance(settings, source, judge, begun.state, evaluate)
-    there, theirs = search.advance(settings, source, judge, unpack(tmp_path / "some.npz")["a"].state, evaluate)
+    here, mine = search.advance(settings, source, objective, begun.state, evaluate)
+    there, theirs = search.advance(settings, source, objective, unpack(tmp_path / "some.npz")["a"].state, evaluate)
     np.testing.assert_array_equal(here.swarm.position, there.swarm.position)
     assert [each.best for each in mine] == [each.best for each in theirs]
 

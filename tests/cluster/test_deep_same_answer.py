@@ -15,11 +15,11 @@ from cluster.repair import Repairs
 from engine.data.image_set import open_image_set, read_images
 from engine.data.outcomes import write_targets
 from engine.data.writer import write_image_set
-from engine.fitness import Tiling
-from engine.layer_targets import DeepTarget, resolve_target
-from engine.search import SearchSettings
-from engine.swarm import SwarmSettings
-from engine.weights_file import write_localised
+from engine.fitness.tiling import Tiling
+from engine.search.loop import SearchSettings
+from engine.search.swarm import SwarmSettings
+from engine.targets.deep import DeepTarget
+from engine.targets.resolve import resolve_target
 from tests.cluster.conftest import Case, Finished, assert_same, run_repairs
 from tests.cluster.test_same_answer import killing
 
@@ -50,7 +50,7 @@ def deep(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Repairs:
     rows = np.sort(np.random.default_rng(5).choice(len(target.kernel), 12, replace=False))
     index = np.stack([rows, np.zeros_like(rows)], axis=1)
     folder = data / "negative" / "6"
-    write_localised(folder, target, index, target.kernel[rows, 0])
+    target.write_localised(folder, index, target.kernel[rows, 0])
     return Repairs(model, target, [ChunkPaths(folder, data / "positive", data / "out")], range(2), SETTINGS)
 
 

@@ -14,15 +14,17 @@ from cluster.ledger import Ledger
 from cluster.passes import ship_rows
 from cluster.records import RunRecords, comparable, read_facts, read_table
 from cluster.tasks import SearchResult, SearchSpec, Task, TaskEvent, TaskResult
-from engine import search
 from engine.backend import keras
 from engine.core.rng import RngKey
 from engine.data.image_set import open_image_set
 from engine.data.writer import write_image_set
-from engine.head import find_target
+from engine.fitness.objective import Objective
+from engine.layers.weight_stats import WeightStats
 from engine.models.loss import TrainingLoss
-from engine.search import Judge, Search, SearchSettings, SearchState
-from engine.swarm import Spread, SwarmSettings, SwarmState
+from engine.search import loop as search
+from engine.search.loop import Search, SearchSettings, SearchState
+from engine.search.swarm import SwarmSettings, SwarmState
+from engine.targets.last_dense import find_target
 
 SHAPE = (12, 3)
 WEIGHT = "scores/kernel"
@@ -30,7 +32,7 @@ MODEL = keras.Sequential([keras.Input((12,)), keras.layers.Dense(3, activation="
 TARGET = find_target(MODEL, TrainingLoss("categorical_crossentropy", False, True), 3, Path("model.keras"))
 INDEX = np.array([(11, 2), (0, 1)])
 OLD = np.array([0.1, -0.25], dtype=np.float32)
-JUDGE = Judge(negatives=5, positives=9, positive_weight=3.0)
+JUDGE = Objective(negatives=5, positives=9, positive_weight=3.0)
 SETTINGS = SearchSettings(swarm=SwarmSettings(num_particles=6), num_iterations=6, min_iteration_range=50)
 FACTS = {"identity": {"model": "m"}}
 
@@ -77,7 +79,7 @@ def run(task: Task, states: Mapping[str, SearchState], iterations: Mapping[str, 
     results = []
     for spec in task.searches:
         one = Search(spec.settings, RngKey(spec.seed, "rows", task.label), JUDGE)
-        state = states.get(spec.name) or search.start(one.settings, one.source, OLD, Spread(0.0, 0.5, 1.0))
+        state = states.get(spec.name) or search.start(one.settings, one.source, OLD, WeightStats(0.0, 0.5, 1.0))
         done = []
         for _ in range(iterations.get(spec.name, 0)):
             state, more = search.advance(one.settings, one.source, JUDGE, state, bowl, 0.0)

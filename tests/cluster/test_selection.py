@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster import selection
-from cluster.selection import Candidate, HeldOut, Jury, Outcome, Score, ranked
+from cluster.selection import Candidate, HeldOut, Outcome, PatchRanker, Score, ranked
 from cluster.tasks import layer_inputs
 from engine.data.image_set import open_image_set
 from engine.data.writer import write_image_set
-from engine.head import TargetLayer, find_target
 from engine.metrics.comparison import Comparison
 from engine.metrics.requirements import Requirement, check_requirements, rank
 from engine.models.loss import TrainingLoss
-from engine.runner import ModelRunner
+from engine.targets.last_dense import TargetLayer, find_target
+from engine.targets.model_runner import ModelRunner
 
 SOFTMAX = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)
 
@@ -48,8 +48,8 @@ class Court:
     images: np.ndarray
     held_out: HeldOut
 
-    def jury(self, requirements: Sequence[Requirement] = REQUIREMENTS, kernel: np.ndarray = KERNEL) -> Jury:
-        return Jury.of(self.runner.layer, kernel, self.held_out, requirements)
+    def ranker(self, requirements: Sequence[Requirement] = REQUIREMENTS, kernel: np.ndarray = KERNEL) -> PatchRanker:
+        return PatchRanker.of(self.runner.layer, kernel, self.held_out, requirements)
 
     def comparison(self, kernel: np.ndarray) -> Comparison:
         """The model with this kernel, by its own forward pass."""
@@ -90,8 +90,8 @@ def outcome(job: str, index: list[tuple[int, int]], *values: list[float]) -> Out
     return Outcome(job, np.array(index, dtype=np.int64), np.array(values, dtype=np.float32))
 
 
-def best_first(jury: Jury, *outcomes: Outcome) -> list[Candidate]:
-    return ranked([candidate for candidate, _ in jury.measure(outcomes)])
+def best_first(ranker: PatchRanker, *outcomes: Outcome) -> list[Candidate]:
+    return ranked([candidate for candidate, _ in ranker.measure(outcomes)])
 
 
 A = outcome("a", [(0, 0)], [5])
@@ -102,8 +102,8 @@ B = outcome("b", [(1, 1)], [5])
 
 
 def test_scores_by_hand(court: Court) -> None:
-    jury = court.jury()
-    (first, comparison), (second, _), (third, _) = jury.measure([A, outcome("c", [(2, 0), (1, 1)], [5, 0], [5, 5])])
+    ranker = court.ranker()
+    (first, comparison), (second, _), (third, _) = ranker.measure([A, outcome("c", [(2, 0), (1, 1)], [5, 0], [5, 5])])
     assert (first.jobs, first.score) == (("a",), (2, -0.75, 0))
     assert comparison.fixed.tolist() == [6, 0, 0]
     # Row kind 2 goes to class 0: right for two rows of label 0, wrong for eight of label 2.
@@ -114,10 +114,10 @@ def test_scores_by_hand(court: Court) -> None:
 
 
 def test_a_merge_that_beats_every_single_patch_is_found(court: Court) -> None:
-    jury = court.jury()
-    candidates = best_first(jury, A, B, outcome("c", [(2, 0)], [5]))
+    ranker = court.ranker()
+    candidates = best_first(ranker, A, B, outcome("c", [(2, 0)], [5]))
     assert max(each.score for each in candidates) == (2, -0.75, 0)
-    merged = jury.merged(candidates)
+    merged = ranker.merged(candidates)
     assert merged.score == (3, 0.0, 0)
     assert set(merged.jobs) == {"a", "b"}
     kernel = merged.applied(KERNEL)
@@ -132,52 +132,52 @@ def test_a_merge_goes_on_from_what_it_has(court: Court) -> None:
     """From a kernel that takes the rows of label 2 for label 1, three patches are needed."""
     kernel = KERNEL.copy()
     kernel[2, 1] = 5
-    jury = court.jury(kernel=kernel)
-    merged = jury.merged(best_first(jury, A, B, outcome("back", [(2, 1)], [0])))
+    ranker = court.ranker(kernel=kernel)
+    merged = ranker.merged(best_first(ranker, A, B, outcome("back", [(2, 1)], [0])))
     assert set(merged.jobs) == {"a", "b", "back"}
     assert court.score(merged.applied(kernel)) == merged.score == (3, 0.0, 0)
 
 
 def test_on_a_weight_that_both_change_the_value_of_the_better_one_holds(court: Court) -> None:
-    jury = court.jury()
+    ranker = court.ranker()
     spoiled = outcome("b", [(0, 0), (1, 1)], [-9, 5])
-    better, other = candidates = best_first(jury, spoiled, outcome("a", [(0, 0), (3, 2)], [5, 0.5]))
+    better, other = candidates = best_first(ranker, spoiled, outcome("a", [(0, 0), (3, 2)], [5, 0.5]))
     assert better.jobs == ("b",)
     candidates = [other, better]  # as if `a` had been the better one
-    merged = jury.merged(candidates)
+    merged = ranker.merged(candidates)
     assert merged.jobs == ("a", "b")
     assert merged.score == (3, 0.0, 0)
     values = {tuple(position): value for position, value in zip(merged.index.tolist(), merged.values, strict=True)}
     assert values == {(0, 0): 5.0, (3, 2): 0.5, (1, 1): 5.0}
     # The other way round class 0 gets nothing: -9 holds.
-    assert jury.merged([better, other]).jobs == ("b",)
+    assert ranker.merged([better, other]).jobs == ("b",)
 
 
 def test_an_addition_that_does_not_improve_is_left_out(court: Court) -> None:
-    jury = court.jury()
+    ranker = court.ranker()
     same = outcome("same", [(3, 0)], [0.25])
     worse = outcome("worse", [(2, 1)], [5])
     nothing_new = outcome("nothing new", [(0, 0)], [7])
-    merged = jury.merged(best_first(jury, A, same, worse, nothing_new, B))
+    merged = ranker.merged(best_first(ranker, A, same, worse, nothing_new, B))
     assert merged.jobs in (("a", "b"), ("b", "a"))
     # Alone, a candidate is its own merge.
-    (only,) = best_first(jury, worse)
-    assert jury.merged([only]) is only
+    (only,) = best_first(ranker, worse)
+    assert ranker.merged([only]) is only
 
 
 def test_only_the_best_offers_are_tried(court: Court, monkeypatch: pytest.MonkeyPatch) -> None:
-    jury = court.jury()
+    ranker = court.ranker()
     same = outcome("same", [(3, 0)], [0.25])
-    candidates = [*best_first(jury, A), *best_first(jury, same), *best_first(jury, B)]
-    assert jury.merged(candidates).jobs == ("a", "b")
+    candidates = [*best_first(ranker, A), *best_first(ranker, same), *best_first(ranker, B)]
+    assert ranker.merged(candidates).jobs == ("a", "b")
     monkeypatch.setattr(selection, "MERGE_TRIES", 2)
-    assert jury.merged(candidates).jobs == ("a",)
+    assert ranker.merged(candidates).jobs == ("a",)
 
 
 def test_equal_candidates_keep_their_order(court: Court) -> None:
     outcomes = [outcome(str(number), [(number % 2, number % 2)], [2 + number]) for number in range(6)]
     outcomes.insert(3, outcome("worst", [(2, 1)], [5]))
-    found = best_first(court.jury(), *outcomes)
+    found = best_first(court.ranker(), *outcomes)
     assert [each.jobs[0] for each in found] == ["0", "1", "2", "3", "4", "5", "worst"]
 
 
@@ -185,8 +185,8 @@ def test_many_patches_of_a_search_are_judged_in_order(court: Court) -> None:
     """More than are predicted at once."""
     random = np.random.default_rng(0)
     many = Outcome("many", np.array([(0, 0), (1, 1), (2, 0)]), random.normal(1, 2, (150, 3)).astype(np.float32))
-    jury = court.jury()
-    found = list(jury.measure([A, many, B]))
+    ranker = court.ranker()
+    found = list(ranker.measure([A, many, B]))
     assert [candidate.jobs[0] for candidate, _ in found] == ["a", *["many"] * 150, "b"]
     for (candidate, comparison), values in zip(found[1:-1], many.values, strict=True):
         assert candidate.values.tolist() == values.tolist()
@@ -200,7 +200,7 @@ def test_patches_are_judged_against_the_base_model_though_made_of_another_kernel
     """In later rounds searches start from the best model so far; what it broke still counts."""
     kernel = KERNEL.copy()
     kernel[2, 1] = 5
-    ((candidate, comparison),) = court.jury(kernel=kernel).measure([A])
+    ((candidate, comparison),) = court.ranker(kernel=kernel).measure([A])
     assert comparison.broken.tolist() == [0, 0, 8]
     assert comparison.fixed.tolist() == [6, 2, 0]
     assert candidate.score == court.score(candidate.applied(kernel)) == (2, -0.5, -8)
@@ -225,11 +225,11 @@ def test_a_merge_is_never_worse_and_does_what_it_says(
         outcome(str(number), index, np.random.default_rng(seed).integers(-3, 6, len(index)).tolist())
         for number, (index, seed) in enumerate(drawn)
     ]
-    jury = court.jury()
-    candidates = best_first(jury, *outcomes)
+    ranker = court.ranker()
+    candidates = best_first(ranker, *outcomes)
     scores = [each.score for each in candidates]
     assert scores == sorted(scores, reverse=True)
-    merged = jury.merged(candidates)
+    merged = ranker.merged(candidates)
     assert merged.score >= scores[0]
     assert merged.score == court.score(merged.applied(KERNEL))
     assert merged.jobs[0] == candidates[0].jobs[0]

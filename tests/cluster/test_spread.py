@@ -18,7 +18,7 @@ from engine.core.parallel import ParallelMap, in_process
 from engine.datasets.bdd_objects import prepare_bdd_objects
 from engine.datasets.category_dir import create_category_dir
 from engine.datasets.subset import SubsetSettings, create_image_subset
-from tests.scenes import Scenes, draw_scenes
+from tests.support.scenes import Scenes, draw_scenes
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not have the tests
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.main import run
-from tests.batches import write_data
+from tests.support.batches import write_data
 
 SHIPPED = Path(__file__).parents[2] / "cli" / "quickstart_data"
 ROWS = {"repair": 400, "val": 120, "test": 120}
@@ -114,7 +114,7 @@ def refused(command: Command, tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def repairsets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `model.keras`, `chunks/`, `val.h5` and `test.h5`, see `tests.batches.write_data`."""
+    """A folder with `model.keras`, `chunks/`, `val.h5` and `test.h5`, see `tests.support.batches.write_data`."""
     root = write_data(tmp_path_factory.mktemp("repairsets"))
     shutil.copy(SHIPPED / "model.keras", root)
     return root

@@ -22,10 +22,10 @@ from cluster.records import SCHEMAS, holds_run, read_facts, read_table
 from engine.core.errors import InputError
 from engine.models.load import load_model
 from engine.patches.arrow import read_patch
-from engine.search import SearchSettings
-from tests.batches import here, small_batch, write_rows
+from engine.search.loop import SearchSettings
 from tests.integration.conftest import Command, contents
-from tests.reader import Reader
+from tests.support.batches import here, small_batch, write_rows
+from tests.support.reader import Reader
 
 Refused = Callable[..., str]
 
@@ -504,7 +504,7 @@ READER = """
 import json, sys
 from pathlib import Path
 from cluster.records import holds_run, read_facts
-from tests.reader import Reader
+from tests.support.reader import Reader
 
 reader = Reader(Path(sys.argv[1]))
 print("ready", flush=True)

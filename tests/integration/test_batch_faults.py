@@ -18,7 +18,7 @@ import pytest
 
 from cluster.batch_run import run_recorded
 from cluster.records import read_facts, read_table
-from tests.batches import differences, doomed, here, small_batch, words_of
+from tests.support.batches import differences, doomed, here, small_batch, words_of
 
 MARK = "REPAIR_DIST_TEST_MARK"
 
@@ -136,7 +136,7 @@ said["tables"] = call("--resume")
 subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
 said["end"] = call("--resume")
 
-from tests.batches import differences
+from tests.support.batches import differences
 said["differences"] = differences(run_directory, Path(sys.argv[3]))
 print(json.dumps(said))
 """

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cli.batch import parse_labels, parse_weights
 from engine.core.errors import InputError
-from engine.search import SearchSettings
+from engine.search.loop import SearchSettings
 
 NAMES = ("cat", "dog", "T-shirt/top", "3", "dog ", "twin", "twin", "a,b")
 

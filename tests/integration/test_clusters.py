@@ -27,7 +27,7 @@ import pytest
 from cli.main import run
 from cluster.connect import connected
 from engine.core.errors import InputError
-from tests.batches import differences
+from tests.support.batches import differences
 
 SCRIPT = Path(sys.executable).with_name("repair-dist")
 OPTIONS = ["--labels", "6", "--mode", "independent", "--positive-weights", "0.15x", "--fronts", "1"]

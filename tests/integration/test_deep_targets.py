@@ -17,7 +17,7 @@ from engine.data.image_set import open_image_set, read_images
 from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_patch
-from engine.runner import ModelRunner
+from engine.targets.model_runner import ModelRunner
 from tests.integration.conftest import Command
 from tests.integration.test_rows import Given, given, made  # noqa: F401 - fixtures
 

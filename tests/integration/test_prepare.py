@@ -19,7 +19,7 @@ from engine.datasets.bdd import LABEL_NAMES
 from tests.engine.datasets.test_cifar import batches, tar
 from tests.engine.datasets.test_gtsrb import unpacked
 from tests.integration.conftest import Command
-from tests.scenes import COMMON, Scenes, draw_scenes, label
+from tests.support.scenes import COMMON, Scenes, draw_scenes, label
 
 Refused = Callable[..., str]
 

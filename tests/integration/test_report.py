@@ -26,7 +26,7 @@ from cli.main import run
 from cli.report_pictures import to_bytes
 from cluster.records import RunRecords, read_table
 from tests.integration.conftest import Command
-from tests.integration.run_samples import SAMPLES, write_run
+from tests.support.run_samples import SAMPLES, write_run
 
 FINISHED = [name for name, sample in SAMPLES.items() if not sample.running]
 VOID = {"meta", "img", "br", "hr", "link", "input"}

@@ -16,8 +16,8 @@ import pytest
 from cli.report_data import Predictions
 from cli.report_pictures import pictures
 from engine.data.image_set import open_image_set
-from tests import nets
 from tests.integration.conftest import Command
+from tests.support import nets
 
 ROWS, CLASSES, LENGTH = 90, 3, 6
 HERE = ("--num-workers", "0", "--verbose", "0")

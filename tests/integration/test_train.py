@@ -23,8 +23,8 @@ import pytest
 
 from cli.main import run
 from engine.models.load import load_model
-from tests.batches import write_rows
 from tests.integration.conftest import Command, Done, contents
+from tests.support.batches import write_rows
 
 ROOT = Path(__file__).parents[2]
 MAIN = [sys.executable, "-c", "from cli.main import main; main()"]
@@ -133,7 +133,7 @@ def test_toolkit_spelling_and_a_network_of_keras(
     place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its learning rate is 0, so it stops after the first epoch and as many more as patience lasts."""
-    monkeypatch.setattr("engine.training.PATIENCE", 1)
+    monkeypatch.setattr("engine.training.train.PATIENCE", 1)
     settings = {
         "model": "VGG16",
         "optimizer": ["SGD", {"learning_rate": 0.0}],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Command, Done
-from tests.scenes import COMMON, draw_scenes
+from tests.support.scenes import COMMON, draw_scenes
 
 WALK = (Path(__file__).parents[2] / "docs" / "walk-through.md").read_text(encoding="utf-8")
 QUICK = {

@@ -22,7 +22,7 @@ import pytest
 
 from cluster.records import RunRecords, read_facts, read_table
 from tests.integration.conftest import Command
-from tests.integration.run_samples import write_run
+from tests.support.run_samples import write_run
 
 QUICK = ["--interval", "0.05"]
 

@@ -18,16 +18,16 @@ SUMS = """
 import numpy as np
 from pathlib import Path
 from engine import backend
-from engine.cases import LayerInputs, find_case
+from engine.problem.case import LayerInputs, find_case
 from engine.datasets.fashion_mnist import read_split
-from engine.layer_targets import DeepTarget, resolve_target
+from engine.targets.resolve import resolve_target
 from engine.models.load import load_model
 from engine.data.preprocess import preprocess_images
-from engine.problem import Problem, prepare
-from engine.runner import ModelRunner
-from engine.search import SearchSettings
+from engine.problem.problem import prepare, problem_of
+from engine.targets.model_runner import ModelRunner
+from engine.search.loop import SearchSettings
 from engine.core.rng import RngKey
-from engine.swarm import SwarmSettings
+from engine.search.swarm import SwarmSettings
 
 folder, out, *layers = sys.argv[1:]
 loaded = load_model(Path(folder) / "model.keras")
@@ -40,14 +40,12 @@ for layer in layers:
     runner = ModelRunner(loaded.model, target)
     inputs, logits = runner.features(images)
     rows = LayerInputs(inputs, labels, np.zeros((300, 16), np.uint8), images.shape[1:], loaded.classes)
-    case = find_case(runner.layer, target.kernel, rows, 6)
-    deep = isinstance(target, DeepTarget)
-    spread = target.spread(target.kernel, case.index)
-    kernel, tail = (target.kernel, runner.layer.tail) if deep else (None, None)
-    problem = Problem("it", target.head, case.weights, spread, RngKey(0, "it", 6), settings, kernel)
+    case = find_case(runner, target.kernel, rows, 6)
+    key = RngKey(0, "it", 6)
+    problem = problem_of(target, target.kernel, case.index, case.weights, name="it", source=key, settings=settings)
     candidates = problem.start().swarm.position.astype(np.float32)
     found[f"{layer} index"] = case.index
-    found[f"{layer} sums"] = prepare(problem, case.rows, tail).fitness.evaluate(candidates)
+    found[f"{layer} sums"] = prepare(problem, case.rows, target.tail).fitness.evaluate(candidates)
 print(backend.name)
 np.savez(out, **found)
 """
@@ -84,17 +82,17 @@ def test_both_backends_blame_the_same_weights_and_agree_on_candidates(tmp_path):
 def test_the_suite_passes_on_jax():
     """Some of its tests that compute; all that do can be run like this."""
     chosen = [
-        "tests/engine/test_swarm.py",
-        "tests/engine/test_plan.py",
-        "tests/engine/test_localize.py::test_gradients_are_those_of_the_models_own_loss[quickstart]",
-        "tests/engine/test_layer_kinds.py::test_weights_in_place[separable2d]",
-        "tests/engine/test_layer_kinds.py::test_weights_in_place[batch normalisation]",
-        "tests/engine/test_layer_kinds.py::test_touched_units[dense-all units]",
-        "tests/engine/test_layer_kinds.py::test_touched_units[conv2d, groups-all units]",
-        "tests/engine/test_layer_kinds.py::test_weights_in_place[depthwise2d]",
-        "tests/engine/test_layer_kinds.py::test_projections_of_attention[query]",
-        "tests/engine/test_model_kinds.py::test_graphs[names9-False]",
-        "tests/engine/test_model_kinds.py::test_subclassed[names1]",
+        "tests/engine/search/test_swarm.py",
+        "tests/engine/targets/test_memory.py",
+        "tests/engine/localize/test_last_dense.py::test_gradients_are_those_of_the_models_own_loss[quickstart]",
+        "tests/engine/fitness/test_layer_kinds.py::test_weights_in_place[separable2d]",
+        "tests/engine/fitness/test_layer_kinds.py::test_weights_in_place[batch normalisation]",
+        "tests/engine/fitness/test_layer_kinds.py::test_touched_units[dense-all units]",
+        "tests/engine/fitness/test_layer_kinds.py::test_touched_units[conv2d, groups-all units]",
+        "tests/engine/fitness/test_layer_kinds.py::test_weights_in_place[depthwise2d]",
+        "tests/engine/fitness/test_layer_kinds.py::test_projections_of_attention[query]",
+        "tests/engine/fitness/test_model_kinds.py::test_graphs[names9-False]",
+        "tests/engine/fitness/test_model_kinds.py::test_subclassed[names1]",
     ]
     code = "import pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *sys.argv[1:]]))"
     done = run("jax", code, *chosen)
@@ -105,7 +103,9 @@ def test_the_suite_passes_on_jax():
 
 @pytest.mark.parametrize(("name", "other"), [("tensorflow", "jax"), ("jax", "tensorflow")])
 def test_a_backend_does_not_import_the_other(name, other):
-    done = run(name, f"import engine.models.load, engine.runner; print({other!r} in sys.modules); import {other}")
+    done = run(
+        name, f"import engine.models.load, engine.targets.model_runner; print({other!r} in sys.modules); import {other}"
+    )
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.core.errors import InputError
 from engine.datasets.bdd import LABEL_NAMES, Box, Frame, read_frames, square_crop
-from tests.scenes import Scenes, label
+from tests.support.scenes import Scenes, label
 
 H, W = 720, 1280
 WHERE = np.stack(np.meshgrid(np.arange(H), np.arange(W), indexing="ij"), axis=-1)

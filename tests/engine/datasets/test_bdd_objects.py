@@ -22,7 +22,7 @@ from engine.datasets.bdd import LABEL_NAMES
 from engine.datasets.bdd_objects import prepare_bdd_objects
 from engine.datasets.category_dir import create_category_dir
 from engine.datasets.subset import SubsetSettings, create_image_subset
-from tests.scenes import draw_scenes
+from tests.support.scenes import draw_scenes
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from engine.core.errors import InputError
 from engine.data.pictures import encode_picture
 from engine.datasets.category_dir import create_category_dir
 from engine.datasets.crops import CropSettings
-from tests.scenes import Scenes, draw_scenes, label
+from tests.support.scenes import Scenes, draw_scenes, label
 
 W, H = 320, 180
 

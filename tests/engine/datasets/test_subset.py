@@ -20,7 +20,7 @@ from engine.core.errors import InputError
 from engine.data.pictures import decode_picture, encode_picture, resize_bilinear
 from engine.datasets.category_dir import create_category_dir
 from engine.datasets.subset import SubsetSettings, create_image_subset, draw, table
-from tests.scenes import draw_scenes
+from tests.support.scenes import draw_scenes
 
 
 def entries(**counts: int) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 from keras import ops
 
 from engine.models.graph import cut_graph, graph_of, run, uses
-from tests.tails import shake
+from tests.support.tails import shake
 
 L = keras.layers
 

@@ -11,7 +11,7 @@ import pytest
 
 from engine import backend
 from engine.models.inputs import input_specs, model_inputs, row_shape, several_inputs, unpack
-from tests import nets
+from tests.support import nets
 
 RANDOM = np.random.default_rng(4)
 QUESTION = RANDOM.integers(0, 9, (6, 5))

@@ -17,7 +17,7 @@ from engine.models.inputs import model_inputs
 from engine.models.load import build_model, load_model, spec_of
 from engine.models.loss import TrainingLoss, parse_loss
 from engine.models.weight_paths import layer_at, layer_number, weight_variables
-from tests import nets
+from tests.support import nets
 
 LEGACY = Path(__file__).parents[2] / "data" / "legacy"
 LEGACY_MODELS = [f"{name}{suffix}" for name in ("sequential", "functional") for suffix in (".h5", "-savedmodel")]
@@ -315,7 +315,7 @@ def test_a_subclassed_model_in_a_new_process_and_on_a_worker(subclassed, monkeyp
     ("module", "found"),
     [
         ("no_such_nets", r"'else>Net' is of the module 'no_such_nets', which cannot be imported \(No module named"),
-        ("tests.reader", r"cannot build the model stored in it \(Could not locate class 'Subclassed'"),
+        ("tests.support.reader", r"cannot build the model stored in it \(Could not locate class 'Subclassed'"),
         ("bad_nets", r"'bad_nets', which cannot be imported \(division by zero\), expected it on Python's path"),
     ],
 )

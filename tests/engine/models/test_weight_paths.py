@@ -16,7 +16,7 @@ from engine.models.load import build_model, load_model, spec_of
 from engine.models.weight_paths import layers_below, weight_variables
 from engine.patches.patch import Patch
 from engine.patches.save import save_patched
-from tests import nets
+from tests.support import nets
 
 SEQUENCE, PICTURE, VOLUME = (6, 4), (5, 5, 4), (4, 4, 4, 2)
 CELL = ["kernel", "recurrent_kernel", "bias"]

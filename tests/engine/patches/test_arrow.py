@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.core.errors import InputError
+from engine.localize.weights_file import write_weights
 from engine.models.load import LoadedModel, load_model, shapes_of
 from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import (
@@ -27,7 +28,6 @@ from engine.patches.arrow import (
     write_placed,
 )
 from engine.patches.patch import NO_CHANGE, Patch
-from engine.weights_file import write_weights
 from tests.engine.patches.test_patch import WORDS, patch_of, rows_of
 
 LEGACY = Path(__file__).parents[2] / "data" / "legacy"

@@ -1,0 +1,115 @@
+"""Charts of confusions: what a model, or several of them, take the rows of every label for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.charts.bubbles import Bubbles, Grid, bubble_figure, shares_of
+from engine.charts.style import BLUE, GREEN, ORANGE, chart_settings, label_texts, save_chart
+from engine.core.types import Int64
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+_STYLES = ((BLUE, "o"), (ORANGE, "h"), (GREEN, "*"))
+_SIDES = {1: (0,), 2: (-1, 1), 3: (-1, 0, 1)}
+_LETTERS = 40
+_OVERLAY_DPI = 600
+
+
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """Rows (C, C) int64 of one model by [true, predicted], and what the legend calls them."""
+
+    legend: str
+    counts: Int64
+
+
+def draw_bubble_chart(path: Path, counts: Int64, label_names: Sequence[str] | None = None) -> None:
+    """Draw the confusions (C, C) of one model, as a PNG of 300 dpi or an SVG, by the suffix of `path`.
+
+    There is a row for every true label and a column for every predicted one, both of all labels that have rows or
+    are predicted. The area of a bubble is the share of the rows of its true label.
+    """
+    with chart_settings():
+        save_chart(confusion_figure(counts, label_names), path)
+
+
+def overlay_bubble_chart(
+    path: Path,
+    confusions: Sequence[Confusion],
+    labels: Sequence[int] | None = None,
+    label_names: Sequence[str] | None = None,
+) -> None:
+    """Draw the confusions of up to three models on the same rows over each other; a PNG has 600 dpi.
+
+    `labels` are the true labels to draw, or None for all. Columns are these and whatever any model takes them for.
+    """
+    with chart_settings():
+        save_chart(overlay_figure(confusions, labels, label_names), path, _OVERLAY_DPI)
+
+
+def confusion_figure(counts: Int64, label_names: Sequence[str] | None) -> Figure:
+    """The figure of `draw_bubble_chart`, to be built and saved within `chart_settings`."""
+    labels = _present(counts)
+    shown = counts[np.ix_(labels, labels)]
+    right = np.eye(len(labels), dtype=bool)
+    shares = shares_of(shown, shown.sum(axis=1, keepdims=True))
+    series = [
+        Bubbles("right", np.where(right, shown, 0), np.where(right, shares, 0.0), BLUE),
+        Bubbles("wrong", np.where(right, 0, shown), np.where(right, 0.0, shares), ORANGE),
+    ]
+    return bubble_figure(_grid(labels, labels, shown.sum(axis=1), label_names), series)
+
+
+def overlay_figure(
+    confusions: Sequence[Confusion], labels: Sequence[int] | None, label_names: Sequence[str] | None
+) -> Figure:
+    """The figure of `overlay_bubble_chart`, to be built and saved within `chart_settings`."""
+    together = confusions[0].counts.copy()
+    for each in confusions[1:]:
+        together += each.counts
+    if labels is None:
+        rows = columns = _present(together)
+    else:
+        rows = np.array(sorted(set(labels)), np.int64)
+        columns = np.union1d(np.flatnonzero(together[rows].any(axis=0)), rows)
+    series = []
+    for line, (each, (colour, marker)) in enumerate(zip(confusions, _STYLES, strict=False)):
+        shown = each.counts[np.ix_(rows, columns)]
+        shares = shares_of(shown, each.counts[rows].sum(axis=1, keepdims=True))
+        side = _SIDES[len(confusions)][line]
+        series.append(Bubbles(each.legend, shown, shares, colour, marker, solid=False, side=side, line=line))
+    totals = confusions[0].counts[rows].sum(axis=1)
+    return bubble_figure(_grid(rows, columns, totals, label_names), series)
+
+
+def _present(counts: Int64) -> Int64:
+    """Labels that have rows or are predicted, ascending."""
+    return np.flatnonzero(counts.any(axis=0) | counts.any(axis=1))
+
+
+def _grid(
+    rows: Int64,
+    columns: Int64,
+    totals: Int64,
+    label_names: Sequence[str] | None,
+) -> Grid:
+    row_list, column_list = rows.tolist(), columns.tolist()
+    return Grid(
+        rows=label_texts(row_list, label_names, _LETTERS),
+        columns=label_texts(column_list, label_names, _LETTERS),
+        row_title="true label",
+        column_title="predicted label",
+        totals=[str(total) for total in totals.tolist()],
+        totals_title="images",
+        shaded=[(at, column_list.index(label)) for at, label in enumerate(row_list) if label in column_list],
+        percent=True,
+        share_of="of the images of the true label",
+    )

@@ -1,0 +1,47 @@
+"""The rows a search is judged on and the weights it changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.core.types import Bool, Float32, Int64
+
+
+@dataclass(frozen=True, eq=False)
+class SearchRows:
+    """The rows a search is judged on, reduced to what the head needs.
+
+    Attributes:
+        inputs: (n, I) float32, inputs of the layer at the I distinct input positions of the localised weights.
+        logits: (n, C) float32, of the model as it is.
+        labels: (n,) int64, true class.
+        negative: (n,) bool, rows the model gets wrong; the others are positive.
+    """
+
+    inputs: Float32
+    logits: Float32
+    labels: Int64
+    negative: Bool
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The K localised weights.
+
+    Attributes:
+        feature: (K,) int64, column of `SearchRows.inputs`; of a deep target the place in the flat vector.
+        unit: (K,) int64, output unit, 0 <= unit < C; 0 of a deep target.
+        old: (K,) float32, values in the model as it is.
+    """
+
+    feature: Int64
+    unit: Int64
+    old: Float32
+
+
+def localised(kernel: Float32, index: Int64) -> tuple[Int64, Weights]:
+    """The distinct inputs (I,) that localised kernel positions (K, 2) read, and the weights over those inputs."""
+    inputs, feature = np.unique(index[:, 0], return_inverse=True)
+    return inputs, Weights(feature.astype(np.int64), index[:, 1], kernel[index[:, 0], index[:, 1]])

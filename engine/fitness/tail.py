@@ -1,0 +1,355 @@
+"""Fitness of a whole swarm at once, for weights of any layers: the tail of the model on particles x rows.
+
+Where the layer under repair is linear in its weights, only its touched units are computed, up to the next layer that
+mixes them (`layers.touched`); otherwise the weights are put in place, one candidate after the other, and what follows
+runs for all of them together (`layers.tail`). One program evaluates a slab of candidates on a tile of rows; both
+shapes follow from the job and `--tile-bytes` alone, so that a candidate's bits do not depend on where, or beside what,
+it is evaluated.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine import backend
+from engine.backend import ops
+from engine.core.types import Float32, Float64, Int64
+from engine.fitness.rows import SearchRows, Weights
+from engine.fitness.tiling import SUM_ROWS, UNIT_WEIGHTS, Tile, Tiling, arrange, bucket, one_ahead, plan_tiles
+from engine.layers import touched
+from engine.layers.flat_weights import FlatWeights
+from engine.layers.head import row_losses
+from engine.layers.tail import Tail, unpack
+from engine.layers.touched import Route
+from engine.models.graph import GraphCut
+
+TILE_BYTES = 256 << 20
+"""Default of `--tile-bytes`: values of the tail that one call of the program holds at once, at most."""
+
+TILE_ROWS = 1024
+"""Rows of a tile at most: larger ones gain nothing."""
+
+MOST_TOGETHER = 64
+"""Candidates of a slab at most, on the short way."""
+
+MOST_IN_PLACE = 8
+"""Candidates of a slab at most where weights are put in place: the program repeats that step for each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """K weights by the unit that they belong to.
+
+    Attributes:
+        units: (U,) int64, distinct and ascending.
+        slots: (U, w) int64, weights of each unit; K, what fills a group up.
+        kernel_places: flat places in the kernel of those that are not biases.
+        reads: (U, w) int64, what a slot's change is multiplied by: what a kernel place reads, by its number, then one
+            for a bias, then nothing.
+    """
+
+    units: Int64
+    slots: Int64
+    kernel_places: Int64
+    reads: Int64
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes of one job's tiles and what they hold; a pure function of the job and `--tile-bytes`.
+
+    Attributes:
+        rows: of a tile.
+        together: candidates of a slab.
+        row_bytes: values of the tail for one candidate and one row that are held at once.
+        short: the route goes through touched units.
+    """
+
+    rows: int
+    together: int
+    row_bytes: int
+    short: bool
+
+    @property
+    def tile_bytes(self) -> int:
+        """Values that one call holds at once."""
+        return self.places * self.together * self.row_bytes
+
+    @property
+    def places(self) -> int:
+        """Rows of a tile with those that fill up blocks, at most."""
+        return most_places(self.rows)
+
+    def cut(self, particles: int, rows: int) -> tuple[Tile, ...]:
+        """The tiles of P x n."""
+        return plan_tiles(particles, rows, 1, Tiling(self.together, self.rows))
+
+
+def plan_shapes(per_row: int, route: Route | None, folds: bool, rows: int, particles: int, tiling: Tiling) -> Shapes:
+    """Choose the shapes of a job's tiles; `per_row` as `held_bytes` says.
+
+    Rows come first, because a longer tile uses the weights of the tail better; candidates share a call as far as there
+    is room.
+    """
+    budget = tiling.bytes or TILE_BYTES
+    sizes = range(SUM_ROWS, TILE_ROWS + 1, SUM_ROWS)
+    fitting = (size for size in sizes if per_row * most_places(size) <= budget)
+    wide = min(tiling.rows or max(fitting, default=SUM_ROWS), rows)
+    most = 1 if not folds else MOST_TOGETHER if route else MOST_IN_PLACE
+    together = max(1, min(most, tiling.particles or most, particles, budget // (per_row * most_places(wide))))
+    return Shapes(wide, together, per_row, route is not None)
+
+
+def most_places(rows: int) -> int:
+    """Places that so many rows of two kinds take at most, see `engine.fitness.tiling.arrange`."""
+    return bucket(-(-rows // SUM_ROWS) + 1) * SUM_ROWS
+
+
+def value_bytes(cut: GraphCut) -> dict[int, int]:
+    """Bytes of each value of the tail for one row, by number."""
+    size = {
+        number: 4 * math.prod(each or 1 for each in shape[1:])
+        for step in cut.tail
+        for number, shape in zip(step.outputs, step.shapes, strict=True)
+    }
+    return size | {number: 4 * math.prod(shape) for number, shape in zip(cut.crossing, cut.shapes, strict=True)}
+
+
+def kept_bytes(cut: GraphCut, route: Route | None, groups: Groups | None) -> int:
+    """Bytes that stay on the device between iterations for one row, besides its class."""
+    size = value_bytes(cut)
+    if route is None or groups is None:
+        return sum(size[number] for number in cut.crossing)
+    others = sum(size[number] for number in kept_cut(cut, route))
+    return 4 * (groups.slots.size + len(groups.units)) * touched.places_per_row(route) + size[route.number] + others
+
+
+def kept_cut(cut: GraphCut, route: Route) -> list[int]:
+    """The values at the cut that the steps behind the short way read."""
+    needed = {number for step in route.rest for number in step.inputs}
+    return [number for number in cut.crossing if number in needed]
+
+
+def held_bytes(cut: GraphCut, route: Route | None, groups: Groups | None = None) -> int:
+    """Bytes of values that the tail holds at once for one row of one candidate, at most."""
+    steps = cut.tail if route is None else route.rest
+    size = value_bytes(cut)
+    last = {number: position for position, step in enumerate(steps) for number in step.inputs}
+    live = set(cut.crossing) if route is None else {route.number}
+    most = sum(size[number] for number in live)
+    for position, step in enumerate(steps):
+        live.update(step.outputs)
+        live.update(step.inputs)
+        most = max(most, sum(size[number] for number in live))
+        live = {number for number in live if last.get(number, -1) > position or number == cut.output}
+    # Touched units before and behind the chain, and what is made of them in between.
+    chain = 0 if route is None or groups is None else 4 * 4 * len(groups.units) * touched.places_per_row(route)
+    return max(most + chain, 4)
+
+
+class TailFitness:
+    """The prepared evaluation of one job in this process; to the swarm and the scheduler what `TiledFitness` is."""
+
+    def __init__(
+        self, tail: Tail, kernel: Float32, rows: SearchRows, weights: Weights, particles: int, tiling: Tiling
+    ) -> None:
+        """Choose the route and the shapes; nothing is computed on rows yet.
+
+        Args:
+            tail: of the model under repair.
+            kernel: values (W, 1) that the search starts from.
+            rows: their inputs are the features (n, F).
+            weights: features are places in the flat vector (W,), units are not used.
+            particles: of the swarm.
+            tiling: shapes asked for.
+        """
+        self._tail = tail
+        self._rows = rows
+        self._old = weights.old
+        self._flat = np.ascontiguousarray(kernel[:, 0])
+        self._route = plan_short(tail, weights.feature)
+        self._groups = None if self._route is None else group_weights(self._route, tail.weights, weights.feature)
+        per_row = held_bytes(tail.weights.cut, self._route, self._groups)
+        self.shapes = plan_shapes(per_row, self._route, tail.folds, len(rows.labels), particles, tiling)
+        self.tiles = self.shapes.cut(particles, len(rows.labels))
+        self._classes = rows.logits.shape[1]
+        self._places = weights.feature
+        self._prepared: dict[tuple[int, int], tuple[tuple[slice, slice], tuple[Any, ...]]] = {}
+        self._programs: dict[tuple[Any, ...], Callable[..., Any]] = {}
+        if self._route is None:
+            self._evaluate = backend.tail_program(self._in_place)
+        else:
+            self._evaluate = backend.tail_program(self._short)
+
+    def start_tile(self, tile: int, candidates: Float32) -> Callable[[], Float64]:
+        """As `engine.fitness.last_dense.TiledFitness.start_tile`."""
+        where = self.tiles[tile]
+        return self._start_rows(where.rows, candidates[slice(*where.particles)])
+
+    def evaluate(self, candidates: Float32) -> Float64:
+        """As `engine.fitness.last_dense.TiledFitness.evaluate`."""
+        total = np.zeros((len(candidates), 4))
+        slab = self.shapes.together
+        pieces = [
+            (rows, slice(start, start + slab))
+            for rows in dict.fromkeys(tile.rows for tile in self.tiles)
+            for start in range(0, len(candidates), slab)
+        ]
+        starts = (functools.partial(self._start_rows, rows, candidates[part]) for rows, part in pieces)
+        for (_, part), sums in zip(pieces, one_ahead(starts), strict=True):
+            total[part] += sums
+        return total
+
+    def _start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
+        """Start the sums (m, 4) of candidates (m, K), at most a slab, over one range of rows; see `start_tile`."""
+        slab = self.shapes.together
+        if self._groups is None:
+            filled = np.repeat(self._old[None, :], slab, axis=0)
+            filled[: len(part)] = part
+        else:
+            change = np.zeros((slab, part.shape[1] + 1), dtype=np.float32)
+            change[: len(part), :-1] = part.astype(np.float64) - self._old.astype(np.float64)
+            filled = np.ascontiguousarray(change[:, self._groups.slots].transpose(1, 0, 2))
+        if rows not in self._prepared:
+            self._prepared[rows] = self._prepare(slice(*rows))
+        blocks, constants = self._prepared[rows]
+        arguments = (backend.on_device(filled), *constants, *self._tail.constants)
+        key = tuple(tuple(each.shape) for each in constants)
+        program = self._programs.get(key)
+        if program is None:
+            program = self._programs[key] = backend.for_shapes(self._evaluate, arguments)
+        results = program(*arguments)
+
+        def finish() -> Float64:
+            loss, correct = (np.asarray(values) for values in results)
+            # Added row by row of a C-contiguous array: the order does not depend on the number of candidates.
+            sums = [values[:, kind].sum(axis=-1) for values in (loss, correct) for kind in blocks]
+            return np.stack(sums, axis=-1)[: len(part)]
+
+        return finish
+
+    def _prepare(self, where: slice) -> tuple[tuple[slice, slice], tuple[Any, ...]]:
+        """The blocks of negative and positive rows of a tile, and its constants on the device."""
+        kinds, place, size = arrange(self._rows.negative[where])
+        features = np.zeros((size, self._rows.inputs.shape[1]), dtype=np.float32)
+        features[place] = self._rows.inputs[where]
+        labels = np.zeros(size, dtype=np.int32)
+        labels[place] = self._rows.labels[where]
+        real = np.zeros(size, dtype=np.float32)
+        real[place] = 1.0
+        judged = backend.on_device(labels), backend.on_device(real)
+        if self._route is None:
+            return kinds, (*judged, backend.on_device(self._flat), backend.on_device(features))
+        return kinds, (*judged, backend.on_device(self._flat), *self._base(features))
+
+    def _base(self, features: Float32) -> tuple[Any, ...]:
+        """What does not depend on the candidate, on the short way, of features (n, F)."""
+        route, groups, cut = self._route, self._groups, self._tail.weights.cut
+        assert route is not None and groups is not None
+        kept = kept_cut(cut, route)
+
+        def base(features: Any, flat: Any, *constants: Any) -> Any:
+            values = unpack(cut, features)
+            with self._tail.scope(constants, self._tail.parts(flat)):
+                inputs = values[route.first.inputs[0]]
+                before, start = touched.base_values(route, values)
+                before = ops.reshape(before, (before.shape[0], -1, before.shape[-1]))
+                chosen = ops.take(before, groups.units, axis=-1)
+                shape = (1, *before.shape[:2])
+                columns = [ops.ones(shape, "float32"), ops.zeros(shape, "float32")]
+                if len(groups.kernel_places):
+                    columns.insert(0, route.family.columns(route.first.operation, inputs, groups.kernel_places))
+            grouped = ops.take(ops.concatenate(columns), groups.reads.ravel(), axis=0)
+            grouped = ops.reshape(grouped, (*groups.slots.shape, -1))
+            chosen = ops.reshape(ops.transpose(chosen, (2, 0, 1)), (len(groups.units), -1))
+            return grouped, chosen, start, *(values[number] for number in kept)
+
+        program = backend.graph(base)
+        return tuple(program(backend.on_device(features), backend.on_device(self._flat), *self._tail.constants))
+
+    def _short(
+        self, change: Any, labels: Any, real: Any, flat: Any, columns: Any, before: Any, start: Any, *others: Any
+    ) -> tuple[Any, Any]:
+        """Sums of a slab, given the changes (U, h, w) by unit, columns (U, w, n S) and pre-activations (U, n S)."""
+        route, groups, cut = self._route, self._groups, self._tail.weights.cut
+        assert route is not None and groups is not None
+        kept = kept_cut(cut, route)
+        shared = dict(zip(kept, others[: len(kept)], strict=True))
+        constants = others[len(kept) :]
+        count, rows = change.shape[1], labels.shape[0]
+        place = route.first.shapes[0][1:-1]
+        units = len(groups.units)
+        weights = self._tail.parts(flat)  # later layers may hold some that are not touched
+        with self._tail.scope(constants, weights):
+            moved = before[:, None, :] + ops.matmul(change, columns)
+            moved = ops.transpose(ops.reshape(moved, (units, count * rows, *place)), _last(len(place) + 2))
+            base = ops.transpose(ops.reshape(before, (units, rows, *place)), _last(len(place) + 2))
+            after = touched.through_chain(route, moved, groups.units)
+            still = touched.through_chain(route, base, groups.units)
+            difference = ops.reshape(after, (count, *still.shape)) - still
+            difference = ops.reshape(difference, (count * rows, *still.shape[1:]))
+            value = touched.into_rest(route, ops.concatenate([start] * count), difference, groups.units)
+        logits = self._tail.folded(route.rest, shared, {route.number: value}, [weights] * count, constants, alike=True)
+        return self._sums(logits, labels, real, count)
+
+    def _in_place(
+        self, candidates: Any, labels: Any, real: Any, flat: Any, features: Any, *constants: Any
+    ) -> tuple[Any, Any]:
+        """Sums of a slab, given the candidates (h, K)."""
+        cut = self._tail.weights.cut
+        count = candidates.shape[0]
+        places = ops.convert_to_tensor(self._places[:, None].astype(np.int32))
+        weights = [self._tail.parts(ops.scatter_update(flat, places, candidates[number])) for number in range(count)]
+        logits = self._tail.folded(cut.tail, unpack(cut, features), {}, weights, constants)
+        return self._sums(logits, labels, real, count)
+
+    def _sums(self, logits: Any, labels: Any, real: Any, count: int) -> tuple[Any, Any]:
+        """Summed loss and number of correct rows of each block, (h, n / SUM_ROWS) float64, of logits (h * n, C)."""
+        head = self._tail.weights.head
+        rows = labels.shape[0]
+        wide = ops.reshape(ops.cast(logits, "float64"), (count, rows, self._classes))
+        true = ops.cast(ops.one_hot(labels, self._classes), "float64")
+        loss = row_losses(head, wide, true[None])
+        scores = head.scores(ops.reshape(logits, (count, rows, self._classes)))
+        correct = ops.cast(ops.cast(ops.argmax(scores, axis=-1), "int32") == labels, "float64")
+        weight = ops.cast(real, "float64")
+        loss = ops.where(weight > 0, loss, 0.0)
+        blocks = (count, rows // SUM_ROWS, SUM_ROWS)
+        return ops.sum(ops.reshape(loss, blocks), axis=-1), ops.sum(ops.reshape(correct * weight, blocks), axis=-1)
+
+
+def group_weights(route: Route, weights: FlatWeights, places: Int64) -> Groups:
+    """Group weights at places (K,) of the flat vector."""
+    part = weights.part(places)
+    within = places - weights.offsets[part]
+    is_kernel = np.array([path.endswith("/kernel") for path in weights.paths])[part]
+    unit = np.where(is_kernel, route.family.units(route.first.operation, within), within)
+    units = np.unique(unit)
+    members = [np.flatnonzero(unit == each) for each in units]
+    slots = np.full((len(units), bucket(max(map(len, members), default=1), UNIT_WEIGHTS)), len(places))
+    for group, member in zip(slots, members, strict=True):
+        group[: len(member)] = member
+    kernel_places = within[is_kernel]
+    ones = len(kernel_places)
+    reads = np.append(np.where(is_kernel, np.cumsum(is_kernel) - 1, ones), ones + 1)[slots]
+    return Groups(units, slots, kernel_places, reads)
+
+
+def plan_short(tail: Tail, places: Int64) -> Route | None:
+    """The short way for changes at these places (K,) of the flat vector, or None."""
+    weights = tail.weights
+    touched_parts = sorted(set(weights.part(places).tolist()))
+    if not touched_parts or not tail.folds:
+        return None
+    return touched.plan_route(weights.cut, [weights.variables[number] for number in touched_parts])
+
+
+def _last(rank: int) -> tuple[int, ...]:
+    """The permutation that brings the first axis to the end."""
+    return (*range(1, rank), 0)

@@ -1,0 +1,110 @@
+"""How particles and rows are cut into tiles and put together again: pure functions of the job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.core.types import Bool, Float64, Int64
+
+ELEMENTWISE_WEIGHTS = 4
+"""Up to this many weights per unit, a sum of products fuses with what follows and beats a matrix product."""
+
+TILE_ELEMENTS = 1 << 24
+"""Touched logits of one tile at most: 64 MiB of float32."""
+
+UNIT_WEIGHTS = (ELEMENTWISE_WEIGHTS, 10, 16)
+"""Weights per unit that kernels are compiled for. Of whole batches, half to two thirds of the compiling is saved."""
+
+SUM_ROWS = 32
+"""Rows of one kind, negative or positive, that the kernel adds up in float32."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Tile shapes; None lets them follow from the job. `bytes` bounds the values that a tile holds at once."""
+
+    particles: int | None = None
+    rows: int | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Half-open ranges of particles and rows."""
+
+    particles: tuple[int, int]
+    rows: tuple[int, int]
+
+
+def bucket(count: int, steps: Sequence[int] = ()) -> int:
+    """The next of `steps`; above them the smallest m * 2**e >= count with 8 <= m <= 16, which wastes at most 1/8."""
+    for step in steps:
+        if count <= step:
+            return step
+    if count <= 16:
+        return count
+    step = 1 << (count.bit_length() - 4)
+    return -(-count // step) * step
+
+
+def plan_tiles(particles: int, rows: int, units: int, tiling: Tiling) -> tuple[Tile, ...]:
+    """Cut P x n into tiles, rows varying fastest: a pure function of the job and of `tiling`."""
+    high, wide = tile_shape(particles, units, tiling)
+    return tuple(
+        Tile((p, min(p + high, particles)), (r, min(r + wide, rows)))
+        for p in range(0, particles, high)
+        for r in range(0, rows, wide)
+    )
+
+
+def tile_shape(particles: int, units: int, tiling: Tiling) -> tuple[int, int]:
+    """Particles and rows of a tile; the last ones may be smaller."""
+    high = min(particles, tiling.particles or _even(particles, 128))
+    elements = TILE_ELEMENTS if tiling.bytes is None else tiling.bytes // 4
+    return high, tiling.rows or 1 << max(8, min(13, (elements // (high * max(units, 1))).bit_length() - 1))
+
+
+def _even(count: int, most: int) -> int:
+    """The size of as few parts as can be of at most `most`, so that the last one is hardly smaller."""
+    return -(-count // max(1, -(-count // most)))
+
+
+def one_ahead(starts: Iterable[Callable[[], Callable[[], Float64]]]) -> Iterator[Float64]:
+    """Results of pieces of work in their order, each started before the one in front of it is waited for."""
+    waiting: Callable[[], Float64] | None = None
+    for start in starts:
+        started = start()
+        if waiting is not None:
+            yield waiting()
+        waiting = started
+    if waiting is not None:
+        yield waiting()
+
+
+def arrange(negative: Bool) -> tuple[tuple[slice, slice], Int64, int]:
+    """Give the rows of a tile places in which negative and positive ones share no block of `SUM_ROWS`.
+
+    Args:
+        negative: (n,) bool.
+
+    Returns:
+        The blocks of negative and of positive rows; the place (n,) of each row; the number of places.
+    """
+    first = -(-int(negative.sum()) // SUM_ROWS)
+    blocks = first - (-int((~negative).sum()) // SUM_ROWS)
+    place = np.empty(len(negative), dtype=np.int64)
+    place[negative] = np.arange(negative.sum())
+    place[~negative] = first * SUM_ROWS + np.arange((~negative).sum())
+    return (slice(0, first), slice(first, blocks)), place, bucket(blocks) * SUM_ROWS
+
+
+def combine(tiles: Sequence[Tile], parts: Sequence[Float64]) -> Float64:
+    """Add the parts of all tiles in tile order; (P, 4) float64."""
+    particles = max(tile.particles[1] for tile in tiles)
+    total = np.zeros((particles, 4))
+    for tile, part in zip(tiles, parts, strict=True):
+        total[slice(*tile.particles)] += part
+    return total

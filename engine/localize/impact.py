@@ -1,0 +1,348 @@
+"""What localisation sums over rows for weights of any layers: loss gradients and forward impact.
+
+The impact of a weight in a layer that is linear in its weights, for one row:
+
+    |o[i] w[i,j]| / (sum over the inputs i' of unit j of |o[i'] w[i',j]|) * |dr/dz[j]|
+
+o are the layer's inputs (1 for a bias), z its pre-activation and r the winning score, the logit of the predicted class;
+of a convolution the mean over its places. With S = layer(|x|; |W|), the sums of all units and places, it is |W| times
+the weight gradient of <layer(|x|; W), |dr/dz| / S>: one formula for all such layers.
+
+For other layers |w dr/dw| stands for |o w| |dr/dz|. It is shared out among the inputs of a unit, all axes but the last,
+in the same way, and the impact of the layer's output, |dr/dy|, stands for that of the unit. Biases and vectors, such as
+the scale of a normalisation, have no inputs to be shared out among: theirs is |w dr/dw|.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine import backend
+from engine.backend import keras, ops
+from engine.core.types import Float32, Float64, Int64
+from engine.layers.head import row_losses
+from engine.models.graph import Step
+
+if TYPE_CHECKING:
+    from engine.layers.tail import Tail
+
+
+MOST_ROWS = 64
+"""Rows of a gradient pass at most: it holds all values of the tail, and few rows should not be filled up to many."""
+
+PASS_BYTES = 1 << 30
+"""Values of the tail that a gradient pass holds at once, at most (one row is always taken)."""
+
+_CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Tap:
+    """A step that holds weights under repair.
+
+    Attributes:
+        step: one call of a layer.
+        weights: their numbers among the weights of the under_repair.
+        linear: the layer is linear in its weights.
+    """
+
+    step: Step
+    weights: tuple[int, ...]
+    linear: bool
+
+
+class ImpactPasses:
+    """Compiled passes for the sums of one tail."""
+
+    def __init__(self, tail: Tail, batch_rows: int, *, normalised: bool = True) -> None:
+        """Plan the passes; they compile on first use.
+
+        Args:
+            tail: of the model under repair.
+            batch_rows: rows of a pass at most.
+            normalised: False leaves out the division by the sum over a unit's inputs, for comparison.
+        """
+        self._tail = tail
+        self._normalised = normalised
+        under_repair = tail.weights
+        number = {id(variable): position for position, variable in enumerate(under_repair.variables)}
+        taps = []
+        for step in under_repair.cut.tail:
+            held = tuple(number[id(variable)] for variable in step.variables if id(variable) in number)
+            if held:
+                taps.append(Tap(step, held, is_linear(step)))
+        self._taps = taps
+        self._opaque = [tap for tap in taps if not tap.linear]
+        self.rows = self._plan(batch_rows)
+        self._pass = backend.graph(self._sums)
+        self._row_by_row = backend.graph(self._row_sums)
+
+    def sums(self, features: Float32, won: Int64, labels: Int64, kernel: Float32) -> tuple[Float64, Float64]:
+        """Sums over rows: of the loss gradient, and of the forward impact; (W,) each.
+
+        Args:
+            features: (n, F).
+            won: (n,) classes that the model predicts.
+            labels: (n,) true classes.
+            kernel: (W, 1), values of the weights under repair.
+        """
+        under_repair = self._tail.weights
+        classes = _width(under_repair.cut)
+        flat = backend.on_device(np.ascontiguousarray(kernel[:, 0]))
+        constants = self._tail.constants
+        gradient, impact = np.zeros(under_repair.offsets[-1]), np.zeros(under_repair.offsets[-1])
+        for start in range(0, len(labels), self.rows):
+            # Rows that fill up are copies, so that nothing in them is out of range; they count nothing.
+            count = min(self.rows, len(labels) - start)
+            rows = start + np.minimum(np.arange(self.rows), count - 1)
+            real = np.arange(self.rows) < count
+            true, best = np.eye(classes)[labels[rows]], np.eye(classes)[won[rows]]
+            slopes, share, kept = self._pass(
+                backend.on_device(features[rows]),
+                backend.on_device(true),
+                backend.on_device((best * real[:, None]).astype(np.float32)),
+                backend.on_device(real.astype(np.float64)),
+                flat,
+                *constants,
+            )
+            gradient += np.asarray(slopes)
+            impact += np.asarray(share)
+            if kept:
+                numbers = [number for tap in self._opaque for number in tap.weights]
+                for number, each in zip(numbers, self._row_by_row(kept, flat, *constants), strict=True):
+                    impact[under_repair.offsets[number] : under_repair.offsets[number + 1]] += np.asarray(each).ravel()
+        return gradient, impact
+
+    def _has_inputs(self, number: int) -> bool:
+        """Whether a weight multiplies several inputs of a unit."""
+        under_repair = self._tail.weights
+        return len(under_repair.variables[number].shape) > 1 and not under_repair.paths[number].endswith("bias")
+
+    def _plan(self, batch_rows: int) -> int:
+        """Rows of a pass, a function of the model alone."""
+        cut = self._tail.weights.cut
+        values = sum(_size(shape) for step in cut.tail for shape in step.shapes) + sum(map(math.prod, cut.shapes))
+        # Values, their slopes, and sums of both, float32.
+        return max(1, min(batch_rows, MOST_ROWS, PASS_BYTES // (4 * 4 * values)))
+
+    def _sums(self, features: Any, true: Any, won: Any, real: Any, flat: Any, *constants: Any) -> Any:
+        """One batch: sums (W,) float32 of gradients and of the impact of linear layers, and what the others need."""
+        tail, cut = self._tail, self._tail.weights.cut
+        weights = tail.parts(flat)
+
+        def loss(changed: Any) -> Any:
+            wide = ops.cast(tail.logits(features, changed, constants), "float64")
+            return ops.sum(row_losses(tail.weights.head, wide, true) * real)
+
+        with tail.scope(constants, weights):
+            values, plain = self._values(features, None)
+        counts = [len(each) for each in plain]
+
+        def score(added: Any) -> Any:
+            with tail.scope(constants, weights):
+                moved, _ = self._values(features, _grouped(added, counts))
+            return ops.sum(ops.cast(moved[cut.output], "float32") * won)
+
+        slopes = backend.gradient(score, [ops.zeros_like(each) for group in plain for each in group])
+        parts = [ops.zeros_like(weight) for weight in weights]
+        kept = []
+        for tap, slope in zip(self._taps, _grouped(slopes, counts), strict=True):
+            if tap.linear:
+                with tail.scope(constants, weights):
+                    found = self._linear(tap, values, slope[0], features.shape[0])
+                for number, each in found.items():
+                    parts[number] = parts[number] + each
+                continue
+            inputs = {str(number): values[number] for number in tap.step.inputs}
+            masks = {name: mask for name, value in inputs.items() if (mask := _mask(value)) is not None}
+            kept.append(keras.tree.map_structure(_by_row(features.shape[0]), (inputs, masks, slope)))
+        return _flat(backend.gradient(loss, weights)), _flat(parts), kept
+
+    def _values(self, features: Any, added: Sequence[Sequence[Any]] | None) -> tuple[dict[int, Any], list[list[Any]]]:
+        """All values of the tail, by number, and of each tap the pre-activation or, where there is none, the outputs.
+
+        Something may be added to these.
+        """
+        from engine.layers.tail import unpack
+
+        values = unpack(self._tail.weights.cut, features)
+        position = {id(tap.step): number for number, tap in enumerate(self._taps)}
+        found: list[list[Any]] = []
+        for step in self._tail.weights.cut.tail:
+            number = position.get(id(step))
+            if number is None:
+                outputs = step.run(values)
+            else:
+                outputs, plain = _tapped(self._taps[number], values, None if added is None else added[number])
+                found.append(plain)
+            values.update(zip(step.outputs, outputs, strict=True))
+        return values, found
+
+    def _linear(self, tap: Tap, values: Mapping[int, Any], slope: Any, rows: int) -> dict[int, Any]:
+        """Impact of the weights of a linear layer by number, summed over rows."""
+        step = replace(tap.step, linear=True)
+        variables = step.variables
+        sizes = [ops.abs(ops.convert_to_tensor(variable)) for variable in variables]
+        inputs = {number: ops.abs(values[number]) for number in step.inputs}
+
+        def through(changed: Any) -> Any:
+            with keras.StatelessScope(list(zip(variables, changed, strict=True))):
+                return step.run(inputs)[0]
+
+        share = ops.abs(slope)
+        if self._normalised:
+            total = through(sizes)
+            share = ops.where(total > 0, share / ops.where(total > 0, total, 1.0), 0.0)
+        found = backend.gradient(lambda changed: ops.sum(through(changed) * share), sizes)
+        impact = {id(each): size * rise for each, size, rise in zip(variables, sizes, found, strict=True)}
+        places = math.prod(slope.shape) // (rows * _units(step))
+        return {number: impact[id(self._tail.weights.variables[number])] / places for number in tap.weights}
+
+    def _row_sums(self, rows: Any, flat: Any, *constants: Any) -> list[Any]:
+        """Impact of the weights of all layers that are not linear, summed over rows; one row after the other.
+
+        Rows could be mapped instead, as far as memory allows: compiling takes three times as long then, and TensorFlow
+        (2.21) corrupts its memory with the gradients of attention.
+        """
+        tail = self._tail
+        weights = tail.parts(flat)
+
+        def one(tap: Tap, inputs: Any, masks: Any, slopes: Any) -> list[Any]:
+            values = {int(name): value for name, value in inputs.items()}
+            for name, mask in masks.items():
+                keras.src.backend.set_keras_mask(values[int(name)], mask)
+
+            def score(changed: Any) -> Any:
+                put = list(weights)
+                for number, value in zip(tap.weights, changed, strict=True):
+                    put[number] = value
+                with tail.scope(constants, put):
+                    outputs = [each for each in tap.step.run(values) if _is_float(each.dtype)]
+                return sum(ops.sum(each * slope) for each, slope in zip(outputs, slopes, strict=True))
+
+            held = [weights[number] for number in tap.weights]
+            found = backend.gradient(score, held)
+            products = [ops.abs(weight * slope) for weight, slope in zip(held, found, strict=True)]
+            shared = [self._normalised and self._has_inputs(number) for number in tap.weights]
+            return [_shared_out(each, slopes) if has else each for each, has in zip(products, shared, strict=True)]
+
+        def add(total: Any, row: Any) -> tuple[Any, Any]:
+            more = [each for tap, values in zip(self._opaque, row, strict=True) for each in one(tap, *values)]
+            return [each + ops.cast(part, "float64") for each, part in zip(total, more, strict=True)], None
+
+        numbers = [number for tap in self._opaque for number in tap.weights]
+        nothing = [ops.zeros(tail.weights.variables[number].shape, "float64") for number in numbers]
+        found: list[Any] = ops.scan(add, nothing, rows)[0]
+        return found
+
+
+def is_linear(step: Step) -> bool:
+    """Whether the pre-activation of a step is linear in its weights, and can be had."""
+    layer = step.operation
+    return (
+        type(layer) in (*_CONVOLUTIONS, keras.layers.Dense, keras.layers.EinsumDense)
+        and layer.compute_dtype == "float32"
+        and not getattr(layer, "lora_enabled", False)
+        and len(step.inputs) == 1
+    )
+
+
+def _units(step: Step) -> int:
+    """Units of a linear layer: how many of the numbers that it makes of one row have weights of their own."""
+    layer, shape = step.operation, step.shapes[0]
+    if isinstance(layer, keras.layers.EinsumDense):
+        read, made = layer.equation.replace(" ", "").split("->")
+        of_kernel = read.split(",")[1]
+        return math.prod(size for letter, size in zip(of_kernel, layer.kernel.shape, strict=True) if letter in made)
+    size = shape[1] if getattr(layer, "data_format", "") == "channels_first" else shape[-1]
+    assert size is not None
+    return size
+
+
+def _tapped(tap: Tap, values: Mapping[int, Any], added: Sequence[Any] | None) -> tuple[list[Any], list[Any]]:
+    """Outputs of a step with something added to its pre-activation or, where that cannot be had, to its outputs.
+
+    Also returns what it was added to.
+    """
+    step = tap.step
+    if tap.linear:
+        (plain,) = replace(step, linear=True).run(values)
+        moved = plain if added is None else plain + added[0]
+        activation = None if step.linear else step.operation.activation
+        return [_masked(moved if activation is None else activation(moved), plain)], [plain]
+    outputs = step.run(values)
+    floats = [each for each in outputs if _is_float(each.dtype)]
+    if added is not None:
+        more = iter(added)
+        outputs = [_masked(each + next(more), each) if _is_float(each.dtype) else each for each in outputs]
+    return outputs, floats
+
+
+def _shared_out(products: Any, slopes: Sequence[Any]) -> Any:
+    """|w dr/dw| of one row and weight as shares of each unit, times the impact of the output behind it."""
+    last = slopes[0].shape[-1]
+    output = sum(
+        ops.sum(ops.abs(each), axis=tuple(range(len(each.shape) - 1))) / _size(each.shape[:-1])
+        for each in slopes
+        if each.shape[-1] == last
+    )
+    units = products.shape[-1]
+    unit = ops.tile(output, units // last) if units % last == 0 else ops.sum(output) / last
+    total = ops.sum(products, axis=tuple(range(len(products.shape) - 1)), keepdims=True)
+    return ops.where(total > 0, products / ops.where(total > 0, total, 1.0), 0.0) * unit
+
+
+def _grouped(flat: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
+    """A list cut into lists of these lengths."""
+    left = iter(flat)
+    return [[next(left) for _ in range(count)] for count in counts]
+
+
+def _by_row(rows: int) -> Any:
+    """Gives values an axis of rows; a layer may have been given several in place of one (a reshape makes them)."""
+    return lambda value: ops.reshape(value, (rows, -1, *value.shape[1:]))
+
+
+def _is_float(dtype: Any) -> bool:
+    return "float" in keras.backend.standardize_dtype(dtype)
+
+
+def _flat(parts: Sequence[Any]) -> Any:
+    return ops.concatenate([ops.reshape(part, (-1,)) for part in parts])
+
+
+def _size(shape: Sequence[int | None]) -> int:
+    """Numbers in one row of a value; the axis of rows has no size."""
+    return math.prod(size for size in shape if size is not None)
+
+
+def _width(cut: Any) -> int:
+    """C."""
+    (shape,) = [s for step in cut.tail for n, s in zip(step.outputs, step.shapes, strict=True) if n == cut.output]
+    return int(shape[-1])
+
+
+def _mask(value: Any) -> Any:
+    return keras.src.backend.get_keras_mask(value)
+
+
+def _masked(value: Any, like: Any) -> Any:
+    """A tensor with the mask of another, if that has one."""
+    mask = _mask(like)
+    if mask is not None:
+        keras.src.backend.set_keras_mask(value, mask)
+    return value

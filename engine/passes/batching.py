@@ -1,0 +1,39 @@
+"""Rows cut into blocks, and blocks into batches of one fixed shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from engine import backend
+from engine.core.types import Float32, Int64
+from engine.layers.head import Head
+
+BATCH_ROWS = 256
+"""Rows of one pass. The last batch of a block is filled up with zeros, so that one shape is compiled and the bits of a
+row do not depend on how many rows follow it."""
+
+
+PASS_ROWS = 1024
+"""Rows of one row block of a pass: large enough that a message is cheap beside it, small enough to spread a thousand
+rows. Sums over more rows are added block by block."""
+
+
+def predicted_classes(head: Head, logits: Float32) -> Int64:
+    """Classes (n,) of logits (n, C): argmax of the scores, first index on ties."""
+    classes: Int64 = np.asarray(head.scores(backend.on_device(logits))).argmax(axis=1)
+    return classes
+
+
+def batches(rows: Float32, size: int) -> Iterator[tuple[Any, int]]:
+    """Cut rows (n, ...) into batches of one fixed size, the last filled up with zeros; yields (batch, real rows)."""
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        count = len(part)
+        if count < size:
+            full = np.zeros((size, *rows.shape[1:]), dtype=np.float32)
+            full[:count] = part
+            part = full
+        yield backend.on_device(part), count

@@ -1,0 +1,159 @@
+"""The case of one label of one chunk: its failures, what must not break, and the weights to blame.
+
+It is found from the inputs of the layer under repair, which are the same for every repaired form of that layer, and
+equals bit for bit what `target`, `localize` and `optimize` find through files.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.core.types import Float32, Int64, Uint8
+from engine.data.image_set import rows_fingerprint
+from engine.data.outcomes import target_order
+from engine.fitness.rows import SearchRows, Weights
+from engine.localize.last_dense import Impact
+from engine.passes.batching import PASS_ROWS
+from engine.passes.runners import LayerPasses, Sums
+from engine.targets.model_runner import ModelRunner
+
+
+@dataclass(frozen=True, eq=False)
+class LayerInputs:
+    """Rows of an image set as the layer under repair sees them.
+
+    Attributes:
+        inputs: (n, D) float32.
+        labels: (n,) int64.
+        digests: (n, 16) uint8, of the pixels.
+        shape: (h, w, c) of the images.
+        classes: number of classes.
+    """
+
+    inputs: Float32
+    labels: Int64
+    digests: Uint8
+    shape: tuple[int, ...]
+    classes: int
+
+    def take(self, rows: Int64) -> LayerInputs:
+        """Some rows, in this order."""
+        return LayerInputs(self.inputs[rows], self.labels[rows], self.digests[rows], self.shape, self.classes)
+
+    @property
+    def fingerprint(self) -> str:
+        """As `engine.data.image_set.content_fingerprint` of a file with these rows."""
+        return rows_fingerprint(self.shape, self.classes, self.labels, [self.digests])
+
+    @staticmethod
+    def joined(parts: Sequence[LayerInputs]) -> LayerInputs:
+        """All rows of several sets, one set after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return LayerInputs(
+            np.concatenate([part.inputs for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.digests for part in parts]),
+            parts[0].shape,
+            parts[0].classes,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class RepairCase:
+    """What a search of one label of one chunk works on.
+
+    Attributes:
+        label: true label of the negatives.
+        data: SHA-256 over rows and positions; keys the random numbers.
+        index: (K, 2) int64, kernel positions of the localised weights.
+        weights: the same for the kernel of the search.
+        rows: negatives first.
+    """
+
+    label: int
+    data: str
+    index: Int64
+    weights: Weights
+    rows: SearchRows
+
+
+def find_case(
+    runner: ModelRunner,
+    kernel: Float32,
+    chunk: LayerInputs,
+    label: int,
+    more_positives: LayerInputs | None = None,
+    *,
+    num_grad: int | None = None,
+    impact: Impact = "mean",
+    fronts: int = 1,
+) -> RepairCase | None:
+    """Find targets and weights.
+
+    Args:
+        runner: of the model, with the weights under repair.
+        kernel: (D, C) or (W, 1), of the model under repair.
+        chunk: repair rows.
+        label: under repair.
+        more_positives: further rows; those the model gets right must not break either.
+        num_grad: size of the pool of `engine.localize.last_dense.localize`.
+        impact: kind of forward impact.
+        fronts: number of Pareto fronts.
+
+    Returns:
+        None where the model gets all rows of the label right.
+    """
+    target, layer = runner.target, runner.layer
+    logits = layer.logits(chunk.inputs, kernel)
+    failures, successes = target_order(chunk.labels, layer.predicted(logits), label)
+    if not len(failures):
+        return None
+    negatives = chunk.take(failures)
+    positives = [(chunk.take(successes), logits[successes])]
+    if more_positives is not None:
+        more_logits = layer.logits(more_positives.inputs, kernel)
+        right = np.flatnonzero(layer.predicted(more_logits) == more_positives.labels)
+        positives.append((more_positives.take(right), more_logits[right]))
+    kept = LayerInputs.joined([part for part, _ in positives])
+    kept_logits = np.concatenate([part for _, part in positives])
+    sums = _sums(layer, kernel, negatives, logits[failures])
+    others = _sums(layer, kernel, kept, kept_logits) if target.pooled and len(kept.labels) else None
+    index = target.localise(sums, others, kernel, num_grad=num_grad, impact=impact, fronts=fronts).index
+    features, weights = target.search_weights(kernel, index)
+    everything = LayerInputs.joined([negatives, kept])
+    rows = SearchRows(
+        inputs=everything.inputs if features is None else np.ascontiguousarray(everything.inputs[:, features]),
+        logits=np.concatenate([logits[failures], kept_logits]),
+        labels=everything.labels,
+        negative=np.arange(len(everything.labels)) < len(failures),
+    )
+    return RepairCase(
+        label,
+        case_fingerprint([each.fingerprint for each in (negatives, kept) if len(each.labels)], index),
+        index,
+        weights,
+        rows,
+    )
+
+
+def _sums(layer: LayerPasses, kernel: Float32, rows: LayerInputs, logits: Float32) -> Sums:
+    """The sums of localisation over rows with logits (n, C), block by block."""
+    blocks = (slice(start, start + PASS_ROWS) for start in range(0, len(rows.labels), PASS_ROWS))
+    parts: Any = (
+        layer.localisation_sums(rows.inputs[block], logits[block], rows.labels[block], kernel) for block in blocks
+    )
+    found: Sums = functools.reduce(operator.add, parts)
+    return found
+
+
+def case_fingerprint(sets: Sequence[str], index: Int64) -> str:
+    """SHA-256 over the fingerprints of negatives and positives, and the positions (K, 2) of the weights."""
+    return hashlib.sha256("|".join([*sets, index.tobytes().hex()]).encode()).hexdigest()

@@ -1,0 +1,122 @@
+"""One search problem: which weights to search, judged how; with the rows it is all a worker needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from engine.core.rng import RngKey, generator
+from engine.core.types import Float32, Int64
+from engine.fitness.base import Fitness
+from engine.fitness.last_dense import TiledFitness
+from engine.fitness.objective import Objective
+from engine.fitness.rows import SearchRows, Weights
+from engine.fitness.tail import TailFitness
+from engine.layers.head import Head
+from engine.layers.tail import Tail
+from engine.layers.weight_stats import WeightStats
+from engine.search import loop as search
+from engine.search.loop import SearchSettings, SearchState
+from engine.targets.base import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What to search.
+
+    Attributes:
+        name: of the job, unique within a run.
+        head: what follows the logits.
+        weights: the K localised weights.
+        stats: of all weights of the layer.
+        kernel: what the search must bring along, see `Target.search_kernel`.
+        source: which random numbers to draw.
+        settings: of the search.
+    """
+
+    name: str
+    head: Head
+    weights: Weights
+    stats: WeightStats
+    source: RngKey
+    settings: SearchSettings
+    kernel: Float32 | None = None
+
+    def start(self) -> SearchState:
+        """The state before the first iteration."""
+        return search.start(self.settings, self.source, self.weights.old, self.stats)
+
+
+def problem_of(
+    target: Target,
+    kernel: Float32,
+    index: Int64,
+    weights: Weights,
+    *,
+    name: str,
+    source: RngKey,
+    settings: SearchSettings,
+) -> Problem:
+    """The search of K places (K, 2) of a target, with their `weights`, from a kernel."""
+    return Problem(
+        name=name,
+        head=target.head,
+        weights=weights,
+        stats=target.stats(kernel, index),
+        source=source,
+        settings=settings,
+        kernel=target.search_kernel(kernel),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A problem with its rows on the device of this process."""
+
+    objective: Objective
+    fitness: Fitness
+
+
+def prepare(problem: Problem, rows: SearchRows, tail: Tail | None = None) -> Prepared:
+    """Pick the rows of the search and set up their evaluation; a deep target needs the tail of its model."""
+    chosen = sample_positives(rows, problem.source, problem.settings.num_input_pos_sampled)
+    return Prepared(objective_of(problem.settings, chosen), build_fitness(problem, chosen, tail))
+
+
+def build_fitness(problem: Problem, rows: SearchRows, tail: Tail | None = None) -> Fitness:
+    """The evaluation of candidates on exactly these rows."""
+    particles, tiling = problem.settings.swarm.num_particles, problem.settings.tiling
+    if problem.kernel is None:
+        return TiledFitness(problem.head, rows, problem.weights, particles, tiling)
+    if tail is None:
+        raise ValueError("the search of a deep target needs the tail of its model")
+    return TailFitness(tail, problem.kernel, rows, problem.weights, particles, tiling)
+
+
+def objective_of(settings: SearchSettings, rows: SearchRows) -> Objective:
+    """What candidates are worth on these rows; a positive weight that is not given follows their number."""
+    negatives = int(rows.negative.sum())
+    positives = len(rows.negative) - negatives
+    weight = settings.positive_weight
+    if weight is None:
+        weight = settings.positive_worth * positives
+    return Objective(negatives, positives, weight)
+
+
+def sample_positives(rows: SearchRows, source: RngKey, count: int | None) -> SearchRows:
+    """Keep all negatives and `count` positives, drawn without replacement from the seed, in their order.
+
+    None, or a count that is not below the number of positives, keeps all.
+    """
+    positives = np.flatnonzero(~rows.negative)
+    if count is None or count >= len(positives):
+        return rows
+    rng = generator(source.seed, source.data, source.label, "positives")
+    kept = np.sort(np.concatenate([np.flatnonzero(rows.negative), rng.choice(positives, count, replace=False)]))
+    return SearchRows(rows.inputs[kept], rows.logits[kept], rows.labels[kept], rows.negative[kept])
+
+
+def with_seed(problem: Problem, seed: int) -> Problem:
+    """The same problem under another seed, named after it."""
+    return replace(problem, name=f"{problem.name}-s{seed}", source=replace(problem.source, seed=seed))

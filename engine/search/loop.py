@@ -1,0 +1,241 @@
+"""One search: a swarm on the rows of one job until its stop rule, in segments that can be moved and resumed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from engine.core.errors import InputError
+from engine.core.rng import RngKey
+from engine.core.types import Float32, Float64
+from engine.fitness.objective import Objective
+from engine.fitness.tiling import Tiling
+from engine.layers.weight_stats import WeightStats
+from engine.search import swarm
+from engine.search.swarm import SwarmSettings, SwarmState
+
+Evaluate = Callable[[Float32], Float64]
+"""(P, K) candidates -> (P, 4) sums, see `engine.fitness.last_dense.TiledFitness.evaluate`."""
+
+Stop = Literal["solved", "no gain", "iterations"]
+
+TOGETHER = 4
+"""Swarms evaluated in one call: most of what sharing a call saves, without holding ended swarms for long."""
+
+POSITIVE_WORTH = 0.15
+"""Default worth of one intact positive, in repaired negatives: the positive weight is this times their number.
+
+Measured on unseen images (benchmarks/quality.py): a constant worth per positive balances alike for sets of 300 to
+5,000 rows and for labels with 5 to 150 negatives, which no constant weight does.
+"""
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How one search runs.
+
+    Attributes:
+        swarm: how the particles move.
+        num_iterations: at most this many, at least 1.
+        min_iteration_range: stop after this many iterations without gain, at least 1.
+        positive_weight: worth of all positives together, in negatives; see `fitness.objective`. None takes
+            `positive_worth` for each.
+        positive_worth: worth of one positive, in negatives.
+        num_input_pos_sampled: search on this many positives, drawn without replacement; None takes all.
+        tiling: shapes of the pieces of an iteration.
+    """
+
+    swarm: SwarmSettings = field(default_factory=SwarmSettings)
+    num_iterations: int = 100
+    min_iteration_range: int = 10
+    positive_weight: float | None = None
+    positive_worth: float = POSITIVE_WORTH
+    num_input_pos_sampled: int | None = None
+    tiling: Tiling = field(default_factory=Tiling)
+
+    def __post_init__(self) -> None:
+        """Refuse what no search can run with."""
+        for name, value, least in (
+            ("num_iterations", self.num_iterations, 1),
+            ("min_iteration_range", self.min_iteration_range, 1),
+            ("num_input_pos_sampled", self.num_input_pos_sampled, 1),
+            ("tile_particles", self.tiling.particles, 1),
+            ("tile_rows", self.tiling.rows, 1),
+            ("tile_bytes", self.tiling.bytes, 1),
+        ):
+            if value is not None and value < least:
+                raise InputError(f"{name} is {value}, expected at least {least}")
+        for name, worth in (("positive_weight", self.positive_weight), ("positive_worth", self.positive_worth)):
+            if worth is not None and not 0 <= worth < float("inf"):
+                raise InputError(f"{name} is {worth}, expected a number of at least 0")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search is, besides its state."""
+
+    settings: SearchSettings
+    source: RngKey
+    objective: Objective
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """A candidate that a search ends with: its fitness and values (K,) float32."""
+
+    fitness: float
+    values: Float32
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One row of the swarm table; the counts and losses are those of the best candidate so far."""
+
+    iteration: int
+    best: float
+    mean: float
+    patched: int
+    intact: int
+    loss_neg: float
+    loss_pos: float
+    evaluations: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class SearchState:
+    """A search between two iterations.
+
+    Attributes:
+        swarm: the particles.
+        best_sums: (4,) float64, sums of the best candidate so far.
+        start_fitness: of particle 0 in the first iteration, the model as it is; not a number before that.
+        stop: why the search is over, or None.
+    """
+
+    swarm: SwarmState
+    best_sums: Float64
+    start_fitness: float = float("nan")
+    stop: Stop | None = None
+
+
+def start(settings: SearchSettings, source: RngKey, original: Float32, stats: WeightStats) -> SearchState:
+    """The state before the first iteration; `original` (K,) are the weights as they are."""
+    placed = swarm.init(settings.swarm, source, original.astype(np.float64), stats)
+    return SearchState(placed, np.zeros(4))
+
+
+def advance(
+    settings: SearchSettings,
+    source: RngKey,
+    objective: Objective,
+    state: SearchState,
+    evaluate: Evaluate,
+    seconds: float = float("inf"),
+) -> tuple[SearchState, list[Iteration]]:
+    """Run iterations until the search is over or `seconds` have passed (at least one iteration is run).
+
+    How a search is cut into segments changes nothing in its result.
+    """
+    states, done = advance_together([Search(settings, source, objective)], [state], evaluate, seconds)
+    return states[0], done[0]
+
+
+def advance_together(
+    searches: Sequence[Search], states: Sequence[SearchState], evaluate: Evaluate, seconds: float = float("inf")
+) -> tuple[list[SearchState], list[list[Iteration]]]:
+    """Advance searches on the same rows and weights, with swarms of one size, by shared evaluations.
+
+    At most `TOGETHER` swarms are evaluated in one call; when one ends the next takes its place. Each search ends as it
+    would alone, because a candidate's sums do not depend on its company.
+
+    Args:
+        searches: S searches.
+        states: of each.
+        evaluate: of any number of candidates.
+        seconds: return when so many have passed; at least one iteration is run.
+
+    Returns:
+        The new states and the iterations run, one list per search.
+    """
+    states = list(states)
+    done: list[list[Iteration]] = [[] for _ in searches]
+    deadline = time.monotonic() + seconds
+    while active := [number for number, state in enumerate(states) if state.stop is None][:TOGETHER]:
+        if any(done) and time.monotonic() >= deadline:
+            break
+        begun = time.perf_counter()
+        asked = [swarm.ask(states[number].swarm) for number in active]
+        sums = evaluate(np.concatenate(asked)).reshape(len(active), -1, 4)
+        told = [_tell(searches[number], states[number], share) for number, share in zip(active, sums, strict=True)]
+        elapsed = (time.perf_counter() - begun) / len(active)
+        for number, (state, iteration) in zip(active, told, strict=True):
+            states[number] = state
+            done[number].append(replace(iteration, seconds=elapsed))
+    return states, done
+
+
+def offers(search: Search, state: SearchState, evaluate: Evaluate, count: int) -> list[Offer]:
+    """The best few distinct candidates of a search, best first: of those that get as many rows right, the fittest.
+
+    The first is `result`, also where others are as fit.
+
+    Args:
+        search: what was searched.
+        state: its end.
+        evaluate: as in the search.
+        count: at most so many.
+    """
+    candidates = state.swarm.best_position.astype(np.float32)
+    sums = evaluate(candidates)
+    fitness = search.objective.fitness(sums)
+    leads = (state.swarm.best_position == state.swarm.global_position).all(axis=1)
+    found: dict[tuple[float, float], Offer] = {}
+    for number in np.lexsort((~leads, -np.where(np.isnan(fitness), -np.inf, fitness))):
+        found.setdefault(
+            (float(sums[number, 2]), float(sums[number, 3])), Offer(float(fitness[number]), candidates[number])
+        )
+        if len(found) == count:
+            break
+    return list(found.values())
+
+
+def _tell(search: Search, state: SearchState, sums: Float64) -> tuple[SearchState, Iteration]:
+    """One iteration, given the sums (P, 4) of its candidates; its time is not known here."""
+    objective = search.objective
+    values = objective.fitness(sums)
+    told = swarm.tell(search.settings.swarm, search.source, state.swarm, values)
+    best_sums = state.best_sums
+    if told.since_gain == 0:
+        best_sums = sums[int(np.argmax(np.where(np.isnan(values), -np.inf, values)))]
+    start_fitness = float(values[0]) if told.iteration == 1 else state.start_fitness
+    finite = values[np.isfinite(values)]
+    iteration = Iteration(
+        iteration=told.iteration,
+        best=told.global_fitness,
+        mean=float(finite.mean()) if len(finite) else float("nan"),
+        patched=int(best_sums[2]),
+        intact=int(best_sums[3]),
+        loss_neg=float(best_sums[0] / objective.negatives),
+        loss_pos=float(best_sums[1] / max(objective.positives, 1)),
+        evaluations=told.iteration * len(sums),
+        seconds=0.0,
+    )
+    return SearchState(told, best_sums, start_fitness, _stop(search.settings, objective, told, best_sums)), iteration
+
+
+def result(state: SearchState) -> Float32:
+    """The best candidate so far, shape (K,), as a model would hold it."""
+    return state.swarm.global_position.astype(np.float32)
+
+
+def _stop(settings: SearchSettings, objective: Objective, told: SwarmState, best: Float64) -> Stop | None:
+    if best[2] == objective.negatives and best[3] == objective.positives:
+        return "solved"
+    if told.since_gain >= settings.min_iteration_range:
+        return "no gain"
+    return "iterations" if told.iteration >= settings.num_iterations else None

@@ -1,0 +1,181 @@
+"""What one search will hold in memory and how its iterations are cut, known before it starts.
+
+All of it follows from the job and its options: never from time, free memory or the number of workers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine import backend
+from engine.core.errors import InputError
+from engine.fitness.last_dense import SLABS
+from engine.fitness.tiling import Tiling
+from engine.models.graph import Step
+from engine.passes.batching import BATCH_ROWS, PASS_ROWS
+
+PROCESS = 1100 << 20
+"""Bytes of a process with TensorFlow, Keras, Ray's client and compiled programs, before any row (measured)."""
+
+OVERHEAD = 2.5
+"""What the allocator and the workspace of convolutions add to the values of a pass or tile (measured)."""
+
+
+@dataclass(frozen=True)
+class SearchSize:
+    """What the memory of one search, or of several on the same rows and weights, follows from.
+
+    Attributes:
+        rows: n of the search.
+        row_values: numbers of one row of the image set.
+        classes: C.
+        particles: P of one search.
+        tiling: what was asked for.
+        batch_rows: rows of a pass.
+        searches: that are held at once.
+    """
+
+    rows: int
+    row_values: int
+    classes: int
+    particles: int
+    tiling: Tiling
+    batch_rows: int = BATCH_ROWS
+    searches: int = 1
+
+    def swarm_bytes(self, weights: int) -> int:
+        """Bytes of the particles of all searches, of K weights each."""
+        # float64: position, velocity, personal best, two random numbers and two temporaries of a move; float32: the
+        # changes of the candidates in a call.
+        return self.searches * self.particles * (weights * (8 * 7 + 4 * SLABS) + 4 * 8)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of the row blocks that a pass holds while the next one is read."""
+        return 3 * PASS_ROWS * self.row_values * 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the iterations of one search are cut, and the memory of the process that runs it, in bytes.
+
+    Attributes:
+        all_particles, all_rows: of the searches.
+        particles, rows: of a tile.
+        tiles: of an iteration.
+        tile: values that one tile holds at once.
+        route: `logits` (last Dense layer), `touched units` or `weights in place`; see `engine.fitness.tail`.
+        process, model, passes, features, working, swarm: bytes of the parts: TensorFlow and programs, the model, passes
+            over rows, the features of all rows, what a tile works with, and the particles.
+    """
+
+    all_particles: int
+    all_rows: int
+    particles: int
+    rows: int
+    tiles: int
+    tile: int
+    route: str
+    process: int
+    model: int
+    passes: int
+    features: int
+    working: int
+    swarm: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes of all, at most."""
+        return self.process + self.model + self.passes + self.features + self.working + self.swarm
+
+    def facts(self) -> dict[str, Any]:
+        """For `run.json`: how iterations are cut and the memory that was stated."""
+        cut = {"particles": self.particles, "rows": self.rows, "tiles": self.tiles, "bytes": self.tile}
+        return {**cut, "route": self.route, "memory": self.memory}
+
+    def sentences(self) -> list[str]:
+        """For people."""
+        return [
+            f"tiles: {self.tiles} per iteration, {self.particles} particles x {self.rows} rows, "
+            f"{_size(self.tile)} of values each, {self.route}",
+            f"memory: at most {_size(self.memory)} in one process: {_size(self.process)} TensorFlow and programs, "
+            f"{_size(self.model)} model, {_size(self.passes)} passes, {_size(self.features)} rows, "
+            f"{_size(self.working)} tiles, {_size(self.swarm)} swarm",
+        ]
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuse searches that cannot fit in the free memory of this machine, or of the GPU that computes.
+
+    Raises:
+        InputError: says what needs most of it and what would need less.
+    """
+    # The process is there already.
+    computing = {
+        "model": (plan.model, "a machine with more memory"),
+        "passes": (plan.passes, "a smaller --batch-size"),
+        "tiles": (plan.working, "smaller --tile-bytes"),
+    }
+    if not backend.gpu_count():
+        _check_fits(
+            plan, plan.memory - plan.process, computing, ("rows", "particles"), backend.free_memory(), "are free"
+        )
+        return
+    # Features stay on the device between iterations; they are put together, and the swarm moves, on the host.
+    needed = plan.model + plan.passes + plan.working + plan.features
+    _check_fits(plan, needed, computing, ("rows",), backend.device_memory_free(), "are free on the GPU")
+    _check_fits(plan, plan.features + plan.swarm, {}, ("rows", "particles"), backend.free_memory(), "are free")
+
+
+def _check_fits(
+    plan: Plan, needed: int, parts: Mapping[str, tuple[int, str]], counted: Sequence[str], free: int, where: str
+) -> None:
+    """Raise InputError unless `free` bytes hold `needed`: the parts, with what would need less, and what is counted."""
+    if needed <= free:
+        return
+    left = free - needed
+    sizes = {"rows": (plan.all_rows, plan.features), "particles": (plan.all_particles, plan.swarm)}
+    named = {
+        f"{count} {name}": (size, _fewer(count, size, left, name))
+        for name, (count, size) in sizes.items()
+        if name in counted
+    }
+    name, (most, advice) = max((named | dict(parts)).items(), key=lambda part: part[1][0])
+    raise InputError(
+        f"the search needs {_size(needed)} ({_size(most)} of it for {name}) and {_size(free)} {where}, "
+        f"expected {advice}"
+    )
+
+
+def _fewer(count: int, size: int, left: int, name: str) -> str:
+    """So many of `count` that need `size` bytes as would leave nothing lacking."""
+    fit = count * (size + left) // size
+    return f"at most {fit} {name}" if fit > 0 else f"fewer {name} and a machine with more memory"
+
+
+def count_parts(size: int, part: int) -> int:
+    """How many parts of at most so much there are."""
+    return -(-size // part)
+
+
+def live_bytes(steps: tuple[Step, ...]) -> int:
+    """Bytes of the values of a pass that are held at once for one row."""
+    size = {number: 4 * math.prod(each or 1 for each in shape[1:]) for step in steps for number, shape in _made(step)}
+    last = {number: position for position, step in enumerate(steps) for number in step.inputs}
+    most, live = 0, set[int]()
+    for position, step in enumerate(steps):
+        live.update(step.outputs)
+        most = max(most, sum(size[number] for number in live))
+        live = {number for number in live if last.get(number, len(steps)) > position}
+    return most
+
+
+def _made(step: Step) -> list[tuple[int, tuple[int | None, ...]]]:
+    return list(zip(step.outputs, step.shapes, strict=True))
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,77 @@
+"""All passes of one model in this process: whole, and through the weights under repair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from engine import backend
+from engine.core.types import Float32, Int64
+from engine.layers.tail import Tail
+from engine.models.inputs import unpack
+from engine.passes.batching import BATCH_ROWS, batches
+from engine.passes.runners import LayerPasses, Sums
+from engine.targets.base import Target
+
+
+class ModelRunner:
+    """Compiled passes of one model. Everything before the layer under repair is run once per row."""
+
+    def __init__(self, model: Any, target: Target | None, batch_rows: int = BATCH_ROWS) -> None:
+        """Build the passes; they compile on first use.
+
+        Args:
+            model: Keras model with one output (C).
+            target: its weights under repair; None for a model that is only run, whose `inputs`, `features` and
+                `localisation_sums` then do not exist.
+            batch_rows: rows of one pass.
+        """
+        self.batch_rows = batch_rows
+        self._model = model
+        self._outputs = backend.model_pass(model)
+        if target is None:
+            return
+        self.target = target
+        self._inputs: Callable[[Any], Any] = target.features_pass(model)
+        self.layer: LayerPasses = target.layer_passes(batch_rows)
+
+    @property
+    def tail(self) -> Tail | None:
+        """Behind a deep target; None where the last Dense layer is under repair."""
+        return self.target.tail
+
+    def outputs(self, images: Float32) -> Float32:
+        """Model outputs (n, C) of images (n, h, w, c)."""
+        return np.concatenate(
+            [
+                np.asarray(self._outputs(unpack(self._model, batch)))[:count]
+                for batch, count in batches(images, self.batch_rows)
+            ]
+        )
+
+    def predict(self, images: Float32) -> Int64:
+        """Predicted classes (n,): argmax of the output, first index on ties."""
+        classes: Int64 = self.outputs(images).argmax(axis=1)
+        return classes
+
+    def inputs(self, images: Float32) -> Float32:
+        """Inputs (n, D) of the layer under repair, or features (n, F) of a deep target, float32."""
+        return np.concatenate(
+            [
+                np.asarray(self._inputs(unpack(self._model, batch)), np.float32)[:count]
+                for batch, count in batches(images, self.batch_rows)
+            ]
+        )
+
+    def features(self, images: Float32) -> tuple[Float32, Float32]:
+        """What `inputs` gives, and the logits (n, C) of the model as it is, both float32."""
+        inputs = self.inputs(images)
+        return inputs, self.layer.logits(inputs, self.target.kernel)
+
+    def localisation_sums(self, images: Float32, labels: Int64) -> Sums:
+        """Sums over the rows of images (n, ...) with true classes (n,), n at least 1."""
+        if not len(images):
+            raise ValueError("localisation needs at least one row")
+        return self.layer.localisation_sums(*self.features(images), labels, self.target.kernel)

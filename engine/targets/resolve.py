@@ -1,0 +1,174 @@
+"""The weights under repair, as `--target-layer` names them: of one layer, of several, or of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engine.backend import keras
+from engine.core.errors import InputError
+from engine.layers.flat_weights import FlatWeights
+from engine.layers.head import Head, activation_name, head_of
+from engine.models.graph import Graph, Step, cut_graph, graph_of, uses
+from engine.models.loss import TrainingLoss
+from engine.models.weight_paths import is_own, layer_at, weight_variables
+from engine.targets.base import Target
+from engine.targets.deep import DeepTarget
+from engine.targets.last_dense import TargetLayer, find_target
+
+STATE = frozenset({"moving_mean", "moving_variance", "mean", "variance", "count"})
+"""Variables that are measured, not learnt."""
+
+ALL = "all"
+
+
+def resolve_target(model: Any, loss: TrainingLoss, classes: int, path: Path, names: Sequence[str] = ()) -> Target:
+    """Find the weights under repair.
+
+    Args:
+        model: Keras model with one output (n, C).
+        loss: its training loss.
+        classes: C.
+        path: of the model, for messages.
+        names: each a layer by name or number, `<layer>/<weight>` for one weight, or `all`. A layer stands for its
+            kernels, or its scale and offset; with `/*` behind it for its biases too. None at all: the last Dense layer.
+
+    Raises:
+        InputError: there is no such layer or weight, it has no weights, they are not float32, or the output does not
+            depend on them.
+    """
+    if not names:
+        return find_target(model, loss, classes, path)
+    chosen = _chosen(model, names, path)
+    last = _last_dense(model, loss, classes, path)
+    if last is not None and list(chosen) == [last.path]:
+        return last
+    for name, variable in chosen.items():
+        if variable.dtype != "float32":
+            raise InputError(
+                f"{path}: weight {name!r} {_layer(model, name)} is {variable.dtype}, expected float32 "
+                "(layers of mixed_float16 have that)"
+            )
+    graph, head = headed(graph_of(model), loss, path)
+    try:
+        cut = cut_graph(graph, list(chosen.values()))
+    except ValueError:
+        raise _unused(model, next(iter(chosen)), path) from None
+    reached = {id(variable) for step in cut.tail for variable in step.variables}
+    if lost := [name for name, variable in chosen.items() if id(variable) not in reached]:
+        raise _unused(model, lost[0], path)
+    weights = FlatWeights(head, tuple(chosen), tuple(chosen.values()), cut)
+    return DeepTarget(weights, tuple(names), _dense(model, chosen))
+
+
+def headed(graph: Graph, loss: TrainingLoss, path: Path) -> tuple[Graph, Head]:
+    """The graph up to its logits, and what follows them: the last activation is taken off where it is Keras' own."""
+    output = graph.output
+    steps = list(graph.steps)
+    while True:
+        step = next((each for each in steps if output in each.outputs), None)
+        if step is None or len(uses(steps, output)) > 0:
+            return replace(graph, output=output), _plain_head(loss, path)
+        operation = step.operation
+        if isinstance(operation, keras.layers.Dropout):
+            output = step.inputs[0]
+            steps.remove(step)
+            continue
+        name = _activation_name(step)
+        if name is None:
+            return replace(graph, output=output, steps=tuple(steps)), _plain_head(loss, path)
+        if name == "linear" and isinstance(operation, keras.layers.Activation):
+            output = step.inputs[0]
+            steps.remove(step)
+            continue
+        head = head_of(name, loss, path)
+        if isinstance(operation, keras.layers.Activation | keras.layers.Softmax):
+            steps.remove(step)
+            return replace(graph, output=step.inputs[0], steps=tuple(steps)), head
+        steps[steps.index(step)] = replace(step, linear=True)
+        return replace(graph, output=output, steps=tuple(steps)), head
+
+
+def _plain_head(loss: TrainingLoss, path: Path) -> Head:
+    return head_of("linear", loss, path)
+
+
+def _activation_name(step: Step) -> str | None:
+    """The last activation of a step, `linear` where it has none; None where it cannot be told apart."""
+    operation = step.operation
+    if not is_own(operation) or len(step.inputs) != 1:
+        return None  # only Keras' own layers are sure to end with what they call their activation
+    if isinstance(operation, keras.layers.Softmax):
+        return "softmax" if operation.axis in (-1, len(step.shapes[0]) - 1) else None
+    if not hasattr(operation, "activation") or hasattr(operation, "recurrent_activation"):
+        return None
+    if isinstance(operation, keras.layers.RNN):
+        return None
+    return activation_name(operation.activation)
+
+
+def _chosen(model: Any, names: Sequence[str], path: Path) -> dict[str, Any]:
+    """Path and variable of every weight that is asked for, in model order."""
+    known = {
+        name: variable
+        for name, variable in weight_variables(model).items()
+        if name.rsplit("/", 1)[-1] not in STATE and variable.dtype not in ("bool", "int32", "int64", "uint32")
+    }
+    chosen: set[str] = set()
+    for asked in names:
+        layer = _layer_name(model, asked.removesuffix("/*"))
+        everything = asked.endswith("/*")
+        found = [name for name in known if layer in (ALL, name) or name.startswith(f"{layer}/")]
+        if layer not in known and not everything:
+            found = [name for name in found if not name.rsplit("/", 1)[-1].endswith("bias")]
+        if not found:
+            raise _unknown(model, asked, layer, known, path)
+        chosen.update(found)
+    return {name: variable for name, variable in known.items() if name in chosen}
+
+
+def _dense(model: Any, chosen: Mapping[str, Any]) -> dict[str, int]:
+    """The toolkit's number of the layer of each 2-D kernel at the top level of the model."""
+    numbers = {f"{layer.name}/kernel": number for number, layer in enumerate(getattr(model, "layers", ()))}
+    return {name: numbers[name] for name, each in chosen.items() if name in numbers and len(each.shape) == 2}
+
+
+def _layer_name(model: Any, asked: str) -> str:
+    number, slash, rest = asked.partition("/")
+    if not number.lstrip("-").isdecimal():
+        return asked
+    return f"{layer_at(model, int(number)).name}{slash}{rest}"
+
+
+def _unknown(model: Any, asked: str, layer: str, known: dict[str, Any], path: Path) -> InputError:
+    layers = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in known))
+    shown = ", ".join(layers[:12]) + (f" and {len(layers) - 12} more" if len(layers) > 12 else "")
+    same = next((each for each in getattr(model, "layers", ()) if each.name == layer.split("/", maxsplit=1)[0]), None)
+    if same is None:
+        what = "is no layer of the model"
+    elif "/" in layer:
+        what = f"is no weight of {same.name} ({type(same).__name__})"
+    else:
+        what = f"({same.name}, {type(same).__name__}) has no weights"
+    return InputError(f"{path}: target layer {asked} {what}, expected {ALL} or layers of {shown}")
+
+
+def _unused(model: Any, name: str, path: Path) -> InputError:
+    layer = _layer(model, name)
+    return InputError(f"{path}: the model's output does not depend on {name!r} {layer}, expected weights that it uses")
+
+
+def _layer(model: Any, weight: str) -> str:
+    """Name and type of the layer of the model's own that holds a weight."""
+    name = weight.split("/", maxsplit=1)[0]
+    found = next((each for each in getattr(model, "layers", ()) if each.name == name), model)
+    return f"({found.name}, {type(found).__name__})"
+
+
+def _last_dense(model: Any, loss: TrainingLoss, classes: int, path: Path) -> TargetLayer | None:
+    try:
+        return find_target(model, loss, classes, path)
+    except InputError:
+        return None
