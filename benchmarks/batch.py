@@ -27,16 +27,16 @@ from modes import write
 
 from cli.batch import make_batch
 from cli.console import table
-from cluster.batch import Batch, ChunkFile
-from cluster.calibration import expect
-from cluster.compute import Compute, ComputeOptions
-from cluster.connect import runtime_environment
-from cluster.inputs import ChunkPaths
-from cluster.modes import run_batch
-from cluster.records import RunRecords, read_table
-from cluster.repair import Repairs, repair
-from cluster.replica import Replica
-from cluster.tasks import Task, TaskResult
+from cluster.batch.estimate import expect
+from cluster.batch.modes import run_batch
+from cluster.batch.spec import Batch, ChunkFile
+from cluster.compute.compute import Compute, ComputeOptions
+from cluster.ray_cluster.connect import runtime_environment
+from cluster.records.store import RunRecords, read_table
+from cluster.runs.chunk import ChunkPaths
+from cluster.runs.optimize import Repairs, repair
+from cluster.workers.replica import Replica
+from cluster.workers.task import RepairTask, TaskResult
 from engine.backend import limit_threads
 from engine.data.outcomes import open_negatives, write_targets
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS
@@ -55,7 +55,7 @@ def empty_replica() -> type[Replica]:
     """A worker that finds nothing to do; made in a function, so that it travels by value."""
 
     class Empty(Replica):
-        def run_task(self, model: Any, kernel: Any, more: Any, task: Task, *rest: Any) -> TaskResult:
+        def run_task(self, model: Any, kernel: Any, more: Any, task: RepairTask, *rest: Any) -> TaskResult:
             return TaskResult(note="nothing")
 
     return Empty

@@ -17,9 +17,9 @@ from quality import prepared_split, spread
 
 from cli.batch import make_batch
 from cli.console import table
-from cluster.compute import Compute, ComputeOptions
-from cluster.modes import BatchReport, run_batch
-from cluster.records import RunRecords
+from cluster.batch.modes import BatchReport, run_batch
+from cluster.compute.compute import Compute, ComputeOptions
+from cluster.records.store import RunRecords
 from engine.data.writer import write_image_set
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES
 from engine.metrics.comparison import Comparison

@@ -22,7 +22,7 @@ from common import COMMAND, machine, model_option, run_command, shipped_images, 
 
 from cli.console import table
 from cli.main import run
-from cluster.placement import JOIN_SECONDS, START_SECONDS
+from cluster.compute.placement import JOIN_SECONDS, START_SECONDS
 
 ROWS = 1000
 AIM = 2.5
@@ -174,20 +174,20 @@ def one_command(output: Path, words: list[str]) -> None:
     watch = Stopwatch()
     watch.seconds["start"] = time.time() - float(begun)
     with watch.stage("imports"):
-        import cluster.compute
-        import cluster.records
-        import cluster.repair
+        import cluster.compute.compute
+        import cluster.records.store
+        import cluster.runs.optimize
         import engine.models.load
     if arguments[arguments.index("--num-workers") + 1] != "0":
         with watch.stage("Ray"):
-            import cluster.connect
-            import cluster.pool
+            import cluster.ray_cluster.connect
+            import cluster.workers.pool
         time_ray(watch)
-    watch.wrap("verify", cluster.repair, "load_model")  # before the original below is wrapped
+    watch.wrap("verify", cluster.runs.optimize, "load_model")  # before the original below is wrapped
     watch.wrap("model", engine.models.load, "load_model")
-    watch.wrap("features", cluster.compute.Compute, "features")
-    watch.wrap("verify", cluster.compute.Compute, "predict")
-    watch.wrap("save", cluster.repair, "save_patched")
+    watch.wrap("features", cluster.compute.compute.Compute, "features")
+    watch.wrap("verify", cluster.compute.compute.Compute, "predict")
+    watch.wrap("save", cluster.runs.optimize, "save_patched")
     time_search(watch)
     code = run(arguments)
     watch.charge()
@@ -197,10 +197,10 @@ def one_command(output: Path, words: list[str]) -> None:
 
 def time_ray(watch: Stopwatch) -> None:
     """Time what starts Ray, and what starts the workers."""
-    import cluster.connect
-    import cluster.pool
+    import cluster.ray_cluster.connect
+    import cluster.workers.pool
 
-    connected = cluster.connect.connected
+    connected = cluster.ray_cluster.connect.connected
 
     @contextlib.contextmanager
     def timed(*args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -209,15 +209,15 @@ def time_ray(watch: Stopwatch) -> None:
                 resources = stack.enter_context(connected(*args, **kwargs))
             yield resources
 
-    cluster.connect.connected = timed
-    watch.wrap("workers", cluster.pool.WorkerPool, "__init__")
+    cluster.ray_cluster.connect.connected = timed
+    watch.wrap("workers", cluster.workers.pool.WorkerPool, "__init__")
 
 
 def time_search(watch: Stopwatch) -> None:
     """Time the searches, which say themselves how long their iterations took."""
-    import cluster.compute
+    import cluster.compute.compute
 
-    original = cluster.compute.Compute.search
+    original = cluster.compute.compute.Compute.search
 
     @functools.wraps(original)
     def timed(*args: Any, **kwargs: Any) -> Any:
@@ -229,7 +229,7 @@ def time_search(watch: Stopwatch) -> None:
         watch.seconds["search"] += seconds
         return outcomes
 
-    setattr(cluster.compute.Compute, "search", timed)  # noqa: B010
+    setattr(cluster.compute.compute.Compute, "search", timed)  # noqa: B010
 
 
 if __name__ == "__main__":

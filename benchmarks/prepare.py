@@ -28,7 +28,7 @@ from skimage.exposure import equalize_hist
 from skimage.transform import resize
 
 from cli.console import table
-from cluster.spread import Workers
+from cluster.ray_cluster.parallel_map import RayMap
 from engine.core.parallel import ParallelMap
 from engine.datasets.bdd import LABEL_NAMES, read_frames, square_crop
 from engine.datasets.bdd_objects import prepare_bdd_objects
@@ -90,7 +90,7 @@ def main(count: int, objects: int, rounds: int) -> None:
         create_category_dir(scenes.labels, scenes.images, root / "categories")
         drawn = create_image_subset(root / "categories", root / "subset", SubsetSettings(10**9)).drawn
         images = sum(drawn.values())
-        with Workers(1, say=lambda line: None) as one, Workers(2, say=lambda line: None) as two:
+        with RayMap(1, say=lambda line: None) as one, RayMap(2, say=lambda line: None) as two:
             times = measure(scenes, root, {"plain loop": None, "one worker": one, "two workers": two}, rounds)
     click.echo(f"{count} scenes of 1280×720, {images} images of 32×32×3; medians of {rounds} rounds, workers warm\n")
     both = {name: median(sum(took) for took in found) for name, found in times.items()}

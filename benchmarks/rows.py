@@ -17,7 +17,7 @@ import numpy as np
 from common import COMMAND, MemoryWatch, machine, model_option, shipped_images, side_by_side, write_images
 
 from cli.console import table
-from cluster.compute import Compute, ComputeOptions
+from cluster.compute.compute import Compute, ComputeOptions
 from engine.data.image_set import open_image_set
 from engine.models.load import load_model
 from engine.targets.last_dense import find_target
@@ -55,7 +55,7 @@ def time_features(model_path: Path, directory: Path, rounds: int) -> None:
     """Features on one actor and on two, one thread each, in turn."""
     import ray
 
-    from cluster.connect import runtime_environment
+    from cluster.ray_cluster.connect import runtime_environment
 
     loaded = load_model(model_path)
     target = find_target(loaded.model, loaded.loss, loaded.classes, loaded.path)

@@ -27,12 +27,12 @@ from common import dataset_option, machine, model_option, side_by_side
 from modes import write
 
 from cli.console import table
-from cluster.batch import Batch, ChunkFile, base_key, tasks_of
-from cluster.connect import runtime_environment
-from cluster.modes import run_batch
-from cluster.records import RunRecords
-from cluster.replica import Replica
-from cluster.tasks import Task, TaskResult
+from cluster.batch.modes import run_batch
+from cluster.batch.spec import Batch, ChunkFile, base_key, tasks_of
+from cluster.ray_cluster.connect import runtime_environment
+from cluster.records.store import RunRecords
+from cluster.workers.replica import Replica
+from cluster.workers.task import RepairTask, TaskResult
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS
 
 CHUNKS, ROWS, LABELS = 4, 1000, (2, 4, 6)
@@ -40,7 +40,7 @@ CHECK_TASKS = 600
 TASKS = 10_000
 WORKERS = (8, 32, 128, 256, 512, 1024)
 DEPTH = 2
-"""Tasks with one worker at a time, as `cluster.remote_tasks` has it."""
+"""Tasks with one worker at a time, as `cluster.compute.remote_tasks` has it."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def waiting_replica(results: Sequence[TaskResult]) -> type[Replica]:
     """A worker that waits as long as a recorded task took, and answers what that answered; travels by value."""
 
     class Waiting(Replica):
-        def run_task(self, model: Any, kernel: Any, more: Any, task: Task, *rest: Any) -> TaskResult:
+        def run_task(self, model: Any, kernel: Any, more: Any, task: RepairTask, *rest: Any) -> TaskResult:
             result = results[int(task.name.split("chunk")[1].split("-")[0]) % len(results)]
             time.sleep(result.seconds)
             renamed = [

@@ -18,9 +18,9 @@ from costs import measure_peak
 from layers import Job, needed
 
 from cli.console import table
-from cluster.compute import Compute, ComputeOptions
-from cluster.remote_searches import tiled
-from cluster.searches import SearchTask
+from cluster.compute.compute import Compute, ComputeOptions
+from cluster.compute.remote_searches import tiled
+from cluster.compute.searches import SearchTask
 from engine.core.rng import RngKey
 from engine.fitness.rows import SearchRows
 from engine.models.load import load_model
@@ -57,7 +57,7 @@ def main(
     """Time one iteration in tiles on one and on two actors of one thread each."""
     import ray
 
-    from cluster.connect import runtime_environment
+    from cluster.ray_cluster.connect import runtime_environment
 
     line = machine()
     click.echo(line)

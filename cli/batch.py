@@ -27,9 +27,9 @@ from cli.report_words import duration
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
-    from cluster.batch import Batch, Mode, Weighting
-    from cluster.calibration import Expectation
-    from cluster.compute import ComputeOptions
+    from cluster.batch.estimate import Expectation
+    from cluster.batch.spec import Batch, Mode, Weighting
+    from cluster.compute.compute import ComputeOptions
     from engine.localize.last_dense import Impact
     from engine.search.loop import SearchSettings
 
@@ -106,11 +106,11 @@ def batch(
     work = make_batch(output_dir=output_dir, **options)
 
     from cli.report_data import read_report
-    from cluster.batch import check_batch
-    from cluster.batch_run import run_recorded
-    from cluster.calibration import expect
-    from cluster.compute import Compute
-    from cluster.records import RunRecords, holds_run
+    from cluster.batch.estimate import expect
+    from cluster.batch.run import run_recorded
+    from cluster.batch.spec import check_batch
+    from cluster.compute.compute import Compute
+    from cluster.records.store import RunRecords, holds_run
 
     warnings = check_batch(work)
     if not dry_run and not (resume and holds_run(output_dir)):
@@ -165,7 +165,7 @@ def make_batch(
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
 
-    from cluster.batch import Batch, open_chunks
+    from cluster.batch.spec import Batch, open_chunks
     from engine.data.image_set import open_image_set
     from engine.data.outcomes import open_positives
     from engine.metrics.requirements import default_goals, read_requirements
@@ -231,7 +231,7 @@ def parse_weights(text: str, settings: SearchSettings) -> tuple[Weighting, ...]:
     Raises:
         InputError: not such numbers, or one twice.
     """
-    from cluster.batch import Weighting
+    from cluster.batch.spec import Weighting
 
     found = []
     for word in (each.strip() for each in text.split(",")):

@@ -47,12 +47,12 @@ def command(
 
     Example: repair-dist create-category-dir --label-file det_val.json --image-dir images/val --output-dir categories
     """
-    from cluster.spread import Workers
+    from cluster.ray_cluster.parallel_map import RayMap
     from engine.datasets.category_dir import create_category_dir
     from engine.datasets.crops import CropSettings
 
     settings = CropSettings(min_area, remove_occluded, remove_truncated, clamp_crops)
-    with Console(verbose) as console, Workers(num_workers, address, console.say) as workers:
+    with Console(verbose) as console, RayMap(num_workers, address, console.say) as workers:
         report = create_category_dir(
             label_file,
             image_dir,

@@ -48,7 +48,7 @@ def command(
     """
     from dataclasses import replace
 
-    from cluster.spread import Workers
+    from cluster.ray_cluster.parallel_map import RayMap
     from engine.datasets.subset import SubsetSettings, create_image_subset, table
 
     if info_file is None:
@@ -58,7 +58,7 @@ def command(
     if excluded_labels is not None:
         names = tuple(dict.fromkeys(name for name in excluded_labels.split(",") if name))
         settings = replace(settings, excluded_labels=names)
-    with Console(verbose) as console, Workers(num_workers, address, console.say) as workers:
+    with Console(verbose) as console, RayMap(num_workers, address, console.say) as workers:
         report = create_image_subset(
             category_dir,
             output_dir,

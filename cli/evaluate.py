@@ -30,8 +30,8 @@ from engine.core.errors import InputError
 from engine.metrics.repair_rates import DATASETS, run_line, summarise
 
 if TYPE_CHECKING:
-    from cluster.compute import ComputeOptions
-    from cluster.evaluation import Evaluated, Setting
+    from cluster.compute.compute import ComputeOptions
+    from cluster.runs.evaluate import Evaluated, Setting
     from engine.search.loop import SearchSettings
 
 SWEPT = (
@@ -122,9 +122,9 @@ def evaluate(
     check_seeds(seed, num_runs)
     settings = [make_setting(context.params, swept) for swept in parse_sweeps(sweep, context)]
 
-    from cluster.compute import Compute
-    from cluster.evaluation import Evaluation, check_evaluation
-    from cluster.evaluation import evaluate as run
+    from cluster.compute.compute import Compute
+    from cluster.runs.evaluate import Evaluation, check_evaluation
+    from cluster.runs.evaluate import evaluate as run
     from engine.data.image_set import open_image_set
     from engine.data.outcomes import open_negatives, open_positives
     from engine.metrics.repair_rates import Given
@@ -186,7 +186,7 @@ def make_setting(options: Mapping[str, Any], swept: Mapping[str, Any]) -> Settin
     Raises:
         InputError: values that no search can have.
     """
-    from cluster.evaluation import Setting
+    from cluster.runs.evaluate import Setting
 
     chosen: dict[str, Any] = {**options, **swept}
     for name in ("num_grad", "fronts"):

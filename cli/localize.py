@@ -21,7 +21,7 @@ from cli.options import (
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
-    from cluster.compute import ComputeOptions
+    from cluster.compute.compute import ComputeOptions
     from engine.localize.last_dense import Impact
 
 
@@ -68,7 +68,7 @@ def command(
             raise InputError(f"{name} is {value}, expected at least 1")
 
     from cli.optimize import chunk_paths
-    from cluster.compute import Compute
+    from cluster.compute.compute import Compute
     from engine.charts.pareto import draw_pareto_front
     from engine.data.outcomes import open_negatives, open_positives
     from engine.localize.weights_file import ARROW, CSV

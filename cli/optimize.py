@@ -26,9 +26,9 @@ from cli.options import (
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
-    from cluster.compute import ComputeOptions
-    from cluster.inputs import ChunkPaths
-    from cluster.reports import ChunkReport
+    from cluster.compute.compute import ComputeOptions
+    from cluster.runs.chunk import ChunkPaths
+    from cluster.runs.reports import ChunkReport
     from engine.search.loop import SearchSettings
 
 
@@ -121,10 +121,10 @@ def optimize(
         if not paths.negatives.parent.exists():
             raise InputError(f"{paths.negatives}: no such folder, expected negative inputs as `target` writes them")
 
-    from cluster.compute import Compute
-    from cluster.inputs import target_of
-    from cluster.records import RunRecords
-    from cluster.repair import Repairs, repair
+    from cluster.compute.compute import Compute
+    from cluster.records.store import RunRecords
+    from cluster.runs.chunk import target_of
+    from cluster.runs.optimize import Repairs, repair
     from engine.data.image_set import open_image_set
     from engine.models.load import load_model
 
@@ -163,7 +163,7 @@ def chunk_paths(targets: Sequence[Path], positives: Sequence[Path], output_dir: 
     Raises:
         InputError: the numbers of negative and positive folders do not match.
     """
-    from cluster.inputs import ChunkPaths
+    from cluster.runs.chunk import ChunkPaths
 
     if len(positives) not in (0, 1, len(targets)):
         raise InputError(

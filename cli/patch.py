@@ -55,7 +55,7 @@ def apply_command(patch: str, model_dir: Path, allow_custom_code: bool, output_d
 
     Example: repair-dist patch apply --model-dir model --output-dir repaired undo.arrow
     """
-    from cluster.inputs import check_output, save_repaired
+    from cluster.runs.output import check_output, save_repaired
     from engine.models.load import load_model
     from engine.patches.patch import merge
 
@@ -196,7 +196,7 @@ def patch_of_run(directory: Path, job: str | None = None) -> PlacedPatch:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from cluster.records import read_facts, read_table
+    from cluster.records.store import read_facts, read_table
     from engine.patches.arrow import SCHEMA, placed_of_table
 
     facts = read_facts(directory)

@@ -218,10 +218,10 @@ def image_folder(**settings: Any) -> None:
 
 def _run(prepare: Callable[..., dict[str, int]], settings: dict[str, Any]) -> dict[str, int]:
     """Call a function of the engine with the options of its command."""
-    from cluster.spread import Workers
+    from cluster.ray_cluster.parallel_map import RayMap
 
     verbose, num_workers, address = (settings.pop(name) for name in ("verbose", "num_workers", "address"))
-    with Console(verbose) as console, Workers(num_workers, address, console.say) as workers:
+    with Console(verbose) as console, RayMap(num_workers, address, console.say) as workers:
         return prepare(**settings, spread=workers, progress=lambda rows: console.rows("prepare", rows))
 
 

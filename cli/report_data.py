@@ -191,7 +191,7 @@ def read_report(directory: Path) -> Report:
     Raises:
         InputError: the directory holds no run, or a damaged one.
     """
-    from cluster.records import read_facts
+    from cluster.records.store import read_facts
 
     facts = read_facts(directory)
     jobs = tuple(_job(row) for row in _rows(directory, "jobs"))
@@ -242,7 +242,8 @@ def workers(jobs: Sequence[Job]) -> tuple[Worker, ...]:
 
 
 def _table(directory: Path, name: str) -> Any:
-    from cluster.records import SCHEMAS, read_table
+    from cluster.records.schema import SCHEMAS
+    from cluster.records.store import read_table
 
     table = read_table(directory, name)
     for column in SCHEMAS[name].names:

@@ -11,7 +11,7 @@ from cli.console import Console, label_name, table
 from cli.options import PATH, compute_options, model_options, open_data, option, verbose_option
 
 if TYPE_CHECKING:
-    from cluster.compute import ComputeOptions
+    from cluster.compute.compute import ComputeOptions
 
 
 @click.command(short_help="Divide a repair set into negative and positive inputs.")
@@ -43,7 +43,7 @@ def command(
     """
     images = open_data(data_dir, "repair.h5")
 
-    from cluster.compute import Compute
+    from cluster.compute.compute import Compute
     from engine.data.outcomes import write_targets
     from engine.models.load import check_fits, load_model
 

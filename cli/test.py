@@ -13,7 +13,7 @@ from cli.verdicts import NOT_MET, verdict_table
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
-    from cluster.compute import ComputeOptions
+    from cluster.compute.compute import ComputeOptions
     from engine.data.image_set import ImageSet
     from engine.metrics.requirements import Requirement
 
@@ -49,7 +49,7 @@ def command(
     images = open_data(data_dir, target_data)
     required = _requirements(requirements, base_model_dir, images)
 
-    from cluster.compute import Compute
+    from cluster.compute.compute import Compute
     from engine.metrics.accuracy import label_results, wilson_interval
     from engine.metrics.comparison import compare
     from engine.metrics.requirements import check_requirements

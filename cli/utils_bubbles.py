@@ -21,7 +21,7 @@ from cli.utils_options import (
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
-    from cluster.compute import ComputeOptions
+    from cluster.compute.compute import ComputeOptions
     from engine.charts.repair_outcomes import Fates
     from engine.data.image_set import ImageSet
 

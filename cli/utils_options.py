@@ -14,7 +14,7 @@ from cli.options import PATH, F, open_data, option
 from engine.core.types import Int64
 
 if TYPE_CHECKING:
-    from cluster.compute import Compute, ComputeOptions
+    from cluster.compute.compute import Compute, ComputeOptions
     from engine.data.image_set import ImageSet
     from engine.models.load import LoadedModel
 
@@ -84,7 +84,7 @@ def predict_all(
     models: list[LoadedModel], images: list[ImageSet], compute_settings: ComputeOptions, verbose: int
 ) -> list[list[Int64]]:
     """Classes (n,) that each model predicts for each set."""
-    from cluster.compute import Compute
+    from cluster.compute.compute import Compute
 
     # Of many small sets nobody wants to read where each was computed.
     with (

@@ -69,7 +69,7 @@ def command(run: Path, interval: float) -> None:
 
     from cli.report import summary
     from cli.report_data import read_report
-    from cluster.records import read_facts
+    from cluster.records.store import read_facts
 
     facts = read_facts(run)
     with _Screen() if sys.stderr.isatty() else _Lines() as display:
@@ -168,7 +168,7 @@ class _Screen:
 
 
 def _from_tables(run: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    from cluster.records import read_table
+    from cluster.records.store import read_table
 
     jobs = read_table(run, "jobs").to_pylist()
     ended = [job for job in jobs if job["state"] != "running"]

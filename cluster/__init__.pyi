@@ -1,11 +1,11 @@
-from .batch import Batch, ChunkFile, Weighting, check_batch, open_chunks
-from .batch_run import run_recorded
-from .compute import Compute, ComputeOptions
-from .inputs import ChunkPaths
-from .records import RunRecords, comparable, read_table
-from .repair import Repairs
-from .reports import ChunkReport
-from .searches import SearchOutcome, SearchTask
+from .batch.run import run_recorded
+from .batch.spec import Batch, ChunkFile, Weighting, check_batch, open_chunks
+from .compute.compute import Compute, ComputeOptions
+from .compute.searches import SearchOutcome, SearchTask
+from .records.store import RunRecords, comparable, read_table
+from .runs.chunk import ChunkPaths
+from .runs.optimize import Repairs
+from .runs.reports import ChunkReport
 
 __all__ = [
     "Batch",

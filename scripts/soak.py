@@ -23,12 +23,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from ray.cluster_utils import Cluster
 
-import cluster.compute
-import cluster.remote_tasks
-from cluster.batch import Mode
-from cluster.batch_run import run_recorded
-from cluster.compute import Compute, ComputeOptions
-from cluster.records import read_table
+import cluster.compute.compute
+import cluster.compute.remote_tasks
+from cluster.batch.run import run_recorded
+from cluster.batch.spec import Mode
+from cluster.compute.compute import Compute, ComputeOptions
+from cluster.records.store import read_table
 from tests.support.batches import (
     MODES,
     differences,
@@ -137,7 +137,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
     # Tasks come back after every iteration, so that there are many moments.
-    cluster.compute.SEGMENT_SECONDS = cluster.remote_tasks.SEGMENT_SECONDS = 0.0
+    cluster.compute.compute.SEGMENT_SECONDS = cluster.compute.remote_tasks.SEGMENT_SECONDS = 0.0
     begun = time.monotonic()
     equal = kills = redispatched = 0
     with tempfile.TemporaryDirectory(prefix="repair-dist-soak-") as folder:

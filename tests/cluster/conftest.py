@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from ray.cluster_utils import Cluster
 
-from cluster.batch_run import run_recorded
-from cluster.compute import Compute, ComputeOptions
-from cluster.inputs import ChunkPaths
-from cluster.records import RunRecords, comparable, read_table
-from cluster.repair import Repairs, repair
-from cluster.reports import ChunkReport
+from cluster.batch.run import run_recorded
+from cluster.compute.compute import Compute, ComputeOptions
+from cluster.records.store import RunRecords, comparable, read_table
+from cluster.runs.chunk import ChunkPaths
+from cluster.runs.optimize import Repairs, repair
+from cluster.runs.reports import ChunkReport
 from engine.data.image_set import open_image_set
 from engine.data.outcomes import open_negatives, write_targets
 from engine.data.preprocess import preprocess_images

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from cli.batch import parse_labels, parse_weights
-from cluster.batch_run import run_recorded
-from cluster.records import SCHEMAS, holds_run, read_facts, read_table
+from cluster.batch.run import run_recorded
+from cluster.records.schema import SCHEMAS
+from cluster.records.store import holds_run, read_facts, read_table
 from engine.core.errors import InputError
 from engine.models.load import load_model
 from engine.patches.arrow import read_patch
@@ -503,7 +504,7 @@ def test_the_model_to_repair_is_not_replaced(finished: Path, refused: Refused) -
 READER = """
 import json, sys
 from pathlib import Path
-from cluster.records import holds_run, read_facts
+from cluster.records.store import holds_run, read_facts
 from tests.support.reader import Reader
 
 reader = Reader(Path(sys.argv[1]))
@@ -524,7 +525,7 @@ SEARCHES = 2 * 4 * 6 - 6
 
 def test_a_reader_in_a_loop(batchspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """It sees whole tables, and what it has seen of a finished search stays."""
-    monkeypatch.setattr("cluster.compute.SEGMENT_SECONDS", 0.0)
+    monkeypatch.setattr("cluster.compute.compute.SEGMENT_SECONDS", 0.0)
     reader = subprocess.Popen(
         [sys.executable, "-c", READER, "run", str(SEARCHES)],
         stdout=subprocess.PIPE,
@@ -544,7 +545,7 @@ def test_a_reader_in_a_loop(batchspace: Path, command: Command, monkeypatch: pyt
 
 def test_a_reader_at_every_moment(batchspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run directory changes where a file takes its place or goes: before and after each of these it is looked at."""
-    monkeypatch.setattr("cluster.compute.SEGMENT_SECONDS", 0.0)
+    monkeypatch.setattr("cluster.compute.compute.SEGMENT_SECONDS", 0.0)
     reader = Reader(batchspace / "run")
     looks = 0
 

@@ -16,8 +16,8 @@ from uuid import uuid4
 
 import pytest
 
-from cluster.batch_run import run_recorded
-from cluster.records import read_facts, read_table
+from cluster.batch.run import run_recorded
+from cluster.records.store import read_facts, read_table
 from tests.support.batches import differences, doomed, here, small_batch, words_of
 
 MARK = "REPAIR_DIST_TEST_MARK"
@@ -104,7 +104,8 @@ run_directory, ballast = disk / "run", disk / "ballast"
 repaired, whole = run_directory / "repair" / "model.keras", Path(sys.argv[3]) / "repair" / "model.keras"
 
 from cli.main import run
-from cluster.records import SCHEMAS, read_facts, read_table
+from cluster.records.schema import SCHEMAS
+from cluster.records.store import read_facts, read_table
 
 def leave(free):
     "Fill the disk up to so many bytes."

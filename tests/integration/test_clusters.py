@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 
 from cli.main import run
-from cluster.connect import connected
+from cluster.ray_cluster.connect import connected
 from engine.core.errors import InputError
 from tests.support.batches import differences
 
@@ -158,8 +158,8 @@ def test_a_submitted_job(words: list[str], on_a_laptop: Path, head: Head, tmp_pa
 
 EIGHT_GPUS = """
 import json, os, sys
-from cluster.connect import connected
-from cluster.pool import WorkerPool
+from cluster.ray_cluster.connect import connected
+from cluster.workers.pool import WorkerPool
 
 class Light:
     '''As much of a replica as starts without TensorFlow; it travels by value.'''

@@ -26,7 +26,8 @@ import pyarrow as pa
 import pytest
 
 from cli.main import COMMANDS, run
-from cluster.records import KEYS, SCHEMAS, RunRecords, read_table
+from cluster.records.schema import KEYS, SCHEMAS
+from cluster.records.store import RunRecords, read_table
 from engine import backend
 from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables

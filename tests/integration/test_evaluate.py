@@ -18,9 +18,9 @@ import pytest
 
 from cli.evaluate import SWEPT, make_setting, parse_sweeps
 from cli.evaluate import command as evaluate_command
-from cluster import evaluation
-from cluster.compute import Compute
-from cluster.records import EVALUATION
+from cluster.compute.compute import Compute
+from cluster.records.schema import EVALUATION
+from cluster.runs import evaluate as evaluation
 from tests.integration.conftest import Command, contents
 
 Refused = Callable[..., str]

@@ -14,8 +14,9 @@ import keras
 import numpy as np
 import pytest
 
-from cluster.records import SCHEMAS, RunRecords
-from cluster.reports import patch_rows
+from cluster.records.rows import patch_rows
+from cluster.records.schema import SCHEMAS
+from cluster.records.store import RunRecords
 from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_patch, write_patch

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from cluster.records import RunRecords, read_facts, read_table
+from cluster.records.store import RunRecords, read_facts, read_table
 from tests.integration.conftest import Command
 from tests.support.run_samples import write_run
 

@@ -10,7 +10,8 @@ import polars
 import pyarrow as pa
 import pyarrow.dataset
 
-from cluster.records import SCHEMAS, read_table
+from cluster.records.schema import SCHEMAS
+from cluster.records.store import read_table
 
 
 class Reader:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.records import RunRecords
+from cluster.records.store import RunRecords
 from engine.data.writer import write_image_set
 from engine.metrics.accuracy import LabelChange, paired_changes, wilson_interval
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.compute import Compute, ComputeOptions
-from cluster.inputs import Chunk, ChunkPaths, open_chunk, search_rows
-from cluster.tasks import layer_inputs
+from cluster.compute.compute import Compute, ComputeOptions
+from cluster.runs.chunk import Chunk, ChunkPaths, open_chunk
+from cluster.runs.features import search_rows
+from cluster.workers.task import layer_inputs
 from engine.data.image_set import ImageSet, content_fingerprint, open_image_set
 from engine.data.outcomes import open_negatives, write_targets
 from engine.data.preprocess import preprocess_images

@@ -1,0 +1,323 @@
+"""Repair of many chunks and labels at once, to stated requirements, in one of three modes.
+
+- `chain`: chunk i repairs the model that chunk i-1 left; what is returned is the best of all by validation.
+- `independent`: every chunk repairs the base model; what is returned is the best single patch.
+- `rounds`: every chunk repairs the best model so far; patches are merged, and the next round starts from there.
+
+Every decision is a pure function of what the searches found, which is the same wherever they ran: an interrupted run
+that goes on decides again and comes to the same end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cluster.batch.ledger import Ledger, OnJobs
+from cluster.batch.selection import Candidate, HeldOut, PatchRanker, Score, ranked
+from cluster.batch.spec import Batch, ChunkFile, base_key, group_name, specs_of, tasks_of
+from cluster.compute.compute import Compute
+from cluster.records.rows import comparison_rows, patch_rows, prediction_rows, verdict_rows
+from cluster.records.store import RunRecords
+from cluster.runs.chunk import OnRows
+from cluster.runs.output import save_repaired
+from cluster.workers.model import ModelHandle
+from engine.core.files import remove, replace_file
+from engine.core.types import Float32, Int64
+from engine.data.image_set import ImageSet
+from engine.metrics.comparison import Comparison
+from engine.metrics.requirements import Verdict, check_requirements, rank
+from engine.models.load import load_model
+from engine.patches.arrow import write_patch
+from engine.patches.patch import Patch
+from engine.patches.save import repaired_path
+from engine.problem.case import LayerInputs
+
+NOT_MET_FILE = "requirements-not-met.txt"
+
+OUTPUTS = ("repair", "patch.arrow", "weights.csv", "weights.arrow", NOT_MET_FILE)
+"""What a batch leaves in its directory beside the records."""
+
+
+@dataclass(frozen=True, eq=False)
+class BatchStep:
+    """What a step ended with.
+
+    Attributes:
+        number: 0 for the base model.
+        kernel: (D, C).
+        jobs: searches whose patches made it from the step before.
+        score: on validation.
+        correct, total: rows of the labels under repair, on test data where there is some, else on validation.
+    """
+
+    number: int
+    kernel: Float32
+    jobs: tuple[str, ...]
+    score: Score
+    correct: int
+    total: int
+
+
+@dataclass(frozen=True, eq=False)
+class BatchReport:
+    """How a batch ended.
+
+    Attributes:
+        model: path of the repaired model.
+        patch: from the base model to it.
+        steps: of the run, the base model first.
+        chosen: the step that the model is of.
+        comparisons: the saved model, loaded again, against the base model, by split.
+        verdicts: by split; empty where no requirements were stated.
+        counts: jobs by state.
+        failed: notes of jobs that failed, by chunk.
+        notes: what else is worth saying.
+    """
+
+    model: Path
+    patch: Patch
+    steps: tuple[BatchStep, ...]
+    chosen: BatchStep
+    comparisons: Mapping[str, Comparison]
+    verdicts: Mapping[str, tuple[Verdict, ...]]
+    counts: Mapping[str, int]
+    failed: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 done and met, 3 requirements not met (on test data where there is some), 4 some jobs failed."""
+        if self.failed:
+            return 4
+        judged = self.verdicts.get("test") or self.verdicts.get("validation") or ()
+        return 0 if all(verdict.met for verdict in judged) else 3
+
+
+@dataclass(eq=False)
+class _BatchRun:
+    """What the steps of a run share."""
+
+    batch: Batch
+    compute: Compute
+    handle: ModelHandle
+    ledger: Ledger
+    held_out: dict[str, HeldOut]
+    positives: LayerInputs | None
+
+    def record(self, name: str, stage: str, held_out: HeldOut, comparison: Comparison) -> None:
+        """Rows of the table `labels` for one model on one set of rows."""
+        rows = comparison_rows(name, stage, held_out.split, comparison)
+        self.ledger.records.replace("labels", f"{name}-{stage}-{held_out.split}", rows)
+
+
+def run_batch(
+    batch: Batch,
+    compute: Compute,
+    open_records: Callable[[], RunRecords],
+    *,
+    on_rows: OnRows | None = None,
+    on_jobs: OnJobs | None = None,
+) -> BatchReport:
+    """Repair.
+
+    Args:
+        batch: what to do, as checked by `check_batch`.
+        compute: where.
+        open_records: starts or resumes the run directory, once the held-out rows are known to be good.
+        on_rows: progress of row passes.
+        on_jobs: called with the content of `progress.json` as it changes.
+
+    Raises:
+        InputError: held-out rows are damaged; nothing has been written.
+        WorkError: the disk is full or no worker is left; the run can be resumed.
+    """
+    handle = compute.handle(batch.model, batch.target)
+    layer = handle.runner.layer
+    kernel = batch.target.kernel
+
+    def rows_of(split: str, images: ImageSet) -> LayerInputs:
+        return compute.layer_inputs(handle, images, on_rows(split, images.rows) if on_rows else None)
+
+    held_out = {}
+    for split, images in (("validation", batch.validation), ("test", batch.test)):
+        if images is not None:
+            rows = rows_of(split, images)
+            held_out[split] = HeldOut(split, images, rows, layer.predicted(layer.logits(rows.inputs, kernel)))
+    positives = [rows_of("positives", images) for images in batch.positives]
+    ledger = Ledger(open_records(), batch.target, on_jobs)
+    if batch.mode != "rounds":  # which may end before its last round
+        ledger.plan(batch.steps, batch.steps * batch.jobs_per_step)
+    run = _BatchRun(batch, compute, handle, ledger, held_out, LayerInputs.joined(positives) if positives else None)
+    steps = _steps(run, kernel)
+    # The base model comes first and `max` keeps the first of equals: nothing is changed for nothing.
+    chosen = max(steps, key=lambda step: step.score)
+    return _finish(run, kernel, steps, chosen)
+
+
+def _steps(run: _BatchRun, kernel: Float32) -> list[BatchStep]:
+    batch = run.batch
+    steps = [_end_step(run, 0, kernel, ())]
+    if batch.mode == "chain":
+        for number, chunk in enumerate(batch.chunks, start=1):
+            found = _search(run, number, steps[-1].kernel, [chunk])
+            # As the tutorial's loop, the chain goes on from the repaired model even where it is worse.
+            steps.append(_follow(run, number, steps[-1], found))
+        return steps
+    if batch.mode == "independent":
+        found = _search(run, 1, kernel, batch.chunks)
+        steps.append(_follow(run, 1, steps[-1], found[:1]))
+        return steps
+    for number in range(1, batch.max_rounds + 1):
+        found = _search(run, number, kernel, batch.chunks)
+        step = _follow(run, number, steps[-1], found)
+        if step.score <= steps[-1].score:
+            break
+        steps.append(step)
+        kernel = step.kernel
+    return steps
+
+
+def _follow(run: _BatchRun, number: int, before: BatchStep, found: Sequence[Candidate]) -> BatchStep:
+    """The step after `before`, with the merge of what was found."""
+    if not found:
+        return _end_step(run, number, before.kernel, ())
+    best = _ranker(run, before.kernel).merged(found)
+    return _end_step(run, number, best.applied(before.kernel), best.jobs)
+
+
+def _ranker(run: _BatchRun, kernel: Float32) -> PatchRanker:
+    return PatchRanker.of(run.handle.runner.layer, kernel, run.held_out["validation"], run.batch.requirements)
+
+
+def _end_step(run: _BatchRun, number: int, kernel: Float32, jobs: tuple[str, ...]) -> BatchStep:
+    """Measure what a step ended with and record it."""
+    layer, labels = run.handle.runner.layer, list(run.batch.labels)
+    comparisons = {}
+    for split, held_out in run.held_out.items():
+        after = layer.predicted(layer.logits(held_out.rows.inputs, kernel))
+        comparisons[split] = held_out.compare(after)
+        run.record(f"step{number}", "step", held_out, comparisons[split])
+    validation = comparisons["validation"]
+    score = rank(check_requirements(run.batch.requirements, validation), validation)
+    run.ledger.choose(jobs)
+    told = comparisons.get("test", validation)
+    correct = int(np.diagonal(told.after)[labels].sum())
+    step = BatchStep(number, kernel, jobs, score, correct, int(told.totals[labels].sum()))
+    run.ledger.best(_in_words(run, validation, score))
+    return step
+
+
+def _in_words(run: _BatchRun, comparison: Comparison, score: Score) -> str:
+    labels = list(run.batch.labels)
+    mine = np.diagonal(comparison.after)[labels].sum() / max(1, int(comparison.totals[labels].sum()))
+    everything = np.diagonal(comparison.after).sum() / comparison.totals.sum()
+    met = (
+        f"{score[0]} of {len(check_requirements(run.batch.requirements, comparison))} requirements, "
+        if run.batch.stated
+        else ""
+    )
+    return f"{met}labels {100 * mine:.1f} %, all {100 * everything:.2f} %"
+
+
+def _search(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[ChunkFile]) -> list[Candidate]:
+    """Run the searches of a step and judge what they offer; candidates that change something, best first."""
+    batch, ledger = run.batch, run.ledger
+    ledger.begin(step, batch.jobs_per_step)
+    for chunk in chunks:
+        if chunk.images is None:
+            for label in batch.labels:
+                ledger.fail(step, chunk.folder, label, specs_of(batch, group_name(step, chunk, label)), chunk.error)
+    base = base_key(kernel, run.positives)
+    tasks = tasks_of(batch, step, chunks, base, run.compute.workers, ledger.has)
+    for event in run.compute.run_tasks(run.handle, kernel, run.positives, tasks, ledger.states(tasks)):
+        ledger.take(event)
+    groups = [group_name(step, chunk, label) for chunk in chunks for label in batch.labels]
+    return _judged(run, step, kernel, [spec.name for group in groups for spec in specs_of(batch, group)])
+
+
+def _judged(run: _BatchRun, step: int, kernel: Float32, jobs: Sequence[str]) -> list[Candidate]:
+    """Judge what searches offer, record the best of each, and rank those that change something."""
+    candidates, rows, seen = [], [], set()
+    for candidate, comparison in _ranker(run, kernel).measure(run.ledger.outcomes(jobs)):
+        (job,) = candidate.jobs
+        if job not in seen:
+            rows += comparison_rows(job, "candidate", "validation", comparison)
+            seen.add(job)
+        if not np.array_equal(candidate.values, kernel[candidate.index[:, 0], candidate.index[:, 1]]):
+            candidates.append(candidate)
+    if rows:
+        run.ledger.records.replace("labels", f"step{step}-candidates", rows)
+    return ranked(candidates)
+
+
+def _finish(run: _BatchRun, kernel: Float32, steps: Sequence[BatchStep], chosen: BatchStep) -> BatchReport:
+    """Save the chosen model, load it again, measure and judge that, and record it."""
+    batch, records = run.batch, run.ledger.records
+    notes = []
+    patch, comparisons, after = _save_and_measure(run, kernel, chosen.kernel)
+    validation = comparisons["validation"]
+    if rank(check_requirements(batch.requirements, validation), validation) < steps[0].score:
+        # Rounding in the whole model may move a row across a limit; better no repair than a worse model.
+        notes.append("loaded again, the repaired model is worse than the base model by the requirements: not changed")
+        chosen = steps[0]
+        patch, comparisons, after = _save_and_measure(run, kernel, kernel)
+    verdicts = (
+        {split: check_requirements(batch.requirements, each) for split, each in comparisons.items()}
+        if batch.stated
+        else {}
+    )
+    for split, comparison in comparisons.items():
+        held_out = run.held_out[split]
+        run.record("batch", "base", held_out, held_out.compare(held_out.before))
+        run.record("batch", "repaired", held_out, comparison)
+        records.replace("verdicts", split, verdict_rows(split, verdicts.get(split, ())))
+        labels = held_out.rows.labels
+        records.replace("predictions", split, prediction_rows(split, labels, held_out.before, after[split]))
+    shapes = batch.target.shapes
+    records.replace("patches", "batch", patch_rows("batch", 0, None, patch, shapes))
+    write_patch(batch.output / "patch.arrow", patch, shapes)
+    report = BatchReport(
+        model=repaired_path(batch.model, batch.output),
+        patch=patch,
+        steps=tuple(steps),
+        chosen=chosen,
+        comparisons=comparisons,
+        verdicts=verdicts,
+        counts=dict(run.ledger.counts),
+        failed=dict(run.ledger.failed),
+        notes=tuple(notes),
+    )
+    _mark(batch.output, report)
+    return report
+
+
+def _save_and_measure(
+    run: _BatchRun, base: Float32, kernel: Float32
+) -> tuple[Patch, dict[str, Comparison], dict[str, Int64]]:
+    batch = run.batch
+    patch = batch.target.patch_between(base, kernel)
+    saved = save_repaired(batch.model, patch, batch.output)
+    batch.target.write_localised(batch.output, batch.target.index_of(patch, str(saved)), patch.old, patch.new)
+    reloaded = run.compute.handle(load_model(saved, allow_custom_code=batch.model.allow_custom_code))
+    after = {split: run.compute.predict(reloaded, held_out.images) for split, held_out in run.held_out.items()}
+    return patch, {split: run.held_out[split].compare(each) for split, each in after.items()}, after
+
+
+def _mark(output: Path, report: BatchReport) -> None:
+    """Say beside a model that does not meet its requirements what is missing."""
+    missing = [
+        f"{split}: {verdict.requirement.text}: {100 * verdict.value:.2f} %, "
+        f"missed by {-100 * verdict.margin:.2f} points"
+        for split, verdicts in report.verdicts.items()
+        for verdict in verdicts
+        if not verdict.met
+    ]
+    if not missing:
+        remove(output / NOT_MET_FILE)
+        return
+    with replace_file(output / NOT_MET_FILE) as temporary:
+        temporary.write_text("\n".join(missing) + "\n", encoding="utf-8")

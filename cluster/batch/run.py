@@ -1,0 +1,87 @@
+"""A batch with its run directory: started, resumed, interrupted or ended, `run.json` says so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from cluster.batch.identity import facts_of
+from cluster.batch.ledger import OnJobs
+from cluster.batch.modes import OUTPUTS, run_batch
+from cluster.batch.spec import Batch
+from cluster.compute.compute import Compute
+from cluster.records.store import RunRecords, enough_room, holds_run, read_facts
+from cluster.runs.chunk import OnRows
+from engine.core.files import remove
+
+
+def run_recorded(
+    batch: Batch,
+    compute: Compute,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_rows: OnRows | None = None,
+    on_jobs: OnJobs | None = None,
+) -> int:
+    """Run a batch in its directory `batch.output`; returns the exit code, see `cluster.batch.modes.BatchReport`.
+
+    Args:
+        batch: what to do, as checked by `cluster.batch.spec.check_batch`.
+        compute: where.
+        resume: go on with the run in the directory, or start it; one that had come to its end stays as it is.
+        overwrite: replace an earlier run.
+        on_rows: progress of row passes.
+        on_jobs: called with the content of `progress.json` as it changes.
+
+    Raises:
+        InputError: the directory is in use, or holds a run of something else; or held-out rows are damaged. Nothing
+            has been written then.
+        WorkError: the disk is full or no worker is left; the run can be resumed.
+    """
+    begun = time.perf_counter()
+    goes_on = resume and holds_run(batch.output)
+    if not goes_on:
+        RunRecords.check_new(batch.output, overwrite=overwrite)
+    facts = facts_of(batch, compute)
+    if goes_on:
+        RunRecords.check_same(batch.output, facts)
+        before = read_facts(batch.output)
+        if before.get("state") == "done":
+            return int(before["exit_code"])
+    opened: list[RunRecords] = []
+
+    def open_records() -> RunRecords:
+        if goes_on:
+            opened.append(RunRecords.resume(batch.output, facts))
+        else:
+            opened.append(RunRecords.create(batch.output, facts, overwrite=overwrite))
+            for name in OUTPUTS:  # of an earlier run
+                remove(batch.output / name)
+        return opened[0]
+
+    try:
+        with enough_room(batch.output):
+            report = run_batch(batch, compute, open_records, on_rows=on_rows, on_jobs=on_jobs)
+            ended = {
+                "hardware": compute.hardware_kind(),
+                "placement": compute.decisions,
+                "seconds": time.perf_counter() - begun,
+                "redispatched": compute.redispatched,
+                "notes": list(report.notes),
+                "exit_code": report.exit_code,
+            }
+            opened[0].compact({**facts, **ended})
+    except BaseException as error:
+        if opened:
+            _tell_end(opened[0], facts, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
+    return report.exit_code
+
+
+def _tell_end(records: RunRecords, facts: Mapping[str, Any], state: str) -> None:
+    """Say in `run.json` how the run ended, if that can still be written."""
+    with suppress(Exception):
+        records.write_facts({**facts, "state": state})

@@ -1,0 +1,228 @@
+"""What a batch is: chunks, labels, weights and seeds, checked before any work starts, and the tasks that they make."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cluster.workers.passes import ship_rows
+from cluster.workers.task import RepairTask, SearchJob
+from engine.core.errors import InputError
+from engine.core.types import Float32
+from engine.data.image_set import ImageSet, open_image_set
+from engine.localize.last_dense import Impact
+from engine.metrics.requirements import Requirement, check_rows
+from engine.models.load import LoadedModel, check_fits
+from engine.problem.case import LayerInputs
+from engine.search.loop import SearchSettings
+from engine.targets.base import Target
+
+Mode = Literal["chain", "independent", "rounds"]
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkFile:
+    """One chunk: its name, its folder, and its rows, or why they cannot be read."""
+
+    name: str
+    folder: Path
+    images: ImageSet | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """A positive weight as the user gave it: `200`, or `0.15x` for each positive input."""
+
+    text: str
+    settings: SearchSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What to repair with what.
+
+    Attributes:
+        model: to repair.
+        target: its weights under repair.
+        chunks: repair sets.
+        labels: under repair.
+        weightings: settings of the searches, one for each positive weight.
+        seeds: of the searches.
+        mode: how the chunks work together.
+        max_rounds: of mode rounds.
+        offers: patches that each search offers.
+        num_grad: size of the pool of localisation, or None.
+        impact: forward impact of localisation.
+        fronts: Pareto fronts of localisation.
+        requirements: what is asked of the result.
+        stated: the user stated them; otherwise they only rank the candidates.
+        validation: rows that choose.
+        test: rows that only measure, or None.
+        positives: further rows that must not break.
+        output: the run directory.
+    """
+
+    model: LoadedModel
+    target: Target
+    chunks: tuple[ChunkFile, ...]
+    labels: tuple[int, ...]
+    weightings: tuple[Weighting, ...]
+    seeds: tuple[int, ...]
+    mode: Mode
+    max_rounds: int
+    offers: int
+    num_grad: int | None
+    impact: Impact
+    fronts: int
+    requirements: tuple[Requirement, ...]
+    stated: bool
+    validation: ImageSet
+    test: ImageSet | None
+    positives: tuple[ImageSet, ...]
+    output: Path
+
+    @property
+    def jobs_per_step(self) -> int:
+        """Searches of one step, before chunks without failures are known."""
+        chunks = 1 if self.mode == "chain" else len(self.chunks)
+        return chunks * len(self.labels) * len(self.weightings) * len(self.seeds)
+
+    @property
+    def steps(self) -> int:
+        """Steps at most."""
+        return {"chain": len(self.chunks), "independent": 1, "rounds": self.max_rounds}[self.mode]
+
+
+def open_chunks(directory: Path, model: LoadedModel) -> tuple[ChunkFile, ...]:
+    """The chunks of a folder: its sub-folders with `repair.h5`, by number and then by name; or the folder itself.
+
+    A numbered folder without a readable `repair.h5` that fits the model is a chunk with an error.
+
+    Raises:
+        InputError: there is no chunk.
+    """
+    if not directory.is_dir():
+        found = "is a file" if directory.exists() else "no such folder"
+        raise InputError(f"{directory}: {found}, expected a folder of chunks as `split` writes them")
+    folders = [
+        folder
+        for folder in directory.iterdir()
+        if folder.is_dir() and (folder.name.isdecimal() or (folder / "repair.h5").exists())
+    ]
+    folders.sort(key=lambda each: (0, int(each.name), "") if each.name.isdecimal() else (1, 0, each.name))
+    if not folders and (directory / "repair.h5").exists():
+        folders = [directory]
+    if not folders:
+        raise InputError(f"{directory}: found no chunk, expected folders 0, 1, … with a repair.h5 each")
+    chunks = [_open_chunk(folder.absolute(), model) for folder in folders]
+    if all(chunk.images is None for chunk in chunks):
+        raise InputError(chunks[0].error)
+    return tuple(chunks)
+
+
+def _open_chunk(folder: Path, model: LoadedModel) -> ChunkFile:
+    try:
+        images = open_image_set(folder / "repair.h5")
+        check_fits(images, model)
+    except InputError as error:
+        return ChunkFile(folder.name, folder, None, str(error))
+    return ChunkFile(folder.name, folder, images)
+
+
+def check_batch(batch: Batch) -> list[str]:
+    """Refuse what cannot work, before any work starts; returns warnings.
+
+    Raises:
+        InputError: held-out rows that do not fit the model or have no rows to judge a requirement by.
+    """
+    model = batch.model
+    for images in (batch.validation, batch.test, *batch.positives):
+        if images is not None:
+            check_fits(images, model)
+    for images in (batch.validation, batch.test):
+        if images is not None:
+            check_rows(batch.requirements, np.bincount(images.labels, minlength=model.classes), images.path)
+    origin = model.path.resolve()
+    if (batch.output / "repair").resolve() in (origin, *origin.parents):  # which is replaced as a whole
+        raise InputError(f"{model.path} is the model to repair, expected another --output-dir")
+    sets = [*(chunk.images for chunk in batch.chunks), *batch.positives]
+    seen = np.unique(np.concatenate([images.labels for images in sets if images is not None]))
+    warnings = []
+    for requirement in batch.requirements if batch.stated else ():
+        missing = [label for label in requirement.labels or () if label not in seen]
+        if missing and not requirement.wildcard:
+            warnings.append(
+                f'no repair row has label {missing[0]}, so no search can keep to "{requirement.text}"; '
+                "more rows may be given with --positive-inputs-dir"
+            )
+    return warnings
+
+
+def base_key(kernel: Float32, positives: LayerInputs | None) -> str:
+    """What searches start from, beside the rows of their chunk."""
+    more = "" if positives is None else positives.fingerprint
+    return hashlib.sha256(np.ascontiguousarray(kernel).tobytes() + more.encode()).hexdigest()
+
+
+def tasks_of(
+    batch: Batch,
+    step: int,
+    chunks: Sequence[ChunkFile],
+    base: str,
+    workers: int,
+    ended: Callable[[str], bool] = lambda job: False,
+    prefix: str = "",
+) -> list[RepairTask]:
+    """The tasks of a step on the chunks that can be read, without searches that have ended.
+
+    A task has all searches of one label of one chunk; where there are fewer of those than two for each worker, their
+    searches are divided.
+    """
+    readable = [chunk for chunk in chunks if chunk.images is not None]
+    parts = max(1, -(-2 * workers // max(1, len(readable) * len(batch.labels))))
+    tasks = []
+    for chunk in readable:
+        assert chunk.images is not None
+        shipped = ship_rows(chunk.images)
+        for label in batch.labels:
+            group = prefix + group_name(step, chunk, label)
+            specs = specs_of(batch, group)
+            left = [spec for spec in specs if not ended(spec.name)]
+            size = max(1, -(-len(left) // parts))
+            for first in range(0, len(left), size):
+                searches = tuple(left[first : first + size])
+                tasks.append(
+                    RepairTask(
+                        name=f"{group}+{specs.index(searches[0])}",
+                        step=step,
+                        chunk=shipped,
+                        label=label,
+                        searches=searches,
+                        base=base,
+                        num_grad=batch.num_grad,
+                        impact=batch.impact,
+                        fronts=batch.fronts,
+                        offers=batch.offers,
+                    )
+                )
+    return tasks
+
+
+def specs_of(batch: Batch, group: str) -> list[SearchJob]:
+    """The searches of one label of one chunk in a step."""
+    return [
+        SearchJob(f"{group}-w{weighting.text}-s{seed}", weighting.settings, seed)
+        for weighting in batch.weightings
+        for seed in batch.seeds
+    ]
+
+
+def group_name(step: int, chunk: ChunkFile, label: int) -> str:
+    """The name of one label of one chunk in a step."""
+    return f"step{step}-chunk{chunk.name}-label{label}"

@@ -1,0 +1,425 @@
+"""The computing of one command: row passes and searches, here or on workers that start only when they are needed."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from cluster.compute.placement import (
+    JOIN_SECONDS,
+    START_SECONDS,
+    Means,
+    Placement,
+    place_rows,
+    place_search,
+    place_tasks,
+)
+from cluster.compute.searches import (
+    SEGMENT_SECONDS,
+    OnSegment,
+    SearchOutcome,
+    SearchTask,
+    iteration_seconds,
+    search_here,
+)
+from cluster.workers.passes import NOT_VISIBLE, Pass, block_pass, ship_rows
+from cluster.workers.replica import Replica
+from cluster.workers.task import RepairTask, TaskEvent, TaskRunner
+from engine import backend
+from engine.core.errors import InputError
+from engine.core.types import Float32, Int64
+from engine.data.image_set import ImageSet, read_images
+from engine.fitness.tiling import plan_tiles
+from engine.models.load import LoadedModel
+from engine.passes.batching import BATCH_ROWS, PASS_ROWS
+from engine.passes.runners import Sums
+from engine.problem.case import LayerInputs
+from engine.problem.problem import prepare
+from engine.search.loop import SearchState
+from engine.targets.base import Target
+
+if TYPE_CHECKING:
+    from cluster.ray_cluster.connect import Resources
+    from cluster.workers.pool import WorkerPool
+
+from cluster.workers.model import ModelHandle
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """Where a command may compute.
+
+    Attributes:
+        num_workers: actors; 0 forces this process, None decides by cost.
+        address: of a running Ray cluster; None starts one here when workers are needed.
+        gpus_per_worker: None shares the GPUs that the cluster has.
+        tiles: force the tiles of every iteration onto the workers.
+        spread_rows: force row blocks onto the workers.
+        batch_rows: rows of one forward or gradient pass.
+    """
+
+    num_workers: int | None = None
+    address: str | None = None
+    gpus_per_worker: float | None = None
+    tiles: bool = False
+    spread_rows: bool = False
+    batch_rows: int = BATCH_ROWS
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.num_workers is not None and self.num_workers < 0:
+            raise InputError(f"num_workers is {self.num_workers}, expected 0 (this process) or more")
+        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
+            raise InputError(f"gpus_per_worker is {self.gpus_per_worker}, expected 0 or more")
+        if self.batch_rows < 1:
+            raise InputError(f"batch_size is {self.batch_rows}, expected at least 1")
+        if self.num_workers == 0 and (self.tiles or self.spread_rows):
+            raise InputError("tiles and spread rows go to workers and num_workers is 0, expected at least 1 worker")
+
+
+@dataclass
+class Compute:
+    """Context manager; `decisions` lists what ran where and why, as it is also said through `say`."""
+
+    options: ComputeOptions = field(default_factory=ComputeOptions)
+    say: Callable[[str], None] = print
+    actor_class: type[Replica] = Replica
+    decisions: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Nothing starts before it is needed."""
+        self._stack = ExitStack()
+        self._resources: Resources | None = None
+        self._pool: WorkerPool | None = None
+        # A model that nobody needs any more leaves the object store too.
+        self._model_refs: WeakKeyDictionary[ModelHandle, Any] = WeakKeyDictionary()
+        self._tasks = TaskRunner()
+
+    def __enter__(self) -> Compute:
+        if self.options.num_workers != 0 and (self.options.address or self.options.gpus_per_worker):
+            self._connect()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        self._stack.close()
+        self._resources = None
+
+    @property
+    def redispatched(self) -> int:
+        """Calls that ran again because a worker died."""
+        return 0 if self._pool is None else self._pool.redispatched
+
+    @property
+    def workers(self) -> int:
+        """Workers there are, or could be started; 0 where everything runs in this process."""
+        return self._means().workers
+
+    def start(self) -> int:
+        """Start the workers that were asked for, if any; returns their number, 0 in this process."""
+        means = self._means()
+        return len(self._workers()) if means.workers and (means.asked or means.only_workers) else 0
+
+    def resources(self) -> str:
+        """What there is to compute with, in words; of workers once they have started."""
+        if self._pool is None or self._resources is None:
+            return f"this process, {os.cpu_count() or 1} cores, {backend.hardware_kind()}"
+        each, kinds = self._resources, " and ".join(self._pool.kinds)
+        gpus = f" and {each.gpus_per_worker:g} GPU" if each.gpus_per_worker else ""
+        where = "on this machine" if each.local else f"of the cluster at {self.options.address}"
+        return f"{each.workers} workers {where}, each with {each.threads} threads{gpus}, {kinds}"
+
+    def hardware_kind(self) -> str:
+        """The kind of hardware whose bits the results are."""
+        means = self._means()
+        if means.only_workers:
+            return " and ".join(self._workers().kinds)
+        return backend.hardware_kind()
+
+    def handle(self, loaded: LoadedModel, target: Target | None = None) -> ModelHandle:
+        """A model ready to run, with its weights under repair when it is to be repaired."""
+        return ModelHandle(loaded, target, self.options.batch_rows)
+
+    def predict(self, model: ModelHandle, images: ImageSet, progress: Progress | None = None) -> Int64:
+        """Predicted classes (n,) of all rows."""
+        return np.concatenate(self._pass(model, images, "predict", None, progress))
+
+    def features(
+        self,
+        model: ModelHandle,
+        images: ImageSet,
+        columns: Int64 | None,
+        progress: Progress | None = None,
+    ) -> tuple[Float32, Float32]:
+        """Inputs of the layer under repair at `columns` (n, I), or all, and its logits (n, C)."""
+        parts = self._pass(model, images, "features", columns, progress)
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def layer_inputs(self, model: ModelHandle, images: ImageSet, progress: Progress | None = None) -> LayerInputs:
+        """All rows as the layer under repair sees them."""
+        parts = self._pass(model, images, "inputs", None, progress)
+        inputs, digests = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return LayerInputs(inputs, images.labels, digests, images.image_shape, images.classes)
+
+    def localisation_sums(self, model: ModelHandle, images: ImageSet, progress: Progress | None = None) -> Sums:
+        """Sums over all rows, added block by block in row order."""
+        parts: list[Any] = self._pass(model, images, "localise", None, progress)
+        total: Sums = functools.reduce(operator.add, parts)
+        return total
+
+    def search(
+        self, model: ModelHandle, tasks: Sequence[SearchTask], on_segment: OnSegment | None = None
+    ) -> list[SearchOutcome]:
+        """Run searches of one model to their end; the results do not depend on where."""
+        outcomes = [SearchOutcome(task.problem.start()) for task in tasks]
+        if not tasks:
+            return outcomes
+        means = self._means()
+        first = prepare(tasks[0].problem, tasks[0].rows, model.tail)
+        seconds = 0.0
+        if not means.only_workers and not self.options.tiles:
+            seconds = iteration_seconds(first, outcomes[0].state)
+        settings = tasks[0].problem.settings
+        placement = place_search(
+            means, len(tasks), len(first.fitness.tiles), settings.num_iterations, seconds, self.options.tiles
+        )
+        report = on_segment or _ignore
+        if placement.where == "process":
+            self._decide("search", "in this process", placement)
+            search_here(tasks, outcomes, first, report, model.tail)
+            return outcomes
+        from cluster.compute.remote_searches import search_in_tiles, search_on_workers
+
+        # Only a deep target needs its model where it is searched.
+        shipped = None if model.tail is None else (self._model_ref(model), model.tail)
+        if placement.where == "workers":
+            self._decide("search", f"on {len(self._workers())} workers", placement)
+            search_on_workers(self._workers(), tasks, outcomes, report, shipped)
+        else:
+            self._decide("search", f"in tiles on {len(self._workers())} workers", placement)
+            search_in_tiles(self._workers(), tasks, outcomes, report, shipped)
+        return outcomes
+
+    def run_tasks(
+        self,
+        model: ModelHandle,
+        kernel: Float32,
+        more_positives: LayerInputs | None,
+        tasks: Sequence[RepairTask],
+        states: Mapping[str, SearchState],
+    ) -> Iterator[TaskEvent]:
+        """Run tasks to their end; their results do not depend on where.
+
+        A task is reported after each segment; the caller passes the states of searches that have begun.
+        """
+        left, known = list(tasks), dict(states)
+        means = self._means()
+        where: str | None = None
+        if means.workers == 0 or means.only_workers or means.asked:
+            where = self._place_tasks(len(left), 0.0)
+        while left and where != "workers":
+            task = left[0]
+            begun = time.perf_counter()
+            result = self._tasks.run(
+                model.runner, model.shipped.key, kernel, more_positives, task, known, SEGMENT_SECONDS
+            )
+            if result.ended:
+                left.pop(0)
+            known.update({each.name: each.state for each in result.searches})
+            if where is None:
+                # The first one says what a task costs, features and compiling included.
+                where = self._place_tasks(len(left), time.perf_counter() - begun)
+            host = socket.gethostname()
+            yield TaskEvent(task, result, "process", f"{host}:{os.getpid()}", host, 0)
+        if not left:
+            return
+        from cluster.compute.remote_tasks import run_task_in_tiles, run_tasks_on_workers
+
+        pool, references = self._workers(), (self._model_ref(model), _put(kernel), _put(more_positives))
+        few = sum(len(task.searches) for task in left) < len(pool)
+        in_tiles = self.options.tiles
+        if few and not in_tiles:
+            # Some workers would idle: a first segment tells whether they had better take pieces of iterations.
+            slowest = 0.0
+            unfinished = []
+            for event in run_tasks_on_workers(pool, *references, left, known, one_segment=True):
+                if not event.result.ended:
+                    unfinished.append(event.task)
+                    known.update({each.name: each.state for each in event.result.searches})
+                    slowest = max([slowest, *(i.seconds for each in event.result.searches for i in each.iterations)])
+                yield event
+            left = unfinished
+            if left:
+                settings = left[0].searches[0].settings
+                iterations, rows = settings.num_iterations, left[0].chunk.image_set.rows
+                tiles = len(plan_tiles(settings.swarm.num_particles, rows, 1, settings.tiling))
+                placement = place_search(self._means(), 1, tiles, iterations, slowest, force_tiles=False)
+                in_tiles = placement.where == "tiles"
+                self._decide(f"{len(left)} long tasks", "in tiles" if in_tiles else "on workers", placement)
+        if not in_tiles:
+            yield from run_tasks_on_workers(pool, *references, left, known)
+            return
+        for task in left:
+            yield from run_task_in_tiles(pool, *references, task, model, kernel, known)
+
+    def _place_tasks(self, left: int, seconds: float) -> str:
+        placement = place_tasks(self._means(), left, seconds)
+        self._decide(f"{left} tasks", "on workers" if placement.where == "workers" else "in this process", placement)
+        return placement.where
+
+    def _model_ref(self, model: ModelHandle) -> Any:
+        shipped = self._model_refs.get(model)
+        if shipped is None:
+            shipped = self._model_refs[model] = _put(model.shipped)
+        return shipped
+
+    def _pass(
+        self,
+        model: ModelHandle,
+        images: ImageSet,
+        what: Pass,
+        columns: Int64 | None,
+        progress: Progress | None,
+    ) -> list[Any]:
+        """One pass over all rows; results of the row blocks in row order."""
+        blocks = [(start, min(start + PASS_ROWS, images.rows)) for start in range(0, images.rows, PASS_ROWS)]
+        results: list[Any] = [None] * len(blocks)
+        tick = progress or _ignore
+        means = self._means()
+        if self.options.spread_rows and means.workers:
+            placement = Placement("workers", "asked for")
+        elif means.only_workers:
+            placement = place_rows(means, len(blocks), 0.0, 0.0)
+        else:
+            placement = None
+        done = 0
+        seconds: list[float] = []
+        while done < len(blocks) and (placement is None or placement.where == "process"):
+            begun = time.perf_counter()
+            start, stop = blocks[done]
+            results[done] = block_pass(
+                model.runner, what, read_images(images, start, stop), images.labels[start:stop], columns
+            )
+            seconds.append(time.perf_counter() - begun)
+            tick(stop - start)
+            done += 1
+            if placement is None and len(seconds) == 2:
+                # The first block also compiled; the second tells what a block costs.
+                compiling = max(0.0, seconds[0] - seconds[1])
+                placement = place_rows(means, len(blocks) - done, seconds[1], compiling)
+        if placement is None:
+            placement = Placement("process", f"{images.rows} rows took {sum(seconds):.1f} s")
+        if done == len(blocks):
+            self._decide(f"{what} {images.rows} rows", "in this process", placement)
+            return results
+        self._decide(f"{what} {images.rows} rows", f"on {len(self._workers())} workers", placement)
+        self._pass_on_workers(model, images, what, columns, tick, blocks, results)
+        return results
+
+    def _pass_on_workers(
+        self,
+        model: ModelHandle,
+        images: ImageSet,
+        what: Pass,
+        columns: Int64 | None,
+        tick: Progress,
+        blocks: list[tuple[int, int]],
+        results: list[Any],
+    ) -> None:
+        from cluster.workers.pool import Call
+
+        pool = self._workers()
+        shipped = self._model_ref(model)
+        rows = _put(ship_rows(images))
+        calls = [
+            Call("run_block", (shipped, rows, what, start, stop, columns), tag=index)
+            for index, (start, stop) in enumerate(blocks)
+            if results[index] is None
+        ]
+        for call, value, _ in pool.run(calls, depth=2):
+            start, stop = blocks[call.tag]
+            if isinstance(value, str) and value == NOT_VISIBLE:
+                block = _put(read_images(images, start, stop))
+                pool.submit(Call("run_block", (*call.args, block), tag=call.tag), first=True)
+                continue
+            results[call.tag] = value
+            tick(stop - start)
+
+    def _means(self) -> Means:
+        options = self.options
+        if options.num_workers == 0:
+            return Means(0, asked=True, adds_hardware=False, only_workers=False, start_seconds=0.0)
+        asked = options.num_workers is not None
+        if self._resources is None:
+            # Started here, CPU workers share this machine's cores; several GPUs add hardware to the one used here.
+            count = options.num_workers or os.cpu_count() or 1
+            gpus = backend.gpu_count()
+            workers = count if asked or gpus < 2 else gpus
+            return Means(workers, asked, gpus > 1, only_workers=False, start_seconds=0.0 if asked else START_SECONDS)
+        resources = self._resources
+        if self._pool is not None:
+            only = self._pool.kinds != [backend.hardware_kind()]
+            start = 0.0
+        else:
+            only = resources.gpus_per_worker > 0 and backend.gpu_count() == 0
+            start = 0.0 if asked else JOIN_SECONDS
+        adds = resources.gpus_per_worker > 0 or resources.workers * resources.threads > (os.cpu_count() or 1)
+        return Means(resources.workers, asked, adds, only, start)
+
+    def _connect(self) -> Resources:
+        if self._resources is None:
+            from cluster.ray_cluster.connect import connected
+
+            options = self.options
+            self._resources = self._stack.enter_context(
+                connected(options.address, options.num_workers, options.gpus_per_worker)
+            )
+        return self._resources
+
+    def _workers(self) -> WorkerPool:
+        if self._pool is None:
+            from cluster.workers.pool import WorkerPool
+
+            begun = time.perf_counter()
+            resources = self._connect()
+            self._pool = WorkerPool(resources, self.actor_class)
+            gpus = f", {resources.gpus_per_worker:g} GPU each" if resources.gpus_per_worker else ""
+            self.say(
+                f"workers: {len(self._pool)} ready in {time.perf_counter() - begun:.1f} s "
+                f"({resources.threads} threads each{gpus})"
+            )
+            if len(self._pool.kinds) > 1:
+                self.say(
+                    f"warning: the workers are of different kinds ({', '.join(self._pool.kinds)}); "
+                    "the same seed may give other bits on each"
+                )
+        return self._pool
+
+    def _decide(self, what: str, where: str, placement: Placement) -> None:
+        line = f"{what}: {where} ({placement.reason})"
+        self.decisions.append(line)
+        self.say(line)
+
+
+def _put(value: Any) -> Any:
+    import ray
+
+    return ray.put(value)
+
+
+def _ignore(*_: Any) -> None:
+    return None

@@ -1,0 +1,86 @@
+"""Rows of the tables from what the engine found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from engine.core.types import Int64
+from engine.metrics.comparison import Comparison
+from engine.metrics.requirements import Verdict
+from engine.patches.patch import Patch
+
+
+def patch_rows(
+    job: str, rank: int, fitness: float | None, patch: Patch, shapes: Mapping[str, tuple[int, ...]]
+) -> list[dict[str, Any]]:
+    """Rows of the table `patches`."""
+    return [
+        {
+            "job": job,
+            "rank": rank,
+            "fitness": fitness,
+            "position": position,
+            "weight": weight,
+            "flat_index": int(flat),
+            "index": [int(each) for each in np.unravel_index(flat, shapes[weight])],
+            "old": float(old),
+            "new": float(new),
+        }
+        for position, (weight, flat, old, new) in enumerate(
+            zip(patch.weight, patch.flat_index, patch.old, patch.new, strict=True)
+        )
+    ]
+
+
+def comparison_rows(job: str, stage: str, split: str, comparison: Comparison) -> list[dict[str, Any]]:
+    """Rows of the table `labels` for a model against the base model on one set of rows, for labels with rows."""
+    rows = []
+    for label in np.flatnonzero(comparison.totals):
+        total, correct = int(comparison.totals[label]), int(comparison.after[label, label])
+        rows.append(
+            {
+                "job": job,
+                "stage": stage,
+                "split": split,
+                "label": int(label),
+                "total": total,
+                "correct": correct,
+                "accuracy": correct / total,
+                "repaired": int(comparison.fixed[label]),
+                "broken": int(comparison.broken[label]),
+            }
+        )
+    return rows
+
+
+def verdict_rows(split: str, verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """Rows of the table `verdicts`."""
+    return [
+        {
+            "split": split,
+            "requirement": number,
+            "text": each.requirement.text,
+            "kind": each.requirement.kind,
+            "label": each.requirement.labels[0]
+            if each.requirement.labels and len(each.requirement.labels) == 1
+            else -1,
+            "predicted": -1 if each.requirement.predicted is None else each.requirement.predicted,
+            "limit": each.requirement.limit,
+            **{
+                name: getattr(each, name)
+                for name in ("base", "value", "low", "high", "total", "count_before", "count_after", "margin", "met")
+            },
+        }
+        for number, each in enumerate(verdicts)
+    ]
+
+
+def prediction_rows(split: str, labels: Int64, before: Int64, after: Int64) -> list[dict[str, Any]]:
+    """Rows of the table `predictions`."""
+    return [
+        {"split": split, "row": row, "label": int(label), "before": int(old), "after": int(new)}
+        for row, (label, old, new) in enumerate(zip(labels, before, after, strict=True))
+    ]

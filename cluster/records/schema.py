@@ -1,0 +1,168 @@
+"""The tables of a run: columns with their types, descriptions and units."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.ipc
+
+
+def _field(name: str, kind: pa.DataType, text: str, unit: str = "") -> pa.Field:
+    metadata = {"description": text} | ({"unit": unit} if unit else {})
+    return pa.field(name, kind, metadata=metadata)
+
+
+JOB = _field("job", pa.string(), "name of the search; `stepN` or `batch` for what a batch made of its searches")
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "swarm": pa.schema(
+        [
+            JOB,
+            _field("iteration", pa.int32(), "from 1", "iterations"),
+            _field("best", pa.float64(), "best fitness so far"),
+            _field("mean", pa.float64(), "mean fitness of this iteration's particles"),
+            _field("patched", pa.int64(), "negatives the best candidate gets right", "rows"),
+            _field("intact", pa.int64(), "positives the best candidate gets right", "rows"),
+            _field("loss_neg", pa.float64(), "mean loss of the best candidate over negatives", "nats"),
+            _field("loss_pos", pa.float64(), "mean loss of the best candidate over positives", "nats"),
+            _field("evaluations", pa.int64(), "fitness evaluations so far", "candidates"),
+            _field("seconds", pa.float64(), "time of this iteration", "s"),
+        ]
+    ),
+    "labels": pa.schema(
+        [
+            JOB,
+            _field(
+                "stage",
+                pa.string(),
+                "base: the model as it was; repaired: a saved model, loaded again; candidate: a job's best patch on "
+                "cached features; step: what a round or iteration of a batch ended with, on cached features",
+            ),
+            _field("split", pa.string(), "negative, positive, validation or test: the rows measured"),
+            _field("label", pa.int32(), "true class"),
+            _field("total", pa.int64(), "rows of the label", "rows"),
+            _field("correct", pa.int64(), "rows the model gets right", "rows"),
+            _field("accuracy", pa.float64(), "correct / total", "1"),
+            _field("repaired", pa.int64(), "rows the base model gets wrong and this one right", "rows"),
+            _field("broken", pa.int64(), "rows the base model gets right and this one wrong", "rows"),
+        ]
+    ),
+    "jobs": pa.schema(
+        [
+            JOB,
+            _field("step", pa.int32(), "round of mode rounds, iteration of mode chain, else 1; from 1"),
+            _field("chunk", pa.string(), "folder of the repair rows"),
+            _field("data", pa.string(), "SHA-256 of the search rows and weights; empty where nothing was searched"),
+            _field("label", pa.int32(), "true label under repair, -1 for several"),
+            _field("seed", pa.int64(), "seed of the search"),
+            _field("positive_weight", pa.float64(), "worth of all positives together", "negatives"),
+            _field("weights", pa.int64(), "localised weights", "weights"),
+            _field("negatives", pa.int64(), "negative rows searched on", "rows"),
+            _field("positives", pa.int64(), "positive rows searched on", "rows"),
+            _field("iterations", pa.int32(), "iterations run", "iterations"),
+            _field("fitness", pa.float64(), "best fitness on the search rows"),
+            _field("start_fitness", pa.float64(), "fitness of the model as it is"),
+            _field("patched", pa.int64(), "negatives the search believes repaired", "rows"),
+            _field("intact", pa.int64(), "positives the search believes intact", "rows"),
+            _field("stop", pa.string(), "solved, no gain or iterations; empty while running"),
+            _field("state", pa.string(), "running, done, skipped (nothing to repair) or failed"),
+            _field("note", pa.string(), "why it was skipped or failed; empty otherwise"),
+            _field("chosen", pa.bool_(), "a patch of this job is in the model that its step ended with"),
+            _field("where", pa.string(), "process, worker or tiles"),
+            _field("worker", pa.string(), "host and process that ran the end of it"),
+            _field("host", pa.string(), "host that ran the end of it"),
+            _field("redispatched", pa.int64(), "parts that ran again because a worker died", "calls"),
+            _field("ended", pa.float64(), "time of its end, after the start of the run", "s"),
+            _field("seconds", pa.float64(), "time in iterations", "s"),
+        ]
+    ),
+    "patches": pa.schema(
+        [
+            JOB,
+            _field("rank", pa.int32(), "0 is the best patch of the job by its own fitness"),
+            _field("fitness", pa.float64(), "of this patch on the search rows; null for the saved model's"),
+            _field("position", pa.int32(), "of the weight in its patch, from 0"),
+            _field("weight", pa.string(), "path of the weight, <layer>/<variable>"),
+            _field("flat_index", pa.int64(), "position in the flattened weight, C order"),
+            _field("index", pa.list_(pa.int64()), "position in the weight; for a kernel the i and j of weights.csv"),
+            _field("old", pa.float32(), "value the patch was made against"),
+            _field("new", pa.float32(), "value after repair"),
+        ]
+    ),
+    "verdicts": pa.schema(
+        [
+            _field("split", pa.string(), "validation (it chose: optimistic) or test"),
+            _field("requirement", pa.int32(), "number of the requirement, from 0, in the order judged"),
+            _field("text", pa.string(), "the requirement in words"),
+            _field("kind", pa.string(), "min_accuracy, max_drop or max_rate"),
+            _field("label", pa.int32(), "true class, -1 for all rows together"),
+            _field("predicted", pa.int32(), "predicted class of a max_rate, else -1"),
+            _field("limit", pa.float64(), "what is required", "1"),
+            _field("base", pa.float64(), "accuracy, or rate of the confusion, of the base model", "1"),
+            _field("value", pa.float64(), "accuracy, drop or rate of the repaired model", "1"),
+            _field("low", pa.float64(), "lower end of the 95 % confidence interval of the value", "1"),
+            _field("high", pa.float64(), "upper end", "1"),
+            _field("total", pa.int64(), "rows judged", "rows"),
+            _field("count_before", pa.int64(), "rows the base model gets right, or confuses", "rows"),
+            _field("count_after", pa.int64(), "rows the repaired model gets right, or confuses", "rows"),
+            _field("margin", pa.float64(), "distance to the limit, negative where it is not met", "1"),
+            _field("met", pa.bool_(), "the value keeps to the limit"),
+        ]
+    ),
+    "predictions": pa.schema(
+        [
+            _field("split", pa.string(), "validation or test"),
+            _field("row", pa.int64(), "row of the image set"),
+            _field("label", pa.int32(), "true class"),
+            _field("before", pa.int32(), "class the base model predicts"),
+            _field("after", pa.int32(), "class the saved repaired model predicts, loaded again"),
+        ]
+    ),
+}
+"""All tables of a run; columns carry their description, and their unit where they have one, as field metadata."""
+
+EVALUATION = pa.schema(
+    [
+        _field("setting", pa.string(), "what was swept, as its folder is called; empty where nothing was"),
+        _field("run", pa.int32(), "number of the run, from 0"),
+        _field("seed", pa.int64(), "seed of its search"),
+        _field("label", pa.int32(), "true label under repair, -1 for several"),
+        _field("num_grad", pa.int64(), "size of the pool of localisation", "weights"),
+        _field("weights", pa.int64(), "localised weights", "weights"),
+        _field("positive_weight", pa.float64(), "worth of all positives together", "negatives"),
+        _field("iterations", pa.int32(), "iterations run", "iterations"),
+        _field("fitness", pa.float64(), "best fitness on the search rows"),
+        _field("stop", pa.string(), "solved, no gain or iterations"),
+        *(
+            field
+            for split, wrong, right in (
+                ("search", "negative inputs", "positive inputs"),
+                ("validation", "rows of the label that the base model gets wrong", "rows that it gets right"),
+                ("test", "rows of the label that the base model gets wrong", "rows that it gets right"),
+            )
+            for field in (
+                _field(f"{split}_wrong", pa.int64(), wrong, "rows"),
+                _field(f"{split}_repaired", pa.int64(), "of these, rows that the repaired model gets right", "rows"),
+                _field(f"{split}_right", pa.int64(), right, "rows"),
+                _field(f"{split}_broken", pa.int64(), "of these, rows that the repaired model gets wrong", "rows"),
+                _field(f"{split}_rr", pa.float64(), "repair rate: repaired / wrong", "%"),
+                _field(f"{split}_br", pa.float64(), "break rate: broken / right", "%"),
+            )
+        ),
+    ]
+)
+"""The table of `evaluate`, one file `evaluate.arrow` of its own: a row per setting and run, in this order.
+
+Nothing depends on where and when it ran. Where there were no such rows, columns are null.
+"""
+
+KEYS: dict[str, list[str]] = {
+    "swarm": ["job", "iteration"],
+    "labels": ["job", "stage", "split", "label"],
+    "jobs": ["job"],
+    "patches": ["job", "rank", "position"],
+    "verdicts": ["split", "requirement"],
+    "predictions": ["split", "row"],
+}
+
+VOLATILE = frozenset({"chunk", "where", "worker", "host", "redispatched", "ended", "seconds"})
+"""Columns in which two equal runs may differ: time and place."""

@@ -1,0 +1,302 @@
+"""The records of a run: `run.json` and Arrow tables that can be read at any moment.
+
+While a run goes on, a table is a folder of small Arrow IPC files, one per job and part, each written beside its place
+and renamed; at its end the folder becomes one `<table>.arrow`, sorted by key. `read_table` reads either.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.ipc
+
+from cluster.records.schema import EVALUATION, KEYS, SCHEMAS, VOLATILE
+from engine.core.errors import InputError, WorkError
+from engine.core.files import remove, remove_at_once, remove_leftovers, replace_file
+
+CHECKPOINTS = "checkpoint"
+
+
+class RunRecords:
+    """Writes one run directory."""
+
+    def __init__(self, directory: Path) -> None:
+        """Write to a directory that was claimed; see `create` and `resume`."""
+        self.directory = directory
+        self._parts: dict[tuple[str, str], int] = {}
+
+    @staticmethod
+    def create(directory: Path, facts: Mapping[str, Any], *, overwrite: bool) -> RunRecords:
+        """Start a run directory with its `run.json`.
+
+        Raises:
+            InputError: something is there already and `overwrite` is not given, or it is no run directory.
+        """
+        RunRecords.check_new(directory, overwrite=overwrite)
+        if directory.is_dir():
+            remove_leftovers(directory)
+        for name in SCHEMAS:
+            remove(directory / name)
+            remove(directory / f"{name}.arrow")
+        for name in (CHECKPOINTS, "progress.json", "run.json"):
+            remove(directory / name)
+        records = RunRecords(directory)
+        records.write_facts({**facts, "state": "running"})
+        return records
+
+    @staticmethod
+    def check_new(directory: Path, *, overwrite: bool) -> None:
+        """Refuse a directory that is in use.
+
+        Raises:
+            InputError: as `create` does.
+        """
+        if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+            return
+        ours = holds_run(directory)
+        if not (overwrite and ours):
+            found = "a run" if ours else "something that is not a run"
+            hint = "expected a new name or --overwrite" if ours else "expected a new name"
+            raise InputError(f"{directory}: {found} is there already, {hint}")
+
+    @staticmethod
+    def check_same(directory: Path, facts: Mapping[str, Any]) -> None:
+        """Refuse to go on with another run than the one in a directory.
+
+        Raises:
+            InputError: names the first difference in `identity`, or the run there has none.
+        """
+        before = read_facts(directory).get("identity")
+        if not isinstance(before, dict):
+            raise InputError(f"{directory}: found a run that cannot be resumed, expected one of batch")
+        _check_identity(directory, before, facts["identity"])
+
+    @staticmethod
+    def resume(directory: Path, facts: Mapping[str, Any]) -> RunRecords:
+        """Go on in a run directory: parts of jobs that had not ended are dropped, they will be written again.
+
+        Raises:
+            InputError: what the run was begun with, under `identity` of its facts, is not what it is now.
+        """
+        RunRecords.check_same(directory, facts)
+        before = read_facts(directory)
+        records = RunRecords(directory)
+        remove_leftovers(directory)
+        ended = {path.name for path in _parts(directory, "jobs") if _all_ended(path)}
+        for name in ("swarm", "patches", "jobs"):
+            for path in _parts(directory, name):
+                if path.name not in ended:
+                    path.unlink()
+        records.write_facts({**facts, "started": before.get("started", facts.get("started")), "state": "running"})
+        return records
+
+    def write_facts(self, facts: Mapping[str, Any]) -> None:
+        """Replace `run.json`."""
+        self._write_text("run.json", json.dumps(facts, indent=2, sort_keys=True) + "\n")
+
+    def write_progress(self, progress: Mapping[str, Any]) -> None:
+        """Replace `progress.json`, which tells another terminal how far the run is."""
+        self._write_text("progress.json", json.dumps(progress) + "\n")
+
+    def append(self, table: str, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write one more file of a part, usually the rows of one job."""
+        number = self._parts.get((table, part), 0)
+        self._parts[table, part] = number + 1
+        self._write(self.directory / table / f"{_file_name(part)}-{number:05d}.arrow", table, rows)
+
+    def replace(self, table: str, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write the rows of a part in place of those before."""
+        self._parts[table, part] = 1
+        self._write(self.directory / table / f"{_file_name(part)}-00000.arrow", table, rows)
+
+    def write_checkpoint(self, task: str, content: bytes) -> None:
+        """Keep the state of a task that has not ended."""
+        with self._whole(self.directory / CHECKPOINTS / f"{_file_name(task)}.npz") as temporary:
+            temporary.write_bytes(content)
+
+    def drop_checkpoint(self, task: str) -> None:
+        """The task has ended."""
+        remove(self.directory / CHECKPOINTS / f"{_file_name(task)}.npz")
+
+    def checkpoints(self) -> list[Path]:
+        """States of tasks that had not ended."""
+        return sorted((self.directory / CHECKPOINTS).glob("[!.]*.npz"))
+
+    def parts_of(self, table: str) -> dict[str, str]:
+        """The part in which each job is, while a table is in parts."""
+        return {
+            job: path.stem[: -len("-00000")]
+            for path in _parts(self.directory, table)
+            for job in _read(path)["job"].to_pylist()
+        }
+
+    def compact(self, facts: Mapping[str, Any]) -> None:
+        """Turn every folder into one table and mark the run as done."""
+        for name in SCHEMAS:
+            table = read_table(self.directory, name)
+            with self._whole(self.directory / f"{name}.arrow") as temporary:
+                _write_table(temporary, table)
+        for name in (*SCHEMAS, CHECKPOINTS, "progress.json"):
+            remove_at_once(self.directory / name)
+        self.write_facts({**facts, "state": "done"})
+
+    def _write(self, path: Path, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        with self._whole(path) as temporary:
+            _write_table(temporary, _from_rows(table, rows))
+
+    def _write_text(self, name: str, text: str) -> None:
+        with self._whole(self.directory / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    @contextmanager
+    def _whole(self, path: Path) -> Iterator[Path]:
+        """As `replace_file`; what is unfinished has another suffix, so no reader of a table's folder takes it up."""
+        with enough_room(self.directory), replace_file(path, keep_suffix=False) as temporary:
+            yield temporary
+
+
+@contextmanager
+def enough_room(directory: Path) -> Iterator[None]:
+    """Say plainly when the disk of a run is full, wherever in the libraries that shows.
+
+    Raises:
+        WorkError: it is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
+            raise
+        raise WorkError(
+            f"{directory}: no space is left on the disk; what was written before is whole; free some space and run "
+            "it again, a batch with --resume"
+        ) from error
+
+
+def holds_run(directory: Path) -> bool:
+    """Whether a directory is that of a run."""
+    return (directory / "run.json").is_file()
+
+
+def read_facts(directory: Path) -> dict[str, Any]:
+    """The content of `run.json`.
+
+    Raises:
+        InputError: the directory holds no run, or its `run.json` is damaged.
+    """
+    if not holds_run(directory):
+        raise InputError(f"{directory}: found no run.json, expected the directory of a run")
+    try:
+        facts = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{directory / 'run.json'}: is damaged ({error}), expected the facts of a run") from error
+    if not isinstance(facts, dict):
+        raise InputError(f"{directory / 'run.json'}: holds no table of facts, expected the facts of a run")
+    return facts
+
+
+def _check_identity(directory: Path, before: Any, now: Any, name: str = "") -> None:
+    """Compare what a run was begun with and what it would go on with, value by value.
+
+    Raises:
+        InputError: names the first difference.
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*now, *(key for key in before if key not in now)]:
+            _check_identity(directory, before.get(key), now.get(key), f"{name} {key}".strip())
+    elif json.dumps(before) != json.dumps(now):
+        raise InputError(
+            f"{directory} was begun with {name} {_short(before)} and this command has {_short(now)}, expected the same "
+            "to resume"
+        )
+
+
+def read_table(directory: Path, name: str) -> pa.Table:
+    """A table of a run, finished or not, sorted by its key; empty before its first part.
+
+    Raises:
+        InputError: the directory holds no run.
+    """
+    if not holds_run(directory):
+        raise InputError(f"{directory}: found no run.json, expected the directory of a run")
+    whole = directory / f"{name}.arrow"
+    while not whole.is_file():
+        try:
+            parts = [_read(path) for path in _parts(directory, name)]
+        except FileNotFoundError:
+            continue  # the run is being compacted: the whole table is there by now
+        if whole.is_file():
+            break  # compacted meanwhile: some parts may have gone before they were listed
+        if not parts:
+            return SCHEMAS[name].empty_table()
+        return pa.concat_tables(parts).sort_by([(key, "ascending") for key in KEYS[name]])
+    return _read(whole)
+
+
+def read_part(directory: Path, table: str, part: str) -> list[dict[str, Any]] | None:
+    """The rows of a part, or None when the table is no longer in parts."""
+    path = directory / table / f"{_file_name(part)}-00000.arrow"
+    rows: list[dict[str, Any]] | None = _read(path).to_pylist() if path.is_file() else None
+    return rows
+
+
+def comparable(table: pa.Table) -> pa.Table:
+    """The columns in which equal runs are equal."""
+    return table.select([name for name in table.column_names if name not in VOLATILE])
+
+
+def write_evaluation(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the table of `evaluate`; columns that a row leaves out are null."""
+    columns = {name: [row.get(name) for row in rows] for name in EVALUATION.names}
+    _write_table(path, pa.table(columns, schema=EVALUATION))
+
+
+def _parts(directory: Path, table: str) -> list[Path]:
+    """The files of a table's folder.
+
+    A long listing may leave out a file that is replaced meanwhile (on tmpfs), so it is repeated until it brings nothing
+    new.
+    """
+    found: set[Path] = set()
+    while new := set((directory / table).glob("[!.]*.arrow")) - found:
+        found |= new
+    return sorted(found)
+
+
+def _all_ended(path: Path) -> bool:
+    """Whether every job of a part of the table `jobs` is over; those that failed are tried again."""
+    return all(state in ("done", "skipped") for state in _read(path)["state"].to_pylist())
+
+
+def _from_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    schema = SCHEMAS[table]
+    return pa.table({name: [row[name] for row in rows] for name in schema.names}, schema=schema)
+
+
+def _read(path: Path) -> pa.Table:
+    with pa.OSFile(str(path)) as file:
+        return pa.ipc.open_file(file).read_all()
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _file_name(name: str) -> str:
+    """A name that every file system takes, another for each name; of such a name the same."""
+    plain = re.sub(r"^\.|[^A-Za-z0-9_.+-]", "_", name)  # names with a dot in front are files under construction
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

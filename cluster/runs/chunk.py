@@ -1,0 +1,105 @@
+"""One chunk of repair data: what a repair reads, checked before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cluster.compute.compute import Progress
+from engine.core.errors import InputError
+from engine.core.types import Int64
+from engine.data.image_set import ImageSet, content_fingerprint
+from engine.data.outcomes import open_negatives, open_positives
+from engine.localize.weights_file import localised_paths
+from engine.models.load import LoadedModel, check_fits
+from engine.problem.case import case_fingerprint
+from engine.targets.base import Target
+from engine.targets.resolve import resolve_target
+
+OnRows = Callable[[str, int], Progress]
+"""Given a title and a number of rows, returns what to call with rows done."""
+
+
+@dataclass(frozen=True)
+class ChunkPaths:
+    """Where one chunk's input lies and its output goes.
+
+    Attributes:
+        negatives: a folder like `negative/6`, with the `weights.csv` or `weights.arrow` of `localize`.
+        positives: a folder like `positive`.
+        output: gets the weights with their new values and the repaired model.
+    """
+
+    negatives: Path
+    positives: Path
+    output: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """A chunk with failures.
+
+    Attributes:
+        paths: where it lies.
+        negatives: rows the model gets wrong.
+        positives: rows it gets right; None when there are none.
+        index: (K, 2) int64, places of the localised weights in the target; K may be 0.
+        label: true label of the negatives, -1 for several.
+        data: SHA-256 over rows and positions; keys the random numbers.
+    """
+
+    paths: ChunkPaths
+    negatives: ImageSet
+    positives: ImageSet | None
+    index: Int64
+    label: int
+    data: str
+
+
+def target_of(model: LoadedModel, names: Sequence[str], folders: Sequence[Path]) -> Target:
+    """The weights under repair: those that `localize` found in the folders of negatives, so that as little as can be of
+    the model is behind the first of them; where it did not say, what is asked for by name.
+
+    Raises:
+        InputError: what was asked for does not exist, or is not what `localize` looked at.
+    """
+    asked = resolve_target(model.model, model.loss, model.classes, model.path, names)
+    found: dict[str, Path] = {}
+    for folder in folders:
+        found |= {path: folder for path in localised_paths(folder) if path not in found}
+    if not found:
+        return asked
+    if names and (others := [path for path in found if path not in asked.shapes]):
+        raise InputError(
+            f"{found[others[0]] / 'weights.arrow'}: is about {others[0]!r}, expected weights of {', '.join(names)}"
+        )
+    return resolve_target(model.model, model.loss, model.classes, model.path, tuple(found))
+
+
+def open_chunk(paths: ChunkPaths, model: LoadedModel, target: Target) -> Chunk | None:
+    """Open and check a chunk; None when its label has no failures.
+
+    Raises:
+        InputError: missing or damaged files, or rows or weights that do not fit the model.
+    """
+    negatives = open_negatives(paths.negatives)
+    if negatives is None:
+        return None
+    positives = open_positives(paths.positives)
+    sets = [each for each in (negatives, positives) if each is not None]
+    for each in sets:
+        check_fits(each, model)
+    index = target.read_localised(paths.negatives)
+    return chunk_of(paths, negatives, positives, index)
+
+
+def chunk_of(paths: ChunkPaths, negatives: ImageSet, positives: ImageSet | None, index: Int64) -> Chunk:
+    """The chunk of these rows and kernel positions (K, 2)."""
+    labels = np.unique(negatives.labels)
+    label = int(labels[0]) if len(labels) == 1 else -1
+    sets = [each for each in (negatives, positives) if each is not None]
+    data = case_fingerprint([content_fingerprint(each) for each in sets], index)
+    return Chunk(paths, negatives, positives, index, label, data)

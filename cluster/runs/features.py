@@ -1,0 +1,56 @@
+"""The rows of a search: what the model says of them up to the layer under repair."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cluster.compute.compute import Compute
+from cluster.runs.chunk import Chunk, OnRows
+from cluster.workers.model import ModelHandle
+from engine.core.errors import InputError
+from engine.core.types import Int64
+from engine.data.image_set import ImageSet
+from engine.fitness.rows import SearchRows
+from engine.layers.head import Head
+from engine.passes.batching import predicted_classes
+
+
+def search_rows(
+    chunk: Chunk, columns: Int64 | None, handle: ModelHandle, compute: Compute, on_rows: OnRows | None
+) -> SearchRows:
+    """Run the model up to the layer under repair on all rows of a chunk; negatives come first."""
+    parts = []
+    for images, negative in ((chunk.negatives, True), (chunk.positives, False)):
+        if images is not None:
+            tick = on_rows("features", images.rows) if on_rows else None
+            inputs, logits = compute.features(handle, images, columns, tick)
+            parts.append((inputs, logits, images.labels, np.full(images.rows, negative)))
+    inputs, logits, labels, negatives = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return SearchRows(inputs, logits, labels, negatives)
+
+
+def held_out_rows(
+    images: ImageSet,
+    label: int,
+    columns: Int64 | None,
+    handle: ModelHandle,
+    head: Head,
+    compute: Compute,
+    on_rows: OnRows | None,
+) -> SearchRows:
+    """Rows of a held-out set that a repair of `label` is about: its failures and everything the model gets right.
+
+    Raises:
+        InputError: the set has no failure of the label, or nothing that the model gets right.
+    """
+    tick = on_rows("validation", images.rows) if on_rows else None
+    inputs, logits = compute.features(handle, images, columns, tick)
+    right = predicted_classes(head, logits) == images.labels
+    wrong = ~right if label < 0 else ~right & (images.labels == label)
+    if not wrong.any() or not right.any():
+        raise InputError(
+            f"{images.path}: {int(wrong.sum())} failures of the label and {int(right.sum())} successes of the model, "
+            "expected some of each to choose by"
+        )
+    kept = right | wrong
+    return SearchRows(inputs[kept], logits[kept], images.labels[kept], wrong[kept])

@@ -1,0 +1,386 @@
+"""Repairs of one or several chunks: search, choose, save, reload, measure, record."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.compute.compute import Compute
+from cluster.compute.searches import SearchOutcome, SearchTask
+from cluster.records.rows import patch_rows
+from cluster.records.store import RunRecords
+from cluster.records.versions import versions
+from cluster.runs.chunk import Chunk, ChunkPaths, OnRows, open_chunk
+from cluster.runs.features import held_out_rows, search_rows
+from cluster.runs.output import check_output, save_repaired
+from cluster.runs.reports import ChunkReport, Measured, job_row, label_rows
+from cluster.workers.model import ModelHandle
+from engine.core.errors import InputError
+from engine.core.rng import RngKey
+from engine.core.types import Int64
+from engine.data.image_set import ImageSet
+from engine.fitness.objective import Objective
+from engine.fitness.rows import SearchRows, Weights
+from engine.metrics.accuracy import paired_changes
+from engine.models.load import LoadedModel, check_fits, load_model
+from engine.passes.batching import predicted_classes
+from engine.patches.patch import NO_CHANGE, Patch
+from engine.problem.problem import Problem, build_fitness, objective_of, problem_of, sample_positives, with_seed
+from engine.search.loop import Iteration, SearchSettings, result
+from engine.targets.base import Target
+from engine.targets.memory import Plan, SearchSize, check_plan
+
+
+@dataclass(frozen=True, eq=False)
+class Repairs:
+    """What to repair with what.
+
+    Attributes:
+        model: to repair.
+        target: its weights under repair.
+        chunks: each is repaired on its own.
+        seeds: each is a search of its own; the best of a chunk is kept.
+        settings: of the searches.
+        validation: rows that no search sees, which choose between the seeds; None leaves the choice to the search's
+            own fitness.
+        test: rows that only measure the result, or None.
+        overwrite: replace an output folder that is not a repaired model, or is the input.
+    """
+
+    model: LoadedModel
+    target: Target
+    chunks: Sequence[ChunkPaths]
+    seeds: Sequence[int]
+    settings: SearchSettings
+    validation: ImageSet | None = None
+    test: ImageSet | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _ChunkSearch:
+    """A chunk with weights to search: its rows, its searches, one per seed, and the rows that choose between them."""
+
+    chunk: Chunk
+    rows: SearchRows
+    problems: tuple[Problem, ...]
+    objective: Objective
+    plan: Plan
+    validation: SearchRows | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What the steps of a run share."""
+
+    repairs: Repairs
+    compute: Compute
+    handle: ModelHandle
+    on_rows: OnRows | None
+
+    def predict(self, split: str, images: ImageSet, model: ModelHandle) -> Int64:
+        """Predicted classes (n,) of a set of rows."""
+        return self.compute.predict(model, images, self.on_rows(split, images.rows) if self.on_rows else None)
+
+
+def repair(
+    repairs: Repairs,
+    compute: Compute,
+    create_records: Callable[[Mapping[str, Any]], RunRecords],
+    *,
+    on_rows: OnRows | None = None,
+    on_iterations: Callable[[str, list[Iteration]], None] | None = None,
+) -> list[ChunkReport]:
+    """Repair every chunk and record the run.
+
+    Args:
+        repairs: what to do.
+        compute: where.
+        create_records: makes the run directory from its facts, once the input is known to be good.
+        on_rows: progress of row passes.
+        on_iterations: called with (job, new iterations).
+
+    Raises:
+        InputError: bad input; nothing has been written.
+    """
+    begun = time.perf_counter()
+    run = _Work(repairs, compute, compute.handle(repairs.model, repairs.target), on_rows)
+    chunks = _open_all(repairs)
+    cases = [_case(run, chunk) if chunk is not None and len(chunk.index) else None for chunk in chunks]
+    tasks = [(case, problem) for case in cases if case is not None for problem in case.problems]
+    _check_names([(case.chunk.paths.negatives, problem.name) for case, problem in tasks])
+    # Before the search, so that bad pixels are found while nothing has been written.
+    held_out = {
+        split: (images, run.predict(split, images, run.handle))
+        for split, images in (("validation", repairs.validation), ("test", repairs.test))
+        if images is not None
+    }
+    facts = _facts(repairs, chunks, compute)
+    facts["tiles"] = [None if case is None else case.plan.facts() for case in cases]
+    records = create_records(facts)
+
+    def on_segment(task: int, iterations: list[Iteration], outcome: SearchOutcome) -> None:
+        case, problem = tasks[task]
+        outcome.ended = time.perf_counter() - begun
+        records.append("swarm", problem.name, [{"job": problem.name, **asdict(row)} for row in iterations])
+        records.replace("jobs", problem.name, [job_row(case.chunk, case.objective, problem, outcome, chosen=None)])
+        if on_iterations is not None:
+            on_iterations(problem.name, iterations)
+
+    outcomes = compute.search(run.handle, [SearchTask(problem, case.rows) for case, problem in tasks], on_segment)
+    ended = {problem.name: outcome for (_, problem), outcome in zip(tasks, outcomes, strict=True)}
+
+    reports = []
+    shapes = repairs.target.shapes
+    for paths, chunk, case in zip(repairs.chunks, chunks, cases, strict=True):
+        report = _finish(run, paths, chunk, case, ended, held_out)
+        if case is not None:
+            for problem in case.problems:
+                outcome = ended[problem.name]
+                row = job_row(case.chunk, case.objective, problem, outcome, chosen=problem.name == report.job)
+                records.replace("jobs", problem.name, [row])
+                patch = patch_of(repairs.target, case.chunk, problem, outcome)
+                fitness = outcome.state.swarm.global_fitness
+                records.replace("patches", problem.name, patch_rows(problem.name, 0, fitness, patch, shapes))
+        if report.measured:
+            name = report.job or f"{chunk.data[:12] if chunk else 'none'}-{report.label}"
+            records.replace("labels", name, label_rows(name, report.measured))
+        reports.append(report)
+    seconds = time.perf_counter() - begun
+    done = {"hardware": compute.hardware_kind(), "placement": compute.decisions, "seconds": seconds}
+    records.compact({**facts, **done})
+    return reports
+
+
+def _open_all(repairs: Repairs) -> list[Chunk | None]:
+    model = repairs.model
+    for paths in repairs.chunks:
+        check_output(paths.output, model, overwrite=repairs.overwrite)
+    for held_out in (repairs.validation, repairs.test):
+        if held_out is not None:
+            check_fits(held_out, model)
+    return [open_chunk(paths, model, repairs.target) for paths in repairs.chunks]
+
+
+def planned(
+    handle: ModelHandle,
+    compute: Compute,
+    weights: Weights,
+    rows: int,
+    settings: SearchSettings,
+    *,
+    searches: int,
+    name: str,
+) -> Plan:
+    """Plan searches and say it, named for people, before any row is read.
+
+    Raises:
+        InputError: they do not fit in memory.
+    """
+    assert handle.target is not None
+    size = SearchSize(
+        rows=rows,
+        row_values=math.prod(handle.loaded.input_shape),
+        classes=handle.loaded.classes,
+        particles=settings.swarm.num_particles,
+        tiling=settings.tiling,
+        batch_rows=handle.batch_rows,
+        searches=searches,
+    )
+    plan = handle.target.memory_plan(weights, size)
+    for sentence in plan.sentences():
+        compute.say(f"{name}: {sentence}" if name else sentence)
+    check_plan(plan)
+    return plan
+
+
+def _case(run: _Work, chunk: Chunk) -> _ChunkSearch:
+    """Extract the features of a chunk and of the rows that choose for it, and set up one search per seed."""
+    settings, target, held_out = run.repairs.settings, run.repairs.target, run.repairs.validation
+    columns, weights = target.search_weights(target.kernel, chunk.index)
+    count = sum(each.rows for each in (chunk.negatives, chunk.positives, held_out) if each is not None)
+    seeds, name = len(run.repairs.seeds), chunk.paths.negatives.name
+    plan = planned(run.handle, run.compute, weights, count, settings, searches=seeds, name=name)
+    rows = search_rows(chunk, columns, run.handle, run.compute, run.on_rows)
+    objective, problems = chunk_problems(chunk, rows, weights, target, settings, run.repairs.seeds)
+    validation = None
+    if held_out is not None:
+        validation = held_out_rows(held_out, chunk.label, columns, run.handle, target.head, run.compute, run.on_rows)
+    return _ChunkSearch(chunk, rows, problems, objective, plan, validation)
+
+
+def chunk_problems(
+    chunk: Chunk,
+    rows: SearchRows,
+    weights: Weights,
+    target: Target,
+    settings: SearchSettings,
+    seeds: Sequence[int],
+) -> tuple[Objective, tuple[Problem, ...]]:
+    """What judges the candidates of a chunk, and its searches, one per seed; `weights` are those of `chunk.index`."""
+    source = RngKey(0, chunk.data, chunk.label)
+    objective = objective_of(settings, sample_positives(rows, source, settings.num_input_pos_sampled))
+    name = f"{chunk.data[:12]}-{chunk.label}-w{objective.positive_weight:g}"
+    problem = problem_of(target, target.kernel, chunk.index, weights, name=name, source=source, settings=settings)
+    return objective, tuple(with_seed(problem, seed) for seed in seeds)
+
+
+def _check_names(named: Sequence[tuple[Path, str]]) -> None:
+    first: dict[str, Path] = {}
+    for path, name in named:
+        if name in first:
+            raise InputError(f"{first[name]} and {path} give the same search {name}, expected each rows and seed once")
+        first[name] = path
+
+
+def _finish(
+    run: _Work,
+    paths: ChunkPaths,
+    chunk: Chunk | None,
+    case: _ChunkSearch | None,
+    ended: Mapping[str, SearchOutcome],
+    held_out: Mapping[str, tuple[ImageSet, Int64]],
+) -> ChunkReport:
+    """Choose among the searches of a chunk, save the patched model, load it again and measure that."""
+    repairs = run.repairs
+    chosen, note = _choose(run, case, ended) if case else (None, None)
+    outcome = ended[chosen.name] if chosen else None
+    patch = patch_of(repairs.target, case.chunk, chosen, outcome) if case and chosen and outcome else NO_CHANGE
+    saved = save_repaired(repairs.model, patch, paths.output)
+    if chunk is not None:
+        old = repairs.target.kernel[chunk.index[:, 0], chunk.index[:, 1]]
+        repairs.target.write_localised(paths.output, chunk.index, old, patch.new if len(patch) else old)
+    if chunk is None:
+        note = f"{paths.negatives}: the label has no failures, the model is copied unchanged"
+    elif case is None:
+        note = f"{paths.negatives / 'weights.csv'}: names no weights, the model is copied unchanged"
+    sums = outcome.state.best_sums if outcome else None
+    believed = None if sums is None else (int(sums[2]), int(sums[3]))
+    measured = _measure(run, chunk, case, held_out, saved)
+    if case is not None and believed is not None:
+        note = "; ".join(filter(None, (note, _disagreement(case.objective, believed, measured)))) or None
+    return ChunkReport(
+        paths=paths,
+        label=chunk.label if chunk else -1,
+        model=saved,
+        patch=patch,
+        job=chosen.name if chosen else None,
+        objective=case.objective if case else None,
+        believed=believed,
+        measured=measured,
+        note=note,
+    )
+
+
+def _disagreement(objective: Objective, believed: tuple[int, int], measured: Sequence[Measured]) -> str | None:
+    """What to say where the saved model gets other rows right than the search counted; layers of float16 round much."""
+    counts = {}
+    for each in measured:
+        total, correct = (sum(getattr(row, name) for row in each.changes) for name in ("total", "correct_after"))
+        counts[each.split] = total, correct
+    searched = {"negative": (objective.negatives, believed[0]), "positive": (objective.positives, believed[1])}
+    differing = [
+        f"{counts[split][1]} of {total} {split} inputs and the search counted {correct}"
+        for split, (total, correct) in searched.items()
+        if split in counts and counts[split][0] == total and counts[split][1] != correct
+    ]
+    return f"the saved model gets {', '.join(differing)}: rows near a tie" if differing else None
+
+
+def _choose(run: _Work, case: _ChunkSearch, ended: Mapping[str, SearchOutcome]) -> tuple[Problem, str | None]:
+    """The best search of a chunk, by fitness on the validation rows or else by its own, and what to note about it."""
+    repairs = run.repairs
+    rows = case.validation
+    if repairs.validation is None or rows is None:
+        best = max(case.problems, key=lambda each: (ended[each.name].state.swarm.global_fitness, -each.source.seed))
+        return best, None
+    found = [result(ended[each.name].state) for each in case.problems]
+    candidates = np.stack([*found, case.problems[0].weights.old])
+    negatives = int(rows.negative.sum())
+    positives = len(rows.negative) - negatives
+    # A positive is worth as much as in the search, whose number of positives was another.
+    worth = case.objective.positive_weight / max(case.objective.positives, 1)
+    first = case.problems[0]
+    sums = build_fitness(first, rows, run.handle.tail).evaluate(candidates)
+    *values, unrepaired = Objective(negatives, positives, worth * positives).fitness(sums)
+    choice = int(np.argmax(values))
+    note = None
+    if unrepaired >= values[choice]:
+        note = (
+            f"on {repairs.validation.path} the model as it is has the higher fitness, {unrepaired:.2f} against "
+            f"{values[choice]:.2f}: a larger --positive-weight breaks less"
+        )
+    return case.problems[choice], note
+
+
+def patch_of(target: Target, chunk: Chunk, problem: Problem, outcome: SearchOutcome) -> Patch:
+    """What the best candidate of a search changes."""
+    return target.patch(chunk.index, problem.weights.old, result(outcome.state))
+
+
+def _measure(
+    run: _Work,
+    chunk: Chunk | None,
+    case: _ChunkSearch | None,
+    held_out: Mapping[str, tuple[ImageSet, Int64]],
+    saved: Path,
+) -> tuple[Measured, ...]:
+    """Compare every set of rows under the saved model, loaded again, with what the base model predicts."""
+    sets: dict[str, tuple[ImageSet, Int64]] = {}
+    if chunk is not None:
+        for split, images in (("negative", chunk.negatives), ("positive", chunk.positives)):
+            if images is not None:
+                sets[split] = images, _base_classes(run, case, split, images)
+    reloaded = run.compute.handle(load_model(saved, allow_custom_code=run.repairs.model.allow_custom_code))
+    measured = []
+    for split, (images, before) in {**sets, **held_out}.items():
+        changes = paired_changes(images.labels, before, run.predict(split, images, reloaded), images.classes)
+        measured.append(Measured(split, changes, images.label_names))
+    return tuple(measured)
+
+
+def _base_classes(run: _Work, case: _ChunkSearch | None, split: str, images: ImageSet) -> Int64:
+    """What the base model predicts for the rows of a chunk: known from its features, where there was a search."""
+    if case is None:
+        return run.predict(split, images, run.handle)
+    predicted = predicted_classes(run.repairs.target.head, case.rows.logits)
+    count = case.chunk.negatives.rows
+    return predicted[:count] if split == "negative" else predicted[count:]
+
+
+def _facts(repairs: Repairs, chunks: Sequence[Chunk | None], compute: Compute) -> dict[str, Any]:
+    held_out = {"validation": repairs.validation, "test": repairs.test}
+    known = [images for images in held_out.values() if images is not None]
+    known += [chunk.negatives for chunk in chunks if chunk is not None]
+    names = next((images.label_names for images in known if images.label_names), None)
+    return {
+        "command": sys.argv,
+        "arguments": {
+            "settings": asdict(repairs.settings),
+            "seeds": list(repairs.seeds),
+            "chunks": [{key: str(value) for key, value in asdict(paths).items()} for paths in repairs.chunks],
+            "compute": asdict(compute.options),
+        },
+        "held_out": {split: str(images.path) for split, images in held_out.items() if images},
+        "model": {"path": str(repairs.model.path), "fingerprint": repairs.model.fingerprint},
+        "target": {path: list(shape) for path, shape in repairs.target.shapes.items()},
+        "data": [None if chunk is None else chunk.data for chunk in chunks],
+        "labels": sorted({chunk.label for chunk in chunks if chunk is not None and chunk.label >= 0}),
+        "classes": repairs.model.classes,
+        "label_names": None if names is None else list(names),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "hardware": compute.hardware_kind(),
+        "versions": versions(),
+    }

@@ -1,0 +1,47 @@
+"""Where a repaired model goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.core.errors import InputError
+from engine.core.files import replace_directory
+from engine.models.load import LoadedModel
+from engine.patches.patch import Patch
+from engine.patches.save import repaired_path, save_patched
+
+
+def check_output(output: Path, model: LoadedModel, *, overwrite: bool) -> None:
+    """Refuse to replace the input model, or a folder that holds no repaired model.
+
+    Raises:
+        InputError: `output/repair` cannot be a folder or holds the input model; or it holds something that is no
+            repaired model and `overwrite` is not given.
+    """
+    folder = output / "repair"
+    found = next(each for each in (folder, *folder.parents) if each.exists())
+    if not found.is_dir():
+        raise InputError(f"{found} is a file, expected a folder, or none, for the repaired model {folder}")
+    origin = model.path.resolve()
+    if folder.resolve() in (origin, *origin.parents):
+        raise InputError(f"{folder} holds the model to repair, expected another --output-dir")
+    if overwrite or found != folder or not any(folder.iterdir()):
+        return
+    if not any((folder / name).is_file() for name in ("saved_model.pb", "model.h5", "model.keras")):
+        raise InputError(
+            f"{folder} holds no repaired model, expected another --output-dir, or --overwrite to replace it"
+        )
+
+
+def save_repaired(model: LoadedModel, patch: Patch, output: Path) -> Path:
+    """Save a patched model and return its path; `repair/` is replaced as a whole.
+
+    A model of another format that it held would make it ambiguous.
+    """
+    saved = repaired_path(model, output)
+    if saved == output / "repair":
+        save_patched(model, patch, saved, overwrite=True)
+    else:
+        with replace_directory(saved.parent) as folder:
+            save_patched(model, patch, folder / saved.name)
+    return saved

@@ -1,0 +1,112 @@
+"""What is told of a finished repair: reports for people, rows for the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.compute.searches import SearchOutcome
+from cluster.runs.chunk import Chunk, ChunkPaths
+from engine.fitness.objective import Objective
+from engine.metrics.accuracy import LabelChange
+from engine.patches.patch import Patch
+from engine.problem.problem import Problem
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The reloaded repaired model against the base model on one set of rows.
+
+    Attributes:
+        split: negative, positive, validation or test.
+        changes: per label with rows.
+        label_names: of the set, or None.
+    """
+
+    split: str
+    changes: tuple[LabelChange, ...]
+    label_names: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkReport:
+    """How one chunk ended.
+
+    Attributes:
+        paths: of the chunk.
+        label: true label under repair, -1 for several or none.
+        model: path of the repaired model.
+        patch: what changed; empty when nothing did.
+        job: name of the chosen search, or None.
+        objective: numbers of rows and the positive weight of the search, or None.
+        believed: (patched, intact) counts of the chosen search, or None.
+        measured: on the saved model, loaded again.
+        note: why there was nothing to search, or what validation warns of, or None.
+    """
+
+    paths: ChunkPaths
+    label: int
+    model: Path
+    patch: Patch
+    job: str | None
+    objective: Objective | None
+    believed: tuple[int, int] | None
+    measured: tuple[Measured, ...]
+    note: str | None
+
+
+def job_row(
+    chunk: Chunk, objective: Objective, problem: Problem, outcome: SearchOutcome, *, chosen: bool | None
+) -> dict[str, Any]:
+    """A row of the table `jobs`; `chosen` is None until the chunk's searches have ended."""
+    state = outcome.state
+    return {
+        "job": problem.name,
+        "step": 1,
+        "chunk": str(chunk.paths.negatives),
+        "data": chunk.data,
+        "label": chunk.label,
+        "seed": problem.source.seed,
+        "positive_weight": objective.positive_weight,
+        "weights": len(chunk.index),
+        "negatives": objective.negatives,
+        "positives": objective.positives,
+        "iterations": state.swarm.iteration,
+        "fitness": state.swarm.global_fitness,
+        "start_fitness": state.start_fitness,
+        "patched": int(state.best_sums[2]),
+        "intact": int(state.best_sums[3]),
+        "stop": state.stop or "",
+        "state": "running" if state.stop is None else "done",
+        "note": "",
+        "chosen": chosen,
+        "where": outcome.where,
+        "worker": outcome.worker,
+        "host": outcome.host,
+        "redispatched": outcome.redispatched,
+        "ended": outcome.ended,
+        "seconds": outcome.seconds,
+    }
+
+
+def label_rows(job: str, measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Rows of the table `labels`: before and after, for every set of rows and label."""
+    rows = []
+    for each in measured:
+        for change in each.changes:
+            shared = {"job": job, "split": each.split, "label": change.label, "total": change.total}
+            stages = (
+                ("base", change.correct_before, 0, 0),
+                ("repaired", change.correct_after, change.fixed, change.broken),
+            )
+            for stage, correct, repaired, broken in stages:
+                counts = {
+                    "correct": correct,
+                    "accuracy": correct / change.total,
+                    "repaired": repaired,
+                    "broken": broken,
+                }
+                rows.append({**shared, "stage": stage, **counts})
+    return rows

@@ -1,0 +1,267 @@
+"""A pool of replica actors that loses no call: a dead actor is replaced and its unfinished calls run again."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorUnschedulableError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from cluster.ray_cluster.connect import Resources
+from cluster.workers.replica import Replica
+from engine.core.errors import InputError, WorkError
+
+LOST = (RayActorError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
+
+START_TIMEOUT = 180.0
+"""Seconds for the first worker to answer: a node may have to unpack code and import TensorFlow from a cold disk."""
+
+STRAGGLER_TIMEOUT = 30.0
+"""Seconds that workers get to answer once another has; one that waits for resources joins whenever it can."""
+
+SILENCE_TIMEOUT = 300.0
+"""Seconds without any live worker after which the command gives up."""
+
+CALL_ATTEMPTS = 5
+"""A call that took down this many workers is not tried again: it is the call's fault."""
+
+
+class WorkerError(WorkError):
+    """The workers cannot finish the work."""
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a replica's method.
+
+    Attributes:
+        method: name of the method.
+        args: its arguments; objects the driver put come as references.
+        tag: the caller's own mark.
+        worker: index of the worker that has, or is to have, the caches for it, or None.
+        attempts: how often it was sent.
+    """
+
+    method: str
+    args: tuple[Any, ...]
+    tag: Any = None
+    worker: int | None = None
+    attempts: int = 0
+
+
+@dataclass
+class _Slot:
+    """One place for an actor."""
+
+    actor: Any
+    host: str = ""
+    pid: int = 0
+    kind: str = ""
+    flying: dict[Any, Call] = field(default_factory=dict)
+    probe: Any = None
+    retry_at: float = 0.0
+    error: str = ""
+
+    @property
+    def ready(self) -> bool:
+        return self.probe is None and self.retry_at == 0.0
+
+
+class WorkerPool:
+    """Actors and the calls that wait for them."""
+
+    def __init__(self, resources: Resources, actor_class: type[Replica] = Replica) -> None:
+        """Start the actors and wait until they answer.
+
+        Raises:
+            WorkerError: none answered in time.
+        """
+        self.resources = resources
+        self.redispatched = 0
+        self._remote = ray.remote(num_cpus=1, num_gpus=resources.gpus_per_worker, max_restarts=0, max_task_retries=0)(
+            actor_class
+        )
+        self._slots = [_Slot(self._new_actor()) for _ in range(resources.workers)]
+        self._shared: deque[Call] = deque()
+        self._own: list[deque[Call]] = [deque() for _ in self._slots]
+        self._alive_at = time.monotonic()
+        self._wait_for_start()
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @property
+    def kinds(self) -> list[str]:
+        """Distinct kinds of hardware of the workers, sorted."""
+        return sorted({slot.kind for slot in self._slots if slot.kind})
+
+    def worker_name(self, index: int) -> str:
+        """Host and process id of a worker."""
+        return f"{self._slots[index].host}:{self._slots[index].pid}"
+
+    def submit(self, call: Call, *, first: bool = False) -> None:
+        """Queue a call, in front of the others if `first`."""
+        queue = self._shared if call.worker is None else self._own[call.worker]
+        if first:
+            queue.appendleft(call)
+        else:
+            queue.append(call)
+
+    def run(self, calls: Iterable[Call] = (), depth: int = 1) -> Iterator[tuple[Call, Any, int]]:
+        """Send queued calls and yield (call, result, worker) as they finish, until none is left.
+
+        Calls submitted while iterating are taken up. At most `depth` calls are with one worker, so that it does not
+        wait for its next one; only one as soon as there are few left, so that none waits behind another.
+
+        Raises:
+            InputError: the call found bad input.
+            WorkerError: a call took down several workers, or no worker is left.
+        """
+        for call in calls:
+            self.submit(call)
+        try:
+            while self._waiting or any(slot.flying for slot in self._slots):
+                self._send(depth)
+                yield from self._collect()
+        finally:
+            # An error or a caller that stops early leaves nothing behind for the next run.
+            for queue in (self._shared, *self._own):
+                queue.clear()
+            for slot in self._slots:
+                slot.flying.clear()
+
+    def close(self) -> None:
+        """End the actors."""
+        for slot in self._slots:
+            ray.kill(slot.actor)
+
+    def _new_actor(self) -> Any:
+        return self._remote.remote(self.resources.threads)
+
+    def _wait_for_start(self) -> None:
+        """Wait for the workers; once one has answered, the others get a little longer and may join later."""
+        for slot in self._slots:
+            slot.probe = slot.actor.describe.remote()
+        probes = [slot.probe for slot in self._slots]
+        ray.wait(probes, num_returns=1, timeout=START_TIMEOUT)
+        ray.wait(probes, num_returns=len(probes), timeout=STRAGGLER_TIMEOUT)
+        for slot in self._slots:
+            self._check_probe(slot)
+        if not any(slot.ready for slot in self._slots):
+            reason = next((slot.error for slot in self._slots if slot.error), f"none answered in {START_TIMEOUT:.0f} s")
+            raise WorkerError(f"no worker could start: {reason}")
+
+    @property
+    def _waiting(self) -> int:
+        return len(self._shared) + sum(len(queue) for queue in self._own)
+
+    def _send(self, depth: int) -> None:
+        now = time.monotonic()
+        for most in range(1, depth + 1):
+            if most > 1 and self._waiting < 2 * len(self._slots):
+                break
+            for index, slot in enumerate(self._slots):
+                if not slot.ready:
+                    self._revive(slot, now)
+                    continue
+                while len(slot.flying) < most:
+                    call = self._next_for(index)
+                    if call is None:
+                        break
+                    call.attempts += 1
+                    slot.flying[getattr(slot.actor, call.method).remote(*call.args)] = call
+
+    def _next_for(self, index: int) -> Call | None:
+        """The queued call this worker should take: its own, or anybody's, or else the last of a busy or lost worker's.
+
+        A call goes to the worker that has its caches, unless that one is lost, or busy while this one idles:
+        rebuilding caches beats waiting.
+        """
+        for queue in (self._own[index], self._shared):
+            if queue:
+                return queue.popleft()
+        others = [
+            queue
+            for queue, slot in zip(self._own, self._slots, strict=True)
+            if queue and (slot.flying or not slot.ready)
+        ]
+        return max(others, key=len).pop() if others and not self._slots[index].flying else None
+
+    def _collect(self) -> Iterator[tuple[Call, Any, int]]:
+        flying = [(ref, index) for index, slot in enumerate(self._slots) for ref in slot.flying]
+        probes = [slot.probe for slot in self._slots if slot.probe is not None]
+        waiting = [ref for ref, _ in flying] + probes
+        if not waiting:
+            time.sleep(0.05)
+        else:
+            ray.wait(waiting, num_returns=1, timeout=0.5)
+        # One question for all of them: asking for each would cost the driver more than the answers.
+        ready = set(ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]) if waiting else set()
+        for slot in self._slots:
+            if slot.probe in ready:
+                self._check_probe(slot)
+        for ref, index in flying:
+            slot = self._slots[index]
+            if ref not in slot.flying or ref not in ready:
+                continue
+            call = slot.flying.pop(ref)
+            try:
+                value = ray.get(ref)
+            except RayTaskError as error:
+                raise _cause(error) from None
+            except LOST as error:
+                self._requeue(slot, call, error)
+            else:
+                self._alive_at = time.monotonic()
+                yield call, value, index
+        if any(slot.ready for slot in self._slots):
+            self._alive_at = time.monotonic()
+        elif time.monotonic() - self._alive_at > SILENCE_TIMEOUT:
+            raise WorkerError(f"no worker has answered for {SILENCE_TIMEOUT:.0f} s")
+
+    def _requeue(self, slot: _Slot, call: Call, error: Exception) -> None:
+        """Put the calls of a lost worker back in front, and replace it."""
+        if call.attempts >= CALL_ATTEMPTS:
+            raise WorkerError(f"{call.method} of {call.tag} took down {call.attempts} workers: {error}") from error
+        lost = [call, *slot.flying.values()]
+        slot.flying.clear()
+        self.redispatched += len(lost)
+        for each in reversed(lost):
+            each.worker = None
+            self._shared.appendleft(each)
+        if not isinstance(error, ObjectLostError):
+            slot.retry_at = time.monotonic()
+
+    def _revive(self, slot: _Slot, now: float) -> None:
+        if slot.probe is None and now >= slot.retry_at:
+            ray.kill(slot.actor)  # it may be only unreachable, and must not keep its resources
+            slot.actor = self._new_actor()
+            slot.probe = slot.actor.describe.remote()
+
+    def _check_probe(self, slot: _Slot) -> None:
+        if not ray.wait([slot.probe], timeout=0)[0]:
+            return
+        probe, slot.probe = slot.probe, None
+        try:
+            slot.host, slot.pid, slot.kind = ray.get(probe)
+            slot.retry_at = 0.0
+        except (*LOST, ActorUnschedulableError) as error:
+            slot.error = " ".join(str(error).split())
+            slot.retry_at = time.monotonic() + 1.0
+
+
+def _cause(error: RayTaskError) -> Exception:
+    """What the call itself raised."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, InputError) else error

@@ -1,0 +1,132 @@
+"""The actor: a process with models and search problems that it can build again from its arguments at any time.
+
+Methods are stateless: what they need comes as an argument or as an object that the driver put. What a replica keeps is
+a cache. So a call may run on any replica, twice, or again after its replica died.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cluster.workers.lru import Cache
+from cluster.workers.model import ShippedModel, build_runner
+from cluster.workers.passes import NOT_VISIBLE, Pass, ShippedRows, block_pass
+from cluster.workers.task import RepairTask, TaskResult, TaskRunner
+from engine import backend
+from engine.core.types import Float32, Float64, Int64
+from engine.data.image_set import read_images
+from engine.fitness.rows import SearchRows
+from engine.fitness.tiling import one_ahead
+from engine.problem.case import LayerInputs, RepairCase
+from engine.problem.problem import Prepared, Problem, prepare
+from engine.search import loop as search
+from engine.search.loop import Iteration, SearchState
+from engine.targets.model_runner import ModelRunner
+
+KEPT_MODELS = 2
+KEPT_PROBLEMS = 16
+
+
+class Replica:
+    """Runs row blocks, segments of searches and tiles; see the module."""
+
+    def __init__(self, threads: int) -> None:
+        """Claim the device; models arrive with the calls."""
+        backend.limit_threads(threads)
+        self._models: Cache[ModelRunner] = Cache(KEPT_MODELS)
+        self._problems: Cache[Prepared] = Cache(KEPT_PROBLEMS)
+        self._tasks = TaskRunner()
+
+    def describe(self) -> tuple[str, int, str]:
+        """Host, process id and kind of hardware."""
+        return socket.gethostname(), os.getpid(), backend.hardware_kind()
+
+    def run_block(
+        self,
+        model: ShippedModel,
+        rows: ShippedRows,
+        what: Pass,
+        start: int,
+        stop: int,
+        columns: Int64 | None,
+        images: Float32 | None = None,
+    ) -> Any:
+        """Run one pass over rows start..stop; see `block_pass`. `images` are given where the file was not visible."""
+        if images is None:
+            if not rows.visible:
+                return NOT_VISIBLE
+            images = read_images(rows.image_set, start, stop)
+        return block_pass(self._runner(model), what, images, rows.image_set.labels[start:stop], columns)
+
+    def advance(
+        self,
+        key: str,
+        rows: SearchRows,
+        problem: Problem,
+        state: SearchState,
+        seconds: float,
+        model: ShippedModel | None = None,
+    ) -> tuple[SearchState, list[Iteration]]:
+        """Run a search for about `seconds`; no other search has its `key`. A deep target needs its model."""
+        prepared = self._prepared(key, rows, problem, model)
+        return search.advance(
+            problem.settings, problem.source, prepared.objective, state, prepared.fitness.evaluate, seconds
+        )
+
+    def evaluate_tiles(
+        self,
+        key: str,
+        rows: SearchRows,
+        problem: Problem,
+        tiles: Sequence[int],
+        candidates: Float32,
+        model: ShippedModel | None = None,
+    ) -> list[Float64]:
+        """Evaluate some tiles of one iteration, in order; see `advance`."""
+        prepared = self._prepared(key, rows, problem, model)
+        return list(one_ahead(functools.partial(self.start_tile, prepared, tile, candidates) for tile in tiles))
+
+    def start_tile(self, prepared: Prepared, tile: int, candidates: Float32) -> Callable[[], Float64]:
+        """Start the evaluation of one tile; what is returned ends it."""
+        return prepared.fitness.start_tile(tile, candidates)
+
+    def run_task(
+        self,
+        model: ShippedModel,
+        kernel: Float32,
+        more_positives: LayerInputs | None,
+        task: RepairTask,
+        states: Mapping[str, SearchState],
+        seconds: float,
+        images: Float32 | None = None,
+    ) -> TaskResult | str:
+        """Run the searches of a task for about `seconds`; see `cluster.workers.task.TaskRunner.run`."""
+        if images is None and not task.chunk.visible:
+            return NOT_VISIBLE
+        return self._tasks.run(self._runner(model), model.key, kernel, more_positives, task, states, seconds, images)
+
+    def task_case(
+        self,
+        model: ShippedModel,
+        kernel: Float32,
+        more_positives: LayerInputs | None,
+        task: RepairTask,
+        images: Float32 | None = None,
+    ) -> RepairCase | str | None:
+        """Targets and weights of a task; see `cluster.workers.task.TaskRunner.case`."""
+        if images is None and not task.chunk.visible:
+            return NOT_VISIBLE
+        return self._tasks.case(self._runner(model), model.key, kernel, more_positives, task, images)
+
+    def _runner(self, model: ShippedModel) -> ModelRunner:
+        return self._models.get(model.key, lambda: build_runner(model))
+
+    def _prepared(self, key: str, rows: SearchRows, problem: Problem, model: ShippedModel | None) -> Prepared:
+        def make() -> Prepared:
+            return prepare(problem, rows, None if model is None else self._runner(model).tail)
+
+        return self._problems.get(key, make)

@@ -1,0 +1,255 @@
+"""A batch gives the same tables, patches and models wherever its searches run, and each search the same bits alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from ray.cluster_utils import Cluster
+
+from cluster.batch.run import run_recorded
+from cluster.batch.spec import ChunkFile, Mode
+from cluster.compute.compute import Compute, ComputeOptions
+from cluster.records.schema import SCHEMAS
+from cluster.records.store import RunRecords, comparable, read_facts, read_table
+from cluster.runs.chunk import ChunkPaths
+from cluster.runs.optimize import Repairs, repair
+from engine.data.image_set import open_image_set
+from engine.data.outcomes import open_negatives, write_targets
+from engine.localize.last_dense import localize
+from engine.localize.weights_file import write_weights
+from tests.support.batches import CHUNKS, LABELS, MODES, WORTHS, differences, here, small_batch, weightings
+
+SKIPPED = ("step1-chunk3-label4", "step2-chunk3-label4", "step4-chunk3-label4")
+"""Searches of the chunk that has no row of label 4: in rounds 1 and 2, and in iteration 4 of a chain."""
+
+
+def test_undisturbed_batches_repair(undisturbed: dict[str, Path]) -> None:
+    """The runs that the others are compared with have something to compare."""
+    patches = set()
+    for mode, directory in undisturbed.items():
+        jobs = read_table(directory, "jobs").to_pylist()
+        steps = {"independent": 1, "rounds": 2, "chain": CHUNKS}[mode]
+        assert len(jobs) == steps * len(LABELS) * len(WORTHS) * (1 if mode == "chain" else CHUNKS)
+        assert {row["state"] for row in jobs if row["job"].startswith(SKIPPED)} == {"skipped"}
+        assert Counter(row["state"] for row in jobs if not row["job"].startswith(SKIPPED)).keys() == {"done"}
+        assert any(row["chosen"] for row in jobs)
+        saved = [row for row in read_table(directory, "patches").to_pylist() if row["job"] == "batch"]
+        assert saved and all(row["old"] != row["new"] for row in saved)
+        patches.add((directory / "patch.arrow").read_bytes())
+        facts = read_facts(directory)
+        assert (facts["state"], facts["exit_code"]) == ("done", 0)
+    assert len(patches) == len(MODES)
+
+
+def test_equal_runs_are_equal(chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    """`comparable` tables of equal runs are equal by Arrow's own comparison, for which NaN equals nothing."""
+    with here() as compute:
+        run_recorded(small_batch(chunks, tmp_path / "again"), compute)
+    for name in SCHEMAS:
+        mine, theirs = (comparable(read_table(path, name)) for path in (tmp_path / "again", undisturbed["independent"]))
+        assert mine.num_rows > 0 or name == "verdicts"
+        assert mine.equals(theirs), name
+
+
+@pytest.fixture(scope="module")
+def two_workers(cluster: Cluster) -> Iterator[Compute]:
+    """Two workers for several tests: starting them is what takes the time."""
+    with Compute(ComputeOptions(num_workers=2), lambda line: None) as compute:
+        yield compute
+
+
+def check_modes(
+    compute: Compute,
+    chunks: Path,
+    undisturbed: dict[str, Path],
+    directory: Path,
+    where: str,
+    modes: Sequence[Mode] = MODES,
+) -> None:
+    """The modes leave what they leave undisturbed in one process."""
+    for mode in modes:
+        assert run_recorded(small_batch(chunks, directory / mode, mode), compute) == 0
+        assert differences(directory / mode, undisturbed[mode]) == []
+        assert set(read_table(directory / mode, "jobs")["where"].to_pylist()) == {where}
+
+
+def test_one_worker(cluster: Cluster, chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    with Compute(ComputeOptions(num_workers=1), lambda line: None) as compute:
+        check_modes(compute, chunks, undisturbed, tmp_path, "worker")
+
+
+def test_two_workers(two_workers: Compute, chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    check_modes(two_workers, chunks, undisturbed, tmp_path, "worker")
+
+
+def test_tiles_on_two_workers(
+    two_workers: Compute,
+    chunks: Path,
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(two_workers, "options", ComputeOptions(num_workers=2, tiles=True))
+    check_modes(two_workers, chunks, undisturbed, tmp_path, "tiles")
+
+
+def test_four_workers(
+    cluster: Cluster,
+    chunks: Path,
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With tasks that come back after every iteration."""
+    monkeypatch.setattr("cluster.compute.remote_tasks.SEGMENT_SECONDS", 0.0)
+    with Compute(ComputeOptions(num_workers=4), lambda line: None) as compute:
+        check_modes(compute, chunks, undisturbed, tmp_path, "worker", modes=["rounds"])
+        # Fewer searches than workers: after a first segment it is decided anew where they go on.
+        check_alone(compute, chunks, undisturbed["independent"], tmp_path / "alone")
+        assert any("long tasks" in line for line in compute.decisions)
+
+
+def test_in_segments(
+    chunks: Path, undisturbed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.compute.compute.SEGMENT_SECONDS", 0.0)
+    with here() as compute:
+        run_recorded(small_batch(chunks, tmp_path / "run"), compute)
+    assert differences(tmp_path / "run", undisturbed["independent"]) == []
+
+
+def test_a_search_alone_and_among_others(chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    with here() as compute:
+        check_alone(compute, chunks, undisturbed["independent"], tmp_path / "run")
+
+
+def check_alone(compute: Compute, chunks: Path, among: Path, directory: Path) -> None:
+    """One search of one label of one chunk leaves the same rows as the run `among` whose searches it is."""
+    whole = small_batch(chunks, directory, labels=(6,), weightings=weightings(worths=WORTHS[1:]))
+    run_recorded(replace(whole, chunks=whole.chunks[1:2]), compute)
+    (job,) = read_table(directory, "jobs")["job"].to_pylist()
+    for table in ("jobs", "swarm", "patches"):
+        mine, theirs = (rows_of(run, table, job) for run in (directory, among))
+        assert mine and mine == theirs
+
+
+def rows_of(directory: Path, table: str, job: str) -> list[dict[str, Any]]:
+    """Rows of a search, without time and place, and without what the batch made of it."""
+    rows = comparable(read_table(directory, table)).to_pylist()
+    return [{key: row[key] for key in row if key != "chosen"} for row in rows if row["job"] == job]
+
+
+def test_a_search_through_files(chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    """`target`, `localize` and `optimize` find what a batch finds, bit for bit."""
+    batch = small_batch(chunks, tmp_path / "run")
+    images = open_image_set(chunks / "chunks" / "1" / "repair.h5")
+    kernel = np.asarray(batch.target.layer.kernel)
+    with here() as compute:
+        handle = compute.handle(batch.model, batch.target)
+        write_targets(images, compute.predict(handle, images), tmp_path)
+        for label in LABELS:
+            negatives = open_negatives(tmp_path / "negative" / str(label))
+            assert negatives is not None
+            found = localize(compute.localisation_sums(handle, negatives), kernel)
+            index = found.index
+            weights = tmp_path / "negative" / str(label) / "weights.csv"
+            write_weights(weights, batch.target.number, index, kernel[index[:, 0], index[:, 1]])
+            paths = ChunkPaths(weights.parent, tmp_path / "positive", tmp_path / "out" / str(label))
+            for weighting in batch.weightings:
+                directory = tmp_path / f"{label}-{weighting.text}"
+
+                def records(facts: Any, directory: Path = directory) -> RunRecords:
+                    return RunRecords.create(directory, facts, overwrite=False)
+
+                repair(Repairs(batch.model, batch.target, [paths], [0], weighting.settings), compute, records)
+                check_same_search(
+                    directory, undisturbed["independent"], f"step1-chunk1-label{label}-w{weighting.text}-s0"
+                )
+
+
+def check_same_search(optimized: Path, among: Path, job: str) -> None:
+    """The only search of an `optimize` against the search `job` of a batch."""
+    (name,) = read_table(optimized, "jobs")["job"].to_pylist()
+    for table, own in (("jobs", ("job",)), ("swarm", ("job",)), ("patches", ("job",))):
+        mine, theirs = rows_of(optimized, table, name), rows_of(among, table, job)
+        if table == "patches":
+            theirs = [row for row in theirs if row["rank"] == 0]
+        assert mine
+        assert [without(row, own) for row in mine] == [without(row, own) for row in theirs]
+
+
+def without(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in names}
+
+
+def test_another_number_of_seeds_and_labels(chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    """Six searches in a task: more than are evaluated at once. Those of the smaller batch are among them, unchanged."""
+    with here() as compute:
+        run_recorded(small_batch(chunks, tmp_path / "run", seeds=(0, 1, 2), labels=(2, 4, 6)), compute)
+    for table in ("jobs", "swarm", "patches"):
+        few = {row["job"] for row in read_table(undisturbed["independent"], "jobs").to_pylist()}
+        for job in few:
+            assert rows_of(tmp_path / "run", table, job) == rows_of(undisturbed["independent"], table, job)
+
+
+def test_one_compute_for_two_batches(chunks: Path, tmp_path: Path) -> None:
+    """What a process keeps of one batch does not leak into another one with tasks of the same names."""
+
+    def other(name: str) -> Any:
+        settings = replace(small_batch(chunks, tmp_path / name).weightings[0].settings, num_iterations=3)
+        return small_batch(chunks, tmp_path / name, "chain", settings=settings)
+
+    with here() as compute:
+        run_recorded(small_batch(chunks, tmp_path / "first", "chain"), compute)
+        run_recorded(other("second"), compute)
+    with here() as compute:
+        run_recorded(other("alone"), compute)
+    assert differences(tmp_path / "second", tmp_path / "alone") == []
+
+
+def test_damaged_rows(chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    with here() as compute:
+        check_damaged_rows(compute, chunks, undisturbed["independent"], tmp_path)
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_damaged_rows_in_a_file_that_workers_do_not_see(
+    two_workers: Compute,
+    chunks: Path,
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiles: bool,
+) -> None:
+    monkeypatch.setattr(two_workers, "options", ComputeOptions(num_workers=2, tiles=tiles))
+    check_damaged_rows(two_workers, chunks, undisturbed["independent"], tmp_path)
+
+
+def check_damaged_rows(compute: Compute, chunks: Path, among: Path, tmp_path: Path) -> None:
+    """A chunk with a pixel that is no number fails and is named; the others end as they do without it."""
+    whole = small_batch(chunks, tmp_path / "run")
+    damaged = tmp_path / "damaged" / "repair.h5"
+    damaged.parent.mkdir()
+    with h5py.File(chunks / "chunks" / "0" / "repair.h5") as source, h5py.File(damaged, "w") as file:
+        pixels = source["images"][...]
+        pixels[200, 3, 3, 0] = np.nan
+        file["images"], file["labels"] = pixels, source["labels"][...]
+    with damaged.open("rb") as opened:
+        # A path that means this process's open file here, and nothing or something else in a worker.
+        images = replace(open_image_set(damaged), path=Path(f"/proc/self/fd/{opened.fileno()}"))
+        bad = ChunkFile("bad", damaged.parent, images)
+        assert run_recorded(replace(whole, chunks=(bad, *whole.chunks)), compute) == 4
+    jobs = {row["job"]: row for row in read_table(tmp_path / "run", "jobs").to_pylist()}
+    failed = {job for job, row in jobs.items() if row["state"] == "failed"}
+    assert failed == {f"step1-chunkbad-label{label}-w{worth:g}x-s0" for label in LABELS for worth in WORTHS}
+    assert all("row 200 has pixels that are NaN" in jobs[job]["note"] for job in failed)
+    for job in jobs.keys() - failed:
+        assert rows_of(tmp_path / "run", "swarm", job) == rows_of(among, "swarm", job)
+    assert (tmp_path / "run" / "patch.arrow").read_bytes() == (among / "patch.arrow").read_bytes()

@@ -1,0 +1,92 @@
+"""Killed workers, nodes and drivers cost time and change nothing; `make soak` does this many times."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from cluster.batch.run import run_recorded
+from cluster.compute.compute import Compute, ComputeOptions
+from cluster.records.store import read_facts, read_table
+from tests.support.batches import (
+    CALLS,
+    FILES,
+    differences,
+    doomed,
+    dying,
+    here,
+    on_doomed_node,
+    small_batch,
+    words_of,
+)
+
+
+@pytest.fixture(autouse=True)
+def _short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks come back after every iteration, so that there are many moments."""
+    for module in ("compute", "remote_tasks"):
+        monkeypatch.setattr(f"cluster.compute.{module}.SEGMENT_SECONDS", 0.0)
+
+
+def test_killed_worker(cluster: Cluster, chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    at = random.Random(1).randrange(1, CALLS)
+    compute = Compute(ComputeOptions(num_workers=2), lambda line: None, dying(at, tmp_path / "calls"))
+    with compute:
+        assert run_recorded(small_batch(chunks, tmp_path / "run", "rounds"), compute) == 0
+        assert compute.redispatched >= 1
+    assert (tmp_path / "calls").stat().st_size > at
+    assert differences(tmp_path / "run", undisturbed["rounds"]) == []
+    assert sum(read_table(tmp_path / "run", "jobs")["redispatched"].to_pylist()) >= 1
+
+
+def test_killed_node(cluster: Cluster, chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
+    with on_doomed_node(cluster, random.Random(2).randrange(1, CALLS)) as (compute, tell):
+        assert run_recorded(small_batch(chunks, tmp_path / "run", "rounds"), compute, on_jobs=tell) == 0
+        assert compute.redispatched >= 1
+    assert differences(tmp_path / "run", undisturbed["rounds"]) == []
+
+
+@pytest.mark.parametrize("at", [random.Random(3).randrange(1, FILES), "patches.arrow"])
+def test_killed_driver(chunks: Path, undisturbed: dict[str, Path], tmp_path: Path, at: int | str) -> None:
+    """Among the searches, and when half of the tables are joined already."""
+    directory = tmp_path / "run"
+    killed = doomed(at, directory, words_of(chunks, directory, "rounds", "--num-workers", "0"))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert read_facts(directory)["state"] == "running"
+    ended = [row for row in read_table(directory, "jobs").to_pylist() if row["state"] in ("done", "skipped")]
+    with here() as compute:
+        assert run_recorded(small_batch(chunks, directory, "rounds"), compute, resume=True) == 0
+    assert differences(directory, undisturbed["rounds"]) == []
+    # What had ended was not done again.
+    kept = {row["job"]: row["ended"] for row in read_table(directory, "jobs").to_pylist()}
+    assert ended and all(kept[row["job"]] == row["ended"] for row in ended)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 16), (16, 0)])
+def test_resumed_with_other_workers(
+    chunks: Path, undisturbed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int
+) -> None:
+    """Workers decide how searches are divided among tasks: here more or fewer of them find what others began."""
+    changes = 0
+
+    def interrupt(_: Mapping[str, Any]) -> None:
+        nonlocal changes
+        changes += 1
+        if changes == 30:
+            raise KeyboardInterrupt
+
+    directory = tmp_path / "run"
+    monkeypatch.setattr(Compute, "workers", before)
+    with here() as compute, pytest.raises(KeyboardInterrupt):
+        run_recorded(small_batch(chunks, directory, "rounds"), compute, on_jobs=interrupt)
+    assert "running" in read_table(directory, "jobs")["state"].to_pylist()
+    monkeypatch.setattr(Compute, "workers", after)
+    with here() as compute:
+        assert run_recorded(small_batch(chunks, directory, "rounds"), compute, resume=True) == 0
+    assert differences(directory, undisturbed["rounds"]) == []

@@ -1,0 +1,107 @@
+"""Searches come back from their bytes bit for bit, and damaged bytes are no searches."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.records.checkpoint import Begun, pack, unpack
+from engine.core.rng import RngKey
+from engine.fitness.objective import Objective
+from engine.layers.weight_stats import WeightStats
+from engine.search import loop as search
+from engine.search.loop import SearchSettings
+from engine.search.swarm import SwarmSettings
+
+
+@pytest.fixture(scope="module")
+def searches() -> dict[str, Begun]:
+    """A search before its first iteration, one under way, and one that has ended with a candidate without fitness."""
+    settings = SearchSettings(swarm=SwarmSettings(num_particles=5), num_iterations=4)
+    source = RngKey(3, "rows", 6)
+    start = search.start(settings, source, np.array([0.1, -0.2], np.float32), WeightStats(0.0, 0.1, 1.0))
+    rng = np.random.default_rng(0)
+
+    def evaluate(candidates: np.ndarray) -> np.ndarray:
+        sums = rng.uniform(0, 9, (len(candidates), 4))
+        sums[0, 0] = np.nan
+        return sums
+
+    one, first = search.advance(settings, source, Objective(9, 9, 2.0), start, evaluate, 0.0)
+    end, others = search.advance(settings, source, Objective(9, 9, 2.0), one, evaluate)
+    assert start.swarm.global_fitness == -np.inf and len(first) == 1 and end.stop == "iterations"
+    return {
+        "not begun": Begun(start, ()),
+        "step1-chunk0-label6-w0.15x-s0": Begun(one, tuple(first)),
+        "ended": Begun(end, (*first, *others)),
+    }
+
+
+def test_round_trip(searches: dict[str, Begun], tmp_path: Path) -> None:
+    (tmp_path / "some.npz").write_bytes(pack(searches))
+    found = unpack(tmp_path / "some.npz")
+    assert list(found) == list(searches)
+    for name, begun in searches.items():
+        theirs = found[name]
+        for field in fields(begun.state.swarm):
+            mine, other = (getattr(each.state.swarm, field.name) for each in (begun, theirs))
+            assert type(mine) is type(other)
+            np.testing.assert_array_equal(mine, other)
+        np.testing.assert_array_equal(begun.state.best_sums, theirs.state.best_sums)
+        np.testing.assert_equal(begun.state.start_fitness, theirs.state.start_fitness)
+        assert begun.state.stop == theirs.state.stop
+        assert repr(begun.iterations) == repr(theirs.iterations)
+
+
+def test_going_on_from_bytes_is_going_on(searches: dict[str, Begun], tmp_path: Path) -> None:
+    settings = SearchSettings(swarm=SwarmSettings(num_particles=5), num_iterations=9)
+    source, objective = RngKey(3, "rows", 6), Objective(9, 9, 2.0)
+    begun = replace(searches["step1-chunk0-label6-w0.15x-s0"])
+    (tmp_path / "some.npz").write_bytes(pack({"a": begun}))
+
+    def evaluate(candidates: np.ndarray) -> np.ndarray:
+        return np.abs(candidates[:, [0, 1, 0, 1]]).astype(np.float64)
+
+    here, mine = search.advance(settings, source, objective, begun.state, evaluate)
+    there, theirs = search.advance(settings, source, objective, unpack(tmp_path / "some.npz")["a"].state, evaluate)
+    np.testing.assert_array_equal(here.swarm.position, there.swarm.position)
+    assert [each.best for each in mine] == [each.best for each in theirs]
+
+
+def test_damaged_bytes_are_no_searches(searches: dict[str, Begun], tmp_path: Path) -> None:
+    whole = pack(searches)
+    path = tmp_path / "some.npz"
+    for length in [*range(0, len(whole), 97), *range(len(whole) - 60, len(whole))]:
+        path.write_bytes(whole[:length])
+        assert unpack(path) == {}
+    assert unpack(tmp_path / "none.npz") == {}
+
+
+def test_a_changed_byte_is_no_searches_or_changes_nothing(searches: dict[str, Begun], tmp_path: Path) -> None:
+    """The archive has checksums; some bytes, such as dates, mean nothing."""
+    whole = pack({"a": searches["ended"]})
+    path = tmp_path / "some.npz"
+    refused = 0
+    places = range(0, len(whole), 9)
+    for place in places:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        found = unpack(path)
+        assert found == {} or pack(found) == whole, place
+        refused += found == {}
+    assert refused > len(places) / 2
+
+
+def test_other_files_are_no_searches(tmp_path: Path) -> None:
+    path = tmp_path / "some.npz"
+    np.savez(path, names=np.array(["a"]))
+    assert unpack(path) == {}
+    np.savez(path, names=np.array([object()]))
+    assert unpack(path) == {}
+    path.unlink()
+    path.mkdir()
+    assert unpack(path) == {}
+    (tmp_path / "none.npz").write_bytes(pack({}))
+    assert unpack(tmp_path / "none.npz") == {}

@@ -1,0 +1,277 @@
+"""Run directories: parts that replace each other, runs that go on or refuse to, tables that are whole at any moment."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping
+from itertools import cycle
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from cluster.records.schema import SCHEMAS
+from cluster.records.store import RunRecords, comparable, read_facts, read_part, read_table
+from engine.core.errors import InputError
+
+IDENTITY: dict[str, Any] = {
+    "model": "abc",
+    "data": {"chunk 0": "one", "test data": "two"},
+    "settings": {"num_iterations": 5, "swarm": {"phi": 4.1}},
+    "seeds": [0, 1],
+    "hardware": "CPU x86_64 avx2",
+}
+
+
+def row(table: str, **values: Any) -> dict[str, Any]:
+    """A row with values of the right kind in all columns."""
+    made = {}
+    for field in SCHEMAS[table]:
+        kind = field.type
+        if pa.types.is_list(kind):
+            made[field.name] = [1, 2]
+        elif pa.types.is_string(kind):
+            made[field.name] = "x"
+        elif pa.types.is_boolean(kind):
+            made[field.name] = False
+        else:
+            made[field.name] = 1
+    return made | values
+
+
+def job(name: str, state: str = "done") -> dict[str, Any]:
+    return row("jobs", job=name, state=state)
+
+
+def swarm(name: str, count: int) -> list[dict[str, Any]]:
+    return [row("swarm", job=name, iteration=number + 1) for number in range(count)]
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> RunRecords:
+    return RunRecords.create(tmp_path / "run", {"identity": IDENTITY}, overwrite=False)
+
+
+def test_every_table_has_a_description_for_every_column() -> None:
+    for schema in SCHEMAS.values():
+        for field in schema:
+            assert field.metadata and field.metadata.get(b"description"), field.name
+
+
+def test_a_part_is_replaced_or_added_to(records: RunRecords) -> None:
+    records.replace("swarm", "a", swarm("a", 2))
+    records.replace("swarm", "a", swarm("a", 3))
+    records.append("swarm", "b", swarm("b", 1))
+    records.append("swarm", "b", [row("swarm", job="b", iteration=2)])
+    found = read_table(records.directory, "swarm").select(["job", "iteration"]).to_pylist()
+    assert [(each["job"], each["iteration"]) for each in found] == [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2)]
+    part = read_part(records.directory, "swarm", "a")
+    assert part is not None and len(part) == 3
+    assert read_part(records.directory, "swarm", "none") is None
+
+
+def test_names_that_a_file_cannot_have(records: RunRecords) -> None:
+    names = ["a/b", "a_b", "a b", "ä", "a" * 30, "../../up"]
+    for name in names:
+        records.replace("jobs", name, [job(name)])
+    assert sorted(read_table(records.directory, "jobs")["job"].to_pylist()) == sorted(names)
+    assert [path.name for path in records.directory.parent.iterdir()] == ["run"]
+
+
+def test_compacting_changes_no_row(records: RunRecords) -> None:
+    records.replace("swarm", "a", swarm("a", 3))
+    records.replace("jobs", "a", [job("a"), job("b", "skipped")])
+    records.replace("patches", "a", [row("patches", job="a", fitness=math.nan)])
+    before = {name: read_table(records.directory, name) for name in SCHEMAS}
+    records.compact({"identity": IDENTITY, "exit_code": 0})
+    after = {name: read_table(records.directory, name) for name in SCHEMAS}
+    assert {name: str(table.to_pylist()) for name, table in before.items()} == {
+        name: str(table.to_pylist()) for name, table in after.items()
+    }
+    assert read_facts(records.directory)["state"] == "done"
+    left = sorted(path.name for path in records.directory.iterdir())
+    assert left == sorted([*(f"{name}.arrow" for name in SCHEMAS), "run.json"])
+
+
+def test_going_on_keeps_what_has_ended(records: RunRecords) -> None:
+    for name, states in {"a": ["done", "skipped"], "b": ["done", "running"], "c": ["failed"]}.items():
+        records.replace("jobs", name, [job(f"{name}{number}", state) for number, state in enumerate(states)])
+        records.replace("swarm", name, swarm(f"{name}0", 2))
+        records.replace("patches", name, [row("patches", job=f"{name}0")])
+    records.write_checkpoint("b", b"state")
+    again = RunRecords.resume(records.directory, {"identity": IDENTITY})
+    assert read_table(again.directory, "jobs")["job"].to_pylist() == ["a0", "a1"]
+    assert set(read_table(again.directory, "swarm")["job"].to_pylist()) == {"a0"}
+    assert set(read_table(again.directory, "patches")["job"].to_pylist()) == {"a0"}
+    assert [path.read_bytes() for path in again.checkpoints()] == [b"state"]
+    assert read_facts(again.directory)["state"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"model": "abd"}, 'model "abc" and this command has "abd"'),
+        ({"data": {"chunk 0": "other", "test data": "two"}}, 'data chunk 0 "one" and this command has "other"'),
+        ({"data": {"chunk 0": "one"}}, 'data test data "two" and this command has nothing'),
+        ({"data": IDENTITY["data"] | {"chunk 1": "new"}}, 'data chunk 1 nothing and this command has "new"'),
+        ({"settings": {"num_iterations": 5, "swarm": {"phi": 4.2}}}, "settings swarm phi 4.1"),
+        ({"seeds": [0, 1, 2]}, "seeds [0, 1] and this command has [0, 1, 2]"),
+        ({"hardware": "GPU"}, 'hardware "CPU x86_64 avx2" and this command has "GPU"'),
+    ],
+)
+def test_going_on_with_something_else_is_refused(records: RunRecords, changed: Mapping[str, Any], says: str) -> None:
+    before = {path: path.read_bytes() for path in records.directory.rglob("*") if path.is_file()}
+    with pytest.raises(InputError) as refusal:
+        RunRecords.resume(records.directory, {"identity": IDENTITY | changed})
+    assert says in str(refusal.value) and str(refusal.value).endswith("expected the same to resume")
+    assert {path: path.read_bytes() for path in records.directory.rglob("*") if path.is_file()} == before
+
+
+def test_a_directory_in_use_is_refused(records: RunRecords, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a run is there already"):
+        RunRecords.create(records.directory, {}, overwrite=False)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    with pytest.raises(InputError, match="something that is not a run is there already"):
+        RunRecords.create(tmp_path / "other", {}, overwrite=True)
+    records.replace("jobs", "a", [job("a")])
+    fresh = RunRecords.create(records.directory, {}, overwrite=True)
+    assert read_table(fresh.directory, "jobs").num_rows == 0
+
+
+def test_a_damaged_run_json_is_said(records: RunRecords) -> None:
+    (records.directory / "run.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match="is damaged"):
+        read_facts(records.directory)
+
+
+def test_a_reader_never_sees_a_torn_or_shrinking_table(records: RunRecords) -> None:
+    problems: list[str] = []
+    seen: list[int] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        most = 0
+        while not stop.is_set():
+            try:
+                rows = read_table(records.directory, "swarm").num_rows
+            except Exception as error:
+                problems.append(repr(error))
+                return
+            if rows < most:
+                problems.append(f"{rows} rows after {most}")
+            most = max(most, rows)
+            seen.append(rows)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(60):
+        records.replace("swarm", f"j{number}", swarm(f"j{number}", 1))
+        records.replace("swarm", f"j{number}", swarm(f"j{number}", 5))
+    records.compact({})
+    while seen and seen[-1] < 300 and reader.is_alive():
+        pass
+    stop.set()
+    reader.join()
+    assert problems == []
+    assert seen[-1] == 300 and len(set(seen)) > 5
+
+
+def test_time_and_place_are_not_compared(records: RunRecords) -> None:
+    records.replace("jobs", "a", [job("a")])
+    columns = comparable(read_table(records.directory, "jobs")).column_names
+    assert not {"worker", "host", "where", "seconds", "ended", "redispatched"} & set(columns)
+    assert {"job", "fitness", "positive_weight", "state"} <= set(columns)
+
+
+def test_replacing_with_the_same_is_nothing(records: RunRecords) -> None:
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (records.directory / "swarm").iterdir()}
+
+    records.replace("swarm", "a", swarm("a", 3))
+    before = files()
+    records.replace("swarm", "a", swarm("a", 3))
+    # Another command that goes on with the run knows nothing of the parts before it.
+    RunRecords(records.directory).replace("swarm", "a", swarm("a", 3))
+    assert files() == before
+    assert len(before) == 1
+
+
+def test_a_run_of_another_command_cannot_be_resumed(tmp_path: Path) -> None:
+    RunRecords.create(tmp_path / "run", {"command": ["optimize"]}, overwrite=False)
+    with pytest.raises(InputError, match=r"run: found a run that cannot be resumed, expected one of batch$"):
+        RunRecords.check_same(tmp_path / "run", {"identity": IDENTITY})
+
+
+def test_jobs_are_found_in_their_parts(records: RunRecords) -> None:
+    names = ["step1-chunk0-label6+0", "step1-chunkold shoes-label6+0", "step1-chunkold_shoes-label6+0"]
+    for number, name in enumerate(names):
+        records.replace("jobs", name, [job(f"{number}-a"), job(f"{number}-b")])
+    parts = records.parts_of("jobs")
+    assert len(set(parts.values())) == 3
+    for name, part in parts.items():
+        found = read_part(records.directory, "jobs", part)
+        assert found is not None and name in [each["job"] for each in found]
+        records.replace("jobs", part, [each | {"chosen": True} for each in found])
+    table = read_table(records.directory, "jobs").to_pylist()
+    assert [each["job"] for each in table] == ["0-a", "0-b", "1-a", "1-b", "2-a", "2-b"]
+    assert all(each["chosen"] for each in table)
+
+
+def test_a_run_killed_while_its_tables_became_whole_goes_on(records: RunRecords, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        records.replace("swarm", name, swarm(name, 3))
+        records.replace("jobs", name, [job(name)])
+        records.replace("patches", name, [row("patches", job=name)])
+    finished = tmp_path / "finished"
+    shutil.copytree(records.directory, finished)
+    RunRecords(finished).compact({"identity": IDENTITY})
+    expected = {name: read_table(finished, name) for name in SCHEMAS}
+    tables = list(SCHEMAS)
+    for killed_at in range(len(tables)):
+        run = tmp_path / f"run{killed_at}"
+        shutil.copytree(records.directory, run)
+        for name in tables[: killed_at + 1]:
+            shutil.copy(finished / f"{name}.arrow", run)
+        if killed_at == len(tables) - 1:  # all are whole, and some parts are gone
+            shutil.rmtree(run / "swarm")
+            next((run / "jobs").iterdir()).unlink()
+        again = RunRecords.resume(run, {"identity": IDENTITY})
+        assert {name: read_table(run, name) for name in SCHEMAS} == expected
+        again.compact({"identity": IDENTITY})
+        assert {name: read_table(run, name) for name in SCHEMAS} == expected
+
+
+def test_no_part_is_overlooked_while_it_is_replaced() -> None:
+    """On tmpfs a long listing leaves out files that are replaced meanwhile."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or not os.access(memory, os.W_OK):
+        pytest.skip("this machine has no /dev/shm to write to")
+    count = 1500
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        records = RunRecords.create(Path(folder) / "run", {}, overwrite=False)
+        for number in range(count):
+            records.replace("jobs", f"step1-chunk{number}-label6+0", [job(str(number))])
+        stop = threading.Event()
+        order = Random(1).sample(range(count), count)
+
+        def replace() -> None:
+            for number in cycle(order):  # no part twice within two listings, as no search is so short
+                if stop.is_set():
+                    return
+                records.replace("jobs", f"step1-chunk{number}-label6+0", [job(str(number))])
+
+        writer = threading.Thread(target=replace)
+        writer.start()
+        try:
+            seen = [len(records.parts_of("jobs")) for _ in range(15)]
+        finally:
+            stop.set()
+            writer.join()
+    assert seen == [count] * 15

@@ -1,0 +1,147 @@
+"""The same seed gives the same bits, wherever and among whatever else it runs, and when workers die."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.cluster_utils import Cluster
+
+from cluster.compute.compute import Compute, ComputeOptions
+from cluster.workers.replica import Replica
+from engine.data.image_set import open_image_set
+from tests.cluster.conftest import SETTINGS, Case, Finished, assert_same, run_repairs
+
+
+def test_undisturbed_run_repairs(alone: Finished) -> None:
+    (report,) = alone.reports
+    assert len(report.patch) and not np.array_equal(report.patch.new, report.patch.old)
+    jobs = {row["job"]: row for row in alone.tables["jobs"]}
+    assert len(jobs) == 2
+    assert all(row["fitness"] > row["start_fitness"] for row in jobs.values())
+    assert [row["chosen"] for row in jobs.values()].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("workers", "tiles", "spread"), [(1, False, True), (2, True, True), (4, False, False), (1, True, False)]
+)
+def test_any_number_of_workers(
+    cluster: Cluster, case: Case, alone: Finished, tmp_path: Path, workers: int, tiles: bool, spread: bool
+) -> None:
+    options = ComputeOptions(num_workers=workers, tiles=tiles, spread_rows=spread)
+    there = run_repairs(case.repairs(tmp_path / "out"), tmp_path / "run", Compute(options, lambda line: None))
+    assert_same(there, alone)
+    search = next(line for line in there.compute.decisions if line.startswith("search"))
+    assert f"{workers} workers" in search
+    assert ("in tiles" in search) == tiles
+    rows = [line for line in there.compute.decisions if line.startswith("features")]
+    assert all((f"on {workers} workers" in line) == spread for line in rows)
+
+
+def test_a_job_alone_and_among_others(case: Case, alone: Finished, tmp_path: Path) -> None:
+    compute = Compute(ComputeOptions(num_workers=0), lambda line: None)
+    together = run_repairs(case.repairs(tmp_path / "out", labels=(4, 6), seeds=3), tmp_path / "run", compute)
+    ignored = ("chosen",)
+    for row in alone.tables["jobs"]:
+        mine, theirs = alone.job(row["job"]), together.job(row["job"])
+        assert mine["swarm"] == theirs["swarm"]
+        strip = [{key: value for key, value in each.items() if key not in ignored} for each in mine["jobs"]]
+        assert strip == [{key: value for key, value in each.items() if key not in ignored} for each in theirs["jobs"]]
+
+
+def killing(method: str, at: int, marker: Path) -> type[Replica]:
+    """A replica that once, in the call number `at` of a method, kills its process like a crash would.
+
+    The class is made here so that it travels to the workers by value; the marker file says that it has happened.
+    """
+
+    class Dying(Replica):
+        calls = 0
+
+        def _maybe_die(self, name: str) -> None:
+            if name != method or marker.exists():
+                return
+            self.calls += 1
+            if self.calls == at:
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def start_tile(self, *arguments: Any) -> Any:
+            self._maybe_die("start_tile")
+            return super().start_tile(*arguments)
+
+        def advance(self, *arguments: Any) -> Any:
+            result = super().advance(*arguments)
+            # After the work and before the answer: everything of this call is lost.
+            self._maybe_die("advance")
+            return result
+
+        def run_block(self, *arguments: Any) -> Any:
+            self._maybe_die("run_block")
+            return super().run_block(*arguments)
+
+    return Dying
+
+
+TILES = 9
+"""Tiles of one iteration: 24 particles in eights, at least 2,000 rows in 800s."""
+
+FIRST, MIDDLE, LAST = 1, 3 * 5, SETTINGS.num_iterations * 4
+"""Tile evaluations of a worker that has four or five of the nine tiles in each of six iterations."""
+
+
+@pytest.mark.parametrize("at", [FIRST, MIDDLE, LAST])
+def test_worker_killed_in_a_tile(cluster: Cluster, case: Case, alone: Finished, tmp_path: Path, at: int) -> None:
+    marker = tmp_path / "killed"
+    options = ComputeOptions(num_workers=2, tiles=True)
+    compute = Compute(options, lambda line: None, killing("start_tile", at, marker))
+    disturbed = run_repairs(case.repairs(tmp_path / "out"), tmp_path / "run", compute)
+    assert marker.exists()
+    assert disturbed.redispatched >= 1
+    assert_same(disturbed, alone)
+
+
+def test_worker_killed_in_a_search_and_in_a_row_block(
+    cluster: Cluster, case: Case, alone: Finished, tmp_path: Path
+) -> None:
+    for method in ("advance", "run_block"):
+        marker = tmp_path / method
+        options = ComputeOptions(num_workers=2, spread_rows=True)
+        compute = Compute(options, lambda line: None, killing(method, 1, marker))
+        disturbed = run_repairs(case.repairs(tmp_path / f"out-{method}"), tmp_path / f"run-{method}", compute)
+        assert marker.exists()
+        assert disturbed.redispatched >= 1
+        assert_same(disturbed, alone)
+
+
+def test_a_file_that_workers_do_not_see(cluster: Cluster, case: Case) -> None:
+    """The rows are sent instead: the path below means this process's open file here, and another one in a worker."""
+    with (case.data / "repair.h5").open("rb") as file:
+        images = open_image_set(case.data / "repair.h5")
+        hidden = replace(images, path=Path(f"/proc/self/fd/{file.fileno()}"))
+        with Compute(ComputeOptions(num_workers=1, spread_rows=True), lambda line: None) as compute:
+            sent = compute.predict(compute.handle(case.model), hidden)
+            assert compute.decisions == [f"predict {images.rows} rows: on 1 workers (asked for)"]
+    with Compute(ComputeOptions(num_workers=0), lambda line: None) as compute:
+        np.testing.assert_array_equal(sent, compute.predict(compute.handle(case.model), images))
+
+
+def test_lost_node(cluster: Cluster, case: Case, alone: Finished, tmp_path: Path) -> None:
+    """Workers on every node; one node goes away while the search runs."""
+    extra = cluster.add_node(num_cpus=2)
+    options = ComputeOptions(num_workers=8, tiles=False, spread_rows=True)
+    gone = []
+
+    def say(line: str) -> None:
+        if line.startswith("workers") and not gone:
+            gone.append(line)
+            cluster.remove_node(extra, allow_graceful=False)
+
+    disturbed = run_repairs(case.repairs(tmp_path / "out"), tmp_path / "run", Compute(options, say))
+    assert gone
+    assert_same(disturbed, alone)

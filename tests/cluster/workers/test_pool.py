@@ -1,0 +1,76 @@
+"""The pool of actors: calls are finished once each, errors are the caller's, hopeless calls end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from cluster.ray_cluster.connect import Resources
+from cluster.workers.pool import CALL_ATTEMPTS, Call, WorkerError, WorkerPool
+from cluster.workers.replica import Replica
+from engine.core.errors import InputError
+
+
+def _class() -> type[Replica]:
+    """Made in a function, so that it travels to the workers by value."""
+
+    class Worker(Replica):
+        def double(self, number: int) -> int:
+            return 2 * number
+
+        def refuse(self, number: int) -> int:
+            raise InputError(f"{number}: found nothing, expected something")
+
+        def die(self) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return Worker
+
+
+@pytest.fixture(scope="module")
+def pool(cluster: Cluster) -> Iterator[WorkerPool]:
+    workers = WorkerPool(Resources(workers=2, gpus_per_worker=0.0, threads=1, local=True), _class())
+    yield workers
+    workers.close()
+
+
+def test_every_call_is_answered_once(pool: WorkerPool) -> None:
+    answers = {
+        call.tag: value for call, value, _ in pool.run([Call("double", (i,), tag=i) for i in range(40)], depth=2)
+    }
+    assert answers == {i: 2 * i for i in range(40)}
+
+
+def test_calls_may_follow_from_answers(pool: WorkerPool) -> None:
+    seen = []
+    for call, value, worker in pool.run([Call("double", (1,), tag=1)]):
+        seen.append(value)
+        if value < 64:
+            pool.submit(Call("double", (value,), tag=call.tag, worker=worker), first=True)
+    assert seen == [2, 4, 8, 16, 32, 64]
+
+
+def test_bad_input_found_by_a_worker_keeps_its_sentence(pool: WorkerPool) -> None:
+    with pytest.raises(InputError, match=r"^7: found nothing, expected something$"):
+        list(pool.run([Call("refuse", (7,))]))
+    # The pool is as good as new.
+    assert [value for _, value, _ in pool.run([Call("double", (3,))])] == [6]
+
+
+def test_a_call_that_always_kills_its_worker_ends(pool: WorkerPool) -> None:
+    with pytest.raises(WorkerError, match=f"die of poison took down {CALL_ATTEMPTS} workers"):
+        list(pool.run([Call("die", (), tag="poison")]))
+    assert [value for _, value, _ in pool.run([Call("double", (4,))])] == [8]
+
+
+def test_a_worker_that_cannot_start_is_told_with_its_reason(cluster: Cluster) -> None:
+    class Broken(Replica):
+        def __init__(self, threads: int) -> None:
+            raise RuntimeError("no device here")
+
+    with pytest.raises(WorkerError, match="no device here"):
+        WorkerPool(Resources(workers=1, gpus_per_worker=0.0, threads=1, local=True), Broken)
