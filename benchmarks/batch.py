@@ -25,8 +25,8 @@ import ray
 from common import COMMAND, dataset_option, machine, model_option, run_command
 from modes import write
 
-from cli.batch import make_batch
-from cli.console import table
+from cli.commands.batch import make_batch
+from cli.shared.console import table
 from cluster.batch.estimate import expect
 from cluster.batch.modes import run_batch
 from cluster.batch.spec import Batch, ChunkFile

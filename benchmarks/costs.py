@@ -23,7 +23,7 @@ import pyarrow as pa
 from common import column, machine, output_option, side_by_side, write_results
 from problems import Job, Size, check, drawn, exact, iterations
 
-from cli.console import table
+from cli.shared.console import table
 from engine import backend
 from engine.backend import ops
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from common import column, dataset_option, machine, model_option, output_option, write_results
 from quality import prepared_split, spread
 
-from cli.console import table
+from cli.shared.console import table
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Int64
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS

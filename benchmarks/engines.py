@@ -31,7 +31,7 @@ from problems import (
 )
 from rivals import ENGINES, STEPS, Rival
 
-from cli.console import table
+from cli.shared.console import table
 from engine.models.load import LoadedModel, load_model
 
 PACKAGES = ("evox", "torch", "evosax", "jax", "pyswarms")

@@ -28,7 +28,7 @@ from problems import (
     spread_over_units,
 )
 
-from cli.console import table
+from cli.shared.console import table
 from engine.models.load import load_model
 
 COMPARED = ("dense", "numpy", "evaluate")

@@ -15,8 +15,8 @@ import numpy as np
 from common import dataset_option, machine, model_option
 from quality import prepared_split, spread
 
-from cli.batch import make_batch
-from cli.console import table
+from cli.commands.batch import make_batch
+from cli.shared.console import table
 from cluster.batch.modes import BatchReport, run_batch
 from cluster.compute.compute import Compute, ComputeOptions
 from cluster.records.store import RunRecords

@@ -27,7 +27,7 @@ from skimage.color import hsv2rgb, rgb2hsv
 from skimage.exposure import equalize_hist
 from skimage.transform import resize
 
-from cli.console import table
+from cli.shared.console import table
 from cluster.ray_cluster.parallel_map import RayMap
 from engine.core.parallel import ParallelMap
 from engine.datasets.bdd import LABEL_NAMES, read_frames, square_crop

@@ -26,7 +26,7 @@ from batch import a_batch, compute_on
 from common import dataset_option, machine, model_option, side_by_side
 from modes import write
 
-from cli.console import table
+from cli.shared.console import table
 from cluster.batch.modes import run_batch
 from cluster.batch.spec import Batch, ChunkFile, base_key, tasks_of
 from cluster.ray_cluster.connect import runtime_environment

@@ -17,7 +17,7 @@ from common import column, machine, model_option, output_option, shipped_images,
 from costs import measure_peak
 from layers import Job, needed
 
-from cli.console import table
+from cli.shared.console import table
 from cluster.compute.compute import Compute, ComputeOptions
 from cluster.compute.remote_searches import tiled
 from cluster.compute.searches import SearchTask

@@ -96,7 +96,7 @@ def overlay_radar_charts(
     """
     check_limits(min_lim, max_lim)
     if not any(each.results.labels for each in series):
-        raise InputError(f"{path} cannot be drawn from 0 labels; expected results of at least one")
+        raise InputError(f"{path} cannot be drawn from 0 labels, expected results of at least one")
     with chart_settings():
         save_chart(radar_figure(series, min_lim, max_lim, label_names), path)
 
@@ -104,7 +104,7 @@ def overlay_radar_charts(
 def check_limits(min_lim: float, max_lim: float) -> None:
     """Raise InputError unless both are numbers, the first below the second."""
     if not (math.isfinite(min_lim) and math.isfinite(max_lim) and min_lim < max_lim):
-        raise InputError(f"radial limits {min_lim:g} and {max_lim:g}; expected the first below the second")
+        raise InputError(f"radial limits {min_lim:g} and {max_lim:g}, expected the first below the second")
 
 
 def radar_figure(

@@ -88,11 +88,11 @@ def open_leaves(directory: Path, name: str) -> list[Leaf]:
             leaves.append(Leaf(int(folder.name), whole, None))
     if not leaves:
         found = "has no rows in label folders" if directory.is_dir() else "is no folder"
-        raise InputError(f"{directory} {found}; expected {name} in folders negative/<label>, as target makes them")
+        raise InputError(f"{directory} {found}, expected {name} in folders negative/<label>, as target makes them")
     for leaf in leaves:
         if max(leaf.folder, leaf.before or 0) >= leaf.images.classes:
             raise InputError(
-                f"{leaf.images.path} labels {leaf.images.classes} classes; expected label folders from 0 to "
+                f"{leaf.images.path} labels {leaf.images.classes} classes, expected label folders from 0 to "
                 f"{leaf.images.classes - 1} above it"
             )
     return leaves
@@ -176,7 +176,7 @@ def _folders_are_true(leaves: Sequence[Leaf], directory: Path) -> bool:
         return False
     where = next(leaf for leaf, each in zip(leaves, own, strict=True) if not each.all())
     raise InputError(
-        f"{where.images.path} has rows of other labels than {where.folder}; expected folders of {directory} as target "
+        f"{where.images.path} has rows of other labels than {where.folder}, expected folders of {directory} as target "
         "makes them, each of one true label, or each of one class that its rows were taken for"
     )
 

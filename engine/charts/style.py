@@ -30,13 +30,13 @@ def chart_path(directory: Path, name: str) -> Path:
     """Where a chart goes; raises InputError where no chart can be written, before anything is computed."""
     path = directory / name
     if path.suffix.lower() not in _FORMATS:
-        raise InputError(f"filename is {name}; expected a name that ends in {' or '.join(_FORMATS)}")
+        raise InputError(f"filename is {name}, expected a name that ends in {' or '.join(_FORMATS)}")
     if path.is_dir():
-        raise InputError(f"{path} is a folder; expected a file to draw into, or none")
+        raise InputError(f"{path} is a folder, expected a file to draw into, or none")
     for folder in path.parents:
         if folder.exists():
             if not folder.is_dir():
-                raise InputError(f"{folder} is a file; expected a folder for {name}, or none")
+                raise InputError(f"{folder} is a file, expected a folder for {name}, or none")
             break
     return path
 

@@ -27,9 +27,9 @@ def iterate_items(path: Path, *, read: int = _READ) -> Iterator[Any]:
         with path.open(encoding="utf-8-sig") as file:
             yield from _Scanner(path, file, read).items()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no UTF-8 text ({error.reason}); expected JSON") from error
+        raise InputError(f"{path} is no UTF-8 text ({error.reason}), expected JSON") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}); expected a JSON file") from error
+        raise InputError(f"{path} cannot be read ({error.strerror or error}), expected a JSON file") from error
 
 
 class _Scanner:
@@ -44,7 +44,7 @@ class _Scanner:
     def items(self) -> Iterator[Any]:
         first = self._next_character()
         if first != "[":
-            raise InputError(f"{self._path} starts with {first or 'nothing'!r}; expected a JSON array [...]")
+            raise InputError(f"{self._path} starts with {first or 'nothing'!r}, expected a JSON array [...]")
         self._at += 1
         separator = self._next_character()
         while separator != "]":
@@ -100,4 +100,4 @@ class _Scanner:
 
     def _broken(self, reason: str, position: int | None = None) -> InputError:
         character = self._before + (self._at if position is None else position)
-        return InputError(f"{self._path} is broken at character {character} ({reason}); expected a JSON array")
+        return InputError(f"{self._path} is broken at character {character} ({reason}), expected a JSON array")

@@ -25,5 +25,5 @@ def plain_name(value: Any, what: str, path: Path) -> str:
     )
     if not plain:
         shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}…"
-        raise InputError(f"{path}: {what} is {shown}; expected a plain name that can be a file's or a folder's")
+        raise InputError(f"{path}: {what} is {shown}, expected a plain name that can be a file's or a folder's")
     return str(value)

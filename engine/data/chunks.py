@@ -35,13 +35,13 @@ def split_chunks(
     Raises InputError for a bad source, a size or number below 1, and existing chunks.
     """
     if chunk_size < 1 or (chunks is not None and chunks < 1):
-        raise InputError(f"chunk size {chunk_size} and number of chunks {chunks}; expected at least 1 of each")
+        raise InputError(f"chunk size {chunk_size} and number of chunks {chunks}, expected at least 1 of each")
     image_set = open_image_set(source)
     root = image_set.path.parent / "repairsets" if output_dir is None else output_dir
     stale = _numbered_folders(root)
     if stale and not overwrite:
         raise InputError(
-            f"{stale[0]} exists and may hold targets and repaired models; expected an output folder without "
+            f"{stale[0]} exists and may hold targets and repaired models, expected an output folder without "
             "chunks, or --overwrite"
         )
     starts = range(0, image_set.rows, chunk_size)[:chunks]
@@ -59,7 +59,7 @@ def split_chunks(
 
 def _numbered_folders(root: Path) -> list[Path]:
     if root.is_file():
-        raise InputError(f"{root} is a file; expected a folder for the chunks")
+        raise InputError(f"{root} is a file, expected a folder for the chunks")
     if not root.is_dir():
         return []
     found = [path for path in root.iterdir() if path.name.isdecimal()]

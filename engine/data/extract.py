@@ -44,14 +44,14 @@ def extract_images(
     finite, and where the folder holds the image set or, unless `overwrite`, anything but extracted pictures.
     """
     if kind not in FORMATS:
-        raise ValueError(f"kind {kind!r}; expected one of {', '.join(FORMATS)}")
+        raise ValueError(f"kind {kind!r}, expected one of {', '.join(FORMATS)}")
     if not is_pictures(image_set):
         raise InputError(
-            f"{image_set.path} has rows of shape {image_set.image_shape}, which are no pictures; expected (height, "
+            f"{image_set.path} has rows of shape {image_set.image_shape}, which are no pictures, expected (height, "
             "width, channels)"
         )
     if image_set.image_shape[2] not in (1, 3):
-        raise InputError(f"{image_set.path} has images of shape {image_set.image_shape}; expected 1 or 3 channels")
+        raise InputError(f"{image_set.path} has images of shape {image_set.image_shape}, expected 1 or 3 channels")
     folder = output_dir / FOLDER
     _check_folder(folder, image_set.path, overwrite)
     block = max(1, min(READ_ROWS, _BLOCK_VALUES // math.prod(image_set.image_shape)))
@@ -69,14 +69,14 @@ def extract_images(
 def _check_folder(folder: Path, source: Path, overwrite: bool) -> None:
     target = folder.resolve()
     if target in (*source.parent.resolve().parents, source.parent.resolve(), *source.resolve().parents):
-        raise InputError(f"{folder} would be replaced and holds {source}; expected another output folder")
+        raise InputError(f"{folder} would be replaced and holds {source}, expected another output folder")
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise InputError(f"{folder} is not a folder; expected a folder of extracted pictures, or none")
+        raise InputError(f"{folder} is not a folder, expected a folder of extracted pictures, or none")
     if not overwrite and folder.exists():
         other = next((path.name for path in sorted(folder.iterdir()) if not _OURS.fullmatch(path.name)), None)
         if other is not None:
             raise InputError(
-                f"{folder} would be replaced and holds {other}; expected nothing but extracted pictures, or --overwrite"
+                f"{folder} would be replaced and holds {other}, expected nothing but extracted pictures, or --overwrite"
             )
 
 
@@ -88,5 +88,5 @@ def _pixels(images: npt.NDArray[Any], first: int, path: Path) -> Uint8:
         row = int(np.argmin(good))
         highest = 255 if images.dtype.kind in "iu" else 1
         found = f"{images[row].min():g} to {images[row].max():g}"
-        raise InputError(f"{path}: row {first + row} has pixels from {found}; expected numbers from 0 to {highest}")
+        raise InputError(f"{path}: row {first + row} has pixels from {found}, expected numbers from 0 to {highest}")
     return np.broadcast_to(values.astype(np.uint8), (*images.shape[:3], 3))

@@ -132,7 +132,7 @@ class ImageReader:
             return np.asarray(dataset[start:stop])
         except OSError as error:
             raise InputError(
-                f"{path}: rows {start} to {stop} cannot be read ({_first_line(error)}); expected an undamaged HDF5 file"
+                f"{path}: rows {start} to {stop} cannot be read ({_first_line(error)}), expected an undamaged HDF5 file"
             ) from error
 
     def _floats(self, start: int, stop: int, taken: slice | Int64, rows: Int64) -> Float32:
@@ -151,7 +151,7 @@ class ImageReader:
             if large.any():
                 place = np.unravel_index(int(large.argmax()), block.shape)
                 raise InputError(
-                    f"{self._set.path}: row {rows[place[0]]} has {block[place]}{where}; expected integers up to "
+                    f"{self._set.path}: row {rows[place[0]]} has {block[place]}{where}, expected integers up to "
                     f"{_EXACT}, which are exact as float32"
                 )
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is reported below
@@ -162,7 +162,7 @@ class ImageReader:
             what = "NaN" if np.isnan(images[first]).any() else "infinite (as float32)"
             numbers = "pixels" if is_pictures(self._set) else "numbers"
             raise InputError(
-                f"{self._set.path}: row {rows[first]} has {numbers}{where} that are {what}; expected finite numbers"
+                f"{self._set.path}: row {rows[first]} has {numbers}{where} that are {what}, expected finite numbers"
             )
         return images
 
@@ -182,9 +182,9 @@ def open_image_set(path: Path, *, allow_empty: bool = False) -> ImageSet:
         rows = len(labels)
         for name, dataset in images.items():
             if len(dataset) != rows:
-                raise InputError(f"{path} has {len(dataset)} {name} and {rows} labels; expected equal numbers")
+                raise InputError(f"{path} has {len(dataset)} {name} and {rows} labels, expected equal numbers")
         if rows == 0 and not allow_empty:
-            raise InputError(f"{path} has 0 rows; expected at least one image")
+            raise InputError(f"{path} has 0 rows, expected at least one image")
         grouped = "images" not in images
         inputs: Inputs = ()
         shape: tuple[int, ...]
@@ -194,11 +194,11 @@ def open_image_set(path: Path, *, allow_empty: bool = False) -> ImageSet:
             for name, dataset in images.items():
                 if dataset.ndim < 2:
                     raise InputError(
-                        f"{path}: {name} have shape {dataset.shape}; expected (rows, height, width, channels), or rows "
+                        f"{path}: {name} have shape {dataset.shape}, expected (rows, height, width, channels), or rows "
                         "of any other shape"
                     )
             if labels.ndim != 2:
-                raise InputError(f"{path}: labels have shape {labels.shape}; expected one-hot rows (rows, classes)")
+                raise InputError(f"{path}: labels have shape {labels.shape}, expected one-hot rows (rows, classes)")
             classes = int(labels.shape[1])
             if grouped:
                 inputs = tuple((name.removeprefix(_IN_GROUP), each.shape[1:]) for name, each in images.items())
@@ -258,7 +258,7 @@ def check_fits_model(
         if sorted(image_set.inputs) == sorted(inputs):
             order = " in this order (h5py keeps the order of a group that was made with track_order=True)"
         found = _described(image_set.inputs) if image_set.inputs else f"rows of shape {image_set.image_shape}"
-        raise InputError(f"{image_set.path} holds {found}; the model {model_path} expects {expected}{order}")
+        raise InputError(f"{image_set.path} holds {found}, the model {model_path} expects {expected}{order}")
     have = image_set.image_shape
     fits = len(input_shape) == len(have) and all(
         want is None or want == size for want, size in zip(input_shape, have, strict=True)
@@ -266,11 +266,11 @@ def check_fits_model(
     if not fits:
         what = "images" if is_pictures(image_set) else "rows"
         raise InputError(
-            f"{image_set.path} holds {what} of shape {have}; the model {model_path} expects {tuple(input_shape)}"
+            f"{image_set.path} holds {what} of shape {have}, the model {model_path} expects {tuple(input_shape)}"
         )
     if image_set.classes != classes:
         raise InputError(
-            f"{image_set.path} labels {image_set.classes} classes; the model {model_path} has {classes}, "
+            f"{image_set.path} labels {image_set.classes} classes, the model {model_path} has {classes}, "
             "expected as many"
         )
 
@@ -308,13 +308,13 @@ def rows_fingerprint(shape: tuple[int, ...], classes: int, labels: Int64, digest
 def _open_file(path: Path) -> Iterator[Any]:
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(f"{path} {found}; expected an HDF5 file with images and labels")
+        raise InputError(f"{path} {found}, expected an HDF5 file with images and labels")
     try:
         file = h5py.File(path, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE_BYTES)
     except OSError as error:
         found = "is damaged or cut short" if h5py.is_hdf5(path) else "is not an HDF5 file"
         raise InputError(
-            f"{path} {found} ({_first_line(error)}); expected an HDF5 file with images and labels"
+            f"{path} {found} ({_first_line(error)}), expected an HDF5 file with images and labels"
         ) from error
     with file:
         yield file
@@ -327,7 +327,7 @@ def _images(file: Any, path: Path) -> dict[str, Any]:
         return {"images": _dataset(file, path, "images")}
     names = list(group)
     if not names:
-        raise InputError(f'{path} has an empty group "images"; expected a dataset for each input of the model')
+        raise InputError(f'{path} has an empty group "images", expected a dataset for each input of the model')
     return {f"{_IN_GROUP}{name}": _dataset(file, path, f"{_IN_GROUP}{name}") for name in names}
 
 
@@ -335,11 +335,11 @@ def _dataset(file: Any, path: Path, name: str) -> Any:
     dataset = _item(file, path, name)
     if not isinstance(dataset, h5py.Dataset) or dataset.ndim == 0:
         raise InputError(
-            f'{path} has no dataset "{name}"; expected "images" (rows, height, width, channels), or rows of another '
+            f'{path} has no dataset "{name}", expected "images" (rows, height, width, channels), or rows of another '
             'shape, and "labels" (rows, classes)'
         )
     if dataset.dtype.kind not in _NUMERIC_KINDS:
-        raise InputError(f'{path}: "{name}" holds {dataset.dtype}; expected numbers')
+        raise InputError(f'{path}: "{name}" holds {dataset.dtype}, expected numbers')
     return dataset
 
 
@@ -347,7 +347,7 @@ def _item(file: Any, path: Path, name: str) -> Any:
     try:
         return file.get(name)
     except (OSError, RuntimeError, KeyError) as error:
-        raise InputError(f'{path}: "{name}" cannot be read ({_first_line(error)}); expected a dataset') from error
+        raise InputError(f'{path}: "{name}" cannot be read ({_first_line(error)}), expected a dataset') from error
 
 
 def _label_indices(labels: Any, path: Path) -> Int64:
@@ -357,12 +357,12 @@ def _label_indices(labels: Any, path: Path) -> Int64:
         try:
             block = np.asarray(labels[start : start + _LABEL_BLOCK_ROWS])
         except OSError as error:
-            raise InputError(f"{path}: labels cannot be read ({_first_line(error)}); expected one-hot rows") from error
+            raise InputError(f"{path}: labels cannot be read ({_first_line(error)}), expected one-hot rows") from error
         good = ((block != 0).sum(axis=1) == 1) & ((block == 1).sum(axis=1) == 1)
         if not good.all():
             row = int(np.argmin(good))
             raise InputError(
-                f"{path}: row {start + row} of labels is {_short(block[row])}; expected one-hot (a "
+                f"{path}: row {start + row} of labels is {_short(block[row])}, expected one-hot (a "
                 "single 1, the rest 0)"
             )
         indices[start : start + len(block)] = block.argmax(axis=1)
@@ -375,7 +375,7 @@ def _label_names(file: Any, path: Path, classes: int) -> tuple[str, ...] | None:
         return None
     names = tuple(n.decode() if isinstance(n, bytes) else str(n) for n in np.atleast_1d(stored))
     if classes and len(names) != classes:
-        raise InputError(f"{path} names {len(names)} labels; expected one name for each of {classes} classes")
+        raise InputError(f"{path} names {len(names)} labels, expected one name for each of {classes} classes")
     return names
 
 

@@ -17,16 +17,16 @@ def read_label_file(path: Path) -> dict[int, dict[str, Any]]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); {expected}") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}), {expected}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}); {expected}") from error
+        raise InputError(f"{path} is not JSON ({error}), {expected}") from error
     if not isinstance(content, list) or not content:
-        raise InputError(f"{path} holds no list with labels; {expected}")
+        raise InputError(f"{path} holds no list with labels, {expected}")
     entries: dict[int, dict[str, Any]] = {}
     for item in content:
         good = isinstance(item, list) and len(item) == 2 and str(item[0]).isdecimal() and isinstance(item[1], dict)
         if not good or int(item[0]) in entries:
-            raise InputError(f"{path} has the entry {json.dumps(item)[:80]}; {expected}")
+            raise InputError(f"{path} has the entry {json.dumps(item)[:80]}, {expected}")
         entries[int(item[0])] = item[1]
     return entries
 

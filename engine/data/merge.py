@@ -37,7 +37,7 @@ def merge_image_sets(
     other = _others(sets, output_dir, overwrite)
     filled = [each for each in sets if each.rows]
     if not filled:
-        raise InputError(f"{sets[0].path} and {sets[1].path} have 0 rows; expected at least one image")
+        raise InputError(f"{sets[0].path} and {sets[1].path} have 0 rows, expected at least one image")
     if len(filled) == 2:
         _check_alike(*filled)
     rows = sum(each.rows for each in filled)
@@ -72,15 +72,15 @@ def _others(sets: list[ImageSet], output_dir: Path, overwrite: bool) -> list[Pat
         # The folder as it is called, and where the file really is: either may be a link into the output folder.
         folder, file = each.path.parent.resolve(), each.path.resolve()
         if target in (folder, *folder.parents, *file.parents):
-            raise InputError(f"{output_dir} would be replaced and holds {each.path}; expected another output folder")
+            raise InputError(f"{output_dir} would be replaced and holds {each.path}, expected another output folder")
     if not output_dir.exists():
         return []
     if not output_dir.is_dir():
-        raise InputError(f"{output_dir} is not a folder; expected a folder to write into, or none")
+        raise InputError(f"{output_dir} is not a folder, expected a folder to write into, or none")
     other = sorted(path for path in output_dir.iterdir() if path.name != NAME)
     if other and not overwrite:
         raise InputError(
-            f"{output_dir} would be replaced and holds {other[0].name}; expected a folder with nothing but {NAME}, or "
+            f"{output_dir} would be replaced and holds {other[0].name}, expected a folder with nothing but {NAME}, or "
             "--overwrite"
         )
     return other
@@ -94,9 +94,9 @@ def _check_alike(first: ImageSet, second: ImageSet) -> None:
         ("preprocessing", first.preprocess, second.preprocess),
     ):
         if mine != other and mine is not None and other is not None:
-            raise InputError(f"{first.path} has {what} {mine} and {second.path} {other}; expected the same")
+            raise InputError(f"{first.path} has {what} {mine} and {second.path} {other}, expected the same")
     for label, (mine, other) in enumerate(zip(first.label_names or (), second.label_names or (), strict=False)):
         if mine != other:
             raise InputError(
-                f"{first.path} calls label {label} {mine!r} and {second.path} {other!r}; expected the same names"
+                f"{first.path} calls label {label} {mine!r} and {second.path} {other!r}, expected the same names"
             )

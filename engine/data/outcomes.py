@@ -72,7 +72,7 @@ def write_targets(source: ImageSet, predicted: Int64, directory: Path, *, overwr
     what is there.
     """
     if predicted.shape != (source.rows,):
-        raise ValueError(f"predicted has shape {predicted.shape}; expected ({source.rows},)")
+        raise ValueError(f"predicted has shape {predicted.shape}, expected ({source.rows},)")
     positive, negative = directory / "positive", directory / "negative"
     for tree in (positive, negative):
         _check_replaceable(tree, overwrite)
@@ -115,7 +115,7 @@ def open_negatives(directory: Path) -> ImageSet | None:
         _check_label_exists(tree, directory)
         return None
     found = "has no repair.h5" if directory.is_dir() else "is a file" if directory.exists() else "does not exist"
-    raise InputError(f"{directory} {found}; expected a folder negative/<label> as the command target makes it")
+    raise InputError(f"{directory} {found}, expected a folder negative/<label> as the command target makes it")
 
 
 def open_positives(directory: Path) -> ImageSet | None:
@@ -126,7 +126,7 @@ def open_positives(directory: Path) -> ImageSet | None:
     directory = Path(directory).absolute()
     if not (directory / "repair.h5").exists():
         found = "has no repair.h5" if directory.is_dir() else "does not exist"
-        raise InputError(f"{directory} {found}; expected a folder positive as the command target makes it")
+        raise InputError(f"{directory} {found}, expected a folder positive as the command target makes it")
     return _open_nonempty(directory)
 
 
@@ -143,7 +143,7 @@ def _check_label_exists(tree: Path, directory: Path) -> None:
     label = max(int(part) for part in directory.relative_to(tree).parts)
     if label >= whole.classes:
         raise InputError(
-            f"{directory} is empty and {label} no label of {whole.path}; expected 0 to {whole.classes - 1}"
+            f"{directory} is empty and {label} no label of {whole.path}, expected 0 to {whole.classes - 1}"
         )
 
 
@@ -155,9 +155,9 @@ def _check_replaceable(tree: Path, overwrite: bool) -> None:
     if not tree.exists() and not tree.is_symlink():
         return
     if tree.is_symlink() or not tree.is_dir():
-        raise InputError(f"{tree} is not a folder; expected a folder made by target, or none")
+        raise InputError(f"{tree} is not a folder, expected a folder made by target, or none")
     if not overwrite and not _has_layout(tree) and any(tree.iterdir()):
-        raise InputError(f"{tree} was not made by target (no labels.json, no repair.h5); expected none, or --overwrite")
+        raise InputError(f"{tree} was not made by target (no labels.json, no repair.h5), expected none, or --overwrite")
 
 
 def _first_seen(values: Int64) -> Int64:

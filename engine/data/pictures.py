@@ -41,7 +41,7 @@ def read_picture(path: Path, *, at_most: int | None = None) -> Uint8:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}); expected a picture") from error
+        raise InputError(f"{path} cannot be read ({error.strerror or error}), expected a picture") from error
     return decode_picture(content, str(path), at_most=at_most)
 
 
@@ -56,7 +56,7 @@ def encode_picture(pixels: Uint8, suffix: str) -> bytes:
     Raises ValueError for a suffix that is not in `can_write`.
     """
     if not can_write(suffix):
-        raise ValueError(f"suffix {suffix!r}; expected one of {', '.join(_WRITTEN)}")
+        raise ValueError(f"suffix {suffix!r}, expected one of {', '.join(_WRITTEN)}")
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, _WRITTEN[suffix.lower()], quality=JPEG_QUALITY)
     return content.getvalue()
@@ -106,7 +106,7 @@ def _guarded(decode: Callable[[], Uint8], name: str) -> Uint8:
     try:
         return decode()
     except UnidentifiedImageError as error:
-        raise InputError(f"{name} is no picture; expected a {', '.join(_FORMATS)} file") from error
+        raise InputError(f"{name} is no picture, expected a {', '.join(_FORMATS)} file") from error
     except Exception as error:  # decoders of damaged files raise almost anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{name} cannot be decoded ({reason}); expected an undamaged picture") from error
+        raise InputError(f"{name} cannot be decoded ({reason}), expected an undamaged picture") from error

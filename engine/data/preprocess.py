@@ -30,7 +30,7 @@ def preprocess_images(images: Uint8, method: str, side: int = SIDE) -> Float32:
     """
     _check_method(method)
     if images.dtype != np.uint8 or images.ndim not in {3, 4} or (images.ndim == 4 and images.shape[3] != 3):
-        raise ValueError(f"images are {images.dtype} {images.shape}; expected uint8 (n, h, w) or (n, h, w, 3)")
+        raise ValueError(f"images are {images.dtype} {images.shape}, expected uint8 (n, h, w) or (n, h, w, 3)")
     if len(images) == 0:
         return np.empty((0, side, side, 3), np.float32)
     return METHODS[method](images, side)
@@ -100,7 +100,7 @@ _BATCH_BYTES = 4 << 20
 
 def _check_method(method: str) -> None:
     if method not in METHODS:
-        raise ValueError(f"preprocess method {method!r}; expected one of {', '.join(METHODS)}")
+        raise ValueError(f"preprocess method {method!r}, expected one of {', '.join(METHODS)}")
 
 
 def _batches(images: Iterable[Uint8]) -> Iterable[list[Uint8]]:

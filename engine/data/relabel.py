@@ -54,18 +54,18 @@ def read_groups(path: Path) -> list[list[int]]:
     try:
         groups = json.loads(path.read_bytes())
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); {expected}") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}), {expected}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}); {expected}") from error
+        raise InputError(f"{path} is not JSON ({error}), {expected}") from error
     if not isinstance(groups, list) or not groups or not all(isinstance(group, list) for group in groups):
-        raise InputError(f"{path} holds no list of lists; {expected}")
+        raise InputError(f"{path} holds no list of lists, {expected}")
     members = [member for group in groups for member in group]
     for member in members:
         if not isinstance(member, int) or isinstance(member, bool) or member < 0:
-            raise InputError(f"{path} has {member!r} in a group; {expected}")
+            raise InputError(f"{path} has {member!r} in a group, {expected}")
     repeated = next((member for member in members if members.count(member) > 1), None)
     if repeated is not None:
-        raise InputError(f"{path} names class {repeated} twice; {expected}")
+        raise InputError(f"{path} names class {repeated} twice, {expected}")
     return groups
 
 
@@ -77,7 +77,7 @@ def group_labels(image_set: ImageSet, groups: Sequence[Sequence[int]], path: Pat
     highest = max((member for group in groups for member in group), default=-1)
     if highest >= image_set.classes:
         raise InputError(
-            f"{path} names class {highest} and {image_set.path} has {image_set.classes} classes; expected 0 to "
+            f"{path} names class {highest} and {image_set.path} has {image_set.classes} classes, expected 0 to "
             f"{image_set.classes - 1}"
         )
     table = np.zeros((image_set.classes, len(groups)))

@@ -54,14 +54,14 @@ def read_entry(entry: Entry) -> bytes:
         status = Path(entry.path).stat()
         archive = _kept(entry.path, status.st_size, status.st_mtime_ns)
         if archive.getinfo(entry.member).file_size > LARGEST_MEMBER:
-            raise InputError(f"{entry} claims more than {LARGEST_MEMBER >> 20} MiB; expected a picture or a table")
+            raise InputError(f"{entry} claims more than {LARGEST_MEMBER >> 20} MiB, expected a picture or a table")
         return archive.read(entry.member)
     except FileNotFoundError:
         raise
     # RuntimeError: a member is encrypted; NotImplementedError: packed in a way that zipfile does not know.
     except (OSError, EOFError, KeyError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{entry} cannot be read ({reason}); expected an undamaged file") from error
+        raise InputError(f"{entry} cannot be read ({reason}), expected an undamaged file") from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -75,4 +75,4 @@ def _archive(path: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
-        raise InputError(f"{path} is no zip archive ({error}); expected one, by its name") from error
+        raise InputError(f"{path} is no zip archive ({error}), expected one, by its name") from error

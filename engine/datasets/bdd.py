@@ -87,18 +87,18 @@ def read_frames(path: Path, *, occluded: bool = False, truncated: bool = False) 
         where = f"frame {number}"
         name = plain_name(_get(item, "name", where, path), f"the name of {where}", path)
         if name in seen:
-            raise InputError(f"{path} has frame {name} twice; expected every frame once")
+            raise InputError(f"{path} has frame {name} twice, expected every frame once")
         seen.add(name)
         labels = item.get("labels")
         if labels is None:
             yield Frame(name, None)
             continue
         if not isinstance(labels, list):
-            raise InputError(f"{path}: labels of frame {name} are {_kind(labels)}; expected an array")
+            raise InputError(f"{path}: labels of frame {name} are {_kind(labels)}, expected an array")
         boxes = tuple(_box(label, f"label {k} of frame {name}", path, attributes) for k, label in enumerate(labels))
         names = {box.name for box in boxes}
         if len(names) < len(boxes):
-            raise InputError(f"{path}: two labels of frame {name} have the same id; expected every id once")
+            raise InputError(f"{path}: two labels of frame {name} have the same id, expected every id once")
         yield Frame(name, boxes)
 
 
@@ -148,13 +148,13 @@ def _box(label: Any, where: str, path: Path, attributes: list[str]) -> Box:
         value = _get(corners, side, f"box2d of {where}", path)
         # NaN compares as false, and no image is as large as the limit.
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_FAR < value < _FAR:
-            raise InputError(f"{path}: {side} of {where} is {value!r}; expected a number of pixels")
+            raise InputError(f"{path}: {side} of {where} is {value!r}, expected a number of pixels")
         sides[side] = float(value)
     flags = {"occluded": False, "truncated": False}
     for flag in attributes:
         value = _get(_get(label, "attributes", where, path), flag, f"attributes of {where}", path)
         if not isinstance(value, bool):
-            raise InputError(f"{path}: {flag} of {where} is {value!r}; expected true or false")
+            raise InputError(f"{path}: {flag} of {where} is {value!r}, expected true or false")
         flags[flag] = value
     return Box(
         name=plain_name(name, f"the id of {where}", path),
@@ -170,9 +170,9 @@ def _box(label: Any, where: str, path: Path, attributes: list[str]) -> Box:
 
 def _get(item: Any, key: str, where: str, path: Path) -> Any:
     if not isinstance(item, dict):
-        raise InputError(f"{path}: {where} is {_kind(item)}; expected an object with {key}")
+        raise InputError(f"{path}: {where} is {_kind(item)}, expected an object with {key}")
     if key not in item:
-        raise InputError(f"{path}: {where} has no {key}; expected one")
+        raise InputError(f"{path}: {where} has no {key}, expected one")
     return item[key]
 
 

@@ -52,14 +52,14 @@ def prepare_bdd_objects(
     not one of BDD100K's, a bad ratio, and as `engine.datasets.splits.write_splits` does.
     """
     if preprocess not in PREPROCESSES:
-        raise InputError(f"preprocess method {preprocess}; expected one of {', '.join(PREPROCESSES)}")
+        raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
     check_ratio(data_ratio)
     labels: dict[str, int] = {}
     folders: dict[str, Path] = {}
     for folder in _folders(input_dir, single_dir):
         found = _listed(folder)
         if both := labels.keys() & found.keys():
-            raise InputError(f"{folder} and {folders[min(both)]} both have {min(both)}; expected names that differ")
+            raise InputError(f"{folder} and {folders[min(both)]} both have {min(both)}, expected names that differ")
         labels |= found
         folders |= dict.fromkeys(found, folder)
     names = sorted(labels)
@@ -115,15 +115,15 @@ def _listed(folder: Path) -> dict[str, int]:
     for entry in entries:
         name, label = entry["name"], entry["label"]
         if label not in LABEL_NAMES:
-            raise InputError(f"{folder / FILE_NAME}: {name} is labelled {label!r}; expected a category of BDD100K")
+            raise InputError(f"{folder / FILE_NAME}: {name} is labelled {label!r}, expected a category of BDD100K")
         number = LABEL_NAMES.index(label)
         if labels.setdefault(name, number) != number:
-            raise InputError(f"{folder / FILE_NAME} labels {name} in two ways; expected one label")
+            raise InputError(f"{folder / FILE_NAME} labels {name} in two ways, expected one label")
     files = {path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES}
     if absent := labels.keys() - files:
-        raise InputError(f"{folder / min(absent)} is missing; expected every image that {FILE_NAME} lists")
+        raise InputError(f"{folder / min(absent)} is missing, expected every image that {FILE_NAME} lists")
     if unlisted := files - labels.keys():
-        raise InputError(f"{folder / min(unlisted)} is not in {FILE_NAME}; expected a label for every image")
+        raise InputError(f"{folder / min(unlisted)} is not in {FILE_NAME}, expected a label for every image")
     if not labels:
-        raise InputError(f"{folder / FILE_NAME} lists 0 images; expected at least one")
+        raise InputError(f"{folder / FILE_NAME} lists 0 images, expected at least one")
     return labels

@@ -96,7 +96,7 @@ def create_category_dir(
     target = output_dir.resolve()
     for source_path in (image_dir.resolve(), label_file.resolve()):
         if target == source_path or target in source_path.parents:
-            raise InputError(f"{output_dir} would replace {source_path}, which is needed; expected another folder")
+            raise InputError(f"{output_dir} would replace {source_path}, which is needed, expected another folder")
     if settings.min_area < 0:
         raise InputError(f"min_area is {settings.min_area}, expected 0 or more")
     frames = functools.partial(
@@ -119,7 +119,7 @@ def _look_through(label_file: Path, frames: Iterator[Frame], image_dir: Path) ->
     for frame in frames:
         count += 1
         if not can_write(Path(frame.name).suffix):
-            raise InputError(f"{label_file}: frame {frame.name} is no .jpg, .png, .bmp or .ppm; expected one of them")
+            raise InputError(f"{label_file}: frame {frame.name} is no .jpg, .png, .bmp or .ppm, expected one of them")
         for box in frame.boxes or ():
             plain_name(crop_name(box, frame), f"the name of a crop of frame {frame.name}", label_file)
             if box.category in {FILE_NAME, _RESULTS, _SKIPPED}:
@@ -129,9 +129,9 @@ def _look_through(label_file: Path, frames: Iterator[Frame], image_dir: Path) ->
         else:
             images += 1
     if not count:
-        raise InputError(f"{label_file} has 0 frames; expected at least one")
+        raise InputError(f"{label_file} has 0 frames, expected at least one")
     if not images:
-        raise InputError(f"{image_dir} has none of the {count} images of {label_file}; expected {missing} there")
+        raise InputError(f"{image_dir} has none of the {count} images of {label_file}, expected {missing} there")
     with label_file.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
@@ -149,7 +149,7 @@ def _check_output(output_dir: Path, source: _Source, overwrite: bool) -> None:
         same = False
     if not same:
         raise InputError(
-            f"{output_dir} exists and was not made by create_category_dir from this label file; expected another "
+            f"{output_dir} exists and was not made by create_category_dir from this label file, expected another "
             "folder or --overwrite"
         )
 

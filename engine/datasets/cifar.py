@@ -71,7 +71,7 @@ def prepare_cifar(
     Raises InputError for missing or bad files, and as `engine.datasets.splits.write_splits` does.
     """
     if preprocess not in PREPROCESSES:
-        raise InputError(f"preprocess method {preprocess}; expected one of {', '.join(PREPROCESSES)}")
+        raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
     with_test = divide_rate is not None or data_ratio[2] > 0
     batches = read_batches(input_dir, [*_TRAINING, _TEST] if with_test else list(_TRAINING))
     images, labels = (np.concatenate(column) for column in zip(*(batches[name] for name in _TRAINING), strict=True))
@@ -110,7 +110,7 @@ def read_batches(source: Path, names: list[str]) -> dict[str, tuple[Uint8, Int64
             return {name: parse_batch(_read_file(folder / name), str(folder / name)) for name in names}
     archive = source / ARCHIVE if source.is_dir() else source
     if not archive.is_file():
-        raise InputError(f"{source} has no {ARCHIVE} and no {FOLDER}; expected the files of CIFAR-10 for Python")
+        raise InputError(f"{source} has no {ARCHIVE} and no {FOLDER}, expected the files of CIFAR-10 for Python")
     contents: dict[str, bytes] = {}
     try:
         with tarfile.open(archive, "r|*") as members:
@@ -120,10 +120,10 @@ def read_batches(source: Path, names: list[str]) -> dict[str, tuple[Uint8, Int64
                     contents[name] = members.extractfile(member).read()  # type: ignore[union-attr]
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{archive} cannot be read ({reason}); expected the tar.gz of CIFAR-10 for Python") from error
+        raise InputError(f"{archive} cannot be read ({reason}), expected the tar.gz of CIFAR-10 for Python") from error
     for name in names:
         if name not in contents:
-            raise InputError(f"{archive} has no {name}; expected the tar.gz of CIFAR-10 for Python")
+            raise InputError(f"{archive} has no {name}, expected the tar.gz of CIFAR-10 for Python")
     return {name: parse_batch(contents[name], f"{archive}/{name}") for name in names}
 
 
@@ -135,20 +135,20 @@ def parse_batch(content: bytes, name: str) -> tuple[Uint8, Int64]:
     try:
         batch = _Reader(io.BytesIO(content), encoding="bytes").load()
     except InputError as error:
-        raise InputError(f"{name} {error}; expected a batch of CIFAR-10") from None
+        raise InputError(f"{name} {error}, expected a batch of CIFAR-10") from None
     except Exception as error:  # damaged pickles raise almost anything
-        raise InputError(f"{name} is no pickle that can be read ({error}); expected a batch of CIFAR-10") from error
+        raise InputError(f"{name} is no pickle that can be read ({error}), expected a batch of CIFAR-10") from error
     if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
-        raise InputError(f"{name} has no data and labels; expected a batch of CIFAR-10")
+        raise InputError(f"{name} has no data and labels, expected a batch of CIFAR-10")
     data, labels = batch[b"data"], batch[b"labels"]
     pixels = data.pixels() if isinstance(data, _Array) else None
     if pixels is None or len(pixels) % _PIXELS or not pixels:
-        raise InputError(f"{name}: data is no array of bytes (n, {_PIXELS}); expected a batch of CIFAR-10")
+        raise InputError(f"{name}: data is no array of bytes (n, {_PIXELS}), expected a batch of CIFAR-10")
     count = len(pixels) // _PIXELS
     if not isinstance(labels, list) or not all(type(label) is int and 0 <= label <= 9 for label in labels):
-        raise InputError(f"{name}: labels are no numbers from 0 to 9; expected a batch of CIFAR-10")
+        raise InputError(f"{name}: labels are no numbers from 0 to 9, expected a batch of CIFAR-10")
     if len(labels) != count:
-        raise InputError(f"{name} has {count} images and {len(labels)} labels; expected equal numbers")
+        raise InputError(f"{name} has {count} images and {len(labels)} labels, expected equal numbers")
     planes = np.frombuffer(pixels, np.uint8).reshape(count, 3, _SIDE, _SIDE)
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), np.array(labels, np.int64)
 
@@ -211,5 +211,5 @@ class _Reader(pickle.Unpickler):
 
 def _read_file(path: Path) -> bytes:
     if not path.is_file():
-        raise InputError(f"{path} is missing; expected the files of CIFAR-10 for Python")
+        raise InputError(f"{path} is missing, expected the files of CIFAR-10 for Python")
     return path.read_bytes()

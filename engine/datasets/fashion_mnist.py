@@ -71,7 +71,7 @@ def prepare_fashion_mnist(
     exists without our `preprocess` attribute unless `overwrite`.
     """
     if preprocess not in METHODS:
-        raise InputError(f"preprocess method {preprocess}; expected one of {', '.join(METHODS)}")
+        raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(METHODS)}")
     check_ratio(data_ratio)
     files = {split: output_dir / f"{split}.h5" for split in NAMES}
     train_images, train_labels = read_split(input_dir, "train")
@@ -85,7 +85,7 @@ def prepare_fashion_mnist(
     for split in sources:
         if files[split].exists() and not overwrite and not is_ours(files[split]):
             raise InputError(
-                f"{files[split]} exists and was not made by prepare; expected another folder or --overwrite"
+                f"{files[split]} exists and was not made by prepare, expected another folder or --overwrite"
             )
     with ExitStack() as stack:
         for split, (images, labels, rows) in sources.items():
@@ -118,14 +118,14 @@ def read_split(input_dir: Path, split: str) -> tuple[Uint8, Uint8]:
     images, labels = read_idx(image_path, 3), read_idx(label_path, 1)
     if images.shape[1:] != (_SIDE, _SIDE):
         height, width = images.shape[1:]
-        raise InputError(f"{image_path} holds images of {height}×{width}; expected {_SIDE}×{_SIDE}")
+        raise InputError(f"{image_path} holds images of {height}×{width}, expected {_SIDE}×{_SIDE}")
     if len(images) != len(labels):
-        raise InputError(f"{label_path} has {len(labels)} labels; expected {len(images)} as in {image_path.name}")
+        raise InputError(f"{label_path} has {len(labels)} labels, expected {len(images)} as in {image_path.name}")
     if len(images) == 0:
-        raise InputError(f"{image_path} has 0 images; expected at least one")
+        raise InputError(f"{image_path} has 0 images, expected at least one")
     if labels.max() >= len(LABEL_NAMES):
         row = int(np.argmax(labels >= len(LABEL_NAMES)))
-        raise InputError(f"{label_path}: label {row} is {labels[row]}; expected 0 to {len(LABEL_NAMES) - 1}")
+        raise InputError(f"{label_path}: label {row} is {labels[row]}, expected 0 to {len(LABEL_NAMES) - 1}")
     return images, labels
 
 
@@ -136,17 +136,17 @@ def read_idx(path: Path, dimensions: int) -> Uint8:
         if content[:2] == _GZIP_MAGIC:
             content = gzip.decompress(content)
         elif path.suffix == ".gz":
-            raise InputError(f"{path} starts with bytes {content[:2].hex() or 'none'}; expected a gzip file")
+            raise InputError(f"{path} starts with bytes {content[:2].hex() or 'none'}, expected a gzip file")
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}); expected a whole gzip or IDX file") from error
+        raise InputError(f"{path} cannot be read ({error}), expected a whole gzip or IDX file") from error
     magic, header = 0x0800 + dimensions, 4 * (1 + dimensions)
     found = int.from_bytes(content[:4], "big")
     if len(content) < header or found != magic:
-        raise InputError(f"{path} starts with IDX magic {found:#010x}; expected {magic:#010x}")
+        raise InputError(f"{path} starts with IDX magic {found:#010x}, expected {magic:#010x}")
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, 4))
     if len(content) - header != math.prod(shape):
         raise InputError(
-            f"{path} holds {len(content) - header} bytes of data; expected {math.prod(shape)} by its header"
+            f"{path} holds {len(content) - header} bytes of data, expected {math.prod(shape)} by its header"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
@@ -155,4 +155,4 @@ def _find(input_dir: Path, name: str) -> Path:
     for path in (input_dir / f"{name}.gz", input_dir / name):
         if path.is_file():
             return path
-    raise InputError(f"{input_dir} has no {name}.gz; expected the four IDX files of Fashion-MNIST there")
+    raise InputError(f"{input_dir} has no {name}.gz, expected the four IDX files of Fashion-MNIST there")

@@ -98,17 +98,17 @@ def prepare_gtsrb(
     Raises InputError for missing or bad files, and as `engine.datasets.splits.write_splits` does.
     """
     if preprocess not in PREPROCESSES:
-        raise InputError(f"preprocess method {preprocess}; expected one of {', '.join(PREPROCESSES)}")
+        raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
     if not input_dir.is_dir():
         raise InputError(f"{input_dir}: no such folder, expected one with the archives of GTSRB")
     entries = list_entries(input_dir)
     training = [(match[1], entry) for path, entry in entries.items() if (match := _TRAINING.fullmatch(path))]
     if not training:
-        raise InputError(f"{input_dir} has no Final_Training/Images/<class>/*.ppm; expected the archives of GTSRB")
+        raise InputError(f"{input_dir} has no Final_Training/Images/<class>/*.ppm, expected the archives of GTSRB")
     training.sort(key=lambda item: (item[0], (item[1].member or item[1].path).rpartition("/")[2]))
     classes = np.array([int(name) for name, _ in training])
     if classes.max() >= len(LABEL_NAMES):
-        raise InputError(f"{input_dir} has images of class {classes.max()}; expected 0 to {len(LABEL_NAMES) - 1}")
+        raise InputError(f"{input_dir} has images of class {classes.max()}, expected 0 to {len(LABEL_NAMES) - 1}")
     order = shuffled(len(training), random_state)
     rows_of = (
         divide_training(order, data_ratio) if divide_rate is None else divide_by_rate(order, divide_rate, random_state)
@@ -147,10 +147,10 @@ def _test_split(input_dir: Path, entries: Mapping[str, Entry]) -> Split:
     tables = [entry for path, entry in entries.items() if _TABLE.fullmatch(path)]
     if not files or not tables:
         what = "Final_Test/Images/*.ppm" if not files else "GT-final_test.csv"
-        raise InputError(f"{input_dir} has no {what}; expected the archives of GTSRB, or a test ratio of 0")
+        raise InputError(f"{input_dir} has no {what}, expected the archives of GTSRB, or a test ratio of 0")
     classes = _read_classes(tables[0])
     if len(classes) != len(files):
-        raise InputError(f"{tables[0]} has {len(classes)} rows; expected {len(files)}, one for each test image")
+        raise InputError(f"{tables[0]} has {len(classes)} rows, expected {len(files)}, one for each test image")
     return Split([files[number] for number in sorted(files)], np.array(classes))
 
 
@@ -160,10 +160,10 @@ def _read_classes(table: Entry) -> list[int]:
         classes = [int(row[_CLASS_COLUMN]) for row in rows if row]
     except (ValueError, IndexError, csv.Error) as error:
         raise InputError(
-            f"{table} cannot be read ({error}); expected ;-separated rows with the class in column 8"
+            f"{table} cannot be read ({error}), expected ;-separated rows with the class in column 8"
         ) from error
     if not all(0 <= each < len(LABEL_NAMES) for each in classes):
-        raise InputError(f"{table} has a class outside 0 to {len(LABEL_NAMES) - 1}; expected none")
+        raise InputError(f"{table} has a class outside 0 to {len(LABEL_NAMES) - 1}, expected none")
     return classes
 
 

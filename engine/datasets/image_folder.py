@@ -48,7 +48,7 @@ def prepare_image_folder(
     too large, a bad ratio, and as `engine.datasets.splits.write_splits` does.
     """
     if preprocess not in METHODS:
-        raise InputError(f"preprocess method {preprocess}; expected one of {', '.join(METHODS)}")
+        raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(METHODS)}")
     if side < 1:
         raise InputError(f"side is {side}, expected at least 1")
     check_ratio(data_ratio)
@@ -58,7 +58,7 @@ def prepare_image_folder(
     for number, name in enumerate(classes):
         pictures = sorted(path for path in (root / name).iterdir() if path.suffix.lower() in SUFFIXES)
         if not pictures:
-            raise InputError(f"{input_dir / name} has no picture; expected at least one ({', '.join(SUFFIXES)})")
+            raise InputError(f"{input_dir / name} has no picture, expected at least one ({', '.join(SUFFIXES)})")
         files += pictures
         labels += [number] * len(pictures)
     order = shuffled(len(files), random_state)
@@ -90,7 +90,7 @@ def class_names(input_dir: Path) -> tuple[str, ...]:
         raise InputError(f"{input_dir}: no such folder, expected one with a folder per class")
     names = sorted(path.name for path in input_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(names) < 2:
-        raise InputError(f"{input_dir} has {len(names)} folders; expected one for each of at least two classes")
+        raise InputError(f"{input_dir} has {len(names)} folders, expected one for each of at least two classes")
     return tuple(names)
 
 

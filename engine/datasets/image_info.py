@@ -25,7 +25,7 @@ def read_category_info(folder: Path) -> list[Entry]:
     """
     path = folder / FILE_NAME
     if not path.is_file():
-        raise InputError(f"{folder} has no {FILE_NAME}; expected a folder that create_category_dir made")
+        raise InputError(f"{folder} has no {FILE_NAME}, expected a folder that create_category_dir made")
     return [_checked(entry, number, path) for number, entry in enumerate(iterate_items(path))]
 
 
@@ -36,7 +36,7 @@ def read_subset_info(folder: Path) -> tuple[Mapping[str, Any], list[Entry]]:
     """
     path = folder / FILE_NAME
     if not path.is_file():
-        raise InputError(f"{folder} has no {FILE_NAME}; expected a folder that create_image_subset made")
+        raise InputError(f"{folder} has no {FILE_NAME}, expected a folder that create_image_subset made")
     return read_subset_file(path)
 
 
@@ -47,12 +47,12 @@ def read_subset_file(path: Path) -> tuple[Mapping[str, Any], list[Entry]]:
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{path} cannot be read ({reason}); expected the JSON that create_image_subset writes"
+            f"{path} cannot be read ({reason}), expected the JSON that create_image_subset writes"
         ) from error
     arguments = content.get("args") if isinstance(content, dict) else None
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(arguments, dict) or not isinstance(images, list):
-        raise InputError(f'{path} has no "args" and "images"; expected the JSON that create_image_subset writes')
+        raise InputError(f'{path} has no "args" and "images", expected the JSON that create_image_subset writes')
     return arguments, [_checked(entry, number, path) for number, entry in enumerate(images)]
 
 
@@ -86,7 +86,7 @@ def write_subset_info(
 def _checked(entry: Any, number: int, path: Path) -> Entry:
     for key in ("name", "label"):
         if not isinstance(entry, dict) or key not in entry:
-            raise InputError(f"{path}: image {number} has no {key}; expected name and label")
+            raise InputError(f"{path}: image {number} has no {key}, expected name and label")
         plain_name(entry[key], f"the {key} of image {number}", path)
     checked: Entry = entry
     return checked

@@ -70,9 +70,9 @@ def check_ratio(ratio: Ratio) -> None:
     """Raise InputError unless the four shares are from 0 to 1 and sum to 1 within 1e-9."""
     text = ",".join(f"{share:g}" for share in ratio)
     if len(ratio) != len(NAMES) or not all(0 <= share <= 1 for share in ratio):
-        raise InputError(f"data ratio {text}; expected four numbers from 0 to 1 (train,val,test,repair)")
+        raise InputError(f"data ratio {text}, expected four numbers from 0 to 1 (train,val,test,repair)")
     if abs(math.fsum(ratio) - 1) > 1e-9:
-        raise InputError(f"data ratio {text}, which sums to {math.fsum(ratio):.6g}; expected a sum of 1")
+        raise InputError(f"data ratio {text}, which sums to {math.fsum(ratio):.6g}, expected a sum of 1")
 
 
 def shuffled(count: int, random_state: int) -> Int64:
@@ -129,11 +129,11 @@ def write_splits(
         raise InputError(f"{output_dir} is no folder, expected one for the parts or none yet")
     empty = [name for name, split in splits.items() if len(split.labels) == 0]
     if empty or not splits:
-        raise InputError(f"{output_dir / ((empty or ['train'])[0] + '.h5')} would have 0 rows; expected at least one")
+        raise InputError(f"{output_dir / ((empty or ['train'])[0] + '.h5')} would have 0 rows, expected at least one")
     for name in splits:
         path = output_dir / f"{name}.h5"
         if path.exists() and not overwrite and not is_ours(path):
-            raise InputError(f"{path} exists and was not made by prepare; expected another folder or --overwrite")
+            raise InputError(f"{path} exists and was not made by prepare, expected another folder or --overwrite")
     full_job = {
         **job,
         "layout": [*layout.label_names, layout.preprocess, layout.side, layout.label_dtype],

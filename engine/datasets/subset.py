@@ -68,9 +68,9 @@ class SubsetSettings:
         numbers = {name: arguments.get(name) for name in ("num", "category_min", "random_state", "resize_to")}
         for name, value in numbers.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise InputError(f"{info_file}: {name} is {value!r}; expected a whole number")
+                raise InputError(f"{info_file}: {name} is {value!r}, expected a whole number")
         if not all(isinstance(label, str) for label in labels):
-            raise InputError(f"{info_file}: excluded_labels are {excluded!r}; expected names")
+            raise InputError(f"{info_file}: excluded_labels are {excluded!r}, expected names")
         return SubsetSettings(
             num=numbers["num"] or DEFAULT_NUM,
             category_min=numbers["category_min"] or 0,
@@ -111,18 +111,18 @@ def create_image_subset(
     """
     source, target = category_dir.resolve(), output_dir.resolve()
     if source == target or target in source.parents:
-        raise InputError(f"{output_dir} would replace {category_dir}, the images to draw from; expected another folder")
+        raise InputError(f"{output_dir} would replace {category_dir}, the images to draw from, expected another folder")
     entries = read_category_info(category_dir)
     known = dict.fromkeys(entry["label"] for entry in entries)
     drawn = draw(entries, settings)
     chosen = [entry for of_category in drawn.values() for entry in of_category]
     if not chosen:
-        raise InputError(f"{category_dir} has no image of a category that is not excluded; expected at least one")
+        raise InputError(f"{category_dir} has no image of a category that is not excluded, expected at least one")
     _check_names(chosen, category_dir, settings.resize_to is not None)
     occupied = output_dir.exists() and not (output_dir.is_dir() and not any(output_dir.iterdir()))
     if occupied and not overwrite and not is_subset(output_dir):
         raise InputError(
-            f"{output_dir} exists and was not made by create_image_subset; expected another folder or --overwrite"
+            f"{output_dir} exists and was not made by create_image_subset, expected another folder or --overwrite"
         )
     arguments = asdict(settings) | {"excluded_labels": list(settings.excluded_labels)}
     digest = hashlib.sha256((category_dir / FILE_NAME).read_bytes()).hexdigest()
@@ -177,15 +177,15 @@ def _check_names(chosen: Sequence[Entry], category_dir: Path, written_anew: bool
     names = sorted(entry["name"] for entry in chosen)
     for one, other in itertools.pairwise(names):
         if one == other:
-            raise InputError(f"{category_dir} has two images called {one}; expected names that differ")
+            raise InputError(f"{category_dir} has two images called {one}, expected names that differ")
     files = {label: set(_listing(category_dir / label)) for label in {entry["label"] for entry in chosen}}
     for entry in chosen:
         if entry["name"] not in files[entry["label"]]:
             path = category_dir / entry["label"] / entry["name"]
-            raise InputError(f"{path} is missing; expected every image that {FILE_NAME} lists")
+            raise InputError(f"{path} is missing, expected every image that {FILE_NAME} lists")
         if entry["name"] == FILE_NAME or (written_anew and not can_write(Path(entry["name"]).suffix)):
             raise InputError(
-                f"{category_dir}: {entry['name']} is no picture that can be written; expected a .jpg or .png"
+                f"{category_dir}: {entry['name']} is no picture that can be written, expected a .jpg or .png"
             )
 
 

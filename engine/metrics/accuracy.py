@@ -145,7 +145,7 @@ def read_results_json(path: Path) -> Results:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); {expected}") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}), {expected}") from error
     try:
         results = Results(
             tuple(
@@ -154,9 +154,9 @@ def read_results_json(path: Path) -> Results:
             )
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise InputError(f"{path} is no results.json ({type(error).__name__}: {error}); {expected}") from error
+        raise InputError(f"{path} is no results.json ({type(error).__name__}: {error}), {expected}") from error
     if any(result.total == 0 for result in results.labels):
-        raise InputError(f"{path} has a label with 0 rows; {expected}")
+        raise InputError(f"{path} has a label with 0 rows, {expected}")
     return results
 
 

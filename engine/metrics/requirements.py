@@ -122,12 +122,12 @@ def read_requirements(path: Path, classes: int, label_names: Sequence[str] | Non
                 continue
             limit = table[kind]
             if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 <= limit <= 1:
-                raise InputError(f"{where} has {kind} = {limit!r}; expected a number from 0 to 1")
+                raise InputError(f"{where} has {kind} = {limit!r}, expected a number from 0 to 1")
             if (subject, kind) in stated:
                 first, other = stated[subject, kind]
                 raise InputError(
                     f"{where} states {kind} of {_subject_text(subject, label_names)} as {limit}, [[require]] {first} "
-                    f"as {other}; expected it once"
+                    f"as {other}, expected it once"
                 )
             stated[subject, kind] = number, float(limit)
     requirements = []
@@ -163,7 +163,7 @@ def check_rows(requirements: Sequence[Requirement], totals: Int64, source: Path)
     for requirement in requirements:
         rows = totals if requirement.wildcard else _pool(totals, requirement)
         if not rows.any():
-            raise InputError(f'{source} has no rows to judge "{requirement.text}" by; expected at least one')
+            raise InputError(f'{source} has no rows to judge "{requirement.text}" by, expected at least one')
 
 
 def check_requirements(requirements: Sequence[Requirement], comparison: Comparison) -> tuple[Verdict, ...]:
@@ -232,17 +232,17 @@ def _tables(path: Path) -> list[dict[str, Any]]:
         with path.open("rb") as file:
             content = tomllib.load(file)
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); expected a TOML file of requirements") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}), expected a TOML file of requirements") from error
     except (ValueError, RecursionError) as error:  # TOML's own errors and those of UTF-8 are ValueErrors
-        raise InputError(f"{path} is not TOML ({error}); expected [[require]] tables") from error
+        raise InputError(f"{path} is not TOML ({error}), expected [[require]] tables") from error
     for key in content:
         if key != "require":
-            raise InputError(f"{path} has the unknown key {key!r}; expected only [[require]] tables")
+            raise InputError(f"{path} has the unknown key {key!r}, expected only [[require]] tables")
     tables = content.get("require", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise InputError(f"{path} has require as something else than tables; expected [[require]]")
+        raise InputError(f"{path} has require as something else than tables, expected [[require]]")
     if not tables:
-        raise InputError(f"{path} has no [[require]] table; expected at least one")
+        raise InputError(f"{path} has no [[require]] table, expected at least one")
     return tables
 
 
@@ -250,24 +250,24 @@ def _subject(table: dict[str, Any], where: str, classes: int, names: Sequence[st
     """What the table is about, once it is known to be complete and of one form."""
     for key in table:
         if key not in _KEYS:
-            raise InputError(f"{where} has the unknown key {key!r}; expected {', '.join(_KEYS)}")
+            raise InputError(f"{where} has the unknown key {key!r}, expected {', '.join(_KEYS)}")
     pair = [key for key in _PAIR_KEYS if key in table]
     other = [key for key in ("label", *_ACCURACY_KINDS) if key in table]
     if pair and other:
         raise InputError(
-            f"{where} has {other[0]} beside {pair[0]}; expected either min_accuracy or max_drop, with or without "
+            f"{where} has {other[0]} beside {pair[0]}, expected either min_accuracy or max_drop, with or without "
             "label, or true, predicted and max_rate"
         )
     if pair:
         if len(pair) < len(_PAIR_KEYS):
             missing = " and ".join(key for key in _PAIR_KEYS if key not in table)
-            raise InputError(f"{where} has {' and '.join(pair)} without {missing}; expected all three")
+            raise InputError(f"{where} has {' and '.join(pair)} without {missing}, expected all three")
         true, predicted = (_label(table[key], key, where, classes, names) for key in ("true", "predicted"))
         if true == predicted:
-            raise InputError(f"{where} has true and predicted both {_label_list((true,), names)}; expected two labels")
+            raise InputError(f"{where} has true and predicted both {_label_list((true,), names)}, expected two labels")
         return true, predicted
     if other in ([], ["label"]):
-        raise InputError(f"{where} states no limit; expected min_accuracy, max_drop or max_rate")
+        raise InputError(f"{where} states no limit, expected min_accuracy, max_drop or max_rate")
     if "label" not in table:
         return None
     return "*" if table["label"] == "*" else _label(table["label"], "label", where, classes, names)
@@ -281,18 +281,18 @@ def _label(value: object, key: str, where: str, classes: int, names: Sequence[st
         if len(same) == 1:
             return same[0]
         if same:
-            raise InputError(f"{found}, the name of {len(same)} labels; expected {indices}")
+            raise InputError(f"{found}, the name of {len(same)} labels, expected {indices}")
         index = {str(label): label for label in range(classes)}.get(value)
         if index is not None:
             return index
         if names is None:
-            raise InputError(f"{found}, but the data has no label names; expected {indices}")
+            raise InputError(f"{found}, but the data has no label names, expected {indices}")
     elif isinstance(value, int) and not isinstance(value, bool) and 0 <= value < classes:
         return value
     if names is None:
-        raise InputError(f"{found}; expected {indices}")
+        raise InputError(f"{found}, expected {indices}")
     known = f"one of {', '.join(names)}" if classes <= _LISTED_NAMES else "a label name of the data"
-    raise InputError(f"{found}; expected {known}, or {indices}")
+    raise InputError(f"{found}, expected {known}, or {indices}")
 
 
 def _about_labels(

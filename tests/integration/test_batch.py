@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
-from cli.batch import parse_labels, parse_weights
+from cli.commands.batch import parse_labels, parse_weights
 from cluster.batch.run import run_recorded
 from cluster.records.schema import SCHEMAS
 from cluster.records.store import holds_run, read_facts, read_table

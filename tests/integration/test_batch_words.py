@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.batch import parse_labels, parse_weights
+from cli.commands.batch import parse_labels, parse_weights
 from engine.core.errors import InputError
 from engine.search.loop import SearchSettings
 

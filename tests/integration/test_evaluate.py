@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cli.evaluate import SWEPT, make_setting, parse_sweeps
-from cli.evaluate import command as evaluate_command
+from cli.commands.evaluate import SWEPT, make_setting, parse_sweeps
+from cli.commands.evaluate import command as evaluate_command
 from cluster.compute.compute import Compute
 from cluster.records.schema import EVALUATION
 from cluster.runs import evaluate as evaluation

@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from cli.main import run
-from cli.report_pictures import to_bytes
+from cli.run_report.pictures import to_bytes
 from cluster.records.store import RunRecords, read_table
 from tests.integration.conftest import Command
 from tests.support.run_samples import SAMPLES, write_run

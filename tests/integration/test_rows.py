@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import pytest
 
-from cli.report_data import Predictions
-from cli.report_pictures import pictures
+from cli.run_report.data import PredictionsView
+from cli.run_report.pictures import pictures
 from engine.data.image_set import open_image_set
 from tests.integration.conftest import Command
 from tests.support import nets
@@ -134,12 +134,12 @@ def test_rows_that_do_not_fit_are_refused(given: Given, command: Command) -> Non
 def test_commands_that_need_pictures(given: Given, command: Command) -> None:
     done = command("utils", "extract_images", "--input-dir", given.root, "--output-dir", given.root / "out")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "which are no pictures; expected (height, width, channels)" in done.err
+    assert "which are no pictures, expected (height, width, channels)" in done.err
     done = command("train", "--model", "base", "--data-dir", given.root, "--target-data", "repair.h5")
     assert (done.code, done.err.count("\n")) == (2, 1), done.err
     assert "base: cannot be built for images of shape" in done.err
     held_out = {"test": given.root / "repair.h5"}
-    found = Predictions(np.arange(ROWS), given.labels, given.predicted, given.labels)
+    found = PredictionsView(np.arange(ROWS), given.labels, given.predicted, given.labels)
     shown = pictures({"test": found}, held_out, None)
     assert shown is not None
     assert (shown.fixed, shown.broken, shown.fixed_rows) == ((), (), int((given.labels != given.predicted).sum()))

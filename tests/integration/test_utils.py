@@ -193,10 +193,10 @@ def test_damaged_results(text: str, says: str, here: Path, refused: Refused) -> 
 def test_overlay_that_cannot_be_drawn(here: Path, refused: Refused) -> None:
     results("good", GOOD)
     overlay = ["utils", "overlay_radar_charts", "--input_dir=good", "--input_dir_overlay=good"]
-    refused(*overlay, "--filename=x.jpg", says=("filename is x.jpg; expected a name that ends in .png or .svg",))
+    refused(*overlay, "--filename=x.jpg", says=("filename is x.jpg, expected a name that ends in .png or .svg",))
     refused(*overlay, "--min_lim=100", says=("radial limits 100 and 100",))
-    refused(*overlay, "--output_dir=model.keras", says=("model.keras is a file; expected a folder",))
-    refused(*overlay, "--data_dir=data", says=("data/test.h5 has 10 labels; expected one that names label 10",))
+    refused(*overlay, "--output_dir=model.keras", says=("model.keras is a file, expected a folder",))
+    refused(*overlay, "--data_dir=data", says=("data/test.h5 has 10 labels, expected one that names label 10",))
     refused(*overlay, "--input_dir_overlay2=none", says=("none/results.json cannot be read",))
 
 
@@ -280,8 +280,8 @@ def test_bubble_charts_that_cannot_be_drawn(here: Path, refused: Refused, comman
     overlay = ["utils", "overlay_bubble_chart", BEFORE, AFTER, "--test_dir=data", *HERE]
     for text in ("10", "-1", "shirt", "Shirt,Hat", "6.0"):
         word = text.split(",")[-1]
-        refused(*overlay, f"--target_label={text}", says=(f"target_label is {word}; expected one of T-shirt/top",))
-    refused(*overlay, "--target_label=,", says=("target_label is ,; expected labels with commas",))
+        refused(*overlay, f"--target_label={text}", says=(f"target_label is {word}, expected one of T-shirt/top",))
+    refused(*overlay, "--target_label=,", says=("target_label is ,, expected labels with commas",))
     labels, _ = predictions("data/test.h5")
     shutil.copy("data/test.h5", "few.h5")
     with h5py.File("few.h5", "r+") as file:
@@ -343,7 +343,7 @@ def test_repaired_result(here: Path, command: Command, refused: Refused) -> None
     assert Path("data/negative/6/repaired.png").is_file()
     out = succeed(command, *words[:2], "--target_dir=data/positive", "--target_data=repair", *HERE)
     assert "wrong now" in out
-    refused("utils", *words[:2], "--target_dir=data", *HERE, says=("data has no rows in label folders; expected",))
+    refused("utils", *words[:2], "--target_dir=data", *HERE, says=("data has no rows in label folders, expected",))
     refused("utils", *words[:2], "--target_dir=data/negative", "--filename=x", *HERE, says=("filename is x;",))
 
 
@@ -435,7 +435,7 @@ def test_classes_of_other_models(here: Path, command: Command, refused: Refused)
     refused("utils", "create_gate_class", "--data_dir=run", "--hydra_setting_file=data", says=("data cannot be read",))
     Path("groups.json").write_text("[[0, 2]]")
     refused("utils", *words[:2], "data/gate/..", *words[3:4], "none.json", says=("none.json cannot be read",))
-    refused("utils", *words[:2], "repaired", *words[3:], says=("repaired has no image set; expected train.h5",))
+    refused("utils", *words[:2], "repaired", *words[3:], says=("repaired has no image set, expected train.h5",))
     Path("data/train.h5").unlink()
     refused("utils", "create_vit_class", "--data_dir=data", says=("data/train.h5 does not exist",))
     assert {path for path in contents(here) if "gate" in path} == {path for path in before if "gate" in path}

@@ -118,14 +118,14 @@ def test_where_a_chart_goes(tmp_path: Path) -> None:
     assert chart_path(tmp_path / "new" / "folder", "x.svg") == tmp_path / "new" / "folder" / "x.svg"
     assert chart_path(tmp_path, "X.PNG") == tmp_path / "X.PNG"
     for name in ("x.jpg", "x", "x.png.pdf", ".png"):
-        with pytest.raises(InputError, match=r"^filename is .*; expected a name that ends in .png or .svg$"):
+        with pytest.raises(InputError, match=r"^filename is .*, expected a name that ends in .png or .svg$"):
             chart_path(tmp_path, name)
     (tmp_path / "x.png").mkdir()
-    with pytest.raises(InputError, match="is a folder; expected a file"):
+    with pytest.raises(InputError, match="is a folder, expected a file"):
         chart_path(tmp_path, "x.png")
     (tmp_path / "file").touch()
     for folder in ("file", "file/below"):
-        with pytest.raises(InputError, match="/file is a file; expected a folder"):
+        with pytest.raises(InputError, match="/file is a file, expected a folder"):
             chart_path(tmp_path / folder, "y.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "x.png"]
 
@@ -306,7 +306,7 @@ def test_limits() -> None:
     assert lines_of(figure)[0][:5] == pytest.approx([73.98692810457516, 50, 89.29824561403508, 90, 85.07310438626318])
     assert figure.axes[0].get_ylim() == (50, 90)
     for low, high in ((100, 0), (5, 5), (math.nan, 100), (0, math.inf)):
-        with pytest.raises(InputError, match=r"radial limits .*; expected the first below the second"):
+        with pytest.raises(InputError, match=r"radial limits .*, expected the first below the second"):
             draw_radar_chart(Path("radar.png"), TUTORIAL, min_lim=low, max_lim=high)
     with pytest.raises(InputError, match="0 labels"):
         draw_radar_chart(Path("radar.png"), Results(()))
@@ -491,12 +491,12 @@ def test_trees_that_were_changed(tree: tuple[Path, np.ndarray, np.ndarray, np.nd
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ({}, "has no rows in label folders; expected repair.h5 in folders negative/<label>"),
+        ({}, "has no rows in label folders, expected repair.h5 in folders negative/<label>"),
         ({"0": [0, 1]}, "0/repair.h5 has rows of other labels than 0"),
         ({"0": [0, 0], "1": [2, 2]}, "1/repair.h5 has rows of other labels than 1"),
         ({"0/2": [0], "1/2": [0]}, "1/2/repair.h5 has rows of other labels than 1"),
         ({"0/2": [1]}, "0/2/repair.h5 has rows of other labels than 0"),
-        ({"7": [1]}, "7/repair.h5 labels 5 classes; expected label folders from 0 to 4"),
+        ({"7": [1]}, "7/repair.h5 labels 5 classes, expected label folders from 0 to 4"),
         ({"0/7": [0]}, "0/7/repair.h5 labels 5 classes"),
     ],
 )
@@ -510,7 +510,7 @@ def test_trees_of_another_kind(files: dict[str, list[int]], says: str, tmp_path:
 
 
 def test_no_tree(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="missing is no folder; expected"):
+    with pytest.raises(InputError, match="missing is no folder, expected"):
         open_leaves(tmp_path / "missing", "repair.h5")
 
 

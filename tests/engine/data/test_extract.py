@@ -91,14 +91,14 @@ def test_blocks(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("images", "says"),
     [
-        (np.array([[[[0.5]]], [[[255]]]]), "row 1 has pixels from 255 to 255; expected numbers from 0 to 1"),
+        (np.array([[[[0.5]]], [[[255]]]]), "row 1 has pixels from 255 to 255, expected numbers from 0 to 1"),
         (np.full((1, 1, 1, 3), 1.003), "row 0 has pixels from 1.003 to 1.003"),
         (np.full((1, 1, 1, 3), -0.1), "row 0 has pixels from -0.1 to -0.1"),
         (np.full((1, 1, 1, 3), np.nan), "row 0 has pixels from nan to nan"),
-        (np.full((1, 1, 1, 3), 256), "row 0 has pixels from 256 to 256; expected numbers from 0 to 255"),
+        (np.full((1, 1, 1, 3), 256), "row 0 has pixels from 256 to 256, expected numbers from 0 to 255"),
         (np.full((1, 1, 1, 3), -1), "expected numbers from 0 to 255"),
-        (np.zeros((1, 2, 2, 4)), r"images of shape (2, 2, 4); expected 1 or 3 channels"),
-        (np.zeros((1, 12)), "rows of shape (12,), which are no pictures; expected (height, width, channels)"),
+        (np.zeros((1, 2, 2, 4)), r"images of shape (2, 2, 4), expected 1 or 3 channels"),
+        (np.zeros((1, 12)), "rows of shape (12,), which are no pictures, expected (height, width, channels)"),
         (np.zeros((1, 2, 2, 2, 3)), "rows of shape (2, 2, 2, 3), which are no pictures"),
     ],
 )  # fmt: skip
@@ -122,7 +122,7 @@ def test_other_files_stay(tmp_path: Path) -> None:
     """A folder of images may be somebody's data set."""
     rows = image_set(tmp_path / "repair.h5", np.zeros((1, 1, 1, 3)))
     (tmp_path / "images" / "100k").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"images would be replaced and holds 100k; expected nothing but extracted"):
+    with pytest.raises(InputError, match=r"images would be replaced and holds 100k, expected nothing but extracted"):
         extract_images(rows, tmp_path)
     assert names(tmp_path / "images") == ["100k"]
     extract_images(rows, tmp_path, overwrite=True)
@@ -142,7 +142,7 @@ def test_the_image_set_is_not_deleted(place: str, tmp_path: Path) -> None:
     rows = image_set(tmp_path / place, np.zeros((1, 1, 1, 3)))
     for output in (tmp_path, tmp_path / "images" / ".."):
         with pytest.raises(
-            InputError, match=r"would be replaced and holds .*repair.h5; expected another output folder"
+            InputError, match=r"would be replaced and holds .*repair.h5, expected another output folder"
         ):
             extract_images(rows, output, overwrite=True)
     (tmp_path / "elsewhere").mkdir()

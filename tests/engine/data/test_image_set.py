@@ -210,9 +210,9 @@ def test_check_fits_model(tmp_path: Path) -> None:
     imagesets.check_fits_model(found, (4, 3, 2), 5, model)
     imagesets.check_fits_model(found, (None, None, 2), 5, model)
     for shape in ((4, 4, 2), (24,), (None, None, 3), (None, 3, 2, 1)):
-        with pytest.raises(InputError, match=r"shape \(4, 3, 2\); the model m.keras expects"):
+        with pytest.raises(InputError, match=r"shape \(4, 3, 2\), the model m.keras expects"):
             imagesets.check_fits_model(found, shape, 5, model)
-    with pytest.raises(InputError, match=r"5 classes; the model m.keras has 10"):
+    with pytest.raises(InputError, match=r"5 classes, the model m.keras has 10"):
         imagesets.check_fits_model(found, (4, 3, 2), 10, model)
 
 
@@ -420,11 +420,11 @@ def test_rows_of_any_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
     digests = imagesets.row_digests(images)
     assert imagesets.content_fingerprint(found) == imagesets.rows_fingerprint(shape, 5, found.labels, [digests])
     imagesets.check_fits_model(found, shape, 5, Path("m"))
-    with pytest.raises(InputError, match=r"holds rows of shape .*; the model m expects \(8,\)"):
+    with pytest.raises(InputError, match=r"holds rows of shape .*, the model m expects \(8,\)"):
         imagesets.check_fits_model(found, (8,), 5, Path("m"))
     images[7].flat[0] = np.nan
     found = imagesets.open_image_set(write_raw(tmp_path / "a.h5", images, one_hot([1] * 1500)))
-    with pytest.raises(InputError, match="row 7 has numbers that are NaN; expected finite numbers"):
+    with pytest.raises(InputError, match="row 7 has numbers that are NaN, expected finite numbers"):
         imagesets.read_images(found, 0, 9)
 
 
@@ -442,7 +442,7 @@ def test_integers_that_float32_does_not_hold(tmp_path: Path, dtype: str) -> None
         lambda: imagesets.read_rows(found, np.array([3, 40])),
         lambda: imagesets.content_fingerprint(found),
     ):
-        with pytest.raises(InputError, match=r"a\.h5: row 40 has 16777217; expected integers up to 16777216, which"):
+        with pytest.raises(InputError, match=r"a\.h5: row 40 has 16777217, expected integers up to 16777216, which"):
             read()
     if dtype.startswith("i"):
         images[5, 0] -= 1
@@ -545,20 +545,20 @@ def test_several_inputs_must_be_those_of_the_model_in_its_order(tmp_path: Path) 
         (
             sorted_by_name,
             INPUTS,
-            "b.h5 holds the inputs answer (2, 3), flag (1,), question (5,); the model m.keras expects the inputs "
+            "b.h5 holds the inputs answer (2, 3), flag (1,), question (5,), the model m.keras expects the inputs "
             "question (5,), answer (2, 3), flag (1,) in this order (h5py keeps the order of a group that was made with "
             "track_order=True)",
         ),
-        (found, INPUTS[:2], "flag (1,); the model m.keras expects the inputs question (5,), answer (2, 3)"),
-        (found, (INPUTS[0], ("answer", (3, 2)), INPUTS[2]), "answer (2, 3), flag (1,); the model m.keras expects"),
-        (found, (), "flag (1,); the model m.keras expects one dataset of rows of shape (12,)"),
-        (plain, INPUTS, "c.h5 holds rows of shape (12,); the model m.keras expects the inputs question (5,), answer"),
+        (found, INPUTS[:2], "flag (1,), the model m.keras expects the inputs question (5,), answer (2, 3)"),
+        (found, (INPUTS[0], ("answer", (3, 2)), INPUTS[2]), "answer (2, 3), flag (1,), the model m.keras expects"),
+        (found, (), "flag (1,), the model m.keras expects one dataset of rows of shape (12,)"),
+        (plain, INPUTS, "c.h5 holds rows of shape (12,), the model m.keras expects the inputs question (5,), answer"),
     ):
         with pytest.raises(InputError) as caught:
             imagesets.check_fits_model(images, (12,), 5, model, wanted)
         assert says in str(caught.value)
         assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=r"5 classes; the model m\.keras has 4"):
+    with pytest.raises(InputError, match=r"5 classes, the model m\.keras has 4"):
         imagesets.check_fits_model(found, (12,), 4, model, INPUTS)
 
 
@@ -568,7 +568,7 @@ def test_bad_groups_are_one_sentence(tmp_path: Path) -> None:
         "no input": ({}, 'an empty group "images"'),
         "unequal": ({**good, "flag": good["flag"][:2]}, "has 2 images/flag and 3 labels"),
         "one number": ({**good, "flag": np.zeros(3)}, "images/flag have shape (3,)"),
-        "words": ({**good, "flag": np.array([[b"x"], [b"y"], [b"z"]])}, '"images/flag" holds |S1; expected numbers'),
+        "words": ({**good, "flag": np.array([[b"x"], [b"y"], [b"z"]])}, '"images/flag" holds |S1, expected numbers'),
     }
     for inputs, says in bad.values():
         with pytest.raises(InputError) as caught:
@@ -584,7 +584,7 @@ def test_bad_groups_are_one_sentence(tmp_path: Path) -> None:
     found = imagesets.open_image_set(write_group(tmp_path / "a.h5", good, labels))
     with pytest.raises(InputError, match="row 1 has numbers in 'answer' that are infinite"):
         imagesets.read_rows(found, np.array([0, 1]))
-    with pytest.raises(InputError, match="row 2 has 16777218 in 'question'; expected integers up to"):
+    with pytest.raises(InputError, match="row 2 has 16777218 in 'question', expected integers up to"):
         imagesets.read_rows(found, np.array([0, 2]))
 
 

@@ -97,7 +97,7 @@ def test_a_set_without_rows(tmp_path: Path) -> None:
         assert merge_image_sets(*pair, tmp_path / "out") == 3
         with h5py.File(tmp_path / "out" / "repair.h5") as file:
             assert file["images"][:, 0, 0, 0].tolist() == [0, 1, 2]
-    with pytest.raises(InputError, match="have 0 rows; expected at least one image"):
+    with pytest.raises(InputError, match="have 0 rows, expected at least one image"):
         merge_image_sets(empty, empty, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -133,7 +133,7 @@ def test_inputs_are_not_deleted(output: str, overwrite: bool, tmp_path: Path) ->
     (tmp_path / "link").symlink_to(tmp_path / "a", target_is_directory=True)
     for pair in ((first, second), (second, first)):
         with pytest.raises(
-            InputError, match=r"would be replaced and holds .*repair.h5; expected another output folder"
+            InputError, match=r"would be replaced and holds .*repair.h5, expected another output folder"
         ):
             merge_image_sets(*pair, tmp_path / output, overwrite=overwrite)
     assert first.is_file()
@@ -166,7 +166,7 @@ def test_other_files_stay_without_overwrite(tmp_path: Path) -> None:
     (out / "negative" / "6" / "repair").mkdir(parents=True)
     (out / "train.h5").touch()
     before = (out / "repair.h5").stat().st_ino
-    with pytest.raises(InputError, match=r"out would be replaced and holds negative; expected .* or --overwrite"):
+    with pytest.raises(InputError, match=r"out would be replaced and holds negative, expected .* or --overwrite"):
         merge_image_sets(first, first, out)
     assert (out / "repair.h5").stat().st_ino == before
     assert names_in(out) == ["negative", "repair.h5", "train.h5"]
@@ -194,5 +194,5 @@ def test_several_inputs(tmp_path: Path) -> None:
         assert {file["images"][name].dtype for name in "xy"} == {np.dtype(np.float32)}
         assert file["images/x"][...].tolist() == [[row, row] for row in range(6)]
         assert file["images/y"][...].tolist() == [[[row]] for row in range(6)]
-    with pytest.raises(InputError, match=r"a.repair.h5 has inputs \(\('x', \(2,\)\), .* and .*; expected the same"):
+    with pytest.raises(InputError, match=r"a.repair.h5 has inputs \(\('x', \(2,\)\), .* and .*, expected the same"):
         merge_image_sets(paths[0], paths[2], tmp_path / "out")

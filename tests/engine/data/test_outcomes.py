@@ -282,7 +282,7 @@ def test_open_negatives(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             open_negatives(negative / name)
-    with pytest.raises(InputError, match="does not exist; expected a folder negative/<label>"):
+    with pytest.raises(InputError, match="does not exist, expected a folder negative/<label>"):
         open_negatives(tmp_path / "elsewhere" / "negative" / "6")
     with pytest.raises(InputError, match=r"has no repair.h5"):
         open_negatives(tmp_path / "..")

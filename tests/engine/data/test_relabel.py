@@ -81,7 +81,7 @@ def test_groups(images: ImageSet, tmp_path: Path) -> None:
 def test_groups_that_are_none(text: str, says: str, images: ImageSet, tmp_path: Path) -> None:
     path = tmp_path / "groups.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(InputError, match=rf"groups.json {re.escape(says)}.*; expected"):
+    with pytest.raises(InputError, match=rf"groups.json {re.escape(says)}.*, expected"):
         group_labels(images, read_groups(path), path)
     with pytest.raises(InputError, match="cannot be read"):
         read_groups(tmp_path / "missing.json")
@@ -105,7 +105,7 @@ def test_label_file(tmp_path: Path) -> None:
 def test_label_file_that_is_none(text: str, tmp_path: Path) -> None:
     path = tmp_path / "labels.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(InputError, match=r"labels.json .*; expected \[\[label"):
+    with pytest.raises(InputError, match=r"labels.json .*, expected \[\[label"):
         read_label_file(path)
     with pytest.raises(InputError, match="cannot be read"):
         read_label_file(tmp_path / "missing.json")

@@ -126,11 +126,11 @@ def without(key: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("frame", "says"),
     [
-        ("a.jpg", "frame 0 is a text; expected an object with name"),
-        ({"labels": []}, "frame 0 has no name; expected one"),
-        ({"name": "../a.jpg", "labels": []}, "the name of frame 0 is '../a.jpg'; expected a plain name"),
+        ("a.jpg", "frame 0 is a text, expected an object with name"),
+        ({"labels": []}, "frame 0 has no name, expected one"),
+        ({"name": "../a.jpg", "labels": []}, "the name of frame 0 is '../a.jpg', expected a plain name"),
         ({"name": 3, "labels": []}, "the name of frame 0 is 3"),
-        ({"name": "a.jpg", "labels": {}}, "labels of frame a.jpg are an object; expected an array"),
+        ({"name": "a.jpg", "labels": {}}, "labels of frame a.jpg are an object, expected an array"),
         ({"name": "a.jpg", "labels": [3]}, "label 0 of frame a.jpg is a number"),
         *[({"name": "a.jpg", "labels": [without(key)]}, f"has no {key}") for key in ("id", "category", "box2d")],
         ({"name": "a.jpg", "labels": [without("attributes")]}, "has no attributes"),

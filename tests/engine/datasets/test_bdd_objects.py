@@ -162,7 +162,7 @@ def test_bad_input(images: Path, tmp_path: Path) -> None:
     listing(images=[*content["images"], {"name": "x.jpg", "label": "car"}])
     refused(r"x\.jpg is missing")
     listing(images=[content["images"][0] | {"label": "cow"}, *content["images"][1:]])
-    refused("labelled 'cow'; expected a category of BDD100K")
+    refused("labelled 'cow', expected a category of BDD100K")
     other = "bus" if content["images"][0]["label"] != "bus" else "car"
     listing(images=[*content["images"], {"name": name, "label": other}])
     refused("in two ways")

@@ -357,7 +357,7 @@ def test_bad_input_leaves_nothing(scenes: Scenes, tmp_path: Path) -> None:
     scenes.write([])
     refused("has 0 frames")
     scenes.write([*frames[:-1], frames[-1] | {"labels": [label(0, "../x", 10, 10, 20, 20)]}])
-    refused("is '../x'; expected a plain name")
+    refused("is '../x', expected a plain name")
     scenes.write([frames[0] | {"name": "a.gif"}])
     refused("frame a.gif is no .jpg")
     scenes.write([frames[0] | {"labels": [label(0, "image_info.json", 10, 10, 20, 20)]}])

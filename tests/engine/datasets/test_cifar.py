@@ -153,7 +153,7 @@ def test_pickles_are_not_executed(tmp_path: Path, protocol: int) -> None:
     mark = tmp_path / "mark"
     hostile = pickle.dumps({"data": Caller(mark), "labels": []}, protocol)
     with pytest.raises(
-        InputError, match=r"names (posix|nt)\.system, which would be called; expected a batch of CIFAR-10"
+        InputError, match=r"names (posix|nt)\.system, which would be called, expected a batch of CIFAR-10"
     ):
         parse_batch(hostile, "data_batch_1")
     assert not mark.exists()

@@ -139,11 +139,11 @@ def test_bad_files(source: Path, tmp_path: Path) -> None:
         (images, raw, "expected a gzip file"),
         (images, b"", "expected a gzip file"),
         (images, gzip.compress(raw[:-5]), "expected 94080 by its header"),
-        (images, gzip.compress(good_labels), "magic 0x00000801; expected 0x00000803"),
+        (images, gzip.compress(good_labels), "magic 0x00000801, expected 0x00000803"),
         (images, gzip.compress(b"\0\0"), "magic"),
-        (images, gzip.compress(idx(np.zeros((TRAIN, 32, 32)))), "32×32; expected 28×28"),
-        (labels, idx(np.zeros(TRAIN - 1)), "has 119 labels; expected 120"),
-        (labels, idx(np.full(TRAIN, 10)), "label 0 is 10; expected 0 to 9"),
+        (images, gzip.compress(idx(np.zeros((TRAIN, 32, 32)))), "32×32, expected 28×28"),
+        (labels, idx(np.zeros(TRAIN - 1)), "has 119 labels, expected 120"),
+        (labels, idx(np.full(TRAIN, 10)), "label 0 is 10, expected 0 to 9"),
     ]
     for path, content, message in cases:
         path.write_bytes(content)

@@ -150,7 +150,7 @@ def test_bad_input(archives: Path, tmp_path: Path) -> None:
     table.write_bytes(b"<html>Not found</html>")
     refused("GTSRB_Final_Test_GT.zip is no zip archive")
     for text, says in (
-        ("F;W;H;A;B;C;D;ClassId\n0;1;1;0;0;1;1;3\n", "has 1 rows; expected 4"),
+        ("F;W;H;A;B;C;D;ClassId\n0;1;1;0;0;1;1;3\n", "has 1 rows, expected 4"),
         ("F;W;H;A;B;C;D;ClassId\n0;1;1;0;0;1;1;43\n", "has a class outside 0 to 42"),
         ("F;W;H;A;B;C;D;ClassId\n0;1;1;0;0;1;1;stop\n", "cannot be read"),
         ("F,ClassId\n0,3\n", "cannot be read"),
@@ -171,7 +171,7 @@ def test_bad_input(archives: Path, tmp_path: Path) -> None:
     refused(r"\d{5}_\d{5}\.ppm cannot be read \(Bad CRC")
     with zipfile.ZipFile(training, "a") as archive:
         archive.writestr("GTSRB/Final_Training/Images/00043/00000_00000.ppm", b"")
-    refused("has images of class 43; expected 0 to 42")
+    refused("has images of class 43, expected 0 to 42")
     with zipfile.ZipFile(training, "w") as archive:
         archive.writestr("Final_Training/Images/00001/00000_00000.ppm", b"P6\n30 30\n255\n" + bytes(99))
     refused(r"00001/00000_00000\.ppm cannot be decoded")

@@ -130,48 +130,48 @@ REFUSED = {
     "not TOML": ("[[require]\n", "is not TOML (", "expected [[require]] tables"),
     "not text": (b"\xff\xfe", "is not TOML (", "expected [[require]] tables"),
     "nested without end": ("a = " + "[" * 10_000, "is not TOML ("),
-    "empty": ("", "has no [[require]] table; expected at least one"),
-    "no tables": ("require = []", "has no [[require]] table; expected at least one"),
-    "one table": ("[require]\nmax_drop = 0.1", "has require as something else than tables; expected [[require]]"),
+    "empty": ("", "has no [[require]] table, expected at least one"),
+    "no tables": ("require = []", "has no [[require]] table, expected at least one"),
+    "one table": ("[require]\nmax_drop = 0.1", "has require as something else than tables, expected [[require]]"),
     "numbers": ("require = [1]", "has require as something else than tables"),
-    "top level": ("max_drop = 0.1\n" + SHIRT + "max_drop = 0.1", "has the unknown key 'max_drop'; expected only"),
-    "misspelt tables": ("[[requires]]\nmax_drop = 0.1", "has the unknown key 'requires'; expected only [[require]]"),
+    "top level": ("max_drop = 0.1\n" + SHIRT + "max_drop = 0.1", "has the unknown key 'max_drop', expected only"),
+    "misspelt tables": ("[[requires]]\nmax_drop = 0.1", "has the unknown key 'requires', expected only [[require]]"),
     "misspelt key": (
         SHIRT + "max_drop = 0.1\n" + SHIRT + "min_acuracy = 0.1",
-        "[[require]] 2 has the unknown key 'min_acuracy'; expected label, min_accuracy, max_drop, true, predicted",
+        "[[require]] 2 has the unknown key 'min_acuracy', expected label, min_accuracy, max_drop, true, predicted",
     ),
     "unknown name": (
         '[[require]]\nlabel = "shirt"\nmax_drop = 0.1',
-        "[[require]] 1 has label = 'shirt'; expected one of T-shirt/top, Trouser, Pullover, Shirt, or an index from 0",
+        "[[require]] 1 has label = 'shirt', expected one of T-shirt/top, Trouser, Pullover, Shirt, or an index from 0",
     ),
-    "index too large": ("[[require]]\nlabel = 4\nmax_drop = 0.1", "has label = 4; expected one of", "from 0 to 3"),
-    "negative index": ("[[require]]\nlabel = -1\nmax_drop = 0.1", "has label = -1; expected one of"),
-    "index with a zero": ('[[require]]\nlabel = "03"\nmax_drop = 0.1', "has label = '03'; expected one of"),
-    "true for a label": ("[[require]]\nlabel = true\nmax_drop = 0.1", "has label = True; expected one of"),
-    "fraction for a label": ("[[require]]\nlabel = 1.0\nmax_drop = 0.1", "has label = 1.0; expected one of"),
-    "labels": ("[[require]]\nlabel = [1, 2]\nmax_drop = 0.1", "has label = [1, 2]; expected one of"),
-    "each of a pair": ('[[require]]\ntrue = "*"\npredicted = 0\nmax_rate = 0', "has true = '*'; expected one of"),
-    "unknown predicted": (PAIR + "predicted = 9\nmax_rate = 0", "[[require]] 1 has predicted = 9; expected one of"),
-    "above one": (SHIRT + "min_accuracy = 75", "[[require]] 1 has min_accuracy = 75; expected a number from 0 to 1"),
-    "below zero": (SHIRT + "max_drop = -0.1", "has max_drop = -0.1; expected a number"),
+    "index too large": ("[[require]]\nlabel = 4\nmax_drop = 0.1", "has label = 4, expected one of", "from 0 to 3"),
+    "negative index": ("[[require]]\nlabel = -1\nmax_drop = 0.1", "has label = -1, expected one of"),
+    "index with a zero": ('[[require]]\nlabel = "03"\nmax_drop = 0.1', "has label = '03', expected one of"),
+    "true for a label": ("[[require]]\nlabel = true\nmax_drop = 0.1", "has label = True, expected one of"),
+    "fraction for a label": ("[[require]]\nlabel = 1.0\nmax_drop = 0.1", "has label = 1.0, expected one of"),
+    "labels": ("[[require]]\nlabel = [1, 2]\nmax_drop = 0.1", "has label = [1, 2], expected one of"),
+    "each of a pair": ('[[require]]\ntrue = "*"\npredicted = 0\nmax_rate = 0', "has true = '*', expected one of"),
+    "unknown predicted": (PAIR + "predicted = 9\nmax_rate = 0", "[[require]] 1 has predicted = 9, expected one of"),
+    "above one": (SHIRT + "min_accuracy = 75", "[[require]] 1 has min_accuracy = 75, expected a number from 0 to 1"),
+    "below zero": (SHIRT + "max_drop = -0.1", "has max_drop = -0.1, expected a number"),
     "huge": (SHIRT + "max_drop = 1" + "0" * 400, "has max_drop = 1000", "expected a number"),
-    "not a number": (SHIRT + "max_drop = nan", "has max_drop = nan; expected a number"),
-    "infinite": (PAIR + "predicted = 0\nmax_rate = inf", "has max_rate = inf; expected a number"),
-    "text": (SHIRT + 'max_drop = "0.1"', "has max_drop = '0.1'; expected a number"),
-    "truth": (SHIRT + "min_accuracy = true", "has min_accuracy = True; expected a number"),
-    "no limit": (SHIRT, "[[require]] 1 states no limit; expected min_accuracy, max_drop or max_rate"),
+    "not a number": (SHIRT + "max_drop = nan", "has max_drop = nan, expected a number"),
+    "infinite": (PAIR + "predicted = 0\nmax_rate = inf", "has max_rate = inf, expected a number"),
+    "text": (SHIRT + 'max_drop = "0.1"', "has max_drop = '0.1', expected a number"),
+    "truth": (SHIRT + "min_accuracy = true", "has min_accuracy = True, expected a number"),
+    "no limit": (SHIRT, "[[require]] 1 states no limit, expected min_accuracy, max_drop or max_rate"),
     "empty table": ("[[require]]", "[[require]] 1 states no limit"),
-    "no predicted": (PAIR + "max_rate = 0", "has true and max_rate without predicted; expected all three"),
-    "no rate": (PAIR + "predicted = 0", "has true and predicted without max_rate; expected all three"),
-    "only true": (PAIR, "has true without predicted and max_rate; expected all three"),
-    "only rate": ("[[require]]\nmax_rate = 0.1", "has max_rate without true and predicted; expected all three"),
-    "label and true": (PAIR + "label = 3\npredicted = 0\nmax_rate = 0", "has label beside true; expected either"),
-    "accuracy of a pair": (PAIR + "predicted = 0\nmin_accuracy = 0", "has min_accuracy beside true; expected either"),
-    "rate of a label": (SHIRT + "max_rate = 0.1", "has label beside max_rate; expected either"),
-    "pair of one": (PAIR + "predicted = 3\nmax_rate = 0", "true and predicted both 3 Shirt; expected two labels"),
+    "no predicted": (PAIR + "max_rate = 0", "has true and max_rate without predicted, expected all three"),
+    "no rate": (PAIR + "predicted = 0", "has true and predicted without max_rate, expected all three"),
+    "only true": (PAIR, "has true without predicted and max_rate, expected all three"),
+    "only rate": ("[[require]]\nmax_rate = 0.1", "has max_rate without true and predicted, expected all three"),
+    "label and true": (PAIR + "label = 3\npredicted = 0\nmax_rate = 0", "has label beside true, expected either"),
+    "accuracy of a pair": (PAIR + "predicted = 0\nmin_accuracy = 0", "has min_accuracy beside true, expected either"),
+    "rate of a label": (SHIRT + "max_rate = 0.1", "has label beside max_rate, expected either"),
+    "pair of one": (PAIR + "predicted = 3\nmax_rate = 0", "true and predicted both 3 Shirt, expected two labels"),
     "twice": (
         SHIRT + "min_accuracy = 0.75\n[[require]]\nlabel = 3\nmin_accuracy = 0.8",
-        "[[require]] 2 states min_accuracy of 3 Shirt as 0.8, [[require]] 1 as 0.75; expected it once",
+        "[[require]] 2 states min_accuracy of 3 Shirt as 0.8, [[require]] 1 as 0.75, expected it once",
     ),
     "twice the same": (
         SHIRT + 'max_drop = 0.1\n[[require]]\nlabel = "3"\nmin_accuracy = 1\nmax_drop = 0.1',
@@ -213,9 +213,9 @@ def test_refused(read, tmp_path: Path, defect: str) -> None:
 
 def test_refused_labels_of_other_data(read, tmp_path: Path) -> None:
     message = refusal(read, SHIRT + "max_drop = 0.1", None)
-    assert "has label = 'Shirt', but the data has no label names; expected an index from 0 to 3" in message
+    assert "has label = 'Shirt', but the data has no label names, expected an index from 0 to 3" in message
     message = refusal(read, '[[require]]\nlabel = "a"\nmax_drop = 0.1', ("a", "b", "a", "c"))
-    assert "has label = 'a', the name of 2 labels; expected an index from 0 to 3" in message
+    assert "has label = 'a', the name of 2 labels, expected an index from 0 to 3" in message
     path = tmp_path / "many.toml"
     path.write_text('[[require]]\nlabel = "x"\nmax_drop = 0.1')
     names = tuple(f"name {label}" for label in range(1000))
@@ -388,7 +388,7 @@ def test_labels_without_rows(read) -> None:
         ),
     ):
         message = refusal(check_rows, read(text), totals, source)
-        assert message == f'data/val.h5 has no rows to judge "{what}" by; expected at least one'
+        assert message == f'data/val.h5 has no rows to judge "{what}" by, expected at least one'
     with pytest.raises(ValueError, match="no rows to judge 'accuracy of 1 Trouser"):
         check_requirements(read("[[require]]\nlabel = 1\nmin_accuracy = 0.5"), CASE)
     check_rows(default_goals([1, 3], NAMES), CASE.totals, source)  # pooled: one of them has rows

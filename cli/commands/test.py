@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.console import Console, label_name, table
-from cli.options import PATH, compute_options, model_options, open_data, option, verbose_option
-from cli.verdicts import NOT_MET, verdict_table
+from cli.shared.console import Console, label_name, table
+from cli.shared.options import PATH, compute_options, model_options, open_data, option, verbose_option
+from cli.shared.verdicts import EXIT_NOT_MET, verdict_table
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,14 +80,14 @@ def command(
     verdicts = check_requirements(required, compare(images.labels, base, predicted, images.classes))
     met = sum(verdict.met for verdict in verdicts)
     click.echo(f"{verdict_table(verdicts)}\nrequirements: {met} of {len(verdicts)} met")
-    return 0 if met == len(verdicts) else NOT_MET
+    return 0 if met == len(verdicts) else EXIT_NOT_MET
 
 
 def _requirements(path: Path | None, base_model_dir: Path | None, images: ImageSet) -> tuple[Requirement, ...]:
     """The requirements of the file, if one is given, once they can be judged by these images and models."""
     if path is None:
         if base_model_dir is not None:
-            raise InputError(f"{base_model_dir} is given as base model without requirements; expected --requirements")
+            raise InputError(f"{base_model_dir} is given as base model without requirements, expected --requirements")
         return ()
 
     import numpy as np
@@ -98,5 +98,5 @@ def _requirements(path: Path | None, base_model_dir: Path | None, images: ImageS
     check_rows(required, np.bincount(images.labels, minlength=images.classes), images.path)
     relative = next((each for each in required if each.kind == "max_drop"), None)
     if relative is not None and base_model_dir is None:
-        raise InputError(f'{path} asks for "{relative.text}" without a model before; expected --base-model-dir')
+        raise InputError(f'{path} asks for "{relative.text}" without a model before, expected --base-model-dir')
     return required

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import Console
-from cli.options import PATH, F, open_data, option
+from cli.shared.console import Console
+from cli.shared.options import PATH, F, open_data, option
 from engine.core.types import Int64
 
 if TYPE_CHECKING:

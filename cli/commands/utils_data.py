@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from cli.console import Console
-from cli.options import PATH, open_data, option
-from cli.utils_options import created
+from cli.shared.chart_options import created
+from cli.shared.console import Console
+from cli.shared.options import PATH, open_data, option
 from engine.core.errors import InputError
 
 _overwrite_option = option("--overwrite", type=bool, help="Replace a folder with other things in it.")
@@ -84,7 +84,7 @@ def create_gate_class(hydra_setting_file: Path, data_dir: Path) -> None:
     groups = read_groups(hydra_setting_file)
     names = [name for name in ("train.h5", "test.h5", "repair.h5") if (data_dir / name).exists()]
     if not names:
-        raise InputError(f"{data_dir} has no image set; expected train.h5, test.h5 or repair.h5")
+        raise InputError(f"{data_dir} has no image set, expected train.h5, test.h5 or repair.h5")
     sets = [open_data(data_dir, name) for name in names]
     labels = [group_labels(each, groups, hydra_setting_file) for each in sets]
     paths = [data_dir / "gate" / name for name in names]

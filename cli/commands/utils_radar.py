@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import PATH, compute_options, model_options, open_data, option, verbose_option
-from cli.utils_options import (
+from cli.shared.chart_options import (
     created,
     filename_option,
     image_set_options,
@@ -18,6 +17,7 @@ from cli.utils_options import (
     load_fitting,
     predict_all,
 )
+from cli.shared.options import PATH, compute_options, model_options, open_data, option, verbose_option
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -167,11 +167,11 @@ def _results(directory: Path) -> Results:
     results = read_results_json(path)
     labels = [each.label for each in results.labels]
     if not labels:
-        raise InputError(f"{path} has 0 labels; expected results of at least one")
+        raise InputError(f"{path} has 0 labels, expected results of at least one")
     for label in labels:
         if label < 0 or labels.count(label) > 1:
             found = "negative" if label < 0 else "there twice"
-            raise InputError(f"{path} has label {label}, which is {found}; expected every class number from 0 once")
+            raise InputError(f"{path} has label {label}, which is {found}, expected every class number from 0 once")
     return results
 
 
@@ -180,7 +180,7 @@ def _label_names(directory: Path, data_dir: Path | None, highest: int) -> tuple[
     if data_dir is not None:
         images = open_data(data_dir, "test.h5")
         if images.classes <= highest:
-            raise InputError(f"{images.path} has {images.classes} labels; expected one that names label {highest}")
+            raise InputError(f"{images.path} has {images.classes} labels, expected one that names label {highest}")
         return images.label_names
     for name in ("test.h5", "repair.h5"):
         if (directory / name).is_file():

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.console import Console
-from cli.options import PATH, open_data, option, verbose_option
+from cli.shared.console import Console
+from cli.shared.options import PATH, open_data, option, verbose_option
 
 if TYPE_CHECKING:
     from engine.training.train import Epoch, Trained

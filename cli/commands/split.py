@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from cli.console import Console
-from cli.options import PATH, option
+from cli.shared.console import Console
+from cli.shared.options import PATH, option
 
 
 @click.command(short_help="Split a repair.h5 into repairsets/<i>/repair.h5.")

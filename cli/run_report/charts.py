@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from cli.report_data import Candidate, Curve, Job, Worker
-from cli.report_words import duration, number, percent, points
+from cli.run_report.data import CandidateView, CurveView, JobView, WorkerView
+from cli.run_report.words import duration, number, percent, points
 from engine.core.types import Float64, Int64
 
 _LETTER = 6.8
@@ -180,7 +180,7 @@ def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Int
     return _chart(f"confusion-{name}", width, height, 380 if few else 500, f"Confusions {name}", described, body)
 
 
-def curves(identifier: str, title: str, drawn: Sequence[tuple[Job, Curve]], keep: int, *, wide: bool) -> Markup:
+def curves(identifier: str, title: str, drawn: Sequence[tuple[JobView, CurveView]], keep: int, *, wide: bool) -> Markup:
     """Best fitness of some searches above that of the model as it is, over iterations; `keep` points of each."""
     width, height, left, right, top, bottom = _HALF if wide else 320, 260 if wide else 190, 44, 10, 10, 26
     starts = {job.job: job.start_fitness if job.start_fitness is not None else 0.0 for job, _ in drawn}
@@ -205,7 +205,7 @@ def curves(identifier: str, title: str, drawn: Sequence[tuple[Job, Curve]], keep
     return _chart(identifier, width, height, None, title, "Gain in fitness over iterations.", body)
 
 
-def trade_off(candidates: Sequence[Candidate], means: Sequence[tuple[str, float, float, int]]) -> Markup:
+def trade_off(candidates: Sequence[CandidateView], means: Sequence[tuple[str, float, float, int]]) -> Markup:
     """Gain of the labels under repair (y) against the change of all labels (x), in points.
 
     Args:
@@ -259,7 +259,7 @@ def accuracy_lines(lines: Sequence[Line], word: str) -> Markup:
     return _chart("steps-chart", width, height, 320, "Accuracy as the run went on", "Accuracy in percent.", body)
 
 
-def timeline(workers: Sequence[Worker]) -> Markup:
+def timeline(workers: Sequence[WorkerView]) -> Markup:
     """When each worker was busy with which search, from its end minus its time in iterations to its end."""
     lane = 20 if len(workers) <= 16 else 12 if len(workers) <= 64 else 5
     named = lane >= 10

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from cli.console import Console, table
-from cli.options import PATH, option, verbose_option, worker_options
+from cli.shared.console import Console, table
+from cli.shared.options import PATH, option, verbose_option, worker_options
 
 
 @click.command(short_help="Cut labelled objects out of scenes, one folder per category.")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from cli.console import Console
-from cli.options import PATH, option, verbose_option, worker_options
+from cli.shared.console import Console
+from cli.shared.options import PATH, option, verbose_option, worker_options
 
 
 @click.command(short_help="Choose images of every category, in proportion, into one folder.")

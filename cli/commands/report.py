@@ -9,24 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.console import table
-from cli.options import PATH, option
-from cli.report_words import (
-    SPLIT_WORDS,
-    STEP_WORDS,
-    duration,
-    label_text,
-    number,
-    percent,
-    points,
-    under_repair,
-)
-from cli.verdicts import verdict_table
+from cli.run_report.words import SPLIT_WORDS, STEP_WORDS, duration, label_text, number, percent, points, under_repair
+from cli.shared.console import table
+from cli.shared.options import PATH, option
+from cli.shared.verdicts import verdict_table
 from engine.core.errors import InputError
 from engine.core.files import replace_file
 
 if TYPE_CHECKING:
-    from cli.report_data import Job, Outcome, Report
+    from cli.run_report.data import JobView, OutcomeView, ReportView
     from engine.metrics.accuracy import LabelChange
     from engine.metrics.requirements import Verdict
 
@@ -53,14 +44,14 @@ def command(run: Path, html: Path | None, overwrite: bool) -> None:
     if html is not None:
         _check_page(html, overwrite=overwrite)
 
-    from cli.report_data import read_report
+    from cli.run_report.data import read_report
 
     report = read_report(run)
     if html is None:
         click.echo(summary(report))
         return
 
-    from cli.report_page import render_page
+    from cli.run_report.page import render_page
 
     page = render_page(report)
     with replace_file(html) as temporary:
@@ -68,7 +59,7 @@ def command(run: Path, html: Path | None, overwrite: bool) -> None:
     click.echo(f"created files:\n{html}")
 
 
-def summary(report: Report) -> str:
+def summary(report: ReportView) -> str:
     """A run as plain text tables."""
     parts = [_heading(report)]
     parts += [_verdicts(report, split, verdicts) for split, verdicts in report.verdicts.items()]
@@ -77,7 +68,7 @@ def summary(report: Report) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _heading(report: Report) -> str:
+def _heading(report: ReportView) -> str:
     mode = report.mode or "optimize"
     words = [f"{report.model}: {mode}, {under_repair(report.labels, report.label_names)}, {report.state}"]
     if report.seconds is not None:
@@ -90,13 +81,13 @@ def _heading(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _verdicts(report: Report, split: str, verdicts: Sequence[Verdict]) -> str:
+def _verdicts(report: ReportView, split: str, verdicts: Sequence[Verdict]) -> str:
     met = sum(verdict.met for verdict in verdicts)
     what = "requirements" if report.requirements else "goals, as nothing was required"
     return f"{what}, {SPLIT_WORDS[split]}: {met} of {len(verdicts)} met\n{verdict_table(verdicts)}"
 
 
-def _outcome(report: Report, outcome: Outcome) -> str:
+def _outcome(report: ReportView, outcome: OutcomeView) -> str:
     lines = []
     split = outcome.judged_by
     if split is not None:
@@ -122,12 +113,12 @@ def _change_row(name: str, change: LabelChange) -> list[object]:
 
 
 def _total(changes: Sequence[LabelChange], labels: Sequence[int] = ()) -> LabelChange:
-    from cli.report_data import total_change
+    from cli.run_report.data import total_change
 
     return total_change(changes, labels)
 
 
-def _steps(report: Report) -> str:
+def _steps(report: ReportView) -> str:
     """The accuracy of the labels under repair after every iteration: the table of the tutorial."""
     split = report.judged_by
     steps = report.steps.get(split, ()) if split else ()
@@ -148,7 +139,7 @@ def _steps(report: Report) -> str:
     return f"{title}\n{table([word, 'correct', 'incorrect', 'accuracy'], rows)}{note}"
 
 
-def _jobs(jobs: Sequence[Job]) -> str:
+def _jobs(jobs: Sequence[JobView]) -> str:
     count = Counter(job.state for job in jobs)
     words = [
         f"{count[state]} {state}"
@@ -160,7 +151,7 @@ def _jobs(jobs: Sequence[Job]) -> str:
     return "\n".join(lines)
 
 
-def _chosen(report: Report) -> str:
+def _chosen(report: ReportView) -> str:
     rows = [
         [
             job.job,
@@ -180,8 +171,8 @@ def _chosen(report: Report) -> str:
     return f"searches chosen, with the rows they were searched on:\n{table(header, rows)}"
 
 
-def _workers(jobs: Sequence[Job]) -> str:
-    from cli.report_data import workers
+def _workers(jobs: Sequence[JobView]) -> str:
+    from cli.run_report.data import workers
 
     found = workers(jobs)
     if not found:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import Console
-from cli.options import (
+from cli.commands.report import summary
+from cli.run_report.words import duration
+from cli.shared.console import Console
+from cli.shared.options import (
     PATH,
     check_seeds,
     compute_options,
@@ -22,8 +24,6 @@ from cli.options import (
     target_layer_option,
     verbose_option,
 )
-from cli.report import summary
-from cli.report_words import duration
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def batch(
     output_dir = output_dir.absolute()
     work = make_batch(output_dir=output_dir, **options)
 
-    from cli.report_data import read_report
+    from cli.run_report.data import read_report
     from cluster.batch.estimate import expect
     from cluster.batch.run import run_recorded
     from cluster.batch.spec import check_batch

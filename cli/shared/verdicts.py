@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cli.console import table
+from cli.shared.console import table
 
 if TYPE_CHECKING:
     from engine.metrics.requirements import Verdict
 
-NOT_MET = 3
+EXIT_NOT_MET = 3
 """Exit code of a command that is done, where a requirement is not met."""
 
 

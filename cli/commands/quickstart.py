@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cli.options import PATH, option
+from cli.shared.options import PATH, option
 from engine.core.errors import InputError
 
 
@@ -63,8 +63,7 @@ def _workflow(shipped: Path, output: Path, workers: int, seeds: int) -> None:
 
 def _step(*arguments: object) -> Any:
     """Print a command line and run it; returns what the command returns."""
-    from cli.main import repair_dist
-
+    repair_dist: Any = click.get_current_context().find_root().command
     words = [str(each) for each in arguments]
     click.secho(f"\n$ repair-dist {shlex.join(words)}", bold=True)
     return repair_dist.main(words, prog_name="repair-dist", standalone_mode=False)
@@ -80,7 +79,7 @@ def _weakest(data: Path) -> int:
 
 
 def _verdict(test: Any, label: int) -> str:
-    from cli.console import label_name
+    from cli.shared.console import label_name
     from engine.metrics.accuracy import wilson_interval
 
     mine = next(change for change in test.changes if change.label == label)

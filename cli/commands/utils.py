@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from cli.utils_bubbles import draw_bubble_chart, draw_repaired_result, overlay_bubble_chart
-from cli.utils_data import create_gate_class, create_vit_class, extract_images, merge_repair_data
-from cli.utils_radar import draw_radar_chart, draw_radar_chart_with_subset, overlay_radar_charts
+from cli.commands.utils_bubbles import draw_bubble_chart, draw_repaired_result, overlay_bubble_chart
+from cli.commands.utils_data import create_gate_class, create_vit_class, extract_images, merge_repair_data
+from cli.commands.utils_radar import draw_radar_chart, draw_radar_chart_with_subset, overlay_radar_charts
 
 
 class _Underscores(click.Group):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 
-from cli.create_image_subset import command as create_image_subset
+from cli.commands.create_image_subset import command as create_image_subset
 
 command = copy.copy(create_image_subset)
 command.short_help = "The same as create-image-subset."

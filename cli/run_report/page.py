@@ -14,10 +14,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cli import report_charts as charts
-from cli.report_data import Candidate, Curve, Job, Outcome, Report, total_change, workers
-from cli.report_pictures import Picture, pictures
-from cli.report_words import (
+from cli.run_report import charts
+from cli.run_report.data import CandidateView, CurveView, JobView, OutcomeView, ReportView, total_change, workers
+from cli.run_report.pictures import Picture, pictures
+from cli.run_report.words import (
     SPLIT_WORDS,
     STEP_WORDS,
     duration,
@@ -62,11 +62,11 @@ class _Pair:
     after: int
 
 
-def render_page(report: Report) -> str:
+def render_page(report: ReportView) -> str:
     """The report as HTML; reads the held-out image set, if it is still there, for its pictures."""
     names = report.label_names
     environment = Environment(
-        loader=PackageLoader("cli", "report_template"),
+        loader=PackageLoader("cli.run_report", "template"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -95,7 +95,7 @@ def render_page(report: Report) -> str:
     return environment.get_template("page.html.jinja").render(_content(report))
 
 
-def _content(report: Report) -> dict[str, Any]:
+def _content(report: ReportView) -> dict[str, Any]:
     found = workers(report.jobs)
     return {
         "report": report,
@@ -114,7 +114,7 @@ def _content(report: Report) -> dict[str, Any]:
     }
 
 
-def _headline(report: Report) -> dict[str, Any] | None:
+def _headline(report: ReportView) -> dict[str, Any] | None:
     """What the cards on top say: the saved model, or while there is none what the last step ended with."""
     split = report.judged_by
     if split is None or len(report.outcomes) > 1:
@@ -135,7 +135,7 @@ def _headline(report: Report) -> dict[str, Any] | None:
     }
 
 
-def _radar(report: Report, outcome: Outcome, at: int) -> Markup | None:
+def _radar(report: ReportView, outcome: OutcomeView, at: int) -> Markup | None:
     changes = outcome.changes.get(outcome.judged_by or "", ())
     if len(changes) < 3:
         return None
@@ -162,7 +162,7 @@ def _shown_labels(changed: dict[int, int], labels: Sequence[int]) -> list[int]:
     return sorted(ranked[:_SHOWN_LABELS])
 
 
-def _confusion(report: Report) -> dict[str, Any] | None:
+def _confusion(report: ReportView) -> dict[str, Any] | None:
     split = next(iter(report.predictions), None)
     if split is None:
         return None
@@ -211,7 +211,7 @@ def _pairs(before: Int64, after: Int64) -> list[_Pair]:
     ]
 
 
-def _facets(report: Report) -> list[_Facet]:
+def _facets(report: ReportView) -> list[_Facet]:
     """Curves by label, or by positive weight, or by chunk: whatever the searches differ in."""
     drawn = [(job, report.curves[job.job]) for job in report.jobs if job.job in report.curves]
     if not drawn:
@@ -227,8 +227,10 @@ def _facets(report: Report) -> list[_Facet]:
     ]
 
 
-def _grouped(drawn: Sequence[tuple[Job, Curve]], report: Report) -> dict[str, list[tuple[Job, Curve]]]:
-    ways: tuple[tuple[Callable[[Job], Any], Callable[[Any], str]], ...] = (
+def _grouped(
+    drawn: Sequence[tuple[JobView, CurveView]], report: ReportView
+) -> dict[str, list[tuple[JobView, CurveView]]]:
+    ways: tuple[tuple[Callable[[JobView], Any], Callable[[Any], str]], ...] = (
         (lambda job: job.label, lambda label: label_text(label, report.label_names)),
         (lambda job: job.positive_weight, lambda weight: f"positive weight {number(weight)}"),
         (lambda job: job.chunk, lambda chunk: f"chunk {PurePath(chunk).name}"),
@@ -240,7 +242,7 @@ def _grouped(drawn: Sequence[tuple[Job, Curve]], report: Report) -> dict[str, li
     return {"all": list(drawn)}
 
 
-def _trade_off(candidates: Sequence[Candidate]) -> dict[str, Any] | None:
+def _trade_off(candidates: Sequence[CandidateView]) -> dict[str, Any] | None:
     """Means per positive weight; where weights follow the number of positives, per worth of one positive."""
     if not candidates:
         return None
@@ -264,9 +266,9 @@ def _trade_off(candidates: Sequence[Candidate]) -> dict[str, Any] | None:
     }
 
 
-def _means(candidates: Sequence[Candidate], key: Any) -> list[tuple[str, float, float, int]]:
+def _means(candidates: Sequence[CandidateView], key: Any) -> list[tuple[str, float, float, int]]:
     """(text, mean overall, mean gain, count) by ascending key, equal to four digits."""
-    groups: dict[float, list[Candidate]] = {}
+    groups: dict[float, list[CandidateView]] = {}
     for each in candidates:
         value = key(each.job)
         if value is not None:
@@ -282,7 +284,7 @@ def _means(candidates: Sequence[Candidate], key: Any) -> list[tuple[str, float, 
     ]
 
 
-def _steps(report: Report) -> dict[str, Any] | None:
+def _steps(report: ReportView) -> dict[str, Any] | None:
     word = STEP_WORDS.get(report.mode or "")
     split = report.judged_by
     if word is None or split is None or len(report.steps.get(split, ())) < 2:
@@ -309,7 +311,7 @@ def _steps(report: Report) -> dict[str, Any] | None:
     }
 
 
-def _pictures(report: Report) -> dict[str, Any] | None:
+def _pictures(report: ReportView) -> dict[str, Any] | None:
     found = pictures(report.predictions, report.held_out, report.started)
     if found is None:
         return None

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import Console, label_name, table
-from cli.options import (
+from cli.shared.console import Console, label_name, table
+from cli.shared.options import (
     PATH,
     check_seeds,
     compute_options,

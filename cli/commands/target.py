@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.console import Console, label_name, table
-from cli.options import PATH, compute_options, model_options, open_data, option, verbose_option
+from cli.shared.console import Console, label_name, table
+from cli.shared.options import PATH, compute_options, model_options, open_data, option, verbose_option
 
 if TYPE_CHECKING:
     from cluster.compute.compute import ComputeOptions

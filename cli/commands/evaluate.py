@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.console import Console, table
-from cli.optimize import chunk_paths
-from cli.options import (
+from cli.commands.optimize import chunk_paths
+from cli.shared.console import Console, table
+from cli.shared.options import (
     PATH,
     check_seeds,
     compute_options,

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from cli.console import Console
-from cli.options import PATH, F, option, verbose_option, worker_options
+from cli.shared.console import Console
+from cli.shared.options import PATH, F, option, verbose_option, worker_options
 from engine.core.errors import InputError
 
 

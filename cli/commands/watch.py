@@ -18,8 +18,8 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from cli.options import PATH, option
-from cli.report_words import duration, plural
+from cli.run_report.words import duration, plural
+from cli.shared.options import PATH, option
 from engine.core.errors import InputError
 
 QUIET_SECONDS = 60.0
@@ -67,8 +67,8 @@ def command(run: Path, interval: float) -> None:
     if not (interval > 0 and math.isfinite(interval)):
         raise InputError(f"interval is {interval:g}, expected a number of seconds above 0")
 
-    from cli.report import summary
-    from cli.report_data import read_report
+    from cli.commands.report import summary
+    from cli.run_report.data import read_report
     from cluster.records.store import read_facts
 
     facts = read_facts(run)

@@ -21,7 +21,7 @@ HELD_OUT = ("test", "validation")
 
 
 @dataclass(frozen=True)
-class Job:
+class JobView:
     """A row of the table `jobs`: one search. What a search that has not run lacks is None."""
 
     job: str
@@ -50,16 +50,16 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Worker:
+class WorkerView:
     """A process and the searches that ended in it; `busy` is the time in their iterations, in seconds."""
 
     name: str
-    jobs: tuple[Job, ...]
+    jobs: tuple[JobView, ...]
     busy: float
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class OutcomeView:
     """A saved model, loaded again, against the base model.
 
     Attributes:
@@ -77,7 +77,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepView:
     """What a round, or an iteration of a chain, ended with; number 0 is the base model."""
 
     number: int
@@ -85,7 +85,7 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class CurveView:
     """Best fitness of a job: iteration (n,) int64, ascending, and best (n,) float64."""
 
     iteration: Int64
@@ -93,7 +93,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CandidateView:
     """The best patch of a search on validation rows, against the model that the search started from.
 
     Attributes:
@@ -102,13 +102,13 @@ class Candidate:
         overall: change of the accuracy of all rows, as a share.
     """
 
-    job: Job
+    job: JobView
     gain: float
     overall: float
 
 
 @dataclass(frozen=True, eq=False)
-class Predictions:
+class PredictionsView:
     """Classes of held-out rows, all (n,) int64, by ascending row of the image set."""
 
     row: Int64
@@ -118,7 +118,7 @@ class Predictions:
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class ReportView:
     """A run, finished or going on.
 
     Attributes:
@@ -155,13 +155,13 @@ class Report:
     exit_code: int | None
     held_out: Mapping[str, Path]
     facts: Mapping[str, Any]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[OutcomeView, ...]
     verdicts: Mapping[str, tuple[Verdict, ...]]
-    steps: Mapping[str, tuple[Step, ...]]
-    jobs: tuple[Job, ...]
-    curves: Mapping[str, Curve]
-    candidates: tuple[Candidate, ...]
-    predictions: Mapping[str, Predictions]
+    steps: Mapping[str, tuple[StepView, ...]]
+    jobs: tuple[JobView, ...]
+    curves: Mapping[str, CurveView]
+    candidates: tuple[CandidateView, ...]
+    predictions: Mapping[str, PredictionsView]
 
     @property
     def judged_by(self) -> str | None:
@@ -185,7 +185,7 @@ class Report:
         return self.labels if any(change.label in self.labels for change in changes) else ()
 
 
-def read_report(directory: Path) -> Report:
+def read_report(directory: Path) -> ReportView:
     """Read a run, finished or going on.
 
     Raises:
@@ -200,7 +200,7 @@ def read_report(directory: Path) -> Report:
     steps = {split: _steps(label_rows, split) for split in HELD_OUT}
     labels = _labels_under_repair(facts, jobs)
     seconds, exit_code, mode, names = (facts.get(key) for key in ("seconds", "exit_code", "mode", "label_names"))
-    return Report(
+    return ReportView(
         directory=directory,
         state=str(facts.get("state", "running")),
         mode=None if mode is None else str(mode),
@@ -230,14 +230,14 @@ def total_change(changes: Sequence[LabelChange], labels: Sequence[int] = ()) -> 
     return LabelChange(-1, *(sum(getattr(change, name) for change in mine) for name in counts))
 
 
-def workers(jobs: Sequence[Job]) -> tuple[Worker, ...]:
+def workers(jobs: Sequence[JobView]) -> tuple[WorkerView, ...]:
     """What each worker did, by name; searches that never ran are nobody's."""
-    found: dict[str, list[Job]] = {}
+    found: dict[str, list[JobView]] = {}
     for job in jobs:
         if job.worker:
             found.setdefault(job.worker, []).append(job)
     return tuple(
-        Worker(name, tuple(mine), sum(job.seconds or 0.0 for job in mine)) for name, mine in sorted(found.items())
+        WorkerView(name, tuple(mine), sum(job.seconds or 0.0 for job in mine)) for name, mine in sorted(found.items())
     )
 
 
@@ -257,7 +257,7 @@ def _rows(directory: Path, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _labels_under_repair(facts: Mapping[str, Any], jobs: Sequence[Job]) -> tuple[int, ...]:
+def _labels_under_repair(facts: Mapping[str, Any], jobs: Sequence[JobView]) -> tuple[int, ...]:
     stated = facts.get("labels")
     if stated:
         return tuple(sorted(int(label) for label in stated))
@@ -265,14 +265,14 @@ def _labels_under_repair(facts: Mapping[str, Any], jobs: Sequence[Job]) -> tuple
     return () if -1 in found else tuple(sorted(found))
 
 
-def _job(row: Mapping[str, Any]) -> Job:
-    values = {field.name: row[field.name] for field in fields(Job)}
+def _job(row: Mapping[str, Any]) -> JobView:
+    values = {field.name: row[field.name] for field in fields(JobView)}
     for name in ("chunk", "stop", "note", "where", "worker"):
         values[name] = values[name] or ""
     values["step"] = 1 if values["step"] is None else values["step"]
     values["label"] = -1 if values["label"] is None else values["label"]
     values["state"] = values["state"] or ("done" if values["stop"] else "running")
-    return Job(**values | {"chosen": bool(values["chosen"])})
+    return JobView(**values | {"chosen": bool(values["chosen"])})
 
 
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Verdict, ...]]:
@@ -288,13 +288,14 @@ def _verdict(row: Mapping[str, Any]) -> Verdict:
     return Verdict(requirement=requirement, **judged)
 
 
-def _outcomes(rows: Sequence[Mapping[str, Any]]) -> tuple[Outcome, ...]:
+def _outcomes(rows: Sequence[Mapping[str, Any]]) -> tuple[OutcomeView, ...]:
     changes: dict[str, dict[str, list[LabelChange]]] = {}
     for row in rows:
         if row["stage"] == "repaired":
             changes.setdefault(row["job"], {}).setdefault(row["split"], []).append(_change(row))
     return tuple(
-        Outcome(job, {split: tuple(found) for split, found in by_split.items()}) for job, by_split in changes.items()
+        OutcomeView(job, {split: tuple(found) for split, found in by_split.items()})
+        for job, by_split in changes.items()
     )
 
 
@@ -304,18 +305,18 @@ def _change(row: Mapping[str, Any]) -> LabelChange:
     return LabelChange(row["label"], row["total"], before, row["correct"], row["repaired"], row["broken"])
 
 
-def _steps(rows: Sequence[Mapping[str, Any]], split: str) -> tuple[Step, ...]:
+def _steps(rows: Sequence[Mapping[str, Any]], split: str) -> tuple[StepView, ...]:
     found: dict[int, list[LabelChange]] = {}
     for row in rows:
         name = re.fullmatch(r"step(\d+)", row["job"])
         if name and row["stage"] == "step" and row["split"] == split:
             found.setdefault(int(name[1]), []).append(_change(row))
-    return tuple(Step(number, tuple(changes)) for number, changes in sorted(found.items()))
+    return tuple(StepView(number, tuple(changes)) for number, changes in sorted(found.items()))
 
 
 def _candidates(
-    rows: Sequence[Mapping[str, Any]], jobs: Sequence[Job], labels: tuple[int, ...], steps: Sequence[Step]
-) -> tuple[Candidate, ...]:
+    rows: Sequence[Mapping[str, Any]], jobs: Sequence[JobView], labels: tuple[int, ...], steps: Sequence[StepView]
+) -> tuple[CandidateView, ...]:
     starts = {step.number + 1: step.changes for step in steps}
     found: dict[str, list[LabelChange]] = {}
     for row in rows:
@@ -333,7 +334,7 @@ def _candidates(
             _gain([change for change in changes if not about or change.label in about], start)
             for about in (labels if job.label < 0 else (job.label,), ())
         )
-        candidates.append(Candidate(job, own, overall))
+        candidates.append(CandidateView(job, own, overall))
     return tuple(candidates)
 
 
@@ -343,7 +344,7 @@ def _gain(changes: Sequence[LabelChange], start: Mapping[int, int]) -> float:
     return gained / max(sum(change.total for change in changes), 1)
 
 
-def _curves(directory: Path) -> dict[str, Curve]:
+def _curves(directory: Path) -> dict[str, CurveView]:
     table = _table(directory, "swarm")
     names = table["job"].to_pylist()
     iteration = np.asarray(table["iteration"], np.int64)
@@ -351,16 +352,16 @@ def _curves(directory: Path) -> dict[str, Curve]:
     # The table is sorted by job and iteration: a job is one stretch of rows.
     starts = [at for at, name in enumerate(names) if at == 0 or name != names[at - 1]]
     return {
-        names[start]: Curve(iteration[start:end], best[start:end]) for start, end in pairwise([*starts, len(names)])
+        names[start]: CurveView(iteration[start:end], best[start:end]) for start, end in pairwise([*starts, len(names)])
     }
 
 
-def _predictions(directory: Path) -> dict[str, Predictions]:
+def _predictions(directory: Path) -> dict[str, PredictionsView]:
     table = _table(directory, "predictions")
     split = np.array(table["split"].to_pylist(), dtype=str)
     columns = {name: np.asarray(table[name], np.int64) for name in ("row", "label", "before", "after")}
     return {
-        each: Predictions(**{name: column[split == each] for name, column in columns.items()})
+        each: PredictionsView(**{name: column[split == each] for name, column in columns.items()})
         for each in HELD_OUT
         if (split == each).any()
     }

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from cli.console import Console
-from cli.options import (
+from cli.shared.console import Console
+from cli.shared.options import (
     PATH,
     compute_options,
     localize_options,
@@ -67,7 +67,7 @@ def command(
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
 
-    from cli.optimize import chunk_paths
+    from cli.commands.optimize import chunk_paths
     from cluster.compute.compute import Compute
     from engine.charts.pareto import draw_pareto_front
     from engine.data.outcomes import open_negatives, open_positives

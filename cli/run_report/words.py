@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cli.console import label_name
+from cli.shared.console import label_name
 
 if TYPE_CHECKING:
     from engine.metrics.requirements import Verdict

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cli.report_data import HELD_OUT, Predictions
+from cli.run_report.data import HELD_OUT, PredictionsView
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64, Uint8
 from engine.data.image_set import ImageSet, is_pictures, open_image_set, read_rows
@@ -57,7 +57,7 @@ class Pictures:
 
 
 def pictures(
-    predictions: Mapping[str, Predictions], held_out: Mapping[str, Path], started: str | None
+    predictions: Mapping[str, PredictionsView], held_out: Mapping[str, Path], started: str | None
 ) -> Pictures | None:
     """Pictures of the test rows, or else of the validation rows, that were fixed and broken; None without any rows.
 
@@ -126,7 +126,7 @@ def _spread(positions: Int64, labels: Int64) -> Int64:
     return positions[taken[np.lexsort((positions[taken], mine[taken]))]]
 
 
-def _same_set(path: Path | None, found: Predictions) -> ImageSet:
+def _same_set(path: Path | None, found: PredictionsView) -> ImageSet:
     """The image set, if it still has the rows that were measured."""
     if path is None:
         raise InputError("the run does not name its image set")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.console import table
-from cli.options import PATH, F, model_options, option
+from cli.shared.console import table
+from cli.shared.options import PATH, F, model_options, option
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.console import label_name, table
-from cli.options import PATH, compute_options, model_options, option, verbose_option
-from cli.utils_options import (
+from cli.shared.chart_options import (
     created,
     filename_option,
     image_set_options,
@@ -18,6 +16,8 @@ from cli.utils_options import (
     load_fitting,
     predict_all,
 )
+from cli.shared.console import label_name, table
+from cli.shared.options import PATH, compute_options, model_options, option, verbose_option
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -188,9 +188,9 @@ def _labels(text: str, images: ImageSet) -> list[int] | None:
         else:
             known = f"one of {', '.join(names)}, " if 0 < len(names) <= 20 else "a name, " if names else ""
             numbers = f"a number from 0 to {images.classes - 1}"
-            raise InputError(f"target_label is {word}; expected {known}{numbers}, or None")
+            raise InputError(f"target_label is {word}, expected {known}{numbers}, or None")
         if not (images.labels == labels[-1]).any():
-            raise InputError(f"{images.path} has no rows of target_label {word}; expected at least one")
+            raise InputError(f"{images.path} has no rows of target_label {word}, expected at least one")
     if not labels:
-        raise InputError(f"target_label is {text}; expected labels with commas between them, or None")
+        raise InputError(f"target_label is {text}, expected labels with commas between them, or None")
     return labels
