@@ -1,27 +1,47 @@
+from .batch.estimate import Expectation, expect
+from .batch.modes import BatchReport, run_batch
 from .batch.run import run_recorded
 from .batch.spec import Batch, ChunkFile, Weighting, check_batch, open_chunks
 from .compute.compute import Compute, ComputeOptions
 from .compute.searches import SearchOutcome, SearchTask
-from .records.store import RunRecords, comparable, read_table
-from .runs.chunk import ChunkPaths
-from .runs.optimize import Repairs
-from .runs.reports import ChunkReport
+from .records.store import RunRecords, comparable, read_facts, read_table
+from .runs.chunk import ChunkPaths, target_of
+from .runs.evaluate import Evaluation, check_evaluation, evaluate
+from .runs.localize import localise
+from .runs.optimize import Repairs, repair
+from .runs.output import save_repaired
+from .runs.reports import ChunkReport, Measured
+from .workers.model import ModelHandle
 
 __all__ = [
     "Batch",
+    "BatchReport",
     "ChunkFile",
     "ChunkPaths",
     "ChunkReport",
     "Compute",
     "ComputeOptions",
+    "Evaluation",
+    "Expectation",
+    "Measured",
+    "ModelHandle",
     "Repairs",
     "RunRecords",
     "SearchOutcome",
     "SearchTask",
     "Weighting",
     "check_batch",
+    "check_evaluation",
     "comparable",
+    "evaluate",
+    "expect",
+    "localise",
     "open_chunks",
+    "read_facts",
     "read_table",
+    "repair",
+    "run_batch",
     "run_recorded",
+    "save_repaired",
+    "target_of",
 ]

@@ -1,21 +1,28 @@
-from .core.errors import InputError
-from .data.image_set import ImageSet, open_image_set
+from .core.errors import InputError, WorkError
+from .core.rng import RngKey
+from .data.chunks import split_chunks
+from .data.image_set import ImageSet, open_image_set, read_images
 from .data.outcomes import open_negatives, open_positives, write_targets
+from .fitness.base import Fitness
 from .fitness.last_dense import TiledFitness
+from .fitness.objective import Objective
 from .fitness.rows import SearchRows, Weights
 from .fitness.tail import TailFitness
 from .fitness.tiling import Tiling
 from .layers.head import Head
+from .localize.pareto import Localisation
 from .metrics.accuracy import label_results, paired_changes, wilson_interval
 from .metrics.comparison import Comparison, compare
-from .metrics.requirements import Requirement, Verdict, check_requirements, read_requirements
+from .metrics.requirements import Requirement, Verdict, check_requirements, default_goals, read_requirements
 from .models.load import LoadedModel, load_model
 from .patches.arrow import read_patch, write_patch
 from .patches.patch import Patch, compose, merge, patch_between, revert
 from .patches.save import repaired_path, save_patched
-from .problem.problem import Problem
-from .search.loop import SearchSettings
+from .problem.case import LayerInputs, RepairCase, find_case
+from .problem.problem import Problem, build_fitness, prepare, problem_of
+from .search.loop import SearchSettings, SearchState, advance
 from .search.swarm import SwarmSettings, SwarmState
+from .targets.base import Target
 from .targets.deep import DeepTarget
 from .targets.last_dense import TargetLayer, find_target
 from .targets.memory import Plan, SearchSize, check_plan
@@ -25,30 +32,43 @@ from .targets.resolve import resolve_target
 __all__ = [
     "Comparison",
     "DeepTarget",
+    "Fitness",
     "Head",
     "ImageSet",
     "InputError",
+    "LayerInputs",
     "LoadedModel",
+    "Localisation",
     "ModelRunner",
+    "Objective",
     "Patch",
     "Plan",
     "Problem",
+    "RepairCase",
     "Requirement",
+    "RngKey",
     "SearchRows",
     "SearchSettings",
     "SearchSize",
+    "SearchState",
     "SwarmSettings",
     "SwarmState",
     "TailFitness",
+    "Target",
     "TargetLayer",
     "TiledFitness",
     "Tiling",
     "Verdict",
     "Weights",
+    "WorkError",
+    "advance",
+    "build_fitness",
     "check_plan",
     "check_requirements",
     "compare",
     "compose",
+    "default_goals",
+    "find_case",
     "find_target",
     "label_results",
     "load_model",
@@ -58,12 +78,16 @@ __all__ = [
     "open_positives",
     "paired_changes",
     "patch_between",
+    "prepare",
+    "problem_of",
+    "read_images",
     "read_patch",
     "read_requirements",
     "repaired_path",
     "resolve_target",
     "revert",
     "save_patched",
+    "split_chunks",
     "wilson_interval",
     "write_patch",
     "write_targets",

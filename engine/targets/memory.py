@@ -13,6 +13,7 @@ from typing import Any
 from engine import backend
 from engine.core.errors import InputError
 from engine.fitness.last_dense import SLABS
+from engine.fitness.rows import Weights
 from engine.fitness.tiling import Tiling
 from engine.models.graph import Step
 from engine.passes.batching import BATCH_ROWS, PASS_ROWS
@@ -107,6 +108,13 @@ class Plan:
         ]
 
 
+def plan_search(target: Any, tail: Any, weights: Weights, *size: Any, **more: Any) -> Plan:
+    """Until the next release: `Target.memory_plan` by its old name; `size` and `more` are those of `SearchSize`."""
+    del tail
+    plan: Plan = target.memory_plan(weights, SearchSize(*size, **more))
+    return plan
+
+
 def check_plan(plan: Plan) -> None:
     """Refuse searches that cannot fit in the free memory of this machine, or of the GPU that computes.
 
@@ -163,7 +171,9 @@ def count_parts(size: int, part: int) -> int:
 
 def live_bytes(steps: tuple[Step, ...]) -> int:
     """Bytes of the values of a pass that are held at once for one row."""
-    size = {number: 4 * math.prod(each or 1 for each in shape[1:]) for step in steps for number, shape in _made(step)}
+    size = {
+        number: 4 * math.prod(length or 1 for length in shape[1:]) for step in steps for number, shape in _made(step)
+    }
     last = {number: position for position, step in enumerate(steps) for number in step.inputs}
     most, live = 0, set[int]()
     for position, step in enumerate(steps):

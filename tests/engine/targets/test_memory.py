@@ -85,3 +85,42 @@ def test_what_no_number_of_rows_makes_fit(quickstart, monkeypatch):
     monkeypatch.setattr(backend, "free_memory", lambda: 1000)
     with pytest.raises(InputError, match=r"expected fewer rows and a machine with more memory$"):
         check_plan(last_dense(quickstart, rows=10**9))
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A process that computes on a GPU with so many free bytes; the host has others."""
+
+    def fake(device, host):
+        monkeypatch.setattr(backend, "gpu_count", lambda: 1)
+        monkeypatch.setattr(backend, "device_memory_free", lambda: device)
+        monkeypatch.setattr(backend, "free_memory", lambda: host)
+
+    return fake
+
+
+def test_on_a_gpu_its_memory_is_what_must_fit(quickstart, gpu):
+    plan = last_dense(quickstart, rows=10**6)
+    on_device = plan.model + plan.passes + plan.working + plan.features
+    gpu(device=on_device, host=plan.features + plan.swarm)
+    check_plan(plan)
+    gpu(device=on_device - 1, host=1 << 50)
+    with pytest.raises(InputError, match=r"for 1000000 rows\) and .* are free on the GPU, expected at most \d+ rows$"):
+        check_plan(plan)
+
+
+def test_on_a_gpu_the_host_holds_rows_and_swarm(quickstart, gpu):
+    plan = last_dense(quickstart, particles=10**7)
+    assert plan.swarm > plan.features
+    gpu(device=1 << 50, host=plan.features + plan.swarm)
+    check_plan(plan)
+    gpu(device=1 << 50, host=plan.features + plan.swarm - 1)
+    with pytest.raises(InputError, match=r"for 10000000 particles\) and .* are free, expected at most \d+ particles$"):
+        check_plan(plan)
+
+
+def test_tiles_that_only_the_gpu_holds_do_not_count_on_the_host(quickstart, gpu):
+    plan = last_dense(quickstart, particles=200, tiling=Tiling(particles=200, rows=4096, bytes=1 << 40), rows=4096)
+    assert plan.working > plan.features + plan.swarm
+    gpu(device=1 << 50, host=plan.features + plan.swarm)
+    check_plan(plan)

@@ -1,0 +1,70 @@
+"""Localisation of the weights to blame, with its passes over rows here or on workers."""
+
+from __future__ import annotations
+
+from cluster.compute.compute import Compute
+from cluster.workers.model import ModelHandle
+from engine.core.progress import Progress, unseen
+from engine.data.image_set import ImageSet
+from engine.localize.last_dense import Impact
+from engine.localize.pareto import Localisation
+from engine.passes.runners import Sums
+
+
+def localisation_sums(
+    compute: Compute,
+    handle: ModelHandle,
+    negatives: ImageSet,
+    positives: ImageSet | None,
+    on_rows: Progress = unseen,
+) -> tuple[Sums, Sums | None]:
+    """The sums over negative rows and, where the target is judged by them, positive rows.
+
+    Args:
+        compute: where.
+        handle: of the model, with its weights under repair.
+        negatives: rows the model gets wrong.
+        positives: rows that must not break, or None.
+        on_rows: progress of row passes.
+    """
+
+    def sums(title: str, images: ImageSet) -> Sums:
+        return compute.localisation_sums(handle, images, on_rows(title, images.rows))
+
+    assert handle.target is not None
+    negative = sums("localize on negatives", negatives)
+    if positives is None or not handle.target.pooled:
+        return negative, None
+    return negative, sums("localize on positives", positives)
+
+
+def localise(
+    compute: Compute,
+    handle: ModelHandle,
+    negatives: ImageSet,
+    positives: ImageSet | None = None,
+    *,
+    num_grad: int | None = None,
+    impact: Impact = "mean",
+    fronts: int = 1,
+    on_rows: Progress = unseen,
+) -> Localisation:
+    """Find the weights to blame; `index` of the result are their places in the target.
+
+    Args:
+        compute: where.
+        handle: of the model, with its weights under repair.
+        negatives: rows the model gets wrong, at least one.
+        positives: rows that must not break, which all targets but the last Dense layer are judged by too.
+        num_grad: size of the pool of largest gradients; None takes 20 for each negative row.
+        impact: forward impact as the mean over all negatives, or from the first row as the toolkit computes it.
+        fronts: number of Pareto fronts.
+        on_rows: progress of row passes.
+
+    Raises:
+        InputError: rows that cannot be read, or num_grad or fronts below 1.
+    """
+    assert handle.target is not None
+    negative, positive = localisation_sums(compute, handle, negatives, positives, on_rows)
+    kernel = handle.target.kernel
+    return handle.target.localise(negative, positive, kernel, num_grad=num_grad, impact=impact, fronts=fronts)
