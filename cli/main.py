@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command line and leave with its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
-    sys.exit(run([each for each in arguments if each != "--debug"], debug=debug))
+    sys.exit(run([argument for argument in arguments if argument != "--debug"], debug=debug))
 
 
 def run(arguments: list[str], *, debug: bool = False) -> int:

@@ -212,7 +212,7 @@ def parse_labels(text: str, classes: int, names: Sequence[str] | None) -> tuple[
     if text == "all" and not (names and "all" in names):
         return tuple(range(classes))
     found = []
-    for word in (each.strip() for each in text.split(",")):
+    for word in (part.strip() for part in text.split(",")):
         if names and list(names).count(word) == 1:
             found.append(list(names).index(word))
         elif word.isdecimal() and int(word) < classes:
@@ -234,7 +234,7 @@ def parse_weights(text: str, settings: SearchSettings) -> tuple[Weighting, ...]:
     from cluster.batch.spec import Weighting
 
     found = []
-    for word in (each.strip() for each in text.split(",")):
+    for word in (part.strip() for part in text.split(",")):
         per_input = word.endswith("x")
         try:
             value = float(word.removesuffix("x"))

@@ -60,7 +60,7 @@ def command(
             settings=settings,
             overwrite=overwrite,
             spread=workers,
-            progress=lambda frames: console.rows("crop", frames),
+            progress=console.rows,
         )
     rows = [[category, report.extracted[category], report.removed[category]] for category in report.extracted]
     rows.append(["all", sum(report.extracted.values()), sum(report.removed.values())])

@@ -65,7 +65,7 @@ def command(
             settings,
             overwrite=overwrite,
             spread=workers,
-            progress=lambda images: console.rows("copy" if settings.resize_to is None else "resize", images),
+            progress=console.rows,
         )
         for label in report.unknown_labels:
             console.warn(f"no image has the excluded label {label!r}")

@@ -207,7 +207,7 @@ def parse_sweeps(sweeps: Sequence[str], context: click.Context) -> list[dict[str
     Raises:
         InputError: no such option, a value that it does not take, or something given twice.
     """
-    options = {each.name: each for each in context.command.params}
+    options = {parameter.name: parameter for parameter in context.command.params}
     found: dict[str, list[Any]] = {}
     for sweep in sweeps:
         name, _, values = sweep.partition("=")
@@ -239,15 +239,15 @@ def summary_text(found: Sequence[Evaluated]) -> str:
     for split in found[0].runs[0].rates:
         rates = found[0].runs[0].rates[split]
         rows = []
-        for each in found:
-            cells: list[object] = [each.setting.name or "as given", each.weights, len(each.runs)]
+        for result in found:
+            cells: list[object] = [result.setting.name or "as given", result.weights, len(result.runs)]
             for name in ("rr", "br"):
-                values = [getattr(run.rates[split], name) for run in each.runs]
+                values = [getattr(run.rates[split], name) for run in result.runs]
                 told = summarise(values, larger_is_better=name == "rr")
                 cells += [_percent(value) for value in (told.mean, told.deviation, told.best, told.worst)]
             rows.append(cells)
         columns = ["mean", "std", "best", "worst"]
-        header = ["setting", "weights", "runs", *(f"{rate} {each}" for rate in ("RR", "BR") for each in columns)]
+        header = ["setting", "weights", "runs", *(f"{rate} {column}" for rate in ("RR", "BR") for column in columns)]
         parts.append(
             f"{split} rows, in %: RR of {rates.wrong} to repair, BR of {rates.right} to keep\n{table(header, rows)}\n"
         )
@@ -261,9 +261,9 @@ def _percent(value: float) -> str:
 def runs_text(found: Sequence[Evaluated]) -> str:
     """Every run, in the words of the toolkit."""
     lines = []
-    for each in found:
-        lines += ["=" * 17, f"Evaluate results {each.setting.name}".rstrip(), "RR/BR"]
-        lines += [f"    {run_line(run.number, run.rates['search'])}\n" for run in each.runs]
+    for result in found:
+        lines += ["=" * 17, f"Evaluate results {result.setting.name}".rstrip(), "RR/BR"]
+        lines += [f"    {run_line(run.number, run.rates['search'])}\n" for run in result.runs]
         lines.append("=" * 17)
     return "\n".join(lines)
 
@@ -271,8 +271,8 @@ def runs_text(found: Sequence[Evaluated]) -> str:
 def created_text(output: Path, found: Sequence[Evaluated]) -> str:
     """What was written, one line for the folders of one kind."""
     lines = []
-    for each in found:
-        folder, last = output / each.setting.name, len(each.runs) - 1
+    for result in found:
+        folder, last = output / result.setting.name, len(result.runs) - 1
         more = f" … {last}" if last else ""
         lines += [f"{folder / kind}_0{more}" for kind in ("localized_data", "repaired_model")]
         lines.append(str(folder / "result.txt"))

@@ -69,6 +69,7 @@ def command(
 
     from cli.commands.optimize import chunk_paths
     from cluster.compute.compute import Compute
+    from cluster.runs.localize import localise
     from engine.charts.pareto import draw_pareto_front
     from engine.data.outcomes import open_negatives, open_positives
     from engine.localize.weights_file import ARROW, CSV
@@ -87,23 +88,24 @@ def command(
     if negatives is None:
         click.echo(f"{target_data_dir}: the label has no failures, there is nothing to localize")
         return
-    for each in (negatives, positives):
-        if each is not None:
-            check_fits(each, model)
+    for images in (negatives, positives):
+        if images is not None:
+            check_fits(images, model)
     with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
         if not model.loss.stated:
             console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
         handle = compute.handle(model, target)
-        sums, others = (
-            None
-            if each is None
-            else compute.localisation_sums(handle, each, console.rows(f"localize on {what}", each.rows))
-            for each, what in ((negatives, "negatives"), (positives, "positives"))
+        found = localise(
+            compute,
+            handle,
+            negatives,
+            positives,
+            num_grad=num_grad,
+            impact=cast("Impact", forward_impact),
+            fronts=fronts,
+            on_rows=console.rows,
         )
-    kernel = target.kernel
-    impact = cast("Impact", forward_impact)
-    found = target.localise(sums, others, kernel, num_grad=num_grad, impact=impact, fronts=fronts)
-    index = found.index
+    kernel, index = target.kernel, found.index
     draw_pareto_front(target_data_dir / "pareto_front.png", found)
     target.write_localised(target_data_dir, index, kernel[index[:, 0], index[:, 1]])
     where, rows = target.title, f"{negatives.rows} negative"

@@ -170,9 +170,9 @@ def chunk_paths(targets: Sequence[Path], positives: Sequence[Path], output_dir: 
             f"{len(positives)} positive folders for {len(targets)} negative ones, expected one for all or one for each"
         )
     chunks = []
-    for number, target in enumerate(each.absolute() for each in targets):
+    for number, target in enumerate(folder.absolute() for folder in targets):
         if not positives:
-            root = next((each for each in [target, *target.parents] if each.name == "negative"), None)
+            root = next((folder for folder in [target, *target.parents] if folder.name == "negative"), None)
             if root is None:
                 raise InputError(f"{target}: is not below a folder negative, expected --positive-inputs-dir")
             positive = root.parent / "positive"

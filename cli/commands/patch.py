@@ -105,17 +105,19 @@ def merge_command(
         raise InputError(f"{patches[0]}: found one patch, expected at least two to merge")
     check_new_file(output, overwrite)
     model = csv_model(patches, model_dir, allow_custom_code)
-    opened = [open_patch(each, model) for each in patches]
-    merged = merge([each.patch for each in opened])
+    opened = [open_patch(name, model) for name in patches]
+    merged = merge([placed.patch for placed in opened])
     index = {
         key: position
-        for each in opened
-        for key, position in zip(zip(each.patch.weight, each.patch.flat_index, strict=True), each.index, strict=True)
+        for placed in opened
+        for key, position in zip(
+            zip(placed.patch.weight, placed.patch.flat_index, strict=True), placed.index, strict=True
+        )
     }
     write_placed(
         output, PlacedPatch(merged, tuple(index[key] for key in zip(merged.weight, merged.flat_index, strict=True)))
     )
-    disagreed = conflicts([each.patch for each in opened])
+    disagreed = conflicts([placed.patch for placed in opened])
     click.echo(f"{len(merged)} weights, on {disagreed} of them the patches disagree\ncreated files:\n{output}")
 
 
@@ -136,7 +138,8 @@ def diff_command(
 
     if output is not None:
         check_new_file(output, overwrite)
-    model, other = (load_model(each, allow_custom_code=allow_custom_code) for each in (model_dir, other_model_dir))
+    model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    other = load_model(other_model_dir, allow_custom_code=allow_custom_code)
     patch = difference(model, other)
     shapes = shapes_of(model)
     index = place(patch, shapes, str(other.path)).index
@@ -165,7 +168,6 @@ def open_patch(name: str, model: LoadedModel | None) -> PlacedPatch:
     Raises:
         InputError: there is no such thing, or it is damaged or does not fit the model.
     """
-    from engine.models.load import shapes_of
     from engine.patches.arrow import patch_of_weights_csv, place, read_placed
 
     path = Path(name)
@@ -180,6 +182,8 @@ def open_patch(name: str, model: LoadedModel | None) -> PlacedPatch:
         return read_placed(path)
     if model is None:
         raise InputError(f"{name}: names weights by the number of their layer, expected --model-dir beside it")
+    from engine.models.load import shapes_of  # TensorFlow takes seconds, and other patches can be read without
+
     return place(patch_of_weights_csv(path, model), shapes_of(model), name)
 
 
@@ -307,7 +311,7 @@ def check_new_file(path: Path, overwrite: bool) -> None:
     """
     if path.suffix != ".arrow":
         raise InputError(f"{path}: found the name of no patch file, expected one that ends in .arrow")
-    found = next(each for each in path.absolute().parents if each.exists())
+    found = next(parent for parent in path.absolute().parents if parent.exists())
     if not found.is_dir():
         raise InputError(f"{found}: is a file, expected a folder, or none, for {path}")
     if path.is_dir():

@@ -15,7 +15,7 @@ from engine.core.errors import InputError
 
 def _ratio(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, float, float, float]:
     try:
-        train, val, test, repair = (float(each) for each in value.split(","))
+        train, val, test, repair = (float(share) for share in value.split(","))
     except ValueError:
         raise click.BadParameter(f"{value!r} is not four numbers: train,val,test,repair") from None
     return train, val, test, repair
@@ -220,9 +220,9 @@ def _run(prepare: Callable[..., dict[str, int]], settings: dict[str, Any]) -> di
     """Call a function of the engine with the options of its command."""
     from cluster.ray_cluster.parallel_map import RayMap
 
-    verbose, num_workers, address = (settings.pop(name) for name in ("verbose", "num_workers", "address"))
+    verbose, num_workers, address = settings.pop("verbose"), settings.pop("num_workers"), settings.pop("address")
     with Console(verbose) as console, RayMap(num_workers, address, console.say) as workers:
-        return prepare(**settings, spread=workers, progress=lambda rows: console.rows("prepare", rows))
+        return prepare(**settings, spread=workers, progress=console.rows)
 
 
 def _tell(written: Mapping[str, int], classes: int, ids: tuple[str, ...], side: int = 32) -> None:

@@ -64,7 +64,7 @@ def _workflow(shipped: Path, output: Path, workers: int, seeds: int) -> None:
 def _step(*arguments: object) -> Any:
     """Print a command line and run it; returns what the command returns."""
     repair_dist: Any = click.get_current_context().find_root().command
-    words = [str(each) for each in arguments]
+    words = [str(argument) for argument in arguments]
     click.secho(f"\n$ repair-dist {shlex.join(words)}", bold=True)
     return repair_dist.main(words, prog_name="repair-dist", standalone_mode=False)
 
@@ -86,9 +86,10 @@ def _verdict(test: Any, label: int) -> str:
     total = sum(change.total for change in test.changes)
     before = sum(change.correct_before for change in test.changes)
     after = sum(change.correct_after for change in test.changes)
-    low, high = (100 * each for each in wilson_interval(mine.correct_before, mine.total))
+    low, high = wilson_interval(mine.correct_before, mine.total)
     return (
         f"{label_name(label, test.label_names)}: {100 * mine.correct_before / mine.total:.1f} % "
-        f"(95 % interval {low:.1f} - {high:.1f}) before, {100 * mine.correct_after / mine.total:.1f} % after; "
+        f"(95 % interval {100 * low:.1f} - {100 * high:.1f}) before, "
+        f"{100 * mine.correct_after / mine.total:.1f} % after; "
         f"all labels: {100 * before / total:.2f} % before, {100 * after / total:.2f} % after, on {total} unseen images"
     )

@@ -32,5 +32,5 @@ def command(file: Path, chunk_size: int, chunks: int, output_dir: Path | None, o
             overwrite=overwrite,
             progress=console.rows("split", None),
         )
-    for each in files:
-        click.echo(each)
+    for path in files:
+        click.echo(path)

@@ -54,5 +54,5 @@ def command(
         summary = write_targets(images, predicted, images.path.parent, overwrite=overwrite)
     click.echo(f"positive: {summary.correct} of {summary.rows} rows, negative: {summary.rows - summary.correct}")
     if verbose:
-        rows = [[label_name(each.label, images.label_names), each.total, each.wrong] for each in summary.labels]
+        rows = [[label_name(counts.label, images.label_names), counts.total, counts.wrong] for counts in summary.labels]
         click.echo(table(["label", "rows", "negative"], rows))

@@ -69,11 +69,11 @@ def command(
     click.echo(f"accuracy: {100 * results.accuracy:.2f}%")
     if per_label:
         rows = []
-        for each in sorted(results.labels, key=lambda result: result.label):
-            low, high = wilson_interval(each.success, each.total)
+        for result in sorted(results.labels, key=lambda result: result.label):
+            low, high = wilson_interval(result.success, result.total)
             interval = f"{100 * low:.1f} - {100 * high:.1f}"
-            name = label_name(each.label, images.label_names)
-            rows.append([name, each.success, each.failure, f"{each.score:.2f}", interval])
+            name = label_name(result.label, images.label_names)
+            rows.append([name, result.success, result.failure, f"{result.score:.2f}", interval])
         click.echo(table(["label", "correct", "incorrect", "accuracy %", "95 % interval"], rows))
     if not required:
         return 0
@@ -96,7 +96,7 @@ def _requirements(path: Path | None, base_model_dir: Path | None, images: ImageS
 
     required = read_requirements(path, images.classes, images.label_names)
     check_rows(required, np.bincount(images.labels, minlength=images.classes), images.path)
-    relative = next((each for each in required if each.kind == "max_drop"), None)
+    relative = next((requirement for requirement in required if requirement.kind == "max_drop"), None)
     if relative is not None and base_model_dir is None:
         raise InputError(f'{path} asks for "{relative.text}" without a model before, expected --base-model-dir')
     return required

@@ -103,7 +103,7 @@ def command(
             settings,
             facts={"model": architectures.describe(architecture)},
             overwrite=overwrite,
-            bar=console.rows,
+            progress=console.rows,
             on_epoch=lambda epoch: console.say(_line(epoch, epochs)),
         )
         if trained.stopped:

@@ -22,7 +22,7 @@ def command() -> None:
     """
 
 
-for each in (
+for subcommand in (
     draw_radar_chart,
     overlay_radar_charts,
     draw_radar_chart_with_subset,
@@ -34,4 +34,4 @@ for each in (
     create_vit_class,
     create_gate_class,
 ):
-    command.add_command(each)
+    command.add_command(subcommand)

@@ -101,12 +101,12 @@ def overlay_bubble_chart(
 
     path = chart_path(output_dir, filename)
     labels = _labels(target_label, images)
-    paths = [each for each in (model_dir, model_dir_overlay, model_dir_overlay2) if each is not None]
+    paths = [model_path for model_path in (model_dir, model_dir_overlay, model_dir_overlay2) if model_path is not None]
     models = load_fitting(paths, [images], allow_custom_code=allow_custom_code)
     predicted = predict_all(models, [images], compute_settings, verbose)
     confusions = [
-        Confusion(text, confusion(images.labels, each, images.classes))
-        for text, [each] in zip(legends, predicted, strict=False)
+        Confusion(text, confusion(images.labels, classes, images.classes))
+        for text, [classes] in zip(legends, predicted, strict=False)
     ]
     draw(path, confusions, labels, images.label_names)
     created(path)
@@ -146,7 +146,7 @@ def draw_repaired_result(
     models = load_fitting([model_dir], sets, allow_custom_code=allow_custom_code)
     [predicted] = predict_all(models, sets, compute_settings, verbose)
     fates = fates_of(leaves, predicted, target_dir)
-    names = next((each.label_names for each in sets if each.label_names), None)
+    names = next((images.label_names for images in sets if images.label_names), None)
     draw(path, fates, names)
     click.echo(_fates_table(fates, names))
     created(path)
@@ -158,7 +158,7 @@ def _fates_table(fates: Fates, names: Sequence[str] | None) -> str:
     header = ["label" if fates.true else "taken for", "rows", "right now"]
     header += ["same mistake", "another mistake"] if fates.before_known else ["wrong now"]
     counts = [fates.right, fates.same, fates.other] if fates.before_known else [fates.right, fates.same + fates.other]
-    columns = np.stack([fates.totals, *(each.sum(axis=1) for each in counts)], axis=1)
+    columns = np.stack([fates.totals, *(counted.sum(axis=1) for counted in counts)], axis=1)
     rows = [
         [label_name(label, names), *column]
         for label, column in zip(fates.folders.tolist(), columns.tolist(), strict=True)

@@ -26,7 +26,8 @@ def merge_repair_data(input_dir1: Path, input_dir2: Path, output_dir: Path, over
     """
     from engine.data.merge import NAME, merge_image_sets
 
-    first, second = (each if each.is_file() else each / NAME for each in (input_dir1, input_dir2))
+    first = input_dir1 if input_dir1.is_file() else input_dir1 / NAME
+    second = input_dir2 if input_dir2.is_file() else input_dir2 / NAME
     with Console(1) as console:
         tick = console.rows("merge", None)
         rows = merge_image_sets(first, second, output_dir, overwrite=overwrite, progress=tick)
@@ -86,7 +87,7 @@ def create_gate_class(hydra_setting_file: Path, data_dir: Path) -> None:
     if not names:
         raise InputError(f"{data_dir} has no image set, expected train.h5, test.h5 or repair.h5")
     sets = [open_data(data_dir, name) for name in names]
-    labels = [group_labels(each, groups, hydra_setting_file) for each in sets]
+    labels = [group_labels(images, groups, hydra_setting_file) for images in sets]
     paths = [data_dir / "gate" / name for name in names]
     with Console(1) as console:
         for images, one_hot, path in zip(sets, labels, paths, strict=True):

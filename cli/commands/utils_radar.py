@@ -99,9 +99,10 @@ def overlay_radar_charts(
 
     check_limits(min_lim, max_lim)
     path = chart_path(output_dir or _folder(input_dir), filename)
-    inputs = [each for each in (input_dir, input_dir_overlay, input_dir_overlay2) if each is not None]
-    series = [RadarSeries(text, _results(each)) for text, each in zip(legends, inputs, strict=False)]
-    names = _label_names(_folder(input_dir), data_dir, max(each.label for one in series for each in one.results.labels))
+    inputs = [directory for directory in (input_dir, input_dir_overlay, input_dir_overlay2) if directory is not None]
+    series = [RadarSeries(text, _results(directory)) for text, directory in zip(legends, inputs, strict=False)]
+    highest = max(result.label for one in series for result in one.results.labels)
+    names = _label_names(_folder(input_dir), data_dir, highest)
     draw(path, series, min_lim=min_lim, max_lim=max_lim, label_names=names)
     created(path)
 
@@ -149,7 +150,7 @@ def draw_radar_chart_with_subset(
         success = int((images.labels == classes).sum())
         results.append(LabelResult(label, success, images.rows - success))
         entries[label]["score"] = results[-1].score
-    names = next((each.label_names for each in sets if each.label_names), None)
+    names = next((images.label_names for images in sets if images.label_names), None)
     draw(path, Results(tuple(results)), min_lim=min_lim, max_lim=max_lim, label_names=names)
     write_label_file(output / "labels.json", entries)
     created(output / "labels.json", path)
@@ -165,7 +166,7 @@ def _results(directory: Path) -> Results:
 
     path = directory if directory.is_file() else directory / "results.json"
     results = read_results_json(path)
-    labels = [each.label for each in results.labels]
+    labels = [result.label for result in results.labels]
     if not labels:
         raise InputError(f"{path} has 0 labels, expected results of at least one")
     for label in labels:

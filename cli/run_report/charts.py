@@ -86,11 +86,11 @@ def share_bar(value: float, largest: float) -> Markup:
 
 def radar(identifier: str, spokes: Sequence[Spoke]) -> Markup:
     """Accuracy of every label before and after on a radar, from a round percent below the lowest to 100."""
-    lowest = min(min(each.before, each.after) for each in spokes)
+    lowest = min(min(spoke.before, spoke.after) for spoke in spokes)
     floor = max(0.0, math.floor(lowest * 10) / 10 - 0.1)
     many = len(spokes) > 16
     radius, letters = (205, 26) if many else (160, 16)
-    names = [_cut(each.name, letters) for each in spokes]
+    names = [_cut(spoke.name, letters) for spoke in spokes]
     margin = max(len(name) for name in names) * _LETTER + 22
     width, height = 2 * (radius + margin), 2 * (radius + (margin if many else 34))
     cx, cy = width / 2, height / 2
@@ -110,12 +110,12 @@ def radar(identifier: str, spokes: Sequence[Spoke]) -> Markup:
         body.append(tag("line", class_="grid", x1=cx, y1=cy, x2=x, y2=y))
         body.append(_spoke_name(name, cx, cy, radius, angle, turned=many))
     for style in ("before", "after"):
-        corners = [place(at, getattr(each, style)) for at, each in enumerate(spokes)]
+        corners = [place(at, getattr(spoke, style)) for at, spoke in enumerate(spokes)]
         body.append(tag("polygon", class_=f"area {style}", points=_points(corners)))
-        for each, (x, y) in zip(spokes, corners, strict=True):
-            share = getattr(each, style)
-            text = tag("title", f"{each.name}, {style}: {percent(share)} %")
-            mark = {"data_radar": style, "data_label": each.label, "data_value": repr(share)}
+        for spoke, (x, y) in zip(spokes, corners, strict=True):
+            share = getattr(spoke, style)
+            text = tag("title", f"{spoke.name}, {style}: {percent(share)} %")
+            mark = {"data_radar": style, "data_label": spoke.label, "data_value": repr(share)}
             body.append(tag("circle", text, class_=f"dot {style}", cx=x, cy=y, r=2.2 if many else 3, **mark))
     body += [
         tag("text", f"{100 * ring:.0f}", class_="tick halo", x=cx + 4, y=place(0, ring)[1] + 4)
@@ -138,8 +138,8 @@ def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Int
     size = len(labels)
     few = size <= 14
     cell = 32 if few else max(7, min(14, 430 // size))
-    shown = [_cut(each, 15 if few else 24) for each in names]
-    left = max(len(each) for each in shown) * (_LETTER if few else 0.82 * _LETTER) + 12
+    shown = [_cut(label_name, 15 if few else 24) for label_name in names]
+    left = max(len(text) for text in shown) * (_LETTER if few else 0.82 * _LETTER) + 12
     top = left * 0.75 + 8 if few else 24
     totals = np.maximum(counts.sum(axis=1), 1)
     body = []
@@ -174,7 +174,7 @@ def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Int
         if few:
             on = ("on-blue" if right else "on-orange") if strength > 0.8 else ""
             body.append(tag("text", count, class_=f"count {on}".rstrip(), x=x + cell / 2, y=y + cell / 2 + 4))
-    overhang = max(len(each) for each in shown) * _LETTER * 0.65 if few else 4
+    overhang = max(len(text) for text in shown) * _LETTER * 0.65 if few else 4
     width, height = left + size * cell + overhang, top + size * cell + 4
     described = "Rows are true labels, columns predicted ones; blue is right, orange is wrong."
     return _chart(f"confusion-{name}", width, height, 380 if few else 500, f"Confusions {name}", described, body)
@@ -190,7 +190,7 @@ def curves(identifier: str, title: str, drawn: Sequence[tuple[JobView, CurveView
     x = _scale(0, max(last, 1), left, width - right)
     y = _scale(lowest, highest if highest > lowest else lowest + 1, height - bottom, top)
     body = _axes(x, y, _ticks(0, last, 4), _ticks(lowest, highest, 4))
-    for job, curve in sorted(drawn, key=lambda each: each[0].chosen):
+    for job, curve in sorted(drawn, key=lambda pair: pair[0].chosen):
         gained = curve.best - starts[job.job]
         steps = [(0, 0.0), *((int(curve.iteration[at]), float(gained[at])) for at in _kept(curve.best, keep))]
         line = "".join(
@@ -213,8 +213,10 @@ def trade_off(candidates: Sequence[CandidateView], means: Sequence[tuple[str, fl
         means: (positive weight, mean change of all labels, mean gain, searches), joined by a line.
     """
     width, height, left, right, top, bottom = _HALF, 400, 62, 28, 16, 46
-    xs, ys = ([100 * getattr(each, name) for each in candidates] for name in ("overall", "gain"))
-    x_ticks, y_ticks = (_ticks(min(0, *each), max(0, *each), 6, outside=True) for each in (xs, ys))
+    xs = [100 * candidate.overall for candidate in candidates]
+    ys = [100 * candidate.gain for candidate in candidates]
+    x_ticks = _ticks(min(0, *xs), max(0, *xs), 6, outside=True)
+    y_ticks = _ticks(min(0, *ys), max(0, *ys), 6, outside=True)
     x = _scale(x_ticks[0], x_ticks[-1], left, width - right)
     y = _scale(y_ticks[0], y_ticks[-1], height - bottom, top)
     body = _axes(x, y, x_ticks, y_ticks, signed=True)
@@ -223,12 +225,18 @@ def trade_off(candidates: Sequence[CandidateView], means: Sequence[tuple[str, fl
     body.append(tag("text", "change of all labels, points", class_="label middle", x=width / 2, y=height - 8))
     turn = f"translate(14 {height / 2}) rotate(-90)"
     body.append(tag("text", "gain of the label under repair, points", class_="label middle", transform=turn))
-    for each in sorted(candidates, key=lambda each: each.job.chosen):
-        words = f"{each.job.job}: label {points(each.gain)}, all {points(each.overall)} points"
-        mark = {"data_candidate": each.job.job, "data_gain": repr(each.gain), "data_overall": repr(each.overall)}
-        style = "dot chosen" if each.job.chosen else "dot faint"
-        title = tag("title", words + (", chosen" if each.job.chosen else ""))
-        body.append(tag("circle", title, class_=style, cx=x(100 * each.overall), cy=y(100 * each.gain), r=5, **mark))
+    for candidate in sorted(candidates, key=lambda candidate: candidate.job.chosen):
+        words = f"{candidate.job.job}: label {points(candidate.gain)}, all {points(candidate.overall)} points"
+        mark = {
+            "data_candidate": candidate.job.job,
+            "data_gain": repr(candidate.gain),
+            "data_overall": repr(candidate.overall),
+        }
+        style = "dot chosen" if candidate.job.chosen else "dot faint"
+        title = tag("title", words + (", chosen" if candidate.job.chosen else ""))
+        body.append(
+            tag("circle", title, class_=style, cx=x(100 * candidate.overall), cy=y(100 * candidate.gain), r=5, **mark)
+        )
     places = [(x(100 * overall), y(100 * gain)) for _, overall, gain, _ in means]
     body.append(tag("polyline", class_="mean", points=_points(places)))
     for (weight, overall, gain, count), (px, py) in zip(means, places, strict=True):
@@ -263,10 +271,10 @@ def timeline(workers: Sequence[WorkerView]) -> Markup:
     """When each worker was busy with which search, from its end minus its time in iterations to its end."""
     lane = 20 if len(workers) <= 16 else 12 if len(workers) <= 64 else 5
     named = lane >= 10
-    left = max(len(each.name) for each in workers) * _LETTER + 14 if named else 10
+    left = max(len(worker.name) for worker in workers) * _LETTER + 14 if named else 10
     width, top = 1040, 6
     height = top + lane * len(workers) + 40
-    jobs = [(row, job) for row, each in enumerate(workers) for job in each.jobs if job.ended is not None]
+    jobs = [(row, job) for row, worker in enumerate(workers) for job in worker.jobs if job.ended is not None]
     last = max((job.ended or 0.0 for _, job in jobs), default=1.0)
     x = _scale(0, last, left, width - 16)
     floor = top + lane * len(workers)
@@ -276,11 +284,11 @@ def timeline(workers: Sequence[WorkerView]) -> Markup:
         body.append(tag("text", f"{at:g}", class_="tick middle", x=x(at), y=floor + 15))
     body.append(tag("text", "seconds after the start", class_="label middle", x=(left + width) / 2, y=height - 6))
     if named:
-        for row, each in enumerate(workers):
-            body.append(tag("text", each.name, class_="name end", x=left - 8, y=top + (row + 0.5) * lane + 4))
+        for row, worker in enumerate(workers):
+            body.append(tag("text", worker.name, class_="name end", x=left - 8, y=top + (row + 0.5) * lane + 4))
     free = [math.inf] * len(workers)
     # Searches of one task end together and share its time: they are drawn one before the other.
-    for row, job in sorted(jobs, key=lambda each: (each[1].ended, each[1].job), reverse=True):
+    for row, job in sorted(jobs, key=lambda row_and_job: (row_and_job[1].ended, row_and_job[1].job), reverse=True):
         ended, seconds = job.ended or 0.0, job.seconds or 0.0
         end = min(ended, free[row])
         free[row] = begun = max(end - seconds, 0.0)

@@ -166,7 +166,7 @@ class ReportView:
     @property
     def judged_by(self) -> str | None:
         """The best judge of the run: test, validation, or None without held-out rows."""
-        found = {each.judged_by for each in self.outcomes} | set(self.steps)
+        found = {outcome.judged_by for outcome in self.outcomes} | set(self.steps)
         return next((split for split in HELD_OUT if split in found), None)
 
     @property
@@ -199,7 +199,8 @@ def read_report(directory: Path) -> ReportView:
     label_rows = _rows(directory, "labels")
     steps = {split: _steps(label_rows, split) for split in HELD_OUT}
     labels = _labels_under_repair(facts, jobs)
-    seconds, exit_code, mode, names = (facts.get(key) for key in ("seconds", "exit_code", "mode", "label_names"))
+    seconds, exit_code = facts.get("seconds"), facts.get("exit_code")
+    mode, names = facts.get("mode"), facts.get("label_names")
     return ReportView(
         directory=directory,
         state=str(facts.get("state", "running")),
@@ -215,7 +216,7 @@ def read_report(directory: Path) -> ReportView:
         facts=facts,
         outcomes=_outcomes(label_rows),
         verdicts=_verdicts(_rows(directory, "verdicts")),
-        steps={split: each for split, each in steps.items() if each},
+        steps={split: split_steps for split, split_steps in steps.items() if split_steps},
         jobs=jobs,
         curves=_curves(directory),
         candidates=_candidates(label_rows, jobs, labels, steps["validation"]),
@@ -330,10 +331,9 @@ def _candidates(
         # Of what a search of a later step started from, the base model knows nothing.
         start = {change.label: change.correct_before for change in changes}
         start |= {change.label: change.correct_after for change in starts.get(job.step, ())}
-        own, overall = (
-            _gain([change for change in changes if not about or change.label in about], start)
-            for about in (labels if job.label < 0 else (job.label,), ())
-        )
+        about = labels if job.label < 0 else (job.label,)
+        own = _gain([change for change in changes if not about or change.label in about], start)
+        overall = _gain(changes, start)
         candidates.append(CandidateView(job, own, overall))
     return tuple(candidates)
 
@@ -361,7 +361,7 @@ def _predictions(directory: Path) -> dict[str, PredictionsView]:
     split = np.array(table["split"].to_pylist(), dtype=str)
     columns = {name: np.asarray(table[name], np.int64) for name in ("row", "label", "before", "after")}
     return {
-        each: PredictionsView(**{name: column[split == each] for name, column in columns.items()})
-        for each in HELD_OUT
-        if (split == each).any()
+        held_out: PredictionsView(**{name: column[split == held_out] for name, column in columns.items()})
+        for held_out in HELD_OUT
+        if (split == held_out).any()
     }

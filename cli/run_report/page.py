@@ -30,7 +30,7 @@ from cli.run_report.words import (
     verdict_values,
 )
 from engine.core.types import Int64
-from engine.metrics.accuracy import LabelChange
+from engine.metrics.accuracy import LabelChange, confusion
 
 _MANY_LABELS = 60
 """Above so many, charts show only labels under repair and those that changed most."""
@@ -167,12 +167,10 @@ def _confusion(report: ReportView) -> dict[str, Any] | None:
     if split is None:
         return None
     found = report.predictions[split]
-    highest = max(int(each.max()) for each in (found.label, found.before, found.after))
+    highest = max(int(labels.max()) for labels in (found.label, found.before, found.after))
     classes = max(highest + 1, len(report.label_names or ()))
-    before, after = (
-        np.bincount(found.label * classes + predicted, minlength=classes**2).reshape(classes, classes)
-        for predicted in (found.before, found.after)
-    )
+    before = confusion(found.label, found.before, classes)
+    after = confusion(found.label, found.after, classes)
     difference = np.abs(after - before)
     present = np.flatnonzero(before.any(axis=0) | before.any(axis=1) | after.any(axis=0))
     changed = dict(zip(present.tolist(), (difference.sum(0) + difference.sum(1))[present].tolist(), strict=True))
@@ -238,7 +236,7 @@ def _grouped(
     for key, title in ways:
         values = sorted({key(job) for job, _ in drawn})
         if len(values) > 1:
-            return {title(value): [each for each in drawn if key(each[0]) == value] for value in values}
+            return {title(value): [(job, curve) for job, curve in drawn if key(job) == value] for value in values}
     return {"all": list(drawn)}
 
 
@@ -246,14 +244,10 @@ def _trade_off(candidates: Sequence[CandidateView]) -> dict[str, Any] | None:
     """Means per positive weight; where weights follow the number of positives, per worth of one positive."""
     if not candidates:
         return None
-    per_weight, per_positive = (
-        _means(candidates, key)
-        for key in (
-            lambda job: job.positive_weight,
-            lambda job: (
-                None if not job.positives or job.positive_weight is None else job.positive_weight / job.positives
-            ),
-        )
+    per_weight = _means(candidates, lambda job: job.positive_weight)
+    per_positive = _means(
+        candidates,
+        lambda job: None if not job.positives or job.positive_weight is None else job.positive_weight / job.positives,
     )
     by_positive = 0 < len(per_positive) < len(per_weight)
     means = per_positive if by_positive else per_weight
@@ -269,15 +263,15 @@ def _trade_off(candidates: Sequence[CandidateView]) -> dict[str, Any] | None:
 def _means(candidates: Sequence[CandidateView], key: Any) -> list[tuple[str, float, float, int]]:
     """(text, mean overall, mean gain, count) by ascending key, equal to four digits."""
     groups: dict[float, list[CandidateView]] = {}
-    for each in candidates:
-        value = key(each.job)
+    for candidate in candidates:
+        value = key(candidate.job)
         if value is not None:
-            groups.setdefault(float(f"{value:.4g}"), []).append(each)
+            groups.setdefault(float(f"{value:.4g}"), []).append(candidate)
     return [
         (
             f"{value:g}",
-            sum(each.overall for each in mine) / len(mine),
-            sum(each.gain for each in mine) / len(mine),
+            sum(candidate.overall for candidate in mine) / len(mine),
+            sum(candidate.gain for candidate in mine) / len(mine),
             len(mine),
         )
         for value, mine in sorted(groups.items())
@@ -290,13 +284,14 @@ def _steps(report: ReportView) -> dict[str, Any] | None:
     if word is None or split is None or len(report.steps.get(split, ())) < 2:
         return None
     lines = []
-    for each, style in ((each, "" if each == split else " dashed") for each in report.steps):
-        about = report.about(report.steps[each][0].changes)
+    for drawn_split in report.steps:
+        style = "" if drawn_split == split else " dashed"
+        about = report.about(report.steps[drawn_split][0].changes)
         for labels, colour in ((about, "after"), ((), "before")):
             if labels or colour == "before":
-                sums = [total_change(step.changes, labels) for step in report.steps[each]]
+                sums = [total_change(step.changes, labels) for step in report.steps[drawn_split]]
                 values = tuple(100 * change.correct_after / change.total for change in sums)
-                name = f"{under_repair(labels, report.label_names)}, {each}"
+                name = f"{under_repair(labels, report.label_names)}, {drawn_split}"
                 lines.append(charts.Line(name, f"{colour}{style}", values))
     about = report.about(report.steps[split][0].changes)
     rows: list[tuple[int, LabelChange, LabelChange]] = [
@@ -326,9 +321,9 @@ def _pictures(report: ReportView) -> dict[str, Any] | None:
 def _by_label(shown: Sequence[Picture]) -> list[tuple[int, list[tuple[tuple[int, int, int], list[Picture]]]]]:
     """Pictures by true label, and in it by (true, before, after), the most frequent first."""
     labels: dict[int, dict[tuple[int, int, int], list[Picture]]] = {}
-    for each in shown:
-        kind = (each.label, each.before, each.after)
-        labels.setdefault(each.label, {}).setdefault(kind, []).append(each)
+    for picture in shown:
+        kind = (picture.label, picture.before, picture.after)
+        labels.setdefault(picture.label, {}).setdefault(kind, []).append(picture)
     return [
         (label, sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0])))
         for label, kinds in sorted(labels.items())

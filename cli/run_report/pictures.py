@@ -64,7 +64,7 @@ def pictures(
     Where there are many, some of every label are taken. `started`, the ISO time of the run's start, tells whether the
     file was written later.
     """
-    split = next((each for each in HELD_OUT if each in predictions), None)
+    split = next((name for name in HELD_OUT if name in predictions), None)
     if split is None:
         return None
     found = predictions[split]
@@ -151,7 +151,7 @@ def _written_later(path: Path, started: str | None) -> str | None:
 def _uris(images: Float32) -> list[str]:
     if not len(images):
         return []
-    return ["data:image/png;base64," + base64.b64encode(png(each)).decode() for each in to_bytes(images)]
+    return ["data:image/png;base64," + base64.b64encode(png(image)).decode() for image in to_bytes(images)]
 
 
 def _smaller(images: npt.NDArray[Any]) -> npt.NDArray[Any]:

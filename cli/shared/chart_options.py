@@ -75,8 +75,8 @@ def load_fitting(paths: list[Path], images: list[ImageSet], *, allow_custom_code
 
     models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
     for model in models:
-        for each in images:
-            check_fits(each, model)
+        for image_set in images:
+            check_fits(image_set, model)
     return models
 
 
@@ -96,8 +96,8 @@ def predict_all(
 
 def _predict(compute: Compute, model: LoadedModel, images: list[ImageSet], console: Console) -> list[Int64]:
     handle = compute.handle(model)
-    tick = console.rows("predict", sum(each.rows for each in images))
-    return [compute.predict(handle, each, tick) for each in images]
+    tick = console.rows("predict", sum(image_set.rows for image_set in images))
+    return [compute.predict(handle, image_set, tick) for image_set in images]
 
 
 def _ignore(line: str) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from engine.core.progress import Tick
+
 
 class Console:
     """Progress bars that end with the command, and lines that do not cut through them."""
@@ -33,8 +35,8 @@ class Console:
         """A warning; shown whatever the verbosity."""
         tqdm.write(f"warning: {line}", file=sys.stderr)
 
-    def rows(self, title: str, total: int | None) -> Callable[[int], None]:
-        """A bar over rows, of unknown number if total is None; returns what to call with rows done."""
+    def rows(self, title: str, total: int | None) -> Tick:
+        """A bar over rows, as an `engine.core.progress.Progress`."""
         bar = self._bar(title, total, "rows")
 
         def tick(count: int) -> None:

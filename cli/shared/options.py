@@ -26,7 +26,7 @@ def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
     Booleans take a value or none: `--overwrite`, `--overwrite=True`, `--overwrite=False`.
     """
     spellings = [name, *more]
-    spellings += [f"--{each[2:].replace('-', '_')}" for each in spellings if "-" in each[2:]]
+    spellings += [f"--{spelling[2:].replace('-', '_')}" for spelling in spellings if "-" in spelling[2:]]
     if settings.get("type") is bool:
         settings |= {"is_flag": False, "flag_value": True, "default": settings.get("default", False)}
     parameter = name[2:].replace("-", "_")
@@ -64,7 +64,7 @@ def target_layer_option(function: F) -> F:
     return option(
         "--target-layer",
         multiple=True,
-        callback=lambda _, __, given: tuple(name.strip() for each in given for name in each.split(",") if name.strip()),
+        callback=lambda _, __, given: tuple(name.strip() for text in given for name in text.split(",") if name.strip()),
         metavar="LAYER",
         help="Layer to repair, by name or number: its kernels, or scale and offset; LAYER/WEIGHT is one weight, "
         "LAYER/* has the biases too, `all` is every layer. May be repeated or take several, separated by commas "
@@ -97,8 +97,8 @@ def localize_options(fronts: int) -> Callable[[F], F]:
     )
 
     def decorate(function: F) -> F:
-        for each in options:
-            function = each(function)
+        for add_option in options:
+            function = add_option(function)
         return function
 
     return decorate

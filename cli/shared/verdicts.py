@@ -40,7 +40,8 @@ def _value(verdict: Verdict) -> str:
     """Two digits, or as many as show on which side of the limit it lies."""
     digits = 2
     while True:
-        value, limit = (f"{100 * each:.{digits}f}" for each in (verdict.value, verdict.requirement.limit))
+        value = f"{100 * verdict.value:.{digits}f}"
+        limit = f"{100 * verdict.requirement.limit:.{digits}f}"
         if value != limit or verdict.margin == 0 or digits == 12:
             return value
         digits += 1

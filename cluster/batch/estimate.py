@@ -100,8 +100,8 @@ def _measure(
             searches += len(result.searches)
         else:
             share[task.name] = max(
-                each.state.swarm.iteration / spec.settings.num_iterations
-                for each, spec in zip(result.searches, task.searches, strict=True)
+                search.state.swarm.iteration / job.settings.num_iterations
+                for search, job in zip(result.searches, task.searches, strict=True)
             )
         if time.perf_counter() - begun > budget:
             break
@@ -117,5 +117,5 @@ def _passes(batch: Batch, handle: ModelHandle) -> float:
     begun = time.perf_counter()
     handle.runner.inputs(block)
     seconds = (time.perf_counter() - begun) / len(block)
-    rows = sum(each.rows for each in (batch.validation, batch.test) if each is not None)
+    rows = sum(held_out.rows for held_out in (batch.validation, batch.test) if held_out is not None)
     return 2 * rows * seconds

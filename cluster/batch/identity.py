@@ -23,7 +23,8 @@ def facts_of(batch: Batch, compute: Compute) -> dict[str, Any]:
     """What `run.json` says of a batch; `identity` is what a resumed run has to have in common with its beginning."""
     held_out = {"validation": batch.validation, "test": batch.test}
     names = next(
-        (each.label_names for each in (batch.test, batch.validation) if each is not None and each.label_names), None
+        (images.label_names for images in (batch.test, batch.validation) if images is not None and images.label_names),
+        None,
     )
     return {
         "identity": _identity(batch, compute),

@@ -71,47 +71,47 @@ class Ledger:
 
     def states(self, tasks: Sequence[RepairTask]) -> dict[str, Any]:
         """States of the searches of these tasks that had begun."""
-        names = {spec.name for task in tasks for spec in task.searches}
+        names = {job.name for task in tasks for job in task.searches}
         return {name: begun.state for name, begun in self._running.items() if name in names}
 
     def outcomes(self, jobs: Sequence[str]) -> list[OfferedPatches]:
         """Of these searches, those that offer something, in this order."""
         return [self._outcomes[job] for job in jobs if job in self._outcomes]
 
-    def fail(self, step: int, folder: Path, label: int, specs: Sequence[SearchJob], note: str) -> None:
+    def fail(self, step: int, folder: Path, label: int, jobs: Sequence[SearchJob], note: str) -> None:
         """Record searches of a chunk that cannot be read."""
         part = f"step{step}-{folder.name}-{label}-unreadable"
-        rows = [_empty_row(spec, step, folder, label, "failed", note) for spec in specs]
+        rows = [_empty_row(job, step, folder, label, "failed", note) for job in jobs]
         self.records.replace("jobs", part, [row | self._place(None, 0.0) for row in rows])
         self._close(part, rows)
 
     def take(self, event: TaskEvent) -> None:
         """Record a segment of a task."""
         task, result = event.task, event.result
-        for each in result.searches:
-            earlier = self._running[each.name].iterations if each.name in self._running else ()
-            self._running[each.name] = Begun(each.state, (*earlier, *each.iterations))
-            self._progress["searched_iterations"] += len(each.iterations)
+        for search in result.searches:
+            earlier = self._running[search.name].iterations if search.name in self._running else ()
+            self._running[search.name] = Begun(search.state, (*earlier, *search.iterations))
+            self._progress["searched_iterations"] += len(search.iterations)
         if result.searches:
             swarm = [
-                {"job": each.name, **asdict(iteration)}
-                for each in result.searches
-                for iteration in self._running[each.name].iterations
+                {"job": search.name, **asdict(iteration)}
+                for search in result.searches
+                for iteration in self._running[search.name].iterations
             ]
             self.records.replace("swarm", task.name, swarm)
         rows = [row | self._place(event, result.seconds / len(task.searches)) for row in self._rows(task, result)]
         # The table `jobs` comes last: a job that is in it as done has everything else in its place.
-        if any(each.offers for each in result.searches):
+        if any(search.offers for search in result.searches):
             self.records.replace("patches", task.name, self._offers(result))
         self.records.replace("jobs", task.name, rows)
         if not result.ended:
-            running = {each.name: self._running[each.name] for each in result.searches}
+            running = {search.name: self._running[search.name] for search in result.searches}
             self.records.write_checkpoint(task.name, pack(running))
             self._tell()
             return
         self.records.drop_checkpoint(task.name)
-        for each in result.searches:
-            del self._running[each.name]
+        for search in result.searches:
+            del self._running[search.name]
         self._workers[event.worker] += len(rows)
         self._done_here += len(rows)
         self._close(task.name, rows)
@@ -176,24 +176,24 @@ class Ledger:
         folder = task.chunk.image_set.path.parent
         if not result.searches:
             state = "failed" if result.failed else "skipped"
-            return [_empty_row(spec, task.step, folder, task.label, state, result.note) for spec in task.searches]
+            return [_empty_row(job, task.step, folder, task.label, state, result.note) for job in task.searches]
         rows = []
-        for spec, each in zip(task.searches, result.searches, strict=True):
-            swarm, sums = each.state.swarm, each.state.best_sums
+        for job, search in zip(task.searches, result.searches, strict=True):
+            swarm, sums = search.state.swarm, search.state.best_sums
             rows.append(
                 {
-                    **_empty_row(spec, task.step, folder, task.label, "done" if each.state.stop else "running", ""),
+                    **_empty_row(job, task.step, folder, task.label, "done" if search.state.stop else "running", ""),
                     "data": result.data,
-                    "positive_weight": each.positive_weight,
+                    "positive_weight": search.positive_weight,
                     "weights": len(swarm.global_position),
                     "negatives": result.negatives,
                     "positives": result.positives,
                     "iterations": swarm.iteration,
                     "fitness": swarm.global_fitness,
-                    "start_fitness": each.state.start_fitness,
+                    "start_fitness": search.state.start_fitness,
                     "patched": int(sums[2]),
                     "intact": int(sums[3]),
-                    "stop": each.state.stop or "",
+                    "stop": search.state.stop or "",
                 }
             )
         return rows
@@ -210,12 +210,12 @@ class Ledger:
         index, old = result.index, result.old
         assert index is not None and old is not None
         rows = []
-        for each in (each for each in result.searches if each.offers):
-            for rank, offer in enumerate(each.offers):
+        for search in (search for search in result.searches if search.offers):
+            for rank, offer in enumerate(search.offers):
                 patch = self._target.patch(index, old, offer.values)
-                rows += patch_rows(each.name, rank, offer.fitness, patch, self._target.shapes)
-            values = np.stack([offer.values for offer in each.offers])
-            self._outcomes[each.name] = OfferedPatches(each.name, index, values)
+                rows += patch_rows(search.name, rank, offer.fitness, patch, self._target.shapes)
+            values = np.stack([offer.values for offer in search.offers])
+            self._outcomes[search.name] = OfferedPatches(search.name, index, values)
         return rows
 
     def _tell(self) -> None:
@@ -232,16 +232,16 @@ class Ledger:
             self._written = time.perf_counter()
 
 
-def _empty_row(spec: SearchJob, step: int, folder: Path, label: int, state: str, note: str) -> dict[str, Any]:
+def _empty_row(job: SearchJob, step: int, folder: Path, label: int, state: str, note: str) -> dict[str, Any]:
     """A row of the table `jobs` for a search that has not run."""
     return {
-        "job": spec.name,
+        "job": job.name,
         "step": step,
         "chunk": str(folder),
         "data": "",
         "label": label,
-        "seed": spec.seed,
-        "positive_weight": spec.settings.positive_weight,
+        "seed": job.seed,
+        "positive_weight": job.settings.positive_weight,
         "weights": 0,
         "negatives": 0,
         "positives": 0,

@@ -18,14 +18,14 @@ import numpy as np
 
 from cluster.batch.ledger import Ledger, OnJobs
 from cluster.batch.selection import Candidate, HeldOut, PatchRanker, Score, ranked
-from cluster.batch.spec import Batch, ChunkFile, base_key, group_name, specs_of, tasks_of
+from cluster.batch.spec import Batch, ChunkFile, base_key, group_name, jobs_of, tasks_of
 from cluster.compute.compute import Compute
 from cluster.records.rows import comparison_rows, patch_rows, prediction_rows, verdict_rows
 from cluster.records.store import RunRecords
-from cluster.runs.chunk import OnRows
 from cluster.runs.output import save_repaired
 from cluster.workers.model import ModelHandle
 from engine.core.files import remove, replace_file
+from engine.core.progress import Progress, unseen
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
 from engine.metrics.comparison import Comparison
@@ -119,7 +119,7 @@ def run_batch(
     compute: Compute,
     open_records: Callable[[], RunRecords],
     *,
-    on_rows: OnRows | None = None,
+    on_rows: Progress = unseen,
     on_jobs: OnJobs | None = None,
 ) -> BatchReport:
     """Repair.
@@ -140,7 +140,7 @@ def run_batch(
     kernel = batch.target.kernel
 
     def rows_of(split: str, images: ImageSet) -> LayerInputs:
-        return compute.layer_inputs(handle, images, on_rows(split, images.rows) if on_rows else None)
+        return compute.layer_inputs(handle, images, on_rows(split, images.rows))
 
     held_out = {}
     for split, images in (("validation", batch.validation), ("test", batch.test)):
@@ -230,13 +230,13 @@ def _search(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[ChunkFi
     for chunk in chunks:
         if chunk.images is None:
             for label in batch.labels:
-                ledger.fail(step, chunk.folder, label, specs_of(batch, group_name(step, chunk, label)), chunk.error)
+                ledger.fail(step, chunk.folder, label, jobs_of(batch, group_name(step, chunk, label)), chunk.error)
     base = base_key(kernel, run.positives)
     tasks = tasks_of(batch, step, chunks, base, run.compute.workers, ledger.has)
     for event in run.compute.run_tasks(run.handle, kernel, run.positives, tasks, ledger.states(tasks)):
         ledger.take(event)
     groups = [group_name(step, chunk, label) for chunk in chunks for label in batch.labels]
-    return _judged(run, step, kernel, [spec.name for group in groups for spec in specs_of(batch, group)])
+    return _judged(run, step, kernel, [job.name for group in groups for job in jobs_of(batch, group)])
 
 
 def _judged(run: _BatchRun, step: int, kernel: Float32, jobs: Sequence[str]) -> list[Candidate]:
@@ -266,7 +266,7 @@ def _finish(run: _BatchRun, kernel: Float32, steps: Sequence[BatchStep], chosen:
         chosen = steps[0]
         patch, comparisons, after = _save_and_measure(run, kernel, kernel)
     verdicts = (
-        {split: check_requirements(batch.requirements, each) for split, each in comparisons.items()}
+        {split: check_requirements(batch.requirements, comparison) for split, comparison in comparisons.items()}
         if batch.stated
         else {}
     )
@@ -304,7 +304,7 @@ def _save_and_measure(
     batch.target.write_localised(batch.output, batch.target.index_of(patch, str(saved)), patch.old, patch.new)
     reloaded = run.compute.handle(load_model(saved, allow_custom_code=batch.model.allow_custom_code))
     after = {split: run.compute.predict(reloaded, held_out.images) for split, held_out in run.held_out.items()}
-    return patch, {split: run.held_out[split].compare(each) for split, each in after.items()}, after
+    return patch, {split: run.held_out[split].compare(predicted) for split, predicted in after.items()}, after
 
 
 def _mark(output: Path, report: BatchReport) -> None:

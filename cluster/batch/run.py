@@ -13,8 +13,8 @@ from cluster.batch.modes import OUTPUTS, run_batch
 from cluster.batch.spec import Batch
 from cluster.compute.compute import Compute
 from cluster.records.store import RunRecords, enough_room, holds_run, read_facts
-from cluster.runs.chunk import OnRows
 from engine.core.files import remove
+from engine.core.progress import Progress, unseen
 
 
 def run_recorded(
@@ -23,7 +23,7 @@ def run_recorded(
     *,
     resume: bool = False,
     overwrite: bool = False,
-    on_rows: OnRows | None = None,
+    on_rows: Progress = unseen,
     on_jobs: OnJobs | None = None,
 ) -> int:
     """Run a batch in its directory `batch.output`; returns the exit code, see `cluster.batch.modes.BatchReport`.

@@ -142,4 +142,4 @@ class PatchRanker:
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Best first; among equals the one offered first."""
-    return sorted(candidates, key=lambda each: each.score, reverse=True)
+    return sorted(candidates, key=lambda candidate: candidate.score, reverse=True)

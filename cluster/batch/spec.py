@@ -115,7 +115,7 @@ def open_chunks(directory: Path, model: LoadedModel) -> tuple[ChunkFile, ...]:
         for folder in directory.iterdir()
         if folder.is_dir() and (folder.name.isdecimal() or (folder / "repair.h5").exists())
     ]
-    folders.sort(key=lambda each: (0, int(each.name), "") if each.name.isdecimal() else (1, 0, each.name))
+    folders.sort(key=lambda folder: (0, int(folder.name), "") if folder.name.isdecimal() else (1, 0, folder.name))
     if not folders and (directory / "repair.h5").exists():
         folders = [directory]
     if not folders:
@@ -192,14 +192,14 @@ def tasks_of(
         shipped = ship_rows(chunk.images)
         for label in batch.labels:
             group = prefix + group_name(step, chunk, label)
-            specs = specs_of(batch, group)
-            left = [spec for spec in specs if not ended(spec.name)]
+            jobs = jobs_of(batch, group)
+            left = [job for job in jobs if not ended(job.name)]
             size = max(1, -(-len(left) // parts))
             for first in range(0, len(left), size):
                 searches = tuple(left[first : first + size])
                 tasks.append(
                     RepairTask(
-                        name=f"{group}+{specs.index(searches[0])}",
+                        name=f"{group}+{jobs.index(searches[0])}",
                         step=step,
                         chunk=shipped,
                         label=label,
@@ -214,7 +214,7 @@ def tasks_of(
     return tasks
 
 
-def specs_of(batch: Batch, group: str) -> list[SearchJob]:
+def jobs_of(batch: Batch, group: str) -> list[SearchJob]:
     """The searches of one label of one chunk in a step."""
     return [
         SearchJob(f"{group}-w{weighting.text}-s{seed}", weighting.settings, seed)

@@ -37,6 +37,7 @@ from cluster.workers.replica import Replica
 from cluster.workers.task import RepairTask, TaskEvent, TaskRunner
 from engine import backend
 from engine.core.errors import InputError
+from engine.core.progress import Tick, ignore
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet, read_images
 from engine.fitness.tiling import plan_tiles
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
     from cluster.workers.pool import WorkerPool
 
 from cluster.workers.model import ModelHandle
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -138,10 +137,10 @@ class Compute:
         """What there is to compute with, in words; of workers once they have started."""
         if self._pool is None or self._resources is None:
             return f"this process, {os.cpu_count() or 1} cores, {backend.hardware_kind()}"
-        each, kinds = self._resources, " and ".join(self._pool.kinds)
-        gpus = f" and {each.gpus_per_worker:g} GPU" if each.gpus_per_worker else ""
-        where = "on this machine" if each.local else f"of the cluster at {self.options.address}"
-        return f"{each.workers} workers {where}, each with {each.threads} threads{gpus}, {kinds}"
+        resources, kinds = self._resources, " and ".join(self._pool.kinds)
+        gpus = f" and {resources.gpus_per_worker:g} GPU" if resources.gpus_per_worker else ""
+        where = "on this machine" if resources.local else f"of the cluster at {self.options.address}"
+        return f"{resources.workers} workers {where}, each with {resources.threads} threads{gpus}, {kinds}"
 
     def hardware_kind(self) -> str:
         """The kind of hardware whose bits the results are."""
@@ -154,30 +153,31 @@ class Compute:
         """A model ready to run, with its weights under repair when it is to be repaired."""
         return ModelHandle(loaded, target, self.options.batch_rows)
 
-    def predict(self, model: ModelHandle, images: ImageSet, progress: Progress | None = None) -> Int64:
+    def predict(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> Int64:
         """Predicted classes (n,) of all rows."""
-        return np.concatenate(self._pass(model, images, "predict", None, progress))
+        return np.concatenate(self._pass(model, images, "predict", None, tick))
 
     def features(
         self,
         model: ModelHandle,
         images: ImageSet,
         columns: Int64 | None,
-        progress: Progress | None = None,
+        tick: Tick = ignore,
     ) -> tuple[Float32, Float32]:
         """Inputs of the layer under repair at `columns` (n, I), or all, and its logits (n, C)."""
-        parts = self._pass(model, images, "features", columns, progress)
+        parts = self._pass(model, images, "features", columns, tick)
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
-    def layer_inputs(self, model: ModelHandle, images: ImageSet, progress: Progress | None = None) -> LayerInputs:
+    def layer_inputs(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> LayerInputs:
         """All rows as the layer under repair sees them."""
-        parts = self._pass(model, images, "inputs", None, progress)
-        inputs, digests = (np.concatenate(column) for column in zip(*parts, strict=True))
+        parts = self._pass(model, images, "inputs", None, tick)
+        inputs = np.concatenate([part[0] for part in parts])
+        digests = np.concatenate([part[1] for part in parts])
         return LayerInputs(inputs, images.labels, digests, images.image_shape, images.classes)
 
-    def localisation_sums(self, model: ModelHandle, images: ImageSet, progress: Progress | None = None) -> Sums:
+    def localisation_sums(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> Sums:
         """Sums over all rows, added block by block in row order."""
-        parts: list[Any] = self._pass(model, images, "localise", None, progress)
+        parts: list[Any] = self._pass(model, images, "localise", None, tick)
         total: Sums = functools.reduce(operator.add, parts)
         return total
 
@@ -239,7 +239,7 @@ class Compute:
             )
             if result.ended:
                 left.pop(0)
-            known.update({each.name: each.state for each in result.searches})
+            known.update({search.name: search.state for search in result.searches})
             if where is None:
                 # The first one says what a task costs, features and compiling included.
                 where = self._place_tasks(len(left), time.perf_counter() - begun)
@@ -259,8 +259,10 @@ class Compute:
             for event in run_tasks_on_workers(pool, *references, left, known, one_segment=True):
                 if not event.result.ended:
                     unfinished.append(event.task)
-                    known.update({each.name: each.state for each in event.result.searches})
-                    slowest = max([slowest, *(i.seconds for each in event.result.searches for i in each.iterations)])
+                    known.update({search.name: search.state for search in event.result.searches})
+                    slowest = max(
+                        [slowest, *(i.seconds for search in event.result.searches for i in search.iterations)]
+                    )
                 yield event
             left = unfinished
             if left:
@@ -293,12 +295,11 @@ class Compute:
         images: ImageSet,
         what: Pass,
         columns: Int64 | None,
-        progress: Progress | None,
+        tick: Tick,
     ) -> list[Any]:
         """One pass over all rows; results of the row blocks in row order."""
         blocks = [(start, min(start + PASS_ROWS, images.rows)) for start in range(0, images.rows, PASS_ROWS)]
         results: list[Any] = [None] * len(blocks)
-        tick = progress or _ignore
         means = self._means()
         if self.options.spread_rows and means.workers:
             placement = Placement("workers", "asked for")
@@ -336,7 +337,7 @@ class Compute:
         images: ImageSet,
         what: Pass,
         columns: Int64 | None,
-        tick: Progress,
+        tick: Tick,
         blocks: list[tuple[int, int]],
         results: list[Any],
     ) -> None:

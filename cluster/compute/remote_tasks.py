@@ -59,7 +59,7 @@ def run_tasks_on_workers(
         return Call("run_task", (model, kernel, more_positives, task, begun, SEGMENT_SECONDS), tag=task, worker=worker)
 
     def begun_of(task: RepairTask) -> dict[str, SearchState]:
-        return {each.name: states[each.name] for each in task.searches if each.name in states}
+        return {job.name: states[job.name] for job in task.searches if job.name in states}
 
     ordered = sorted(tasks, key=lambda task: -task.chunk.image_set.rows * len(task.searches))
     calls = [call(task, begun_of(task), homes.get(task.chunk.image_set.path)) for task in ordered]
@@ -79,7 +79,7 @@ def run_tasks_on_workers(
                 continue
         if not result.ended and not one_segment:
             # In front: a task that has begun ends before another begins.
-            begun = {each.name: each.state for each in result.searches}
+            begun = {search.name: search.state for search in result.searches}
             again = call(task, begun, worker)
             pool.submit(Call(again.method, again.args + done.args[6:], tag=task, worker=worker), first=True)
         name = pool.worker_name(worker)
@@ -128,7 +128,8 @@ def run_task_in_tiles(
         yield event(TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - begun))
         return
     seen = {
-        each.name: sample_positives(case.rows, each.source, each.settings.num_input_pos_sampled) for each in problems
+        problem.name: sample_positives(case.rows, problem.source, problem.settings.num_input_pos_sampled)
+        for problem in problems
     }
     results = {
         problem.name: SearchResult(
@@ -171,7 +172,7 @@ def _homes(tasks: Sequence[RepairTask], workers: int) -> dict[Any, int]:
         return {}
     total = [0] * workers
     homes = {}
-    for path, size in sorted(load.items(), key=lambda each: -each[1]):
+    for path, size in sorted(load.items(), key=lambda item: -item[1]):
         homes[path] = total.index(min(total))
         total[homes[path]] += size
     return homes

@@ -41,7 +41,9 @@ def pack(searches: Mapping[str, Begun]) -> bytes:
         arrays[f"{number}.start_fitness"] = np.asarray(begun.state.start_fitness)
         arrays[f"{number}.stop"] = np.asarray(begun.state.stop or "")
         # float64 holds every field exactly: counts are below 2**53.
-        arrays[f"{number}.iterations"] = np.array([astuple(each) for each in begun.iterations], dtype=np.float64)
+        arrays[f"{number}.iterations"] = np.array(
+            [astuple(iteration) for iteration in begun.iterations], dtype=np.float64
+        )
     with io.BytesIO() as content:
         np.savez(content, **arrays)
         return content.getvalue()

@@ -25,7 +25,7 @@ def patch_rows(
             "position": position,
             "weight": weight,
             "flat_index": int(flat),
-            "index": [int(each) for each in np.unravel_index(flat, shapes[weight])],
+            "index": [int(coordinate) for coordinate in np.unravel_index(flat, shapes[weight])],
             "old": float(old),
             "new": float(new),
         }
@@ -62,19 +62,19 @@ def verdict_rows(split: str, verdicts: Sequence[Verdict]) -> list[dict[str, Any]
         {
             "split": split,
             "requirement": number,
-            "text": each.requirement.text,
-            "kind": each.requirement.kind,
-            "label": each.requirement.labels[0]
-            if each.requirement.labels and len(each.requirement.labels) == 1
+            "text": verdict.requirement.text,
+            "kind": verdict.requirement.kind,
+            "label": verdict.requirement.labels[0]
+            if verdict.requirement.labels and len(verdict.requirement.labels) == 1
             else -1,
-            "predicted": -1 if each.requirement.predicted is None else each.requirement.predicted,
-            "limit": each.requirement.limit,
+            "predicted": -1 if verdict.requirement.predicted is None else verdict.requirement.predicted,
+            "limit": verdict.requirement.limit,
             **{
-                name: getattr(each, name)
+                name: getattr(verdict, name)
                 for name in ("base", "value", "low", "high", "total", "count_before", "count_after", "margin", "met")
             },
         }
-        for number, each in enumerate(verdicts)
+        for number, verdict in enumerate(verdicts)
     ]
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from cluster.compute.compute import Progress
 from engine.core.errors import InputError
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet, content_fingerprint
@@ -18,9 +17,6 @@ from engine.models.load import LoadedModel, check_fits
 from engine.problem.case import case_fingerprint
 from engine.targets.base import Target
 from engine.targets.resolve import resolve_target
-
-OnRows = Callable[[str, int], Progress]
-"""Given a title and a number of rows, returns what to call with rows done."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +85,9 @@ def open_chunk(paths: ChunkPaths, model: LoadedModel, target: Target) -> Chunk |
     if negatives is None:
         return None
     positives = open_positives(paths.positives)
-    sets = [each for each in (negatives, positives) if each is not None]
-    for each in sets:
-        check_fits(each, model)
+    sets = [images for images in (negatives, positives) if images is not None]
+    for images in sets:
+        check_fits(images, model)
     index = target.read_localised(paths.negatives)
     return chunk_of(paths, negatives, positives, index)
 
@@ -100,6 +96,6 @@ def chunk_of(paths: ChunkPaths, negatives: ImageSet, positives: ImageSet | None,
     """The chunk of these rows and kernel positions (K, 2)."""
     labels = np.unique(negatives.labels)
     label = int(labels[0]) if len(labels) == 1 else -1
-    sets = [each for each in (negatives, positives) if each is not None]
-    data = case_fingerprint([content_fingerprint(each) for each in sets], index)
+    sets = [images for images in (negatives, positives) if images is not None]
+    data = case_fingerprint([content_fingerprint(images) for images in sets], index)
     return Chunk(paths, negatives, positives, index, label, data)

@@ -18,17 +18,19 @@ from uuid import uuid4
 
 import numpy as np
 
-from cluster.compute.compute import Compute, Progress
+from cluster.compute.compute import Compute
 from cluster.compute.searches import SearchOutcome, SearchTask
 from cluster.records.store import enough_room, write_evaluation
-from cluster.runs.chunk import Chunk, ChunkPaths, OnRows, chunk_of
+from cluster.runs.chunk import Chunk, ChunkPaths, chunk_of
 from cluster.runs.features import search_rows
+from cluster.runs.localize import localisation_sums
 from cluster.runs.optimize import chunk_problems, patch_of, planned
 from cluster.runs.output import check_output, save_repaired
 from cluster.workers.model import ModelHandle
 from engine.charts.pareto import draw_pareto_front
 from engine.core.errors import InputError
 from engine.core.files import remove, replace_directory
+from engine.core.progress import Progress, Tick, unseen
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet
 from engine.fitness.objective import Objective
@@ -166,7 +168,7 @@ def check_evaluation(work: Evaluation) -> None:
         if piece.name == "repair":
             check_output(place.parent, model, overwrite=work.overwrite)
             continue
-        found = next(each for each in (place, *place.parents) if each.exists())
+        found = next(path for path in (place, *place.parents) if path.exists())
         if found != place and not found.is_dir():
             raise InputError(f"{found} is a file, expected a folder, or none, for {place}")
         if found == place and place.is_dir():
@@ -177,7 +179,7 @@ def evaluate(
     work: Evaluation,
     compute: Compute,
     *,
-    on_rows: OnRows | None = None,
+    on_rows: Progress = unseen,
     on_iterations: Callable[[str, list[Iteration]], None] | None = None,
     warn: Callable[[str], None] = print,
 ) -> list[Evaluated]:
@@ -198,8 +200,7 @@ def evaluate(
     cases = _cases(work, compute, handle, on_rows, warn)
     # Before the search, so that bad pixels are found while nothing has been computed for nothing.
     before = {
-        split: compute.predict(handle, images, on_rows(split, images.rows) if on_rows else None)
-        for split, images in work.held_out.items()
+        split: compute.predict(handle, images, on_rows(split, images.rows)) for split, images in work.held_out.items()
     }
     searches = [(case, problem) for case in cases for problem in case.problems]
 
@@ -216,7 +217,7 @@ def evaluate(
             compute.search(handle, [SearchTask(problem, case.found.rows) for case, problem in searches], on_segment)
         )
         rows = sum(images.rows for images in work.sets.values()) * len(searches)
-        tick = on_rows("measure", rows) if on_rows else None
+        tick = on_rows("measure", rows)
         for case in cases:
             place = folder / case.setting.name
             _write_localised(place, len(work.seeds), work.target, case.found)
@@ -243,20 +244,15 @@ def evaluate(
             )
             evaluated.append(ended)
             (place / RESULT).write_bytes(_result(work, ended).encode("utf-8", "surrogateescape"))
-        write_evaluation(folder / TABLE, [row for each in evaluated for row in _table_rows(each, label)])
+        write_evaluation(folder / TABLE, [row for result in evaluated for row in _table_rows(result, label)])
     return evaluated
 
 
 def _cases(
-    work: Evaluation, compute: Compute, handle: ModelHandle, on_rows: OnRows | None, warn: Callable[[str], None]
+    work: Evaluation, compute: Compute, handle: ModelHandle, on_rows: Progress, warn: Callable[[str], None]
 ) -> list[_SettingSearch]:
     """Localise once, and run the model once on the rows of all searches: settings differ in what they take of it."""
-    tick = on_rows("localize", work.negatives.rows) if on_rows else None
-    sums = compute.localisation_sums(handle, work.negatives, tick)
-    right: Any = None
-    if work.target.pooled and work.positives is not None:
-        tick = on_rows("localize", work.positives.rows) if on_rows else None
-        right = compute.localisation_sums(handle, work.positives, tick)
+    negative, positive = localisation_sums(compute, handle, work.negatives, work.positives, on_rows)
     kernel = work.target.kernel
     count = sum(images.rows for images in (work.negatives, work.positives) if images is not None)
     searches = len(work.seeds) * len(work.settings)
@@ -265,7 +261,7 @@ def _cases(
         key = setting.num_grad, setting.impact, setting.fronts
         if key not in blamed:
             found = work.target.localise(
-                sums, right, kernel, num_grad=setting.num_grad, impact=setting.impact, fronts=setting.fronts
+                negative, positive, kernel, num_grad=setting.num_grad, impact=setting.impact, fronts=setting.fronts
             )
             chunk = chunk_of(work.paths, work.negatives, work.positives, found.index)
             blamed[key] = found, chunk, *work.target.search_weights(kernel, chunk.index)
@@ -284,9 +280,11 @@ def _cases(
         ready[key] = _Found(found, chunk, weights, mine)
     cases = []
     for setting in work.settings:
-        each = ready[setting.num_grad, setting.impact, setting.fronts]
-        searches_of = chunk_problems(each.chunk, each.rows, each.weights, work.target, setting.search, work.seeds)
-        cases.append(_SettingSearch(setting, each, *searches_of))
+        located = ready[setting.num_grad, setting.impact, setting.fronts]
+        searches_of = chunk_problems(
+            located.chunk, located.rows, located.weights, work.target, setting.search, work.seeds
+        )
+        cases.append(_SettingSearch(setting, located, *searches_of))
     return cases
 
 
@@ -329,7 +327,7 @@ def _measured(
     label: int,
     before: Mapping[str, Int64],
     saved: Path,
-    tick: Progress | None,
+    tick: Tick,
 ) -> dict[str, Rates]:
     """Rates of a saved model, loaded again, by split."""
     reloaded = compute.handle(load_model(saved, allow_custom_code=work.model.allow_custom_code))
@@ -406,7 +404,7 @@ def _staged(output: Path, pieces: Sequence[Path]) -> Iterator[Path]:
 
     On any exception, Ctrl-C included, the hidden folder goes and `output` is as before.
     """
-    missing = [each for each in (output, *output.parents) if not each.exists()]
+    missing = [path for path in (output, *output.parents) if not path.exists()]
     folder = output / f".evaluate.tmp-{uuid4().hex[:12]}"
     try:
         folder.mkdir(parents=True)
@@ -415,8 +413,8 @@ def _staged(output: Path, pieces: Sequence[Path]) -> Iterator[Path]:
     except BaseException:
         remove(folder)
         with suppress(OSError):  # somebody put something there meanwhile
-            for each in missing:
-                each.rmdir()
+            for path in missing:
+                path.rmdir()
         raise
     remove(folder)
 

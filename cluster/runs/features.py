@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from cluster.compute.compute import Compute
-from cluster.runs.chunk import Chunk, OnRows
+from cluster.runs.chunk import Chunk
 from cluster.workers.model import ModelHandle
 from engine.core.errors import InputError
+from engine.core.progress import Progress
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet
 from engine.fitness.rows import SearchRows
@@ -16,16 +17,19 @@ from engine.passes.batching import predicted_classes
 
 
 def search_rows(
-    chunk: Chunk, columns: Int64 | None, handle: ModelHandle, compute: Compute, on_rows: OnRows | None
+    chunk: Chunk, columns: Int64 | None, handle: ModelHandle, compute: Compute, on_rows: Progress
 ) -> SearchRows:
     """Run the model up to the layer under repair on all rows of a chunk; negatives come first."""
     parts = []
     for images, negative in ((chunk.negatives, True), (chunk.positives, False)):
         if images is not None:
-            tick = on_rows("features", images.rows) if on_rows else None
+            tick = on_rows("features", images.rows)
             inputs, logits = compute.features(handle, images, columns, tick)
             parts.append((inputs, logits, images.labels, np.full(images.rows, negative)))
-    inputs, logits, labels, negatives = (np.concatenate(column) for column in zip(*parts, strict=True))
+    inputs = np.concatenate([part[0] for part in parts])
+    logits = np.concatenate([part[1] for part in parts])
+    labels = np.concatenate([part[2] for part in parts])
+    negatives = np.concatenate([part[3] for part in parts])
     return SearchRows(inputs, logits, labels, negatives)
 
 
@@ -36,14 +40,14 @@ def held_out_rows(
     handle: ModelHandle,
     head: Head,
     compute: Compute,
-    on_rows: OnRows | None,
+    on_rows: Progress,
 ) -> SearchRows:
     """Rows of a held-out set that a repair of `label` is about: its failures and everything the model gets right.
 
     Raises:
         InputError: the set has no failure of the label, or nothing that the model gets right.
     """
-    tick = on_rows("validation", images.rows) if on_rows else None
+    tick = on_rows("validation", images.rows)
     inputs, logits = compute.features(handle, images, columns, tick)
     right = predicted_classes(head, logits) == images.labels
     wrong = ~right if label < 0 else ~right & (images.labels == label)

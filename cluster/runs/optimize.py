@@ -20,12 +20,13 @@ from cluster.compute.searches import SearchOutcome, SearchTask
 from cluster.records.rows import patch_rows
 from cluster.records.store import RunRecords
 from cluster.records.versions import versions
-from cluster.runs.chunk import Chunk, ChunkPaths, OnRows, open_chunk
+from cluster.runs.chunk import Chunk, ChunkPaths, open_chunk
 from cluster.runs.features import held_out_rows, search_rows
 from cluster.runs.output import check_output, save_repaired
 from cluster.runs.reports import ChunkReport, Measured, job_row, label_rows
 from cluster.workers.model import ModelHandle
 from engine.core.errors import InputError
+from engine.core.progress import Progress, unseen
 from engine.core.rng import RngKey
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet
@@ -86,11 +87,11 @@ class _Work:
     repairs: Repairs
     compute: Compute
     handle: ModelHandle
-    on_rows: OnRows | None
+    on_rows: Progress
 
     def predict(self, split: str, images: ImageSet, model: ModelHandle) -> Int64:
         """Predicted classes (n,) of a set of rows."""
-        return self.compute.predict(model, images, self.on_rows(split, images.rows) if self.on_rows else None)
+        return self.compute.predict(model, images, self.on_rows(split, images.rows))
 
 
 def repair(
@@ -98,7 +99,7 @@ def repair(
     compute: Compute,
     create_records: Callable[[Mapping[str, Any]], RunRecords],
     *,
-    on_rows: OnRows | None = None,
+    on_rows: Progress = unseen,
     on_iterations: Callable[[str, list[Iteration]], None] | None = None,
 ) -> list[ChunkReport]:
     """Repair every chunk and record the run.
@@ -208,7 +209,7 @@ def _case(run: _Work, chunk: Chunk) -> _ChunkSearch:
     """Extract the features of a chunk and of the rows that choose for it, and set up one search per seed."""
     settings, target, held_out = run.repairs.settings, run.repairs.target, run.repairs.validation
     columns, weights = target.search_weights(target.kernel, chunk.index)
-    count = sum(each.rows for each in (chunk.negatives, chunk.positives, held_out) if each is not None)
+    count = sum(images.rows for images in (chunk.negatives, chunk.positives, held_out) if images is not None)
     seeds, name = len(run.repairs.seeds), chunk.paths.negatives.name
     plan = planned(run.handle, run.compute, weights, count, settings, searches=seeds, name=name)
     rows = search_rows(chunk, columns, run.handle, run.compute, run.on_rows)
@@ -285,9 +286,10 @@ def _finish(
 def _disagreement(objective: Objective, believed: tuple[int, int], measured: Sequence[Measured]) -> str | None:
     """What to say where the saved model gets other rows right than the search counted; layers of float16 round much."""
     counts = {}
-    for each in measured:
-        total, correct = (sum(getattr(row, name) for row in each.changes) for name in ("total", "correct_after"))
-        counts[each.split] = total, correct
+    for measurement in measured:
+        total = sum(change.total for change in measurement.changes)
+        correct = sum(change.correct_after for change in measurement.changes)
+        counts[measurement.split] = total, correct
     searched = {"negative": (objective.negatives, believed[0]), "positive": (objective.positives, believed[1])}
     differing = [
         f"{counts[split][1]} of {total} {split} inputs and the search counted {correct}"
@@ -302,9 +304,11 @@ def _choose(run: _Work, case: _ChunkSearch, ended: Mapping[str, SearchOutcome]) 
     repairs = run.repairs
     rows = case.validation
     if repairs.validation is None or rows is None:
-        best = max(case.problems, key=lambda each: (ended[each.name].state.swarm.global_fitness, -each.source.seed))
+        best = max(
+            case.problems, key=lambda problem: (ended[problem.name].state.swarm.global_fitness, -problem.source.seed)
+        )
         return best, None
-    found = [result(ended[each.name].state) for each in case.problems]
+    found = [result(ended[problem.name].state) for problem in case.problems]
     candidates = np.stack([*found, case.problems[0].weights.old])
     negatives = int(rows.negative.sum())
     positives = len(rows.negative) - negatives

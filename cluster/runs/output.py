@@ -19,7 +19,7 @@ def check_output(output: Path, model: LoadedModel, *, overwrite: bool) -> None:
             repaired model and `overwrite` is not given.
     """
     folder = output / "repair"
-    found = next(each for each in (folder, *folder.parents) if each.exists())
+    found = next(path for path in (folder, *folder.parents) if path.exists())
     if not found.is_dir():
         raise InputError(f"{found} is a file, expected a folder, or none, for the repaired model {folder}")
     origin = model.path.resolve()

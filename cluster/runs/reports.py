@@ -94,9 +94,9 @@ def job_row(
 def label_rows(job: str, measured: Sequence[Measured]) -> list[dict[str, Any]]:
     """Rows of the table `labels`: before and after, for every set of rows and label."""
     rows = []
-    for each in measured:
-        for change in each.changes:
-            shared = {"job": job, "split": each.split, "label": change.label, "total": change.total}
+    for measurement in measured:
+        for change in measurement.changes:
+            shared = {"job": job, "split": measurement.split, "label": change.label, "total": change.total}
             stages = (
                 ("base", change.correct_before, 0, 0),
                 ("repaired", change.correct_after, change.fixed, change.broken),

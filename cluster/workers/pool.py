@@ -237,9 +237,9 @@ class WorkerPool:
         lost = [call, *slot.flying.values()]
         slot.flying.clear()
         self.redispatched += len(lost)
-        for each in reversed(lost):
-            each.worker = None
-            self._shared.appendleft(each)
+        for lost_call in reversed(lost):
+            lost_call.worker = None
+            self._shared.appendleft(lost_call)
         if not isinstance(error, ObjectLostError):
             slot.retry_at = time.monotonic()
 

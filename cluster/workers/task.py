@@ -186,8 +186,8 @@ class TaskRunner:
             return TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - begun)
         results: dict[str, SearchResult] = {}
         for group in groups:
-            results.update({each.name: each for each in _advance(group, task, states, seconds)})
-        ordered = [results[spec.name] for spec in task.searches]
+            results.update({result.name: result for result in _advance(group, task, states, seconds)})
+        ordered = [results[job.name] for job in task.searches]
         return task_result(case, ordered, time.perf_counter() - begun)
 
     def _prepared(self, runner: ModelRunner, kernel: Float32, case: RepairCase, task: RepairTask) -> list[_Group]:
@@ -242,7 +242,8 @@ def layer_inputs(runner: ModelRunner, images: ImageSet, pixels: Float32 | None =
     else:
         with open_reader(images) as reader:
             parts = [_inputs(runner, reader.read(start, min(start + PASS_ROWS, images.rows))) for start in starts]
-    inputs, digests = (np.concatenate(column) for column in zip(*parts, strict=True))
+    inputs = np.concatenate([part[0] for part in parts])
+    digests = np.concatenate([part[1] for part in parts])
     return LayerInputs(inputs, images.labels, digests, images.image_shape, images.classes)
 
 
@@ -292,8 +293,7 @@ def problems_of(target: Target, batch_rows: int, kernel: Float32, case: RepairCa
         target, kernel, case.index, case.weights, name=first.name, source=source, settings=first.settings
     )
     return [problem] + [
-        replace(problem, name=spec.name, source=replace(source, seed=spec.seed), settings=spec.settings)
-        for spec in others
+        replace(problem, name=job.name, source=replace(source, seed=job.seed), settings=job.settings) for job in others
     ]
 
 
@@ -307,7 +307,9 @@ def _groups(problems: Sequence[Problem], rows: SearchRows, tail: Tail | None) ->
     for members in together.values():
         first = members[0]
         seen = sample_positives(rows, first.source, first.settings.num_input_pos_sampled)
-        searches = [Search(each.settings, each.source, objective_of(each.settings, seen)) for each in members]
+        searches = [
+            Search(problem.settings, problem.source, objective_of(problem.settings, seen)) for problem in members
+        ]
         groups.append(_Group(tuple(searches), tuple(members), build_fitness(first, seen, tail)))
     return groups
 

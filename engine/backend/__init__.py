@@ -155,7 +155,7 @@ def cpu_kind() -> str:
             if line.startswith(("flags", "Features")):
                 flags = set(line.split(":", 1)[1].split())
                 break
-    widest = next((each for each in ("avx512f", "avx2", "avx", "asimd", "sse4_2") if each in flags), "generic")
+    widest = next((flag for flag in ("avx512f", "avx2", "avx", "asimd", "sse4_2") if flag in flags), "generic")
     return f"{platform.machine()} {widest}"
 
 

@@ -138,11 +138,11 @@ def bubble_figure(grid: Grid, series: Sequence[Bubbles]) -> Figure:
     axes.set_ylim(layout.height, 0)
     _draw_grid(axes, grid, layout)
     _draw_names(axes, grid, layout)
-    for each in series:
-        _draw_bubbles(axes, layout, each, bubble_area(longest))
+    for bubbles in series:
+        _draw_bubbles(axes, layout, bubbles, bubble_area(longest))
         if numbered:
-            aside = 0 if any(other.line for other in series) else each.side
-            _draw_numbers(axes, layout, each, bubble_area(longest), aside, grid.percent)
+            aside = 0 if any(other.line for other in series) else bubbles.side
+            _draw_numbers(axes, layout, bubbles, bubble_area(longest), aside, grid.percent)
     _draw_legend(axes, series, bubble_area(longest), grid.share_of)
     return figure
 
@@ -155,7 +155,7 @@ def _side(labels: int) -> float:
 def _layout(grid: Grid, series: Sequence[Bubbles], numbered: bool) -> _Layout:
     longest = max(len(grid.rows), len(grid.columns))
     side = _side(longest)
-    written = _LINE * (max(each.line for each in series) + 1) if numbered else 0.0
+    written = _LINE * (max(bubbles.line for bubbles in series) + 1) if numbered else 0.0
     high = max(side, math.sqrt(bubble_area(longest)) + written + 6) if numbered else side
     points = min(8.5, max(5.0, 0.6 * side))
     every = math.ceil(1.15 * points * math.sqrt(2) / side - 1e-9)
@@ -167,7 +167,7 @@ def _layout(grid: Grid, series: Sequence[Bubbles], numbered: bool) -> _Layout:
         left = max(left, _MARGIN + slanted - side / 2)
     right = left + side * len(grid.columns)
     ending = 6 + _extent([*grid.totals[::every], grid.totals_title], 7) if grid.totals else 0.0
-    legend = max(_extent([each.legend for each in series], 8) + _INDENT, _sizes_width(grid.share_of))
+    legend = max(_extent([bubbles.legend for bubbles in series], 8) + _INDENT, _sizes_width(grid.share_of))
     width = max(right + ending, _MARGIN + legend, 2 * _MARGIN + 72 * text_size(grid.column_title, 9)[0]) + _MARGIN
     top = _MARGIN + _ROW * len(series) + _SIZES + 18
     bottom = top + high * len(grid.rows)
@@ -242,10 +242,10 @@ def _draw_numbers(axes: Any, layout: _Layout, series: Bubbles, area: float, asid
 
 
 def _draw_legend(axes: Any, series: Sequence[Bubbles], area: float, share_of: str) -> None:
-    for at, each in enumerate(series):
+    for at, bubbles in enumerate(series):
         y = _MARGIN + _ROW * (at + 0.5)
-        axes.scatter([_MARGIN + 6], [y], s=64, **_look(each))
-        axes.text(_MARGIN + _INDENT, y, each.legend, fontsize=8, va="center")
+        axes.scatter([_MARGIN + 6], [y], s=64, **_look(bubbles))
+        axes.text(_MARGIN + _INDENT, y, bubbles.legend, fontsize=8, va="center")
     x, y = _MARGIN, _MARGIN + _ROW * len(series) + _SIZES / 2
     for share in _SHARES:
         axes.scatter([x + _SIZES / 2], [y], s=area * share, facecolors="none", edgecolors=GREY, linewidths=0.8)

@@ -73,19 +73,19 @@ def overlay_figure(
 ) -> Figure:
     """The figure of `overlay_bubble_chart`, to be built and saved within `chart_settings`."""
     together = confusions[0].counts.copy()
-    for each in confusions[1:]:
-        together += each.counts
+    for confusion in confusions[1:]:
+        together += confusion.counts
     if labels is None:
         rows = columns = _present(together)
     else:
         rows = np.array(sorted(set(labels)), np.int64)
         columns = np.union1d(np.flatnonzero(together[rows].any(axis=0)), rows)
     series = []
-    for line, (each, (colour, marker)) in enumerate(zip(confusions, _STYLES, strict=False)):
-        shown = each.counts[np.ix_(rows, columns)]
-        shares = shares_of(shown, each.counts[rows].sum(axis=1, keepdims=True))
+    for line, (confusion, (colour, marker)) in enumerate(zip(confusions, _STYLES, strict=False)):
+        shown = confusion.counts[np.ix_(rows, columns)]
+        shares = shares_of(shown, confusion.counts[rows].sum(axis=1, keepdims=True))
         side = _SIDES[len(confusions)][line]
-        series.append(Bubbles(each.legend, shown, shares, colour, marker, solid=False, side=side, line=line))
+        series.append(Bubbles(confusion.legend, shown, shares, colour, marker, solid=False, side=side, line=line))
     totals = confusions[0].counts[rows].sum(axis=1)
     return bubble_figure(_grid(rows, columns, totals, label_names), series)
 

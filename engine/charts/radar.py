@@ -95,7 +95,7 @@ def overlay_radar_charts(
     pixels, for more 2400×2400. Raises InputError where `min_lim` is not below `max_lim`, or without labels.
     """
     check_limits(min_lim, max_lim)
-    if not any(each.results.labels for each in series):
+    if not any(model.results.labels for model in series):
         raise InputError(f"{path} cannot be drawn from 0 labels, expected results of at least one")
     with chart_settings():
         save_chart(radar_figure(series, min_lim, max_lim, label_names), path)
@@ -111,7 +111,7 @@ def radar_figure(
     series: Sequence[RadarSeries], min_lim: float, max_lim: float, label_names: Sequence[str] | None
 ) -> Figure:
     """The figure of `overlay_radar_charts`, to be built and saved within `chart_settings`."""
-    labels = list(dict.fromkeys(each.label for one in series for each in one.results.labels))
+    labels = list(dict.fromkeys(result.label for one in series for result in one.results.labels))
     few = len(labels) <= _FEW
     texts = label_texts(labels, label_names, *((22, 2) if few else (30, 2 if len(labels) <= 50 else 1)))
     scores = np.array([_scores(one.results, labels) for one in series])
@@ -153,7 +153,7 @@ def radar_figure(
 
 def _scores(results: Results, labels: Sequence[int]) -> list[float]:
     """Score of each label, NaN where there are no rows of it."""
-    known = {each.label: each.score for each in results.labels}
+    known = {result.label: result.score for result in results.labels}
     return [known.get(label, math.nan) for label in labels]
 
 

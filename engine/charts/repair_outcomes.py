@@ -156,7 +156,7 @@ def repaired_figure(fates: Fates, label_names: Sequence[str] | None) -> Figure:
     class_list = classes.tolist()
     grid = Grid(
         rows=label_texts(class_list, label_names, _LETTERS),
-        columns=[f"{name} ({each}/{total})" for name, each, total in zip(names, fixed, totals, strict=True)],
+        columns=[f"{name} ({right}/{total})" for name, right, total in zip(names, fixed, totals, strict=True)],
         row_title="predicted now",
         column_title="label folder (right now/all)" if fates.true else "taken for before (right now/all)",
         totals=(),
@@ -170,11 +170,11 @@ def repaired_figure(fates: Fates, label_names: Sequence[str] | None) -> Figure:
 
 def _folders_are_true(leaves: Sequence[Leaf], directory: Path) -> bool:
     own = [leaf.images.labels == leaf.folder for leaf in leaves]
-    if all(each.all() for each in own):
+    if all(matches.all() for matches in own):
         return True
-    if not any(each.any() for each in own) and all(leaf.before is None for leaf in leaves):
+    if not any(matches.any() for matches in own) and all(leaf.before is None for leaf in leaves):
         return False
-    where = next(leaf for leaf, each in zip(leaves, own, strict=True) if not each.all())
+    where = next(leaf for leaf, matches in zip(leaves, own, strict=True) if not matches.all())
     raise InputError(
         f"{where.images.path} has rows of other labels than {where.folder}, expected folders of {directory} as target "
         "makes them, each of one true label, or each of one class that its rows were taken for"

@@ -60,7 +60,7 @@ def replace_directory(path: Path) -> Iterator[Path]:
     before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    new, old = (_beside(path, kind, path.suffix) for kind in ("tmp", "old"))
+    new, old = _beside(path, "tmp", path.suffix), _beside(path, "old", path.suffix)
     try:
         new.mkdir()
         yield new

@@ -8,9 +8,6 @@ from typing import Protocol, TypeVar
 P = TypeVar("P")
 R = TypeVar("R")
 
-Bar = Callable[[int], Callable[[int], None]]
-"""Shows progress: it is told how much there is to do, and gives what is then called with how much was just done."""
-
 
 class ParallelMap(Protocol):
     """Calls `function` with every piece and yields (piece, result) in any order; see `in_process`.
@@ -30,9 +27,3 @@ def in_process(function: Callable[[P], R], pieces: Iterable[P], count: int) -> I
     del count
     for piece in pieces:
         yield piece, function(piece)
-
-
-def unseen(total: int) -> Callable[[int], None]:
-    """The bar that shows nothing."""
-    del total
-    return lambda count: None

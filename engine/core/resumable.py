@@ -65,7 +65,7 @@ def work_folder(result: Path, job: Mapping[str, Any]) -> Iterator[WorkFolder]:
     path = result.with_name(f".{result.name}.unfinished")
     job_file, journal_file = path / _JOB, path / _JOURNAL
     text = json.dumps(job, sort_keys=True, indent=1)
-    missing = [each for each in (path, *path.parents) if not each.exists()]
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     resumed = job_file.is_file() and job_file.read_text(encoding="utf-8") == text
     if not resumed:
         remove(path)
@@ -81,8 +81,8 @@ def work_folder(result: Path, job: Mapping[str, Any]) -> Iterator[WorkFolder]:
             if not journal_file.exists() or journal_file.stat().st_size == 0:
                 remove(path)
                 with contextlib.suppress(OSError):  # somebody put something there meanwhile
-                    for each in missing[1:]:
-                        each.rmdir()
+                    for folder in missing[1:]:
+                        folder.rmdir()
             raise
     remove(path)
 

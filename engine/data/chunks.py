@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 from engine.core.errors import InputError
 from engine.core.files import remove, replace_directory
+from engine.core.progress import Tick, ignore
 from engine.data.image_set import open_image_set, open_reader
 from engine.data.writer import copy_rows
 
@@ -19,7 +19,7 @@ def split_chunks(
     chunks: int | None = 10,
     output_dir: Path | None = None,
     overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = ignore,
 ) -> list[Path]:
     """Write `<output_dir>/<i>/repair.h5` with rows [chunk_size·i, chunk_size·(i + 1)) of `source`, in order.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from engine.core.errors import InputError
 from engine.core.files import replace_directory
+from engine.core.progress import Tick, ignore
 from engine.core.types import Uint8
 from engine.data.image_set import READ_ROWS, ImageSet, is_pictures, open_reader
 from engine.data.pictures import encode_picture
@@ -32,7 +32,7 @@ def extract_images(
     *,
     kind: str = "ppm",
     overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = ignore,
 ) -> Path:
     """Write row k as `<output_dir>/images/<k with eight digits>.ppm`, or as `.png`; returns the folder.
 
@@ -61,8 +61,7 @@ def extract_images(
             pixels = _pixels(reader.read_stored(start, stop)[0], start, image_set.path)
             for row, picture in enumerate(pixels, start):
                 (new / f"{row:08d}.{kind}").write_bytes(encode_picture(picture, f".{kind}"))
-            if progress is not None:
-                progress(stop - start)
+            progress(stop - start)
     return folder
 
 

@@ -201,8 +201,8 @@ def open_image_set(path: Path, *, allow_empty: bool = False) -> ImageSet:
                 raise InputError(f"{path}: labels have shape {labels.shape}, expected one-hot rows (rows, classes)")
             classes = int(labels.shape[1])
             if grouped:
-                inputs = tuple((name.removeprefix(_IN_GROUP), each.shape[1:]) for name, each in images.items())
-                shape = (sum(math.prod(each) for _, each in inputs),)
+                inputs = tuple((name.removeprefix(_IN_GROUP), dataset.shape[1:]) for name, dataset in images.items())
+                shape = (sum(math.prod(input_shape) for _, input_shape in inputs),)
             else:
                 shape = tuple(images["images"].shape[1:])
         return ImageSet(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.files import remove
+from engine.core.progress import Tick, ignore
 from engine.data.image_set import READ_ROWS, ImageSet, open_image_set, open_reader
 from engine.data.writer import float_dtype, write_image_set
 
@@ -21,7 +21,7 @@ def merge_image_sets(
     output_dir: Path,
     *,
     overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = ignore,
 ) -> int:
     """Write `<output_dir>/repair.h5` with the rows of the file `first`, then those of `second`; returns their number.
 
@@ -35,13 +35,13 @@ def merge_image_sets(
     """
     sets = [open_image_set(path, allow_empty=True) for path in (first, second)]
     other = _others(sets, output_dir, overwrite)
-    filled = [each for each in sets if each.rows]
+    filled = [images for images in sets if images.rows]
     if not filled:
         raise InputError(f"{sets[0].path} and {sets[1].path} have 0 rows, expected at least one image")
     if len(filled) == 2:
         _check_alike(*filled)
-    rows = sum(each.rows for each in filled)
-    ways = {each.preprocess for each in filled}
+    rows = sum(images.rows for images in filled)
+    ways = {images.preprocess for images in filled}
     with write_image_set(
         output_dir / NAME,
         rows=rows,
@@ -49,17 +49,16 @@ def merge_image_sets(
         classes=filled[0].classes,
         image_dtype=float_dtype(filled[0]),
         label_dtype=np.float32,
-        label_names=next((each.label_names for each in filled if each.label_names), None),
+        label_names=next((images.label_names for images in filled if images.label_names), None),
         preprocess=ways.pop() if len(ways) == 1 else None,
     ) as writer:
-        for each in filled:
-            one_hot = np.eye(each.classes, dtype=np.float32)
-            with open_reader(each) as reader:
-                for start in range(0, each.rows, READ_ROWS):
-                    stop = min(start + READ_ROWS, each.rows)
-                    writer.append(reader.read(start, stop), one_hot[each.labels[start:stop]])
-                    if progress is not None:
-                        progress(stop - start)
+        for images in filled:
+            one_hot = np.eye(images.classes, dtype=np.float32)
+            with open_reader(images) as reader:
+                for start in range(0, images.rows, READ_ROWS):
+                    stop = min(start + READ_ROWS, images.rows)
+                    writer.append(reader.read(start, stop), one_hot[images.labels[start:stop]])
+                    progress(stop - start)
     for path in other:
         remove(path)
     return rows
@@ -68,11 +67,11 @@ def merge_image_sets(
 def _others(sets: list[ImageSet], output_dir: Path, overwrite: bool) -> list[Path]:
     """What has to leave the folder; refuses to delete what is read, and what nobody would expect to lose."""
     target = output_dir.resolve()
-    for each in sets:
+    for images in sets:
         # The folder as it is called, and where the file really is: either may be a link into the output folder.
-        folder, file = each.path.parent.resolve(), each.path.resolve()
+        folder, file = images.path.parent.resolve(), images.path.resolve()
         if target in (folder, *folder.parents, *file.parents):
-            raise InputError(f"{output_dir} would be replaced and holds {each.path}, expected another output folder")
+            raise InputError(f"{output_dir} would be replaced and holds {images.path}, expected another output folder")
     if not output_dir.exists():
         return []
     if not output_dir.is_dir():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from engine.core.errors import InputError
 from engine.core.files import replace_file
+from engine.core.progress import Tick, ignore
 from engine.core.types import Float64
 from engine.data.image_set import READ_ROWS, ImageSet, open_reader
 from engine.data.writer import create_images, put_images
@@ -23,7 +24,7 @@ def write_with_labels(
     labels: npt.NDArray[Any],
     path: Path,
     *,
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = ignore,
 ) -> None:
     """Write the images of a set, unchanged, with `labels` (n, ...) of any dtype; the file appears whole.
 
@@ -41,8 +42,7 @@ def write_with_labels(
         for start in range(0, image_set.rows, READ_ROWS):
             stop = min(start + READ_ROWS, image_set.rows)
             put_images(images, start, reader.read_stored(start, stop)[0])
-            if progress is not None:
-                progress(stop - start)
+            progress(stop - start)
 
 
 def read_groups(path: Path) -> list[list[int]]:

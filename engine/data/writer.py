@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.core.files import replace_file
+from engine.core.progress import Tick, ignore
 from engine.data.image_set import READ_ROWS, ImageReader, ImageSet
 
 
@@ -121,7 +122,7 @@ def copy_rows(
     reader: ImageReader,
     rows: range,
     path: Path,
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = ignore,
 ) -> None:
     """Write a stretch of `rows` of an open set as a new one: dtypes and attributes kept, contiguous.
 
@@ -131,8 +132,7 @@ def copy_rows(
         for first in range(rows.start, rows.stop, READ_ROWS):
             last = min(first + READ_ROWS, rows.stop)
             writer.append(*reader.read_stored(first, last))
-            if progress is not None:
-                progress(last - first)
+            progress(last - first)
 
 
 def layout_of(image_set: ImageSet, reader: ImageReader) -> dict[str, Any]:

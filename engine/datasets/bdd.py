@@ -126,7 +126,8 @@ def square_crop(box: Box, height: int, width: int, *, clamp: bool = False) -> tu
         x1, x2 = _grown(x1, x2, -difference, width)
     if clamp:
         y1, x1 = max(y1, 0), max(x1, 0)
-    rows, columns = (slice(*slice(a, b).indices(size)[:2]) for a, b, size in ((y1, y2, height), (x1, x2, width)))
+    rows = slice(*slice(y1, y2).indices(height)[:2])
+    columns = slice(*slice(x1, x2).indices(width)[:2])
     return rows, columns
 
 

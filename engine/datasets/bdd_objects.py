@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from engine.core.errors import InputError
-from engine.core.parallel import Bar, ParallelMap, in_process, unseen
+from engine.core.parallel import ParallelMap, in_process
+from engine.core.progress import Progress, unseen
 from engine.core.types import Float32
 from engine.data.pictures import SUFFIXES, read_picture
 from engine.data.preprocess import preprocess_each
@@ -41,7 +42,7 @@ def prepare_bdd_objects(
     preprocess: str = DEFAULT_PREPROCESS,
     overwrite: bool = False,
     spread: ParallelMap = in_process,
-    progress: Bar = unseen,
+    progress: Progress = unseen,
 ) -> dict[str, int]:
     """Write the splits with a ratio above 0 and return their rows; splits of earlier calls stay.
 

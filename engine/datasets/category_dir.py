@@ -18,15 +18,16 @@ import itertools
 import json
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from engine.core.errors import InputError
-from engine.core.parallel import Bar, ParallelMap, in_process, unseen
+from engine.core.parallel import ParallelMap, in_process
 from engine.core.plain_names import plain_name
+from engine.core.progress import Progress, Tick, unseen
 from engine.core.resumable import WorkFolder, work_folder
 from engine.data.pictures import can_write
 from engine.datasets.bdd import Frame, read_frames
@@ -81,7 +82,7 @@ def create_category_dir(
     settings: CropSettings = PLAIN,
     overwrite: bool = False,
     spread: ParallelMap = in_process,
-    progress: Bar = unseen,
+    progress: Progress = unseen,
 ) -> CategoryReport:
     """Cut the boxes of all frames out of their images; see the module.
 
@@ -106,7 +107,7 @@ def create_category_dir(
     _check_output(output_dir, source, overwrite)
     job = {"labels": source.digest, "images": str(image_dir), "settings": asdict(settings), "pillow": version("pillow")}
     with work_folder(output_dir, job) as work:
-        _do_the_rest(work, frames(), image_dir, source, settings, spread, progress(source.frames))
+        _do_the_rest(work, frames(), image_dir, source, settings, spread, progress("crop", source.frames))
         report = _write_lists(work, source, label_file.name)
         work.become_result()
     return report
@@ -161,7 +162,7 @@ def _do_the_rest(
     source: _Source,
     settings: CropSettings,
     spread: ParallelMap,
-    tick: Callable[[int], None],
+    tick: Tick,
 ) -> None:
     """Crop the scenes that no earlier command did, or whose image has changed since."""
     done = {record["frame"]: record["image"] for record in work.records()}

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from engine.core.errors import InputError
-from engine.core.parallel import Bar, ParallelMap, in_process, unseen
+from engine.core.parallel import ParallelMap, in_process
+from engine.core.progress import Progress, unseen
 from engine.core.types import Int64, Uint8
 from engine.data.preprocess import preprocess_images
 from engine.datasets.official_splits import divide_by_rate, divide_training
@@ -60,7 +61,7 @@ def prepare_cifar(
     preprocess: str = DEFAULT_PREPROCESS,
     overwrite: bool = False,
     spread: ParallelMap = in_process,
-    progress: Bar = unseen,
+    progress: Progress = unseen,
 ) -> dict[str, int]:
     """Write train, val and repair from the training images and test from the test images; returns their rows.
 
@@ -74,7 +75,9 @@ def prepare_cifar(
         raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
     with_test = divide_rate is not None or data_ratio[2] > 0
     batches = read_batches(input_dir, [*_TRAINING, _TEST] if with_test else list(_TRAINING))
-    images, labels = (np.concatenate(column) for column in zip(*(batches[name] for name in _TRAINING), strict=True))
+    training = [batches[name] for name in _TRAINING]
+    images = np.concatenate([batch_images for batch_images, _ in training])
+    labels = np.concatenate([batch_labels for _, batch_labels in training])
     order = np.arange(len(labels)) if random_state is None else shuffled(len(labels), random_state)
     rows_of = (
         divide_training(order, data_ratio)

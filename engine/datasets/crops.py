@@ -125,7 +125,7 @@ def _write(into: Path, folders: Sequence[str], name: str, content: bytes) -> Non
         path.write_bytes(content)
     except FileNotFoundError:
         folder = into
-        for each in folders:
-            folder /= each
+        for folder_name in folders:
+            folder /= folder_name
             folder.mkdir(exist_ok=True)
         path.write_bytes(content)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.files import remove
+from engine.core.progress import Tick, ignore
 from engine.core.types import Uint8
 from engine.data.image_set import READ_ROWS
 from engine.data.preprocess import METHODS, preprocess_images
@@ -52,7 +52,7 @@ def prepare_fashion_mnist(
     random_state: int | None = None,
     preprocess: str = DEFAULT_PREPROCESS,
     overwrite: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Tick = ignore,
 ) -> dict[str, int]:
     """Write `train.h5`, `val.h5`, `test.h5` and `repair.h5` and return the rows of each split written.
 
@@ -103,8 +103,7 @@ def prepare_fashion_mnist(
                 block = rows[start : start + READ_ROWS]
                 one_hot = np.eye(len(LABEL_NAMES), dtype=np.uint8)[labels[block]]
                 writer.append(preprocess_images(images[block], preprocess), one_hot)
-                if progress is not None:
-                    progress(len(block))
+                progress(len(block))
     for split in set(NAMES) - set(sources):
         if files[split].exists() and is_ours(files[split]):
             remove(files[split])

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from engine.core.errors import InputError
-from engine.core.parallel import Bar, ParallelMap, in_process, unseen
+from engine.core.parallel import ParallelMap, in_process
+from engine.core.progress import Progress, unseen
 from engine.core.types import Float32
 from engine.data.pictures import decode_picture
 from engine.data.preprocess import equalise_crop_resize, preprocess_each
@@ -87,7 +88,7 @@ def prepare_gtsrb(
     preprocess: str = DEFAULT_PREPROCESS,
     overwrite: bool = False,
     spread: ParallelMap = in_process,
-    progress: Bar = unseen,
+    progress: Progress = unseen,
 ) -> dict[str, int]:
     """Write train, val and repair from the training images and test from the test images; returns their rows.
 
@@ -162,7 +163,7 @@ def _read_classes(table: Entry) -> list[int]:
         raise InputError(
             f"{table} cannot be read ({error}), expected ;-separated rows with the class in column 8"
         ) from error
-    if not all(0 <= each < len(LABEL_NAMES) for each in classes):
+    if not all(0 <= class_number < len(LABEL_NAMES) for class_number in classes):
         raise InputError(f"{table} has a class outside 0 to {len(LABEL_NAMES) - 1}, expected none")
     return classes
 

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from engine.core.errors import InputError
 from engine.core.files import replace_file
-from engine.core.parallel import Bar, ParallelMap, in_process, unseen
+from engine.core.parallel import ParallelMap, in_process
+from engine.core.progress import Progress, Tick, unseen
 from engine.core.resumable import work_folder
 from engine.core.types import Float32, Int64
 
@@ -114,7 +115,7 @@ def write_splits(
     job: Mapping[str, Any],
     overwrite: bool = False,
     spread: ParallelMap = in_process,
-    progress: Bar = unseen,
+    progress: Progress = unseen,
 ) -> dict[str, int]:
     """Write `<split>.h5` for every split and return its rows; other files in `output_dir` stay.
 
@@ -140,7 +141,7 @@ def write_splits(
         "parts": {name: len(split.labels) for name, split in splits.items()},
         "versions": {name: version(name) for name in ("numpy", "pillow", "scikit-image")},
     }
-    tick = progress(sum(len(split.labels) for split in splits.values()))
+    tick = progress("prepare", sum(len(split.labels) for split in splits.values()))
     with work_folder(output_dir / "prepare", full_job) as work:
         places = {name: _lay_out(work.path / f"{name}.h5", split, layout) for name, split in splits.items()}
         done = {(name, start) for name, start in work.records()}
@@ -182,7 +183,7 @@ class _Maker:
         return self.make(piece.sources)
 
 
-def _pieces(splits: Mapping[str, Split], done: set[tuple[str, int]], tick: Callable[[int], None]) -> Iterator[_Piece]:
+def _pieces(splits: Mapping[str, Split], done: set[tuple[str, int]], tick: Tick) -> Iterator[_Piece]:
     for name, split in splits.items():
         for start in range(0, len(split.labels), WRITE_ROWS):
             sources = split.sources[start : start + WRITE_ROWS]

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.core.errors import InputError
-from engine.core.parallel import Bar, ParallelMap, in_process, unseen
+from engine.core.parallel import ParallelMap, in_process
+from engine.core.progress import Progress, unseen
 from engine.core.resumable import work_folder
 from engine.data.pictures import can_write, encode_picture, read_picture, resize_bilinear
 from engine.datasets.image_info import (
@@ -100,7 +101,7 @@ def create_image_subset(
     *,
     overwrite: bool = False,
     spread: ParallelMap = in_process,
-    progress: Bar = unseen,
+    progress: Progress = unseen,
 ) -> SubsetReport:
     """Draw images of `category_dir` into `output_dir`, beside an `image_info.json`; see the module.
 
@@ -131,7 +132,7 @@ def create_image_subset(
         done = set(work.records())
         pieces = [chosen[start : start + IMAGES_PER_PIECE] for start in range(0, len(chosen), IMAGES_PER_PIECE)]
         left = [piece for piece in pieces if piece[0]["name"] not in done]
-        tick = progress(len(chosen))
+        tick = progress("copy" if settings.resize_to is None else "resize", len(chosen))
         tick(len(chosen) - sum(map(len, left)))
         copy = functools.partial(copy_images, category_dir=source, into=work.path, resize_to=settings.resize_to)
         for piece, _ in spread(copy, left, len(left)):

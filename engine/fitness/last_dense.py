@@ -56,7 +56,8 @@ def unit_widths(counts: Sequence[int]) -> tuple[int, ...]:
     if widest <= UNIT_WEIGHTS[-1] or units > UNROLLED_UNITS:
         return (widest,) * units
     half, quarter = -(-widest // 2), -(-widest // 4)
-    wide, middle = (bucket(sum(count > width for count in counts), UNIT_COUNTS) for width in (half, quarter))
+    wide = bucket(sum(count > half for count in counts), UNIT_COUNTS)
+    middle = bucket(sum(count > quarter for count in counts), UNIT_COUNTS)
     return tuple(widest if unit < wide else half if unit < middle else quarter for unit in range(units))
 
 
@@ -143,7 +144,8 @@ class TiledFitness:
         if program is None:
             program = self._programs[rows, len(slabs)] = backend.for_each(self._kernel, slabs, constants)
         results = program(slabs, constants)
-        loss, correct = (np.concatenate(values).astype(np.float64) for values in zip(*results, strict=True))
+        loss = np.concatenate([slab_loss for slab_loss, _ in results]).astype(np.float64)
+        correct = np.concatenate([slab_correct for _, slab_correct in results]).astype(np.float64)
         # Added row by row of a C-contiguous array: the order does not depend on the number of candidates.
         sums = [values[..., kind].sum(axis=-1) for values in (loss, correct) for kind in blocks]
         return np.stack(sums, axis=-1).reshape(-1, 4)
@@ -222,7 +224,7 @@ def _kernel(head: Head, classes: int, widths: tuple[int, ...]) -> Callable[..., 
     def evaluate(change: Any, units: Any, table: Any, integers: Any) -> Any:
         count, particles, size = len(widths), change.shape[0], table.shape[1]
         base = table[starts[-1] : starts[-1] + count]
-        largest, remainder, true_score, real_row, one = (table[row] for row in range(-5, 0))
+        largest, remainder, true_score, real_row, one = table[-5], table[-4], table[-3], table[-2], table[-1]
         labels, largest_is_first = integers[0], integers[1] > 0
 
         step = 1 if count <= UNROLLED_UNITS else count

@@ -114,7 +114,7 @@ def most_places(rows: int) -> int:
 def value_bytes(cut: GraphCut) -> dict[int, int]:
     """Bytes of each value of the tail for one row, by number."""
     size = {
-        number: 4 * math.prod(each or 1 for each in shape[1:])
+        number: 4 * math.prod(length or 1 for length in shape[1:])
         for step in cut.tail
         for number, shape in zip(step.outputs, step.shapes, strict=True)
     }
@@ -220,14 +220,15 @@ class TailFitness:
             self._prepared[rows] = self._prepare(slice(*rows))
         blocks, constants = self._prepared[rows]
         arguments = (backend.on_device(filled), *constants, *self._tail.constants)
-        key = tuple(tuple(each.shape) for each in constants)
+        key = tuple(tuple(constant.shape) for constant in constants)
         program = self._programs.get(key)
         if program is None:
             program = self._programs[key] = backend.for_shapes(self._evaluate, arguments)
         results = program(*arguments)
 
         def finish() -> Float64:
-            loss, correct = (np.asarray(values) for values in results)
+            device_loss, device_correct = results
+            loss, correct = np.asarray(device_loss), np.asarray(device_correct)
             # Added row by row of a C-contiguous array: the order does not depend on the number of candidates.
             sums = [values[:, kind].sum(axis=-1) for values in (loss, correct) for kind in blocks]
             return np.stack(sums, axis=-1)[: len(part)]
@@ -331,7 +332,7 @@ def group_weights(route: Route, weights: FlatWeights, places: Int64) -> Groups:
     is_kernel = np.array([path.endswith("/kernel") for path in weights.paths])[part]
     unit = np.where(is_kernel, route.family.units(route.first.operation, within), within)
     units = np.unique(unit)
-    members = [np.flatnonzero(unit == each) for each in units]
+    members = [np.flatnonzero(unit == unit_number) for unit_number in units]
     slots = np.full((len(units), bucket(max(map(len, members), default=1), UNIT_WEIGHTS)), len(places))
     for group, member in zip(slots, members, strict=True):
         group[: len(member)] = member

@@ -42,9 +42,9 @@ def columns(layer: Any, inputs: Any, places: Int64) -> Any:
     padded = ops.pad(inputs, [(0, 0), *pads, (0, 0)])
     offset = np.stack(offsets, axis=1)
     found, order = [], []
-    for each in np.unique(offset, axis=0):  # one shift of the input serves all weights at an offset
-        members = np.flatnonzero((offset == each).all(axis=1))
-        starts = [int(start) * dilation for start, dilation in zip(each, dilations, strict=True)]
+    for shift in np.unique(offset, axis=0):  # one shift of the input serves all weights at an offset
+        members = np.flatnonzero((offset == shift).all(axis=1))
+        starts = [int(start) * dilation for start, dilation in zip(shift, dilations, strict=True)]
         window = [
             slice(start, start + (out - 1) * stride + 1, stride)
             for start, out, stride in zip(starts, sizes, strides, strict=True)

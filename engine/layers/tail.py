@@ -48,7 +48,12 @@ class Tail:
         """Collect the variables that it reads; those that are not under repair are arguments of every program."""
         self.weights = weights
         wanted = {id(variable) for variable in weights.variables}
-        others = {id(each): each for step in weights.cut.tail for each in step.variables if id(each) not in wanted}
+        others = {
+            id(variable): variable
+            for step in weights.cut.tail
+            for variable in step.variables
+            if id(variable) not in wanted
+        }
         self._others = list(others.values())
         self._wanted = wanted
         self.folds = all(not step.masks and all(shape[0] is None for shape in step.shapes) for step in weights.cut.tail)
@@ -57,7 +62,7 @@ class Tail:
         self._places = {
             id(step): places
             for step in weights.cut.tail
-            if (places := _few_places(step, shapes)) and not any(id(each) in wanted for each in step.variables)
+            if (places := _few_places(step, shapes)) and not any(id(variable) in wanted for variable in step.variables)
         }
         """Convolutions that run as one product, see `convolution_like.unfolds`, with the places of their input."""
 
@@ -143,7 +148,8 @@ class Tail:
                     with self.scope(constants, values):
                         parts.append(step.run({**one, **own}))
                 results = [
-                    each[0] if count == 1 else ops.concatenate(each, axis=0) for each in zip(*parts, strict=True)
+                    outputs[0] if count == 1 else ops.concatenate(outputs, axis=0)
+                    for outputs in zip(*parts, strict=True)
                 ]
                 many.update(zip(step.outputs, results, strict=True))
                 continue

@@ -189,7 +189,7 @@ def _keeps_apart(step: Step, chain: Sequence[Step]) -> bool:
         return True
     if isinstance(layer, keras.layers.Activation):
         return _is_elementwise(layer.activation)
-    if any(isinstance(each.operation, keras.layers.Flatten) for each in chain):
+    if any(isinstance(earlier.operation, keras.layers.Flatten) for earlier in chain):
         return False
     if isinstance(layer, keras.layers.Flatten):
         return len(step.shapes[0]) == 2 and layer.data_format == "channels_last"
@@ -202,5 +202,5 @@ def _joins(step: Step, chain: Sequence[Step]) -> bool:
     layer = step.operation
     if getattr(layer, "compute_dtype", "") != "float32" or layer.dtype_policy.quantization_mode is not None:
         return False
-    flattened = any(isinstance(each.operation, keras.layers.Flatten) for each in chain)
+    flattened = any(isinstance(earlier.operation, keras.layers.Flatten) for earlier in chain)
     return dense_like.is_dense_like(layer) or (not flattened and convolution_like.takes_units(layer))

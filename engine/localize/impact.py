@@ -123,8 +123,9 @@ class ImpactPasses:
             impact += np.asarray(share)
             if kept:
                 numbers = [number for tap in self._opaque for number in tap.weights]
-                for number, each in zip(numbers, self._row_by_row(kept, flat, *constants), strict=True):
-                    impact[under_repair.offsets[number] : under_repair.offsets[number + 1]] += np.asarray(each).ravel()
+                for number, weight_impact in zip(numbers, self._row_by_row(kept, flat, *constants), strict=True):
+                    places = slice(under_repair.offsets[number], under_repair.offsets[number + 1])
+                    impact[places] += np.asarray(weight_impact).ravel()
         return gradient, impact
 
     def _has_inputs(self, number: int) -> bool:
@@ -150,22 +151,22 @@ class ImpactPasses:
 
         with tail.scope(constants, weights):
             values, plain = self._values(features, None)
-        counts = [len(each) for each in plain]
+        counts = [len(group) for group in plain]
 
         def score(added: Any) -> Any:
             with tail.scope(constants, weights):
                 moved, _ = self._values(features, _grouped(added, counts))
             return ops.sum(ops.cast(moved[cut.output], "float32") * won)
 
-        slopes = backend.gradient(score, [ops.zeros_like(each) for group in plain for each in group])
+        slopes = backend.gradient(score, [ops.zeros_like(value) for group in plain for value in group])
         parts = [ops.zeros_like(weight) for weight in weights]
         kept = []
         for tap, slope in zip(self._taps, _grouped(slopes, counts), strict=True):
             if tap.linear:
                 with tail.scope(constants, weights):
                     found = self._linear(tap, values, slope[0], features.shape[0])
-                for number, each in found.items():
-                    parts[number] = parts[number] + each
+                for number, impact in found.items():
+                    parts[number] = parts[number] + impact
                 continue
             inputs = {str(number): values[number] for number in tap.step.inputs}
             masks = {name: mask for name, value in inputs.items() if (mask := _mask(value)) is not None}
@@ -208,7 +209,7 @@ class ImpactPasses:
             total = through(sizes)
             share = ops.where(total > 0, share / ops.where(total > 0, total, 1.0), 0.0)
         found = backend.gradient(lambda changed: ops.sum(through(changed) * share), sizes)
-        impact = {id(each): size * rise for each, size, rise in zip(variables, sizes, found, strict=True)}
+        impact = {id(variable): size * rise for variable, size, rise in zip(variables, sizes, found, strict=True)}
         places = math.prod(slope.shape) // (rows * _units(step))
         return {number: impact[id(self._tail.weights.variables[number])] / places for number in tap.weights}
 
@@ -231,18 +232,20 @@ class ImpactPasses:
                 for number, value in zip(tap.weights, changed, strict=True):
                     put[number] = value
                 with tail.scope(constants, put):
-                    outputs = [each for each in tap.step.run(values) if _is_float(each.dtype)]
-                return sum(ops.sum(each * slope) for each, slope in zip(outputs, slopes, strict=True))
+                    outputs = [output for output in tap.step.run(values) if _is_float(output.dtype)]
+                return sum(ops.sum(output * slope) for output, slope in zip(outputs, slopes, strict=True))
 
             held = [weights[number] for number in tap.weights]
             found = backend.gradient(score, held)
             products = [ops.abs(weight * slope) for weight, slope in zip(held, found, strict=True)]
             shared = [self._normalised and self._has_inputs(number) for number in tap.weights]
-            return [_shared_out(each, slopes) if has else each for each, has in zip(products, shared, strict=True)]
+            return [
+                _shared_out(product, slopes) if has else product for product, has in zip(products, shared, strict=True)
+            ]
 
         def add(total: Any, row: Any) -> tuple[Any, Any]:
-            more = [each for tap, values in zip(self._opaque, row, strict=True) for each in one(tap, *values)]
-            return [each + ops.cast(part, "float64") for each, part in zip(total, more, strict=True)], None
+            more = [impact for tap, values in zip(self._opaque, row, strict=True) for impact in one(tap, *values)]
+            return [so_far + ops.cast(part, "float64") for so_far, part in zip(total, more, strict=True)], None
 
         numbers = [number for tap in self._opaque for number in tap.weights]
         nothing = [ops.zeros(tail.weights.variables[number].shape, "float64") for number in numbers]
@@ -285,10 +288,10 @@ def _tapped(tap: Tap, values: Mapping[int, Any], added: Sequence[Any] | None) ->
         activation = None if step.linear else step.operation.activation
         return [_masked(moved if activation is None else activation(moved), plain)], [plain]
     outputs = step.run(values)
-    floats = [each for each in outputs if _is_float(each.dtype)]
+    floats = [output for output in outputs if _is_float(output.dtype)]
     if added is not None:
         more = iter(added)
-        outputs = [_masked(each + next(more), each) if _is_float(each.dtype) else each for each in outputs]
+        outputs = [_masked(output + next(more), output) if _is_float(output.dtype) else output for output in outputs]
     return outputs, floats
 
 
@@ -296,9 +299,9 @@ def _shared_out(products: Any, slopes: Sequence[Any]) -> Any:
     """|w dr/dw| of one row and weight as shares of each unit, times the impact of the output behind it."""
     last = slopes[0].shape[-1]
     output = sum(
-        ops.sum(ops.abs(each), axis=tuple(range(len(each.shape) - 1))) / _size(each.shape[:-1])
-        for each in slopes
-        if each.shape[-1] == last
+        ops.sum(ops.abs(slope), axis=tuple(range(len(slope.shape) - 1))) / _size(slope.shape[:-1])
+        for slope in slopes
+        if slope.shape[-1] == last
     )
     units = products.shape[-1]
     unit = ops.tile(output, units // last) if units % last == 0 else ops.sum(output) / last

@@ -191,10 +191,11 @@ def _verdict(requirement: Requirement, comparison: Comparison) -> Verdict:
     total = int(_pool(comparison.totals, requirement).sum())
     if total == 0:
         raise ValueError(f"no rows to judge {requirement.text!r} by")
-    before, after = (_count(confusion, requirement) for confusion in (comparison.before, comparison.after))
+    before, after = _count(comparison.before, requirement), _count(comparison.after, requirement)
     if requirement.kind == "max_drop":
         exact = Fraction(before - after, total)
-        broken, fixed = (int(_pool(each, requirement).sum()) for each in (comparison.broken, comparison.fixed))
+        broken = int(_pool(comparison.broken, requirement).sum())
+        fixed = int(_pool(comparison.fixed, requirement).sum())
         low, high = drop_interval(broken, fixed, total)
     else:
         exact = Fraction(after, total)
@@ -262,7 +263,8 @@ def _subject(table: dict[str, Any], where: str, classes: int, names: Sequence[st
         if len(pair) < len(_PAIR_KEYS):
             missing = " and ".join(key for key in _PAIR_KEYS if key not in table)
             raise InputError(f"{where} has {' and '.join(pair)} without {missing}, expected all three")
-        true, predicted = (_label(table[key], key, where, classes, names) for key in ("true", "predicted"))
+        true = _label(table["true"], "true", where, classes, names)
+        predicted = _label(table["predicted"], "predicted", where, classes, names)
         if true == predicted:
             raise InputError(f"{where} has true and predicted both {_label_list((true,), names)}, expected two labels")
         return true, predicted

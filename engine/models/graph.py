@@ -162,7 +162,7 @@ def cut_graph(graph: Graph, variables: Sequence[Any]) -> GraphCut:
         number: (shape, dtype)
         for number, shape, dtype in [
             *zip(graph.inputs, graph.input_shapes, graph.input_dtypes, strict=True),
-            *(each for step in others for each in zip(step.outputs, step.shapes, step.dtypes, strict=True)),
+            *(value for step in others for value in zip(step.outputs, step.shapes, step.dtypes, strict=True)),
         ]
     }
     return GraphCut(
@@ -286,4 +286,4 @@ def _makes_masks(node: Any) -> bool:
     if any(getattr(tensor, "_keras_mask", None) is not None for tensor in node.outputs):
         return True
     below = layers_below(node.operation) if isinstance(node.operation, keras.Layer) else ()
-    return any(isinstance(each, keras.layers.Masking) or getattr(each, "mask_zero", False) for _, each in below)
+    return any(isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False) for _, layer in below)

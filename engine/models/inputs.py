@@ -31,7 +31,7 @@ def model_inputs(model: Any) -> tuple[ModelInput, ...]:
     stores. It takes the rows as float32, whatever it makes of them.
     """
     if has_graph(model):
-        return tuple(ModelInput(each.name, tuple(each.shape[1:]), each.dtype) for each in model.inputs)
+        return tuple(ModelInput(tensor.name, tuple(tensor.shape[1:]), tensor.dtype) for tensor in model.inputs)
     shape = (model.get_build_config() or {}).get("input_shape")
     if not isinstance(shape, (list, tuple)) or not all(size is None or isinstance(size, int) for size in shape):
         return ()
@@ -40,18 +40,18 @@ def model_inputs(model: Any) -> tuple[ModelInput, ...]:
 
 def input_specs(model: Any) -> tuple[tuple[tuple[int | None, ...], str], ...]:
     """Shape, the axis of rows (None) first, and dtype of each input of a model."""
-    return tuple(((None, *each.shape), each.dtype) for each in model_inputs(model))
+    return tuple(((None, *model_input.shape), model_input.dtype) for model_input in model_inputs(model))
 
 
 def row_shape(model: Any) -> tuple[int, ...]:
     """Shape of a row as it travels: that of the only input, or (F,) for several. All sizes must be fixed."""
-    shapes: list[tuple[Any, ...]] = [each.shape for each in model_inputs(model)]
+    shapes: list[tuple[Any, ...]] = [model_input.shape for model_input in model_inputs(model)]
     return shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
 
 
 def several_inputs(model: Any) -> Inputs:
     """Name and shape of each input of a model that has several; else empty. All sizes must be fixed."""
-    found: list[tuple[str, Any]] = [(each.name, each.shape) for each in model_inputs(model)]
+    found: list[tuple[str, Any]] = [(model_input.name, model_input.shape) for model_input in model_inputs(model)]
     return tuple(found) if len(found) > 1 else ()
 
 
@@ -71,10 +71,10 @@ def unpack(model: Any, rows: Any) -> Any:
         tensors = [ops.cast(rows, inputs[0].dtype)]
     else:
         tensors, first = [], 0
-        for each in inputs:
-            shape: Any = each.shape
+        for model_input in inputs:
+            shape: Any = model_input.shape
             part = rows[:, first : first + math.prod(shape)]
-            tensors.append(ops.cast(ops.reshape(part, (-1, *shape)), each.dtype))
+            tensors.append(ops.cast(ops.reshape(part, (-1, *shape)), model_input.dtype))
             first += math.prod(shape)
     if isinstance(model, keras.Sequential) or not has_graph(model):
         return tensors[0]

@@ -222,15 +222,15 @@ def _check_shapes(model: Any, path: Path) -> int:
             f"{path}: the subclassed model {type(model).__name__!r} does not store the shape of one input, expected "
             "one that was called with a single tensor before it was saved"
         )
-    for number, each in enumerate(inputs):
-        shape = tuple(model.inputs[number].shape) if has_graph(model) else (None, *each.shape)
-        if not each.shape or None in each.shape or shape[0] is not None:
+    for number, model_input in enumerate(inputs):
+        shape = tuple(model.inputs[number].shape) if has_graph(model) else (None, *model_input.shape)
+        if not model_input.shape or None in model_input.shape or shape[0] is not None:
             raise InputError(
                 f"{path}: found input shape {shape}, expected (None, ...) with fixed sizes (pad rows to one length, "
                 "and save the model with it)"
             )
-        if each.dtype == "string":
-            raise InputError(f"{path}: found an input {each.name!r} of text, expected numbers")
+        if model_input.dtype == "string":
+            raise InputError(f"{path}: found an input {model_input.name!r} of text, expected numbers")
     outputs = _output_shapes(model, inputs[0], path)
     if len(outputs) != 1:
         raise InputError(f"{path}: found {len(outputs)} outputs, expected one")
@@ -253,7 +253,7 @@ def _output_shapes(model: Any, only_input: ModelInput, path: Path) -> list[tuple
                 f"{path}: the model cannot be run on rows of shape {only_input.shape} ({why}), expected one that can "
                 "be compiled for them"
             ) from error
-    return [tuple(each.shape) for each in outputs]
+    return [tuple(output.shape) for output in outputs]
 
 
 def _add_content(digest: Any, path: Path) -> None:

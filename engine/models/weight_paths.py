@@ -67,7 +67,7 @@ def name_in_layer(layer: Any, variable: Any) -> str:
 def _paths(layer: Any) -> Iterator[tuple[int, str]]:
     """Yield (identity, path) of the weights of a model or layer, each once."""
     seen: set[int] = set()
-    for prefix, inner in [*((f"{path}/", each) for path, each in layers_below(layer)), ("", layer)]:
+    for prefix, inner in [*((f"{path}/", below) for path, below in layers_below(layer)), ("", layer)]:
         for name, variable in _weights_held(inner):
             if id(variable) not in seen:
                 seen.add(id(variable))
@@ -88,24 +88,24 @@ def _held_layers(layer: Any, renamed: bool) -> Iterator[tuple[str, Any]]:
     if has_graph(layer) or is_own(layer):
         yield from _by_name(layer.layers if isinstance(layer, keras.Model) else _in_attributes(layer), renamed)
     if not is_own(layer):
-        yield from ((path, each) for path, each in _attributes(layer) if isinstance(each, keras.Layer))
+        yield from ((path, value) for path, value in _attributes(layer) if isinstance(value, keras.Layer))
 
 
 def _by_name(layers: list[Any], renamed: bool) -> Iterator[tuple[str, Any]]:
     names: set[str] = set()
-    for each in {id(each): each for each in layers}.values():
-        name = stem = _without_number(each) if renamed else each.name
+    for layer in {id(layer): layer for layer in layers}.values():
+        name = stem = _without_number(layer) if renamed else layer.name
         count = 1
         while renamed and name in names:
             name, count = f"{stem}_{count}", count + 1
         names.add(name)
-        yield name, each
+        yield name, layer
 
 
 def _weights_held(layer: Any) -> Iterator[tuple[str, Any]]:
     """Yield (name, weight) for those that a layer or model holds itself, not those of layers inside."""
     inside = {id(weight) for inner in _in_attributes(layer) for weight in inner.weights}
-    attributes = {} if is_own(layer) else {id(each): path for path, each in _attributes(layer)}
+    attributes = {} if is_own(layer) else {id(value): path for path, value in _attributes(layer)}
     for weight in layer.weights:
         if id(weight) in inside:
             continue

@@ -175,7 +175,7 @@ class TailRunner:
 def features_pass(model: Any, cut: GraphCut) -> Callable[[Any], Any]:
     """The pass from what the model takes to features (n, F); weights that are assigned later count at once."""
     inputs = range(len(model_inputs(model)))
-    variables = list({id(each): each for step in cut.before for each in step.variables}.values())
+    variables = list({id(variable): variable for step in cut.before for variable in step.variables}.values())
 
     def features(values: Sequence[Any], constants: Sequence[Any]) -> Any:
         with keras.StatelessScope(list(zip(variables, constants, strict=True))):
@@ -192,4 +192,4 @@ def features_pass(model: Any, cut: GraphCut) -> Callable[[Any], Any]:
         return pack(cut, found)
 
     program = backend.graph(features)
-    return lambda rows: program(flat(rows), [ops.convert_to_tensor(each) for each in variables])
+    return lambda rows: program(flat(rows), [ops.convert_to_tensor(variable) for variable in variables])

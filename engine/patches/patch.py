@@ -170,16 +170,19 @@ class _Rows:
     @staticmethod
     def of(patches: Sequence[Patch]) -> _Rows:
         patches = [*patches, NO_CHANGE]  # so that there is something to concatenate
-        number = {path: n for n, path in enumerate(dict.fromkeys(chain.from_iterable(each.weight for each in patches)))}
-        path = np.fromiter((number[name] for each in patches for name in each.weight), np.int64)
-        flat = np.concatenate([each.flat_index for each in patches])
-        source = np.repeat(np.arange(len(patches)), [len(each) for each in patches])
+        number = {
+            path: n for n, path in enumerate(dict.fromkeys(chain.from_iterable(patch.weight for patch in patches)))
+        }
+        path = np.fromiter((number[name] for patch in patches for name in patch.weight), np.int64)
+        flat = np.concatenate([patch.flat_index for patch in patches])
+        source = np.repeat(np.arange(len(patches)), [len(patch) for patch in patches])
         order = np.lexsort((source, flat, path))
         path, flat = path[order], flat[order]
         starts = np.ones(len(order), bool)
         starts[1:] = (path[1:] != path[:-1]) | (flat[1:] != flat[:-1])
         first = np.flatnonzero(starts)[np.cumsum(starts) - 1]
-        old, new = (np.concatenate([getattr(each, name) for each in patches])[order] for name in ("old", "new"))
+        old = np.concatenate([patch.old for patch in patches])[order]
+        new = np.concatenate([patch.new for patch in patches])[order]
         return _Rows(tuple(number), path, flat, old, new, source[order], first)
 
     def changing(self) -> npt.NDArray[np.intp]:

@@ -137,7 +137,7 @@ def find_case(
     )
     return RepairCase(
         label,
-        case_fingerprint([each.fingerprint for each in (negatives, kept) if len(each.labels)], index),
+        case_fingerprint([inputs.fingerprint for inputs in (negatives, kept) if len(inputs.labels)], index),
         index,
         weights,
         rows,

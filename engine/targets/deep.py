@@ -158,7 +158,9 @@ class DeepTarget:
         features = size.rows * (2 * (width + size.classes) * 4 + kept) + shapes.places * (width * 4 + 2 * kept)
         before = size.batch_rows * (size.row_values * 4 + live_bytes(cut.before))
         after = size.batch_rows * held_bytes(cut, None)
-        model = 4 * sum(math.prod(each.shape) * 4 for step in (*cut.before, *cut.tail) for each in step.variables)
+        model = 4 * sum(
+            math.prod(variable.shape) * 4 for step in (*cut.before, *cut.tail) for variable in step.variables
+        )
         return Plan(
             all_particles=size.searches * size.particles,
             all_rows=size.rows,

@@ -68,7 +68,7 @@ def headed(graph: Graph, loss: TrainingLoss, path: Path) -> tuple[Graph, Head]:
     output = graph.output
     steps = list(graph.steps)
     while True:
-        step = next((each for each in steps if output in each.outputs), None)
+        step = next((maker for maker in steps if output in maker.outputs), None)
         if step is None or len(uses(steps, output)) > 0:
             return replace(graph, output=output), _plain_head(loss, path)
         operation = step.operation
@@ -132,7 +132,7 @@ def _chosen(model: Any, names: Sequence[str], path: Path) -> dict[str, Any]:
 def _dense(model: Any, chosen: Mapping[str, Any]) -> dict[str, int]:
     """The toolkit's number of the layer of each 2-D kernel at the top level of the model."""
     numbers = {f"{layer.name}/kernel": number for number, layer in enumerate(getattr(model, "layers", ()))}
-    return {name: numbers[name] for name, each in chosen.items() if name in numbers and len(each.shape) == 2}
+    return {name: numbers[name] for name, variable in chosen.items() if name in numbers and len(variable.shape) == 2}
 
 
 def _layer_name(model: Any, asked: str) -> str:
@@ -145,7 +145,8 @@ def _layer_name(model: Any, asked: str) -> str:
 def _unknown(model: Any, asked: str, layer: str, known: dict[str, Any], path: Path) -> InputError:
     layers = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in known))
     shown = ", ".join(layers[:12]) + (f" and {len(layers) - 12} more" if len(layers) > 12 else "")
-    same = next((each for each in getattr(model, "layers", ()) if each.name == layer.split("/", maxsplit=1)[0]), None)
+    layer_name = layer.split("/", maxsplit=1)[0]
+    same = next((model_layer for model_layer in getattr(model, "layers", ()) if model_layer.name == layer_name), None)
     if same is None:
         what = "is no layer of the model"
     elif "/" in layer:
@@ -163,7 +164,7 @@ def _unused(model: Any, name: str, path: Path) -> InputError:
 def _layer(model: Any, weight: str) -> str:
     """Name and type of the layer of the model's own that holds a weight."""
     name = weight.split("/", maxsplit=1)[0]
-    found = next((each for each in getattr(model, "layers", ()) if each.name == name), model)
+    found = next((layer for layer in getattr(model, "layers", ()) if layer.name == name), model)
     return f"({found.name}, {type(found).__name__})"
 
 

@@ -165,11 +165,11 @@ def _vgg19(architecture: Architecture, input_shape: tuple[int, ...], classes: in
 def _application(architecture: Architecture, input_shape: tuple[int, ...], classes: int) -> tuple[Any, Any]:
     start = x = keras.Input(input_shape)
     if architecture.augmentation:
-        x = keras.Sequential([_part(keras.layers, each) for each in architecture.augmentation])(x)
+        x = keras.Sequential([_part(keras.layers, part) for part in architecture.augmentation])(x)
     network = _convolutional_part(architecture, x)
     x = network.output
-    for each in architecture.layers:
-        x = _part(keras.layers, each)(x)
+    for layer in architecture.layers:
+        x = _part(keras.layers, layer)(x)
     if len(x.shape) != 2:
         raise InputError(
             f"{architecture.name}: before the last Dense layer an image has shape {tuple(x.shape[1:])}, expected a "
@@ -233,7 +233,7 @@ def _known_name(name: Any, key: str, others: tuple[str, ...] = ()) -> str:
     offered = f"{', '.join(others)} or a name" if others else "a name"
     if name in LEFT_OUT:
         raise InputError(f"{key} {name} of eAI-Repair-Toolkit is left out, expected {offered} of keras.applications")
-    lower = {each.lower(): each for each in known}
+    lower = {application.lower(): application for application in known}
     close = difflib.get_close_matches(str(name).lower(), lower, 1, 0.5)
     example = lower[close[0]] if close else "MobileNetV2"
     raise InputError(f"{key} is {name!r}, expected {offered} of keras.applications such as {example}")

@@ -32,6 +32,7 @@ from engine import backend
 from engine.backend import keras
 from engine.core.errors import InputError, WorkError
 from engine.core.files import remove, replace_file
+from engine.core.progress import Progress, unseen
 from engine.core.rng import generator
 from engine.core.types import Float32, Int64
 from engine.data.image_set import READ_ROWS, ImageReader, ImageSet, open_reader
@@ -58,9 +59,6 @@ _PREFETCHED = 4
 _SLACK = 1 << 20
 """Bytes that a file of weights may take beside them: names, the configuration."""
 _DATE = (2025, 1, 1, 0, 0, 0)
-
-Bar = Callable[[str, int], Callable[[int], None]]
-"""Given a title and a number of rows, returns what to call with rows done."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +212,7 @@ def check_output(output_dir: Path, *, overwrite: bool) -> None:
         InputError: no folder; it holds another model, beside which this one could not be told; or a model.keras that
             `train` did not make, without `overwrite`.
     """
-    found = next(each for each in (output_dir, *output_dir.absolute().parents) if each.exists())
+    found = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
     if not found.is_dir():
         raise InputError(f"{found} is a file, expected a folder, or none, for the trained model")
     if found != output_dir:
@@ -238,7 +236,7 @@ def train(
     *,
     facts: Mapping[str, Any],
     overwrite: bool = False,
-    bar: Bar = lambda _title, _rows: lambda _count: None,
+    progress: Progress = unseen,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     held_bytes: int = HELD_BYTES,
 ) -> Trained:
@@ -253,7 +251,7 @@ def train(
         settings: how to train.
         facts: what else to note in `training.json`.
         overwrite: see `check_output`.
-        bar: progress.
+        progress: of reading, training and measuring.
         on_epoch: called after every epoch.
         held_bytes: see `HELD_BYTES`.
 
@@ -264,14 +262,15 @@ def train(
     """
     _tensorflow()
     check_output(output_dir, overwrite=overwrite)
-    rows = split_rows(images.rows, settings.validation_split, settings.seed)
+    training_rows, validation_rows = split_rows(images.rows, settings.validation_split, settings.seed)
     with ExitStack() as stack:
         reader = stack.enter_context(open_reader(images))
-        training, validation = (Feed(images, each, reader, held_bytes) for each in rows)
-        _read_once(images, reader, (training, validation), bar)
+        training = Feed(images, training_rows, reader, held_bytes)
+        validation = Feed(images, validation_rows, reader, held_bytes)
+        _read_once(images, reader, (training, validation), progress)
         try:
             _clear(output_dir)
-            epochs, files = _fit(model, training, validation, settings, output_dir, bar, on_epoch)
+            epochs, files = _fit(model, training, validation, settings, output_dir, progress, on_epoch)
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix=_SCRATCH, dir=output_dir)))
             _save(model, scratch / MODEL)
         except OSError as error:
@@ -281,7 +280,7 @@ def train(
         foreign = foreign_layer(model)
         saved = load_model(scratch / MODEL, allow_custom_code=foreign is not None)
         runner = ModelRunner(saved.model, None)
-        counts = [_correct(runner, feed, bar) for feed in (training, validation)]
+        counts = [_correct(runner, feed, progress) for feed in (training, validation)]
         trained = Trained(
             epochs=tuple(epochs),
             stopped=len(epochs) < settings.epochs,
@@ -301,9 +300,9 @@ def _tensorflow() -> Any:
     return backend.tensorflow("training")
 
 
-def _read_once(images: ImageSet, reader: ImageReader, feeds: tuple[Feed, Feed], bar: Bar) -> None:
+def _read_once(images: ImageSet, reader: ImageReader, feeds: tuple[Feed, Feed], progress: Progress) -> None:
     """Read every row, so that bad pixels are found while nothing has been written, and keep what is to be kept."""
-    tick = bar("read", images.rows)
+    tick = progress("read", images.rows)
     for start in range(0, images.rows, READ_ROWS):
         block = reader.read(start, min(start + READ_ROWS, images.rows))
         for feed in feeds:
@@ -328,11 +327,11 @@ def _fit(
     validation: Feed,
     settings: TrainSettings,
     output_dir: Path,
-    bar: Bar,
+    progress: Progress,
     on_epoch: Callable[[Epoch], None],
 ) -> tuple[list[Epoch], list[Path]]:
     """Run the epochs; returns them and their checkpoints."""
-    tick = bar("train", settings.epochs * len(training.rows))
+    tick = progress("train", settings.epochs * len(training.rows))
     epochs: list[Epoch] = []
     files: list[Path] = []
     tf = _tensorflow()
@@ -416,7 +415,7 @@ def _checkpoint(model: Any, folder: Path, epoch: Epoch) -> Path:
 def _check_room(model: Any, folder: Path, copies: int) -> None:
     """Raise OSError where a disk has no room for a model: HDF5 may crash when it fills up under an open file."""
     variables = [*model.variables, *model.optimizer.variables]
-    size = _SLACK + sum(math.prod(each.shape) * np.dtype(each.dtype).itemsize for each in variables)
+    size = _SLACK + sum(math.prod(variable.shape) * np.dtype(variable.dtype).itemsize for variable in variables)
     if shutil.disk_usage(folder).free < copies * size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -447,9 +446,9 @@ def _save(model: Any, path: Path) -> None:
     raw.unlink()
 
 
-def _correct(runner: ModelRunner, feed: Feed, bar: Bar) -> tuple[int, int]:
+def _correct(runner: ModelRunner, feed: Feed, progress: Progress) -> tuple[int, int]:
     """Rows that a model gets right, and all."""
-    tick = bar("measure", len(feed.rows))
+    tick = progress("measure", len(feed.rows))
     correct = 0
     for images, one_hot in feed.in_order(BATCH_ROWS):
         correct += int((runner.predict(images) == one_hot.argmax(axis=1)).sum())

@@ -99,11 +99,11 @@ UNFIT = {
     "channels": (_only("images", (..., slice(1))), "images of shape (32, 32, 1)"),
     "not pictures": (
         _only("images", (slice(None), 0)),
-        "rows of shape (32, 3); the model model.keras expects (32, 32, 3)",
+        "rows of shape (32, 3), the model model.keras expects (32, 32, 3)",
     ),
     "more classes": (
         _rewriting(lambda arrays: arrays.update(labels=np.pad(arrays["labels"], ((0, 0), (0, 3))))),
-        "labels 13 classes; the model model.keras has 10",
+        "labels 13 classes, the model model.keras has 10",
     ),
 }
 

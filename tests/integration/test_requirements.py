@@ -162,5 +162,5 @@ def test_base_model_of_other_classes(workspace: Path, refused: Callable[..., str
     images = keras.Input((32, 32, 3))
     keras.Model(images, keras.layers.Dense(7, activation="softmax")(keras.layers.Flatten()(images))).save("seven.keras")
     path = goals("[[require]]\nmax_drop = 0.5")
-    says = ("data/test.h5", "10 classes; the model seven.keras has 7")
+    says = ("data/test.h5", "10 classes, the model seven.keras has 7")
     refused(*TEST, "--requirements", path, "--base-model-dir", "seven.keras", says=says)

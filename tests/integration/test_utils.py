@@ -305,7 +305,7 @@ def test_models_that_do_not_fit_together(here: Path, refused: Refused) -> None:
     layers = [keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(4, activation="softmax")]
     keras.Sequential(layers).save("small.keras")
     words = ["utils", "overlay_bubble_chart", BEFORE, "--model_dir_overlay=small.keras", "--test_dir=data", *HERE]
-    refused(*words, says=("test.h5 labels 10 classes; the model small.keras has 4",))
+    refused(*words, says=("test.h5 labels 10 classes, the model small.keras has 4",))
 
 
 # What became of negatives.
@@ -344,7 +344,7 @@ def test_repaired_result(here: Path, command: Command, refused: Refused) -> None
     out = succeed(command, *words[:2], "--target_dir=data/positive", "--target_data=repair", *HERE)
     assert "wrong now" in out
     refused("utils", *words[:2], "--target_dir=data", *HERE, says=("data has no rows in label folders, expected",))
-    refused("utils", *words[:2], "--target_dir=data/negative", "--filename=x", *HERE, says=("filename is x;",))
+    refused("utils", *words[:2], "--target_dir=data/negative", "--filename=x", *HERE, says=("filename is x,",))
 
 
 def test_repaired_result_on_workers(here: Path, command: Command) -> None:

@@ -447,7 +447,7 @@ def test_integers_that_float32_does_not_hold(tmp_path: Path, dtype: str) -> None
     if dtype.startswith("i"):
         images[5, 0] -= 1
         found = imagesets.open_image_set(write_raw(tmp_path / "a.h5", images, one_hot([0] * 60)))
-        with pytest.raises(InputError, match="row 5 has -16777217;"):
+        with pytest.raises(InputError, match="row 5 has -16777217,"):
             imagesets.read_images(found, 0, 9)
 
 

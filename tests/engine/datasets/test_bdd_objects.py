@@ -58,7 +58,12 @@ def by_scikit_image(path: Path) -> np.ndarray:
 def test_rows(made: Path, tmp_path: Path) -> None:
     out, seen = tmp_path / "out", list[int]()
     rows = prepare_bdd_objects(
-        made, out, single_dir=True, data_ratio=(0.5, 0.2, 0.3, 0), random_state=3, progress=lambda total: seen.append
+        made,
+        out,
+        single_dir=True,
+        data_ratio=(0.5, 0.2, 0.3, 0),
+        random_state=3,
+        progress=lambda *_: seen.append,
     )
     assert rows == {"train": 60, "val": 24, "test": 36}
     assert sum(seen) == 120

@@ -188,7 +188,7 @@ def test_what_is_skipped_is_counted_and_listed(tmp_path: Path) -> None:
     shutil.copy(scenes.images / "a-b.png", scenes.images / "bare.png")
     shutil.copy(scenes.images / "a-b.png", scenes.images / "null.png")
     seen: list[int] = []
-    report = create_category_dir(scenes.labels, scenes.images, tmp_path / "out", progress=lambda total: seen.append)
+    report = create_category_dir(scenes.labels, scenes.images, tmp_path / "out", progress=lambda *_: seen.append)
     assert report.extracted == {"bus": 1, "car": 1}
     assert report.skipped == {"image missing": 3, "no area": 3, "outside the image": 4}
     assert (report.frames, report.without_image, report.without_labels) == (4, 1, 2)
@@ -253,7 +253,7 @@ def test_interrupted_work_goes_on(scenes: Scenes, tmp_path: Path) -> None:
         create_category_dir(scenes.labels, scenes.images, out, spread=second)
     assert set(first.scenes) & set(second.scenes) == {changed.name}
     third, seen = Stopping(), list[int]()
-    create_category_dir(scenes.labels, scenes.images, out, spread=third, progress=lambda total: seen.append)
+    create_category_dir(scenes.labels, scenes.images, out, spread=third, progress=lambda *_: seen.append)
     assert not set(third.scenes) & {*first.scenes, *second.scenes}
     assert len({*first.scenes, *second.scenes, *third.scenes}) == sum(seen) == 20
     assert files(out) == files(tmp_path / "whole")

@@ -112,7 +112,8 @@ def test_what_is_stored(tmp_path: Path) -> None:
     totals: list[int] = []
     seen: list[int] = []
 
-    def bar(total: int) -> Callable[[int], None]:
+    def bar(title: str, total: int | None) -> Callable[[int], None]:
+        assert title == "prepare" and total is not None
         totals.append(total)
         return seen.append
 
@@ -190,7 +191,7 @@ def test_a_killed_process_leaves_what_can_be_gone_on_from(tmp_path: Path) -> Non
 
     seen: list[int] = []
     parts = splits_of(train=1700, test=600)
-    write_splits(tmp_path / "out", parts, LAYOUT, make, job={}, spread=watching, progress=lambda total: seen.append)
+    write_splits(tmp_path / "out", parts, LAYOUT, make, job={}, spread=watching, progress=lambda *_: seen.append)
     assert starts == [("train", start) for start in range(750, 1700, 250)] + [("test", 0), ("test", 250), ("test", 500)]
     assert sum(seen) == 2300
     write_splits(tmp_path / "whole", parts, LAYOUT, make, job={})

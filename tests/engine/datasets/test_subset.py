@@ -96,7 +96,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_files_and_list(made: Path, tmp_path: Path) -> None:
     settings = SubsetSettings(40, 3, 7, None, ("truck", "nothing"))
     seen: list[int] = []
-    report = create_image_subset(made, tmp_path / "a" / "out", settings, progress=lambda total: seen.append)
+    report = create_image_subset(made, tmp_path / "a" / "out", settings, progress=lambda *_: seen.append)
     assert report.unknown_labels == ("nothing",)
     assert sum(seen) == sum(report.drawn.values())
     found = files(tmp_path / "a" / "out")
@@ -145,7 +145,7 @@ def test_interrupted_work_goes_on(made: Path, tmp_path: Path, monkeypatch: pytes
         create_image_subset(made, out, settings, spread=stopping)
     assert not out.exists()
     done.append("31st")
-    create_image_subset(made, out, settings, spread=stopping, progress=lambda total: seen.append)
+    create_image_subset(made, out, settings, spread=stopping, progress=lambda *_: seen.append)
     assert len(done) == len(set(done)) == 97  # each of 96 once
     assert sum(seen) == 96
     create_image_subset(made, tmp_path / "whole", settings)
