@@ -2,19 +2,29 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint bench soak
+.PHONY: quickstart test test-fast test-slow lint bench soak
 .DELETE_ON_ERROR:
 
 quickstart: .venv/ready
 	$(BIN)/repair-dist quickstart
 
+# All but `slow` tests.
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not slow" --cov
+
+# Several nodes, kill matrices, the wheel in an environment of its own, every benchmark at tiny size.
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -n 2 -m slow
+
+# The inner loop: what needs neither Ray nor whole commands.
+test-fast: .venv/ready
+	$(BIN)/python -m pytest -n 2 -m "not slow and not long" -q
 
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 # Those of the first line also leave their numbers in bench-results, as Arrow files and charts.
 bench: .venv/bench

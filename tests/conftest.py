@@ -37,6 +37,27 @@ WITHOUT_RAY = frozenset(
 """Tests of commands, in tests/integration, that stay in their process."""
 
 
+LONG = frozenset(
+    f"test_{name}.py"
+    for name in (
+        *("architectures", "backends", "charts", "layer_kinds", "model_kinds", "pooled", "train"),
+        *("batch", "deep_same_answer", "join", "parallel_map", "pool", "same_answer"),
+    )
+)
+"""Tests, beside those of whole commands, that take more than some seconds or wait for Ray."""
+
+KERNEL = Path("tests/engine/fitness/test_last_dense.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test-fast` leaves out."""
+    root = Path(__file__).parents[1]
+    for item in items:
+        path = item.path.relative_to(root)
+        if path.parts[1] in ("benchmarks", "integration") or path.name in LONG or path == KERNEL:
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Where two processes share the tests, each has all those that share an instance of Ray, of a cluster or local."""
@@ -117,7 +138,7 @@ class Subject:
         return (kernel[index[:, 0], index[:, 1]] + moves).astype(np.float32)
 
     def run(self, index: np.ndarray, candidate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Outputs and logits (n, C) of the model with a candidate's weights in it; the model is left as it was."""
+        """Outputs and logits (n, C) of the model with a candidate's weights in it, the model is left as it was."""
         kernel = self.target.layer.kernel
         old = np.array(kernel)
         new = old.copy()

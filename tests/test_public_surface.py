@@ -76,6 +76,17 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def test_help_needs_click_alone() -> None:
+    code = """
+import sys
+from cli.main import run
+assert run(["--help"]) == 0
+heavy = {"numpy", "tensorflow", "keras", "ray", "matplotlib", "pyarrow", "h5py"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_old_names_warn() -> None:
     with pytest.warns(DeprecationWarning, match=r"engine.judge will go with the next release, use check_requirements"):
         assert engine.judge is engine.check_requirements

@@ -11,10 +11,10 @@ import click
 
 from cli.shared.console import Console
 from cli.shared.options import PATH, F, open_data, option
-from engine.core.types import Int64
 
 if TYPE_CHECKING:
     from cluster.compute.compute import Compute, ComputeOptions
+    from engine.core.types import Int64
     from engine.data.image_set import ImageSet
     from engine.models.load import LoadedModel
 

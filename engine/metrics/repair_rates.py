@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.core.types import Int64
-
 if TYPE_CHECKING:
+    from engine.core.types import Int64
     from engine.metrics.accuracy import LabelChange
-
-    Indices = Int64
 
 DATASETS = {
     "fashion-mnist": "FashionMNIST",
@@ -81,7 +78,7 @@ class Given:
 
 
 def search_rates(
-    negatives: Indices, negatives_predicted: Indices, positives: Indices, positives_predicted: Indices
+    negatives: Int64, negatives_predicted: Int64, positives: Int64, positives_predicted: Int64
 ) -> Rates:
     """Rates on the rows of a search.
 

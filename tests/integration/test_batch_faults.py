@@ -20,6 +20,8 @@ from cluster.batch.run import run_recorded
 from cluster.records.store import read_facts, read_table
 from tests.support.batches import differences, doomed, here, small_batch, words_of
 
+pytestmark = pytest.mark.slow
+
 MARK = "REPAIR_DIST_TEST_MARK"
 
 

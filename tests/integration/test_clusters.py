@@ -29,6 +29,8 @@ from cluster.ray_cluster.connect import connected
 from engine.core.errors import InputError
 from tests.support.batches import differences
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(sys.executable).with_name("repair-dist")
 OPTIONS = ["--labels", "6", "--mode", "independent", "--positive-weights", "0.15x", "--fronts", "1"]
 OPTIONS += ["--num-particles", "16", "--num-iterations", "6"]

@@ -127,7 +127,7 @@ def test_rows_that_do_not_fit_are_refused(given: Given, command: Command) -> Non
     for words in (("test",), ("target", "--data-dir", given.root / "other.h5")):
         done = command(*words, *given.words, *(("--data-dir", given.root / "other.h5") if words == ("test",) else ()))
         assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
-        assert f"other.h5 holds rows of shape ({LENGTH + 1},); the model " in done.err
+        assert f"other.h5 holds rows of shape ({LENGTH + 1},), the model " in done.err
     assert not (given.root / "negative").exists()
 
 

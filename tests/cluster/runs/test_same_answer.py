@@ -106,6 +106,7 @@ def test_worker_killed_in_a_tile(cluster: Cluster, case: Case, alone: Finished, 
     assert_same(disturbed, alone)
 
 
+@pytest.mark.slow
 def test_worker_killed_in_a_search_and_in_a_row_block(
     cluster: Cluster, case: Case, alone: Finished, tmp_path: Path
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_file_that_workers_do_not_see(cluster: Cluster, case: Case) -> None:
         np.testing.assert_array_equal(sent, compute.predict(compute.handle(case.model), images))
 
 
+@pytest.mark.slow
 def test_lost_node(cluster: Cluster, case: Case, alone: Finished, tmp_path: Path) -> None:
     """Workers on every node; one node goes away while the search runs."""
     extra = cluster.add_node(num_cpus=2)
