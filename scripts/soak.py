@@ -98,7 +98,7 @@ def kill_driver(ground: Ground, mode: Mode, draw: random.Random, directory: Path
     done = read_table(directory, "jobs")["state"].to_pylist() if (directory / "run.json").exists() else []
     with here() as compute:
         run_recorded(small_batch(ground.data, directory, mode), compute, resume=True)
-    moment = f"file {at} with {workers} workers, {sum(each != 'running' for each in done)} searches had ended"
+    moment = f"file {at} with {workers} workers, {sum(state != 'running' for state in done)} searches had ended"
     return Kill(moment, 0, ended.returncode == -signal.SIGKILL)
 
 

@@ -137,7 +137,7 @@ def test_missing_image_set(reader: str, workspace: Path, refused: Refused) -> No
 @pytest.mark.parametrize("reader", ["test", "target", "chart", "split", "validation", "held-out test"])
 def test_empty_image_set(reader: str, workspace: Path, refused: Refused) -> None:
     words, file = READERS[reader]
-    _rewrite(workspace / file, lambda arrays: arrays.update({name: each[:0] for name, each in arrays.items()}))
+    _rewrite(workspace / file, lambda arrays: arrays.update({name: array[:0] for name, array in arrays.items()}))
     refused(*words, says=(str(workspace / file), "has 0 rows", "expected at least one image"))
 
 
@@ -146,7 +146,7 @@ def test_validation_rows_without_a_failure_of_the_label(workspace: Path, refused
         others = np.flatnonzero(file["labels"][:, 6] == 0)
     _rewrite(
         workspace / "data" / "val.h5",
-        lambda arrays: arrays.update({name: each[others] for name, each in arrays.items()}),
+        lambda arrays: arrays.update({name: array[others] for name, array in arrays.items()}),
     )
     refused(*OPTIMIZE, "--val-data", "data/val.h5", says=("data/val.h5: 0 failures of the label",))
 
@@ -268,7 +268,7 @@ def test_output_that_is_not_ours(workspace: Path, refused: Refused, command: Com
     refused(*words, "--overwrite=False", says=("out/repair holds no repaired model",))
     refused(*OPTIMIZE, "--output-dir", "model.keras", says=("model.keras is a file, expected a folder",))
     assert command(*words, "--overwrite").code == 0
-    assert [each.name for each in notes.parent.iterdir()] == ["model.keras"]
+    assert [path.name for path in notes.parent.iterdir()] == ["model.keras"]
 
 
 def test_input_model_as_output(workspace: Path, refused: Refused) -> None:

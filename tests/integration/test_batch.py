@@ -137,8 +137,8 @@ def test_labels_and_weights_in_words() -> None:
         parse_labels("dog", 4, names)
     settings = SearchSettings()
     weightings = parse_weights("100, 0.15x,2e2", settings)
-    assert [each.text for each in weightings] == ["100", "0.15x", "200"]
-    assert [each.settings.positive_weight for each in weightings] == [100.0, None, 200.0]
+    assert [weighting.text for weighting in weightings] == ["100", "0.15x", "200"]
+    assert [weighting.settings.positive_weight for weighting in weightings] == [100.0, None, 200.0]
     assert weightings[1].settings.positive_worth == 0.15
 
 

@@ -231,18 +231,18 @@ def _session(leader: int) -> list[int]:
 
 def _kill_session(leader: int) -> None:
     while left := _session(leader):
-        for each in left:
+        for pid in left:
             with suppress(ProcessLookupError):
-                os.kill(each, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)
 
 
 def _free_ports(number: int) -> list[int]:
     with ExitStack() as open_ones:
         sockets = [open_ones.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for free_socket in sockets:
+            free_socket.bind(("", 0))
+        return [free_socket.getsockname()[1] for free_socket in sockets]
 
 
 def _wait_for_start(process: subprocess.Popen[bytes], log: Path, dashboard: int) -> None:

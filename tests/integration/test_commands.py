@@ -294,7 +294,7 @@ def test_repair_of_a_repaired_model(workspace: Path, command: Command) -> None:
 
     out = succeed(command, "target", "--model-dir", repaired, "--data-dir", "data")
     assert out == f"positive: {hits.sum()} of 400 rows, negative: {(~hits).sum()}\n"
-    assert sorted(each.name for each in Path("data/negative/6").iterdir() if not each.name.isdecimal()) == [
+    assert sorted(path.name for path in Path("data/negative/6").iterdir() if not path.name.isdecimal()) == [
         "labels.json",
         "repair",
         "repair.h5",
@@ -316,9 +316,8 @@ def test_repair_of_a_repaired_model(workspace: Path, command: Command) -> None:
         "second",
     )
     check_only_the_patch(repaired / "model.keras", Path("second"))
-    start, end = (
-        right(model, Path("data/negative/6/repair.h5"))[0].sum() for model in (repaired, Path("second/repair"))
-    )
+    start = right(repaired, Path("data/negative/6/repair.h5"))[0].sum()
+    end = right(Path("second/repair"), Path("data/negative/6/repair.h5"))[0].sum()
     assert start == 0
     assert end > 0
 
@@ -329,11 +328,11 @@ def test_a_model_of_another_format_in_the_output_goes(workspace: Path, command: 
     shutil.copy(LEGACY / "sequential.h5", "out/repair/model.h5")
     words = ["--model-dir", "model.keras", "--target-data-dir", "data/negative/6", "--output-dir", "out", *SMALL]
     succeed(command, "optimize", *words)
-    assert [each.name for each in Path("out/repair").iterdir()] == ["model.keras"]
+    assert [path.name for path in Path("out/repair").iterdir()] == ["model.keras"]
     shutil.rmtree("out/repair")
     shutil.copytree(LEGACY / "sequential-savedmodel", "out/repair")
     succeed(command, "optimize", *words)
-    assert [each.name for each in Path("out/repair").iterdir()] == ["model.keras"]
+    assert [path.name for path in Path("out/repair").iterdir()] == ["model.keras"]
 
 
 # What is reported, and what is recorded.
@@ -404,7 +403,7 @@ def test_reports_are_measured_on_the_saved_model(finished: tuple[Path, str], pre
 def test_records_of_a_finished_run(finished: tuple[Path, str], prepared: Path) -> None:
     root, _ = finished
     run = root / "run"
-    assert sorted(each.name for each in run.iterdir()) == sorted([*(f"{name}.arrow" for name in SCHEMAS), "run.json"])
+    assert sorted(path.name for path in run.iterdir()) == sorted([*(f"{name}.arrow" for name in SCHEMAS), "run.json"])
     tables = {}
     for name, schema in SCHEMAS.items():
         tables[name] = pa.ipc.open_file(pa.memory_map(str(run / f"{name}.arrow"))).read_all()
@@ -473,7 +472,7 @@ def test_tables_are_whole_at_any_moment(tmp_path: Path) -> None:
         reader.start()
     for part in range(150):
         for job in ("a", "b"):
-            rows = [row | {"job": job, "iteration": 7 * part + each + 1} for each in range(7)]
+            rows = [row | {"job": job, "iteration": 7 * part + number + 1} for number in range(7)]
             records.append("swarm", job, rows)
     records.compact({})
     done.set()

@@ -65,7 +65,8 @@ def test_localised_searched_and_saved(layers, fronts, paths, workspace: Path, co
     saved = SHIRT / "repair" / "model.keras"
     assert right_of(saved, SHIRT / "repair.h5") == repaired[0]
     assert right_of(saved, Path("data/positive/repair.h5")) == kept[0]
-    before, after = (weight_variables(load_model(path).model) for path in (Path("model.keras"), saved))
+    before = weight_variables(load_model(Path("model.keras")).model)
+    after = weight_variables(load_model(saved).model)
     changed = {name for name in before if not np.array_equal(np.asarray(before[name]), np.asarray(after[name]))}
     patch = read_patch(SHIRT / "weights.arrow")
     assert changed == {name for name, old, new in zip(patch.weight, patch.old, patch.new, strict=True) if old != new}
@@ -100,9 +101,8 @@ def test_explained_before_it_runs(workspace: Path, command: Command) -> None:
     assert re.search(r"search: .*in this process.*", done.out), done.out
     more = command(*words, "--tile-bytes", 2 << 20, "--run-dir", "more")
     assert more.code == 0, more.err
-    large, small = (
-        json.loads(Path(run, "run.json").read_text(encoding="utf-8"))["tiles"][0] for run in ("run", "more")
-    )
+    large = json.loads(Path("run/run.json").read_text(encoding="utf-8"))["tiles"][0]
+    small = json.loads(Path("more/run.json").read_text(encoding="utf-8"))["tiles"][0]
     assert small["bytes"] <= 2 << 20 < large["bytes"]
     assert small["tiles"] > large["tiles"]
     assert small["memory"] < large["memory"]
@@ -187,9 +187,8 @@ def test_evaluate_and_batch(workspace: Path, command: Command) -> None:
         *("--positive-weights", "0.15x", "--output-dir", "batch", *words),
     )
     assert done.code == 0, done.err
-    before, after = (
-        weight_variables(load_model(Path(path)).model) for path in ("model.keras", "batch/repair/model.keras")
-    )
+    before = weight_variables(load_model(Path("model.keras")).model)
+    after = weight_variables(load_model(Path("batch/repair/model.keras")).model)
     changed = {name for name in before if not np.array_equal(np.asarray(before[name]), np.asarray(after[name]))}
     assert changed <= {"dense/kernel"}
 
@@ -203,7 +202,7 @@ def test_rows_that_are_no_pictures(given: Given, command: Command) -> None:  # n
     model = load_model(root / "model.keras", allow_custom_code=bool(given.leave))
     names = list(weight_variables(model.model))
     kind = "subclassed" if given.leave else "several" if any("gru" in name for name in names) else "text"
-    layer = next(each for each in LAYERS[kind])
+    layer = next(pattern for pattern in LAYERS[kind])
     chosen = next(name for name in names if name.startswith(layer)).split("/")[0]
     negative = next(path for path in sorted((root / "negative").iterdir()) if path.is_dir())
     words = (*given.words, "--target-data-dir", negative, "--target-layer", chosen)

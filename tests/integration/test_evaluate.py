@@ -72,7 +72,7 @@ def hits(model: Path) -> dict[str, np.ndarray]:
             images.append(rows["images"][:])
     scores = keras.saving.load_model(model, compile=False).predict(np.concatenate(images), verbose=0)
     right = scores.argmax(axis=1) == np.concatenate(labels)
-    return dict(zip(SETS, np.split(right, np.cumsum([len(each) for each in labels])[:-1]), strict=True))
+    return dict(zip(SETS, np.split(right, np.cumsum([len(values) for values in labels])[:-1]), strict=True))
 
 
 def labels_of(file: str) -> np.ndarray:
@@ -148,7 +148,7 @@ def test_files_are_those_of_localize_and_optimize(workspace: Path, command: Comm
         assert bytes_of(made / f"repaired_model_{run}") == bytes_of(Path(f"optimized-{fronts}"))
         rows = (made / "localized_data_0" / "weights.csv").read_text().split()
         inputs[fronts] = {int(row.split(",")[1]) for row in rows}
-    assert any(each not in inputs[1] for each in inputs[3] if each < max(inputs[1])), "settings take the same inputs"
+    assert any(unit not in inputs[1] for unit in inputs[3] if unit < max(inputs[1])), "settings take the same inputs"
 
 
 def test_the_toolkits_flags(workspace: Path, command: Command) -> None:
@@ -184,11 +184,11 @@ def test_the_toolkits_flags(workspace: Path, command: Command) -> None:
         f"{folder}/evaluate.arrow\n"
     )
     for run in range(2):
-        assert sorted(each.name for each in (folder / f"localized_data_{run}").iterdir()) == [
+        assert sorted(path.name for path in (folder / f"localized_data_{run}").iterdir()) == [
             "pareto_front.png",
             "weights.csv",
         ]
-        assert sorted(each.name for each in (folder / f"repaired_model_{run}").iterdir()) == ["repair", "weights.csv"]
+        assert sorted(path.name for path in (folder / f"repaired_model_{run}").iterdir()) == ["repair", "weights.csv"]
     assert not list(workspace.rglob(".*"))
 
 
@@ -234,13 +234,15 @@ def test_several_ways_of_localisation_and_of_search() -> None:
     words += ["--sweep", "velocity-phi=4.1,5", "--sweep=fronts=1,02", "--sweep", "phi_split=True,no"]
     context = evaluate_command.make_context("evaluate", words)
     found = [make_setting(context.params, swept) for swept in parse_sweeps(context.params["sweep"], context)]
-    assert [(each.search.swarm.phi, each.fronts, each.search.swarm.phi_split) for each in found] == [
+    assert [(setting.search.swarm.phi, setting.fronts, setting.search.swarm.phi_split) for setting in found] == [
         (phi, fronts, split) for phi in (4.1, 5.0) for fronts in (1, 2) for split in (True, False)
     ]
     assert found[0].name == "velocity_phi=4.1,fronts=1,phi_split=True"
     assert found[-1].name == "velocity_phi=5,fronts=2,phi_split=False"
-    assert {(each.search.num_iterations, each.search.positive_weight) for each in found} == {(7, 30.0)}
-    assert {(each.search.swarm.num_particles, each.num_grad, each.impact) for each in found} == {(100, None, "mean")}
+    assert {(setting.search.num_iterations, setting.search.positive_weight) for setting in found} == {(7, 30.0)}
+    assert {(setting.search.swarm.num_particles, setting.num_grad, setting.impact) for setting in found} == {
+        (100, None, "mean")
+    }
 
 
 @pytest.mark.parametrize("name", SWEPT)

@@ -75,7 +75,7 @@ def record_run(
             row = {"job": job, "step": 1, "state": "done", "chosen": job in chosen}
             records.replace("jobs", job, [dict.fromkeys(SCHEMAS["jobs"].names) | row])
         other = Patch(patch.weight, patch.flat_index, patch.old, patch.new + 1)
-        best, second = (patch_rows(job, rank, 2.0 - rank, each, shapes) for rank, each in enumerate((patch, other)))
+        best, second = patch_rows(job, 0, 2.0, patch, shapes), patch_rows(job, 1, 1.0, other, shapes)
         records.replace("patches", job, [*best, *second])
     if done:
         records.compact(facts)
@@ -120,7 +120,7 @@ def test_a_repaired_model_is_replaced_as_a_whole(root: Path, command: Command) -
             command("patch", "apply", "--model-dir", name, "--output-dir", "out", "do.arrow", "--overwrite").code == 0
         )
         assert load_model(Path("out/repair")).format in name.replace("-", "")
-        assert [each.name for each in Path("out").iterdir()] == ["repair"]
+        assert [path.name for path in Path("out").iterdir()] == ["repair"]
 
 
 def test_rows_that_change_nothing_are_not_counted(root: Path, command: Command) -> None:

@@ -47,7 +47,7 @@ def downloads(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 def counts(labels: str) -> dict[str, int]:
     frames = json.loads(Path(labels).read_text())
-    names = [each["category"] for frame in frames for each in frame["labels"]]
+    names = [annotation["category"] for frame in frames for annotation in frame["labels"]]
     return {name: names.count(name) for name in sorted(set(names))}
 
 
@@ -124,7 +124,8 @@ def test_the_tutorial_s_lines(downloads: Path, command: Command) -> None:
             ],
         ],
     )
-    val, train = (counts(f"{base}/labels/det_20/det_{split}.json") for split in ("val", "train"))
+    val = counts(f"{base}/labels/det_20/det_val.json")
+    train = counts(f"{base}/labels/det_20/det_train.json")
     kept = {name: count for name, count in val.items() if name not in EXCLUDED.split(",")}
     assert out[0].splitlines()[-1].split() == ["all", "112", "0"]
     assert out[1].splitlines() == table_of(kept)
@@ -306,7 +307,7 @@ def test_bad_subsets_and_ratios(downloads: Path, command: Command, refused: Refu
     refused(*prepare, "--num-workers=-1", says=("num_workers is -1",))
     list_file = Path("images/image_info.json")
     whole = json.loads(list_file.read_text())
-    list_file.write_text(json.dumps(whole | {"images": [each | {"label": "../x"} for each in whole["images"]]}))
+    list_file.write_text(json.dumps(whole | {"images": [image | {"label": "../x"} for image in whole["images"]]}))
     refused(*prepare, says=("the label of image 0 is '../x'",))
     list_file.write_text(json.dumps({"args": {}}))
     refused(*prepare, says=('has no "args" and "images"',))

@@ -27,7 +27,7 @@ def test_python_example(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(prepared / "data", "data")
     shutil.copy(prepared / "model.keras", "model.keras")
-    (example,) = (each for each in EXAMPLES if "repair(Repairs" in each)
+    (example,) = (code for code in EXAMPLES if "repair(Repairs" in code)
     execute(example)
     assert "-6-w" in capfd.readouterr().out
     assert Path("runs/one/jobs.arrow").is_file()
@@ -53,7 +53,7 @@ def test_batch_requirements_queries_and_patches(
     words += ["--mode", "rounds", "--seeds", "2", "--num-workers", "0", *SMALL]
     for name in ("shirt", "coat"):
         assert run([*words, "--output-dir", f"runs/{name}"]) in (0, 3)
-    queries = [each for each in EXAMPLES if "runs/shirt" in each]
+    queries = [code for code in EXAMPLES if "runs/shirt" in code]
     assert len(queries) == 3
     for query in queries:
         capfd.readouterr()

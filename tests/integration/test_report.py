@@ -75,7 +75,7 @@ class Element:
             yield from child.all()
 
     def with_data(self, name: str) -> list[Element]:
-        return [each for each in self.all() if f"data-{name}" in each.attributes]
+        return [element for element in self.all() if f"data-{name}" in element.attributes]
 
     def data(self, *names: str) -> tuple[str, ...]:
         return tuple(self.attributes[f"data-{name}"] for name in names)
@@ -111,13 +111,13 @@ def parse(page: Path) -> Element:
 
 @pytest.fixture(scope="session")
 def trees(written: dict[str, Written]) -> dict[str, Element]:
-    return {name: parse(each.page) for name, each in written.items()}
+    return {name: parse(report.page) for name, report in written.items()}
 
 
 def cells(row: Element) -> dict[str, tuple[str, str]]:
     """Column to (value in full, text)."""
     return {
-        each.attributes["data-column"]: (each.attributes["data-value"], each.text) for each in row.with_data("column")
+        cell.attributes["data-column"]: (cell.attributes["data-value"], cell.text) for cell in row.with_data("column")
     }
 
 
@@ -145,8 +145,8 @@ def in_order(places: list[tuple[float, float]]) -> None:
 
 def marks(page: Element, what: str, number: str, place: str, sign: int = 1) -> list[tuple[float, float]]:
     """(number, place) of every mark of a kind."""
-    found = [each.attributes for each in page.with_data(what)]
-    return [(float(each[f"data-{number}"]), sign * float(each[place])) for each in found]
+    found = [mark.attributes for mark in page.with_data(what)]
+    return [(float(mark[f"data-{number}"]), sign * float(mark[place])) for mark in found]
 
 
 @pytest.mark.parametrize("name", FINISHED)
@@ -154,14 +154,15 @@ def test_before_and_after_are_those_of_the_tables(
     name: str, written: dict[str, Written], trees: dict[str, Element]
 ) -> None:
     labels = written[name].table("labels")
-    shown = [each for each in trees[name].with_data("table") if each.attributes["data-table"] == "labels"]
+    shown = [element for element in trees[name].with_data("table") if element.attributes["data-table"] == "labels"]
     found: dict[tuple[str, str], set[str]] = {}
     for row in shown:
         job, split, label = row.data("job", "split", "label")
         found.setdefault((job, split), set()).add(label)
-        mine = [each for each in labels if (each["job"], each["split"]) == (job, split)]
-        mine = [each for each in mine if label in ("all", str(each["label"]))]
-        base, repaired = (counts([each for each in mine if each["stage"] == stage]) for stage in ("base", "repaired"))
+        mine = [entry for entry in labels if (entry["job"], entry["split"]) == (job, split)]
+        mine = [entry for entry in mine if label in ("all", str(entry["label"]))]
+        base = counts([entry for entry in mine if entry["stage"] == "base"])
+        repaired = counts([entry for entry in mine if entry["stage"] == "repaired"])
         before, after = base["correct"] / base["total"], repaired["correct"] / repaired["total"]
         assert cells(row) == {
             "total": (str(base["total"]), str(base["total"])),
@@ -172,9 +173,9 @@ def test_before_and_after_are_those_of_the_tables(
             "repaired": (str(repaired["repaired"]), str(repaired["repaired"])),
         }
     expected: dict[tuple[str, str], set[str]] = {}
-    for each in labels:
-        if each["stage"] == "repaired":
-            expected.setdefault((each["job"], each["split"]), {"all"}).add(str(each["label"]))
+    for entry in labels:
+        if entry["stage"] == "repaired":
+            expected.setdefault((entry["job"], entry["split"]), {"all"}).add(str(entry["label"]))
     assert found == expected
     assert found
 
@@ -184,7 +185,11 @@ def test_searches_are_those_of_the_tables(name: str, written: dict[str, Written]
     jobs = {row["job"]: row for row in written[name].table("jobs")}
     swarm = written[name].table("swarm")
     page = trees[name]
-    shown = {each.attributes["data-job"]: each for each in page.with_data("table") if each.data("table") == ("jobs",)}
+    shown = {
+        element.attributes["data-job"]: element
+        for element in page.with_data("table")
+        if element.data("table") == ("jobs",)
+    }
     assert set(shown) == set(jobs)
     for job, row in shown.items():
         for column, (value, text) in cells(row).items():
@@ -198,42 +203,42 @@ def test_searches_are_those_of_the_tables(name: str, written: dict[str, Written]
     last = {}
     for row in swarm:
         last[row["job"]] = row
-    curves = {each.attributes["data-curve"]: each for each in page.with_data("curve")}
+    curves = {curve.attributes["data-curve"]: curve for curve in page.with_data("curve")}
     assert set(curves) == set(last)
-    for job, each in curves.items():
-        assert each.data("value", "last") == (repr(last[job]["best"]), str(last[job]["iteration"]))
-    for chart in [each for each in page.all() if each.tag == "svg" and each.with_data("curve")]:
+    for job, curve in curves.items():
+        assert curve.data("value", "last") == (repr(last[job]["best"]), str(last[job]["iteration"]))
+    for chart in [element for element in page.all() if element.tag == "svg" and element.with_data("curve")]:
         # A curve ends with `H<x>V<y>`, its last iteration and its best above the fitness at the start.
         ends = {}
-        for each in chart.with_data("curve"):
-            x, y = re.findall(r"H([\d.]+)V([\d.]+)$", each.attributes["d"])[0]
-            ends[each.attributes["data-curve"]] = (float(x), float(y))
+        for curve in chart.with_data("curve"):
+            x, y = re.findall(r"H([\d.]+)V([\d.]+)$", curve.attributes["d"])[0]
+            ends[curve.attributes["data-curve"]] = (float(x), float(y))
         if len(ends) > 1:
             in_order([(last[job]["iteration"], x) for job, (x, _) in ends.items()])
             in_order([(last[job]["best"] - jobs[job]["start_fitness"], -y) for job, (_, y) in ends.items()])
-    ran = {each.attributes["data-ran"]: each.data("ended", "seconds") for each in page.with_data("ran")}
+    ran = {bar.attributes["data-ran"]: bar.data("ended", "seconds") for bar in page.with_data("ran")}
     assert ran == {
         job: (repr(row["ended"]), repr(row["seconds"])) for job, row in jobs.items() if row["ended"] is not None
     }
-    for lane in {each.attributes["y"] for each in page.with_data("ran")}:
-        mine = [each.attributes for each in page.with_data("ran") if each.attributes["y"] == lane]
-        assert len({jobs[each["data-ran"]]["worker"] for each in mine}) == 1
-        bars = sorted((float(each["x"]), float(each["width"])) for each in mine)
+    for lane in {bar.attributes["y"] for bar in page.with_data("ran")}:
+        mine = [bar.attributes for bar in page.with_data("ran") if bar.attributes["y"] == lane]
+        assert len({jobs[bar["data-ran"]]["worker"] for bar in mine}) == 1
+        bars = sorted((float(bar["x"]), float(bar["width"])) for bar in mine)
         for (x, width), (following, _) in pairwise(bars):
             assert x + width <= following + 0.11, "bars of one worker do not cover each other"
     for row in page.with_data("worker"):
-        mine = [each for each in jobs.values() if each["worker"] == row.attributes["data-worker"]]
-        busy = sum(each["seconds"] for each in sorted(mine, key=lambda each: (each["step"], each["job"])))
+        mine = [entry for entry in jobs.values() if entry["worker"] == row.attributes["data-worker"]]
+        busy = sum(entry["seconds"] for entry in sorted(mine, key=lambda entry: (entry["step"], entry["job"])))
         assert cells(row) == {"searches": (str(len(mine)),) * 2, "busy": (repr(busy), f"{busy:.1f}")}
-    (card,) = [each for each in page.with_data("card") if each.data("card") == ("jobs",)]
+    (card,) = [element for element in page.with_data("card") if element.data("card") == ("jobs",)]
     assert card.data("done") == (str(sum(row["state"] == "done" for row in jobs.values())),)
 
 
 @pytest.mark.parametrize("name", [name for name in FINISHED if SAMPLES[name].required])
 def test_verdicts_are_those_of_the_table(name: str, written: dict[str, Written], trees: dict[str, Element]) -> None:
     stored = {(row["split"], str(row["requirement"])): row for row in written[name].table("verdicts")}
-    shown = [each for each in trees[name].with_data("table") if each.data("table") == ("verdicts",)]
-    assert {each.data("split", "requirement") for each in shown} == set(stored)
+    shown = [element for element in trees[name].with_data("table") if element.data("table") == ("verdicts",)]
+    assert {element.data("split", "requirement") for element in shown} == set(stored)
     for row in shown:
         verdict = stored[row.data("split", "requirement")]
         assert verdict["text"] in row.text
@@ -249,7 +254,7 @@ def test_verdicts_are_those_of_the_table(name: str, written: dict[str, Written],
         else:
             assert found["low"][1] == f"{percent(verdict['low'])} to {percent(verdict['high'])}"
     split = "test" if "test" in SAMPLES[name].splits else "validation"
-    (card,) = [each for each in trees[name].with_data("card") if each.data("card") == ("met",)]
+    (card,) = [element for element in trees[name].with_data("card") if element.data("card") == ("met",)]
     assert card.data("met") == (str(sum(row["met"] for (where, _), row in stored.items() if where == split)),)
     assert "they chose" in trees[name].text
 
@@ -266,8 +271,8 @@ def test_confusions_are_those_of_the_predictions(
         for when, matrix in confusion.items():
             matrix[row["label"], row[when]] += 1
     shown = {when: np.zeros((sample.classes,) * 2, int) for when in ("before", "after")}
-    for each in page.with_data("confusion"):
-        when, true, predicted, value = each.data("confusion", "true", "predicted", "value")
+    for cell in page.with_data("confusion"):
+        when, true, predicted, value = cell.data("confusion", "true", "predicted", "value")
         shown[when][int(true), int(predicted)] = int(value)
     for when, matrix in confusion.items():
         np.testing.assert_array_equal(shown[when], matrix)
@@ -295,7 +300,7 @@ def test_confusions_are_those_of_the_predictions(
         for when, matrix in confusion.items()
         for label in range(sample.classes)
     }
-    assert {each.data("radar", "label"): each.data("value")[0] for each in page.with_data("radar")} == accuracy
+    assert {point.data("radar", "label"): point.data("value")[0] for point in page.with_data("radar")} == accuracy
 
 
 @pytest.mark.parametrize("name", ["rounds", "chain"])
@@ -309,7 +314,7 @@ def test_steps_and_trade_off_follow_from_the_tables(
         return sum(row["correct"] for row in mine), sum(row["total"] for row in mine)
 
     everything = tuple(range(sample.classes))
-    shown = [each for each in page.with_data("table") if each.data("table") == ("steps",)]
+    shown = [element for element in page.with_data("table") if element.data("table") == ("steps",)]
     assert len(shown) == sample.steps + 1
     for number, row in enumerate(shown):
         assert row.data("job", "split") == (f"step{number}", "test")
@@ -324,7 +329,7 @@ def test_steps_and_trade_off_follow_from_the_tables(
     in_order(marks(page, "candidate", "gain", "cy", -1))
     gains: dict[float, list[tuple[float, float]]] = {}
     jobs = [row for row in written[name].table("jobs") if row["state"] == "done"]
-    drawn = {each.attributes["data-candidate"]: each.data("gain", "overall") for each in page.with_data("candidate")}
+    drawn = {mark.attributes["data-candidate"]: mark.data("gain", "overall") for mark in page.with_data("candidate")}
     assert set(drawn) == {row["job"] for row in jobs}
     for row in jobs:
         start = f"step{row['step'] - 1}"
@@ -334,14 +339,14 @@ def test_steps_and_trade_off_follow_from_the_tables(
             change.append((right - correct(start, "validation", about)[0]) / total)
         assert drawn[row["job"]] == (repr(change[0]), repr(change[1]))
         gains.setdefault(row["positive_weight"], []).append((change[0], change[1]))
-    means = [each for each in page.with_data("table") if each.data("table") == ("weights",)]
+    means = [element for element in page.with_data("table") if element.data("table") == ("weights",)]
     assert len(means) == (len(gains) if len(gains) > 1 else 0)
     for row in means:
         mine = np.array(gains[float(row.attributes["data-weight"])])
         found = cells(row)
         assert int(found["searches"][0]) == len(mine)
         np.testing.assert_allclose(
-            [float(found[each][0]) for each in ("gain", "overall")], mine.mean(axis=0), atol=1e-12
+            [float(found[column][0]) for column in ("gain", "overall")], mine.mean(axis=0), atol=1e-12
         )
 
 
@@ -394,7 +399,7 @@ def test_a_label_under_repair_without_rows(tmp_path: Path, command: Command) -> 
     assert command("report", tmp_path / "run", "--html", tmp_path / "page.html").code == 0
     page = parse(tmp_path / "page.html")
     assert "Accuracy of all labels, test rows" in page.text
-    assert [each.data("card")[0] for each in page.with_data("card")] == ["all", "rows", "jobs"]
+    assert [card.data("card")[0] for card in page.with_data("card")] == ["all", "rows", "jobs"]
 
 
 @pytest.mark.parametrize("name", ["rounds", "signs"])
@@ -407,20 +412,20 @@ def test_pictures_are_the_images_of_the_rows(name: str, written: dict[str, Writt
         "fixed": [row for row in stored if row["before"] != row["label"] == row["after"]],
         "broken": [row for row in stored if row["before"] == row["label"] != row["after"]],
     }
-    headings = {each.data("images")[0]: each for each in page.with_data("images")}
+    headings = {heading.data("images")[0]: heading for heading in page.with_data("images")}
     for kind, rows in kinds.items():
         assert headings[kind].data("rows") == (str(len(rows)),)
-        shown = [each for each in page.with_data("image") if each.data("image") == (kind,)]
+        shown = [element for element in page.with_data("image") if element.data("image") == (kind,)]
         assert len(shown) == min(40, len(rows)) == int(re.findall(r"\d+", headings[kind].text)[-1])
         by_row = {row["row"]: row for row in rows}
-        labels = [int(each.attributes["data-label"]) for each in shown]
+        labels = [int(element.attributes["data-label"]) for element in shown]
         assert labels == sorted(labels)
         every = {row["label"] for row in rows}
         assert set(labels) == every if len(every) <= 40 else True
-        for each in shown:
-            row = by_row[int(each.attributes["data-row"])]
-            assert each.data("label", "before", "after") == tuple(str(row[x]) for x in ("label", "before", "after"))
-            head, _, content = each.attributes["src"].partition(",")
+        for element in shown:
+            row = by_row[int(element.attributes["data-row"])]
+            assert element.data("label", "before", "after") == tuple(str(row[x]) for x in ("label", "before", "after"))
+            head, _, content = element.attributes["src"].partition(",")
             assert head == "data:image/png;base64"
             with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
                 pixels = np.asarray(picture).reshape(sample.image_shape)
@@ -455,10 +460,10 @@ def test_image_sets_that_are_gone_or_changed(tmp_path: Path, command: Command) -
     def note() -> str:
         assert command("report", directory, "--html", page).code == 0
         tree = parse(page)
-        (section,) = [each for each in tree.all() if each.attributes.get("id") == "images"]
+        (section,) = [element for element in tree.all() if element.attributes.get("id") == "images"]
         assert ("No pictures" in section.text) == (section.with_data("image") == [])
         assert len(section.with_data("images")) == 2
-        return " ".join(each.text for each in section.all() if each.attributes.get("class") == "note")
+        return " ".join(element.text for element in section.all() if element.attributes.get("class") == "note")
 
     assert note() == ""
     later = images.stat().st_mtime + 3600
@@ -503,7 +508,7 @@ function contrast(e) { const style = e.ownerDocument.defaultView.getComputedStyl
   return (a + .05) / (b + .05); }
 function look(frame) {
   const page = frame.contentDocument, width = frame.contentWindow.innerWidth;
-  page.querySelectorAll("details").forEach(each => each.open = true);
+  page.querySelectorAll("details").forEach(e => e.open = true);
   const inside = "nav *, .scroll *, pre *, svg *";
   const wide = [...page.body.querySelectorAll("*")].filter(e => !e.matches(inside) &&
     e.getBoundingClientRect().right > width + 1).map(e => e.tagName + "." + e.className);
@@ -554,28 +559,28 @@ def requests(log: Path) -> list[str]:
         event["params"] for event in content["events"] if event["type"] == kind and "url" in event.get("params", {})
     ]
     return [
-        each["url"]
-        for each in started
-        if each.get("initiator") != "not an origin" and not each["url"].startswith(("file:", "data:"))
+        request["url"]
+        for request in started
+        if request.get("initiator") != "not an origin" and not request["url"].startswith(("file:", "data:"))
     ]
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_pages_in_a_browser(mode: str, written: dict[str, Written], tmp_path: Path) -> None:
     """No page scrolls sideways, asks for anything, or says anything in the console; text can be read in both modes."""
-    pages = {name: each.page for name, each in written.items()}
+    pages = {name: report.page for name, report in written.items()}
     dark = ["--force-dark-mode"] if mode == "dark" else []
     found, console, asked = look_at(pages, tmp_path, *dark)
     assert len(found) == len(pages) * len(WIDTHS)
     assert console == ""
     assert asked == []
-    for each in found:
-        assert (each["overflow"], each["wide"]) == (0, []), each
-        assert (each["pictures"], each["injected"], each["charts"], each["sticky"]) == (0, 0, 0, "sticky"), each
-        assert each["contrast"] >= 4.5, each
-        assert (sum(map(int, re.findall(r"\d+", each["background"]))) > 600) == (mode == "light")
-    assert {each["width"] for each in found} == set(WIDTHS)
-    assert all(each["images"] > 40 for each in found if each["name"] in ("rounds", "signs", "chain"))
+    for view in found:
+        assert (view["overflow"], view["wide"]) == (0, []), view
+        assert (view["pictures"], view["injected"], view["charts"], view["sticky"]) == (0, 0, 0, "sticky"), view
+        assert view["contrast"] >= 4.5, view
+        assert (sum(map(int, re.findall(r"\d+", view["background"]))) > 600) == (mode == "light")
+    assert {view["width"] for view in found} == set(WIDTHS)
+    assert all(view["images"] > 40 for view in found if view["name"] in ("rounds", "signs", "chain"))
 
 
 def test_the_browser_notices_what_is_wrong(written: dict[str, Written], tmp_path: Path) -> None:
@@ -587,11 +592,11 @@ def test_the_browser_notices_what_is_wrong(written: dict[str, Written], tmp_path
     found, console, asked = look_at({"wrong": tmp_path / "wrong.html"}, tmp_path)
     assert "nothing is not defined" in console
     assert set(asked) == {"http://outside.invalid/x.png"}
-    for each in found:
-        assert (each["overflow"] > 500) == bool(each["wide"])
-        assert each["wide"]
-        assert each["pictures"] == 1
-        assert each["contrast"] < 3
+    for view in found:
+        assert (view["overflow"] > 500) == bool(view["wide"])
+        assert view["wide"]
+        assert view["pictures"] == 1
+        assert view["contrast"] < 3
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -599,24 +604,26 @@ def test_pages_are_whole_and_small(name: str, written: dict[str, Written], trees
     """No scripts, no other files, everything escaped."""
     page = trees[name]
     assert written[name].page.stat().st_size < MOST_BYTES
-    assert not [each for each in page.all() if each.tag in ("script", "link", "iframe", "classifier", "vehicles")]
-    for each in page.all():
+    assert not [
+        element for element in page.all() if element.tag in ("script", "link", "iframe", "classifier", "vehicles")
+    ]
+    for element in page.all():
         for attribute in ("src", "href", "srcset", "data", "action"):
-            assert each.attributes.get(attribute, "#").startswith(("#", "data:image/png"))
-    style = next(each.text for each in page.all() if each.tag == "style")
+            assert element.attributes.get(attribute, "#").startswith(("#", "data:image/png"))
+    style = next(element.text for element in page.all() if element.tag == "style")
     assert "url(" not in style
     assert "@import" not in style
-    (policy,) = [each for each in page.all() if each.attributes.get("http-equiv") == "Content-Security-Policy"]
+    (policy,) = [element for element in page.all() if element.attributes.get("http-equiv") == "Content-Security-Policy"]
     assert policy.attributes["content"].startswith("default-src 'none'")
     assert "street <classifier>.keras" in page.text
-    anchors = {each.attributes["href"] for each in page.all() if each.tag == "a"}
-    identifiers = [each.attributes["id"] for each in page.all() if "id" in each.attributes]
-    assert anchors <= {f"#{each}" for each in identifiers}
+    anchors = {element.attributes["href"] for element in page.all() if element.tag == "a"}
+    identifiers = [element.attributes["id"] for element in page.all() if "id" in element.attributes]
+    assert anchors <= {f"#{identifier}" for identifier in identifiers}
     assert len(identifiers) == len(set(identifiers))
-    for chart in [each for each in page.all() if each.attributes.get("role") == "img"]:
+    for chart in [element for element in page.all() if element.attributes.get("role") == "img"]:
         assert set(chart.attributes["aria-labelledby"].split()) <= set(identifiers)
-        assert [each.tag for each in chart.children[:2]] == ["title", "desc"]
-        coordinates = re.findall(r"nan|inf", " ".join(f"{each.attributes}" for each in chart.all()))
+        assert [child.tag for child in chart.children[:2]] == ["title", "desc"]
+        coordinates = re.findall(r"nan|inf", " ".join(f"{element.attributes}" for element in chart.all()))
         assert not coordinates
 
 
@@ -661,7 +668,7 @@ def test_before_and_after_in_the_terminal(written: dict[str, Written], command: 
             change = f"{100 * (row['accuracy'] - base['accuracy']):+.2f}"
             expected = [row["total"], percent(base["accuracy"]), percent(row["accuracy"]), change]
             expected += [row["repaired"], row["broken"]]
-            pattern = rf"^{re.escape(label)} +" + " +".join(re.escape(str(each)) for each in expected) + "$"
+            pattern = rf"^{re.escape(label)} +" + " +".join(re.escape(str(value)) for value in expected) + "$"
             assert re.search(pattern, out, re.MULTILINE), pattern
         sums = counts(repaired)
         assert re.search(rf"^all +{sums['total']} .* {sums['repaired']} +{sums['broken']}$", out, re.MULTILINE)
@@ -719,7 +726,7 @@ def test_only_pages_of_ours_are_replaced(written: dict[str, Written], command: C
     mine.write_text(first + "<!-- older -->", encoding="utf-8")
     assert command("report", directory, "--html", mine).code == 0
     assert mine.read_text(encoding="utf-8") == first
-    assert [each.name for each in tmp_path.iterdir()] == ["mine.html"]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.html"]
 
 
 def test_bad_input(written: dict[str, Written], refused: Callable[..., str], tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     root = tmp_path_factory.mktemp(request.param)
     keras.utils.set_random_seed(3)
     model = MAKE[request.param]()
-    model.set_weights([each * 4 if each.ndim > 1 else each for each in model.get_weights()])
+    model.set_weights([weight * 4 if weight.ndim > 1 else weight for weight in model.get_weights()])
     random = np.random.default_rng(5)
     tokens = random.integers(0, 20, (ROWS, LENGTH))
     series = random.normal(size=(ROWS, 4, 2)).astype(np.float32)
@@ -117,7 +117,7 @@ def test_rows_are_split_divided_and_measured(given: Given, command: Command) -> 
     assert done.out.startswith(f"accuracy: {100 * right.mean():.2f}%\n")
     for label in range(CLASSES):
         mine = right[given.labels == label]
-        line = next(each for each in done.out.splitlines() if each.split()[0] == str(label))
+        line = next(row for row in done.out.splitlines() if row.split()[0] == str(label))
         assert line.split()[1:3] == [str(mine.sum()), str((~mine).sum())]
 
 

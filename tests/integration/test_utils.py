@@ -142,7 +142,8 @@ def test_overlay_of_before_and_after(here: Path, command: Command) -> None:
     assert succeed(command, *overlay) == "created files:\nbefore/radar.png\n"
     with Image.open("before/radar.png") as image:
         assert (image.size, round(image.info["dpi"][0])) == ((1920, 1440), 300)
-    before, after = (dict(json.loads(Path(name, "results.json").read_text())) for name in ("before", "after"))
+    before = dict(json.loads(Path("before/results.json").read_text()))
+    after = dict(json.loads(Path("after/results.json").read_text()))
     assert before != after
     expected = {f"{entry['score']:.1f} → {after[label]['score']:.1f} %" for label, entry in before.items()}
     dashed = ["overlay-radar-charts", "--input-dir", "before", "--input-dir-overlay", "after", "--output-dir", "new"]
@@ -315,7 +316,9 @@ def test_repaired_result(here: Path, command: Command, refused: Refused) -> None
     """Every row of the tree is counted once, in the chart and in the table."""
     rows = []
     for path, labels, now in predictions_of(sorted(Path("data/negative").glob("*/*/repair.h5")), "repaired"):
-        rows += [(int(label), int(path.parent.name), int(each)) for label, each in zip(labels, now, strict=True)]
+        rows += [
+            (int(label), int(path.parent.name), int(predicted)) for label, predicted in zip(labels, now, strict=True)
+        ]
     words = ["draw_repaired_result", "--model_dir=repaired", "--target_dir=data/negative"]
     out = succeed(command, *words, "--output_dir=charts", "--filename=x.svg", *HERE)
     table, files = out.split("created files:\n")
@@ -331,7 +334,7 @@ def test_repaired_result(here: Path, command: Command, refused: Refused) -> None
         for label in sorted({row[0] for row in rows})
     ]
     found = [re.sub(r" +", " ", line).rsplit(" ", 4) for line in table.splitlines()[2:]]
-    assert [f"{name} {[int(each) for each in numbers]}" for name, *numbers in found] == [
+    assert [f"{name} {[int(number) for number in numbers]}" for name, *numbers in found] == [
         *expected, f"all {counts(rows)}"
     ]  # fmt: skip
     assert counts(rows)[1] > 0

@@ -66,7 +66,8 @@ def test_the_walk_through(downloads: Path, command: Command) -> None:
     # Accuracy is told alike by `test`, by results.json and by the tables of a batch.
     accuracy = next(done.out for words, done in ended if words[0] == "test")
     base = dict(json.loads(Path("charts/base/results.json").read_text()))
-    right, rows = (sum(each[key] for each in base.values()) for key in ("success", "failure"))
+    right = sum(entry["success"] for entry in base.values())
+    rows = sum(entry["failure"] for entry in base.values())
     rows += right
     assert f"accuracy: {100 * right / rows:.2f}%" in accuracy
     assert 100 * right / rows > 70, "the model has to know its classes for the rest to mean something"

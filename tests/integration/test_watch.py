@@ -109,10 +109,10 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Any:
         return started[-1]
 
     yield start
-    for each in started:
-        if each.process.poll() is None:
-            each.process.kill()
-            each.ended()
+    for watching in started:
+        if watching.process.poll() is None:
+            watching.process.kill()
+            watching.ended()
 
 
 Watch = Callable[..., Watching]

@@ -49,7 +49,7 @@ class Subclassed(keras.Model):
         self.blocks = [Block(width), [Block(width)]]
         self.ways = {"there": layers.LSTM(2), "back": {"again": layers.Bidirectional(layers.GRU(2))}}
         self.norm = layers.LayerNormalization()
-        self.lower, self.upper = (self.add_weight(shape=(6,), name="bound") for _ in range(2))
+        self.lower, self.upper = self.add_weight(shape=(6,), name="bound"), self.add_weight(shape=(6,), name="bound")
         self.shifts = [self.add_weight(shape=(3,)) for _ in range(2)]
         self.out = layers.Dense(3)
 

@@ -28,7 +28,8 @@ class Reader:
         assert jobs.keys() >= self.done.keys(), f"{self.done.keys() - jobs.keys()} are no longer done"
         tables = {name: read_table(self.directory, name) for name in SCHEMAS}
         assert all(table.schema.equals(SCHEMAS[name]) for name, table in tables.items())
-        swarm, patches = (Counter(tables[name]["job"].to_pylist()) for name in ("swarm", "patches"))
+        swarm = Counter(tables["swarm"]["job"].to_pylist())
+        patches = Counter(tables["patches"]["job"].to_pylist())
         for job, row in jobs.items():
             # A search that is in the table as done has everything else in its place.
             assert swarm[job] == row["iterations"], f"{job}: {swarm[job]} iterations of {row['iterations']}"

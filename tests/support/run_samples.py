@@ -312,7 +312,7 @@ class _Writer:
             if ended and "validation" in self.splits:
                 found = self._repair("validation", self.current["validation"], [task.label], task.weight)
                 self._labels(records, name, "candidate", "validation", self.before["validation"], found)
-        worker = min(self.busy_until, key=lambda each: self.busy_until[each])
+        worker = min(self.busy_until, key=lambda candidate: self.busy_until[candidate])
         self.busy_until[worker] += sum(row["seconds"] or 0 for row in rows) + 0.2
         place = {"worker": worker, "host": worker.split(":")[0], "ended": self.busy_until[worker]}
         rows = [row if row["seconds"] is None else row | place for row in rows]

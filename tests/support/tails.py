@@ -143,7 +143,7 @@ def case_of(
     target = resolve_target(model, loss, classes, path, names)
     assert isinstance(target, DeepTarget)
     runner = TailRunner(target.tail, 16)
-    features = np.asarray(target.features_pass(model)([backend.on_device(each) for each in inputs]), np.float32)
+    features = np.asarray(target.features_pass(model)([backend.on_device(array) for array in inputs]), np.float32)
     # Of the logits the search takes their number alone.
     return Case(
         model, loss, target, inputs, forward, runner, SearchRows(features, outputs, labels, predicted != labels)
@@ -216,12 +216,12 @@ def _is_depthwise(shape: Sequence[int]) -> bool:
 
 def _inputs(model: Any) -> list[tuple[tuple[int, ...], str]]:
     if hasattr(model, "inputs") and model.inputs:
-        return [(tuple(each.shape[1:]), each.dtype) for each in model.inputs]
+        return [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in model.inputs]
     return [(tuple(model.get_build_config()["input_shape"][1:]), "float32")]
 
 
 def _packed(model: Any, inputs: Sequence[np.ndarray]) -> Any:
-    tensors = [keras.ops.convert_to_tensor(each) for each in inputs]
+    tensors = [keras.ops.convert_to_tensor(array) for array in inputs]
     if isinstance(model, keras.Sequential) or not getattr(model, "inputs", None):
         return tensors[0]
     return keras.tree.pack_sequence_as(model.input, tensors)

@@ -53,7 +53,8 @@ def test_equal_runs_are_equal(chunks: Path, undisturbed: dict[str, Path], tmp_pa
     with here() as compute:
         run_recorded(small_batch(chunks, tmp_path / "again"), compute)
     for name in SCHEMAS:
-        mine, theirs = (comparable(read_table(path, name)) for path in (tmp_path / "again", undisturbed["independent"]))
+        mine = comparable(read_table(tmp_path / "again", name))
+        theirs = comparable(read_table(undisturbed["independent"], name))
         assert mine.num_rows > 0 or name == "verdicts"
         assert mine.equals(theirs), name
 
@@ -136,7 +137,7 @@ def check_alone(compute: Compute, chunks: Path, among: Path, directory: Path) ->
     run_recorded(replace(whole, chunks=whole.chunks[1:2]), compute)
     (job,) = read_table(directory, "jobs")["job"].to_pylist()
     for table in ("jobs", "swarm", "patches"):
-        mine, theirs = (rows_of(run, table, job) for run in (directory, among))
+        mine, theirs = rows_of(directory, table, job), rows_of(among, table, job)
         assert mine and mine == theirs
 
 

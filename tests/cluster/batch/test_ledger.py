@@ -54,8 +54,8 @@ def task_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RepairTas
 
     def make(name: str = "step1-chunk7-label2+0", step: int = 1, seeds: int = 2) -> RepairTask:
         group = name.partition("+")[0]
-        specs = tuple(SearchJob(f"{group}-w3-s{seed}", SETTINGS, seed) for seed in range(seeds))
-        return RepairTask(name, step, shipped, 2, specs, "base", None, "mean", 1, 3)
+        jobs = tuple(SearchJob(f"{group}-w3-s{seed}", SETTINGS, seed) for seed in range(seeds))
+        return RepairTask(name, step, shipped, 2, jobs, "base", None, "mean", 1, 3)
 
     return make
 
@@ -77,30 +77,31 @@ def resumed(records: RunRecords) -> Ledger:
 def run(task: RepairTask, states: Mapping[str, SearchState], iterations: Mapping[str, int]) -> TaskEvent:
     """A segment of real searches: of each so many iterations, the others of the task as they are."""
     results = []
-    for spec in task.searches:
-        one = Search(spec.settings, RngKey(spec.seed, "rows", task.label), JUDGE)
-        state = states.get(spec.name) or search.start(one.settings, one.source, OLD, WeightStats(0.0, 0.5, 1.0))
+    for job in task.searches:
+        one = Search(job.settings, RngKey(job.seed, "rows", task.label), JUDGE)
+        state = states.get(job.name) or search.start(one.settings, one.source, OLD, WeightStats(0.0, 0.5, 1.0))
         done = []
-        for _ in range(iterations.get(spec.name, 0)):
+        for _ in range(iterations.get(job.name, 0)):
             state, more = search.advance(one.settings, one.source, JUDGE, state, bowl, 0.0)
             done += more
         found = search.offers(one, state, bowl, task.offers) if state.stop else []
-        results.append(SearchResult(spec.name, JUDGE.positive_weight, state, tuple(done), tuple(found)))
+        results.append(SearchResult(job.name, JUDGE.positive_weight, state, tuple(done), tuple(found)))
     result = TaskResult(tuple(results), data="d" * 64, index=INDEX, old=OLD, negatives=5, positives=9, seconds=0.5)
     return TaskEvent(task, result, "worker", "host:1", "host", 2)
 
 
 def all_of(task: RepairTask, count: int) -> dict[str, int]:
-    return {spec.name: count for spec in task.searches}
+    return {job.name: count for job in task.searches}
 
 
 def states_of(event: TaskEvent) -> dict[str, SearchState]:
-    return {each.name: each.state for each in event.result.searches}
+    return {result.name: result.state for result in event.result.searches}
 
 
 def assert_same_state(mine: SearchState, theirs: SearchState) -> None:
     for field in fields(SwarmState):
-        first, second = (np.asarray(getattr(each.swarm, field.name)) for each in (mine, theirs))
+        first = np.asarray(getattr(mine.swarm, field.name))
+        second = np.asarray(getattr(theirs.swarm, field.name))
         assert first.tobytes() == second.tobytes(), field.name
     assert mine.best_sums.tobytes() == theirs.best_sums.tobytes()
     assert (mine.start_fitness, mine.stop) == (theirs.start_fitness, theirs.stop)
@@ -118,16 +119,16 @@ def test_an_ended_task_is_known_again(records: RunRecords, task_of: Callable[...
     ledger = ledger_of(records)
     ledger.begin(1, 2)
     ledger.take(event)
-    names = [spec.name for spec in task.searches]
+    names = [job.name for job in task.searches]
     again = resumed(records)
-    for each in (ledger, again):
-        assert [each.has(name) for name in names] == [True, True]
-        assert not each.has("step1-chunk7-label2-w3-s9")
-        assert each.counts == {"done": 2}
-        assert each.failed == {}
-        assert each.states([task]) == {}
+    for either_ledger in (ledger, again):
+        assert [either_ledger.has(name) for name in names] == [True, True]
+        assert not either_ledger.has("step1-chunk7-label2-w3-s9")
+        assert either_ledger.counts == {"done": 2}
+        assert either_ledger.failed == {}
+        assert either_ledger.states([task]) == {}
         # In the order asked for; of searches it does not know it says nothing.
-        outcomes = each.outcomes([names[1], "other", names[0]])
+        outcomes = either_ledger.outcomes([names[1], "other", names[0]])
         assert [outcome.job for outcome in outcomes] == [names[1], names[0]]
         for outcome, result in zip(outcomes, reversed(event.result.searches), strict=True):
             assert outcome.index.dtype == np.int64
@@ -143,29 +144,34 @@ def test_the_rows_of_an_ended_task(records: RunRecords, task_of: Callable[..., R
     event = run(task, {}, all_of(task, 6))
     ledger_of(records).take(event)
     jobs = read_table(records.directory, "jobs").to_pylist()
-    for row, spec, result in zip(jobs, task.searches, event.result.searches, strict=True):
+    for row, search_job, result in zip(jobs, task.searches, event.result.searches, strict=True):
         swarm = result.state.swarm
         expected = {
-            "job": spec.name, "step": 1, "label": 2, "seed": spec.seed, "data": "d" * 64, "positive_weight": 3.0,
-            "weights": 2, "negatives": 5, "positives": 9, "iterations": 6, "fitness": swarm.global_fitness,
-            "start_fitness": result.state.start_fitness, "patched": int(result.state.best_sums[2]),
-            "intact": int(result.state.best_sums[3]), "stop": "iterations", "state": "done", "note": "",
+            "job": search_job.name, "step": 1, "label": 2, "seed": search_job.seed, "data": "d" * 64,
+            "positive_weight": 3.0, "weights": 2, "negatives": 5, "positives": 9, "iterations": 6,
+            "fitness": swarm.global_fitness, "start_fitness": result.state.start_fitness,
+            "patched": int(result.state.best_sums[2]), "intact": int(result.state.best_sums[3]),
+            "stop": "iterations", "state": "done", "note": "",
             "chosen": False, "where": "worker", "worker": "host:1", "host": "host", "redispatched": 2, "seconds": 0.25,
         }  # fmt: skip
         assert {name: row[name] for name in expected} == expected
         assert row["chunk"] == str(task.chunk.image_set.path.parent)
-        mine = [each for each in read_table(records.directory, "swarm").to_pylist() if each["job"] == spec.name]
-        assert [each["iteration"] for each in mine] == [1, 2, 3, 4, 5, 6]
-        assert [each["best"] for each in mine] == [each.best for each in result.iterations]
-        patches = [each for each in read_table(records.directory, "patches").to_pylist() if each["job"] == spec.name]
-        assert [(each["rank"], each["position"]) for each in patches] == [
+        mine = [
+            entry for entry in read_table(records.directory, "swarm").to_pylist() if entry["job"] == search_job.name
+        ]
+        assert [entry["iteration"] for entry in mine] == [1, 2, 3, 4, 5, 6]
+        assert [entry["best"] for entry in mine] == [iteration.best for iteration in result.iterations]
+        patches = [
+            entry for entry in read_table(records.directory, "patches").to_pylist() if entry["job"] == search_job.name
+        ]
+        assert [(entry["rank"], entry["position"]) for entry in patches] == [
             (rank, position) for rank in range(len(result.offers)) for position in range(2)
         ]
-        assert [each["flat_index"] for each in patches[:2]] == [35, 1]
-        assert [each["index"] for each in patches[:2]] == [[11, 2], [0, 1]]
-        assert [np.float32(each["old"]) for each in patches[:2]] == OLD.tolist()
+        assert [entry["flat_index"] for entry in patches[:2]] == [35, 1]
+        assert [entry["index"] for entry in patches[:2]] == [[11, 2], [0, 1]]
+        assert [np.float32(entry["old"]) for entry in patches[:2]] == OLD.tolist()
         assert patches[0]["fitness"] == swarm.global_fitness
-        assert {each["weight"] for each in patches} == {WEIGHT}
+        assert {entry["weight"] for entry in patches} == {WEIGHT}
 
 
 @pytest.mark.parametrize("cut", [1, 3, 5])
@@ -178,8 +184,8 @@ def test_a_task_in_segments_leaves_what_it_leaves_at_once(
     ledger = ledger_of(records)
     first = run(task, {}, all_of(task, cut))
     ledger.take(first)
-    assert ledger.states([task]).keys() == {spec.name for spec in task.searches}
-    assert not any(ledger.has(spec.name) for spec in task.searches)
+    assert ledger.states([task]).keys() == {job.name for job in task.searches}
+    assert not any(ledger.has(job.name) for job in task.searches)
     assert ledger.counts == {}
     assert len(records.checkpoints()) == 1
     ledger.take(run(task, states_of(first), all_of(task, 6 - cut)))
@@ -192,7 +198,7 @@ def test_a_task_under_way_goes_on_from_its_last_segment(
 ) -> None:
     """One of its searches has ended before the other, which its table says; together they go on."""
     task, other = task_of(), task_of("step1-chunk8-label2+0")
-    names = [spec.name for spec in task.searches]
+    names = [job.name for job in task.searches]
     event = run(task, {}, {names[0]: 2, names[1]: 6})
     ledger = ledger_of(records)
     ledger.take(event)
@@ -250,25 +256,25 @@ def test_what_was_skipped_or_failed(records: RunRecords, task_of: Callable[..., 
     chunk = str(damaged.chunk.image_set.path.parent)
     assert ledger.failed == {chunk: "cut short", str(tmp_path / "9"): "no such file"}
     jobs = {row["job"]: row for row in read_table(records.directory, "jobs").to_pylist()}
-    for spec in damaged.searches:
-        row = jobs[spec.name]
+    for search_job in damaged.searches:
+        row = jobs[search_job.name]
         assert (row["state"], row["note"], row["fitness"], row["positive_weight"]) == (
             "failed",
             "cut short",
             None,
             None,
         )
-        assert not ledger.has(spec.name)
-    assert all(ledger.has(spec.name) for spec in skipped.searches)
-    assert not any(ledger_of(records).has(spec.name) for spec in (*damaged.searches, *unreadable))
+        assert not ledger.has(search_job.name)
+    assert all(ledger.has(search_job.name) for search_job in skipped.searches)
+    assert not any(ledger_of(records).has(search_job.name) for search_job in (*damaged.searches, *unreadable))
     # What failed is tried again, and counted only once.
     again = resumed(records)
     assert again.counts == {"skipped": 2}
     assert again.failed == {}
-    assert [again.has(spec.name) for spec in (*skipped.searches, *damaged.searches, *unreadable)] == [True] * 2 + [
-        False
-    ] * 4
-    assert again.outcomes([spec.name for spec in skipped.searches]) == []
+    assert [again.has(search_job.name) for search_job in (*skipped.searches, *damaged.searches, *unreadable)] == [
+        True
+    ] * 2 + [False] * 4
+    assert again.outcomes([search_job.name for search_job in skipped.searches]) == []
     again.fail(1, tmp_path / "9", 2, unreadable, "no such file")
     assert again.counts == {"skipped": 2, "failed": 2}
 
@@ -279,7 +285,7 @@ def test_what_was_chosen_stays_chosen(records: RunRecords, task_of: Callable[...
     ledger = ledger_of(records)
     for task in (first, second):
         ledger.take(run(task, {}, all_of(task, 6)))
-    names = [spec.name for task in (first, second) for spec in task.searches]
+    names = [job.name for task in (first, second) for job in task.searches]
 
     def chosen() -> list[str]:
         return [row["job"] for row in read_table(records.directory, "jobs").to_pylist() if row["chosen"]]

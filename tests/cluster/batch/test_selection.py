@@ -116,7 +116,7 @@ def test_scores_by_hand(court: Court) -> None:
 def test_a_merge_that_beats_every_single_patch_is_found(court: Court) -> None:
     ranker = court.ranker()
     candidates = best_first(ranker, A, B, outcome("c", [(2, 0)], [5]))
-    assert max(each.score for each in candidates) == (2, -0.75, 0)
+    assert max(candidate.score for candidate in candidates) == (2, -0.75, 0)
     merged = ranker.merged(candidates)
     assert merged.score == (3, 0.0, 0)
     assert set(merged.jobs) == {"a", "b"}
@@ -178,7 +178,7 @@ def test_equal_candidates_keep_their_order(court: Court) -> None:
     outcomes = [outcome(str(number), [(number % 2, number % 2)], [2 + number]) for number in range(6)]
     outcomes.insert(3, outcome("worst", [(2, 1)], [5]))
     found = best_first(court.ranker(), *outcomes)
-    assert [each.jobs[0] for each in found] == ["0", "1", "2", "3", "4", "5", "worst"]
+    assert [candidate.jobs[0] for candidate in found] == ["0", "1", "2", "3", "4", "5", "worst"]
 
 
 def test_many_patches_of_a_search_are_judged_in_order(court: Court) -> None:
@@ -227,7 +227,7 @@ def test_a_merge_is_never_worse_and_does_what_it_says(
     ]
     ranker = court.ranker()
     candidates = best_first(ranker, *outcomes)
-    scores = [each.score for each in candidates]
+    scores = [candidate.score for candidate in candidates]
     assert scores == sorted(scores, reverse=True)
     merged = ranker.merged(candidates)
     assert merged.score >= scores[0]
@@ -235,7 +235,7 @@ def test_a_merge_is_never_worse_and_does_what_it_says(
     assert merged.jobs[0] == candidates[0].jobs[0]
     assert len(np.unique(merged.index, axis=0)) == len(merged.index)
     # Every value comes from the first of its jobs that has the weight.
-    by_name = {each.job: each for each in outcomes}
+    by_name = {drawn_outcome.job: drawn_outcome for drawn_outcome in outcomes}
     for position, value in zip(merged.index.tolist(), merged.values, strict=True):
         source = next(by_name[job] for job in merged.jobs if position in by_name[job].index.tolist())
         assert value == source.values[0][source.index.tolist().index(position)]

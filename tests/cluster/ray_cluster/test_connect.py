@@ -46,7 +46,7 @@ def test_workers_never_start_in_the_current_directory(tmp_path: Path, monkeypatc
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     environment = runtime_environment(tmp_path, ship_code=True)
     assert environment["working_dir"] == str(tmp_path)
-    assert [Path(each).name for each in environment["py_modules"]] == ["engine", "cluster"]
+    assert [Path(module).name for module in environment["py_modules"]] == ["engine", "cluster"]
 
 
 def test_a_submitted_job_keeps_its_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def test_round_trip(searches: dict[str, Begun], tmp_path: Path) -> None:
     for name, begun in searches.items():
         theirs = found[name]
         for field in fields(begun.state.swarm):
-            mine, other = (getattr(each.state.swarm, field.name) for each in (begun, theirs))
+            mine, other = getattr(begun.state.swarm, field.name), getattr(theirs.state.swarm, field.name)
             assert type(mine) is type(other)
             np.testing.assert_array_equal(mine, other)
         np.testing.assert_array_equal(begun.state.best_sums, theirs.state.best_sums)
@@ -68,7 +68,7 @@ def test_going_on_from_bytes_is_going_on(searches: dict[str, Begun], tmp_path: P
     here, mine = search.advance(settings, source, objective, begun.state, evaluate)
     there, theirs = search.advance(settings, source, objective, unpack(tmp_path / "some.npz")["a"].state, evaluate)
     np.testing.assert_array_equal(here.swarm.position, there.swarm.position)
-    assert [each.best for each in mine] == [each.best for each in theirs]
+    assert [iteration.best for iteration in mine] == [iteration.best for iteration in theirs]
 
 
 def test_damaged_bytes_are_no_searches(searches: dict[str, Begun], tmp_path: Path) -> None:

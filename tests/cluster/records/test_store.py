@@ -70,7 +70,7 @@ def test_a_part_is_replaced_or_added_to(records: RunRecords) -> None:
     records.append("swarm", "b", swarm("b", 1))
     records.append("swarm", "b", [row("swarm", job="b", iteration=2)])
     found = read_table(records.directory, "swarm").select(["job", "iteration"]).to_pylist()
-    assert [(each["job"], each["iteration"]) for each in found] == [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2)]
+    assert [(entry["job"], entry["iteration"]) for entry in found] == [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2)]
     part = read_part(records.directory, "swarm", "a")
     assert part is not None and len(part) == 3
     assert read_part(records.directory, "swarm", "none") is None
@@ -217,11 +217,11 @@ def test_jobs_are_found_in_their_parts(records: RunRecords) -> None:
     assert len(set(parts.values())) == 3
     for name, part in parts.items():
         found = read_part(records.directory, "jobs", part)
-        assert found is not None and name in [each["job"] for each in found]
-        records.replace("jobs", part, [each | {"chosen": True} for each in found])
+        assert found is not None and name in [entry["job"] for entry in found]
+        records.replace("jobs", part, [entry | {"chosen": True} for entry in found])
     table = read_table(records.directory, "jobs").to_pylist()
-    assert [each["job"] for each in table] == ["0-a", "0-b", "1-a", "1-b", "2-a", "2-b"]
-    assert all(each["chosen"] for each in table)
+    assert [entry["job"] for entry in table] == ["0-a", "0-b", "1-a", "1-b", "2-a", "2-b"]
+    assert all(entry["chosen"] for entry in table)
 
 
 def test_a_run_killed_while_its_tables_became_whole_goes_on(records: RunRecords, tmp_path: Path) -> None:

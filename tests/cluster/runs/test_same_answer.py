@@ -50,8 +50,8 @@ def test_a_job_alone_and_among_others(case: Case, alone: Finished, tmp_path: Pat
     for row in alone.tables["jobs"]:
         mine, theirs = alone.job(row["job"]), together.job(row["job"])
         assert mine["swarm"] == theirs["swarm"]
-        strip = [{key: value for key, value in each.items() if key not in ignored} for each in mine["jobs"]]
-        assert strip == [{key: value for key, value in each.items() if key not in ignored} for each in theirs["jobs"]]
+        strip = [{key: value for key, value in entry.items() if key not in ignored} for entry in mine["jobs"]]
+        assert strip == [{key: value for key, value in entry.items() if key not in ignored} for entry in theirs["jobs"]]
 
 
 def killing(method: str, at: int, marker: Path) -> type[Replica]:

@@ -50,7 +50,7 @@ def settings() -> Iterator[None]:
 
 def results(count: int, seed: int = 0) -> Results:
     right = np.random.default_rng(seed).integers(0, 101, count)
-    return Results(tuple(LabelResult(label, int(each), 100 - int(each)) for label, each in enumerate(right)))
+    return Results(tuple(LabelResult(label, int(correct), 100 - int(correct)) for label, correct in enumerate(right)))
 
 
 def confusions(count: int, classes: int, seed: int = 0) -> np.ndarray:
@@ -195,7 +195,8 @@ def check_texts(figure: Figure) -> None:
     figure.draw_without_rendering()
     texts = texts_of(figure)
     boxes = [corners(text) for text in texts]
-    low, high = (np.array([getattr(box, end)(axis=0) for box in boxes]) for end in ("min", "max"))
+    low = np.array([box.min(axis=0) for box in boxes])
+    high = np.array([box.max(axis=0) for box in boxes])
     near = ((low[:, None] < high) & (low < high[:, None])).all(axis=2)
     for one, other in np.argwhere(np.triu(near, 1)):
         assert apart(boxes[one], boxes[other]), f"{texts[one].get_text()!r} lies over {texts[other].get_text()!r}"
@@ -254,8 +255,8 @@ def test_kinds_differ_in_more_than_colour() -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", " _b", "c" * 69 + "…"]
     check_texts(figure)
     drawn = bubbles_of(overlay_figure([Confusion(name, confusions(5, 5)) for name in "abc"], None, None))
-    assert len({each.get_paths()[0].vertices.tobytes() for each in drawn[:3]}) == 3
-    assert len({to_hex(each.get_edgecolor()[0]) for each in drawn[:3]}) == 3
+    assert len({bubbles.get_paths()[0].vertices.tobytes() for bubbles in drawn[:3]}) == 3
+    assert len({to_hex(bubbles.get_edgecolor()[0]) for bubbles in drawn[:3]}) == 3
 
 
 # Radar charts.
@@ -316,13 +317,13 @@ def test_limits() -> None:
 
 
 def bubbles_of(figure: Figure) -> list[PathCollection]:
-    return [each for each in figure.axes[0].collections if isinstance(each, PathCollection)]
+    return [collection for collection in figure.axes[0].collections if isinstance(collection, PathCollection)]
 
 
 def cells_of(figure: Figure, drawn: PathCollection) -> dict[tuple[str, str], float]:
     """Area by (row, column) of the bubbles of one kind, found by the names beside and below them."""
     texts = figure.axes[0].texts
-    lines = [each for each in figure.axes[0].collections if not isinstance(each, PathCollection)]
+    lines = [collection for collection in figure.axes[0].collections if not isinstance(collection, PathCollection)]
     left, below = lines[1].get_segments()[0][0][0], lines[0].get_segments()[-1][0][1]
     rows = {text.get_text(): text.get_position()[1] for text in texts if text.get_position()[0] == left - 5}
     columns = {text.get_text(): text.get_position()[0] for text in texts if text.get_position()[1] == below + 5}
@@ -395,7 +396,10 @@ def test_overlay_of_confusions() -> None:
     figure = overlay_figure([Confusion("before", before), Confusion("after", after)], None, "abcdef")
     assert cells_of(figure, bubbles_of(figure)[1]) == pytest.approx({("d", "d"): 250, ("d", "f"): 250, ("b", "e"): 500})
     # Before is to the left of after, within the cell.
-    x = [each.get_offsets()[list(cells_of(figure, each)).index(("b", "e"))][0] for each in bubbles_of(figure)[:2]]
+    x = [
+        bubbles.get_offsets()[list(cells_of(figure, bubbles)).index(("b", "e"))][0]
+        for bubbles in bubbles_of(figure)[:2]
+    ]
     assert 0 < x[1] - x[0] < 0.6 * 72
 
 
@@ -450,9 +454,9 @@ def test_fates_of_one_label(tree: tuple[Path, np.ndarray, np.ndarray, np.ndarray
     rows = [(b, a) for t, b, a in np.array(columns).T.tolist() if t == 2 and b != t]
     fates = fates_in(directory / "negative" / "2", columns[2])
     assert fates.folders.tolist() == [0, 1, 3, 4]
-    assert fates.right.tolist() == slow_counts([each for each in rows if each[1] == 2], [0, 1, 3, 4])
-    assert fates.same.tolist() == slow_counts([each for each in rows if each[0] == each[1]], [0, 1, 3, 4])
-    other = [each for each in rows if each[1] not in (2, each[0])]
+    assert fates.right.tolist() == slow_counts([row for row in rows if row[1] == 2], [0, 1, 3, 4])
+    assert fates.same.tolist() == slow_counts([row for row in rows if row[0] == row[1]], [0, 1, 3, 4])
+    other = [row for row in rows if row[1] not in (2, row[0])]
     assert fates.other.tolist() == slow_counts(other, [0, 1, 3, 4])
     assert not fates.true
     assert fates.before_known
@@ -529,7 +533,7 @@ def test_repaired_figure() -> None:
     assert {"right now (5 of 14)", "the same mistake as before (3 of 14)", "another mistake (6 of 14)"} <= set(texts)
     check_texts(figure)
     unknown = repaired_figure(Fates(fates.folders, right, same, other, true=True, before_known=False), None)
-    assert [each.get_sizes().tolist() for each in bubbles_of(unknown)[:2]] == [[250], pytest.approx([250, 500])]
+    assert [bubbles.get_sizes().tolist() for bubbles in bubbles_of(unknown)[:2]] == [[250], pytest.approx([250, 500])]
     assert "wrong now (9 of 14)" in [text.get_text() for text in unknown.axes[0].texts]
 
 

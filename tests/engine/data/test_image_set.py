@@ -488,7 +488,7 @@ INPUTS = (("question", (5,)), ("answer", (2, 3)), ("flag", (1,)))
 
 
 def packed(inputs: dict[str, np.ndarray]) -> np.ndarray:
-    return np.concatenate([each.reshape(len(each), -1) for each in inputs.values()], axis=1).astype(np.float32)
+    return np.concatenate([array.reshape(len(array), -1) for array in inputs.values()], axis=1).astype(np.float32)
 
 
 def test_several_inputs_travel_as_one_vector(tmp_path: Path) -> None:

@@ -81,7 +81,8 @@ NAMES = ["a", "b", "c", "d"]
     ],
 )
 def test_what_is_known_of_both(first: Any, second: Any, names: Any, preprocess: Any, tmp_path: Path) -> None:
-    one, other = (write(tmp_path / f"{k}.h5", rows(2), *known) for k, known in enumerate((first, second)))
+    one = write(tmp_path / "0.h5", rows(2), *first)
+    other = write(tmp_path / "1.h5", rows(2), *second)
     merge_image_sets(one, other, tmp_path / "out")
     with h5py.File(tmp_path / "out" / "repair.h5") as file:
         found = file.attrs.get("label_names")
@@ -184,9 +185,11 @@ def test_several_inputs(tmp_path: Path) -> None:
         paths.append(tmp_path / name / "repair.h5")
         with h5py.File(paths[-1], "w") as file:
             group = file.create_group("images", track_order=True)
-            for each in order:
-                shape = {"x": (3, 2), "y": (3, 1, 1)}[each]
-                group[each] = np.broadcast_to(np.arange(start, start + 3).reshape(3, *(1 for _ in shape[1:])), shape)
+            for input_name in order:
+                shape = {"x": (3, 2), "y": (3, 1, 1)}[input_name]
+                group[input_name] = np.broadcast_to(
+                    np.arange(start, start + 3).reshape(3, *(1 for _ in shape[1:])), shape
+                )
             file["labels"] = np.eye(4)[:3]
     assert merge_image_sets(paths[0], paths[1], tmp_path / "out") == 6
     with h5py.File(tmp_path / "out" / "repair.h5") as file:

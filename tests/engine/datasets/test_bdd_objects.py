@@ -67,7 +67,7 @@ def test_rows(made: Path, tmp_path: Path) -> None:
     )
     assert rows == {"train": 60, "val": 24, "test": 36}
     assert sum(seen) == 120
-    label_of = {each["name"]: each["label"] for each in json.loads((made / "image_info.json").read_text())["images"]}
+    label_of = {image["name"]: image["label"] for image in json.loads((made / "image_info.json").read_text())["images"]}
     names = np.array(sorted(label_of), object)
     np.random.default_rng(3).shuffle(names)
     assert [name for part in rows for name in ids(out / f"{part}.h5")] == names.tolist()

@@ -110,7 +110,7 @@ def test_jpeg_crops_are_those_of_the_decoded_scene(drawn: Scenes, tmp_path: Path
     entries = info(tmp_path / "out")
     assert [(e["label"], e["name"]) for e in entries] == sorted((e["label"], e["name"]) for e in entries)
     assert {entry["name"] for entry in entries} == {
-        f"{each['id']}_{name}" for name, frame in frames.items() for each in frame["labels"]
+        f"{annotation['id']}_{name}" for name, frame in frames.items() for annotation in frame["labels"]
     }
     for entry in entries[::10]:
         path = tmp_path / "out" / entry["label"] / entry["name"]
@@ -118,11 +118,12 @@ def test_jpeg_crops_are_those_of_the_decoded_scene(drawn: Scenes, tmp_path: Path
         assert entry["area"] == pixels.shape[0] * pixels.shape[1]
         assert entry["value_mean"] == pixels.max(axis=2).mean()
         number, _, name = entry["name"].partition("_")
-        corners = next(each["box2d"] for each in frames[name]["labels"] if each["id"] == number)
+        corners = next(annotation["box2d"] for annotation in frames[name]["labels"] if annotation["id"] == number)
         middle = np.array([corners["y1"] + corners["y2"], corners["x1"] + corners["x2"]]) / 2
         image = np.asarray(Image.open(drawn.images / name))
         half = pixels.shape[0] // 2
-        top, left = (np.clip(int(m) - half, 0, size) for m, size in zip(middle, image.shape, strict=False))
+        top = np.clip(int(middle[0]) - half, 0, image.shape[0])
+        left = np.clip(int(middle[1]) - half, 0, image.shape[1])
         around = image[max(top - 2, 0) : top + 2 * half + 3, max(left - 2, 0) : left + 2 * half + 3]
         encoded = {
             encode_picture(np.ascontiguousarray(around[y : y + pixels.shape[0], x : x + pixels.shape[1]]), ".jpg")

@@ -224,7 +224,8 @@ def test_tiles_in_any_order_and_process_give_the_same_bits(functional, tiling):
     rows, weights = functional.problem(index)
     whole = TiledFitness(functional.target.head, rows, weights, 150, tiling)
     expected = whole.evaluate(candidates)
-    first, second = (TiledFitness(functional.target.head, rows, weights, 150, tiling) for _ in range(2))
+    first = TiledFitness(functional.target.head, rows, weights, 150, tiling)
+    second = TiledFitness(functional.target.head, rows, weights, 150, tiling)
     assert first.tiles == whole.tiles
     assert len(whole.tiles) > 1
     parts = {}

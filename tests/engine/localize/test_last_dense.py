@@ -60,10 +60,9 @@ def slow_gradient(subject, rows):
     model = subject.model
     true = np.eye(model.output_shape[-1], dtype=np.float32)[subject.labels[rows]]
     formula = getattr(keras.losses, subject.loss.name)
-    trainable, fixed = (
-        [variable.value for variable in each] for each in (model.trainable_variables, model.non_trainable_variables)
-    )
-    (place,) = (i for i, each in enumerate(model.trainable_variables) if each is subject.target.layer.kernel)
+    trainable = [variable.value for variable in model.trainable_variables]
+    fixed = [variable.value for variable in model.non_trainable_variables]
+    (place,) = (i for i, variable in enumerate(model.trainable_variables) if variable is subject.target.layer.kernel)
 
     def total(kernel):
         weights = [*trainable[:place], kernel, *trainable[place + 1 :]]
@@ -218,4 +217,4 @@ def test_the_plot_is_a_png_of_640_by_480(tmp_path):
         content = path.read_bytes()
         assert content.startswith(b"\x89PNG\r\n")
         assert (int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")) == (640, 480)
-        assert [each.name for each in path.parent.iterdir()] == ["pareto_front.png"]
+        assert [file.name for file in path.parent.iterdir()] == ["pareto_front.png"]

@@ -35,7 +35,7 @@ def sums_of(model: Any, names: Sequence[str], rows: np.ndarray, labels: np.ndarr
     target, found = passes(model, names, batch)(rows, labels)
     ends = target.weights.offsets
     return {
-        path: tuple(each[start:stop].reshape(target.shapes[path]) for each in (found.gradient, found.impact))
+        path: tuple(sums[start:stop].reshape(target.shapes[path]) for sums in (found.gradient, found.impact))
         for path, start, stop in zip(target.weights.paths, ends, ends[1:], strict=False)
     }
 
@@ -146,13 +146,13 @@ def test_layers_that_are_linear_in_their_weights(kind):
     logits = after @ last + offset
     loss_slope = (1 - after**2) * ((shares(logits) - np.eye(3)[labels]) @ last.T)
     score_slope = (1 - after**2) * last[:, logits.argmax(axis=1)].T
-    weights = np.concatenate([array(each).ravel() for each in layer.weights])
+    weights = np.concatenate([array(weight).ravel() for weight in layer.weights])
     gradient = (added * loss_slope).sum(axis=(1, 2)) / weights
     impact = (np.abs(added) / np.abs(added).sum(axis=0) * np.abs(score_slope)).sum(axis=(1, 2)) / places
     found = sums_of(model, [f"{layer.name}/*"], rows, labels)
     assert len(found) == len(layer.weights)
-    same(np.concatenate([each.ravel() for each, _ in found.values()]), gradient)
-    same(np.concatenate([each.ravel() for _, each in found.values()]), impact)
+    same(np.concatenate([loss.ravel() for loss, _ in found.values()]), gradient)
+    same(np.concatenate([force.ravel() for _, force in found.values()]), impact)
 
 
 def test_a_shared_layer_sums_over_its_calls():
@@ -169,10 +169,11 @@ def test_a_shared_layer_sums_over_its_calls():
         late = (1 - second**2) * slope
         early = (1 - first**2) * (late @ kernel.T)
         calls = ((rows.astype(np.float64), early), (first, late))
-        gradient, before = sum(inputs.T @ each for inputs, each in calls), gradient
-        parts = [(np.abs(inputs[:, :, None] * kernel), each) for inputs, each in calls]
+        gradient, before = sum(inputs.T @ call_slope for inputs, call_slope in calls), gradient
+        parts = [(np.abs(inputs[:, :, None] * kernel), call_slope) for inputs, call_slope in calls]
         impact = sum(
-            (size / size.sum(axis=1, keepdims=True) * np.abs(each)[:, None]).sum(axis=0) for size, each in parts
+            (size / size.sum(axis=1, keepdims=True) * np.abs(call_slope)[:, None]).sum(axis=0)
+            for size, call_slope in parts
         )
     found = sums_of(model, ["shared"], rows, labels)
     same(found["shared/kernel"][0], before)
@@ -211,8 +212,8 @@ def test_other_layers_by_the_gradient_of_every_row(make):
     model = spread_weights(keras.Model(start, layers.Dense(3, "softmax")(flat)))
     rows, labels = drawn(start.shape[1:], rows=3)
     last = array(model.layers[-1].kernel)
-    variables = {path: each for path, each in weight_variables(model).items() if path.startswith(f"{layer.name}/")}
-    learnt = {path: each for path, each in variables.items() if "moving" not in path}
+    variables = {path: weight for path, weight in weight_variables(model).items() if path.startswith(f"{layer.name}/")}
+    learnt = {path: weight for path, weight in variables.items() if "moving" not in path}
     middle = keras.Model(start, flat)
 
     def scores(row: np.ndarray, values: Sequence[Any]) -> Any:
@@ -221,7 +222,7 @@ def test_other_layers_by_the_gradient_of_every_row(make):
 
     impact = dict.fromkeys(learnt, 0.0)
     gradient = dict.fromkeys(learnt, 0.0)
-    old = [keras.ops.convert_to_tensor(each) for each in learnt.values()]
+    old = [keras.ops.convert_to_tensor(weight) for weight in learnt.values()]
     for row, label in zip(rows, labels, strict=True):
         winner = int(array(scores(row, old))[0].argmax())
         rises = backend.gradient(lambda values: scores(row, values)[0, winner], old)  # noqa: B023
@@ -238,7 +239,7 @@ def test_other_layers_by_the_gradient_of_every_row(make):
     found = sums_of(model, [f"{layer.name}/*"], rows, labels)
     assert set(found) == set(learnt)
     # Of the bias of attention's keys both are 0.
-    largest = [max(np.abs(each).max() for each in sums.values()) for sums in (gradient, impact)]
+    largest = [max(np.abs(total).max() for total in sums.values()) for sums in (gradient, impact)]
     for path, (loss, force) in found.items():
         same(loss, gradient[path], largest[0])
         same(force, impact[path], largest[1])
@@ -259,8 +260,8 @@ def test_masks_travel_with_their_rows():
     cut = keras.Model(short, model.layers[-1](model.get_layer("read")(model.get_layer("words")(short))))
     shorter = sums_of(cut, ["read"], longer[:, :3], np.array([0, 2]))
     for path, pair in shorter.items():
-        for each, whole in zip(pair, found[path], strict=True):
-            same(whole, each)
+        for sums, whole in zip(pair, found[path], strict=True):
+            same(whole, sums)
 
 
 def mixed() -> Any:
@@ -390,9 +391,9 @@ def localize(*words: str) -> int:
 
 def test_the_command_writes_what_names_the_weights(folder, capsys):
     negative = folder / "negative"
-    kept = sorted(each.name for each in negative.iterdir())
+    kept = sorted(file.name for file in negative.iterdir())
     before = keras.saving.load_model("model.keras")
-    values = {path: np.asarray(each) for path, each in weight_variables(before).items()}
+    values = {path: np.asarray(variable) for path, variable in weight_variables(before).items()}
 
     assert localize("--target-layer", "conv,2", "--target_layer=last", "--fronts=40") == 0
     out = capsys.readouterr().out
@@ -405,7 +406,7 @@ def test_the_command_writes_what_names_the_weights(folder, capsys):
     np.testing.assert_array_equal(patch.old, flat)
     np.testing.assert_array_equal(patch.new, flat)
     assert (negative / "pareto_front.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(each.name for each in negative.iterdir()) == sorted([*kept, "weights.arrow", "pareto_front.png"])
+    assert sorted(file.name for file in negative.iterdir()) == sorted([*kept, "weights.arrow", "pareto_front.png"])
 
     assert localize("--target-layer", "hidden") == 0
     patch = read_patch(negative / "weights.arrow")
@@ -453,7 +454,7 @@ def test_the_command_judges_by_positives(folder, capsys):
     ],
 )
 def test_the_command_refuses(folder, capsys, words, message):
-    before = sorted(each.name for each in (folder / "negative").iterdir())
+    before = sorted(file.name for file in (folder / "negative").iterdir())
     assert localize(*words) == 2
     assert message in capsys.readouterr().err
-    assert sorted(each.name for each in (folder / "negative").iterdir()) == before
+    assert sorted(file.name for file in (folder / "negative").iterdir()) == before

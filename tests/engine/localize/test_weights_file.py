@@ -43,7 +43,7 @@ def test_the_bytes_after_optimize_replace_the_file(tmp_path):
     write_weights(path, 13, POSITIONS, values(0.1, 1.0, 2.0))
     write_weights(path, 1, POSITIONS[:2], values(0.1, 1.5e30), values(-0.0, 3.4028235e38))
     assert path.read_bytes() == b"1,3,1,0.1,-0.0\r\n1,0,0,1.5e+30,3.4028235e+38\r\n"
-    assert [each.name for each in tmp_path.iterdir()] == ["weights.csv"]
+    assert [file.name for file in tmp_path.iterdir()] == ["weights.csv"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -53,7 +53,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(ValueError):
         write_weights(path, 13, POSITIONS, values(0.1, 1.0))
     assert path.read_bytes() == old
-    assert [each.name for each in tmp_path.iterdir()] == ["weights.csv"]
+    assert [file.name for file in tmp_path.iterdir()] == ["weights.csv"]
 
 
 @settings(max_examples=30, deadline=None)
@@ -67,7 +67,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_round_trip(tmp_path_factory, target, rows):
     path = tmp_path_factory.mktemp("csv") / "weights.csv"
     index = np.array([row[:2] for row in rows], dtype=np.int64).reshape(-1, 2)
-    old, new = (np.array([row[k] for row in rows], dtype=np.float32) for k in (2, 3))
+    old = np.array([row[2] for row in rows], dtype=np.float32)
+    new = np.array([row[3] for row in rows], dtype=np.float32)
     for repaired in (None, new):
         write_weights(path, target.number, index, old, repaired)
         found = target.read_localised(path.parent)

@@ -23,8 +23,8 @@ def test_counts_by_hand() -> None:
     assert found.after.tolist() == [[2, 0, 0, 0], [0] * 4, [2, 1, 2, 0], [0] * 4]
     assert found.fixed.tolist() == [1, 0, 1, 0]
     assert found.broken.tolist() == [0, 0, 1, 0]
-    for each in (found.totals, found.before, found.after, found.fixed, found.broken):
-        assert each.dtype == np.int64
+    for counts in (found.totals, found.before, found.after, found.fixed, found.broken):
+        assert counts.dtype == np.int64
 
 
 def slow(labels: np.ndarray, before: np.ndarray, after: np.ndarray, classes: int) -> Comparison:

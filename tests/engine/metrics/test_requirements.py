@@ -41,7 +41,7 @@ def read(tmp_path: Path):
 
 def comparison(rows: list[tuple[int, int, int, int]], classes: int = 4) -> Comparison:
     """From (how many rows, true label, predicted before, predicted after)."""
-    table = np.array([each[1:] for each in rows for _ in range(each[0])])
+    table = np.array([row[1:] for row in rows for _ in range(row[0])])
     return compare(*table.T, classes)
 
 
@@ -112,9 +112,9 @@ def test_each_label_but_the_exceptions(read, order: tuple[int, int]) -> None:
         '[[require]]\nlabel = "*"\nmax_drop = 0.03\nmin_accuracy = 0.5\n',
         '[[require]]\nlabel = "Trouser"\nmax_drop = 0.2\n',
     ]
-    found = read("".join(tables[each] for each in order))
-    each = [(one.kind, one.labels, one.limit) for one in found if one.wildcard]
-    assert each == [
+    found = read("".join(tables[place] for place in order))
+    wildcards = [(one.kind, one.labels, one.limit) for one in found if one.wildcard]
+    assert wildcards == [
         *[("min_accuracy", (label,), 0.5) for label in range(4)],
         *[("max_drop", (label,), 0.03) for label in (0, 2, 3)],
     ]
@@ -370,17 +370,17 @@ def test_margin_is_of_exact_arithmetic(
 
 def test_labels_without_rows(read) -> None:
     source = Path("data/val.h5")
-    each = '[[require]]\nlabel = "*"\nmin_accuracy = 0.7\n'
-    found = read(each)
+    every = '[[require]]\nlabel = "*"\nmin_accuracy = 0.7\n'
+    found = read(every)
     check_rows(found, CASE.totals, source)
     verdicts = check_requirements(found, CASE)
     assert [(one.requirement.labels, one.met) for one in verdicts] == [((0,), True), ((3,), True)]
 
     none = np.zeros(4, np.int64)
     for text, totals, what in (
-        (each, none, "accuracy of 0 T-shirt/top at least 70 %"),
+        (every, none, "accuracy of 0 T-shirt/top at least 70 %"),
         ("[[require]]\nmax_drop = 0.1", none, "drop of all labels together at most 10 points"),
-        (each + "[[require]]\nlabel = 1\nmin_accuracy = 0.5", CASE.totals, "accuracy of 1 Trouser at least 50 %"),
+        (every + "[[require]]\nlabel = 1\nmin_accuracy = 0.5", CASE.totals, "accuracy of 1 Trouser at least 50 %"),
         (
             "[[require]]\ntrue = 2\npredicted = 3\nmax_rate = 0.1",
             CASE.totals,

@@ -28,7 +28,7 @@ def three_inputs(structure: type = list) -> Any:
     y = keras.layers.Flatten()(answer) * keras.ops.cast(flag, "float32")
     end = keras.layers.Dense(3)(keras.layers.Concatenate()([x, y]))
     inputs = [question, answer, flag]
-    return keras.Model({each.name: each for each in inputs} if structure is dict else structure(inputs), end)
+    return keras.Model({tensor.name: tensor for tensor in inputs} if structure is dict else structure(inputs), end)
 
 
 @pytest.mark.parametrize("structure", [list, tuple])
@@ -38,8 +38,8 @@ def test_several_inputs_lie_one_after_the_other(structure: type) -> None:
     assert row_shape(model) == (12,)
     assert input_specs(model) == (((None, 5), "int32"), ((None, 2, 3), "float32"), ((None, 1), "bool"))
     parts = unpack(model, keras.ops.convert_to_tensor(PACKED))
-    for part, expected, each in zip(parts, (QUESTION, ANSWER, FLAG), model_inputs(model), strict=True):
-        assert keras.backend.standardize_dtype(part.dtype) == each.dtype
+    for part, expected, tensor in zip(parts, (QUESTION, ANSWER, FLAG), model_inputs(model), strict=True):
+        assert keras.backend.standardize_dtype(part.dtype) == tensor.dtype
         assert np.array_equal(keras.ops.convert_to_numpy(part), expected)
 
 
@@ -57,7 +57,7 @@ def test_a_compiled_function_unpacks_without_a_word(structure: type) -> None:
 
 
 def test_dictionaries_are_in_the_order_of_the_model() -> None:
-    assert [each.name for each in model_inputs(three_inputs(dict))] == ["answer", "flag", "question"]
+    assert [tensor.name for tensor in model_inputs(three_inputs(dict))] == ["answer", "flag", "question"]
 
 
 @pytest.mark.parametrize("structure", [lambda x: x, lambda x: [x], lambda x: {"tokens": x}])
@@ -69,7 +69,7 @@ def test_a_single_input_keeps_its_shape_and_gets_its_dtype(structure: Any) -> No
         warnings.simplefilter("error")
         unpacked = unpack(model, keras.ops.convert_to_tensor(QUESTION.astype(np.float32)))
         found = model(unpacked)
-    assert {keras.backend.standardize_dtype(each.dtype) for each in keras.tree.flatten(unpacked)} == {"int32"}
+    assert {keras.backend.standardize_dtype(tensor.dtype) for tensor in keras.tree.flatten(unpacked)} == {"int32"}
     assert np.array_equal(np.asarray(found), np.asarray(model.layers[-1](QUESTION)))
 
 

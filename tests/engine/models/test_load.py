@@ -275,8 +275,8 @@ def subclassed(tmp_path):
 
 def forget(*classes):
     """As in a process that has not imported the module of these classes."""
-    for each in classes:
-        keras.saving.get_custom_objects().pop(f"nets>{each}")
+    for class_name in classes:
+        keras.saving.get_custom_objects().pop(f"nets>{class_name}")
     sys.modules.pop(nets.__name__)
 
 
@@ -292,8 +292,8 @@ def test_a_subclassed_model_needs_leave(subclassed):
 def test_a_subclassed_model_in_a_new_process_and_on_a_worker(subclassed, monkeypatch):
     path, tokens, expected = subclassed
     monkeypatch.setitem(sys.modules, nets.__name__, nets)
-    for each in ("Subclassed", "Block"):
-        monkeypatch.setitem(keras.saving.get_custom_objects(), f"nets>{each}", getattr(nets, each))
+    for class_name in ("Subclassed", "Block"):
+        monkeypatch.setitem(keras.saving.get_custom_objects(), f"nets>{class_name}", getattr(nets, class_name))
     forget("Subclassed", "Block")
     loaded = load_model(path, allow_custom_code=True)
     assert nets.__name__ in sys.modules

@@ -27,7 +27,7 @@ ATTENTION = [f"{part}/{name}" for part in ("query", "key", "value", "attention_o
 
 
 def cells(*names: str) -> list[str]:
-    return [f"{name}/{each}" for name in names for each in CELL]
+    return [f"{name}/{weight}" for name in names for weight in CELL]
 
 
 # Shape of a row, the layer called `it`, and the paths of its weights inside it.
@@ -106,16 +106,16 @@ def numbered(model: Any) -> Any:
 
 
 def values(model: Any) -> dict[str, np.ndarray]:
-    return {path: keras.ops.convert_to_numpy(each).copy() for path, each in weight_variables(model).items()}
+    return {path: keras.ops.convert_to_numpy(variable).copy() for path, variable in weight_variables(model).items()}
 
 
 def patch_one_of_each(path: Path, *, allow_custom_code: bool = False) -> list[str]:
     """Change one number of every weight of a file, and check that these alone have changed; returns the paths."""
     source = load_model(path, allow_custom_code=allow_custom_code)
     before = values(source.model)
-    assert len(set(np.concatenate([each.reshape(-1) for each in before.values()]))) == source.model.count_params()
-    places = [7 % each.size for each in before.values()]
-    old = [each.reshape(-1)[place] for each, place in zip(before.values(), places, strict=True)]
+    assert len(set(np.concatenate([array.reshape(-1) for array in before.values()]))) == source.model.count_params()
+    places = [7 % array.size for array in before.values()]
+    old = [array.reshape(-1)[place] for array, place in zip(before.values(), places, strict=True)]
     new = -np.arange(1, len(old) + 1, dtype=np.float32)
     patched = path.with_name(f"patched{path.suffix}")
     save_patched(source, Patch(tuple(before), np.array(places), np.array(old), new), patched)
@@ -130,7 +130,7 @@ def patch_one_of_each(path: Path, *, allow_custom_code: bool = False) -> list[st
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_weight_of_each_kind_of_layer_has_a_path_and_can_be_patched(kind: str, tmp_path: Path) -> None:
     model = model_of(kind)
-    expected = [*(f"it/{each}" for each in KINDS[kind][2]), "out/kernel", "out/bias"]
+    expected = [*(f"it/{weight}" for weight in KINDS[kind][2]), "out/kernel", "out/bias"]
     assert list(weight_variables(model)) == expected
     for suffix in ("keras", "h5"):
         model.save(tmp_path / f"m.{suffix}")
@@ -143,8 +143,8 @@ def test_each_weight_of_each_kind_of_layer_has_a_path_and_can_be_patched(kind: s
 
 BLOCK = [
     "gain",
-    *(f"attention/{each}" for each in ATTENTION),
-    *(f"network/{name}/{each}" for name in ("dense", "dense_1") for each in ONE),
+    *(f"attention/{weight}" for weight in ATTENTION),
+    *(f"network/{name}/{weight}" for name in ("dense", "dense_1") for weight in ONE),
 ]
 SUBCLASSED = {
     "bound",
@@ -152,7 +152,7 @@ SUBCLASSED = {
     "shifts/0",
     "shifts/1",
     "embed/embeddings",
-    *(f"blocks/{place}/{each}" for place in ("0", "1/0") for each in BLOCK),
+    *(f"blocks/{place}/{weight}" for place in ("0", "1/0") for weight in BLOCK),
     *cells("ways/there/lstm_cell"),
     *cells("ways/back/again/forward_gru/gru_cell", "ways/back/again/backward_gru/gru_cell"),
     "norm/gamma",
@@ -175,8 +175,8 @@ def with_own_layer() -> Any:
     return numbered(keras.Model(start, layers.Dense(3, name="out")(x)))
 
 
-OWN_LAYER = {*(f"{name}/{each}" for name in ("each/inner", "block") for each in BLOCK), "out/kernel", "out/bias"}
-DRAWN = {f"{name}/{each}" for name in ("dense", "dense_1", "out") for each in ONE}
+OWN_LAYER = {*(f"{name}/{weight}" for name in ("each/inner", "block") for weight in BLOCK), "out/kernel", "out/bias"}
+DRAWN = {f"{name}/{weight}" for name in ("dense", "dense_1", "out") for weight in ONE}
 
 
 @pytest.mark.parametrize(

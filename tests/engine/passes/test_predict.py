@@ -117,7 +117,7 @@ def test_the_first_of_equal_classes_wins(case, room):
 @given(whole_numbers())
 def test_saturated_scores_tie_though_their_logits_differ(case):
     """Sigmoids of 40 and 80 are both 1: the class is that of the scores."""
-    kernel, inputs, bias, index, values = (np.abs(each) for each in case)
+    kernel, inputs, bias, index, values = (np.abs(array) for array in case)
     kernel, bias, values = kernel * np.float32(40), bias * np.float32(40), values * np.float32(40)
     found = predict_patched(Head("binary", "sigmoid"), kernel, inputs, inputs @ kernel + bias, index, values)
     for mine, new in zip(found, values, strict=True):

@@ -175,11 +175,11 @@ def test_sums_of_localisation_are_those_of_a_layer_under_that_kernel(quickstart,
     share /= share.sum(axis=1, keepdims=True)
     share[np.arange(300), labels] -= 1
     by_hand = inputs.astype(np.float64).T @ share
-    for each in (found, whole):
-        np.testing.assert_allclose(each.gradient, by_hand, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(each.impact, np.abs(inputs.astype(np.float64)).sum(axis=0), rtol=1e-12)
-        np.testing.assert_array_equal(each.first, np.abs(inputs[0]))
-        assert each.rows == 300
+    for sums in (found, whole):
+        np.testing.assert_allclose(sums.gradient, by_hand, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(sums.impact, np.abs(inputs.astype(np.float64)).sum(axis=0), rtol=1e-12)
+        np.testing.assert_array_equal(sums.first, np.abs(inputs[0]))
+        assert sums.rows == 300
     for name in ("gradient", "impact", "first"):
         assert getattr(found, name).tobytes() == getattr(whole, name).tobytes()
         added = getattr(parts[0] + parts[1] + parts[2], name)

@@ -75,7 +75,7 @@ def test_the_columns_of_a_file(tmp_path: Path) -> None:
         "old": [float(np.float32(0.1)), 3, 0, 1],
         "new": [-1.5, 4, 0, 1],
     }
-    assert [each.name for each in path.parent.iterdir()] == ["patch.arrow"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["patch.arrow"]
 
 
 @settings(max_examples=40)
@@ -149,7 +149,7 @@ def replaced(name: str, values: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-FLOATS = [float(each) for each in PATCH.new]
+FLOATS = [float(value) for value in PATCH.new]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from engine.patches.patch import NO_CHANGE, Patch, applied, compose, conflicts, 
 Key = tuple[str, int]
 SIZES = {"b/kernel": 4, "a/kernel": 3, "a/bias": 1}
 PLACES = [(path, place) for path, size in SIZES.items() for place in range(size)]
-NAN, OTHER_NAN = (np.array([bits], np.uint32).view(np.float32)[0] for bits in (0x7FC00000, 0x7FC00001))
+NAN = np.array([0x7FC00000], np.uint32).view(np.float32)[0]
+OTHER_NAN = np.array([0x7FC00001], np.uint32).view(np.float32)[0]
 
 # Any 32 bits, so every NaN, both zeros and denormals; a few of them often, so that values meet.
 WORDS = st.one_of(st.sampled_from([0, 1 << 31, 0x3F800000, 0x7FC00000, 0x7FC00001]), st.integers(0, 2**32 - 1))
@@ -43,7 +44,7 @@ def rows_of(patch: Patch) -> list[tuple[str, int, int, int]]:
 def changing(base: dict[Key, int], changes: dict[Key, int]) -> Patch:
     """The patch that sets the bits of some places, in the order of `changes`, from those of `base`."""
     floats = [np.array([words[key] for key in changes], np.uint32).view(np.float32) for words in (base, changes)]
-    weight, flat = ([key[part] for key in changes] for part in (0, 1))
+    weight, flat = [path for path, _ in changes], [place for _, place in changes]
     return Patch(tuple(weight), np.array(flat, np.int64), *floats)
 
 
@@ -79,7 +80,8 @@ def test_what_lies_between_two_arrays() -> None:
 def test_a_patch_leads_from_one_array_to_the_other(data: st.DataObject) -> None:
     shape = data.draw(arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
     words = arrays.arrays(np.uint32, shape, elements=WORDS)
-    old, new = (np.asarray(data.draw(words)).view(np.float32) for _ in range(2))
+    old = np.asarray(data.draw(words)).view(np.float32)
+    new = np.asarray(data.draw(words)).view(np.float32)
     if data.draw(st.booleans()):
         old, new = old.T, new.T  # memory in another order than C
     patch = patch_between("a", old, new)

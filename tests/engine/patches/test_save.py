@@ -173,7 +173,8 @@ def test_empty_patch_gives_an_unchanged_copy(name, folder, tmp_path):
 def test_repairing_a_repaired_model(folder, tmp_path):
     for name in ("sequential-savedmodel", "new.keras"):
         loaded = load_model(folder / name)
-        first, second = (repaired_path(loaded, tmp_path / name / str(step)) for step in (1, 2))
+        first = repaired_path(loaded, tmp_path / name / "1")
+        second = repaired_path(loaded, tmp_path / name / "2")
         save_patched(loaded, random_patch(loaded), first)
         again = load_model(first)
         patch = random_patch(again)

@@ -60,7 +60,7 @@ def same(first, second):
 
 
 def rows_of(iterations):
-    return [replace(each, seconds=0.0) for each in iterations]
+    return [replace(iteration, seconds=0.0) for iteration in iterations]
 
 
 def test_stops_when_everything_is_solved():
@@ -102,8 +102,8 @@ def test_stops_without_gain():
 def test_stops_after_the_iterations():
     state, done, _ = run(bowl, settings_of(num_iterations=7, min_iteration_range=100))
     assert state.stop == "iterations"
-    assert [each.iteration for each in done] == list(range(1, 8))
-    assert [each.evaluations for each in done] == [8 * n for n in range(1, 8)]
+    assert [iteration.iteration for iteration in done] == list(range(1, 8))
+    assert [iteration.evaluations for iteration in done] == [8 * n for n in range(1, 8)]
 
 
 def test_a_search_that_is_over_does_nothing_more():
@@ -126,7 +126,7 @@ def test_segments_change_nothing():
 
 def test_rows_tell_the_best_so_far():
     state, done, _ = run(bowl, settings_of(num_iterations=30))
-    best = [each.best for each in done]
+    best = [iteration.best for iteration in done]
     assert (np.diff(best) >= 0).all()
     assert best[-1] > best[0] >= state.start_fitness
     assert state.start_fitness == JUDGE.fitness(bowl(ORIGINAL[None]))[0]
@@ -135,7 +135,7 @@ def test_rows_tell_the_best_so_far():
     last = done[-1]
     assert (last.patched, last.intact, last.loss_neg, last.loss_pos) == (sums[2], sums[3], sums[0] / 4, sums[1] / 6)
     assert last.best == JUDGE.fitness(sums[None])[0]
-    assert all(each.mean <= each.best for each in done)
+    assert all(iteration.mean <= iteration.best for iteration in done)
 
 
 def test_candidates_without_a_finite_loss_are_passed_over():
@@ -146,7 +146,7 @@ def test_candidates_without_a_finite_loss_are_passed_over():
 
     state, done, _ = run(evaluate, settings_of(num_iterations=5))
     assert np.isfinite(state.best_sums).all()
-    assert np.isfinite([each.mean for each in done]).all()
+    assert np.isfinite([iteration.mean for iteration in done]).all()
     state, done, _ = run(lambda candidates: np.full((8, 4), np.nan), settings_of(min_iteration_range=2))
     assert (state.stop, len(done)) == ("no gain", 2)
     np.testing.assert_array_equal(search.result(state), ORIGINAL)
@@ -242,8 +242,8 @@ def test_what_a_real_search_believes_is_what_the_model_does(quickstart, quicksta
     outputs, logits = quickstart.run(index, search.result(state))
     correct, losses = outputs.argmax(axis=1) == quickstart.labels, quickstart.losses(logits)
     groups = [quickstart.negative & kept, ~quickstart.negative & kept]
-    np.testing.assert_allclose(state.best_sums[:2], [losses[each].sum() for each in groups], rtol=1e-5)
-    np.testing.assert_array_equal(state.best_sums[2:], [correct[each].sum() for each in groups])
+    np.testing.assert_allclose(state.best_sums[:2], [losses[group].sum() for group in groups], rtol=1e-5)
+    np.testing.assert_array_equal(state.best_sums[2:], [correct[group].sum() for group in groups])
 
 
 def test_a_real_search_is_the_same_alone_in_segments_and_among_others(quickstart_problem):
@@ -285,11 +285,11 @@ def test_evaluating_tiles_elsewhere_is_the_same_search(quickstart_problem):
     assert same(here, spread)
 
 
-def alone(each, state, evaluate):
+def alone(one_search, state, evaluate):
     """A search by itself until it is over."""
     done = []
     while state.stop is None:
-        state, more = search.advance(each.settings, each.source, each.objective, state, evaluate)
+        state, more = search.advance(one_search.settings, one_search.source, one_search.objective, state, evaluate)
         done += more
     return state, done
 
@@ -315,7 +315,7 @@ def company(seeds=7):
 
 
 def begin(searches):
-    return [search.start(each.settings, each.source, ORIGINAL, SPREAD) for each in searches]
+    return [search.start(one_search.settings, one_search.source, ORIGINAL, SPREAD) for one_search in searches]
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.001, float("inf")])
@@ -330,8 +330,8 @@ def test_searches_together_are_the_searches_alone(count, seconds):
 
     states, done, segments = together(searches, begin(searches), evaluate, seconds)
     assert max(calls) == min(TOGETHER, count) * 8
-    for each, state, rows, first in zip(searches, states, done, begin(searches), strict=True):
-        expected, iterations = alone(each, first, bowl)
+    for one_search, state, rows, first in zip(searches, states, done, begin(searches), strict=True):
+        expected, iterations = alone(one_search, first, bowl)
         assert same(state, expected)
         assert rows_of(rows) == rows_of(iterations)
     lengths = [len(rows) for rows in done]
@@ -389,12 +389,12 @@ def test_real_searches_together_are_the_searches_alone(quickstart_problem):
         for weight in weights
     ]
     assert len(problems) > TOGETHER
-    searches = [Search(each.settings, each.source, objective_of(each.settings, rows)) for each in problems]
+    searches = [Search(seeded.settings, seeded.source, objective_of(seeded.settings, rows)) for seeded in problems]
     evaluate = prepare(problems[0], rows).fitness.evaluate
-    states, done, segments = together(searches, [each.start() for each in problems], evaluate, 0.0)
+    states, done, segments = together(searches, [seeded.start() for seeded in problems], evaluate, 0.0)
     assert segments > 12
-    for each, one, state, iterations in zip(problems, searches, states, done, strict=True):
-        expected, expected_iterations = alone(one, each.start(), prepare(each, rows).fitness.evaluate)
+    for seeded, one, state, iterations in zip(problems, searches, states, done, strict=True):
+        expected, expected_iterations = alone(one, seeded.start(), prepare(seeded, rows).fitness.evaluate)
         assert same(state, expected)
         assert rows_of(iterations) == rows_of(expected_iterations)
     # Another positive weight is another search.
@@ -418,11 +418,11 @@ def plateaus(candidates):
 def test_offers_are_the_best_few_that_differ_in_what_they_get_right(evaluate, count):
     one, state = ended(evaluate, num_iterations=4)
     offered = search.offers(one, state, evaluate, count)
-    values = [each.values for each in offered]
-    assert all(each.dtype == np.float32 and each.shape == (3,) for each in values)
+    values = [offer.values for offer in offered]
+    assert all(array.dtype == np.float32 and array.shape == (3,) for array in values)
     sums = evaluate(np.stack(values))
     fitness = one.objective.fitness(sums)
-    assert [each.fitness for each in offered] == list(fitness)
+    assert [offer.fitness for offer in offered] == list(fitness)
     assert (np.diff(fitness) <= 0).all()
     assert offered[0].fitness == state.swarm.global_fitness
     assert values[0].tobytes() == search.result(state).tobytes()
@@ -433,7 +433,7 @@ def test_offers_are_the_best_few_that_differ_in_what_they_get_right(evaluate, co
     best = {}
     for row, worth in zip(evaluate(everything), one.objective.fitness(evaluate(everything)), strict=True):
         best[tuple(row[2:])] = max(worth, best.get(tuple(row[2:]), -np.inf))
-    assert [each.fitness for each in offered] == sorted(best.values(), reverse=True)[:count]
+    assert [offer.fitness for offer in offered] == sorted(best.values(), reverse=True)[:count]
     assert len(best) > 1
 
 
@@ -459,7 +459,7 @@ def test_candidates_without_a_fitness_are_offered_last():
     one, state = ended(evaluate, num_iterations=1)
     assert np.isneginf(state.swarm.best_fitness).any()
     offered = search.offers(one, state, evaluate, 100)
-    numbers = [each.fitness for each in offered]
+    numbers = [offer.fitness for offer in offered]
     finite = [number for number in numbers if not np.isnan(number)]
     assert 0 < len(finite) < len(numbers)
     assert numbers[: len(finite)] == sorted(finite, reverse=True)

@@ -174,7 +174,8 @@ def test_a_patch_of_something_else(path, flat, message):
 
 
 def test_the_statistics_of_each_weight_are_its_own():
-    kernel, bias = (np.asarray(weight_variables(MODEL)[f"conv/{name}"]) for name in ("kernel", "bias"))
+    kernel = np.asarray(weight_variables(MODEL)["conv/kernel"])
+    bias = np.asarray(weight_variables(MODEL)["conv/bias"])
     rows = np.array([[3, 0], [kernel.size + 2, 0], [0, 0]])
     found = TARGET.stats(TARGET.kernel, rows)
     for place, values in enumerate((kernel, bias, kernel)):

@@ -111,7 +111,7 @@ def numbers(batch: np.ndarray) -> list[int]:
 def test_pools_hold_every_place_once_and_in_disorder(rows: int, pool: int) -> None:
     kept = np.flatnonzero(np.random.default_rng(0).random(rows) < 0.8) if rows > 1 else np.array([0])
     pools = list(shuffled_pools(kept, pool, np.random.default_rng(1)))
-    assert [len(each) for each in pools[:-1]] == [pool] * (len(pools) - 1)
+    assert [len(places) for places in pools[:-1]] == [pool] * (len(pools) - 1)
     order = np.concatenate(pools)
     np.testing.assert_array_equal(np.sort(order), np.arange(len(kept)))
     if rows > 1:
@@ -123,7 +123,7 @@ def test_pools_hold_every_place_once_and_in_disorder(rows: int, pool: int) -> No
         assert (np.diff(first[np.sort(np.unique(first, return_index=True)[1])]) < 0).any()  # stretches in disorder
     # A stretch of the file is in one pool, or in the two or more that it takes to hold it.
     blocks = -(-rows // READ_ROWS)
-    assert sum(len(np.unique(kept[each] // READ_ROWS)) for each in pools) <= blocks + len(pools) - 1
+    assert sum(len(np.unique(kept[places] // READ_ROWS)) for places in pools) <= blocks + len(pools) - 1
 
 
 def test_split_of_rows() -> None:
@@ -132,7 +132,8 @@ def test_split_of_rows() -> None:
         assert len(validation) == wanted
         np.testing.assert_array_equal(np.sort(np.concatenate([training, validation])), np.arange(rows))
         assert (np.diff(training) > 0).all() and (np.diff(validation) > 0).all()
-    again, other = (split_rows(1000, 0.3333, seed)[1].tolist() for seed in (4, 5))
+    again = split_rows(1000, 0.3333, 4)[1].tolist()
+    other = split_rows(1000, 0.3333, 5)[1].tolist()
     assert again == validation.tolist() != other
     assert validation.max() > 900 and validation.min() < 100  # from everywhere
     for rows, share in ((1, 0.2), (10, 0.01), (10, 0.99)):
@@ -187,14 +188,14 @@ def test_stored_types_and_compression_do_not_matter(images: ImageSet, tmp_path: 
         packed.create_dataset("labels", data=np.asarray(source["labels"]).astype(np.float32))
     settings = TrainSettings(epochs=2)
     counts = []
-    for each, held in (
+    for image_set, held in (
         (images, 1 << 30),
         (open_image_set(path), 1 << 30),
         (images, 1000),
         (open_image_set(path), 1000),
     ):
         folder = tmp_path / str(len(counts))
-        counts.append(run(linear(), each, folder, settings, held_bytes=held))
+        counts.append(run(linear(), image_set, folder, settings, held_bytes=held))
     assert counts[0].epochs == counts[1].epochs != counts[2].epochs == counts[3].epochs
     assert (tmp_path / "2" / "model.keras").read_bytes() == (tmp_path / "3" / "model.keras").read_bytes()
 
@@ -206,7 +207,7 @@ def test_training_is_gradient_descent_on_the_rows_in_their_order(images: ImageSe
     """Two epochs of softmax regression by NumPy: W ← W − 0.1 · mean over the batch of xᵀ(p − y)."""
     settings = TrainSettings(epochs=2, batch_rows=16, validation_split=0.3, seed=9)
     model = linear()
-    kernel, bias = (each.astype(np.float64) for each in model.get_weights())
+    kernel, bias = (weight.astype(np.float64) for weight in model.get_weights())
     training, validation = split_rows(images.rows, 0.3, 9)
 
     def forward(batch: np.ndarray) -> np.ndarray:
@@ -231,7 +232,9 @@ def test_training_is_gradient_descent_on_the_rows_in_their_order(images: ImageSe
             expected.append([np.mean(losses), np.mean(right), val_loss, val_right.mean()])
 
     trained = run(model, images, tmp_path, settings)
-    found = [[each.loss, each.accuracy, each.val_loss, each.val_accuracy] for each in trained.epochs]
+    found = [
+        [measured.loss, measured.accuracy, measured.val_loss, measured.val_accuracy] for measured in trained.epochs
+    ]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     saved = load_model(tmp_path / "model.keras").model
     for one, two in zip(saved.get_weights(), (kernel, bias), strict=True):
@@ -274,10 +277,10 @@ def test_same_seed_same_bytes(images: ImageSet, tmp_path: Path) -> None:
             if path.is_file() and not path.name.startswith("events.")
         }
 
-    first, again = (files(name, deep(), 3) for name in ("first", "again"))
+    first, again = files("first", deep(), 3), files("again", deep(), 3)
     assert len(first) == 4
     assert first == again
-    first, other = (files(f"seed {seed}", linear(), seed) for seed in (3, 4))
+    first, other = files("seed 3", linear(), 3), files("seed 4", linear(), 4)
     assert first["model.keras"] != other["model.keras"]  # of the same weights to start from
 
 
@@ -293,7 +296,7 @@ def test_loss_that_is_no_number(images: ImageSet, tmp_path: Path) -> None:
 def test_files(images: ImageSet, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "model"
     trained = run(deep(), images, folder, TrainSettings(epochs=3))
-    names = [f"weights.{each.number:02d}-{each.val_loss:.2f}.weights.h5" for each in trained.epochs]
+    names = [f"weights.{epoch.number:02d}-{epoch.val_loss:.2f}.weights.h5" for epoch in trained.epochs]
     assert sorted(path.name for path in (folder / CHECKPOINTS).iterdir()) == names
     assert trained.files == (
         folder / "model.keras",
@@ -318,7 +321,7 @@ def test_files(images: ImageSet, tmp_path: Path) -> None:
     assert facts["data"]["label_names"] == list(NAMES)
     assert facts["data"]["preprocess"] == "pad"
     assert facts["settings"] == {"epochs": 3, "batch_rows": 32, "validation_split": 0.2, "seed": 0}
-    assert [Epoch(**each) for each in facts["epochs"]] == list(trained.epochs)
+    assert [Epoch(**epoch) for epoch in facts["epochs"]] == list(trained.epochs)
     assert facts["correct"] == {"training": list(trained.training), "validation": list(trained.validation)}
     assert facts["fingerprint"] == loaded.fingerprint
 
@@ -333,7 +336,7 @@ def test_tensorboard_shows_every_epoch(images: ImageSet, tmp_path: Path) -> None
     assert seen == [1, 2, 3]  # while training goes on
     for kind, key in (("train", "loss"), ("validation", "val_loss")):
         found = scalars(tmp_path / "logs" / "tensor_boards" / kind)
-        np.testing.assert_allclose(found["epoch_loss"], [getattr(each, key) for each in trained.epochs], rtol=1e-6)
+        np.testing.assert_allclose(found["epoch_loss"], [getattr(epoch, key) for epoch in trained.epochs], rtol=1e-6)
         assert len(found["epoch_accuracy"]) == 3
 
 
