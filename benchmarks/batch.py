@@ -24,6 +24,7 @@ import numpy as np
 import ray
 from common import COMMAND, dataset_option, machine, model_option, run_command
 from modes import write
+from quality import images_of
 
 from cli.commands.batch import make_batch
 from cli.shared.console import table
@@ -40,15 +41,12 @@ from cluster.workers.task import RepairTask, TaskResult
 from engine.backend import limit_threads
 from engine.data.outcomes import open_negatives, write_targets
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS
-from engine.localize.last_dense import localize
-from engine.localize.weights_file import write_weights
 from engine.search.loop import SearchSettings
 
 COMMANDS_AIM, LOOP_AIM, WORKERS_AIM, OVERHEAD_AIM = 20.0, 3.0, 1.8, 5.0
 """Times separate commands, times the loop, two workers times one, milliseconds of the driver for an empty job."""
 
-CHUNKS, LABELS = 10, 10
-EMPTY_JOBS = 10_000
+LABELS = 10
 
 
 def empty_replica() -> type[Replica]:
@@ -65,30 +63,35 @@ def empty_replica() -> type[Replica]:
 @model_option
 @dataset_option
 @click.option("--preprocess", default=DEFAULT_PREPROCESS, show_default=True, help="What the model was trained with.")
+@click.option("--chunks", type=int, default=10, show_default=True, help="Chunks: the last training images.")
 @click.option("--rows", type=int, default=1000, show_default=True, help="Images of a chunk.")
 @click.option("--seeds", type=int, default=3, show_default=True, help="Searches of each chunk and label.")
 @click.option("--rounds", type=int, default=2, show_default=True, help="Batches on each number of workers.")
 @click.option("--loop-jobs", type=int, default=30, show_default=True, help="Jobs of the plain loop, multiplied.")
 @click.option("--commands", type=int, default=3, show_default=True, help="Separate commands, multiplied.")
+@click.option("--empty-jobs", type=click.IntRange(10), default=10_000, show_default=True, help="Jobs that do nothing.")
 def main(
     model_path: Path,
     dataset_dir: Path,
     preprocess: str,
+    chunks: int,
     rows: int,
     seeds: int,
     rounds: int,
     loop_jobs: int,
     commands: int,
+    empty_jobs: int,
 ) -> None:
     """Measure."""
     click.echo(machine())
     limit_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for number in range(CHUNKS):
-            start = 60_000 - (number + 1) * rows
+        images = images_of(dataset_dir, "train")
+        for number in range(chunks):
+            start = images - (number + 1) * rows
             write(root / "chunks" / str(number) / "repair.h5", dataset_dir, "train", preprocess, start, rows)
-        write(root / "val.h5", dataset_dir, "train", preprocess, 60_000 - (CHUNKS + 1) * rows, rows)
+        write(root / "val.h5", dataset_dir, "train", preprocess, images - (chunks + 1) * rows, rows)
         (root / "empty").mkdir()
         # Workers of a cluster that was joined compute with one thread each; here it is this script's own cluster.
         ray.init(
@@ -107,11 +110,11 @@ def main(
             for workers, found in times.items():
                 seconds, done = measured(replace(work, output=root / f"run-{number}-{workers}"), workers)
                 found.append(seconds)
-        one, two = (min(each) for each in times.values())
+        one, two = min(times[1]), min(times[2])
         loop = plain_loop(work, root / "loop", loop_jobs) * done
         separate = separate_commands(work, root / "loop", model_path, commands) * done
         click.echo(
-            f"{CHUNKS} chunks of {rows} images x {LABELS} labels x {seeds} seeds, 100 particles x 100 iterations:\n"
+            f"{chunks} chunks of {rows} images x {LABELS} labels x {seeds} seeds, 100 particles x 100 iterations:\n"
             f"{done} searches, the rest had no failures; one thread each; without starting workers;\n"
             f"best of {rounds} batches; loop: {loop_jobs} jobs measured, multiplied; commands: {commands} measured, "
             "multiplied"
@@ -131,7 +134,7 @@ def main(
             f"--dry-run expected {expected:.1f} s for two workers without their start, measured {times[2][0]:.1f} s: "
             f"{expected / times[2][0]:.2f} times"
         )
-        overhead(work, root)
+        overhead(work, root, empty_jobs)
         ray.shutdown()
 
 
@@ -188,9 +191,9 @@ def measured(work: Batch, workers: int) -> tuple[float, int]:
 def plain_loop(work: Batch, folder: Path, jobs: int) -> float:
     """Seconds of a job in a loop over localise and repair in this process, warm; targets are there already."""
     rng = np.random.default_rng(0)
-    order = [(int(c), int(label)) for c in range(CHUNKS) for label in range(LABELS)]
+    order = [(int(c), int(label)) for c in range(len(work.chunks)) for label in range(LABELS)]
     rng.shuffle(order)
-    kernel = np.asarray(work.target.layer.kernel)
+    target, kernel = work.target, work.target.kernel
     seconds: list[float] = []
     with Compute(ComputeOptions(num_workers=0), lambda line: None) as compute:
         handle = compute.handle(work.model, work.target)
@@ -203,9 +206,9 @@ def plain_loop(work: Batch, folder: Path, jobs: int) -> float:
             if negatives is None:
                 continue
             begun = time.perf_counter()
-            found = localize(compute.localisation_sums(handle, negatives), kernel)
-            index = found.index
-            write_weights(negative / "weights.csv", work.target.number, index, kernel[index[:, 0], index[:, 1]])
+            sums = compute.localisation_sums(handle, negatives)
+            index = target.localise(sums, None, kernel, num_grad=None, impact="mean", fronts=1).index
+            target.write_localised(negative, index, kernel[index[:, 0], index[:, 1]])
             paths = ChunkPaths(negative, folder / str(chunk_number) / "positive", folder / "out" / str(number))
             repairs = Repairs(work.model, work.target, [paths], [number % len(work.seeds)], SearchSettings())
             directory = folder / "runs" / str(number)
@@ -231,15 +234,15 @@ def separate_commands(work: Batch, folder: Path, model_path: Path, count: int) -
     return float(np.mean(seconds))
 
 
-def overhead(work: Batch, root: Path) -> None:
+def overhead(work: Batch, root: Path, empty_jobs: int) -> None:
     """Driver time and memory of jobs that do nothing."""
-    names = range(EMPTY_JOBS // LABELS)
+    names = range(empty_jobs // LABELS)
     chunks = tuple(ChunkFile(str(name), Path(f"/{name}"), work.chunks[0].images) for name in names)
     empty = replace(work, chunks=chunks, seeds=(0,), output=root / "empty-run")
     memory: list[int] = []
 
     def watch(progress: Mapping[str, Any]) -> None:
-        if progress["jobs_done"] % (EMPTY_JOBS // 10) == 0:
+        if progress["jobs_done"] % (empty_jobs // 10) == 0:
             pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
             memory.append(pages * resource.getpagesize())
 
@@ -254,7 +257,7 @@ def overhead(work: Batch, root: Path) -> None:
     click.echo(
         f"{jobs} empty jobs: {1e3 * wall / jobs:.2f} ms each, of which the driver computes {1e3 * cpu / jobs:.2f} ms "
         f"(aim: below {OVERHEAD_AIM:g} ms)\ndriver memory from 10 % to the end: "
-        + ", ".join(f"{each / 1e6:.0f}" for each in memory)
+        + ", ".join(f"{size / 1e6:.0f}" for size in memory)
         + " MB"
     )
 

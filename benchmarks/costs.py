@@ -163,8 +163,12 @@ def one_factor(name: str, factor: str, peak: Peak, rounds: int) -> list[dict[str
                 "peak_exponentials": peak.exponentials,
             }
         )
-        parts = (work.bytes / peak.bytes, work.multiply_adds / peak.multiply_adds)
-        parts = (*parts, work.exponentials / peak.exponentials, floor)
+        parts = (
+            work.bytes / peak.bytes,
+            work.multiply_adds / peak.multiply_adds,
+            work.exponentials / peak.exponentials,
+            floor,
+        )
         cells.append(
             [
                 f"{value:,}",

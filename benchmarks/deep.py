@@ -141,7 +141,7 @@ def main(
     seeds: int,
     particles: int,
     iterations: int,
-    positives: int,
+    positives: int | None,
     fronts: int,
     targets: tuple[str, ...],
     ways: tuple[str, ...],
@@ -214,7 +214,7 @@ def runs(
         after = subject.runner.layer.predicted(subject.runner.layer.logits(subject.test[0], repaired))
         changes = paired_changes(subject.test_labels, subject.before, after, subject.classes)
         last = iterations[-1]
-        own = [each for each in changes if each.label == label]
+        own = [change for change in changes if change.label == label]
         found.append(
             {
                 "target": name,
@@ -226,8 +226,8 @@ def runs(
                 "kept": last.intact / prepared.objective.positives,
                 "own": points(own),
                 "everything": points(changes),
-                "fixed": sum(each.fixed for each in changes),
-                "broken": sum(each.broken for each in changes),
+                "fixed": sum(change.fixed for change in changes),
+                "broken": sum(change.broken for change in changes),
             }
         )
     return found
@@ -235,8 +235,8 @@ def runs(
 
 def points(changes: Any) -> float:
     """Change of the accuracy over some labels."""
-    gained = sum(each.correct_after - each.correct_before for each in changes)
-    return float(100 * gained / sum(each.total for each in changes))
+    gained = sum(change.correct_after - change.correct_before for change in changes)
+    return float(100 * gained / sum(change.total for change in changes))
 
 
 def cells(rows: list[dict[str, Any]]) -> list[str]:

@@ -2,13 +2,13 @@
 
 python benchmarks/engines.py [--model MODEL] [--size N,K,C ...] [--particles P] [--output FOLDER]
 
-The engines come with the extra `bench`; one that is not installed is left out.
+The engines come with the extra `bench`; one that is not installed is left out, and without any nothing is timed.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ def main(
     output: Path | None,
 ) -> None:
     """Time one iteration in every engine, after all of them have given the same fitness."""
+    check_installed()
     line = machine(*PACKAGES)
     click.echo(line)
     click.echo(
@@ -131,12 +132,31 @@ def compare(name: str, loaded: LoadedModel, job: Job, rounds: int, reference: bo
     return report(name, job, seconds)
 
 
+class NothingToCompare(click.ClickException):
+    """A whole extra is missing: a wrong call, as click has it, not a failure."""
+
+    exit_code = 2
+
+
+def check_installed() -> None:
+    """Stop where none of the other engines is installed: there is nothing to compare with."""
+    if all(lacking(needed) for needed, _ in ENGINES.values()):
+        *others, last = ENGINES
+        raise NothingToCompare(
+            f"none of {', '.join(others)} and {last} is installed, expected one at least: pip install -e '.[bench]'"
+        )
+
+
+def lacking(needed: Sequence[str]) -> list[str]:
+    """Modules that are not installed."""
+    return [module for module in needed if importlib.util.find_spec(module) is None]
+
+
 def installed(job: Job) -> list[Rival]:
     """The other engines; one sentence for each that is missing."""
     found: list[Rival] = []
     for name, (needed, engine) in ENGINES.items():
-        missing = [each for each in needed if importlib.util.find_spec(each) is None]
-        if missing:
+        if missing := lacking(needed):
             click.echo(f"{name} is left out: {' and '.join(missing)} not installed (pip install -e '.[bench]')")
         else:
             found += engine(job)

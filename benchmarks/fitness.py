@@ -43,13 +43,13 @@ class Aim:
     evaluate: float | None
 
 
-AIMS = (
-    Aim(Size(916, 3, 10, 3), 4, 5000),
-    Aim(Size(916, 200, 10, 8), None, 5000),
-    Aim(Size(27668, 4, 10, 3), None, None),
-    Aim(Size(2000, 64, 1000, 8), 150, None),
-    Aim(Size(2000, 64, 1000, 60), 10, None),
-)
+AIMS = {
+    "916,3,10,3": Aim(Size(916, 3, 10, 3), 4, 5000),
+    "916,200,10,8": Aim(Size(916, 200, 10, 8), None, 5000),
+    "27668,4,10,3": Aim(Size(27668, 4, 10, 3), None, None),
+    "2000,64,1000,8": Aim(Size(2000, 64, 1000, 8), 150, None),
+    "2000,64,1000,60": Aim(Size(2000, 64, 1000, 60), 10, None),
+}
 
 COLUMNS = (
     column("rows", pa.int64(), "rows a candidate is judged on", "rows"),
@@ -66,9 +66,10 @@ COLUMNS = (
 
 @click.command()
 @model_option
+@click.option("--size", "sizes", type=click.Choice(list(AIMS)), multiple=True, help="n,K,C,U [default: all].")
 @click.option("--rounds", type=int, default=9, show_default=True, help="Rounds of the medians.")
 @output_option
-def main(model_path: Path, rounds: int, output: Path | None) -> None:
+def main(model_path: Path, sizes: tuple[str, ...], rounds: int, output: Path | None) -> None:
     """Time one iteration of 100 particles at several sizes, everything side by side."""
     line = machine()
     click.echo(line)
@@ -80,7 +81,7 @@ def main(model_path: Path, rounds: int, output: Path | None) -> None:
     )
     loaded = load_model(model_path)
     cells, rows = [], []
-    for aim in AIMS:
+    for aim in map(AIMS.__getitem__, sizes or AIMS):
         job = spread_over_units(loaded, aim.size) if aim.evaluate else drawn(aim.size)
         fitness = job.fitness()
         right = exact(job)
@@ -115,8 +116,8 @@ def row(aim: Aim, times: dict[str, float]) -> list[str]:
     ]
     times_faster = {name: f"{times[name] / ours:,.1f}" if name in times else "-" for name in COMPARED}
     aims = [f"{value:,g}" if value else "-" for value in (aim.dense, aim.evaluate)]
-    dense, by_numpy, evaluate = (times_faster[name] for name in COMPARED)
-    return [str(aim.size), *milliseconds, dense, aims[0], by_numpy, evaluate, aims[1]]
+    dense, numpy, evaluate = times_faster["dense"], times_faster["numpy"], times_faster["evaluate"]
+    return [str(aim.size), *milliseconds, dense, aims[0], numpy, evaluate, aims[1]]
 
 
 def results(aim: Aim, times: dict[str, float]) -> list[dict[str, Any]]:

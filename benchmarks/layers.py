@@ -199,7 +199,8 @@ def main(model_path: Path, names: tuple[str, ...], weights: int, rounds: int, ou
     for name in names or TARGETS:
         found = measure(name, TARGETS[name], model_path, weights, rounds, peak)
         rows += found
-        slow, in_place, here = (row["seconds"] for row in found)
+        seconds = {row["way"]: row["seconds"] for row in found}
+        slow, in_place, here = seconds["slow"], seconds["in place"], seconds["here"]
         floor = found[2]["floor"]
         aim = TARGETS[name].aim
         cells.append(
@@ -244,7 +245,7 @@ def measure(name: str, place: Place, model_path: Path, weights: int, rounds: int
     seconds = {way: times[way] / counts[way] for way in times}
     holder = job.target.weights.cut.tail[0]
     found = []
-    for way, each in seconds.items():
+    for way, took in seconds.items():
         route = here._route if way == "here" else None
         work = needed(job, here if way == "here" else in_place, route)
         found.append(
@@ -256,8 +257,8 @@ def measure(name: str, place: Place, model_path: Path, weights: int, rounds: int
                 "weights": len(job.places),
                 "way": way,
                 "route": "touched units" if route else "weights in place",
-                "seconds": each,
-                "times": seconds["slow"] / each,
+                "seconds": took,
+                "times": seconds["slow"] / took,
                 "bytes": work.bytes,
                 "multiply_adds": work.multiply_adds,
                 "floor": max(work.bytes / len(job.candidates) / peak.bytes, work.multiply_adds / peak.multiply_adds),
@@ -273,12 +274,13 @@ def make_job(place: Place, model_path: Path, weights: int) -> Job:
         loaded = load_model(model_path)
         model, loss, path = loaded.model, loaded.loss, loaded.path
         # The last layer but one that is a Dense of the model's own.
-        layer = [each for each in model.layers if isinstance(each, L.Dense)][-2].name
+        name = [layer.name for layer in model.layers if isinstance(layer, L.Dense)][-2]
     else:
         keras.utils.clear_session()
-        model, loss, path, layer = NETWORKS[place.network](), LOSS, Path(place.network), place.layer
+        assert place.layer is not None
+        model, loss, path, name = NETWORKS[place.network](), LOSS, Path(place.network), place.layer
         draw_weights(model)
-    target = resolve_target(model, loss, 10, path, [layer])
+    target = resolve_target(model, loss, 10, path, [name])
     assert isinstance(target, DeepTarget)
     runner = ModelRunner(model, target)
     features, logits = runner.features(images)
@@ -313,19 +315,20 @@ def by_model(job: Job) -> Callable[[], Float64]:
     one_hot = np.eye(10, dtype=np.float32)[job.rows.labels]
     sets = [(job.images[part], one_hot[part]) for part in (job.rows.negative, ~job.rows.negative)]
     variable = job.target.weights.variables[0]
-    position = [id(each) for each in model.weights].index(id(variable))
+    position = [id(weight) for weight in model.weights].index(id(variable))
 
     def evaluate() -> Float64:
         found = []
         old = model.get_weights()
         for candidate in job.candidates[:2]:
-            new = [each.copy() for each in old]
+            new = [values.copy() for values in old]
             new[position].flat[job.places] = candidate
             model.set_weights(new)
-            each = [model.evaluate(inputs, true, verbose=0) for inputs, true in sets]
+            results = [model.evaluate(inputs, true, verbose=0) for inputs, true in sets]
             counts = [len(inputs) for inputs, _ in sets]
-            losses = [loss * count for (loss, _), count in zip(each, counts, strict=True)]
-            found.append([*losses, *(round(share * count) for (_, share), count in zip(each, counts, strict=True))])
+            losses = [loss * count for (loss, _), count in zip(results, counts, strict=True)]
+            correct = [round(share * count) for (_, share), count in zip(results, counts, strict=True)]
+            found.append([*losses, *correct])
         model.set_weights(old)
         return np.array(found)
 
@@ -351,9 +354,11 @@ def needed(job: Job, fitness: TailFitness, route: Route | None) -> Work:
         assert fitness._groups is not None
         adds += len(job.places) * math.prod(size or 1 for size in route.first.shapes[0][1:-1])
         if route.joint is not None:
-            share = len(fitness._groups.units) / route.first.shapes[0][-1]  # type: ignore[operator]
+            units = route.first.shapes[0][-1]
+            assert units is not None  # only rows are of no known number
+            share = len(fitness._groups.units) / units
             adds += round(share * multiply_adds(route.joint, job.tail))
-    held = sum(4 * math.prod(each.shape) for step in steps for each in step.variables)
+    held = sum(4 * math.prod(variable.shape) for step in steps for variable in step.variables)
     return Work(rows * kept_bytes(cut, route, fitness._groups) + held, rows * adds, 0)
 
 
@@ -361,15 +366,20 @@ def multiply_adds(step: Step, tail: Tail) -> int:
     """Of one row; layers without matrix products count nothing."""
     layer, shape = step.operation, step.shapes[0]
     if few := tail._places.get(id(step)):  # one product with the unfolded kernel
-        return math.prod(few) * layer.kernel.shape[-2] * math.prod(size or 1 for size in shape[1:])
+        return math.prod(few) * int(layer.kernel.shape[-2]) * math.prod(size or 1 for size in shape[1:])
     places = math.prod(size or 1 for size in shape[1:-1])
     if isinstance(layer, L.MultiHeadAttention):
-        heads, width = layer._num_heads, layer._key_dim
-        projections = sum(math.prod(each.shape) for each in layer.trainable_variables if len(each.shape) > 1)
-        return places * (projections + 2 * places * heads * width)
+        width = int(layer._num_heads * layer._key_dim)
+        return places * (matrix_values(layer) + 2 * places * width)
     if isinstance(layer, (L.Dense, L.EinsumDense)) or hasattr(layer, "kernel_size"):
-        return places * sum(math.prod(each.shape) for each in layer.trainable_variables if len(each.shape) > 1)
+        return places * matrix_values(layer)
     return 0
+
+
+def matrix_values(layer: Any) -> int:
+    """Numbers in the matrices of a layer, without its biases and scales."""
+    shapes = [tuple(variable.shape) for variable in layer.trainable_variables]
+    return sum(math.prod(shape) for shape in shapes if len(shape) > 1)
 
 
 if __name__ == "__main__":

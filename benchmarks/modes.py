@@ -13,11 +13,12 @@ from statistics import mean
 import click
 import numpy as np
 from common import dataset_option, machine, model_option
-from quality import prepared_split, spread
+from quality import images_of, prepared_split, spread
 
 from cli.commands.batch import make_batch
 from cli.shared.console import table
 from cluster.batch.modes import BatchReport, run_batch
+from cluster.batch.spec import Mode
 from cluster.compute.compute import Compute, ComputeOptions
 from cluster.records.store import RunRecords
 from engine.data.writer import write_image_set
@@ -35,7 +36,7 @@ max_drop = 0.01
 label = "*"
 max_drop = 0.03
 """
-MODES = ("chain", "independent", "rounds")
+MODES: tuple[Mode, ...] = ("chain", "independent", "rounds")
 HEADER = (
     "mode",
     "fronts",
@@ -81,9 +82,9 @@ def main(
     click.echo(machine())
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        first = 60_000 - chunks * chunk_size
+        first = images_of(dataset_dir, "train") - chunks * chunk_size
         write(root / "val.h5", dataset_dir, "train", preprocess, first - val_size, val_size)
-        write(root / "test.h5", dataset_dir, "t10k", preprocess, 0, 10_000)
+        write(root / "test.h5", dataset_dir, "t10k", preprocess, 0, images_of(dataset_dir, "t10k"))
         for number in range(chunks):
             start = first + number * chunk_size
             write(root / "chunks" / str(number) / "repair.h5", dataset_dir, "train", preprocess, start, chunk_size)
@@ -129,9 +130,9 @@ def main(
             f"seeds, positive weights {positive_weights}\nrequirements: label {label} at least 75 %, all down at most "
             "1 point, no label down more than 3 points\nbefore: "
             + "; ".join(
-                f"{split} label {100 * each.before[label, label] / each.totals[label]:.2f} %, "
-                f"all {100 * np.diagonal(each.before).sum() / each.totals.sum():.2f} %"
-                for split, each in base.items()
+                f"{split} label {100 * comparison.before[label, label] / comparison.totals[label]:.2f} %, "
+                f"all {100 * np.diagonal(comparison.before).sum() / comparison.totals.sum():.2f} %"
+                for split, comparison in base.items()
             )
             + "\nruns met: runs that meet all; label, all, worst other: change in points, mean ± standard deviation"
         )
@@ -150,13 +151,13 @@ def lines(mode: str, fronts: int, label: int, runs: list[tuple[BatchReport, floa
                 mode,
                 str(fronts),
                 split,
-                f"{sum(all(each.met for each in every) for every in verdicts)} of {len(runs)}",
-                f"{mean(sum(each.met for each in every) for every in verdicts):.1f}",
-                spread([points(each)[label] for each in comparisons]),
-                spread([total_points(each) for each in comparisons], digits=2),
-                spread([min(np.delete(points(each), label)) for each in comparisons]),
-                f"{mean(int(each.fixed.sum()) for each in comparisons):.0f}",
-                f"{mean(int(each.broken.sum()) for each in comparisons):.0f}",
+                f"{sum(all(verdict.met for verdict in every) for every in verdicts)} of {len(runs)}",
+                f"{mean(sum(verdict.met for verdict in every) for every in verdicts):.1f}",
+                spread([points(comparison)[label] for comparison in comparisons]),
+                spread([total_points(comparison) for comparison in comparisons], digits=2),
+                spread([min(np.delete(points(comparison), label)) for comparison in comparisons]),
+                f"{mean(int(comparison.fixed.sum()) for comparison in comparisons):.0f}",
+                f"{mean(int(comparison.broken.sum()) for comparison in comparisons):.0f}",
                 f"{mean(len(report.patch) for report in reports):.0f}",
                 f"{mean(seconds for _, seconds in runs):.0f}",
             ]

@@ -28,6 +28,10 @@ ROWS = 1000
 AIM = 2.5
 """The command in process against importing TensorFlow and loading the model."""
 
+IN_PROCESS, ON_WORKERS = "in process", "2 workers, 2 seeds"
+KINDS = {IN_PROCESS: ["--num-workers", 0], ON_WORKERS: ["--num-workers", 2, "--seeds", 2]}
+"""Ways to run the command, and their options."""
+
 LOADING = (
     "import sys; from pathlib import Path; from engine.models.load import load_model; load_model(Path(sys.argv[1]))"
 )
@@ -89,9 +93,12 @@ class Stopwatch:
 @click.command()
 @model_option
 @click.option("--rounds", type=int, default=5, show_default=True, help="Rounds of the medians.")
+@click.option("--kind", "names", type=click.Choice(list(KINDS)), multiple=True, help="Ways to run it [default: all].")
 @click.option("--stages", type=click.Path(path_type=Path), hidden=True, help="Run one command here, print its stages.")
 @click.argument("arguments", nargs=-1)
-def main(model_path: Path, rounds: int, stages: Path | None, arguments: tuple[str, ...]) -> None:
+def main(
+    model_path: Path, rounds: int, names: tuple[str, ...], stages: Path | None, arguments: tuple[str, ...]
+) -> None:
     """Time the command at 100 particles and 100 iterations on 1,000 images."""
     if stages is not None:
         one_command(stages, list(arguments))
@@ -103,10 +110,7 @@ def main(model_path: Path, rounds: int, stages: Path | None, arguments: tuple[st
         command = ["optimize", "--model-dir", model, "--target-data-dir", negatives, "--verbose", "0"]
         # No early stop: all 100 iterations are run.
         command += ["--min-iteration-range", 1000, "--overwrite"]
-        kinds = {
-            "in process": [*command, "--num-workers", 0],
-            "2 workers, 2 seeds": [*command, "--num-workers", 2, "--seeds", 2],
-        }
+        kinds = {kind: [*command, *KINDS[kind]] for kind in names or KINDS}
         whole: dict[str, list[float]] = defaultdict(list)
         parts: dict[str, list[dict[str, float]]] = defaultdict(list)
         for _ in range(rounds):
@@ -122,8 +126,8 @@ def prepare(directory: Path, model: Path) -> Path:
     images, labels = shipped_images(ROWS)
     write_images(directory / "repair.h5", [(images, labels)], ROWS)
     run_command([sys.executable, "-c", COMMAND, "target", "--model-dir", model, "--data-dir", directory], directory)
-    folders = [each for each in (directory / "negative").iterdir() if each.is_dir()]
-    negatives = max(folders, key=lambda each: (each / "repair.h5").stat().st_size)
+    folders = [path for path in (directory / "negative").iterdir() if path.is_dir()]
+    negatives = max(folders, key=lambda folder: (folder / "repair.h5").stat().st_size)
     words = ["localize", "--model-dir", model, "--target-data-dir", negatives]
     run_command([sys.executable, "-c", COMMAND, *words], directory)
     return negatives
@@ -139,22 +143,25 @@ def report(whole: dict[str, list[float]], parts: dict[str, list[dict[str, float]
     rows = [["loading", f"{load:.2f}", "1.00", "-"]]
     for kind in parts:
         seconds = median(whole[kind])
-        aim = f"{AIM:g}" if kind == "in process" else "-"
+        aim = f"{AIM:g}" if kind == IN_PROCESS else "-"
         rows.append([kind, f"{seconds:.2f}", f"{seconds / load:.2f}", aim])
     click.echo(table(["command", "seconds", "/ loading", "aim"], rows))
     click.echo("\nstages of the same command, in the order they run; search: all iterations (aim: below 1 s)\n")
     medians = {
-        kind: {stage: median(each.get(stage, 0.0) for each in runs) for stage in STAGES} for kind, runs in parts.items()
+        kind: {stage: median(seconds.get(stage, 0.0) for seconds in runs) for stage in STAGES}
+        for kind, runs in parts.items()
     }
-    lines = [[stage, *(f"{each[stage]:.2f}" for each in medians.values())] for stage in STAGES]
-    lines.append(["sum", *(f"{sum(each.values()):.2f}" for each in medians.values())])
+    lines = [[stage, *(f"{stages[stage]:.2f}" for stages in medians.values())] for stage in STAGES]
+    lines.append(["sum", *(f"{sum(stages.values()):.2f}" for stages in medians.values())])
     click.echo(table(["stage", *medians], lines))
     click.echo("".join(f"\n{stage}: {what}" for stage, what in STAGES.items()))
-    workers = medians["2 workers, 2 seeds"]
+    if ON_WORKERS not in medians:
+        return
+    workers = medians[ON_WORKERS]
     click.echo(
         f"\nstarting Ray {workers['Ray']:.1f} s and its workers {workers['workers']:.1f} s, together "
-        f"{workers['Ray'] + workers['workers']:.1f} s; cluster/placement.py assumes {START_SECONDS:g} s for both "
-        f"and {JOIN_SECONDS:g} s for the workers"
+        f"{workers['Ray'] + workers['workers']:.1f} s; cluster/compute/placement.py assumes {START_SECONDS:g} s for "
+        f"both and {JOIN_SECONDS:g} s for the workers"
     )
 
 
@@ -187,7 +194,7 @@ def one_command(output: Path, words: list[str]) -> None:
     watch.wrap("model", engine.models.load, "load_model")
     watch.wrap("features", cluster.compute.compute.Compute, "features")
     watch.wrap("verify", cluster.compute.compute.Compute, "predict")
-    watch.wrap("save", cluster.runs.optimize, "save_patched")
+    watch.wrap("save", cluster.runs.optimize, "save_repaired")
     time_search(watch)
     code = run(arguments)
     watch.charge()
@@ -224,7 +231,8 @@ def time_search(watch: Stopwatch) -> None:
         with watch.stage("compile"):
             outcomes = original(*args, **kwargs)
         remote = outcomes[0].where == "worker"
-        seconds = max(each.seconds for each in outcomes) if remote else sum(each.seconds for each in outcomes)
+        took = [outcome.seconds for outcome in outcomes]
+        seconds = max(took) if remote else sum(took)
         watch.seconds["compile"] -= seconds
         watch.seconds["search"] += seconds
         return outcomes

@@ -144,16 +144,16 @@ def _bars(
     panels: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         panels.setdefault(panel(row), []).append(row)
-    heights = [len(each) + 1.5 for each in panels.values()]
+    heights = [len(members) + 1.5 for members in panels.values()]
     figure = new_figure(7, max(2.0, 0.24 * sum(heights)))
     grid = figure.add_gridspec(len(panels), 1, height_ratios=heights)
-    for place, (title, each) in enumerate(panels.items()):
+    for place, (title, members) in enumerate(panels.items()):
         axes = figure.add_subplot(grid[place])
-        names, colours = zip(*map(label, each), strict=True)
-        values = [1e3 * row["seconds"] for row in each]
-        bars = axes.barh(range(len(each)), values, color=colours)
+        names, colours = zip(*map(label, members), strict=True)
+        values = [1e3 * row["seconds"] for row in members]
+        bars = axes.barh(range(len(members)), values, color=colours)
         axes.bar_label(bars, [f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values], padding=2)
-        axes.set_yticks(range(len(each)), names)
+        axes.set_yticks(range(len(members)), names)
         axes.invert_yaxis()
         axes.set_xscale("log")
         axes.set_xlim(min(values) / 2, max(values) * 4)

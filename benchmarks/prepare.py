@@ -60,7 +60,7 @@ def plain_crops(scenes: Any, output: Path) -> None:
 def plain_prepare(subset: Path, output: Path) -> None:
     """An image set of all images of a subset, one after the other."""
     images = json.loads((subset / "image_info.json").read_text())["images"]
-    labels = {each["name"]: LABEL_NAMES.index(each["label"]) for each in images}
+    labels = {image["name"]: LABEL_NAMES.index(image["label"]) for image in images}
     names = np.array(sorted(labels), object)
     np.random.default_rng(0).shuffle(names)
     output.mkdir()
@@ -96,7 +96,8 @@ def main(count: int, objects: int, rounds: int) -> None:
     both = {name: median(sum(took) for took in found) for name, found in times.items()}
     rows = []
     for name, found in times.items():
-        crop, prepare = (median(took[step] for took in found) for step in (0, 1))
+        crop = median(cropping for cropping, _ in found)
+        prepare = median(preparing for _, preparing in found)
         speeds = [
             f"{count / crop:.1f}",
             f"{images / crop:.0f}",

@@ -24,7 +24,7 @@ from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.tiling import Tiling
 from engine.layers.head import Head
 from engine.layers.weight_stats import WeightStats
-from engine.localize.last_dense import localize
+from engine.localize.pareto import Localisation
 from engine.models.load import LoadedModel
 from engine.problem.problem import Problem, objective_of
 from engine.search import loop as search
@@ -110,8 +110,12 @@ def last_dense(loaded: LoadedModel, size: Size) -> Job:
     kernel = np.asarray(target.layer.kernel)
     wrong = logits.argmax(axis=1) != labels
     sums = runner.localisation_sums(images[wrong], labels[wrong])
+
+    def blamed(fronts: int) -> Localisation:
+        return target.localise(sums, None, kernel, num_grad=None, impact="mean", fronts=fronts)
+
     fronts = 1
-    while len((found := localize(sums, kernel, fronts=fronts)).front) < size.weights:
+    while len((found := blamed(fronts)).front) < size.weights:
         fronts += 1
     first = found.front[: size.weights]
     column, unit = found.row[first], found.unit[first]
@@ -182,8 +186,8 @@ def dense(job: Job) -> Callable[[], Float64]:
     one_hot = np.zeros((len(job.weights.unit), classes), np.float32)
     one_hot[np.arange(len(job.weights.unit)), job.weights.unit] = 1.0
     constants = [
-        backend.on_device(each)
-        for each in (
+        backend.on_device(array)
+        for array in (
             np.ascontiguousarray(job.rows.inputs[:, job.weights.feature]),
             one_hot,
             job.rows.logits,
@@ -256,10 +260,11 @@ def by_model(loaded: LoadedModel, job: Job) -> Callable[[], Float64]:
             new = old.copy()
             new[job.weights.feature, job.weights.unit] = candidate
             layer.kernel.assign(new)
-            each = [model.evaluate(inputs, true, verbose=0) for inputs, true in sets]
+            results = [model.evaluate(inputs, true, verbose=0) for inputs, true in sets]
             counts = [len(inputs) for inputs, _ in sets]
-            losses = [loss * count for (loss, _), count in zip(each, counts, strict=True)]
-            found.append([*losses, *(round(share * count) for (_, share), count in zip(each, counts, strict=True))])
+            losses = [loss * count for (loss, _), count in zip(results, counts, strict=True)]
+            correct = [round(share * count) for (_, share), count in zip(results, counts, strict=True)]
+            found.append([*losses, *correct])
         layer.kernel.assign(old)
         return np.array(found)
 

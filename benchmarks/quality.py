@@ -28,7 +28,6 @@ from engine.data.preprocess import preprocess_images
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES, read_split
 from engine.fitness.rows import SearchRows, Weights
 from engine.layers.weight_stats import WeightStats
-from engine.localize.last_dense import localize
 from engine.metrics.accuracy import LabelChange, paired_changes
 from engine.models.load import LoadedModel, load_model
 from engine.problem.problem import Problem, prepare
@@ -76,13 +75,13 @@ class Run:
 
     def points(self, label: int | None) -> float:
         """Change of the accuracy of a label, or of all, in points."""
-        chosen = [each for each in self.changes if label is None or each.label == label]
-        gained = sum(each.correct_after - each.correct_before for each in chosen)
-        return 100 * gained / sum(each.total for each in chosen)
+        chosen = [change for change in self.changes if label is None or change.label == label]
+        gained = sum(change.correct_after - change.correct_before for change in chosen)
+        return 100 * gained / sum(change.total for change in chosen)
 
     def count(self, what: str, label: int | None = None) -> int:
         """Test images `fixed` or `broken`, of one label or of all."""
-        return sum(getattr(each, what) for each in self.changes if label is None or each.label == label)
+        return sum(getattr(change, what) for change in self.changes if label is None or change.label == label)
 
 
 class Subject:
@@ -108,7 +107,7 @@ class Subject:
         if not negative.any():
             raise click.ClickException(f"chunk {number} has no failure of label {label}, expected some in each chunk")
         sums = self.runner.localisation_sums(chunk.pixels[negative], chunk.labels[negative])
-        found = localize(sums, self.kernel, num_grad=many)
+        found = self.target.localise(sums, None, self.kernel, num_grad=many, impact="mean", fronts=1)
         chosen = found.front if many is None else np.arange(len(found.row))
         index = np.stack([found.row[chosen], found.unit[chosen]], axis=1)
         columns, column = np.unique(index[:, 0], return_inverse=True)
@@ -220,27 +219,27 @@ def main(
     by_default = runs(cases, default)
     click.echo(f"\npositive weight (default: {POSITIVE_WORTH:g} for each positive), label {label}")
     chosen = mean(run.positive_weight for run in by_default)
-    lines = [(f"{weight:g}", weight, each) for weight, each in by_weight.items()]
+    lines = [(f"{weight:g}", weight, found) for weight, found in by_weight.items()]
     lines.append((f"default ({chosen:.0f})", chosen, by_default))
     lines.sort(key=lambda line: line[1])
-    click.echo(table(["positive weight", *SUMMARY], [[name, *summary(each, label)] for name, _, each in lines]))
+    click.echo(table(["positive weight", *SUMMARY], [[name, *summary(found, label)] for name, _, found in lines]))
 
     click.echo(f"\nby label, default positive weight, label {label} repaired")
     click.echo(table(["label", "images", "before %", "after %", "change", "fixed", "broken"], label_lines(by_default)))
 
     click.echo("\nby chunk, default positive weight")
-    each_chunk = [[run for run in by_default if run.chunk == number] for number in range(chunks)]
-    click.echo(table(["chunk", *SUMMARY], [[str(k), *summary(each, label)] for k, each in enumerate(each_chunk)]))
+    by_chunk = [[run for run in by_default if run.chunk == number] for number in range(chunks)]
+    click.echo(table(["chunk", *SUMMARY], [[str(k), *summary(found, label)] for k, found in enumerate(by_chunk)]))
 
     click.echo(f"\nhow the swarm moves, default positive weight, label {label}")
     lots = [subject.case(number, chunk, label, many) for number, chunk in enumerate(data)]
     rows = []
     for (name, group), split, floor in product((("front", cases), ("gradient", lots)), (True, False), (False, True)):
         swarm = SwarmSettings(phi_split=split, velocity_floor=floor)
-        each = runs(group, replace(default, swarm=swarm))
-        fitness = mean(run.fitness for run in each)
-        iterations = mean(run.iterations for run in each)
-        rows.append([name, split, floor, *summary(each, label), f"{fitness:.2f}", f"{iterations:.0f}"])
+        found = runs(group, replace(default, swarm=swarm))
+        fitness = mean(run.fitness for run in found)
+        iterations = mean(run.iterations for run in found)
+        rows.append([name, split, floor, *summary(found, label), f"{fitness:.2f}", f"{iterations:.0f}"])
     header = ["weights", "phi_split", "velocity_floor", *SUMMARY, "fitness", "iterations"]
     click.echo(table(header, rows))
 
@@ -262,7 +261,9 @@ the label under repair; worst other: the other label that loses most, in points.
 def summary(runs: Sequence[Run], label: int) -> list[str]:
     """Cells of `SUMMARY`."""
     others = {
-        each.label: mean(run.points(each.label) for run in runs) for each in runs[0].changes if each.label != label
+        change.label: mean(run.points(change.label) for run in runs)
+        for change in runs[0].changes
+        if change.label != label
     }
     worst = min(others, key=lambda other: others[other])
     return [
@@ -280,10 +281,10 @@ def summary(runs: Sequence[Run], label: int) -> list[str]:
 def label_lines(runs: Sequence[Run]) -> list[list[str]]:
     """One line per label, and one for all."""
     lines = []
-    for label in [*(each.label for each in runs[0].changes), None]:
-        chosen = [each for each in runs[0].changes if label is None or each.label == label]
-        total = sum(each.total for each in chosen)
-        before = 100 * sum(each.correct_before for each in chosen) / total
+    for label in [*(change.label for change in runs[0].changes), None]:
+        chosen = [change for change in runs[0].changes if label is None or change.label == label]
+        total = sum(change.total for change in chosen)
+        before = 100 * sum(change.correct_before for change in chosen) / total
         points = [run.points(label) for run in runs]
         lines.append(
             [
@@ -302,6 +303,11 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     """Mean and standard deviation."""
     deviation = stdev(values) if len(values) > 1 else 0.0
     return f"{mean(values):+.{digits}f} ± {deviation:.{digits}f}"
+
+
+def images_of(folder: Path, split: str) -> int:
+    """How many images an official split has."""
+    return len(read_split(folder, split)[1])
 
 
 def prepared_split(folder: Path, split: str, preprocess: str, start: int, count: int | None) -> tuple[Float32, Int64]:

@@ -183,7 +183,7 @@ def evox(job: Job) -> Iterator[Rival]:  # noqa: PLR0915 - a closure for each for
     high = float(job.kernel.mean() + 3 * job.kernel.std())
 
     def rival(form: str, sums: Callable[[Any], Any]) -> Rival:
-        class Repair(Problem):
+        class Repair(Problem):  # type: ignore[misc]  # EvoX is not there for mypy
             def evaluate(self, pop: Any) -> Any:
                 return -arachne(job, sums(pop))
 
@@ -245,15 +245,15 @@ def evosax(job: Job) -> Iterator[Rival]:  # noqa: PLR0915 - a closure for each f
             parts = [slice(start, start + step) for start in range(0, units, step)]
             logits = [moved[part] + groups.base[part, None, :] for part in parts]
             true = groups.true + sum(
-                jnp.where(groups.is_true[part, None, :], each, 0.0).sum(axis=0)
-                for part, each in zip(parts, logits, strict=True)
+                jnp.where(groups.is_true[part, None, :], values, 0.0).sum(axis=0)
+                for part, values in zip(parts, logits, strict=True)
             )
             top = jnp.broadcast_to(LOWEST if groups.largest is None else groups.largest, true.shape)
-            for each in logits:
-                top = jnp.maximum(top, each.max(axis=0))
+            for values in logits:
+                top = jnp.maximum(top, values.max(axis=0))
             mass = 0.0 if groups.remainder is None else jnp.exp(groups.remainder - top)
-            for each in logits:
-                mass = mass + jnp.exp(each - top).sum(axis=0)
+            for values in logits:
+                mass = mass + jnp.exp(values - top).sum(axis=0)
             loss, correct = top + jnp.log(mass) - true, (true >= top).astype(jnp.float32)
             return jnp.concatenate([loss @ of_kind, correct @ of_kind], axis=1)
 
@@ -263,14 +263,14 @@ def evosax(job: Job) -> Iterator[Rival]:  # noqa: PLR0915 - a closure for each f
         swarm = PSO(particles, jnp.zeros(count))
         settings = swarm.default_params
 
-        @jax.jit
-        def step(key: Any, state: Any) -> Any:
+        def move(key: Any, state: Any) -> Any:
             key, ask, tell = jax.random.split(key, 3)
             candidates, state = swarm.ask(ask, state, settings)
             state, _ = swarm.tell(tell, candidates, -arachne(job, sums(candidates)), state, settings)
             return key, state
 
-        key, once = jax.random.key(0), jax.jit(sums)
+        step, once = jax.jit(move), jax.jit(sums)
+        key = jax.random.key(0)
         fitness = jax.jit(lambda candidates: arachne(job, sums(candidates)))
         reached = key, swarm.init(key, jnp.asarray(job.candidates), -fitness(jnp.asarray(job.candidates)), settings)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,16 @@ from engine.targets.last_dense import find_target
 
 ROWS_AIM = 1.7
 MEMORY_AIM = 2.5
+COMMANDS = (
+    "target",
+    "localize",
+    "optimize",
+    "target, 2 workers",
+    "localize, 2 workers",
+    "optimize, 2 workers",
+)
+"""Watched in this order: `optimize` needs the weights that `localize` wrote."""
+
 COLUMNS = np.arange(0, 96, 8)
 """Inputs of the last layer that are asked for: about as many as a localisation has."""
 
@@ -33,11 +44,14 @@ COLUMNS = np.arange(0, 96, 8)
 @click.option("--rows", type=int, default=92_159, show_default=True, help="Images of the set.")
 @click.option("--rounds", type=int, default=3, show_default=True, help="Rounds of the medians.")
 @click.option(
+    "--command", "names", type=click.Choice(COMMANDS), multiple=True, help="Commands to watch [default: all]."
+)
+@click.option(
     "--work-dir",
     type=click.Path(path_type=Path),
     help="Folder for the image set and its targets, 2.3 GB in a folder of its own [default: that for temporary files].",
 )
-def main(model_path: Path, rows: int, rounds: int, work_dir: Path | None) -> None:
+def main(model_path: Path, rows: int, rounds: int, names: tuple[str, ...], work_dir: Path | None) -> None:
     """Time feature passes on one and two one-thread actors, then watch the memory of whole commands."""
     click.echo(machine())
     with tempfile.TemporaryDirectory(prefix="repair-dist-", dir=work_dir) as folder:
@@ -48,7 +62,7 @@ def main(model_path: Path, rows: int, rounds: int, work_dir: Path | None) -> Non
         click.echo(f"{rows} images of 32x32x3, {size:.2f} GiB; model {model_path.name}\n")
         time_features(model_path, directory, rounds)
         click.echo("")
-        watch_commands(model_path.absolute(), directory)
+        watch_commands(model_path.absolute(), directory, [name for name in COMMANDS if name in (names or COMMANDS)])
 
 
 def time_features(model_path: Path, directory: Path, rounds: int) -> None:
@@ -96,7 +110,7 @@ def time_features(model_path: Path, directory: Path, rounds: int) -> None:
     click.echo(f"results of 1 and 2 actors are {'equal bit for bit' if same else 'DIFFERENT'}")
 
 
-def watch_commands(model: Path, directory: Path) -> None:
+def watch_commands(model: Path, directory: Path, names: Sequence[str]) -> None:
     """Run the commands on the whole set and print the peak private memory of their processes."""
     common = ["--model-dir", model, "--verbose", 0]
     watched(["target", "--data-dir", directory, *common], directory)
@@ -112,8 +126,8 @@ def watch_commands(model: Path, directory: Path) -> None:
         "optimize, 2 workers": ["optimize", "--target-data-dir", negatives, *common, *spread, "--seeds", 2],
     }
     cells = []
-    for name, words in commands.items():
-        seconds, command, others = watched(words, directory)
+    for name in names:
+        seconds, command, others = watched(commands[name], directory)
         most = max([command, *others])
         cells.append(
             [

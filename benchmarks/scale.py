@@ -25,6 +25,7 @@ import ray
 from batch import a_batch, compute_on
 from common import dataset_option, machine, model_option, side_by_side
 from modes import write
+from quality import images_of
 
 from cli.shared.console import table
 from cluster.batch.modes import run_batch
@@ -35,8 +36,7 @@ from cluster.workers.replica import Replica
 from cluster.workers.task import RepairTask, TaskResult
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS
 
-CHUNKS, ROWS, LABELS = 4, 1000, (2, 4, 6)
-CHECK_TASKS = 600
+LABELS = (2, 4, 6)
 TASKS = 10_000
 WORKERS = (8, 32, 128, 256, 512, 1024)
 DEPTH = 2
@@ -125,7 +125,7 @@ def waiting_replica(results: Sequence[TaskResult]) -> type[Replica]:
             result = results[int(task.name.split("chunk")[1].split("-")[0]) % len(results)]
             time.sleep(result.seconds)
             renamed = [
-                replace(each, name=spec.name) for each, spec in zip(result.searches, task.searches, strict=False)
+                replace(search, name=spec.name) for search, spec in zip(result.searches, task.searches, strict=False)
             ]
             return replace(result, searches=tuple(renamed))
 
@@ -136,15 +136,35 @@ def waiting_replica(results: Sequence[TaskResult]) -> type[Replica]:
 @model_option
 @dataset_option
 @click.option("--preprocess", default=DEFAULT_PREPROCESS, show_default=True, help="What the model was trained with.")
-def main(model_path: Path, dataset_dir: Path, preprocess: str) -> None:
+@click.option("--chunks", type=int, default=4, show_default=True, help="Chunks measured: the last training images.")
+@click.option("--rows", type=int, default=1000, show_default=True, help="Images of a chunk.")
+@click.option("--check-tasks", type=int, default=600, show_default=True, help="Tasks of a real run, which wait.")
+@click.option(
+    "--check-workers",
+    type=int,
+    multiple=True,
+    default=(1, 2, 4),
+    show_default=True,
+    help="Workers of a real run; may be given several times.",
+)
+def main(
+    model_path: Path,
+    dataset_dir: Path,
+    preprocess: str,
+    chunks: int,
+    rows: int,
+    check_tasks: int,
+    check_workers: tuple[int, ...],
+) -> None:
     """Measure, check the simulation, simulate."""
     click.echo(machine())
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for number in range(CHUNKS):
-            start = 60_000 - (number + 1) * ROWS
-            write(root / "chunks" / str(number) / "repair.h5", dataset_dir, "train", preprocess, start, ROWS)
-        write(root / "val.h5", dataset_dir, "train", preprocess, 60_000 - (CHUNKS + 1) * ROWS, ROWS)
+        images = images_of(dataset_dir, "train")
+        for number in range(chunks):
+            start = images - (number + 1) * rows
+            write(root / "chunks" / str(number) / "repair.h5", dataset_dir, "train", preprocess, start, rows)
+        write(root / "val.h5", dataset_dir, "train", preprocess, images - (chunks + 1) * rows, rows)
         (root / "empty").mkdir()
         ray.init(
             address="local",  # never somebody else's cluster on this machine
@@ -156,7 +176,7 @@ def main(model_path: Path, dataset_dir: Path, preprocess: str) -> None:
         )
         work = replace(a_batch(root, model_path, 3), labels=LABELS)
         results = recorded(work)
-        costs, real = calibrated(work, root, results)
+        costs, real = calibrated(work, root, results, check_tasks, check_workers)
         ray.shutdown()
     seconds = sorted(costs.tasks)
     click.echo(
@@ -164,23 +184,23 @@ def main(model_path: Path, dataset_dir: Path, preprocess: str) -> None:
         f"{1e3 * seconds[-1]:.0f} ms, mean {1e3 * sum(seconds) / len(seconds):.0f} ms on one thread; "
         f"the driver computes {1e3 * costs.driver:.2f} ms for a task and asks {1e6 * costs.per_answer:.2f} us for each "
         "answer under way\n\n"
-        f"simulation against real runs of {CHECK_TASKS} tasks that wait for the recorded time"
+        f"simulation against real runs of {check_tasks} tasks that wait for the recorded time"
     )
-    rows = []
+    lines = []
     for workers, measured in real.items():
-        found = simulate(costs, workers, CHECK_TASKS)
-        rows.append([workers, f"{measured:.1f}", f"{found.seconds:.1f}", f"{found.seconds / measured:.2f}"])
-    click.echo(table(["workers", "measured s", "simulated s", "ratio"], rows))
+        found = simulate(costs, workers, check_tasks)
+        lines.append([workers, f"{measured:.1f}", f"{found.seconds:.1f}", f"{found.seconds / measured:.2f}"])
+    click.echo(table(["workers", "measured s", "simulated s", "ratio"], lines))
     for scale in (1.0, 0.1):
         click.echo(f"\nsimulated: {TASKS} chunks, one task each, tasks {scale:g} times as long as on one thread here")
-        rows = []
+        lines = []
         for workers in WORKERS:
             found = simulate(costs, workers, TASKS, scale)
             ideal = scale * sum(costs.tasks) / len(costs.tasks) * TASKS / workers
             limit = "driver" if found.driver > 0.9 else "slowest task" if found.longest > 0.2 * found.seconds else "-"
             cells = [f"{found.seconds:.1f}", f"{ideal / found.seconds:.2f}", f"{100 * found.driver:.0f} %", limit]
-            rows.append([workers, *cells])
-        click.echo(table(["workers", "seconds", "of ideal", "driver busy", "limit"], rows))
+            lines.append([workers, *cells])
+        click.echo(table(["workers", "seconds", "of ideal", "driver busy", "limit"], lines))
 
 
 def recorded(work: Batch) -> list[TaskResult]:
@@ -190,7 +210,7 @@ def recorded(work: Batch) -> list[TaskResult]:
     with compute_on(1) as compute:
         compute.start()
         handle = compute.handle(work.model, work.target)
-        kernel = handle.loaded.model.get_layer(work.target.layer.name).kernel.numpy()
+        kernel = work.target.kernel
         for name in ("warm-up ", ""):  # the first time around compiles
             tasks = tasks_of(work, 1, work.chunks, base_key(kernel, None) + name, 1, prefix=name)
             results = [
@@ -201,23 +221,33 @@ def recorded(work: Batch) -> list[TaskResult]:
     return results
 
 
-def calibrated(work: Batch, root: Path, results: list[TaskResult]) -> tuple[Costs, dict[int, float]]:
-    """The driver's costs, from tasks that take no time, and seconds of real runs of waiting tasks."""
+def calibrated(
+    work: Batch, root: Path, results: list[TaskResult], count: int, numbers: Sequence[int]
+) -> tuple[Costs, dict[int, float]]:
+    """The driver's costs, from tasks that take no time, and seconds of real runs of waiting tasks by workers.
+
+    Args:
+        work: the batch.
+        root: folder for its runs.
+        results: of real tasks.
+        count: tasks of a run.
+        numbers: of workers.
+    """
     instant = [replace(result, seconds=0.0) for result in results]
-    _, driver = run(work, root, "instant", 2, instant)
-    costs = Costs(tuple(result.seconds for result in results), driver / CHECK_TASKS, seconds_per_answer())
-    return costs, {workers: run(work, root, f"waiting-{workers}", workers, results)[0] for workers in (1, 2, 4)}
+    _, driver = run(work, root, "instant", 2, instant, count)
+    costs = Costs(tuple(result.seconds for result in results), driver / count, seconds_per_answer())
+    real = {workers: run(work, root, f"waiting-{workers}", workers, results, count)[0] for workers in numbers}
+    return costs, real
 
 
 def seconds_per_answer() -> float:
     """Seconds that the pool's two questions to Ray take for each answer that has not come."""
 
-    @ray.remote(num_cpus=0)
     class Sleeper:
         def nap(self) -> None:
             time.sleep(3600)
 
-    sleeper = Sleeper.remote()
+    sleeper = ray.remote(num_cpus=0)(Sleeper).remote()
     answers = [sleeper.nap.remote() for _ in range(DEPTH * max(WORKERS))]
     few = answers[: DEPTH * min(WORKERS)]
 
@@ -230,9 +260,9 @@ def seconds_per_answer() -> float:
     return max(0.0, (times["many"] - times["few"]) / (len(answers) - len(few)))
 
 
-def run(work: Batch, root: Path, name: str, workers: int, results: list[TaskResult]) -> tuple[float, float]:
-    """Seconds of the tasks of a batch whose workers wait, and of the driver's processor."""
-    chunks = tuple(ChunkFile(str(n), Path(f"/{n}"), work.chunks[0].images) for n in range(CHECK_TASKS))
+def run(work: Batch, root: Path, name: str, workers: int, results: list[TaskResult], count: int) -> tuple[float, float]:
+    """Seconds of so many tasks of a batch whose workers wait, and of the driver's processor."""
+    chunks = tuple(ChunkFile(str(n), Path(f"/{n}"), work.chunks[0].images) for n in range(count))
     waiting = replace(work, chunks=chunks, labels=work.labels[:1], output=root / name)
     with compute_on(workers, waiting_replica(results)) as compute:
         compute.start()

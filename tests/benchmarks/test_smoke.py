@@ -1,0 +1,223 @@
+"""Every benchmark runs to its end at a tiny size, in a process of its own, and prints numbers."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.ipc
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+SHIPPED = ROOT / "cli" / "quickstart_data"
+"""The quickstart's 5,000 training and 5,000 test images."""
+
+PLOT = "plot"
+"""Draws what the others left: it is run on the results of each."""
+
+RIVALS = {"EvoX": ("evox", "torch"), "evosax": ("evosax", "jax"), "PySwarms": ("pyswarms",)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A benchmark at a tiny size.
+
+    Attributes:
+        script: its name.
+        options: that make it small.
+        tables: for each table that it prints, some of its columns.
+        shipped: it takes --dataset-dir.
+        says: what it prints besides.
+        results: it takes --output.
+    """
+
+    script: str
+    options: str
+    tables: tuple[tuple[str, ...], ...]
+    shipped: bool = False
+    says: str = ""
+    results: bool = False
+
+
+RUNS = (
+    Run(
+        "batch",
+        "--chunks 2 --rows 200 --seeds 1 --rounds 1 --loop-jobs 2 --commands 1 --empty-jobs 100",
+        (("seconds", "repairs/s", "/ 1 worker", "/ 2 workers"),),
+        shipped=True,
+        says="100 empty jobs: ",
+    ),
+    Run(
+        "costs",
+        "--factor units --rounds 1",
+        (("units", "fitness", "iteration", "floor", "fitness / floor"),),
+        results=True,
+    ),
+    Run(
+        "deep",
+        "--offset 0 --chunks 1 --chunk-size 500 --seeds 1 --particles 4 --iterations 2 --target last --target dense",
+        (("target", "weights chosen by", "K", "label", "all", "fixed", "broken"),),
+        shipped=True,
+        results=True,
+    ),
+    Run(
+        "engines",
+        "--size 200,4,10 --particles 4 --rounds 1",
+        (("swarm", "fitness", "ms", "ours / this"),),
+        results=True,
+    ),
+    Run(
+        "fitness",
+        "--size 916,3,10,3 --rounds 1",
+        (("(n, K, C, U)", "fitness", "iteration", "evaluate / fitness"),),
+        results=True,
+    ),
+    Run(
+        "layers",
+        "--target 'hidden Dense' --target 'Conv1D text' --rounds 1",
+        (("target", "rows", "slow", "in place", "here", "floor"),),
+        results=True,
+    ),
+    Run(
+        "modes",
+        "--chunks 1 --chunk-size 200 --val-size 200 --seeds 1 --fronts 1 --positive-weights 0.15x",
+        (("mode", "split", "runs met", "label", "all", "weights"),),
+        shipped=True,
+    ),
+    Run(
+        "optimize",
+        "--kind '2 workers, 2 seeds' --rounds 1",
+        (("command", "seconds", "/ loading"), ("stage", "2 workers, 2 seeds")),
+        says="starting Ray ",
+    ),
+    Run("prepare", "--scenes 2 --objects 5 --rounds 1", (("scenes/s cropped", "images/s of both"),)),
+    Run(
+        "quality",
+        "--offset 0 --chunks 1 --chunk-size 500 --seeds 1 --positive-weights 100 --many 5 --other-labels 2",
+        (
+            ("positive weight", "K", "fixed", "broken"),
+            ("label", "before %", "after %", "change"),
+            ("chunk", "K", "fixed", "broken"),
+            ("weights", "phi_split", "velocity_floor", "iterations"),
+            ("label", "negatives", "own fixed", "worst other"),
+        ),
+        shipped=True,
+    ),
+    Run(
+        "rows",
+        "--rows 500 --rounds 1 --command localize",
+        (("seconds", "rows/s", "times 1 actor"), ("command", "the command", "largest other")),
+        says="results of 1 and 2 actors are equal bit for bit",
+    ),
+    Run(
+        "scale",
+        "--chunks 1 --rows 200 --check-tasks 6 --check-workers 1",
+        (("workers", "measured s", "simulated s", "ratio"), ("workers", "of ideal", "driver busy")),
+        shipped=True,
+    ),
+    Run(
+        "tiles",
+        "--rows 64 --particles 4 --rounds 1",
+        (("actors", "seconds per iteration", "floor"),),
+        says="results of 1 and 2 actors are equal bit for bit",
+        results=True,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it was printed."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def test_every_script_has_a_run() -> None:
+    scripts = {path.stem for path in BENCHMARKS.glob("*.py") if "@click.command" in path.read_text(encoding="utf-8")}
+    assert scripts == {run.script for run in RUNS} | {PLOT}
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.script)
+def test_script(run: Run, tmp_path: Path) -> None:
+    output, options = tmp_path / "results", shlex.split(run.options)
+    if run.shipped:
+        options += ["--dataset-dir", str(SHIPPED)]
+    if run.results:
+        options += ["--output", str(output)]
+    ended = start(run.script, options, tmp_path)
+    if run.script == "engines" and not any(map(installed, RIVALS.values())):
+        assert ended.returncode == 2, ended.stdout + ended.stderr
+        said = ended.stderr.strip().splitlines()[-1]
+        assert said == (
+            "Error: none of EvoX, evosax and PySwarms is installed, expected one at least: pip install -e '.[bench]'"
+        )
+        return
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.startswith("machine: ")
+    assert run.says in ended.stdout
+    printed = tables_of(ended.stdout)
+    for columns in run.tables:
+        found = [table for table in printed if set(columns) <= set(table.header)]
+        assert found, f"no table with the columns {columns}:\n{ended.stdout}"
+        for table in found:
+            assert any(re.search(r"\d", "".join(row[1:])) for row in table.rows), ended.stdout
+            assert not any(cell in ("nan", "inf") for row in table.rows for cell in row), ended.stdout
+    if run.script == "optimize":
+        check_stages(printed)
+    if run.results:
+        with pa.ipc.open_file(output / f"{run.script}.arrow") as results:
+            assert results.read_all().num_rows
+        drawn = start(PLOT, [str(output)], tmp_path)
+        assert drawn.returncode == 0, drawn.stdout + drawn.stderr
+        charts = [line.removeprefix("chart: ") for line in drawn.stdout.splitlines() if line.startswith("chart: ")]
+        assert charts and all((tmp_path / chart).stat().st_size for chart in charts)
+
+
+def start(script: str, options: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a benchmark to its end."""
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{script}.py"), *options],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+
+
+def installed(modules: Sequence[str]) -> bool:
+    return all(importlib.util.find_spec(module) for module in modules)
+
+
+def tables_of(output: str) -> list[Table]:
+    """The tables in what a script printed: a line of dashes below the header says where the columns are."""
+    lines, tables = output.splitlines(), []
+    for number, line in enumerate(lines):
+        if not re.fullmatch(r"-+( +-+)*", line):
+            continue
+        spans = [slice(*dashes.span()) for dashes in re.finditer("-+", line)]
+        rows = []
+        for row in lines[number + 1 :]:
+            if len(row) != len(line):
+                break
+            rows.append(tuple(row[span].strip() for span in spans))
+        tables.append(Table(tuple(lines[number - 1][span].strip() for span in spans), tuple(rows)))
+    return tables
+
+
+def check_stages(tables: Sequence[Table]) -> None:
+    """Every stage takes some time: the function that is wrapped to time it is the one that the command calls."""
+    (stages,) = (table for table in tables if table.header[0] == "stage")
+    assert [stage for stage, seconds in stages.rows if float(seconds) <= 0] == []
