@@ -18,7 +18,7 @@ BUDGET = 10.0
 RECORDING = 0.005
 """Seconds to record one search (benchmarks/batch.py)."""
 
-_PASS_ROWS = 512
+_MEASURED_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _measure(
 def _passes(batch: Batch, handle: ModelHandle) -> float:
     """Seconds of the passes over validation and test rows: once for features, once under the repaired model."""
     images = batch.validation
-    block = read_images(images, 0, min(_PASS_ROWS, images.rows))
+    block = read_images(images, 0, min(_MEASURED_ROWS, images.rows))
     handle.runner.inputs(block)
     begun = time.perf_counter()
     handle.runner.inputs(block)

@@ -161,11 +161,11 @@ class Compute:
         self,
         model: ModelHandle,
         images: ImageSet,
-        columns: Int64 | None,
+        features: Int64 | None,
         tick: Tick = ignore,
     ) -> tuple[Float32, Float32]:
-        """Inputs of the layer under repair at `columns` (n, I), or all, and its logits (n, C)."""
-        parts = self._pass(model, images, "features", columns, tick)
+        """Inputs of the layer under repair at `features` (n, I), or all, and its logits (n, C)."""
+        parts = self._pass(model, images, "features", features, tick)
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def layer_inputs(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> LayerInputs:
@@ -294,7 +294,7 @@ class Compute:
         model: ModelHandle,
         images: ImageSet,
         what: Pass,
-        columns: Int64 | None,
+        features: Int64 | None,
         tick: Tick,
     ) -> list[Any]:
         """One pass over all rows; results of the row blocks in row order."""
@@ -313,7 +313,7 @@ class Compute:
             begun = time.perf_counter()
             start, stop = blocks[done]
             results[done] = block_pass(
-                model.runner, what, read_images(images, start, stop), images.labels[start:stop], columns
+                model.runner, what, read_images(images, start, stop), images.labels[start:stop], features
             )
             seconds.append(time.perf_counter() - begun)
             tick(stop - start)
@@ -328,7 +328,7 @@ class Compute:
             self._decide(f"{what} {images.rows} rows", "in this process", placement)
             return results
         self._decide(f"{what} {images.rows} rows", f"on {len(self._workers())} workers", placement)
-        self._pass_on_workers(model, images, what, columns, tick, blocks, results)
+        self._pass_on_workers(model, images, what, features, tick, blocks, results)
         return results
 
     def _pass_on_workers(
@@ -336,7 +336,7 @@ class Compute:
         model: ModelHandle,
         images: ImageSet,
         what: Pass,
-        columns: Int64 | None,
+        features: Int64 | None,
         tick: Tick,
         blocks: list[tuple[int, int]],
         results: list[Any],
@@ -347,7 +347,7 @@ class Compute:
         shipped = self._model_ref(model)
         rows = _put(ship_rows(images))
         calls = [
-            Call("run_block", (shipped, rows, what, start, stop, columns), tag=index)
+            Call("run_block", (shipped, rows, what, start, stop, features), tag=index)
             for index, (start, stop) in enumerate(blocks)
             if results[index] is None
         ]

@@ -52,7 +52,8 @@ def pack(searches: Mapping[str, Begun]) -> bytes:
 def unpack(path: Path) -> dict[str, Begun]:
     """Searches by name; none from a file that is damaged: they will begin again."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: of a damaged archive NumPy leaves the file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {str(name): _begun(arrays, number) for number, name in enumerate(arrays["names"])}
     except Exception:  # what the readers of archives and arrays raise for damaged bytes is anything
         return {}

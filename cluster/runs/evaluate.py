@@ -267,16 +267,16 @@ def _cases(
             blamed[key] = found, chunk, *work.target.search_weights(kernel, chunk.index)
         *_, weights = blamed[key]
         planned(handle, compute, weights, count, setting.search, searches=searches, name=setting.name)
-    read = [features for *_, features, _ in blamed.values() if features is not None]
-    inputs = np.unique(np.concatenate(read)) if read else None
+    chosen = [features for *_, features, _ in blamed.values() if features is not None]
+    together = np.unique(np.concatenate(chosen)) if chosen else None
     _, any_chunk, *_ = next(iter(blamed.values()))  # they have the same rows
-    rows = search_rows(any_chunk, inputs, handle, compute, on_rows)
+    rows = search_rows(any_chunk, together, handle, compute, on_rows)
     _warn_of_others(work, rows, warn)
     ready = {}
-    for key, (found, chunk, columns, weights) in blamed.items():
+    for key, (found, chunk, features, weights) in blamed.items():
         mine = rows
-        if inputs is not None and columns is not None:
-            mine = replace(rows, inputs=np.ascontiguousarray(rows.inputs[:, np.searchsorted(inputs, columns)]))
+        if together is not None and features is not None:
+            mine = replace(rows, inputs=np.ascontiguousarray(rows.inputs[:, np.searchsorted(together, features)]))
         ready[key] = _Found(found, chunk, weights, mine)
     cases = []
     for setting in work.settings:

@@ -17,14 +17,14 @@ from engine.passes.batching import predicted_classes
 
 
 def search_rows(
-    chunk: Chunk, columns: Int64 | None, handle: ModelHandle, compute: Compute, on_rows: Progress
+    chunk: Chunk, features: Int64 | None, handle: ModelHandle, compute: Compute, on_rows: Progress
 ) -> SearchRows:
     """Run the model up to the layer under repair on all rows of a chunk; negatives come first."""
     parts = []
     for images, negative in ((chunk.negatives, True), (chunk.positives, False)):
         if images is not None:
             tick = on_rows("features", images.rows)
-            inputs, logits = compute.features(handle, images, columns, tick)
+            inputs, logits = compute.features(handle, images, features, tick)
             parts.append((inputs, logits, images.labels, np.full(images.rows, negative)))
     inputs = np.concatenate([part[0] for part in parts])
     logits = np.concatenate([part[1] for part in parts])
@@ -36,7 +36,7 @@ def search_rows(
 def held_out_rows(
     images: ImageSet,
     label: int,
-    columns: Int64 | None,
+    features: Int64 | None,
     handle: ModelHandle,
     head: Head,
     compute: Compute,
@@ -48,7 +48,7 @@ def held_out_rows(
         InputError: the set has no failure of the label, or nothing that the model gets right.
     """
     tick = on_rows("validation", images.rows)
-    inputs, logits = compute.features(handle, images, columns, tick)
+    inputs, logits = compute.features(handle, images, features, tick)
     right = predicted_classes(head, logits) == images.labels
     wrong = ~right if label < 0 else ~right & (images.labels == label)
     if not wrong.any() or not right.any():

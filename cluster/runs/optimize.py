@@ -208,15 +208,15 @@ def planned(
 def _case(run: _Work, chunk: Chunk) -> _ChunkSearch:
     """Extract the features of a chunk and of the rows that choose for it, and set up one search per seed."""
     settings, target, held_out = run.repairs.settings, run.repairs.target, run.repairs.validation
-    columns, weights = target.search_weights(target.kernel, chunk.index)
+    features, weights = target.search_weights(target.kernel, chunk.index)
     count = sum(images.rows for images in (chunk.negatives, chunk.positives, held_out) if images is not None)
     seeds, name = len(run.repairs.seeds), chunk.paths.negatives.name
     plan = planned(run.handle, run.compute, weights, count, settings, searches=seeds, name=name)
-    rows = search_rows(chunk, columns, run.handle, run.compute, run.on_rows)
+    rows = search_rows(chunk, features, run.handle, run.compute, run.on_rows)
     objective, problems = chunk_problems(chunk, rows, weights, target, settings, run.repairs.seeds)
     validation = None
     if held_out is not None:
-        validation = held_out_rows(held_out, chunk.label, columns, run.handle, target.head, run.compute, run.on_rows)
+        validation = held_out_rows(held_out, chunk.label, features, run.handle, target.head, run.compute, run.on_rows)
     return _ChunkSearch(chunk, rows, problems, objective, plan, validation)
 
 

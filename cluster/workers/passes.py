@@ -41,13 +41,13 @@ def block_pass(
     what: Pass,
     images: Float32,
     labels: Int64,
-    columns: Int64 | None,
+    features: Int64 | None,
 ) -> Any:
     """One pass over a block of rows.
 
     Returns:
         `predict`: classes (m,); `inputs`: all inputs of the layer (m, D), or features of a deep target (m, F), and
-        digests of the rows (m, 16); `features`: the same at `columns` (m, I), or all, and logits (m, C); `localise`:
+        digests of the rows (m, 16); `features`: inputs at these places (m, I), or all, and logits (m, C); `localise`:
         sums, see `ModelRunner.localisation_sums`.
     """
     if what == "predict":
@@ -57,4 +57,4 @@ def block_pass(
     if what == "localise":
         return runner.localisation_sums(images, labels)
     inputs, logits = runner.features(images)
-    return (inputs if columns is None else np.ascontiguousarray(inputs[:, columns])), logits
+    return (inputs if features is None else np.ascontiguousarray(inputs[:, features])), logits

@@ -52,7 +52,7 @@ class Replica:
         what: Pass,
         start: int,
         stop: int,
-        columns: Int64 | None,
+        features: Int64 | None,
         images: Float32 | None = None,
     ) -> Any:
         """Run one pass over rows start..stop; see `block_pass`. `images` are given where the file was not visible."""
@@ -60,7 +60,7 @@ class Replica:
             if not rows.visible:
                 return NOT_VISIBLE
             images = read_images(rows.image_set, start, stop)
-        return block_pass(self._runner(model), what, images, rows.image_set.labels[start:stop], columns)
+        return block_pass(self._runner(model), what, images, rows.image_set.labels[start:stop], features)
 
     def advance(
         self,

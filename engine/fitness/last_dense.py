@@ -91,7 +91,7 @@ class TiledFitness:
         self._changes = np.zeros((SLABS, self._slab, len(self._slots)), dtype=np.float32)
         self._constants: dict[tuple[int, int], tuple[tuple[slice, slice], Any, Any, Any]] = {}
         self._programs: dict[tuple[tuple[int, int], int], Callable[..., Any]] = {}
-        self._kernel = _kernel(head, rows.logits.shape[1], self._widths)
+        self._slab_program = _slab_program(head, rows.logits.shape[1], self._widths)
 
     def evaluate_tile(self, tile: int, candidates: Float32) -> Float64:
         """Evaluate one tile.
@@ -142,7 +142,7 @@ class TiledFitness:
         blocks, *constants = prepared
         program = self._programs.get((rows, len(slabs)))
         if program is None:
-            program = self._programs[rows, len(slabs)] = backend.for_each(self._kernel, slabs, constants)
+            program = self._programs[rows, len(slabs)] = backend.for_each(self._slab_program, slabs, constants)
         results = program(slabs, constants)
         loss = np.concatenate([slab_loss for slab_loss, _ in results]).astype(np.float64)
         correct = np.concatenate([slab_correct for _, slab_correct in results]).astype(np.float64)
@@ -215,7 +215,7 @@ def _untouched(head: Head, logits: Float32, labels: Int64, touched: npt.NDArray[
 
 
 @cache
-def _kernel(head: Head, classes: int, widths: tuple[int, ...]) -> Callable[..., Any]:
+def _slab_program(head: Head, classes: int, widths: tuple[int, ...]) -> Callable[..., Any]:
     """The compiled evaluation of one tile; XLA makes one program per combination of (bucketed) shapes."""
     starts = [sum(widths[:unit]) for unit in range(len(widths) + 1)]
     # What fills the units up has the lowest logit; as a score it may be in the way.

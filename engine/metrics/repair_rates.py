@@ -77,9 +77,7 @@ class Given:
     output_dir: Path
 
 
-def search_rates(
-    negatives: Int64, negatives_predicted: Int64, positives: Int64, positives_predicted: Int64
-) -> Rates:
+def search_rates(negatives: Int64, negatives_predicted: Int64, positives: Int64, positives_predicted: Int64) -> Rates:
     """Rates on the rows of a search.
 
     Args:

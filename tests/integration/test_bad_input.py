@@ -436,6 +436,7 @@ def guarded_address(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     finally:
         head.stdin.close()
         head.wait(60)
+        head.stdout.close()
 
 
 def test_cluster_that_wants_a_token(guarded_address: str, workspace: Path) -> None:

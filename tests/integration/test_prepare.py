@@ -197,9 +197,11 @@ def test_both_spellings_and_values(downloads: Path, command: Command) -> None:
         if "/removed/" in name:
             number, _, frame = Path(name).name.partition("_")
             truncated = next(x["attributes"]["truncated"] for x in frames[frame]["labels"] if x["id"] == number)
-            assert truncated or np.prod(Image.open(downloads / "a" / name).size) < 200
+            with Image.open(downloads / "a" / name) as picture:
+                assert truncated or np.prod(picture.size) < 200
     assert contents(downloads / "a/images") == contents(downloads / "a/again")
-    assert Image.open(next((downloads / "a/images").glob("*.jpg"))).size == (48, 48)
+    with Image.open(next((downloads / "a/images").glob("*.jpg"))) as picture:
+        assert picture.size == (48, 48)
 
 
 def test_what_is_skipped_is_reported(downloads: Path, command: Command) -> None:

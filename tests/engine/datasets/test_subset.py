@@ -113,15 +113,20 @@ def test_files_and_list(made: Path, tmp_path: Path) -> None:
         assert found[entry["name"]] == (made / entry["label"] / entry["name"]).read_bytes()
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
 def test_resizing(made: Path, tmp_path: Path) -> None:
     create_image_subset(made, tmp_path / "out", SubsetSettings(resize_to=24))
     written = json.loads((tmp_path / "out" / "image_info.json").read_text())
     for entry in written["images"]:
         original = (made / entry["label"] / entry["name"]).read_bytes()
         content = (tmp_path / "out" / entry["name"]).read_bytes()
-        assert Image.open(tmp_path / "out" / entry["name"]).size == (24, 24)
+        assert picture_size(tmp_path / "out" / entry["name"]) == (24, 24)
         assert content == encode_picture(resize_bilinear(decode_picture(original, "x"), 24), ".jpg")
-        assert entry["area"] == np.prod(Image.open(made / entry["label"] / entry["name"]).size)
+        assert entry["area"] == np.prod(picture_size(made / entry["label"] / entry["name"]))
 
 
 class StoppedError(Exception):

@@ -13,6 +13,7 @@ from cluster.compute.compute import Compute, ComputeOptions
 from cluster.runs.chunk import Chunk, ChunkPaths, open_chunk
 from cluster.runs.features import search_rows
 from cluster.workers.task import layer_inputs
+from engine.core.progress import unseen
 from engine.data.image_set import ImageSet, content_fingerprint, open_image_set
 from engine.data.outcomes import open_negatives, write_targets
 from engine.data.preprocess import preprocess_images
@@ -95,7 +96,7 @@ def through_files(
         chunk = open_chunk(ChunkPaths(negatives, positives, folder / "out"), model, target)
         assert chunk is not None
         columns, weights = localised(kernel, chunk.index)
-        return chunk, weights, search_rows(chunk, columns, handle, compute, None)
+        return chunk, weights, search_rows(chunk, columns, handle, compute, unseen)
 
 
 def assert_same_arrays(mine: object, theirs: object) -> None:
