@@ -16,7 +16,7 @@ test: lint
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -n 2 -m slow
 
-# The inner loop: what needs neither Ray nor whole commands.
+# The inner loop: what needs neither Ray, nor whole commands, nor more than some seconds.
 test-fast: .venv/ready
 	$(BIN)/python -m pytest -n 2 -m "not slow and not long" -q
 

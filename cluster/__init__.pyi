@@ -6,7 +6,7 @@ from .compute.compute import Compute, ComputeOptions
 from .compute.searches import SearchOutcome, SearchTask
 from .records.store import RunRecords, comparable, read_facts, read_table
 from .runs.chunk import ChunkPaths, target_of
-from .runs.evaluate import Evaluation, check_evaluation, evaluate
+from .runs.evaluate import Evaluated, Evaluation, Setting, check_evaluation, evaluate
 from .runs.localize import localise
 from .runs.optimize import Repairs, repair
 from .runs.output import save_repaired
@@ -21,6 +21,7 @@ __all__ = [
     "ChunkReport",
     "Compute",
     "ComputeOptions",
+    "Evaluated",
     "Evaluation",
     "Expectation",
     "Measured",
@@ -29,6 +30,7 @@ __all__ = [
     "RunRecords",
     "SearchOutcome",
     "SearchTask",
+    "Setting",
     "Weighting",
     "check_batch",
     "check_evaluation",

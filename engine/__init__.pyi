@@ -13,6 +13,7 @@ from .layers.head import Head
 from .localize.pareto import Localisation
 from .metrics.accuracy import label_results, paired_changes, wilson_interval
 from .metrics.comparison import Comparison, compare
+from .metrics.repair_rates import Given, Rates
 from .metrics.requirements import Requirement, Verdict, check_requirements, default_goals, read_requirements
 from .models.load import LoadedModel, load_model
 from .patches.arrow import read_patch, write_patch
@@ -33,6 +34,7 @@ __all__ = [
     "Comparison",
     "DeepTarget",
     "Fitness",
+    "Given",
     "Head",
     "ImageSet",
     "InputError",
@@ -44,6 +46,7 @@ __all__ = [
     "Patch",
     "Plan",
     "Problem",
+    "Rates",
     "RepairCase",
     "Requirement",
     "RngKey",

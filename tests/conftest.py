@@ -47,6 +47,7 @@ LONG = frozenset(
 """Tests, beside those of whole commands, that take more than some seconds or wait for Ray."""
 
 KERNEL = Path("tests/engine/fitness/test_last_dense.py")
+"""Takes a minute; another file has its name."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -38,8 +38,9 @@ def fault(text: str) -> str | None:
         return "ends like a sentence or has several lines"
     if re.search("; (…|the model )", text):
         return "has a semicolon before what was expected"
-    wrong = re.search(r"(?<!, )\bexpected\b", text.partition(" (")[0])
-    return f'has {text[max(0, wrong.start() - 3) : wrong.end()]!r} instead of ", expected"' if wrong else None
+    outside = re.sub(r" \([^)]*\)", "", text)  # in parentheses stands what others said
+    wrong = re.search(r"(?<!, )\bexpected\b", outside)
+    return f'has {outside[max(0, wrong.start() - 3) : wrong.end()]!r} instead of ", expected"' if wrong else None
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -52,4 +53,5 @@ def test_there_are_messages_and_faults_are_seen() -> None:
     assert sum(1 for path in FILES for _ in messages(path.read_text(encoding="utf-8"))) > 300
     source = 'raise InputError(f"{path} has {n} rows; expected at least one")\nraise WorkError("The disk is full.")'
     assert [fault(text) is None for _, text in messages(source)] == [False, False]
+    assert fault("x is no UTF-8 text (bad byte); expected JSON")
     assert fault("folder/x has 3 rows, expected 4") is None

@@ -15,7 +15,9 @@ from engine.passes.runners import LayerPasses
 from engine.problem.case import LayerInputs
 
 Score = tuple[int, float, int]
-"""Requirements met, worst margin, rows broken with a minus: the bigger the better, see `requirements.rank`."""
+"""Requirements met, worst margin, rows broken with a minus: the bigger the better.
+
+See `engine.metrics.requirements.rank`."""
 
 MERGE_TRIES = 256
 """The best offers that a merge tries to add."""
@@ -46,7 +48,7 @@ class HeldOut:
 
 @dataclass(frozen=True, eq=False)
 class OfferedPatches:
-    """How a search ended, as far as choosing needs it.
+    """What a search offers, as far as choosing needs it.
 
     Attributes:
         job: name of the search.

@@ -32,6 +32,7 @@ from cluster.compute.searches import (
     iteration_seconds,
     search_here,
 )
+from cluster.workers.model import ModelHandle
 from cluster.workers.passes import NOT_VISIBLE, Pass, block_pass, ship_rows
 from cluster.workers.replica import Replica
 from cluster.workers.task import RepairTask, TaskEvent, TaskRunner
@@ -52,8 +53,6 @@ from engine.targets.base import Target
 if TYPE_CHECKING:
     from cluster.ray_cluster.connect import Resources
     from cluster.workers.pool import WorkerPool
-
-from cluster.workers.model import ModelHandle
 
 
 @dataclass(frozen=True)

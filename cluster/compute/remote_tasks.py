@@ -6,12 +6,13 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 
 from cluster.compute.remote_searches import tiled
 from cluster.compute.searches import SEGMENT_SECONDS, SearchTask
+from cluster.workers.model import ModelHandle
 from cluster.workers.passes import NOT_VISIBLE
 from cluster.workers.pool import Call, WorkerPool
 from cluster.workers.task import (
@@ -27,9 +28,6 @@ from engine.core.errors import InputError
 from engine.data.image_set import read_images
 from engine.problem.problem import objective_of, prepare, sample_positives
 from engine.search.loop import Offer, Search, SearchState, advance, offers
-
-if TYPE_CHECKING:
-    from cluster.workers.model import ModelHandle
 
 
 def run_tasks_on_workers(

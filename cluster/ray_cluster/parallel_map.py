@@ -18,7 +18,7 @@ from engine.core.errors import InputError, WorkError
 P = TypeVar("P")
 R = TypeVar("R")
 
-IMPORT_SECONDS = 6.0
+RAY_START_SECONDS = 6.0
 """Starting Ray here and processes in it that import NumPy and scikit-image, measured on two cores."""
 
 PIECE_ATTEMPTS = 5
@@ -73,7 +73,7 @@ class RayMap:
                 yield piece, function(piece)
                 seconds = time.perf_counter() - begun
             here = (count - 2) * seconds
-            there = IMPORT_SECONDS + here / (os.cpu_count() or 1)
+            there = RAY_START_SECONDS + here / (os.cpu_count() or 1)
             reason = f"{here:.1f} s expected here, {there:.1f} s on {os.cpu_count()} workers"
             remote = there < here
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.ipc
 
 
 def _field(name: str, kind: pa.DataType, text: str, unit: str = "") -> pa.Field:

@@ -197,7 +197,7 @@ def evaluate(
         WorkError: the disk is full or no worker is left; nothing has been written.
     """
     handle = compute.handle(work.model, work.target)
-    cases = _cases(work, compute, handle, on_rows, warn)
+    cases = _searches(work, compute, handle, on_rows, warn)
     # Before the search, so that bad pixels are found while nothing has been computed for nothing.
     before = {
         split: compute.predict(handle, images, on_rows(split, images.rows)) for split, images in work.held_out.items()
@@ -248,7 +248,7 @@ def evaluate(
     return evaluated
 
 
-def _cases(
+def _searches(
     work: Evaluation, compute: Compute, handle: ModelHandle, on_rows: Progress, warn: Callable[[str], None]
 ) -> list[_SettingSearch]:
     """Localise once, and run the model once on the rows of all searches: settings differ in what they take of it."""
@@ -281,10 +281,10 @@ def _cases(
     cases = []
     for setting in work.settings:
         located = ready[setting.num_grad, setting.impact, setting.fronts]
-        searches_of = chunk_problems(
+        objective, problems = chunk_problems(
             located.chunk, located.rows, located.weights, work.target, setting.search, work.seeds
         )
-        cases.append(_SettingSearch(setting, located, *searches_of))
+        cases.append(_SettingSearch(setting, located, objective, problems))
     return cases
 
 

@@ -9,6 +9,7 @@ from engine.data.image_set import ImageSet
 from engine.localize.last_dense import Impact
 from engine.localize.pareto import Localisation
 from engine.passes.runners import Sums
+from engine.targets.base import Target
 
 
 def localisation_sums(
@@ -31,9 +32,8 @@ def localisation_sums(
     def sums(title: str, images: ImageSet) -> Sums:
         return compute.localisation_sums(handle, images, on_rows(title, images.rows))
 
-    assert handle.target is not None
     negative = sums("localize on negatives", negatives)
-    if positives is None or not handle.target.pooled:
+    if positives is None or not target_of_handle(handle).pooled:
         return negative, None
     return negative, sums("localize on positives", positives)
 
@@ -63,8 +63,15 @@ def localise(
 
     Raises:
         InputError: rows that cannot be read, or num_grad or fronts below 1.
+        ValueError: the handle has no weights under repair.
     """
-    assert handle.target is not None
+    target = target_of_handle(handle)
     negative, positive = localisation_sums(compute, handle, negatives, positives, on_rows)
-    kernel = handle.target.kernel
-    return handle.target.localise(negative, positive, kernel, num_grad=num_grad, impact=impact, fronts=fronts)
+    return target.localise(negative, positive, target.kernel, num_grad=num_grad, impact=impact, fronts=fronts)
+
+
+def target_of_handle(handle: ModelHandle) -> Target:
+    """The weights under repair of a model that is ready to run."""
+    if handle.target is None:
+        raise ValueError("the handle has no weights under repair, expected one made with a target")
+    return handle.target

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from engine.layers.tail import Tail
 from engine.models.load import LoadedModel, ModelSpec, build_model, spec_of
@@ -13,9 +12,6 @@ from engine.models.loss import TrainingLoss
 from engine.targets.base import Target
 from engine.targets.model_runner import ModelRunner
 from engine.targets.resolve import resolve_target
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)

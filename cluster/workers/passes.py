@@ -1,4 +1,4 @@
-"""Passes of a model over blocks of rows, and how models and rows travel to where they run."""
+"""Passes of a model over blocks of rows, and how rows travel to where they run."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def block_pass(
 
     Returns:
         `predict`: classes (m,); `inputs`: all inputs of the layer (m, D), or features of a deep target (m, F), and
-        digests of the rows (m, 16); `features`: inputs at these places (m, I), or all, and logits (m, C); `localise`:
-        sums, see `ModelRunner.localisation_sums`.
+        digests of the rows (m, 16); `features`: inputs at the places `features` (m, I), or all, and logits (m, C);
+        `localise`: sums, see `ModelRunner.localisation_sums`.
     """
     if what == "predict":
         return runner.predict(images)

@@ -117,7 +117,7 @@ class Replica:
         task: RepairTask,
         images: Float32 | None = None,
     ) -> RepairCase | str | None:
-        """Targets and weights of a task; see `cluster.workers.task.TaskRunner.case`."""
+        """Rows and weights of a task; see `cluster.workers.task.TaskRunner.case`."""
         if images is None and not task.chunk.visible:
             return NOT_VISIBLE
         return self._tasks.case(self._runner(model), model.key, kernel, more_positives, task, images)

@@ -203,7 +203,7 @@ class TaskRunner:
         task: RepairTask,
         images: Float32 | None = None,
     ) -> RepairCase | None:
-        """Targets and weights of a task; None where the model gets the whole label right.
+        """Rows and weights of a task; None where the model gets the whole label right.
 
         Raises:
             InputError: the chunk cannot be read.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,6 +30,6 @@ def with_old_names(
         module, colon, attribute_name = source.partition(":")
         if not colon:
             return current(source)
-        return getattr(__import__(module, fromlist=[attribute_name]), attribute_name)
+        return getattr(importlib.import_module(module), attribute_name)
 
     return attribute

@@ -1,8 +1,8 @@
 """`prepare bdd-objects`: image sets of the crops that `create_image_subset` chose.
 
 Rows are the images that `image_info.json` lists, in the order into which `numpy.random.default_rng(random_state)`
-shuffles their sorted names; `splits.cut` divides them. `image_ids` are the file names and `attribute_ids` the
-names of the scenes, that is the part after the last `_`.
+shuffles their sorted names; `engine.datasets.splits.cut` divides them. `image_ids` are the file names and
+`attribute_ids` the names of the scenes, that is the part after the last `_`.
 """
 
 from __future__ import annotations

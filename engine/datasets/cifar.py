@@ -65,9 +65,9 @@ def prepare_cifar(
 ) -> dict[str, int]:
     """Write train, val and repair from the training images and test from the test images; returns their rows.
 
-    The training images are divided by `official_splits`. `test.h5` holds all test images in order, where its
-    ratio is above 0 or `divide_rate` is given. `images` are float32 (n, 32, 32, 3), `labels` one-hot uint8 (n, 10).
-    `toolkit` equalises the V histogram; `resize` only scales to [0, 1].
+    The training images are divided by `engine.datasets.official_splits`. `test.h5` holds all test images in order,
+    where its ratio is above 0 or `divide_rate` is given. `images` are float32 (n, 32, 32, 3), `labels` one-hot uint8
+    (n, 10). `toolkit` equalises the V histogram; `resize` only scales to [0, 1].
 
     Raises InputError for missing or bad files, and as `engine.datasets.splits.write_splits` does.
     """

@@ -92,8 +92,8 @@ def prepare_gtsrb(
 ) -> dict[str, int]:
     """Write train, val and repair from the training images and test from the test images; returns their rows.
 
-    The training images are shuffled, as they come class by class, and divided by `official_splits`. `test.h5`
-    holds all test images in order, where its ratio is above 0 or `divide_rate` is given. `images` are float32
+    The training images are shuffled, as they come class by class, and divided by `engine.datasets.official_splits`.
+    `test.h5` holds all test images in order, where its ratio is above 0 or `divide_rate` is given. `images` are float32
     (n, 32, 32, 3), `labels` one-hot uint8 (n, 43).
 
     Raises InputError for missing or bad files, and as `engine.datasets.splits.write_splits` does.

@@ -39,7 +39,7 @@ UNROLLED_UNITS = 16
 """Up to this many units one fused loop per unit is fastest; above, compiling it would take seconds."""
 
 UNIT_COUNTS = (1, 3, 6, 8, 10, UNROLLED_UNITS)
-"""Units that kernels are compiled for; a job pads to the next one."""
+"""Units that programs are compiled for; a job pads to the next one."""
 
 SLABS = 4
 """Slabs of candidates in one call, at most; more gain nothing."""
@@ -287,7 +287,7 @@ def _block_sums(values: Any) -> Any:
 
 
 def _log1p(x: Any) -> Any:
-    """log(1 + x) of x >= 0 within 2e-6 relative, in far fewer instructions than XLA's own (up to half a kernel's time).
+    """log(1 + x) of x >= 0 within 2e-6 relative, in far fewer instructions than XLA's own (up to half the time).
 
     Below 1/32 five terms of the series are exact to 1e-8; above, rounding 1 + x costs at most 2e-6.
     """

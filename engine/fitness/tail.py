@@ -1,10 +1,10 @@
 """Fitness of a whole swarm at once, for weights of any layers: the tail of the model on particles x rows.
 
 Where the layer under repair is linear in its weights, only its touched units are computed, up to the next layer that
-mixes them (`layers.touched`); otherwise the weights are put in place, one candidate after the other, and what follows
-runs for all of them together (`layers.tail`). One program evaluates a slab of candidates on a tile of rows; both
-shapes follow from the job and `--tile-bytes` alone, so that a candidate's bits do not depend on where, or beside what,
-it is evaluated.
+mixes them (`engine.layers.touched`); otherwise the weights are put in place, one candidate after the other, and what
+follows runs for all of them together (`engine.layers.tail`). One program evaluates a slab of candidates on a tile of
+rows; both shapes follow from the job and `--tile-bytes` alone, so that a candidate's bits do not depend on where, or
+beside what, it is evaluated.
 """
 
 from __future__ import annotations
@@ -263,10 +263,10 @@ class TailFitness:
                 before = ops.reshape(before, (before.shape[0], -1, before.shape[-1]))
                 chosen = ops.take(before, groups.units, axis=-1)
                 shape = (1, *before.shape[:2])
-                columns = [ops.ones(shape, "float32"), ops.zeros(shape, "float32")]
+                reads = [ops.ones(shape, "float32"), ops.zeros(shape, "float32")]
                 if len(groups.kernel_places):
-                    columns.insert(0, route.family.columns(route.first.operation, inputs, groups.kernel_places))
-            grouped = ops.take(ops.concatenate(columns), groups.reads.ravel(), axis=0)
+                    reads.insert(0, route.family.reads(route.first.operation, inputs, groups.kernel_places))
+            grouped = ops.take(ops.concatenate(reads), groups.reads.ravel(), axis=0)
             grouped = ops.reshape(grouped, (*groups.slots.shape, -1))
             chosen = ops.reshape(ops.transpose(chosen, (2, 0, 1)), (len(groups.units), -1))
             return grouped, chosen, start, *(values[number] for number in kept)
@@ -275,9 +275,9 @@ class TailFitness:
         return tuple(program(backend.on_device(features), backend.on_device(self._flat), *self._tail.constants))
 
     def _short(
-        self, change: Any, labels: Any, real: Any, flat: Any, columns: Any, before: Any, start: Any, *others: Any
+        self, change: Any, labels: Any, real: Any, flat: Any, reads: Any, before: Any, start: Any, *others: Any
     ) -> tuple[Any, Any]:
-        """Sums of a slab, given the changes (U, h, w) by unit, columns (U, w, n S) and pre-activations (U, n S)."""
+        """Sums of a slab: changes (U, h, w) by unit, what they multiply (U, w, n S), pre-activations (U, n S)."""
         route, groups, cut = self._route, self._groups, self._tail.weights.cut
         assert route is not None and groups is not None
         kept = kept_cut(cut, route)
@@ -288,7 +288,7 @@ class TailFitness:
         units = len(groups.units)
         weights = self._tail.parts(flat)  # later layers may hold some that are not touched
         with self._tail.scope(constants, weights):
-            moved = before[:, None, :] + ops.matmul(change, columns)
+            moved = before[:, None, :] + ops.matmul(change, reads)
             moved = ops.transpose(ops.reshape(moved, (units, count * rows, *place)), _last(len(place) + 2))
             base = ops.transpose(ops.reshape(before, (units, rows, *place)), _last(len(place) + 2))
             after = touched.through_chain(route, moved, groups.units)

@@ -16,10 +16,10 @@ TILE_ELEMENTS = 1 << 24
 """Touched logits of one tile at most: 64 MiB of float32."""
 
 UNIT_WEIGHTS = (ELEMENTWISE_WEIGHTS, 10, 16)
-"""Weights per unit that kernels are compiled for. Of whole batches, half to two thirds of the compiling is saved."""
+"""Weights per unit that programs are compiled for. Of whole batches, half to two thirds of the compiling is saved."""
 
 SUM_ROWS = 32
-"""Rows of one kind, negative or positive, that the kernel adds up in float32."""
+"""Rows of one kind, negative or positive, that the program adds up in float32."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def units(layer: Any, places: Int64) -> Int64:
     return found
 
 
-def columns(layer: Any, inputs: Any, places: Int64) -> Any:
+def reads(layer: Any, inputs: Any, places: Int64) -> Any:
     """What changes at K flat places of the kernel are multiplied by, (K, n, S); inputs (n, .., D), S output places."""
     kernel, strides, dilations = tuple(layer.kernel.shape), _each(layer, "strides"), _each(layer, "dilation_rate")
     *offsets, channel, last = np.unravel_index(places, kernel)

@@ -29,7 +29,7 @@ def units(layer: Any, places: Int64) -> Int64:
     return found
 
 
-def columns(layer: Any, inputs: Any, places: Int64) -> Any:
+def reads(layer: Any, inputs: Any, places: Int64) -> Any:
     """What changes at K flat places of the kernel are multiplied by, (K, n, S); inputs (n, .., D) have S places."""
     taken = ops.take(inputs, places // layer.kernel.shape[1], axis=-1)
     return ops.transpose(ops.reshape(taken, (inputs.shape[0], -1, len(places))), (2, 0, 1))

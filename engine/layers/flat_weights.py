@@ -60,10 +60,9 @@ class FlatWeights:
         """Mean, deviation and range of the weight that each of K places (K,) belongs to; arrays (K,)."""
         part = self.part(flat)
         of = {number: _stats(values[self.offsets[number] : self.offsets[number + 1]]) for number in set(part.tolist())}
-        return WeightStats(*(np.array([getattr(of[number], name) for number in part]) for name in STATS))
-
-
-STATS = ("mean", "std", "range")
+        return WeightStats(
+            *(np.array([getattr(of[number], name) for number in part]) for name in ("mean", "std", "range"))
+        )
 
 
 def _array(variable: Any) -> Float32:

@@ -13,7 +13,7 @@ from typing import Any
 
 from engine import backend
 from engine.backend import keras, ops
-from engine.layers import conv_like as convolution_like
+from engine.layers import conv_like
 from engine.layers.flat_weights import FlatWeights
 from engine.models.graph import GraphCut, Step, run
 
@@ -64,13 +64,13 @@ class Tail:
             for step in weights.cut.tail
             if (places := _few_places(step, shapes)) and not any(id(variable) in wanted for variable in step.variables)
         }
-        """Convolutions that run as one product, see `convolution_like.unfolds`, with the places of their input."""
+        """Convolutions that run as one product, with the places of their input (`engine.layers.conv_like.unfolds`)."""
 
     @functools.cached_property
     def constants(self) -> tuple[Any, ...]:
         """The variables that are not under repair, as arguments of a program; then unfolded kernels."""
         steps = [step for step in self.weights.cut.tail if id(step) in self._places]
-        matrices = (convolution_like.unfolded(step.operation, self._places[id(step)]) for step in steps)
+        matrices = (conv_like.unfolded(step.operation, self._places[id(step)]) for step in steps)
         variables = (ops.convert_to_tensor(variable) for variable in self._others)
         return (*variables, *map(backend.on_device, matrices))
 
@@ -174,11 +174,11 @@ def _row_shapes(cut: GraphCut) -> dict[int, tuple[int | None, ...]]:
 
 def _few_places(step: Step, shapes: Mapping[int, tuple[int | None, ...]]) -> tuple[int, ...] | None:
     """The places of the input of a convolution over few of them; None for all other steps."""
-    if not convolution_like.takes_units(step.operation):
+    if not conv_like.takes_units(step.operation):
         return None
     shape = shapes[step.inputs[0]]
     places = tuple(size for size in shape[:-1] if size is not None)
-    return places if len(places) == len(shape) - 1 and convolution_like.unfolds(step.operation, places) else None
+    return places if len(places) == len(shape) - 1 and conv_like.unfolds(step.operation, places) else None
 
 
 def _rows_of(value: Any, candidate: int, count: int) -> Any:

@@ -15,8 +15,7 @@ from typing import Any
 
 from engine.backend import keras, ops
 from engine.core.types import Int64
-from engine.layers import conv_like as convolution_like
-from engine.layers import dense_like
+from engine.layers import conv_like, dense_like
 from engine.layers.head import ELEMENTWISE, activation_name
 from engine.models.graph import GraphCut, Step, uses
 
@@ -165,7 +164,7 @@ def into_rest(route: Route, base: Any, change: Any, chosen: Int64) -> Any:
 def _family(layer: Any) -> Any:
     if dense_like.is_dense_like(layer):
         return dense_like
-    return convolution_like if convolution_like.is_convolution_like(layer) else None
+    return conv_like if conv_like.is_convolution_like(layer) else None
 
 
 def _is_elementwise(activation: Any) -> bool:
@@ -203,4 +202,4 @@ def _joins(step: Step, chain: Sequence[Step]) -> bool:
     if getattr(layer, "compute_dtype", "") != "float32" or layer.dtype_policy.quantization_mode is not None:
         return False
     flattened = any(isinstance(earlier.operation, keras.layers.Flatten) for earlier in chain)
-    return dense_like.is_dense_like(layer) or (not flattened and convolution_like.takes_units(layer))
+    return dense_like.is_dense_like(layer) or (not flattened and conv_like.takes_units(layer))

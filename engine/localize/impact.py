@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,11 +26,8 @@ from engine import backend
 from engine.backend import keras, ops
 from engine.core.types import Float32, Float64, Int64
 from engine.layers.head import row_losses
+from engine.layers.tail import Tail, unpack
 from engine.models.graph import Step
-
-if TYPE_CHECKING:
-    from engine.layers.tail import Tail
-
 
 MOST_ROWS = 64
 """Rows of a gradient pass at most: it holds all values of the tail, and few rows should not be filled up to many."""
@@ -56,7 +53,7 @@ class Tap:
 
     Attributes:
         step: one call of a layer.
-        weights: their numbers among the weights of the under_repair.
+        weights: their numbers among the weights under repair.
         linear: the layer is linear in its weights.
     """
 
@@ -78,10 +75,10 @@ class ImpactPasses:
         """
         self._tail = tail
         self._normalised = normalised
-        under_repair = tail.weights
-        number = {id(variable): position for position, variable in enumerate(under_repair.variables)}
+        weights = tail.weights
+        number = {id(variable): position for position, variable in enumerate(weights.variables)}
         taps = []
-        for step in under_repair.cut.tail:
+        for step in weights.cut.tail:
             held = tuple(number[id(variable)] for variable in step.variables if id(variable) in number)
             if held:
                 taps.append(Tap(step, held, is_linear(step)))
@@ -100,11 +97,11 @@ class ImpactPasses:
             labels: (n,) true classes.
             kernel: (W, 1), values of the weights under repair.
         """
-        under_repair = self._tail.weights
-        classes = _width(under_repair.cut)
+        weights = self._tail.weights
+        classes = _width(weights.cut)
         flat = backend.on_device(np.ascontiguousarray(kernel[:, 0]))
         constants = self._tail.constants
-        gradient, impact = np.zeros(under_repair.offsets[-1]), np.zeros(under_repair.offsets[-1])
+        gradient, impact = np.zeros(weights.offsets[-1]), np.zeros(weights.offsets[-1])
         for start in range(0, len(labels), self.rows):
             # Rows that fill up are copies, so that nothing in them is out of range; they count nothing.
             count = min(self.rows, len(labels) - start)
@@ -124,14 +121,14 @@ class ImpactPasses:
             if kept:
                 numbers = [number for tap in self._opaque for number in tap.weights]
                 for number, weight_impact in zip(numbers, self._row_by_row(kept, flat, *constants), strict=True):
-                    places = slice(under_repair.offsets[number], under_repair.offsets[number + 1])
+                    places = slice(weights.offsets[number], weights.offsets[number + 1])
                     impact[places] += np.asarray(weight_impact).ravel()
         return gradient, impact
 
     def _has_inputs(self, number: int) -> bool:
         """Whether a weight multiplies several inputs of a unit."""
-        under_repair = self._tail.weights
-        return len(under_repair.variables[number].shape) > 1 and not under_repair.paths[number].endswith("bias")
+        weights = self._tail.weights
+        return len(weights.variables[number].shape) > 1 and not weights.paths[number].endswith("bias")
 
     def _plan(self, batch_rows: int) -> int:
         """Rows of a pass, a function of the model alone."""
@@ -178,8 +175,6 @@ class ImpactPasses:
 
         Something may be added to these.
         """
-        from engine.layers.tail import unpack
-
         values = unpack(self._tail.weights.cut, features)
         position = {id(tap.step): number for number, tap in enumerate(self._taps)}
         found: list[list[Any]] = []

@@ -2,7 +2,8 @@
 
 After Arachne's later form (Sohn et al., TOSEM 2023), which pools Dense, convolutional and LSTM layers: the cost of a
 weight is its value on the negatives over one plus its value on the positives, for gradient loss and forward impact
-(`impact`) alike. Of the weights of largest gradient cost, those on the Pareto front of both are localised.
+(`engine.localize.impact`) alike. Of the weights of largest gradient cost, those on the Pareto front of both are
+localised.
 """
 
 from __future__ import annotations

@@ -6,16 +6,12 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.files import replace_file
 from engine.core.types import Bool, Int64
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ def predict_patched(
     Returns:
         Classes (M, n): argmax of the scores, first index on ties.
     """
-    columns, weights = localised(kernel, index)
-    read = np.ascontiguousarray(inputs[:, columns])
+    features, weights = localised(kernel, index)
+    read = np.ascontiguousarray(inputs[:, features])
     units, slot = np.unique(weights.unit, return_inverse=True)
     scores = _scores(head, logits)
     free = np.ones(logits.shape[1], dtype=bool)
@@ -41,7 +41,7 @@ def predict_patched(
     rest = np.where(free, scores, -np.inf)
     rest_class = rest.argmax(axis=1)
     rest_score = np.take_along_axis(rest, rest_class[:, None], axis=1)
-    change = np.zeros((len(values), len(columns), len(units)), dtype=np.float32)
+    change = np.zeros((len(values), len(features), len(units)), dtype=np.float32)
     change[:, weights.feature, slot] = values - weights.old
     predicted = np.empty((len(values), len(inputs)), dtype=np.int64)
     step = max(1, BLOCK_ELEMENTS // max(1, len(inputs) * len(units)))

@@ -251,7 +251,8 @@ def _csv_rows(path: Path) -> list[tuple[int, list[str]]]:
 
 def _first_weight(model: LoadedModel, layer: int, where: str) -> tuple[str, Float32]:
     """Path and values (inputs, units) of the first weight of the layer with the toolkit's number."""
-    from engine.models.weight_paths import weight_variables  # see `shapes_of`
+    # TensorFlow takes seconds, and a patch file can be read without.
+    from engine.models.weight_paths import weight_variables
 
     layers = model.model.layers
     if not 0 <= layer < len(layers):

@@ -22,7 +22,7 @@ class Patch:
     """A few weights of a model with their old and new values; one row per weight, K rows.
 
     Attributes:
-        weight: K paths `<layer name>/<variable name>`, as `engine.models.load.weight_variables` names them.
+        weight: K paths `<layer name>/<variable name>`, as `engine.models.weight_paths.weight_variables` names them.
         flat_index: shape (K,), int64, position in the flattened (C order) array.
         old: shape (K,), float32, the value the patch was made against.
         new: shape (K,), float32, the value after repair.

@@ -96,7 +96,7 @@ def find_case(
     impact: Impact = "mean",
     fronts: int = 1,
 ) -> RepairCase | None:
-    """Find targets and weights.
+    """Find rows right and wrong, and the weights to blame.
 
     Args:
         runner: of the model, with the weights under repair.

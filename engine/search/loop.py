@@ -42,8 +42,8 @@ class SearchSettings:
         swarm: how the particles move.
         num_iterations: at most this many, at least 1.
         min_iteration_range: stop after this many iterations without gain, at least 1.
-        positive_weight: worth of all positives together, in negatives; see `fitness.objective`. None takes
-            `positive_worth` for each.
+        positive_weight: worth of all positives together, in negatives, see `engine.fitness.objective.fitness`; None
+            takes `positive_worth` for each.
         positive_worth: worth of one positive, in negatives.
         num_input_pos_sampled: search on this many positives, drawn without replacement; None takes all.
         tiling: shapes of the pieces of an iteration.

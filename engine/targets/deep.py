@@ -51,7 +51,10 @@ class DeepTarget:
 
     @functools.cached_property
     def tail(self) -> Tail:
-        """The layers of the weights and all behind them, as a function of the weights."""
+        """The layers of the weights and all behind them, as a function of the weights.
+
+        Weights that are not under repair count as they are when they are first used.
+        """
         return Tail(self.weights)
 
     @property

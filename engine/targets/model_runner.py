@@ -31,16 +31,14 @@ class ModelRunner:
         self.batch_rows = batch_rows
         self._model = model
         self._outputs = backend.model_pass(model)
+        self.tail: Tail | None = None
+        """Behind a deep target; None where the last Dense layer, or nothing, is under repair."""
         if target is None:
             return
         self.target = target
         self._inputs: Callable[[Any], Any] = target.features_pass(model)
         self.layer: LayerPasses = target.layer_passes(batch_rows)
-
-    @property
-    def tail(self) -> Tail | None:
-        """Behind a deep target; None where the last Dense layer is under repair."""
-        return self.target.tail
+        self.tail = target.tail
 
     def outputs(self, images: Float32) -> Float32:
         """Model outputs (n, C) of images (n, h, w, c)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -43,7 +44,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in filter(None, tracked.stdout.split("\0")):
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
-            os.link(ROOT / name, source / name)
+            shutil.copyfile(ROOT / name, source / name)
     done = call([sys.executable, "-m", "pip", "wheel", "--no-deps", "--verbose", "--wheel-dir", "out", "."], cwd=source)
     warnings = [line for line in done.stdout.splitlines() + done.stderr.splitlines() if "warning" in line.lower()]
     assert not warnings
