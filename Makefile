@@ -24,7 +24,7 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo
+	$(BIN)/lint-imports
 
 # Those of the first line also leave their numbers in bench-results, as Arrow files and charts.
 bench: .venv/bench

@@ -24,7 +24,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def contracts(root: Path) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).with_name("lint-imports")
-    return subprocess.run([program, "--no-logo", "--no-cache"], cwd=root, capture_output=True, text=True, check=False)
+    return subprocess.run([program, "--no-cache"], cwd=root, capture_output=True, text=True, check=False)
 
 
 def test_the_code_keeps_them(copied: Path) -> None:
