@@ -89,7 +89,7 @@ class Job:
     @property
     def objective(self) -> Objective:
         """What turns sums into fitness."""
-        return objective_of(self.settings, self.rows)
+        return objective_of(self.settings, self.rows, self.rows)
 
     def fitness(self) -> TiledFitness:
         """This project's evaluation."""

@@ -132,7 +132,7 @@ def run_task_in_tiles(
     results = {
         problem.name: SearchResult(
             problem.name,
-            objective_of(problem.settings, seen[problem.name]).positive_weight,
+            objective_of(problem.settings, seen[problem.name], case.rows).positive_weight,
             states[problem.name] if problem.name in states else problem.start(),
             (),
             (),

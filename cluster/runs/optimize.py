@@ -230,7 +230,7 @@ def chunk_problems(
 ) -> tuple[Objective, tuple[Problem, ...]]:
     """What judges the candidates of a chunk, and its searches, one per seed; `weights` are those of `chunk.index`."""
     source = RngKey(0, chunk.data, chunk.label)
-    objective = objective_of(settings, sample_positives(rows, source, settings.num_input_pos_sampled))
+    objective = objective_of(settings, sample_positives(rows, source, settings.num_input_pos_sampled), rows)
     name = f"{chunk.data[:12]}-{chunk.label}-w{objective.positive_weight:g}"
     problem = problem_of(target, target.kernel, chunk.index, weights, name=name, source=source, settings=settings)
     return objective, tuple(with_seed(problem, seed) for seed in seeds)
@@ -312,8 +312,8 @@ def _choose(run: _Work, case: _ChunkSearch, ended: Mapping[str, SearchOutcome]) 
     candidates = np.stack([*found, case.problems[0].weights.old])
     negatives = int(rows.negative.sum())
     positives = len(rows.negative) - negatives
-    # A positive is worth as much as in the search, whose number of positives was another.
-    worth = case.objective.positive_weight / max(case.objective.positives, 1)
+    # A positive is worth as much as in the chunk, whose number of positives was another.
+    worth = case.objective.positive_weight / max(int((~case.rows.negative).sum()), 1)
     first = case.problems[0]
     sums = build_fitness(first, rows, run.handle.tail).evaluate(candidates)
     *values, unrepaired = Objective(negatives, positives, worth * positives).fitness(sums)

@@ -308,7 +308,7 @@ def _groups(problems: Sequence[Problem], rows: SearchRows, tail: Tail | None) ->
         first = members[0]
         seen = sample_positives(rows, first.source, first.settings.num_input_pos_sampled)
         searches = [
-            Search(problem.settings, problem.source, objective_of(problem.settings, seen)) for problem in members
+            Search(problem.settings, problem.source, objective_of(problem.settings, seen, rows)) for problem in members
         ]
         groups.append(_Group(tuple(searches), tuple(members), build_fitness(first, seen, tail)))
     return groups

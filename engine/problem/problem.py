@@ -81,7 +81,7 @@ class Prepared:
 def prepare(problem: Problem, rows: SearchRows, tail: Tail | None = None) -> Prepared:
     """Pick the rows of the search and set up their evaluation; a deep target needs the tail of its model."""
     chosen = sample_positives(rows, problem.source, problem.settings.num_input_pos_sampled)
-    return Prepared(objective_of(problem.settings, chosen), build_fitness(problem, chosen, tail))
+    return Prepared(objective_of(problem.settings, chosen, rows), build_fitness(problem, chosen, tail))
 
 
 def build_fitness(problem: Problem, rows: SearchRows, tail: Tail | None = None) -> Fitness:
@@ -94,14 +94,17 @@ def build_fitness(problem: Problem, rows: SearchRows, tail: Tail | None = None) 
     return TailFitness(tail, problem.kernel, rows, problem.weights, particles, tiling)
 
 
-def objective_of(settings: SearchSettings, rows: SearchRows) -> Objective:
-    """What candidates are worth on these rows; a positive weight that is not given follows their number."""
-    negatives = int(rows.negative.sum())
-    positives = len(rows.negative) - negatives
+def objective_of(settings: SearchSettings, searched: SearchRows, rows: SearchRows) -> Objective:
+    """What candidates are worth on the rows that are searched.
+
+    A positive weight that is not given follows the number of positives among all `rows`, whatever is sampled of them:
+    fewer rows to search on make none of those that are left out worth less.
+    """
+    negatives = int(searched.negative.sum())
     weight = settings.positive_weight
     if weight is None:
-        weight = settings.positive_worth * positives
-    return Objective(negatives, positives, weight)
+        weight = settings.positive_worth * int((~rows.negative).sum())
+    return Objective(negatives, len(searched.negative) - negatives, weight)
 
 
 def sample_positives(rows: SearchRows, source: RngKey, count: int | None) -> SearchRows:

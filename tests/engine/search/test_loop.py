@@ -204,8 +204,15 @@ def test_sampled_positives_come_from_the_seed_and_keep_their_order():
 
 def test_the_positive_weight_follows_the_rows_unless_it_is_given():
     rows = numbered_rows(10, 90)
-    assert objective_of(SearchSettings(), rows) == Objective(10, 90, POSITIVE_WORTH * 90)
-    assert objective_of(SearchSettings(positive_weight=7.0), rows) == Objective(10, 90, 7.0)
+    assert objective_of(SearchSettings(), rows, rows) == Objective(10, 90, POSITIVE_WORTH * 90)
+    assert objective_of(SearchSettings(positive_weight=7.0), rows, rows) == Objective(10, 90, 7.0)
+
+
+def test_the_positive_weight_follows_all_positives_whatever_is_sampled():
+    rows = numbered_rows(10, 90)
+    few = sample_positives(rows, SOURCE, 20)
+    assert objective_of(SearchSettings(), few, rows) == Objective(10, 20, POSITIVE_WORTH * 90)
+    assert objective_of(SearchSettings(positive_weight=7.0), few, rows) == Objective(10, 20, 7.0)
 
 
 @pytest.fixture(scope="module")
@@ -389,7 +396,9 @@ def test_real_searches_together_are_the_searches_alone(quickstart_problem):
         for weight in weights
     ]
     assert len(problems) > TOGETHER
-    searches = [Search(seeded.settings, seeded.source, objective_of(seeded.settings, rows)) for seeded in problems]
+    searches = [
+        Search(seeded.settings, seeded.source, objective_of(seeded.settings, rows, rows)) for seeded in problems
+    ]
     evaluate = prepare(problems[0], rows).fitness.evaluate
     states, done, segments = together(searches, [seeded.start() for seeded in problems], evaluate, 0.0)
     assert segments > 12
