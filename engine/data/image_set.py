@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.core.errors import InputError
+from engine.core.hdf5 import check_stored, refuse_other_files
 from engine.core.types import Float32, Int64, Uint8
 
 READ_ROWS = 1000
@@ -317,6 +318,10 @@ def _open_file(path: Path) -> Iterator[Any]:
             f"{path} {found} ({_first_line(error)}), expected an HDF5 file with images and labels"
         ) from error
     with file:
+        try:
+            refuse_other_files(file, str(path))
+        except (OSError, RuntimeError, KeyError) as error:
+            raise InputError(f"{path} is damaged ({_first_line(error)}), expected a whole HDF5 file") from error
         yield file
 
 
@@ -340,6 +345,7 @@ def _dataset(file: Any, path: Path, name: str) -> Any:
         )
     if dataset.dtype.kind not in _NUMERIC_KINDS:
         raise InputError(f'{path}: "{name}" holds {dataset.dtype}, expected numbers')
+    check_stored(dataset, path.stat().st_size, str(path))
     return dataset
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.core.errors import InputError
+from engine.core.hdf5 import refuse_other_files
 from engine.models.safe_config import reason
 from engine.models.weight_paths import weight_variables
 
@@ -40,7 +41,7 @@ def open_hdf5(path: Path, mode: str = "r", name: str | None = None) -> Iterator[
     name = name or str(path)
     try:
         with h5py.File(path, mode, locking=False) as file:
-            _refuse_links(file, name)
+            refuse_other_files(file, name)
             yield file
     except (OSError, RuntimeError, KeyError) as error:
         raise InputError(f"{name}: damaged HDF5 file ({reason(error)}), expected a Keras model") from error
@@ -180,22 +181,3 @@ def _names(group: h5py.Group, attribute: str) -> list[str]:
         while f"{attribute}{len(parts)}" in group.attrs:
             parts.append(group.attrs[f"{attribute}{len(parts)}"])
     return [name.decode() if isinstance(name, bytes) else str(name) for part in parts for name in part]
-
-
-def _refuse_links(file: h5py.File, name: str) -> None:
-    """Refuse what would make HDF5 read another file: links, external storage, virtual datasets."""
-    seen = set()
-    queue: list[Any] = [file]
-    while queue:
-        group = queue.pop()
-        for child in group:
-            link = group.get(child, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                raise InputError(f"{name}: {group.name}/{child} is a link, expected a model without links")
-            item = group[child]
-            if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
-                raise InputError(f"{name}: {item.name} is kept in another file, expected all data in the file itself")
-            address = h5py.h5o.get_info(item.id).addr
-            if isinstance(item, h5py.Group) and address not in seen:
-                seen.add(address)
-                queue.append(item)

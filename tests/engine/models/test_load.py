@@ -593,7 +593,7 @@ def test_weights_in_another_file_are_refused(kind, tmp_path):
             file[name] = h5py.SoftLink("/model_weights/conv2d")
         else:
             file.create_dataset(name, (10,), "f4", external=[(str(tmp_path / "raw"), 0, 40)])
-    with pytest.raises(InputError, match=r"link, expected a model without links|kept in another file"):
+    with pytest.raises(InputError, match=r"link, expected a file without links|kept in another file"):
         load_model(path)
 
 

@@ -1,0 +1,144 @@
+"""Image sets that would make HDF5 read other files, or allocate what they do not hold, are refused before either."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from engine.core.errors import InputError
+from engine.data.image_set import open_image_set, open_reader, read_images
+
+ROWS = 4
+LABELS = np.eye(5, dtype=np.uint8)[[0, 1, 2, 3]]
+SECRET = b"root:x:0:0:" * 40
+
+
+def external_storage(file: h5py.File, other: Path) -> None:
+    file.create_dataset("images", (ROWS, 3, 4, 1), "u1", external=[(str(other), 0, ROWS * 12)])
+
+
+def external_link(file: h5py.File, other: Path) -> None:
+    with h5py.File(other.with_suffix(".h5"), "w") as elsewhere:
+        elsewhere["images"] = np.zeros((ROWS, 3, 4, 1), np.uint8)
+    file["images"] = h5py.ExternalLink(str(other.with_suffix(".h5")), "/images")
+
+
+def virtual_dataset(file: h5py.File, other: Path) -> None:
+    with h5py.File(other.with_suffix(".h5"), "w") as elsewhere:
+        elsewhere["images"] = np.zeros((ROWS, 3, 4, 1), np.uint8)
+    layout = h5py.VirtualLayout((ROWS, 3, 4, 1), "u1")
+    layout[:] = h5py.VirtualSource(str(other.with_suffix(".h5")), "images", (ROWS, 3, 4, 1))
+    file.create_virtual_dataset("images", layout)
+
+
+def soft_link(file: h5py.File, other: Path) -> None:
+    file["pixels"] = np.zeros((ROWS, 3, 4, 1), np.uint8)
+    file["images"] = h5py.SoftLink("/pixels")
+
+
+def in_a_group(file: h5py.File, other: Path) -> None:
+    file.create_group("images").create_dataset("first", (ROWS, 12), "u1", external=[(str(other), 0, ROWS * 12)])
+
+
+@pytest.mark.parametrize("make", [external_storage, external_link, virtual_dataset, soft_link, in_a_group])
+def test_sets_that_lead_to_other_files(make: Callable[[h5py.File, Path], None], tmp_path: Path) -> None:
+    secret, path = tmp_path / "secret", tmp_path / "repair.h5"
+    secret.write_bytes(SECRET)
+    with h5py.File(path, "w") as file:
+        file["labels"] = LABELS
+        make(file, secret)
+    with pytest.raises(InputError, match=r"repair\.h5: /images.* (is a link|is kept in another file), expected"):
+        open_image_set(path)
+
+
+def test_a_set_that_changed_after_it_was_opened(tmp_path: Path) -> None:
+    """What a worker opens later is checked again."""
+    path = tmp_path / "repair.h5"
+    with h5py.File(path, "w") as file:
+        file["labels"], file["images"] = LABELS, np.zeros((ROWS, 3, 4, 1), np.uint8)
+    images = open_image_set(path)
+    (tmp_path / "secret").write_bytes(SECRET)
+    with h5py.File(path, "a") as file:
+        del file["images"]
+        external_storage(file, tmp_path / "secret")
+    with pytest.raises(InputError, match="kept in another file"), open_reader(images):
+        pass
+
+
+@pytest.mark.parametrize("chunks", [None, (1, 64, 64, 3)])
+def test_more_is_declared_than_the_file_holds(chunks: tuple[int, ...] | None, tmp_path: Path) -> None:
+    path = tmp_path / "repair.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("images", (10**12, 64, 64, 3), "f8", chunks=chunks)
+        file.create_dataset("labels", (10**12, 100), "f8", chunks=None if chunks is None else (1000, 100))
+    tracemalloc.start()
+    with pytest.raises(
+        InputError, match=r"repair\.h5: /images declares 98304000000000000 bytes .* expected a whole file"
+    ):
+        open_image_set(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def test_labels_alone_may_be_too_many(tmp_path: Path) -> None:
+    path = tmp_path / "repair.h5"
+    with h5py.File(path, "w") as file:
+        file["images"] = np.zeros((ROWS, 3, 4, 1), np.uint8)
+        file.create_dataset("labels", (10**12, 50), "u1")
+    with pytest.raises(InputError, match=r"/labels declares 50000000000000 bytes"):
+        open_image_set(path)
+
+
+def test_one_huge_chunk(tmp_path: Path) -> None:
+    path = tmp_path / "repair.h5"
+    with h5py.File(path, "w") as file:
+        file["labels"] = LABELS
+        file.create_dataset("images", (ROWS, 1 << 14, 1 << 14, 1), "f4", chunks=(3, 1 << 14, 1 << 14, 1))
+    with pytest.raises(InputError, match=r"in chunks of 3221225472 bytes, expected chunks of at most 2147483648"):
+        open_image_set(path)
+
+
+def test_a_chunk_that_was_never_written(tmp_path: Path) -> None:
+    path = tmp_path / "repair.h5"
+    with h5py.File(path, "w") as file:
+        file["labels"] = LABELS
+        file.create_dataset("images", (ROWS, 3, 4, 1), "u1", chunks=(1, 3, 4, 1))[:3] = 1
+    with pytest.raises(InputError, match=r"in 4 chunks and the file holds 3, expected a whole file"):
+        open_image_set(path)
+
+
+def test_a_file_that_was_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "repair.h5"
+    with h5py.File(path, "w") as file:
+        file["labels"], file["images"] = LABELS, np.random.default_rng(0).random((ROWS, 30, 40, 3))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"repair\.h5"):
+        open_image_set(path)
+
+
+def test_a_set_that_gzip_shrinks_a_thousandfold_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "repair.h5"
+    rows = 2000
+    with h5py.File(path, "w") as file:
+        file.create_dataset("images", data=np.zeros((rows, 32, 32, 3)), chunks=(1000, 32, 32, 3), compression="gzip")
+        file.create_dataset("labels", data=np.eye(5)[np.zeros(rows, int)], compression="gzip")
+    assert rows * 32 * 32 * 3 * 8 > 800 * path.stat().st_size
+    images = open_image_set(path)
+    assert (images.rows, read_images(images, 1990, 2000).max()) == (rows, 0)
+
+
+def test_small_sets_that_lie_in_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "repair.h5"
+    with h5py.File(path, "w") as file:
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_layout(h5py.h5d.COMPACT)
+        for name, array in (("images", np.ones((ROWS, 3, 4, 1), np.uint8)), ("labels", LABELS)):
+            space = h5py.h5s.create_simple(array.shape)
+            made = h5py.h5d.create(file.id, name.encode(), h5py.h5t.NATIVE_UINT8, space, plist)
+            made.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ascontiguousarray(array))
+    assert read_images(open_image_set(path), 0, ROWS).sum() == ROWS * 12
