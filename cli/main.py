@@ -1,13 +1,19 @@
 """Entry point: finds the command, turns errors into one sentence and an exit code.
 
-Exit codes: 0 done, 1 the work failed, 2 bad input, 3 requirements not met, 4 some jobs failed, 130 interrupted.
+Exit codes: 0 done, 1 the work failed, 2 bad input, 3 requirements not met, 4 some jobs failed, 130 interrupted,
+143 told to end (SIGTERM).
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import click
@@ -78,8 +84,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str], *, debug: bool = False) -> int:
     """Run a command line; returns the exit code and prints errors to standard error."""
+    told_to_end: list[int] = []
     try:
-        code: Any = repair_dist.main(arguments, prog_name="repair-dist", standalone_mode=False)
+        with _terminable(told_to_end):
+            code: Any = repair_dist.main(arguments, prog_name="repair-dist", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
         error.show()
@@ -89,9 +97,30 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     except WorkError as error:
         return _fail(str(error), 1, debug)
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted", 130, debug)
+        return _fail("terminated", 143, debug) if told_to_end else _fail("interrupted", 130, debug)
     except Exception as error:
         return _fail(f"{type(error).__name__}: {str(error).strip() or 'no message'} (--debug shows where)", 1, debug)
+
+
+@contextlib.contextmanager
+def _terminable(told: list[int]) -> Iterator[None]:
+    """Let SIGTERM end the body as Ctrl-C does, and be `told`: a cluster's scheduler or a container's runtime sends it.
+
+    Libraries that wait in C make another KeyboardInterrupt of it, so its type could not tell.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any
+from contextlib import ExitStack
 
 from cluster.batch.identity import facts_of
 from cluster.batch.ledger import OnJobs
@@ -52,36 +50,28 @@ def run_recorded(
         if before.get("state") == "done":
             return int(before["exit_code"])
     opened: list[RunRecords] = []
+    ends = ExitStack()
 
     def open_records() -> RunRecords:
         if goes_on:
-            opened.append(RunRecords.resume(batch.output, facts))
+            records = RunRecords.resume(batch.output, facts)
         else:
-            opened.append(RunRecords.create(batch.output, facts, overwrite=overwrite))
+            records = RunRecords.create(batch.output, facts, overwrite=overwrite)
             for name in OUTPUTS:  # of an earlier run
                 remove(batch.output / name)
-        return opened[0]
+        ends.enter_context(records.telling_end(facts))
+        opened.append(records)
+        return records
 
-    try:
-        with enough_room(batch.output):
-            report = run_batch(batch, compute, open_records, on_rows=on_rows, on_jobs=on_jobs)
-            ended = {
-                "hardware": compute.hardware_kind(),
-                "placement": compute.decisions,
-                "seconds": time.perf_counter() - begun,
-                "redispatched": compute.redispatched,
-                "notes": list(report.notes),
-                "exit_code": report.exit_code,
-            }
-            opened[0].compact({**facts, **ended})
-    except BaseException as error:
-        if opened:
-            _tell_end(opened[0], facts, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-        raise
+    with ends, enough_room(batch.output):
+        report = run_batch(batch, compute, open_records, on_rows=on_rows, on_jobs=on_jobs)
+        ended = {
+            "hardware": compute.hardware_kind(),
+            "placement": compute.decisions,
+            "seconds": time.perf_counter() - begun,
+            "redispatched": compute.redispatched,
+            "notes": list(report.notes),
+            "exit_code": report.exit_code,
+        }
+        opened[0].compact({**facts, **ended})
     return report.exit_code
-
-
-def _tell_end(records: RunRecords, facts: Mapping[str, Any], state: str) -> None:
-    """Say in `run.json` how the run ended, if that can still be written."""
-    with suppress(Exception):
-        records.write_facts({**facts, "state": state})

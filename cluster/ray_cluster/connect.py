@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -77,25 +78,34 @@ def connected(address: str | None, workers: int | None, gpus_per_worker: float |
 
 @contextlib.contextmanager
 def _interrupted_later() -> Iterator[None]:
-    """Take a first Ctrl-C at the end of the body: of a Ray that is stopped while it starts, some processes live on."""
+    """Take a first Ctrl-C or SIGTERM at the end of the body: of a Ray that is stopped while it starts, some processes
+    live on.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    pressed = False
+    told: list[int] = []
 
-    def press(*_: Any) -> None:
-        nonlocal pressed
-        if pressed:
+    def tell(number: int, frame: FrameType | None) -> None:
+        if told:
             raise KeyboardInterrupt
-        pressed = True
+        told.append(number)
 
-    before = signal.signal(signal.SIGINT, press)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    set_handler = signal.signal
+    for number in before:
+        set_handler(number, tell)
+    # Ray sets handlers of SIGTERM that leave at once, twice while it starts: meanwhile ours stays.
+    signal.signal = lambda number, handler: tell if number in before else set_handler(number, handler)  # type: ignore[assignment]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
+        signal.signal = set_handler
+        for number, handler in before.items():
+            # Also where it is Python's own again: Ray's C++ runtime has one that ends the process with a dump.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if told:
+        signal.raise_signal(told[0])
 
 
 def _init(address: str | None, workers: int | None, empty: Path) -> None:

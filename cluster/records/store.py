@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,17 @@ class RunRecords:
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Replace `run.json`."""
         self._write_text("run.json", json.dumps(facts, indent=2, sort_keys=True) + "\n")
+
+    @contextmanager
+    def telling_end(self, facts: Mapping[str, Any]) -> Iterator[None]:
+        """Say in `run.json` that the run was interrupted, or failed, where the body does, if that can be written."""
+        try:
+            yield
+        except BaseException as error:
+            with suppress(Exception):
+                state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                self.write_facts({**facts, "state": state})
+            raise
 
     def write_progress(self, progress: Mapping[str, Any]) -> None:
         """Replace `progress.json`, which tells another terminal how far the run is."""

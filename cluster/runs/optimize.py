@@ -138,28 +138,29 @@ def repair(
         if on_iterations is not None:
             on_iterations(problem.name, iterations)
 
-    outcomes = compute.search(run.handle, [SearchTask(problem, case.rows) for case, problem in tasks], on_segment)
-    ended = {problem.name: outcome for (_, problem), outcome in zip(tasks, outcomes, strict=True)}
+    with records.telling_end(facts):
+        outcomes = compute.search(run.handle, [SearchTask(problem, case.rows) for case, problem in tasks], on_segment)
+        ended = {problem.name: outcome for (_, problem), outcome in zip(tasks, outcomes, strict=True)}
 
-    reports = []
-    shapes = repairs.target.shapes
-    for paths, chunk, case in zip(repairs.chunks, chunks, cases, strict=True):
-        report = _finish(run, paths, chunk, case, ended, held_out)
-        if case is not None:
-            for problem in case.problems:
-                outcome = ended[problem.name]
-                row = job_row(case.chunk, case.objective, problem, outcome, chosen=problem.name == report.job)
-                records.replace("jobs", problem.name, [row])
-                patch = patch_of(repairs.target, case.chunk, problem, outcome)
-                fitness = outcome.state.swarm.global_fitness
-                records.replace("patches", problem.name, patch_rows(problem.name, 0, fitness, patch, shapes))
-        if report.measured:
-            name = report.job or f"{chunk.data[:12] if chunk else 'none'}-{report.label}"
-            records.replace("labels", name, label_rows(name, report.measured))
-        reports.append(report)
-    seconds = time.perf_counter() - begun
-    done = {"hardware": compute.hardware_kind(), "placement": compute.decisions, "seconds": seconds}
-    records.compact({**facts, **done})
+        reports = []
+        shapes = repairs.target.shapes
+        for paths, chunk, case in zip(repairs.chunks, chunks, cases, strict=True):
+            report = _finish(run, paths, chunk, case, ended, held_out)
+            if case is not None:
+                for problem in case.problems:
+                    outcome = ended[problem.name]
+                    row = job_row(case.chunk, case.objective, problem, outcome, chosen=problem.name == report.job)
+                    records.replace("jobs", problem.name, [row])
+                    patch = patch_of(repairs.target, case.chunk, problem, outcome)
+                    fitness = outcome.state.swarm.global_fitness
+                    records.replace("patches", problem.name, patch_rows(problem.name, 0, fitness, patch, shapes))
+            if report.measured:
+                name = report.job or f"{chunk.data[:12] if chunk else 'none'}-{report.label}"
+                records.replace("labels", name, label_rows(name, report.measured))
+            reports.append(report)
+        seconds = time.perf_counter() - begun
+        done = {"hardware": compute.hardware_kind(), "placement": compute.decisions, "seconds": seconds}
+        records.compact({**facts, **done})
     return reports
 
 

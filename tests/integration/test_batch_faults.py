@@ -61,13 +61,18 @@ def wait_until(what: Callable[[], Any], seconds: float) -> bool:
     return False
 
 
-def test_interrupted_in_its_midst(repairsets: Path, undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_interrupted_in_its_midst(
+    number: signal.Signals, code: int, word: str, repairsets: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     directory, mark = tmp_path / "run", uuid4().hex
     words = words_of(repairsets, directory, "independent", "--num-workers", "2")
-    ended = doomed(100, directory, words, number=signal.SIGINT, environment={MARK: mark})
-    assert ended.returncode == 130, ended.stderr
+    ended = doomed(100, directory, words, number=number, environment={MARK: mark})
+    assert ended.returncode == code, ended.stderr
     assert "on workers (2 workers were asked for)" in ended.stderr
-    assert ended.stderr.endswith("error: interrupted\n")
+    assert ended.stderr.endswith(f"error: {word}\n") and "***" not in ended.stderr
     assert wait_until(lambda: not marked(mark), 15), marked(mark)
     assert read_facts(directory)["state"] == "interrupted"
     jobs = read_table(directory, "jobs").to_pylist()
@@ -75,7 +80,12 @@ def test_interrupted_in_its_midst(repairsets: Path, undisturbed: Path, tmp_path:
     check_resumed(repairsets, directory, undisturbed)
 
 
-def test_interrupted_while_ray_starts(repairsets: Path, undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_interrupted_while_ray_starts(
+    number: signal.Signals, code: int, word: str, repairsets: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     directory, mark = tmp_path / "run", uuid4().hex
     words = words_of(repairsets, directory, "independent", "--num-workers", "2")
     command = subprocess.Popen(
@@ -87,10 +97,13 @@ def test_interrupted_while_ray_starts(repairsets: Path, undisturbed: Path, tmp_p
         start_new_session=True,
     )
     assert wait_until(lambda: any("agent.py" in line or "Agent" in line for line in marked(mark)), 120)
-    os.killpg(command.pid, signal.SIGINT)
+    if number == signal.SIGINT:  # as a terminal does
+        os.killpg(command.pid, number)
+    else:
+        command.send_signal(number)
     _, err = command.communicate(timeout=60)
-    assert command.returncode == 130, err
-    assert err.endswith("error: interrupted\n")
+    assert command.returncode == code, err
+    assert err.endswith(f"error: {word}\n") and "***" not in err
     assert wait_until(lambda: not marked(mark), 15), marked(mark)
     assert read_facts(directory)["state"] == "interrupted"
     check_resumed(repairsets, directory, undisturbed)

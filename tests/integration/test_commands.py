@@ -523,9 +523,12 @@ def processes_with(mark: str) -> list[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found through /proc")
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_interrupt(workers: int, workspace: Path) -> None:
-    """Ctrl-C in the middle of a search: exit code 130, readable records, and no process left."""
+def test_interrupt(workers: int, number: signal.Signals, code: int, word: str, workspace: Path) -> None:
+    """Ctrl-C or SIGTERM in the middle of a search: its exit code, readable records, and no process left."""
     mark = f"mark-{uuid.uuid4().hex}"
     words = [SCRIPT, "optimize", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6", "--seeds", "2"]
     words += ["--num-iterations", "10000000", "--min-iteration-range", "10000000", "--num-workers", str(workers)]
@@ -545,20 +548,23 @@ def test_interrupt(workers: int, workspace: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert len(processes_with(mark)) > workers
-        os.killpg(command.pid, signal.SIGINT)
+        if number == signal.SIGINT:  # as a terminal does
+            os.killpg(command.pid, number)
+        else:
+            command.send_signal(number)
         out, err = command.communicate(timeout=30)
     finally:
         if command.poll() is None:
             os.killpg(command.pid, signal.SIGKILL)
-    assert command.returncode == 130, err
+    assert command.returncode == code, err
     assert out == ""
-    assert err.rstrip().endswith("error: interrupted")
-    assert "Traceback" not in err
+    assert err.rstrip().endswith(f"error: {word}")
+    assert "Traceback" not in err and "***" not in err
     deadline = time.monotonic() + 10
     while left := processes_with(mark):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
-    assert json.loads((workspace / "run" / "run.json").read_text())["state"] == "running"
+    assert json.loads((workspace / "run" / "run.json").read_text())["state"] == "interrupted"
     assert len(read_table(workspace / "run", "swarm")) > 0
     after = {path: what for path, what in contents(workspace).items() if path.partition("/")[0] != "run"}
     assert after == before
