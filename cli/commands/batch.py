@@ -187,7 +187,7 @@ def make_batch(
         chunks=open_chunks(chunks, model),
         labels=chosen,
         weightings=weightings,
-        seeds=tuple(range(seed, seed + seeds)),
+        seeds=range(seed, seed + seeds),
         mode=mode,
         max_rounds=max_rounds,
         offers=offers,

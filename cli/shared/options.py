@@ -260,9 +260,21 @@ def worker_options(function: F) -> F:
 
 def verbose_option(function: F) -> F:
     """`--verbose`."""
-    return option("--verbose", type=int, default=1, show_default=True, help="0 prints results only, 1 also what ran.")(
-        function
-    )
+    return option(
+        "--verbose",
+        type=int,
+        default=1,
+        show_default=True,
+        callback=_not_negative,
+        help="0 prints results only, 1 also what ran.",
+    )(function)
+
+
+def _not_negative(ctx: click.Context, parameter: click.Parameter, value: int) -> int:
+    del ctx
+    if value < 0:
+        raise InputError(f"{parameter.name} is {value}, expected 0 or more")
+    return value
 
 
 def check_seeds(seed: int, seeds: int) -> None:

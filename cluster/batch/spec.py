@@ -12,6 +12,7 @@ import numpy as np
 
 from cluster.workers.passes import ship_rows
 from cluster.workers.task import RepairTask, SearchJob
+from engine import backend
 from engine.core.errors import InputError
 from engine.core.types import Float32
 from engine.data.image_set import ImageSet, open_image_set
@@ -23,6 +24,9 @@ from engine.search.loop import SearchSettings
 from engine.targets.base import Target
 
 Mode = Literal["chain", "independent", "rounds"]
+
+JOB_BYTES = 200
+"""Memory that one search of a step takes before it runs (186 measured)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +77,7 @@ class Batch:
     chunks: tuple[ChunkFile, ...]
     labels: tuple[int, ...]
     weightings: tuple[Weighting, ...]
-    seeds: tuple[int, ...]
+    seeds: Sequence[int]
     mode: Mode
     max_rounds: int
     offers: int
@@ -139,8 +143,10 @@ def check_batch(batch: Batch) -> list[str]:
     """Refuse what cannot work, before any work starts; returns warnings.
 
     Raises:
-        InputError: held-out rows that do not fit the model or have no rows to judge a requirement by.
+        InputError: more searches than memory holds, or held-out rows that do not fit the model or have no rows to
+            judge a requirement by.
     """
+    _check_count(batch)
     model = batch.model
     for images in (batch.validation, batch.test, *batch.positives):
         if images is not None:
@@ -162,6 +168,17 @@ def check_batch(batch: Batch) -> list[str]:
                 "more rows may be given with --positive-inputs-dir"
             )
     return warnings
+
+
+def _check_count(batch: Batch) -> None:
+    """Refuse a step of more searches than this machine's free memory can list."""
+    jobs, free = batch.jobs_per_step, backend.free_memory()
+    if jobs * JOB_BYTES > free:
+        most = free // (JOB_BYTES * (jobs // len(batch.seeds)))
+        raise InputError(
+            f"{len(batch.seeds)} seeds make {jobs} searches in a step, whose list alone takes {jobs * JOB_BYTES >> 30} "
+            f"GiB, and {free >> 30} GiB are free, expected at most {most} seeds"
+        )
 
 
 def base_key(kernel: Float32, positives: LayerInputs | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
 import os
 import socket
@@ -55,6 +56,10 @@ if TYPE_CHECKING:
     from cluster.workers.pool import WorkerPool
 
 
+WORKER_BYTES = 900 << 20
+"""Memory of a worker with TensorFlow and a small model."""
+
+
 @dataclass(frozen=True)
 class ComputeOptions:
     """Where a command may compute.
@@ -79,7 +84,11 @@ class ComputeOptions:
         """Refuse what contradicts itself."""
         if self.num_workers is not None and self.num_workers < 0:
             raise InputError(f"num_workers is {self.num_workers}, expected 0 (this process) or more")
-        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
+        if self.num_workers == 0 and self.address is not None:
+            raise InputError(
+                f"num_workers is 0 (this process) and address is {self.address!r}, expected one without the other"
+            )
+        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < math.inf:
             raise InputError(f"gpus_per_worker is {self.gpus_per_worker}, expected 0 or more")
         if self.batch_rows < 1:
             raise InputError(f"batch_size is {self.batch_rows}, expected at least 1")
@@ -106,6 +115,8 @@ class Compute:
         self._tasks = TaskRunner()
 
     def __enter__(self) -> Compute:
+        if self.options.address is None and self.options.num_workers:
+            _check_memory(self.options.num_workers)
         if self.options.num_workers != 0 and (self.options.address or self.options.gpus_per_worker):
             self._connect()
         return self
@@ -413,6 +424,16 @@ class Compute:
         line = f"{what}: {where} ({placement.reason})"
         self.decisions.append(line)
         self.say(line)
+
+
+def _check_memory(workers: int) -> None:
+    """Refuse more workers on this machine than its free memory carries."""
+    free, cores = backend.free_memory(), os.cpu_count() or 1
+    if workers * WORKER_BYTES > free:
+        raise InputError(
+            f"num_workers is {workers}, which take {workers * WORKER_BYTES / 2**30:.3g} GiB and {free / 2**30:.3g} "
+            f"GiB are free, expected at most {free // WORKER_BYTES} (more than {cores}, the cores here, are no faster)"
+        )
 
 
 def _put(value: Any) -> Any:
