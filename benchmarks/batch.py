@@ -53,7 +53,7 @@ def empty_replica() -> type[Replica]:
     """A worker that finds nothing to do; made in a function, so that it travels by value."""
 
     class Empty(Replica):
-        def run_task(self, model: Any, kernel: Any, more: Any, task: RepairTask, *rest: Any) -> TaskResult:
+        def run_task(self, model: Any, base: Any, task: RepairTask, *rest: Any) -> TaskResult:
             return TaskResult(note="nothing")
 
     return Empty

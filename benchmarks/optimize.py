@@ -223,21 +223,26 @@ def time_ray(watch: Stopwatch) -> None:
 def time_search(watch: Stopwatch) -> None:
     """Time the searches, which say themselves how long their iterations took."""
     import cluster.compute.compute
+    from cluster.compute.placement import iteration_seconds
 
-    original = cluster.compute.compute.Compute.search
+    original = cluster.compute.compute.Compute.run_tasks
 
     @functools.wraps(original)
     def timed(*args: Any, **kwargs: Any) -> Any:
-        with watch.stage("compile"):
-            outcomes = original(*args, **kwargs)
-        remote = outcomes[0].where == "worker"
-        took = [outcome.seconds for outcome in outcomes]
-        seconds = max(took) if remote else sum(took)
+        events = original(*args, **kwargs)
+        took: dict[str, float] = defaultdict(float)
+        while True:
+            with watch.stage("compile"):
+                event = next(events, None)
+            if event is None:
+                break
+            took[event.worker] += sum(iteration_seconds(event.result))
+            yield event
+        seconds = max(took.values(), default=0.0)
         watch.seconds["compile"] -= seconds
         watch.seconds["search"] += seconds
-        return outcomes
 
-    setattr(cluster.compute.compute.Compute, "search", timed)  # noqa: B010
+    setattr(cluster.compute.compute.Compute, "run_tasks", timed)  # noqa: B010
 
 
 if __name__ == "__main__":

@@ -29,18 +29,18 @@ from quality import images_of
 
 from cli.shared.console import table
 from cluster.batch.modes import run_batch
-from cluster.batch.spec import Batch, ChunkFile, base_key, tasks_of
+from cluster.batch.spec import Batch, ChunkFile, tasks_of
 from cluster.ray_cluster.connect import runtime_environment
 from cluster.records.store import RunRecords
 from cluster.workers.replica import Replica
-from cluster.workers.task import RepairTask, TaskResult
+from cluster.workers.task import Base, RepairTask, TaskResult
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS
 
 LABELS = (2, 4, 6)
 TASKS = 10_000
 WORKERS = (8, 32, 128, 256, 512, 1024)
 DEPTH = 2
-"""Tasks with one worker at a time, as `cluster.compute.remote_tasks` has it."""
+"""Tasks with one worker at a time, as `cluster.compute.tasks` has it."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def waiting_replica(results: Sequence[TaskResult]) -> type[Replica]:
     """A worker that waits as long as a recorded task took, and answers what that answered; travels by value."""
 
     class Waiting(Replica):
-        def run_task(self, model: Any, kernel: Any, more: Any, task: RepairTask, *rest: Any) -> TaskResult:
+        def run_task(self, model: Any, base: Any, task: RepairTask, *rest: Any) -> TaskResult:
             result = results[int(task.name.split("chunk")[1].split("-")[0]) % len(results)]
             time.sleep(result.seconds)
             renamed = [
@@ -210,12 +210,12 @@ def recorded(work: Batch) -> list[TaskResult]:
     with compute_on(1) as compute:
         compute.start()
         handle = compute.handle(work.model, work.target)
-        kernel = work.target.kernel
+        base = Base(work.target.kernel)
         for name in ("warm-up ", ""):  # the first time around compiles
-            tasks = tasks_of(work, 1, work.chunks, base_key(kernel, None) + name, 1, prefix=name)
+            tasks = tasks_of(work, 1, work.chunks, base.key + name, 1, prefix=name)
             results = [
                 event.result
-                for event in compute.run_tasks(handle, kernel, None, tasks, {})
+                for event in compute.run_tasks(handle, base, tasks, {})
                 if event.result.ended and event.result.searches
             ]
     return results

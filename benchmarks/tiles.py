@@ -19,8 +19,7 @@ from layers import Job, needed
 
 from cli.shared.console import table
 from cluster.compute.compute import Compute, ComputeOptions
-from cluster.compute.remote_searches import tiled
-from cluster.compute.searches import SearchTask
+from cluster.compute.tasks import tiled
 from engine.core.rng import RngKey
 from engine.fitness.rows import SearchRows
 from engine.fitness.tail import TailFitness
@@ -79,7 +78,7 @@ def main(
         source=RngKey(0, "tiles", 0),
         settings=SearchSettings(SwarmSettings(particles)),
     )
-    task = SearchTask(problem, SearchRows(features, logits, labels, logits.argmax(axis=1) != labels))
+    searched = SearchRows(features, logits, labels, logits.argmax(axis=1) != labels)
     candidates = problem.start().swarm.position.astype(np.float32)
     lines: list[str] = []
     with tempfile.TemporaryDirectory(prefix="repair-dist-") as empty:
@@ -97,16 +96,16 @@ def main(
             return ComputeOptions(num_workers=workers, address="auto", tiles=True)
 
         with Compute(options(1), lines.append) as one, Compute(options(2), lines.append) as two:
-            tail = one.handle(loaded, target).tail
+            tail = one.handle(loaded, target).tail_of(problem)
             assert tail is not None
-            fitness = prepare(problem, task.rows, tail).fitness
+            fitness = prepare(problem, searched, tail).fitness
             assert isinstance(fitness, TailFitness)
             tiles = fitness.tiles
             calls = {}
             for number, compute in ((1, one), (2, two)):
                 compute.start()
                 model = ray.put(compute.handle(loaded, target).shipped)
-                calls[str(number)] = partial(tiled(compute._workers(), task, tiles, model), candidates)
+                calls[str(number)] = partial(tiled(compute._workers(), problem, searched, tiles, model), candidates)
             same = np.array_equal(calls["1"](), calls["2"]())
             times = side_by_side(calls, rounds)
         ray.shutdown()
@@ -114,7 +113,7 @@ def main(
         f"{model_path.name}, {layer}: {rows} rows, {weights} weights, {particles} particles, {len(tiles)} tiles of an "
         f"iteration; medians of {rounds} rounds"
     )
-    job = Job(target, tail, images, task.rows, places, candidates, loaded.model, loaded.loss.name)
+    job = Job(target, tail, images, searched, places, candidates, loaded.model, loaded.loss.name)
     work = needed(job, fitness, fitness._route)
     one_thread = measure_peak().multiply_adds / (os.cpu_count() or 1)
     floors = {name: particles * work.multiply_adds / one_thread / int(name) for name in times}

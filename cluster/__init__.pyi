@@ -3,7 +3,6 @@ from .batch.modes import BatchReport, run_batch
 from .batch.run import run_recorded
 from .batch.spec import Batch, ChunkFile, Weighting, check_batch, open_chunks
 from .compute.compute import Compute, ComputeOptions
-from .compute.searches import SearchOutcome, SearchTask
 from .records.store import RunRecords, comparable, read_facts, read_table
 from .runs.chunk import ChunkPaths, target_of
 from .runs.evaluate import Evaluated, Evaluation, Setting, check_evaluation, evaluate
@@ -28,8 +27,6 @@ __all__ = [
     "ModelHandle",
     "Repairs",
     "RunRecords",
-    "SearchOutcome",
-    "SearchTask",
     "Setting",
     "Weighting",
     "check_batch",

@@ -24,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from ray.cluster_utils import Cluster
 
 import cluster.compute.compute
-import cluster.compute.remote_tasks
+import cluster.compute.tasks
 from cluster.batch.run import run_recorded
 from cluster.batch.spec import Mode
 from cluster.compute.compute import Compute, ComputeOptions
@@ -137,7 +137,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
     # Tasks come back after every iteration, so that there are many moments.
-    cluster.compute.compute.SEGMENT_SECONDS = cluster.compute.remote_tasks.SEGMENT_SECONDS = 0.0
+    cluster.compute.compute.SEGMENT_SECONDS = cluster.compute.tasks.SEGMENT_SECONDS = 0.0
     begun = time.monotonic()
     equal = kills = redispatched = 0
     with tempfile.TemporaryDirectory(prefix="repair-dist-soak-") as folder:

@@ -78,6 +78,7 @@ SWEPT = (
 @option("--val-data", type=PATH, help="Image set to measure on that no search sees.")
 @option("--test-data", type=PATH, help="Another one.")
 @target_layer_option
+@option("--resume", type=bool, help="Go on with the interrupted evaluation in --output-dir, or start it.")
 @option("--overwrite", type=bool, help="Replace folders repair/ that hold no repaired model.")
 @compute_options
 @verbose_option
@@ -113,6 +114,7 @@ def evaluate(
     val_data: Path | None,
     test_data: Path | None,
     target_layer: tuple[str, ...],
+    resume: bool,
     overwrite: bool,
     **_: Any,
 ) -> None:
@@ -165,7 +167,7 @@ def evaluate(
             console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
         limit = max(setting.search.num_iterations for setting in settings)
         tick = console.iterations(num_runs * len(settings), limit)
-        found = run(work, compute, on_rows=console.rows, on_iterations=tick, warn=console.warn)
+        found = run(work, compute, resume=resume, on_rows=console.rows, on_iterations=tick, warn=console.warn)
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
     if verbose > 1:

@@ -77,10 +77,11 @@ if TYPE_CHECKING:
     help="Print how iterations are cut into tiles, the memory they need at most and what runs where and why.",
 )
 @option("--run-dir", type=PATH, help="Folder for the records of the run [default: runs/optimize-<time>].")
+@option("--resume", type=bool, help="Go on with the interrupted run in --run-dir, or start it.")
 @option(
     "--overwrite",
     type=bool,
-    help="Replace an earlier run directory or an output folder that is not a repaired model.",
+    help="Replace an earlier run directory, if it is not resumed, or an output folder that is not a repaired model.",
 )
 @compute_options
 @verbose_option
@@ -111,18 +112,21 @@ def optimize(
     target_layer: tuple[str, ...],
     explain: bool = False,
     run_dir: Path | None,
+    resume: bool = False,
     overwrite: bool,
     **_: Any,
 ) -> list[ChunkReport]:
     """The command; prints what it measured and returns it."""
     check_seeds(seed, seeds)
+    if resume and run_dir is None:
+        raise InputError("--resume goes on with a run, expected its --run-dir")
     chunks = chunk_paths(target_data_dir, positive_inputs_dir, output_dir)
     for paths in chunks:
         if not paths.negatives.parent.exists():
             raise InputError(f"{paths.negatives}: no such folder, expected negative inputs as `target` writes them")
 
     from cluster.compute.compute import Compute
-    from cluster.records.store import RunRecords
+    from cluster.records.store import RunRecords, holds_run
     from cluster.runs.chunk import target_of
     from cluster.runs.optimize import Repairs, repair
     from engine.data.image_set import open_image_set
@@ -141,14 +145,16 @@ def optimize(
     )
     run_directory = run_dir or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
 
-    def create_records(facts: Mapping[str, Any]) -> RunRecords:
+    def open_records(facts: Mapping[str, Any]) -> RunRecords:
+        if resume and holds_run(run_directory):
+            return RunRecords.resume(run_directory, facts)
         return RunRecords.create(run_directory, facts, overwrite=overwrite)
 
     with Console(verbose) as console, Compute(compute_settings, click.echo if explain else console.say) as compute:
         if not model.loss.stated:
             console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
         tick = console.iterations(seeds * len(chunks), settings.num_iterations)
-        reports = repair(repairs, compute, create_records, on_rows=console.rows, on_iterations=tick)
+        reports = repair(repairs, compute, open_records, on_rows=console.rows, on_iterations=tick)
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
     for report in reports:

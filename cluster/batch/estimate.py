@@ -6,9 +6,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.batch.spec import Batch, ChunkFile, base_key, tasks_of
+from cluster.batch.spec import Batch, ChunkFile, tasks_of
 from cluster.compute.compute import Compute
 from cluster.workers.model import ModelHandle
+from cluster.workers.task import Base
 from engine.core.errors import InputError
 from engine.data.image_set import read_images
 
@@ -87,12 +88,12 @@ def _measure(
     batch: Batch, compute: Compute, handle: ModelHandle, chunks: Sequence[ChunkFile], budget: float, name: str
 ) -> tuple[float, int]:
     """Seconds for all searches of some chunks, extrapolated where the budget ends before them; searches that ended."""
-    kernel = batch.target.kernel
-    tasks = tasks_of(batch, 0, chunks, base_key(kernel, None), compute.workers, prefix=name)
+    base = Base(batch.target.kernel)
+    tasks = tasks_of(batch, 0, chunks, base.key, compute.workers, prefix=name)
     begun = time.perf_counter()
     ended = searches = 0
     share: dict[str, float] = {}
-    for event in compute.run_tasks(handle, kernel, None, tasks, {}):
+    for event in compute.run_tasks(handle, base, tasks, {}):
         task, result = event.task, event.result
         share[task.name] = 1.0
         if result.ended:

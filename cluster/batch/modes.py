@@ -16,14 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.batch.ledger import Ledger, OnJobs
 from cluster.batch.selection import Candidate, HeldOut, PatchRanker, Score, ranked
-from cluster.batch.spec import Batch, ChunkFile, base_key, group_name, jobs_of, tasks_of
+from cluster.batch.spec import Batch, ChunkFile, group_name, jobs_of, tasks_of
 from cluster.compute.compute import Compute
 from cluster.records.rows import comparison_rows, patch_rows, prediction_rows, verdict_rows
 from cluster.records.store import RunRecords
+from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.output import save_repaired
 from cluster.workers.model import ModelHandle
+from cluster.workers.task import Base
 from engine.core.files import remove, replace_file
 from engine.core.progress import Progress, unseen
 from engine.core.types import Float32, Int64
@@ -231,9 +232,9 @@ def _search(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[ChunkFi
         if chunk.images is None:
             for label in batch.labels:
                 ledger.fail(step, chunk.folder, label, jobs_of(batch, group_name(step, chunk, label)), chunk.error)
-    base = base_key(kernel, run.positives)
-    tasks = tasks_of(batch, step, chunks, base, run.compute.workers, ledger.has)
-    for event in run.compute.run_tasks(run.handle, kernel, run.positives, tasks, ledger.states(tasks)):
+    base = Base(kernel, run.positives)
+    tasks = tasks_of(batch, step, chunks, base.key, run.compute.workers, ledger.has)
+    for event in run.compute.run_tasks(run.handle, base, tasks, ledger.states(tasks)):
         ledger.take(event)
     groups = [group_name(step, chunk, label) for chunk in chunks for label in batch.labels]
     return _judged(run, step, kernel, [job.name for group in groups for job in jobs_of(batch, group)])
@@ -242,7 +243,7 @@ def _search(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[ChunkFi
 def _judged(run: _BatchRun, step: int, kernel: Float32, jobs: Sequence[str]) -> list[Candidate]:
     """Judge what searches offer, record the best of each, and rank those that change something."""
     candidates, rows, seen = [], [], set()
-    for candidate, comparison in _ranker(run, kernel).measure(run.ledger.outcomes(jobs)):
+    for candidate, comparison in _ranker(run, kernel).measure(run.ledger.ended(jobs)):
         (job,) = candidate.jobs
         if job not in seen:
             rows += comparison_rows(job, "candidate", "validation", comparison)

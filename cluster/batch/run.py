@@ -6,11 +6,11 @@ import time
 from contextlib import ExitStack
 
 from cluster.batch.identity import facts_of
-from cluster.batch.ledger import OnJobs
 from cluster.batch.modes import OUTPUTS, run_batch
 from cluster.batch.spec import Batch
 from cluster.compute.compute import Compute
 from cluster.records.store import RunRecords, enough_room, holds_run, read_facts
+from cluster.runs.ledger import OnJobs
 from engine.core.files import remove
 from engine.core.progress import Progress, unseen
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cluster.runs.ledger import EndedSearch
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
 from engine.metrics.comparison import Comparison, compare, compare_many
@@ -44,21 +45,6 @@ class HeldOut:
     def compare(self, after: Int64) -> Comparison:
         """A model that predicts `after` (n,) against the base model."""
         return compare(self.rows.labels, self.before, after, self.rows.classes)
-
-
-@dataclass(frozen=True, eq=False)
-class OfferedPatches:
-    """What a search offers, as far as choosing needs it.
-
-    Attributes:
-        job: name of the search.
-        index: (K, 2) kernel positions.
-        values: (M, K) of the M patches it offers, best first by its own fitness.
-    """
-
-    job: str
-    index: Int64
-    values: Float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +96,7 @@ class PatchRanker:
         """How good a model is by the requirements."""
         return rank(check_requirements(self.requirements, comparison), comparison)
 
-    def measure(self, outcomes: Sequence[OfferedPatches]) -> Iterator[tuple[Candidate, Comparison]]:
+    def measure(self, outcomes: Sequence[EndedSearch]) -> Iterator[tuple[Candidate, Comparison]]:
         """Judge every patch on offer, search by search and best first."""
         for outcome in outcomes:
             for start in range(0, len(outcome.values), _BLOCK):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +9,15 @@ from typing import Literal
 
 import numpy as np
 
+from cluster.runs.tasks import divided, parts_of_groups
 from cluster.workers.passes import ship_rows
-from cluster.workers.task import RepairTask, SearchJob
+from cluster.workers.task import ChunkLabel, RepairTask, SearchJob
 from engine import backend
 from engine.core.errors import InputError
-from engine.core.types import Float32
 from engine.data.image_set import ImageSet, open_image_set
 from engine.localize.last_dense import Impact
 from engine.metrics.requirements import Requirement, check_rows
 from engine.models.load import LoadedModel, check_fits
-from engine.problem.case import LayerInputs
 from engine.search.loop import SearchSettings
 from engine.targets.base import Target
 
@@ -181,12 +179,6 @@ def _check_count(batch: Batch) -> None:
         )
 
 
-def base_key(kernel: Float32, positives: LayerInputs | None) -> str:
-    """What searches start from, beside the rows of their chunk."""
-    more = "" if positives is None else positives.fingerprint
-    return hashlib.sha256(np.ascontiguousarray(kernel).tobytes() + more.encode()).hexdigest()
-
-
 def tasks_of(
     batch: Batch,
     step: int,
@@ -202,32 +194,17 @@ def tasks_of(
     searches are divided.
     """
     readable = [chunk for chunk in chunks if chunk.images is not None]
-    parts = max(1, -(-2 * workers // max(1, len(readable) * len(batch.labels))))
+    parts = parts_of_groups(len(readable) * len(batch.labels), workers)
     tasks = []
     for chunk in readable:
         assert chunk.images is not None
-        shipped = ship_rows(chunk.images)
+        source = ChunkLabel(ship_rows(chunk.images), batch.num_grad, batch.impact, batch.fronts)
         for label in batch.labels:
             group = prefix + group_name(step, chunk, label)
-            jobs = jobs_of(batch, group)
-            left = [job for job in jobs if not ended(job.name)]
-            size = max(1, -(-len(left) // parts))
-            for first in range(0, len(left), size):
-                searches = tuple(left[first : first + size])
-                tasks.append(
-                    RepairTask(
-                        name=f"{group}+{jobs.index(searches[0])}",
-                        step=step,
-                        chunk=shipped,
-                        label=label,
-                        searches=searches,
-                        base=base,
-                        num_grad=batch.num_grad,
-                        impact=batch.impact,
-                        fronts=batch.fronts,
-                        offers=batch.offers,
-                    )
-                )
+            tasks += [
+                RepairTask(name, step, chunk.folder, label, searches, base, source, batch.offers)
+                for name, searches in divided(group, jobs_of(batch, group), parts, ended)
+            ]
     return tasks
 
 

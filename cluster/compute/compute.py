@@ -21,33 +21,27 @@ from cluster.compute.placement import (
     START_SECONDS,
     Means,
     Placement,
-    place_rows,
-    place_search,
-    place_tasks,
-)
-from cluster.compute.searches import (
-    SEGMENT_SECONDS,
-    OnSegment,
-    SearchOutcome,
-    SearchTask,
+    cost_of,
     iteration_seconds,
-    search_here,
+    place_by_cost,
+    place_rows,
+    place_tasks,
+    place_tiles,
+    searches_of,
 )
 from cluster.workers.model import ModelHandle
 from cluster.workers.passes import NOT_VISIBLE, Pass, block_pass, ship_rows
 from cluster.workers.replica import Replica
-from cluster.workers.task import RepairTask, TaskEvent, TaskRunner
+from cluster.workers.task import SEGMENT_SECONDS, Base, RepairTask, TaskEvent, TaskRunner
 from engine import backend
 from engine.core.errors import InputError
 from engine.core.progress import Tick, ignore
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet, read_images
-from engine.fitness.tiling import plan_tiles
 from engine.models.load import LoadedModel
 from engine.passes.batching import BATCH_ROWS, PASS_ROWS
 from engine.passes.runners import Sums
 from engine.problem.case import LayerInputs
-from engine.problem.problem import prepare
 from engine.search.loop import SearchState
 from engine.targets.base import Target
 
@@ -191,107 +185,72 @@ class Compute:
         total: Sums = functools.reduce(operator.add, parts)
         return total
 
-    def search(
-        self, model: ModelHandle, tasks: Sequence[SearchTask], on_segment: OnSegment | None = None
-    ) -> list[SearchOutcome]:
-        """Run searches of one model to their end; the results do not depend on where."""
-        outcomes = [SearchOutcome(task.problem.start()) for task in tasks]
-        if not tasks:
-            return outcomes
-        means = self._means()
-        first = prepare(tasks[0].problem, tasks[0].rows, model.tail)
-        seconds = 0.0
-        if not means.only_workers and not self.options.tiles:
-            seconds = iteration_seconds(first, outcomes[0].state)
-        settings = tasks[0].problem.settings
-        placement = place_search(
-            means, len(tasks), len(first.fitness.tiles), settings.num_iterations, seconds, self.options.tiles
-        )
-        report = on_segment or _ignore
-        if placement.where == "process":
-            self._decide("search", "in this process", placement)
-            search_here(tasks, outcomes, first, report, model.tail)
-            return outcomes
-        from cluster.compute.remote_searches import search_in_tiles, search_on_workers
-
-        # Only a deep target needs its model where it is searched.
-        shipped = None if model.tail is None else (self._model_ref(model), model.tail)
-        if placement.where == "workers":
-            self._decide("search", f"on {len(self._workers())} workers", placement)
-            search_on_workers(self._workers(), tasks, outcomes, report, shipped)
-        else:
-            self._decide("search", f"in tiles on {len(self._workers())} workers", placement)
-            search_in_tiles(self._workers(), tasks, outcomes, report, shipped)
-        return outcomes
-
     def run_tasks(
-        self,
-        model: ModelHandle,
-        kernel: Float32,
-        more_positives: LayerInputs | None,
-        tasks: Sequence[RepairTask],
-        states: Mapping[str, SearchState],
+        self, model: ModelHandle, base: Base | None, tasks: Sequence[RepairTask], states: Mapping[str, SearchState]
     ) -> Iterator[TaskEvent]:
         """Run tasks to their end; their results do not depend on where.
 
-        A task is reported after each segment; the caller passes the states of searches that have begun.
+        A task is reported after each segment.
+
+        Args:
+            model: under repair.
+            base: what searches on chunks start from; None where all tasks have their cases.
+            tasks: what to do.
+            states: by search, of those that have begun.
         """
         left, known = list(tasks), dict(states)
-        means = self._means()
-        where: str | None = None
-        if means.workers == 0 or means.only_workers or means.asked:
-            where = self._place_tasks(len(left), 0.0)
-        while left and where != "workers":
+        if not left:
+            return
+        placement = place_tasks(self._means(), searches_of(left), self.options.tiles)
+        if placement is not None:
+            self._decide_search(placement)
+        host = socket.gethostname()
+        while left and (placement is None or placement.where == "process"):
             task = left[0]
             begun = time.perf_counter()
-            result = self._tasks.run(
-                model.runner, model.shipped.key, kernel, more_positives, task, known, SEGMENT_SECONDS
-            )
+            result = self._tasks.run(model, base, task, known, SEGMENT_SECONDS)
             if result.ended:
                 left.pop(0)
             known.update({search.name: search.state for search in result.searches})
-            if where is None:
-                # The first one says what a task costs, features and compiling included.
-                where = self._place_tasks(len(left), time.perf_counter() - begun)
-            host = socket.gethostname()
+            if placement is None:
+                cost = cost_of(left, task, result, time.perf_counter() - begun)
+                placement = place_by_cost(self._means(), cost)
+                self._decide_search(placement)
             yield TaskEvent(task, result, "process", f"{host}:{os.getpid()}", host, 0)
         if not left:
             return
-        from cluster.compute.remote_tasks import run_task_in_tiles, run_tasks_on_workers
+        from cluster.compute.tasks import Shipped, run_task_in_tiles, run_tasks_on_workers
 
-        pool, references = self._workers(), (self._model_ref(model), _put(kernel), _put(more_positives))
-        few = sum(len(task.searches) for task in left) < len(pool)
-        in_tiles = self.options.tiles
-        if few and not in_tiles:
+        assert placement is not None
+        pool, shipped = self._workers(), Shipped(self._model_ref(model), _put(base))
+        in_tiles = placement.where == "tiles"
+        if searches_of(left) < len(pool) and not in_tiles:
             # Some workers would idle: a first segment tells whether they had better take pieces of iterations.
             slowest = 0.0
             unfinished = []
-            for event in run_tasks_on_workers(pool, *references, left, known, one_segment=True):
+            for event in run_tasks_on_workers(pool, shipped, left, known, one_segment=True):
                 if not event.result.ended:
                     unfinished.append(event.task)
                     known.update({search.name: search.state for search in event.result.searches})
-                    slowest = max(
-                        [slowest, *(i.seconds for search in event.result.searches for i in search.iterations)]
-                    )
+                    slowest = max([slowest, *iteration_seconds(event.result)])
                 yield event
             left = unfinished
             if left:
-                settings = left[0].searches[0].settings
-                iterations, rows = settings.num_iterations, left[0].chunk.image_set.rows
-                tiles = len(plan_tiles(settings.swarm.num_particles, rows, 1, settings.tiling))
-                placement = place_search(self._means(), 1, tiles, iterations, slowest, force_tiles=False)
+                placement = place_tiles(self._means(), left[0], slowest)
                 in_tiles = placement.where == "tiles"
                 self._decide(f"{len(left)} long tasks", "in tiles" if in_tiles else "on workers", placement)
         if not in_tiles:
-            yield from run_tasks_on_workers(pool, *references, left, known)
+            yield from run_tasks_on_workers(pool, shipped, left, known)
             return
         for task in left:
-            yield from run_task_in_tiles(pool, *references, task, model, kernel, known)
+            yield from run_task_in_tiles(pool, shipped, task, model, base, known)
 
-    def _place_tasks(self, left: int, seconds: float) -> str:
-        placement = place_tasks(self._means(), left, seconds)
-        self._decide(f"{left} tasks", "on workers" if placement.where == "workers" else "in this process", placement)
-        return placement.where
+    def _decide_search(self, placement: Placement) -> None:
+        if placement.where == "process":
+            self._decide("search", "in this process", placement)
+        else:
+            kind = "in tiles on" if placement.where == "tiles" else "on"
+            self._decide("search", f"{kind} {len(self._workers())} workers", placement)
 
     def _model_ref(self, model: ModelHandle) -> Any:
         shipped = self._model_refs.get(model)
@@ -440,7 +399,3 @@ def _put(value: Any) -> Any:
     import ray
 
     return ray.put(value)
-
-
-def _ignore(*_: Any) -> None:
-    return None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from cluster.workers.task import RepairTask, TaskResult
+from engine.fitness.tiling import plan_tiles
 
 Where = Literal["process", "workers", "tiles"]
 
@@ -68,56 +72,99 @@ def place_rows(means: Means, blocks: int, block_seconds: float, compile_seconds:
     return Placement("process", f"{here:.1f} s expected here, {there:.1f} s on {means.workers} workers")
 
 
-def place_tasks(means: Means, tasks: int, task_seconds: float) -> Placement:
-    """The tasks of a batch: here, or on workers.
+@dataclass(frozen=True)
+class Cost:
+    """What is left of some tasks, by what a segment of the first took here.
 
-    Args:
-        means: what there is.
-        tasks: still to do.
-        task_seconds: of one here, measured; unused where workers were asked for.
+    Attributes:
+        searches: left.
+        seconds: of all of them here.
+        longest: the task that runs longest, and seconds of one evaluation of its swarm here; None where none is left.
     """
-    here = tasks * task_seconds
-    there = means.start_seconds + here / max(means.workers, 1)
-    if means.workers == 0:
-        return Placement("process", "no workers were asked for")
-    if means.only_workers:
-        return Placement("workers", "the workers' hardware differs from this process's")
-    if means.asked:
-        return Placement("workers", f"{means.workers} workers were asked for")
-    where: Where = "workers" if there < here else "process"
-    return Placement(where, f"{here:.1f} s expected here, {there:.1f} s on {means.workers} workers")
+
+    searches: int
+    seconds: float
+    longest: tuple[RepairTask, float] | None
 
 
-def place_search(
-    means: Means, jobs: int, tiles: int, iterations: int, iteration_seconds: float, force_tiles: bool
-) -> Placement:
-    """The searches of a command: all here, whole searches on workers, or tiles of every iteration on workers.
+def searches_of(tasks: Sequence[RepairTask]) -> int:
+    """Searches of some tasks."""
+    return sum(len(task.searches) for task in tasks)
+
+
+def iteration_seconds(result: TaskResult) -> list[float]:
+    """Seconds of each iteration of a segment."""
+    return [iteration.seconds for search in result.searches for iteration in search.iterations]
+
+
+def cost_of(left: Sequence[RepairTask], task: RepairTask, result: TaskResult, seconds: float) -> Cost:
+    """What is left after a first segment.
+
+    Args:
+        left: tasks; the first is `task`, unless that has ended.
+        task: whose first segment has run here.
+        result: of the segment.
+        seconds: it took, features and compiling included.
+    """
+    paces = iteration_seconds(result)
+    pace = min(paces, default=0.0)  # the first iteration also compiles
+    whole, rest, others = seconds, 0.0, len(left)
+    if not result.ended:
+        iterations = [
+            job.settings.num_iterations - search.state.swarm.iteration
+            for job, search in zip(task.searches, result.searches, strict=True)
+            if search.state.stop is None
+        ]
+        rest, others = pace * sum(iterations), len(left) - 1
+        whole = seconds + rest
+    longest = (max(left, key=lambda other: other.size), pace) if left else None
+    return Cost(searches_of(left), rest + others * whole, longest)
+
+
+def place_tasks(means: Means, searches: int, force_tiles: bool) -> Placement | None:
+    """Where so many searches run, if that is known before anything is measured.
 
     Args:
         means: what there is.
-        jobs: number of searches.
-        tiles: of one iteration of the first job.
-        iterations: at most, of each job.
-        iteration_seconds: of the first job here, measured; 0 where it could not be.
+        searches: of all tasks.
         force_tiles: `--tiles` was given.
     """
-    here = jobs * iterations * iteration_seconds
-    per_iteration = f"{iteration_seconds * 1e3:.2f} ms per iteration here"
     if means.workers == 0:
         return Placement("process", "no workers were asked for")
     if force_tiles:
-        return Placement("tiles", f"asked for: {tiles} tiles per iteration over {means.workers} workers")
-    if jobs > 1 and means.asked:
-        return Placement("workers", f"{jobs} searches on the {means.workers} workers asked for, {per_iteration}")
+        return Placement("tiles", "asked for")
     if means.only_workers:
         return Placement("workers", "the workers' hardware differs from this process's")
-    if jobs > 1:
-        there = means.start_seconds + here / min(means.workers, jobs)
-        where: Where = "workers" if there < here else "process"
-        return Placement(where, f"{here:.1f} s expected here, {there:.1f} s on {means.workers} workers")
+    if means.asked and searches > 1:
+        return Placement("workers", f"{searches} searches on the {means.workers} workers asked for")
+    return None
+
+
+def place_by_cost(means: Means, cost: Cost) -> Placement:
+    """Where what is left of the tasks runs: here, on workers, or the pieces of every iteration on workers."""
+    if cost.longest is None:
+        return Placement("process", "it took no longer than a look at its cost")
+    if cost.searches == 1:
+        return place_tiles(means, *cost.longest)
+    there = means.start_seconds + cost.seconds / min(max(means.workers, 1), cost.searches)
+    where: Where = "workers" if there < cost.seconds else "process"
+    return Placement(where, f"{cost.seconds:.1f} s expected here, {there:.1f} s on {means.workers} workers")
+
+
+def place_tiles(means: Means, task: RepairTask, iteration: float) -> Placement:
+    """One search: the pieces of its iterations on workers, or whole where it is.
+
+    Args:
+        means: what there is.
+        task: of the search.
+        iteration: seconds of one evaluation of the swarm, measured.
+    """
+    settings = task.searches[0].settings
+    tiles = len(plan_tiles(settings.swarm.num_particles, task.rows, 1, settings.tiling))
     spread = min(means.workers, tiles)
-    gain = iteration_seconds * (1 - 1 / spread) - round_trip(spread)
-    if means.adds_hardware and gain > 0 and gain * iterations > means.start_seconds:
+    gain = iteration * (1 - 1 / spread) - round_trip(spread)
+    per_iteration = f"{iteration * 1e3:.2f} ms per iteration"
+    if means.adds_hardware and gain > 0 and gain * settings.num_iterations > means.start_seconds:
         return Placement(
             "tiles", f"{per_iteration}, {tiles} tiles over {means.workers} workers save {gain * 1e3:.1f} ms"
         )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pyarrow as pa
+
+from cluster.records.jobs import JobRow
 
 
 def _field(name: str, kind: pa.DataType, text: str, unit: str = "") -> pa.Field:
@@ -45,35 +49,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _field("broken", pa.int64(), "rows the base model gets right and this one wrong", "rows"),
         ]
     ),
-    "jobs": pa.schema(
-        [
-            JOB,
-            _field("step", pa.int32(), "round of mode rounds, iteration of mode chain, else 1; from 1"),
-            _field("chunk", pa.string(), "folder of the repair rows"),
-            _field("data", pa.string(), "SHA-256 of the search rows and weights; empty where nothing was searched"),
-            _field("label", pa.int32(), "true label under repair, -1 for several"),
-            _field("seed", pa.int64(), "seed of the search"),
-            _field("positive_weight", pa.float64(), "worth of all positives together", "negatives"),
-            _field("weights", pa.int64(), "localised weights", "weights"),
-            _field("negatives", pa.int64(), "negative rows searched on", "rows"),
-            _field("positives", pa.int64(), "positive rows searched on", "rows"),
-            _field("iterations", pa.int32(), "iterations run", "iterations"),
-            _field("fitness", pa.float64(), "best fitness on the search rows"),
-            _field("start_fitness", pa.float64(), "fitness of the model as it is"),
-            _field("patched", pa.int64(), "negatives the search believes repaired", "rows"),
-            _field("intact", pa.int64(), "positives the search believes intact", "rows"),
-            _field("stop", pa.string(), "solved, no gain or iterations; empty while running"),
-            _field("state", pa.string(), "running, done, skipped (nothing to repair) or failed"),
-            _field("note", pa.string(), "why it was skipped or failed; empty otherwise"),
-            _field("chosen", pa.bool_(), "a patch of this job is in the model that its step ended with"),
-            _field("where", pa.string(), "process, worker or tiles"),
-            _field("worker", pa.string(), "host and process that ran the end of it"),
-            _field("host", pa.string(), "host that ran the end of it"),
-            _field("redispatched", pa.int64(), "parts that ran again because a worker died", "calls"),
-            _field("ended", pa.float64(), "time of its end, after the start of the run", "s"),
-            _field("seconds", pa.float64(), "time in iterations", "s"),
-        ]
-    ),
+    "jobs": pa.schema([_field(column.name, **column.metadata) for column in fields(JobRow)]),
     "patches": pa.schema(
         [
             JOB,

@@ -188,7 +188,7 @@ def enough_room(directory: Path) -> Iterator[None]:
             raise
         raise WorkError(
             f"{directory}: no space is left on the disk; what was written before is whole; free some space and run "
-            "it again, a batch with --resume"
+            "it again, with --resume to go on"
         ) from error
 
 
@@ -223,7 +223,7 @@ def _check_identity(directory: Path, before: Any, now: Any, name: str = "") -> N
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*now, *(key for key in before if key not in now)]:
             _check_identity(directory, before.get(key), now.get(key), f"{name} {key}".strip())
-    elif json.dumps(before) != json.dumps(now):
+    elif json.dumps(before, sort_keys=True) != json.dumps(now, sort_keys=True):
         raise InputError(
             f"{directory} was begun with {name} {_short(before)} and this command has {_short(now)}, expected the same "
             "to resume"
@@ -264,10 +264,20 @@ def comparable(table: pa.Table) -> pa.Table:
     return table.select([name for name in table.column_names if name not in VOLATILE])
 
 
-def write_evaluation(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the table of `evaluate`; columns that a row leaves out are null."""
+def write_evaluation(path: Path, rows: Sequence[Mapping[str, Any]], identity: str) -> None:
+    """Write the table of `evaluate`, with what it is of; columns that a row leaves out are null."""
     columns = {name: [row.get(name) for row in rows] for name in EVALUATION.names}
-    _write_table(path, pa.table(columns, schema=EVALUATION))
+    _write_table(path, pa.table(columns, schema=EVALUATION.with_metadata({"identity": identity})))
+
+
+def read_evaluation(path: Path, identity: str) -> list[dict[str, Any]] | None:
+    """The rows of a table of `evaluate`, or None where it is of something else, or damaged."""
+    try:
+        table = _read(path)
+    except (OSError, pa.ArrowException):
+        return None
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows if (table.schema.metadata or {}).get(b"identity") == identity.encode() else None
 
 
 def _parts(directory: Path, table: str) -> list[Path]:

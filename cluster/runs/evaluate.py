@@ -1,35 +1,38 @@
 """Many repairs of one model with different seeds, under one or several settings: their models, rates and tables.
 
 Run k is the search that `optimize` makes with the seed of the run, from the weights that `localize` finds. Everything
-is made in a hidden folder of the output folder and moves to its places at the end: a command that fails or is
-interrupted leaves the output folder as it was.
+is made in a hidden folder of the output folder, with records of the searches, and moves to its places at the end: a
+command that fails or is interrupted leaves what was there as it was, and the hidden folder to go on from.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
 from cluster.compute.compute import Compute
-from cluster.compute.searches import SearchOutcome, SearchTask
-from cluster.records.store import enough_room, write_evaluation
+from cluster.records.store import RunRecords, enough_room, holds_run, read_evaluation, write_evaluation
 from cluster.runs.chunk import Chunk, ChunkPaths, chunk_of
 from cluster.runs.features import search_rows
+from cluster.runs.identity import fingerprints, identity_of, run_facts
+from cluster.runs.ledger import EndedSearch, Ledger
 from cluster.runs.localize import localisation_sums
-from cluster.runs.optimize import chunk_problems, patch_of, planned
+from cluster.runs.optimize import OnIterations, chunk_jobs, patch_of, planned, ready_chunk, search, tasks_of_cases
 from cluster.runs.output import check_output, save_repaired
 from cluster.workers.model import ModelHandle
+from cluster.workers.task import ReadyCase, SearchJob
 from engine.charts.pareto import draw_pareto_front
 from engine.core.errors import InputError
-from engine.core.files import remove, replace_directory
+from engine.core.files import remove, remove_leftovers, replace_directory, replace_file
 from engine.core.progress import Progress, Tick, unseen
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet
@@ -41,12 +44,15 @@ from engine.metrics.accuracy import paired_changes
 from engine.metrics.repair_rates import Given, Rates, held_out_rates, result_text, search_rates
 from engine.models.load import LoadedModel, check_fits, load_model
 from engine.passes.batching import predicted_classes
-from engine.problem.problem import Problem
-from engine.search.loop import Iteration, SearchSettings
+from engine.search.loop import SearchSettings
 from engine.targets.base import Target
 
 RESULT = "result.txt"
 TABLE = "evaluate.arrow"
+UNFINISHED = ".evaluate.unfinished"
+"""In the output folder, while an evaluation goes on or when it was interrupted."""
+
+_MEASURED = "measured"
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,9 @@ class _SettingSearch:
 
     setting: Setting
     found: _Found
+    ready: ReadyCase
     objective: Objective
-    problems: tuple[Problem, ...]
+    jobs: tuple[SearchJob, ...]
 
 
 def check_evaluation(work: Evaluation) -> None:
@@ -179,8 +186,9 @@ def evaluate(
     work: Evaluation,
     compute: Compute,
     *,
+    resume: bool = False,
     on_rows: Progress = unseen,
-    on_iterations: Callable[[str, list[Iteration]], None] | None = None,
+    on_iterations: OnIterations | None = None,
     warn: Callable[[str], None] = print,
 ) -> list[Evaluated]:
     """Localise, repair, save, load again and measure; results in the order of the settings.
@@ -188,64 +196,127 @@ def evaluate(
     Args:
         work: what to do, as checked by `check_evaluation`.
         compute: where.
+        resume: go on with what an interrupted command left, or start; results that are there already stay.
         on_rows: progress of row passes.
         on_iterations: called with (search, new iterations).
         warn: is told what makes the rates mean less than they say.
 
     Raises:
-        InputError: bad input; nothing has been written.
-        WorkError: the disk is full or no worker is left; nothing has been written.
+        InputError: bad input, or what an interrupted command left is of something else; nothing has been written.
+        WorkError: the disk is full or no worker is left; the evaluation can be resumed.
     """
+    facts = _facts(work, compute)
+    if resume and (found := _ended(work, facts)) is not None:
+        return found
     handle = compute.handle(work.model, work.target)
     cases = _searches(work, compute, handle, on_rows, warn)
     # Before the search, so that bad pixels are found while nothing has been computed for nothing.
     before = {
         split: compute.predict(handle, images, on_rows(split, images.rows)) for split, images in work.held_out.items()
     }
-    searches = [(case, problem) for case in cases for problem in case.problems]
-
-    def on_segment(task: int, iterations: list[Iteration], _: SearchOutcome) -> None:
-        case, problem = searches[task]
-        if on_iterations is not None:
-            on_iterations(f"{case.setting.name}/{problem.name}", iterations)
-
-    output, label = work.paths.output, cases[0].found.chunk.label
-    evaluated = []
     # The folder also before the search, as it may turn out that nothing can be written there.
-    with enough_room(output), _staged(output, _pieces(work)) as folder:
-        outcomes = iter(
-            compute.search(handle, [SearchTask(problem, case.found.rows) for case, problem in searches], on_segment)
-        )
-        rows = sum(images.rows for images in work.sets.values()) * len(searches)
+    with enough_room(work.paths.output), _staged(work, facts, resume) as records:
+        ledger = Ledger(records, work.target)
+        tasks = tasks_of_cases([(case.ready, case.jobs) for case in cases], compute.workers, ledger.has)
+        search(compute, handle, tasks, ledger, on_iterations)
+        rows = sum(images.rows for images in work.sets.values()) * sum(len(case.jobs) for case in cases)
         tick = on_rows("measure", rows)
-        for case in cases:
-            place = folder / case.setting.name
-            _write_localised(place, len(work.seeds), work.target, case.found)
-            runs = []
-            for number, problem in enumerate(case.problems):
-                outcome = next(outcomes)
-                saved = _write_repaired(work, place / f"repaired_model_{number}", case.found, problem, outcome)
-                runs.append(
-                    EvaluationRun(
-                        number=number,
-                        seed=problem.source.seed,
-                        iterations=outcome.state.swarm.iteration,
-                        fitness=outcome.state.swarm.global_fitness,
-                        stop=outcome.state.stop or "",
-                        rates=_measured(work, compute, label, before, saved, tick),
-                    )
-                )
-            ended = Evaluated(
-                setting=case.setting,
-                num_grad=case.setting.num_grad or GRADIENTS_PER_NEGATIVE * work.negatives.rows,
-                weights=len(case.found.chunk.index),
-                positive_weight=case.objective.positive_weight,
-                runs=tuple(runs),
-            )
-            evaluated.append(ended)
-            (place / RESULT).write_bytes(_result(work, ended).encode("utf-8", "surrogateescape"))
-        write_evaluation(folder / TABLE, [row for result in evaluated for row in _table_rows(result, label)])
+        evaluated = [_measure_setting(work, compute, case, ledger, before, tick) for case in cases]
+        table = [row for result in evaluated for row in _table_rows(result, cases[0].found.chunk.label)]
+        write_evaluation(records.directory / TABLE, table, _digest(facts))
     return evaluated
+
+
+def _measure_setting(
+    work: Evaluation,
+    compute: Compute,
+    case: _SettingSearch,
+    ledger: Ledger,
+    before: Mapping[str, Int64],
+    tick: Tick,
+) -> Evaluated:
+    """Save what the searches of a setting found, load it again and measure it, where that is not done yet."""
+    stage = ledger.records.directory
+    place = stage / case.setting.name
+    _write_localised(place, len(work.seeds), work.target, case.found)
+    runs = []
+    for number, (job, ended) in enumerate(zip(case.jobs, ledger.ended([job.name for job in case.jobs]), strict=True)):
+        folder = place / f"repaired_model_{number}"
+        known = stage / _MEASURED / folder.relative_to(stage).with_suffix(".json")
+        rates = _read_rates(known) if (folder / "repair").exists() else None
+        if rates is None:
+            saved = _write_repaired(work, folder, case.ready, ended)
+            rates = _measured(work, compute, case.found.chunk.label, before, saved, tick)
+            with replace_file(known) as temporary:
+                temporary.write_text(json.dumps({split: asdict(found) for split, found in rates.items()}))
+        runs.append(EvaluationRun(number, job.seed, ended.iterations, ended.fitness, ended.stop, rates))
+    evaluated = Evaluated(
+        setting=case.setting,
+        num_grad=_num_grad(work, case.setting),
+        weights=len(case.found.chunk.index),
+        positive_weight=case.objective.positive_weight,
+        runs=tuple(runs),
+    )
+    (place / RESULT).write_bytes(_result(work, evaluated).encode("utf-8", "surrogateescape"))
+    return evaluated
+
+
+def _read_rates(path: Path) -> dict[str, Rates] | None:
+    """The rates of a run that was measured before; None where it was not."""
+    if not path.is_file():
+        return None
+    return {split: Rates(**found) for split, found in json.loads(path.read_text()).items()}
+
+
+def _num_grad(work: Evaluation, setting: Setting) -> int:
+    return setting.num_grad or GRADIENTS_PER_NEGATIVE * work.negatives.rows
+
+
+def _facts(work: Evaluation, compute: Compute) -> dict[str, Any]:
+    sets = work.sets
+    named = (*work.held_out.values(), work.negatives)
+    identity = {
+        "data": fingerprints({split: images.path for split, images in sets.items()}),
+        "settings": {setting.name: asdict(setting) for setting in work.settings},
+        "seeds": list(work.seeds),
+    }
+    return {
+        **run_facts(work.model, compute, work.held_out, named),
+        "identity": identity_of(work.model, work.target, compute, identity),
+    }
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts["identity"], sort_keys=True).encode()).hexdigest()
+
+
+def _ended(work: Evaluation, facts: Mapping[str, Any]) -> list[Evaluated] | None:
+    """The results of the same evaluation, where it has come to its end."""
+    output = work.paths.output
+    if holds_run(output / UNFINISHED) or not all((output / piece).exists() for piece in _pieces(work)):
+        return None
+    table = read_evaluation(output / TABLE, _digest(facts))
+    if table is None:
+        return None
+    found = []
+    for setting in work.settings:
+        rows = [row for row in table if row["setting"] == setting.name]
+        runs = [
+            EvaluationRun(
+                row["run"], row["seed"], row["iterations"], row["fitness"], row["stop"], _rates_of_row(row, work)
+            )
+            for row in rows
+        ]
+        first = rows[0]
+        found.append(Evaluated(setting, first["num_grad"], first["weights"], first["positive_weight"], tuple(runs)))
+    return found
+
+
+def _rates_of_row(row: Mapping[str, Any], work: Evaluation) -> dict[str, Rates]:
+    return {
+        split: Rates(**{name: row[f"{split}_{name}"] for name in ("wrong", "repaired", "right", "broken")})
+        for split in ("search", *work.held_out)
+    }
 
 
 def _searches(
@@ -281,10 +352,10 @@ def _searches(
     cases = []
     for setting in work.settings:
         located = ready[setting.num_grad, setting.impact, setting.fronts]
-        objective, problems = chunk_problems(
-            located.chunk, located.rows, located.weights, work.target, setting.search, work.seeds
-        )
-        cases.append(_SettingSearch(setting, located, objective, problems))
+        case = ready_chunk(located.chunk, located.rows, located.weights, work.target, setting.search)
+        prefix = f"{setting.name}/" if setting.name else ""
+        objective, jobs = chunk_jobs(case, setting.search, work.seeds, prefix)
+        cases.append(_SettingSearch(setting, located, case, objective, jobs))
     return cases
 
 
@@ -305,6 +376,8 @@ def _warn_of_others(work: Evaluation, rows: SearchRows, warn: Callable[[str], No
 
 def _write_localised(folder: Path, runs: int, target: Target, found: _Found) -> None:
     """What `localize` writes, once for each run, as scripts written for the toolkit look for it."""
+    for number in range(runs):
+        remove(folder / f"localized_data_{number}")
     first = folder / "localized_data_0"
     first.mkdir(parents=True)
     target.write_localised(first, found.chunk.index, found.weights.old)
@@ -313,11 +386,11 @@ def _write_localised(folder: Path, runs: int, target: Target, found: _Found) -> 
         shutil.copytree(first, folder / f"localized_data_{number}")
 
 
-def _write_repaired(work: Evaluation, folder: Path, found: _Found, problem: Problem, outcome: SearchOutcome) -> Path:
+def _write_repaired(work: Evaluation, folder: Path, ready: ReadyCase, ended: EndedSearch) -> Path:
     """What `optimize` writes; returns the path of the model."""
-    patch = patch_of(work.target, found.chunk, problem, outcome)
+    patch = patch_of(work.target, ready, ended)
     saved = save_repaired(work.model, patch, folder)
-    work.target.write_localised(folder, found.chunk.index, patch.old, patch.new)
+    work.target.write_localised(folder, ready.case.index, patch.old, patch.new)
     return saved
 
 
@@ -399,22 +472,29 @@ def _pieces(work: Evaluation) -> list[Path]:
 
 
 @contextmanager
-def _staged(output: Path, pieces: Sequence[Path]) -> Iterator[Path]:
-    """Yield a hidden folder of `output`; its `pieces` move to the same places in `output` when the body succeeds.
+def _staged(work: Evaluation, facts: Mapping[str, Any], resume: bool) -> Iterator[RunRecords]:
+    """Yield the records of a hidden folder of the output; what comes out moves to its places when the body succeeds.
 
-    On any exception, Ctrl-C included, the hidden folder goes and `output` is as before.
+    On any exception, Ctrl-C included, the output is as before, but for the hidden folder if a search had begun.
     """
+    output = work.paths.output
+    folder = output / UNFINISHED
     missing = [path for path in (output, *output.parents) if not path.exists()]
-    folder = output / f".evaluate.tmp-{uuid4().hex[:12]}"
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-        _move(folder, output, pieces)
-    except BaseException:
+    if resume and holds_run(folder):
+        records = RunRecords.resume(folder, facts)
+    else:
         remove(folder)
-        with suppress(OSError):  # somebody put something there meanwhile
-            for path in missing:
-                path.rmdir()
+        records = RunRecords.create(folder, facts, overwrite=False)
+    try:
+        with records.telling_end(facts):
+            yield records
+            _move(folder, output, _pieces(work))
+    except BaseException:
+        if not (folder / "jobs").exists():
+            remove(folder)
+            with suppress(OSError):  # somebody put something there meanwhile
+                for path in missing:
+                    path.rmdir()
         raise
     remove(folder)
 
@@ -427,6 +507,7 @@ def _move(folder: Path, output: Path, pieces: Sequence[Path]) -> None:
     for piece in pieces:
         place = output / piece
         place.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(place.parent, (place.stem,))  # of a command that was killed while it moved
         if (folder / piece).is_dir():
             with replace_directory(place) as new:
                 (folder / piece).replace(new)

@@ -1,30 +1,32 @@
-"""Repairs of one or several chunks: search, choose, save, reload, measure, record."""
+"""Repairs of one or several chunks: search, choose, save, reload, measure, record.
+
+Every decision is a function of what the searches found, which is in the records: a run that was interrupted goes on
+from there and comes to the same end.
+"""
 
 from __future__ import annotations
 
 import math
-import os
-import socket
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cluster.compute.compute import Compute
-from cluster.compute.searches import SearchOutcome, SearchTask
-from cluster.records.rows import patch_rows
-from cluster.records.store import RunRecords
-from cluster.records.versions import versions
+from cluster.records.store import RunRecords, enough_room
 from cluster.runs.chunk import Chunk, ChunkPaths, open_chunk
 from cluster.runs.features import held_out_rows, search_rows
+from cluster.runs.identity import fingerprints, identity_of, run_facts
+from cluster.runs.ledger import EndedSearch, Ledger, OnJobs
+from cluster.runs.localize import target_of_handle
 from cluster.runs.output import check_output, save_repaired
-from cluster.runs.reports import ChunkReport, Measured, job_row, label_rows
+from cluster.runs.reports import ChunkReport, Measured, label_rows
+from cluster.runs.tasks import divided, parts_of_groups
 from cluster.workers.model import ModelHandle
+from cluster.workers.task import ReadyCase, RepairTask, SearchJob
 from engine.core.errors import InputError
 from engine.core.progress import Progress, unseen
 from engine.core.rng import RngKey
@@ -36,10 +38,13 @@ from engine.metrics.accuracy import paired_changes
 from engine.models.load import LoadedModel, check_fits, load_model
 from engine.passes.batching import predicted_classes
 from engine.patches.patch import NO_CHANGE, Patch
-from engine.problem.problem import Problem, build_fitness, objective_of, problem_of, sample_positives, with_seed
-from engine.search.loop import Iteration, SearchSettings, result
+from engine.problem.case import RepairCase
+from engine.problem.problem import build_fitness, objective_of, problem_of, sample_positives
+from engine.search.loop import Iteration, SearchSettings
 from engine.targets.base import Target
 from engine.targets.memory import Plan, SearchSize, check_plan
+
+OnIterations = Callable[[str, Sequence[Iteration]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +75,11 @@ class Repairs:
 
 @dataclass(frozen=True, eq=False)
 class _ChunkSearch:
-    """A chunk with weights to search: its rows, its searches, one per seed, and the rows that choose between them."""
+    """A chunk with weights to search, its searches, one per seed, and the rows that choose between them."""
 
     chunk: Chunk
-    rows: SearchRows
-    problems: tuple[Problem, ...]
+    ready: ReadyCase
+    jobs: tuple[SearchJob, ...]
     objective: Objective
     plan: Plan
     validation: SearchRows | None
@@ -97,29 +102,33 @@ class _Work:
 def repair(
     repairs: Repairs,
     compute: Compute,
-    create_records: Callable[[Mapping[str, Any]], RunRecords],
+    open_records: Callable[[Mapping[str, Any]], RunRecords],
     *,
     on_rows: Progress = unseen,
-    on_iterations: Callable[[str, list[Iteration]], None] | None = None,
+    on_iterations: OnIterations | None = None,
+    on_jobs: OnJobs | None = None,
 ) -> list[ChunkReport]:
     """Repair every chunk and record the run.
 
     Args:
         repairs: what to do.
         compute: where.
-        create_records: makes the run directory from its facts, once the input is known to be good.
+        open_records: starts the run directory from its facts, or goes on with the run there, once the input is known
+            to be good.
         on_rows: progress of row passes.
         on_iterations: called with (job, new iterations).
+        on_jobs: called with the content of `progress.json` as it changes.
 
     Raises:
         InputError: bad input; nothing has been written.
+        WorkError: the disk is full or no worker is left; the run can be resumed.
     """
     begun = time.perf_counter()
     run = _Work(repairs, compute, compute.handle(repairs.model, repairs.target), on_rows)
     chunks = _open_all(repairs)
     cases = [_case(run, chunk) if chunk is not None and len(chunk.index) else None for chunk in chunks]
-    tasks = [(case, problem) for case in cases if case is not None for problem in case.problems]
-    _check_names([(case.chunk.paths.negatives, problem.name) for case, problem in tasks])
+    searched = [case for case in cases if case is not None]
+    _check_names([(case.chunk.paths.negatives, job.name) for case in searched for job in case.jobs])
     # Before the search, so that bad pixels are found while nothing has been written.
     held_out = {
         split: (images, run.predict(split, images, run.handle))
@@ -128,32 +137,15 @@ def repair(
     }
     facts = _facts(repairs, chunks, compute)
     facts["tiles"] = [None if case is None else case.plan.facts() for case in cases]
-    records = create_records(facts)
-
-    def on_segment(task: int, iterations: list[Iteration], outcome: SearchOutcome) -> None:
-        case, problem = tasks[task]
-        outcome.ended = time.perf_counter() - begun
-        records.append("swarm", problem.name, [{"job": problem.name, **asdict(row)} for row in iterations])
-        records.replace("jobs", problem.name, [job_row(case.chunk, case.objective, problem, outcome, chosen=None)])
-        if on_iterations is not None:
-            on_iterations(problem.name, iterations)
-
-    with records.telling_end(facts):
-        outcomes = compute.search(run.handle, [SearchTask(problem, case.rows) for case, problem in tasks], on_segment)
-        ended = {problem.name: outcome for (_, problem), outcome in zip(tasks, outcomes, strict=True)}
-
+    records = open_records(facts)
+    with records.telling_end(facts), enough_room(records.directory):
+        ledger = Ledger(records, repairs.target, on_jobs)
+        _search(run, searched, ledger, on_iterations)
         reports = []
-        shapes = repairs.target.shapes
         for paths, chunk, case in zip(repairs.chunks, chunks, cases, strict=True):
-            report = _finish(run, paths, chunk, case, ended, held_out)
-            if case is not None:
-                for problem in case.problems:
-                    outcome = ended[problem.name]
-                    row = job_row(case.chunk, case.objective, problem, outcome, chosen=problem.name == report.job)
-                    records.replace("jobs", problem.name, [row])
-                    patch = patch_of(repairs.target, case.chunk, problem, outcome)
-                    fitness = outcome.state.swarm.global_fitness
-                    records.replace("patches", problem.name, patch_rows(problem.name, 0, fitness, patch, shapes))
+            report = _finish(run, paths, chunk, case, ledger, held_out)
+            if report.job:
+                ledger.choose([report.job])
             if report.measured:
                 name = report.job or f"{chunk.data[:12] if chunk else 'none'}-{report.label}"
                 records.replace("labels", name, label_rows(name, report.measured))
@@ -162,6 +154,42 @@ def repair(
         done = {"hardware": compute.hardware_kind(), "placement": compute.decisions, "seconds": seconds}
         records.compact({**facts, **done})
     return reports
+
+
+def _search(run: _Work, cases: Sequence[_ChunkSearch], ledger: Ledger, on_iterations: OnIterations | None) -> None:
+    """Run the searches that have not ended."""
+    tasks = tasks_of_cases([(case.ready, case.jobs) for case in cases], run.compute.workers, ledger.has)
+    jobs = sum(len(case.jobs) for case in cases)
+    ledger.plan(1, jobs)
+    ledger.begin(1, jobs)
+    search(run.compute, run.handle, tasks, ledger, on_iterations)
+
+
+def search(
+    compute: Compute,
+    handle: ModelHandle,
+    tasks: Sequence[RepairTask],
+    ledger: Ledger,
+    on_iterations: OnIterations | None,
+) -> None:
+    """Run tasks that have their cases to their end, and take it down."""
+    for event in compute.run_tasks(handle, None, tasks, ledger.states(tasks)):
+        ledger.take(event)
+        if on_iterations is not None:
+            for searched in event.result.searches:
+                on_iterations(searched.name, searched.iterations)
+
+
+def tasks_of_cases(
+    cases: Sequence[tuple[ReadyCase, Sequence[SearchJob]]], workers: int, has: Callable[[str], bool]
+) -> list[RepairTask]:
+    """The tasks of cases with their searches, without those that have ended; see `cluster.runs.tasks`."""
+    parts = parts_of_groups(len(cases), workers)
+    return [
+        RepairTask(name, 1, ready.folder, ready.case.label, searches, "", ready, 1)
+        for ready, jobs in cases
+        for name, searches in divided(jobs[0].name, jobs, parts, has)
+    ]
 
 
 def _open_all(repairs: Repairs) -> list[Chunk | None]:
@@ -189,7 +217,6 @@ def planned(
     Raises:
         InputError: they do not fit in memory.
     """
-    assert handle.target is not None
     size = SearchSize(
         rows=rows,
         row_values=math.prod(handle.loaded.input_shape),
@@ -199,7 +226,7 @@ def planned(
         batch_rows=handle.batch_rows,
         searches=searches,
     )
-    plan = handle.target.memory_plan(weights, size)
+    plan = target_of_handle(handle).memory_plan(weights, size)
     for sentence in plan.sentences():
         compute.say(f"{name}: {sentence}" if name else sentence)
     check_plan(plan)
@@ -214,27 +241,33 @@ def _case(run: _Work, chunk: Chunk) -> _ChunkSearch:
     seeds, name = len(run.repairs.seeds), chunk.paths.negatives.name
     plan = planned(run.handle, run.compute, weights, count, settings, searches=seeds, name=name)
     rows = search_rows(chunk, features, run.handle, run.compute, run.on_rows)
-    objective, problems = chunk_problems(chunk, rows, weights, target, settings, run.repairs.seeds)
+    ready = ready_chunk(chunk, rows, weights, target, settings)
+    objective, jobs = chunk_jobs(ready, settings, run.repairs.seeds)
     validation = None
     if held_out is not None:
         validation = held_out_rows(held_out, chunk.label, features, run.handle, target.head, run.compute, run.on_rows)
-    return _ChunkSearch(chunk, rows, problems, objective, plan, validation)
+    return _ChunkSearch(chunk, ready, jobs, objective, plan, validation)
 
 
-def chunk_problems(
-    chunk: Chunk,
-    rows: SearchRows,
-    weights: Weights,
-    target: Target,
-    settings: SearchSettings,
-    seeds: Sequence[int],
-) -> tuple[Objective, tuple[Problem, ...]]:
-    """What judges the candidates of a chunk, and its searches, one per seed; `weights` are those of `chunk.index`."""
+def ready_chunk(
+    chunk: Chunk, rows: SearchRows, weights: Weights, target: Target, settings: SearchSettings
+) -> ReadyCase:
+    """The case of a chunk with its search; `weights` are those of `chunk.index`."""
+    case = RepairCase(chunk.label, chunk.data, chunk.index, weights, rows)
     source = RngKey(0, chunk.data, chunk.label)
-    objective = objective_of(settings, sample_positives(rows, source, settings.num_input_pos_sampled), rows)
-    name = f"{chunk.data[:12]}-{chunk.label}-w{objective.positive_weight:g}"
-    problem = problem_of(target, target.kernel, chunk.index, weights, name=name, source=source, settings=settings)
-    return objective, tuple(with_seed(problem, seed) for seed in seeds)
+    problem = problem_of(target, target.kernel, chunk.index, weights, name=chunk.data, source=source, settings=settings)
+    return ReadyCase(case, problem, chunk.paths.negatives)
+
+
+def chunk_jobs(
+    ready: ReadyCase, settings: SearchSettings, seeds: Sequence[int], prefix: str = ""
+) -> tuple[Objective, tuple[SearchJob, ...]]:
+    """What judges the candidates of a chunk, and its searches, one per seed."""
+    rows, label, data = ready.case.rows, ready.case.label, ready.case.data
+    seen = sample_positives(rows, RngKey(0, data, label), settings.num_input_pos_sampled)
+    objective = objective_of(settings, seen, rows)
+    name = f"{prefix}{data[:12]}-{label}-w{objective.positive_weight:g}"
+    return objective, tuple(SearchJob(f"{name}-s{seed}", settings, seed) for seed in seeds)
 
 
 def _check_names(named: Sequence[tuple[Path, str]]) -> None:
@@ -250,14 +283,13 @@ def _finish(
     paths: ChunkPaths,
     chunk: Chunk | None,
     case: _ChunkSearch | None,
-    ended: Mapping[str, SearchOutcome],
+    ledger: Ledger,
     held_out: Mapping[str, tuple[ImageSet, Int64]],
 ) -> ChunkReport:
     """Choose among the searches of a chunk, save the patched model, load it again and measure that."""
     repairs = run.repairs
-    chosen, note = _choose(run, case, ended) if case else (None, None)
-    outcome = ended[chosen.name] if chosen else None
-    patch = patch_of(repairs.target, case.chunk, chosen, outcome) if case and chosen and outcome else NO_CHANGE
+    chosen, note = _choose(run, case, ledger) if case else (None, None)
+    patch = patch_of(repairs.target, case.ready, chosen) if case and chosen else NO_CHANGE
     saved = save_repaired(repairs.model, patch, paths.output)
     if chunk is not None:
         old = repairs.target.kernel[chunk.index[:, 0], chunk.index[:, 1]]
@@ -266,8 +298,7 @@ def _finish(
         note = f"{paths.negatives}: the label has no failures, the model is copied unchanged"
     elif case is None:
         note = f"{paths.negatives / 'weights.csv'}: names no weights, the model is copied unchanged"
-    sums = outcome.state.best_sums if outcome else None
-    believed = None if sums is None else (int(sums[2]), int(sums[3]))
+    believed = (chosen.patched, chosen.intact) if chosen else None
     measured = _measure(run, chunk, case, held_out, saved)
     if case is not None and believed is not None:
         note = "; ".join(filter(None, (note, _disagreement(case.objective, believed, measured)))) or None
@@ -276,7 +307,7 @@ def _finish(
         label=chunk.label if chunk else -1,
         model=saved,
         patch=patch,
-        job=chosen.name if chosen else None,
+        job=chosen.job if chosen else None,
         objective=case.objective if case else None,
         believed=believed,
         measured=measured,
@@ -300,23 +331,20 @@ def _disagreement(objective: Objective, believed: tuple[int, int], measured: Seq
     return f"the saved model gets {', '.join(differing)}: rows near a tie" if differing else None
 
 
-def _choose(run: _Work, case: _ChunkSearch, ended: Mapping[str, SearchOutcome]) -> tuple[Problem, str | None]:
+def _choose(run: _Work, case: _ChunkSearch, ledger: Ledger) -> tuple[EndedSearch, str | None]:
     """The best search of a chunk, by fitness on the validation rows or else by its own, and what to note about it."""
     repairs = run.repairs
     rows = case.validation
+    found = ledger.ended([job.name for job in case.jobs])
     if repairs.validation is None or rows is None:
-        best = max(
-            case.problems, key=lambda problem: (ended[problem.name].state.swarm.global_fitness, -problem.source.seed)
-        )
-        return best, None
-    found = [result(ended[problem.name].state) for problem in case.problems]
-    candidates = np.stack([*found, case.problems[0].weights.old])
+        return max(found, key=lambda search: search.fitness), None
+    candidates = np.stack([*(search.values[0] for search in found), case.ready.case.weights.old])
     negatives = int(rows.negative.sum())
     positives = len(rows.negative) - negatives
     # A positive is worth as much as in the chunk, whose number of positives was another.
-    worth = case.objective.positive_weight / max(int((~case.rows.negative).sum()), 1)
-    first = case.problems[0]
-    sums = build_fitness(first, rows, run.handle.tail).evaluate(candidates)
+    worth = case.objective.positive_weight / max(int((~case.ready.case.rows.negative).sum()), 1)
+    problem = case.ready.problem
+    sums = build_fitness(problem, rows, run.handle.tail_of(problem)).evaluate(candidates)
     *values, unrepaired = Objective(negatives, positives, worth * positives).fitness(sums)
     choice = int(np.argmax(values))
     note = None
@@ -325,12 +353,12 @@ def _choose(run: _Work, case: _ChunkSearch, ended: Mapping[str, SearchOutcome]) 
             f"on {repairs.validation.path} the model as it is has the higher fitness, {unrepaired:.2f} against "
             f"{values[choice]:.2f}: a larger --positive-weight breaks less"
         )
-    return case.problems[choice], note
+    return found[choice], note
 
 
-def patch_of(target: Target, chunk: Chunk, problem: Problem, outcome: SearchOutcome) -> Patch:
+def patch_of(target: Target, ready: ReadyCase, search: EndedSearch) -> Patch:
     """What the best candidate of a search changes."""
-    return target.patch(chunk.index, problem.weights.old, result(outcome.state))
+    return target.patch(ready.case.index, ready.case.weights.old, search.values[0])
 
 
 def _measure(
@@ -358,34 +386,31 @@ def _base_classes(run: _Work, case: _ChunkSearch | None, split: str, images: Ima
     """What the base model predicts for the rows of a chunk: known from its features, where there was a search."""
     if case is None:
         return run.predict(split, images, run.handle)
-    predicted = predicted_classes(run.repairs.target.head, case.rows.logits)
+    predicted = predicted_classes(run.repairs.target.head, case.ready.case.rows.logits)
     count = case.chunk.negatives.rows
     return predicted[:count] if split == "negative" else predicted[count:]
 
 
 def _facts(repairs: Repairs, chunks: Sequence[Chunk | None], compute: Compute) -> dict[str, Any]:
     held_out = {"validation": repairs.validation, "test": repairs.test}
-    known = [images for images in held_out.values() if images is not None]
-    known += [chunk.negatives for chunk in chunks if chunk is not None]
-    names = next((images.label_names for images in known if images.label_names), None)
+    named = [*held_out.values(), *(chunk.negatives for chunk in chunks if chunk is not None)]
+    data = [None if chunk is None else chunk.data for chunk in chunks]
+    identity = {
+        "data": data,
+        "held-out data": fingerprints({split: images.path for split, images in held_out.items() if images}),
+        "settings": asdict(repairs.settings),
+        "seeds": list(repairs.seeds),
+    }
     return {
-        "command": sys.argv,
+        **run_facts(repairs.model, compute, held_out, named),
+        "identity": identity_of(repairs.model, repairs.target, compute, identity),
         "arguments": {
             "settings": asdict(repairs.settings),
             "seeds": list(repairs.seeds),
             "chunks": [{key: str(value) for key, value in asdict(paths).items()} for paths in repairs.chunks],
             "compute": asdict(compute.options),
         },
-        "held_out": {split: str(images.path) for split, images in held_out.items() if images},
-        "model": {"path": str(repairs.model.path), "fingerprint": repairs.model.fingerprint},
         "target": {path: list(shape) for path, shape in repairs.target.shapes.items()},
-        "data": [None if chunk is None else chunk.data for chunk in chunks],
+        "data": data,
         "labels": sorted({chunk.label for chunk in chunks if chunk is not None and chunk.label >= 0}),
-        "classes": repairs.model.classes,
-        "label_names": None if names is None else list(names),
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "hardware": compute.hardware_kind(),
-        "versions": versions(),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.core.errors import InputError
-from engine.core.files import replace_directory
+from engine.core.files import remove_leftovers, replace_directory
 from engine.models.load import LoadedModel
 from engine.patches.patch import Patch
 from engine.patches.save import repaired_path, save_patched
@@ -36,8 +36,9 @@ def check_output(output: Path, model: LoadedModel, *, overwrite: bool) -> None:
 def save_repaired(model: LoadedModel, patch: Patch, output: Path) -> Path:
     """Save a patched model and return its path; `repair/` is replaced as a whole.
 
-    A model of another format that it held would make it ambiguous.
+    A model of another format that it held would make it ambiguous. What a killed command left beside it goes.
     """
+    remove_leftovers(output, ("repair", "weights"))
     saved = repaired_path(model, output)
     if saved == output / "repair":
         save_patched(model, patch, saved, overwrite=True)

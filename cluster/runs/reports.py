@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.compute.searches import SearchOutcome
-from cluster.runs.chunk import Chunk, ChunkPaths
+from cluster.runs.chunk import ChunkPaths
 from engine.fitness.objective import Objective
 from engine.metrics.accuracy import LabelChange
 from engine.patches.patch import Patch
-from engine.problem.problem import Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,40 +53,6 @@ class ChunkReport:
     believed: tuple[int, int] | None
     measured: tuple[Measured, ...]
     note: str | None
-
-
-def job_row(
-    chunk: Chunk, objective: Objective, problem: Problem, outcome: SearchOutcome, *, chosen: bool | None
-) -> dict[str, Any]:
-    """A row of the table `jobs`; `chosen` is None until the chunk's searches have ended."""
-    state = outcome.state
-    return {
-        "job": problem.name,
-        "step": 1,
-        "chunk": str(chunk.paths.negatives),
-        "data": chunk.data,
-        "label": chunk.label,
-        "seed": problem.source.seed,
-        "positive_weight": objective.positive_weight,
-        "weights": len(chunk.index),
-        "negatives": objective.negatives,
-        "positives": objective.positives,
-        "iterations": state.swarm.iteration,
-        "fitness": state.swarm.global_fitness,
-        "start_fitness": state.start_fitness,
-        "patched": int(state.best_sums[2]),
-        "intact": int(state.best_sums[3]),
-        "stop": state.stop or "",
-        "state": "running" if state.stop is None else "done",
-        "note": "",
-        "chosen": chosen,
-        "where": outcome.where,
-        "worker": outcome.worker,
-        "host": outcome.host,
-        "redispatched": outcome.redispatched,
-        "ended": outcome.ended,
-        "seconds": outcome.seconds,
-    }
 
 
 def label_rows(job: str, measured: Sequence[Measured]) -> list[dict[str, Any]]:

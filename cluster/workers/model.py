@@ -6,9 +6,11 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.workers.lru import Cache
 from engine.layers.tail import Tail
 from engine.models.load import LoadedModel, ModelSpec, build_model, spec_of
 from engine.models.loss import TrainingLoss
+from engine.problem.problem import Problem
 from engine.targets.base import Target
 from engine.targets.model_runner import ModelRunner
 from engine.targets.resolve import resolve_target
@@ -41,6 +43,24 @@ def build_runner(model: ShippedModel) -> ModelRunner:
     return ModelRunner(built, target, model.batch_rows)
 
 
+class ReceivedModel:
+    """A model that has travelled; it is built here when it is first needed."""
+
+    def __init__(self, shipped: ShippedModel, kept: Cache[ModelRunner]) -> None:
+        """Keep what is built among the others."""
+        self.key = shipped.key
+        self._shipped, self._kept = shipped, kept
+
+    @property
+    def runner(self) -> ModelRunner:
+        """The model in this process."""
+        return self._kept.get(self.key, lambda: build_runner(self._shipped))
+
+    def tail_of(self, problem: Problem) -> Tail | None:
+        """What a search needs of the model; None where the last Dense layer is under repair."""
+        return self.runner.tail if problem.needs_tail else None
+
+
 @dataclass(eq=False)
 class ModelHandle:
     """A model that can run here and on workers."""
@@ -55,20 +75,27 @@ class ModelHandle:
         return ModelRunner(self.loaded.model, self.target, self.batch_rows)
 
     @property
-    def tail(self) -> Tail | None:
-        """The tail behind a deep target; None where the last Dense layer is under repair."""
-        return None if self.target is None else self.target.tail
+    def key(self) -> str:
+        """Names the model and its weights under repair."""
+        return f"{self.loaded.fingerprint}|{self._names}|{self.batch_rows}"
+
+    def tail_of(self, problem: Problem) -> Tail | None:
+        """What a search needs of the model; None where the last Dense layer is under repair."""
+        return self.target.tail if self.target is not None and problem.needs_tail else None
+
+    @property
+    def _names(self) -> tuple[str, ...] | None:
+        return None if self.target is None else self.target.names
 
     @functools.cached_property
     def shipped(self) -> ShippedModel:
         """The model as it travels."""
-        names = None if self.target is None else self.target.names
         return ShippedModel(
-            key=f"{self.loaded.fingerprint}|{names}|{self.batch_rows}",
+            key=self.key,
             spec=spec_of(self.loaded.model),
             loss=self.loaded.loss,
             classes=self.loaded.classes,
-            target=names,
+            target=self._names,
             path=self.loaded.path,
             batch_rows=self.batch_rows,
             allow_custom_code=self.loaded.allow_custom_code,

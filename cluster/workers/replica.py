@@ -13,18 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cluster.workers.lru import Cache
-from cluster.workers.model import ShippedModel, build_runner
+from cluster.workers.model import ReceivedModel, ShippedModel
 from cluster.workers.passes import NOT_VISIBLE, Pass, ShippedRows, block_pass
-from cluster.workers.task import RepairTask, TaskResult, TaskRunner
+from cluster.workers.task import Base, ChunkLabel, ReadyCase, RepairTask, TaskResult, TaskRunner
 from engine import backend
 from engine.core.types import Float32, Float64, Int64
 from engine.data.image_set import read_images
 from engine.fitness.rows import SearchRows
 from engine.fitness.tiling import one_ahead
-from engine.problem.case import LayerInputs, RepairCase
+from engine.problem.case import RepairCase
 from engine.problem.problem import Prepared, Problem, prepare
-from engine.search import loop as search
-from engine.search.loop import Iteration, SearchState
+from engine.search.loop import SearchState
 from engine.targets.model_runner import ModelRunner
 
 KEPT_MODELS = 2
@@ -32,7 +31,7 @@ KEPT_PROBLEMS = 16
 
 
 class Replica:
-    """Runs row blocks, segments of searches and tiles; see the module."""
+    """Runs row blocks, segments of tasks and tiles; see the module."""
 
     def __init__(self, threads: int) -> None:
         """Claim the device; models arrive with the calls."""
@@ -60,22 +59,7 @@ class Replica:
             if not rows.visible:
                 return NOT_VISIBLE
             images = read_images(rows.image_set, start, stop)
-        return block_pass(self._runner(model), what, images, rows.image_set.labels[start:stop], features)
-
-    def advance(
-        self,
-        key: str,
-        rows: SearchRows,
-        problem: Problem,
-        state: SearchState,
-        seconds: float,
-        model: ShippedModel | None = None,
-    ) -> tuple[SearchState, list[Iteration]]:
-        """Run a search for about `seconds`; no other search has its `key`. A deep target needs its model."""
-        prepared = self._prepared(key, rows, problem, model)
-        return search.advance(
-            problem.settings, problem.source, prepared.objective, state, prepared.fitness.evaluate, seconds
-        )
+        return block_pass(self._model(model).runner, what, images, rows.image_set.labels[start:stop], features)
 
     def evaluate_tiles(
         self,
@@ -84,10 +68,10 @@ class Replica:
         problem: Problem,
         tiles: Sequence[int],
         candidates: Float32,
-        model: ShippedModel | None = None,
+        model: ShippedModel,
     ) -> list[Float64]:
-        """Evaluate some tiles of one iteration, in order; see `advance`."""
-        prepared = self._prepared(key, rows, problem, model)
+        """Evaluate some tiles of one iteration, in order; no other search has its `key`."""
+        prepared = self._problems.get(key, lambda: prepare(problem, rows, self._model(model).tail_of(problem)))
         return list(one_ahead(functools.partial(self.start_tile, prepared, tile, candidates) for tile in tiles))
 
     def start_tile(self, prepared: Prepared, tile: int, candidates: Float32) -> Callable[[], Float64]:
@@ -97,36 +81,30 @@ class Replica:
     def run_task(
         self,
         model: ShippedModel,
-        kernel: Float32,
-        more_positives: LayerInputs | None,
+        base: Base | None,
         task: RepairTask,
         states: Mapping[str, SearchState],
         seconds: float,
-        images: Float32 | None = None,
+        beside: Float32 | ReadyCase | None = None,
     ) -> TaskResult | str:
         """Run the searches of a task for about `seconds`; see `cluster.workers.task.TaskRunner.run`."""
-        if images is None and not task.chunk.visible:
+        if beside is None and not _visible(task):
             return NOT_VISIBLE
-        return self._tasks.run(self._runner(model), model.key, kernel, more_positives, task, states, seconds, images)
+        return self._tasks.run(self._model(model), base, task, states, seconds, beside)
 
     def task_case(
-        self,
-        model: ShippedModel,
-        kernel: Float32,
-        more_positives: LayerInputs | None,
-        task: RepairTask,
-        images: Float32 | None = None,
+        self, model: ShippedModel, base: Base, task: RepairTask, images: Float32 | None = None
     ) -> RepairCase | str | None:
-        """Rows and weights of a task; see `cluster.workers.task.TaskRunner.case`."""
-        if images is None and not task.chunk.visible:
+        """Rows and weights of a task on a chunk; see `cluster.workers.task.TaskRunner.case`."""
+        if images is None and not _visible(task):
             return NOT_VISIBLE
-        return self._tasks.case(self._runner(model), model.key, kernel, more_positives, task, images)
+        assert isinstance(task.source, ChunkLabel)
+        return self._tasks.case(self._model(model), base, task, task.source, images)
 
-    def _runner(self, model: ShippedModel) -> ModelRunner:
-        return self._models.get(model.key, lambda: build_runner(model))
+    def _model(self, shipped: ShippedModel) -> ReceivedModel:
+        return ReceivedModel(shipped, self._models)
 
-    def _prepared(self, key: str, rows: SearchRows, problem: Problem, model: ShippedModel | None) -> Prepared:
-        def make() -> Prepared:
-            return prepare(problem, rows, None if model is None else self._runner(model).tail)
 
-        return self._problems.get(key, make)
+def _visible(task: RepairTask) -> bool:
+    """Whether this node sees what a task reads, if it reads anything."""
+    return not isinstance(task.source, ChunkLabel) or task.source.chunk.visible

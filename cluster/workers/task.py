@@ -1,16 +1,21 @@
-"""Tasks of a batch: the searches of one label of one chunk, from the chunk's images to the patches they offer.
+"""Tasks: searches of the same rows and weights, to the patches they offer.
 
-A task is a pure function of its arguments, so it may run anywhere, twice, or in segments. What a runner keeps between
-tasks is a cache: features serve all labels, seeds, weights and rounds of a chunk, because a repair changes nothing
-before the layer under repair.
+The rows and weights are a case that the driver has found, or the task finds them itself in one label of a chunk, from
+its images on. A task is a pure function of its arguments, so it may run anywhere, twice, or in segments. What a runner
+keeps between tasks is a cache: features serve all labels, seeds, weights and rounds of a chunk, because a repair
+changes nothing before the layer under repair.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +27,7 @@ from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64, Uint8
 from engine.data.image_set import ImageSet, open_reader, row_digests
 from engine.fitness.base import Fitness
+from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows
 from engine.layers.tail import Tail
 from engine.localize.last_dense import Impact
@@ -32,6 +38,9 @@ from engine.search.loop import Iteration, Offer, Search, SearchSettings, SearchS
 from engine.targets.base import Target
 from engine.targets.memory import SearchSize, check_plan
 from engine.targets.model_runner import ModelRunner
+
+SEGMENT_SECONDS = 2.0
+"""A task comes back to the driver this often, to be recorded and to lose little when its worker dies."""
 
 KEPT_FEATURES = 1 << 30
 """Bytes of features that a process keeps, if an eighth of its free memory is no less."""
@@ -49,32 +58,100 @@ class SearchJob:
 
 
 @dataclass(frozen=True, eq=False)
-class RepairTask:
-    """Searches of one label of one chunk under one kernel.
+class Base:
+    """What searches on chunks start from.
 
     Attributes:
-        name: unique within a run.
-        step: of the batch.
+        kernel: (D, C), or (W, 1) of a deep target.
+        more_positives: rows beyond the chunk's that must not break, or None.
+    """
+
+    kernel: Float32
+    more_positives: LayerInputs | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of both."""
+        more = "" if self.more_positives is None else self.more_positives.fingerprint
+        return hashlib.sha256(np.ascontiguousarray(self.kernel).tobytes() + more.encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkLabel:
+    """One label of a chunk, whose case is found where the task runs.
+
+    Attributes:
         chunk: the repair rows.
-        label: under repair.
-        searches: at least one; swarms of one size.
-        base: names the kernel the searches start from, and the further positives.
         num_grad: size of the pool of localisation, or None.
         impact: forward impact of localisation.
         fronts: Pareto fronts of localisation.
+    """
+
+    chunk: ShippedRows
+    num_grad: int | None
+    impact: Impact
+    fronts: int
+
+
+@dataclass(frozen=True, eq=False)
+class ReadyCase:
+    """A case with its search and the folder of its rows; searches of a task differ in name, seed and settings."""
+
+    case: RepairCase
+    problem: Problem
+    folder: Path
+
+    def problems(self, jobs: Sequence[SearchJob]) -> list[Problem]:
+        """What each job searches."""
+        source = RngKey(0, self.case.data, self.case.label)
+        return [
+            replace(self.problem, name=job.name, source=replace(source, seed=job.seed), settings=job.settings)
+            for job in jobs
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class RepairTask:
+    """Searches of the same rows and weights.
+
+    Attributes:
+        name: unique within a run.
+        step: of the run.
+        folder: of the repair rows.
+        label: under repair, -1 for several.
+        searches: at least one; swarms of one size.
+        base: names what the searches start from.
+        source: the rows and weights, or where to find them; None where a case travels beside its task.
         offers: patches that each search offers at most.
     """
 
     name: str
     step: int
-    chunk: ShippedRows
+    folder: Path
     label: int
     searches: tuple[SearchJob, ...]
     base: str
-    num_grad: int | None
-    impact: Impact
-    fronts: int
+    source: ChunkLabel | ReadyCase | None
     offers: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of the source, to tell long tasks from short ones."""
+        if isinstance(self.source, ChunkLabel):
+            return self.source.chunk.image_set.rows
+        return 0 if self.source is None else len(self.source.case.rows.labels)
+
+    @property
+    def size(self) -> int:
+        """Rows times searches."""
+        return self.rows * len(self.searches)
+
+    @property
+    def home(self) -> Hashable:
+        """What a worker keeps of a task that serves others with the same home."""
+        if isinstance(self.source, ChunkLabel):
+            return self.source.chunk.image_set.path
+        return None if self.source is None else self.source.case.data
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +159,7 @@ class SearchResult:
     """How far a search is: its state, the iterations run in this call and, at its end, what it offers."""
 
     name: str
-    positive_weight: float
+    objective: Objective
     state: SearchState
     iterations: tuple[Iteration, ...]
     offers: tuple[Offer, ...]
@@ -99,7 +176,6 @@ class TaskResult:
         data: fingerprint of rows and weights.
         index: (K, 2) kernel positions.
         old: (K,) values in the kernel the searches start from.
-        negatives, positives: rows.
         seconds: of this call.
     """
 
@@ -109,8 +185,6 @@ class TaskResult:
     data: str = ""
     index: Int64 | None = None
     old: Float32 | None = None
-    negatives: int = 0
-    positives: int = 0
     seconds: float = 0.0
 
     @property
@@ -121,7 +195,14 @@ class TaskResult:
 
 @dataclass(frozen=True, eq=False)
 class TaskEvent:
-    """A segment of a task, and where it ran; see `cluster.compute.searches.SearchOutcome` for the last four."""
+    """A segment of a task.
+
+    Attributes:
+        task, result: what ran, and how far it is.
+        where: process, worker or tiles.
+        worker, host: what ran it.
+        redispatched: calls of the task so far that ran again because a worker died.
+    """
 
     task: RepairTask
     result: TaskResult
@@ -140,6 +221,21 @@ class _Group:
     fitness: Fitness
 
 
+class Model(Protocol):
+    """A model under repair where a task runs: `cluster.workers.model.ModelHandle`, or what a worker builds."""
+
+    @property
+    def key(self) -> str:
+        """Names the model and its weights under repair."""
+
+    @property
+    def runner(self) -> ModelRunner:
+        """The model in this process; built when it is first needed."""
+
+    def tail_of(self, problem: Problem) -> Tail | None:
+        """What a search needs of the model; None where the last Dense layer is under repair."""
+
+
 class TaskRunner:
     """Runs tasks in this process."""
 
@@ -153,34 +249,33 @@ class TaskRunner:
 
     def run(
         self,
-        runner: ModelRunner,
-        model_key: str,
-        kernel: Float32,
-        more_positives: LayerInputs | None,
+        model: Model,
+        base: Base | None,
         task: RepairTask,
         states: Mapping[str, SearchState],
         seconds: float,
-        images: Float32 | None = None,
+        beside: Float32 | ReadyCase | None = None,
     ) -> TaskResult:
         """Run the searches of a task that have not ended for about `seconds`.
 
         Args:
-            runner: the model.
-            model_key: names the model.
-            kernel: (D, C), or (W, 1) of a deep target, the searches start from.
-            more_positives: rows beyond the chunk's that must not break, or None.
+            model: under repair.
+            base: what searches on chunks start from.
             task: what to do.
             states: by search, of those that have begun.
             seconds: come back after about so many.
-            images: (n, h, w, c) of the chunk, where its file is not visible here.
+            beside: what travels beside the task: its case, or the images (n, h, w, c) of a chunk whose file is not
+                visible here.
         """
         begun = time.perf_counter()
         try:
-            case = self.case(runner, model_key, kernel, more_positives, task, images)
-            if case is None:
+            ready = self.ready(model, base, task, beside)
+            if ready is None:
                 return nothing_to_do(task, time.perf_counter() - begun)
+            case = ready.case
             groups = self._groups.get(
-                (case.data, task.base, task.searches), lambda: self._prepared(runner, kernel, case, task)
+                (case.data, task.base, task.searches),
+                lambda: _groups(ready.problems(task.searches), case.rows, model.tail_of(ready.problem)),
             )
         except InputError as error:
             return TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - begun)
@@ -190,41 +285,49 @@ class TaskRunner:
         ordered = [results[job.name] for job in task.searches]
         return task_result(case, ordered, time.perf_counter() - begun)
 
-    def _prepared(self, runner: ModelRunner, kernel: Float32, case: RepairCase, task: RepairTask) -> list[_Group]:
-        problems = problems_of(runner.target, runner.batch_rows, kernel, case, task)
-        return _groups(problems, case.rows, runner.tail)
+    def ready(
+        self, model: Model, base: Base | None, task: RepairTask, beside: Float32 | ReadyCase | None
+    ) -> ReadyCase | None:
+        """The case of a task with its search; None where the model gets the whole label right.
+
+        Raises:
+            InputError: the chunk cannot be read, or its searches do not fit in memory.
+        """
+        if isinstance(beside, ReadyCase):
+            return beside
+        if isinstance(task.source, ReadyCase):
+            return task.source
+        if task.source is None or base is None:
+            raise ValueError(f"task {task.name} has neither a case nor a chunk with its base")
+        case = self.case(model, base, task, task.source, beside)
+        runner = model.runner
+        return None if case is None else ready_case(runner.target, runner.batch_rows, base.kernel, case, task)
 
     def case(
-        self,
-        runner: ModelRunner,
-        model_key: str,
-        kernel: Float32,
-        more_positives: LayerInputs | None,
-        task: RepairTask,
-        images: Float32 | None = None,
+        self, model: Model, base: Base, task: RepairTask, source: ChunkLabel, images: Float32 | None = None
     ) -> RepairCase | None:
-        """Rows and weights of a task; None where the model gets the whole label right.
+        """Rows and weights of one label of a chunk; None where the model gets the whole label right.
 
         Raises:
             InputError: the chunk cannot be read.
         """
-        chunk = task.chunk
-        place = (model_key, chunk.image_set.path, chunk.size)
+        chunk = source.chunk
+        place = (model.key, chunk.image_set.path, chunk.size)
 
         def features() -> LayerInputs:
-            return self._features.get(place, lambda: layer_inputs(runner, chunk.image_set, images))
+            return self._features.get(place, lambda: layer_inputs(model.runner, chunk.image_set, images))
 
         return self._cases.get(
-            (*place, task.base, task.label, task.num_grad, task.impact, task.fronts),
+            (*place, task.base, task.label, source.num_grad, source.impact, source.fronts),
             lambda: find_case(
-                runner,
-                kernel,
+                model.runner,
+                base.kernel,
                 features(),
                 task.label,
-                more_positives,
-                num_grad=task.num_grad,
-                impact=task.impact,
-                fronts=task.fronts,
+                base.more_positives,
+                num_grad=source.num_grad,
+                impact=source.impact,
+                fronts=source.fronts,
             ),
         )
 
@@ -258,28 +361,20 @@ def nothing_to_do(task: RepairTask, seconds: float) -> TaskResult:
 
 def task_result(case: RepairCase, searches: Sequence[SearchResult], seconds: float) -> TaskResult:
     """How far a task is whose searches are in its order."""
-    negatives = int(case.rows.negative.sum())
-    return TaskResult(
-        searches=tuple(searches),
-        data=case.data,
-        index=case.index,
-        old=case.weights.old,
-        negatives=negatives,
-        positives=len(case.rows.negative) - negatives,
-        seconds=seconds,
-    )
+    return TaskResult(tuple(searches), data=case.data, index=case.index, old=case.weights.old, seconds=seconds)
 
 
-def problems_of(target: Target, batch_rows: int, kernel: Float32, case: RepairCase, task: RepairTask) -> list[Problem]:
-    """What each search of a task searches.
+def ready_case(target: Target, batch_rows: int, kernel: Float32, case: RepairCase, task: RepairTask) -> ReadyCase:
+    """The case of a task on a chunk, with its search.
 
     Raises:
         InputError: the swarms and rows do not fit in memory.
     """
+    assert isinstance(task.source, ChunkLabel)
     settings = task.searches[0].settings
     size = SearchSize(
         rows=len(case.rows.labels),
-        row_values=math.prod(task.chunk.image_set.image_shape),
+        row_values=math.prod(task.source.chunk.image_set.image_shape),
         classes=case.rows.logits.shape[1],
         particles=settings.swarm.num_particles,
         tiling=settings.tiling,
@@ -287,14 +382,9 @@ def problems_of(target: Target, batch_rows: int, kernel: Float32, case: RepairCa
         searches=len(task.searches),
     )
     check_plan(target.memory_plan(case.weights, size))
-    first, *others = task.searches
-    source = RngKey(first.seed, case.data, case.label)
-    problem = problem_of(
-        target, kernel, case.index, case.weights, name=first.name, source=source, settings=first.settings
-    )
-    return [problem] + [
-        replace(problem, name=job.name, source=replace(source, seed=job.seed), settings=job.settings) for job in others
-    ]
+    source = RngKey(0, case.data, case.label)
+    problem = problem_of(target, kernel, case.index, case.weights, name=task.name, source=source, settings=settings)
+    return ReadyCase(case, problem, task.folder)
 
 
 def _groups(problems: Sequence[Problem], rows: SearchRows, tail: Tail | None) -> list[_Group]:
@@ -322,7 +412,5 @@ def _advance(
     results = []
     for search, problem, state, iterations in zip(group.searches, group.problems, after, done, strict=True):
         offered = offers(search, state, group.fitness.evaluate, task.offers) if state.stop is not None else []
-        results.append(
-            SearchResult(problem.name, search.objective.positive_weight, state, tuple(iterations), tuple(offered))
-        )
+        results.append(SearchResult(problem.name, search.objective, state, tuple(iterations), tuple(offered)))
     return results

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-_LEFTOVER = re.compile(r"\..+\.(tmp|old)-[0-9a-f]{12}(\.[^.]*)?")
+_LEFTOVER = re.compile(r"\.(.+)\.(tmp|old)-[0-9a-f]{12}(\.[^.]*)?")
 
 
 def remove(path: Path) -> None:
@@ -27,10 +27,16 @@ def remove_at_once(path: Path) -> None:
     remove(path)
 
 
-def remove_leftovers(directory: Path) -> None:
-    """Delete what killed processes were writing beside its place in a folder; nobody may be writing there now."""
-    for path in directory.iterdir():
-        if _LEFTOVER.fullmatch(path.name):
+def remove_leftovers(directory: Path, stems: Collection[str] | None = None) -> None:
+    """Delete what killed processes were writing beside its place in a folder; nobody may be writing there now.
+
+    Args:
+        directory: the folder; none there is fine.
+        stems: of what was written, without suffix; None takes everything.
+    """
+    for path in directory.iterdir() if directory.is_dir() else ():
+        found = _LEFTOVER.fullmatch(path.name)
+        if found and (stems is None or found[1] in stems):
             remove(path)
 
 

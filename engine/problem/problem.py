@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -42,6 +42,11 @@ class Problem:
     source: RngKey
     settings: SearchSettings
     kernel: Float32 | None = None
+
+    @property
+    def needs_tail(self) -> bool:
+        """The weights are of a deep target: candidates are evaluated by the tail of its model."""
+        return self.kernel is not None
 
     def start(self) -> SearchState:
         """The state before the first iteration."""
@@ -118,8 +123,3 @@ def sample_positives(rows: SearchRows, source: RngKey, count: int | None) -> Sea
     rng = generator(source.seed, source.data, source.label, "positives")
     kept = np.sort(np.concatenate([np.flatnonzero(rows.negative), rng.choice(positives, count, replace=False)]))
     return SearchRows(rows.inputs[kept], rows.logits[kept], rows.labels[kept], rows.negative[kept])
-
-
-def with_seed(problem: Problem, seed: int) -> Problem:
-    """The same problem under another seed, named after it."""
-    return replace(problem, name=f"{problem.name}-s{seed}", source=replace(problem.source, seed=seed))

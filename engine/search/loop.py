@@ -190,6 +190,8 @@ def offers(search: Search, state: SearchState, evaluate: Evaluate, count: int) -
         evaluate: as in the search.
         count: at most so many.
     """
+    if count == 1:
+        return [Offer(state.swarm.global_fitness, result(state))]
     candidates = state.swarm.best_position.astype(np.float32)
     sums = evaluate(candidates)
     fitness = search.objective.fitness(sums)

@@ -71,7 +71,7 @@ def test_interrupted_in_its_midst(
     words = words_of(repairsets, directory, "independent", "--num-workers", "2")
     ended = doomed(100, directory, words, number=number, environment={MARK: mark})
     assert ended.returncode == code, ended.stderr
-    assert "on workers (2 workers were asked for)" in ended.stderr
+    assert "search: on 2 workers (" in ended.stderr
     assert ended.stderr.endswith(f"error: {word}\n") and "***" not in ended.stderr
     assert wait_until(lambda: not marked(mark), 15), marked(mark)
     assert read_facts(directory)["state"] == "interrupted"

@@ -71,7 +71,7 @@ def on_a_laptop(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("laptop")
     done = _call([SCRIPT, *words, "--output-dir", folder / "run"], folder)
     assert done.code == 0, done.err
-    assert "tasks: in this process" in done.err
+    assert "search: in this process" in done.err
     assert "workers: " not in done.err
     return folder / "run"
 

@@ -20,6 +20,7 @@ from cli.commands.evaluate import SWEPT, make_setting, parse_sweeps
 from cli.commands.evaluate import command as evaluate_command
 from cluster.compute.compute import Compute
 from cluster.records.schema import EVALUATION
+from cluster.records.store import read_facts
 from cluster.runs import evaluate as evaluation
 from tests.integration.conftest import Command, contents
 
@@ -43,7 +44,7 @@ def bytes_of(root: Path) -> dict[str, bytes]:
 def table_of(path: Path) -> list[dict[str, Any]]:
     """The rows of an evaluate.arrow."""
     found = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    assert found.schema.equals(EVALUATION, check_metadata=True)
+    assert found.schema.remove_metadata().equals(EVALUATION, check_metadata=True)
     assert all(field.metadata[b"description"] for field in found.schema)
     rows: list[dict[str, Any]] = found.to_pylist()
     return rows
@@ -363,14 +364,14 @@ def failing(real: Callable[..., Any], at: int, error: BaseException) -> Callable
 
 @pytest.mark.parametrize("earlier", [False, True])
 def test_stopped(earlier: bool, workspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted or failed at any time, it leaves everything as it was."""
+    """Interrupted or failed at any time, it leaves everything as it was, and what it can go on from."""
     words = [*WORDS, *FEW, "--num-runs", "2", *HERE]
     if earlier:
         succeed(command, *words, "--seed", "7")
     before = contents(workspace)
     full = OSError(errno.ENOSPC, "No space left on device")
     for where, name, at, error, code, says in (
-        (Compute, "search", 1, KeyboardInterrupt(), 130, "error: interrupted"),
+        (Compute, "run_tasks", 1, KeyboardInterrupt(), 130, "error: interrupted"),
         (evaluation, "save_repaired", 2, full, 1, "no space is left on the disk"),
         (Compute, "predict", 3, MemoryError("none left"), 1, "error: MemoryError: none left"),
         (evaluation, "write_evaluation", 1, KeyboardInterrupt(), 130, "error: interrupted"),
@@ -380,6 +381,11 @@ def test_stopped(earlier: bool, workspace: Path, command: Command, monkeypatch: 
             done = command(*words)
         assert (done.code, done.out, done.err.strip().count("\n")) == (code, "", 0)
         assert says in done.err
+        if name != "run_tasks":
+            assert read_facts(Path("out/.evaluate.unfinished"))["state"] in ("interrupted", "failed")
+            shutil.rmtree("out/.evaluate.unfinished")
+            if not earlier:
+                Path("out").rmdir()
         assert contents(workspace) == before
 
 
@@ -393,7 +399,6 @@ def test_stopped_while_it_moves(workspace: Path, command: Command, monkeypatch: 
         assert command(*words, "--seed", "2").code == 130
     assert not Path("out/result.txt").exists()
     assert not Path("out/evaluate.arrow").exists()
-    assert not list(Path("out").rglob(".*"))
     for run in range(2):
         keras.saving.load_model(f"out/repaired_model_{run}/repair/model.keras", compile=False)
 

@@ -23,12 +23,12 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from cluster.batch.ledger import OnJobs
 from cluster.batch.spec import Batch, Mode, Weighting, open_chunks
 from cluster.compute.compute import Compute, ComputeOptions
 from cluster.ray_cluster.connect import runtime_environment
 from cluster.records.schema import SCHEMAS
 from cluster.records.store import comparable, read_table
+from cluster.runs.ledger import OnJobs
 from cluster.workers.replica import Replica
 from engine.data.image_set import open_image_set
 from engine.data.preprocess import preprocess_images
@@ -246,8 +246,8 @@ def hook(event, arguments):
     if at in (name, str(renames)):
         os.killpg(0, int(number)) if int(number) == signal.SIGINT else os.kill(os.getpid(), int(number))
 sys.addaudithook(hook)
-import cluster.compute.compute, cluster.compute.remote_tasks
-cluster.compute.compute.SEGMENT_SECONDS = cluster.compute.remote_tasks.SEGMENT_SECONDS = 0.0
+import cluster.compute.compute, cluster.compute.tasks
+cluster.compute.compute.SEGMENT_SECONDS = cluster.compute.tasks.SEGMENT_SECONDS = 0.0
 from cli.main import run
 code = run(sys.argv[4:])
 print(f"files: {renames}")

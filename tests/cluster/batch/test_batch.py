@@ -109,7 +109,7 @@ def test_four_workers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With tasks that come back after every iteration."""
-    monkeypatch.setattr("cluster.compute.remote_tasks.SEGMENT_SECONDS", 0.0)
+    monkeypatch.setattr("cluster.compute.tasks.SEGMENT_SECONDS", 0.0)
     with Compute(ComputeOptions(num_workers=4), lambda line: None) as compute:
         check_modes(compute, chunks, undisturbed, tmp_path, "worker", modes=["rounds"])
         # Fewer searches than workers: after a first segment it is decided anew where they go on.

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def _short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks come back after every iteration, so that there are many moments."""
-    for module in ("compute", "remote_tasks"):
+    for module in ("compute", "tasks"):
         monkeypatch.setattr(f"cluster.compute.{module}.SEGMENT_SECONDS", 0.0)
 
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.batch import selection
-from cluster.batch.selection import Candidate, HeldOut, OfferedPatches, PatchRanker, Score, ranked
+from cluster.batch.selection import Candidate, HeldOut, PatchRanker, Score, ranked
+from cluster.runs.ledger import EndedSearch
 from cluster.workers.task import layer_inputs
 from engine.data.image_set import open_image_set
 from engine.data.writer import write_image_set
@@ -86,11 +87,15 @@ def court(tmp_path_factory: pytest.TempPathFactory) -> Court:
     return Court(target, runner, images, HeldOut("validation", image_set, layer_inputs(runner, image_set), before))
 
 
-def outcome(job: str, index: list[tuple[int, int]], *values: list[float]) -> OfferedPatches:
-    return OfferedPatches(job, np.array(index, dtype=np.int64), np.array(values, dtype=np.float32))
+def outcome(job: str, index: list[tuple[int, int]], *values: list[float]) -> EndedSearch:
+    return ended(job, np.array(index, dtype=np.int64), np.array(values, dtype=np.float32))
 
 
-def best_first(ranker: PatchRanker, *outcomes: OfferedPatches) -> list[Candidate]:
+def ended(job: str, index: np.ndarray, values: np.ndarray) -> EndedSearch:
+    return EndedSearch(job, index, values, fitness=0.0, patched=0, intact=0, iterations=1, stop="iterations")
+
+
+def best_first(ranker: PatchRanker, *outcomes: EndedSearch) -> list[Candidate]:
     return ranked([candidate for candidate, _ in ranker.measure(outcomes)])
 
 
@@ -184,7 +189,7 @@ def test_equal_candidates_keep_their_order(court: Court) -> None:
 def test_many_patches_of_a_search_are_judged_in_order(court: Court) -> None:
     """More than are predicted at once."""
     random = np.random.default_rng(0)
-    many = OfferedPatches("many", np.array([(0, 0), (1, 1), (2, 0)]), random.normal(1, 2, (150, 3)).astype(np.float32))
+    many = ended("many", np.array([(0, 0), (1, 1), (2, 0)]), random.normal(1, 2, (150, 3)).astype(np.float32))
     ranker = court.ranker()
     found = list(ranker.measure([A, many, B]))
     assert [candidate.jobs[0] for candidate, _ in found] == ["a", *["many"] * 150, "b"]

@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from cluster.compute.placement import Means, place_rows, place_search, place_tasks, round_trip
+import numpy as np
+
+from cluster.compute.placement import (
+    Cost,
+    Means,
+    cost_of,
+    place_by_cost,
+    place_rows,
+    place_tasks,
+    place_tiles,
+    round_trip,
+)
+from cluster.workers.task import ReadyCase, RepairTask, SearchJob, SearchResult, TaskResult
+from engine.core.rng import RngKey
+from engine.fitness.objective import Objective
+from engine.fitness.rows import SearchRows
+from engine.fitness.tiling import Tiling
+from engine.layers.weight_stats import WeightStats
+from engine.search.loop import Iteration, SearchSettings, SearchState, start
 
 HERE = Means(0, asked=True, adds_hardware=False, only_workers=False, start_seconds=0.0)
 LAPTOP = Means(4, asked=False, adds_hardware=False, only_workers=False, start_seconds=8.0)
@@ -30,45 +51,78 @@ def test_starting_workers_is_part_of_the_cost() -> None:
 def test_other_hardware_takes_all_work() -> None:
     gpus = replace(CLUSTER, only_workers=True)
     assert place_rows(gpus, blocks=1, block_seconds=0.0, compile_seconds=0.0).where == "workers"
-    assert place_search(gpus, 1, 1, 100, 0.0, force_tiles=False).where == "workers"
+    found = place_tasks(gpus, 1, force_tiles=False)
+    assert found is not None
+    assert (found.where, found.reason) == ("workers", "the workers' hardware differs from this process's")
 
 
 def test_searches_go_to_the_workers_asked_for() -> None:
-    assert place_search(CLUSTER, 2, 1, 100, 0.001, force_tiles=False).where == "workers"
-    assert place_search(HERE, 2, 1, 100, 0.001, force_tiles=False).where == "process"
+    found = place_tasks(CLUSTER, 2, force_tiles=False)
+    assert found is not None
+    assert (found.where, found.reason) == ("workers", "2 searches on the 8 workers asked for")
+    found = place_tasks(HERE, 1000, force_tiles=False)
+    assert found is not None
+    assert (found.where, found.reason) == ("process", "no workers were asked for")
 
 
-def test_unasked_workers_must_pay() -> None:
-    assert place_search(LAPTOP, 2, 1, 100, 0.001, force_tiles=False).where == "process"
-    assert place_search(LAPTOP, 100, 1, 100, 0.01, force_tiles=False).where == "workers"
+def test_what_is_not_known_beforehand_is_measured() -> None:
+    assert place_tasks(CLUSTER, 1, force_tiles=False) is None
+    assert place_tasks(LAPTOP, 100, force_tiles=False) is None
+
+
+def test_workers_that_were_not_asked_for_must_pay_for_starting_them() -> None:
+    """Four workers that start in 8 s save three quarters of the time: from 10.7 s on."""
+    task = task_of()
+    assert place_by_cost(LAPTOP, Cost(10, 10.0, (task, 0.1))).where == "process"
+    found = place_by_cost(LAPTOP, Cost(11, 11.0, (task, 0.1)))
+    assert (found.where, found.reason) == ("workers", "11.0 s expected here, 10.8 s on 4 workers")
+    # Two searches occupy two workers.
+    assert place_by_cost(LAPTOP, Cost(2, 15.0, (task, 0.1))).where == "process"
+    # One that runs already computes no faster than this process.
+    assert place_by_cost(replace(LAPTOP, workers=1, start_seconds=0.0), Cost(9, 1000.0, (task, 0.1))).where == "process"
+    assert place_by_cost(LAPTOP, Cost(0, 0.0, None)).where == "process"
 
 
 def test_one_search_is_cut_into_tiles_when_an_iteration_outweighs_its_messages() -> None:
     cheap, dear = round_trip(8) / 2, round_trip(8) * 10
-    assert place_search(CLUSTER, 1, 16, 100, cheap, force_tiles=False).where == "process"
-    assert place_search(CLUSTER, 1, 16, 100, dear, force_tiles=False).where == "tiles"
-    assert place_search(CLUSTER, 1, 1, 100, dear, force_tiles=False).where == "process"
-    assert place_search(CLUSTER, 1, 1, 100, cheap, force_tiles=True).where == "tiles"
+    many, one = task_of(Tiling(particles=5, rows=100)), task_of()
+    assert place_tiles(CLUSTER, many, cheap).where == "process"
+    assert place_tiles(CLUSTER, many, dear).where == "tiles"
+    assert place_tiles(CLUSTER, one, dear).where == "process"
+    assert place_by_cost(CLUSTER, Cost(1, 100 * dear, (many, dear))).where == "tiles"
+    found = place_tasks(CLUSTER, 1, force_tiles=True)
+    assert found is not None and found.where == "tiles"
 
 
-def test_tasks_go_to_the_workers_asked_for() -> None:
-    found = place_tasks(CLUSTER, 1, 0.0)
-    assert (found.where, found.reason) == ("workers", "8 workers were asked for")
-    assert place_tasks(replace(LAPTOP, asked=True), 1, 0.001).where == "workers"
-    found = place_tasks(HERE, 1000, 60.0)
-    assert (found.where, found.reason) == ("process", "no workers were asked for")
+def test_what_is_left_follows_from_the_first_segment() -> None:
+    """Compiling is paid again for each task, and iterations that are done are not."""
+    task = task_of(searches=2)
+    ended, half = segment(task, 100, [0.5, *[0.1] * 99]), segment(task, 50, [0.5, *[0.1] * 49])
+    found = cost_of([task] * 3, task, ended, 25.0)
+    assert (found.searches, found.seconds) == (6, 75.0)
+    # 100 iterations of 0.1 s are left of this task, and the others take as long as all of it.
+    found = cost_of([task] * 3, task, half, 13.0)
+    np.testing.assert_allclose(found.seconds, 10 + 2 * 23)
+    assert cost_of([], task, ended, 25.0).longest is None
 
 
-def test_tasks_need_the_hardware_of_the_workers() -> None:
-    found = place_tasks(replace(CLUSTER, asked=False, only_workers=True), 1, 0.0)
-    assert (found.where, found.reason) == ("workers", "the workers' hardware differs from this process's")
+def segment(task: RepairTask, iterations: int, seconds: list[float]) -> TaskResult:
+    """So many iterations of each search; it has ended when they are all."""
+    job = task.searches[0]
+    swarm = replace(
+        start(job.settings, RngKey(0, "rows", 6), np.ones(2, np.float32), WeightStats(0.0, 1.0, 1.0)).swarm,
+        iteration=iterations,
+    )
+    state = SearchState(swarm, np.zeros(4), 0.0, "iterations" if iterations == job.settings.num_iterations else None)
+    done = tuple(Iteration(number, 0.0, 0.0, 0, 0, 0.0, 0.0, 0, took) for number, took in enumerate(seconds, start=1))
+    objective = Objective(5, 995, 100.0)
+    return TaskResult(tuple(SearchResult(one.name, objective, state, done, ()) for one in task.searches))
 
 
-def test_tasks_on_workers_that_were_not_asked_for_must_pay_for_starting_them() -> None:
-    """Four workers that start in 8 s save three quarters of the time: from 10.7 s on."""
-    assert place_tasks(LAPTOP, 10, 1.0).where == "process"
-    found = place_tasks(LAPTOP, 11, 1.0)
-    assert (found.where, found.reason) == ("workers", "11.0 s expected here, 10.8 s on 4 workers")
-    # One that runs already computes no faster than this process.
-    assert place_tasks(replace(LAPTOP, workers=1, start_seconds=0.0), 1000, 1.0).where == "process"
-    assert place_tasks(replace(LAPTOP, start_seconds=0.0), 0, 1.0).where == "process"
+def task_of(tiling: Tiling = Tiling(), searches: int = 1) -> RepairTask:  # noqa: B008
+    """Searches of 100 particles on 1,000 rows."""
+    rows = SearchRows(np.zeros((1000, 2)), np.zeros((1000, 3)), np.zeros(1000, np.int64), np.arange(1000) < 5)
+    case: Any = SimpleNamespace(rows=rows, data="rows")
+    ready = ReadyCase(case, None, Path("negative/6"))  # type: ignore[arg-type]
+    jobs = tuple(SearchJob(f"s{seed}", SearchSettings(tiling=tiling), seed) for seed in range(searches))
+    return RepairTask("task", 1, Path("negative/6"), 6, jobs, "", ready, 1)

@@ -75,10 +75,10 @@ def killing(method: str, at: int, marker: Path) -> type[Replica]:
             self._maybe_die("start_tile")
             return super().start_tile(*arguments)
 
-        def advance(self, *arguments: Any) -> Any:
-            result = super().advance(*arguments)
+        def run_task(self, *arguments: Any) -> Any:
+            result = super().run_task(*arguments)
             # After the work and before the answer: everything of this call is lost.
-            self._maybe_die("advance")
+            self._maybe_die("run_task")
             return result
 
         def run_block(self, *arguments: Any) -> Any:
@@ -110,7 +110,7 @@ def test_worker_killed_in_a_tile(cluster: Cluster, case: Case, alone: Finished, 
 def test_worker_killed_in_a_search_and_in_a_row_block(
     cluster: Cluster, case: Case, alone: Finished, tmp_path: Path
 ) -> None:
-    for method in ("advance", "run_block"):
+    for method in ("run_task", "run_block"):
         marker = tmp_path / method
         options = ComputeOptions(num_workers=2, spread_rows=True)
         compute = Compute(options, lambda line: None, killing(method, 1, marker))

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.batch.ledger import Ledger
 from cluster.records.store import RunRecords, comparable, read_facts, read_table
+from cluster.runs.ledger import Ledger
 from cluster.workers.passes import ship_rows
-from cluster.workers.task import RepairTask, SearchJob, SearchResult, TaskEvent, TaskResult
+from cluster.workers.task import ChunkLabel, RepairTask, SearchJob, SearchResult, TaskEvent, TaskResult
 from engine.backend import keras
 from engine.core.rng import RngKey
 from engine.data.image_set import open_image_set
@@ -50,12 +50,12 @@ def task_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RepairTas
     path = tmp_path_factory.mktemp("chunks") / "7" / "repair.h5"
     with write_image_set(path, rows=3, image_shape=(2, 2, 1), classes=3) as writer:
         writer.append(np.zeros((3, 2, 2, 1), np.float32), np.eye(3, dtype=np.uint8))
-    shipped = ship_rows(open_image_set(path))
+    shipped, folder = ship_rows(open_image_set(path)), path.parent
 
     def make(name: str = "step1-chunk7-label2+0", step: int = 1, seeds: int = 2) -> RepairTask:
         group = name.partition("+")[0]
         jobs = tuple(SearchJob(f"{group}-w3-s{seed}", SETTINGS, seed) for seed in range(seeds))
-        return RepairTask(name, step, shipped, 2, jobs, "base", None, "mean", 1, 3)
+        return RepairTask(name, step, folder, 2, jobs, "base", ChunkLabel(shipped, None, "mean", 1), 3)
 
     return make
 
@@ -85,8 +85,8 @@ def run(task: RepairTask, states: Mapping[str, SearchState], iterations: Mapping
             state, more = search.advance(one.settings, one.source, JUDGE, state, bowl, 0.0)
             done += more
         found = search.offers(one, state, bowl, task.offers) if state.stop else []
-        results.append(SearchResult(job.name, JUDGE.positive_weight, state, tuple(done), tuple(found)))
-    result = TaskResult(tuple(results), data="d" * 64, index=INDEX, old=OLD, negatives=5, positives=9, seconds=0.5)
+        results.append(SearchResult(job.name, JUDGE, state, tuple(done), tuple(found)))
+    result = TaskResult(tuple(results), data="d" * 64, index=INDEX, old=OLD, seconds=0.5)
     return TaskEvent(task, result, "worker", "host:1", "host", 2)
 
 
@@ -128,7 +128,7 @@ def test_an_ended_task_is_known_again(records: RunRecords, task_of: Callable[...
         assert either_ledger.failed == {}
         assert either_ledger.states([task]) == {}
         # In the order asked for; of searches it does not know it says nothing.
-        outcomes = either_ledger.outcomes([names[1], "other", names[0]])
+        outcomes = either_ledger.ended([names[1], "other", names[0]])
         assert [outcome.job for outcome in outcomes] == [names[1], names[0]]
         for outcome, result in zip(outcomes, reversed(event.result.searches), strict=True):
             assert outcome.index.dtype == np.int64
@@ -152,10 +152,11 @@ def test_the_rows_of_an_ended_task(records: RunRecords, task_of: Callable[..., R
             "fitness": swarm.global_fitness, "start_fitness": result.state.start_fitness,
             "patched": int(result.state.best_sums[2]), "intact": int(result.state.best_sums[3]),
             "stop": "iterations", "state": "done", "note": "",
-            "chosen": False, "where": "worker", "worker": "host:1", "host": "host", "redispatched": 2, "seconds": 0.25,
+            "chosen": False, "where": "worker", "worker": "host:1", "host": "host", "redispatched": 2,
+            "seconds": sum(iteration.seconds for iteration in result.iterations),
         }  # fmt: skip
         assert {name: row[name] for name in expected} == expected
-        assert row["chunk"] == str(task.chunk.image_set.path.parent)
+        assert row["chunk"] == str(task.folder)
         mine = [
             entry for entry in read_table(records.directory, "swarm").to_pylist() if entry["job"] == search_job.name
         ]
@@ -207,7 +208,7 @@ def test_a_task_under_way_goes_on_from_its_last_segment(
     assert read_table(records.directory, "jobs").num_rows == 0
     for name in names:
         assert not again.has(name)
-        assert again.outcomes([name]) == []
+        assert again.ended([name]) == []
         assert_same_state(again.states([task])[name], states_of(event)[name])
     assert again.counts == {}
     assert again.states([other]) == {}
@@ -217,7 +218,7 @@ def test_a_task_under_way_goes_on_from_its_last_segment(
     assert tables(records) == tables(at_once)
     last = resumed(records)
     assert last.counts == {"done": 2}
-    assert len(last.outcomes(names)) == 2
+    assert len(last.ended(names)) == 2
 
 
 def test_a_damaged_checkpoint_is_no_checkpoint(records: RunRecords, task_of: Callable[..., RepairTask]) -> None:
@@ -253,7 +254,7 @@ def test_what_was_skipped_or_failed(records: RunRecords, task_of: Callable[..., 
     unreadable = task_of("step1-chunk9-label2+0").searches
     ledger.fail(1, tmp_path / "9", 2, unreadable, "no such file")
     assert ledger.counts == {"skipped": 2, "failed": 4}
-    chunk = str(damaged.chunk.image_set.path.parent)
+    chunk = str(damaged.folder)
     assert ledger.failed == {chunk: "cut short", str(tmp_path / "9"): "no such file"}
     jobs = {row["job"]: row for row in read_table(records.directory, "jobs").to_pylist()}
     for search_job in damaged.searches:
@@ -274,7 +275,7 @@ def test_what_was_skipped_or_failed(records: RunRecords, task_of: Callable[..., 
     assert [again.has(search_job.name) for search_job in (*skipped.searches, *damaged.searches, *unreadable)] == [
         True
     ] * 2 + [False] * 4
-    assert again.outcomes([search_job.name for search_job in skipped.searches]) == []
+    assert again.ended([search_job.name for search_job in skipped.searches]) == []
     again.fail(1, tmp_path / "9", 2, unreadable, "no such file")
     assert again.counts == {"skipped": 2, "failed": 2}
 
@@ -302,7 +303,7 @@ def test_what_was_chosen_stays_chosen(records: RunRecords, task_of: Callable[...
     assert tables(records)["jobs"].replace("True", "False") == before["jobs"]
     last = resumed(records)
     assert last.counts == {"done": 3}
-    for mine, theirs in zip(ledger.outcomes(names), last.outcomes(names), strict=True):
+    for mine, theirs in zip(ledger.ended(names), last.ended(names), strict=True):
         assert mine.job == theirs.job
         assert mine.values.tobytes() == theirs.values.tobytes()
     # Once the tables are whole there is nothing to mark.
@@ -318,7 +319,7 @@ def test_a_patch_that_a_batch_made_is_no_outcome(records: RunRecords, task_of: C
     ledger_of(records).take(run(task, {}, all_of(task, 6)))
     rows = [row | {"job": "batch", "fitness": None} for row in read_table(records.directory, "patches").to_pylist()]
     records.replace("patches", "batch", rows[:2])
-    assert ledger_of(records).outcomes(["batch"]) == []
+    assert ledger_of(records).ended(["batch"]) == []
 
 
 def test_progress_counts_jobs_over_a_resume(records: RunRecords, task_of: Callable[..., RepairTask]) -> None:

@@ -1,22 +1,23 @@
-"""The books of a batch: what each search found goes into the tables, and comes back from them when a run is resumed."""
+"""The books of a run: what each search found goes into the tables, and comes back from them when it is resumed."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
-from cluster.batch.selection import OfferedPatches
 from cluster.records.checkpoint import Begun, pack, unpack
+from cluster.records.jobs import JobRow
 from cluster.records.rows import patch_rows
 from cluster.records.store import RunRecords, read_part, read_table
-from cluster.workers.task import RepairTask, SearchJob, TaskEvent, TaskResult
+from cluster.workers.task import RepairTask, SearchJob, SearchResult, TaskEvent, TaskResult
+from engine.core.types import Float32, Int64
 from engine.patches.patch import Patch
 from engine.targets.base import Target
 
@@ -26,10 +27,34 @@ PROGRESS_SECONDS = 0.5
 OnJobs = Callable[[Mapping[str, Any]], None]
 
 
+@dataclass(frozen=True, eq=False)
+class EndedSearch:
+    """A search that has ended.
+
+    Attributes:
+        job: its name.
+        index: (K, 2), places of the weights.
+        values: (offers, K), the patches it offers, best first; none where there was nothing to search.
+        fitness: of the first.
+        patched, intact: negatives and positives that the search believes the first gets right.
+        iterations: run.
+        stop: why it ended.
+    """
+
+    job: str
+    index: Int64
+    values: Float32
+    fitness: float
+    patched: int
+    intact: int
+    iterations: int
+    stop: str
+
+
 class Ledger:
     """Knows which searches have ended, and how; everything it knows is in the run directory."""
 
-    def __init__(self, records: RunRecords, target: Target, on_jobs: OnJobs | None) -> None:
+    def __init__(self, records: RunRecords, target: Target, on_jobs: OnJobs | None = None) -> None:
         """Read what an earlier command left.
 
         Args:
@@ -42,7 +67,7 @@ class Ledger:
         self.failed: dict[str, str] = {}
         self._target, self._on_jobs = target, on_jobs
         self._parts: dict[str, str] = {}
-        self._outcomes: dict[str, OfferedPatches] = {}
+        self._ended: dict[str, EndedSearch] = {}
         self._running: dict[str, Begun] = {}
         self._workers: Counter[str] = Counter()
         self._progress: dict[str, Any] = {"step": 0, "steps": None, "jobs_done": 0, "jobs": 0, "searched_iterations": 0}
@@ -74,15 +99,20 @@ class Ledger:
         names = {job.name for task in tasks for job in task.searches}
         return {name: begun.state for name, begun in self._running.items() if name in names}
 
-    def outcomes(self, jobs: Sequence[str]) -> list[OfferedPatches]:
+    def ended(self, jobs: Sequence[str]) -> list[EndedSearch]:
         """Of these searches, those that offer something, in this order."""
-        return [self._outcomes[job] for job in jobs if job in self._outcomes]
+        return [self._ended[job] for job in jobs if job in self._ended]
 
     def fail(self, step: int, folder: Path, label: int, jobs: Sequence[SearchJob], note: str) -> None:
         """Record searches of a chunk that cannot be read."""
         part = f"step{step}-{folder.name}-{label}-unreadable"
-        rows = [_empty_row(job, step, folder, label, "failed", note) for job in jobs]
-        self.records.replace("jobs", part, [row | self._place(None, 0.0) for row in rows])
+        rows = [
+            JobRow(
+                **_job_columns(job, step, folder, label), state="failed", note=note, ended=self._now(), seconds=0.0
+            ).cells
+            for job in jobs
+        ]
+        self.records.replace("jobs", part, rows)
         self._close(part, rows)
 
     def take(self, event: TaskEvent) -> None:
@@ -99,10 +129,10 @@ class Ledger:
                 for iteration in self._running[search.name].iterations
             ]
             self.records.replace("swarm", task.name, swarm)
-        rows = [row | self._place(event, result.seconds / len(task.searches)) for row in self._rows(task, result)]
+        rows = [row.cells for row in self._rows(event)]
         # The table `jobs` comes last: a job that is in it as done has everything else in its place.
         if any(search.offers for search in result.searches):
-            self.records.replace("patches", task.name, self._offers(result))
+            self.records.replace("patches", task.name, self._patches(result))
         self.records.replace("jobs", task.name, rows)
         if not result.ended:
             running = {search.name: self._running[search.name] for search in result.searches}
@@ -112,6 +142,7 @@ class Ledger:
         self.records.drop_checkpoint(task.name)
         for search in result.searches:
             del self._running[search.name]
+            self._ended[search.name] = _ended_search(search, result)
         self._workers[event.worker] += len(rows)
         self._done_here += len(rows)
         self._close(task.name, rows)
@@ -137,9 +168,11 @@ class Ledger:
         directory = self.records.directory
         for path in self.records.checkpoints():
             self._running.update(unpack(path))
-        jobs = read_table(directory, "jobs").select(["job", "state", "ended", "iterations"]).to_pylist()
+        columns = ["job", "state", "ended", "iterations", "fitness", "patched", "intact", "stop"]
+        jobs = read_table(directory, "jobs").select(columns).to_pylist()
         self._earlier = max((row["ended"] for row in jobs), default=0.0)
-        ended = {row["job"]: row["state"] for row in jobs if row["state"] in ("done", "skipped")}
+        rows = {row["job"]: row for row in jobs if row["state"] in ("done", "skipped")}
+        ended = {job: row["state"] for job, row in rows.items()}
         # Which part a job is in matters only while the table is in parts.
         self._parts = {job: part for job, part in self.records.parts_of("jobs").items() if job in ended}
         self._parts |= {job: "" for job in ended if job not in self._parts}
@@ -159,8 +192,9 @@ class Ledger:
                 flat = np.array([row["flat_index"] for row in ranks[0]], dtype=np.int64)
                 unknown = np.zeros(len(flat), dtype=np.float32)
                 index = self._target.index_of(Patch(paths, flat, unknown, unknown), str(self.records.directory))
-                values = np.array([[row["new"] for row in rows] for _, rows in sorted(ranks.items())], np.float32)
-                self._outcomes[job] = OfferedPatches(job, index, values)
+                values = np.array([[row["new"] for row in offer] for _, offer in sorted(ranks.items())], np.float32)
+                told = {name: rows[job][name] for name in ("fitness", "patched", "intact", "iterations", "stop")}
+                self._ended[job] = EndedSearch(job, index, values, **told)
 
     def _close(self, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
@@ -172,51 +206,46 @@ class Ledger:
         self._progress["jobs_done"] += len(rows)
         self._tell()
 
-    def _rows(self, task: RepairTask, result: TaskResult) -> list[dict[str, Any]]:
-        folder = task.chunk.image_set.path.parent
+    def _rows(self, event: TaskEvent) -> list[JobRow]:
+        task, result = event.task, event.result
+        place = {name: getattr(event, name) for name in ("where", "worker", "host", "redispatched")}
+        shared = {**place, "ended": self._now()}
+        columns = [_job_columns(job, task.step, task.folder, task.label) for job in task.searches]
         if not result.searches:
-            state = "failed" if result.failed else "skipped"
-            return [_empty_row(job, task.step, folder, task.label, state, result.note) for job in task.searches]
-        rows = []
-        for job, search in zip(task.searches, result.searches, strict=True):
-            swarm, sums = search.state.swarm, search.state.best_sums
-            rows.append(
-                {
-                    **_empty_row(job, task.step, folder, task.label, "done" if search.state.stop else "running", ""),
-                    "data": result.data,
-                    "positive_weight": search.positive_weight,
-                    "weights": len(swarm.global_position),
-                    "negatives": result.negatives,
-                    "positives": result.positives,
-                    "iterations": swarm.iteration,
-                    "fitness": swarm.global_fitness,
-                    "start_fitness": search.state.start_fitness,
-                    "patched": int(sums[2]),
-                    "intact": int(sums[3]),
-                    "stop": search.state.stop or "",
-                }
+            state, seconds = "failed" if result.failed else "skipped", result.seconds / len(task.searches)
+            return [JobRow(**mine, state=state, note=result.note, seconds=seconds, **shared) for mine in columns]
+        return [
+            JobRow(
+                **{**mine, **shared, "positive_weight": search.objective.positive_weight},
+                data=result.data,
+                weights=len(search.state.swarm.global_position),
+                negatives=search.objective.negatives,
+                positives=search.objective.positives,
+                iterations=search.state.swarm.iteration,
+                fitness=search.state.swarm.global_fitness,
+                start_fitness=search.state.start_fitness,
+                patched=int(search.state.best_sums[2]),
+                intact=int(search.state.best_sums[3]),
+                stop=search.state.stop or "",
+                state="done" if search.state.stop else "running",
+                seconds=sum(iteration.seconds for iteration in self._running[search.name].iterations),
             )
-        return rows
+            for mine, search in zip(columns, result.searches, strict=True)
+        ]
 
-    def _place(self, event: TaskEvent | None, seconds: float) -> dict[str, Any]:
-        """Columns of time and place."""
-        now = self._earlier + time.perf_counter() - self._begun
-        place = {"where": "", "worker": "", "host": "", "redispatched": 0}
-        if event is not None:
-            place = {name: getattr(event, name) for name in place}
-        return {**place, "ended": now, "seconds": seconds}
-
-    def _offers(self, result: TaskResult) -> list[dict[str, Any]]:
+    def _patches(self, result: TaskResult) -> list[dict[str, Any]]:
         index, old = result.index, result.old
         assert index is not None and old is not None
         rows = []
-        for search in (search for search in result.searches if search.offers):
+        for search in result.searches:
             for rank, offer in enumerate(search.offers):
                 patch = self._target.patch(index, old, offer.values)
                 rows += patch_rows(search.name, rank, offer.fitness, patch, self._target.shapes)
-            values = np.stack([offer.values for offer in search.offers])
-            self._outcomes[search.name] = OfferedPatches(search.name, index, values)
         return rows
+
+    def _now(self) -> float:
+        """Seconds of the run, with those of the commands before this one."""
+        return self._earlier + time.perf_counter() - self._begun
 
     def _tell(self) -> None:
         progress = self._progress
@@ -232,26 +261,28 @@ class Ledger:
             self._written = time.perf_counter()
 
 
-def _empty_row(job: SearchJob, step: int, folder: Path, label: int, state: str, note: str) -> dict[str, Any]:
-    """A row of the table `jobs` for a search that has not run."""
+def _job_columns(job: SearchJob, step: int, folder: Path, label: int) -> dict[str, Any]:
+    """What is known of a search before it has run."""
     return {
         "job": job.name,
         "step": step,
         "chunk": str(folder),
-        "data": "",
         "label": label,
         "seed": job.seed,
         "positive_weight": job.settings.positive_weight,
-        "weights": 0,
-        "negatives": 0,
-        "positives": 0,
-        "iterations": 0,
-        "fitness": None,
-        "start_fitness": None,
-        "patched": 0,
-        "intact": 0,
-        "stop": "",
-        "state": state,
-        "note": note,
-        "chosen": False,
     }
+
+
+def _ended_search(search: SearchResult, result: TaskResult) -> EndedSearch:
+    assert result.index is not None
+    sums = search.state.best_sums
+    return EndedSearch(
+        job=search.name,
+        index=result.index,
+        values=np.stack([offer.values for offer in search.offers]),
+        fitness=search.state.swarm.global_fitness,
+        patched=int(sums[2]),
+        intact=int(sums[3]),
+        iterations=search.state.swarm.iteration,
+        stop=search.state.stop or "",
+    )

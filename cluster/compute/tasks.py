@@ -1,0 +1,229 @@
+"""Tasks on workers: each near what serves others too, and none waiting while a worker idles; or cut into tiles."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+import ray
+
+from cluster.workers.model import ModelHandle
+from cluster.workers.passes import NOT_VISIBLE
+from cluster.workers.pool import Call, WorkerPool
+from cluster.workers.task import (
+    SEGMENT_SECONDS,
+    Base,
+    ChunkLabel,
+    ReadyCase,
+    RepairTask,
+    SearchResult,
+    TaskEvent,
+    TaskResult,
+    nothing_to_do,
+    ready_case,
+    task_result,
+)
+from engine.core.errors import InputError
+from engine.core.types import Float32, Float64
+from engine.data.image_set import read_images
+from engine.fitness.rows import SearchRows
+from engine.fitness.tiling import Tile, combine
+from engine.problem.problem import Problem, objective_of, prepare, sample_positives
+from engine.search.loop import Evaluate, Search, SearchState, advance, offers
+
+
+@dataclass(frozen=True, eq=False)
+class Shipped:
+    """References to what every task needs; see `cluster.workers.replica.Replica.run_task`."""
+
+    model: Any
+    base: Any
+
+
+def run_tasks_on_workers(
+    pool: WorkerPool,
+    shipped: Shipped,
+    tasks: Sequence[RepairTask],
+    states: Mapping[str, SearchState],
+    *,
+    one_segment: bool = False,
+) -> Iterator[TaskEvent]:
+    """Run tasks to their end, the long ones first; reports each task after every segment.
+
+    Args:
+        pool: workers.
+        shipped: what the tasks need.
+        tasks: what to do.
+        states: by search, of those that have begun.
+        one_segment: leave those that need more than one.
+    """
+    homes = _homes(tasks, len(pool))
+    redispatched: dict[str, int] = {}
+    beside: dict[Hashable, Any] = {}
+
+    def call(task: RepairTask, begun: Mapping[str, SearchState], worker: int | None) -> Call:
+        # Rows that the driver found travel once, however many tasks search on them.
+        sent = task
+        if isinstance(task.source, ReadyCase):
+            sent = replace(task, source=None)
+            if id(task.source) not in beside:
+                beside[id(task.source)] = ray.put(task.source)
+        extra = beside.get(id(task.source), beside.get(task.home))
+        arguments = (shipped.model, shipped.base, sent, begun, SEGMENT_SECONDS, extra)
+        return Call("run_task", arguments, tag=task, worker=worker)
+
+    def begun_of(task: RepairTask) -> dict[str, SearchState]:
+        return {job.name: states[job.name] for job in task.searches if job.name in states}
+
+    ordered = sorted(tasks, key=lambda task: -task.size)
+    calls = [call(task, begun_of(task), homes.get(task.home)) for task in ordered]
+    for done, answer, worker in pool.run(calls, depth=2):
+        task, result = done.tag, answer
+        redispatched[task.name] = redispatched.get(task.name, 0) + done.attempts - 1
+        if isinstance(result, str) and result == NOT_VISIBLE:
+            try:
+                if task.home not in beside:
+                    beside[task.home] = _pixels(task)
+            except InputError as error:
+                result = TaskResult(note=str(error), failed=True)
+            else:
+                pool.submit(call(task, done.args[3], worker), first=True)
+                continue
+        if not result.ended and not one_segment:
+            # In front: a task that has begun ends before another begins.
+            begun = {search.name: search.state for search in result.searches}
+            pool.submit(call(task, begun, worker), first=True)
+        name = pool.worker_name(worker)
+        yield TaskEvent(task, result, "worker", name, name.partition(":")[0], redispatched[task.name])
+
+
+def run_task_in_tiles(
+    pool: WorkerPool,
+    shipped: Shipped,
+    task: RepairTask,
+    model: ModelHandle,
+    base: Base | None,
+    states: Mapping[str, SearchState],
+) -> Iterator[TaskEvent]:
+    """Run the searches of a task one after the other, their swarms here and the pieces of every iteration on workers.
+
+    Args:
+        pool: workers.
+        shipped: what the task needs.
+        task: what to do.
+        model: the model here.
+        base: what searches on chunks start from.
+        states: by search, of those that have begun.
+    """
+    before = pool.redispatched
+    begun = time.perf_counter()
+    host = socket.gethostname()
+
+    def event(result: TaskResult) -> TaskEvent:
+        return TaskEvent(task, result, "tiles", f"{len(pool)} workers", host, pool.redispatched - before)
+
+    try:
+        ready = _ready(pool, shipped, task, model, base)
+    except InputError as error:
+        yield event(TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - begun))
+        return
+    if ready is None:
+        yield event(nothing_to_do(task, time.perf_counter() - begun))
+        return
+    rows, problems = ready.case.rows, ready.problems(task.searches)
+    results = {}
+    for problem in problems:
+        seen = sample_positives(rows, problem.source, problem.settings.num_input_pos_sampled)
+        state = states[problem.name] if problem.name in states else problem.start()
+        results[problem.name] = SearchResult(problem.name, objective_of(problem.settings, seen, rows), state, (), ())
+    for problem in problems:
+        name, prepared = problem.name, prepare(problem, rows, model.tail_of(problem))
+        evaluate = tiled(pool, problem, rows, prepared.fitness.tiles, shipped.model)
+        search = Search(problem.settings, problem.source, prepared.objective)
+        while True:
+            after, done = advance(
+                problem.settings,
+                problem.source,
+                prepared.objective,
+                results[name].state,
+                evaluate,
+                SEGMENT_SECONDS,
+            )
+            found = [] if after.stop is None else offers(search, after, evaluate, task.offers)
+            results[name] = replace(results[name], state=after, iterations=tuple(done), offers=tuple(found))
+            yield event(task_result(ready.case, list(results.values()), time.perf_counter() - begun))
+            begun = time.perf_counter()
+            results[name] = replace(results[name], iterations=())
+            if after.stop is not None:
+                break
+
+
+def tiled(pool: WorkerPool, problem: Problem, rows: SearchRows, tiles: Sequence[Tile], model: Any) -> Evaluate:
+    """An evaluation that sends each worker its share of the tiles in one message and adds the parts in tile order.
+
+    Args:
+        pool: workers.
+        problem, rows: what is searched.
+        tiles: of one iteration.
+        model: a reference to the model as it travels.
+    """
+    key, there, what = uuid4().hex, ray.put(rows), ray.put(problem)
+    shares = [list(range(worker, len(tiles), len(pool))) for worker in range(min(len(pool), len(tiles)))]
+
+    def evaluate(candidates: Float32) -> Float64:
+        parts: list[Any] = [None] * len(tiles)
+        calls = [
+            Call("evaluate_tiles", (key, there, what, share, candidates, model), tag=share, worker=worker)
+            for worker, share in enumerate(shares)
+        ]
+        for call, values, _ in pool.run(calls):
+            for tile, value in zip(call.tag, values, strict=True):
+                parts[tile] = value
+        return combine(tiles, parts)
+
+    return evaluate
+
+
+def _ready(
+    pool: WorkerPool, shipped: Shipped, task: RepairTask, model: ModelHandle, base: Base | None
+) -> ReadyCase | None:
+    """The case of a task, found by a worker where it is one of a chunk, with its search."""
+    if isinstance(task.source, ReadyCase):
+        return task.source
+    if base is None or model.target is None:
+        raise ValueError(f"task {task.name} is of a chunk, expected its base and a model with weights under repair")
+    arguments = (shipped.model, shipped.base, task)
+    ((_, case, _),) = pool.run([Call("task_case", arguments, tag=task)])
+    if isinstance(case, str):
+        ((_, case, _),) = pool.run([Call("task_case", (*arguments, _pixels(task)), tag=task)])
+    return None if case is None else ready_case(model.target, model.batch_rows, base.kernel, case, task)
+
+
+def _pixels(task: RepairTask) -> Any:
+    """A reference to the images of a chunk whose file workers do not see.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    assert isinstance(task.source, ChunkLabel)
+    images = task.source.chunk.image_set
+    return ray.put(read_images(images, 0, images.rows))
+
+
+def _homes(tasks: Sequence[RepairTask], workers: int) -> dict[Hashable, int]:
+    """A worker for each home, so that what is kept there is made once; none where there are fewer homes."""
+    load: dict[Hashable, int] = {}
+    for task in tasks:
+        load[task.home] = load.get(task.home, 0) + task.size
+    if len(load) < workers:
+        return {}
+    total = [0] * workers
+    homes = {}
+    for home, size in sorted(load.items(), key=lambda item: -item[1]):
+        homes[home] = total.index(min(total))
+        total[homes[home]] += size
+    return homes
