@@ -129,6 +129,7 @@ def optimize(
     from cluster.records.store import RunRecords, holds_run
     from cluster.runs.chunk import target_of
     from cluster.runs.optimize import Repairs, repair
+    from engine.core.lock import LOCK, locked
     from engine.data.image_set import open_image_set
     from engine.models.load import load_model
 
@@ -147,14 +148,17 @@ def optimize(
 
     def open_records(facts: Mapping[str, Any]) -> RunRecords:
         if resume and holds_run(run_directory):
-            return RunRecords.resume(run_directory, facts)
-        return RunRecords.create(run_directory, facts, overwrite=overwrite)
+            return RunRecords.resume(run_directory, facts, lock=lock)
+        return RunRecords.create(run_directory, facts, overwrite=overwrite, lock=lock)
 
     with Console(verbose) as console, Compute(compute_settings, click.echo if explain else console.say) as compute:
         if not model.loss.stated:
             console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
         tick = console.iterations(seeds * len(chunks), settings.num_iterations)
-        reports = repair(repairs, compute, open_records, on_rows=console.rows, on_iterations=tick)
+        if not (resume and holds_run(run_directory)):
+            RunRecords.check_new(run_directory, overwrite=overwrite)
+        with locked(run_directory / LOCK, run_directory, say=console.say) as lock:
+            reports = repair(repairs, compute, open_records, on_rows=console.rows, on_iterations=tick)
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
     for report in reports:

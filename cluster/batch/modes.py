@@ -280,6 +280,7 @@ def _finish(run: _BatchRun, kernel: Float32, steps: Sequence[BatchStep], chosen:
         records.replace("predictions", split, prediction_rows(split, labels, held_out.before, after[split]))
     shapes = batch.target.shapes
     records.replace("patches", "batch", patch_rows("batch", 0, None, patch, shapes))
+    records.check_ours()
     write_patch(batch.output / "patch.arrow", patch, shapes)
     report = BatchReport(
         model=repaired_path(batch.model, batch.output),
@@ -301,6 +302,7 @@ def _save_and_measure(
 ) -> tuple[Patch, dict[str, Comparison], dict[str, Int64]]:
     batch = run.batch
     patch = batch.target.patch_between(base, kernel)
+    run.ledger.records.check_ours()
     saved = save_repaired(batch.model, patch, batch.output)
     batch.target.write_localised(batch.output, batch.target.index_of(patch, str(saved)), patch.old, patch.new)
     reloaded = run.compute.handle(load_model(saved, allow_custom_code=batch.model.allow_custom_code))

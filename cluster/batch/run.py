@@ -12,6 +12,7 @@ from cluster.compute.compute import Compute
 from cluster.records.store import RunRecords, enough_room, holds_run, read_facts
 from cluster.runs.ledger import OnJobs
 from engine.core.files import remove
+from engine.core.lock import LOCK, Lock, locked
 from engine.core.progress import Progress, unseen
 
 
@@ -26,6 +27,8 @@ def run_recorded(
 ) -> int:
     """Run a batch in its directory `batch.output`; returns the exit code, see `cluster.batch.modes.BatchReport`.
 
+    Nobody else works in the directory meanwhile, see `engine.core.lock`.
+
     Args:
         batch: what to do, as checked by `cluster.batch.spec.check_batch`.
         compute: where.
@@ -37,8 +40,23 @@ def run_recorded(
     Raises:
         InputError: the directory is in use, or holds a run of something else; or held-out rows are damaged. Nothing
             has been written then.
-        WorkError: the disk is full or no worker is left; the run can be resumed.
+        WorkError: the disk is full or no worker is left, and the run can be resumed; or somebody else goes on with it.
     """
+    if not (resume and holds_run(batch.output)):
+        RunRecords.check_new(batch.output, overwrite=overwrite)
+    with locked(batch.output / LOCK, batch.output, say=compute.say) as lock:
+        return _run(batch, compute, lock, resume, overwrite, on_rows, on_jobs)
+
+
+def _run(
+    batch: Batch,
+    compute: Compute,
+    lock: Lock,
+    resume: bool,
+    overwrite: bool,
+    on_rows: Progress,
+    on_jobs: OnJobs | None,
+) -> int:
     begun = time.perf_counter()
     goes_on = resume and holds_run(batch.output)
     if not goes_on:
@@ -54,9 +72,9 @@ def run_recorded(
 
     def open_records() -> RunRecords:
         if goes_on:
-            records = RunRecords.resume(batch.output, facts)
+            records = RunRecords.resume(batch.output, facts, lock=lock)
         else:
-            records = RunRecords.create(batch.output, facts, overwrite=overwrite)
+            records = RunRecords.create(batch.output, facts, overwrite=overwrite, lock=lock)
             for name in OUTPUTS:  # of an earlier run
                 remove(batch.output / name)
         ends.enter_context(records.telling_end(facts))

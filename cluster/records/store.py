@@ -21,25 +21,29 @@ import pyarrow.ipc
 from cluster.records.schema import EVALUATION, KEYS, SCHEMAS, VOLATILE
 from engine.core.errors import InputError, WorkError
 from engine.core.files import remove, remove_at_once, remove_leftovers, replace_file
+from engine.core.lock import LOCK, Lock
 
 CHECKPOINTS = "checkpoint"
 
 
 class RunRecords:
-    """Writes one run directory."""
+    """Writes one run directory; with its lock (`engine.core.lock`), only as long as that is held."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, lock: Lock | None = None) -> None:
         """Write to a directory that was claimed; see `create` and `resume`."""
         self.directory = directory
+        self._lock = lock
         self._parts: dict[tuple[str, str], int] = {}
 
     @staticmethod
-    def create(directory: Path, facts: Mapping[str, Any], *, overwrite: bool) -> RunRecords:
+    def create(directory: Path, facts: Mapping[str, Any], *, overwrite: bool, lock: Lock | None = None) -> RunRecords:
         """Start a run directory with its `run.json`.
 
         Raises:
             InputError: something is there already and `overwrite` is not given, or it is no run directory.
         """
+        records = RunRecords(directory, lock)
+        records.check_ours()
         RunRecords.check_new(directory, overwrite=overwrite)
         if directory.is_dir():
             remove_leftovers(directory)
@@ -48,18 +52,19 @@ class RunRecords:
             remove(directory / f"{name}.arrow")
         for name in (CHECKPOINTS, "progress.json", "run.json"):
             remove(directory / name)
-        records = RunRecords(directory)
         records.write_facts({**facts, "state": "running"})
         return records
 
     @staticmethod
     def check_new(directory: Path, *, overwrite: bool) -> None:
-        """Refuse a directory that is in use.
+        """Refuse a directory that is in use; one with nothing but its lock is empty.
 
         Raises:
             InputError: as `create` does.
         """
-        if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        if not directory.exists():
+            return
+        if directory.is_dir() and all(path.name.startswith(LOCK) for path in directory.iterdir()):
             return
         ours = holds_run(directory)
         if not (overwrite and ours):
@@ -80,7 +85,7 @@ class RunRecords:
         _check_identity(directory, before, facts["identity"])
 
     @staticmethod
-    def resume(directory: Path, facts: Mapping[str, Any]) -> RunRecords:
+    def resume(directory: Path, facts: Mapping[str, Any], *, lock: Lock | None = None) -> RunRecords:
         """Go on in a run directory: parts of jobs that had not ended are dropped, they will be written again.
 
         Raises:
@@ -88,7 +93,8 @@ class RunRecords:
         """
         RunRecords.check_same(directory, facts)
         before = read_facts(directory)
-        records = RunRecords(directory)
+        records = RunRecords(directory, lock)
+        records.check_ours()
         remove_leftovers(directory)
         ended = {path.name for path in _parts(directory, "jobs") if _all_ended(path)}
         for name in ("swarm", "patches", "jobs"):
@@ -97,6 +103,15 @@ class RunRecords:
                     path.unlink()
         records.write_facts({**facts, "started": before.get("started", facts.get("started")), "state": "running"})
         return records
+
+    def check_ours(self) -> None:
+        """To be called before what is written beside the records too.
+
+        Raises:
+            WorkError: the lock of the directory is not held any more.
+        """
+        if self._lock is not None:
+            self._lock.check()
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Replace `run.json`."""
@@ -135,6 +150,7 @@ class RunRecords:
 
     def drop_checkpoint(self, task: str) -> None:
         """The task has ended."""
+        self.check_ours()
         remove(self.directory / CHECKPOINTS / f"{_file_name(task)}.npz")
 
     def checkpoints(self) -> list[Path]:
@@ -155,6 +171,7 @@ class RunRecords:
             table = read_table(self.directory, name)
             with self._whole(self.directory / f"{name}.arrow") as temporary:
                 _write_table(temporary, table)
+        self.check_ours()
         for name in (*SCHEMAS, CHECKPOINTS, "progress.json"):
             remove_at_once(self.directory / name)
         self.write_facts({**facts, "state": "done"})
@@ -170,6 +187,7 @@ class RunRecords:
     @contextmanager
     def _whole(self, path: Path) -> Iterator[Path]:
         """As `replace_file`; what is unfinished has another suffix, so no reader of a table's folder takes it up."""
+        self.check_ours()
         with enough_room(self.directory), replace_file(path, keep_suffix=False) as temporary:
             yield temporary
 

@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from cluster.workers.task import ReadyCase, SearchJob
 from engine.charts.pareto import draw_pareto_front
 from engine.core.errors import InputError
 from engine.core.files import remove, remove_leftovers, replace_directory, replace_file
+from engine.core.lock import locked
 from engine.core.progress import Progress, Tick, unseen
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet
@@ -215,7 +216,7 @@ def evaluate(
         split: compute.predict(handle, images, on_rows(split, images.rows)) for split, images in work.held_out.items()
     }
     # The folder also before the search, as it may turn out that nothing can be written there.
-    with enough_room(work.paths.output), _staged(work, facts, resume) as records:
+    with enough_room(work.paths.output), _staged(work, facts, resume, compute.say) as records:
         ledger = Ledger(records, work.target)
         tasks = tasks_of_cases([(case.ready, case.jobs) for case in cases], compute.workers, ledger.has)
         search(compute, handle, tasks, ledger, on_iterations)
@@ -245,6 +246,7 @@ def _measure_setting(
         known = stage / _MEASURED / folder.relative_to(stage).with_suffix(".json")
         rates = _read_rates(known) if (folder / "repair").exists() else None
         if rates is None:
+            ledger.records.check_ours()
             saved = _write_repaired(work, folder, case.ready, ended)
             rates = _measured(work, compute, case.found.chunk.label, before, saved, tick)
             with replace_file(known) as temporary:
@@ -472,31 +474,32 @@ def _pieces(work: Evaluation) -> list[Path]:
 
 
 @contextmanager
-def _staged(work: Evaluation, facts: Mapping[str, Any], resume: bool) -> Iterator[RunRecords]:
+def _staged(
+    work: Evaluation, facts: Mapping[str, Any], resume: bool, say: Callable[[str], None]
+) -> Iterator[RunRecords]:
     """Yield the records of a hidden folder of the output; what comes out moves to its places when the body succeeds.
 
-    On any exception, Ctrl-C included, the output is as before, but for the hidden folder if a search had begun.
+    On any exception, Ctrl-C included, the output is as before, but for the hidden folder if a search had begun. Nobody
+    else works there meanwhile.
     """
     output = work.paths.output
     folder = output / UNFINISHED
-    missing = [path for path in (output, *output.parents) if not path.exists()]
-    if resume and holds_run(folder):
-        records = RunRecords.resume(folder, facts)
-    else:
-        remove(folder)
-        records = RunRecords.create(folder, facts, overwrite=False)
-    try:
-        with records.telling_end(facts):
-            yield records
-            _move(folder, output, _pieces(work))
-    except BaseException:
-        if not (folder / "jobs").exists():
+    with locked(output / ".evaluate.lock", output, say=say) as lock:
+        if resume and holds_run(folder):
+            records = RunRecords.resume(folder, facts, lock=lock)
+        else:
             remove(folder)
-            with suppress(OSError):  # somebody put something there meanwhile
-                for path in missing:
-                    path.rmdir()
-        raise
-    remove(folder)
+            records = RunRecords.create(folder, facts, overwrite=False, lock=lock)
+        try:
+            with records.telling_end(facts):
+                yield records
+                records.check_ours()
+                _move(folder, output, _pieces(work))
+        except BaseException:
+            if not lock.lost and not (folder / "jobs").exists():
+                remove(folder)
+            raise
+        remove(folder)
 
 
 def _move(folder: Path, output: Path, pieces: Sequence[Path]) -> None:

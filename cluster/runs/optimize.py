@@ -290,6 +290,7 @@ def _finish(
     repairs = run.repairs
     chosen, note = _choose(run, case, ledger) if case else (None, None)
     patch = patch_of(repairs.target, case.ready, chosen) if case and chosen else NO_CHANGE
+    ledger.records.check_ours()
     saved = save_repaired(repairs.model, patch, paths.output)
     if chunk is not None:
         old = repairs.target.kernel[chunk.index[:, 0], chunk.index[:, 1]]

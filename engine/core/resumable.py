@@ -8,7 +8,6 @@ lose more than a process that is killed.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from engine.core.files import remove, replace_directory, replace_file
+from engine.core.lock import LOCK, Lock, locked
 
 _JOB = "job.json"
 _JOURNAL = "journal.jsonl"
@@ -26,12 +26,13 @@ _TAIL = 1 << 16
 class WorkFolder:
     """An unfinished result; made by `work_folder`."""
 
-    def __init__(self, path: Path, result: Path, journal: IO[str], resumed: bool) -> None:
-        """Wrap a folder and its open journal."""
+    def __init__(self, path: Path, result: Path, journal: IO[str], resumed: bool, lock: Lock) -> None:
+        """Wrap a folder, its open journal and its lock."""
         self.path = path
         self.resumed = resumed
         self._result = result
         self._journal = journal
+        self._lock = lock
 
     def records(self) -> Iterator[Any]:
         """What was recorded so far, by earlier commands too, in the order of recording."""
@@ -41,12 +42,22 @@ class WorkFolder:
                 yield json.loads(line)
 
     def record(self, entry: Any) -> None:
-        """Note that a piece is done; its files must be in place."""
+        """Note that a piece is done; its files must be in place.
+
+        Raises:
+            WorkError: somebody else has taken the work over.
+        """
+        self._lock.check()
         self._journal.write(json.dumps(entry) + "\n")
         self._journal.flush()
 
     def become_result(self) -> None:
-        """Finish: the folder takes the place of its result, and whatever was there goes."""
+        """Finish: the folder takes the place of its result, and whatever was there goes.
+
+        Raises:
+            WorkError: somebody else has taken the work over.
+        """
+        self._lock.check()
         self._journal.close()
         with replace_directory(self._result) as place:
             self.path.replace(place)
@@ -59,13 +70,20 @@ def work_folder(result: Path, job: Mapping[str, Any]) -> Iterator[WorkFolder]:
     """Yield the folder in which `result` is made, as an earlier command with the same `job` left it.
 
     When the body succeeds, the folder is gone: it has become the result, or what the body left in it is removed. On
-    an exception it stays if anything was recorded.
+    an exception it stays if anything was recorded. Nobody else makes that result meanwhile, see `engine.core.lock`.
+
+    Raises:
+        InputError: another command is making it.
+        WorkError: another command has taken it over.
     """
     result = result.resolve()
     path = result.with_name(f".{result.name}.unfinished")
+    with locked(result.with_name(f".{result.name}{LOCK}"), result) as lock:
+        yield from _work(path, result, json.dumps(job, sort_keys=True, indent=1), lock)
+
+
+def _work(path: Path, result: Path, text: str, lock: Lock) -> Iterator[WorkFolder]:
     job_file, journal_file = path / _JOB, path / _JOURNAL
-    text = json.dumps(job, sort_keys=True, indent=1)
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     resumed = job_file.is_file() and job_file.read_text(encoding="utf-8") == text
     if not resumed:
         remove(path)
@@ -76,14 +94,12 @@ def work_folder(result: Path, job: Mapping[str, Any]) -> Iterator[WorkFolder]:
     _drop_torn_line(journal_file)
     with journal_file.open("a", encoding="utf-8") as journal:
         try:
-            yield WorkFolder(path, result, journal, resumed)
+            yield WorkFolder(path, result, journal, resumed, lock)
         except BaseException:
-            if not journal_file.exists() or journal_file.stat().st_size == 0:
+            if not lock.lost and (not journal_file.exists() or journal_file.stat().st_size == 0):
                 remove(path)
-                with contextlib.suppress(OSError):  # somebody put something there meanwhile
-                    for folder in missing[1:]:
-                        folder.rmdir()
             raise
+    lock.check()
     remove(path)
 
 

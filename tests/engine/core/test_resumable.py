@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.core.errors import InputError, WorkError
 from engine.core.resumable import work_folder
 
 
@@ -73,3 +74,33 @@ def test_the_result_is_replaced_whole(tmp_path: Path) -> None:
         assert (result / "old").exists()
         work.become_result()
     assert [path.name for path in result.iterdir()] == ["new"]
+
+
+def test_another_command_is_refused_while_one_is_at_work(tmp_path: Path) -> None:
+    result = tmp_path / "result"
+    with work_folder(result, {"a": 1}) as work:
+        (work.path / "file").write_text("mine")
+        for job in ({"a": 1}, {"a": 2}):
+            with pytest.raises(InputError, match="result: is held by process"), work_folder(result, job):
+                pass
+        work.become_result()
+    assert [path.name for path in tmp_path.rglob("*")] == ["result", "file"]
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_work_that_another_command_has_taken_over_is_left_to_it(tmp_path: Path, recorded: bool) -> None:
+    result = tmp_path / "result"
+    for end in ("record", "become_result", "leave"):
+        with pytest.raises(WorkError, match="was removed while"), work_folder(result, {}) as work:
+            if recorded:
+                work.record(1)
+            (tmp_path / ".result.lock").unlink()
+            if end == "record":
+                work.record(2)
+            elif end == "become_result":
+                work.become_result()
+        assert (work.path / "job.json").exists()
+        assert list((work.path / "journal.jsonl").read_text()) == (["1", "\n"] if recorded else [])
+        with work_folder(result, {}):
+            pass
+        assert not list(tmp_path.iterdir())
