@@ -173,6 +173,7 @@ def expected_seconds(work: Batch) -> float:
     """What `--dry-run` expects for two workers, but for their start."""
     with compute_on(2) as compute:
         found = expect(work, compute)
+    assert found.total is not None
     return found.total - found.start
 
 

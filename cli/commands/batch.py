@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.commands.report import summary
-from cli.run_report.words import duration
+from cli.run_report.words import duration, plural
 from cli.shared.console import Console
 from cli.shared.options import (
     PATH,
@@ -75,7 +75,12 @@ MODES = ("chain", "independent", "rounds")
 @option("--output-dir", type=PATH, required=True, help="Run directory: records, patch and repaired model.")
 @option("--resume", type=bool, help="Go on with the interrupted run in --output-dir, or start it.")
 @option("--overwrite", type=bool, help="Replace an earlier run.")
-@option("--dry-run", type=bool, help="Print jobs, workers and the time they will take, measured in 10 s, and stop.")
+@option(
+    "--dry-run",
+    type=bool,
+    help="Print jobs, workers and the time they will take, and stop. Measured in about 10 s once the workers run: what "
+    "has not ended then is given up, but for a call of TensorFlow or JAX that has begun.",
+)
 @compute_options
 @verbose_option
 def command(compute_settings: ComputeOptions, verbose: int, **options: Any) -> int:
@@ -253,12 +258,22 @@ def parse_weights(text: str, settings: SearchSettings) -> tuple[Weighting, ...]:
 def expectation_text(work: Batch, found: Expectation) -> str:
     """What `--dry-run` prints."""
     at_most = "at most " if work.mode == "rounds" else ""
+    if found.total is None or found.step is None:
+        time = f"nothing was measured: {found.nothing}"
+    else:
+        passes = "not measured" if found.passes is None else duration(found.passes)
+        told = plural(found.searched, "search", "searches")
+        if not found.searched:
+            told = f"{plural(found.iterations, 'iteration', 'iterations')}, no search ended"
+        time = (
+            f"{at_most}{duration(found.total)} expected (start {duration(found.start)}, each step "
+            f"{duration(found.step)}, held-out rows {passes}; from {told})"
+        )
     lines = [
         f"jobs: {found.jobs} in a step ({len(work.chunks)} chunks, {len(work.labels)} labels, "
         f"{len(work.weightings)} positive weights, {len(work.seeds)} seeds; labels without failures are skipped)",
         f"steps: {at_most}{found.steps} ({work.mode})",
         f"computing: {found.resources}",
-        f"time: {at_most}{duration(found.total)} expected (start {duration(found.start)}, each step "
-        f"{duration(found.step)}, held-out rows {duration(found.passes)}; from {found.searched} searches)",
+        f"time: {time}",
     ]
     return "\n".join(lines)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import FrameType
 
 from cluster.batch.spec import Batch, ChunkFile, tasks_of
 from cluster.compute.compute import Compute
@@ -14,12 +18,13 @@ from engine.core.errors import InputError
 from engine.data.image_set import read_images
 
 BUDGET = 10.0
-"""Seconds of calibration, at most, once the workers run."""
+"""Seconds of calibration once the workers run; only a call of the backend that has begun may end later."""
 
 RECORDING = 0.005
 """Seconds to record one search (benchmarks/batch.py)."""
 
 _MEASURED_ROWS = 512
+_PASSES = 1.0  # seconds for the held-out rows, at least
 
 
 @dataclass(frozen=True)
@@ -31,27 +36,72 @@ class Expectation:
         steps: at most.
         resources: what there is to compute with, in words.
         start: seconds to start the workers, measured.
-        step: seconds of a step.
-        passes: seconds of the passes over held-out rows.
-        searched: searches that the calibration ran.
+        step: seconds of a step; None where nothing was measured.
+        passes: seconds of the passes over held-out rows; None where they were not measured.
+        searched: searches that the calibration ran to their end.
+        iterations: of searches, that it ran.
+        nothing: why nothing was measured, else empty.
     """
 
     jobs: int
     steps: int
     resources: str
     start: float
-    step: float
-    passes: float
+    step: float | None
+    passes: float | None
     searched: int
+    iterations: int
+    nothing: str = ""
 
     @property
-    def total(self) -> float:
-        """Seconds in all, if no step is left out."""
-        return self.start + self.passes + self.steps * self.step
+    def total(self) -> float | None:
+        """Seconds in all, if no step is left out; None where nothing was measured."""
+        if self.step is None:
+            return None
+        return self.start + (self.passes or 0.0) + self.steps * self.step
+
+
+@dataclass(eq=False)
+class _Probe:
+    """One search alone: what comes before its first iteration, features and compiling included, and its iterations."""
+
+    setup: float = 0.0
+    iterations: tuple[float, ...] = ()
+
+    @property
+    def per_iteration(self) -> float:
+        """The first one may have compiled."""
+        later = self.iterations[1:] or self.iterations
+        return sum(later) / len(later)
+
+    def seconds(self, batch: Batch, chunks: int, workers: int) -> float:
+        """Of all searches of some chunks, one after the other."""
+        searches = len(batch.labels) * len(batch.seeds)
+        iterations = searches * sum(weighting.settings.num_iterations for weighting in batch.weightings)
+        return chunks * (self.setup + iterations * self.per_iteration) / max(1, workers)
+
+
+@dataclass(eq=False)
+class _Measured:
+    """How far the searches of some chunks came in how many seconds."""
+
+    tasks: int = 0
+    elapsed: float = 0.0
+    share: dict[str, float] = field(default_factory=dict)
+    searched: int = 0
+    iterations: int = 0
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all of them, extrapolated where the time ended before them."""
+        done = sum(self.share.values())
+        return self.elapsed * self.tasks / done if done else None
 
 
 def expect(batch: Batch, compute: Compute) -> Expectation:
-    """Run some of the work, features and compiling included, and extrapolate.
+    """Run some of the work, features and compiling included, for about `BUDGET` seconds, and extrapolate.
+
+    What is unfinished then is given up: no further work should be given to `compute`.
 
     Raises:
         InputError: no chunk can be read.
@@ -64,50 +114,125 @@ def expect(batch: Batch, compute: Compute) -> Expectation:
         raise InputError(f"{batch.chunks[0].error}")
     handle = compute.handle(batch.model, batch.target)
     wave = 1 if batch.mode == "chain" else max(1, workers)
-    first, count = _measure(batch, compute, handle, readable[:wave], BUDGET * 0.6, "calibration-a")
-    again, more = first, 0
-    if len(readable) >= 2 * wave:
-        # By now programs are compiled: the chunks to come will take as long as these.
-        again, more = _measure(batch, compute, handle, readable[wave : 2 * wave], BUDGET * 0.4, "calibration-b")
-    if batch.mode == "chain":
-        steps, step = batch.steps, (first + (batch.steps - 1) * again) / batch.steps
+    probe, first, again = _Probe(), _Measured(), _Measured()
+    begun = time.perf_counter()
+    with _given_up_after(BUDGET - _PASSES):
+        _probe(batch, compute, handle, readable, probe)
+        if probe.iterations:
+            _measure(batch, compute, handle, readable[:wave], begun + BUDGET * 0.6, "calibration-a", first)
+        if first.seconds is not None and len(readable) >= 2 * wave:
+            # By now programs are compiled: the chunks to come will take as long as these.
+            _measure(batch, compute, handle, readable[wave : 2 * wave], begun + BUDGET, "calibration-b", again)
+    ended = time.perf_counter() - begun
+    passes: list[float] = []
+    with _given_up_after(max(_PASSES, BUDGET - ended)):
+        passes.append(_passes(batch, handle))
+    step, nothing = None, ""
+    if probe.iterations:
+        step = _step(batch, probe, first, again, len(readable), wave) + RECORDING * batch.jobs_per_step
+    elif ended < BUDGET - _PASSES:
+        nothing = "the model gets every row of these labels right, or no chunk could be read to its end"
     else:
-        steps, step = batch.steps, first + max(0.0, len(readable) / wave - 1) * again
+        nothing = f"no search came to the end of its first iteration in {BUDGET - _PASSES:.0f} s"
     return Expectation(
         jobs=batch.jobs_per_step,
-        steps=steps,
+        steps=batch.steps,
         resources=compute.resources(),
         start=start,
-        step=step + RECORDING * batch.jobs_per_step,
-        passes=_passes(batch, handle),
-        searched=count + more,
+        step=step,
+        passes=passes[0] if passes else None,
+        searched=first.searched + again.searched,
+        iterations=len(probe.iterations) + first.iterations + again.iterations,
+        nothing=nothing,
     )
 
 
+def _step(batch: Batch, probe: _Probe, first: _Measured, again: _Measured, readable: int, wave: int) -> float:
+    """Seconds of a step."""
+    at_first = first.seconds
+    if at_first is None:
+        at_first = probe.seconds(batch, wave, wave)
+    else:
+        at_first += probe.setup
+    later = again.seconds
+    if later is None:
+        later = at_first
+    if batch.mode == "chain":
+        return (at_first + (batch.steps - 1) * later) / batch.steps
+    return at_first + max(0.0, readable / wave - 1) * later
+
+
+@contextmanager
+def _given_up_after(seconds: float) -> Iterator[None]:
+    """Leave the body where it is after so many seconds, if this is the main thread.
+
+    As Ctrl-C does, which is what libraries that wait in C let through.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    rung: list[int] = []
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        rung.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        if not rung:
+            raise
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def _probe(batch: Batch, compute: Compute, handle: ModelHandle, chunks: Sequence[ChunkFile], found: _Probe) -> None:
+    """Begin one search of the first label that has failures."""
+    base = Base(batch.target.kernel)
+    begun = time.perf_counter()
+    for chunk in chunks:
+        tasks = tasks_of(batch, 0, [chunk], base.key, compute.workers, prefix="calibration")
+        alone = [replace(task, searches=task.searches[:1]) for task in tasks]
+        for event in compute.run_tasks(handle, base, alone, {}):
+            if event.result.searches:
+                (search,) = event.result.searches
+                seconds = tuple(iteration.seconds for iteration in search.iterations)
+                found.setup = time.perf_counter() - begun - sum(seconds)
+                found.iterations = seconds
+                return
+
+
 def _measure(
-    batch: Batch, compute: Compute, handle: ModelHandle, chunks: Sequence[ChunkFile], budget: float, name: str
-) -> tuple[float, int]:
-    """Seconds for all searches of some chunks, extrapolated where the budget ends before them; searches that ended."""
+    batch: Batch,
+    compute: Compute,
+    handle: ModelHandle,
+    chunks: Sequence[ChunkFile],
+    until: float,
+    name: str,
+    found: _Measured,
+) -> None:
+    """Run searches of some chunks up to a moment, as the batch would."""
     base = Base(batch.target.kernel)
     tasks = tasks_of(batch, 0, chunks, base.key, compute.workers, prefix=name)
+    found.tasks = len(tasks)
     begun = time.perf_counter()
-    ended = searches = 0
-    share: dict[str, float] = {}
     for event in compute.run_tasks(handle, base, tasks, {}):
         task, result = event.task, event.result
-        share[task.name] = 1.0
-        if result.ended:
-            ended += 1
-            searches += len(result.searches)
-        else:
-            share[task.name] = max(
-                search.state.swarm.iteration / job.settings.num_iterations
-                for search, job in zip(result.searches, task.searches, strict=True)
-            )
-        if time.perf_counter() - begun > budget:
+        found.iterations += sum(len(search.iterations) for search in result.searches)
+        found.searched += len(result.searches) if result.ended else 0
+        done = [
+            1.0 if search.state.stop is not None else search.state.swarm.iteration / job.settings.num_iterations
+            for search, job in zip(result.searches, task.searches, strict=False)
+        ]
+        found.share[task.name] = sum(done) / len(done) if done else 1.0
+        found.elapsed = time.perf_counter() - begun
+        if time.perf_counter() > until:
             break
-    elapsed = time.perf_counter() - begun
-    return elapsed * len(tasks) / max(sum(share.values()), 1e-3), searches
 
 
 def _passes(batch: Batch, handle: ModelHandle) -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -229,7 +231,43 @@ def test_dry_run(batchspace: Path, command: Command) -> None:
     assert lines["steps"] == "at most 2 (rounds)"
     assert lines["computing"].startswith("this process, ")
     assert lines["time"].startswith("at most ") and " s expected (" in lines["time"]
+    assert re.search(r"from [1-9]\d* searches\)$", lines["time"])
     assert contents(batchspace) == before
+
+
+@pytest.mark.parametrize(
+    ("seconds", "particles", "says"),
+    [
+        (2.0, 4000, "nothing was measured: no search came to the end of its first iteration in 1 s"),
+        (10.0, 4, r"expected \(start 0.0 s, each step .*; from [1-9]\d* (iterations?, no search ended|search)"),
+    ],
+)
+def test_dry_run_keeps_to_its_time_whatever_a_task_costs(
+    batchspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch, seconds: float, particles: int, says: str
+) -> None:
+    """All labels and seeds, through all layers of the model."""
+    monkeypatch.setattr("cluster.batch.estimate.BUDGET", seconds)
+    before = contents(batchspace)
+    words = [*FILES, "--target-layer", "conv2d", "--seeds", "3", "--num-workers", "0", "--verbose", "0", "--dry-run"]
+    words += ["--num-particles", str(particles)]
+    begun = time.monotonic()
+    done = command(*words)
+    assert time.monotonic() - begun < seconds + 15  # one call of the backend may last
+    assert done.code == 0, done.err
+    (said,) = (line for line in done.out.splitlines() if line.startswith("time: "))
+    assert re.search(says, said), said
+    assert contents(batchspace) == before
+
+
+def test_dry_run_without_failures(batchspace: Path, command: Command) -> None:
+    for number in (0, 1, 2):
+        shutil.rmtree(f"chunks/{number}")
+    done = command(*BATCH, "--labels", "4", "--dry-run")  # of which the last chunk has no row
+    assert done.code == 0, done.err
+    assert done.out.endswith(
+        "time: nothing was measured: the model gets every row of these labels right, or no chunk could be read to its "
+        "end\n"
+    )
 
 
 def test_a_label_that_cannot_be_kept_is_warned_of(batchspace: Path, command: Command) -> None:
