@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import engine
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 
 ANSWER_SECONDS = 5
 
@@ -139,8 +139,7 @@ def _init(address: str | None, workers: int | None, empty: Path) -> None:
                 f"the Ray cluster at {address!r} has no node on this machine, expected to run on one of its nodes, or "
                 f"the address of its client server (ray://HOST:10001)"
             ) from error
-        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
-        raise _no_answer(address, reason) from error
+        raise _no_answer(address, reason(error)) from error
 
 
 def _knock(address: str) -> None:
@@ -169,11 +168,11 @@ def _all_said(error: BaseException) -> str:
     return "\n".join(messages)
 
 
-def _no_answer(address: str, reason: str) -> InputError:
+def _no_answer(address: str, why: str) -> InputError:
     # A client server without the right token is as silent as none.
     token = ", and its token if it wants one" if address.startswith("ray://") else ""
     return InputError(
-        f"no Ray cluster answers at {address!r} ({reason}), expected the address of a running cluster{token}"
+        f"no Ray cluster answers at {address!r} ({why}), expected the address of a running cluster{token}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read."""
+"""The two exceptions a user is meant to read, and what their sentences say of others."""
 
 
 class InputError(Exception):
@@ -10,3 +10,10 @@ class InputError(Exception):
 
 class WorkError(Exception):
     """The work cannot be finished, through no fault of the input; results so far are kept. One sentence."""
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an exception's message, or its kind, cut to a readable length, for use inside a sentence."""
+    lines = str(error).strip().splitlines()
+    text = lines[0].strip().rstrip(".:") if lines else type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -26,7 +26,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 from engine.core.hdf5 import check_stored, refuse_other_files
 from engine.core.types import Float32, Int64, Uint8
 
@@ -133,7 +133,7 @@ class ImageReader:
             return np.asarray(dataset[start:stop])
         except OSError as error:
             raise InputError(
-                f"{path}: rows {start} to {stop} cannot be read ({_first_line(error)}), expected an undamaged HDF5 file"
+                f"{path}: rows {start} to {stop} cannot be read ({reason(error)}), expected an undamaged HDF5 file"
             ) from error
 
     def _floats(self, start: int, stop: int, taken: slice | Int64, rows: Int64) -> Float32:
@@ -314,14 +314,12 @@ def _open_file(path: Path) -> Iterator[Any]:
         file = h5py.File(path, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE_BYTES)
     except OSError as error:
         found = "is damaged or cut short" if h5py.is_hdf5(path) else "is not an HDF5 file"
-        raise InputError(
-            f"{path} {found} ({_first_line(error)}), expected an HDF5 file with images and labels"
-        ) from error
+        raise InputError(f"{path} {found} ({reason(error)}), expected an HDF5 file with images and labels") from error
     with file:
         try:
             refuse_other_files(file, str(path))
         except (OSError, RuntimeError, KeyError) as error:
-            raise InputError(f"{path} is damaged ({_first_line(error)}), expected a whole HDF5 file") from error
+            raise InputError(f"{path} is damaged ({reason(error)}), expected a whole HDF5 file") from error
         yield file
 
 
@@ -353,7 +351,7 @@ def _item(file: Any, path: Path, name: str) -> Any:
     try:
         return file.get(name)
     except (OSError, RuntimeError, KeyError) as error:
-        raise InputError(f'{path}: "{name}" cannot be read ({_first_line(error)}), expected a dataset') from error
+        raise InputError(f'{path}: "{name}" cannot be read ({reason(error)}), expected a dataset') from error
 
 
 def _label_indices(labels: Any, path: Path) -> Int64:
@@ -363,7 +361,7 @@ def _label_indices(labels: Any, path: Path) -> Int64:
         try:
             block = np.asarray(labels[start : start + _LABEL_BLOCK_ROWS])
         except OSError as error:
-            raise InputError(f"{path}: labels cannot be read ({_first_line(error)}), expected one-hot rows") from error
+            raise InputError(f"{path}: labels cannot be read ({reason(error)}), expected one-hot rows") from error
         good = ((block != 0).sum(axis=1) == 1) & ((block == 1).sum(axis=1) == 1)
         if not good.all():
             row = int(np.argmin(good))
@@ -408,7 +406,3 @@ def _described(inputs: Inputs) -> str:
 
 def _short(row: npt.NDArray[Any]) -> str:
     return np.array2string(row, threshold=12, edgeitems=4, separator=" ", max_line_width=1000)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

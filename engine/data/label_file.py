@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 from engine.core.files import replace_file
 
 
@@ -19,7 +19,7 @@ def read_label_file(path: Path) -> dict[int, dict[str, Any]]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}), {expected}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}), {expected}") from error
+        raise InputError(f"{path} is not JSON ({reason(error)}), {expected}") from error
     if not isinstance(content, list) or not content:
         raise InputError(f"{path} holds no list with labels, {expected}")
     entries: dict[int, dict[str, Any]] = {}

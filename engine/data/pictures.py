@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 from engine.core.types import Float64, Int64, Uint8
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
@@ -108,5 +108,4 @@ def _guarded(decode: Callable[[], Uint8], name: str) -> Uint8:
     except UnidentifiedImageError as error:
         raise InputError(f"{name} is no picture, expected a {', '.join(_FORMATS)} file") from error
     except Exception as error:  # decoders of damaged files raise almost anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{name} cannot be decoded ({reason}), expected an undamaged picture") from error
+        raise InputError(f"{name} cannot be decoded ({reason(error)}), expected an undamaged picture") from error

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 from engine.core.files import replace_file
 from engine.core.progress import Tick, ignore
 from engine.core.types import Float64
@@ -56,7 +56,7 @@ def read_groups(path: Path) -> list[list[int]]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}), {expected}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}), {expected}") from error
+        raise InputError(f"{path} is not JSON ({reason(error)}), {expected}") from error
     if not isinstance(groups, list) or not groups or not all(isinstance(group, list) for group in groups):
         raise InputError(f"{path} holds no list of lists, {expected}")
     members = [member for group in groups for member in group]

@@ -8,7 +8,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 
 LARGEST_MEMBER = 64 << 20
 """Bytes; an archive may claim any size."""
@@ -60,8 +60,7 @@ def read_entry(entry: Entry) -> bytes:
         raise
     # RuntimeError: a member is encrypted; NotImplementedError: packed in a way that zipfile does not know.
     except (OSError, EOFError, KeyError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{entry} cannot be read ({reason}), expected an undamaged file") from error
+        raise InputError(f"{entry} cannot be read ({reason(error)}), expected an undamaged file") from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -75,4 +74,4 @@ def _archive(path: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
-        raise InputError(f"{path} is no zip archive ({error}), expected one, by its name") from error
+        raise InputError(f"{path} is no zip archive ({reason(error)}), expected one, by its name") from error

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 from engine.core.parallel import ParallelMap, in_process
 from engine.core.progress import Progress, unseen
 from engine.core.types import Int64, Uint8
@@ -122,8 +122,9 @@ def read_batches(source: Path, names: list[str]) -> dict[str, tuple[Uint8, Int64
                 if name in names and member.isfile() and member.size <= _LARGEST:
                     contents[name] = members.extractfile(member).read()  # type: ignore[union-attr]
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{archive} cannot be read ({reason}), expected the tar.gz of CIFAR-10 for Python") from error
+        raise InputError(
+            f"{archive} cannot be read ({reason(error)}), expected the tar.gz of CIFAR-10 for Python"
+        ) from error
     for name in names:
         if name not in contents:
             raise InputError(f"{archive} has no {name}, expected the tar.gz of CIFAR-10 for Python")
@@ -140,7 +141,9 @@ def parse_batch(content: bytes, name: str) -> tuple[Uint8, Int64]:
     except InputError as error:
         raise InputError(f"{name} {error}, expected a batch of CIFAR-10") from None
     except Exception as error:  # damaged pickles raise almost anything
-        raise InputError(f"{name} is no pickle that can be read ({error}), expected a batch of CIFAR-10") from error
+        raise InputError(
+            f"{name} is no pickle that can be read ({reason(error)}), expected a batch of CIFAR-10"
+        ) from error
     if not isinstance(batch, dict) or not {b"data", b"labels"} <= batch.keys():
         raise InputError(f"{name} has no data and labels, expected a batch of CIFAR-10")
     data, labels = batch[b"data"], batch[b"labels"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 from engine.core.files import remove
 from engine.core.progress import Tick, ignore
 from engine.core.types import Uint8
@@ -137,7 +137,7 @@ def read_idx(path: Path, dimensions: int) -> Uint8:
         elif path.suffix == ".gz":
             raise InputError(f"{path} starts with bytes {content[:2].hex() or 'none'}, expected a gzip file")
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({error}), expected a whole gzip or IDX file") from error
+        raise InputError(f"{path} cannot be read ({reason(error)}), expected a whole gzip or IDX file") from error
     magic, header = 0x0800 + dimensions, 4 * (1 + dimensions)
     found = int.from_bytes(content[:4], "big")
     if len(content) < header or found != magic:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 from engine.core.parallel import ParallelMap, in_process
 from engine.core.progress import Progress, unseen
 from engine.core.types import Float32
@@ -161,7 +161,7 @@ def _read_classes(table: Entry) -> list[int]:
         classes = [int(row[_CLASS_COLUMN]) for row in rows if row]
     except (ValueError, IndexError, csv.Error) as error:
         raise InputError(
-            f"{table} cannot be read ({error}), expected ;-separated rows with the class in column 8"
+            f"{table} cannot be read ({reason(error)}), expected ;-separated rows with the class in column 8"
         ) from error
     if not all(0 <= class_number < len(LABEL_NAMES) for class_number in classes):
         raise InputError(f"{table} has a class outside 0 to {len(LABEL_NAMES) - 1}, expected none")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 from engine.core.json_stream import iterate_items
 from engine.core.plain_names import plain_name
 
@@ -45,9 +45,8 @@ def read_subset_file(path: Path) -> tuple[Mapping[str, Any], list[Entry]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
         raise InputError(
-            f"{path} cannot be read ({reason}), expected the JSON that create_image_subset writes"
+            f"{path} cannot be read ({reason(error)}), expected the JSON that create_image_subset writes"
         ) from error
     arguments = content.get("args") if isinstance(content, dict) else None
     images = content.get("images") if isinstance(content, dict) else None

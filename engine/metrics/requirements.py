@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 from engine.core.types import Int64
 from engine.metrics.accuracy import wilson_interval
 from engine.metrics.comparison import Comparison, drop_interval
@@ -235,7 +235,7 @@ def _tables(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}), expected a TOML file of requirements") from error
     except (ValueError, RecursionError) as error:  # TOML's own errors and those of UTF-8 are ValueErrors
-        raise InputError(f"{path} is not TOML ({error}), expected [[require]] tables") from error
+        raise InputError(f"{path} is not TOML ({reason(error)}), expected [[require]] tables") from error
     for key in content:
         if key != "require":
             raise InputError(f"{path} has the unknown key {key!r}, expected only [[require]] tables")

@@ -15,9 +15,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 from engine.core.hdf5 import refuse_other_files
-from engine.models.safe_config import reason
 from engine.models.weight_paths import weight_variables
 
 CONFIG_MEMBER = "config.json"

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.backend import keras
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 from engine.data.image_set import ImageSet, Inputs, check_fits_model
 from engine.models import hdf5, safe_config, savedmodel
 from engine.models.inputs import ModelInput, has_graph, model_inputs, row_shape, several_inputs
@@ -248,10 +248,9 @@ def _output_shapes(model: Any, only_input: ModelInput, path: Path) -> list[tuple
         try:
             outputs = keras.tree.flatten(model.compute_output_spec(start))
         except Exception as error:  # it is the code of the file that runs
-            why = safe_config.reason(error)
             raise InputError(
-                f"{path}: the model cannot be run on rows of shape {only_input.shape} ({why}), expected one that can "
-                "be compiled for them"
+                f"{path}: the model cannot be run on rows of shape {only_input.shape} ({reason(error)}), expected "
+                "one that can be compiled for them"
             ) from error
     return [tuple(output.shape) for output in outputs]
 

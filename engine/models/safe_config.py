@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from engine.backend import keras
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 from engine.models.keras2_config import modern_config
 
 # Written out, not taken from `keras.layers`: a layer that Keras adds later is refused until it is looked at.
@@ -149,13 +149,6 @@ def _import_class(registered: str, module: str, source: str) -> None:
             f"{source}: {registered!r} is of the module {module!r}, which cannot be imported ({reason(error)}), "
             "expected it on Python's path (PYTHONPATH) here and on every worker"
         ) from error
-
-
-def reason(error: BaseException) -> str:
-    """The first line of an exception's message, cut to a readable length, for use inside a sentence."""
-    lines = str(error).strip().splitlines()
-    text = lines[0].strip().rstrip(".:") if lines else type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _first_cause(error: BaseException) -> BaseException:

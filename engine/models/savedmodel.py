@@ -19,8 +19,7 @@ from google.protobuf.message import DecodeError
 
 from engine import backend
 from engine.backend import keras
-from engine.core.errors import InputError
-from engine.models.safe_config import reason
+from engine.core.errors import InputError, reason
 from engine.models.weight_paths import name_in_layer, weight_variables
 
 METADATA = "keras_metadata.pb"

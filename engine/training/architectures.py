@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.backend import keras
-from engine.core.errors import InputError, WorkError
+from engine.core.errors import InputError, WorkError, reason
 from engine.models import hdf5, safe_config
 
 OWN = ("base", "vgg16", "vgg19")
@@ -191,11 +191,11 @@ def _convolutional_part(architecture: Architecture, images: Any) -> Any:
         try:
             return network(IMAGENET, images)
         except Exception as error:
-            reason = safe_config.reason(error)
-            if not isinstance(error, OSError) and not reason.startswith(("URL fetch failure", "Incomplete or corrupt")):
+            why = reason(error)
+            if not isinstance(error, OSError) and not why.startswith(("URL fetch failure", "Incomplete or corrupt")):
                 raise
             raise WorkError(
-                f"the ImageNet weights of {name} cannot be downloaded ({reason}); pass --weights none to start from "
+                f"the ImageNet weights of {name} cannot be downloaded ({why}); pass --weights none to start from "
                 "random ones, or --weights FILE for a copy of that file"
             ) from error
     part = network(None, images)
@@ -222,7 +222,7 @@ def _trying(what: str, function: Callable[..., Any], *args: Any, **keywords: Any
     except (InputError, WorkError):
         raise
     except Exception as error:  # Keras raises many kinds
-        raise InputError(f"{what} ({safe_config.reason(error)}), expected what Keras can build") from error
+        raise InputError(f"{what} ({reason(error)}), expected what Keras can build") from error
 
 
 def _known_name(name: Any, key: str, others: tuple[str, ...] = ()) -> str:
@@ -264,9 +264,7 @@ def _read_settings(path: Path, model: str | None) -> Architecture:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}), expected a JSON file of settings") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path}: is not JSON ({safe_config.reason(error)}), expected an object of settings"
-        ) from error
+        raise InputError(f"{path}: is not JSON ({reason(error)}), expected an object of settings") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path}: holds a {type(settings).__name__}, expected an object with {', '.join(_KEYS)}")
     if odd := sorted(set(settings) - set(_KEYS)):

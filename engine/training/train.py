@@ -30,7 +30,7 @@ import numpy as np
 
 from engine import backend
 from engine.backend import keras
-from engine.core.errors import InputError, WorkError
+from engine.core.errors import InputError, WorkError, reason
 from engine.core.files import remove, replace_file
 from engine.core.progress import Progress, unseen
 from engine.core.rng import generator
@@ -38,7 +38,6 @@ from engine.core.types import Float32, Int64
 from engine.data.image_set import READ_ROWS, ImageReader, ImageSet, open_reader
 from engine.models import hdf5, savedmodel
 from engine.models.load import fingerprint_of, load_model
-from engine.models.safe_config import reason
 from engine.passes.batching import BATCH_ROWS
 from engine.targets.model_runner import ModelRunner
 from engine.training.architectures import foreign_layer

@@ -1,0 +1,29 @@
+"""What a sentence says of an exception that it is about."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.core.errors import InputError, reason
+from engine.datasets.cifar import parse_batch
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("bad magic number"), "bad magic number"),
+        (ValueError("\n  no such layer:\n  at line 3"), "no such layer"),
+        (ValueError("cannot be opened."), "cannot be opened"),
+        (RecursionError(), "RecursionError"),
+        (OSError(" \n"), "OSError"),
+        (ValueError("x" * 300), "x" * 197 + "..."),
+    ],
+)
+def test_reason_is_one_readable_line(error: Exception, said: str) -> None:
+    assert reason(error) == said
+
+
+def test_a_long_complaint_of_a_damaged_file_is_cut() -> None:
+    with pytest.raises(InputError, match="is no pickle that can be read") as caught:
+        parse_batch(b"I" + b"x" * 5000 + b"\n.", "data_batch_1")
+    assert len(str(caught.value)) < 300
