@@ -10,7 +10,6 @@ import click
 
 from cli.shared.console import Console
 from cli.shared.options import PATH, F, option, verbose_option, worker_options
-from engine.core.errors import InputError
 
 
 def _ratio(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, float, float, float]:
@@ -44,55 +43,6 @@ def command() -> None:
     """
 
 
-@command.command("fashion-mnist")
-@option("--input-dir", type=PATH, required=True, help="Folder with the four IDX files, gzipped or not.")
-@option("--output-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder for the .h5 files.")
-@option(
-    "--data-ratio",
-    callback=_ratio,
-    default="0.5,0.1,0.2,0.2",
-    show_default=True,
-    help="train,val,test,repair; they sum to 1. The official training images are divided in the proportion "
-    "train : val : repair; test, unless 0, is always the whole official test set, in its order.",
-)
-@option("--random-state", type=int, help="Seed that shuffles the training images [default: their order is kept].")
-@option(
-    "--preprocess",
-    type=click.Choice(["toolkit", "pad", "resize"]),
-    default="pad",
-    show_default=True,
-    help="From 28x28 to 32x32x3: pad with zeros; resize; or resize and equalise, as eAI-Repair-Toolkit does.",
-)
-@option("--overwrite", type=bool, help="Replace .h5 files that `prepare` did not make.")
-def fashion_mnist(
-    input_dir: Path,
-    output_dir: Path,
-    data_ratio: tuple[float, float, float, float],
-    random_state: int | None,
-    preprocess: str,
-    overwrite: bool,
-) -> None:
-    """Prepare Fashion-MNIST.
-
-    Example: repair-dist prepare fashion-mnist --input-dir fashion-mnist --output-dir data --data-ratio 0.3,0.1,0.1,0.5
-    """
-    from engine.datasets.fashion_mnist import LABEL_NAMES, prepare_fashion_mnist
-
-    if not input_dir.is_dir():
-        raise InputError(f"{input_dir}: no such folder, expected one with the IDX files of Fashion-MNIST")
-    with Console(1) as console:
-        written = prepare_fashion_mnist(
-            input_dir,
-            output_dir,
-            data_ratio=data_ratio,
-            random_state=random_state,
-            preprocess=preprocess,
-            overwrite=overwrite,
-            progress=console.rows("prepare", None),
-        )
-    _tell(written, len(LABEL_NAMES), ())
-
-
 def _preprocess_option(names: tuple[str, ...], default: str, text: str) -> Callable[[F], F]:
     return option("--preprocess", type=click.Choice(names), default=default, show_default=True, help=text)
 
@@ -102,7 +52,7 @@ def _ratio_option(text: str) -> Callable[[F], F]:
 
 
 def _common_options(function: F) -> F:
-    """What all data sets but Fashion-MNIST share."""
+    """What all data sets share."""
     for decorate in (
         verbose_option,
         worker_options,
@@ -128,6 +78,29 @@ _DIVIDE_RATE = option(
     help="Share of repair among the official training images; the rest is train, as eAI-Repair-Toolkit divides them. "
     "Takes the place of --data-ratio.",
 )
+
+
+@command.command("fashion-mnist")
+@option("--input-dir", type=PATH, required=True, help="Folder with the four IDX files, gzipped or not.")
+@_OFFICIAL_RATIO
+@_DIVIDE_RATE
+@option("--random-state", type=int, help="Seed that shuffles the training images [default: their order is kept].")
+@_preprocess_option(
+    ("toolkit", "pad", "resize"),
+    "pad",
+    "From 28x28 to 32x32x3: pad with zeros; resize; or resize and equalise, as eAI-Repair-Toolkit does.",
+)
+@_common_options
+def fashion_mnist(**settings: Any) -> None:
+    """Prepare Fashion-MNIST.
+
+    The same command goes on where it was interrupted.
+
+    Example: repair-dist prepare fashion-mnist --input-dir fashion-mnist --output-dir data --data-ratio 0.3,0.1,0.1,0.5
+    """
+    from engine.datasets.fashion_mnist import LABEL_NAMES, prepare_fashion_mnist
+
+    _tell(_run(prepare_fashion_mnist, settings), len(LABEL_NAMES), ())
 
 
 @command.command("bdd-objects")

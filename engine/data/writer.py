@@ -59,7 +59,7 @@ def write_image_set(
         with h5py.File(temporary, "w", locking=False) as file:
             images = create_images(file, rows, image_shape, image_dtype)
             labels = file.create_dataset("labels", (rows, classes), label_dtype)
-            _write_attributes(file, label_names, preprocess)
+            write_attributes(file, label_names, preprocess)
             writer = ImageSetWriter(images, labels)
             yield writer
         if writer.rows_written != rows:
@@ -114,7 +114,7 @@ def write_empty_image_set(
     with replace_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
         file.create_dataset("images", (0,), np.float64)
         file.create_dataset("labels", (0,), np.float64)
-        _write_attributes(file, label_names, preprocess)
+        write_attributes(file, label_names, preprocess)
 
 
 def copy_rows(
@@ -147,7 +147,7 @@ def layout_of(image_set: ImageSet, reader: ImageReader) -> dict[str, Any]:
     }
 
 
-def _write_attributes(file: Any, label_names: tuple[str, ...] | None, preprocess: str | None) -> None:
+def write_attributes(file: Any, label_names: tuple[str, ...] | None, preprocess: str | None) -> None:
     """Store label names and preprocessing on an open h5py file, where they are known."""
     if label_names is not None:
         file.attrs.create("label_names", list(label_names), dtype=h5py.string_dtype())

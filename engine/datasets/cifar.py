@@ -6,8 +6,6 @@ with which NumPy 1 stored an array, are given to stand-ins that only keep what t
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import io
 import pickle
 import tarfile
@@ -22,9 +20,8 @@ from engine.core.errors import InputError, reason
 from engine.core.parallel import ParallelMap, in_process
 from engine.core.progress import Progress, unseen
 from engine.core.types import Int64, Uint8
-from engine.data.preprocess import preprocess_images
-from engine.datasets.official_splits import divide_by_rate, divide_training
-from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio, Split, shuffled, write_splits
+from engine.datasets.official_splits import Division, write_arrays
+from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio
 
 LABEL_NAMES = (
     "airplane",
@@ -73,30 +70,15 @@ def prepare_cifar(
     """
     if preprocess not in PREPROCESSES:
         raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
-    with_test = divide_rate is not None or data_ratio[2] > 0
-    batches = read_batches(input_dir, [*_TRAINING, _TEST] if with_test else list(_TRAINING))
+    division = Division(data_ratio, divide_rate, random_state)
+    batches = read_batches(input_dir, [*_TRAINING, _TEST] if division.with_test else list(_TRAINING))
     training = [batches[name] for name in _TRAINING]
-    images = np.concatenate([batch_images for batch_images, _ in training])
-    labels = np.concatenate([batch_labels for _, batch_labels in training])
-    order = np.arange(len(labels)) if random_state is None else shuffled(len(labels), random_state)
-    rows_of = (
-        divide_training(order, data_ratio)
-        if divide_rate is None
-        else divide_by_rate(order, divide_rate, random_state or 0)
-    )
-    splits = {name: Split(images[rows], labels[rows]) for name, rows in rows_of.items()}
-    if with_test:
-        splits["test"] = Split(*batches[_TEST])
-    digest = hashlib.sha256()
-    for split in splits.values():
-        digest.update(np.ascontiguousarray(split.sources).data)
-        digest.update(split.labels.data)
-    return write_splits(
+    return write_arrays(
         output_dir,
-        splits,
+        (np.concatenate([images for images, _ in training]), np.concatenate([labels for _, labels in training])),
+        batches.get(_TEST),
+        division,
         Layout(LABEL_NAMES, preprocess),
-        functools.partial(preprocess_images, method=preprocess),
-        job={"cifar-10": digest.hexdigest()},
         overwrite=overwrite,
         spread=spread,
         progress=progress,

@@ -1,7 +1,6 @@
 """Fashion-MNIST from its four IDX files to image sets.
 
-The files carry their official names, with or without `.gz`. Of the official training images, `prepare` makes
-`train.h5`, `val.h5` and `repair.h5`; the official test images become `test.h5`, in order and all of them, so
+The files carry their official names, with or without `.gz`. All official test images become `test.h5`, in order, so
 that accuracies on it compare with published ones.
 """
 
@@ -10,20 +9,18 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 from engine.core.errors import InputError, reason
 from engine.core.files import remove
-from engine.core.progress import Tick, ignore
+from engine.core.parallel import ParallelMap, in_process
+from engine.core.progress import Progress, unseen
 from engine.core.types import Uint8
-from engine.data.image_set import READ_ROWS
-from engine.data.preprocess import METHODS, preprocess_images
-from engine.data.writer import write_image_set
-from engine.datasets.official_splits import divide_training
-from engine.datasets.splits import DEFAULT_RATIO, NAMES, Ratio, check_ratio, is_ours, shuffled
+from engine.data.preprocess import METHODS
+from engine.datasets.official_splits import Division, write_arrays
+from engine.datasets.splits import DEFAULT_RATIO, NAMES, Layout, Ratio, is_ours
 
 LABEL_NAMES = (
     "T-shirt/top",
@@ -49,65 +46,41 @@ def prepare_fashion_mnist(
     output_dir: Path,
     *,
     data_ratio: Ratio = DEFAULT_RATIO,
+    divide_rate: float | None = None,
     random_state: int | None = None,
     preprocess: str = DEFAULT_PREPROCESS,
     overwrite: bool = False,
-    progress: Tick = ignore,
+    spread: ParallelMap = in_process,
+    progress: Progress = unseen,
 ) -> dict[str, int]:
-    """Write `train.h5`, `val.h5`, `test.h5` and `repair.h5` and return the rows of each split written.
+    """Write train, val and repair from the training images and test from the test images; returns their rows.
 
-    `data_ratio` is (train, val, test, repair) and sums to 1. The official training images are divided among
-    train, val and repair in the proportion of their three ratios, after shuffling with
-    `numpy.random.default_rng(random_state)`, or in file order where that is None; the last of them with a
-    ratio above 0 takes what rounding leaves, so no image is lost. `test.h5` holds all official test images,
-    in order, where the test ratio is above 0; its size follows from the data set, not from the ratio. Parts
-    without rows are not written, and one left by an earlier `prepare` is removed.
+    The training images are divided by `engine.datasets.official_splits`. `test.h5` holds all test images in order,
+    where its ratio is above 0 or `divide_rate` is given. Parts without rows are not written, and one left by an
+    earlier `prepare` is removed. `images` are float32 (n, 32, 32, 3), `labels` one-hot uint8 (n, 10).
 
-    `images` are float32 (n, 32, 32, 3), `labels` one-hot uint8 (n, 10); label names and preprocessing are
-    stored as attributes. All splits appear together or none does. `progress` is called with the number of rows
-    just written.
-
-    Raises InputError for bad IDX files, bad ratios, an unknown preprocessing, and for a split whose file
-    exists without our `preprocess` attribute unless `overwrite`.
+    Raises InputError for bad IDX files, bad ratios, an unknown preprocessing, and as
+    `engine.datasets.splits.write_splits` does.
     """
     if preprocess not in METHODS:
         raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(METHODS)}")
-    check_ratio(data_ratio)
-    files = {split: output_dir / f"{split}.h5" for split in NAMES}
-    train_images, train_labels = read_split(input_dir, "train")
-    count = len(train_images)
-    order = np.arange(count) if random_state is None else shuffled(count, random_state)
-    splits = divide_training(order, data_ratio)
-    sources = {split: (train_images, train_labels, rows) for split, rows in splits.items()}
-    if data_ratio[2] > 0:
-        test_images, test_labels = read_split(input_dir, "t10k")
-        sources["test"] = (test_images, test_labels, np.arange(len(test_images)))
-    for split in sources:
-        if files[split].exists() and not overwrite and not is_ours(files[split]):
-            raise InputError(
-                f"{files[split]} exists and was not made by prepare, expected another folder or --overwrite"
-            )
-    with ExitStack() as stack:
-        for split, (images, labels, rows) in sources.items():
-            writer = stack.enter_context(
-                write_image_set(
-                    files[split],
-                    rows=len(rows),
-                    image_shape=(32, 32, 3),
-                    classes=len(LABEL_NAMES),
-                    label_names=LABEL_NAMES,
-                    preprocess=preprocess,
-                )
-            )
-            for start in range(0, len(rows), READ_ROWS):
-                block = rows[start : start + READ_ROWS]
-                one_hot = np.eye(len(LABEL_NAMES), dtype=np.uint8)[labels[block]]
-                writer.append(preprocess_images(images[block], preprocess), one_hot)
-                progress(len(block))
-    for split in set(NAMES) - set(sources):
-        if files[split].exists() and is_ours(files[split]):
-            remove(files[split])
-    return {split: len(sources[split][2]) for split in NAMES if split in sources}
+    division = Division(data_ratio, divide_rate, random_state)
+    if not input_dir.is_dir():
+        raise InputError(f"{input_dir}: no such folder, expected one with the IDX files of Fashion-MNIST")
+    written = write_arrays(
+        output_dir,
+        read_split(input_dir, "train"),
+        read_split(input_dir, "t10k") if division.with_test else None,
+        division,
+        Layout(LABEL_NAMES, preprocess),
+        overwrite=overwrite,
+        spread=spread,
+        progress=progress,
+    )
+    for split in set(NAMES) - set(written):
+        if is_ours(path := output_dir / f"{split}.h5"):
+            remove(path)
+    return written
 
 
 def read_split(input_dir: Path, split: str) -> tuple[Uint8, Uint8]:

@@ -24,8 +24,8 @@ from engine.core.types import Float32
 from engine.data.pictures import decode_picture
 from engine.data.preprocess import equalise_crop_resize, preprocess_each
 from engine.datasets.archives import Entry, list_entries, read_entry
-from engine.datasets.official_splits import divide_by_rate, divide_training
-from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio, Split, shuffled, write_splits
+from engine.datasets.official_splits import Division
+from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio, Split, write_splits
 
 LABEL_NAMES = (
     *(f"Speed limit ({speed}km/h)" for speed in (20, 30, 50, 60, 70, 80)),
@@ -100,6 +100,7 @@ def prepare_gtsrb(
     """
     if preprocess not in PREPROCESSES:
         raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
+    division = Division(data_ratio, divide_rate, random_state)
     if not input_dir.is_dir():
         raise InputError(f"{input_dir}: no such folder, expected one with the archives of GTSRB")
     entries = list_entries(input_dir)
@@ -110,12 +111,9 @@ def prepare_gtsrb(
     classes = np.array([int(name) for name, _ in training])
     if classes.max() >= len(LABEL_NAMES):
         raise InputError(f"{input_dir} has images of class {classes.max()}, expected 0 to {len(LABEL_NAMES) - 1}")
-    order = shuffled(len(training), random_state)
-    rows_of = (
-        divide_training(order, data_ratio) if divide_rate is None else divide_by_rate(order, divide_rate, random_state)
-    )
+    rows_of = division.rows(len(training))
     splits = {name: Split([training[row][1] for row in rows], classes[rows]) for name, rows in rows_of.items()}
-    if divide_rate is not None or data_ratio[2] > 0:
+    if division.with_test:
         splits["test"] = _test_split(input_dir, entries)
     stamps = {path: _stamp(path) for path in {entry.path for split in splits.values() for entry in split.sources}}
     used = [(name, str(entry), stamps[entry.path]) for name, split in splits.items() for entry in split.sources]

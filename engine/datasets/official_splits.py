@@ -2,13 +2,88 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import random
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from engine.core.errors import InputError
-from engine.core.types import Int64
-from engine.datasets.splits import Ratio, check_ratio
+from engine.core.parallel import ParallelMap
+from engine.core.progress import Progress
+from engine.core.types import Int64, Uint8
+from engine.data.preprocess import preprocess_images
+from engine.datasets.splits import Layout, Ratio, Split, check_ratio, shuffled, write_splits
+
+Arrays = tuple[Uint8, Int64 | Uint8]
+"""Images (n, h, w) or (n, h, w, 3) and labels (n,)."""
+
+
+@dataclass(frozen=True)
+class Division:
+    """How the rows of a data set are divided.
+
+    Attributes:
+        ratio: (train, val, test, repair), see `divide_training`; test images are used where theirs is above 0.
+        rate: share of repair, see `divide_by_rate`, in place of `ratio`; all test images are used.
+        random_state: seed that shuffles the training images first, or None to keep their order.
+    """
+
+    ratio: Ratio
+    rate: float | None
+    random_state: int | None
+
+    def __post_init__(self) -> None:
+        """Refuse a bad ratio before anything is read."""
+        if self.rate is None:
+            check_ratio(self.ratio)
+
+    @property
+    def with_test(self) -> bool:
+        """Whether the test images become a part."""
+        return self.rate is not None or self.ratio[2] > 0
+
+    def rows(self, count: int) -> dict[str, Int64]:
+        """Rows of `count` training images for each of train, val and repair that gets any."""
+        order = np.arange(count) if self.random_state is None else shuffled(count, self.random_state)
+        if self.rate is None:
+            return divide_training(order, self.ratio)
+        return divide_by_rate(order, self.rate, self.random_state or 0)
+
+
+def write_arrays(
+    output_dir: Path,
+    training: Arrays,
+    test: Arrays | None,
+    division: Division,
+    layout: Layout,
+    *,
+    overwrite: bool,
+    spread: ParallelMap,
+    progress: Progress,
+) -> dict[str, int]:
+    """Write the parts of a data set of images of one size, as `engine.datasets.splits.write_splits` does."""
+    images, labels = training
+    parts = {name: (images[rows], labels[rows]) for name, rows in division.rows(len(labels)).items()}
+    if test is not None:
+        parts["test"] = test
+    splits = {name: Split(sources, classes.astype(np.int64)) for name, (sources, classes) in parts.items()}
+    digest = hashlib.sha256()
+    for split in splits.values():
+        digest.update(np.ascontiguousarray(split.sources).data)
+        digest.update(split.labels.data)
+    return write_splits(
+        output_dir,
+        splits,
+        layout,
+        functools.partial(preprocess_images, method=layout.preprocess),
+        job={"arrays": digest.hexdigest()},
+        overwrite=overwrite,
+        spread=spread,
+        progress=progress,
+    )
 
 
 def divide_training(order: Int64, ratio: Ratio) -> dict[str, Int64]:

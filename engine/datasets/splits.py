@@ -8,7 +8,7 @@ at any moment leaves a sound file in which the blocks that the journal names are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,11 +24,15 @@ from engine.core.parallel import ParallelMap, in_process
 from engine.core.progress import Progress, Tick, unseen
 from engine.core.resumable import work_folder
 from engine.core.types import Float32, Int64
+from engine.data.writer import write_attributes
 
 NAMES = ("train", "val", "test", "repair")
 DEFAULT_RATIO = (0.5, 0.1, 0.2, 0.2)
 WRITE_ROWS = 250
 """Rows made at once."""
+
+_ANEW = -1
+"""In the journal, in place of the first row of a block: the file is laid out, and no block made before is in it."""
 
 Ratio = tuple[float, float, float, float]
 Make = Callable[[Any], Float32]
@@ -143,8 +147,11 @@ def write_splits(
     }
     tick = progress("prepare", sum(len(split.labels) for split in splits.values()))
     with work_folder(output_dir / "prepare", full_job) as work:
+        for name in {name for name, _ in _done(work.records())}:
+            if not (work.path / f"{name}.h5").exists():  # the process died while it moved the files to their places
+                work.record([name, _ANEW])
         places = {name: _lay_out(work.path / f"{name}.h5", split, layout) for name, split in splits.items()}
-        done = {(name, start) for name, start in work.records()}
+        done = _done(work.records())
         pieces = _pieces(splits, done, tick)
         count = sum(-(-len(split.labels) // WRITE_ROWS) for split in splits.values()) - len(done)
         for piece, images in spread(_Maker(make), pieces, count):
@@ -193,6 +200,17 @@ def _pieces(splits: Mapping[str, Split], done: set[tuple[str, int]], tick: Tick)
                 yield _Piece(name, start, sources)
 
 
+def _done(records: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Split and first row of the blocks that are in their files."""
+    done: set[tuple[str, int]] = set()
+    for name, start in records:
+        if start == _ANEW:
+            done = {block for block in done if block[0] != name}
+        else:
+            done.add((name, start))
+    return done
+
+
 def _lay_out(path: Path, split: Split, layout: Layout) -> int:
     """Make the file of a split, unless an earlier command did; returns where in it the images begin, in bytes."""
     if not path.exists():
@@ -211,7 +229,6 @@ def _lay_out(path: Path, split: Split, layout: Layout) -> int:
             for name, texts in (("image_ids", split.image_ids), ("attribute_ids", split.attribute_ids)):
                 if texts is not None:
                     file.create_dataset(name, data=list(texts), dtype=h5py.string_dtype())
-            file.attrs.create("label_names", list(layout.label_names), dtype=h5py.string_dtype())
-            file.attrs["preprocess"] = layout.preprocess
+            write_attributes(file, layout.label_names, layout.preprocess)
     with h5py.File(path, "r", locking=False) as file:
         return int(file["images"].id.get_offset())

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,14 +19,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data.image_set import open_image_set
+from engine.data.image_set import open_image_set, read_images
+from engine.data.preprocess import preprocess_images
 from engine.datasets.bdd import LABEL_NAMES
+from engine.datasets.fashion_mnist import read_split
 from tests.engine.datasets.test_cifar import batches, tar
 from tests.engine.datasets.test_gtsrb import unpacked
-from tests.integration.conftest import Command
+from tests.integration.conftest import SHIPPED, Command
 from tests.support.scenes import COMMON, Scenes, draw_scenes, label
 
 Refused = Callable[..., str]
+ROOT = Path(__file__).parents[2]
+MAIN = [sys.executable, "-c", "from cli.main import main; main()"]
 
 EXCLUDED = "other vehicle,other person,trailer,train,bicycle,motorcycle,bus,rider"
 HERE = ["--num_workers=0", "--verbose=0"]
@@ -371,7 +380,52 @@ def test_words_that_are_no_command_line(tmp_path: Path, command: Command, monkey
         assert "Error: " in done.err
 
 
-@pytest.mark.parametrize("words", [["bdd-objects"], ["gtsrb"], ["cifar-10"], ["image-folder"]])
+def killed(words: Sequence[str], when: Callable[[], bool]) -> int:
+    """The exit code of a command that is killed once something has come true."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = subprocess.Popen([*MAIN, *words], stderr=subprocess.DEVNULL, env=environment)
+    try:
+        end = time.monotonic() + 60
+        while not when() and command.poll() is None and time.monotonic() < end:
+            time.sleep(0.002)
+    finally:
+        command.kill()
+    return command.wait()
+
+
+def test_fashion_mnist_goes_on_where_it_was_killed(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["prepare", "fashion-mnist", f"--input-dir={SHIPPED}", "--preprocess=toolkit", "--random-state=5", *HERE]
+    journal = Path("out/.prepare.unfinished/journal.jsonl")
+
+    def made() -> int:
+        return len(journal.read_bytes().splitlines()) if journal.exists() else 0
+
+    for pieces in (4, 11):
+        assert killed([*words, "--output-dir=out"], lambda pieces=pieces: made() >= pieces) == -signal.SIGKILL
+        assert [path.name for path in Path("out").iterdir()] == [".prepare.unfinished"]
+        assert pieces <= made() < 40
+    written = run_all(command, [[*words, "--output-dir=out"], [*words, "--output-dir=whole"]])
+    assert written[0] == written[1]
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert sorted(contents(tmp_path / "out")) == ["repair.h5", "test.h5", "train.h5", "val.h5"]
+    images, labels = read_split(SHIPPED, "t10k")
+    test = open_image_set(tmp_path / "out" / "test.h5")
+    assert np.array_equal(test.labels, labels)
+    assert np.array_equal(read_images(test, 0, 600), preprocess_images(images[:600], "toolkit"))
+
+
+@pytest.mark.slow
+def test_fashion_mnist_on_workers(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["prepare", "fashion-mnist", f"--input-dir={SHIPPED}", "--preprocess=toolkit", "--verbose=0"]
+    run_all(command, [[*words, f"--output-dir={count}", f"--num-workers={count}"] for count in (0, 2)])
+    assert contents(tmp_path / "0") == contents(tmp_path / "2")
+
+
+@pytest.mark.parametrize("words", [["fashion-mnist"], ["bdd-objects"], ["gtsrb"], ["cifar-10"], ["image-folder"]])
 def test_help(words: list[str], command: Command) -> None:
     done = command("prepare", *words, "--help")
     assert done.code == 0

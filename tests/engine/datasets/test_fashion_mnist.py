@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -24,10 +26,10 @@ def idx(array: np.ndarray) -> bytes:
 
 
 def source_arrays(rows: int) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(rows)
-    images = random.integers(0, 256, (rows, 28, 28), np.uint8)
+    drawn = np.random.default_rng(rows)
+    images = drawn.integers(0, 256, (rows, 28, 28), np.uint8)
     images[:, 0, 0] = np.arange(rows)  # tells the rows apart
-    return images, random.integers(0, 10, rows, np.uint8)
+    return images, drawn.integers(0, 10, rows, np.uint8)
 
 
 @pytest.fixture
@@ -48,10 +50,15 @@ def source_rows(path: Path) -> list[int]:
 
 
 def test_parts_divide_the_training_images_and_keep_the_test_images(source: Path, tmp_path: Path) -> None:
-    out, seen = tmp_path / "a" / "out", []
-    rows = prepare_fashion_mnist(source, out, random_state=3, progress=seen.append)
+    out, seen, totals = tmp_path / "a" / "out", [], []
+
+    def bar(title: str, total: int | None) -> Callable[[int], None]:
+        totals.append(total)
+        return seen.append
+
+    rows = prepare_fashion_mnist(source, out, random_state=3, progress=bar)
     assert rows == {"train": 75, "val": 15, "test": 30, "repair": 30}  # 120 × 5:1:2 / 8
-    assert sum(seen) == TRAIN + TEST
+    assert totals == [sum(seen)] == [TRAIN + TEST]
     assert sorted(p.name for p in out.iterdir()) == ["repair.h5", "test.h5", "train.h5", "val.h5"]
     parts = [source_rows(out / f"{part}.h5") for part in ("train", "val", "repair")]
     rows_used = [row for part in parts for row in part]
@@ -87,6 +94,21 @@ def test_preprocess_is_applied_and_stored(source: Path, tmp_path: Path, preproce
     assert test.preprocess == preprocess
     expected = preprocess_images(source_arrays(TEST)[0], preprocess)
     assert np.array_equal(read_images(test, 0, TEST), expected)
+
+
+def test_dividing_as_the_toolkit_does(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare_fashion_mnist(source, out)
+    rows = prepare_fashion_mnist(source, out, divide_rate=0.2, random_state=7, preprocess="toolkit")
+    assert rows == {"train": 96, "repair": 24, "test": TEST}
+    assert {path.stem for path in out.iterdir()} == set(rows), "the val of before would share rows with this train"
+    images, labels = source_arrays(TRAIN)
+    drawn = sorted(random.Random(7).sample(range(TRAIN), 24), reverse=True)
+    order = np.arange(TRAIN)
+    np.random.default_rng(7).shuffle(order)
+    repair = open_image_set(out / "repair.h5")
+    assert np.array_equal(read_images(repair, 0, 24), preprocess_images(images[order[drawn]], "toolkit"))
+    assert np.array_equal(repair.labels, labels[order[drawn]])
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def backwards(function: Callable[[Any], Any], pieces: Iterable[Any], count: int)
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def test_the_order_of_the_work_changes_no_byte(tmp_path: Path) -> None:
@@ -195,6 +195,33 @@ def test_a_killed_process_leaves_what_can_be_gone_on_from(tmp_path: Path) -> Non
     assert starts == [("train", start) for start in range(750, 1700, 250)] + [("test", 0), ("test", 250), ("test", 500)]
     assert sum(seen) == 2300
     write_splits(tmp_path / "whole", parts, LAYOUT, make, job={})
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+MOVED = """
+import os, signal, sys
+from pathlib import Path
+from engine.datasets.splits import write_splits
+from tests.engine.datasets.test_splits import LAYOUT, make, splits_of
+
+def die(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith("out/repair.h5"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(die)
+write_splits(Path(sys.argv[1]), splits_of(train=300, repair=300), LAYOUT, make, job={})
+"""
+
+
+def test_a_process_killed_between_the_finished_files_loses_no_row(tmp_path: Path) -> None:
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", MOVED, tmp_path / "out"], check=False, timeout=60, cwd=Path(__file__).parents[3]
+        )
+        assert done.returncode == -signal.SIGKILL
+        assert sorted(files(tmp_path / "out")) == ["train.h5"]
+    for name in ("out", "whole"):
+        write_splits(tmp_path / name, splits_of(train=300, repair=300), LAYOUT, make, job={})
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
