@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from cli.shared.groups import Commands
 from engine.core.errors import InputError, WorkError
 
 COMMANDS = {
@@ -41,16 +42,16 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Commands):
     """Imports a command's module only when that command is named, so that `--help` answers at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Commands in the order of the workflow."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A command by its name, with dashes or underscores."""
-        module = COMMANDS.get(cmd_name.replace("_", "-"))
+    def found(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of a name as it is listed."""
+        module = COMMANDS.get(name)
         return None if module is None else importlib.import_module(module).command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

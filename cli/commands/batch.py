@@ -11,7 +11,7 @@ import click
 
 from cli.commands.report import summary
 from cli.run_report.words import duration, plural
-from cli.shared.console import Console
+from cli.shared.console import Console, created, echo
 from cli.shared.options import (
     PATH,
     check_seeds,
@@ -25,6 +25,7 @@ from cli.shared.options import (
     verbose_option,
 )
 from engine.core.errors import InputError
+from engine.core.names import in_words, label_of
 
 if TYPE_CHECKING:
     from cluster.batch.estimate import Expectation
@@ -124,15 +125,15 @@ def batch(
         for warning in warnings:
             console.warn(warning)
         if dry_run:
-            click.echo(expectation_text(work, expect(work, compute)))
+            echo(expectation_text(work, expect(work, compute)))
             return 0
         if resume and not holds_run(output_dir):
             console.say(f"{output_dir} holds no run yet: this is its start")
         code = run_recorded(
             work, compute, resume=resume, overwrite=overwrite, on_rows=console.rows, on_jobs=console.jobs()
         )
-    click.echo(summary(read_report(output_dir)))
-    click.echo(f"created files:\n{output_dir}")
+    echo(summary(read_report(output_dir)))
+    created(output_dir)
     return code
 
 
@@ -216,15 +217,8 @@ def parse_labels(text: str, classes: int, names: Sequence[str] | None) -> tuple[
     """
     if text == "all" and not (names and "all" in names):
         return tuple(range(classes))
-    found = []
-    for word in (part.strip() for part in text.split(",")):
-        if names and list(names).count(word) == 1:
-            found.append(list(names).index(word))
-        elif word.isdecimal() and int(word) < classes:
-            found.append(int(word))
-        else:
-            known = f", or names as {names[0]!r}" if names else ""
-            raise InputError(f"labels has {word!r}, expected numbers from 0 to {classes - 1}{known}, or all")
+    words = [part.strip() for part in text.split(",")]
+    found = [label_of(word, classes, names, f"labels has '{in_words(word)}'", ", or all") for word in words]
     if len(set(found)) < len(found):
         raise InputError(f"labels is {text!r} and names a label twice, expected each once")
     return tuple(sorted(found))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.shared.console import Console, table
+from cli.shared.console import Console, echo, table
 from cli.shared.options import PATH, option, verbose_option, worker_options
 
 
@@ -64,10 +64,10 @@ def command(
         )
     rows = [[category, report.extracted[category], report.removed[category]] for category in report.extracted]
     rows.append(["all", sum(report.extracted.values()), sum(report.removed.values())])
-    click.echo(table(["category", "extracted", "removed"], rows))
+    echo(table(["category", "extracted", "removed"], rows))
     for reason, count in report.skipped.items():
-        click.echo(f"skipped boxes: {count} ({reason})")
+        echo(f"skipped boxes: {count} ({reason})")
     if report.without_image:
-        click.echo(f"frames without image: {report.without_image} of {report.frames}")
+        echo(f"frames without image: {report.without_image} of {report.frames}")
     if report.without_labels:
-        click.echo(f"frames without labels: {report.without_labels} of {report.frames}")
+        echo(f"frames without labels: {report.without_labels} of {report.frames}")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from cli.shared.console import Console
+from cli.shared.console import Console, echo
 from cli.shared.options import PATH, option, verbose_option, worker_options
+from engine.core.names import suggestion
 
 
 @click.command(short_help="Choose images of every category, in proportion, into one folder.")
@@ -68,5 +69,5 @@ def command(
             progress=console.rows,
         )
         for label in report.unknown_labels:
-            console.warn(f"no image has the excluded label {label!r}")
-    click.echo(table(report.drawn))
+            console.warn(f"no image has the excluded label {label!r}{suggestion(label, report.drawn)}")
+    echo(table(report.drawn))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from cli.shared.console import Console
+from cli.shared.console import Console, created, echo
 from cli.shared.options import (
     PATH,
     compute_options,
@@ -86,7 +86,7 @@ def command(
         given = [] if positive_inputs_dir is None else [positive_inputs_dir]
         positives = open_positives(chunk_paths([target_data_dir], given, None)[0].positives)
     if negatives is None:
-        click.echo(f"{target_data_dir}: the label has no failures, there is nothing to localize")
+        echo(f"{target_data_dir}: the label has no failures, there is nothing to localize")
         return
     for images in (negatives, positives):
         if images is not None:
@@ -112,8 +112,5 @@ def command(
     if target.pooled:
         where += f" ({', '.join(f'{path} {count}' for path, count in target.counts(index).items())})"
         rows += f" and {positives.rows if positives else 0} positive"
-    created = [target_data_dir / name for name in (CSV, ARROW, "pareto_front.png")]
-    click.echo(
-        f"localized {len(index)} of {kernel.size} weights of {where} for {rows} inputs\n"
-        "created files:\n" + "\n".join(str(path) for path in created if path.exists())
-    )
+    echo(f"localized {len(index)} of {kernel.size} weights of {where} for {rows} inputs")
+    created(*(path for name in (CSV, ARROW, "pareto_front.png") if (path := target_data_dir / name).exists()))

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.shared.console import table
+from cli.shared.console import created, echo, table
+from cli.shared.groups import Commands
 from cli.shared.options import PATH, F, model_options, option
 from engine.core.errors import InputError
+from engine.core.names import listed, suggestion
 
 if TYPE_CHECKING:
     from engine.models.load import LoadedModel
@@ -34,7 +36,7 @@ def output_options(function: F) -> F:
     return option("--output", type=PATH, required=True, help="The patch file to write, FILE.arrow.")(function)
 
 
-@click.group(short_help="Patches, the weights a repair changed: apply, revert, merge, diff.")
+@click.group(cls=Commands, short_help="Patches, the weights a repair changed: apply, revert, merge, diff.")
 def command() -> None:
     """The weights that a repair changed, with their old and new values.
 
@@ -64,7 +66,8 @@ def apply_command(patch: str, model_dir: Path, allow_custom_code: bool, output_d
     placed = open_patch(patch, model)
     check_fits(placed, model, patch)
     saved = save_repaired(model, placed.patch, output_dir)
-    click.echo(f"{len(merge([placed.patch]))} weights changed\ncreated files:\n{saved}")
+    echo(f"{len(merge([placed.patch]))} weights changed")
+    created(saved)
 
 
 @command.command("revert", short_help="Write the patch that takes another back.")
@@ -82,7 +85,8 @@ def revert_command(patch: str, model_dir: Path | None, allow_custom_code: bool, 
     check_new_file(output, overwrite)
     placed = open_patch(patch, csv_model([patch], model_dir, allow_custom_code))
     write_placed(output, PlacedPatch(revert(placed.patch), placed.index))
-    click.echo(f"{len(placed.patch)} weights\ncreated files:\n{output}")
+    echo(f"{len(placed.patch)} weights")
+    created(output)
 
 
 @command.command("merge", short_help="Write the union of several patches.")
@@ -118,7 +122,8 @@ def merge_command(
         output, PlacedPatch(merged, tuple(index[key] for key in zip(merged.weight, merged.flat_index, strict=True)))
     )
     disagreed = conflicts([placed.patch for placed in opened])
-    click.echo(f"{len(merged)} weights, on {disagreed} of them the patches disagree\ncreated files:\n{output}")
+    echo(f"{len(merged)} weights, on {disagreed} of them the patches disagree")
+    created(output)
 
 
 @command.command("diff", short_help="Show in which weights two models differ.")
@@ -143,19 +148,19 @@ def diff_command(
     patch = difference(model, other)
     shapes = shapes_of(model)
     index = place(patch, shapes, str(other.path)).index
-    click.echo(f"{len(patch)} weights differ")
+    echo(f"{len(patch)} weights differ")
     if len(patch):
         columns = (patch.weight, index, patch.old, patch.new)
         rows = [
             [weight, ",".join(map(str, at)), str(old), str(new), f"{float(new) - float(old):+.6g}"]
             for weight, at, old, new in list(zip(*columns, strict=True))[:SHOWN]
         ]
-        click.echo(table(["weight", "index", "old", "new", "change"], rows))
+        echo(table(["weight", "index", "old", "new", "change"], rows))
     if len(patch) > SHOWN:
-        click.echo(f"… and {len(patch) - SHOWN} more")
+        echo(f"… and {len(patch) - SHOWN} more")
     if output is not None:
         write_patch(output, patch, shapes)
-        click.echo(f"created files:\n{output}")
+        created(output)
 
 
 def open_patch(name: str, model: LoadedModel | None) -> PlacedPatch:
@@ -225,15 +230,16 @@ def patch_of_run(directory: Path, job: str | None = None) -> PlacedPatch:
             )
         job = chosen[0]
     if job not in known:
-        raise InputError(f"{directory}: holds no patch of a job {job!r}, expected one{_one_of(known)}")
+        raise InputError(
+            f"{directory}: holds no patch of a job {job!r}{suggestion(job, known)}, expected one{_one_of(known)}"
+        )
     rows = patches.filter(pc.equal(patches["job"], job)).drop_columns(["job"])
     return placed_of_table(rows, f"{directory}: job {job!r}")
 
 
 def _one_of(names: list[str]) -> str:
     """` of a, b`, for the end of a message; empty without names, and no more than ten."""
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f" of {', '.join(names[:10])}{more}" if names else ""
+    return f" of {listed(names, 10)}" if names else ""
 
 
 def is_csv(name: str) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from cli.shared.console import Console
+from cli.shared.console import Console, echo
+from cli.shared.groups import Commands
 from cli.shared.options import PATH, F, option, verbose_option, worker_options
 
 
@@ -20,8 +21,8 @@ def _ratio(context: click.Context, parameter: click.Parameter, value: str) -> tu
     return train, val, test, repair
 
 
-class _Datasets(click.Group):
-    """Data sets by their names, with dashes or underscores; `--dataset NAME` anywhere stands for NAME in front."""
+class _Datasets(Commands):
+    """Data sets by their names; `--dataset NAME` anywhere stands for NAME in front."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         for place, word in enumerate(args):
@@ -30,9 +31,6 @@ class _Datasets(click.Group):
                 rest = args[:place] + args[place + (1 if equals else 2) :]
                 return super().parse_args(ctx, [value if equals else args[place + 1], *rest])
         return super().parse_args(ctx, args)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, cmd_name.replace("_", "-"))
 
 
 @click.group(cls=_Datasets, short_help="Make train.h5, val.h5, test.h5 and repair.h5 from downloaded data.")
@@ -201,6 +199,6 @@ def _run(prepare: Callable[..., dict[str, int]], settings: dict[str, Any]) -> di
 def _tell(written: Mapping[str, int], classes: int, ids: tuple[str, ...], side: int = 32) -> None:
     """Names and shapes of what was written, as eAI-Repair-Toolkit prints them."""
     for part, rows in written.items():
-        click.echo(f"{part}_images: ({rows}, {side}, {side}, 3)\n{part}_labels: ({rows}, {classes})")
+        echo(f"{part}_images: ({rows}, {side}, {side}, 3)\n{part}_labels: ({rows}, {classes})")
         for name in ids:
-            click.echo(f"{part}_{name}: ({rows},)")
+            echo(f"{part}_{name}: ({rows},)")

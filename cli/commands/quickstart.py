@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
+from cli.shared.console import echo
 from cli.shared.options import PATH, option
 from engine.core.errors import InputError
+from engine.core.names import escaped
 
 
 @click.command(short_help="Repair a shipped model on shipped images, from raw data to the table.")
@@ -58,14 +60,14 @@ def _workflow(shipped: Path, output: Path, workers: int, seeds: int) -> None:
     arguments += ["--seeds", seeds, "--num-workers", workers]
     (report,) = _step(*arguments)
     test = next(measured for measured in report.measured if measured.split == "test")
-    click.echo(f"\n{_verdict(test, label)}")
+    echo(f"\n{_verdict(test, label)}")
 
 
 def _step(*arguments: object) -> Any:
     """Print a command line and run it; returns what the command returns."""
     repair_dist: Any = click.get_current_context().find_root().command
     words = [str(argument) for argument in arguments]
-    click.secho(f"\n$ repair-dist {shlex.join(words)}", bold=True)
+    click.secho(f"\n$ repair-dist {escaped(shlex.join(words))}", bold=True)
     return repair_dist.main(words, prog_name="repair-dist", standalone_mode=False)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.shared.console import Console
+from cli.shared.console import Console, echo
 from cli.shared.options import PATH, option
 
 
@@ -33,4 +33,4 @@ def command(file: Path, chunk_size: int, chunks: int, output_dir: Path | None, o
             progress=console.rows("split", None),
         )
     for path in files:
-        click.echo(path)
+        echo(path)

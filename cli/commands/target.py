@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.shared.console import Console, label_name, table
+from cli.shared.console import Console, echo, label_name, table
 from cli.shared.options import PATH, compute_options, model_options, open_data, option, verbose_option
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def command(
     with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
         predicted = compute.predict(compute.handle(model), images, console.rows("target", images.rows))
         summary = write_targets(images, predicted, images.path.parent, overwrite=overwrite)
-    click.echo(f"positive: {summary.correct} of {summary.rows} rows, negative: {summary.rows - summary.correct}")
+    echo(f"positive: {summary.correct} of {summary.rows} rows, negative: {summary.rows - summary.correct}")
     if verbose:
         rows = [[label_name(counts.label, images.label_names), counts.total, counts.wrong] for counts in summary.labels]
-        click.echo(table(["label", "rows", "negative"], rows))
+        echo(table(["label", "rows", "negative"], rows))

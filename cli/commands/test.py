@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.shared.console import Console, label_name, table
+from cli.shared.console import Console, echo, label_name, table
 from cli.shared.options import PATH, compute_options, model_options, open_data, option, verbose_option
 from cli.shared.verdicts import EXIT_NOT_MET, verdict_table
 from engine.core.errors import InputError
@@ -66,7 +66,7 @@ def command(
         ]
     predicted, base = predictions[0], predictions[-1]  # without a base model nothing depends on one
     results = label_results(images.labels, predicted, images.classes)
-    click.echo(f"accuracy: {100 * results.accuracy:.2f}%")
+    echo(f"accuracy: {100 * results.accuracy:.2f}%")
     if per_label:
         rows = []
         for result in sorted(results.labels, key=lambda result: result.label):
@@ -74,12 +74,12 @@ def command(
             interval = f"{100 * low:.1f} - {100 * high:.1f}"
             name = label_name(result.label, images.label_names)
             rows.append([name, result.success, result.failure, f"{result.score:.2f}", interval])
-        click.echo(table(["label", "correct", "incorrect", "accuracy %", "95 % interval"], rows))
+        echo(table(["label", "correct", "incorrect", "accuracy %", "95 % interval"], rows))
     if not required:
         return 0
     verdicts = check_requirements(required, compare(images.labels, base, predicted, images.classes))
     met = sum(verdict.met for verdict in verdicts)
-    click.echo(f"{verdict_table(verdicts)}\nrequirements: {met} of {len(verdicts)} met")
+    echo(f"{verdict_table(verdicts)}\nrequirements: {met} of {len(verdicts)} met")
     return 0 if met == len(verdicts) else EXIT_NOT_MET
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.shared.console import Console
+from cli.shared.console import Console, echo
 from cli.shared.options import PATH, open_data, option, verbose_option
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def command(
             console.say(f"stopped: val_loss has not fallen for {training.PATIENCE} epochs")
         if trained.foreign:
             console.say(f"other commands read this model with --allow-custom-code alone: {trained.foreign}")
-    click.echo(_describe(trained))
+    echo(_describe(trained))
 
 
 def _line(epoch: Epoch, epochs: int) -> str:

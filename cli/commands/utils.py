@@ -7,14 +7,10 @@ import click
 from cli.commands.utils_bubbles import draw_bubble_chart, draw_repaired_result, overlay_bubble_chart
 from cli.commands.utils_data import create_gate_class, create_vit_class, extract_images, merge_repair_data
 from cli.commands.utils_radar import draw_radar_chart, draw_radar_chart_with_subset, overlay_radar_charts
+from cli.shared.groups import Commands
 
 
-class _Underscores(click.Group):
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return super().get_command(ctx, cmd_name.replace("-", "_"))
-
-
-@click.group(cls=_Underscores, short_help="Charts of results; merge and extract image sets.")
+@click.group(cls=Commands, short_help="Charts of results; merge and extract image sets.")
 def command() -> None:
     """Charts of a model's results, and image sets merged, taken apart and labelled anew.
 

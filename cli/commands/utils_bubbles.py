@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.shared.chart_options import (
-    created,
     filename_option,
     image_set_options,
     legend_options,
     load_fitting,
     predict_all,
 )
-from cli.shared.console import label_name, table
+from cli.shared.console import created, echo, label_name, table
 from cli.shared.options import PATH, compute_options, model_options, option, verbose_option
 from engine.core.errors import InputError
+from engine.core.names import in_words, label_of
 
 if TYPE_CHECKING:
     from cluster.compute.compute import ComputeOptions
@@ -148,7 +148,7 @@ def draw_repaired_result(
     fates = fates_of(leaves, predicted, target_dir)
     names = next((images.label_names for images in sets if images.label_names), None)
     draw(path, fates, names)
-    click.echo(_fates_table(fates, names))
+    echo(_fates_table(fates, names))
     created(path)
 
 
@@ -172,23 +172,17 @@ def _labels(text: str, images: ImageSet) -> list[int] | None:
     """The labels of `--target-label`, of which there must be rows: `3`, `Stop`, `3,`, `[1, 2]`; None for all."""
     if text.strip() in ("", "None", "none", "all"):
         return None
-    names = images.label_names or ()
     words = [text]
-    if text not in names:
+    if text not in (images.label_names or ()):
         inner = text.strip()
         if inner[:1] + inner[-1:] in ("[]", "()"):
             inner = inner[1:-1]
         words = [word.strip().strip("'\"").strip() for word in inner.split(",")]
     labels = []
     for word in filter(None, words):
-        if word in names:
-            labels.append(names.index(word))
-        elif word.isdecimal() and int(word) < images.classes:
-            labels.append(int(word))
-        else:
-            known = f"one of {', '.join(names)}, " if 0 < len(names) <= 20 else "a name, " if names else ""
-            numbers = f"a number from 0 to {images.classes - 1}"
-            raise InputError(f"target_label is {word}, expected {known}{numbers}, or None")
+        labels.append(
+            label_of(word, images.classes, images.label_names, f"target_label is {in_words(word)}", ", or None")
+        )
         if not (images.labels == labels[-1]).any():
             raise InputError(f"{images.path} has no rows of target_label {word}, expected at least one")
     if not labels:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.shared.chart_options import created
-from cli.shared.console import Console
+from cli.shared.console import Console, created, echo
 from cli.shared.options import PATH, open_data, option
 from engine.core.errors import InputError
 
@@ -31,7 +30,7 @@ def merge_repair_data(input_dir1: Path, input_dir2: Path, output_dir: Path, over
     with Console(1) as console:
         tick = console.rows("merge", None)
         rows = merge_image_sets(first, second, output_dir, overwrite=overwrite, progress=tick)
-    click.echo(f"{rows} rows")
+    echo(f"{rows} rows")
     created(output_dir / NAME)
 
 
@@ -53,7 +52,7 @@ def extract_images(input_dir: Path, target_data: str, output_dir: Path | None, f
         tick = console.rows("extract", images.rows)
         output = output_dir or images.path.parent
         folder = extract(images, output, kind=format, overwrite=overwrite, progress=tick)
-    click.echo(f"{images.rows} pictures in {folder}")
+    echo(f"{images.rows} pictures in {folder}")
 
 
 @click.command("create_vit_class", short_help="train.h5 with class numbers as labels.")

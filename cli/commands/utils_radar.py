@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.shared.chart_options import (
-    created,
     filename_option,
     image_set_options,
     legend_options,
@@ -17,6 +16,7 @@ from cli.shared.chart_options import (
     load_fitting,
     predict_all,
 )
+from cli.shared.console import created
 from cli.shared.options import PATH, compute_options, model_options, open_data, option, verbose_option
 from engine.core.errors import InputError
 

@@ -19,8 +19,10 @@ import click
 from tqdm import tqdm
 
 from cli.run_report.words import duration, plural
+from cli.shared.console import echo
 from cli.shared.options import PATH, option
 from engine.core.errors import InputError
+from engine.core.names import escaped
 
 QUIET_SECONDS = 60.0
 """A run that has written nothing for so long is looked at more closely."""
@@ -84,12 +86,12 @@ def command(run: Path, interval: float) -> None:
                 break
     if facts.get("state") == "running":
         resume = ", expected to be continued with --resume" if facts.get("mode") else ""
-        click.echo(
+        echo(
             f"{run}: the run seems to have stopped, its process {facts['pid']} is gone and nothing was written for "
             f"{duration(status.quiet)}{resume}",
             err=True,
         )
-    click.echo(summary(read_report(run)))
+    echo(summary(read_report(run)))
 
 
 def read_status(run: Path, facts: Mapping[str, Any]) -> Status:
@@ -124,7 +126,7 @@ def words(status: Status) -> dict[str, str]:
         rest.append(plural(status.workers, "worker", "workers"))
     if status.quiet > QUIET_SECONDS:
         rest.append(f"no sign of life for {duration(status.quiet)}")
-    best = f"best: {status.best}" if status.best else ""
+    best = f"best: {escaped(status.best)}" if status.best else ""
     return {"step": step, "done": done, "rest": ", ".join(rest), "best": best}
 
 
@@ -144,7 +146,7 @@ class _Lines:
         now = (status.step, status.done, status.best, status.quiet > QUIET_SECONDS)
         if now != self._last:
             self._last = now
-            click.echo(", ".join(filter(None, words(status).values())), err=True)
+            echo(", ".join(filter(None, words(status).values())), err=True)
 
 
 class _Screen:

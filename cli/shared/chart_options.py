@@ -102,8 +102,3 @@ def _predict(compute: Compute, model: LoadedModel, images: list[ImageSet], conso
 
 def _ignore(line: str) -> None:
     del line
-
-
-def created(*paths: Path) -> None:
-    """Say what was written."""
-    click.echo("\n".join(["created files:", *map(str, paths)]))

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import click
 from tqdm import tqdm
 
+from engine.core.names import escaped, in_words, shortened, width
 from engine.core.progress import Tick
+
+COLUMNS = 80
+"""A terminal has at least so many."""
+
+_RECOGNISED = 24
+"""Columns in which a name can be told from others."""
 
 
 class Console:
@@ -29,11 +38,11 @@ class Console:
     def say(self, line: str) -> None:
         """A line about the work."""
         if self._verbose:
-            tqdm.write(line, file=sys.stderr)
+            tqdm.write(escaped(line, keep="\n"), file=sys.stderr)
 
     def warn(self, line: str) -> None:
         """A warning; shown whatever the verbosity."""
-        tqdm.write(f"warning: {line}", file=sys.stderr)
+        tqdm.write(f"warning: {escaped(line)}", file=sys.stderr)
 
     def rows(self, title: str, total: int | None) -> Tick:
         """A bar over rows, as an `engine.core.progress.Progress`."""
@@ -68,7 +77,7 @@ class Console:
             if progress["steps"] != 1:
                 of = f"/{progress['steps']}" if progress["steps"] else ""
                 bar.set_description(f"step {progress['step']}{of}", refresh=False)
-            bar.set_postfix_str(progress["best"], refresh=False)
+            bar.set_postfix_str(escaped(progress["best"]), refresh=False)
             bar.update(progress["jobs_done"] - bar.n)
 
         return tick
@@ -87,18 +96,58 @@ class Console:
         return bar
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A plain text table: first column to the left, the others to the right."""
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+def echo(text: object, *, err: bool = False) -> None:
+    """Print a result; of what a terminal would obey instead of showing it, only line feeds reach it as they are."""
+    click.echo(escaped(str(text), keep="\n"), err=err)
+
+
+def created(*paths: Path) -> None:
+    """Say what was written."""
+    echo("\n".join(["created files:", *(escaped(str(path)) for path in paths)]))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], least: int = _RECOGNISED) -> str:
+    """A plain text table of at most `COLUMNS`: names, in the first column, to the left, the others to the right.
+
+    Names give way to the others: they are shortened, or where less than `least` columns would be left of them, stand
+    on lines of their own. A table whose other columns are too wide already is left as wide as it is.
+    """
+    cells = [[_printable(str(cell)) for cell in row] for row in [header, *rows]]
+    widths = [max(width(row[column]) for row in cells) for column in range(len(header))]
+    room = COLUMNS - sum(widths[1:]) - 2 * (len(header) - 1)
+    apart = widths[0] > room and width(cells[0][0]) <= room < least
+    if apart:
+        widths[0] = width(cells[0][0])
+    else:
+        widths[0] = min(widths[0], room if room >= least else COLUMNS)
     lines = []
     for row in cells:
-        first = row[0].ljust(widths[0])
-        lines.append("  ".join([first, *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]))
-    lines.insert(1, "  ".join("-" * width for width in widths))
+        name = row[0]
+        if apart and row is not cells[0]:
+            lines.append(_fitted(name, COLUMNS))
+            name = ""
+        aligned = (" " * (size - width(cell)) + cell for cell, size in zip(row[1:], widths[1:], strict=True))
+        name = _fitted(name, widths[0])
+        lines.append("  ".join([name + " " * (widths[0] - width(name)), *aligned]))
+    lines.insert(1, "  ".join("-" * size for size in widths))
     return "\n".join(lines)
 
 
 def label_name(label: int, names: Sequence[str] | None) -> str:
-    """`6 Shirt`, or `6` where the data has no names."""
-    return f"{label} {names[label]}" if names else str(label)
+    """`6 Shirt`, or `6` where the data has no names, as a terminal can show it."""
+    return f"{label} {in_words(names[label])}" if names else str(label)
+
+
+def _printable(text: str) -> str:
+    """Text as standard output prints it, where its encoding has not all characters too."""
+    encoding = _encoding()
+    return escaped(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _fitted(text: str, most: int) -> str:
+    ellipsis = "…" if "…".encode(_encoding(), "replace") != b"?" else "..."
+    return shortened(text, most, ellipsis)
+
+
+def _encoding() -> str:
+    return getattr(sys.stdout, "encoding", None) or "utf-8"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cli.shared.console import table
+from cli.shared.console import COLUMNS, table
 
 if TYPE_CHECKING:
     from engine.metrics.requirements import Verdict
@@ -33,7 +33,8 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
                 "met" if verdict.met else "not met",
             ]
         )
-    return table(["requirement", "required %", "value %", "95 % interval", "rows", "verdict"], lines)
+    header = ["requirement", "required %", "value %", "95 % interval", "rows", "verdict"]
+    return table(header, lines, least=COLUMNS)  # what is required is a sentence, which is read whole
 
 
 def _value(verdict: Verdict) -> str:

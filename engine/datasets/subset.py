@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.core.errors import InputError
+from engine.core.names import shortened
 from engine.core.parallel import ParallelMap, in_process
 from engine.core.progress import Progress, unseen
 from engine.core.resumable import work_folder
@@ -197,5 +198,6 @@ def _listing(folder: Path) -> list[str]:
 def table(drawn: Mapping[str, Any]) -> str:
     """The table that eAI-Repair-Toolkit prints: label to the right in 20 places, number in 6, and a total."""
     lines = [f"|{'label':>20}|{'num':>6}|", f"|{'-' * 20}|{'-' * 6}|"]
-    lines += [f"|{label:>20}|{count:>6}|" for label, count in [*drawn.items(), ("total", sum(drawn.values()))]]
+    counts = [*drawn.items(), ("total", sum(drawn.values()))]
+    lines += [f"|{shortened(label, 20):>20}|{count:>6}|" for label, count in counts]
     return "\n".join(lines)

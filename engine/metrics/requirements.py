@@ -31,6 +31,7 @@ from typing import Any, Literal
 import numpy as np
 
 from engine.core.errors import InputError, reason
+from engine.core.names import label_of
 from engine.core.types import Int64
 from engine.metrics.accuracy import wilson_interval
 from engine.metrics.comparison import Comparison, drop_interval
@@ -45,9 +46,6 @@ Kind = Literal["min_accuracy", "max_drop", "max_rate"]
 _ACCURACY_KINDS: tuple[Kind, ...] = ("min_accuracy", "max_drop")
 _PAIR_KEYS = ("true", "predicted", "max_rate")
 _KEYS = ("label", *_ACCURACY_KINDS, *_PAIR_KEYS)
-_LISTED_NAMES = 20
-"""Up to so many classes are listed by name where a label is unknown."""
-
 # What a table is about: one label, a (true, predicted) pair, each label by itself or, as None, all rows together.
 _Subject = int | tuple[int, int] | Literal["*"] | None
 
@@ -263,8 +261,9 @@ def _subject(table: dict[str, Any], where: str, classes: int, names: Sequence[st
         if len(pair) < len(_PAIR_KEYS):
             missing = " and ".join(key for key in _PAIR_KEYS if key not in table)
             raise InputError(f"{where} has {' and '.join(pair)} without {missing}, expected all three")
-        true = _label(table["true"], "true", where, classes, names)
-        predicted = _label(table["predicted"], "predicted", where, classes, names)
+        true, predicted = (
+            label_of(table[key], classes, names, f"{where} has {key} = {table[key]!r}") for key in ("true", "predicted")
+        )
         if true == predicted:
             raise InputError(f"{where} has true and predicted both {_label_list((true,), names)}, expected two labels")
         return true, predicted
@@ -272,29 +271,9 @@ def _subject(table: dict[str, Any], where: str, classes: int, names: Sequence[st
         raise InputError(f"{where} states no limit, expected min_accuracy, max_drop or max_rate")
     if "label" not in table:
         return None
-    return "*" if table["label"] == "*" else _label(table["label"], "label", where, classes, names)
-
-
-def _label(value: object, key: str, where: str, classes: int, names: Sequence[str] | None) -> int:
-    found = f"{where} has {key} = {value!r}"
-    indices = f"an index from 0 to {classes - 1}"
-    if isinstance(value, str):
-        same = [label for label, name in enumerate(names or ()) if name == value]
-        if len(same) == 1:
-            return same[0]
-        if same:
-            raise InputError(f"{found}, the name of {len(same)} labels, expected {indices}")
-        index = {str(label): label for label in range(classes)}.get(value)
-        if index is not None:
-            return index
-        if names is None:
-            raise InputError(f"{found}, but the data has no label names, expected {indices}")
-    elif isinstance(value, int) and not isinstance(value, bool) and 0 <= value < classes:
-        return value
-    if names is None:
-        raise InputError(f"{found}, expected {indices}")
-    known = f"one of {', '.join(names)}" if classes <= _LISTED_NAMES else "a label name of the data"
-    raise InputError(f"{found}, expected {known}, or {indices}")
+    if table["label"] == "*":
+        return "*"
+    return label_of(table["label"], classes, names, f"{where} has label = {table['label']!r}")
 
 
 def _about_labels(

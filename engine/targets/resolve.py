@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from engine.backend import keras
 from engine.core.errors import InputError
+from engine.core.names import in_words, listed, suggestion
 from engine.layers.flat_weights import FlatWeights
 from engine.layers.head import Head, activation_name, head_of
 from engine.models.graph import Graph, Step, cut_graph, graph_of, uses
@@ -137,23 +139,23 @@ def _dense(model: Any, chosen: Mapping[str, Any]) -> dict[str, int]:
 
 def _layer_name(model: Any, asked: str) -> str:
     number, slash, rest = asked.partition("/")
-    if not number.lstrip("-").isdecimal():
+    if not re.fullmatch(r"-?\d{1,18}", number):
         return asked
     return f"{layer_at(model, int(number)).name}{slash}{rest}"
 
 
 def _unknown(model: Any, asked: str, layer: str, known: dict[str, Any], path: Path) -> InputError:
     layers = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in known))
-    shown = ", ".join(layers[:12]) + (f" and {len(layers) - 12} more" if len(layers) > 12 else "")
     layer_name = layer.split("/", maxsplit=1)[0]
     same = next((model_layer for model_layer in getattr(model, "layers", ()) if model_layer.name == layer_name), None)
     if same is None:
-        what = "is no layer of the model"
+        what = f"is no layer of the model{suggestion(layer, [*known, *layers])}"
     elif "/" in layer:
-        what = f"is no weight of {same.name} ({type(same).__name__})"
+        own = [name for name in known if name.startswith(f"{same.name}/")]
+        what = f"is no weight of {same.name} ({type(same).__name__}){suggestion(layer, own)}"
     else:
         what = f"({same.name}, {type(same).__name__}) has no weights"
-    return InputError(f"{path}: target layer {asked} {what}, expected {ALL} or layers of {shown}")
+    return InputError(f"{path}: target layer {in_words(asked)} {what}, expected {ALL} or layers of {listed(layers)}")
 
 
 def _unused(model: Any, name: str, path: Path) -> InputError:

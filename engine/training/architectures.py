@@ -5,7 +5,6 @@ Images go in as the data set has them; no network gets a preprocessing of its ow
 
 from __future__ import annotations
 
-import difflib
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 from engine.backend import keras
 from engine.core.errors import InputError, WorkError, reason
+from engine.core.names import suggestion
 from engine.models import hdf5, safe_config
 
 OWN = ("base", "vgg16", "vgg19")
@@ -233,10 +233,8 @@ def _known_name(name: Any, key: str, others: tuple[str, ...] = ()) -> str:
     offered = f"{', '.join(others)} or a name" if others else "a name"
     if name in LEFT_OUT:
         raise InputError(f"{key} {name} of eAI-Repair-Toolkit is left out, expected {offered} of keras.applications")
-    lower = {application.lower(): application for application in known}
-    close = difflib.get_close_matches(str(name).lower(), lower, 1, 0.5)
-    example = lower[close[0]] if close else "MobileNetV2"
-    raise InputError(f"{key} is {name!r}, expected {offered} of keras.applications such as {example}")
+    hint = suggestion(name, [*others, *known]) if isinstance(name, str) else ""
+    raise InputError(f"{key} is {name!r}{hint}, expected {offered} of keras.applications such as MobileNetV2")
 
 
 def _no_settings(model: str, settings: Path | None) -> None:

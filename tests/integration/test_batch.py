@@ -135,7 +135,9 @@ def test_labels_and_weights_in_words() -> None:
     assert parse_labels("all", 4, names) == (0, 1, 2, 3)
     assert parse_labels(" 2,cat ", 4, names) == (0, 2)
     assert parse_labels("7", 8, names) == (3,)  # a name comes before a number
-    with pytest.raises(InputError, match="labels has 'dog', expected numbers from 0 to 3, or names as 'cat', or all"):
+    with pytest.raises(
+        InputError, match="labels has 'dog', the name of 2 labels, expected an index from 0 to 3, or all"
+    ):
         parse_labels("dog", 4, names)
     settings = SearchSettings()
     weightings = parse_weights("100, 0.15x,2e2", settings)

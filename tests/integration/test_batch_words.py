@@ -50,8 +50,9 @@ def test_a_name_goes_before_a_number() -> None:
         ("", "''"),
         ("0,", "''"),
         ("0;1", "'0;1'"),
-        ("Cat", "'Cat'"),
-        ("twin", "'twin'"),
+        ("9" * 5000, f"'{'9' * 26}…{'9' * 13}'"),
+        ("Cat", "'Cat' (did you mean 'cat'?)"),
+        ("dgo", "'dgo' (did you mean 'dog'?)"),
         ("a,b", "'a'"),
         ("cat,all", "'all'"),
     ],
@@ -59,9 +60,21 @@ def test_a_name_goes_before_a_number() -> None:
 def test_labels_that_do_not_exist(text: str, found: str) -> None:
     with pytest.raises(InputError) as refusal:
         parse_labels(text, 8, NAMES)
-    assert str(refusal.value) == f"labels has {found}, expected numbers from 0 to 7, or names as 'cat', or all"
-    with pytest.raises(InputError, match=r"expected numbers from 0 to 7, or all$"):
+    listed = "one of cat, dog, T-shirt/top, 3, dog , twin, twin, a,b, or an index from 0 to 7, or all"
+    assert str(refusal.value) == f"labels has {found}, expected {listed}"
+    with pytest.raises(
+        InputError, match=r"'none', but the data has no label names, expected an index from 0 to 7, or all"
+    ):
         parse_labels("none", 8, None)
+    with pytest.raises(InputError, match=r"'twin', the name of 2 labels, expected an index from 0 to 7, or all$"):
+        parse_labels("twin", 8, NAMES)
+    names = tuple(f"sign number {label}" for label in range(43))
+    with pytest.raises(InputError) as refusal:
+        parse_labels("Sign Number 7", 43, names)
+    assert str(refusal.value) == (
+        "labels has 'Sign Number 7' (did you mean 'sign number 7'?), expected a label name of the data, or an index "
+        "from 0 to 42, or all"
+    )
 
 
 @pytest.mark.parametrize("text", ["1,1", "dog,1", "cat,dog,cat", "1,01"])

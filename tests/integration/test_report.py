@@ -664,7 +664,7 @@ def test_before_and_after_in_the_terminal(written: dict[str, Written], command: 
         for row in repaired:
             (base,) = [x for x in labels if (x["stage"], x["label"]) == ("base", row["label"])]
             names = SAMPLES[name].names
-            label = f"{row['label']} {names[row['label']]}" if names else f"label {row['label']}"
+            label = f"{row['label']} {names[row['label']]}" if names else str(row["label"])
             change = f"{100 * (row['accuracy'] - base['accuracy']):+.2f}"
             expected = [row["total"], percent(base["accuracy"]), percent(row["accuracy"]), change]
             expected += [row["repaired"], row["broken"]]
@@ -681,7 +681,7 @@ def test_verdicts_and_workers_in_the_terminal(written: dict[str, Written], comma
     assert 0 < met < len(verdicts)
     assert f"requirements, validation rows (optimistic: they chose): {met} of {len(verdicts)} met" in out
     for row in verdicts:
-        assert re.search(rf"^{re.escape(row['text'])} .* {'' if row['met'] else 'not '}met$", out, re.MULTILINE)
+        assert re.search(rf"^{re.escape(row['text'])}\n .* {'' if row['met'] else 'not '}met$", out, re.MULTILINE)
     assert "exit code 3" in out
     jobs = written["independent"].table("jobs")
     for worker in {row["worker"] for row in jobs if row["worker"]}:
@@ -689,7 +689,7 @@ def test_verdicts_and_workers_in_the_terminal(written: dict[str, Written], comma
         busy = sum(row["seconds"] for row in mine)
         assert re.search(rf"^{worker} +{len(mine)} +{busy:.1f}$", out, re.MULTILINE)
     for row in jobs:
-        assert (re.search(rf"^{row['job']} +1 ", out, re.MULTILINE) is not None) == row["chosen"]
+        assert (re.search(rf"^{row['job']}\n +1 ", out, re.MULTILINE) is not None) == row["chosen"]
 
 
 def test_runs_that_go_on_and_runs_without_held_out_rows(written: dict[str, Written], command: Command) -> None:

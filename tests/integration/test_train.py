@@ -196,7 +196,7 @@ def test_ctrl_c(place: Path) -> None:
 
 BAD = {
     "vit": (["--model", "vit"], ("model vit of eAI-Repair-Toolkit is left out", "base, vgg16, vgg19, keras_app")),
-    "unknown": (["--model", "Mobilenet_v2"], ("model is 'Mobilenet_v2'", "such as MobileNetV2")),
+    "unknown": (["--model", "Mobilenet_v2"], ("model is 'Mobilenet_v2' (did you mean 'MobileNetV2'?)",)),
     "no settings": (["--model", "keras_app"], ("--model-settings",)),
     "settings": (["--model", "keras_app", "--model-settings", "bad.json"], ("bad.json: is not JSON",)),
     "weights": (["--model", "vgg16", "--weights", "nowhere.h5"], ("nowhere.h5",)),

@@ -281,7 +281,8 @@ def test_bubble_charts_that_cannot_be_drawn(here: Path, refused: Refused, comman
     overlay = ["utils", "overlay_bubble_chart", BEFORE, AFTER, "--test_dir=data", *HERE]
     for text in ("10", "-1", "shirt", "Shirt,Hat", "6.0"):
         word = text.split(",")[-1]
-        refused(*overlay, f"--target_label={text}", says=(f"target_label is {word}, expected one of T-shirt/top",))
+        meant = " (did you mean 'Shirt'?)" if text == "shirt" else ""
+        refused(*overlay, f"--target_label={text}", says=(f"target_label is {word}{meant}, expected one of T-shirt",))
     refused(*overlay, "--target_label=,", says=("target_label is ,, expected labels with commas",))
     labels, _ = predictions("data/test.h5")
     shutil.copy("data/test.h5", "few.h5")

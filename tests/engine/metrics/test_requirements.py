@@ -142,11 +142,11 @@ REFUSED = {
     ),
     "unknown name": (
         '[[require]]\nlabel = "shirt"\nmax_drop = 0.1',
-        "[[require]] 1 has label = 'shirt', expected one of T-shirt/top, Trouser, Pullover, Shirt, or an index from 0",
+        "[[require]] 1 has label = 'shirt' (did you mean 'Shirt'?), expected one of T-shirt/top, Trouser,",
     ),
     "index too large": ("[[require]]\nlabel = 4\nmax_drop = 0.1", "has label = 4, expected one of", "from 0 to 3"),
     "negative index": ("[[require]]\nlabel = -1\nmax_drop = 0.1", "has label = -1, expected one of"),
-    "index with a zero": ('[[require]]\nlabel = "03"\nmax_drop = 0.1', "has label = '03', expected one of"),
+    "index in words": ('[[require]]\nlabel = "+3"\nmax_drop = 0.1', "has label = '+3', expected one of"),
     "true for a label": ("[[require]]\nlabel = true\nmax_drop = 0.1", "has label = True, expected one of"),
     "fraction for a label": ("[[require]]\nlabel = 1.0\nmax_drop = 0.1", "has label = 1.0, expected one of"),
     "labels": ("[[require]]\nlabel = [1, 2]\nmax_drop = 0.1", "has label = [1, 2], expected one of"),
