@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.commands.optimize import chunk_paths
-from cli.shared.console import Console, table
+from cli.shared.console import Console, echo, table
 from cli.shared.options import (
     PATH,
     check_seeds,
@@ -140,7 +140,7 @@ def evaluate(
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     target = resolve_target(model.model, model.loss, model.classes, model.path, target_layer)
     if negatives is None:
-        click.echo(f"{target_data_dir}: the label has no failures, there is nothing to evaluate")
+        echo(f"{target_data_dir}: the label has no failures, there is nothing to evaluate")
         return
     work = Evaluation(
         model=model,
@@ -171,9 +171,9 @@ def evaluate(
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
     if verbose > 1:
-        click.echo(runs_text(found))
-    click.echo(summary_text(found))
-    click.echo(f"created files:\n{created_text(output_dir, found)}")
+        echo(runs_text(found))
+    echo(summary_text(found))
+    echo(f"created files:\n{created_text(output_dir, found)}")
 
 
 @search_options
@@ -246,7 +246,8 @@ def summary_text(found: Sequence[Evaluated]) -> str:
             for name in ("rr", "br"):
                 values = [getattr(run.rates[split], name) for run in result.runs]
                 told = summarise(values, larger_is_better=name == "rr")
-                cells += [_percent(value) for value in (told.mean, told.deviation, told.best, told.worst)]
+                shares = (told.mean, told.deviation, told.best, told.worst)
+                cells += ["-" if math.isnan(share) else f"{share:.2f}" for share in shares]
             rows.append(cells)
         columns = ["mean", "std", "best", "worst"]
         header = ["setting", "weights", "runs", *(f"{rate} {column}" for rate in ("RR", "BR") for column in columns)]
@@ -254,10 +255,6 @@ def summary_text(found: Sequence[Evaluated]) -> str:
             f"{split} rows, in %: RR of {rates.wrong} to repair, BR of {rates.right} to keep\n{table(header, rows)}\n"
         )
     return "\n".join(parts)
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def runs_text(found: Sequence[Evaluated]) -> str:

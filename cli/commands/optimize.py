@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.shared.console import Console, label_name, table
+from cli.run_report.tables import changes_table
+from cli.shared.console import Console, echo
 from cli.shared.options import (
     PATH,
     check_seeds,
@@ -151,7 +152,7 @@ def optimize(
             return RunRecords.resume(run_directory, facts, lock=lock)
         return RunRecords.create(run_directory, facts, overwrite=overwrite, lock=lock)
 
-    with Console(verbose) as console, Compute(compute_settings, click.echo if explain else console.say) as compute:
+    with Console(verbose) as console, Compute(compute_settings, echo if explain else console.say) as compute:
         if not model.loss.stated:
             console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
         tick = console.iterations(seeds * len(chunks), settings.num_iterations)
@@ -162,8 +163,8 @@ def optimize(
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
     for report in reports:
-        click.echo(describe(report))
-    click.echo(f"records: {run_directory}")
+        echo(describe(report))
+    echo(f"records: {run_directory}")
     return reports
 
 
@@ -219,35 +220,10 @@ def describe(report: ChunkReport) -> str:
             lines += [
                 "",
                 f"{measured.split}, before and after (model loaded again):",
-                changes_table(measured),
+                changes_table(measured.changes, measured.label_names),
             ]
     created = [report.model]
     if any(measured.split == "negative" for measured in report.measured):
         created += [path for name in (CSV, ARROW) if (path := report.paths.output / name).is_file()]
     lines += ["created files:", *map(str, created)]
     return "\n".join(lines)
-
-
-def changes_table(measured: Any) -> str:
-    """Accuracy per label before and after, with what was fixed and broken."""
-    rows = [_row(label_name(change.label, measured.label_names), change) for change in measured.changes]
-    total = [
-        sum(getattr(change, name) for change in measured.changes)
-        for name in ("total", "correct_before", "correct_after", "fixed", "broken")
-    ]
-    before, after = 100 * total[1] / total[0], 100 * total[2] / total[0]
-    rows.append(["all", total[0], f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}", total[3], total[4]])
-    return table(["label", "rows", "before %", "after %", "change", "fixed", "broken"], rows)
-
-
-def _row(name: str, change: Any) -> list[object]:
-    before, after = 100 * change.correct_before / change.total, 100 * change.correct_after / change.total
-    return [
-        name,
-        change.total,
-        f"{before:.2f}",
-        f"{after:.2f}",
-        f"{after - before:+.2f}",
-        change.fixed,
-        change.broken,
-    ]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from cli.run_report.words import SPLIT_WORDS, STEP_WORDS, duration, label_text, number, percent, points, under_repair
-from cli.shared.console import table
+from cli.run_report.tables import changes_table
+from cli.run_report.words import SPLIT_WORDS, STEP_WORDS, duration, label_text, number, percent, under_repair
+from cli.shared.console import created, echo, table
 from cli.shared.options import PATH, option
 from cli.shared.verdicts import verdict_table
 from engine.core.errors import InputError
 from engine.core.files import replace_file
+from engine.core.names import in_words, shortened
 
 if TYPE_CHECKING:
     from cli.run_report.data import JobView, OutcomeView, ReportView
@@ -25,6 +28,9 @@ MARK = '<meta name="generator" content="repair-dist report">'
 """By this line in its head a page of ours is known."""
 
 _HEAD_BYTES = 2000
+_CHOSEN_LABEL = 15
+"""Columns of a label beside the name of its search, so that the line fits a terminal."""
+
 _SEARCHED_ON = ("negative", "positive")
 
 
@@ -48,7 +54,7 @@ def command(run: Path, html: Path | None, overwrite: bool) -> None:
 
     report = read_report(run)
     if html is None:
-        click.echo(summary(report))
+        echo(summary(report))
         return
 
     from cli.run_report.page import render_page
@@ -56,11 +62,13 @@ def command(run: Path, html: Path | None, overwrite: bool) -> None:
     page = render_page(report)
     with replace_file(html) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    click.echo(f"created files:\n{html}")
+    created(html)
 
 
 def summary(report: ReportView) -> str:
     """A run as plain text tables."""
+    if report.label_names is not None:
+        report = replace(report, label_names=tuple(map(in_words, report.label_names)))
     parts = [_heading(report)]
     parts += [_verdicts(report, split, verdicts) for split, verdicts in report.verdicts.items()]
     parts += [_outcome(report, outcome) for outcome in report.outcomes]
@@ -92,12 +100,10 @@ def _outcome(report: ReportView, outcome: OutcomeView) -> str:
     split = outcome.judged_by
     if split is not None:
         changes = outcome.changes[split]
-        rows = [_change_row(label_text(change.label, report.label_names), change) for change in changes]
-        rows.append(_change_row("all", _total(changes)))
         name = "" if len(report.outcomes) == 1 else f"{outcome.job}, "
         lines += [
             f"{name}{SPLIT_WORDS[split]}, before and after (model loaded again):",
-            table(["label", "rows", "before %", "after %", "change", "fixed", "broken"], rows),
+            changes_table(changes, report.label_names),
         ]
     for split in _SEARCHED_ON:
         if split in outcome.changes:
@@ -107,13 +113,8 @@ def _outcome(report: ReportView, outcome: OutcomeView) -> str:
     return "\n".join(lines)
 
 
-def _change_row(name: str, change: LabelChange) -> list[object]:
-    before, after = change.correct_before / change.total, change.correct_after / change.total
-    return [name, change.total, percent(before), percent(after), points(after - before), change.fixed, change.broken]
-
-
 def _total(changes: Sequence[LabelChange], labels: Sequence[int] = ()) -> LabelChange:
-    from cli.run_report.data import total_change
+    from engine.metrics.accuracy import total_change
 
     return total_change(changes, labels)
 
@@ -156,7 +157,7 @@ def _chosen(report: ReportView) -> str:
         [
             job.job,
             job.step,
-            label_text(job.label, report.label_names),
+            shortened(label_text(job.label, report.label_names), _CHOSEN_LABEL),
             job.seed,
             number(job.positive_weight),
             f"{number(job.patched)} of {number(job.negatives)}",

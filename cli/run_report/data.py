@@ -224,13 +224,6 @@ def read_report(directory: Path) -> ReportView:
     )
 
 
-def total_change(changes: Sequence[LabelChange], labels: Sequence[int] = ()) -> LabelChange:
-    """The sum over `labels`, or over all where none are named; its label is -1."""
-    mine = [change for change in changes if not labels or change.label in labels]
-    counts = ("total", "correct_before", "correct_after", "fixed", "broken")
-    return LabelChange(-1, *(sum(getattr(change, name) for change in mine) for name in counts))
-
-
 def workers(jobs: Sequence[JobView]) -> tuple[WorkerView, ...]:
     """What each worker did, by name; searches that never ran are nobody's."""
     found: dict[str, list[JobView]] = {}

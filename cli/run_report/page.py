@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cli.run_report import charts
-from cli.run_report.data import CandidateView, CurveView, JobView, OutcomeView, ReportView, total_change, workers
+from cli.run_report.data import CandidateView, CurveView, JobView, OutcomeView, ReportView, workers
 from cli.run_report.pictures import Picture, pictures
 from cli.run_report.words import (
     SPLIT_WORDS,
@@ -30,7 +30,7 @@ from cli.run_report.words import (
     verdict_values,
 )
 from engine.core.types import Int64
-from engine.metrics.accuracy import LabelChange, confusion
+from engine.metrics.accuracy import LabelChange, confusion, total_change
 
 _MANY_LABELS = 60
 """Above so many, charts show only labels under repair and those that changed most."""

@@ -19,7 +19,7 @@ import numpy as np
 from cluster.batch.selection import Candidate, HeldOut, PatchRanker, Score, ranked
 from cluster.batch.spec import Batch, ChunkFile, group_name, jobs_of, tasks_of
 from cluster.compute.compute import Compute
-from cluster.records.rows import comparison_rows, patch_rows, prediction_rows, verdict_rows
+from cluster.records.rows import change_rows, patch_rows, prediction_rows, verdict_rows
 from cluster.records.store import RunRecords
 from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.output import save_repaired
@@ -111,7 +111,7 @@ class _BatchRun:
 
     def record(self, name: str, stage: str, held_out: HeldOut, comparison: Comparison) -> None:
         """Rows of the table `labels` for one model on one set of rows."""
-        rows = comparison_rows(name, stage, held_out.split, comparison)
+        rows = change_rows(name, stage, held_out.split, comparison.changes())
         self.ledger.records.replace("labels", f"{name}-{stage}-{held_out.split}", rows)
 
 
@@ -246,7 +246,7 @@ def _judged(run: _BatchRun, step: int, kernel: Float32, jobs: Sequence[str]) -> 
     for candidate, comparison in _ranker(run, kernel).measure(run.ledger.ended(jobs)):
         (job,) = candidate.jobs
         if job not in seen:
-            rows += comparison_rows(job, "candidate", "validation", comparison)
+            rows += change_rows(job, "candidate", "validation", comparison.changes())
             seen.add(job)
         if not np.array_equal(candidate.values, kernel[candidate.index[:, 0], candidate.index[:, 1]]):
             candidates.append(candidate)

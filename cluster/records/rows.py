@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.core.types import Int64
-from engine.metrics.comparison import Comparison
+from engine.metrics.accuracy import LabelChange
 from engine.metrics.requirements import Verdict
 from engine.patches.patch import Patch
 
@@ -35,25 +35,22 @@ def patch_rows(
     ]
 
 
-def comparison_rows(job: str, stage: str, split: str, comparison: Comparison) -> list[dict[str, Any]]:
-    """Rows of the table `labels` for a model against the base model on one set of rows, for labels with rows."""
-    rows = []
-    for label in np.flatnonzero(comparison.totals):
-        total, correct = int(comparison.totals[label]), int(comparison.after[label, label])
-        rows.append(
-            {
-                "job": job,
-                "stage": stage,
-                "split": split,
-                "label": int(label),
-                "total": total,
-                "correct": correct,
-                "accuracy": correct / total,
-                "repaired": int(comparison.fixed[label]),
-                "broken": int(comparison.broken[label]),
-            }
-        )
-    return rows
+def change_rows(job: str, stage: str, split: str, changes: Sequence[LabelChange]) -> list[dict[str, Any]]:
+    """Rows of the table `labels` for a model against the base model on one set of rows."""
+    return [
+        {
+            "job": job,
+            "stage": stage,
+            "split": split,
+            "label": change.label,
+            "total": change.total,
+            "correct": change.correct_after,
+            "accuracy": change.correct_after / change.total,
+            "repaired": change.fixed,
+            "broken": change.broken,
+        }
+        for change in changes
+    ]
 
 
 def verdict_rows(split: str, verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.records.rows import change_rows
 from cluster.runs.chunk import ChunkPaths
 from engine.fitness.objective import Objective
 from engine.metrics.accuracy import LabelChange
@@ -60,17 +61,7 @@ def label_rows(job: str, measured: Sequence[Measured]) -> list[dict[str, Any]]:
     rows = []
     for measurement in measured:
         for change in measurement.changes:
-            shared = {"job": job, "split": measurement.split, "label": change.label, "total": change.total}
-            stages = (
-                ("base", change.correct_before, 0, 0),
-                ("repaired", change.correct_after, change.fixed, change.broken),
-            )
-            for stage, correct, repaired, broken in stages:
-                counts = {
-                    "correct": correct,
-                    "accuracy": correct / change.total,
-                    "repaired": repaired,
-                    "broken": broken,
-                }
-                rows.append({**shared, "stage": stage, **counts})
+            base = LabelChange(change.label, change.total, change.correct_before, change.correct_before, 0, 0)
+            rows += change_rows(job, "base", measurement.split, [base])
+            rows += change_rows(job, "repaired", measurement.split, [change])
     return rows

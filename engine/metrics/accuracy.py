@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,13 @@ def paired_changes(labels: Int64, before: Int64, after: Int64, classes: int) -> 
         )
         for label in np.flatnonzero(totals)
     )
+
+
+def total_change(changes: Sequence[LabelChange], labels: Sequence[int] = ()) -> LabelChange:
+    """The sum over `labels`, or over all where none are named; its label is -1."""
+    mine = [change for change in changes if not labels or change.label in labels]
+    counts = ("total", "correct_before", "correct_after", "fixed", "broken")
+    return LabelChange(-1, *(sum(getattr(change, name) for change in mine) for name in counts))
 
 
 def wilson_interval(success: int, total: int, *, z: float = 1.959963984540054) -> tuple[float, float]:

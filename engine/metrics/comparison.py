@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.core.types import Int64
+from engine.metrics.accuracy import LabelChange
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,12 @@ class Comparison:
     after: Int64
     fixed: Int64
     broken: Int64
+
+    def changes(self) -> tuple[LabelChange, ...]:
+        """What changed for each label with rows, ascending."""
+        right_before, right_after = np.diagonal(self.before), np.diagonal(self.after)
+        columns = np.stack([self.totals, right_before, right_after, self.fixed, self.broken], axis=1)
+        return tuple(LabelChange(int(label), *columns[label].tolist()) for label in np.flatnonzero(self.totals))
 
 
 def compare(labels: Int64, before: Int64, after: Int64, classes: int) -> Comparison:
