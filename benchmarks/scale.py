@@ -212,7 +212,7 @@ def recorded(work: Batch) -> list[TaskResult]:
         handle = compute.handle(work.model, work.target)
         base = Base(work.target.kernel)
         for name in ("warm-up ", ""):  # the first time around compiles
-            tasks = tasks_of(work, 1, work.chunks, base.key + name, 1, prefix=name)
+            tasks = list(tasks_of(work, 1, work.chunks, base.key + name, 1, prefix=name))
             results = [
                 event.result
                 for event in compute.run_tasks(handle, base, tasks, {})

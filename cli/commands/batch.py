@@ -251,6 +251,8 @@ def parse_weights(text: str, settings: SearchSettings) -> tuple[Weighting, ...]:
 
 def expectation_text(work: Batch, found: Expectation) -> str:
     """What `--dry-run` prints."""
+    from cluster.batch.spec import too_many_searches
+
     at_most = "at most " if work.mode == "rounds" else ""
     if found.total is None or found.step is None:
         time = f"nothing was measured: {found.nothing}"
@@ -270,4 +272,6 @@ def expectation_text(work: Batch, found: Expectation) -> str:
         f"computing: {found.resources}",
         f"time: {time}",
     ]
+    if too_many := too_many_searches(work):
+        lines.append(f"memory: without --dry-run this is refused: {too_many}")
     return "\n".join(lines)

@@ -12,6 +12,8 @@ from types import FrameType
 
 from cluster.batch.spec import Batch, ChunkFile, tasks_of
 from cluster.compute.compute import Compute
+from cluster.compute.placement import searches_of
+from cluster.runs.tasks import blocks
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import Base
 from engine.core.errors import InputError
@@ -85,7 +87,7 @@ class _Probe:
 class _Measured:
     """How far the searches of some chunks came in how many seconds."""
 
-    tasks: int = 0
+    tasks: float = 0.0
     elapsed: float = 0.0
     share: dict[str, float] = field(default_factory=dict)
     searched: int = 0
@@ -196,7 +198,7 @@ def _probe(batch: Batch, compute: Compute, handle: ModelHandle, chunks: Sequence
     base = Base(batch.target.kernel)
     begun = time.perf_counter()
     for chunk in chunks:
-        tasks = tasks_of(batch, 0, [chunk], base.key, compute.workers, prefix="calibration")
+        tasks = next(blocks(tasks_of(batch, 0, [chunk], base.key, compute.workers, prefix="calibration")))
         alone = [replace(task, searches=task.searches[:1]) for task in tasks]
         for event in compute.run_tasks(handle, base, alone, {}):
             if event.result.searches:
@@ -218,8 +220,9 @@ def _measure(
 ) -> None:
     """Run searches of some chunks up to a moment, as the batch would."""
     base = Base(batch.target.kernel)
-    tasks = tasks_of(batch, 0, chunks, base.key, compute.workers, prefix=name)
-    found.tasks = len(tasks)
+    tasks = next(blocks(tasks_of(batch, 0, chunks, base.key, compute.workers, prefix=name)))
+    count = len(chunks) * len(batch.labels) * len(batch.weightings) * len(batch.seeds)
+    found.tasks = len(tasks) * count / searches_of(tasks)  # of a long plan this is the beginning
     begun = time.perf_counter()
     for event in compute.run_tasks(handle, base, tasks, {}):
         task, result = event.task, event.result

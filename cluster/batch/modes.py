@@ -10,7 +10,7 @@ that goes on decides again and comes to the same end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from cluster.records.rows import change_rows, patch_rows, prediction_rows, verdi
 from cluster.records.store import RunRecords
 from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.output import save_repaired
+from cluster.runs.tasks import blocks
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import Base
 from engine.core.files import remove, replace_file
@@ -231,16 +232,18 @@ def _search(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[ChunkFi
     for chunk in chunks:
         if chunk.images is None:
             for label in batch.labels:
-                ledger.fail(step, chunk.folder, label, jobs_of(batch, group_name(step, chunk, label)), chunk.error)
+                jobs = list(jobs_of(batch, group_name(step, chunk, label)))
+                ledger.fail(step, chunk.folder, label, jobs, chunk.error)
     base = Base(kernel, run.positives)
     tasks = tasks_of(batch, step, chunks, base.key, run.compute.workers, ledger.has)
-    for event in run.compute.run_tasks(run.handle, base, tasks, ledger.states(tasks)):
-        ledger.take(event)
+    for block in blocks(tasks):
+        for event in run.compute.run_tasks(run.handle, base, block, ledger.states(block)):
+            ledger.take(event)
     groups = [group_name(step, chunk, label) for chunk in chunks for label in batch.labels]
-    return _judged(run, step, kernel, [job.name for group in groups for job in jobs_of(batch, group)])
+    return _judged(run, step, kernel, (job.name for group in groups for job in jobs_of(batch, group)))
 
 
-def _judged(run: _BatchRun, step: int, kernel: Float32, jobs: Sequence[str]) -> list[Candidate]:
+def _judged(run: _BatchRun, step: int, kernel: Float32, jobs: Iterable[str]) -> list[Candidate]:
     """Judge what searches offer, record the best of each, and rank those that change something."""
     candidates, rows, seen = [], [], set()
     for candidate, comparison in _ranker(run, kernel).measure(run.ledger.ended(jobs)):

@@ -7,10 +7,11 @@ from contextlib import ExitStack
 
 from cluster.batch.identity import facts_of
 from cluster.batch.modes import OUTPUTS, run_batch
-from cluster.batch.spec import Batch
+from cluster.batch.spec import Batch, too_many_searches
 from cluster.compute.compute import Compute
 from cluster.records.store import RunRecords, enough_room, holds_run, read_facts
 from cluster.runs.ledger import OnJobs
+from engine.core.errors import InputError
 from engine.core.files import remove
 from engine.core.lock import LOCK, Lock, locked
 from engine.core.progress import Progress, unseen
@@ -38,10 +39,12 @@ def run_recorded(
         on_jobs: called with the content of `progress.json` as it changes.
 
     Raises:
-        InputError: the directory is in use, or holds a run of something else; or held-out rows are damaged. Nothing
-            has been written then.
+        InputError: there are more searches than memory holds results of; the directory is in use, or holds a run of
+            something else; or held-out rows are damaged. Nothing has been written then.
         WorkError: the disk is full or no worker is left, and the run can be resumed; or somebody else goes on with it.
     """
+    if too_many := too_many_searches(batch):
+        raise InputError(too_many)
     if not (resume and holds_run(batch.output)):
         RunRecords.check_new(batch.output, overwrite=overwrite)
     with locked(batch.output / LOCK, batch.output, say=compute.say) as lock:

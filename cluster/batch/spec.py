@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,8 +23,8 @@ from engine.targets.base import Target
 
 Mode = Literal["chain", "independent", "rounds"]
 
-JOB_BYTES = 200
-"""Memory that one search of a step takes before it runs (186 measured)."""
+RESULT_BYTES = 2300
+"""Memory that what a search found takes until its step is judged (measured with three patches of 41 weights)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,10 +141,8 @@ def check_batch(batch: Batch) -> list[str]:
     """Refuse what cannot work, before any work starts; returns warnings.
 
     Raises:
-        InputError: more searches than memory holds, or held-out rows that do not fit the model or have no rows to
-            judge a requirement by.
+        InputError: held-out rows that do not fit the model or have no rows to judge a requirement by.
     """
-    _check_count(batch)
     model = batch.model
     for images in (batch.validation, batch.test, *batch.positives):
         if images is not None:
@@ -168,15 +166,16 @@ def check_batch(batch: Batch) -> list[str]:
     return warnings
 
 
-def _check_count(batch: Batch) -> None:
-    """Refuse a step of more searches than this machine's free memory can list."""
+def too_many_searches(batch: Batch) -> str | None:
+    """Why a step has more searches than this machine's free memory holds results of; None where it has not."""
     jobs, free = batch.jobs_per_step, backend.free_memory()
-    if jobs * JOB_BYTES > free:
-        most = free // (JOB_BYTES * (jobs // len(batch.seeds)))
-        raise InputError(
-            f"{len(batch.seeds)} seeds make {jobs} searches in a step, whose list alone takes {jobs * JOB_BYTES >> 30} "
-            f"GiB, and {free >> 30} GiB are free, expected at most {most} seeds"
-        )
+    if jobs * RESULT_BYTES <= free:
+        return None
+    most = free // (RESULT_BYTES * (jobs // len(batch.seeds)))
+    return (
+        f"{len(batch.seeds)} seeds make {jobs} searches in a step, whose results take {jobs * RESULT_BYTES >> 30} GiB, "
+        f"and {free >> 30} GiB are free, expected at most {most} seeds"
+    )
 
 
 def tasks_of(
@@ -187,34 +186,29 @@ def tasks_of(
     workers: int,
     ended: Callable[[str], bool] = lambda job: False,
     prefix: str = "",
-) -> list[RepairTask]:
-    """The tasks of a step on the chunks that can be read, without searches that have ended.
+) -> Iterator[RepairTask]:
+    """The tasks of a step on the chunks that can be read, without searches that have ended; made as they are taken.
 
     A task has all searches of one label of one chunk; where there are fewer of those than two for each worker, their
     searches are divided.
     """
     readable = [chunk for chunk in chunks if chunk.images is not None]
     parts = parts_of_groups(len(readable) * len(batch.labels), workers)
-    tasks = []
+    count = len(batch.weightings) * len(batch.seeds)
     for chunk in readable:
         assert chunk.images is not None
         source = ChunkLabel(ship_rows(chunk.images), batch.num_grad, batch.impact, batch.fronts)
         for label in batch.labels:
             group = prefix + group_name(step, chunk, label)
-            tasks += [
-                RepairTask(name, step, chunk.folder, label, searches, base, source, batch.offers)
-                for name, searches in divided(group, jobs_of(batch, group), parts, ended)
-            ]
-    return tasks
+            for name, searches in divided(group, jobs_of(batch, group), count, parts, ended):
+                yield RepairTask(name, step, chunk.folder, label, searches, base, source, batch.offers)
 
 
-def jobs_of(batch: Batch, group: str) -> list[SearchJob]:
+def jobs_of(batch: Batch, group: str) -> Iterator[SearchJob]:
     """The searches of one label of one chunk in a step."""
-    return [
-        SearchJob(f"{group}-w{weighting.text}-s{seed}", weighting.settings, seed)
-        for weighting in batch.weightings
-        for seed in batch.seeds
-    ]
+    for weighting in batch.weightings:
+        for seed in batch.seeds:
+            yield SearchJob(f"{group}-w{weighting.text}-s{seed}", weighting.settings, seed)
 
 
 def group_name(step: int, chunk: ChunkFile, label: int) -> str:

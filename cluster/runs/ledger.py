@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ class Ledger:
         names = {job.name for task in tasks for job in task.searches}
         return {name: begun.state for name, begun in self._running.items() if name in names}
 
-    def ended(self, jobs: Sequence[str]) -> list[EndedSearch]:
+    def ended(self, jobs: Iterable[str]) -> list[EndedSearch]:
         """Of these searches, those that offer something, in this order."""
         return [self._ended[job] for job in jobs if job in self._ended]
 

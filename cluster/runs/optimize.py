@@ -188,7 +188,7 @@ def tasks_of_cases(
     return [
         RepairTask(name, 1, ready.folder, ready.case.label, searches, "", ready, 1)
         for ready, jobs in cases
-        for name, searches in divided(jobs[0].name, jobs, parts, has)
+        for name, searches in divided(jobs[0].name, jobs, len(jobs), parts, has)
     ]
 
 

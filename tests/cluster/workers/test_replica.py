@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cluster.compute.compute import Compute
-from cluster.workers.replica import build_runner
+from cluster.workers.model import build_runner
 from engine.core.errors import InputError
 from engine.models.load import load_model
 
