@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,10 +54,11 @@ HELD_BYTES = 1 << 30
 time, and shuffled; the order of the rows is a matter of this size and never of free memory."""
 
 _SCRATCH = ".train-"
-_PREFETCHED = 4
 _SLACK = 1 << 20
 """Bytes that a file of weights may take beside them: names, the configuration."""
-_DATE = (2025, 1, 1, 0, 0, 0)
+_DATE, _DATE_SAVED = (2025, 1, 1, 0, 0, 0), "2025-01-01@00:00:00"
+_CHANGING = re.compile(r'(?<="shared_object_id": )\d+|(?<="date_saved": ")(?P<date>[^"]+)')
+"""What in an archive differs from one saving of the same model to the next."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,11 @@ class Epoch:
     val_accuracy: float
     learning_rate: float
 
+    @property
+    def checkpoint(self) -> str:
+        """Name of the file of its weights."""
+        return f"weights.{self.number:02d}-{self.val_loss:.2f}.weights.h5"
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -118,48 +124,48 @@ class Trained:
     files: tuple[Path, ...]
 
 
-class Feed:
-    """Some rows of an image set, in batches; those that fit into `held_bytes` are kept in memory as float32."""
+class Feed(keras.utils.PyDataset):  # type: ignore[misc]
+    """Some rows of an image set, in batches; so many as fit into `held_bytes` are read at a time and kept.
+
+    `feed[k]` are the images (m, h, w, c) and one-hot labels (m, classes), float32, of batch k in the order of `deal`.
+    """
 
     def __init__(self, images: ImageSet, rows: Int64, reader: ImageReader, held_bytes: int) -> None:
         """Nothing is read yet; `rows` (n,) are ascending."""
+        super().__init__()
         self.rows = rows
         self.labels = images.labels[rows]
         self._one_hot = np.eye(images.classes, dtype=np.float32)
         self._reader = reader
-        row_bytes = 4 * math.prod(images.image_shape)
-        self._pool_rows = max(1, held_bytes // row_bytes)
-        self._held: Float32 | None = None
-        if len(rows) <= self._pool_rows:
-            self._held = np.empty((len(rows), *images.image_shape), np.float32)
+        self._held_rows = held_bytes // (4 * math.prod(images.image_shape))
+        self._places, self._images = rows[:0], np.empty((0, *images.image_shape), np.float32)
+        self.deal(BATCH_ROWS)
 
-    def offer(self, start: int, block: Float32) -> None:
-        """Keep what is wanted of the rows from `start` on, `block` (m, h, w, c)."""
-        if self._held is not None:
-            first, last = np.searchsorted(self.rows, [start, start + len(block)])
-            self._held[first:last] = block[self.rows[first:last] - start]
+    def deal(self, batch_rows: int, random: np.random.Generator | None = None) -> None:
+        """Give batches in a random order from now on, or in that of the file; the last may be smaller."""
+        self._batch_rows = batch_rows
+        self._pool_rows = max(1, self._held_rows // batch_rows) * batch_rows
+        self._order = shuffled_places(self.rows, self._pool_rows, random) if random else np.arange(len(self.rows))
+        self._pool_start: int | None = None
 
-    def in_order(self, batch_rows: int) -> Iterator[tuple[Float32, Float32]]:
-        """Batches of images (m, h, w, c) and one-hot labels (m, classes) in the order of the file."""
-        for start in range(0, len(self.rows), batch_rows):
-            chosen = np.arange(start, min(start + batch_rows, len(self.rows)))
-            images = self._reader.read_rows(self.rows[chosen]) if self._held is None else self._held[chosen]
-            yield images, self._one_hot[self.labels[chosen]]
+    def __len__(self) -> int:
+        """Batches."""
+        return math.ceil(len(self.rows) / self._batch_rows)
 
-    def shuffled(self, batch_rows: int, random: np.random.Generator) -> Iterator[tuple[Float32, Float32]]:
-        """Batches of all rows in a random order; the last may be smaller."""
-        for pool in shuffled_pools(self.rows, max(1, self._pool_rows // batch_rows) * batch_rows, random):
-            chosen = np.sort(pool)
-            images = self._reader.read_rows(self.rows[chosen]) if self._held is None else self._held
-            places = np.searchsorted(chosen, pool)
-            for start in range(0, len(pool), batch_rows):
-                batch = slice(start, start + batch_rows)
-                yield images[places[batch]], self._one_hot[self.labels[pool[batch]]]
-            del images  # before the next pool is read
+    def __getitem__(self, index: int) -> tuple[Float32, Float32]:
+        """See the class."""
+        start = index * self._batch_rows
+        chosen = self._order[start : start + self._batch_rows]
+        first = start - start % self._pool_rows
+        if first != self._pool_start and len(self._places) < len(self.rows):
+            self._images = self._images[:0].copy()  # before the next pool is read
+            self._places = np.sort(self._order[first : first + self._pool_rows])
+            self._images, self._pool_start = self._reader.read_rows(self.rows[self._places]), first
+        return self._images[np.searchsorted(self._places, chosen)], self._one_hot[self.labels[chosen]]
 
 
-def shuffled_pools(rows: Int64, pool_rows: int, random: np.random.Generator) -> Iterator[Int64]:
-    """Cut the places in `rows` (n,), ascending, into pools of at most `pool_rows`, which together hold each once.
+def shuffled_places(rows: Int64, pool_rows: int, random: np.random.Generator) -> Int64:
+    """Every place in `rows` (n,), ascending, once, in pools of `pool_rows` that are one after the other.
 
     The stretches of `READ_ROWS` rows of the file come in random order; so many as make a pool are shuffled together.
     A file is so read in long pieces, and those that `READ_ROWS` packs together are unpacked once. A single pool is in
@@ -168,8 +174,9 @@ def shuffled_pools(rows: Int64, pool_rows: int, random: np.random.Generator) -> 
     ends = np.searchsorted(rows, np.arange(READ_ROWS, rows[-1] + 1, READ_ROWS))
     blocks = np.split(np.arange(len(rows)), ends)
     order = np.concatenate([blocks[number] for number in random.permutation(len(blocks))])
-    for start in range(0, len(rows), pool_rows):
-        yield random.permutation(order[start : start + pool_rows])
+    return np.concatenate(
+        [random.permutation(order[start : start + pool_rows]) for start in range(0, len(rows), pool_rows)]
+    )
 
 
 def split_rows(rows: int, validation_split: float, seed: int) -> tuple[Int64, Int64]:
@@ -259,18 +266,18 @@ def train(
             TensorFlow is not installed. Nothing has been written.
         WorkError: the loss is not finite any more, or a file cannot be written.
     """
-    _tensorflow()
+    backend.tensorflow("training")  # writes for TensorBoard under any backend
     check_output(output_dir, overwrite=overwrite)
     training_rows, validation_rows = split_rows(images.rows, settings.validation_split, settings.seed)
     with ExitStack() as stack:
         reader = stack.enter_context(open_reader(images))
         training = Feed(images, training_rows, reader, held_bytes)
         validation = Feed(images, validation_rows, reader, held_bytes)
-        _read_once(images, reader, (training, validation), progress)
+        _look_through(images, reader, progress)
         try:
             _clear(output_dir)
-            epochs, files = _fit(model, training, validation, settings, output_dir, progress, on_epoch)
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix=_SCRATCH, dir=output_dir)))
+            epochs = _fit(model, training, validation, settings, output_dir, scratch, progress, on_epoch)
             _save(model, scratch / MODEL)
         except OSError as error:
             raise WorkError(
@@ -280,13 +287,14 @@ def train(
         saved = load_model(scratch / MODEL, allow_custom_code=foreign is not None)
         runner = ModelRunner(saved.model, None)
         counts = [_correct(runner, feed, progress) for feed in (training, validation)]
+        checkpoints = (output_dir / CHECKPOINTS / epoch.checkpoint for epoch in epochs)
         trained = Trained(
             epochs=tuple(epochs),
             stopped=len(epochs) < settings.epochs,
             training=counts[0],
             validation=counts[1],
             foreign=foreign,
-            files=(output_dir / MODEL, output_dir / FACTS, *files, output_dir / BOARDS),
+            files=(output_dir / MODEL, output_dir / FACTS, *checkpoints, output_dir / BOARDS),
         )
         (scratch / MODEL).replace(output_dir / MODEL)
     with replace_file(output_dir / FACTS) as temporary:
@@ -294,19 +302,11 @@ def train(
     return trained
 
 
-def _tensorflow() -> Any:
-    """TensorFlow, which feeds any backend with batches and writes for TensorBoard."""
-    return backend.tensorflow("training")
-
-
-def _read_once(images: ImageSet, reader: ImageReader, feeds: tuple[Feed, Feed], progress: Progress) -> None:
-    """Read every row, so that bad pixels are found while nothing has been written, and keep what is to be kept."""
+def _look_through(images: ImageSet, reader: ImageReader, progress: Progress) -> None:
+    """Read every row, so that bad pixels are found while nothing has been written."""
     tick = progress("read", images.rows)
     for start in range(0, images.rows, READ_ROWS):
-        block = reader.read(start, min(start + READ_ROWS, images.rows))
-        for feed in feeds:
-            feed.offer(start, block)
-        tick(len(block))
+        tick(len(reader.read(start, min(start + READ_ROWS, images.rows))))
 
 
 def _clear(output_dir: Path) -> None:
@@ -314,7 +314,7 @@ def _clear(output_dir: Path) -> None:
     folders = [output_dir / CHECKPOINTS, *(output_dir / BOARDS / name for name in BOARD_NAMES)]
     for folder, pattern in zip(folders, ("weights.*.weights.h5", "events.*", "events.*"), strict=True):
         folder.mkdir(parents=True, exist_ok=True)
-        for path in (*folder.glob(pattern), *folder.glob(f"{_SCRATCH}*")):
+        for path in folder.glob(pattern):
             remove(path)
     for path in output_dir.glob(f"{_SCRATCH}*"):
         remove(path)
@@ -326,18 +326,18 @@ def _fit(
     validation: Feed,
     settings: TrainSettings,
     output_dir: Path,
+    scratch: Path,
     progress: Progress,
     on_epoch: Callable[[Epoch], None],
-) -> tuple[list[Epoch], list[Path]]:
-    """Run the epochs; returns them and their checkpoints."""
+) -> list[Epoch]:
+    """Run the epochs and return them; `scratch` is where checkpoints are begun."""
     tick = progress("train", settings.epochs * len(training.rows))
     epochs: list[Epoch] = []
-    files: list[Path] = []
-    tf = _tensorflow()
-    boards = [tf.summary.create_file_writer(str(output_dir / BOARDS / name)) for name in BOARD_NAMES]
+    summary = backend.tensorflow("training").summary
+    boards = [summary.create_file_writer(str(output_dir / BOARDS / name)) for name in BOARD_NAMES]
 
-    def batches() -> Iterator[tuple[Float32, Float32]]:
-        return training.shuffled(settings.batch_rows, generator(settings.seed, "train", -1, "order", len(epochs)))
+    def epoch_begin(number: int, logs: Any) -> None:
+        training.deal(settings.batch_rows, generator(settings.seed, "train", -1, "order", number))
 
     def batch_end(batch: int, logs: Any) -> None:
         tick(min(settings.batch_rows, len(training.rows) - batch * settings.batch_rows))
@@ -350,39 +350,42 @@ def _fit(
                 "validation; try a lower learning rate"
             )
         epoch = Epoch(number + 1, **values, learning_rate=float(model.optimizer.learning_rate))
-        files.append(_checkpoint(model, output_dir / CHECKPOINTS, epoch))
+        # Keras' ModelCheckpoint would leave half a file when it is interrupted.
+        _check_room(model, scratch, copies=1)
+        model.save_weights(str(scratch / epoch.checkpoint))
+        (scratch / epoch.checkpoint).replace(output_dir / CHECKPOINTS / epoch.checkpoint)
         epochs.append(epoch)
         _show(boards, epoch)
         on_epoch(epoch)
 
     callbacks = [
         keras.callbacks.EarlyStopping("val_loss", patience=PATIENCE),
-        keras.callbacks.LambdaCallback(on_epoch_end=epoch_end, on_train_batch_end=batch_end),
+        keras.callbacks.LambdaCallback(epoch_begin, epoch_end, on_train_batch_end=batch_end),
     ]
     first = model.optimizer.get_config()["learning_rate"]
     if isinstance(first, float):  # and not a schedule
-        callbacks.insert(
-            0, keras.callbacks.LearningRateScheduler(lambda epoch, _: first * DROP ** (epoch // DROP_EPOCHS))
-        )
+        rate = keras.callbacks.LearningRateScheduler(lambda epoch, _: first * DROP ** (epoch // DROP_EPOCHS))
+        callbacks.insert(0, rate)
+    epoch_begin(0, None)  # Keras looks at the first batches before it begins
     model.fit(
-        _dataset(batches, model, len(training.rows), settings.batch_rows),
+        training,
+        validation_data=validation,
         epochs=settings.epochs,
-        validation_data=_dataset(lambda: validation.in_order(BATCH_ROWS), model, len(validation.rows), BATCH_ROWS),
         callbacks=callbacks,
         shuffle=False,  # the feed has done it
         verbose=0,
     )
     for board in boards:
         board.close()
-    return epochs, files
+    return epochs
 
 
 def _show(boards: list[Any], epoch: Epoch) -> None:
     """Write an epoch for TensorBoard, with the names that Keras gives its values.
 
-    Keras' own callback needs the package of TensorBoard to write; TensorFlow alone can do that too.
+    Keras' own callback needs the package of TensorBoard to write, which TensorFlow 2.21 does not bring any more.
     """
-    tf = _tensorflow()
+    tf = backend.tensorflow("training")
     scalar = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
     scalar.plugin_data.plugin_name = "scalars"
     values = {"epoch_loss": epoch.loss, "epoch_accuracy": epoch.accuracy, "epoch_learning_rate": epoch.learning_rate}
@@ -391,24 +394,6 @@ def _show(boards: list[Any], epoch: Epoch) -> None:
         with board.as_default(step=epoch.number - 1):  # and written out at its end
             for tag, value in shown.items():
                 tf.summary.write(tag, tf.constant(value, tf.float32), metadata=scalar)
-
-
-def _dataset(batches: Callable[[], Iterator[Any]], model: Any, rows: int, batch_rows: int) -> Any:
-    """Batches as TensorFlow takes them: made ahead in a thread while the model computes."""
-    tf = _tensorflow()
-    shapes = (model.input_shape, model.output_shape)
-    signature = tuple(tf.TensorSpec((None, *shape[1:]), tf.float32) for shape in shapes)
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    return dataset.apply(tf.data.experimental.assert_cardinality(-(-rows // batch_rows))).prefetch(_PREFETCHED)
-
-
-def _checkpoint(model: Any, folder: Path, epoch: Epoch) -> Path:
-    path = folder / f"weights.{epoch.number:02d}-{epoch.val_loss:.2f}.weights.h5"
-    _check_room(model, folder, copies=1)
-    with TemporaryDirectory(prefix=_SCRATCH, dir=folder) as scratch:
-        model.save_weights(str(Path(scratch) / path.name))
-        (Path(scratch) / path.name).replace(path)
-    return path
 
 
 def _check_room(model: Any, folder: Path, copies: int) -> None:
@@ -426,22 +411,18 @@ def _save(model: Any, path: Path) -> None:
     model.save(str(raw))
     numbers: dict[str, str] = {}  # Keras tells objects that are used twice by their addresses
 
-    def number(match: re.Match[str]) -> str:
-        return numbers.setdefault(match[0], str(len(numbers) + 1))
+    def same(match: re.Match[str]) -> str:
+        return _DATE_SAVED if match["date"] else numbers.setdefault(match[0], str(len(numbers) + 1))
 
     with zipfile.ZipFile(raw) as archive, zipfile.ZipFile(path, "w") as target:
         for name in sorted(archive.namelist()):
             member = zipfile.ZipInfo(name, _DATE)
-            if name == "metadata.json":
-                metadata = json.loads(archive.read(name)) | {"date_saved": "2025-01-01@00:00:00"}
-                target.writestr(member, json.dumps(metadata))
-            elif name == hdf5.CONFIG_MEMBER:
-                config = archive.read(name).decode()
-                target.writestr(member, re.sub(r'(?<="shared_object_id": )\d+', number, config))
-            else:
-                member.file_size = archive.getinfo(name).file_size  # tells whether large offsets are needed
-                with archive.open(name) as content, target.open(member, "w") as copy:
-                    shutil.copyfileobj(content, copy, 1 << 20)
+            if name in ("metadata.json", hdf5.CONFIG_MEMBER):
+                target.writestr(member, _CHANGING.sub(same, archive.read(name).decode()))
+                continue
+            member.file_size = archive.getinfo(name).file_size  # tells whether large offsets are needed
+            with archive.open(name) as content, target.open(member, "w") as copy:
+                shutil.copyfileobj(content, copy, 1 << 20)
     raw.unlink()
 
 
@@ -449,7 +430,8 @@ def _correct(runner: ModelRunner, feed: Feed, progress: Progress) -> tuple[int, 
     """Rows that a model gets right, and all."""
     tick = progress("measure", len(feed.rows))
     correct = 0
-    for images, one_hot in feed.in_order(BATCH_ROWS):
+    feed.deal(BATCH_ROWS)
+    for images, one_hot in map(feed.__getitem__, range(len(feed))):
         correct += int((runner.predict(images) == one_hot.argmax(axis=1)).sum())
         tick(len(images))
     return correct, len(feed.rows)

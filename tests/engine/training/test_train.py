@@ -29,7 +29,7 @@ from engine.training.train import (
     Trained,
     TrainSettings,
     check_output,
-    shuffled_pools,
+    shuffled_places,
     split_rows,
     train,
     use_gpu,
@@ -93,10 +93,14 @@ def run(model: Any, images: ImageSet, folder: Path, settings: TrainSettings, **m
 @contextmanager
 def feed_of(images: ImageSet, rows: np.ndarray, held_bytes: int = 1 << 30) -> Iterator[Feed]:
     with open_reader(images) as reader:
-        feed = Feed(images, rows, reader, held_bytes)
-        for start in range(0, images.rows, 40):
-            feed.offer(start, reader.read(start, min(start + 40, images.rows)))
-        yield feed
+        yield Feed(images, rows, reader, held_bytes)
+
+
+def dealt(
+    feed: Feed, batch_rows: int, random: np.random.Generator | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    feed.deal(batch_rows, random)
+    return [feed[index] for index in range(len(feed))]
 
 
 def numbers(batch: np.ndarray) -> list[int]:
@@ -110,13 +114,12 @@ def numbers(batch: np.ndarray) -> list[int]:
 @pytest.mark.parametrize(("rows", "pool"), [(1, 32), (1000, 5000), (5000, 5000), (7003, 2048), (12_345, 64)])
 def test_pools_hold_every_place_once_and_in_disorder(rows: int, pool: int) -> None:
     kept = np.flatnonzero(np.random.default_rng(0).random(rows) < 0.8) if rows > 1 else np.array([0])
-    pools = list(shuffled_pools(kept, pool, np.random.default_rng(1)))
-    assert [len(places) for places in pools[:-1]] == [pool] * (len(pools) - 1)
-    order = np.concatenate(pools)
+    order = shuffled_places(kept, pool, np.random.default_rng(1))
+    pools = np.split(order, range(pool, len(order), pool))
     np.testing.assert_array_equal(np.sort(order), np.arange(len(kept)))
     if rows > 1:
         assert (np.diff(order) == 1).mean() < 0.1
-        other = np.concatenate(list(shuffled_pools(kept, pool, np.random.default_rng(2))))
+        other = shuffled_places(kept, pool, np.random.default_rng(2))
         assert (order == other).mean() < 0.1
     if len(pools) > 1:
         first = kept[order] // READ_ROWS
@@ -146,14 +149,14 @@ def test_rows_in_order_and_shuffled(images: ImageSet, held_bytes: int) -> None:
     rows = np.arange(3, 150, 2)
     stored = np.asarray(h5py.File(images.path)["images"])
     with feed_of(images, rows, held_bytes) as feed:
-        batches = list(feed.in_order(16))
+        batches = dealt(feed, 16)
         assert [len(batch) for batch, _ in batches] == [16, 16, 16, 16, 10]
         np.testing.assert_array_equal(np.concatenate([batch for batch, _ in batches]), stored[rows])
         labels = np.concatenate([one_hot for _, one_hot in batches])
         np.testing.assert_array_equal(labels, np.eye(CLASSES)[images.labels[rows]])
         assert {batch.dtype for pair in batches for batch in pair} == {np.dtype(np.float32)}
         seen: list[int] = []
-        for batch, one_hot in feed.shuffled(16, np.random.default_rng(0)):
+        for batch, one_hot in dealt(feed, 16, np.random.default_rng(0)):
             assert len(batch) == 16 or len(seen) == 64
             found = numbers(batch)
             np.testing.assert_array_equal(batch, stored[found])
@@ -172,12 +175,16 @@ def test_rows_that_do_not_fit_into_memory_are_read_in_pools(images: ImageSet, mo
 
     monkeypatch.setattr(ImageReader, "read_rows", counting)
     row_bytes = 4 * math.prod(SHAPE)
-    with feed_of(images, np.arange(150), 150 * row_bytes) as feed:
-        assert len(list(feed.shuffled(16, np.random.default_rng(0)))) == 10
-        assert asked == []
+    with feed_of(images, np.arange(150), 160 * row_bytes) as feed:
+        for seed in range(3):
+            assert len(dealt(feed, 16, np.random.default_rng(seed))) == 10
+        assert len(dealt(feed, 100)) == 2  # that are more than a pool, and still there
+        assert asked == [150]
+    asked.clear()
     with feed_of(images, np.arange(150), 50 * row_bytes) as feed:
-        assert len(list(feed.shuffled(16, np.random.default_rng(0)))) == 10
-        assert asked == [48, 48, 48, 6]
+        for seed in range(2):
+            assert len(dealt(feed, 16, np.random.default_rng(seed))) == 10
+        assert asked == [48, 48, 48, 6] * 2
 
 
 def test_stored_types_and_compression_do_not_matter(images: ImageSet, tmp_path: Path) -> None:
@@ -219,13 +226,13 @@ def test_training_is_gradient_descent_on_the_rows_in_their_order(images: ImageSe
     with feed_of(images, training) as feed, feed_of(images, validation) as held_out:
         for epoch in range(2):
             losses, right = [], []
-            for batch, one_hot in feed.shuffled(16, generator(9, "train", -1, "order", epoch)):
+            for batch, one_hot in dealt(feed, 16, generator(9, "train", -1, "order", epoch)):
                 scores = forward(batch)
                 losses += (-np.log((scores * one_hot).sum(axis=1))).tolist()
                 right += (scores.argmax(axis=1) == one_hot.argmax(axis=1)).tolist()
                 kernel -= 0.1 * batch.reshape(len(batch), -1).T @ (scores - one_hot) / len(batch)
                 bias -= 0.1 * (scores - one_hot).mean(axis=0)
-            ((batch, one_hot),) = held_out.in_order(1000)
+            ((batch, one_hot),) = dealt(held_out, 1000)
             scores = forward(batch)
             val_loss = -np.log((scores * one_hot).sum(axis=1)).mean()
             val_right = scores.argmax(axis=1) == one_hot.argmax(axis=1)
@@ -353,7 +360,7 @@ def test_training_again_replaces_what_training_wrote(images: ImageSet, tmp_path:
     run(linear(), images, tmp_path, TrainSettings(epochs=3))
     kept = tmp_path / CHECKPOINTS / "weights.09-0.10.hdf5"
     kept.write_bytes(b"of somebody else")
-    left = tmp_path / CHECKPOINTS / ".train-killed"
+    left = tmp_path / ".train-killed"
     left.mkdir()
     before = (tmp_path / "model.keras").read_bytes()
     trained = run(linear(0.2), images, tmp_path, TrainSettings(epochs=2))
