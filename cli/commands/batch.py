@@ -121,7 +121,7 @@ def batch(
     warnings = check_batch(work)
     if not dry_run and not (resume and holds_run(output_dir)):
         RunRecords.check_new(output_dir, overwrite=overwrite)
-    with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
+    with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
         for warning in warnings:
             console.warn(warning)
         if dry_run:

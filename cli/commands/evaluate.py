@@ -162,7 +162,7 @@ def evaluate(
         overwrite=overwrite,
     )
     check_evaluation(work)
-    with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
+    with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
         if not model.loss.stated:
             console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
         limit = max(setting.search.num_iterations for setting in settings)

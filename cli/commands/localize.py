@@ -91,7 +91,7 @@ def command(
     for images in (negatives, positives):
         if images is not None:
             check_fits(images, model)
-    with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
+    with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
         if not model.loss.stated:
             console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
         handle = compute.handle(model, target)

@@ -152,7 +152,10 @@ def optimize(
             return RunRecords.resume(run_directory, facts, lock=lock)
         return RunRecords.create(run_directory, facts, overwrite=overwrite, lock=lock)
 
-    with Console(verbose) as console, Compute(compute_settings, echo if explain else console.say) as compute:
+    with (
+        Console(verbose) as console,
+        Compute(compute_settings, echo if explain else console.say, warn=console.warn) as compute,
+    ):
         if not model.loss.stated:
             console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
         tick = console.iterations(seeds * len(chunks), settings.num_iterations)

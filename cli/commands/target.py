@@ -49,7 +49,7 @@ def command(
 
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     check_fits(images, model)
-    with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
+    with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
         predicted = compute.predict(compute.handle(model), images, console.rows("target", images.rows))
         summary = write_targets(images, predicted, images.path.parent, overwrite=overwrite)
     echo(f"positive: {summary.correct} of {summary.rows} rows, negative: {summary.rows - summary.correct}")

@@ -59,7 +59,7 @@ def command(
     models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
     for model in models:
         check_fits(images, model)
-    with Console(verbose) as console, Compute(compute_settings, console.say) as compute:
+    with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
         predictions = [
             compute.predict(compute.handle(model), images, console.rows(title, images.rows))
             for title, model in zip(("test", "base model"), models, strict=False)

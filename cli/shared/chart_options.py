@@ -89,7 +89,7 @@ def predict_all(
     # Of many small sets nobody wants to read where each was computed.
     with (
         Console(verbose) as console,
-        Compute(compute_settings, console.say if len(images) == 1 else _ignore) as compute,
+        Compute(compute_settings, console.say if len(images) == 1 else _ignore, warn=console.warn) as compute,
     ):
         return [_predict(compute, model, images, console) for model in models]
 

@@ -33,6 +33,7 @@ from engine.data.image_set import ImageSet
 from engine.metrics.comparison import Comparison
 from engine.metrics.requirements import Verdict, check_requirements, rank
 from engine.models.load import load_model
+from engine.passes.classes import NotNumbersError, classes_of, rows_of, scores_of
 from engine.patches.arrow import write_patch
 from engine.patches.patch import Patch
 from engine.patches.save import repaired_path
@@ -134,22 +135,24 @@ def run_batch(
         on_jobs: called with the content of `progress.json` as it changes.
 
     Raises:
-        InputError: held-out rows are damaged; nothing has been written.
+        InputError: held-out rows are damaged, or the model's outputs for one of them are not numbers; nothing has been
+            written.
         WorkError: the disk is full or no worker is left; the run can be resumed.
     """
     handle = compute.handle(batch.model, batch.target)
     layer = handle.runner.layer
     kernel = batch.target.kernel
 
-    def rows_of(split: str, images: ImageSet) -> LayerInputs:
-        return compute.layer_inputs(handle, images, on_rows(split, images.rows))
+    def known(split: str, images: ImageSet) -> tuple[LayerInputs, Int64]:
+        rows = compute.layer_inputs(handle, images, on_rows(split, images.rows))
+        with rows_of(images.path, 0, batch.model.path):
+            return rows, layer.predicted(layer.logits(rows.inputs, kernel))
 
     held_out = {}
     for split, images in (("validation", batch.validation), ("test", batch.test)):
         if images is not None:
-            rows = rows_of(split, images)
-            held_out[split] = HeldOut(split, images, rows, layer.predicted(layer.logits(rows.inputs, kernel)))
-    positives = [rows_of("positives", images) for images in batch.positives]
+            held_out[split] = HeldOut(split, images, *known(split, images))
+    positives = [known("positives", images)[0] for images in batch.positives]
     ledger = Ledger(open_records(), batch.target, on_jobs)
     if batch.mode != "rounds":  # which may end before its last round
         ledger.plan(batch.steps, batch.steps * batch.jobs_per_step)
@@ -200,7 +203,7 @@ def _end_step(run: _BatchRun, number: int, kernel: Float32, jobs: tuple[str, ...
     layer, labels = run.handle.runner.layer, list(run.batch.labels)
     comparisons = {}
     for split, held_out in run.held_out.items():
-        after = layer.predicted(layer.logits(held_out.rows.inputs, kernel))
+        after = classes_of(scores_of(layer.head, layer.logits(held_out.rows.inputs, kernel)))
         comparisons[split] = held_out.compare(after)
         run.record(f"step{number}", "step", held_out, comparisons[split])
     validation = comparisons["validation"]
@@ -262,11 +265,17 @@ def _finish(run: _BatchRun, kernel: Float32, steps: Sequence[BatchStep], chosen:
     """Save the chosen model, load it again, measure and judge that, and record it."""
     batch, records = run.batch, run.ledger.records
     notes = []
-    patch, comparisons, after = _save_and_measure(run, kernel, chosen.kernel)
-    validation = comparisons["validation"]
-    if rank(check_requirements(batch.requirements, validation), validation) < steps[0].score:
-        # Rounding in the whole model may move a row across a limit; better no repair than a worse model.
-        notes.append("loaded again, the repaired model is worse than the base model by the requirements: not changed")
+    refused = ""
+    try:
+        patch, comparisons, after = _save_and_measure(run, kernel, chosen.kernel)
+        validation = comparisons["validation"]
+        if rank(check_requirements(batch.requirements, validation), validation) < steps[0].score:
+            # Rounding in the whole model may move a row across a limit; better no repair than a worse model.
+            refused = "is worse than the base model by the requirements"
+    except NotNumbersError as error:
+        refused = f"gives row {error.row} of {error.path} outputs that are NaN or infinite"
+    if refused:
+        notes.append(f"loaded again, the repaired model {refused}: not changed")
         chosen = steps[0]
         patch, comparisons, after = _save_and_measure(run, kernel, kernel)
     verdicts = (

@@ -12,6 +12,7 @@ from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
 from engine.metrics.comparison import Comparison, compare, compare_many
 from engine.metrics.requirements import Requirement, check_requirements, rank
+from engine.passes.classes import NO_CLASS
 from engine.passes.runners import LayerPasses
 from engine.problem.case import LayerInputs
 
@@ -43,8 +44,9 @@ class HeldOut:
     before: Int64
 
     def compare(self, after: Int64) -> Comparison:
-        """A model that predicts `after` (n,) against the base model."""
-        return compare(self.rows.labels, self.before, after, self.rows.classes)
+        """A model that predicts `after` (n,) against the base model; a row with `NO_CLASS` is wrong."""
+        labels, classes = self.rows.labels, self.rows.classes
+        return compare(labels, self.before, np.where(after == NO_CLASS, (labels + 1) % classes, after), classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,23 +88,29 @@ class PatchRanker:
         logits = layer.logits(held_out.rows.inputs, kernel)
         return PatchRanker(layer, kernel, held_out, tuple(requirements), logits)
 
-    def comparisons(self, index: Int64, values: Float32) -> list[Comparison]:
-        """Patches (M, K) of the same positions (K, 2) against the base model."""
+    def comparisons(self, index: Int64, values: Float32) -> list[Comparison | None]:
+        """Patches (M, K) of the same positions (K, 2) against the base model; None for one that leaves a row no class.
+
+        Loaded again, the model with it would be refused.
+        """
         rows = self.held_out.rows
         after = self.layer.predict_patches(self.kernel, rows.inputs, self.logits, index, values)
-        return compare_many(rows.labels, self.held_out.before, after, rows.classes)
+        usable = (after != NO_CLASS).all(axis=1)
+        found = iter(compare_many(rows.labels, self.held_out.before, after[usable], rows.classes))
+        return [next(found) if good else None for good in usable]
 
     def score(self, comparison: Comparison) -> Score:
         """How good a model is by the requirements."""
         return rank(check_requirements(self.requirements, comparison), comparison)
 
     def measure(self, outcomes: Sequence[EndedSearch]) -> Iterator[tuple[Candidate, Comparison]]:
-        """Judge every patch on offer, search by search and best first."""
+        """Judge every patch on offer that leaves every row a class, search by search and best first."""
         for outcome in outcomes:
             for start in range(0, len(outcome.values), _BLOCK):
                 part = outcome.values[start : start + _BLOCK]
                 for values, comparison in zip(part, self.comparisons(outcome.index, part), strict=True):
-                    yield Candidate((outcome.job,), outcome.index, values, self.score(comparison)), comparison
+                    if comparison is not None:
+                        yield Candidate((outcome.job,), outcome.index, values, self.score(comparison)), comparison
 
     def merged(self, candidates: Sequence[Candidate]) -> Candidate:
         """A greedy merge: the best candidate, and of the others, best first, those that improve on what there is.
@@ -117,7 +125,7 @@ class PatchRanker:
         return best
 
     def _union(self, better: Candidate, other: Candidate) -> Candidate | None:
-        """Both patches together; None where the other one adds no weight."""
+        """Both patches together; None where the other one adds no weight, or they leave a row no class."""
         taken = {tuple(position) for position in better.index.tolist()}
         new = [number for number, position in enumerate(other.index.tolist()) if tuple(position) not in taken]
         if not new:
@@ -125,6 +133,8 @@ class PatchRanker:
         index = np.concatenate([better.index, other.index[new]])
         values = np.concatenate([better.values, other.values[new]])
         (comparison,) = self.comparisons(index, values[None])
+        if comparison is None:
+            return None
         return Candidate((*better.jobs, *other.jobs), index, values, self.score(comparison))
 
 

@@ -29,6 +29,7 @@ from cluster.compute.placement import (
     place_tiles,
     searches_of,
 )
+from cluster.compute.values import ValueWatch, warn_on_stderr
 from cluster.workers.model import ModelHandle
 from cluster.workers.passes import NOT_VISIBLE, Pass, block_pass, ship_rows
 from cluster.workers.replica import Replica
@@ -36,8 +37,9 @@ from cluster.workers.task import SEGMENT_SECONDS, Base, RepairTask, TaskEvent, T
 from engine import backend
 from engine.core.errors import InputError
 from engine.core.progress import Tick, ignore
-from engine.core.types import Float32, Int64
+from engine.core.types import Float32, Int64, Uint8
 from engine.data.image_set import ImageSet, read_images
+from engine.data.value_range import ValueRange
 from engine.models.load import LoadedModel
 from engine.passes.batching import BATCH_ROWS, PASS_ROWS
 from engine.passes.runners import Sums
@@ -98,9 +100,11 @@ class Compute:
     say: Callable[[str], None] = print
     actor_class: type[Replica] = Replica
     decisions: list[str] = field(default_factory=list)
+    warn: Callable[[str], None] = warn_on_stderr
 
     def __post_init__(self) -> None:
         """Nothing starts before it is needed."""
+        self.values = ValueWatch(self.warn)
         self._stack = ExitStack()
         self._resources: Resources | None = None
         self._pool: WorkerPool | None = None
@@ -160,6 +164,11 @@ class Compute:
     def predict(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> Int64:
         """Predicted classes (n,) of all rows."""
         return np.concatenate(self._pass(model, images, "predict", None, tick))
+
+    def predict_and_digest(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> tuple[Int64, Uint8]:
+        """Predicted classes (n,) of all rows, and digests (n, 16) of their numbers."""
+        parts = self._pass(model, images, "digest", None, tick)
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def features(
         self,
@@ -281,9 +290,7 @@ class Compute:
         while done < len(blocks) and (placement is None or placement.where == "process"):
             begun = time.perf_counter()
             start, stop = blocks[done]
-            results[done] = block_pass(
-                model.runner, what, read_images(images, start, stop), images.labels[start:stop], features
-            )
+            results[done] = block_pass(model.runner, what, images, start, stop, features)
             seconds.append(time.perf_counter() - begun)
             tick(stop - start)
             done += 1
@@ -295,10 +302,14 @@ class Compute:
             placement = Placement("process", f"{images.rows} rows took {sum(seconds):.1f} s")
         if done == len(blocks):
             self._decide(f"{what} {images.rows} rows", "in this process", placement)
-            return results
-        self._decide(f"{what} {images.rows} rows", f"on {len(self._workers())} workers", placement)
-        self._pass_on_workers(model, images, what, features, tick, blocks, results)
-        return results
+        else:
+            self._decide(f"{what} {images.rows} rows", f"on {len(self._workers())} workers", placement)
+            self._pass_on_workers(model, images, what, features, tick, blocks, results)
+        bad = next((result for result in results if isinstance(result, InputError)), None)
+        if bad is not None:  # the first in row order, wherever the blocks ran
+            raise bad
+        self.values.saw(model.loaded, images, functools.reduce(ValueRange.joined, (block.values for block in results)))
+        return [block.result for block in results]
 
     def _pass_on_workers(
         self,
@@ -323,8 +334,12 @@ class Compute:
         for call, value, _ in pool.run(calls, depth=2):
             start, stop = blocks[call.tag]
             if isinstance(value, str) and value == NOT_VISIBLE:
-                block = _put(read_images(images, start, stop))
-                pool.submit(Call("run_block", (*call.args, block), tag=call.tag), first=True)
+                try:
+                    pixels = _put(read_images(images, start, stop))
+                except InputError as error:
+                    results[call.tag] = error
+                else:
+                    pool.submit(Call("run_block", (*call.args, pixels), tag=call.tag), first=True)
                 continue
             results[call.tag] = value
             tick(stop - start)

@@ -27,7 +27,7 @@ from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.ledger import EndedSearch, Ledger
 from cluster.runs.localize import localisation_sums
 from cluster.runs.optimize import OnIterations, chunk_jobs, patch_of, planned, ready_chunk, search, tasks_of_cases
-from cluster.runs.output import check_output, save_repaired
+from cluster.runs.output import check_output, measuring, save_repaired
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import ReadyCase, SearchJob
 from engine.charts.pareto import draw_pareto_front
@@ -406,7 +406,7 @@ def _measured(
 ) -> dict[str, Rates]:
     """Rates of a saved model, loaded again, by split."""
     reloaded = compute.handle(load_model(saved, allow_custom_code=work.model.allow_custom_code))
-    with _without_words(compute):
+    with _without_words(compute), measuring(saved):
         after = {name: compute.predict(reloaded, images, tick) for name, images in work.sets.items()}
     nothing = np.empty(0, np.int64)
     found = {

@@ -22,7 +22,7 @@ from cluster.runs.features import held_out_rows, search_rows
 from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.ledger import EndedSearch, Ledger, OnJobs
 from cluster.runs.localize import target_of_handle
-from cluster.runs.output import check_output, save_repaired
+from cluster.runs.output import check_output, measuring, save_repaired
 from cluster.runs.reports import ChunkReport, Measured, label_rows
 from cluster.runs.tasks import divided, parts_of_groups
 from cluster.workers.model import ModelHandle
@@ -346,7 +346,9 @@ def _choose(run: _Work, case: _ChunkSearch, ledger: Ledger) -> tuple[EndedSearch
     worth = case.objective.positive_weight / max(int((~case.ready.case.rows.negative).sum()), 1)
     problem = case.ready.problem
     sums = build_fitness(problem, rows, run.handle.tail_of(problem)).evaluate(candidates)
-    *values, unrepaired = Objective(negatives, positives, worth * positives).fitness(sums)
+    fitness = Objective(negatives, positives, worth * positives).fitness(sums)
+    # A candidate whose losses are not numbers is the worst.
+    *values, unrepaired = np.where(np.isnan(fitness), -np.inf, fitness)
     choice = int(np.argmax(values))
     note = None
     if unrepaired >= values[choice]:
@@ -378,7 +380,9 @@ def _measure(
     reloaded = run.compute.handle(load_model(saved, allow_custom_code=run.repairs.model.allow_custom_code))
     measured = []
     for split, (images, before) in {**sets, **held_out}.items():
-        changes = paired_changes(images.labels, before, run.predict(split, images, reloaded), images.classes)
+        with measuring(saved):
+            after = run.predict(split, images, reloaded)
+        changes = paired_changes(images.labels, before, after, images.classes)
         measured.append(Measured(split, changes, images.label_names))
     return tuple(measured)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from engine.core.errors import InputError
-from engine.core.files import remove_leftovers, replace_directory
+from engine.core.errors import InputError, WorkError
+from engine.core.files import remove, remove_leftovers, replace_directory
 from engine.models.load import LoadedModel
+from engine.passes.classes import NotNumbersError
 from engine.patches.patch import Patch
 from engine.patches.save import repaired_path, save_patched
 
@@ -31,6 +34,23 @@ def check_output(output: Path, model: LoadedModel, *, overwrite: bool) -> None:
         raise InputError(
             f"{folder} holds no repaired model, expected another --output-dir, or --overwrite to replace it"
         )
+
+
+@contextmanager
+def measuring(saved: Path) -> Iterator[None]:
+    """Measure a repaired model in the body; one whose outputs are not numbers is removed, as it is of no use.
+
+    Raises:
+        WorkError: it was removed.
+    """
+    try:
+        yield
+    except NotNumbersError as error:
+        remove(saved.parent if saved.is_file() else saved)
+        raise WorkError(
+            f"loaded again, the repaired model gives row {error.row} of {error.path} outputs that are NaN or "
+            "infinite, so it is not kept"
+        ) from error
 
 
 def save_repaired(model: LoadedModel, patch: Patch, output: Path) -> Path:

@@ -8,10 +8,12 @@ from typing import Any, Literal
 import numpy as np
 
 from engine.core.types import Float32, Int64
-from engine.data.image_set import ImageSet, row_digests
+from engine.data.image_set import ImageSet, read_images, row_digests
+from engine.data.value_range import ValueRange, value_range
+from engine.passes.classes import rows_of
 from engine.targets.model_runner import ModelRunner
 
-Pass = Literal["predict", "inputs", "features", "localise"]
+Pass = Literal["predict", "digest", "inputs", "features", "localise"]
 
 NOT_VISIBLE = "the file is not visible here"
 """Answer to a block of rows whose file this node does not see; the driver sends the rows instead."""
@@ -36,25 +38,48 @@ def ship_rows(images: ImageSet) -> ShippedRows:
     return ShippedRows(images, images.path.stat().st_size)
 
 
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A block of rows after a pass: its result, and the range of the numbers that were read."""
+
+    result: Any
+    values: ValueRange
+
+
 def block_pass(
     runner: ModelRunner,
     what: Pass,
-    images: Float32,
-    labels: Int64,
+    images: ImageSet,
+    start: int,
+    stop: int,
     features: Int64 | None,
-) -> Any:
-    """One pass over a block of rows.
+    pixels: Float32 | None = None,
+) -> Block:
+    """One pass over the rows start..stop; `pixels` (m, ...) are theirs, where the file is not visible here.
 
     Returns:
-        `predict`: classes (m,); `inputs`: all inputs of the layer (m, D), or features of a deep target (m, F), and
-        digests of the rows (m, 16); `features`: inputs at the places `features` (m, I), or all, and logits (m, C);
-        `localise`: sums, see `ModelRunner.localisation_sums`.
+        Of m rows. `predict`: classes (m,); `digest`: the same, and digests of the rows (m, 16); `inputs`: all inputs
+        of the layer (m, D), or features of a deep target (m, F), and digests of the rows; `features`: inputs at the
+        places `features` (m, I), or all, and logits (m, C); `localise`: sums, see `ModelRunner.localisation_sums`.
+
+    Raises:
+        InputError: the rows cannot be read, or the model's outputs for one of them are not numbers.
     """
+    if pixels is None:
+        pixels = read_images(images, start, stop)
+    with rows_of(images.path, start, runner.path):
+        result = _result(runner, what, pixels, images.labels[start:stop], features)
+    return Block(result, value_range(pixels))
+
+
+def _result(runner: ModelRunner, what: Pass, pixels: Float32, labels: Int64, features: Int64 | None) -> Any:
     if what == "predict":
-        return runner.predict(images)
+        return runner.predict(pixels)
+    if what == "digest":
+        return runner.predict(pixels), row_digests(pixels)
     if what == "inputs":
-        return runner.inputs(images), row_digests(images)
+        return runner.inputs(pixels), row_digests(pixels)
     if what == "localise":
-        return runner.localisation_sums(images, labels)
-    inputs, logits = runner.features(images)
+        return runner.localisation_sums(pixels, labels)
+    inputs, logits = runner.features(pixels)
     return (inputs if features is None else np.ascontiguousarray(inputs[:, features])), logits

@@ -10,15 +10,14 @@ import functools
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from cluster.workers.lru import Cache
 from cluster.workers.model import ReceivedModel, ShippedModel
-from cluster.workers.passes import NOT_VISIBLE, Pass, ShippedRows, block_pass
+from cluster.workers.passes import NOT_VISIBLE, Block, Pass, ShippedRows, block_pass
 from cluster.workers.task import Base, ChunkLabel, ReadyCase, RepairTask, TaskResult, TaskRunner
 from engine import backend
+from engine.core.errors import InputError
 from engine.core.types import Float32, Float64, Int64
-from engine.data.image_set import read_images
 from engine.fitness.rows import SearchRows
 from engine.fitness.tiling import one_ahead
 from engine.problem.case import RepairCase
@@ -53,13 +52,17 @@ class Replica:
         stop: int,
         features: Int64 | None,
         images: Float32 | None = None,
-    ) -> Any:
-        """Run one pass over rows start..stop; see `block_pass`. `images` are given where the file was not visible."""
-        if images is None:
-            if not rows.visible:
-                return NOT_VISIBLE
-            images = read_images(rows.image_set, start, stop)
-        return block_pass(self._model(model).runner, what, images, rows.image_set.labels[start:stop], features)
+    ) -> Block | InputError | str:
+        """Run one pass over rows start..stop; see `block_pass`. `images` are given where the file was not visible.
+
+        Bad input is returned, so that the driver can tell of the first bad row, whichever block ends first.
+        """
+        if images is None and not rows.visible:
+            return NOT_VISIBLE
+        try:
+            return block_pass(self._model(model).runner, what, rows.image_set, start, stop, features, images)
+        except InputError as error:
+            return error
 
     def evaluate_tiles(
         self,

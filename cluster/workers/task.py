@@ -32,6 +32,7 @@ from engine.fitness.rows import SearchRows
 from engine.layers.tail import Tail
 from engine.localize.last_dense import Impact
 from engine.passes.batching import PASS_ROWS
+from engine.passes.classes import rows_of
 from engine.problem.case import LayerInputs, RepairCase, find_case
 from engine.problem.problem import Problem, build_fitness, objective_of, problem_of, sample_positives
 from engine.search.loop import Iteration, Offer, Search, SearchSettings, SearchState, advance_together, offers
@@ -172,7 +173,7 @@ class TaskResult:
     Attributes:
         searches: in the order of the task; none where there was nothing to search.
         note: why there was nothing to search or why it failed, else empty.
-        failed: the chunk is damaged.
+        failed: the chunk is damaged, or the model's outputs for one of its rows are not numbers.
         data: fingerprint of rows and weights.
         index: (K, 2) kernel positions.
         old: (K,) values in the kernel the searches start from.
@@ -309,7 +310,7 @@ class TaskRunner:
         """Rows and weights of one label of a chunk; None where the model gets the whole label right.
 
         Raises:
-            InputError: the chunk cannot be read.
+            InputError: the chunk cannot be read, or the model's outputs for one of its rows are not numbers.
         """
         chunk = source.chunk
         place = (model.key, chunk.image_set.path, chunk.size)
@@ -317,19 +318,21 @@ class TaskRunner:
         def features() -> LayerInputs:
             return self._features.get(place, lambda: layer_inputs(model.runner, chunk.image_set, images))
 
-        return self._cases.get(
-            (*place, task.base, task.label, source.num_grad, source.impact, source.fronts),
-            lambda: find_case(
-                model.runner,
-                base.kernel,
-                features(),
-                task.label,
-                base.more_positives,
-                num_grad=source.num_grad,
-                impact=source.impact,
-                fronts=source.fronts,
-            ),
-        )
+        runner = model.runner
+        with rows_of(chunk.image_set.path, 0, runner.path):
+            return self._cases.get(
+                (*place, task.base, task.label, source.num_grad, source.impact, source.fronts),
+                lambda: find_case(
+                    runner,
+                    base.kernel,
+                    features(),
+                    task.label,
+                    base.more_positives,
+                    num_grad=source.num_grad,
+                    impact=source.impact,
+                    fronts=source.fronts,
+                ),
+            )
 
 
 def layer_inputs(runner: ModelRunner, images: ImageSet, pixels: Float32 | None = None) -> LayerInputs:

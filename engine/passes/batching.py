@@ -10,6 +10,7 @@ import numpy as np
 from engine import backend
 from engine.core.types import Float32, Int64
 from engine.layers.head import Head
+from engine.passes.classes import known_classes, scores_of
 
 BATCH_ROWS = 256
 """Rows of one pass. The last batch of a block is filled up with zeros, so that one shape is compiled and the bits of a
@@ -22,9 +23,12 @@ rows. Sums over more rows are added block by block."""
 
 
 def predicted_classes(head: Head, logits: Float32) -> Int64:
-    """Classes (n,) of logits (n, C): argmax of the scores, first index on ties."""
-    classes: Int64 = np.asarray(head.scores(backend.on_device(logits))).argmax(axis=1)
-    return classes
+    """Classes (n,) of logits (n, C): argmax of the scores, first index on ties.
+
+    Raises:
+        NotNumbersError: the largest score of a row is no finite number.
+    """
+    return known_classes(scores_of(head, logits))
 
 
 def batches(rows: Float32, size: int) -> Iterator[tuple[Any, int]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine import backend
 from engine.core.types import Float32, Int64
 from engine.fitness.rows import localised
 from engine.layers.head import Head
+from engine.passes.classes import NO_CLASS, scores_of
 
 BLOCK_ELEMENTS = 1 << 24
 """Touched logits held at once: 64 MiB of float32."""
@@ -30,7 +30,7 @@ def predict_patched(
         values: (M, K) new values of M patches.
 
     Returns:
-        Classes (M, n): argmax of the scores, first index on ties.
+        Classes (M, n): argmax of the scores, first index on ties; `NO_CLASS` where the largest is no finite number.
     """
     features, weights = localised(kernel, index)
     read = np.ascontiguousarray(inputs[:, features])
@@ -52,12 +52,10 @@ def predict_patched(
         score = np.take_along_axis(moved, best[:, :, None], axis=2)[:, :, 0]
         touched = units[best]
         wins = (score > rest_score[:, 0]) | ((score == rest_score[:, 0]) & (touched < rest_class))
-        predicted[part] = np.where(wins, touched, rest_class)
+        known = np.isfinite(np.maximum(score, rest_score[:, 0]))
+        predicted[part] = np.where(known, np.where(wins, touched, rest_class), NO_CLASS)
     return predicted
 
 
 def _scores(head: Head, logits: Float32) -> Float32:
-    if head.activation == "linear":
-        return logits
-    scores: Float32 = np.asarray(head.scores(backend.on_device(logits)))
-    return scores
+    return logits if head.activation == "linear" else scores_of(head, logits)

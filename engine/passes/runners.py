@@ -20,6 +20,7 @@ from engine.localize.sums import LocalisationSums, PooledSums
 from engine.models.graph import GraphCut, flat, run
 from engine.models.inputs import model_inputs
 from engine.passes.batching import BATCH_ROWS, batches, predicted_classes
+from engine.passes.classes import classes_of, scores_of
 from engine.passes.predict import predict_patched
 
 Sums = LocalisationSums | PooledSums
@@ -37,7 +38,7 @@ class LayerPasses(Protocol):
         """Logits (n, C) of inputs (n, F) under a kernel."""
 
     def predicted(self, logits: Float32) -> Int64:
-        """Classes (n,) of logits (n, C): argmax of the scores, first index on ties."""
+        """Classes (n,) of logits (n, C); see `engine.passes.batching.predicted_classes`."""
 
     def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> Sums:
         """Sums over n rows, at least one.
@@ -62,7 +63,7 @@ class LayerPasses(Protocol):
             values: (M, K) new values of M patches.
 
         Returns:
-            Classes (M, n): argmax of the scores, first index on ties.
+            Classes (M, n): argmax of the scores, first index on ties; `NO_CLASS` where the largest is no finite number.
         """
 
 
@@ -100,7 +101,7 @@ class LayerRunner:
         )
 
     def predicted(self, logits: Float32) -> Int64:
-        """Classes (n,) of logits (n, C): argmax of the scores, first index on ties."""
+        """Classes (n,) of logits (n, C); see `engine.passes.batching.predicted_classes`."""
         return predicted_classes(self.head, logits)
 
     def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> LocalisationSums:
@@ -152,7 +153,7 @@ class TailRunner:
         )
 
     def predicted(self, logits: Float32) -> Int64:
-        """Classes (n,) of logits (n, C): argmax of the scores, first index on ties."""
+        """Classes (n,) of logits (n, C); see `engine.passes.batching.predicted_classes`."""
         return predicted_classes(self.head, logits)
 
     def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> PooledSums:
@@ -168,7 +169,7 @@ class TailRunner:
         for number, new in enumerate(values):
             patched = kernel.copy()
             patched[index[:, 0], 0] = new
-            predicted[number] = self.predicted(self.logits(inputs, patched))
+            predicted[number] = classes_of(scores_of(self.head, self.logits(inputs, patched)))
         return predicted
 
 

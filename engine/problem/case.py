@@ -21,6 +21,7 @@ from engine.data.outcomes import target_order
 from engine.fitness.rows import SearchRows, Weights
 from engine.localize.last_dense import Impact
 from engine.passes.batching import PASS_ROWS
+from engine.passes.classes import classes_of, scores_of
 from engine.passes.runners import LayerPasses, Sums
 from engine.targets.model_runner import ModelRunner
 
@@ -110,6 +111,9 @@ def find_case(
 
     Returns:
         None where the model gets all rows of the label right.
+
+    Raises:
+        NotNumbersError: the model's outputs for a row of the chunk are not numbers.
     """
     target, layer = runner.target, runner.layer
     logits = layer.logits(chunk.inputs, kernel)
@@ -120,7 +124,7 @@ def find_case(
     positives = [(chunk.take(successes), logits[successes])]
     if more_positives is not None:
         more_logits = layer.logits(more_positives.inputs, kernel)
-        right = np.flatnonzero(layer.predicted(more_logits) == more_positives.labels)
+        right = np.flatnonzero(classes_of(scores_of(layer.head, more_logits)) == more_positives.labels)
         positives.append((more_positives.take(right), more_logits[right]))
     kept = LayerInputs.joined([part for part, _ in positives])
     kept_logits = np.concatenate([part for _, part in positives])

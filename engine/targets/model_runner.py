@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from engine.core.types import Float32, Int64
 from engine.layers.tail import Tail
 from engine.models.inputs import unpack
 from engine.passes.batching import BATCH_ROWS, batches
+from engine.passes.classes import known_classes
 from engine.passes.runners import LayerPasses, Sums
 from engine.targets.base import Target
 
@@ -19,7 +21,9 @@ from engine.targets.base import Target
 class ModelRunner:
     """Compiled passes of one model. Everything before the layer under repair is run once per row."""
 
-    def __init__(self, model: Any, target: Target | None, batch_rows: int = BATCH_ROWS) -> None:
+    def __init__(
+        self, model: Any, target: Target | None, batch_rows: int = BATCH_ROWS, path: Path | None = None
+    ) -> None:
         """Build the passes; they compile on first use.
 
         Args:
@@ -27,8 +31,9 @@ class ModelRunner:
             target: its weights under repair; None for a model that is only run, whose `inputs`, `features` and
                 `localisation_sums` then do not exist.
             batch_rows: rows of one pass.
+            path: of the model, for messages.
         """
-        self.batch_rows = batch_rows
+        self.batch_rows, self.path = batch_rows, path
         self._model = model
         self._outputs = backend.model_pass(model)
         self.tail: Tail | None = None
@@ -50,9 +55,12 @@ class ModelRunner:
         )
 
     def predict(self, images: Float32) -> Int64:
-        """Predicted classes (n,): argmax of the output, first index on ties."""
-        classes: Int64 = self.outputs(images).argmax(axis=1)
-        return classes
+        """Predicted classes (n,): argmax of the output, first index on ties.
+
+        Raises:
+            NotNumbersError: the largest output of a row is no finite number.
+        """
+        return known_classes(self.outputs(images))
 
     def inputs(self, images: Float32) -> Float32:
         """Inputs (n, D) of the layer under repair, or features (n, F) of a deep target, float32."""
@@ -64,9 +72,11 @@ class ModelRunner:
         )
 
     def features(self, images: Float32) -> tuple[Float32, Float32]:
-        """What `inputs` gives, and the logits (n, C) of the model as it is, both float32."""
+        """What `inputs` gives, and the logits (n, C) of the model as it is, both float32; raises as `predict` does."""
         inputs = self.inputs(images)
-        return inputs, self.layer.logits(inputs, self.target.kernel)
+        logits = self.layer.logits(inputs, self.target.kernel)
+        self.layer.predicted(logits)  # which every row must have
+        return inputs, logits
 
     def localisation_sums(self, images: Float32, labels: Int64) -> Sums:
         """Sums over the rows of images (n, ...) with true classes (n,), n at least 1."""

@@ -13,6 +13,7 @@ the twenty-first. An optimizer with a schedule of its own, that of `base`, keeps
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import math
 import os
@@ -36,13 +37,16 @@ from engine.core.progress import Progress, unseen
 from engine.core.rng import generator
 from engine.core.types import Float32, Int64
 from engine.data.image_set import READ_ROWS, ImageReader, ImageSet, open_reader
+from engine.data.value_range import ValueRange, value_range
 from engine.models import hdf5, savedmodel
 from engine.models.load import fingerprint_of, load_model
+from engine.models.trained_values import TRAINING_FACTS
 from engine.passes.batching import BATCH_ROWS
+from engine.passes.classes import NotNumbersError
 from engine.targets.model_runner import ModelRunner
 from engine.training.architectures import foreign_layer
 
-MODEL, FACTS = "model.keras", "training.json"
+MODEL, FACTS = "model.keras", TRAINING_FACTS
 CHECKPOINTS, BOARDS = Path("logs/model_check_points"), Path("logs/tensor_boards")
 BOARD_NAMES = ("train", "validation")
 PATIENCE = 5
@@ -273,7 +277,7 @@ def train(
         reader = stack.enter_context(open_reader(images))
         training = Feed(images, training_rows, reader, held_bytes)
         validation = Feed(images, validation_rows, reader, held_bytes)
-        _look_through(images, reader, progress)
+        values = _look_through(images, reader, progress)
         try:
             _clear(output_dir)
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix=_SCRATCH, dir=output_dir)))
@@ -297,16 +301,21 @@ def train(
             files=(output_dir / MODEL, output_dir / FACTS, *checkpoints, output_dir / BOARDS),
         )
         (scratch / MODEL).replace(output_dir / MODEL)
+    told = _facts(facts, images, values, settings, trained)
     with replace_file(output_dir / FACTS) as temporary:
-        temporary.write_text(json.dumps(_facts(facts, images, settings, trained), indent=4) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(told, indent=4) + "\n", encoding="utf-8")
     return trained
 
 
-def _look_through(images: ImageSet, reader: ImageReader, progress: Progress) -> None:
-    """Read every row, so that bad pixels are found while nothing has been written."""
+def _look_through(images: ImageSet, reader: ImageReader, progress: Progress) -> ValueRange:
+    """Read every row, so that bad pixels are found while nothing has been written; returns the range of values."""
     tick = progress("read", images.rows)
+    ranges = []
     for start in range(0, images.rows, READ_ROWS):
-        tick(len(reader.read(start, min(start + READ_ROWS, images.rows))))
+        block = reader.read(start, min(start + READ_ROWS, images.rows))
+        ranges.append(value_range(block))
+        tick(len(block))
+    return functools.reduce(ValueRange.joined, ranges)
 
 
 def _clear(output_dir: Path) -> None:
@@ -429,15 +438,25 @@ def _save(model: Any, path: Path) -> None:
 def _correct(runner: ModelRunner, feed: Feed, progress: Progress) -> tuple[int, int]:
     """Rows that a model gets right, and all."""
     tick = progress("measure", len(feed.rows))
-    correct = 0
+    correct = done = 0
     feed.deal(BATCH_ROWS)
     for images, one_hot in map(feed.__getitem__, range(len(feed))):
-        correct += int((runner.predict(images) == one_hot.argmax(axis=1)).sum())
+        try:
+            predicted = runner.predict(images)
+        except NotNumbersError as error:
+            raise WorkError(
+                f"the trained model gives row {feed.rows[done + error.row]} outputs that are NaN or infinite; "
+                "try a lower learning rate"
+            ) from error
+        correct += int((predicted == one_hot.argmax(axis=1)).sum())
+        done += len(images)
         tick(len(images))
     return correct, len(feed.rows)
 
 
-def _facts(facts: Mapping[str, Any], images: ImageSet, settings: TrainSettings, trained: Trained) -> dict[str, Any]:
+def _facts(
+    facts: Mapping[str, Any], images: ImageSet, values: ValueRange, settings: TrainSettings, trained: Trained
+) -> dict[str, Any]:
     """What `training.json` says; no times, so that the same training gives the same file."""
     return {
         **facts,
@@ -449,6 +468,7 @@ def _facts(facts: Mapping[str, Any], images: ImageSet, settings: TrainSettings, 
             "classes": images.classes,
             "label_names": None if images.label_names is None else list(images.label_names),
             "preprocess": images.preprocess,
+            "values": [values.low, values.high],
         },
         "epochs": [asdict(epoch) for epoch in trained.epochs],
         "correct": {"training": list(trained.training), "validation": list(trained.validation)},

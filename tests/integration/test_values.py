@@ -1,0 +1,81 @@
+"""Pictures whose values lie far from those that a model knows: one warning for each set, and the command goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.integration.conftest import Command
+from tests.integration.test_bad_input import HERE, OPTIMIZE, TARGET, TEST
+
+HELD_OUT = ["--val-data", "data/val.h5", "--test-data", "data/test.h5"]
+
+
+def scale(path: Path, factor: float) -> str:
+    """Multiply the pixels of a set; returns its path."""
+    with h5py.File(path, "r") as file:
+        arrays = {name: file[name][...] for name in ("images", "labels")}
+    path.unlink()  # its other names keep what it was
+    with h5py.File(path, "w") as file:
+        file["images"] = arrays["images"] * np.float32(factor)
+        file["labels"] = arrays["labels"]
+    return str(path)
+
+
+def warnings(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("warning: ")]
+
+
+@pytest.mark.parametrize(
+    ("factor", "found"),
+    [
+        (1, ""),
+        (255, ""),
+        (1.9, ""),
+        (-1, ""),
+        (65535, "0 to 6.554e+04"),
+        (1 / 255, "0 to 0.003922"),
+        (-400, "-400 to 0"),
+    ],
+)
+def test_where_nothing_is_known(factor: float, found: str, workspace: Path, command: Command) -> None:
+    for words, name in ((TEST, "test"), (TARGET, "repair")):
+        path = scale(workspace / f"data/{name}.h5", factor)
+        done = command(*words)
+        assert done.code == 0
+        told = [f"warning: {path}: values are {found}, expected about 0 to 1 or 0 to 255"] if found else []
+        assert warnings(done.err) == told
+
+
+def test_held_out_rows_against_the_rows_to_repair(workspace: Path, command: Command) -> None:
+    path = scale(workspace / "data/test.h5", 255)
+    done = command(*OPTIMIZE, *HELD_OUT, "--output-dir", "out")
+    assert done.code == 0, done.err
+    first = workspace / "data/negative/6/repair.h5"
+    assert warnings(done.err) == [f"warning: {path}: values are 0 to 255, expected about 0 to 1 as in {first}"]
+
+
+def test_what_a_model_was_trained_on(workspace: Path, command: Command) -> None:
+    scale(workspace / "data/val.h5", 2)
+    train = ["train", "--model", "base", "--data-dir", "data", "--target-data", "val.h5", "--output-dir", "trained"]
+    assert command(*train, "--epochs", "1", "--verbose", "0").code == 0
+    assert json.loads(Path("trained/training.json").read_text())["data"]["values"] == [0, 2]
+    test = ["test", "--model-dir", "trained", "--data-dir", "data", *HERE]
+    assert warnings(command(*test).err) == []
+    path = scale(workspace / "data/test.h5", 255)
+    found = f"warning: {path}: values are 0 to 255, expected about 0 to 2, which trained/model.keras was trained on"
+    assert warnings(command(*test).err) == [found]
+
+    facts = json.loads(Path("trained/training.json").read_text())
+    for other in (
+        {**facts, "fingerprint": "of another"},
+        {**facts, "data": {}},
+        [],
+        {**facts, "data": {"values": ["a"]}},
+    ):
+        Path("trained/training.json").write_text(json.dumps(other))
+        assert warnings(command(*test).err) == []
