@@ -161,6 +161,7 @@ def a_batch(root: Path, model_path: Path, seeds: int) -> Batch:
         fronts=1,
         settings=SearchSettings(),
         target_layer=(),
+        allow_shared_rows=False,
     )
 
 

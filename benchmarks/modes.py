@@ -117,6 +117,7 @@ def main(
                             fronts=many,
                             settings=SearchSettings(),
                             target_layer=(),
+                            allow_shared_rows=False,
                         )
 
                         def open_records(directory: Path = batch.output) -> RunRecords:

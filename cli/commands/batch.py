@@ -21,6 +21,7 @@ from cli.shared.options import (
     model_options,
     option,
     search_options,
+    shared_rows_option,
     target_layer_option,
     verbose_option,
 )
@@ -44,6 +45,7 @@ MODES = ("chain", "independent", "rounds")
 @option("--labels", default="all", show_default=True, help="Labels to repair, by name or number: 6 or cat,dog or all.")
 @option("--val-data", type=PATH, required=True, help="Image set that chooses between patches; no search sees it.")
 @option("--test-data", type=PATH, help="Image set that only measures and judges the result.")
+@shared_rows_option
 @option("--requirements", type=PATH, help="TOML file of what is required of the result.")
 @option(
     "--mode",
@@ -159,6 +161,7 @@ def make_batch(
     fronts: int,
     settings: SearchSettings,
     target_layer: tuple[str, ...],
+    allow_shared_rows: bool,
     **_: Any,
 ) -> Batch:
     """Open and check everything a batch reads.
@@ -206,6 +209,7 @@ def make_batch(
         test=test,
         positives=tuple(images for images in positives if images is not None),
         output=output_dir,
+        allow_shared_rows=allow_shared_rows,
     )
 
 

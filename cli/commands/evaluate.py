@@ -23,6 +23,7 @@ from cli.shared.options import (
     option,
     positive_weight_option,
     search_options,
+    shared_rows_option,
     target_layer_option,
     verbose_option,
 )
@@ -77,6 +78,7 @@ SWEPT = (
 )
 @option("--val-data", type=PATH, help="Image set to measure on that no search sees.")
 @option("--test-data", type=PATH, help="Another one.")
+@shared_rows_option
 @target_layer_option
 @option("--resume", type=bool, help="Go on with the interrupted evaluation in --output-dir, or start it.")
 @option("--overwrite", type=bool, help="Replace folders repair/ that hold no repaired model.")
@@ -113,6 +115,7 @@ def evaluate(
     seed: int,
     val_data: Path | None,
     test_data: Path | None,
+    allow_shared_rows: bool,
     target_layer: tuple[str, ...],
     resume: bool,
     overwrite: bool,
@@ -160,6 +163,7 @@ def evaluate(
             output_dir=output_dir,
         ),
         overwrite=overwrite,
+        allow_shared_rows=allow_shared_rows,
     )
     check_evaluation(work)
     with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:

@@ -21,6 +21,7 @@ from cli.shared.options import (
     option,
     positive_weight_option,
     search_options,
+    shared_rows_option,
     target_layer_option,
     verbose_option,
 )
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     help="Image set that chooses between the seeds [default: the search's own fitness].",
 )
 @option("--test-data", type=PATH, help="Image set that only measures the result.")
+@shared_rows_option
 @target_layer_option
 @option(
     "--explain",
@@ -110,6 +112,7 @@ def optimize(
     seeds: int,
     val_data: Path | None,
     test_data: Path | None,
+    allow_shared_rows: bool,
     target_layer: tuple[str, ...],
     explain: bool = False,
     run_dir: Path | None,
@@ -144,6 +147,7 @@ def optimize(
         validation=open_image_set(val_data) if val_data else None,
         test=open_image_set(test_data) if test_data else None,
         overwrite=overwrite,
+        allow_shared_rows=allow_shared_rows,
     )
     run_directory = run_dir or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
 

@@ -196,6 +196,15 @@ def positive_weight_option(function: F) -> F:
     )(function)
 
 
+def shared_rows_option(function: F) -> F:
+    """`--allow-shared-rows`."""
+    return option(
+        "--allow-shared-rows",
+        type=bool,
+        help="Go on where validation, test and searched rows share more than 1 % of the smaller of two sets.",
+    )(function)
+
+
 def compute_options(function: F) -> F:
     """Options that say where to compute; the command gets them as `compute_settings`."""
 

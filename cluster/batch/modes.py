@@ -10,7 +10,9 @@ that goes on decides again and comes to the same end.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +25,16 @@ from cluster.records.rows import change_rows, patch_rows, prediction_rows, verdi
 from cluster.records.store import RunRecords
 from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.output import save_repaired
+from cluster.runs.shared_rows import KnownRows, check_shared_rows
 from cluster.runs.tasks import blocks
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import Base
+from engine.core.errors import InputError
 from engine.core.files import remove, replace_file
 from engine.core.progress import Progress, unseen
-from engine.core.types import Float32, Int64
-from engine.data.image_set import ImageSet
+from engine.core.types import Float32, Int64, Uint8
+from engine.data.image_set import ImageSet, read_blocks, row_digests
+from engine.data.value_range import ValueRange, value_range
 from engine.metrics.comparison import Comparison
 from engine.metrics.requirements import Verdict, check_requirements, rank
 from engine.models.load import load_model
@@ -148,11 +153,21 @@ def run_batch(
         with rows_of(images.path, 0, batch.model.path):
             return rows, layer.predicted(layer.logits(rows.inputs, kernel))
 
+    searched = [KnownRows({path: digests}) for path, digests in _chunk_digests(batch, compute, on_rows).items()]
     held_out = {}
     for split, images in (("validation", batch.validation), ("test", batch.test)):
         if images is not None:
             held_out[split] = HeldOut(split, images, *known(split, images))
     positives = [known("positives", images)[0] for images in batch.positives]
+    check_shared_rows(
+        [KnownRows({known.images.path: known.rows.digests}) for known in held_out.values()],
+        [
+            *searched,
+            *(KnownRows({images.path: rows.digests}) for images, rows in zip(batch.positives, positives, strict=True)),
+        ],
+        allow=batch.allow_shared_rows,
+        warn=compute.warn,
+    )
     ledger = Ledger(open_records(), batch.target, on_jobs)
     if batch.mode != "rounds":  # which may end before its last round
         ledger.plan(batch.steps, batch.steps * batch.jobs_per_step)
@@ -161,6 +176,23 @@ def run_batch(
     # The base model comes first and `max` keeps the first of equals: nothing is changed for nothing.
     chosen = max(steps, key=lambda step: step.score)
     return _finish(run, kernel, steps, chosen)
+
+
+def _chunk_digests(batch: Batch, compute: Compute, on_rows: Progress) -> dict[Path, Uint8]:
+    """Digests (n, 16) of the rows of each chunk that can be read; their values are what others are compared with."""
+    sets = [chunk.images for chunk in batch.chunks if chunk.images is not None]
+    tick = on_rows("chunks", sum(images.rows for images in sets))
+    found = {}
+    for images in sets:
+        digests, values = [], []
+        with suppress(InputError):  # its searches tell of it
+            for block in read_blocks(images):
+                digests.append(row_digests(block))
+                values.append(value_range(block))
+                tick(len(block))
+            found[images.path] = np.concatenate(digests)
+            compute.values.saw(batch.model, images, functools.reduce(ValueRange.joined, values))
+    return found
 
 
 def _steps(run: _BatchRun, kernel: Float32) -> list[BatchStep]:

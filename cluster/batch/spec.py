@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from cluster.runs.shared_rows import refuse_one_file
 from cluster.runs.tasks import divided, parts_of_groups
 from cluster.workers.passes import ship_rows
 from cluster.workers.task import ChunkLabel, RepairTask, SearchJob
@@ -68,6 +69,7 @@ class Batch:
         test: rows that only measure, or None.
         positives: further rows that must not break.
         output: the run directory.
+        allow_shared_rows: as of `cluster.runs.optimize.Repairs`.
     """
 
     model: LoadedModel
@@ -88,6 +90,7 @@ class Batch:
     test: ImageSet | None
     positives: tuple[ImageSet, ...]
     output: Path
+    allow_shared_rows: bool = False
 
     @property
     def jobs_per_step(self) -> int:
@@ -141,15 +144,19 @@ def check_batch(batch: Batch) -> list[str]:
     """Refuse what cannot work, before any work starts; returns warnings.
 
     Raises:
-        InputError: held-out rows that do not fit the model or have no rows to judge a requirement by.
+        InputError: held-out rows that do not fit the model, have no rows to judge a requirement by, or are those of a
+            chunk.
     """
     model = batch.model
     for images in (batch.validation, batch.test, *batch.positives):
         if images is not None:
             check_fits(images, model)
-    for images in (batch.validation, batch.test):
-        if images is not None:
-            check_rows(batch.requirements, np.bincount(images.labels, minlength=model.classes), images.path)
+    held_out = [images for images in (batch.validation, batch.test) if images is not None]
+    if not batch.allow_shared_rows:
+        searched = [chunk.images for chunk in batch.chunks if chunk.images is not None]
+        refuse_one_file([images.path for images in held_out], [images.path for images in (*searched, *batch.positives)])
+    for images in held_out:
+        check_rows(batch.requirements, np.bincount(images.labels, minlength=model.classes), images.path)
     origin = model.path.resolve()
     if (batch.output / "repair").resolve() in (origin, *origin.parents):  # which is replaced as a whole
         raise InputError(f"{model.path} is the model to repair, expected another --output-dir")

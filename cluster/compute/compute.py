@@ -167,7 +167,7 @@ class Compute:
 
     def predict_and_digest(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> tuple[Int64, Uint8]:
         """Predicted classes (n,) of all rows, and digests (n, 16) of their numbers."""
-        parts = self._pass(model, images, "digest", None, tick)
+        parts = self._pass(model, images, "predict and digest", None, tick)
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def features(

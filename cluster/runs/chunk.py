@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cluster.runs.shared_rows import KnownRows
 from engine.core.errors import InputError
 from engine.core.types import Int64
-from engine.data.image_set import ImageSet, content_fingerprint
+from engine.data.image_set import ImageSet, content_fingerprint, set_digests
 from engine.data.outcomes import open_negatives, open_positives
 from engine.localize.weights_file import localised_paths
 from engine.models.load import LoadedModel, check_fits
@@ -45,6 +46,7 @@ class Chunk:
         index: (K, 2) int64, places of the localised weights in the target; K may be 0.
         label: true label of the negatives, -1 for several.
         data: SHA-256 over rows and positions; keys the random numbers.
+        known: the rows by their digests.
     """
 
     paths: ChunkPaths
@@ -53,6 +55,7 @@ class Chunk:
     index: Int64
     label: int
     data: str
+    known: KnownRows
 
 
 def target_of(model: LoadedModel, names: Sequence[str], folders: Sequence[Path]) -> Target:
@@ -97,5 +100,6 @@ def chunk_of(paths: ChunkPaths, negatives: ImageSet, positives: ImageSet | None,
     labels = np.unique(negatives.labels)
     label = int(labels[0]) if len(labels) == 1 else -1
     sets = [images for images in (negatives, positives) if images is not None]
-    data = case_fingerprint([content_fingerprint(images) for images in sets], index)
-    return Chunk(paths, negatives, positives, index, label, data)
+    known = KnownRows({images.path: set_digests(images) for images in sets})
+    data = case_fingerprint([content_fingerprint(images, known.digests[images.path]) for images in sets], index)
+    return Chunk(paths, negatives, positives, index, label, data, known)

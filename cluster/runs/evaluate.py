@@ -28,6 +28,7 @@ from cluster.runs.ledger import EndedSearch, Ledger
 from cluster.runs.localize import localisation_sums
 from cluster.runs.optimize import OnIterations, chunk_jobs, patch_of, planned, ready_chunk, search, tasks_of_cases
 from cluster.runs.output import check_output, measuring, save_repaired
+from cluster.runs.shared_rows import predict_held_out
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import ReadyCase, SearchJob
 from engine.charts.pareto import draw_pareto_front
@@ -90,6 +91,7 @@ class Evaluation:
         seeds: one for each run.
         given: what `result.txt` repeats of the command.
         overwrite: replace folders that are not repaired models.
+        allow_shared_rows: as of `cluster.runs.optimize.Repairs`.
     """
 
     model: LoadedModel
@@ -102,6 +104,7 @@ class Evaluation:
     seeds: Sequence[int]
     given: Given
     overwrite: bool = False
+    allow_shared_rows: bool = False
 
     @property
     def sets(self) -> dict[str, ImageSet]:
@@ -212,9 +215,8 @@ def evaluate(
     handle = compute.handle(work.model, work.target)
     cases = _searches(work, compute, handle, on_rows, warn)
     # Before the search, so that bad pixels are found while nothing has been computed for nothing.
-    before = {
-        split: compute.predict(handle, images, on_rows(split, images.rows)) for split, images in work.held_out.items()
-    }
+    known = [cases[0].found.chunk.known]
+    before = predict_held_out(compute, handle, work.held_out, known, on_rows, allow=work.allow_shared_rows)
     # The folder also before the search, as it may turn out that nothing can be written there.
     with enough_room(work.paths.output), _staged(work, facts, resume, compute.say) as records:
         ledger = Ledger(records, work.target)

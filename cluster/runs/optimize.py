@@ -24,6 +24,7 @@ from cluster.runs.ledger import EndedSearch, Ledger, OnJobs
 from cluster.runs.localize import target_of_handle
 from cluster.runs.output import check_output, measuring, save_repaired
 from cluster.runs.reports import ChunkReport, Measured, label_rows
+from cluster.runs.shared_rows import predict_held_out
 from cluster.runs.tasks import divided, parts_of_groups
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import ReadyCase, RepairTask, SearchJob
@@ -61,6 +62,7 @@ class Repairs:
             own fitness.
         test: rows that only measure the result, or None.
         overwrite: replace an output folder that is not a repaired model, or is the input.
+        allow_shared_rows: tell of rows that are held out and searched, however many; else more than a few are refused.
     """
 
     model: LoadedModel
@@ -71,6 +73,7 @@ class Repairs:
     validation: ImageSet | None = None
     test: ImageSet | None = None
     overwrite: bool = False
+    allow_shared_rows: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,11 +133,14 @@ def repair(
     searched = [case for case in cases if case is not None]
     _check_names([(case.chunk.paths.negatives, job.name) for case in searched for job in case.jobs])
     # Before the search, so that bad pixels are found while nothing has been written.
-    held_out = {
-        split: (images, run.predict(split, images, run.handle))
+    sets = {
+        split: images
         for split, images in (("validation", repairs.validation), ("test", repairs.test))
         if images is not None
     }
+    known = [chunk.known for chunk in chunks if chunk is not None]
+    before = predict_held_out(compute, run.handle, sets, known, on_rows, allow=repairs.allow_shared_rows)
+    held_out = {split: (images, before[split]) for split, images in sets.items()}
     facts = _facts(repairs, chunks, compute)
     facts["tiles"] = [None if case is None else case.plan.facts() for case in cases]
     records = open_records(facts)

@@ -276,17 +276,26 @@ def check_fits_model(
         )
 
 
-def content_fingerprint(image_set: ImageSet) -> str:
-    """SHA-256 (hex) of the shape, the labels and the images as float32, however the file stores them.
-
-    Raises InputError as `ImageReader.read` does.
-    """
-    digests = []
+def read_blocks(image_set: ImageSet) -> Iterator[Float32]:
+    """All rows as float32, `READ_ROWS` at a time; raises as `ImageReader.read` does."""
     if image_set.rows:
         with open_reader(image_set) as reader:
-            starts = range(0, image_set.rows, READ_ROWS)
-            digests = [row_digests(reader.read(start, min(start + READ_ROWS, image_set.rows))) for start in starts]
-    return rows_fingerprint(image_set.image_shape, image_set.classes, image_set.labels, digests)
+            for start in range(0, image_set.rows, READ_ROWS):
+                yield reader.read(start, min(start + READ_ROWS, image_set.rows))
+
+
+def set_digests(image_set: ImageSet) -> Uint8:
+    """`row_digests` (n, 16) of all rows; raises as `ImageReader.read` does."""
+    return np.concatenate([np.empty((0, DIGEST_BYTES), np.uint8), *map(row_digests, read_blocks(image_set))])
+
+
+def content_fingerprint(image_set: ImageSet, digests: Uint8 | None = None) -> str:
+    """SHA-256 (hex) of the shape, the labels and the images as float32, however the file stores them.
+
+    The `set_digests` (n, 16) spare reading the images, where they are known; else raises as `ImageReader.read` does.
+    """
+    known = set_digests(image_set) if digests is None else digests
+    return rows_fingerprint(image_set.image_shape, image_set.classes, image_set.labels, [known])
 
 
 def row_digests(images: Float32) -> Uint8:

@@ -59,6 +59,16 @@ def test_held_out_rows_against_the_rows_to_repair(workspace: Path, command: Comm
     assert warnings(done.err) == [f"warning: {path}: values are 0 to 255, expected about 0 to 1 as in {first}"]
 
 
+def test_held_out_rows_of_a_batch(batchspace: Path, command: Command) -> None:
+    path = scale(batchspace / "val.h5", 255)
+    words = ["batch", "--model-dir", "model.keras", "--chunks", "chunks", "--labels", "6", "--val-data", "val.h5"]
+    words += ["--num-particles", "6", "--num-iterations", "1", "--max-rounds", "1", "--positive-weights", "0.15x"]
+    done = command(*words, "--output-dir", "run", *HERE)
+    assert done.code in (0, 3), done.err
+    first = batchspace / "chunks/0/repair.h5"
+    assert warnings(done.err) == [f"warning: {path}: values are 0 to 255, expected about 0 to 1 as in {first}"]
+
+
 def test_what_a_model_was_trained_on(workspace: Path, command: Command) -> None:
     scale(workspace / "data/val.h5", 2)
     train = ["train", "--model", "base", "--data-dir", "data", "--target-data", "val.h5", "--output-dir", "trained"]

@@ -1,0 +1,53 @@
+"""Rows that two sets have in common, told by the digests of their numbers: labels do not count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.core.types import Bool, Uint8
+from engine.data.image_set import DIGEST_BYTES
+
+Keys = npt.NDArray[Any]
+"""Digests as texts of bytes (n,), which NumPy can sort."""
+
+
+@dataclass(frozen=True, eq=False)
+class SharedRows:
+    """What two sets have in common.
+
+    Attributes:
+        keys: (m,) of the shared rows, each once.
+        smaller: distinct rows of the set that has fewer.
+    """
+
+    keys: Keys
+    smaller: int
+
+    @property
+    def share(self) -> float:
+        """Shared rows of those of the smaller set, 0 to 1."""
+        return len(self.keys) / self.smaller if self.smaller else 0.0
+
+
+def distinct_rows(digests: Uint8) -> Keys:
+    """Keys (m,) of the distinct rows among those with digests (n, 16), ascending."""
+    return np.unique(_keys(digests))
+
+
+def shared_rows(first: Keys, second: Keys) -> SharedRows:
+    """What two sets have in common, from their `distinct_rows`."""
+    return SharedRows(np.intersect1d(first, second, assume_unique=True), min(len(first), len(second)))
+
+
+def rows_among(digests: Uint8, keys: Keys) -> Bool:
+    """Which (n,) of the rows with digests (n, 16) are among the rows with keys (m,)."""
+    return np.isin(_keys(digests), keys)
+
+
+def _keys(digests: Uint8) -> Keys:
+    # All have one length: that NumPy ignores zeros at the end of such texts makes no two of them equal.
+    return np.ascontiguousarray(digests).reshape(-1).view(f"S{DIGEST_BYTES}")
