@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 from cli.run_report.data import CandidateView, CurveView, JobView, WorkerView
 from cli.run_report.words import duration, number, percent, points
+from engine.charts.scale import FEW, shares_of, spoke_text, spoke_turns, ticks
 from engine.core.types import Float64, Int64
 
 _LETTER = 6.8
@@ -88,27 +89,27 @@ def radar(identifier: str, spokes: Sequence[Spoke]) -> Markup:
     """Accuracy of every label before and after on a radar, from a round percent below the lowest to 100."""
     lowest = min(min(spoke.before, spoke.after) for spoke in spokes)
     floor = max(0.0, math.floor(lowest * 10) / 10 - 0.1)
-    many = len(spokes) > 16
+    many = len(spokes) > FEW
     radius, letters = (205, 26) if many else (160, 16)
     names = [_cut(spoke.name, letters) for spoke in spokes]
     margin = max(len(name) for name in names) * _LETTER + 22
     width, height = 2 * (radius + margin), 2 * (radius + (margin if many else 34))
     cx, cy = width / 2, height / 2
-    angles = [2 * math.pi * at / len(spokes) - math.pi / 2 for at in range(len(spokes))]
+    turns = spoke_turns(len(spokes)).tolist()
 
-    def place(at: int, share: float) -> tuple[float, float]:
-        r = radius * max(share - floor, 0) / (1 - floor)
-        return cx + r * math.cos(angles[at]), cy + r * math.sin(angles[at])
+    def place(at: int, share: float, beyond: float = 0) -> tuple[float, float]:
+        r = radius * max(share - floor, 0) / (1 - floor) + beyond
+        return cx + r * math.sin(turns[at]), cy - r * math.cos(turns[at])
 
     body = []
-    for ring in _ticks(floor, 1, 4):
+    for ring in ticks(floor, 1, 4):
         if ring > floor:
             corners = [place(at, ring) for at in range(len(spokes))]
             body.append(tag("polygon", class_="grid", points=_points(corners)))
-    for at, (angle, name) in enumerate(zip(angles, names, strict=True)):
+    for at, (turn, name) in enumerate(zip(turns, names, strict=True)):
         x, y = place(at, 1)
         body.append(tag("line", class_="grid", x1=cx, y1=cy, x2=x, y2=y))
-        body.append(_spoke_name(name, cx, cy, radius, angle, turned=many))
+        body.append(_spoke_name(name, *place(at, 1, beyond=12), turn, flat=not many))
     for style in ("before", "after"):
         corners = [place(at, getattr(spoke, style)) for at, spoke in enumerate(spokes)]
         body.append(tag("polygon", class_=f"area {style}", points=_points(corners)))
@@ -119,7 +120,7 @@ def radar(identifier: str, spokes: Sequence[Spoke]) -> Markup:
             body.append(tag("circle", text, class_=f"dot {style}", cx=x, cy=y, r=2.2 if many else 3, **mark))
     body += [
         tag("text", f"{100 * ring:.0f}", class_="tick halo", x=cx + 4, y=place(0, ring)[1] + 4)
-        for ring in _ticks(floor, 1, 4)
+        for ring in ticks(floor, 1, 4)
     ]
     described = f"Accuracy per label; the centre is {100 * floor:.0f} %, the rim 100 %."
     return _chart(identifier, width, height, 560 if many else 400, "Accuracy before and after", described, body)
@@ -136,12 +137,12 @@ def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Int
         strongest: share of a label's rows, among the errors, that gets the full colour.
     """
     size = len(labels)
-    few = size <= 14
+    few = size <= FEW
     cell = 32 if few else max(7, min(14, 430 // size))
     shown = [_cut(label_name, 15 if few else 24) for label_name in names]
     left = max(len(text) for text in shown) * (_LETTER if few else 0.82 * _LETTER) + 12
     top = left * 0.75 + 8 if few else 24
-    totals = np.maximum(counts.sum(axis=1), 1)
+    shares = shares_of(counts, counts.sum(axis=1, keepdims=True))
     body = []
     for at, text in enumerate(shown):
         y, x = top + (at + 0.5) * cell, left + (at + 0.5) * cell
@@ -151,7 +152,7 @@ def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Int
     body.append(tag("rect", class_="field", x=left, y=top, width=size * cell, height=size * cell))
     for true, predicted in zip(*np.nonzero(counts), strict=True):
         count = int(counts[true, predicted])
-        share = count / totals[true]
+        share = float(shares[true, predicted])
         right = true == predicted
         strength = share if right else min(1.0, share / strongest) if strongest else 0.0
         words = f"{names[true]} predicted as {names[predicted]}: {count} rows, {percent(share)} %"
@@ -189,7 +190,7 @@ def curves(identifier: str, title: str, drawn: Sequence[tuple[JobView, CurveView
     lowest = min(0.0, *(float(curve.best[0]) - starts[job.job] for job, curve in drawn))
     x = _scale(0, max(last, 1), left, width - right)
     y = _scale(lowest, highest if highest > lowest else lowest + 1, height - bottom, top)
-    body = _axes(x, y, _ticks(0, last, 4), _ticks(lowest, highest, 4))
+    body = _axes(x, y, ticks(0, last, 4), ticks(lowest, highest, 4))
     for job, curve in sorted(drawn, key=lambda pair: pair[0].chosen):
         gained = curve.best - starts[job.job]
         steps = [(0, 0.0), *((int(curve.iteration[at]), float(gained[at])) for at in _kept(curve.best, keep))]
@@ -215,8 +216,8 @@ def trade_off(candidates: Sequence[CandidateView], means: Sequence[tuple[str, fl
     width, height, left, right, top, bottom = _HALF, 400, 62, 28, 16, 46
     xs = [100 * candidate.overall for candidate in candidates]
     ys = [100 * candidate.gain for candidate in candidates]
-    x_ticks = _ticks(min(0, *xs), max(0, *xs), 6, outside=True)
-    y_ticks = _ticks(min(0, *ys), max(0, *ys), 6, outside=True)
+    x_ticks = ticks(min(0, *xs), max(0, *xs), 6, outside=True)
+    y_ticks = ticks(min(0, *ys), max(0, *ys), 6, outside=True)
     x = _scale(x_ticks[0], x_ticks[-1], left, width - right)
     y = _scale(y_ticks[0], y_ticks[-1], height - bottom, top)
     body = _axes(x, y, x_ticks, y_ticks, signed=True)
@@ -253,10 +254,10 @@ def accuracy_lines(lines: Sequence[Line], word: str) -> Markup:
     width, height, left, right, top, bottom = _HALF, 320, 48, 12, 12, 44
     count = max(len(line.values) for line in lines)
     values = [value for line in lines for value in line.values]
-    ticks = _ticks(min(values), max(values), 6, outside=True)
+    y_ticks = ticks(min(values), max(values), 6, outside=True)
     x = _scale(0, max(count - 1, 1), left, width - right)
-    y = _scale(ticks[0], ticks[-1], height - bottom, top)
-    body = _axes(x, y, _ticks(0, count - 1, 10, whole=True), ticks)
+    y = _scale(y_ticks[0], y_ticks[-1], height - bottom, top)
+    body = _axes(x, y, ticks(0, count - 1, 10, whole=True), y_ticks)
     body.append(tag("text", word, class_="label middle", x=(left + width - right) / 2, y=height - 6))
     for line in lines:
         places = [(x(at), y(value)) for at, value in enumerate(line.values)]
@@ -279,7 +280,7 @@ def timeline(workers: Sequence[WorkerView]) -> Markup:
     x = _scale(0, last, left, width - 16)
     floor = top + lane * len(workers)
     body = []
-    for at in _ticks(0, last, 8):
+    for at in ticks(0, last, 8):
         body.append(tag("line", class_="grid", x1=x(at), x2=x(at), y1=top, y2=floor))
         body.append(tag("text", f"{at:g}", class_="tick middle", x=x(at), y=floor + 15))
     body.append(tag("text", "seconds after the start", class_="label middle", x=(left + width) / 2, y=height - 6))
@@ -337,20 +338,6 @@ def _tick_text(value: float, signed: bool) -> str:
     return text.replace("-", "−")
 
 
-def _ticks(low: float, high: float, count: int, *, outside: bool = False, whole: bool = False) -> list[float]:
-    """About `count` round numbers from `low` to `high`; with `outside` they enclose both."""
-    if high <= low:
-        high = low + 1
-    rough = (high - low) / count
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-    if whole:
-        step = max(1, math.ceil(step))
-    first = math.floor(low / step + 1e-9) if outside else math.ceil(low / step - 1e-9)
-    last = math.ceil(high / step - 1e-9) if outside else math.floor(high / step + 1e-9)
-    return [round(at * step, 10) for at in range(first, last + 1)]
-
-
 def _kept(best: Float64, keep: int) -> list[int]:
     """Positions where a best value rises, thinned evenly to `keep`, and the last."""
     rises = np.flatnonzero(np.diff(best, prepend=-np.inf) > 0)
@@ -377,20 +364,13 @@ def _beside(places: Sequence[tuple[float, float]], texts: Sequence[str]) -> list
     return written
 
 
-def _spoke_name(name: str, cx: float, cy: float, radius: float, angle: float, *, turned: bool) -> Markup:
-    side = math.cos(angle)
-    x, y = cx + (radius + 12) * side, cy + (radius + 12) * math.sin(angle)
-    if not turned:
-        anchor = "" if side > 0.1 else " end" if side < -0.1 else " middle"
-        return tag("text", name, class_=f"name{anchor}", x=x, y=y + 4)
-    degrees = math.degrees(angle) + (180 if side < 0 else 0)
-    return tag(
-        "text",
-        name,
-        class_=f"name{' end' if side < 0 else ''}",
-        transform=f"translate({x:.1f} {y:.1f}) rotate({degrees:.1f})",
-        dy="0.35em",
-    )
+def _spoke_name(name: str, x: float, y: float, turn: float, *, flat: bool) -> Markup:
+    side, slope = spoke_text(turn, flat=flat)
+    anchor = {"left": "name", "right": "name end", "middle": "name middle"}[side]
+    if flat:
+        return tag("text", name, class_=anchor, x=x, y=y + 4)
+    turned = f"translate({x:.1f} {y:.1f}) rotate({slope:.1f})"
+    return tag("text", name, class_=anchor, transform=turned, dy="0.35em")
 
 
 def _chart(

@@ -29,6 +29,7 @@ from cli.run_report.words import (
     under_repair,
     verdict_values,
 )
+from engine.charts.scale import BLUE, ORANGE
 from engine.core.types import Int64
 from engine.metrics.accuracy import LabelChange, confusion, total_change
 
@@ -91,6 +92,8 @@ def render_page(report: ReportView) -> str:
         "change_bar": charts.change_bar,
         "count_bar": charts.count_bar,
         "share_bar": charts.share_bar,
+        "blue": BLUE,
+        "orange": ORANGE,
     }
     return environment.get_template("page.html.jinja").render(_content(report))
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.charts.style import GREY, new_figure, text_size
+from engine.charts.scale import FEW, GREY
+from engine.charts.style import new_figure, text_size
 from engine.core.types import Float64, Int64
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 
 FULL_AREA = 500.0
 """Area of a bubble for all rows, in square points."""
-
-
-_FEW = 15
-"""Up to so many labels the bubbles have their numbers below them."""
 
 _LEAST = 0.005
 """Smaller shares have no number."""
@@ -120,16 +117,10 @@ def bubble_area(labels: int) -> float:
     return min(FULL_AREA, (0.92 * _side(labels)) ** 2)
 
 
-def shares_of(counts: Int64, totals: Int64) -> Float64:
-    """Counts divided by totals of a shape that fits; 0 where there are no rows."""
-    shares: Float64 = counts / np.maximum(totals, 1)
-    return shares
-
-
 def bubble_figure(grid: Grid, series: Sequence[Bubbles]) -> Figure:
     """Draw a grid with its bubbles; to be called and saved within `chart_settings`."""
     longest = max(len(grid.rows), len(grid.columns))
-    numbered = longest <= _FEW
+    numbered = longest <= FEW
     layout = _layout(grid, series, numbered)
     figure = new_figure(layout.width / 72, layout.height / 72)
     axes: Any = figure.add_axes((0, 0, 1, 1))

@@ -10,25 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.charts.style import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    chart_settings,
-    label_texts,
-    new_figure,
-    save_chart,
-    text_size,
-)
+from engine.charts.scale import BLUE, FEW, GREEN, GREY, ORANGE, spoke_text, spoke_turns, ticks
+from engine.charts.style import chart_settings, label_texts, new_figure, save_chart, text_size
 from engine.core.errors import InputError
 from engine.metrics.accuracy import Results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_FEW = 14
-"""Up to so many spokes have names that lie flat; those of more spokes point outwards."""
 
 _STYLES: tuple[dict[str, Any], ...] = (
     {"color": BLUE, "marker": "o", "linestyle": "-"},
@@ -112,13 +100,13 @@ def radar_figure(
 ) -> Figure:
     """The figure of `overlay_radar_charts`, to be built and saved within `chart_settings`."""
     labels = list(dict.fromkeys(result.label for one in series for result in one.results.labels))
-    few = len(labels) <= _FEW
+    few = len(labels) <= FEW
     texts = label_texts(labels, label_names, *((22, 2) if few else (30, 2 if len(labels) <= 50 else 1)))
     scores = np.array([_scores(one.results, labels) for one in series])
     if few and len(series) > 1:
         texts = [f"{text}\n{_change(column)}" for text, column in zip(texts, scores.T, strict=True)]
     legend_lines = 0 if len(series) == 1 else 1 if sum(len(one.legend) for one in series) <= 60 else len(series)
-    turns = 2 * np.pi * np.arange(len(labels)) / len(labels)  # clockwise from the top
+    turns = spoke_turns(len(labels))
     layout = _layout(texts, turns, few, 0.24 * legend_lines)
 
     figure = new_figure(layout.width, layout.height)
@@ -161,7 +149,7 @@ def _write_percents(axes: Any, turn: float, min_lim: float, max_lim: float) -> N
     """Call the rings by their percent, on them, between the first spokes; matplotlib would call the rim outside it."""
     from matplotlib.patheffects import withStroke
 
-    rings = [ring for ring in axes.get_yticks() if min_lim < ring <= max_lim]
+    rings = [ring for ring in ticks(min_lim, max_lim, 5) if min_lim < ring]
     axes.set_yticks(rings, [])
     for ring in rings:
         halo = [withStroke(linewidth=1.5, foreground="white")]
@@ -198,15 +186,11 @@ def _write(figure: Figure, layout: _Layout, text: str, turn: float, few: bool) -
     """Put a name beside its end of the spoke."""
     sine, cosine = math.sin(turn), math.cos(turn)
     x, y = (layout.radius + _PAD) * sine, (layout.radius + _PAD) * cosine
-    settings: dict[str, Any]
+    side, slope = spoke_text(turn, flat=few)
     if few:
         y += text_size(text, layout.points)[1] / 2 * cosine  # at the top above its place, at the bottom below it
-        side = "center" if abs(sine) < 0.1 else "left" if sine > 0 else "right"
-        settings = {"ha": side}
-    else:
-        degrees = 90 - math.degrees(turn)
-        settings = {"ha": "left", "rotation": degrees, "rotation_mode": "anchor"}
-        if sine < -1e-9:
-            settings |= {"ha": "right", "rotation": degrees + 180}
+    turned: dict[str, Any] = {"rotation": -slope, "rotation_mode": "anchor"} if slope else {}
     at = 0.5 + x / layout.width, (layout.middle + y) / layout.height
-    figure.text(*at, text, fontsize=layout.points, va="center", linespacing=1.1, **settings)
+    figure.text(
+        *at, text, fontsize=layout.points, ha=side.replace("middle", "center"), va="center", linespacing=1.1, **turned
+    )

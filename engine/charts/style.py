@@ -1,7 +1,6 @@
-"""What all charts share: their files, their colours, and names of labels that fit.
+"""What all charts on paper share: their files, and names of labels that fit; see `engine.charts.scale` for the rest.
 
 Charts are drawn with matplotlib's own defaults, whatever a user's settings are, so that one input gives one file.
-Colours are those of Okabe and Ito, which colour-blind people can tell apart; no chart tells by colour alone.
 """
 
 from __future__ import annotations
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 300
-
-BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
-GREY = "#555555"
 
 _FORMATS = {".png": "png", ".svg": "svg"}
 
