@@ -1,65 +1,77 @@
-"""What the README shows works as it stands there."""
+"""What the README shows works as it stands there: block after block, in one folder."""
 
 from __future__ import annotations
 
 import re
-import shutil
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cli.main import run
 from engine.metrics.requirements import read_requirements
+from tests.integration.conftest import SHIPPED, Command
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-SMALL = ["--num-particles", "8", "--num-iterations", "3", "--fronts", "1", "--positive-weights", "0.15x"]
+BLOCK = re.compile(r"^```(?P<kind>\w+)\n(?P<code>.*?)^```|(?P<words>(?:^    [^\n]*\n)+)", re.DOTALL | re.MULTILINE)
+NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+
+SMALL = ["--num-particles=8", "--num-iterations=3", "--num-workers=0"]
+QUICK = {
+    "train": ["--epochs=2"],
+    "optimize": SMALL,
+    "batch": [*SMALL, "--fronts=1", "--positive-weights=0.15x", "--seeds=2"],
+}
+"""What keeps the test short: added to the words of a command, the last of a flag counts."""
 
 
-def execute(example: str) -> None:
-    exec(compile(example, "README.md", "exec"), {})
+def blocks() -> Iterator[tuple[str, str]]:
+    """Kind and text of the blocks in their order; `sh` are the commands."""
+    for found in BLOCK.finditer(README):
+        if found["words"] is None:
+            yield found["kind"], found["code"]
+        else:
+            yield "sh", found["words"].replace("\\\n", " ")
 
 
-def test_python_example(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def commands(block: str) -> Iterator[list[str]]:
+    for line in block.splitlines():
+        if line.strip().startswith("repair-dist "):
+            yield shlex.split(line, comments=True)[1:]
+
+
+def test_every_block_runs_after_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(prepared / "data", "data")
-    shutil.copy(prepared / "model.keras", "model.keras")
-    (example,) = (code for code in EXAMPLES if "repair(Repairs" in code)
-    execute(example)
-    assert "-6-w" in capfd.readouterr().out
+    Path("fashion-mnist").symlink_to(SHIPPED)
+    ran = []
+    for kind, text in blocks():
+        if kind == "toml":
+            Path("requirements.toml").write_text(text, encoding="utf-8")
+            assert len(read_requirements(Path("requirements.toml"), 10, NAMES)) == 13
+        elif kind == "python":
+            capsys.readouterr()
+            exec(compile(text, "README.md", "exec"), {})
+            assert capsys.readouterr().out.strip()
+            ran.append("python")
+        elif kind == "sh":
+            for words in commands(text):
+                done = command(*words, *QUICK.get(words[0], []))
+                assert done.code in ((0, 3) if words[0] == "batch" else (0,)), f"{words}: {done.err}"
+                ran.append(" ".join(words[:2]) if words[0] == "patch" else words[0])
+    assert ran == [
+        *("prepare", "train", "test", "split", "target", "localize", "optimize", "utils", "batch", "report"),
+        *("target", "localize", "optimize", "python", "python", "python", "python"),
+        *("patch apply", "patch revert", "patch merge", "patch diff"),
+    ]
     assert Path("runs/one/jobs.arrow").is_file()
     assert Path("repaired/repair/model.keras").is_file()
 
 
-def test_batch_requirements_queries_and_patches(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """The batch of the README on less data: its requirements file, questions to the tables, and patch commands."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(prepared / "data", "data")
-    shutil.copy(prepared / "model.keras", "model.keras")
-    (requirements,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    Path("requirements.toml").write_text(requirements, encoding="utf-8")
-    names = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
-    assert len(read_requirements(Path("requirements.toml"), 10, names)) == 13
-    assert (
-        run(["split", "data/repair.h5", "--chunk-size", "200", "--chunks", "2", "--output-dir", "data/repairsets"]) == 0
-    )
-    words = ["batch", "--model-dir", "model.keras", "--chunks", "data/repairsets", "--labels", "Shirt"]
-    words += ["--val-data", "data/val.h5", "--test-data", "data/test.h5", "--requirements", "requirements.toml"]
-    words += ["--mode", "rounds", "--seeds", "2", "--num-workers", "0", *SMALL]
-    for name in ("shirt", "coat"):
-        assert run([*words, "--output-dir", f"runs/{name}"]) in (0, 3)
-    queries = [code for code in EXAMPLES if "runs/shirt" in code]
-    assert len(queries) == 3
-    for query in queries:
-        capfd.readouterr()
-        execute(query)
-        assert capfd.readouterr().out.strip()
-    commands = re.findall(r"^    repair-dist (patch .*)$", README, re.MULTILINE)
-    assert [command.split()[1] for command in commands] == ["apply", "revert", "merge", "diff"]
-    for command in commands:
-        assert run([word.replace("model", "model.keras") if word == "model" else word for word in command.split()]) == 0
+def test_no_block_asks_for_more_workers_than_a_laptop_has() -> None:
+    for kind, text in blocks():
+        for words in commands(text) if kind == "sh" else ():
+            if "--num-workers" in words:
+                assert int(words[words.index("--num-workers") + 1]) <= 2, words
