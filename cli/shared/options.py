@@ -288,8 +288,8 @@ def _not_negative(ctx: click.Context, parameter: click.Parameter, value: int) ->
 
 def check_seeds(seed: int, seeds: int) -> None:
     """Refuse numbers of seeds that no run can have."""
-    if seeds < 1:
-        raise InputError(f"seeds is {seeds}, expected at least 1")
+    if not 1 <= seeds < 2**63:
+        raise InputError(f"seeds is {seeds}, expected at least 1" + (" and less than 2^63" if seeds > 1 else ""))
     if not -(2**63) <= seed <= 2**63 - seeds:
         raise InputError(f"seed is {seed}, expected a whole number of 64 bits")
 

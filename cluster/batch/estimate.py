@@ -196,11 +196,11 @@ def _given_up_after(seconds: float) -> Iterator[None]:
 def _probe(batch: Batch, compute: Compute, handle: ModelHandle, chunks: Sequence[ChunkFile], found: _Probe) -> None:
     """Begin one search of the first label that has failures."""
     base = Base(batch.target.kernel)
+    alone = replace(batch, weightings=batch.weightings[:1], seeds=batch.seeds[:1])
     begun = time.perf_counter()
     for chunk in chunks:
-        tasks = next(blocks(tasks_of(batch, 0, [chunk], base.key, compute.workers, prefix="calibration")))
-        alone = [replace(task, searches=task.searches[:1]) for task in tasks]
-        for event in compute.run_tasks(handle, base, alone, {}):
+        tasks = list(tasks_of(alone, 0, [chunk], base.key, compute.workers, prefix="calibration"))
+        for event in compute.run_tasks(handle, base, tasks, {}):
             if event.result.searches:
                 (search,) = event.result.searches
                 seconds = tuple(iteration.seconds for iteration in search.iterations)

@@ -13,8 +13,8 @@ from cluster.runs.shared_rows import refuse_one_file
 from cluster.runs.tasks import divided, parts_of_groups
 from cluster.workers.passes import ship_rows
 from cluster.workers.task import ChunkLabel, RepairTask, SearchJob
-from engine import backend
 from engine.core.errors import InputError
+from engine.core.memory import free_memory
 from engine.data.image_set import ImageSet, open_image_set
 from engine.localize.last_dense import Impact
 from engine.metrics.requirements import Requirement, check_rows
@@ -175,7 +175,7 @@ def check_batch(batch: Batch) -> list[str]:
 
 def too_many_searches(batch: Batch) -> str | None:
     """Why a step has more searches than this machine's free memory holds results of; None where it has not."""
-    jobs, free = batch.jobs_per_step, backend.free_memory()
+    jobs, free = batch.jobs_per_step, free_memory()
     if jobs * RESULT_BYTES <= free:
         return None
     most = free // (RESULT_BYTES * (jobs // len(batch.seeds)))

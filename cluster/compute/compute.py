@@ -30,6 +30,7 @@ from cluster.compute.placement import (
     searches_of,
 )
 from cluster.compute.values import ValueWatch, warn_on_stderr
+from cluster.ray_cluster.local_workers import MODELS, check_local
 from cluster.workers.model import ModelHandle
 from cluster.workers.passes import NOT_VISIBLE, Pass, block_pass, ship_rows
 from cluster.workers.replica import Replica
@@ -50,10 +51,6 @@ from engine.targets.base import Target
 if TYPE_CHECKING:
     from cluster.ray_cluster.connect import Resources
     from cluster.workers.pool import WorkerPool
-
-
-WORKER_BYTES = 900 << 20
-"""Memory of a worker with TensorFlow and a small model."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ class Compute:
 
     def __enter__(self) -> Compute:
         if self.options.address is None and self.options.num_workers:
-            _check_memory(self.options.num_workers)
+            check_local(self.options.num_workers, MODELS, self.say)
         if self.options.num_workers != 0 and (self.options.address or self.options.gpus_per_worker):
             self._connect()
         return self
@@ -398,16 +395,6 @@ class Compute:
         line = f"{what}: {where} ({placement.reason})"
         self.decisions.append(line)
         self.say(line)
-
-
-def _check_memory(workers: int) -> None:
-    """Refuse more workers on this machine than its free memory carries."""
-    free, cores = backend.free_memory(), os.cpu_count() or 1
-    if workers * WORKER_BYTES > free:
-        raise InputError(
-            f"num_workers is {workers}, which take {workers * WORKER_BYTES / 2**30:.3g} GiB and {free / 2**30:.3g} "
-            f"GiB are free, expected at most {free // WORKER_BYTES} (more than {cores}, the cores here, are no faster)"
-        )
 
 
 def _put(value: Any) -> Any:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
+from cluster.ray_cluster.local_workers import PICTURES, check_local
 from engine.core.errors import InputError, WorkError
 
 P = TypeVar("P")
@@ -41,10 +42,16 @@ class RayMap:
             say: is told where the work is done and why.
 
         Raises:
-            InputError: for a negative number of workers.
+            InputError: for a negative number of workers, more than memory carries, or none of a cluster.
         """
         if num_workers is not None and num_workers < 0:
             raise InputError(f"num_workers is {num_workers}, expected 0 (this process) or more")
+        if num_workers == 0 and address is not None:
+            raise InputError(
+                f"num_workers is 0 (this process) and address is {address!r}, expected one without the other"
+            )
+        if num_workers and address is None:
+            check_local(num_workers, PICTURES, say)
         self._num_workers, self._address, self._say = num_workers, address, say
         self._stack = ExitStack()
         self._workers = 0

@@ -48,6 +48,7 @@ from engine.models.load import LoadedModel, check_fits, load_model
 from engine.passes.batching import predicted_classes
 from engine.search.loop import SearchSettings
 from engine.targets.base import Target
+from engine.targets.memory import check_searches
 
 RESULT = "result.txt"
 TABLE = "evaluate.arrow"
@@ -169,9 +170,13 @@ def check_evaluation(work: Evaluation) -> None:
     """Refuse what cannot work, before any work starts.
 
     Raises:
-        InputError: rows that do not fit the model, or something in the way of an output.
+        InputError: more searches than memory holds, rows that do not fit the model, or something in the way of an
+            output.
     """
     model, output = work.model, work.paths.output
+    check_searches(
+        len(work.seeds) * len(work.settings), max(setting.search.swarm.num_particles for setting in work.settings)
+    )
     for images in work.sets.values():
         check_fits(images, model)
     for piece in _pieces(work):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.core.errors import InputError
+from engine.core.memory import free_memory as free_memory
 
 BACKENDS = ("tensorflow", "jax")
 DETERMINISTIC = "--xla_gpu_deterministic_ops"
@@ -157,22 +158,6 @@ def cpu_kind() -> str:
                 break
     widest = next((flag for flag in ("avx512f", "avx2", "avx", "asimd", "sse4_2") if flag in flags), "generic")
     return f"{platform.machine()} {widest}"
-
-
-def free_memory() -> int:
-    """Bytes of memory this process may still take: the smaller of what is available and the container's limit."""
-    free = 1 << 62
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    else:
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and (text := limit.read_text(encoding="utf-8").strip()) != "max":
-        free = min(free, max(0, int(text) - int(used.read_text(encoding="utf-8"))))
-    return free
 
 
 def device_memory_free() -> int:

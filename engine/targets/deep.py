@@ -165,7 +165,8 @@ class DeepTarget:
             math.prod(variable.shape) * 4 for step in (*cut.before, *cut.tail) for variable in step.variables
         )
         return Plan(
-            all_particles=size.searches * size.particles,
+            searches=size.searches,
+            swarm_particles=size.particles,
             all_rows=size.rows,
             particles=shapes.together,
             rows=shapes.rows,

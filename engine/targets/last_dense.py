@@ -132,7 +132,8 @@ class TargetLayer:
         wide = min(wide, size.rows)
         tile = 4 * high * wide * units
         return Plan(
-            all_particles=size.searches * size.particles,
+            searches=size.searches,
+            swarm_particles=size.particles,
             all_rows=size.rows,
             particles=high,
             rows=wide,

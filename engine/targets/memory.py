@@ -64,7 +64,8 @@ class Plan:
     """How the iterations of one search are cut, and the memory of the process that runs it, in bytes.
 
     Attributes:
-        all_particles, all_rows: of the searches.
+        searches: that are held at once.
+        swarm_particles, all_rows: of each search.
         particles, rows: of a tile.
         tiles: of an iteration.
         tile: values that one tile holds at once.
@@ -73,7 +74,8 @@ class Plan:
             over rows, the features of all rows, what a tile works with, and the particles.
     """
 
-    all_particles: int
+    searches: int
+    swarm_particles: int
     all_rows: int
     particles: int
     rows: int
@@ -115,6 +117,20 @@ def plan_search(target: Any, tail: Any, weights: Weights, *size: Any, **more: An
     return plan
 
 
+def check_searches(searches: int, particles: int) -> None:
+    """Refuse more searches than can fit whatever they search, before their rows and weights are known.
+
+    Raises:
+        InputError: says how many would.
+    """
+    one, free = SearchSize(0, 0, 0, particles, Tiling()).swarm_bytes(1), backend.free_memory()
+    if searches * one > free:
+        raise InputError(
+            f"{searches} searches of {particles} particles each need at least {_size(searches * one)} and "
+            f"{_size(free)} are free, expected at most {free // one} searches"
+        )
+
+
 def check_plan(plan: Plan) -> None:
     """Refuse searches that cannot fit in the free memory of this machine, or of the GPU that computes.
 
@@ -145,10 +161,14 @@ def _check_fits(
     if needed <= free:
         return
     left = free - needed
-    sizes = {"rows": (plan.all_rows, plan.features), "particles": (plan.all_particles, plan.swarm)}
+    sizes = {"rows": (plan.all_rows, "rows", plan.features)}
+    if plan.searches == 1:
+        sizes["particles"] = plan.swarm_particles, "particles", plan.swarm
+    else:
+        sizes["particles"] = plan.searches, f"searches of {plan.swarm_particles} particles each", plan.swarm
     named = {
-        f"{count} {name}": (size, _fewer(count, size, left, name))
-        for name, (count, size) in sizes.items()
+        f"{count} {words}": (size, _fewer(count, size, left, words.partition(" ")[0]))
+        for name, (count, words, size) in sizes.items()
         if name in counted
     }
     name, (most, advice) = max((named | dict(parts)).items(), key=lambda part: part[1][0])

@@ -224,6 +224,11 @@ def test_more_particles_than_memory(workspace: Path, refused: Refused) -> None:
     assert 1000 < fit < 10**12
 
 
+def test_more_seeds_than_memory(workspace: Path, refused: Refused) -> None:
+    refused(*OPTIMIZE, "--seeds", 10**9, says=("for 1000000000 searches of ", "GiB are free", "at most", " searches"))
+    refused(*OPTIMIZE, "--seeds", 2**63, says=("seeds is 9223372036854775808, expected at least 1 and less than 2^63",))
+
+
 def test_more_rows_than_memory(workspace: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "free_memory", lambda: 20 << 20)
     refused(*OPTIMIZE, says=("the search needs", "20.0 MiB are free, expected"))

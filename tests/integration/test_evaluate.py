@@ -284,6 +284,7 @@ def test_every_swept_name_is_an_option(name: str) -> None:
         (["--target-layer", "6"], ("target layer 6 (flatten, Flatten) has no weights",)),
         (["--num-workers", "-1"], ("num_workers is -1",)),
         (["--num-particles", 10**12], ("particles", "GiB are free")),
+        (["--num-runs", 10**9], ("1000000000 searches of ", "need at least", "at most", " searches")),
     ],
 )
 def test_bad_words(words: list[object], says: tuple[str, ...], workspace: Path, refused: Refused) -> None:

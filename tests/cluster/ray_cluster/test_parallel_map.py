@@ -77,6 +77,10 @@ def test_where_the_work_is_done(cluster: Cluster) -> None:
     assert "in this process" in said[0]
     with pytest.raises(InputError, match="num_workers is -1"):
         RayMap(-1)
+    with pytest.raises(InputError, match=r"num_workers is 0 .* and address is 'auto', expected one without the other"):
+        RayMap(0, "auto")
+    with pytest.raises(InputError, match=r"which take .* GiB and .* GiB are free, expected at most \d+ \(more than"):
+        RayMap(10**30)
 
 
 def _die_once(number: int, folder: Path) -> int:

@@ -14,7 +14,7 @@ from engine.core.errors import InputError
 from engine.fitness.rows import Weights
 from engine.fitness.tail import MOST_IN_PLACE, TILE_BYTES, most_places, plan_shapes
 from engine.fitness.tiling import SUM_ROWS, Tiling, plan_tiles
-from engine.targets.memory import SearchSize, check_plan
+from engine.targets.memory import SearchSize, check_plan, check_searches
 
 
 @given(
@@ -66,19 +66,31 @@ def test_what_fits_passes_and_what_does_not_says_what_would(quickstart, monkeypa
     check_plan(last_dense(quickstart))
     for changes, name in (
         ({"particles": 10**11}, "particles"),
-        ({"particles": 10**8, "searches": 1000}, "particles"),
+        ({"particles": 10**4, "searches": 10**7}, "searches"),
         ({"rows": 10**12}, "rows"),
     ):
         with pytest.raises(InputError) as refused:
             check_plan(last_dense(quickstart, **changes))
         message = str(refused.value)
         assert message.startswith("the search needs ")
-        asked = changes.get("particles", 1) * changes.get("searches", 1) if name == "particles" else changes["rows"]
-        assert f"of it for {asked} {name}) and 1.00 GiB are free, expected at most " in message
+        words = f"{changes[name]} {name}" + (" of 10000 particles each" if name == "searches" else "")
+        assert f"of it for {words}) and 1.00 GiB are free, expected at most " in message
         fit = int(message.rpartition("expected at most ")[2].removesuffix(f" {name}"))
-        check_plan(last_dense(quickstart, **{name: fit}))
+        check_plan(last_dense(quickstart, **(changes | {name: fit})))
         with pytest.raises(InputError):
-            check_plan(last_dense(quickstart, **{name: fit + fit // 50}))
+            check_plan(last_dense(quickstart, **(changes | {name: fit + fit // 50 + 1})))
+
+
+def test_more_searches_than_fit_whatever_they_search(monkeypatch):
+    monkeypatch.setattr(backend, "free_memory", lambda: 1 << 30)
+    with pytest.raises(
+        InputError, match=r"^1000000000 searches of 50 particles each need at least .* GiB and"
+    ) as refused:
+        check_searches(10**9, 50)
+    fit = int(str(refused.value).rpartition("expected at most ")[2].removesuffix(" searches"))
+    check_searches(fit, 50)
+    with pytest.raises(InputError):
+        check_searches(fit + 1, 50)
 
 
 def test_what_no_number_of_rows_makes_fit(quickstart, monkeypatch):

@@ -1,0 +1,44 @@
+"""What workers on this machine cost, said or refused before any of them starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.core.errors import InputError
+from engine.core.memory import free_memory
+
+
+@dataclass(frozen=True)
+class WorkerCost:
+    """What one worker takes: bytes of memory, and seconds of a core to start; measured."""
+
+    memory: int
+    start: float
+
+
+MODELS = WorkerCost(900 << 20, 4.0)
+"""With TensorFlow and a small model."""
+
+PICTURES = WorkerCost(200 << 20, 1.0)
+"""With NumPy and scikit-image."""
+
+
+def check_local(workers: int, cost: WorkerCost, say: Callable[[str], None]) -> None:
+    """Refuse more workers than free memory carries; say what those beyond the cores cost.
+
+    Raises:
+        InputError: says how many it would carry.
+    """
+    free, cores = free_memory(), os.cpu_count() or 1
+    if workers * cost.memory > free:
+        raise InputError(
+            f"num_workers is {workers}, which take {workers * cost.memory / 2**30:.3g} GiB and {free / 2**30:.3g} "
+            f"GiB are free, expected at most {free // cost.memory} (more than {cores}, the cores here, are no faster)"
+        )
+    if workers > cores:
+        say(
+            f"warning: {workers} workers share {cores} cores: each takes {cost.memory / 2**30:.1f} GiB and "
+            f"{cost.start:.0f} s of a core to start, more than {cores} are no faster; --num-workers {cores} would do"
+        )
