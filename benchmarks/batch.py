@@ -150,7 +150,7 @@ def a_batch(root: Path, model_path: Path, seeds: int) -> Batch:
         test_data=None,
         requirements=None,
         mode="independent",
-        max_rounds=1,
+        max_rounds=None,
         positive_weights="0.15x",
         seeds=seeds,
         seed=0,

@@ -106,7 +106,7 @@ def main(
                             test_data=root / "test.h5",
                             requirements=root / "requirements.toml",
                             mode=mode,
-                            max_rounds=5,
+                            max_rounds=None,
                             positive_weights=positive_weights,
                             seeds=1,
                             seed=seed,

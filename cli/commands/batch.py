@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from engine.search.loop import SearchSettings
 
 MODES = ("chain", "independent", "rounds")
+MAX_ROUNDS = 5
 
 
 @click.command(short_help="Repair many chunks and labels at once, to stated requirements.")
@@ -55,7 +56,7 @@ MODES = ("chain", "independent", "rounds")
     help="chain: each chunk repairs what the one before left; independent: the best single repair; rounds: all chunks "
     "repair the best model so far, and their patches are merged.",
 )
-@option("--max-rounds", type=int, default=5, show_default=True, help="Of mode rounds.")
+@option("--max-rounds", type=int, help=f"Of mode rounds [default: {MAX_ROUNDS}].")
 @option(
     "--positive-weights",
     default="0.15x,0.3x,0.6x",
@@ -150,7 +151,7 @@ def make_batch(
     test_data: Path | None,
     requirements: Path | None,
     mode: Mode,
-    max_rounds: int,
+    max_rounds: int | None,
     positive_weights: str,
     seeds: int,
     seed: int,
@@ -173,6 +174,8 @@ def make_batch(
     for name, value in (("max_rounds", max_rounds), ("offers", offers), ("num_grad", num_grad), ("fronts", fronts)):
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
+    if max_rounds is not None and mode != "rounds":
+        raise InputError(f"max_rounds is {max_rounds} and mode is {mode}, expected mode rounds with it")
 
     from cluster.batch.spec import Batch, open_chunks
     from engine.data.image_set import open_image_set
@@ -198,7 +201,7 @@ def make_batch(
         weightings=weightings,
         seeds=range(seed, seed + seeds),
         mode=mode,
-        max_rounds=max_rounds,
+        max_rounds=MAX_ROUNDS if max_rounds is None else max_rounds,
         offers=offers,
         num_grad=num_grad,
         impact=forward_impact,

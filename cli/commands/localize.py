@@ -10,11 +10,13 @@ import click
 from cli.shared.console import Console, created, echo
 from cli.shared.options import (
     PATH,
+    SEARCH_OPTIONS_OF_TOOLKIT,
     compute_options,
     localize_options,
     method_option,
     model_options,
     option,
+    options_of,
     target_layer_option,
     verbose_option,
 )
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 )
 @localize_options(fronts=1)  # the published method
 @target_layer_option
+@options_of("optimize", *SEARCH_OPTIONS_OF_TOOLKIT)
 @compute_options
 @verbose_option
 def command(

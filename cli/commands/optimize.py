@@ -19,6 +19,7 @@ from cli.shared.options import (
     method_option,
     model_options,
     option,
+    options_of,
     positive_weight_option,
     search_options,
     shared_rows_option,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 )
 @positive_weight_option
 @search_options
+@options_of("localize", "--num-grad")
 @option("--seed", type=int, default=0, show_default=True, help="First seed.")
 @option(
     "--seeds",

@@ -186,6 +186,33 @@ def search_options(function: F) -> F:
     return command  # type: ignore[return-value]
 
 
+def options_of(other: str, *names: str) -> Callable[[F], F]:
+    """Options of another command, which scripts written for eAI-Repair-Toolkit give to all commands alike.
+
+    They are taken with a note that they change nothing, and not shown by `--help`.
+    """
+
+    def tell(_: click.Context, parameter: click.Parameter, value: float | None) -> None:
+        if value is not None:
+            click.echo(f"note: {parameter.opts[0]} is of {other} and changes nothing here", err=True)
+
+    def decorate(function: F) -> F:
+        for name in names:
+            function = option(name, type=float, hidden=True, expose_value=False, callback=tell)(function)
+        return function
+
+    return decorate
+
+
+SEARCH_OPTIONS_OF_TOOLKIT = (
+    "--num-particles",
+    "--num-iterations",
+    "--num-input-pos-sampled",
+    "--velocity-phi",
+    "--min-iteration-range",
+)
+
+
 def positive_weight_option(function: F) -> F:
     """`--positive-weight`."""
     return option(

@@ -35,7 +35,7 @@ def _identity(batch: Batch, compute: Compute) -> dict[str, Any]:
         "positive weights": [weighting.text for weighting in batch.weightings],
         "settings": asdict(batch.weightings[0].settings) | {"positive_weight": None, "positive_worth": None},
         "seeds": list(batch.seeds),
-        "max rounds": batch.max_rounds,
+        "max rounds": batch.max_rounds if batch.mode == "rounds" else None,
         "offers": batch.offers,
         "num grad": batch.num_grad,
         "impact": batch.impact,

@@ -59,7 +59,7 @@ WORTHS = (0.05, 0.15)
 ROUNDS = 2
 OPTIONS = ["--num-particles", "16", "--num-iterations", "6", "--min-iteration-range", "50"]
 OPTIONS += ["--tile-particles", "8", "--tile-rows", "256", "--positive-weights", "0.05x,0.15x", "--labels", "4,6"]
-OPTIONS += ["--max-rounds", str(ROUNDS), "--fronts", "1"]
+OPTIONS += ["--fronts", "1"]
 """`small_batch` as options of the command."""
 
 
@@ -134,7 +134,8 @@ def words_of(data: Path, output: Path, mode: Mode, *more: object) -> list[str]:
     """The command line of `small_batch`."""
     files = ["--model-dir", MODEL, "--chunks", data / "chunks", "--val-data", data / "val.h5"]
     files += ["--test-data", data / "test.h5", "--output-dir", output, "--mode", mode]
-    return [str(word) for word in ("batch", *files, *OPTIONS, *more)]
+    rounds = ["--max-rounds", ROUNDS] if mode == "rounds" else []
+    return [str(word) for word in ("batch", *files, *OPTIONS, *rounds, *more)]
 
 
 def left(directory: Path) -> dict[str, Any]:
