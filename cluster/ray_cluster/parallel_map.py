@@ -143,7 +143,9 @@ class RayMap:
                 self._say(f"a worker does not see {cause.filename}: what workers do not see is done in this process")
             return function(piece)
         except (ObjectLostError, OutOfMemoryError, WorkerCrashedError) as error:
-            raise WorkError(f"{PIECE_ATTEMPTS} workers died over one piece of work ({type(error).__name__})") from error
+            from cluster.ray_cluster.losses import why_lost
+
+            raise WorkError(f"{PIECE_ATTEMPTS} workers died over one piece of work: {why_lost(error)}") from error
         return result
 
 

@@ -19,6 +19,7 @@ from ray.exceptions import (
 )
 
 from cluster.ray_cluster.connect import Resources
+from cluster.ray_cluster.losses import why_lost
 from cluster.workers.replica import Replica
 from engine.core.errors import InputError, WorkError
 
@@ -228,12 +229,17 @@ class WorkerPool:
         if any(slot.ready for slot in self._slots):
             self._alive_at = time.monotonic()
         elif time.monotonic() - self._alive_at > SILENCE_TIMEOUT:
-            raise WorkerError(f"no worker has answered for {SILENCE_TIMEOUT:.0f} s")
+            reason = next((f": {slot.error}" for slot in self._slots if slot.error), "")
+            raise WorkerError(f"no worker has answered for {SILENCE_TIMEOUT:.0f} s{reason}")
 
     def _requeue(self, slot: _Slot, call: Call, error: Exception) -> None:
         """Put the calls of a lost worker back in front, and replace it."""
         if call.attempts >= CALL_ATTEMPTS:
-            raise WorkerError(f"{call.method} of {call.tag} took down {call.attempts} workers: {error}") from error
+            name = getattr(call.tag, "name", call.tag)
+            raise WorkerError(
+                f"{call.method} of {name} took down {call.attempts} workers: {why_lost(error)}"
+            ) from error
+        slot.error = why_lost(error)
         lost = [call, *slot.flying.values()]
         slot.flying.clear()
         self.redispatched += len(lost)
@@ -257,11 +263,15 @@ class WorkerPool:
             slot.host, slot.pid, slot.kind = ray.get(probe)
             slot.retry_at = 0.0
         except (*LOST, ActorUnschedulableError) as error:
-            slot.error = " ".join(str(error).split())
+            slot.error = why_lost(error)
             slot.retry_at = time.monotonic() + 1.0
 
 
 def _cause(error: RayTaskError) -> Exception:
     """What the call itself raised."""
     cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, InputError) else error
+    if isinstance(cause, MemoryError):
+        return WorkerError(
+            "a worker ran out of memory, expected fewer --num-workers, smaller --tile-bytes or more memory"
+        )
+    return cause if isinstance(cause, InputError | WorkError) else error

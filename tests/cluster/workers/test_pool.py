@@ -25,6 +25,9 @@ def _class() -> type[Replica]:
         def refuse(self, number: int) -> int:
             raise InputError(f"{number}: found nothing, expected something")
 
+        def fill(self) -> None:
+            raise MemoryError
+
         def die(self) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -61,9 +64,18 @@ def test_bad_input_found_by_a_worker_keeps_its_sentence(pool: WorkerPool) -> Non
     assert [value for _, value, _ in pool.run([Call("double", (3,))])] == [6]
 
 
+def test_memory_that_a_worker_misses_is_told(pool: WorkerPool) -> None:
+    with pytest.raises(WorkerError, match="a worker ran out of memory, expected fewer --num-workers"):
+        list(pool.run([Call("fill", ())]))
+
+
 def test_a_call_that_always_kills_its_worker_ends(pool: WorkerPool) -> None:
-    with pytest.raises(WorkerError, match=f"die of poison took down {CALL_ATTEMPTS} workers"):
+    with pytest.raises(WorkerError) as ended:
         list(pool.run([Call("die", (), tag="poison")]))
+    assert str(ended.value) == (
+        f"die of poison took down {CALL_ATTEMPTS} workers: the process of the worker crashed or was killed, as Linux "
+        "does when memory runs out, expected fewer --num-workers or smaller --tile-bytes where it does"
+    )
     assert [value for _, value, _ in pool.run([Call("double", (4,))])] == [8]
 
 
