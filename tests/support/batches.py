@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -270,12 +271,39 @@ def doomed(
     iteration. A command that lives on says how many files it wrote. SIGINT goes to all processes of the command, as a
     terminal sends it.
     """
-    return subprocess.run(
+    process = begin_doomed(at, output, words, number=number, environment=environment)
+    try:
+        out, err = process.communicate(timeout=300)
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def begin_doomed(
+    at: int | str,
+    output: Path,
+    words: Sequence[str],
+    *,
+    number: signal.Signals,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[str]:
+    """As `doomed`, without waiting for its end."""
+    return subprocess.Popen(
         [sys.executable, "-c", _DOOMED, str(int(number)), str(at), str(output), *words],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
         start_new_session=True,
         env={**os.environ, **(environment or {})},
     )
+
+
+def is_stopped(process: subprocess.Popen[str]) -> bool:
+    """Whether a process stands still until SIGCONT, once it has come so far; False if it has ended before."""
+    while process.poll() is None:
+        if Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].startswith("T"):
+            return True
+        time.sleep(0.02)
+    return False
