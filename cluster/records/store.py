@@ -33,7 +33,6 @@ class RunRecords:
         """Write to a directory that was claimed; see `create` and `resume`."""
         self.directory = directory
         self._lock = lock
-        self._parts: dict[tuple[str, str], int] = {}
 
     @staticmethod
     def create(directory: Path, facts: Mapping[str, Any], *, overwrite: bool, lock: Lock | None = None) -> RunRecords:
@@ -132,15 +131,8 @@ class RunRecords:
         """Replace `progress.json`, which tells another terminal how far the run is."""
         self._write_text("progress.json", json.dumps(progress) + "\n")
 
-    def append(self, table: str, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write one more file of a part, usually the rows of one job."""
-        number = self._parts.get((table, part), 0)
-        self._parts[table, part] = number + 1
-        self._write(self.directory / table / f"{_file_name(part)}-{number:05d}.arrow", table, rows)
-
     def replace(self, table: str, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write the rows of a part in place of those before."""
-        self._parts[table, part] = 1
+        """Write the rows of a part, usually those of one task, in place of those before."""
         self._write(self.directory / table / f"{_file_name(part)}-00000.arrow", table, rows)
 
     def write_checkpoint(self, task: str, content: bytes) -> None:
