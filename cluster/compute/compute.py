@@ -228,7 +228,10 @@ class Compute:
         from cluster.compute.tasks import Shipped, run_task_in_tiles, run_tasks_on_workers
 
         assert placement is not None
-        pool, shipped = self._workers(), Shipped(self._model_ref(model), _put(base))
+        pool = self._workers()
+        # A large model takes its time to travel.
+        needed = any(task.needs_model for task in left)
+        shipped = Shipped(self._model_ref(model) if needed else None, _put(base))
         in_tiles = placement.where == "tiles"
         if searches_of(left) < len(pool) and not in_tiles:
             # Some workers would idle: a first segment tells whether they had better take pieces of iterations.

@@ -38,7 +38,7 @@ from engine.search.loop import Evaluate, Search, SearchState, advance, offers
 
 @dataclass(frozen=True, eq=False)
 class Shipped:
-    """References to what every task needs; see `cluster.workers.replica.Replica.run_task`."""
+    """References to what every task needs, see `cluster.workers.replica.Replica.run_task`; the model may be None."""
 
     model: Any
     base: Any
@@ -169,7 +169,7 @@ def tiled(pool: WorkerPool, problem: Problem, rows: SearchRows, tiles: Sequence[
         pool: workers.
         problem, rows: what is searched.
         tiles: of one iteration.
-        model: a reference to the model as it travels.
+        model: a reference to the model as it travels, or None where `problem` needs no tail.
     """
     key, there, what = uuid4().hex, ray.put(rows), ray.put(problem)
     shares = [list(range(worker, len(tiles), len(pool))) for worker in range(min(len(pool), len(tiles)))]

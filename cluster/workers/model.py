@@ -46,15 +46,18 @@ def build_runner(model: ShippedModel) -> ModelRunner:
 class ReceivedModel:
     """A model that has travelled; it is built here when it is first needed."""
 
-    def __init__(self, shipped: ShippedModel, kept: Cache[ModelRunner]) -> None:
-        """Keep what is built among the others."""
-        self.key = shipped.key
+    def __init__(self, shipped: ShippedModel | None, kept: Cache[ModelRunner]) -> None:
+        """Keep what is built among the others; None has travelled where no model is needed."""
+        self.key = "" if shipped is None else shipped.key
         self._shipped, self._kept = shipped, kept
 
     @property
     def runner(self) -> ModelRunner:
         """The model in this process."""
-        return self._kept.get(self.key, lambda: build_runner(self._shipped))
+        shipped = self._shipped
+        if shipped is None:
+            raise ValueError("the model is run and did not travel, expected it with this task")
+        return self._kept.get(self.key, lambda: build_runner(shipped))
 
     def tail_of(self, problem: Problem) -> Tail | None:
         """What a search needs of the model; None where the last Dense layer is under repair."""

@@ -71,7 +71,7 @@ class Replica:
         problem: Problem,
         tiles: Sequence[int],
         candidates: Float32,
-        model: ShippedModel,
+        model: ShippedModel | None,
     ) -> list[Float64]:
         """Evaluate some tiles of one iteration, in order; no other search has its `key`."""
         prepared = self._problems.get(key, lambda: prepare(problem, rows, self._model(model).tail_of(problem)))
@@ -83,7 +83,7 @@ class Replica:
 
     def run_task(
         self,
-        model: ShippedModel,
+        model: ShippedModel | None,
         base: Base | None,
         task: RepairTask,
         states: Mapping[str, SearchState],
@@ -104,7 +104,7 @@ class Replica:
         assert isinstance(task.source, ChunkLabel)
         return self._tasks.case(self._model(model), base, task, task.source, images)
 
-    def _model(self, shipped: ShippedModel) -> ReceivedModel:
+    def _model(self, shipped: ShippedModel | None) -> ReceivedModel:
         return ReceivedModel(shipped, self._models)
 
 

@@ -148,6 +148,11 @@ class RepairTask:
         return self.rows * len(self.searches)
 
     @property
+    def needs_model(self) -> bool:
+        """The model is run, or candidates are evaluated by its tail."""
+        return not isinstance(self.source, ReadyCase) or self.source.problem.needs_tail
+
+    @property
     def home(self) -> Hashable:
         """What a worker keeps of a task that serves others with the same home."""
         if isinstance(self.source, ChunkLabel):

@@ -165,4 +165,4 @@ def test_a_repaired_model_that_gives_no_numbers_is_not_kept(linear: Path, comman
     words = [*EVALUATE, "--num-particles", "20", "--num-iterations", "8", "--fronts", "3", "--test-data"]
     done = command(*words, "data/test.h5")
     assert done.code == 1, done.err
-    assert not Path("evaluated").exists()
+    assert [path.name for path in Path("evaluated").iterdir()] == [".evaluate.unfinished"]

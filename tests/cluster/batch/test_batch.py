@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -113,8 +114,8 @@ def test_four_workers(
     with Compute(ComputeOptions(num_workers=4), lambda line: None) as compute:
         check_modes(compute, chunks, undisturbed, tmp_path, "worker", modes=["rounds"])
         # Fewer searches than workers: after a first segment it is decided anew where they go on.
-        check_alone(compute, chunks, undisturbed["independent"], tmp_path / "alone")
-        assert any("long tasks" in line for line in compute.decisions)
+        check_alone(compute, chunks, undisturbed["independent"], tmp_path / "few", WORTHS)
+        assert any(line.startswith("2 long tasks: on workers") for line in compute.decisions), compute.decisions
 
 
 def test_in_segments(
@@ -131,12 +132,15 @@ def test_a_search_alone_and_among_others(chunks: Path, undisturbed: dict[str, Pa
         check_alone(compute, chunks, undisturbed["independent"], tmp_path / "run")
 
 
-def check_alone(compute: Compute, chunks: Path, among: Path, directory: Path) -> None:
-    """One search of one label of one chunk leaves the same rows as the run `among` whose searches it is."""
-    whole = small_batch(chunks, directory, labels=(6,), weightings=weightings(worths=WORTHS[1:]))
+def check_alone(
+    compute: Compute, chunks: Path, among: Path, directory: Path, worths: Sequence[float] = WORTHS[1:]
+) -> None:
+    """Few searches of one label of one chunk leave the same rows as the run `among` whose searches they are."""
+    whole = small_batch(chunks, directory, labels=(6,), weightings=weightings(worths=worths))
     run_recorded(replace(whole, chunks=whole.chunks[1:2]), compute)
-    (job,) = read_table(directory, "jobs")["job"].to_pylist()
-    for table in ("jobs", "swarm", "patches"):
+    jobs = read_table(directory, "jobs")["job"].to_pylist()
+    assert len(jobs) == len(worths)
+    for job, table in itertools.product(jobs, ("jobs", "swarm", "patches")):
         mine, theirs = rows_of(directory, table, job), rows_of(among, table, job)
         assert mine and mine == theirs
 
