@@ -192,7 +192,8 @@ def dying(at: int, calls: Path) -> type[Replica]:
 def three_nodes(empty: Path) -> Iterator[Cluster]:
     """A Ray cluster of 4, 2 and 2 CPUs on this machine, with this process as its driver; lost nodes show in seconds."""
     health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "_system_config": health})
+    head = {"num_cpus": 4, "dashboard_port": None, "_system_config": health}  # another Ray here may have the usual port
+    nodes = Cluster(initialize_head=True, head_node_args=head)
     nodes.add_node(num_cpus=2)
     nodes.add_node(num_cpus=2)
     environment = runtime_environment(empty, ship_code=False)

@@ -115,7 +115,7 @@ def test_four_workers(
         check_modes(compute, chunks, undisturbed, tmp_path, "worker", modes=["rounds"])
         # Fewer searches than workers: after a first segment it is decided anew where they go on.
         check_alone(compute, chunks, undisturbed["independent"], tmp_path / "few", WORTHS)
-        assert any(line.startswith("2 long tasks: on workers") for line in compute.decisions), compute.decisions
+        assert any(line.startswith("2 long tasks: ") for line in compute.decisions), compute.decisions
 
 
 def test_in_segments(
