@@ -7,7 +7,10 @@ Exit codes: 0 done, 1 the work failed, 2 bad input, 3 requirements not met, 4 so
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
+import io
+import os
 import signal
 import sys
 import threading
@@ -20,6 +23,8 @@ import click
 
 from cli.shared.groups import Commands
 from engine.core.errors import InputError, WorkError
+from engine.core.files import disk_is_full
+from engine.core.names import escaped
 
 COMMANDS = {
     "quickstart": "cli.commands.quickstart",
@@ -40,6 +45,13 @@ COMMANDS = {
     "watch": "cli.commands.watch",
     "utils": "cli.commands.utils",
 }
+
+
+_UNFIT = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+    *(errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EXDEV, errno.EINVAL),
+)
+"""What the system says of paths that cannot be used as they were meant to."""
 
 
 class LazyGroup(Commands):
@@ -78,6 +90,8 @@ def repair_dist() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line and leave with its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it: not all encodings have all names
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     sys.exit(run([argument for argument in arguments if argument != "--debug"], debug=debug))
@@ -94,13 +108,14 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
         error.show()
         return error.exit_code
     except InputError as error:
-        return _fail(str(error), 2, debug)
+        return _fail(escaped(str(error)), 2, debug)
     except WorkError as error:
-        return _fail(str(error), 1, debug)
+        return _fail(escaped(str(error)), 1, debug)
     except (KeyboardInterrupt, click.Abort):
         return _fail("terminated", 143, debug) if told_to_end else _fail("interrupted", 130, debug)
     except Exception as error:
-        return _fail(f"{type(error).__name__}: {str(error).strip() or 'no message'} (--debug shows where)", 1, debug)
+        message, code = _in_words(error)
+        return _fail(message, code, debug)
 
 
 @contextlib.contextmanager
@@ -122,6 +137,21 @@ def _terminable(told: list[int]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _in_words(error: Exception) -> tuple[str, int]:
+    """A sentence about what the system or a library refused, and the exit code."""
+    text = escaped(str(error).strip(), keep="\n")
+    if isinstance(error, MemoryError):
+        return f"memory ran out ({text or 'no message'}), expected less at once or a machine with more", 1
+    name = getattr(error, "filename", None)
+    where = "output" if name is None else escaped(os.fsdecode(name))
+    if disk_is_full(error):
+        return f"{where}: cannot be written (the disk is full), expected more free space", 1
+    if isinstance(error, OSError) and error.errno in _UNFIT:
+        reason = os.strerror(error.errno)
+        return f"{where}: cannot be read or written ({reason}), expected a place where that is possible", 2
+    return f"{type(error).__name__}: {text or 'no message'} (--debug shows where)", 1
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

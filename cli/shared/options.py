@@ -27,10 +27,22 @@ def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
     """
     spellings = [name, *more]
     spellings += [f"--{spelling[2:].replace('-', '_')}" for spelling in spellings if "-" in spelling[2:]]
+    if settings.get("type") is int:
+        settings["type"] = _Whole()
     if settings.get("type") is bool:
         settings |= {"is_flag": False, "flag_value": True, "default": settings.get("default", False)}
     parameter = name[2:].replace("-", "_")
     return click.option(*dict.fromkeys(spellings), parameter, **settings)
+
+
+class _Whole(click.types.IntParamType):
+    """Whole numbers that tables and machines can hold."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number = int(super().convert(value, param, ctx))
+        if not -(2**63) <= number < 2**63:
+            raise InputError(f"{param.name if param else 'value'} is {number}, expected a whole number of 64 bits")
+        return number
 
 
 def model_options(function: F) -> F:

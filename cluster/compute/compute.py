@@ -53,6 +53,10 @@ if TYPE_CHECKING:
     from cluster.workers.pool import WorkerPool
 
 
+LARGEST_BATCH = 1 << 16
+"""Rows of a pass at most; a pass takes memory for as many, however few there are."""
+
+
 @dataclass(frozen=True)
 class ComputeOptions:
     """Where a command may compute.
@@ -83,8 +87,8 @@ class ComputeOptions:
             )
         if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < math.inf:
             raise InputError(f"gpus_per_worker is {self.gpus_per_worker}, expected 0 or more")
-        if self.batch_rows < 1:
-            raise InputError(f"batch_size is {self.batch_rows}, expected at least 1")
+        if not 1 <= self.batch_rows <= LARGEST_BATCH:
+            raise InputError(f"batch_size is {self.batch_rows}, expected 1 to {LARGEST_BATCH}")
         if self.num_workers == 0 and (self.tiles or self.spread_rows):
             raise InputError("tiles and spread rows go to workers and num_workers is 0, expected at least 1 worker")
 

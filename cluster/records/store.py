@@ -6,7 +6,6 @@ and renamed; at its end the folder becomes one `<table>.arrow`, sorted by key. `
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import re
@@ -20,7 +19,7 @@ import pyarrow.ipc
 
 from cluster.records.schema import EVALUATION, KEYS, SCHEMAS, VOLATILE
 from engine.core.errors import InputError, WorkError
-from engine.core.files import remove, remove_at_once, remove_leftovers, replace_file
+from engine.core.files import disk_is_full, remove, remove_at_once, remove_leftovers, replace_file
 from engine.core.lock import LOCK, Lock
 
 CHECKPOINTS = "checkpoint"
@@ -194,7 +193,7 @@ def enough_room(directory: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
+        if not disk_is_full(error):
             raise
         raise WorkError(
             f"{directory}: no space is left on the disk; what was written before is whole; free some space and run "

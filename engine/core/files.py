@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 _LEFTOVER = re.compile(r"\.(.+)\.(tmp|old)-[0-9a-f]{12}(\.[^.]*)?")
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether an exception says that no more can be written, in whatever way its library says so."""
+    stated = re.search(r"\berrno = (\d+)", str(error))  # HDF5
+    number = int(stated[1]) if stated else getattr(error, "errno", None)
+    return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error)
 
 
 def remove(path: Path) -> None:
@@ -53,8 +61,8 @@ def replace_file(path: Path, *, keep_suffix: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
-    except BaseException:
-        remove(temporary)
+    except BaseException as error:
+        _give_up(error, path, temporary)
         raise
 
 
@@ -71,10 +79,19 @@ def replace_directory(path: Path) -> Iterator[Path]:
         new.mkdir()
         yield new
         _swap(path, new, old)
-    except BaseException:
-        remove(new)
+    except BaseException as error:
+        _give_up(error, path, new)
         raise
     remove(old)
+
+
+def _give_up(error: BaseException, path: Path, temporary: Path) -> None:
+    """Remove what is unfinished, and let an error of the system name the path itself: a full disk names none."""
+    with suppress(OSError):  # nothing can be removed from a disk that is read-only
+        remove(temporary)
+    if isinstance(error, OSError):
+        named = str(temporary if error.filename is None else error.filename)
+        error.filename = named.replace(str(temporary), str(path), 1)
 
 
 def _swap(path: Path, new: Path, old: Path) -> None:

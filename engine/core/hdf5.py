@@ -23,7 +23,7 @@ def refuse_other_files(file: h5py.File, source: str) -> None:
     queue: list[Any] = [file]
     while queue:
         group = queue.pop()
-        for child in group:
+        for child in _names(group, source):
             link = group.get(child, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 name = f"{group.name.rstrip('/')}/{child}"
@@ -35,6 +35,15 @@ def refuse_other_files(file: h5py.File, source: str) -> None:
             if isinstance(item, h5py.Group) and address not in seen:
                 seen.add(address)
                 queue.append(item)
+
+
+def _names(group: Any, source: str) -> list[str]:
+    names = list(group)
+    try:
+        "".join(names).encode()  # h5py lets bytes that are no UTF-8 through in disguise
+    except UnicodeError:
+        raise InputError(f"{source}: {group.name} holds a name that is no UTF-8 text, expected one that is") from None
+    return names
 
 
 def check_stored(dataset: h5py.Dataset, file_bytes: int, source: str) -> None:

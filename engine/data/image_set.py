@@ -383,10 +383,16 @@ def _label_indices(labels: Any, path: Path) -> Int64:
 
 
 def _label_names(file: Any, path: Path, classes: int) -> tuple[str, ...] | None:
-    stored = file.attrs.get("label_names")
-    if stored is None:
-        return None
-    names = tuple(n.decode() if isinstance(n, bytes) else str(n) for n in np.atleast_1d(stored))
+    try:
+        stored = file.attrs.get("label_names")
+        if stored is None:
+            return None
+        names = tuple(n.decode() if isinstance(n, bytes) else str(n) for n in np.atleast_1d(stored))
+        "".join(names).encode()  # h5py lets bytes that are no UTF-8 through in disguise
+    except UnicodeError:
+        raise InputError(f"{path} has label_names that are no UTF-8 text, expected one name for each class") from None
+    except (OSError, RuntimeError, TypeError) as error:
+        raise InputError(f"{path}: label_names cannot be read ({reason(error)}), expected one each") from error
     if classes and len(names) != classes:
         raise InputError(f"{path} names {len(names)} labels, expected one name for each of {classes} classes")
     return names

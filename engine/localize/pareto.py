@@ -53,8 +53,8 @@ def pool_size(num_grad: int | None, rows: int, fronts: int) -> int:
 def pareto_fronts(first: Float64, second: Float64, fronts: int) -> Int64:
     """Indices (K,), ascending, of the points on so many fronts, each of what the ones before left."""
     left = np.arange(len(first))
-    chosen = []
-    for _ in range(fronts):
+    chosen = [left[:0]]
+    while len(left) and len(chosen) <= fronts:
         front = left[pareto_front(first[left], second[left])]
         chosen.append(front)
         left = np.setdiff1d(left, front)

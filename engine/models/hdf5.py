@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.core.errors import InputError, reason
+from engine.core.files import disk_is_full
 from engine.core.hdf5 import refuse_other_files
 from engine.models.weight_paths import weight_variables
 
@@ -43,6 +44,8 @@ def open_hdf5(path: Path, mode: str = "r", name: str | None = None) -> Iterator[
             refuse_other_files(file, name)
             yield file
     except (OSError, RuntimeError, KeyError) as error:
+        if disk_is_full(error):
+            raise
         raise InputError(f"{name}: damaged HDF5 file ({reason(error)}), expected a Keras model") from error
 
 
@@ -130,6 +133,8 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
                     )
             yield archive
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        if disk_is_full(error):
+            raise
         raise InputError(f"{path}: damaged archive ({reason(error)}), expected a .keras model") from error
 
 

@@ -497,7 +497,7 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "no weight to localise": (_nothing, ["--num-grad", "0"], "num_grad is 0"),
     "no front": (_nothing, ["--fronts", "0"], "fronts is 0"),
     "more searches than memory has room for": (_nothing, ["--seeds", str(10**12)], "in a step, whose results take"),
-    "more workers than memory carries": (_nothing, ["--num-workers", str(10**30)], "are no faster"),
+    "more workers than memory carries": (_nothing, ["--num-workers", str(10**18)], "are no faster"),
     "no particle": (_nothing, ["--num-particles", "0"], "num_particles is 0"),
     "no iteration": (_nothing, ["--num-iterations", "0"], "num_iterations is 0"),
     "no model": (_nothing, ["--model-dir", "nowhere"], "nowhere"),

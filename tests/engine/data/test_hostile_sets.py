@@ -142,3 +142,25 @@ def test_small_sets_that_lie_in_the_header(tmp_path: Path) -> None:
             made = h5py.h5d.create(file.id, name.encode(), h5py.h5t.NATIVE_UINT8, space, plist)
             made.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ascontiguousarray(array))
     assert read_images(open_image_set(path), 0, ROWS).sum() == ROWS * 12
+
+
+@pytest.mark.parametrize(
+    "dtype", ["S8", h5py.string_dtype(), h5py.string_dtype("ascii")], ids=["bytes", "utf-8", "ascii"]
+)
+def test_label_names_that_are_no_text(dtype: object, tmp_path: Path) -> None:
+    path = tmp_path / "set.h5"
+    with h5py.File(path, "w") as file:
+        file["images"], file["labels"] = np.zeros((2, 4, 4, 3), np.float32), np.eye(2)
+        file.attrs.create("label_names", [b"a\xff", b"b"], dtype=dtype)
+    with pytest.raises(InputError, match="has label_names that are no UTF-8 text, expected one name for each class"):
+        open_image_set(path)
+
+
+@pytest.mark.parametrize("group", ["/", "/images"])
+def test_datasets_whose_names_are_no_text(group: str, tmp_path: Path) -> None:
+    path = tmp_path / "set.h5"
+    with h5py.File(path, "w") as file:
+        file["images/one"], file["labels"] = np.zeros((2, 3), np.float32), np.eye(2)
+        h5py.h5g.create(file[group].id, b"\xff\xfe")
+    with pytest.raises(InputError, match=f"{group} holds a name that is no UTF-8 text, expected one that is"):
+        open_image_set(path)

@@ -12,7 +12,7 @@ from engine import backend
 from engine.charts.pareto import draw_pareto_front
 from engine.core.errors import InputError
 from engine.localize.last_dense import localize
-from engine.localize.pareto import Localisation, pareto_front
+from engine.localize.pareto import Localisation, pareto_front, pareto_fronts
 from engine.localize.sums import LocalisationSums
 from engine.models.loss import TrainingLoss
 from engine.targets.model_runner import ModelRunner
@@ -218,3 +218,8 @@ def test_the_plot_is_a_png_of_640_by_480(tmp_path):
         assert content.startswith(b"\x89PNG\r\n")
         assert (int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")) == (640, 480)
         assert [file.name for file in path.parent.iterdir()] == ["pareto_front.png"]
+
+
+def test_more_fronts_than_points_are_all_points() -> None:
+    first, second = np.array([1.0, 2.0, 2.0, 0.0]), np.array([1.0, 2.0, 2.0, 0.0])
+    assert pareto_fronts(first, second, 10**18).tolist() == [0, 1, 2, 3]
