@@ -91,7 +91,7 @@ def weight_datasets(file: h5py.File, model: Any, path: Path) -> dict[str, str]:
         if not layer.weights:
             continue
         group = file.get(f"model_weights/{layer.name}")
-        names = _names(group, "weight_names") if isinstance(group, h5py.Group) else []
+        names = _names(group, "weight_names", path) if isinstance(group, h5py.Group) else []
         variables = [*layer.trainable_weights, *layer.non_trainable_weights]
         if len(names) != len(variables):
             raise InputError(f"{path}: found {len(names)} weights of layer {layer.name!r}, expected {len(variables)}")
@@ -176,7 +176,7 @@ def extract(archive: zipfile.ZipFile, member: str, target: Path) -> None:
         shutil.copyfileobj(packed, plain, 1 << 20)
 
 
-def _names(group: h5py.Group, attribute: str) -> list[str]:
+def _names(group: h5py.Group, attribute: str, path: Path) -> list[str]:
     """A list of names kept as an attribute, or as several where it is too long for one."""
     if attribute in group.attrs:
         parts = [group.attrs[attribute]]
@@ -184,4 +184,9 @@ def _names(group: h5py.Group, attribute: str) -> list[str]:
         parts = []
         while f"{attribute}{len(parts)}" in group.attrs:
             parts.append(group.attrs[f"{attribute}{len(parts)}"])
-    return [name.decode() if isinstance(name, bytes) else str(name) for part in parts for name in part]
+    try:
+        names = [name.decode() if isinstance(name, bytes) else str(name) for part in parts for name in part]
+        "".join(names).encode()  # h5py lets some bytes that are no UTF-8 through in disguise
+    except UnicodeError:
+        raise InputError(f"{path}: {attribute} of {group.name} are no UTF-8 text, expected a Keras model") from None
+    return names

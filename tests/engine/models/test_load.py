@@ -767,3 +767,16 @@ def test_model_without_an_input_shape(tmp_path):
     sequential(keras.layers.Flatten(), keras.layers.Dense(3)).save(tmp_path / "old.keras")
     with pytest.raises(InputError, match=r"m\.keras: the model's input shape is not stored"):
         load_model(edit_config(tmp_path / "old.keras", tmp_path / "m.keras", strip))
+
+
+@pytest.mark.parametrize("dtype", ["S20", h5py.string_dtype()], ids=["bytes", "text"])
+def test_names_of_weights_that_are_no_text(dtype, tmp_path) -> None:
+    path = tmp_path / "model.h5"
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax", name="scores")])
+    model.save(path)
+    with h5py.File(path, "r+") as file:
+        group = file["model_weights/scores"]
+        del group.attrs["weight_names"]
+        group.attrs.create("weight_names", [b"\xff/kernel", b"scores/bias"], dtype=dtype)
+    with pytest.raises(InputError, match="weight_names of /model_weights/scores are no UTF-8 text, expected"):
+        load_model(path)
