@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 
+from cli.shared.console import echo
 from cli.shared.groups import Commands
 from engine.core.errors import InputError, WorkError
 from engine.core.files import disk_is_full
@@ -157,5 +158,5 @@ def _in_words(error: Exception) -> tuple[str, int]:
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    click.echo(f"error: {message}", err=True)
+    echo(f"error: {message}", err=True)
     return code

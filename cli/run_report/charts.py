@@ -16,6 +16,8 @@ from markupsafe import Markup, escape
 from cli.run_report.data import CandidateView, CurveView, JobView, WorkerView
 from cli.run_report.words import duration, number, percent, points
 from engine.charts.scale import FEW, shares_of, spoke_text, spoke_turns, ticks
+from engine.core.names import shortened
+from engine.core.names import width as width_of
 from engine.core.types import Float64, Int64
 
 _LETTER = 6.8
@@ -91,8 +93,8 @@ def radar(identifier: str, spokes: Sequence[Spoke]) -> Markup:
     floor = max(0.0, math.floor(lowest * 10) / 10 - 0.1)
     many = len(spokes) > FEW
     radius, letters = (205, 26) if many else (160, 16)
-    names = [_cut(spoke.name, letters) for spoke in spokes]
-    margin = max(len(name) for name in names) * _LETTER + 22
+    names = [shortened(spoke.name, letters) for spoke in spokes]
+    margin = max(map(width_of, names)) * _LETTER + 22
     width, height = 2 * (radius + margin), 2 * (radius + (margin if many else 34))
     cx, cy = width / 2, height / 2
     turns = spoke_turns(len(spokes)).tolist()
@@ -139,8 +141,8 @@ def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Int
     size = len(labels)
     few = size <= FEW
     cell = 32 if few else max(7, min(14, 430 // size))
-    shown = [_cut(label_name, 15 if few else 24) for label_name in names]
-    left = max(len(text) for text in shown) * (_LETTER if few else 0.82 * _LETTER) + 12
+    shown = [shortened(label_name, 15 if few else 24) for label_name in names]
+    left = max(map(width_of, shown)) * (_LETTER if few else 0.82 * _LETTER) + 12
     top = left * 0.75 + 8 if few else 24
     shares = shares_of(counts, counts.sum(axis=1, keepdims=True))
     body = []
@@ -175,7 +177,7 @@ def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Int
         if few:
             on = ("on-blue" if right else "on-orange") if strength > 0.8 else ""
             body.append(tag("text", count, class_=f"count {on}".rstrip(), x=x + cell / 2, y=y + cell / 2 + 4))
-    overhang = max(len(text) for text in shown) * _LETTER * 0.65 if few else 4
+    overhang = max(map(width_of, shown)) * _LETTER * 0.65 if few else 4
     width, height = left + size * cell + overhang, top + size * cell + 4
     described = "Rows are true labels, columns predicted ones; blue is right, orange is wrong."
     return _chart(f"confusion-{name}", width, height, 380 if few else 500, f"Confusions {name}", described, body)
@@ -413,7 +415,3 @@ def _points(places: Sequence[tuple[float, float]]) -> str:
 def _short(value: object) -> str:
     """Pixels in tenths; everything else as it is."""
     return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(value)
-
-
-def _cut(name: str, letters: int) -> str:
-    return name if len(name) <= letters else name[: letters - 1].rstrip() + "…"

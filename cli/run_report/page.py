@@ -6,7 +6,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -30,6 +30,7 @@ from cli.run_report.words import (
     verdict_values,
 )
 from engine.charts.scale import BLUE, ORANGE
+from engine.core.names import NAME_COLUMNS, escaped, isolated, shortened
 from engine.core.types import Int64
 from engine.metrics.accuracy import LabelChange, confusion, total_change
 
@@ -43,6 +44,7 @@ _ALL_POINTS = 40_000
 """Points of all curves together: the page stays below a few MB."""
 
 _FEW_GROUPS = 12
+_SENTENCE_COLUMNS = 160
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class _Pair:
 def render_page(report: ReportView) -> str:
     """The report as HTML; reads the held-out image set, if it is still there, for its pictures."""
     names = report.label_names
+    if names is not None:
+        report = replace(report, label_names=tuple(isolated(shortened(name, NAME_COLUMNS)) for name in names))
     environment = Environment(
         loader=PackageLoader("cli.run_report", "template"),
         autoescape=True,
@@ -79,9 +83,11 @@ def render_page(report: ReportView) -> str:
         "number": lambda value: "–" if value is None else number(value).replace("-", "−"),
         "duration": duration,
         "exact": lambda value: "" if value is None else repr(value),
-        "label": lambda label: label_text(label, names),
+        "label": lambda label: _name(label_text(label, names), NAME_COLUMNS),
+        "sentence": lambda text: _name(text, _SENTENCE_COLUMNS),
+        "in_title": lambda label: isolated(label_text(label, names)),
         "split": SPLIT_WORDS.__getitem__,
-        "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
+        "pretty": lambda value: escaped(json.dumps(value, indent=2, ensure_ascii=False), keep="\n"),
         "shell": lambda words: shlex.join(map(str, words)),
         "file_name": lambda path: PurePath(path).name,
     }
@@ -96,6 +102,13 @@ def render_page(report: ReportView) -> str:
         "orange": ORANGE,
     }
     return environment.get_template("page.html.jinja").render(_content(report))
+
+
+def _name(text: str, most: int) -> Markup:
+    """A name from elsewhere, whose direction of writing ends with it; whole where the pointer is."""
+    shown = shortened(escaped(text), most)
+    title = Markup(' title="{}"').format(escaped(text)) if shown != escaped(text) else ""
+    return Markup("<bdi{}>{}</bdi>").format(title, shown)
 
 
 def _content(report: ReportView) -> dict[str, Any]:

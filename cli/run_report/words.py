@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cli.shared.console import label_name
-
 if TYPE_CHECKING:
     from engine.metrics.requirements import Verdict
 
@@ -70,7 +68,7 @@ def label_text(label: int, names: Sequence[str] | None) -> str:
     """`6 Shirt`, or `label 6` where there are no names, or `several` for -1."""
     if label < 0:
         return "several"
-    return label_name(label, names) if names else f"label {label}"
+    return f"{label} {names[label]}" if names else f"label {label}"
 
 
 def verdict_values(verdict: Verdict) -> list[str]:

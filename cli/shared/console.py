@@ -98,7 +98,7 @@ class Console:
 
 def echo(text: object, *, err: bool = False) -> None:
     """Print a result; of what a terminal would obey instead of showing it, only line feeds reach it as they are."""
-    click.echo(escaped(str(text), keep="\n"), err=err)
+    click.echo(_printable(str(text), keep="\n"), err=err)
 
 
 def created(*paths: Path) -> None:
@@ -138,10 +138,10 @@ def label_name(label: int, names: Sequence[str] | None) -> str:
     return f"{label} {in_words(names[label])}" if names else str(label)
 
 
-def _printable(text: str) -> str:
-    """Text as standard output prints it, where its encoding has not all characters too."""
+def _printable(text: str, keep: str = "") -> str:
+    """Text as a terminal shows it, where its encoding has not all characters too."""
     encoding = _encoding()
-    return escaped(text).encode(encoding, "backslashreplace").decode(encoding)
+    return escaped(text, keep).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _fitted(text: str, most: int) -> str:

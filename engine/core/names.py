@@ -17,6 +17,8 @@ NAME_COLUMNS = 40
 _MARKS = 4
 """Accents over one letter at most: a tower of them covers the lines above."""
 
+_ISOLATES = "\u2068\u2069"
+
 _COMPARED = 80
 """Characters of a name that decide how alike it is to another."""
 
@@ -51,6 +53,11 @@ def shortened(text: str, most: int, ellipsis: str = "…") -> str:
 def in_words(name: str) -> str:
     """A name as sentences show it: escaped, and at most `NAME_COLUMNS` columns."""
     return shortened(escaped(name), NAME_COLUMNS)
+
+
+def isolated(name: str) -> str:
+    """A name, escaped, between marks that keep its direction of writing to itself, where text has no other means."""
+    return f"{_ISOLATES[0]}{escaped(name)}{_ISOLATES[1]}"
 
 
 def listed(names: Iterable[str], most: int = LISTED) -> str:
@@ -104,7 +111,7 @@ def label_of(value: object, classes: int, names: Sequence[str] | None, found: st
 
 
 def _columns(character: str) -> int:
-    if _is_mark(character):
+    if _is_mark(character) or character in _ISOLATES:
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -25,6 +26,8 @@ from PIL import Image
 from cli.main import run
 from cli.run_report.pictures import to_bytes
 from cluster.records.store import RunRecords, read_table
+from engine.core.names import escaped
+from engine.core.names import width as width_of
 from tests.integration.conftest import Command
 from tests.support.run_samples import SAMPLES, write_run
 
@@ -241,7 +244,8 @@ def test_verdicts_are_those_of_the_table(name: str, written: dict[str, Written],
     assert {element.data("split", "requirement") for element in shown} == set(stored)
     for row in shown:
         verdict = stored[row.data("split", "requirement")]
-        assert verdict["text"] in row.text
+        whole = [element.attributes.get("title") or element.text for element in row.all() if element.tag == "bdi"]
+        assert whole == [escaped(verdict["text"])]
         found = cells(row)
         for column, (value, _) in found.items():
             assert value == repr(verdict[column])
@@ -478,6 +482,49 @@ def test_image_sets_that_are_gone_or_changed(tmp_path: Path, command: Command) -
     assert "NaN" in note()
     images.unlink()
     assert f"{images} does not exist" in note()
+
+
+def test_names_keep_to_themselves(written: dict[str, Written], trees: dict[str, Element]) -> None:
+    page = written["hostile"].page.read_text(encoding="utf-8")
+    assert not set(page) & set("\x1b\x07\u202d\u202e\u200f")
+    assert page.count("\u2068") == page.count("\u2069") > 0
+    rows = [row for row in trees["hostile"].with_data("table") if row.attributes.get("data-split") == "test"]
+    shown = {}
+    for row in rows:
+        if row.data("table") == ("labels",) and row.attributes["data-label"] != "all":
+            (name,) = [element for element in row.all() if element.tag == "bdi"]
+            shown[int(row.attributes["data-label"])] = name.attributes.get("title") or name.text
+            assert width_of(name.text) <= 40
+    names = SAMPLES["hostile"].names
+    assert names is not None
+    assert shown == {label: f"{label} {escaped(name)}" for label, name in enumerate(names)}
+
+
+def table_lines(out: str) -> list[str]:
+    """The lines of all tables."""
+    found = [line for part in re.findall(r"(?m)^[^\n]+\n-+  -(?:.+\n)+", out) for line in part.splitlines()]
+    assert len(found) > 40
+    return [line for line in found if not line.startswith("the saved model")]
+
+
+def test_names_in_the_terminal(written: dict[str, Written], command: Command) -> None:
+    done = command("report", written["hostile"].directory)
+    assert (done.code, done.err) == (0, "")
+    assert all(character.isprintable() or character == "\n" for character in done.out)
+    assert max(map(width_of, table_lines(done.out))) <= 80
+    for text in ("0 nnnnn", "1 \\x1b[31mred", "3 two\\nlines\\tand a tab", "4 שלום (1)", "2 \\u202eright to left"):
+        assert f"\n{text}" in done.out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_lacks_letters(encoding: str, written: dict[str, Written]) -> None:
+    words = [sys.executable, "-c", "from cli.main import main; main()", "report", str(written["hostile"].directory)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(words, capture_output=True, env=environment, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+    out = done.stdout.decode(encoding)
+    assert "\n4 \\u05e9\\u05dc\\u05d5\\u05dd (1)" in out
+    assert max(map(len, table_lines(out))) <= 80
 
 
 # In a browser.

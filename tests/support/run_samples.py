@@ -57,6 +57,19 @@ SIGNS = (
     "End of no passing by <vehicles> & others",
 )
 
+HOSTILE = (
+    "n" * 400,
+    "\x1b[31mred\x1b]0;title\x07",
+    "\u202eright to left",
+    "two\nlines\tand a tab",
+    "שלום (1)",
+    "とても長い名前" * 40,
+    "e" + "\u0301" * 400,
+    "</title><script>nothing()</script>",
+    "\u2069\u202d out of its isolate",
+    "plain",
+)
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -119,6 +132,17 @@ SAMPLES = {
     "chain": Sample("chain", CLOTHES, 10, (6,), steps=10, seeds=3, failed=1, required=False),
     "independent": Sample(
         "independent", None, 10, (2, 3), chunks=4, seeds=2, weights=(100, 200), splits=("validation",), skipped=2
+    ),
+    "hostile": Sample(
+        "rounds",
+        HOSTILE,
+        10,
+        (0, 1, 2),
+        steps=2,
+        chunks=2,
+        weights=(100, 200),
+        workers=2,
+        splits=("validation", "test"),
     ),
     "optimize": Sample(None, CLOTHES, 10, (6,), seeds=4, workers=2, required=False),
     "optimize-alone": Sample(None, None, 10, (6,), splits=(), workers=1, required=False),
