@@ -47,7 +47,8 @@ def predict_patched(
     step = max(1, BLOCK_ELEMENTS // max(1, len(inputs) * len(units)))
     for start in range(0, len(values), step):
         part = slice(start, start + step)
-        moved = _scores(head, logits[:, units] + np.matmul(read, change[part]))
+        with np.errstate(over="ignore", invalid="ignore"):  # such rows have no class
+            moved = _scores(head, logits[:, units] + np.matmul(read, change[part]))
         best = moved.argmax(axis=2)
         score = np.take_along_axis(moved, best[:, :, None], axis=2)[:, :, 0]
         touched = units[best]

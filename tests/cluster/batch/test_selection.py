@@ -20,6 +20,7 @@ from engine.data.writer import write_image_set
 from engine.metrics.comparison import Comparison
 from engine.metrics.requirements import Requirement, check_requirements, rank
 from engine.models.loss import TrainingLoss
+from engine.passes.classes import NO_CLASS
 from engine.targets.last_dense import TargetLayer, find_target
 from engine.targets.model_runner import ModelRunner
 
@@ -116,6 +117,23 @@ def test_scores_by_hand(court: Court) -> None:
     # As many rows right as before, six of them of label 1; label 0 lacks half of its rows.
     assert third.score == (2, -0.5, -8)
     assert third.values.tolist() == [5, 5]
+
+
+def test_patches_that_leave_a_row_no_class_are_no_candidates(court: Court) -> None:
+    """Neither by themselves nor merged, however many rows they repair."""
+    ranker = court.ranker()
+    endless = outcome("c", [(1, 1), (3, 2)], [np.inf, 0], [5, 0])
+    found = best_first(ranker, A, endless)
+    assert sorted((candidate.jobs, candidate.values.tolist()) for candidate in found) == [
+        (("a",), [5]),
+        (("c",), [5, 0]),
+    ]
+    bad = Candidate(("d",), endless.index, endless.values[0], (9, 0.0, 0))
+    assert ranker.merged([*found, bad]).values.tolist() == ranker.merged(found).values.tolist()
+    after = np.full(24, 2)
+    after[[0, 1, 20]] = NO_CLASS
+    comparison = court.held_out.compare(after)
+    assert (comparison.fixed.tolist(), comparison.broken.tolist()) == ([0, 0, 0], [0, 0, 1])
 
 
 def test_a_merge_that_beats_every_single_patch_is_found(court: Court) -> None:
