@@ -171,7 +171,7 @@ def evaluate(
             console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
         limit = max(setting.search.num_iterations for setting in settings)
         tick = console.iterations(num_runs * len(settings), limit)
-        found = run(work, compute, resume=resume, on_rows=console.rows, on_iterations=tick, warn=console.warn)
+        found = run(work, compute, resume=resume, on_rows=console.rows, on_iterations=tick)
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
     if verbose > 1:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,8 @@ from engine.patches.save import repaired_path
 from engine.problem.case import LayerInputs
 
 NOT_MET_FILE = "requirements-not-met.txt"
+
+_CANDIDATE_ROWS = 65_536  # held before they are written
 
 OUTPUTS = ("repair", "patch.arrow", "weights.csv", "weights.arrow", NOT_MET_FILE)
 """What a batch leaves in its directory beside the records."""
@@ -84,6 +87,7 @@ class BatchReport:
         counts: jobs by state.
         failed: notes of jobs that failed, by chunk.
         notes: what else is worth saying.
+        earlier: seconds of interrupted commands before this one.
     """
 
     model: Path
@@ -95,6 +99,7 @@ class BatchReport:
     counts: Mapping[str, int]
     failed: Mapping[str, str]
     notes: tuple[str, ...]
+    earlier: float = 0.0
 
     @property
     def exit_code(self) -> int:
@@ -280,16 +285,22 @@ def _search(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[ChunkFi
 
 def _judged(run: _BatchRun, step: int, kernel: Float32, jobs: Iterable[str]) -> list[Candidate]:
     """Judge what searches offer, record the best of each, and rank those that change something."""
-    candidates, rows, seen = [], [], set()
+    candidates: list[Candidate] = []
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    parts = 0
     for candidate, comparison in _ranker(run, kernel).measure(run.ledger.ended(jobs)):
         (job,) = candidate.jobs
         if job not in seen:
+            if len(rows) >= _CANDIDATE_ROWS:
+                run.ledger.records.replace("labels", f"step{step}-candidates-{parts}", rows)
+                rows, parts = [], parts + 1
             rows += change_rows(job, "candidate", "validation", comparison.changes())
             seen.add(job)
         if not np.array_equal(candidate.values, kernel[candidate.index[:, 0], candidate.index[:, 1]]):
             candidates.append(candidate)
     if rows:
-        run.ledger.records.replace("labels", f"step{step}-candidates", rows)
+        run.ledger.records.replace("labels", f"step{step}-candidates-{parts}", rows)
     return ranked(candidates)
 
 
@@ -336,6 +347,7 @@ def _finish(run: _BatchRun, kernel: Float32, steps: Sequence[BatchStep], chosen:
         counts=dict(run.ledger.counts),
         failed=dict(run.ledger.failed),
         notes=tuple(notes),
+        earlier=run.ledger.earlier,
     )
     _mark(batch.output, report)
     return report

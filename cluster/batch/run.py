@@ -89,7 +89,7 @@ def _run(
         ended = {
             "hardware": compute.hardware_kind(),
             "placement": compute.decisions,
-            "seconds": time.perf_counter() - begun,
+            "seconds": report.earlier + time.perf_counter() - begun,
             "redispatched": compute.redispatched,
             "notes": list(report.notes),
             "exit_code": report.exit_code,

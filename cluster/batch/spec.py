@@ -24,8 +24,8 @@ from engine.targets.base import Target
 
 Mode = Literal["chain", "independent", "rounds"]
 
-RESULT_BYTES = 2300
-"""Memory that what a search found takes until its step is judged (measured with three patches of 41 weights)."""
+OFFER_BYTES = 800
+"""Memory that a patch on offer takes until its step is judged (measured with 41 weights)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,12 +176,14 @@ def check_batch(batch: Batch) -> list[str]:
 def too_many_searches(batch: Batch) -> str | None:
     """Why a step has more searches than this machine's free memory holds results of; None where it has not."""
     jobs, free = batch.jobs_per_step, free_memory()
-    if jobs * RESULT_BYTES <= free:
+    result = OFFER_BYTES * batch.offers
+    if jobs * result <= free:
         return None
-    most = free // (RESULT_BYTES * (jobs // len(batch.seeds)))
+    most = free // (result * (jobs // len(batch.seeds)))
+    fit = f"at most {most} seeds" if most else "fewer chunks, labels, positive weights or offers"
     return (
-        f"{len(batch.seeds)} seeds make {jobs} searches in a step, whose results take {jobs * RESULT_BYTES >> 30} GiB, "
-        f"and {free >> 30} GiB are free, expected at most {most} seeds"
+        f"{len(batch.seeds)} seeds make {jobs} searches in a step, whose results take {jobs * result >> 30} GiB, "
+        f"and {free >> 30} GiB are free, expected {fit}"
     )
 
 

@@ -221,12 +221,12 @@ class Compute:
             result = self._tasks.run(model, base, task, known, SEGMENT_SECONDS)
             if result.ended:
                 left.pop(0)
+            seconds = time.perf_counter() - begun
             known.update({search.name: search.state for search in result.searches})
-            if placement is None:
-                cost = cost_of(left, task, result, time.perf_counter() - begun)
-                placement = place_by_cost(self._means(), cost)
-                self._decide_search(placement)
             yield TaskEvent(task, result, "process", f"{host}:{os.getpid()}", host, 0)
+            if placement is None:
+                placement = place_by_cost(self._means(), cost_of(left, task, result, seconds))
+                self._decide_search(placement)
         if not left:
             return
         from cluster.compute.tasks import Shipped, run_task_in_tiles, run_tasks_on_workers

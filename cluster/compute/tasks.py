@@ -140,23 +140,21 @@ def run_task_in_tiles(
         seen = sample_positives(rows, problem.source, problem.settings.num_input_pos_sampled)
         state = states[problem.name] if problem.name in states else problem.start()
         results[problem.name] = SearchResult(problem.name, objective_of(problem.settings, seen, rows), state, (), ())
-    for problem in problems:
+    for number, problem in enumerate(problems, start=1):
         name, prepared = problem.name, prepare(problem, rows, model.tail_of(problem))
         evaluate = tiled(pool, problem, rows, prepared.fitness.tiles, shipped.model)
         search = Search(problem.settings, problem.source, prepared.objective)
         while True:
+            state = results[name].state
             after, done = advance(
-                problem.settings,
-                problem.source,
-                prepared.objective,
-                results[name].state,
-                evaluate,
-                SEGMENT_SECONDS,
+                problem.settings, problem.source, prepared.objective, state, evaluate, SEGMENT_SECONDS
             )
             found = [] if after.stop is None else offers(search, after, evaluate, task.offers)
             results[name] = replace(results[name], state=after, iterations=tuple(done), offers=tuple(found))
-            yield event(task_result(ready.case, list(results.values()), time.perf_counter() - begun))
-            begun = time.perf_counter()
+            # A search that had stopped before has nothing to tell but its offers; with the last of them the task ends.
+            if done or number == len(problems):
+                yield event(task_result(ready.case, list(results.values()), time.perf_counter() - begun))
+                begun = time.perf_counter()
             results[name] = replace(results[name], iterations=())
             if after.stop is not None:
                 break

@@ -78,8 +78,8 @@ def connected(address: str | None, workers: int | None, gpus_per_worker: float |
 
 @contextlib.contextmanager
 def _interrupted_later() -> Iterator[None]:
-    """Take a first Ctrl-C or SIGTERM at the end of the body: of a Ray that is stopped while it starts, some processes
-    live on.
+    """Take a first Ctrl-C, SIGTERM or alarm at the end of the body: of a Ray that is stopped while it starts, some
+    processes live on.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -91,7 +91,7 @@ def _interrupted_later() -> Iterator[None]:
             raise KeyboardInterrupt
         told.append(number)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     set_handler = signal.signal
     for number in before:
         set_handler(number, tell)

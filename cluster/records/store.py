@@ -24,6 +24,10 @@ from engine.core.lock import LOCK, Lock
 
 CHECKPOINTS = "checkpoint"
 
+_EMPTIED = json.dumps({"state": "emptied"})
+
+_LONGEST = 150  # characters of a name: file systems take 255 with what is added
+
 
 class RunRecords:
     """Writes one run directory; with its lock (`engine.core.lock`), only as long as that is held."""
@@ -43,12 +47,11 @@ class RunRecords:
         records = RunRecords(directory, lock)
         records.check_ours()
         RunRecords.check_new(directory, overwrite=overwrite)
-        if directory.is_dir():
-            remove_leftovers(directory)
-        for name in SCHEMAS:
-            remove(directory / name)
-            remove(directory / f"{name}.arrow")
-        for name in (CHECKPOINTS, "progress.json", "run.json"):
+        if holds_run(directory):
+            # Killed among the removals, it is a run of which nothing has been done yet.
+            records._write_text("run.json", _EMPTIED)
+        remove_leftovers(directory)
+        for name in (*(f"{name}.arrow" for name in SCHEMAS), *SCHEMAS, CHECKPOINTS, "progress.json"):
             remove(directory / name)
         records.write_facts({**facts, "state": "running"})
         return records
@@ -63,6 +66,8 @@ class RunRecords:
         if not directory.exists():
             return
         if directory.is_dir() and all(path.name.startswith(LOCK) for path in directory.iterdir()):
+            return
+        if _emptied(directory):
             return
         ours = holds_run(directory)
         if not (overwrite and ours):
@@ -79,7 +84,9 @@ class RunRecords:
         """
         before = read_facts(directory).get("identity")
         if not isinstance(before, dict):
-            raise InputError(f"{directory}: found a run that cannot be resumed, expected one of batch")
+            raise InputError(
+                f"{directory}: found a run without an identity, expected one of this version, or --overwrite"
+            )
         _check_identity(directory, before, facts["identity"])
 
     @staticmethod
@@ -94,10 +101,10 @@ class RunRecords:
         records = RunRecords(directory, lock)
         records.check_ours()
         remove_leftovers(directory)
-        ended = {path.name for path in _parts(directory, "jobs") if _all_ended(path)}
+        kept = _kept_parts(directory)
         for name in ("swarm", "patches", "jobs"):
             for path in _parts(directory, name):
-                if path.name not in ended:
+                if path.name not in kept:
                     path.unlink()
         records.write_facts({**facts, "started": before.get("started", facts.get("started")), "state": "running"})
         return records
@@ -203,7 +210,13 @@ def enough_room(directory: Path) -> Iterator[None]:
 
 def holds_run(directory: Path) -> bool:
     """Whether a directory is that of a run."""
-    return (directory / "run.json").is_file()
+    return (directory / "run.json").is_file() and not _emptied(directory)
+
+
+def _emptied(directory: Path) -> bool:
+    """Whether a run that was to take the place of another was killed before it began."""
+    path = directory / "run.json"
+    return path.is_file() and path.read_text(encoding="utf-8", errors="replace") == _EMPTIED
 
 
 def read_facts(directory: Path) -> dict[str, Any]:
@@ -301,9 +314,24 @@ def _parts(directory: Path, table: str) -> list[Path]:
     return sorted(found)
 
 
-def _all_ended(path: Path) -> bool:
-    """Whether every job of a part of the table `jobs` is over; those that failed are tried again."""
-    return all(state in ("done", "skipped") for state in _read(path)["state"].to_pylist())
+def _kept_parts(directory: Path) -> set[str]:
+    """Names of the parts of the table `jobs` with which a run goes on: those in which every job is over.
+
+    Jobs that failed are tried again. They may do better now, so nothing is kept of the steps behind the first of them:
+    those began from what they left.
+    """
+    kept: dict[str, int] = {}
+    again = float("inf")
+    for path in _parts(directory, "jobs"):
+        jobs = _read(path).select(["step", "state"])
+        step = max(jobs["step"].to_pylist())
+        if all(state in ("done", "skipped") for state in jobs["state"].to_pylist()):
+            kept[path.name] = step
+        else:
+            again = min(again, step)
+    if any(step > again for step in kept.values()):
+        remove(directory / CHECKPOINTS)  # they may be of those steps
+    return {name for name, step in kept.items() if step <= again}
 
 
 def _from_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -328,5 +356,5 @@ def _short(value: Any) -> str:
 
 def _file_name(name: str) -> str:
     """A name that every file system takes, another for each name; of such a name the same."""
-    plain = re.sub(r"^\.|[^A-Za-z0-9_.+-]", "_", name)  # names with a dot in front are files under construction
+    plain = re.sub(r"^\.|[^A-Za-z0-9_.+-]", "_", name)[:_LONGEST]  # a dot in front: files under construction
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -33,8 +33,8 @@ from cluster.workers.model import ModelHandle
 from cluster.workers.task import ReadyCase, SearchJob
 from engine.charts.pareto import draw_pareto_front
 from engine.core.errors import InputError
-from engine.core.files import remove, remove_leftovers, replace_directory, replace_file
-from engine.core.lock import locked
+from engine.core.files import remove, remove_at_once, remove_leftovers, replace_directory, replace_file
+from engine.core.lock import Lock, locked
 from engine.core.progress import Progress, Tick, unseen
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet
@@ -42,6 +42,7 @@ from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows, Weights
 from engine.localize.last_dense import Impact
 from engine.localize.pareto import GRADIENTS_PER_NEGATIVE, Localisation
+from engine.localize.weights_file import ARROW, CSV
 from engine.metrics.accuracy import paired_changes
 from engine.metrics.repair_rates import Given, Rates, held_out_rates, result_text, search_rates
 from engine.models.load import LoadedModel, check_fits, load_model
@@ -52,6 +53,7 @@ from engine.targets.memory import check_searches
 
 RESULT = "result.txt"
 TABLE = "evaluate.arrow"
+WEIGHTS = (CSV, ARROW)
 UNFINISHED = ".evaluate.unfinished"
 """In the output folder, while an evaluation goes on or when it was interrupted."""
 
@@ -151,8 +153,7 @@ class _Found:
 
     localisation: Localisation
     chunk: Chunk
-    weights: Weights
-    rows: SearchRows
+    ready: ReadyCase
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +162,6 @@ class _SettingSearch:
 
     setting: Setting
     found: _Found
-    ready: ReadyCase
     objective: Objective
     jobs: tuple[SearchJob, ...]
 
@@ -198,7 +198,6 @@ def evaluate(
     resume: bool = False,
     on_rows: Progress = unseen,
     on_iterations: OnIterations | None = None,
-    warn: Callable[[str], None] = print,
 ) -> list[Evaluated]:
     """Localise, repair, save, load again and measure; results in the order of the settings.
 
@@ -208,27 +207,44 @@ def evaluate(
         resume: go on with what an interrupted command left, or start; results that are there already stay.
         on_rows: progress of row passes.
         on_iterations: called with (search, new iterations).
-        warn: is told what makes the rates mean less than they say.
 
     Raises:
         InputError: bad input, or what an interrupted command left is of something else; nothing has been written.
         WorkError: the disk is full or no worker is left; the evaluation can be resumed.
     """
-    facts = _facts(work, compute)
-    if resume and (found := _ended(work, facts)) is not None:
-        return found
+    output = work.paths.output
+    with enough_room(output), locked(output / ".evaluate.lock", output, say=compute.say) as lock:
+        remove_leftovers(output, (Path(UNFINISHED).stem,))
+        facts = _facts(work, compute)
+        found = _ended(work, facts) if resume else None
+        return _evaluate(work, compute, facts, lock, resume, on_rows, on_iterations) if found is None else found
+
+
+def _evaluate(
+    work: Evaluation,
+    compute: Compute,
+    facts: Mapping[str, Any],
+    lock: Lock,
+    resume: bool,
+    on_rows: Progress,
+    on_iterations: OnIterations | None,
+) -> list[Evaluated]:
     handle = compute.handle(work.model, work.target)
-    cases = _searches(work, compute, handle, on_rows, warn)
+    cases = _searches(work, compute, handle, on_rows)
     # Before the search, so that bad pixels are found while nothing has been computed for nothing.
     known = [cases[0].found.chunk.known]
     before = predict_held_out(compute, handle, work.held_out, known, on_rows, allow=work.allow_shared_rows)
     # The folder also before the search, as it may turn out that nothing can be written there.
-    with enough_room(work.paths.output), _staged(work, facts, resume, compute.say) as records:
+    with _staged(work, facts, lock, resume) as records:
         ledger = Ledger(records, work.target)
-        tasks = tasks_of_cases([(case.ready, case.jobs) for case in cases], compute.workers, ledger.has)
-        search(compute, handle, tasks, ledger, on_iterations)
-        rows = sum(images.rows for images in work.sets.values()) * sum(len(case.jobs) for case in cases)
-        tick = on_rows("measure", rows)
+        jobs = sum(len(case.jobs) for case in cases)
+        ledger.plan(1, jobs)
+        ledger.begin(1, jobs)
+        searched = [(case.found.ready, case.jobs) for case in cases]
+        search(
+            compute, handle, tasks_of_cases(searched, handle.key, compute.workers, ledger.has), ledger, on_iterations
+        )
+        tick = on_rows("measure", sum(images.rows for images in work.sets.values()) * jobs)
         evaluated = [_measure_setting(work, compute, case, ledger, before, tick) for case in cases]
         table = [row for result in evaluated for row in _table_rows(result, cases[0].found.chunk.label)]
         write_evaluation(records.directory / TABLE, table, _digest(facts))
@@ -251,10 +267,12 @@ def _measure_setting(
     for number, (job, ended) in enumerate(zip(case.jobs, ledger.ended([job.name for job in case.jobs]), strict=True)):
         folder = place / f"repaired_model_{number}"
         known = stage / _MEASURED / folder.relative_to(stage).with_suffix(".json")
-        rates = _read_rates(known) if (folder / "repair").exists() else None
+        # A command that was killed while it moved its pieces may have taken some of them.
+        whole = (folder / "repair").exists() and any((folder / name).exists() for name in WEIGHTS)
+        rates = _read_rates(known) if whole else None
         if rates is None:
             ledger.records.check_ours()
-            saved = _write_repaired(work, folder, case.ready, ended)
+            saved = _write_repaired(work, folder, case.found.ready, ended)
             rates = _measured(work, compute, case.found.chunk.label, before, saved, tick)
             with replace_file(known) as temporary:
                 temporary.write_text(json.dumps({split: asdict(found) for split, found in rates.items()}))
@@ -302,7 +320,8 @@ def _digest(facts: Mapping[str, Any]) -> str:
 def _ended(work: Evaluation, facts: Mapping[str, Any]) -> list[Evaluated] | None:
     """The results of the same evaluation, where it has come to its end."""
     output = work.paths.output
-    if holds_run(output / UNFINISHED) or not all((output / piece).exists() for piece in _pieces(work)):
+    pieces = [output / piece for piece in _pieces(work) if piece.name not in WEIGHTS]
+    if holds_run(output / UNFINISHED) or not all(piece.exists() for piece in pieces):
         return None
     table = read_evaluation(output / TABLE, _digest(facts))
     if table is None:
@@ -328,9 +347,7 @@ def _rates_of_row(row: Mapping[str, Any], work: Evaluation) -> dict[str, Rates]:
     }
 
 
-def _searches(
-    work: Evaluation, compute: Compute, handle: ModelHandle, on_rows: Progress, warn: Callable[[str], None]
-) -> list[_SettingSearch]:
+def _searches(work: Evaluation, compute: Compute, handle: ModelHandle, on_rows: Progress) -> list[_SettingSearch]:
     """Localise once, and run the model once on the rows of all searches: settings differ in what they take of it."""
     negative, positive = localisation_sums(compute, handle, work.negatives, work.positives, on_rows)
     kernel = work.target.kernel
@@ -351,20 +368,19 @@ def _searches(
     together = np.unique(np.concatenate(chosen)) if chosen else None
     _, any_chunk, *_ = next(iter(blamed.values()))  # they have the same rows
     rows = search_rows(any_chunk, together, handle, compute, on_rows)
-    _warn_of_others(work, rows, warn)
+    _warn_of_others(work, rows, compute.warn)
     ready = {}
     for key, (found, chunk, features, weights) in blamed.items():
         mine = rows
         if together is not None and features is not None:
             mine = replace(rows, inputs=np.ascontiguousarray(rows.inputs[:, np.searchsorted(together, features)]))
-        ready[key] = _Found(found, chunk, weights, mine)
+        ready[key] = _Found(found, chunk, ready_chunk(chunk, mine, weights, work.target, work.settings[0].search))
     cases = []
     for setting in work.settings:
         located = ready[setting.num_grad, setting.impact, setting.fronts]
-        case = ready_chunk(located.chunk, located.rows, located.weights, work.target, setting.search)
         prefix = f"{setting.name}/" if setting.name else ""
-        objective, jobs = chunk_jobs(case, setting.search, work.seeds, prefix)
-        cases.append(_SettingSearch(setting, located, case, objective, jobs))
+        objective, jobs = chunk_jobs(located.ready, setting.search, work.seeds, prefix)
+        cases.append(_SettingSearch(setting, located, objective, jobs))
     return cases
 
 
@@ -389,7 +405,7 @@ def _write_localised(folder: Path, runs: int, target: Target, found: _Found) -> 
         remove(folder / f"localized_data_{number}")
     first = folder / "localized_data_0"
     first.mkdir(parents=True)
-    target.write_localised(first, found.chunk.index, found.weights.old)
+    target.write_localised(first, found.chunk.index, found.ready.case.weights.old)
     draw_pareto_front(first / "pareto_front.png", found.localisation)
     for number in range(1, runs):
         shutil.copytree(first, folder / f"localized_data_{number}")
@@ -465,15 +481,18 @@ def _table_rows(ended: Evaluated, label: int) -> list[dict[str, Any]]:
 
 
 def _pieces(work: Evaluation) -> list[Path]:
-    """What comes out, in the output folder: first the files of every run, then the results."""
+    """What comes out, in the output folder: first the files of every run, then the results.
+
+    Of `WEIGHTS` there is one, as the target has it.
+    """
     folders = [Path(setting.name) for setting in work.settings]
     runs = [
         folder / f"{kind}_{number}" / name
         for folder in folders
         for number in range(len(work.seeds))
         for kind, names in (
-            ("localized_data", ("weights.csv", "pareto_front.png")),
-            ("repaired_model", ("weights.csv", "repair")),
+            ("localized_data", (*WEIGHTS, "pareto_front.png")),
+            ("repaired_model", (*WEIGHTS, "repair")),
         )
         for name in names
     ]
@@ -481,32 +500,29 @@ def _pieces(work: Evaluation) -> list[Path]:
 
 
 @contextmanager
-def _staged(
-    work: Evaluation, facts: Mapping[str, Any], resume: bool, say: Callable[[str], None]
-) -> Iterator[RunRecords]:
+def _staged(work: Evaluation, facts: Mapping[str, Any], lock: Lock, resume: bool) -> Iterator[RunRecords]:
     """Yield the records of a hidden folder of the output; what comes out moves to its places when the body succeeds.
 
-    On any exception, Ctrl-C included, the output is as before, but for the hidden folder if a search had begun. Nobody
-    else works there meanwhile.
+    On any exception, Ctrl-C included, the output is as before, but for the hidden folder if a search had begun.
     """
     output = work.paths.output
     folder = output / UNFINISHED
-    with locked(output / ".evaluate.lock", output, say=say) as lock:
-        if resume and holds_run(folder):
-            records = RunRecords.resume(folder, facts, lock=lock)
-        else:
+    if resume and holds_run(folder):
+        records = RunRecords.resume(folder, facts, lock=lock)
+    else:
+        if folder.exists():
+            remove_at_once(folder)
+        records = RunRecords.create(folder, facts, overwrite=False, lock=lock)
+    try:
+        with records.telling_end(facts):
+            yield records
+            records.check_ours()
+            _move(folder, output, _pieces(work))
+    except BaseException:
+        if not lock.lost and not (folder / "jobs").exists():
             remove(folder)
-            records = RunRecords.create(folder, facts, overwrite=False, lock=lock)
-        try:
-            with records.telling_end(facts):
-                yield records
-                records.check_ours()
-                _move(folder, output, _pieces(work))
-        except BaseException:
-            if not lock.lost and not (folder / "jobs").exists():
-                remove(folder)
-            raise
-        remove(folder)
+        raise
+    remove_at_once(folder)
 
 
 def _move(folder: Path, output: Path, pieces: Sequence[Path]) -> None:
@@ -518,7 +534,9 @@ def _move(folder: Path, output: Path, pieces: Sequence[Path]) -> None:
         place = output / piece
         place.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(place.parent, (place.stem,))  # of a command that was killed while it moved
-        if (folder / piece).is_dir():
+        if piece.name in WEIGHTS and not (folder / piece).exists():
+            remove(place)  # an earlier target had these
+        elif (folder / piece).is_dir():
             with replace_directory(place) as new:
                 (folder / piece).replace(new)
         else:

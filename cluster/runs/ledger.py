@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.records.checkpoint import Begun, pack, unpack
@@ -75,7 +76,8 @@ class Ledger:
         self._known_total: int | None = None
         self._written = 0.0
         self._begun = time.perf_counter()
-        self._earlier = 0.0
+        self.earlier = 0.0
+        """Seconds of the commands before this one, up to the end of the last search that they recorded."""
         self._done_here = 0
         self._load()
 
@@ -170,7 +172,7 @@ class Ledger:
             self._running.update(unpack(path))
         columns = ["job", "state", "ended", "iterations", "fitness", "patched", "intact", "stop"]
         jobs = read_table(directory, "jobs").select(columns).to_pylist()
-        self._earlier = max((row["ended"] for row in jobs), default=0.0)
+        self.earlier = max((row["ended"] for row in jobs), default=0.0)
         rows = {row["job"]: row for row in jobs if row["state"] in ("done", "skipped")}
         ended = {job: row["state"] for job, row in rows.items()}
         # Which part a job is in matters only while the table is in parts.
@@ -183,18 +185,26 @@ class Ledger:
         if not ended:
             return
         patches = read_table(directory, "patches")
-        offers: dict[str, dict[int, list[dict[str, Any]]]] = {}
-        for row in patches.filter(pc.field("job") != "batch").to_pylist():
-            offers.setdefault(row["job"], {}).setdefault(row["rank"], []).append(row)
-        for job, ranks in offers.items():
-            if job in ended:
-                paths = tuple(row["weight"] for row in ranks[0])
-                flat = np.array([row["flat_index"] for row in ranks[0]], dtype=np.int64)
-                unknown = np.zeros(len(flat), dtype=np.float32)
-                index = self._target.index_of(Patch(paths, flat, unknown, unknown), str(self.records.directory))
-                values = np.array([[row["new"] for row in offer] for _, offer in sorted(ranks.items())], np.float32)
-                told = {name: rows[job][name] for name in ("fitness", "patched", "intact", "iterations", "stop")}
-                self._ended[job] = EndedSearch(job, index, values, **told)
+        for job, index, values in self._offered(patches.filter(pc.field("job") != "batch"), ended):
+            told = {name: rows[job][name] for name in ("fitness", "patched", "intact", "iterations", "stop")}
+            self._ended[job] = EndedSearch(job, index, values, **told)
+
+    def _offered(self, patches: pa.Table, ended: Container[str]) -> Iterator[tuple[str, Int64, Float32]]:
+        """Name, places (K, 2) and values (offers, K) of every search in a table of patches, sorted by its key."""
+        if not len(patches):
+            return
+        jobs = patches["job"].to_numpy()
+        starts = np.flatnonzero(np.r_[True, jobs[1:] != jobs[:-1]])
+        ranks, flat, new = (patches[name].to_numpy() for name in ("rank", "flat_index", "new"))
+        for start, stop in zip(starts, [*starts[1:], len(jobs)], strict=True):
+            if jobs[start] not in ended:
+                continue
+            count = int(np.count_nonzero(ranks[start:stop] == 0))
+            paths = tuple(patches["weight"][start : start + count].to_pylist())
+            unknown = np.zeros(count, dtype=np.float32)
+            places = Patch(paths, flat[start : start + count].astype(np.int64), unknown, unknown)
+            index = self._target.index_of(places, str(self.records.directory))
+            yield jobs[start], index, new[start:stop].reshape(-1, count).astype(np.float32)
 
     def _close(self, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
@@ -245,12 +255,12 @@ class Ledger:
 
     def _now(self) -> float:
         """Seconds of the run, with those of the commands before this one."""
-        return self._earlier + time.perf_counter() - self._begun
+        return self.earlier + time.perf_counter() - self._begun
 
     def _tell(self) -> None:
         progress = self._progress
         elapsed = time.perf_counter() - self._begun
-        progress["elapsed"] = self._earlier + elapsed
+        progress["elapsed"] = self.earlier + elapsed
         progress["workers"] = dict(self._workers)
         left = progress["jobs"] - progress["jobs_done"]
         progress["left"] = elapsed / self._done_here * left if self._done_here else None

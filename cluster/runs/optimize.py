@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cluster.compute.compute import Compute
-from cluster.records.store import RunRecords, enough_room
+from cluster.records.store import RunRecords
 from cluster.runs.chunk import Chunk, ChunkPaths, open_chunk
 from cluster.runs.features import held_out_rows, search_rows
 from cluster.runs.identity import fingerprints, identity_of, run_facts
@@ -144,7 +144,7 @@ def repair(
     facts = _facts(repairs, chunks, compute)
     facts["tiles"] = [None if case is None else case.plan.facts() for case in cases]
     records = open_records(facts)
-    with records.telling_end(facts), enough_room(records.directory):
+    with records.telling_end(facts):
         ledger = Ledger(records, repairs.target, on_jobs)
         _search(run, searched, ledger, on_iterations)
         reports = []
@@ -156,7 +156,7 @@ def repair(
                 name = report.job or f"{chunk.data[:12] if chunk else 'none'}-{report.label}"
                 records.replace("labels", name, label_rows(name, report.measured))
             reports.append(report)
-        seconds = time.perf_counter() - begun
+        seconds = ledger.earlier + time.perf_counter() - begun
         done = {"hardware": compute.hardware_kind(), "placement": compute.decisions, "seconds": seconds}
         records.compact({**facts, **done})
     return reports
@@ -164,7 +164,8 @@ def repair(
 
 def _search(run: _Work, cases: Sequence[_ChunkSearch], ledger: Ledger, on_iterations: OnIterations | None) -> None:
     """Run the searches that have not ended."""
-    tasks = tasks_of_cases([(case.ready, case.jobs) for case in cases], run.compute.workers, ledger.has)
+    searched = [(case.ready, case.jobs) for case in cases]
+    tasks = tasks_of_cases(searched, run.handle.key, run.compute.workers, ledger.has)
     jobs = sum(len(case.jobs) for case in cases)
     ledger.plan(1, jobs)
     ledger.begin(1, jobs)
@@ -187,12 +188,12 @@ def search(
 
 
 def tasks_of_cases(
-    cases: Sequence[tuple[ReadyCase, Sequence[SearchJob]]], workers: int, has: Callable[[str], bool]
+    cases: Sequence[tuple[ReadyCase, Sequence[SearchJob]]], base: str, workers: int, has: Callable[[str], bool]
 ) -> list[RepairTask]:
     """The tasks of cases with their searches, without those that have ended; see `cluster.runs.tasks`."""
     parts = parts_of_groups(len(cases), workers)
     return [
-        RepairTask(name, 1, ready.folder, ready.case.label, searches, "", ready, 1)
+        RepairTask(name, 1, ready.folder, ready.case.label, searches, base, ready, 1)
         for ready, jobs in cases
         for name, searches in divided(jobs[0].name, jobs, len(jobs), parts, has)
     ]

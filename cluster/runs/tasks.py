@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from cluster.workers.task import RepairTask, SearchJob
 
-TASK_SEARCHES = 256
+TASK_SEARCHES = 64
 """Searches of one task at most: a task comes back whole after every segment."""
 
 BLOCK_SEARCHES = 65_536

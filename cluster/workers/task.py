@@ -162,7 +162,7 @@ class RepairTask:
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """How far a search is: its state, the iterations run in this call and, at its end, what it offers."""
+    """How far a search is: its state, the iterations run in this call and, when its task has ended, what it offers."""
 
     name: str
     objective: Objective
@@ -195,8 +195,8 @@ class TaskResult:
 
     @property
     def ended(self) -> bool:
-        """Nothing of the task is left to do."""
-        return all(search.state.stop is not None for search in self.searches)
+        """Nothing of the task is left to do: every search has stopped and says what it offers."""
+        return all(search.offers for search in self.searches)
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,14 +280,19 @@ class TaskRunner:
                 return nothing_to_do(task, time.perf_counter() - begun)
             case = ready.case
             groups = self._groups.get(
-                (case.data, task.base, task.searches),
+                (model.key, case.data, task.base, task.searches),
                 lambda: _groups(ready.problems(task.searches), case.rows, model.tail_of(ready.problem)),
             )
         except InputError as error:
             return TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - begun)
+        deadline = time.monotonic() + seconds
         results: dict[str, SearchResult] = {}
         for group in groups:
-            results.update({result.name: result for result in _advance(group, task, states, seconds)})
+            left = max(0.0, deadline - time.monotonic()) if results else seconds
+            results.update({result.name: result for result in _advance(group, states, left)})
+        if all(result.state.stop is not None for result in results.values()):
+            for group in groups:
+                results.update({result.name: result for result in _with_offers(group, results, task.offers)})
         ordered = [results[job.name] for job in task.searches]
         return task_result(case, ordered, time.perf_counter() - begun)
 
@@ -412,13 +417,19 @@ def _groups(problems: Sequence[Problem], rows: SearchRows, tail: Tail | None) ->
     return groups
 
 
-def _advance(
-    group: _Group, task: RepairTask, states: Mapping[str, SearchState], seconds: float
-) -> Sequence[SearchResult]:
+def _advance(group: _Group, states: Mapping[str, SearchState], seconds: float) -> Sequence[SearchResult]:
     before = [states[problem.name] if problem.name in states else problem.start() for problem in group.problems]
     after, done = advance_together(group.searches, before, group.fitness.evaluate, seconds)
-    results = []
-    for search, problem, state, iterations in zip(group.searches, group.problems, after, done, strict=True):
-        offered = offers(search, state, group.fitness.evaluate, task.offers) if state.stop is not None else []
-        results.append(SearchResult(problem.name, search.objective, state, tuple(iterations), tuple(offered)))
-    return results
+    return [
+        SearchResult(problem.name, search.objective, state, tuple(iterations), ())
+        for search, problem, state, iterations in zip(group.searches, group.problems, after, done, strict=True)
+    ]
+
+
+def _with_offers(group: _Group, results: Mapping[str, SearchResult], count: int) -> Sequence[SearchResult]:
+    """Searches that have ended, with what they offer."""
+    return [
+        replace(found, offers=tuple(offers(search, found.state, group.fitness.evaluate, count)))
+        for search, problem in zip(group.searches, group.problems, strict=True)
+        for found in (results[problem.name],)
+    ]

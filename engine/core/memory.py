@@ -16,7 +16,15 @@ def free_memory() -> int:
                 free = int(line.split()[1]) * 1024
     else:
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    group = Path("/sys/fs/cgroup")
+    limit, used = group / "memory.max", group / "memory.current"
     if limit.exists() and used.exists() and (text := limit.read_text(encoding="utf-8").strip()) != "max":
-        free = min(free, max(0, int(text) - int(used.read_text(encoding="utf-8"))))
+        taken = int(used.read_text(encoding="utf-8")) - _cached(group / "memory.stat")
+        free = min(free, max(0, int(text) - taken))
     return free
+
+
+def _cached(path: Path) -> int:
+    """Bytes of files that were read, which the system gives away when they are wanted."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)

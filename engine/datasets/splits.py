@@ -7,7 +7,10 @@ at any moment leaves a sound file in which the blocks that the journal names are
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -211,9 +214,16 @@ def _done(records: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
     return done
 
 
+def _check_room(path: Path, size: int) -> None:
+    """Raise OSError where a disk has no room for a file: HDF5 finds out late, and complains on standard error."""
+    if shutil.disk_usage(path.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
 def _lay_out(path: Path, split: Split, layout: Layout) -> int:
     """Make the file of a split, unless an earlier command did; returns where in it the images begin, in bytes."""
     if not path.exists():
+        _check_room(path, len(split.labels) * 4 * 3 * layout.side**2)
         with replace_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
             rows, classes = len(split.labels), len(layout.label_names)
             settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)

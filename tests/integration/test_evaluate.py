@@ -428,6 +428,22 @@ def test_stopped_while_it_moves(workspace: Path, command: Command, monkeypatch: 
     assert not Path("out/evaluate.arrow").exists()
     for run in range(2):
         keras.saving.load_model(f"out/repaired_model_{run}/repair/model.keras", compile=False)
+    succeed(command, *words, "--seed", "2", "--resume")
+    resumed = bytes_of(Path("out"))
+    shutil.rmtree("out")
+    succeed(command, *words, "--seed", "2")
+    assert bytes_of(Path("out")) == resumed
+
+
+def test_weights_of_another_layer(workspace: Path, command: Command) -> None:
+    """Weights that no weights.csv can name; those of an earlier target go."""
+    words = [*WORDS, *FEW, "--num-runs", "2", "--num-grad", "5", *HERE]
+    succeed(command, *words)
+    succeed(command, *words, "--target-layer", "conv2d_2")
+    for run in range(2):
+        for kind in ("localized_data", "repaired_model"):
+            names = {path.name for path in Path(f"out/{kind}_{run}").iterdir()}
+            assert "weights.arrow" in names and "weights.csv" not in names
 
 
 def test_label_without_failures(workspace: Path, command: Command) -> None:

@@ -298,7 +298,9 @@ class _Writer:
         after: np.ndarray,
     ) -> None:
         changes = paired_changes(self.truth[split], before, after, self.sample.classes)
-        records.append("labels", job, [_label_row(job, stage, split, change) for change in changes])
+        records.replace(
+            "labels", f"{job}-{stage}-{split}", [_label_row(job, stage, split, change) for change in changes]
+        )
 
     def _searches(self, records: RunRecords) -> list[str]:
         """Write all searches; returns the names of those whose patches were taken."""
@@ -365,8 +367,7 @@ class _Writer:
             }
             for number, value in enumerate(best)
         ]
-        records.append("swarm", name, rows[: count // 2])
-        records.append("swarm", name, rows[count // 2 :])
+        records.replace("swarm", name, rows)
         return {
             "data": name,
             "positive_weight": float(weight),

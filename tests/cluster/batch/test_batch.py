@@ -15,12 +15,13 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from cluster.batch.run import run_recorded
-from cluster.batch.spec import ChunkFile, Mode
+from cluster.batch.spec import ChunkFile, Mode, tasks_of
 from cluster.compute.compute import Compute, ComputeOptions
 from cluster.records.schema import SCHEMAS
 from cluster.records.store import RunRecords, comparable, read_facts, read_table
 from cluster.runs.chunk import ChunkPaths
 from cluster.runs.optimize import Repairs, repair
+from cluster.workers.task import Base
 from engine.data.image_set import open_image_set
 from engine.data.outcomes import open_negatives, write_targets
 from engine.localize.last_dense import localize
@@ -116,6 +117,27 @@ def test_four_workers(
         # Fewer searches than workers: after a first segment it is decided anew where they go on.
         check_alone(compute, chunks, undisturbed["independent"], tmp_path / "few", WORTHS)
         assert any(line.startswith("2 long tasks: ") for line in compute.decisions), compute.decisions
+
+
+def test_a_search_that_had_stopped_is_told_with_the_others(
+    two_workers: Compute, chunks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In tiles too, where the searches of a task run one after the other."""
+    batch = small_batch(chunks, tmp_path / "run")
+    base = Base(batch.target.kernel)
+    tasks = list(tasks_of(batch, 1, batch.chunks[1:2], base.key, 0))[:1]
+    with here() as compute:
+        *_, undisturbed = compute.run_tasks(compute.handle(batch.model, batch.target), base, tasks, {})
+    assert len(undisturbed.result.searches) == 2
+    monkeypatch.setattr(two_workers, "options", ComputeOptions(num_workers=2, tiles=True))
+    handle = two_workers.handle(batch.model, batch.target)
+    for stopped in undisturbed.result.searches:
+        *before, last = two_workers.run_tasks(handle, base, tasks, {stopped.name: stopped.state})
+        assert not any(event.result.ended for event in before) and last.result.ended
+        for mine, theirs in zip(last.result.searches, undisturbed.result.searches, strict=True):
+            assert [offer.values.tobytes() for offer in mine.offers] == [
+                offer.values.tobytes() for offer in theirs.offers
+            ]
 
 
 def test_in_segments(

@@ -16,9 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from cluster.records import store
 from cluster.records.schema import SCHEMAS
-from cluster.records.store import RunRecords, comparable, read_facts, read_part, read_table
+from cluster.records.store import RunRecords, comparable, holds_run, read_facts, read_part, read_table
 from engine.core.errors import InputError
+from engine.core.files import remove
 
 IDENTITY: dict[str, Any] = {
     "model": "abc",
@@ -76,7 +78,7 @@ def test_a_part_is_replaced(records: RunRecords) -> None:
 
 
 def test_names_that_a_file_cannot_have(records: RunRecords) -> None:
-    names = ["a/b", "a_b", "a b", "ä", "a" * 30, "../../up"]
+    names = ["a/b", "a_b", "a b", "ä", "a" * 30, "a" * 300, "a" * 301, "../../up"]
     for name in names:
         records.replace("jobs", name, [job(name)])
     assert sorted(read_table(records.directory, "jobs")["job"].to_pylist()) == sorted(names)
@@ -204,7 +206,7 @@ def test_replacing_with_the_same_is_nothing(records: RunRecords) -> None:
 
 def test_a_run_of_another_command_cannot_be_resumed(tmp_path: Path) -> None:
     RunRecords.create(tmp_path / "run", {"command": ["optimize"]}, overwrite=False)
-    with pytest.raises(InputError, match=r"run: found a run that cannot be resumed, expected one of batch$"):
+    with pytest.raises(InputError, match=r"run: found a run without an identity, expected one of this version, or --overwrite$"):
         RunRecords.check_same(tmp_path / "run", {"identity": IDENTITY})
 
 
@@ -274,3 +276,40 @@ def test_no_part_is_overlooked_while_it_is_replaced() -> None:
             stop.set()
             writer.join()
     assert seen == [count] * 15
+
+
+def test_a_run_whose_place_another_takes(records: RunRecords, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped among the removals, nothing of either is left to go on with."""
+    directory = records.directory
+    for name in ("a", "b"):
+        records.replace("jobs", name, [job(name)])
+        records.replace("swarm", name, swarm(name, 2))
+    records.compact({"identity": IDENTITY, "exit_code": 0})
+    removed = []
+
+    def stopping(path: Path) -> None:
+        if len(removed) == 3:
+            raise KeyboardInterrupt
+        removed.append(path)
+        remove(path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store, "remove", stopping)
+        RunRecords.create(directory, {"identity": IDENTITY}, overwrite=True)
+    assert not holds_run(directory)
+    RunRecords.check_new(directory, overwrite=False)
+    again = RunRecords.create(directory, {"identity": IDENTITY}, overwrite=False)
+    assert len(read_table(again.directory, "jobs")) == len(read_table(again.directory, "swarm")) == 0
+    assert read_facts(directory)["state"] == "running"
+
+
+def test_steps_behind_one_that_failed_are_begun_again(records: RunRecords) -> None:
+    """They began from what that left, which may be something else now."""
+    for name, step, state in (("a", 1, "done"), ("b", 2, "failed"), ("c", 2, "done"), ("d", 3, "done")):
+        records.replace("jobs", name, [job(name, state) | {"step": step}])
+        records.replace("patches", name, [row("patches", job=name)])
+    records.write_checkpoint("e", b"of step 3")
+    again = RunRecords.resume(records.directory, {"identity": IDENTITY})
+    assert read_table(again.directory, "jobs")["job"].to_pylist() == ["a", "c"]
+    assert set(read_table(again.directory, "patches")["job"].to_pylist()) == {"a", "c"}
+    assert again.checkpoints() == []

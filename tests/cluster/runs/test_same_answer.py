@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from ray.cluster_utils import Cluster
 
 from cluster.compute.compute import Compute, ComputeOptions
+from cluster.records.store import RunRecords, comparable, read_table
+from cluster.runs.optimize import repair
 from cluster.workers.replica import Replica
 from engine.data.image_set import open_image_set
+from engine.models.load import load_model
+from engine.targets.last_dense import find_target
 from tests.cluster.conftest import SETTINGS, Case, Finished, assert_same, run_repairs
+from tests.support.batches import here
 
 
 def test_undisturbed_run_repairs(alone: Finished) -> None:
@@ -52,6 +59,22 @@ def test_a_job_alone_and_among_others(case: Case, alone: Finished, tmp_path: Pat
         assert mine["swarm"] == theirs["swarm"]
         strip = [{key: value for key, value in entry.items() if key not in ignored} for entry in mine["jobs"]]
         assert strip == [{key: value for key, value in entry.items() if key not in ignored} for entry in theirs["jobs"]]
+
+
+def test_two_models_on_the_same_rows(case: Case, tmp_path: Path) -> None:
+    """What is kept of a task is of its model."""
+    other = keras.models.load_model(case.model.path)
+    kernel, *rest = other.layers[-1].get_weights()
+    other.layers[-1].set_weights([kernel * np.float32(0.9), *rest])
+    other.save(tmp_path / "other.keras")
+    model = load_model(tmp_path / "other.keras")
+    changed = replace(case, model=model, target=find_target(model.model, model.loss, model.classes, model.path))
+    alone = run_repairs(changed.repairs(tmp_path / "alone"), tmp_path / "run", here())
+    with here() as compute:
+        for name, one in (("first", case), ("second", changed)):
+            open_records = functools.partial(RunRecords.create, tmp_path / name, overwrite=False)
+            repair(one.repairs(tmp_path / f"out-{name}"), compute, open_records)
+    assert comparable(read_table(tmp_path / "second", "jobs")).to_pylist() == alone.tables["jobs"]
 
 
 def killing(method: str, at: int, marker: Path) -> type[Replica]:
