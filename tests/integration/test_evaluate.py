@@ -400,7 +400,14 @@ def test_stopped(earlier: bool, workspace: Path, command: Command, monkeypatch: 
     for where, name, at, error, code, says in (
         (Compute, "run_tasks", 1, KeyboardInterrupt(), 130, "error: interrupted"),
         (evaluation, "save_repaired", 2, full, 1, "no space is left on the disk"),
-        (Compute, "predict", 3, MemoryError("none left"), 1, "error: memory ran out (none left)"),
+        (
+            Compute,
+            "predict",
+            3,
+            MemoryError("none left"),
+            1,
+            "error: memory ran out (none left), expected less at once",
+        ),
         (evaluation, "write_evaluation", 1, KeyboardInterrupt(), 130, "error: interrupted"),
     ):
         with monkeypatch.context() as patch:

@@ -206,7 +206,9 @@ def test_replacing_with_the_same_is_nothing(records: RunRecords) -> None:
 
 def test_a_run_of_another_command_cannot_be_resumed(tmp_path: Path) -> None:
     RunRecords.create(tmp_path / "run", {"command": ["optimize"]}, overwrite=False)
-    with pytest.raises(InputError, match=r"run: found a run without an identity, expected one of this version, or --overwrite$"):
+    with pytest.raises(
+        InputError, match=r"run: found a run without an identity, expected one of this version, or --overwrite$"
+    ):
         RunRecords.check_same(tmp_path / "run", {"identity": IDENTITY})
 
 
