@@ -236,8 +236,9 @@ class Ledger:
                 start_fitness=search.state.start_fitness,
                 patched=int(search.state.best_sums[2]),
                 intact=int(search.state.best_sums[3]),
-                stop=search.state.stop or "",
-                state="done" if search.state.stop else "running",
+                # One that has stopped is done when its patches have come too.
+                stop=(search.state.stop or "") if search.offers else "",
+                state="done" if search.offers else "running",
                 seconds=sum(iteration.seconds for iteration in self._running[search.name].iterations),
             )
             for mine, search in zip(columns, result.searches, strict=True)

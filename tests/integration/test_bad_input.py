@@ -226,7 +226,7 @@ def test_more_particles_than_memory(workspace: Path, refused: Refused) -> None:
 
 def test_more_seeds_than_memory(workspace: Path, refused: Refused) -> None:
     refused(*OPTIMIZE, "--seeds", 10**9, says=("for 1000000000 searches of ", "GiB are free", "at most", " searches"))
-    refused(*OPTIMIZE, "--seeds", 2**63, says=("seeds is 9223372036854775808, expected at least 1 and less than 2^63",))
+    refused(*OPTIMIZE, "--seeds", 2**63, says=("seeds is 9223372036854775808, expected a whole number of 64 bits",))
 
 
 def test_more_rows_than_memory(workspace: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -473,7 +473,7 @@ def test_tables_are_whole_at_any_moment(tmp_path: Path) -> None:
     for part in range(150):
         for job in ("a", "b"):
             rows = [row | {"job": job, "iteration": 7 * part + number + 1} for number in range(7)]
-            records.append("swarm", job, rows)
+            records.replace("swarm", f"{job}-{part}", rows)
     records.compact({})
     done.set()
     for reader in readers:

@@ -25,7 +25,7 @@ from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows
 from engine.fitness.tiling import Tiling
 from engine.layers.weight_stats import WeightStats
-from engine.search.loop import Iteration, SearchSettings, SearchState, start
+from engine.search.loop import Iteration, Offer, SearchSettings, SearchState, start
 
 HERE = Means(0, asked=True, adds_hardware=False, only_workers=False, start_seconds=0.0)
 LAPTOP = Means(4, asked=False, adds_hardware=False, only_workers=False, start_seconds=8.0)
@@ -116,7 +116,8 @@ def segment(task: RepairTask, iterations: int, seconds: list[float]) -> TaskResu
     state = SearchState(swarm, np.zeros(4), 0.0, "iterations" if iterations == job.settings.num_iterations else None)
     done = tuple(Iteration(number, 0.0, 0.0, 0, 0, 0.0, 0.0, 0, took) for number, took in enumerate(seconds, start=1))
     objective = Objective(5, 995, 100.0)
-    return TaskResult(tuple(SearchResult(one.name, objective, state, done, ()) for one in task.searches))
+    offered = () if state.stop is None else (Offer(0.0, np.ones(2, np.float32)),)
+    return TaskResult(tuple(SearchResult(one.name, objective, state, done, offered) for one in task.searches))
 
 
 def task_of(tiling: Tiling = Tiling(), searches: int = 1) -> RepairTask:  # noqa: B008

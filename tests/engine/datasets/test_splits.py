@@ -179,7 +179,7 @@ def test_a_killed_process_leaves_what_can_be_gone_on_from(tmp_path: Path) -> Non
         [sys.executable, "-c", KILLED, tmp_path / "out"], check=False, timeout=60, cwd=Path(__file__).parents[3]
     )
     assert done.returncode == -signal.SIGKILL
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [".prepare.unfinished"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".prepare.lock", ".prepare.unfinished"]
     with h5py.File(tmp_path / "out" / ".prepare.unfinished" / "train.h5") as file:
         assert np.array_equal(file["images"][:750], make(np.arange(750)))
     starts: list[tuple[str, int]] = []
@@ -219,7 +219,7 @@ def test_a_process_killed_between_the_finished_files_loses_no_row(tmp_path: Path
             [sys.executable, "-c", MOVED, tmp_path / "out"], check=False, timeout=60, cwd=Path(__file__).parents[3]
         )
         assert done.returncode == -signal.SIGKILL
-        assert sorted(files(tmp_path / "out")) == ["train.h5"]
+        assert sorted(files(tmp_path / "out")) == [".prepare.lock", "train.h5"]
     for name in ("out", "whole"):
         write_splits(tmp_path / name, splits_of(train=300, repair=300), LAYOUT, make, job={})
     assert files(tmp_path / "out") == files(tmp_path / "whole")
