@@ -30,7 +30,7 @@ from cluster.compute.placement import (
     searches_of,
 )
 from cluster.compute.values import ValueWatch, warn_on_stderr
-from cluster.ray_cluster.local_workers import MODELS, check_local
+from cluster.ray_cluster.local_workers import MODELS, check_local, unasked
 from cluster.workers.model import ModelHandle
 from cluster.workers.passes import NOT_VISIBLE, Pass, block_pass, ship_rows
 from cluster.workers.replica import Replica
@@ -355,9 +355,8 @@ class Compute:
         asked = options.num_workers is not None
         if self._resources is None:
             # Started here, CPU workers share this machine's cores; several GPUs add hardware to the one used here.
-            count = options.num_workers or os.cpu_count() or 1
             gpus = backend.gpu_count()
-            workers = count if asked or gpus < 2 else gpus
+            workers = options.num_workers or (gpus if gpus > 1 else unasked(MODELS))
             return Means(workers, asked, gpus > 1, only_workers=False, start_seconds=0.0 if asked else START_SECONDS)
         resources = self._resources
         if self._pool is not None:
@@ -373,10 +372,10 @@ class Compute:
         if self._resources is None:
             from cluster.ray_cluster.connect import connected
 
-            options = self.options
-            self._resources = self._stack.enter_context(
-                connected(options.address, options.num_workers, options.gpus_per_worker)
-            )
+            options, wanted = self.options, self.options.num_workers
+            if wanted is None and options.address is None and not backend.gpu_count():
+                wanted = unasked(MODELS)
+            self._resources = self._stack.enter_context(connected(options.address, wanted, options.gpus_per_worker))
         return self._resources
 
     def _workers(self) -> WorkerPool:

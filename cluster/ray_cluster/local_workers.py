@@ -25,6 +25,11 @@ PICTURES = WorkerCost(200 << 20, 1.0)
 """With NumPy and scikit-image."""
 
 
+def unasked(cost: WorkerCost) -> int:
+    """Workers on this machine where no number was asked for: one for each core, as far as free memory carries them."""
+    return max(1, min(os.cpu_count() or 1, free_memory() // cost.memory))
+
+
 def check_local(workers: int, cost: WorkerCost, say: Callable[[str], None]) -> None:
     """Refuse more workers than free memory carries; say what those beyond the cores cost.
 

@@ -7,13 +7,12 @@ tasks, one per worker at a time, because Ray itself runs a task again whose proc
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
-from cluster.ray_cluster.local_workers import PICTURES, check_local
+from cluster.ray_cluster.local_workers import PICTURES, check_local, unasked
 from engine.core.errors import InputError, WorkError
 
 P = TypeVar("P")
@@ -80,8 +79,9 @@ class RayMap:
                 yield piece, function(piece)
                 seconds = time.perf_counter() - begun
             here = (count - 2) * seconds
-            there = RAY_START_SECONDS + here / (os.cpu_count() or 1)
-            reason = f"{here:.1f} s expected here, {there:.1f} s on {os.cpu_count()} workers"
+            workers = unasked(PICTURES)
+            there = RAY_START_SECONDS + here / workers
+            reason = f"{here:.1f} s expected here, {there:.1f} s on {workers} workers"
             remote = there < here
         else:
             remote = self._num_workers != 0
@@ -99,7 +99,7 @@ class RayMap:
         if not self._workers:
             from cluster.ray_cluster.connect import connected
 
-            local = os.cpu_count() if self._address is None else None
+            local = unasked(PICTURES) if self._address is None else None
             wanted = self._num_workers or local
             resources = self._stack.enter_context(connected(self._address, wanted, 0.0))
             self._workers = resources.workers if wanted else _cpus()  # pictures want no GPU

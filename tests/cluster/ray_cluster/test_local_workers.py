@@ -8,7 +8,7 @@ import re
 import pytest
 
 from cluster.compute.compute import Compute, ComputeOptions
-from cluster.ray_cluster.local_workers import MODELS, PICTURES, WorkerCost, check_local
+from cluster.ray_cluster.local_workers import MODELS, PICTURES, WorkerCost, check_local, unasked
 from engine.core.errors import InputError
 from engine.core.memory import free_memory
 
@@ -33,3 +33,10 @@ def test_workers_beyond_the_memory_are_refused(cost: WorkerCost) -> None:
         check_local(most * 2 + 2, cost, lambda line: None)
     fit = re.search(r"expected at most (\d+) ", str(refused.value))
     assert fit and abs(int(fit[1]) - most) <= max(2, most // 4)  # others take and free memory meanwhile
+
+
+def test_no_more_unasked_than_memory_carries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    for free, expected in ((16 << 30, 18), (1 << 50, 64), (1 << 20, 1)):
+        monkeypatch.setattr("cluster.ray_cluster.local_workers.free_memory", lambda free=free: free)
+        assert unasked(MODELS) == expected
