@@ -22,12 +22,11 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 import click
 import numpy as np
 import ray
-from common import COMMAND, dataset_option, machine, model_option, run_command
+from common import COMMAND, dataset_option, machine, model_option, run_command, table
 from modes import write
 from quality import images_of
 
 from cli.commands.batch import make_batch
-from cli.shared.console import table
 from cluster.batch.estimate import expect
 from cluster.batch.modes import run_batch
 from cluster.batch.spec import Batch, ChunkFile

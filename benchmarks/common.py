@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
+from cli.shared import console
 from engine.core.files import replace_file
 from engine.core.types import Float32, Int64
 
@@ -49,6 +50,11 @@ output_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the numbers as an Arrow file, which benchmarks/plot.py draws [default: they are only printed].",
 )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A plain text table with a line for each row, however wide."""
+    return console.table(header, rows, most=400)
 
 
 def machine(*packages: str) -> str:

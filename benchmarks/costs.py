@@ -20,10 +20,9 @@ from typing import Any
 import click
 import numpy as np
 import pyarrow as pa
-from common import column, machine, output_option, side_by_side, write_results
+from common import column, machine, output_option, side_by_side, table, write_results
 from problems import Job, Size, check, drawn, exact, iterations
 
-from cli.shared.console import table
 from engine import backend
 from engine.backend import ops
 

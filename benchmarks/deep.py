@@ -16,10 +16,9 @@ from typing import Any
 import click
 import numpy as np
 import pyarrow as pa
-from common import column, dataset_option, machine, model_option, output_option, write_results
+from common import column, dataset_option, machine, model_option, output_option, table, write_results
 from quality import prepared_split, spread
 
-from cli.shared.console import table
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Int64
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS

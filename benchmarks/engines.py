@@ -16,7 +16,7 @@ from typing import Any
 import click
 import numpy as np
 import pyarrow as pa
-from common import column, machine, model_option, output_option, side_by_side, write_results
+from common import column, machine, model_option, output_option, side_by_side, table, write_results
 from problems import (
     PROBLEMS,
     REFERENCE_PARTICLES,
@@ -31,7 +31,6 @@ from problems import (
 )
 from rivals import ENGINES, STEPS, Rival
 
-from cli.shared.console import table
 from engine.models.load import LoadedModel, load_model
 
 PACKAGES = ("evox", "torch", "evosax", "jax", "pyswarms")

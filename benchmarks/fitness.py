@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 import pyarrow as pa
-from common import column, machine, model_option, output_option, side_by_side, write_results
+from common import column, machine, model_option, output_option, side_by_side, table, write_results
 from problems import (
     PARTICLES,
     REFERENCE_PARTICLES,
@@ -28,7 +28,6 @@ from problems import (
     spread_over_units,
 )
 
-from cli.shared.console import table
 from engine.models.load import load_model
 
 COMPARED = ("dense", "numpy", "evaluate")

@@ -24,10 +24,9 @@ import click
 import keras
 import numpy as np
 import pyarrow as pa
-from common import column, machine, model_option, output_option, shipped_images, side_by_side, write_results
+from common import column, machine, model_option, output_option, shipped_images, side_by_side, table, write_results
 from costs import Peak, Work, measure_peak
 
-from cli.shared.console import table
 from engine.core.types import Float32, Float64, Int64
 from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.tail import TailFitness, kept_bytes

@@ -12,11 +12,10 @@ from statistics import mean
 
 import click
 import numpy as np
-from common import dataset_option, machine, model_option
+from common import dataset_option, machine, model_option, table
 from quality import images_of, prepared_split, spread
 
 from cli.commands.batch import make_batch
-from cli.shared.console import table
 from cluster.batch.modes import BatchReport, run_batch
 from cluster.batch.spec import Mode
 from cluster.compute.compute import Compute, ComputeOptions

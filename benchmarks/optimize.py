@@ -18,10 +18,9 @@ from statistics import median
 from typing import Any
 
 import click
-from common import COMMAND, machine, model_option, run_command, shipped_images, write_images
+from common import COMMAND, machine, model_option, run_command, shipped_images, table, write_images
 
 from cli.main import run
-from cli.shared.console import table
 from cluster.compute.placement import JOIN_SECONDS, START_SECONDS
 
 ROWS = 1000

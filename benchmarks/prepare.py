@@ -21,13 +21,12 @@ from typing import Any
 import click
 import h5py
 import numpy as np
-from common import machine
+from common import machine, table
 from PIL import Image
 from skimage.color import hsv2rgb, rgb2hsv
 from skimage.exposure import equalize_hist
 from skimage.transform import resize
 
-from cli.shared.console import table
 from cluster.ray_cluster.parallel_map import RayMap
 from engine.core.parallel import ParallelMap
 from engine.datasets.bdd import LABEL_NAMES, read_frames, square_crop

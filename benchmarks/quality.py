@@ -17,9 +17,8 @@ from typing import Any
 
 import click
 import numpy as np
-from common import dataset_option, machine, model_option
+from common import dataset_option, machine, model_option, table
 
-from cli.shared.console import table
 from engine.backend import keras
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64

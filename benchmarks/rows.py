@@ -15,9 +15,8 @@ from pathlib import Path
 
 import click
 import numpy as np
-from common import COMMAND, MemoryWatch, machine, model_option, shipped_images, side_by_side, write_images
+from common import COMMAND, MemoryWatch, machine, model_option, shipped_images, side_by_side, table, write_images
 
-from cli.shared.console import table
 from cluster.compute.compute import Compute, ComputeOptions
 from engine.data.image_set import open_image_set
 from engine.models.load import load_model

@@ -13,11 +13,10 @@ from pathlib import Path
 import click
 import numpy as np
 import pyarrow as pa
-from common import column, machine, model_option, output_option, shipped_images, side_by_side, write_results
+from common import column, machine, model_option, output_option, shipped_images, side_by_side, table, write_results
 from costs import measure_peak
 from layers import Job, needed
 
-from cli.shared.console import table
 from cluster.compute.compute import Compute, ComputeOptions
 from cluster.compute.tasks import tiled
 from engine.core.rng import RngKey

@@ -106,25 +106,27 @@ def created(*paths: Path) -> None:
     echo("\n".join(["created files:", *(escaped(str(path)) for path in paths)]))
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]], least: int = _RECOGNISED) -> str:
-    """A plain text table of at most `COLUMNS`: names, in the first column, to the left, the others to the right.
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[object]], least: int = _RECOGNISED, most: int = COLUMNS
+) -> str:
+    """A plain text table of at most `most` columns: names, in the first column, to the left, the others to the right.
 
     Names give way to the others: they are shortened, or where less than `least` columns would be left of them, stand
     on lines of their own. A table whose other columns are too wide already is left as wide as it is.
     """
     cells = [[_printable(str(cell)) for cell in row] for row in [header, *rows]]
     widths = [max(width(row[column]) for row in cells) for column in range(len(header))]
-    room = COLUMNS - sum(widths[1:]) - 2 * (len(header) - 1)
+    room = most - sum(widths[1:]) - 2 * (len(header) - 1)
     apart = widths[0] > room and width(cells[0][0]) <= room < least
     if apart:
         widths[0] = width(cells[0][0])
     else:
-        widths[0] = min(widths[0], room if room >= least else COLUMNS)
+        widths[0] = min(widths[0], room if room >= least else most)
     lines = []
     for row in cells:
         name = row[0]
         if apart and row is not cells[0]:
-            lines.append(_fitted(name, COLUMNS))
+            lines.append(_fitted(name, most))
             name = ""
         aligned = (" " * (size - width(cell)) + cell for cell, size in zip(row[1:], widths[1:], strict=True))
         name = _fitted(name, widths[0])

@@ -19,7 +19,7 @@ import pyarrow.ipc
 
 from cluster.records.schema import EVALUATION, KEYS, SCHEMAS, VOLATILE
 from engine.core.errors import InputError, WorkError
-from engine.core.files import disk_is_full, remove, remove_at_once, remove_leftovers, replace_file
+from engine.core.files import disk_is_full, is_leftover, remove, remove_at_once, remove_leftovers, replace_file
 from engine.core.lock import LOCK, Lock
 
 CHECKPOINTS = "checkpoint"
@@ -58,14 +58,14 @@ class RunRecords:
 
     @staticmethod
     def check_new(directory: Path, *, overwrite: bool) -> None:
-        """Refuse a directory that is in use; one with nothing but its lock is empty.
+        """Refuse a directory that is in use; one with nothing but its lock, or what a killed command began, is empty.
 
         Raises:
             InputError: as `create` does.
         """
         if not directory.exists():
             return
-        if directory.is_dir() and all(path.name.startswith(LOCK) for path in directory.iterdir()):
+        if directory.is_dir() and all(path.name.startswith(LOCK) or is_leftover(path) for path in directory.iterdir()):
             return
         if _emptied(directory):
             return

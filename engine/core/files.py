@@ -48,6 +48,11 @@ def remove_leftovers(directory: Path, stems: Collection[str] | None = None) -> N
             remove(path)
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a name is one that a file or folder has while it is made beside its place."""
+    return _LEFTOVER.fullmatch(path.name) is not None
+
+
 @contextmanager
 def replace_file(path: Path, *, keep_suffix: bool = True) -> Iterator[Path]:
     """Yield a temporary name in the same folder; what the body writes there becomes `path` when it succeeds.

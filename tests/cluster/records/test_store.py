@@ -315,3 +315,14 @@ def test_steps_behind_one_that_failed_are_begun_again(records: RunRecords) -> No
     assert read_table(again.directory, "jobs")["job"].to_pylist() == ["a", "c"]
     assert set(read_table(again.directory, "patches")["job"].to_pylist()) == {"a", "c"}
     assert again.checkpoints() == []
+
+
+def test_a_folder_with_nothing_but_what_a_killed_command_began_is_empty(tmp_path: Path) -> None:
+    (tmp_path / ".run.tmp-0123456789ab").touch()
+    (tmp_path / ".lock").touch()
+    RunRecords.check_new(tmp_path, overwrite=False)
+    RunRecords.create(tmp_path, {"identity": IDENTITY}, overwrite=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "run.json"]
+    (tmp_path / "other" / "mine").mkdir(parents=True)
+    with pytest.raises(InputError, match="something that is not a run"):
+        RunRecords.check_new(tmp_path / "other", overwrite=False)
