@@ -151,14 +151,8 @@ def expect(batch: Batch, compute: Compute) -> Expectation:
 
 def _step(batch: Batch, probe: _Probe, first: _Measured, again: _Measured, readable: int, wave: int) -> float:
     """Seconds of a step."""
-    at_first = first.seconds
-    if at_first is None:
-        at_first = probe.seconds(batch, wave, wave)
-    else:
-        at_first += probe.setup
-    later = again.seconds
-    if later is None:
-        later = at_first
+    at_first = probe.seconds(batch, wave, wave) if first.seconds is None else first.seconds + probe.setup
+    later = at_first if again.seconds is None else again.seconds
     if batch.mode == "chain":
         return (at_first + (batch.steps - 1) * later) / batch.steps
     return at_first + max(0.0, readable / wave - 1) * later

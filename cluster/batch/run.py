@@ -62,8 +62,6 @@ def _run(
 ) -> int:
     begun = time.perf_counter()
     goes_on = resume and holds_run(batch.output)
-    if not goes_on:
-        RunRecords.check_new(batch.output, overwrite=overwrite)
     facts = facts_of(batch, compute)
     if goes_on:
         RunRecords.check_same(batch.output, facts)

@@ -26,7 +26,7 @@ from cluster.runs.features import search_rows
 from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.ledger import EndedSearch, Ledger
 from cluster.runs.localize import localisation_sums
-from cluster.runs.optimize import OnIterations, chunk_jobs, patch_of, planned, ready_chunk, search, tasks_of_cases
+from cluster.runs.optimize import OnIterations, chunk_jobs, patch_of, planned, ready_chunk, search
 from cluster.runs.output import check_output, measuring, save_repaired
 from cluster.runs.shared_rows import predict_held_out
 from cluster.workers.model import ModelHandle
@@ -237,14 +237,9 @@ def _evaluate(
     # The folder also before the search, as it may turn out that nothing can be written there.
     with _staged(work, facts, lock, resume) as records:
         ledger = Ledger(records, work.target)
-        jobs = sum(len(case.jobs) for case in cases)
-        ledger.plan(1, jobs)
-        ledger.begin(1, jobs)
-        searched = [(case.found.ready, case.jobs) for case in cases]
-        search(
-            compute, handle, tasks_of_cases(searched, handle.key, compute.workers, ledger.has), ledger, on_iterations
-        )
-        tick = on_rows("measure", sum(images.rows for images in work.sets.values()) * jobs)
+        search(compute, handle, [(case.found.ready, case.jobs) for case in cases], ledger, on_iterations)
+        runs = sum(len(case.jobs) for case in cases)
+        tick = on_rows("measure", sum(images.rows for images in work.sets.values()) * runs)
         evaluated = [_measure_setting(work, compute, case, ledger, before, tick) for case in cases]
         table = [row for result in evaluated for row in _table_rows(result, cases[0].found.chunk.label)]
         write_evaluation(records.directory / TABLE, table, _digest(facts))
@@ -279,7 +274,7 @@ def _measure_setting(
         runs.append(EvaluationRun(number, job.seed, ended.iterations, ended.fitness, ended.stop, rates))
     evaluated = Evaluated(
         setting=case.setting,
-        num_grad=_num_grad(work, case.setting),
+        num_grad=case.setting.num_grad or GRADIENTS_PER_NEGATIVE * work.negatives.rows,
         weights=len(case.found.chunk.index),
         positive_weight=case.objective.positive_weight,
         runs=tuple(runs),
@@ -295,15 +290,10 @@ def _read_rates(path: Path) -> dict[str, Rates] | None:
     return {split: Rates(**found) for split, found in json.loads(path.read_text()).items()}
 
 
-def _num_grad(work: Evaluation, setting: Setting) -> int:
-    return setting.num_grad or GRADIENTS_PER_NEGATIVE * work.negatives.rows
-
-
 def _facts(work: Evaluation, compute: Compute) -> dict[str, Any]:
-    sets = work.sets
     named = (*work.held_out.values(), work.negatives)
     identity = {
-        "data": fingerprints({split: images.path for split, images in sets.items()}),
+        "data": fingerprints({split: images.path for split, images in work.sets.items()}),
         "settings": {setting.name: asdict(setting) for setting in work.settings},
         "seeds": list(work.seeds),
     }

@@ -146,7 +146,7 @@ def repair(
     records = open_records(facts)
     with records.telling_end(facts):
         ledger = Ledger(records, repairs.target, on_jobs)
-        _search(run, searched, ledger, on_iterations)
+        search(compute, run.handle, [(case.ready, case.jobs) for case in searched], ledger, on_iterations)
         reports = []
         for paths, chunk, case in zip(repairs.chunks, chunks, cases, strict=True):
             report = _finish(run, paths, chunk, case, ledger, held_out)
@@ -162,41 +162,28 @@ def repair(
     return reports
 
 
-def _search(run: _Work, cases: Sequence[_ChunkSearch], ledger: Ledger, on_iterations: OnIterations | None) -> None:
-    """Run the searches that have not ended."""
-    searched = [(case.ready, case.jobs) for case in cases]
-    tasks = tasks_of_cases(searched, run.handle.key, run.compute.workers, ledger.has)
-    jobs = sum(len(case.jobs) for case in cases)
-    ledger.plan(1, jobs)
-    ledger.begin(1, jobs)
-    search(run.compute, run.handle, tasks, ledger, on_iterations)
-
-
 def search(
     compute: Compute,
     handle: ModelHandle,
-    tasks: Sequence[RepairTask],
+    cases: Sequence[tuple[ReadyCase, Sequence[SearchJob]]],
     ledger: Ledger,
     on_iterations: OnIterations | None,
 ) -> None:
-    """Run tasks that have their cases to their end, and take it down."""
+    """Run the searches of cases that have not ended to their end, and take them down; see `cluster.runs.tasks`."""
+    parts = parts_of_groups(len(cases), compute.workers)
+    tasks = [
+        RepairTask(name, 1, ready.folder, ready.case.label, searches, handle.key, ready, 1)
+        for ready, jobs in cases
+        for name, searches in divided(jobs[0].name, jobs, len(jobs), parts, ledger.has)
+    ]
+    count = sum(len(jobs) for _, jobs in cases)
+    ledger.plan(1, count)
+    ledger.begin(1, count)
     for event in compute.run_tasks(handle, None, tasks, ledger.states(tasks)):
         ledger.take(event)
         if on_iterations is not None:
             for searched in event.result.searches:
                 on_iterations(searched.name, searched.iterations)
-
-
-def tasks_of_cases(
-    cases: Sequence[tuple[ReadyCase, Sequence[SearchJob]]], base: str, workers: int, has: Callable[[str], bool]
-) -> list[RepairTask]:
-    """The tasks of cases with their searches, without those that have ended; see `cluster.runs.tasks`."""
-    parts = parts_of_groups(len(cases), workers)
-    return [
-        RepairTask(name, 1, ready.folder, ready.case.label, searches, base, ready, 1)
-        for ready, jobs in cases
-        for name, searches in divided(jobs[0].name, jobs, len(jobs), parts, has)
-    ]
 
 
 def _open_all(repairs: Repairs) -> list[Chunk | None]:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cli.main import run
-from tests.support.batches import write_data
+from cluster.batch.run import run_recorded
+from tests.support.batches import here, small_batch, write_data
 
 SHIPPED = Path(__file__).parents[2] / "cli" / "quickstart_data"
 ROWS = {"repair": 400, "val": 120, "test": 120}
@@ -118,6 +119,15 @@ def repairsets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_data(tmp_path_factory.mktemp("repairsets"))
     shutil.copy(SHIPPED / "model.keras", root)
     return root
+
+
+@pytest.fixture(scope="session")
+def undisturbed(repairsets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an undisturbed batch in this process leaves."""
+    directory = tmp_path_factory.mktemp("undisturbed") / "run"
+    with here() as compute:
+        run_recorded(small_batch(repairsets, directory), compute)
+    return directory
 
 
 @pytest.fixture

@@ -25,15 +25,6 @@ pytestmark = pytest.mark.slow
 MARK = "REPAIR_DIST_TEST_MARK"
 
 
-@pytest.fixture(scope="module")
-def undisturbed(repairsets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an undisturbed batch in this process leaves."""
-    directory = tmp_path_factory.mktemp("undisturbed") / "run"
-    with here() as compute:
-        run_recorded(small_batch(repairsets, directory), compute)
-    return directory
-
-
 def check_resumed(data: Path, directory: Path, undisturbed: Path) -> None:
     """Resumed, a run ends as if nothing had happened."""
     with here() as compute:

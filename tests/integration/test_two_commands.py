@@ -23,15 +23,6 @@ from tests.integration.conftest import Command, contents
 from tests.support.batches import differences, here, small_batch, words_of
 
 
-@pytest.fixture(scope="module")
-def undisturbed(repairsets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an undisturbed batch leaves."""
-    directory = tmp_path_factory.mktemp("undisturbed") / "run"
-    with here() as compute:
-        run_recorded(small_batch(repairsets, directory), compute)
-    return directory
-
-
 def begun(words: list[str], directory: Path) -> subprocess.Popen[str]:
     """A command, stopped as soon as the first of its searches has ended; it does nothing more until it is told to."""
     process = subprocess.Popen(

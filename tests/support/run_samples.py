@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster.records.rows import change_rows
 from cluster.records.store import RunRecords
 from engine.data.writer import write_image_set
 from engine.metrics.accuracy import LabelChange, paired_changes, wilson_interval
@@ -298,9 +299,7 @@ class _Writer:
         after: np.ndarray,
     ) -> None:
         changes = paired_changes(self.truth[split], before, after, self.sample.classes)
-        records.replace(
-            "labels", f"{job}-{stage}-{split}", [_label_row(job, stage, split, change) for change in changes]
-        )
+        records.replace("labels", f"{job}-{stage}-{split}", change_rows(job, stage, split, changes))
 
     def _searches(self, records: RunRecords) -> list[str]:
         """Write all searches; returns the names of those whose patches were taken."""
@@ -412,7 +411,7 @@ class _Writer:
         for split, (truth, before, after) in sets.items():
             for change in paired_changes(truth, before, after, self.sample.classes):
                 same = LabelChange(change.label, change.total, change.correct_before, change.correct_before, 0, 0)
-                rows += [_label_row(name, "base", split, same), _label_row(name, "repaired", split, change)]
+                rows += change_rows(name, "base", split, [same]) + change_rows(name, "repaired", split, [change])
         records.replace("labels", name, rows)
         return {split: self.current[split] for split in self.splits}
 
@@ -471,20 +470,6 @@ class _Writer:
 
 def _name(step: int, chunk: int, label: int, weight: float, seed: int) -> str:
     return f"{chunk:02d}{step:02d}c4ffee{chunk:02d}-{label}-w{weight:g}-s{seed}"
-
-
-def _label_row(job: str, stage: str, split: str, change: LabelChange) -> dict[str, Any]:
-    return {
-        "job": job,
-        "stage": stage,
-        "split": split,
-        "label": change.label,
-        "total": change.total,
-        "correct": change.correct_after,
-        "accuracy": change.correct_after / change.total,
-        "repaired": change.fixed,
-        "broken": change.broken,
-    }
 
 
 def _job_row(name: str, step: int, chunk: str, label: int, seed: int) -> dict[str, Any]:
