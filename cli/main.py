@@ -23,7 +23,7 @@ import click
 
 from cli.shared.console import echo
 from cli.shared.groups import Commands
-from engine.core.errors import InputError, WorkError
+from engine.core.errors import InputError, WorkError, is_interruption
 from engine.core.files import disk_is_full
 from engine.core.names import escaped
 
@@ -108,14 +108,8 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except InputError as error:
-        return _fail(escaped(str(error)), 2, debug)
-    except WorkError as error:
-        return _fail(escaped(str(error)), 1, debug)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("terminated", 143, debug) if told_to_end else _fail("interrupted", 130, debug)
-    except Exception as error:
-        message, code = _in_words(error)
+    except (Exception, KeyboardInterrupt) as error:
+        message, code = _in_words(error, told=bool(told_to_end))
         return _fail(message, code, debug)
 
 
@@ -140,8 +134,12 @@ def _terminable(told: list[int]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _in_words(error: Exception) -> tuple[str, int]:
-    """A sentence about what the system or a library refused, and the exit code."""
+def _in_words(error: BaseException, *, told: bool) -> tuple[str, int]:
+    """A sentence about what was interrupted, wrong, or refused by the system or a library, and the exit code."""
+    if isinstance(error, click.Abort) or is_interruption(error):
+        return ("terminated", 143) if told else ("interrupted", 130)
+    if isinstance(error, InputError | WorkError):
+        return escaped(str(error)), 2 if isinstance(error, InputError) else 1
     text = escaped(str(error).strip(), keep="\n")
     if isinstance(error, MemoryError):
         return f"memory ran out ({text or 'no message'}), expected less at once or a machine with more", 1

@@ -16,7 +16,7 @@ from cluster.compute.placement import searches_of
 from cluster.runs.tasks import blocks
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import Base
-from engine.core.errors import InputError
+from engine.core.errors import InputError, is_interruption
 from engine.data.image_set import read_images
 
 BUDGET = 10.0
@@ -180,8 +180,8 @@ def _given_up_after(seconds: float) -> Iterator[None]:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    except KeyboardInterrupt:
-        if not rung:
+    except BaseException as error:
+        if not (rung and is_interruption(error)):
             raise
     finally:
         signal.signal(signal.SIGALRM, before)

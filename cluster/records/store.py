@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from cluster.records.schema import EVALUATION, KEYS, SCHEMAS, VOLATILE
-from engine.core.errors import InputError, WorkError
+from engine.core.errors import InputError, WorkError, is_interruption
 from engine.core.files import disk_is_full, is_leftover, remove, remove_at_once, remove_leftovers, replace_file
 from engine.core.lock import LOCK, Lock
 
@@ -129,7 +129,7 @@ class RunRecords:
             yield
         except BaseException as error:
             with suppress(Exception):
-                state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                state = "interrupted" if is_interruption(error) else "failed"
                 self.write_facts({**facts, "state": state})
             raise
 

@@ -1,4 +1,4 @@
-"""The two exceptions a user is meant to read, and what their sentences say of others."""
+"""The two exceptions a user is meant to read, what their sentences say of others, and which mean an interruption."""
 
 
 class InputError(Exception):
@@ -17,3 +17,18 @@ def reason(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     text = lines[0].strip().rstrip(".:") if lines else type(error).__name__
     return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether an exception is Ctrl-C, or what a library made of it.
+
+    A signal that arrives while C code builds a result leaves as a SystemError that was caused by the KeyboardInterrupt.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, KeyboardInterrupt):
+            return True
+        seen.add(id(cause))
+        cause = cause.__cause__
+    return False

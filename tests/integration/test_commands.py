@@ -25,9 +25,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from cli import main
 from cli.main import COMMANDS, run
 from cluster.records.schema import KEYS, SCHEMAS
-from cluster.records.store import RunRecords, read_table
+from cluster.records.store import RunRecords, read_facts, read_table
 from engine import backend
 from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
@@ -569,3 +570,17 @@ def test_interrupt(workers: int, number: signal.Signals, code: int, word: str, w
     after = {path: what for path, what in contents(workspace).items() if path.partition("/")[0] != "run"}
     assert after == before
     assert not list((workspace / "run").glob("**/.*"))
+
+
+def test_what_a_library_makes_of_ctrl_c_is_told_and_recorded_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(*_: object, **__: object) -> None:
+        with RunRecords.create(tmp_path / "run", {}, overwrite=False).telling_end({}):
+            raise SystemError("<built-in method __array__> returned a result with an exception set") from interrupt
+
+    interrupt = KeyboardInterrupt()
+    monkeypatch.setattr(main.repair_dist, "main", command)
+    assert run([]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+    assert read_facts(tmp_path / "run")["state"] == "interrupted"

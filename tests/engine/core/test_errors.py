@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.core.errors import InputError, reason
+from engine.core.errors import InputError, WorkError, is_interruption, reason
 from engine.datasets.cifar import parse_batch
 
 
@@ -27,3 +27,12 @@ def test_a_long_complaint_of_a_damaged_file_is_cut() -> None:
     with pytest.raises(InputError, match="is no pickle that can be read") as caught:
         parse_batch(b"I" + b"x" * 5000 + b"\n.", "data_batch_1")
     assert len(str(caught.value)) < 300
+
+
+def test_what_a_library_makes_of_ctrl_c_is_an_interruption() -> None:
+    error = SystemError("<built-in method __array__> returned a result with an exception set")  # NumPy's
+    error.__cause__ = KeyboardInterrupt()
+    assert is_interruption(error) and is_interruption(KeyboardInterrupt())
+    lost = WorkError("the lock is not held any more")
+    lost.__context__ = KeyboardInterrupt()
+    assert not is_interruption(lost) and not is_interruption(SystemError("bad call"))
