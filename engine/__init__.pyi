@@ -14,7 +14,15 @@ from .localize.pareto import Localisation
 from .metrics.accuracy import label_results, paired_changes, wilson_interval
 from .metrics.comparison import Comparison, compare
 from .metrics.repair_rates import Given, Rates
-from .metrics.requirements import Requirement, Verdict, check_requirements, default_goals, read_requirements
+from .metrics.requirements import (
+    Requirement,
+    Requirements,
+    Verdict,
+    check_requirements,
+    default_goals,
+    default_promises,
+    read_requirements,
+)
 from .models.load import LoadedModel, load_model
 from .patches.arrow import read_patch, write_patch
 from .patches.patch import Patch, compose, merge, patch_between, revert
@@ -49,6 +57,7 @@ __all__ = [
     "Rates",
     "RepairCase",
     "Requirement",
+    "Requirements",
     "RngKey",
     "SearchRows",
     "SearchSettings",
@@ -71,6 +80,7 @@ __all__ = [
     "compare",
     "compose",
     "default_goals",
+    "default_promises",
     "find_case",
     "find_target",
     "label_results",

@@ -20,6 +20,7 @@ from cli.shared.options import (
     method_option,
     model_options,
     option,
+    refuse_confidence,
     search_options,
     shared_rows_option,
     target_layer_option,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from cluster.batch.spec import Batch, Mode, Weighting
     from cluster.compute.compute import ComputeOptions
     from engine.localize.last_dense import Impact
+    from engine.metrics.requirements import Requirement
     from engine.search.loop import SearchSettings
 
 MODES = ("chain", "independent", "rounds")
@@ -191,7 +193,11 @@ def make_batch(
     sets = [images for images in (validation, test, *positives) if images is not None]
     names = next((images.label_names for images in sets if images.label_names), None)
     chosen = parse_labels(labels, validation.classes, names)
-    stated = read_requirements(requirements, validation.classes, names) if requirements else ()
+    stated: tuple[Requirement, ...] = ()
+    if requirements:
+        required = read_requirements(requirements, validation.classes, names)
+        refuse_confidence(required, requirements)
+        stated = required.limits
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     return Batch(
         model=model,

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.shared.console import Console, echo, label_name, table
-from cli.shared.options import PATH, compute_options, model_options, open_data, option, verbose_option
+from cli.shared.options import (
+    PATH,
+    compute_options,
+    model_options,
+    open_data,
+    option,
+    refuse_confidence,
+    verbose_option,
+)
 from cli.shared.verdicts import EXIT_NOT_MET, verdict_table
 from engine.core.errors import InputError
 
@@ -24,7 +32,7 @@ if TYPE_CHECKING:
 @option("--target-data", default="test.h5", show_default=True, help="Name of the image set.")
 @option("--per-label", type=bool, help="Print every label as well.")
 @option("--requirements", type=PATH, help="TOML file of requirements to judge the model by.")
-@option("--base-model-dir", type=PATH, help="The model before its repair, for requirements on loss of accuracy.")
+@option("--base-model-dir", type=PATH, help="The model before its repair, for requirements on lost or gained accuracy.")
 @compute_options
 @verbose_option
 def command(
@@ -95,8 +103,9 @@ def _requirements(path: Path | None, base_model_dir: Path | None, images: ImageS
     from engine.metrics.requirements import check_rows, read_requirements
 
     required = read_requirements(path, images.classes, images.label_names)
-    check_rows(required, np.bincount(images.labels, minlength=images.classes), images.path)
-    relative = next((requirement for requirement in required if requirement.kind == "max_drop"), None)
+    refuse_confidence(required, path)
+    check_rows(required.limits, np.bincount(images.labels, minlength=images.classes), images.path)
+    relative = next((requirement for requirement in required.limits if requirement.relative), None)
     if relative is not None and base_model_dir is None:
         raise InputError(f'{path} asks for "{relative.text}" without a model before, expected --base-model-dir')
-    return required
+    return required.limits

@@ -74,12 +74,14 @@ def label_text(label: int, names: Sequence[str] | None) -> str:
 def verdict_values(verdict: Verdict) -> list[str]:
     """How a requirement was judged: before, after, interval, margin and rows.
 
-    Accuracies and rates are in percent. Of a loss of accuracy, before and after are the accuracies, and the interval
-    is that of the change between them, in points.
+    Accuracies and rates are in percent. Of a loss or a gain of accuracy, before and after are the accuracies, and the
+    interval is that of the change between them, in points.
     """
     low, high = verdict.low, verdict.high
-    if verdict.requirement.kind == "max_drop":
-        interval = f"change {points(-high)} to {points(-low)}"
+    if verdict.requirement.relative:
+        if not verdict.requirement.at_least:  # of a loss
+            low, high = -high, -low
+        interval = f"change {points(low)} to {points(high)}"
     else:
         interval = f"{percent(low)} to {percent(high)}"
     after = verdict.count_after / verdict.total

@@ -13,6 +13,7 @@ from engine.core.errors import InputError
 
 if TYPE_CHECKING:
     from engine.data.image_set import ImageSet
+    from engine.metrics.requirements import Requirements
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -331,6 +332,14 @@ def check_seeds(seed: int, seeds: int) -> None:
         raise InputError(f"seeds is {seeds}, expected at least 1" + (" and less than 2^63" if seeds > 1 else ""))
     if not -(2**63) <= seed <= 2**63 - seeds:
         raise InputError(f"seed is {seed}, expected a whole number of 64 bits")
+
+
+def refuse_confidence(requirements: Requirements, path: Path) -> None:
+    """Refuse requirements, read from `path`, that ask for a confidence, where Arachne repairs: it does not use one."""
+    if requirements.confidence is not None:
+        raise InputError(
+            f"{path} states confidence = {requirements.confidence}, which only --method CrossFit uses, expected none"
+        )
 
 
 def open_data(directory: Path, name: str) -> ImageSet:

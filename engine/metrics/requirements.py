@@ -1,12 +1,16 @@
 """Requirements on a model: read from a TOML file, judged by counts, used to rank candidates.
 
-The file is an array of tables, each with one or two limits:
+The file is an array of tables, each about some rows and with one limit or more:
 
+    confidence = 0.95        # may be left out: the chance that is asked of all that follows together
     [[require]]              # accuracy of one label, by class name or index
     label = "Shirt"
     min_accuracy = 0.75
     [[require]]              # loss of accuracy against the base model, here of all rows together
     max_drop = 0.01          # a share: 0.01 is one point
+    [[require]]              # gain of accuracy against the base model
+    label = "Shirt"
+    min_gain = 0.06
     [[require]]              # of each label by itself, where a table that names the label does not say otherwise
     label = "*"
     max_drop = 0.03
@@ -41,9 +45,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Kind = Literal["min_accuracy", "max_drop", "max_rate"]
+Kind = Literal["min_accuracy", "max_drop", "min_gain", "max_rate"]
 
-_ACCURACY_KINDS: tuple[Kind, ...] = ("min_accuracy", "max_drop")
+_ACCURACY_KINDS: tuple[Kind, ...] = ("min_accuracy", "max_drop", "min_gain")
 _PAIR_KEYS = ("true", "predicted", "max_rate")
 _KEYS = ("label", *_ACCURACY_KINDS, *_PAIR_KEYS)
 # What a table is about: one label, a (true, predicted) pair, each label by itself or, as None, all rows together.
@@ -55,7 +59,7 @@ class Requirement:
     """One limit that a model has to keep.
 
     Attributes:
-        kind: what is limited: the accuracy, its loss against the base model, or the rate of one confusion.
+        kind: what is limited: the accuracy, its loss or its gain against the base model, or the rate of one confusion.
         limit: share, 0 to 1.
         labels: true labels whose rows are pooled, or None for all rows; one label for a max_rate.
         predicted: the wrong label of a max_rate, otherwise None.
@@ -70,6 +74,30 @@ class Requirement:
     text: str
     wildcard: bool = False
 
+    @property
+    def at_least(self) -> bool:
+        """The limit is the smallest value that keeps it, not the largest."""
+        return self.kind in ("min_accuracy", "min_gain")
+
+    @property
+    def relative(self) -> bool:
+        """It cannot be judged without a base model."""
+        return self.kind in ("max_drop", "min_gain")
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What is asked of a model.
+
+    Attributes:
+        limits: each by itself, in the order stated.
+        confidence: chance, 0.5 to below 1, with which all limits together are to hold on rows not measured, or None
+            where none is stated.
+    """
+
+    limits: tuple[Requirement, ...]
+    confidence: float | None
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -78,8 +106,8 @@ class Verdict:
     Attributes:
         requirement: what was judged.
         base: accuracy or rate of the base model.
-        value: what the limit is held against: accuracy, loss of accuracy or rate.
-        low: lower end of the 95 % interval of `value`; Wilson's, or for a loss that of `drop_interval`.
+        value: what the limit is held against: accuracy, loss or gain of accuracy, or rate.
+        low: lower end of the 95 % interval of `value`; Wilson's, or for a loss or a gain that of `drop_interval`.
         high: its upper end.
         total: rows judged by.
         count_before: rows that the base model gets right, or for a max_rate takes for the wrong label.
@@ -100,7 +128,7 @@ class Verdict:
     met: bool
 
 
-def read_requirements(path: Path, classes: int, label_names: Sequence[str] | None) -> tuple[Requirement, ...]:
+def read_requirements(path: Path, classes: int, label_names: Sequence[str] | None) -> Requirements:
     """Read the requirements of a TOML file for data of `classes` classes, in the order of the file.
 
     Labels are class names, where the data has them, or indices, also as strings where no class is named so.
@@ -108,11 +136,16 @@ def read_requirements(path: Path, classes: int, label_names: Sequence[str] | Non
     label by itself: that one takes its place.
 
     Raises InputError for a file that is unreadable, not TOML or without [[require]], for unknown keys and labels,
-    tables that are incomplete or mix the two forms, limits that are not numbers from 0 to 1, and a limit stated
-    twice for the same rows.
+    tables that are incomplete or mix the two forms, limits that are not numbers from 0 to 1, a limit stated twice for
+    the same rows, and a confidence that is no number from 0.5 to below 1.
     """
+    content = _content(path)
+    confidence = content.get("confidence")
+    # TOML tells whole numbers from others: 0 and 1 are none of the range.
+    if "confidence" in content and not (isinstance(confidence, float) and 0.5 <= confidence < 1):
+        raise InputError(f"{path} has confidence = {confidence!r}, expected a number from 0.5 to below 1")
     stated: dict[tuple[_Subject, Kind], tuple[int, float]] = {}
-    for number, table in enumerate(_tables(path), start=1):
+    for number, table in enumerate(_tables(path, content), start=1):
         where = f"{path}: [[require]] {number}"
         subject = _subject(table, where, classes, label_names)
         for kind in ("max_rate",) if isinstance(subject, tuple) else _ACCURACY_KINDS:
@@ -138,7 +171,7 @@ def read_requirements(path: Path, classes: int, label_names: Sequence[str] | Non
         else:
             labels = None if subject is None else (subject,)
             requirements.append(_about_labels(kind, limit, labels, label_names))
-    return tuple(requirements)
+    return Requirements(tuple(requirements), confidence)
 
 
 def default_goals(labels: Sequence[int], label_names: Sequence[str] | None) -> tuple[Requirement, ...]:
@@ -151,6 +184,15 @@ def default_goals(labels: Sequence[int], label_names: Sequence[str] | None) -> t
         _about_labels("max_drop", 0.01, None, label_names),
         _about_labels("min_accuracy", 1.0, tuple(sorted(set(labels))), label_names),
     )
+
+
+def default_promises(label_names: Sequence[str] | None, classes: int) -> Requirements:
+    """What a repair that states a confidence keeps to when nothing is required.
+
+    At a confidence of 0.95 all rows together lose at most one point, and each label with rows at most three.
+    """
+    labels = [_about_labels("max_drop", 0.03, (label,), label_names, wildcard=True) for label in range(classes)]
+    return Requirements((_about_labels("max_drop", 0.01, None, label_names), *labels), 0.95)
 
 
 def check_rows(requirements: Sequence[Requirement], totals: Int64, source: Path) -> None:
@@ -190,11 +232,15 @@ def _verdict(requirement: Requirement, comparison: Comparison) -> Verdict:
     if total == 0:
         raise ValueError(f"no rows to judge {requirement.text!r} by")
     before, after = _count(comparison.before, requirement), _count(comparison.after, requirement)
-    if requirement.kind == "max_drop":
-        exact = Fraction(before - after, total)
+    if requirement.relative:
         broken = int(_pool(comparison.broken, requirement).sum())
         fixed = int(_pool(comparison.fixed, requirement).sum())
-        low, high = drop_interval(broken, fixed, total)
+        if requirement.at_least:  # a gain is the loss from the model to its base
+            exact = Fraction(after - before, total)
+            low, high = drop_interval(fixed, broken, total)
+        else:
+            exact = Fraction(before - after, total)
+            low, high = drop_interval(broken, fixed, total)
     else:
         exact = Fraction(after, total)
         low, high = wilson_interval(after, total)
@@ -202,7 +248,7 @@ def _verdict(requirement: Requirement, comparison: Comparison) -> Verdict:
     # 0.75. But no double lies closer to 1/3 than 0.3333333333333333, so as a limit it is equal to that.
     value = float(exact)
     above = 0.0 if value == requirement.limit else float(exact - Fraction(str(requirement.limit)))
-    margin = above if requirement.kind == "min_accuracy" else 0.0 - above
+    margin = above if requirement.at_least else 0.0 - above
     return Verdict(
         requirement=requirement,
         base=before / total,
@@ -226,7 +272,8 @@ def _count(confusion: Int64, requirement: Requirement) -> int:
     return int(_pool(column, requirement).sum())
 
 
-def _tables(path: Path) -> list[dict[str, Any]]:
+def _content(path: Path) -> dict[str, Any]:
+    """The file, once it is known to be TOML with no other keys than are read."""
     try:
         with path.open("rb") as file:
             content = tomllib.load(file)
@@ -235,8 +282,12 @@ def _tables(path: Path) -> list[dict[str, Any]]:
     except (ValueError, RecursionError) as error:  # TOML's own errors and those of UTF-8 are ValueErrors
         raise InputError(f"{path} is not TOML ({reason(error)}), expected [[require]] tables") from error
     for key in content:
-        if key != "require":
-            raise InputError(f"{path} has the unknown key {key!r}, expected only [[require]] tables")
+        if key not in ("require", "confidence"):
+            raise InputError(f"{path} has the unknown key {key!r}, expected only [[require]] tables and confidence")
+    return content
+
+
+def _tables(path: Path, content: dict[str, Any]) -> list[dict[str, Any]]:
     tables = content.get("require", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise InputError(f"{path} has require as something else than tables, expected [[require]]")
@@ -248,13 +299,15 @@ def _tables(path: Path) -> list[dict[str, Any]]:
 def _subject(table: dict[str, Any], where: str, classes: int, names: Sequence[str] | None) -> _Subject:
     """What the table is about, once it is known to be complete and of one form."""
     for key in table:
+        if key == "confidence":  # TOML takes a key below a table as one of it
+            raise InputError(f"{where} has confidence, expected it above the first [[require]]")
         if key not in _KEYS:
             raise InputError(f"{where} has the unknown key {key!r}, expected {', '.join(_KEYS)}")
     pair = [key for key in _PAIR_KEYS if key in table]
     other = [key for key in ("label", *_ACCURACY_KINDS) if key in table]
     if pair and other:
         raise InputError(
-            f"{where} has {other[0]} beside {pair[0]}, expected either min_accuracy or max_drop, with or without "
+            f"{where} has {other[0]} beside {pair[0]}, expected either {_any_of(_ACCURACY_KINDS)}, with or without "
             "label, or true, predicted and max_rate"
         )
     if pair:
@@ -268,7 +321,7 @@ def _subject(table: dict[str, Any], where: str, classes: int, names: Sequence[st
             raise InputError(f"{where} has true and predicted both {_label_list((true,), names)}, expected two labels")
         return true, predicted
     if other in ([], ["label"]):
-        raise InputError(f"{where} states no limit, expected min_accuracy, max_drop or max_rate")
+        raise InputError(f"{where} states no limit, expected {_any_of((*_ACCURACY_KINDS, 'max_rate'))}")
     if "label" not in table:
         return None
     if table["label"] == "*":
@@ -280,10 +333,13 @@ def _about_labels(
     kind: Kind, limit: float, labels: tuple[int, ...] | None, names: Sequence[str] | None, *, wildcard: bool = False
 ) -> Requirement:
     who = _subject_text(None, names) if labels is None else _label_list(labels, names)
+    points = f"{_percent(limit)} {'point' if limit == 0.01 else 'points'}"
     if kind == "min_accuracy":
         text = f"accuracy of {who} at least {_percent(limit)} %"
+    elif kind == "min_gain":
+        text = f"gain of {who} at least {points}"
     else:
-        text = f"drop of {who} at most {_percent(limit)} {'point' if limit == 0.01 else 'points'}"
+        text = f"drop of {who} at most {points}"
     return Requirement(kind, limit, labels, None, text, wildcard)
 
 
@@ -304,6 +360,10 @@ def _subject_text(subject: _Subject, names: Sequence[str] | None) -> str:
 def _label_list(labels: Sequence[int], names: Sequence[str] | None) -> str:
     texts = [f"label {label}" if names is None else f"{label} {names[label]}" for label in labels]
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]} together"
+
+
+def _any_of(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _percent(share: float) -> str:

@@ -156,18 +156,20 @@ def test_chunks_without_failures_are_counted(batchspace: Path, command: Command)
 
 
 def test_requirements_met_and_not_met(batchspace: Path, command: Command) -> None:
-    easy, hard = "label = 'Bag'\nmin_accuracy = 0.1", "label = 'Shirt'\nmin_accuracy = 1.0"
+    easy, hard = "label = 'Bag'\nmin_accuracy = 0.1", "label = 'Shirt'\nmin_accuracy = 1.0\nmin_gain = 1.0"
     done = command(*BATCH, "--test-data", "test.h5", *require(easy, hard))
     assert done.code == 3, done.err
     said = Path("run/requirements-not-met.txt").read_text(encoding="utf-8").splitlines()
     verdicts = read_table(Path("run"), "verdicts").to_pylist()
     assert [(row["split"], row["met"]) for row in verdicts] == [
-        ("test", True), ("test", False), ("validation", True), ("validation", False),
+        ("test", True), ("test", False), ("test", False),
+        ("validation", True), ("validation", False), ("validation", False),
     ]  # fmt: skip
-    for line, row in zip(sorted(said), (verdicts[1], verdicts[3]), strict=True):
-        value = 100 * row["count_after"] / row["total"]
-        text = f"{row['split']}: accuracy of 6 Shirt at least 100 %: {value:.2f} %, missed by {100 - value:.2f} points"
-        assert line == text
+    asked = ["accuracy of 6 Shirt at least 100 %", "gain of 6 Shirt at least 100 points"] * 2
+    for line, what, row in zip(sorted(said), asked, (*verdicts[1:3], *verdicts[4:]), strict=True):
+        share = (row["count_after"] - (row["count_before"] if row["kind"] == "min_gain" else 0)) / row["total"]
+        value = 100 * share
+        assert line == f"{row['split']}: {what}: {value:.2f} %, missed by {100 - value:.2f} points"
     assert load_model(Path("run/repair")).classes == 10
     # Another run in its place, with requirements that are met, is not marked any more.
     done = command(*BATCH, "--test-data", "test.h5", "--overwrite", *require(easy))
@@ -456,6 +458,10 @@ def _validation(harm: Callable[[Path], None], name: str = "val.h5") -> Callable[
     return lambda root: harm(root / name)
 
 
+def _confidence(root: Path) -> None:
+    (root / "requirements.toml").write_text("confidence = 0.95\n[[require]]\nmax_drop = 0.1\n", encoding="utf-8")
+
+
 def _requirements(*tables: str) -> Callable[[Path], None]:
     return lambda root: require(*tables)  # type: ignore[return-value]
 
@@ -526,6 +532,11 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
         _requirements("label = 6\nmin_accuracy = 0.7", "label = 'Shirt'\nmin_accuracy = 0.8"),
         REQUIRED,
         "states min_accuracy of 6 Shirt as 0.8, [[require]] 1 as 0.7",
+    ),
+    "requirements with a confidence": (
+        _confidence,
+        REQUIRED,
+        "requirements.toml states confidence = 0.95, which only --method CrossFit uses, expected none",
     ),
 }  # fmt: skip
 

@@ -50,7 +50,7 @@ def test_every_block_runs_after_the_one_before(
     for kind, text in blocks():
         if kind == "toml":
             Path("requirements.toml").write_text(text, encoding="utf-8")
-            assert len(read_requirements(Path("requirements.toml"), 10, NAMES)) == 13
+            assert len(read_requirements(Path("requirements.toml"), 10, NAMES).limits) == 13
         elif kind == "python":
             capsys.readouterr()
             exec(compile(text, "README.md", "exec"), {})

@@ -255,6 +255,8 @@ def test_verdicts_are_those_of_the_table(name: str, written: dict[str, Written],
         assert found["margin"][1] == points(verdict["margin"])
         if verdict["kind"] == "max_drop":
             assert found["low"][1] == f"change {points(-verdict['high'])} to {points(-verdict['low'])}"
+        elif verdict["kind"] == "min_gain":
+            assert found["low"][1] == f"change {points(verdict['low'])} to {points(verdict['high'])}"
         else:
             assert found["low"][1] == f"{percent(verdict['low'])} to {percent(verdict['high'])}"
     split = "test" if "test" in SAMPLES[name].splits else "validation"

@@ -118,6 +118,14 @@ def test_against_a_base_model(other: Path, command: Command) -> None:
     same = command(*words, "--model-dir", other, "--base-model-dir", other)
     assert same.code == 0
     assert cells(same.out)[1][2] == "0.00"
+    # What is no loss is a gain, of as many points.
+    won = int(case.after[6, 6] - case.before[6, 6])
+    goals(f"[[require]]\nlabel = 6\nmin_gain = {won / int(case.totals[6])!r}\n[[require]]\nmin_gain = 1\n")
+    gained = command(*words, "--model-dir", other, "--base-model-dir", "model.keras")
+    mine, everything = cells(gained.out)[1:]
+    assert (gained.code, mine[-1], everything[-1]) == (3, "met", "not met")  # equal to the limit
+    assert (mine[2], mine[4]) == (shirt[2].removeprefix("-"), shirt[4])
+    assert everything[1] == ">= 100"
 
 
 def test_each_label_with_rows(workspace: Path, command: Command) -> None:
@@ -145,6 +153,11 @@ def test_bad_input(workspace: Path, refused: Callable[..., str]) -> None:
     refused(*TEST, "--requirements", drop, "--base-model-dir", "no.keras", says=("no.keras: no such file or folder",))
     wrong = goals('[[require]]\nlabel = "pedestrian"\nmin_accuracy = 0.75')
     refused(*TEST, "--requirements", wrong, says=("goals.toml: [[require]] 1 has label = 'pedestrian'", "Ankle boot"))
+    gain = goals("[[require]]\nmin_gain = 0.06")
+    says = ('goals.toml asks for "gain of all labels together at least 6 points"', "expected --base-model-dir")
+    refused(*TEST, "--requirements", gain, says=says)
+    sure = goals("confidence = 0.95\n[[require]]\nmin_accuracy = 0")
+    refused(*TEST, "--requirements", sure, says=("goals.toml states confidence = 0.95", "--method CrossFit uses"))
 
 
 def test_label_without_rows(workspace: Path, refused: Callable[..., str]) -> None:

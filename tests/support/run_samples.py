@@ -430,6 +430,7 @@ class _Writer:
                 0.03,
                 "drop of its rival at most 3 points",
             ),
+            ("min_gain", label, mine, 0.06, f"gain of {name} at least 6 points"),
             ("max_rate", label, mine, 0.2, f"{name} taken for its rival in at most 20 % of its rows"),
         ]
         rows = []
@@ -440,11 +441,12 @@ class _Writer:
                 count_before, count_after = int((before[pool] == rival).sum()), int((after[pool] == rival).sum())
             else:
                 count_before, count_after = int((before == truth)[pool].sum()), int((after == truth)[pool].sum())
-            value = (count_before - count_after if kind == "max_drop" else count_after) / total
+            counts = {"max_drop": count_before - count_after, "min_gain": count_after - count_before}
+            value = counts.get(kind, count_after) / total
             low, high = wilson_interval(count_after, total)
-            if kind == "max_drop":
-                low, high = value - 0.02, value + 0.02
-            margin = value - limit if kind == "min_accuracy" else limit - value
+            if kind in counts:
+                low, high = value - 0.02, value + 0.03
+            margin = value - limit if kind.startswith("min") else limit - value
             rows.append(
                 {
                     "split": split,
