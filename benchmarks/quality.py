@@ -136,7 +136,7 @@ class Subject:
         run = Run(
             chunk=case.chunk,
             weights=len(case.index),
-            positive_weight=objective.positive_weight,
+            positive_weight=objective.positive_weight or 0.0,
             iterations=len(iterations),
             fitness=last.best,
             repaired=last.patched / objective.negatives,

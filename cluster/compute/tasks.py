@@ -30,9 +30,8 @@ from cluster.workers.task import (
 from engine.core.errors import InputError
 from engine.core.types import Float32, Float64
 from engine.data.image_set import read_images
-from engine.fitness.rows import SearchRows
 from engine.fitness.tiling import Tile, combine
-from engine.problem.problem import Problem, objective_of, prepare, sample_positives
+from engine.problem.problem import Problem, Rows, goal_of, prepare, seen_by
 from engine.search.loop import Evaluate, Search, SearchState, advance, offers
 
 
@@ -137,9 +136,9 @@ def run_task_in_tiles(
     rows, problems = ready.case.rows, ready.problems(task.searches)
     results = {}
     for problem in problems:
-        seen = sample_positives(rows, problem.source, problem.settings.num_input_pos_sampled)
         state = states[problem.name] if problem.name in states else problem.start()
-        results[problem.name] = SearchResult(problem.name, objective_of(problem.settings, seen, rows), state, (), ())
+        goal = goal_of(problem, seen_by(problem, rows), rows)
+        results[problem.name] = SearchResult(problem.name, goal, state, (), ())
     for number, problem in enumerate(problems, start=1):
         name, prepared = problem.name, prepare(problem, rows, model.tail_of(problem))
         evaluate = tiled(pool, problem, rows, prepared.fitness.tiles, shipped.model)
@@ -160,7 +159,7 @@ def run_task_in_tiles(
                 break
 
 
-def tiled(pool: WorkerPool, problem: Problem, rows: SearchRows, tiles: Sequence[Tile], model: Any) -> Evaluate:
+def tiled(pool: WorkerPool, problem: Problem, rows: Rows, tiles: Sequence[Tile], model: Any) -> Evaluate:
     """An evaluation that sends each worker its share of the tiles in one message and adds the parts in tile order.
 
     Args:

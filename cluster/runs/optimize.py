@@ -258,6 +258,7 @@ def chunk_jobs(
 ) -> tuple[Objective, tuple[SearchJob, ...]]:
     """What judges the candidates of a chunk, and its searches, one per seed."""
     rows, label, data = ready.case.rows, ready.case.label, ready.case.data
+    assert isinstance(rows, SearchRows)
     seen = sample_positives(rows, RngKey(0, data, label), settings.num_input_pos_sampled)
     objective = objective_of(settings, seen, rows)
     name = f"{prefix}{data[:12]}-{label}-w{objective.positive_weight:g}"

@@ -18,10 +18,9 @@ from cluster.workers.task import Base, ChunkLabel, ReadyCase, RepairTask, TaskRe
 from engine import backend
 from engine.core.errors import InputError
 from engine.core.types import Float32, Float64, Int64
-from engine.fitness.rows import SearchRows
 from engine.fitness.tiling import one_ahead
 from engine.problem.case import RepairCase
-from engine.problem.problem import Prepared, Problem, prepare
+from engine.problem.problem import Prepared, Problem, Rows, prepare
 from engine.search.loop import SearchState
 from engine.targets.model_runner import ModelRunner
 
@@ -67,7 +66,7 @@ class Replica:
     def evaluate_tiles(
         self,
         key: str,
-        rows: SearchRows,
+        rows: Rows,
         problem: Problem,
         tiles: Sequence[int],
         candidates: Float32,

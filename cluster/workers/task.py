@@ -26,15 +26,13 @@ from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64, Uint8
 from engine.data.image_set import ImageSet, open_reader, row_digests
-from engine.fitness.base import Fitness
-from engine.fitness.objective import Objective
-from engine.fitness.rows import SearchRows
+from engine.fitness.base import Fitness, Goal
 from engine.layers.tail import Tail
 from engine.localize.last_dense import Impact
 from engine.passes.batching import PASS_ROWS
 from engine.passes.classes import rows_of
 from engine.problem.case import LayerInputs, RepairCase, find_case
-from engine.problem.problem import Problem, build_fitness, objective_of, problem_of, sample_positives
+from engine.problem.problem import Problem, Rows, build_fitness, goal_of, problem_of, seen_by
 from engine.search.loop import Iteration, Offer, Search, SearchSettings, SearchState, advance_together, offers
 from engine.targets.base import Target
 from engine.targets.memory import SearchSize, check_plan
@@ -165,7 +163,7 @@ class SearchResult:
     """How far a search is: its state, the iterations run in this call and, when its task has ended, what it offers."""
 
     name: str
-    objective: Objective
+    objective: Goal
     state: SearchState
     iterations: tuple[Iteration, ...]
     offers: tuple[Offer, ...]
@@ -400,7 +398,7 @@ def ready_case(target: Target, batch_rows: int, kernel: Float32, case: RepairCas
     return ReadyCase(case, problem, task.folder)
 
 
-def _groups(problems: Sequence[Problem], rows: SearchRows, tail: Tail | None) -> list[_Group]:
+def _groups(problems: Sequence[Problem], rows: Rows, tail: Tail | None) -> list[_Group]:
     """Searches that sample their positives see rows of their own; all others share theirs."""
     together: dict[int | None, list[Problem]] = {}
     for problem in problems:
@@ -409,10 +407,8 @@ def _groups(problems: Sequence[Problem], rows: SearchRows, tail: Tail | None) ->
     groups = []
     for members in together.values():
         first = members[0]
-        seen = sample_positives(rows, first.source, first.settings.num_input_pos_sampled)
-        searches = [
-            Search(problem.settings, problem.source, objective_of(problem.settings, seen, rows)) for problem in members
-        ]
+        seen = seen_by(first, rows)
+        searches = [Search(problem.settings, problem.source, goal_of(problem, seen, rows)) for problem in members]
         groups.append(_Group(tuple(searches), tuple(members), build_fitness(first, seen, tail)))
     return groups
 

@@ -102,9 +102,9 @@ def arrange(negative: Bool) -> tuple[tuple[slice, slice], Int64, int]:
 
 
 def combine(tiles: Sequence[Tile], parts: Sequence[Float64]) -> Float64:
-    """Add the parts of all tiles in tile order; (P, 4) float64."""
+    """Add the parts of all tiles in tile order; (P, S) float64."""
     particles = max(tile.particles[1] for tile in tiles)
-    total = np.zeros((particles, 4))
+    total = np.zeros((particles, parts[0].shape[1]))
     for tile, part in zip(tiles, parts, strict=True):
         total[slice(*tile.particles)] += part
     return total

@@ -108,6 +108,39 @@ def row_losses(head: Head, logits: Any, true: Any) -> Any:
     return ops.sum(binary_terms(head, logits, scores, true), axis=-1) / logits.shape[-1]
 
 
+def soft_losses(head: Head, logits: Any, known: Any) -> Any:
+    """Cross-entropy of the class probabilities that logits stand for, against known ones; differentiable.
+
+    With one-hot `known` it is `row_losses`. Against `probabilities` of other logits it is, but for a constant, the
+    Kullback-Leibler divergence from those.
+
+    Args:
+        head: form of the loss.
+        logits: tensor (.., n, C).
+        known: tensor (n, C) of probabilities.
+
+    Returns:
+        Tensor (.., n).
+    """
+    scores = head.scores(logits)
+    if head.form == "log_softmax":
+        return -ops.sum(known * ops.log_softmax(scores, axis=-1), axis=-1)
+    if head.form == "normalised":
+        share = scores / ops.sum(scores, axis=-1, keepdims=True)
+        return -ops.sum(known * ops.log(ops.clip(share, EPSILON, 1.0 - EPSILON)), axis=-1)
+    return ops.sum(binary_terms(head, logits, scores, known), axis=-1) / logits.shape[-1]
+
+
+def probabilities(head: Head, logits: Any) -> Any:
+    """The class probabilities (.., n, C) that logits stand for, as the loss reads them."""
+    scores = head.scores(logits)
+    if head.form == "log_softmax":
+        return ops.softmax(scores, axis=-1)
+    if head.form == "normalised":
+        return scores / ops.sum(scores, axis=-1, keepdims=True)
+    return ops.sigmoid(scores) if head.form == "binary_logits" else scores
+
+
 def binary_terms(head: Head, logits: Any, scores: Any, true: Any) -> Any:
     """Binary cross-entropy of every score against 0 or 1; `scores` are those of `logits`, all of one shape."""
     if head.form == "binary" and head.activation != "sigmoid":

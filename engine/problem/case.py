@@ -18,6 +18,7 @@ import numpy as np
 from engine.core.types import Float32, Int64, Uint8
 from engine.data.image_set import rows_fingerprint
 from engine.data.outcomes import target_order
+from engine.fitness.mixture import MixtureRows
 from engine.fitness.rows import SearchRows, Weights
 from engine.localize.last_dense import Impact
 from engine.passes.batching import PASS_ROWS
@@ -83,7 +84,7 @@ class RepairCase:
     data: str
     index: Int64
     weights: Weights
-    rows: SearchRows
+    rows: SearchRows | MixtureRows
 
 
 def find_case(

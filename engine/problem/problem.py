@@ -8,10 +8,12 @@ import numpy as np
 
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Int64
-from engine.fitness.base import Fitness
+from engine.fitness.base import Fitness, Goal
 from engine.fitness.last_dense import TiledFitness
+from engine.fitness.mixture import Mixture, MixtureFitness, MixtureRows
 from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows, Weights
+from engine.fitness.steering import Steering
 from engine.fitness.tail import TailFitness
 from engine.layers.head import Head
 from engine.layers.tail import Tail
@@ -33,6 +35,8 @@ class Problem:
         kernel: what the search must bring along, see `Target.search_kernel`.
         source: which random numbers to draw.
         settings: of the search.
+        mixture, steering: where tunings are mixed, what they are and what judges them; the weights are then numbers of
+            a mixture.
     """
 
     name: str
@@ -42,6 +46,8 @@ class Problem:
     source: RngKey
     settings: SearchSettings
     kernel: Float32 | None = None
+    mixture: Mixture | None = None
+    steering: Steering | None = None
 
     @property
     def needs_tail(self) -> bool:
@@ -79,24 +85,46 @@ def problem_of(
 class Prepared:
     """A problem with its rows on the device of this process."""
 
-    objective: Objective
+    objective: Goal
     fitness: Fitness
 
 
-def prepare(problem: Problem, rows: SearchRows, tail: Tail | None = None) -> Prepared:
+Rows = SearchRows | MixtureRows
+
+
+def prepare(problem: Problem, rows: Rows, tail: Tail | None = None) -> Prepared:
     """Pick the rows of the search and set up their evaluation; a deep target needs the tail of its model."""
-    chosen = sample_positives(rows, problem.source, problem.settings.num_input_pos_sampled)
-    return Prepared(objective_of(problem.settings, chosen, rows), build_fitness(problem, chosen, tail))
+    chosen = seen_by(problem, rows)
+    return Prepared(goal_of(problem, chosen, rows), build_fitness(problem, chosen, tail))
 
 
-def build_fitness(problem: Problem, rows: SearchRows, tail: Tail | None = None) -> Fitness:
+def build_fitness(problem: Problem, rows: Rows, tail: Tail | None = None) -> Fitness:
     """The evaluation of candidates on exactly these rows."""
     particles, tiling = problem.settings.swarm.num_particles, problem.settings.tiling
+    if isinstance(rows, MixtureRows):
+        if problem.mixture is None:
+            raise ValueError("the rows are those of a mixture, expected one in the problem")
+        return MixtureFitness(problem.mixture, rows, particles, tiling)
     if problem.kernel is None:
         return TiledFitness(problem.head, rows, problem.weights, particles, tiling)
     if tail is None:
         raise ValueError("the search of a deep target needs the tail of its model")
     return TailFitness(tail, problem.kernel, rows, problem.weights, particles, tiling)
+
+
+def seen_by(problem: Problem, rows: Rows) -> Rows:
+    """The rows that a search is judged on: all, or with some of the positives."""
+    if isinstance(rows, MixtureRows):
+        return rows
+    return sample_positives(rows, problem.source, problem.settings.num_input_pos_sampled)
+
+
+def goal_of(problem: Problem, searched: Rows, rows: Rows) -> Goal:
+    """What candidates are worth on the rows that are searched, out of all `rows`."""
+    if problem.steering is not None:
+        return problem.steering
+    assert isinstance(searched, SearchRows) and isinstance(rows, SearchRows)
+    return objective_of(problem.settings, searched, rows)
 
 
 def objective_of(settings: SearchSettings, searched: SearchRows, rows: SearchRows) -> Objective:

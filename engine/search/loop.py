@@ -12,14 +12,14 @@ import numpy as np
 from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Float64
-from engine.fitness.objective import Objective
+from engine.fitness.base import Goal
 from engine.fitness.tiling import Tiling
 from engine.layers.weight_stats import WeightStats
 from engine.search import swarm
 from engine.search.swarm import SwarmSettings, SwarmState
 
 Evaluate = Callable[[Float32], Float64]
-"""(P, K) candidates -> (P, 4) sums, see `engine.fitness.last_dense.TiledFitness.evaluate`."""
+"""(P, K) candidates -> (P, S) sums, see `engine.fitness.base.Fitness`."""
 
 Stop = Literal["solved", "no gain", "iterations"]
 
@@ -80,7 +80,7 @@ class Search:
 
     settings: SearchSettings
     source: RngKey
-    objective: Objective
+    objective: Goal
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ class SearchState:
 
     Attributes:
         swarm: the particles.
-        best_sums: (4,) float64, sums of the best candidate so far.
+        best_sums: (S,) float64, sums of the best candidate so far.
         start_fitness: of particle 0 in the first iteration, the model as it is; not a number before that.
         stop: why the search is over, or None.
     """
@@ -132,7 +132,7 @@ def start(settings: SearchSettings, source: RngKey, original: Float32, stats: We
 def advance(
     settings: SearchSettings,
     source: RngKey,
-    objective: Objective,
+    objective: Goal,
     state: SearchState,
     evaluate: Evaluate,
     seconds: float = float("inf"),
@@ -170,7 +170,8 @@ def advance_together(
             break
         begun = time.perf_counter()
         asked = [swarm.ask(states[number].swarm) for number in active]
-        sums = evaluate(np.concatenate(asked)).reshape(len(active), -1, 4)
+        sums = evaluate(np.concatenate(asked))
+        sums = sums.reshape(len(active), -1, sums.shape[1])
         told = [_tell(searches[number], states[number], share) for number, share in zip(active, sums, strict=True)]
         elapsed = (time.perf_counter() - begun) / len(active)
         for number, (state, iteration) in zip(active, told, strict=True):
@@ -207,7 +208,7 @@ def offers(search: Search, state: SearchState, evaluate: Evaluate, count: int) -
 
 
 def _tell(search: Search, state: SearchState, sums: Float64) -> tuple[SearchState, Iteration]:
-    """One iteration, given the sums (P, 4) of its candidates; its time is not known here."""
+    """One iteration, given the sums (P, S) of its candidates; its time is not known here."""
     objective = search.objective
     values = objective.fitness(sums)
     told = swarm.tell(search.settings.swarm, search.source, state.swarm, values)
@@ -235,7 +236,7 @@ def result(state: SearchState) -> Float32:
     return state.swarm.global_position.astype(np.float32)
 
 
-def _stop(settings: SearchSettings, objective: Objective, told: SwarmState, best: Float64) -> Stop | None:
+def _stop(settings: SearchSettings, objective: Goal, told: SwarmState, best: Float64) -> Stop | None:
     if best[2] == objective.negatives and best[3] == objective.positives:
         return "solved"
     if told.since_gain >= settings.min_iteration_range:

@@ -1,0 +1,329 @@
+"""Fitness of a whole swarm of mixtures at once: tunings of one network, mixed by coefficients, plus offsets of labels.
+
+A candidate is (c, o), R coefficients and C offsets. Row i of fold f is judged under the weights
+
+    W = W0 + sum over r of c[r] dW[r, f]
+
+so that no tuning saw it. Pre-activations of the first layer are linear in c, so those of every tuning are computed
+once; what follows is computed for each particle, with its own weights where a tuning changes them.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine import backend
+from engine.backend import ops
+from engine.core.types import Bool, Float32, Float64, Int64
+from engine.fitness.tiling import Tile, Tiling, one_ahead
+from engine.layers.dense_chain import DenseChain
+from engine.layers.head import soft_losses
+from engine.tuning.train import Changes
+
+TILE_BYTES = 16 << 20
+"""Default of `--tile-bytes`: values of the widest layer that one call holds at once; larger ones gain nothing."""
+
+ROW_STEP = 32
+"""Tiles have a multiple of so many rows."""
+
+SUMS = 4
+"""Sums that every search has: losses and correct rows, of negative and positive rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureRows:
+    """Rows that mixtures are judged on, in groups one after the other: those of a fold are one.
+
+    Attributes:
+        inputs: (n, D) float32, of the first layer of the chain.
+        labels: (n,) int64.
+        group: (n,) int64, ascending; the changes that a row is judged under.
+        logits: (n, C) float32, of the model as it is.
+        negative: (n,) bool, rows of a label under repair that the model as it is gets wrong.
+        positive: (n,) bool, rows that it gets right.
+    """
+
+    inputs: Float32
+    labels: Int64
+    group: Int64
+    logits: Float32
+    negative: Bool
+    positive: Bool
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """What is mixed.
+
+    Attributes:
+        chain: the layers as they are.
+        changes: by tunings, for each group of rows: by path (R, ...).
+        temperature: T of soft correctness, sigmoid((true logit - largest other) / T).
+        pairs: (true, predicted) labels whose confusion is looked at too.
+    """
+
+    chain: DenseChain
+    changes: tuple[Changes, ...]
+    temperature: float
+    pairs: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def recipes(self) -> int:
+        """R."""
+        return len(next(iter(self.changes[0].values())))
+
+    @property
+    def offsets(self) -> int:
+        """C; 0 where the last layer has no bias to fold them into."""
+        return 0 if self.chain.offsets is None else self.chain.classes
+
+    @property
+    def size(self) -> int:
+        """R + C, numbers of a candidate."""
+        return self.recipes + self.offsets
+
+    @property
+    def sums(self) -> int:
+        """Sums of a candidate, S: four as every search has them; sums of soft changes of each label, of their squares;
+        of soft confusions of each pair, of their squares.
+        """
+        return SUMS + 2 * self.chain.classes + 2 * len(self.pairs)
+
+    @property
+    def widest(self) -> int:
+        """Values of the widest layer."""
+        return max(int(self.chain.values[layer.kernel].shape[1]) for layer in self.chain.layers)
+
+
+class MixtureFitness:
+    """The prepared evaluation of a search over mixtures in this process; see `engine.fitness.base.Fitness`.
+
+    Sums are (.., S) float64, see `Mixture.sums`.
+    """
+
+    def __init__(self, mixture: Mixture, rows: MixtureRows, particles: int, tiling: Tiling) -> None:
+        """Choose the shapes; nothing is computed on rows yet."""
+        self._mixture, self._rows = mixture, rows
+        self._together, self._most = tile_shape(mixture, len(rows.labels), particles, tiling)
+        self.tiles = _cut(rows.group, particles, self._together, self._most)
+        self._evaluate = backend.compiled(self._sums)
+        self._classes = backend.compiled(self._predicted)
+
+    def evaluate(self, candidates: Float32) -> Float64:
+        """Evaluate every row here; (M, R + C) float32 -> (M, S)."""
+        total = np.zeros((len(candidates), self._mixture.sums))
+        pieces = self._pieces(len(candidates))
+        starts = (functools.partial(self._start_rows, rows, candidates[part]) for rows, part in pieces)
+        for (_, part), sums in zip(pieces, one_ahead(starts), strict=True):
+            total[part] += sums
+        return total
+
+    def start_tile(self, tile: int, candidates: Float32) -> Callable[[], Float64]:
+        """Start the evaluation of a tile of the whole swarm; what is returned ends it."""
+        where = self.tiles[tile]
+        return self._start_rows(where.rows, candidates[slice(*where.particles)])
+
+    def predict(self, candidates: Float32) -> Int64:
+        """Classes (M, n) under each of M candidates: argmax of the scores, first index on ties."""
+        found = np.empty((len(candidates), len(self._rows.labels)), np.int64)
+        for rows, part in self._pieces(len(candidates)):
+            count = rows[1] - rows[0]
+            groups = self._prepared(rows)
+            results = np.asarray(self._classes(self._filled(candidates[part]), groups[0], groups[1]))
+            found[part, slice(*rows)] = results[: part.stop - part.start, :count]
+        return found
+
+    def _pieces(self, count: int) -> list[tuple[tuple[int, int], slice]]:
+        return [
+            (rows, slice(start, min(start + self._together, count)))
+            for rows in dict.fromkeys(tile.rows for tile in self.tiles)
+            for start in range(0, count, self._together)
+        ]
+
+    def _filled(self, part: Float32) -> Any:
+        """Candidates on the device, filled up to a slab."""
+        filled = np.zeros((self._together, self._mixture.size), np.float32)
+        filled[: len(part)] = part
+        return backend.on_device(filled)
+
+    def _start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
+        """Start the sums (m, S) of candidates (m, R + C), at most a slab, over rows of one group."""
+        results = self._evaluate(self._filled(part), *self._prepared(rows))
+        return lambda: np.asarray(results)[: len(part)]
+
+    @functools.cached_property
+    def _kept(self) -> dict[tuple[int, int], tuple[Any, ...]]:
+        return {}
+
+    def _prepared(self, rows: tuple[int, int]) -> tuple[Any, ...]:
+        """What one tile's rows bring along, on the device: first pre-activations, weights behind, and who is judged."""
+        if rows not in self._kept:
+            self._kept[rows] = self._prepare(slice(*rows))
+        return self._kept[rows]
+
+    def _prepare(self, where: slice) -> tuple[Any, ...]:
+        mixture, known = self._mixture, self._rows
+        classes, most = mixture.chain.classes, self._most
+        group = int(known.group[where.start])
+        count = where.stop - where.start
+
+        def filled(values: Any) -> Any:
+            wide = np.zeros((most, *values.shape[1:]), values.dtype)
+            wide[:count] = values
+            return backend.on_device(wide)
+
+        behind, first = self._weights[group]
+        values = self._first(filled(known.inputs[where]), *first)
+        labels = known.labels[where]
+        true = np.eye(classes, dtype=np.float32)[labels]
+        kinds = np.stack([known.negative[where], known.positive[where]], axis=1).astype(np.float64)
+        of_pair = np.stack([labels == true_label for true_label, _ in mixture.pairs], axis=1) if mixture.pairs else None
+        soft = _soft(known.logits[where], true, mixture.temperature)
+        columns = [np.full(count, predicted) for _, predicted in mixture.pairs]
+        confused = [
+            _soft(known.logits[where], np.eye(classes, dtype=np.float32)[column], mixture.temperature)
+            for column in columns
+        ]
+        judged = [filled(true), filled(kinds), filled(soft.astype(np.float32))]
+        if of_pair is not None:
+            judged += [filled(of_pair.astype(np.float64)), filled(np.stack(confused, axis=1).astype(np.float32))]
+        return values, behind, tuple(judged)
+
+    @functools.cached_property
+    def _weights(self) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+        """Of each group on the device: weights of the layers behind the first as (as they are, changes (R, ..)), None
+        for changes that there are none of; and those of the first.
+        """
+        chain = self._mixture.chain
+        found = []
+        for changes in self._mixture.changes:
+            first = [
+                (backend.on_device(chain.values[path]), backend.on_device(np.ascontiguousarray(changes[path])))
+                for path in chain.layers[0].paths
+            ]
+            behind = tuple(
+                tuple(
+                    (
+                        backend.on_device(chain.values[path]),
+                        backend.on_device(np.ascontiguousarray(changes[path])) if layer.tuned else None,
+                    )
+                    for path in layer.paths
+                )
+                for layer in chain.layers[1:]
+            )
+            found.append((behind, tuple(first)))
+        return found
+
+    @functools.cached_property
+    def _first(self) -> Callable[..., Any]:
+        """Pre-activations of the first layer, as it is and of each tuning: (R + 1, n, U)."""
+
+        def first(inputs: Any, kernel: Any, bias: Any = None) -> Any:
+            parts = ops.concatenate([kernel[0][None], kernel[1]], axis=0)
+            values = ops.matmul(inputs, parts)
+            if bias is not None:
+                values = values + ops.concatenate([bias[0][None], bias[1]], axis=0)[:, None, :]
+            return values
+
+        program: Callable[..., Any] = backend.compiled(first)
+        return program
+
+    def _logits(self, candidates: Any, values: Any, behind: Any) -> Any:
+        """Logits (h, n, C) of h candidates."""
+        mixture = self._mixture
+        chain, recipes = mixture.chain, mixture.recipes
+        shares = ops.concatenate([ops.ones((candidates.shape[0], 1), "float32"), candidates[:, :recipes]], axis=1)
+        mixed = ops.reshape(
+            ops.matmul(shares, ops.reshape(values, (recipes + 1, -1))), (candidates.shape[0], *values.shape[1:])
+        )
+        for layer, before, weights in zip(chain.layers[1:], chain.layers, behind, strict=False):
+            mixed = backend.activation(before.activation)(mixed)
+            kernel, *bias = (_mix(shares, *pair) for pair in weights)
+            mixed = ops.matmul(mixed, kernel)
+            for offset in bias:
+                mixed = mixed + (offset[:, None, :] if layer.tuned else offset)
+        return mixed + candidates[:, None, recipes:] if mixture.offsets else mixed
+
+    def _sums(self, candidates: Any, values: Any, behind: Any, judged: Sequence[Any]) -> Any:
+        """Sums (h, S) float64 of h candidates."""
+        mixture = self._mixture
+        head, true, kinds, soft_before = mixture.chain.head, *judged[:3]
+        logits = self._logits(candidates, values, behind)
+        classes = mixture.chain.classes
+        labels = ops.argmax(true, axis=-1)
+        losses = ops.cast(soft_losses(head, logits, true), "float64")
+        losses = ops.where(ops.sum(kinds, axis=1) > 0, losses, 0.0)
+        right = ops.cast(ops.argmax(head.scores(logits), axis=-1) == labels, "float64")
+        changed = ops.cast(_soft_of(logits, true, mixture.temperature) - soft_before, "float64")
+        by_label = ops.cast(true, "float64")
+        parts = [ops.matmul(losses, kinds), ops.matmul(right, kinds)]
+        parts += [ops.matmul(changed, by_label), ops.matmul(ops.square(changed), by_label)]
+        if mixture.pairs:
+            members, confused_before = judged[3:]
+            confused = []
+            for number, (_, predicted) in enumerate(mixture.pairs):
+                wanted = ops.one_hot(ops.full_like(labels, predicted), classes)
+                now = _soft_of(logits, wanted, mixture.temperature) - confused_before[:, number]
+                confused.append(ops.cast(now, "float64") * members[:, number])
+            parts.append(ops.stack([ops.sum(change, axis=-1) for change in confused], axis=-1))
+            parts.append(ops.stack([ops.sum(ops.square(change), axis=-1) for change in confused], axis=-1))
+        return ops.concatenate(parts, axis=-1)
+
+    def _predicted(self, candidates: Any, values: Any, behind: Any) -> Any:
+        return ops.argmax(self._mixture.chain.head.scores(self._logits(candidates, values, behind)), axis=-1)
+
+
+def _mix(shares: Any, value: Any, changes: Any) -> Any:
+    """A weight mixed for each candidate, (h, ..), or as it is where no tuning changes it."""
+    if changes is None:
+        return value
+    parts = ops.concatenate([value[None], changes], axis=0)
+    flat = ops.matmul(shares, ops.reshape(parts, (parts.shape[0], -1)))
+    return ops.reshape(flat, (shares.shape[0], *value.shape))
+
+
+def _soft_of(logits: Any, wanted: Any, temperature: float) -> Any:
+    """Soft correctness (h, n) of logits (h, n, C) for the wanted class of each row, one-hot (n, C)."""
+    own = ops.sum(logits * wanted, axis=-1)
+    other = ops.max(ops.where(wanted > 0, -3e38, logits), axis=-1)
+    return ops.sigmoid((own - other) / temperature)
+
+
+def _soft(logits: Float32, wanted: Float32, temperature: float) -> Float32:
+    return np.asarray(_soft_of(backend.on_device(logits), backend.on_device(wanted), temperature))
+
+
+def tile_shape(mixture: Mixture, rows: int, particles: int, tiling: Tiling) -> tuple[int, int]:
+    """Particles and rows of a tile: a pure function of the job and of `tiling`.
+
+    Particles of a tile divide those of a swarm, so that a candidate has the same place in it whichever swarms share a
+    call.
+    """
+    most = tiling.particles or 64
+    together = next(count for count in range(min(particles, most), 0, -1) if particles % count == 0)
+    elements = (tiling.bytes or TILE_BYTES) // 4 // max(1, together * mixture.widest)
+    groups = len(mixture.changes)
+    even = -(-rows // groups)
+    wide = tiling.rows or max(ROW_STEP, elements // ROW_STEP * ROW_STEP)
+    return together, min(wide, -(-even // ROW_STEP) * ROW_STEP)
+
+
+def _cut(group: Int64, particles: int, together: int, most: int) -> tuple[Tile, ...]:
+    """Tiles of particles and rows, each of one group, rows varying fastest."""
+    ends = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(group)]
+    ranges = [
+        (start, min(start + most, stop))
+        for begin, stop in itertools.pairwise(ends)
+        for start in range(begin, stop, most)
+    ]
+    return tuple(
+        Tile((first, min(first + together, particles)), rows)
+        for first in range(0, particles, together)
+        for rows in ranges
+    )

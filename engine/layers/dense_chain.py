@@ -1,0 +1,181 @@
+"""Dense layers at the end of a model as a chain of matrices: what a tuning changes, behind features computed once.
+
+h[0] = features,  z[l] = h[l-1] W[l] + b[l],  h[l] = a[l](z[l]),  logits = z[last]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine import backend
+from engine.backend import keras, ops
+from engine.core.errors import InputError
+from engine.core.names import in_words, listed
+from engine.core.types import Float32
+from engine.layers.head import ELEMENTWISE, Head, activation_name
+from engine.models.graph import Graph, Step
+from engine.models.weight_paths import weight_variables
+
+_PASSING = frozenset(["Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization"])
+"""Layers that do nothing when a model is used."""
+
+
+@dataclass(frozen=True)
+class DenseLayer:
+    """One layer of a chain.
+
+    Attributes:
+        kernel: path of its kernel (I, U).
+        bias: path of its bias (U,); None where it has none.
+        activation: elementwise, by Keras' name; `linear` of the last layer, whose activation the head has.
+        tuned: a tuning changes it.
+    """
+
+    kernel: str
+    bias: str | None
+    activation: str
+    tuned: bool = True
+
+    @property
+    def name(self) -> str:
+        """Of the layer in the model."""
+        return self.kernel.rpartition("/")[0]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Kernel and, where there is one, bias."""
+        return (self.kernel,) if self.bias is None else (self.kernel, self.bias)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseChain:
+    """The last Dense layers of a model, from the first that is tuned on.
+
+    Attributes:
+        head: what follows the logits.
+        layers: in the order of the pass; the first is tuned.
+        values: kernels and biases as they are, float32, by path.
+    """
+
+    head: Head
+    layers: tuple[DenseLayer, ...]
+    values: Mapping[str, Float32]
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return int(self.values[self.layers[-1].kernel].shape[1])
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """Paths of what a tuning changes, in the order of the pass."""
+        return tuple(path for layer in self.layers if layer.tuned for path in layer.paths)
+
+    @property
+    def tuned_values(self) -> int:
+        """How many numbers a tuning changes."""
+        return sum(self.values[path].size for path in self.tuned)
+
+    @property
+    def offsets(self) -> str | None:
+        """Path of the bias that offsets of labels are folded into; None where the last layer has none."""
+        return self.layers[-1].bias
+
+    def logits(self, features: Any, values: Mapping[str, Any]) -> Any:
+        """Logits (.., n, C) of features (.., n, D) under values by path; leading axes are those of the values."""
+        result = features
+        for layer in self.layers:
+            result = ops.matmul(result, values[layer.kernel])
+            if layer.bias is not None:
+                bias = values[layer.bias]
+                result = result + (bias if len(bias.shape) == 1 else bias[..., None, :])
+            result = backend.activation(layer.activation)(result)
+        return result
+
+
+def chain_of(model: Any, graph: Graph, head: Head, path: Path, wanted: Sequence[str] = ()) -> DenseChain:
+    """The Dense layers behind the last layer that is not one, or those of them whose weights are wanted.
+
+    Args:
+        model: Keras model.
+        graph: of the model up to its logits, see `engine.targets.resolve.headed`.
+        head: what follows those.
+        path: of the model, for messages.
+        wanted: paths of weights, each kernel standing for its bias too; none for all.
+
+    Raises:
+        InputError: the last layer is no Dense layer in float32, or a wanted weight is of another layer.
+    """
+    names = {id(variable): name for name, variable in weight_variables(model).items()}
+    found = _dense_steps(graph, names)
+    if not found:
+        last = next((step for step in graph.steps if graph.output in step.outputs), None)
+        kind = "its inputs" if last is None else f"{last.operation.name} ({type(last.operation).__name__})"
+        raise InputError(
+            f"{path}: the logits come from {kind}, expected a Dense layer of float32 with a kernel of its own"
+        )
+    known = {layer.kernel: layer for layer, _ in found} | {
+        layer.bias: layer for layer, _ in found if layer.bias is not None
+    }
+    others = [name for name in wanted if name not in known]
+    if others:
+        raise InputError(
+            f"{path}: {in_words(others[0])} is no weight of a Dense layer behind which only Dense layers follow, "
+            f"expected layers of {listed([layer.name for layer, _ in found])}"
+        )
+    asked = {known[name].kernel for name in wanted} or {layer.kernel for layer, _ in found}
+    layers = [DenseLayer(layer.kernel, layer.bias, layer.activation, layer.kernel in asked) for layer, _ in found]
+    first = next(number for number, layer in enumerate(layers) if layer.tuned)
+    values = {
+        name: np.asarray(ops.convert_to_numpy(variable), dtype=np.float32)
+        for layer, (_, dense) in zip(layers[first:], found[first:], strict=True)
+        for name, variable in zip(layer.paths, (dense.kernel, dense.bias), strict=False)
+    }
+    return DenseChain(head, tuple(layers[first:]), values)
+
+
+def _dense_steps(graph: Graph, names: Mapping[int, str]) -> list[tuple[DenseLayer, Any]]:
+    """Layers of the chain with their Keras layers, in the order of the pass."""
+    makers = {number: step for step in graph.steps for number in step.outputs}
+    readers = [number for step in graph.steps for number in step.inputs]
+    calls = [id(step.operation) for step in graph.steps]
+    found: list[tuple[DenseLayer, Any]] = []
+    number, activation = graph.output, "linear"
+    while (step := makers.get(number)) is not None and len(step.inputs) == 1 == len(step.outputs):
+        if readers.count(number) > (number != graph.output) or calls.count(id(step.operation)) > 1:
+            break
+        kind, layer = type(step.operation), step.operation
+        if kind is keras.layers.Dense:
+            own = "linear" if step.linear else activation_name(layer.activation)
+            if not _plain(layer, step, names) or own not in ELEMENTWISE or "linear" not in (own, activation):
+                break
+            both = own if activation == "linear" else activation
+            bias = names[id(layer.bias)] if layer.use_bias else None
+            found.append((DenseLayer(names[id(layer.kernel)], bias, both), layer))
+            activation = "linear"
+        elif kind is keras.layers.Activation and activation == "linear":
+            own = activation_name(layer.activation)
+            if own not in ELEMENTWISE:
+                break
+            activation = own
+        elif kind.__name__ not in _PASSING or kind is not getattr(keras.layers, kind.__name__, None):
+            break
+        number = step.inputs[0]
+    return found[::-1]
+
+
+def _plain(layer: Any, step: Step, names: Mapping[int, str]) -> bool:
+    """Whether a Dense layer multiplies rows (n, I) by a float32 kernel of its own."""
+    return (
+        len(step.shapes[0]) == 2
+        and not getattr(layer, "lora_enabled", False)
+        and getattr(layer, "quantization_mode", None) is None
+        and id(layer.kernel) in names
+        and layer.kernel.dtype == "float32"
+        and layer.compute_dtype == "float32"
+    )

@@ -1,0 +1,229 @@
+"""Promises: the chance that a repair keeps its requirements on new rows of the same source.
+
+A requirement is a bound l on a mean over rows (`engine.metrics.row_values`). Of n rows that the repair was not made
+from, with mean v and mean square s, and for m new rows,
+
+    chance = Phi((v - l) / sqrt(V / n + V / m)),   V = s + 1/n for changes, v (1 - v) + 1/n for shares
+
+so both samplings count, of the rows at hand and of those to come; 1/n keeps a few rows without any change from being
+sure. All requirements together have the product of their chances.
+
+Of the steps t on the way from the model as it is (t = 0) to the repair (t = 1) the largest is taken whose joint chance
+reaches the confidence. The model as it is counts as keeping every bound on a drop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from engine.core.types import Float64, Int64
+from engine.metrics.requirements import Requirement
+from engine.metrics.row_values import row_values, threshold
+
+STEPS = tuple(round(1 - 0.05 * number, 2) for number in range(21))
+"""Steps that are tried: 1, 0.95, ... 0."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A requirement against rows that the repair was not made from; shares are 0 to 1.
+
+    Attributes:
+        requirement: what was asked.
+        value: what the limit is held against, as `Verdict.value`: accuracy, drop, gain or rate.
+        low, high: where it lies on new rows, with 95 % chance.
+        rows: n, that it was counted on.
+        new_rows: m, that the chance is about.
+        met: whether the rows at hand keep the limit.
+        chance: that new rows do.
+        enough: rows of each label, in place of those at hand, from which the chance alone would reach its part of the
+            confidence; None where no number would.
+    """
+
+    requirement: Requirement
+    value: float
+    low: float
+    high: float
+    rows: int
+    new_rows: int
+    met: bool
+    chance: float
+    enough: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A step on the frontier.
+
+    Attributes:
+        step: t.
+        promises: of each requirement.
+        chance: of all of them together.
+        fixed, broken: rows right only after, and only before.
+        changes: (C,) change of the accuracy of each label, a share; NaN without rows.
+        all: change of the accuracy of all rows.
+    """
+
+    step: float
+    promises: tuple[Promise, ...]
+    chance: float
+    fixed: int
+    broken: int
+    changes: Float64
+    all: float
+
+    @property
+    def met(self) -> int:
+        """Requirements that the rows at hand keep."""
+        return sum(promise.met for promise in self.promises)
+
+
+@dataclass(frozen=True, eq=False)
+class Frontier:
+    """All steps, and the one that was taken.
+
+    Attributes:
+        points: from the largest step to 0.
+        chosen: number of the point taken.
+        promised: its joint chance reaches the confidence, and it is a change.
+        confidence: that was asked for.
+    """
+
+    points: tuple[Point, ...]
+    chosen: int
+    promised: bool
+    confidence: float
+
+    @property
+    def point(self) -> Point:
+        """The one taken."""
+        return self.points[self.chosen]
+
+    @property
+    def enough(self) -> int | None:
+        """Rows of each label from which every requirement would reach its part of the confidence at this point; None
+        where no number would.
+        """
+        counts = [promise.enough for promise in self.point.promises]
+        return None if any(count is None for count in counts) else max((count or 0 for count in counts), default=0)
+
+
+def frontier_of(
+    requirements: Sequence[Requirement],
+    labels: Int64,
+    before: Int64,
+    after: Int64,
+    *,
+    steps: Sequence[float],
+    confidence: float,
+    new_rows: int,
+    classes: int,
+    fixed_step: bool = False,
+) -> Frontier:
+    """Judge every step and take one.
+
+    The largest step whose joint chance reaches the confidence. Where none above 0 does, the best compromise: of the
+    steps that keep most requirements by count (the model as it is among them) the largest.
+
+    Args:
+        requirements: of which a label without rows may be named by `label = "*"` alone.
+        labels: (n,) true classes.
+        before: (n,) classes that the model as it is predicts.
+        after: (T, n) classes at each step, of rows that were not used to make it.
+        steps: T, descending; 0 is the model as it is.
+        confidence: joint chance that is asked for.
+        new_rows: m of each label, that the chances are about.
+        classes: C.
+        fixed_step: the first step is wanted and not chosen.
+    """
+    wanted = confidence ** (1 / max(1, len(requirements)))
+    judged = [
+        _judge(requirement, labels, before, after, steps, new_rows, classes, wanted) for requirement in requirements
+    ]
+    right, was = after == labels, before == labels
+    totals = np.bincount(labels, minlength=classes).astype(np.float64)
+    points = []
+    for number, step in enumerate(steps):
+        promises = tuple(column[number] for column in judged if column)
+        fixed, broken = right[number] & ~was, ~right[number] & was
+        with np.errstate(invalid="ignore"):
+            changes = (
+                np.bincount(labels[fixed], minlength=classes) - np.bincount(labels[broken], minlength=classes)
+            ) / totals
+        points.append(
+            Point(
+                step=step,
+                promises=promises,
+                chance=math.prod(promise.chance for promise in promises),
+                fixed=int(fixed.sum()),
+                broken=int(broken.sum()),
+                changes=changes,
+                all=float((right[number].sum() - was.sum()) / len(labels)),
+            )
+        )
+    sure = [number for number, point in enumerate(points) if point.step > 0 and point.chance >= confidence]
+    if fixed_step:
+        return Frontier(tuple(points), 0, 0 in sure, confidence)
+    if sure:
+        return Frontier(tuple(points), sure[0], True, confidence)
+    most = max(point.met for point in points)
+    chosen = next(number for number, point in enumerate(points) if point.met == most)
+    return Frontier(tuple(points), chosen, False, confidence)
+
+
+def _judge(
+    requirement: Requirement,
+    labels: Int64,
+    before: Int64,
+    after: Int64,
+    steps: Sequence[float],
+    new_rows: int,
+    classes: int,
+    wanted: float,
+) -> list[Promise]:
+    """One requirement at every step; none where it has no rows."""
+    mask, values = row_values(requirement, labels, before, after)
+    rows = int(mask.sum())
+    if not rows:
+        return []
+    names = classes if requirement.labels is None else len(requirement.labels)
+    limit, new = threshold(requirement), new_rows * names
+    means = values.mean(axis=1)
+    squares = np.square(values).mean(axis=1)
+    # A change is about 0 where nothing is gained, a share is not.
+    variances = (squares if requirement.relative else squares - means**2) + 1 / rows
+    errors = np.sqrt(variances / rows + variances / new)
+    found = []
+    for step, mean, variance, error in zip(steps, means.tolist(), variances.tolist(), errors.tolist(), strict=True):
+        met = bool(mean >= limit)
+        untouched = step == 0 and requirement.kind == "max_drop"
+        chance = 1.0 if untouched else float(ndtr((mean - limit) / error))
+        sign = 1.0 if requirement.at_least else -1.0
+        ends = sorted(sign * (mean + side * 1.959963984540054 * error) for side in (-1, 1))
+        found.append(
+            Promise(
+                requirement=requirement,
+                value=0.0 + sign * mean,
+                low=ends[0],
+                high=ends[1],
+                rows=rows,
+                new_rows=new,
+                met=met,
+                chance=chance,
+                enough=-(-rows // names) if chance >= wanted else _enough(mean - limit, variance, new, names, wanted),
+            )
+        )
+    return found
+
+
+def _enough(margin: float, variance: float, new: int, names: int, wanted: float) -> int | None:
+    """Rows of each label with which the chance would be what is wanted: margin / sqrt(V / n + V / m) = z."""
+    if margin <= 0:
+        return None
+    left = (margin / float(ndtri(wanted))) ** 2 / variance - 1 / new
+    return None if left <= 0 else math.ceil(1 / left / names)

@@ -1,0 +1,346 @@
+"""CrossFit: gradients make directions, the swarm mixes them, and rows judge that the directions were not made from.
+
+Every recipe is tuned once without each fold of the repair rows. A mixture adds the tunings to the model as it is, with
+one coefficient for each recipe and an offset for each label; row i is judged under the tunings that did not see it.
+The repaired model has the mean of each recipe's tunings over the folds, mixed alike, times one step.
+
+The method is ours; its parts are known: cross-fitting (Chernozhukov et al., "Double/debiased machine learning", 2018),
+distillation as an anchor, weight averaging (Wortsman et al., "Model soups" and "Robust fine-tuning of zero-shot
+models", 2022), offsets after fine-tuning (Mai et al., "Fine-tuning is fine, if calibrated", 2024).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from engine.core.errors import InputError
+from engine.core.rng import RngKey
+from engine.core.types import Float32, Int64
+from engine.fitness.mixture import Mixture, MixtureFitness, MixtureRows
+from engine.fitness.rows import Weights
+from engine.fitness.steering import pairs_of, steering_of
+from engine.fitness.tiling import Tiling
+from engine.layers.dense_chain import DenseChain
+from engine.layers.weight_stats import WeightStats
+from engine.metrics.promise import STEPS, Frontier, frontier_of
+from engine.metrics.requirements import Requirement
+from engine.passes.batching import predicted_classes
+from engine.problem.case import LayerInputs, RepairCase
+from engine.problem.problem import Problem
+from engine.search.loop import SearchSettings
+from engine.search.swarm import SwarmSettings
+from engine.tuning.folds import folds_of
+from engine.tuning.recipes import DEFAULT_RECIPES, Recipe, epochs_of, read_recipes
+from engine.tuning.train import BATCH_ROWS, Changes, FoldRows, TuningJob
+
+FOLDS = 5
+
+SEARCH_ROWS = 4000
+"""Rows that steer a search at most, as many of each fold; all rows judge."""
+
+TASK_VALUES = 200_000_000
+"""Steps times weights of one task of tunings, about a second: recipes of a fold share a task up to so many."""
+
+SPREAD = 0.25
+"""Standard deviation of coefficients and offsets of the first particles."""
+
+COEFFICIENTS, OFFSETS = "crossfit/coefficients", "crossfit/offsets"
+"""Paths under which the tables of a run keep what a search found."""
+
+
+@dataclass(frozen=True)
+class CrossFitSettings:
+    """How a repair runs.
+
+    Attributes:
+        recipes: R, that are mixed.
+        folds: K.
+        search: of the swarm over mixtures.
+        step: 0 to 1, of the mixture that is kept; None takes the largest that keeps the promise.
+        promise_rows: new rows of each label that chances are about.
+        confidence: joint chance that is asked for.
+        temperature: of soft correctness; None follows from the number of rows.
+    """
+
+    recipes: tuple[Recipe, ...] = read_recipes(DEFAULT_RECIPES)
+    folds: int = FOLDS
+    search: SearchSettings = field(
+        default_factory=lambda: SearchSettings(
+            swarm=SwarmSettings(num_particles=32), num_iterations=40, min_iteration_range=40
+        )
+    )
+    step: float | None = None
+    promise_rows: int = 1000
+    confidence: float = 0.95
+    temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no repair can run with."""
+        if self.step is not None and not 0 <= self.step <= 1:
+            raise InputError(f"step is {self.step:g}, expected 0 (the model as it is) to 1 (the mixture as searched)")
+        if self.promise_rows < 1:
+            raise InputError(f"promise_rows is {self.promise_rows}, expected at least 1")
+        if self.folds < 2:
+            raise InputError(f"folds are {self.folds}, expected at least 2")
+
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """Steps that are judged, the largest or the wanted one first."""
+        return STEPS if self.step is None else tuple(dict.fromkeys((self.step, *STEPS)))
+
+
+@dataclass(frozen=True, eq=False)
+class TuningTask:
+    """Tunings of one program: recipes of equally many epochs, all without one fold.
+
+    Attributes:
+        name: unique within a run.
+        fold: that they do not see.
+        recipes: their numbers.
+    """
+
+    name: str
+    fold: int
+    recipes: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFit:
+    """A repair once features are known.
+
+    Attributes:
+        chain: the Dense layers under repair and behind.
+        rows: features (n, D), labels and folds.
+        logits: (n, C) of the model as it is.
+        before: (n,) classes that it predicts.
+        repaired: labels under repair.
+        requirements: stated.
+        settings: of the repair.
+        seed: of folds and tunings.
+    """
+
+    chain: DenseChain
+    rows: FoldRows
+    logits: Float32
+    before: Int64
+    repaired: tuple[int, ...]
+    requirements: tuple[Requirement, ...]
+    settings: CrossFitSettings
+    seed: int
+
+    @property
+    def data(self) -> str:
+        """Fingerprint of the rows; keys random numbers."""
+        return self.rows.data
+
+    @property
+    def label(self) -> int:
+        """Under repair, -1 for several."""
+        return self.repaired[0] if len(self.repaired) == 1 else -1
+
+    @property
+    def job(self) -> TuningJob:
+        """What all tunings share."""
+        return TuningJob(self.chain, self.rows, self.repaired, self.seed)
+
+    @property
+    def tasks(self) -> tuple[TuningTask, ...]:
+        """The tunings as tasks: a pure function of the job, since the bits of a tuning depend on its company."""
+        recipes, rows = self.settings.recipes, self.rows
+        groups: list[tuple[int, ...]] = []
+        for number, recipe in enumerate(recipes):
+            epochs = epochs_of(recipe, rows.fewest)
+            steps = epochs * max(1, rows.fewest // BATCH_ROWS)
+            most = max(1, TASK_VALUES // max(1, steps * self.chain.tuned_values))
+            last = groups[-1] if groups else ()
+            if last and len(last) < most and epochs_of(recipes[last[0]], rows.fewest) == epochs:
+                groups[-1] = (*last, number)
+            else:
+                groups.append((number,))
+        return tuple(
+            TuningTask(f"tuning-fold{fold}-{'+'.join(map(str, group))}", fold, group)
+            for fold in range(rows.folds)
+            for group in groups
+        )
+
+    def mixture(self, changes: Sequence[Changes]) -> Mixture:
+        """What the search mixes, of the changes of each fold with all recipes."""
+        temperature = self.settings.temperature or temperature_of(len(self.rows.labels))
+        return Mixture(self.chain, tuple(changes), temperature, pairs_of(self.requirements))
+
+    def case(self, changes: Sequence[Changes], settings: SearchSettings) -> tuple[RepairCase, Problem]:
+        """The search over mixtures, as every other: its case and its problem."""
+        mixture = self.mixture(changes)
+        order = self._order
+        of_fold = np.bincount(self.rows.fold)
+        within = np.concatenate([np.arange(count) for count in of_fold])
+        chosen = order[within < max(1, SEARCH_ROWS // self.rows.folds)]
+        rows = self._rows(chosen)
+        steering = steering_of(rows, self.before[chosen], self.requirements, self.repaired, mixture.pairs)
+        start = np.zeros(mixture.size, np.float32)
+        start[: mixture.recipes] = 1.0 / mixture.recipes
+        stats = WeightStats(start.astype(np.float64), np.full(mixture.size, SPREAD), np.ones(mixture.size))
+        places = np.arange(mixture.size)
+        weights = Weights(places, np.zeros_like(places), start)
+        index = np.stack([places, np.zeros_like(places)], axis=1)
+        problem = Problem(
+            name=self.data,
+            head=self.chain.head,
+            weights=weights,
+            stats=stats,
+            source=RngKey(0, self.data, self.label),
+            settings=settings,
+            mixture=mixture,
+            steering=steering,
+        )
+        return RepairCase(self.label, self.data, index, weights, rows), problem
+
+    def frontier(self, changes: Sequence[Changes], found: Float32, held_out: HeldOutRows | None = None) -> Frontier:
+        """Judge every step of a mixture, hard and out of fold.
+
+        Args:
+            changes: of each fold with all recipes.
+            found: (R + C,) of the search.
+            held_out: further rows that no tuning saw; they join with all weight.
+        """
+        settings, mixture, order = self.settings, self.mixture(changes), self._order
+        steps = [step for step in settings.steps if step > 0]
+        candidates = np.stack([np.float32(step) * found for step in steps])
+        after = self._predicted(mixture, self._rows(order), candidates)
+        labels, before = self.rows.labels[order], self.before[order]
+        if held_out is not None:
+            mean = Mixture(self.chain, (mean_changes(changes),), mixture.temperature)
+            rows = MixtureRows(
+                held_out.inputs,
+                held_out.labels,
+                np.zeros_like(held_out.labels),
+                held_out.logits,
+                *(np.zeros(len(held_out.labels), bool) for _ in range(2)),
+            )
+            after = np.concatenate([after, self._predicted(mean, rows, candidates)], axis=1)
+            labels = np.concatenate([labels, held_out.labels])
+            before = np.concatenate([before, held_out.before])
+        everything = dict(zip(steps, after, strict=True)) | {0.0: before}
+        return frontier_of(
+            self.requirements,
+            labels,
+            before,
+            np.stack([everything[step] for step in settings.steps]),
+            steps=settings.steps,
+            confidence=settings.confidence,
+            new_rows=settings.promise_rows,
+            classes=self.chain.classes,
+            fixed_step=settings.step is not None,
+        )
+
+    @property
+    def _order(self) -> Int64:
+        """Rows fold by fold."""
+        return np.argsort(self.rows.fold, kind="stable")
+
+    def _rows(self, chosen: Int64) -> MixtureRows:
+        labels, right = self.rows.labels[chosen], self.before[chosen] == self.rows.labels[chosen]
+        negative = ~right & np.isin(labels, self.repaired)
+        return MixtureRows(
+            self.rows.inputs[chosen], labels, self.rows.fold[chosen], self.logits[chosen], negative, right
+        )
+
+    @staticmethod
+    def _predicted(mixture: Mixture, rows: MixtureRows, candidates: Float32) -> Int64:
+        return MixtureFitness(mixture, rows, len(candidates), Tiling()).predict(candidates)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutRows:
+    """Rows of a held-out set.
+
+    Attributes:
+        inputs: (n, D) features.
+        labels: (n,).
+        logits: (n, C) of the model as it is.
+        before: (n,) classes that it predicts.
+    """
+
+    inputs: Float32
+    labels: Int64
+    logits: Float32
+    before: Int64
+
+
+def crossfit_of(
+    chain: DenseChain,
+    rows: LayerInputs,
+    logits: Float32,
+    repaired: Sequence[int],
+    requirements: Sequence[Requirement],
+    settings: CrossFitSettings,
+    seed: int,
+) -> CrossFit:
+    """Set up a repair.
+
+    Args:
+        chain: the layers.
+        rows: of the repair, as the first layer sees them.
+        logits: (n, C) of those.
+        repaired: labels under repair.
+        requirements: stated.
+        settings: of the repair.
+        seed: of folds and tunings.
+
+    Raises:
+        InputError: there are too few different rows for the folds, or none of a label under repair.
+        NotNumbersError: the model's outputs for a row are not numbers.
+    """
+    before = predicted_classes(chain.head, logits)
+    for label in repaired:
+        if not (rows.labels == label).any():
+            raise InputError(f"no repair row has label {label}, which is to be repaired, expected some")
+    fold = folds_of(rows.labels, rows.digests, settings.folds, seed, rows.fingerprint)
+    data = hashlib.sha256(f"{rows.fingerprint}|{settings.folds}|{seed}".encode()).hexdigest()
+    found = FoldRows(rows.inputs, rows.labels, fold, data)
+    return CrossFit(chain, found, logits, before, tuple(repaired), tuple(requirements), settings, seed)
+
+
+def temperature_of(rows: int) -> float:
+    """Of soft correctness: few rows need a smoother one; with many its bias weighs more (measured)."""
+    return 0.5 if rows < 2000 else 0.3
+
+
+def joined_changes(job: CrossFit, changes: Mapping[str, Changes]) -> tuple[Changes, ...]:
+    """Changes of each fold with all recipes in their order, from those of the tasks by name."""
+    tasks = job.tasks
+    return tuple(
+        {
+            path: np.concatenate([changes[task.name][path] for task in tasks if task.fold == fold])
+            for path in job.chain.tuned
+        }
+        for fold in range(job.rows.folds)
+    )
+
+
+def mean_changes(changes: Sequence[Changes]) -> Changes:
+    """The mean over folds of each recipe's changes, float32 by path (R, ...)."""
+    return {
+        path: np.stack([change[path] for change in changes]).mean(axis=0, dtype=np.float64).astype(np.float32)
+        for path in changes[0]
+    }
+
+
+def mixed_values(chain: DenseChain, changes: Sequence[Changes], found: Float32, step: float) -> dict[str, Float32]:
+    """New values of the tuned weights, by path: the mixture (R + C,) times a step, of the mean over folds.
+
+    Offsets are folded into the last bias, whether or not its layer is tuned.
+    """
+    mean = mean_changes(changes)
+    recipes = len(next(iter(mean.values())))
+    scaled = (np.float32(step) * found).astype(np.float64)
+    values = {
+        path: chain.values[path] + np.tensordot(scaled[:recipes], mean[path].astype(np.float64), 1) for path in mean
+    }
+    if chain.offsets is not None and len(found) > recipes:
+        values[chain.offsets] = values.get(chain.offsets, chain.values[chain.offsets]) + scaled[recipes:]
+    return {path: value.astype(np.float32) for path, value in values.items()}

@@ -1,0 +1,198 @@
+"""Tunings: the weights under repair fine-tuned by several recipes at once, in one compiled program.
+
+For tuning g with class weight w[g], anchor strength s[g] and rate r[g], over a batch of B rows (x, y):
+
+    loss[g] = mean over rows of w[g, y] CE(z, y) + s[g] anchor(z0, z)
+    anchor  = right KL(p0 || p)                         for `kl`
+            = (1 + 5 right) mean over classes (z - z0)^2 / 2   for `focal`
+
+z are the logits under the tuned weights and z0 those of the model as it is, p and p0 their class probabilities, and
+right is 1 where the model as it is gets the row right, else 0. The weights move by Adam (Kingma and Ba, "Adam: a method
+for stochastic optimization", ICLR 2015, algorithm 1) with Keras' constants.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine import backend
+from engine.backend import ops
+from engine.core.errors import InputError
+from engine.core.rng import generator
+from engine.core.types import Float32, Int64
+from engine.layers.dense_chain import DenseChain
+from engine.layers.head import probabilities, soft_losses
+from engine.tuning.recipes import Recipe, epochs_of, rate_of
+
+BATCH_ROWS = 128
+"""Rows of a step of Adam, or all where there are fewer."""
+
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7
+
+
+@dataclass(frozen=True, eq=False)
+class FoldRows:
+    """Rows of cached features, and their folds.
+
+    Attributes:
+        inputs: (n, D) float32, of the first layer of the chain.
+        labels: (n,) int64.
+        fold: (n,) int64, see `engine.tuning.folds.folds_of`.
+        data: fingerprint of the rows; keys their order.
+    """
+
+    inputs: Float32
+    labels: Int64
+    fold: Int64
+    data: str
+
+    @property
+    def folds(self) -> int:
+        """K."""
+        return int(self.fold.max()) + 1
+
+    @functools.cached_property
+    def fewest(self) -> int:
+        """Rows of the tuning that sees fewest."""
+        return len(self.fold) - int(np.bincount(self.fold).max())
+
+
+@dataclass(frozen=True, eq=False)
+class TuningJob:
+    """What all tunings of a task share.
+
+    Attributes:
+        chain: the layers.
+        rows: to tune on.
+        repaired: labels under repair.
+        seed: of the order of the rows.
+    """
+
+    chain: DenseChain
+    rows: FoldRows
+    repaired: tuple[int, ...]
+    seed: int
+
+
+Changes = Mapping[str, Float32]
+"""Changes of the tuned weights by path, each (G, ...) float32 of G tunings."""
+
+
+class Tuner:
+    """Runs tunings of one job; what all of them share stays on the device."""
+
+    def __init__(self, job: TuningJob) -> None:
+        """Nothing is compiled before it is needed."""
+        self._job = job
+        self._batch = min(BATCH_ROWS, job.rows.fewest)
+        self._programs: dict[bool, Callable[..., Any]] = {}
+        chain = job.chain
+        self._frozen = {
+            path: backend.on_device(value) for path, value in chain.values.items() if path not in chain.tuned
+        }
+
+    def run(self, fold: int, recipes: Sequence[Recipe]) -> Changes:
+        """Tune by recipes of equally many epochs on all rows but those of a fold.
+
+        Raises:
+            InputError: the weights of a tuning did not stay finite.
+        """
+        job, count = self._job, len(recipes)
+        rows, chain = job.rows, job.chain
+        seen = np.flatnonzero(rows.fold != fold)
+        (epochs,) = {epochs_of(recipe, len(seen)) for recipe in recipes}
+        focal = any(recipe.anchor == "focal" for recipe in recipes)
+        if focal not in self._programs:
+            self._programs[focal] = backend.compiled(functools.partial(self._epoch, focal))
+        weights = [backend.on_device(np.repeat(chain.values[path][None], count, axis=0)) for path in chain.tuned]
+        zeros = [backend.on_device(np.zeros((count, *chain.values[path].shape), np.float32)) for path in chain.tuned]
+        state = (weights, zeros, zeros, backend.on_device(np.zeros((), np.float32)))
+        told = tuple(map(backend.on_device, self._told(recipes)))
+        for epoch in range(epochs):
+            order, steps = self._order(seen, fold, epoch)
+            state = self._programs[focal](self._shared, self._frozen, told, backend.on_device(order), steps, state)
+        changes = {
+            path: np.asarray(after) - chain.values[path][None]
+            for path, after in zip(chain.tuned, state[0], strict=True)
+        }
+        for number, recipe in enumerate(recipes):
+            if not all(np.isfinite(change[number]).all() for change in changes.values()):
+                raise InputError(f"recipe {recipe.name}: a weight became infinite or NaN, expected a smaller rate")
+        return changes
+
+    def _told(self, recipes: Sequence[Recipe]) -> tuple[Float32, ...]:
+        """Class weights (G, C), strengths of both anchors (G,) each, rates (G,)."""
+        layers = sum(layer.tuned for layer in self._job.chain.layers)
+        weights = np.ones((len(recipes), self._job.chain.classes), np.float32)
+        weights[:, list(self._job.repaired)] = np.array([[recipe.class_weight] for recipe in recipes])
+        strengths = [
+            [recipe.strength if recipe.anchor == anchor else 0.0 for recipe in recipes] for anchor in ("kl", "focal")
+        ]
+        rates = [rate_of(recipe, layers) for recipe in recipes]
+        return weights, *(np.array(values, np.float32) for values in (*strengths, rates))
+
+    def _order(self, seen: Int64, fold: int, epoch: int) -> tuple[Any, Any]:
+        """Rows of each step (S, B) of an epoch, filled up to as many steps as any fold has, and how many are meant."""
+        job = self._job
+        purpose = f"order of tunings without fold {fold}"
+        order = generator(job.seed, job.rows.data, -1, purpose, epoch).permutation(seen)
+        steps = len(seen) // self._batch
+        most = len(job.rows.fold) // self._batch
+        filled = np.zeros((most, self._batch), np.int32)
+        filled[:steps] = order[: steps * self._batch].reshape(steps, self._batch)
+        return filled, backend.on_device(np.array(steps, np.int32))
+
+    @functools.cached_property
+    def _shared(self) -> tuple[Any, ...]:
+        """On the device: inputs (n, D), one-hot labels (n, C), logits and probabilities (n, C) of the model as it is,
+        and 1 where that is right (n,).
+        """
+        rows, chain = self._job.rows, self._job.chain
+        before = backend.compiled(chain.logits)
+        inputs = backend.on_device(rows.inputs)
+        logits = np.asarray(before(inputs, {path: backend.on_device(value) for path, value in chain.values.items()}))
+        scores = np.asarray(chain.head.scores(backend.on_device(logits)))
+        right = (scores.argmax(axis=1) == rows.labels).astype(np.float32)
+        true = np.eye(chain.classes, dtype=np.float32)[rows.labels]
+        known = np.asarray(probabilities(chain.head, backend.on_device(logits)))
+        return inputs, *map(backend.on_device, (true, logits, known, right))
+
+    def _epoch(self, focal: bool, shared: Any, frozen: Any, told: Any, order: Any, steps: Any, state: Any) -> Any:
+        """All steps of an epoch for G tunings."""
+        chain = self._job.chain
+        class_weights, kl, focal_strength, rates = told
+
+        def loss_of(weights: Sequence[Any], batch: Sequence[Any]) -> Any:
+            inputs, true, before, known, right = batch
+            logits = chain.logits(inputs, {**frozen, **dict(zip(chain.tuned, weights, strict=True))})
+            worth = ops.matmul(class_weights, ops.transpose(true))  # (G, B)
+            losses = worth * soft_losses(chain.head, logits, true)
+            losses = losses + kl[:, None] * right * soft_losses(chain.head, logits, known)
+            if focal:
+                far = ops.sum(ops.square(logits - before), axis=-1) / (2 * chain.classes)
+                losses = losses + focal_strength[:, None] * (1.0 + 5.0 * right) * far
+            return ops.sum(losses) / self._batch
+
+        def step(number: Any, state: Any) -> Any:
+            weights, first, second, count = state
+            rows = order[number]
+            batch = [ops.take(values, rows, axis=0) for values in shared]
+            slopes = backend.gradient(lambda values: loss_of(values, batch), list(weights))
+            count = count + 1.0
+            pace = rates * ops.sqrt(1.0 - _BETA_2**count) / (1.0 - _BETA_1**count)
+            first = [_BETA_1 * old + (1.0 - _BETA_1) * slope for old, slope in zip(first, slopes, strict=True)]
+            second = [
+                _BETA_2 * old + (1.0 - _BETA_2) * ops.square(slope) for old, slope in zip(second, slopes, strict=True)
+            ]
+            weights = [
+                old - ops.reshape(pace, (-1, *[1] * (len(old.shape) - 1))) * mean / (ops.sqrt(square) + _EPSILON)
+                for old, mean, square in zip(weights, first, second, strict=True)
+            ]
+            return weights, first, second, count
+
+        return ops.fori_loop(0, steps, step, state)
