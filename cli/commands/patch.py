@@ -1,7 +1,8 @@
-"""`patch`: apply, take back, merge and compare patches."""
+"""`patch`: apply, take back, merge, compare and show patches."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from engine.patches.patch import Patch
 
 SHOWN = 40
-"""Rows of a difference that are printed."""
+"""Single weights of a patch that are printed."""
 
 
 def csv_model_options(function: F) -> F:
@@ -36,7 +37,7 @@ def output_options(function: F) -> F:
     return option("--output", type=PATH, required=True, help="The patch file to write, FILE.arrow.")(function)
 
 
-@click.group(cls=Commands, short_help="Patches, the weights a repair changed: apply, revert, merge, diff.")
+@click.group(cls=Commands, short_help="Patches, the weights a repair changed: apply, revert, merge, diff, show.")
 def command() -> None:
     """The weights that a repair changed, with their old and new values.
 
@@ -79,12 +80,12 @@ def revert_command(patch: str, model_dir: Path | None, allow_custom_code: bool, 
 
     Example: repair-dist patch revert runs/one --output undo.arrow
     """
-    from engine.patches.arrow import PlacedPatch, write_placed
+    from engine.patches.arrow import write_placed
     from engine.patches.patch import revert
 
     check_new_file(output, overwrite)
     placed = open_patch(patch, csv_model([patch], model_dir, allow_custom_code))
-    write_placed(output, PlacedPatch(revert(placed.patch), placed.index))
+    write_placed(output, replace(placed, patch=revert(placed.patch)))
     echo(f"{len(placed.patch)} weights")
     created(output)
 
@@ -98,31 +99,22 @@ def merge_command(
 ) -> None:
     """Write one patch that changes what any of several patches for one model changes.
 
-    Where they disagree, the value of the first named holds.
+    Where they disagree, the value of the first named holds. Whole tensors stay whole.
 
     Example: repair-dist patch merge runs/one runs/two --output both.arrow
     """
-    from engine.patches.arrow import PlacedPatch, write_placed
-    from engine.patches.patch import conflicts, merge
+    from engine.patches.arrow import merge_placed, write_placed
+    from engine.patches.patch import conflicts
 
     if len(patches) < 2:
         raise InputError(f"{patches[0]}: found one patch, expected at least two to merge")
     check_new_file(output, overwrite)
     model = csv_model(patches, model_dir, allow_custom_code)
     opened = [open_patch(name, model) for name in patches]
-    merged = merge([placed.patch for placed in opened])
-    index = {
-        key: position
-        for placed in opened
-        for key, position in zip(
-            zip(placed.patch.weight, placed.patch.flat_index, strict=True), placed.index, strict=True
-        )
-    }
-    write_placed(
-        output, PlacedPatch(merged, tuple(index[key] for key in zip(merged.weight, merged.flat_index, strict=True)))
-    )
+    merged = merge_placed(opened)
+    write_placed(output, merged)
     disagreed = conflicts([placed.patch for placed in opened])
-    echo(f"{len(merged)} weights, on {disagreed} of them the patches disagree")
+    echo(f"{len(merged.patch)} weights, on {disagreed} of them the patches disagree")
     created(output)
 
 
@@ -136,31 +128,72 @@ def diff_command(
 ) -> None:
     """Show the weights in which two models differ, in any pair of formats.
 
+    A tensor that differs in most of its values is shown, and written, as a whole.
+
     Example: repair-dist patch diff --model-dir model --other-model-dir repaired/repair
     """
     from engine.models.load import load_model, shapes_of
-    from engine.patches.arrow import place, write_patch
+    from engine.patches.arrow import place, write_placed
 
     if output is not None:
         check_new_file(output, overwrite)
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     other = load_model(other_model_dir, allow_custom_code=allow_custom_code)
-    patch = difference(model, other)
-    shapes = shapes_of(model)
-    index = place(patch, shapes, str(other.path)).index
-    echo(f"{len(patch)} weights differ")
-    if len(patch):
-        columns = (patch.weight, index, patch.old, patch.new)
-        rows = [
-            [weight, ",".join(map(str, at)), str(old), str(new), f"{float(new) - float(old):+.6g}"]
-            for weight, at, old, new in list(zip(*columns, strict=True))[:SHOWN]
-        ]
-        echo(table(["weight", "index", "old", "new", "change"], rows))
-    if len(patch) > SHOWN:
-        echo(f"… and {len(patch) - SHOWN} more")
+    placed = place(difference(model, other), shapes_of(model), str(other.path))
+    echo(f"{len(placed.patch.changing())} weights differ")
+    list_changes(placed)
     if output is not None:
-        write_patch(output, patch, shapes)
+        write_placed(output, placed)
         created(output)
+
+
+@command.command("show", short_help="Show what a patch changes.")
+@click.argument("patch")
+@csv_model_options
+def show_command(patch: str, model_dir: Path | None, allow_custom_code: bool) -> None:
+    """Show the weights that PATCH changes, a whole tensor on one line.
+
+    Example: repair-dist patch show undo.arrow
+    """
+    placed = open_patch(patch, csv_model([patch], model_dir, allow_custom_code))
+    echo(f"{len(placed.patch.changing())} weights change")
+    list_changes(placed)
+
+
+def list_changes(placed: PlacedPatch) -> None:
+    """Print one line for each weight that a patch covers whole, and one for each of the first `SHOWN` other rows."""
+    import numpy as np
+
+    from engine.patches.tensors import tensor_changes
+
+    patch = placed.patch
+    if placed.whole:
+        lines = [
+            [
+                change.weight,
+                "x".join(map(str, change.shape)) or "1",
+                str(change.changed),
+                f"{change.largest:.6g}",
+                f"{change.rms:.6g}",
+            ]
+            for change in tensor_changes(patch, placed.whole)
+        ]
+        echo(table(["weight", "shape", "changed", "largest change", "RMS change"], lines))
+    single = np.flatnonzero(~np.isin(patch.part, [patch.paths.index(path) for path in placed.whole]))
+    if len(single):
+        lines = [
+            [
+                patch.weight[row],
+                ",".join(map(str, placed.index[row].as_py())),
+                str(patch.old[row]),
+                str(patch.new[row]),
+                f"{float(patch.new[row]) - float(patch.old[row]):+.6g}",
+            ]
+            for row in single[:SHOWN].tolist()
+        ]
+        echo(table(["weight", "index", "old", "new", "change"], lines))
+    if len(single) > SHOWN:
+        echo(f"… and {len(single) - SHOWN} more")
 
 
 def open_patch(name: str, model: LoadedModel | None) -> PlacedPatch:
@@ -279,7 +312,7 @@ def check_fits(placed: PlacedPatch, model: LoadedModel, name: str) -> None:
 
 
 def difference(model: LoadedModel, other: LoadedModel) -> Patch:
-    """The patch from one model to another, in model order.
+    """The patch from one model to another, in model order; whole tensors where most of the values differ.
 
     Raises:
         InputError: the models have different weights, or differ in one that is not float32.
@@ -288,7 +321,7 @@ def difference(model: LoadedModel, other: LoadedModel) -> Patch:
 
     from engine.models.load import shapes_of
     from engine.models.weight_paths import weight_variables
-    from engine.patches.patch import merge, patch_between
+    from engine.patches.patch import merge_rows, patch_between, tensors_patch
 
     first, second = shapes_of(model), shapes_of(other)
     for path in [*first, *second]:
@@ -300,12 +333,16 @@ def difference(model: LoadedModel, other: LoadedModel) -> Patch:
                 f"{other.path}: {path!r} has the shape {second[path]}, expected {first[path]} as in {model.path}"
             )
     others = weight_variables(other.model)
-    patches = []
+    patches, whole = [], []
     for path, variable in weight_variables(model.model).items():
         old, new = np.asarray(variable), np.asarray(others[path])
         if old.dtype != new.dtype or old.tobytes() != new.tobytes():
-            patches.append(patch_between(path, old, new))
-    return merge(patches)
+            patch = patch_between(path, old, new)
+            if 2 * len(patch) > old.size:
+                patch = tensors_patch({path: old}, {path: new})
+                whole.append(path)
+            patches.append(patch)
+    return merge_rows(patches, whole)[0]
 
 
 def check_new_file(path: Path, overwrite: bool) -> None:

@@ -1,13 +1,19 @@
-"""Patches as files: an Arrow file with one row per weight, or the `weights.csv` of a repair."""
+"""Patches as files: an Arrow file with one row per weight or per whole tensor, or the `weights.csv` of a repair.
+
+A file of version 1 has the columns of `SCHEMA`, one row per weight, and no version in its metadata. One of version 2
+has those of `engine.patches.tensors.SCHEMA`, one row per tensor. A patch is written as version 2 exactly when it covers
+each of its weights whole, in order (`engine.patches.tensors.whole_weights`): whole tensors beside single weights make
+a file of version 1, and so do weights whose shape is not known because they come from such a file.
+"""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +22,12 @@ import pyarrow.ipc
 from engine.core.errors import InputError
 from engine.core.files import replace_file
 from engine.core.types import Float32, Int64
-from engine.patches.patch import Patch
+from engine.patches import tensors
+from engine.patches.patch import Patch, merge_rows
+from engine.patches.tensors import Shapes, whole_weights
 
 if TYPE_CHECKING:
     from engine.models.load import LoadedModel
-
-
-Shapes = Mapping[str, tuple[int, ...]]
-"""The shape of every weight of a model, by path."""
 
 
 def _field(name: str, kind: pa.DataType, text: str) -> pa.Field:
@@ -48,11 +52,13 @@ class PlacedPatch:
 
     Attributes:
         patch: K rows.
-        index: for each row the position in the weight, one number per axis.
+        index: Arrow array list<int64> (K,), for each row the position in the weight, one number per axis.
+        whole: the shape of each weight that the patch is known to cover whole, see `whole_weights`.
     """
 
     patch: Patch
-    index: tuple[tuple[int, ...], ...]
+    index: pa.ListArray
+    whole: Shapes = field(default_factory=dict)
 
 
 def place(patch: Patch, shapes: Shapes, source: str) -> PlacedPatch:
@@ -66,17 +72,13 @@ def place(patch: Patch, shapes: Shapes, source: str) -> PlacedPatch:
     Raises:
         InputError: a row is about no weight of the model or a place outside it.
     """
-    index: list[tuple[int, ...]] = [()] * len(patch)
     for path, rows in patch.by_weight():
         if path not in shapes:
             raise InputError(f"{source}: changes {path!r}, expected a weight of the model")
-        shape, flat = shapes[path], patch.flat_index[rows]
-        size = math.prod(shape)
+        flat, size = patch.flat_index[rows], math.prod(shapes[path])
         if len(outside := flat[(flat < 0) | (flat >= size)]):
             raise InputError(f"{source}: has index {outside[0]} in {path!r}, expected 0 to {size - 1}")
-        for row, position in zip(rows, _positions(flat, shape), strict=True):
-            index[row] = position
-    return PlacedPatch(patch, tuple(index))
+    return PlacedPatch(patch, _positions(patch, shapes), whole_weights(patch, shapes))
 
 
 def check_places(placed: PlacedPatch, shapes: Shapes, source: str) -> None:
@@ -90,14 +92,50 @@ def check_places(placed: PlacedPatch, shapes: Shapes, source: str) -> None:
     Raises:
         InputError: that, or a row is about no weight of the model or a place outside it.
     """
-    right = place(placed.patch, shapes, source).index
-    for row, (found, expected) in enumerate(zip(placed.index, right, strict=True)):
-        if found != expected:
-            path, flat = placed.patch.weight[row], placed.patch.flat_index[row]
+    for path, shape in placed.whole.items():
+        if path in shapes and shapes[path] != shape:
+            raise InputError(f"{source}: {path!r} has the shape {shape}, expected {shapes[path]} as in the model")
+    patch = placed.patch
+    right = place(patch, shapes, source).index
+    (found, starts), (expected, right_starts) = _numbers(placed.index), _numbers(right)
+    axes, right_axes = np.diff(starts), np.diff(right_starts)
+    wrong = axes != right_axes
+    for axis in range(axes.max(initial=0)):
+        rows = np.flatnonzero((axes == right_axes) & (axes > axis))
+        wrong[rows] |= found[starts[rows] + axis] != expected[right_starts[rows] + axis]
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        path, flat = patch.weight[row], patch.flat_index[row]
+        raise InputError(
+            f"{source}: row {row} has flat_index {flat} and index {placed.index[row].as_py()} in {path!r}, "
+            f"expected index {right[row].as_py()} in the shape {shapes[path]}"
+        )
+
+
+def merge_placed(several: Sequence[PlacedPatch]) -> PlacedPatch:
+    """The union of patches, see `engine.patches.patch.merge`; a weight that one of them covers whole stays whole.
+
+    Raises:
+        InputError: two patches have different old values for a weight, or do not agree about the shape of one.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for placed in several:
+        for path, shape in placed.whole.items():
+            if shapes.setdefault(path, shape) != shape:
+                raise InputError(
+                    f"{path!r} has the shape {shapes[path]} in one patch and {shape} in another, expected patches of "
+                    "one model"
+                )
+    patch, rows = merge_rows([placed.patch for placed in several], shapes)
+    whole = whole_weights(patch, shapes)
+    for path, shape in shapes.items():
+        if path not in whole:
             raise InputError(
-                f"{source}: row {row} has flat_index {flat} and index {list(found)} in {path!r}, "
-                f"expected index {list(expected)} in the shape {shapes[path]}"
+                f"{path!r} has the shape {shape} in one patch and places outside it in another, expected patches of "
+                "one model"
             )
+    index = pa.concat_arrays([*(placed.index for placed in several), pa.array([], SCHEMA.field("index").type)])
+    return PlacedPatch(patch, index.take(pa.array(rows)), whole)
 
 
 def write_patch(path: Path, patch: Patch, shapes: Shapes) -> None:
@@ -118,16 +156,17 @@ def write_placed(path: Path, placed: PlacedPatch) -> None:
     """Write a patch file whose positions are known, see `write_patch`."""
     patch = placed.patch
     _check(placed, str(path))
-    columns: list[Any] = [patch.weight, patch.flat_index, placed.index, patch.old, patch.new]
-    table = pa.Table.from_arrays(
-        [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
-    )
+    if len(patch) and len(placed.whole) == len(patch.paths):
+        schema, columns = tensors.SCHEMA, tensors.tensor_columns(patch, placed.whole)
+    else:
+        values = [pa.array(column) for column in (patch.flat_index, patch.old, patch.new)]
+        schema, columns = SCHEMA, [pa.array(patch.weight, pa.string()), values[0], placed.index, *values[1:]]
     with (
         replace_file(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
-        pa.ipc.new_file(sink, SCHEMA) as writer,
+        pa.ipc.new_file(sink, schema) as writer,
     ):
-        writer.write_table(table)
+        writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
 def read_patch(path: Path) -> Patch:
@@ -136,11 +175,12 @@ def read_patch(path: Path) -> Patch:
 
 
 def read_placed(path: Path) -> PlacedPatch:
-    """Read a patch file with the position of every row.
+    """Read a patch file, of either version, with the position of every row.
 
     Raises:
-        InputError: the file is missing or damaged, has other columns or types than `SCHEMA`, a missing value, a
-            negative index, a weight twice or a new value that is not finite.
+        InputError: the file is missing or damaged, is of another version, has other columns or types than its schema, a
+            missing value, a negative index, a weight twice or a new value that is not finite; or, of a whole tensor,
+            values that do not fill its shape or do not have their digest.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected a patch")
@@ -150,7 +190,15 @@ def read_placed(path: Path) -> PlacedPatch:
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as an Arrow file, expected a whole patch file") from error
-    return placed_of_table(table, str(path))
+    version = (table.schema.metadata or {}).get(b"version")
+    if version is None:
+        return placed_of_table(table, str(path))
+    if version != tensors.VERSION:
+        raise InputError(f"{path}: is a patch file of version {version.decode(errors='replace')!r}, expected 2 or none")
+    patch, shapes = tensors.patch_of_tensors(_columns(table, tensors.SCHEMA, str(path)), str(path))
+    placed = PlacedPatch(patch, _positions(patch, shapes), shapes)
+    _check(placed, str(path))
+    return placed
 
 
 def placed_of_table(table: pa.Table, source: str) -> PlacedPatch:
@@ -163,28 +211,36 @@ def placed_of_table(table: pa.Table, source: str) -> PlacedPatch:
     Raises:
         InputError: see `read_placed`.
     """
-    for name in SCHEMA.names:
+    columns = _columns(table, SCHEMA, source)
+    names = columns["weight"].dictionary_encode()
+    paths = names.dictionary.to_pylist()
+    patch = Patch(
+        tuple(map(paths.__getitem__, names.indices.to_pylist())),
+        *(columns[name].to_numpy(zero_copy_only=False).copy() for name in ("flat_index", "old", "new")),
+    )
+    placed = PlacedPatch(patch, _list_array(*_numbers(columns["index"])))
+    _check(placed, source)
+    return placed
+
+
+def _columns(table: pa.Table, schema: pa.Schema, source: str) -> dict[str, pa.Array]:
+    """The columns of a table, in one piece and without missing values; there must be those of the schema alone."""
+    for name in schema.names:
         if table.column_names.count(name) != 1:
             raise InputError(f"{source}: has {table.column_names.count(name)} columns {name!r}, expected one")
     for name in table.column_names:
-        if name not in SCHEMA.names:
-            raise InputError(f"{source}: has a column {name!r}, expected only {', '.join(SCHEMA.names)}")
+        if name not in schema.names:
+            raise InputError(f"{source}: has a column {name!r}, expected only {', '.join(schema.names)}")
     columns = {}
-    for field in SCHEMA:
-        column = table.column(field.name).combine_chunks()
-        if column.type != field.type:
-            raise InputError(f"{source}: column {field.name!r} is of type {column.type}, expected {field.type}")
-        nulls = column.null_count + (column.flatten().null_count if pa.types.is_list(field.type) else 0)
+    for item in schema:
+        column = table.column(item.name).combine_chunks()
+        if column.type != item.type:
+            raise InputError(f"{source}: column {item.name!r} is of type {column.type}, expected {item.type}")
+        nulls = column.null_count + (column.flatten().null_count if pa.types.is_list(item.type) else 0)
         if nulls:
-            raise InputError(f"{source}: column {field.name!r} has {nulls} missing values, expected none")
-        columns[field.name] = column
-    patch = Patch(
-        tuple(columns["weight"].to_pylist()),
-        *(columns[name].to_numpy(zero_copy_only=False).copy() for name in ("flat_index", "old", "new")),
-    )
-    placed = PlacedPatch(patch, tuple(map(tuple, columns["index"].to_pylist())))
-    _check(placed, source)
-    return placed
+            raise InputError(f"{source}: column {item.name!r} has {nulls} missing values, expected none")
+        columns[item.name] = column
+    return columns
 
 
 def patch_of_weights_csv(path: Path, model: LoadedModel) -> Patch:
@@ -267,20 +323,42 @@ def _first_weight(model: LoadedModel, layer: int, where: str) -> tuple[str, Floa
     )
 
 
-def _positions(flat: Int64, shape: Sequence[int]) -> list[tuple[int, ...]]:
-    if not shape:  # np.unravel_index takes no array then
-        return [()] * len(flat)
-    return list(zip(*(axis.tolist() for axis in np.unravel_index(flat, shape)), strict=True))
+def _positions(patch: Patch, shapes: Shapes) -> pa.ListArray:
+    """The position in its weight of each of K rows, list<int64> (K,); each is a place in it."""
+    axes = np.array([len(shapes[path]) for path in patch.paths], np.int64)[patch.part]
+    starts = np.concatenate([[0], np.cumsum(axes)])
+    numbers = np.empty(starts[-1], np.int64)
+    for path, rows in patch.by_weight():
+        if shapes[path]:  # np.unravel_index takes no array without
+            for axis, places in enumerate(np.unravel_index(patch.flat_index[rows], shapes[path])):
+                numbers[starts[rows] + axis] = places
+    return _list_array(numbers, starts)
+
+
+def _numbers(index: pa.ListArray) -> tuple[Int64, Int64]:
+    """All numbers of K lists, and (K + 1,) where in them each list starts, with the end of the last."""
+    starts = index.offsets.to_numpy().astype(np.int64)
+    return index.flatten().to_numpy(), starts - starts[0]
+
+
+def _list_array(numbers: Int64, starts: Int64) -> pa.ListArray:
+    """The inverse of `_numbers`."""
+    return pa.ListArray.from_arrays(pa.array(starts, pa.int32()), pa.array(numbers))
 
 
 def _check(placed: PlacedPatch, source: str) -> None:
     """Refuse what no patch file may hold."""
     patch = placed.patch
-    for row, (flat, index) in enumerate(zip(patch.flat_index.tolist(), placed.index, strict=True)):
-        if flat < 0 or min(index, default=0) < 0:
-            raise InputError(
-                f"{source}: row {row} has flat_index {flat} and index {list(index)}, expected none below 0"
-            )
+    numbers, starts = _numbers(placed.index)
+    below = np.concatenate(
+        [np.flatnonzero(patch.flat_index < 0), np.searchsorted(starts, np.flatnonzero(numbers < 0), "right") - 1]
+    )
+    if len(below):
+        row = int(below.min())
+        raise InputError(
+            f"{source}: row {row} has flat_index {patch.flat_index[row]} and index {placed.index[row].as_py()}, "
+            "expected none below 0"
+        )
     wrong = np.flatnonzero(~np.isfinite(patch.new))
     if len(wrong):
         row = wrong[0]
@@ -288,9 +366,8 @@ def _check(placed: PlacedPatch, source: str) -> None:
             f"{source}: would set {patch.weight[row]!r} at index {patch.flat_index[row]} to {patch.new[row]!s}, "
             "expected a finite value"
         )
-    first: dict[tuple[str, int], int] = {}
-    for row, key in enumerate(zip(patch.weight, patch.flat_index.tolist(), strict=True)):
-        if first.setdefault(key, row) != row:
-            raise InputError(
-                f"{source}: rows {first[key]} and {row} are both {key[0]!r} at index {key[1]}, expected one"
-            )
+    if twice := patch.first_twice():
+        raise InputError(
+            f"{source}: rows {twice[0]} and {twice[1]} are both {patch.weight[twice[0]]!r} at index "
+            f"{patch.flat_index[twice[0]]}, expected one"
+        )

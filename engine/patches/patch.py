@@ -5,9 +5,10 @@ Values are compared bit for bit everywhere, so 0.0 and -0.0 differ and a NaN equ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from engine.core.types import Float32, Int64
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """A few weights of a model with their old and new values; one row per weight, K rows.
+    """Weights of a model with their old and new values; one row per weight, K rows: a few, or all of whole tensors.
 
     Attributes:
         weight: K paths `<layer name>/<variable name>`, as `engine.models.weight_paths.weight_variables` names them.
@@ -36,11 +37,34 @@ class Patch:
     def __len__(self) -> int:
         return len(self.weight)
 
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """The distinct weight paths, in order of first appearance."""
+        return tuple(dict.fromkeys(self.weight))
+
+    @cached_property
+    def part(self) -> npt.NDArray[np.int32]:
+        """Of each row (K,) the place of its weight path in `paths`: millions of numbers are compared, not of names."""
+        number = {path: n for n, path in enumerate(self.paths)}
+        return np.fromiter(map(number.__getitem__, self.weight), np.int32, len(self))
+
     def by_weight(self) -> Iterator[tuple[str, npt.NDArray[np.intp]]]:
         """Yield each distinct weight path, in order of first appearance, with the rows (m,) that change it."""
-        names = np.asarray(self.weight, dtype=object)
-        for path in dict.fromkeys(self.weight):
-            yield path, np.flatnonzero(names == path)
+        for number, path in enumerate(self.paths):
+            yield path, np.flatnonzero(self.part == number)
+
+    def changing(self) -> npt.NDArray[np.intp]:
+        """The rows that change something: old and new value differ in their bits."""
+        return np.flatnonzero(_bits(self.old) != _bits(self.new))
+
+    def first_twice(self) -> tuple[int, int] | None:
+        """The first row that is about the same weight as one before it, after that row; None where there is none."""
+        rows = _Rows.of([self])
+        again = np.flatnonzero(rows.first != np.arange(len(self)))
+        if not len(again):
+            return None
+        found = again[np.argmin(rows.row[again])]
+        return int(rows.row[rows.first[found]]), int(rows.row[found])
 
 
 NO_CHANGE = Patch((), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.float32))
@@ -63,6 +87,33 @@ def patch_between(path: str, old: Float32, new: Float32) -> Patch:
     return Patch((path,) * len(places), places.astype(np.int64), before[places], after[places])
 
 
+def tensors_patch(old: Mapping[str, Float32], new: Mapping[str, Float32]) -> Patch:
+    """What leads from some weights to others, every position of each, even where the bits are equal.
+
+    Args:
+        old, new: float32 arrays by the path of their weight; the same paths, with the same shapes.
+
+    Returns:
+        Rows in the order of `old`, then by flat index; a weight without numbers has none.
+
+    Raises:
+        InputError: the paths or shapes differ, or an array is not float32.
+    """
+    if lonely := sorted(old.keys() ^ new.keys()):
+        which = "old" if lonely[0] in old else "new"
+        raise InputError(f"{lonely[0]!r}: found only {which} values, expected old and new ones")
+    for path, array in old.items():
+        if array.shape != new[path].shape:
+            raise InputError(f"{path!r}: found the shapes {array.shape} and {new[path].shape}, expected one")
+    sizes = {path: array.size for path, array in old.items()}
+    return Patch(
+        tuple(chain.from_iterable(map(repeat, sizes.keys(), sizes.values()))),
+        np.concatenate([NO_CHANGE.flat_index, *map(np.arange, sizes.values())]),
+        np.concatenate([NO_CHANGE.old, *(_flat(path, old[path]) for path in sizes)]),
+        np.concatenate([NO_CHANGE.new, *(_flat(path, new[path]) for path in sizes)]),
+    )
+
+
 def applied(patch: Patch, path: str, array: Float32) -> Float32:
     """A copy of a weight, float32 of any shape, with the rows of a patch that change it.
 
@@ -70,7 +121,7 @@ def applied(patch: Patch, path: str, array: Float32) -> Float32:
         InputError: the array is not float32, has no such place, or does not hold the old values bit for bit.
     """
     flat = _flat(path, array).copy()
-    rows = np.flatnonzero(np.asarray(patch.weight, dtype=object) == path)
+    rows = np.flatnonzero(patch.part == patch.paths.index(path)) if path in patch.paths else np.arange(0)
     places, old = patch.flat_index[rows], patch.old[rows]
     if len(outside := places[(places < 0) | (places >= flat.size)]):
         raise InputError(f"{path!r}: the patch has index {outside[0]}, expected 0 to {flat.size - 1}")
@@ -99,6 +150,22 @@ def merge(patches: Sequence[Patch]) -> Patch:
     Raises:
         InputError: two patches have different old values for a weight.
     """
+    return merge_rows(patches)[0]
+
+
+def merge_rows(patches: Sequence[Patch], whole: Collection[str] = ()) -> tuple[Patch, npt.NDArray[np.intp]]:
+    """The union of patches, as `merge` makes it, and which of all their rows it has.
+
+    Args:
+        patches: made against one model.
+        whole: paths of weights that stay whole: rows that change nothing are not dropped.
+
+    Returns:
+        The union of K rows, and their places (K,) in the rows of all patches, one patch after the other.
+
+    Raises:
+        InputError: see `merge`.
+    """
     rows = _Rows.of(patches)
     wrong = np.flatnonzero(_bits(rows.old) != _bits(rows.old[rows.first]))
     if len(wrong):
@@ -110,7 +177,13 @@ def merge(patches: Sequence[Patch]) -> Patch:
     changing = rows.changing()
     _, first_of_weight = np.unique(rows.first[changing], return_index=True)
     kept = changing[first_of_weight]
-    return rows.patch(kept, rows.old[kept], rows.new[kept])
+    stays = np.flatnonzero(
+        np.isin(rows.path, [number for number, path in enumerate(rows.paths) if path in whole])
+        & (rows.first == np.arange(len(rows.first)))
+    )
+    unchanged = np.setdiff1d(stays, rows.first[kept], assume_unique=True)
+    kept = np.sort(np.concatenate([kept, unchanged]))
+    return rows.patch(kept, rows.old[kept], rows.new[kept]), rows.row[kept]
 
 
 def conflicts(patches: Sequence[Patch]) -> int:
@@ -155,6 +228,7 @@ class _Rows:
         paths: the distinct weight paths.
         path: (N,) positions in `paths`.
         flat_index, old, new: (N,) as in a patch.
+        row: (N,) place in the rows of all patches, one patch after the other.
         source: (N,) number of the patch, from 0.
         first: (N,) the first row that is about the same weight.
     """
@@ -164,6 +238,7 @@ class _Rows:
     flat_index: Int64
     old: Float32
     new: Float32
+    row: npt.NDArray[np.intp]
     source: Int64
     first: Int64
 
@@ -171,9 +246,11 @@ class _Rows:
     def of(patches: Sequence[Patch]) -> _Rows:
         patches = [*patches, NO_CHANGE]  # so that there is something to concatenate
         number = {
-            path: n for n, path in enumerate(dict.fromkeys(chain.from_iterable(patch.weight for patch in patches)))
+            path: n for n, path in enumerate(dict.fromkeys(chain.from_iterable(patch.paths for patch in patches)))
         }
-        path = np.fromiter((number[name] for patch in patches for name in patch.weight), np.int64)
+        path = np.concatenate(
+            [np.array([number[name] for name in patch.paths], np.int64)[patch.part] for patch in patches]
+        )
         flat = np.concatenate([patch.flat_index for patch in patches])
         source = np.repeat(np.arange(len(patches)), [len(patch) for patch in patches])
         order = np.lexsort((source, flat, path))
@@ -183,7 +260,7 @@ class _Rows:
         first = np.flatnonzero(starts)[np.cumsum(starts) - 1]
         old = np.concatenate([patch.old for patch in patches])[order]
         new = np.concatenate([patch.new for patch in patches])[order]
-        return _Rows(tuple(number), path, flat, old, new, source[order], first)
+        return _Rows(tuple(number), path, flat, old, new, order, source[order], first)
 
     def changing(self) -> npt.NDArray[np.intp]:
         return np.flatnonzero(_bits(self.old) != _bits(self.new))

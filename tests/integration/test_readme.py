@@ -64,7 +64,7 @@ def test_every_block_runs_after_the_one_before(
     assert ran == [
         *("prepare", "train", "test", "split", "target", "localize", "optimize", "utils", "batch", "report"),
         *("target", "localize", "optimize", "python", "python", "python", "python"),
-        *("patch apply", "patch revert", "patch merge", "patch diff"),
+        *("patch apply", "patch revert", "patch merge", "patch diff", "patch show"),
     ]
     assert Path("runs/one/jobs.arrow").is_file()
     assert Path("repaired/repair/model.keras").is_file()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from engine.localize.weights_file import write_weights
 from engine.models.load import LoadedModel, load_model, shapes_of
 from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import (
+    SCHEMA,
     PlacedPatch,
     check_places,
     patch_of_weights_csv,
@@ -35,7 +36,7 @@ SHAPES = {"conv/kernel": (2, 3, 1, 4), "scale": (), "dense/bias": (3,), "dense/k
 PATCH = patch_of(
     [("dense/kernel", 7, 0.1, -1.5), ("conv/kernel", 23, 3, 4), ("scale", 0, -0.0, 0), ("dense/bias", 2, 1, 1)]
 )
-INDEX = ((2, 1), (1, 2, 0, 3), (), (2,))
+INDEX = [[2, 1], [1, 2, 0, 3], [], [2]]
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +50,19 @@ def columns() -> dict[str, Any]:
     return {
         "weight": pa.array(PATCH.weight),
         "flat_index": pa.array(PATCH.flat_index),
-        "index": pa.array(INDEX, pa.list_(pa.int64())),
+        "index": lists(INDEX),
         "old": pa.array(PATCH.old),
         "new": pa.array(PATCH.new),
     }
 
 
-def write_table(path: Path, arrays: dict[str, Any]) -> None:
-    table = pa.Table.from_arrays(list(arrays.values()), names=list(arrays))
+def lists(index: Sequence[Sequence[int]]) -> pa.Array:
+    return pa.array(index, pa.list_(pa.int64()))
+
+
+def write_table(path: Path, arrays: dict[str, Any], schema: pa.Schema | None = None) -> None:
+    names = list(arrays) if schema is None else None
+    table = pa.Table.from_arrays(list(arrays.values()), names=names, schema=schema)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
 
@@ -71,7 +77,7 @@ def test_the_columns_of_a_file(tmp_path: Path) -> None:
     assert table.to_pydict() == {
         "weight": list(PATCH.weight),
         "flat_index": [7, 23, 0, 2],
-        "index": [list(index) for index in INDEX],
+        "index": INDEX,
         "old": [float(np.float32(0.1)), 3, 0, 1],
         "new": [-1.5, 4, 0, 1],
     }
@@ -98,12 +104,21 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, data: st.DataObjec
     write_patch(path, patch, shapes)
     assert rows_of(read_patch(path)) == rows_of(patch)
     placed = read_placed(path)
-    for (weight, flat), index in zip(keys, placed.index, strict=True):
-        assert np.arange(np.prod(shapes[weight])).reshape(shapes[weight])[index] == flat
+    for (weight, flat), index in zip(keys, placed.index.to_pylist(), strict=True):
+        assert np.arange(np.prod(shapes[weight])).reshape(shapes[weight])[tuple(index)] == flat
     check_places(placed, shapes, "p")
     first = path.read_bytes()
     write_placed(path, placed)
     assert path.read_bytes() == first
+    touched = dict.fromkeys(weight for weight, _ in keys)
+    whole = keys == [key for weight in touched for key in places if key[0] == weight]
+    assert (placed.whole == {weight: shapes[weight] for weight in touched}) if whole else not placed.whole
+    if not (whole and keys):  # version 1, as it was when there was no other
+        plain = [pa.array(values) for values in (patch.weight, patch.flat_index, patch.old, patch.new)]
+        index = lists([np.unravel_index(flat, shapes[weight]) if shapes[weight] else () for weight, flat in keys])
+        arrays = [plain[0].cast(pa.string()), plain[1], index, *plain[2:]]
+        write_table(path, dict(zip(SCHEMA.names, arrays, strict=True)), SCHEMA)
+        assert path.read_bytes() == first
     for array in (placed.patch.flat_index, placed.patch.old, placed.patch.new):
         assert array.flags.writeable
 
@@ -113,7 +128,7 @@ def test_columns_in_any_order(tmp_path: Path) -> None:
     write_table(path, dict(reversed(columns().items())))
     placed = read_placed(path)
     assert rows_of(placed.patch) == rows_of(PATCH)
-    assert placed.index == INDEX
+    assert placed.index.to_pylist() == INDEX
 
 
 @pytest.mark.parametrize(
@@ -236,15 +251,14 @@ def test_a_file_cut_short_or_damaged_is_refused_or_a_patch(tmp_path: Path) -> No
 
 
 def test_positions_that_are_not_those_of_the_flat_indices() -> None:
-    check_places(PlacedPatch(PATCH, INDEX), SHAPES, "p")
-    for index in ((1, 2), (2, 1, 0), ()):
+    check_places(PlacedPatch(PATCH, lists(INDEX)), SHAPES, "p")
+    for index in ([1, 2], [2, 1, 0], []):
         with pytest.raises(InputError) as caught:
-            check_places(PlacedPatch(PATCH, (index, *INDEX[1:])), SHAPES, "p")
+            check_places(PlacedPatch(PATCH, lists([index, *INDEX[1:]])), SHAPES, "p")
         assert str(caught.value) == (
-            f"p: row 0 has flat_index 7 and index {list(index)} in 'dense/kernel', expected index [2, 1] in the shape "
-            "(4, 3)"
+            f"p: row 0 has flat_index 7 and index {index} in 'dense/kernel', expected index [2, 1] in the shape (4, 3)"
         )
-    assert place(NO_CHANGE, {}, "p").index == ()
+    assert place(NO_CHANGE, {}, "p").index.to_pylist() == []
 
 
 def kernel_of(model: LoadedModel, path: str) -> np.ndarray:
@@ -266,7 +280,7 @@ def test_what_optimize_writes_is_a_patch(
     patch = patch_of_weights_csv(path, model)
     expected = Patch(("logits/kernel",) * len(index), positions @ [10, 1], old, new)
     assert rows_of(patch) == rows_of(expected)
-    assert place(patch, shapes_of(model), "p").index == tuple(index)
+    assert place(patch, shapes_of(model), "p").index.to_pylist() == list(map(list, index))
 
 
 def test_rows_of_several_layers_comments_and_spaces(model: LoadedModel, tmp_path: Path) -> None:

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from engine.core.errors import InputError
-from engine.patches.patch import NO_CHANGE, Patch, applied, compose, conflicts, merge, patch_between, revert
+from engine.patches.patch import (
+    NO_CHANGE,
+    Patch,
+    applied,
+    compose,
+    conflicts,
+    merge,
+    merge_rows,
+    patch_between,
+    revert,
+)
 
 Key = tuple[str, int]
 SIZES = {"b/kernel": 4, "a/kernel": 3, "a/bias": 1}
@@ -197,6 +207,23 @@ def test_a_union_is_what_a_loop_makes(base: dict[Key, int], several: list[dict[K
     seen = list(dict.fromkeys(path for changes in several for path, _ in changes))
     order = [(seen.index(path), place) for path, place, *_ in rows_of(merged)]
     assert order == sorted(order)
+
+
+@given(BASES, st.lists(CHANGES, max_size=4), st.sets(st.sampled_from([*SIZES, "c"])))
+def test_a_union_that_keeps_weights_whole(base: dict[Key, int], several: list[dict[Key, int]], whole: set[str]) -> None:
+    patches = [changing(base, changes) for changes in several]
+    merged, rows = merge_rows(patches, whole)
+    all_rows = [row for patch in patches for row in rows_of(patch)]
+    assert rows_of(merged) == [all_rows[row] for row in rows]
+    kept = {row[:2]: row for row in rows_of(merged)}
+    assert len(kept) == len(merged)
+    changed = {row[:2]: row for row in rows_of(merge(patches))}
+    same = {row[:2] for row in all_rows if row[0] in whole} - changed.keys()
+    assert kept.keys() == changed.keys() | same
+    assert all(kept[key] == row for key, row in changed.items())
+    assert all(kept[key][2] == kept[key][3] == base[key] for key in same)
+    seen = list(dict.fromkeys(path for changes in several for path, _ in changes))
+    assert list(kept) == sorted(kept, key=lambda key: (seen.index(key[0]), key[1]))
 
 
 @given(BASES, CHANGES, st.fixed_dictionaries({place: st.integers(0, 2) for place in PLACES}))

@@ -14,7 +14,7 @@ from tensorflow.core.protobuf import fingerprint_pb2
 from engine.core.errors import InputError
 from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
-from engine.patches.patch import Patch
+from engine.patches.patch import Patch, merge, revert, tensors_patch
 from engine.patches.save import repaired_path, save_patched
 
 LEGACY = Path(__file__).parents[2] / "data" / "legacy"
@@ -168,6 +168,27 @@ def test_empty_patch_gives_an_unchanged_copy(name, folder, tmp_path):
     loaded = load_model(folder / name)
     save_patched(loaded, random_patch(loaded, weights=()), tmp_path / "copy")
     assert load_model(tmp_path / "copy").fingerprint == loaded.fingerprint
+
+
+@pytest.mark.parametrize("name", ["sequential.h5", "sequential-savedmodel", "new.keras"])
+def test_whole_tensors_there_and_back(name, folder, tmp_path):
+    """With single weights of other layers beside them."""
+    loaded = load_model(folder / name)
+    layer = "out" if name == "new.keras" else "dense"
+    old = {path: value for path, value in values(loaded.model).items() if path.startswith(f"{layer}/")}
+    new = {path: np.random.default_rng(3).normal(size=value.shape).astype(np.float32) for path, value in old.items()}
+    others = [path for path in values(loaded.model) if path not in old]
+    patch = merge([tensors_patch(old, new), random_patch(loaded, weights=others)])
+    there = repaired_path(loaded, tmp_path / "there")
+    save_patched(loaded, patch, there)
+    repaired, expected = load_model(there), expected_values(loaded, patch)
+    for path, value in values(repaired.model).items():
+        assert value.tobytes() == expected[path].tobytes() == new.get(path, expected[path]).tobytes(), path
+    back = repaired_path(loaded, tmp_path / "back")
+    save_patched(repaired, revert(patch), back)
+    assert content(back) == content(loaded.path)
+    with pytest.raises(InputError, match=f"in '{layer}/kernel' at index 0, expected .* as when the patch was made"):
+        save_patched(repaired, patch, back, overwrite=True)
 
 
 def test_repairing_a_repaired_model(folder, tmp_path):
