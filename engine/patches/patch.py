@@ -175,8 +175,7 @@ def merge_rows(patches: Sequence[Patch], whole: Collection[str] = ()) -> tuple[P
             f"{rows.old[row]!s} when patch {rows.source[row] + 1} was, expected patches of one model"
         )
     changing = rows.changing()
-    _, first_of_weight = np.unique(rows.first[changing], return_index=True)
-    kept = changing[first_of_weight]
+    kept = changing[_begins(rows.first[changing])]
     stays = np.flatnonzero(
         np.isin(rows.path, [number for number, path in enumerate(rows.paths) if path in whole])
         & (rows.first == np.arange(len(rows.first)))
@@ -190,11 +189,10 @@ def conflicts(patches: Sequence[Patch]) -> int:
     """The number of weights that patches change to different values."""
     rows = _Rows.of(patches)
     changing = rows.changing()
-    weights, first, weight = np.unique(rows.first[changing], return_index=True, return_inverse=True)
+    begins = _begins(rows.first[changing])
+    weight = np.cumsum(begins) - 1
     new = _bits(rows.new[changing])
-    differs = np.zeros(len(weights), bool)
-    np.logical_or.at(differs, weight, new != new[first][weight])
-    return int(differs.sum())
+    return int(_begins(weight[new != new[begins][weight]]).sum())
 
 
 def compose(first: Patch, second: Patch) -> Patch:
@@ -269,7 +267,13 @@ class _Rows:
         return f"{self.paths[self.path[row]]!r} at index {self.flat_index[row]}"
 
     def patch(self, rows: npt.NDArray[np.intp], old: Float32, new: Float32) -> Patch:
-        return Patch(tuple(self.paths[n] for n in self.path[rows]), self.flat_index[rows], old, new)
+        return Patch(tuple(map(self.paths.__getitem__, self.path[rows].tolist())), self.flat_index[rows], old, new)
+
+
+def _begins(numbers: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_]:
+    """Of sorted numbers from 0 on (n,), which are the first of their value."""
+    begins: npt.NDArray[np.bool_] = np.diff(numbers, prepend=-1) != 0
+    return begins
 
 
 def _bits(values: Float32) -> npt.NDArray[np.uint32]:

@@ -101,8 +101,10 @@ def _check_rows(source: LoadedModel, patch: Patch) -> None:
         size, places = int(np.prod(variables[path].shape)), patch.flat_index[rows]
         if len(outside := places[(places < 0) | (places >= size)]):
             raise InputError(f"{source.path}: the patch has index {outside[0]} in {path!r}, expected 0 to {size - 1}")
-        if len(np.unique(places)) != len(places):
-            raise InputError(f"{source.path}: the patch changes a place of {path!r} twice, expected each once")
+    if twice := patch.first_twice():
+        raise InputError(
+            f"{source.path}: the patch changes a place of {patch.weight[twice[0]]!r} twice, expected each once"
+        )
 
 
 def _patched(
