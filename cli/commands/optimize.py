@@ -12,11 +12,18 @@ import click
 
 from cli.run_report.tables import changes_table
 from cli.shared.console import Console, echo
+from cli.shared.method_options import (
+    ARACHNE,
+    CROSSFIT,
+    crossfit_options,
+    method_option,
+    refuse_other_methods,
+    requirements_option,
+)
 from cli.shared.options import (
     PATH,
     check_seeds,
     compute_options,
-    method_option,
     model_options,
     option,
     options_of,
@@ -36,7 +43,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Search new values for the localised weights and save the repaired model.")
-@method_option
+@method_option(None, "Arachne where weights.csv is, else CrossFit")
 @model_options
 @option(
     "--target-data-dir",
@@ -57,6 +64,8 @@ if TYPE_CHECKING:
     help="Folder for weights.csv and repair/ [default: the --target-data-dir]; of several chunks, one folder each "
     "in it, numbered from 0.",
 )
+@requirements_option
+@crossfit_options
 @positive_weight_option
 @search_options
 @options_of("localize", "--num-grad")
@@ -90,12 +99,24 @@ if TYPE_CHECKING:
 )
 @compute_options
 @verbose_option
-def command(compute_settings: ComputeOptions, verbose: int, **options: Any) -> list[ChunkReport]:
+def command(compute_settings: ComputeOptions, verbose: int, method: str | None, **options: Any) -> Any:
     """Repair a model: search new values for the weights in weights.csv, save, reload and measure it.
 
     Example: repair-dist optimize --model-dir model --target-data-dir data/repairsets/0/negative/6 --seeds 8
     --num-workers 8
     """
+    chosen = method or (CROSSFIT if not has_weights(options["target_data_dir"]) else ARACHNE)
+    refuse_other_methods(chosen)
+    if method is None:
+        other = CROSSFIT if chosen == ARACHNE else ARACHNE
+        why = "is" if chosen == ARACHNE else "is no"
+        echo(f"method {chosen}, as there {why} weights.csv (--method {other} is the other)", err=True)
+    if chosen == CROSSFIT:
+        from cli.commands.crossfit import optimize_crossfit
+
+        return optimize_crossfit(compute_settings=compute_settings, verbose=verbose, **options)
+    if options["requirements"] is not None:
+        raise InputError("--requirements is of CrossFit and the method is Arachne, expected one without the other")
     return optimize(compute_settings=compute_settings, verbose=verbose, **options)
 
 
@@ -175,6 +196,13 @@ def optimize(
         echo(describe(report))
     echo(f"records: {run_directory}")
     return reports
+
+
+def has_weights(targets: Sequence[Path]) -> bool:
+    """Whether `localize` left weights to search in one of the folders."""
+    from engine.localize.weights_file import ARROW, CSV
+
+    return any((folder / name).is_file() for folder in targets for name in (CSV, ARROW))
 
 
 def chunk_paths(targets: Sequence[Path], positives: Sequence[Path], output_dir: Path | None) -> list[ChunkPaths]:

@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -25,16 +25,19 @@ from cluster.compute.placement import (
     iteration_seconds,
     place_by_cost,
     place_rows,
+    place_shares,
     place_tasks,
     place_tiles,
     searches_of,
 )
+from cluster.compute.tunings import TuningEvent, run_tunings_on_workers
 from cluster.compute.values import ValueWatch, warn_on_stderr
 from cluster.ray_cluster.local_workers import MODELS, check_local, unasked
 from cluster.workers.model import ModelHandle
 from cluster.workers.passes import NOT_VISIBLE, Pass, block_pass, ship_rows
 from cluster.workers.replica import Replica
 from cluster.workers.task import SEGMENT_SECONDS, Base, RepairTask, TaskEvent, TaskRunner
+from cluster.workers.tunings import TuningRunner
 from engine import backend
 from engine.core.errors import InputError
 from engine.core.progress import Tick, ignore
@@ -45,6 +48,7 @@ from engine.models.load import LoadedModel
 from engine.passes.batching import BATCH_ROWS, PASS_ROWS
 from engine.passes.runners import Sums
 from engine.problem.case import LayerInputs
+from engine.problem.crossfit import CrossFit, TuningTask
 from engine.search.loop import SearchState
 from engine.targets.base import Target
 
@@ -68,6 +72,7 @@ class ComputeOptions:
         tiles: force the tiles of every iteration onto the workers.
         spread_rows: force row blocks onto the workers.
         batch_rows: rows of one forward or gradient pass.
+        threads: of each worker; None shares the cores out.
     """
 
     num_workers: int | None = None
@@ -76,6 +81,7 @@ class ComputeOptions:
     tiles: bool = False
     spread_rows: bool = False
     batch_rows: int = BATCH_ROWS
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -112,6 +118,7 @@ class Compute:
         # A model that nobody needs any more leaves the object store too.
         self._model_refs: WeakKeyDictionary[ModelHandle, Any] = WeakKeyDictionary()
         self._tasks = TaskRunner()
+        self._tunings = TuningRunner()
 
     def __enter__(self) -> Compute:
         if self.options.address is None and self.options.num_workers:
@@ -258,6 +265,29 @@ class Compute:
         for task in left:
             yield from run_task_in_tiles(pool, shipped, task, model, base, known)
 
+    def run_tunings(self, repair: CrossFit, tasks: Sequence[TuningTask]) -> Iterator[TuningEvent]:
+        """Run tunings to their end; their results do not depend on where.
+
+        Raises:
+            InputError: the weights of a tuning did not stay finite.
+        """
+        left, name = list(tasks), f"tuning {len(tasks)} tasks"
+        job, recipes = repair.job, repair.settings.recipes
+        placement = place_tasks(self._means(), len(left), force_tiles=False)
+        host = socket.gethostname()
+        while left and (placement is None or placement.where == "process"):
+            task, begun = left.pop(0), time.perf_counter()
+            changes = self._tunings.run(repair.key, job, task, recipes)
+            seconds = time.perf_counter() - begun
+            yield TuningEvent(task, changes, seconds, "process", f"{host}:{os.getpid()}")
+            if placement is None:
+                placement = place_shares(self._means(), len(left), seconds)
+        if placement is not None:
+            where = f"on {len(self._workers())} workers" if left else "in this process"
+            self._decide(name, where, placement)
+        if left:
+            yield from run_tunings_on_workers(self._workers(), repair.key, _put(job), left, _put(recipes))
+
     def _decide_search(self, placement: Placement) -> None:
         if placement.where == "process":
             self._decide("search", "in this process", placement)
@@ -375,7 +405,8 @@ class Compute:
             options, wanted = self.options, self.options.num_workers
             if wanted is None and options.address is None and not backend.gpu_count():
                 wanted = unasked(MODELS)
-            self._resources = self._stack.enter_context(connected(options.address, wanted, options.gpus_per_worker))
+            found = self._stack.enter_context(connected(options.address, wanted, options.gpus_per_worker))
+            self._resources = found if options.threads is None else replace(found, threads=options.threads)
         return self._resources
 
     def _workers(self) -> WorkerPool:

@@ -151,6 +151,16 @@ def place_by_cost(means: Means, cost: Cost) -> Placement:
     return Placement(where, f"{cost.seconds:.1f} s expected here, {there:.1f} s on {means.workers} workers")
 
 
+def place_shares(means: Means, left: int, seconds: float) -> Placement:
+    """Where so many pieces of work of about `seconds` each run: here, or on workers."""
+    if not left:
+        return Placement("process", "it took no longer than a look at its cost")
+    here = left * seconds
+    there = means.start_seconds + -(-left // max(means.workers, 1)) * seconds
+    where: Where = "workers" if there < here else "process"
+    return Placement(where, f"{here:.1f} s expected here, {there:.1f} s on {means.workers} workers")
+
+
 def place_tiles(means: Means, task: RepairTask, iteration: float) -> Placement:
     """One search: the pieces of its iterations on workers, or whole where it is.
 

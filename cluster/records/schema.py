@@ -83,6 +83,66 @@ SCHEMAS: dict[str, pa.Schema] = {
             _field("met", pa.bool_(), "the value keeps to the limit"),
         ]
     ),
+    "tunings": pa.schema(
+        [
+            _field("recipe", pa.string(), "as --recipes takes it"),
+            _field("fold", pa.int32(), "that the tuning did not see, from 0"),
+            _field("class_weight", pa.float64(), "of rows of a label under repair"),
+            _field("strength", pa.float64(), "of the anchor to the model as it is"),
+            _field("anchor", pa.string(), "kl or focal"),
+            _field("rate", pa.float64(), "of Adam"),
+            _field("epochs", pa.int32(), "passes over the rows", "epochs"),
+            _field("rows", pa.int64(), "tuned on", "rows"),
+            _field("weights", pa.int64(), "tuned", "weights"),
+            _field("change", pa.float64(), "root of the mean square of the changes of all weights"),
+            _field("where", pa.string(), "process, worker, or checkpoint: of an earlier command"),
+            _field("worker", pa.string(), "host and process that ran it"),
+            _field("seconds", pa.float64(), "of the tunings that ran together", "s"),
+        ]
+    ),
+    "mixture": pa.schema(
+        [
+            _field("position", pa.int32(), "in the candidates of the search, from 0"),
+            _field("kind", pa.string(), "recipe or offset"),
+            _field("name", pa.string(), "the recipe; empty of an offset"),
+            _field("label", pa.int32(), "of an offset, else -1"),
+            _field("found", pa.float64(), "coefficient, or offset of the logit, of the search"),
+            _field("taken", pa.float64(), "the same times the step: what is in the model"),
+        ]
+    ),
+    "frontier": pa.schema(
+        [
+            _field("step", pa.float64(), "0: the model as it is; 1: the mixture as it was searched", "1"),
+            _field("chance", pa.float64(), "that new rows keep all requirements", "1"),
+            _field("met", pa.int32(), "requirements that the rows at hand keep", "requirements"),
+            _field("gain", pa.float64(), "of the labels under repair, mean change of accuracy", "1"),
+            _field("all", pa.float64(), "change of the accuracy of all rows", "1"),
+            _field("worst", pa.float64(), "change of the other label that loses most; null without others", "1"),
+            _field("worst_label", pa.int32(), "that label; -1 without others"),
+            _field("fixed", pa.int64(), "rows right only after", "rows"),
+            _field("broken", pa.int64(), "rows right only before", "rows"),
+            _field("taken", pa.bool_(), "the step of the saved model"),
+        ]
+    ),
+    "promises": pa.schema(
+        [
+            _field("requirement", pa.int32(), "number of the requirement, from 0, in the order judged"),
+            _field("text", pa.string(), "the requirement in words"),
+            _field("kind", pa.string(), "min_accuracy, max_drop, min_gain or max_rate"),
+            _field("label", pa.int32(), "true class, -1 for all rows together"),
+            _field("predicted", pa.int32(), "predicted class of a max_rate, else -1"),
+            _field("limit", pa.float64(), "what is required", "1"),
+            _field("value", pa.float64(), "on rows that no tuning saw: accuracy, drop, gain or rate", "1"),
+            _field("low", pa.float64(), "lower end of where it lies on new rows, with 95 % chance", "1"),
+            _field("high", pa.float64(), "upper end", "1"),
+            _field("rows", pa.int64(), "counted on", "rows"),
+            _field("new_rows", pa.int64(), "that the chance is about", "rows"),
+            _field("met", pa.bool_(), "the value keeps to the limit"),
+            _field("chance", pa.float64(), "that new rows keep the requirement", "1"),
+            _field("promised", pa.bool_(), "the chance of all requirements together reaches the confidence"),
+            _field("enough", pa.int64(), "rows of each label from which it would; null where no number would", "rows"),
+        ]
+    ),
     "predictions": pa.schema(
         [
             _field("split", pa.string(), "validation or test"),
@@ -130,7 +190,14 @@ EVALUATION = pa.schema(
 Nothing depends on where and when it ran. Where there were no such rows, columns are null.
 """
 
+OF_METHODS = frozenset({"tunings", "mixture", "frontier", "promises"})
+"""Tables that only some methods write."""
+
 KEYS: dict[str, list[str]] = {
+    "tunings": ["recipe", "fold"],
+    "mixture": ["position"],
+    "frontier": ["step"],
+    "promises": ["requirement"],
     "swarm": ["job", "iteration"],
     "labels": ["job", "stage", "split", "label"],
     "jobs": ["job"],

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.ipc
 
-from cluster.records.schema import EVALUATION, KEYS, SCHEMAS, VOLATILE
+from cluster.records.schema import EVALUATION, KEYS, OF_METHODS, SCHEMAS, VOLATILE
 from engine.core.errors import InputError, WorkError, is_interruption
 from engine.core.files import disk_is_full, is_leftover, remove, remove_at_once, remove_leftovers, replace_file
 from engine.core.lock import LOCK, Lock
@@ -167,6 +167,8 @@ class RunRecords:
         """Turn every folder into one table and mark the run as done."""
         for name in SCHEMAS:
             table = read_table(self.directory, name)
+            if name in OF_METHODS and not len(table):
+                continue
             with self._whole(self.directory / f"{name}.arrow") as temporary:
                 _write_table(temporary, table)
         self.check_ours()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,6 @@ from cluster.records.store import RunRecords, read_part, read_table
 from cluster.workers.task import RepairTask, SearchJob, SearchResult, TaskEvent, TaskResult
 from engine.core.types import Float32, Int64
 from engine.patches.patch import Patch
-from engine.targets.base import Target
 
 PROGRESS_SECONDS = 0.5
 """`progress.json` is written at most this often."""
@@ -52,15 +51,29 @@ class EndedSearch:
     stop: str
 
 
+class Places(Protocol):
+    """What the tables call the numbers that are searched: weights of a `Target`, or of a mixture."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes by path."""
+
+    def patch(self, index: Int64, old: Float32, new: Float32) -> Patch:
+        """The patch of K places (K, 2) from old to new values (K,)."""
+
+    def index_of(self, patch: Patch, source: str) -> Int64:
+        """The places (K, 2) that a patch is about; raises InputError, naming `source`, where it is about others."""
+
+
 class Ledger:
     """Knows which searches have ended, and how; everything it knows is in the run directory."""
 
-    def __init__(self, records: RunRecords, target: Target, on_jobs: OnJobs | None = None) -> None:
+    def __init__(self, records: RunRecords, target: Places, on_jobs: OnJobs | None = None) -> None:
         """Read what an earlier command left.
 
         Args:
             records: of the run.
-            target: the weights under repair.
+            target: names the places that are searched.
             on_jobs: called with the content of `progress.json` whenever it changes.
         """
         self.records = records
@@ -90,6 +103,11 @@ class Ledger:
         self._progress["step"] = step
         planned = self._progress["jobs"] + jobs if self._known_total is None else self._known_total
         self._progress["jobs"] = planned
+        self._tell()
+
+    def tunings(self, done: int, total: int) -> None:
+        """Say how many tunings have ended, of how many."""
+        self._progress["tunings"] = [done, total]
         self._tell()
 
     def has(self, job: str) -> bool:

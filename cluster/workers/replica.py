@@ -9,20 +9,25 @@ from __future__ import annotations
 import functools
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from cluster.workers.lru import Cache
 from cluster.workers.model import ReceivedModel, ShippedModel
 from cluster.workers.passes import NOT_VISIBLE, Block, Pass, ShippedRows, block_pass
 from cluster.workers.task import Base, ChunkLabel, ReadyCase, RepairTask, TaskResult, TaskRunner
+from cluster.workers.tunings import TuningRunner
 from engine import backend
 from engine.core.errors import InputError
 from engine.core.types import Float32, Float64, Int64
 from engine.fitness.tiling import one_ahead
 from engine.problem.case import RepairCase
+from engine.problem.crossfit import TuningTask
 from engine.problem.problem import Prepared, Problem, Rows, prepare
 from engine.search.loop import SearchState
 from engine.targets.model_runner import ModelRunner
+from engine.tuning.recipes import Recipe
+from engine.tuning.train import Changes, TuningJob
 
 KEPT_MODELS = 2
 KEPT_PROBLEMS = 16
@@ -37,6 +42,7 @@ class Replica:
         self._models: Cache[ModelRunner] = Cache(KEPT_MODELS)
         self._problems: Cache[Prepared] = Cache(KEPT_PROBLEMS)
         self._tasks = TaskRunner()
+        self._tunings = TuningRunner()
 
     def describe(self) -> tuple[str, int, str]:
         """Host, process id and kind of hardware."""
@@ -93,6 +99,14 @@ class Replica:
         if beside is None and not _visible(task):
             return NOT_VISIBLE
         return self._tasks.run(self._model(model), base, task, states, seconds, beside)
+
+    def run_tuning(
+        self, key: str, job: TuningJob, task: TuningTask, recipes: tuple[Recipe, ...]
+    ) -> tuple[Changes, float]:
+        """The changes of some tunings, and the seconds they took; see `cluster.workers.tunings.TuningRunner.run`."""
+        begun = time.perf_counter()
+        changes = self._tunings.run(key, job, task, recipes)
+        return changes, time.perf_counter() - begun
 
     def task_case(
         self, model: ShippedModel, base: Base, task: RepairTask, images: Float32 | None = None

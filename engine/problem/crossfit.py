@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -26,9 +27,11 @@ from engine.fitness.steering import pairs_of, steering_of
 from engine.fitness.tiling import Tiling
 from engine.layers.dense_chain import DenseChain
 from engine.layers.weight_stats import WeightStats
+from engine.metrics.accuracy import LabelChange, paired_changes
 from engine.metrics.promise import STEPS, Frontier, frontier_of
 from engine.metrics.requirements import Requirement
 from engine.passes.batching import predicted_classes
+from engine.patches.patch import Patch
 from engine.problem.case import LayerInputs, RepairCase
 from engine.problem.problem import Problem
 from engine.search.loop import SearchSettings
@@ -134,8 +137,16 @@ class CrossFit:
 
     @property
     def data(self) -> str:
-        """Fingerprint of the rows; keys random numbers."""
+        """Fingerprint of the rows, folds and seed; keys random numbers."""
         return self.rows.data
+
+    @cached_property
+    def key(self) -> str:
+        """Names what all tunings share, as SHA-256."""
+        digest = hashlib.sha256(f"{self.data}|{self.repaired}|{self.seed}|{self.chain.layers}".encode())
+        for value in self.chain.values.values():
+            digest.update(np.ascontiguousarray(value).data)
+        return digest.hexdigest()
 
     @property
     def label(self) -> int:
@@ -199,13 +210,18 @@ class CrossFit:
         )
         return RepairCase(self.label, self.data, index, weights, rows), problem
 
-    def frontier(self, changes: Sequence[Changes], found: Float32, held_out: HeldOutRows | None = None) -> Frontier:
+    def frontier(
+        self, changes: Sequence[Changes], found: Float32, held_out: HeldOutRows | None = None
+    ) -> tuple[Frontier, tuple[LabelChange, ...]]:
         """Judge every step of a mixture, hard and out of fold.
 
         Args:
             changes: of each fold with all recipes.
             found: (R + C,) of the search.
             held_out: further rows that no tuning saw; they join with all weight.
+
+        Returns:
+            The frontier, and the change of each label at the step taken.
         """
         settings, mixture, order = self.settings, self.mixture(changes), self._order
         steps = [step for step in settings.steps if step > 0]
@@ -225,17 +241,19 @@ class CrossFit:
             labels = np.concatenate([labels, held_out.labels])
             before = np.concatenate([before, held_out.before])
         everything = dict(zip(steps, after, strict=True)) | {0.0: before}
-        return frontier_of(
+        judged = np.stack([everything[step] for step in settings.steps])
+        frontier = frontier_of(
             self.requirements,
             labels,
             before,
-            np.stack([everything[step] for step in settings.steps]),
+            judged,
             steps=settings.steps,
             confidence=settings.confidence,
             new_rows=settings.promise_rows,
             classes=self.chain.classes,
             fixed_step=settings.step is not None,
         )
+        return frontier, paired_changes(labels, before, judged[frontier.chosen], self.chain.classes)
 
     @property
     def _order(self) -> Int64:
@@ -303,6 +321,38 @@ def crossfit_of(
     data = hashlib.sha256(f"{rows.fingerprint}|{settings.folds}|{seed}".encode()).hexdigest()
     found = FoldRows(rows.inputs, rows.labels, fold, data)
     return CrossFit(chain, found, logits, before, tuple(repaired), tuple(requirements), settings, seed)
+
+
+class MixturePlaces:
+    """Numbers of a mixture as the tables of a run keep them: as places of two vectors, coefficients and offsets."""
+
+    def __init__(self, settings: CrossFitSettings, chain: DenseChain) -> None:
+        """Of the recipes of a repair and the labels of its chain."""
+        self.shapes: dict[str, tuple[int, ...]] = {COEFFICIENTS: (len(settings.recipes),)}
+        if chain.offsets is not None:
+            self.shapes[OFFSETS] = (chain.classes,)
+
+    def patch(self, index: Int64, old: Float32, new: Float32) -> Patch:
+        """Places (K, 2) of a mixture with two values (K,) of each."""
+        recipes = self.shapes[COEFFICIENTS][0]
+        places = index[:, 0]
+        paths = tuple(COEFFICIENTS if place < recipes else OFFSETS for place in places.tolist())
+        return Patch(paths, np.where(places < recipes, places, places - recipes), old, new)
+
+    def index_of(self, patch: Patch, source: str) -> Int64:
+        """The places (K, 2) that a patch is about.
+
+        Raises:
+            InputError: it is about something else.
+        """
+        recipes = self.shapes[COEFFICIENTS][0]
+        for path, flat in zip(patch.weight, patch.flat_index.tolist(), strict=True):
+            if path not in self.shapes or not 0 <= flat < self.shapes[path][0]:
+                raise InputError(f"{source}: is about {path!r} at {flat}, expected numbers of a mixture")
+        places = patch.flat_index + np.array(
+            [0 if path == COEFFICIENTS else recipes for path in patch.weight], np.int64
+        )
+        return np.stack([places, np.zeros_like(places)], axis=1)
 
 
 def temperature_of(rows: int) -> float:

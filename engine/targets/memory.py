@@ -103,10 +103,11 @@ class Plan:
         """For people."""
         return [
             f"tiles: {self.tiles} per iteration, {self.particles} particles x {self.rows} rows, "
-            f"{_size(self.tile)} of values each, {self.route}",
-            f"memory: at most {_size(self.memory)} in one process: {_size(self.process)} TensorFlow and programs, "
-            f"{_size(self.model)} model, {_size(self.passes)} passes, {_size(self.features)} rows, "
-            f"{_size(self.working)} tiles, {_size(self.swarm)} swarm",
+            f"{size_text(self.tile)} of values each, {self.route}",
+            f"memory: at most {size_text(self.memory)} in one process: "
+            f"{size_text(self.process)} TensorFlow and programs, {size_text(self.model)} model, "
+            f"{size_text(self.passes)} passes, {size_text(self.features)} rows, "
+            f"{size_text(self.working)} tiles, {size_text(self.swarm)} swarm",
         ]
 
 
@@ -126,8 +127,8 @@ def check_searches(searches: int, particles: int) -> None:
     one, free = SearchSize(0, 0, 0, particles, Tiling()).swarm_bytes(1), backend.free_memory()
     if searches * one > free:
         raise InputError(
-            f"{searches} searches of {particles} particles each need at least {_size(searches * one)} and "
-            f"{_size(free)} are free, expected at most {free // one} searches"
+            f"{searches} searches of {particles} particles each need at least {size_text(searches * one)} and "
+            f"{size_text(free)} are free, expected at most {free // one} searches"
         )
 
 
@@ -173,7 +174,7 @@ def _check_fits(
     }
     name, (most, advice) = max((named | dict(parts)).items(), key=lambda part: part[1][0])
     raise InputError(
-        f"the search needs {_size(needed)} ({_size(most)} of it for {name}) and {_size(free)} {where}, "
+        f"the search needs {size_text(needed)} ({size_text(most)} of it for {name}) and {size_text(free)} {where}, "
         f"expected {advice}"
     )
 
@@ -207,5 +208,6 @@ def _made(step: Step) -> list[tuple[int, tuple[int | None, ...]]]:
     return list(zip(step.outputs, step.shapes, strict=True))
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Bytes in MiB or GiB, for people."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -11,6 +11,7 @@ from typing import Any
 from engine.backend import keras
 from engine.core.errors import InputError
 from engine.core.names import in_words, listed, suggestion
+from engine.layers.dense_chain import DenseChain, chain_of
 from engine.layers.flat_weights import FlatWeights
 from engine.layers.head import Head, activation_name, head_of
 from engine.models.graph import Graph, Step, cut_graph, graph_of, uses
@@ -63,6 +64,26 @@ def resolve_target(model: Any, loss: TrainingLoss, classes: int, path: Path, nam
         raise _unused(model, lost[0], path)
     weights = FlatWeights(head, tuple(chosen), tuple(chosen.values()), cut)
     return DeepTarget(weights, tuple(names), _dense(model, chosen))
+
+
+def resolve_chain(
+    model: Any, loss: TrainingLoss, classes: int, path: Path, names: Sequence[str] = ()
+) -> tuple[Target, DenseChain]:
+    """Find Dense layers at the end of a model that are to be tuned, as a target and as a chain of matrices.
+
+    Args:
+        model, loss, classes, path: as of `resolve_target`.
+        names: as of `resolve_target`; a layer stands for its bias too. None at all: the Dense layers behind the last
+            layer that is not one.
+
+    Raises:
+        InputError: as `resolve_target` does, or a layer is not one of those.
+    """
+    graph, head = headed(graph_of(model), loss, path)
+    chain = chain_of(model, graph, head, path, tuple(_chosen(model, names, path)) if names else ())
+    kernels = tuple(layer.kernel for layer in chain.layers if layer.tuned)
+    target = resolve_target(model, loss, classes, path, kernels)
+    return target, chain
 
 
 def headed(graph: Graph, loss: TrainingLoss, path: Path) -> tuple[Graph, Head]:

@@ -1,0 +1,213 @@
+"""`optimize --method CrossFit` and `batch --method CrossFit`: from options to the repair, and what is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.run_report.promises import describe_crossfit
+from cli.shared.console import Console, echo
+from cli.shared.method_options import crossfit_settings, read_promises
+from cli.shared.options import check_seeds
+from engine.core.errors import InputError
+
+if TYPE_CHECKING:
+    from cluster.compute.compute import ComputeOptions
+    from cluster.runs.crossfit import CrossFitRepair, CrossFitReport
+    from engine.data.image_set import ImageSet
+    from engine.models.load import LoadedModel
+    from engine.search.loop import SearchSettings
+
+
+def optimize_crossfit(
+    *,
+    compute_settings: ComputeOptions,
+    verbose: int,
+    model_dir: Path,
+    allow_custom_code: bool,
+    target_data_dir: Sequence[Path],
+    positive_inputs_dir: Sequence[Path],
+    output_dir: Path | None,
+    explain: bool,
+    run_dir: Path | None,
+    resume: bool,
+    **options: Any,
+) -> CrossFitReport:
+    """Repair one label on all rows that `target` divided."""
+    if len(target_data_dir) > 1 or len(positive_inputs_dir) > 1:
+        raise InputError("CrossFit repairs one --target-data-dir, expected one (`batch` pools chunks)")
+    if resume and run_dir is None:
+        raise InputError("--resume goes on with a run, expected its --run-dir")
+    use_one_thread()
+
+    from engine.models.load import load_model
+
+    model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    folder = target_data_dir[0].absolute()
+    label, rows = rows_of_target(folder, positive_inputs_dir)
+    output = folder if output_dir is None else output_dir.absolute()
+    repair = crossfit_repair(model, rows, (label,), folder, output, **options)
+    directory = run_dir or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    report = run_crossfit(
+        repair,
+        compute_settings,
+        directory,
+        verbose=verbose,
+        explain=explain,
+        resume=resume,
+        overwrite=options["overwrite"],
+    )
+    echo(f"records: {directory}")
+    return report
+
+
+def use_one_thread() -> None:
+    """Compute with one thread in this process, as workers do: sums of several differ in their last bits.
+
+    To be called before a model is loaded. Where something was computed already it is too late, and harmless but for
+    those bits.
+    """
+    from engine import backend
+
+    try:
+        backend.limit_threads(1)
+    except RuntimeError:
+        return
+
+
+def rows_of_target(folder: Path, positive: Sequence[Path]) -> tuple[int, list[ImageSet]]:
+    """The label of a folder like `negative/6`, and all rows that `target` divided: negative and positive ones.
+
+    Raises:
+        InputError: the folder is not one of one label below `negative`, or rows are missing or damaged.
+    """
+    import numpy as np
+
+    from engine.data.outcomes import open_negatives, open_positives
+
+    if not folder.parent.exists():
+        raise InputError(f"{folder}: no such folder, expected negative inputs as `target` writes them")
+    if folder.parent.name != "negative":
+        raise InputError(
+            f"{folder}: is not below a folder negative, expected one like negative/6 as `target` writes them"
+        )
+    mine = open_negatives(folder)
+    if mine is not None:
+        labels = np.unique(mine.labels)
+        if len(labels) > 1:
+            raise InputError(f"{folder}: has {len(labels)} labels, expected one (`batch` repairs several)")
+        label = int(labels[0])
+    elif folder.name.isdecimal():
+        label = int(folder.name)
+    else:
+        raise InputError(f"{folder}: has no rows and no label in its name, expected a folder like negative/6")
+    sets = [
+        open_negatives(folder.parent),
+        open_positives(positive[0].absolute() if positive else folder.parent.parent / "positive"),
+    ]
+    return label, [images for images in sets if images is not None]
+
+
+def crossfit_repair(
+    model: LoadedModel,
+    rows: Sequence[ImageSet],
+    repaired: tuple[int, ...],
+    folder: Path,
+    output: Path,
+    *,
+    settings: SearchSettings,
+    requirements: Path | None,
+    recipes: str | None,
+    folds: int | None,
+    step: float | None,
+    promise_rows: int | None,
+    seed: int,
+    seeds: int,
+    val_data: Path | None,
+    test_data: Path | None,
+    target_layer: tuple[str, ...],
+    allow_shared_rows: bool,
+    overwrite: bool,
+    **_: Any,
+) -> CrossFitRepair:
+    """Open and check what a repair reads.
+
+    Raises:
+        InputError: something is missing, damaged, or does not fit.
+    """
+    check_seeds(seed, seeds)
+
+    from cluster.runs.crossfit import CrossFitRepair
+    from engine.data.image_set import open_image_set
+    from engine.targets.resolve import resolve_chain
+
+    validation = open_image_set(val_data) if val_data else None
+    test = open_image_set(test_data) if test_data else None
+    names = next((images.label_names for images in [*rows, validation, test] if images and images.label_names), None)
+    required = read_promises(requirements, model.classes, names)
+    many = promise_rows or (1000 if test is None else max(1, test.rows // model.classes))
+    if promise_rows is not None and promise_rows < 1:
+        raise InputError(f"promise_rows is {promise_rows}, expected at least 1")
+    chosen = crossfit_settings(settings, required, recipes=recipes, folds=folds, step=step, promise_rows=many)
+    target, chain = resolve_chain(model.model, model.loss, model.classes, model.path, target_layer)
+    return CrossFitRepair(
+        model=model,
+        target=target,
+        chain=chain,
+        rows=tuple(rows),
+        folder=folder,
+        repaired=repaired,
+        requirements=required.limits,
+        stated=requirements is not None,
+        settings=chosen,
+        seeds=range(seed, seed + seeds),
+        validation=validation,
+        test=test,
+        output=output,
+        overwrite=overwrite,
+        allow_shared_rows=allow_shared_rows,
+    )
+
+
+def run_crossfit(
+    repair: CrossFitRepair,
+    compute_settings: ComputeOptions,
+    directory: Path,
+    *,
+    verbose: int,
+    explain: bool,
+    resume: bool,
+    overwrite: bool,
+) -> CrossFitReport:
+    """Run a repair in its run directory, and print what came of it."""
+    from cluster.compute.compute import Compute
+    from cluster.records.store import RunRecords, holds_run
+    from cluster.runs.crossfit import repair_crossfit
+    from engine.core.lock import LOCK, locked
+
+    def open_records(facts: Mapping[str, Any]) -> RunRecords:
+        if resume and holds_run(directory):
+            return RunRecords.resume(directory, facts, lock=lock)
+        return RunRecords.create(directory, facts, overwrite=overwrite, lock=lock)
+
+    with (
+        Console(verbose) as console,
+        Compute(replace(compute_settings, threads=1), echo if explain else console.say, warn=console.warn) as compute,
+    ):
+        if not repair.model.loss.stated:
+            console.say(f"{repair.model.path} stores no loss: {repair.model.loss.name} is assumed")
+        tick = console.iterations(len(repair.seeds), repair.settings.search.num_iterations)
+        if not (resume and holds_run(directory)):
+            RunRecords.check_new(directory, overwrite=overwrite)
+        with locked(directory / LOCK, directory, say=console.say) as lock:
+            report = repair_crossfit(
+                repair, compute, open_records, on_rows=console.rows, on_tunings=console.tunings, on_iterations=tick
+            )
+        if compute.redispatched:
+            console.say(f"{compute.redispatched} calls ran again because a worker died")
+    names = next((images.label_names for images in repair.rows if images.label_names), None)
+    echo(describe_crossfit(report, names))
+    return report

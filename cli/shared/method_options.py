@@ -1,0 +1,128 @@
+"""`--method` with the options that belong to one method alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cli.shared.options import PATH, option
+from engine.core.errors import InputError
+
+if TYPE_CHECKING:
+    from engine.metrics.requirements import Requirements
+    from engine.problem.crossfit import CrossFitSettings
+    from engine.search.loop import SearchSettings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+ARACHNE, CROSSFIT = "Arachne", "CrossFit"
+
+OF_METHOD: Mapping[str, Sequence[str]] = {
+    ARACHNE: (
+        *("positive_weight", "positive_weights", "num_input_pos_sampled", "mode", "max_rounds", "offers"),
+        *("num_grad", "forward_impact", "fronts"),
+    ),
+    CROSSFIT: ("recipes", "folds", "step", "promise_rows", "separate"),
+}
+"""Parameters of a command that mean something to one method only."""
+
+
+def method_option(default: str | None, text: str) -> Callable[[F], F]:
+    """`--method`; without a default the command finds out which."""
+    return option(
+        "--method",
+        type=click.Choice([CROSSFIT, ARACHNE], case_sensitive=False),
+        default=default,
+        help=f"CrossFit tunes Dense layers and promises; Arachne searches few weights of any layer [default: {text}].",
+    )
+
+
+def crossfit_options(function: F) -> F:
+    """`--recipes`, `--folds`, `--step` and `--promise-rows`."""
+    for decorate in (
+        option(
+            "--promise-rows",
+            type=int,
+            help="CrossFit: new rows of each label that chances are about [default: as the test set has, else 1000].",
+        ),
+        option(
+            "--step",
+            type=float,
+            help="CrossFit: how far to go towards the mixture that was found, 0 to 1 [default: as far as is promised].",
+        ),
+        option("--folds", type=int, help="CrossFit: folds of the repair rows [default: 5]."),
+        option(
+            "--recipes",
+            metavar="RECIPES",
+            help="CrossFit: tunings to mix, WEIGHT[:STRENGTH[:focal][:rate=R][:epochs=N]] with commas between: weight "
+            "of the label's rows, strength of the anchor to the model as it is [default: 1,2,4].",
+        ),
+    ):
+        function = decorate(function)
+    return function
+
+
+def refuse_other_methods(method: str) -> None:
+    """Refuse options of the current command line that mean nothing to a method.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    context = click.get_current_context()
+    for other, names in OF_METHOD.items():
+        for name in names if other != method else ():
+            if name in context.params and was_given(name):
+                flag = f"--{name.replace('_', '-')}"
+                raise InputError(f"{flag} is of {other} and the method is {method}, expected one without the other")
+
+
+def was_given(name: str) -> bool:
+    """Whether an option stands on the current command line."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in (None, click.core.ParameterSource.DEFAULT)
+
+
+def crossfit_settings(
+    search: SearchSettings,
+    required: Requirements,
+    *,
+    recipes: str | None,
+    folds: int | None,
+    step: float | None,
+    promise_rows: int,
+) -> CrossFitSettings:
+    """Settings of a repair from what was given; the swarm is smaller than Arachne's, unless its size was given."""
+    from engine.problem.crossfit import FOLDS, CrossFitSettings
+    from engine.tuning.recipes import DEFAULT_RECIPES, read_recipes
+
+    own = CrossFitSettings().search
+    swarm = search.swarm
+    if not was_given("num_particles"):
+        swarm = replace(swarm, num_particles=own.swarm.num_particles)
+    for name in ("num_iterations", "min_iteration_range"):
+        if not was_given(name):
+            search = replace(search, **{name: getattr(own, name)})
+    return CrossFitSettings(
+        recipes=read_recipes(DEFAULT_RECIPES if recipes is None else recipes),
+        folds=FOLDS if folds is None else folds,
+        search=replace(search, swarm=swarm),
+        step=step,
+        promise_rows=promise_rows,
+        confidence=0.95 if required.confidence is None else required.confidence,
+    )
+
+
+def requirements_option(function: F) -> F:
+    """`--requirements`."""
+    return option("--requirements", type=PATH, help="TOML file of what is required of the result.")(function)
+
+
+def read_promises(path: Path | None, classes: int, names: Sequence[str] | None) -> Requirements:
+    """What is required of a CrossFit repair: what a file states, or the default."""
+    from engine.metrics.requirements import default_promises, read_requirements
+
+    return default_promises(names, classes) if path is None else read_requirements(path, classes, names)

@@ -1,0 +1,104 @@
+"""Rows of the tables that only CrossFit writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from cluster.compute.tunings import TuningEvent
+from engine.core.types import Float32
+from engine.metrics.promise import Frontier
+from engine.problem.crossfit import CrossFit
+from engine.tuning.recipes import epochs_of, rate_of
+
+
+def tuning_rows(fit: CrossFit, event: TuningEvent) -> list[dict[str, Any]]:
+    """Rows of the table `tunings`: one for each recipe of a task."""
+    rows = int((fit.rows.fold != event.task.fold).sum())
+    layers = sum(layer.tuned for layer in fit.chain.layers)
+    found = []
+    for position, number in enumerate(event.task.recipes):
+        recipe = fit.settings.recipes[number]
+        squares = sum(float(np.square(change[position], dtype=np.float64).sum()) for change in event.changes.values())
+        found.append(
+            {
+                "recipe": recipe.name,
+                "fold": event.task.fold,
+                "class_weight": recipe.class_weight,
+                "strength": recipe.strength,
+                "anchor": recipe.anchor,
+                "rate": rate_of(recipe, layers),
+                "epochs": epochs_of(recipe, rows),
+                "rows": rows,
+                "weights": fit.chain.tuned_values,
+                "change": float(np.sqrt(squares / fit.chain.tuned_values)),
+                "where": event.where,
+                "worker": event.worker,
+                "seconds": event.seconds,
+            }
+        )
+    return found
+
+
+def mixture_rows(fit: CrossFit, found: Float32, step: float) -> list[dict[str, Any]]:
+    """Rows of the table `mixture`."""
+    recipes = fit.settings.recipes
+    return [
+        {
+            "position": position,
+            "kind": "recipe" if position < len(recipes) else "offset",
+            "name": recipes[position].name if position < len(recipes) else "",
+            "label": -1 if position < len(recipes) else position - len(recipes),
+            "found": float(value),
+            "taken": float(np.float32(step) * value),
+        }
+        for position, value in enumerate(found)
+    ]
+
+
+def frontier_rows(frontier: Frontier, repaired: Sequence[int]) -> list[dict[str, Any]]:
+    """Rows of the table `frontier`."""
+    rows = []
+    for number, point in enumerate(frontier.points):
+        others = [label for label in range(len(point.changes)) if label not in repaired]
+        known = [label for label in others if np.isfinite(point.changes[label])]
+        worst = min(known, key=lambda label: point.changes[label], default=-1)
+        rows.append(
+            {
+                "step": point.step,
+                "chance": point.chance,
+                "met": point.met,
+                "gain": float(np.mean([point.changes[label] for label in repaired])),
+                "all": point.all,
+                "worst": None if worst < 0 else float(point.changes[worst]),
+                "worst_label": worst,
+                "fixed": point.fixed,
+                "broken": point.broken,
+                "taken": number == frontier.chosen,
+            }
+        )
+    return rows
+
+
+def promise_rows(frontier: Frontier) -> list[dict[str, Any]]:
+    """Rows of the table `promises`, of the step that was taken."""
+    rows = []
+    for number, promise in enumerate(frontier.point.promises):
+        requirement = promise.requirement
+        one = requirement.labels is not None and len(requirement.labels) == 1
+        rows.append(
+            {
+                **{name: value for name, value in asdict(promise).items() if name != "requirement"},
+                "requirement": number,
+                "text": requirement.text,
+                "kind": requirement.kind,
+                "label": requirement.labels[0] if one and requirement.labels else -1,
+                "predicted": -1 if requirement.predicted is None else requirement.predicted,
+                "limit": requirement.limit,
+                "promised": frontier.promised,
+            }
+        )
+    return rows

@@ -1,0 +1,97 @@
+"""The memory of a CrossFit repair, stated before it starts; it follows from the job and its options alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from engine import backend
+from engine.core.errors import InputError
+from engine.fitness.mixture import TILE_BYTES
+from engine.layers.dense_chain import DenseChain
+from engine.problem.crossfit import SEARCH_ROWS, CrossFitSettings
+from engine.targets.memory import PROCESS, size_text
+
+_COPIES = 9
+"""Of the weights of a tuning that a program holds: weights and two moments before and after, slopes, two temporaries
+(measured)."""
+
+
+@dataclass(frozen=True)
+class CrossFitPlan:
+    """Bytes in the process that needs most.
+
+    Attributes:
+        rows: of the repair and of validation.
+        tunings: recipes times folds.
+        features: of all rows, as they are put together.
+        tuning: of the tunings of a task.
+        changes: of all tunings, as they are put together.
+        search: what the rows of a search keep, and its tiles.
+    """
+
+    rows: int
+    tunings: int
+    features: int
+    tuning: int
+    changes: int
+    search: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes of all, at most: tunings have ended when the search begins."""
+        return PROCESS + self.features + self.changes + max(self.tuning, self.search)
+
+    def facts(self) -> dict[str, Any]:
+        """For `run.json`."""
+        return {"tunings": self.tunings, "memory": self.memory}
+
+    def sentences(self) -> list[str]:
+        """For people."""
+        return [
+            f"memory: at most {size_text(self.memory)} in one process: {size_text(PROCESS)} TensorFlow and programs, "
+            f"{size_text(self.features)} features of {self.rows} rows, {size_text(self.changes)} changes of "
+            f"{self.tunings} tunings, {size_text(self.tuning)} while they run, {size_text(self.search)} the search"
+        ]
+
+
+def plan_of(chain: DenseChain, rows: int, held_out: int, settings: CrossFitSettings) -> CrossFitPlan:
+    """Plan a repair of so many rows, with so many of validation."""
+    width = int(chain.values[chain.layers[0].kernel].shape[0])
+    units = max(int(chain.values[layer.kernel].shape[1]) for layer in chain.layers)
+    first = int(chain.values[chain.layers[0].kernel].shape[1])
+    recipes, weights = len(settings.recipes), 4 * chain.tuned_values
+    tunings = recipes * settings.folds
+    tiles = settings.search.tiling.bytes or TILE_BYTES
+    judged = max(rows, held_out)
+    return CrossFitPlan(
+        rows=rows + held_out,
+        tunings=tunings,
+        features=4 * (rows + held_out) * (2 * width + 4 * chain.classes),
+        tuning=recipes * weights * _COPIES + 4 * rows * (width + 4 * chain.classes),
+        changes=2 * (tunings + recipes) * weights,
+        search=4 * (min(rows, SEARCH_ROWS) + judged) * (first * (recipes + 1) + width)
+        + 6 * max(tiles, 4 * 32 * units * settings.search.swarm.num_particles),
+    )
+
+
+def check_plan(plan: CrossFitPlan) -> None:
+    """Refuse a repair that cannot fit in the free memory of this machine.
+
+    Raises:
+        InputError: says what needs most of it and what would need less.
+    """
+    needed, free = plan.memory - PROCESS, backend.free_memory()  # the process is there already
+    if needed <= free:
+        return
+    parts = {
+        f"features of {plan.rows} rows": (plan.features, "fewer rows"),
+        f"changes of {plan.tunings} tunings": (plan.changes, "fewer --recipes or --folds, or a smaller --target-layer"),
+        "tunings while they run": (plan.tuning, "fewer --recipes, or a smaller --target-layer"),
+        "the search": (plan.search, "fewer rows, fewer --num-particles or smaller --tile-bytes"),
+    }
+    name, (most, advice) = max(parts.items(), key=lambda part: part[1][0])
+    raise InputError(
+        f"the repair needs {size_text(needed)} ({size_text(most)} of it for {name}) and {size_text(free)} are free, "
+        f"expected {advice}"
+    )
