@@ -239,9 +239,7 @@ class MixtureFitness:
         mixture = self._mixture
         chain, recipes = mixture.chain, mixture.recipes
         shares = ops.concatenate([ops.ones((candidates.shape[0], 1), "float32"), candidates[:, :recipes]], axis=1)
-        mixed = ops.reshape(
-            ops.matmul(shares, ops.reshape(values, (recipes + 1, -1))), (candidates.shape[0], *values.shape[1:])
-        )
+        mixed = _weighted(shares, values)
         for layer, before, weights in zip(chain.layers[1:], chain.layers, behind, strict=False):
             mixed = backend.activation(before.activation)(mixed)
             kernel, *bias = (_mix(shares, *pair) for pair in weights)
@@ -262,8 +260,8 @@ class MixtureFitness:
         right = ops.cast(ops.argmax(head.scores(logits), axis=-1) == labels, "float64")
         changed = ops.cast(_soft_of(logits, true, mixture.temperature) - soft_before, "float64")
         by_label = ops.cast(true, "float64")
-        parts = [ops.matmul(losses, kinds), ops.matmul(right, kinds)]
-        parts += [ops.matmul(changed, by_label), ops.matmul(ops.square(changed), by_label)]
+        parts = [_summed(losses, kinds), _summed(right, kinds)]
+        parts += [_summed(changed, by_label), _summed(ops.square(changed), by_label)]
         if mixture.pairs:
             members, confused_before = judged[3:]
             confused = []
@@ -279,13 +277,30 @@ class MixtureFitness:
         return ops.argmax(self._mixture.chain.head.scores(self._logits(candidates, values, behind)), axis=-1)
 
 
+def _summed(values: Any, members: Any) -> Any:
+    """Sums (h, g) of values (h, n) over the rows of each group (n, g).
+
+    No product of matrices: over many rows its bits would depend on the number of threads.
+    """
+    return ops.sum(values[:, :, None] * members[None], axis=1)
+
+
 def _mix(shares: Any, value: Any, changes: Any) -> Any:
     """A weight mixed for each candidate, (h, ..), or as it is where no tuning changes it."""
     if changes is None:
         return value
-    parts = ops.concatenate([value[None], changes], axis=0)
-    flat = ops.matmul(shares, ops.reshape(parts, (parts.shape[0], -1)))
-    return ops.reshape(flat, (shares.shape[0], *value.shape))
+    return _weighted(shares, ops.concatenate([value[None], changes], axis=0))
+
+
+def _weighted(shares: Any, parts: Any) -> Any:
+    """Sums (h, ..) of parts (r, ..) with shares (h, r), term by term: as a product of matrices of so few terms it would
+    take longer, and its bits would depend on the number of threads.
+    """
+    shape = (shares.shape[0], *[1] * (len(parts.shape) - 1))
+    total = ops.reshape(shares[:, 0], shape) * parts[0][None]
+    for number in range(1, parts.shape[0]):
+        total = total + ops.reshape(shares[:, number], shape) * parts[number][None]
+    return total
 
 
 def _soft_of(logits: Any, wanted: Any, temperature: float) -> Any:

@@ -23,6 +23,10 @@ EVALUATE = [
     *("evaluate", *INPUT, "--num-runs", "3", "--sweep", "num_particles=8,12", "--test-data", "data/test.h5"),
     *("--num-iterations", "5", "--min-iteration-range", "50", "--num-workers", "0"),
 ]
+CROSSFIT = [
+    *("optimize", *INPUT, "--method", "CrossFit", "--seeds", "2", "--val-data", "data/val.h5", *SEARCH),
+    *("--recipes", "1:1:epochs=1,4:1:epochs=2", "--folds", "3"),
+]
 RANDOM = random.Random(12)
 
 Words = Callable[[Path], list[str]]
@@ -36,6 +40,10 @@ def evaluate(root: Path) -> list[str]:
     return [*EVALUATE, "--output-dir", str(root), "--resume"]
 
 
+def crossfit(root: Path) -> list[str]:
+    return [*CROSSFIT, "--output-dir", str(root / "out"), "--run-dir", str(root / "run"), "--resume"]
+
+
 def found(root: Path) -> dict[str, str]:
     """Digests of patches, tables and models; unfinished files count, lists of what is left do too."""
     left = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
@@ -46,7 +54,7 @@ def found(root: Path) -> dict[str, str]:
 def files(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, dict[str, str]]]:
     """By command: how many files an undisturbed one puts in their places, and what it leaves."""
     ended = {}
-    for words in (optimize, evaluate):
+    for words in (optimize, evaluate, crossfit):
         root = tmp_path_factory.mktemp("undisturbed") / "root"
         done = killed(prepared, words(root), root, 0)
         assert done.returncode == 0, done.stderr
@@ -78,14 +86,14 @@ def check(
     return ended
 
 
-@pytest.mark.parametrize("words", [optimize, evaluate])
+@pytest.mark.parametrize("words", [optimize, evaluate, crossfit])
 def test_killed_and_resumed(prepared: Path, files: dict[str, Any], tmp_path: Path, words: Words) -> None:
     (ended,) = check(prepared, files, tmp_path / "root", words, [RANDOM.uniform(0.1, 0.6)], signal.SIGKILL)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [optimize, evaluate])
+@pytest.mark.parametrize("words", [optimize, evaluate, crossfit])
 def test_killed_many_times(prepared: Path, files: dict[str, Any], tmp_path: Path, words: Words) -> None:
     """Near its beginning, in its midst, and while it ends: a command that goes on puts fewer files in their places."""
     parts = [0.03, *(RANDOM.uniform(0.05, 0.5) for _ in range(3)), 0.97]
@@ -97,7 +105,7 @@ def test_killed_many_times(prepared: Path, files: dict[str, Any], tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("words", [optimize, evaluate])
+@pytest.mark.parametrize("words", [optimize, evaluate, crossfit])
 def test_told_to_end(
     prepared: Path, files: dict[str, Any], tmp_path: Path, words: Words, number: signal.Signals, code: int
 ) -> None:

@@ -1,0 +1,134 @@
+"""CrossFit gives the same bits wherever it runs, in tiles or not, and when workers die."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from cluster.compute.compute import Compute, ComputeOptions
+from cluster.records.schema import OF_METHODS
+from cluster.records.store import RunRecords, comparable, read_table
+from cluster.runs.crossfit import CrossFitRepair, CrossFitReport, repair_crossfit
+from cluster.workers.replica import Replica
+from engine.data.outcomes import open_negatives, open_positives
+from engine.fitness.tiling import Tiling
+from engine.metrics.requirements import default_promises
+from engine.problem.crossfit import CrossFitSettings
+from engine.search.loop import SearchSettings
+from engine.search.swarm import SwarmSettings
+from engine.targets.resolve import resolve_chain
+from engine.tuning.recipes import read_recipes
+from tests.cluster.conftest import Case
+
+SETTINGS = CrossFitSettings(
+    recipes=read_recipes("1:1:epochs=1,2:1:epochs=2,4:1:focal:epochs=2"),
+    folds=3,
+    search=SearchSettings(
+        swarm=SwarmSettings(num_particles=8),
+        num_iterations=4,
+        min_iteration_range=50,
+        tiling=Tiling(particles=4, rows=352),
+    ),
+)
+TABLES = ("swarm", "labels", "jobs", "patches", *sorted(OF_METHODS))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a repair left."""
+
+    report: CrossFitReport
+    tables: dict[str, list[dict[str, Any]]]
+    model: bytes
+    compute: Compute
+    redispatched: int
+
+
+def run(case: Case, root: Path, compute: Compute) -> Ended:
+    model = case.model
+    rows = open_negatives(case.data / "negative"), open_positives(case.data / "positive")
+    target, chain = resolve_chain(model.model, model.loss, model.classes, model.path)
+    required = default_promises(None, model.classes)
+    repair = CrossFitRepair(
+        model=model,
+        target=target,
+        chain=chain,
+        rows=tuple(images for images in rows if images is not None),
+        folder=case.data / "negative" / "6",
+        repaired=(6,),
+        requirements=required.limits,
+        stated=False,
+        settings=SETTINGS,
+        seeds=(0, 1),
+        validation=None,
+        test=None,
+        output=root / "out",
+    )
+    with compute:
+        report = repair_crossfit(repair, compute, lambda facts: RunRecords.create(root / "run", facts, overwrite=False))
+        redispatched = compute.redispatched
+    tables = {name: comparable(read_table(root / "run", name)).to_pylist() for name in TABLES}
+    return Ended(report, tables, report.model.read_bytes(), compute, redispatched)
+
+
+def options(workers: int, **more: Any) -> ComputeOptions:
+    return ComputeOptions(num_workers=workers, threads=1, **more)
+
+
+@pytest.fixture(scope="module")
+def here(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """The undisturbed repair in this process that every other one must equal."""
+    return run(case, tmp_path_factory.mktemp("here"), Compute(options(0), lambda line: None))
+
+
+def assert_same(one: Ended, other: Ended) -> None:
+    assert one.tables == other.tables
+    assert one.model == other.model
+
+
+def test_it_repairs(here: Ended) -> None:
+    assert here.report.frontier is not None and here.report.frontier.point.step > 0
+    assert {row["kind"] for row in here.tables["mixture"]} == {"recipe", "offset"}
+    assert len(here.tables["tunings"]) == 9 and len(here.tables["frontier"]) == 21
+    assert [row["chosen"] for row in here.tables["jobs"]].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("workers", "tiles", "spread"), [(1, True, False), (2, False, True), (2, True, False), (4, False, False)]
+)
+def test_any_number_of_workers(
+    cluster: Cluster, case: Case, here: Ended, tmp_path: Path, workers: int, tiles: bool, spread: bool
+) -> None:
+    where = options(workers, tiles=tiles, spread_rows=spread)
+    there = run(case, tmp_path, Compute(where, lambda line: None))
+    assert_same(there, here)
+    assert f"tuning 6 tasks: on {workers} workers" in " ".join(there.compute.decisions)
+    assert any(f"{'in tiles ' if tiles else ''}on {workers} workers" in line for line in there.compute.decisions)
+
+
+@pytest.mark.parametrize("method", ["run_tuning", "run_task"])
+def test_a_killed_worker(cluster: Cluster, case: Case, here: Ended, tmp_path: Path, method: str) -> None:
+    marker = tmp_path / "killed"
+
+    class Dying(Replica):
+        def run_tuning(self, *arguments: Any) -> Any:
+            return self._last(super().run_tuning(*arguments), "run_tuning")
+
+        def run_task(self, *arguments: Any) -> Any:
+            return self._last(super().run_task(*arguments), "run_task")
+
+        def _last(self, result: Any, name: str) -> Any:
+            if name == method and not marker.exists():  # after the work and before the answer
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+    disturbed = run(case, tmp_path, Compute(options(2), lambda line: None, Dying))
+    assert marker.exists() and disturbed.redispatched >= 1
+    assert_same(disturbed, here)
