@@ -115,9 +115,10 @@ def chain_of(model: Any, graph: Graph, head: Head, path: Path, wanted: Sequence[
     found = _dense_steps(graph, names)
     if not found:
         last = next((step for step in graph.steps if graph.output in step.outputs), None)
-        kind = "its inputs" if last is None else f"{last.operation.name} ({type(last.operation).__name__})"
+        kind = "its inputs" if last is None else f"{in_words(last.operation.name)} ({type(last.operation).__name__})"
         raise InputError(
-            f"{path}: the logits come from {kind}, expected a Dense layer of float32 with a kernel of its own"
+            f"{path}: the logits come from {kind}, expected a Dense layer of float32 with a kernel of its own and at "
+            "most one activation behind it"
         )
     known = {layer.kernel: layer for layer, _ in found} | {
         layer.bias: layer for layer, _ in found if layer.bias is not None
@@ -142,27 +143,28 @@ def chain_of(model: Any, graph: Graph, head: Head, path: Path, wanted: Sequence[
 def _dense_steps(graph: Graph, names: Mapping[int, str]) -> list[tuple[DenseLayer, Any]]:
     """Layers of the chain with their Keras layers, in the order of the pass."""
     makers = {number: step for step in graph.steps for number in step.outputs}
-    readers = [number for step in graph.steps for number in step.inputs]
-    calls = [id(step.operation) for step in graph.steps]
+    holders = [id(variable) for step in graph.steps for variable in step.variables]
     found: list[tuple[DenseLayer, Any]] = []
     number, activation = graph.output, "linear"
     while (step := makers.get(number)) is not None and len(step.inputs) == 1 == len(step.outputs):
-        if readers.count(number) > (number != graph.output) or calls.count(id(step.operation)) > 1:
-            break
         kind, layer = type(step.operation), step.operation
         if kind is keras.layers.Dense:
             own = "linear" if step.linear else activation_name(layer.activation)
             if not _plain(layer, step, names) or own not in ELEMENTWISE or "linear" not in (own, activation):
                 break
+            if any(holders.count(id(variable)) > 1 for variable in layer.variables):
+                break  # called twice, or another layer computes with its weights
             both = own if activation == "linear" else activation
+            if not found and both != "linear":
+                break  # the head has one activation too: offsets would come before this one
             bias = names[id(layer.bias)] if layer.use_bias else None
             found.append((DenseLayer(names[id(layer.kernel)], bias, both), layer))
             activation = "linear"
-        elif kind is keras.layers.Activation and activation == "linear":
+        elif kind is keras.layers.Activation:
             own = activation_name(layer.activation)
-            if own not in ELEMENTWISE:
+            if own not in ELEMENTWISE or "linear" not in (own, activation):
                 break
-            activation = own
+            activation = own if activation == "linear" else activation
         elif kind.__name__ not in _PASSING or kind is not getattr(keras.layers, kind.__name__, None):
             break
         number = step.inputs[0]
@@ -173,9 +175,7 @@ def _plain(layer: Any, step: Step, names: Mapping[int, str]) -> bool:
     """Whether a Dense layer multiplies rows (n, I) by a float32 kernel of its own."""
     return (
         len(step.shapes[0]) == 2
-        and not getattr(layer, "lora_enabled", False)
         and getattr(layer, "quantization_mode", None) is None
         and id(layer.kernel) in names
-        and layer.kernel.dtype == "float32"
         and layer.compute_dtype == "float32"
     )
