@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-fast test-slow lint bench soak
+.PHONY: quickstart test test-fast test-slow lint bench bench-quality soak
 .DELETE_ON_ERROR:
 
 quickstart: .venv/ready
@@ -29,8 +29,13 @@ lint: .venv/ready
 # Those of the first line also leave their numbers in bench-results, as Arrow files and charts.
 bench: .venv/bench
 	for script in fitness engines costs layers tiles deep; do $(BIN)/python benchmarks/$$script.py --output bench-results || exit 1; done
-	for script in optimize rows quality modes batch scale prepare; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	for script in optimize rows modes batch scale prepare; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 	$(BIN)/python benchmarks/plot.py bench-results
+
+# Hours; interrupted, it goes on where it was.
+bench-quality: .venv/ready
+	mkdir -p bench-results
+	for script in quality promise; do $(BIN)/python benchmarks/$$script.py --out bench-results/$$script.jsonl || exit 1; done
 
 soak: .venv/ready
 	$(BIN)/python -m scripts.soak

@@ -22,9 +22,8 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 import click
 import numpy as np
 import ray
-from common import COMMAND, dataset_option, machine, model_option, run_command, table
+from common import COMMAND, dataset_option, images_of, machine, model_option, run_command, table
 from modes import write
-from quality import images_of
 
 from cli.commands.batch import make_batch
 from cluster.batch.estimate import expect

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from typing import Any
 
 import click
@@ -148,6 +148,34 @@ def shipped_images(rows: int, preprocess: str = "pad") -> tuple[Float32, Int64]:
 
     images, labels = read_split(SHIPPED, "t10k")
     return preprocess_images(images[:rows], preprocess), labels[:rows].astype(np.int64)
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean and standard deviation."""
+    deviation = stdev(values) if len(values) > 1 else 0.0
+    return f"{mean(values):+.{digits}f} ± {deviation:.{digits}f}"
+
+
+def images_of(folder: Path, split: str) -> int:
+    """How many images an official split of Fashion-MNIST has."""
+    from engine.datasets.fashion_mnist import read_split
+
+    return len(read_split(folder, split)[1])
+
+
+def prepared_split(folder: Path, split: str, preprocess: str, start: int, count: int | None) -> tuple[Float32, Int64]:
+    """Images of an official split of Fashion-MNIST as the model takes them, and their classes."""
+    from engine.data.image_set import READ_ROWS
+    from engine.data.preprocess import preprocess_images
+    from engine.datasets.fashion_mnist import read_split
+
+    images, labels = read_split(folder, split)
+    part = slice(start, None if count is None else start + count)
+    images, labels = images[part], labels[part]
+    if count is not None and len(images) < count:
+        raise click.ClickException(f"{folder} has {len(images)} training images from {start}, expected {count}")
+    blocks = [images[first : first + READ_ROWS] for first in range(0, len(images), READ_ROWS)]
+    return np.concatenate([preprocess_images(block, preprocess) for block in blocks]), labels.astype(np.int64)
 
 
 def write_images(path: Path, blocks: Sequence[tuple[Float32, Int64]], rows: int) -> None:

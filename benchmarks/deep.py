@@ -16,8 +16,17 @@ from typing import Any
 import click
 import numpy as np
 import pyarrow as pa
-from common import column, dataset_option, machine, model_option, output_option, table, write_results
-from quality import prepared_split, spread
+from common import (
+    column,
+    dataset_option,
+    machine,
+    model_option,
+    output_option,
+    prepared_split,
+    spread,
+    table,
+    write_results,
+)
 
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Int64

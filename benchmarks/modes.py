@@ -12,8 +12,7 @@ from statistics import mean
 
 import click
 import numpy as np
-from common import dataset_option, machine, model_option, table
-from quality import images_of, prepared_split, spread
+from common import dataset_option, images_of, machine, model_option, prepared_split, spread, table
 
 from cli.commands.batch import make_batch
 from cluster.batch.modes import BatchReport, run_batch

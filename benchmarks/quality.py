@@ -1,323 +1,345 @@
-"""What repairs do to images that no search saw: the positive weight, the ways a swarm can move, other labels.
+"""What repairs do to images that they did not see: CrossFit, simpler methods beside it, and Arachne at its best.
 
-python benchmarks/quality.py --model MODEL [--dataset-dir FOLDER]
+python benchmarks/quality.py --model MODEL [--dataset-dir FOLDER] [--out FILE]
 
-Each chunk of training images is searched with several seeds; every repaired model predicts the official test images.
+A draw takes repair rows from the pool, the training images from --offset on; the rest of the pool judges, and the
+official test images stand beside it. Every method gets the same rows, folds, requirements and step rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import functools
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import click
-import numpy as np
 from common import dataset_option, machine, model_option, table
+from ledger import Ledger, Line, grouped, mean_interval, out_option, tables_option
+from unseen import (
+    LAST,
+    TAIL,
+    Subject,
+    draw,
+    drop,
+    numbers,
+    offset_option,
+    others_drop,
+    preprocess_option,
+    subjects,
+    words,
+)
 
-from engine.backend import keras
+from engine import backend
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64
-from engine.data.image_set import READ_ROWS
-from engine.data.preprocess import preprocess_images
-from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES, read_split
-from engine.fitness.rows import SearchRows, Weights
 from engine.layers.weight_stats import WeightStats
-from engine.metrics.accuracy import LabelChange, paired_changes
-from engine.models.load import LoadedModel, load_model
-from engine.problem.problem import Problem, prepare
-from engine.search import loop as search
+from engine.metrics.requirements import Requirement
+from engine.models.load import load_model
+from engine.problem.baselines import METHODS, Fit, Method
+from engine.problem.case import find_case
+from engine.problem.crossfit import CrossFit, CrossFitSettings
+from engine.problem.problem import prepare, problem_of
+from engine.search import loop
 from engine.search.loop import POSITIVE_WORTH, SearchSettings
-from engine.search.swarm import SwarmSettings
-from engine.targets.last_dense import TargetLayer, find_target
+from engine.targets.last_dense import find_target
 from engine.targets.model_runner import ModelRunner
 
+OURS, ARACHNE = "CrossFit", "Arachne"
+KNOWN = {method.name: method for method in METHODS}
+ALL_ROWS, OTHERS = 0.0, 0.03
+"""Losses of accuracy that are allowed, shares: of all rows together, and of each label but the one under repair."""
 
-@dataclass(frozen=True, eq=False)
-class Images:
-    """Images (n, h, w, c), their classes (n,), the layer's inputs (n, D), logits (n, C) and predictions (n,)."""
+KEY = ("model", "layers", "rows", "label", "draw", "method", "setting")
 
-    pixels: Float32
-    labels: Int64
-    inputs: Float32
-    logits: Float32
-    predicted: Int64
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One chunk and label: the rows of its searches, and the weights, also as kernel positions (K, 2)."""
-
-    chunk: int
-    label: int
-    rows: SearchRows
-    weights: Weights
-    index: Int64
+FOUND, STEP = "found", "chosen"
+READINGS = {FOUND: "searched", STEP: "step"}
+"""Of a method: as it was found, and after the step that makes it promise."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """One repair: what the search believed of its rows, and what became of the test images."""
+class Setting:
+    """Of Arachne: worth of a positive in negatives, Pareto fronts of its weights, spread and bound of its swarm times
+    those of the layer.
+    """
 
-    chunk: int
-    weights: int
-    positive_weight: float
-    iterations: int
-    fitness: float
-    repaired: float
-    kept: float
-    changes: tuple[LabelChange, ...]
+    worth: float
+    fronts: int
+    bound: float
 
-    def points(self, label: int | None) -> float:
-        """Change of the accuracy of a label, or of all, in points."""
-        chosen = [change for change in self.changes if label is None or change.label == label]
-        gained = sum(change.correct_after - change.correct_before for change in chosen)
-        return 100 * gained / sum(change.total for change in chosen)
-
-    def count(self, what: str, label: int | None = None) -> int:
-        """Test images `fixed` or `broken`, of one label or of all."""
-        return sum(getattr(change, what) for change in self.changes if label is None or change.label == label)
+    @property
+    def name(self) -> str:
+        """As tables have it."""
+        return f"{self.worth:g}x, {self.fronts} {'front' if self.fronts == 1 else 'fronts'}, bound {self.bound:g}x"
 
 
-class Subject:
-    """A model whose last layer is repaired on cached inputs, and the images it is measured on."""
+DEFAULT = Setting(POSITIVE_WORTH, 1, 1.0)
+SETTINGS = tuple(Setting(*values) for values in product((POSITIVE_WORTH, 0.6, 2.4), (1, 5), (0.25, 1.0, 4.0)))
 
-    def __init__(self, loaded: LoadedModel, test: tuple[Float32, Int64]) -> None:
-        """Run the model on the test images."""
-        self.loaded = loaded
-        self.target: TargetLayer = find_target(loaded.model, loaded.loss, loaded.classes, loaded.path)
-        self.runner = ModelRunner(loaded.model, self.target)
-        self.kernel = np.asarray(self.target.layer.kernel).copy()
-        self._tail: Any = keras.Model(self.target.layer.input, loaded.model.outputs)
-        self.test = self.images(*test)
 
-    def images(self, pixels: Float32, labels: Int64) -> Images:
-        """Extract features and predict."""
-        inputs, logits = self.runner.features(pixels)
-        return Images(pixels, labels, inputs, logits, self.runner.predict(pixels))
+LEGEND = f"""
+Required: all rows lose nothing, other labels at most 3 points. Searched: what a method found, whole; step: the largest
+step that promises this with 95 % chance, else the largest that keeps most of it out of fold.
+Label, all, worst other: mean change of accuracy in points, on the rest of the pool and on the official test images,
+which chose nothing; fixed, broken: images of a run. Kept: share of runs that keep all on the rest; sure: share that
+promise it. CrossFit before by: so much more it gains on the rest as searched, mean paired difference ± 95 % interval
+over draws. {ARACHNE}, best: of its {len(SETTINGS)} settings the one that gains most on the rest among those whose means
+keep what is required there, else the one whose means miss it least: chosen by what judges, which favours it."""
 
-    def case(self, number: int, chunk: Images, label: int, many: int | None = None) -> Case:
-        """Localise on the failures of a label; `many` takes so many weights by gradient loss, without the front."""
-        negative = (chunk.labels == label) & (chunk.predicted != label)
-        if not negative.any():
-            raise click.ClickException(f"chunk {number} has no failure of label {label}, expected some in each chunk")
-        sums = self.runner.localisation_sums(chunk.pixels[negative], chunk.labels[negative])
-        found = self.target.localise(sums, None, self.kernel, num_grad=many, impact="mean", fronts=1)
-        chosen = found.front if many is None else np.arange(len(found.row))
-        index = np.stack([found.row[chosen], found.unit[chosen]], axis=1)
-        columns, column = np.unique(index[:, 0], return_inverse=True)
-        order = np.concatenate([np.flatnonzero(negative), np.flatnonzero(chunk.predicted == chunk.labels)])
-        rows = SearchRows(
-            np.ascontiguousarray(chunk.inputs[order][:, columns]),
-            chunk.logits[order],
-            chunk.labels[order],
-            negative[order],
-        )
-        weights = Weights(column.astype(np.int64), index[:, 1], self.kernel[index[:, 0], index[:, 1]])
-        return Case(number, label, rows, weights, index)
 
-    def repair(self, case: Case, seed: int, settings: SearchSettings) -> tuple[Run, Float32]:
-        """Search, and predict the test images with the layer repaired; also returns the new weights (K,)."""
-        source = RngKey(seed, f"chunk {case.chunk}", case.label)
-        problem = Problem("quality", self.target.head, case.weights, WeightStats.of(self.kernel), source, settings)
-        prepared = prepare(problem, case.rows)
-        state, iterations = search.advance(
-            settings, source, prepared.objective, problem.start(), prepared.fitness.evaluate
-        )
-        found = search.result(state)
-        with self.repaired(case, found):
-            after = np.asarray(self._tail(self.test.inputs, training=False)).argmax(axis=1)
-        changes = paired_changes(self.test.labels, self.test.predicted, after, self.loaded.classes)
-        last, objective = iterations[-1], prepared.objective
-        run = Run(
-            chunk=case.chunk,
-            weights=len(case.index),
-            positive_weight=objective.positive_weight or 0.0,
-            iterations=len(iterations),
-            fitness=last.best,
-            repaired=last.patched / objective.negatives,
-            kept=last.intact / objective.positives,
-            changes=changes,
-        )
-        return run, found
+@dataclass(frozen=True)
+class Draw:
+    """A cell of the benchmark: one repair that every method makes."""
 
-    @contextmanager
-    def repaired(self, case: Case, found: Float32) -> Iterator[None]:
-        """The model with new weights."""
-        kernel = self.kernel.copy()
-        kernel[case.index[:, 0], case.index[:, 1]] = found
-        self.target.layer.kernel.assign(kernel)
-        try:
-            yield
-        finally:
-            self.target.layer.kernel.assign(self.kernel)
+    layers: str
+    rows: int
+    label: int
+    number: int
 
-    def check(self, case: Case, settings: SearchSettings) -> int:
-        """Repair with seed 0 and count test images on which the whole model and the cached inputs disagree."""
-        run, found = self.repair(case, 0, settings)
-        with self.repaired(case, found):
-            whole = self.runner.predict(self.test.pixels)
-        changes = paired_changes(self.test.labels, self.test.predicted, whole, self.loaded.classes)
-        return sum(abs(a.fixed - b.fixed) + abs(a.broken - b.broken) for a, b in zip(changes, run.changes, strict=True))
+    @property
+    def requirements(self) -> tuple[Requirement, ...]:
+        """All rows lose nothing, other labels little."""
+        return (drop(ALL_ROWS), *others_drop(OTHERS, self.label))
+
+    def name(self, model: str, method: str, setting: str = "") -> dict[str, Any]:
+        """Of a run."""
+        return dict(zip(KEY, (model, self.layers, self.rows, self.label, self.number, method, setting), strict=True))
 
 
 @click.command()
 @model_option
 @dataset_option
-@click.option("--preprocess", default=DEFAULT_PREPROCESS, show_default=True, help="What the model was trained with.")
-@click.option("--label", type=int, default=6, show_default=True, help="Label under repair.")
-@click.option("--offset", type=int, default=50_000, show_default=True, help="First training image of the chunks.")
-@click.option("--chunks", type=int, default=5, show_default=True, help="Number of chunks.")
-@click.option("--chunk-size", type=int, default=1000, show_default=True, help="Images of a chunk.")
-@click.option("--seeds", type=int, default=5, show_default=True, help="Searches of each chunk.")
-@click.option("--positive-weights", default="100,200,400,800", show_default=True, help="Beside the default.")
-@click.option("--many", type=int, default=100, show_default=True, help="Weights in the comparison at many weights.")
-@click.option("--other-labels", default="0,2,3,4", show_default=True, help="Labels repaired with the default as well.")
+@preprocess_option
+@offset_option
+@click.option("--labels", default="0,2,4,6", show_default=True, callback=numbers, help="Labels, each repaired.")
+@click.option("--rows", default="1000,3000,10000", show_default=True, callback=numbers, help="Repair rows of a draw.")
+@click.option("--draws", type=int, default=10, show_default=True, help="Draws of each label and number of rows.")
+@click.option("--layers", default=f"{TAIL},{LAST}", show_default=True, callback=words(LAST, TAIL), help="Repaired.")
+@click.option(
+    "--methods",
+    default=",".join([*KNOWN, ARACHNE]),
+    show_default=True,
+    callback=words(*KNOWN, ARACHNE),
+    help=f"Compared; {ARACHNE} repairs the last layer alone.",
+)
+@click.option(
+    "--mean-labels", default="0,4,6", show_default=True, callback=numbers, help="Labels of the tables of means."
+)
+@out_option
+@tables_option
 def main(
     model_path: Path,
     dataset_dir: Path,
     preprocess: str,
-    label: int,
     offset: int,
-    chunks: int,
-    chunk_size: int,
-    seeds: int,
-    positive_weights: str,
-    many: int,
-    other_labels: str,
+    labels: tuple[int, ...],
+    rows: tuple[int, ...],
+    draws: int,
+    layers: tuple[str, ...],
+    methods: tuple[str, ...],
+    mean_labels: tuple[int, ...],
+    out: Path | None,
+    tables: bool,
 ) -> None:
-    """Repair a label on several chunks and measure on the official test images."""
+    """Repair labels from draws of rows by every method, and judge on the rest."""
+    backend.limit_threads(1)
     click.echo(machine())
-    subject = Subject(load_model(model_path), prepared_split(dataset_dir, "t10k", preprocess, 0, None))
-    pixels, labels = prepared_split(dataset_dir, "train", preprocess, offset, chunks * chunk_size)
-    parts = [slice(start, start + chunk_size) for start in range(0, chunks * chunk_size, chunk_size)]
-    data = [subject.images(pixels[part], labels[part]) for part in parts]
-    cases = [subject.case(number, chunk, label) for number, chunk in enumerate(data)]
-    default = SearchSettings()
-    tested = subject.test
-    disagreeing = sum(subject.check(case, default) for case in cases)
-    right, mine = tested.predicted == tested.labels, tested.labels == label
-    click.echo(
-        f"{model_path.name}: label {label} {100 * right[mine].mean():.2f} %, all {100 * right.mean():.2f} % of "
-        f"{len(right)} test images before\n{chunks} chunks of {chunk_size} training images from {offset} x {seeds} "
-        f"seeds, measured on the test images; mean ± standard deviation over the {chunks * seeds} runs, in points\n"
-        f"K: weights; repaired, kept: of the search's own rows; fixed, broken: test images per run, own: of the label\n"
-        f"under repair; worst other: the other label that loses most, mean in points\n"
-        f"predictions with cached features and with the whole model differ on {disagreeing} of {chunks * len(right)}"
-    )
-
-    def runs(cases: Sequence[Case], settings: SearchSettings) -> list[Run]:
-        return [subject.repair(case, seed, settings)[0] for case in cases for seed in range(seeds)]
-
-    given = sorted(float(word) for word in positive_weights.split(","))
-    by_weight = {weight: runs(cases, replace(default, positive_weight=weight)) for weight in given}
-    by_default = runs(cases, default)
-    click.echo(f"\npositive weight (default: {POSITIVE_WORTH:g} for each positive), label {label}")
-    chosen = mean(run.positive_weight for run in by_default)
-    lines = [(f"{weight:g}", weight, found) for weight, found in by_weight.items()]
-    lines.append((f"default ({chosen:.0f})", chosen, by_default))
-    lines.sort(key=lambda line: line[1])
-    click.echo(table(["positive weight", *SUMMARY], [[name, *summary(found, label)] for name, _, found in lines]))
-
-    click.echo(f"\nby label, default positive weight, label {label} repaired")
-    click.echo(table(["label", "images", "before %", "after %", "change", "fixed", "broken"], label_lines(by_default)))
-
-    click.echo("\nby chunk, default positive weight")
-    by_chunk = [[run for run in by_default if run.chunk == number] for number in range(chunks)]
-    click.echo(table(["chunk", *SUMMARY], [[str(k), *summary(found, label)] for k, found in enumerate(by_chunk)]))
-
-    click.echo(f"\nhow the swarm moves, default positive weight, label {label}")
-    lots = [subject.case(number, chunk, label, many) for number, chunk in enumerate(data)]
-    rows = []
-    for (name, group), split, floor in product((("front", cases), ("gradient", lots)), (True, False), (False, True)):
-        swarm = SwarmSettings(phi_split=split, velocity_floor=floor)
-        found = runs(group, replace(default, swarm=swarm))
-        fitness = mean(run.fitness for run in found)
-        iterations = mean(run.iterations for run in found)
-        rows.append([name, split, floor, *summary(found, label), f"{fitness:.2f}", f"{iterations:.0f}"])
-    header = ["weights", "phi_split", "velocity_floor", *SUMMARY, "fitness", "iterations"]
-    click.echo(table(header, rows))
-
-    click.echo("\nother labels, default settings")
-    rows = []
-    for other in (int(word) for word in other_labels.split(",") if word):
-        group = [subject.case(number, chunk, other) for number, chunk in enumerate(data)]
-        accuracy = 100 * right[tested.labels == other].mean()
-        negatives = mean(int(case.rows.negative.sum()) for case in group)
-        rows.append([LABEL_NAMES[other], f"{accuracy:.1f}", f"{negatives:.0f}", *summary(runs(group, default), other)])
-    click.echo(table(["label", "before %", "negatives", *SUMMARY], rows))
+    ledger = Ledger(out, KEY)
+    if not tables:
+        loaded = load_model(model_path)
+        model = f"{loaded.path.name} {loaded.fingerprint[:8]}"
+        wanted = [Draw(*values) for values in product(layers, rows, labels, range(draws))]
+        left = [(cell, names) for cell in wanted if (names := missing(ledger, model, cell, methods))]
+        known = subjects(loaded, dataset_dir, preprocess, offset, layers) if left else {}
+        for cell, names in left:
+            told = run(ledger, model, known[cell.layers], cell, names)
+            click.echo(f"{cell.layers}, {cell.rows} rows, label {cell.label}, draw {cell.number}: {told}")
+    click.echo(LEGEND)
+    for (model,), lines in grouped(ledger.lines, "model").items():
+        for (kind, count), cells in grouped(lines, "layers", "rows").items():
+            labels = tuple(sorted({line["label"] for line in cells}))
+            means = tuple(label for label in labels if label in mean_labels)
+            for chosen in dict.fromkeys([*((label,) for label in labels), *([means] if means else [])]):
+                of = "label" if len(chosen) == 1 else "means over labels"
+                click.echo(f"\n{model}, {kind} Dense, {count} rows, {of} {', '.join(map(str, chosen))}")
+                show([line for line in cells if line["label"] in chosen])
 
 
-SUMMARY = ("K", "label", "all", "repaired %", "kept %", "fixed", "broken", "own fixed", "own broken", "worst other")
-"""K: weights; label, all: change in points; repaired, kept: shares of the search's own negatives and positives; own: of
-the label under repair; worst other: the other label that loses most, in points."""
+def missing(ledger: Ledger, model: str, cell: Draw, methods: Sequence[str]) -> list[tuple[str, str]]:
+    """Methods, and settings of Arachne, that a draw has not been repaired by."""
+    asked = [(name, "") for name in methods if name != ARACHNE]
+    if cell.layers == LAST:
+        asked = [(name, "") for name, _ in asked if name != "head"]  # which is the tail there
+        asked += [(ARACHNE, setting.name) for setting in SETTINGS if ARACHNE in methods]
+    return [(name, setting) for name, setting in asked if not ledger.has(**cell.name(model, name, setting))]
 
 
-def summary(runs: Sequence[Run], label: int) -> list[str]:
-    """Cells of `SUMMARY`."""
-    others = {
-        change.label: mean(run.points(change.label) for run in runs)
-        for change in runs[0].changes
-        if change.label != label
+def run(ledger: Ledger, model: str, subject: Subject, cell: Draw, names: Sequence[tuple[str, str]]) -> str:
+    """Repair one draw by some methods; what became of the label, in words."""
+    chosen, rest = draw(len(subject.pool.before), cell.rows, cell.label, cell.number)
+    outcomes = functools.partial(subject.outcomes, rest=rest, label=cell.label, requirements=cell.requirements)
+    job = subject.job(chosen, cell.label, cell.requirements, cell.number, CrossFitSettings())
+    fits: dict[Callable[[CrossFit], Fit], tuple[Fit, float]] = {}
+    told = []
+    for name, setting in names:
+        if name == ARACHNE:
+            begun = time.perf_counter()
+            values = arachne(subject, chosen, cell, next(known for known in SETTINGS if known.name == setting))
+            line: dict[str, Any] = {"seconds": time.perf_counter() - begun, FOUND: outcomes(values)}
+        else:
+            line = judged(KNOWN[name], job, fits, outcomes)
+        ledger.add(**cell.name(model, name, setting), **line)
+        if name != ARACHNE:
+            told.append(f"{name} {line[FOUND]['rest']['label']:+.1f}")
+    return ", ".join(told) or ARACHNE
+
+
+def judged(
+    method: Method,
+    job: CrossFit,
+    fits: dict[Callable[[CrossFit], Fit], tuple[Fit, float]],
+    outcomes: Callable[[dict[str, Float32]], dict[str, Any]],
+) -> dict[str, Any]:
+    """Fit a method, unless another one of the draw was fitted alike, and take a step."""
+    begun = time.perf_counter()
+    if method.fit not in fits:
+        fits[method.fit] = method.fit(job), time.perf_counter() - begun
+    fit, seconds = fits[method.fit]
+    begun = time.perf_counter()
+    frontier = method.frontier(job, fit)
+    seconds += time.perf_counter() - begun
+    return {
+        "seconds": seconds,
+        "step": frontier.point.step,
+        "sure": {FOUND: frontier.points[0].chance >= frontier.confidence, STEP: frontier.promised},
+        FOUND: outcomes(fit.values(frontier.points[0].step)),
+        STEP: outcomes(fit.values(frontier.point.step)),
     }
-    worst = min(others, key=lambda other: others[other])
-    return [
-        f"{mean(run.weights for run in runs):.0f}",
-        spread([run.points(label) for run in runs]),
-        spread([run.points(None) for run in runs], digits=2),
-        f"{100 * mean(run.repaired for run in runs):.0f}",
-        f"{100 * mean(run.kept for run in runs):.1f}",
-        *(f"{mean(run.count(what) for run in runs):.0f}" for what in ("fixed", "broken")),
-        *(f"{mean(run.count(what, label) for run in runs):.0f}" for what in ("fixed", "broken")),
-        f"{worst}: {others[worst]:+.1f}",
+
+
+def arachne(subject: Subject, chosen: Int64, cell: Draw, setting: Setting) -> dict[str, Float32]:
+    """The last layer's kernel, repaired by Arachne."""
+    loaded = subject.loaded
+    target = find_target(loaded.model, loaded.loss, loaded.classes, loaded.path)
+    kernel = target.kernel
+    found = find_case(
+        ModelRunner(loaded.model, target), kernel, subject.pool.rows.take(chosen), cell.label, fronts=setting.fronts
+    )
+    if found is None:
+        return {}
+    settings = SearchSettings(positive_worth=setting.worth)
+    source = RngKey(cell.number, found.data, cell.label)
+    problem = problem_of(target, kernel, found.index, found.weights, name=found.data, source=source, settings=settings)
+    stats = problem.stats
+    wider = WeightStats(stats.mean, setting.bound * stats.std, setting.bound * stats.range)
+    problem = replace(problem, stats=wider)
+    prepared = prepare(problem, found.rows)
+    state, _ = loop.advance(settings, source, prepared.objective, problem.start(), prepared.fitness.evaluate)
+    repaired = kernel.copy()
+    repaired[found.index[:, 0], found.index[:, 1]] = loop.result(state)
+    return {target.path: repaired}
+
+
+HEADER = (
+    "method",
+    "runs",
+    "label",
+    "all",
+    "worst other",
+    "fixed",
+    "broken",
+    "fixed / broken",
+    "kept",
+    "official: label",
+    "all",
+    "worst other",
+    "fixed",
+    "broken",
+    "fixed / broken",
+    "sure",
+    "step",
+    "s",
+    "CrossFit before by",
+)
+
+
+def show(lines: Sequence[Line]) -> None:
+    """Print the table of one cell, and of what CrossFit is not better than."""
+    ours = [line for line in lines if line["method"] == OURS]
+    cells, behind = [], []
+    for name, reading, mine in readings(lines):
+        first = name == OURS and reading == FOUND
+        difference = None if first else paired(ours, mine, reading)
+        title = name if name.startswith(ARACHNE) else f"{name}, {READINGS[reading]}"
+        before = "" if difference is None else "{:+.1f} ± {:.1f}".format(*difference)
+        cells.append([title, *summary(mine, reading), before])
+        if difference is not None and difference[0] <= difference[1] and name != OURS:
+            behind.append(title)
+    click.echo(table(HEADER, cells))
+    if behind:
+        click.echo(f"CrossFit as searched is not surely before: {'; '.join(behind)}")
+
+
+def readings(lines: Sequence[Line]) -> list[tuple[str, str, list[Line]]]:
+    """Lines of the table: what they are called, which reading they are, and their runs."""
+    found = []
+    for name, method in KNOWN.items():
+        mine = [line for line in lines if line["method"] == name]
+        # Whole it is the tail.
+        whole = [FOUND] if name != "interpolated" else []
+        found += [(name, reading, mine) for reading in (*whole, *([STEP] if method.scaled else [])) if mine]
+    settings = {name: of for (name,), of in grouped(lines, "setting").items() if name}
+    if settings:
+        best = max(settings, key=lambda name: worth(settings[name]))
+        chosen = {"default": DEFAULT.name, "best": best}
+        found += [
+            (f"{ARACHNE}, {title} ({name})", FOUND, list(settings[name]))
+            for title, name in chosen.items()
+            if name in settings
+        ]
+    return found
+
+
+def worth(lines: Sequence[Line]) -> tuple[float, float]:
+    """Of a setting: how far its means miss what is required, in points and negative, and what it gains."""
+    changes = {what: mean(line[FOUND]["rest"][what] for line in lines) for what in ("label", "all", "worst")}
+    lacking = min(0.0, changes["all"] + 100 * ALL_ROWS, changes["worst"] + 100 * OTHERS)
+    return lacking, changes["label"]
+
+
+def summary(lines: Sequence[Line], reading: str) -> list[str]:
+    """Cells of a line of the table."""
+    cells = [str(len(lines))]
+    for judge in ("rest", "official"):
+        runs = [line[reading][judge] for line in lines]
+        fixed, broken = (mean(run[what] for run in runs) for what in ("fixed", "broken"))
+        cells += [f"{mean(run[what] for run in runs):+.{digits}f}" for what, digits in (("label", 1), ("all", 2))]
+        cells += [f"{mean(run['worst'] for run in runs):+.1f}", f"{fixed:.0f}", f"{broken:.0f}"]
+        cells.append(f"{fixed / broken:.2f}" if broken else "-")
+        if judge == "rest":
+            cells.append(f"{100 * mean(run['kept'] for run in runs):.0f} %")
+    sure = [line["sure"][reading] for line in lines if "sure" in line]
+    steps = [line["step"] if reading == STEP else 1.0 for line in lines if "step" in line]
+    cells += [f"{100 * mean(sure):.0f} %" if sure else "-", f"{mean(steps):.2f}" if steps else "-"]
+    return [*cells, f"{mean(line['seconds'] for line in lines):.1f}"]
+
+
+def paired(ours: Sequence[Line], others: Sequence[Line], reading: str) -> tuple[float, float] | None:
+    """Mean difference of the gain on the rest, CrossFit as searched before another, and half of its interval.
+
+    Pairs are of one label and draw; where there are several labels each draw counts once, with its mean over them.
+    """
+    other = {(line["label"], line["draw"]): line[reading]["rest"]["label"] for line in others}
+    differences = [
+        {"draw": line["draw"], "by": line[FOUND]["rest"]["label"] - other[line["label"], line["draw"]]}
+        for line in ours
+        if (line["label"], line["draw"]) in other
     ]
-
-
-def label_lines(runs: Sequence[Run]) -> list[list[str]]:
-    """One line per label, and one for all."""
-    lines = []
-    for label in [*(change.label for change in runs[0].changes), None]:
-        chosen = [change for change in runs[0].changes if label is None or change.label == label]
-        total = sum(change.total for change in chosen)
-        before = 100 * sum(change.correct_before for change in chosen) / total
-        points = [run.points(label) for run in runs]
-        lines.append(
-            [
-                "all" if label is None else f"{label} {LABEL_NAMES[label]}",
-                str(total),
-                f"{before:.2f}",
-                f"{before + mean(points):.2f}",
-                spread(points, digits=2),
-                *(f"{mean(run.count(what, label) for run in runs):.1f}" for what in ("fixed", "broken")),
-            ]
-        )
-    return lines
-
-
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Mean and standard deviation."""
-    deviation = stdev(values) if len(values) > 1 else 0.0
-    return f"{mean(values):+.{digits}f} ± {deviation:.{digits}f}"
-
-
-def images_of(folder: Path, split: str) -> int:
-    """How many images an official split has."""
-    return len(read_split(folder, split)[1])
-
-
-def prepared_split(folder: Path, split: str, preprocess: str, start: int, count: int | None) -> tuple[Float32, Int64]:
-    """Images of an official split as the model takes them, and their classes."""
-    images, labels = read_split(folder, split)
-    part = slice(start, None if count is None else start + count)
-    images, labels = images[part], labels[part]
-    if count is not None and len(images) < count:
-        raise click.ClickException(f"{folder} has {len(images)} training images from {start}, expected {count}")
-    blocks = [images[first : first + READ_ROWS] for first in range(0, len(images), READ_ROWS)]
-    return np.concatenate([preprocess_images(block, preprocess) for block in blocks]), labels.astype(np.int64)
+    return mean_interval([mean(pair["by"] for pair in pairs) for pairs in grouped(differences, "draw").values()])
 
 
 if __name__ == "__main__":

@@ -23,9 +23,8 @@ from typing import Any
 import click
 import ray
 from batch import a_batch, compute_on
-from common import dataset_option, machine, model_option, side_by_side, table
+from common import dataset_option, images_of, machine, model_option, side_by_side, table
 from modes import write
-from quality import images_of
 
 from cluster.batch.modes import run_batch
 from cluster.batch.spec import Batch, ChunkFile, tasks_of

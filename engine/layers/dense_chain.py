@@ -6,7 +6,7 @@ h[0] = features,  z[l] = h[l-1] W[l] + b[l],  h[l] = a[l](z[l]),  logits = z[las
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,25 @@ def chain_of(model: Any, graph: Graph, head: Head, path: Path, wanted: Sequence[
         for name, variable in zip(layer.paths, (dense.kernel, dense.bias), strict=False)
     }
     return DenseChain(head, tuple(layers[first:]), values)
+
+
+def last_alone(chain: DenseChain, inputs: Float32) -> tuple[DenseChain, Float32]:
+    """The last layer of a chain as a chain of its own, which is tuned, and its inputs.
+
+    Args:
+        chain: of any number of layers.
+        inputs: (n, D) of the chain.
+
+    Returns:
+        The chain of one layer, and the values (n, U) that reach it.
+    """
+    *front, last = chain.layers
+    if front:
+        before = DenseChain(chain.head, tuple(front), chain.values)
+        values = {path: backend.on_device(chain.values[path]) for layer in front for path in layer.paths}
+        inputs = np.asarray(backend.compiled(before.logits)(backend.on_device(inputs), values))
+    own = {path: chain.values[path] for path in last.paths}
+    return DenseChain(chain.head, (replace(last, tuned=True),), own), inputs
 
 
 def _dense_steps(graph: Graph, names: Mapping[int, str]) -> list[tuple[DenseLayer, Any]]:

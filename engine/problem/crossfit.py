@@ -201,7 +201,7 @@ class CrossFit:
             new_rows=self.settings.promise_rows,
         )
         start = np.zeros(mixture.size, np.float32)
-        start[: mixture.recipes] = 1.0 / mixture.recipes
+        start[: mixture.recipes] = 1.0 / max(1, mixture.recipes)
         stats = WeightStats(start.astype(np.float64), np.full(mixture.size, SPREAD), np.ones(mixture.size))
         places = np.arange(mixture.size)
         weights = Weights(places, np.zeros_like(places), start)
@@ -231,13 +231,10 @@ class CrossFit:
         Returns:
             The frontier, and the change of each label at the step taken.
         """
-        settings, mixture, order = self.settings, self.mixture(changes), self._order
-        steps = [step for step in settings.steps if step > 0]
-        candidates = np.stack([np.float32(step) * found for step in steps])
-        after = self._predicted(mixture, self._rows(order), candidates)
-        labels, before = self.rows.labels[order], self.before[order]
+        steps = self.settings.steps
+        after = self.predicted(changes, found, steps)
         if held_out is not None:
-            mean = Mixture(self.chain, (mean_changes(changes),), mixture.temperature)
+            mean = Mixture(self.chain, (mean_changes(changes),), self.mixture(changes).temperature)
             rows = MixtureRows(
                 held_out.inputs,
                 held_out.labels,
@@ -245,23 +242,47 @@ class CrossFit:
                 held_out.logits,
                 *(np.zeros(len(held_out.labels), bool) for _ in range(2)),
             )
-            after = np.concatenate([after, self._predicted(mean, rows, candidates)], axis=1)
-            labels = np.concatenate([labels, held_out.labels])
-            before = np.concatenate([before, held_out.before])
-        everything = dict(zip(steps, after, strict=True)) | {0.0: before}
-        judged = np.stack([everything[step] for step in settings.steps])
-        frontier = frontier_of(
+            more = _at_steps(mean, rows, held_out.before, found, steps)
+            after = np.concatenate([after, more], axis=1)
+        frontier = self.judged(after, steps, held_out)
+        labels, before = self._judging(held_out)
+        return frontier, paired_changes(labels, before, after[frontier.chosen], self.chain.classes)
+
+    def predicted(self, changes: Sequence[Changes], found: Float32, steps: Sequence[float]) -> Int64:
+        """Classes (T, n) of the rows at T steps of a mixture, each row under the tunings that did not see it."""
+        order = self._order
+        after = np.empty((len(steps), len(order)), np.int64)
+        after[:, order] = _at_steps(self.mixture(changes), self._rows(order), self.before[order], found, steps)
+        return after
+
+    def judged(self, after: Int64, steps: Sequence[float], held_out: HeldOutRows | None = None) -> Frontier:
+        """Judge steps by what they predict, and take one.
+
+        Args:
+            after: (T, n) classes of the rows, behind them those of the held-out rows where there are any.
+            steps: T, the largest or the wanted one first; 0 is the model as it is.
+            held_out: further rows.
+        """
+        labels, before = self._judging(held_out)
+        return frontier_of(
             self.requirements,
             labels,
             before,
-            judged,
-            steps=settings.steps,
-            confidence=settings.confidence,
-            new_rows=settings.promise_rows,
+            after,
+            steps=steps,
+            confidence=self.settings.confidence,
+            new_rows=self.settings.promise_rows,
             classes=self.chain.classes,
-            fixed_step=settings.step is not None,
+            fixed_step=self.settings.step is not None,
         )
-        return frontier, paired_changes(labels, before, judged[frontier.chosen], self.chain.classes)
+
+    def _judging(self, held_out: HeldOutRows | None) -> tuple[Int64, Int64]:
+        """Labels (n,), and classes (n,) that the model as it is predicts, of all rows that judge."""
+        more = [] if held_out is None else [held_out]
+        return (
+            np.concatenate([self.rows.labels, *(rows.labels for rows in more)]),
+            np.concatenate([self.before, *(rows.before for rows in more)]),
+        )
 
     @property
     def _order(self) -> Int64:
@@ -274,10 +295,6 @@ class CrossFit:
         return MixtureRows(
             self.rows.inputs[chosen], labels, self.rows.fold[chosen], self.logits[chosen], negative, right
         )
-
-    @staticmethod
-    def _predicted(mixture: Mixture, rows: MixtureRows, candidates: Float32) -> Int64:
-        return MixtureFitness(mixture, rows, len(candidates), Tiling()).predict(candidates)
 
 
 @dataclass(frozen=True, eq=False)
@@ -402,3 +419,13 @@ def mixed_values(chain: DenseChain, changes: Sequence[Changes], found: Float32, 
     if chain.offsets is not None and len(found) > recipes:
         values[chain.offsets] = values.get(chain.offsets, chain.values[chain.offsets]) + scaled[recipes:]
     return {path: value.astype(np.float32) for path, value in values.items()}
+
+
+def _at_steps(mixture: Mixture, rows: MixtureRows, before: Int64, found: Float32, steps: Sequence[float]) -> Int64:
+    """Classes (T, n) of rows at each step of a mixture; those of step 0 are `before` (n,)."""
+    after = np.repeat(before[None], len(steps), axis=0)
+    moved = np.flatnonzero(steps)
+    if len(moved):
+        candidates = np.stack([np.float32(step) * found for step in steps if step])
+        after[moved] = MixtureFitness(mixture, rows, len(moved), Tiling()).predict(candidates)
+    return after

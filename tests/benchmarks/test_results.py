@@ -1,4 +1,4 @@
-"""What the benchmarks share: their numbers as Arrow files, and the charts of those."""
+"""What the benchmarks share: their numbers as Arrow files, the charts of those, and runs as lines of JSON."""
 
 from __future__ import annotations
 
@@ -105,3 +105,21 @@ def test_charts_of_all_results(module: Any, tmp_path: Path) -> None:
     assert all(f">{text}<" in charts["tiles.svg"] for text in ("1 actors", "2 actors", "500"))
     assert all(f">{text}<" in charts["deep.svg"] for text in ("dense: pooled", "fixed", "20", "7"))
     assert all(f">{text}<" in charts["costs-last-dense-rows.svg"] for text in ("rows", "floor", "milliseconds"))
+
+
+def test_a_ledger_goes_on_where_it_was_cut_short(module: Any, tmp_path: Path) -> None:
+    ledger, path = module("ledger"), tmp_path / "runs.jsonl"
+    first = ledger.Ledger(path, ("label", "draw"))
+    for draw in range(3):
+        first.add(label=6, draw=draw, gain=0.5 * draw)
+    path.write_bytes(path.read_bytes()[:-4])  # the last line is not whole
+    again = ledger.Ledger(path, ("label", "draw"))
+    assert [again.has(label=6, draw=draw) for draw in range(4)] == [True, True, False, False]
+    again.add(label=6, draw=2, gain=9.0)
+    assert [line["gain"] for line in ledger.Ledger(path, ("label", "draw")).lines] == [0.0, 0.5, 9.0]
+
+
+def test_interval_of_a_mean(module: Any) -> None:
+    mean, half = module("ledger").mean_interval([1.0, 2.0, 3.0])
+    assert (mean, half) == (2.0, pytest.approx(4.302653 / 3**0.5, rel=1e-6))  # Student's t of two degrees of freedom
+    assert module("ledger").mean_interval([1.0]) is None

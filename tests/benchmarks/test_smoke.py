@@ -102,16 +102,20 @@ RUNS = (
     ),
     Run("prepare", "--scenes 2 --objects 5 --rounds 1", (("scenes/s cropped", "images/s of both"),)),
     Run(
-        "quality",
-        "--offset 0 --chunks 1 --chunk-size 500 --seeds 1 --positive-weights 100 --many 5 --other-labels 2",
+        "promise",
+        "--offset 4000 --labels 6 --rows 100,300 --draws 1 --layers last --required A,B --out runs.jsonl",
         (
-            ("positive weight", "K", "fixed", "broken"),
-            ("label", "before %", "after %", "change"),
-            ("chunk", "K", "fixed", "broken"),
-            ("weights", "phi_split", "velocity_floor", "iterations"),
-            ("label", "negatives", "own fixed", "worst other"),
+            ("layers", "rows", "required", "runs", "promised", "enough", "at best"),
+            ("from rows", "to rows", "said for", "promise", "that step"),
         ),
         shipped=True,
+    ),
+    Run(
+        "quality",
+        "--offset 4000 --labels 6 --rows 300 --draws 2 --methods 'CrossFit,label offset,tail,Arachne' --out runs.jsonl",
+        (("method", "label", "all", "worst other", "fixed", "broken", "kept", "CrossFit before by"),),
+        shipped=True,
+        says="Arachne, best",
     ),
     Run(
         "rows",
