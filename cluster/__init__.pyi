@@ -5,6 +5,7 @@ from .batch.spec import Batch, ChunkFile, Weighting, check_batch, open_chunks
 from .compute.compute import Compute, ComputeOptions
 from .records.store import RunRecords, comparable, read_facts, read_table
 from .runs.chunk import ChunkPaths, target_of
+from .runs.crossfit import CrossFitRepair, CrossFitReport, repair_crossfit
 from .runs.evaluate import Evaluated, Evaluation, Setting, check_evaluation, evaluate
 from .runs.localize import localise
 from .runs.optimize import Repairs, repair
@@ -20,6 +21,8 @@ __all__ = [
     "ChunkReport",
     "Compute",
     "ComputeOptions",
+    "CrossFitRepair",
+    "CrossFitReport",
     "Evaluated",
     "Evaluation",
     "Expectation",
@@ -39,6 +42,7 @@ __all__ = [
     "read_facts",
     "read_table",
     "repair",
+    "repair_crossfit",
     "run_batch",
     "run_recorded",
     "save_repaired",

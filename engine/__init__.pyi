@@ -9,10 +9,12 @@ from .fitness.objective import Objective
 from .fitness.rows import SearchRows, Weights
 from .fitness.tail import TailFitness
 from .fitness.tiling import Tiling
+from .layers.dense_chain import DenseChain
 from .layers.head import Head
 from .localize.pareto import Localisation
 from .metrics.accuracy import label_results, paired_changes, wilson_interval
 from .metrics.comparison import Comparison, compare
+from .metrics.promise import Frontier, Point, Promise
 from .metrics.repair_rates import Given, Rates
 from .metrics.requirements import (
     Requirement,
@@ -25,9 +27,10 @@ from .metrics.requirements import (
 )
 from .models.load import LoadedModel, load_model
 from .patches.arrow import read_patch, write_patch
-from .patches.patch import Patch, compose, merge, patch_between, revert
+from .patches.patch import Patch, compose, merge, patch_between, revert, tensors_patch
 from .patches.save import repaired_path, save_patched
 from .problem.case import LayerInputs, RepairCase, find_case
+from .problem.crossfit import CrossFit, CrossFitSettings, crossfit_of
 from .problem.problem import Problem, build_fitness, prepare, problem_of
 from .search.loop import SearchSettings, SearchState, advance
 from .search.swarm import SwarmSettings, SwarmState
@@ -36,12 +39,17 @@ from .targets.deep import DeepTarget
 from .targets.last_dense import TargetLayer, find_target
 from .targets.memory import Plan, SearchSize, check_plan
 from .targets.model_runner import ModelRunner
-from .targets.resolve import resolve_target
+from .targets.resolve import resolve_chain, resolve_target
+from .tuning.recipes import Recipe, read_recipes
 
 __all__ = [
     "Comparison",
+    "CrossFit",
+    "CrossFitSettings",
     "DeepTarget",
+    "DenseChain",
     "Fitness",
+    "Frontier",
     "Given",
     "Head",
     "ImageSet",
@@ -53,8 +61,11 @@ __all__ = [
     "Objective",
     "Patch",
     "Plan",
+    "Point",
     "Problem",
+    "Promise",
     "Rates",
+    "Recipe",
     "RepairCase",
     "Requirement",
     "Requirements",
@@ -79,6 +90,7 @@ __all__ = [
     "check_requirements",
     "compare",
     "compose",
+    "crossfit_of",
     "default_goals",
     "default_promises",
     "find_case",
@@ -95,12 +107,15 @@ __all__ = [
     "problem_of",
     "read_images",
     "read_patch",
+    "read_recipes",
     "read_requirements",
     "repaired_path",
+    "resolve_chain",
     "resolve_target",
     "revert",
     "save_patched",
     "split_chunks",
+    "tensors_patch",
     "wilson_interval",
     "write_patch",
     "write_targets",

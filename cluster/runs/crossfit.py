@@ -37,7 +37,7 @@ from engine.layers.dense_chain import DenseChain
 from engine.metrics.accuracy import LabelChange, paired_changes
 from engine.metrics.comparison import Comparison, compare
 from engine.metrics.promise import Frontier
-from engine.metrics.requirements import Requirement, Verdict, check_requirements
+from engine.metrics.requirements import Requirement, Verdict, check_requirements, check_rows
 from engine.models.load import LoadedModel, check_fits, load_model
 from engine.passes.batching import predicted_classes
 from engine.passes.classes import rows_of
@@ -218,6 +218,7 @@ def _known(repair: CrossFitRepair, compute: Compute, handle: ModelHandle, on_row
         logits.append(layer.logits(part.inputs, kernel))
         with rows_of(images.path, 0, repair.model.path):
             predicted_classes(repair.chain.head, logits[-1])
+    check_rows(repair.requirements, np.bincount(rows.labels, minlength=repair.chain.classes), repair.folder)
     known = (KnownRows({images.path: part.digests for images, part in zip(repair.rows, parts, strict=True)}),)
     before = predict_held_out(compute, handle, repair.held_out, known, on_rows, allow=repair.allow_shared_rows)
     held_out = None
