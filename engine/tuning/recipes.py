@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,6 +12,12 @@ Anchor = Literal["kl", "focal"]
 
 DEFAULT_RECIPES = "1,2,4"
 """Class weights of the default recipes, each anchored with strength 1."""
+
+FORM = "WEIGHT[:STRENGTH][:kl|focal][:rate=RATE][:epochs=EPOCHS]"
+"""Of a recipe as a person writes it."""
+
+MOST_WEIGHT = 100_000
+"""Of a class or an anchor; the square of a slope must be a number."""
 
 MOST_ROW_EPOCHS = 150_000
 """Rows times epochs of a tuning at most, unless epochs are stated."""
@@ -40,8 +45,8 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse what cannot be tuned with."""
         for name, value in (("class weight", self.class_weight), ("anchor strength", self.strength)):
-            if not 0 <= value < math.inf:
-                raise InputError(f"{name} of a recipe is {value:g}, expected a finite number of at least 0")
+            if not 0 <= value <= MOST_WEIGHT:
+                raise InputError(f"{name} of a recipe is {value:g}, expected 0 to {MOST_WEIGHT:g}")
         if self.rate is not None and not 0 < self.rate <= 1:
             raise InputError(f"rate of a recipe is {self.rate:g}, expected more than 0 and at most 1")
         if self.epochs is not None and not 1 <= self.epochs <= 10_000:
@@ -51,13 +56,13 @@ class Recipe:
     def name(self) -> str:
         """As `--recipes` takes it."""
         more = "" if self.anchor == "kl" else f":{self.anchor}"
-        more += "" if self.rate is None else f":rate={self.rate:g}"
+        more += "" if self.rate is None else f":rate={_digits(self.rate)}"
         more += "" if self.epochs is None else f":epochs={self.epochs}"
-        return f"{self.class_weight:g}:{self.strength:g}{more}"
+        return f"{_digits(self.class_weight)}:{_digits(self.strength)}{more}"
 
 
 def read_recipes(text: str) -> tuple[Recipe, ...]:
-    """Recipes as a person writes them: `WEIGHT[:STRENGTH[:focal][:rate=RATE][:epochs=EPOCHS]]`, with commas between.
+    """Recipes as a person writes them, each in the `FORM`, with commas between.
 
     Raises:
         InputError: one cannot be read, or is there twice.
@@ -72,28 +77,32 @@ def read_recipes(text: str) -> tuple[Recipe, ...]:
 
 
 def _recipe(text: str) -> Recipe:
-    form = "WEIGHT[:STRENGTH[:kl|focal][:rate=RATE][:epochs=EPOCHS]]"
     numbers: list[float] = []
-    anchor: Anchor = "kl"
+    anchor: Anchor | None = None
     rate, epochs = None, None
     try:
-        for part in text.split(":"):
-            key, equals, value = part.strip().partition("=")
-            if equals and key == "rate":
+        for part in map(str.strip, text.split(":")):
+            key, equals, value = part.partition("=")
+            if equals and key == "rate" and rate is None:
                 rate = float(value)
-            elif equals and key == "epochs":
+            elif equals and key == "epochs" and epochs is None:
                 epochs = int(value)
-            elif key in get_args(Anchor) and not equals:
-                anchor = "focal" if key == "focal" else "kl"
-            elif len(numbers) < 2 and not equals:
-                numbers.append(float(key))
+            elif part in get_args(Anchor) and anchor is None:
+                anchor = "focal" if part == "focal" else "kl"
+            elif not equals and len(numbers) < 2:
+                numbers.append(float(part))
             else:
                 raise ValueError(part)
     except ValueError:
-        raise InputError(f"recipe {text!r} cannot be read, expected {form}") from None
+        raise InputError(f"recipe {text!r} cannot be read, expected {FORM}") from None
     if not numbers:
-        raise InputError(f"recipe {text!r} has no class weight, expected {form}")
-    return Recipe(numbers[0], numbers[1] if len(numbers) > 1 else 1.0, anchor, rate, epochs)
+        raise InputError(f"recipe {text!r} has no class weight, expected {FORM}")
+    return Recipe(numbers[0], numbers[1] if len(numbers) > 1 else 1.0, anchor or "kl", rate, epochs)
+
+
+def _digits(value: float) -> str:
+    """As few digits as tell a number from every other."""
+    return repr(float(value)).removesuffix(".0")
 
 
 def rate_of(recipe: Recipe, layers: int) -> float:

@@ -105,7 +105,8 @@ class Tuner:
         job, count = self._job, len(recipes)
         rows, chain = job.rows, job.chain
         seen = np.flatnonzero(rows.fold != fold)
-        (epochs,) = {epochs_of(recipe, len(seen)) for recipe in recipes}
+        # Of the fewest rows: a fold with one row more may not have another number of epochs, or company.
+        (epochs,) = {epochs_of(recipe, rows.fewest) for recipe in recipes}
         focal = any(recipe.anchor == "focal" for recipe in recipes)
         if focal not in self._programs:
             self._programs[focal] = backend.compiled(functools.partial(self._epoch, focal))

@@ -36,6 +36,11 @@ def _layers(name: str) -> Layers:
     return {
         "one, binary": ([*conv, last("sigmoid")], BINARY, ()),
         "two": ([L.Flatten(), L.Dense(12, "relu", name="first"), L.Dropout(0.5), last("softmax")], CATEGORICAL, ()),
+        "two, first alone": (
+            [L.Flatten(), L.Dense(12, "relu", name="first"), last("softmax")],
+            CATEGORICAL,
+            ("first/bias",),
+        ),
         "two, apart": ([*conv, *apart], CATEGORICAL, ()),
         "three, no last bias": ([*three, last(use_bias=False)], CATEGORICAL_LOGITS, ()),
         "three, first alone": ([*three, last("softmax")], CATEGORICAL, ("first/kernel",)),
