@@ -12,12 +12,19 @@ import click
 from cli.commands.report import summary
 from cli.run_report.words import duration, plural
 from cli.shared.console import Console, created, echo
+from cli.shared.method_options import (
+    ARACHNE,
+    CROSSFIT,
+    crossfit_options,
+    method_option,
+    refuse_other_methods,
+    requirements_option,
+)
 from cli.shared.options import (
     PATH,
     check_seeds,
     compute_options,
     localize_options,
-    method_option,
     model_options,
     option,
     refuse_confidence,
@@ -42,38 +49,62 @@ MAX_ROUNDS = 5
 
 
 @click.command(short_help="Repair many chunks and labels at once, to stated requirements.")
-@method_option
+@method_option(None, CROSSFIT)
 @model_options
 @option("--chunks", type=PATH, required=True, help="Folder of numbered chunks with a repair.h5 each, as of `split`.")
-@option("--labels", default="all", show_default=True, help="Labels to repair, by name or number: 6 or cat,dog or all.")
-@option("--val-data", type=PATH, required=True, help="Image set that chooses between patches; no search sees it.")
+@option(
+    "--labels",
+    default="all",
+    show_default=True,
+    help="Labels to repair, by name or number: 6 or cat,dog or all. CrossFit repairs all that have failures in one go.",
+)
+@option("--separate", type=bool, help="CrossFit: one repair for each label, in label-<number> below --output-dir.")
+@option(
+    "--val-data",
+    type=PATH,
+    help="Image set that no search sees. Arachne needs it to choose between patches; CrossFit judges on its rows too.",
+)
 @option("--test-data", type=PATH, help="Image set that only measures and judges the result.")
 @shared_rows_option
-@option("--requirements", type=PATH, help="TOML file of what is required of the result.")
+@requirements_option
+@crossfit_options
 @option(
     "--mode",
     type=click.Choice(MODES),
     default="rounds",
     show_default=True,
-    help="chain: each chunk repairs what the one before left; independent: the best single repair; rounds: all chunks "
-    "repair the best model so far, and their patches are merged.",
+    help="Arachne: chain: each chunk repairs what the one before left; independent: the best single repair; rounds: "
+    "all chunks repair the best model so far, and their patches are merged.",
 )
-@option("--max-rounds", type=int, help=f"Of mode rounds [default: {MAX_ROUNDS}].")
+@option("--max-rounds", type=int, help=f"Arachne: of mode rounds [default: {MAX_ROUNDS}].")
 @option(
     "--positive-weights",
     default="0.15x,0.3x,0.6x",
     show_default=True,
-    help="What keeping all positive inputs right is worth, in repaired negative inputs; 0.15x means 0.15 for each "
-    "positive input. Several, as in 100,200,400 or 0.1x,0.2x, give as many searches.",
+    help="Arachne: what keeping all positive inputs right is worth, in repaired negative inputs; 0.15x means 0.15 for "
+    "each positive input. Several, as in 100,200,400 or 0.1x,0.2x, give as many searches.",
 )
-@option("--seeds", type=int, default=1, show_default=True, help="Searches of each chunk, label and weight.")
+@option(
+    "--seeds",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Arachne: searches of each chunk, label and weight; CrossFit: of each repair.",
+)
 @option("--seed", type=int, default=0, show_default=True, help="First seed.")
-@option("--offers", type=int, default=3, show_default=True, help="Distinct patches that each search offers at most.")
+@option(
+    "--offers",
+    type=int,
+    default=3,
+    show_default=True,
+    help="Arachne: distinct patches each search offers at most.",
+)
 @option(
     "--positive-inputs-dir",
     type=PATH,
     multiple=True,
-    help="More inputs that must stay right, as of `target`; may be repeated.",
+    help="Arachne: more inputs that must stay right, as of `target`; may be repeated. CrossFit takes no rows that were "
+    "picked by what the model makes of them; other rows may be a chunk more.",
 )
 @localize_options(fronts=5)  # meets more requirements on unseen rows: benchmarks/modes.py
 @search_options
@@ -87,16 +118,33 @@ MAX_ROUNDS = 5
     help="Print jobs, workers and the time they will take, and stop. Measured in about 10 s once the workers run: what "
     "has not ended then is given up, but for a call of TensorFlow or JAX that has begun.",
 )
+@option("--explain", type=bool, help="Print what runs where and why, and of CrossFit the memory it needs at most.")
 @compute_options
 @verbose_option
-def command(compute_settings: ComputeOptions, verbose: int, **options: Any) -> int:
+def command(compute_settings: ComputeOptions, verbose: int, method: str | None, **options: Any) -> int:
     """Repair a model for all chunks and labels of a repair set, and judge the result on rows no search has seen.
 
-    Exit code 3: a requirement is not met, on test data if given; 4: some chunks could not be read.
+    CrossFit pools the rows of all chunks, and says with what chance its requirements hold on new rows; Arachne searches
+    every chunk and label and keeps the patches that are best on --val-data.
 
-    Example: repair-dist batch --model-dir model --chunks data/repairsets --labels pedestrian --val-data data/val.h5
-    --test-data data/test.h5 --requirements requirements.toml --seeds 5 --num-workers 8 --output-dir runs/pedestrian
+    Exit code 3: a requirement is not promised, or not met, on test data if given; 4: some chunks could not be read.
+
+    Example: repair-dist batch --model-dir model --chunks data/repairsets --labels pedestrian --test-data data/test.h5
+    --requirements requirements.toml --num-workers 8 --output-dir runs/pedestrian
+
+    Example: repair-dist batch --method Arachne --model-dir model --chunks data/repairsets --labels pedestrian
+    --val-data data/val.h5 --seeds 5 --num-workers 8 --output-dir runs/pedestrian
     """
+    chosen = method or CROSSFIT
+    refuse_other_methods(chosen)
+    if options["resume"] and options["overwrite"]:
+        raise InputError("--resume goes on with a run and --overwrite replaces it, expected one of them")
+    if method is None:
+        echo(f"method {CROSSFIT}, as none was given (--method {ARACHNE} is the other)", err=True)
+    if chosen == CROSSFIT:
+        from cli.commands.crossfit import batch_crossfit
+
+        return batch_crossfit(compute_settings=compute_settings, verbose=verbose, **options)
     return batch(compute_settings=compute_settings, verbose=verbose, **options)
 
 
@@ -108,11 +156,10 @@ def batch(
     resume: bool,
     overwrite: bool,
     dry_run: bool,
+    explain: bool = False,
     **options: Any,
 ) -> int:
-    """The command; returns the exit code."""
-    if resume and overwrite:
-        raise InputError("--resume goes on with a run and --overwrite replaces it, expected one of them")
+    """The command with Arachne; returns the exit code."""
     output_dir = output_dir.absolute()
     work = make_batch(output_dir=output_dir, **options)
 
@@ -126,7 +173,10 @@ def batch(
     warnings = check_batch(work)
     if not dry_run and not (resume and holds_run(output_dir)):
         RunRecords.check_new(output_dir, overwrite=overwrite)
-    with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
+    with (
+        Console(verbose) as console,
+        Compute(compute_settings, echo if explain else console.say, warn=console.warn) as compute,
+    ):
         for warning in warnings:
             console.warn(warning)
         if dry_run:
@@ -149,7 +199,7 @@ def make_batch(
     allow_custom_code: bool,
     chunks: Path,
     labels: str,
-    val_data: Path,
+    val_data: Path | None,
     test_data: Path | None,
     requirements: Path | None,
     mode: Mode,
@@ -172,6 +222,8 @@ def make_batch(
     Raises:
         InputError: something is missing, damaged, or does not fit.
     """
+    if val_data is None:
+        raise InputError("--val-data is missing and the method is Arachne, expected rows that choose between patches")
     check_seeds(seed, seeds)
     for name, value in (("max_rounds", max_rounds), ("offers", offers), ("num_grad", num_grad), ("fronts", fronts)):
         if value is not None and value < 1:
@@ -228,13 +280,18 @@ def parse_labels(text: str, classes: int, names: Sequence[str] | None) -> tuple[
     Raises:
         InputError: no such label, or one twice.
     """
-    if text == "all" and not (names and "all" in names):
+    if means_all(text, names):
         return tuple(range(classes))
     words = [part.strip() for part in text.split(",")]
     found = [label_of(word, classes, names, f"labels has '{in_words(word)}'", ", or all") for word in words]
     if len(set(found)) < len(found):
         raise InputError(f"labels is {text!r} and names a label twice, expected each once")
     return tuple(sorted(found))
+
+
+def means_all(text: str, names: Sequence[str] | None) -> bool:
+    """Whether `--labels` names all of them, and no label of that name."""
+    return text == "all" and not (names and "all" in names)
 
 
 def parse_weights(text: str, settings: SearchSettings) -> tuple[Weighting, ...]:

@@ -8,13 +8,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.run_report.promises import describe_crossfit
+from cli.commands.batch import means_all, parse_labels
+from cli.commands.report import summary
+from cli.run_report.promises import describe_crossfit, promise_sentence, promise_table
+from cli.run_report.words import duration, plural
 from cli.shared.console import Console, echo
 from cli.shared.method_options import crossfit_settings, read_promises
 from cli.shared.options import check_seeds
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
+    from cluster.batch.crossfit import CrossFitBatch
+    from cluster.batch.crossfit_estimate import CrossFitExpectation
     from cluster.compute.compute import ComputeOptions
     from cluster.runs.crossfit import CrossFitRepair, CrossFitReport
     from engine.data.image_set import ImageSet
@@ -62,6 +67,137 @@ def optimize_crossfit(
     )
     echo(f"records: {directory}")
     return report
+
+
+def batch_crossfit(
+    *,
+    compute_settings: ComputeOptions,
+    verbose: int,
+    output_dir: Path,
+    explain: bool,
+    resume: bool,
+    overwrite: bool,
+    dry_run: bool,
+    **options: Any,
+) -> int:
+    """Repair labels on the rows of all chunks; returns the exit code."""
+    work = make_crossfit_batch(output_dir=output_dir.absolute(), overwrite=overwrite, **options)
+
+    from cluster.batch.crossfit import check_crossfit_batch, read_chunks, repairs_of, run_recorded
+    from cluster.batch.crossfit_estimate import expect
+    from cluster.compute.compute import Compute
+    from cluster.records.store import RunRecords, holds_run, read_facts
+    from cluster.runs.crossfit import check_memory
+
+    check_crossfit_batch(work)
+    codes = []
+    with (
+        Console(verbose) as console,
+        Compute(replace(compute_settings, threads=1), echo if explain else console.say, warn=console.warn) as compute,
+    ):
+        if dry_run:
+            echo(expectation_text(work, expect(work, compute)))
+            return 0
+        tell_loss(work.repair, console)
+        check_memory(work.repair, compute)
+        if not work.separate and not (resume and holds_run(work.repair.output)):
+            RunRecords.check_new(work.repair.output, overwrite=overwrite)
+        pooled = read_chunks(work, compute, console.rows)
+        repairs = repairs_of(work, pooled.rows)
+        for repair in repairs:
+            if not (resume and holds_run(repair.output)):
+                RunRecords.check_new(repair.output, overwrite=overwrite)
+        for repair in repairs:
+            report = run_recorded(
+                work,
+                repair,
+                pooled,
+                compute,
+                resume=resume,
+                overwrite=overwrite,
+                on_rows=console.rows,
+                on_tunings=console.tunings,
+                on_iterations=console.iterations(len(repair.seeds), repair.settings.search.num_iterations),
+            )
+            if report is None:
+                from cli.run_report.data import read_report
+
+                echo(summary(read_report(repair.output)))
+                codes.append(int(read_facts(repair.output)["exit_code"]))
+            else:
+                echo(told(report))
+                codes.append(report.exit_code)
+            echo(f"records: {repair.output}\n")
+        if compute.redispatched:
+            console.say(f"{compute.redispatched} calls ran again because a worker died")
+    if not codes:
+        echo("the model gets every row right: there is no label to repair on its own")
+    return max(codes, default=4 if pooled.rows.unreadable else 0)
+
+
+def make_crossfit_batch(
+    *,
+    model_dir: Path,
+    allow_custom_code: bool,
+    chunks: Path,
+    labels: str,
+    separate: bool,
+    positive_inputs_dir: Sequence[Path],
+    output_dir: Path,
+    **options: Any,
+) -> CrossFitBatch:
+    """Open and check what a batch reads.
+
+    Raises:
+        InputError: something is missing, damaged, or does not fit.
+    """
+    if positive_inputs_dir:
+        raise InputError(
+            "--positive-inputs-dir has rows that were picked as the model gets them right, from which CrossFit can "
+            "promise nothing, expected further rows as a chunk more"
+        )
+    use_one_thread()
+
+    from cluster.batch.crossfit import CrossFitBatch
+    from cluster.batch.spec import open_chunks
+    from engine.models.load import load_model
+
+    model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    files = open_chunks(chunks, model)
+    rows = [chunk.images for chunk in files if chunk.images is not None]
+    repair = crossfit_repair(model, rows, (), chunks.absolute(), output_dir, **options)
+    names = repair.label_names
+    if not means_all(labels, names):
+        repair = replace(repair, repaired=parse_labels(labels, model.classes, names))
+    return CrossFitBatch(repair, files, separate)
+
+
+def expectation_text(work: CrossFitBatch, found: CrossFitExpectation) -> str:
+    """What `--dry-run` prints."""
+    from engine.problem.crossfit_plan import too_large
+
+    settings = work.repair.settings
+    recipes, folds, search = len(settings.recipes), settings.folds, settings.search
+    each = "at most " if work.separate and not work.repair.repaired else ""
+    repairs = f", in {each}{plural(found.repairs, 'repair', 'repairs')} of one label" if work.separate else ""
+    if found.total is None:
+        time = "nothing was measured: the rows and tunings that are timed took too long"
+    else:
+        seconds = (duration(part or 0.0) for part in (found.start, found.passes, found.tunings, found.search))
+        time = "{}{} expected (start {}, rows {}, of each repair tunings {}, search {})".format(
+            each, duration(found.total), *seconds
+        )
+    lines = [
+        f"rows: {found.rows} of {plural(len(work.repair.rows), 'chunk', 'chunks')}",
+        f"tunings: {recipes * folds} ({plural(recipes, 'recipe', 'recipes')} in {folds} folds){repairs}",
+        f"search: {search.num_iterations} iterations of {search.swarm.num_particles} mixtures",
+        *found.plan.sentences(),
+        f"computing: {found.resources}",
+        f"time: {time}",
+    ]
+    if refused := too_large(found.plan):
+        lines.append(f"without --dry-run this is refused: {refused}")
+    return "\n".join(lines)
 
 
 def use_one_thread() -> None:
@@ -146,7 +282,8 @@ def crossfit_repair(
 
     validation = open_image_set(val_data) if val_data else None
     test = open_image_set(test_data) if test_data else None
-    names = next((images.label_names for images in [*rows, validation, test] if images and images.label_names), None)
+    sets = [*rows, *(images for images in (validation, test) if images is not None)]
+    names = next((images.label_names for images in sets if images.label_names), None)
     required = read_promises(requirements, model.classes, names)
     many = promise_rows or (1000 if test is None else max(1, test.rows // model.classes))
     if promise_rows is not None and promise_rows < 1:
@@ -185,7 +322,7 @@ def run_crossfit(
     """Run a repair in its run directory, and print what came of it."""
     from cluster.compute.compute import Compute
     from cluster.records.store import RunRecords, holds_run
-    from cluster.runs.crossfit import repair_crossfit
+    from cluster.runs.crossfit_run import repair_crossfit
     from engine.core.lock import LOCK, locked
 
     def open_records(facts: Mapping[str, Any]) -> RunRecords:
@@ -197,8 +334,7 @@ def run_crossfit(
         Console(verbose) as console,
         Compute(replace(compute_settings, threads=1), echo if explain else console.say, warn=console.warn) as compute,
     ):
-        if not repair.model.loss.stated:
-            console.say(f"{repair.model.path} stores no loss: {repair.model.loss.name} is assumed")
+        tell_loss(repair, console)
         tick = console.iterations(len(repair.seeds), repair.settings.search.num_iterations)
         if not (resume and holds_run(directory)):
             RunRecords.check_new(directory, overwrite=overwrite)
@@ -208,6 +344,21 @@ def run_crossfit(
             )
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
-    names = next((images.label_names for images in repair.rows if images.label_names), None)
-    echo(describe_crossfit(report, names))
+    echo(told(report))
     return report
+
+
+def tell_loss(repair: CrossFitRepair, console: Console) -> None:
+    """Say it where the loss of a model is not known."""
+    if not repair.model.loss.stated:
+        console.say(f"{repair.model.path} stores no loss: {repair.model.loss.name} is assumed")
+
+
+def told(report: CrossFitReport) -> str:
+    """What a repair did; where the model is as it was, what is promised of that too."""
+    text = describe_crossfit(report, report.repair.label_names)
+    if report.found is not None or not report.repair.stated:
+        return text
+    frontier = report.frontier
+    sentence = promise_sentence(frontier, report.repair.settings.promise_rows)
+    return f"{promise_table(frontier.point.promises)}\n{sentence}\n\n{text}"

@@ -100,7 +100,11 @@ if TYPE_CHECKING:
 @compute_options
 @verbose_option
 def command(compute_settings: ComputeOptions, verbose: int, method: str | None, **options: Any) -> Any:
-    """Repair a model: search new values for the weights in weights.csv, save, reload and measure it.
+    """Repair a model, save, reload and measure it.
+
+    Arachne searches new values for the weights in weights.csv; CrossFit tunes Dense layers and mixes the tunings.
+
+    Exit code 3: CrossFit does not promise what --requirements states, or it is not met on --test-data.
 
     Example: repair-dist optimize --model-dir model --target-data-dir data/repairsets/0/negative/6 --seeds 8
     --num-workers 8
@@ -114,7 +118,7 @@ def command(compute_settings: ComputeOptions, verbose: int, method: str | None, 
     if chosen == CROSSFIT:
         from cli.commands.crossfit import optimize_crossfit
 
-        return optimize_crossfit(compute_settings=compute_settings, verbose=verbose, **options)
+        return optimize_crossfit(compute_settings=compute_settings, verbose=verbose, **options).exit_code
     if options["requirements"] is not None:
         raise InputError("--requirements is of CrossFit and the method is Arachne, expected one without the other")
     return optimize(compute_settings=compute_settings, verbose=verbose, **options)

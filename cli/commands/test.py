@@ -14,7 +14,6 @@ from cli.shared.options import (
     model_options,
     open_data,
     option,
-    refuse_confidence,
     verbose_option,
 )
 from cli.shared.verdicts import EXIT_NOT_MET, verdict_table
@@ -31,7 +30,11 @@ if TYPE_CHECKING:
 @option("--data-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder with the image set.")
 @option("--target-data", default="test.h5", show_default=True, help="Name of the image set.")
 @option("--per-label", type=bool, help="Print every label as well.")
-@option("--requirements", type=PATH, help="TOML file of requirements to judge the model by.")
+@option(
+    "--requirements",
+    type=PATH,
+    help="TOML file of requirements to judge the model by; a confidence that it states changes nothing here.",
+)
 @option("--base-model-dir", type=PATH, help="The model before its repair, for requirements on lost or gained accuracy.")
 @compute_options
 @verbose_option
@@ -103,7 +106,6 @@ def _requirements(path: Path | None, base_model_dir: Path | None, images: ImageS
     from engine.metrics.requirements import check_rows, read_requirements
 
     required = read_requirements(path, images.classes, images.label_names)
-    refuse_confidence(required, path)
     check_rows(required.limits, np.bincount(images.labels, minlength=images.classes), images.path)
     relative = next((requirement for requirement in required.limits if requirement.relative), None)
     if relative is not None and base_model_dir is None:

@@ -118,7 +118,7 @@ def expect(batch: Batch, compute: Compute) -> Expectation:
     wave = 1 if batch.mode == "chain" else max(1, workers)
     probe, first, again = _Probe(), _Measured(), _Measured()
     begun = time.perf_counter()
-    with _given_up_after(BUDGET - _PASSES):
+    with given_up_after(BUDGET - _PASSES):
         _probe(batch, compute, handle, readable, probe)
         if probe.iterations:
             _measure(batch, compute, handle, readable[:wave], begun + BUDGET * 0.6, "calibration-a", first)
@@ -127,7 +127,7 @@ def expect(batch: Batch, compute: Compute) -> Expectation:
             _measure(batch, compute, handle, readable[wave : 2 * wave], begun + BUDGET, "calibration-b", again)
     ended = time.perf_counter() - begun
     passes: list[float] = []
-    with _given_up_after(max(_PASSES, BUDGET - ended)):
+    with given_up_after(max(_PASSES, BUDGET - ended)):
         passes.append(_passes(batch, handle))
     step, nothing = None, ""
     if probe.iterations:
@@ -159,7 +159,7 @@ def _step(batch: Batch, probe: _Probe, first: _Measured, again: _Measured, reada
 
 
 @contextmanager
-def _given_up_after(seconds: float) -> Iterator[None]:
+def given_up_after(seconds: float) -> Iterator[None]:
     """Leave the body where it is after so many seconds, if this is the main thread.
 
     As Ctrl-C does, which is what libraries that wait in C let through.

@@ -25,13 +25,12 @@ from cluster.compute.compute import Compute
 from cluster.records.rows import change_rows, patch_rows, prediction_rows, verdict_rows
 from cluster.records.store import RunRecords
 from cluster.runs.ledger import Ledger, OnJobs
-from cluster.runs.output import save_repaired
+from cluster.runs.output import NOT_MET_FILE, mark_missing, missed, save_repaired
 from cluster.runs.shared_rows import KnownRows, check_shared_rows
 from cluster.runs.tasks import blocks
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import Base
 from engine.core.errors import InputError
-from engine.core.files import remove, replace_file
 from engine.core.progress import Progress, unseen
 from engine.core.types import Float32, Int64, Uint8
 from engine.data.image_set import ImageSet, read_blocks, row_digests
@@ -44,8 +43,6 @@ from engine.patches.arrow import write_patch
 from engine.patches.patch import Patch
 from engine.patches.save import repaired_path
 from engine.problem.case import LayerInputs
-
-NOT_MET_FILE = "requirements-not-met.txt"
 
 _CANDIDATE_ROWS = 65_536  # held before they are written
 
@@ -349,7 +346,7 @@ def _finish(run: _BatchRun, kernel: Float32, steps: Sequence[BatchStep], chosen:
         notes=tuple(notes),
         earlier=run.ledger.earlier,
     )
-    _mark(batch.output, report)
+    mark_missing(batch.output, missed(report.verdicts))
     return report
 
 
@@ -364,19 +361,3 @@ def _save_and_measure(
     reloaded = run.compute.handle(load_model(saved, allow_custom_code=batch.model.allow_custom_code))
     after = {split: run.compute.predict(reloaded, held_out.images) for split, held_out in run.held_out.items()}
     return patch, {split: run.held_out[split].compare(predicted) for split, predicted in after.items()}, after
-
-
-def _mark(output: Path, report: BatchReport) -> None:
-    """Say beside a model that does not meet its requirements what is missing."""
-    missing = [
-        f"{split}: {verdict.requirement.text}: {100 * verdict.value:.2f} %, "
-        f"missed by {-100 * verdict.margin:.2f} points"
-        for split, verdicts in report.verdicts.items()
-        for verdict in verdicts
-        if not verdict.met
-    ]
-    if not missing:
-        remove(output / NOT_MET_FILE)
-        return
-    with replace_file(output / NOT_MET_FILE) as temporary:
-        temporary.write_text("\n".join(missing) + "\n", encoding="utf-8")

@@ -1,14 +1,19 @@
-"""Rows of the tables that only CrossFit writes."""
+"""What a CrossFit repair leaves in its run directory, beside what every run does."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from cluster.compute.tunings import TuningEvent
+from cluster.records.rows import change_rows, verdict_rows
+from cluster.records.store import RunRecords
+from cluster.runs.crossfit import CrossFitReport
+from cluster.runs.output import missed
+from cluster.runs.reports import label_rows
 from engine.core.types import Float32
 from engine.metrics.promise import Frontier
 from engine.problem.crossfit import CrossFit
@@ -102,3 +107,42 @@ def promise_rows(frontier: Frontier) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def record_outcome(records: RunRecords, report: CrossFitReport, fit: CrossFit) -> None:
+    """What a repair came to, as rows of the tables."""
+    name = "crossfit"
+    rows = label_rows(name, report.measured)
+    for change in report.judged:
+        as_it_was = replace(change, correct_after=change.correct_before, fixed=0, broken=0)
+        rows += change_rows(name, "base", "out of fold", [as_it_was])
+        rows += change_rows(name, "step", "out of fold", [change])
+    records.replace("labels", name, rows)
+    for split, verdicts in report.verdicts.items():
+        records.replace("verdicts", split, verdict_rows(split, verdicts))
+    records.replace("promises", name, promise_rows(report.frontier))
+    if report.found is not None:
+        records.replace("mixture", name, mixture_rows(fit, report.found, report.frontier.point.step))
+        records.replace("frontier", name, frontier_rows(report.frontier, report.repair.repaired))
+
+
+def outcome_of(report: CrossFitReport) -> dict[str, Any]:
+    """For `run.json`: what was promised, what else is to be said, and the exit code."""
+    frontier = report.frontier
+    return {
+        "notes": list(report.notes),
+        "promised": report.promised,
+        "step": frontier.point.step,
+        "chance": frontier.point.chance,
+        "enough": frontier.enough,
+        "exit_code": report.exit_code,
+    }
+
+
+def missing_of(report: CrossFitReport) -> list[str]:
+    """What a repair does not promise, and what it misses on held-out rows; a line for each."""
+    frontier, lines = report.frontier, []
+    if not report.promised:
+        chance, asked = 100 * frontier.point.chance, 100 * frontier.confidence
+        lines.append(f"promise: all requirements together have a chance of {chance:.1f} %, asked were {asked:g} %")
+    return lines + missed(report.verdicts)

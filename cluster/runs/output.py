@@ -1,17 +1,20 @@
-"""Where a repaired model goes."""
+"""Where a repaired model goes, and what lies beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from engine.core.errors import InputError, WorkError
-from engine.core.files import remove, remove_leftovers, replace_directory
+from engine.core.files import remove, remove_leftovers, replace_directory, replace_file
+from engine.metrics.requirements import Verdict
 from engine.models.load import LoadedModel
 from engine.passes.classes import NotNumbersError
 from engine.patches.patch import Patch
 from engine.patches.save import repaired_path, save_patched
+
+NOT_MET_FILE = "requirements-not-met.txt"
 
 
 def check_output(output: Path, model: LoadedModel, *, overwrite: bool) -> None:
@@ -66,3 +69,23 @@ def save_repaired(model: LoadedModel, patch: Patch, output: Path) -> Path:
         with replace_directory(saved.parent) as folder:
             save_patched(model, patch, folder / saved.name)
     return saved
+
+
+def missed(verdicts: Mapping[str, Sequence[Verdict]]) -> list[str]:
+    """A line for each requirement, by split, that is not met."""
+    return [
+        f"{split}: {verdict.requirement.text}: {100 * verdict.value:.2f} %, "
+        f"missed by {-100 * verdict.margin:.2f} points"
+        for split, judged in verdicts.items()
+        for verdict in judged
+        if not verdict.met
+    ]
+
+
+def mark_missing(output: Path, lines: Sequence[str]) -> None:
+    """Say beside a model that does not meet its requirements what is missing; without lines nothing is."""
+    if not lines:
+        remove(output / NOT_MET_FILE)
+        return
+    with replace_file(output / NOT_MET_FILE) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -81,9 +81,15 @@ def check_plan(plan: CrossFitPlan) -> None:
     Raises:
         InputError: says what needs most of it and what would need less.
     """
+    if refused := too_large(plan):
+        raise InputError(refused)
+
+
+def too_large(plan: CrossFitPlan) -> str | None:
+    """Why a repair cannot fit in the free memory of this machine; None where it can."""
     needed, free = plan.memory - PROCESS, backend.free_memory()  # the process is there already
     if needed <= free:
-        return
+        return None
     parts = {
         f"features of {plan.rows} rows": (plan.features, "fewer rows"),
         f"changes of {plan.tunings} tunings": (plan.changes, "fewer --recipes or --folds, or a smaller --target-layer"),
@@ -91,7 +97,7 @@ def check_plan(plan: CrossFitPlan) -> None:
         "the search": (plan.search, "fewer rows, fewer --num-particles or smaller --tile-bytes"),
     }
     name, (most, advice) = max(parts.items(), key=lambda part: part[1][0])
-    raise InputError(
+    return (
         f"the repair needs {size_text(needed)} ({size_text(most)} of it for {name}) and {size_text(free)} are free, "
         f"expected {advice}"
     )

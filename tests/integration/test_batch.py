@@ -32,7 +32,8 @@ from tests.support.reader import Reader
 
 Refused = Callable[..., str]
 
-FILES = ["batch", "--model-dir", "model.keras", "--chunks", "chunks", "--val-data", "val.h5", "--output-dir", "run"]
+FILES = ["batch", "--method", "Arachne", "--model-dir", "model.keras", "--chunks", "chunks"]
+FILES += ["--val-data", "val.h5", "--output-dir", "run"]
 SMALL = ["--labels", "6", "--mode", "independent", "--num-particles", "8", "--num-iterations", "3", "--fronts", "1"]
 SMALL += ["--positive-weights", "0.15x"]
 BATCH = [*FILES, *SMALL, "--num-workers", "0", "--verbose", "0"]

@@ -62,7 +62,7 @@ def words(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]
     split = ["split", prepared / "data" / "repair.h5", "--chunk-size", 200, "--chunks", 2, "--output-dir", chunks]
     assert run([str(word) for word in split]) == 0
     files = ["--model-dir", prepared / "model.keras", "--chunks", chunks, "--val-data", prepared / "data" / "val.h5"]
-    return [str(word) for word in ("batch", *files, *OPTIONS)]
+    return [str(word) for word in ("batch", "--method", "Arachne", *files, *OPTIONS)]
 
 
 @pytest.fixture(scope="module")

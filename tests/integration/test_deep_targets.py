@@ -137,7 +137,7 @@ def test_too_little_memory_for_the_other_commands(
     assert re.search(lacking, done.err)
     assert not Path("found").exists()
     done = command(
-        *("batch", *MODEL, "--chunks", "chunks", "--labels", "6", "--val-data", "data/val.h5"),
+        *("batch", "--method", "Arachne", *MODEL, "--chunks", "chunks", "--labels", "6", "--val-data", "data/val.h5"),
         *("--output-dir", "batch", *words),
     )
     assert done.code != 0
@@ -183,8 +183,8 @@ def test_evaluate_and_batch(workspace: Path, command: Command) -> None:
     assert done.code == 0, done.err
     assert command("split", "data/repair.h5", "--chunk-size", 200, "--chunks", 2, "--output-dir", "chunks").code == 0
     done = command(
-        *("batch", *MODEL, "--chunks", "chunks", "--labels", "6", "--val-data", "data/val.h5", "--mode", "rounds"),
-        *("--positive-weights", "0.15x", "--output-dir", "batch", *words),
+        *("batch", "--method", "Arachne", *MODEL, "--chunks", "chunks", "--labels", "6", "--val-data", "data/val.h5"),
+        *("--mode", "rounds", "--positive-weights", "0.15x", "--output-dir", "batch", *words),
     )
     assert done.code == 0, done.err
     before = weight_variables(load_model(Path("model.keras")).model)

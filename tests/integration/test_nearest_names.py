@@ -58,6 +58,8 @@ def test_labels(workspace: Path, refused: Refused) -> None:
     refused(*test, says=("label = 'shirt' (did you mean 'Shirt'?), ", listed))
     batch = [
         "batch",
+        "--method",
+        "Arachne",
         "--model-dir",
         "model.keras",
         "--chunks",

@@ -29,7 +29,8 @@ ALL = {
     "evaluate validation": ([*EVALUATE, "--val-data", "data/val.h5"], "data/val.h5"),
     "evaluate test": ([*EVALUATE, "--test-data", "data/test.h5"], "data/test.h5"),
 }
-BATCH = ["batch", *MODEL, "--chunks", "chunks", "--labels", "6", "--val-data", "data/val.h5", "--output-dir", "run"]
+BATCH = ["batch", "--method", "Arachne", *MODEL, "--chunks", "chunks", "--labels", "6"]
+BATCH += ["--val-data", "data/val.h5", "--output-dir", "run"]
 BATCH += ["--num-particles", "6", "--num-iterations", "2", "--max-rounds", "1", "--positive-weights", "0.15x", *HERE]
 
 

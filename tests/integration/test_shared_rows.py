@@ -18,7 +18,8 @@ Refused = Callable[..., str]
 
 ALLOW = "--allow-shared-rows"
 EVALUATE = ["evaluate", *MODEL, *NEGATIVES, *SMALL, "--num-runs", "1", "--output-dir", "evaluated", *HERE]
-BATCH = ["batch", *MODEL, "--chunks", "chunks", "--labels", "6", "--num-particles", "6", "--num-iterations", "1"]
+BATCH = ["batch", "--method", "Arachne", *MODEL, "--chunks", "chunks", "--labels", "6", "--num-particles", "6"]
+BATCH += ["--num-iterations", "1"]
 BATCH += ["--positive-weights", "0.15x", "--max-rounds", "1", "--output-dir", "run", *HERE]
 VAL, TEST = ["--val-data", "data/val.h5"], ["--test-data", "data/test.h5"]
 

@@ -61,7 +61,8 @@ def test_held_out_rows_against_the_rows_to_repair(workspace: Path, command: Comm
 
 def test_held_out_rows_of_a_batch(batchspace: Path, command: Command) -> None:
     path = scale(batchspace / "val.h5", 255)
-    words = ["batch", "--model-dir", "model.keras", "--chunks", "chunks", "--labels", "6", "--val-data", "val.h5"]
+    words = ["batch", "--method", "Arachne", "--model-dir", "model.keras", "--chunks", "chunks", "--labels", "6"]
+    words += ["--val-data", "val.h5"]
     words += ["--num-particles", "6", "--num-iterations", "1", "--max-rounds", "1", "--positive-weights", "0.15x"]
     done = command(*words, "--output-dir", "run", *HERE)
     assert done.code in (0, 3), done.err

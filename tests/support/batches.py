@@ -136,7 +136,7 @@ def words_of(data: Path, output: Path, mode: Mode, *more: object) -> list[str]:
     files = ["--model-dir", MODEL, "--chunks", data / "chunks", "--val-data", data / "val.h5"]
     files += ["--test-data", data / "test.h5", "--output-dir", output, "--mode", mode]
     rounds = ["--max-rounds", ROUNDS] if mode == "rounds" else []
-    return [str(word) for word in ("batch", *files, *OPTIONS, *rounds, *more)]
+    return [str(word) for word in ("batch", "--method", "Arachne", *files, *OPTIONS, *rounds, *more)]
 
 
 def left(directory: Path) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def evaluate(root: Path) -> Iterator[tuple[str, str]]:
 def batch(root: Path, mode: str) -> Iterator[tuple[str, str]]:
     """Three chunks and two labels to the default requirements."""
     run(
-        *(root, "batch", "--model-dir", MODEL, "--chunks", "chunks", "--labels", "4,6"),
+        *(root, "batch", "--method", "Arachne", "--model-dir", MODEL, "--chunks", "chunks", "--labels", "4,6"),
         *("--val-data", "val.h5", "--test-data", "test.h5", "--mode", mode, "--seeds", 2),
         *(("--max-rounds", 2) if mode == "rounds" else ()),
         *(*SEARCH, "--output-dir", f"batch-{mode}"),

@@ -1,0 +1,176 @@
+"""How long a CrossFit batch will take, from a few hundred of its rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from cluster.batch import estimate
+from cluster.batch.crossfit import CrossFitBatch
+from cluster.compute.compute import Compute
+from cluster.runs.crossfit import CrossFitRepair, memory_plan
+from cluster.workers.model import ModelHandle
+from engine.core.types import Float32, Int64
+from engine.data.image_set import read_images
+from engine.passes.batching import predicted_classes
+from engine.problem.crossfit import SEARCH_ROWS, CrossFit
+from engine.problem.crossfit_plan import CrossFitPlan
+from engine.problem.problem import build_fitness
+from engine.tuning.recipes import Recipe, epochs_of
+from engine.tuning.train import BATCH_ROWS, Changes, FoldRows, Tuner
+
+T = TypeVar("T")
+
+_MEASURED_ROWS = 512
+_MEASURED_EPOCHS = 2
+
+
+@dataclass(frozen=True)
+class CrossFitExpectation:
+    """What a batch will take.
+
+    Attributes:
+        repairs: of one label each, or 1 of all; at most, as labels without failures are left out.
+        rows: of the chunks.
+        plan: memory of a repair.
+        resources: what there is to compute with, in words.
+        start: seconds to start the workers, measured.
+        passes: seconds of the passes over all rows.
+        tunings: seconds of the tunings of a repair.
+        search: seconds of its search and of judging what was found; each of these three None where it was not measured.
+    """
+
+    repairs: int
+    rows: int
+    plan: CrossFitPlan
+    resources: str
+    start: float
+    passes: float | None
+    tunings: float | None
+    search: float | None
+
+    @property
+    def total(self) -> float | None:
+        """Seconds in all; None where something was not measured."""
+        if self.passes is None or self.tunings is None or self.search is None:
+            return None
+        return self.start + self.passes + self.repairs * (self.tunings + self.search)
+
+
+@dataclass(eq=False)
+class _Measured:
+    """Seconds, each once it is known."""
+
+    found: dict[str, float] = field(default_factory=dict)
+
+
+def expect(batch: CrossFitBatch, compute: Compute) -> CrossFitExpectation:
+    """Run a little of the work, compiling included, for `cluster.batch.estimate.BUDGET` seconds at most.
+
+    What is unfinished then is given up: no further work should be given to `compute`.
+
+    Raises:
+        InputError: rows cannot be read.
+    """
+    repair = batch.repair
+    begun = time.perf_counter()
+    workers = compute.start()
+    start = time.perf_counter() - begun
+    measured = _Measured()
+    handle = compute.handle(repair.model, repair.target)
+    with estimate.given_up_after(estimate.BUDGET):
+        _measure(repair, handle, workers, measured)
+    asked = len(repair.repaired) or repair.model.classes
+    return CrossFitExpectation(
+        repairs=asked if batch.separate else 1,
+        rows=sum(images.rows for images in repair.rows),
+        plan=memory_plan(repair),
+        resources=compute.resources(),
+        start=start,
+        passes=measured.found.get("passes"),
+        tunings=measured.found.get("tunings"),
+        search=measured.found.get("search"),
+    )
+
+
+def _measure(repair: CrossFitRepair, handle: ModelHandle, workers: int, measured: _Measured) -> None:
+    rows = sum(images.rows for images in repair.rows)
+    images = max(repair.rows, key=lambda images: images.rows)
+    block = read_images(images, 0, min(_MEASURED_ROWS, images.rows))
+    _, inputs = _timed(lambda: handle.runner.inputs(block))
+    seconds, _ = _timed(lambda: handle.runner.inputs(block))
+    # Held-out rows are predicted before and after, and validation rows are needed as features too.
+    times = {"validation": 3, "test": 2}
+    passed = rows + sum(times[split] * held_out.rows for split, held_out in repair.held_out.items())
+    measured.found["passes"] = passed * seconds / len(block)
+    taken = np.arange(min(_MEASURED_ROWS, rows)) % len(block)
+    small = _fit(repair, inputs[taken], images.labels[taken])
+    changes, tunings = _tunings(small, _fit(repair, _no_values(rows, inputs), np.zeros(rows, np.int64)), workers)
+    measured.found["tunings"] = tunings
+    measured.found["search"] = _search(small, changes, rows, len(repair.seeds))
+
+
+def _tunings(small: CrossFit, whole: CrossFit, workers: int) -> tuple[Changes, float]:
+    """Changes of all recipes from a few epochs of a few rows, and seconds of all tunings of all rows."""
+    tuner, recipes = Tuner(small.job), small.settings.recipes
+    of_fold = [task for task in whole.tasks if task.fold == 0]
+    seen = len(whole.rows.labels) - len(whole.rows.labels) // whole.rows.folds
+    found: list[Changes] = []
+    compiling = total = 0.0
+    for task in of_fold:
+        group = [recipes[number] for number in task.recipes]
+        first, _ = _timed(partial(tuner.run, 0, _of_epochs(group, 1)))
+        again, _ = _timed(partial(tuner.run, 0, _of_epochs(group, 1)))
+        longer, changes = _timed(partial(tuner.run, 0, _of_epochs(group, 1 + _MEASURED_EPOCHS)))
+        found.append(changes)
+        compiling += max(0.0, first - again)
+        steps = max(1, (small.rows.fewest // BATCH_ROWS) * _MEASURED_EPOCHS)
+        wanted = epochs_of(recipes[task.recipes[0]], seen) * max(1, seen // BATCH_ROWS)
+        total += again + max(0.0, longer - again) / steps * wanted
+    rounds = -(-len(whole.tasks) // max(1, workers))
+    joined = {path: np.concatenate([changes[path] for changes in found]) for path in small.chain.tuned}
+    return joined, compiling + rounds * total / len(of_fold)
+
+
+def _of_epochs(recipes: Sequence[Recipe], epochs: int) -> list[Recipe]:
+    return [replace(recipe, epochs=epochs) for recipe in recipes]
+
+
+def _search(small: CrossFit, changes: Changes, rows: int, seeds: int) -> float:
+    """Seconds of the searches, and of judging all rows at every step."""
+    settings = small.settings.search
+    case, problem = small.case([changes] * small.rows.folds, settings)
+    fitness = build_fitness(problem, case.rows)
+    candidates = np.zeros((settings.swarm.num_particles, problem.weights.old.size), np.float32)
+    first, _ = _timed(lambda: fitness.evaluate(candidates))
+    again, _ = _timed(lambda: fitness.evaluate(candidates))
+    per_row = again / len(case.rows.labels)
+    searched = seeds * settings.num_iterations * min(rows, SEARCH_ROWS)
+    judged = rows * len(small.settings.steps) / len(candidates)
+    return 2 * (first - again) + (searched + judged) * per_row  # the judge compiles too
+
+
+def _fit(repair: CrossFitRepair, inputs: Float32, labels: Int64) -> CrossFit:
+    """A repair of rows that are dealt into folds one after the other; all labels are under repair."""
+    fold = np.arange(len(labels)) % repair.settings.folds
+    logits = np.zeros((len(labels), repair.chain.classes), np.float32)
+    before = predicted_classes(repair.chain.head, logits)
+    present = tuple(np.unique(labels).tolist())
+    rows = FoldRows(inputs, labels, fold, "calibration")
+    return CrossFit(repair.chain, rows, logits, before, present, repair.requirements, repair.settings, 0)
+
+
+def _no_values(rows: int, like: Float32) -> Float32:
+    """Features (rows, D) that take no memory."""
+    return np.broadcast_to(np.zeros(1, np.float32), (rows, like.shape[1]))
+
+
+def _timed(call: Callable[[], T]) -> tuple[float, T]:
+    begun = time.perf_counter()
+    result = call()
+    return time.perf_counter() - begun, result

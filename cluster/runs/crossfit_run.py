@@ -1,0 +1,307 @@
+"""CrossFit repairs: tune on folds, search over mixtures, take a step that is promised, save, reload, measure, record.
+
+Every step is a pure function of rows and seed, and what has ended is in the run directory: a run that was interrupted
+goes on from there and comes to the same end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.compute.compute import Compute
+from cluster.compute.tunings import TuningEvent
+from cluster.records import tunings as kept_tunings
+from cluster.records.rows import prediction_rows
+from cluster.records.store import RunRecords
+from cluster.runs.crossfit import (
+    PATCH,
+    CrossFitRepair,
+    CrossFitReport,
+    ReadyRepair,
+    check_memory,
+    check_repair,
+    ready_repair,
+)
+from cluster.runs.crossfit_records import missing_of, outcome_of, record_outcome, tuning_rows
+from cluster.runs.crossfit_rows import read_rows
+from cluster.runs.ledger import EndedSearch, Ledger, OnJobs
+from cluster.runs.optimize import OnIterations, search
+from cluster.runs.output import mark_missing, measuring, save_repaired
+from cluster.runs.reports import Measured
+from cluster.workers.task import ReadyCase, SearchJob
+from engine.core.files import remove
+from engine.core.progress import Progress, Tick, ignore, unseen
+from engine.core.types import Float32, Int64
+from engine.metrics.accuracy import LabelChange, paired_changes
+from engine.metrics.comparison import Comparison, compare
+from engine.metrics.promise import Frontier, frontier_of
+from engine.metrics.requirements import Requirement, check_requirements
+from engine.models.load import load_model
+from engine.patches.arrow import write_patch
+from engine.patches.patch import NO_CHANGE, Patch, tensors_patch
+from engine.problem.crossfit import CrossFit, MixturePlaces, joined_changes, mixed_values
+from engine.tuning.train import Changes
+
+
+def repair_crossfit(
+    repair: CrossFitRepair,
+    compute: Compute,
+    open_records: Callable[[Mapping[str, Any]], RunRecords],
+    *,
+    on_rows: Progress = unseen,
+    on_tunings: Callable[[int], Tick] = lambda count: ignore,
+    on_iterations: OnIterations | None = None,
+    on_jobs: OnJobs | None = None,
+) -> CrossFitReport:
+    """Repair a model and record the run.
+
+    Args:
+        repair: what to do.
+        compute: where; one thread in every process keeps the bits the same everywhere.
+        open_records: starts the run directory from its facts, or goes on with the run there, once the input is known
+            to be good.
+        on_rows: progress of row passes.
+        on_tunings: starts the progress of so many tunings.
+        on_iterations: called with (job, new iterations).
+        on_jobs: called with the content of `progress.json` as it changes.
+
+    Raises:
+        InputError: bad input; nothing has been written. Or the weights of a tuning did not stay finite.
+        WorkError: the disk is full or no worker is left; the run can be resumed.
+    """
+    begun = time.perf_counter()
+    check_repair(repair)
+    check_memory(repair, compute)
+    handle = compute.handle(repair.model, repair.target)
+    allow = repair.allow_shared_rows
+    rows = read_rows(compute, handle, repair.chain.head, repair.rows, repair.held_out, on_rows, allow_shared=allow)
+    ready = ready_repair(repair, rows, compute, handle)
+    records = open_records(ready.facts)
+    return carry_out(
+        ready,
+        compute,
+        records,
+        begun=begun,
+        on_rows=on_rows,
+        on_tunings=on_tunings,
+        on_iterations=on_iterations,
+        on_jobs=on_jobs,
+    )
+
+
+def carry_out(
+    ready: ReadyRepair,
+    compute: Compute,
+    records: RunRecords,
+    *,
+    begun: float | None = None,
+    on_rows: Progress = unseen,
+    on_tunings: Callable[[int], Tick] = lambda count: ignore,
+    on_iterations: OnIterations | None = None,
+    on_jobs: OnJobs | None = None,
+) -> CrossFitReport:
+    """Tune, search, take the step, save and measure; everything is recorded.
+
+    Args:
+        ready: what to do.
+        compute: as of `repair_crossfit`.
+        records: of the run.
+        begun: moment from which its seconds count; None is now.
+        on_rows, on_tunings, on_iterations, on_jobs: as of `repair_crossfit`.
+
+    Raises:
+        InputError: the weights of a tuning did not stay finite.
+        WorkError: the disk is full or no worker is left; the run can be resumed.
+    """
+    begun = time.perf_counter() if begun is None else begun
+    repair, fit, facts = ready.repair, ready.fit, ready.facts
+    with ExitStack() as ends:
+        ends.enter_context(records.telling_end(facts))
+        ledger = Ledger(records, MixturePlaces(fit.settings, repair.chain), on_jobs)
+        for folder, note in ready.rows.unreadable.items():
+            job = SearchJob(f"chunk{folder.name}", repair.settings.search, repair.seeds[0])
+            ledger.fail(1, folder, repair.label, [job], note)
+        if _nothing_to_do(fit):
+            report = _unchanged(ready, compute, on_rows, records)
+        else:
+            changes = _tune(fit, compute, ledger, on_tunings)
+            best = _search(ready, changes, compute, ledger, on_iterations)
+            report = _finish(ready, compute, changes, best, on_rows, records)
+            ledger.choose([best.job])
+        record_outcome(records, report, fit)
+        seconds = ledger.earlier + time.perf_counter() - begun
+        done = {"hardware": compute.hardware_kind(), "placement": compute.decisions, "seconds": seconds}
+        records.compact({**facts, **done, **outcome_of(report)})
+    return report
+
+
+def _nothing_to_do(fit: CrossFit) -> bool:
+    """The model gets all rows of the labels under repair right."""
+    mine = np.isin(fit.rows.labels, fit.repaired)
+    return bool((fit.before[mine] == fit.rows.labels[mine]).all())
+
+
+def _tune(fit: CrossFit, compute: Compute, ledger: Ledger, on_tunings: Callable[[int], Tick]) -> tuple[Changes, ...]:
+    """Run the tunings that have not ended, and keep each as it ends."""
+    records, tasks = ledger.records, fit.tasks
+    recipes = fit.settings.recipes
+    found: dict[str, Changes] = {}
+    for task in tasks:
+        shapes = {path: (len(task.recipes), *fit.chain.values[path].shape) for path in fit.chain.tuned}
+        changes = kept_tunings.kept(records, task.name, shapes)
+        if changes is not None:
+            found[task.name] = changes
+            event = TuningEvent(task, changes, 0.0, "checkpoint", "")
+            records.replace("tunings", task.name, tuning_rows(fit, event))
+    total = len(recipes) * fit.rows.folds
+    tick = on_tunings(total)
+    done = sum(len(task.recipes) for task in tasks if task.name in found)
+    tick(done)
+    ledger.tunings(done, total)
+    for event in compute.run_tunings(fit, [task for task in tasks if task.name not in found]):
+        kept_tunings.keep(records, event.task.name, event.changes)
+        records.replace("tunings", event.task.name, tuning_rows(fit, event))
+        found[event.task.name] = event.changes
+        done += len(event.task.recipes)
+        tick(len(event.task.recipes))
+        ledger.tunings(done, total)
+    return joined_changes(fit, found)
+
+
+def _search(
+    ready: ReadyRepair,
+    changes: Sequence[Changes],
+    compute: Compute,
+    ledger: Ledger,
+    on_iterations: OnIterations | None,
+) -> EndedSearch:
+    """The best mixture of all seeds, by what steers the search."""
+    repair, fit = ready.repair, ready.fit
+    settings = repair.settings.search
+    case, problem = fit.case(changes, settings)
+    mixed = ReadyCase(case, problem, repair.folder)
+    name = f"crossfit-{fit.data[:12]}-{'+'.join(map(str, fit.repaired))}"
+    jobs = tuple(SearchJob(f"{name}-s{seed}", settings, seed) for seed in repair.seeds)
+    search(compute, ready.handle, [(mixed, jobs)], ledger, on_iterations)
+    return max(ledger.ended([job.name for job in jobs]), key=lambda ended: ended.fitness)
+
+
+def _finish(
+    ready: ReadyRepair,
+    compute: Compute,
+    changes: Sequence[Changes],
+    best: EndedSearch,
+    on_rows: Progress,
+    records: RunRecords,
+) -> CrossFitReport:
+    """Take the step, save the model of it, load it again and measure that."""
+    repair, fit, found = ready.repair, ready.fit, best.values[0]
+    frontier, judged = fit.frontier(changes, found, ready.rows.validation)
+    notes = []
+    patch = NO_CHANGE
+    step = frontier.point.step
+    if step > 0:
+        new = mixed_values(repair.chain, changes, found, step)
+        patch = tensors_patch({path: repair.chain.values[path] for path in new}, new)
+    if repair.chain.offsets is None:
+        notes.append(f"{repair.chain.layers[-1].name} has no bias to fold offsets of labels into: none were searched")
+    missing = sorted(set(range(repair.chain.classes)) - set(fit.rows.labels.tolist()))
+    if missing:
+        notes.append(f"no repair row has label {', '.join(map(str, missing))}: nothing is promised of that")
+    return _report(ready, compute, patch, frontier, found, judged, notes, on_rows, records)
+
+
+def _unchanged(ready: ReadyRepair, compute: Compute, on_rows: Progress, records: RunRecords) -> CrossFitReport:
+    """The report where there is nothing to repair: the model is copied as it is, and judged like that."""
+    repair, fit, held_out = ready.repair, ready.fit, ready.rows.validation
+    labels, before = fit.rows.labels, fit.before
+    if held_out is not None:
+        labels = np.concatenate([labels, held_out.labels])
+        before = np.concatenate([before, held_out.before])
+    frontier = frontier_of(
+        repair.requirements,
+        labels,
+        before,
+        before[None],
+        steps=(0.0,),
+        confidence=repair.settings.confidence,
+        new_rows=repair.settings.promise_rows,
+        classes=repair.chain.classes,
+    )
+    frontier = replace(frontier, promised=frontier.point.chance >= frontier.confidence)
+    which = f" of label {', '.join(map(str, repair.repaired))}" if repair.repaired else ""
+    notes = [f"the model gets every row{which} right, it is copied unchanged"]
+    return _report(ready, compute, NO_CHANGE, frontier, None, (), notes, on_rows, records)
+
+
+def _report(
+    ready: ReadyRepair,
+    compute: Compute,
+    patch: Patch,
+    frontier: Frontier,
+    found: Float32 | None,
+    judged: tuple[LabelChange, ...],
+    notes: Sequence[str],
+    on_rows: Progress,
+    records: RunRecords,
+) -> CrossFitReport:
+    """Save the patched model, load it again, measure it on held-out rows and judge it."""
+    repair, rows = ready.repair, ready.rows
+    records.check_ours()
+    saved, measured, comparisons, after = _save_and_measure(repair, compute, patch, rows.before, on_rows)
+    verdicts = {
+        split: check_requirements(_with_rows(repair.requirements, comparison), comparison)
+        for split, comparison in comparisons.items()
+    }
+    _write_predictions(records, repair, rows.before, after)
+    left_out = [f"left out: {note}" for note in rows.unreadable.values()]
+    report = CrossFitReport(
+        repair, saved, patch, frontier, found, judged, measured, verdicts, rows.unreadable, (*left_out, *notes)
+    )
+    mark_missing(repair.output, missing_of(report) if repair.stated else [])
+    return report
+
+
+def _save_and_measure(
+    repair: CrossFitRepair, compute: Compute, patch: Patch, before: Mapping[str, Int64], on_rows: Progress
+) -> tuple[Path, tuple[Measured, ...], dict[str, Comparison], dict[str, Int64]]:
+    saved = save_repaired(repair.model, patch, repair.output)
+    if len(patch):
+        shapes = {path: value.shape for path, value in repair.chain.values.items()}
+        write_patch(repair.output / PATCH, patch, shapes)
+    else:
+        remove(repair.output / PATCH)
+    reloaded = compute.handle(load_model(saved, allow_custom_code=repair.model.allow_custom_code))
+    measured, comparisons, predicted = [], {}, {}
+    for split, images in repair.held_out.items():
+        with measuring(saved):
+            after = predicted[split] = compute.predict(reloaded, images, on_rows(split, images.rows))
+        measured.append(
+            Measured(split, paired_changes(images.labels, before[split], after, images.classes), images.label_names)
+        )
+        comparisons[split] = compare(images.labels, before[split], after, images.classes)
+    return saved, tuple(measured), comparisons, predicted
+
+
+def _with_rows(requirements: Sequence[Requirement], comparison: Comparison) -> list[Requirement]:
+    """The requirements that a set has rows to judge."""
+    return [
+        requirement
+        for requirement in requirements
+        if (comparison.totals if requirement.labels is None else comparison.totals[list(requirement.labels)]).any()
+    ]
+
+
+def _write_predictions(
+    records: RunRecords, repair: CrossFitRepair, before: Mapping[str, Int64], after: Mapping[str, Int64]
+) -> None:
+    for split, images in repair.held_out.items():
+        rows = prediction_rows(split, images.labels, before[split], after[split])
+        records.replace("predictions", split, rows)
