@@ -14,7 +14,8 @@ from ray.cluster_utils import Cluster
 from cluster.compute.compute import Compute, ComputeOptions
 from cluster.records.schema import OF_METHODS
 from cluster.records.store import RunRecords, comparable, read_table
-from cluster.runs.crossfit import CrossFitRepair, CrossFitReport, repair_crossfit
+from cluster.runs.crossfit import CrossFitRepair, CrossFitReport
+from cluster.runs.crossfit_run import repair_crossfit
 from cluster.workers.replica import Replica
 from engine.data.outcomes import open_negatives, open_positives
 from engine.fitness.tiling import Tiling
