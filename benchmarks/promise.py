@@ -24,6 +24,7 @@ from unseen import (
     LAST,
     TAIL,
     Subject,
+    apart,
     draw,
     drop,
     gain,
@@ -155,7 +156,7 @@ def main(
             for number in range(DRAWS[kind] if draws is None else draws)
         ]
         left = [(cell, names) for cell in wanted if (names := missing(ledger, model, cell, required))]
-        known = subjects(loaded, dataset_dir, preprocess, offset, layers) if left else {}
+        known = subjects(loaded, *apart(dataset_dir, preprocess, offset), layers) if left else {}
         settings = CrossFitSettings(promise_rows=promise_rows)
         for cell, names in left:
             told = run(ledger, model, known[cell.layers], cell, names, settings)

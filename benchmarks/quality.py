@@ -24,6 +24,7 @@ from unseen import (
     LAST,
     TAIL,
     Subject,
+    apart,
     draw,
     drop,
     numbers,
@@ -154,7 +155,7 @@ def main(
         model = f"{loaded.path.name} {loaded.fingerprint[:8]}"
         wanted = [Draw(*values) for values in product(layers, rows, labels, range(draws))]
         left = [(cell, names) for cell in wanted if (names := missing(ledger, model, cell, methods))]
-        known = subjects(loaded, dataset_dir, preprocess, offset, layers) if left else {}
+        known = subjects(loaded, *apart(dataset_dir, preprocess, offset), layers) if left else {}
         for cell, names in left:
             told = run(ledger, model, known[cell.layers], cell, names)
             click.echo(f"{cell.layers}, {cell.rows} rows, label {cell.label}, draw {cell.number}: {told}")

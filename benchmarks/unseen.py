@@ -34,6 +34,9 @@ from engine.targets.resolve import headed, resolve_target
 LAST, TAIL = "last", "tail"
 """Layers under repair: the last Dense layer, and all Dense layers behind the last layer that is not one."""
 
+Images = tuple[Float32, Int64]
+"""Images (n, h, w, c) as a model takes them, and their classes (n,)."""
+
 BLOCK_ROWS = 1000
 """Rows of one pass from the features on."""
 
@@ -136,18 +139,23 @@ class Subject:
         return program
 
 
-def subjects(
-    loaded: LoadedModel, dataset: Path, preprocess: str, offset: int, layers: Sequence[str]
-) -> dict[str, Subject]:
+def apart(dataset: Path, preprocess: str, offset: int) -> tuple[Images, Images]:
+    """The pool: training images from an offset on; and the official test images."""
+    return prepared_split(dataset, "train", preprocess, offset, None), prepared_split(
+        dataset, "t10k", preprocess, 0, None
+    )
+
+
+def subjects(loaded: LoadedModel, pool: Images, official: Images, layers: Sequence[str]) -> dict[str, Subject]:
     """A model with each kind of layers under repair; the images pass through it once."""
     graph, head = headed(graph_of(loaded.model), loaded.loss, loaded.path)
     chain = chain_of(loaded.model, graph, head, loaded.path)
     target = resolve_target(loaded.model, loaded.loss, loaded.classes, loaded.path, [chain.layers[0].kernel])
     runner = ModelRunner(loaded.model, target, path=loaded.path)
-    sets = []
-    for split, start in (("train", offset), ("t10k", 0)):
-        pixels, labels = prepared_split(dataset, split, preprocess, start, None)
-        sets.append(LayerInputs(runner.inputs(pixels), labels, row_digests(pixels), pixels.shape[1:], loaded.classes))
+    sets = [
+        LayerInputs(runner.inputs(pixels), labels, row_digests(pixels), pixels.shape[1:], loaded.classes)
+        for pixels, labels in (pool, official)
+    ]
     found = {}
     for name in layers:
         own, rows = chain, sets

@@ -64,6 +64,11 @@ RUNS = (
         results=True,
     ),
     Run(
+        "crossfit",
+        "--rows 200 --particles 4 --timed 1 --rounds 1",
+        (("Dense layers", "iteration", "model / iteration", "layers / iteration", "compiled / iteration"),),
+    ),
+    Run(
         "deep",
         "--offset 0 --chunks 1 --chunk-size 500 --seeds 1 --particles 4 --iterations 2 --target last --target dense",
         (("target", "weights chosen by", "K", "label", "all", "fixed", "broken"),),
@@ -103,7 +108,7 @@ RUNS = (
     Run("prepare", "--scenes 2 --objects 5 --rounds 1", (("scenes/s cropped", "images/s of both"),)),
     Run(
         "promise",
-        "--offset 4000 --labels 6 --rows 100,300 --draws 1 --layers last --required A,B --out runs.jsonl",
+        "--offset 4000 --labels 6 --rows 100,300 --draws 1 --layers tail --required A,B --out runs.jsonl",
         (
             ("layers", "rows", "required", "runs", "promised", "enough", "at best"),
             ("from rows", "to rows", "said for", "promise", "that step"),
@@ -112,7 +117,8 @@ RUNS = (
     ),
     Run(
         "quality",
-        "--offset 4000 --labels 6 --rows 300 --draws 2 --methods 'CrossFit,label offset,tail,Arachne' --out runs.jsonl",
+        "--offset 4000 --labels 6 --rows 300 --draws 2 --layers last --methods 'CrossFit,label offset,tail,Arachne' "
+        "--out runs.jsonl",
         (("method", "label", "all", "worst other", "fixed", "broken", "kept", "CrossFit before by"),),
         shipped=True,
         says="Arachne, best",
