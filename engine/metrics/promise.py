@@ -141,15 +141,14 @@ def frontier_of(
         classes: C.
         fixed_step: the first step is wanted and not chosen.
     """
-    wanted = confidence ** (1 / max(1, len(requirements)))
-    judged = [
-        _judge(requirement, labels, before, after, steps, new_rows, classes, wanted) for requirement in requirements
-    ]
+    about = [requirement for requirement in requirements if row_values(requirement, labels, before, before)[0].any()]
+    wanted = confidence ** (1 / max(1, len(about)))
+    judged = [_judge(requirement, labels, before, after, steps, new_rows, classes, wanted) for requirement in about]
     right, was = after == labels, before == labels
     totals = np.bincount(labels, minlength=classes).astype(np.float64)
     points = []
     for number, step in enumerate(steps):
-        promises = tuple(column[number] for column in judged if column)
+        promises = tuple(column[number] for column in judged)
         fixed, broken = right[number] & ~was, ~right[number] & was
         with np.errstate(invalid="ignore"):
             changes = (
@@ -186,11 +185,9 @@ def _judge(
     classes: int,
     wanted: float,
 ) -> list[Promise]:
-    """One requirement at every step; none where it has no rows."""
+    """One requirement, of which there are rows, at every step."""
     mask, values = row_values(requirement, labels, before, after)
     rows = int(mask.sum())
-    if not rows:
-        return []
     names = classes if requirement.labels is None else len(requirement.labels)
     limit, new = threshold(requirement), new_rows * names
     means = values.mean(axis=1)
@@ -204,13 +201,13 @@ def _judge(
         untouched = step == 0 and requirement.kind == "max_drop"
         chance = 1.0 if untouched else float(ndtr((mean - limit) / error))
         sign = 1.0 if requirement.at_least else -1.0
-        ends = sorted(sign * (mean + side * 1.959963984540054 * error) for side in (-1, 1))
+        low, high = sorted(sign * (mean + side * 1.959963984540054 * error) for side in (-1, 1))
         found.append(
             Promise(
                 requirement=requirement,
                 value=0.0 + sign * mean,
-                low=ends[0],
-                high=ends[1],
+                low=max(low, -1.0 if requirement.relative else 0.0),
+                high=min(high, 1.0),
                 rows=rows,
                 new_rows=new,
                 met=met,
