@@ -213,13 +213,13 @@ def _facts(repair: CrossFitRepair, compute: Compute, fit: CrossFit, more: Mappin
     settings = asdict(repair.settings)
     identity = {
         "method": "CrossFit",
-        **more,
-        "data": fit.data,
-        "held-out data": fingerprints({split: images.path for split, images in repair.held_out.items()}),
         "labels": list(repair.repaired),
         "settings": settings,
-        "requirements": [requirement.text for requirement in repair.requirements],
         "seeds": list(repair.seeds),
+        "requirements": [requirement.text for requirement in repair.requirements],
+        **more,
+        "data": fit.data,  # of all of these
+        "held-out data": fingerprints({split: images.path for split, images in repair.held_out.items()}),
     }
     return {
         **run_facts(repair.model, compute, dict(repair.held_out), [*repair.held_out.values(), *repair.rows]),
