@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from cluster.records import store
-from cluster.records.schema import SCHEMAS
+from cluster.records.schema import OF_METHODS, SCHEMAS
 from cluster.records.store import RunRecords, comparable, holds_run, read_facts, read_part, read_table
 from engine.core.errors import InputError
 from engine.core.files import remove
@@ -97,7 +97,18 @@ def test_compacting_changes_no_row(records: RunRecords) -> None:
     }
     assert read_facts(records.directory)["state"] == "done"
     left = sorted(path.name for path in records.directory.iterdir())
-    assert left == sorted([*(f"{name}.arrow" for name in SCHEMAS), "run.json"])
+    assert left == sorted([*(f"{name}.arrow" for name in SCHEMAS if name not in OF_METHODS), "run.json"])
+    assert all(table.schema.equals(SCHEMAS[name]) for name, table in after.items()), "also of tables without a file"
+
+
+def test_tables_of_a_method_are_there_where_it_wrote_them(records: RunRecords) -> None:
+    for name in OF_METHODS:
+        records.replace(name, "a", [row(name)])
+    before = {name: read_table(records.directory, name) for name in OF_METHODS}
+    assert all(len(table) == 1 for table in before.values())
+    records.compact({"identity": IDENTITY})
+    assert {name: read_table(records.directory, name) for name in OF_METHODS} == before
+    assert {path.stem for path in records.directory.glob("*.arrow")} == set(SCHEMAS)
 
 
 def test_going_on_keeps_what_has_ended(records: RunRecords) -> None:
@@ -236,7 +247,7 @@ def test_a_run_killed_while_its_tables_became_whole_goes_on(records: RunRecords,
     shutil.copytree(records.directory, finished)
     RunRecords(finished).compact({"identity": IDENTITY})
     expected = {name: read_table(finished, name) for name in SCHEMAS}
-    tables = list(SCHEMAS)
+    tables = [name for name in SCHEMAS if name not in OF_METHODS]
     for killed_at in range(len(tables)):
         run = tmp_path / f"run{killed_at}"
         shutil.copytree(records.directory, run)
