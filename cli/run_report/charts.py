@@ -11,32 +11,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from cli.run_report.data import CandidateView, CurveView, JobView, WorkerView
+from cli.run_report.svg import (
+    HALF,
+    LETTER,
+    axes,
+    cell_bar,
+    chart,
+    percent_of,
+    polyline,
+    scale_of,
+    tag,
+)
 from cli.run_report.words import duration, number, percent, points
 from engine.charts.scale import FEW, shares_of, spoke_text, spoke_turns, ticks
 from engine.core.names import shortened
 from engine.core.names import width as width_of
 from engine.core.types import Float64, Int64
-
-_LETTER = 6.8
-"""Width of an average letter of a name in a chart, in pixels."""
-
-_HALF = 520
-"""Width of charts that share a line with something else; on phones their text is enlarged."""
-
-
-def tag(name: str, *children: object, **attributes: object) -> Markup:
-    """An element; `class_` is written `class`, `data_job` is `data-job`; None leaves an attribute out."""
-    written = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _short(value))
-        for key, value in attributes.items()
-        if value is not None
-    )
-    return Markup("<{0}{1}>{2}</{0}>").format(
-        Markup(escape(name)), written, Markup("").join(escape(child) for child in children)
-    )
 
 
 @dataclass(frozen=True)
@@ -61,8 +54,8 @@ class Line:
 def change_bar(before: float, after: float) -> Markup:
     """Accuracy from 0 to 1 before (ring) and after (dot) on a track, for a table cell."""
     style = "gain" if after > before else "loss" if after < before else "same"
-    start, end = _share(before), _share(after)
-    return _cell_bar(
+    start, end = percent_of(before), percent_of(after)
+    return cell_bar(
         tag("line", class_="track", x1="0%", x2="100%", y1=8, y2=8),
         tag("line", class_=f"move {style}", x1=start, x2=end, y1=8, y2=8),
         tag("circle", class_="ring", cx=start, cy=8, r=3.5),
@@ -73,18 +66,18 @@ def change_bar(before: float, after: float) -> Markup:
 def count_bar(broken: int, fixed: int, largest: int) -> Markup:
     """Rows broken to the left and fixed to the right of a middle line, for a table cell; `largest` fills a side."""
     scale = 0.5 / max(largest, 1)
-    left = _share(0.5 - broken * scale)
-    return _cell_bar(
-        tag("rect", class_="loss", x=left, y=3, width=_share(broken * scale), height=10, rx=1.5),
-        tag("rect", class_="gain", x="50%", y=3, width=_share(fixed * scale), height=10, rx=1.5),
+    left = percent_of(0.5 - broken * scale)
+    return cell_bar(
+        tag("rect", class_="loss", x=left, y=3, width=percent_of(broken * scale), height=10, rx=1.5),
+        tag("rect", class_="gain", x="50%", y=3, width=percent_of(fixed * scale), height=10, rx=1.5),
         tag("line", class_="axis", x1="50%", x2="50%", y1=0, y2=16),
     )
 
 
 def share_bar(value: float, largest: float) -> Markup:
     """A bar from the left, for a table cell; `largest` fills it."""
-    width = _share(value / largest if largest else 0.0)
-    return _cell_bar(tag("rect", class_="after", x=0, y=3, width=width, height=10, rx=1.5))
+    width = percent_of(value / largest if largest else 0.0)
+    return cell_bar(tag("rect", class_="after", x=0, y=3, width=width, height=10, rx=1.5))
 
 
 def radar(identifier: str, spokes: Sequence[Spoke]) -> Markup:
@@ -94,7 +87,7 @@ def radar(identifier: str, spokes: Sequence[Spoke]) -> Markup:
     many = len(spokes) > FEW
     radius, letters = (205, 26) if many else (160, 16)
     names = [shortened(spoke.name, letters) for spoke in spokes]
-    margin = max(map(width_of, names)) * _LETTER + 22
+    margin = max(map(width_of, names)) * LETTER + 22
     width, height = 2 * (radius + margin), 2 * (radius + (margin if many else 34))
     cx, cy = width / 2, height / 2
     turns = spoke_turns(len(spokes)).tolist()
@@ -107,14 +100,14 @@ def radar(identifier: str, spokes: Sequence[Spoke]) -> Markup:
     for ring in ticks(floor, 1, 4):
         if ring > floor:
             corners = [place(at, ring) for at in range(len(spokes))]
-            body.append(tag("polygon", class_="grid", points=_points(corners)))
+            body.append(tag("polygon", class_="grid", points=polyline(corners)))
     for at, (turn, name) in enumerate(zip(turns, names, strict=True)):
         x, y = place(at, 1)
         body.append(tag("line", class_="grid", x1=cx, y1=cy, x2=x, y2=y))
         body.append(_spoke_name(name, *place(at, 1, beyond=12), turn, flat=not many))
     for style in ("before", "after"):
         corners = [place(at, getattr(spoke, style)) for at, spoke in enumerate(spokes)]
-        body.append(tag("polygon", class_=f"area {style}", points=_points(corners)))
+        body.append(tag("polygon", class_=f"area {style}", points=polyline(corners)))
         for spoke, (x, y) in zip(spokes, corners, strict=True):
             share = getattr(spoke, style)
             text = tag("title", f"{spoke.name}, {style}: {percent(share)} %")
@@ -125,7 +118,7 @@ def radar(identifier: str, spokes: Sequence[Spoke]) -> Markup:
         for ring in ticks(floor, 1, 4)
     ]
     described = f"Accuracy per label; the centre is {100 * floor:.0f} %, the rim 100 %."
-    return _chart(identifier, width, height, 560 if many else 400, "Accuracy before and after", described, body)
+    return chart(identifier, width, height, 560 if many else 400, "Accuracy before and after", described, body)
 
 
 def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Int64, strongest: float) -> Markup:
@@ -142,7 +135,7 @@ def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Int
     few = size <= FEW
     cell = 32 if few else max(7, min(14, 430 // size))
     shown = [shortened(label_name, 15 if few else 24) for label_name in names]
-    left = max(map(width_of, shown)) * (_LETTER if few else 0.82 * _LETTER) + 12
+    left = max(map(width_of, shown)) * (LETTER if few else 0.82 * LETTER) + 12
     top = left * 0.75 + 8 if few else 24
     shares = shares_of(counts, counts.sum(axis=1, keepdims=True))
     body = []
@@ -177,22 +170,22 @@ def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Int
         if few:
             on = ("on-blue" if right else "on-orange") if strength > 0.8 else ""
             body.append(tag("text", count, class_=f"count {on}".rstrip(), x=x + cell / 2, y=y + cell / 2 + 4))
-    overhang = max(map(width_of, shown)) * _LETTER * 0.65 if few else 4
+    overhang = max(map(width_of, shown)) * LETTER * 0.65 if few else 4
     width, height = left + size * cell + overhang, top + size * cell + 4
     described = "Rows are true labels, columns predicted ones; blue is right, orange is wrong."
-    return _chart(f"confusion-{name}", width, height, 380 if few else 500, f"Confusions {name}", described, body)
+    return chart(f"confusion-{name}", width, height, 380 if few else 500, f"Confusions {name}", described, body)
 
 
 def curves(identifier: str, title: str, drawn: Sequence[tuple[JobView, CurveView]], keep: int, *, wide: bool) -> Markup:
     """Best fitness of some searches above that of the model as it is, over iterations; `keep` points of each."""
-    width, height, left, right, top, bottom = _HALF if wide else 320, 260 if wide else 190, 44, 10, 10, 26
+    width, height, left, right, top, bottom = HALF if wide else 320, 260 if wide else 190, 44, 10, 10, 26
     starts = {job.job: job.start_fitness if job.start_fitness is not None else 0.0 for job, _ in drawn}
     last = max(int(curve.iteration[-1]) for _, curve in drawn)
     highest = max(float(curve.best[-1]) - starts[job.job] for job, curve in drawn)
     lowest = min(0.0, *(float(curve.best[0]) - starts[job.job] for job, curve in drawn))
-    x = _scale(0, max(last, 1), left, width - right)
-    y = _scale(lowest, highest if highest > lowest else lowest + 1, height - bottom, top)
-    body = _axes(x, y, ticks(0, last, 4), ticks(lowest, highest, 4))
+    x = scale_of(0, max(last, 1), left, width - right)
+    y = scale_of(lowest, highest if highest > lowest else lowest + 1, height - bottom, top)
+    body = axes(x, y, ticks(0, last, 4), ticks(lowest, highest, 4))
     for job, curve in sorted(drawn, key=lambda pair: pair[0].chosen):
         gained = curve.best - starts[job.job]
         steps = [(0, 0.0), *((int(curve.iteration[at]), float(gained[at])) for at in _kept(curve.best, keep))]
@@ -205,7 +198,7 @@ def curves(identifier: str, title: str, drawn: Sequence[tuple[JobView, CurveView
         mark = {"data_curve": job.job, "data_value": repr(float(curve.best[-1])), "data_last": int(curve.iteration[-1])}
         style = "curve chosen" if job.chosen else "curve"
         body.append(tag("path", tag("title", words), class_=style, d=line, **mark))
-    return _chart(identifier, width, height, None, title, "Gain in fitness over iterations.", body)
+    return chart(identifier, width, height, None, title, "Gain in fitness over iterations.", body)
 
 
 def trade_off(candidates: Sequence[CandidateView], means: Sequence[tuple[str, float, float, int]]) -> Markup:
@@ -215,14 +208,14 @@ def trade_off(candidates: Sequence[CandidateView], means: Sequence[tuple[str, fl
         candidates: a dot each.
         means: (positive weight, mean change of all labels, mean gain, searches), joined by a line.
     """
-    width, height, left, right, top, bottom = _HALF, 400, 62, 28, 16, 46
+    width, height, left, right, top, bottom = HALF, 400, 62, 28, 16, 46
     xs = [100 * candidate.overall for candidate in candidates]
     ys = [100 * candidate.gain for candidate in candidates]
     x_ticks = ticks(min(0, *xs), max(0, *xs), 6, outside=True)
     y_ticks = ticks(min(0, *ys), max(0, *ys), 6, outside=True)
-    x = _scale(x_ticks[0], x_ticks[-1], left, width - right)
-    y = _scale(y_ticks[0], y_ticks[-1], height - bottom, top)
-    body = _axes(x, y, x_ticks, y_ticks, signed=True)
+    x = scale_of(x_ticks[0], x_ticks[-1], left, width - right)
+    y = scale_of(y_ticks[0], y_ticks[-1], height - bottom, top)
+    body = axes(x, y, x_ticks, y_ticks, signed=True)
     body.append(tag("line", class_="axis", x1=x(0), x2=x(0), y1=top, y2=height - bottom))
     body.append(tag("line", class_="axis", x1=left, x2=width - right, y1=y(0), y2=y(0)))
     body.append(tag("text", "change of all labels, points", class_="label middle", x=width / 2, y=height - 8))
@@ -241,45 +234,45 @@ def trade_off(candidates: Sequence[CandidateView], means: Sequence[tuple[str, fl
             tag("circle", title, class_=style, cx=x(100 * candidate.overall), cy=y(100 * candidate.gain), r=5, **mark)
         )
     places = [(x(100 * overall), y(100 * gain)) for _, overall, gain, _ in means]
-    body.append(tag("polyline", class_="mean", points=_points(places)))
+    body.append(tag("polyline", class_="mean", points=polyline(places)))
     for (weight, overall, gain, count), (px, py) in zip(means, places, strict=True):
         words = f"positive weight {weight}, mean of {count}: label {points(gain)}, all {points(overall)} points"
         mark = {"data_weight": weight, "data_gain": repr(gain), "data_overall": repr(overall)}
         body.append(tag("circle", tag("title", words), class_="mean-dot", cx=px, cy=py, r=5.5, **mark))
     body += _beside(places, [weight for weight, *_ in means])
     described = "Each faint dot is a search; the line joins the means over the searches of each positive weight."
-    return _chart("trade-off", width, height, 340, "What repairing costs", described, body)
+    return chart("trade-off", width, height, 340, "What repairing costs", described, body)
 
 
 def accuracy_lines(lines: Sequence[Line], word: str) -> Markup:
     """Accuracy in percent over the iterations of a chain, or rounds."""
-    width, height, left, right, top, bottom = _HALF, 320, 48, 12, 12, 44
+    width, height, left, right, top, bottom = HALF, 320, 48, 12, 12, 44
     count = max(len(line.values) for line in lines)
     values = [value for line in lines for value in line.values]
     y_ticks = ticks(min(values), max(values), 6, outside=True)
-    x = _scale(0, max(count - 1, 1), left, width - right)
-    y = _scale(y_ticks[0], y_ticks[-1], height - bottom, top)
-    body = _axes(x, y, ticks(0, count - 1, 10, whole=True), y_ticks)
+    x = scale_of(0, max(count - 1, 1), left, width - right)
+    y = scale_of(y_ticks[0], y_ticks[-1], height - bottom, top)
+    body = axes(x, y, ticks(0, count - 1, 10, whole=True), y_ticks)
     body.append(tag("text", word, class_="label middle", x=(left + width - right) / 2, y=height - 6))
     for line in lines:
         places = [(x(at), y(value)) for at, value in enumerate(line.values)]
-        body.append(tag("polyline", class_=f"line {line.style}", points=_points(places)))
+        body.append(tag("polyline", class_=f"line {line.style}", points=polyline(places)))
         for at, (value, (px, py)) in enumerate(zip(line.values, places, strict=True)):
             words = tag("title", f"{line.name}, {word} {at}: {value:.2f} %")
             body.append(tag("circle", words, class_=f"dot {line.style}", cx=px, cy=py, r=3.5))
-    return _chart("steps-chart", width, height, 320, "Accuracy as the run went on", "Accuracy in percent.", body)
+    return chart("steps-chart", width, height, 320, "Accuracy as the run went on", "Accuracy in percent.", body)
 
 
 def timeline(workers: Sequence[WorkerView]) -> Markup:
     """When each worker was busy with which search, from its end minus its time in iterations to its end."""
     lane = 20 if len(workers) <= 16 else 12 if len(workers) <= 64 else 5
     named = lane >= 10
-    left = max(len(worker.name) for worker in workers) * _LETTER + 14 if named else 10
+    left = max(len(worker.name) for worker in workers) * LETTER + 14 if named else 10
     width, top = 1040, 6
     height = top + lane * len(workers) + 40
     jobs = [(row, job) for row, worker in enumerate(workers) for job in worker.jobs if job.ended is not None]
     last = max((job.ended or 0.0 for _, job in jobs), default=1.0)
-    x = _scale(0, last, left, width - 16)
+    x = scale_of(0, last, left, width - 16)
     floor = top + lane * len(workers)
     body = []
     for at in ticks(0, last, 8):
@@ -300,44 +293,7 @@ def timeline(workers: Sequence[WorkerView]) -> Markup:
         mark = {"data_ran": job.job, "data_ended": repr(ended), "data_seconds": repr(seconds)}
         box = {"x": x(begun), "y": top + row * lane + 1.5, "width": max(x(end) - x(begun) - 0.6, 0.8)}
         body.append(tag("rect", tag("title", words), class_=style, height=lane - 3, rx=1.5, **box, **mark))
-    return _chart("timeline", width, height, 780, "When each worker was busy", "One bar for each search.", body)
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """Maps [low, high] to pixels [start, end]."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-
-def _scale(low: float, high: float, start: float, end: float) -> _Scale:
-    return _Scale(low, high if high > low else low + 1, start, end)
-
-
-def _axes(
-    x: _Scale, y: _Scale, x_ticks: Sequence[float], y_ticks: Sequence[float], *, signed: bool = False
-) -> list[Markup]:
-    body = []
-    for value in y_ticks:
-        at = y(value)
-        body.append(tag("line", class_="grid", x1=x.start, x2=x.end, y1=at, y2=at))
-        body.append(tag("text", _tick_text(value, signed), class_="tick end", x=x.start - 6, y=at + 4))
-    body += [
-        tag("text", _tick_text(value, signed), class_="tick middle", x=x(value), y=y.start + 16) for value in x_ticks
-    ]
-    body.append(tag("line", class_="axis", x1=x.start, x2=x.end, y1=y.start, y2=y.start))
-    return body
-
-
-def _tick_text(value: float, signed: bool) -> str:
-    text = f"{value:+g}" if signed and value else f"{value:g}"
-    return text.replace("-", "−")
+    return chart("timeline", width, height, 780, "When each worker was busy", "One bar for each search.", body)
 
 
 def _kept(best: Float64, keep: int) -> list[int]:
@@ -353,7 +309,7 @@ def _beside(places: Sequence[tuple[float, float]], texts: Sequence[str]) -> list
     taken = [(x, y, 7.0) for x, y in places]
     written = []
     for (x, y), text in zip(places, texts, strict=True):
-        half = len(text) * _LETTER / 2
+        half = len(text) * LETTER / 2
         sides = [(half + 10, -12), (-half - 10, 12), (half + 10, 14), (-half - 10, -12), (0, -20), (0, 22)]
 
         def free(side: tuple[float, float], x: float = x, y: float = y, half: float = half) -> bool:
@@ -373,45 +329,3 @@ def _spoke_name(name: str, x: float, y: float, turn: float, *, flat: bool) -> Ma
         return tag("text", name, class_=anchor, x=x, y=y + 4)
     turned = f"translate({x:.1f} {y:.1f}) rotate({slope:.1f})"
     return tag("text", name, class_=anchor, transform=turned, dy="0.35em")
-
-
-def _chart(
-    identifier: str,
-    width: float,
-    height: float,
-    narrowest: int | None,
-    title: str,
-    description: str,
-    body: Sequence[Markup],
-) -> Markup:
-    """An SVG that fills the page up to its own width, and on narrower screens than `narrowest` pixels scrolls."""
-    style = f"max-width:{width:.0f}px" + (f";min-width:{narrowest}px" if narrowest else "")
-    return tag(
-        "svg",
-        tag("title", title, id=f"{identifier}-title"),
-        tag("desc", description, id=f"{identifier}-desc"),
-        *body,
-        class_="chart half" if width == _HALF else "chart",
-        role="img",
-        aria_labelledby=f"{identifier}-title {identifier}-desc",
-        viewBox=f"0 0 {width:.0f} {height:.0f}",
-        style=style,
-    )
-
-
-def _cell_bar(*marks: Markup) -> Markup:
-    """A drawing as wide as its cell; the numbers are in the cells beside it."""
-    return tag("svg", *marks, class_="cell-bar", aria_hidden="true")
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.1f}%"
-
-
-def _points(places: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-
-
-def _short(value: object) -> str:
-    """Pixels in tenths; everything else as it is."""
-    return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(value)
