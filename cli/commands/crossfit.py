@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.commands.batch import means_all, parse_labels
-from cli.commands.report import summary
-from cli.run_report.promises import describe_crossfit, promise_sentence, promise_table
+from cli.commands.report import results
 from cli.run_report.words import duration, plural
-from cli.shared.console import Console, echo
+from cli.shared.console import Console, created, echo
 from cli.shared.method_options import crossfit_settings, read_promises
 from cli.shared.options import check_seeds
 from engine.core.errors import InputError
@@ -83,6 +82,7 @@ def batch_crossfit(
     """Repair labels on the rows of all chunks; returns the exit code."""
     work = make_crossfit_batch(output_dir=output_dir.absolute(), overwrite=overwrite, **options)
 
+    from cli.run_report.data import read_report
     from cluster.batch.crossfit import check_crossfit_batch, read_chunks, repairs_of, run_recorded
     from cluster.batch.crossfit_estimate import expect
     from cluster.compute.compute import Compute
@@ -119,15 +119,9 @@ def batch_crossfit(
                 on_tunings=console.tunings,
                 on_iterations=console.iterations(len(repair.seeds), repair.settings.search.num_iterations),
             )
-            if report is None:
-                from cli.run_report.data import read_report
-
-                echo(summary(read_report(repair.output)))
-                codes.append(int(read_facts(repair.output)["exit_code"]))
-            else:
-                echo(told(report))
-                codes.append(report.exit_code)
-            echo(f"records: {repair.output}\n")
+            codes.append(int(read_facts(repair.output)["exit_code"]) if report is None else report.exit_code)
+            echo(results(read_report(repair.output)))
+            created(repair.output)
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
     if not codes:
@@ -320,8 +314,10 @@ def run_crossfit(
     overwrite: bool,
 ) -> CrossFitReport:
     """Run a repair in its run directory, and print what came of it."""
+    from cli.run_report.data import read_report
     from cluster.compute.compute import Compute
     from cluster.records.store import RunRecords, holds_run
+    from cluster.runs.crossfit import PATCH
     from cluster.runs.crossfit_run import repair_crossfit
     from engine.core.lock import LOCK, locked
 
@@ -344,7 +340,8 @@ def run_crossfit(
             )
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
-    echo(told(report))
+    echo(results(read_report(directory)))
+    created(report.model, *([repair.output / PATCH] if len(report.patch) else []))
     return report
 
 
@@ -352,13 +349,3 @@ def tell_loss(repair: CrossFitRepair, console: Console) -> None:
     """Say it where the loss of a model is not known."""
     if not repair.model.loss.stated:
         console.say(f"{repair.model.path} stores no loss: {repair.model.loss.name} is assumed")
-
-
-def told(report: CrossFitReport) -> str:
-    """What a repair did; where the model is as it was, what is promised of that too."""
-    text = describe_crossfit(report, report.repair.label_names)
-    if report.found is not None or not report.repair.stated:
-        return text
-    frontier = report.frontier
-    sentence = promise_sentence(frontier, report.repair.settings.promise_rows)
-    return f"{promise_table(frontier.point.promises)}\n{sentence}\n\n{text}"

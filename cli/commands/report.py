@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.run_report.promises import describe_crossfit
 from cli.run_report.tables import changes_table
 from cli.run_report.words import SPLIT_WORDS, STEP_WORDS, duration, label_text, number, percent, under_repair
 from cli.shared.console import created, echo, table
@@ -69,16 +70,22 @@ def summary(report: ReportView) -> str:
     """A run as plain text tables."""
     if report.label_names is not None:
         report = replace(report, label_names=tuple(map(in_words, report.label_names)))
-    parts = [_heading(report)]
+    parts = [_heading(report), results(report), _steps(report), _jobs(report.jobs), _chosen(report)]
+    return "\n\n".join(part for part in [*parts, _workers(report.jobs)] if part)
+
+
+def results(report: ReportView) -> str:
+    """What a run came to: what is promised, the requirements on held-out rows, and accuracy before and after."""
+    parts = []
+    if report.crossfit is not None:
+        parts.append(describe_crossfit(report.crossfit, report.labels, report.label_names))
     parts += [_verdicts(report, split, verdicts) for split, verdicts in report.verdicts.items()]
     parts += [_outcome(report, outcome) for outcome in report.outcomes]
-    parts += [_steps(report), _jobs(report.jobs), _chosen(report), _workers(report.jobs)]
     return "\n\n".join(part for part in parts if part)
 
 
 def _heading(report: ReportView) -> str:
-    mode = report.mode or "optimize"
-    words = [f"{report.model}: {mode}, {under_repair(report.labels, report.label_names)}, {report.state}"]
+    words = [f"{report.model}: {report.kind}, {under_repair(report.labels, report.label_names)}, {report.state}"]
     if report.seconds is not None:
         words.append(f"took {duration(report.seconds)}")
     if report.exit_code is not None:
@@ -92,6 +99,8 @@ def _heading(report: ReportView) -> str:
 def _verdicts(report: ReportView, split: str, verdicts: Sequence[Verdict]) -> str:
     met = sum(verdict.met for verdict in verdicts)
     what = "requirements" if report.requirements else "goals, as nothing was required"
+    if report.crossfit is not None and not report.crossfit.stated:
+        what = "requirements by default"
     return f"{what}, {SPLIT_WORDS[split]}: {met} of {len(verdicts)} met\n{verdict_table(verdicts)}"
 
 

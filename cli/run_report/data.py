@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cli.run_report.crossfit import METHOD, CrossFitView, read_crossfit
+from cli.run_report.rows import change_of, verdict_of
 from engine.core.errors import InputError
 from engine.core.types import Float64, Int64
 from engine.metrics.accuracy import LabelChange
-from engine.metrics.requirements import Requirement, Verdict
+from engine.metrics.requirements import Verdict
 
 HELD_OUT = ("test", "validation")
 """Rows no search has seen, the better judge first."""
@@ -141,6 +144,7 @@ class ReportView:
         curves: by name of the job.
         candidates: what the searches found.
         predictions: by split.
+        crossfit: of a run of CrossFit what only such runs have.
     """
 
     directory: Path
@@ -162,6 +166,12 @@ class ReportView:
     curves: Mapping[str, CurveView]
     candidates: tuple[CandidateView, ...]
     predictions: Mapping[str, PredictionsView]
+    crossfit: CrossFitView | None
+
+    @property
+    def kind(self) -> str:
+        """What kind of run it was, in a word."""
+        return METHOD if self.crossfit is not None else self.mode or "optimize"
 
     @property
     def judged_by(self) -> str | None:
@@ -221,6 +231,7 @@ def read_report(directory: Path) -> ReportView:
         curves=_curves(directory),
         candidates=_candidates(label_rows, jobs, labels, steps["validation"]),
         predictions=_predictions(directory),
+        crossfit=read_crossfit(facts, partial(_rows, directory)),
     )
 
 
@@ -270,33 +281,19 @@ def _job(row: Mapping[str, Any]) -> JobView:
 
 
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Verdict, ...]]:
-    found = {split: tuple(_verdict(row) for row in rows if row["split"] == split) for split in HELD_OUT}
+    found = {split: tuple(verdict_of(row) for row in rows if row["split"] == split) for split in HELD_OUT}
     return {split: verdicts for split, verdicts in found.items() if verdicts}
-
-
-def _verdict(row: Mapping[str, Any]) -> Verdict:
-    labels = None if row["label"] < 0 else (row["label"],)
-    predicted = None if row["predicted"] < 0 else row["predicted"]
-    requirement = Requirement(row["kind"], row["limit"], labels, predicted, row["text"])
-    judged = {field.name: row[field.name] for field in fields(Verdict) if field.name != "requirement"}
-    return Verdict(requirement=requirement, **judged)
 
 
 def _outcomes(rows: Sequence[Mapping[str, Any]]) -> tuple[OutcomeView, ...]:
     changes: dict[str, dict[str, list[LabelChange]]] = {}
     for row in rows:
         if row["stage"] == "repaired":
-            changes.setdefault(row["job"], {}).setdefault(row["split"], []).append(_change(row))
+            changes.setdefault(row["job"], {}).setdefault(row["split"], []).append(change_of(row))
     return tuple(
         OutcomeView(job, {split: tuple(found) for split, found in by_split.items()})
         for job, by_split in changes.items()
     )
-
-
-def _change(row: Mapping[str, Any]) -> LabelChange:
-    """A row of `labels` against the base model, whose count follows from what was repaired and broken."""
-    before = row["correct"] - row["repaired"] + row["broken"]
-    return LabelChange(row["label"], row["total"], before, row["correct"], row["repaired"], row["broken"])
 
 
 def _steps(rows: Sequence[Mapping[str, Any]], split: str) -> tuple[StepView, ...]:
@@ -304,7 +301,7 @@ def _steps(rows: Sequence[Mapping[str, Any]], split: str) -> tuple[StepView, ...
     for row in rows:
         name = re.fullmatch(r"step(\d+)", row["job"])
         if name and row["stage"] == "step" and row["split"] == split:
-            found.setdefault(int(name[1]), []).append(_change(row))
+            found.setdefault(int(name[1]), []).append(change_of(row))
     return tuple(StepView(number, tuple(changes)) for number, changes in sorted(found.items()))
 
 
@@ -315,7 +312,7 @@ def _candidates(
     found: dict[str, list[LabelChange]] = {}
     for row in rows:
         if row["stage"] == "candidate" and row["split"] == "validation":
-            found.setdefault(row["job"], []).append(_change(row))
+            found.setdefault(row["job"], []).append(change_of(row))
     candidates = []
     for job in jobs:
         changes = found.get(job.job)

@@ -2,86 +2,174 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cli.run_report.tables import changes_table
+from cli.run_report.words import number, plural, span, under_repair
 from cli.shared.console import COLUMNS, label_name, table
-from cli.shared.verdicts import verdict_table
 
 if TYPE_CHECKING:
-    from cluster.runs.crossfit import CrossFitReport
-    from engine.metrics.promise import Frontier, Promise
+    from cli.run_report.crossfit import CrossFitView
+    from engine.metrics.promise import Promise
+
+_SHOWN_OFFSETS = 12
+_SHOWN_REQUIREMENTS = 6
+_KEPT = "\u00a0"
+"""A space at which no line ends."""
 
 
-def describe_crossfit(report: CrossFitReport, names: Sequence[str] | None) -> str:
-    """What a repair did; numbers of held-out rows are those of the saved model, loaded again."""
-    repair, frontier = report.repair, report.frontier
-    lines = list(report.notes)
-    if frontier is not None and report.found is not None:
-        recipes = repair.settings.recipes
-        mixed = ", ".join(
-            f"{value:+.2f} of {recipe.name}" for recipe, value in zip(recipes, report.found, strict=False)
-        )
-        lines += [
-            f"CrossFit of label {', '.join(label_name(label, names) for label in repair.repaired)}: "
-            f"{len(recipes)} recipes in {repair.settings.folds} folds, {repair.chain.tuned_values} weights of "
-            f"{', '.join(layer.name for layer in repair.chain.layers if layer.tuned)}",
-            f"mixture: {mixed}; step {frontier.point.step:g}",
-            "",
-            "out of fold, before and after (rows that no tuning saw):",
-            changes_table(report.judged, names),
-            "",
-            promise_table(frontier.point.promises),
-            promise_sentence(frontier, repair.settings.promise_rows),
+def describe_crossfit(found: CrossFitView, labels: Sequence[int], names: Sequence[str] | None) -> str:
+    """What a repair did to rows that no tuning saw, and what it promises; `labels` are under repair."""
+    parts = ["\n".join(found.notes), _tunings(found, labels, names)]
+    point = found.point
+    if point is not None:
+        parts += [
+            _mixture(found, names),
+            f"out of fold, before and after (rows that no tuning saw):\n{changes_table(found.judged, names)}",
+            "\n".join([promise_table(found), promise_sentence(found), *(f"  {line}" for line in missing(found))]),
         ]
-    for measured in report.measured:
-        title = f"{measured.split}, before and after (model loaded again):"
-        lines += ["", title, changes_table(measured.changes, measured.label_names)]
-        if repair.stated and report.verdicts.get(measured.split):
-            lines += ["", verdict_table(report.verdicts[measured.split])]
-    from cluster.runs.crossfit import PATCH
-
-    created = [report.model, *([repair.output / PATCH] if len(report.patch) else [])]
-    return "\n".join([*lines, "created files:", *map(str, created)])
+    return "\n\n".join(part for part in parts if part)
 
 
-def promise_table(promises: Sequence[Promise]) -> str:
-    """One line per requirement, in percent or points."""
+def _tunings(found: CrossFitView, labels: Sequence[int], names: Sequence[str] | None) -> str:
+    if not found.tuned:
+        return ""
+    total = len(found.recipes) * found.folds
+    done = "" if found.tuned == total else f"; {found.tuned} of {total} tunings are done"
+    recipes = plural(len(found.recipes), "recipe", "recipes")
+    layers = ", ".join(found.layers)
+    who = under_repair(labels, names)
+    return f"CrossFit of {who}: {recipes} in {found.folds} folds, {found.weights} weights of {layers}{done}"
+
+
+def _mixture(found: CrossFitView, names: Sequence[str] | None) -> str:
+    """Coefficients of the recipes and offsets of the labels, as searched and as they are in the model."""
+    rows = [
+        [
+            recipe.name,
+            "-" if recipe.found is None else f"{recipe.found:+.3f}",
+            "-" if recipe.taken is None else f"{recipe.taken:+.3f}",
+            span([tuning.epochs for tuning in recipe.tunings]),
+            span([tuning.rows for tuning in recipe.tunings]),
+            number(recipe.change),
+        ]
+        for recipe in found.recipes
+    ]
+    step = found.point.step if found.point else 0.0
+    lines = [
+        f"mixture of the recipes, of which step {step:g} was taken:",
+        table(["recipe", "coefficient", "times step", "epochs", "rows", "rms change"], rows),
+    ]
+    largest = sorted(found.offsets, key=lambda offset: -abs(offset.taken))[:_SHOWN_OFFSETS]
+    if largest:
+        words = [f"{label_name(offset.label, names)} {offset.taken:+.3f}".replace(" ", _KEPT) for offset in largest]
+        if len(largest) < len(found.offsets):
+            words.append(f"and {len(found.offsets) - len(largest)} smaller ones")
+        text = f"offsets of logits, times step: {', '.join(words)}"
+        wrapped = textwrap.fill(text, COLUMNS, subsequent_indent="  ", break_long_words=False)
+        lines.append(wrapped.replace(_KEPT, " "))
+    return "\n".join(lines)
+
+
+def promise_table(found: CrossFitView) -> str:
+    """One line per requirement, in percent or points; how many rows would be enough where nothing is promised."""
     lines = []
-    for promise in promises:
+    for promise in found.promises:
         side = ">=" if promise.requirement.at_least else "<="
-        lines.append(
-            [
-                promise.requirement.text,
-                f"{side} {100 * promise.requirement.limit:.10g}",
-                f"{100 * promise.value:.2f}",
-                f"{100 * promise.low:.1f} to {100 * promise.high:.1f}",
-                promise.rows,
-                f"{chance_text(promise.chance)}",
-                "no number" if promise.enough is None else promise.enough,
-            ]
+        line = [
+            promise.requirement.text,
+            f"{side} {100 * promise.requirement.limit:.10g}",
+            f"{100 * promise.value:.2f}",
+            f"{100 * promise.low:.1f} to {100 * promise.high:.1f}",
+            promise.rows,
+            chance_text(promise.chance, found.confidence, sure=_untouched(found)),
+        ]
+        lines.append(line if found.promised else [*line, enough_text(promise)])
+    header = ["requirement", "required %", "value %", "new rows %", "rows", "chance %"]
+    met = sum(promise.met for promise in found.promises)
+    title = f"requirements, rows that no tuning saw: {met} of {len(found.promises)} met"
+    return f"{title}\n{table(header if found.promised else [*header, 'enough'], lines, least=COLUMNS)}"
+
+
+def promise_sentence(found: CrossFitView) -> str:
+    """What is promised, or that nothing is, and how many rows would be enough."""
+    point, count = found.point, len(found.promises)
+    if point is None or not count:
+        return "nothing is promised: no requirement has rows to judge it by"
+    if point.step == 0 and found.asked_step:
+        return "not promised: step 0 was asked for, so the model is left as it is"
+    if point.step == 0:
+        return (
+            "not promised: on the rows at hand every step keeps fewer requirements than the model as it is "
+            f"({point.met} of {count}), so it is left as it is"
         )
-    header = ["requirement", "required %", "value %", "new rows", "rows", "chance %", "enough"]
-    return table(header, lines, least=COLUMNS)
+    which = {1: "the requirement", 2: "both requirements"}.get(count, f"all {count} requirements together")
+    new = f"{plural(found.new_rows, 'row', 'rows')} of each label from the same source"
+    about = f"with {chance_text(point.chance, found.confidence)} % chance the next {new} keep {which}"
+    asked = f"{100 * found.confidence:.10g} %"
+    if found.promised:
+        return f"promised: {about} ({asked} were asked for)"
+    best = "" if found.asked_step else f"; step {point.step:g} is the best compromise"
+    enough = found.enough
+    more = "more rows to repair with would not be enough"
+    if enough is not None:
+        more = f"about {plural(enough, 'row', 'rows')} of each label to repair with would be enough"
+    return f"not promised: {about}, but {asked} were asked for{best}; {more}"
 
 
-def promise_sentence(frontier: Frontier, new_rows: int) -> str:
-    """What is promised, or why nothing is, and how many rows would be enough."""
-    chance, asked = chance_text(frontier.point.chance), f"{100 * frontier.confidence:g}"
-    about = f"{new_rows} new rows of each label keep all requirements together with {chance} % chance"
-    if frontier.promised:
-        return f"promised: {about}, asked were {asked} %"
-    if frontier.point.step == 0:
-        return f"not promised: no step keeps more requirements than the model as it is, which is left ({about})"
-    more = frontier.enough
-    if more is None:
-        why = "no number of rows would be enough for this repair"
-    else:
-        why = f"about {more} rows of each label would be enough for this repair"
-    return f"not promised, the best compromise: {about}, asked were {asked} %; {why}"
+def missing(found: CrossFitView) -> list[str]:
+    """What the requirements lack that are not sure enough, where nothing is promised, in a few sentences."""
+    lacking = () if found.promised else found.lacking
+    if not lacking:
+        return []
+    needed = chance_text(found.wanted, found.confidence)
+    few = [f"{promise.requirement.text} (about {promise.enough})" for promise in lacking if promise.enough is not None]
+    hopeless = [promise for promise in lacking if promise.enough is None]
+    broken = [promise.requirement.text for promise in hopeless if not _better(promise)]
+    vague = [promise.requirement.text for promise in hopeless if _better(promise)]
+    sentences = [
+        ("no better than the limit on the rows at hand", broken),
+        ("sure enough if there were more rows of each label to repair with", few),
+        (f"not to be sure of for as few as {found.new_rows} new rows of each label, see --promise-rows", vague),
+    ]
+    return [
+        f"for {100 * found.confidence:.10g} % together each requirement needs {needed} %",
+        *(f"{what}: {_some(texts)}" for what, texts in sentences if texts),
+    ]
 
 
-def chance_text(chance: float) -> str:
-    """In percent, never rounded up to certainty."""
-    return f"{min(100 * chance, 99.9):.1f}" if chance < 1 else "100"
+def _better(promise: Promise) -> bool:
+    """Better than its limit, and not just as good."""
+    return promise.met and promise.value != promise.requirement.limit
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = len(texts) - _SHOWN_REQUIREMENTS
+    return ", ".join(texts[:_SHOWN_REQUIREMENTS]) + (f" and {more} more" if more > 0 else "")
+
+
+def enough_text(promise: Promise) -> str:
+    """Rows of each label that would be enough."""
+    return "no number" if promise.enough is None else str(promise.enough)
+
+
+def chance_text(chance: float, confidence: float, *, sure: bool = False) -> str:
+    """In percent, rounded down, so that it never claims more: nor certainty, unless it is `sure`.
+
+    It has as many digits as the confidence, so that both compare as the numbers do.
+    """
+    if sure and chance == 1:
+        return "100"
+    digits = max(1, len(f"{100 * confidence:.10g}".partition(".")[2]))
+    shown = math.floor(round(100 * chance * 10**digits, 6)) / 10**digits
+    if shown >= 100:
+        return f">{100 - 10**-digits:.{digits}f}"
+    return f"<{10**-digits:.{digits}f}" if shown == 0 else f"{shown:.{digits}f}"
+
+
+def _untouched(found: CrossFitView) -> bool:
+    """The model is as it was, so that what it does not lose is certain."""
+    return found.point is not None and found.point.step == 0

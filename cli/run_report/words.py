@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 SPLIT_WORDS = {
     "test": "test rows",
     "validation": "validation rows (optimistic: they chose)",
+    "out of fold": "repair rows, each under tunings that did not see it",
     "negative": "negative rows (searched on)",
     "positive": "positive rows (searched on)",
 }
@@ -47,6 +48,14 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def span(counts: Sequence[int]) -> str:
+    """`9`, or `2666-2667` where they differ; a dash where there are none."""
+    if not counts:
+        return "-"
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low}-{high}"
 
 
 def plural(count: int, one: str, many: str) -> str:
