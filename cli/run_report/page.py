@@ -14,9 +14,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cli.run_report import charts
+from cli.run_report import charts, crossfit_charts
+from cli.run_report.crossfit import CrossFitView
 from cli.run_report.data import CandidateView, CurveView, JobView, OutcomeView, ReportView, workers
 from cli.run_report.pictures import Picture, pictures
+from cli.run_report.promises import chance_text, enough_text, missing, promise_sentence, promise_value
 from cli.run_report.words import (
     SPLIT_WORDS,
     STEP_WORDS,
@@ -26,6 +28,7 @@ from cli.run_report.words import (
     percent,
     plural,
     points,
+    span,
     under_repair,
     verdict_values,
 )
@@ -33,6 +36,7 @@ from engine.charts.scale import BLUE, ORANGE
 from engine.core.names import NAME_COLUMNS, escaped, isolated, shortened
 from engine.core.types import Int64
 from engine.metrics.accuracy import LabelChange, confusion, total_change
+from engine.metrics.promise import Promise
 
 _MANY_LABELS = 60
 """Above so many, charts show only labels under repair and those that changed most."""
@@ -81,6 +85,8 @@ def render_page(report: ReportView) -> str:
         "percent": percent,
         "points": lambda share: points(share).replace("-", "−"),
         "number": lambda value: "–" if value is None else number(value).replace("-", "−"),
+        "signed": lambda value: f"{value:+.3f}".replace("-", "−"),
+        "span": lambda counts: span(counts).replace("-", "–"),
         "duration": duration,
         "exact": lambda value: "" if value is None else repr(value),
         "label": lambda label: _name(label_text(label, names), NAME_COLUMNS),
@@ -98,6 +104,9 @@ def render_page(report: ReportView) -> str:
         "change_bar": charts.change_bar,
         "count_bar": charts.count_bar,
         "share_bar": charts.share_bar,
+        "mixed_bar": crossfit_charts.mixed_bar,
+        "promise_value": promise_value,
+        "enough_text": enough_text,
         "blue": BLUE,
         "orange": ORANGE,
     }
@@ -120,6 +129,7 @@ def _content(report: ReportView) -> dict[str, Any]:
         "states": Counter(job.state for job in report.jobs),
         "headline": _headline(report),
         "outcomes": [(outcome, _radar(report, outcome, at)) for at, outcome in enumerate(report.outcomes)],
+        "crossfit": _crossfit(report.crossfit),
         "confusion": _confusion(report),
         "facets": _facets(report),
         "trade_off": _trade_off(report.candidates),
@@ -127,6 +137,37 @@ def _content(report: ReportView) -> dict[str, Any]:
         "pictures": _pictures(report),
         "workers": found,
         "timeline": charts.timeline(found) if any(job.ended is not None for job in report.jobs) and found else None,
+    }
+
+
+def _crossfit(found: CrossFitView | None) -> dict[str, Any]:
+    """What only runs of CrossFit have; what the page asks for is false of others."""
+    if found is None:
+        return dict.fromkeys(("view", "promise", "frontier", "mixture"))
+
+    def chance(share: float, step: float) -> str:
+        return chance_text(share, found.confidence, sure=step == 0)
+
+    def verdict(promise: Promise) -> tuple[bool, str]:
+        if found.promised:
+            return True, "✓ promised"
+        if promise.chance >= found.wanted:
+            return True, "✓ sure enough"
+        return False, "not sure enough" if promise.met else "✗ not met"
+
+    return {
+        "view": found,
+        "promise": bool(found.point or found.notes),
+        "mixture": bool(found.tuned),
+        "sentence": promise_sentence(found),
+        "missing": missing(found),
+        "asked": f"{100 * found.confidence:.10g}",
+        "wanted": chance_text(found.wanted, found.confidence),
+        "frontier": crossfit_charts.frontier(found.frontier, found.confidence) if found.frontier else None,
+        "largest": max((abs(recipe.found or 0.0) for recipe in found.recipes), default=0.0),
+        "largest_offset": max((abs(offset.found) for offset in found.offsets), default=0.0),
+        "chance": chance,
+        "verdict": verdict,
     }
 
 

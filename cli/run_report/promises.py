@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cli.run_report.tables import changes_table
 from cli.run_report.words import number, plural, span, under_repair
 from cli.shared.console import COLUMNS, label_name, table
+from cli.shared.verdicts import value_text
 
 if TYPE_CHECKING:
     from cli.run_report.crossfit import CrossFitView
@@ -82,7 +83,7 @@ def promise_table(found: CrossFitView) -> str:
         line = [
             promise.requirement.text,
             f"{side} {100 * promise.requirement.limit:.10g}",
-            f"{100 * promise.value:.2f}",
+            promise_value(promise),
             f"{100 * promise.low:.1f} to {100 * promise.high:.1f}",
             promise.rows,
             chance_text(promise.chance, found.confidence, sure=_untouched(found)),
@@ -132,8 +133,8 @@ def missing(found: CrossFitView) -> list[str]:
     vague = [promise.requirement.text for promise in hopeless if _better(promise)]
     sentences = [
         ("no better than the limit on the rows at hand", broken),
-        ("sure enough if there were more rows of each label to repair with", few),
-        (f"not to be sure of for as few as {found.new_rows} new rows of each label, see --promise-rows", vague),
+        ("sure enough from more rows of each label to repair with", few),
+        (f"{found.new_rows} new rows of each label are too few to be sure of (--promise-rows)", vague),
     ]
     return [
         f"for {100 * found.confidence:.10g} % together each requirement needs {needed} %",
@@ -149,6 +150,12 @@ def _better(promise: Promise) -> bool:
 def _some(texts: Sequence[str]) -> str:
     more = len(texts) - _SHOWN_REQUIREMENTS
     return ", ".join(texts[:_SHOWN_REQUIREMENTS]) + (f" and {more} more" if more > 0 else "")
+
+
+def promise_value(promise: Promise) -> str:
+    """In percent, or points, with as many digits as show on which side of the limit it lies."""
+    limit = promise.requirement.limit
+    return value_text(promise.value, limit, tied=promise.value == limit)
 
 
 def enough_text(promise: Promise) -> str:

@@ -27,7 +27,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
             [
                 verdict.requirement.text,
                 f"{side} {100 * verdict.requirement.limit:.10g}",
-                _value(verdict),
+                value_text(verdict.value, verdict.requirement.limit, tied=verdict.margin == 0),
                 f"{100 * verdict.low:.1f} to {100 * verdict.high:.1f}",
                 f"{before}{verdict.count_after} of {verdict.total}",
                 "met" if verdict.met else "not met",
@@ -37,12 +37,11 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
     return table(header, lines, least=COLUMNS)  # what is required is a sentence, which is read whole
 
 
-def _value(verdict: Verdict) -> str:
-    """Two digits, or as many as show on which side of the limit it lies."""
+def value_text(value: float, limit: float, *, tied: bool) -> str:
+    """A share in percent with two digits, or as many as show on which side of the limit it lies, if not `tied`."""
     digits = 2
     while True:
-        value = f"{100 * verdict.value:.{digits}f}"
-        limit = f"{100 * verdict.requirement.limit:.{digits}f}"
-        if value != limit or verdict.margin == 0 or digits == 12:
-            return value
+        shown = f"{100 * value:.{digits}f}"
+        if shown != f"{100 * limit:.{digits}f}" or tied or digits == 12:
+            return shown
         digits += 1
