@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from cli.run_report.words import duration, plural
 from cli.shared.console import echo
+from cli.shared.method_options import CROSSFIT
 from cli.shared.options import PATH, option
 from engine.core.errors import InputError
 from engine.core.names import escaped
@@ -35,6 +36,7 @@ class Status:
     Attributes:
         step, steps: round or iteration, and how many there will be.
         done, total: searches.
+        tunings: of CrossFit, how many have ended of how many, which come before its searches.
         elapsed, left: seconds.
         best: what is best so far, in words.
         workers: number of processes that have finished a search.
@@ -45,11 +47,19 @@ class Status:
     steps: int | None
     done: int
     total: int | None
+    tunings: tuple[int, int] | None
     elapsed: float | None
     left: float | None
     best: str
     workers: int
     quiet: float
+
+    @property
+    def ahead(self) -> tuple[int, int | None]:
+        """What is under way: tunings until all have ended, then searches; how many have ended, of how many."""
+        if self.tunings is not None and self.tunings[0] < self.tunings[1]:
+            return self.tunings
+        return self.done, self.total
 
 
 @click.command(short_help="Follow a run from another terminal.")
@@ -85,7 +95,7 @@ def command(run: Path, interval: float) -> None:
             if gone:
                 break
     if facts.get("state") == "running":
-        resume = ", expected to be continued with --resume" if facts.get("mode") else ""
+        resume = ", expected to be continued with --resume" if facts.get("mode") or facts.get("method") else ""
         echo(
             f"{run}: the run seems to have stopped, its process {facts['pid']} is gone and nothing was written for "
             f"{duration(status.quiet)}{resume}",
@@ -100,11 +110,13 @@ def read_status(run: Path, facts: Mapping[str, Any]) -> Status:
         progress = json.loads((run / "progress.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         progress = _from_tables(run, facts)
+    tunings = progress.get("tunings")
     return Status(
         step=progress.get("step"),
         steps=progress.get("steps"),
         done=progress["jobs_done"],
         total=progress.get("jobs"),
+        tunings=None if tunings is None else (tunings[0], tunings[1]),
         elapsed=progress.get("elapsed"),
         left=progress.get("left"),
         best=progress.get("best") or "",
@@ -114,9 +126,12 @@ def read_status(run: Path, facts: Mapping[str, Any]) -> Status:
 
 
 def words(status: Status) -> dict[str, str]:
-    """A status in words: where it is, how many searches, and the rest; what is unknown is empty."""
+    """A status in words: where it is, how many tunings or searches, and the rest; what is unknown is empty."""
     step = "" if status.step is None else f"step {status.step}" + (f" of {status.steps}" if status.steps else "")
     done = f"{status.done} of {status.total} searches" if status.total else plural(status.done, "search", "searches")
+    if status.tunings is not None:
+        step = "{} of {} tunings".format(*status.tunings)
+        done = "" if status.ahead == status.tunings else done
     rest = []
     if status.elapsed and status.done:
         rest.append(_rate(status.done / status.elapsed))
@@ -143,14 +158,14 @@ class _Lines:
         pass
 
     def show(self, status: Status) -> None:
-        now = (status.step, status.done, status.best, status.quiet > QUIET_SECONDS)
+        now = (status.step, status.tunings, status.done, status.total, status.best, status.quiet > QUIET_SECONDS)
         if now != self._last:
             self._last = now
             echo(", ".join(filter(None, words(status).values())), err=True)
 
 
 class _Screen:
-    """A bar of the searches and a line about the best, rewritten in place."""
+    """A bar of the tunings or searches and a line about the best, rewritten in place."""
 
     def __enter__(self) -> _Screen:
         self._bar = tqdm(position=0, leave=False, dynamic_ncols=True, bar_format="{desc}")
@@ -163,8 +178,9 @@ class _Screen:
 
     def show(self, status: Status) -> None:
         said = words(status)
-        self._bar.bar_format = "|{bar:24}| {desc}" if status.total else "{desc}"
-        self._bar.total, self._bar.n = status.total, min(status.done, status.total or status.done)
+        done, total = status.ahead
+        self._bar.bar_format = "|{bar:24}| {desc}" if total else "{desc}"
+        self._bar.total, self._bar.n = total, min(done, total or done)
         self._bar.set_description_str(", ".join(filter(None, (said["step"], said["done"], said["rest"]))))
         self._best.set_description_str(said["best"])
 
@@ -180,7 +196,12 @@ def _from_tables(run: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     if started:
         begun = datetime.fromisoformat(started.replace("Z", "+00:00"))  # Python 3.10 knows no Z
         elapsed = (datetime.now(timezone.utc) - begun.astimezone(timezone.utc)).total_seconds()
+    tuned = {}
+    if facts.get("method") == CROSSFIT:
+        settings = facts["arguments"]["settings"]
+        tuned["tunings"] = (len(read_table(run, "tunings")), len(settings["recipes"]) * settings["folds"])
     return {
+        **tuned,
         "step": max((job["step"] for job in jobs), default=None),
         "jobs_done": len(ended),
         "elapsed": elapsed,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli.run_report.rows import change_of, promise_of
+from cli.shared.method_options import CROSSFIT
 from engine.metrics.accuracy import LabelChange
-from engine.metrics.promise import Promise
 from engine.tuning.recipes import Recipe
 
-METHOD = "CrossFit"
-"""As `run.json` calls it under `method`."""
+if TYPE_CHECKING:
+    from engine.metrics.promise import Promise
 
 OUT_OF_FOLD = "out of fold"
 """Split of the table `labels`: repair rows, each judged by tunings that did not see it."""
@@ -146,7 +146,7 @@ def read_crossfit(
     facts: Mapping[str, Any], rows_of: Callable[[str], Sequence[Mapping[str, Any]]]
 ) -> CrossFitView | None:
     """What `run.json` (`facts`) and the tables (`rows_of` by name) say, or None of a run of another method."""
-    if facts.get("method") != METHOD:
+    if facts.get("method") != CROSSFIT:
         return None
     settings = facts["arguments"]["settings"]
     tunings, mixture = rows_of("tunings"), rows_of("mixture")

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from cli.run_report.crossfit import METHOD, CrossFitView, read_crossfit
+from cli.run_report.crossfit import CrossFitView, read_crossfit
 from cli.run_report.rows import change_of, verdict_of
+from cli.shared.method_options import CROSSFIT
 from engine.core.errors import InputError
 from engine.core.types import Float64, Int64
 from engine.metrics.accuracy import LabelChange
@@ -171,7 +172,7 @@ class ReportView:
     @property
     def kind(self) -> str:
         """What kind of run it was, in a word."""
-        return METHOD if self.crossfit is not None else self.mode or "optimize"
+        return CROSSFIT if self.crossfit is not None else self.mode or "optimize"
 
     @property
     def judged_by(self) -> str | None:

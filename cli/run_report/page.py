@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -36,7 +36,9 @@ from engine.charts.scale import BLUE, ORANGE
 from engine.core.names import NAME_COLUMNS, escaped, isolated, shortened
 from engine.core.types import Int64
 from engine.metrics.accuracy import LabelChange, confusion, total_change
-from engine.metrics.promise import Promise
+
+if TYPE_CHECKING:
+    from engine.metrics.promise import Promise
 
 _MANY_LABELS = 60
 """Above so many, charts show only labels under repair and those that changed most."""

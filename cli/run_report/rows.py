@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.metrics.accuracy import LabelChange
-from engine.metrics.promise import Promise
 from engine.metrics.requirements import Requirement, Verdict
+
+if TYPE_CHECKING:
+    from engine.metrics.promise import Promise
 
 
 def change_of(row: Mapping[str, Any]) -> LabelChange:
@@ -25,6 +27,8 @@ def verdict_of(row: Mapping[str, Any]) -> Verdict:
 
 def promise_of(row: Mapping[str, Any]) -> Promise:
     """A row of `promises`."""
+    from engine.metrics.promise import Promise
+
     judged = {field.name: row[field.name] for field in fields(Promise) if field.name != "requirement"}
     return Promise(requirement=_requirement_of(row), **judged)
 

@@ -103,7 +103,7 @@ class Ledger:
         self._progress["step"] = step
         planned = self._progress["jobs"] + jobs if self._known_total is None else self._known_total
         self._progress["jobs"] = planned
-        self._tell()
+        self._tell(at_once=True)
 
     def tunings(self, done: int, total: int) -> None:
         """Say how many tunings have ended, of how many."""
@@ -276,7 +276,7 @@ class Ledger:
         """Seconds of the run, with those of the commands before this one."""
         return self.earlier + time.perf_counter() - self._begun
 
-    def _tell(self) -> None:
+    def _tell(self, *, at_once: bool = False) -> None:
         progress = self._progress
         elapsed = time.perf_counter() - self._begun
         progress["elapsed"] = self.earlier + elapsed
@@ -285,7 +285,7 @@ class Ledger:
         progress["left"] = elapsed / self._done_here * left if self._done_here else None
         if self._on_jobs is not None:
             self._on_jobs(progress)
-        if time.perf_counter() - self._written >= PROGRESS_SECONDS:
+        if at_once or time.perf_counter() - self._written >= PROGRESS_SECONDS:
             self.records.write_progress(progress)
             self._written = time.perf_counter()
 
