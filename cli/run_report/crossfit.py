@@ -89,7 +89,7 @@ class CrossFitView:
         weights: tuned, or None before the first tuning has ended.
         offsets: by label; empty where none were searched.
         frontier: by ascending step; empty before the end, and where there was nothing to repair.
-        promises: of each requirement at the step taken.
+        promises: of each requirement at the step taken, or of the model as it is where there was nothing to repair.
         judged: out of fold at that step, by label.
         promised: the chance of all together reaches the confidence.
         confidence: that was asked for.
@@ -115,9 +115,19 @@ class CrossFitView:
     notes: tuple[str, ...]
 
     @property
-    def point(self) -> PointView | None:
-        """The step taken, or None where there is none yet."""
-        return next((point for point in self.frontier if point.taken), None)
+    def step(self) -> float:
+        """The one taken; 0 is the model as it is."""
+        return next((point.step for point in self.frontier if point.taken), 0.0)
+
+    @property
+    def chance(self) -> float:
+        """That new rows keep all requirements together."""
+        return math.prod(promise.chance for promise in self.promises)
+
+    @property
+    def judges(self) -> bool:
+        """There is something to say of promises: of a model left as it is only where the user asked for something."""
+        return bool(self.frontier or (self.promises and self.stated))
 
     @property
     def tuned(self) -> int:

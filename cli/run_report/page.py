@@ -147,7 +147,7 @@ def _crossfit(found: CrossFitView | None) -> dict[str, Any]:
     if found is None:
         return dict.fromkeys(("view", "promise", "frontier", "mixture"))
 
-    def chance(share: float, step: float) -> str:
+    def chance(share: float, step: float = found.step) -> str:
         return chance_text(share, found.confidence, sure=step == 0)
 
     def verdict(promise: Promise) -> tuple[bool, str]:
@@ -159,7 +159,7 @@ def _crossfit(found: CrossFitView | None) -> dict[str, Any]:
 
     return {
         "view": found,
-        "promise": bool(found.point or found.notes),
+        "promise": found.judges or bool(found.notes),
         "mixture": bool(found.tuned),
         "sentence": promise_sentence(found),
         "missing": missing(found),

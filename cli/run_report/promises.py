@@ -25,13 +25,11 @@ _KEPT = "\u00a0"
 def describe_crossfit(found: CrossFitView, labels: Sequence[int], names: Sequence[str] | None) -> str:
     """What a repair did to rows that no tuning saw, and what it promises; `labels` are under repair."""
     parts = ["\n".join(found.notes), _tunings(found, labels, names)]
-    point = found.point
-    if point is not None:
-        parts += [
-            _mixture(found, names),
-            f"out of fold, before and after (rows that no tuning saw):\n{changes_table(found.judged, names)}",
-            "\n".join([promise_table(found), promise_sentence(found), *(f"  {line}" for line in missing(found))]),
-        ]
+    if found.frontier:
+        title = "out of fold, before and after (rows that no tuning saw):"
+        parts += [_mixture(found, names), f"{title}\n{changes_table(found.judged, names)}"]
+    if found.judges:
+        parts.append("\n".join([promise_table(found), promise_sentence(found), *(f"  {x}" for x in missing(found))]))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -59,9 +57,8 @@ def _mixture(found: CrossFitView, names: Sequence[str] | None) -> str:
         ]
         for recipe in found.recipes
     ]
-    step = found.point.step if found.point else 0.0
     lines = [
-        f"mixture of the recipes, of which step {step:g} was taken:",
+        f"mixture of the recipes, of which step {found.step:g} was taken:",
         table(["recipe", "coefficient", "times step", "epochs", "rows", "rms change"], rows),
     ]
     largest = sorted(found.offsets, key=lambda offset: -abs(offset.taken))[:_SHOWN_OFFSETS]
@@ -86,7 +83,7 @@ def promise_table(found: CrossFitView) -> str:
             promise_value(promise),
             f"{100 * promise.low:.1f} to {100 * promise.high:.1f}",
             promise.rows,
-            chance_text(promise.chance, found.confidence, sure=_untouched(found)),
+            chance_text(promise.chance, found.confidence, sure=found.step == 0),
         ]
         lines.append(line if found.promised else [*line, enough_text(promise)])
     header = ["requirement", "required %", "value %", "new rows %", "rows", "chance %"]
@@ -97,23 +94,25 @@ def promise_table(found: CrossFitView) -> str:
 
 def promise_sentence(found: CrossFitView) -> str:
     """What is promised, or that nothing is, and how many rows would be enough."""
-    point, count = found.point, len(found.promises)
-    if point is None or not count:
+    count, met = len(found.promises), sum(promise.met for promise in found.promises)
+    if not count:
         return "nothing is promised: no requirement has rows to judge it by"
-    if point.step == 0 and found.asked_step:
-        return "not promised: step 0 was asked for, so the model is left as it is"
-    if point.step == 0:
+    if found.frontier and found.step == 0:
+        if found.asked_step:
+            return "not promised: step 0 was asked for, so the model is left as it is"
         return (
             "not promised: on the rows at hand every step keeps fewer requirements than the model as it is "
-            f"({point.met} of {count}), so it is left as it is"
+            f"({met} of {count}), so it is left as it is"
         )
     which = {1: "the requirement", 2: "both requirements"}.get(count, f"all {count} requirements together")
     new = f"{plural(found.new_rows, 'row', 'rows')} of each label from the same source"
-    about = f"with {chance_text(point.chance, found.confidence)} % chance the next {new} keep {which}"
+    about = (
+        f"with {chance_text(found.chance, found.confidence, sure=found.step == 0)} % chance the next {new} keep {which}"
+    )
     asked = f"{100 * found.confidence:.10g} %"
     if found.promised:
         return f"promised: {about} ({asked} were asked for)"
-    best = "" if found.asked_step else f"; step {point.step:g} is the best compromise"
+    best = "" if found.asked_step or not found.frontier else f"; step {found.step:g} is the best compromise"
     enough = found.enough
     more = "more rows to repair with would not be enough"
     if enough is not None:
@@ -175,8 +174,3 @@ def chance_text(chance: float, confidence: float, *, sure: bool = False) -> str:
     if shown >= 100:
         return f">{100 - 10**-digits:.{digits}f}"
     return f"<{10**-digits:.{digits}f}" if shown == 0 else f"{shown:.{digits}f}"
-
-
-def _untouched(found: CrossFitView) -> bool:
-    """The model is as it was, so that what it does not lose is certain."""
-    return found.point is not None and found.point.step == 0

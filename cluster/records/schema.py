@@ -14,7 +14,9 @@ def _field(name: str, kind: pa.DataType, text: str, unit: str = "") -> pa.Field:
     return pa.field(name, kind, metadata=metadata)
 
 
-JOB = _field("job", pa.string(), "name of the search; `stepN` or `batch` for what a batch made of its searches")
+JOB = _field(
+    "job", pa.string(), "name of the search; `stepN`, `batch` or `crossfit` for what a run made of its searches"
+)
 
 SCHEMAS: dict[str, pa.Schema] = {
     "swarm": pa.schema(
@@ -38,9 +40,15 @@ SCHEMAS: dict[str, pa.Schema] = {
                 "stage",
                 pa.string(),
                 "base: the model as it was; repaired: a saved model, loaded again; candidate: a job's best patch on "
-                "cached features; step: what a round or iteration of a batch ended with, on cached features",
+                "cached features; step: what a round or iteration of a batch ended with, on cached features, or the "
+                "step that CrossFit took",
             ),
-            _field("split", pa.string(), "negative, positive, validation or test: the rows measured"),
+            _field(
+                "split",
+                pa.string(),
+                "negative, positive, validation or test: the rows measured; out of fold: repair rows, each under "
+                "tunings that did not see it",
+            ),
             _field("label", pa.int32(), "true class"),
             _field("total", pa.int64(), "rows of the label", "rows"),
             _field("correct", pa.int64(), "rows the model gets right", "rows"),

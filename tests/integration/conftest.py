@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,22 @@ from tests.support.batches import here, small_batch, write_data
 
 SHIPPED = Path(__file__).parents[2] / "cli" / "quickstart_data"
 ROWS = {"repair": 400, "val": 120, "test": 120}
+
+CROSSFIT_GOALS = """
+confidence = 0.9
+[[require]]
+max_drop = 0.02
+[[require]]
+label = "*"
+max_drop = 0.05
+[[require]]
+label = "Shirt"
+min_gain = 0.02
+[[require]]
+true = "Shirt"
+predicted = "T-shirt/top"
+max_rate = 0.5
+"""
 
 
 @dataclass(frozen=True)
@@ -111,6 +129,25 @@ def refused(command: Command, tmp_path: Path) -> Callable[..., str]:
         return done.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def crossfit_run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small finished CrossFit repair of label 6: the run, and beside it what `optimize` printed, and the page."""
+    root = tmp_path_factory.mktemp("crossfit")
+    data = prepared / "data"
+    (root / "goals.toml").write_text(CROSSFIT_GOALS, encoding="utf-8")
+    words = ["optimize", "--method", "CrossFit", "--model-dir", prepared / "model.keras", "--verbose", "0"]
+    words += ["--target-data-dir", data / "negative" / "6", "--output-dir", root / "out", "--run-dir", root / "run"]
+    words += ["--test-data", data / "test.h5", "--requirements", root / "goals.toml", "--num-workers", "0"]
+    words += ["--recipes", "2:1:epochs=2,4:1:epochs=2", "--folds", "3", "--num-iterations", "5"]
+    words += ["--promise-rows", "60"]
+    out = io.StringIO()
+    with redirect_stdout(out):
+        assert run([str(word) for word in words]) in (0, 3)
+    (root / "out.txt").write_text(out.getvalue(), encoding="utf-8")
+    assert run(["report", str(root / "run"), "--html", str(root / "page.html")]) == 0
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,405 @@
+"""`report` and `watch` of CrossFit runs: what the terminal and the page say, against the tables of the run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli.commands.watch import read_status, words
+from cli.run_report.crossfit import CrossFitView, PointView
+from cli.run_report.data import read_report
+from cli.run_report.promises import chance_text, describe_crossfit, missing, promise_sentence
+from cluster.records.schema import OF_METHODS, SCHEMAS
+from cluster.records.store import RunRecords, read_facts, read_table
+from engine.metrics.promise import Promise
+from engine.metrics.requirements import Kind, Requirement
+from tests.integration.conftest import Command
+from tests.support.pages import Element, cells, check_whole, in_order, marks, parse, percent, points
+from tests.support.run_samples import write_run
+
+
+@pytest.fixture(scope="session")
+def page(crossfit_run: Path) -> Element:
+    return parse(crossfit_run / "page.html")
+
+
+def rows_of(root: Path, table: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read_table(root / "run", table).to_pylist()
+    assert rows
+    return rows
+
+
+def shown(page: Element, table: str) -> list[Element]:
+    return [element for element in page.with_data("table") if element.data("table") == (table,)]
+
+
+def signed(value: float, digits: int = 3) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+# The page.
+
+
+def test_promises_are_those_of_the_table(crossfit_run: Path, page: Element) -> None:
+    stored = rows_of(crossfit_run, "promises")
+    rows = shown(page, "promises")
+    assert len(rows) == len(stored) == 13
+    for row, entry in zip(rows, stored, strict=True):
+        found = cells(row)
+        for column, (value, _) in found.items():
+            assert value == ("" if entry[column] is None else repr(entry[column])), column
+        assert set(found) == {"met", "limit", "value", "low", "chance", "rows", "new_rows", "enough"}
+        assert row.children[0].text == entry["text"]
+        assert found["limit"][1] == f"{'≥' if entry['kind'] == 'min_gain' else '≤'} {100 * entry['limit']:g}"
+        assert found["enough"][1] == ("no number" if entry["enough"] is None else str(entry["enough"]))
+        assert float(found["value"][1].replace("−", "-")) == pytest.approx(100 * entry["value"], abs=0.005)
+    assert {entry["enough"] is None for entry in stored} == {True, False}
+    wanted = 0.9 ** (1 / 13)
+    for row, entry in zip(rows, stored, strict=True):
+        sure = entry["chance"] >= wanted
+        assert cells(row)["met"][1] == ("✓ sure enough" if sure else "not sure enough" if entry["met"] else "✗ not met")
+    (card,) = [element for element in page.with_data("card") if element.data("card") == ("promise",)]
+    assert card.data("promised") == ("False",)
+    assert float(card.data("chance")[0]) == pytest.approx(np.prod([entry["chance"] for entry in stored]))
+    assert float(card.data("chance")[0]) == pytest.approx(read_facts(crossfit_run / "run")["chance"])
+
+
+def test_what_was_mixed_is_that_of_the_tables(crossfit_run: Path, page: Element) -> None:
+    mixture, tunings = rows_of(crossfit_run, "mixture"), rows_of(crossfit_run, "tunings")
+    recipes = {entry["name"]: entry for entry in mixture if entry["kind"] == "recipe"}
+    rows = shown(page, "mixture")
+    assert [row.data("recipe")[0] for row in rows] == list(recipes) == ["2:1:epochs=2", "4:1:epochs=2"]
+    for row in rows:
+        entry = recipes[row.data("recipe")[0]]
+        assert cells(row) == {name: (repr(entry[name]), signed(entry[name])) for name in ("found", "taken")}
+        mine = {str(tuning["fold"]): tuning for tuning in tunings if tuning["recipe"] == entry["name"]}
+        folds = row.with_data("fold")
+        assert [fold.data("fold")[0] for fold in folds] == list(mine) == ["0", "1", "2"]
+        for fold in folds:
+            tuning = mine[fold.data("fold")[0]]
+            assert fold.data("value", "rows", "epochs") == (repr(tuning["change"]), str(tuning["rows"]), "2")
+            assert fold.text == f"{tuning['change']:.4g}"
+        assert "266–267" in row.text and {tuning["rows"] for tuning in mine.values()} == {266, 267}
+    offsets = {str(entry["label"]): entry for entry in mixture if entry["kind"] == "offset"}
+    found = {row.data("label")[0]: cells(row) for row in shown(page, "offsets")}
+    assert found == {
+        label: {name: (repr(entry[name]), signed(entry[name])) for name in ("found", "taken")}
+        for label, entry in offsets.items()
+    }
+    assert len(found) == 10
+
+
+def test_the_step_and_its_chart(crossfit_run: Path, page: Element) -> None:
+    frontier = rows_of(crossfit_run, "frontier")
+    rows = shown(page, "frontier")
+    assert [row.data("step")[0] for row in rows] == [repr(entry["step"]) for entry in frontier]
+    for row, entry in zip(rows, frontier, strict=True):
+        found = cells(row)
+        for column, (value, _) in found.items():
+            assert value == repr(entry[column])
+        assert [found[name][1] for name in ("gain", "all", "worst")] == [
+            points(entry[name]) for name in ("gain", "all", "worst")
+        ]
+        assert (row.attributes.get("class") == "mine") == entry["taken"]
+    drawn = page.with_data("frontier")
+    for name in ("gain", "all", "worst", "chance"):
+        mine = [mark for mark in drawn if mark.data("frontier") == (name,)]
+        assert [mark.data("step", "value") for mark in mine] == [
+            (repr(entry["step"]), repr(entry[name])) for entry in frontier
+        ]
+        largest = max(mine, key=lambda mark: float(mark.attributes["r"]))
+        assert largest.data("step") == (repr(next(entry["step"] for entry in frontier if entry["taken"])),)
+    changes = [mark for mark in drawn if mark.data("frontier") != ("chance",)]
+    in_order([(float(mark.data("value")[0]), -float(mark.attributes["cy"])) for mark in changes])
+    chances = [mark for mark in drawn if mark.data("frontier") == ("chance",)]
+    in_order([(float(mark.data("value")[0]), -float(mark.attributes["cy"])) for mark in chances])
+    in_order(marks(page, "frontier", "step", "cx"))
+
+
+def test_before_and_after_of_rows_that_no_tuning_saw(crossfit_run: Path, page: Element) -> None:
+    """The 400 repair rows, and apart from them the test rows of the saved model."""
+    labels = rows_of(crossfit_run, "labels")
+    for split, stage, total in (("out of fold", "step", 400), ("test", "repaired", 120)):
+        mine = [row for row in shown(page, "labels") if row.data("split") == (split,)]
+        entries = [entry for entry in labels if (entry["split"], entry["stage"]) == (split, stage)]
+        assert [row.data("label")[0] for row in mine] == [*(str(entry["label"]) for entry in entries), "all"]
+        for row, entry in zip(mine, entries, strict=False):
+            found = cells(row)
+            assert found["repaired.accuracy"] == (repr(entry["accuracy"]), percent(entry["accuracy"]))
+            assert (found["repaired"][1], found["broken"][1]) == (str(entry["repaired"]), str(entry["broken"]))
+        assert cells(mine[-1])["total"][1] == str(total)
+
+
+def test_the_page_is_whole(crossfit_run: Path, page: Element) -> None:
+    check_whole(crossfit_run / "page.html")
+    assert page.with_data("image"), "pictures fixed and broken"
+    assert "CrossFit" in page.text
+
+
+# The terminal.
+
+
+def test_optimize_prints_what_report_prints(crossfit_run: Path, command: Command) -> None:
+    reported = command("report", crossfit_run / "run")
+    assert (reported.code, reported.err) == (0, "")
+    printed, _, made = (crossfit_run / "out.txt").read_text(encoding="utf-8").partition("created files:\n")
+    assert printed.strip() in reported.out
+    assert made.splitlines()[:2] == [
+        str(crossfit_run / "out" / "repair" / "model.keras"),
+        str(crossfit_run / "out" / "patch.arrow"),
+    ]
+    assert ": CrossFit, 6 Shirt, done" in reported.out.splitlines()[0]
+
+
+def test_the_tables_in_the_terminal(crossfit_run: Path, command: Command) -> None:
+    out = command("report", crossfit_run / "run").out
+    mixture, frontier = rows_of(crossfit_run, "mixture"), rows_of(crossfit_run, "frontier")
+    step = next(entry["step"] for entry in frontier if entry["taken"])
+    assert f"mixture of the recipes, of which step {step:g} was taken:" in out
+    for entry in mixture:
+        found, taken = (f"{entry[name]:+.3f}" for name in ("found", "taken"))
+        if entry["kind"] == "recipe":
+            line = rf"^{re.escape(entry['name'])} +{re.escape(found)} +{re.escape(taken)} +2 +266-267 +0\.0"
+        else:
+            line = rf"[ ,]{entry['label']} [A-Z][\w/ -]+ {re.escape(taken)}"
+        assert re.search(line, out, re.MULTILINE), line
+    for entry in rows_of(crossfit_run, "promises"):
+        chance = chance_text(entry["chance"], 0.9)
+        enough = "no number" if entry["enough"] is None else entry["enough"]
+        line = rf"^{re.escape(entry['text'])}\n.* {entry['rows']} +{re.escape(chance)} +{enough}$"
+        assert re.search(line, out, re.MULTILINE), line
+    judged = [entry for entry in rows_of(crossfit_run, "labels") if entry["stage"] == "step"]
+    fixed, broken = (sum(entry[name] for entry in judged) for name in ("repaired", "broken"))
+    assert re.search(rf"^all +400 .* {fixed} +{broken}$", out, re.MULTILINE)
+    met = sum(entry["met"] for entry in rows_of(crossfit_run, "verdicts"))
+    assert f"requirements, test rows: {met} of 13 met" in out
+
+
+# What is promised, in words.
+
+
+def promise(
+    chance: float, enough: int | None = None, *, value: float = 0.0, limit: float = 0.03, kind: Kind = "max_drop"
+) -> Promise:
+    requirement = Requirement(kind, limit, (4,), None, f"{kind} {100 * limit:g}")
+    met = value >= limit if requirement.at_least else value <= limit
+    return Promise(requirement, value, value - 0.01, value + 0.01, 400, 500, met, chance, enough)
+
+
+def point(step: float, *, taken: bool) -> PointView:
+    return PointView(step, 0.9, 1, 0.1, 0.01, -0.01, 4, 10, 5, taken)
+
+
+def view(*promises: Promise, step: float = 0.4, promised: bool = False) -> CrossFitView:
+    return CrossFitView(
+        recipes=(),
+        folds=5,
+        layers=("dense",),
+        weights=10,
+        offsets=(),
+        frontier=(point(0.0, taken=step == 0), point(0.4, taken=step == 0.4)),
+        promises=promises,
+        judged=(),
+        promised=promised,
+        confidence=0.95,
+        new_rows=500,
+        asked_step=False,
+        stated=True,
+        notes=(),
+    )
+
+
+def test_a_promise_in_words() -> None:
+    found = view(promise(0.98), promise(0.981), promise(1.0), promised=True)
+    assert promise_sentence(found) == (
+        "promised: with 96.1 % chance the next 500 rows of each label from the same source keep all 3 requirements "
+        "together (95 % were asked for)"
+    )
+    assert missing(found) == []
+    assert "keep the requirement (95 %" in promise_sentence(view(promise(0.98), promised=True))
+    assert "keep both requirements (95 %" in promise_sentence(view(promise(0.98), promise(1.0), promised=True))
+
+
+def test_what_would_be_enough_in_words() -> None:
+    """The largest number of those that are not sure enough: the others have enough already."""
+    found = view(promise(0.99, 900), promise(0.97, 2374), promise(0.8, 1200))
+    assert promise_sentence(found) == (
+        "not promised: with 76.8 % chance the next 500 rows of each label from the same source keep all 3 requirements "
+        "together, but 95 % were asked for; step 0.4 is the best compromise; about 2374 rows of each label to repair "
+        "with would be enough"
+    )
+    assert missing(found) == [
+        "for 95 % together each requirement needs 98.3 %",
+        "sure enough from more rows of each label to repair with: max_drop 3 (about 2374), max_drop 3 (about 1200)",
+    ]
+
+
+def test_where_no_number_is_enough() -> None:
+    """By the limit itself, or because so few new rows vary too much."""
+    found = view(promise(0.5, value=0.03), promise(0.1, value=0.04), promise(0.9, value=0.02), promise(0.97, 50))
+    assert promise_sentence(found).endswith("; more rows to repair with would not be enough")
+    assert missing(found)[1:] == [
+        "no better than the limit on the rows at hand: max_drop 3, max_drop 3",
+        "sure enough from more rows of each label to repair with: max_drop 3 (about 50)",
+        "500 new rows of each label are too few to be sure of (--promise-rows): max_drop 3",
+    ]
+    many = missing(view(*[promise(0.9, value=0.02)] * 8))
+    assert many[-1].endswith(", max_drop 3 and 2 more")
+
+
+def test_a_model_that_is_left_as_it_is() -> None:
+    drop, gain = promise(1.0, 400), promise(0.0, limit=0.06, kind="min_gain")
+    left = view(drop, gain, step=0.0)
+    assert promise_sentence(left) == (
+        "not promised: on the rows at hand every step keeps fewer requirements than the model as it is (1 of 2), so it "
+        "is left as it is"
+    )
+    asked = replace(left, asked_step=True)
+    assert promise_sentence(asked) == "not promised: step 0 was asked for, so the model is left as it is"
+    assert "no requirement has rows" in promise_sentence(view())
+    assert "best compromise" not in promise_sentence(replace(view(drop, gain), asked_step=True))
+
+
+def test_a_model_with_nothing_to_repair() -> None:
+    """Its promise is that of the model as it is; where nothing was required there is nothing to say of it."""
+    found = replace(view(promise(1.0, 400), promised=True), frontier=(), weights=None, notes=("all rows are right",))
+    assert promise_sentence(found).startswith("promised: with 100 % chance the next 500 rows")
+    text = describe_crossfit(found, (6,), None)
+    assert text.startswith("all rows are right\n\nrequirements, rows that no tuning saw: 1 of 1 met\n")
+    assert describe_crossfit(replace(found, stated=False), (6,), None) == "all rows are right"
+    unsure = replace(found, promises=(promise(0.9, 800),), promised=False)
+    assert promise_sentence(unsure).endswith("about 800 rows of each label to repair with would be enough")
+    assert "best compromise" not in promise_sentence(unsure)
+
+
+@given(st.floats(0, 1), st.sampled_from([0.5, 0.9, 0.95, 0.975, 0.999, 0.9995]))
+def test_a_chance_in_words_never_claims_more(chance: float, confidence: float) -> None:
+    """It compares with the confidence as the numbers do, and certainty is only of what is certain."""
+    text = chance_text(chance, confidence)
+    if text[0] in "<>":
+        low, high = (float(text[1:]) / 100, 1.0) if text[0] == ">" else (0.0, float(text[1:]) / 100)
+        assert low <= chance <= high
+    else:
+        assert float(text) <= 100 * chance + 1e-6
+        assert float(text) > 100 * chance - 0.1 - 1e-6
+    assert text != "100"
+    asked = float(f"{100 * confidence:.10g}")
+    assert (float(text.lstrip("<>")) >= asked) == (chance >= confidence) or abs(chance - confidence) < 1e-9
+    assert chance_text(1.0, confidence, sure=True) == "100"
+
+
+def test_a_run_that_promises(crossfit_run: Path, tmp_path: Path, command: Command) -> None:
+    """Then nobody has to ask how many rows would be enough, and every requirement is promised."""
+    directory = tmp_path / "run"
+    shutil.copytree(crossfit_run / "run", directory)
+    RunRecords(directory).write_facts(read_facts(directory) | {"promised": True, "confidence": 0.05})
+    out = command("report", directory).out
+    assert "\npromised: with " in out and "(5 % were asked for)" in out
+    assert "enough\n" not in out and "too few" not in out
+    assert command("report", directory, "--html", tmp_path / "page.html").code == 0
+    page = parse(tmp_path / "page.html")
+    assert [cells(row)["met"][1] for row in shown(page, "promises")] == ["✓ promised"] * 13
+    (verdict,) = [element for element in page.with_data("promised") if element.tag == "p"]
+    assert verdict.text.startswith("Promised: with ") and verdict.data("promised") == ("True",)
+
+
+# Runs that go on.
+
+
+def going_on(root: Path, to: Path, tables: tuple[str, ...], **progress: Any) -> Path:
+    """A copy of the run as it was when it had only these tables."""
+    directory = to / "running"
+    shutil.copytree(root / "run", directory)
+    for name in SCHEMAS:
+        if name not in tables:
+            (directory / f"{name}.arrow").unlink()
+    facts = read_facts(directory)
+    ended = ("chance", "enough", "notes", "placement", "promised", "seconds", "step", "exit_code")
+    records = RunRecords(directory)
+    records.write_facts({name: value for name, value in facts.items() if name not in ended} | {"state": "running"})
+    if progress:
+        records.write_progress({"step": 0, "steps": None, "jobs_done": 0, "jobs": 0, "elapsed": 3.0} | progress)
+    return directory
+
+
+def test_a_run_among_its_tunings(crossfit_run: Path, tmp_path: Path, command: Command) -> None:
+    directory = going_on(crossfit_run, tmp_path, ("tunings",))
+    tunings = read_table(directory, "tunings").slice(0, 4)
+    (directory / "tunings.arrow").unlink()
+    RunRecords(directory).replace("tunings", "some", tunings.to_pylist())
+    out = command("report", directory).out
+    assert ": CrossFit, 6 Shirt, running" in out
+    assert "2 recipes in 3 folds, 74794 weights of dense, dense_1; 4 of 6 tunings are done" in out
+    assert "promised" not in out and "mixture" not in out
+    assert command("report", directory, "--html", tmp_path / "page.html").code == 0
+    check_whole(tmp_path / "page.html")
+    page = parse(tmp_path / "page.html")
+    assert [len(row.with_data("fold")) for row in shown(page, "mixture")] == [3, 1]
+    assert not shown(page, "promises") and not page.with_data("promised")
+    # Without `progress.json` the tables say as much.
+    status = read_status(directory, read_facts(directory))
+    assert status.tunings == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("progress", "says", "bar"),
+    [
+        ({"tunings": [0, 6]}, ("0 of 6 tunings", ""), (0, 6)),
+        ({"tunings": [4, 6]}, ("4 of 6 tunings", ""), (4, 6)),
+        ({"tunings": [6, 6], "step": 1, "jobs": 1}, ("6 of 6 tunings", "0 of 1 searches"), (0, 1)),
+        ({"tunings": [6, 6], "step": 1, "jobs": 2, "jobs_done": 1}, ("6 of 6 tunings", "1 of 2 searches"), (1, 2)),
+        ({"step": 1, "jobs": 2}, ("step 1", "0 of 2 searches"), (0, 2)),
+    ],
+)
+def test_tunings_are_watched_and_then_the_search(
+    progress: dict[str, Any], says: tuple[str, str], bar: tuple[int, int], crossfit_run: Path, tmp_path: Path
+) -> None:
+    directory = going_on(crossfit_run, tmp_path, ("tunings",), **progress)
+    status = read_status(directory, read_facts(directory))
+    said = words(status)
+    assert (said["step"], said["done"]) == says
+    assert status.ahead == bar
+
+
+# Other readers.
+
+
+def test_its_tables_load_elsewhere(crossfit_run: Path) -> None:
+    import duckdb
+    import pandas
+    import polars
+
+    for name in sorted(OF_METHODS):
+        table = read_table(crossfit_run / "run", name)
+        assert table.schema.equals(SCHEMAS[name])
+        path = crossfit_run / "run" / f"{name}.arrow"
+        assert len(table) == len(pandas.read_feather(path)) == polars.read_ipc(path).height > 0
+    promises = read_table(crossfit_run / "run", "promises")
+    chance = read_facts(crossfit_run / "run")["chance"]
+    found = duckdb.sql("select product(chance) from promises").fetchall()
+    assert found[0][0] == pytest.approx(chance)
+    frontier = pandas.read_feather(crossfit_run / "run" / "frontier.arrow")
+    assert frontier[frontier["taken"]]["chance"].item() == pytest.approx(chance)
+    mixture = polars.read_ipc(crossfit_run / "run" / "mixture.arrow")
+    assert mixture.filter(polars.col("kind") == "recipe")["name"].to_list() == ["2:1:epochs=2", "4:1:epochs=2"]
+    assert len(promises) == 13
+
+
+def test_a_damaged_table(crossfit_run: Path, refused: Callable[..., str], tmp_path: Path) -> None:
+    directory = going_on(crossfit_run, tmp_path, tuple(SCHEMAS))
+    shutil.copy(directory / "mixture.arrow", directory / "promises.arrow")
+    refused("report", directory, says=("running", "promises", "requirement"))
+
+
+def test_runs_of_arachne_have_no_promises(tmp_path: Path) -> None:
+    report = read_report(write_run(tmp_path, "optimize"))
+    assert (report.crossfit, report.kind) == (None, "optimize")
