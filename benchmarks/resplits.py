@@ -8,14 +8,14 @@ the quickstart has, and is the seed of the repair. The label and the requirement
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 import numpy as np
 from common import SHIPPED, machine, table
 from ledger import Ledger, grouped, out_option, tables_option
-from unseen import TAIL, Known, Subject, drop, gain, subjects
+from unseen import TAIL, Subject, drop, gain, subjects
 
 from engine import backend
 from engine.metrics.promise import Frontier
@@ -26,12 +26,6 @@ from engine.problem.crossfit import CrossFitSettings, HeldOutRows, mixed_values
 
 REPAIR, VALIDATION = 4000, 1000
 """Rows of the quickstart's `repair.h5` and `val.h5`."""
-
-
-def joined(first: Known, second: Known) -> Known:
-    """Two sets of rows, one after the other."""
-    rows = first.rows.joined([first.rows, second.rows])
-    return Known(rows, np.concatenate([first.logits, second.logits]), np.concatenate([first.before, second.before]))
 
 
 def required(label: int) -> tuple[Requirement, ...]:
@@ -77,8 +71,9 @@ def main(seeds: int, out: Path | None, tables: bool) -> None:
     if not tables:
         backend.limit_threads(1)
         loaded = load_model(SHIPPED / "model.keras")
-        subject = subjects(loaded, SHIPPED, "pad", 0, [TAIL])[TAIL]
-        subject = replace(subject, pool=joined(subject.pool, subject.official))
+        splits = [prepared_split(SHIPPED, split, "pad", 0, None) for split in ("train", "t10k")]
+        pool, labels = (np.concatenate(parts) for parts in zip(*splits, strict=True))
+        subject = subjects(loaded, (pool, labels), (pool[:1], labels[:1]), [TAIL])[TAIL]
         for seed in range(seeds):
             if not ledger.has(seed=seed):
                 click.echo(repaired(subject, seed, ledger), err=True)
