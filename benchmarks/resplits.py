@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from common import SHIPPED, machine, table
+from common import SHIPPED, machine, prepared_split, table
 from ledger import Ledger, grouped, out_option, tables_option
 from unseen import TAIL, Subject, drop, gain, subjects
 
