@@ -40,7 +40,6 @@ from engine import backend
 from engine.core.types import Int64
 from engine.datasets.fashion_mnist import LABEL_NAMES
 from engine.metrics.accuracy import wilson_interval
-from engine.metrics.promise import Frontier
 from engine.metrics.requirements import Requirement
 from engine.models.load import load_model
 from engine.problem.baselines import searched, tuned
@@ -206,26 +205,16 @@ def run(
             promised=frontier.promised,
             step=frontier.point.step,
             chance=frontier.point.chance,
-            enough=frontier.enough,
-            enough_at_best=least_enough(frontier),
+            enough=frontier.point.enough,
+            enough_at_best=None if frontier.easiest is None else frontier.easiest.enough,
             tuning_seconds=seconds,
             seconds=spent,
             new=asdict(subject.outcome(subject.pool, after, new, cell.label, requirements)),
             **subject.outcomes(values, rest, cell.label, requirements),
         )
-        said = "promised" if frontier.promised else f"not promised, enough: {frontier.enough}"
+        said = "promised" if frontier.promised else f"not promised, enough: {frontier.point.enough}"
         told.append(f"{name} step {frontier.point.step:g} {said}")
     return "; ".join(told)
-
-
-def least_enough(frontier: Frontier) -> int | None:
-    """Rows of each label that would be enough for some step, of those above 0; None where no number would."""
-    found = [
-        [promise.enough for promise in point.promises]
-        for point in frontier.points
-        if point.step > 0 and all(promise.enough is not None for promise in point.promises)
-    ]
-    return min((max(count or 0 for count in counts) for counts in found), default=None)
 
 
 def new_rows(labels: Int64, rest: Int64, count: int) -> Int64:

@@ -317,7 +317,6 @@ def run_crossfit(
     from cli.run_report.data import read_report
     from cluster.compute.compute import Compute
     from cluster.records.store import RunRecords, holds_run
-    from cluster.runs.crossfit import PATCH
     from cluster.runs.crossfit_run import repair_crossfit
     from engine.core.lock import LOCK, locked
 
@@ -341,7 +340,7 @@ def run_crossfit(
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
     echo(results(read_report(directory)))
-    created(report.model, *([repair.output / PATCH] if len(report.patch) else []))
+    created(report.model, *report.patch_files)
     return report
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.shared.console import created, echo, table
 from cli.shared.groups import Commands
+from cli.shared.method_options import CROSSFIT
 from cli.shared.options import PATH, F, model_options, option
 from engine.core.errors import InputError
 from engine.core.names import listed, suggestion
@@ -225,6 +227,19 @@ def open_patch(name: str, model: LoadedModel | None) -> PlacedPatch:
     return place(patch_of_weights_csv(path, model), shapes_of(model), name)
 
 
+def _patch_of_crossfit(directory: Path, facts: Mapping[str, Any]) -> PlacedPatch:
+    """The patch that a run of CrossFit put beside its model: its tables have the mixture alone."""
+    from cluster.runs.identity import fingerprints
+    from engine.patches.arrow import read_placed
+
+    for name, digest in dict(facts.get("patch") or {}).items():
+        path = Path(name)
+        if fingerprints({name: path})[name] != digest:
+            raise InputError(f"{path}: is no longer the patch of the run {directory}, expected it as the run left it")
+        return read_placed(path)
+    raise InputError(f"{directory}: left the model as it was, expected a run with a patch")
+
+
 def patch_of_run(directory: Path, job: str | None = None) -> PlacedPatch:
     """The patch of a job of a run: the best by its own fitness, or what a batch ended with.
 
@@ -242,6 +257,8 @@ def patch_of_run(directory: Path, job: str | None = None) -> PlacedPatch:
     from engine.patches.arrow import SCHEMA, placed_of_table
 
     facts = read_facts(directory)
+    if facts.get("method") == CROSSFIT and facts.get("state") == "done" and job is None:
+        return _patch_of_crossfit(directory, facts)
     try:
         patches = read_table(directory, "patches").select(["job", "rank", *SCHEMA.names])
         patches = patches.filter(pc.equal(patches["rank"], 0)).drop_columns(["rank"])

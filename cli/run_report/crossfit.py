@@ -75,6 +75,7 @@ class PointView:
     worst_label: int
     fixed: int
     broken: int
+    enough: int | None
     taken: bool
 
 
@@ -143,6 +144,12 @@ class CrossFitView:
     def lacking(self) -> tuple[Promise, ...]:
         """Requirements that do not reach their part of the confidence."""
         return tuple(promise for promise in self.promises if promise.chance < self.wanted)
+
+    @property
+    def easiest(self) -> PointView | None:
+        """Of the steps above 0 the one that could be promised from fewest rows; None where no number would do."""
+        known = [point for point in self.frontier if point.step > 0 and point.enough is not None]
+        return min(known, key=lambda point: point.enough or 0, default=None)
 
     @property
     def enough(self) -> int | None:

@@ -113,10 +113,13 @@ def promise_sentence(found: CrossFitView) -> str:
     if found.promised:
         return f"promised: {about} ({asked} were asked for)"
     best = "" if found.asked_step or not found.frontier else f"; step {found.step:g} is the best compromise"
-    enough = found.enough
+    easiest = None if found.asked_step else found.easiest
+    enough = found.enough if easiest is None else easiest.enough
     more = "more rows to repair with would not be enough"
     if enough is not None:
         more = f"about {plural(enough, 'row', 'rows')} of each label to repair with would be enough"
+    if easiest is not None:
+        more += f" for a step of {easiest.step:g}"
     return f"not promised: {about}, but {asked} were asked for{best}; {more}"
 
 

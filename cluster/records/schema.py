@@ -129,6 +129,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _field("worst_label", pa.int32(), "that label; -1 without others"),
             _field("fixed", pa.int64(), "rows right only after", "rows"),
             _field("broken", pa.int64(), "rows right only before", "rows"),
+            _field("enough", pa.int64(), "rows of each label from which it could be promised; null: no number", "rows"),
             _field("taken", pa.bool_(), "the step of the saved model"),
         ]
     ),

@@ -121,6 +121,11 @@ class CrossFitReport:
         return self.frontier.promised
 
     @property
+    def patch_files(self) -> tuple[Path, ...]:
+        """The patch as a file, where the repair is a change."""
+        return (self.repair.output / PATCH,) if len(self.patch) else ()
+
+    @property
     def exit_code(self) -> int:
         """0 done, 3 what the user requires is not promised or not met on test data, 4 some chunks could not be read."""
         if self.unreadable:

@@ -12,6 +12,7 @@ from cluster.compute.tunings import TuningEvent
 from cluster.records.rows import change_rows, verdict_rows
 from cluster.records.store import RunRecords
 from cluster.runs.crossfit import CrossFitReport
+from cluster.runs.identity import fingerprints
 from cluster.runs.output import missed
 from cluster.runs.reports import label_rows
 from engine.core.types import Float32
@@ -82,6 +83,7 @@ def frontier_rows(frontier: Frontier, repaired: Sequence[int]) -> list[dict[str,
                 "worst_label": worst,
                 "fixed": point.fixed,
                 "broken": point.broken,
+                "enough": point.enough,
                 "taken": number == frontier.chosen,
             }
         )
@@ -134,8 +136,9 @@ def outcome_of(report: CrossFitReport) -> dict[str, Any]:
         "promised": report.promised,
         "step": frontier.point.step,
         "chance": frontier.point.chance,
-        "enough": frontier.enough,
+        "enough": None if frontier.easiest is None else frontier.easiest.enough,
         "exit_code": report.exit_code,
+        "patch": fingerprints({str(path): path for path in report.patch_files}),
     }
 
 

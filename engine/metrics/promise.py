@@ -82,6 +82,14 @@ class Point:
         """Requirements that the rows at hand keep."""
         return sum(promise.met for promise in self.promises)
 
+    @property
+    def enough(self) -> int | None:
+        """Rows of each label from which every requirement would reach its part of the confidence at this step; None
+        where no number would.
+        """
+        counts = [promise.enough for promise in self.promises]
+        return None if any(count is None for count in counts) else max((count or 0 for count in counts), default=0)
+
 
 @dataclass(frozen=True, eq=False)
 class Frontier:
@@ -105,12 +113,10 @@ class Frontier:
         return self.points[self.chosen]
 
     @property
-    def enough(self) -> int | None:
-        """Rows of each label from which every requirement would reach its part of the confidence at this point; None
-        where no number would.
-        """
-        counts = [promise.enough for promise in self.point.promises]
-        return None if any(count is None for count in counts) else max((count or 0 for count in counts), default=0)
+    def easiest(self) -> Point | None:
+        """Of the steps above 0 the one that could be promised from fewest rows; None where no number would do."""
+        known = [point for point in self.points if point.step > 0 and point.enough is not None]
+        return min(known, key=lambda point: point.enough or 0, default=None)
 
 
 def frontier_of(

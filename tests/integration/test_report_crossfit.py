@@ -195,8 +195,8 @@ def promise(
     return Promise(requirement, value, value - 0.01, value + 0.01, 400, 500, met, chance, enough)
 
 
-def point(step: float, *, taken: bool) -> PointView:
-    return PointView(step, 0.9, 1, 0.1, 0.01, -0.01, 4, 10, 5, taken)
+def point(step: float, *, taken: bool, enough: int | None = None) -> PointView:
+    return PointView(step, 0.9, 1, 0.1, 0.01, -0.01, 4, 10, 5, enough, taken)
 
 
 def view(*promises: Promise, step: float = 0.4, promised: bool = False) -> CrossFitView:
@@ -241,6 +241,17 @@ def test_what_would_be_enough_in_words() -> None:
         "for 95 % together each requirement needs 98.3 %",
         "sure enough from more rows of each label to repair with: max_drop 3 (about 2374), max_drop 3 (about 1200)",
     ]
+
+
+def test_a_smaller_step_may_need_fewer_rows() -> None:
+    steps = (point(0.0, taken=False, enough=0), point(0.2, taken=False, enough=610), point(0.4, taken=True))
+    found = replace(view(promise(0.9, 2374)), frontier=steps)
+    assert promise_sentence(found).endswith(
+        "; about 610 rows of each label to repair with would be enough for a step of 0.2"
+    )
+    assert promise_sentence(replace(found, asked_step=True)).endswith(
+        "; about 2374 rows of each label to repair with would be enough"
+    )
 
 
 def test_where_no_number_is_enough() -> None:

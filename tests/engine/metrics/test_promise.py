@@ -181,7 +181,7 @@ def test_labels_without_rows_are_left_out():
     found = frontier(wildcards, LABELS_0, BEFORE_0, after)
     assert [promise.requirement for promise in found.points[0].promises] == wildcards[:1]
     assert 0.95 < found.points[0].chance < 0.95 ** (1 / CLASSES)
-    assert (found.promised, found.enough) == (True, 1000)
+    assert (found.promised, found.point.enough) == (True, 1000)
 
 
 def test_shares_and_changes_lie_where_they_can():
@@ -199,7 +199,7 @@ def test_shares_and_changes_lie_where_they_can():
 
 def test_without_requirements_everything_is_kept():
     found = frontier([], LABELS_0, BEFORE_0, [BEFORE_0, BEFORE_0])
-    assert (found.chosen, found.promised, found.point.chance, found.enough) == (0, True, 1.0, 0)
+    assert (found.chosen, found.promised, found.point.chance, found.point.enough) == (0, True, 1.0, 0)
 
 
 counts = st.tuples(st.integers(5, 60), st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
@@ -249,16 +249,17 @@ def test_rows_that_were_enough_make_the_promise():
     truth, before, after = counted((300, 60, 50, 90))
     found = frontier(requirements, truth, before, [after, before], new_rows=1000)
     assert not found.promised
-    assert found.enough is not None
-    assert found.enough == max(promise.enough or 0 for promise in found.point.promises)
-    times = math.ceil(found.enough * CLASSES / len(truth))
+    assert found.point.enough is not None
+    assert found.point.enough == max(promise.enough or 0 for promise in found.point.promises)
+    assert found.easiest is found.point
+    times = math.ceil(found.point.enough * CLASSES / len(truth))
     assert times > 1
     again = frontier(
         requirements, np.tile(truth, times), np.tile(before, times), np.tile([after, before], times), new_rows=1000
     )
     assert again.promised
     # Against fewer new rows than that no number of rows at hand helps.
-    assert frontier(requirements, truth, before, [after, before], new_rows=10).enough is None
+    assert frontier(requirements, truth, before, [after, before], new_rows=10).easiest is None
 
 
 @given(st.lists(counts, min_size=1, max_size=4), kinds, limits, st.sampled_from([None, (0,)]))
