@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -62,13 +62,6 @@ class CrossFitExpectation:
         return self.start + self.passes + self.repairs * (self.tunings + self.search)
 
 
-@dataclass(eq=False)
-class _Measured:
-    """Seconds, each once it is known."""
-
-    found: dict[str, float] = field(default_factory=dict)
-
-
 def expect(batch: CrossFitBatch, compute: Compute) -> CrossFitExpectation:
     """Run a little of the work, compiling included, for `cluster.batch.estimate.BUDGET` seconds at most.
 
@@ -81,7 +74,7 @@ def expect(batch: CrossFitBatch, compute: Compute) -> CrossFitExpectation:
     begun = time.perf_counter()
     workers = compute.start()
     start = time.perf_counter() - begun
-    measured = _Measured()
+    measured: dict[str, float] = {}
     handle = compute.handle(repair.model, repair.target)
     with estimate.given_up_after(estimate.BUDGET):
         _measure(repair, handle, workers, measured)
@@ -92,13 +85,14 @@ def expect(batch: CrossFitBatch, compute: Compute) -> CrossFitExpectation:
         plan=memory_plan(repair),
         resources=compute.resources(),
         start=start,
-        passes=measured.found.get("passes"),
-        tunings=measured.found.get("tunings"),
-        search=measured.found.get("search"),
+        passes=measured.get("passes"),
+        tunings=measured.get("tunings"),
+        search=measured.get("search"),
     )
 
 
-def _measure(repair: CrossFitRepair, handle: ModelHandle, workers: int, measured: _Measured) -> None:
+def _measure(repair: CrossFitRepair, handle: ModelHandle, workers: int, measured: dict[str, float]) -> None:
+    """Seconds of the parts of the work, each once it is known."""
     rows = sum(images.rows for images in repair.rows)
     images = max(repair.rows, key=lambda images: images.rows)
     block = read_images(images, 0, min(_MEASURED_ROWS, images.rows))
@@ -107,12 +101,12 @@ def _measure(repair: CrossFitRepair, handle: ModelHandle, workers: int, measured
     # Held-out rows are predicted before and after, and validation rows are needed as features too.
     times = {"validation": 3, "test": 2}
     passed = rows + sum(times[split] * held_out.rows for split, held_out in repair.held_out.items())
-    measured.found["passes"] = passed * seconds / len(block)
+    measured["passes"] = passed * seconds / len(block)
     taken = np.arange(min(_MEASURED_ROWS, rows)) % len(block)
     small = _fit(repair, inputs[taken], images.labels[taken])
     changes, tunings = _tunings(small, _fit(repair, _no_values(rows, inputs), np.zeros(rows, np.int64)), workers)
-    measured.found["tunings"] = tunings
-    measured.found["search"] = _search(small, changes, rows, len(repair.seeds))
+    measured["tunings"] = tunings
+    measured["search"] = _search(small, changes, rows, len(repair.seeds))
 
 
 def _tunings(small: CrossFit, whole: CrossFit, workers: int) -> tuple[Changes, float]:
@@ -152,7 +146,7 @@ def _search(small: CrossFit, changes: Changes, rows: int, seeds: int) -> float:
     per_row = again / len(case.rows.labels)
     searched = seeds * settings.num_iterations * min(rows, SEARCH_ROWS)
     judged = rows * len(small.settings.steps) / len(candidates)
-    return 2 * (first - again) + (searched + judged) * per_row  # the judge compiles too
+    return 2 * max(0.0, first - again) + (searched + judged) * per_row  # the judge compiles too
 
 
 def _fit(repair: CrossFitRepair, inputs: Float32, labels: Int64) -> CrossFit:
