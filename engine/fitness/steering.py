@@ -8,9 +8,12 @@ For requirement q with limit l, and with mean d and mean square V of the soft ch
     fitness = gain + 3 min(0, sum over q of log Phi((d - l) / e) - Q log 0.97),   gain in points, less one error
     e = 1.4 sqrt(V) sqrt(1/n + 1/m) + 1/(2n)
 
-Phi is the normal distribution and m the new rows that a promise is about. Below the hinge it is the gain alone that
+Phi is the normal distribution and m the new rows that a promise is about. Above the hinge it is the gain alone that
 counts. All rows must not fall whatever is required of them, and errors count 1.4 times: aimed tighter than what is
 promised, the promise is kept by a larger step (measured, as are 0.97 and 3; soft changes vary less than hard ones).
+
+Where l > 0, something must be gained, and V is max(l^2, V - min(0, d)^2): else a loss would look less hopeless than no
+change at all, whose error is next to none, and a large one less than a small one.
 """
 
 from __future__ import annotations
@@ -159,4 +162,6 @@ def _mean_and_error(aim: _Aim, totals: Float64, squares: Float64) -> tuple[Float
     columns = list(aim.columns)
     mean = aim.sign * totals[:, columns].sum(axis=1) / aim.rows
     variance = squares[:, columns].sum(axis=1) / aim.rows
+    if aim.limit > 0:
+        variance = np.maximum(variance - np.minimum(mean, 0.0) ** 2, aim.limit**2)
     return mean, CAUTION * np.sqrt(variance * aim.errors) + 0.5 / aim.rows
