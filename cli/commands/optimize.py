@@ -111,7 +111,7 @@ def command(compute_settings: ComputeOptions, verbose: int, method: str | None, 
     """
     chosen = method or (CROSSFIT if not has_weights(options["target_data_dir"]) else ARACHNE)
     refuse_other_methods(chosen)
-    if method is None:
+    if method is None and verbose:
         other = CROSSFIT if chosen == ARACHNE else ARACHNE
         why = "is" if chosen == ARACHNE else "is no"
         echo(f"method {chosen}, as there {why} weights.csv (--method {other} is the other)", err=True)

@@ -223,7 +223,7 @@ def _tell(search: Search, state: SearchState, sums: Float64) -> tuple[SearchStat
         mean=float(finite.mean()) if len(finite) else float("nan"),
         patched=int(best_sums[2]),
         intact=int(best_sums[3]),
-        loss_neg=float(best_sums[0] / objective.negatives),
+        loss_neg=float(best_sums[0] / max(objective.negatives, 1)),
         loss_pos=float(best_sums[1] / max(objective.positives, 1)),
         evaluations=told.iteration * len(sums),
         seconds=0.0,
@@ -237,7 +237,7 @@ def result(state: SearchState) -> Float32:
 
 
 def _stop(settings: SearchSettings, objective: Goal, told: SwarmState, best: Float64) -> Stop | None:
-    if best[2] == objective.negatives and best[3] == objective.positives:
+    if objective.negatives and best[2] == objective.negatives and best[3] == objective.positives:
         return "solved"
     if told.since_gain >= settings.min_iteration_range:
         return "no gain"
