@@ -68,6 +68,8 @@ RUNS = (
         "--rows 200 --particles 4 --timed 1 --rounds 1",
         (("Dense layers", "iteration", "model / iteration", "layers / iteration", "compiled / iteration"),),
     ),
+    Run("tunings", "--rows 120 --rounds 1", (("rows", "tasks", "weights", "one worker, s", "two workers, s"),)),
+    Run("resplits", "--seeds 1", (("seed", "label", "promised", "step", "label +", "all", "worst"),)),
     Run(
         "deep",
         "--offset 0 --chunks 1 --chunk-size 500 --seeds 1 --particles 4 --iterations 2 --target last --target dense",
