@@ -12,6 +12,7 @@ models", 2022), offsets after fine-tuning (Mai et al., "Fine-tuning is fine, if 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ from functools import cached_property
 import numpy as np
 
 from engine.core.errors import InputError
-from engine.core.rng import RngKey
+from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Int64
 from engine.fitness.mixture import Mixture, MixtureFitness, MixtureRows
 from engine.fitness.rows import Weights
@@ -89,6 +90,10 @@ class CrossFitSettings:
             raise InputError(f"promise_rows is {self.promise_rows}, expected at least 1")
         if self.folds < 2:
             raise InputError(f"folds are {self.folds}, expected at least 2")
+        if not 0.5 <= self.confidence < 1:
+            raise InputError(f"confidence is {self.confidence:g}, expected a number from 0.5 to below 1")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature is {self.temperature:g}, expected a finite number above 0")
 
     @property
     def steps(self) -> tuple[float, ...]:
@@ -186,10 +191,7 @@ class CrossFit:
     def case(self, changes: Sequence[Changes], settings: SearchSettings) -> tuple[RepairCase, Problem]:
         """The search over mixtures, as every other: its case and its problem."""
         mixture = self.mixture(changes)
-        order = self._order
-        of_fold = np.bincount(self.rows.fold)
-        within = np.concatenate([np.arange(count) for count in of_fold])
-        chosen = order[within < max(1, SEARCH_ROWS // self.rows.folds)]
+        chosen = np.concatenate([self._searched(fold) for fold in range(self.rows.folds)])
         rows = self._rows(chosen)
         steering = steering_of(
             rows,
@@ -197,7 +199,7 @@ class CrossFit:
             self.requirements,
             self.repaired,
             mixture.pairs,
-            share=len(chosen) / len(order),
+            share=len(chosen) / len(self.rows.labels),
             new_rows=self.settings.promise_rows,
         )
         start = np.zeros(mixture.size, np.float32)
@@ -288,6 +290,21 @@ class CrossFit:
     def _order(self) -> Int64:
         """Rows fold by fold."""
         return np.argsort(self.rows.fold, kind="stable")
+
+    def _searched(self, fold: int) -> Int64:
+        """Rows of a fold that steer the search: of every label the same share, whatever order the rows are in."""
+        members, most = np.flatnonzero(self.rows.fold == fold), max(1, SEARCH_ROWS // self.rows.folds)
+        if len(members) <= most:
+            return members
+        drawn = generator(self.seed, self.data, self.label, "rows of the search", fold).permutation(members)
+        labels = self.rows.labels[drawn]
+        counts = np.bincount(labels)
+        by_label = np.argsort(labels, kind="stable")
+        place = np.empty_like(drawn)
+        place[by_label] = np.arange(len(drawn)) - np.repeat(np.cumsum(counts) - counts, counts)
+        # The first of each label come first, and of those what is under repair.
+        order = np.lexsort((~np.isin(labels, self.repaired), place / counts[labels]))
+        return np.sort(drawn[order[:most]])
 
     def _rows(self, chosen: Int64) -> MixtureRows:
         labels, right = self.rows.labels[chosen], self.before[chosen] == self.rows.labels[chosen]
