@@ -15,10 +15,12 @@ from cli.shared.console import Console, echo
 from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
+    OF_METHOD,
     crossfit_options,
     method_option,
     refuse_other_methods,
     requirements_option,
+    was_given,
 )
 from cli.shared.options import (
     PATH,
@@ -50,7 +52,8 @@ if TYPE_CHECKING:
     type=PATH,
     required=True,
     multiple=True,
-    help="Negative inputs with their weights.csv; may be repeated, each is repaired on its own.",
+    help="Negative inputs of a label, with their weights.csv for Arachne, which takes several and repairs each on its "
+    "own.",
 )
 @option(
     "--positive-inputs-dir",
@@ -61,8 +64,8 @@ if TYPE_CHECKING:
 @option(
     "--output-dir",
     type=PATH,
-    help="Folder for weights.csv and repair/ [default: the --target-data-dir]; of several chunks, one folder each "
-    "in it, numbered from 0.",
+    help="Folder for repair/ and weights.csv or patch.arrow [default: the --target-data-dir]; of several chunks, "
+    "one each in it, numbered from 0.",
 )
 @requirements_option
 @crossfit_options
@@ -80,7 +83,8 @@ if TYPE_CHECKING:
 @option(
     "--val-data",
     type=PATH,
-    help="Image set that chooses between the seeds [default: the search's own fitness].",
+    help="Image set that chooses between the seeds [default: the search's own fitness]; CrossFit: further rows "
+    "to judge promises by.",
 )
 @option("--test-data", type=PATH, help="Image set that only measures the result.")
 @shared_rows_option
@@ -109,12 +113,12 @@ def command(compute_settings: ComputeOptions, verbose: int, method: str | None, 
     Example: repair-dist optimize --model-dir model --target-data-dir data/repairsets/0/negative/6 --seeds 8
     --num-workers 8
     """
-    chosen = method or (CROSSFIT if not has_weights(options["target_data_dir"]) else ARACHNE)
+    chosen = method or (ARACHNE if means_arachne(options["target_data_dir"]) else CROSSFIT)
     refuse_other_methods(chosen)
     if method is None and verbose:
         other = CROSSFIT if chosen == ARACHNE else ARACHNE
-        why = "is" if chosen == ARACHNE else "is no"
-        echo(f"method {chosen}, as there {why} weights.csv (--method {other} is the other)", err=True)
+        why = "" if chosen == ARACHNE else ", as `localize` left no weights.csv"
+        echo(f"method {chosen}{why} (--method {other} is the other)", err=True)
     if chosen == CROSSFIT:
         from cli.commands.crossfit import optimize_crossfit
 
@@ -202,11 +206,18 @@ def optimize(
     return reports
 
 
-def has_weights(targets: Sequence[Path]) -> bool:
-    """Whether `localize` left weights to search in one of the folders."""
+def means_arachne(targets: Sequence[Path]) -> bool:
+    """Whether a command line without a method is one of Arachne's: `localize` left weights to search, or had no
+    failures to look at, or there are several folders, or options of Arachne.
+    """
+    from engine.data.outcomes import open_negatives
     from engine.localize.weights_file import ARROW, CSV
 
-    return any((folder / name).is_file() for folder in targets for name in (CSV, ARROW))
+    if len(targets) > 1 or any(was_given(name) for name in OF_METHOD[ARACHNE]):
+        return True
+    (folder,) = targets
+    found = any((folder / name).is_file() for name in (CSV, ARROW))
+    return found or (folder.exists() and open_negatives(folder) is None)
 
 
 def chunk_paths(targets: Sequence[Path], positives: Sequence[Path], output_dir: Path | None) -> list[ChunkPaths]:

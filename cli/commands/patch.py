@@ -227,17 +227,19 @@ def open_patch(name: str, model: LoadedModel | None) -> PlacedPatch:
     return place(patch_of_weights_csv(path, model), shapes_of(model), name)
 
 
-def _patch_of_crossfit(directory: Path, facts: Mapping[str, Any]) -> PlacedPatch:
-    """The patch that a run of CrossFit put beside its model: its tables have the mixture alone."""
-    from cluster.runs.identity import fingerprints
+def _patch_of_crossfit(directory: Path, facts: Mapping[str, Any], job: str | None) -> PlacedPatch:
+    """The patch that a run of CrossFit left: its tables have the mixture alone."""
     from engine.patches.arrow import read_placed
 
-    for name, digest in dict(facts.get("patch") or {}).items():
-        path = Path(name)
-        if fingerprints({name: path})[name] != digest:
-            raise InputError(f"{path}: is no longer the patch of the run {directory}, expected it as the run left it")
-        return read_placed(path)
-    raise InputError(f"{directory}: left the model as it was, expected a run with a patch")
+    if job is not None:
+        raise InputError(
+            f"{directory}: a run of CrossFit has one patch and none of a job {job!r}, expected {directory}"
+        )
+    if facts.get("state") != "done":
+        raise InputError(f"{directory}: the run has not ended, expected one that has")
+    if not (directory / "patch.arrow").is_file():
+        raise InputError(f"{directory}: left the model as it was, expected a run with a patch")
+    return read_placed(directory / "patch.arrow")
 
 
 def patch_of_run(directory: Path, job: str | None = None) -> PlacedPatch:
@@ -257,8 +259,8 @@ def patch_of_run(directory: Path, job: str | None = None) -> PlacedPatch:
     from engine.patches.arrow import SCHEMA, placed_of_table
 
     facts = read_facts(directory)
-    if facts.get("method") == CROSSFIT and facts.get("state") == "done" and job is None:
-        return _patch_of_crossfit(directory, facts)
+    if facts.get("method") == CROSSFIT:
+        return _patch_of_crossfit(directory, facts, job)
     try:
         patches = read_table(directory, "patches").select(["job", "rank", *SCHEMA.names])
         patches = patches.filter(pc.equal(patches["rank"], 0)).drop_columns(["rank"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from cli.commands.crossfit import use_one_thread
 from cli.shared.console import echo
 from cli.shared.options import PATH, option
 from engine.core.errors import InputError
@@ -48,6 +49,7 @@ def command(output_dir: Path, num_workers: int, seed: int) -> None:
 
     Example: repair-dist quickstart --output-dir outputs/quickstart
     """
+    use_one_thread()
     with as_file(files("cli") / "quickstart_data") as shipped:
         _workflow(shipped, output_dir, num_workers, seed)
 

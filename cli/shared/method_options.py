@@ -58,8 +58,8 @@ def crossfit_options(function: F) -> F:
         option(
             "--recipes",
             metavar="RECIPES",
-            help="CrossFit: tunings to mix, WEIGHT[:STRENGTH[:focal][:rate=R][:epochs=N]] with commas between: weight "
-            "of the label's rows, strength of the anchor to the model as it is [default: 1,2,4].",
+            help="CrossFit: tunings to mix, WEIGHT[:STRENGTH[:kl|focal][:rate=R][:epochs=N]] with commas between: "
+            "weight of the label's rows, strength of the anchor to the model as it is [default: 1,2,4].",
         ),
     ):
         function = decorate(function)

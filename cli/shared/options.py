@@ -81,7 +81,7 @@ def target_layer_option(function: F) -> F:
         metavar="LAYER",
         help="Layer to repair, by name or number: its kernels, or scale and offset; LAYER/WEIGHT is one weight, "
         "LAYER/* has the biases too, `all` is every layer. May be repeated or take several, separated by commas "
-        "[default: the last Dense layer].",
+        "[default: the last Dense layer; CrossFit, which tunes kernels with biases: all Dense layers at the end].",
     )(function)
 
 
@@ -150,13 +150,25 @@ def search_options(function: F) -> F:
 
     for decorate in reversed(
         (
-            option("--num-particles", type=int, default=100, show_default=True, help="Particles of the swarm."),
-            option("--num-iterations", type=int, default=100, show_default=True, help="Iterations at most."),
+            option(
+                "--num-particles",
+                type=int,
+                default=100,
+                show_default="100; CrossFit: 32",
+                help="Particles of the swarm.",
+            ),
+            option(
+                "--num-iterations",
+                type=int,
+                default=100,
+                show_default="100; CrossFit: 40",
+                help="Iterations at most.",
+            ),
             option(
                 "--min-iteration-range",
                 type=int,
                 default=10,
-                show_default=True,
+                show_default="10; CrossFit: 40",
                 help="Stop after so many without gain.",
             ),
             option("--num-input-pos-sampled", type=int, help="Search on so many positive inputs [default: all]."),
@@ -185,7 +197,7 @@ def search_options(function: F) -> F:
                 "--tile-bytes",
                 type=int,
                 help="Values that a piece holds at once, in bytes: its particles and rows follow from it and the job "
-                "[default: 64 MiB, behind deeper layers 256 MiB].",
+                "[default: 64 MiB, behind deeper layers 256 MiB, CrossFit 16 MiB].",
             ),
             option("--tile-particles", type=int, help="Particles of a piece [default: by the job, at most 128]."),
             option(
@@ -231,8 +243,8 @@ def positive_weight_option(function: F) -> F:
     return option(
         "--positive-weight",
         type=float,
-        help="What keeping all positive inputs right is worth, in repaired negative inputs: the knob between repairing "
-        "and preserving [default: 0.15 for each positive input].",
+        help="Arachne: what keeping all positive inputs right is worth, in repaired negative inputs: the knob between "
+        "repairing and preserving [default: 0.15 for each positive input].",
     )(function)
 
 

@@ -31,7 +31,9 @@ class JobRow:
     positives: int = _column(pa.int64(), "positive rows searched on", "rows", default=0)
     iterations: int = _column(pa.int32(), "iterations run", "iterations", default=0)
     fitness: float | None = _column(pa.float64(), "best fitness on the search rows", default=None)
-    start_fitness: float | None = _column(pa.float64(), "fitness of the model as it is", default=None)
+    start_fitness: float | None = _column(
+        pa.float64(), "fitness of the model as it is, or of the mean of the recipes", default=None
+    )
     patched: int = _column(pa.int64(), "negatives the search believes repaired", "rows", default=0)
     intact: int = _column(pa.int64(), "positives the search believes intact", "rows", default=0)
     stop: str = _column(pa.string(), "solved, no gain or iterations; empty while running", default="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -214,10 +215,16 @@ def ready_repair(
     return ReadyRepair(repair, handle, rows, fit, {**facts, "plan": memory_plan(repair).facts()})
 
 
+def _changed(chain: DenseChain) -> tuple[str, ...]:
+    """Paths of the weights that a repair changes: what is tuned, and the bias that takes the offsets."""
+    return tuple(dict.fromkeys((*chain.tuned, *([] if chain.offsets is None else [chain.offsets]))))
+
+
 def _facts(repair: CrossFitRepair, compute: Compute, fit: CrossFit, more: Mapping[str, Any]) -> dict[str, Any]:
     settings = asdict(repair.settings)
     identity = {
         "method": "CrossFit",
+        "scipy": importlib.metadata.version("scipy"),  # which has the normal distribution
         "labels": list(repair.repaired),
         "settings": settings,
         "seeds": list(repair.seeds),
@@ -236,7 +243,7 @@ def _facts(repair: CrossFitRepair, compute: Compute, fit: CrossFit, more: Mappin
             "rows": [str(images.path) for images in repair.rows],
             "compute": asdict(compute.options),
         },
-        "target": {path: list(repair.chain.values[path].shape) for path in repair.chain.tuned},
+        "target": {path: list(repair.chain.values[path].shape) for path in _changed(repair.chain)},
         "data": fit.data,
         "labels": list(repair.repaired),
         "requirements": [requirement.text for requirement in repair.requirements],

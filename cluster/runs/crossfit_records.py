@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -12,7 +13,6 @@ from cluster.compute.tunings import TuningEvent
 from cluster.records.rows import change_rows, verdict_rows
 from cluster.records.store import RunRecords
 from cluster.runs.crossfit import CrossFitReport
-from cluster.runs.identity import fingerprints
 from cluster.runs.output import missed
 from cluster.runs.reports import label_rows
 from engine.core.types import Float32
@@ -37,7 +37,7 @@ def tuning_rows(fit: CrossFit, event: TuningEvent) -> list[dict[str, Any]]:
                 "strength": recipe.strength,
                 "anchor": recipe.anchor,
                 "rate": rate_of(recipe, layers),
-                "epochs": epochs_of(recipe, rows),
+                "epochs": epochs_of(recipe, fit.rows.fewest),
                 "rows": rows,
                 "weights": fit.chain.tuned_values,
                 "change": float(np.sqrt(squares / fit.chain.tuned_values)),
@@ -138,7 +138,6 @@ def outcome_of(report: CrossFitReport) -> dict[str, Any]:
         "chance": frontier.point.chance,
         "enough": None if frontier.easiest is None else frontier.easiest.enough,
         "exit_code": report.exit_code,
-        "patch": fingerprints({str(path): path for path in report.patch_files}),
     }
 
 
@@ -146,6 +145,6 @@ def missing_of(report: CrossFitReport) -> list[str]:
     """What a repair does not promise, and what it misses on held-out rows; a line for each."""
     frontier, lines = report.frontier, []
     if not report.promised:
-        chance, asked = 100 * frontier.point.chance, 100 * frontier.confidence
+        chance, asked = math.floor(1000 * frontier.point.chance) / 10, 100 * frontier.confidence
         lines.append(f"promise: all requirements together have a chance of {chance:.1f} %, asked were {asked:g} %")
     return lines + missed(report.verdicts)

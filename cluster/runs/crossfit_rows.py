@@ -17,6 +17,7 @@ from engine.core.errors import InputError
 from engine.core.progress import Progress
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
+from engine.data.shared_rows import rows_among
 from engine.layers.head import Head
 from engine.passes.batching import predicted_classes
 from engine.passes.classes import rows_of
@@ -102,7 +103,11 @@ def read_rows(
     validation = None
     if "validation" in held_out:
         judged, logits = _pass(compute, handle, head, held_out["validation"], "validation", on_rows)
-        validation = HeldOutRows(judged.inputs, judged.labels, logits, predicted_classes(head, logits))
+        # A row of the repair was seen by tunings, and a copy says nothing more.
+        own = judged.distinct[~rows_among(judged.digests[judged.distinct], known.distinct)]
+        if len(own):
+            judged, logits = judged.take(own), logits[own]
+            validation = HeldOutRows(judged.inputs, judged.labels, logits, predicted_classes(head, logits))
     return RepairRows(
         pooled=LayerInputs.joined([rows for rows, _ in parts.values()]),
         logits=np.concatenate([logits for _, logits in parts.values()]),

@@ -33,12 +33,13 @@ from cluster.runs.crossfit_records import missing_of, outcome_of, record_outcome
 from cluster.runs.crossfit_rows import read_rows
 from cluster.runs.ledger import EndedSearch, Ledger, OnJobs
 from cluster.runs.optimize import OnIterations, search
-from cluster.runs.output import mark_missing, measuring, save_repaired
+from cluster.runs.output import NOT_MET_FILE, mark_missing, measuring, save_repaired
 from cluster.runs.reports import Measured
 from cluster.workers.task import ReadyCase, SearchJob
 from engine.core.files import remove
 from engine.core.progress import Progress, Tick, ignore, unseen
 from engine.core.types import Float32, Int64
+from engine.localize.weights_file import ARROW, CSV
 from engine.metrics.accuracy import LabelChange, paired_changes
 from engine.metrics.comparison import Comparison, compare
 from engine.metrics.promise import Frontier, frontier_of
@@ -185,7 +186,8 @@ def _search(
     """The best mixture of all seeds, by what steers the search."""
     repair, fit = ready.repair, ready.fit
     settings = repair.settings.search
-    case, problem = fit.case(changes, settings)
+    validation = ready.rows.validation
+    case, problem = fit.case(changes, settings, 0 if validation is None else len(validation.labels))
     mixed = ReadyCase(case, problem, repair.folder)
     name = f"crossfit-{fit.data[:12]}-{'+'.join(map(str, fit.repaired))}"
     jobs = tuple(SearchJob(f"{name}-s{seed}", settings, seed) for seed in repair.seeds)
@@ -212,9 +214,12 @@ def _finish(
         patch = tensors_patch({path: repair.chain.values[path] for path in new}, new)
     if repair.chain.offsets is None:
         notes.append(f"{repair.chain.layers[-1].name} has no bias to fold offsets of labels into: none were searched")
-    missing = sorted(set(range(repair.chain.classes)) - set(fit.rows.labels.tolist()))
+    missing = sorted(set(range(repair.chain.classes)) - set(np.flatnonzero(ready.rows.judged).tolist()))
     if missing:
-        notes.append(f"no repair row has label {', '.join(map(str, missing))}: nothing is promised of that")
+        notes.append(f"no row has label {', '.join(map(str, missing))}: nothing is promised of that")
+    copies = len(ready.rows.pooled.labels) - len(fit.rows.labels)
+    if copies:
+        notes.append(f"{copies} repair rows are copies of others: each row counts once")
     return _report(ready, compute, patch, frontier, found, judged, notes, on_rows, records)
 
 
@@ -256,6 +261,7 @@ def _report(
     repair, rows = ready.repair, ready.rows
     records.check_ours()
     saved, measured, comparisons, after = _save_and_measure(repair, compute, patch, rows.before, on_rows)
+    _write_patch(repair, patch, records.directory)
     verdicts = {
         split: check_requirements(_with_rows(repair.requirements, comparison), comparison)
         for split, comparison in comparisons.items()
@@ -265,19 +271,19 @@ def _report(
     report = CrossFitReport(
         repair, saved, patch, frontier, found, judged, measured, verdicts, rows.unreadable, (*left_out, *notes)
     )
-    mark_missing(repair.output, missing_of(report) if repair.stated else [])
+    mark_missing(repair.output, missing_of(report))
     return report
 
 
 def _save_and_measure(
     repair: CrossFitRepair, compute: Compute, patch: Patch, before: Mapping[str, Int64], on_rows: Progress
 ) -> tuple[Path, tuple[Measured, ...], dict[str, Comparison], dict[str, Int64]]:
+    for name in (PATCH, NOT_MET_FILE):  # of an earlier model
+        remove(repair.output / name)
+    if repair.output != repair.folder:
+        for name in (CSV, ARROW):
+            remove(repair.output / name)
     saved = save_repaired(repair.model, patch, repair.output)
-    if len(patch):
-        shapes = {path: value.shape for path, value in repair.chain.values.items()}
-        write_patch(repair.output / PATCH, patch, shapes)
-    else:
-        remove(repair.output / PATCH)
     reloaded = compute.handle(load_model(saved, allow_custom_code=repair.model.allow_custom_code))
     measured, comparisons, predicted = [], {}, {}
     for split, images in repair.held_out.items():
@@ -288,6 +294,16 @@ def _save_and_measure(
         )
         comparisons[split] = compare(images.labels, before[split], after, images.classes)
     return saved, tuple(measured), comparisons, predicted
+
+
+def _write_patch(repair: CrossFitRepair, patch: Patch, run: Path) -> None:
+    """Beside the model, and in the run directory, which may go elsewhere or see its model replaced."""
+    shapes = {path: value.shape for path, value in repair.chain.values.items()}
+    for folder in dict.fromkeys((repair.output, run)):
+        if len(patch):
+            write_patch(folder / PATCH, patch, shapes)
+        else:
+            remove(folder / PATCH)
 
 
 def _with_rows(requirements: Sequence[Requirement], comparison: Comparison) -> list[Requirement]:

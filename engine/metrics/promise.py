@@ -6,7 +6,8 @@ from, with mean v and mean square s, and for m new rows,
     chance = Phi((v - l) / sqrt(V / n + V / m)),   V = s + 1/n for changes, v (1 - v) + 1/n for shares
 
 so both samplings count, of the rows at hand and of those to come; 1/n keeps a few rows without any change from being
-sure. All requirements together have the product of their chances.
+sure. New rows of several labels have them in the proportions of those at hand. All requirements together have the
+product of their chances.
 
 Of the steps t on the way from the model as it is (t = 0) to the repair (t = 1) the largest is taken whose joint chance
 reaches the confidence. The model as it is counts as keeping every bound on a drop.
@@ -134,7 +135,8 @@ def frontier_of(
     """Judge every step and take one.
 
     The largest step whose joint chance reaches the confidence. Where none above 0 does, the best compromise: of the
-    steps that keep most requirements by count (the model as it is among them) the largest.
+    steps that keep most requirements by count (the model as it is among them) the largest that fixes more rows than it
+    breaks, or the smallest.
 
     Args:
         requirements: of which a label without rows may be named by `label = "*"` alone.
@@ -177,7 +179,9 @@ def frontier_of(
     if sure:
         return Frontier(tuple(points), sure[0], True, confidence)
     most = max(point.met for point in points)
-    chosen = next(number for number, point in enumerate(points) if point.met == most)
+    best = [number for number, point in enumerate(points) if point.met == most]
+    # Where the model as it is keeps as many, a step has to do more good than harm to be worth it.
+    chosen = next((number for number in best if points[number].fixed > points[number].broken), best[-1])
     return Frontier(tuple(points), chosen, False, confidence)
 
 
@@ -199,10 +203,11 @@ def _judge(
     means = values.mean(axis=1)
     squares = np.square(values).mean(axis=1)
     # A change is about 0 where nothing is gained, a share is not.
-    variances = (squares if requirement.relative else squares - means**2) + 1 / rows
+    spreads = squares if requirement.relative else squares - means**2
+    variances = spreads + 1 / rows
     errors = np.sqrt(variances / rows + variances / new)
     found = []
-    for step, mean, variance, error in zip(steps, means.tolist(), variances.tolist(), errors.tolist(), strict=True):
+    for step, mean, spread, error in zip(steps, means.tolist(), spreads.tolist(), errors.tolist(), strict=True):
         met = bool(mean >= limit)
         untouched = step == 0 and requirement.kind == "max_drop"
         chance = 1.0 if untouched else float(ndtr((mean - limit) / error))
@@ -218,15 +223,18 @@ def _judge(
                 new_rows=new,
                 met=met,
                 chance=chance,
-                enough=-(-rows // names) if chance >= wanted else _enough(mean - limit, variance, new, names, wanted),
+                enough=-(-rows // names) if chance >= wanted else _enough(mean - limit, spread, new, names, wanted),
             )
         )
     return found
 
 
-def _enough(margin: float, variance: float, new: int, names: int, wanted: float) -> int | None:
-    """Rows of each label with which the chance would be what is wanted: margin / sqrt(V / n + V / m) = z."""
+def _enough(margin: float, spread: float, new: int, names: int, wanted: float) -> int | None:
+    """Rows of each label with which the chance would be as wanted: margin / sqrt(V / n + V / m) = z, V = s + 1/n."""
     if margin <= 0:
         return None
-    left = (margin / float(ndtri(wanted))) ** 2 / variance - 1 / new
+    # (s + u) (u + 1/m) = (margin / z)^2 for u = 1/n
+    half = (spread + 1 / new) / 2
+    lacking = (margin / float(ndtri(wanted))) ** 2 - spread / new
+    left = math.sqrt(half**2 + lacking) - half if lacking > 0 else 0.0
     return None if left <= 0 else math.ceil(1 / left / names)

@@ -54,6 +54,13 @@ class LayerInputs:
         """As `engine.data.image_set.content_fingerprint` of a file with these rows."""
         return rows_fingerprint(self.shape, self.classes, self.labels, [self.digests])
 
+    @property
+    def distinct(self) -> Int64:
+        """Rows (m,) without those that an earlier one equals in every number and in its label, ascending."""
+        keys = np.concatenate([self.digests, self.labels[:, None].astype("<i8").view(np.uint8)], axis=1)
+        first: Int64 = np.sort(np.unique(keys, axis=0, return_index=True)[1])
+        return first
+
     @staticmethod
     def joined(parts: Sequence[LayerInputs]) -> LayerInputs:
         """All rows of several sets, one set after the other."""

@@ -38,7 +38,7 @@ from engine.problem.problem import Problem
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
 from engine.tuning.folds import folds_of
-from engine.tuning.recipes import DEFAULT_RECIPES, Recipe, epochs_of, read_recipes
+from engine.tuning.recipes import DEFAULT_RECIPES, MOST_ROW_EPOCHS, Recipe, epochs_of, read_recipes
 from engine.tuning.train import BATCH_ROWS, Changes, FoldRows, TuningJob
 
 FOLDS = 5
@@ -173,7 +173,12 @@ class CrossFit:
             steps = epochs * max(1, rows.fewest // BATCH_ROWS)
             most = max(1, TASK_VALUES // max(1, steps * self.chain.tuned_values))
             last = groups[-1] if groups else ()
-            if last and len(last) < most and epochs_of(recipes[last[0]], rows.fewest) == epochs:
+            alike = bool(last) and (
+                epochs_of(recipes[last[0]], rows.fewest) == epochs
+                # Above the cap of row-epochs those that state their epochs see more rows than those that do not.
+                and (rows.fewest <= MOST_ROW_EPOCHS or (recipes[last[0]].epochs is None) == (recipe.epochs is None))
+            )
+            if alike and len(last) < most:
                 groups[-1] = (*last, number)
             else:
                 groups.append((number,))
@@ -188,8 +193,10 @@ class CrossFit:
         temperature = self.settings.temperature or temperature_of(len(self.rows.labels))
         return Mixture(self.chain, tuple(changes), temperature, pairs_of(self.requirements))
 
-    def case(self, changes: Sequence[Changes], settings: SearchSettings) -> tuple[RepairCase, Problem]:
-        """The search over mixtures, as every other: its case and its problem."""
+    def case(
+        self, changes: Sequence[Changes], settings: SearchSettings, held_out: int = 0
+    ) -> tuple[RepairCase, Problem]:
+        """The search over mixtures, as every other: its case and its problem; so many further rows judge too."""
         mixture = self.mixture(changes)
         chosen = np.concatenate([self._searched(fold) for fold in range(self.rows.folds)])
         rows = self._rows(chosen)
@@ -199,7 +206,7 @@ class CrossFit:
             self.requirements,
             self.repaired,
             mixture.pairs,
-            share=len(chosen) / len(self.rows.labels),
+            share=len(chosen) / (len(self.rows.labels) + held_out),
             new_rows=self.settings.promise_rows,
         )
         start = np.zeros(mixture.size, np.float32)
@@ -344,7 +351,7 @@ def crossfit_of(
 
     Args:
         chain: the layers.
-        rows: of the repair, as the first layer sees them.
+        rows: of the repair, as the first layer sees them; copies of a row count once.
         logits: (n, C) of those.
         repaired: labels under repair.
         requirements: stated.
@@ -355,6 +362,8 @@ def crossfit_of(
         InputError: there are too few different rows for the folds, or none of a label under repair.
         NotNumbersError: the model's outputs for a row are not numbers.
     """
+    kept = rows.distinct
+    rows, logits = rows.take(kept), logits[kept]
     before = predicted_classes(chain.head, logits)
     for label in repaired:
         if not (rows.labels == label).any():

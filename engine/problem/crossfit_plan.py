@@ -12,6 +12,9 @@ from engine.layers.dense_chain import DenseChain
 from engine.problem.crossfit import SEARCH_ROWS, CrossFitSettings
 from engine.targets.memory import PROCESS, size_text
 
+PATCH_BYTES = 140
+"""Of a weight in a patch while that is made and written (measured)."""
+
 _COPIES = 9
 """Of the weights of a tuning that a program holds: weights and two moments before and after, slopes, two temporaries
 (measured)."""
@@ -28,6 +31,7 @@ class CrossFitPlan:
         tuning: of the tunings of a task.
         changes: of all tunings, as they are put together.
         search: what the rows of a search keep, and its tiles.
+        patch: the changes of the model, as they are saved.
     """
 
     rows: int
@@ -36,11 +40,12 @@ class CrossFitPlan:
     tuning: int
     changes: int
     search: int
+    patch: int
 
     @property
     def memory(self) -> int:
         """Bytes of all, at most: tunings have ended when the search begins."""
-        return PROCESS + self.features + self.changes + max(self.tuning, self.search)
+        return PROCESS + self.features + self.changes + max(self.tuning, self.search, self.patch)
 
     def facts(self) -> dict[str, Any]:
         """For `run.json`."""
@@ -51,7 +56,8 @@ class CrossFitPlan:
         return [
             f"memory: at most {size_text(self.memory)} in one process: {size_text(PROCESS)} TensorFlow and programs, "
             f"{size_text(self.features)} features of {self.rows} rows, {size_text(self.changes)} changes of "
-            f"{self.tunings} tunings, {size_text(self.tuning)} while they run, {size_text(self.search)} the search"
+            f"{self.tunings} tunings, {size_text(self.tuning)} while they run, {size_text(self.search)} the search, "
+            f"{size_text(self.patch)} the patch"
         ]
 
 
@@ -72,6 +78,7 @@ def plan_of(chain: DenseChain, rows: int, held_out: int, settings: CrossFitSetti
         changes=2 * (tunings + recipes) * weights,
         search=4 * (min(rows, SEARCH_ROWS) + judged) * (first * (recipes + 1) + width)
         + 6 * max(tiles, 4 * 32 * units * settings.search.swarm.num_particles),
+        patch=PATCH_BYTES * chain.tuned_values,
     )
 
 
@@ -94,6 +101,7 @@ def too_large(plan: CrossFitPlan) -> str | None:
         f"features of {plan.rows} rows": (plan.features, "fewer rows"),
         f"changes of {plan.tunings} tunings": (plan.changes, "fewer --recipes or --folds, or a smaller --target-layer"),
         "tunings while they run": (plan.tuning, "fewer --recipes, or a smaller --target-layer"),
+        "the patch": (plan.patch, "a smaller --target-layer"),
         "the search": (plan.search, "fewer rows, fewer --num-particles or smaller --tile-bytes"),
     }
     name, (most, advice) = max(parts.items(), key=lambda part: part[1][0])

@@ -29,7 +29,7 @@ TOGETHER = 4
 POSITIVE_WORTH = 0.15
 """Default worth of one intact positive, in repaired negatives: the positive weight is this times their number.
 
-Measured on unseen images (benchmarks/quality.py): a constant worth per positive balances alike for sets of 300 to
+Measured on unseen images: a constant worth per positive balances alike for sets of 300 to
 5,000 rows and for labels with 5 to 150 negatives, which no constant weight does.
 """
 

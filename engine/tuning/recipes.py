@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -119,8 +118,3 @@ def epochs_of(recipe: Recipe, rows: int) -> int:
         return recipe.epochs
     epochs = round(15 * float(min(1.0, (1000 / max(rows, 1)) ** 0.4)))
     return max(1, min(epochs, MOST_ROW_EPOCHS // max(rows, 1)))
-
-
-def names_of(recipes: Sequence[Recipe]) -> list[str]:
-    """Of each recipe."""
-    return [recipe.name for recipe in recipes]

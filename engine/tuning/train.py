@@ -27,7 +27,7 @@ from engine.core.rng import generator
 from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import DenseChain
 from engine.layers.head import probabilities, soft_losses
-from engine.tuning.recipes import Recipe, epochs_of, rate_of
+from engine.tuning.recipes import MOST_ROW_EPOCHS, Recipe, epochs_of, rate_of
 
 BATCH_ROWS = 128
 """Rows of a step of Adam, or all where there are fewer."""
@@ -114,8 +114,9 @@ class Tuner:
         zeros = [backend.on_device(np.zeros((count, *chain.values[path].shape), np.float32)) for path in chain.tuned]
         state = (weights, zeros, zeros, backend.on_device(np.zeros((), np.float32)))
         told = tuple(map(backend.on_device, self._told(recipes)))
+        most = MOST_ROW_EPOCHS if recipes[0].epochs is None else len(seen)
         for epoch in range(epochs):
-            order, steps = self._order(seen, fold, epoch)
+            order, steps = self._order(seen, fold, epoch, most)
             state = self._programs[focal](self._shared, self._frozen, told, backend.on_device(order), steps, state)
         changes = {
             path: np.asarray(after) - chain.values[path][None]
@@ -137,12 +138,14 @@ class Tuner:
         rates = [rate_of(recipe, layers) for recipe in recipes]
         return weights, *(np.array(values, np.float32) for values in (*strengths, rates))
 
-    def _order(self, seen: Int64, fold: int, epoch: int) -> tuple[Any, Any]:
-        """Rows of each step (S, B) of an epoch, filled up to as many steps as any fold has, and how many are meant."""
+    def _order(self, seen: Int64, fold: int, epoch: int, limit: int) -> tuple[Any, Any]:
+        """Rows of each step (S, B) of an epoch, filled up to as many steps as any fold has, and how many are meant: of
+        at most so many rows.
+        """
         job = self._job
         purpose = f"order of tunings without fold {fold}"
         order = generator(job.seed, job.rows.data, -1, purpose, epoch).permutation(seen)
-        steps = len(seen) // self._batch
+        steps = max(1, min(len(seen), limit) // self._batch)
         most = len(job.rows.fold) // self._batch
         filled = np.zeros((most, self._batch), np.int32)
         filled[:steps] = order[: steps * self._batch].reshape(steps, self._batch)

@@ -62,7 +62,20 @@ def test_every_block_runs_after_the_one_before(
                 assert done.code in ((0, 3) if words[0] == "batch" else (0,)), f"{words}: {done.err}"
                 ran.append(" ".join(words[:2]) if words[0] == "patch" else words[0])
     assert ran == [
-        *("prepare", "train", "test", "split", "target", "localize", "optimize", "utils", "batch", "report"),
+        *(
+            "prepare",
+            "train",
+            "test",
+            "split",
+            "target",
+            "optimize",
+            "report",
+            "localize",
+            "optimize",
+            "utils",
+            "batch",
+        ),
+        "report",
         *("target", "localize", "optimize", "python", "python", "python", "python"),
         *("patch apply", "patch revert", "patch merge", "patch diff", "patch show"),
     ]

@@ -227,9 +227,9 @@ def test_enough_rows_are_just_enough(rows, kind, limit, labels, confidence, new_
     signed = promise.value if requirement.at_least else -promise.value
     margin = signed - (limit if requirement.at_least else -limit)
     share = ((before == 0) != (after == 0)).mean() if requirement.relative else promise.value * (1 - promise.value)
-    variance = share + 1 / len(truth)
 
     def chance(of_each: float) -> float:
+        variance = share + 1 / (of_each * names)
         return float(norm.cdf(margin / math.sqrt(variance / (of_each * names) + variance / (new_rows * names))))
 
     assert promise.chance == pytest.approx(chance(len(truth) / names))

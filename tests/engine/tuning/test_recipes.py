@@ -13,7 +13,6 @@ from engine.tuning.recipes import (
     MOST_ROW_EPOCHS,
     Recipe,
     epochs_of,
-    names_of,
     rate_of,
     read_recipes,
 )
@@ -50,13 +49,13 @@ recipes_of_any_kind = st.builds(
 
 @given(st.lists(recipes_of_any_kind, min_size=1, max_size=4, unique=True))
 def test_a_name_says_everything(recipes):
-    names = names_of(recipes)
+    names = [recipe.name for recipe in recipes]
     assert read_recipes(",".join(names)) == tuple(recipes)
     assert len(set(names)) == len(names)
 
 
 def test_names():
-    assert names_of(read_recipes("1,2:0.5,4:1:focal:rate=3e-4:epochs=5")) == [
+    assert [recipe.name for recipe in read_recipes("1,2:0.5,4:1:focal:rate=3e-4:epochs=5")] == [
         *("1:1", "2:0.5", "4:1:focal:rate=0.0003:epochs=5")
     ]
 
