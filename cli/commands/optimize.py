@@ -217,7 +217,7 @@ def means_arachne(targets: Sequence[Path]) -> bool:
         return True
     (folder,) = targets
     found = any((folder / name).is_file() for name in (CSV, ARROW))
-    return found or (folder.exists() and open_negatives(folder) is None)
+    return found or (folder.parent.exists() and open_negatives(folder) is None)
 
 
 def chunk_paths(targets: Sequence[Path], positives: Sequence[Path], output_dir: Path | None) -> list[ChunkPaths]:

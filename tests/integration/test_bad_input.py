@@ -215,7 +215,7 @@ def test_weights_that_do_not_fit(content: bytes | None, found: str, workspace: P
     weights.unlink()
     if content is not None:
         weights.write_bytes(content)
-    refused(*OPTIMIZE, says=(f"{weights}: ", found))
+    refused(*OPTIMIZE, "--method", "Arachne", says=(f"{weights}: ", found))
 
 
 def test_more_particles_than_memory(workspace: Path, refused: Refused) -> None:

@@ -101,7 +101,13 @@ def test_it_repairs(here: Ended) -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "tiles", "spread"), [(1, True, False), (2, False, True), (2, True, False), (4, False, False)]
+    ("workers", "tiles", "spread"),
+    [
+        (2, False, True),
+        (2, True, False),
+        pytest.param(1, True, False, marks=pytest.mark.slow),
+        pytest.param(4, False, False, marks=pytest.mark.slow),
+    ],
 )
 def test_any_number_of_workers(
     cluster: Cluster, case: Case, here: Ended, tmp_path: Path, workers: int, tiles: bool, spread: bool
@@ -113,7 +119,7 @@ def test_any_number_of_workers(
     assert any(f"{'in tiles ' if tiles else ''}on {workers} workers" in line for line in there.compute.decisions)
 
 
-@pytest.mark.parametrize("method", ["run_tuning", "run_task"])
+@pytest.mark.parametrize("method", ["run_tuning", pytest.param("run_task", marks=pytest.mark.slow)])
 def test_a_killed_worker(cluster: Cluster, case: Case, here: Ended, tmp_path: Path, method: str) -> None:
     marker = tmp_path / "killed"
 
