@@ -74,7 +74,7 @@ class CrossFitSettings:
     folds: int = FOLDS
     search: SearchSettings = field(
         default_factory=lambda: SearchSettings(
-            swarm=SwarmSettings(num_particles=32), num_iterations=40, min_iteration_range=40
+            swarm=SwarmSettings(num_particles=32), num_iterations=80, min_iteration_range=20
         )
     )
     step: float | None = None
