@@ -585,3 +585,20 @@ def test_what_a_library_makes_of_ctrl_c_is_told_and_recorded_as_one(
     assert run([]) == 130
     assert capsys.readouterr().err == "error: interrupted\n"
     assert read_facts(tmp_path / "run")["state"] == "interrupted"
+
+
+def test_a_command_line_of_arachne_needs_no_method(workspace: Path, command: Command) -> None:
+    """Where `localize` left weights, where there are several folders, and where options of Arachne say so."""
+    few = ["--model-dir", "model.keras", "--num-particles", "4", "--num-iterations", "2", "--num-workers", "0"]
+    six = ["--target-data-dir", "data/negative/6"]
+    done = command("optimize", *few, *six, "--output-dir", "out", "--run-dir", "one")
+    assert done.code == 0 and "method Arachne (--method CrossFit is the other)\n" in done.err
+    assert "method" not in read_facts(Path("one"))
+    (workspace / "data/negative/6/weights.csv").unlink()
+    for more in (["--positive-weight", "5"], ["--target-data-dir", "data/negative/4"]):
+        done = command("optimize", *few, *six, *more, "--output-dir", "out", "--run-dir", "two")
+        assert done.code == 2 and "expected the weights.csv that `localize` writes" in done.err
+    done = command("optimize", *few, *six, "--recipes", "1:1:epochs=1", "--folds", "2", "--run-dir", "three")
+    assert done.code == 0, done.err
+    assert "method CrossFit, as `localize` left no weights.csv" in done.err
+    assert read_facts(Path("three"))["method"] == "CrossFit"

@@ -303,3 +303,26 @@ def test_bad_input(batchspace: Path, refused: Refused) -> None:
         refused(*BATCH, "--output-dir", "run", *words, says=(found,))
     words = [*FILES, "--method", "Arachne", *HERE, "--output-dir", "run"]
     refused(*words, says=("--val-data is missing and the method is Arachne, expected rows that choose",))
+
+
+def test_a_run_keeps_its_patch_wherever_it_goes(finished: Path, command: Command) -> None:
+    """Its tables have the mixture alone, so the patch lies beside them."""
+    shown = command("patch", "show", "run")
+    assert shown.code == 0 and "dense_1/kernel" in shown.out, shown.err
+    Path("run").rename("moved")
+    assert command("patch", "show", "moved").out.replace("moved", "run") == shown.out
+    job = command("patch", "show", "moved:crossfit")
+    assert (job.code, job.out) == (2, "")
+    assert "a run of CrossFit has one patch and none of a job 'crossfit'" in job.err
+
+
+def test_validation_rows_that_tunings_saw_do_not_judge(batchspace: Path, command: Command) -> None:
+    """Allowed to share rows, they are left out of what makes the promise."""
+    require(EASY)
+    chunks = [word for word in SHIRT if word != "--test-data"]
+    command(*chunks, "--output-dir", "alone")
+    repair = next(Path(SHIRT[SHIRT.index("--chunks") + 1]).glob("*/repair.h5"))
+    words = [*chunks, "--val-data", repair, "--allow-shared-rows", "True", "--output-dir", "shared"]
+    assert command(*words).code in (0, 3)
+    rows = [[row["rows"] for row in read_table(Path(name), "promises").to_pylist()] for name in ("alone", "shared")]
+    assert rows[0] == rows[1]

@@ -283,3 +283,23 @@ def test_rows_at_hand_keep_what_the_verdict_says(many, kind, limit, labels):
 def test_steps_go_down_to_the_model_as_it_is():
     assert (len(STEPS), STEPS[0], STEPS[1], STEPS[-1]) == (21, 1.0, 0.95, 0.0)
     np.testing.assert_allclose(np.diff(STEPS), -0.05)
+
+
+def test_a_compromise_does_more_good_than_harm():
+    """Where the model as it is keeps as many requirements, a step that only breaks rows is not worth it."""
+    requirements = [about("max_drop", 0.2), about("min_gain", 0.5)]
+    broke = moved(BEFORE_0, 0, 5)
+    steps = (1.0, 0.5, 0.0)
+    left = frontier(requirements, LABELS_0, BEFORE_0, [broke, broke, BEFORE_0], steps)
+    assert (left.promised, left.point.step) == (False, 0.0)
+    mended = frontier(requirements, LABELS_0, BEFORE_0, [broke, moved(BEFORE_0, 6, 5), BEFORE_0], steps)
+    assert (mended.promised, mended.chosen) == (False, 1)
+
+
+def test_few_rows_are_not_hopeless():
+    """What one row more or less may mean shrinks with more rows, which their number takes into account."""
+    truth, before = rows_of(10, 6)
+    found = frontier([about("max_drop", 0.03)], truth, before, [before, before], new_rows=1000)
+    (promise,) = found.points[0].promises
+    assert promise.chance < 0.95
+    assert promise.enough is not None and 50 < promise.enough < 200

@@ -31,6 +31,7 @@ from engine.problem.problem import prepare
 from engine.search import loop as search
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
+from engine.tuning import train
 from engine.tuning.folds import folds_of
 from engine.tuning.recipes import epochs_of, read_recipes
 from engine.tuning.train import Changes, Tuner
@@ -302,3 +303,30 @@ def test_the_mean_of_folds_is_taken_of_each_recipe():
     for path, mean in mean_changes(changes).items():
         assert (mean.dtype, mean.shape) == (np.float32, changes[0][path].shape)
         np.testing.assert_allclose(mean[1], sum(change[path][1].astype(float) for change in changes) / 3, rtol=1e-6)
+
+
+def test_a_copy_of_a_row_counts_once():
+    """Equal in every number and in its label; so copies make no promise surer."""
+    subject = net("two")
+    rows = rows_of(subject)
+    once = repair(subject)
+    twice = LayerInputs.joined([rows, rows.take(np.arange(20))])
+    logits = np.concatenate([subject.logits, subject.logits[:20]])
+    again = crossfit_of(subject.chain, twice, logits, (1,), (DROP, RATE), QUICK, 0)
+    assert again.data == once.data
+    np.testing.assert_array_equal(again.rows.labels, once.rows.labels)
+    # The same numbers with another label are another row.
+    other = replace(rows.take(np.arange(1)), labels=(rows.labels[:1] + 1) % CLASSES)
+    more = LayerInputs.joined([rows, other])
+    assert len(more.distinct) == len(rows.labels) + 1
+
+
+def test_rows_of_an_epoch_are_capped(monkeypatch):
+    """Unless epochs are stated: one pass over very many rows would go beyond the cap by itself."""
+    seen = np.arange(96)
+    monkeypatch.setattr(train, "MOST_ROW_EPOCHS", 64)
+    tuner = Tuner(repair(net("two")).job)
+    batch = tuner._batch
+    for limit, rows in ((64, 64), (len(seen), 96)):
+        order, steps = tuner._order(seen, 0, 0, limit)
+        assert int(steps) == max(1, rows // batch) and order.shape[1] == batch
