@@ -35,7 +35,7 @@ def method_option(default: str | None, text: str) -> Callable[[F], F]:
     """`--method`; without a default the command finds out which."""
     return option(
         "--method",
-        type=click.Choice([CROSSFIT, ARACHNE], case_sensitive=False),
+        type=click.Choice([CROSSFIT, ARACHNE]),
         default=default,
         help=f"CrossFit tunes Dense layers and promises; Arachne searches few weights of any layer [default: {text}].",
     )
