@@ -61,7 +61,7 @@ def save_repaired(model: LoadedModel, patch: Patch, output: Path) -> Path:
 
     A model of another format that it held would make it ambiguous. What a killed command left beside it goes.
     """
-    remove_leftovers(output, ("repair", "weights"))
+    remove_leftovers(output, ("repair", "weights", "patch", NOT_MET_FILE.removesuffix(".txt")))
     saved = repaired_path(model, output)
     if saved == output / "repair":
         save_patched(model, patch, saved, overwrite=True)
