@@ -104,7 +104,7 @@ def test_it_repairs(here: Ended) -> None:
     ("workers", "tiles", "spread"),
     [
         (2, False, True),
-        (2, True, False),
+        pytest.param(2, True, False, marks=pytest.mark.slow),
         pytest.param(1, True, False, marks=pytest.mark.slow),
         pytest.param(4, False, False, marks=pytest.mark.slow),
     ],
