@@ -59,17 +59,10 @@ def files_of(folder: Path) -> Iterator[tuple[str, str]]:
             yield name, table_digest(path)
 
 
-def records_of(runs: Path) -> Iterator[tuple[str, str]]:
-    """Table and digest of the one run below a folder."""
-    (directory,) = runs.iterdir()
-    yield from ((path.name, table_digest(path)) for path in sorted(directory.glob("*.arrow")))
-
-
 def quickstart(root: Path) -> Iterator[tuple[str, str]]:
     """The quickstart as it is, with its two workers; its data serve all that follows."""
     run(root, "quickstart", "--output-dir", "out")
     yield from files_of(root / "out")
-    yield from records_of(root / "runs")
 
 
 def prepared(root: Path, data: Path) -> None:
