@@ -279,9 +279,9 @@ def crossfit_repair(
     sets = [*rows, *(images for images in (validation, test) if images is not None)]
     names = next((images.label_names for images in sets if images.label_names), None)
     required = read_promises(requirements, model.classes, names)
-    many = promise_rows or (1000 if test is None else max(1, test.rows // model.classes))
-    if promise_rows is not None and promise_rows < 1:
-        raise InputError(f"promise_rows is {promise_rows}, expected at least 1")
+    many = promise_rows
+    if many is None:
+        many = 1000 if test is None else max(1, test.rows // model.classes)
     chosen = crossfit_settings(settings, required, recipes=recipes, folds=folds, step=step, promise_rows=many)
     target, chain = resolve_chain(model.model, model.loss, model.classes, model.path, target_layer)
     return CrossFitRepair(
@@ -321,9 +321,7 @@ def run_crossfit(
     from engine.core.lock import LOCK, locked
 
     def open_records(facts: Mapping[str, Any]) -> RunRecords:
-        if resume and holds_run(directory):
-            return RunRecords.resume(directory, facts, lock=lock)
-        return RunRecords.create(directory, facts, overwrite=overwrite, lock=lock)
+        return RunRecords.start(directory, facts, resume=resume, overwrite=overwrite, lock=lock)
 
     with (
         Console(verbose) as console,

@@ -183,9 +183,7 @@ def optimize(
     run_directory = run_dir or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
 
     def open_records(facts: Mapping[str, Any]) -> RunRecords:
-        if resume and holds_run(run_directory):
-            return RunRecords.resume(run_directory, facts, lock=lock)
-        return RunRecords.create(run_directory, facts, overwrite=overwrite, lock=lock)
+        return RunRecords.start(run_directory, facts, resume=resume, overwrite=overwrite, lock=lock)
 
     with (
         Console(verbose) as console,

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.core.types import Int64
 from engine.metrics.accuracy import LabelChange
-from engine.metrics.requirements import Verdict
+from engine.metrics.requirements import Requirement, Verdict
 from engine.patches.patch import Patch
 
 
@@ -53,19 +53,25 @@ def change_rows(job: str, stage: str, split: str, changes: Sequence[LabelChange]
     ]
 
 
+def requirement_cells(number: int, requirement: Requirement) -> dict[str, Any]:
+    """What a row about a requirement says of it."""
+    labels = requirement.labels
+    return {
+        "requirement": number,
+        "text": requirement.text,
+        "kind": requirement.kind,
+        "label": labels[0] if labels and len(labels) == 1 else -1,
+        "predicted": -1 if requirement.predicted is None else requirement.predicted,
+        "limit": requirement.limit,
+    }
+
+
 def verdict_rows(split: str, verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """Rows of the table `verdicts`."""
     return [
         {
             "split": split,
-            "requirement": number,
-            "text": verdict.requirement.text,
-            "kind": verdict.requirement.kind,
-            "label": verdict.requirement.labels[0]
-            if verdict.requirement.labels and len(verdict.requirement.labels) == 1
-            else -1,
-            "predicted": -1 if verdict.requirement.predicted is None else verdict.requirement.predicted,
-            "limit": verdict.requirement.limit,
+            **requirement_cells(number, verdict.requirement),
             **{
                 name: getattr(verdict, name)
                 for name in ("base", "value", "low", "high", "total", "count_before", "count_after", "margin", "met")

@@ -18,6 +18,16 @@ JOB = _field(
     "job", pa.string(), "name of the search; `stepN`, `batch` or `crossfit` for what a run made of its searches"
 )
 
+_REQUIREMENT = [
+    _field("requirement", pa.int32(), "number of the requirement, from 0, in the order judged"),
+    _field("text", pa.string(), "the requirement in words"),
+    _field("kind", pa.string(), "min_accuracy, max_drop, min_gain or max_rate"),
+    _field("label", pa.int32(), "true class, -1 for all rows together"),
+    _field("predicted", pa.int32(), "predicted class of a max_rate, else -1"),
+    _field("limit", pa.float64(), "what is required", "1"),
+]
+"""What a row about a requirement says of it."""
+
 SCHEMAS: dict[str, pa.Schema] = {
     "swarm": pa.schema(
         [
@@ -74,12 +84,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "verdicts": pa.schema(
         [
             _field("split", pa.string(), "validation (it chose: optimistic) or test"),
-            _field("requirement", pa.int32(), "number of the requirement, from 0, in the order judged"),
-            _field("text", pa.string(), "the requirement in words"),
-            _field("kind", pa.string(), "min_accuracy, max_drop, min_gain or max_rate"),
-            _field("label", pa.int32(), "true class, -1 for all rows together"),
-            _field("predicted", pa.int32(), "predicted class of a max_rate, else -1"),
-            _field("limit", pa.float64(), "what is required", "1"),
+            *_REQUIREMENT,
             _field("base", pa.float64(), "accuracy, or rate of the confusion, of the base model", "1"),
             _field("value", pa.float64(), "accuracy, drop, gain or rate of the repaired model", "1"),
             _field("low", pa.float64(), "lower end of the 95 % confidence interval of the value", "1"),
@@ -135,12 +140,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "promises": pa.schema(
         [
-            _field("requirement", pa.int32(), "number of the requirement, from 0, in the order judged"),
-            _field("text", pa.string(), "the requirement in words"),
-            _field("kind", pa.string(), "min_accuracy, max_drop, min_gain or max_rate"),
-            _field("label", pa.int32(), "true class, -1 for all rows together"),
-            _field("predicted", pa.int32(), "predicted class of a max_rate, else -1"),
-            _field("limit", pa.float64(), "what is required", "1"),
+            *_REQUIREMENT,
             _field("value", pa.float64(), "on rows that no tuning saw: accuracy, drop, gain or rate", "1"),
             _field("low", pa.float64(), "lower end of where it lies on new rows, with 95 % chance", "1"),
             _field("high", pa.float64(), "upper end", "1"),

@@ -57,6 +57,15 @@ class RunRecords:
         return records
 
     @staticmethod
+    def start(
+        directory: Path, facts: Mapping[str, Any], *, resume: bool, overwrite: bool, lock: Lock | None = None
+    ) -> RunRecords:
+        """`resume` the run in a directory where that is asked for and there is one; else `create` it."""
+        if resume and holds_run(directory):
+            return RunRecords.resume(directory, facts, lock=lock)
+        return RunRecords.create(directory, facts, overwrite=overwrite, lock=lock)
+
+    @staticmethod
     def check_new(directory: Path, *, overwrite: bool) -> None:
         """Refuse a directory that is in use; one with nothing but its lock, or what a killed command began, is empty.
 

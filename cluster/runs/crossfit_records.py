@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cluster.compute.tunings import TuningEvent
-from cluster.records.rows import change_rows, verdict_rows
+from cluster.records.rows import change_rows, requirement_cells, verdict_rows
 from cluster.records.store import RunRecords
 from cluster.runs.crossfit import CrossFitReport
 from cluster.runs.output import missed
@@ -92,23 +92,14 @@ def frontier_rows(frontier: Frontier, repaired: Sequence[int]) -> list[dict[str,
 
 def promise_rows(frontier: Frontier) -> list[dict[str, Any]]:
     """Rows of the table `promises`, of the step that was taken."""
-    rows = []
-    for number, promise in enumerate(frontier.point.promises):
-        requirement = promise.requirement
-        one = requirement.labels is not None and len(requirement.labels) == 1
-        rows.append(
-            {
-                **{name: value for name, value in asdict(promise).items() if name != "requirement"},
-                "requirement": number,
-                "text": requirement.text,
-                "kind": requirement.kind,
-                "label": requirement.labels[0] if one and requirement.labels else -1,
-                "predicted": -1 if requirement.predicted is None else requirement.predicted,
-                "limit": requirement.limit,
-                "promised": frontier.promised,
-            }
-        )
-    return rows
+    return [
+        {
+            **{name: value for name, value in asdict(promise).items() if name != "requirement"},
+            **requirement_cells(number, promise.requirement),
+            "promised": frontier.promised,
+        }
+        for number, promise in enumerate(frontier.point.promises)
+    ]
 
 
 def record_outcome(records: RunRecords, report: CrossFitReport, fit: CrossFit) -> None:

@@ -42,7 +42,7 @@ from engine.core.types import Float32, Int64
 from engine.localize.weights_file import ARROW, CSV
 from engine.metrics.accuracy import LabelChange, paired_changes
 from engine.metrics.comparison import Comparison, compare
-from engine.metrics.promise import Frontier, frontier_of
+from engine.metrics.promise import Frontier
 from engine.metrics.requirements import Requirement, check_requirements
 from engine.models.load import load_model
 from engine.patches.arrow import write_patch
@@ -226,20 +226,8 @@ def _finish(
 def _unchanged(ready: ReadyRepair, compute: Compute, on_rows: Progress, records: RunRecords) -> CrossFitReport:
     """The report where there is nothing to repair: the model is copied as it is, and judged like that."""
     repair, fit, held_out = ready.repair, ready.fit, ready.rows.validation
-    labels, before = fit.rows.labels, fit.before
-    if held_out is not None:
-        labels = np.concatenate([labels, held_out.labels])
-        before = np.concatenate([before, held_out.before])
-    frontier = frontier_of(
-        repair.requirements,
-        labels,
-        before,
-        before[None],
-        steps=(0.0,),
-        confidence=repair.settings.confidence,
-        new_rows=repair.settings.promise_rows,
-        classes=repair.chain.classes,
-    )
+    _, before = fit.judging(held_out)
+    frontier = fit.judged(before[None], (0.0,), held_out)
     frontier = replace(frontier, promised=frontier.point.chance >= frontier.confidence)
     which = f" of label {', '.join(map(str, repair.repaired))}" if repair.repaired else ""
     notes = [f"the model gets every row{which} right, it is copied unchanged"]

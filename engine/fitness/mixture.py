@@ -112,6 +112,7 @@ class MixtureFitness:
         self._mixture, self._rows = mixture, rows
         self._together, self._most = tile_shape(mixture, len(rows.labels), particles, tiling)
         self.tiles = _cut(rows.group, particles, self._together, self._most)
+        self._kept: dict[tuple[int, int], tuple[Any, ...]] = {}
         self._evaluate = backend.compiled(self._sums)
         self._classes = backend.compiled(self._predicted)
 
@@ -156,10 +157,6 @@ class MixtureFitness:
         """Start the sums (m, S) of candidates (m, R + C), at most a slab, over rows of one group."""
         results = self._evaluate(self._filled(part), *self._prepared(rows))
         return lambda: np.asarray(results)[: len(part)]
-
-    @functools.cached_property
-    def _kept(self) -> dict[tuple[int, int], tuple[Any, ...]]:
-        return {}
 
     def _prepared(self, rows: tuple[int, int]) -> tuple[Any, ...]:
         """What one tile's rows bring along, on the device: first pre-activations, weights behind, and who is judged."""

@@ -254,7 +254,7 @@ class CrossFit:
             more = _at_steps(mean, rows, held_out.before, found, steps)
             after = np.concatenate([after, more], axis=1)
         frontier = self.judged(after, steps, held_out)
-        labels, before = self._judging(held_out)
+        labels, before = self.judging(held_out)
         return frontier, paired_changes(labels, before, after[frontier.chosen], self.chain.classes)
 
     def predicted(self, changes: Sequence[Changes], found: Float32, steps: Sequence[float]) -> Int64:
@@ -272,7 +272,7 @@ class CrossFit:
             steps: T, the largest or the wanted one first; 0 is the model as it is.
             held_out: further rows.
         """
-        labels, before = self._judging(held_out)
+        labels, before = self.judging(held_out)
         return frontier_of(
             self.requirements,
             labels,
@@ -285,7 +285,7 @@ class CrossFit:
             fixed_step=self.settings.step is not None,
         )
 
-    def _judging(self, held_out: HeldOutRows | None) -> tuple[Int64, Int64]:
+    def judging(self, held_out: HeldOutRows | None) -> tuple[Int64, Int64]:
         """Labels (n,), and classes (n,) that the model as it is predicts, of all rows that judge."""
         more = [] if held_out is None else [held_out]
         return (
