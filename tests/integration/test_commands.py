@@ -528,7 +528,7 @@ def processes_with(mark: str) -> list[str]:
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_interrupt(workers: int, number: signal.Signals, code: int, word: str, workspace: Path) -> None:
     """Ctrl-C or SIGTERM in the middle of a search: its exit code, readable records, and no process left."""
     mark = f"mark-{uuid.uuid4().hex}"

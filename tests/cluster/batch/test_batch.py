@@ -103,6 +103,7 @@ def test_tiles_on_two_workers(
     check_modes(two_workers, chunks, undisturbed, tmp_path, "tiles")
 
 
+@pytest.mark.slow
 def test_four_workers(
     cluster: Cluster,
     chunks: Path,

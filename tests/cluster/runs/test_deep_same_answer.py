@@ -78,7 +78,7 @@ def test_undisturbed_run_changes_the_convolution(here: Finished) -> None:
     assert all(row["fitness"] > row["start_fitness"] for row in here.tables["jobs"])
 
 
-@pytest.mark.parametrize(("workers", "tiles"), [(3, True), (2, False)])
+@pytest.mark.parametrize(("workers", "tiles"), [pytest.param(3, True, marks=pytest.mark.slow), (2, False)])
 def test_any_number_of_workers(
     cluster: Cluster, deep: Repairs, here: Finished, tmp_path: Path, workers: int, tiles: bool
 ) -> None:
@@ -89,6 +89,7 @@ def test_any_number_of_workers(
     assert f"{workers} workers" in search and ("in tiles" in search) == tiles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [14])
 def test_worker_killed_in_a_tile(cluster: Cluster, deep: Repairs, here: Finished, tmp_path: Path, at: int) -> None:
     marker = tmp_path / "killed"

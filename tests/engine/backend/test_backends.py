@@ -79,6 +79,7 @@ def test_both_backends_blame_the_same_weights_and_agree_on_candidates(tmp_path):
         np.testing.assert_allclose(sums[0][:, :2], sums[1][:, :2], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_suite_passes_on_jax():
     """Some of its tests that compute; all that do can be run like this."""
     chosen = [
