@@ -5,12 +5,13 @@ promised is counted hard, in `engine.metrics.promise`.
 
 For requirement q with limit l, and with mean d and mean square V of the soft changes of its n rows,
 
-    fitness = gain + 3 min(0, sum over q of log Phi((d - l) / e) - Q log 0.97),   gain in points, less one error
+    fitness = gain + w min(0, sum over q of log Phi((d - l) / e) - Q log c),   gain in points, less one error
     e = 1.4 sqrt(V) sqrt(1/n + 1/m) + 1/(2n)
 
-Phi is the normal distribution and m the new rows that a promise is about. Above the hinge it is the gain alone that
-counts. All rows must not fall whatever is required of them, and errors count 1.4 times: aimed tighter than what is
-promised, the promise is kept by a larger step (measured, as are 0.97 and 3; soft changes vary less than hard ones).
+Phi is the normal distribution and m the new rows that a promise is about; c and w follow from the number of rows, see
+`rigour_of`. Above the hinge it is the gain alone that counts. All rows must not fall whatever is required of them, and
+errors count 1.4 times: aimed tighter than what is promised, the promise is kept by a larger step (measured; soft
+changes vary less than hard ones).
 
 Where l > 0, something must be gained, and V is max(l^2, V - min(0, d)^2): else a loss would look less hopeless than no
 change at all, whose error is next to none, and a large one less than a small one.
@@ -28,14 +29,35 @@ from engine.core.types import Float64, Int64
 from engine.fitness.mixture import SUMS, MixtureRows
 from engine.metrics.requirements import Requirement
 
-AIMED_CHANCE = 0.97
-"""Chance, by soft counts, that the search aims at for each requirement."""
-
 CAUTION = 1.4
 """Errors count so many times: soft changes vary less than the hard ones that promises are about."""
 
-PRESSURE = 3.0
-"""Points of gain that one unit of log chance is worth."""
+
+@dataclass(frozen=True)
+class Rigour:
+    """How strictly a search is steered.
+
+    Attributes:
+        temperature: of soft correctness; the lower, the nearer it is to counting.
+        chance: c, by soft counts, that is aimed at for each requirement.
+        pressure: w, points of gain that one unit of log chance is worth.
+    """
+
+    temperature: float
+    chance: float
+    pressure: float
+
+
+def rigour_of(rows: int) -> Rigour:
+    """What so many rows allow (measured on unseen images at 1,000, 3,000 and 10,000).
+
+    With few the chances are out of reach, and what presses for them presses for no change at all; with many, a mixture
+    that is aimed at by less than it has to promise is promised by a small step alone.
+    """
+    more = max(1.0, rows / 1000)
+    return Rigour(
+        temperature=max(0.05, 0.5 / more), chance=min(0.99, 1 - 0.03 / more**0.5), pressure=min(30.0, 4 * more**0.875)
+    )
 
 
 @dataclass(frozen=True)
@@ -68,6 +90,7 @@ class Steering:
         totals: (C,) rows of each label.
         repaired: gain of each label under repair, all of which have rows; limits are not used.
         aims: what is required, as bounds on soft changes.
+        rigour: how strictly.
     """
 
     negatives: int
@@ -75,6 +98,7 @@ class Steering:
     totals: Int64
     repaired: tuple[_Aim, ...]
     aims: tuple[_Aim, ...]
+    rigour: Rigour
 
     @property
     def positive_weight(self) -> None:
@@ -90,8 +114,8 @@ class Steering:
             mean, error = _mean_and_error(aim, *(of_pairs if aim.pair else (changes, squares)))
             chance += log_ndtr((mean - aim.limit) / error)
         gains = [100 * np.subtract(*_mean_and_error(aim, changes, squares)) for aim in self.repaired]
-        lacking = np.minimum(chance - len(self.aims) * np.log(AIMED_CHANCE), 0.0)
-        found: Float64 = np.mean(gains, axis=0) + PRESSURE * lacking
+        lacking = np.minimum(chance - len(self.aims) * np.log(self.rigour.chance), 0.0)
+        found: Float64 = np.mean(gains, axis=0) + self.rigour.pressure * lacking
         return found
 
 
@@ -104,6 +128,7 @@ def steering_of(
     *,
     share: float,
     new_rows: int,
+    rigour: Rigour,
 ) -> Steering:
     """What to aim at on rows.
 
@@ -115,6 +140,7 @@ def steering_of(
         pairs: confusions that are required of, as in the mixture.
         share: of the rows that judge, these are so many.
         new_rows: m of each label, that promises are about.
+        rigour: how strictly it is steered.
     """
 
     def aim(columns: tuple[int, ...], limit: float, *, pair: bool = False) -> _Aim:
@@ -144,7 +170,7 @@ def steering_of(
         elif requirement.labels is not None:  # a drop of all rows is aimed at above
             aims.append(aim(columns, -requirement.limit))
     gains = tuple(aim((label,), 0.0) for label in repaired)
-    return Steering(int(rows.negative.sum()), int(rows.positive.sum()), totals, gains, tuple(aims))
+    return Steering(int(rows.negative.sum()), int(rows.positive.sum()), totals, gains, tuple(aims), rigour)
 
 
 def pairs_of(requirements: Sequence[Requirement]) -> tuple[tuple[int, int], ...]:

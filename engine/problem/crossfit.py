@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,7 +24,7 @@ from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Int64
 from engine.fitness.mixture import Mixture, MixtureFitness, MixtureRows
 from engine.fitness.rows import Weights
-from engine.fitness.steering import pairs_of, steering_of
+from engine.fitness.steering import Rigour, pairs_of, rigour_of, steering_of
 from engine.fitness.tiling import Tiling
 from engine.layers.dense_chain import DenseChain
 from engine.layers.weight_stats import WeightStats
@@ -164,6 +164,12 @@ class CrossFit:
         return TuningJob(self.chain, self.rows, self.repaired, self.seed)
 
     @property
+    def rigour(self) -> Rigour:
+        """How strictly the search is steered."""
+        found = rigour_of(len(self.rows.labels))
+        return found if self.settings.temperature is None else replace(found, temperature=self.settings.temperature)
+
+    @property
     def tasks(self) -> tuple[TuningTask, ...]:
         """The tunings as tasks: a pure function of the job, since the bits of a tuning depend on its company."""
         recipes, rows = self.settings.recipes, self.rows
@@ -190,8 +196,7 @@ class CrossFit:
 
     def mixture(self, changes: Sequence[Changes]) -> Mixture:
         """What the search mixes, of the changes of each fold with all recipes."""
-        temperature = self.settings.temperature or temperature_of(len(self.rows.labels))
-        return Mixture(self.chain, tuple(changes), temperature, pairs_of(self.requirements))
+        return Mixture(self.chain, tuple(changes), self.rigour.temperature, pairs_of(self.requirements))
 
     def case(
         self, changes: Sequence[Changes], settings: SearchSettings, held_out: int = 0
@@ -208,6 +213,7 @@ class CrossFit:
             mixture.pairs,
             share=len(chosen) / (len(self.rows.labels) + held_out),
             new_rows=self.settings.promise_rows,
+            rigour=self.rigour,
         )
         start = np.zeros(mixture.size, np.float32)
         start[: mixture.recipes] = 1.0 / max(1, mixture.recipes)
@@ -404,11 +410,6 @@ class MixturePlaces:
             [0 if path == COEFFICIENTS else recipes for path in patch.weight], np.int64
         )
         return np.stack([places, np.zeros_like(places)], axis=1)
-
-
-def temperature_of(rows: int) -> float:
-    """Of soft correctness: few rows need a smoother one; with many its bias weighs more (measured)."""
-    return float(min(0.5, max(0.1, 0.5 * (1000 / rows) ** 0.7)))
 
 
 def joined_changes(job: CrossFit, changes: Mapping[str, Changes]) -> tuple[Changes, ...]:

@@ -8,7 +8,9 @@ For tuning g with class weight w[g], anchor strength s[g] and rate r[g], over a 
 
 z are the logits under the tuned weights and z0 those of the model as it is, p and p0 their class probabilities, and
 right is 1 where the model as it is gets the row right, else 0. The weights move by Adam (Kingma and Ba, "Adam: a method
-for stochastic optimization", ICLR 2015, algorithm 1) with Keras' constants.
+for stochastic optimization", ICLR 2015, algorithm 1) with Keras' constants; its rate falls linearly, from r[g] at the
+first step to almost 0 at the last, so that a tuning does not depend on which rows came last (measured: more rows right
+out of fold).
 """
 
 from __future__ import annotations
@@ -113,11 +115,13 @@ class Tuner:
         weights = [backend.on_device(np.repeat(chain.values[path][None], count, axis=0)) for path in chain.tuned]
         zeros = [backend.on_device(np.zeros((count, *chain.values[path].shape), np.float32)) for path in chain.tuned]
         state = (weights, zeros, zeros, backend.on_device(np.zeros((), np.float32)))
-        told = tuple(map(backend.on_device, self._told(recipes)))
-        most = MOST_ROW_EPOCHS if recipes[0].epochs is None else len(seen)
+        steps = self._steps(recipes[0], len(seen))
+        told = tuple(map(backend.on_device, (*self._told(recipes), np.float32(epochs * steps))))
         for epoch in range(epochs):
-            order, steps = self._order(seen, fold, epoch, most)
-            state = self._programs[focal](self._shared, self._frozen, told, backend.on_device(order), steps, state)
+            order = backend.on_device(self._order(seen, fold, epoch, steps))
+            state = self._programs[focal](
+                self._shared, self._frozen, told, order, backend.on_device(np.int32(steps)), state
+            )
         changes = {
             path: np.asarray(after) - chain.values[path][None]
             for path, after in zip(chain.tuned, state[0], strict=True)
@@ -138,18 +142,20 @@ class Tuner:
         rates = [rate_of(recipe, layers) for recipe in recipes]
         return weights, *(np.array(values, np.float32) for values in (*strengths, rates))
 
-    def _order(self, seen: Int64, fold: int, epoch: int, limit: int) -> tuple[Any, Any]:
-        """Rows of each step (S, B) of an epoch, filled up to as many steps as any fold has, and how many are meant: of
-        at most so many rows.
-        """
+    def _steps(self, recipe: Recipe, rows: int) -> int:
+        """Of an epoch over so many rows, or as many as are allowed where the recipe does not state its epochs."""
+        most = MOST_ROW_EPOCHS if recipe.epochs is None else rows
+        return max(1, min(rows, most) // self._batch)
+
+    def _order(self, seen: Int64, fold: int, epoch: int, steps: int) -> Any:
+        """Rows of each step (S, B) of an epoch, of which so many are meant; filled up to as many as any fold has."""
         job = self._job
         purpose = f"order of tunings without fold {fold}"
         order = generator(job.seed, job.rows.data, -1, purpose, epoch).permutation(seen)
-        steps = max(1, min(len(seen), limit) // self._batch)
         most = len(job.rows.fold) // self._batch
         filled = np.zeros((most, self._batch), np.int32)
         filled[:steps] = order[: steps * self._batch].reshape(steps, self._batch)
-        return filled, backend.on_device(np.array(steps, np.int32))
+        return filled
 
     @functools.cached_property
     def _shared(self) -> tuple[Any, ...]:
@@ -169,7 +175,7 @@ class Tuner:
     def _epoch(self, focal: bool, shared: Any, frozen: Any, told: Any, order: Any, steps: Any, state: Any) -> Any:
         """All steps of an epoch for G tunings."""
         chain = self._job.chain
-        class_weights, kl, focal_strength, rates = told
+        class_weights, kl, focal_strength, rates, total = told
 
         def loss_of(weights: Sequence[Any], batch: Sequence[Any]) -> Any:
             inputs, true, before, known, right = batch
@@ -187,8 +193,9 @@ class Tuner:
             rows = order[number]
             batch = [ops.take(values, rows, axis=0) for values in shared]
             slopes = backend.gradient(lambda values: loss_of(values, batch), list(weights))
+            falling = rates * (1.0 - count / total)
             count = count + 1.0
-            pace = rates * ops.sqrt(1.0 - _BETA_2**count) / (1.0 - _BETA_1**count)
+            pace = falling * ops.sqrt(1.0 - _BETA_2**count) / (1.0 - _BETA_1**count)
             first = [_BETA_1 * old + (1.0 - _BETA_1) * slope for old, slope in zip(first, slopes, strict=True)]
             second = [
                 _BETA_2 * old + (1.0 - _BETA_2) * ops.square(slope) for old, slope in zip(second, slopes, strict=True)

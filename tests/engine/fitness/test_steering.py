@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.stats import norm
 
 from engine.fitness.mixture import SUMS, MixtureRows
-from engine.fitness.steering import Steering, pairs_of, steering_of
+from engine.fitness.steering import Rigour, Steering, pairs_of, rigour_of, steering_of
 from engine.metrics.requirements import Kind, Requirement
 
 CLASSES = 4
@@ -16,6 +18,7 @@ LABELS = np.repeat([0, 1, 2], [5, 8, 2])
 BEFORE = np.array([0, 0, 1, 1, 2, *(1, 1, 1, 1, 1, 1, 0, 0), *(2, 0)])
 PAIRS = ((1, 0), (0, 2))
 SHARE, NEW_ROWS = 0.2, 300
+RIGOUR = Rigour(temperature=0.5, chance=0.97, pressure=3.0)
 
 
 def about(kind: Kind, limit: float, labels: tuple[int, ...] | None, predicted: int | None = None) -> Requirement:
@@ -26,7 +29,7 @@ def steering(*requirements: Requirement, repaired: tuple[int, ...] = (0,)) -> St
     right = BEFORE == LABELS
     nothing = np.zeros((len(LABELS), CLASSES), np.float32)
     rows = MixtureRows(nothing, LABELS, 0 * LABELS, nothing, ~right & np.isin(LABELS, repaired), right)
-    return steering_of(rows, BEFORE, requirements, repaired, PAIRS, share=SHARE, new_rows=NEW_ROWS)
+    return steering_of(rows, BEFORE, requirements, repaired, PAIRS, share=SHARE, new_rows=NEW_ROWS, rigour=RIGOUR)
 
 
 def sums_of(changes: np.ndarray, confusions: np.ndarray) -> np.ndarray:
@@ -88,6 +91,15 @@ def test_the_formula_by_hand(requirement, part, limit):
     lacking = log_chance(CHANGES, 0.0) + log_chance(part, limit) - 2 * np.log(0.97)
     np.testing.assert_allclose(found, gain + 3 * np.minimum(lacking, 0), rtol=1e-9)
     assert (lacking < -0.1).any()
+
+
+def test_more_rows_are_steered_more_strictly():
+    few, many = rigour_of(1000), rigour_of(20_000)
+    assert few == rigour_of(1) == Rigour(temperature=0.5, chance=0.97, pressure=4.0)
+    assert many == rigour_of(10**7) == Rigour(temperature=0.05, chance=0.99, pressure=30.0)
+    between = [rigour_of(rows) for rows in (1000, 2000, 4000, 8000)]
+    for less, more in pairwise(between):
+        assert less.temperature > more.temperature and less.chance < more.chance and less.pressure < more.pressure
 
 
 @pytest.mark.parametrize("kind", ["max_drop", "min_accuracy", "min_gain"])

@@ -25,7 +25,6 @@ from engine.problem.crossfit import (
     joined_changes,
     mean_changes,
     mixed_values,
-    temperature_of,
 )
 from engine.problem.problem import prepare
 from engine.search import loop as search
@@ -33,7 +32,7 @@ from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
 from engine.tuning import train
 from engine.tuning.folds import folds_of
-from engine.tuning.recipes import epochs_of, read_recipes
+from engine.tuning.recipes import Recipe, epochs_of, read_recipes
 from engine.tuning.train import Changes, Tuner
 from tests.support.chains import CLASSES, Net, candidates_of, mixed, net, random_changes, slow_outputs
 
@@ -98,8 +97,6 @@ def test_settings():
     assert CrossFitSettings(step=0.33).steps == (0.33, *STEPS)
     assert CrossFitSettings(step=0.5).steps == (0.5, *(step for step in STEPS if step != 0.5))
     assert CrossFitSettings(step=0).steps == (0, *STEPS[:-1])
-    assert [temperature_of(rows) for rows in (1, 1000, 10**4, 10**6)] == [0.5, 0.5, 0.1, 0.1]
-    assert temperature_of(3000) == pytest.approx(0.5 / 3**0.7)
 
 
 def test_what_a_repair_is_set_up_with():
@@ -323,10 +320,8 @@ def test_a_copy_of_a_row_counts_once():
 
 def test_rows_of_an_epoch_are_capped(monkeypatch):
     """Unless epochs are stated: one pass over very many rows would go beyond the cap by itself."""
-    seen = np.arange(96)
     monkeypatch.setattr(train, "MOST_ROW_EPOCHS", 64)
     tuner = Tuner(repair(net("two")).job)
     batch = tuner._batch
-    for limit, rows in ((64, 64), (len(seen), 96)):
-        order, steps = tuner._order(seen, 0, 0, limit)
-        assert int(steps) == max(1, rows // batch) and order.shape[1] == batch
+    assert tuner._steps(Recipe(), 10 * batch) == max(1, 64 // batch)
+    assert tuner._steps(Recipe(epochs=1), 10 * batch) == 10

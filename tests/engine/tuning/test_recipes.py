@@ -110,5 +110,5 @@ def test_rows_and_epochs_have_a_bound(rows):
 
 
 def test_rates_follow_from_the_layers():
-    assert [rate_of(Recipe(), layers) for layers in (1, 2, 3)] == [1e-3, 3e-4, 3e-4]
+    assert [rate_of(Recipe(), layers) for layers in (1, 2, 3)] == [3e-3, 9e-4, 9e-4]
     assert rate_of(Recipe(rate=0.5), 1) == rate_of(Recipe(rate=0.5), 2) == 0.5

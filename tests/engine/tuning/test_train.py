@@ -27,7 +27,7 @@ def tuner(name: str) -> Tuner:
 
 
 def by_hand(subject: Net, fold: int, recipe: Recipe) -> dict[str, np.ndarray]:
-    """Changes by Adam in float64, each step over all rows that are seen; hidden layers are of ReLU."""
+    """Changes by Adam with a falling rate in float64, each step over all rows that are seen; hidden layers of ReLU."""
     seen = np.arange(len(subject.labels)) % FOLDS != fold
     chain, softmax = subject.chain, subject.chain.head.form == "log_softmax"
     rate, repaired = rate_of(recipe, sum(layer.tuned for layer in chain.layers)), np.isin(subject.labels, REPAIRED)
@@ -69,7 +69,7 @@ def by_hand(subject: Net, fold: int, recipe: Recipe) -> dict[str, np.ndarray]:
         for path in chain.tuned:
             first[path] = 0.9 * first[path] + 0.1 * gradients[path]
             second[path] = 0.999 * second[path] + 0.001 * gradients[path] ** 2
-            pace = rate * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+            pace = rate * (1 - (step - 1) / recipe.epochs) * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
             values[path] = values[path] - pace * first[path] / (np.sqrt(second[path]) + 1e-7)
     return {path: values[path] - chain.values[path] for path in chain.tuned}
 
@@ -91,7 +91,7 @@ def test_a_few_steps_equal_the_formula(name):
         for path, change in expected.items():
             assert found[path].dtype == np.float32
             np.testing.assert_allclose(found[path][number], change, atol=0.02 * moved, err_msg=f"{path} {recipe.name}")
-            assert np.abs(change).max() > moved
+            assert np.abs(change).max() > 0.5 * moved
         others = [by_hand(subject, fold, recipe) for fold in (0, 2)]
         for other in [*others, by_hand(subject, 1, Recipe(epochs=6, rate=recipe.rate))]:
             assert any(np.abs(other[path] - expected[path]).max() > 0.1 * moved for path in expected)
@@ -197,10 +197,10 @@ def test_a_tuning_that_does_not_stay_finite_is_named():
     chain = DenseChain(Head("normalised", "exponential"), (ONLY,), {ONLY.kernel: np.zeros((2, 2), np.float32)})
     rows = FoldRows(np.full((40, 2), 9, np.float32), np.arange(40) % 3 % 2, np.arange(40) % 2, "rows")
     it = Tuner(TuningJob(chain, rows, (0,), seed=0))
-    recipes = [Recipe(1, epochs=30), Recipe(1, epochs=30, rate=1)]
+    recipes = [Recipe(1, epochs=80), Recipe(1, epochs=80, rate=1)]
     with pytest.raises(InputError) as caught:
         it.run(0, recipes)
     assert str(caught.value) == (
-        "recipe 1:1:rate=1:epochs=30: a weight became infinite or NaN, expected a smaller rate"
+        "recipe 1:1:rate=1:epochs=80: a weight became infinite or NaN, expected a smaller rate"
     )
     assert np.isfinite(it.run(0, [recipes[0], recipes[0]])[ONLY.kernel]).all()
