@@ -24,7 +24,8 @@ from engine.layers.dense_chain import DenseChain
 from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
 from engine.problem.baselines import tuned
-from engine.problem.crossfit import CrossFit, CrossFitSettings, mixed_values
+from engine.problem.crossfit import CrossFit, CrossFitSettings
+from engine.problem.mixed import mixed_values
 from engine.problem.problem import prepare
 from engine.search import loop
 from engine.search.loop import SearchSettings

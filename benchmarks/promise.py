@@ -43,9 +43,10 @@ from engine.metrics.accuracy import wilson_interval
 from engine.metrics.requirements import Requirement
 from engine.models.load import load_model
 from engine.problem.baselines import searched, tuned
-from engine.problem.crossfit import CrossFitSettings, mixed_values
+from engine.problem.crossfit import CrossFitSettings
+from engine.problem.mixed import mixed_values
 
-KEY = ("model", "layers", "rows", "label", "draw", "required")
+KEY = ("model", "layers", "rows", "label", "draw", "required", "promise_rows")
 DRAWS = {LAST: 20, TAIL: 6}
 FEW = 10
 """Cells with fewer promises say little about how many of them are kept."""
@@ -108,9 +109,10 @@ class Draw:
     label: int
     number: int
 
-    def name(self, model: str, required: str) -> dict[str, Any]:
+    def name(self, model: str, required: str, promise_rows: int) -> dict[str, Any]:
         """Of a run."""
-        return dict(zip(KEY, (model, self.layers, self.rows, self.label, self.number, required), strict=True))
+        values = (model, self.layers, self.rows, self.label, self.number, required, promise_rows)
+        return dict(zip(KEY, values, strict=True))
 
 
 @click.command()
@@ -154,15 +156,15 @@ def main(
             for kind, count, label in product(layers, rows, labels)
             for number in range(DRAWS[kind] if draws is None else draws)
         ]
-        left = [(cell, names) for cell in wanted if (names := missing(ledger, model, cell, required))]
+        left = [(cell, names) for cell in wanted if (names := missing(ledger, model, cell, required, promise_rows))]
         known = subjects(loaded, *apart(dataset_dir, preprocess, offset), layers) if left else {}
         settings = CrossFitSettings(promise_rows=promise_rows)
         for cell, names in left:
             told = run(ledger, model, known[cell.layers], cell, names, settings)
             click.echo(f"{cell.layers}, {cell.rows} rows, label {cell.label}, draw {cell.number}: {told}")
     click.echo(LEGEND)
-    for (model,), lines in grouped(ledger.lines, "model").items():
-        click.echo(f"\n{model}")
+    for (model, new), lines in grouped(ledger.lines, "model", "promise_rows").items():
+        click.echo(f"\n{model}, promises about {new} new rows of a label")
         click.echo(table(HEADER, [row("all", key, cell) for key, cell in grouped(lines, *CELL).items()]))
         told_kept(lines)
         click.echo("\nby label")
@@ -173,10 +175,10 @@ def main(
             click.echo(table(CHECK_HEADER, check))
 
 
-def missing(ledger: Ledger, model: str, cell: Draw, required: Sequence[str]) -> list[str]:
+def missing(ledger: Ledger, model: str, cell: Draw, required: Sequence[str], promise_rows: int) -> list[str]:
     """Requirements that a draw has not been repaired under."""
     asked = [name for name in required if REQUIRED[name].only in (None, (cell.label, cell.rows))]
-    return [name for name in asked if not ledger.has(**cell.name(model, name))]
+    return [name for name in asked if not ledger.has(**cell.name(model, name, promise_rows))]
 
 
 def run(
@@ -200,8 +202,7 @@ def run(
         new = new_rows(subject.pool.rows.labels, rest, settings.promise_rows)
         after = subject.predicted(subject.pool, values)
         ledger.add(
-            **cell.name(model, name),
-            promise_rows=settings.promise_rows,
+            **cell.name(model, name, settings.promise_rows),
             promised=frontier.promised,
             step=frontier.point.step,
             chance=frontier.point.chance,

@@ -47,7 +47,8 @@ from engine.metrics.requirements import Requirement, check_requirements
 from engine.models.load import load_model
 from engine.patches.arrow import write_patch
 from engine.patches.patch import NO_CHANGE, Patch, tensors_patch
-from engine.problem.crossfit import CrossFit, MixturePlaces, joined_changes, mixed_values
+from engine.problem.crossfit import CrossFit, joined_changes
+from engine.problem.mixed import MixturePlaces, mixed_values
 from engine.tuning.train import Changes
 
 
@@ -125,7 +126,7 @@ def carry_out(
     repair, fit, facts = ready.repair, ready.fit, ready.facts
     with ExitStack() as ends:
         ends.enter_context(records.telling_end(facts))
-        ledger = Ledger(records, MixturePlaces(fit.settings, repair.chain), on_jobs)
+        ledger = Ledger(records, MixturePlaces(len(fit.settings.recipes), repair.chain), on_jobs)
         for folder, note in ready.rows.unreadable.items():
             job = SearchJob(f"chunk{folder.name}", repair.settings.search, repair.seeds[0])
             ledger.fail(1, folder, repair.label, [job], note)

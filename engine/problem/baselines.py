@@ -16,7 +16,8 @@ from engine.core.errors import InputError
 from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import last_alone
 from engine.metrics.promise import Frontier
-from engine.problem.crossfit import CrossFit, joined_changes, mixed_values
+from engine.problem.crossfit import CrossFit, joined_changes
+from engine.problem.mixed import mixed_values
 from engine.problem.problem import prepare
 from engine.search import loop
 from engine.tuning.recipes import Recipe

@@ -32,8 +32,8 @@ from engine.metrics.accuracy import LabelChange, paired_changes
 from engine.metrics.promise import STEPS, Frontier, frontier_of
 from engine.metrics.requirements import Requirement
 from engine.passes.batching import predicted_classes
-from engine.patches.patch import Patch
 from engine.problem.case import LayerInputs, RepairCase
+from engine.problem.mixed import mean_changes
 from engine.problem.problem import Problem
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
@@ -51,9 +51,6 @@ TASK_VALUES = 200_000_000
 
 SPREAD = 0.25
 """Standard deviation of coefficients and offsets of the first particles."""
-
-COEFFICIENTS, OFFSETS = "crossfit/coefficients", "crossfit/offsets"
-"""Paths under which the tables of a run keep what a search found."""
 
 
 @dataclass(frozen=True)
@@ -380,38 +377,6 @@ def crossfit_of(
     return CrossFit(chain, found, logits, before, tuple(repaired), tuple(requirements), settings, seed)
 
 
-class MixturePlaces:
-    """Numbers of a mixture as the tables of a run keep them: as places of two vectors, coefficients and offsets."""
-
-    def __init__(self, settings: CrossFitSettings, chain: DenseChain) -> None:
-        """Of the recipes of a repair and the labels of its chain."""
-        self.shapes: dict[str, tuple[int, ...]] = {COEFFICIENTS: (len(settings.recipes),)}
-        if chain.offsets is not None:
-            self.shapes[OFFSETS] = (chain.classes,)
-
-    def patch(self, index: Int64, old: Float32, new: Float32) -> Patch:
-        """Places (K, 2) of a mixture with two values (K,) of each."""
-        recipes = self.shapes[COEFFICIENTS][0]
-        places = index[:, 0]
-        paths = tuple(COEFFICIENTS if place < recipes else OFFSETS for place in places.tolist())
-        return Patch(paths, np.where(places < recipes, places, places - recipes), old, new)
-
-    def index_of(self, patch: Patch, source: str) -> Int64:
-        """The places (K, 2) that a patch is about.
-
-        Raises:
-            InputError: it is about something else.
-        """
-        recipes = self.shapes[COEFFICIENTS][0]
-        for path, flat in zip(patch.weight, patch.flat_index.tolist(), strict=True):
-            if path not in self.shapes or not 0 <= flat < self.shapes[path][0]:
-                raise InputError(f"{source}: is about {path!r} at {flat}, expected numbers of a mixture")
-        places = patch.flat_index + np.array(
-            [0 if path == COEFFICIENTS else recipes for path in patch.weight], np.int64
-        )
-        return np.stack([places, np.zeros_like(places)], axis=1)
-
-
 def joined_changes(job: CrossFit, changes: Mapping[str, Changes]) -> tuple[Changes, ...]:
     """Changes of each fold with all recipes in their order, from those of the tasks by name."""
     tasks = job.tasks
@@ -422,30 +387,6 @@ def joined_changes(job: CrossFit, changes: Mapping[str, Changes]) -> tuple[Chang
         }
         for fold in range(job.rows.folds)
     )
-
-
-def mean_changes(changes: Sequence[Changes]) -> Changes:
-    """The mean over folds of each recipe's changes, float32 by path (R, ...)."""
-    return {
-        path: np.stack([change[path] for change in changes]).mean(axis=0, dtype=np.float64).astype(np.float32)
-        for path in changes[0]
-    }
-
-
-def mixed_values(chain: DenseChain, changes: Sequence[Changes], found: Float32, step: float) -> dict[str, Float32]:
-    """New values of the tuned weights, by path: the mixture (R + C,) times a step, of the mean over folds.
-
-    Offsets are folded into the last bias, whether or not its layer is tuned.
-    """
-    mean = mean_changes(changes)
-    recipes = len(next(iter(mean.values())))
-    scaled = (np.float32(step) * found).astype(np.float64)
-    values = {
-        path: chain.values[path] + np.tensordot(scaled[:recipes], mean[path].astype(np.float64), 1) for path in mean
-    }
-    if chain.offsets is not None and len(found) > recipes:
-        values[chain.offsets] = values.get(chain.offsets, chain.values[chain.offsets]) + scaled[recipes:]
-    return {path: value.astype(np.float32) for path, value in values.items()}
 
 
 def _at_steps(mixture: Mixture, rows: MixtureRows, before: Int64, found: Float32, steps: Sequence[float]) -> Int64:

@@ -23,9 +23,8 @@ from engine.problem.crossfit import (
     HeldOutRows,
     crossfit_of,
     joined_changes,
-    mean_changes,
-    mixed_values,
 )
+from engine.problem.mixed import mean_changes, mixed_values
 from engine.problem.problem import prepare
 from engine.search import loop as search
 from engine.search.loop import SearchSettings
