@@ -78,7 +78,19 @@ class LazyGroup(Commands):
             )
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def _dashed(name: str) -> str:
+    """Options as they are written here; with underscores they are known too, as in `--model_dir`."""
+    return name.replace("_", "-")
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 110,
+        "token_normalize_func": _dashed,
+    },
+)
 @click.version_option(package_name="repair-dist")
 def repair_dist() -> None:
     """Repair trained neural networks: find the few weights to blame and search better values for them.

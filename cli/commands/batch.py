@@ -12,6 +12,7 @@ import click
 from cli.commands.report import summary
 from cli.run_report.words import duration, plural
 from cli.shared.console import Console, created, echo
+from cli.shared.help import Sectioned
 from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
@@ -48,7 +49,7 @@ MODES = ("chain", "independent", "rounds")
 MAX_ROUNDS = 5
 
 
-@click.command(short_help="Repair many chunks and labels at once, to stated requirements.")
+@click.command(cls=Sectioned, short_help="Repair many chunks and labels at once, to stated requirements.")
 @method_option(None, CROSSFIT)
 @model_options
 @option("--chunks", type=PATH, required=True, help="Folder of numbered chunks with a repair.h5 each, as of `split`.")

@@ -13,6 +13,7 @@ import click
 
 from cli.commands.optimize import chunk_paths
 from cli.shared.console import Console, echo, table
+from cli.shared.help import Sectioned
 from cli.shared.options import (
     PATH,
     check_seeds,
@@ -51,7 +52,7 @@ SWEPT = (
 """Options that `--sweep` takes."""
 
 
-@click.command(short_help="Repair many times with different seeds; repair and break rates.")
+@click.command(cls=Sectioned, short_help="Repair many times with different seeds; repair and break rates.")
 @option("--dataset", type=click.Choice(list(DATASETS)), help="Named in result.txt, and of no other effect.")
 @method_option
 @model_options

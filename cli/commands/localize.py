@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from cli.shared.console import Console, created, echo
+from cli.shared.help import Sectioned
 from cli.shared.options import (
     PATH,
     SEARCH_OPTIONS_OF_TOOLKIT,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from engine.localize.last_dense import Impact
 
 
-@click.command(short_help="Find the weights to blame for the negative inputs.")
+@click.command(cls=Sectioned, short_help="Find the weights to blame for the negative inputs.")
 @method_option
 @model_options
 @option(

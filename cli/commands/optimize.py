@@ -12,6 +12,7 @@ import click
 
 from cli.run_report.tables import changes_table
 from cli.shared.console import Console, echo
+from cli.shared.help import Sectioned
 from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from engine.search.loop import SearchSettings
 
 
-@click.command(short_help="Search new values for the localised weights and save the repaired model.")
+@click.command(cls=Sectioned, short_help="Search new values for the localised weights and save the repaired model.")
 @method_option(None, "Arachne where weights.csv is, else CrossFit")
 @model_options
 @option(
@@ -52,8 +53,7 @@ if TYPE_CHECKING:
     type=PATH,
     required=True,
     multiple=True,
-    help="Negative inputs of a label, with their weights.csv for Arachne, which takes several and repairs each on its "
-    "own.",
+    help="Negative inputs of a label, for Arachne with weights.csv; several are repaired each on its own.",
 )
 @option(
     "--positive-inputs-dir",
@@ -64,8 +64,8 @@ if TYPE_CHECKING:
 @option(
     "--output-dir",
     type=PATH,
-    help="Folder for repair/ and weights.csv or patch.arrow [default: the --target-data-dir]; of several chunks, "
-    "one each in it, numbered from 0.",
+    help="Folder for repair/ and weights.csv or patch.arrow [default: --target-data-dir]; of several chunks one each, "
+    "from 0.",
 )
 @requirements_option
 @crossfit_options
@@ -78,13 +78,12 @@ if TYPE_CHECKING:
     type=int,
     default=1,
     show_default=True,
-    help="Number of searches with different seeds; the best is kept.",
+    help="Searches with different seeds; the best is kept.",
 )
 @option(
     "--val-data",
     type=PATH,
-    help="Image set that chooses between the seeds [default: the search's own fitness]; CrossFit: further rows "
-    "to judge promises by.",
+    help="Image set that chooses between the seeds; CrossFit: further rows to judge promises by.",
 )
 @option("--test-data", type=PATH, help="Image set that only measures the result.")
 @shared_rows_option
@@ -105,8 +104,6 @@ if TYPE_CHECKING:
 @verbose_option
 def command(compute_settings: ComputeOptions, verbose: int, method: str | None, **options: Any) -> Any:
     """Repair a model, save, reload and measure it.
-
-    Arachne searches new values for the weights in weights.csv; CrossFit tunes Dense layers and mixes the tunings.
 
     Exit code 3: CrossFit does not promise what --requirements states, or it is not met on --test-data.
 

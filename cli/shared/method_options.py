@@ -36,6 +36,7 @@ def method_option(default: str | None, text: str) -> Callable[[F], F]:
     return option(
         "--method",
         type=click.Choice([CROSSFIT, ARACHNE]),
+        metavar="NAME",
         default=default,
         help=f"CrossFit tunes Dense layers and promises; Arachne searches few weights of any layer [default: {text}].",
     )

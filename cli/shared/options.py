@@ -1,4 +1,4 @@
-"""Options shared by the commands, in dashed and underscored spelling."""
+"""Options shared by the commands."""
 
 from __future__ import annotations
 
@@ -22,18 +22,12 @@ PATH = click.Path(path_type=Path)
 
 
 def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
-    """A click option that is also known with underscores: `--model-dir` and `--model_dir`.
-
-    Booleans take a value or none: `--overwrite`, `--overwrite=True`, `--overwrite=False`.
-    """
-    spellings = [name, *more]
-    spellings += [f"--{spelling[2:].replace('-', '_')}" for spelling in spellings if "-" in spelling[2:]]
+    """A click option; booleans take a value or none: `--overwrite`, `--overwrite=True`, `--overwrite=False`."""
     if settings.get("type") is int:
         settings["type"] = _Whole()
     if settings.get("type") is bool:
         settings |= {"is_flag": False, "flag_value": True, "default": settings.get("default", False)}
-    parameter = name[2:].replace("-", "_")
-    return click.option(*dict.fromkeys(spellings), parameter, **settings)
+    return click.option(name, *more, name[2:].replace("-", "_"), **settings)
 
 
 class _Whole(click.types.IntParamType):
@@ -57,7 +51,7 @@ def model_options(function: F) -> F:
         "--model-dir",
         type=PATH,
         required=True,
-        help="The model: a .keras or .h5 file, a Keras 2 SavedModel folder, or a folder that holds one of them.",
+        help="A .keras or .h5 file, a Keras 2 SavedModel, or a folder with one of them.",
     )(function)
 
 
@@ -79,9 +73,9 @@ def target_layer_option(function: F) -> F:
         multiple=True,
         callback=lambda _, __, given: tuple(name.strip() for text in given for name in text.split(",") if name.strip()),
         metavar="LAYER",
-        help="Layer to repair, by name or number: its kernels, or scale and offset; LAYER/WEIGHT is one weight, "
-        "LAYER/* has the biases too, `all` is every layer. May be repeated or take several, separated by commas "
-        "[default: the last Dense layer; CrossFit, which tunes kernels with biases: all Dense layers at the end].",
+        help="Layers to repair, by name or number, with commas between; LAYER/WEIGHT is one weight, LAYER/* has the "
+        "biases too, `all` is every layer [default: the last Dense layer; CrossFit: all Dense layers at the end, with "
+        "biases].",
     )(function)
 
 
@@ -243,8 +237,8 @@ def positive_weight_option(function: F) -> F:
     return option(
         "--positive-weight",
         type=float,
-        help="Arachne: what keeping all positive inputs right is worth, in repaired negative inputs: the knob between "
-        "repairing and preserving [default: 0.15 for each positive input].",
+        help="Arachne: worth of keeping all positive inputs right, in repaired negative inputs; a low one repairs and "
+        "breaks more [default: 0.15 for each].",
     )(function)
 
 
@@ -296,11 +290,11 @@ def compute_options(function: F) -> F:
             type=float,
             help="GPUs of each worker, fractions allowed [default: an equal share].",
         ),
-        option("--address", help="Address of a running Ray cluster [default: start one here when it pays]."),
+        option("--address", help="Of a running Ray cluster [default: start one if it pays]."),
         option(
             "--num-workers",
             type=int,
-            help="Ray workers; 0 computes in this process [default: decided by measured cost].",
+            help="Ray workers; 0: this process [default: by measured cost].",
         ),
     ):
         command = decorate(command)
@@ -309,13 +303,11 @@ def compute_options(function: F) -> F:
 
 def worker_options(function: F) -> F:
     """`--num-workers` and `--address`, for work on pictures."""
-    function = option("--address", help="Address of a running Ray cluster [default: start one here when it pays].")(
-        function
-    )
+    function = option("--address", help="Of a running Ray cluster [default: start one if it pays].")(function)
     return option(
         "--num-workers",
         type=int,
-        help="Ray workers; 0 computes in this process [default: decided by measured cost].",
+        help="Ray workers; 0: this process [default: by measured cost].",
     )(function)
 
 
