@@ -130,6 +130,11 @@ def test_every_page_is_linked_and_every_link_leads_to_a_page() -> None:
     assert set(pages) - linked <= {ROOT / "README.md"}
 
 
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    found = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(found) == sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
+
+
 def anchors(page: Path) -> set[str]:
     """Names of the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
