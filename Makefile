@@ -1,8 +1,8 @@
-# `make quickstart`, `make test` and `make bench` set up .venv themselves.
+# Every target sets up .venv itself.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-fast test-slow lint bench bench-quality soak
+.PHONY: quickstart test test-fast test-slow lint docs bench bench-quality soak
 .DELETE_ON_ERROR:
 
 quickstart: .venv/ready
@@ -25,6 +25,11 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site of docs/, in `site`; a warning is an error. The variable silences what the theme says at every build: that it is
+# kept up until May 2027, and what follows it.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Those of the first line also leave their numbers in bench-results, as Arrow files and charts.
 bench: .venv/bench
@@ -49,4 +54,9 @@ soak: .venv/ready
 # The particle swarms that benchmarks compare with; nothing else needs them.
 .venv/bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
+	touch $@
+
+# What the site is built with.
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
 	touch $@

@@ -1,4 +1,4 @@
-"""What the README says of clusters, done with real Ray: a laptop, eight GPUs, a private cluster, a submitted job.
+"""What docs/cluster.md says, done with real Ray: a laptop, eight GPUs, a private cluster, a submitted job.
 
 The cluster's Python has everything but this project: its code must travel with the command.
 """

@@ -247,7 +247,7 @@ class _Writer:
             "held_out": held_out,
             "label_names": list(sample.names) if sample.names else None,
             "hardware": "CPU x86_64 avx2",
-            "versions": {"python": "3.11.9", "tensorflow": "2.19.0", "ray": "2.59.1", "repair-dist": "0.1.0"},
+            "versions": {"python": "3.11.9", "tensorflow": "2.19.0", "ray": "2.59.1", "repair-dist": "0.2.0"},
         }
         if sample.mode is None:
             return facts
