@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from cli.shared.console import Console, echo
 from cli.shared.groups import Commands
 from cli.shared.options import PATH, F, option, verbose_option, worker_options
+
+T = TypeVar("T")
 
 
 def _ratio(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, float, float, float]:
@@ -115,13 +117,59 @@ def bdd_objects(**settings: Any) -> None:
 
     The same command goes on where it was interrupted.
 
+    An input folder with images/*.png and labels.csv (columns #filename and class_id) becomes one set of all its rows
+    in each of three sizes, 32/NAME.h5, 96/NAME.h5 and 224/NAME.h5; nothing is shuffled or divided then.
+
     Example: repair-dist prepare bdd-objects --input-dir images --output-dir data --single-dir
     """
     from engine.datasets.bdd import LABEL_NAMES
     from engine.datasets.bdd_objects import prepare_bdd_objects
 
-    written = _run(prepare_bdd_objects, settings)
-    _tell(written, len(LABEL_NAMES), ("image_ids", "attribute_ids"))
+    for part, rows in _run(prepare_bdd_objects, settings).items():
+        side = int(part.partition("/")[0]) if "/" in part else 32
+        _tell({part: rows}, len(LABEL_NAMES), ("image_ids", "attribute_ids"), (side, side))
+
+
+@command.command("bdd")
+@option("--input-dir", type=PATH, required=True, help="Folder with images/ and labels/ of BDD100K.")
+@option(
+    "--target-label",
+    type=click.Choice(["weather", "scene"]),
+    default="weather",
+    show_default=True,
+    help="What is told of a frame; frames without it, or undefined, are left out.",
+)
+@_OWN_RATIO
+@option(
+    "--divide-rate",
+    type=float,
+    help="Divide as eAI-Repair-Toolkit does: a quarter is test, and this share of the rest repair. Takes the place of "
+    "--data-ratio.",
+)
+@option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the frames.")
+@_preprocess_option(
+    ("toolkit", "resize"), "toolkit", "Resize to 90x160 and equalise, as eAI-Repair-Toolkit does; or only resize."
+)
+@_common_options
+def bdd(**settings: Any) -> None:
+    """Prepare whole frames of BDD100K: 6 classes of weather or scene, with image_ids.
+
+    Needed are images/100k/train and images/100k/val with their labels/bdd100k_labels_images_train.json and _val.json.
+    The same command goes on where it was interrupted.
+
+    Example: repair-dist prepare bdd --input-dir bdd100k --output-dir data --target-label scene --divide-rate 0.2
+    """
+    from engine.datasets.bdd_frames import SIZE, TARGET_LABELS, prepare_bdd
+
+    target_label = settings["target_label"]
+    prepared = _run(prepare_bdd, settings)
+    _tell(prepared.rows, len(TARGET_LABELS[target_label]), ("image_ids",), SIZE)
+    for count, why in (
+        (prepared.unlabelled, "not in the label file"),
+        (prepared.unknown, f"{target_label} unknown or undefined"),
+    ):
+        if count:
+            echo(f"frames left out: {count} of {prepared.frames} ({why})")
 
 
 @command.command("gtsrb")
@@ -184,10 +232,11 @@ def image_folder(**settings: Any) -> None:
     from engine.datasets.image_folder import class_names, prepare_image_folder
 
     classes = class_names(settings["input_dir"])
-    _tell(_run(prepare_image_folder, settings), len(classes), ("image_ids",), settings["side"])
+    side = settings["side"]
+    _tell(_run(prepare_image_folder, settings), len(classes), ("image_ids",), (side, side))
 
 
-def _run(prepare: Callable[..., dict[str, int]], settings: dict[str, Any]) -> dict[str, int]:
+def _run(prepare: Callable[..., T], settings: dict[str, Any]) -> T:
     """Call a function of the engine with the options of its command."""
     from cluster.ray_cluster.parallel_map import RayMap
 
@@ -196,9 +245,9 @@ def _run(prepare: Callable[..., dict[str, int]], settings: dict[str, Any]) -> di
         return prepare(**settings, spread=workers, progress=console.rows)
 
 
-def _tell(written: Mapping[str, int], classes: int, ids: tuple[str, ...], side: int = 32) -> None:
+def _tell(written: Mapping[str, int], classes: int, ids: tuple[str, ...], size: tuple[int, int] = (32, 32)) -> None:
     """Names and shapes of what was written, as eAI-Repair-Toolkit prints them."""
     for part, rows in written.items():
-        echo(f"{part}_images: ({rows}, {side}, {side}, 3)\n{part}_labels: ({rows}, {classes})")
+        echo(f"{part}_images: ({rows}, {size[0]}, {size[1]}, 3)\n{part}_labels: ({rows}, {classes})")
         for name in ids:
             echo(f"{part}_{name}: ({rows},)")

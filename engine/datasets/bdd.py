@@ -87,7 +87,7 @@ def read_frames(path: Path, *, occluded: bool = False, truncated: bool = False) 
         where = f"frame {number}"
         name = plain_name(_get(item, "name", where, path), f"the name of {where}", path)
         if name in seen:
-            raise InputError(f"{path} has frame {name} twice, expected every frame once")
+            raise InputError(_twice(path, name))
         seen.add(name)
         labels = item.get("labels")
         if labels is None:
@@ -100,6 +100,30 @@ def read_frames(path: Path, *, occluded: bool = False, truncated: bool = False) 
         if len(names) < len(boxes):
             raise InputError(f"{path}: two labels of frame {name} have the same id, expected every id once")
         yield Frame(name, boxes)
+
+
+def read_attributes(path: Path, attribute: str) -> dict[str, str | None]:
+    """One attribute of every frame of a label file, such as its weather; None where a frame has none.
+
+    Of a frame nothing but `name` and `attributes` is read, so that older files with lanes are taken too.
+
+    Raises InputError for broken JSON, a frame without a plain name, one that comes twice, and for attributes of
+    another kind.
+    """
+    found: dict[str, str | None] = {}
+    for number, item in enumerate(iterate_items(path)):
+        where = f"frame {number}"
+        name = plain_name(_get(item, "name", where, path), f"the name of {where}", path)
+        if name in found:
+            raise InputError(_twice(path, name))
+        attributes = item.get("attributes")
+        if not isinstance(attributes, dict | None):
+            raise InputError(f"{path}: attributes of frame {name} are {_kind(attributes)}, expected an object")
+        value = (attributes or {}).get(attribute)
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"{path}: {attribute} of frame {name} is {_kind(value)}, expected a text")
+        found[name] = value
+    return found
 
 
 def square_crop(box: Box, height: int, width: int, *, clamp: bool = False) -> tuple[slice, slice]:
@@ -175,6 +199,10 @@ def _get(item: Any, key: str, where: str, path: Path) -> Any:
     if key not in item:
         raise InputError(f"{path}: {where} has no {key}, expected one")
     return item[key]
+
+
+def _twice(path: Path, name: str) -> str:
+    return f"{path} has frame {name} twice, expected every frame once"
 
 
 def _kind(value: Any) -> str:

@@ -21,6 +21,7 @@ from engine.core.types import Float32
 from engine.data.pictures import SUFFIXES, read_picture
 from engine.data.preprocess import preprocess_each
 from engine.datasets.bdd import LABEL_NAMES
+from engine.datasets.bdd_objects_table import is_table_layout, prepare_object_table
 from engine.datasets.image_info import FILE_NAME, read_subset_info
 from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio, Split, check_ratio, cut, shuffled, write_splits
 
@@ -47,13 +48,24 @@ def prepare_bdd_objects(
     """Write the splits with a ratio above 0 and return their rows; splits of earlier calls stay.
 
     `input_dir` is one subset where `single_dir`, else it has two of them, `train` and `val`, which are taken
-    together. `images` are float32 (n, 32, 32, 3), `labels` one-hot float32 (n, 13).
+    together. `images` are float32 (n, 32, 32, 3), `labels` one-hot float32 (n, 13). Where `input_dir` is of the layout
+    of `engine.datasets.bdd_objects_table`, that is prepared, without shuffling and splits.
 
     Raises InputError for a bad `image_info.json`, images that are missing, unreadable or not listed, a label that is
     not one of BDD100K's, a bad ratio, and as `engine.datasets.splits.write_splits` does.
     """
     if preprocess not in PREPROCESSES:
         raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
+    if is_table_layout(input_dir):
+        return prepare_object_table(
+            input_dir,
+            output_dir,
+            preprocess=preprocess,
+            label_dtype=_LABEL_DTYPE,
+            overwrite=overwrite,
+            spread=spread,
+            progress=progress,
+        )
     check_ratio(data_ratio)
     labels: dict[str, int] = {}
     folders: dict[str, Path] = {}
