@@ -6,7 +6,7 @@ with `id`, `category`, `box2d` (`x1`, `x2`, `y1`, `y2` in pixels) and `attribute
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,27 +102,28 @@ def read_frames(path: Path, *, occluded: bool = False, truncated: bool = False) 
         yield Frame(name, boxes)
 
 
-def read_attributes(path: Path, attribute: str) -> dict[str, str | None]:
-    """One attribute of every frame of a label file, such as its weather; None where a frame has none.
+def read_attributes(path: Path, names: Sequence[str]) -> dict[str, tuple[str | None, ...]]:
+    """Some attributes of every frame of a label file, such as its weather; None for those that it has not.
 
     Of a frame nothing but `name` and `attributes` is read, so that older files with lanes are taken too.
 
     Raises InputError for broken JSON, a frame without a plain name, one that comes twice, and for attributes of
     another kind.
     """
-    found: dict[str, str | None] = {}
+    found: dict[str, tuple[str | None, ...]] = {}
     for number, item in enumerate(iterate_items(path)):
         where = f"frame {number}"
-        name = plain_name(_get(item, "name", where, path), f"the name of {where}", path)
-        if name in found:
-            raise InputError(_twice(path, name))
+        frame = plain_name(_get(item, "name", where, path), f"the name of {where}", path)
+        if frame in found:
+            raise InputError(_twice(path, frame))
         attributes = item.get("attributes")
         if not isinstance(attributes, dict | None):
-            raise InputError(f"{path}: attributes of frame {name} are {_kind(attributes)}, expected an object")
-        value = (attributes or {}).get(attribute)
-        if value is not None and not isinstance(value, str):
-            raise InputError(f"{path}: {attribute} of frame {name} is {_kind(value)}, expected a text")
-        found[name] = value
+            raise InputError(f"{path}: attributes of frame {frame} are {_kind(attributes)}, expected an object")
+        values = tuple((attributes or {}).get(name) for name in names)
+        for name, value in zip(names, values, strict=True):
+            if not isinstance(value, str | None):
+                raise InputError(f"{path}: {name} of frame {frame} is {_kind(value)}, expected a text")
+        found[frame] = values
     return found
 
 

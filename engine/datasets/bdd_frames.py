@@ -132,11 +132,12 @@ def _find_frames(input_dir: Path, target_label: str) -> _Found:
     classes: list[int] = []
     frames = unlabelled = 0
     for folder, label_file in _sources(input_dir):
-        attributes = read_attributes(label_file, target_label)
+        attributes = read_attributes(label_file, [target_label])
         for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
             frames += 1
             unlabelled += path.name not in attributes
-            number = numbers.get(attributes.get(path.name) or "")
+            [value] = attributes.get(path.name, [None])
+            number = numbers.get(value or "")
             if number is not None:
                 files.append(path)
                 classes.append(number)
