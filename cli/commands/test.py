@@ -1,4 +1,4 @@
-"""`test`: accuracy of a model, and whether it keeps requirements."""
+"""`test`: accuracy and loss of a model, and whether it keeps requirements."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from engine.metrics.requirements import Requirement
 
 
-@click.command(short_help="Print a model's accuracy.")
+@click.command(short_help="Print a model's accuracy and loss.")
 @model_options
 @option("--data-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder with the image set.")
 @option("--target-data", default="test.h5", show_default=True, help="Name of the image set.")
@@ -71,13 +71,15 @@ def command(
     for model in models:
         check_fits(images, model)
     with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
-        predictions = [
-            compute.predict(compute.handle(model), images, console.rows(title, images.rows))
-            for title, model in zip(("test", "base model"), models, strict=False)
-        ]
-    predicted, base = predictions[0], predictions[-1]  # without a base model nothing depends on one
+        if not models[0].loss.stated:
+            console.say(f"{models[0].path} stores no loss: {models[0].loss.name} is assumed")
+        handles = [compute.handle(model) for model in models]
+        predicted, losses = compute.predict_with_losses(handles[0], images, console.rows("test", images.rows))
+        base = predicted  # without a base model nothing depends on one
+        for handle in handles[1:]:
+            base = compute.predict(handle, images, console.rows("base model", images.rows))
     results = label_results(images.labels, predicted, images.classes)
-    echo(f"accuracy: {100 * results.accuracy:.2f}%")
+    echo(f"accuracy: {100 * results.accuracy:.2f}%\nloss: {losses.mean():.4f}")
     if per_label:
         rows = []
         for result in sorted(results.labels, key=lambda result: result.label):

@@ -79,8 +79,8 @@ def target_layer_option(function: F) -> F:
         multiple=True,
         callback=lambda _, __, given: tuple(name.strip() for text in given for name in text.split(",") if name.strip()),
         metavar="LAYER",
-        help="Layer to repair, by name or number: its kernels, or scale and offset; LAYER/WEIGHT is one weight, "
-        "LAYER/* has the biases too, `all` is every layer. May be repeated or take several, separated by commas "
+        help="Layer to repair, by name or number, -1 being the last: its kernels, or scale and offset; LAYER/WEIGHT is one "
+        "weight, LAYER/* has the biases too, `all` is every layer. May be repeated or take several, with commas between "
         "[default: the last Dense layer; CrossFit, which tunes kernels with biases: all Dense layers at the end].",
     )(function)
 

@@ -7,8 +7,8 @@ order of a group is the order in which its datasets were made if the file keeps 
 their names.
 
 The sets are read in blocks of rows and never loaded whole, and opened without file locks so that read-only
-shared file systems work. Datasets with other names (`image_ids`, …) are ignored, unless `read_ids` asks. Two optional attributes of
-the file are ours: `label_names` (one string per class) and `preprocess` (how the pixels were made).
+shared file systems work. Datasets with other names (`image_ids`, …) are ignored, unless `read_ids` asks. Two optional
+attributes of the file are ours: `label_names` (one string per class) and `preprocess` (how the pixels were made).
 `engine.data.writer` writes them.
 """
 

@@ -182,7 +182,7 @@ def test_folder_without_one_model(workspace: Path, refused: Refused) -> None:
     ("number", "found"),
     [
         ("9", "found layer number 9, expected 0 to 8"),
-        ("-1", "found layer number -1, expected 0 to 8"),
+        ("-10", "found layer number -10, expected 0 to 8"),
         ("6", "target layer 6 (flatten, Flatten) has no weights, expected all or layers of conv2d, conv2d_1"),
         ("flatten/*", "target layer flatten/* (flatten, Flatten) has no weights"),
         ("dense/scale", "target layer dense/scale is no weight of dense (Dense)"),
