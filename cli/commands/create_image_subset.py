@@ -8,10 +8,15 @@ import click
 
 from cli.shared.console import Console, echo
 from cli.shared.options import PATH, option, verbose_option, worker_options
+from cli.shared.positions import Positional
 from engine.core.names import suggestion
 
 
-@click.command(short_help="Choose images of every category, in proportion, into one folder.")
+@click.command(
+    cls=Positional,
+    positions=("category_dir", "output_dir", "info_file", "num"),
+    short_help="Choose images of every category, in proportion, into one folder.",
+)
 @option("--category-dir", type=PATH, required=True, help="Folder that create-category-dir made.")
 @option("--output-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder for the images chosen.")
 @option(

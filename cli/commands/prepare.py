@@ -10,9 +10,13 @@ import click
 
 from cli.shared.console import Console, echo
 from cli.shared.groups import Commands
-from cli.shared.options import PATH, F, option, verbose_option, worker_options
+from cli.shared.options import PATH, F, option, options_of, verbose_option, worker_options
+from cli.shared.positions import Positional
 
 T = TypeVar("T")
+
+_PLACES = ("input_dir", "output_dir", "divide_rate", "random_state")
+"""What values without a flag are of, as in eAI-Repair-Toolkit."""
 
 
 def _ratio(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, float, float, float]:
@@ -45,6 +49,10 @@ def command() -> None:
 
 def _preprocess_option(names: tuple[str, ...], default: str, text: str) -> Callable[[F], F]:
     return option("--preprocess", type=click.Choice(names), default=default, show_default=True, help=text)
+
+
+def _input_option(text: str) -> Callable[[F], F]:
+    return option("--input-dir", type=PATH, default=Path("inputs"), show_default=True, help=text)
 
 
 def _ratio_option(text: str) -> Callable[[F], F]:
@@ -80,8 +88,8 @@ _DIVIDE_RATE = option(
 )
 
 
-@command.command("fashion-mnist")
-@option("--input-dir", type=PATH, required=True, help="Folder with the four IDX files, gzipped or not.")
+@command.command("fashion-mnist", cls=Positional, positions=_PLACES)
+@_input_option("Folder with the four IDX files, gzipped or not.")
 @_OFFICIAL_RATIO
 @_DIVIDE_RATE
 @option("--random-state", type=int, help="Seed that shuffles the training images [default: their order is kept].")
@@ -90,6 +98,7 @@ _DIVIDE_RATE = option(
     "pad",
     "From 28x28 to 32x32x3: pad with zeros; resize; or resize and equalise, as eAI-Repair-Toolkit does.",
 )
+@options_of("other data sets", "--single-dir", "--target-label")
 @_common_options
 def fashion_mnist(**settings: Any) -> None:
     """Prepare Fashion-MNIST.
@@ -103,10 +112,11 @@ def fashion_mnist(**settings: Any) -> None:
     _tell(_run(prepare_fashion_mnist, settings), len(LABEL_NAMES), ())
 
 
-@command.command("bdd-objects")
-@option("--input-dir", type=PATH, required=True, help="Folder that create-image-subset made.")
+@command.command("bdd-objects", cls=Positional, positions=_PLACES)
+@_input_option("Folder that create-image-subset made.")
 @option("--single-dir", type=bool, help="It is one subset; by default its folders train and val are taken together.")
 @_OBJECTS_RATIO
+@options_of("other data sets", "--divide-rate", "--target-label")
 @option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the images.")
 @_preprocess_option(
     ("toolkit", "resize"), "toolkit", "Resize to 32x32 and equalise, as eAI-Repair-Toolkit does; or only resize."
@@ -130,8 +140,8 @@ def bdd_objects(**settings: Any) -> None:
         _tell({part: rows}, len(LABEL_NAMES), ("image_ids", "attribute_ids"), (side, side))
 
 
-@command.command("bdd")
-@option("--input-dir", type=PATH, required=True, help="Folder with images/ and labels/ of BDD100K.")
+@command.command("bdd", cls=Positional, positions=_PLACES)
+@_input_option("Folder with images/ and labels/ of BDD100K.")
 @option(
     "--target-label",
     type=click.Choice(["weather", "scene"]),
@@ -150,6 +160,7 @@ def bdd_objects(**settings: Any) -> None:
 @_preprocess_option(
     ("toolkit", "resize"), "toolkit", "Resize to 90x160 and equalise, as eAI-Repair-Toolkit does; or only resize."
 )
+@options_of("other data sets", "--single-dir")
 @_common_options
 def bdd(**settings: Any) -> None:
     """Prepare whole frames of BDD100K: 6 classes of weather or scene, with image_ids.
@@ -172,8 +183,8 @@ def bdd(**settings: Any) -> None:
             echo(f"frames left out: {count} of {prepared.frames} ({why})")
 
 
-@command.command("gtsrb")
-@option("--input-dir", type=PATH, required=True, help="Folder with the zip archives of GTSRB, or what is in them.")
+@command.command("gtsrb", cls=Positional, positions=_PLACES)
+@_input_option("Folder with the zip archives of GTSRB, or what is in them.")
 @_OFFICIAL_RATIO
 @_DIVIDE_RATE
 @option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the training images.")
@@ -182,6 +193,7 @@ def bdd(**settings: Any) -> None:
     "toolkit",
     "Equalise, crop to a square and resize to 32x32, as eAI-Repair-Toolkit does; or only resize.",
 )
+@options_of("other data sets", "--single-dir", "--target-label")
 @_common_options
 def gtsrb(**settings: Any) -> None:
     """Prepare the German Traffic Sign Recognition Benchmark: 43 classes.
@@ -196,12 +208,13 @@ def gtsrb(**settings: Any) -> None:
     _tell(_run(prepare_gtsrb, settings), len(LABEL_NAMES), ())
 
 
-@command.command("cifar-10")
-@option("--input-dir", type=PATH, required=True, help="cifar-10-python.tar.gz, its folder, or a folder with either.")
+@command.command("cifar-10", cls=Positional, positions=_PLACES)
+@_input_option("cifar-10-python.tar.gz, its folder, or a folder with either.")
 @_OFFICIAL_RATIO
 @_DIVIDE_RATE
 @option("--random-state", type=int, help="Seed that shuffles the training images [default: their order is kept].")
 @_preprocess_option(("toolkit", "resize"), "toolkit", "Equalise, as eAI-Repair-Toolkit does; or only scale to [0, 1].")
+@options_of("other data sets", "--single-dir", "--target-label")
 @_common_options
 def cifar_10(**settings: Any) -> None:
     """Prepare CIFAR-10. Its pickles are read without executing anything.
@@ -213,8 +226,8 @@ def cifar_10(**settings: Any) -> None:
     _tell(_run(prepare_cifar, settings), len(LABEL_NAMES), ())
 
 
-@command.command("image-folder")
-@option("--input-dir", type=PATH, required=True, help="Folder with a folder of pictures for every class.")
+@command.command("image-folder", cls=Positional, positions=_PLACES[:2])
+@_input_option("Folder with a folder of pictures for every class.")
 @_OWN_RATIO
 @option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the pictures.")
 @_preprocess_option(
@@ -223,6 +236,7 @@ def cifar_10(**settings: Any) -> None:
     "Resize; resize and equalise, as eAI-Repair-Toolkit does; or pad with zeros.",
 )
 @option("--side", type=int, default=32, show_default=True, help="Height and width of the images.")
+@options_of("other data sets", "--single-dir", "--target-label")
 @_common_options
 def image_folder(**settings: Any) -> None:
     """Prepare your own pictures: every folder is a class, and its name the label's.

@@ -11,11 +11,13 @@ from cli.shared.console import Console, echo, label_name, table
 from cli.shared.options import (
     PATH,
     compute_options,
-    model_options,
     open_data,
     option,
+    options_of,
     verbose_option,
+    workflow_model_options,
 )
+from cli.shared.positions import Positional
 from cli.shared.verdicts import EXIT_NOT_MET, verdict_table
 from engine.core.errors import InputError
 
@@ -25,10 +27,15 @@ if TYPE_CHECKING:
     from engine.metrics.requirements import Requirement
 
 
-@click.command(short_help="Print a model's accuracy and loss.")
-@model_options
+@click.command(
+    cls=Positional,
+    positions=("verbose", "batch_size", "model_dir", "data_dir", "target_data"),
+    short_help="Print a model's accuracy and loss.",
+)
+@workflow_model_options
 @option("--data-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder with the image set.")
 @option("--target-data", default="test.h5", show_default=True, help="Name of the image set.")
+@options_of("train", "--model")
 @option("--per-label", type=bool, help="Print every label as well.")
 @option(
     "--requirements",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
 from pathlib import Path
 
 import numpy as np
 
 from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
-from tests.integration.conftest import Command
+from engine.patches.arrow import read_patch
+from tests.integration.conftest import SHIPPED, Command
 
 SHIRT = Path("data/negative/6")
 MODEL = ("--model_dir=model.keras", f"--target_data_dir={SHIRT}")
@@ -59,3 +61,78 @@ def test_weights_csv_about_a_layer_that_is_not_dense(workspace: Path, command: C
     done = command("optimize", "--method=Arachne", *MODEL, *SMALL, *HERE)
     assert done.code == 2
     assert "row 1 is about layer 0, expected layer 8 (dense_1)" in done.err
+
+
+def test_what_commands_say(workspace: Path, command: Command) -> None:
+    """Nothing at 0; at 2 the weights as lists: those found, and those changed."""
+    localize, optimize = ("localize", *MODEL), ("optimize", "--method=Arachne", *MODEL, *SMALL, "--overwrite")
+    for words in (localize, optimize):
+        done = command(*words, *HERE)
+        assert (done.code, done.out, done.err) == (0, "", "")
+    assert command(*localize, "--num_workers=0", "--verbose=2").out.endswith(lists())
+    done = command(*optimize, "--num_workers=0", "--verbose=2")
+    assert lists() in done.out
+    assert all(len(literal_eval(line)) == 5 for line in lists().splitlines())
+    localize = (*localize, "--target_layer=conv2d", "--num_grad=40")
+    out = command(*localize, "--num_workers=0", "--verbose=2").out
+    listed = [literal_eval(line) for line in out.splitlines() if line.startswith("[")]
+    patch = read_patch(SHIRT / "weights.arrow")
+    expected = zip(patch.weight, patch.flat_index.tolist(), strict=True)
+    assert [(path, index) for path, index, _, _ in listed] == list(expected)
+
+
+def lists() -> str:
+    """`weights.csv` as Python has lists of its rows."""
+    rows = (SHIRT / "weights.csv").read_text().splitlines()
+    return "\n".join(f"[{', '.join(row.split(','))}]" for row in rows) + "\n"
+
+
+def test_evaluate_says_nothing_at_0(workspace: Path, command: Command) -> None:
+    words = ("evaluate", *MODEL, "--output_dir=out", "--num_runs=1", "--num_iterations=2", "--num_particles=4")
+    done = command(*words, *HERE)
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert Path("out/result.txt").is_file()
+
+
+def test_values_without_flags(workspace: Path, command: Command) -> None:
+    """In the toolkit's order, past those that are given by name; folders are `outputs` where none are given."""
+    Path("data").rename("outputs")
+    Path("model.keras").rename("outputs/model.keras")
+    by_name = command("test", "--model-dir=outputs/model.keras", "--data-dir=outputs", "--target-data=val", *HERE)
+    assert by_name.code == 0
+    for words in (
+        ("test", "0", "64", "outputs", "outputs", "val.h5", "--num_workers=0"),
+        ("test", "64", "--verbose", "0", "outputs", "--target_data=val", "--num-workers", "0"),
+        ("test", "--target_data=val", *HERE),
+    ):
+        assert command(*words) == by_name, words
+    weights = Path("outputs/negative/6/weights.csv")
+    weights.unlink()
+    assert command("localize", "Arachne", "outputs", "outputs/negative/6", "0", "--num_workers=0").code == 0
+    assert weights.is_file()
+    Path("outputs/negative/0/pareto_front.png").unlink(missing_ok=True)
+    assert command("localize", *HERE).code == 0
+    assert Path("outputs/negative/0/pareto_front.png").is_file()
+    words = ("outputs", "outputs/negative/6", "outputs/positive", "out", *SMALL, *HERE)
+    assert command("optimize", "Arachne", *words).code == 0
+    assert Path("out/repair").is_dir()
+    Path("inputs").symlink_to(SHIPPED)
+    done = command("prepare", "fashion-mnist", "inputs", "made", "0.1", "3", *HERE)
+    assert done.code == 0 and done.out.startswith("train_images: (")
+    again = command("prepare", "fashion-mnist", "--output_dir=named", "--divide-rate=0.1", "--random-state=3", *HERE)
+    assert again == done
+    many = command("target", "64", "outputs", "outputs", "more")
+    assert many.code == 2 and "unexpected extra argument" in many.err
+
+
+def test_flags_of_other_commands_are_noted(workspace: Path, command: Command) -> None:
+    done = command("localize", *MODEL, "--num_particles=3", "--velocity-phi", "4.1", *HERE)
+    assert done.code == 0
+    for flag in ("--num-particles", "--velocity-phi"):
+        assert f"note: {flag} is of optimize and changes nothing here\n" in done.err
+    words = ("prepare", "fashion-mnist", f"--input-dir={SHIPPED}", "--output-dir=made", *HERE)
+    done = command(*words, "--single_dir=True", "--target_label=weather")
+    assert done.code == 0
+    note = "note: --model is of train and changes nothing here\n"
+    assert command("test", "--model=base", "--model_dir=model.keras", "--data_dir=data", *HERE).err == note
+    assert done.err.count("is of other data sets and changes nothing here\n") == 2
