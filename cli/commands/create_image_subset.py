@@ -29,6 +29,7 @@ from engine.core.names import suggestion
 @option("--category-min", type=int, default=0, show_default=True, help="So many of each category that has as many.")
 @option("--random-state", type=int, default=0, show_default=True, help="Seed of the choice.")
 @option("--resize-to", type=int, help="Height and width of the images chosen [default: files are copied].")
+@option("--like-toolkit", type=bool, help="Draw what eAI-Repair-Toolkit draws by this seed from its image_info.json.")
 @option("--overwrite", type=bool, help="Replace a folder that is no subset.")
 @worker_options
 @verbose_option
@@ -41,6 +42,7 @@ def command(
     category_min: int,
     random_state: int,
     resize_to: int | None,
+    like_toolkit: bool,
     overwrite: bool,
     num_workers: int | None,
     address: str | None,
@@ -64,6 +66,7 @@ def command(
     if excluded_labels is not None:
         names = tuple(dict.fromkeys(name for name in excluded_labels.split(",") if name))
         settings = replace(settings, excluded_labels=names)
+    settings = replace(settings, like_toolkit=like_toolkit)
     with Console(verbose) as console, RayMap(num_workers, address, console.say) as workers:
         report = create_image_subset(
             category_dir,

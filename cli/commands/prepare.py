@@ -12,6 +12,7 @@ from cli.shared.console import Console, echo
 from cli.shared.groups import Commands
 from cli.shared.options import PATH, F, option, options_of, verbose_option, worker_options
 from cli.shared.positions import Positional
+from engine.core.errors import InputError
 
 T = TypeVar("T")
 
@@ -88,11 +89,31 @@ _DIVIDE_RATE = option(
 )
 
 
+def _like_toolkit_option(text: str) -> Callable[[F], F]:
+    return option("--like-toolkit", type=bool, help=f"{text} [default: rows of our own for each seed].")
+
+
+def _refuse_like_toolkit(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        raise InputError(
+            f"eAI-Repair-Toolkit shuffles {context.info_name} without a seed, so its rows cannot be made again, "
+            "expected no --like-toolkit"
+        )
+
+
+_NOT_LIKE_TOOLKIT = option("--like-toolkit", type=bool, hidden=True, expose_value=False, callback=_refuse_like_toolkit)
+_LIKE_TOOLKIT = _like_toolkit_option(
+    "Divide into the rows of eAI-Repair-Toolkit for the same --random-state and --divide-rate, 0.2 unless given: their "
+    "order is kept."
+)
+
+
 @command.command("fashion-mnist", cls=Positional, positions=_PLACES)
 @_input_option("Folder with the four IDX files, gzipped or not.")
 @_OFFICIAL_RATIO
 @_DIVIDE_RATE
 @option("--random-state", type=int, help="Seed that shuffles the training images [default: their order is kept].")
+@_LIKE_TOOLKIT
 @_preprocess_option(
     ("toolkit", "pad", "resize"),
     "pad",
@@ -118,6 +139,9 @@ def fashion_mnist(**settings: Any) -> None:
 @_OBJECTS_RATIO
 @options_of("other data sets", "--divide-rate", "--target-label")
 @option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the images.")
+@_like_toolkit_option(
+    "Rows of eAI-Repair-Toolkit for the same --random-state, where its folders were listed by name: train before val."
+)
 @_preprocess_option(
     ("toolkit", "resize"), "toolkit", "Resize to 32x32 and equalise, as eAI-Repair-Toolkit does; or only resize."
 )
@@ -157,6 +181,7 @@ def bdd_objects(**settings: Any) -> None:
     "--data-ratio.",
 )
 @option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the frames.")
+@_NOT_LIKE_TOOLKIT
 @_preprocess_option(
     ("toolkit", "resize"), "toolkit", "Resize to 90x160 and equalise, as eAI-Repair-Toolkit does; or only resize."
 )
@@ -188,6 +213,7 @@ def bdd(**settings: Any) -> None:
 @_OFFICIAL_RATIO
 @_DIVIDE_RATE
 @option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the training images.")
+@_NOT_LIKE_TOOLKIT
 @_preprocess_option(
     ("toolkit", "resize"),
     "toolkit",
@@ -213,6 +239,7 @@ def gtsrb(**settings: Any) -> None:
 @_OFFICIAL_RATIO
 @_DIVIDE_RATE
 @option("--random-state", type=int, help="Seed that shuffles the training images [default: their order is kept].")
+@_LIKE_TOOLKIT
 @_preprocess_option(("toolkit", "resize"), "toolkit", "Equalise, as eAI-Repair-Toolkit does; or only scale to [0, 1].")
 @options_of("other data sets", "--single-dir", "--target-label")
 @_common_options

@@ -40,6 +40,7 @@ def prepare_bdd_objects(
     single_dir: bool = False,
     data_ratio: Ratio = DEFAULT_RATIO,
     random_state: int = 0,
+    like_toolkit: bool = False,
     preprocess: str = DEFAULT_PREPROCESS,
     overwrite: bool = False,
     spread: ParallelMap = in_process,
@@ -49,7 +50,9 @@ def prepare_bdd_objects(
 
     `input_dir` is one subset where `single_dir`, else it has two of them, `train` and `val`, which are taken
     together. `images` are float32 (n, 32, 32, 3), `labels` one-hot float32 (n, 13). Where `input_dir` is of the layout
-    of `engine.datasets.bdd_objects_table`, that is prepared, without shuffling and splits.
+    of `engine.datasets.bdd_objects_table`, that is prepared, without shuffling and splits. With `like_toolkit` the rows
+    are those of eAI-Repair-Toolkit for the same seed, where its folders were listed by name: those of `train` stand
+    before those of `val` when they are shuffled.
 
     Raises InputError for a bad `image_info.json`, images that are missing, unreadable or not listed, a label that is
     not one of BDD100K's, a bad ratio, and as `engine.datasets.splits.write_splits` does.
@@ -76,6 +79,8 @@ def prepare_bdd_objects(
         labels |= found
         folders |= dict.fromkeys(found, folder)
     names = sorted(labels)
+    if like_toolkit:
+        names.sort(key=lambda name: folders[name].name)  # train, then val, each by name
     order = shuffled(len(names), random_state)
     splits = {}
     for split, rows in cut(len(names), data_ratio, keep_all=False).items():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.data.image_set import open_image_set
 from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_patch
@@ -136,3 +137,17 @@ def test_flags_of_other_commands_are_noted(workspace: Path, command: Command) ->
     note = "note: --model is of train and changes nothing here\n"
     assert command("test", "--model=base", "--model_dir=model.keras", "--data_dir=data", *HERE).err == note
     assert done.err.count("is of other data sets and changes nothing here\n") == 2
+
+
+def test_rows_of_the_toolkit(workspace: Path, command: Command) -> None:
+    """Where it has a seed for them; where it has none it is said."""
+    words = ("prepare", "fashion-mnist", f"--input-dir={SHIPPED}", "--random-state=3", *HERE)
+    assert command(*words, "--output-dir=ours", "--divide-rate=0.2").code == 0
+    assert command(*words, "--output-dir=theirs", "--like-toolkit").code == 0
+    ours, theirs = (open_image_set(Path(folder, "repair.h5")) for folder in ("ours", "theirs"))
+    assert ours.rows == theirs.rows
+    assert not np.array_equal(ours.labels, theirs.labels)
+    for name in ("gtsrb", "bdd"):
+        done = command("prepare", name, "--like_toolkit=True", *HERE)
+        assert (done.code, done.out) == (2, "")
+        assert done.err.startswith(f"error: eAI-Repair-Toolkit shuffles {name} without a seed")
