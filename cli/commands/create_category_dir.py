@@ -8,9 +8,14 @@ import click
 
 from cli.shared.console import Console, echo, table
 from cli.shared.options import PATH, option, verbose_option, worker_options
+from cli.shared.positions import Positional
 
 
-@click.command(short_help="Cut labelled objects out of scenes, one folder per category.")
+@click.command(
+    cls=Positional,
+    positions=("label_file", "image_dir", "output_dir"),
+    short_help="Cut labelled objects out of scenes, one folder per category.",
+)
 @option("--label-file", type=PATH, required=True, help="JSON array of frames with labels, as BDD100K's det_train.json.")
 @option("--image-dir", "--input-dir", type=PATH, required=True, help="Folder with the images of the frames.")
 @option(

@@ -8,10 +8,15 @@ import click
 
 from cli.shared.console import Console, echo
 from cli.shared.options import PATH, option, verbose_option, worker_options
+from cli.shared.positions import Positional
 from engine.core.names import suggestion
 
 
-@click.command(short_help="Choose images of every category, in proportion, into one folder.")
+@click.command(
+    cls=Positional,
+    positions=("category_dir", "output_dir", "info_file", "num"),
+    short_help="Choose images of every category, in proportion, into one folder.",
+)
 @option("--category-dir", type=PATH, required=True, help="Folder that create-category-dir made.")
 @option("--output-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder for the images chosen.")
 @option(
@@ -24,6 +29,7 @@ from engine.core.names import suggestion
 @option("--category-min", type=int, default=0, show_default=True, help="So many of each category that has as many.")
 @option("--random-state", type=int, default=0, show_default=True, help="Seed of the choice.")
 @option("--resize-to", type=int, help="Height and width of the images chosen [default: files are copied].")
+@option("--like-toolkit", type=bool, help="Draw what eAI-Repair-Toolkit draws by this seed from its image_info.json.")
 @option("--overwrite", type=bool, help="Replace a folder that is no subset.")
 @worker_options
 @verbose_option
@@ -36,6 +42,7 @@ def command(
     category_min: int,
     random_state: int,
     resize_to: int | None,
+    like_toolkit: bool,
     overwrite: bool,
     num_workers: int | None,
     address: str | None,
@@ -59,6 +66,7 @@ def command(
     if excluded_labels is not None:
         names = tuple(dict.fromkeys(name for name in excluded_labels.split(",") if name))
         settings = replace(settings, excluded_labels=names)
+    settings = replace(settings, like_toolkit=like_toolkit)
     with Console(verbose) as console, RayMap(num_workers, address, console.say) as workers:
         report = create_image_subset(
             category_dir,

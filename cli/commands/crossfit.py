@@ -64,7 +64,8 @@ def optimize_crossfit(
         resume=resume,
         overwrite=options["overwrite"],
     )
-    echo(f"records: {directory}")
+    if verbose:
+        echo(f"records: {directory}")
     return report
 
 
@@ -337,8 +338,9 @@ def run_crossfit(
             )
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
-    echo(results(read_report(directory)))
-    created(report.model, *report.patch_files)
+    if verbose:
+        echo(results(read_report(directory)))
+        created(report.model, *report.patch_files)
     return report
 
 

@@ -20,13 +20,13 @@ from cli.shared.options import (
     compute_options,
     localize_options,
     method_option,
-    model_options,
     option,
     positive_weight_option,
     search_options,
     shared_rows_option,
+    silent_option,
     target_layer_option,
-    verbose_option,
+    workflow_model_options,
 )
 from engine.core.errors import InputError
 from engine.metrics.repair_rates import DATASETS, run_line, summarise
@@ -52,11 +52,30 @@ SWEPT = (
 """Options that `--sweep` takes."""
 
 
-@click.command(cls=Sectioned, short_help="Repair many times with different seeds; repair and break rates.")
+@click.command(
+    cls=Sectioned,
+    positions=(
+        "dataset",
+        "method",
+        "model_dir",
+        "target_data_dir",
+        "positive_inputs_dir",
+        "output_dir",
+        "num_runs",
+        "verbose",
+    ),
+    short_help="Repair many times with different seeds; repair and break rates.",
+)
 @option("--dataset", type=click.Choice(list(DATASETS)), help="Named in result.txt, and of no other effect.")
 @method_option
-@model_options
-@option("--target-data-dir", type=PATH, required=True, help="Negative inputs, for instance negative/6.")
+@workflow_model_options
+@option(
+    "--target-data-dir",
+    type=PATH,
+    default=Path("outputs/negative/0"),
+    show_default=True,
+    help="Negative inputs, for instance negative/6.",
+)
 @option("--positive-inputs-dir", type=PATH, help="Positive inputs [default: positive beside negative].")
 @option("--output-dir", type=PATH, help="Folder for models and results [default: the --target-data-dir].")
 @option("--num-runs", type=int, default=10, show_default=True, help="Repairs, each with a seed of its own.")
@@ -84,7 +103,7 @@ SWEPT = (
 @option("--resume", type=bool, help="Go on with the interrupted evaluation in --output-dir, or start it.")
 @option("--overwrite", type=bool, help="Replace folders repair/ that hold no repaired model.")
 @compute_options
-@verbose_option
+@silent_option
 def command(compute_settings: ComputeOptions, verbose: int, **options: Any) -> None:
     """Localize and repair --num-runs times, each with a seed of its own, and print repair and break rates.
 
@@ -144,7 +163,8 @@ def evaluate(
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     target = resolve_target(model.model, model.loss, model.classes, model.path, target_layer)
     if negatives is None:
-        echo(f"{target_data_dir}: the label has no failures, there is nothing to evaluate")
+        if verbose:
+            echo(f"{target_data_dir}: the label has no failures, there is nothing to evaluate")
         return
     work = Evaluation(
         model=model,
@@ -177,8 +197,9 @@ def evaluate(
             console.say(f"{compute.redispatched} calls ran again because a worker died")
     if verbose > 1:
         echo(runs_text(found))
-    echo(summary_text(found))
-    echo(f"created files:\n{created_text(output_dir, found)}")
+    if verbose:
+        echo(summary_text(found))
+        echo(f"created files:\n{created_text(output_dir, found)}")
 
 
 @search_options

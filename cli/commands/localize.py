@@ -15,12 +15,13 @@ from cli.shared.options import (
     compute_options,
     localize_options,
     method_option,
-    model_options,
     option,
     options_of,
+    silent_option,
     target_layer_option,
-    verbose_option,
+    workflow_model_options,
 )
+from cli.shared.weights import weights_text
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,13 +29,18 @@ if TYPE_CHECKING:
     from engine.localize.last_dense import Impact
 
 
-@click.command(cls=Sectioned, short_help="Find the weights to blame for the negative inputs.")
+@click.command(
+    cls=Sectioned,
+    positions=("method", "model_dir", "target_data_dir", "verbose"),
+    short_help="Find the weights to blame for the negative inputs.",
+)
 @method_option
-@model_options
+@workflow_model_options
 @option(
     "--target-data-dir",
     type=PATH,
-    required=True,
+    default=Path("outputs/negative/0"),
+    show_default=True,
     help="Negative inputs, for instance negative/6; gets weights.csv, or weights.arrow.",
 )
 @option(
@@ -47,7 +53,7 @@ if TYPE_CHECKING:
 @target_layer_option
 @options_of("optimize", *SEARCH_OPTIONS_OF_TOOLKIT)
 @compute_options
-@verbose_option
+@silent_option
 def command(
     method: str,
     model_dir: Path,
@@ -90,7 +96,8 @@ def command(
         given = [] if positive_inputs_dir is None else [positive_inputs_dir]
         positives = open_positives(chunk_paths([target_data_dir], given, None)[0].positives)
     if negatives is None:
-        echo(f"{target_data_dir}: the label has no failures, there is nothing to localize")
+        if verbose:
+            echo(f"{target_data_dir}: the label has no failures, there is nothing to localize")
         return
     for images in (negatives, positives):
         if images is not None:
@@ -112,9 +119,13 @@ def command(
     kernel, index = target.kernel, found.index
     draw_pareto_front(target_data_dir / "pareto_front.png", found)
     target.write_localised(target_data_dir, index, kernel[index[:, 0], index[:, 1]])
+    if not verbose:
+        return
     where, rows = target.title, f"{negatives.rows} negative"
     if target.pooled:
         where += f" ({', '.join(f'{path} {count}' for path, count in target.counts(index).items())})"
         rows += f" and {positives.rows if positives else 0} positive"
     echo(f"localized {len(index)} of {kernel.size} weights of {where} for {rows} inputs")
     created(*(path for name in (CSV, ARROW, "pareto_front.png") if (path := target_data_dir / name).exists()))
+    if verbose > 1:
+        echo(weights_text(target_data_dir))

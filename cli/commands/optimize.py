@@ -27,15 +27,16 @@ from cli.shared.options import (
     PATH,
     check_seeds,
     compute_options,
-    model_options,
     option,
     options_of,
     positive_weight_option,
     search_options,
     shared_rows_option,
+    silent_option,
     target_layer_option,
-    verbose_option,
+    workflow_model_options,
 )
+from cli.shared.weights import weights_text
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,15 +46,20 @@ if TYPE_CHECKING:
     from engine.search.loop import SearchSettings
 
 
-@click.command(cls=Sectioned, short_help="Search new values for the localised weights and save the repaired model.")
+@click.command(
+    cls=Sectioned,
+    positions=("method", "model_dir", "target_data_dir", "positive_inputs_dir", "output_dir", "verbose"),
+    short_help="Search new values for the localised weights and save the repaired model.",
+)
 @method_option(None, "Arachne where weights.csv is, else CrossFit")
-@model_options
+@workflow_model_options
 @option(
     "--target-data-dir",
     type=PATH,
-    required=True,
     multiple=True,
     help="Negative inputs of a label, for Arachne with weights.csv; several are repaired each on its own.",
+    default=[Path("outputs/negative/0")],
+    show_default=True,
 )
 @option(
     "--positive-inputs-dir",
@@ -101,7 +107,7 @@ if TYPE_CHECKING:
     help="Replace an earlier run directory, if it is not resumed, or an output folder that is not a repaired model.",
 )
 @compute_options
-@verbose_option
+@silent_option
 def command(compute_settings: ComputeOptions, verbose: int, method: str | None, **options: Any) -> Any:
     """Repair a model, save, reload and measure it.
 
@@ -195,9 +201,12 @@ def optimize(
             reports = repair(repairs, compute, open_records, on_rows=console.rows, on_iterations=tick)
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
-    for report in reports:
-        echo(describe(report))
-    echo(f"records: {run_directory}")
+    if verbose:
+        for report in reports:
+            echo(describe(report))
+            if verbose > 1 and any(measured.split == "negative" for measured in report.measured):
+                echo(weights_text(report.paths.output))
+        echo(f"records: {run_directory}")
     return reports
 
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from cli.shared.console import Console, echo
 from cli.shared.groups import Commands
-from cli.shared.options import PATH, F, option, verbose_option, worker_options
+from cli.shared.options import PATH, F, option, options_of, verbose_option, worker_options
+from cli.shared.positions import Positional
+from engine.core.errors import InputError
+
+T = TypeVar("T")
+
+_PLACES = ("input_dir", "output_dir", "divide_rate", "random_state")
+"""What values without a flag are of, as in eAI-Repair-Toolkit."""
 
 
 def _ratio(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, float, float, float]:
@@ -43,6 +50,10 @@ def command() -> None:
 
 def _preprocess_option(names: tuple[str, ...], default: str, text: str) -> Callable[[F], F]:
     return option("--preprocess", type=click.Choice(names), default=default, show_default=True, help=text)
+
+
+def _input_option(text: str) -> Callable[[F], F]:
+    return option("--input-dir", type=PATH, default=Path("inputs"), show_default=True, help=text)
 
 
 def _ratio_option(text: str) -> Callable[[F], F]:
@@ -78,16 +89,37 @@ _DIVIDE_RATE = option(
 )
 
 
-@command.command("fashion-mnist")
-@option("--input-dir", type=PATH, required=True, help="Folder with the four IDX files, gzipped or not.")
+def _like_toolkit_option(text: str) -> Callable[[F], F]:
+    return option("--like-toolkit", type=bool, help=f"{text} [default: rows of our own for each seed].")
+
+
+def _refuse_like_toolkit(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        raise InputError(
+            f"eAI-Repair-Toolkit shuffles {context.info_name} without a seed, so its rows cannot be made again, "
+            "expected no --like-toolkit"
+        )
+
+
+_NOT_LIKE_TOOLKIT = option("--like-toolkit", type=bool, hidden=True, expose_value=False, callback=_refuse_like_toolkit)
+_LIKE_TOOLKIT = _like_toolkit_option(
+    "Divide into the rows of eAI-Repair-Toolkit for the same --random-state and --divide-rate, 0.2 unless given: their "
+    "order is kept."
+)
+
+
+@command.command("fashion-mnist", cls=Positional, positions=_PLACES)
+@_input_option("Folder with the four IDX files, gzipped or not.")
 @_OFFICIAL_RATIO
 @_DIVIDE_RATE
 @option("--random-state", type=int, help="Seed that shuffles the training images [default: their order is kept].")
+@_LIKE_TOOLKIT
 @_preprocess_option(
     ("toolkit", "pad", "resize"),
     "pad",
     "From 28x28 to 32x32x3: pad with zeros; resize; or resize and equalise, as eAI-Repair-Toolkit does.",
 )
+@options_of("other data sets", "--single-dir", "--target-label")
 @_common_options
 def fashion_mnist(**settings: Any) -> None:
     """Prepare Fashion-MNIST.
@@ -101,11 +133,15 @@ def fashion_mnist(**settings: Any) -> None:
     _tell(_run(prepare_fashion_mnist, settings), len(LABEL_NAMES), ())
 
 
-@command.command("bdd-objects")
-@option("--input-dir", type=PATH, required=True, help="Folder that create-image-subset made.")
+@command.command("bdd-objects", cls=Positional, positions=_PLACES)
+@_input_option("Folder that create-image-subset made.")
 @option("--single-dir", type=bool, help="It is one subset; by default its folders train and val are taken together.")
 @_OBJECTS_RATIO
+@options_of("other data sets", "--divide-rate", "--target-label")
 @option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the images.")
+@_like_toolkit_option(
+    "Rows of eAI-Repair-Toolkit for the same --random-state, where its folders were listed by name: train before val."
+)
 @_preprocess_option(
     ("toolkit", "resize"), "toolkit", "Resize to 32x32 and equalise, as eAI-Repair-Toolkit does; or only resize."
 )
@@ -115,25 +151,75 @@ def bdd_objects(**settings: Any) -> None:
 
     The same command goes on where it was interrupted.
 
+    An input folder with images/*.png and labels.csv (columns #filename and class_id) becomes one set of all its rows
+    in each of three sizes, 32/NAME.h5, 96/NAME.h5 and 224/NAME.h5; nothing is shuffled or divided then.
+
     Example: repair-dist prepare bdd-objects --input-dir images --output-dir data --single-dir
     """
     from engine.datasets.bdd import LABEL_NAMES
     from engine.datasets.bdd_objects import prepare_bdd_objects
 
-    written = _run(prepare_bdd_objects, settings)
-    _tell(written, len(LABEL_NAMES), ("image_ids", "attribute_ids"))
+    for part, rows in _run(prepare_bdd_objects, settings).items():
+        side = int(part.partition("/")[0]) if "/" in part else 32
+        _tell({part: rows}, len(LABEL_NAMES), ("image_ids", "attribute_ids"), (side, side))
 
 
-@command.command("gtsrb")
-@option("--input-dir", type=PATH, required=True, help="Folder with the zip archives of GTSRB, or what is in them.")
+@command.command("bdd", cls=Positional, positions=_PLACES)
+@_input_option("Folder with images/ and labels/ of BDD100K.")
+@option(
+    "--target-label",
+    type=click.Choice(["weather", "scene"]),
+    default="weather",
+    show_default=True,
+    help="What is told of a frame; frames without it, or undefined, are left out.",
+)
+@_OWN_RATIO
+@option(
+    "--divide-rate",
+    type=float,
+    help="Divide as eAI-Repair-Toolkit does: a quarter is test, and this share of the rest repair. Takes the place of "
+    "--data-ratio.",
+)
+@option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the frames.")
+@_NOT_LIKE_TOOLKIT
+@_preprocess_option(
+    ("toolkit", "resize"), "toolkit", "Resize to 90x160 and equalise, as eAI-Repair-Toolkit does; or only resize."
+)
+@options_of("other data sets", "--single-dir")
+@_common_options
+def bdd(**settings: Any) -> None:
+    """Prepare whole frames of BDD100K: 6 classes of weather or scene, with image_ids.
+
+    Needed are images/100k/train and images/100k/val with their labels/bdd100k_labels_images_train.json and _val.json.
+    The same command goes on where it was interrupted.
+
+    Example: repair-dist prepare bdd --input-dir bdd100k --output-dir data --target-label scene --divide-rate 0.2
+    """
+    from engine.datasets.bdd_frames import SIZE, TARGET_LABELS, prepare_bdd
+
+    target_label = settings["target_label"]
+    prepared = _run(prepare_bdd, settings)
+    _tell(prepared.rows, len(TARGET_LABELS[target_label]), ("image_ids",), SIZE)
+    for count, why in (
+        (prepared.unlabelled, "not in the label file"),
+        (prepared.unknown, f"{target_label} unknown or undefined"),
+    ):
+        if count:
+            echo(f"frames left out: {count} of {prepared.frames} ({why})")
+
+
+@command.command("gtsrb", cls=Positional, positions=_PLACES)
+@_input_option("Folder with the zip archives of GTSRB, or what is in them.")
 @_OFFICIAL_RATIO
 @_DIVIDE_RATE
 @option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the training images.")
+@_NOT_LIKE_TOOLKIT
 @_preprocess_option(
     ("toolkit", "resize"),
     "toolkit",
     "Equalise, crop to a square and resize to 32x32, as eAI-Repair-Toolkit does; or only resize.",
 )
+@options_of("other data sets", "--single-dir", "--target-label")
 @_common_options
 def gtsrb(**settings: Any) -> None:
     """Prepare the German Traffic Sign Recognition Benchmark: 43 classes.
@@ -148,12 +234,14 @@ def gtsrb(**settings: Any) -> None:
     _tell(_run(prepare_gtsrb, settings), len(LABEL_NAMES), ())
 
 
-@command.command("cifar-10")
-@option("--input-dir", type=PATH, required=True, help="cifar-10-python.tar.gz, its folder, or a folder with either.")
+@command.command("cifar-10", cls=Positional, positions=_PLACES)
+@_input_option("cifar-10-python.tar.gz, its folder, or a folder with either.")
 @_OFFICIAL_RATIO
 @_DIVIDE_RATE
 @option("--random-state", type=int, help="Seed that shuffles the training images [default: their order is kept].")
+@_LIKE_TOOLKIT
 @_preprocess_option(("toolkit", "resize"), "toolkit", "Equalise, as eAI-Repair-Toolkit does; or only scale to [0, 1].")
+@options_of("other data sets", "--single-dir", "--target-label")
 @_common_options
 def cifar_10(**settings: Any) -> None:
     """Prepare CIFAR-10. Its pickles are read without executing anything.
@@ -165,8 +253,8 @@ def cifar_10(**settings: Any) -> None:
     _tell(_run(prepare_cifar, settings), len(LABEL_NAMES), ())
 
 
-@command.command("image-folder")
-@option("--input-dir", type=PATH, required=True, help="Folder with a folder of pictures for every class.")
+@command.command("image-folder", cls=Positional, positions=_PLACES[:2])
+@_input_option("Folder with a folder of pictures for every class.")
 @_OWN_RATIO
 @option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the pictures.")
 @_preprocess_option(
@@ -175,6 +263,7 @@ def cifar_10(**settings: Any) -> None:
     "Resize; resize and equalise, as eAI-Repair-Toolkit does; or pad with zeros.",
 )
 @option("--side", type=int, default=32, show_default=True, help="Height and width of the images.")
+@options_of("other data sets", "--single-dir", "--target-label")
 @_common_options
 def image_folder(**settings: Any) -> None:
     """Prepare your own pictures: every folder is a class, and its name the label's.
@@ -184,10 +273,11 @@ def image_folder(**settings: Any) -> None:
     from engine.datasets.image_folder import class_names, prepare_image_folder
 
     classes = class_names(settings["input_dir"])
-    _tell(_run(prepare_image_folder, settings), len(classes), ("image_ids",), settings["side"])
+    side = settings["side"]
+    _tell(_run(prepare_image_folder, settings), len(classes), ("image_ids",), (side, side))
 
 
-def _run(prepare: Callable[..., dict[str, int]], settings: dict[str, Any]) -> dict[str, int]:
+def _run(prepare: Callable[..., T], settings: dict[str, Any]) -> T:
     """Call a function of the engine with the options of its command."""
     from cluster.ray_cluster.parallel_map import RayMap
 
@@ -196,9 +286,9 @@ def _run(prepare: Callable[..., dict[str, int]], settings: dict[str, Any]) -> di
         return prepare(**settings, spread=workers, progress=console.rows)
 
 
-def _tell(written: Mapping[str, int], classes: int, ids: tuple[str, ...], side: int = 32) -> None:
+def _tell(written: Mapping[str, int], classes: int, ids: tuple[str, ...], size: tuple[int, int] = (32, 32)) -> None:
     """Names and shapes of what was written, as eAI-Repair-Toolkit prints them."""
     for part, rows in written.items():
-        echo(f"{part}_images: ({rows}, {side}, {side}, 3)\n{part}_labels: ({rows}, {classes})")
+        echo(f"{part}_images: ({rows}, {size[0]}, {size[1]}, 3)\n{part}_labels: ({rows}, {classes})")
         for name in ids:
             echo(f"{part}_{name}: ({rows},)")

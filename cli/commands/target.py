@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.shared.console import Console, echo, label_name, table
-from cli.shared.options import PATH, compute_options, model_options, open_data, option, verbose_option
+from cli.shared.options import PATH, compute_options, open_data, option, verbose_option, workflow_model_options
+from cli.shared.positions import Positional
 
 if TYPE_CHECKING:
     from cluster.compute.compute import ComputeOptions
 
 
-@click.command(short_help="Divide a repair set into negative and positive inputs.")
-@model_options
+@click.command(
+    cls=Positional,
+    positions=("batch_size", "model_dir", "data_dir"),
+    short_help="Divide a repair set into negative and positive inputs.",
+)
+@workflow_model_options
 @option(
     "--data-dir",
     "--target-data",

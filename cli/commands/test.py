@@ -1,4 +1,4 @@
-"""`test`: accuracy of a model, and whether it keeps requirements."""
+"""`test`: accuracy and loss of a model, and whether it keeps requirements."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from cli.shared.console import Console, echo, label_name, table
 from cli.shared.options import (
     PATH,
     compute_options,
-    model_options,
     open_data,
     option,
+    options_of,
     verbose_option,
+    workflow_model_options,
 )
+from cli.shared.positions import Positional
 from cli.shared.verdicts import EXIT_NOT_MET, verdict_table
 from engine.core.errors import InputError
 
@@ -25,10 +27,15 @@ if TYPE_CHECKING:
     from engine.metrics.requirements import Requirement
 
 
-@click.command(short_help="Print a model's accuracy.")
-@model_options
+@click.command(
+    cls=Positional,
+    positions=("verbose", "batch_size", "model_dir", "data_dir", "target_data"),
+    short_help="Print a model's accuracy and loss.",
+)
+@workflow_model_options
 @option("--data-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder with the image set.")
 @option("--target-data", default="test.h5", show_default=True, help="Name of the image set.")
+@options_of("train", "--model")
 @option("--per-label", type=bool, help="Print every label as well.")
 @option(
     "--requirements",
@@ -71,13 +78,15 @@ def command(
     for model in models:
         check_fits(images, model)
     with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
-        predictions = [
-            compute.predict(compute.handle(model), images, console.rows(title, images.rows))
-            for title, model in zip(("test", "base model"), models, strict=False)
-        ]
-    predicted, base = predictions[0], predictions[-1]  # without a base model nothing depends on one
+        if not models[0].loss.stated:
+            console.say(f"{models[0].path} stores no loss: {models[0].loss.name} is assumed")
+        handles = [compute.handle(model) for model in models]
+        predicted, losses = compute.predict_with_losses(handles[0], images, console.rows("test", images.rows))
+        base = predicted  # without a base model nothing depends on one
+        for handle in handles[1:]:
+            base = compute.predict(handle, images, console.rows("base model", images.rows))
     results = label_results(images.labels, predicted, images.classes)
-    echo(f"accuracy: {100 * results.accuracy:.2f}%")
+    echo(f"accuracy: {100 * results.accuracy:.2f}%\nloss: {losses.mean():.4f}")
     if per_label:
         rows = []
         for result in sorted(results.labels, key=lambda result: result.label):

@@ -11,12 +11,17 @@ import click
 
 from cli.shared.console import Console, echo
 from cli.shared.options import PATH, open_data, option, verbose_option
+from cli.shared.positions import Positional
 
 if TYPE_CHECKING:
     from engine.training.train import Epoch, Trained
 
 
-@click.command(short_help="Train a model on train.h5.")
+@click.command(
+    cls=Positional,
+    positions=("model", "epochs", "gpu", "data_dir", "output_dir"),
+    short_help="Train a model on train.h5.",
+)
 @option(
     "--model",
     required=True,

@@ -1,4 +1,4 @@
-"""`utils`: charts of results, and image sets merged, taken apart and labelled anew."""
+"""`utils`: charts of results, image sets merged, taken apart and labelled anew, and how often scenes come up."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import click
 from cli.commands.utils_bubbles import draw_bubble_chart, draw_repaired_result, overlay_bubble_chart
 from cli.commands.utils_data import create_gate_class, create_vit_class, extract_images, merge_repair_data
 from cli.commands.utils_radar import draw_radar_chart, draw_radar_chart_with_subset, overlay_radar_charts
+from cli.commands.utils_risk import risk_calculation_tool
 from cli.shared.groups import Commands
 
 
@@ -29,5 +30,6 @@ for subcommand in (
     extract_images,
     create_vit_class,
     create_gate_class,
+    risk_calculation_tool,
 ):
     command.add_command(subcommand)

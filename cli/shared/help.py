@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from cli.shared.positions import Positional
+
 SECTIONS = {
     "Data": (
         *("model_dir", "target_data_dir", "chunks", "labels", "positive_inputs_dir", "val_data", "test_data"),
@@ -38,7 +40,7 @@ RARE = frozenset(
 _ALL = "shows all options"
 
 
-class Sectioned(click.Command):
+class Sectioned(Positional):
     """A command whose `--help` has sections; `--help --all` shows all of its options."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

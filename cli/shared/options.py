@@ -41,18 +41,26 @@ class _Whole(click.types.IntParamType):
 
 
 def model_options(function: F) -> F:
-    """`--model-dir` and `--allow-custom-code`."""
-    function = option(
-        "--allow-custom-code",
-        type=bool,
-        help="Run code that the model file brings along, such as Lambda layers.",
-    )(function)
-    return option(
-        "--model-dir",
-        type=PATH,
-        required=True,
-        help="A .keras or .h5 file, a Keras 2 SavedModel, or a folder with one of them.",
-    )(function)
+    """`--model-dir`, which must be given, and `--allow-custom-code`."""
+    return _model_options(required=True)(function)
+
+
+def workflow_model_options(function: F) -> F:
+    """The same of the commands that look into `outputs`, as eAI-Repair-Toolkit's do, where nothing else is said."""
+    return _model_options(default=Path("outputs"), show_default=True)(function)
+
+
+def _model_options(**settings: Any) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        function = option(
+            "--allow-custom-code",
+            type=bool,
+            help="Run code that the model file brings along, such as Lambda layers.",
+        )(function)
+        text = "A .keras or .h5 file, a Keras 2 SavedModel, or a folder with one of them."
+        return option("--model-dir", type=PATH, help=text, **settings)(function)
+
+    return decorate
 
 
 def method_option(function: F) -> F:
@@ -73,9 +81,9 @@ def target_layer_option(function: F) -> F:
         multiple=True,
         callback=lambda _, __, given: tuple(name.strip() for text in given for name in text.split(",") if name.strip()),
         metavar="LAYER",
-        help="Layers to repair, by name or number, with commas between; LAYER/WEIGHT is one weight, LAYER/* has the "
-        "biases too, `all` is every layer [default: the last Dense layer; CrossFit: all Dense layers at the end, with "
-        "biases].",
+        help="Layers to repair, by name or number (-1 the last), with commas between; LAYER/WEIGHT is one weight, "
+        "LAYER/* has the biases too, `all` is every layer [default: the last Dense layer; CrossFit: all Dense layers "
+        "at the end, with biases].",
     )(function)
 
 
@@ -208,16 +216,17 @@ def search_options(function: F) -> F:
 def options_of(other: str, *names: str) -> Callable[[F], F]:
     """Options of another command, which scripts written for eAI-Repair-Toolkit give to all commands alike.
 
-    They are taken with a note that they change nothing, and not shown by `--help`.
+    They are taken with a note that they change nothing, whatever their value, and not shown by `--help`.
     """
 
-    def tell(_: click.Context, parameter: click.Parameter, value: float | None) -> None:
+    def tell(_: click.Context, parameter: click.Parameter, value: str | None) -> None:
         if value is not None:
             click.echo(f"note: {parameter.opts[0]} is of {other} and changes nothing here", err=True)
 
     def decorate(function: F) -> F:
         for name in names:
-            function = option(name, type=float, hidden=True, expose_value=False, callback=tell)(function)
+            spelt = option(name, is_flag=False, flag_value="", hidden=True, expose_value=False, callback=tell)
+            function = spelt(function)
         return function
 
     return decorate
@@ -313,14 +322,16 @@ def worker_options(function: F) -> F:
 
 def verbose_option(function: F) -> F:
     """`--verbose`."""
-    return option(
-        "--verbose",
-        type=int,
-        default=1,
-        show_default=True,
-        callback=_not_negative,
-        help="0 prints results only, 1 also what ran.",
-    )(function)
+    return _verbose_option("0 prints results only, 1 also what ran.")(function)
+
+
+def silent_option(function: F) -> F:
+    """`--verbose` of commands whose results are files, as eAI-Repair-Toolkit has it."""
+    return _verbose_option("0 prints only warnings, 1 results and what ran, 2 also each weight or run.")(function)
+
+
+def _verbose_option(text: str) -> Callable[[F], F]:
+    return option("--verbose", type=int, default=1, show_default=True, callback=_not_negative, help=text)
 
 
 def _not_negative(ctx: click.Context, parameter: click.Parameter, value: int) -> int:

@@ -41,7 +41,7 @@ from cluster.workers.tunings import TuningRunner
 from engine import backend
 from engine.core.errors import InputError
 from engine.core.progress import Tick, ignore
-from engine.core.types import Float32, Int64, Uint8
+from engine.core.types import Float32, Float64, Int64, Uint8
 from engine.data.image_set import ImageSet, read_images
 from engine.data.value_range import ValueRange
 from engine.models.load import LoadedModel
@@ -176,6 +176,11 @@ class Compute:
     def predict_and_digest(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> tuple[Int64, Uint8]:
         """Predicted classes (n,) of all rows, and digests (n, 16) of their numbers."""
         parts = self._pass(model, images, "predict and digest", None, tick)
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+    def predict_with_losses(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> tuple[Int64, Float64]:
+        """Predicted classes (n,) of all rows, and the loss (n,) of each."""
+        parts = self._pass(model, images, "predict with losses", None, tick)
         return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def features(

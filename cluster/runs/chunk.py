@@ -13,11 +13,11 @@ from engine.core.errors import InputError
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet, content_fingerprint, set_digests
 from engine.data.outcomes import open_negatives, open_positives
-from engine.localize.weights_file import localised_paths
+from engine.localize.weights_file import CSV, localised_paths, read_rows
 from engine.models.load import LoadedModel, check_fits
 from engine.problem.case import case_fingerprint
 from engine.targets.base import Target
-from engine.targets.resolve import resolve_target
+from engine.targets.resolve import dense_names, resolve_target
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class Chunk:
 
 def target_of(model: LoadedModel, names: Sequence[str], folders: Sequence[Path]) -> Target:
     """The weights under repair: those that `localize` found in the folders of negatives, so that as little as can be of
-    the model is behind the first of them; where it did not say, what is asked for by name.
+    the model is behind the first of them; where it did not say, what is asked for by name, or else the Dense layers
+    that the toolkit's `weights.csv` is about, if these are several.
 
     Raises:
         InputError: what was asked for does not exist, or is not what `localize` looked at.
@@ -70,12 +71,19 @@ def target_of(model: LoadedModel, names: Sequence[str], folders: Sequence[Path])
     for folder in folders:
         found |= {path: folder for path in localised_paths(folder) if path not in found}
     if not found:
-        return asked
+        dense = () if names else dense_names(model.model, _layers_of(folders))
+        return asked if len(dense) < 2 else resolve_target(model.model, model.loss, model.classes, model.path, dense)
     if names and (others := [path for path in found if path not in asked.shapes]):
         raise InputError(
             f"{found[others[0]] / 'weights.arrow'}: is about {others[0]!r}, expected weights of {', '.join(names)}"
         )
     return resolve_target(model.model, model.loss, model.classes, model.path, tuple(found))
+
+
+def _layers_of(folders: Sequence[Path]) -> set[int]:
+    """The layers, by the toolkit's numbers, that the `weights.csv` of some folders are about."""
+    paths = [path for folder in folders if (path := folder / CSV).is_file()]
+    return {layer for path in paths for _, (layer, _, _) in read_rows(path)}
 
 
 def open_chunk(paths: ChunkPaths, model: LoadedModel, target: Target) -> Chunk | None:

@@ -404,7 +404,7 @@ def _write_localised(folder: Path, runs: int, target: Target, found: _Found) -> 
 def _write_repaired(work: Evaluation, folder: Path, ready: ReadyCase, ended: EndedSearch) -> Path:
     """What `optimize` writes; returns the path of the model."""
     patch = patch_of(work.target, ready, ended)
-    saved = save_repaired(work.model, patch, folder)
+    saved = save_repaired(work.model, patch, folder, work.negatives)
     work.target.write_localised(folder, ready.case.index, patch.old, patch.new)
     return saved
 

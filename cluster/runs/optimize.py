@@ -286,7 +286,7 @@ def _finish(
     chosen, note = _choose(run, case, ledger) if case else (None, None)
     patch = patch_of(repairs.target, case.ready, chosen) if case and chosen else NO_CHANGE
     ledger.records.check_ours()
-    saved = save_repaired(repairs.model, patch, paths.output)
+    saved = save_repaired(repairs.model, patch, paths.output, None if chunk is None else chunk.negatives)
     if chunk is not None:
         old = repairs.target.kernel[chunk.index[:, 0], chunk.index[:, 1]]
         repairs.target.write_localised(paths.output, chunk.index, old, patch.new if len(patch) else old)

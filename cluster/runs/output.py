@@ -8,7 +8,9 @@ from pathlib import Path
 
 from engine.core.errors import InputError, WorkError
 from engine.core.files import remove, remove_leftovers, replace_directory, replace_file
+from engine.data.image_set import ImageSet
 from engine.metrics.requirements import Verdict
+from engine.models.known_data import REPAIR_FACTS, keep_known_data
 from engine.models.load import LoadedModel
 from engine.passes.classes import NotNumbersError
 from engine.patches.patch import Patch
@@ -56,18 +58,22 @@ def measuring(saved: Path) -> Iterator[None]:
         ) from error
 
 
-def save_repaired(model: LoadedModel, patch: Patch, output: Path) -> Path:
+def save_repaired(model: LoadedModel, patch: Patch, output: Path, rows: ImageSet | None = None) -> Path:
     """Save a patched model and return its path; `repair/` is replaced as a whole.
 
-    A model of another format that it held would make it ambiguous. What a killed command left beside it goes.
+    A model of another format that it held would make it ambiguous. What a killed command left beside it goes. With it
+    goes what is known of the rows that the model was made with, see `engine.models.known_data`, or of the `rows` that
+    it was repaired with.
     """
-    remove_leftovers(output, ("repair", "weights", "patch", NOT_MET_FILE.removesuffix(".txt")))
-    saved = repaired_path(model, output)
+    remove_leftovers(output, ("repair", "weights", "patch", REPAIR_FACTS[:-5], NOT_MET_FILE.removesuffix(".txt")))
+    saved, preprocess = repaired_path(model, output), None if rows is None else rows.preprocess
     if saved == output / "repair":
         save_patched(model, patch, saved, overwrite=True)
+        keep_known_data(model, saved, preprocess)
     else:
         with replace_directory(saved.parent) as folder:
             save_patched(model, patch, folder / saved.name)
+            keep_known_data(model, folder / saved.name, preprocess)
     return saved
 
 

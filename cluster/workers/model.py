@@ -40,7 +40,7 @@ def build_runner(model: ShippedModel) -> ModelRunner:
     target: Target | None = None
     if model.target is not None:
         target = resolve_target(built, model.loss, model.classes, model.path, model.target)
-    return ModelRunner(built, target, model.batch_rows, model.path)
+    return ModelRunner(built, target, model.batch_rows, model.path, model.loss)
 
 
 class ReceivedModel:
@@ -75,7 +75,7 @@ class ModelHandle:
     @functools.cached_property
     def runner(self) -> ModelRunner:
         """The model in this process."""
-        return ModelRunner(self.loaded.model, self.target, self.batch_rows, self.loaded.path)
+        return ModelRunner(self.loaded.model, self.target, self.batch_rows, self.loaded.path, self.loaded.loss)
 
     @property
     def key(self) -> str:

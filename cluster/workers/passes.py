@@ -13,7 +13,7 @@ from engine.data.value_range import ValueRange, value_range
 from engine.passes.classes import rows_of
 from engine.targets.model_runner import ModelRunner
 
-Pass = Literal["predict", "predict and digest", "inputs", "features", "localise"]
+Pass = Literal["predict", "predict and digest", "predict with losses", "inputs", "features", "localise"]
 
 NOT_VISIBLE = "the file is not visible here"
 """Answer to a block of rows whose file this node does not see; the driver sends the rows instead."""
@@ -58,10 +58,10 @@ def block_pass(
     """One pass over the rows start..stop; `pixels` (m, ...) are theirs, where the file is not visible here.
 
     Returns:
-        Of m rows. `predict`: classes (m,); `predict and digest`: the same, and digests of the rows (m, 16); `inputs`:
-        all inputs of the layer (m, D), or features of a deep target (m, F), and digests of the rows; `features`: inputs
-        at the places `features` (m, I), or all, and logits (m, C); `localise`: sums, see
-        `ModelRunner.localisation_sums`.
+        Of m rows. `predict`: classes (m,); `predict and digest`: the same, and digests of the rows (m, 16);
+        `predict with losses`: the same, and losses (m,); `inputs`: all inputs of the layer (m, D), or features of a
+        deep target (m, F), and digests of the rows; `features`: inputs at the places `features` (m, I), or all, and
+        logits (m, C); `localise`: sums, see `ModelRunner.localisation_sums`.
 
     Raises:
         InputError: the rows cannot be read, or the model's outputs for one of them are not numbers.
@@ -78,6 +78,8 @@ def _result(runner: ModelRunner, what: Pass, pixels: Float32, labels: Int64, fea
         return runner.predict(pixels)
     if what == "predict and digest":
         return runner.predict(pixels), row_digests(pixels)
+    if what == "predict with losses":
+        return runner.predict_with_losses(pixels, labels)
     if what == "inputs":
         return runner.inputs(pixels), row_digests(pixels)
     if what == "localise":

@@ -7,8 +7,8 @@ order of a group is the order in which its datasets were made if the file keeps 
 their names.
 
 The sets are read in blocks of rows and never loaded whole, and opened without file locks so that read-only
-shared file systems work. Datasets with other names (`image_ids`, …) are ignored. Two optional attributes of
-the file are ours: `label_names` (one string per class) and `preprocess` (how the pixels were made).
+shared file systems work. Datasets with other names (`image_ids`, …) are ignored, unless `read_ids` asks. Two optional
+attributes of the file are ours: `label_names` (one string per class) and `preprocess` (how the pixels were made).
 `engine.data.writer` writes them.
 """
 
@@ -235,6 +235,21 @@ def read_rows(image_set: ImageSet, indices: Int64) -> Float32:
     """The rows `indices` (m,), int64 ascending, as float32 (m, ...); raises as `read_images` does."""
     with open_reader(image_set) as reader:
         return reader.read_rows(indices)
+
+
+def read_ids(image_set: ImageSet, name: str) -> list[str]:
+    """The n texts of another dataset of the file, such as `image_ids`; InputError where there are none."""
+    path = image_set.path
+    with _open_file(path) as file:
+        dataset = _item(file, path, name)
+        texts = isinstance(dataset, h5py.Dataset) and h5py.check_string_dtype(dataset.dtype) is not None
+        if not texts or dataset.shape != (image_set.rows,):
+            raise InputError(f'{path} has no dataset "{name}" with a text for each row, expected one')
+        check_stored(dataset, path.stat().st_size, str(path))
+        try:
+            return [text.decode() for text in dataset[:]]
+        except (OSError, UnicodeError) as error:
+            raise InputError(f'{path}: "{name}" cannot be read ({reason(error)}), expected texts') from error
 
 
 def is_pictures(image_set: ImageSet) -> bool:

@@ -5,7 +5,7 @@
 `pad`      zeros around the image, in its middle; pixels are kept as they are.
 
 Resizing and equalising are scikit-image's, with its defaults, done for a block of images at once and equal to
-calling it image by image. Another `side` than 32 gives (n, side, side, 3).
+calling it image by image. Another `size` (height, width) than 32×32 gives (n, height, width, 3).
 """
 
 from __future__ import annotations
@@ -18,32 +18,36 @@ import numpy.typing as npt
 
 from engine.core.types import Float32, Float64, Uint8
 
+Size = tuple[int, int]
+"""Height and width."""
+
 SIDE = 32
-"""Height and width of what every method returns."""
+SIZE: Size = (SIDE, SIDE)
+"""Of what every method returns."""
 
 
-def preprocess_images(images: Uint8, method: str, side: int = SIDE) -> Float32:
-    """Preprocess a block of grey (n, h, w) or RGB (n, h, w, 3) uint8 images into float32 (n, side, side, 3).
+def preprocess_images(images: Uint8, method: str, size: Size = SIZE) -> Float32:
+    """Preprocess a block of grey (n, h, w) or RGB (n, h, w, 3) uint8 images into float32 (n, height, width, 3).
 
     Raises ValueError for an unknown method (see `METHODS`), another dtype or shape, and for padding an image
-    that is larger than side × side.
+    that is larger than `size`.
     """
     _check_method(method)
     if images.dtype != np.uint8 or images.ndim not in {3, 4} or (images.ndim == 4 and images.shape[3] != 3):
         raise ValueError(f"images are {images.dtype} {images.shape}, expected uint8 (n, h, w) or (n, h, w, 3)")
     if len(images) == 0:
-        return np.empty((0, side, side, 3), np.float32)
-    return METHODS[method](images, side)
+        return np.empty((0, *size, 3), np.float32)
+    return METHODS[method](images, size)
 
 
-def preprocess_each(images: Iterable[Uint8], method: str, side: int = SIDE) -> Float32:
-    """Preprocess RGB images (h, w, 3) of any sizes, one after the other, into float32 (n, side, side, 3).
+def preprocess_each(images: Iterable[Uint8], method: str, size: Size = SIZE) -> Float32:
+    """Preprocess RGB images (h, w, 3) of any sizes, one after the other, into float32 (n, height, width, 3).
 
     Equal to `preprocess_images` of every image by itself, and raises as it does. Few images are held at a time.
     """
     _check_method(method)
-    done = [_of_any_size(batch, method, side) for batch in _batches(images)]
-    return np.concatenate(done) if done else np.empty((0, side, side, 3), np.float32)
+    done = [_of_any_size(batch, method, size) for batch in _batches(images, size)]
+    return np.concatenate(done) if done else np.empty((0, *size, 3), np.float32)
 
 
 def equalise_crop_resize(image: Uint8) -> Float32:
@@ -62,32 +66,32 @@ def equalise_crop_resize(image: Uint8) -> Float32:
     return resized
 
 
-def pad(images: Uint8, side: int = SIDE) -> Float32:
+def pad(images: Uint8, size: Size = SIZE) -> Float32:
     """Zeros around the image, half of them (rounded down) above and left; divided by 255."""
     height, width = images.shape[1:3]
-    if height > side or width > side:
-        raise ValueError(f"images are {height}×{width}; padding needs at most {side}×{side}")
-    top, left = (side - height) // 2, (side - width) // 2
-    out = np.zeros((len(images), side, side, 3), np.float32)
+    if height > size[0] or width > size[1]:
+        raise ValueError(f"images are {height}×{width}; padding needs at most {size[0]}×{size[1]}")
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    out = np.zeros((len(images), *size, 3), np.float32)
     grey = images[..., None] if images.ndim == 3 else images
     out[:, top : top + height, left : left + width] = grey / np.float32(255)
     return out
 
 
-def resize(images: Uint8, side: int = SIDE) -> Float32:
-    """`skimage.transform.resize` to side × side with its defaults; grey becomes three equal channels."""
-    return _to_rgb(_resized(images, side)).astype(np.float32)
+def resize(images: Uint8, size: Size = SIZE) -> Float32:
+    """`skimage.transform.resize` to `size` with its defaults; grey becomes three equal channels."""
+    return _to_rgb(_resized(images, size)).astype(np.float32)
 
 
-def toolkit(images: Uint8, side: int = SIDE) -> Float32:
+def toolkit(images: Uint8, size: Size = SIZE) -> Float32:
     """`resize`, then the V channel of HSV replaced by its 256-bin `skimage.exposure.equalize_hist`."""
-    resized = _resized(images, side)
+    resized = _resized(images, size)
     if resized.ndim == 3:  # a grey pixel has V = R = G = B and S = 0, so HSV and back changes nothing
         return _to_rgb(_equalised(resized)).astype(np.float32)
     return _equalised_rgb(resized).astype(np.float32)
 
 
-METHODS: dict[str, Callable[[Uint8, int], Float32]] = {"toolkit": toolkit, "pad": pad, "resize": resize}
+METHODS: dict[str, Callable[[Uint8, Size], Float32]] = {"toolkit": toolkit, "pad": pad, "resize": resize}
 """What `--preprocess` may name."""
 
 _UNIT = 1.0 / 255.0  # scikit-image multiplies by it; dividing by 255 gives other last bits
@@ -95,7 +99,7 @@ _UNIT = 1.0 / 255.0  # scikit-image multiplies by it; dividing by 255 gives othe
 _ROUNDING = 1e-9
 
 _BATCH_BYTES = 4 << 20
-"""Of the images that are resized together: scikit-image needs about 30 times as much for them."""
+"""Of the images that are resized together, as they are or become: scikit-image needs about 30 times as much."""
 
 
 def _check_method(method: str) -> None:
@@ -103,32 +107,32 @@ def _check_method(method: str) -> None:
         raise ValueError(f"preprocess method {method!r}, expected one of {', '.join(METHODS)}")
 
 
-def _batches(images: Iterable[Uint8]) -> Iterable[list[Uint8]]:
+def _batches(images: Iterable[Uint8], size: Size) -> Iterable[list[Uint8]]:
     batch: list[Uint8] = []
-    size = 0
+    held = 0
     for image in images:
         batch.append(image)
-        size += image.nbytes
-        if size >= _BATCH_BYTES:
+        held += max(image.nbytes, 3 * size[0] * size[1])
+        if held >= _BATCH_BYTES:
             yield batch
-            batch, size = [], 0
+            batch, held = [], 0
     if batch:
         yield batch
 
 
-def _of_any_size(images: list[Uint8], method: str, side: int) -> Float32:
+def _of_any_size(images: list[Uint8], method: str, size: Size) -> Float32:
     """Those of one size go together; equalising, whose images are all of one size, is done for all at once."""
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for number, image in enumerate(images):
         by_shape.setdefault(image.shape, []).append(number)
     if method != "toolkit":
-        out = np.empty((len(images), side, side, 3), np.float32)
+        out = np.empty((len(images), *size, 3), np.float32)
         for numbers in by_shape.values():
-            out[numbers] = preprocess_images(_block(images, numbers), method, side)
+            out[numbers] = preprocess_images(_block(images, numbers), method, size)
         return out
-    resized = np.empty((len(images), side, side, 3), np.float64)
+    resized = np.empty((len(images), *size, 3), np.float64)
     for numbers in by_shape.values():
-        resized[numbers] = _resized(_block(images, numbers), side)
+        resized[numbers] = _resized(_block(images, numbers), size)
     return _equalised_rgb(resized).astype(np.float32)
 
 
@@ -136,8 +140,8 @@ def _block(images: list[Uint8], numbers: list[int]) -> Uint8:
     return images[numbers[0]][None] if len(numbers) == 1 else np.stack([images[number] for number in numbers])
 
 
-def _resized(images: Uint8, side: int) -> Float64:
-    """Shape (n, side, side) or (n, side, side, 3), float64 in [0, 1].
+def _resized(images: Uint8, size: Size) -> Float64:
+    """Shape (n, height, width) or (n, height, width, 3), float64 in [0, 1].
 
     The images become channels of one big image, which scikit-image resizes along its first two axes. That is
     bit for bit the result of image by image, as equalising needs: pixel values fall on the edges of bins.
@@ -147,7 +151,7 @@ def _resized(images: Uint8, side: int) -> Float64:
     count = len(images)
     stacked = np.moveaxis(images, 0, 2)  # (h, w, n) or (h, w, n, 3)
     flat = stacked.reshape(*stacked.shape[:2], -1)
-    resized = skimage_resize(flat, (side, side)).reshape(side, side, count, *images.shape[3:])
+    resized = skimage_resize(flat, size).reshape(*size, count, *images.shape[3:])
     result = np.moveaxis(resized, 2, 0)
     # scikit-image clips to the range of the image given to it; here that is each single one.
     pixels = tuple(range(1, images.ndim))

@@ -6,7 +6,7 @@ with `id`, `category`, `box2d` (`x1`, `x2`, `y1`, `y2` in pixels) and `attribute
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def read_frames(path: Path, *, occluded: bool = False, truncated: bool = False) 
         where = f"frame {number}"
         name = plain_name(_get(item, "name", where, path), f"the name of {where}", path)
         if name in seen:
-            raise InputError(f"{path} has frame {name} twice, expected every frame once")
+            raise InputError(_twice(path, name))
         seen.add(name)
         labels = item.get("labels")
         if labels is None:
@@ -100,6 +100,31 @@ def read_frames(path: Path, *, occluded: bool = False, truncated: bool = False) 
         if len(names) < len(boxes):
             raise InputError(f"{path}: two labels of frame {name} have the same id, expected every id once")
         yield Frame(name, boxes)
+
+
+def read_attributes(path: Path, names: Sequence[str]) -> dict[str, tuple[str | None, ...]]:
+    """Some attributes of every frame of a label file, such as its weather; None for those that it has not.
+
+    Of a frame nothing but `name` and `attributes` is read, so that older files with lanes are taken too.
+
+    Raises InputError for broken JSON, a frame without a plain name, one that comes twice, and for attributes of
+    another kind.
+    """
+    found: dict[str, tuple[str | None, ...]] = {}
+    for number, item in enumerate(iterate_items(path)):
+        where = f"frame {number}"
+        frame = plain_name(_get(item, "name", where, path), f"the name of {where}", path)
+        if frame in found:
+            raise InputError(_twice(path, frame))
+        attributes = item.get("attributes")
+        if not isinstance(attributes, dict | None):
+            raise InputError(f"{path}: attributes of frame {frame} are {_kind(attributes)}, expected an object")
+        values = tuple((attributes or {}).get(name) for name in names)
+        for name, value in zip(names, values, strict=True):
+            if not isinstance(value, str | None):
+                raise InputError(f"{path}: {name} of frame {frame} is {_kind(value)}, expected a text")
+        found[frame] = values
+    return found
 
 
 def square_crop(box: Box, height: int, width: int, *, clamp: bool = False) -> tuple[slice, slice]:
@@ -175,6 +200,10 @@ def _get(item: Any, key: str, where: str, path: Path) -> Any:
     if key not in item:
         raise InputError(f"{path}: {where} has no {key}, expected one")
     return item[key]
+
+
+def _twice(path: Path, name: str) -> str:
+    return f"{path} has frame {name} twice, expected every frame once"
 
 
 def _kind(value: Any) -> str:

@@ -21,6 +21,7 @@ from engine.core.types import Float32
 from engine.data.pictures import SUFFIXES, read_picture
 from engine.data.preprocess import preprocess_each
 from engine.datasets.bdd import LABEL_NAMES
+from engine.datasets.bdd_objects_table import is_table_layout, prepare_object_table
 from engine.datasets.image_info import FILE_NAME, read_subset_info
 from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio, Split, check_ratio, cut, shuffled, write_splits
 
@@ -39,6 +40,7 @@ def prepare_bdd_objects(
     single_dir: bool = False,
     data_ratio: Ratio = DEFAULT_RATIO,
     random_state: int = 0,
+    like_toolkit: bool = False,
     preprocess: str = DEFAULT_PREPROCESS,
     overwrite: bool = False,
     spread: ParallelMap = in_process,
@@ -47,13 +49,26 @@ def prepare_bdd_objects(
     """Write the splits with a ratio above 0 and return their rows; splits of earlier calls stay.
 
     `input_dir` is one subset where `single_dir`, else it has two of them, `train` and `val`, which are taken
-    together. `images` are float32 (n, 32, 32, 3), `labels` one-hot float32 (n, 13).
+    together. `images` are float32 (n, 32, 32, 3), `labels` one-hot float32 (n, 13). Where `input_dir` is of the layout
+    of `engine.datasets.bdd_objects_table`, that is prepared, without shuffling and splits. With `like_toolkit` the rows
+    are those of eAI-Repair-Toolkit for the same seed, where its folders were listed by name: those of `train` stand
+    before those of `val` when they are shuffled.
 
     Raises InputError for a bad `image_info.json`, images that are missing, unreadable or not listed, a label that is
     not one of BDD100K's, a bad ratio, and as `engine.datasets.splits.write_splits` does.
     """
     if preprocess not in PREPROCESSES:
         raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
+    if is_table_layout(input_dir):
+        return prepare_object_table(
+            input_dir,
+            output_dir,
+            preprocess=preprocess,
+            label_dtype=_LABEL_DTYPE,
+            overwrite=overwrite,
+            spread=spread,
+            progress=progress,
+        )
     check_ratio(data_ratio)
     labels: dict[str, int] = {}
     folders: dict[str, Path] = {}
@@ -64,6 +79,8 @@ def prepare_bdd_objects(
         labels |= found
         folders |= dict.fromkeys(found, folder)
     names = sorted(labels)
+    if like_toolkit:
+        names.sort(key=lambda name: folders[name].name)  # train, then val, each by name
     order = shuffled(len(names), random_state)
     splits = {}
     for split, rows in cut(len(names), data_ratio, keep_all=False).items():

@@ -55,6 +55,7 @@ def prepare_cifar(
     data_ratio: Ratio = DEFAULT_RATIO,
     divide_rate: float | None = None,
     random_state: int | None = None,
+    like_toolkit: bool = False,
     preprocess: str = DEFAULT_PREPROCESS,
     overwrite: bool = False,
     spread: ParallelMap = in_process,
@@ -70,7 +71,7 @@ def prepare_cifar(
     """
     if preprocess not in PREPROCESSES:
         raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
-    division = Division(data_ratio, divide_rate, random_state)
+    division = Division(data_ratio, divide_rate, random_state, like_toolkit)
     batches = read_batches(input_dir, [*_TRAINING, _TEST] if division.with_test else list(_TRAINING))
     training = [batches[name] for name in _TRAINING]
     return write_arrays(

@@ -48,6 +48,7 @@ def prepare_fashion_mnist(
     data_ratio: Ratio = DEFAULT_RATIO,
     divide_rate: float | None = None,
     random_state: int | None = None,
+    like_toolkit: bool = False,
     preprocess: str = DEFAULT_PREPROCESS,
     overwrite: bool = False,
     spread: ParallelMap = in_process,
@@ -64,7 +65,7 @@ def prepare_fashion_mnist(
     """
     if preprocess not in METHODS:
         raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(METHODS)}")
-    division = Division(data_ratio, divide_rate, random_state)
+    division = Division(data_ratio, divide_rate, random_state, like_toolkit)
     if not input_dir.is_dir():
         raise InputError(f"{input_dir}: no such folder, expected one with the IDX files of Fashion-MNIST")
     written = write_arrays(

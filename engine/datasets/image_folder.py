@@ -76,7 +76,7 @@ def prepare_image_folder(
     return write_splits(
         output_dir,
         splits,
-        Layout(classes, preprocess, side),
+        Layout(classes, preprocess, (side, side)),
         functools.partial(prepare_pictures, preprocess=preprocess, side=side),
         job={"ratio": data_ratio, "random_state": random_state, "sources": sources},
         overwrite=overwrite,
@@ -111,4 +111,4 @@ def prepare_pictures(paths: Sequence[str], *, preprocess: str, side: int) -> Flo
             raise InputError(f"{path} is {height}×{width}; padding needs at most {side}×{side}, expected a smaller one")
         return picture
 
-    return preprocess_each(map(read, paths), preprocess, side)
+    return preprocess_each(map(read, paths), preprocess, (side, side))

@@ -17,6 +17,9 @@ from engine.core.types import Int64, Uint8
 from engine.data.preprocess import preprocess_images
 from engine.datasets.splits import Layout, Ratio, Split, check_ratio, shuffled, write_splits
 
+DIVIDE_RATE = 0.2
+"""The toolkit's."""
+
 Arrays = tuple[Uint8, Int64 | Uint8]
 """Images (n, h, w) or (n, h, w, 3) and labels (n,)."""
 
@@ -29,11 +32,14 @@ class Division:
         ratio: (train, val, test, repair), see `divide_training`; test images are used where theirs is above 0.
         rate: share of repair, see `divide_by_rate`, in place of `ratio`; all test images are used.
         random_state: seed that shuffles the training images first, or None to keep their order.
+        like_toolkit: keep their order, and draw repair by the seed alone, which gives the rows of eAI-Repair-Toolkit;
+            by `rate`, or a fifth.
     """
 
     ratio: Ratio
     rate: float | None
     random_state: int | None
+    like_toolkit: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a bad ratio before anything is read."""
@@ -43,10 +49,13 @@ class Division:
     @property
     def with_test(self) -> bool:
         """Whether the test images become a part."""
-        return self.rate is not None or self.ratio[2] > 0
+        return self.like_toolkit or self.rate is not None or self.ratio[2] > 0
 
     def rows(self, count: int) -> dict[str, Int64]:
         """Rows of `count` training images for each of train, val and repair that gets any."""
+        if self.like_toolkit:
+            rate = DIVIDE_RATE if self.rate is None else self.rate
+            return divide_by_rate(np.arange(count), rate, self.random_state or 0)
         order = np.arange(count) if self.random_state is None else shuffled(count, self.random_state)
         if self.rate is None:
             return divide_training(order, self.ratio)

@@ -27,6 +27,7 @@ from engine.core.parallel import ParallelMap, in_process
 from engine.core.progress import Progress, Tick, unseen
 from engine.core.resumable import work_folder
 from engine.core.types import Float32, Int64
+from engine.data.preprocess import SIZE, Size
 from engine.data.writer import write_attributes
 
 NAMES = ("train", "val", "test", "repair")
@@ -64,13 +65,13 @@ class Layout:
     Attributes:
         label_names: one per class.
         preprocess: how the pixels are made, for the attribute of this name.
-        side: height and width of the images.
+        size: height and width of the images.
         label_dtype: of the one-hot labels.
     """
 
     label_names: tuple[str, ...]
     preprocess: str
-    side: int = 32
+    size: Size = SIZE
     label_dtype: str = "uint8"
 
 
@@ -126,7 +127,7 @@ def write_splits(
 ) -> dict[str, int]:
     """Write `<split>.h5` for every split and return its rows; other files in `output_dir` stay.
 
-    `images` are float32 (n, side, side, 3), `labels` one-hot (n, classes), contiguous; `image_ids` and
+    `images` are float32 (n, height, width, 3), `labels` one-hot (n, classes), contiguous; `image_ids` and
     `attribute_ids` variable-length UTF-8. `make` turns a stretch of a split's sources into images and must be
     picklable. `job` says what the splits are made of: work that was interrupted goes on if it is the same.
 
@@ -144,7 +145,7 @@ def write_splits(
             raise InputError(f"{path} exists and was not made by prepare, expected another folder or --overwrite")
     full_job = {
         **job,
-        "layout": [*layout.label_names, layout.preprocess, layout.side, layout.label_dtype],
+        "layout": [*layout.label_names, layout.preprocess, *layout.size, layout.label_dtype],
         "parts": {name: len(split.labels) for name, split in splits.items()},
         "versions": {name: version(name) for name in ("numpy", "pillow", "scikit-image")},
     }
@@ -223,7 +224,7 @@ def _check_room(path: Path, size: int) -> None:
 def _lay_out(path: Path, split: Split, layout: Layout) -> int:
     """Make the file of a split, unless an earlier command did; returns where in it the images begin, in bytes."""
     if not path.exists():
-        _check_room(path, len(split.labels) * 4 * 3 * layout.side**2)
+        _check_room(path, len(split.labels) * 4 * 3 * math.prod(layout.size))
         with replace_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
             rows, classes = len(split.labels), len(layout.label_names)
             settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -231,7 +232,7 @@ def _lay_out(path: Path, split: Split, layout: Layout) -> int:
             settings.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
             settings.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
             settings.set_obj_track_times(False)
-            space = h5py.h5s.create_simple((rows, layout.side, layout.side, 3))
+            space = h5py.h5s.create_simple((rows, *layout.size, 3))
             h5py.h5d.create(file.id, b"images", h5py.h5t.IEEE_F32LE, space, settings)
             one_hot = np.zeros((rows, classes), layout.label_dtype)
             one_hot[np.arange(rows), split.labels] = 1

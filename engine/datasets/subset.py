@@ -46,6 +46,8 @@ class SubsetSettings:
         random_state: seed of the drawing.
         resize_to: height and width of the images in pixels; None copies the files as they are.
         excluded_labels: categories to leave out.
+        like_toolkit: draw from the images of a category in the order of `image_info.json`, as the toolkit does, and not
+            of their names; where that file is the toolkit's, the same are drawn.
     """
 
     num: int = DEFAULT_NUM
@@ -53,6 +55,7 @@ class SubsetSettings:
     random_state: int = 0
     resize_to: int | None = None
     excluded_labels: tuple[str, ...] = ()
+    like_toolkit: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
@@ -127,8 +130,9 @@ def create_image_subset(
             f"{output_dir} exists and was not made by create_image_subset, expected another folder or --overwrite"
         )
     arguments = asdict(settings) | {"excluded_labels": list(settings.excluded_labels)}
+    like_toolkit = arguments.pop("like_toolkit")
     digest = hashlib.sha256((category_dir / FILE_NAME).read_bytes()).hexdigest()
-    job = {"from": str(source), "info": digest, "args": arguments, "pillow": version("pillow")}
+    job = {"from": str(source), "info": digest, "args": arguments, "like": like_toolkit, "pillow": version("pillow")}
     with work_folder(output_dir, job) as work:
         done = set(work.records())
         pieces = [chosen[start : start + IMAGES_PER_PIECE] for start in range(0, len(chosen), IMAGES_PER_PIECE)]
@@ -156,7 +160,7 @@ def draw(entries: Sequence[Entry], settings: SubsetSettings) -> dict[str, list[E
             continue
         share = int(len(of_label) / len(entries) * (settings.num or DEFAULT_NUM)) + 1
         count = min(max(share, settings.category_min), len(of_label))
-        in_order = sorted(of_label, key=lambda entry: str(entry["name"]))
+        in_order = of_label if settings.like_toolkit else sorted(of_label, key=lambda entry: str(entry["name"]))
         drawn[label] = random.Random(settings.random_state).sample(in_order, count)
     return drawn
 

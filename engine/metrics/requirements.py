@@ -275,8 +275,7 @@ def _count(confusion: Int64, requirement: Requirement) -> int:
 def _content(path: Path) -> dict[str, Any]:
     """The file, once it is known to be TOML with no other keys than are read."""
     try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a byte-order mark
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}), expected a TOML file of requirements") from error
     except (ValueError, RecursionError) as error:  # TOML's own errors and those of UTF-8 are ValueErrors

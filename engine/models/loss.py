@@ -89,6 +89,20 @@ def ends_linear(model: Any) -> bool:
     return True
 
 
+def ends_softmax(model: Any) -> bool:
+    """Whether the last activation of a model is softmax."""
+    for step in reversed(getattr(model, "operations", model.layers)):
+        if isinstance(step, keras.Model):
+            return ends_softmax(step)
+        activation = getattr(step, "activation", None)
+        if activation is keras.activations.softmax or type(step).__name__ == "Softmax":
+            return True
+        plain = type(step).__name__ in (*PASS_THROUGH, "Activation")
+        if not plain or activation not in (None, keras.activations.linear):
+            return False
+    return False
+
+
 def _name_and_settings(stored: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(stored, dict):
         return str(stored), {}

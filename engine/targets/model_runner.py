@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from engine import backend
-from engine.core.types import Float32, Int64
+from engine.core.types import Float32, Float64, Int64
 from engine.layers.tail import Tail
 from engine.models.inputs import unpack
+from engine.models.loss import TrainingLoss
 from engine.passes.batching import BATCH_ROWS, batches
 from engine.passes.classes import known_classes
+from engine.passes.losses import output_losses
 from engine.passes.runners import LayerPasses, Sums
 from engine.targets.base import Target
 
@@ -22,7 +24,12 @@ class ModelRunner:
     """Compiled passes of one model. Everything before the layer under repair is run once per row."""
 
     def __init__(
-        self, model: Any, target: Target | None, batch_rows: int = BATCH_ROWS, path: Path | None = None
+        self,
+        model: Any,
+        target: Target | None,
+        batch_rows: int = BATCH_ROWS,
+        path: Path | None = None,
+        loss: TrainingLoss | None = None,
     ) -> None:
         """Build the passes; they compile on first use.
 
@@ -32,8 +39,9 @@ class ModelRunner:
                 `localisation_sums` then do not exist.
             batch_rows: rows of one pass.
             path: of the model, for messages.
+            loss: of the model; None where no losses are asked for.
         """
-        self.batch_rows, self.path = batch_rows, path
+        self.batch_rows, self.path, self._loss = batch_rows, path, loss
         self._model = model
         self._outputs = backend.model_pass(model)
         self.tail: Tail | None = None
@@ -61,6 +69,13 @@ class ModelRunner:
             NotNumbersError: the largest output of a row is no finite number.
         """
         return known_classes(self.outputs(images))
+
+    def predict_with_losses(self, images: Float32, labels: Int64) -> tuple[Int64, Float64]:
+        """What `predict` gives, and the loss (n,) of each row of class numbers (n,)."""
+        if self._loss is None:
+            raise ValueError("losses are asked for without a loss, expected that of the model")
+        outputs = self.outputs(images)
+        return known_classes(outputs), output_losses(self._loss, self._model, outputs, labels)
 
     def inputs(self, images: Float32) -> Float32:
         """Inputs (n, D) of the layer under repair, or features (n, F) of a deep target, float32."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,9 @@ def resolve_target(model: Any, loss: TrainingLoss, classes: int, path: Path, nam
         loss: its training loss.
         classes: C.
         path: of the model, for messages.
-        names: each a layer by name or number, `<layer>/<weight>` for one weight, or `all`. A layer stands for its
-            kernels, or its scale and offset; with `/*` behind it for its biases too. None at all: the last Dense layer.
+        names: each a layer by name or number (-1 is the last), `<layer>/<weight>` for one weight, or `all`. A layer
+            stands for its kernels, or its scale and offset; with `/*` behind it for its biases too. None at all: the
+            last Dense layer.
 
     Raises:
         InputError: there is no such layer or weight, it has no weights, they are not float32, or the output does not
@@ -84,6 +85,13 @@ def resolve_chain(
     kernels = tuple(layer.kernel for layer in chain.layers if layer.tuned)
     target = resolve_target(model, loss, classes, path, kernels)
     return target, chain
+
+
+def dense_names(model: Any, numbers: Iterable[int]) -> tuple[str, ...]:
+    """The kernels of Dense layers at the top level of a model, by the toolkit's numbers; none unless all are such."""
+    kernels = {number: path for path, number in _dense(model, weight_variables(model)).items()}
+    wanted = sorted(set(numbers))
+    return tuple(kernels[number] for number in wanted) if all(number in kernels for number in wanted) else ()
 
 
 def headed(graph: Graph, loss: TrainingLoss, path: Path) -> tuple[Graph, Head]:
@@ -162,7 +170,10 @@ def _layer_name(model: Any, asked: str) -> str:
     number, slash, rest = asked.partition("/")
     if not re.fullmatch(r"-?\d{1,18}", number):
         return asked
-    return f"{layer_at(model, int(number)).name}{slash}{rest}"
+    position = int(number)
+    if -len(model.layers) <= position < 0:  # as the toolkit counts: from the end
+        position += len(model.layers)
+    return f"{layer_at(model, position).name}{slash}{rest}"
 
 
 def _unknown(model: Any, asked: str, layer: str, known: dict[str, Any], path: Path) -> InputError:

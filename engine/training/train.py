@@ -39,8 +39,8 @@ from engine.core.types import Float32, Int64
 from engine.data.image_set import READ_ROWS, ImageReader, ImageSet, open_reader
 from engine.data.value_range import ValueRange, value_range
 from engine.models import hdf5, savedmodel
+from engine.models.known_data import TRAINING_FACTS
 from engine.models.load import fingerprint_of, load_model
-from engine.models.trained_values import TRAINING_FACTS
 from engine.passes.batching import BATCH_ROWS
 from engine.passes.classes import NotNumbersError
 from engine.targets.model_runner import ModelRunner

@@ -137,7 +137,7 @@ def crossfit_run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     root = tmp_path_factory.mktemp("crossfit")
     data = prepared / "data"
     (root / "goals.toml").write_text(CROSSFIT_GOALS, encoding="utf-8")
-    words = ["optimize", "--method", "CrossFit", "--model-dir", prepared / "model.keras", "--verbose", "0"]
+    words = ["optimize", "--method", "CrossFit", "--model-dir", prepared / "model.keras", "--verbose", "1"]
     words += ["--target-data-dir", data / "negative" / "6", "--output-dir", root / "out", "--run-dir", root / "run"]
     words += ["--test-data", data / "test.h5", "--requirements", root / "goals.toml", "--num-workers", "0"]
     words += ["--recipes", "2:1:epochs=2,4:1:epochs=2", "--folds", "3", "--num-iterations", "5"]

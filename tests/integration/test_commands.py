@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import keras
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -36,7 +37,7 @@ from tests.integration.conftest import Command, contents
 
 LEGACY = Path(__file__).parents[1] / "data" / "legacy"
 SCRIPT = Path(sys.executable).with_name("repair-dist")
-HERE = ["--num-workers", "0", "--verbose", "0"]
+HERE = ["--num-workers", "0", "--verbose", "1"]
 SMALL = ["--num_iterations=8", "--num_particles=12"]
 
 
@@ -63,9 +64,9 @@ def rows(weights: Path) -> list[list[str]]:
 
 
 def succeed(command: Command, *words: object) -> str:
-    """Runs a command that must succeed without a word on standard error; returns what it printed."""
+    """Runs a command that must succeed without a warning; returns what it printed."""
     done = command(*words, *HERE)
-    assert (done.code, done.err) == (0, ""), done.err
+    assert done.code == 0 and "warning: " not in done.err, done.err
     return done.out
 
 
@@ -78,7 +79,11 @@ def test_the_tutorial(workspace: Path, command: Command, prepared: Path) -> None
     shutil.rmtree("data/positive")
     hits, labels = right(Path("model.keras"), Path("data/test.h5"))
     out = succeed(command, "test", "--model_dir=model.keras", "--data_dir=data")
-    assert out == f"accuracy: {100 * hits.mean():.2f}%\n"
+    accuracy, loss = out.splitlines()
+    assert accuracy == f"accuracy: {100 * hits.mean():.2f}%"
+    images, _ = read_set(Path("data/test.h5"))
+    there = keras.saving.load_model("model.keras").evaluate(images, np.eye(10)[labels], verbose=0)[0]
+    assert loss.startswith("loss: ") and float(loss[6:]) == pytest.approx(there, abs=1e-4)
 
     succeed(command, "target", "--model_dir=model.keras", "--target_data=data")
     negative = "--target_data_dir=data/negative/6"
@@ -145,8 +150,8 @@ def test_a_command_line(workspace: Path) -> None:
     words = [SCRIPT, "test", "--model_dir=model.keras", "--data_dir=data", "--target_data=val"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     hits, _ = right(Path("model.keras"), Path("data/val.h5"))
-    assert (done.returncode, done.stdout) == (0, f"accuracy: {100 * hits.mean():.2f}%\n")
-    assert "predict 120 rows: in this process" in done.stderr
+    assert (done.returncode, done.stdout) == (0, f"accuracy: {100 * hits.mean():.2f}%\nloss: {done.stdout[-7:]}")
+    assert "predict with losses 120 rows: in this process" in done.stderr
 
 
 def png_size(path: Path) -> tuple[int, int]:

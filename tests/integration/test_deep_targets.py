@@ -23,7 +23,7 @@ from tests.integration.test_rows import Given, given, made  # noqa: F401 - fixtu
 
 SHIRT = Path("data/negative/6")
 MODEL = ("--model-dir", "model.keras")
-HERE = ("--num-workers", "0", "--verbose", "0")
+HERE = ("--num-workers", "0", "--verbose", "1")
 SMALL = ("--num-particles", "12", "--num-iterations", "6")
 
 
@@ -205,14 +205,14 @@ def test_rows_that_are_no_pictures(given: Given, command: Command) -> None:  # n
     layer = next(pattern for pattern in LAYERS[kind])
     chosen = next(name for name in names if name.startswith(layer)).split("/")[0]
     negative = next(path for path in sorted((root / "negative").iterdir()) if path.is_dir())
-    words = (*given.words, "--target-data-dir", negative, "--target-layer", chosen)
+    words = (*given.words, "--target-data-dir", negative, "--target-layer", chosen, "--verbose", "1")
     done = command("localize", *words, "--fronts", 10)
     assert done.code == 0, done.err
     done = command("optimize", *words, *SMALL, "--run-dir", root / "run")
     assert done.code == 0, done.err
     repaired, kept = numbers(done.out, "repaired"), numbers(done.out, "kept")
     assert repaired[0] > 0
-    saved = load_model(next((negative / "repair").iterdir()), allow_custom_code=bool(given.leave))
+    saved = load_model(negative / "repair", allow_custom_code=bool(given.leave))
     for folder, (correct, total) in ((negative, repaired), (root / "positive", kept)):
         rows = open_image_set(folder / "repair.h5")
         predicted = ModelRunner(saved.model, None).predict(read_images(rows, 0, rows.rows))

@@ -141,7 +141,7 @@ def test_another_command_does_not_go_on(workspace: Path, command: Command) -> No
 
 
 def test_an_evaluation_that_has_ended(workspace: Path, command: Command) -> None:
-    few = ["--num-particles", "4", "--num-iterations", "2", "--num-workers", "0", "--verbose", "0"]
+    few = ["--num-particles", "4", "--num-iterations", "2", "--num-workers", "0", "--verbose", "1"]
     ran = ["evaluate", *INPUT, *few, "--num-runs", "2", "--test-data", "data/test.h5", "--output-dir", "out"]
     first = command(*ran)
     before = contents(workspace)

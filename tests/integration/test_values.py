@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+from engine.models.load import load_model
 from tests.integration.conftest import Command
 from tests.integration.test_bad_input import HERE, OPTIMIZE, TARGET, TEST
 
@@ -24,6 +25,16 @@ def scale(path: Path, factor: float) -> str:
         file["images"] = arrays["images"] * np.float32(factor)
         file["labels"] = arrays["labels"]
     return str(path)
+
+
+def remake(path: Path, method: str) -> Path:
+    """Let a set say that its pixels were made in another way; returns its path."""
+    content = path.read_bytes()
+    path.unlink()  # its other names keep what it was
+    path.write_bytes(content)
+    with h5py.File(path, "a") as file:
+        file.attrs["preprocess"] = method
+    return path
 
 
 def warnings(text: str) -> list[str]:
@@ -90,3 +101,40 @@ def test_what_a_model_was_trained_on(workspace: Path, command: Command) -> None:
     ):
         Path("trained/training.json").write_text(json.dumps(other))
         assert warnings(command(*test).err) == []
+
+
+def test_rows_made_in_another_way_than_those_to_repair(workspace: Path, command: Command) -> None:
+    """The model of the workspace tells nothing of its rows; the repaired one does."""
+    path = remake(workspace / "data/val.h5", "toolkit")
+    done = command(*OPTIMIZE, *HELD_OUT, "--output-dir", "out")
+    assert done.code == 0, done.err
+    first, found = workspace / "data/negative/6/repair.h5", "images were made with --preprocess toolkit, expected pad,"
+    assert warnings(done.err) == [f"warning: {path}: {found} as in {first}"]
+    facts = json.loads(Path("out/repair/repaired.json").read_text())
+    assert (facts["verb"], facts["data"]) == ("repaired", {"preprocess": "pad", "values": None})
+    test = ["test", "--model-dir", "out/repair", "--data-dir", "data", *HERE]
+    assert warnings(command(*test).err) == []
+    told = f"warning: {path}: {found} which out/repair/model.keras was repaired with"
+    assert warnings(command(*test, "--target-data", "val").err) == [told]
+    assert warnings(command("test", "--model-dir", "model.keras", *test[3:], "--target-data", "val").err) == []
+
+
+def test_what_train_knew_goes_with_a_repaired_model(workspace: Path, command: Command) -> None:
+    """Also where the rows to repair were made in another way, which is told."""
+    model = load_model(Path("model.keras"))
+    facts = {"fingerprint": model.fingerprint, "data": {"preprocess": "toolkit", "values": [0, 1]}}
+    Path("training.json").write_text(json.dumps(facts))
+    done = command(*OPTIMIZE, "--output-dir", "out")
+    assert done.code == 0, done.err
+    said = "images were made with --preprocess pad, expected toolkit, which"
+    given, out = model.path, "out/repair/model.keras"
+    told = warnings(done.err)
+    negatives, positives = (workspace / f"data/{name}/repair.h5" for name in ("negative/6", "positive"))
+    assert told == [f"warning: {path}: {said} {given} was trained with" for path in (negatives, positives)]
+    test = command("test", "--model-dir", "out/repair", "--data-dir", "data", *HERE)
+    assert warnings(test.err) == [f"warning: {workspace / 'data/test.h5'}: {said} {out} was trained with"]
+    scaled = scale(workspace / "data/test.h5", 255)
+    test = command("test", "--model-dir", "out/repair", "--data-dir", "data", *HERE)
+    assert warnings(test.err) == [
+        f"warning: {scaled}: values are 0 to 255, expected about 0 to 1, which {out} was trained on"
+    ]

@@ -44,22 +44,22 @@ def test_toolkit_equals_scikit_image_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize("method", ["toolkit", "resize"])
-@pytest.mark.parametrize("side", [32, 7])
-def test_each_equals_a_block_of_its_own(method: str, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [(32, 32), (7, 7), (9, 16)])
+def test_each_equals_a_block_of_its_own(method: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     images = pictures(30)
-    expected = [preprocess_images(image[None], method, side)[0] for image in images]
-    assert np.array_equal(preprocess_each(images, method, side), expected)
+    expected = [preprocess_images(image[None], method, size)[0] for image in images]
+    assert np.array_equal(preprocess_each(images, method, size), expected)
     monkeypatch.setattr("engine.data.preprocess._BATCH_BYTES", 5000)  # in many batches
-    assert np.array_equal(preprocess_each(images, method, side), expected)
+    assert np.array_equal(preprocess_each(images, method, size), expected)
 
 
 def test_padding_and_nothing() -> None:
     images = [image for image in pictures(30) if max(image.shape[:2]) <= 40]
-    found = preprocess_each(images, "pad", 40)
-    assert np.array_equal(found, [preprocess_images(image[None], "pad", 40)[0] for image in images])
-    assert preprocess_each([], "toolkit", 5).shape == (0, 5, 5, 3)
+    found = preprocess_each(images, "pad", (40, 40))
+    assert np.array_equal(found, [preprocess_images(image[None], "pad", (40, 40))[0] for image in images])
+    assert preprocess_each([], "toolkit", (5, 5)).shape == (0, 5, 5, 3)
     with pytest.raises(ValueError, match="at most 8×8"):
-        preprocess_each(images, "pad", 8)
+        preprocess_each(images, "pad", (8, 8))
     with pytest.raises(ValueError, match="expected one of"):
         preprocess_each(images, "crop")
 

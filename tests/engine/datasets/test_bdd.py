@@ -163,6 +163,13 @@ def test_bad_frames(scenes: Scenes, frame: Any, says: str) -> None:
     assert "\n" not in message
 
 
+def test_a_byte_order_mark_is_no_part_of_the_text(scenes: Scenes) -> None:
+    scenes.write([{"name": "a.jpg"}, {"name": "b.jpg"}])
+    frames = list(read_frames(scenes.labels))
+    scenes.labels.write_bytes(b"\xef\xbb\xbf" + scenes.labels.read_bytes())
+    assert list(read_frames(scenes.labels)) == frames
+
+
 def test_a_frame_comes_once(scenes: Scenes) -> None:
     scenes.write([{"name": "a.jpg"}, {"name": "a.jpg"}])
     with pytest.raises(InputError, match=r"frame a.jpg twice"):

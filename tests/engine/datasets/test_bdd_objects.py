@@ -112,6 +112,12 @@ def test_two_folders_are_taken_together(images: Path, tmp_path: Path) -> None:
     prepare_bdd_objects(tmp_path / "two", tmp_path / "b")
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    # The toolkit shuffles the paths of train, then of val.
+    prepare_bdd_objects(tmp_path / "two", tmp_path / "like", random_state=2, like_toolkit=True)
+    paths = np.array([*sorted((tmp_path / "two/train").glob("*.jpg")), *sorted((tmp_path / "two/val").glob("*.jpg"))])
+    np.random.default_rng(2).shuffle(paths)
+    found = [name for part in ("train", "val", "test", "repair") for name in ids(tmp_path / "like" / f"{part}.h5")]
+    assert found == [path.name for path in paths]
     name = content["images"][0]["name"]
     shutil.copy(tmp_path / "two" / "train" / name, tmp_path / "two" / "val")
     both = {"args": {}, "images": content["images"][1::2] + content["images"][:1]}

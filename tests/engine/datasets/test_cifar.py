@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import pickle
+import random
 import struct
 import tarfile
 from pathlib import Path
@@ -91,6 +92,18 @@ def archive(tmp_path: Path) -> Path:
     folder = tmp_path / "downloads"
     folder.mkdir()
     return tar(folder / "cifar-10-python.tar.gz", {"readme.html": b"x", "batches.meta": b"x"} | batches())
+
+
+def test_the_rows_of_the_toolkit(archive: Path, tmp_path: Path) -> None:
+    assert prepare_cifar(archive, tmp_path, random_state=4, like_toolkit=True) == {
+        "train": 48,
+        "repair": 12,
+        "test": 12,
+    }
+    labels = np.concatenate([rows(seed)[1] for seed in range(5)])
+    random.seed(4)
+    drawn = sorted(random.sample(range(60), 12), reverse=True)
+    assert np.array_equal(open_image_set(tmp_path / "repair.h5").labels, labels[drawn])
 
 
 def test_rows(archive: Path, tmp_path: Path) -> None:

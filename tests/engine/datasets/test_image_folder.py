@@ -73,7 +73,7 @@ def test_other_sides_and_methods(pictures: Path, tmp_path: Path) -> None:
         assert images.shape == (20, side, side, 3)
         at_most = None if method == "pad" else 8 * side
         picture = read_picture(pictures / ids[4], at_most=at_most)
-        assert np.array_equal(images[4], preprocess_images(picture[None], method, side)[0])
+        assert np.array_equal(images[4], preprocess_images(picture[None], method, (side, side))[0])
 
 
 def test_photographs(pictures: Path, tmp_path: Path) -> None:

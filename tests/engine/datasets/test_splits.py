@@ -21,7 +21,7 @@ from engine.data.image_set import open_image_set, read_images
 from engine.datasets.official_splits import divide_by_rate, divide_training
 from engine.datasets.splits import Layout, Split, check_ratio, cut, shuffled, write_splits
 
-LAYOUT = Layout(("cat", "dög", "eel"), "resize", side=4)
+LAYOUT = Layout(("cat", "dög", "eel"), "resize", size=(4, 4))
 
 
 def sizes(count: int, *ratio: float, keep_all: bool = False) -> dict[str, int]:
@@ -138,7 +138,7 @@ def test_what_is_stored(tmp_path: Path) -> None:
     assert np.array_equal(read_images(found, 0, 7), make(np.arange(1203, 1210)))
     with h5py.File(out / "repair.h5") as file:
         assert sorted(file) == ["image_ids", "images", "labels"]
-    layout = Layout(("cat", "dog", "eel"), "resize", 4, label_dtype="float32")
+    layout = Layout(("cat", "dog", "eel"), "resize", (4, 4), label_dtype="float32")
     write_splits(tmp_path / "b", splits_of(val=5), layout, make, job={})
     with h5py.File(tmp_path / "b" / "val.h5") as file:
         assert file["labels"].dtype == np.float32
@@ -272,7 +272,7 @@ def test_memory_is_that_of_a_block(tmp_path: Path) -> None:
     """60 MB of images pass through; what is held are blocks of 6 MB."""
     import tracemalloc
 
-    layout = Layout(("a", "b"), "resize", side=32)
+    layout = Layout(("a", "b"), "resize", size=(32, 32))
     numbers = np.arange(5000)
     tracemalloc.start()
     write_splits(

@@ -71,6 +71,10 @@ def test_the_choice_is_python_s_sample_of_sorted_names() -> None:
             names = sorted(f"{number}_{label}.jpg" for number in range(20))
             random.seed(3)  # the same for every category
             assert [entry["name"] for entry in drawn[label]] == random.sample(names, 11)
+    as_listed = draw(shuffled, SubsetSettings(20, random_state=3, like_toolkit=True))
+    for label, chosen in as_listed.items():
+        random.seed(3)
+        assert chosen == random.sample([entry for entry in shuffled if entry["label"] == label], 11)
     other = draw(listed, SubsetSettings(20, random_state=4))
     assert other["car"] != draw(listed, SubsetSettings(20, random_state=3))["car"]
 

@@ -89,6 +89,11 @@ def test_data_without_names(read) -> None:
     )
 
 
+def test_a_byte_order_mark_is_no_part_of_the_text(read) -> None:
+    text = '[[require]]\nlabel = "Shirt"\nmin_accuracy = 0.5\n'
+    assert read(b"\xef\xbb\xbf" + text.encode()) == read(text)
+
+
 @pytest.mark.parametrize(
     ("names", "label", "index"),
     [
