@@ -119,7 +119,7 @@ _LIKE_TOOLKIT = _like_toolkit_option(
     "pad",
     "From 28x28 to 32x32x3: pad with zeros; resize; or resize and equalise, as eAI-Repair-Toolkit does.",
 )
-@options_of("other data sets", "--single-dir", "--target-label")
+@options_of("other data sets", "--single-dir", "--target-label", kind=str)
 @_common_options
 def fashion_mnist(**settings: Any) -> None:
     """Prepare Fashion-MNIST.
@@ -137,7 +137,7 @@ def fashion_mnist(**settings: Any) -> None:
 @_input_option("Folder that create-image-subset made.")
 @option("--single-dir", type=bool, help="It is one subset; by default its folders train and val are taken together.")
 @_OBJECTS_RATIO
-@options_of("other data sets", "--divide-rate", "--target-label")
+@options_of("other data sets", "--divide-rate", "--target-label", kind=str)
 @option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the images.")
 @_like_toolkit_option(
     "Rows of eAI-Repair-Toolkit for the same --random-state, where its folders were listed by name: train before val."
@@ -185,7 +185,7 @@ def bdd_objects(**settings: Any) -> None:
 @_preprocess_option(
     ("toolkit", "resize"), "toolkit", "Resize to 90x160 and equalise, as eAI-Repair-Toolkit does; or only resize."
 )
-@options_of("other data sets", "--single-dir")
+@options_of("other data sets", "--single-dir", kind=str)
 @_common_options
 def bdd(**settings: Any) -> None:
     """Prepare whole frames of BDD100K: 6 classes of weather or scene, with image_ids.
@@ -219,7 +219,7 @@ def bdd(**settings: Any) -> None:
     "toolkit",
     "Equalise, crop to a square and resize to 32x32, as eAI-Repair-Toolkit does; or only resize.",
 )
-@options_of("other data sets", "--single-dir", "--target-label")
+@options_of("other data sets", "--single-dir", "--target-label", kind=str)
 @_common_options
 def gtsrb(**settings: Any) -> None:
     """Prepare the German Traffic Sign Recognition Benchmark: 43 classes.
@@ -241,7 +241,7 @@ def gtsrb(**settings: Any) -> None:
 @option("--random-state", type=int, help="Seed that shuffles the training images [default: their order is kept].")
 @_LIKE_TOOLKIT
 @_preprocess_option(("toolkit", "resize"), "toolkit", "Equalise, as eAI-Repair-Toolkit does; or only scale to [0, 1].")
-@options_of("other data sets", "--single-dir", "--target-label")
+@options_of("other data sets", "--single-dir", "--target-label", kind=str)
 @_common_options
 def cifar_10(**settings: Any) -> None:
     """Prepare CIFAR-10. Its pickles are read without executing anything.
@@ -263,7 +263,7 @@ def cifar_10(**settings: Any) -> None:
     "Resize; resize and equalise, as eAI-Repair-Toolkit does; or pad with zeros.",
 )
 @option("--side", type=int, default=32, show_default=True, help="Height and width of the images.")
-@options_of("other data sets", "--single-dir", "--target-label")
+@options_of("other data sets", "--single-dir", "--target-label", kind=str)
 @_common_options
 def image_folder(**settings: Any) -> None:
     """Prepare your own pictures: every folder is a class, and its name the label's.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @workflow_model_options
 @option("--data-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder with the image set.")
 @option("--target-data", default="test.h5", show_default=True, help="Name of the image set.")
-@options_of("train", "--model")
+@options_of("train", "--model", kind=str)
 @option("--per-label", type=bool, help="Print every label as well.")
 @option(
     "--requirements",

@@ -213,20 +213,21 @@ def search_options(function: F) -> F:
     return command  # type: ignore[return-value]
 
 
-def options_of(other: str, *names: str) -> Callable[[F], F]:
+def options_of(other: str, *names: str, kind: type = float) -> Callable[[F], F]:
     """Options of another command, which scripts written for eAI-Repair-Toolkit give to all commands alike.
 
-    They are taken with a note that they change nothing, whatever their value, and not shown by `--help`.
+    They are taken with a note that they change nothing, and not shown by `--help`. Those of `kind` str may be without
+    a value.
     """
 
-    def tell(_: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    def tell(_: click.Context, parameter: click.Parameter, value: object) -> None:
         if value is not None:
             click.echo(f"note: {parameter.opts[0]} is of {other} and changes nothing here", err=True)
 
     def decorate(function: F) -> F:
         for name in names:
-            spelt = option(name, is_flag=False, flag_value="", hidden=True, expose_value=False, callback=tell)
-            function = spelt(function)
+            bare: dict[str, Any] = {"is_flag": False, "flag_value": ""} if kind is str else {}
+            function = option(name, type=kind, hidden=True, expose_value=False, callback=tell, **bare)(function)
         return function
 
     return decorate

@@ -333,7 +333,8 @@ def test_damaged_rows(file: str, damage: str, workspace: Path, refused: Refused)
             rows["images"] = images if damage == "pixel" else np.abs(images[:, 8:])
             rows["labels"] = labels
     says = {"cut": "is damaged or cut short", "shape": "images of shape (24, 32, 3)", "pixel": "pixels that are NaN"}
-    refused(*WORDS, *FEW, "--val-data", "data/val.h5", *HERE, says=(str(path), says[damage]))
+    words = [*WORDS, *FEW, "--val-data", "data/val.h5", *HERE, "--verbose", "0"]
+    refused(*words, says=(str(path), says[damage]))
 
 
 def test_something_in_the_way(workspace: Path, refused: Refused, command: Command) -> None:
@@ -392,7 +393,7 @@ def failing(real: Callable[..., Any], at: int, error: BaseException) -> Callable
 @pytest.mark.parametrize("earlier", [False, True])
 def test_stopped(earlier: bool, workspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted or failed at any time, it leaves everything as it was, and what it can go on from."""
-    words = [*WORDS, *FEW, "--num-runs", "2", *HERE]
+    words = [*WORDS, *FEW, "--num-runs", "2", *HERE, "--verbose", "0"]
     if earlier:
         succeed(command, *words, "--seed", "7")
     before = contents(workspace)

@@ -372,7 +372,7 @@ def test_words_that_are_no_command_line(tmp_path: Path, command: Command, monkey
     for words in (
         ["prepare", "--dataset"],
         ["prepare", "--dataset=mnist"],
-        ["prepare", "bdd-objects"],
+        ["prepare", "bdd-objects", "--input-dir"],
         ["create_category_dir"],
     ):
         done = command(*words)
