@@ -356,7 +356,8 @@ def _save_and_measure(
     batch = run.batch
     patch = batch.target.patch_between(base, kernel)
     run.ledger.records.check_ours()
-    saved = save_repaired(batch.model, patch, batch.output)
+    rows = next((chunk.images for chunk in batch.chunks if chunk.images is not None), None)
+    saved = save_repaired(batch.model, patch, batch.output, rows)
     batch.target.write_localised(batch.output, batch.target.index_of(patch, str(saved)), patch.old, patch.new)
     reloaded = run.compute.handle(load_model(saved, allow_custom_code=batch.model.allow_custom_code))
     after = {split: run.compute.predict(reloaded, held_out.images) for split, held_out in run.held_out.items()}

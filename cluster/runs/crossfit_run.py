@@ -272,7 +272,7 @@ def _save_and_measure(
     if repair.output != repair.folder:
         for name in (CSV, ARROW):
             remove(repair.output / name)
-    saved = save_repaired(repair.model, patch, repair.output)
+    saved = save_repaired(repair.model, patch, repair.output, repair.rows[0])
     reloaded = compute.handle(load_model(saved, allow_custom_code=repair.model.allow_custom_code))
     measured, comparisons, predicted = [], {}, {}
     for split, images in repair.held_out.items():
