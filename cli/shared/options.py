@@ -328,7 +328,7 @@ def verbose_option(function: F) -> F:
 
 def silent_option(function: F) -> F:
     """`--verbose` of commands whose results are files, as eAI-Repair-Toolkit has it."""
-    return _verbose_option("0 prints only warnings, 1 results and what ran, 2 also each weight or run.")(function)
+    return _verbose_option("0: warnings alone, 1: results and what ran, 2: Arachne's weights, each run too.")(function)
 
 
 def _verbose_option(text: str) -> Callable[[F], F]:

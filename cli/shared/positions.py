@@ -23,7 +23,9 @@ class Positional(click.Command):
         """Parse a command line."""
         given, values, _ = self.make_parser(ctx).parse_args(list(args))
         free = [name for name in self._positions if name not in given]
-        if len(values) > len(free):
+        repeated = {parameter.name for parameter in self.params if parameter.multiple}
+        # What follows the value of an option that may be repeated is of a shell's pattern: `--target-data-dir */6`.
+        if len(values) > len(free) or (values and repeated & given.keys()):
             return super().parse_args(ctx, args)  # which says what is one too many
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in zip(free, values, strict=False)]
         extra, ctx.allow_extra_args = ctx.allow_extra_args, True

@@ -37,6 +37,7 @@ from engine.data.image_set import ImageSet, read_blocks, row_digests
 from engine.data.value_range import ValueRange, value_range
 from engine.metrics.comparison import Comparison
 from engine.metrics.requirements import Verdict, check_requirements, rank
+from engine.models.known_data import REPAIR_FACTS
 from engine.models.load import load_model
 from engine.passes.classes import NotNumbersError, classes_of, rows_of, scores_of
 from engine.patches.arrow import write_patch
@@ -46,7 +47,7 @@ from engine.problem.case import LayerInputs
 
 _CANDIDATE_ROWS = 65_536  # held before they are written
 
-OUTPUTS = ("repair", "patch.arrow", "weights.csv", "weights.arrow", NOT_MET_FILE)
+OUTPUTS = ("repair", REPAIR_FACTS, "patch.arrow", "weights.csv", "weights.arrow", NOT_MET_FILE)
 """What a batch leaves in its directory beside the records."""
 
 

@@ -45,6 +45,7 @@ from engine.localize.pareto import GRADIENTS_PER_NEGATIVE, Localisation
 from engine.localize.weights_file import ARROW, CSV
 from engine.metrics.accuracy import paired_changes
 from engine.metrics.repair_rates import Given, Rates, held_out_rates, result_text, search_rates
+from engine.models.known_data import REPAIR_FACTS
 from engine.models.load import LoadedModel, check_fits, load_model
 from engine.passes.batching import predicted_classes
 from engine.search.loop import SearchSettings
@@ -310,7 +311,7 @@ def _digest(facts: Mapping[str, Any]) -> str:
 def _ended(work: Evaluation, facts: Mapping[str, Any]) -> list[Evaluated] | None:
     """The results of the same evaluation, where it has come to its end."""
     output = work.paths.output
-    pieces = [output / piece for piece in _pieces(work) if piece.name not in WEIGHTS]
+    pieces = [output / piece for piece in _pieces(work) if piece.name not in (*WEIGHTS, REPAIR_FACTS)]
     if holds_run(output / UNFINISHED) or not all(piece.exists() for piece in pieces):
         return None
     table = read_evaluation(output / TABLE, _digest(facts))
@@ -473,7 +474,7 @@ def _table_rows(ended: Evaluated, label: int) -> list[dict[str, Any]]:
 def _pieces(work: Evaluation) -> list[Path]:
     """What comes out, in the output folder: first the files of every run, then the results.
 
-    Of `WEIGHTS` there is one, as the target has it.
+    Of `WEIGHTS` there is one, as the target has it, and `REPAIR_FACTS` where the model is a folder.
     """
     folders = [Path(setting.name) for setting in work.settings]
     runs = [
@@ -482,7 +483,7 @@ def _pieces(work: Evaluation) -> list[Path]:
         for number in range(len(work.seeds))
         for kind, names in (
             ("localized_data", (*WEIGHTS, "pareto_front.png")),
-            ("repaired_model", (*WEIGHTS, "repair")),
+            ("repaired_model", (*WEIGHTS, REPAIR_FACTS, "repair")),
         )
         for name in names
     ]

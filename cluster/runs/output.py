@@ -65,7 +65,9 @@ def save_repaired(model: LoadedModel, patch: Patch, output: Path, rows: ImageSet
     goes what is known of the rows that the model was made with, see `engine.models.known_data`, or of the `rows` that
     it was repaired with.
     """
-    remove_leftovers(output, ("repair", "weights", "patch", REPAIR_FACTS[:-5], NOT_MET_FILE.removesuffix(".txt")))
+    remove_leftovers(
+        output, ("repair", "weights", "patch", REPAIR_FACTS.removesuffix(".json"), NOT_MET_FILE.removesuffix(".txt"))
+    )
     saved, preprocess = repaired_path(model, output), None if rows is None else rows.preprocess
     if saved == output / "repair":
         save_patched(model, patch, saved, overwrite=True)

@@ -26,7 +26,7 @@ class KnownData:
     Attributes:
         values: the range of their numbers, or None where it was not noted.
         preprocess: how their pixels were made, or None where that is not known.
-        verb: `trained` or `repaired`.
+        verb: `trained` or `repaired`, of the preprocessing.
     """
 
     values: ValueRange | None
@@ -42,8 +42,10 @@ def known_data(model: LoadedModel) -> KnownData | None:
             if facts["fingerprint"] != model.fingerprint:
                 continue
             data, verb = facts["data"], facts.get("verb", "trained")
+            if verb not in ("trained", "repaired"):
+                continue
             method = data.get("preprocess")
-            known = KnownData(_values(data), method if isinstance(method, str) else None, str(verb))
+            known = KnownData(_values(data), method if isinstance(method, str) else None, verb)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue  # not there, of an earlier version, or not ours
         if known.values is not None or known.preprocess is not None:
@@ -59,7 +61,9 @@ def keep_known_data(model: LoadedModel, saved: Path, preprocess: str | None) -> 
         saved: the repaired model, in the same kind of container.
         preprocess: how the pixels of the rows to repair were made, or None where that is not known.
     """
-    known = known_data(model) or KnownData(None, preprocess, "repaired")
+    known = known_data(model) or KnownData(None, None)
+    if known.preprocess is None:
+        known = KnownData(known.values, preprocess, "repaired")
     path = saved.parent / REPAIR_FACTS
     if known.values is None and known.preprocess is None:
         remove(path)

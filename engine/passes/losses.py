@@ -1,4 +1,4 @@
-"""The loss of every row from a model's outputs, as Keras' `evaluate` averages it."""
+"""The loss of every row from a model's outputs, for models that end in a softmax or in logits as Keras has it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ def output_losses(loss: TrainingLoss, model: Any, outputs: Float32, labels: Int6
     Cross-entropy of logits is log Σ_c exp(z_c) − z_t, of other outputs −log(y_t / Σ_c y_c), and binary cross-entropy
     the mean over the classes of −log y_t and −log(1 − y_c) for c ≠ t. Probabilities are clipped to [1e-7, 1 − 1e-7], as
     Keras clips them, but not those of a softmax at the end, which Keras goes behind.
+
+    Keras' own numbers are others where it goes behind a sigmoid too: of rows surer than the clipping, and, with
+    categorical cross-entropy, of all rows, whose sigmoids it takes for a softmax.
     """
     values = outputs.astype(np.float64)
     true = np.arange(len(values)), labels

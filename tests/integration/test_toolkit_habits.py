@@ -117,6 +117,10 @@ def test_values_without_flags(workspace: Path, command: Command) -> None:
     words = ("outputs", "outputs/negative/6", "outputs/positive", "out", *SMALL, *HERE)
     assert command("optimize", "Arachne", *words).code == 0
     assert Path("out/repair").is_dir()
+    done = command(
+        "optimize", "--method=Arachne", "--target-data-dir", "outputs/negative/6", "outputs/negative/5", *HERE
+    )
+    assert done.code == 2 and "unexpected extra argument" in done.err
     Path("inputs").symlink_to(SHIPPED)
     done = command("prepare", "fashion-mnist", "inputs", "made", "0.1", "3", *HERE)
     assert done.code == 0 and done.out.startswith("train_images: (")

@@ -11,6 +11,7 @@ import pytest
 
 from engine.core.errors import InputError
 from engine.fitness.mixture import Mixture, MixtureFitness
+from engine.fitness.steering import Rigour
 from engine.fitness.tiling import Tiling
 from engine.metrics.promise import STEPS
 from engine.metrics.requirements import Requirement
@@ -114,6 +115,15 @@ def test_what_a_repair_is_set_up_with():
     mixture = it.mixture(made_up("two", 3))
     assert (mixture.temperature, mixture.pairs) == (0.5, ((2, 4),))
     assert repair(subject, replace(QUICK, temperature=0.1)).mixture(made_up("two", 3)).temperature == 0.1
+
+
+def test_how_strictly_a_search_is_steered_follows_from_its_rows(monkeypatch):
+    monkeypatch.setattr(crossfit, "rigour_of", lambda rows: Rigour(0.2, 0.9, rows))
+    subject = net("two")
+    expected = Rigour(0.2, 0.9, len(subject.labels))
+    for settings, rigour in ((QUICK, expected), (replace(QUICK, temperature=0.3), replace(expected, temperature=0.3))):
+        _, problem = repair(subject, settings).case(made_up("two", 3), QUICK.search)
+        assert (problem.steering.rigour, problem.mixture.temperature) == (rigour, rigour.temperature)
 
 
 def test_what_no_repair_can_be_made_of():
