@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,23 +13,44 @@ from cli.shared.positions import Positional
 from engine.core.names import suggestion
 
 
+class _OrNone(click.Option):
+    """`None` is no value, as in eAI-Repair-Toolkit: to those behind it there is no other way by place."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        return None if value == "None" else super().type_cast_value(ctx, value)
+
+
 @click.command(
     cls=Positional,
-    positions=("category_dir", "output_dir", "info_file", "num"),
+    positions=(
+        *("category_dir", "output_dir", "info_file", "num"),
+        *("excluded_labels", "category_min", "random_state", "resize_to"),
+    ),
     short_help="Choose images of every category, in proportion, into one folder.",
 )
 @option("--category-dir", type=PATH, required=True, help="Folder that create-category-dir made.")
 @option("--output-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder for the images chosen.")
 @option(
     "--info-file",
+    cls=_OrNone,
     type=PATH,
-    help="image_info.json of a subset: its settings are taken, and of those given here only the excluded labels.",
+    help="image_info.json of a subset: its settings are taken, and of those given here only the excluded labels and "
+    "--like-toolkit.",
 )
 @option("--num", type=int, default=5000, show_default=True, help="Images of all categories together, about.")
-@option("--excluded-labels", help="Categories to leave out, separated by commas; they count in the proportions.")
+@option(
+    "--excluded-labels",
+    cls=_OrNone,
+    help="Categories to leave out, separated by commas; they count in the proportions.",
+)
 @option("--category-min", type=int, default=0, show_default=True, help="So many of each category that has as many.")
 @option("--random-state", type=int, default=0, show_default=True, help="Seed of the choice.")
-@option("--resize-to", type=int, help="Height and width of the images chosen [default: files are copied].")
+@option(
+    "--resize-to",
+    cls=_OrNone,
+    type=int,
+    help="Height and width of the images chosen [default: files are copied].",
+)
 @option("--like-toolkit", type=bool, help="Draw what eAI-Repair-Toolkit draws by this seed from its image_info.json.")
 @option("--overwrite", type=bool, help="Replace a folder that is no subset.")
 @worker_options
@@ -66,7 +88,8 @@ def command(
     if excluded_labels is not None:
         names = tuple(dict.fromkeys(name for name in excluded_labels.split(",") if name))
         settings = replace(settings, excluded_labels=names)
-    settings = replace(settings, like_toolkit=like_toolkit)
+    if like_toolkit:
+        settings = replace(settings, like_toolkit=True)
     with Console(verbose) as console, RayMap(num_workers, address, console.say) as workers:
         report = create_image_subset(
             category_dir,

@@ -103,9 +103,19 @@ def _refuse_like_toolkit(context: click.Context, _: click.Parameter, value: bool
 
 _NOT_LIKE_TOOLKIT = option("--like-toolkit", type=bool, hidden=True, expose_value=False, callback=_refuse_like_toolkit)
 _LIKE_TOOLKIT = _like_toolkit_option(
-    "Divide into the rows of eAI-Repair-Toolkit for the same --random-state and --divide-rate, 0.2 unless given: their "
-    "order is kept."
+    "Divide into the rows of eAI-Repair-Toolkit for the same --random-state, which must be given, and --divide-rate, "
+    "0.2 unless given: their order is kept. Not with --data-ratio."
 )
+
+
+def _given(name: str) -> bool:
+    """Whether an option of the command that runs was given, be it with the value of its default."""
+    return click.get_current_context().get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+
+
+def _check_like_toolkit(settings: Mapping[str, Any]) -> None:
+    if settings["like_toolkit"] and _given("data_ratio"):
+        raise InputError("data_ratio changes nothing with --like-toolkit, expected --divide-rate or neither")
 
 
 @command.command("fashion-mnist", cls=Positional, positions=_PLACES)
@@ -130,6 +140,7 @@ def fashion_mnist(**settings: Any) -> None:
     """
     from engine.datasets.fashion_mnist import LABEL_NAMES, prepare_fashion_mnist
 
+    _check_like_toolkit(settings)
     _tell(_run(prepare_fashion_mnist, settings), len(LABEL_NAMES), ())
 
 
@@ -140,7 +151,8 @@ def fashion_mnist(**settings: Any) -> None:
 @options_of("other data sets", "--divide-rate", "--target-label", kind=str)
 @option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the images.")
 @_like_toolkit_option(
-    "Rows of eAI-Repair-Toolkit for the same --random-state, where its folders were listed by name: train before val."
+    "Rows of eAI-Repair-Toolkit for the same --random-state, which must be given, where its folders were listed by "
+    "name: train before val."
 )
 @_preprocess_option(
     ("toolkit", "resize"), "toolkit", "Resize to 32x32 and equalise, as eAI-Repair-Toolkit does; or only resize."
@@ -158,7 +170,11 @@ def bdd_objects(**settings: Any) -> None:
     """
     from engine.datasets.bdd import LABEL_NAMES
     from engine.datasets.bdd_objects import prepare_bdd_objects
+    from engine.datasets.bdd_objects_table import is_table_layout
+    from engine.datasets.official_splits import SEEDLESS
 
+    if settings["like_toolkit"] and not _given("random_state") and not is_table_layout(settings["input_dir"]):
+        raise InputError(SEEDLESS)
     for part, rows in _run(prepare_bdd_objects, settings).items():
         side = int(part.partition("/")[0]) if "/" in part else 32
         _tell({part: rows}, len(LABEL_NAMES), ("image_ids", "attribute_ids"), (side, side))
@@ -250,6 +266,7 @@ def cifar_10(**settings: Any) -> None:
     """
     from engine.datasets.cifar import LABEL_NAMES, prepare_cifar
 
+    _check_like_toolkit(settings)
     _tell(_run(prepare_cifar, settings), len(LABEL_NAMES), ())
 
 

@@ -22,7 +22,13 @@ SCENE, MISS, BOTH = "scene_prob", "miss_rate", "scene_prob_and_miss_rate"
 
 
 @click.command("risk_calculation_tool", short_help="How often scenes come up, and how often objects are mistaken.")
-@option("--calc-target", type=click.Choice([SCENE, MISS, BOTH]), required=True, help="What to calculate.")
+@option(
+    "--calc-target",
+    type=click.Choice([SCENE, MISS, BOTH]),
+    metavar=f"[{SCENE}|{MISS}|{BOTH}]",  # click would show them with dashes
+    required=True,
+    help="What to calculate.",
+)
 @option("--h5-dataset-path", type=PATH, required=True, help="Set of prepare bdd-objects, or a folder with several.")
 @option(
     "--create-image-subset-output-path",

@@ -6,6 +6,7 @@ with `id`, `category`, `box2d` (`x1`, `x2`, `y1`, `y2` in pixels) and `attribute
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,30 +77,26 @@ class Frame:
 def read_frames(path: Path, *, occluded: bool = False, truncated: bool = False) -> Iterator[Frame]:
     """Yield the frames of a label file, one at a time.
 
+    A frame that comes more than once has the labels of all its places, equal ones once, and is yielded at the last.
     `occluded` and `truncated` ask for these attributes, which may be missing otherwise.
 
-    Raises InputError for broken JSON, missing or unfit keys, a frame that comes twice, an id that comes twice in its
-    frame, and for an image, id or category whose name is no plain name of a file or folder.
+    Raises InputError for broken JSON, missing or unfit keys, an id that two labels of a frame have, and for an image,
+    id or category whose name is no plain name of a file or folder.
     """
     attributes = [name for name, wanted in (("occluded", occluded), ("truncated", truncated)) if wanted]
-    seen: set[str] = set()
-    for number, item in enumerate(iterate_items(path)):
-        where = f"frame {number}"
-        name = plain_name(_get(item, "name", where, path), f"the name of {where}", path)
-        if name in seen:
-            raise InputError(_twice(path, name))
-        seen.add(name)
-        labels = item.get("labels")
-        if labels is None:
-            yield Frame(name, None)
-            continue
-        if not isinstance(labels, list):
-            raise InputError(f"{path}: labels of frame {name} are {_kind(labels)}, expected an array")
-        boxes = tuple(_box(label, f"label {k} of frame {name}", path, attributes) for k, label in enumerate(labels))
-        names = {box.name for box in boxes}
-        if len(names) < len(boxes):
-            raise InputError(f"{path}: two labels of frame {name} have the same id, expected every id once")
-        yield Frame(name, boxes)
+    left = Counter(name for name, _ in _named_items(path))  # so that no frame waits but those that come again
+    waiting: dict[str, tuple[Box, ...] | None] = {}
+    for name, item in _named_items(path):
+        boxes = _boxes(item, name, path, attributes)
+        if name in waiting:
+            before = waiting.pop(name)
+            both = dict.fromkeys([*(before or ()), *(boxes or ())])
+            boxes = None if before is boxes is None else _distinct(tuple(both), name, path)
+        left[name] -= 1
+        if left[name] > 0:
+            waiting[name] = boxes
+        else:
+            yield Frame(name, boxes)
 
 
 def read_attributes(path: Path, names: Sequence[str]) -> dict[str, tuple[str | None, ...]]:
@@ -107,15 +104,11 @@ def read_attributes(path: Path, names: Sequence[str]) -> dict[str, tuple[str | N
 
     Of a frame nothing but `name` and `attributes` is read, so that older files with lanes are taken too.
 
-    Raises InputError for broken JSON, a frame without a plain name, one that comes twice, and for attributes of
-    another kind.
+    Raises InputError for broken JSON, a frame without a plain name, one that comes twice and differs in them, and for
+    attributes of another kind.
     """
     found: dict[str, tuple[str | None, ...]] = {}
-    for number, item in enumerate(iterate_items(path)):
-        where = f"frame {number}"
-        frame = plain_name(_get(item, "name", where, path), f"the name of {where}", path)
-        if frame in found:
-            raise InputError(_twice(path, frame))
+    for frame, item in _named_items(path):
         attributes = item.get("attributes")
         if not isinstance(attributes, dict | None):
             raise InputError(f"{path}: attributes of frame {frame} are {_kind(attributes)}, expected an object")
@@ -123,7 +116,8 @@ def read_attributes(path: Path, names: Sequence[str]) -> dict[str, tuple[str | N
         for name, value in zip(names, values, strict=True):
             if not isinstance(value, str | None):
                 raise InputError(f"{path}: {name} of frame {frame} is {_kind(value)}, expected a text")
-        found[frame] = values
+        if found.setdefault(frame, values) != values:
+            raise InputError(f"{path} gives frame {frame} twice, with another {' or '.join(names)}, expected one")
     return found
 
 
@@ -165,6 +159,29 @@ def _grown(start: int, stop: int, difference: int, size: int) -> tuple[int, int]
     return start, stop
 
 
+def _named_items(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and content of every frame of a label file."""
+    for number, item in enumerate(iterate_items(path)):
+        where = f"frame {number}"
+        yield plain_name(_get(item, "name", where, path), f"the name of {where}", path), item
+
+
+def _boxes(item: dict[str, Any], name: str, path: Path, attributes: list[str]) -> tuple[Box, ...] | None:
+    labels = item.get("labels")
+    if labels is None:
+        return None
+    if not isinstance(labels, list):
+        raise InputError(f"{path}: labels of frame {name} are {_kind(labels)}, expected an array")
+    boxes = tuple(_box(label, f"label {k} of frame {name}", path, attributes) for k, label in enumerate(labels))
+    return _distinct(boxes, name, path)
+
+
+def _distinct(boxes: tuple[Box, ...], name: str, path: Path) -> tuple[Box, ...]:
+    if len({box.name for box in boxes}) < len(boxes):
+        raise InputError(f"{path}: two labels of frame {name} have the same id, expected every id once")
+    return boxes
+
+
 def _box(label: Any, where: str, path: Path, attributes: list[str]) -> Box:
     name = _get(label, "id", where, path)
     name = str(name) if isinstance(name, int) and not isinstance(name, bool) else name
@@ -200,10 +217,6 @@ def _get(item: Any, key: str, where: str, path: Path) -> Any:
     if key not in item:
         raise InputError(f"{path}: {where} has no {key}, expected one")
     return item[key]
-
-
-def _twice(path: Path, name: str) -> str:
-    return f"{path} has frame {name} twice, expected every frame once"
 
 
 def _kind(value: Any) -> str:

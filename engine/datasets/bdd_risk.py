@@ -124,12 +124,15 @@ def miss_summary(confusion: Int64) -> dict[str, dict[str, Any]]:
 def find_pictures(folder: Path, sets: Sequence[ImageSet], rows: Sequence[Bool]) -> list[list[Path]]:
     """The picture file of each of the `rows` (n,) of each set, by `image_ids`, in a subset or in folders of them.
 
+    Copies that an earlier call left in folders `matched_data` and `misrecognision_data` beside them are passed over.
+
     Raises InputError for a folder or picture that is missing, or a name that two pictures have.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected the images that create_image_subset made")
     known: dict[str, Path] = {}
-    for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):
+    below = (path for path in folder.glob("*/*") if path.parent.name not in (MATCHED, MISTAKEN))
+    for path in sorted([*folder.glob("*"), *below]):
         if path.suffix.lower() in SUFFIXES and known.setdefault(path.name, path) != path:
             raise InputError(f"{path} and {known[path.name]} have one name, expected names that differ")
     found = []

@@ -14,6 +14,8 @@ from engine.core.plain_names import plain_name
 
 FILE_NAME = "image_info.json"
 
+_OURS = "like_toolkit"
+
 Entry = dict[str, Any]
 """`name` of the image file, `label` (its category), and `value_mean` and `area` where the file has them."""
 
@@ -31,6 +33,8 @@ def read_category_info(folder: Path) -> list[Entry]:
 
 def read_subset_info(folder: Path) -> tuple[Mapping[str, Any], list[Entry]]:
     """Arguments and entries of a subset, whose file is an object with `args` and `images`.
+
+    The arguments have `like_toolkit`, which stands beside `args`, where the file has it.
 
     Raises InputError for a missing or broken file, missing keys, and for names that are not plain.
     """
@@ -52,6 +56,8 @@ def read_subset_file(path: Path) -> tuple[Mapping[str, Any], list[Entry]]:
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(arguments, dict) or not isinstance(images, list):
         raise InputError(f'{path} has no "args" and "images", expected the JSON that create_image_subset writes')
+    if _OURS in content:
+        arguments = arguments | {_OURS: content[_OURS]}
     return arguments, [_checked(entry, number, path) for number, entry in enumerate(images)]
 
 
@@ -77,8 +83,13 @@ def write_category_info(path: Path, entries: Iterable[Entry]) -> None:
 def write_subset_info(
     path: Path, arguments: Mapping[str, Any], results: Mapping[str, int], entries: list[Entry]
 ) -> None:
-    """Write arguments, images per category, and entries."""
-    content = {"args": dict(arguments), "results": dict(results), "images": entries}
+    """Write arguments, images per category, and entries.
+
+    Of the arguments `like_toolkit` is written where it is true, and beside the others, which are eAI-Repair-Toolkit's.
+    """
+    theirs = {name: value for name, value in arguments.items() if name != _OURS}
+    ours = {_OURS: True} if arguments.get(_OURS) else {}
+    content = {"args": theirs, **ours, "results": dict(results), "images": entries}
     path.write_text(json.dumps(content, indent=4), encoding="utf-8")
 
 

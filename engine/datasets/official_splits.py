@@ -20,6 +20,12 @@ from engine.datasets.splits import Layout, Ratio, Split, check_ratio, shuffled, 
 DIVIDE_RATE = 0.2
 """The toolkit's."""
 
+SEEDLESS = (
+    "eAI-Repair-Toolkit draws other rows each time without a seed, so they cannot be made again, expected "
+    "--random-state"
+)
+"""Why its rows need one."""
+
 Arrays = tuple[Uint8, Int64 | Uint8]
 """Images (n, h, w) or (n, h, w, 3) and labels (n,)."""
 
@@ -32,8 +38,8 @@ class Division:
         ratio: (train, val, test, repair), see `divide_training`; test images are used where theirs is above 0.
         rate: share of repair, see `divide_by_rate`, in place of `ratio`; all test images are used.
         random_state: seed that shuffles the training images first, or None to keep their order.
-        like_toolkit: keep their order, and draw repair by the seed alone, which gives the rows of eAI-Repair-Toolkit;
-            by `rate`, or a fifth.
+        like_toolkit: keep their order, and draw repair by the seed alone, which must be given: the rows of
+            eAI-Repair-Toolkit; by `rate`, or a fifth, and never by `ratio`.
     """
 
     ratio: Ratio
@@ -42,7 +48,9 @@ class Division:
     like_toolkit: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a bad ratio before anything is read."""
+        """Refuse a bad ratio, and no seed where the toolkit's rows are wanted, before anything is read."""
+        if self.like_toolkit and self.random_state is None:
+            raise InputError(SEEDLESS)
         if self.rate is None:
             check_ratio(self.ratio)
 

@@ -74,6 +74,9 @@ class SubsetSettings:
         for name, value in numbers.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
                 raise InputError(f"{info_file}: {name} is {value!r}, expected a whole number")
+        like_toolkit = arguments.get("like_toolkit", False)
+        if not isinstance(like_toolkit, bool):
+            raise InputError(f"{info_file}: like_toolkit is {like_toolkit!r}, expected true or false")
         if not all(isinstance(label, str) for label in labels):
             raise InputError(f"{info_file}: excluded_labels are {excluded!r}, expected names")
         return SubsetSettings(
@@ -82,6 +85,7 @@ class SubsetSettings:
             random_state=numbers["random_state"] or 0,
             resize_to=numbers["resize_to"] or None,
             excluded_labels=labels,
+            like_toolkit=like_toolkit,
         )
 
 
@@ -130,9 +134,8 @@ def create_image_subset(
             f"{output_dir} exists and was not made by create_image_subset, expected another folder or --overwrite"
         )
     arguments = asdict(settings) | {"excluded_labels": list(settings.excluded_labels)}
-    like_toolkit = arguments.pop("like_toolkit")
     digest = hashlib.sha256((category_dir / FILE_NAME).read_bytes()).hexdigest()
-    job = {"from": str(source), "info": digest, "args": arguments, "like": like_toolkit, "pillow": version("pillow")}
+    job = {"from": str(source), "info": digest, "args": arguments, "pillow": version("pillow")}
     with work_folder(output_dir, job) as work:
         done = set(work.records())
         pieces = [chosen[start : start + IMAGES_PER_PIECE] for start in range(0, len(chosen), IMAGES_PER_PIECE)]

@@ -261,6 +261,31 @@ def test_a_name_that_excludes_nothing_is_said(downloads: Path, command: Command)
     assert done.err == "warning: no image has the excluded label 'tain'\n"
 
 
+def test_a_subset_as_the_toolkit_draws_it_is_drawn_again(downloads: Path, command: Command) -> None:
+    """From its image_info.json alone; values without flags are in the toolkit's order, and None is none."""
+    base = "datasets/bdd100k"
+    labels, images = f"{base}/labels/det_20/det_val.json", f"{base}/images/val"
+    assert command("create_category_dir", f"--label_file={labels}", f"--image_dir={images}", *HERE).code == 0
+    listed = Path("categories/image_info.json")
+    listed.write_text(json.dumps(json.loads(listed.read_text())[::-1]))  # as a toolkit's folder may be listed
+    by_name = ["--num=40", "--excluded_labels=bus,rider", "--category_min=2", "--random_state=5", "--resize_to=24"]
+    words = ["create_image_subset", "categories"]
+    lines = [
+        [*words, "like", *by_name, "--like_toolkit"],
+        [*words, "again", "like/image_info.json"],
+        [*words, "ours", *by_name],
+        [*words, "placed", "None", "40", "bus,rider", "2", "5", "24"],
+        [*words, "added", "ours/image_info.json", "--like_toolkit"],
+        [*words, "whole", "None", "40", "None", "2", "5", "None"],
+        [*words, "same", "--num=40", "--category_min=2", "--random_state=5"],
+    ]
+    run_all(command, [[*line, *HERE] for line in lines])
+    found = {line[2]: contents(downloads / line[2]) for line in lines}
+    assert found["again"] == found["like"] == found["added"]
+    assert found["placed"] == found["ours"] != found["like"]
+    assert found["whole"] == found["same"]
+
+
 def test_bad_scenes(downloads: Path, refused: Refused) -> None:
     labels = Path("datasets/bdd100k/labels/det_20/det_val.json")
     words = ["create_category_dir", f"--label_file={labels}", "--input_dir=datasets/bdd100k/images/val"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ast import literal_eval
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_patch
 from tests.integration.conftest import SHIPPED, Command
 
+Refused = Callable[..., str]
 SHIRT = Path("data/negative/6")
 MODEL = ("--model_dir=model.keras", f"--target_data_dir={SHIRT}")
 HERE = ("--num_workers=0", "--verbose=0")
@@ -155,3 +157,21 @@ def test_rows_of_the_toolkit(workspace: Path, command: Command) -> None:
         done = command("prepare", name, "--like_toolkit=True", *HERE)
         assert (done.code, done.out) == (2, "")
         assert done.err.startswith(f"error: eAI-Repair-Toolkit shuffles {name} without a seed")
+
+
+def test_what_the_rows_of_the_toolkit_need(workspace: Path, refused: Refused) -> None:
+    """A seed, also of the sets that have one of their own; and no ratio where the toolkit knows none."""
+    Path("images/train").mkdir(parents=True)
+    for name in ("fashion-mnist", "cifar-10", "bdd-objects"):
+        words = ("prepare", name, "--input-dir=images", "--output-dir=made", "--like_toolkit", *HERE)
+        refused(*words, says=("draws other rows each time without a seed", "expected --random-state"))
+        if name != "bdd-objects":
+            ratio = ("--random-state=0", "--data_ratio=0.5,0.1,0.2,0.2")
+            refused(*words, *ratio, says=("data_ratio changes nothing with --like-toolkit", "expected --divide-rate"))
+        refused(*words, "--random-state=0", says=("images",))
+
+
+def test_a_table_of_objects_needs_no_seed(workspace: Path, refused: Refused) -> None:
+    """Its rows are never shuffled."""
+    Path("exp2").mkdir()
+    refused("prepare", "bdd-objects", "--input-dir=exp2", "--like-toolkit", *HERE, says=("labels.csv cannot be read",))

@@ -107,6 +107,24 @@ def test_scenes(here: Path, command: Command) -> None:
     assert len(names("out/matched_data")) == 9
 
 
+def test_copies_beside_the_pictures_are_none_of_them(here: Path, command: Command) -> None:
+    """So that the command can be given again; and pictures that were copied may be asked about themselves."""
+    line = words("scene_prob_and_miss_rate", "--model_dir=model.keras", "--output_dir=images")
+    for _ in range(2):
+        done = command(*line)
+        assert (done.code, done.err) == (0, "")
+        assert len(names("images/matched_data")) == 9
+        assert len(names("images/misrecognision_data/1/7")) == 3
+    copies = "--create_image_subset_output_path=images/matched_data"
+    assert command(*words("scene_prob", copies)).code == 0
+    assert names("out/matched_data") == names("images/matched_data")
+
+
+def test_help_has_the_names_of_the_toolkit(command: Command) -> None:
+    done = command("utils", "risk_calculation_tool", "--help")
+    assert "[scene_prob|miss_rate|scene_prob_and_miss_rate]" in "".join(done.out.split())
+
+
 def test_mistakes(here: Path, command: Command) -> None:
     assert command(*words("miss_rate", "--model_dir=model.keras")).code == 0
     response = json.loads(Path("out/results.json").read_text())["response"]

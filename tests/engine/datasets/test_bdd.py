@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core.errors import InputError
-from engine.datasets.bdd import LABEL_NAMES, Box, Frame, read_frames, square_crop
+from engine.datasets.bdd import LABEL_NAMES, Box, Frame, read_attributes, read_frames, square_crop
 from tests.support.scenes import Scenes, label
 
 H, W = 720, 1280
@@ -170,7 +170,19 @@ def test_a_byte_order_mark_is_no_part_of_the_text(scenes: Scenes) -> None:
     assert list(read_frames(scenes.labels)) == frames
 
 
-def test_a_frame_comes_once(scenes: Scenes) -> None:
-    scenes.write([{"name": "a.jpg"}, {"name": "a.jpg"}])
-    with pytest.raises(InputError, match=r"frame a.jpg twice"):
+def test_labels_of_a_frame_that_comes_again_are_put_together(scenes: Scenes) -> None:
+    car, bus = label(1, "car", 1, 2, 3, 4), label(2, "bus", 5, 6, 7, 8)
+    again = {"name": "a.jpg", "labels": [car, bus]}
+    scenes.write([{"name": "a.jpg", "labels": [car]}, {"name": "b.jpg"}, {"name": "a.jpg"}, again, {"name": "b.jpg"}])
+    boxes = [
+        Box(number, category, *sides, occluded=False, truncated=False)
+        for number, category, *sides in (
+            ("1", "car", 1.0, 3.0, 2.0, 4.0),
+            ("2", "bus", 5.0, 7.0, 6.0, 8.0),
+        )
+    ]
+    assert list(read_frames(scenes.labels)) == [Frame("a.jpg", tuple(boxes)), Frame("b.jpg", None)]
+    assert read_attributes(scenes.labels, ["weather"]) == {"a.jpg": (None,), "b.jpg": (None,)}
+    scenes.write([{"name": "a.jpg", "labels": [car]}, {"name": "a.jpg", "labels": [car | {"category": "bus"}]}])
+    with pytest.raises(InputError, match=r"two labels of frame a\.jpg have the same id, expected every id once"):
         list(read_frames(scenes.labels))

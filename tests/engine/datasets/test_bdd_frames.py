@@ -150,6 +150,18 @@ def test_an_interrupted_set_goes_on(bdd: Path, tmp_path: Path, monkeypatch: pyte
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
+def test_frames_that_come_twice(bdd: Path, tmp_path: Path) -> None:
+    """Copies are as good as one; what is not asked for may differ."""
+    once = prepare_bdd(bdd, tmp_path / "once")
+    table = bdd / "labels/bdd100k_labels_images_val.json"
+    frames = json.loads(table.read_text(encoding="utf-8-sig"))
+    dawn = frames[1] | {"attributes": frames[1]["attributes"] | {"timeofday": "dawn/dusk"}}
+    table.write_text(json.dumps([*frames, frames[0], dawn]))
+    assert prepare_bdd(bdd, tmp_path / "twice") == once
+    for path in (tmp_path / "once").iterdir():
+        assert (tmp_path / "twice" / path.name).read_bytes() == path.read_bytes()
+
+
 def test_bad_frames(bdd: Path, tmp_path: Path) -> None:
     def refused(says: str, **options: Any) -> None:
         before = sorted(tmp_path.rglob("*"))
@@ -166,7 +178,7 @@ def test_bad_frames(bdd: Path, tmp_path: Path) -> None:
     table = bdd / "labels/bdd100k_labels_images_val.json"
     frames = json.loads(table.read_text(encoding="utf-8-sig"))
     for changed, says in (
-        ([*frames, frames[0]], f"has frame {frames[0]['name']} twice, expected every frame once"),
+        ([*frames, frames[0] | {"attributes": {"weather": "hail"}}], f"gives frame {frames[0]['name']} twice, with"),
         ([{"name": "a.jpg", "attributes": []}], r"attributes of frame a\.jpg are an array"),
         ([{"name": "a.jpg", "attributes": {"weather": 3}}], r"weather of frame a\.jpg is a number"),
         ([{"attributes": {}}], "frame 0 has no name"),

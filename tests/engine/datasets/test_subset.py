@@ -166,8 +166,14 @@ def test_settings_of_another_subset(made: Path, tmp_path: Path) -> None:
     create_image_subset(made, tmp_path / "one", settings)
     again = SubsetSettings.of(tmp_path / "one" / "image_info.json")
     assert again == settings
+    again_args = json.loads((tmp_path / "one" / "image_info.json").read_text())["args"]
     create_image_subset(made, tmp_path / "two", again)
     assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert "like_toolkit" not in json.loads((tmp_path / "one" / "image_info.json").read_text())
+    theirs = SubsetSettings(30, like_toolkit=True)
+    create_image_subset(made, tmp_path / "like", theirs)
+    assert SubsetSettings.of(tmp_path / "like" / "image_info.json") == theirs
+    assert set(json.loads((tmp_path / "like" / "image_info.json").read_text())["args"]) == set(again_args)
     old = tmp_path / "old.json"  # an earlier toolkit wrote the excluded labels as text, and None for what was not given
     old.write_text(json.dumps({"args": {"num": None, "excluded_labels": "car,truck"}, "images": []}))
     assert SubsetSettings.of(old) == SubsetSettings(5000, 0, 0, None, ("car", "truck"))
@@ -175,6 +181,9 @@ def test_settings_of_another_subset(made: Path, tmp_path: Path) -> None:
         old.write_text(json.dumps({"args": arguments, "images": []}))
         with pytest.raises(InputError, match=says):
             SubsetSettings.of(old)
+    old.write_text(json.dumps({"args": {}, "images": [], "like_toolkit": "yes"}))
+    with pytest.raises(InputError, match="like_toolkit is 'yes', expected true or false"):
+        SubsetSettings.of(old)
 
 
 def test_what_is_replaced(made: Path, tmp_path: Path) -> None:
