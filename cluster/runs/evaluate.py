@@ -58,6 +58,9 @@ WEIGHTS = (CSV, ARROW)
 UNFINISHED = ".evaluate.unfinished"
 """In the output folder, while an evaluation goes on or when it was interrupted."""
 
+OPTIONAL = (*WEIGHTS, REPAIR_FACTS)
+"""Files of a run that its kind of target and model may not have."""
+
 _MEASURED = "measured"
 
 
@@ -311,7 +314,7 @@ def _digest(facts: Mapping[str, Any]) -> str:
 def _ended(work: Evaluation, facts: Mapping[str, Any]) -> list[Evaluated] | None:
     """The results of the same evaluation, where it has come to its end."""
     output = work.paths.output
-    pieces = [output / piece for piece in _pieces(work) if piece.name not in (*WEIGHTS, REPAIR_FACTS)]
+    pieces = [output / piece for piece in _pieces(work) if piece.name not in OPTIONAL]
     if holds_run(output / UNFINISHED) or not all(piece.exists() for piece in pieces):
         return None
     table = read_evaluation(output / TABLE, _digest(facts))
@@ -525,8 +528,8 @@ def _move(folder: Path, output: Path, pieces: Sequence[Path]) -> None:
         place = output / piece
         place.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(place.parent, (place.stem,))  # of a command that was killed while it moved
-        if piece.name in WEIGHTS and not (folder / piece).exists():
-            remove(place)  # an earlier target had these
+        if piece.name in OPTIONAL and not (folder / piece).exists():
+            remove(place)  # an earlier evaluation had these
         elif (folder / piece).is_dir():
             with replace_directory(place) as new:
                 (folder / piece).replace(new)

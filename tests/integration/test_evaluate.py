@@ -240,6 +240,7 @@ def test_saved_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: 
     with h5py.File("repair.h5", "w") as file:
         file["images"] = random.random((60, 28, 28, 1), dtype=np.float32)
         file["labels"] = np.eye(10, dtype=np.uint8)[random.integers(0, 10, 60)]
+        file.attrs["preprocess"] = "pad"
     succeed(command, "target", "--model-dir", "model", "--data-dir", ".", *HERE)
     with h5py.File("positive/repair.h5", "w") as file:
         file["images"], file["labels"] = np.empty(0), np.empty(0)
@@ -253,6 +254,7 @@ def test_saved_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: 
     assert Path("out/result.txt").read_text().endswith("BR nan%")
     for run in range(2):
         assert Path(f"out/repaired_model_{run}/repair/saved_model.pb").is_file()
+        assert '"pad"' in Path(f"out/repaired_model_{run}/repaired.json").read_text()
 
 
 def test_several_ways_of_localisation_and_of_search() -> None:
