@@ -27,6 +27,7 @@ from cli.shared.options import (
     PATH,
     check_seeds,
     compute_options,
+    given,
     option,
     options_of,
     positive_weight_option,
@@ -123,8 +124,7 @@ def command(compute_settings: ComputeOptions, verbose: int, method: str | None, 
         why = "" if chosen == ARACHNE else ", as `localize` left no weights.csv"
         echo(f"method {chosen}{why} (--method {other} is the other)", err=True)
     if chosen == CROSSFIT:
-        source = click.get_current_context().get_parameter_source("target_data_dir")
-        if source is click.core.ParameterSource.DEFAULT:
+        if not given("target_data_dir"):
             raise InputError("--target-data-dir is missing, expected negative inputs of the label to repair")
 
         from cli.commands.crossfit import optimize_crossfit

@@ -30,6 +30,11 @@ def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
     return click.option(name, *more, name[2:].replace("-", "_"), **settings)
 
 
+def given(name: str) -> bool:
+    """Whether an option of the command that runs was given, be it with the value of its default."""
+    return click.get_current_context().get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+
+
 class _Whole(click.types.IntParamType):
     """Whole numbers that tables and machines can hold."""
 
@@ -300,19 +305,14 @@ def compute_options(function: F) -> F:
             type=float,
             help="GPUs of each worker, fractions allowed [default: an equal share].",
         ),
-        option("--address", help="Of a running Ray cluster [default: start one if it pays]."),
-        option(
-            "--num-workers",
-            type=int,
-            help="Ray workers; 0: this process [default: by measured cost].",
-        ),
+        worker_options,
     ):
         command = decorate(command)
     return command  # type: ignore[return-value]
 
 
 def worker_options(function: F) -> F:
-    """`--num-workers` and `--address`, for work on pictures."""
+    """`--num-workers` and `--address`."""
     function = option("--address", help="Of a running Ray cluster [default: start one if it pays].")(function)
     return option(
         "--num-workers",
