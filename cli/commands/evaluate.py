@@ -25,6 +25,7 @@ from cli.shared.options import (
     search_options,
     shared_rows_option,
     silent_option,
+    target_data_option,
     target_layer_option,
     workflow_model_options,
 )
@@ -69,13 +70,7 @@ SWEPT = (
 @option("--dataset", type=click.Choice(list(DATASETS)), help="Named in result.txt, and of no other effect.")
 @method_option
 @workflow_model_options
-@option(
-    "--target-data-dir",
-    type=PATH,
-    default=Path("outputs/negative/0"),
-    show_default=True,
-    help="Negative inputs, for instance negative/6.",
-)
+@target_data_option("Negative inputs, for instance negative/6.")
 @option("--positive-inputs-dir", type=PATH, help="Positive inputs [default: positive beside negative].")
 @option("--output-dir", type=PATH, help="Folder for models and results [default: the --target-data-dir].")
 @option("--num-runs", type=int, default=10, show_default=True, help="Repairs, each with a seed of its own.")

@@ -18,6 +18,7 @@ from cli.shared.options import (
     option,
     options_of,
     silent_option,
+    target_data_option,
     target_layer_option,
     workflow_model_options,
 )
@@ -36,13 +37,7 @@ if TYPE_CHECKING:
 )
 @method_option
 @workflow_model_options
-@option(
-    "--target-data-dir",
-    type=PATH,
-    default=Path("outputs/negative/0"),
-    show_default=True,
-    help="Negative inputs, for instance negative/6; gets weights.csv, or weights.arrow.",
-)
+@target_data_option("Negative inputs, for instance negative/6; gets weights.csv, or weights.arrow.")
 @option(
     "--positive-inputs-dir",
     type=PATH,

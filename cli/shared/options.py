@@ -55,6 +55,11 @@ def workflow_model_options(function: F) -> F:
     return _model_options(default=Path("outputs"), show_default=True)(function)
 
 
+def target_data_option(text: str) -> Callable[[F], F]:
+    """`--target-data-dir` of the commands that take one."""
+    return option("--target-data-dir", type=PATH, default=Path("outputs/negative/0"), show_default=True, help=text)
+
+
 def _model_options(**settings: Any) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         function = option(
