@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -50,6 +50,13 @@ if TYPE_CHECKING:
     help="Folder for model.keras, training.json and logs/.",
 )
 @option(
+    "--format",
+    type=click.Choice(("keras", "h5")),
+    default="keras",
+    show_default=True,
+    help="keras writes model.keras; h5 writes model.h5 as Keras 2 does, for TensorFlow up to 2.15.",
+)
+@option(
     "--validation-split",
     type=float,
     default=0.2,
@@ -60,7 +67,7 @@ if TYPE_CHECKING:
 @option("--batch-size", type=int, default=32, show_default=True, help="Rows of one step.")
 @option("--seed", "--random-state", type=int, default=0, show_default=True, help="Seed of everything random.")
 @option("--gpu", type=bool, default=None, help="Train on a GPU or not [default: on a GPU where there is one].")
-@option("--overwrite", type=bool, help="Replace a model.keras that `train` did not make.")
+@option("--overwrite", type=bool, help="Replace a model that `train` did not make.")
 @verbose_option
 def command(
     model: str,
@@ -70,6 +77,7 @@ def command(
     data_dir: Path,
     target_data: str,
     output_dir: Path,
+    format: Literal["keras", "h5"],
     validation_split: float,
     batch_size: int,
     seed: int,
@@ -90,9 +98,9 @@ def command(
     from engine.training import architectures
     from engine.training import train as training
 
-    settings = training.TrainSettings(epochs, batch_size, validation_split, seed)
+    settings = training.TrainSettings(epochs, batch_size, validation_split, seed, format)
     architecture = architectures.choose(model, model_settings, weights)
-    training.check_output(output_dir, overwrite=overwrite)
+    training.check_output(output_dir, overwrite=overwrite, kind=format)
     training.split_rows(images.rows, validation_split, seed)
     device = training.use_gpu(gpu)
     with Console(verbose) as console:

@@ -33,6 +33,8 @@ DROPPED: dict[str, dict[str, Any]] = {
     "SpatialDropout2D": SPATIAL,
     "SpatialDropout3D": SPATIAL,
 }
+RENAMED = {"LeakyReLU": {"alpha": "negative_slope"}}
+"""Settings with another name in Keras 3."""
 MODELS = ("Sequential", "Functional", "Model")
 LAYER_MODULE = "keras.layers"
 INPUT_SHAPE = "batch_input_shape"
@@ -122,6 +124,7 @@ def _tensor(value: Any, kinds: dict[str, str]) -> Any:
 def _settings(name: str, config: dict[str, Any]) -> dict[str, Any]:
     neutral = DROPPED.get(name, {})
     kept = {key: item for key, item in config.items() if key not in neutral or neutral[key] not in (..., item)}
+    kept = {RENAMED.get(name, {}).get(key, key): item for key, item in kept.items()}
     shape = kept.pop(INPUT_SHAPE, None)
     if name == "InputLayer" and shape is not None:
         kept["batch_shape"] = shape

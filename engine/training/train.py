@@ -1,9 +1,9 @@
 """Training of a network on an image set: rows are fed from HDF5, every epoch leaves a checkpoint, and the end a model.
 
-`OUTPUT/model.keras` is the trained model and `OUTPUT/training.json` what it was trained with; `OUTPUT/logs` fills while
-training runs: `model_check_points/weights.<epoch>-<val_loss>.weights.h5`, for `load_weights` of the same model, and
-`tensor_boards/{train,validation}`. The same settings, data and seed give the same bytes in all of them on one kind of
-hardware, but for TensorBoard's, which hold times.
+`OUTPUT/model.keras`, or `model.h5` in the form of Keras 2, is the trained model and `OUTPUT/training.json` what it was
+trained with; `OUTPUT/logs` fills while training runs: `model_check_points/weights.<epoch>-<val_loss>.weights.h5`, for
+`load_weights` of the same model, and `tensor_boards/{train,validation}`. The same settings, data and seed give the same
+bytes in all of them on one kind of hardware, but for TensorBoard's, which hold times.
 
 The learning rate is 0.1^⌊epoch/10⌋ of the first one: it falls tenfold every ten epochs. eAI-Repair-Toolkit multiplies
 the rate of the epoch before by that, which so falls tenfold in every epoch from the eleventh on, and a hundredfold from
@@ -38,15 +38,16 @@ from engine.core.rng import generator
 from engine.core.types import Float32, Int64
 from engine.data.image_set import READ_ROWS, ImageReader, ImageSet, open_reader
 from engine.data.value_range import ValueRange, value_range
-from engine.models import hdf5, savedmodel
+from engine.models import hdf5, keras2_writer, savedmodel
 from engine.models.known_data import TRAINING_FACTS
-from engine.models.load import fingerprint_of, load_model
+from engine.models.load import Format, fingerprint_of, load_model
 from engine.passes.batching import BATCH_ROWS
 from engine.passes.classes import NotNumbersError
 from engine.targets.model_runner import ModelRunner
 from engine.training.architectures import foreign_layer
 
-MODEL, FACTS = "model.keras", TRAINING_FACTS
+MODELS: dict[Format, str] = {"keras": "model.keras", "h5": "model.h5"}
+FACTS = TRAINING_FACTS
 CHECKPOINTS, BOARDS = Path("logs/model_check_points"), Path("logs/tensor_boards")
 BOARD_NAMES = ("train", "validation")
 PATIENCE = 5
@@ -75,12 +76,14 @@ class TrainSettings:
         validation_split: share of the rows that are not trained on, above 0 and below 1.
         seed: chooses these rows and the order of the others; the weights to start from have their own in
             `architectures.build`.
+        format: of the model's file, a key of `MODELS`: `keras`, or `h5` as Keras 2 writes it.
     """
 
     epochs: int = 5
     batch_rows: int = 32
     validation_split: float = 0.2
     seed: int = 0
+    format: Format = "keras"
 
     def __post_init__(self) -> None:
         """Refuse numbers that no training can have."""
@@ -213,29 +216,30 @@ def use_gpu(wanted: bool | None) -> str:
     return "a GPU" if gpus and wanted is not False else "the CPU"
 
 
-def check_output(output_dir: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that a trained model cannot go to.
+def check_output(output_dir: Path, *, overwrite: bool, kind: Format = "keras") -> None:
+    """Refuse a folder that a trained model of a format cannot go to.
 
     A model that `train` made is replaced without `overwrite`, as `optimize` replaces a repaired one.
 
     Raises:
-        InputError: no folder; it holds another model, beside which this one could not be told; or a model.keras that
-            `train` did not make, without `overwrite`.
+        InputError: no folder; it holds another model, beside which this one could not be told; or one of the same name
+            that `train` did not make, without `overwrite`.
     """
     found = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
     if not found.is_dir():
         raise InputError(f"{found} is a file, expected a folder, or none, for the trained model")
     if found != output_dir:
         return
+    name = MODELS[kind]
     other = output_dir if savedmodel.is_savedmodel(output_dir) else None
     for path in sorted(output_dir.iterdir()):
-        if path.name != MODEL and path.is_file() and (zipfile.is_zipfile(path) or hdf5.is_hdf5_model(path)):
+        if path.name != name and path.is_file() and (zipfile.is_zipfile(path) or hdf5.is_hdf5_model(path)):
             other = other or path
     if other is not None:
-        kind = "SavedModel" if other == output_dir else f"model or archive {other.name}"
-        raise InputError(f"{output_dir}: holds the {kind}, expected an --output-dir for the trained model alone")
-    if (output_dir / MODEL).exists() and not (output_dir / FACTS).is_file() and not overwrite:
-        raise InputError(f"{output_dir / MODEL} was not made by train, expected another --output-dir or --overwrite")
+        found_kind = "SavedModel" if other == output_dir else f"model or archive {other.name}"
+        raise InputError(f"{output_dir}: holds the {found_kind}, expected an --output-dir for the trained model alone")
+    if (output_dir / name).exists() and not (output_dir / FACTS).is_file() and not overwrite:
+        raise InputError(f"{output_dir / name} was not made by train, expected another --output-dir or --overwrite")
 
 
 def train(
@@ -266,12 +270,15 @@ def train(
         held_bytes: see `HELD_BYTES`.
 
     Raises:
-        InputError: see `check_output` and `split_rows`; or an image cannot be read or has no finite numbers; or
-            TensorFlow is not installed. Nothing has been written.
+        InputError: see `check_output`, `split_rows` and `keras2_writer.write_model`; or an image cannot be read or has
+            no finite numbers; or TensorFlow is not installed. Nothing has been written.
         WorkError: the loss is not finite any more, or a file cannot be written.
     """
     backend.tensorflow("training")  # writes for TensorBoard under any backend
-    check_output(output_dir, overwrite=overwrite)
+    check_output(output_dir, overwrite=overwrite, kind=settings.format)
+    name = MODELS[settings.format]
+    if settings.format == "h5":
+        keras2_writer.check_model(model)
     training_rows, validation_rows = split_rows(images.rows, settings.validation_split, settings.seed)
     with ExitStack() as stack:
         reader = stack.enter_context(open_reader(images))
@@ -282,13 +289,13 @@ def train(
             _clear(output_dir)
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix=_SCRATCH, dir=output_dir)))
             epochs = _fit(model, training, validation, settings, output_dir, scratch, progress, on_epoch)
-            _save(model, scratch / MODEL)
+            _save(model, scratch / name, settings.format)
         except OSError as error:
             raise WorkError(
                 f"{output_dir}: cannot be written ({reason(error)}); the checkpoints of finished epochs are whole"
             ) from error
         foreign = foreign_layer(model)
-        saved = load_model(scratch / MODEL, allow_custom_code=foreign is not None)
+        saved = load_model(scratch / name, allow_custom_code=foreign is not None)
         runner = ModelRunner(saved.model, None)
         counts = [_correct(runner, feed, progress) for feed in (training, validation)]
         checkpoints = (output_dir / CHECKPOINTS / epoch.checkpoint for epoch in epochs)
@@ -298,9 +305,9 @@ def train(
             training=counts[0],
             validation=counts[1],
             foreign=foreign,
-            files=(output_dir / MODEL, output_dir / FACTS, *checkpoints, output_dir / BOARDS),
+            files=(output_dir / name, output_dir / FACTS, *checkpoints, output_dir / BOARDS),
         )
-        (scratch / MODEL).replace(output_dir / MODEL)
+        (scratch / name).replace(output_dir / name)
     told = _facts(facts, images, values, settings, trained)
     with replace_file(output_dir / FACTS) as temporary:
         temporary.write_text(json.dumps(told, indent=4) + "\n", encoding="utf-8")
@@ -413,9 +420,12 @@ def _check_room(model: Any, folder: Path, copies: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _save(model: Any, path: Path) -> None:
-    """Save as `.keras` without the time of saving and memory addresses, so that equal models are equal files."""
+def _save(model: Any, path: Path, kind: Format) -> None:
+    """Save without the time of saving and memory addresses, so that equal models are equal files."""
     _check_room(model, path.parent, copies=2)
+    if kind == "h5":
+        keras2_writer.write_model(model, path)
+        return
     raw = path.with_name(f"raw-{path.name}")
     model.save(str(raw))
     numbers: dict[str, str] = {}  # Keras tells objects that are used twice by their addresses
@@ -472,5 +482,5 @@ def _facts(
         },
         "epochs": [asdict(epoch) for epoch in trained.epochs],
         "correct": {"training": list(trained.training), "validation": list(trained.validation)},
-        "fingerprint": fingerprint_of(trained.files[0], "keras"),
+        "fingerprint": fingerprint_of(trained.files[0], settings.format),
     }

@@ -247,6 +247,33 @@ def test_a_model_is_there_already(
     assert len(list(Path("model/logs/model_check_points").iterdir())) == 1
 
 
+def test_a_file_for_tensorflow_of_keras_2(
+    trained: tuple[Path, Done], place: Path, command: Command, refused: Callable[..., str]
+) -> None:
+    """The same training, in the other file; see `tests/engine/models/test_keras2_writer.py` for its form."""
+    words = ["train", "--model=base", "--data-dir", "data", "--format", "h5", "--verbose", "0"]
+    refused(*words, "--output-dir", trained[0], says=("model.keras", "--output-dir"))
+    done = command(*words, "--output-dir", "old", "--epochs", "2", "--seed", "7")
+    assert done.out == trained[1].out[trained[1].out.index("accuracy") :].replace(str(trained[0]), "old").replace(
+        "old/model.keras", "old/model.h5"
+    )
+    old, new = load_model(Path("old")), load_model(trained[0])
+    with h5py.File("data/train.h5") as file:
+        np.testing.assert_array_equal(old.model(file["images"][:50]), new.model(file["images"][:50]))
+    facts = json.loads(Path("old/training.json").read_text())
+    assert facts["fingerprint"] == old.fingerprint and facts["settings"]["format"] == "h5"
+
+
+def test_networks_that_keras_2_lacks(place: Path, command: Command) -> None:
+    with h5py.File("data/train.h5") as file, h5py.File("data/colour.h5", "w") as colour:
+        colour["images"] = np.repeat(np.pad(file["images"][:20], ((0, 0), (2, 2), (2, 2), (0, 0))), 3, axis=3)
+        colour["labels"] = file["labels"][:20]
+    words = ["train", "--model=MobileNetV3Small", "--weights=none", "--data-dir=data", "--target-data=colour.h5"]
+    done = command(*words, "--output-dir=old", "--format=h5")
+    assert (done.code, done.out) == (2, "") and not Path("old").exists()
+    assert done.err.endswith("keras.src.ops.numpy.Add, which Keras 2 does not have, expected --format keras\n")
+
+
 def test_download_that_fails(place: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(place / "keras"))
     for variable in ("https_proxy", "HTTPS_PROXY"):

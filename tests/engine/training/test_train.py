@@ -327,7 +327,7 @@ def test_files(images: ImageSet, tmp_path: Path) -> None:
     assert facts["model"] == {"name": "test"}
     assert facts["data"]["label_names"] == list(NAMES)
     assert facts["data"]["preprocess"] == "pad"
-    assert facts["settings"] == {"epochs": 3, "batch_rows": 32, "validation_split": 0.2, "seed": 0}
+    assert facts["settings"] == {"epochs": 3, "batch_rows": 32, "validation_split": 0.2, "seed": 0, "format": "keras"}
     assert [Epoch(**epoch) for epoch in facts["epochs"]] == list(trained.epochs)
     assert facts["correct"] == {"training": list(trained.training), "validation": list(trained.validation)}
     assert facts["fingerprint"] == loaded.fingerprint
