@@ -3,6 +3,7 @@ from .core.rng import RngKey
 from .data.chunks import split_chunks
 from .data.image_set import ImageSet, open_image_set, read_images
 from .data.outcomes import open_negatives, open_positives, write_targets
+from .datasets.dataset import Dataset, Pictures, prepare_dataset
 from .fitness.base import Fitness
 from .fitness.last_dense import TiledFitness
 from .fitness.objective import Objective
@@ -46,6 +47,7 @@ __all__ = [
     "Comparison",
     "CrossFit",
     "CrossFitSettings",
+    "Dataset",
     "DeepTarget",
     "DenseChain",
     "Fitness",
@@ -60,6 +62,7 @@ __all__ = [
     "ModelRunner",
     "Objective",
     "Patch",
+    "Pictures",
     "Plan",
     "Point",
     "Problem",
@@ -104,6 +107,7 @@ __all__ = [
     "paired_changes",
     "patch_between",
     "prepare",
+    "prepare_dataset",
     "problem_of",
     "read_images",
     "read_patch",

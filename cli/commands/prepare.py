@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -13,11 +14,15 @@ from cli.shared.groups import Commands
 from cli.shared.options import PATH, F, given, option, options_of, verbose_option, worker_options
 from cli.shared.positions import Positional
 from engine.core.errors import InputError
+from engine.datasets.plugins import Plugin, find_plugins
 
 T = TypeVar("T")
 
 _PLACES = ("input_dir", "output_dir", "divide_rate", "random_state")
 """What values without a flag are of, as in eAI-Repair-Toolkit."""
+
+_PLUGINS, _NOTES = f"{__name__}.plugins", f"{__name__}.notes"
+"""Of the context of a command line: data sets of other packages, and what was told of them."""
 
 
 def _ratio(context: click.Context, parameter: click.Parameter, value: str) -> tuple[float, float, float, float]:
@@ -29,7 +34,20 @@ def _ratio(context: click.Context, parameter: click.Parameter, value: str) -> tu
 
 
 class _Datasets(Commands):
-    """Data sets by their names; `--dataset NAME` anywhere stands for NAME in front."""
+    """Data sets by their names, ours and other packages'; `--dataset NAME` anywhere stands for NAME in front."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Ours first."""
+        ours = super().list_commands(ctx)
+        return [*ours, *(name for name in _plugins(ctx) if name not in ours)]
+
+    def found(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of a data set; none of another package is imported for it."""
+        ours, plugin = super().found(ctx, name), _plugins(ctx).get(name)
+        if ours is None or plugin is None:
+            return ours if plugin is None else _command_of(plugin)
+        _note(ctx, f"{plugin} is left out, as one that comes with repair-dist has its name")
+        return ours
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         for place, word in enumerate(args):
@@ -38,6 +56,25 @@ class _Datasets(Commands):
                 rest = args[:place] + args[place + (1 if equals else 2) :]
                 return super().parse_args(ctx, [value if equals else args[place + 1], *rest])
         return super().parse_args(ctx, args)
+
+
+def _plugins(ctx: click.Context) -> Mapping[str, Plugin]:
+    """Data sets of other packages; a note says where they cannot be found."""
+    if _PLUGINS not in ctx.meta:
+        ctx.meta[_PLUGINS] = {}
+        try:
+            ctx.meta[_PLUGINS] = find_plugins()
+        except InputError as error:
+            _note(ctx, str(error))
+    return cast("Mapping[str, Plugin]", ctx.meta[_PLUGINS])
+
+
+def _note(ctx: click.Context, text: str) -> None:
+    """Tell something once, and not while a shell completes words."""
+    told = ctx.meta.setdefault(_NOTES, set())
+    if text not in told and not ctx.resilient_parsing:
+        echo(f"note: {text}", err=True)
+    told.add(text)
 
 
 @click.group(cls=_Datasets, short_help="Make train.h5, val.h5, test.h5 and repair.h5 from downloaded data.")
@@ -77,6 +114,10 @@ _OFFICIAL_RATIO = _ratio_option(
     "train : val : repair; test, unless 0, is always the whole official test set, in its order."
 )
 _OWN_RATIO = _ratio_option("train,val,test,repair; they sum to 1. Parts of ratio 0 are not written.")
+_PACKAGE_RATIO = _ratio_option(
+    "train,val,test,repair; they sum to 1. Parts of ratio 0 are not written. Where the data set has a test set, test, "
+    "unless 0, is the whole of it, and the other images are divided in the proportion train : val : repair."
+)
 _OBJECTS_RATIO = _ratio_option(
     "train,val,test,repair; they sum to 1. Parts of ratio 0 are not written, and without repair up to three images are "
     "left over, as in eAI-Repair-Toolkit."
@@ -87,6 +128,13 @@ _DIVIDE_RATE = option(
     help="Share of repair among the official training images; the rest is train, as eAI-Repair-Toolkit divides them. "
     "Takes the place of --data-ratio.",
 )
+
+_OWN_PREPROCESS = _preprocess_option(
+    ("resize", "toolkit", "pad"),
+    "resize",
+    "Resize; resize and equalise, as eAI-Repair-Toolkit does; or pad with zeros.",
+)
+_SIDE = option("--side", type=int, default=32, show_default=True, help="Height and width of the images.")
 
 
 def _like_toolkit_option(text: str) -> Callable[[F], F]:
@@ -269,12 +317,8 @@ def cifar_10(**settings: Any) -> None:
 @_input_option("Folder with a folder of pictures for every class.")
 @_OWN_RATIO
 @option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the pictures.")
-@_preprocess_option(
-    ("resize", "toolkit", "pad"),
-    "resize",
-    "Resize; resize and equalise, as eAI-Repair-Toolkit does; or pad with zeros.",
-)
-@option("--side", type=int, default=32, show_default=True, help="Height and width of the images.")
+@_OWN_PREPROCESS
+@_SIDE
 @options_of("other data sets", "--single-dir", "--target-label", kind=str)
 @_common_options
 def image_folder(**settings: Any) -> None:
@@ -287,6 +331,42 @@ def image_folder(**settings: Any) -> None:
     classes = class_names(settings["input_dir"])
     side = settings["side"]
     _tell(_run(prepare_image_folder, settings), len(classes), ("image_ids",), (side, side))
+
+
+class _OfPackage(Positional):
+    """A data set of another package, which is imported when its help or its pictures are asked for."""
+
+    def __init__(self, *args: Any, plugin: Plugin, **settings: Any) -> None:
+        """Take values without a flag as `image-folder` does."""
+        super().__init__(*args, positions=_PLACES[:2], short_help=f"Data set of {plugin.packages}.", **settings)
+        self._plugin = plugin
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Its summary, and where it is from."""
+        self.help = (
+            f"{self._plugin.load().summary}\n\nA data set of {self._plugin.packages}. The same command goes on where "
+            f"it was interrupted.\n\nExample: repair-dist prepare {self.name} --input-dir inputs --output-dir data"
+        )
+        super().format_help_text(ctx, formatter)
+
+
+def _command_of(plugin: Plugin) -> click.Command:
+    @click.command(plugin.name, cls=_OfPackage, plugin=plugin)
+    @_input_option("What the data set is read from, as its author describes.")
+    @_PACKAGE_RATIO
+    @option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the images.")
+    @_OWN_PREPROCESS
+    @_SIDE
+    @options_of("other data sets", "--single-dir", "--target-label", kind=str)
+    @_common_options
+    def prepare_plugin(**settings: Any) -> None:
+        from engine.datasets.dataset import prepare_dataset
+
+        prepare, side = functools.partial(prepare_dataset, plugin.load(), name=str(plugin)), settings["side"]
+        prepared = _run(prepare, settings)
+        _tell(prepared.rows, prepared.classes, ("image_ids",) if prepared.with_ids else (), (side, side))
+
+    return prepare_plugin
 
 
 def _run(prepare: Callable[..., T], settings: dict[str, Any]) -> T:

@@ -6,25 +6,15 @@ not end like a picture are left out as well.
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.parallel import ParallelMap, in_process
 from engine.core.progress import Progress, unseen
-from engine.core.types import Float32, Uint8
-from engine.data.pictures import SUFFIXES, read_picture
-from engine.data.preprocess import METHODS, SIDE, preprocess_each
-from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio, Split, check_ratio, cut, shuffled, write_splits
-
-DEFAULT_PREPROCESS = "resize"
-
-_KEPT_SIDES = 8
-"""A picture of many times the wanted side is first averaged down to this many."""
+from engine.data.pictures import SUFFIXES
+from engine.data.preprocess import SIDE
+from engine.datasets.dataset import DEFAULT_PREPROCESS, Dataset, Pictures, prepare_dataset
+from engine.datasets.splits import DEFAULT_RATIO, Ratio
 
 
 def prepare_image_folder(
@@ -41,48 +31,39 @@ def prepare_image_folder(
 ) -> dict[str, int]:
     """Write the splits with a ratio above 0 and return their rows; splits of earlier calls stay.
 
-    The pictures of all classes, sorted by class and name, are shuffled by `random_state` and divided by
-    `data_ratio`; no picture is lost. `images` are float32 (n, side, side, 3), `labels` one-hot uint8, `image_ids`
-    class and file name.
+    The pictures of all classes are taken sorted by class and name; `image_ids` are class and file name. The rest is
+    as `engine.datasets.dataset.prepare_dataset` has it.
 
-    Raises InputError for fewer than two classes, a class without pictures, unreadable ones, for padding one that is
-    too large, a bad ratio, and as `engine.datasets.splits.write_splits` does.
+    Raises InputError for fewer than two classes, a class without pictures, and as `prepare_dataset` does.
     """
-    if preprocess not in METHODS:
-        raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(METHODS)}")
-    if side < 1:
-        raise InputError(f"side is {side}, expected at least 1")
-    check_ratio(data_ratio)
-    root, classes = input_dir.absolute(), class_names(input_dir)
-    files: list[Path] = []
-    labels: list[int] = []
-    for number, name in enumerate(classes):
-        pictures = sorted(path for path in (root / name).iterdir() if path.suffix.lower() in SUFFIXES)
-        if not pictures:
-            raise InputError(f"{input_dir / name} has no picture, expected at least one ({', '.join(SUFFIXES)})")
-        files += pictures
-        labels += [number] * len(pictures)
-    order = shuffled(len(files), random_state)
-    splits = {
-        split: Split(
-            sources=[str(files[row]) for row in order[rows]],
-            labels=np.array(labels)[order[rows]],
-            image_ids=[files[row].relative_to(root).as_posix() for row in order[rows]],
-        )
-        for split, rows in cut(len(files), data_ratio, keep_all=True).items()
-    }
-    stamps = [(str(path), (status := path.stat()).st_size, status.st_mtime_ns) for path in files]
-    sources = hashlib.sha256(repr(stamps).encode("utf-8", "surrogateescape")).hexdigest()
-    return write_splits(
+    prepared = prepare_dataset(
+        Dataset("Your own pictures.", read_image_folder),
+        input_dir,
         output_dir,
-        splits,
-        Layout(classes, preprocess, (side, side)),
-        functools.partial(prepare_pictures, preprocess=preprocess, side=side),
-        job={"ratio": data_ratio, "random_state": random_state, "sources": sources},
+        name=str(input_dir),
+        data_ratio=data_ratio,
+        random_state=random_state,
+        preprocess=preprocess,
+        side=side,
         overwrite=overwrite,
         spread=spread,
         progress=progress,
     )
+    return prepared.rows
+
+
+def read_image_folder(input_dir: Path) -> Pictures:
+    """The paths of all pictures; InputError for fewer than two classes and a class without pictures."""
+    classes = class_names(input_dir)
+    files: list[Path] = []
+    labels: list[int] = []
+    for number, name in enumerate(classes):
+        pictures = sorted(path for path in (input_dir / name).iterdir() if path.suffix.lower() in SUFFIXES)
+        if not pictures:
+            raise InputError(f"{input_dir / name} has no picture, expected at least one ({', '.join(SUFFIXES)})")
+        files += pictures
+        labels += [number] * len(pictures)
+    return Pictures(classes, files, labels)
 
 
 def class_names(input_dir: Path) -> tuple[str, ...]:
@@ -93,22 +74,3 @@ def class_names(input_dir: Path) -> tuple[str, ...]:
     if len(names) < 2:
         raise InputError(f"{input_dir} has {len(names)} folders, expected one for each of at least two classes")
     return tuple(names)
-
-
-def prepare_pictures(paths: Sequence[str], *, preprocess: str, side: int) -> Float32:
-    """Float32 (n, side, side, 3) of the pictures in some files.
-
-    Unless they are padded, pictures whose shorter side is 16 times `side` or more are first averaged over squares of
-    whole pixels, to at least 8 times; then they are stretched to the square.
-    Raises FileNotFoundError for a missing file, InputError for one that is unreadable or too large to pad.
-    """
-    at_most = None if preprocess == "pad" else _KEPT_SIDES * side
-
-    def read(path: str) -> Uint8:
-        picture = read_picture(Path(path), at_most=at_most)
-        if preprocess == "pad" and max(picture.shape[:2]) > side:
-            height, width = picture.shape[:2]
-            raise InputError(f"{path} is {height}×{width}; padding needs at most {side}×{side}, expected a smaller one")
-        return picture
-
-    return preprocess_each(map(read, paths), preprocess, (side, side))

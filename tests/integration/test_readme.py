@@ -83,7 +83,7 @@ def test_every_block_runs_after_the_one_before(
                     ran[page].append(" ".join(words[:2]) if words[0] == "patch" else words[0])
     assert ran == {
         "README.md": ["prepare", "train", "target", "optimize", "report", "localize", "python"],
-        "docs/own-model.md": ["test", "split", "target"],
+        "docs/own-model.md": ["test", "python", "split", "target"],
         "docs/requirements-and-batches.md": ["batch", "report"],
         "docs/crossfit.md": ["target", "optimize", "report", "batch"],
         "docs/arachne.md": ["localize", "optimize", "utils", "target", "localize", "optimize"],

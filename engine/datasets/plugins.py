@@ -1,0 +1,91 @@
+"""Data sets that other packages bring: entry points of the group `repair_dist.datasets`.
+
+A package states `NAME = "package.module:attribute"` there, where the attribute is an `engine.datasets.dataset.Dataset`,
+and `repair-dist prepare NAME` knows it. Nothing of a package is imported before its data set is asked for, and nothing
+of it runs on workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+from engine.core.errors import InputError, reason
+from engine.core.names import in_words, listed
+
+if TYPE_CHECKING:
+    from engine.datasets.dataset import Dataset
+
+GROUP = "repair_dist.datasets"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A data set of another package.
+
+    Attributes:
+        name: as it is declared.
+        entries: the entry points that declare it; where there are several, none of them can be had.
+    """
+
+    name: str
+    entries: tuple[EntryPoint, ...]
+
+    @property
+    def packages(self) -> str:
+        """The package that brings it, or all that want to."""
+        names = list(dict.fromkeys(map(_package, self.entries)))
+        return f"the package{'s' if len(names) > 1 else ''} {listed(names)}"
+
+    def __str__(self) -> str:
+        """As messages name it."""
+        return f"data set {in_words(self.name)} of {self.packages}"
+
+    def load(self) -> Dataset:
+        """Import it.
+
+        Raises InputError where that fails, where it is of another kind, and where several packages bring one of this
+        name.
+        """
+        from engine.datasets.dataset import Dataset
+
+        if len(self.entries) > 1:
+            values = listed(entry.value for entry in self.entries)
+            raise InputError(f"{self} is declared {len(self.entries)} times ({values}), expected one of this name")
+        (entry,) = self.entries
+        try:
+            found = entry.load()
+        except (Exception, SystemExit) as error:
+            why = f"{type(error).__name__}: {reason(error)}"
+            raise InputError(f"{self} cannot be imported from {entry.value} ({why}), expected a Dataset") from error
+        if not isinstance(found, Dataset):
+            raise InputError(f"{self} is a {type(found).__name__} ({entry.value}), expected an engine.Dataset")
+        return found
+
+
+def find_plugins() -> dict[str, Plugin]:
+    """Data sets of installed packages by their names with dashes for underscores, sorted; nothing is imported.
+
+    Raises InputError where the entry points of some package cannot be read.
+    """
+    try:
+        found = entry_points(group=GROUP)
+    except Exception as error:  # a file without the form of entry points raises almost anything
+        raise InputError(
+            f"the entry points of the installed packages cannot be read ({type(error).__name__}: {reason(error)}), "
+            f"expected them in order to find {GROUP}"
+        ) from error
+    by_name: dict[str, list[EntryPoint]] = {}
+    for entry in sorted(set(found), key=lambda entry: (entry.name, entry.value)):
+        by_name.setdefault(entry.name.replace("_", "-"), []).append(entry)
+    return {name: Plugin(entries[0].name, tuple(entries)) for name, entries in sorted(by_name.items())}
+
+
+def _package(entry: EntryPoint) -> str:
+    """Name of its package, or its module where the package has none."""
+    name = None
+    with contextlib.suppress(Exception):  # damaged metadata raises almost anything
+        name = entry.dist.name if entry.dist else None
+    return name or entry.value.partition(":")[0]
