@@ -29,25 +29,25 @@ class ValueWatch:
         """Nothing is known yet; `warn` is called with each warning."""
         self._warn = warn
         self._seen: set[Path] = set()
+        self._compared: set[tuple[Path, str]] = set()
         self._first: tuple[Path, ValueRange] | None = None
         self._made: tuple[Path, str] | None = None
 
     def saw(self, model: LoadedModel, images: ImageSet, values: ValueRange) -> None:
         """Take note of the range of a whole set on which a model is run."""
-        if images.path in self._seen:
-            return
-        self._seen.add(images.path)
         known = known_data(model)
         if images.preprocess is not None:
             self._saw_preprocess(model, images.path, images.preprocess, known)
-        if is_pictures(images):
+        if images.path not in self._seen and is_pictures(images):
             self._saw_values(model, images, values, known)
+        self._seen.add(images.path)
 
     def _saw_preprocess(self, model: LoadedModel, path: Path, method: str, known: KnownData | None) -> None:
         expected = None if self._made is None else (self._made[1], f"as in {self._made[0]}")
         if known is not None and known.preprocess is not None:
             expected = (known.preprocess, f"which {model.path} was {known.verb} with")
-        if expected is not None and method != expected[0]:
+        if expected is not None and method != expected[0] and (path, expected[0]) not in self._compared:
+            self._compared.add((path, expected[0]))
             self._warn(f"{path}: images were made with --preprocess {method}, expected {expected[0]}, {expected[1]}")
         if self._made is None:
             self._made = path, method

@@ -117,6 +117,11 @@ def test_rows_made_in_another_way_than_those_to_repair(workspace: Path, command:
     told = f"warning: {path}: {found} which out/repair/model.keras was repaired with"
     assert warnings(command(*test, "--target-data", "val").err) == [told]
     assert warnings(command("test", "--model-dir", "model.keras", *test[3:], "--target-data", "val").err) == []
+    Path("goals.toml").write_text("[[require]]\nmax_drop = 0.5\n")
+    both = [*test, "--target-data", "val", "--requirements", "goals.toml", "--base-model-dir"]
+    assert warnings(command(*both, "model.keras").err) == [told]
+    both[2], before = "model.keras", "out/repair"
+    assert warnings(command(*both, before).err) == [told]  # it is the model before that knows
 
 
 def test_what_train_knew_goes_with_a_repaired_model(workspace: Path, command: Command) -> None:
