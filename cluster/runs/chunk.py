@@ -61,7 +61,7 @@ class Chunk:
 def target_of(model: LoadedModel, names: Sequence[str], folders: Sequence[Path]) -> Target:
     """The weights under repair: those that `localize` found in the folders of negatives, so that as little as can be of
     the model is behind the first of them; where it did not say, what is asked for by name, or else the Dense layers
-    that the toolkit's `weights.csv` is about, if these are several.
+    that the toolkit's `weights.csv` is about.
 
     Raises:
         InputError: what was asked for does not exist, or is not what `localize` looked at.
@@ -72,7 +72,7 @@ def target_of(model: LoadedModel, names: Sequence[str], folders: Sequence[Path])
         found |= {path: folder for path in localised_paths(folder) if path not in found}
     if not found:
         dense = () if names else dense_names(model.model, _layers_of(folders))
-        return asked if len(dense) < 2 else resolve_target(model.model, model.loss, model.classes, model.path, dense)
+        return resolve_target(model.model, model.loss, model.classes, model.path, dense) if dense else asked
     if names and (others := [path for path in found if path not in asked.shapes]):
         raise InputError(
             f"{found[others[0]] / 'weights.arrow'}: is about {others[0]!r}, expected weights of {', '.join(names)}"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from engine.data.image_set import open_image_set
 from engine.models.load import load_model
@@ -39,10 +40,12 @@ def test_layers_from_the_end(workspace: Path, command: Command) -> None:
             assert text == named
 
 
-def test_weights_csv_over_several_dense_layers(workspace: Path, command: Command) -> None:
-    """The toolkit's file says by itself what is under repair, and comes back with the new values of both layers."""
+@pytest.mark.parametrize("layers", [(7, 8), (7,)], ids=["two", "the hidden one"])
+def test_weights_csv_of_dense_layers(layers: tuple[int, ...], workspace: Path, command: Command) -> None:
+    """The toolkit's file says by itself what is under repair, and comes back with the new values of its layers."""
     kernels = [np.array(load_model(Path("model.keras")).model.layers[number].kernel) for number in (7, 8)]
     places = [(7, 3, 5), (8, 10, 6), (7, 100, 90), (8, 2, 0), (8, 50, 6)]
+    places = [place for place in places if place[0] in layers]
     rewrite("".join(f"{layer},{i},{j},0.5\n" for layer, i, j in places))
     done = command("optimize", "--method=Arachne", *MODEL, *SMALL, *HERE)
     assert done.code == 0, done.err
@@ -54,7 +57,7 @@ def test_weights_csv_over_several_dense_layers(workspace: Path, command: Command
         assert np.float32(row[3]) == kernels[layer - 7][i, j]
         kernels[layer - 7][i, j] = np.float32(row[4])
     changed = {path for path in before if not np.array_equal(np.array(before[path]), np.array(after[path]))}
-    assert changed == {"dense/kernel", "dense_1/kernel"}
+    assert changed == {("dense/kernel", "dense_1/kernel")[layer - 7] for layer in layers}
     for name, kernel in zip(("dense", "dense_1"), kernels, strict=True):
         np.testing.assert_array_equal(np.array(after[f"{name}/kernel"]), kernel)
 
