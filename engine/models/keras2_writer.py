@@ -192,7 +192,13 @@ def _layer(layer: Mapping[str, Any]) -> dict[str, Any]:
     if kind not in KINDS or module != "keras.layers":
         name = layer["config"].get("name", kind)
         raise InputError(f"layer {name!r} is {module}.{kind}, which Keras 2 does not have, expected --format keras")
-    return {"class_name": kind, "config": _settings(kind, layer["config"])}
+    settings = _settings(kind, layer["config"])
+    if kind == "MultiHeadAttention":
+        shapes = layer["build_config"]["shapes_dict"]
+        value = shapes["value_shape"]
+        settings |= {"query_shape": shapes["query_shape"], "value_shape": value}
+        settings["key_shape"] = shapes.get("key_shape") or value
+    return {"class_name": kind, "config": settings}
 
 
 def _settings(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:

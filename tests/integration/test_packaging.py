@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,6 +62,20 @@ def test_everything_is_packed(wheel: Path) -> None:
     assert any(name.endswith(".pyi") for name in packed) and any(name.endswith(".jinja") for name in packed)
 
 
+def printed_in_readme() -> list[str]:
+    """What README says that the quickstart prints, but for the lines that stand for others."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = text.partition("Of what it prints:")[2].partition("```text\n")[2].partition("```")[0]
+    return [line for line in block.splitlines() if line.strip() not in ("", "…")]
+
+
+def words_of(line: str) -> tuple[str, list[float]]:
+    """A line without numbers and widths of columns, and its numbers: the last bits are those of a processor."""
+    number = re.compile(r"(?<!\w)[-+]?\d[\d,]*(?:\.\d+)?(?!\w)")
+    numbers = [float(found.replace(",", "")) for found in number.findall(line)]
+    return " ".join(re.sub("-+", "-", number.sub("#", line)).split()), numbers
+
+
 def test_quickstart_among_decoys(wheel: Path, tmp_path: Path) -> None:
     """In an environment with the wheel and what it asks for; the decoys raise when they are imported."""
     venv.create(tmp_path / "environment", with_pip=True)
@@ -73,6 +88,11 @@ def test_quickstart_among_decoys(wheel: Path, tmp_path: Path) -> None:
     done = call([programs / "repair-dist", "quickstart", "--output-dir", "out"], cwd=started)
     assert "on 2 workers" in done.stderr
     assert "promised: with " in done.stdout
+    output = done.stdout.replace(f"{started.resolve()}/", "").replace("out/", "outputs/quickstart/")
+    printed = dict(map(words_of, output.splitlines()))
+    for line in printed_in_readme():
+        words, numbers = words_of(line)
+        assert printed[words] == pytest.approx(numbers, abs=10), line  # rows, points, images
     # The quickstart's promise, on its test images: nothing below what was asked, and more fixed than broken.
     facts = read_facts(started / "out" / "run")
     assert facts["promised"] and facts["exit_code"] == 0

@@ -102,8 +102,10 @@ def test_a_graph_in_the_old_form() -> None:
     assert nodes["both"] == [[["shared", 0, 0, {}], ["shared", 1, 0, {}]]]
     assert nodes["seen"] == [[["rows", 0, 0, {"value": ["rows", 0, 0]}]]]
     assert config["input_layers"] == [["start", 0, 0]] and config["output_layers"] == [["end", 0, 0]]
-    alpha = next(layer["config"] for layer in config["layers"] if layer["name"] == "leaky")
-    assert alpha["alpha"] == 0.25 and "negative_slope" not in alpha
+    settings = {layer["name"]: layer["config"] for layer in config["layers"]}
+    assert settings["leaky"]["alpha"] == 0.25 and "negative_slope" not in settings["leaky"]
+    shapes = [settings["seen"][f"{name}_shape"] for name in ("query", "key", "value")]
+    assert shapes == [[None, 30, 2]] * 3  # it is built from them
 
 
 def test_weights_are_listed_trained_ones_first(tmp_path: Path) -> None:
