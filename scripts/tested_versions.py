@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,7 @@ class Outcome:
         quickstart: whether it came to its end with exit code 0.
         day: as "2026-11-27".
         problem: why there are no numbers; empty if there are.
+        tests: what pytest was given, where it was not `FAST`.
     """
 
     python: str
@@ -122,6 +124,7 @@ class Outcome:
     quickstart: bool
     day: str
     problem: str = ""
+    tests: str = ""
 
     @property
     def cell(self) -> Cell:
@@ -180,33 +183,33 @@ def outdated(outcome: Outcome) -> bool:
     return any(name in bounds and not bounds[name].contains(found) for name, found in outcome.versions.items())
 
 
-def table(rows: Iterable[Sequence[str]], numbers: int) -> str:
-    """Markdown of rows, the first of which is the head; all but the first `numbers` columns stand on the right."""
+def table(rows: Iterable[Sequence[str]], first: int, last: int) -> str:
+    """Markdown of rows, the first of which is the head; between the first and the last columns stand numbers."""
     head, *body = ["| " + " | ".join(row) + " |" for row in rows]
     columns = head.count("|") - 1
-    rule = "| " + " | ".join("---" if column < numbers else "---:" for column in range(columns)) + " |"
+    rule = "| " + " | ".join("---:" if first <= column < columns - last else "---" for column in range(columns)) + " |"
     return "\n".join([head, rule, *body])
 
 
 def page(outcomes: dict[Cell, Outcome]) -> str:
     """The page of all cells, those that were not run among them."""
-    ran = [["Python", "versions", "day", "quickstart", "tests passed", "failed", "skipped"]]
+    ran = [["Python", "versions", "day", "quickstart", "tests passed", "failed", "skipped", "which"]]
     for cell in CELLS:
         outcome = outcomes.get(cell)
         if outcome is None:
-            ran.append([cell.python, cell.which, "not run", *["–"] * 4])
+            ran.append([cell.python, cell.which, "not run", *["–"] * 5])
         elif outcome.problem:
-            ran.append([outcome.release, cell.which, outcome.day, outcome.problem, *["–"] * 3])
+            ran.append([outcome.release, cell.which, outcome.day, outcome.problem, *["–"] * 4])
         else:
+            quickstart = "passed" if outcome.quickstart else "failed"
             numbers = [str(number) for number in (outcome.passed, outcome.failed, outcome.skipped)]
-            ran.append(
-                [outcome.release, cell.which, outcome.day, "passed" if outcome.quickstart else "failed", *numbers]
-            )
+            told = f"`{outcome.tests}`" if outcome.tests else "as above"
+            ran.append([outcome.release, cell.which, outcome.day, quickstart, *numbers, told])
     versions = [["package", *(f"{cell.python} {cell.which}" for cell in CELLS)]]
     for name in shown():
         found = [outcomes[cell].versions.get(name, "–") if cell in outcomes else "not run" for cell in CELLS]
         versions.append([f"`{name}`", *found])
-    return f"{HEAD}\n{table(ran, 4)}\n\n{table(versions, 1)}\n"
+    return f"{HEAD}\n{table(ran, 4, 1)}\n\n{table(versions, 1, 0)}\n"
 
 
 def current() -> dict[Cell, Outcome]:
@@ -358,7 +361,8 @@ def run_cell(cell: Cell, python: Path, folder: Path, tests: Sequence[str], keep:
         if not report.exists():
             return Outcome(cell.python, cell.which, release, versions, 0, 0, 0, False, day, "tests do not start")
         ended = call([programs / "repair-dist", "quickstart", "--output-dir", place / "quickstart"], log, folder)
-        return Outcome(cell.python, cell.which, release, versions, *counts(report), ended, day)
+        told = "" if tuple(tests) == FAST else shlex.join(tests)
+        return Outcome(cell.python, cell.which, release, versions, *counts(report), ended, day, tests=told)
     finally:
         if not keep:
             remove(place)

@@ -17,7 +17,7 @@ from scripts import tested_versions as script
 from scripts.tested_versions import CELLS, PYTHONS, Cell, Outcome
 
 LOWEST = Outcome("3.11", "lowest", "3.11.7", {"numpy": "2.0.0", "click": "8.1.0"}, 1860, 1, 4, True, "2026-11-27")
-NEWEST = replace(LOWEST, which="newest", versions={"numpy": "2.4.6"}, failed=0, quickstart=False)
+NEWEST = replace(LOWEST, which="newest", versions={"numpy": "2.4.6"}, failed=0, quickstart=False, tests="tests/cluster")
 
 
 def stand_in(path: Path, version: str) -> Path:
@@ -44,11 +44,11 @@ def test_the_table_of_a_data_file(tmp_path: Path) -> None:
     script.write_outcomes(data, {outcome.cell: outcome for outcome in (broken, NEWEST, LOWEST)})
     assert list(script.read_outcomes(data).values()) == [LOWEST, NEWEST, broken]
     lines = script.page(script.read_outcomes(data)).splitlines()
-    assert "| 3.11.7 | lowest | 2026-11-27 | passed | 1860 | 1 | 4 |" in lines
-    assert "| 3.11.7 | newest | 2026-11-27 | failed | 1860 | 0 | 4 |" in lines
-    assert "| 3.12.1 | newest | 2026-11-28 | cannot be installed | – | – | – |" in lines
+    assert "| 3.11.7 | lowest | 2026-11-27 | passed | 1860 | 1 | 4 | as above |" in lines
+    assert "| 3.11.7 | newest | 2026-11-27 | failed | 1860 | 0 | 4 | `tests/cluster` |" in lines
+    assert "| 3.12.1 | newest | 2026-11-28 | cannot be installed | – | – | – | – |" in lines
     for python, which in [("3.10", "lowest"), ("3.10", "newest"), ("3.12", "lowest"), ("3.13", "newest")]:
-        assert f"| {python} | {which} | not run | – | – | – | – |" in lines
+        assert f"| {python} | {which} | not run | – | – | – | – | – |" in lines
     (numpy,) = (line for line in lines if line.startswith("| `numpy` "))
     assert numpy == "| `numpy` | not run | not run | 2.0.0 | 2.4.6 | not run | – | not run | not run |"
 
