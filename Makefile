@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-fast test-slow lint docs bench bench-quality soak
+.PHONY: quickstart test test-fast test-slow lint docs bench bench-quality soak versions
 .DELETE_ON_ERROR:
 
 quickstart: .venv/ready
@@ -45,6 +45,12 @@ bench-quality: .venv/ready
 soak: .venv/ready
 	$(BIN)/python -m scripts.soak
 
+# Hours: constraints.txt as of today, and what of docs/tested-versions.md that makes out of date; interrupted, it goes on.
+versions: .venv/versions
+	$(BIN)/python -m scripts.tested_versions constraints
+	$(BIN)/python -m scripts.tested_versions run
+
+# PIP_CONSTRAINT=$PWD/constraints.txt, as in CI, takes the versions of that file; else they are the newest.
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -59,4 +65,9 @@ soak: .venv/ready
 # What the site is built with.
 .venv/docs: .venv/ready
 	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
+	touch $@
+
+# What makes the table of tested versions.
+.venv/versions: .venv/ready
+	$(BIN)/python -m pip install --quiet --editable '.[dev,versions]'
 	touch $@

@@ -188,6 +188,7 @@ def read_placed(path: Path) -> PlacedPatch:
         with pa.OSFile(str(path)) as file:
             table = pa.ipc.open_file(file).read_all()
         table.validate(full=True)
+        _ = table.column_names  # damaged ones are no text
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as an Arrow file, expected a whole patch file") from error
     version = (table.schema.metadata or {}).get(b"version")
