@@ -51,7 +51,7 @@ versions: .venv/versions
 	$(BIN)/python -m scripts.tested_versions run
 
 # PIP_CONSTRAINT=$PWD/constraints.txt, as in CI, takes the versions of that file; else they are the newest.
-.venv/ready: pyproject.toml
+.venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'

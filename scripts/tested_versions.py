@@ -7,8 +7,8 @@
 
 Needs uv, a package of the extra `versions`. The newest versions are those of constraints.txt, so that CI, which takes
 them too, runs what was tested. Each cell has a fresh environment, the fast tests of some rooms (or those given) and the
-quickstart. What came out is in docs/tested-versions.json, and as a page in docs/tested-versions.md. A cell that was run
-is not run again, unless `--again` asks for it, or constraints.txt or a bound of pyproject.toml has changed.
+quickstart. What came out is in docs/tested-versions.json, and as a page in docs/tested-versions.md. A cell that passed
+is not run again, unless `--again` asks for it, constraints.txt has changed or a bound of pyproject.toml was raised.
 """
 
 from __future__ import annotations
@@ -351,7 +351,12 @@ def run_cell(cell: Cell, python: Path, folder: Path, tests: Sequence[str], keep:
     release, day = version_of(python) or cell.python, date.today().isoformat()
     programs, report = place / "bin", place / "tests.xml"
     try:
-        if not install(cell, python, place, log):
+        try:
+            ready = install(cell, python, place, log)
+        except WorkError as error:  # no versions for this Python
+            ready = False
+            log.write_text(f"{error}\n", encoding="utf-8")
+        if not ready:
             return Outcome(cell.python, cell.which, release, {}, 0, 0, 0, False, day, "cannot be installed")
         every = installed(programs / "python")
         versions = {name: every[name] for name in shown() if name in every}
@@ -390,7 +395,7 @@ def constraints() -> None:
 @click.option("--python", "given", multiple=True, type=click.Path(path_type=Path), help="A Python; else those on PATH.")
 @click.option("--only", multiple=True, help="One cell, as 3.11:lowest.")
 @click.option("--folder", type=click.Path(path_type=Path), default=Path(tempfile.gettempdir()) / "tested-versions")
-@click.option("--again", is_flag=True, help="Also cells that were run.")
+@click.option("--again", is_flag=True, help="Also cells that were run and passed.")
 @click.option("--keep", is_flag=True, help="Leave the environments in the folder.")
 @click.argument("tests", nargs=-1)
 def run(
@@ -408,7 +413,7 @@ def run(
         if cell.python not in programs:
             print(f"{cell}: not run, there is no such Python", flush=True)
             continue
-        if cell in current() and not again:
+        if not again and cell in (known := current()) and known[cell].good:
             print(f"{cell}: was run before", flush=True)
             continue
         outcome = run_cell(cell, programs[cell.python], folder, tests or FAST, keep)

@@ -47,14 +47,14 @@ if TYPE_CHECKING:
     type=PATH,
     default=Path("outputs"),
     show_default=True,
-    help="Folder for model.keras, training.json and logs/.",
+    help="Folder for the model, training.json and logs/.",
 )
 @option(
     "--format",
     type=click.Choice(("keras", "h5")),
     default="keras",
     show_default=True,
-    help="keras writes model.keras; h5 writes model.h5 as Keras 2 does, for TensorFlow up to 2.15.",
+    help="keras writes model.keras; h5 writes model.h5 as Keras 2 does, for TensorFlow 2.15.",
 )
 @option(
     "--validation-split",

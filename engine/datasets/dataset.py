@@ -192,7 +192,7 @@ def _read(dataset: Dataset, input_dir: Path, name: str) -> Pictures:
         pictures = dataset.read(input_dir)
     except (InputError, WorkError, OSError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"{name} cannot be read from {input_dir} ({type(error).__name__}: {reason(error)}), expected what its "
             "author describes"

@@ -1,4 +1,4 @@
-"""Models written as Keras 2 writes them into HDF5, for TensorFlow up to 2.15 and what is built on it."""
+"""Models written as Keras 2.15 writes them into HDF5, for TensorFlow 2.15 and what is built on it."""
 
 from __future__ import annotations
 
@@ -17,53 +17,102 @@ from engine.models.safe_config import plain_config
 
 KERAS_VERSION = "2.15.0"
 
-_ANY_LAYER = {"quantization_config": None, "lora_rank": None, "lora_alpha": None, "autocast": True}
-_IMAGES = {"data_format": "channels_last"}
-ADDED: dict[str, dict[str, Any]] = {
-    "InputLayer": {"optional": False},
-    "LayerNormalization": {"rms_scaling": False},
-    "MultiHeadAttention": {"use_gate": False, "sliding_window": None, "seed": None, "flash_attention": None},
-    "RandomBrightness": _IMAGES,
-    "RandomContrast": {**_IMAGES, "value_range": ...},
-    "RandomCrop": _IMAGES,
-    "RandomFlip": _IMAGES,
-    "RandomRotation": _IMAGES,
-    "RandomTranslation": _IMAGES,
-    "RandomZoom": _IMAGES,
-    "Resizing": {
-        **_IMAGES,
-        "pad_to_aspect_ratio": False,
-        "fill_mode": ...,
-        "fill_value": ...,
-        "antialias": False,
-    },
+_ANY = "name trainable dtype "
+_LEARNT = "{0}_initializer {0}_regularizer {0}_constraint "
+_KERNEL, _BIAS = _LEARNT.format("kernel"), "use_bias activation activity_regularizer " + _LEARNT.format("bias")
+_DEPTHWISE, _POINTWISE = _LEARNT.format("depthwise"), _LEARNT.format("pointwise")
+_SCALED = "axis epsilon center scale " + _LEARNT.format("gamma") + _LEARNT.format("beta")
+_WINDOW = "kernel_size strides padding data_format dilation_rate "
+_POOL = "pool_size strides padding data_format"
+_FILL = "fill_mode fill_value interpolation seed"
+ARGUMENTS = {
+    kind: frozenset((_ANY + names).split())
+    for kind, names in {
+        **dict.fromkeys(("Add", "Average", "Identity", "Maximum", "Minimum", "Multiply", "Subtract"), ""),
+        **dict.fromkeys(("AveragePooling1D", "AveragePooling2D", "MaxPooling1D", "MaxPooling2D"), _POOL),
+        **dict.fromkeys(("Conv1D", "Conv2D"), f"filters groups {_WINDOW}{_KERNEL}{_BIAS}"),
+        **dict.fromkeys(
+            ("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling2D"), "data_format keepdims"
+        ),
+        "Activation": "activation",
+        "BatchNormalization": f"momentum synchronized moving_mean_initializer moving_variance_initializer {_SCALED}",
+        "CenterCrop": "height width",
+        "Concatenate": "axis",
+        "Conv2DTranspose": f"filters output_padding {_WINDOW}{_KERNEL}{_BIAS}",
+        "Cropping2D": "cropping data_format",
+        "Dense": f"units {_KERNEL}{_BIAS}",
+        "DepthwiseConv2D": f"depth_multiplier {_WINDOW}{_DEPTHWISE}{_BIAS}",
+        "Dropout": "rate noise_shape seed",
+        "ELU": "alpha",
+        "Flatten": "data_format",
+        "GaussianNoise": "stddev seed",
+        "InputLayer": "batch_input_shape sparse ragged",
+        "LayerNormalization": _SCALED,
+        "LeakyReLU": "alpha",
+        "MultiHeadAttention": "num_heads key_dim value_dim dropout output_shape attention_axes query_shape key_shape "
+        f"value_shape {_KERNEL}{_BIAS}",
+        "Normalization": "axis mean variance invert",
+        "PReLU": "shared_axes " + _LEARNT.format("alpha"),
+        "Permute": "dims",
+        "RandomBrightness": "factor value_range seed",
+        "RandomContrast": "factor seed",
+        "RandomCrop": "height width seed",
+        "RandomFlip": "mode seed",
+        "RandomRotation": f"factor {_FILL}",
+        "RandomTranslation": f"height_factor width_factor {_FILL}",
+        "RandomZoom": f"height_factor width_factor {_FILL}",
+        "ReLU": "max_value negative_slope threshold",
+        "Rescaling": "scale offset",
+        "Reshape": "target_shape",
+        "Resizing": "height width interpolation crop_to_aspect_ratio",
+        "SeparableConv2D": f"filters depth_multiplier {_WINDOW}{_DEPTHWISE}{_POINTWISE}{_BIAS}",
+        "Softmax": "axis",
+        "SpatialDropout2D": "rate data_format",
+        "UpSampling2D": "size data_format interpolation",
+        "ZeroPadding2D": "padding data_format",
+    }.items()
 }
-"""Settings that Keras 2 does not have, and the value with which they change nothing (...: any)."""
+"""Layers that both have, and the settings of each in Keras 2.15."""
 
-_PLAIN = """
-Activation Add Average AveragePooling1D AveragePooling2D BatchNormalization CenterCrop Concatenate Conv1D Conv2D
-Conv2DTranspose Cropping2D Dense DepthwiseConv2D Dropout ELU Flatten GaussianNoise GlobalAveragePooling1D
-GlobalAveragePooling2D GlobalMaxPooling2D Identity LeakyReLU MaxPooling1D MaxPooling2D Maximum Minimum Multiply
-Normalization PReLU Permute ReLU Rescaling Reshape SeparableConv2D Softmax SpatialDropout2D Subtract UpSampling2D
-ZeroPadding2D
-"""
-KINDS = frozenset({*_PLAIN.split(), *ADDED})
-"""Layers that both have."""
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "activity_regularizer": (None,),
+    "antialias": (False,),
+    "autocast": (True,),
+    "data_format": ("channels_last",),
+    "flash_attention": (None,),
+    "noise_shape": (None,),
+    "optional": (False,),
+    "pad_to_aspect_ratio": (False,),
+    "rms_scaling": (False,),
+    "seed": (None,),
+    "sliding_window": (None,),
+    "use_gate": (False,),
+    "value_range": ([0, 255], [0.0, 255.0]),
+    **dict.fromkeys(
+        ("lora_alpha", "lora_rank", "quantization_config", "renorm", "renorm_clipping", "virtual_batch_size"),
+        (None, False),
+    ),
+}
+"""Values with which a setting that Keras 2.15 lacks changes nothing."""
+
+_IDLE = {"BatchNormalization": ("renorm_momentum",), "Resizing": ("fill_mode", "fill_value")}
+"""Settings that mean something only beside another that is refused."""
+
+_SAME = "elu exponential gelu linear mish relu relu6 selu sigmoid softmax softplus softsign tanh"
+ACTIVATIONS = {**{name: name for name in _SAME.split()}, "silu": "swish"}
+"""The names in Keras 2.15 of activations that are the same function there; `hard_sigmoid` is another."""
 
 OPTIMIZERS = frozenset({"SGD", "Adam", "RMSprop", "Adagrad", "Adadelta", "Adamax", "Nadam", "Ftrl"})
 _NEW_IN_OPTIMIZERS = ("loss_scale_factor", "gradient_accumulation_steps")
 _NOT_LEGACY = {"is_legacy_optimizer": False, "jit_compile": False}
 """Without it Keras 2 takes an older class of the same name, with other settings."""
 
-_ACTIVATIONS = {"silu": "swish"}
-"""What Keras 2 calls otherwise."""
-
 
 def keras2_config(model: Any) -> dict[str, Any]:
-    """The configuration of a model as Keras 2 states it: a Sequential or Functional model of `KINDS`.
+    """The configuration of a model as Keras 2.15 states it: a Sequential or Functional model of layers of `ARGUMENTS`.
 
     Raises:
-        InputError: a layer, or a setting of one, that Keras 2 does not have.
+        InputError: a layer, a setting of one or a call that Keras 2 does not have.
     """
     return _model(plain_config(keras.saving.serialize_keras_object(model)))
 
@@ -72,14 +121,16 @@ def training_config(model: Any) -> dict[str, Any]:
     """How a compiled model is trained, as Keras 2 states it.
 
     Raises:
-        InputError: an optimizer that Keras 2 does not have.
+        InputError: an optimizer that Keras 2 does not read from HDF5, or a loss that is no name.
     """
     optimizer = plain_config(keras.saving.serialize_keras_object(model.optimizer))
     name, config = optimizer["class_name"], optimizer["config"]
     new = [key for key in _NEW_IN_OPTIMIZERS if config.pop(key, None) is not None]
     if name not in OPTIMIZERS or new:
         what = f"the setting {new[0]!r} of {name}" if new else f"the optimizer {name}"
-        raise InputError(f"{what} is not in Keras 2, expected --format keras")
+        raise InputError(f"{what} cannot be read from HDF5 by Keras 2, expected --format keras")
+    if not isinstance(model.loss, str):
+        raise InputError(f"the loss is a {type(model.loss).__name__}, expected a name for Keras 2, or --format keras")
     return {
         "loss": model.loss,
         "metrics": ["accuracy"],
@@ -151,22 +202,31 @@ def _graph(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ends(value: Any, kinds: Mapping[str, str]) -> list[Any]:
-    """Inputs or outputs of a graph, `[layer, call, tensor]` each; Keras 3 states a single one without the list."""
+    """Inputs or outputs of a graph, `[layer, call, tensor]` each; Keras 3 states a single one without the list, and
+    counts the calls of a nested Functional model from 1 here, as Keras 2 does everywhere.
+    """
     ends = [value] if isinstance(value[0], str) else value
-    return [[name, call + (kinds[name] in MODELS), tensor] for name, call, tensor in ends]
+    return [[name, call + (kinds[name] == "Sequential"), tensor] for name, call, tensor in ends]
 
 
 def _call(node: Mapping[str, Any], kinds: Mapping[str, str]) -> list[Any]:
-    """`{"args": [tensors], "kwargs": {…}}` as `[[layer, call, tensor, arguments], …]`.
+    """`{"args": [tensors], "kwargs": {…}}` as `[[layer, call, tensor, arguments], …]`, the arguments with each tensor.
 
-    Keras 2 counts the calls of a nested model from 1. The arguments go with the first tensor.
+    Keras 2 counts the calls of a nested model from 1.
     """
-    first, *others = node["args"]
-    arguments = {key: _argument(value, kinds) for key, value in node["kwargs"].items() if value is not None}
-    tensors = first if isinstance(first, list) else [first]
     names = ("value", "key")
+    if not 1 <= len(node["args"]) <= 1 + len(names):
+        found = f"a layer is called with {len(node['args'])} arguments that have no name"
+        raise InputError(f"{found}, expected 1 to {1 + len(names)} for Keras 2, or --format keras")
+    first, *others = node["args"]
+    arguments = {key: _argument(value, kinds) for key, value in node["kwargs"].items() if _is_set(value)}
     arguments |= {name: _history(value, kinds) for name, value in zip(names, others, strict=False)}
-    return [[*_history(tensor, kinds), {} if number else arguments] for number, tensor in enumerate(tensors)]
+    tensors = first if isinstance(first, list) else [first]
+    return [[*_history(tensor, kinds), arguments] for tensor in tensors]
+
+
+def _is_set(value: Any) -> bool:
+    return any(map(_is_set, value)) if isinstance(value, list) else value is not None
 
 
 def _argument(value: Any, kinds: Mapping[str, str]) -> Any:
@@ -189,7 +249,7 @@ def _layer(layer: Mapping[str, Any]) -> dict[str, Any]:
     if kind in MODELS:
         return _model(layer)
     module = layer.get("module") or layer.get("registered_name")
-    if kind not in KINDS or module != "keras.layers":
+    if kind not in ARGUMENTS or module != "keras.layers":
         name = layer["config"].get("name", kind)
         raise InputError(f"layer {name!r} is {module}.{kind}, which Keras 2 does not have, expected --format keras")
     settings = _settings(kind, layer["config"])
@@ -202,32 +262,36 @@ def _layer(layer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    neutral = {**_ANY_LAYER, **ADDED.get(kind, {})}
-    old_names = {new: old for old, new in RENAMED.get(kind, {}).items()}
+    old_names = {"batch_shape": INPUT_SHAPE, **{new: old for old, new in RENAMED.get(kind, {}).items()}}
     settings: dict[str, Any] = {}
     for key, value in config.items():
-        if key in neutral:
-            if neutral[key] not in (..., value):
-                raise InputError(
-                    f"layer {config['name']!r}: Keras 2 has no {key!r}, here {value!r}, expected --format keras"
-                )
-        elif key == "batch_shape":
-            settings[INPUT_SHAPE] = value
-        elif key == "dtype":
-            settings[key] = _policy(value)
-        else:
-            settings[old_names.get(key, key)] = _setting(value)
+        name = old_names.get(key, key)
+        if name in ARGUMENTS[kind]:
+            settings[name] = _setting(name, value, config["name"])
+        elif key not in _IDLE.get(kind, ()) and value not in NEUTRAL.get(key, ()):
+            raise _lacking(config["name"], f"{key!r} of {value!r}")
     return settings
 
 
-def _setting(value: Any) -> Any:
+def _setting(name: str, value: Any, layer: str) -> Any:
     """A setting; an object in it in the old form, without what is not set."""
-    if isinstance(value, str):
-        return _ACTIVATIONS.get(value, value)
+    if name == "dtype":
+        return _policy(value)
+    if name.endswith("activation") and value is not None:
+        if not isinstance(value, str) or value not in ACTIVATIONS:
+            text = value.get("config", value.get("class_name")) if isinstance(value, dict) else value
+            raise _lacking(layer, f"{name!r} of {text!r}")
+        return ACTIVATIONS[value]
     if isinstance(value, dict) and "class_name" in value:
-        config = {key: _setting(item) for key, item in value["config"].items() if item is not None}
+        if not str(value.get("module")).startswith("keras."):
+            raise _lacking(layer, f"{name!r} of {value['class_name']}")
+        config = {key: item for key, item in value["config"].items() if item is not None}
         return {"class_name": value["class_name"], "config": config}
     return value
+
+
+def _lacking(layer: str, what: str) -> InputError:
+    return InputError(f"layer {layer!r} has {what}, which Keras 2 does not have, expected --format keras")
 
 
 def _policy(value: Any) -> Any:

@@ -90,6 +90,8 @@ class TrainSettings:
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_rows)):
             if value < 1:
                 raise InputError(f"{name} is {value}, expected at least 1")
+        if self.format not in MODELS:
+            raise InputError(f"format is {self.format!r}, expected {' or '.join(MODELS)}")
         if not 0 < self.validation_split < 1:
             raise InputError(f"validation_split is {self.validation_split:g}, expected a share above 0 and below 1")
 

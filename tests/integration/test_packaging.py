@@ -92,7 +92,8 @@ def test_quickstart_among_decoys(wheel: Path, tmp_path: Path) -> None:
     printed = dict(map(words_of, output.splitlines()))
     for line in printed_in_readme():
         words, numbers = words_of(line)
-        assert printed[words] == pytest.approx(numbers, abs=10), line  # rows, points, images
+        for found, told in zip(printed[words], numbers, strict=True):
+            assert found == pytest.approx(told, abs=10 if told.is_integer() else 1.5), line  # images; points
     # The quickstart's promise, on its test images: nothing below what was asked, and more fixed than broken.
     facts = read_facts(started / "out" / "run")
     assert facts["promised"] and facts["exit_code"] == 0

@@ -55,11 +55,10 @@ def test_the_example_package(site: Site, command: Command) -> None:
     ]
     order = np.arange(23)
     np.random.default_rng(0).shuffle(order)
-    expected = dict.fromkeys(("train", "val", "repair"), "images")
     start = 0
     for part, n in rows.items():
         found = open_image_set(Path("a", f"{part}.h5"))
-        if part in expected:
+        if part != "test":
             chosen, start = order[start : start + n], start + n
             images, labels = given["images"][chosen], given["labels"][chosen]
         else:

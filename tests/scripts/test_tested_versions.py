@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from engine.core.errors import InputError
+from engine.core.errors import InputError, WorkError
 from scripts import tested_versions as script
 from scripts.tested_versions import CELLS, PYTHONS, Cell, Outcome
 
@@ -114,6 +114,26 @@ def test_a_cell_that_was_run_is_not_run_again_unless_asked(ran: list[Cell], tmp_
     run(tmp_path, "--only", "3.11:lowest", "--again")
     assert ran[4:] == [Cell("3.11", "lowest")]
     assert (tmp_path / "page.md").read_text(encoding="utf-8").count("| passed |") == 4
+
+
+def test_a_cell_that_failed_is_run_again(ran: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failed(cell: Cell, *_: object) -> Outcome:
+        ran.append(cell)
+        return replace(LOWEST, failed=1, versions={})
+
+    monkeypatch.setattr(script, "run_cell", failed)
+    assert [run(tmp_path, "--only", "3.11:lowest").exit_code for _ in range(2)] == [1, 1]
+    assert len(ran) == 2
+
+
+def test_a_python_without_versions_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_go(*_: object) -> bool:
+        raise WorkError("no wheel of tensorflow, expected versions that go together")
+
+    monkeypatch.setattr(script, "install", none_go)
+    outcome = script.run_cell(Cell("3.13", "lowest"), stand_in(tmp_path / "python", "3.13.1"), tmp_path, (), False)
+    assert (outcome.problem, outcome.good) == ("cannot be installed", False)
+    assert "no wheel of tensorflow" in (tmp_path / "3.13-lowest.log").read_text(encoding="utf-8")
 
 
 def test_a_cell_whose_python_is_missing_is_refused(ran: list[Cell], tmp_path: Path) -> None:

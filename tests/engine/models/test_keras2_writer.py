@@ -6,6 +6,7 @@ That TensorFlow 2.15 loads them was tried by hand; what is compared here is the 
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +48,28 @@ def graph() -> Any:
     return keras.Model(start, layers.Dense(3, activation="softmax", name="end")(mean))
 
 
+def ending_in_a_model() -> Any:
+    start, flat = keras.Input(SHAPE), keras.Input((60,))
+    head = keras.Model(flat, keras.layers.Dense(3, activation="softmax")(flat), name="head")
+    return keras.Model(start, head(keras.layers.Flatten(name="silu")(start), training=False))
+
+
 @pytest.mark.parametrize(
     "model",
     [
         sequential(keras.layers.Conv2D(4, 3, kernel_regularizer="l2"), keras.layers.BatchNormalization()),
         sequential(keras.layers.LayerNormalization(), keras.layers.ReLU(6.0), keras.layers.Dropout(0.2)),
+        sequential(keras.layers.CenterCrop(4, 4), keras.layers.RandomZoom(0.1), keras.layers.Resizing(3, 3)),
+        sequential(keras.layers.DepthwiseConv2D(2), keras.layers.SeparableConv2D(3, 2), keras.layers.PReLU()),
         graph(),
+        ending_in_a_model(),
     ],
-    ids=["convolution", "normalised", "graph"],
+    ids=["convolution", "normalised", "resized", "depthwise", "graph", "a model at the end"],
 )
 def test_loaded_again_it_gives_the_same_numbers(model: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.h5"
-    write_model(compiled(model), path)
+    check_model(compiled(model))
+    write_model(model, path)
     loaded = load_model(path)
     assert loaded.format == "h5" and loaded.loss.name == "categorical_crossentropy"
     np.testing.assert_array_equal(loaded.model(ROWS, training=False), model(ROWS, training=False))
@@ -66,10 +77,18 @@ def test_loaded_again_it_gives_the_same_numbers(model: Any, tmp_path: Path) -> N
         assert file.attrs["keras_version"] == "2.15.0" and file.attrs["backend"] == "tensorflow"
 
 
+def test_a_loss_that_is_no_name() -> None:
+    model = sequential()
+    model.compile("adam", keras.losses.CategoricalCrossentropy())
+    with pytest.raises(InputError, match="the loss is a CategoricalCrossentropy, expected a name"):
+        check_model(model)
+
+
 def test_the_same_model_is_the_same_file(tmp_path: Path) -> None:
     model = compiled(graph())
-    for name in "ab":
-        write_model(model, tmp_path / name)
+    write_model(model, tmp_path / "a")
+    time.sleep(1.1)  # a stored time counts seconds
+    write_model(model, tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -106,6 +125,23 @@ def test_a_graph_in_the_old_form() -> None:
     assert settings["leaky"]["alpha"] == 0.25 and "negative_slope" not in settings["leaky"]
     shapes = [settings["seen"][f"{name}_shape"] for name in ("query", "key", "value")]
     assert shapes == [[None, 30, 2]] * 3  # it is built from them
+
+
+def test_a_nested_model_in_the_old_form() -> None:
+    config = keras2_config(ending_in_a_model())["config"]
+    assert config["output_layers"] == [["head", 1, 0]]
+    assert config["layers"][2]["inbound_nodes"] == [[["silu", 0, 0, {"training": False}]]]
+    assert config["layers"][1]["config"]["name"] == "silu"
+
+
+def test_arguments_go_with_each_tensor() -> None:
+    """Keras 2 takes those of the last."""
+    pair = [keras.Input((4,), name=name) for name in "ab"]
+    inner = keras.Model([keras.Input((4,)), other := keras.Input((4,))], keras.layers.Dense(3)(other), name="inner")
+    config = keras2_config(keras.Model(pair, inner(pair, training=False)))["config"]
+    assert config["layers"][2]["inbound_nodes"] == [
+        [["a", 0, 0, {"training": False}], ["b", 0, 0, {"training": False}]]
+    ]
 
 
 def test_weights_are_listed_trained_ones_first(tmp_path: Path) -> None:
@@ -145,9 +181,26 @@ def test_training_in_the_old_form() -> None:
     json.dumps(told)
 
 
+class Own(keras.regularizers.Regularizer):
+    def __call__(self, values: Any) -> Any:
+        return 0.0
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
 class Doubled(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         return 2 * inputs
+
+
+def by_name() -> Any:
+    rows = keras.Input((5, 4))
+    return keras.Model(rows, keras.layers.Flatten()(keras.layers.MultiHeadAttention(2, 3)(query=rows, value=rows)))
+
+
+def dense(**settings: Any) -> Any:
+    return sequential(keras.layers.Dense(4, name="odd", **settings))
 
 
 def with_operation() -> Any:
@@ -162,6 +215,11 @@ def with_operation() -> Any:
         (with_operation, "adam", ["Add", "which Keras 2 does not have"]),
         (lambda: sequential(keras.layers.RMSNormalization()), "adam", ["RMSNormalization"]),
         (lambda: sequential(keras.layers.Resizing(3, 3, antialias=True)), "adam", ["antialias", "True"]),
+        (lambda: dense(activation="hard_sigmoid"), "adam", ["'odd'", "'activation' of 'hard_sigmoid'"]),
+        (lambda: dense(activation="celu"), "adam", ["'activation' of 'celu'"]),
+        (lambda: dense(activation=lambda x: x), "adam", ["'odd'", "activation"]),
+        (lambda: dense(kernel_regularizer=Own()), "adam", ["'odd'", "'kernel_regularizer' of Own"]),
+        (by_name, "adam", ["0 arguments that have no name"]),
         (sequential, "lion", ["optimizer Lion"]),
         (sequential, keras.optimizers.SGD(gradient_accumulation_steps=2), ["'gradient_accumulation_steps' of SGD"]),
     ],

@@ -129,6 +129,11 @@ def test_pools_hold_every_place_once_and_in_disorder(rows: int, pool: int) -> No
     assert sum(len(np.unique(kept[places] // READ_ROWS)) for places in pools) <= blocks + len(pools) - 1
 
 
+def test_a_format_that_is_not_written() -> None:
+    with pytest.raises(InputError, match="format is 'savedmodel', expected keras or h5"):
+        TrainSettings(format="savedmodel")
+
+
 def test_split_of_rows() -> None:
     for rows, share, wanted in ((150, 0.2, 30), (7, 0.5, 4), (1000, 0.3333, 333)):
         training, validation = split_rows(rows, share, seed=4)
