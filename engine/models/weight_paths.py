@@ -160,7 +160,7 @@ def _attributes_of_keras() -> frozenset[str]:
         keras.Layer(name="layer"),
         keras.Model(name="model"),
         keras.Sequential([keras.layers.Identity(name="identity")], name="sequential"),
-        keras.Model(start, start, name="functional"),
+        keras.Model(start, keras.layers.Identity(name="same")(start), name="functional"),
     ]
     return frozenset().union(*(vars(kind) for kind in kinds))
 
