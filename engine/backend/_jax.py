@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import keras
+import numpy as np
 import numpy.typing as npt
 
 # Sums of localisation are float64; Keras' models stay float32 all the same.
@@ -69,7 +70,7 @@ def model_pass(model: Any) -> Callable[[Any], Any]:
 
 def on_device(array: npt.NDArray[Any]) -> Any:
     """Copy a NumPy array to the device of this process."""
-    return jax.numpy.array(array, copy=True)  # as arrays may change later, which JAX may share otherwise
+    return jax.numpy.asarray(np.array(array))  # of a copy that nobody else has: JAX shares it, or reads it later
 
 
 def gradient(function: Callable[[Any], Any], x: Any) -> Any:

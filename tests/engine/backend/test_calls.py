@@ -66,3 +66,15 @@ def test_short_way() -> None:
 def test_fallback(without_short_way: list[Any]) -> None:
     assert results() == EXPECTED
     assert len(without_short_way) == 3
+
+
+def test_an_array_that_changes_later_is_not_seen() -> None:
+    """JAX may read an array after it was told to copy it."""
+    array = np.zeros((1 << 16,), dtype=np.float32)
+    kept = []
+    for number in range(64):
+        array[:] = number
+        kept.append(backend.on_device(array))
+    array[:] = -1
+    for number, tensor in enumerate(kept):
+        assert (np.asarray(tensor) == number).all()
