@@ -28,7 +28,7 @@ lint: .venv/ready
 
 # The site of docs/, in `site`; a warning is an error. The variable silences what the theme says at every build: that it is
 # kept up until May 2027, and what follows it.
-docs: .venv/docs
+docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Those of the first line also leave their numbers in bench-results, as Arrow files and charts.
@@ -60,11 +60,6 @@ versions: .venv/versions
 # The particle swarms that benchmarks compare with; nothing else needs them.
 .venv/bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
-	touch $@
-
-# What the site is built with.
-.venv/docs: .venv/ready
-	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
 	touch $@
 
 # What makes the table of tested versions.
