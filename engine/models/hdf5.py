@@ -58,6 +58,13 @@ def is_hdf5_model(path: Path) -> bool:
         return False
 
 
+def written_by_keras_3(file: h5py.File) -> bool:
+    """Whether a model in HDF5 says so."""
+    version = file.attrs.get("keras_version", "")
+    text = version.decode(errors="replace") if isinstance(version, bytes) else str(version)
+    return text.startswith("3.")
+
+
 def read_attribute(file: h5py.File, attribute: str, path: Path) -> dict[str, Any] | None:
     """A JSON object stored as an attribute of the file; None when it is not there.
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.core.errors import InputError
+
 CONVOLUTIONS = {"groups": 1}
 SEPARABLE = {"groups": 1, "kernel_initializer": ..., "kernel_regularizer": ..., "kernel_constraint": ...}
 RECURRENT = {"time_major": False}
@@ -35,6 +37,8 @@ DROPPED: dict[str, dict[str, Any]] = {
 }
 RENAMED = {"LeakyReLU": {"alpha": "negative_slope"}}
 """Settings with another name in Keras 3."""
+OTHER_FUNCTION = "hard_sigmoid"
+"""0.2 x + 0.5 within 0 and 1 in Keras 2, x / 6 + 0.5 in Keras 3."""
 MODELS = ("Sequential", "Functional", "Model")
 LAYER_MODULE = "keras.layers"
 INPUT_SHAPE = "batch_input_shape"
@@ -65,6 +69,19 @@ def modern_config(value: Any, layers: frozenset[str]) -> Any:
     if name in layers:
         return {**node, "module": LAYER_MODULE, "registered_name": None, "config": _settings(name, config)}
     return node
+
+
+def refuse_other_functions(value: Any, source: str) -> None:
+    """Raise InputError where a configuration of Keras 2 names what is another function in Keras 3."""
+    if isinstance(value, list):
+        for item in value:
+            refuse_other_functions(item, source)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key.endswith("activation") and item == OTHER_FUNCTION:
+                found = f"layer {value.get('name')!r} has {OTHER_FUNCTION} of Keras 2"
+                raise InputError(f"{source}: {found}, expected activations that Keras 3 has")
+            refuse_other_functions(item, source)
 
 
 def _with_input(old: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from engine.core.errors import InputError, reason
 from engine.data.image_set import ImageSet, Inputs, check_fits_model
 from engine.models import hdf5, safe_config, savedmodel
 from engine.models.inputs import ModelInput, has_graph, model_inputs, row_shape, several_inputs
+from engine.models.keras2_config import refuse_other_functions
 from engine.models.loss import TrainingLoss, parse_loss
 from engine.models.weight_paths import assign_weights, weight_variables
 
@@ -185,6 +186,8 @@ def _load_keras(path: Path, allow_custom_code: bool) -> tuple[Any, Any]:
 def _load_h5(path: Path, allow_custom_code: bool) -> tuple[Any, Any]:
     with hdf5.open_hdf5(path) as file:
         config = hdf5.read_attribute(file, "model_config", path) or {}
+        if not hdf5.written_by_keras_3(file):
+            refuse_other_functions(config, str(path))
         model = safe_config.build_model(config, source=str(path), allow_custom_code=allow_custom_code)
         if not model.built:
             raise _undefined_input(path)
@@ -196,6 +199,7 @@ def _load_h5(path: Path, allow_custom_code: bool) -> tuple[Any, Any]:
 def _load_savedmodel(path: Path, allow_custom_code: bool) -> tuple[Any, Any]:
     metadata = savedmodel.read_metadata(path)
     config = {"class_name": metadata.get("class_name"), "config": metadata.get("config")}
+    refuse_other_functions(config, str(path))
     model = safe_config.build_model(config, source=str(path), allow_custom_code=allow_custom_code)
     if not model.built:
         raise _undefined_input(path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +233,20 @@ def test_what_keras_2_lacks_is_refused(model: Any, optimizer: Any, words: list[s
     with pytest.raises(InputError):
         write_model(made, tmp_path / "model.h5")
     assert not (tmp_path / "model.h5").exists()
+
+
+def test_an_activation_that_is_another_function_now(tmp_path: Path) -> None:
+    """Keras itself loads such a file of Keras 2, and computes other numbers than the model once did."""
+    path = tmp_path / "model.h5"
+    write_model(compiled(dense(activation="sigmoid")), path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["model_config"] = file.attrs["model_config"].replace('"sigmoid"', '"hard_sigmoid"')
+    with pytest.raises(
+        InputError, match="layer 'odd' has hard_sigmoid of Keras 2, expected activations that Keras 3 has"
+    ):
+        load_model(path)
+    model = dense(activation="hard_sigmoid")  # of Keras 3, in its own file
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras advises against the format
+        compiled(model).save(str(tmp_path / "new.h5"))
+    np.testing.assert_array_equal(load_model(tmp_path / "new.h5").model(ROWS), model(ROWS))
