@@ -276,6 +276,48 @@ def test_nothing_is_judged_under_a_tuning_that_saw_it():
     assert seen > 0.9 - known
 
 
+def odd_rows(mix: str) -> Net:
+    """Rows of a data set that has little of something; label 1 is to be repaired."""
+    subject = net("two")
+    own, others = np.flatnonzero(subject.labels == 1), np.flatnonzero(subject.labels != 1)
+    if mix == "all right":
+        return replace(subject, labels=np.where(np.arange(90) == own[0], 1, subject.before))
+    if mix == "all wrong":
+        wrong = np.where(subject.before == 1, 0, 1)
+        return replace(subject, labels=np.where(np.arange(90) < 45, wrong, (subject.before + 1) % CLASSES))
+    chosen = {
+        "one label": own,
+        "fewer rows of the label than folds": np.concatenate([own[:2], others]),
+        "one row in a thousand": np.concatenate([own[:1], np.resize(others, 1000)]),
+    }[mix]
+    values = (subject.images, subject.labels, subject.features, subject.logits, subject.before)
+    return Net(subject.model, subject.loss, subject.chain, *(value[chosen] for value in values))
+
+
+@pytest.mark.parametrize(
+    "mix",
+    ["one label", "all wrong", "all right", "fewer rows of the label than folds", "one row in a thousand"],
+)
+def test_nothing_is_taken_that_is_worse_by_its_own_requirements(mix):
+    """The step that is taken keeps on the rows at hand what the model as it is keeps, whatever the rows are."""
+    subject = odd_rows(mix)
+    required = (DROP, *(Requirement("max_drop", 0.0, None, label, "text") for label in range(CLASSES) if label != 1))
+    it = repair(subject, requirements=required)
+    changes = tuned(it)
+    settings = SearchSettings(SwarmSettings(16), num_iterations=8, min_iteration_range=8)
+    case, problem = it.case(changes, settings)
+    prepared = prepare(problem, case.rows)
+    state = search.start(settings, problem.source, problem.weights.old, problem.stats)
+    state, _ = search.advance(settings, problem.source, prepared.objective, state, prepared.fitness.evaluate)
+    found = search.result(state)
+    assert np.isfinite(found).all()
+    frontier, _ = it.frontier(changes, found)
+    here = (subject.labels == label for label in range(CLASSES))
+    assert all(np.isnan(change) == (not rows.any()) for change, rows in zip(frontier.point.changes, here, strict=True))
+    assert frontier.point.all >= 0 and not (frontier.point.changes < 0)[[0, *range(2, CLASSES)]].any()
+    assert not frontier.promised or frontier.point.step > 0
+
+
 @pytest.mark.parametrize("name", ["two", "three, first alone", "three, no last bias"])
 @pytest.mark.parametrize("step", [1.0, 0.65])
 def test_the_saved_model_is_the_mean_mixture(name, step):
