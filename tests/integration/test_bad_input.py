@@ -198,7 +198,7 @@ def test_target_layer(number: str, found: str, workspace: Path, refused: Refused
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (b"7,0,0,0.5\r\n", "row 1 is about layer 7, expected layer 8 (dense_1)"),
+        (b"6,0,0,0.5\r\n", "row 1 is about layer 6, expected layer 8 (dense_1)"),
         (b"8,0,0,0.5\r\n8,96,0,0.5\r\n", "row 2 is weight (96, 0), expected a position inside the kernel 96x10"),
         (b"8,0,10,0.5\r\n", "row 1 is weight (0, 10)"),
         (b"8,-1,0,0.5\r\n", "row 1 is weight (-1, 0)"),

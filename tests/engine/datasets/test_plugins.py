@@ -48,7 +48,7 @@ def test_finding_imports_nothing(site: Site) -> None:
         ("raise RuntimeError('one\\ntwo')\n", "bad_one:X", r"\(RuntimeError: one\), expected a Dataset$"),
         ("raise SystemExit('stop')\n", "bad_one:X", r"\(SystemExit: stop\), expected a Dataset$"),
         ("def f(:\n", "bad_one:X", r"\(SyntaxError: .*\), expected a Dataset$"),
-        ("X = print\n", "bad_one:X", r"is a builtin_function_or_method \(bad_one:X\), expected an engine.Dataset$"),
+        ("X = len\n", "bad_one:X", r"is a builtin_function_or_method \(bad_one:X\), expected an engine.Dataset$"),
         (GOOD, "bad_one", r"is a module \(bad_one\), expected an engine.Dataset$"),
         (GOOD + "X = Dataset(print, 'Bad.')\n", "bad_one:X", "its summary, a text, and read, a function"),
     ],
