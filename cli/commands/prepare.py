@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -15,6 +15,9 @@ from cli.shared.options import PATH, F, given, option, options_of, verbose_optio
 from cli.shared.positions import Positional
 from engine.core.errors import InputError
 from engine.datasets.plugins import Plugin, find_plugins
+
+if TYPE_CHECKING:
+    from engine.datasets.dataset import Dataset
 
 T = TypeVar("T")
 
@@ -129,12 +132,28 @@ _DIVIDE_RATE = option(
     "Takes the place of --data-ratio.",
 )
 
-_OWN_PREPROCESS = _preprocess_option(
-    ("resize", "toolkit", "pad"),
-    "resize",
-    "Resize; resize and equalise, as eAI-Repair-Toolkit does; or pad with zeros.",
-)
-_SIDE = option("--side", type=int, default=32, show_default=True, help="Height and width of the images.")
+
+def _picture_options(source: str, ratio: Callable[[F], F]) -> Callable[[F], F]:
+    """What data sets of pictures of any kind take: one's own, and those of other packages."""
+
+    def decorate(function: F) -> F:
+        for one in (
+            _common_options,
+            options_of("other data sets", "--single-dir", "--target-label", kind=str),
+            option("--side", type=int, default=32, show_default=True, help="Height and width of the images."),
+            _preprocess_option(
+                ("resize", "toolkit", "pad"),
+                "resize",
+                "Resize; resize and equalise, as eAI-Repair-Toolkit does; or pad with zeros.",
+            ),
+            option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the pictures."),
+            ratio,
+            _input_option(source),
+        ):
+            function = one(function)
+        return function
+
+    return decorate
 
 
 def _like_toolkit_option(text: str) -> Callable[[F], F]:
@@ -314,23 +333,15 @@ def cifar_10(**settings: Any) -> None:
 
 
 @command.command("image-folder", cls=Positional, positions=_PLACES[:2])
-@_input_option("Folder with a folder of pictures for every class.")
-@_OWN_RATIO
-@option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the pictures.")
-@_OWN_PREPROCESS
-@_SIDE
-@options_of("other data sets", "--single-dir", "--target-label", kind=str)
-@_common_options
+@_picture_options("Folder with a folder of pictures for every class.", _OWN_RATIO)
 def image_folder(**settings: Any) -> None:
     """Prepare your own pictures: every folder is a class, and its name the label's.
 
     Example: repair-dist prepare image-folder --input-dir pictures --output-dir data --side 64
     """
-    from engine.datasets.image_folder import class_names, prepare_image_folder
+    from engine.datasets.image_folder import IMAGE_FOLDER
 
-    classes = class_names(settings["input_dir"])
-    side = settings["side"]
-    _tell(_run(prepare_image_folder, settings), len(classes), ("image_ids",), (side, side))
+    _prepare_pictures(IMAGE_FOLDER, str(settings["input_dir"]), settings)
 
 
 class _OfPackage(Positional):
@@ -352,21 +363,20 @@ class _OfPackage(Positional):
 
 def _command_of(plugin: Plugin) -> click.Command:
     @click.command(plugin.name, cls=_OfPackage, plugin=plugin)
-    @_input_option("What the data set is read from, as its author describes.")
-    @_PACKAGE_RATIO
-    @option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the images.")
-    @_OWN_PREPROCESS
-    @_SIDE
-    @options_of("other data sets", "--single-dir", "--target-label", kind=str)
-    @_common_options
+    @_picture_options("What the data set is read from, as its author describes.", _PACKAGE_RATIO)
     def prepare_plugin(**settings: Any) -> None:
-        from engine.datasets.dataset import prepare_dataset
-
-        prepare, side = functools.partial(prepare_dataset, plugin.load(), name=str(plugin)), settings["side"]
-        prepared = _run(prepare, settings)
-        _tell(prepared.rows, prepared.classes, ("image_ids",) if prepared.with_ids else (), (side, side))
+        _prepare_pictures(plugin.load(), str(plugin), settings)
 
     return prepare_plugin
+
+
+def _prepare_pictures(dataset: Dataset, name: str, settings: dict[str, Any]) -> None:
+    """Prepare a data set with `_picture_options`."""
+    from engine.datasets.dataset import prepare_dataset
+
+    side = settings["side"]
+    prepared = _run(functools.partial(prepare_dataset, dataset, name=name), settings)
+    _tell(prepared.rows, prepared.classes, ("image_ids",) if prepared.with_ids else (), (side, side))
 
 
 def _run(prepare: Callable[..., T], settings: dict[str, Any]) -> T:

@@ -1,7 +1,7 @@
 """`prepare image-folder`: anybody's pictures, one folder per class.
 
 Classes are the folders in alphabetical order, hidden ones left out, and their names are the label names; files that do
-not end like a picture are left out as well.
+not end like a picture are left out as well. The pictures are taken sorted by class and name; `image_ids` are both.
 """
 
 from __future__ import annotations
@@ -9,47 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.core.errors import InputError
-from engine.core.parallel import ParallelMap, in_process
-from engine.core.progress import Progress, unseen
 from engine.data.pictures import SUFFIXES
-from engine.data.preprocess import SIDE
-from engine.datasets.dataset import DEFAULT_PREPROCESS, Dataset, Pictures, prepare_dataset
-from engine.datasets.splits import DEFAULT_RATIO, Ratio
-
-
-def prepare_image_folder(
-    input_dir: Path,
-    output_dir: Path,
-    *,
-    data_ratio: Ratio = DEFAULT_RATIO,
-    random_state: int = 0,
-    preprocess: str = DEFAULT_PREPROCESS,
-    side: int = SIDE,
-    overwrite: bool = False,
-    spread: ParallelMap = in_process,
-    progress: Progress = unseen,
-) -> dict[str, int]:
-    """Write the splits with a ratio above 0 and return their rows; splits of earlier calls stay.
-
-    The pictures of all classes are taken sorted by class and name; `image_ids` are class and file name. The rest is
-    as `engine.datasets.dataset.prepare_dataset` has it.
-
-    Raises InputError for fewer than two classes, a class without pictures, and as `prepare_dataset` does.
-    """
-    prepared = prepare_dataset(
-        Dataset("Your own pictures.", read_image_folder),
-        input_dir,
-        output_dir,
-        name=str(input_dir),
-        data_ratio=data_ratio,
-        random_state=random_state,
-        preprocess=preprocess,
-        side=side,
-        overwrite=overwrite,
-        spread=spread,
-        progress=progress,
-    )
-    return prepared.rows
+from engine.datasets.dataset import Dataset, Pictures
 
 
 def read_image_folder(input_dir: Path) -> Pictures:
@@ -74,3 +35,6 @@ def class_names(input_dir: Path) -> tuple[str, ...]:
     if len(names) < 2:
         raise InputError(f"{input_dir} has {len(names)} folders, expected one for each of at least two classes")
     return tuple(names)
+
+
+IMAGE_FOLDER = Dataset("Your own pictures.", read_image_folder)

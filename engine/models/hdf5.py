@@ -84,10 +84,15 @@ def read_attribute(file: h5py.File, attribute: str, path: Path) -> dict[str, Any
     return value
 
 
+def layer_variables(layer: Any) -> list[Any]:
+    """The weights of a top-level layer in the order of a `.h5` model: those that are trained first."""
+    return [*layer.trainable_weights, *layer.non_trainable_weights]
+
+
 def weight_datasets(file: h5py.File, model: Any, path: Path) -> dict[str, str]:
     """Where a `.h5` model keeps its weights: path of `weight_variables(model)` -> name of the dataset.
 
-    Each top-level layer has a group that lists its datasets, weights that are trained first.
+    Each top-level layer has a group that lists its datasets.
 
     Raises:
         InputError: a layer or a weight is not there.
@@ -99,7 +104,7 @@ def weight_datasets(file: h5py.File, model: Any, path: Path) -> dict[str, str]:
             continue
         group = file.get(f"model_weights/{layer.name}")
         names = _names(group, "weight_names", path) if isinstance(group, h5py.Group) else []
-        variables = [*layer.trainable_weights, *layer.non_trainable_weights]
+        variables = layer_variables(layer)
         if len(names) != len(variables):
             raise InputError(f"{path}: found {len(names)} weights of layer {layer.name!r}, expected {len(variables)}")
         for name, variable in zip(names, variables, strict=True):

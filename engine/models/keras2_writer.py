@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.backend import keras
 from engine.core.errors import InputError
+from engine.models.hdf5 import layer_variables
 from engine.models.keras2_config import INPUT_SHAPE, MODELS, RENAMED
 from engine.models.safe_config import plain_config
 
@@ -163,7 +164,7 @@ def write_model(model: Any, path: Path) -> None:
         _write_names(weights, "layer_names", [layer.name for layer in model.layers])
         for layer in model.layers:
             group = weights.create_group(layer.name)
-            variables = [*layer.trainable_weights, *layer.non_trainable_weights]
+            variables = layer_variables(layer)
             names = [f"{variable.path}:0" for variable in variables]
             _write_names(group, "weight_names", names)
             for name, variable in zip(names, variables, strict=True):

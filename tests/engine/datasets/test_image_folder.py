@@ -15,9 +15,14 @@ from engine.core.errors import InputError
 from engine.data.image_set import open_image_set
 from engine.data.pictures import read_picture
 from engine.data.preprocess import preprocess_images
-from engine.datasets.image_folder import prepare_image_folder
+from engine.datasets.dataset import prepare_dataset
+from engine.datasets.image_folder import IMAGE_FOLDER
 
 CLASSES = {"a cat": 7, "dog": 5, "Öl": 8}
+
+
+def prepare_image_folder(input_dir: Path, output_dir: Path, **options: Any) -> dict[str, int]:
+    return prepare_dataset(IMAGE_FOLDER, input_dir, output_dir, name=str(input_dir), **options).rows
 
 
 @pytest.fixture
