@@ -36,6 +36,7 @@ bench: .venv/bench
 	for script in fitness engines costs layers tiles deep; do $(BIN)/python benchmarks/$$script.py --output bench-results || exit 1; done
 	for script in optimize rows crossfit tunings resplits modes batch scale prepare; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 	$(BIN)/python benchmarks/plot.py bench-results
+	$(BIN)/python benchmarks/aims.py bench-results
 
 # Hours; interrupted, it goes on where it was.
 bench-quality: .venv/ready

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -109,6 +110,44 @@ def write_results(
     with replace_file(path) as temporary, pa.ipc.new_file(temporary, schema) as writer:
         writer.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema))
     click.echo(f"results: {path}")
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What was to be reached, and what was measured.
+
+    Attributes:
+        what: in words, with the size it is about.
+        measured: in this run.
+        limit: at most so much, or at least where `at_least` is set.
+        at_least: bigger is better.
+    """
+
+    what: str
+    measured: float
+    limit: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether it was reached; not by what is not a number."""
+        return self.measured >= self.limit if self.at_least else self.measured <= self.limit
+
+
+AIMS = "aims-"
+"""Begins the names of files with aims; they lie beside those with results."""
+
+AIM_COLUMNS = [
+    column("what", pa.string(), "what was to be reached"),
+    column("measured", pa.float64(), "in this run"),
+    column("limit", pa.float64(), "at most, or at least where at_least is set"),
+    column("at_least", pa.bool_(), "bigger is better"),
+]
+
+
+def write_aims(folder: Path | None, name: str, aims: Sequence[Aim], line: str) -> None:
+    """Leave what benchmark `name` was to reach for `benchmarks/aims.py`, as `write_results` leaves its rows."""
+    write_results(folder, f"{AIMS}{name}", AIM_COLUMNS, [asdict(aim) for aim in aims], line)
 
 
 def read_results(path: Path) -> pa.Table:

@@ -11,7 +11,7 @@ from statistics import mean
 from typing import Any
 
 import click
-from common import read_results
+from common import AIMS, read_results
 
 from engine.charts.scale import BLUE, GREEN, GREY, ORANGE
 from engine.charts.style import chart_settings, new_figure, save_chart
@@ -29,7 +29,7 @@ HERE = "repair-dist"
 @click.option("--format", "suffix", type=click.Choice(["svg", "png"]), default="svg", show_default=True)
 def main(folder: Path, suffix: str) -> None:
     """Draw every file of FOLDER that there is a chart for, beside it."""
-    for path in sorted(folder.glob("*.arrow")):
+    for path in sorted(set(folder.glob("*.arrow")) - set(folder.glob(f"{AIMS}*"))):
         draw = CHARTS.get(path.stem)
         if draw is None:
             click.echo(f"{path.name}: there is no chart for it")

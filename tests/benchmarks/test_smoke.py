@@ -22,8 +22,8 @@ BENCHMARKS = ROOT / "benchmarks"
 SHIPPED = ROOT / "cli" / "quickstart_data"
 """The quickstart's 5,000 training and 5,000 test images."""
 
-PLOT = "plot"
-"""Draws what the others left: it is run on the results of each."""
+PLOT, AIMS = "plot", "aims"
+"""Draw, and list, what the others left: they are run on the results of each."""
 
 RIVALS = {"EvoX": ("evox", "torch"), "evosax": ("evosax", "jax"), "PySwarms": ("pyswarms",)}
 
@@ -39,6 +39,7 @@ class Run:
         shipped: it takes --dataset-dir.
         says: what it prints besides.
         results: it takes --output.
+        aims: of them, it leaves its aims there.
     """
 
     script: str
@@ -47,6 +48,7 @@ class Run:
     shipped: bool = False
     says: str = ""
     results: bool = False
+    aims: bool = False
 
 
 RUNS = (
@@ -157,7 +159,7 @@ class Table:
 
 def test_every_script_has_a_run() -> None:
     scripts = {path.stem for path in BENCHMARKS.glob("*.py") if "@click.command" in path.read_text(encoding="utf-8")}
-    assert scripts == {run.script for run in RUNS} | {PLOT}
+    assert scripts == {run.script for run in RUNS} | {PLOT, AIMS}
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.script)
@@ -165,7 +167,7 @@ def test_script(run: Run, tmp_path: Path) -> None:
     output, options = tmp_path / "results", shlex.split(run.options)
     if run.shipped:
         options += ["--dataset-dir", str(SHIPPED)]
-    if run.results:
+    if run.results or run.aims:
         options += ["--output", str(output)]
     ended = start(run.script, options, tmp_path)
     if run.script == "engines" and not any(map(installed, RIVALS.values())):
@@ -194,6 +196,12 @@ def test_script(run: Run, tmp_path: Path) -> None:
         assert drawn.returncode == 0, drawn.stdout + drawn.stderr
         charts = [line.removeprefix("chart: ") for line in drawn.stdout.splitlines() if line.startswith("chart: ")]
         assert charts and all((tmp_path / chart).stat().st_size for chart in charts)
+    if run.aims:
+        listed = start(AIMS, [str(output)], tmp_path)
+        assert listed.returncode == 0, listed.stdout + listed.stderr
+        (judged,) = tables_of(listed.stdout)
+        assert {row[0] for row in judged.rows} == {run.script}
+        assert {row[-1] for row in judged.rows} <= {"met", "NOT met"}
 
 
 def start(script: str, options: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
