@@ -13,10 +13,11 @@ on the same rows share a call, of that program for each slab.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from engine import backend
 from engine.backend import ops
 from engine.core.types import Bool, Float32, Float64, Int64
 from engine.fitness.rows import SearchRows, Weights
-from engine.fitness.tiling import ELEMENTWISE_WEIGHTS, SUM_ROWS, UNIT_WEIGHTS, Tiling, arrange, bucket, plan_tiles
+from engine.fitness.tiling import SUM_ROWS, UNIT_WEIGHTS, Tiling, arrange, bucket, plan_tiles
 from engine.layers.head import EPSILON, Head, binary_terms
 
 LOWEST = np.float32(-3e38)
@@ -38,8 +39,11 @@ LEAST = np.float32(1e-30)
 UNROLLED_UNITS = 16
 """Up to this many units one fused loop per unit is fastest; above, compiling it would take seconds."""
 
-UNIT_COUNTS = (1, 3, 6, 8, 10, UNROLLED_UNITS)
+UNIT_COUNTS = (1, 3, 6, 8, 9, 10, UNROLLED_UNITS)
 """Units that programs are compiled for; a job pads to the next one."""
+
+TIER_UNITS = (0, 1, 2, 3, 4, 6, 8, 10, UNROLLED_UNITS)
+"""How many units programs have in a width and those above it."""
 
 SLABS = 4
 """Slabs of candidates in one call, at most; more gain nothing."""
@@ -48,17 +52,16 @@ SLABS = 4
 def unit_widths(counts: Sequence[int]) -> tuple[int, ...]:
     """The weights that a program has room for, unit by unit, for units with `counts` of them.
 
-    Many weights come in three widths, widest first, as units differ a lot: 360 places instead of 600 for the 256 that
-    are blamed first in the legacy model. Few come in one, so that programs are shared.
+    Many weights come in four widths, widest first, as units differ a lot: 312 places instead of 480 for the 256 that
+    are blamed first in the quickstart's model. Few come in one, so that programs are shared.
     """
     widest = bucket(max(counts, default=0), UNIT_WEIGHTS)
     units = bucket(len(counts), UNIT_COUNTS)
     if widest <= UNIT_WEIGHTS[-1] or units > UNROLLED_UNITS:
         return (widest,) * units
-    half, quarter = -(-widest // 2), -(-widest // 4)
-    wide = bucket(sum(count > half for count in counts), UNIT_COUNTS)
-    middle = bucket(sum(count > quarter for count in counts), UNIT_COUNTS)
-    return tuple(widest if unit < wide else half if unit < middle else quarter for unit in range(units))
+    widths = [-(-widest * quarters // 4) for quarters in (1, 2, 3, 4)]
+    wider = [bucket(sum(count > width for count in counts), TIER_UNITS) for width in widths[:-1]]
+    return tuple(widths[sum(unit < more for more in wider)] for unit in range(units))
 
 
 class TiledFitness:
@@ -89,7 +92,7 @@ class TiledFitness:
         self.tiles = plan_tiles(particles, len(rows.labels), len(self._units), tiling)
         self._slab = max((stop - start for start, stop in (tile.particles for tile in self.tiles)), default=1)
         self._changes = np.zeros((SLABS, self._slab, len(self._slots)), dtype=np.float32)
-        self._constants: dict[tuple[int, int], tuple[tuple[slice, slice], Any, Any, Any]] = {}
+        self._constants: dict[tuple[int, int], tuple[tuple[slice, slice], Any, Any]] = {}
         self._programs: dict[tuple[tuple[int, int], int], Callable[..., Any]] = {}
         self._slab_program = _slab_program(head, rows.logits.shape[1], self._widths)
 
@@ -150,7 +153,7 @@ class TiledFitness:
         sums = [values[..., kind].sum(axis=-1) for values in (loss, correct) for kind in blocks]
         return np.stack(sums, axis=-1).reshape(-1, 4)
 
-    def _prepare(self, where: slice) -> tuple[tuple[slice, slice], Any, Any, Any]:
+    def _prepare(self, where: slice) -> tuple[tuple[slice, slice], Any, Any]:
         """The blocks of negative and positive rows of a tile, and its row constants.
 
         Rows of a kind are padded to whole blocks, and blocks to a bucket, with rows that count as nothing.
@@ -169,13 +172,18 @@ class TiledFitness:
         real = np.flatnonzero(self._units >= 0)
         touched[real[:, None], place] = logits[:, self._units[real]].T
 
-        constants = np.zeros((5, size), dtype=np.float32)
-        constants[:4, place] = rest.largest, rest.remainder, rest.true_score, np.ones(len(labels))
-        constants[4] = 1.0
-        integers = np.zeros((2, size), dtype=np.int32)
-        integers[:, place] = labels, rest.largest_is_first
+        constants = np.zeros((4, size), dtype=np.float32)
+        constants[:3, place] = rest.largest, rest.remainder, rest.true_score
+        constants[3] = 1.0
         table = np.concatenate([inputs, touched, constants])
-        return kinds, backend.on_device(self._units), backend.on_device(table), backend.on_device(integers)
+        # Known beforehand: of integers that a program compares as it goes, iterations took a quarter longer.
+        masks = np.zeros((3 * len(self._units) + 2, size), dtype=np.bool_)
+        units, mine = self._units[:, None], labels[None, :]
+        rival = (units >= 0) & (units != mine)
+        masks[:, place] = np.concatenate(
+            [units == mine, rival, rival & (units < mine), rest.largest_is_first[None], np.ones_like(mine, np.bool_)]
+        )
+        return kinds, backend.on_device(table), backend.on_device(masks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,66 +226,68 @@ def _untouched(head: Head, logits: Float32, labels: Int64, touched: npt.NDArray[
 def _slab_program(head: Head, classes: int, widths: tuple[int, ...]) -> Callable[..., Any]:
     """The compiled evaluation of one tile; XLA makes one program per combination of (bucketed) shapes."""
     starts = [sum(widths[:unit]) for unit in range(len(widths) + 1)]
-    # What fills the units up has the lowest logit; as a score it may be in the way.
-    filling_loses = head.form == "log_softmax" and head.activation == "linear"
 
-    def evaluate(change: Any, units: Any, table: Any, integers: Any) -> Any:
+    def evaluate(change: Any, table: Any, masks: Any) -> Any:
         count, particles, size = len(widths), change.shape[0], table.shape[1]
-        base = table[starts[-1] : starts[-1] + count]
-        largest, remainder, true_score, real_row, one = table[-5], table[-4], table[-3], table[-2], table[-1]
-        labels, largest_is_first = integers[0], integers[1] > 0
+        base = table[starts[-1] : starts[-1] + count, None]
+        largest, remainder, true_score, one = table[-4], table[-3], table[-2], table[-1]
+        true, rivals, firsts = (masks[kind * count : (kind + 1) * count, None] for kind in range(3))
+        largest_is_first, real_row = masks[-2], masks[-1]
 
-        step = 1 if count <= UNROLLED_UNITS else count
+        # One expression for each of a few units; many are one more axis, over which XLA reduces badly.
+        few = count <= UNROLLED_UNITS
+        total = largest_of = _itself
+        if not few:
+            total, largest_of = partial(ops.sum, axis=0), partial(ops.max, axis=0)
+        moved = _moved_logits(change, table[: starts[-1]], widths)
         units_of = []
         true_total = true_score
         # The largest scores of the other classes: of those that win a tie with the true one, and of all.
         ahead, largest_rival = ops.where(largest_is_first, largest, -math.inf), largest
-        for start in range(0, count, step):
-            part = slice(start, start + step)
-            slots = slice(starts[start], starts[start + step])
-            logits = _logits(change[:, slots], table[slots], base[part])
-            real = units[part, None, None] >= 0
-            is_true = units[part, None, None] == labels
+        for part in range(count) if few else [slice(None)]:
+            logits = moved[part] + base[part]
             score = head.scores(logits)
-            true_total = true_total + ops.sum(ops.where(is_true, score, 0.0), axis=0)
-            other = ops.logical_not(is_true) if filling_loses else ops.logical_and(real, ops.logical_not(is_true))
-            rival = ops.where(other, score, -math.inf)
-            first = ops.where(units[part, None, None] < labels, rival, -math.inf)
-            ahead = ops.maximum(ahead, ops.max(first, axis=0))
-            largest_rival = ops.maximum(largest_rival, ops.max(rival, axis=0))
-            units_of.append((logits, score, rival, real, is_true, other))
+            true_total = true_total + total(ops.where(true[part], score, 0.0))
+            rival = ops.where(rivals[part], score, -math.inf)
+            ahead = ops.maximum(ahead, largest_of(ops.where(firsts[part], score, -math.inf)))
+            largest_rival = ops.maximum(largest_rival, largest_of(rival))
+            units_of.append((logits, score, rival, part))
         correct = ops.logical_and(true_total > ahead, true_total >= largest_rival)
 
         if head.form == "log_softmax":
             top = ops.maximum(largest_rival, true_total)
             mass = ops.exp(remainder - top)
-            for _, _, rival, *_ in units_of:
-                mass = mass + ops.sum(ops.exp(rival - top), axis=0)
+            for _, _, rival, _ in units_of:
+                mass = mass + total(ops.exp(rival - top))
             # log1p of what is beside the largest term: confident rows keep their small losses.
             loss = (top - true_total) + _log1p(mass + (ops.exp(true_total - top) - 1.0))
         elif head.form == "normalised":
-            total = remainder + true_total
-            for _, score, _, _, _, other in units_of:
-                total = total + ops.sum(ops.where(other, score, 0.0), axis=0)
-            share = true_total / total
+            everything = remainder + true_total
+            for _, score, _, part in units_of:
+                everything = everything + total(ops.where(rivals[part], score, 0.0))
+            share = true_total / everything
             # 0 / 0 has no loss; some releases of XLA would clip it to one.
             loss = ops.where(ops.isnan(share), share, -ops.log(ops.clip(share, EPSILON, 1.0 - EPSILON)))
         else:
             loss = remainder
-            for logits, score, _, real, is_true, _ in units_of:
-                terms = binary_terms(head, logits, score, ops.cast(is_true, "float32"))
-                loss = loss + ops.sum(ops.where(real, terms, 0.0), axis=0)
+            for logits, score, _, part in units_of:
+                terms = binary_terms(head, logits, score, ops.cast(true[part], "float32"))
+                loss = loss + total(ops.where(ops.logical_or(true[part], rivals[part]), terms, 0.0))
             loss = loss / classes
         # One value for both sums, or compilers do the work that they share twice: the loss, negative where the row is
         # correct. Padding rows may have no finite loss (0 / 0 where all scores are 0).
-        loss = ops.where(real_row > 0, ops.maximum(loss, 0.0), 0.0)
-        signed = ops.where(ops.logical_and(correct, real_row > 0), -(loss + LEAST), loss)
+        loss = ops.where(real_row, ops.maximum(loss, 0.0), 0.0)
+        signed = ops.where(ops.logical_and(correct, real_row), -(loss + LEAST), loss)
         # Without weights there is no particle axis: every candidate is the model as it is.
         signed = backend.once(ops.broadcast_to(signed, (particles, size)), one)
         return _block_sums(ops.abs(signed)), _block_sums(ops.cast(signed < 0, "float32"))
 
     program: Callable[..., Any] = backend.compiled(evaluate)
     return program
+
+
+def _itself(values: Any) -> Any:
+    return values
 
 
 def _block_sums(values: Any) -> Any:
@@ -295,15 +305,21 @@ def _log1p(x: Any) -> Any:
     return ops.where(x < 1.0 / 32.0, series, ops.log(1.0 + x))
 
 
-def _logits(change: Any, inputs: Any, base: Any) -> Any:
-    """Moved logits (u, P, n) of u units from changes (P, u * w), inputs (u * w, n) and base logits (u, n)."""
-    (count, size), particles = base.shape, change.shape[0]
-    width = change.shape[1] // count
-    change = ops.transpose(ops.reshape(change, (particles, count, width)), (1, 0, 2))
-    inputs = ops.reshape(inputs, (count, width, size))
-    moved = base[:, None, :]
-    if width > ELEMENTWISE_WEIGHTS:
-        return moved + ops.matmul(change, inputs)
-    for slot in range(width):
-        moved = moved + change[:, :, slot, None] * inputs[:, None, slot, :]
+def _moved_logits(change: Any, inputs: Any, widths: tuple[int, ...]) -> Any:
+    """What changes (P, W) move the logits of each unit by, (u, P, n), given the inputs (W, n) of all weights.
+
+    Units of one width share a product.
+    """
+    particles, size = change.shape[0], inputs.shape[1]
+    moved: list[Any] = []
+    start = 0
+    for width, units in itertools.groupby(widths):
+        count = len(list(units))
+        stop = start + count * width
+        of_units = ops.transpose(ops.reshape(change[:, start:stop], (particles, count, width)), (1, 0, 2))
+        product = ops.matmul(of_units, ops.reshape(inputs[start:stop], (count, width, size)))
+        if len(set(widths)) == 1:
+            return product
+        moved += [product[unit] for unit in range(count)]
+        start = stop
     return moved

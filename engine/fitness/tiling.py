@@ -9,13 +9,10 @@ import numpy as np
 
 from engine.core.types import Bool, Float64, Int64
 
-ELEMENTWISE_WEIGHTS = 4
-"""Up to this many weights per unit, a sum of products fuses with what follows and beats a matrix product."""
-
 TILE_ELEMENTS = 1 << 24
 """Touched logits of one tile at most: 64 MiB of float32."""
 
-UNIT_WEIGHTS = (ELEMENTWISE_WEIGHTS, 10, 16)
+UNIT_WEIGHTS = (4, 6, 10, 16)
 """Weights per unit that programs are compiled for. Of whole batches, half to two thirds of the compiling is saved."""
 
 SUM_ROWS = 32

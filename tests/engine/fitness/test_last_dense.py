@@ -12,7 +12,7 @@ from engine.fitness import tiling as tiling_module
 from engine.fitness.last_dense import TiledFitness, unit_widths
 from engine.fitness.objective import fitness
 from engine.fitness.rows import SearchRows, Weights
-from engine.fitness.tiling import ELEMENTWISE_WEIGHTS, Tiling, bucket, combine, plan_tiles
+from engine.fitness.tiling import Tiling, bucket, combine, plan_tiles
 from engine.layers.head import Head
 from engine.models.loss import TrainingLoss
 
@@ -282,19 +282,19 @@ def test_buckets_are_few():
 
 
 def test_ordinary_jobs_share_few_programs():
-    """Up to 10 units with up to 16 weights each: 15 shapes, where exact ones would be 160."""
+    """Up to 10 units with up to 16 weights each: 24 shapes, where exact ones would be 160."""
     shapes = set()
     for units in range(1, 11):
         for weights in range(1, 17):
             problem = random_problem(Head("log_softmax", "linear"), 40, units * weights, units, "mixed")
             job = TiledFitness(*problem, 20, Tiling())
             shapes.add(job._widths)
-    assert len(shapes) <= 15
+    assert len(shapes) <= 24
 
 
-def test_units_with_many_weights_come_in_three_widths_of_one_job():
+def test_units_with_many_weights_come_in_four_widths_of_one_job():
     counts = [13, 14, 58, 22, 42, 28, 26, 19, 17, 17]
-    assert unit_widths(counts) == (60,) * 3 + (30,) * 5 + (15,) * 2
+    assert unit_widths(counts) == (60,) + (45,) + (30,) * 6 + (15,) * 2
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=24))
@@ -367,14 +367,14 @@ def random_problem(head, rows, weights, units, kind, classes=10, inputs=24):
 
 # One head of each form, and one whose scores are not its logits; both ways to add a sum up; whole and broken slabs.
 COMPANY = [
-    (Head("log_softmax", "linear"), ELEMENTWISE_WEIGHTS, 1, 70, "mixed", 100),
+    (Head("log_softmax", "linear"), 4, 1, 70, "mixed", 100),
     (Head("log_softmax", "linear"), 700, 1, 70, "mixed", 300),
     (Head("log_softmax", "tanh"), 128, 2, 31, "negative", 20),
     (Head("normalised", "sigmoid"), 300, 3, 1000, "mixed", 100),
-    (Head("binary", "sigmoid"), 4 * ELEMENTWISE_WEIGHTS, 4, 333, "positive", 1),
-    (Head("binary_logits", "gelu"), 3 * ELEMENTWISE_WEIGHTS, 3, 100, "positive", 100),
-    (Head("binary_logits", "linear"), 10 * (ELEMENTWISE_WEIGHTS + 1), 10, 64, "mixed", 20),
-    (Head("log_softmax", "linear"), 20 * (ELEMENTWISE_WEIGHTS + 1), 20, 100, "mixed", 100),
+    (Head("binary", "sigmoid"), 16, 4, 333, "positive", 1),
+    (Head("binary_logits", "gelu"), 12, 3, 100, "positive", 100),
+    (Head("binary_logits", "linear"), 50, 10, 64, "mixed", 20),
+    (Head("log_softmax", "linear"), 100, 20, 100, "mixed", 100),
 ]
 
 
