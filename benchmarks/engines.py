@@ -16,7 +16,7 @@ from typing import Any
 import click
 import numpy as np
 import pyarrow as pa
-from common import column, machine, model_option, output_option, side_by_side, table, write_results
+from common import Aim, column, machine, model_option, output_option, side_by_side, table, write_aims, write_results
 from problems import (
     PROBLEMS,
     REFERENCE_PARTICLES,
@@ -31,11 +31,19 @@ from problems import (
 )
 from rivals import ENGINES, STEPS, Rival
 
+from engine import backend
 from engine.models.load import LoadedModel, load_model
 
 PACKAGES = ("evox", "torch", "evosax", "jax", "pyswarms")
-AIM = 0.6
-"""Our time per iteration against that of the best of the other engines."""
+BEST_AIMS, PLAIN_AIM = {"jax": 1.1, "tensorflow": 1.5}, 0.5
+"""Our time per iteration against that of the best of the other engines, with our formula in their hands (by our
+backend), and with the fitness as one would write it first."""
+
+FORMS = {
+    "the fitness as one would write it first": ("plain",),
+    "all logits, in the faster of two forms": ("plain", "dense"),
+    "whatever is fastest, our formula included": ("plain", "dense", "touched"),
+}
 
 SIZES = ((1000, 16, 10), (1000, 256, 10))
 OURS = "repair-dist"
@@ -92,17 +100,22 @@ def main(
         f"other engines run {STEPS} iterations in a call, and so do we\n"
         "forms of the fitness: plain, all logits as one would write it first; dense, the same with classes outermost,\n"
         "from the distinct inputs alone; touched, only the logits that the weights move (our formula in their hands)\n"
+        "our iterations are those of a long search, whose swarm stays on the device; at first it moves in NumPy\n"
     )
     loaded = load_model(model_path)
     rows: list[dict[str, Any]] = []
+    aims: list[Aim] = []
     for name in problem or PROBLEMS:
         for n, weights, classes in sizes:
             job = PROBLEMS[name](loaded, Size(n, weights, classes, particles=particles))
-            rows += compare(name, loaded, job, rounds, reference=not no_reference)
+            rows += compare(name, loaded, job, rounds, not no_reference, aims)
     write_results(output, "engines", COLUMNS, rows, line)
+    write_aims(output, f"engines-{backend.name}", aims, line)
 
 
-def compare(name: str, loaded: LoadedModel, job: Job, rounds: int, reference: bool) -> list[dict[str, Any]]:
+def compare(
+    name: str, loaded: LoadedModel, job: Job, rounds: int, reference: bool, aims: list[Aim]
+) -> list[dict[str, Any]]:
     """Check, time and print one problem."""
     fitness = job.fitness()
     right = exact(job)
@@ -117,7 +130,10 @@ def compare(name: str, loaded: LoadedModel, job: Job, rounds: int, reference: bo
     for rival in rivals:
         check_rival(rival, job, right.sums)
         check(f"{rival.engine}, {rival.form}", rival.sums(job.candidates), right)
-    calls: dict[tuple[str, str], Callable[[], object]] = {(OURS, "touched"): iterations(job, fitness, STEPS)}
+    calls: dict[tuple[str, str], Callable[[], object]] = {
+        (OURS, "touched"): iterations(job, fitness, STEPS, long=True),
+        (OURS, "touched, at first"): iterations(job, fitness, STEPS),
+    }
     calls |= {(rival.engine, rival.form): rival.iterate for rival in rivals}
     calls |= {("", form): call for form, call in alone.items()}
     names = {f"{engine}, {form}": (engine, form) for engine, form in calls}
@@ -128,7 +144,7 @@ def compare(name: str, loaded: LoadedModel, job: Job, rounds: int, reference: bo
         check("model.evaluate", slow(), right)
         both = side_by_side({"ours": alone["ours"], "slow": slow}, 3, 0.1)
         seconds["", "set weights, model.evaluate"] = both["slow"] / REFERENCE_PARTICLES * len(job.candidates)
-    return report(name, job, seconds)
+    return report(name, job, seconds, aims)
 
 
 class NothingToCompare(click.ClickException):
@@ -170,8 +186,13 @@ def check_rival(rival: Rival, job: Job, sums: Any) -> None:
         raise click.ClickException(f"{rival.engine}, {rival.form}: fitness {theirs} and ours {ours} differ")
 
 
-def report(name: str, job: Job, seconds: dict[tuple[str, str], float]) -> list[dict[str, Any]]:
-    """Print the table of a problem; its rows as results."""
+def aim_of(forms: Sequence[str]) -> float | None:
+    """What our time is to be at most, against the best of these forms; None where nothing was promised."""
+    return {1: PLAIN_AIM, len(FORMS): BEST_AIMS[backend.name]}.get(len(forms))
+
+
+def report(name: str, job: Job, seconds: dict[tuple[str, str], float], aims: list[Aim]) -> list[dict[str, Any]]:
+    """Print the table of a problem; its rows as results, and what was to be reached, added to `aims`."""
     size = job.size
     ours, alone = seconds[OURS, "touched"], seconds["", "ours"]
     click.echo(f"{name}, (n, K, C) = ({size.rows}, {size.weights}, {size.classes}), {size.units} units touched")
@@ -195,16 +216,15 @@ def report(name: str, job: Job, seconds: dict[tuple[str, str], float]) -> list[d
         cells.append([engine or "(fitness alone)", form, f"{1e3 * value:,.3f}", f"{ratio:.3g}"])
     click.echo(table(["swarm", "fitness", "ms", "ours / this"], cells))
     others = {key: value for key, value in seconds.items() if key[0] not in ("", OURS)}
-    for forms, text in (
-        (("plain",), "the fitness as one would write it first"),
-        (("plain", "dense"), "all logits, in the faster of two forms"),
-        (("plain", "dense", "touched"), "whatever is fastest, our formula included"),
-    ):
+    for text, forms in FORMS.items():
         some = {key: value for key, value in others.items() if key[1] in forms}
         if some:
             engine, form = min(some, key=some.__getitem__)
-            met = "met" if ours / some[engine, form] <= AIM else "NOT met"
-            click.echo(f"ours / best: {ours / some[engine, form]:.2f} of {engine} ({form}): {text}; aim {AIM:g}: {met}")
+            ratio, limit = ours / some[engine, form], aim_of(forms)
+            told = "" if limit is None else f"; aim {limit:g}: {'met' if ratio <= limit else 'NOT met'}"
+            click.echo(f"ours / best: {ratio:.2f} of {engine} ({form}): {text}{told}")
+            if limit is not None:
+                aims.append(Aim(f"{backend.name}, (n, K, C) = {size}: ours / best, {text}", ratio, limit))
     click.echo("")
     return rows
 

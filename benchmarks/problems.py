@@ -29,6 +29,7 @@ from engine.models.load import LoadedModel
 from engine.problem.problem import Problem, objective_of
 from engine.search import loop as search
 from engine.search.loop import SearchSettings
+from engine.search.resident import WORTH_COMPILING
 from engine.search.swarm import SwarmSettings
 from engine.targets.last_dense import find_target
 from engine.targets.model_runner import ModelRunner
@@ -166,17 +167,23 @@ def around(kernel: Float32, weights: Weights, particles: int) -> Float32:
     return np.vstack([weights.old, others]).astype(np.float32)
 
 
-def iterations(job: Job, fitness: TiledFitness, steps: int = 1) -> Callable[[], object]:
-    """Whole iterations of the search, `steps` in a call: candidates, their fitness, the move of the swarm."""
+def iterations(job: Job, fitness: TiledFitness, steps: int = 1, *, long: bool = False) -> Callable[[], object]:
+    """Whole iterations of the search, `steps` in a call: candidates, their fitness, the move of the swarm.
+
+    Those of a `long` search are the ones behind which a swarm stays on the device.
+    """
     source = RngKey(0, "benchmark", 0)
     problem = Problem("benchmark", HEAD, job.weights, WeightStats.of(job.kernel), source, job.settings)
-    objective, state = job.objective, problem.start()
+    objective, state, resident = job.objective, problem.start(), fitness.resident if long else None
 
     def call() -> None:
         nonlocal state
         until = replace(job.settings, num_iterations=state.swarm.iteration + steps)
-        state, _ = search.advance(until, source, objective, replace(state, stop=None), fitness.evaluate)
+        state = replace(state, stop=None)
+        state, _ = search.advance(until, source, objective, state, fitness.evaluate, resident=resident)
 
+    while long and state.swarm.iteration <= WORTH_COMPILING:
+        call()
     return call
 
 

@@ -28,7 +28,7 @@ from problems import Job, by_numpy_of, kinds
 
 from engine.core.types import Bool, Float32, Float64, Int64
 
-STEPS = 10
+STEPS = 50
 """Iterations in one call: what a loop over iterations pays once is shared, as in a long run."""
 
 LOWEST = np.float32(-3e38)

@@ -415,7 +415,7 @@ def _groups(problems: Sequence[Problem], rows: Rows, tail: Tail | None) -> list[
 
 def _advance(group: _Group, states: Mapping[str, SearchState], seconds: float) -> Sequence[SearchResult]:
     before = [states[problem.name] if problem.name in states else problem.start() for problem in group.problems]
-    after, done = advance_together(group.searches, before, group.fitness.evaluate, seconds)
+    after, done = advance_together(group.searches, before, group.fitness.evaluate, seconds, group.fitness.resident)
     return [
         SearchResult(problem.name, search.objective, state, tuple(iterations), ())
         for search, problem, state, iterations in zip(group.searches, group.problems, after, done, strict=True)

@@ -39,6 +39,11 @@ def once(values: Any, one: Any) -> Any:
     return values
 
 
+def apart(values: list[Any]) -> list[Any]:
+    """The values, which a compiled function computes by themselves, before what is made of them."""
+    return list(jax.lax.optimization_barrier(values))
+
+
 def for_shapes(function: Any, example: tuple[Any, ...]) -> Callable[..., Any]:
     """The function itself: looking up its program for the shapes of `example` takes JAX microseconds."""
     program: Callable[..., Any] = function
@@ -71,6 +76,11 @@ def model_pass(model: Any) -> Callable[[Any], Any]:
 def on_device(array: npt.NDArray[Any]) -> Any:
     """Copy a NumPy array to the device of this process."""
     return jax.numpy.asarray(np.array(array))  # of a copy that nobody else has: JAX shares it, or reads it later
+
+
+def lent(array: npt.NDArray[Any]) -> Any:
+    """An array as `on_device` has it, where nobody changes the array before what reads it has ended: without a copy."""
+    return jax.numpy.asarray(array)
 
 
 def gradient(function: Callable[[Any], Any], x: Any) -> Any:

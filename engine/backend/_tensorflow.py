@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla
 
 tf.get_logger().setLevel("ERROR")
 # Also fixes the choice among cuDNN's algorithms: the first that works is taken instead of the fastest.
@@ -36,6 +37,11 @@ def once(values: Any, one: Any) -> Any:
     `one` holds ones that the compiler does not know.
     """
     return values / one
+
+
+def apart(values: list[Any]) -> list[Any]:
+    """The values, which a compiled function computes by themselves, before what is made of them."""
+    return list(xla.optimization_barrier(*values))
 
 
 def for_shapes(function: Any, example: tuple[Any, ...]) -> Callable[..., Any]:
@@ -80,6 +86,11 @@ def model_pass(model: Any) -> Callable[[Any], Any]:
 
 def on_device(array: npt.NDArray[Any]) -> Any:
     """Copy a NumPy array to the device of this process."""
+    return tf.convert_to_tensor(array)
+
+
+def lent(array: npt.NDArray[Any]) -> Any:
+    """An array as `on_device` has it, where nobody changes the array before what reads it has ended: without a copy."""
     return tf.convert_to_tensor(array)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from engine.core.types import Float32, Float64
 from engine.fitness.tiling import Tile
@@ -28,6 +29,28 @@ class Goal(Protocol):
         """(P, S) sums -> (P,) fitness."""
 
 
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """The evaluation of one swarm whose candidates are made, and whose sums are wanted, on the device.
+
+    Attributes:
+        changes: of candidates (P, K) float32 and `arguments`, what `blocks` takes; for use inside a compiled function.
+        arguments: tensors, all in all of a shape that K and `width` say.
+        width: weights of the changes.
+        blocks: of changes and `constants`, inside a compiled function: summed loss and correct rows of blocks of rows,
+            (P, b) float32 each, the same bits as in `evaluate`.
+        constants: tensors.
+        kinds: first block of negative and of positive rows, and the one behind their last.
+    """
+
+    changes: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    width: int
+    blocks: Callable[..., tuple[Any, Any]]
+    constants: tuple[Any, ...]
+    kinds: tuple[tuple[int, int], ...]
+
+
 class Fitness(Protocol):
     """The prepared evaluation of one job in this process: `TiledFitness`, `TailFitness` for any other layers, or
     `MixtureFitness` of tunings.
@@ -37,6 +60,10 @@ class Fitness(Protocol):
     """
 
     tiles: tuple[Tile, ...]
+
+    @property
+    def resident(self) -> Resident | None:
+        """What a swarm needs that stays on the device of this process, where that is offered."""
 
     def evaluate(self, candidates: Float32) -> Float64:
         """Evaluate every row here; (M, K) float32 -> (M, S), each candidate as it would be alone."""

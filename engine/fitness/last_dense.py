@@ -17,7 +17,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,9 @@ import numpy.typing as npt
 from engine import backend
 from engine.backend import ops
 from engine.core.types import Bool, Float32, Float64, Int64
+from engine.fitness.base import Resident
 from engine.fitness.rows import SearchRows, Weights
-from engine.fitness.tiling import SUM_ROWS, UNIT_WEIGHTS, Tiling, arrange, bucket, plan_tiles
+from engine.fitness.tiling import SUM_ROWS, UNIT_WEIGHTS, Tiling, arrange, bucket, kind_sums, plan_tiles
 from engine.layers.head import EPSILON, Head, binary_terms
 
 LOWEST = np.float32(-3e38)
@@ -139,19 +140,36 @@ class TiledFitness:
 
     def _evaluate_rows(self, rows: tuple[int, int], slabs: list[Any]) -> Float64:
         """Sums (candidates of the slabs, 4) over one range of rows."""
-        prepared = self._constants.get(rows)
-        if prepared is None:
-            prepared = self._constants[rows] = self._prepare(slice(*rows))
-        blocks, *constants = prepared
+        kinds, *constants = self._prepared(rows)
         program = self._programs.get((rows, len(slabs)))
         if program is None:
             program = self._programs[rows, len(slabs)] = backend.for_each(self._slab_program, slabs, constants)
         results = program(slabs, constants)
         loss = np.concatenate([slab_loss for slab_loss, _ in results]).astype(np.float64)
         correct = np.concatenate([slab_correct for _, slab_correct in results]).astype(np.float64)
-        # Added row by row of a C-contiguous array: the order does not depend on the number of candidates.
-        sums = [values[..., kind].sum(axis=-1) for values in (loss, correct) for kind in blocks]
-        return np.stack(sums, axis=-1).reshape(-1, 4)
+        return np.stack(kind_sums(loss, correct, kinds, np.sum), axis=-1).reshape(-1, 4)
+
+    @cached_property
+    def resident(self) -> Resident | None:
+        """See `Fitness`; where a swarm is one tile and changes something."""
+        if len(self.tiles) != 1 or not len(self._weights.old):
+            return None
+        kinds, *constants = self._prepared(self.tiles[0].rows)
+        old = self._weights.old.astype(np.float64)
+        return Resident(
+            changes=_changes,
+            arguments=tuple(map(backend.on_device, (old, self._slots.astype(np.int32)))),
+            width=len(self._slots),
+            blocks=_evaluation(self._head, self._rows.logits.shape[1], self._widths),
+            constants=tuple(constants),
+            kinds=tuple((kind.start, kind.stop) for kind in kinds),
+        )
+
+    def _prepared(self, rows: tuple[int, int]) -> tuple[tuple[slice, slice], Any, Any]:
+        prepared = self._constants.get(rows)
+        if prepared is None:
+            prepared = self._constants[rows] = self._prepare(slice(*rows))
+        return prepared
 
     def _prepare(self, where: slice) -> tuple[tuple[slice, slice], Any, Any]:
         """The blocks of negative and positive rows of a tile, and its row constants.
@@ -222,12 +240,25 @@ def _untouched(head: Head, logits: Float32, labels: Int64, touched: npt.NDArray[
     return _Untouched(np.where(some, largest, LOWEST), remainder, true_score, some & (winner < labels))
 
 
+def _changes(candidates: Any, old: Any, slots: Any) -> Any:
+    """As `TiledFitness._moved`, of a slab, inside a compiled function; `old` is float64."""
+    change = ops.cast(ops.cast(candidates, "float64") - old, "float32")
+    return ops.take(ops.pad(change, ((0, 0), (0, 1))), slots, axis=1)
+
+
 @cache
 def _slab_program(head: Head, classes: int, widths: tuple[int, ...]) -> Callable[..., Any]:
     """The compiled evaluation of one tile; XLA makes one program per combination of (bucketed) shapes."""
+    program: Callable[..., Any] = backend.compiled(_evaluation(head, classes, widths))
+    return program
+
+
+@cache
+def _evaluation(head: Head, classes: int, widths: tuple[int, ...]) -> Callable[..., tuple[Any, Any]]:
+    """Of changes (P, W) and the constants of a tile, summed loss and correct rows of blocks of rows, (P, b) each."""
     starts = [sum(widths[:unit]) for unit in range(len(widths) + 1)]
 
-    def evaluate(change: Any, table: Any, masks: Any) -> Any:
+    def evaluate(change: Any, table: Any, masks: Any) -> tuple[Any, Any]:
         count, particles, size = len(widths), change.shape[0], table.shape[1]
         base = table[starts[-1] : starts[-1] + count, None]
         largest, remainder, true_score, one = table[-4], table[-3], table[-2], table[-1]
@@ -282,8 +313,7 @@ def _slab_program(head: Head, classes: int, widths: tuple[int, ...]) -> Callable
         signed = backend.once(ops.broadcast_to(signed, (particles, size)), one)
         return _block_sums(ops.abs(signed)), _block_sums(ops.cast(signed < 0, "float32"))
 
-    program: Callable[..., Any] = backend.compiled(evaluate)
-    return program
+    return evaluate
 
 
 def _itself(values: Any) -> Any:

@@ -107,6 +107,8 @@ class MixtureFitness:
     Sums are (.., S) float64, see `Mixture.sums`.
     """
 
+    resident = None
+
     def __init__(self, mixture: Mixture, rows: MixtureRows, particles: int, tiling: Tiling) -> None:
         """Choose the shapes; nothing is computed on rows yet."""
         self._mixture, self._rows = mixture, rows

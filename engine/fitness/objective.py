@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from engine.core.types import Float64
 
@@ -36,7 +38,17 @@ def fitness(sums: Float64, negatives: int, positives: int, positive_weight: floa
     Returns:
         (P,) float64; a candidate whose losses are not finite has not a number or zero terms.
     """
-    loss_neg = sums[:, 0] / negatives
-    loss_pos = sums[:, 1] / max(positives, 1)
-    scale = positive_weight / max(positives, 1)
-    return (sums[:, 2] + 1.0) / (loss_neg + 1.0) + (scale * sums[:, 3] + 1.0) / (loss_pos + 1.0)
+    found: Float64 = worth(sums, negatives, max(positives, 1), positive_weight / max(positives, 1))
+    return found
+
+
+def worth(sums: Any, negatives: Any, positives: Any, scale: Any, rounded: Callable[[Any], Any] = lambda x: x) -> Any:
+    """The formula of `fitness`, operation by operation, of arrays or of tensors.
+
+    Args:
+        sums: (P, 4) float64.
+        negatives, positives, scale: numbers, of which none is 0 that divides.
+        rounded: keeps a compiler from adding to a product before it is rounded.
+    """
+    loss_neg, loss_pos = sums[:, 0] / negatives, sums[:, 1] / positives
+    return (sums[:, 2] + 1.0) / (loss_neg + 1.0) + (rounded(scale * sums[:, 3]) + 1.0) / (loss_pos + 1.0)

@@ -156,6 +156,8 @@ def held_bytes(cut: GraphCut, route: Route | None, groups: Groups | None = None)
 class TailFitness:
     """The prepared evaluation of one job in this process; to the swarm and the scheduler what `TiledFitness` is."""
 
+    resident = None
+
     def __init__(
         self, tail: Tail, kernel: Float32, rows: SearchRows, weights: Weights, particles: int, tiling: Tiling
     ) -> None:

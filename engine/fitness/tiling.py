@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -96,6 +97,42 @@ def arrange(negative: Bool) -> tuple[tuple[slice, slice], Int64, int]:
     place[negative] = np.arange(negative.sum())
     place[~negative] = first * SUM_ROWS + np.arange((~negative).sum())
     return (slice(0, first), slice(first, blocks)), place, bucket(blocks) * SUM_ROWS
+
+
+def kind_sums(loss: Any, correct: Any, kinds: Sequence[slice], total: Callable[..., Any]) -> list[Any]:
+    """Sums over the blocks of each kind, in one order whatever computes them.
+
+    Args:
+        loss, correct: (.., b) float64, arrays or tensors.
+        kinds: the blocks of negative and of positive rows, see `arrange`.
+        total: sums over an axis of such arrays; whole numbers are the same in any order.
+
+    Returns:
+        Arrays (..): loss of negative and of positive rows, correct rows of each.
+    """
+
+    def summed(values: Any) -> Any:
+        return _pairwise(values) if values.shape[-1] else total(values, axis=-1)
+
+    return [*(summed(loss[..., kind]) for kind in kinds), *(total(correct[..., kind], axis=-1) for kind in kinds)]
+
+
+def _pairwise(values: Any) -> Any:
+    """Sums over the last axis in NumPy's order: eight sums beside each other, of at most 128 values."""
+    width = values.shape[-1]
+    if width > 128:
+        half = width // 16 * 8
+        return _pairwise(values[..., :half]) + _pairwise(values[..., half:])
+    whole = width // 8 * 8
+    lanes = values[..., : 8 if whole else 1]
+    for start in range(8, whole, 8):
+        lanes = lanes + values[..., start : start + 8]
+    while lanes.shape[-1] > 1:
+        lanes = lanes[..., 0::2] + lanes[..., 1::2]
+    total = lanes[..., 0]
+    for place in range(whole or 1, width):
+        total = total + values[..., place]
+    return total
 
 
 def combine(tiles: Sequence[Tile], parts: Sequence[Float64]) -> Float64:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Float64
-from engine.fitness.base import Goal
+from engine.fitness.base import Goal, Resident
 from engine.fitness.tiling import Tiling
 from engine.layers.weight_stats import WeightStats
 from engine.search import swarm
 from engine.search.swarm import SwarmSettings, SwarmState
+
+if TYPE_CHECKING:
+    from engine.search.resident import ResidentSwarm
 
 Evaluate = Callable[[Float32], Float64]
 """(P, K) candidates -> (P, S) sums, see `engine.fitness.base.Fitness`."""
@@ -136,17 +139,22 @@ def advance(
     state: SearchState,
     evaluate: Evaluate,
     seconds: float = float("inf"),
+    resident: Resident | None = None,
 ) -> tuple[SearchState, list[Iteration]]:
     """Run iterations until the search is over or `seconds` have passed (at least one iteration is run).
 
     How a search is cut into segments changes nothing in its result.
     """
-    states, done = advance_together([Search(settings, source, objective)], [state], evaluate, seconds)
+    states, done = advance_together([Search(settings, source, objective)], [state], evaluate, seconds, resident)
     return states[0], done[0]
 
 
 def advance_together(
-    searches: Sequence[Search], states: Sequence[SearchState], evaluate: Evaluate, seconds: float = float("inf")
+    searches: Sequence[Search],
+    states: Sequence[SearchState],
+    evaluate: Evaluate,
+    seconds: float = float("inf"),
+    resident: Resident | None = None,
 ) -> tuple[list[SearchState], list[list[Iteration]]]:
     """Advance searches on the same rows and weights, with swarms of one size, by shared evaluations.
 
@@ -158,6 +166,8 @@ def advance_together(
         states: of each.
         evaluate: of any number of candidates.
         seconds: return when so many have passed; at least one iteration is run.
+        resident: the same evaluation for swarms that stay on the device, as those of long searches then do; no bit
+            changes.
 
     Returns:
         The new states and the iterations run, one list per search.
@@ -165,18 +175,27 @@ def advance_together(
     states = list(states)
     done: list[list[Iteration]] = [[] for _ in searches]
     deadline = time.monotonic() + seconds
+    on_device: dict[int, ResidentSwarm] = {}
     while active := [number for number, state in enumerate(states) if state.stop is None][:TOGETHER]:
         if any(done) and time.monotonic() >= deadline:
             break
         begun = time.perf_counter()
-        asked = [swarm.ask(states[number].swarm) for number in active]
-        sums = evaluate(np.concatenate(asked))
-        sums = sums.reshape(len(active), -1, sums.shape[1])
-        told = [_tell(searches[number], states[number], share) for number, share in zip(active, sums, strict=True)]
-        elapsed = (time.perf_counter() - begun) / len(active)
-        for number, (state, iteration) in zip(active, told, strict=True):
+        if resident is not None and (on_device or _is_long(resident, searches, states, active)):
+            for number in active:
+                if number not in on_device:
+                    on_device[number] = _placed(resident, searches[number], states[number])
+            told = [_block(searches[number], states[number], on_device[number]) for number in active]
+        else:
+            asked = [swarm.ask(states[number].swarm) for number in active]
+            sums = evaluate(np.concatenate(asked))
+            sums = sums.reshape(len(active), -1, sums.shape[1])
+            told = [_tell(searches[number], states[number], share) for number, share in zip(active, sums, strict=True)]
+        elapsed = (time.perf_counter() - begun) / sum(len(iterations) for _, iterations in told)
+        for number, (state, iterations) in zip(active, told, strict=True):
             states[number] = state
-            done[number].append(replace(iteration, seconds=elapsed))
+            done[number] += [replace(iteration, seconds=elapsed) for iteration in iterations]
+    for number, here in on_device.items():
+        states[number] = replace(states[number], swarm=here.fetched())
     return states, done
 
 
@@ -207,14 +226,49 @@ def offers(search: Search, state: SearchState, evaluate: Evaluate, count: int) -
     return list(found.values())
 
 
-def _tell(search: Search, state: SearchState, sums: Float64) -> tuple[SearchState, Iteration]:
-    """One iteration, given the sums (P, S) of its candidates; its time is not known here."""
-    objective = search.objective
-    values = objective.fitness(sums)
+def _is_long(
+    resident: Resident, searches: Sequence[Search], states: Sequence[SearchState], active: Sequence[int]
+) -> bool:
+    from engine.search.resident import due  # a backend, which who only reads states need not wait for
+
+    first = active[0]
+    return due(resident, searches[first].settings.swarm, states[first].swarm, len(active))
+
+
+def _placed(resident: Resident, search: Search, state: SearchState) -> ResidentSwarm:
+    from engine.search.resident import ResidentSwarm
+
+    return ResidentSwarm(search.settings.swarm, search.source, search.objective, resident, state.swarm, state.best_sums)
+
+
+def _block(search: Search, state: SearchState, here: ResidentSwarm) -> tuple[SearchState, list[Iteration]]:
+    """A block of iterations on the device; the arrays of the state stay there."""
+    from engine.search.resident import Limits
+
+    left = search.settings.num_iterations - state.swarm.iteration
+    iterations = []
+    for told, values, best_sums in here.advance(Limits(left, search.settings.min_iteration_range)):
+        state, iteration = _told(search, state, told, values, best_sums)
+        iterations.append(iteration)
+    return state, iterations
+
+
+def _tell(search: Search, state: SearchState, sums: Float64) -> tuple[SearchState, list[Iteration]]:
+    """One iteration, given the sums (P, S) of its candidates."""
+    values = search.objective.fitness(sums)
     told = swarm.tell(search.settings.swarm, search.source, state.swarm, values)
     best_sums = state.best_sums
     if told.since_gain == 0:
         best_sums = sums[int(np.argmax(np.where(np.isnan(values), -np.inf, values)))]
+    after, iteration = _told(search, state, told, values, best_sums)
+    return after, [iteration]
+
+
+def _told(
+    search: Search, state: SearchState, told: SwarmState, values: Float64, best_sums: Float64
+) -> tuple[SearchState, Iteration]:
+    """What an iteration found, given the fitness (P,) of its candidates; its time is not known here."""
+    objective = search.objective
     start_fitness = float(values[0]) if told.iteration == 1 else state.start_fitness
     finite = values[np.isfinite(values)]
     iteration = Iteration(
@@ -225,7 +279,7 @@ def _tell(search: Search, state: SearchState, sums: Float64) -> tuple[SearchStat
         intact=int(best_sums[3]),
         loss_neg=float(best_sums[0] / max(objective.negatives, 1)),
         loss_pos=float(best_sums[1] / max(objective.positives, 1)),
-        evaluations=told.iteration * len(sums),
+        evaluations=told.iteration * len(values),
         seconds=0.0,
     )
     return SearchState(told, best_sums, start_fitness, _stop(search.settings, objective, told, best_sums)), iteration

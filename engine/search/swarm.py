@@ -23,6 +23,9 @@ from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Float64
 from engine.layers.weight_stats import WeightStats
 
+SMALLEST = np.finfo(np.float64).tiny
+"""A velocity below counts as 0; a particle at rest gets there after thousands of iterations."""
+
 
 @dataclass(frozen=True)
 class SwarmSettings:
@@ -53,6 +56,11 @@ class SwarmSettings:
     def constriction(self) -> float:
         """chi of the update rule."""
         return 2.0 / (self.phi - 2.0 + math.sqrt(self.phi**2 - 4.0 * self.phi))
+
+    @property
+    def attraction(self) -> float:
+        """The upper end of rho1 and rho2."""
+        return self.phi / 2.0 if self.phi_split else self.phi
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,14 +140,18 @@ def tell(settings: SwarmSettings, source: RngKey, state: SwarmState, fitness: Fl
     return _move(settings, source, told)
 
 
+def draw(source: RngKey, iteration: int, drawn: Float64) -> None:
+    """Fill (2, P, K) with the random numbers of one move of a swarm, uniform in [0, 1), for rho1 and rho2."""
+    generator(source.seed, source.data, source.label, "velocity", iteration).random(out=drawn)
+
+
 def _move(settings: SwarmSettings, source: RngKey, state: SwarmState) -> SwarmState:
-    rng = generator(source.seed, source.data, source.label, "velocity", state.iteration)
-    high = settings.phi / 2.0 if settings.phi_split else settings.phi
     # In place: where a swarm is large, making arrays takes longer than the sums.
-    rho1, rho2 = rng.random((2, *state.position.shape))
+    rho1, rho2 = drawn = np.empty((2, *state.position.shape))
+    draw(source, state.iteration, drawn)
     velocity, social = state.best_position - state.position, state.global_position - state.position
-    rho1 *= high
-    rho2 *= high
+    rho1 *= settings.attraction
+    rho2 *= settings.attraction
     velocity *= rho1
     social *= rho2
     velocity += state.velocity
@@ -151,4 +163,5 @@ def _move(settings: SwarmSettings, source: RngKey, state: SwarmState) -> SwarmSt
         velocity = np.where(velocity > 0, 1.0, -1.0) * np.clip(np.abs(velocity), state.bound / 5.0, top)
     else:
         np.clip(velocity, -top, top, out=velocity)
+    velocity *= np.abs(velocity) >= SMALLEST  # as devices round that know nothing smaller
     return replace(state, iteration=state.iteration + 1, velocity=velocity, position=state.position + velocity)

@@ -1,0 +1,165 @@
+"""Swarms that stay on the device do what they do in NumPy, bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from engine.core.rng import RngKey
+from engine.fitness.last_dense import TiledFitness
+from engine.fitness.objective import Objective
+from engine.fitness.rows import SearchRows, Weights
+from engine.fitness.tiling import Tiling, kind_sums
+from engine.layers.head import Head
+from engine.layers.weight_stats import WeightStats
+from engine.search import loop as search
+from engine.search import resident, swarm
+from engine.search.loop import Search, SearchSettings
+from engine.search.swarm import SwarmSettings, SwarmState
+
+HEAD = Head("log_softmax", "linear")
+SPREAD = WeightStats(mean=0.0, std=0.5, range=0.4)
+
+
+@pytest.fixture(autouse=True)
+def from_the_first_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "WORTH_COMPILING", 0)
+
+
+def rows_of(count: int, classes: int = 4, width: int = 5, *, negatives: float = 0.2, scale: float = 1.0) -> SearchRows:
+    rng = np.random.default_rng(count)
+    inputs = np.abs(rng.normal(size=(count, width))).astype(np.float32) * np.float32(scale)
+    logits = rng.normal(scale=2.0, size=(count, classes)).astype(np.float32)
+    return SearchRows(inputs, logits, rng.integers(0, classes, count), rng.random(count) < negatives)
+
+
+def weights_of(count: int, classes: int = 4, width: int = 5) -> Weights:
+    place = np.random.default_rng(1).permutation(classes * width)[:count]
+    return Weights(place % width, place // width, np.linspace(-0.3, 0.3, count).astype(np.float32))
+
+
+class Case:
+    """Searches on the same rows, from the start."""
+
+    def __init__(self, rows: SearchRows, weights: Weights, settings: SearchSettings, seeds: int = 1) -> None:
+        negatives = int(rows.negative.sum())
+        self.weights = weights
+        self.fitness = TiledFitness(HEAD, rows, weights, settings.swarm.num_particles, Tiling())
+        self.searches = [
+            Search(settings, RngKey(seed, "rows", 1), Objective(negatives, len(rows.labels) - negatives, 3.3 + seed))
+            for seed in range(seeds)
+        ]
+
+    def run(self, *, on_device: bool, seconds: float = float("inf")):
+        states = [search.start(one.settings, one.source, self.weights.old, SPREAD) for one in self.searches]
+        done = [[] for _ in self.searches]
+        while any(state.stop is None for state in states):
+            there = self.fitness.resident if on_device else None
+            states, more = search.advance_together(self.searches, states, self.fitness.evaluate, seconds, there)
+            done = [rows + new for rows, new in zip(done, more, strict=True)]
+        return states, [[replace(row, seconds=0.0) for row in rows] for rows in done]
+
+
+def bits(state) -> dict[str, bytes]:
+    values = {field.name: getattr(state.swarm, field.name) for field in fields(SwarmState)}
+    values |= {field.name: getattr(state, field.name) for field in fields(state) if field.name != "swarm"}
+    return {name: value if value is None else np.asarray(value).tobytes() for name, value in values.items()}
+
+
+def check(case: Case, *, seconds: float = float("inf")):
+    assert case.fitness.resident is not None
+    expected, found = case.run(on_device=False), case.run(on_device=True, seconds=seconds)
+    for number, one in enumerate(case.searches):
+        assert bits(found[0][number]) == bits(expected[0][number])
+        assert repr(found[1][number]) == repr(expected[1][number])  # where `nan` equals itself
+        offers = [search.offers(one, states[number], case.fitness.evaluate, 3) for states, _ in (found, expected)]
+        assert [offer.values.tobytes() for offer in offers[0]] == [offer.values.tobytes() for offer in offers[1]]
+    return expected
+
+
+def settings_of(particles: int = 12, iterations: int = 25, patience: int = 9, **changes: object) -> SearchSettings:
+    return SearchSettings(SwarmSettings(particles, **changes), num_iterations=iterations, min_iteration_range=patience)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"velocity_floor": True}, {"phi_split": False}, {"phi": 9.0}, {"velocity_floor": True, "phi": 5.0}]
+)
+def test_moves(changes: dict[str, object]) -> None:
+    _, rows = check(Case(rows_of(100), weights_of(4), settings_of(**changes)))
+    assert len({row.best for row in rows[0]}) > 1
+
+
+@pytest.mark.parametrize(("particles", "weights"), [(1, 1), (6, 1), (128, 20)])
+def test_sizes(particles: int, weights: int) -> None:
+    check(Case(rows_of(70), weights_of(weights), settings_of(particles, 12)))
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.002, float("inf")])
+def test_segments_and_company(seconds: float) -> None:
+    _, rows = check(Case(rows_of(100), weights_of(4), settings_of(patience=4), seeds=6), seconds=seconds)
+    assert len({len(of_search) for of_search in rows}) > 1
+
+
+def test_ties_and_no_gain() -> None:
+    """Inputs of 0: no candidate differs from the model."""
+    states, rows = check(Case(rows_of(100, scale=0.0), weights_of(4), settings_of()))
+    assert (states[0].stop, len(rows[0])) == ("no gain", 10)
+
+
+def test_solved_at_once() -> None:
+    rows = rows_of(100)
+    right = replace(rows, logits=np.where(np.eye(4)[rows.labels] > 0, np.float32(30), rows.logits))
+    states, done = check(Case(right, weights_of(4), settings_of()))
+    assert (states[0].stop, len(done[0])) == ("solved", 1)
+
+
+@pytest.mark.parametrize("negatives", [0.0, 1.0])
+def test_rows_of_one_kind(negatives: float) -> None:
+    rows = rows_of(100, negatives=negatives)
+    rows.negative[0] = True
+    check(Case(rows, weights_of(4), settings_of()))
+
+
+def test_fitness_that_is_not_a_number() -> None:
+    """Logits that overflow in some candidates, and then in all of them."""
+    overflowing, none = (
+        check(Case(rows_of(100, scale=scale), weights_of(4), settings_of()))[0][0].swarm for scale in (3e37, np.inf)
+    )
+    assert np.isfinite(overflowing.best_fitness).all()
+    assert np.isinf(none.best_fitness).any()
+
+
+def test_it_changes_over_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first iterations in NumPy, all others on the device, whatever searches they are of."""
+    monkeypatch.setattr(resident, "WORTH_COMPILING", 15)
+    monkeypatch.setattr(resident, "_seen", type(resident._seen)())
+    case = Case(rows_of(100), weights_of(4), settings_of(patience=25), seeds=2)
+    expected = case.run(on_device=False)
+    told = []
+    tell = swarm.tell
+    monkeypatch.setattr(swarm, "tell", lambda *words: told.append(1) or tell(*words))
+    found = case.run(on_device=True)
+    assert len(told) == 14
+    assert found[1] == expected[1]
+    assert [bits(state) for state in found[0]] == [bits(state) for state in expected[0]]
+
+
+def test_only_whole_swarms_stay() -> None:
+    rows = rows_of(600)
+    for tiling in (Tiling(particles=5), Tiling(rows=256)):
+        assert TiledFitness(HEAD, rows, weights_of(4), 12, tiling).resident is None
+    none = np.empty(0, dtype=np.int64)
+    nothing = Weights(none, none, np.empty(0, dtype=np.float32))
+    assert TiledFitness(HEAD, rows, nothing, 12, Tiling()).resident is None
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 8, 9, 40, 128, 129, 288])
+def test_sums_are_in_the_order_of_numpy(width: int) -> None:
+    values = np.exp(np.random.default_rng(width).normal(0, 12, (2, 9, width + 3)))
+    kinds = [slice(0, 3), slice(3, width + 3)]
+    expected = [values[..., kind].sum(axis=-1) for kind in kinds] * 2
+    for found, right in zip(kind_sums(values, values, kinds, np.sum), expected, strict=True):
+        np.testing.assert_array_equal(found, right)
+    assert kind_sums(values, values, [slice(0, 0), slice(0, 1)], np.sum)[0].tolist() == [[0.0] * 9] * 2
