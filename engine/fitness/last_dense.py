@@ -260,50 +260,52 @@ def _evaluation(head: Head, classes: int, widths: tuple[int, ...]) -> Callable[.
 
     def evaluate(change: Any, table: Any, masks: Any) -> tuple[Any, Any]:
         count, particles, size = len(widths), change.shape[0], table.shape[1]
-        base = table[starts[-1] : starts[-1] + count, None]
-        largest, remainder, true_score, one = table[-4], table[-3], table[-2], table[-1]
-        true, rivals, firsts = (masks[kind * count : (kind + 1) * count, None] for kind in range(3))
-        largest_is_first, real_row = masks[-2], masks[-1]
-
-        # One expression for each of a few units; many are one more axis, over which XLA reduces badly.
-        few = count <= UNROLLED_UNITS
-        total = largest_of = _itself
-        if not few:
+        inputs, base, constants = ops.split(table, [starts[-1], starts[-1] + count], axis=0)
+        largest, remainder, true_score, one = ops.unstack(constants, axis=0)
+        true, rivals, firsts, others = ops.split(masks, [count, 2 * count, 3 * count], axis=0)
+        largest_is_first, real_row = ops.unstack(others, axis=0)
+        products = _moved_logits(change, inputs, widths)
+        if count <= UNROLLED_UNITS:
+            # One expression for each unit; of an axis of units XLA makes slower sums.
+            total = largest_of = _itself
+            moved = [by_unit for product in products for by_unit in ops.unstack(product, axis=0)]
+            parts = [moved, *(ops.unstack(values, axis=0) for values in (base, true, rivals, firsts))]
+        else:
             total, largest_of = partial(ops.sum, axis=0), partial(ops.max, axis=0)
-        moved = _moved_logits(change, table[: starts[-1]], widths)
+            parts = [products, *([ops.expand_dims(values, 1)] for values in (base, true, rivals, firsts))]
         units_of = []
         true_total = true_score
         # The largest scores of the other classes: of those that win a tie with the true one, and of all.
         ahead, largest_rival = ops.where(largest_is_first, largest, -math.inf), largest
-        for part in range(count) if few else [slice(None)]:
-            logits = moved[part] + base[part]
+        for moved_by, start, is_true, is_rival, is_first in zip(*parts, strict=True):
+            logits = moved_by + start
             score = head.scores(logits)
-            true_total = true_total + total(ops.where(true[part], score, 0.0))
-            rival = ops.where(rivals[part], score, -math.inf)
-            ahead = ops.maximum(ahead, largest_of(ops.where(firsts[part], score, -math.inf)))
+            true_total = true_total + total(ops.where(is_true, score, 0.0))
+            rival = ops.where(is_rival, score, -math.inf)
+            ahead = ops.maximum(ahead, largest_of(ops.where(is_first, score, -math.inf)))
             largest_rival = ops.maximum(largest_rival, largest_of(rival))
-            units_of.append((logits, score, rival, part))
+            units_of.append((logits, score, rival, is_true, is_rival))
         correct = ops.logical_and(true_total > ahead, true_total >= largest_rival)
 
         if head.form == "log_softmax":
             top = ops.maximum(largest_rival, true_total)
             mass = ops.exp(remainder - top)
-            for _, _, rival, _ in units_of:
+            for _, _, rival, *_ in units_of:
                 mass = mass + total(ops.exp(rival - top))
             # log1p of what is beside the largest term: confident rows keep their small losses.
             loss = (top - true_total) + _log1p(mass + (ops.exp(true_total - top) - 1.0))
         elif head.form == "normalised":
             everything = remainder + true_total
-            for _, score, _, part in units_of:
-                everything = everything + total(ops.where(rivals[part], score, 0.0))
+            for _, score, _, _, is_rival in units_of:
+                everything = everything + total(ops.where(is_rival, score, 0.0))
             share = true_total / everything
             # 0 / 0 has no loss; some releases of XLA would clip it to one.
             loss = ops.where(ops.isnan(share), share, -ops.log(ops.clip(share, EPSILON, 1.0 - EPSILON)))
         else:
             loss = remainder
-            for logits, score, _, part in units_of:
-                terms = binary_terms(head, logits, score, ops.cast(true[part], "float32"))
-                loss = loss + total(ops.where(ops.logical_or(true[part], rivals[part]), terms, 0.0))
+            for logits, score, _, is_true, is_rival in units_of:
+                terms = binary_terms(head, logits, score, ops.cast(is_true, "float32"))
+                loss = loss + total(ops.where(ops.logical_or(is_true, is_rival), terms, 0.0))
             loss = loss / classes
         # One value for both sums, or compilers do the work that they share twice: the loss, negative where the row is
         # correct. Padding rows may have no finite loss (0 / 0 where all scores are 0).
@@ -335,21 +337,20 @@ def _log1p(x: Any) -> Any:
     return ops.where(x < 1.0 / 32.0, series, ops.log(1.0 + x))
 
 
-def _moved_logits(change: Any, inputs: Any, widths: tuple[int, ...]) -> Any:
-    """What changes (P, W) move the logits of each unit by, (u, P, n), given the inputs (W, n) of all weights.
+def _moved_logits(change: Any, inputs: Any, widths: tuple[int, ...]) -> list[Any]:
+    """What changes (P, W) move the logits of the units by, given the inputs (W, n) of all weights.
 
-    Units of one width share a product.
+    Returns:
+        A product (u, P, n) for each width that u units have; see `unit_widths`.
     """
     particles, size = change.shape[0], inputs.shape[1]
-    moved: list[Any] = []
-    start = 0
-    for width, units in itertools.groupby(widths):
-        count = len(list(units))
-        stop = start + count * width
-        of_units = ops.transpose(ops.reshape(change[:, start:stop], (particles, count, width)), (1, 0, 2))
-        product = ops.matmul(of_units, ops.reshape(inputs[start:stop], (count, width, size)))
-        if len(set(widths)) == 1:
-            return product
-        moved += [product[unit] for unit in range(count)]
-        start = stop
-    return moved
+    shapes = [(width, len(list(units))) for width, units in itertools.groupby(widths)]
+    edges = list(itertools.accumulate(width * count for width, count in shapes))[:-1]
+    cut = (ops.split(change, edges, axis=1), ops.split(inputs, edges, axis=0)) if edges else ([change], [inputs])
+    return [
+        ops.matmul(
+            ops.transpose(ops.reshape(mine, (particles, count, width)), (1, 0, 2)),
+            ops.reshape(read, (count, width, size)),
+        )
+        for (width, count), mine, read in zip(shapes, *cut, strict=True)
+    ]
