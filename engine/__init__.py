@@ -8,15 +8,4 @@ from __future__ import annotations
 
 import lazy_loader
 
-from engine.core.renamed import with_old_names
-
-_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-
-__getattr__ = with_old_names(
-    __name__,
-    _attribute,
-    {
-        "judge": ("check_requirements", "check_requirements"),
-        "plan_search": ("Target.memory_plan with a SearchSize", "engine.targets.memory:plan_search"),
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

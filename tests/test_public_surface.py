@@ -87,15 +87,6 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_old_names_warn() -> None:
-    with pytest.warns(DeprecationWarning, match=r"engine.judge will go with the next release, use check_requirements"):
-        assert engine.judge is engine.check_requirements
-    with pytest.warns(DeprecationWarning, match=r"engine.plan_search will go .* use Target.memory_plan"):
-        assert callable(engine.plan_search)
-    with pytest.raises(AttributeError, match="no_such_name"):
-        _ = engine.no_such_name  # type: ignore[attr-defined]
-
-
 def dotted() -> Iterator[tuple[Path, str]]:
     """Where our modules and what is in them are named in code, comments and documentation."""
     for path in [*ROOT.glob("*.md"), *(path for name in FOLDERS for path in ROOT.glob(f"{name}/**/*.*"))]:

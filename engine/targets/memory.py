@@ -13,7 +13,6 @@ from typing import Any
 from engine import backend
 from engine.core.errors import InputError
 from engine.fitness.last_dense import SLABS
-from engine.fitness.rows import Weights
 from engine.fitness.tiling import Tiling
 from engine.models.graph import Step
 from engine.passes.batching import BATCH_ROWS, PASS_ROWS
@@ -109,13 +108,6 @@ class Plan:
             f"{size_text(self.passes)} passes, {size_text(self.features)} rows, "
             f"{size_text(self.working)} tiles, {size_text(self.swarm)} swarm",
         ]
-
-
-def plan_search(target: Any, tail: Any, weights: Weights, *size: Any, **more: Any) -> Plan:
-    """Until the next release: `Target.memory_plan` by its old name; `size` and `more` are those of `SearchSize`."""
-    del tail
-    plan: Plan = target.memory_plan(weights, SearchSize(*size, **more))
-    return plan
 
 
 def check_searches(searches: int, particles: int) -> None:
