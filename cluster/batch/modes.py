@@ -11,7 +11,8 @@ that goes on decides again and comes to the same end.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from cluster.batch.selection import Candidate, HeldOut, PatchRanker, Score, ranked
-from cluster.batch.spec import Batch, ChunkFile, group_name, jobs_of, tasks_of
+from cluster.batch.selection import Best, HeldOut, merged
+from cluster.batch.spec import Batch, ChunkFile, group_name, groups_of, jobs_of, tasks_of
 from cluster.compute.compute import Compute
 from cluster.records.rows import change_rows, patch_rows, prediction_rows, verdict_rows
 from cluster.records.store import RunRecords
@@ -28,6 +29,7 @@ from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.output import NOT_MET_FILE, mark_missing, missed, save_repaired
 from cluster.runs.shared_rows import KnownRows, check_shared_rows
 from cluster.runs.tasks import blocks
+from cluster.workers.judge import Candidate, Judge, Score
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import Base
 from engine.core.errors import InputError
@@ -225,12 +227,15 @@ def _follow(run: _BatchRun, number: int, before: BatchStep, found: Sequence[Cand
     """The step after `before`, with the merge of what was found."""
     if not found:
         return _end_step(run, number, before.kernel, ())
-    best = _ranker(run, before.kernel).merged(found)
+    layer = run.handle.runner.layer
+    best = merged(_judge(run, before.kernel), layer, found)
     return _end_step(run, number, best.applied(before.kernel), best.jobs)
 
 
-def _ranker(run: _BatchRun, kernel: Float32) -> PatchRanker:
-    return PatchRanker.of(run.handle.runner.layer, kernel, run.held_out["validation"], run.batch.requirements)
+def _judge(run: _BatchRun, kernel: Float32) -> Judge:
+    held_out = run.held_out["validation"]
+    logits = run.handle.runner.layer.logits(held_out.rows.inputs, kernel)
+    return Judge(kernel, held_out.rows, held_out.before, logits, run.batch.requirements)
 
 
 def _end_step(run: _BatchRun, number: int, kernel: Float32, jobs: tuple[str, ...]) -> BatchStep:
@@ -264,7 +269,7 @@ def _in_words(run: _BatchRun, comparison: Comparison, score: Score) -> str:
 
 
 def _search(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[ChunkFile]) -> list[Candidate]:
-    """Run the searches of a step and judge what they offer; candidates that change something, best first."""
+    """Run the searches of a step, judged where they run; the best candidates that change something, best first."""
     batch, ledger = run.batch, run.ledger
     ledger.begin(step, batch.jobs_per_step)
     for chunk in chunks:
@@ -272,34 +277,39 @@ def _search(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[ChunkFi
             for label in batch.labels:
                 jobs = list(jobs_of(batch, group_name(step, chunk, label)))
                 ledger.fail(step, chunk.folder, label, jobs, chunk.error)
+    judge, best = _judge(run, kernel), Best()
+    _judge_again(run, step, judge, chunks, best)
     base = Base(kernel, run.positives)
     tasks = tasks_of(batch, step, chunks, base.key, run.compute.workers, ledger.has)
     for block in blocks(tasks):
-        for event in run.compute.run_tasks(run.handle, base, block, ledger.states(block)):
+        for event in run.compute.run_tasks(run.handle, base, block, ledger.begun(block), judge):
             ledger.take(event)
-    groups = [group_name(step, chunk, label) for chunk in chunks for label in batch.labels]
-    return _judged(run, step, kernel, (job.name for group in groups for job in jobs_of(batch, group)))
+            for segment in event.segments:
+                best.add(segment.candidates)
+    ledger.flush()
+    return best.ranked
 
 
-def _judged(run: _BatchRun, step: int, kernel: Float32, jobs: Iterable[str]) -> list[Candidate]:
-    """Judge what searches offer, record the best of each, and rank those that change something."""
-    candidates: list[Candidate] = []
+def _judge_again(run: _BatchRun, step: int, judge: Judge, chunks: Sequence[ChunkFile], best: Best) -> None:
+    """Judge what searches offer that had ended before this command, as it was judged then."""
     rows: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    parts = 0
-    for candidate, comparison in _ranker(run, kernel).measure(run.ledger.ended(jobs)):
-        (job,) = candidate.jobs
-        if job not in seen:
+    parts = itertools.count()
+
+    def write() -> None:
+        if rows:
+            run.ledger.records.replace("labels", f"step{step}-again-{next(parts)}", rows)
+            rows.clear()
+
+    for group, first in groups_of(run.batch, step, chunks):
+        places = {job.name: job.place for job in jobs_of(run.batch, group, first)}
+        for search in run.ledger.ended(places):
+            place = places[search.job]
+            candidates, changes = judge.judged(run.handle.runner.layer, search.job, place, search.index, search.values)
+            best.add(candidates)
+            rows += change_rows(search.job, "candidate", "validation", changes)
             if len(rows) >= _CANDIDATE_ROWS:
-                run.ledger.records.replace("labels", f"step{step}-candidates-{parts}", rows)
-                rows, parts = [], parts + 1
-            rows += change_rows(job, "candidate", "validation", comparison.changes())
-            seen.add(job)
-        if not np.array_equal(candidate.values, kernel[candidate.index[:, 0], candidate.index[:, 1]]):
-            candidates.append(candidate)
-    if rows:
-        run.ledger.records.replace("labels", f"step{step}-candidates-{parts}", rows)
-    return ranked(candidates)
+                write()
+    write()
 
 
 def _finish(run: _BatchRun, kernel: Float32, steps: Sequence[BatchStep], chosen: BatchStep) -> BatchReport:

@@ -22,7 +22,6 @@ from cluster.compute.placement import (
     Means,
     Placement,
     cost_of,
-    iteration_seconds,
     place_by_cost,
     place_rows,
     place_shares,
@@ -33,10 +32,13 @@ from cluster.compute.placement import (
 from cluster.compute.tunings import TuningEvent, run_tunings_on_workers
 from cluster.compute.values import ValueWatch, warn_on_stderr
 from cluster.ray_cluster.local_workers import MODELS, check_local, unasked
+from cluster.records.checkpoint import Begun
+from cluster.workers.harvest import Reaper, TaskEvent, event_of
+from cluster.workers.judge import Judge
 from cluster.workers.model import ModelHandle
 from cluster.workers.passes import NOT_VISIBLE, Pass, block_pass, ship_rows
 from cluster.workers.replica import Replica
-from cluster.workers.task import SEGMENT_SECONDS, Base, RepairTask, TaskEvent, TaskRunner
+from cluster.workers.task import SEGMENT_SECONDS, Base, RepairTask, TaskResult, TaskRunner
 from cluster.workers.tunings import TuningRunner
 from engine import backend
 from engine.core.errors import InputError
@@ -49,7 +51,6 @@ from engine.passes.batching import BATCH_ROWS, PASS_ROWS
 from engine.passes.runners import Sums
 from engine.problem.case import LayerInputs
 from engine.problem.crossfit import CrossFit, TuningTask
-from engine.search.loop import SearchState
 from engine.targets.base import Target
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Compute:
         self._pool: WorkerPool | None = None
         # A model that nobody needs any more leaves the object store too.
         self._model_refs: WeakKeyDictionary[ModelHandle, Any] = WeakKeyDictionary()
+        self._judge_refs: WeakKeyDictionary[Judge, Any] = WeakKeyDictionary()
         self._tasks = TaskRunner()
         self._tunings = TuningRunner()
 
@@ -208,7 +210,12 @@ class Compute:
         return total
 
     def run_tasks(
-        self, model: ModelHandle, base: Base | None, tasks: Sequence[RepairTask], states: Mapping[str, SearchState]
+        self,
+        model: ModelHandle,
+        base: Base | None,
+        tasks: Sequence[RepairTask],
+        begun: Mapping[str, Begun],
+        judge: Judge | None = None,
     ) -> Iterator[TaskEvent]:
         """Run tasks to their end; their results do not depend on where.
 
@@ -218,24 +225,23 @@ class Compute:
             model: under repair.
             base: what searches on chunks start from; None where all tasks have their cases.
             tasks: what to do.
-            states: by search, of those that have begun.
+            begun: searches that have begun.
+            judge: of what they offer; None where it is not judged.
         """
-        left, known = list(tasks), dict(states)
+        left, known = list(tasks), dict(begun)
         if not left:
             return
         placement = place_tasks(self._means(), searches_of(left), self.options.tiles)
         if placement is not None:
             self._decide_search(placement)
-        host = socket.gethostname()
         while left and (placement is None or placement.where == "process"):
-            task = left[0]
-            begun = time.perf_counter()
-            result = self._tasks.run(model, base, task, known, SEGMENT_SECONDS)
+            task, started = left[0], time.perf_counter()
+            event, result = self._task_here(model, base, task, known, judge)
             if result.ended:
                 left.pop(0)
-            seconds = time.perf_counter() - begun
-            known.update({search.name: search.state for search in result.searches})
-            yield TaskEvent(task, result, "process", f"{host}:{os.getpid()}", host, 0)
+            seconds = time.perf_counter() - started
+            known.update(event.segments[0].begun)
+            yield event
             if placement is None:
                 placement = place_by_cost(self._means(), cost_of(left, task, result, seconds))
                 self._decide_search(placement)
@@ -247,17 +253,17 @@ class Compute:
         pool = self._workers()
         # A large model takes its time to travel.
         needed = any(task.needs_model for task in left)
-        shipped = Shipped(self._model_ref(model) if needed else None, _put(base))
+        shipped = Shipped(self._model_ref(model) if needed else None, _put(base), self._judge_ref(judge))
         in_tiles = placement.where == "tiles"
         if searches_of(left) < len(pool) and not in_tiles:
             # Some workers would idle: a first segment tells whether they had better take pieces of iterations.
             slowest = 0.0
             unfinished = []
             for event in run_tasks_on_workers(pool, shipped, left, known, one_segment=True):
-                if not event.result.ended:
-                    unfinished.append(event.task)
-                    known.update({search.name: search.state for search in event.result.searches})
-                    slowest = max([slowest, *iteration_seconds(event.result)])
+                for task, segment in event.unfinished:
+                    unfinished.append(task)
+                    known.update(segment.begun)
+                    slowest = max(slowest, *(float(search.seconds.max(initial=0.0)) for search in segment.searches))
                 yield event
             left = unfinished
             if left:
@@ -268,7 +274,18 @@ class Compute:
             yield from run_tasks_on_workers(pool, shipped, left, known)
             return
         for task in left:
-            yield from run_task_in_tiles(pool, shipped, task, model, base, known)
+            yield from run_task_in_tiles(pool, shipped, task, model, base, judge, known)
+
+    def _task_here(
+        self, model: ModelHandle, base: Base | None, task: RepairTask, begun: Mapping[str, Begun], judge: Judge | None
+    ) -> tuple[TaskEvent, TaskResult]:
+        """A segment of a task in this process: what it brought, and its result."""
+        mine = {job.name: begun[job.name] for job in task.searches if job.name in begun}
+        states = {name: search.state for name, search in mine.items()}
+        result = self._tasks.run(model, base, task, states, SEGMENT_SECONDS)
+        reaper, host = Reaper(judge), socket.gethostname()
+        reaper.add(task, mine, result, None if judge is None else model.runner.layer)
+        return event_of(task, reaper.harvest(), "process", f"{host}:{os.getpid()}", host, 0), result
 
     def run_tunings(self, repair: CrossFit, tasks: Sequence[TuningTask]) -> Iterator[TuningEvent]:
         """Run tunings to their end; their results do not depend on where.
@@ -305,6 +322,13 @@ class Compute:
         if shipped is None:
             shipped = self._model_refs[model] = _put(model.shipped)
         return shipped
+
+    def _judge_ref(self, judge: Judge | None) -> Any:
+        if judge is None:
+            return None
+        if judge not in self._judge_refs:
+            self._judge_refs[judge] = _put(judge)
+        return self._judge_refs[judge]
 
     def _pass(
         self,

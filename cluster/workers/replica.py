@@ -11,7 +11,11 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+from cluster.records.checkpoint import Begun
+from cluster.workers.harvest import Harvest, Reaper
+from cluster.workers.judge import Judge, Predicts
 from cluster.workers.lru import Cache
 from cluster.workers.model import ReceivedModel, ShippedModel
 from cluster.workers.passes import NOT_VISIBLE, Block, Pass, ShippedRows, block_pass
@@ -31,6 +35,15 @@ from engine.tuning.train import Changes, TuningJob
 
 KEPT_MODELS = 2
 KEPT_PROBLEMS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class SentTask:
+    """A task as it travels, with its searches that have begun; `beside` numbers what travels beside it, or is None."""
+
+    task: RepairTask
+    begun: Mapping[str, Begun]
+    beside: int | None
 
 
 class Replica:
@@ -99,6 +112,45 @@ class Replica:
         if beside is None and not _visible(task):
             return NOT_VISIBLE
         return self._tasks.run(self._model(model), base, task, states, seconds, beside)
+
+    def run_tasks(
+        self,
+        model: ShippedModel | None,
+        base: Base | None,
+        judge: Judge | None,
+        tasks: Sequence[SentTask],
+        segment: float,
+        seconds: float,
+        *beside: Float32 | ReadyCase,
+    ) -> Harvest:
+        """Run tasks one after the other, each for about `segment` seconds; none is begun after `seconds`.
+
+        Args:
+            model, base: as of `run_task`.
+            judge: of what they offer, or None.
+            tasks: at least one; the first is begun in any case.
+            segment: see `run_task`.
+            seconds: of all of them.
+            beside: what travels beside some of the tasks.
+        """
+        begun = time.perf_counter()
+        reaper = Reaper(judge)
+        for number, sent in enumerate(tasks):
+            if number and time.perf_counter() - begun >= seconds:
+                reaper.skip(None)
+                continue
+            extra = None if sent.beside is None else beside[sent.beside]
+            states = {name: search.state for name, search in sent.begun.items()}
+            result = self.run_task(model, base, sent.task, states, segment, extra)
+            if isinstance(result, str):
+                reaper.skip(result)
+            else:
+                reaper.add(sent.task, sent.begun, result, None if judge is None else self.layer(model))
+        return reaper.harvest(time.perf_counter() - begun)
+
+    def layer(self, model: ShippedModel | None) -> Predicts:
+        """What judges patches of a model."""
+        return self._model(model).runner.layer
 
     def run_tuning(
         self, key: str, job: TuningJob, task: TuningTask, recipes: tuple[Recipe, ...]

@@ -128,17 +128,25 @@ def test_a_search_that_had_stopped_is_told_with_the_others(
     base = Base(batch.target.kernel)
     tasks = list(tasks_of(batch, 1, batch.chunks[1:2], base.key, 0))[:1]
     with here() as compute:
-        *_, undisturbed = compute.run_tasks(compute.handle(batch.model, batch.target), base, tasks, {})
-    assert len(undisturbed.result.searches) == 2
+        (undisturbed,) = compute.run_tasks(compute.handle(batch.model, batch.target), base, tasks, {})
+    (found,) = undisturbed.segments
+    assert len(found.found) == 2
     monkeypatch.setattr(two_workers, "options", ComputeOptions(num_workers=2, tiles=True))
     handle = two_workers.handle(batch.model, batch.target)
-    for stopped in undisturbed.result.searches:
-        *before, last = two_workers.run_tasks(handle, base, tasks, {stopped.name: stopped.state})
-        assert not any(event.result.ended for event in before) and last.result.ended
-        for mine, theirs in zip(last.result.searches, undisturbed.result.searches, strict=True):
-            assert [offer.values.tobytes() for offer in mine.offers] == [
-                offer.values.tobytes() for offer in theirs.offers
-            ]
+    (only,) = two_workers.run_tasks(handle, base, tasks, {})
+    for job in tasks[0].searches:
+        with monkeypatch.context() as short:
+            short.setattr("cluster.compute.tasks.SEGMENT_SECONDS", 0.0)
+            stopped = next(
+                begun
+                for event in two_workers.run_tasks(handle, base, [replace(tasks[0], searches=(job,))], {})
+                for begun in (event.segments[0].begun.get(job.name),)
+                if begun is not None
+            )
+        *before, last = two_workers.run_tasks(handle, base, tasks, {job.name: stopped})
+        assert not any(event.segments[0].ended for event in before) and last.segments[0].ended
+        for mine, theirs in zip(last.segments[0].found, found.found, strict=True):
+            assert mine.values.tobytes() == theirs.values.tobytes()
 
 
 def test_in_segments(
