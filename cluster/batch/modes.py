@@ -10,10 +10,8 @@ that goes on decides again and comes to the same end.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +30,9 @@ from cluster.runs.tasks import blocks
 from cluster.workers.judge import Candidate, Judge, Score
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import Base
-from engine.core.errors import InputError
 from engine.core.progress import Progress, unseen
-from engine.core.types import Float32, Int64, Uint8
-from engine.data.image_set import ImageSet, read_blocks, row_digests
-from engine.data.value_range import ValueRange, value_range
+from engine.core.types import Float32, Int64
+from engine.data.image_set import ImageSet
 from engine.metrics.comparison import Comparison
 from engine.metrics.requirements import Verdict, check_requirements, rank
 from engine.models.known_data import REPAIR_FACTS
@@ -158,7 +154,9 @@ def run_batch(
         with rows_of(images.path, 0, batch.model.path):
             return rows, layer.predicted(layer.logits(rows.inputs, kernel))
 
-    searched = [KnownRows({path: digests}) for path, digests in _chunk_digests(batch, compute, on_rows).items()]
+    sets = [chunk.images for chunk in batch.chunks if chunk.images is not None]
+    digests = compute.digests(batch.model, sets, on_rows("chunks", sum(images.rows for images in sets)))
+    searched = [KnownRows({path: rows}) for path, rows in digests.items()]
     held_out = {}
     for split, images in (("validation", batch.validation), ("test", batch.test)):
         if images is not None:
@@ -181,23 +179,6 @@ def run_batch(
     # The base model comes first and `max` keeps the first of equals: nothing is changed for nothing.
     chosen = max(steps, key=lambda step: step.score)
     return _finish(run, kernel, steps, chosen)
-
-
-def _chunk_digests(batch: Batch, compute: Compute, on_rows: Progress) -> dict[Path, Uint8]:
-    """Digests (n, 16) of the rows of each chunk that can be read; their values are what others are compared with."""
-    sets = [chunk.images for chunk in batch.chunks if chunk.images is not None]
-    tick = on_rows("chunks", sum(images.rows for images in sets))
-    found = {}
-    for images in sets:
-        digests, values = [], []
-        with suppress(InputError):  # its searches tell of it
-            for block in read_blocks(images):
-                digests.append(row_digests(block))
-                values.append(value_range(block))
-                tick(len(block))
-            found[images.path] = np.concatenate(digests)
-            compute.values.saw(batch.model, images, functools.reduce(ValueRange.joined, values))
-    return found
 
 
 def _steps(run: _BatchRun, kernel: Float32) -> list[BatchStep]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -36,7 +37,7 @@ from cluster.records.checkpoint import Begun
 from cluster.workers.harvest import Reaper, TaskEvent, event_of
 from cluster.workers.judge import Judge
 from cluster.workers.model import ModelHandle
-from cluster.workers.passes import NOT_VISIBLE, Pass, block_pass, ship_rows
+from cluster.workers.passes import NOT_VISIBLE, Pass, SetRows, block_pass, set_rows, ship_rows
 from cluster.workers.replica import Replica
 from cluster.workers.task import SEGMENT_SECONDS, Base, RepairTask, TaskResult, TaskRunner
 from cluster.workers.tunings import TuningRunner
@@ -60,6 +61,13 @@ if TYPE_CHECKING:
 
 LARGEST_BATCH = 1 << 16
 """Rows of a pass at most; a pass takes memory for as many, however few there are."""
+
+
+SETS_SECONDS = 2.0
+"""Reading whole sets stays in this process where it takes no longer: workers need not be started for that."""
+
+SETS_ROWS = 4096
+"""Rows of the sets of one call, at least: their digests make an answer that Ray brings at once."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +210,48 @@ class Compute:
         inputs = np.concatenate([part[0] for part in parts])
         digests = np.concatenate([part[1] for part in parts])
         return LayerInputs(inputs, images.labels, digests, images.image_shape, images.classes)
+
+    def digests(self, model: LoadedModel, sets: Sequence[ImageSet], tick: Tick = ignore) -> dict[Path, Uint8]:
+        """Digests (n, 16) of the rows of each set that can be read to its end, and a look at its values.
+
+        Where that takes more than `SETS_SECONDS` and workers were asked for, they do it.
+        """
+        known: dict[Path, SetRows | None] = {}
+        begun, means = time.perf_counter(), self._means()
+        for number, images in enumerate(sets):
+            seconds = time.perf_counter() - begun
+            left = sets[number:]
+            if number and means.asked and means.workers and seconds / number * len(left) > SETS_SECONDS:
+                placement = place_shares(means, len(left), seconds / number)
+                if placement.where == "workers":
+                    self._decide(f"digests of {len(left)} sets", f"on {len(self._workers())} workers", placement)
+                    known |= self._sets_on_workers(left, tick)
+                    break
+            known[images.path] = set_rows(images)
+            tick(images.rows)
+        found = {}
+        for images in sets:
+            rows = known[images.path]
+            if rows is not None:  # else the searches on them tell of it
+                found[images.path] = rows.digests
+                self.values.saw(model, images, rows.values)
+        return found
+
+    def _sets_on_workers(self, sets: Sequence[ImageSet], tick: Tick) -> dict[Path, SetRows | None]:
+        from cluster.workers.pool import Call
+
+        known: dict[Path, SetRows | None] = {}
+        calls, some = [], list[ImageSet]()
+        for images in sets:
+            some.append(images)
+            if sum(one.rows for one in some) >= SETS_ROWS or images is sets[-1]:
+                calls.append(Call("run_sets", (list(map(ship_rows, some)),), tag=some))
+                some = []
+        for call, answers, _ in self._workers().run(calls, depth=2):
+            for images, rows in zip(call.tag, answers, strict=True):
+                known[images.path] = set_rows(images) if isinstance(rows, str) else rows
+                tick(images.rows)
+        return known
 
     def localisation_sums(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> Sums:
         """Sums over all rows, added block by block in row order."""

@@ -141,9 +141,9 @@ class Ledger:
 
     def flush(self) -> None:
         """Write what has ended and waits for that."""
-        self._flushed = time.perf_counter()
         if not self._waiting:
             return
+        self._flushed = time.perf_counter()
         number = 1 + int(self._together[-1].rpartition("-")[2]) if self._together else 0
         part = f"{_TOGETHER}-{number:06d}"
         jobs = pa.Table.from_batches([jobs for jobs, _ in self._waiting])

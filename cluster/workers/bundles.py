@@ -48,7 +48,11 @@ class Bundles:
             return
         size = sum(segment.rows.size for segment in ran if segment.rows is not None)
         size += 0 if harvest.rows is None else harvest.rows.size
-        newest = harvest.seconds / len(ran), size / len(ran)
+        self.took(harvest.seconds / len(ran), size / len(ran))
+
+    def took(self, seconds: float, size: float) -> None:
+        """What each task of a call took, in seconds and bytes of its answer."""
+        newest = seconds, size
         before = self._took or newest
         self._took = (
             before[0] + _WEIGHT * (newest[0] - before[0]),

@@ -18,7 +18,7 @@ from cluster.workers.harvest import Harvest, Reaper
 from cluster.workers.judge import Judge, Predicts
 from cluster.workers.lru import Cache
 from cluster.workers.model import ReceivedModel, ShippedModel
-from cluster.workers.passes import NOT_VISIBLE, Block, Pass, ShippedRows, block_pass
+from cluster.workers.passes import NOT_VISIBLE, Block, Pass, SetRows, ShippedRows, block_pass, set_rows
 from cluster.workers.task import Base, ChunkLabel, ReadyCase, RepairTask, TaskResult, TaskRunner
 from cluster.workers.tunings import TuningRunner
 from engine import backend
@@ -81,6 +81,10 @@ class Replica:
             return block_pass(self._model(model).runner, what, rows.image_set, start, stop, features, images)
         except InputError as error:
             return error
+
+    def run_sets(self, sets: Sequence[ShippedRows]) -> list[SetRows | str | None]:
+        """What is known of the rows of some sets; see `set_rows`."""
+        return [set_rows(rows.image_set) if rows.visible else NOT_VISIBLE for rows in sets]
 
     def evaluate_tiles(
         self,

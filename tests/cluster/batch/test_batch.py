@@ -17,11 +17,13 @@ from ray.cluster_utils import Cluster
 from cluster.batch.run import run_recorded
 from cluster.batch.spec import ChunkFile, Mode, tasks_of
 from cluster.compute.compute import Compute, ComputeOptions
+from cluster.records.batches import iteration_numbers
+from cluster.records.checkpoint import Begun
 from cluster.records.schema import OF_METHODS, SCHEMAS
 from cluster.records.store import RunRecords, comparable, read_facts, read_table
 from cluster.runs.chunk import ChunkPaths
 from cluster.runs.optimize import Repairs, repair
-from cluster.workers.task import Base
+from cluster.workers.task import Base, TaskRunner
 from engine.data.image_set import open_image_set
 from engine.data.outcomes import open_negatives, write_targets
 from engine.localize.last_dense import localize
@@ -128,25 +130,16 @@ def test_a_search_that_had_stopped_is_told_with_the_others(
     base = Base(batch.target.kernel)
     tasks = list(tasks_of(batch, 1, batch.chunks[1:2], base.key, 0))[:1]
     with here() as compute:
-        (undisturbed,) = compute.run_tasks(compute.handle(batch.model, batch.target), base, tasks, {})
-    (found,) = undisturbed.segments
-    assert len(found.found) == 2
+        undisturbed = TaskRunner().run(compute.handle(batch.model, batch.target), base, tasks[0], {}, 1e9)
+    assert len(undisturbed.searches) == 2
     monkeypatch.setattr(two_workers, "options", ComputeOptions(num_workers=2, tiles=True))
     handle = two_workers.handle(batch.model, batch.target)
-    (only,) = two_workers.run_tasks(handle, base, tasks, {})
-    for job in tasks[0].searches:
-        with monkeypatch.context() as short:
-            short.setattr("cluster.compute.tasks.SEGMENT_SECONDS", 0.0)
-            stopped = next(
-                begun
-                for event in two_workers.run_tasks(handle, base, [replace(tasks[0], searches=(job,))], {})
-                for begun in (event.segments[0].begun.get(job.name),)
-                if begun is not None
-            )
-        *before, last = two_workers.run_tasks(handle, base, tasks, {job.name: stopped})
-        assert not any(event.segments[0].ended for event in before) and last.segments[0].ended
-        for mine, theirs in zip(last.segments[0].found, found.found, strict=True):
-            assert mine.values.tobytes() == theirs.values.tobytes()
+    for stopped in undisturbed.searches:
+        begun = {stopped.name: Begun(stopped.state, iteration_numbers(stopped.iterations))}
+        *before, last = (event.segments[0] for event in two_workers.run_tasks(handle, base, tasks, begun))
+        assert not any(segment.ended for segment in before) and last.ended
+        for mine, theirs in zip(last.found, undisturbed.searches, strict=True):
+            assert mine.values.tobytes() == b"".join(offer.values.tobytes() for offer in theirs.offers)
 
 
 def test_in_segments(
