@@ -21,7 +21,11 @@ from engine.search.loop import Iteration
 
 _COLUMNS = [field.name for field in fields(Iteration)]
 
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4" if pa.Codec.is_available("lz4") else None)
+_JOB_BYTES = 400  # of a row of the table `jobs`, about: Arrow takes its time to add them up
+
+# Threads cost more than such columns take.
+_WRITING = pa.ipc.IpcWriteOptions(compression="lz4" if pa.Codec.is_available("lz4") else None, use_threads=False)
+_READING = pa.ipc.IpcReadOptions(use_threads=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +43,7 @@ class TableRows:
     @property
     def size(self) -> int:
         """Bytes that they take on their way, about."""
-        return int(self.jobs.nbytes) + sum(map(len, self.others.values()))
+        return _JOB_BYTES * len(self.jobs) + sum(map(len, self.others.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +142,7 @@ def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
 def packed(table: str, batch: pa.RecordBatch) -> bytes:
     """A batch of a table as it travels: a message of Arrow's IPC format, compressed, as columns repeat themselves."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, SCHEMAS[table], options=_OPTIONS) as writer:
+    with pa.ipc.new_stream(sink, SCHEMAS[table], options=_WRITING) as writer:
         writer.write_batch(batch)
         end = sink.tell()
     message: bytes = sink.getvalue()[len(_beginning(table)) : end].to_pybytes()
@@ -147,8 +151,7 @@ def packed(table: str, batch: pa.RecordBatch) -> bytes:
 
 def unpacked(table: str, messages: Iterable[bytes]) -> pa.Table:
     """What `packed` made of batches of a table; read as one stream, as its schema takes longer than its rows."""
-    alone = pa.ipc.IpcReadOptions(use_threads=False)  # threads cost more than such columns take
-    with pa.ipc.open_stream(b"".join([_beginning(table), *messages]), options=alone) as reader:
+    with pa.ipc.open_stream(b"".join([_beginning(table), *messages]), options=_READING) as reader:
         return reader.read_all()
 
 
