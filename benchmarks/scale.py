@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import pickle
 import random
 import tempfile
 import time
@@ -178,8 +179,12 @@ class Simulation:
 def waiting_replica(results: Sequence[TaskResult], head: Head, sets: SetRows) -> type[Replica]:
     """A worker that waits as long as a recorded task took, and answers what that answered; travels by value.
 
-    Rows are made and offers are judged as ever, within the recorded time where that suffices.
+    Rows are made and offers are judged as ever, within the recorded time where that suffices; only once where no time
+    was recorded, so that this machine's cores are the driver's.
     """
+
+    known: dict[int, Harvest] = {}
+    instant = not any(result.seconds for result in results)
 
     class Judging:
         def predict_patches(self, *arguments: Any) -> Int64:
@@ -197,9 +202,14 @@ def waiting_replica(results: Sequence[TaskResult], head: Head, sets: SetRows) ->
             ]
             return replace(result, searches=tuple(renamed))
 
-        def run_tasks(self, *arguments: Any) -> Harvest:
+        def run_tasks(self, model: Any, base: Any, judge: Any, tasks: bytes, *rest: Any) -> Harvest:
             self.ends = time.perf_counter()
-            return super().run_tasks(*arguments)
+            count = len(pickle.loads(tasks))
+            if not instant:
+                return super().run_tasks(model, base, judge, tasks, *rest)
+            if count not in known:  # rows under other names are as long
+                known[count] = super().run_tasks(model, base, judge, tasks, *rest)
+            return known[count]
 
         def layer(self, model: Any) -> Judging:
             return Judging()

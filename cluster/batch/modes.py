@@ -29,7 +29,7 @@ from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.output import NOT_MET_FILE, mark_missing, missed, save_repaired
 from cluster.runs.shared_rows import KnownRows, check_shared_rows
 from cluster.runs.tasks import blocks
-from cluster.workers.judge import Candidate, Judge, Score
+from cluster.workers.judge import Candidate, Candidates, Judge, Score
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import Base
 from engine.core.progress import Progress, unseen
@@ -268,8 +268,8 @@ def _search(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[ChunkFi
         for block in blocks(tasks):
             for event in run.compute.run_tasks(run.handle, base, block, ledger.begun(block), judge):
                 ledger.take(event)
-                for segment in event.segments:
-                    best.add(segment.candidates)
+                if event.candidates is not None:
+                    best.add(event.candidates)
     ledger.flush()
     return best.ranked
 
@@ -299,7 +299,8 @@ def _judge_again(run: _BatchRun, step: int, judge: Judge, chunks: Sequence[Chunk
         for search in run.ledger.ended(places):
             place = places[search.job]
             candidates, changes = judge.judged(run.handle.runner.layer, search.job, place, search.index, search.values)
-            best.add(candidates)
+            if candidates:
+                best.add(Candidates.of(candidates))
             rows += change_rows(search.job, "candidate", "validation", changes)
             if len(rows) >= _CANDIDATE_ROWS:
                 write()

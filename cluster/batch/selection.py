@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster.workers.judge import Candidate, Judge, Predicts
+from cluster.workers.judge import Candidate, Candidates, Judge, Predicts, Score
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet
 from engine.metrics.comparison import Comparison, compare
@@ -46,12 +46,14 @@ class Best:
     def __init__(self) -> None:
         """None yet."""
         self._kept: list[Candidate] = []
+        self._least: Score | None = None
 
-    def add(self, candidates: Iterable[Candidate]) -> None:
+    def add(self, candidates: Candidates) -> None:
         """Take in some more, in any order."""
-        self._kept += candidates
-        if len(self._kept) > 4 * MERGE_TRIES:
+        self._kept += candidates.better_than(self._least)
+        if len(self._kept) > 2 * MERGE_TRIES:
             self._kept = self.ranked
+            self._least = self._kept[-1].score
 
     @property
     def ranked(self) -> list[Candidate]:

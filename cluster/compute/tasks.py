@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 import time
 from collections import Counter
@@ -12,7 +13,6 @@ from uuid import uuid4
 
 import ray
 
-from cluster.records.batches import TableRows
 from cluster.records.checkpoint import Begun
 from cluster.workers.bundles import Bundles
 from cluster.workers.harvest import Reaper, Segment, TaskEvent, event_of, segment_of
@@ -66,7 +66,9 @@ class _Joins(Bundles):
             number = None if extra is None else beside.setdefault(id(extra), (len(beside), extra))[0]
             sent.append(SentTask(task, begun, number))
         shipped = self._shipped
-        fixed = (shipped.model, shipped.base, shipped.judge, sent, SEGMENT_SECONDS, self.seconds)
+        # Of itself Ray's pickler asks Python about every object in them.
+        packed = pickle.dumps(sent, protocol=5)
+        fixed = (shipped.model, shipped.base, shipped.judge, packed, SEGMENT_SECONDS, self.seconds)
         return Call("run_tasks", (*fixed, *(extra for _, extra in beside.values())), parts=tuple(calls))
 
 
@@ -136,15 +138,9 @@ def run_tasks_on_workers(
         for more in reversed(left):
             pool.submit(more, first=True)
         if ran:
-            yield _event(pool, worker, ran, harvest.rows)
-
-
-def _event(
-    pool: WorkerPool, worker: int, ran: Sequence[tuple[RepairTask, Segment, int]], rows: TableRows | None
-) -> TaskEvent:
-    name = pool.worker_name(worker)
-    tasks, segments, again = zip(*ran, strict=True)
-    return TaskEvent(tasks, segments, rows, "worker", name, name.partition(":")[0], again)
+            name, (tasks_, segments, lost) = pool.worker_name(worker), zip(*ran, strict=True)
+            where = "worker", name, name.partition(":")[0]
+            yield TaskEvent(tasks_, segments, harvest.rows, harvest.candidates, *where, lost)
 
 
 def _failed(task: RepairTask, note: str, seconds: float = 0.0) -> Segment:

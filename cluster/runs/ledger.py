@@ -131,7 +131,7 @@ class Ledger:
             filled = with_columns(event.rows.jobs, {**place, "redispatched": again})
             self._waiting.append((filled, event.rows.others))
         for task, segment, count in zip(event.tasks, event.segments, event.redispatched, strict=True):
-            self._progress["searched_iterations"] += sum(len(search.seconds) for search in segment.searches)
+            self._progress["searched_iterations"] += segment.iterations
             if segment.rows is not None:
                 self._write(task.name, segment.rows, {**place, "redispatched": count})
             self._close(task, segment, event.worker)
@@ -228,13 +228,12 @@ class Ledger:
             self.records.drop_checkpoint(task.name)
             for name in names:
                 self._running.pop(name, None)
-                if not segment.failed:
+                if segment.state != "failed":
                     self._parts[name] = task.name
         self._ended.update({search.job: search for search in segment.found})
         self._workers[worker] += len(names)
         self._done_here += len(names)
-        state = "failed" if segment.failed else "done" if segment.searches else "skipped"
-        self._count(state, len(names), str(task.folder), segment.note)
+        self._count(segment.state, len(names), str(task.folder), segment.note)
 
     def _count(self, state: str, searches: int, chunk: str, note: str) -> None:
         self.counts[state] += searches

@@ -23,7 +23,7 @@ from cluster.records.batches import (
 )
 from cluster.records.checkpoint import Begun
 from cluster.records.jobs import JobRow
-from cluster.workers.judge import Candidate, Judge, Predicts
+from cluster.workers.judge import Candidate, Candidates, Judge, Predicts
 from cluster.workers.task import RepairTask, SearchJob, SearchResult, TaskResult
 from engine.core.types import Float32, Float64, Int64
 from engine.metrics.accuracy import LabelChange
@@ -80,24 +80,28 @@ class Segment:
     """How far a task is after a call.
 
     Attributes:
-        searches: what they did, in the order of the task; none where there was nothing to search.
-        ended: nothing of the task is left to do.
-        failed: see `TaskResult`.
+        state: running, done, skipped or failed, as in the table `jobs`.
+        iterations: that its searches ran in this call.
         note: why there was nothing to search or why it failed, else empty.
         begun: searches of a task that has not ended.
-        found: searches of one that has, where nobody judges them.
-        candidates: what they offer, judged, where somebody does.
+        searches: what they did, in the order of the task; none where there was nothing to search, or where somebody
+            judges what they offer and the task has ended.
+        found: searches of a task that has ended, where nobody judges them.
         rows: where the task has parts of the tables for itself: it comes back more than once, or has failed.
     """
 
-    searches: tuple[SearchStep, ...]
-    ended: bool
-    failed: bool
-    note: str
+    state: str
+    iterations: int
+    note: str = ""
     begun: Mapping[str, Begun] = field(default_factory=dict)
+    searches: tuple[SearchStep, ...] = ()
     found: tuple[EndedSearch, ...] = ()
-    candidates: tuple[Candidate, ...] = ()
     rows: TableRows | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Nothing of the task is left to do."""
+        return self.state != "running"
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +112,13 @@ class Harvest:
         segments: of each task; None of one that was not begun, as the call had lasted long enough, and the answer
             `cluster.workers.passes.NOT_VISIBLE` of one whose file is not there.
         rows: of all tasks without parts of their own, in this order; None where there are none.
+        candidates: what searches of tasks that have ended offer, where somebody judged that and there are some.
         seconds: that the call took.
     """
 
     segments: tuple[Segment | str | None, ...]
     rows: TableRows | None
+    candidates: Candidates | None = None
     seconds: float = 0.0
 
 
@@ -123,7 +129,7 @@ class TaskEvent:
     Attributes:
         tasks: what ran.
         segments: how far each of them is.
-        rows: as of `Harvest`.
+        rows, candidates: as of `Harvest`.
         where: process, worker or tiles.
         worker, host: what ran it.
         redispatched: of each task, how many of its calls so far ran again because a worker died.
@@ -132,6 +138,7 @@ class TaskEvent:
     tasks: tuple[RepairTask, ...]
     segments: tuple[Segment, ...]
     rows: TableRows | None
+    candidates: Candidates | None
     where: str
     worker: str
     host: str
@@ -163,6 +170,7 @@ class Reaper:
         self._judge = judge
         self._segments: list[Segment | str | None] = []
         self._shared = _Table()
+        self._candidates: list[Candidate] = []
 
     def skip(self, answer: str | None) -> None:
         """A task has not run."""
@@ -189,7 +197,6 @@ class Reaper:
             offers = {name: [(offer.fitness, offer.values) for offer in offered_] for name, offered_ in offered.items()}
             table.others["patches"].append(patches_batch(offers, result.places))
         found: tuple[EndedSearch, ...] = ()
-        candidates: list[Candidate] = []
         if result.ended and result.searches and self._judge is None:
             found = tuple(_ended_search(search, result) for search in result.searches)
         elif result.ended and result.searches:
@@ -198,25 +205,28 @@ class Reaper:
             for job, search in zip(task.searches, result.searches, strict=True):
                 values = np.stack([offer.values for offer in search.offers])
                 more, changed = self._judge.judged(layer, job.name, job.place, result.places.index, values)
-                candidates += more
+                self._candidates += more
                 changes[job.name] = changed
             if any(changes.values()):
                 table.others["labels"].append(labels_batch(changes))
+        state = "done" if result.searches else "skipped"
+        state = "failed" if result.failed else state if result.ended else "running"
         segment = Segment(
-            searches=tuple(map(_step, result.searches)),
-            ended=result.ended,
-            failed=result.failed,
+            state=state,
+            iterations=sum(len(search.iterations) for search in result.searches),
             note=result.note,
             begun={} if result.ended else begun,
+            searches=() if result.ended and self._judge is not None else tuple(map(_step, result.searches)),
             found=found,
-            candidates=tuple(candidates),
             rows=table.rows() if alone else None,
         )
         self._segments.append(segment)
 
     def harvest(self, seconds: float = 0.0) -> Harvest:
         """All of them, after a call of so many seconds."""
-        return Harvest(tuple(self._segments), self._shared.rows() if self._shared.jobs else None, seconds)
+        rows = self._shared.rows() if self._shared.jobs else None
+        candidates = Candidates.of(self._candidates) if self._candidates else None
+        return Harvest(tuple(self._segments), rows, candidates, seconds)
 
 
 def segment_of(task: RepairTask, before: Mapping[str, Begun], result: TaskResult) -> Segment:
@@ -232,7 +242,7 @@ def event_of(task: RepairTask, harvest: Harvest, where: str, worker: str, host: 
     """What one task brought."""
     (segment,) = harvest.segments
     assert isinstance(segment, Segment)
-    return TaskEvent((task,), (segment,), harvest.rows, where, worker, host, (redispatched,))
+    return TaskEvent((task,), (segment,), harvest.rows, harvest.candidates, where, worker, host, (redispatched,))
 
 
 def job_rows(task: RepairTask, result: TaskResult, begun: Mapping[str, Begun]) -> list[JobRow]:

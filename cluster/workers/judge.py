@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from engine.core.types import Float32, Int64
+from engine.core.types import Float32, Float64, Int64
 from engine.metrics.accuracy import LabelChange
 from engine.metrics.comparison import Comparison, compare_many
 from engine.metrics.requirements import Requirement, check_requirements, rank
@@ -54,6 +55,46 @@ class Candidate:
         changed = kernel.copy()
         changed[self.index[:, 0], self.index[:, 1]] = self.values
         return changed
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """M candidates of single searches as they travel: few arrays, as most of them are looked at by their score alone.
+
+    Attributes:
+        jobs: their searches.
+        scores: (M, 3), see `Score`; float64 holds the counts exactly.
+        places: (M, 2).
+        index: of each; searches of one task share theirs.
+        values: of all, one after the other.
+    """
+
+    jobs: tuple[str, ...]
+    scores: Float64
+    places: Int64
+    index: tuple[Int64, ...]
+    values: Float32
+
+    @staticmethod
+    def of(candidates: Sequence[Candidate]) -> Candidates:
+        """Candidates of one search each, at least one."""
+        return Candidates(
+            tuple(job for candidate in candidates for job in candidate.jobs),
+            np.array([candidate.score for candidate in candidates], np.float64),
+            np.array([candidate.place for candidate in candidates], np.int64),
+            tuple(candidate.index for candidate in candidates),
+            np.concatenate([candidate.values for candidate in candidates]),
+        )
+
+    def better_than(self, score: Score | None) -> Iterator[Candidate]:
+        """Those with at least this score; None takes all."""
+        ends = np.cumsum([len(index) for index in self.index])
+        scores = [(int(met), margin, int(broken)) for met, margin, broken in self.scores.tolist()]
+        for number, mine in enumerate(scores):
+            if score is None or mine >= score:
+                index, end = self.index[number], int(ends[number])
+                place = int(self.places[number, 0]), int(self.places[number, 1])
+                yield Candidate((self.jobs[number],), index, self.values[end - len(index) : end], mine, place)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -122,7 +123,7 @@ class Replica:
         model: ShippedModel | None,
         base: Base | None,
         judge: Judge | None,
-        tasks: Sequence[SentTask],
+        tasks: bytes,
         segment: float,
         seconds: float,
         *beside: Float32 | ReadyCase,
@@ -132,14 +133,15 @@ class Replica:
         Args:
             model, base: as of `run_task`.
             judge: of what they offer, or None.
-            tasks: at least one; the first is begun in any case.
+            tasks: pickled sequence of `SentTask`, at least one; the first is begun in any case.
             segment: see `run_task`.
             seconds: of all of them.
             beside: what travels beside some of the tasks.
         """
         begun = time.perf_counter()
         reaper = Reaper(judge)
-        for number, sent in enumerate(tasks):
+        some: Sequence[SentTask] = pickle.loads(tasks)
+        for number, sent in enumerate(some):
             if number and time.perf_counter() - begun >= seconds:
                 reaper.skip(None)
                 continue

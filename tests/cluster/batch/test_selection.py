@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cluster.batch import selection
 from cluster.batch.selection import Best, HeldOut, merged, ranked
 from cluster.workers.harvest import EndedSearch
-from cluster.workers.judge import Candidate, Judge, Score
+from cluster.workers.judge import Candidate, Candidates, Judge, Score
 from cluster.workers.task import layer_inputs
 from engine.data.image_set import open_image_set
 from engine.data.writer import write_image_set
@@ -302,6 +302,6 @@ def test_only_the_best_are_kept_whatever_order_they_come_in(drawn: list[tuple[in
         patch.setattr(selection, "MERGE_TRIES", tries)
         best = Best()
         for number in range(0, len(found), 3):
-            best.add(found[number : number + 3])
-            assert len(best._kept) <= 4 * tries + 3
+            best.add(Candidates.of(found[number : number + 3]))
+            assert len(best._kept) <= 2 * tries + 3
         assert [one.jobs for one in best.ranked] == [one.jobs for one in expected]
