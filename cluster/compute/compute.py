@@ -37,7 +37,7 @@ from cluster.records.checkpoint import Begun
 from cluster.workers.harvest import Reaper, TaskEvent, event_of
 from cluster.workers.judge import Judge
 from cluster.workers.model import ModelHandle
-from cluster.workers.passes import NOT_VISIBLE, Pass, SetRows, block_pass, set_rows, ship_rows
+from cluster.workers.passes import Pass, SetRows, block_pass, set_rows
 from cluster.workers.replica import Replica
 from cluster.workers.task import SEGMENT_SECONDS, Base, RepairTask, TaskResult, TaskRunner
 from cluster.workers.tunings import TuningRunner
@@ -45,7 +45,7 @@ from engine import backend
 from engine.core.errors import InputError
 from engine.core.progress import Tick, ignore
 from engine.core.types import Float32, Float64, Int64, Uint8
-from engine.data.image_set import ImageSet, read_images
+from engine.data.image_set import ImageSet
 from engine.data.value_range import ValueRange
 from engine.models.load import LoadedModel
 from engine.passes.batching import BATCH_ROWS, PASS_ROWS
@@ -65,9 +65,6 @@ LARGEST_BATCH = 1 << 16
 
 SETS_SECONDS = 2.0
 """Reading whole sets stays in this process where it takes no longer: workers need not be started for that."""
-
-SETS_ROWS = 4096
-"""Rows of the sets of one call, at least: their digests make an answer that Ray brings at once."""
 
 
 @dataclass(frozen=True)
@@ -224,8 +221,10 @@ class Compute:
             if number and means.asked and means.workers and seconds / number * len(left) > SETS_SECONDS:
                 placement = place_shares(means, len(left), seconds / number)
                 if placement.where == "workers":
+                    from cluster.compute.passes import sets_on_workers
+
                     self._decide(f"digests of {len(left)} sets", f"on {len(self._workers())} workers", placement)
-                    known |= self._sets_on_workers(left, tick)
+                    known |= sets_on_workers(self._workers(), left, tick)
                     break
             known[images.path] = set_rows(images)
             tick(images.rows)
@@ -236,22 +235,6 @@ class Compute:
                 found[images.path] = rows.digests
                 self.values.saw(model, images, rows.values)
         return found
-
-    def _sets_on_workers(self, sets: Sequence[ImageSet], tick: Tick) -> dict[Path, SetRows | None]:
-        from cluster.workers.pool import Call
-
-        known: dict[Path, SetRows | None] = {}
-        calls, some = [], list[ImageSet]()
-        for images in sets:
-            some.append(images)
-            if sum(one.rows for one in some) >= SETS_ROWS or images is sets[-1]:
-                calls.append(Call("run_sets", (list(map(ship_rows, some)),), tag=some))
-                some = []
-        for call, answers, _ in self._workers().run(calls, depth=2):
-            for images, rows in zip(call.tag, answers, strict=True):
-                known[images.path] = set_rows(images) if isinstance(rows, str) else rows
-                tick(images.rows)
-        return known
 
     def localisation_sums(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> Sums:
         """Sums over all rows, added block by block in row order."""
@@ -417,45 +400,14 @@ class Compute:
             self._decide(f"{what} {images.rows} rows", "in this process", placement)
         else:
             self._decide(f"{what} {images.rows} rows", f"on {len(self._workers())} workers", placement)
-            self._pass_on_workers(model, images, what, features, tick, blocks, results)
+            from cluster.compute.passes import pass_on_workers
+
+            pass_on_workers(self._workers(), self._model_ref(model), images, what, features, tick, blocks, results)
         bad = next((result for result in results if isinstance(result, InputError)), None)
         if bad is not None:  # the first in row order, wherever the blocks ran
             raise bad
         self.values.saw(model.loaded, images, functools.reduce(ValueRange.joined, (block.values for block in results)))
         return [block.result for block in results]
-
-    def _pass_on_workers(
-        self,
-        model: ModelHandle,
-        images: ImageSet,
-        what: Pass,
-        features: Int64 | None,
-        tick: Tick,
-        blocks: list[tuple[int, int]],
-        results: list[Any],
-    ) -> None:
-        from cluster.workers.pool import Call
-
-        pool = self._workers()
-        shipped = self._model_ref(model)
-        rows = _put(ship_rows(images))
-        calls = [
-            Call("run_block", (shipped, rows, what, start, stop, features), tag=index)
-            for index, (start, stop) in enumerate(blocks)
-            if results[index] is None
-        ]
-        for call, value, _ in pool.run(calls, depth=2):
-            start, stop = blocks[call.tag]
-            if isinstance(value, str) and value == NOT_VISIBLE:
-                try:
-                    pixels = _put(read_images(images, start, stop))
-                except InputError as error:
-                    results[call.tag] = error
-                else:
-                    pool.submit(Call("run_block", (*call.args, pixels), tag=call.tag), first=True)
-                continue
-            results[call.tag] = value
-            tick(stop - start)
 
     def _means(self) -> Means:
         options = self.options
