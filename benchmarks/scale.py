@@ -208,7 +208,7 @@ def waiting_replica(results: Sequence[TaskResult], head: Head, sets: SetRows) ->
             if not instant:
                 return super().run_tasks(model, base, judge, tasks, *rest)
             if count not in known:  # rows under other names are as long
-                known[count] = super().run_tasks(model, base, judge, tasks, *rest)
+                known[count] = replace(super().run_tasks(model, base, judge, tasks, *rest), seconds=0.0)
             return known[count]
 
         def layer(self, model: Any) -> Judging:
@@ -344,7 +344,7 @@ def calibrated(work: Batch, root: Path, results: list[TaskResult], tasks: int) -
     bundles.CALL_TASKS = usual
     together = run(work, root, "together", 2, instant, tasks)
     if alone.calls == together.calls:
-        raise click.ClickException(f"{tasks} tasks made no call of several, expected more --driver-tasks")
+        raise click.ClickException(f"found no call of several among {tasks} tasks, expected more --driver-tasks")
     call = max(0.0, (alone.processor - together.processor) / (alone.calls - together.calls))
     task = max(0.0, together.processor - call * together.calls) / together.tasks
     times = tuple(result.seconds for result in results)

@@ -151,7 +151,8 @@ class Replica:
             if isinstance(result, str):
                 reaper.skip(result)
             else:
-                reaper.add(sent.task, sent.begun, result, None if judge is None else self.layer(model))
+                judging = judge is not None and result.searches
+                reaper.add(sent.task, sent.begun, result, self.layer(model) if judging else None)
         return reaper.harvest(time.perf_counter() - begun)
 
     def layer(self, model: ShippedModel | None) -> Predicts:
