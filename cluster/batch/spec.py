@@ -27,7 +27,7 @@ from engine.targets.base import Target
 Mode = Literal["chain", "independent", "rounds"]
 
 OFFER_BYTES = 800
-"""Memory that a patch on offer takes until its step is judged (measured with 41 weights)."""
+"""Memory that a patch on offer takes where a run that was interrupted goes on (measured with 41 weights)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,8 +21,6 @@ from engine.search.loop import Iteration
 
 _COLUMNS = [field.name for field in fields(Iteration)]
 
-_JOB_BYTES = 400  # of a row of the table `jobs`, about: Arrow takes its time to add them up
-
 # Threads cost more than such columns take.
 _WRITING = pa.ipc.IpcWriteOptions(compression="lz4" if pa.Codec.is_available("lz4") else None, use_threads=False)
 _READING = pa.ipc.IpcReadOptions(use_threads=False)
@@ -30,20 +28,21 @@ _READING = pa.ipc.IpcReadOptions(use_threads=False)
 
 @dataclass(frozen=True, eq=False)
 class TableRows:
-    """TableRows of some tasks.
+    """Rows of some tasks.
 
     Attributes:
-        jobs: of the table `jobs`, without what only the driver knows: where they ran and when they ended.
-        others: of other tables, by name, as messages of Arrow's IPC format.
+        jobs: how many they are in the table `jobs`, where what only the driver knows is left out: where and when they
+            ended.
+        messages: of each table, see `packed`.
     """
 
-    jobs: pa.RecordBatch
-    others: Mapping[str, bytes]
+    jobs: int
+    messages: Mapping[str, bytes]
 
     @property
     def size(self) -> int:
         """Bytes that they take on their way, about."""
-        return _JOB_BYTES * len(self.jobs) + sum(map(len, self.others.values()))
+        return sum(map(len, self.messages.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,16 +118,12 @@ def jobs_batch(rows: Sequence[JobRow]) -> pa.RecordBatch:
     return _batch("jobs", {name: [getattr(row, name) for row in rows] for name in SCHEMAS["jobs"].names})
 
 
-def with_columns(batch: pa.RecordBatch, columns: Mapping[str, Any]) -> pa.RecordBatch:
-    """A batch of the table `jobs` with other values in some columns, each one value for all rows or one for each."""
-    schema, arrays = batch.schema, batch.columns
+def with_columns(table: pa.Table, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
+    """A table with other values (n) in some columns."""
     for name, values in columns.items():
-        kind = schema.field(name).type
-        many = isinstance(values, np.ndarray | list)
-        arrays[schema.get_field_index(name)] = (
-            pa.array(values, kind) if many else pa.repeat(pa.scalar(values, kind), len(batch))
-        )
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+        field = table.schema.field(name)
+        table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
+    return table
 
 
 def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:

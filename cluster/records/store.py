@@ -176,14 +176,6 @@ class RunRecords:
         """Names of the parts of a table, while it is in parts."""
         return [path.stem[: -len("-00000")] for path in _parts(self.directory, table)]
 
-    def parts_of(self, table: str) -> dict[str, str]:
-        """The part in which each job is, while a table is in parts."""
-        return {
-            job: path.stem[: -len("-00000")]
-            for path in _parts(self.directory, table)
-            for job in _read(path)["job"].to_pylist()
-        }
-
     def compact(self, facts: Mapping[str, Any]) -> None:
         """Turn every folder into one table and mark the run as done."""
         for name in SCHEMAS:

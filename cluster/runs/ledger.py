@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +45,28 @@ class Places(Protocol):
         """The places (K, 2) that a patch is about; raises InputError, naming `source`, where it is about others."""
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where and when tasks came further, as the columns of `jobs` have it."""
+
+    where: str
+    worker: str
+    host: str
+    ended: float
+
+
+_PLACE = [field.name for field in fields(_Place)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Came:
+    """Rows that have come: from where, and how often the calls of each job were lost."""
+
+    rows: TableRows
+    place: _Place
+    again: Sequence[int]
+
+
 class Ledger:
     """Knows which searches have ended, and how; everything it knows is in the run directory."""
 
@@ -62,7 +85,7 @@ class Ledger:
         self._known: set[str] = set()
         self._parts: dict[str, str] = {}
         self._together: list[str] = []
-        self._waiting: list[tuple[pa.RecordBatch, Mapping[str, bytes]]] = []
+        self._waiting: list[_Came] = []
         self._ended: dict[str, EndedSearch] = {}
         self._running: dict[str, Begun] = {}
         self._workers: Counter[str] = Counter()
@@ -121,20 +144,17 @@ class Ledger:
 
     def take(self, event: TaskEvent) -> None:
         """Record what tasks have brought; rows of many tasks wait a little and share a file, see `flush`."""
-        place = {"where": event.where, "worker": event.worker, "host": event.host, "ended": self._now()}
-        again = [
-            count
-            for task, segment, count in zip(event.tasks, event.segments, event.redispatched, strict=True)
-            for _ in (task.searches if segment.rows is None else ())
-        ]
-        if event.rows is not None:
-            filled = with_columns(event.rows.jobs, {**place, "redispatched": again})
-            self._waiting.append((filled, event.rows.others))
+        place = _Place(event.where, event.worker, event.host, self._now())
+        shared: list[int] = []
         for task, segment, count in zip(event.tasks, event.segments, event.redispatched, strict=True):
             self._progress["searched_iterations"] += segment.iterations
-            if segment.rows is not None:
-                self._write(task.name, segment.rows, {**place, "redispatched": count})
+            if segment.rows is None:
+                shared += [count] * len(task.searches)
+            else:
+                self._write(task.name, [_Came(segment.rows, place, [count] * len(task.searches))])
             self._close(task, segment, event.worker)
+        if event.rows is not None:
+            self._waiting.append(_Came(event.rows, place, shared))
         if time.perf_counter() - self._flushed >= PROGRESS_SECONDS:
             self.flush()
         self._tell()
@@ -146,8 +166,7 @@ class Ledger:
         self._flushed = time.perf_counter()
         number = 1 + int(self._together[-1].rpartition("-")[2]) if self._together else 0
         part = f"{_TOGETHER}-{number:06d}"
-        jobs = pa.Table.from_batches([jobs for jobs, _ in self._waiting])
-        self._write_tables(part, jobs, [others for _, others in self._waiting])
+        self._write(part, self._waiting)
         self._together.append(part)
         self._waiting = []
 
@@ -241,15 +260,19 @@ class Ledger:
         if state == "failed":
             self.failed.setdefault(chunk, note)
 
-    def _write(self, part: str, rows: TableRows, columns: Mapping[str, Any]) -> None:
-        self._write_tables(part, pa.Table.from_batches([with_columns(rows.jobs, columns)]), [rows.others])
-
-    def _write_tables(self, part: str, jobs: pa.Table, others: Sequence[Mapping[str, bytes]]) -> None:
+    def _write(self, part: str, came: Sequence[_Came]) -> None:
         """Write a part of all tables; `jobs` comes last: a job that is in it as done has all else in its place."""
-        for table in ("swarm", "patches", "labels"):
-            if messages := [content[table] for content in others if table in content]:
-                self.records.write(table, part, unpacked(table, messages))
-        self.records.write("jobs", part, jobs)
+        for table in ("swarm", "patches", "labels", "jobs"):
+            messages = [one.rows.messages[table] for one in came if table in one.rows.messages]
+            if not messages:
+                continue
+            rows = unpacked(table, messages)
+            if table == "jobs":
+                counts = [one.rows.jobs for one in came]
+                places = {name: [getattr(one.place, name) for one in came] for name in _PLACE}
+                columns = {name: np.repeat(values, counts).tolist() for name, values in places.items()}
+                rows = with_columns(rows, columns | {"redispatched": [count for one in came for count in one.again]})
+            self.records.write(table, part, rows)
 
     def _now(self) -> float:
         """Seconds of the run, with those of the commands before this one."""

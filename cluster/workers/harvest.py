@@ -158,8 +158,8 @@ class _Table:
     others: dict[str, list[pa.RecordBatch]] = field(default_factory=lambda: defaultdict(list))
 
     def rows(self) -> TableRows:
-        others = {name: packed(name, joined(batches)) for name, batches in self.others.items()}
-        return TableRows(jobs_batch(self.jobs), others)
+        batches = {**self.others, "jobs": [jobs_batch(self.jobs)]}
+        return TableRows(len(self.jobs), {name: packed(name, joined(found)) for name, found in batches.items()})
 
 
 class Reaper:

@@ -75,9 +75,9 @@ class Threes:
 
 def test_calls_that_wait_travel_together(pool: WorkerPool) -> None:
     """Those that are queued for one worker only with one another."""
-    calls = [Call("double", (i,), tag=i, worker=i % 2 if i < 20 else None) for i in range(40)]
+    calls = [Call("double", (i,), tag=i, worker=i % 2 if i < 120 else None) for i in range(100, 140)]
     joined = [(call, value) for call, value, _ in pool.run(calls, depth=2, joins=Threes())]
-    assert sorted(part.tag for call, _ in joined for part in call.parts) == list(range(40))
+    assert sorted(part.tag for call, _ in joined for part in call.parts) == list(range(100, 140))
     assert max(len(call.parts) for call, _ in joined) == 3
     for call, value in joined:
         assert value == [2 * part.tag for part in call.parts]
