@@ -17,7 +17,7 @@ Ray's limit is 100 KiB."""
 
 CALL_TASKS = 64
 
-SHARES = 4
+SHARES = 2
 """A call takes at most one in so many of the tasks that wait, shared out: the last ones go one by one."""
 
 _WEIGHT = 0.2  # of the newest call in what tasks take

@@ -16,12 +16,12 @@ def test_nothing_is_known_of_the_first_tasks() -> None:
     ("workers", "seconds", "size", "waiting", "expected"),
     [
         (1, 0.05, 1_000, 10_000, 10),  # 0.502 s
-        (250, 0.05, 1_000, 10_000, 10),  # a share of what waits
+        (250, 0.05, 1_000, 5_000, 10),  # a share of what waits
         (250, 0.05, 1_000, 10**6, 20),  # 1 s, as the driver serves many
         (1, 0.05, 30_000, 10_000, 3),  # 90 kB
         (1, 3.0, 1_000, 10_000, 1),
         (1, 0.0, 0, 10_000, 64),
-        (4, 0.0, 0, 40, 2),
+        (4, 0.0, 0, 40, 5),
         (4, 0.0, 0, 5, 1),
     ],
 )
