@@ -222,7 +222,6 @@ def time_ray(watch: Stopwatch) -> None:
 def time_search(watch: Stopwatch) -> None:
     """Time the searches, which say themselves how long their iterations took."""
     import cluster.compute.compute
-    from cluster.compute.placement import iteration_seconds
 
     original = cluster.compute.compute.Compute.run_tasks
 
@@ -235,7 +234,8 @@ def time_search(watch: Stopwatch) -> None:
                 event = next(events, None)
             if event is None:
                 break
-            took[event.worker] += sum(iteration_seconds(event.result))
+            searched = [search for segment in event.segments for search in segment.searches]
+            took[event.worker] += sum(float(search.seconds.sum()) for search in searched)
             yield event
         seconds = max(took.values(), default=0.0)
         watch.seconds["compile"] -= seconds

@@ -1,131 +1,221 @@
 """A simulation of batches on 8 to 1,024 workers: where the driver or the slowest task becomes the limit.
 
-python benchmarks/scale.py [--model MODEL] [--dataset-dir DIR]
+python benchmarks/scale.py [--model MODEL] [--dataset-dir DIR] [--output DIR]
 
-Measured here and put into the simulation: how long the tasks of a chunk take on one thread, how long the driver
-computes to send, receive and record one, and how long it takes to ask Ray which of many answers have come. The
-simulation is checked against real runs on 1, 2 and 4 workers whose tasks wait for the recorded time instead of
-computing, so that they do not compete for this machine's cores. No GPU was measured: the tasks of a GPU worker are
-taken to be as long as those of one thread here, and a tenth of that.
+Measured here and put into the simulation: how long the tasks of a chunk take on one thread, what they answer, and how
+long the driver's processor takes for a call, for a task in it, and to ask Ray which of many answers have come. The
+simulation is checked against real runs on 1 to 16 workers whose tasks wait for the recorded time instead of computing,
+so that they do not compete for this machine's cores. No GPU was measured: the tasks of a GPU worker are taken to be as
+long as those of one thread here, and a tenth of that.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
+import pickle
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import click
 import ray
-from batch import a_batch, compute_on
-from common import dataset_option, images_of, machine, model_option, side_by_side, table
+from batch import a_batch
+from common import Aim, dataset_option, images_of, machine, model_option, output_option, side_by_side, table, write_aims
 from modes import write
 
 from cluster.batch.modes import run_batch
 from cluster.batch.spec import Batch, ChunkFile, tasks_of
+from cluster.compute.compute import Compute, ComputeOptions
 from cluster.ray_cluster.connect import runtime_environment
 from cluster.records.store import RunRecords
+from cluster.workers import bundles
+from cluster.workers.bundles import Bundles
+from cluster.workers.harvest import Harvest, Reaper, TaskEvent
+from cluster.workers.judge import Judge
+from cluster.workers.passes import SetRows, ShippedRows, set_rows
 from cluster.workers.replica import Replica
-from cluster.workers.task import Base, RepairTask, TaskResult
+from cluster.workers.task import Base, RepairTask, TaskResult, TaskRunner
+from engine.backend import limit_threads
+from engine.core.types import Int64
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS
+from engine.layers.head import Head
+from engine.passes.predict import predict_patched
 
 LABELS = (2, 4, 6)
 TASKS = 10_000
 WORKERS = (8, 32, 128, 256, 512, 1024)
 DEPTH = 2
-"""Tasks with one worker at a time, as `cluster.compute.tasks` has it."""
+"""Calls with one worker at a time, as `cluster.compute.tasks` has it."""
+
+DRIVER_AIM, EFFICIENCY_AIM = 0.12, 0.85
+"""Milliseconds of the driver's processor for a search; share of the ideal."""
+
+AIMS = ((128, 0.07), (1024, 1.0))
+"""Workers, and mean seconds of a task of three searches, for which the efficiency is an aim."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds, measured.
+    """Measured seconds.
 
     Attributes:
         tasks: each a task of one label of one chunk, features included where it computed them.
-        driver: of the driver's processor to send, receive and record one task.
+        size: bytes of an answer for each task.
+        call: of the driver's processor to send, receive and record a call.
+        task: of the driver's processor for each task in it.
         per_answer: to ask whether one of the answers under way has come.
     """
 
     tasks: tuple[float, ...]
-    driver: float
+    size: float
+    call: float
+    task: float
     per_answer: float
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A real run, from its first search to its last.
+
+    Attributes:
+        seconds: of the clock.
+        processor: seconds of the driver's.
+        calls, tasks: answered.
+        size: bytes of an answer for each task.
+    """
+
+    seconds: float
+    processor: float
+    calls: int
+    tasks: int
+    size: float
+
+
+@dataclass(frozen=True)
 class Simulated:
-    """How a simulated batch went: seconds, share of it the driver was busy, seconds of the longest task."""
+    """How a simulated batch went: seconds, share of it the driver was busy, its longest task, tasks of a call."""
 
     seconds: float
     driver: float
     longest: float
+    together: float
 
 
-def simulate(costs: Costs, workers: int, tasks: int, scale: float = 1.0, seed: int = 0) -> Simulated:
-    """Tasks on workers with a driver that does one thing at a time.
+class Simulation:
+    """Tasks on workers with a driver that does one thing at a time, and sizes its calls as `Bundles` does."""
 
-    Args:
-        costs: measured.
-        workers: that ask the driver for tasks and bring results.
-        tasks: their times are drawn from the measured ones.
-        scale: of the times of tasks.
-        seed: of the draw.
+    def __init__(self, costs: Costs, workers: int, tasks: int, scale: float = 1.0, seed: int = 0) -> None:
+        """Nothing has been sent yet.
+
+        Args:
+            costs: measured.
+            workers: that ask the driver for tasks and bring results.
+            tasks: their times are drawn from the measured ones.
+            scale: of the times of tasks.
+            seed: of the draw.
+        """
+        rng = random.Random(seed)
+        self._costs, self._bundles = costs, Bundles(workers)
+        self._left = [scale * rng.choice(costs.tasks) for _ in range(tasks)]
+        self._longest, self._tasks, self._calls = max(self._left), tasks, 0
+        self._queued: list[list[list[float]]] = [[] for _ in range(workers)]
+        self._flying = [0] * workers
+        self._ends: list[tuple[float, int, list[float]]] = []  # (a call ends, worker, its tasks)
+        self._now = self._busy = 0.0
+
+    def run(self) -> Simulated:
+        """Run to the end."""
+        workers = len(self._flying)
+        self._send(range(workers))
+        while self._ends:
+            under_way = sum(self._flying)
+            some = max(1, under_way // 64)
+            ready = sorted(self._ends)[min(some, len(self._ends)) - 1][0]  # so many have come, or the wait ends
+            self._now = max(self._now, min(ready, max(self._now, self._ends[0][0]) + 0.02))
+            self._work(self._costs.per_answer * under_way)
+            free: list[int] = []
+            while self._ends and self._ends[0][0] <= self._now and len(free) < some:
+                ended, worker, tasks = heapq.heappop(self._ends)
+                self._flying[worker] -= 1
+                self._start(worker, ended)  # the next one is at the worker already
+                self._bundles.took(sum(tasks) / len(tasks), self._costs.size)
+                self._work(self._costs.call / 2 + self._costs.task * len(tasks))
+                free.append(worker)
+            self._send(free)
+        return Simulated(self._now, self._busy / self._now, self._longest, self._tasks / self._calls)
+
+    def _work(self, seconds: float) -> None:
+        self._now += seconds
+        self._busy += seconds
+
+    def _send(self, free: Sequence[int]) -> None:
+        """As `cluster.workers.pool` does: one call for each first, and a second one where there are many tasks."""
+        for most in range(1, DEPTH + 1):
+            if most > 1 and len(self._left) < 2 * len(self._flying):
+                break
+            for worker in free:
+                if self._left and self._flying[worker] < most:
+                    size = self._bundles.size(len(self._left))
+                    tasks, self._left = self._left[-size:], self._left[:-size]
+                    self._work(self._costs.call / 2)
+                    self._calls += 1
+                    self._flying[worker] += 1
+                    self._queued[worker].append(tasks)
+                    if self._flying[worker] == 1:
+                        self._start(worker, self._now)
+
+    def _start(self, worker: int, at: float) -> None:
+        if self._queued[worker]:
+            tasks = self._queued[worker].pop(0)
+            heapq.heappush(self._ends, (at + sum(tasks), worker, tasks))
+
+
+def waiting_replica(results: Sequence[TaskResult], head: Head, sets: SetRows) -> type[Replica]:
+    """A worker that waits as long as a recorded task took, and answers what that answered; travels by value.
+
+    Rows are made and offers are judged as ever, within the recorded time where that suffices; only once where no time
+    was recorded, so that this machine's cores are the driver's.
     """
-    rng = random.Random(seed)
-    left = [scale * rng.choice(costs.tasks) for _ in range(tasks)]
-    longest = max(left)
-    waiting: list[list[float]] = [[] for _ in range(workers)]
-    computing = [False] * workers
-    ends: list[tuple[float, int]] = []  # (a task ends, worker)
-    now = busy = 0.0
 
-    def send(worker: int) -> None:
-        if left:
-            waiting[worker].append(left.pop())
-            start(worker, now)
+    known: dict[int, Harvest] = {}
+    instant = not any(result.seconds for result in results)
 
-    def start(worker: int, at: float) -> None:
-        if waiting[worker] and not computing[worker]:
-            computing[worker] = True
-            heapq.heappush(ends, (at + waiting[worker].pop(0), worker))
-
-    for _ in range(DEPTH):
-        for worker in range(workers):
-            now += costs.driver / 2
-            busy += costs.driver / 2
-            send(worker)
-    under_way = DEPTH * workers
-    while ends:
-        now = max(now, ends[0][0])
-        took = costs.per_answer * under_way
-        now, busy = now + took, busy + took
-        answered = []
-        while ends and ends[0][0] <= now:
-            ended, worker = heapq.heappop(ends)
-            computing[worker] = False
-            start(worker, ended)  # the next one is at the worker already
-            answered.append(worker)
-        for worker in answered:
-            now, busy = now + costs.driver, busy + costs.driver
-            send(worker)
-    return Simulated(now, busy / now, longest)
-
-
-def waiting_replica(results: Sequence[TaskResult]) -> type[Replica]:
-    """A worker that waits as long as a recorded task took, and answers what that answered; travels by value."""
+    class Judging:
+        def predict_patches(self, *arguments: Any) -> Int64:
+            return predict_patched(head, *arguments)
 
     class Waiting(Replica):
+        ends = 0.0
+
         def run_task(self, model: Any, base: Any, task: RepairTask, *rest: Any) -> TaskResult:
             result = results[int(task.name.split("chunk")[1].split("-")[0]) % len(results)]
-            time.sleep(result.seconds)
+            self.ends += result.seconds
+            time.sleep(max(0.0, self.ends - time.perf_counter()))
             renamed = [
                 replace(search, name=spec.name) for search, spec in zip(result.searches, task.searches, strict=False)
             ]
             return replace(result, searches=tuple(renamed))
+
+        def run_tasks(self, model: Any, base: Any, judge: Any, tasks: bytes, *rest: Any) -> Harvest:
+            self.ends = time.perf_counter()
+            count = len(pickle.loads(tasks))
+            if not instant:
+                return super().run_tasks(model, base, judge, tasks, *rest)
+            if count not in known:  # rows under other names are as long
+                known[count] = replace(super().run_tasks(model, base, judge, tasks, *rest), seconds=0.0)
+            return known[count]
+
+        def layer(self, model: Any) -> Judging:
+            return Judging()
+
+        def run_sets(self, some: Sequence[ShippedRows]) -> list[SetRows | str | None]:
+            return [sets for _ in some]
 
     return Waiting
 
@@ -133,29 +223,35 @@ def waiting_replica(results: Sequence[TaskResult]) -> type[Replica]:
 @click.command()
 @model_option
 @dataset_option
+@output_option
 @click.option("--preprocess", default=DEFAULT_PREPROCESS, show_default=True, help="What the model was trained with.")
 @click.option("--chunks", type=int, default=4, show_default=True, help="Chunks measured: the last training images.")
 @click.option("--rows", type=int, default=1000, show_default=True, help="Images of a chunk.")
-@click.option("--check-tasks", type=int, default=600, show_default=True, help="Tasks of a real run, which wait.")
+@click.option("--driver-tasks", type=int, default=3000, show_default=True, help="Tasks that take no time.")
+@click.option("--check-tasks", type=int, default=100, show_default=True, help="Tasks of a real run for each worker.")
 @click.option(
     "--check-workers",
     type=int,
     multiple=True,
-    default=(1, 2, 4),
+    default=(1, 2, 4, 8, 16),
     show_default=True,
-    help="Workers of a real run; may be given several times.",
+    help="Workers of a real run, which wait; may be given several times.",
 )
 def main(
     model_path: Path,
     dataset_dir: Path,
+    output: Path | None,
     preprocess: str,
     chunks: int,
     rows: int,
+    driver_tasks: int,
     check_tasks: int,
     check_workers: tuple[int, ...],
 ) -> None:
     """Measure, check the simulation, simulate."""
-    click.echo(machine())
+    line = machine()
+    click.echo(line)
+    limit_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         images = images_of(dataset_dir, "train")
@@ -166,7 +262,7 @@ def main(
         (root / "empty").mkdir()
         ray.init(
             address="local",  # never somebody else's cluster on this machine
-            num_cpus=5,
+            num_cpus=max(check_workers) + 1,
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
@@ -174,72 +270,109 @@ def main(
         )
         work = replace(a_batch(root, model_path, 3), labels=LABELS)
         results = recorded(work)
-        costs, real = calibrated(work, root, results, check_tasks, check_workers)
+        costs, per_search = calibrated(work, root, results, driver_tasks)
+        click.echo(
+            f"measured: {len(results)} tasks of {len(work.seeds)} searches, {1e3 * min(costs.tasks):.0f} to "
+            f"{1e3 * max(costs.tasks):.0f} ms, mean {1e3 * mean(costs.tasks):.0f} ms on one thread with their rows, "
+            f"{costs.size / 1e3:.1f} kB of an answer each\n"
+            f"the driver computes {1e3 * costs.call:.2f} ms for a call and {1e3 * costs.task:.3f} ms for each task in "
+            f"it, and asks {1e6 * costs.per_answer:.2f} us for each answer under way\n"
+            f"a search of tasks that take no time: {1e3 * per_search:.3f} ms of the driver (aim: {DRIVER_AIM:g})"
+        )
+        check(work, root, results, costs, check_tasks, check_workers)
         ray.shutdown()
-    seconds = sorted(costs.tasks)
-    click.echo(
-        f"measured: {len(seconds)} tasks of {len(work.seeds)} searches, {1e3 * seconds[0]:.0f} to "
-        f"{1e3 * seconds[-1]:.0f} ms, mean {1e3 * sum(seconds) / len(seconds):.0f} ms on one thread; "
-        f"the driver computes {1e3 * costs.driver:.2f} ms for a task and asks {1e6 * costs.per_answer:.2f} us for each "
-        "answer under way\n\n"
-        f"simulation against real runs of {check_tasks} tasks that wait for the recorded time"
-    )
-    lines = []
-    for workers, measured in real.items():
-        found = simulate(costs, workers, check_tasks)
-        lines.append([workers, f"{measured:.1f}", f"{found.seconds:.1f}", f"{found.seconds / measured:.2f}"])
-    click.echo(table(["workers", "measured s", "simulated s", "ratio"], lines))
+    aims = [Aim("ms of the driver for a search, Ray's calls included", 1e3 * per_search, DRIVER_AIM)]
+    for workers, seconds in AIMS:
+        scale = seconds / mean(costs.tasks)
+        found = Simulation(costs, workers, TASKS, scale).run()
+        share = seconds * TASKS / workers / found.seconds
+        what = f"share of the ideal, simulated: {workers} workers, {1e3 * seconds:g} ms for three searches"
+        aims.append(Aim(what, share, EFFICIENCY_AIM, at_least=True))
+        click.echo(
+            f"\n{what}, {TASKS} tasks: {share:.2f} (aim: {EFFICIENCY_AIM:g}), {found.together:.1f} tasks of a call, "
+            f"driver busy {100 * found.driver:.0f} %"
+        )
     for scale in (1.0, 0.1):
-        click.echo(f"\nsimulated: {TASKS} chunks, one task each, tasks {scale:g} times as long as on one thread here")
-        lines = []
-        for workers in WORKERS:
-            found = simulate(costs, workers, TASKS, scale)
-            ideal = scale * sum(costs.tasks) / len(costs.tasks) * TASKS / workers
-            limit = "driver" if found.driver > 0.9 else "slowest task" if found.longest > 0.2 * found.seconds else "-"
-            cells = [f"{found.seconds:.1f}", f"{ideal / found.seconds:.2f}", f"{100 * found.driver:.0f} %", limit]
-            lines.append([workers, *cells])
-        click.echo(table(["workers", "seconds", "of ideal", "driver busy", "limit"], lines))
+        tell(costs, scale)
+    write_aims(output, "scale", aims, line)
+
+
+def tell(costs: Costs, scale: float) -> None:
+    """Print a table of simulated batches."""
+    click.echo(f"\nsimulated: {TASKS} chunks, one task each, tasks {scale:g} times as long as on one thread here")
+    lines = []
+    for workers in WORKERS:
+        found = Simulation(costs, workers, TASKS, scale).run()
+        ideal = scale * mean(costs.tasks) * TASKS / workers
+        limit = "driver" if found.driver > 0.9 else "slowest task" if found.longest > 0.2 * found.seconds else "-"
+        cells = [f"{found.seconds:.1f}", f"{ideal / found.seconds:.2f}", f"{100 * found.driver:.0f} %"]
+        lines.append([workers, *cells, f"{found.together:.1f}", limit])
+    click.echo(table(["workers", "seconds", "of ideal", "driver busy", "tasks of a call", "limit"], lines))
 
 
 def recorded(work: Batch) -> list[TaskResult]:
-    """Real tasks on one worker: what they answered and how long they took."""
-    results: list[TaskResult] = []
-
-    with compute_on(1) as compute:
-        compute.start()
+    """Real tasks in this process: what they found and how long they took, with their rows and judgements."""
+    with Compute(ComputeOptions(num_workers=0), lambda line: None) as compute:
         handle = compute.handle(work.model, work.target)
-        base = Base(work.target.kernel)
-        for name in ("warm-up ", ""):  # the first time around compiles
-            tasks = list(tasks_of(work, 1, work.chunks, base.key + name, 1, prefix=name))
-            results = [
-                event.result
-                for event in compute.run_tasks(handle, base, tasks, {})
-                if event.result.ended and event.result.searches
-            ]
+        layer, kernel = handle.runner.layer, work.target.kernel
+        rows = compute.layer_inputs(handle, work.validation)
+        logits = layer.logits(rows.inputs, kernel)
+        judge = Judge(kernel, rows, layer.predicted(logits), logits, work.requirements)
+        results: list[TaskResult] = []
+        for _ in range(2):  # the first time around compiles
+            runner, results = TaskRunner(), []
+            for task in tasks_of(work, 1, work.chunks, "base", 1):
+                begun = time.perf_counter()
+                result = runner.run(handle, Base(kernel), task, {}, math.inf)
+                reaper = Reaper(judge)
+                reaper.add(task, {}, result, layer)
+                reaper.harvest()
+                if result.searches:
+                    results.append(replace(result, seconds=time.perf_counter() - begun))
     return results
 
 
-def calibrated(
-    work: Batch, root: Path, results: list[TaskResult], count: int, numbers: Sequence[int]
-) -> tuple[Costs, dict[int, float]]:
-    """The driver's costs, from tasks that take no time, and seconds of real runs of waiting tasks by workers.
+def calibrated(work: Batch, root: Path, results: list[TaskResult], tasks: int) -> tuple[Costs, float]:
+    """The driver's costs, and its seconds for a search, from tasks that take no time.
 
-    Args:
-        work: the batch.
-        root: folder for its runs.
-        results: of real tasks.
-        count: tasks of a run.
-        numbers: of workers.
+    In one run every call has one task, in the other as many as usual: from both follow what a call and a task cost.
     """
     instant = [replace(result, seconds=0.0) for result in results]
-    _, driver = run(work, root, "instant", 2, instant, count)
-    costs = Costs(tuple(result.seconds for result in results), driver / count, seconds_per_answer())
-    real = {workers: run(work, root, f"waiting-{workers}", workers, results, count)[0] for workers in numbers}
-    return costs, real
+    run(work, root, "warm-up", 2, instant, max(10, tasks // 10))
+    usual, bundles.CALL_TASKS = bundles.CALL_TASKS, 1
+    alone = run(work, root, "alone", 2, instant, tasks)
+    bundles.CALL_TASKS = usual
+    together = run(work, root, "together", 2, instant, tasks)
+    if alone.calls == together.calls:
+        raise click.ClickException(f"found no call of several among {tasks} tasks, expected more --driver-tasks")
+    call = max(0.0, (alone.processor - together.processor) / (alone.calls - together.calls))
+    task = max(0.0, together.processor - call * together.calls) / together.tasks
+    times = tuple(result.seconds for result in results)
+    costs = Costs(times, together.size, call, task, seconds_per_answer())
+    return costs, together.processor / together.tasks / len(work.seeds)
+
+
+def check(work: Batch, root: Path, results: list[TaskResult], costs: Costs, tasks: int, numbers: Sequence[int]) -> None:
+    """Print the simulation beside real runs whose workers wait, three searches in as long as in the first aim."""
+    scale = AIMS[0][1] / mean(costs.tasks)
+    click.echo(
+        f"\nsimulation against real runs: {tasks} tasks for each worker, which wait {1e3 * AIMS[0][1]:g} ms on average"
+    )
+    lines = []
+    for workers in numbers:
+        waiting = [replace(result, seconds=scale * result.seconds) for result in results]
+        measured = run(work, root, f"waiting-{workers}", workers, waiting, tasks * workers)
+        found = Simulation(costs, workers, tasks * workers, scale).run()
+        ratio = found.seconds / measured.seconds
+        share = AIMS[0][1] * tasks / measured.seconds
+        cells = [f"{measured.seconds:.2f}", f"{found.seconds:.2f}", f"{100 * (ratio - 1):+.1f} %", f"{share:.2f}"]
+        lines.append([workers, *cells, f"{measured.tasks / measured.calls:.1f}", f"{found.together:.1f}"])
+    columns = ["workers", "measured s", "simulated s", "error", "of ideal", "tasks of a call", "simulated"]
+    click.echo(table(columns, lines))
 
 
 def seconds_per_answer() -> float:
-    """Seconds that the pool's two questions to Ray take for each answer that has not come."""
+    """Seconds that the pool's question to Ray takes for each answer that has not come."""
 
     class Sleeper:
         def nap(self) -> None:
@@ -251,23 +384,51 @@ def seconds_per_answer() -> float:
 
     def ask(some: list[Any]) -> None:
         ray.wait(some, num_returns=1, timeout=0)
-        ray.wait(some, num_returns=len(some), timeout=0)
 
     times = side_by_side({"few": lambda: ask(few), "many": lambda: ask(answers)}, rounds=20)
     ray.kill(sleeper)
     return max(0.0, (times["many"] - times["few"]) / (len(answers) - len(few)))
 
 
-def run(work: Batch, root: Path, name: str, workers: int, results: list[TaskResult], count: int) -> tuple[float, float]:
-    """Seconds of so many tasks of a batch whose workers wait, and of the driver's processor."""
-    chunks = tuple(ChunkFile(str(n), Path(f"/{n}"), work.chunks[0].images) for n in range(count))
+def run(work: Batch, root: Path, name: str, workers: int, results: list[TaskResult], count: int) -> Measured:
+    """So many tasks of a batch whose workers wait."""
+    images = work.chunks[0].images
+    assert images is not None
+    sets = set_rows(images)
+    assert sets is not None
+    chunks = tuple(ChunkFile(str(n), Path(f"/{n}"), images) for n in range(count))
+    actor = waiting_replica(results, work.target.head, sets)
     waiting = replace(work, chunks=chunks, labels=work.labels[:1], output=root / name)
-    with compute_on(workers, waiting_replica(results)) as compute:
+    begun: tuple[float, float] | None = None
+    took = (0.0, 0.0)
+
+    def on_jobs(progress: Mapping[str, Any]) -> None:
+        nonlocal begun, took
+        now = time.perf_counter(), time.process_time()
+        if begun is None and progress["step"] == 1:
+            begun = now
+        elif begun is not None and took[0] == 0 and progress["jobs_done"] == progress["jobs"]:
+            took = now[0] - begun[0], now[1] - begun[1]
+
+    found = Counted(ComputeOptions(num_workers=workers, address="auto"), lambda line: None, actor)
+    with found as compute:
         compute.start()
         records = RunRecords.create(waiting.output, {}, overwrite=False)
-        begun, computed = time.perf_counter(), time.process_time()
-        run_batch(waiting, compute, lambda: records)
-        return time.perf_counter() - begun, time.process_time() - computed
+        run_batch(waiting, compute, lambda: records, on_jobs=on_jobs)
+    return Measured(*took, found.calls, count, found.bytes / count)
+
+
+class Counted(Compute):
+    """Counts calls, and bytes of the rows that they brought."""
+
+    calls = bytes = 0
+
+    def run_tasks(self, *arguments: Any) -> Iterator[TaskEvent]:
+        """See `Compute`."""
+        for event in super().run_tasks(*arguments):
+            self.calls += 1
+            self.bytes += 0 if event.rows is None else event.rows.size
+            yield event
 
 
 if __name__ == "__main__":

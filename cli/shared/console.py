@@ -55,15 +55,15 @@ class Console:
 
         return tick
 
-    def iterations(self, searches: int, limit: int) -> Callable[[str, Sequence[Any]], None]:
+    def iterations(self, searches: int, limit: int) -> Callable[[str, int, float], None]:
         """A bar over the iterations of all searches, with the best fitness so far."""
         bar = self._bar("search", searches * limit, "iterations")
         best: dict[str, float] = {}
 
-        def tick(job: str, done: Sequence[Any]) -> None:
-            bar.update(len(done))
+        def tick(job: str, done: int, found: float) -> None:
+            bar.update(done)
             if done:
-                best[job] = done[-1].best
+                best[job] = found
                 bar.set_postfix_str(f"best fitness {max(best.values()):.4g}")
 
         return tick

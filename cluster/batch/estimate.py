@@ -22,8 +22,8 @@ from engine.data.image_set import read_images
 BUDGET = 10.0
 """Seconds of calibration once the workers run; only a call of the backend that has begun may end later."""
 
-RECORDING = 0.005
-"""Seconds to record one search (benchmarks/batch.py)."""
+RECORDING = 0.001
+"""Seconds to judge and record one search (benchmarks/scale.py)."""
 
 _MEASURED_ROWS = 512
 _PASSES = 1.0  # seconds for the held-out rows, at least
@@ -195,9 +195,9 @@ def _probe(batch: Batch, compute: Compute, handle: ModelHandle, chunks: Sequence
     for chunk in chunks:
         tasks = list(tasks_of(alone, 0, [chunk], base.key, compute.workers, prefix="calibration"))
         for event in compute.run_tasks(handle, base, tasks, {}):
-            if event.result.searches:
-                (search,) = event.result.searches
-                seconds = tuple(iteration.seconds for iteration in search.iterations)
+            if event.segments[0].searches:
+                (search,) = event.segments[0].searches
+                seconds = tuple(search.seconds.tolist())
                 found.setup = time.perf_counter() - begun - sum(seconds)
                 found.iterations = seconds
                 return
@@ -219,14 +219,14 @@ def _measure(
     found.tasks = len(tasks) * count / searches_of(tasks)  # of a long plan this is the beginning
     begun = time.perf_counter()
     for event in compute.run_tasks(handle, base, tasks, {}):
-        task, result = event.task, event.result
-        found.iterations += sum(len(search.iterations) for search in result.searches)
-        found.searched += len(result.searches) if result.ended else 0
-        done = [
-            1.0 if search.state.stop is not None else search.state.swarm.iteration / job.settings.num_iterations
-            for search, job in zip(result.searches, task.searches, strict=False)
-        ]
-        found.share[task.name] = sum(done) / len(done) if done else 1.0
+        for task, segment in zip(event.tasks, event.segments, strict=True):
+            found.iterations += sum(len(search.seconds) for search in segment.searches)
+            found.searched += len(segment.searches) if segment.ended else 0
+            done = [
+                1.0 if search.stop else search.iterations / job.settings.num_iterations
+                for search, job in zip(segment.searches, task.searches, strict=False)
+            ]
+            found.share[task.name] = sum(done) / len(done) if done else 1.0
         found.elapsed = time.perf_counter() - begun
         if time.perf_counter() > until:
             break

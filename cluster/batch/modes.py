@@ -10,17 +10,18 @@ that goes on decides again and comes to the same end.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+import gc
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cluster.batch.selection import Candidate, HeldOut, PatchRanker, Score, ranked
-from cluster.batch.spec import Batch, ChunkFile, group_name, jobs_of, tasks_of
+from cluster.batch.selection import Best, HeldOut, merged
+from cluster.batch.spec import Batch, ChunkFile, group_name, groups_of, jobs_of, tasks_of
 from cluster.compute.compute import Compute
 from cluster.records.rows import change_rows, patch_rows, prediction_rows, verdict_rows
 from cluster.records.store import RunRecords
@@ -28,13 +29,12 @@ from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.output import NOT_MET_FILE, mark_missing, missed, save_repaired
 from cluster.runs.shared_rows import KnownRows, check_shared_rows
 from cluster.runs.tasks import blocks
+from cluster.workers.judge import Candidate, Candidates, Judge, Score
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import Base
-from engine.core.errors import InputError
 from engine.core.progress import Progress, unseen
-from engine.core.types import Float32, Int64, Uint8
-from engine.data.image_set import ImageSet, read_blocks, row_digests
-from engine.data.value_range import ValueRange, value_range
+from engine.core.types import Float32, Int64
+from engine.data.image_set import ImageSet
 from engine.metrics.comparison import Comparison
 from engine.metrics.requirements import Verdict, check_requirements, rank
 from engine.models.known_data import REPAIR_FACTS
@@ -156,7 +156,9 @@ def run_batch(
         with rows_of(images.path, 0, batch.model.path):
             return rows, layer.predicted(layer.logits(rows.inputs, kernel))
 
-    searched = [KnownRows({path: digests}) for path, digests in _chunk_digests(batch, compute, on_rows).items()]
+    sets = [chunk.images for chunk in batch.chunks if chunk.images is not None]
+    digests = compute.digests(batch.model, sets, on_rows("chunks", sum(images.rows for images in sets)))
+    searched = [KnownRows({path: rows}) for path, rows in digests.items()]
     held_out = {}
     for split, images in (("validation", batch.validation), ("test", batch.test)):
         if images is not None:
@@ -179,23 +181,6 @@ def run_batch(
     # The base model comes first and `max` keeps the first of equals: nothing is changed for nothing.
     chosen = max(steps, key=lambda step: step.score)
     return _finish(run, kernel, steps, chosen)
-
-
-def _chunk_digests(batch: Batch, compute: Compute, on_rows: Progress) -> dict[Path, Uint8]:
-    """Digests (n, 16) of the rows of each chunk that can be read; their values are what others are compared with."""
-    sets = [chunk.images for chunk in batch.chunks if chunk.images is not None]
-    tick = on_rows("chunks", sum(images.rows for images in sets))
-    found = {}
-    for images in sets:
-        digests, values = [], []
-        with suppress(InputError):  # its searches tell of it
-            for block in read_blocks(images):
-                digests.append(row_digests(block))
-                values.append(value_range(block))
-                tick(len(block))
-            found[images.path] = np.concatenate(digests)
-            compute.values.saw(batch.model, images, functools.reduce(ValueRange.joined, values))
-    return found
 
 
 def _steps(run: _BatchRun, kernel: Float32) -> list[BatchStep]:
@@ -225,12 +210,15 @@ def _follow(run: _BatchRun, number: int, before: BatchStep, found: Sequence[Cand
     """The step after `before`, with the merge of what was found."""
     if not found:
         return _end_step(run, number, before.kernel, ())
-    best = _ranker(run, before.kernel).merged(found)
+    layer = run.handle.runner.layer
+    best = merged(_judge(run, before.kernel), layer, found)
     return _end_step(run, number, best.applied(before.kernel), best.jobs)
 
 
-def _ranker(run: _BatchRun, kernel: Float32) -> PatchRanker:
-    return PatchRanker.of(run.handle.runner.layer, kernel, run.held_out["validation"], run.batch.requirements)
+def _judge(run: _BatchRun, kernel: Float32) -> Judge:
+    held_out = run.held_out["validation"]
+    logits = run.handle.runner.layer.logits(held_out.rows.inputs, kernel)
+    return Judge(kernel, held_out.rows, held_out.before, logits, run.batch.requirements)
 
 
 def _end_step(run: _BatchRun, number: int, kernel: Float32, jobs: tuple[str, ...]) -> BatchStep:
@@ -264,7 +252,7 @@ def _in_words(run: _BatchRun, comparison: Comparison, score: Score) -> str:
 
 
 def _search(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[ChunkFile]) -> list[Candidate]:
-    """Run the searches of a step and judge what they offer; candidates that change something, best first."""
+    """Run the searches of a step, judged where they run; the best candidates that change something, best first."""
     batch, ledger = run.batch, run.ledger
     ledger.begin(step, batch.jobs_per_step)
     for chunk in chunks:
@@ -272,34 +260,51 @@ def _search(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[ChunkFi
             for label in batch.labels:
                 jobs = list(jobs_of(batch, group_name(step, chunk, label)))
                 ledger.fail(step, chunk.folder, label, jobs, chunk.error)
+    judge, best = _judge(run, kernel), Best()
+    _judge_again(run, step, judge, chunks, best)
     base = Base(kernel, run.positives)
     tasks = tasks_of(batch, step, chunks, base.key, run.compute.workers, ledger.has)
-    for block in blocks(tasks):
-        for event in run.compute.run_tasks(run.handle, base, block, ledger.states(block)):
-            ledger.take(event)
-    groups = [group_name(step, chunk, label) for chunk in chunks for label in batch.labels]
-    return _judged(run, step, kernel, (job.name for group in groups for job in jobs_of(batch, group)))
+    with _old_objects_left_alone():
+        for block in blocks(tasks):
+            for event in run.compute.run_tasks(run.handle, base, block, ledger.begun(block), judge):
+                ledger.take(event)
+                if event.candidates is not None:
+                    best.add(event.candidates)
+    ledger.flush()
+    return best.ranked
 
 
-def _judged(run: _BatchRun, step: int, kernel: Float32, jobs: Iterable[str]) -> list[Candidate]:
-    """Judge what searches offer, record the best of each, and rank those that change something."""
-    candidates: list[Candidate] = []
+@contextmanager
+def _old_objects_left_alone() -> Iterator[None]:
+    """Python's collector does not look again and again at what the libraries hold: 0.5 s each time, as was measured."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _judge_again(run: _BatchRun, step: int, judge: Judge, chunks: Sequence[ChunkFile], best: Best) -> None:
+    """Judge what searches offer that had ended before this command, as it was judged then."""
     rows: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    parts = 0
-    for candidate, comparison in _ranker(run, kernel).measure(run.ledger.ended(jobs)):
-        (job,) = candidate.jobs
-        if job not in seen:
+    parts = itertools.count()
+
+    def write() -> None:
+        if rows:
+            run.ledger.records.replace("labels", f"step{step}-again-{next(parts)}", rows)
+            rows.clear()
+
+    for group, first in groups_of(run.batch, step, chunks):
+        places = {job.name: job.place for job in jobs_of(run.batch, group, first)}
+        for search in run.ledger.ended(places):
+            place = places[search.job]
+            candidates, changes = judge.judged(run.handle.runner.layer, search.job, place, search.index, search.values)
+            if candidates:
+                best.add(Candidates.of(candidates))
+            rows += change_rows(search.job, "candidate", "validation", changes)
             if len(rows) >= _CANDIDATE_ROWS:
-                run.ledger.records.replace("labels", f"step{step}-candidates-{parts}", rows)
-                rows, parts = [], parts + 1
-            rows += change_rows(job, "candidate", "validation", comparison.changes())
-            seen.add(job)
-        if not np.array_equal(candidate.values, kernel[candidate.index[:, 0], candidate.index[:, 1]]):
-            candidates.append(candidate)
-    if rows:
-        run.ledger.records.replace("labels", f"step{step}-candidates-{parts}", rows)
-    return ranked(candidates)
+                write()
+    write()
 
 
 def _finish(run: _BatchRun, kernel: Float32, steps: Sequence[BatchStep], chosen: BatchStep) -> BatchReport:

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from cluster.runs.ledger import EndedSearch
-from engine.core.types import Float32, Int64
+from cluster.workers.judge import Candidate, Candidates, Judge, Predicts, Score
+from engine.core.types import Int64
 from engine.data.image_set import ImageSet
-from engine.metrics.comparison import Comparison, compare, compare_many
-from engine.metrics.requirements import Requirement, check_requirements, rank
+from engine.metrics.comparison import Comparison, compare
 from engine.passes.classes import NO_CLASS
-from engine.passes.runners import LayerPasses
 from engine.problem.case import LayerInputs
-
-Score = tuple[int, float, int]
-"""Requirements met, worst margin, rows broken with a minus: the bigger the better.
-
-See `engine.metrics.requirements.rank`."""
 
 MERGE_TRIES = 256
 """The best offers that a merge tries to add."""
-
-_BLOCK = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,95 +40,55 @@ class HeldOut:
         return compare(labels, self.before, np.where(after == NO_CLASS, (labels + 1) % classes, after), classes)
 
 
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A patch of the kernel under repair, judged on validation rows.
+class Best:
+    """The best candidates of a step, which is all that a merge looks at: no more are kept, however many there are."""
 
-    Attributes:
-        jobs: searches whose patches it is made of.
-        index: (K, 2) kernel positions.
-        values: (K,) new values.
-        score: by the requirements.
-    """
+    def __init__(self) -> None:
+        """None yet."""
+        self._kept: list[Candidate] = []
+        self._least: Score | None = None
 
-    jobs: tuple[str, ...]
-    index: Int64
-    values: Float32
-    score: Score
+    def add(self, candidates: Candidates) -> None:
+        """Take in some more, in any order."""
+        self._kept += candidates.better_than(self._least)
+        if len(self._kept) > 2 * MERGE_TRIES:
+            self._kept = self.ranked
+            self._least = self._kept[-1].score
 
-    def applied(self, kernel: Float32) -> Float32:
-        """A kernel (D, C) with the patch."""
-        changed = kernel.copy()
-        changed[self.index[:, 0], self.index[:, 1]] = self.values
-        return changed
+    @property
+    def ranked(self) -> list[Candidate]:
+        """Best first; among equals the one offered first."""
+        return ranked(self._kept)[:MERGE_TRIES]
 
 
-@dataclass(frozen=True, eq=False)
-class PatchRanker:
-    """Judges patches of one kernel on validation rows."""
-
-    layer: LayerPasses
-    kernel: Float32
-    held_out: HeldOut
-    requirements: tuple[Requirement, ...]
-    logits: Float32
-
-    @staticmethod
-    def of(layer: LayerPasses, kernel: Float32, held_out: HeldOut, requirements: Sequence[Requirement]) -> PatchRanker:
-        """Compute what all patches of a kernel share."""
-        logits = layer.logits(held_out.rows.inputs, kernel)
-        return PatchRanker(layer, kernel, held_out, tuple(requirements), logits)
-
-    def comparisons(self, index: Int64, values: Float32) -> list[Comparison | None]:
-        """Patches (M, K) of the same positions (K, 2) against the base model; None for one that leaves a row no class.
-
-        Loaded again, the model with it would be refused.
-        """
-        rows = self.held_out.rows
-        after = self.layer.predict_patches(self.kernel, rows.inputs, self.logits, index, values)
-        usable = (after != NO_CLASS).all(axis=1)
-        found = iter(compare_many(rows.labels, self.held_out.before, after[usable], rows.classes))
-        return [next(found) if good else None for good in usable]
-
-    def score(self, comparison: Comparison) -> Score:
-        """How good a model is by the requirements."""
-        return rank(check_requirements(self.requirements, comparison), comparison)
-
-    def measure(self, outcomes: Sequence[EndedSearch]) -> Iterator[tuple[Candidate, Comparison]]:
-        """Judge every patch on offer that leaves every row a class, search by search and best first."""
-        for outcome in outcomes:
-            for start in range(0, len(outcome.values), _BLOCK):
-                part = outcome.values[start : start + _BLOCK]
-                for values, comparison in zip(part, self.comparisons(outcome.index, part), strict=True):
-                    if comparison is not None:
-                        yield Candidate((outcome.job,), outcome.index, values, self.score(comparison)), comparison
-
-    def merged(self, candidates: Sequence[Candidate]) -> Candidate:
-        """A greedy merge: the best candidate, and of the others, best first, those that improve on what there is.
-
-        On weights that both change the value of the better one holds. Candidates must be in descending order of score.
-        """
-        best = candidates[0]
-        for other in candidates[1:MERGE_TRIES]:
-            together = self._union(best, other)
-            if together is not None and together.score > best.score:
-                best = together
-        return best
-
-    def _union(self, better: Candidate, other: Candidate) -> Candidate | None:
-        """Both patches together; None where the other one adds no weight, or they leave a row no class."""
-        taken = {tuple(position) for position in better.index.tolist()}
-        new = [number for number, position in enumerate(other.index.tolist()) if tuple(position) not in taken]
-        if not new:
-            return None
-        index = np.concatenate([better.index, other.index[new]])
-        values = np.concatenate([better.values, other.values[new]])
-        (comparison,) = self.comparisons(index, values[None])
-        if comparison is None:
-            return None
-        return Candidate((*better.jobs, *other.jobs), index, values, self.score(comparison))
-
-
-def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
+def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Best first; among equals the one offered first."""
-    return sorted(candidates, key=lambda candidate: candidate.score, reverse=True)
+    first = sorted(candidates, key=lambda candidate: candidate.place)
+    return sorted(first, key=lambda candidate: candidate.score, reverse=True)
+
+
+def merged(judge: Judge, layer: Predicts, candidates: Sequence[Candidate]) -> Candidate:
+    """A greedy merge: the best candidate, and of the others, best first, those that improve on what there is.
+
+    On weights that both change the value of the better one holds. Candidates must be in descending order of score.
+    """
+    best = candidates[0]
+    for other in candidates[1:MERGE_TRIES]:
+        together = _union(judge, layer, best, other)
+        if together is not None and together.score > best.score:
+            best = together
+    return best
+
+
+def _union(judge: Judge, layer: Predicts, better: Candidate, other: Candidate) -> Candidate | None:
+    """Both patches together; None where the other one adds no weight, or they leave a row no class."""
+    taken = {tuple(position) for position in better.index.tolist()}
+    new = [number for number, position in enumerate(other.index.tolist()) if tuple(position) not in taken]
+    if not new:
+        return None
+    index = np.concatenate([better.index, other.index[new]])
+    values = np.concatenate([better.values, other.values[new]])
+    (comparison,) = judge.comparisons(layer, index, values[None])
+    if comparison is None:
+        return None
+    return Candidate((*better.jobs, *other.jobs), index, values, judge.score(comparison))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from engine.targets.base import Target
 Mode = Literal["chain", "independent", "rounds"]
 
 OFFER_BYTES = 800
-"""Memory that a patch on offer takes until its step is judged (measured with 41 weights)."""
+"""Memory that a patch on offer takes where a run that was interrupted goes on (measured with 41 weights)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,20 +206,30 @@ def tasks_of(
     readable = [chunk for chunk in chunks if chunk.images is not None]
     parts = parts_of_groups(len(readable) * len(batch.labels), workers)
     count = len(batch.weightings) * len(batch.seeds)
-    for chunk in readable:
-        assert chunk.images is not None
+    groups = groups_of(batch, step, chunks, prefix)
+    for chunk in chunks:
+        mine = itertools.islice(groups, len(batch.labels))
+        if chunk.images is None:
+            deque(mine, maxlen=0)
+            continue
         source = ChunkLabel(ship_rows(chunk.images), batch.num_grad, batch.impact, batch.fronts)
-        for label in batch.labels:
-            group = prefix + group_name(step, chunk, label)
-            for name, searches in divided(group, jobs_of(batch, group), count, parts, ended):
+        for label, (group, first) in zip(batch.labels, mine, strict=True):
+            for name, searches in divided(group, jobs_of(batch, group, first), count, parts, ended):
                 yield RepairTask(name, step, chunk.folder, label, searches, base, source, batch.offers)
 
 
-def jobs_of(batch: Batch, group: str) -> Iterator[SearchJob]:
-    """The searches of one label of one chunk in a step."""
-    for weighting in batch.weightings:
-        for seed in batch.seeds:
-            yield SearchJob(f"{group}-w{weighting.text}-s{seed}", weighting.settings, seed)
+def groups_of(batch: Batch, step: int, chunks: Sequence[ChunkFile], prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Name of each label of each chunk in a step, and the place of its first search in the step."""
+    count = len(batch.weightings) * len(batch.seeds)
+    pairs = ((chunk, label) for chunk in chunks for label in batch.labels)
+    for number, (chunk, label) in enumerate(pairs):
+        yield prefix + group_name(step, chunk, label), number * count
+
+
+def jobs_of(batch: Batch, group: str, first: int = 0) -> Iterator[SearchJob]:
+    """The searches of one label of one chunk in a step, where the first has this place."""
+    for number, (weighting, seed) in enumerate(itertools.product(batch.weightings, batch.seeds), start=first):
+        yield SearchJob(f"{group}-w{weighting.text}-s{seed}", weighting.settings, seed, number)
 
 
 def group_name(step: int, chunk: ChunkFile, label: int) -> str:

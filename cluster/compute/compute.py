@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -22,7 +23,6 @@ from cluster.compute.placement import (
     Means,
     Placement,
     cost_of,
-    iteration_seconds,
     place_by_cost,
     place_rows,
     place_shares,
@@ -33,23 +33,25 @@ from cluster.compute.placement import (
 from cluster.compute.tunings import TuningEvent, run_tunings_on_workers
 from cluster.compute.values import ValueWatch, warn_on_stderr
 from cluster.ray_cluster.local_workers import MODELS, check_local, unasked
+from cluster.records.checkpoint import Begun
+from cluster.workers.harvest import Reaper, TaskEvent, event_of
+from cluster.workers.judge import Judge
 from cluster.workers.model import ModelHandle
-from cluster.workers.passes import NOT_VISIBLE, Pass, block_pass, ship_rows
+from cluster.workers.passes import Pass, SetRows, block_pass, set_rows
 from cluster.workers.replica import Replica
-from cluster.workers.task import SEGMENT_SECONDS, Base, RepairTask, TaskEvent, TaskRunner
+from cluster.workers.task import SEGMENT_SECONDS, Base, RepairTask, TaskResult, TaskRunner
 from cluster.workers.tunings import TuningRunner
 from engine import backend
 from engine.core.errors import InputError
 from engine.core.progress import Tick, ignore
 from engine.core.types import Float32, Float64, Int64, Uint8
-from engine.data.image_set import ImageSet, read_images
+from engine.data.image_set import ImageSet
 from engine.data.value_range import ValueRange
 from engine.models.load import LoadedModel
 from engine.passes.batching import BATCH_ROWS, PASS_ROWS
 from engine.passes.runners import Sums
 from engine.problem.case import LayerInputs
 from engine.problem.crossfit import CrossFit, TuningTask
-from engine.search.loop import SearchState
 from engine.targets.base import Target
 
 if TYPE_CHECKING:
@@ -59,6 +61,10 @@ if TYPE_CHECKING:
 
 LARGEST_BATCH = 1 << 16
 """Rows of a pass at most; a pass takes memory for as many, however few there are."""
+
+
+SETS_SECONDS = 2.0
+"""Reading whole sets stays in this process where it takes no longer: workers need not be started for that."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,7 @@ class Compute:
         self._pool: WorkerPool | None = None
         # A model that nobody needs any more leaves the object store too.
         self._model_refs: WeakKeyDictionary[ModelHandle, Any] = WeakKeyDictionary()
+        self._judge_refs: WeakKeyDictionary[Judge, Any] = WeakKeyDictionary()
         self._tasks = TaskRunner()
         self._tunings = TuningRunner()
 
@@ -201,6 +208,34 @@ class Compute:
         digests = np.concatenate([part[1] for part in parts])
         return LayerInputs(inputs, images.labels, digests, images.image_shape, images.classes)
 
+    def digests(self, model: LoadedModel, sets: Sequence[ImageSet], tick: Tick = ignore) -> dict[Path, Uint8]:
+        """Digests (n, 16) of the rows of each set that can be read to its end, and a look at its values.
+
+        Where that takes more than `SETS_SECONDS` and workers were asked for, they do it.
+        """
+        known: dict[Path, SetRows | None] = {}
+        begun, means = time.perf_counter(), self._means()
+        for number, images in enumerate(sets):
+            seconds = time.perf_counter() - begun
+            left = sets[number:]
+            if number and means.asked and means.workers and seconds / number * len(left) > SETS_SECONDS:
+                placement = place_shares(means, len(left), seconds / number)
+                if placement.where == "workers":
+                    from cluster.compute.passes import sets_on_workers
+
+                    self._decide(f"digests of {len(left)} sets", f"on {len(self._workers())} workers", placement)
+                    known |= sets_on_workers(self._workers(), left, tick)
+                    break
+            known[images.path] = set_rows(images)
+            tick(images.rows)
+        found = {}
+        for images in sets:
+            rows = known[images.path]
+            if rows is not None:  # else the searches on them tell of it
+                found[images.path] = rows.digests
+                self.values.saw(model, images, rows.values)
+        return found
+
     def localisation_sums(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> Sums:
         """Sums over all rows, added block by block in row order."""
         parts: list[Any] = self._pass(model, images, "localise", None, tick)
@@ -208,7 +243,12 @@ class Compute:
         return total
 
     def run_tasks(
-        self, model: ModelHandle, base: Base | None, tasks: Sequence[RepairTask], states: Mapping[str, SearchState]
+        self,
+        model: ModelHandle,
+        base: Base | None,
+        tasks: Sequence[RepairTask],
+        begun: Mapping[str, Begun],
+        judge: Judge | None = None,
     ) -> Iterator[TaskEvent]:
         """Run tasks to their end; their results do not depend on where.
 
@@ -218,24 +258,23 @@ class Compute:
             model: under repair.
             base: what searches on chunks start from; None where all tasks have their cases.
             tasks: what to do.
-            states: by search, of those that have begun.
+            begun: searches that have begun.
+            judge: of what they offer; None where it is not judged.
         """
-        left, known = list(tasks), dict(states)
+        left, known = list(tasks), dict(begun)
         if not left:
             return
         placement = place_tasks(self._means(), searches_of(left), self.options.tiles)
         if placement is not None:
             self._decide_search(placement)
-        host = socket.gethostname()
         while left and (placement is None or placement.where == "process"):
-            task = left[0]
-            begun = time.perf_counter()
-            result = self._tasks.run(model, base, task, known, SEGMENT_SECONDS)
+            task, started = left[0], time.perf_counter()
+            event, result = self._task_here(model, base, task, known, judge)
             if result.ended:
                 left.pop(0)
-            seconds = time.perf_counter() - begun
-            known.update({search.name: search.state for search in result.searches})
-            yield TaskEvent(task, result, "process", f"{host}:{os.getpid()}", host, 0)
+            seconds = time.perf_counter() - started
+            known.update(event.segments[0].begun)
+            yield event
             if placement is None:
                 placement = place_by_cost(self._means(), cost_of(left, task, result, seconds))
                 self._decide_search(placement)
@@ -247,17 +286,17 @@ class Compute:
         pool = self._workers()
         # A large model takes its time to travel.
         needed = any(task.needs_model for task in left)
-        shipped = Shipped(self._model_ref(model) if needed else None, _put(base))
+        shipped = Shipped(self._model_ref(model) if needed else None, _put(base), self._judge_ref(judge))
         in_tiles = placement.where == "tiles"
         if searches_of(left) < len(pool) and not in_tiles:
             # Some workers would idle: a first segment tells whether they had better take pieces of iterations.
             slowest = 0.0
             unfinished = []
             for event in run_tasks_on_workers(pool, shipped, left, known, one_segment=True):
-                if not event.result.ended:
-                    unfinished.append(event.task)
-                    known.update({search.name: search.state for search in event.result.searches})
-                    slowest = max([slowest, *iteration_seconds(event.result)])
+                for task, segment in event.unfinished:
+                    unfinished.append(task)
+                    known.update(segment.begun)
+                    slowest = max(slowest, *(float(search.seconds.max(initial=0.0)) for search in segment.searches))
                 yield event
             left = unfinished
             if left:
@@ -268,7 +307,18 @@ class Compute:
             yield from run_tasks_on_workers(pool, shipped, left, known)
             return
         for task in left:
-            yield from run_task_in_tiles(pool, shipped, task, model, base, known)
+            yield from run_task_in_tiles(pool, shipped, task, model, base, judge, known)
+
+    def _task_here(
+        self, model: ModelHandle, base: Base | None, task: RepairTask, begun: Mapping[str, Begun], judge: Judge | None
+    ) -> tuple[TaskEvent, TaskResult]:
+        """A segment of a task in this process: what it brought, and its result."""
+        mine = {job.name: begun[job.name] for job in task.searches if job.name in begun}
+        states = {name: search.state for name, search in mine.items()}
+        result = self._tasks.run(model, base, task, states, SEGMENT_SECONDS)
+        reaper, host = Reaper(judge), socket.gethostname()
+        reaper.add(task, mine, result, None if judge is None else model.runner.layer)
+        return event_of(task, reaper.harvest(), "process", f"{host}:{os.getpid()}", host, 0), result
 
     def run_tunings(self, repair: CrossFit, tasks: Sequence[TuningTask]) -> Iterator[TuningEvent]:
         """Run tunings to their end; their results do not depend on where.
@@ -305,6 +355,13 @@ class Compute:
         if shipped is None:
             shipped = self._model_refs[model] = _put(model.shipped)
         return shipped
+
+    def _judge_ref(self, judge: Judge | None) -> Any:
+        if judge is None:
+            return None
+        if judge not in self._judge_refs:
+            self._judge_refs[judge] = _put(judge)
+        return self._judge_refs[judge]
 
     def _pass(
         self,
@@ -343,45 +400,14 @@ class Compute:
             self._decide(f"{what} {images.rows} rows", "in this process", placement)
         else:
             self._decide(f"{what} {images.rows} rows", f"on {len(self._workers())} workers", placement)
-            self._pass_on_workers(model, images, what, features, tick, blocks, results)
+            from cluster.compute.passes import pass_on_workers
+
+            pass_on_workers(self._workers(), self._model_ref(model), images, what, features, tick, blocks, results)
         bad = next((result for result in results if isinstance(result, InputError)), None)
         if bad is not None:  # the first in row order, wherever the blocks ran
             raise bad
         self.values.saw(model.loaded, images, functools.reduce(ValueRange.joined, (block.values for block in results)))
         return [block.result for block in results]
-
-    def _pass_on_workers(
-        self,
-        model: ModelHandle,
-        images: ImageSet,
-        what: Pass,
-        features: Int64 | None,
-        tick: Tick,
-        blocks: list[tuple[int, int]],
-        results: list[Any],
-    ) -> None:
-        from cluster.workers.pool import Call
-
-        pool = self._workers()
-        shipped = self._model_ref(model)
-        rows = _put(ship_rows(images))
-        calls = [
-            Call("run_block", (shipped, rows, what, start, stop, features), tag=index)
-            for index, (start, stop) in enumerate(blocks)
-            if results[index] is None
-        ]
-        for call, value, _ in pool.run(calls, depth=2):
-            start, stop = blocks[call.tag]
-            if isinstance(value, str) and value == NOT_VISIBLE:
-                try:
-                    pixels = _put(read_images(images, start, stop))
-                except InputError as error:
-                    results[call.tag] = error
-                else:
-                    pool.submit(Call("run_block", (*call.args, pixels), tag=call.tag), first=True)
-                continue
-            results[call.tag] = value
-            tick(stop - start)
 
     def _means(self) -> Means:
         options = self.options

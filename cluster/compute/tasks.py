@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 import time
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,9 +13,14 @@ from uuid import uuid4
 
 import ray
 
+from cluster.records.checkpoint import Begun
+from cluster.workers.bundles import Bundles
+from cluster.workers.harvest import Reaper, Segment, TaskEvent, event_of, segment_of
+from cluster.workers.judge import Judge
 from cluster.workers.model import ModelHandle
 from cluster.workers.passes import NOT_VISIBLE
 from cluster.workers.pool import Call, WorkerPool
+from cluster.workers.replica import SentTask
 from cluster.workers.task import (
     SEGMENT_SECONDS,
     Base,
@@ -21,7 +28,6 @@ from cluster.workers.task import (
     ReadyCase,
     RepairTask,
     SearchResult,
-    TaskEvent,
     TaskResult,
     nothing_to_do,
     ready_case,
@@ -32,39 +38,62 @@ from engine.core.types import Float32, Float64
 from engine.data.image_set import read_images
 from engine.fitness.tiling import Tile, combine
 from engine.problem.problem import Problem, Rows, goal_of, prepare, seen_by
-from engine.search.loop import Evaluate, Search, SearchState, advance, offers
+from engine.search.loop import Evaluate, Search, advance, offers
 
 
 @dataclass(frozen=True, eq=False)
 class Shipped:
-    """References to what every task needs, see `cluster.workers.replica.Replica.run_task`; the model may be None."""
+    """References to what every task needs, see `cluster.workers.replica.Replica.run_tasks`; any may be None."""
 
     model: Any
     base: Any
+    judge: Any
+
+
+class _Joins(Bundles):
+    """Calls of `Replica.run_tasks` with several tasks each; a call of one task has the arguments of `SentTask`."""
+
+    def __init__(self, workers: int, shipped: Shipped) -> None:
+        super().__init__(workers)
+        self._shipped = shipped
+
+    def join(self, calls: Sequence[Call]) -> Call:
+        """One call with the tasks of these."""
+        beside: dict[int, tuple[int, Any]] = {}
+        sent = []
+        for call in calls:
+            task, begun, extra = call.args
+            number = None if extra is None else beside.setdefault(id(extra), (len(beside), extra))[0]
+            sent.append(SentTask(task, begun, number))
+        shipped = self._shipped
+        # Of itself Ray's pickler asks Python about every object in them.
+        packed = pickle.dumps(sent, protocol=5)
+        fixed = (shipped.model, shipped.base, shipped.judge, packed, SEGMENT_SECONDS, self.seconds)
+        return Call("run_tasks", (*fixed, *(extra for _, extra in beside.values())), parts=tuple(calls))
 
 
 def run_tasks_on_workers(
     pool: WorkerPool,
     shipped: Shipped,
     tasks: Sequence[RepairTask],
-    states: Mapping[str, SearchState],
+    begun: Mapping[str, Begun],
     *,
     one_segment: bool = False,
 ) -> Iterator[TaskEvent]:
-    """Run tasks to their end, the long ones first; reports each task after every segment.
+    """Run tasks to their end, the long ones first; reports what each call of some of them brought.
 
     Args:
         pool: workers.
         shipped: what the tasks need.
         tasks: what to do.
-        states: by search, of those that have begun.
+        begun: searches that have begun.
         one_segment: leave those that need more than one.
     """
     homes = _homes(tasks, len(pool))
-    redispatched: dict[str, int] = {}
+    joins = _Joins(len(pool), shipped)
     beside: dict[Hashable, Any] = {}
 
-    def call(task: RepairTask, begun: Mapping[str, SearchState], worker: int | None) -> Call:
+    def call(task: RepairTask, searches: Mapping[str, Begun], worker: int | None, attempts: int = 0) -> Call:
         # Rows that the driver found travel once, however many tasks search on them.
         sent = task
         if isinstance(task.source, ReadyCase):
@@ -72,32 +101,50 @@ def run_tasks_on_workers(
             if id(task.source) not in beside:
                 beside[id(task.source)] = ray.put(task.source)
         extra = beside.get(id(task.source), beside.get(task.home))
-        arguments = (shipped.model, shipped.base, sent, begun, SEGMENT_SECONDS, extra)
-        return Call("run_task", arguments, tag=task, worker=worker)
+        return Call("run_tasks", (sent, searches, extra), tag=task, worker=worker)
 
-    def begun_of(task: RepairTask) -> dict[str, SearchState]:
-        return {job.name: states[job.name] for job in task.searches if job.name in states}
+    def begun_of(task: RepairTask) -> dict[str, Begun]:
+        return {job.name: begun[job.name] for job in task.searches if job.name in begun}
 
+    again: Counter[str] = Counter()  # calls of tasks under way that were lost
     ordered = sorted(tasks, key=lambda task: -task.size)
     calls = [call(task, begun_of(task), homes.get(task.home)) for task in ordered]
-    for done, answer, worker in pool.run(calls, depth=2):
-        task, result = done.tag, answer
-        redispatched[task.name] = redispatched.get(task.name, 0) + done.attempts - 1
-        if isinstance(result, str) and result == NOT_VISIBLE:
-            try:
-                if task.home not in beside:
-                    beside[task.home] = _pixels(task)
-            except InputError as error:
-                result = TaskResult(note=str(error), failed=True)
-            else:
-                pool.submit(call(task, done.args[3], worker), first=True)
+    for done, harvest, worker in pool.run(calls, depth=2, joins=joins):
+        joins.learn(harvest)
+        ran: list[tuple[RepairTask, Segment, int]] = []
+        left: list[Call] = []
+        for part, found in zip(done.parts, harvest.segments, strict=True):
+            task, segment = part.tag, found
+            if segment is None:
+                part.attempts -= 1
+                part.worker = worker
+                left.append(part)
                 continue
-        if not result.ended and not one_segment:
-            # In front: a task that has begun ends before another begins.
-            begun = {search.name: search.state for search in result.searches}
-            pool.submit(call(task, begun, worker), first=True)
-        name = pool.worker_name(worker)
-        yield TaskEvent(task, result, "worker", name, name.partition(":")[0], redispatched[task.name])
+            if part.attempts > 1:
+                again[task.name] += part.attempts - 1
+            if segment == NOT_VISIBLE:
+                try:
+                    if task.home not in beside:
+                        beside[task.home] = _pixels(task)
+                except InputError as error:
+                    segment = _failed(task, str(error))
+                else:
+                    left.append(call(task, part.args[1], worker))
+                    continue
+            if not segment.ended and not one_segment:
+                # In front: a task that has begun ends before another begins.
+                left.append(call(task, segment.begun, worker))
+            ran.append((task, segment, again.pop(task.name, 0) if segment.ended else again[task.name]))
+        for more in reversed(left):
+            pool.submit(more, first=True)
+        if ran:
+            name, (tasks_, segments, lost) = pool.worker_name(worker), zip(*ran, strict=True)
+            where = "worker", name, name.partition(":")[0]
+            yield TaskEvent(tasks_, segments, harvest.rows, harvest.candidates, *where, lost)
+
+
+def _failed(task: RepairTask, note: str, seconds: float = 0.0) -> Segment:
+    return segment_of(task, {}, TaskResult(note=note, failed=True, seconds=seconds))
 
 
 def run_task_in_tiles(
@@ -106,7 +153,8 @@ def run_task_in_tiles(
     task: RepairTask,
     model: ModelHandle,
     base: Base | None,
-    states: Mapping[str, SearchState],
+    judge: Judge | None,
+    begun: Mapping[str, Begun],
 ) -> Iterator[TaskEvent]:
     """Run the searches of a task one after the other, their swarms here and the pieces of every iteration on workers.
 
@@ -116,27 +164,34 @@ def run_task_in_tiles(
         task: what to do.
         model: the model here.
         base: what searches on chunks start from.
-        states: by search, of those that have begun.
+        judge: of what they offer, or None.
+        begun: searches that have begun.
     """
     before = pool.redispatched
-    begun = time.perf_counter()
+    started = time.perf_counter()
     host = socket.gethostname()
+    known = {job.name: begun[job.name] for job in task.searches if job.name in begun}
 
     def event(result: TaskResult) -> TaskEvent:
-        return TaskEvent(task, result, "tiles", f"{len(pool)} workers", host, pool.redispatched - before)
+        nonlocal known
+        reaper = Reaper(judge)
+        reaper.add(task, known, result, None if judge is None else model.runner.layer)
+        event = event_of(task, reaper.harvest(), "tiles", f"{len(pool)} workers", host, pool.redispatched - before)
+        known = dict(event.segments[0].begun)
+        return event
 
     try:
         ready = _ready(pool, shipped, task, model, base)
     except InputError as error:
-        yield event(TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - begun))
+        yield event(TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - started))
         return
     if ready is None:
-        yield event(nothing_to_do(task, time.perf_counter() - begun))
+        yield event(nothing_to_do(task, time.perf_counter() - started))
         return
     rows, problems = ready.case.rows, ready.problems(task.searches)
     results = {}
     for problem in problems:
-        state = states[problem.name] if problem.name in states else problem.start()
+        state = known[problem.name].state if problem.name in known else problem.start()
         goal = goal_of(problem, seen_by(problem, rows), rows)
         results[problem.name] = SearchResult(problem.name, goal, state, (), ())
     for number, problem in enumerate(problems, start=1):
@@ -152,8 +207,8 @@ def run_task_in_tiles(
             results[name] = replace(results[name], state=after, iterations=tuple(done), offers=tuple(found))
             # A search that had stopped before has nothing to tell but its offers; with the last of them the task ends.
             if done or number == len(problems):
-                yield event(task_result(ready.case, list(results.values()), time.perf_counter() - begun))
-                begun = time.perf_counter()
+                yield event(task_result(ready, list(results.values()), time.perf_counter() - started))
+                started = time.perf_counter()
             results[name] = replace(results[name], iterations=())
             if after.stop is not None:
                 break

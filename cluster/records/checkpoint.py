@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engine.core.types import Float64
 from engine.search.loop import Iteration, SearchState
 from engine.search.swarm import SwarmState
 
@@ -24,10 +25,15 @@ _SCALARS: dict[str, Any] = {
 
 @dataclass(frozen=True, eq=False)
 class Begun:
-    """A search that has begun: where it is and the iterations that led there."""
+    """A search that has begun.
+
+    Attributes:
+        state: where it is.
+        iterations: (n, 9) that led there, see `cluster.records.batches.iteration_numbers`.
+    """
 
     state: SearchState
-    iterations: tuple[Iteration, ...]
+    iterations: Float64
 
 
 def pack(searches: Mapping[str, Begun]) -> bytes:
@@ -40,10 +46,7 @@ def pack(searches: Mapping[str, Begun]) -> bytes:
         arrays[f"{number}.best_sums"] = begun.state.best_sums
         arrays[f"{number}.start_fitness"] = np.asarray(begun.state.start_fitness)
         arrays[f"{number}.stop"] = np.asarray(begun.state.stop or "")
-        # float64 holds every field exactly: counts are below 2**53.
-        arrays[f"{number}.iterations"] = np.array(
-            [astuple(iteration) for iteration in begun.iterations], dtype=np.float64
-        )
+        arrays[f"{number}.iterations"] = begun.iterations
     with io.BytesIO() as content:
         np.savez(content, **arrays)
         return content.getvalue()
@@ -66,9 +69,4 @@ def _begun(arrays: Mapping[str, Any], number: int) -> Begun:
     swarm = SwarmState(**{name: _SCALARS[name](read(name)) if name in _SCALARS else read(name) for name in _SWARM})
     stop: Any = str(read("stop")) or None
     state = SearchState(swarm, read("best_sums"), float(read("start_fitness")), stop)
-    kinds: list[Any] = [float if field.type == "float" else int for field in fields(Iteration)]
-    rows = read("iterations").reshape(-1, len(kinds))
-    iterations = tuple(
-        Iteration(*(kind(value) for kind, value in zip(kinds, row, strict=True))) for row in rows.tolist()
-    )
-    return Begun(state, iterations)
+    return Begun(state, read("iterations").reshape(-1, len(fields(Iteration))))

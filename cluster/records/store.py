@@ -1,7 +1,8 @@
 """The records of a run: `run.json` and Arrow tables that can be read at any moment.
 
-While a run goes on, a table is a folder of small Arrow IPC files, one per job and part, each written beside its place
-and renamed; at its end the folder becomes one `<table>.arrow`, sorted by key. `read_table` reads either.
+While a run goes on, a table is a folder of Arrow IPC files, its parts, each written beside its place and renamed: one
+for what ended within half a second, and one for each task that comes back more than once. At its end the folder becomes
+one `<table>.arrow`, sorted by key. `read_table` reads either.
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ class RunRecords:
     def resume(directory: Path, facts: Mapping[str, Any], *, lock: Lock | None = None) -> RunRecords:
         """Go on in a run directory: parts of jobs that had not ended are dropped, they will be written again.
 
+        So is the table `labels`, all of which a run makes again from what had ended.
+
         Raises:
             InputError: what the run was begun with, under `identity` of its facts, is not what it is now.
         """
@@ -111,9 +114,9 @@ class RunRecords:
         records.check_ours()
         remove_leftovers(directory)
         kept = _kept_parts(directory)
-        for name in ("swarm", "patches", "jobs"):
+        for name in ("swarm", "patches", "labels", "jobs"):
             for path in _parts(directory, name):
-                if path.name not in kept:
+                if path.name not in kept or name == "labels":
                     path.unlink()
         records.write_facts({**facts, "started": before.get("started", facts.get("started")), "state": "running"})
         return records
@@ -148,7 +151,12 @@ class RunRecords:
 
     def replace(self, table: str, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of a part, usually those of one task, in place of those before."""
-        self._write(self.directory / table / f"{_file_name(part)}-00000.arrow", table, rows)
+        self.write(table, part, _from_rows(table, rows))
+
+    def write(self, table: str, part: str, rows: pa.Table) -> None:
+        """Write ready-made rows of a part, in place of those before."""
+        with self._whole(self._place(table, part)) as temporary:
+            _write_table(temporary, rows)
 
     def write_checkpoint(self, task: str, content: bytes) -> None:
         """Keep the state of a task that has not ended."""
@@ -164,13 +172,9 @@ class RunRecords:
         """States of tasks that had not ended."""
         return sorted((self.directory / CHECKPOINTS).glob("[!.]*.npz"))
 
-    def parts_of(self, table: str) -> dict[str, str]:
-        """The part in which each job is, while a table is in parts."""
-        return {
-            job: path.stem[: -len("-00000")]
-            for path in _parts(self.directory, table)
-            for job in _read(path)["job"].to_pylist()
-        }
+    def parts(self, table: str) -> list[str]:
+        """Names of the parts of a table, while it is in parts."""
+        return [path.stem[: -len("-00000")] for path in _parts(self.directory, table)]
 
     def compact(self, facts: Mapping[str, Any]) -> None:
         """Turn every folder into one table and mark the run as done."""
@@ -185,9 +189,8 @@ class RunRecords:
             remove_at_once(self.directory / name)
         self.write_facts({**facts, "state": "done"})
 
-    def _write(self, path: Path, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        with self._whole(path) as temporary:
-            _write_table(temporary, _from_rows(table, rows))
+    def _place(self, table: str, part: str) -> Path:
+        return self.directory / table / f"{_file_name(part)}-00000.arrow"
 
     def _write_text(self, name: str, text: str) -> None:
         with self._whole(self.directory / name) as temporary:
@@ -290,6 +293,13 @@ def read_part(directory: Path, table: str, part: str) -> list[dict[str, Any]] | 
     path = directory / table / f"{_file_name(part)}-00000.arrow"
     rows: list[dict[str, Any]] | None = _read(path).to_pylist() if path.is_file() else None
     return rows
+
+
+def jobs_of_part(directory: Path, part: str) -> list[str]:
+    """The jobs in a part of the table `jobs`; none when the table is no longer in parts."""
+    path = directory / "jobs" / f"{_file_name(part)}-00000.arrow"
+    found: list[str] = _read(path)["job"].to_pylist() if path.is_file() else []
+    return found
 
 
 def comparable(table: pa.Table) -> pa.Table:

@@ -18,6 +18,7 @@ import numpy as np
 from cluster.compute.compute import Compute
 from cluster.compute.tunings import TuningEvent
 from cluster.records import tunings as kept_tunings
+from cluster.records.batches import PatchPlaces
 from cluster.records.rows import prediction_rows
 from cluster.records.store import RunRecords
 from cluster.runs.crossfit import (
@@ -31,10 +32,11 @@ from cluster.runs.crossfit import (
 )
 from cluster.runs.crossfit_records import missing_of, outcome_of, record_outcome, tuning_rows
 from cluster.runs.crossfit_rows import read_rows
-from cluster.runs.ledger import EndedSearch, Ledger, OnJobs
+from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.optimize import OnIterations, search
 from cluster.runs.output import NOT_MET_FILE, mark_missing, measuring, save_repaired
 from cluster.runs.reports import Measured
+from cluster.workers.harvest import EndedSearch
 from cluster.workers.task import ReadyCase, SearchJob
 from engine.core.files import remove
 from engine.core.progress import Progress, Tick, ignore, unseen
@@ -189,7 +191,9 @@ def _search(
     settings = repair.settings.search
     validation = ready.rows.validation
     case, problem = fit.case(changes, settings, 0 if validation is None else len(validation.labels))
-    mixed = ReadyCase(case, problem, repair.folder)
+    naming = MixturePlaces(len(fit.settings.recipes), repair.chain)
+    places = PatchPlaces.of(case.index, naming.patch(case.index, case.weights.old, case.weights.old), naming.shapes)
+    mixed = ReadyCase(case, problem, repair.folder, places)
     name = f"crossfit-{fit.data[:12]}-{'+'.join(map(str, fit.repaired))}"
     jobs = tuple(SearchJob(f"{name}-s{seed}", settings, seed) for seed in repair.seeds)
     search(compute, ready.handle, [(mixed, jobs)], ledger, on_iterations)

@@ -24,11 +24,12 @@ from cluster.records.store import RunRecords, enough_room, holds_run, read_evalu
 from cluster.runs.chunk import Chunk, ChunkPaths, chunk_of
 from cluster.runs.features import search_rows
 from cluster.runs.identity import fingerprints, identity_of, run_facts
-from cluster.runs.ledger import EndedSearch, Ledger
+from cluster.runs.ledger import Ledger
 from cluster.runs.localize import localisation_sums
 from cluster.runs.optimize import OnIterations, chunk_jobs, patch_of, planned, ready_chunk, search
 from cluster.runs.output import check_output, measuring, save_repaired
 from cluster.runs.shared_rows import predict_held_out
+from cluster.workers.harvest import EndedSearch
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import ReadyCase, SearchJob
 from engine.charts.pareto import draw_pareto_front

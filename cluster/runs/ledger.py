@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,42 +13,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.records.batches import TableRows, unpacked, with_columns
 from cluster.records.checkpoint import Begun, pack, unpack
 from cluster.records.jobs import JobRow
-from cluster.records.rows import patch_rows
-from cluster.records.store import RunRecords, read_part, read_table
-from cluster.workers.task import RepairTask, SearchJob, SearchResult, TaskEvent, TaskResult
+from cluster.records.store import RunRecords, jobs_of_part, read_part, read_table
+from cluster.workers.harvest import EndedSearch, Segment, TaskEvent, job_columns
+from cluster.workers.task import RepairTask, SearchJob
 from engine.core.types import Float32, Int64
 from engine.patches.patch import Patch
 
 PROGRESS_SECONDS = 0.5
-"""`progress.json` is written at most this often."""
+"""`progress.json` is written at most this often, and what has ended waits at most so long for its file."""
 
 OnJobs = Callable[[Mapping[str, Any]], None]
 
-
-@dataclass(frozen=True, eq=False)
-class EndedSearch:
-    """A search that has ended.
-
-    Attributes:
-        job: its name.
-        index: (K, 2), places of the weights.
-        values: (offers, K), the patches it offers, best first; none where there was nothing to search.
-        fitness: of the first.
-        patched, intact: negatives and positives that the search believes the first gets right.
-        iterations: run.
-        stop: why it ended.
-    """
-
-    job: str
-    index: Int64
-    values: Float32
-    fitness: float
-    patched: int
-    intact: int
-    iterations: int
-    stop: str
+_TOGETHER = "ended"
+"""Begins the names of parts in which many tasks are; no task has such a name, see `cluster.runs.tasks.divided`."""
 
 
 class Places(Protocol):
@@ -63,6 +43,28 @@ class Places(Protocol):
 
     def index_of(self, patch: Patch, source: str) -> Int64:
         """The places (K, 2) that a patch is about; raises InputError, naming `source`, where it is about others."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where and when tasks came further, as the columns of `jobs` have it."""
+
+    where: str
+    worker: str
+    host: str
+    ended: float
+
+
+_PLACE = [field.name for field in fields(_Place)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Came:
+    """Rows that have come: from where, and how often the calls of each job were lost."""
+
+    rows: TableRows
+    place: _Place
+    again: Sequence[int]
 
 
 class Ledger:
@@ -80,14 +82,17 @@ class Ledger:
         self.counts: Counter[str] = Counter()
         self.failed: dict[str, str] = {}
         self._target, self._on_jobs = target, on_jobs
+        self._known: set[str] = set()
         self._parts: dict[str, str] = {}
+        self._together: list[str] = []
+        self._waiting: list[_Came] = []
         self._ended: dict[str, EndedSearch] = {}
         self._running: dict[str, Begun] = {}
         self._workers: Counter[str] = Counter()
         self._progress: dict[str, Any] = {"step": 0, "steps": None, "jobs_done": 0, "jobs": 0, "searched_iterations": 0}
         self._progress |= {"best": "", "elapsed": 0.0, "left": None, "workers": {}}
         self._known_total: int | None = None
-        self._written = 0.0
+        self._written = self._flushed = 0.0
         self._begun = time.perf_counter()
         self.earlier = 0.0
         """Seconds of the commands before this one, up to the end of the last search that they recorded."""
@@ -99,7 +104,8 @@ class Ledger:
         self._progress["steps"], self._known_total = steps, jobs
 
     def begin(self, step: int, jobs: int) -> None:
-        """Start a step of so many searches."""
+        """Start a step of so many searches; no part has searches of two steps."""
+        self.flush()
         self._progress["step"] = step
         planned = self._progress["jobs"] + jobs if self._known_total is None else self._known_total
         self._progress["jobs"] = planned
@@ -111,16 +117,16 @@ class Ledger:
         self._tell()
 
     def has(self, job: str) -> bool:
-        """Whether a search has ended already."""
-        return job in self._parts
+        """Whether a search had ended before this command."""
+        return job in self._known
 
-    def states(self, tasks: Sequence[RepairTask]) -> dict[str, Any]:
-        """States of the searches of these tasks that had begun."""
+    def begun(self, tasks: Sequence[RepairTask]) -> dict[str, Begun]:
+        """The searches of these tasks that had begun."""
         names = {job.name for task in tasks for job in task.searches}
-        return {name: begun.state for name, begun in self._running.items() if name in names}
+        return {name: begun for name, begun in self._running.items() if name in names}
 
     def ended(self, jobs: Iterable[str]) -> list[EndedSearch]:
-        """Of these searches, those that offer something, in this order."""
+        """Of these searches, those that offer something, in this order; not those that were judged where they ran."""
         return [self._ended[job] for job in jobs if job in self._ended]
 
     def fail(self, step: int, folder: Path, label: int, jobs: Sequence[SearchJob], note: str) -> None:
@@ -128,55 +134,59 @@ class Ledger:
         part = f"step{step}-{folder.name}-{label}-unreadable"
         rows = [
             JobRow(
-                **_job_columns(job, step, folder, label), state="failed", note=note, ended=self._now(), seconds=0.0
+                **job_columns(job, step, folder, label), state="failed", note=note, ended=self._now(), seconds=0.0
             ).cells
             for job in jobs
         ]
         self.records.replace("jobs", part, rows)
-        self._close(part, rows)
+        self._count("failed", len(rows), str(folder), note)
+        self._tell()
 
     def take(self, event: TaskEvent) -> None:
-        """Record a segment of a task."""
-        task, result = event.task, event.result
-        for search in result.searches:
-            earlier = self._running[search.name].iterations if search.name in self._running else ()
-            self._running[search.name] = Begun(search.state, (*earlier, *search.iterations))
-            self._progress["searched_iterations"] += len(search.iterations)
-        if result.searches:
-            swarm = [
-                {"job": search.name, **asdict(iteration)}
-                for search in result.searches
-                for iteration in self._running[search.name].iterations
-            ]
-            self.records.replace("swarm", task.name, swarm)
-        rows = [row.cells for row in self._rows(event)]
-        # The table `jobs` comes last: a job that is in it as done has everything else in its place.
-        if any(search.offers for search in result.searches):
-            self.records.replace("patches", task.name, self._patches(result))
-        self.records.replace("jobs", task.name, rows)
-        if not result.ended:
-            running = {search.name: self._running[search.name] for search in result.searches}
-            self.records.write_checkpoint(task.name, pack(running))
-            self._tell()
+        """Record what tasks have brought; rows of many tasks wait a little and share a file, see `flush`."""
+        place = _Place(event.where, event.worker, event.host, self._now())
+        shared: list[int] = []
+        for task, segment, count in zip(event.tasks, event.segments, event.redispatched, strict=True):
+            self._progress["searched_iterations"] += segment.iterations
+            if segment.rows is None:
+                shared += [count] * len(task.searches)
+            else:
+                self._write(task.name, [_Came(segment.rows, place, [count] * len(task.searches))])
+            self._close(task, segment, event.worker)
+        if event.rows is not None:
+            self._waiting.append(_Came(event.rows, place, shared))
+        if time.perf_counter() - self._flushed >= PROGRESS_SECONDS:
+            self.flush()
+        self._tell()
+
+    def flush(self) -> None:
+        """Write what has ended and waits for that."""
+        if not self._waiting:
             return
-        self.records.drop_checkpoint(task.name)
-        for search in result.searches:
-            del self._running[search.name]
-            self._ended[search.name] = _ended_search(search, result)
-        self._workers[event.worker] += len(rows)
-        self._done_here += len(rows)
-        self._close(task.name, rows)
+        self._flushed = time.perf_counter()
+        number = 1 + int(self._together[-1].rpartition("-")[2]) if self._together else 0
+        part = f"{_TOGETHER}-{number:06d}"
+        self._write(part, self._waiting)
+        self._together.append(part)
+        self._waiting = []
 
     def choose(self, jobs: Sequence[str]) -> None:
         """Mark searches whose patches are in the model of a step."""
-        parts: dict[str, set[str]] = {}
-        for job in jobs:
-            parts.setdefault(self._parts[job], set()).add(job)
-        for part, chosen in parts.items():
+        self.flush()
+        left = set(jobs)
+        parts = {self._parts[job] for job in jobs if job in self._parts}
+        left -= {job for job in jobs if job in self._parts}
+        for part in reversed(self._together):  # the last step's are the last
+            if not left:
+                break
+            if mine := left.intersection(jobs_of_part(self.records.directory, part)):
+                left -= mine
+                parts.add(part)
+        for part in parts:
             rows = read_part(self.records.directory, "jobs", part)
             if rows is not None:
                 self.records.replace(
-                    "jobs", part, [row | {"chosen": row["chosen"] or row["job"] in chosen} for row in rows]
+                    "jobs", part, [row | {"chosen": row["chosen"] or row["job"] in jobs} for row in rows]
                 )
 
     def best(self, words: str) -> None:
@@ -193,9 +203,11 @@ class Ledger:
         self.earlier = max((row["ended"] for row in jobs), default=0.0)
         rows = {row["job"]: row for row in jobs if row["state"] in ("done", "skipped")}
         ended = {job: row["state"] for job, row in rows.items()}
+        self._known = set(ended)
         # Which part a job is in matters only while the table is in parts.
-        self._parts = {job: part for job, part in self.records.parts_of("jobs").items() if job in ended}
-        self._parts |= {job: "" for job in ended if job not in self._parts}
+        self._together = [part for part in self.records.parts("jobs") if part.startswith(f"{_TOGETHER}-")]
+        alone = [part for part in self.records.parts("jobs") if not part.startswith(f"{_TOGETHER}-")]
+        self._parts = {job: part for part in alone for job in jobs_of_part(directory, part) if job in ended}
         self.counts.update(ended.values())
         self._progress["jobs_done"] = len(ended)
         self._progress["searched_iterations"] = sum(row["iterations"] or 0 for row in jobs if row["job"] in ended)
@@ -224,53 +236,43 @@ class Ledger:
             index = self._target.index_of(places, str(self.records.directory))
             yield jobs[start], index, new[start:stop].reshape(-1, count).astype(np.float32)
 
-    def _close(self, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        for row in rows:
-            self.counts[row["state"]] += 1
-            if row["state"] == "failed":
-                self.failed.setdefault(row["chunk"], row["note"])
-            else:
-                self._parts[row["job"]] = part
-        self._progress["jobs_done"] += len(rows)
-        self._tell()
+    def _close(self, task: RepairTask, segment: Segment, worker: str) -> None:
+        """Take note of how far a task is, once its rows are written or wait."""
+        names = [job.name for job in task.searches]
+        if not segment.ended:
+            self._running.update(segment.begun)
+            self.records.write_checkpoint(task.name, pack(segment.begun))
+            return
+        if segment.rows is not None:
+            self.records.drop_checkpoint(task.name)
+            for name in names:
+                self._running.pop(name, None)
+                if segment.state != "failed":
+                    self._parts[name] = task.name
+        self._ended.update({search.job: search for search in segment.found})
+        self._workers[worker] += len(names)
+        self._done_here += len(names)
+        self._count(segment.state, len(names), str(task.folder), segment.note)
 
-    def _rows(self, event: TaskEvent) -> list[JobRow]:
-        task, result = event.task, event.result
-        place = {name: getattr(event, name) for name in ("where", "worker", "host", "redispatched")}
-        shared = {**place, "ended": self._now()}
-        columns = [_job_columns(job, task.step, task.folder, task.label) for job in task.searches]
-        if not result.searches:
-            state, seconds = "failed" if result.failed else "skipped", result.seconds / len(task.searches)
-            return [JobRow(**mine, state=state, note=result.note, seconds=seconds, **shared) for mine in columns]
-        return [
-            JobRow(
-                **{**mine, **shared, "positive_weight": search.objective.positive_weight},
-                data=result.data,
-                weights=len(search.state.swarm.global_position),
-                negatives=search.objective.negatives,
-                positives=search.objective.positives,
-                iterations=search.state.swarm.iteration,
-                fitness=search.state.swarm.global_fitness,
-                start_fitness=search.state.start_fitness,
-                patched=int(search.state.best_sums[2]),
-                intact=int(search.state.best_sums[3]),
-                # One that has stopped is done when its patches have come too.
-                stop=(search.state.stop or "") if search.offers else "",
-                state="done" if search.offers else "running",
-                seconds=sum(iteration.seconds for iteration in self._running[search.name].iterations),
-            )
-            for mine, search in zip(columns, result.searches, strict=True)
-        ]
+    def _count(self, state: str, searches: int, chunk: str, note: str) -> None:
+        self.counts[state] += searches
+        self._progress["jobs_done"] += searches
+        if state == "failed":
+            self.failed.setdefault(chunk, note)
 
-    def _patches(self, result: TaskResult) -> list[dict[str, Any]]:
-        index, old = result.index, result.old
-        assert index is not None and old is not None
-        rows = []
-        for search in result.searches:
-            for rank, offer in enumerate(search.offers):
-                patch = self._target.patch(index, old, offer.values)
-                rows += patch_rows(search.name, rank, offer.fitness, patch, self._target.shapes)
-        return rows
+    def _write(self, part: str, came: Sequence[_Came]) -> None:
+        """Write a part of all tables; `jobs` comes last: a job that is in it as done has all else in its place."""
+        for table in ("swarm", "patches", "labels", "jobs"):
+            messages = [one.rows.messages[table] for one in came if table in one.rows.messages]
+            if not messages:
+                continue
+            rows = unpacked(table, messages)
+            if table == "jobs":
+                counts = [one.rows.jobs for one in came]
+                places = {name: [getattr(one.place, name) for one in came] for name in _PLACE}
+                columns = {name: np.repeat(values, counts).tolist() for name, values in places.items()}
+                rows = with_columns(rows, columns | {"redispatched": [count for one in came for count in one.again]})
+            self.records.write(table, part, rows)
 
     def _now(self) -> float:
         """Seconds of the run, with those of the commands before this one."""
@@ -288,30 +290,3 @@ class Ledger:
         if at_once or time.perf_counter() - self._written >= PROGRESS_SECONDS:
             self.records.write_progress(progress)
             self._written = time.perf_counter()
-
-
-def _job_columns(job: SearchJob, step: int, folder: Path, label: int) -> dict[str, Any]:
-    """What is known of a search before it has run."""
-    return {
-        "job": job.name,
-        "step": step,
-        "chunk": str(folder),
-        "label": label,
-        "seed": job.seed,
-        "positive_weight": job.settings.positive_weight,
-    }
-
-
-def _ended_search(search: SearchResult, result: TaskResult) -> EndedSearch:
-    assert result.index is not None
-    sums = search.state.best_sums
-    return EndedSearch(
-        job=search.name,
-        index=result.index,
-        values=np.stack([offer.values for offer in search.offers]),
-        fitness=search.state.swarm.global_fitness,
-        patched=int(sums[2]),
-        intact=int(sums[3]),
-        iterations=search.state.swarm.iteration,
-        stop=search.state.stop or "",
-    )

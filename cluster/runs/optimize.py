@@ -16,16 +16,18 @@ from typing import Any
 import numpy as np
 
 from cluster.compute.compute import Compute
+from cluster.records.batches import PatchPlaces
 from cluster.records.store import RunRecords
 from cluster.runs.chunk import Chunk, ChunkPaths, open_chunk
 from cluster.runs.features import held_out_rows, search_rows
 from cluster.runs.identity import fingerprints, identity_of, run_facts
-from cluster.runs.ledger import EndedSearch, Ledger, OnJobs
+from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.localize import target_of_handle
 from cluster.runs.output import check_output, measuring, save_repaired
 from cluster.runs.reports import ChunkReport, Measured, label_rows
 from cluster.runs.shared_rows import predict_held_out
 from cluster.runs.tasks import divided, parts_of_groups
+from cluster.workers.harvest import EndedSearch
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import ReadyCase, RepairTask, SearchJob
 from engine.core.errors import InputError
@@ -41,11 +43,12 @@ from engine.passes.batching import predicted_classes
 from engine.patches.patch import NO_CHANGE, Patch
 from engine.problem.case import RepairCase
 from engine.problem.problem import build_fitness, objective_of, problem_of, sample_positives
-from engine.search.loop import Iteration, SearchSettings
+from engine.search.loop import SearchSettings
 from engine.targets.base import Target
 from engine.targets.memory import Plan, SearchSize, check_plan
 
-OnIterations = Callable[[str, Sequence[Iteration]], None]
+OnIterations = Callable[[str, int, float], None]
+"""Called with the name of a search, how many iterations it has run meanwhile, and its best fitness so far."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,11 +182,13 @@ def search(
     count = sum(len(jobs) for _, jobs in cases)
     ledger.plan(1, count)
     ledger.begin(1, count)
-    for event in compute.run_tasks(handle, None, tasks, ledger.states(tasks)):
+    for event in compute.run_tasks(handle, None, tasks, ledger.begun(tasks)):
         ledger.take(event)
         if on_iterations is not None:
-            for searched in event.result.searches:
-                on_iterations(searched.name, searched.iterations)
+            for segment in event.segments:
+                for searched in segment.searches:
+                    on_iterations(searched.name, len(searched.seconds), searched.best)
+    ledger.flush()
 
 
 def _open_all(repairs: Repairs) -> list[Chunk | None]:
@@ -250,7 +255,8 @@ def ready_chunk(
     case = RepairCase(chunk.label, chunk.data, chunk.index, weights, rows)
     source = RngKey(0, chunk.data, chunk.label)
     problem = problem_of(target, target.kernel, chunk.index, weights, name=chunk.data, source=source, settings=settings)
-    return ReadyCase(case, problem, chunk.paths.negatives)
+    places = PatchPlaces.of(chunk.index, target.patch(chunk.index, weights.old, weights.old), target.shapes)
+    return ReadyCase(case, problem, chunk.paths.negatives, places)
 
 
 def chunk_jobs(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from engine.core.types import Float32, Int64
-from engine.data.image_set import ImageSet, read_images, row_digests
+from engine.core.errors import InputError
+from engine.core.types import Float32, Int64, Uint8
+from engine.data.image_set import ImageSet, read_blocks, read_images, row_digests
 from engine.data.value_range import ValueRange, value_range
 from engine.passes.classes import rows_of
 from engine.targets.model_runner import ModelRunner
@@ -71,6 +73,26 @@ def block_pass(
     with rows_of(images.path, start, runner.path):
         result = _result(runner, what, pixels, images.labels[start:stop], features)
     return Block(result, value_range(pixels))
+
+
+@dataclass(frozen=True, eq=False)
+class SetRows:
+    """What is known of the rows of a set without a model: their digests (n, 16), and the range of their numbers."""
+
+    digests: Uint8
+    values: ValueRange
+
+
+def set_rows(images: ImageSet) -> SetRows | None:
+    """Read a whole set; None where it cannot be read to its end."""
+    digests, values = [], []
+    try:
+        for block in read_blocks(images):
+            digests.append(row_digests(block))
+            values.append(value_range(block))
+    except InputError:
+        return None
+    return SetRows(np.concatenate(digests), functools.reduce(ValueRange.joined, values)) if digests else None
 
 
 def _result(runner: ModelRunner, what: Pass, pixels: Float32, labels: Int64, features: Int64 | None) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import (
@@ -52,6 +52,7 @@ class Call:
         tag: the caller's own mark.
         worker: index of the worker that has, or is to have, the caches for it, or None.
         attempts: how often it was sent.
+        parts: calls that this one is made of; they are sent again where it is lost.
     """
 
     method: str
@@ -59,6 +60,17 @@ class Call:
     tag: Any = None
     worker: int | None = None
     attempts: int = 0
+    parts: tuple[Call, ...] = ()
+
+
+class Joins(Protocol):
+    """Makes one call of several that wait for the same worker."""
+
+    def size(self, waiting: int) -> int:
+        """How many to join, at most, of so many that wait."""
+
+    def join(self, calls: Sequence[Call]) -> Call:
+        """One call with these as its parts, of which there is one at least."""
 
 
 @dataclass
@@ -96,6 +108,9 @@ class WorkerPool:
         self._slots = [_Slot(self._new_actor()) for _ in range(resources.workers)]
         self._shared: deque[Call] = deque()
         self._own: list[deque[Call]] = [deque() for _ in self._slots]
+        self._waiting = 0
+        self._flying: dict[Any, int] = {}
+        self._free = set(range(len(self._slots)))
         self._alive_at = time.monotonic()
         self._wait_for_start()
 
@@ -114,16 +129,20 @@ class WorkerPool:
     def submit(self, call: Call, *, first: bool = False) -> None:
         """Queue a call, in front of the others if `first`."""
         queue = self._shared if call.worker is None else self._own[call.worker]
+        self._waiting += 1
         if first:
             queue.appendleft(call)
         else:
             queue.append(call)
 
-    def run(self, calls: Iterable[Call] = (), depth: int = 1) -> Iterator[tuple[Call, Any, int]]:
+    def run(
+        self, calls: Iterable[Call] = (), depth: int = 1, joins: Joins | None = None
+    ) -> Iterator[tuple[Call, Any, int]]:
         """Send queued calls and yield (call, result, worker) as they finish, until none is left.
 
         Calls submitted while iterating are taken up. At most `depth` calls are with one worker, so that it does not
-        wait for its next one; only one as soon as there are few left, so that none waits behind another.
+        wait for its next one; only one as soon as there are few left, so that none waits behind another. With `joins`
+        every call that is sent, and told of, is one that it made; those that were lost are joined with no others.
 
         Raises:
             InputError: the call found bad input.
@@ -132,8 +151,8 @@ class WorkerPool:
         for call in calls:
             self.submit(call)
         try:
-            while self._waiting or any(slot.flying for slot in self._slots):
-                self._send(depth)
+            while self._waiting or self._flying:
+                self._send(depth, joins)
                 yield from self._collect()
         finally:
             # An error or a caller that stops early leaves nothing behind for the next run.
@@ -141,6 +160,8 @@ class WorkerPool:
                 queue.clear()
             for slot in self._slots:
                 slot.flying.clear()
+            self._flying.clear()
+            self._waiting, self._free = 0, set(range(len(self._slots)))
 
     def close(self) -> None:
         """End the actors."""
@@ -163,60 +184,79 @@ class WorkerPool:
             reason = next((slot.error for slot in self._slots if slot.error), f"none answered in {START_TIMEOUT:.0f} s")
             raise WorkerError(f"no worker could start: {reason}")
 
-    @property
-    def _waiting(self) -> int:
-        return len(self._shared) + sum(len(queue) for queue in self._own)
-
-    def _send(self, depth: int) -> None:
+    def _send(self, depth: int, joins: Joins | None) -> None:
+        """Give calls to the workers that may take one; how many workers there are besides costs nothing."""
         now = time.monotonic()
         for most in range(1, depth + 1):
-            if most > 1 and self._waiting < 2 * len(self._slots):
+            if not self._waiting or (most > 1 and self._waiting < 2 * len(self._slots)):
                 break
-            for index, slot in enumerate(self._slots):
+            for index in sorted(self._free):
+                slot = self._slots[index]
                 if not slot.ready:
                     self._revive(slot, now)
                     continue
                 while len(slot.flying) < most:
-                    call = self._next_for(index)
+                    call = self._next_for(index, joins)
                     if call is None:
                         break
-                    call.attempts += 1
-                    slot.flying[getattr(slot.actor, call.method).remote(*call.args)] = call
+                    for part in call.parts or (call,):
+                        part.attempts += 1
+                    ref = getattr(slot.actor, call.method).remote(*call.args)
+                    slot.flying[ref] = call
+                    self._flying[ref] = index
+                if len(slot.flying) >= depth:
+                    self._free.discard(index)
 
-    def _next_for(self, index: int) -> Call | None:
-        """The queued call this worker should take: its own, or anybody's, or else the last of a busy or lost worker's.
+    def _next_for(self, index: int, joins: Joins | None) -> Call | None:
+        """What this worker should take: a call of its own, or anybody's, or else the last of a busy or lost worker's.
 
         A call goes to the worker that has its caches, unless that one is lost, or busy while this one idles:
-        rebuilding caches beats waiting.
+        rebuilding caches beats waiting. Calls are joined with those behind them in the same queue.
         """
-        for queue in (self._own[index], self._shared):
-            if queue:
-                return queue.popleft()
-        others = [
-            queue
-            for queue, slot in zip(self._own, self._slots, strict=True)
-            if queue and (slot.flying or not slot.ready)
-        ]
-        return max(others, key=len).pop() if others and not self._slots[index].flying else None
+        queue = self._own[index] or self._shared
+        take, following = queue.popleft, 0
+        if not queue:
+            others = [
+                queue
+                for queue, slot in zip(self._own, self._slots, strict=True)
+                if queue and (slot.flying or not slot.ready)
+            ]
+            if not others or self._slots[index].flying:
+                return None
+            queue = max(others, key=len)
+            take, following = queue.pop, -1
+        calls = [take()]
+        if joins is not None:
+            most = 1 if calls[0].attempts else joins.size(self._waiting)
+            while len(calls) < most and queue and not queue[following].attempts:
+                calls.append(take())
+        self._waiting -= len(calls)
+        return calls[0] if joins is None else joins.join(calls)
 
     def _collect(self) -> Iterator[tuple[Call, Any, int]]:
-        flying = [(ref, index) for index, slot in enumerate(self._slots) for ref in slot.flying]
-        probes = [slot.probe for slot in self._slots if slot.probe is not None]
-        waiting = [ref for ref, _ in flying] + probes
+        """Answers that have come, if need be after a wait.
+
+        Ray looks at every answer under way to tell which have come. Of many it is asked for several at a time, so that
+        one costs the driver no more than where few are under way.
+        """
+        probes = [slot.probe for slot in self._slots if slot.probe is not None] if self._free else []
+        waiting = [*probes, *self._flying]
         if not waiting:
             time.sleep(0.05)
-        else:
-            ray.wait(waiting, num_returns=1, timeout=0.5)
-        # One question for all of them: asking for each would cost the driver more than the answers.
-        ready = set(ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]) if waiting else set()
-        for slot in self._slots:
-            if slot.probe in ready:
-                self._check_probe(slot)
-        for ref, index in flying:
-            slot = self._slots[index]
-            if ref not in slot.flying or ref not in ready:
+        some = max(1, len(waiting) // 64)
+        ready = ray.wait(waiting, num_returns=some, timeout=0.5 if some == 1 else 0.02)[0] if waiting else []
+        if probes:
+            for slot in self._slots:
+                if slot.probe in ready:
+                    self._check_probe(slot)
+        for ref in ready:
+            index = self._flying.get(ref)
+            if index is None:
                 continue
+            slot = self._slots[index]
             call = slot.flying.pop(ref)
+            del self._flying[ref]
+            self._free.add(index)
             try:
                 value = ray.get(ref)
             except RayTaskError as error:
@@ -234,18 +274,22 @@ class WorkerPool:
 
     def _requeue(self, slot: _Slot, call: Call, error: Exception) -> None:
         """Put the calls of a lost worker back in front, and replace it."""
-        if call.attempts >= CALL_ATTEMPTS:
-            name = getattr(call.tag, "name", call.tag)
-            raise WorkerError(
-                f"{call.method} of {name} took down {call.attempts} workers: {why_lost(error)}"
-            ) from error
+        for part in call.parts or (call,):
+            if part.attempts >= CALL_ATTEMPTS:
+                name = getattr(part.tag, "name", part.tag)
+                raise WorkerError(
+                    f"{call.method} of {name} took down {part.attempts} workers: {why_lost(error)}"
+                ) from error
         slot.error = why_lost(error)
         lost = [call, *slot.flying.values()]
+        for ref in slot.flying:
+            del self._flying[ref]
         slot.flying.clear()
-        self.redispatched += len(lost)
-        for lost_call in reversed(lost):
+        again = [part for whole in lost for part in whole.parts or (whole,)]
+        self.redispatched += len(again)
+        for lost_call in reversed(again):
             lost_call.worker = None
-            self._shared.appendleft(lost_call)
+            self.submit(lost_call, first=True)
         if not isinstance(error, ObjectLostError):
             slot.retry_at = time.monotonic()
 

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+from cluster.records.checkpoint import Begun
+from cluster.workers.harvest import Harvest, Reaper
+from cluster.workers.judge import Judge, Predicts
 from cluster.workers.lru import Cache
 from cluster.workers.model import ReceivedModel, ShippedModel
-from cluster.workers.passes import NOT_VISIBLE, Block, Pass, ShippedRows, block_pass
+from cluster.workers.passes import NOT_VISIBLE, Block, Pass, SetRows, ShippedRows, block_pass, set_rows
 from cluster.workers.task import Base, ChunkLabel, ReadyCase, RepairTask, TaskResult, TaskRunner
 from cluster.workers.tunings import TuningRunner
 from engine import backend
@@ -31,6 +36,15 @@ from engine.tuning.train import Changes, TuningJob
 
 KEPT_MODELS = 2
 KEPT_PROBLEMS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class SentTask:
+    """A task as it travels, with its searches that have begun; `beside` numbers what travels beside it, or is None."""
+
+    task: RepairTask
+    begun: Mapping[str, Begun]
+    beside: int | None
 
 
 class Replica:
@@ -69,6 +83,10 @@ class Replica:
         except InputError as error:
             return error
 
+    def run_sets(self, sets: Sequence[ShippedRows]) -> list[SetRows | str | None]:
+        """What is known of the rows of some sets; see `set_rows`."""
+        return [set_rows(rows.image_set) if rows.visible else NOT_VISIBLE for rows in sets]
+
     def evaluate_tiles(
         self,
         key: str,
@@ -99,6 +117,47 @@ class Replica:
         if beside is None and not _visible(task):
             return NOT_VISIBLE
         return self._tasks.run(self._model(model), base, task, states, seconds, beside)
+
+    def run_tasks(
+        self,
+        model: ShippedModel | None,
+        base: Base | None,
+        judge: Judge | None,
+        tasks: bytes,
+        segment: float,
+        seconds: float,
+        *beside: Float32 | ReadyCase,
+    ) -> Harvest:
+        """Run tasks one after the other, each for about `segment` seconds; none is begun after `seconds`.
+
+        Args:
+            model, base: as of `run_task`.
+            judge: of what they offer, or None.
+            tasks: pickled sequence of `SentTask`, at least one; the first is begun in any case.
+            segment: see `run_task`.
+            seconds: of all of them.
+            beside: what travels beside some of the tasks.
+        """
+        begun = time.perf_counter()
+        reaper = Reaper(judge)
+        some: Sequence[SentTask] = pickle.loads(tasks)
+        for number, sent in enumerate(some):
+            if number and time.perf_counter() - begun >= seconds:
+                reaper.skip(None)
+                continue
+            extra = None if sent.beside is None else beside[sent.beside]
+            states = {name: search.state for name, search in sent.begun.items()}
+            result = self.run_task(model, base, sent.task, states, segment, extra)
+            if isinstance(result, str):
+                reaper.skip(result)
+            else:
+                judging = judge is not None and result.searches
+                reaper.add(sent.task, sent.begun, result, self.layer(model) if judging else None)
+        return reaper.harvest(time.perf_counter() - begun)
+
+    def layer(self, model: ShippedModel | None) -> Predicts:
+        """What judges patches of a model."""
+        return self._model(model).runner.layer
 
     def run_tuning(
         self, key: str, job: TuningJob, task: TuningTask, recipes: tuple[Recipe, ...]

@@ -19,12 +19,13 @@ from typing import Protocol
 
 import numpy as np
 
+from cluster.records.batches import PatchPlaces
 from cluster.workers.lru import Cache
 from cluster.workers.passes import ShippedRows
 from engine import backend
 from engine.core.errors import InputError
 from engine.core.rng import RngKey
-from engine.core.types import Float32, Int64, Uint8
+from engine.core.types import Float32, Uint8
 from engine.data.image_set import ImageSet, open_reader, row_digests
 from engine.fitness.base import Fitness, Goal
 from engine.layers.tail import Tail
@@ -49,11 +50,12 @@ KEPT_CASES = 16
 
 @dataclass(frozen=True)
 class SearchJob:
-    """One search of a task: its name, unique within a run, its settings and its seed."""
+    """One search of a task: its name, unique within a run, its settings and its seed, and its place in its step."""
 
     name: str
     settings: SearchSettings
     seed: int
+    place: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +96,19 @@ class ChunkLabel:
 
 @dataclass(frozen=True, eq=False)
 class ReadyCase:
-    """A case with its search and the folder of its rows; searches of a task differ in name, seed and settings."""
+    """A case with its search; searches of a task differ in name, seed and settings.
+
+    Attributes:
+        case: rows and weights.
+        problem: what is searched.
+        folder: of the rows.
+        places: what the tables call the weights.
+    """
 
     case: RepairCase
     problem: Problem
     folder: Path
+    places: PatchPlaces
 
     def problems(self, jobs: Sequence[SearchJob]) -> list[Problem]:
         """What each job searches."""
@@ -178,8 +188,7 @@ class TaskResult:
         note: why there was nothing to search or why it failed, else empty.
         failed: the chunk is damaged, or the model's outputs for one of its rows are not numbers.
         data: fingerprint of rows and weights.
-        index: (K, 2) kernel positions.
-        old: (K,) values in the kernel the searches start from.
+        places: the weights, with their values in the kernel that the searches start from.
         seconds: of this call.
     """
 
@@ -187,33 +196,13 @@ class TaskResult:
     note: str = ""
     failed: bool = False
     data: str = ""
-    index: Int64 | None = None
-    old: Float32 | None = None
+    places: PatchPlaces | None = None
     seconds: float = 0.0
 
     @property
     def ended(self) -> bool:
         """Nothing of the task is left to do: every search has stopped and says what it offers."""
         return all(search.offers for search in self.searches)
-
-
-@dataclass(frozen=True, eq=False)
-class TaskEvent:
-    """A segment of a task.
-
-    Attributes:
-        task, result: what ran, and how far it is.
-        where: process, worker or tiles.
-        worker, host: what ran it.
-        redispatched: calls of the task so far that ran again because a worker died.
-    """
-
-    task: RepairTask
-    result: TaskResult
-    where: str
-    worker: str
-    host: str
-    redispatched: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,7 +281,7 @@ class TaskRunner:
             for group in groups:
                 results.update({result.name: result for result in _with_offers(group, results, task.offers)})
         ordered = [results[job.name] for job in task.searches]
-        return task_result(case, ordered, time.perf_counter() - begun)
+        return task_result(ready, ordered, time.perf_counter() - begun)
 
     def ready(
         self, model: Model, base: Base | None, task: RepairTask, beside: Float32 | ReadyCase | None
@@ -370,9 +359,9 @@ def nothing_to_do(task: RepairTask, seconds: float) -> TaskResult:
     return TaskResult(note=f"the model gets every row of label {task.label} right", seconds=seconds)
 
 
-def task_result(case: RepairCase, searches: Sequence[SearchResult], seconds: float) -> TaskResult:
+def task_result(ready: ReadyCase, searches: Sequence[SearchResult], seconds: float) -> TaskResult:
     """How far a task is whose searches are in its order."""
-    return TaskResult(tuple(searches), data=case.data, index=case.index, old=case.weights.old, seconds=seconds)
+    return TaskResult(tuple(searches), data=ready.case.data, places=ready.places, seconds=seconds)
 
 
 def ready_case(target: Target, batch_rows: int, kernel: Float32, case: RepairCase, task: RepairTask) -> ReadyCase:
@@ -395,7 +384,8 @@ def ready_case(target: Target, batch_rows: int, kernel: Float32, case: RepairCas
     check_plan(target.memory_plan(case.weights, size))
     source = RngKey(0, case.data, case.label)
     problem = problem_of(target, kernel, case.index, case.weights, name=task.name, source=source, settings=settings)
-    return ReadyCase(case, problem, task.folder)
+    places = PatchPlaces.of(case.index, target.patch(case.index, case.weights.old, case.weights.old), target.shapes)
+    return ReadyCase(case, problem, task.folder, places)
 
 
 def _groups(problems: Sequence[Problem], rows: Rows, tail: Tail | None) -> list[_Group]:

@@ -58,6 +58,7 @@ RUNS = (
         (("seconds", "repairs/s", "/ 1 worker", "/ 2 workers"),),
         shipped=True,
         says="100 empty jobs: ",
+        aims=True,
     ),
     Run(
         "costs",
@@ -136,9 +137,10 @@ RUNS = (
     ),
     Run(
         "scale",
-        "--chunks 1 --rows 200 --check-tasks 6 --check-workers 1",
-        (("workers", "measured s", "simulated s", "ratio"), ("workers", "of ideal", "driver busy")),
+        "--chunks 1 --rows 200 --driver-tasks 200 --check-tasks 6 --check-workers 1",
+        (("workers", "measured s", "simulated s", "error"), ("workers", "of ideal", "driver busy")),
         shipped=True,
+        aims=True,
     ),
     Run(
         "tiles",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,15 @@ from ray.cluster_utils import Cluster
 from cluster.batch.run import run_recorded
 from cluster.batch.spec import ChunkFile, Mode, tasks_of
 from cluster.compute.compute import Compute, ComputeOptions
+from cluster.records.batches import iteration_numbers
+from cluster.records.checkpoint import Begun
 from cluster.records.schema import OF_METHODS, SCHEMAS
 from cluster.records.store import RunRecords, comparable, read_facts, read_table
 from cluster.runs.chunk import ChunkPaths
 from cluster.runs.optimize import Repairs, repair
-from cluster.workers.task import Base
+from cluster.workers.bundles import Bundles
+from cluster.workers.harvest import TaskEvent
+from cluster.workers.task import Base, TaskRunner
 from engine.data.image_set import open_image_set
 from engine.data.outcomes import open_negatives, write_targets
 from engine.localize.last_dense import localize
@@ -92,6 +96,63 @@ def test_two_workers(two_workers: Compute, chunks: Path, undisturbed: dict[str, 
     check_modes(two_workers, chunks, undisturbed, tmp_path, "worker")
 
 
+@pytest.mark.parametrize("lasts", [1e9, 0.0])
+def test_tasks_that_travel_together(
+    two_workers: Compute,
+    chunks: Path,
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lasts: float,
+) -> None:
+    """Also where a call comes back before all of its tasks have begun."""
+    together, original = [], two_workers.run_tasks
+
+    def run_tasks(*arguments: Any) -> Iterator[TaskEvent]:
+        for event in original(*arguments):
+            together.append(len(event.tasks))
+            yield event
+
+    monkeypatch.setattr(Bundles, "size", lambda self, waiting: 3)
+    monkeypatch.setattr("cluster.workers.bundles.CALL_SECONDS", lasts)
+    monkeypatch.setattr("cluster.workers.bundles.SERVED_SECONDS", 0.0)
+    monkeypatch.setattr(two_workers, "run_tasks", run_tasks)
+    check_modes(two_workers, chunks, undisturbed, tmp_path, "worker", modes=["rounds"])
+    assert sum(together) >= 2 * CHUNKS * len(LABELS) and max(together) == (3 if lasts else 1)
+
+
+@pytest.mark.parametrize("waits", [0.0, 1e9])
+@pytest.mark.parametrize("mode", ["rounds", "chain"])
+def test_interrupted_after_some_files(
+    chunks: Path,
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: Mode,
+    waits: float,
+) -> None:
+    """What had ended is judged again, and not searched again; what waited for its file is lost and made again."""
+    monkeypatch.setattr("cluster.runs.ledger.PROGRESS_SECONDS", waits)
+    done, first = [], len(LABELS) * len(WORTHS) * (1 if mode == "chain" else CHUNKS)
+
+    def interrupt(progress: Mapping[str, Any]) -> None:
+        done.append(progress["jobs_done"])
+        if done[-1] > first:
+            raise KeyboardInterrupt
+
+    directory = tmp_path / "run"
+    with here() as compute, pytest.raises(KeyboardInterrupt):
+        run_recorded(small_batch(chunks, directory, mode), compute, on_jobs=interrupt)
+    before = {row["job"]: row["ended"] for row in read_table(directory, "jobs").to_pylist()}
+    assert len(before) == (first if waits else done[-1])
+    assert len(list((directory / "jobs").iterdir())) == (1 if waits else 1 + first // len(WORTHS))
+    with here() as compute:
+        assert run_recorded(small_batch(chunks, directory, mode), compute, resume=True) == 0
+    assert differences(directory, undisturbed[mode]) == []
+    after = {row["job"]: row["ended"] for row in read_table(directory, "jobs").to_pylist()}
+    assert all(after[job] == ended for job, ended in before.items())
+
+
 def test_tiles_on_two_workers(
     two_workers: Compute,
     chunks: Path,
@@ -128,17 +189,16 @@ def test_a_search_that_had_stopped_is_told_with_the_others(
     base = Base(batch.target.kernel)
     tasks = list(tasks_of(batch, 1, batch.chunks[1:2], base.key, 0))[:1]
     with here() as compute:
-        *_, undisturbed = compute.run_tasks(compute.handle(batch.model, batch.target), base, tasks, {})
-    assert len(undisturbed.result.searches) == 2
+        undisturbed = TaskRunner().run(compute.handle(batch.model, batch.target), base, tasks[0], {}, 1e9)
+    assert len(undisturbed.searches) == 2
     monkeypatch.setattr(two_workers, "options", ComputeOptions(num_workers=2, tiles=True))
     handle = two_workers.handle(batch.model, batch.target)
-    for stopped in undisturbed.result.searches:
-        *before, last = two_workers.run_tasks(handle, base, tasks, {stopped.name: stopped.state})
-        assert not any(event.result.ended for event in before) and last.result.ended
-        for mine, theirs in zip(last.result.searches, undisturbed.result.searches, strict=True):
-            assert [offer.values.tobytes() for offer in mine.offers] == [
-                offer.values.tobytes() for offer in theirs.offers
-            ]
+    for stopped in undisturbed.searches:
+        begun = {stopped.name: Begun(stopped.state, iteration_numbers(stopped.iterations))}
+        *before, last = (event.segments[0] for event in two_workers.run_tasks(handle, base, tasks, begun))
+        assert not any(segment.ended for segment in before) and last.ended
+        for mine, theirs in zip(last.found, undisturbed.searches, strict=True):
+            assert mine.values.tobytes() == b"".join(offer.values.tobytes() for offer in theirs.offers)
 
 
 def test_in_segments(

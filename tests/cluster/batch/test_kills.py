@@ -14,6 +14,7 @@ from ray.cluster_utils import Cluster
 from cluster.batch.run import run_recorded
 from cluster.compute.compute import Compute, ComputeOptions
 from cluster.records.store import read_facts, read_table
+from cluster.workers.bundles import Bundles
 from tests.support.batches import (
     CALLS,
     FILES,
@@ -45,6 +46,19 @@ def test_killed_worker(cluster: Cluster, chunks: Path, undisturbed: dict[str, Pa
     assert (tmp_path / "calls").stat().st_size > at
     assert differences(tmp_path / "run", undisturbed["rounds"]) == []
     assert sum(read_table(tmp_path / "run", "jobs")["redispatched"].to_pylist()) >= 1
+
+
+def test_killed_worker_with_several_tasks(
+    cluster: Cluster, chunks: Path, undisturbed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They end in their call, which is lost whole with those before it in the same call."""
+    monkeypatch.setattr("cluster.compute.tasks.SEGMENT_SECONDS", 1e9)
+    monkeypatch.setattr(Bundles, "size", lambda self, waiting: 3)
+    compute = Compute(ComputeOptions(num_workers=2), lambda line: None, dying(5, tmp_path / "calls"))
+    with compute:
+        assert run_recorded(small_batch(chunks, tmp_path / "run", "rounds"), compute) == 0
+        assert compute.redispatched >= 2
+    assert differences(tmp_path / "run", undisturbed["rounds"]) == []
 
 
 def test_killed_node(cluster: Cluster, chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cluster.batch import selection
-from cluster.batch.selection import Candidate, HeldOut, PatchRanker, Score, ranked
-from cluster.runs.ledger import EndedSearch
+from cluster.batch.selection import Best, HeldOut, merged, ranked
+from cluster.workers.harvest import EndedSearch
+from cluster.workers.judge import Candidate, Candidates, Judge, Score
 from cluster.workers.task import layer_inputs
 from engine.data.image_set import open_image_set
 from engine.data.writer import write_image_set
@@ -42,6 +44,28 @@ REQUIREMENTS = (at_least(0, 0.75), at_least(1, 0.75), NO_DROP)
 
 
 @dataclass(frozen=True, eq=False)
+class Ranker:
+    """A judge with what it asks for predictions."""
+
+    judge: Judge
+    layer: Any
+
+    def measure(self, outcomes: Iterable[EndedSearch]) -> Iterator[tuple[Candidate, Comparison]]:
+        """All candidates, search by search, with their own comparisons."""
+        for place, found in enumerate(outcomes):
+            candidates, changes = self.judge.judged(self.layer, found.job, place, found.index, found.values)
+            compared = [self.judge.comparisons(self.layer, one.index, one.values[None])[0] for one in candidates]
+            for candidate, comparison in zip(candidates, compared, strict=True):
+                assert comparison is not None
+                yield candidate, comparison
+            if candidates and candidates[0].place == (place, 0):
+                assert compared[0] is not None and changes == compared[0].changes()
+
+    def merged(self, candidates: Sequence[Candidate]) -> Candidate:
+        return merged(self.judge, self.layer, candidates)
+
+
+@dataclass(frozen=True, eq=False)
 class Court:
     """A model of one layer, and rows to judge its patches by."""
 
@@ -50,8 +74,10 @@ class Court:
     images: np.ndarray
     held_out: HeldOut
 
-    def ranker(self, requirements: Sequence[Requirement] = REQUIREMENTS, kernel: np.ndarray = KERNEL) -> PatchRanker:
-        return PatchRanker.of(self.runner.layer, kernel, self.held_out, requirements)
+    def ranker(self, requirements: Sequence[Requirement] = REQUIREMENTS, kernel: np.ndarray = KERNEL) -> Ranker:
+        rows, layer = self.held_out.rows, self.runner.layer
+        logits = layer.logits(rows.inputs, kernel)
+        return Ranker(Judge(kernel, rows, self.held_out.before, logits, tuple(requirements)), layer)
 
     def comparison(self, kernel: np.ndarray) -> Comparison:
         """The model with this kernel, by its own forward pass."""
@@ -96,8 +122,8 @@ def ended(job: str, index: np.ndarray, values: np.ndarray) -> EndedSearch:
     return EndedSearch(job, index, values, fitness=0.0, patched=0, intact=0, iterations=1, stop="iterations")
 
 
-def best_first(ranker: PatchRanker, *outcomes: EndedSearch) -> list[Candidate]:
-    return ranked([candidate for candidate, _ in ranker.measure(outcomes)])
+def best_first(ranker: Ranker, *outcomes: EndedSearch) -> list[Candidate]:
+    return ranked(candidate for candidate, _ in ranker.measure(outcomes))
 
 
 A = outcome("a", [(0, 0)], [5])
@@ -140,11 +166,11 @@ def test_a_merge_that_beats_every_single_patch_is_found(court: Court) -> None:
     ranker = court.ranker()
     candidates = best_first(ranker, A, B, outcome("c", [(2, 0)], [5]))
     assert max(candidate.score for candidate in candidates) == (2, -0.75, 0)
-    merged = ranker.merged(candidates)
-    assert merged.score == (3, 0.0, 0)
-    assert set(merged.jobs) == {"a", "b"}
-    kernel = merged.applied(KERNEL)
-    assert court.score(kernel) == merged.score
+    union = ranker.merged(candidates)
+    assert union.score == (3, 0.0, 0)
+    assert set(union.jobs) == {"a", "b"}
+    kernel = union.applied(KERNEL)
+    assert court.score(kernel) == union.score
     changed = np.argwhere(kernel != KERNEL).tolist()
     assert changed == [[0, 0], [1, 1]]
     # The kernel that was given is not changed.
@@ -156,9 +182,9 @@ def test_a_merge_goes_on_from_what_it_has(court: Court) -> None:
     kernel = KERNEL.copy()
     kernel[2, 1] = 5
     ranker = court.ranker(kernel=kernel)
-    merged = ranker.merged(best_first(ranker, A, B, outcome("back", [(2, 1)], [0])))
-    assert set(merged.jobs) == {"a", "b", "back"}
-    assert court.score(merged.applied(kernel)) == merged.score == (3, 0.0, 0)
+    union = ranker.merged(best_first(ranker, A, B, outcome("back", [(2, 1)], [0])))
+    assert set(union.jobs) == {"a", "b", "back"}
+    assert court.score(union.applied(kernel)) == union.score == (3, 0.0, 0)
 
 
 def test_on_a_weight_that_both_change_the_value_of_the_better_one_holds(court: Court) -> None:
@@ -167,10 +193,10 @@ def test_on_a_weight_that_both_change_the_value_of_the_better_one_holds(court: C
     better, other = candidates = best_first(ranker, spoiled, outcome("a", [(0, 0), (3, 2)], [5, 0.5]))
     assert better.jobs == ("b",)
     candidates = [other, better]  # as if `a` had been the better one
-    merged = ranker.merged(candidates)
-    assert merged.jobs == ("a", "b")
-    assert merged.score == (3, 0.0, 0)
-    values = {tuple(position): value for position, value in zip(merged.index.tolist(), merged.values, strict=True)}
+    union = ranker.merged(candidates)
+    assert union.jobs == ("a", "b")
+    assert union.score == (3, 0.0, 0)
+    values = {tuple(position): value for position, value in zip(union.index.tolist(), union.values, strict=True)}
     assert values == {(0, 0): 5.0, (3, 2): 0.5, (1, 1): 5.0}
     # The other way round class 0 gets nothing: -9 holds.
     assert ranker.merged([better, other]).jobs == ("b",)
@@ -181,8 +207,8 @@ def test_an_addition_that_does_not_improve_is_left_out(court: Court) -> None:
     same = outcome("same", [(3, 0)], [0.25])
     worse = outcome("worse", [(2, 1)], [5])
     nothing_new = outcome("nothing new", [(0, 0)], [7])
-    merged = ranker.merged(best_first(ranker, A, same, worse, nothing_new, B))
-    assert merged.jobs in (("a", "b"), ("b", "a"))
+    union = ranker.merged(best_first(ranker, A, same, worse, nothing_new, B))
+    assert union.jobs in (("a", "b"), ("b", "a"))
     # Alone, a candidate is its own merge.
     (only,) = best_first(ranker, worse)
     assert ranker.merged([only]) is only
@@ -250,15 +276,32 @@ def test_a_merge_is_never_worse_and_does_what_it_says(
     ]
     ranker = court.ranker()
     candidates = best_first(ranker, *outcomes)
+    assume(candidates)  # all of them may change nothing
     scores = [candidate.score for candidate in candidates]
     assert scores == sorted(scores, reverse=True)
-    merged = ranker.merged(candidates)
-    assert merged.score >= scores[0]
-    assert merged.score == court.score(merged.applied(KERNEL))
-    assert merged.jobs[0] == candidates[0].jobs[0]
-    assert len(np.unique(merged.index, axis=0)) == len(merged.index)
+    union = ranker.merged(candidates)
+    assert union.score >= scores[0]
+    assert union.score == court.score(union.applied(KERNEL))
+    assert union.jobs[0] == candidates[0].jobs[0]
+    assert len(np.unique(union.index, axis=0)) == len(union.index)
     # Every value comes from the first of its jobs that has the weight.
     by_name = {drawn_outcome.job: drawn_outcome for drawn_outcome in outcomes}
-    for position, value in zip(merged.index.tolist(), merged.values, strict=True):
-        source = next(by_name[job] for job in merged.jobs if position in by_name[job].index.tolist())
+    for position, value in zip(union.index.tolist(), union.values, strict=True):
+        source = next(by_name[job] for job in union.jobs if position in by_name[job].index.tolist())
         assert value == source.values[0][source.index.tolist().index(position)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), max_size=60), st.integers(1, 9))
+def test_only_the_best_are_kept_whatever_order_they_come_in(drawn: list[tuple[int, int]], tries: int) -> None:
+    found = [
+        Candidate((str(number),), np.empty((0, 2), np.int64), np.empty(0, np.float32), (score, 0.0, 0), (place, number))
+        for number, (score, place) in enumerate(drawn)
+    ]
+    expected = sorted(found, key=lambda one: (-one.score[0], one.place))[:tries]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "MERGE_TRIES", tries)
+        best = Best()
+        for number in range(0, len(found), 3):
+            best.add(Candidates.of(found[number : number + 3]))
+            assert len(best._kept) <= 2 * tries + 3
+        assert [one.jobs for one in best.ranked] == [one.jobs for one in expected]

@@ -124,6 +124,6 @@ def task_of(tiling: Tiling = Tiling(), searches: int = 1) -> RepairTask:  # noqa
     """Searches of 100 particles on 1,000 rows."""
     rows = SearchRows(np.zeros((1000, 2)), np.zeros((1000, 3)), np.zeros(1000, np.int64), np.arange(1000) < 5)
     case: Any = SimpleNamespace(rows=rows, data="rows")
-    ready = ReadyCase(case, None, Path("negative/6"))  # type: ignore[arg-type]
+    ready = ReadyCase(case, None, Path("negative/6"), None)  # type: ignore[arg-type]
     jobs = tuple(SearchJob(f"s{seed}", SearchSettings(tiling=tiling), seed) for seed in range(searches))
     return RepairTask("task", 1, Path("negative/6"), 6, jobs, "", ready, 1)

@@ -18,7 +18,7 @@ import pytest
 
 from cluster.records import store
 from cluster.records.schema import OF_METHODS, SCHEMAS
-from cluster.records.store import RunRecords, comparable, holds_run, read_facts, read_part, read_table
+from cluster.records.store import RunRecords, comparable, holds_run, jobs_of_part, read_facts, read_part, read_table
 from engine.core.errors import InputError
 from engine.core.files import remove
 
@@ -227,7 +227,7 @@ def test_jobs_are_found_in_their_parts(records: RunRecords) -> None:
     names = ["step1-chunk0-label6+0", "step1-chunkold shoes-label6+0", "step1-chunkold_shoes-label6+0"]
     for number, name in enumerate(names):
         records.replace("jobs", name, [job(f"{number}-a"), job(f"{number}-b")])
-    parts = records.parts_of("jobs")
+    parts = {name: part for part in records.parts("jobs") for name in jobs_of_part(records.directory, part)}
     assert len(set(parts.values())) == 3
     for name, part in parts.items():
         found = read_part(records.directory, "jobs", part)
@@ -284,7 +284,7 @@ def test_no_part_is_overlooked_while_it_is_replaced() -> None:
         writer = threading.Thread(target=replace)
         writer.start()
         try:
-            seen = [len(records.parts_of("jobs")) for _ in range(15)]
+            seen = [len(records.parts("jobs")) for _ in range(15)]
         finally:
             stop.set()
             writer.join()

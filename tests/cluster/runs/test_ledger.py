@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cluster.records.batches import PatchPlaces
+from cluster.records.checkpoint import Begun
 from cluster.records.store import RunRecords, comparable, read_facts, read_table
 from cluster.runs.ledger import Ledger
+from cluster.workers.harvest import Reaper, TaskEvent, event_of
 from cluster.workers.passes import ship_rows
-from cluster.workers.task import ChunkLabel, RepairTask, SearchJob, SearchResult, TaskEvent, TaskResult
+from cluster.workers.task import ChunkLabel, RepairTask, SearchJob, SearchResult, TaskResult
 from engine.backend import keras
 from engine.core.rng import RngKey
 from engine.data.image_set import open_image_set
@@ -74,28 +77,45 @@ def resumed(records: RunRecords) -> Ledger:
     return ledger_of(RunRecords.resume(records.directory, FACTS))
 
 
-def run(task: RepairTask, states: Mapping[str, SearchState], iterations: Mapping[str, int]) -> TaskEvent:
+@dataclass(frozen=True, eq=False)
+class Ran:
+    """What a segment of a task found, and what of it comes to the driver."""
+
+    result: TaskResult
+    event: TaskEvent
+
+    @property
+    def begun(self) -> Mapping[str, Begun]:
+        return self.event.segments[0].begun
+
+
+def event_from(task: RepairTask, begun: Mapping[str, Begun], result: TaskResult) -> TaskEvent:
+    reaper = Reaper(None)
+    reaper.add(task, begun, result, None)
+    return event_of(task, reaper.harvest(), "worker", "host:1", "host", 2)
+
+
+def run(task: RepairTask, begun: Mapping[str, Begun], iterations: Mapping[str, int]) -> Ran:
     """A segment of real searches: of each so many iterations, the others of the task as they are."""
     results = []
     for job in task.searches:
         one = Search(job.settings, RngKey(job.seed, "rows", task.label), JUDGE)
-        state = states.get(job.name) or search.start(one.settings, one.source, OLD, WeightStats(0.0, 0.5, 1.0))
+        state = search.start(one.settings, one.source, OLD, WeightStats(0.0, 0.5, 1.0))
+        if job.name in begun:
+            state = begun[job.name].state
         done = []
         for _ in range(iterations.get(job.name, 0)):
             state, more = search.advance(one.settings, one.source, JUDGE, state, bowl, 0.0)
             done += more
         found = search.offers(one, state, bowl, task.offers) if state.stop else []
         results.append(SearchResult(job.name, JUDGE, state, tuple(done), tuple(found)))
-    result = TaskResult(tuple(results), data="d" * 64, index=INDEX, old=OLD, seconds=0.5)
-    return TaskEvent(task, result, "worker", "host:1", "host", 2)
+    places = PatchPlaces.of(INDEX, TARGET.patch(INDEX, OLD, OLD), TARGET.shapes)
+    result = TaskResult(tuple(results), data="d" * 64, places=places, seconds=0.5)
+    return Ran(result, event_from(task, begun, result))
 
 
 def all_of(task: RepairTask, count: int) -> dict[str, int]:
     return {job.name: count for job in task.searches}
-
-
-def states_of(event: TaskEvent) -> dict[str, SearchState]:
-    return {result.name: result.state for result in event.result.searches}
 
 
 def assert_same_state(mine: SearchState, theirs: SearchState) -> None:
@@ -118,15 +138,15 @@ def test_an_ended_task_is_known_again(records: RunRecords, task_of: Callable[...
     event = run(task, {}, all_of(task, 6))
     ledger = ledger_of(records)
     ledger.begin(1, 2)
-    ledger.take(event)
+    ledger.take(event.event)
     names = [job.name for job in task.searches]
     again = resumed(records)
+    assert [again.has(name) for name in names] == [True, True]
+    assert not again.has("step1-chunk7-label2-w3-s9")
     for either_ledger in (ledger, again):
-        assert [either_ledger.has(name) for name in names] == [True, True]
-        assert not either_ledger.has("step1-chunk7-label2-w3-s9")
         assert either_ledger.counts == {"done": 2}
         assert either_ledger.failed == {}
-        assert either_ledger.states([task]) == {}
+        assert either_ledger.begun([task]) == {}
         # In the order asked for; of searches it does not know it says nothing.
         outcomes = either_ledger.ended([names[1], "other", names[0]])
         assert [outcome.job for outcome in outcomes] == [names[1], names[0]]
@@ -142,7 +162,7 @@ def test_an_ended_task_is_known_again(records: RunRecords, task_of: Callable[...
 def test_the_rows_of_an_ended_task(records: RunRecords, task_of: Callable[..., RepairTask]) -> None:
     task = task_of()
     event = run(task, {}, all_of(task, 6))
-    ledger_of(records).take(event)
+    ledger_of(records).take(event.event)
     jobs = read_table(records.directory, "jobs").to_pylist()
     for row, search_job, result in zip(jobs, task.searches, event.result.searches, strict=True):
         swarm = result.state.swarm
@@ -181,15 +201,14 @@ def test_a_task_in_segments_leaves_what_it_leaves_at_once(
 ) -> None:
     task = task_of()
     at_once = RunRecords.create(tmp_path / "other", FACTS, overwrite=False)
-    ledger_of(at_once).take(run(task, {}, all_of(task, 6)))
+    ledger_of(at_once).take(run(task, {}, all_of(task, 6)).event)
     ledger = ledger_of(records)
     first = run(task, {}, all_of(task, cut))
-    ledger.take(first)
-    assert ledger.states([task]).keys() == {job.name for job in task.searches}
-    assert not any(ledger.has(job.name) for job in task.searches)
+    ledger.take(first.event)
+    assert ledger.begun([task]).keys() == {job.name for job in task.searches}
     assert ledger.counts == {}
     assert len(records.checkpoints()) == 1
-    ledger.take(run(task, states_of(first), all_of(task, 6 - cut)))
+    ledger.take(run(task, first.begun, all_of(task, 6 - cut)).event)
     assert records.checkpoints() == []
     assert tables(records) == tables(at_once)
 
@@ -202,19 +221,19 @@ def test_a_task_under_way_goes_on_from_its_last_segment(
     names = [job.name for job in task.searches]
     event = run(task, {}, {names[0]: 2, names[1]: 6})
     ledger = ledger_of(records)
-    ledger.take(event)
+    ledger.take(event.event)
     assert [row["state"] for row in read_table(records.directory, "jobs").to_pylist()] == ["running", "done"]
     again = resumed(records)
     assert read_table(records.directory, "jobs").num_rows == 0
     for name in names:
         assert not again.has(name)
         assert again.ended([name]) == []
-        assert_same_state(again.states([task])[name], states_of(event)[name])
+        assert_same_state(again.begun([task])[name].state, event.begun[name].state)
     assert again.counts == {}
-    assert again.states([other]) == {}
-    again.take(run(task, again.states([task]), {names[0]: 4}))
+    assert again.begun([other]) == {}
+    again.take(run(task, again.begun([task]), {names[0]: 4}).event)
     at_once = RunRecords.create(tmp_path / "other", FACTS, overwrite=False)
-    ledger_of(at_once).take(run(task, {}, all_of(task, 6)))
+    ledger_of(at_once).take(run(task, {}, all_of(task, 6)).event)
     assert tables(records) == tables(at_once)
     last = resumed(records)
     assert last.counts == {"done": 2}
@@ -223,10 +242,10 @@ def test_a_task_under_way_goes_on_from_its_last_segment(
 
 def test_a_damaged_checkpoint_is_no_checkpoint(records: RunRecords, task_of: Callable[..., RepairTask]) -> None:
     task = task_of()
-    ledger_of(records).take(run(task, {}, all_of(task, 2)))
+    ledger_of(records).take(run(task, {}, all_of(task, 2)).event)
     (path,) = records.checkpoints()
     path.write_bytes(path.read_bytes()[:-5])
-    assert resumed(records).states([task]) == {}
+    assert resumed(records).begun([task]) == {}
 
 
 def test_a_checkpoint_of_an_ended_task_counts_for_nothing(
@@ -236,21 +255,21 @@ def test_a_checkpoint_of_an_ended_task_counts_for_nothing(
     task = task_of()
     ledger = ledger_of(records)
     first = run(task, {}, all_of(task, 3))
-    ledger.take(first)
+    ledger.take(first.event)
     (path,) = records.checkpoints()
     content = path.read_bytes()
-    ledger.take(run(task, states_of(first), all_of(task, 3)))
+    ledger.take(run(task, first.begun, all_of(task, 3)).event)
     records.write_checkpoint(task.name, content)
     again = resumed(records)
-    assert again.states([task]) == {}
+    assert again.begun([task]) == {}
     assert again.counts == {"done": 2}
 
 
 def test_what_was_skipped_or_failed(records: RunRecords, task_of: Callable[..., RepairTask], tmp_path: Path) -> None:
     skipped, damaged = task_of(), task_of("step1-chunk8-label2+0")
     ledger = ledger_of(records)
-    ledger.take(TaskEvent(skipped, TaskResult(note="all right"), "process", "host:1", "host", 0))
-    ledger.take(TaskEvent(damaged, TaskResult(note="cut short", failed=True), "process", "host:1", "host", 0))
+    ledger.take(event_from(skipped, {}, TaskResult(note="all right")))
+    ledger.take(event_from(damaged, {}, TaskResult(note="cut short", failed=True)))
     unreadable = task_of("step1-chunk9-label2+0").searches
     ledger.fail(1, tmp_path / "9", 2, unreadable, "no such file")
     assert ledger.counts == {"skipped": 2, "failed": 4}
@@ -265,8 +284,6 @@ def test_what_was_skipped_or_failed(records: RunRecords, task_of: Callable[..., 
             None,
             None,
         )
-        assert not ledger.has(search_job.name)
-    assert all(ledger.has(search_job.name) for search_job in skipped.searches)
     assert not any(ledger_of(records).has(search_job.name) for search_job in (*damaged.searches, *unreadable))
     # What failed is tried again, and counted only once.
     again = resumed(records)
@@ -285,7 +302,8 @@ def test_what_was_chosen_stays_chosen(records: RunRecords, task_of: Callable[...
     second = RepairTask(**{**vars(second), "searches": (SearchJob("step1-chunk7-label2-w3-s2", SETTINGS, 2),)})
     ledger = ledger_of(records)
     for task in (first, second):
-        ledger.take(run(task, {}, all_of(task, 6)))
+        ledger.take(run(task, {}, all_of(task, 6)).event)
+    ledger.flush()
     names = [job.name for task in (first, second) for job in task.searches]
 
     def chosen() -> list[str]:
@@ -316,7 +334,7 @@ def test_what_was_chosen_stays_chosen(records: RunRecords, task_of: Callable[...
 
 def test_a_patch_that_a_batch_made_is_no_outcome(records: RunRecords, task_of: Callable[..., RepairTask]) -> None:
     task = task_of()
-    ledger_of(records).take(run(task, {}, all_of(task, 6)))
+    ledger_of(records).take(run(task, {}, all_of(task, 6)).event)
     rows = [row | {"job": "batch", "fitness": None} for row in read_table(records.directory, "patches").to_pylist()]
     records.replace("patches", "batch", rows[:2])
     assert ledger_of(records).ended(["batch"]) == []
@@ -332,7 +350,7 @@ def test_progress_counts_jobs_over_a_resume(records: RunRecords, task_of: Callab
     ledger = ledger_of(records, on_jobs)
     ledger.plan(1, 4)
     ledger.begin(1, 4)
-    ledger.take(run(first, {}, all_of(first, 6)))
+    ledger.take(run(first, {}, all_of(first, 6)).event)
     assert (told[0]["jobs_done"], told[0]["jobs"], told[0]["left"]) == (0, 4, None)
     last = told[-1]
     assert (last["jobs_done"], last["jobs"], last["searched_iterations"]) == (2, 4, 12)
@@ -343,7 +361,7 @@ def test_progress_counts_jobs_over_a_resume(records: RunRecords, task_of: Callab
     again = Ledger(RunRecords.resume(records.directory, FACTS), TARGET, on_jobs)
     again.plan(1, 4)
     again.begin(1, 4)
-    again.take(run(second, {}, all_of(second, 6)))
+    again.take(run(second, {}, all_of(second, 6)).event)
     final = told[-1]
     assert (final["jobs_done"], final["jobs"], final["searched_iterations"], final["left"]) == (4, 4, 24, 0)
     # Time goes on where it stopped.

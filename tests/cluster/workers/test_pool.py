@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from ray.cluster_utils import Cluster
@@ -21,6 +21,12 @@ def _class() -> type[Replica]:
     class Worker(Replica):
         def double(self, number: int) -> int:
             return 2 * number
+
+        def doubles(self, *numbers: int) -> list[int]:
+            for number in numbers:
+                if number == 13 or (number == 7 and len(numbers) > 1):
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return [2 * number for number in numbers]
 
         def refuse(self, number: int) -> int:
             raise InputError(f"{number}: found nothing, expected something")
@@ -55,6 +61,43 @@ def test_calls_may_follow_from_answers(pool: WorkerPool) -> None:
         if value < 64:
             pool.submit(Call("double", (value,), tag=call.tag, worker=worker), first=True)
     assert seen == [2, 4, 8, 16, 32, 64]
+
+
+class Threes:
+    """Joins up to three calls."""
+
+    def size(self, waiting: int) -> int:
+        return 3
+
+    def join(self, calls: Sequence[Call]) -> Call:
+        return Call("doubles", tuple(call.args[0] for call in calls), parts=tuple(calls))
+
+
+def test_calls_that_wait_travel_together(pool: WorkerPool) -> None:
+    """Those that are queued for one worker only with one another."""
+    calls = [Call("double", (i,), tag=i, worker=i % 2 if i < 120 else None) for i in range(100, 140)]
+    joined = [(call, value) for call, value, _ in pool.run(calls, depth=2, joins=Threes())]
+    assert sorted(part.tag for call, _ in joined for part in call.parts) == list(range(100, 140))
+    assert max(len(call.parts) for call, _ in joined) == 3
+    for call, value in joined:
+        assert value == [2 * part.tag for part in call.parts]
+        assert len({part.worker for part in call.parts}) == 1
+
+
+def test_calls_that_were_lost_together_go_alone(pool: WorkerPool) -> None:
+    before = pool.redispatched
+    calls = [Call("double", (i,), tag=i) for i in range(12)]
+    joined = [(call, value) for call, value, _ in pool.run(calls, joins=Threes())]
+    assert sorted(part.tag for call, _ in joined for part in call.parts) == list(range(12))
+    lost = [call for call, _ in joined if call.parts[0].attempts > 1]
+    assert 7 in [call.parts[0].tag for call in lost] and all(len(call.parts) == 1 for call in lost)
+    assert pool.redispatched - before == sum(call.parts[0].attempts - 1 for call in lost) >= 3
+
+
+def test_the_call_that_kills_is_named_and_not_its_company(pool: WorkerPool) -> None:
+    with pytest.raises(WorkerError, match=f"^doubles of 13 took down {CALL_ATTEMPTS} workers"):
+        list(pool.run([Call("double", (i,), tag=i) for i in range(12, 15)], joins=Threes()))
+    assert [value for _, value, _ in pool.run([Call("double", (3,))])] == [6]
 
 
 def test_bad_input_found_by_a_worker_keeps_its_sentence(pool: WorkerPool) -> None:

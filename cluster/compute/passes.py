@@ -1,0 +1,76 @@
+"""Rows on workers: blocks of one pass, and whole sets that no model is run on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cluster.workers.passes import NOT_VISIBLE, Pass, SetRows, set_rows, ship_rows
+from cluster.workers.pool import Call, WorkerPool
+from engine.core.errors import InputError
+from engine.core.progress import Tick
+from engine.core.types import Int64
+from engine.data.image_set import ImageSet, read_images
+
+SETS_ROWS = 4096
+"""Rows of the sets of one call, at least: their digests make an answer that Ray brings at once."""
+
+
+def pass_on_workers(
+    pool: WorkerPool,
+    model: Any,
+    images: ImageSet,
+    what: Pass,
+    features: Int64 | None,
+    tick: Tick,
+    blocks: Sequence[tuple[int, int]],
+    results: list[Any],
+) -> None:
+    """Run the blocks of a pass that have no result yet.
+
+    Args:
+        pool: workers.
+        model: a reference to the model as it travels.
+        images: whose rows are passed.
+        what, features: see `cluster.workers.passes.block_pass`.
+        tick: is told of rows.
+        blocks: first row of each, and the row behind its last.
+        results: of the blocks; None becomes a `Block`, or what was wrong with a row of it.
+    """
+    rows = ray.put(ship_rows(images))
+    calls = [
+        Call("run_block", (model, rows, what, start, stop, features), tag=index)
+        for index, (start, stop) in enumerate(blocks)
+        if results[index] is None
+    ]
+    for call, value, _ in pool.run(calls, depth=2):
+        start, stop = blocks[call.tag]
+        if isinstance(value, str) and value == NOT_VISIBLE:
+            try:
+                pixels = ray.put(read_images(images, start, stop))
+            except InputError as error:
+                results[call.tag] = error
+            else:
+                pool.submit(Call("run_block", (*call.args, pixels), tag=call.tag), first=True)
+            continue
+        results[call.tag] = value
+        tick(stop - start)
+
+
+def sets_on_workers(pool: WorkerPool, sets: Sequence[ImageSet], tick: Tick) -> dict[Path, SetRows | None]:
+    """What is known of the rows of some sets, by path; see `cluster.workers.passes.set_rows`."""
+    groups: list[list[ImageSet]] = [[]]
+    for images in sets:
+        if sum(one.rows for one in groups[-1]) >= SETS_ROWS:
+            groups.append([])
+        groups[-1].append(images)
+    calls = [Call("run_sets", (list(map(ship_rows, some)),), tag=some) for some in groups]
+    known: dict[Path, SetRows | None] = {}
+    for call, answers, _ in pool.run(calls, depth=2):
+        for images, rows in zip(call.tag, answers, strict=True):
+            known[images.path] = set_rows(images) if isinstance(rows, str) else rows
+            tick(images.rows)
+    return known

@@ -1,0 +1,170 @@
+"""TableRows of the tables as Arrow batches: made where the searches run, and written as they come."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+
+from cluster.records.jobs import JobRow
+from cluster.records.rows import change_rows
+from cluster.records.schema import SCHEMAS
+from engine.core.types import Float32, Float64, Int64
+from engine.metrics.accuracy import LabelChange
+from engine.patches.patch import Patch
+from engine.search.loop import Iteration
+
+_COLUMNS = [field.name for field in fields(Iteration)]
+
+# Threads cost more than such columns take.
+_WRITING = pa.ipc.IpcWriteOptions(compression="lz4" if pa.Codec.is_available("lz4") else None, use_threads=False)
+_READING = pa.ipc.IpcReadOptions(use_threads=False)
+
+
+@dataclass(frozen=True, eq=False)
+class TableRows:
+    """Rows of some tasks.
+
+    Attributes:
+        jobs: how many they are in the table `jobs`, where what only the driver knows is left out: where and when they
+            ended.
+        messages: of each table, see `packed`.
+    """
+
+    jobs: int
+    messages: Mapping[str, bytes]
+
+    @property
+    def size(self) -> int:
+        """Bytes that they take on their way, about."""
+        return sum(map(len, self.messages.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class PatchPlaces:
+    """What the tables say of K numbers that are searched.
+
+    Attributes:
+        index: (K, 2), as a search names them.
+        columns: K rows: `weight`, `flat_index`, `index` and `old` of the table `patches`.
+    """
+
+    index: Int64
+    columns: pa.RecordBatch
+
+    @staticmethod
+    def of(index: Int64, patch: Patch, shapes: Mapping[str, tuple[int, ...]]) -> PatchPlaces:
+        """Of places (K, 2) that a patch is about, with its old values, in weights of these shapes by path."""
+        schema = SCHEMAS["patches"]
+        places = [
+            np.unravel_index(flat, shapes[path]) for path, flat in zip(patch.weight, patch.flat_index, strict=True)
+        ]
+        columns = {
+            "weight": list(patch.weight),
+            "flat_index": patch.flat_index,
+            "index": [[int(coordinate) for coordinate in place] for place in places],
+            "old": patch.old,
+        }
+        arrays = [pa.array(values, schema.field(name).type) for name, values in columns.items()]
+        return PatchPlaces(index, pa.RecordBatch.from_arrays(arrays, schema=pa.schema(map(schema.field, columns))))
+
+
+def iteration_numbers(iterations: Sequence[Iteration]) -> Float64:
+    """Iterations (n, 9), a column for each field; float64 holds every field exactly: counts are below 2**53."""
+    rows = [[getattr(iteration, name) for name in _COLUMNS] for iteration in iterations]
+    return np.array(rows, np.float64).reshape(-1, len(_COLUMNS))
+
+
+def swarm_batch(searches: Mapping[str, Float64]) -> pa.RecordBatch:
+    """TableRows of the table `swarm`, of iterations (n, 9) by search; see `iteration_numbers`."""
+    numbers = np.concatenate(list(searches.values()))
+    columns: dict[str, Any] = {"job": _repeated(list(searches), [len(rows) for rows in searches.values()])}
+    for name, values in zip(_COLUMNS, numbers.T, strict=True):
+        kind = SCHEMAS["swarm"].field(name).type
+        columns[name] = np.ascontiguousarray(values).astype(kind.to_pandas_dtype())
+    return _batch("swarm", columns)
+
+
+def patches_batch(offers: Mapping[str, Sequence[tuple[float, Float32]]], places: PatchPlaces) -> pa.RecordBatch:
+    """TableRows of the table `patches`: fitness and values (K,) of what each search offers, best first, at K places."""
+    count, found = len(places.index), [offer for offered in offers.values() for offer in offered]
+    ranks = np.concatenate([np.arange(len(offered)) for offered in offers.values()])
+    rows = pa.array(np.tile(np.arange(count), len(found)))
+    known = places.columns.take(rows)
+    columns: dict[str, Any] = {
+        "job": _repeated(list(offers), [count * len(offered) for offered in offers.values()]),
+        "rank": np.repeat(ranks, count).astype(np.int32),
+        "fitness": np.repeat(np.array([fitness for fitness, _ in found], np.float64), count),
+        "position": np.tile(np.arange(count, dtype=np.int32), len(found)),
+        **{name: known.column(name) for name in known.schema.names},
+        "new": np.concatenate([values for _, values in found]),
+    }
+    return _batch("patches", columns)
+
+
+def labels_batch(changes: Mapping[str, Sequence[LabelChange]]) -> pa.RecordBatch:
+    """TableRows of the table `labels`: what the best patch of each search changes on the validation rows."""
+    rows = [row for job, changed in changes.items() for row in change_rows(job, "candidate", "validation", changed)]
+    return _batch("labels", {name: [row[name] for row in rows] for name in SCHEMAS["labels"].names})
+
+
+def jobs_batch(rows: Sequence[JobRow]) -> pa.RecordBatch:
+    """TableRows of the table `jobs`."""
+    return _batch("jobs", {name: [getattr(row, name) for row in rows] for name in SCHEMAS["jobs"].names})
+
+
+def with_columns(table: pa.Table, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
+    """A table with other values (n) in some columns."""
+    for name, values in columns.items():
+        field = table.schema.field(name)
+        table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
+    return table
+
+
+def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """Batches of one table in one."""
+    if len(batches) == 1:
+        return batches[0]
+    (whole,) = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    return whole
+
+
+def packed(table: str, batch: pa.RecordBatch) -> bytes:
+    """A batch of a table as it travels: a message of Arrow's IPC format, compressed, as columns repeat themselves."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, SCHEMAS[table], options=_WRITING) as writer:
+        writer.write_batch(batch)
+        end = sink.tell()
+    message: bytes = sink.getvalue()[len(_beginning(table)) : end].to_pybytes()
+    return message
+
+
+def unpacked(table: str, messages: Iterable[bytes]) -> pa.Table:
+    """What `packed` made of batches of a table; read as one stream, as its schema takes longer than its rows."""
+    with pa.ipc.open_stream(b"".join([_beginning(table), *messages]), options=_READING) as reader:
+        return reader.read_all()
+
+
+@functools.cache
+def _beginning(table: str) -> bytes:
+    """The message of a schema, with which a stream begins."""
+    content: bytes = SCHEMAS[table].serialize().to_pybytes()
+    return content
+
+
+def _repeated(names: Sequence[str], counts: Sequence[int]) -> pa.Array:
+    return pa.array(names, pa.string()).take(pa.array(np.repeat(np.arange(len(names)), counts)))
+
+
+def _batch(table: str, columns: Mapping[str, Any]) -> pa.RecordBatch:
+    schema = SCHEMAS[table]
+    arrays = [
+        columns[field.name] if isinstance(columns[field.name], pa.Array) else pa.array(columns[field.name], field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -1,0 +1,317 @@
+"""What tasks bring to the driver: ready-made rows for its tables, and of each search only what it decides by."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.records.batches import (
+    TableRows,
+    iteration_numbers,
+    jobs_batch,
+    joined,
+    labels_batch,
+    packed,
+    patches_batch,
+    swarm_batch,
+)
+from cluster.records.checkpoint import Begun
+from cluster.records.jobs import JobRow
+from cluster.workers.judge import Candidate, Candidates, Judge, Predicts
+from cluster.workers.task import RepairTask, SearchJob, SearchResult, TaskResult
+from engine.core.types import Float32, Float64, Int64
+from engine.metrics.accuracy import LabelChange
+
+SECONDS = -1
+"""Column of `iteration_numbers` with the time of each iteration."""
+
+
+@dataclass(frozen=True, eq=False)
+class EndedSearch:
+    """A search that has ended.
+
+    Attributes:
+        job: its name.
+        index: (K, 2), places of the weights.
+        values: (offers, K), the patches it offers, best first; none where there was nothing to search.
+        fitness: of the first.
+        patched, intact: negatives and positives that the search believes the first gets right.
+        iterations: run.
+        stop: why it ended.
+    """
+
+    job: str
+    index: Int64
+    values: Float32
+    fitness: float
+    patched: int
+    intact: int
+    iterations: int
+    stop: str
+
+
+@dataclass(frozen=True, eq=False)
+class SearchStep:
+    """What a search did in a call.
+
+    Attributes:
+        name: of the search.
+        seconds: (n,) of each of the iterations that it ran.
+        iterations: that it has run in all.
+        best: fitness so far.
+        stop: why it is over, empty while it is not.
+    """
+
+    name: str
+    seconds: Float64
+    iterations: int
+    best: float
+    stop: str
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """How far a task is after a call.
+
+    Attributes:
+        state: running, done, skipped or failed, as in the table `jobs`.
+        iterations: that its searches ran in this call.
+        note: why there was nothing to search or why it failed, else empty.
+        begun: searches of a task that has not ended.
+        searches: what they did, in the order of the task; none where there was nothing to search, or where somebody
+            judges what they offer and the task has ended.
+        found: searches of a task that has ended, where nobody judges them.
+        rows: where the task has parts of the tables for itself: it comes back more than once, or has failed.
+    """
+
+    state: str
+    iterations: int
+    note: str = ""
+    begun: Mapping[str, Begun] = field(default_factory=dict)
+    searches: tuple[SearchStep, ...] = ()
+    found: tuple[EndedSearch, ...] = ()
+    rows: TableRows | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Nothing of the task is left to do."""
+        return self.state != "running"
+
+
+@dataclass(frozen=True, eq=False)
+class Harvest:
+    """What a call of several tasks brought.
+
+    Attributes:
+        segments: of each task; None of one that was not begun, as the call had lasted long enough, and the answer
+            `cluster.workers.passes.NOT_VISIBLE` of one whose file is not there.
+        rows: of all tasks without parts of their own, in this order; None where there are none.
+        candidates: what searches of tasks that have ended offer, where somebody judged that and there are some.
+        seconds: that the call took.
+    """
+
+    segments: tuple[Segment | str | None, ...]
+    rows: TableRows | None
+    candidates: Candidates | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class TaskEvent:
+    """Tasks that a call has brought further.
+
+    Attributes:
+        tasks: what ran.
+        segments: how far each of them is.
+        rows, candidates: as of `Harvest`.
+        where: process, worker or tiles.
+        worker, host: what ran it.
+        redispatched: of each task, how many of its calls so far ran again because a worker died.
+    """
+
+    tasks: tuple[RepairTask, ...]
+    segments: tuple[Segment, ...]
+    rows: TableRows | None
+    candidates: Candidates | None
+    where: str
+    worker: str
+    host: str
+    redispatched: tuple[int, ...]
+
+    @property
+    def unfinished(self) -> list[tuple[RepairTask, Segment]]:
+        """Tasks that have not ended, and how far they are."""
+        return [pair for pair in zip(self.tasks, self.segments, strict=True) if not pair[1].ended]
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """TableRows of some tasks, not yet one batch for each table."""
+
+    jobs: list[JobRow] = field(default_factory=list)
+    others: dict[str, list[pa.RecordBatch]] = field(default_factory=lambda: defaultdict(list))
+
+    def rows(self) -> TableRows:
+        batches = {**self.others, "jobs": [jobs_batch(self.jobs)]}
+        return TableRows(len(self.jobs), {name: packed(name, joined(found)) for name, found in batches.items()})
+
+
+class Reaper:
+    """Makes a harvest of the results of tasks, one after the other."""
+
+    def __init__(self, judge: Judge | None) -> None:
+        """Judge what they offer, if there is somebody to do that."""
+        self._judge = judge
+        self._segments: list[Segment | str | None] = []
+        self._shared = _Table()
+        self._candidates: list[Candidate] = []
+
+    def skip(self, answer: str | None) -> None:
+        """A task has not run."""
+        self._segments.append(answer)
+
+    def add(self, task: RepairTask, before: Mapping[str, Begun], result: TaskResult, layer: Predicts | None) -> None:
+        """A task has run.
+
+        Args:
+            task: what ran.
+            before: its searches that had begun before this call.
+            result: how far it is.
+            layer: predicts rows under patches; None where nobody judges.
+        """
+        alone = bool(before) or result.failed or not result.ended
+        table = _Table() if alone else self._shared
+        begun = _begun(before, result)
+        table.jobs.extend(job_rows(task, result, begun))
+        if result.searches:
+            table.others["swarm"].append(swarm_batch({name: search.iterations for name, search in begun.items()}))
+        offered = {search.name: search.offers for search in result.searches if search.offers}
+        if offered:
+            assert result.places is not None
+            offers = {name: [(offer.fitness, offer.values) for offer in offered_] for name, offered_ in offered.items()}
+            table.others["patches"].append(patches_batch(offers, result.places))
+        found: tuple[EndedSearch, ...] = ()
+        if result.ended and result.searches and self._judge is None:
+            found = tuple(_ended_search(search, result) for search in result.searches)
+        elif result.ended and result.searches:
+            assert self._judge is not None and layer is not None and result.places is not None
+            changes: dict[str, Sequence[LabelChange]] = {}
+            for job, search in zip(task.searches, result.searches, strict=True):
+                values = np.stack([offer.values for offer in search.offers])
+                more, changed = self._judge.judged(layer, job.name, job.place, result.places.index, values)
+                self._candidates += more
+                changes[job.name] = changed
+            if any(changes.values()):
+                table.others["labels"].append(labels_batch(changes))
+        state = "done" if result.searches else "skipped"
+        state = "failed" if result.failed else state if result.ended else "running"
+        segment = Segment(
+            state=state,
+            iterations=sum(len(search.iterations) for search in result.searches),
+            note=result.note,
+            begun={} if result.ended else begun,
+            searches=() if result.ended and self._judge is not None else tuple(map(_step, result.searches)),
+            found=found,
+            rows=table.rows() if alone else None,
+        )
+        self._segments.append(segment)
+
+    def harvest(self, seconds: float = 0.0) -> Harvest:
+        """All of them, after a call of so many seconds."""
+        rows = self._shared.rows() if self._shared.jobs else None
+        candidates = Candidates.of(self._candidates) if self._candidates else None
+        return Harvest(tuple(self._segments), rows, candidates, seconds)
+
+
+def segment_of(task: RepairTask, before: Mapping[str, Begun], result: TaskResult) -> Segment:
+    """How far a task is that has parts of its own."""
+    reaper = Reaper(None)
+    reaper.add(task, before, result, None)
+    (segment,) = reaper.harvest().segments
+    assert isinstance(segment, Segment)
+    return segment
+
+
+def event_of(task: RepairTask, harvest: Harvest, where: str, worker: str, host: str, redispatched: int) -> TaskEvent:
+    """What one task brought."""
+    (segment,) = harvest.segments
+    assert isinstance(segment, Segment)
+    return TaskEvent((task,), (segment,), harvest.rows, harvest.candidates, where, worker, host, (redispatched,))
+
+
+def job_rows(task: RepairTask, result: TaskResult, begun: Mapping[str, Begun]) -> list[JobRow]:
+    """TableRows of the table `jobs`, without what only the driver knows."""
+    columns = [job_columns(job, task.step, task.folder, task.label) for job in task.searches]
+    if not result.searches:
+        state, seconds = "failed" if result.failed else "skipped", result.seconds / len(task.searches)
+        return [JobRow(**mine, state=state, note=result.note, seconds=seconds) for mine in columns]
+    return [
+        JobRow(
+            **{**mine, "positive_weight": search.objective.positive_weight},
+            data=result.data,
+            weights=len(search.state.swarm.global_position),
+            negatives=search.objective.negatives,
+            positives=search.objective.positives,
+            iterations=search.state.swarm.iteration,
+            fitness=search.state.swarm.global_fitness,
+            start_fitness=search.state.start_fitness,
+            patched=int(search.state.best_sums[2]),
+            intact=int(search.state.best_sums[3]),
+            # One that has stopped is done when its patches have come too.
+            stop=(search.state.stop or "") if search.offers else "",
+            state="done" if search.offers else "running",
+            seconds=sum(begun[search.name].iterations[:, SECONDS].tolist()),
+        )
+        for mine, search in zip(columns, result.searches, strict=True)
+    ]
+
+
+def job_columns(job: SearchJob, step: int, folder: Path, label: int) -> dict[str, Any]:
+    """What is known of a search before it has run."""
+    return {
+        "job": job.name,
+        "step": step,
+        "chunk": str(folder),
+        "label": label,
+        "seed": job.seed,
+        "positive_weight": job.settings.positive_weight,
+    }
+
+
+def _begun(before: Mapping[str, Begun], result: TaskResult) -> dict[str, Begun]:
+    """How far the searches of a task are, with all iterations that led there."""
+    begun = {}
+    for search in result.searches:
+        rows = iteration_numbers(search.iterations)
+        earlier = before.get(search.name)
+        begun[search.name] = Begun(
+            search.state, rows if earlier is None else np.concatenate([earlier.iterations, rows])
+        )
+    return begun
+
+
+def _step(search: SearchResult) -> SearchStep:
+    swarm = search.state.swarm
+    seconds = np.array([iteration.seconds for iteration in search.iterations], np.float64)
+    return SearchStep(search.name, seconds, swarm.iteration, swarm.global_fitness, search.state.stop or "")
+
+
+def _ended_search(search: SearchResult, result: TaskResult) -> EndedSearch:
+    assert result.places is not None
+    sums = search.state.best_sums
+    return EndedSearch(
+        job=search.name,
+        index=result.places.index,
+        values=np.stack([offer.values for offer in search.offers]),
+        fitness=search.state.swarm.global_fitness,
+        patched=int(sums[2]),
+        intact=int(sums[3]),
+        iterations=search.state.swarm.iteration,
+        stop=search.state.stop or "",
+    )

@@ -1,0 +1,153 @@
+"""Judging what searches offer on rows that no search has seen; it is done where the searches run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from engine.core.types import Float32, Float64, Int64
+from engine.metrics.accuracy import LabelChange
+from engine.metrics.comparison import Comparison, compare_many
+from engine.metrics.requirements import Requirement, check_requirements, rank
+from engine.passes.classes import NO_CLASS
+from engine.problem.case import LayerInputs
+
+Score = tuple[int, float, int]
+"""Requirements met, worst margin, rows broken with a minus: the bigger the better.
+
+See `engine.metrics.requirements.rank`."""
+
+_BLOCK = 64
+
+
+class Predicts(Protocol):
+    """What judging needs of `engine.passes.runners.LayerPasses`."""
+
+    def predict_patches(
+        self, kernel: Float32, inputs: Float32, logits: Float32, index: Int64, values: Float32
+    ) -> Int64:
+        """Classes (M, n) of rows under patches (M, K) of the same places (K, 2)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A patch of the kernel under repair, judged on validation rows.
+
+    Attributes:
+        jobs: searches whose patches it is made of.
+        index: (K, 2) kernel positions.
+        values: (K,) new values.
+        score: by the requirements.
+        place: of the search and of its offer in their step: among equals the first comes first.
+    """
+
+    jobs: tuple[str, ...]
+    index: Int64
+    values: Float32
+    score: Score
+    place: tuple[int, int] = (0, 0)
+
+    def applied(self, kernel: Float32) -> Float32:
+        """A kernel (D, C) with the patch."""
+        changed = kernel.copy()
+        changed[self.index[:, 0], self.index[:, 1]] = self.values
+        return changed
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """M candidates of single searches as they travel: few arrays, as most of them are looked at by their score alone.
+
+    Attributes:
+        jobs: their searches.
+        scores: (M, 3), see `Score`; float64 holds the counts exactly.
+        places: (M, 2).
+        index: of each; searches of one task share theirs.
+        values: of all, one after the other.
+    """
+
+    jobs: tuple[str, ...]
+    scores: Float64
+    places: Int64
+    index: tuple[Int64, ...]
+    values: Float32
+
+    @staticmethod
+    def of(candidates: Sequence[Candidate]) -> Candidates:
+        """Candidates of one search each, at least one."""
+        return Candidates(
+            tuple(job for candidate in candidates for job in candidate.jobs),
+            np.array([candidate.score for candidate in candidates], np.float64),
+            np.array([candidate.place for candidate in candidates], np.int64),
+            tuple(candidate.index for candidate in candidates),
+            np.concatenate([candidate.values for candidate in candidates]),
+        )
+
+    def better_than(self, score: Score | None) -> Iterator[Candidate]:
+        """Those with at least this score; None takes all."""
+        ends = np.cumsum([len(index) for index in self.index])
+        scores = [(int(met), margin, int(broken)) for met, margin, broken in self.scores.tolist()]
+        for number, mine in enumerate(scores):
+            if score is None or mine >= score:
+                index, end = self.index[number], int(ends[number])
+                place = int(self.places[number, 0]), int(self.places[number, 1])
+                yield Candidate((self.jobs[number],), index, self.values[end - len(index) : end], mine, place)
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """What patches of one kernel are judged by.
+
+    Attributes:
+        kernel: (D, C).
+        rows: that no search sees, as the layer under repair sees them.
+        before: (n,) classes that the base model predicts for them.
+        logits: (n, C) under the kernel.
+        requirements: that rank the patches.
+    """
+
+    kernel: Float32
+    rows: LayerInputs
+    before: Int64
+    logits: Float32
+    requirements: tuple[Requirement, ...]
+
+    def comparisons(self, layer: Predicts, index: Int64, values: Float32) -> list[Comparison | None]:
+        """Patches (M, K) of the same positions (K, 2) against the base model; None for one that leaves a row no class.
+
+        Loaded again, the model with it would be refused.
+        """
+        rows = self.rows
+        after = layer.predict_patches(self.kernel, rows.inputs, self.logits, index, values)
+        usable = (after != NO_CLASS).all(axis=1)
+        found = iter(compare_many(rows.labels, self.before, after[usable], rows.classes))
+        return [next(found) if good else None for good in usable]
+
+    def score(self, comparison: Comparison) -> Score:
+        """How good a model is by the requirements."""
+        return rank(check_requirements(self.requirements, comparison), comparison)
+
+    def judged(
+        self, layer: Predicts, job: str, place: int, index: Int64, offers: Float32
+    ) -> tuple[tuple[Candidate, ...], tuple[LabelChange, ...]]:
+        """Candidates among the patches (M, K) that a search offers, best first, and what the best of them changes.
+
+        A patch that leaves a row no class is none, nor is one that changes nothing; the best is the first that leaves
+        every row a class.
+        """
+        candidates: list[Candidate] = []
+        best: Comparison | None = None
+        now = self.kernel[index[:, 0], index[:, 1]]
+        for start in range(0, len(offers), _BLOCK):
+            part = offers[start : start + _BLOCK]
+            for number, comparison in enumerate(self.comparisons(layer, index, part)):
+                if comparison is None:
+                    continue
+                best = best or comparison
+                if not np.array_equal(part[number], now):
+                    found = Candidate((job,), index, part[number], self.score(comparison), (place, start + number))
+                    candidates.append(found)
+        return tuple(candidates), () if best is None else best.changes()
