@@ -186,9 +186,13 @@ def one_factor(name: str, factor: str, peak: Peak, rounds: int) -> list[dict[str
     return rows
 
 
-def measure_peak() -> Peak:
-    """Memory copied, a large matrix product and exponentials, with the threads of this process; medians of 5."""
-    threads = os.cpu_count() or 1
+def measure_peak(threads: int | None = None) -> Peak:
+    """Memory copied, a large matrix product and exponentials; medians of 5.
+
+    Args:
+        threads: of this process; None is as many as there are cores.
+    """
+    threads = threads or os.cpu_count() or 1
     source = np.ones(1 << 25, np.float32)  # 128 MiB: far beyond the caches
     target = np.empty_like(source)
     parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))

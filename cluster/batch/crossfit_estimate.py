@@ -101,12 +101,12 @@ def _measure(repair: CrossFitRepair, handle: ModelHandle, workers: int, measured
     # Held-out rows are predicted before and after, and validation rows are needed as features too.
     times = {"validation": 3, "test": 2}
     passed = rows + sum(times[split] * held_out.rows for split, held_out in repair.held_out.items())
-    measured["passes"] = passed * seconds / len(block)
+    measured["passes"] = passed * seconds / len(block) / max(1, workers)
     taken = np.arange(min(_MEASURED_ROWS, rows)) % len(block)
     small = _fit(repair, inputs[taken], images.labels[taken])
     changes, tunings = _tunings(small, _fit(repair, _no_values(rows, inputs), np.zeros(rows, np.int64)), workers)
     measured["tunings"] = tunings
-    measured["search"] = _search(small, changes, rows, len(repair.seeds))
+    measured["search"] = _search(small, changes, rows, len(repair.seeds), workers)
 
 
 def _tunings(small: CrossFit, whole: CrossFit, workers: int) -> tuple[Changes, float]:
@@ -135,8 +135,8 @@ def _of_epochs(recipes: Sequence[Recipe], epochs: int) -> list[Recipe]:
     return [replace(recipe, epochs=epochs) for recipe in recipes]
 
 
-def _search(small: CrossFit, changes: Changes, rows: int, seeds: int) -> float:
-    """Seconds of the searches, and of judging all rows at every step."""
+def _search(small: CrossFit, changes: Changes, rows: int, seeds: int, workers: int) -> float:
+    """Seconds of the searches, on workers in tiles where there are some, and of judging all rows at every step."""
     settings = small.settings.search
     case, problem = small.case([changes] * small.rows.folds, settings)
     fitness = build_fitness(problem, case.rows)
@@ -144,7 +144,7 @@ def _search(small: CrossFit, changes: Changes, rows: int, seeds: int) -> float:
     first, _ = _timed(lambda: fitness.evaluate(candidates))
     again, _ = _timed(lambda: fitness.evaluate(candidates))
     per_row = again / len(case.rows.labels)
-    searched = seeds * settings.num_iterations * min(rows, SEARCH_ROWS)
+    searched = seeds * settings.num_iterations * min(rows, SEARCH_ROWS) / max(1, workers)
     judged = rows * len(small.settings.steps) / len(candidates)
     return 2 * max(0.0, first - again) + (searched + judged) * per_row  # the judge compiles too
 

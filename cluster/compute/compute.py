@@ -267,6 +267,7 @@ class Compute:
         placement = place_tasks(self._means(), searches_of(left), self.options.tiles)
         if placement is not None:
             self._decide_search(placement)
+        looked = 0
         while left and (placement is None or placement.where == "process"):
             task, started = left[0], time.perf_counter()
             event, result = self._task_here(model, base, task, known, judge)
@@ -275,7 +276,9 @@ class Compute:
             seconds = time.perf_counter() - started
             known.update(event.segments[0].begun)
             yield event
-            if placement is None:
+            # The first iteration also compiled: one more tells what they cost.
+            looked += len(iteration_seconds(result))
+            if placement is None and (result.ended or looked > 1):
                 placement = place_by_cost(self._means(), cost_of(left, task, result, seconds))
                 self._decide_search(placement)
         if not left:
@@ -413,12 +416,15 @@ class Compute:
         options = self.options
         if options.num_workers == 0:
             return Means(0, asked=True, adds_hardware=False, only_workers=False, start_seconds=0.0)
-        asked = options.num_workers is not None
+        asked, cores = options.num_workers is not None, os.cpu_count() or 1
+        # Where every worker has the threads that keep the bits the same, so has this process, and leaves cores idle.
+        here = min(options.threads or cores, cores)
         if self._resources is None:
             # Started here, CPU workers share this machine's cores; several GPUs add hardware to the one used here.
             gpus = backend.gpu_count()
             workers = options.num_workers or (gpus if gpus > 1 else unasked(MODELS))
-            return Means(workers, asked, gpus > 1, only_workers=False, start_seconds=0.0 if asked else START_SECONDS)
+            adds = gpus > 1 or (gpus == 0 and min(workers * here, cores) > here)
+            return Means(workers, asked, adds, only_workers=False, start_seconds=0.0 if asked else START_SECONDS)
         resources = self._resources
         if self._pool is not None:
             only = self._pool.kinds != [backend.hardware_kind()]
@@ -426,7 +432,8 @@ class Compute:
         else:
             only = resources.gpus_per_worker > 0 and backend.gpu_count() == 0
             start = 0.0 if asked else JOIN_SECONDS
-        adds = resources.gpus_per_worker > 0 or resources.workers * resources.threads > (os.cpu_count() or 1)
+        there = resources.workers * resources.threads
+        adds = resources.gpus_per_worker > 0 or (min(there, cores) if resources.local else there) > here
         return Means(resources.workers, asked, adds, only, start)
 
     def _connect(self) -> Resources:

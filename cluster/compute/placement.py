@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cluster.workers.task import RepairTask, TaskResult
+from cluster.workers.task import ReadyCase, RepairTask, TaskResult
+from engine.fitness.mixture import MixtureRows, mixture_tiles
 from engine.fitness.tiling import plan_tiles
 
 Where = Literal["process", "workers", "tiles"]
@@ -169,8 +170,7 @@ def place_tiles(means: Means, task: RepairTask, iteration: float) -> Placement:
         task: of the search.
         iteration: seconds of one evaluation of the swarm, measured.
     """
-    settings = task.searches[0].settings
-    tiles = len(plan_tiles(settings.swarm.num_particles, task.rows, 1, settings.tiling))
+    settings, tiles = task.searches[0].settings, _tiles_of(task)
     spread = min(means.workers, tiles)
     gain = iteration * (1 - 1 / spread) - round_trip(spread)
     per_iteration = f"{iteration * 1e3:.2f} ms per iteration"
@@ -179,3 +179,14 @@ def place_tiles(means: Means, task: RepairTask, iteration: float) -> Placement:
             "tiles", f"{per_iteration}, {tiles} tiles over {means.workers} workers save {gain * 1e3:.1f} ms"
         )
     return Placement("process", f"{per_iteration}: messages to workers would cost more than they save")
+
+
+def _tiles_of(task: RepairTask) -> int:
+    """Tiles of an iteration of a task's searches."""
+    settings = task.searches[0].settings
+    particles = settings.swarm.num_particles
+    if isinstance(task.source, ReadyCase) and isinstance(rows := task.source.case.rows, MixtureRows):
+        mixture = task.source.problem.mixture
+        assert mixture is not None  # whose rows these are
+        return len(mixture_tiles(mixture, rows.group, particles, settings.tiling))
+    return len(plan_tiles(particles, task.rows, 1, settings.tiling))

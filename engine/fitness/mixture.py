@@ -113,7 +113,7 @@ class MixtureFitness:
         """Choose the shapes; nothing is computed on rows yet."""
         self._mixture, self._rows = mixture, rows
         self._together, self._most = tile_shape(mixture, len(rows.labels), particles, tiling)
-        self.tiles = _cut(rows.group, particles, self._together, self._most)
+        self.tiles = mixture_tiles(mixture, rows.group, particles, tiling)
         self._kept: dict[tuple[int, int], tuple[Any, ...]] = {}
         self._evaluate = backend.compiled(self._sums)
         self._classes = backend.compiled(self._predicted)
@@ -328,8 +328,9 @@ def tile_shape(mixture: Mixture, rows: int, particles: int, tiling: Tiling) -> t
     return together, min(wide, -(-even // ROW_STEP) * ROW_STEP)
 
 
-def _cut(group: Int64, particles: int, together: int, most: int) -> tuple[Tile, ...]:
-    """Tiles of particles and rows, each of one group, rows varying fastest."""
+def mixture_tiles(mixture: Mixture, group: Int64, particles: int, tiling: Tiling) -> tuple[Tile, ...]:
+    """Tiles of particles and rows (n,), each of one group, rows varying fastest."""
+    together, most = tile_shape(mixture, len(group), particles, tiling)
     ends = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(group)]
     ranges = [
         (start, min(start + most, stop))

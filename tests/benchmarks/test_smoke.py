@@ -71,6 +71,14 @@ RUNS = (
         "--rows 200 --particles 4 --timed 1 --rounds 1",
         (("Dense layers", "iteration", "model / iteration", "layers / iteration", "compiled / iteration"),),
     ),
+    Run(
+        "stages",
+        "--rows 200 --offset 0 --test-rows 200 --rounds 1",
+        (("stage", "seconds", "% of whole", "floor, s", "seconds / floor"),),
+        shipped=True,
+        says="G multiply-adds, at ",
+        aims=True,
+    ),
     Run("tunings", "--rows 120 --rounds 1", (("rows", "tasks", "weights", "one worker, s", "two workers, s"),)),
     Run("resplits", "--seeds 1", (("seed", "label", "promised", "step", "label +", "all", "worst"),)),
     Run(

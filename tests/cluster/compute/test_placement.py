@@ -8,7 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
+from cluster.compute.compute import Compute, ComputeOptions
 from cluster.compute.placement import (
     Cost,
     Means,
@@ -21,11 +23,13 @@ from cluster.compute.placement import (
 )
 from cluster.workers.task import ReadyCase, RepairTask, SearchJob, SearchResult, TaskResult
 from engine.core.rng import RngKey
+from engine.fitness.mixture import Mixture
 from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows
 from engine.fitness.tiling import Tiling
 from engine.layers.weight_stats import WeightStats
 from engine.search.loop import Iteration, Offer, SearchSettings, SearchState, start
+from tests.support.chains import net, random_changes
 
 HERE = Means(0, asked=True, adds_hardware=False, only_workers=False, start_seconds=0.0)
 LAPTOP = Means(4, asked=False, adds_hardware=False, only_workers=False, start_seconds=8.0)
@@ -127,3 +131,29 @@ def task_of(tiling: Tiling = Tiling(), searches: int = 1) -> RepairTask:  # noqa
     ready = ReadyCase(case, None, Path("negative/6"), None)  # type: ignore[arg-type]
     jobs = tuple(SearchJob(f"s{seed}", SearchSettings(tiling=tiling), seed) for seed in range(searches))
     return RepairTask("task", 1, Path("negative/6"), 6, jobs, "", ready, 1)
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "cores", "adds"),
+    [(2, 1, 2, True), (2, None, 2, False), (1, 1, 2, False), (2, 1, 1, False), (None, 1, 4, True), (4, 2, 2, False)],
+)
+def test_workers_add_the_cores_that_one_thread_leaves_idle(
+    workers: int | None, threads: int | None, cores: int, adds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before they have started, on this machine."""
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("cluster.compute.compute.unasked", lambda cost: cores)
+    means = Compute(ComputeOptions(num_workers=workers, threads=threads), say=lambda line: None)._means()
+    assert means.adds_hardware is adds
+
+
+def test_a_mixture_has_the_tiles_of_its_own_evaluation() -> None:
+    """For each of nine groups of rows one of each half of the hundred particles."""
+    subject = net("two")
+    group = np.repeat(np.arange(9), 10)
+    mixture = Mixture(subject.chain, tuple(random_changes(subject.chain, 2, seed) for seed in range(9)), 0.5)
+    problem: Any = SimpleNamespace(mixture=mixture)
+    case: Any = SimpleNamespace(rows=subject.rows(np.arange(90), group))
+    task = replace(task_of(), source=ReadyCase(case, problem, Path("folder")))
+    found = place_tiles(replace(CLUSTER, workers=27), task, 1.0)
+    assert (found.where, found.reason) == ("tiles", "1000.00 ms per iteration, 18 tiles over 27 workers save 936.7 ms")
