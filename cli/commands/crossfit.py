@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from cluster.batch.crossfit_estimate import CrossFitExpectation
     from cluster.compute.compute import ComputeOptions
     from cluster.runs.crossfit import CrossFitRepair, CrossFitReport
+    from cluster.runs.merging import Parts
+    from cluster.runs.parts import Part
     from engine.data.image_set import ImageSet
     from engine.models.load import LoadedModel
     from engine.search.loop import SearchSettings
@@ -78,6 +80,7 @@ def batch_crossfit(
     resume: bool,
     overwrite: bool,
     dry_run: bool,
+    parts: Parts | None = None,
     **options: Any,
 ) -> int:
     """Repair labels on the rows of all chunks; returns the exit code."""
@@ -116,6 +119,7 @@ def batch_crossfit(
                 compute,
                 resume=resume,
                 overwrite=overwrite,
+                parts=parts,
                 on_rows=console.rows,
                 on_tunings=console.tunings,
                 on_iterations=console.iterations(len(repair.seeds), repair.settings.search.num_iterations),
@@ -139,6 +143,7 @@ def make_crossfit_batch(
     separate: bool,
     positive_inputs_dir: Sequence[Path],
     output_dir: Path,
+    part: Part | None = None,
     **options: Any,
 ) -> CrossFitBatch:
     """Open and check what a batch reads.
@@ -164,7 +169,7 @@ def make_crossfit_batch(
     names = repair.label_names
     if not means_all(labels, names):
         repair = replace(repair, repaired=parse_labels(labels, model.classes, names))
-    return CrossFitBatch(repair, files, separate)
+    return CrossFitBatch(repair, files, separate, part)
 
 
 def expectation_text(work: CrossFitBatch, found: CrossFitExpectation) -> str:
