@@ -20,6 +20,7 @@ from engine.core.errors import InputError
 @option("--chunks", type=PATH, help="The chunks, if they are not where part 1 had them.")
 @option("--val-data", type=PATH, help="The validation data, likewise.")
 @option("--test-data", type=PATH, help="The test data, likewise.")
+@option("--target-data-dir", type=PATH, multiple=True, help="The negative inputs of `optimize`, likewise.")
 @option("--positive-inputs-dir", type=PATH, multiple=True, help="The positive inputs, likewise.")
 @option("--requirements", type=PATH, help="The file of requirements, likewise.")
 @option("--allow-custom-code", type=bool, help="Run code that the model file brings along, such as Lambda layers.")
@@ -39,7 +40,7 @@ def command(parts: tuple[Path, ...], **own: Any) -> Any:
 
     Example: repair-dist merge-runs run-1 run-2 run-3 --output-dir merged
     """
-    from cli.commands.batch import command as batch
+    from cli.commands import batch, optimize
     from cluster.runs.merging import read_parts
 
     here = {name: value for name, value in own.items() if was_given(name)}
@@ -48,5 +49,8 @@ def command(parts: tuple[Path, ...], **own: Any) -> Any:
             raise InputError(f"{directory} is a part and --output-dir too, expected a folder of its own")
     found = read_parts(parts)
     options = {name: value for name, value in found.options.items() if name not in (*OF_PLACE, *here)}
-    with batch.make_context("batch", [*words_of(options), *words_of(here)], obj=found) as inner:
-        return batch.invoke(inner)
+    merging = {"batch": batch, "optimize": optimize}[found.command].command
+    if found.command == "optimize":
+        here["run_dir"] = own["output_dir"]
+    with merging.make_context(found.command, [*words_of(options), *words_of(here)], obj=found) as inner:
+        return merging.invoke(inner)

@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 OF_PLACE = frozenset(
     (
         *("num_workers", "address", "gpus_per_worker", "spread_rows", "tiles", "explain", "verbose", "dry_run"),
-        *("output_dir", "resume", "overwrite", "part", "allow_custom_code"),
+        *("output_dir", "run_dir", "resume", "overwrite", "part", "allow_custom_code"),
     )
 )
 """Parameters that mean the place where a command runs, or whom its user trusts: whoever merges gives their own."""
@@ -36,7 +36,9 @@ def part_option(function: F) -> F:
     )(function)
 
 
-def stated_part(text: str | None, method: str, *, mode: str, separate: bool, dry_run: bool) -> Part | None:
+def stated_part(
+    text: str | None, method: str, *, mode: str = "", separate: bool = False, dry_run: bool = False
+) -> Part | None:
     """The part that the current command line asks for, or None of a whole run.
 
     Raises:
@@ -47,7 +49,8 @@ def stated_part(text: str | None, method: str, *, mode: str, separate: bool, dry
 
     from cluster.runs.parts import read_part
 
-    part = read_part(text, {**given_options(), "method": method})
+    name = click.get_current_context().info_name or ""
+    part = read_part(text, name, {**given_options(), "method": method})
     if method != CROSSFIT and mode != "independent":
         raise InputError(
             f"--part divides the chunks of mode independent and the mode is {mode}, whose chunks wait for one another, "

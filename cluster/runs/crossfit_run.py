@@ -31,6 +31,7 @@ from cluster.runs.crossfit import (
 from cluster.runs.crossfit_records import missing_of, outcome_of, record_outcome, tuning_rows
 from cluster.runs.crossfit_rows import read_rows
 from cluster.runs.ledger import EndedSearch, Ledger, OnJobs
+from cluster.runs.merging import Parts
 from cluster.runs.optimize import OnIterations, search
 from cluster.runs.output import NOT_MET_FILE, mark_missing, measuring, save_repaired
 from cluster.runs.parts import Part, end_part
@@ -57,6 +58,7 @@ def repair_crossfit(
     compute: Compute,
     open_records: Callable[[Mapping[str, Any]], RunRecords],
     *,
+    parts: Parts | None = None,
     on_rows: Progress = unseen,
     on_tunings: Callable[[int], Tick] = lambda count: ignore,
     on_iterations: OnIterations | None = None,
@@ -69,6 +71,7 @@ def repair_crossfit(
         compute: where; one thread in every process keeps the bits the same everywhere.
         open_records: starts the run directory from its facts, or goes on with the run there, once the input is known
             to be good.
+        parts: of the same repair, which have tuned.
         on_rows: progress of row passes.
         on_tunings: starts the progress of so many tunings.
         on_iterations: called with (job, new iterations).
@@ -79,13 +82,13 @@ def repair_crossfit(
         WorkError: the disk is full or no worker is left; the run can be resumed.
     """
     begun = time.perf_counter()
-    check_repair(repair)
-    check_memory(repair, compute)
-    handle = compute.handle(repair.model, repair.target)
-    allow = repair.allow_shared_rows
-    rows = read_rows(compute, handle, repair.chain.head, repair.rows, repair.held_out, on_rows, allow_shared=allow)
-    ready = ready_repair(repair, rows, compute, handle)
+    ready = _read(repair, compute, on_rows)
+    if parts is not None:
+        ready = replace(ready, facts=parts.facts(ready.facts))
     records = open_records(ready.facts)
+    if parts is not None:
+        with records.telling_end(ready.facts):
+            parts.join(records)
     return carry_out(
         ready,
         compute,
@@ -96,6 +99,30 @@ def repair_crossfit(
         on_iterations=on_iterations,
         on_jobs=on_jobs,
     )
+
+
+def repair_part(
+    repair: CrossFitRepair,
+    part: Part,
+    compute: Compute,
+    open_records: Callable[[Mapping[str, Any]], RunRecords],
+    *,
+    on_rows: Progress = unseen,
+    on_tunings: Callable[[int], Tick] = lambda count: ignore,
+) -> int:
+    """Run the tunings of a part of a repair, and record them; see `tune_part` and `repair_crossfit`."""
+    ready = _read(repair, compute, on_rows)
+    ready = replace(ready, facts=part.facts(ready.facts))
+    return tune_part(ready, part, compute, open_records(ready.facts), on_tunings=on_tunings)
+
+
+def _read(repair: CrossFitRepair, compute: Compute, on_rows: Progress) -> ReadyRepair:
+    check_repair(repair)
+    check_memory(repair, compute)
+    handle = compute.handle(repair.model, repair.target)
+    allow = repair.allow_shared_rows
+    rows = read_rows(compute, handle, repair.chain.head, repair.rows, repair.held_out, on_rows, allow_shared=allow)
+    return ready_repair(repair, rows, compute, handle)
 
 
 def carry_out(

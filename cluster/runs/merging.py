@@ -20,6 +20,9 @@ from cluster.runs.identity import fingerprints
 from cluster.runs.parts import PART, Part
 from engine.core.errors import InputError
 
+COMMANDS = ("batch", "optimize")
+"""Those that run parts."""
+
 _UNFINISHED = {"running": "is still running, or was killed", "interrupted": "was interrupted", "failed": "failed"}
 
 
@@ -30,11 +33,13 @@ class Parts:
     Attributes:
         directories: of the parts 1, 2, …
         identity: of the whole run.
-        options: of the command that ran part 1, as `run.json` has them.
+        command: that ran part 1: batch or optimize.
+        options: of that, as `run.json` has them.
     """
 
     directories: tuple[Path, ...]
     identity: Mapping[str, Any]
+    command: str
     options: Mapping[str, Any]
 
     def facts(self, whole: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,17 +106,17 @@ def read_parts(directories: Sequence[Path]) -> Parts:
     for directory, facts in found.items():
         _check_ended(directory, parts[directory], facts)
     ordered = tuple(sorted(parts, key=lambda directory: parts[directory].number))
-    return Parts(ordered, whole, parts[ordered[0]].options)
+    return Parts(ordered, whole, parts[ordered[0]].command, parts[ordered[0]].options)
 
 
 def _part(directory: Path, facts: Mapping[str, Any]) -> Part:
     stated, options = facts.get("part"), facts.get("options")
     if not isinstance(stated, dict) or not isinstance(options, dict):
         raise InputError(f"{directory}: is no part of a run, expected one that was made with --part")
-    number, of = stated.get("number"), stated.get("of")
-    if not (isinstance(number, int) and isinstance(of, int) and 1 <= number <= of):
+    number, of, command = (stated.get(name) for name in ("number", "of", "command"))
+    if not (isinstance(number, int) and isinstance(of, int) and 1 <= number <= of and command in COMMANDS):
         raise InputError(f"{directory / 'run.json'}: is damaged, expected the number of a part")
-    return Part(number, of, options)
+    return Part(number, of, command, options)
 
 
 def _whole(directory: Path, facts: Mapping[str, Any]) -> dict[str, Any]:

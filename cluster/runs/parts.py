@@ -26,11 +26,13 @@ class Part:
     Attributes:
         number: from 1.
         of: how many there are.
-        options: of the command that runs it, as JSON has them; whoever merges the parts computes with the same.
+        command: that runs it: batch or optimize.
+        options: of the command, as JSON has them; whoever merges the parts computes with the same.
     """
 
     number: int
     of: int
+    command: str = "batch"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -49,11 +51,12 @@ class Part:
     def facts(self, whole: Mapping[str, Any]) -> dict[str, Any]:
         """What `run.json` says of this part, from what it would say of the whole run."""
         identity = {**whole["identity"], "part": str(self)}
-        return {**whole, "identity": identity, "part": {"number": self.number, "of": self.of}, "options": self.options}
+        part = {"number": self.number, "of": self.of, "command": self.command}
+        return {**whole, "identity": identity, "part": part, "options": self.options}
 
 
-def read_part(text: str, options: Mapping[str, Any]) -> Part:
-    """A part as `--part` names it: `2/3`.
+def read_part(text: str, command: str, options: Mapping[str, Any]) -> Part:
+    """A part of a command with these options as `--part` names it: `2/3`.
 
     Raises:
         InputError: it is not one of so many.
@@ -61,7 +64,7 @@ def read_part(text: str, options: Mapping[str, Any]) -> Part:
     found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise InputError(f"part is '{in_words(text)}', expected I/N with I from 1 to N, as 2/3 for the second of three")
-    return Part(int(found[1]), int(found[2]), options)
+    return Part(int(found[1]), int(found[2]), command, options)
 
 
 def end_part(records: RunRecords, facts: Mapping[str, Any]) -> None:

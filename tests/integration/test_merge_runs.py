@@ -240,11 +240,12 @@ def tunings(directory: Path) -> set[tuple[str, int]]:
     return {(row["recipe"], row["fold"]) for row in read_table(directory, "tunings").to_pylist()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "count"),
     [
         ([*BATCH, "--labels", "6", "--requirements", "requirements.toml"], 2),
-        pytest.param([*CROSSFIT, "--val-data", "val.h5", "--test-data", "test.h5"], 9, marks=pytest.mark.slow),
+        ([*CROSSFIT, "--val-data", "val.h5", "--test-data", "test.h5"], 9),
     ],
 )
 def test_tunings_in_two_parts(words: list[str], count: int, batchspace: Path, command: Command) -> None:
@@ -263,6 +264,29 @@ def test_tunings_in_two_parts(words: list[str], count: int, batchspace: Path, co
     assert differences(Path("whole"), Path("merged")) == []
     assert {row["where"] for row in read_table(Path("merged"), "tunings").to_pylist()} == {"checkpoint"}
     assert len(read_patch(Path("merged/patch.arrow")))
+
+
+@pytest.mark.slow
+def test_parts_of_optimize(workspace: Path, command: Command) -> None:
+    """CrossFit's; where `optimize` has two folders, the merged run has one."""
+    words = ["optimize", "--method", "CrossFit", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6"]
+    words += ["--recipes", "2:1:epochs=2", "--folds", "3", "--num-particles", "8", "--num-iterations", "5", *HERE]
+    whole = command(*words, "--output-dir", "whole", "--run-dir", "whole")
+    for number in (1, 2):
+        run_dir = f"run-{number}"
+        done = command(*words, "--output-dir", "out", "--run-dir", run_dir, "--part", f"{number}/2", "--verbose", "1")
+        assert done.code == 0, done.err
+        assert f"This is part {number}/2 of a run" in done.out and f"records: {run_dir}\n" in done.out
+    assert not Path("out").exists()
+    assert {len(tunings(Path(f"run-{number}"))) for number in (1, 2)} == {1, 2}
+    done = command("merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE)
+    assert done.code == whole.code, done.err
+    assert differences(Path("whole"), Path("merged")) == []
+
+
+def test_searches_of_optimize_are_not_divided(workspace: Path, refused: Refused) -> None:
+    words = ["optimize", "--method", "Arachne", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6"]
+    refused(*words, "--part", "1/2", says=("--part is of CrossFit and the method is Arachne, expected one without",))
 
 
 @pytest.mark.slow
@@ -389,7 +413,6 @@ def test_an_interrupted_part_of_tunings_goes_on(
     assert differences(Path("whole"), Path("merged")) == []
 
 
-@pytest.mark.slow
 def test_parts_of_nothing_to_repair(batchspace: Path, command: Command, right: Any) -> None:
     images, labels = pooled(Path())
     write(Path("right/0/repair.h5"), images[right], labels[right])

@@ -40,8 +40,9 @@ def test_a_name_of_odd_bytes() -> None:
 
 @pytest.mark.parametrize(("text", "number", "of"), [("1/1", 1, 1), ("2/3", 2, 3), ("10/10", 10, 10)])
 def test_read(text: str, number: int, of: int) -> None:
-    part = read_part(text, {"seed": 1})
-    assert (part.number, part.of, part.options, str(part)) == (number, of, {"seed": 1}, text)
+    part = read_part(text, "optimize", {"seed": 1})
+    assert (part.number, part.of, part.command, part.options) == (number, of, "optimize", {"seed": 1})
+    assert str(part) == text
 
 
 @pytest.mark.parametrize(
@@ -50,4 +51,4 @@ def test_read(text: str, number: int, of: int) -> None:
 )
 def test_no_part(text: str) -> None:
     with pytest.raises(InputError, match=r"^part is '.*', expected I/N with I from 1 to N, as 2/3 for the second of"):
-        read_part(text, {})
+        read_part(text, "batch", {})
