@@ -87,7 +87,7 @@ def test_every_block_runs_after_the_one_before(
         "docs/requirements-and-batches.md": ["batch", "report"],
         "docs/crossfit.md": ["target", "optimize", "report", "batch"],
         "docs/arachne.md": ["localize", "optimize", "utils", "target", "localize", "optimize"],
-        "docs/cluster.md": [],
+        "docs/cluster.md": ["batch", "batch", "merge-runs"],
         "docs/records.md": [
             *("python", "python", "python"),
             *("patch apply", "patch revert", "patch merge", "patch diff", "patch show"),
