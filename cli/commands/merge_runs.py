@@ -29,14 +29,14 @@ from engine.core.errors import InputError
 @worker_options
 @verbose_option
 def command(parts: tuple[Path, ...], **own: Any) -> Any:
-    """Join the runs that `batch --part 1/N` to `--part N/N` left, in any order, and decide.
+    """Join the runs that `batch` or `optimize` left with --part 1/N to N/N, in any order, and decide.
 
-    What comes of it is what one `batch` without --part would have left, bit for bit: the model, the patch, all tables
+    What comes of it is what one command without --part would have left, bit for bit: the model, the patch, all tables
     and the report. Options are those of part 1, as its run.json has them; model and data must be the same bytes, and
     the hardware of the same kind. Arachne judges all patches and saves the best; CrossFit searches over the mixtures
-    of all tunings.
+    of all tunings. What failed in a part is tried once more.
 
-    Exit codes are those of `batch`, and 2 where a part is missing, given twice, not at its end or of another run.
+    Exit codes are those of that command; 2 too where a part is missing, given twice, of another run or not at its end.
 
     Example: repair-dist merge-runs run-1 run-2 run-3 --output-dir merged
     """

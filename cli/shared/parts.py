@@ -31,8 +31,8 @@ def part_option(function: F) -> F:
     return option(
         "--part",
         metavar="I/N",
-        help="Do part I of N, on a cluster of its own, and leave the rest to `merge-runs`: so many of the chunks of "
-        "mode independent, or of CrossFit's tunings.",
+        help="Do part I of N of a run, as one of N clusters, for `merge-runs` to join: of mode independent some of the "
+        "chunks, of CrossFit some of the tunings.",
     )(function)
 
 

@@ -52,7 +52,7 @@ def commands(block: str) -> Iterator[list[str]]:
 
 def quick(words: list[str]) -> list[str]:
     """The words of a command with those that keep it short."""
-    more = QUICK.get(words[0], [])
+    more = [*QUICK.get(words[0], []), *(["--chunks=data/repairsets/0"] if "--part" in words else [])]
     if words[0] in ("optimize", "batch") and "CrossFit" in words:
         return [*words, *more, *FEW_TUNINGS]
     return [*words, *more, *(["--fronts=1", "--positive-weights=0.15x", "--seeds=2"] if words[0] == "batch" else [])]
