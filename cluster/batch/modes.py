@@ -182,7 +182,7 @@ def search_part(
     chunks = [chunk for chunk in batch.chunks if chunk.name in names]
     run.ledger.plan(1, batch.jobs_per_step // len(batch.chunks) * len(chunks))
     compute.say(f"part {part}: {len(chunks)} of {len(batch.chunks)} chunks")
-    _run_searches(run, 1, batch.target.kernel, chunks)
+    _search(run, 1, batch.target.kernel, chunks)  # what it found is judged again beside that of the other parts
     return run.ledger
 
 
@@ -306,13 +306,6 @@ def _in_words(run: _BatchRun, comparison: Comparison, score: Score) -> str:
 
 def _search(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[ChunkFile]) -> list[Candidate]:
     """Run the searches of a step and judge what they offer; candidates that change something, best first."""
-    _run_searches(run, step, kernel, chunks)
-    groups = [group_name(step, chunk, label) for chunk in chunks for label in run.batch.labels]
-    return _judged(run, step, kernel, (job.name for group in groups for job in jobs_of(run.batch, group)))
-
-
-def _run_searches(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[ChunkFile]) -> None:
-    """Run the searches of a step on these chunks, but for those that have ended."""
     batch, ledger = run.batch, run.ledger
     ledger.begin(step, batch.jobs_per_step)
     for chunk in chunks:
@@ -325,6 +318,8 @@ def _run_searches(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[C
     for block in blocks(tasks):
         for event in run.compute.run_tasks(run.handle, base, block, ledger.states(block)):
             ledger.take(event)
+    groups = [group_name(step, chunk, label) for chunk in chunks for label in batch.labels]
+    return _judged(run, step, kernel, (job.name for group in groups for job in jobs_of(batch, group)))
 
 
 def _judged(run: _BatchRun, step: int, kernel: Float32, jobs: Iterable[str]) -> list[Candidate]:

@@ -149,7 +149,12 @@ class RunRecords:
 
     def replace(self, table: str, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of a part, usually those of one task, in place of those before."""
-        self._write(self.directory / table / f"{_file_name(part)}-00000.arrow", table, rows)
+        self.write(table, part, _from_rows(table, rows))
+
+    def write(self, table: str, part: str, rows: pa.Table) -> None:
+        """Write ready-made rows of a part, in place of those before."""
+        with self._whole(self._place(table, part)) as temporary:
+            _write_table(temporary, rows)
 
     def write_checkpoint(self, task: str, content: bytes) -> None:
         """Keep the state of a task that has not ended."""
@@ -191,14 +196,8 @@ class RunRecords:
         for name in (*SCHEMAS, "progress.json"):
             remove_at_once(self.directory / name)
 
-    def put(self, table: str, part: str, rows: pa.Table) -> None:
-        """As `replace`, of rows that are a table already."""
-        with self._whole(self.directory / table / f"{_file_name(part)}-00000.arrow") as temporary:
-            _write_table(temporary, rows.cast(SCHEMAS[table]))
-
-    def _write(self, path: Path, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        with self._whole(path) as temporary:
-            _write_table(temporary, _from_rows(table, rows))
+    def _place(self, table: str, part: str) -> Path:
+        return self.directory / table / f"{_file_name(part)}-00000.arrow"
 
     def _write_text(self, name: str, text: str) -> None:
         with self._whole(self.directory / name) as temporary:

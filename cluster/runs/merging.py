@@ -70,8 +70,8 @@ class Parts:
                     rows = read_table(directory, name)
                     mine = rows.filter(pc.is_in(rows["job"], ended["job"].combine_chunks()))
                     if len(mine):
-                        records.put(name, f"part{number}", mine)
-                records.put("jobs", f"part{number}", ended)
+                        records.write(name, f"part{number}", mine.cast(SCHEMAS[name]))
+                records.write("jobs", f"part{number}", ended.cast(SCHEMAS["jobs"]))
             for path in sorted((directory / CHECKPOINTS).glob("[!.]*.npz")):
                 records.write_checkpoint(path.stem, path.read_bytes())
 

@@ -373,13 +373,13 @@ def test_an_interrupted_part_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["cluster.records.store.RunRecords.put", "cluster.batch.modes._judged"])
+@pytest.mark.parametrize("where", ["cluster.records.store.RunRecords.write", "cluster.batch.modes._follow"])
 def test_an_interrupted_merge_goes_on(
     where: str, here: Path, undisturbed: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE]
     with monkeypatch.context() as patched:
-        interrupt(patched, where, at=3 if where.endswith("put") else 1)
+        interrupt(patched, where, at=3 if where.endswith("write") else 1)
         assert command(*words).code == 130
     assert read_facts(Path("merged"))["state"] == "interrupted"
     again = command(*words)
