@@ -9,8 +9,10 @@ from .runs.crossfit import CrossFitRepair, CrossFitReport
 from .runs.crossfit_run import repair_crossfit
 from .runs.evaluate import Evaluated, Evaluation, Setting, check_evaluation, evaluate
 from .runs.localize import localise
+from .runs.merging import Parts, read_parts
 from .runs.optimize import Repairs, repair
 from .runs.output import save_repaired
+from .runs.parts import Part
 from .runs.reports import ChunkReport, Measured
 from .workers.model import ModelHandle
 
@@ -29,6 +31,8 @@ __all__ = [
     "Expectation",
     "Measured",
     "ModelHandle",
+    "Part",
+    "Parts",
     "Repairs",
     "RunRecords",
     "Setting",
@@ -41,6 +45,7 @@ __all__ = [
     "localise",
     "open_chunks",
     "read_facts",
+    "read_parts",
     "read_table",
     "repair",
     "repair_crossfit",

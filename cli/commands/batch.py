@@ -34,6 +34,7 @@ from cli.shared.options import (
     target_layer_option,
     verbose_option,
 )
+from cli.shared.parts import part_option, stated_part
 from engine.core.errors import InputError
 from engine.core.names import in_words, label_of
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from cluster.batch.estimate import Expectation
     from cluster.batch.spec import Batch, Mode, Weighting
     from cluster.compute.compute import ComputeOptions
+    from cluster.runs.merging import Parts
+    from cluster.runs.parts import Part
     from engine.localize.last_dense import Impact
     from engine.metrics.requirements import Requirement
     from engine.search.loop import SearchSettings
@@ -119,10 +122,13 @@ MAX_ROUNDS = 5
     help="Print jobs, workers and the time they will take, and stop. Measured in about 10 s once the workers run: what "
     "has not ended then is given up, but for a call of TensorFlow or JAX that has begun.",
 )
+@part_option
 @option("--explain", type=bool, help="Print what runs where and why, and of CrossFit the memory it needs at most.")
 @compute_options
 @verbose_option
-def command(compute_settings: ComputeOptions, verbose: int, method: str | None, **options: Any) -> int:
+def command(
+    compute_settings: ComputeOptions, verbose: int, method: str | None, part: str | None, **options: Any
+) -> int:
     """Repair a model for all chunks and labels of a repair set, and judge the result on rows no search has seen.
 
     CrossFit pools the rows of all chunks, and says with what chance its requirements hold on new rows; Arachne searches
@@ -140,6 +146,10 @@ def command(compute_settings: ComputeOptions, verbose: int, method: str | None, 
     refuse_other_methods(chosen)
     if options["resume"] and options["overwrite"]:
         raise InputError("--resume goes on with a run and --overwrite replaces it, expected one of them")
+    options["part"] = stated_part(
+        part, chosen, mode=options["mode"], separate=options["separate"], dry_run=options["dry_run"]
+    )
+    options["parts"] = click.get_current_context().obj  # of `merge-runs`, which runs this command
     if method is None:
         echo(f"method {CROSSFIT}, as none was given (--method {ARACHNE} is the other)", err=True)
     if chosen == CROSSFIT:
@@ -158,6 +168,7 @@ def batch(
     overwrite: bool,
     dry_run: bool,
     explain: bool = False,
+    parts: Parts | None = None,
     **options: Any,
 ) -> int:
     """The command with Arachne; returns the exit code."""
@@ -186,7 +197,13 @@ def batch(
         if resume and not holds_run(output_dir):
             console.say(f"{output_dir} holds no run yet: this is its start")
         code = run_recorded(
-            work, compute, resume=resume, overwrite=overwrite, on_rows=console.rows, on_jobs=console.jobs()
+            work,
+            compute,
+            resume=resume,
+            overwrite=overwrite,
+            parts=parts,
+            on_rows=console.rows,
+            on_jobs=console.jobs(),
         )
     echo(summary(read_report(output_dir)))
     created(output_dir)
@@ -216,6 +233,7 @@ def make_batch(
     settings: SearchSettings,
     target_layer: tuple[str, ...],
     allow_shared_rows: bool,
+    part: Part | None = None,
     **_: Any,
 ) -> Batch:
     """Open and check everything a batch reads.
@@ -272,6 +290,7 @@ def make_batch(
         positives=tuple(images for images in positives if images is not None),
         output=output_dir,
         allow_shared_rows=allow_shared_rows,
+        part=part,
     )
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from cluster.batch.crossfit import CrossFitBatch
     from cluster.batch.crossfit_estimate import CrossFitExpectation
     from cluster.compute.compute import ComputeOptions
-    from cluster.runs.crossfit import CrossFitRepair, CrossFitReport
+    from cluster.runs.crossfit import CrossFitRepair
+    from cluster.runs.merging import Parts
+    from cluster.runs.parts import Part
     from engine.data.image_set import ImageSet
     from engine.models.load import LoadedModel
     from engine.search.loop import SearchSettings
@@ -38,9 +40,11 @@ def optimize_crossfit(
     explain: bool,
     run_dir: Path | None,
     resume: bool,
+    part: Part | None = None,
+    parts: Parts | None = None,
     **options: Any,
-) -> CrossFitReport:
-    """Repair one label on all rows that `target` divided."""
+) -> int:
+    """Repair one label on all rows that `target` divided; returns the exit code."""
     if len(target_data_dir) > 1 or len(positive_inputs_dir) > 1:
         raise InputError("CrossFit repairs one --target-data-dir, expected one (`batch` pools chunks)")
     if resume and run_dir is None:
@@ -55,10 +59,12 @@ def optimize_crossfit(
     output = folder if output_dir is None else output_dir.absolute()
     repair = crossfit_repair(model, rows, (label,), folder, output, **options)
     directory = run_dir or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
-    report = run_crossfit(
+    code = run_crossfit(
         repair,
         compute_settings,
         directory,
+        part=part,
+        parts=parts,
         verbose=verbose,
         explain=explain,
         resume=resume,
@@ -66,7 +72,7 @@ def optimize_crossfit(
     )
     if verbose:
         echo(f"records: {directory}")
-    return report
+    return code
 
 
 def batch_crossfit(
@@ -78,6 +84,7 @@ def batch_crossfit(
     resume: bool,
     overwrite: bool,
     dry_run: bool,
+    parts: Parts | None = None,
     **options: Any,
 ) -> int:
     """Repair labels on the rows of all chunks; returns the exit code."""
@@ -116,6 +123,7 @@ def batch_crossfit(
                 compute,
                 resume=resume,
                 overwrite=overwrite,
+                parts=parts,
                 on_rows=console.rows,
                 on_tunings=console.tunings,
                 on_iterations=console.iterations(len(repair.seeds), repair.settings.search.num_iterations),
@@ -139,6 +147,7 @@ def make_crossfit_batch(
     separate: bool,
     positive_inputs_dir: Sequence[Path],
     output_dir: Path,
+    part: Part | None = None,
     **options: Any,
 ) -> CrossFitBatch:
     """Open and check what a batch reads.
@@ -164,7 +173,7 @@ def make_crossfit_batch(
     names = repair.label_names
     if not means_all(labels, names):
         repair = replace(repair, repaired=parse_labels(labels, model.classes, names))
-    return CrossFitBatch(repair, files, separate)
+    return CrossFitBatch(repair, files, separate, part)
 
 
 def expectation_text(work: CrossFitBatch, found: CrossFitExpectation) -> str:
@@ -309,16 +318,18 @@ def run_crossfit(
     compute_settings: ComputeOptions,
     directory: Path,
     *,
+    part: Part | None,
+    parts: Parts | None,
     verbose: int,
     explain: bool,
     resume: bool,
     overwrite: bool,
-) -> CrossFitReport:
-    """Run a repair in its run directory, and print what came of it."""
+) -> int:
+    """Run a repair, or a part of one, in its run directory, and print what came of it; returns the exit code."""
     from cli.run_report.data import read_report
     from cluster.compute.compute import Compute
     from cluster.records.store import RunRecords, holds_run
-    from cluster.runs.crossfit_run import repair_crossfit
+    from cluster.runs.crossfit_run import repair_crossfit, repair_part
     from engine.core.lock import LOCK, locked
 
     def open_records(facts: Mapping[str, Any]) -> RunRecords:
@@ -333,15 +344,28 @@ def run_crossfit(
         if not (resume and holds_run(directory)):
             RunRecords.check_new(directory, overwrite=overwrite)
         with locked(directory / LOCK, directory, say=console.say) as lock:
-            report = repair_crossfit(
-                repair, compute, open_records, on_rows=console.rows, on_tunings=console.tunings, on_iterations=tick
-            )
+            report = None
+            if part is not None:
+                rows, tunings = console.rows, console.tunings
+                code = repair_part(repair, part, compute, open_records, on_rows=rows, on_tunings=tunings)
+            else:
+                report = repair_crossfit(
+                    repair,
+                    compute,
+                    open_records,
+                    parts=parts,
+                    on_rows=console.rows,
+                    on_tunings=console.tunings,
+                    on_iterations=tick,
+                )
+                code = report.exit_code
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
     if verbose:
         echo(results(read_report(directory)))
-        created(report.model, *report.patch_files)
-    return report
+        if report is not None:
+            created(report.model, *report.patch_files)
+    return code
 
 
 def tell_loss(repair: CrossFitRepair, console: Console) -> None:

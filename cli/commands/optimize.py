@@ -37,6 +37,7 @@ from cli.shared.options import (
     target_layer_option,
     workflow_model_options,
 )
+from cli.shared.parts import part_option, stated_part
 from cli.shared.weights import weights_text
 from engine.core.errors import InputError
 
@@ -107,9 +108,12 @@ if TYPE_CHECKING:
     type=bool,
     help="Replace an earlier run directory, if it is not resumed, or an output folder that is not a repaired model.",
 )
+@part_option
 @compute_options
 @silent_option
-def command(compute_settings: ComputeOptions, verbose: int, method: str | None, **options: Any) -> Any:
+def command(
+    compute_settings: ComputeOptions, verbose: int, method: str | None, part: str | None, **options: Any
+) -> Any:
     """Repair a model, save, reload and measure it.
 
     Exit code 3: CrossFit does not promise what --requirements states, or it is not met on --test-data.
@@ -129,9 +133,12 @@ def command(compute_settings: ComputeOptions, verbose: int, method: str | None, 
 
         from cli.commands.crossfit import optimize_crossfit
 
-        return optimize_crossfit(compute_settings=compute_settings, verbose=verbose, **options).exit_code
-    if options["requirements"] is not None:
-        raise InputError("--requirements is of CrossFit and the method is Arachne, expected one without the other")
+        options["part"] = stated_part(part, chosen)
+        options["parts"] = click.get_current_context().obj  # of `merge-runs`, which runs this command
+        return optimize_crossfit(compute_settings=compute_settings, verbose=verbose, **options)
+    for name, value in (("requirements", options["requirements"]), ("part", part)):
+        if value is not None:
+            raise InputError(f"--{name} is of CrossFit and the method is Arachne, expected one without the other")
     return optimize(compute_settings=compute_settings, verbose=verbose, **options)
 
 

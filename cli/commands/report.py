@@ -77,6 +77,8 @@ def summary(report: ReportView) -> str:
 def results(report: ReportView) -> str:
     """What a run came to: what is promised, the requirements on held-out rows, and accuracy before and after."""
     parts = []
+    if report.part:
+        parts.append(f"This is part {report.part} of a run: nothing is decided before `merge-runs` joins all parts.")
     if report.crossfit is not None:
         parts.append(describe_crossfit(report.crossfit, report.labels, report.label_names))
     parts += [_verdicts(report, split, verdicts) for split, verdicts in report.verdicts.items()]

@@ -127,7 +127,7 @@ class ReportView:
 
     Attributes:
         directory: the run directory.
-        state: running, done, failed or interrupted.
+        state: running, done, failed or interrupted; part: one of several that `merge-runs` joins.
         mode: independent, rounds or chain; None for a run of `optimize`.
         model: path of the base model, as it was given.
         label_names: one per class, or None.
@@ -173,6 +173,12 @@ class ReportView:
     def kind(self) -> str:
         """What kind of run it was, in a word."""
         return CROSSFIT if self.crossfit is not None else self.mode or "optimize"
+
+    @property
+    def part(self) -> str:
+        """Which of how many parts, as `1/2`; empty of a whole run."""
+        part = self.facts.get("part")
+        return f"{part.get('number')}/{part.get('of')}" if isinstance(part, dict) else ""
 
     @property
     def judged_by(self) -> str | None:

@@ -21,7 +21,7 @@ SECTIONS = {
     ),
     "Where it runs": (
         *("num_workers", "address", "gpus_per_worker", "batch_size", "spread_rows", "tiles", "tile_bytes"),
-        *("tile_particles", "tile_rows", "explain", "dry_run"),
+        *("tile_particles", "tile_rows", "explain", "dry_run", "part"),
     ),
     "Output": ("output_dir", "run_dir", "resume", "overwrite", "verbose"),
 }
@@ -33,6 +33,7 @@ RARE = frozenset(
         *("max_rounds", "offers", "fronts", "forward_impact", "num_grad", "num_input_pos_sampled", "velocity_phi"),
         *("phi_split", "velocity_floor", "min_iteration_range", "batch_size", "spread_rows", "gpus_per_worker"),
         *("tiles", "tile_bytes", "tile_particles", "tile_rows", "explain", "num_particles", "num_iterations"),
+        "part",
     )
 )
 """Names of options that only `--help --all` shows."""

@@ -11,8 +11,10 @@ from cluster.compute.compute import Compute
 from cluster.records.store import RunRecords, enough_room, holds_run, read_facts
 from cluster.runs.crossfit import CrossFitRepair, CrossFitReport, check_repair, ready_repair
 from cluster.runs.crossfit_rows import RepairRows, read_rows
-from cluster.runs.crossfit_run import carry_out
+from cluster.runs.crossfit_run import carry_out, tune_part
+from cluster.runs.merging import Parts
 from cluster.runs.optimize import OnIterations
+from cluster.runs.parts import PART, Part
 from cluster.runs.shared_rows import refuse_one_file
 from cluster.workers.model import ModelHandle
 from engine.core.errors import InputError
@@ -30,11 +32,13 @@ class CrossFitBatch:
             have failures.
         chunks: as they were found, those that could not be opened too.
         separate: repair every label on its own, in `label-<n>` below the output of `repair`.
+        part: run the tunings of this part alone, and decide nothing; not with `separate`.
     """
 
     repair: CrossFitRepair
     chunks: tuple[ChunkFile, ...]
     separate: bool
+    part: Part | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +114,7 @@ def run_recorded(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    parts: Parts | None = None,
     on_rows: Progress = unseen,
     on_tunings: Callable[[int], Tick] = lambda count: ignore,
     on_iterations: OnIterations | None = None,
@@ -123,29 +128,41 @@ def run_recorded(
         compute: where.
         resume: go on with the run in the directory, or start it.
         overwrite: replace an earlier run.
+        parts: of the same repair, which have tuned.
         on_rows, on_tunings, on_iterations: as of `cluster.runs.crossfit_run.repair_crossfit`.
 
     Returns:
-        None where the run in the directory had come to its end: it stays as it is, its `run.json` says how it ended.
+        None of a part, and where the run in the directory had come to its end, which stays as it is; its `run.json`
+        says how it ended.
 
     Raises:
-        InputError: the directory is in use, or holds a run of something else; nothing has been written then. Or the
-            weights of a tuning did not stay finite.
+        InputError: the directory is in use, or holds a run of something else, or the parts are of another repair;
+            nothing has been written then. Or the weights of a tuning did not stay finite.
         WorkError: the disk is full or no worker is left, and the run can be resumed; or somebody else goes on with it.
     """
     directory, names = repair.output, [chunk.name for chunk in batch.chunks]
     left_out = [chunk.name for chunk in batch.chunks if chunk.folder in pooled.rows.unreadable]
     ready = ready_repair(repair, pooled.rows, compute, pooled.handle, {"chunks": names, "left out": left_out})
+    if batch.part is not None:
+        ready = replace(ready, facts=batch.part.facts(ready.facts))
+    if parts is not None:
+        ready = replace(ready, facts=parts.facts(ready.facts))
     if not (resume and holds_run(directory)):
         RunRecords.check_new(directory, overwrite=overwrite)
     with locked(directory / LOCK, directory, say=compute.say) as lock, enough_room(directory):
         if resume and holds_run(directory):
             RunRecords.check_same(directory, ready.facts)
-            if read_facts(directory).get("state") == "done":
+            if read_facts(directory).get("state") in ("done", PART):
                 return None
             records = RunRecords.resume(directory, ready.facts, lock=lock)
         else:
             records = RunRecords.create(directory, ready.facts, overwrite=overwrite, lock=lock)
             for name in OUTPUTS:  # of an earlier run
                 remove(directory / name)
+        if batch.part is not None:
+            tune_part(ready, batch.part, compute, records, on_tunings=on_tunings)
+            return None
+        if parts is not None:
+            with records.telling_end(ready.facts):
+                parts.join(records)
         return carry_out(ready, compute, records, on_rows=on_rows, on_tunings=on_tunings, on_iterations=on_iterations)

@@ -27,6 +27,7 @@ from cluster.records.rows import change_rows, patch_rows, prediction_rows, verdi
 from cluster.records.store import RunRecords
 from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.output import NOT_MET_FILE, mark_missing, missed, save_repaired
+from cluster.runs.parts import Part
 from cluster.runs.shared_rows import KnownRows, check_shared_rows
 from cluster.runs.tasks import blocks
 from cluster.workers.judge import Candidate, Candidates, Judge, Score
@@ -147,6 +148,52 @@ def run_batch(
             written.
         WorkError: the disk is full or no worker is left; the run can be resumed.
     """
+    run = _opened(batch, compute, open_records, on_rows, on_jobs)
+    kernel = batch.target.kernel
+    if batch.mode != "rounds":  # which may end before its last round
+        run.ledger.plan(batch.steps, batch.steps * batch.jobs_per_step)
+    steps = _steps(run, kernel)
+    # The base model comes first and `max` keeps the first of equals: nothing is changed for nothing.
+    chosen = max(steps, key=lambda step: step.score)
+    return _finish(run, kernel, steps, chosen)
+
+
+def search_part(
+    batch: Batch,
+    part: Part,
+    compute: Compute,
+    open_records: Callable[[], RunRecords],
+    *,
+    on_rows: Progress = unseen,
+    on_jobs: OnJobs | None = None,
+) -> Ledger:
+    """Search the chunks of a part of a batch of mode independent, and decide nothing; returns its books.
+
+    Args:
+        batch: all of it.
+        part: which part.
+        compute, open_records, on_rows, on_jobs: as of `run_batch`.
+
+    Raises:
+        InputError, WorkError: as `run_batch` does.
+    """
+    run = _opened(batch, compute, open_records, on_rows, on_jobs)
+    names = part.mine(chunk.name for chunk in batch.chunks)
+    chunks = [chunk for chunk in batch.chunks if chunk.name in names]
+    run.ledger.plan(1, batch.jobs_per_step // len(batch.chunks) * len(chunks))
+    compute.say(f"part {part}: {len(chunks)} of {len(batch.chunks)} chunks")
+    _search(run, 1, batch.target.kernel, chunks)  # what it found is judged again beside that of the other parts
+    return run.ledger
+
+
+def _opened(
+    batch: Batch,
+    compute: Compute,
+    open_records: Callable[[], RunRecords],
+    on_rows: Progress,
+    on_jobs: OnJobs | None,
+) -> _BatchRun:
+    """Read and check the rows that choose and measure, and open the records."""
     handle = compute.handle(batch.model, batch.target)
     layer = handle.runner.layer
     kernel = batch.target.kernel
@@ -174,13 +221,7 @@ def run_batch(
         warn=compute.warn,
     )
     ledger = Ledger(open_records(), batch.target, on_jobs)
-    if batch.mode != "rounds":  # which may end before its last round
-        ledger.plan(batch.steps, batch.steps * batch.jobs_per_step)
-    run = _BatchRun(batch, compute, handle, ledger, held_out, LayerInputs.joined(positives) if positives else None)
-    steps = _steps(run, kernel)
-    # The base model comes first and `max` keeps the first of equals: nothing is changed for nothing.
-    chosen = max(steps, key=lambda step: step.score)
-    return _finish(run, kernel, steps, chosen)
+    return _BatchRun(batch, compute, handle, ledger, held_out, LayerInputs.joined(positives) if positives else None)
 
 
 def _steps(run: _BatchRun, kernel: Float32) -> list[BatchStep]:

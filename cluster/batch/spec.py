@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from cluster.runs.parts import Part
 from cluster.runs.shared_rows import refuse_one_file
 from cluster.runs.tasks import divided, parts_of_groups
 from cluster.workers.passes import ship_rows
@@ -72,6 +73,7 @@ class Batch:
         positives: further rows that must not break.
         output: the run directory.
         allow_shared_rows: as of `cluster.runs.optimize.Repairs`.
+        part: search the chunks of this part alone, and decide nothing; for mode independent.
     """
 
     model: LoadedModel
@@ -93,6 +95,7 @@ class Batch:
     positives: tuple[ImageSet, ...]
     output: Path
     allow_shared_rows: bool = False
+    part: Part | None = None
 
     @property
     def jobs_per_step(self) -> int:

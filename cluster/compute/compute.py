@@ -23,6 +23,7 @@ from cluster.compute.placement import (
     Means,
     Placement,
     cost_of,
+    iteration_seconds,
     place_by_cost,
     place_rows,
     place_shares,

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,12 @@ class RunRecords:
 
     def compact(self, facts: Mapping[str, Any]) -> None:
         """Turn every folder into one table and mark the run as done."""
+        self.join_tables()
+        remove_at_once(self.directory / CHECKPOINTS)
+        self.write_facts({**facts, "state": "done"})
+
+    def join_tables(self) -> None:
+        """Turn every folder into one table; checkpoints and `run.json` stay as they are."""
         for name in SCHEMAS:
             table = read_table(self.directory, name)
             if name in OF_METHODS and not len(table):
@@ -185,9 +192,8 @@ class RunRecords:
             with self._whole(self.directory / f"{name}.arrow") as temporary:
                 _write_table(temporary, table)
         self.check_ours()
-        for name in (*SCHEMAS, CHECKPOINTS, "progress.json"):
+        for name in (*SCHEMAS, "progress.json"):
             remove_at_once(self.directory / name)
-        self.write_facts({**facts, "state": "done"})
 
     def _place(self, table: str, part: str) -> Path:
         return self.directory / table / f"{_file_name(part)}-00000.arrow"
@@ -250,20 +256,37 @@ def read_facts(directory: Path) -> dict[str, Any]:
     return facts
 
 
-def _check_identity(directory: Path, before: Any, now: Any, name: str = "") -> None:
-    """Compare what a run was begun with and what it would go on with, value by value.
+def _check_identity(directory: Path, before: Any, now: Any) -> None:
+    """Compare what a run was begun with and what it would go on with.
 
     Raises:
         InputError: names the first difference.
     """
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in [*now, *(key for key in before if key not in now)]:
-            _check_identity(directory, before.get(key), now.get(key), f"{name} {key}".strip())
-    elif json.dumps(before, sort_keys=True) != json.dumps(now, sort_keys=True):
+    if found := first_difference(before, now):
         raise InputError(
-            f"{directory} was begun with {name} {_short(before)} and this command has {_short(now)}, expected the same "
-            "to resume"
+            f"{directory} was begun with {found.name} {found.before} and this command has {found.now}, expected the "
+            "same to resume"
         )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A value in which two runs differ, by its name, and both values in short."""
+
+    name: str
+    before: str
+    now: str
+
+
+def first_difference(before: Any, now: Any, name: str = "") -> Difference | None:
+    """The first value in which two identities differ; None where they are the same."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*now, *(key for key in before if key not in now)]
+        each = (first_difference(before.get(key), now.get(key), f"{name} {key}".strip()) for key in keys)
+        return next(filter(None, each), None)
+    if json.dumps(before, sort_keys=True) == json.dumps(now, sort_keys=True):
+        return None
+    return Difference(name, _short(before), _short(now))
 
 
 def read_table(directory: Path, name: str) -> pa.Table:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,10 @@ from cluster.runs.crossfit import (
 from cluster.runs.crossfit_records import missing_of, outcome_of, record_outcome, tuning_rows
 from cluster.runs.crossfit_rows import read_rows
 from cluster.runs.ledger import Ledger, OnJobs
+from cluster.runs.merging import Parts
 from cluster.runs.optimize import OnIterations, search
 from cluster.runs.output import NOT_MET_FILE, mark_missing, measuring, save_repaired
+from cluster.runs.parts import Part, end_part
 from cluster.runs.reports import Measured
 from cluster.workers.harvest import EndedSearch
 from cluster.workers.task import ReadyCase, SearchJob
@@ -49,7 +50,7 @@ from engine.metrics.requirements import Requirement, check_requirements
 from engine.models.load import load_model
 from engine.patches.arrow import write_patch
 from engine.patches.patch import NO_CHANGE, Patch, tensors_patch
-from engine.problem.crossfit import CrossFit, joined_changes
+from engine.problem.crossfit import CrossFit, TuningTask, joined_changes
 from engine.problem.mixed import MixturePlaces, mixed_values
 from engine.tuning.train import Changes
 
@@ -59,6 +60,7 @@ def repair_crossfit(
     compute: Compute,
     open_records: Callable[[Mapping[str, Any]], RunRecords],
     *,
+    parts: Parts | None = None,
     on_rows: Progress = unseen,
     on_tunings: Callable[[int], Tick] = lambda count: ignore,
     on_iterations: OnIterations | None = None,
@@ -71,6 +73,7 @@ def repair_crossfit(
         compute: where; one thread in every process keeps the bits the same everywhere.
         open_records: starts the run directory from its facts, or goes on with the run there, once the input is known
             to be good.
+        parts: of the same repair, which have tuned.
         on_rows: progress of row passes.
         on_tunings: starts the progress of so many tunings.
         on_iterations: called with (job, new iterations).
@@ -81,13 +84,13 @@ def repair_crossfit(
         WorkError: the disk is full or no worker is left; the run can be resumed.
     """
     begun = time.perf_counter()
-    check_repair(repair)
-    check_memory(repair, compute)
-    handle = compute.handle(repair.model, repair.target)
-    allow = repair.allow_shared_rows
-    rows = read_rows(compute, handle, repair.chain.head, repair.rows, repair.held_out, on_rows, allow_shared=allow)
-    ready = ready_repair(repair, rows, compute, handle)
+    ready = _read(repair, compute, on_rows)
+    if parts is not None:
+        ready = replace(ready, facts=parts.facts(ready.facts))
     records = open_records(ready.facts)
+    if parts is not None:
+        with records.telling_end(ready.facts):
+            parts.join(records)
     return carry_out(
         ready,
         compute,
@@ -98,6 +101,30 @@ def repair_crossfit(
         on_iterations=on_iterations,
         on_jobs=on_jobs,
     )
+
+
+def repair_part(
+    repair: CrossFitRepair,
+    part: Part,
+    compute: Compute,
+    open_records: Callable[[Mapping[str, Any]], RunRecords],
+    *,
+    on_rows: Progress = unseen,
+    on_tunings: Callable[[int], Tick] = lambda count: ignore,
+) -> int:
+    """Run the tunings of a part of a repair, and record them; see `tune_part` and `repair_crossfit`."""
+    ready = _read(repair, compute, on_rows)
+    ready = replace(ready, facts=part.facts(ready.facts))
+    return tune_part(ready, part, compute, open_records(ready.facts), on_tunings=on_tunings)
+
+
+def _read(repair: CrossFitRepair, compute: Compute, on_rows: Progress) -> ReadyRepair:
+    check_repair(repair)
+    check_memory(repair, compute)
+    handle = compute.handle(repair.model, repair.target)
+    allow = repair.allow_shared_rows
+    rows = read_rows(compute, handle, repair.chain.head, repair.rows, repair.held_out, on_rows, allow_shared=allow)
+    return ready_repair(repair, rows, compute, handle)
 
 
 def carry_out(
@@ -125,25 +152,66 @@ def carry_out(
         WorkError: the disk is full or no worker is left; the run can be resumed.
     """
     begun = time.perf_counter() if begun is None else begun
-    repair, fit, facts = ready.repair, ready.fit, ready.facts
-    with ExitStack() as ends:
-        ends.enter_context(records.telling_end(facts))
-        ledger = Ledger(records, MixturePlaces(len(fit.settings.recipes), repair.chain), on_jobs)
-        for folder, note in ready.rows.unreadable.items():
-            job = SearchJob(f"chunk{folder.name}", repair.settings.search, repair.seeds[0])
-            ledger.fail(1, folder, repair.label, [job], note)
+    fit, facts = ready.fit, ready.facts
+    with records.telling_end(facts):
+        ledger = _opened(ready, records, on_jobs)
         if _nothing_to_do(fit):
             report = _unchanged(ready, compute, on_rows, records)
         else:
-            changes = _tune(fit, compute, ledger, on_tunings)
+            changes = joined_changes(fit, _tune(fit, fit.tasks, compute, ledger, on_tunings))
             best = _search(ready, changes, compute, ledger, on_iterations)
             report = _finish(ready, compute, changes, best, on_rows, records)
             ledger.choose([best.job])
         record_outcome(records, report, fit)
-        seconds = ledger.earlier + time.perf_counter() - begun
-        done = {"hardware": compute.hardware_kind(), "placement": compute.decisions, "seconds": seconds}
-        records.compact({**facts, **done, **outcome_of(report)})
+        records.compact({**facts, **_how(compute, ledger, begun), **outcome_of(report)})
     return report
+
+
+def tune_part(
+    ready: ReadyRepair,
+    part: Part,
+    compute: Compute,
+    records: RunRecords,
+    *,
+    on_tunings: Callable[[int], Tick] = lambda count: ignore,
+    on_jobs: OnJobs | None = None,
+) -> int:
+    """Run the tunings of a part of a repair and keep them; returns the exit code, 4 where chunks could not be read.
+
+    Args:
+        ready: all of the repair, but for its facts, which are those of the part.
+        part: which part.
+        compute, records, on_tunings, on_jobs: as of `carry_out`.
+
+    Raises:
+        InputError, WorkError: as `carry_out` does.
+    """
+    begun = time.perf_counter()
+    with records.telling_end(ready.facts):
+        ledger = _opened(ready, records, on_jobs)
+        names = frozenset[str]() if _nothing_to_do(ready.fit) else part.mine(task.name for task in ready.fit.tasks)
+        tasks = [task for task in ready.fit.tasks if task.name in names]
+        compute.say(f"part {part}: {len(tasks)} of {len(ready.fit.tasks)} tasks of tunings")
+        _tune(ready.fit, tasks, compute, ledger, on_tunings)
+        code = 4 if ready.rows.unreadable else 0
+        end_part(records, {**ready.facts, **_how(compute, ledger, begun), "exit_code": code})
+    return code
+
+
+def _opened(ready: ReadyRepair, records: RunRecords, on_jobs: OnJobs | None) -> Ledger:
+    """The books of a repair, with the chunks that could not be read."""
+    repair = ready.repair
+    ledger = Ledger(records, MixturePlaces(len(ready.fit.settings.recipes), repair.chain), on_jobs)
+    for folder, note in ready.rows.unreadable.items():
+        job = SearchJob(f"chunk{folder.name}", repair.settings.search, repair.seeds[0])
+        ledger.fail(1, folder, repair.label, [job], note)
+    return ledger
+
+
+def _how(compute: Compute, ledger: Ledger, begun: float) -> dict[str, Any]:
+    """What `run.json` says of how it was computed."""
+    seconds = ledger.earlier + time.perf_counter() - begun
+    return {"hardware": compute.hardware_kind(), "placement": compute.decisions, "seconds": seconds}
 
 
 def _nothing_to_do(fit: CrossFit) -> bool:
@@ -152,10 +220,15 @@ def _nothing_to_do(fit: CrossFit) -> bool:
     return bool((fit.before[mine] == fit.rows.labels[mine]).all())
 
 
-def _tune(fit: CrossFit, compute: Compute, ledger: Ledger, on_tunings: Callable[[int], Tick]) -> tuple[Changes, ...]:
-    """Run the tunings that have not ended, and keep each as it ends."""
-    records, tasks = ledger.records, fit.tasks
-    recipes = fit.settings.recipes
+def _tune(
+    fit: CrossFit,
+    tasks: Sequence[TuningTask],
+    compute: Compute,
+    ledger: Ledger,
+    on_tunings: Callable[[int], Tick],
+) -> dict[str, Changes]:
+    """Run those of these tasks that have not ended, and keep each as it ends; what they change, by task."""
+    records = ledger.records
     found: dict[str, Changes] = {}
     for task in tasks:
         shapes = {path: (len(task.recipes), *fit.chain.values[path].shape) for path in fit.chain.tuned}
@@ -164,7 +237,7 @@ def _tune(fit: CrossFit, compute: Compute, ledger: Ledger, on_tunings: Callable[
             found[task.name] = changes
             event = TuningEvent(task, changes, 0.0, "checkpoint", "")
             records.replace("tunings", task.name, tuning_rows(fit, event))
-    total = len(recipes) * fit.rows.folds
+    total = sum(len(task.recipes) for task in tasks)
     tick = on_tunings(total)
     done = sum(len(task.recipes) for task in tasks if task.name in found)
     tick(done)
@@ -176,7 +249,7 @@ def _tune(fit: CrossFit, compute: Compute, ledger: Ledger, on_tunings: Callable[
         done += len(event.task.recipes)
         tick(len(event.task.recipes))
         ledger.tunings(done, total)
-    return joined_changes(fit, found)
+    return found
 
 
 def _search(

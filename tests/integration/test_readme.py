@@ -52,7 +52,7 @@ def commands(block: str) -> Iterator[list[str]]:
 
 def quick(words: list[str]) -> list[str]:
     """The words of a command with those that keep it short."""
-    more = QUICK.get(words[0], [])
+    more = [*QUICK.get(words[0], []), *(["--chunks=data/repairsets/0"] if "--part" in words else [])]
     if words[0] in ("optimize", "batch") and "CrossFit" in words:
         return [*words, *more, *FEW_TUNINGS]
     return [*words, *more, *(["--fronts=1", "--positive-weights=0.15x", "--seeds=2"] if words[0] == "batch" else [])]
@@ -87,7 +87,7 @@ def test_every_block_runs_after_the_one_before(
         "docs/requirements-and-batches.md": ["batch", "report"],
         "docs/crossfit.md": ["target", "optimize", "report", "batch"],
         "docs/arachne.md": ["localize", "optimize", "utils", "target", "localize", "optimize"],
-        "docs/cluster.md": [],
+        "docs/cluster.md": ["batch", "batch", "merge-runs"],
         "docs/records.md": [
             *("python", "python", "python"),
             *("patch apply", "patch revert", "patch merge", "patch diff", "patch show"),

@@ -1,0 +1,83 @@
+"""`--part`, and what `merge-runs` has to know of the command that ran a part: its options, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cli.shared.method_options import CROSSFIT, was_given
+from cli.shared.options import option
+from engine.core.errors import InputError
+
+if TYPE_CHECKING:
+    from cluster.runs.parts import Part
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+OF_PLACE = frozenset(
+    (
+        *("num_workers", "address", "gpus_per_worker", "spread_rows", "tiles", "explain", "verbose", "dry_run"),
+        *("output_dir", "run_dir", "resume", "overwrite", "part", "allow_custom_code"),
+    )
+)
+"""Parameters that mean the place where a command runs, or whom its user trusts: whoever merges gives their own."""
+
+
+def part_option(function: F) -> F:
+    """`--part`."""
+    return option(
+        "--part",
+        metavar="I/N",
+        help="Do part I of N of a run, as one of N clusters, for `merge-runs` to join: of mode independent some of the "
+        "chunks, of CrossFit some of the tunings.",
+    )(function)
+
+
+def stated_part(
+    text: str | None, method: str, *, mode: str = "", separate: bool = False, dry_run: bool = False
+) -> Part | None:
+    """The part that the current command line asks for, or None of a whole run.
+
+    Raises:
+        InputError: there is no such part, or nothing to divide.
+    """
+    if text is None:
+        return None
+
+    from cluster.runs.parts import read_part
+
+    name = click.get_current_context().info_name or ""
+    part = read_part(text, name, {**given_options(), "method": method})
+    if method != CROSSFIT and mode != "independent":
+        raise InputError(
+            f"--part divides the chunks of mode independent and the mode is {mode}, whose chunks wait for one another, "
+            "expected --mode independent"
+        )
+    if method == CROSSFIT and separate:
+        raise InputError("--separate makes a run of each label, expected one of --part and --separate")
+    if dry_run:
+        raise InputError("--dry-run tells of the whole run, expected it without --part")
+    return part
+
+
+def given_options() -> dict[str, Any]:
+    """The options of the current command line by name, as JSON has them, but for those of the place."""
+    params = click.get_current_context().params
+    return {name: _plain(value) for name, value in params.items() if name not in OF_PLACE and was_given(name)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+
+
+def words_of(options: Mapping[str, Any]) -> Iterator[str]:
+    """Options by name as a command line has them."""
+    for name, value in options.items():
+        values: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
+        for each in values:
+            yield f"--{name.replace('_', '-')}={each}"
