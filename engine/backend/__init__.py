@@ -88,7 +88,6 @@ limit_threads = _chosen.limit_threads
 compiled = _chosen.compiled
 once = _chosen.once
 for_shapes = _chosen.for_shapes
-for_each = _chosen.for_each
 graph = _chosen.graph
 model_pass = _chosen.model_pass
 on_device = _chosen.on_device

@@ -45,11 +45,6 @@ def for_shapes(function: Any, example: tuple[Any, ...]) -> Callable[..., Any]:
     return program
 
 
-def for_each(function: Any, firsts: list[Any], others: list[Any]) -> Callable[[list[Any], list[Any]], list[Any]]:
-    """A program that calls a compiled function once for each of several first arguments."""
-    return lambda firsts, others: [function(first, *others) for first in firsts]
-
-
 graph = compiled  # JAX has nothing but XLA
 
 

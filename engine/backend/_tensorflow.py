@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy.typing as npt
 import tensorflow as tf
 
-from engine.backend._programs import TOGETHER, Compiled, flat
+from engine.backend._programs import Compiled, flat
 
 tf.get_logger().setLevel("ERROR")
 # Also fixes the choice among cuDNN's algorithms: the first that works is taken instead of the fastest.
@@ -45,32 +44,14 @@ def for_shapes(function: Any, example: tuple[Any, ...]) -> Callable[..., Any]:
     public; where a release of TensorFlow lacks it the calls compare, and compute the same.
     """
     if isinstance(function, Compiled):
-        program = function.program(example)
-        return lambda *arguments: program.alone()(flat(arguments))
+        compiled_program = function.program(example)
+        return lambda *arguments: compiled_program(*flat(arguments))
     program = function.get_concrete_function(*tf.nest.map_structure(tf.convert_to_tensor, example))
     run = getattr(getattr(program, "inference_fn", None), "call_preflattened", None)
     if run is None:
         return lambda *arguments: program(*tf.nest.map_structure(tf.convert_to_tensor, arguments))
     captured = program.captured_inputs
     return lambda *arguments: run([*map(tf.convert_to_tensor, tf.nest.flatten(arguments)), *captured])
-
-
-def for_each(function: Compiled, firsts: list[Any], others: list[Any]) -> Callable[[list[Any], list[Any]], list[Any]]:
-    """A program that calls a compiled function once for each of several first arguments; shapes as in the example.
-
-    The function is compiled by itself, for one: its results are the same bits in any number of them.
-    """
-    program = function.program((firsts[0], *others))
-    if len(firsts) == 1 and TOGETHER not in program.begun:
-        return lambda firsts, others: [program.alone()(flat((*firsts, *others)))]
-    # A graph takes 0.08 ms longer to call than the program alone, but shares what was compiled for other graphs.
-    together = for_shapes(_calls(function), (firsts, others))
-    return lambda firsts, others: program.first(TOGETHER, together, firsts, others)
-
-
-@cache
-def _calls(function: Any) -> Any:
-    return graph(lambda firsts, others: [function(first, *others) for first in firsts])
 
 
 def graph(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -90,7 +90,7 @@ class TiledFitness:
         self._slab = max((stop - start for start, stop in (tile.particles for tile in self.tiles)), default=1)
         self._changes = np.zeros((SLABS, self._slab, len(self._slots)), dtype=np.float32)
         self._constants: dict[tuple[int, int], tuple[tuple[slice, slice], Any, Any, Any]] = {}
-        self._programs: dict[tuple[tuple[int, int], int], Callable[..., Any]] = {}
+        self._programs: dict[tuple[int, int], Callable[..., Any]] = {}
         self._slab_program = _slab_program(head, rows.logits.shape[1], self._widths)
 
     def evaluate_tile(self, tile: int, candidates: Float32) -> Float64:
@@ -140,10 +140,10 @@ class TiledFitness:
         if prepared is None:
             prepared = self._constants[rows] = self._prepare(slice(*rows))
         blocks, *constants = prepared
-        program = self._programs.get((rows, len(slabs)))
+        program = self._programs.get(rows)
         if program is None:
-            program = self._programs[rows, len(slabs)] = backend.for_each(self._slab_program, slabs, constants)
-        results = program(slabs, constants)
+            program = self._programs[rows] = backend.for_shapes(self._slab_program, (slabs[0], *constants))
+        results = [program(slab, *constants) for slab in slabs]
         loss = np.concatenate([slab_loss for slab_loss, _ in results]).astype(np.float64)
         correct = np.concatenate([slab_correct for _, slab_correct in results]).astype(np.float64)
         # Added row by row of a C-contiguous array: the order does not depend on the number of candidates.
