@@ -223,26 +223,29 @@ def _slab_program(head: Head, classes: int, widths: tuple[int, ...]) -> Callable
 
     def evaluate(change: Any, units: Any, table: Any, integers: Any) -> Any:
         count, particles, size = len(widths), change.shape[0], table.shape[1]
-        base = table[starts[-1] : starts[-1] + count]
-        largest, remainder, true_score, real_row, one = table[-5], table[-4], table[-3], table[-2], table[-1]
-        labels, largest_is_first = integers[0], integers[1] > 0
-
         step = 1 if count <= UNROLLED_UNITS else count
+        # Cut up at once: tracing a slice takes as long as ten operations.
+        edges = starts[step : count + 1 : step]
+        changes = ops.split(change, edges[:-1], axis=1) if edges[:-1] else [change]
+        *inputs_of, bases, constants = ops.split(table, [*edges, edges[-1] + count], axis=0)
+        bases, numbers = ops.split(bases, count // step, axis=0), ops.split(units[:, None, None], count // step, axis=0)
+        largest, remainder, true_score, real_row, one = ops.unstack(constants, axis=0)
+        labels, first_of_largest = ops.unstack(integers, axis=0)
+        largest_is_first = first_of_largest > 0
+
         units_of = []
         true_total = true_score
         # The largest scores of the other classes: of those that win a tie with the true one, and of all.
         ahead, largest_rival = ops.where(largest_is_first, largest, -math.inf), largest
-        for start in range(0, count, step):
-            part = slice(start, start + step)
-            slots = slice(starts[start], starts[start + step])
-            logits = _logits(change[:, slots], table[slots], base[part])
-            real = units[part, None, None] >= 0
-            is_true = units[part, None, None] == labels
+        for unit, *parts in zip(numbers, changes, inputs_of, bases, strict=True):
+            logits = _logits(*parts)
+            real = unit >= 0
+            is_true = unit == labels
             score = head.scores(logits)
             true_total = true_total + ops.sum(ops.where(is_true, score, 0.0), axis=0)
             other = ops.logical_not(is_true) if filling_loses else ops.logical_and(real, ops.logical_not(is_true))
             rival = ops.where(other, score, -math.inf)
-            first = ops.where(units[part, None, None] < labels, rival, -math.inf)
+            first = ops.where(unit < labels, rival, -math.inf)
             ahead = ops.maximum(ahead, ops.max(first, axis=0))
             largest_rival = ops.maximum(largest_rival, ops.max(rival, axis=0))
             units_of.append((logits, score, rival, real, is_true, other))
@@ -299,11 +302,11 @@ def _logits(change: Any, inputs: Any, base: Any) -> Any:
     """Moved logits (u, P, n) of u units from changes (P, u * w), inputs (u * w, n) and base logits (u, n)."""
     (count, size), particles = base.shape, change.shape[0]
     width = change.shape[1] // count
-    change = ops.transpose(ops.reshape(change, (particles, count, width)), (1, 0, 2))
-    inputs = ops.reshape(inputs, (count, width, size))
-    moved = base[:, None, :]
+    moved = ops.expand_dims(base, 1)
     if width > ELEMENTWISE_WEIGHTS:
-        return moved + ops.matmul(change, inputs)
-    for slot in range(width):
-        moved = moved + change[:, :, slot, None] * inputs[:, None, slot, :]
+        change = ops.transpose(ops.reshape(change, (particles, count, width)), (1, 0, 2))
+        return moved + ops.matmul(change, ops.reshape(inputs, (count, width, size)))
+    changes = ops.unstack(ops.transpose(ops.reshape(change, (particles, count, width, 1)), (1, 0, 2, 3)), axis=2)
+    for moving, values in zip(changes, ops.unstack(ops.reshape(inputs, (count, width, 1, size)), axis=1), strict=True):
+        moved = moved + moving * values
     return moved
