@@ -147,6 +147,7 @@ def run_batch(
             written.
         WorkError: the disk is full or no worker is left; the run can be resumed.
     """
+    compute.begin()
     handle = compute.handle(batch.model, batch.target)
     layer = handle.runner.layer
     kernel = batch.target.kernel

@@ -159,7 +159,7 @@ def _kept_program(name: str) -> Iterator[None]:
 
 @functools.cache
 def _kept() -> Kept | None:
-    """Where programs are kept; None where nobody knows the processor, a GPU computes, or TensorFlow keeps them itself."""
+    """Where programs are kept; None where a GPU computes, or TensorFlow keeps them itself, or no processor is known."""
     usable = keeps_programs() and _CPU.exists() and not tf.config.list_physical_devices("GPU")
     folder = kept_folder() if usable else None
     return None if folder is None else Kept(folder)

@@ -40,9 +40,9 @@ def kept_folder() -> Path | None:
     if stated is not None:
         folder = None if stated in ("", "off") else Path(stated).absolute()
     else:
-        base = os.environ.get("XDG_CACHE_HOME", "")
+        base = Path(os.environ.get("XDG_CACHE_HOME", ""))
         try:
-            folder = (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "repair-dist"
+            folder = (base if base.is_absolute() else Path.home() / ".cache") / "repair-dist"
         except RuntimeError:  # a user without a home
             return None
     if folder is None:
