@@ -94,8 +94,15 @@ class Program:
         """Call it on tensors; the first call compiles it, or takes what was kept."""
         if self._begun:
             return self._call(tensors)
-        with _lock, _kept_program(self._name):
-            result = self._call(tensors)
+        try:
+            with _lock, _kept_program(self._name):
+                result = self._call(tensors)
+        except tf.errors.OpError:
+            if not self._name:
+                raise
+            # TensorFlow did not take what was kept, and goes on not to take it under this name.
+            self._name, self._call = "", lambda tensors: self._traced(*tensors)
+            return self(*tensors)
         self._begun = True
         return result
 
@@ -135,7 +142,7 @@ def _kept_program(name: str) -> Iterator[None]:
     if kept is None or not name:
         yield
         return
-    key = hashlib.sha256(f"{name}\n{_environment()}".encode()).hexdigest()[:40]
+    key = _key(name)
     before = kept.get(key)
     known = ""
     with contextlib.suppress(tf.errors.OpError, OSError):
@@ -147,6 +154,9 @@ def _kept_program(name: str) -> Iterator[None]:
                 there.write(content)
     try:
         yield
+    except tf.errors.OpError:
+        kept.drop(key)
+        raise
     finally:
         with contextlib.suppress(tf.errors.OpError, OSError):
             for file in tf.io.gfile.listdir(PROGRAMS_FOLDER):
@@ -155,6 +165,10 @@ def _kept_program(name: str) -> Iterator[None]:
                     with tf.io.gfile.GFile(path, "rb") as there:
                         kept.put(key, file.encode() + b"\n" + there.read())
                 tf.io.gfile.remove(path)
+
+
+def _key(name: str) -> str:
+    return hashlib.sha256(f"{name}\n{_environment()}".encode()).hexdigest()[:40]
 
 
 @functools.cache
