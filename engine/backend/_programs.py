@@ -14,16 +14,15 @@ import contextlib
 import functools
 import hashlib
 import os
-import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 import tensorflow as tf
 
 from engine.backend.flags import PROGRAMS_FOLDER, keeps_programs
+from engine.backend.processor import cores, processor
 from engine.core.kept import Kept, kept_folder
 
 try:
@@ -174,21 +173,15 @@ def _key(name: str) -> str:
 @functools.cache
 def _kept() -> Kept | None:
     """Where programs are kept; None where a GPU computes, or TensorFlow keeps them itself, or no processor is known."""
-    usable = keeps_programs() and _CPU.exists() and not tf.config.list_physical_devices("GPU")
+    usable = keeps_programs() and processor() is not None and not tf.config.list_physical_devices("GPU")
     folder = kept_folder() if usable else None
     return None if folder is None else Kept(folder)
-
-
-_CPU = Path("/proc/cpuinfo")
 
 
 @functools.cache
 def _environment() -> str:
     """All but the graph that the code of a program may depend on: other processors could not run it."""
-    threads = tf.config.threading.get_intra_op_parallelism_threads()
-    one = _CPU.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
-    told = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU ")
-    processor = [" ".join(line.split()) for line in one.splitlines() if line.startswith(told)]
-    versions = (tf.version.VERSION, tf.version.GIT_VERSION, tf.version.COMPILER_VERSION, platform.platform())
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or cores()
+    versions = (tf.version.VERSION, tf.version.GIT_VERSION, tf.version.COMPILER_VERSION)
     variables = [os.environ.get(name, "") for name in ("XLA_FLAGS", "TF_XLA_FLAGS", "TF_ENABLE_ONEDNN_OPTS")]
-    return repr((versions, processor, threads or len(os.sched_getaffinity(0)), variables))
+    return repr((versions, processor(), threads, variables))

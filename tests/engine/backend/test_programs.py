@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from engine import backend
-from engine.backend import _programs
+from engine.backend import _programs, processor
 from engine.core.kept import Kept
 
 ROOT = Path(__file__).parents[3]
@@ -82,7 +82,7 @@ def test_programs_of_another_processor_are_not_found(tmp_path: Path, monkeypatch
     for number, flags in enumerate(("fma avx2", "fma avx2 avx512f", "fma avx2")):
         info = tmp_path / str(number)
         info.write_text(f"vendor_id\t: it\ncpu MHz\t: {number}\nmodel\t: 1\nflags\t: {flags}\n\nprocessor\t: 1\n")
-        monkeypatch.setattr(_programs, "_CPU", info)
+        monkeypatch.setattr(processor, "CPU", info)
         known.add(_programs._environment.__wrapped__())
     assert len(known) == 2
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
@@ -115,9 +115,10 @@ print(len(written))
 
 
 @pytest.mark.slow
-def test_another_process_takes_them_and_finds_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", backend.BACKENDS)
+def test_another_process_takes_them_and_finds_the_same_bits(name: str, tmp_path: Path) -> None:
     def run(cache: str, *units: int) -> list[str]:
-        environment = os.environ | {"REPAIR_DIST_CACHE": cache}
+        environment = os.environ | {"REPAIR_DIST_CACHE": cache, "KERAS_BACKEND": name}
         words = [sys.executable, "-c", SEARCHED, *map(str, units)]
         done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
