@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ from engine.core.names import in_words, label_of
 if TYPE_CHECKING:
     from cluster.batch.estimate import Expectation
     from cluster.batch.spec import Batch, Mode, Weighting
-    from cluster.compute.compute import ComputeOptions
+    from cluster.compute.options import ComputeOptions
     from cluster.runs.merging import Parts
     from cluster.runs.parts import Part
     from engine.localize.last_dense import Impact
@@ -156,7 +157,11 @@ def command(
         from cli.commands.crossfit import batch_crossfit
 
         return batch_crossfit(compute_settings=compute_settings, verbose=verbose, **options)
-    return batch(compute_settings=compute_settings, verbose=verbose, **options)
+
+    from cluster.compute.early import started_early
+
+    with nullcontext() if options["resume"] else started_early(compute_settings):  # a run may have ended
+        return batch(compute_settings=compute_settings, verbose=verbose, **options)
 
 
 def batch(

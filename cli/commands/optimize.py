@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -42,7 +43,7 @@ from cli.shared.weights import weights_text
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
-    from cluster.compute.compute import ComputeOptions
+    from cluster.compute.options import ComputeOptions
     from cluster.runs.chunk import ChunkPaths
     from cluster.runs.reports import ChunkReport
     from engine.search.loop import SearchSettings
@@ -145,25 +146,14 @@ def command(
 def optimize(
     *,
     compute_settings: ComputeOptions,
-    verbose: int,
-    model_dir: Path,
-    allow_custom_code: bool,
     target_data_dir: Sequence[Path],
     positive_inputs_dir: Sequence[Path],
     output_dir: Path | None,
-    settings: SearchSettings,
-    positive_weight: float | None,
     seed: int,
     seeds: int,
-    val_data: Path | None,
-    test_data: Path | None,
-    allow_shared_rows: bool,
-    target_layer: tuple[str, ...],
-    explain: bool = False,
     run_dir: Path | None,
     resume: bool = False,
-    overwrite: bool,
-    **_: Any,
+    **options: Any,
 ) -> list[ChunkReport]:
     """The command; prints what it measured and returns it."""
     check_seeds(seed, seeds)
@@ -173,7 +163,35 @@ def optimize(
     for paths in chunks:
         if not paths.negatives.parent.exists():
             raise InputError(f"{paths.negatives}: no such folder, expected negative inputs as `target` writes them")
+    run_directory = run_dir or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
 
+    from cluster.compute.early import started_early
+
+    with nullcontext() if resume else started_early(compute_settings):  # a run that has ended needs no workers
+        return _repaired(compute_settings, chunks, range(seed, seed + seeds), run_directory, resume=resume, **options)
+
+
+def _repaired(
+    compute_settings: ComputeOptions,
+    chunks: Sequence[ChunkPaths],
+    seeds: range,
+    run_directory: Path,
+    *,
+    verbose: int,
+    model_dir: Path,
+    allow_custom_code: bool,
+    settings: SearchSettings,
+    positive_weight: float | None,
+    val_data: Path | None,
+    test_data: Path | None,
+    allow_shared_rows: bool,
+    target_layer: tuple[str, ...],
+    explain: bool = False,
+    resume: bool,
+    overwrite: bool,
+    **_: Any,
+) -> list[ChunkReport]:
+    """Repair all chunks in a run directory."""
     from cluster.compute.compute import Compute
     from cluster.records.store import RunRecords, holds_run
     from cluster.runs.chunk import target_of
@@ -187,14 +205,13 @@ def optimize(
         model=model,
         target=target_of(model, target_layer, [paths.negatives for paths in chunks]),
         chunks=chunks,
-        seeds=range(seed, seed + seeds),
+        seeds=seeds,
         settings=replace(settings, positive_weight=positive_weight),
         validation=open_image_set(val_data) if val_data else None,
         test=open_image_set(test_data) if test_data else None,
         overwrite=overwrite,
         allow_shared_rows=allow_shared_rows,
     )
-    run_directory = run_dir or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
 
     def open_records(facts: Mapping[str, Any]) -> RunRecords:
         return RunRecords.start(run_directory, facts, resume=resume, overwrite=overwrite, lock=lock)
@@ -205,7 +222,7 @@ def optimize(
     ):
         if not model.loss.stated:
             console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
-        tick = console.iterations(seeds * len(chunks), settings.num_iterations)
+        tick = console.iterations(len(seeds) * len(chunks), settings.num_iterations)
         if not (resume and holds_run(run_directory)):
             RunRecords.check_new(run_directory, overwrite=overwrite)
         with locked(run_directory / LOCK, run_directory, say=console.say) as lock:

@@ -284,7 +284,7 @@ def compute_options(function: F) -> F:
         batch_size: int,
         **rest: Any,
     ) -> Any:
-        from cluster.compute.compute import ComputeOptions
+        from cluster.compute.options import ComputeOptions
 
         settings = ComputeOptions(
             num_workers=num_workers,

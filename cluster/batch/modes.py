@@ -194,6 +194,7 @@ def _opened(
     on_jobs: OnJobs | None,
 ) -> _BatchRun:
     """Read and check the rows that choose and measure, and open the records."""
+    compute.begin()
     handle = compute.handle(batch.model, batch.target)
     layer = handle.runner.layer
     kernel = batch.target.kernel

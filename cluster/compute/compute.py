@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import operator
 import os
 import socket
@@ -17,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from cluster.compute.options import ComputeOptions
 from cluster.compute.placement import (
     JOIN_SECONDS,
     START_SECONDS,
@@ -49,8 +49,8 @@ from engine.core.types import Float32, Float64, Int64, Uint8
 from engine.data.image_set import ImageSet
 from engine.data.value_range import ValueRange
 from engine.models.load import LoadedModel
-from engine.passes.batching import BATCH_ROWS, PASS_ROWS
 from engine.passes.runners import Sums
+from engine.passes.sizes import PASS_ROWS
 from engine.problem.case import LayerInputs
 from engine.problem.crossfit import CrossFit, TuningTask
 from engine.targets.base import Target
@@ -59,51 +59,10 @@ if TYPE_CHECKING:
     from cluster.ray_cluster.connect import Resources
     from cluster.workers.pool import WorkerPool
 
-
-LARGEST_BATCH = 1 << 16
-"""Rows of a pass at most; a pass takes memory for as many, however few there are."""
-
+__all__ = ["Compute", "ComputeOptions"]
 
 SETS_SECONDS = 2.0
 """Reading whole sets stays in this process where it takes no longer: workers need not be started for that."""
-
-
-@dataclass(frozen=True)
-class ComputeOptions:
-    """Where a command may compute.
-
-    Attributes:
-        num_workers: actors; 0 forces this process, None decides by cost.
-        address: of a running Ray cluster; None starts one here when workers are needed.
-        gpus_per_worker: None shares the GPUs that the cluster has.
-        tiles: force the tiles of every iteration onto the workers.
-        spread_rows: force row blocks onto the workers.
-        batch_rows: rows of one forward or gradient pass.
-        threads: of each worker; None shares the cores out.
-    """
-
-    num_workers: int | None = None
-    address: str | None = None
-    gpus_per_worker: float | None = None
-    tiles: bool = False
-    spread_rows: bool = False
-    batch_rows: int = BATCH_ROWS
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what contradicts itself."""
-        if self.num_workers is not None and self.num_workers < 0:
-            raise InputError(f"num_workers is {self.num_workers}, expected 0 (this process) or more")
-        if self.num_workers == 0 and self.address is not None:
-            raise InputError(
-                f"num_workers is 0 (this process) and address is {self.address!r}, expected one without the other"
-            )
-        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < math.inf:
-            raise InputError(f"gpus_per_worker is {self.gpus_per_worker}, expected 0 or more")
-        if not 1 <= self.batch_rows <= LARGEST_BATCH:
-            raise InputError(f"batch_size is {self.batch_rows}, expected 1 to {LARGEST_BATCH}")
-        if self.num_workers == 0 and (self.tiles or self.spread_rows):
-            raise InputError("tiles and spread rows go to workers and num_workers is 0, expected at least 1 worker")
 
 
 @dataclass
@@ -122,6 +81,7 @@ class Compute:
         self._stack = ExitStack()
         self._resources: Resources | None = None
         self._pool: WorkerPool | None = None
+        self._starting: tuple[WorkerPool, float] | None = None
         # A model that nobody needs any more leaves the object store too.
         self._model_refs: WeakKeyDictionary[ModelHandle, Any] = WeakKeyDictionary()
         self._judge_refs: WeakKeyDictionary[Judge, Any] = WeakKeyDictionary()
@@ -136,9 +96,9 @@ class Compute:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+        if self._starting is not None:
+            self._starting[0].close()
+        self._pool = self._starting = None
         self._stack.close()
         self._resources = None
 
@@ -156,6 +116,11 @@ class Compute:
         """Start the workers that were asked for, if any; returns their number, 0 in this process."""
         means = self._means()
         return len(self._workers()) if means.workers and (means.asked or means.only_workers) else 0
+
+    def begin(self) -> None:
+        """Let the workers that were asked for on this machine start while this process goes on."""
+        if self._starting is None and self.options.num_workers and self.options.address is None:
+            self._begin()
 
     def resources(self) -> str:
         """What there is to compute with, in words; of workers once they have started."""
@@ -420,7 +385,7 @@ class Compute:
         asked, cores = options.num_workers is not None, os.cpu_count() or 1
         # Where every worker has the threads that keep the bits the same, so has this process, and leaves cores idle.
         here = min(options.threads or cores, cores)
-        if self._resources is None:
+        if self._resources is None or (self._starting is not None and self._pool is None):
             # Started here, CPU workers share this machine's cores; several GPUs add hardware to the one used here.
             gpus = backend.gpu_count()
             workers = options.num_workers or (gpus if gpus > 1 else unasked(MODELS))
@@ -448,13 +413,19 @@ class Compute:
             self._resources = found if options.threads is None else replace(found, threads=options.threads)
         return self._resources
 
-    def _workers(self) -> WorkerPool:
-        if self._pool is None:
+    def _begin(self) -> tuple[WorkerPool, float]:
+        if self._starting is None:
             from cluster.workers.pool import WorkerPool
 
             begun = time.perf_counter()
-            resources = self._connect()
-            self._pool = WorkerPool(resources, self.actor_class)
+            self._starting = WorkerPool(self._connect(), self.actor_class), begun
+        return self._starting
+
+    def _workers(self) -> WorkerPool:
+        if self._pool is None:
+            pool, begun = self._begin()
+            pool.wait_for_start()
+            self._pool, resources = pool, pool.resources
             gpus = f", {resources.gpus_per_worker:g} GPU each" if resources.gpus_per_worker else ""
             self.say(
                 f"workers: {len(self._pool)} ready in {time.perf_counter() - begun:.1f} s "

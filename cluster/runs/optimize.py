@@ -132,6 +132,8 @@ def repair(
     begun = time.perf_counter()
     run = _Work(repairs, compute, compute.handle(repairs.model, repairs.target), on_rows)
     chunks = _open_all(repairs)
+    if any(chunk is not None and len(chunk.index) for chunk in chunks):
+        compute.begin()
     cases = [_case(run, chunk) if chunk is not None and len(chunk.index) else None for chunk in chunks]
     searched = [case for case in cases if case is not None]
     _check_names([(case.chunk.paths.negatives, job.name) for case in searched for job in case.jobs])

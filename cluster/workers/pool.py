@@ -95,11 +95,7 @@ class WorkerPool:
     """Actors and the calls that wait for them."""
 
     def __init__(self, resources: Resources, actor_class: type[Replica] = Replica) -> None:
-        """Start the actors and wait until they answer.
-
-        Raises:
-            WorkerError: none answered in time.
-        """
+        """Start the actors; `wait_for_start` waits until they answer."""
         self.resources = resources
         self.redispatched = 0
         self._remote = ray.remote(num_cpus=1, num_gpus=resources.gpus_per_worker, max_restarts=0, max_task_retries=0)(
@@ -112,7 +108,24 @@ class WorkerPool:
         self._flying: dict[Any, int] = {}
         self._free = set(range(len(self._slots)))
         self._alive_at = time.monotonic()
-        self._wait_for_start()
+        for slot in self._slots:
+            slot.probe = slot.actor.describe.remote()
+
+    def wait_for_start(self) -> None:
+        """Wait for the workers; once one has answered, the others get a little longer and may join later.
+
+        Raises:
+            WorkerError: none answered in time.
+        """
+        probes = [slot.probe for slot in self._slots if slot.probe is not None]
+        ray.wait(probes, num_returns=1, timeout=START_TIMEOUT)
+        ray.wait(probes, num_returns=len(probes), timeout=STRAGGLER_TIMEOUT)
+        self._alive_at = time.monotonic()
+        for slot in self._slots:
+            self._check_probe(slot)
+        if not any(slot.ready for slot in self._slots):
+            reason = next((slot.error for slot in self._slots if slot.error), f"none answered in {START_TIMEOUT:.0f} s")
+            raise WorkerError(f"no worker could start: {reason}")
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -170,19 +183,6 @@ class WorkerPool:
 
     def _new_actor(self) -> Any:
         return self._remote.remote(self.resources.threads)
-
-    def _wait_for_start(self) -> None:
-        """Wait for the workers; once one has answered, the others get a little longer and may join later."""
-        for slot in self._slots:
-            slot.probe = slot.actor.describe.remote()
-        probes = [slot.probe for slot in self._slots]
-        ray.wait(probes, num_returns=1, timeout=START_TIMEOUT)
-        ray.wait(probes, num_returns=len(probes), timeout=STRAGGLER_TIMEOUT)
-        for slot in self._slots:
-            self._check_probe(slot)
-        if not any(slot.ready for slot in self._slots):
-            reason = next((slot.error for slot in self._slots if slot.error), f"none answered in {START_TIMEOUT:.0f} s")
-            raise WorkerError(f"no worker could start: {reason}")
 
     def _send(self, depth: int, joins: Joins | None) -> None:
         """Give calls to the workers that may take one; how many workers there are besides costs nothing."""

@@ -30,8 +30,8 @@ from engine.data.image_set import ImageSet, open_reader, row_digests
 from engine.fitness.base import Fitness, Goal
 from engine.layers.tail import Tail
 from engine.localize.last_dense import Impact
-from engine.passes.batching import PASS_ROWS
 from engine.passes.classes import rows_of
+from engine.passes.sizes import PASS_ROWS
 from engine.problem.case import LayerInputs, RepairCase, find_case
 from engine.problem.problem import Problem, Rows, build_fitness, goal_of, problem_of, seen_by
 from engine.search.loop import Iteration, Offer, Search, SearchSettings, SearchState, advance_together, offers

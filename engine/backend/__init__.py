@@ -19,21 +19,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.backend.flags import set_variables
 from engine.core.errors import InputError
 from engine.core.memory import free_memory as free_memory
 
 BACKENDS = ("tensorflow", "jax")
-DETERMINISTIC = "--xla_gpu_deterministic_ops"
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-# TF32 rounds products to 10 bits; the same answer on every worker needs full float32.
-os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
-# Several workers may share one GPU; without these the first takes all of its memory, or three quarters of it.
-os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-if DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):  # which also makes XLA choose algorithms without timing them
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}=true".strip()
+set_variables()
 
 
 @contextlib.contextmanager
@@ -97,7 +89,6 @@ compiled = _chosen.compiled
 once = _chosen.once
 apart = _chosen.apart
 for_shapes = _chosen.for_shapes
-for_each = _chosen.for_each
 graph = _chosen.graph
 model_pass = _chosen.model_pass
 on_device = _chosen.on_device

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
 import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jaxlib.version
 import keras
 import numpy as np
 import numpy.typing as npt
+
+from engine.backend.processor import cores, processor
+from engine.core.kept import Kept, kept_folder
+
+try:
+    from jax.experimental import serialize_executable
+except ImportError:  # it may move; programs are then compiled by every process
+    serialize_executable = None
 
 # Sums of localisation are float64; Keras' models stay float32 all the same.
 jax.config.update("jax_enable_x64", True)
@@ -45,14 +57,42 @@ def apart(values: list[Any]) -> list[Any]:
 
 
 def for_shapes(function: Any, example: tuple[Any, ...]) -> Callable[..., Any]:
-    """The function itself: looking up its program for the shapes of `example` takes JAX microseconds."""
-    program: Callable[..., Any] = function
+    """The program of a compiled function for tensors shaped like `example`, which may have been kept on disk.
+
+    JAX would keep programs too, but tells of damaged files on standard error.
+    """
+    kept = _kept()
+    if kept is None:
+        program: Callable[..., Any] = function
+        return program
+    lowered = function.lower(*example)
+    key = hashlib.sha256(f"{_environment()}\n{lowered.as_text()}".encode()).hexdigest()[:40]
+    before = kept.get(key)
+    if before is not None:
+        try:
+            program = serialize_executable.deserialize_and_load(before, lowered.in_tree, lowered.out_tree)
+            return program
+        except Exception:  # whatever JAX does not take it for
+            kept.drop(key)
+    program = lowered.compile()
+    with contextlib.suppress(Exception):  # not all programs can be kept
+        kept.put(key, serialize_executable.serialize(program)[0])
     return program
 
 
-def for_each(function: Any, firsts: list[Any], others: list[Any]) -> Callable[[list[Any], list[Any]], list[Any]]:
-    """A program that calls a compiled function once for each of several first arguments."""
-    return lambda firsts, others: [function(first, *others) for first in firsts]
+@functools.cache
+def _kept() -> Kept | None:
+    """Where programs are kept; None where a GPU computes, or no processor is known."""
+    usable = serialize_executable is not None and processor() is not None and not gpu_count()
+    folder = kept_folder() if usable else None
+    return None if folder is None else Kept(folder)
+
+
+@functools.cache
+def _environment() -> str:
+    """All but the program itself that its code may depend on: other processors could not run it."""
+    threads = os.environ.get("PJRT_NPROC") or cores()
+    return repr((jax.__version__, jaxlib.version.__version__, processor(), threads, os.environ.get("XLA_FLAGS", "")))
 
 
 graph = compiled  # JAX has nothing but XLA

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
+
+from engine.backend._programs import Compiled, flat
 
 tf.get_logger().setLevel("ERROR")
 # Also fixes the choice among cuDNN's algorithms: the first that works is taken instead of the fastest.
@@ -25,9 +26,7 @@ def limit_threads(threads: int) -> None:
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function of tensors with XLA; one program per combination of shapes."""
-    return tf.function(function, jit_compile=True, autograph=False)  # type: ignore[no-any-return]
+compiled = Compiled
 
 
 def once(values: Any, one: Any) -> Any:
@@ -50,28 +49,15 @@ def for_shapes(function: Any, example: tuple[Any, ...]) -> Callable[..., Any]:
     A call need not look it up, nor compare every argument with what was traced: 0.1 instead of 0.4 ms. That way is not
     public; where a release of TensorFlow lacks it the calls compare, and compute the same.
     """
+    if isinstance(function, Compiled):
+        compiled_program = function.program(example)
+        return lambda *arguments: compiled_program(*flat(arguments))
     program = function.get_concrete_function(*tf.nest.map_structure(tf.convert_to_tensor, example))
     run = getattr(getattr(program, "inference_fn", None), "call_preflattened", None)
     if run is None:
         return lambda *arguments: program(*tf.nest.map_structure(tf.convert_to_tensor, arguments))
     captured = program.captured_inputs
     return lambda *arguments: run([*map(tf.convert_to_tensor, tf.nest.flatten(arguments)), *captured])
-
-
-def for_each(function: Any, firsts: list[Any], others: list[Any]) -> Callable[[list[Any], list[Any]], list[Any]]:
-    """A program that calls a compiled function once for each of several first arguments; shapes as in the example.
-
-    The function is compiled by itself, for one: its results are the same bits in any number of them.
-    """
-    if len(firsts) == 1:
-        single = for_shapes(function, (firsts[0], *others))
-        return lambda firsts, others: [single(firsts[0], *others)]
-    return for_shapes(_calls(function), (firsts, others))
-
-
-@cache
-def _calls(function: Any) -> Any:
-    return graph(lambda firsts, others: [function(first, *others) for first in firsts])
 
 
 def graph(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -94,7 +94,7 @@ class TiledFitness:
         self._slab = max((stop - start for start, stop in (tile.particles for tile in self.tiles)), default=1)
         self._changes = np.zeros((SLABS, self._slab, len(self._slots)), dtype=np.float32)
         self._constants: dict[tuple[int, int], tuple[tuple[slice, slice], Any, Any]] = {}
-        self._programs: dict[tuple[tuple[int, int], int], Callable[..., Any]] = {}
+        self._programs: dict[tuple[int, int], Callable[..., Any]] = {}
         self._slab_program = _slab_program(head, rows.logits.shape[1], self._widths)
 
     def evaluate_tile(self, tile: int, candidates: Float32) -> Float64:
@@ -141,10 +141,10 @@ class TiledFitness:
     def _evaluate_rows(self, rows: tuple[int, int], slabs: list[Any]) -> Float64:
         """Sums (candidates of the slabs, 4) over one range of rows."""
         kinds, *constants = self._prepared(rows)
-        program = self._programs.get((rows, len(slabs)))
+        program = self._programs.get(rows)
         if program is None:
-            program = self._programs[rows, len(slabs)] = backend.for_each(self._slab_program, slabs, constants)
-        results = program(slabs, constants)
+            program = self._programs[rows] = backend.for_shapes(self._slab_program, (slabs[0], *constants))
+        results = [program(slab, *constants) for slab in slabs]
         loss = np.concatenate([slab_loss for slab_loss, _ in results]).astype(np.float64)
         correct = np.concatenate([slab_correct for _, slab_correct in results]).astype(np.float64)
         return np.stack(kind_sums(loss, correct, kinds, np.sum), axis=-1).reshape(-1, 4)

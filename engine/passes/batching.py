@@ -12,15 +12,6 @@ from engine.core.types import Float32, Int64
 from engine.layers.head import Head
 from engine.passes.classes import known_classes, scores_of
 
-BATCH_ROWS = 256
-"""Rows of one pass. The last batch of a block is filled up with zeros, so that one shape is compiled and the bits of a
-row do not depend on how many rows follow it."""
-
-
-PASS_ROWS = 1024
-"""Rows of one row block of a pass: large enough that a message is cheap beside it, small enough to spread a thousand
-rows. Sums over more rows are added block by block."""
-
 
 def predicted_classes(head: Head, logits: Float32) -> Int64:
     """Classes (n,) of logits (n, C): argmax of the scores, first index on ties.

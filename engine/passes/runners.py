@@ -19,9 +19,10 @@ from engine.localize.impact import ImpactPasses
 from engine.localize.sums import LocalisationSums, PooledSums
 from engine.models.graph import GraphCut, flat, run
 from engine.models.inputs import model_inputs
-from engine.passes.batching import BATCH_ROWS, batches, predicted_classes
+from engine.passes.batching import batches, predicted_classes
 from engine.passes.classes import classes_of, scores_of
 from engine.passes.predict import predict_patched
+from engine.passes.sizes import BATCH_ROWS
 
 Sums = LocalisationSums | PooledSums
 

@@ -21,9 +21,9 @@ from engine.data.outcomes import target_order
 from engine.fitness.mixture import MixtureRows
 from engine.fitness.rows import SearchRows, Weights
 from engine.localize.last_dense import Impact
-from engine.passes.batching import PASS_ROWS
 from engine.passes.classes import classes_of, scores_of
 from engine.passes.runners import LayerPasses, Sums
+from engine.passes.sizes import PASS_ROWS
 from engine.targets.model_runner import ModelRunner
 
 

@@ -15,7 +15,7 @@ from engine.core.errors import InputError
 from engine.fitness.last_dense import SLABS
 from engine.fitness.tiling import Tiling
 from engine.models.graph import Step
-from engine.passes.batching import BATCH_ROWS, PASS_ROWS
+from engine.passes.sizes import BATCH_ROWS, PASS_ROWS
 
 PROCESS = 1100 << 20
 """Bytes of a process with TensorFlow, Keras, Ray's client and compiled programs, before any row (measured)."""

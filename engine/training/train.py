@@ -41,8 +41,8 @@ from engine.data.value_range import ValueRange, value_range
 from engine.models import hdf5, keras2_writer, savedmodel
 from engine.models.known_data import TRAINING_FACTS
 from engine.models.load import Format, fingerprint_of, load_model
-from engine.passes.batching import BATCH_ROWS
 from engine.passes.classes import NotNumbersError
+from engine.passes.sizes import BATCH_ROWS
 from engine.targets.model_runner import ModelRunner
 from engine.training.architectures import foreign_layer
 

@@ -55,7 +55,7 @@ RUNS = (
     Run(
         "batch",
         "--chunks 2 --rows 200 --seeds 1 --rounds 1 --loop-jobs 2 --commands 1 --empty-jobs 100",
-        (("seconds", "repairs/s", "/ 1 worker", "/ 2 workers"),),
+        (("seconds", "driver s", "repairs/s", "/ 1 worker", "/ 2 workers"),),
         shipped=True,
         says="100 empty jobs: ",
         aims=True,
@@ -118,6 +118,7 @@ RUNS = (
         "--kind '2 workers, 2 seeds' --rounds 1",
         (("command", "seconds", "/ loading"), ("stage", "2 workers, 2 seeds")),
         says="starting Ray ",
+        aims=True,
     ),
     Run("prepare", "--scenes 2 --objects 5 --rounds 1", (("scenes/s cropped", "images/s of both"),)),
     Run(

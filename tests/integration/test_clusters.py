@@ -174,6 +174,7 @@ seen = []
 for workers, gpus in ((None, None), (16, 0.5), (1, 0.0)):
     with connected("auto", workers, gpus) as resources:
         pool = WorkerPool(resources, Light)
+        pool.wait_for_start()
         seen.append([resources.gpus_per_worker, sorted(slot.kind for slot in pool._slots)])
         pool.close()
 print(json.dumps(seen))

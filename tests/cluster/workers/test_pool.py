@@ -43,6 +43,7 @@ def _class() -> type[Replica]:
 @pytest.fixture(scope="module")
 def pool(cluster: Cluster) -> Iterator[WorkerPool]:
     workers = WorkerPool(Resources(workers=2, gpus_per_worker=0.0, threads=1, local=True), _class())
+    workers.wait_for_start()
     yield workers
     workers.close()
 
@@ -128,4 +129,4 @@ def test_a_worker_that_cannot_start_is_told_with_its_reason(cluster: Cluster) ->
             raise RuntimeError("no device here")
 
     with pytest.raises(WorkerError, match="no device here"):
-        WorkerPool(Resources(workers=1, gpus_per_worker=0.0, threads=1, local=True), Broken)
+        WorkerPool(Resources(workers=1, gpus_per_worker=0.0, threads=1, local=True), Broken).wait_for_start()

@@ -23,7 +23,7 @@ from engine.fitness.rows import SearchRows, Weights, localised
 from engine.localize.last_dense import localize
 from engine.localize.weights_file import write_weights
 from engine.models.load import load_model
-from engine.passes.batching import PASS_ROWS
+from engine.passes.sizes import PASS_ROWS
 from engine.problem.case import LayerInputs, RepairCase, find_case
 from engine.targets.last_dense import find_target
 from engine.targets.model_runner import ModelRunner

@@ -1,0 +1,50 @@
+"""Where a command may compute; TensorFlow is not imported here, so that workers may start before it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from engine.core.errors import InputError
+from engine.passes.sizes import BATCH_ROWS
+
+LARGEST_BATCH = 1 << 16
+"""Rows of a pass at most; a pass takes memory for as many, however few there are."""
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """Where a command may compute.
+
+    Attributes:
+        num_workers: actors; 0 forces this process, None decides by cost.
+        address: of a running Ray cluster; None starts one here when workers are needed.
+        gpus_per_worker: None shares the GPUs that the cluster has.
+        tiles: force the tiles of every iteration onto the workers.
+        spread_rows: force row blocks onto the workers.
+        batch_rows: rows of one forward or gradient pass.
+        threads: of each worker; None shares the cores out.
+    """
+
+    num_workers: int | None = None
+    address: str | None = None
+    gpus_per_worker: float | None = None
+    tiles: bool = False
+    spread_rows: bool = False
+    batch_rows: int = BATCH_ROWS
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.num_workers is not None and self.num_workers < 0:
+            raise InputError(f"num_workers is {self.num_workers}, expected 0 (this process) or more")
+        if self.num_workers == 0 and self.address is not None:
+            raise InputError(
+                f"num_workers is 0 (this process) and address is {self.address!r}, expected one without the other"
+            )
+        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < math.inf:
+            raise InputError(f"gpus_per_worker is {self.gpus_per_worker}, expected 0 or more")
+        if not 1 <= self.batch_rows <= LARGEST_BATCH:
+            raise InputError(f"batch_size is {self.batch_rows}, expected 1 to {LARGEST_BATCH}")
+        if self.num_workers == 0 and (self.tiles or self.spread_rows):
+            raise InputError("tiles and spread rows go to workers and num_workers is 0, expected at least 1 worker")

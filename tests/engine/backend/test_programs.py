@@ -1,0 +1,135 @@
+"""Programs that TensorFlow compiled, kept between processes: the same bits, and never an error."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine import backend
+from engine.backend import _programs, processor
+from engine.core.kept import Kept
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kept:
+    kept = Kept(tmp_path / "programs")
+    monkeypatch.setattr(_programs, "_kept", lambda: kept)
+    return kept
+
+
+def compiled(seed: float) -> Any:
+    """A program of its own for each seed."""
+    return backend.compiled(lambda x, y: (x @ y + seed, None if seed < 0 else x - y))
+
+
+def test_a_program_is_kept_under_its_content(kept: Kept) -> None:
+    square = np.float32([[1, 2], [3, 4]])
+    function = compiled(0.125)
+    first, second = function(square, square)
+    np.testing.assert_array_equal(first, square @ square + 0.125)
+    np.testing.assert_array_equal(second, np.zeros((2, 2)))
+    assert kept.folder is not None
+    assert len(list(kept.folder.iterdir())) == 1
+    compiled(0.125)(square, square)  # the same program
+    assert len(list(kept.folder.iterdir())) == 1
+    compiled(0.25)(square, square)
+    wide = np.ones((3, 3), np.float32)
+    np.testing.assert_array_equal(function(wide, wide)[0], np.full((3, 3), 3.125))
+    assert len(list(kept.folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"no line", b"some.pb\nno program", b"../some.pb\nno program"])
+def test_what_is_no_program_is_dropped(kept: Kept, content: bytes) -> None:
+    square = np.float32([[1, 2], [3, 4]])
+    function = compiled(1.0 + len(content))
+    key = _programs._key(function.program((square, square))._name)
+    kept.put(key, content)
+    np.testing.assert_array_equal(function(square, square)[0], square @ square + 1 + len(content))
+    assert kept.get(key) != content
+
+
+def test_what_tensorflow_refuses_is_dropped(kept: Kept) -> None:
+    square = np.float32([[1, 2], [3, 4]])
+    compiled(-1.0)(square, square)
+    assert kept.folder is not None
+    (path,) = kept.folder.iterdir()
+    content = kept.get(path.stem)
+    assert content is not None
+    function = compiled(-2.0)
+    program = function.program((square, square))
+    key = _programs._key(program._name)
+
+    def refuse(tensors: Any) -> Any:
+        raise _programs.tf.errors.InvalidArgumentError(None, None, "Serialized cache key does not match.")
+
+    kept.put(key, content)
+    program._call = refuse
+    assert function(square, square)[1] is None
+    np.testing.assert_array_equal(function(square, square)[0], square @ square - 2)
+    assert kept.get(key) is None
+
+
+def test_programs_of_another_processor_are_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = set()
+    for number, flags in enumerate(("fma avx2", "fma avx2 avx512f", "fma avx2")):
+        info = tmp_path / str(number)
+        info.write_text(f"vendor_id\t: it\ncpu MHz\t: {number}\nmodel\t: 1\nflags\t: {flags}\n\nprocessor\t: 1\n")
+        monkeypatch.setattr(processor, "CPU", info)
+        known.add(_programs._environment.__wrapped__())
+    assert len(known) == 2
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    known.add(_programs._environment.__wrapped__())
+    assert len(known) == 3
+
+
+SEARCHED = """
+import hashlib, sys
+import numpy as np
+from engine.core.kept import Kept
+from engine.fitness.last_dense import TiledFitness
+from engine.fitness.rows import SearchRows, Weights
+from engine.fitness.tiling import Tiling
+from engine.layers.head import Head
+
+put = Kept.put
+written = []
+Kept.put = lambda self, name, content: (written.append(name), put(self, name, content))
+random = np.random.default_rng(0)
+inputs, logits = random.normal(size=(300, 9)).astype("f"), random.normal(size=(300, 10)).astype("f")
+rows = SearchRows(inputs, logits, np.arange(300) % 10, np.arange(300) < 30)
+for units in (int(word) for word in sys.argv[1:]):
+    random = np.random.default_rng(units)
+    weights = Weights(np.arange(9), np.sort(np.arange(9) % units), random.normal(size=9).astype("f"))
+    fitness = TiledFitness(Head("log_softmax", "linear"), rows, weights, 20, Tiling())
+    print(hashlib.sha256(fitness.evaluate(random.normal(size=(50, 9)).astype("f")).tobytes()).hexdigest())
+print(len(written))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", backend.BACKENDS)
+def test_another_process_takes_them_and_finds_the_same_bits(name: str, tmp_path: Path) -> None:
+    def run(cache: str, *units: int) -> list[str]:
+        environment = os.environ | {"REPAIR_DIST_CACHE": cache, "KERAS_BACKEND": name}
+        words = [sys.executable, "-c", SEARCHED, *map(str, units)]
+        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.split()
+
+    *without, none = run("off", 3, 5)
+    *cold, written = run(str(tmp_path), 3, 5)
+    *warm, again = run(str(tmp_path), 5, 3)  # found by what they are, not by how many came before
+    assert (none, written, again) == ("0", "2", "0")
+    assert without == cold == warm[::-1]
+    for path in (tmp_path / "programs").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    *damaged, written = run(str(tmp_path), 3, 5)
+    assert (damaged, written) == (cold, "2")
