@@ -351,6 +351,7 @@ def test_repaired_result(here: Path, command: Command, refused: Refused) -> None
     refused("utils", *words[:2], "--target_dir=data/negative", "--filename=x", *HERE, says=("filename is x,",))
 
 
+@pytest.mark.slow
 def test_repaired_result_on_workers(here: Path, command: Command) -> None:
     """The same chart wherever it is computed."""
     words = ["utils", "draw_repaired_result", "--model_dir=repaired", "--target_dir=data/negative/6", "--output_dir"]

@@ -35,7 +35,13 @@ def test_undisturbed_run_repairs(alone: Finished) -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "tiles", "spread"), [(1, False, True), (2, True, True), (4, False, False), (1, True, False)]
+    ("workers", "tiles", "spread"),
+    [
+        (1, False, True),
+        (2, True, True),
+        pytest.param(4, False, False, marks=pytest.mark.slow),
+        pytest.param(1, True, False, marks=pytest.mark.slow),
+    ],
 )
 def test_any_number_of_workers(
     cluster: Cluster, case: Case, alone: Finished, tmp_path: Path, workers: int, tiles: bool, spread: bool
@@ -118,7 +124,7 @@ FIRST, MIDDLE, LAST = 1, 3 * 5, SETTINGS.num_iterations * 4
 """Tile evaluations of a worker that has four or five of the nine tiles in each of six iterations."""
 
 
-@pytest.mark.parametrize("at", [FIRST, MIDDLE, LAST])
+@pytest.mark.parametrize("at", [*(pytest.param(at, marks=pytest.mark.slow) for at in (FIRST, MIDDLE)), LAST])
 def test_worker_killed_in_a_tile(cluster: Cluster, case: Case, alone: Finished, tmp_path: Path, at: int) -> None:
     marker = tmp_path / "killed"
     options = ComputeOptions(num_workers=2, tiles=True)

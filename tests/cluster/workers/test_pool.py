@@ -113,6 +113,7 @@ def test_memory_that_a_worker_misses_is_told(pool: WorkerPool) -> None:
         list(pool.run([Call("fill", ())]))
 
 
+@pytest.mark.slow
 def test_a_call_that_always_kills_its_worker_ends(pool: WorkerPool) -> None:
     with pytest.raises(WorkerError) as ended:
         list(pool.run([Call("die", (), tag="poison")]))
