@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import heapq
 import math
+import os
 import pickle
 import random
+import re
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 import click
 import ray
@@ -36,16 +39,14 @@ from cluster.ray_cluster.connect import runtime_environment
 from cluster.records.store import RunRecords
 from cluster.workers import bundles
 from cluster.workers.bundles import Bundles
-from cluster.workers.harvest import Harvest, Reaper, TaskEvent
-from cluster.workers.judge import Judge
-from cluster.workers.passes import SetRows, ShippedRows, set_rows
+from cluster.workers.harvest import Reaper, TaskEvent
+from cluster.workers.judge import Judge, Predicts
 from cluster.workers.replica import Replica
 from cluster.workers.task import Base, RepairTask, TaskResult, TaskRunner
-from engine.backend import limit_threads
-from engine.core.types import Int64
+from engine.backend import hardware_kind, limit_threads
+from engine.core.types import Uint8
+from engine.data.image_set import ImageSet
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS
-from engine.layers.head import Head
-from engine.passes.predict import predict_patched
 
 LABELS = (2, 4, 6)
 TASKS = 10_000
@@ -58,6 +59,9 @@ DRIVER_AIM, EFFICIENCY_AIM = 0.12, 0.85
 
 AIMS = ((128, 0.07), (1024, 1.0))
 """Workers, and mean seconds of a task of three searches, for which the efficiency is an aim."""
+
+AIM_TASKS = 40
+"""Tasks of each of these workers: of 10 some 0.11 would be lost at the end, where the last ones are not as long."""
 
 
 @dataclass(frozen=True)
@@ -176,48 +180,67 @@ class Simulation:
             heapq.heappush(self._ends, (at + sum(tasks), worker, tasks))
 
 
-def waiting_replica(results: Sequence[TaskResult], head: Head, sets: SetRows) -> type[Replica]:
-    """A worker that waits as long as a recorded task took, and answers what that answered; travels by value.
+class Pickled:
+    """Travels as its bytes, and arrives as what they are of: who sends it on need not know what that is."""
 
-    Rows are made and offers are judged as ever, within the recorded time where that suffices; only once where no time
-    was recorded, so that this machine's cores are the driver's.
+    def __init__(self, content: bytes) -> None:
+        """Of what was pickled."""
+        self._content = content
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (self._content,)
+
+
+def waiting_replica(seconds: Sequence[float], answers: Any, kind: str) -> type[Replica]:
+    """A worker that waits as long as recorded tasks took, and answers what as many of them answered.
+
+    It does not import the package, which would take 0.6 GB: what it is sent stays packed. Travels by value.
+
+    Args:
+        seconds: of tasks, in turn.
+        answers: a reference to pickled harvests, by number of tasks.
+        kind: of hardware.
     """
 
-    known: dict[int, Harvest] = {}
-    instant = not any(result.seconds for result in results)
+    class Waiting:
+        def __init__(self, threads: int) -> None:
+            self._answers: dict[int, bytes] = {}
 
-    class Judging:
-        def predict_patches(self, *arguments: Any) -> Int64:
-            return predict_patched(head, *arguments)
+        def describe(self) -> tuple[str, int, str]:
+            return socket.gethostname(), os.getpid(), kind
 
-    class Waiting(Replica):
-        ends = 0.0
+        def run_tasks(self, model: Any, base: Any, judge: Any, tasks: bytes, *rest: Any) -> Any:
+            numbers = [int(number) for number in re.findall(rb"chunk(\d+)-label\d+\+", tasks)]
+            self._answers = self._answers or ray.get(answers)
+            time.sleep(sum(seconds[number % len(seconds)] for number in numbers))
+            return Pickled(self._answers[len(numbers)])
 
-        def run_task(self, model: Any, base: Any, task: RepairTask, *rest: Any) -> TaskResult:
-            result = results[int(task.name.split("chunk")[1].split("-")[0]) % len(results)]
-            self.ends += result.seconds
-            time.sleep(max(0.0, self.ends - time.perf_counter()))
-            renamed = [
-                replace(search, name=spec.name) for search, spec in zip(result.searches, task.searches, strict=False)
-            ]
-            return replace(result, searches=tuple(renamed))
+    return cast("type[Replica]", Waiting)
 
-        def run_tasks(self, model: Any, base: Any, judge: Any, tasks: bytes, *rest: Any) -> Harvest:
-            self.ends = time.perf_counter()
-            count = len(pickle.loads(tasks))
-            if not instant:
-                return super().run_tasks(model, base, judge, tasks, *rest)
-            if count not in known:  # rows under other names are as long
-                known[count] = replace(super().run_tasks(model, base, judge, tasks, *rest), seconds=0.0)
-            return known[count]
 
-        def layer(self, model: Any) -> Judging:
-            return Judging()
+@dataclass(frozen=True)
+class Recorded:
+    """Real tasks: what each found with the seconds that it took, and how they are judged."""
 
-        def run_sets(self, some: Sequence[ShippedRows]) -> list[SetRows | str | None]:
-            return [sets for _ in some]
+    results: tuple[TaskResult, ...]
+    tasks: tuple[RepairTask, ...]
+    judge: Judge
+    layer: Predicts
 
-    return Waiting
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """Of each task, with its rows and judgements."""
+        return tuple(result.seconds for result in self.results)
+
+    def answers(self, scale: float) -> dict[int, bytes]:
+        """Pickled harvests of as many tasks as a call may have, each as long as their mean times `scale`."""
+        found = {}
+        reaper = Reaper(self.judge)
+        for number in range(bundles.CALL_TASKS):
+            which = number % len(self.results)
+            reaper.add(self.tasks[which], {}, self.results[which], self.layer)
+            found[number + 1] = pickle.dumps(reaper.harvest((number + 1) * scale * mean(self.seconds)), protocol=5)
+        return found
 
 
 @click.command()
@@ -269,28 +292,28 @@ def main(
             runtime_env=runtime_environment(root / "empty", ship_code=False),
         )
         work = replace(a_batch(root, model_path, 3), labels=LABELS)
-        results = recorded(work)
-        costs, per_search = calibrated(work, root, results, driver_tasks)
+        real = recorded(work)
+        costs, per_search = calibrated(work, root, real, driver_tasks)
         click.echo(
-            f"measured: {len(results)} tasks of {len(work.seeds)} searches, {1e3 * min(costs.tasks):.0f} to "
+            f"measured: {len(real.tasks)} tasks of {len(work.seeds)} searches, {1e3 * min(costs.tasks):.0f} to "
             f"{1e3 * max(costs.tasks):.0f} ms, mean {1e3 * mean(costs.tasks):.0f} ms on one thread with their rows, "
             f"{costs.size / 1e3:.1f} kB of an answer each\n"
             f"the driver computes {1e3 * costs.call:.2f} ms for a call and {1e3 * costs.task:.3f} ms for each task in "
             f"it, and asks {1e6 * costs.per_answer:.2f} us for each answer under way\n"
             f"a search of tasks that take no time: {1e3 * per_search:.3f} ms of the driver (aim: {DRIVER_AIM:g})"
         )
-        check(work, root, results, costs, check_tasks, check_workers)
+        check(work, root, real, costs, check_tasks, check_workers)
         ray.shutdown()
     aims = [Aim("ms of the driver for a search, Ray's calls included", 1e3 * per_search, DRIVER_AIM)]
     for workers, seconds in AIMS:
         scale = seconds / mean(costs.tasks)
-        found = Simulation(costs, workers, TASKS, scale).run()
-        share = seconds * TASKS / workers / found.seconds
+        found = Simulation(costs, workers, AIM_TASKS * workers, scale).run()
+        share = seconds * AIM_TASKS / found.seconds
         what = f"share of the ideal, simulated: {workers} workers, {1e3 * seconds:g} ms for three searches"
         aims.append(Aim(what, share, EFFICIENCY_AIM, at_least=True))
         click.echo(
-            f"\n{what}, {TASKS} tasks: {share:.2f} (aim: {EFFICIENCY_AIM:g}), {found.together:.1f} tasks of a call, "
-            f"driver busy {100 * found.driver:.0f} %"
+            f"\n{what}, {AIM_TASKS} tasks each: {share:.2f} (aim: {EFFICIENCY_AIM:g}), {found.together:.1f} tasks of a "
+            f"call, driver busy {100 * found.driver:.0f} %"
         )
     for scale in (1.0, 0.1):
         tell(costs, scale)
@@ -310,17 +333,17 @@ def tell(costs: Costs, scale: float) -> None:
     click.echo(table(["workers", "seconds", "of ideal", "driver busy", "tasks of a call", "limit"], lines))
 
 
-def recorded(work: Batch) -> list[TaskResult]:
-    """Real tasks in this process: what they found and how long they took, with their rows and judgements."""
+def recorded(work: Batch) -> Recorded:
+    """Real tasks in this process."""
     with Compute(ComputeOptions(num_workers=0), lambda line: None) as compute:
         handle = compute.handle(work.model, work.target)
         layer, kernel = handle.runner.layer, work.target.kernel
         rows = compute.layer_inputs(handle, work.validation)
         logits = layer.logits(rows.inputs, kernel)
         judge = Judge(kernel, rows, layer.predicted(logits), logits, work.requirements)
-        results: list[TaskResult] = []
+        found: list[tuple[TaskResult, RepairTask]] = []
         for _ in range(2):  # the first time around compiles
-            runner, results = TaskRunner(), []
+            runner, found = TaskRunner(), []
             for task in tasks_of(work, 1, work.chunks, "base", 1):
                 begun = time.perf_counter()
                 result = runner.run(handle, Base(kernel), task, {}, math.inf)
@@ -328,31 +351,30 @@ def recorded(work: Batch) -> list[TaskResult]:
                 reaper.add(task, {}, result, layer)
                 reaper.harvest()
                 if result.searches:
-                    results.append(replace(result, seconds=time.perf_counter() - begun))
-    return results
+                    found.append((replace(result, seconds=time.perf_counter() - begun), task))
+    results, tasks = zip(*found, strict=True)
+    return Recorded(results, tasks, judge, layer)
 
 
-def calibrated(work: Batch, root: Path, results: list[TaskResult], tasks: int) -> tuple[Costs, float]:
+def calibrated(work: Batch, root: Path, real: Recorded, tasks: int) -> tuple[Costs, float]:
     """The driver's costs, and its seconds for a search, from tasks that take no time.
 
     In one run every call has one task, in the other as many as usual: from both follow what a call and a task cost.
     """
-    instant = [replace(result, seconds=0.0) for result in results]
-    run(work, root, "warm-up", 2, instant, max(10, tasks // 10))
+    run(work, root, "warm-up", 2, real, 0.0, max(10, tasks // 10))
     usual, bundles.CALL_TASKS = bundles.CALL_TASKS, 1
-    alone = run(work, root, "alone", 2, instant, tasks)
+    alone = run(work, root, "alone", 2, real, 0.0, tasks)
     bundles.CALL_TASKS = usual
-    together = run(work, root, "together", 2, instant, tasks)
+    together = run(work, root, "together", 2, real, 0.0, tasks)
     if alone.calls == together.calls:
         raise click.ClickException(f"found no call of several among {tasks} tasks, expected more --driver-tasks")
     call = max(0.0, (alone.processor - together.processor) / (alone.calls - together.calls))
     task = max(0.0, together.processor - call * together.calls) / together.tasks
-    times = tuple(result.seconds for result in results)
-    costs = Costs(times, together.size, call, task, seconds_per_answer())
+    costs = Costs(real.seconds, together.size, call, task, seconds_per_answer())
     return costs, together.processor / together.tasks / len(work.seeds)
 
 
-def check(work: Batch, root: Path, results: list[TaskResult], costs: Costs, tasks: int, numbers: Sequence[int]) -> None:
+def check(work: Batch, root: Path, real: Recorded, costs: Costs, tasks: int, numbers: Sequence[int]) -> None:
     """Print the simulation beside real runs whose workers wait, three searches in as long as in the first aim."""
     scale = AIMS[0][1] / mean(costs.tasks)
     click.echo(
@@ -360,8 +382,7 @@ def check(work: Batch, root: Path, results: list[TaskResult], costs: Costs, task
     )
     lines = []
     for workers in numbers:
-        waiting = [replace(result, seconds=scale * result.seconds) for result in results]
-        measured = run(work, root, f"waiting-{workers}", workers, waiting, tasks * workers)
+        measured = run(work, root, f"waiting-{workers}", workers, real, scale, tasks * workers)
         found = Simulation(costs, workers, tasks * workers, scale).run()
         ratio = found.seconds / measured.seconds
         share = AIMS[0][1] * tasks / measured.seconds
@@ -390,14 +411,11 @@ def seconds_per_answer() -> float:
     return max(0.0, (times["many"] - times["few"]) / (len(answers) - len(few)))
 
 
-def run(work: Batch, root: Path, name: str, workers: int, results: list[TaskResult], count: int) -> Measured:
-    """So many tasks of a batch whose workers wait."""
-    images = work.chunks[0].images
-    assert images is not None
-    sets = set_rows(images)
-    assert sets is not None
-    chunks = tuple(ChunkFile(str(n), Path(f"/{n}"), images) for n in range(count))
-    actor = waiting_replica(results, work.target.head, sets)
+def run(work: Batch, root: Path, name: str, workers: int, real: Recorded, scale: float, count: int) -> Measured:
+    """So many tasks of a batch whose workers wait for recorded times times `scale`."""
+    chunks = tuple(ChunkFile(str(n), Path(f"/{n}"), work.chunks[0].images) for n in range(count))
+    answers = ray.put(real.answers(scale))
+    actor = waiting_replica([scale * seconds for seconds in real.seconds], answers, hardware_kind())
     waiting = replace(work, chunks=chunks, labels=work.labels[:1], output=root / name)
     begun: tuple[float, float] | None = None
     took = (0.0, 0.0)
@@ -419,16 +437,25 @@ def run(work: Batch, root: Path, name: str, workers: int, results: list[TaskResu
 
 
 class Counted(Compute):
-    """Counts calls, and bytes of the rows that they brought."""
+    """Counts calls, and bytes of the rows that they brought; the workers need nothing of what tasks need."""
 
     calls = bytes = 0
 
-    def run_tasks(self, *arguments: Any) -> Iterator[TaskEvent]:
+    def run_tasks(
+        self, model: Any, base: Any, tasks: Any, begun: Any, judge: Judge | None = None
+    ) -> Iterator[TaskEvent]:
         """See `Compute`."""
-        for event in super().run_tasks(*arguments):
+        for event in super().run_tasks(model, None, tasks, begun):
             self.calls += 1
             self.bytes += 0 if event.rows is None else event.rows.size
             yield event
+
+    def digests(self, model: Any, sets: Sequence[ImageSet], tick: Any = None) -> dict[Path, Uint8]:
+        """All chunks are one here."""
+        return super().digests(model, sets[:1])
+
+    def _model_ref(self, model: Any) -> Any:
+        return ray.put(None)
 
 
 if __name__ == "__main__":
