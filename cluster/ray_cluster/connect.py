@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import engine
 from engine.core.errors import InputError, reason
+from engine.core.kept import VARIABLE
 
 ANSWER_SECONDS = 5
 
@@ -194,6 +195,8 @@ def runtime_environment(empty: Path, *, ship_code: bool) -> dict[str, Any]:
     taken = submitted.get("env_vars") or {}
     # A cluster's workers have the environment that the cluster was started in, which may name another backend.
     wanted = WORKER_VARIABLES | {"KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "tensorflow")}
+    if VARIABLE in os.environ:  # above all where it says that nothing is to be kept
+        wanted[VARIABLE] = os.environ[VARIABLE]
     environment: dict[str, Any] = {"env_vars": {k: v for k, v in wanted.items() if k not in taken}}
     if "working_dir" not in submitted:
         environment["working_dir"] = str(empty)

@@ -66,7 +66,9 @@ def for_shapes(function: Any, example: tuple[Any, ...]) -> Callable[..., Any]:
         program: Callable[..., Any] = function
         return program
     lowered = function.lower(*example)
-    key = hashlib.sha256(f"{_environment()}\n{lowered.as_text()}".encode()).hexdigest()[:40]
+    # The text lacks arguments that are not used.
+    content = f"{_environment()}\n{lowered.in_tree}\n{lowered.in_avals}\n{lowered.as_text()}"
+    key = hashlib.sha256(content.encode()).hexdigest()[:40]
     before = kept.get(key)
     if before is not None:
         try:

@@ -579,6 +579,43 @@ def test_interrupt(workers: int, number: signal.Signals, code: int, word: str, w
     assert not list((workspace / "run").glob("**/.*"))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found through /proc")
+@pytest.mark.parametrize("processes", [1, 3, 6])
+def test_interrupt_while_workers_start(processes: int, workspace: Path, tmp_path: Path) -> None:
+    """Ray starts while a thread imports: Ctrl-C then ends both, wherever they are."""
+    mark = f"mark-{uuid.uuid4().hex}"
+    words = [SCRIPT, "optimize", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6"]
+    command = subprocess.Popen(
+        [*words, "--num-workers", "2", "--run-dir", tmp_path / "run", "--output-dir", tmp_path / "out"],
+        cwd=workspace,
+        env={**os.environ, "REPAIR_DIST_MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while len(processes_with(mark)) < processes:
+            assert command.poll() is None, command.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.5)  # past the first lines of Python
+        os.killpg(command.pid, signal.SIGINT)
+        out, err = command.communicate(timeout=60)
+    finally:
+        if command.poll() is None:
+            os.killpg(command.pid, signal.SIGKILL)
+    assert (command.returncode, out) == (130, "")
+    assert err.rstrip().endswith("error: interrupted")
+    assert "Traceback" not in err and "***" not in err
+    deadline = time.monotonic() + 10
+    while left := processes_with(mark):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
 def test_what_a_library_makes_of_ctrl_c_is_told_and_recorded_as_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
