@@ -154,6 +154,6 @@ def test_a_mixture_has_the_tiles_of_its_own_evaluation() -> None:
     mixture = Mixture(subject.chain, tuple(random_changes(subject.chain, 2, seed) for seed in range(9)), 0.5)
     problem: Any = SimpleNamespace(mixture=mixture)
     case: Any = SimpleNamespace(rows=subject.rows(np.arange(90), group))
-    task = replace(task_of(), source=ReadyCase(case, problem, Path("folder")))
+    task = replace(task_of(), source=ReadyCase(case, problem, Path("folder"), None))  # type: ignore[arg-type]
     found = place_tiles(replace(CLUSTER, workers=27), task, 1.0)
     assert (found.where, found.reason) == ("tiles", "1000.00 ms per iteration, 18 tiles over 27 workers save 936.7 ms")
