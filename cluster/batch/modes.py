@@ -336,16 +336,17 @@ def _judge_again(run: _BatchRun, step: int, judge: Judge, chunks: Sequence[Chunk
             run.ledger.records.replace("labels", f"step{step}-again-{next(parts)}", rows)
             rows.clear()
 
-    for group, first in groups_of(run.batch, step, chunks):
-        places = {job.name: job.place for job in jobs_of(run.batch, group, first)}
-        for search in run.ledger.ended(places):
-            place = places[search.job]
-            candidates, changes = judge.judged(run.handle.runner.layer, search.job, place, search.index, search.values)
+    groups = groups_of(run.batch, step, chunks) if run.ledger.goes_on else ()
+    for job in (job for group, first in groups for job in jobs_of(run.batch, group, first)):
+        for search in run.ledger.ended([job.name]):
+            candidates, changes = judge.judged(
+                run.handle.runner.layer, job.name, job.place, search.index, search.values
+            )
             if candidates:
                 best.add(Candidates.of(candidates))
-            rows += change_rows(search.job, "candidate", "validation", changes)
-            if len(rows) >= _CANDIDATE_ROWS:
-                write()
+            rows += change_rows(job.name, "candidate", "validation", changes)
+        if len(rows) >= _CANDIDATE_ROWS:
+            write()
     write()
 
 

@@ -231,8 +231,10 @@ def groups_of(batch: Batch, step: int, chunks: Sequence[ChunkFile], prefix: str 
 
 def jobs_of(batch: Batch, group: str, first: int = 0) -> Iterator[SearchJob]:
     """The searches of one label of one chunk in a step, where the first has this place."""
-    for number, (weighting, seed) in enumerate(itertools.product(batch.weightings, batch.seeds), start=first):
-        yield SearchJob(f"{group}-w{weighting.text}-s{seed}", weighting.settings, seed, number)
+    places = itertools.count(first)
+    for weighting in batch.weightings:  # there may be more seeds than fit in memory
+        for seed in batch.seeds:
+            yield SearchJob(f"{group}-w{weighting.text}-s{seed}", weighting.settings, seed, next(places))
 
 
 def group_name(step: int, chunk: ChunkFile, label: int) -> str:

@@ -120,6 +120,11 @@ class Ledger:
         """Whether a search had ended before this command."""
         return job in self._known
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether any search had ended before this command."""
+        return bool(self._known)
+
     def begun(self, tasks: Sequence[RepairTask]) -> dict[str, Begun]:
         """The searches of these tasks that had begun."""
         names = {job.name for task in tasks for job in task.searches}

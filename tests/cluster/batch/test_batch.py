@@ -96,7 +96,7 @@ def test_two_workers(two_workers: Compute, chunks: Path, undisturbed: dict[str, 
     check_modes(two_workers, chunks, undisturbed, tmp_path, "worker")
 
 
-@pytest.mark.parametrize("lasts", [1e9, 0.0])
+@pytest.mark.parametrize("lasts", [1e9, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_tasks_that_travel_together(
     two_workers: Compute,
     chunks: Path,
@@ -122,7 +122,7 @@ def test_tasks_that_travel_together(
 
 
 @pytest.mark.parametrize("waits", [0.0, 1e9])
-@pytest.mark.parametrize("mode", ["rounds", "chain"])
+@pytest.mark.parametrize("mode", ["rounds", pytest.param("chain", marks=pytest.mark.slow)])
 def test_interrupted_after_some_files(
     chunks: Path,
     undisturbed: dict[str, Path],

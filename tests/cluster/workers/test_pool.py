@@ -95,6 +95,7 @@ def test_calls_that_were_lost_together_go_alone(pool: WorkerPool) -> None:
     assert pool.redispatched - before == sum(call.parts[0].attempts - 1 for call in lost) >= 3
 
 
+@pytest.mark.slow
 def test_the_call_that_kills_is_named_and_not_its_company(pool: WorkerPool) -> None:
     with pytest.raises(WorkerError, match=f"^doubles of 13 took down {CALL_ATTEMPTS} workers"):
         list(pool.run([Call("double", (i,), tag=i) for i in range(12, 15)], joins=Threes()))
