@@ -10,7 +10,6 @@ rates are measured with as many threads just before and just after each command.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import math
@@ -229,8 +228,9 @@ def one_child(result: Path, arguments: list[str]) -> None:
     watch.wrap("step", crossfit_run, "mixed_values")
     watch.wrap("step", crossfit_run, "tensors_patch")
     watch.wrap("verify", crossfit_run, "_save_and_measure")
-    with contextlib.suppress(SystemExit):
-        run(words)
+    code = run(words)
+    if code not in (0, 3):
+        raise click.ClickException(f"{' '.join(words)}: exit code {code}, expected 0 or 3")
     watch.charge()
     ready, _ = ended["carry_out"]
     works = works_of(ready, ended["_search"][1].iterations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -76,8 +77,10 @@ def expect(batch: CrossFitBatch, compute: Compute) -> CrossFitExpectation:
     start = time.perf_counter() - begun
     measured: dict[str, float] = {}
     handle = compute.handle(repair.model, repair.target)
+    # Workers of this machine share its cores.
+    spread = workers if compute.options.address else min(workers, os.cpu_count() or 1)
     with estimate.given_up_after(estimate.BUDGET):
-        _measure(repair, handle, workers, measured)
+        _measure(repair, handle, spread, measured)
     asked = len(repair.repaired) or repair.model.classes
     return CrossFitExpectation(
         repairs=asked if batch.separate else 1,

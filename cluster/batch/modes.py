@@ -306,13 +306,12 @@ def _search(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[ChunkFi
     _judge_again(run, step, judge, chunks, best)
     base = Base(kernel, run.positives)
     tasks = tasks_of(batch, step, chunks, base.key, run.compute.workers, ledger.has)
-    with _old_objects_left_alone():
+    with _old_objects_left_alone(), ledger.flushing():
         for block in blocks(tasks):
             for event in run.compute.run_tasks(run.handle, base, block, ledger.begun(block), judge):
                 ledger.take(event)
                 if event.candidates is not None:
                     best.add(event.candidates)
-    ledger.flush()
     return best.ranked
 
 

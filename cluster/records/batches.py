@@ -1,4 +1,4 @@
-"""TableRows of the tables as Arrow batches: made where the searches run, and written as they come."""
+"""Rows of the tables as Arrow batches: made where the searches run, and written as they come."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def iteration_numbers(iterations: Sequence[Iteration]) -> Float64:
 
 
 def swarm_batch(searches: Mapping[str, Float64]) -> pa.RecordBatch:
-    """TableRows of the table `swarm`, of iterations (n, 9) by search; see `iteration_numbers`."""
+    """Rows of the table `swarm`, of iterations (n, 9) by search; see `iteration_numbers`."""
     numbers = np.concatenate(list(searches.values()))
     columns: dict[str, Any] = {"job": _repeated(list(searches), [len(rows) for rows in searches.values()])}
     for name, values in zip(_COLUMNS, numbers.T, strict=True):
@@ -91,7 +91,7 @@ def swarm_batch(searches: Mapping[str, Float64]) -> pa.RecordBatch:
 
 
 def patches_batch(offers: Mapping[str, Sequence[tuple[float, Float32]]], places: PatchPlaces) -> pa.RecordBatch:
-    """TableRows of the table `patches`: fitness and values (K,) of what each search offers, best first, at K places."""
+    """Rows of the table `patches`: fitness and values (K,) of what each search offers, best first, at K places."""
     count, found = len(places.index), [offer for offered in offers.values() for offer in offered]
     ranks = np.concatenate([np.arange(len(offered)) for offered in offers.values()])
     rows = pa.array(np.tile(np.arange(count), len(found)))
@@ -108,13 +108,13 @@ def patches_batch(offers: Mapping[str, Sequence[tuple[float, Float32]]], places:
 
 
 def labels_batch(changes: Mapping[str, Sequence[LabelChange]]) -> pa.RecordBatch:
-    """TableRows of the table `labels`: what the best patch of each search changes on the validation rows."""
+    """Rows of the table `labels`: what the best patch of each search changes on the validation rows."""
     rows = [row for job, changed in changes.items() for row in change_rows(job, "candidate", "validation", changed)]
     return _batch("labels", {name: [row[name] for row in rows] for name in SCHEMAS["labels"].names})
 
 
 def jobs_batch(rows: Sequence[JobRow]) -> pa.RecordBatch:
-    """TableRows of the table `jobs`."""
+    """Rows of the table `jobs`."""
     return _batch("jobs", {name: [getattr(row, name) for row in rows] for name in SCHEMAS["jobs"].names})
 
 

@@ -76,7 +76,7 @@ def repair_crossfit(
         parts: of the same repair, which have tuned.
         on_rows: progress of row passes.
         on_tunings: starts the progress of so many tunings.
-        on_iterations: called with (job, new iterations).
+        on_iterations: called with (job, how many iterations more, best fitness so far).
         on_jobs: called with the content of `progress.json` as it changes.
 
     Raises:

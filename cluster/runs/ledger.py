@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ from engine.core.types import Float32, Int64
 from engine.patches.patch import Patch
 
 PROGRESS_SECONDS = 0.5
-"""`progress.json` is written at most this often, and what has ended waits at most so long for its file."""
+"""`progress.json` is written at most this often, and so is what has ended, with the answer that comes after that."""
 
 OnJobs = Callable[[Mapping[str, Any]], None]
 
@@ -163,6 +164,17 @@ class Ledger:
         if time.perf_counter() - self._flushed >= PROGRESS_SECONDS:
             self.flush()
         self._tell()
+
+    @contextmanager
+    def flushing(self) -> Iterator[None]:
+        """Write what waits for it when the body ends, also by an interruption or error, if that can be written."""
+        try:
+            yield
+        except BaseException:
+            with suppress(Exception):
+                self.flush()
+            raise
+        self.flush()
 
     def flush(self) -> None:
         """Write what has ended and waits for that."""

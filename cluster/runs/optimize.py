@@ -122,7 +122,7 @@ def repair(
         open_records: starts the run directory from its facts, or goes on with the run there, once the input is known
             to be good.
         on_rows: progress of row passes.
-        on_iterations: called with (job, new iterations).
+        on_iterations: called with (job, how many iterations more, best fitness so far).
         on_jobs: called with the content of `progress.json` as it changes.
 
     Raises:
@@ -184,13 +184,13 @@ def search(
     count = sum(len(jobs) for _, jobs in cases)
     ledger.plan(1, count)
     ledger.begin(1, count)
-    for event in compute.run_tasks(handle, None, tasks, ledger.begun(tasks)):
-        ledger.take(event)
-        if on_iterations is not None:
-            for segment in event.segments:
-                for searched in segment.searches:
-                    on_iterations(searched.name, len(searched.seconds), searched.best)
-    ledger.flush()
+    with ledger.flushing():
+        for event in compute.run_tasks(handle, None, tasks, ledger.begun(tasks)):
+            ledger.take(event)
+            if on_iterations is not None:
+                for segment in event.segments:
+                    for searched in segment.searches:
+                        on_iterations(searched.name, len(searched.seconds), searched.best)
 
 
 def _open_all(repairs: Repairs) -> list[Chunk | None]:

@@ -48,6 +48,7 @@ class Bundles:
             return
         size = sum(segment.rows.size for segment in ran if segment.rows is not None)
         size += 0 if harvest.rows is None else harvest.rows.size
+        size += 0 if harvest.candidates is None else harvest.candidates.size
         self.took(harvest.seconds / len(ran), size / len(ran))
 
     def took(self, seconds: float, size: float) -> None:

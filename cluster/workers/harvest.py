@@ -152,7 +152,7 @@ class TaskEvent:
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """TableRows of some tasks, not yet one batch for each table."""
+    """Rows of some tasks, not yet one batch for each table."""
 
     jobs: list[JobRow] = field(default_factory=list)
     others: dict[str, list[pa.RecordBatch]] = field(default_factory=lambda: defaultdict(list))
@@ -246,7 +246,7 @@ def event_of(task: RepairTask, harvest: Harvest, where: str, worker: str, host: 
 
 
 def job_rows(task: RepairTask, result: TaskResult, begun: Mapping[str, Begun]) -> list[JobRow]:
-    """TableRows of the table `jobs`, without what only the driver knows."""
+    """Rows of the table `jobs`, without what only the driver knows."""
     columns = [job_columns(job, task.step, task.folder, task.label) for job in task.searches]
     if not result.searches:
         state, seconds = "failed" if result.failed else "skipped", result.seconds / len(task.searches)

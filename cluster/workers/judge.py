@@ -75,6 +75,12 @@ class Candidates:
     index: tuple[Int64, ...]
     values: Float32
 
+    @property
+    def size(self) -> int:
+        """Bytes as they travel, about."""
+        indices = {id(index): index.nbytes for index in self.index}
+        return self.values.nbytes + self.scores.nbytes + self.places.nbytes + sum(indices.values())
+
     @staticmethod
     def of(candidates: Sequence[Candidate]) -> Candidates:
         """Candidates of one search each, at least one."""

@@ -68,8 +68,8 @@ def unit_widths(counts: Sequence[int]) -> tuple[int, ...]:
 class TiledFitness:
     """The prepared evaluation of one job in this process.
 
-    `engine.fitness.tail.TailFitness` is the same for all other targets; the swarm and the scheduler see `tiles`,
-    `start_tile` and `evaluate` alone. Row constants are prepared per tile on first use and stay on the device.
+    `engine.fitness.tail.TailFitness` is the same for all other targets; the swarm and the scheduler see what
+    `engine.fitness.base.Fitness` has. Row constants are prepared per tile on first use and stay on the device.
     """
 
     def __init__(self, head: Head, rows: SearchRows, weights: Weights, particles: int, tiling: Tiling) -> None:

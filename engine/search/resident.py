@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,9 @@ DRAWN_BYTES = 2 << 20
 
 FACTS = 6
 """Global fitness, since_gain, and the sums of the best candidate."""
+
+KEPT_PROGRAMS = 16
+"""They are of certain numbers of rows: of a batch of many chunks few are used again."""
 
 _seen: Counter[tuple[Any, ...]] = Counter()
 _programs: dict[tuple[Any, ...], Callable[..., Any]] = {}
@@ -108,6 +111,8 @@ class ResidentSwarm:
                 resident.changes, resident.blocks, len(resident.arguments), resident.kinds, settings.velocity_floor
             )
             example = (self._arrays, self._drawn(1), self._limits(Limits(1, 1)), self._numbers, list(self._others))
+            if len(_programs) >= KEPT_PROGRAMS:
+                del _programs[next(iter(_programs))]
             _programs[key] = backend.for_shapes(program, example)
         self._program = _programs[key]
 
@@ -160,7 +165,7 @@ class ResidentSwarm:
         return backend.lent(self._buffers[0])
 
 
-@cache
+@lru_cache(KEPT_PROGRAMS)
 def _program(
     changes: Callable[..., Any],
     blocks: Callable[..., tuple[Any, Any]],

@@ -17,6 +17,7 @@ from ray.cluster_utils import Cluster
 from cluster.batch.run import run_recorded
 from cluster.batch.spec import ChunkFile, Mode, tasks_of
 from cluster.compute.compute import Compute, ComputeOptions
+from cluster.compute.placement import Placement
 from cluster.records.batches import iteration_numbers
 from cluster.records.checkpoint import Begun
 from cluster.records.schema import OF_METHODS, SCHEMAS
@@ -25,6 +26,7 @@ from cluster.runs.chunk import ChunkPaths
 from cluster.runs.optimize import Repairs, repair
 from cluster.workers.bundles import Bundles
 from cluster.workers.harvest import TaskEvent
+from cluster.workers.passes import ShippedRows
 from cluster.workers.task import Base, TaskRunner
 from engine.data.image_set import open_image_set
 from engine.data.outcomes import open_negatives, write_targets
@@ -96,6 +98,33 @@ def test_two_workers(two_workers: Compute, chunks: Path, undisturbed: dict[str, 
     check_modes(two_workers, chunks, undisturbed, tmp_path, "worker")
 
 
+@pytest.mark.parametrize("visible", [True, False])
+def test_digests_of_chunks_are_made_on_workers(
+    two_workers: Compute, chunks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: bool
+) -> None:
+    """Of all but one that cannot be read to its end; also where workers see no file."""
+    work = small_batch(chunks, tmp_path / "run")
+    sets = [chunk.images for chunk in work.chunks if chunk.images is not None]
+    damaged = tmp_path / "damaged.h5"
+    damaged.write_bytes(sets[-1].path.read_bytes())
+    with h5py.File(damaged, "r+") as file:
+        file["images"][-1] = np.nan
+    sets += [open_image_set(damaged), replace(sets[0], path=tmp_path / "first.h5")]
+    (tmp_path / "first.h5").write_bytes(sets[0].path.read_bytes())
+    with here() as alone:
+        expected = alone.digests(work.model, sets)
+    monkeypatch.setattr("cluster.compute.compute.SETS_SECONDS", 0.0)
+    monkeypatch.setattr("cluster.compute.compute.place_shares", lambda *_: Placement("workers", "asked for"))
+    if not visible:  # another size than the file that a worker sees
+        monkeypatch.setattr("cluster.compute.passes.ship_rows", lambda images: ShippedRows(images, -1))
+    told: list[int] = []
+    found = two_workers.digests(work.model, sets, told.append)
+    assert any(line.startswith(f"digests of {len(sets) - 1} sets: on 2 workers") for line in two_workers.decisions)
+    assert found.keys() == expected.keys() == {images.path for images in sets} - {damaged}
+    assert all(np.array_equal(found[path], expected[path]) for path in expected)
+    assert sum(told) == sum(images.rows for images in sets)
+
+
 @pytest.mark.parametrize("lasts", [1e9, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_tasks_that_travel_together(
     two_workers: Compute,
@@ -131,7 +160,7 @@ def test_interrupted_after_some_files(
     mode: Mode,
     waits: float,
 ) -> None:
-    """What had ended is judged again, and not searched again; what waited for its file is lost and made again."""
+    """What had ended is judged again, and not searched again, also what waited for its file."""
     monkeypatch.setattr("cluster.runs.ledger.PROGRESS_SECONDS", waits)
     done, first = [], len(LABELS) * len(WORTHS) * (1 if mode == "chain" else CHUNKS)
 
@@ -144,8 +173,8 @@ def test_interrupted_after_some_files(
     with here() as compute, pytest.raises(KeyboardInterrupt):
         run_recorded(small_batch(chunks, directory, mode), compute, on_jobs=interrupt)
     before = {row["job"]: row["ended"] for row in read_table(directory, "jobs").to_pylist()}
-    assert len(before) == (first if waits else done[-1])
-    assert len(list((directory / "jobs").iterdir())) == (1 if waits else 1 + first // len(WORTHS))
+    assert len(before) == done[-1]
+    assert len(list((directory / "jobs").iterdir())) == (2 if waits else 1 + first // len(WORTHS))
     with here() as compute:
         assert run_recorded(small_batch(chunks, directory, mode), compute, resume=True) == 0
     assert differences(directory, undisturbed[mode]) == []
