@@ -100,6 +100,9 @@ def _interrupted_later() -> Iterator[None]:
     signal.signal = lambda number, handler: tell if number in before else set_handler(number, handler)  # type: ignore[assignment]
     try:
         yield
+    except Exception:  # Ray's daemons may have been told to stop as well: that they did not start is no news then
+        if not told:
+            raise
     finally:
         signal.signal = set_handler
         for number, handler in before.items():
