@@ -216,12 +216,15 @@ def planned(
         row_values=math.prod(handle.loaded.input_shape),
         classes=handle.loaded.classes,
         particles=settings.swarm.num_particles,
+        matrices=settings.swarm.matrices,
         tiling=settings.tiling,
         batch_rows=handle.batch_rows,
         searches=searches,
     )
     plan = target_of_handle(handle).memory_plan(weights, size)
-    for sentence in plan.sentences():
+    swarm = settings.swarm
+    told = f"search: {swarm.optimiser}, {swarm.num_particles} candidates in each of at most {settings.num_iterations}"
+    for sentence in (f"{told} iterations", *plan.sentences()):
         compute.say(f"{name}: {sentence}" if name else sentence)
     check_plan(plan)
     return plan
