@@ -45,6 +45,7 @@ SWEPT = (
     "velocity_phi",
     "phi_split",
     "velocity_floor",
+    "objective",
     "optimiser",
     "bound",
     "de_factor",

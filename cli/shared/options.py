@@ -13,6 +13,7 @@ from engine.core.errors import InputError
 
 if TYPE_CHECKING:
     from engine.data.image_set import ImageSet
+    from engine.fitness.objective import ObjectiveName
     from engine.metrics.requirements import Requirements
     from engine.search.population import PopulationSettings
 
@@ -177,6 +178,7 @@ def search_options(function: F) -> F:
         de_factor: float | None,
         de_crossover: float | None,
         cma_step: float | None,
+        objective: ObjectiveName,
         tile_particles: int | None,
         tile_rows: int | None,
         tile_bytes: int | None,
@@ -193,6 +195,7 @@ def search_options(function: F) -> F:
             min_iteration_range=min_iteration_range,
             num_input_pos_sampled=num_input_pos_sampled,
             tiling=Tiling(tile_particles, tile_rows, tile_bytes),
+            objective=objective,
         )
         return function(*args, settings=settings, **rest)
 
@@ -239,6 +242,14 @@ def search_options(function: F) -> F:
                 type=bool,
                 show_default=True,
                 help="PSO: keep speeds above 1/5 of the range of the layer's weights.",
+            ),
+            option(
+                "--objective",
+                type=click.Choice(["arachne", "loss"]),
+                default="arachne",
+                show_default=True,
+                help="Arachne's, of counts and mean losses; or the later one's, 1 for each row that is right and "
+                "1 / (loss + 1) for each that is wrong.",
             ),
             option(
                 "--optimiser",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -344,7 +344,8 @@ def _choose(run: _Work, case: _ChunkSearch, ledger: Ledger) -> tuple[EndedSearch
     worth = case.objective.positive_weight / max(int((~case.ready.case.rows.negative).sum()), 1)
     problem = case.ready.problem
     sums = build_fitness(problem, rows, run.handle.tail_of(problem)).evaluate(candidates)
-    fitness = Objective(negatives, positives, worth * positives).fitness(sums)
+    judge = replace(case.objective, negatives=negatives, positives=positives, positive_weight=worth * positives)
+    fitness = judge.fitness(sums)
     # A candidate whose losses are not numbers is the worst.
     *values, unrepaired = np.where(np.isnan(fitness), -np.inf, fitness)
     choice = int(np.argmax(values))

@@ -13,6 +13,7 @@ from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Float64
 from engine.fitness.base import Goal, Resident
+from engine.fitness.objective import ObjectiveName
 from engine.fitness.tiling import Tiling
 from engine.layers.weight_stats import WeightStats
 from engine.search.optimisers import optimiser_of
@@ -51,6 +52,7 @@ class SearchSettings:
         positive_worth: worth of one positive, in negatives.
         num_input_pos_sampled: search on this many positives, drawn without replacement; None takes all.
         tiling: shapes of the pieces of an iteration.
+        objective: what makes a fitness of positives and negatives, see `engine.fitness.objective`.
     """
 
     swarm: PopulationSettings = field(default_factory=SwarmSettings)
@@ -60,6 +62,7 @@ class SearchSettings:
     positive_worth: float = POSITIVE_WORTH
     num_input_pos_sampled: int | None = None
     tiling: Tiling = field(default_factory=Tiling)
+    objective: ObjectiveName = "arachne"
 
     def __post_init__(self) -> None:
         """Refuse what no search can run with."""

@@ -213,9 +213,6 @@ def test_another_optimiser(workspace: Path, command: Command) -> None:
     assert len(best) == 4 and best == sorted(best)
     other = command(*words, "--optimiser", "DE", "--output-dir", "out", "--resume")
     assert other.code == 2 and "cma_step is of CMA-ES and the optimiser is DE" in other.err
-    words = [word for word in words if word not in ("--cma-step", "0.2")]
-    other = command(*words, "--optimiser", "DE", "--output-dir", "out", "--resume")
-    assert other.code == 2 and 'swarm optimiser "CMA-ES" and this command has "DE"' in other.err
 
 
 @pytest.fixture
