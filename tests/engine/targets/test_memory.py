@@ -93,7 +93,7 @@ def test_the_matrices_of_cma_es_count(quickstart, monkeypatch):
         return quickstart.target.memory_plan(weights, size)
 
     assert plan(matrices).memory - plan(0).memory == 3 * 8 * 8 * count**2
-    monkeypatch.setattr(backend, "free_memory", lambda: plan(0).memory)
+    monkeypatch.setattr(backend, "free_memory", lambda: plan(0).memory - plan(0).process)
     check_plan(plan(0))
     with pytest.raises(InputError, match=r"of it for matrices\) .*expected fewer weights, as fewer --fronts find, or"):
         check_plan(plan(matrices))
