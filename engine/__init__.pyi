@@ -33,7 +33,10 @@ from .patches.save import repaired_path, save_patched
 from .problem.case import LayerInputs, RepairCase, find_case
 from .problem.crossfit import CrossFit, CrossFitSettings, crossfit_of
 from .problem.problem import Problem, build_fitness, prepare, problem_of
+from .search.cma_es import CovarianceSettings
+from .search.differential_evolution import DifferentialSettings
 from .search.loop import SearchSettings, SearchState, advance
+from .search.random_search import RandomSettings
 from .search.swarm import SwarmSettings, SwarmState
 from .targets.base import Target
 from .targets.deep import DeepTarget
@@ -45,11 +48,13 @@ from .tuning.recipes import Recipe, read_recipes
 
 __all__ = [
     "Comparison",
+    "CovarianceSettings",
     "CrossFit",
     "CrossFitSettings",
     "Dataset",
     "DeepTarget",
     "DenseChain",
+    "DifferentialSettings",
     "Fitness",
     "Frontier",
     "Given",
@@ -67,6 +72,7 @@ __all__ = [
     "Point",
     "Problem",
     "Promise",
+    "RandomSettings",
     "Rates",
     "Recipe",
     "RepairCase",

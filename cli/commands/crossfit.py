@@ -191,10 +191,11 @@ def expectation_text(work: CrossFitBatch, found: CrossFitExpectation) -> str:
         time = "{}{} expected (start {}, rows {}, of each repair tunings {}, search {})".format(
             each, duration(found.total), *seconds
         )
+    by = "" if search.optimiser == "PSO" else f", {search.optimiser}"
     lines = [
         f"rows: {found.rows} of {plural(len(work.repair.rows), 'chunk', 'chunks')}",
         f"tunings: {recipes * folds} ({plural(recipes, 'recipe', 'recipes')} in {folds} folds){repairs}",
-        f"search: {search.num_iterations} iterations of {search.swarm.num_particles} mixtures",
+        f"search: {search.num_iterations} iterations of {search.swarm.num_particles} mixtures{by}",
         *found.plan.sentences(),
         f"computing: {found.resources}",
         f"time: {time}",

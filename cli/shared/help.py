@@ -16,8 +16,19 @@ SECTIONS = {
         *("recipes", "folds", "step", "promise_rows", "max_rounds", "offers", "fronts", "forward_impact", "num_grad"),
     ),
     "Search": (
-        *("seed", "seeds", "num_runs", "sweep", "num_particles", "num_iterations", "min_iteration_range"),
+        *(
+            "seed",
+            "seeds",
+            "num_runs",
+            "sweep",
+            "objective",
+            "optimiser",
+            "num_particles",
+            "num_iterations",
+            "min_iteration_range",
+        ),
         *("num_input_pos_sampled", "velocity_phi", "phi_split", "velocity_floor"),
+        *("bound", "de_factor", "de_crossover", "cma_step"),
     ),
     "Where it runs": (
         *("num_workers", "address", "gpus_per_worker", "batch_size", "spread_rows", "tiles", "tile_bytes"),
@@ -31,6 +42,7 @@ RARE = frozenset(
     (
         *("positive_inputs_dir", "allow_shared_rows", "allow_custom_code", "recipes", "folds", "step", "promise_rows"),
         *("max_rounds", "offers", "fronts", "forward_impact", "num_grad", "num_input_pos_sampled", "velocity_phi"),
+        *("objective", "optimiser", "bound", "de_factor", "de_crossover", "cma_step"),
         *("phi_split", "velocity_floor", "min_iteration_range", "batch_size", "spread_rows", "gpus_per_worker"),
         *("tiles", "tile_bytes", "tile_particles", "tile_rows", "explain", "num_particles", "num_iterations"),
         "part",

@@ -24,7 +24,7 @@ ARACHNE, CROSSFIT = "Arachne", "CrossFit"
 OF_METHOD: Mapping[str, Sequence[str]] = {
     ARACHNE: (
         *("positive_weight", "positive_weights", "num_input_pos_sampled", "mode", "max_rounds", "offers"),
-        *("num_grad", "forward_impact", "fronts"),
+        *("num_grad", "forward_impact", "fronts", "bound", "objective"),
     ),
     CROSSFIT: ("recipes", "folds", "step", "promise_rows", "separate"),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +13,9 @@ from engine.core.errors import InputError
 
 if TYPE_CHECKING:
     from engine.data.image_set import ImageSet
+    from engine.fitness.objective import ObjectiveName
     from engine.metrics.requirements import Requirements
+    from engine.search.population import PopulationSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -129,6 +131,35 @@ def localize_options(fronts: int) -> Callable[[F], F]:
     return decorate
 
 
+MOVES: Mapping[str, Mapping[str, str]] = {
+    "PSO": {"velocity_phi": "phi", "phi_split": "phi_split", "velocity_floor": "velocity_floor"},
+    "DE": {"bound": "bound", "de_factor": "factor", "de_crossover": "crossover"},
+    "CMA-ES": {"bound": "bound", "cma_step": "step"},
+    "random": {"bound": "bound"},
+}
+"""The options of each optimiser, with the names that its settings have for them."""
+
+_SWARM_DEFAULTS = {"velocity_phi": 4.1, "phi_split": True, "velocity_floor": False}
+
+
+def _optimiser_settings(optimiser: str, num_particles: int, moves: Mapping[str, Any]) -> PopulationSettings:
+    """Settings of an optimiser; `moves` are the options of all of them, as they were given or are by default.
+
+    Raises:
+        InputError: one of another optimiser was given.
+    """
+    from engine.search.optimisers import OPTIMISERS
+
+    mine = MOVES[optimiser]
+    for name, value in moves.items():
+        if name not in mine and value != _SWARM_DEFAULTS.get(name):
+            owners = ", ".join(other for other, names in MOVES.items() if name in names)
+            owners = " and ".join(owners.rsplit(", ", 1))
+            raise InputError(f"{name} is of {owners} and the optimiser is {optimiser}, expected one without the other")
+    given = {mine[name]: value for name, value in moves.items() if name in mine and value is not None}
+    return OPTIMISERS[optimiser].settings(num_particles=num_particles, **given)
+
+
 def search_options(function: F) -> F:
     """Options of a search but for its positive weight; the command gets them as `settings`."""
 
@@ -142,6 +173,12 @@ def search_options(function: F) -> F:
         velocity_phi: float,
         phi_split: bool,
         velocity_floor: bool,
+        optimiser: str,
+        bound: float | None,
+        de_factor: float | None,
+        de_crossover: float | None,
+        cma_step: float | None,
+        objective: ObjectiveName,
         tile_particles: int | None,
         tile_rows: int | None,
         tile_bytes: int | None,
@@ -149,14 +186,16 @@ def search_options(function: F) -> F:
     ) -> Any:
         from engine.fitness.tiling import Tiling
         from engine.search.loop import SearchSettings
-        from engine.search.swarm import SwarmSettings
 
+        moves: dict[str, Any] = {"velocity_phi": velocity_phi, "phi_split": phi_split, "velocity_floor": velocity_floor}
+        moves |= {"bound": bound, "de_factor": de_factor, "de_crossover": de_crossover, "cma_step": cma_step}
         settings = SearchSettings(
-            swarm=SwarmSettings(num_particles, velocity_phi, phi_split, velocity_floor),
+            swarm=_optimiser_settings(optimiser, num_particles, moves),
             num_iterations=num_iterations,
             min_iteration_range=min_iteration_range,
             num_input_pos_sampled=num_input_pos_sampled,
             tiling=Tiling(tile_particles, tile_rows, tile_bytes),
+            objective=objective,
         )
         return function(*args, settings=settings, **rest)
 
@@ -167,7 +206,7 @@ def search_options(function: F) -> F:
                 type=int,
                 default=100,
                 show_default="100; CrossFit: 32",
-                help="Particles of the swarm.",
+                help="Particles of the swarm, candidates of any other optimiser.",
             ),
             option(
                 "--num-iterations",
@@ -187,22 +226,50 @@ def search_options(function: F) -> F:
             option(
                 "--velocity-phi",
                 type=float,
-                default=4.1,
+                default=_SWARM_DEFAULTS["velocity_phi"],
                 show_default=True,
-                help="Sum of the attraction coefficients, above 4.",
+                help="PSO: sum of the attraction coefficients, above 4.",
             ),
             option(
                 "--phi-split",
                 type=bool,
                 default=True,
                 show_default=True,
-                help="Draw each coefficient from (0, phi/2); False from (0, phi).",
+                help="PSO: draw each coefficient from (0, phi/2); False from (0, phi).",
             ),
             option(
                 "--velocity-floor",
                 type=bool,
                 show_default=True,
-                help="Keep speeds above 1/5 of the range of the layer's weights.",
+                help="PSO: keep speeds above 1/5 of the range of the layer's weights.",
+            ),
+            option(
+                "--objective",
+                type=click.Choice(["arachne", "loss"]),
+                default="arachne",
+                show_default=True,
+                help="Arachne's, of counts and mean losses; or the later one's, 1 for each row that is right and "
+                "1 / (loss + 1) for each that is wrong.",
+            ),
+            option(
+                "--optimiser",
+                type=click.Choice(list(MOVES)),
+                default="PSO",
+                show_default=True,
+                help="Particle swarm, differential evolution, CMA-ES, or random draws as a floor for these.",
+            ),
+            option(
+                "--bound",
+                type=float,
+                help="DE, CMA-ES, random: keep weights within so many times the smallest and largest weight of the "
+                "layer, at least 1 [default: anywhere].",
+            ),
+            option("--de-factor", type=float, help="DE: F [default: drawn from 0.5 to 1 in each iteration]."),
+            option("--de-crossover", type=float, help="DE: CR, share of the weights that change [default: 0.7]."),
+            option(
+                "--cma-step",
+                type=float,
+                help="CMA-ES: first step, in standard deviations of the layer's weights [default: 0.3].",
             ),
             option("--tiles", type=bool, help="Send pieces of every iteration to the workers, whatever that costs."),
             option(

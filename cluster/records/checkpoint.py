@@ -12,15 +12,8 @@ import numpy as np
 
 from engine.core.types import Float64
 from engine.search.loop import Iteration, SearchState
-from engine.search.swarm import SwarmState
-
-_SWARM = [field.name for field in fields(SwarmState)]
-_SCALARS: dict[str, Any] = {
-    "iteration": int,
-    "global_fitness": float,
-    "since_gain": int,
-    "bound": lambda value: float(value) if np.ndim(value) == 0 else value,
-}
+from engine.search.optimisers import OPTIMISERS
+from engine.search.population import Population
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +34,8 @@ def pack(searches: Mapping[str, Begun]) -> bytes:
     arrays: dict[str, Any] = {"names": np.array(list(searches), dtype=np.str_)}
     for number, begun in enumerate(searches.values()):
         swarm = begun.state.swarm
-        for name in _SWARM:
+        arrays[f"{number}.optimiser"] = np.asarray(_name_of(swarm))
+        for name in _names(type(swarm)):
             arrays[f"{number}.{name}"] = np.asarray(getattr(swarm, name))
         arrays[f"{number}.best_sums"] = begun.state.best_sums
         arrays[f"{number}.start_fitness"] = np.asarray(begun.state.start_fitness)
@@ -50,6 +44,15 @@ def pack(searches: Mapping[str, Begun]) -> bytes:
     with io.BytesIO() as content:
         np.savez(content, **arrays)
         return content.getvalue()
+
+
+def _name_of(state: Population) -> str:
+    """The optimiser that a state is of."""
+    return next(name for name, optimiser in OPTIMISERS.items() if optimiser.state is type(state))
+
+
+def _names(kind: type[Population]) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 def unpack(path: Path) -> dict[str, Begun]:
@@ -66,7 +69,8 @@ def _begun(arrays: Mapping[str, Any], number: int) -> Begun:
     def read(name: str) -> Any:
         return arrays[f"{number}.{name}"]
 
-    swarm = SwarmState(**{name: _SCALARS[name](read(name)) if name in _SCALARS else read(name) for name in _SWARM})
+    kind = OPTIMISERS[str(read("optimiser"))].state
+    swarm = kind(**{name: value if (value := read(name)).ndim else value.item() for name in _names(kind)})
     stop: Any = str(read("stop")) or None
     state = SearchState(swarm, read("best_sums"), float(read("start_fitness")), stop)
     return Begun(state, read("iterations").reshape(-1, len(fields(Iteration))))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -223,12 +223,15 @@ def planned(
         row_values=math.prod(handle.loaded.input_shape),
         classes=handle.loaded.classes,
         particles=settings.swarm.num_particles,
+        matrices=settings.swarm.matrices,
         tiling=settings.tiling,
         batch_rows=handle.batch_rows,
         searches=searches,
     )
     plan = target_of_handle(handle).memory_plan(weights, size)
-    for sentence in plan.sentences():
+    swarm = settings.swarm
+    told = f"search: {swarm.optimiser}, {swarm.num_particles} candidates in each of at most {settings.num_iterations}"
+    for sentence in (f"{told} iterations", *plan.sentences()):
         compute.say(f"{name}: {sentence}" if name else sentence)
     check_plan(plan)
     return plan
@@ -349,7 +352,8 @@ def _choose(run: _Work, case: _ChunkSearch, ledger: Ledger) -> tuple[EndedSearch
     worth = case.objective.positive_weight / max(int((~case.ready.case.rows.negative).sum()), 1)
     problem = case.ready.problem
     sums = build_fitness(problem, rows, run.handle.tail_of(problem)).evaluate(candidates)
-    fitness = Objective(negatives, positives, worth * positives).fitness(sums)
+    judge = replace(case.objective, negatives=negatives, positives=positives, positive_weight=worth * positives)
+    fitness = judge.fitness(sums)
     # A candidate whose losses are not numbers is the worst.
     *values, unrepaired = np.where(np.isnan(fitness), -np.inf, fitness)
     choice = int(np.argmax(values))

@@ -72,8 +72,13 @@ class TiledFitness:
     `engine.fitness.base.Fitness` has. Row constants are prepared per tile on first use and stay on the device.
     """
 
-    def __init__(self, head: Head, rows: SearchRows, weights: Weights, particles: int, tiling: Tiling) -> None:
-        """Group the weights by unit; nothing is computed on rows yet."""
+    def __init__(
+        self, head: Head, rows: SearchRows, weights: Weights, particles: int, tiling: Tiling, misses: bool = False
+    ) -> None:
+        """Group the weights by unit; nothing is computed on rows yet.
+
+        With `misses` there are two sums more, of 1 / (loss + 1) over wrong rows, negative and positive.
+        """
         self._head = head
         self._rows = rows
         self._weights = weights
@@ -95,7 +100,8 @@ class TiledFitness:
         self._changes = np.zeros((SLABS, self._slab, len(self._slots)), dtype=np.float32)
         self._constants: dict[tuple[int, int], tuple[tuple[slice, slice], Any, Any]] = {}
         self._programs: dict[tuple[int, int], Callable[..., Any]] = {}
-        self._slab_program = _slab_program(head, rows.logits.shape[1], self._widths)
+        self._slab_program = _slab_program(head, rows.logits.shape[1], self._widths, misses)
+        self._sums = 6 if misses else 4
 
     def evaluate_tile(self, tile: int, candidates: Float32) -> Float64:
         """Evaluate one tile.
@@ -105,8 +111,8 @@ class TiledFitness:
             candidates: (P, K) float32, of the whole swarm.
 
         Returns:
-            (particles of the tile, 4) float64: summed loss of negative and of positive rows, correct rows among the
-            negative and among the positive.
+            (particles of the tile, S) float64: summed loss of negative and of positive rows, correct rows among the
+            negative and among the positive, and with `misses` two more.
         """
         where = self.tiles[tile]
         part = candidates[slice(*where.particles)]
@@ -117,11 +123,11 @@ class TiledFitness:
         return lambda: self.evaluate_tile(tile, candidates)
 
     def evaluate(self, candidates: Float32) -> Float64:
-        """Evaluate every row here; (M, K) float32 -> (M, 4) float64, see `evaluate_tile`.
+        """Evaluate every row here; (M, K) float32 -> (M, S) float64, see `evaluate_tile`.
 
         M may be any number: candidates of several swarms are evaluated as each would be alone.
         """
-        total = np.zeros((len(candidates), 4))
+        total = np.zeros((len(candidates), self._sums))
         for start in range(0, len(candidates), SLABS * self._slab):
             part = total[start : start + SLABS * self._slab]
             slabs = self._moved(candidates[start : start + len(part)])
@@ -139,20 +145,22 @@ class TiledFitness:
         return [backend.on_device(slab) for slab in self._changes[:used]]
 
     def _evaluate_rows(self, rows: tuple[int, int], slabs: list[Any]) -> Float64:
-        """Sums (candidates of the slabs, 4) over one range of rows."""
+        """Sums (candidates of the slabs, S) over one range of rows."""
         kinds, *constants = self._prepared(rows)
         program = self._programs.get(rows)
         if program is None:
             program = self._programs[rows] = backend.for_shapes(self._slab_program, (slabs[0], *constants))
         results = [program(slab, *constants) for slab in slabs]
-        loss = np.concatenate([slab_loss for slab_loss, _ in results]).astype(np.float64)
-        correct = np.concatenate([slab_correct for _, slab_correct in results]).astype(np.float64)
-        return np.stack(kind_sums(loss, correct, kinds, np.sum), axis=-1).reshape(-1, 4)
+        loss, correct, *missed = (np.concatenate(blocks).astype(np.float64) for blocks in zip(*results, strict=True))
+        sums = kind_sums(loss, correct, kinds, np.sum)
+        for values in missed:
+            sums += kind_sums(values, values, kinds, np.sum)[:2]
+        return np.stack(sums, axis=-1).reshape(-1, self._sums)
 
     @cached_property
     def resident(self) -> Resident | None:
-        """See `Fitness`; where a swarm is one tile and changes something."""
-        if len(self.tiles) != 1 or not len(self._weights.old):
+        """See `Fitness`; where a swarm is one tile and changes something, for four sums."""
+        if len(self.tiles) != 1 or not len(self._weights.old) or self._sums != 4:
             return None
         kinds, *constants = self._prepared(self.tiles[0].rows)
         old = self._weights.old.astype(np.float64)
@@ -247,18 +255,22 @@ def _changes(candidates: Any, old: Any, slots: Any) -> Any:
 
 
 @cache
-def _slab_program(head: Head, classes: int, widths: tuple[int, ...]) -> Callable[..., Any]:
+def _slab_program(head: Head, classes: int, widths: tuple[int, ...], misses: bool) -> Callable[..., Any]:
     """The compiled evaluation of one tile; XLA makes one program per combination of (bucketed) shapes."""
-    program: Callable[..., Any] = backend.compiled(_evaluation(head, classes, widths))
+    program: Callable[..., Any] = backend.compiled(_evaluation(head, classes, widths, misses))
     return program
 
 
 @cache
-def _evaluation(head: Head, classes: int, widths: tuple[int, ...]) -> Callable[..., tuple[Any, Any]]:
-    """Of changes (P, W) and the constants of a tile, summed loss and correct rows of blocks of rows, (P, b) each."""
+def _evaluation(
+    head: Head, classes: int, widths: tuple[int, ...], misses: bool = False
+) -> Callable[..., tuple[Any, ...]]:
+    """Of changes (P, W) and the constants of a tile, sums of blocks of rows, (P, b) each: loss, correct rows, and with
+    `misses` 1 / (loss + 1) of wrong rows.
+    """
     starts = [sum(widths[:unit]) for unit in range(len(widths) + 1)]
 
-    def evaluate(change: Any, table: Any, masks: Any) -> tuple[Any, Any]:
+    def evaluate(change: Any, table: Any, masks: Any) -> tuple[Any, ...]:
         count, particles, size = len(widths), change.shape[0], table.shape[1]
         inputs, base, constants = ops.split(table, [starts[-1], starts[-1] + count], axis=0)
         largest, remainder, true_score, one = ops.unstack(constants, axis=0)
@@ -313,7 +325,12 @@ def _evaluation(head: Head, classes: int, widths: tuple[int, ...]) -> Callable[.
         signed = ops.where(ops.logical_and(correct, real_row), -(loss + LEAST), loss)
         # Without weights there is no particle axis: every candidate is the model as it is.
         signed = backend.once(ops.broadcast_to(signed, (particles, size)), one)
-        return _block_sums(ops.abs(signed)), _block_sums(ops.cast(signed < 0, "float32"))
+        sums = _block_sums(ops.abs(signed)), _block_sums(ops.cast(signed < 0, "float32"))
+        if not misses:
+            return sums
+        # A loss that is not a number stays one.
+        wrong = ops.logical_and(real_row, ops.logical_not(signed < 0))
+        return *sums, _block_sums(ops.where(wrong, 1.0 / (1.0 + signed), 0.0))
 
     return evaluate
 

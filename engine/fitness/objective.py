@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from engine.core.types import Float64
+
+ObjectiveName = Literal["arachne", "loss"]
+"""`arachne`: see `fitness`; `loss`, of the later Arachne: see `loss_fitness`."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What turns sums into fitness: the numbers of rows and the weight of the positives."""
+    """What turns sums into fitness: the numbers of rows, the weight of the positives and which formula."""
 
     negatives: int
     positives: int
     positive_weight: float
+    name: ObjectiveName = "arachne"
 
     def fitness(self, sums: Float64) -> Float64:
-        """(P, 4) sums -> (P,) fitness."""
+        """Sums (P, 4), or (P, 6) for `loss`, -> (P,) fitness."""
+        if self.name == "loss":
+            return loss_fitness(sums, self.positives, self.positive_weight)
         return fitness(sums, self.negatives, self.positives, self.positive_weight)
 
 
@@ -52,3 +58,20 @@ def worth(sums: Any, negatives: Any, positives: Any, scale: Any, rounded: Callab
     """
     loss_neg, loss_pos = sums[:, 0] / negatives, sums[:, 1] / positives
     return (sums[:, 2] + 1.0) / (loss_neg + 1.0) + (rounded(scale * sums[:, 3]) + 1.0) / (loss_pos + 1.0)
+
+
+def loss_fitness(sums: Float64, positives: int, positive_weight: float) -> Float64:
+    """The fitness of the later Arachne, as its authors' published code has it.
+
+    sum over negatives of f + s * sum over positives of f, where f is 1 for a row that is right and 1 / (loss + 1) for
+    one that is wrong, and s = positive_weight / positives. In that code the negatives are multiplied instead, by alpha
+    = 1 / s, 10 by default. Losses of rows that are right do not count: what is repaired is not repaired further.
+
+    Args:
+        sums: (P, 6) of `TiledFitness.evaluate` with `misses`.
+        positives: number of positive rows, may be 0.
+        positive_weight: worth of all positives together, in negatives.
+    """
+    scores = sums[:, 2:4] + sums[:, 4:6]
+    found: Float64 = scores[:, 0] + positive_weight / max(positives, 1) * scores[:, 1]
+    return found

@@ -159,7 +159,14 @@ class TailFitness:
     resident = None
 
     def __init__(
-        self, tail: Tail, kernel: Float32, rows: SearchRows, weights: Weights, particles: int, tiling: Tiling
+        self,
+        tail: Tail,
+        kernel: Float32,
+        rows: SearchRows,
+        weights: Weights,
+        particles: int,
+        tiling: Tiling,
+        misses: bool = False,
     ) -> None:
         """Choose the route and the shapes; nothing is computed on rows yet.
 
@@ -170,9 +177,11 @@ class TailFitness:
             weights: features are places in the flat vector (W,), units are not used.
             particles: of the swarm.
             tiling: shapes asked for.
+            misses: as of `engine.fitness.last_dense.TiledFitness`.
         """
         self._tail = tail
         self._rows = rows
+        self._misses = misses
         self._old = weights.old
         self._flat = np.ascontiguousarray(kernel[:, 0])
         self._route = plan_short(tail, weights.feature)
@@ -196,7 +205,7 @@ class TailFitness:
 
     def evaluate(self, candidates: Float32) -> Float64:
         """As `engine.fitness.last_dense.TiledFitness.evaluate`."""
-        total = np.zeros((len(candidates), 4))
+        total = np.zeros((len(candidates), 6 if self._misses else 4))
         slab = self.shapes.together
         pieces = [
             (rows, slice(start, start + slab))
@@ -209,7 +218,7 @@ class TailFitness:
         return total
 
     def _start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
-        """Start the sums (m, 4) of candidates (m, K), at most a slab, over one range of rows; see `start_tile`."""
+        """Start the sums (m, S) of candidates (m, K), at most a slab, over one range of rows; see `start_tile`."""
         slab = self.shapes.together
         if self._groups is None:
             filled = np.repeat(self._old[None, :], slab, axis=0)
@@ -229,10 +238,8 @@ class TailFitness:
         results = program(*arguments)
 
         def finish() -> Float64:
-            device_loss, device_correct = results
-            loss, correct = np.asarray(device_loss), np.asarray(device_correct)
             # Added row by row of a C-contiguous array: the order does not depend on the number of candidates.
-            sums = [values[:, kind].sum(axis=-1) for values in (loss, correct) for kind in blocks]
+            sums = [values[:, kind].sum(axis=-1) for values in map(np.asarray, results) for kind in blocks]
             return np.stack(sums, axis=-1)[: len(part)]
 
         return finish
@@ -278,7 +285,7 @@ class TailFitness:
 
     def _short(
         self, change: Any, labels: Any, real: Any, flat: Any, reads: Any, before: Any, start: Any, *others: Any
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Any, ...]:
         """Sums of a slab: changes (U, h, w) by unit, what they multiply (U, w, n S), pre-activations (U, n S)."""
         route, groups, cut = self._route, self._groups, self._tail.weights.cut
         assert route is not None and groups is not None
@@ -303,7 +310,7 @@ class TailFitness:
 
     def _in_place(
         self, candidates: Any, labels: Any, real: Any, flat: Any, features: Any, *constants: Any
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Any, ...]:
         """Sums of a slab, given the candidates (h, K)."""
         cut = self._tail.weights.cut
         count = candidates.shape[0]
@@ -312,8 +319,10 @@ class TailFitness:
         logits = self._tail.folded(cut.tail, unpack(cut, features), {}, weights, constants)
         return self._sums(logits, labels, real, count)
 
-    def _sums(self, logits: Any, labels: Any, real: Any, count: int) -> tuple[Any, Any]:
-        """Summed loss and number of correct rows of each block, (h, n / SUM_ROWS) float64, of logits (h * n, C)."""
+    def _sums(self, logits: Any, labels: Any, real: Any, count: int) -> tuple[Any, ...]:
+        """Summed loss and number of correct rows of each block, (h, n / SUM_ROWS) float64, of logits (h * n, C); with
+        `misses` also 1 / (loss + 1) of wrong rows.
+        """
         head = self._tail.weights.head
         rows = labels.shape[0]
         wide = ops.reshape(ops.cast(logits, "float64"), (count, rows, self._classes))
@@ -324,7 +333,10 @@ class TailFitness:
         weight = ops.cast(real, "float64")
         loss = ops.where(weight > 0, loss, 0.0)
         blocks = (count, rows // SUM_ROWS, SUM_ROWS)
-        return ops.sum(ops.reshape(loss, blocks), axis=-1), ops.sum(ops.reshape(correct * weight, blocks), axis=-1)
+        values = [loss, correct * weight]
+        if self._misses:
+            values.append(ops.where(ops.logical_and(weight > 0, correct < 1), 1.0 / (1.0 + loss), 0.0))
+        return tuple(ops.sum(ops.reshape(each, blocks), axis=-1) for each in values)
 
 
 def group_weights(route: Route, weights: FlatWeights, places: Int64) -> Groups:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -57,11 +57,11 @@ class FlatWeights:
         return (np.searchsorted(self.offsets, flat, side="right") - 1).astype(np.int64)
 
     def stats(self, values: Float32, flat: Int64) -> WeightStats:
-        """Mean, deviation and range of the weight that each of K places (K,) belongs to; arrays (K,)."""
+        """What is known of the values of the weight that each of K places (K,) belongs to; arrays (K,)."""
         part = self.part(flat)
         of = {number: _stats(values[self.offsets[number] : self.offsets[number + 1]]) for number in set(part.tolist())}
         return WeightStats(
-            *(np.array([getattr(of[number], name) for number in part]) for name in ("mean", "std", "range"))
+            *(np.array([getattr(of[number], each.name) for number in part]) for each in fields(WeightStats))
         )
 
 
@@ -76,4 +76,4 @@ def _stats(values: Float32) -> WeightStats:
     # All values are equal (a fresh offset): the swarm would have no room to move.
     mean = float(values.flat[0])
     room = abs(mean) or 1.0
-    return WeightStats(mean, room / 10, room)
+    return WeightStats(mean, room / 10, room, mean - room / 2, mean + room / 2)

@@ -101,15 +101,16 @@ def prepare(problem: Problem, rows: Rows, tail: Tail | None = None) -> Prepared:
 def build_fitness(problem: Problem, rows: Rows, tail: Tail | None = None) -> Fitness:
     """The evaluation of candidates on exactly these rows."""
     particles, tiling = problem.settings.swarm.num_particles, problem.settings.tiling
+    misses = problem.settings.objective == "loss"
     if isinstance(rows, MixtureRows):
         if problem.mixture is None:
             raise ValueError("the rows are those of a mixture, expected one in the problem")
         return MixtureFitness(problem.mixture, rows, particles, tiling)
     if problem.kernel is None:
-        return TiledFitness(problem.head, rows, problem.weights, particles, tiling)
+        return TiledFitness(problem.head, rows, problem.weights, particles, tiling, misses)
     if tail is None:
         raise ValueError("the search of a deep target needs the tail of its model")
-    return TailFitness(tail, problem.kernel, rows, problem.weights, particles, tiling)
+    return TailFitness(tail, problem.kernel, rows, problem.weights, particles, tiling, misses)
 
 
 def seen_by(problem: Problem, rows: Rows) -> Rows:
@@ -137,7 +138,7 @@ def objective_of(settings: SearchSettings, searched: SearchRows, rows: SearchRow
     weight = settings.positive_weight
     if weight is None:
         weight = settings.positive_worth * int((~rows.negative).sum())
-    return Objective(negatives, len(searched.negative) - negatives, weight)
+    return Objective(negatives, len(searched.negative) - negatives, weight, settings.objective)
 
 
 def sample_positives(rows: SearchRows, source: RngKey, count: int | None) -> SearchRows:

@@ -1,4 +1,4 @@
-"""One search: a swarm on the rows of one job until its stop rule, in segments that can be moved and resumed."""
+"""One search: an optimiser on the rows of one job until its stop rule, in segments that can be moved and resumed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Float64
 from engine.fitness.base import Goal, Resident
+from engine.fitness.objective import ObjectiveName
 from engine.fitness.tiling import Tiling
 from engine.layers.weight_stats import WeightStats
-from engine.search import swarm
+from engine.search.optimisers import optimiser_of
+from engine.search.population import Population, PopulationSettings
 from engine.search.swarm import SwarmSettings, SwarmState
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class SearchSettings:
     """How one search runs.
 
     Attributes:
-        swarm: how the particles move.
+        swarm: which optimiser, and how its candidates move.
         num_iterations: at most this many, at least 1.
         min_iteration_range: stop after this many iterations without gain, at least 1.
         positive_weight: worth of all positives together, in negatives, see `engine.fitness.objective.fitness`; None
@@ -50,15 +52,17 @@ class SearchSettings:
         positive_worth: worth of one positive, in negatives.
         num_input_pos_sampled: search on this many positives, drawn without replacement; None takes all.
         tiling: shapes of the pieces of an iteration.
+        objective: what makes a fitness of positives and negatives, see `engine.fitness.objective`.
     """
 
-    swarm: SwarmSettings = field(default_factory=SwarmSettings)
+    swarm: PopulationSettings = field(default_factory=SwarmSettings)
     num_iterations: int = 100
     min_iteration_range: int = 10
     positive_weight: float | None = None
     positive_worth: float = POSITIVE_WORTH
     num_input_pos_sampled: int | None = None
     tiling: Tiling = field(default_factory=Tiling)
+    objective: ObjectiveName = "arachne"
 
     def __post_init__(self) -> None:
         """Refuse what no search can run with."""
@@ -75,6 +79,11 @@ class SearchSettings:
         for name, worth in (("positive_weight", self.positive_weight), ("positive_worth", self.positive_worth)):
             if worth is not None and not 0 <= worth < float("inf"):
                 raise InputError(f"{name} is {worth}, expected a number of at least 0")
+
+    @property
+    def optimiser(self) -> str:
+        """The name of the optimiser."""
+        return self.swarm.optimiser
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Iteration:
-    """One row of the swarm table; the counts and losses are those of the best candidate so far."""
+    """One row of the table `swarm`, of any optimiser; the counts and losses are those of the best candidate so far."""
 
     iteration: int
     best: float
@@ -114,13 +123,13 @@ class SearchState:
     """A search between two iterations.
 
     Attributes:
-        swarm: the particles.
+        swarm: the candidates and the best of them, of any optimiser.
         best_sums: (S,) float64, sums of the best candidate so far.
         start_fitness: of particle 0 in the first iteration, the model as it is; not a number before that.
         stop: why the search is over, or None.
     """
 
-    swarm: SwarmState
+    swarm: Population
     best_sums: Float64
     start_fitness: float = float("nan")
     stop: Stop | None = None
@@ -128,7 +137,7 @@ class SearchState:
 
 def start(settings: SearchSettings, source: RngKey, original: Float32, stats: WeightStats) -> SearchState:
     """The state before the first iteration; `original` (K,) are the weights as they are."""
-    placed = swarm.init(settings.swarm, source, original.astype(np.float64), stats)
+    placed = optimiser_of(settings.swarm).init(settings.swarm, source, original.astype(np.float64), stats)
     return SearchState(placed, np.zeros(4))
 
 
@@ -166,13 +175,15 @@ def advance_together(
         states: of each.
         evaluate: of any number of candidates.
         seconds: return when so many have passed; at least one iteration is run.
-        resident: the same evaluation for swarms that stay on the device, as those of long searches then do; no bit
-            changes.
+        resident: the same evaluation for particle swarms that stay on the device, as those of long searches then do; no
+            bit changes.
 
     Returns:
         The new states and the iterations run, one list per search.
     """
     states = list(states)
+    if not all(isinstance(search.settings.swarm, SwarmSettings) for search in searches):
+        resident = None  # only the particle swarm has a program that stays there
     done: list[list[Iteration]] = [[] for _ in searches]
     deadline = time.monotonic() + seconds
     on_device: dict[int, ResidentSwarm] = {}
@@ -186,7 +197,7 @@ def advance_together(
                     on_device[number] = _placed(resident, searches[number], states[number])
             told = [_block(searches[number], states[number], on_device[number]) for number in active]
         else:
-            asked = [swarm.ask(states[number].swarm) for number in active]
+            asked = [optimiser_of(searches[number].settings.swarm).ask(states[number].swarm) for number in active]
             sums = evaluate(np.concatenate(asked))
             sums = sums.reshape(len(active), -1, sums.shape[1])
             told = [_tell(searches[number], states[number], share) for number, share in zip(active, sums, strict=True)]
@@ -232,13 +243,20 @@ def _is_long(
     from engine.search.resident import due  # a backend, which who only reads states need not wait for
 
     first = active[0]
-    return due(resident, searches[first].settings.swarm, states[first].swarm, len(active))
+    return due(resident, *_particles(searches[first], states[first]), len(active))
+
+
+def _particles(search: Search, state: SearchState) -> tuple[SwarmSettings, SwarmState]:
+    """Settings and state of a particle swarm."""
+    assert isinstance(search.settings.swarm, SwarmSettings) and isinstance(state.swarm, SwarmState)
+    return search.settings.swarm, state.swarm
 
 
 def _placed(resident: Resident, search: Search, state: SearchState) -> ResidentSwarm:
     from engine.search.resident import ResidentSwarm
 
-    return ResidentSwarm(search.settings.swarm, search.source, search.objective, resident, state.swarm, state.best_sums)
+    settings, swarm = _particles(search, state)
+    return ResidentSwarm(settings, search.source, search.objective, resident, swarm, state.best_sums)
 
 
 def _block(search: Search, state: SearchState, here: ResidentSwarm) -> tuple[SearchState, list[Iteration]]:
@@ -256,7 +274,8 @@ def _block(search: Search, state: SearchState, here: ResidentSwarm) -> tuple[Sea
 def _tell(search: Search, state: SearchState, sums: Float64) -> tuple[SearchState, list[Iteration]]:
     """One iteration, given the sums (P, S) of its candidates."""
     values = search.objective.fitness(sums)
-    told = swarm.tell(search.settings.swarm, search.source, state.swarm, values)
+    optimiser = optimiser_of(search.settings.swarm)
+    told = optimiser.tell(search.settings.swarm, search.source, state.swarm, values)
     best_sums = state.best_sums
     if told.since_gain == 0:
         best_sums = sums[int(np.argmax(np.where(np.isnan(values), -np.inf, values)))]
@@ -265,7 +284,7 @@ def _tell(search: Search, state: SearchState, sums: Float64) -> tuple[SearchStat
 
 
 def _told(
-    search: Search, state: SearchState, told: SwarmState, values: Float64, best_sums: Float64
+    search: Search, state: SearchState, told: Population, values: Float64, best_sums: Float64
 ) -> tuple[SearchState, Iteration]:
     """What an iteration found, given the fitness (P,) of its candidates; its time is not known here."""
     objective = search.objective
@@ -290,7 +309,7 @@ def result(state: SearchState) -> Float32:
     return state.swarm.global_position.astype(np.float32)
 
 
-def _stop(settings: SearchSettings, objective: Goal, told: SwarmState, best: Float64) -> Stop | None:
+def _stop(settings: SearchSettings, objective: Goal, told: Population, best: Float64) -> Stop | None:
     if objective.negatives and best[2] == objective.negatives and best[3] == objective.positives:
         return "solved"
     if told.since_gain >= settings.min_iteration_range:

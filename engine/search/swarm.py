@@ -1,4 +1,4 @@
-"""The particle swarm: pure `init`, `ask` and `tell` over a frozen state.
+"""The particle swarm (PSO): pure `init`, `ask` and `tell` over a frozen state.
 
 One iteration, for particle i and weight k (Clerc and Kennedy, "The particle swarm", 2002, eq. 3 with constriction):
 
@@ -14,21 +14,24 @@ reading of Arachne's toolkit).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.rng import RngKey, generator
-from engine.core.types import Float32, Float64
+from engine.core.types import Float64
 from engine.layers.weight_stats import WeightStats
+from engine.search.population import Population, PopulationSettings, ask, counted, remembered, scattered
+
+__all__ = ["SMALLEST", "SwarmSettings", "SwarmState", "ask", "draw", "init", "tell"]
 
 SMALLEST = np.finfo(np.float64).tiny
 """A velocity below counts as 0; a particle at rest gets there after thousands of iterations."""
 
 
 @dataclass(frozen=True)
-class SwarmSettings:
+class SwarmSettings(PopulationSettings):
     """How the swarm moves.
 
     Attributes:
@@ -38,15 +41,14 @@ class SwarmSettings:
         velocity_floor: True keeps |v| >= wb/5 (Arachne's lower bound).
     """
 
-    num_particles: int = 100
+    optimiser: str = field(default="PSO", init=False)
     phi: float = 4.1
     phi_split: bool = True
     velocity_floor: bool = False
 
     def __post_init__(self) -> None:
         """Refuse settings for which the update rule is not defined."""
-        if self.num_particles < 1:
-            raise InputError(f"num_particles is {self.num_particles}, expected at least 1")
+        super().__post_init__()
         if not 4 < self.phi < math.inf:
             raise InputError(
                 f"velocity_phi is {self.phi}, expected more than 4 and finite (the constriction is real only there)"
@@ -64,27 +66,17 @@ class SwarmSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class SwarmState:
+class SwarmState(Population):
     """Everything a swarm is between two iterations; plain arrays, so that it can be saved, sent and compared.
 
+    `best_position` and `best_fitness` are those of each particle.
+
     Attributes:
-        iteration: number of `tell` calls so far.
-        position, velocity, best_position: shape (P, K), float64.
-        best_fitness: shape (P,), float64, of the personal bests; -inf before the first `tell`.
-        global_position: shape (K,), float64.
-        global_fitness: best fitness so far.
-        since_gain: iterations since the global best last rose.
+        velocity: shape (P, K), float64.
         bound: wb of the update rule; shape (K,) where it is not the same for all weights.
     """
 
-    iteration: int
-    position: Float64
     velocity: Float64
-    best_position: Float64
-    best_fitness: Float64
-    global_position: Float64
-    global_fitness: float
-    since_gain: int
     bound: float | Float64
 
 
@@ -97,9 +89,7 @@ def init(settings: SwarmSettings, source: RngKey, original: Float64, stats: Weig
         original: shape (K,), the weights under repair as they are.
         stats: of all weights of the layer; particles 1.. are drawn from N(mean, std).
     """
-    rng = generator(source.seed, source.data, source.label, "start")
-    drawn = rng.normal(stats.mean, stats.std, size=(settings.num_particles - 1, original.size))
-    position = np.vstack([original[None, :], drawn]).astype(np.float64)
+    position = scattered(settings.num_particles, source, original, stats)
     return SwarmState(
         iteration=0,
         position=position,
@@ -113,29 +103,17 @@ def init(settings: SwarmSettings, source: RngKey, original: Float64, stats: Weig
     )
 
 
-def ask(state: SwarmState) -> Float32:
-    """The candidates of this iteration, shape (P, K), as the float32 values a model would hold."""
-    return state.position.astype(np.float32)
-
-
 def tell(settings: SwarmSettings, source: RngKey, state: SwarmState, fitness: Float64) -> SwarmState:
     """Take in the fitness of the candidates, shape (P,), and move the swarm.
 
     Ties keep the older best; among equal particles the first wins. A fitness that is not a number counts as -inf.
     """
-    fitness = np.where(np.isnan(fitness), -np.inf, fitness)
+    fitness = counted(fitness)
     better = fitness > state.best_fitness
-    best_position = np.where(better[:, None], state.position, state.best_position)
-    best_fitness = np.where(better, fitness, state.best_fitness)
-    leader = int(np.argmax(best_fitness))
-    gained = best_fitness[leader] > state.global_fitness
-    told = replace(
+    told = remembered(
         state,
-        best_position=best_position,
-        best_fitness=best_fitness,
-        global_position=best_position[leader] if gained else state.global_position,
-        global_fitness=float(best_fitness[leader]) if gained else state.global_fitness,
-        since_gain=0 if gained else state.since_gain + 1,
+        np.where(better[:, None], state.position, state.best_position),
+        np.where(better, fitness, state.best_fitness),
     )
     return _move(settings, source, told)
 

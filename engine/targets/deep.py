@@ -179,6 +179,7 @@ class DeepTarget:
             features=features,
             working=int(OVERHEAD * shapes.tile_bytes),
             swarm=size.swarm_bytes(len(weights.old)),
+            matrices=size.matrix_bytes(len(weights.old)),
         )
 
     def write_localised(self, folder: Path, index: Int64, value: Float32, repaired: Float32 | None = None) -> None:

@@ -146,6 +146,7 @@ class TargetLayer:
             features=size.rows * (len(set(weights.feature.tolist())) + size.classes) * 4 * 3,
             working=4 * tile,
             swarm=size.swarm_bytes(len(weights.old)),
+            matrices=size.matrix_bytes(len(weights.old)),
         )
 
     def write_localised(self, folder: Path, index: Int64, value: Float32, repaired: Float32 | None = None) -> None:

@@ -358,6 +358,7 @@ CHANGED = {
     "first seed": (["--seed", "5"], "seeds [0] and this command has [5]"),
     "iterations": (["--num-iterations", "4"], "settings num_iterations 3 and this command has 4"),
     "particles": (["--num-particles", "9"], "settings swarm num_particles 8 and this command has 9"),
+    "optimiser": (["--optimiser", "random"], 'settings swarm optimiser "PSO" and this command has "random"'),
     "tile rows": (["--tile-rows", "100"], "settings tiling rows nothing and this command has 100"),
     "mode": (["--mode", "chain"], 'mode "independent" and this command has "chain"'),
     "labels": (["--labels", "4"], "labels [6] and this command has [4]"),

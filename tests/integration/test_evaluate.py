@@ -18,6 +18,7 @@ import pytest
 
 from cli.commands.evaluate import SWEPT, make_setting, parse_sweeps
 from cli.commands.evaluate import command as evaluate_command
+from cli.shared.options import MOVES
 from cluster.compute.compute import Compute
 from cluster.records.schema import EVALUATION
 from cluster.records.store import read_facts
@@ -276,10 +277,12 @@ def test_several_ways_of_localisation_and_of_search() -> None:
 
 @pytest.mark.parametrize("name", SWEPT)
 def test_every_swept_name_is_an_option(name: str) -> None:
-    context = evaluate_command.make_context("evaluate", ["--model-dir", "m", "--target-data-dir", "t"])
+    optimiser = next((other for other, names in reversed(MOVES.items()) if name in names), "PSO")
+    words = [] if name == "optimiser" else ["--optimiser", optimiser]
+    context = evaluate_command.make_context("evaluate", ["--model-dir", "m", "--target-data-dir", "t", *words])
     value = context.params[name]
-    (swept,) = parse_sweeps([f"{name}={3 if value is None else value}"], context)
-    assert make_setting(context.params, swept).name == f"{name}={3 if value is None else value}"
+    (swept,) = parse_sweeps([f"{name}={1 if value is None else value}"], context)
+    assert make_setting(context.params, swept).name == f"{name}={1 if value is None else value}"
 
 
 @pytest.mark.parametrize(
@@ -295,6 +298,10 @@ def test_every_swept_name_is_an_option(name: str) -> None:
         (["--sweep", "forward_impact=mean,all"], ("'all' is not one of", "as --forward_impact takes them")),
         (["--sweep", "num_particles=20,0"], ("num_particles is 0, expected at least 1",)),
         (["--sweep", "num_grad=20,0"], ("num_grad is 0, expected at least 1",)),
+        (["--sweep", "optimiser=DE,tabu"], ("'tabu' is not one of", "as --optimiser takes them")),
+        (["--sweep", "optimiser=PSO,DE", "--bound", "2"], ("bound is of DE, CMA-ES and random", "optimiser is PSO")),
+        (["--optimiser", "DE", "--velocity-phi", "5"], ("velocity_phi is of PSO and the optimiser is DE, expected",)),
+        (["--optimiser", "DE", "--num-particles", "3"], ("num_particles is 3, expected at least 4 of DE",)),
         (["--sweep", "velocity_phi=4"], ("velocity_phi is 4.0, expected more than 4",)),
         (["--sweep", "positive_weight=-1"], ("positive_weight is -1.0",)),
         (["--sweep", "num_particles=20,020"], ("'num_particles=20,020' and has a value twice",)),

@@ -86,7 +86,7 @@ def test_every_block_runs_after_the_one_before(
         "docs/own-model.md": ["test", "python", "split", "target"],
         "docs/requirements-and-batches.md": ["batch", "report"],
         "docs/crossfit.md": ["target", "optimize", "report", "batch"],
-        "docs/arachne.md": ["localize", "optimize", "utils", "target", "localize", "optimize"],
+        "docs/arachne.md": ["localize", "optimize", "utils", "optimize", "target", "localize", "optimize"],
         "docs/cluster.md": ["batch", "batch", "merge-runs"],
         "docs/records.md": [
             *("python", "python", "python"),

@@ -15,6 +15,7 @@ from engine.fitness.objective import Objective
 from engine.layers.weight_stats import WeightStats
 from engine.search import loop as search
 from engine.search.loop import SearchSettings
+from engine.search.optimisers import OPTIMISERS
 from engine.search.swarm import SwarmSettings
 
 
@@ -71,6 +72,30 @@ def test_going_on_from_bytes_is_going_on(searches: dict[str, Begun], tmp_path: P
     there, theirs = search.advance(settings, source, objective, unpack(tmp_path / "some.npz")["a"].state, evaluate)
     np.testing.assert_array_equal(here.swarm.position, there.swarm.position)
     assert [iteration.best for iteration in mine] == [iteration.best for iteration in theirs]
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_every_optimiser_goes_on_from_bytes(name: str, tmp_path: Path) -> None:
+    """To the bits of a search that was never put down, in arrays where weights are of several layers too."""
+    settings = SearchSettings(OPTIMISERS[name].settings(num_particles=7), num_iterations=9, min_iteration_range=99)
+    source, objective = RngKey(3, "rows", 6), Objective(9, 9, 2.0)
+    low, high = np.array([-1.0, -2.0]), np.array([3.0, 4.0])
+    stats = WeightStats(np.zeros(2), np.array([0.1, 0.4]), high - low, low, high)
+
+    def evaluate(candidates: np.ndarray) -> np.ndarray:
+        return np.abs(candidates[:, [0, 1, 0, 1]] - 0.7).astype(np.float64)
+
+    state = search.start(settings, source, np.array([0.1, -0.2], np.float32), stats)
+    end, _ = search.advance(settings, source, objective, state, evaluate)
+    while state.stop is None:
+        (tmp_path / "some.npz").write_bytes(pack({"a": Begun(state, ())}))
+        state = unpack(tmp_path / "some.npz")["a"].state
+        state, _ = search.advance(settings, source, objective, state, evaluate, 0.0)
+    assert end.swarm.iteration == state.swarm.iteration == 9
+    for field in fields(end.swarm):
+        mine, other = getattr(end.swarm, field.name), getattr(state.swarm, field.name)
+        assert type(mine) is type(other), field.name
+        assert np.asarray(mine).tobytes() == np.asarray(other).tobytes(), field.name
 
 
 def test_damaged_bytes_are_no_searches(searches: dict[str, Begun], tmp_path: Path) -> None:

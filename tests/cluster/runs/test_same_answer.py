@@ -20,6 +20,7 @@ from cluster.runs.optimize import repair
 from cluster.workers.replica import Replica
 from engine.data.image_set import open_image_set
 from engine.models.load import load_model
+from engine.search.optimisers import OPTIMISERS
 from engine.targets.last_dense import find_target
 from tests.cluster.conftest import SETTINGS, Case, Finished, assert_same, run_repairs
 from tests.support.batches import here
@@ -54,6 +55,24 @@ def test_any_number_of_workers(
     assert ("in tiles" in search) == tiles
     rows = [line for line in there.compute.decisions if line.startswith("features")]
     assert all((f"on {workers} workers" in line) == spread for line in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in OPTIMISERS if name != "PSO"])
+def test_other_optimisers_and_another_objective_on_workers(
+    cluster: Cluster, case: Case, tmp_path: Path, name: str
+) -> None:
+    """In this process and on two workers, in tiles too, the same tables, patches and models."""
+    swarm = OPTIMISERS[name].settings(num_particles=SETTINGS.swarm.num_particles)
+    settings = replace(SETTINGS, swarm=swarm, objective="loss")
+    runs = []
+    for workers, tiles in ((0, False), (2, False), (2, True)):
+        root = tmp_path / f"{workers}-{tiles}"
+        compute = Compute(ComputeOptions(num_workers=workers, tiles=tiles), lambda line: None)
+        runs.append(run_repairs(replace(case.repairs(root / "out"), settings=settings), root / "run", compute))
+    for there in runs[1:]:
+        assert_same(there, runs[0])
+    assert all(row["fitness"] >= row["start_fitness"] for row in runs[0].tables["jobs"])
 
 
 def test_a_job_alone_and_among_others(case: Case, alone: Finished, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from engine.layers.weight_stats import WeightStats
 from engine.search import loop as search
 from engine.search import resident, swarm
 from engine.search.loop import Search, SearchSettings
+from engine.search.optimisers import OPTIMISERS
 from engine.search.swarm import SwarmSettings, SwarmState
 
 HEAD = Head("log_softmax", "linear")
@@ -138,8 +139,8 @@ def test_it_changes_over_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(rows_of(100), weights_of(4), settings_of(patience=25), seeds=2)
     expected = case.run(on_device=False)
     told = []
-    tell = swarm.tell
-    monkeypatch.setattr(swarm, "tell", lambda *words: told.append(1) or tell(*words))
+    watched = replace(OPTIMISERS["PSO"], tell=lambda *words: told.append(1) or swarm.tell(*words))
+    monkeypatch.setitem(OPTIMISERS, "PSO", watched)
     found = case.run(on_device=True)
     assert len(told) == 14
     assert found[1] == expected[1]

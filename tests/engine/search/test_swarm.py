@@ -137,7 +137,7 @@ def test_one_particle_is_the_original_and_stays_there():
 
 def test_spread_measures_all_weights():
     spread = WeightStats.of(np.array([[1.0, 2.0], [3.0, 6.0]], dtype=np.float32))
-    assert spread == WeightStats(3.0, math.sqrt(3.5), 5.0)
+    assert spread == WeightStats(3.0, math.sqrt(3.5), 5.0, 1.0, 6.0)
 
 
 def test_states_are_values():

@@ -1,0 +1,148 @@
+"""What every optimiser of a search is between two iterations: candidates to evaluate, and the best so far.
+
+An optimiser is three pure functions over such a state: `init` makes it, `ask` gives the candidates of an iteration, and
+`tell` takes in their fitness and makes the next ones. Fitness is maximised; one that is not a number counts as -inf.
+Candidate 0 of the first iteration is the model as it is, so that no result is worse by its own objective.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, TypeVar
+
+import numpy as np
+
+from engine.core.errors import InputError
+from engine.core.rng import RngKey, generator
+from engine.core.types import Float32, Float64
+from engine.layers.weight_stats import WeightStats
+
+
+@dataclass(frozen=True)
+class PopulationSettings:
+    """What all optimisers have.
+
+    Attributes:
+        num_particles: P, candidates of an iteration, at least `least`.
+        optimiser: its name in `engine.search.optimisers.OPTIMISERS`.
+    """
+
+    least: ClassVar[int] = 1
+    matrices: ClassVar[int] = 0
+    """Arrays (K, K) of float64 that an iteration holds at most."""
+
+    num_particles: int = 100
+    optimiser: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a population that is too small."""
+        if self.num_particles < self.least:
+            why = f" of {self.optimiser}" if self.least > 1 else ""
+            raise InputError(f"num_particles is {self.num_particles}, expected at least {self.least}{why}")
+
+
+@dataclass(frozen=True)
+class BoxedSettings(PopulationSettings):
+    """What optimisers have that can be kept near the weights of the layer.
+
+    Attributes:
+        bound: how many times as far from 0 as the smallest and largest weight of the layer a candidate's may be, at
+            least 1 (2 in Arachne v2); None sets no bound. See `box`.
+    """
+
+    bound: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a box that the weights as they are would not be in."""
+        super().__post_init__()
+        if self.bound is not None and not 1 <= self.bound < math.inf:
+            raise InputError(f"bound is {self.bound}, expected at least 1 and finite")
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """What a search, its offers, its records and its checkpoint read; plain arrays and numbers.
+
+    Attributes:
+        iteration: number of `tell` calls so far.
+        position: shape (P, K), float64, the candidates of this iteration.
+        best_position: shape (P, K), float64, the best of each particle, or of all; what a search offers.
+        best_fitness: shape (P,), float64, of those; -inf before the first `tell`.
+        global_position: shape (K,), float64.
+        global_fitness: best fitness so far.
+        since_gain: iterations since it last rose.
+    """
+
+    iteration: int
+    position: Float64
+    best_position: Float64
+    best_fitness: Float64
+    global_position: Float64
+    global_fitness: float
+    since_gain: int
+
+
+@dataclass(frozen=True, eq=False)
+class BoxedPopulation(Population):
+    """A population with the smallest and largest value of its weights; shape (K,) where they are not all alike."""
+
+    low: float | Float64
+    high: float | Float64
+
+
+State = TypeVar("State", bound=Population)
+
+
+def ask(state: Population) -> Float32:
+    """The candidates of this iteration, shape (P, K), as the float32 values a model would hold."""
+    return state.position.astype(np.float32)
+
+
+def scattered(particles: int, source: RngKey, original: Float64, stats: WeightStats) -> Float64:
+    """Where a population starts, (P, K): the weights as they are, (K,), and draws from N(mean, std) of the layer's."""
+    rng = generator(source.seed, source.data, source.label, "start")
+    drawn = rng.normal(stats.mean, stats.std, size=(particles - 1, original.size))
+    return np.vstack([original[None, :], drawn]).astype(np.float64)
+
+
+def box(stats: WeightStats, bound: float | None) -> tuple[float | Float64, float | Float64]:
+    """The smallest and largest value of weights: those of the layer's, `bound` times as far out.
+
+    With a bound of 2 it is the box of Arachne v2's published code: a smallest weight below 0 is doubled and one above
+    halved, the largest the other way round.
+    """
+    if bound is None:
+        return -math.inf, math.inf
+    low, high = np.asarray(stats.low), np.asarray(stats.high)
+    found = np.where(low < 0, low * bound, low / bound), np.where(high > 0, high * bound, high / bound)
+    return (float(found[0]), float(found[1])) if low.ndim == 0 else found
+
+
+def counted(fitness: Float64) -> Float64:
+    """Fitness (P,), -inf where it is not a number."""
+    return np.where(np.isnan(fitness), -np.inf, fitness)
+
+
+def remembered(state: State, best_position: Float64, best_fitness: Float64) -> State:
+    """The state with other bests, (P, K) and (P,), and the global best among them; among equal ones the first wins."""
+    leader = int(np.argmax(best_fitness))
+    gained = bool(best_fitness[leader] > state.global_fitness)
+    return replace(
+        state,
+        best_position=best_position,
+        best_fitness=best_fitness,
+        global_position=best_position[leader] if gained else state.global_position,
+        global_fitness=float(best_fitness[leader]) if gained else state.global_fitness,
+        since_gain=0 if gained else state.since_gain + 1,
+    )
+
+
+def best_ever(state: State, fitness: Float64) -> State:
+    """The state with the best P of all candidates so far, given the (counted) fitness (P,) of the newest.
+
+    For optimisers whose candidates have no past of their own; ties keep the older.
+    """
+    both = np.concatenate([state.best_fitness, fitness])
+    kept = np.argsort(-both, kind="stable")[: len(fitness)]
+    return remembered(state, np.concatenate([state.best_position, state.position])[kept], both[kept])

@@ -1,0 +1,64 @@
+"""Random search: the floor that every other optimiser has to beat. Pure `init` and `tell` over a frozen state.
+
+All candidates of an iteration are drawn from N(mean, std) of the layer's weights, as the swarm's first ones are,
+whatever was found before.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from engine.core.rng import RngKey, generator
+from engine.core.types import Float64
+from engine.layers.weight_stats import WeightStats
+from engine.search.population import BoxedPopulation, BoxedSettings, best_ever, box, counted, scattered
+
+
+@dataclass(frozen=True)
+class RandomSettings(BoxedSettings):
+    """How candidates are drawn; see `BoxedSettings`."""
+
+    optimiser: str = field(default="random", init=False)
+
+
+@dataclass(frozen=True, eq=False)
+class RandomState(BoxedPopulation):
+    """A random search between two iterations.
+
+    Attributes:
+        mean, std: of what is drawn; shape (K,) where they are not the same for all weights.
+    """
+
+    mean: float | Float64
+    std: float | Float64
+
+
+def init(settings: RandomSettings, source: RngKey, original: Float64, stats: WeightStats) -> RandomState:
+    """The first candidates; arguments as those of `engine.search.swarm.init`."""
+    low, high = box(stats, settings.bound)
+    position = np.clip(scattered(settings.num_particles, source, original, stats), low, high)
+    return RandomState(
+        iteration=0,
+        position=position,
+        best_position=position,
+        best_fitness=np.full(settings.num_particles, -np.inf),
+        global_position=position[0],
+        global_fitness=-math.inf,
+        since_gain=0,
+        low=low,
+        high=high,
+        mean=stats.mean,
+        std=stats.std,
+    )
+
+
+def tell(settings: RandomSettings, source: RngKey, state: RandomState, fitness: Float64) -> RandomState:
+    """Take in the fitness of the candidates, shape (P,), and draw others."""
+    told = best_ever(state, counted(fitness))
+    iteration = state.iteration + 1
+    rng = generator(source.seed, source.data, source.label, "candidates", iteration)
+    drawn = rng.normal(state.mean, state.std, size=state.position.shape)
+    return replace(told, iteration=iteration, position=np.clip(drawn, state.low, state.high))
