@@ -129,6 +129,12 @@ def localize_options(fronts: int) -> Callable[[F], F]:
     return decorate
 
 
+def tiles_option(function: F) -> F:
+    """`--tiles`."""
+    text = "Send pieces of every iteration to the workers, whatever that costs."
+    return option("--tiles", type=bool, help=text)(function)
+
+
 def search_options(function: F) -> F:
     """Options of a search but for its positive weight; the command gets them as `settings`."""
 
@@ -204,7 +210,7 @@ def search_options(function: F) -> F:
                 show_default=True,
                 help="Keep speeds above 1/5 of the range of the layer's weights.",
             ),
-            option("--tiles", type=bool, help="Send pieces of every iteration to the workers, whatever that costs."),
+            tiles_option,
             option(
                 "--tile-bytes",
                 type=int,
@@ -304,16 +310,21 @@ def compute_options(function: F) -> F:
             show_default=True,
             help="Rows of one forward or gradient pass.",
         ),
-        option("--spread-rows", type=bool, help="Send row blocks to the workers, whatever that costs."),
-        option(
-            "--gpus-per-worker",
-            type=float,
-            help="GPUs of each worker, fractions allowed [default: an equal share].",
-        ),
-        worker_options,
+        place_options,
     ):
         command = decorate(command)
     return command  # type: ignore[return-value]
+
+
+def place_options(function: F) -> F:
+    """`--num-workers`, `--address`, `--gpus-per-worker` and `--spread-rows`."""
+    function = option("--spread-rows", type=bool, help="Send row blocks to the workers, whatever that costs.")(function)
+    function = option(
+        "--gpus-per-worker",
+        type=float,
+        help="GPUs of each worker, fractions allowed [default: an equal share].",
+    )(function)
+    return worker_options(function)
 
 
 def worker_options(function: F) -> F:
