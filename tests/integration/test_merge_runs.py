@@ -16,6 +16,7 @@ import pytest
 
 from cli.main import run
 from cluster.records.store import read_facts, read_table
+from engine.core.errors import InputError
 from engine.patches.arrow import read_patch
 from tests.integration.conftest import Command, contents
 from tests.integration.test_batch import DAMAGES
@@ -398,6 +399,26 @@ def test_an_interrupted_part_goes_on(
 
 
 @pytest.mark.slow
+def test_a_part_that_failed_and_was_killed_at_its_end(
+    here: Path, repairsets: Path, undisturbed: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tables were whole; what it finds at the second try is in them all the same."""
+    shutil.rmtree("run-2")
+    words = independent(repairsets, "run-2", "--part", "2/2")
+    with monkeypatch.context() as patched:
+        interrupt(patched, "cluster.workers.task._groups", at=1, error=InputError("memory is short, expected more"))
+        interrupt(patched, "cluster.runs.parts.fingerprints", at=1)
+        assert command(*words).code == 130
+    assert Path("run-2/jobs.arrow").is_file()
+    assert "failed" in read_table(Path("run-2"), "jobs")["state"].to_pylist()
+    assert command(*words, "--resume").code == 0
+    assert set(read_table(Path("run-2"), "jobs")["state"].to_pylist()) <= {"done", "skipped"}
+    assert command("merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE).code == 0
+    assert differences(undisturbed, Path("merged")) == []
+    assert ended(Path("merged")) == ended(Path("run-1"), Path("run-2"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["cluster.records.store.RunRecords.write", "cluster.batch.modes._follow"])
 def test_an_interrupted_merge_goes_on(
     where: str, here: Path, undisturbed: Path, command: Command, monkeypatch: pytest.MonkeyPatch
@@ -453,8 +474,8 @@ def test_parts_of_nothing_to_repair(batchspace: Path, command: Command, right: A
     assert differences(Path("whole"), Path("merged")) == []
 
 
-def interrupt(patched: pytest.MonkeyPatch, where: str, at: int) -> None:
-    """As Ctrl-C does, in the call of this number."""
+def interrupt(patched: pytest.MonkeyPatch, where: str, at: int, error: BaseException | None = None) -> None:
+    """As Ctrl-C does, or an error, in the call of this number."""
     module, name = where.rsplit(".", 1)
     try:
         owner = importlib.import_module(module)
@@ -467,7 +488,7 @@ def interrupt(patched: pytest.MonkeyPatch, where: str, at: int) -> None:
     def call(*arguments: Any, **more: Any) -> Any:
         calls.append(None)
         if len(calls) == at:
-            raise KeyboardInterrupt
+            raise error or KeyboardInterrupt
         return work(*arguments, **more)
 
     patched.setattr(owner, name, call)
