@@ -6,7 +6,7 @@ from .compute.compute import Compute, ComputeOptions
 from .records.store import RunRecords, comparable, read_facts, read_table
 from .runs.chunk import ChunkPaths, target_of
 from .runs.crossfit import CrossFitRepair, CrossFitReport
-from .runs.crossfit_run import repair_crossfit
+from .runs.crossfit_run import repair_crossfit, repair_part
 from .runs.evaluate import Evaluated, Evaluation, Setting, check_evaluation, evaluate
 from .runs.localize import localise
 from .runs.merging import Parts, read_parts
@@ -49,6 +49,7 @@ __all__ = [
     "read_table",
     "repair",
     "repair_crossfit",
+    "repair_part",
     "run_batch",
     "run_recorded",
     "save_repaired",

@@ -342,14 +342,22 @@ def run_crossfit(
     ):
         tell_loss(repair, console)
         tick = console.iterations(len(repair.seeds), repair.settings.search.num_iterations)
-        if not (resume and holds_run(directory)):
-            RunRecords.check_new(directory, overwrite=overwrite)
-        with locked(directory / LOCK, directory, say=console.say) as lock:
-            report = None
-            if part is not None:
-                rows, tunings = console.rows, console.tunings
-                code = repair_part(repair, part, compute, open_records, on_rows=rows, on_tunings=tunings)
-            else:
+        report = None
+        if part is not None:
+            code = repair_part(
+                repair,
+                part,
+                compute,
+                directory,
+                resume=resume,
+                overwrite=overwrite,
+                on_rows=console.rows,
+                on_tunings=console.tunings,
+            )
+        else:
+            if not (resume and holds_run(directory)):
+                RunRecords.check_new(directory, overwrite=overwrite)
+            with locked(directory / LOCK, directory, say=console.say) as lock:
                 report = repair_crossfit(
                     repair,
                     compute,
@@ -359,7 +367,7 @@ def run_crossfit(
                     on_tunings=console.tunings,
                     on_iterations=tick,
                 )
-                code = report.exit_code
+            code = report.exit_code
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
     if verbose:

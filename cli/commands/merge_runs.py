@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.shared.method_options import was_given
-from cli.shared.options import PATH, option, verbose_option, worker_options
+from cli.shared.options import PATH, option, place_options, tiles_option, verbose_option
 from cli.shared.parts import OF_PLACE, words_of
 from engine.core.errors import InputError
+from engine.core.names import in_words
+
+if TYPE_CHECKING:
+    from cluster.runs.merging import Parts
 
 
 @click.command(short_help="Make one run of the parts that several clusters did.")
@@ -26,7 +31,9 @@ from engine.core.errors import InputError
 @option("--allow-custom-code", type=bool, help="Run code that the model file brings along, such as Lambda layers.")
 @option("--resume", type=bool, help="Go on with an interrupted merge in --output-dir, or start it.")
 @option("--overwrite", type=bool, help="Replace an earlier run.")
-@worker_options
+@option("--explain", type=bool, help="Print what runs where and why.")
+@tiles_option
+@place_options
 @verbose_option
 def command(parts: tuple[Path, ...], **own: Any) -> Any:
     """Join the runs that `batch` or `optimize` left with --part 1/N to N/N, in any order, and decide.
@@ -48,9 +55,37 @@ def command(parts: tuple[Path, ...], **own: Any) -> Any:
         if directory.resolve() == own["output_dir"].resolve():
             raise InputError(f"{directory} is a part and --output-dir too, expected a folder of its own")
     found = read_parts(parts)
-    options = {name: value for name, value in found.options.items() if name not in (*OF_PLACE, *here)}
-    merging = {"batch": batch, "optimize": optimize}[found.command].command
+    commands = {"batch": batch.command, "optimize": optimize.command}
+    merging = commands[found.command]
+    own_names, (other,) = _names(merging), commands.keys() - {found.command}
+    for name in here:
+        if name not in own_names:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(
+                f"{flag} is of {other} and the parts are of {found.command}, expected one without the other"
+            )
+    options = {name: value for name, value in _checked(found, own_names).items() if name not in here}
     if found.command == "optimize":
         here["run_dir"] = own["output_dir"]
     with merging.make_context(found.command, [*words_of(options), *words_of(here)], obj=found) as inner:
         return merging.invoke(inner)
+
+
+def _names(command: click.Command) -> frozenset[str]:
+    """Names of the parameters that a command has."""
+    return frozenset(param.name for param in command.params if param.name and param.expose_value)
+
+
+def _checked(parts: Parts, names: frozenset[str]) -> Mapping[str, Any]:
+    """The options of part 1, which a command takes as they are: none of the place, nor any that it spells otherwise.
+
+    Raises:
+        InputError: another is among them.
+    """
+    for name in parts.options:
+        if name not in names - OF_PLACE:
+            raise InputError(
+                f"{parts.directories[0] / 'run.json'}: is damaged (option '{in_words(name)}'), expected options of "
+                f"{parts.command}"
+            )
+    return parts.options

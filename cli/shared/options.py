@@ -160,6 +160,12 @@ def _optimiser_settings(optimiser: str, num_particles: int, moves: Mapping[str, 
     return OPTIMISERS[optimiser].settings(num_particles=num_particles, **given)
 
 
+def tiles_option(function: F) -> F:
+    """`--tiles`."""
+    text = "Send pieces of every iteration to the workers, whatever that costs."
+    return option("--tiles", type=bool, help=text)(function)
+
+
 def search_options(function: F) -> F:
     """Options of a search but for its positive weight; the command gets them as `settings`."""
 
@@ -271,7 +277,7 @@ def search_options(function: F) -> F:
                 type=float,
                 help="CMA-ES: first step, in standard deviations of the layer's weights [default: 0.3].",
             ),
-            option("--tiles", type=bool, help="Send pieces of every iteration to the workers, whatever that costs."),
+            tiles_option,
             option(
                 "--tile-bytes",
                 type=int,
@@ -371,16 +377,21 @@ def compute_options(function: F) -> F:
             show_default=True,
             help="Rows of one forward or gradient pass.",
         ),
-        option("--spread-rows", type=bool, help="Send row blocks to the workers, whatever that costs."),
-        option(
-            "--gpus-per-worker",
-            type=float,
-            help="GPUs of each worker, fractions allowed [default: an equal share].",
-        ),
-        worker_options,
+        place_options,
     ):
         command = decorate(command)
     return command  # type: ignore[return-value]
+
+
+def place_options(function: F) -> F:
+    """`--num-workers`, `--address`, `--gpus-per-worker` and `--spread-rows`."""
+    function = option("--spread-rows", type=bool, help="Send row blocks to the workers, whatever that costs.")(function)
+    function = option(
+        "--gpus-per-worker",
+        type=float,
+        help="GPUs of each worker, fractions allowed [default: an equal share].",
+    )(function)
+    return worker_options(function)
 
 
 def worker_options(function: F) -> F:

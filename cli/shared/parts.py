@@ -64,9 +64,20 @@ def stated_part(
 
 
 def given_options() -> dict[str, Any]:
-    """The options of the current command line by name, as JSON has them, but for those of the place."""
+    """The options of the current command line by name, as JSON has them, but for those of the place.
+
+    Paths are there where they are defaults too: whoever merges may do so in another folder.
+    """
     params = click.get_current_context().params
-    return {name: _plain(value) for name, value in params.items() if name not in OF_PLACE and was_given(name)}
+    return {
+        name: _plain(value)
+        for name, value in params.items()
+        if name not in OF_PLACE and (was_given(name) or _has_paths(value))
+    }
+
+
+def _has_paths(value: Any) -> bool:
+    return any(isinstance(each, Path) for each in (value if isinstance(value, tuple) else (value,)))
 
 
 def _plain(value: Any) -> Any:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.ipc
 
 from cluster.records.schema import EVALUATION, KEYS, OF_METHODS, SCHEMAS, VOLATILE
@@ -27,6 +28,9 @@ from engine.core.lock import LOCK, Lock
 CHECKPOINTS = "checkpoint"
 
 _EMPTIED = json.dumps({"state": "emptied"})
+
+_OVER = ("done", "skipped")
+"""States of jobs that are not tried again."""
 
 _LONGEST = 150  # characters of a name: file systems take 255 with what is added
 
@@ -114,6 +118,7 @@ class RunRecords:
         records = RunRecords(directory, lock)
         records.check_ours()
         remove_leftovers(directory)
+        records._divide_tables()
         kept = _kept_parts(directory)
         for name in ("swarm", "patches", "labels", "jobs"):
             for path in _parts(directory, name):
@@ -194,6 +199,42 @@ class RunRecords:
         self.check_ours()
         for name in (*SCHEMAS, "progress.json"):
             remove_at_once(self.directory / name)
+
+    def _divide_tables(self) -> None:
+        """Undo `join_tables` where jobs are tried again: what they write now would stay behind the whole tables.
+
+        Kept is what `_kept_parts` keeps; tables that a run makes again are dropped.
+        """
+        tables = {name: self.directory / f"{name}.arrow" for name in SCHEMAS}
+        if tables["jobs"].is_file():
+            jobs = read_table(self.directory, "jobs")
+            over = pc.is_in(jobs["state"], pa.array(_OVER))
+            if pc.all(over).as_py() is not False:
+                return
+            again = pc.min(jobs.filter(pc.invert(over))["step"])
+            ended = jobs.filter(over)
+            kept = ended.filter(pc.less_equal(ended["step"], again))
+            if len(kept) < len(ended):
+                remove(self.directory / CHECKPOINTS)
+            for name in ("swarm", "patches", "jobs"):
+                self._keep_jobs(name, kept)
+        # Where `jobs` is not whole, the command was killed while it wrote whole tables: all parts are still there.
+        # `jobs` goes last: as long as it is whole, a command that is killed here is made up for by the next one.
+        for name in (*(each for each in SCHEMAS if each != "jobs"), "jobs"):
+            remove(tables[name])
+
+    def _keep_jobs(self, name: str, kept: pa.Table) -> None:
+        """Make the rows of these jobs the only parts of a table, one for each step; a whole table stays beside them."""
+        rows = read_table(self.directory, name)
+        places = set()
+        for step in kept["step"].unique().to_pylist():
+            mine = kept.filter(pc.equal(kept["step"], step))["job"].combine_chunks()
+            part = f"joined-{step:06d}"
+            self.write(name, part, rows.filter(pc.is_in(rows["job"], mine)))
+            places.add(self._place(name, part))
+        for path in _parts(self.directory, name):
+            if path not in places:
+                path.unlink()
 
     def _place(self, table: str, part: str) -> Path:
         return self.directory / table / f"{_file_name(part)}-00000.arrow"
@@ -369,7 +410,7 @@ def _kept_parts(directory: Path) -> set[str]:
     for path in _parts(directory, "jobs"):
         jobs = _read(path).select(["step", "state"])
         step = max(jobs["step"].to_pylist())
-        if all(state in ("done", "skipped") for state in jobs["state"].to_pylist()):
+        if all(state in _OVER for state in jobs["state"].to_pylist()):
             kept[path.name] = step
         else:
             again = min(again, step)

@@ -19,7 +19,7 @@ from cluster.compute.tunings import TuningEvent
 from cluster.records import tunings as kept_tunings
 from cluster.records.batches import PatchPlaces
 from cluster.records.rows import prediction_rows
-from cluster.records.store import RunRecords
+from cluster.records.store import RunRecords, enough_room, holds_run, read_facts
 from cluster.runs.crossfit import (
     PATCH,
     CrossFitRepair,
@@ -35,11 +35,12 @@ from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.merging import Parts
 from cluster.runs.optimize import OnIterations, search
 from cluster.runs.output import NOT_MET_FILE, mark_missing, measuring, save_repaired
-from cluster.runs.parts import Part, end_part
+from cluster.runs.parts import PART, Part, end_part
 from cluster.runs.reports import Measured
 from cluster.workers.harvest import EndedSearch
 from cluster.workers.task import ReadyCase, SearchJob
 from engine.core.files import remove
+from engine.core.lock import LOCK, locked
 from engine.core.progress import Progress, Tick, ignore, unseen
 from engine.core.types import Float32, Int64
 from engine.localize.weights_file import ARROW, CSV
@@ -107,15 +108,44 @@ def repair_part(
     repair: CrossFitRepair,
     part: Part,
     compute: Compute,
-    open_records: Callable[[Mapping[str, Any]], RunRecords],
+    directory: Path,
     *,
+    resume: bool = False,
+    overwrite: bool = False,
     on_rows: Progress = unseen,
     on_tunings: Callable[[int], Tick] = lambda count: ignore,
 ) -> int:
-    """Run the tunings of a part of a repair, and record them; see `tune_part` and `repair_crossfit`."""
-    ready = _read(repair, compute, on_rows)
-    ready = replace(ready, facts=part.facts(ready.facts))
-    return tune_part(ready, part, compute, open_records(ready.facts), on_tunings=on_tunings)
+    """Run the tunings of a part of a repair in a run directory, where nobody else works meanwhile.
+
+    Args:
+        repair: all of it.
+        part: which part.
+        compute: as of `repair_crossfit`.
+        directory: of the run, for `cluster.runs.merging.read_parts`.
+        resume: go on with the run there, or start it; a part that has ended stays as it is.
+        overwrite: replace an earlier run.
+        on_rows, on_tunings: as of `repair_crossfit`.
+
+    Returns:
+        The exit code, as of `tune_part`.
+
+    Raises:
+        InputError: bad input, or the directory is in use, or holds a run of something else; nothing has been written
+            then. Or the weights of a tuning did not stay finite.
+        WorkError: the disk is full or no worker is left, and the run can be resumed; or somebody else goes on with it.
+    """
+    if not (resume and holds_run(directory)):
+        RunRecords.check_new(directory, overwrite=overwrite)
+    with locked(directory / LOCK, directory, say=compute.say) as lock, enough_room(directory):
+        ready = _read(repair, compute, on_rows)
+        ready = replace(ready, facts=part.facts(ready.facts))
+        if resume and holds_run(directory):
+            RunRecords.check_same(directory, ready.facts)
+            before = read_facts(directory)
+            if before.get("state") == PART:
+                return int(before["exit_code"])
+        records = RunRecords.start(directory, ready.facts, resume=resume, overwrite=overwrite, lock=lock)
+        return tune_part(ready, part, compute, records, on_tunings=on_tunings)
 
 
 def _read(repair: CrossFitRepair, compute: Compute, on_rows: Progress) -> ReadyRepair:

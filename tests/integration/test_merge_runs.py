@@ -16,6 +16,7 @@ import pytest
 
 from cli.main import run
 from cluster.records.store import read_facts, read_table
+from engine.core.errors import InputError
 from engine.patches.arrow import read_patch
 from tests.integration.conftest import Command, contents
 from tests.integration.test_batch import DAMAGES
@@ -210,6 +211,20 @@ def test_other_data_than_the_parts_had(here: Path, repairsets: Path, refused: Re
     refused(*words, "--model-dir", "nowhere.keras", says=("nowhere.keras",))
 
 
+@pytest.mark.parametrize("name", ["allow-custom-code", "allow_custom_code", "address", "run-dir", "val-data", "help"])
+def test_options_that_no_part_leaves(name: str, here: Path, refused: Refused) -> None:
+    """Whom to trust and where to compute is not for a file to say, however it spells that."""
+    change("run-1", options={**read_facts(Path("run-1"))["options"], name: True})
+    says = f"run-1/run.json: is damaged (option '{name}'), expected options of batch"
+    refused("merge-runs", "run-2", "run-1", "--output-dir", "merged", *HERE, says=(says,))
+
+
+def test_an_option_of_the_other_command(here: Path, refused: Refused) -> None:
+    words = ["merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE]
+    says = "--target-data-dir is of optimize and the parts are of batch, expected one without the other"
+    refused(*words, "--target-data-dir", "x", says=(says,))
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -267,9 +282,13 @@ def test_tunings_in_two_parts(words: list[str], count: int, batchspace: Path, co
 
 
 @pytest.mark.slow
-def test_parts_of_optimize(workspace: Path, command: Command) -> None:
-    """CrossFit's; where `optimize` has two folders, the merged run has one."""
-    words = ["optimize", "--method", "CrossFit", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6"]
+def test_parts_of_optimize(
+    workspace: Path, command: Command, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CrossFit's; where `optimize` has two folders, the merged run has one. It is made from another folder."""
+    Path("outputs").mkdir()  # where models are by default
+    shutil.copy("model.keras", "outputs")
+    words = ["optimize", "--method", "CrossFit", "--target-data-dir", "data/negative/6"]
     words += ["--recipes", "2:1:epochs=2", "--folds", "3", "--num-particles", "8", "--num-iterations", "5", *HERE]
     whole = command(*words, "--output-dir", "whole", "--run-dir", "whole")
     for number in (1, 2):
@@ -279,9 +298,17 @@ def test_parts_of_optimize(workspace: Path, command: Command) -> None:
         assert f"This is part {number}/2 of a run" in done.out and f"records: {run_dir}\n" in done.out
     assert not Path("out").exists()
     assert {len(tunings(Path(f"run-{number}"))) for number in (1, 2)} == {1, 2}
-    done = command("merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE)
+    before = contents(Path("run-1"))
+    assert command(*words, "--output-dir", "out", "--run-dir", "run-1", "--part", "1/2", "--resume").code == 0
+    assert contents(Path("run-1")) == before
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    merge = ["merge-runs", "../run-1", "../run-2", "--output-dir", "../merged", *HERE]
+    says = "--chunks is of batch and the parts are of optimize, expected one without the other"
+    refused(*merge, "--chunks", "x", says=(says,))
+    done = command(*merge)
     assert done.code == whole.code, done.err
-    assert differences(Path("whole"), Path("merged")) == []
+    assert differences(workspace / "whole", workspace / "merged") == []
 
 
 def test_searches_of_optimize_are_not_divided(workspace: Path, refused: Refused) -> None:
@@ -338,8 +365,7 @@ def test_parts_and_data_that_were_moved(
         options = read_facts(directory)["options"]
         gone = {name: value.replace(str(repairsets), "/gone") for name, value in options.items() if name in PLACES}
         assert set(gone) == PLACES
-        # Whom to trust and where to compute is not for a file to say.
-        change(str(directory), options={**options, **gone, "allow_custom_code": "?", "address": "elsewhere:6379"})
+        change(str(directory), options={**options, **gone})
     words = ["merge-runs", *runs, "--output-dir", tmp_path / "merged", *HERE]
     done = command(*words)
     assert done.code == 2 and "/gone" in done.err and not (tmp_path / "merged").exists()
@@ -370,6 +396,26 @@ def test_an_interrupted_part_goes_on(
     assert command(*words, "--resume").code == 0
     assert command(*merge).code == 0
     assert differences(undisturbed, Path("merged")) == []
+
+
+@pytest.mark.slow
+def test_a_part_that_failed_and_was_killed_at_its_end(
+    here: Path, repairsets: Path, undisturbed: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tables were whole; what it finds at the second try is in them all the same."""
+    shutil.rmtree("run-2")
+    words = independent(repairsets, "run-2", "--part", "2/2")
+    with monkeypatch.context() as patched:
+        interrupt(patched, "cluster.workers.task._groups", at=1, error=InputError("memory is short, expected more"))
+        interrupt(patched, "cluster.runs.parts.fingerprints", at=1)
+        assert command(*words).code == 130
+    assert Path("run-2/jobs.arrow").is_file()
+    assert "failed" in read_table(Path("run-2"), "jobs")["state"].to_pylist()
+    assert command(*words, "--resume").code == 0
+    assert set(read_table(Path("run-2"), "jobs")["state"].to_pylist()) <= {"done", "skipped"}
+    assert command("merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE).code == 0
+    assert differences(undisturbed, Path("merged")) == []
+    assert ended(Path("merged")) == ended(Path("run-1"), Path("run-2"))
 
 
 @pytest.mark.slow
@@ -428,8 +474,8 @@ def test_parts_of_nothing_to_repair(batchspace: Path, command: Command, right: A
     assert differences(Path("whole"), Path("merged")) == []
 
 
-def interrupt(patched: pytest.MonkeyPatch, where: str, at: int) -> None:
-    """As Ctrl-C does, in the call of this number."""
+def interrupt(patched: pytest.MonkeyPatch, where: str, at: int, error: BaseException | None = None) -> None:
+    """As Ctrl-C does, or an error, in the call of this number."""
     module, name = where.rsplit(".", 1)
     try:
         owner = importlib.import_module(module)
@@ -442,7 +488,7 @@ def interrupt(patched: pytest.MonkeyPatch, where: str, at: int) -> None:
     def call(*arguments: Any, **more: Any) -> Any:
         calls.append(None)
         if len(calls) == at:
-            raise KeyboardInterrupt
+            raise error or KeyboardInterrupt
         return work(*arguments, **more)
 
     patched.setattr(owner, name, call)

@@ -328,6 +328,77 @@ def test_steps_behind_one_that_failed_are_begun_again(records: RunRecords) -> No
     assert again.checkpoints() == []
 
 
+JOBS = (("a", 1, "done"), ("b", 1, "skipped"), ("c", 2, "done"), ("d", 2, "failed"), ("e", 3, "done"))
+OF_JOBS = ("swarm", "patches")
+
+
+def ended_with_failures(records: RunRecords) -> None:
+    for name, step, state in JOBS:
+        for table in (*OF_JOBS, "jobs"):
+            more = {"step": step, "state": state} if table == "jobs" else {}
+            records.replace(table, name, [row(table, job=name) | more])
+    records.replace("labels", "e", [row("labels", job="e")])
+
+
+def goes_on(directory: Path) -> None:
+    """What failed is tried again; what it brings is read, and joined, with what is kept of the command before."""
+    again = RunRecords.resume(directory, {"identity": IDENTITY})
+    assert len(read_table(directory, "labels")) == 0
+    for table in (*OF_JOBS, "jobs"):
+        assert set(read_table(directory, table)["job"].to_pylist()) == {"a", "b", "c"}
+        again.replace(table, "d", [row(table, job="d") | ({"state": "done"} if table == "jobs" else {})])
+    for _ in ("in parts", "whole"):
+        for table in (*OF_JOBS, "jobs"):
+            assert read_table(directory, table)["job"].to_pylist() == ["a", "b", "c", "d"]
+        again.join_tables()
+
+
+def test_killed_behind_whole_tables_and_as_they_go(records: RunRecords, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended_with_failures(records)
+    records.join_tables()
+    records.write_checkpoint("e", b"of step 3")
+    stops = 0
+
+    def stopping(path: Path) -> None:
+        calls.append(path)
+        if len(calls) > stops:
+            raise KeyboardInterrupt
+        remove(path)
+
+    while True:
+        calls: list[Path] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "remove", stopping)
+            try:
+                RunRecords.resume(records.directory, {"identity": IDENTITY})
+            except KeyboardInterrupt:
+                stops += 1
+            else:
+                break
+    assert stops > len(SCHEMAS)
+    assert records.checkpoints() == []
+    goes_on(records.directory)
+
+
+@pytest.mark.parametrize("whole", [["swarm"], ["swarm", "labels", "jobs"]])
+def test_killed_among_whole_tables(whole: list[str], records: RunRecords, tmp_path: Path) -> None:
+    """Some of them were written, and all parts are still there."""
+    ended_with_failures(records)
+    shutil.copytree(records.directory, tmp_path / "joined")
+    RunRecords(tmp_path / "joined").join_tables()
+    for name in whole:
+        shutil.copy(tmp_path / "joined" / f"{name}.arrow", records.directory)
+    goes_on(records.directory)
+
+
+def test_whole_tables_without_failures_stay(records: RunRecords) -> None:
+    records.replace("jobs", "a", [job("a"), job("b", "skipped")])
+    records.join_tables()
+    before = (records.directory / "jobs.arrow").read_bytes()
+    RunRecords.resume(records.directory, {"identity": IDENTITY})
+    assert (records.directory / "jobs.arrow").read_bytes() == before
+
+
 def test_a_folder_with_nothing_but_what_a_killed_command_began_is_empty(tmp_path: Path) -> None:
     (tmp_path / ".run.tmp-0123456789ab").touch()
     (tmp_path / ".lock").touch()
