@@ -225,6 +225,12 @@ def test_an_option_of_the_other_command(here: Path, refused: Refused) -> None:
     refused(*words, "--target-data-dir", "x", says=(says,))
 
 
+def test_where_a_merge_runs(here: Path, refused: Refused) -> None:
+    words = ["merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE]
+    refused(*words, "--gpus-per-worker", "-0.5", says=("gpus_per_worker is -0.5",))
+    refused(*words, "--tiles", says=("num_workers is 0, expected at least 1 worker",))
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
