@@ -110,8 +110,8 @@ class _Loaded:
         try:
             result = jax.block_until_ready(self._program(*arguments))  # it may fail after the call
         except Exception:  # as where it does not load
-            self._program = self._anew()
-            result = self._program(*arguments)
+            self._program, self._begun = self._anew(), True
+            return self._program(*arguments)
         self._begun = True
         return result
 
