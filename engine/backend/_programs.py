@@ -167,10 +167,9 @@ def _kept_program(name: str) -> Iterator[None]:
         kept.drop(key)
         raise
     finally:
-        new = {file: content for file, content in _emptied().items() if file != known and file.endswith(".pb")}
+        new = [(path, data) for path, data in _emptied().items() if path != known and path.endswith(".pb")]
         if len(new) == 1:  # of several it is not known which is this one
-            ((file, content),) = new.items()
-            kept.put(key, file.encode() + b"\n" + content)
+            kept.put(key, new[0][0].encode() + b"\n" + new[0][1])
 
 
 def _emptied() -> dict[str, bytes]:
