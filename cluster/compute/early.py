@@ -16,7 +16,8 @@ def started_early(options: ComputeOptions) -> Iterator[None]:
     """Have Ray run in the body where workers were asked for on this machine; `Compute` finds it and uses it.
 
     Ray starts in this thread, which Ctrl-C reaches, and a thread of its own imports; call it before TensorFlow is
-    imported, for work that is sure to go to the workers.
+    imported, for work that is sure to go to the workers. Standard error is silent while that thread imports
+    (`engine.backend`), so it has ended before an error of Ray's start is raised from here.
 
     Raises:
         InputError: free memory does not carry so many workers; nothing has started.
@@ -25,6 +26,9 @@ def started_early(options: ComputeOptions) -> Iterator[None]:
         yield
         return
     check_local(options.num_workers, MODELS, lambda line: None)  # `Compute` says what there is to say
+
+    # Not beside the other imports: where two threads wait for each other's modules Python hands out unfinished ones.
+    import ray  # noqa: F401
 
     from cluster.ray_cluster.connect import connected
 

@@ -199,7 +199,9 @@ def runtime_environment(empty: Path, *, ship_code: bool) -> dict[str, Any]:
     # A cluster's workers have the environment that the cluster was started in, which may name another backend.
     wanted = WORKER_VARIABLES | {"KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "tensorflow")}
     if VARIABLE in os.environ:  # above all where it says that nothing is to be kept
-        wanted[VARIABLE] = os.environ[VARIABLE]
+        stated = os.environ[VARIABLE]
+        # Workers have another current directory.
+        wanted[VARIABLE] = stated if stated in ("", "off") else str(Path(stated).absolute())
     environment: dict[str, Any] = {"env_vars": {k: v for k, v in wanted.items() if k not in taken}}
     if "working_dir" not in submitted:
         environment["working_dir"] = str(empty)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any
@@ -72,14 +73,47 @@ def for_shapes(function: Any, example: tuple[Any, ...]) -> Callable[..., Any]:
     before = kept.get(key)
     if before is not None:
         try:
-            program = serialize_executable.deserialize_and_load(before, lowered.in_tree, lowered.out_tree)
-            return program
+            return _Loaded(_load(before, lowered), lambda: _anew(kept, key, lowered))
         except Exception:  # whatever JAX does not take it for
-            kept.drop(key)
-    program = lowered.compile()
+            pass
+    return _anew(kept, key, lowered)
+
+
+def _anew(kept: Kept, key: str, lowered: Any) -> Callable[..., Any]:
+    """Compile a program, and keep it in the place of what was kept."""
+    kept.drop(key)
+    program: Callable[..., Any] = lowered.compile()
     with contextlib.suppress(Exception):  # not all programs can be kept
         kept.put(key, serialize_executable.serialize(program)[0])
     return program
+
+
+def _load(content: bytes, lowered: Any) -> Callable[..., Any]:
+    """The program that was kept, for the device that computes: XLA may have been told to show several."""
+    load, trees = serialize_executable.deserialize_and_load, (lowered.in_tree, lowered.out_tree)
+    devices = {}
+    if "execution_devices" in inspect.signature(load).parameters:
+        devices["execution_devices"] = jax.local_devices()[:1]
+    program: Callable[..., Any] = load(content, *trees, **devices)
+    return program
+
+
+class _Loaded:
+    """A program that was kept; compiled after all if its first call fails."""
+
+    def __init__(self, program: Callable[..., Any], anew: Callable[[], Callable[..., Any]]) -> None:
+        self._program, self._anew, self._begun = program, anew, False
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._begun:
+            return self._program(*arguments)
+        try:
+            result = jax.block_until_ready(self._program(*arguments))  # it may fail after the call
+        except Exception:  # as where it does not load
+            self._program, self._begun = self._anew(), True
+            return self._program(*arguments)
+        self._begun = True
+        return result
 
 
 @functools.cache
@@ -121,7 +155,10 @@ def on_device(array: npt.NDArray[Any]) -> Any:
 
 
 def lent(array: npt.NDArray[Any]) -> Any:
-    """An array as `on_device` has it, where nobody changes the array before what reads it has ended: without a copy."""
+    """An array as `on_device` has it, where nobody changes the array before what reads it has ended.
+
+    On the CPU JAX shares the memory of one that is aligned as it wants, and copies others.
+    """
     return jax.numpy.asarray(array)
 
 

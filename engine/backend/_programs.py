@@ -122,11 +122,15 @@ def _renamed(inner: Any) -> Any:
     content = type(definition)()
     content.CopyFrom(definition)
     content.signature.name = ""
-    name = _PREFIX + hashlib.sha256(content.SerializeToString(deterministic=True)).hexdigest()[:40]
+    types = inner.function_type
+    # The structure of what goes in and comes out; not the whole type's text, which has numbers of this process.
+    around = [types.output, *map(str, types.parameters.values()), *types.captures.values()]
+    digest = hashlib.sha256(content.SerializeToString(deterministic=True) + repr(around).encode())
+    name = _PREFIX + digest.hexdigest()[:40]
     found = _named.get(name)
     if found is None:
         content.signature.name = name
-        found = _named[name] = from_function_def(content, inner.function_type)
+        found = _named[name] = from_function_def(content, types)
     return found
 
 
@@ -134,12 +138,18 @@ def _renamed(inner: Any) -> Any:
 def _kept_program(name: str) -> Iterator[None]:
     """Let TensorFlow find what was kept of the one program that it compiles in the body, or keep it.
 
+    The folder is empty before and after, so that no other program is taken for this one, nor fills the memory.
+
     Args:
         name: of the program; empty where nothing is kept.
     """
-    kept = _kept()
-    if kept is None or not name:
-        yield
+    kept = _kept() if name else None
+    _emptied()
+    if kept is None:
+        try:
+            yield
+        finally:
+            _emptied()
         return
     key = _key(name)
     before = kept.get(key)
@@ -157,13 +167,21 @@ def _kept_program(name: str) -> Iterator[None]:
         kept.drop(key)
         raise
     finally:
-        with contextlib.suppress(tf.errors.OpError, OSError):
-            for file in tf.io.gfile.listdir(PROGRAMS_FOLDER):
-                path = f"{PROGRAMS_FOLDER}/{file}"
-                if file != known and file.endswith(".pb"):
-                    with tf.io.gfile.GFile(path, "rb") as there:
-                        kept.put(key, file.encode() + b"\n" + there.read())
-                tf.io.gfile.remove(path)
+        new = [(path, data) for path, data in _emptied().items() if path != known and path.endswith(".pb")]
+        if len(new) == 1:  # of several it is not known which is this one
+            kept.put(key, new[0][0].encode() + b"\n" + new[0][1])
+
+
+def _emptied() -> dict[str, bytes]:
+    """Take all files out of TensorFlow's folder."""
+    taken = {}
+    with contextlib.suppress(tf.errors.OpError, OSError):
+        for file in tf.io.gfile.listdir(PROGRAMS_FOLDER):
+            path = f"{PROGRAMS_FOLDER}/{file}"
+            with tf.io.gfile.GFile(path, "rb") as there:
+                taken[file] = there.read()
+            tf.io.gfile.remove(path)
+    return taken
 
 
 def _key(name: str) -> str:

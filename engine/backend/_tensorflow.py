@@ -76,7 +76,10 @@ def on_device(array: npt.NDArray[Any]) -> Any:
 
 
 def lent(array: npt.NDArray[Any]) -> Any:
-    """An array as `on_device` has it, where nobody changes the array before what reads it has ended: without a copy."""
+    """An array as `on_device` has it, where nobody changes the array before what reads it has ended.
+
+    TensorFlow copies it all the same.
+    """
     return tf.convert_to_tensor(array)
 
 

@@ -51,12 +51,15 @@ def kept_folder() -> Path | None:
     try:
         found = folder.stat()
     except FileNotFoundError:
-        return folder  # it is made when there is something to keep
+        return folder  # it is made when there is something to keep, and looked at again
     except OSError:
         return None
-    others = stat.S_IWGRP | stat.S_IWOTH
-    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & others
-    return folder if ours else None
+    return folder if stat.S_ISDIR(found.st_mode) and _ours(found) else None
+
+
+def _ours(found: os.stat_result) -> bool:
+    """Whether only this user can have written it."""
+    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,15 @@ class Kept:
     limit: int = LIMIT
 
     def get(self, name: str) -> bytes | None:
-        """What was kept under a name; None where there is nothing. A damaged file is deleted."""
+        """What was kept under a name; None where there is nothing, or others may have written it.
+
+        A damaged file is deleted.
+        """
         if self.folder is None:
             return None
         path = self._path(self.folder, name)
         try:
-            content = path.read_bytes()
+            content = _read(path)
         except OSError:
             return None
         head = len(_MARK) + hashlib.sha256().digest_size
@@ -94,11 +100,12 @@ class Kept:
         if self.folder is None or len(content) > self.limit // 4:
             return
         with suppress(OSError):
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(self.folder)
             if shutil.disk_usage(self.folder).free < ROOM + len(content):
                 return
             self._make_room(self.folder, len(content))
             with replace_file(self._path(self.folder, name)) as temporary:
+                temporary.touch(0o600, exist_ok=False)
                 temporary.write_bytes(_MARK + _digest(name, content) + content)
 
     def drop(self, name: str) -> None:
@@ -125,6 +132,38 @@ class Kept:
             with suppress(OSError):
                 path.unlink()
             total -= freed
+
+
+def _read(path: Path) -> bytes:
+    """The content of a file, where both it and its folder are ours.
+
+    What is looked at is what is read: names may have been given to something else meanwhile.
+
+    Raises:
+        OSError: there is no such file, or others may have written it.
+    """
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if not _ours(os.fstat(folder)):
+            raise PermissionError(path.parent)
+        with os.fdopen(os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder), "rb") as file:
+            if not _ours(os.fstat(file.fileno())):
+                raise PermissionError(path)
+            return file.read()
+    finally:
+        os.close(folder)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, and those above it, for this user alone.
+
+    Raises:
+        OSError: it cannot be made, or others may write the one that is there.
+    """
+    for missing in [*(above for above in reversed(folder.parents) if not above.exists()), folder]:
+        missing.mkdir(mode=0o700, exist_ok=True)
+    if not _ours(folder.stat()):
+        raise PermissionError(folder)
 
 
 def _digest(name: str, content: bytes) -> bytes:

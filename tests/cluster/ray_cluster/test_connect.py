@@ -49,6 +49,14 @@ def test_workers_never_start_in_the_current_directory(tmp_path: Path, monkeypatc
     assert [Path(module).name for module in environment["py_modules"]] == ["engine", "cluster"]
 
 
+@pytest.mark.parametrize("stated", ["programs", "", "off"])
+def test_workers_keep_programs_in_the_same_folder(stated: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REPAIR_DIST_CACHE", stated)
+    told = runtime_environment(tmp_path, ship_code=False)["env_vars"]["REPAIR_DIST_CACHE"]
+    assert told == (str(tmp_path / stated) if stated == "programs" else stated)
+
+
 def test_a_submitted_job_keeps_its_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = {"runtime_env": {"working_dir": "gcs://package.zip"}}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))

@@ -77,6 +77,34 @@ def test_what_tensorflow_refuses_is_dropped(kept: Kept) -> None:
     assert kept.get(key) is None
 
 
+def test_a_program_without_a_name_leaves_nothing(kept: Kept) -> None:
+    ops = backend.ops
+    loop = backend.compiled(lambda x: ops.while_loop(lambda y: ops.sum(y) < 9.0, lambda y: (y * 2,), (x,)))
+    ones = np.ones((2, 2), np.float32)
+    assert loop.program((ones,))._name == ""
+    np.testing.assert_array_equal(loop(ones)[0], ones * 4)
+    assert not _programs.tf.io.gfile.glob(f"{_programs.PROGRAMS_FOLDER}/*")
+    assert not kept.folder.exists()
+    # Nor does what somebody else left become another program's.
+    with _programs.tf.io.gfile.GFile(f"{_programs.PROGRAMS_FOLDER}/other.pb", "wb") as file:
+        file.write(b"other")
+    function = compiled(0.5)
+    function(ones, ones)
+    content = kept.get(_programs._key(function.program((ones, ones))._name))
+    assert content is not None
+    assert not content.startswith(b"other.pb\n")
+
+
+def test_the_name_tells_what_comes_out_how() -> None:
+    one = np.float32([1])
+    names = [
+        backend.compiled(function).program((one,))._name
+        for function in (lambda x: (x + 1, x), lambda x: [x + 1, x], lambda x: (x + 1, x))
+    ]
+    assert "" not in names
+    assert names[0] == names[2] != names[1]
+
+
 def test_programs_of_another_processor_are_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = set()
     for number, flags in enumerate(("fma avx2", "fma avx2 avx512f", "fma avx2")):
@@ -133,3 +161,37 @@ def test_another_process_takes_them_and_finds_the_same_bits(name: str, tmp_path:
         path.write_bytes(path.read_bytes()[:-1])
     *damaged, written = run(str(tmp_path), 3, 5)
     assert (damaged, written) == (cold, "2")
+
+
+REFUSED = """
+import numpy as np
+from engine import backend
+from engine.backend import _jax
+
+def refuse(*arguments):
+    calls.append(arguments)
+    raise RuntimeError("no symbol of this name")
+
+x, calls = np.float32([1, 2]), []
+function = backend.compiled(lambda x: x * 2)
+assert not isinstance(backend.for_shapes(function, (x,)), _jax._Loaded)
+kept = backend.for_shapes(function, (x,))
+assert isinstance(kept, _jax._Loaded)
+assert kept(x).tolist() == kept(x).tolist() == [2, 4]
+load, _jax._load = _jax._load, lambda content, lowered: refuse
+program = backend.for_shapes(function, (x,))
+assert program(x).tolist() == program(x).tolist() == [2, 4]
+assert len(calls) == 1
+_jax._load = load
+again = backend.for_shapes(function, (x,))
+assert isinstance(again, _jax._Loaded)  # what was compiled instead is kept
+assert again(x).tolist() == [2, 4]
+"""
+
+
+@pytest.mark.slow
+def test_what_jax_cannot_call_is_compiled(tmp_path: Path) -> None:
+    environment = os.environ | {"REPAIR_DIST_CACHE": str(tmp_path), "KERAS_BACKEND": "jax"}
+    words = [sys.executable, "-c", REFUSED]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -59,7 +59,7 @@ def test_a_damaged_file_is_deleted(kept: Kept, damage: str) -> None:
 
 def test_the_least_lately_used_make_room(tmp_path: Path) -> None:
     kept = Kept(tmp_path / "programs", limit=5000)
-    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs").mkdir(mode=0o700)
     (tmp_path / "programs" / "somebody's").write_bytes(bytes(4000))
     for number, name in enumerate("abcd"):
         kept.put(name, bytes(1000))
@@ -70,6 +70,33 @@ def test_the_least_lately_used_make_room(tmp_path: Path) -> None:
     kept.put("f", bytes(2000))  # more than a quarter of all
     assert kept.get("f") is None
     assert (tmp_path / "programs" / "somebody's").exists()
+
+
+@pytest.mark.parametrize("writable", ["programs", f"programs/a{SUFFIX}"])
+def test_what_others_may_write_is_not_read(kept: Kept, tmp_path: Path, writable: str) -> None:
+    kept.put("a", b"one")
+    assert (tmp_path / f"programs/a{SUFFIX}").stat().st_mode & 0o777 == 0o600
+    (tmp_path / writable).chmod(0o772)
+    assert kept.get("a") is None
+    kept.put("a", b"two")
+    (tmp_path / "programs").chmod(0o700)
+    assert kept.get("a") == (b"one" if writable == "programs" else b"two")
+
+
+def test_links_are_not_followed(kept: Kept, tmp_path: Path) -> None:
+    kept.put("a", b"one")
+    only_file(kept).rename(tmp_path / "elsewhere")
+    (tmp_path / f"programs/a{SUFFIX}").symlink_to(tmp_path / "elsewhere")
+    assert kept.get("a") is None
+
+
+def test_of_another_user(kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept.put("a", b"one")
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert kept.get("a") is None
+    kept.put("b", b"two")
+    monkeypatch.undo()
+    assert (kept.get("a"), kept.get("b")) == (b"one", None)
 
 
 def test_nowhere_and_where_nothing_can_be_written(tmp_path: Path) -> None:
@@ -100,7 +127,7 @@ def test_a_full_disk(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _many(folder: Path, number: int) -> None:
-    kept = Kept(folder, limit=40_000)
+    kept = Kept(folder, limit=8_000)  # three files
     for turn in range(60):
         name = f"n{turn % 7}"
         kept.put(name, name.encode() * 1000)
@@ -117,7 +144,9 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
     kept = Kept(tmp_path / "programs")
-    assert all(kept.get(path.name.removesuffix(SUFFIX)) for path in (tmp_path / "programs").iterdir())
+    left = list((tmp_path / "programs").iterdir())
+    assert 1 <= len(left) < 7
+    assert all(kept.get(path.name.removesuffix(SUFFIX)) for path in left)
 
 
 def test_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,3 +166,6 @@ def test_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert kept_folder() == tmp_path / "home" / ".cache" / "repair-dist" / "programs"
+    Kept(kept_folder()).put("a", b"one")
+    for made in ("home/.cache", "home/.cache/repair-dist"):
+        assert (tmp_path / made).stat().st_mode & 0o777 == 0o700
