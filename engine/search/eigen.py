@@ -8,7 +8,6 @@ BLAS is used that shares work: reflections in NumPy, and QL steps of LAPACK on t
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal
 
 from engine.core.types import Float64
 
@@ -20,6 +19,8 @@ def eigen(matrix: Float64) -> tuple[Float64, Float64]:
     algorithm 8.3.1), the eigenvectors of T, and these multiplied by Q. Some K^3 operations: 1.5 ms for K = 41, 6 ms for
     100 and 80 ms for 300.
     """
+    from scipy.linalg import eigh_tridiagonal  # 0.25 s, for which other optimisers need not wait
+
     left = matrix.copy()
     count = len(left)
     beside = np.zeros(max(count - 1, 0))
