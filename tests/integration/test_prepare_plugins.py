@@ -30,6 +30,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """Where packages are installed, beside the current folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr("sys.dont_write_bytecode", True)  # in a folder that tests watch for files left behind
     return Site(tmp_path / "site", monkeypatch)
 
 
