@@ -155,7 +155,10 @@ finally:
 """
 
 
-@pytest.mark.parametrize(("layer", "fronts", "tile_bytes"), [("conv2d_1", 2, 8 << 20), ("all", 30, 8 << 20)])
+@pytest.mark.parametrize(
+    ("layer", "fronts", "tile_bytes"),
+    [("conv2d_1", 2, 8 << 20), pytest.param("all", 30, 8 << 20, marks=pytest.mark.slow)],
+)
 def test_peak_memory_is_within_what_was_stated(layer, fronts, tile_bytes, workspace: Path, command: Command) -> None:
     """Of particles x rows that are more than ten times what fits at once."""
     localize = ("localize", *MODEL, "--target-data-dir", SHIRT, "--target-layer", layer, "--fronts", fronts, *HERE)

@@ -220,6 +220,7 @@ def test_the_toolkits_flags(workspace: Path, command: Command) -> None:
     assert not list(workspace.rglob(".*"))
 
 
+@pytest.mark.slow
 def test_the_same_bits_on_workers(workspace: Path, command: Command) -> None:
     words = [*WORDS, *SEARCH, "--num-runs", "2", "--sweep", "num_particles=6,9", "--test-data", "data/test.h5"]
     words += ["--num-input-pos-sampled", "200"]

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from ray.cluster_utils import Cluster
 
 from tests.cluster.conftest import SHIPPED, Case
 
 
+@pytest.mark.slow
 def test_join_by_address(cluster: Cluster, case: Case, tmp_path: Path) -> None:
     """Rows go to workers of the cluster, which run the code that came with the job, and nothing stays behind."""
     (tmp_path / "engine.py").write_text("raise RuntimeError('the decoy was imported')\n", encoding="utf-8")

@@ -63,6 +63,7 @@ def run(backend: str, *words: object, barred: str = "") -> subprocess.CompletedP
 COMMAND = "from cli.main import main; main(sys.argv[1:])"
 
 
+@pytest.mark.slow
 def test_both_backends_blame_the_same_weights_and_agree_on_candidates(tmp_path):
     layers, found = ("dense_1", "dense", "conv2d_2"), []
     for name in ("tensorflow", "jax"):
