@@ -26,7 +26,7 @@ from engine.core.rng import RngKey, generator
 from engine.core.types import Float64
 from engine.layers.weight_stats import WeightStats
 from engine.search.eigen import eigen, multiply
-from engine.search.population import BoxedPopulation, BoxedSettings, best_ever, box, counted
+from engine.search.population import BoxedPopulation, BoxedSettings, best_ever, box, counted, placed
 
 FIRST_STEP = 0.3
 """Sigma of the first iteration by default, ours."""
@@ -135,14 +135,9 @@ def init(settings: CovarianceSettings, source: RngKey, original: Float64, stats:
     std = np.asarray(stats.std, dtype=np.float64)
     scale = np.where(std > 0, std, 1.0)
     start = np.repeat(original[None, :], settings.num_particles, axis=0)
-    state = CovarianceState(
-        iteration=0,
-        position=start,
-        best_position=start,
-        best_fitness=np.full(settings.num_particles, -np.inf),
-        global_position=original,
-        global_fitness=-math.inf,
-        since_gain=0,
+    state = placed(
+        CovarianceState,
+        start,
         low=low,
         high=high,
         mean=original,

@@ -14,7 +14,6 @@ from N(mean, std) of the layer's weights, as here, where the model as it is take
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -24,7 +23,7 @@ from engine.core.errors import InputError
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float64, Int64
 from engine.layers.weight_stats import WeightStats
-from engine.search.population import BoxedPopulation, BoxedSettings, box, counted, remembered, scattered
+from engine.search.population import BoxedPopulation, BoxedSettings, box, counted, placed, remembered, scattered
 
 DITHER = (0.5, 1.0)
 """F is drawn from between these where it is not given."""
@@ -63,17 +62,7 @@ def init(settings: DifferentialSettings, source: RngKey, original: Float64, stat
     """The first population, evaluated before any trial vector; arguments as those of `engine.search.swarm.init`."""
     low, high = box(stats, settings.bound)
     position = np.clip(scattered(settings.num_particles, source, original, stats), low, high)
-    return DifferentialState(
-        iteration=0,
-        position=position,
-        best_position=position,
-        best_fitness=np.full(settings.num_particles, -np.inf),
-        global_position=position[0],
-        global_fitness=-math.inf,
-        since_gain=0,
-        low=low,
-        high=high,
-    )
+    return placed(DifferentialState, position, low=low, high=high)
 
 
 def tell(

@@ -17,7 +17,7 @@ from engine.fitness.objective import ObjectiveName
 from engine.fitness.tiling import Tiling
 from engine.layers.weight_stats import WeightStats
 from engine.search.optimisers import optimiser_of
-from engine.search.population import Population, PopulationSettings
+from engine.search.population import Population, PopulationSettings, counted
 from engine.search.swarm import SwarmSettings, SwarmState
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def offers(search: Search, state: SearchState, evaluate: Evaluate, count: int) -
     fitness = search.objective.fitness(sums)
     leads = (state.swarm.best_position == state.swarm.global_position).all(axis=1)
     found: dict[tuple[float, float], Offer] = {}
-    for number in np.lexsort((~leads, -np.where(np.isnan(fitness), -np.inf, fitness))):
+    for number in np.lexsort((~leads, -counted(fitness))):
         found.setdefault(
             (float(sums[number, 2]), float(sums[number, 3])), Offer(float(fitness[number]), candidates[number])
         )
@@ -278,7 +278,7 @@ def _tell(search: Search, state: SearchState, sums: Float64) -> tuple[SearchStat
     told = optimiser.tell(search.settings.swarm, search.source, state.swarm, values)
     best_sums = state.best_sums
     if told.since_gain == 0:
-        best_sums = sums[int(np.argmax(np.where(np.isnan(values), -np.inf, values)))]
+        best_sums = sums[int(np.argmax(counted(values)))]
     after, iteration = _told(search, state, told, values, best_sums)
     return after, [iteration]
 

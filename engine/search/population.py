@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -104,6 +104,20 @@ def scattered(particles: int, source: RngKey, original: Float64, stats: WeightSt
     rng = generator(source.seed, source.data, source.label, "start")
     drawn = rng.normal(stats.mean, stats.std, size=(particles - 1, original.size))
     return np.vstack([original[None, :], drawn]).astype(np.float64)
+
+
+def placed(kind: type[State], position: Float64, **more: Any) -> State:
+    """The state of a population that starts at `position` (P, K), with what its optimiser has `more`."""
+    return kind(
+        iteration=0,
+        position=position,
+        best_position=position,
+        best_fitness=np.full(len(position), -np.inf),
+        global_position=position[0],
+        global_fitness=-math.inf,
+        since_gain=0,
+        **more,
+    )
 
 
 def box(stats: WeightStats, bound: float | None) -> tuple[float | Float64, float | Float64]:

@@ -6,7 +6,6 @@ whatever was found before.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float64
 from engine.layers.weight_stats import WeightStats
-from engine.search.population import BoxedPopulation, BoxedSettings, best_ever, box, counted, scattered
+from engine.search.population import BoxedPopulation, BoxedSettings, best_ever, box, counted, placed, scattered
 
 
 @dataclass(frozen=True)
@@ -40,19 +39,7 @@ def init(settings: RandomSettings, source: RngKey, original: Float64, stats: Wei
     """The first candidates; arguments as those of `engine.search.swarm.init`."""
     low, high = box(stats, settings.bound)
     position = np.clip(scattered(settings.num_particles, source, original, stats), low, high)
-    return RandomState(
-        iteration=0,
-        position=position,
-        best_position=position,
-        best_fitness=np.full(settings.num_particles, -np.inf),
-        global_position=position[0],
-        global_fitness=-math.inf,
-        since_gain=0,
-        low=low,
-        high=high,
-        mean=stats.mean,
-        std=stats.std,
-    )
+    return placed(RandomState, position, low=low, high=high, mean=stats.mean, std=stats.std)
 
 
 def tell(settings: RandomSettings, source: RngKey, state: RandomState, fitness: Float64) -> RandomState:

@@ -22,7 +22,7 @@ from engine.core.errors import InputError
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float64
 from engine.layers.weight_stats import WeightStats
-from engine.search.population import Population, PopulationSettings, ask, counted, remembered, scattered
+from engine.search.population import Population, PopulationSettings, ask, counted, placed, remembered, scattered
 
 __all__ = ["SMALLEST", "SwarmSettings", "SwarmState", "ask", "draw", "init", "tell"]
 
@@ -90,17 +90,7 @@ def init(settings: SwarmSettings, source: RngKey, original: Float64, stats: Weig
         stats: of all weights of the layer; particles 1.. are drawn from N(mean, std).
     """
     position = scattered(settings.num_particles, source, original, stats)
-    return SwarmState(
-        iteration=0,
-        position=position,
-        velocity=np.zeros_like(position),
-        best_position=position,
-        best_fitness=np.full(settings.num_particles, -np.inf),
-        global_position=position[0],
-        global_fitness=-math.inf,
-        since_gain=0,
-        bound=stats.range,
-    )
+    return placed(SwarmState, position, velocity=np.zeros_like(position), bound=stats.range)
 
 
 def tell(settings: SwarmSettings, source: RngKey, state: SwarmState, fitness: Float64) -> SwarmState:
