@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from cluster.batch.modes import OUTPUTS
 from cluster.batch.spec import ChunkFile
 from cluster.compute.compute import Compute
-from cluster.records.store import RunRecords, enough_room, holds_run, read_facts
+from cluster.records.store import RunRecords, enough_room, holds_run
 from cluster.runs.crossfit import CrossFitRepair, CrossFitReport, check_repair, ready_repair
 from cluster.runs.crossfit_rows import RepairRows, read_rows
 from cluster.runs.crossfit_run import carry_out, tune_part
 from cluster.runs.merging import Parts
 from cluster.runs.optimize import OnIterations
-from cluster.runs.parts import PART, Part
+from cluster.runs.parts import Part, ended_before
 from cluster.runs.shared_rows import refuse_one_file
 from cluster.workers.model import ModelHandle
 from engine.core.errors import InputError
@@ -150,10 +150,9 @@ def run_recorded(
     if not (resume and holds_run(directory)):
         RunRecords.check_new(directory, overwrite=overwrite)
     with locked(directory / LOCK, directory, say=compute.say) as lock, enough_room(directory):
+        if ended_before(directory, ready.facts, resume=resume) is not None:
+            return None
         if resume and holds_run(directory):
-            RunRecords.check_same(directory, ready.facts)
-            if read_facts(directory).get("state") in ("done", PART):
-                return None
             records = RunRecords.resume(directory, ready.facts, lock=lock)
         else:
             records = RunRecords.create(directory, ready.facts, overwrite=overwrite, lock=lock)

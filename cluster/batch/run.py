@@ -10,10 +10,10 @@ from cluster.batch.identity import facts_of
 from cluster.batch.modes import OUTPUTS, run_batch, search_part
 from cluster.batch.spec import Batch, too_many_searches
 from cluster.compute.compute import Compute
-from cluster.records.store import RunRecords, enough_room, holds_run, read_facts
+from cluster.records.store import RunRecords, enough_room, holds_run
 from cluster.runs.ledger import OnJobs
 from cluster.runs.merging import Parts
-from cluster.runs.parts import PART, end_part
+from cluster.runs.parts import end_part, ended_before
 from engine.core.errors import InputError
 from engine.core.files import remove
 from engine.core.lock import LOCK, Lock, locked
@@ -75,11 +75,8 @@ def _run(
         facts = batch.part.facts(facts)
     if parts is not None:
         facts = parts.facts(facts)
-    if goes_on:
-        RunRecords.check_same(batch.output, facts)
-        before = read_facts(batch.output)
-        if before.get("state") in ("done", PART):
-            return int(before["exit_code"])
+    if (before := ended_before(batch.output, facts, resume=resume)) is not None:
+        return int(before["exit_code"])
     opened: list[RunRecords] = []
     ends = ExitStack()
 

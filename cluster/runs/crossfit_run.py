@@ -19,7 +19,7 @@ from cluster.compute.tunings import TuningEvent
 from cluster.records import tunings as kept_tunings
 from cluster.records.batches import PatchPlaces
 from cluster.records.rows import prediction_rows
-from cluster.records.store import RunRecords, enough_room, holds_run, read_facts
+from cluster.records.store import RunRecords, enough_room, holds_run
 from cluster.runs.crossfit import (
     PATCH,
     CrossFitRepair,
@@ -35,7 +35,7 @@ from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.merging import Parts
 from cluster.runs.optimize import OnIterations, search
 from cluster.runs.output import NOT_MET_FILE, mark_missing, measuring, save_repaired
-from cluster.runs.parts import PART, Part, end_part
+from cluster.runs.parts import Part, end_part, ended_before
 from cluster.runs.reports import Measured
 from cluster.workers.harvest import EndedSearch
 from cluster.workers.task import ReadyCase, SearchJob
@@ -139,11 +139,8 @@ def repair_part(
     with locked(directory / LOCK, directory, say=compute.say) as lock, enough_room(directory):
         ready = _read(repair, compute, on_rows)
         ready = replace(ready, facts=part.facts(ready.facts))
-        if resume and holds_run(directory):
-            RunRecords.check_same(directory, ready.facts)
-            before = read_facts(directory)
-            if before.get("state") == PART:
-                return int(before["exit_code"])
+        if (before := ended_before(directory, ready.facts, resume=resume)) is not None:
+            return int(before["exit_code"])
         records = RunRecords.start(directory, ready.facts, resume=resume, overwrite=overwrite, lock=lock)
         return tune_part(ready, part, compute, records, on_tunings=on_tunings)
 

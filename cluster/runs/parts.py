@@ -7,10 +7,11 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from cluster.records.schema import SCHEMAS
-from cluster.records.store import RunRecords
+from cluster.records.store import RunRecords, holds_run, read_facts
 from cluster.runs.identity import fingerprints
 from engine.core.errors import InputError
 from engine.core.names import in_words
@@ -65,6 +66,19 @@ def read_part(text: str, command: str, options: Mapping[str, Any]) -> Part:
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise InputError(f"part is '{in_words(text)}', expected I/N with I from 1 to N, as 2/3 for the second of three")
     return Part(int(found[1]), int(found[2]), command, options)
+
+
+def ended_before(directory: Path, facts: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:
+    """The `run.json` of a run that a command is to resume and that has come to its end; None where there is work.
+
+    Raises:
+        InputError: it is not the run that `facts` are of.
+    """
+    if not (resume and holds_run(directory)):
+        return None
+    RunRecords.check_same(directory, facts)
+    before = read_facts(directory)
+    return before if before.get("state") in ("done", PART) else None
 
 
 def end_part(records: RunRecords, facts: Mapping[str, Any]) -> None:
