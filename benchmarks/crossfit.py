@@ -21,9 +21,9 @@ from engine.backend import keras
 from engine.core.types import Float32, Int64
 from engine.fitness.mixture import MixtureRows
 from engine.layers.dense_chain import DenseChain
+from engine.methods.mixtures import tuned
 from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
-from engine.problem.baselines import tuned
 from engine.problem.crossfit import CrossFit, CrossFitSettings
 from engine.problem.mixed import mixed_values
 from engine.problem.problem import prepare

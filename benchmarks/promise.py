@@ -39,10 +39,10 @@ from unseen import (
 from engine import backend
 from engine.core.types import Int64
 from engine.datasets.fashion_mnist import LABEL_NAMES
+from engine.methods.mixtures import searched, tuned
 from engine.metrics.accuracy import wilson_interval
 from engine.metrics.requirements import Requirement
 from engine.models.load import load_model
-from engine.problem.baselines import searched, tuned
 from engine.problem.crossfit import CrossFitSettings
 from engine.problem.mixed import mixed_values
 
@@ -195,7 +195,7 @@ def run(
         requirements = REQUIRED[name].stated(cell.label)
         begun = time.perf_counter()
         mine = replace(job, requirements=requirements)
-        found = searched(mine, changes)
+        found = searched(mine, changes).found
         frontier, _ = mine.frontier(changes, found)
         spent = time.perf_counter() - begun
         values = mixed_values(job.chain, changes, found, frontier.point.step)

@@ -39,9 +39,10 @@ from engine import backend
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64
 from engine.layers.weight_stats import WeightStats
+from engine.methods.mixtures import MixtureFit, MixtureMethod
+from engine.methods.registry import METHODS, method_of
 from engine.metrics.requirements import Requirement
 from engine.models.load import load_model
-from engine.problem.baselines import METHODS, Fit, Method
 from engine.problem.case import find_case
 from engine.problem.crossfit import CrossFit, CrossFitSettings
 from engine.problem.problem import prepare, problem_of
@@ -51,7 +52,7 @@ from engine.targets.last_dense import find_target
 from engine.targets.model_runner import ModelRunner
 
 OURS, ARACHNE = "CrossFit", "Arachne"
-KNOWN = {method.name: method for method in METHODS}
+KNOWN = {name: found for name in METHODS if isinstance(found := method_of(name).repair, MixtureMethod)}
 ALL_ROWS, OTHERS = 0.0, 0.03
 """Losses of accuracy that are allowed, shares: of all rows together, and of each label but the one under repair."""
 
@@ -184,7 +185,7 @@ def run(ledger: Ledger, model: str, subject: Subject, cell: Draw, names: Sequenc
     chosen, rest = draw(len(subject.pool.before), cell.rows, cell.label, cell.number)
     outcomes = functools.partial(subject.outcomes, rest=rest, label=cell.label, requirements=cell.requirements)
     job = subject.job(chosen, cell.label, cell.requirements, cell.number, CrossFitSettings())
-    fits: dict[Callable[[CrossFit], Fit], tuple[Fit, float]] = {}
+    fits: dict[Callable[[CrossFit], MixtureFit], tuple[MixtureFit, float]] = {}
     told = []
     for name, setting in names:
         if name == ARACHNE:
@@ -200,9 +201,9 @@ def run(ledger: Ledger, model: str, subject: Subject, cell: Draw, names: Sequenc
 
 
 def judged(
-    method: Method,
+    method: MixtureMethod,
     job: CrossFit,
-    fits: dict[Callable[[CrossFit], Fit], tuple[Fit, float]],
+    fits: dict[Callable[[CrossFit], MixtureFit], tuple[MixtureFit, float]],
     outcomes: Callable[[dict[str, Float32]], dict[str, Any]],
 ) -> dict[str, Any]:
     """Fit a method, unless another one of the draw was fitted alike, and take a step."""
@@ -291,7 +292,7 @@ def readings(lines: Sequence[Line]) -> list[tuple[str, str, list[Line]]]:
     for name, method in KNOWN.items():
         mine = [line for line in lines if line["method"] == name]
         # Whole it is the tail.
-        whole = [FOUND] if name != "interpolated" else []
+        whole = [FOUND] if name != "WiSE-FT" else []
         found += [(name, reading, mine) for reading in (*whole, *([STEP] if method.scaled else [])) if mine]
     settings = {name: of for (name,), of in grouped(lines, "setting").items() if name}
     if settings:

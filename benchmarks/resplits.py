@@ -18,10 +18,10 @@ from ledger import Ledger, grouped, out_option, tables_option
 from unseen import TAIL, Subject, drop, gain, subjects
 
 from engine import backend
+from engine.methods.mixtures import searched, tuned
 from engine.metrics.promise import Frontier
 from engine.metrics.requirements import Requirement
 from engine.models.load import load_model
-from engine.problem.baselines import searched, tuned
 from engine.problem.crossfit import CrossFitSettings, HeldOutRows
 from engine.problem.mixed import mixed_values
 
@@ -50,7 +50,7 @@ def repaired(subject: Subject, seed: int, ledger: Ledger) -> str:
         subject.pool.before[validation],
     )
     changes = tuned(job)
-    found = searched(job, changes)
+    found = searched(job, changes).found
     frontier, _ = job.frontier(changes, found, held_out)
     values = mixed_values(job.chain, changes, found, frontier.point.step)
     outcome = subject.outcome(subject.pool, subject.predicted(subject.pool, values), rest, label, requirements)

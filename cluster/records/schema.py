@@ -152,6 +152,40 @@ SCHEMAS: dict[str, pa.Schema] = {
             _field("enough", pa.int64(), "rows of each label from which it would; null where no number would", "rows"),
         ]
     ),
+    "outcomes": pa.schema(
+        [
+            _field("method", pa.string(), "as --method takes it"),
+            _field("draw", pa.int32(), "of the repair rows, from 0"),
+            _field(
+                "reading",
+                pa.string(),
+                "found: what the method comes to where nobody chooses; chosen: by its own promise, or on validation "
+                "rows, where the model as it is stands for election too; failed: it could not run",
+            ),
+            _field("offer", pa.string(), "which of its offers; `nothing` for the model as it is"),
+            _field("note", pa.string(), "why it failed, or what else is to be said"),
+            _field("seed", pa.int64(), "of everything random in the repair"),
+            _field("rows", pa.int64(), "that it was made from", "rows"),
+            _field("weights", pa.int64(), "whose values changed", "weights"),
+            _field(
+                "gain", pa.float64(), "change of the accuracy of the labels under repair, pooled, on test rows", "1"
+            ),
+            _field("all", pa.float64(), "change of the accuracy of all test rows", "1"),
+            _field("worst", pa.float64(), "change of the other label that loses most; null without others", "1"),
+            _field("worst_label", pa.int32(), "that label; -1 without others"),
+            _field("fixed", pa.int64(), "test rows right only after", "rows"),
+            _field("broken", pa.int64(), "test rows right only before", "rows"),
+            _field("chance", pa.float64(), "that new rows keep all requirements; null where no row could judge", "1"),
+            _field("promised", pa.bool_(), "the chance reaches the confidence"),
+            _field("kept", pa.bool_(), "test rows keep all requirements"),
+            _field("own", pa.float64(), "fitness of the model as it is by the objective of the method; null without"),
+            _field("best", pa.float64(), "fitness of what was found by the same"),
+            _field("where", pa.string(), "process or worker"),
+            _field("worker", pa.string(), "host and process that ran it"),
+            _field("seconds", pa.float64(), "of the method, without judging", "s"),
+            _field("after", pa.list_(pa.int32()), "classes that the repaired model predicts for the test rows"),
+        ]
+    ),
     "predictions": pa.schema(
         [
             _field("split", pa.string(), "validation or test"),
@@ -199,7 +233,7 @@ EVALUATION = pa.schema(
 Nothing depends on where and when it ran. Where there were no such rows, columns are null.
 """
 
-OF_METHODS = frozenset({"tunings", "mixture", "frontier", "promises"})
+OF_METHODS = frozenset({"tunings", "mixture", "frontier", "promises", "outcomes"})
 """Tables that only some methods write."""
 
 KEYS: dict[str, list[str]] = {
@@ -207,6 +241,7 @@ KEYS: dict[str, list[str]] = {
     "mixture": ["position"],
     "frontier": ["step"],
     "promises": ["requirement"],
+    "outcomes": ["method", "draw", "reading"],
     "swarm": ["job", "iteration"],
     "labels": ["job", "stage", "split", "label"],
     "jobs": ["job"],

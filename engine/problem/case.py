@@ -11,7 +11,7 @@ import hashlib
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from engine.localize.last_dense import Impact
 from engine.passes.classes import classes_of, scores_of
 from engine.passes.runners import LayerPasses, Sums
 from engine.passes.sizes import PASS_ROWS
-from engine.targets.model_runner import ModelRunner
+from engine.targets.base import Target
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +94,20 @@ class RepairCase:
     rows: SearchRows | MixtureRows
 
 
+class TargetPasses(Protocol):
+    """Weights under repair with their passes: `ModelRunner` of a whole model, `ChainTarget` of its Dense layers."""
+
+    @property
+    def target(self) -> Target:
+        """The weights."""
+
+    @property
+    def layer(self) -> LayerPasses:
+        """The passes from their inputs on."""
+
+
 def find_case(
-    runner: ModelRunner,
+    runner: TargetPasses,
     kernel: Float32,
     chunk: LayerInputs,
     label: int,

@@ -132,7 +132,7 @@ RUNS = (
     ),
     Run(
         "quality",
-        "--offset 4000 --labels 6 --rows 300 --draws 2 --layers last --methods 'CrossFit,label offset,tail,Arachne' "
+        "--offset 4000 --labels 6 --rows 300 --draws 2 --layers last --methods 'CrossFit,label-offset,tail,Arachne' "
         "--out runs.jsonl",
         (("method", "label", "all", "worst other", "fixed", "broken", "kept", "CrossFit before by"),),
         shipped=True,

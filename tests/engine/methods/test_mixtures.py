@@ -11,16 +11,17 @@ from engine.core.errors import InputError
 from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import DenseChain, DenseLayer, last_alone
 from engine.layers.head import Head
+from engine.methods.mixtures import MixtureFit, MixtureMethod
+from engine.methods.registry import METHODS, method_of
 from engine.metrics.promise import STEPS
 from engine.metrics.requirements import Requirement
-from engine.problem.baselines import METHODS, MixtureFit
 from engine.problem.case import LayerInputs
 from engine.problem.crossfit import CrossFit, CrossFitSettings, crossfit_of
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
 
 CLASSES, ROWS, LABEL = 3, 150, 2
-KNOWN = {method.name: method for method in METHODS}
+KNOWN = {name: found for name in METHODS if isinstance(found := method_of(name).repair, MixtureMethod)}
 KEPT = Requirement("max_drop", 0.0, None, None, "drop of all labels together at most 0 points")
 LAST = ("last/kernel", "last/bias")
 
@@ -62,8 +63,8 @@ def job() -> CrossFit:
 
 @pytest.fixture(scope="module")
 def fits(job: CrossFit) -> dict[str, MixtureFit]:
-    alike = {method.fit: method.fit(job) for method in METHODS}
-    return {name: alike[method.fit] for name, method in KNOWN.items()}  # type: ignore[misc]
+    alike = {method.fit: method.fit(job) for method in KNOWN.values()}
+    return {name: alike[method.fit] for name, method in KNOWN.items()}
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -87,7 +88,7 @@ def test_every_row_is_judged_without_its_fold(name: str, job: CrossFit, fits: di
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
-        ("label offset", {"last/bias"}),
+        ("label-offset", {"last/bias"}),
         ("offsets", {"last/bias"}),
         ("head", set(LAST)),
         ("tail", {"hidden/kernel", "hidden/bias", *LAST}),
@@ -100,10 +101,10 @@ def test_what_a_method_changes(name: str, changed: set[str], job: CrossFit, fits
 
 
 def test_one_offset_is_the_fittest_of_its_label(job: CrossFit, fits: dict[str, MixtureFit]) -> None:
-    found = fits["label offset"].found
+    found = fits["label-offset"].found
     assert found[LABEL] > 0 and not found[:LABEL].any()
     logits = forward(job.chain.values, job.rows.inputs)
-    right, before = ((classes == job.rows.labels).sum() for classes in fits["label offset"].predicted((1.0, 0.0)))
+    right, before = ((classes == job.rows.labels).sum() for classes in fits["label-offset"].predicted((1.0, 0.0)))
     assert before == (logits.argmax(axis=1) == job.rows.labels).sum()
     # At this offset two labels of a row tie, and rounding tells which it gets.
     ahead = (logits + found)[np.arange(ROWS), job.rows.labels] - (logits + found).max(axis=1)
@@ -113,22 +114,22 @@ def test_one_offset_is_the_fittest_of_its_label(job: CrossFit, fits: dict[str, M
 
 def test_a_label_that_is_all_right_gets_no_offset(job: CrossFit) -> None:
     happy = a_job(labels=job.before)
-    fit = KNOWN["label offset"].fit(happy)
+    fit = KNOWN["label-offset"].fit(happy)
     assert all((value == job.chain.values[path]).all() for path, value in fit.values(1.0).items())
 
 
-def test_interpolated_goes_from_the_model_to_the_tail(job: CrossFit, fits: dict[str, MixtureFit]) -> None:
-    tail, half = fits["tail"].values(1.0), fits["interpolated"].values(0.5)
+def test_wise_ft_goes_from_the_model_to_the_tail(job: CrossFit, fits: dict[str, MixtureFit]) -> None:
+    tail, half = fits["tail"].values(1.0), fits["WiSE-FT"].values(0.5)
     assert set(half) == set(tail)
     for path, value in half.items():
         np.testing.assert_allclose(value, (job.chain.values[path] + tail[path]) / 2, rtol=1e-5, atol=1e-6)
-    assert [point.step for point in KNOWN["interpolated"].frontier(job, fits["interpolated"]).points] == list(STEPS)
+    assert [point.step for point in KNOWN["WiSE-FT"].frontier(job, fits["WiSE-FT"]).points] == list(STEPS)
     assert [point.step for point in KNOWN["tail"].frontier(job, fits["tail"]).points] == [1.0, 0.0]
 
 
 def test_offsets_need_a_bias() -> None:
     plain = a_job(bias=False)
-    for name in ("label offset", "offsets"):
+    for name in ("label-offset", "offsets"):
         with pytest.raises(InputError, match="last has no bias, expected one that offsets"):
             KNOWN[name].fit(plain)
     assert set(KNOWN["head"].fit(plain).values(1.0)) == {"last/kernel"}

@@ -1,0 +1,243 @@
+"""What a method of repair is: a function from labelled rows and requirements to new values of weights.
+
+Everything that a method may use is a `MethodJob`, everything that it comes to a `Repair`. Both are plain values: a
+repair is a pure function of its job, so it may run on any worker, or twice. Rows are features, as the first layer under
+repair sees them, so that no method runs the whole model.
+
+A method is one file with a `Method` named `METHOD`, and one entry of `engine.methods.registry.METHODS`, or an entry
+point of the group `repair_dist.methods` of another package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+
+from engine.core.errors import InputError
+from engine.core.types import Float32, Int64
+from engine.layers.dense_chain import DenseChain
+from engine.metrics.requirements import Requirement
+from engine.passes.batching import predicted_classes
+from engine.problem.case import LayerInputs
+from engine.problem.crossfit import CrossFitSettings, HeldOutRows
+from engine.search.loop import SearchSettings
+
+Need = Literal["folds", "localised weights", "checkpoints", "parts", "offsets"]
+"""What a method works from besides rows: folds of the rows; weights that localisation blames; checkpoints of the
+training (`--weights-dir`); parts of the failures, one for each confusion; a last layer with biases."""
+
+
+@dataclass(frozen=True, eq=False)
+class SeenRows:
+    """Labelled rows, and what the model as it is says of them.
+
+    Attributes:
+        rows: n rows, as the first layer of the chain sees them.
+        logits: (n, C) float32.
+        before: (n,) predicted classes.
+    """
+
+    rows: LayerInputs
+    logits: Float32
+    before: Int64
+
+    @staticmethod
+    def of(chain: DenseChain, rows: LayerInputs, logits: Float32) -> SeenRows:
+        """Rows with their logits; raises NotNumbersError where those of a row are not numbers."""
+        return SeenRows(rows, logits, predicted_classes(chain.head, logits))
+
+    def take(self, chosen: Int64) -> SeenRows:
+        """Some rows, in this order."""
+        return SeenRows(self.rows.take(chosen), self.logits[chosen], self.before[chosen])
+
+    @property
+    def labels(self) -> Int64:
+        """(n,) true classes."""
+        return self.rows.labels
+
+    @property
+    def held_out(self) -> HeldOutRows:
+        """As rows that a CrossFit repair is judged by."""
+        return HeldOutRows(self.rows.inputs, self.labels, self.logits, self.before)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The model at an earlier moment of its training.
+
+    Attributes:
+        name: of its file.
+        values: of the weights of the chain, by path.
+        predicted: classes (n,) that it predicts for the rows of the pool, with all of its weights.
+    """
+
+    name: str
+    values: Mapping[str, Float32]
+    predicted: Int64
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """What a person may choose, of any method.
+
+    Attributes:
+        crossfit: folds, recipes, confidence and rows of a promise; of its search only where `search` is None.
+        search: of a search over weights or mixtures; None takes what the method has by default.
+        confusion_rows: failures that a confusion needs at least to be a part of its own.
+    """
+
+    crossfit: CrossFitSettings = field(default_factory=CrossFitSettings)
+    search: SearchSettings | None = None
+    confusion_rows: int = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What all repairs of a comparison have in common.
+
+    Attributes:
+        chain: the Dense layers under repair and those behind them.
+        pool: rows that repairs are made from.
+        validation: rows that choose among what a method offers, or None.
+        test: rows that judge, or None.
+        repaired: labels under repair.
+        requirements: of the result.
+        settings: of all methods.
+        checkpoints: of the training, in the order of their epochs.
+    """
+
+    chain: DenseChain
+    pool: SeenRows
+    validation: SeenRows | None
+    test: SeenRows | None
+    repaired: tuple[int, ...]
+    requirements: tuple[Requirement, ...]
+    settings: MethodSettings = field(default_factory=MethodSettings)
+    checkpoints: tuple[Checkpoint, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class MethodJob:
+    """One repair: what a method may use.
+
+    Attributes:
+        subject: the model and what is asked of it.
+        drawn: rows (n,) of the pool that it is made from; None for all.
+        seed: of everything that is random.
+    """
+
+    subject: Subject
+    drawn: Int64 | None
+    seed: int
+
+    @property
+    def chain(self) -> DenseChain:
+        """The layers under repair."""
+        return self.subject.chain
+
+    @property
+    def settings(self) -> MethodSettings:
+        """Of all methods."""
+        return self.subject.settings
+
+    @cached_property
+    def rows(self) -> SeenRows:
+        """The rows that the repair is made from; copies of a row count once."""
+        pool = self.subject.pool
+        mine = pool if self.drawn is None else pool.take(self.drawn)
+        return mine.take(mine.rows.distinct)
+
+    @cached_property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Of the training, with what they predict for `rows`."""
+        pool = self.subject.pool
+        drawn = np.arange(len(pool.labels)) if self.drawn is None else self.drawn
+        mine = drawn[pool.take(drawn).rows.distinct]
+        return tuple(Checkpoint(one.name, one.values, one.predicted[mine]) for one in self.subject.checkpoints)
+
+    @property
+    def failures(self) -> Int64:
+        """Rows (k,) of the labels under repair that the model as it is gets wrong."""
+        rows = self.rows
+        return np.flatnonzero((rows.before != rows.labels) & np.isin(rows.labels, self.subject.repaired))
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """One change that a method offers.
+
+    Attributes:
+        name: of it among the others, in words.
+        values: new values of the weights that it changes, float32, by path; none for the model as it is.
+        fitness: by the method's own objective, the larger the better; of `Repair.offers` comparable with one another.
+        chance: that new rows keep all requirements, where the method says so itself.
+    """
+
+    name: str
+    values: Mapping[str, Float32]
+    fitness: float
+    chance: float | None = None
+
+
+NOTHING = Offer("nothing", {}, 0.0)
+"""The model as it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Repair:
+    """What a method comes to.
+
+    Attributes:
+        offers: at least one; the first is what the method finds where nobody chooses.
+        own: fitness of the model as it is by the same objective, which no first offer is below; None where the method
+            has no objective.
+        chosen: number of the offer that the method takes by a rule of its own; None where validation rows choose.
+        notes: what else is to be said.
+    """
+
+    offers: Sequence[Offer]
+    own: float | None = None
+    chosen: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to repair.
+
+    Attributes:
+        name: as `--method` takes it.
+        repair: the method; raises InputError where it cannot run, with a sentence that says why.
+        searches: what it changes, in words.
+        objective: by what it searches, in words.
+        source: of the method: a publication, or this project.
+        needs: what it works from besides rows.
+    """
+
+    name: str
+    repair: Callable[[MethodJob], Repair]
+    searches: str
+    objective: str
+    source: str
+    needs: tuple[Need, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse needs that nobody knows."""
+        unknown = [need for need in self.needs if need not in get_args(Need)]
+        if unknown:
+            raise InputError(f"method {self.name} needs {unknown[0]!r}, expected {', '.join(get_args(Need))}")
+
+
+def lacking(method: Method, subject: Subject) -> str | None:
+    """Why a method cannot repair a model, as far as that is known beforehand; None where nothing is."""
+    if "checkpoints" in method.needs and len(subject.checkpoints) < 2:
+        found = len(subject.checkpoints)
+        return f"{method.name} compares checkpoints of the training and {found} are known, expected two (--weights-dir)"
+    if "offsets" in method.needs and subject.chain.offsets is None:
+        name = subject.chain.layers[-1].name
+        return f"{method.name} adds offsets of labels and {name} has no bias, expected one that they go into"
+    return None

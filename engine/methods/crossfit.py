@@ -1,0 +1,21 @@
+"""CrossFit: tunings on folds, mixed by a search and judged out of fold; see `engine.problem.crossfit`."""
+
+from __future__ import annotations
+
+from engine.methods.base import Method
+from engine.methods.mixtures import MixtureFit, MixtureMethod, searched, tuned
+from engine.problem.crossfit import CrossFit
+
+
+def _fit(job: CrossFit) -> MixtureFit:
+    return searched(job, tuned(job))
+
+
+METHOD = Method(
+    name="CrossFit",
+    repair=MixtureMethod(_fit, "coefficients of tunings and offsets of labels", promises=True),
+    searches="coefficients of tunings of all Dense layers at the end, and offsets of labels",
+    objective="soft margins of the requirements, out of fold, then the gain of the labels under repair",
+    source="this project",
+    needs=("folds",),
+)

@@ -1,0 +1,154 @@
+"""Methods that mix tunings of Dense layers: CrossFit, and the simple ones that it has to be better than.
+
+All of them fit a `MixtureFit` on the rows of a repair and offer it whole, or by steps on the way from the model as it
+is. They differ in what is tuned and in how coefficients are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from engine.core.errors import InputError
+from engine.core.types import Float32, Int64
+from engine.layers.dense_chain import last_alone
+from engine.methods.base import MethodJob, Offer, Repair
+from engine.metrics.promise import Frontier
+from engine.problem.crossfit import CrossFit, CrossFitSettings, crossfit_of, joined_changes
+from engine.problem.mixed import mixed_values
+from engine.problem.problem import prepare
+from engine.search import loop
+from engine.tuning.recipes import Recipe
+from engine.tuning.train import Changes, Tuner
+
+FINE_TUNED = Recipe(class_weight=2.0, strength=1.0)
+"""Of the methods that fine-tune by one recipe: plain fine-tuning, anchored."""
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureFit:
+    """A mixture of no tuning, of one or of several, fitted on the rows of a repair.
+
+    Attributes:
+        job: with the layers that it changes.
+        changes: of each fold.
+        found: (R + C,) coefficients and offsets.
+        fitness: by what steers the search; None where nothing was searched.
+        own: of the model as it is.
+    """
+
+    job: CrossFit
+    changes: tuple[Changes, ...]
+    found: Float32
+    fitness: float | None = None
+    own: float | None = None
+
+    def predicted(self, steps: Sequence[float]) -> Int64:
+        """Classes (T, n) of the rows at each of T steps, each row by what did not see it; 0 is the model as it is."""
+        return self.job.predicted(self.changes, self.found, steps)
+
+    def values(self, step: float) -> dict[str, Float32]:
+        """New values, by path, of the weights that it changes, at a step; tunings without each fold count alike."""
+        return mixed_values(self.job.chain, self.changes, self.found, step)
+
+
+@dataclass(frozen=True)
+class MixtureMethod:
+    """A method as a function of its job.
+
+    Attributes:
+        fit: on the rows of a repair.
+        knob: what a step scales, in words.
+        scaled: steps between 0 and 1 are tried; otherwise what was fitted is taken whole or left.
+        promises: it takes the step that it can promise, judged out of fold and on the rows of validation; otherwise
+            those choose.
+    """
+
+    fit: Callable[[CrossFit], MixtureFit]
+    knob: str
+    scaled: bool = True
+    promises: bool = False
+
+    def steps(self, settings: CrossFitSettings) -> tuple[float, ...]:
+        """Steps that are judged, the largest or the wanted one first."""
+        return settings.steps if self.scaled else (1.0, 0.0)
+
+    def frontier(self, job: CrossFit, fit: MixtureFit) -> Frontier:
+        """Judge every step by the requirements of a repair, hard and out of fold, and take one."""
+        steps = self.steps(job.settings)
+        return job.judged(fit.predicted(steps), steps)
+
+    def __call__(self, job: MethodJob) -> Repair:
+        """Fit it and offer its steps."""
+        crossfit = crossfit_job(job)
+        fit = self.fit(crossfit)
+        if not self.promises:
+            steps = [step for step in self.steps(crossfit.settings) if step > 0]
+            found = [Offer(f"step {step:g}", fit.values(step), fit.fitness or 0.0) for step in steps]
+            return Repair(found, fit.own)
+        validation = job.subject.validation
+        frontier, _ = crossfit.frontier(fit.changes, fit.found, None if validation is None else validation.held_out)
+        taken = dict.fromkeys((0, frontier.chosen))  # the whole mixture, and the step of the promise
+        offers = []
+        for number in taken:
+            point = frontier.points[number]
+            values = fit.values(point.step) if point.step else {}
+            offers.append(Offer(f"step {point.step:g}", values, fit.fitness or 0.0, point.chance))
+        return Repair(offers, fit.own, chosen=len(taken) - 1)
+
+
+def crossfit_job(job: MethodJob) -> CrossFit:
+    """The rows of a job in folds, with what is required of their repair."""
+    subject, rows = job.subject, job.rows
+    settings = job.settings.crossfit
+    if job.settings.search is not None:
+        settings = replace(settings, search=job.settings.search)
+    return crossfit_of(
+        subject.chain, rows.rows, rows.logits, subject.repaired, subject.requirements, settings, job.seed
+    )
+
+
+def tuned(job: CrossFit) -> tuple[Changes, ...]:
+    """All tunings of a repair in this process, one task after the other: changes of each fold."""
+    tuner, recipes = Tuner(job.job), job.settings.recipes
+    changes = {task.name: tuner.run(task.fold, [recipes[number] for number in task.recipes]) for task in job.tasks}
+    return joined_changes(job, changes)
+
+
+def searched(job: CrossFit, changes: tuple[Changes, ...]) -> MixtureFit:
+    """The best mixture of a search in this process."""
+    settings = job.settings.search
+    case, problem = job.case(changes, settings)
+    problem = replace(problem, source=replace(problem.source, seed=job.seed))
+    prepared = prepare(problem, case.rows)
+    start = problem.start()
+    state, _ = loop.advance(settings, problem.source, prepared.objective, start, prepared.fitness.evaluate)
+    return MixtureFit(job, changes, loop.result(state), state.swarm.global_fitness, state.start_fitness)
+
+
+def last_layer(job: CrossFit) -> CrossFit:
+    """The same repair of the last layer alone."""
+    chain, inputs = last_alone(job.chain, job.rows.inputs)
+    return replace(job, chain=chain, rows=replace(job.rows, inputs=inputs))
+
+
+def untuned(job: CrossFit) -> tuple[CrossFit, tuple[Changes, ...]]:
+    """The repair of the last layer, and the changes by no recipe.
+
+    Raises:
+        InputError: there is no bias to fold offsets into.
+    """
+    last = last_layer(job)
+    if last.chain.offsets is None:
+        raise InputError(f"{last.chain.layers[-1].name} has no bias, expected one that offsets of labels go into")
+    nothing = {path: np.zeros((0, *value.shape), np.float32) for path, value in last.chain.values.items()}
+    return last, (nothing,) * job.rows.folds
+
+
+def fine_tuned(job: CrossFit) -> MixtureFit:
+    """Tune by one recipe, and take it as it is."""
+    job = replace(job, settings=replace(job.settings, recipes=(FINE_TUNED,)))
+    offsets = 0 if job.chain.offsets is None else job.chain.classes
+    return MixtureFit(job, tuned(job), np.concatenate([np.ones(1, np.float32), np.zeros(offsets, np.float32)]))

@@ -1,0 +1,180 @@
+"""What a method does to rows that chose nothing: its offers, the choice among them, and what is judged."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from engine import backend
+from engine.core.errors import InputError
+from engine.core.rng import generator
+from engine.core.types import Float32, Int64
+from engine.layers.dense_chain import DenseChain
+from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair, SeenRows, Subject, lacking
+from engine.metrics.comparison import Comparison, compare
+from engine.metrics.promise import frontier_of
+from engine.metrics.requirements import check_requirements
+from engine.passes.batching import predicted_classes
+from engine.passes.sizes import PASS_ROWS
+
+FOUND, CHOSEN = "found", "chosen"
+"""Readings of a repair: what the method finds where nobody chooses, and what it comes to with rows of validation."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """One reading of a repair.
+
+    Attributes:
+        offer: the change.
+        chance: that new rows keep all requirements; None where no row judged that it was not made from.
+        promised: the chance reaches the confidence that is asked for; None where there is no chance.
+        validation, test: classes (n,) that the repaired model predicts, or None without such rows.
+    """
+
+    offer: Offer
+    chance: float | None
+    promised: bool | None
+    validation: Int64 | None
+    test: Int64 | None
+
+
+@dataclass(frozen=True, eq=False)
+class MethodOutcome:
+    """How a repair by a method ended.
+
+    Attributes:
+        readings: by `FOUND` and `CHOSEN`; none where it failed.
+        own, best: fitness of the model as it is and of what was found, by the method's objective, where it has one.
+        seconds: of the method itself, without judging.
+        failed: why it could not run, else empty.
+        notes: what else is to be said.
+    """
+
+    readings: Mapping[str, Reading]
+    own: float | None = None
+    best: float | None = None
+    seconds: float = 0.0
+    failed: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def draw(labels: Int64, rows: int | None, seed: int, data: str) -> Int64 | None:
+    """Rows (n,) of a pool, drawn without replacement by a seed, ascending; None for all where no number is given.
+
+    Args:
+        labels: (N,) of the pool.
+        rows: n, at most N.
+        seed: of the draw.
+        data: fingerprint of the pool.
+    """
+    if rows is None:
+        return None
+    return np.sort(generator(seed, data, -1, "rows of a draw").permutation(len(labels))[:rows])
+
+
+def carry_out(method: Method, job: MethodJob) -> MethodOutcome:
+    """Run a method and judge what it offers; a method that cannot run says why in its outcome."""
+    begun = time.perf_counter()
+    subject = job.subject
+    try:
+        if why := lacking(method, subject):
+            raise InputError(why)
+        repair = method.repair(job) if len(job.failures) else Repair([NOTHING], notes=(_nothing_wrong(subject),))
+    except InputError as error:
+        return MethodOutcome({}, seconds=time.perf_counter() - begun, failed=str(error))
+    except (ArithmeticError, ValueError, MemoryError) as error:
+        return MethodOutcome({}, seconds=time.perf_counter() - begun, failed=f"{type(error).__name__}: {error}")
+    seconds = time.perf_counter() - begun
+    first = repair.offers[0]
+    taken = chosen(subject, repair)
+    readings = {FOUND: _reading(subject, first)}
+    readings[CHOSEN] = readings[FOUND] if taken is first else _reading(subject, taken)
+    best = None if repair.own is None else first.fitness
+    return MethodOutcome(readings, repair.own, best, seconds, notes=repair.notes)
+
+
+def chosen(subject: Subject, repair: Repair) -> Offer:
+    """The offer that a method takes: by its own rule, or the best on rows of validation, or without those the first.
+
+    On rows of validation the model as it is stands for election too. Best is what keeps most requirements, then what
+    gains most rows of the labels under repair, then what breaks fewest.
+    """
+    if repair.chosen is not None:
+        return repair.offers[repair.chosen]
+    validation = subject.validation
+    if validation is None:
+        return repair.offers[0]
+
+    def worth(offer: Offer) -> tuple[int, int, int]:
+        comparison = _compared(subject, validation, predicted(subject.chain, offer.values, validation))
+        met = sum(verdict.met for verdict in check_requirements(subject.requirements, comparison))
+        labels = list(subject.repaired)
+        gain = int((comparison.fixed - comparison.broken)[labels].sum())
+        return met, gain, -int(comparison.broken.sum())
+
+    return max((*repair.offers, NOTHING), key=worth)
+
+
+def predicted(chain: DenseChain, values: Mapping[str, Float32], rows: SeenRows) -> Int64:
+    """Classes (n,) of rows under new values of some weights, by path."""
+    if not values:
+        return rows.before
+    unknown = [path for path in values if path not in chain.values]
+    if unknown:
+        raise InputError(f"the method changes {unknown[0]!r}, expected weights of {', '.join(chain.values)}")
+    placed = {path: backend.on_device(np.float32(values.get(path, value))) for path, value in chain.values.items()}
+    program = _program(chain)
+    inputs = rows.rows.inputs
+    parts = []
+    for start in range(0, len(inputs), PASS_ROWS):
+        block = inputs[start : start + PASS_ROWS]
+        filled = np.zeros((PASS_ROWS, inputs.shape[1]), np.float32)
+        filled[: len(block)] = block
+        parts.append(np.asarray(program(backend.on_device(filled), placed))[: len(block)])
+    return predicted_classes(chain.head, np.concatenate(parts))
+
+
+@functools.lru_cache(maxsize=4)
+def _program(chain: DenseChain) -> Callable[..., Any]:
+    found: Callable[..., Any] = backend.compiled(chain.logits)
+    return found
+
+
+def _reading(subject: Subject, offer: Offer) -> Reading:
+    """Predict rows under an offer, and the chance of its requirements where it does not say so itself."""
+    held_out = {
+        name: None if rows is None else predicted(subject.chain, offer.values, rows)
+        for name, rows in (("validation", subject.validation), ("test", subject.test))
+    }
+    chance, confidence = offer.chance, subject.settings.crossfit.confidence
+    after = held_out["validation"]
+    if chance is None and subject.validation is not None and after is not None:
+        rows = subject.validation
+        frontier = frontier_of(
+            subject.requirements,
+            rows.labels,
+            rows.before,
+            after[None],
+            steps=(1.0,) if offer.values else (0.0,),
+            confidence=confidence,
+            new_rows=subject.settings.crossfit.promise_rows,
+            classes=subject.chain.classes,
+            fixed_step=True,
+        )
+        chance = frontier.point.chance
+    promised = None if chance is None else chance >= confidence
+    return Reading(offer, chance, promised, held_out["validation"], held_out["test"])
+
+
+def _compared(subject: Subject, rows: SeenRows, after: Int64) -> Comparison:
+    return compare(rows.labels, rows.before, after, subject.chain.classes)
+
+
+def _nothing_wrong(subject: Subject) -> str:
+    return f"the model gets every row of label {', '.join(map(str, subject.repaired))} right: nothing is changed"

@@ -1,0 +1,104 @@
+"""The methods by name. Each is the `METHOD` of one module, which is imported when the method is first asked for.
+
+Other packages bring theirs as entry points of the group `repair_dist.methods`, `NAME = "package.module:METHOD"`; they
+are imported where they run, on workers too.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+from engine.core.errors import InputError, reason
+from engine.core.names import listed, suggestion
+
+if TYPE_CHECKING:
+    from engine.methods.base import Method
+
+GROUP = "repair_dist.methods"
+
+REFERENCE = "CrossFit"
+"""What every other method is compared with."""
+
+METHODS: Mapping[str, str] = {
+    "CrossFit": "engine.methods.crossfit",
+    "Arachne": "engine.methods.arachne",
+    "Arachne-v2": "engine.methods.arachne_v2",
+    "head": "engine.methods.head",
+    "tail": "engine.methods.tail",
+    "WiSE-FT": "engine.methods.wise_ft",
+    "offsets": "engine.methods.offsets",
+    "label-offset": "engine.methods.label_offset",
+}
+"""Our own methods by name, in the order in which they are told of, with their modules."""
+
+
+def method_names() -> tuple[str, ...]:
+    """All methods: ours, then those of other packages by name; nothing is imported.
+
+    Raises:
+        InputError: the entry points of some package cannot be read.
+    """
+    return (*METHODS, *(name for name in sorted(_plugins()) if name not in METHODS))
+
+
+def method_of(name: str) -> Method:
+    """The method of a name.
+
+    Raises:
+        InputError: there is none, or several packages bring one of this name, or it cannot be imported or is something
+            else.
+    """
+    from engine.methods.base import Method
+
+    found = importlib.import_module(METHODS[name]).METHOD if name in METHODS else _load(name, _plugins())
+    if not isinstance(found, Method):
+        raise InputError(f"method {name} is a {type(found).__name__}, expected an engine.methods.base.Method")
+    if found.name != name:
+        raise InputError(f"method {name} calls itself {found.name!r}, expected the name of its entry point")
+    return found
+
+
+def check_name(name: str) -> str:
+    """The name of a method as it is spelt here.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    known = {found.casefold(): found for found in method_names()}
+    if name.casefold() not in known:
+        raise InputError(
+            f"there is no method {name!r}, expected {listed(list(known.values()))}{suggestion(name, known.values())}"
+        )
+    return known[name.casefold()]
+
+
+def _plugins() -> dict[str, tuple[EntryPoint, ...]]:
+    try:
+        found = entry_points(group=GROUP)
+    except Exception as error:  # a file without the form of entry points raises almost anything
+        raise InputError(
+            f"the entry points of the installed packages cannot be read ({type(error).__name__}: {reason(error)}), "
+            f"expected them in order to find {GROUP}"
+        ) from error
+    by_name: dict[str, tuple[EntryPoint, ...]] = {}
+    for entry in sorted(set(found), key=lambda entry: (entry.name, entry.value)):
+        by_name[entry.name] = (*by_name.get(entry.name, ()), entry)
+    return by_name
+
+
+def _load(name: str, plugins: Mapping[str, tuple[EntryPoint, ...]]) -> object:
+    entries = plugins.get(name, ())
+    if not entries:
+        raise InputError(f"method {name} is not installed here, expected the package with its entry point of {GROUP}")
+    if len(entries) > 1:
+        values = listed([entry.value for entry in entries])
+        raise InputError(f"method {name} is declared {len(entries)} times ({values}), expected one of this name")
+    (entry,) = entries
+    try:
+        return entry.load()
+    except (Exception, SystemExit) as error:
+        why = f"{type(error).__name__}: {reason(error)}"
+        raise InputError(f"method {name} cannot be imported from {entry.value} ({why}), expected a Method") from error

@@ -1,0 +1,111 @@
+"""Searches of single weights that localisation blames, as methods: Arachne and what descends from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from engine.core.errors import InputError
+from engine.core.rng import RngKey
+from engine.core.types import Float32
+from engine.methods.base import MethodJob, Offer, Repair
+from engine.problem.case import LayerInputs, RepairCase, find_case
+from engine.problem.problem import Problem, prepare, problem_of
+from engine.search import loop
+from engine.search.loop import POSITIVE_WORTH, SearchSettings
+from engine.targets.of_chain import ChainTarget, last_target
+
+WORTHS = (POSITIVE_WORTH, 4 * POSITIVE_WORTH, 16 * POSITIVE_WORTH)
+"""Worth of an intact positive, in repaired negatives: the default first, then what breaks less."""
+
+
+@dataclass(frozen=True)
+class WeightSearch:
+    """A search of weights of the last Dense layer as a function of its job.
+
+    One search for each worth of a positive, all of the same weights; rows of validation choose. Labels under repair
+    follow one another, each from what the one before left.
+
+    Attributes:
+        settings: of the searches where none are given.
+        fronts: Pareto fronts of localisation.
+        adapt: the settings of a job, given those of all searches; with what only a person can state.
+    """
+
+    settings: SearchSettings
+    fronts: int = 1
+    adapt: Callable[[MethodJob, SearchSettings], SearchSettings] = lambda job, settings: settings
+
+    def __call__(self, job: MethodJob) -> Repair:
+        """Localise and search."""
+        settings = self.adapt(job, searching(self.settings, job.settings.search))
+        target, features = last_target(job.chain, job.rows.rows.inputs)
+        rows = replace(job.rows.rows, inputs=features)
+        worths = WORTHS if settings.positive_weight is None else (None,)
+        found: list[Offer] = []
+        own = None
+        for worth in worths:
+            mine = settings if worth is None else replace(settings, positive_worth=worth)
+            offer, first = self._searched(job, target, rows, mine)
+            found.append(replace(offer, name="as found" if worth is None else f"a positive is worth {worth:g}"))
+            own = first if own is None else own
+        return Repair(found, own)
+
+    def _searched(
+        self, job: MethodJob, target: ChainTarget, rows: LayerInputs, settings: SearchSettings
+    ) -> tuple[Offer, float | None]:
+        """What the searches of all labels come to, and the fitness of the model as it is in the first."""
+        (path,) = target.target.shapes
+        kernel = target.target.kernel
+        fitness, own = [], []
+        for label in job.subject.repaired:
+            case = find_case(target, kernel, rows, label, fronts=self.fronts)
+            if case is None or not len(case.index):
+                continue
+            state = searched(problem_of_case(target, kernel, case, settings, job.seed), case)
+            kernel = kernel.copy()
+            kernel[case.index[:, 0], case.index[:, 1]] = loop.result(state)
+            fitness.append(state.swarm.global_fitness)
+            own.append(state.start_fitness)
+        if not fitness:
+            raise InputError("the model gets every row of the labels under repair right, expected failures")
+        return Offer("", {path: kernel}, float(np.mean(fitness))), float(np.mean(own))
+
+
+def searching(own: SearchSettings, given: SearchSettings | None) -> SearchSettings:
+    """The settings of a method, with how many candidates and iterations a person states."""
+    if given is None:
+        return own
+    swarm = replace(own.swarm, num_particles=given.swarm.num_particles)
+    return replace(
+        own,
+        swarm=swarm,
+        num_iterations=given.num_iterations,
+        min_iteration_range=given.min_iteration_range,
+        positive_weight=given.positive_weight,
+        tiling=given.tiling,
+    )
+
+
+def problem_of_case(
+    target: ChainTarget, kernel: Float32, case: RepairCase, settings: SearchSettings, seed: int
+) -> Problem:
+    """The search of a case from a kernel."""
+    source = RngKey(seed, case.data, case.label)
+    return problem_of(target.target, kernel, case.index, case.weights, name=case.data, source=source, settings=settings)
+
+
+def searched(problem: Problem, case: RepairCase) -> loop.SearchState:
+    """The end of a search in this process."""
+    prepared = prepare(problem, case.rows)
+    state, _ = loop.advance(
+        problem.settings,
+        problem.source,
+        prepared.objective,
+        problem.start(),
+        prepared.fitness.evaluate,
+        resident=prepared.fitness.resident,
+    )
+    return state

@@ -1,0 +1,19 @@
+"""The way from the model as it is to its fine-tuned tail, of which rows of validation choose a point.
+
+Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022.
+"""
+
+from __future__ import annotations
+
+from engine.methods.base import Method
+from engine.methods.mixtures import MixtureMethod
+from engine.methods.tail import fit_tail
+
+METHOD = Method(
+    name="WiSE-FT",
+    repair=MixtureMethod(fit_tail, "the way from the model as it is to `tail`"),
+    searches="how far to go from the model as it is to `tail`",
+    objective="as of `tail`; rows of validation choose how far",
+    source="Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022",
+    needs=("folds",),
+)
