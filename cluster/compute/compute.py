@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from cluster.compute.methods import MethodEvent, check_methods_on_workers, run_methods_on_workers
 from cluster.compute.options import ComputeOptions
 from cluster.compute.placement import (
     JOIN_SECONDS,
@@ -37,6 +38,7 @@ from cluster.ray_cluster.local_workers import MODELS, check_local, unasked
 from cluster.records.checkpoint import Begun
 from cluster.workers.harvest import Reaper, TaskEvent, event_of
 from cluster.workers.judge import Judge
+from cluster.workers.methods import MethodTask, missing_methods, run_method
 from cluster.workers.model import ModelHandle
 from cluster.workers.passes import Pass, SetRows, block_pass, set_rows
 from cluster.workers.replica import Replica
@@ -48,6 +50,8 @@ from engine.core.progress import Tick, ignore
 from engine.core.types import Float32, Float64, Int64, Uint8
 from engine.data.image_set import ImageSet
 from engine.data.value_range import ValueRange
+from engine.methods.base import Subject
+from engine.methods.registry import METHODS
 from engine.models.load import LoadedModel
 from engine.passes.runners import Sums
 from engine.passes.sizes import PASS_ROWS
@@ -60,6 +64,9 @@ if TYPE_CHECKING:
     from cluster.workers.pool import WorkerPool
 
 __all__ = ["Compute", "ComputeOptions"]
+
+T = TypeVar("T")
+E = TypeVar("E")
 
 SETS_SECONDS = 2.0
 """Reading whole sets stays in this process where it takes no longer: workers need not be started for that."""
@@ -287,7 +294,7 @@ class Compute:
         result = self._tasks.run(model, base, task, states, SEGMENT_SECONDS)
         reaper, host = Reaper(judge), socket.gethostname()
         reaper.add(task, mine, result, None if judge is None else model.runner.layer)
-        return event_of(task, reaper.harvest(), "process", f"{host}:{os.getpid()}", host, 0), result
+        return event_of(task, reaper.harvest(), "process", _this_process(), host, 0), result
 
     def run_tunings(self, repair: CrossFit, tasks: Sequence[TuningTask]) -> Iterator[TuningEvent]:
         """Run tunings to their end; their results do not depend on where.
@@ -295,22 +302,64 @@ class Compute:
         Raises:
             InputError: the weights of a tuning did not stay finite.
         """
-        left, name = list(tasks), f"tuning {len(tasks)} tasks"
         job, recipes = repair.job, repair.settings.recipes
-        placement = place_tasks(self._means(), len(left), force_tiles=False)
-        host = socket.gethostname()
-        while left and (placement is None or placement.where == "process"):
-            task, begun = left.pop(0), time.perf_counter()
+
+        def here(task: TuningTask) -> TuningEvent:
+            begun = time.perf_counter()
             changes = self._tunings.run(repair.key, job, task, recipes)
+            return TuningEvent(task, changes, time.perf_counter() - begun, "process", _this_process())
+
+        def there(left: Sequence[TuningTask]) -> Iterator[TuningEvent]:
+            return run_tunings_on_workers(self._workers(), repair.key, _put(job), left, _put(recipes))
+
+        yield from self._spread(f"tuning {len(tasks)} tasks", tasks, here, there)
+
+    def run_methods(self, subject: Subject, tasks: Sequence[MethodTask], data: str) -> Iterator[MethodEvent]:
+        """Run repairs by methods to their end; their results do not depend on where.
+
+        Args:
+            subject: what they share.
+            tasks: the repairs.
+            data: fingerprint of the pool.
+
+        Raises:
+            InputError: a method cannot be had, here or on a worker.
+        """
+        names = tuple(dict.fromkeys(task.method for task in tasks))
+        if why := missing_methods(names):
+            raise InputError(why)
+
+        def here(task: MethodTask) -> MethodEvent:
+            return MethodEvent(task, run_method(subject, task, data), "process", _this_process())
+
+        def there(left: Sequence[MethodTask]) -> Iterator[MethodEvent]:
+            if foreign := [name for name in names if name not in METHODS]:
+                check_methods_on_workers(self._workers(), foreign)
+            return run_methods_on_workers(self._workers(), _put(subject), left, data)
+
+        yield from self._spread(f"{len(tasks)} repairs", tasks, here, there)
+
+    def _spread(
+        self,
+        what: str,
+        tasks: Sequence[T],
+        here: Callable[[T], E],
+        there: Callable[[Sequence[T]], Iterator[E]],
+    ) -> Iterator[E]:
+        """Run whole tasks here or on workers: the first one tells what they cost."""
+        left = list(tasks)
+        placement = place_tasks(self._means(), len(left), force_tiles=False)
+        while left and (placement is None or placement.where == "process"):
+            begun = time.perf_counter()
+            event = here(left.pop(0))
             seconds = time.perf_counter() - begun
-            yield TuningEvent(task, changes, seconds, "process", f"{host}:{os.getpid()}")
+            yield event
             if placement is None:
                 placement = place_shares(self._means(), len(left), seconds)
         if placement is not None:
-            where = f"on {len(self._workers())} workers" if left else "in this process"
-            self._decide(name, where, placement)
+            self._decide(what, f"on {len(self._workers())} workers" if left else "in this process", placement)
         if left:
-            yield from run_tunings_on_workers(self._workers(), repair.key, _put(job), left, _put(recipes))
+            yield from there(left)
 
     def _decide_search(self, placement: Placement) -> None:
         if placement.where == "process":
@@ -442,6 +491,11 @@ class Compute:
         line = f"{what}: {where} ({placement.reason})"
         self.decisions.append(line)
         self.say(line)
+
+
+def _this_process() -> str:
+    """Host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _put(value: Any) -> Any:

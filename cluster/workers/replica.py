@@ -18,6 +18,7 @@ from cluster.records.checkpoint import Begun
 from cluster.workers.harvest import Harvest, Reaper
 from cluster.workers.judge import Judge, Predicts
 from cluster.workers.lru import Cache
+from cluster.workers.methods import MethodTask, missing_methods, run_method
 from cluster.workers.model import ReceivedModel, ShippedModel
 from cluster.workers.passes import NOT_VISIBLE, Block, Pass, SetRows, ShippedRows, block_pass, set_rows
 from cluster.workers.task import Base, ChunkLabel, ReadyCase, RepairTask, TaskResult, TaskRunner
@@ -26,6 +27,8 @@ from engine import backend
 from engine.core.errors import InputError
 from engine.core.types import Float32, Float64, Int64
 from engine.fitness.tiling import one_ahead
+from engine.methods.base import Subject
+from engine.methods.outcome import MethodOutcome
 from engine.problem.case import RepairCase
 from engine.problem.crossfit import TuningTask
 from engine.problem.problem import Prepared, Problem, Rows, prepare
@@ -166,6 +169,20 @@ class Replica:
         begun = time.perf_counter()
         changes = self._tunings.run(key, job, task, recipes)
         return changes, time.perf_counter() - begun
+
+    def missing_methods(self, names: Sequence[str]) -> str:
+        """Why a method cannot be had here; empty where all can."""
+        return missing_methods(names)
+
+    def run_method(self, subject: Subject, task: MethodTask, data: str) -> MethodOutcome:
+        """A repair by a method; see `cluster.workers.methods.run_method`.
+
+        Raises:
+            InputError: the method cannot be had here.
+        """
+        if why := missing_methods((task.method,)):
+            raise InputError(why)
+        return run_method(subject, task, data)
 
     def task_case(
         self, model: ShippedModel, base: Base, task: RepairTask, images: Float32 | None = None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from engine import backend
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 from engine.core.rng import generator
 from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import DenseChain
@@ -35,6 +35,7 @@ class Reading:
         chance: that new rows keep all requirements; None where no row judged that it was not made from.
         promised: the chance reaches the confidence that is asked for; None where there is no chance.
         validation, test: classes (n,) that the repaired model predicts, or None without such rows.
+        changed: weights whose values are others.
     """
 
     offer: Offer
@@ -42,6 +43,7 @@ class Reading:
     promised: bool | None
     validation: Int64 | None
     test: Int64 | None
+    changed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,18 +83,22 @@ def draw(labels: Int64, rows: int | None, seed: int, data: str) -> Int64 | None:
 def carry_out(method: Method, job: MethodJob) -> MethodOutcome:
     """Run a method and judge what it offers; a method that cannot run says why in its outcome."""
     begun = time.perf_counter()
-    subject = job.subject
     try:
-        if why := lacking(method, subject):
-            raise InputError(why)
-        repair = method.repair(job) if len(job.failures) else Repair([NOTHING], notes=(_nothing_wrong(subject),))
+        return _carried_out(method, job, begun)
     except InputError as error:
-        return MethodOutcome({}, seconds=time.perf_counter() - begun, failed=str(error))
-    except (ArithmeticError, ValueError, MemoryError) as error:
-        return MethodOutcome({}, seconds=time.perf_counter() - begun, failed=f"{type(error).__name__}: {error}")
+        why = str(error)
+    except Exception as error:  # a method of another package may raise anything, and others have work to do
+        why = f"{type(error).__name__}: {reason(error)}"
+    return MethodOutcome({}, seconds=time.perf_counter() - begun, failed=why)
+
+
+def _carried_out(method: Method, job: MethodJob, begun: float) -> MethodOutcome:
+    subject = job.subject
+    if why := lacking(method, subject):
+        raise InputError(why)
+    repair = method.repair(job) if len(job.failures) else Repair([NOTHING], notes=(_nothing_wrong(subject),))
     seconds = time.perf_counter() - begun
-    first = repair.offers[0]
-    taken = chosen(subject, repair)
+    first, taken = repair.offers[0], chosen(subject, repair)
     readings = {FOUND: _reading(subject, first)}
     readings[CHOSEN] = readings[FOUND] if taken is first else _reading(subject, taken)
     best = None if repair.own is None else first.fitness
@@ -125,9 +131,10 @@ def predicted(chain: DenseChain, values: Mapping[str, Float32], rows: SeenRows) 
     """Classes (n,) of rows under new values of some weights, by path."""
     if not values:
         return rows.before
-    unknown = [path for path in values if path not in chain.values]
-    if unknown:
-        raise InputError(f"the method changes {unknown[0]!r}, expected weights of {', '.join(chain.values)}")
+    for path, value in values.items():
+        if path not in chain.values or value.shape != chain.values[path].shape:
+            expected = ", ".join(f"{known} {values.shape}" for known, values in chain.values.items())
+            raise InputError(f"the method changes {path!r} {value.shape}, expected weights of {expected}")
     placed = {path: backend.on_device(np.float32(values.get(path, value))) for path, value in chain.values.items()}
     program = _program(chain)
     inputs = rows.rows.inputs
@@ -169,7 +176,9 @@ def _reading(subject: Subject, offer: Offer) -> Reading:
         )
         chance = frontier.point.chance
     promised = None if chance is None else chance >= confidence
-    return Reading(offer, chance, promised, held_out["validation"], held_out["test"])
+    known = subject.chain.values
+    changed = sum(int((value != known[path]).sum()) for path, value in offer.values.items())
+    return Reading(offer, chance, promised, held_out["validation"], held_out["test"], changed)
 
 
 def _compared(subject: Subject, rows: SeenRows, after: Int64) -> Comparison:

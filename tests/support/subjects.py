@@ -1,0 +1,59 @@
+"""A small repair as methods see it: three labels in the plane of four features, one of them often taken for others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from engine.core.types import Float32
+from engine.layers.dense_chain import DenseChain, DenseLayer
+from engine.layers.head import Head
+from engine.methods.base import MethodSettings, SeenRows, Subject
+from engine.metrics.requirements import Requirement
+from engine.problem.case import LayerInputs
+from engine.problem.crossfit import CrossFitSettings
+from engine.search.loop import SearchSettings
+from engine.search.swarm import SwarmSettings
+
+CLASSES, LABEL = 3, 2
+REQUIRED = (
+    Requirement("max_drop", 0.02, None, None, "drop of all labels together at most 2 points"),
+    *(
+        Requirement("max_drop", 0.1, (label,), None, f"drop of {label} at most 10 points", wildcard=True)
+        for label in range(CLASSES)
+    ),
+)
+
+
+def forward(values: dict[str, Float32], inputs: Float32) -> Float32:
+    """The slow formula: logits of hidden and last layer."""
+    hidden = np.maximum(inputs @ values["hidden/kernel"] + values["hidden/bias"], 0)
+    return hidden @ values["last/kernel"] + values.get("last/bias", np.zeros(CLASSES, np.float32))
+
+
+def a_subject(rows: int = 240, *, bias: bool = True, seed: int = 3) -> Subject:
+    """Rows to repair on, and as many for validation and test; the model misses many of label 2."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(CLASSES, 4))
+    values = {
+        "hidden/kernel": np.concatenate([np.eye(4), -np.eye(4)], axis=1).astype(np.float32),
+        "hidden/bias": np.full(8, 0.1, np.float32),
+        "last/kernel": np.concatenate([centres.T, -centres.T]).astype(np.float32) / 2,
+        "last/bias": np.array([0.0, 0.0, -1.0], np.float32) - (centres**2).sum(axis=1).astype(np.float32) / 4,
+    }
+    layers = [DenseLayer("hidden/kernel", "hidden/bias", "relu"), DenseLayer("last/kernel", "last/bias", "linear")]
+    if not bias:
+        layers[1] = replace(layers[1], bias=None)
+        del values["last/bias"]
+    chain = DenseChain(Head("log_softmax", "linear"), tuple(layers), values)
+
+    def some() -> SeenRows:
+        true = rng.integers(0, CLASSES, rows)
+        inputs = (centres[true] + rng.normal(size=(rows, 4))).astype(np.float32)
+        digests = rng.integers(0, 256, (rows, 16)).astype(np.uint8)
+        return SeenRows.of(chain, LayerInputs(inputs, true, digests, (4,), CLASSES), forward(values, inputs))
+
+    search = SearchSettings(swarm=SwarmSettings(8), num_iterations=6, min_iteration_range=6)
+    settings = MethodSettings(CrossFitSettings(folds=3), search, confusion_rows=2)
+    return Subject(chain, some(), some(), some(), (LABEL,), REQUIRED, settings)
