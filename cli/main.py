@@ -41,6 +41,7 @@ COMMANDS = {
     "optimize": "cli.commands.optimize",
     "evaluate": "cli.commands.evaluate",
     "batch": "cli.commands.batch",
+    "compare": "cli.commands.compare",
     "merge-runs": "cli.commands.merge_runs",
     "patch": "cli.commands.patch",
     "report": "cli.commands.report",

@@ -73,6 +73,11 @@ class Console:
         bar = self._bar("tuning", total, "tunings")
         return lambda count: bar.update(count) and None
 
+    def repairs(self, total: int) -> Tick:
+        """A bar over whole repairs."""
+        bar = self._bar("repair", total, "repairs")
+        return lambda count: bar.update(count) and None
+
     def jobs(self) -> Callable[[Mapping[str, Any]], None]:
         """A bar over the searches of a batch: how many have ended, how fast, what is best and the time left."""
         bar = self._bar("batch", None, "jobs")

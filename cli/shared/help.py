@@ -12,7 +12,20 @@ SECTIONS = {
         *("dataset", "allow_shared_rows", "allow_custom_code"),
     ),
     "Method": (
-        *("method", "requirements", "target_layer", "positive_weight", "positive_weights", "separate", "mode"),
+        *(
+            "method",
+            "methods",
+            "draws",
+            "rows",
+            "requirements",
+            "target_layer",
+            "weights_dir",
+            "last",
+            "positive_weight",
+            "positive_weights",
+            "separate",
+            "mode",
+        ),
         *("recipes", "folds", "step", "promise_rows", "max_rounds", "offers", "fronts", "forward_impact", "num_grad"),
     ),
     "Search": (

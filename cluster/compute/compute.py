@@ -325,6 +325,8 @@ class Compute:
         Raises:
             InputError: a method cannot be had, here or on a worker.
         """
+        if not tasks:
+            return
         names = tuple(dict.fromkeys(task.method for task in tasks))
         if why := missing_methods(names):
             raise InputError(why)

@@ -167,9 +167,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _field("seed", pa.int64(), "of everything random in the repair"),
             _field("rows", pa.int64(), "that it was made from", "rows"),
             _field("weights", pa.int64(), "whose values changed", "weights"),
-            _field(
-                "gain", pa.float64(), "change of the accuracy of the labels under repair, pooled, on test rows", "1"
-            ),
+            _field("gain", pa.float64(), "change of the accuracy of all labels under repair, on test rows", "1"),
             _field("all", pa.float64(), "change of the accuracy of all test rows", "1"),
             _field("worst", pa.float64(), "change of the other label that loses most; null without others", "1"),
             _field("worst_label", pa.int32(), "that label; -1 without others"),
@@ -183,6 +181,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _field("where", pa.string(), "process or worker"),
             _field("worker", pa.string(), "host and process that ran it"),
             _field("seconds", pa.float64(), "of the method, without judging", "s"),
+            _field("ended", pa.float64(), "since the run began, without pauses between commands", "s"),
             _field("after", pa.list_(pa.int32()), "classes that the repaired model predicts for the test rows"),
         ]
     ),

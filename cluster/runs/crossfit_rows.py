@@ -102,7 +102,7 @@ def read_rows(
     before = predict_held_out(compute, handle, held_out, [known], on_rows, allow=allow_shared)
     validation = None
     if "validation" in held_out:
-        judged, logits = _pass(compute, handle, head, held_out["validation"], "validation", on_rows)
+        judged, logits = pass_of(compute, handle, head, held_out["validation"], "validation", on_rows)
         # A row of the repair was seen by tunings, and a copy says nothing more.
         own = judged.distinct[~rows_among(judged.digests[judged.distinct], known.distinct)]
         if len(own):
@@ -122,15 +122,15 @@ def _pass_or_error(
     compute: Compute, handle: ModelHandle, head: Head, images: ImageSet, on_rows: Progress
 ) -> tuple[LayerInputs, Float32] | InputError:
     try:
-        return _pass(compute, handle, head, images, "features", on_rows)
+        return pass_of(compute, handle, head, images, "features", on_rows)
     except InputError as error:
         return error
 
 
-def _pass(
+def pass_of(
     compute: Compute, handle: ModelHandle, head: Head, images: ImageSet, title: str, on_rows: Progress
 ) -> tuple[LayerInputs, Float32]:
-    """Features and logits (n, C) of a set."""
+    """Features and logits (n, C) of a set; raises NotNumbersError where those of a row are not numbers."""
     rows = compute.layer_inputs(handle, images, on_rows(title, images.rows))
     logits = handle.runner.layer.logits(rows.inputs, target_of_handle(handle).kernel)
     with rows_of(images.path, 0, handle.loaded.path):

@@ -1,0 +1,233 @@
+"""`compare`: repair a model by several methods from several draws of rows, and judge all alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.commands.batch import means_all, parse_labels
+from cli.commands.crossfit import use_one_thread
+from cli.shared.console import Console, created, echo
+from cli.shared.help import Sectioned
+from cli.shared.method_options import crossfit_options, crossfit_settings, read_promises, requirements_option
+from cli.shared.options import (
+    PATH,
+    compute_options,
+    model_options,
+    option,
+    shared_rows_option,
+    target_layer_option,
+    verbose_option,
+)
+from engine.core.errors import InputError
+
+if TYPE_CHECKING:
+    from cluster.compute.options import ComputeOptions
+    from cluster.runs.compare import Comparison
+
+DRAWS = 5
+
+
+@click.command(cls=Sectioned, short_help="Repair by every method from several draws of rows, and judge them alike.")
+@model_options
+@option("--chunks", type=PATH, required=True, help="Folder of numbered chunks with a repair.h5 each, as of `split`.")
+@option(
+    "--labels",
+    default="all",
+    show_default=True,
+    help="Labels to repair, by name or number: 6 or cat,dog or all that have failures.",
+)
+@option("--val-data", type=PATH, required=True, help="Image set that chooses among what a method offers.")
+@option("--test-data", type=PATH, required=True, help="Image set that judges, and chooses nothing.")
+@shared_rows_option
+@requirements_option
+@option(
+    "--methods",
+    default="all",
+    show_default=True,
+    metavar="NAMES",
+    help="Methods with commas between, or all. Differences are to CrossFit, where that is among them.",
+)
+@option("--draws", type=int, default=DRAWS, show_default=True, help="Draws of repair rows; each is a seed of its own.")
+@option(
+    "--rows",
+    type=int,
+    help="Rows of a draw, out of those of all chunks [default: as many as a chunk has, or half of a single one].",
+)
+@option("--seed", type=int, default=0, show_default=True, help="Of the first draw.")
+@crossfit_options
+@target_layer_option
+@option("--weights-dir", type=PATH, help="Checkpoints of the training, which NeuRecover compares.")
+@option(
+    "--last",
+    default="2,1",
+    show_default=True,
+    metavar="K,L",
+    help="NeuRecover: the two checkpoints, counted from the last.",
+)
+@option("--output-dir", type=PATH, required=True, help="Run directory: tables, and what `report` makes a page of.")
+@option("--resume", type=bool, help="Go on with the interrupted run in --output-dir, or start it.")
+@option("--overwrite", type=bool, help="Replace an earlier run.")
+@option("--explain", type=bool, help="Print what runs where and why.")
+@compute_options
+@verbose_option
+def command(compute_settings: ComputeOptions, verbose: int, **options: Any) -> int:
+    """Repair a model by several methods from several draws of the same rows, to the same requirements, and judge.
+
+    Rows of --val-data choose within a method, those of --test-data judge. A method that cannot run has a line that says
+    why. `repair-dist report` makes a page of the result.
+
+    Example: repair-dist compare --model-dir model --chunks data/repairsets --labels pedestrian --val-data data/val.h5
+    --test-data data/test.h5 --num-workers 8 --output-dir runs/compared
+    """
+    if options["resume"] and options["overwrite"]:
+        raise InputError("--resume goes on with a run and --overwrite replaces it, expected one of them")
+    return compare(compute_settings=compute_settings, verbose=verbose, **options)
+
+
+def compare(
+    *,
+    compute_settings: ComputeOptions,
+    verbose: int,
+    output_dir: Path,
+    resume: bool,
+    overwrite: bool,
+    explain: bool,
+    **options: Any,
+) -> int:
+    """The command; returns the exit code."""
+    output_dir = output_dir.absolute()
+    work, unreadable = make_comparison(output_dir=output_dir, **options)
+
+    from cli.run_report.comparison import comparison_text
+    from cluster.compute.compute import Compute
+    from cluster.records.store import RunRecords, holds_run, read_facts
+    from cluster.runs.compare import check_comparison, run_comparison
+
+    check_comparison(work)
+    if not (resume and holds_run(output_dir)):
+        RunRecords.check_new(output_dir, overwrite=overwrite)
+    with (
+        Console(verbose) as console,
+        Compute(replace(compute_settings, threads=1), echo if explain else console.say, warn=console.warn) as compute,
+    ):
+        for why in unreadable:
+            console.warn(f"left out: {why}")
+        if not work.model.loss.stated:
+            console.say(f"{work.model.path} stores no loss: {work.model.loss.name} is assumed")
+        run_comparison(
+            work, compute, resume=resume, overwrite=overwrite, on_rows=console.rows, on_repairs=console.repairs
+        )
+    echo(comparison_text(output_dir))
+    created(output_dir)
+    return 4 if unreadable or read_facts(output_dir).get("left out") else 0
+
+
+def make_comparison(
+    *,
+    model_dir: Path,
+    allow_custom_code: bool,
+    chunks: Path,
+    labels: str,
+    val_data: Path,
+    test_data: Path,
+    allow_shared_rows: bool,
+    requirements: Path | None,
+    methods: str,
+    draws: int,
+    rows: int | None,
+    seed: int,
+    target_layer: tuple[str, ...],
+    weights_dir: Path | None,
+    last: str,
+    output_dir: Path,
+    promise_rows: int | None,
+    **crossfit: Any,
+) -> tuple[Comparison, list[str]]:
+    """Open and check what a comparison reads; returns it, and why chunks are left out.
+
+    Raises:
+        InputError: something is missing, damaged, or does not fit.
+    """
+    names = parse_methods(methods)
+    use_one_thread()
+
+    from cluster.batch.spec import open_chunks
+    from cluster.runs.compare import Comparison
+    from cluster.runs.shared_rows import refuse_one_file
+    from engine.data.image_set import open_image_set
+    from engine.methods.base import MethodSettings
+    from engine.models.load import load_model
+    from engine.problem.crossfit import CrossFitSettings
+    from engine.targets.resolve import resolve_chain
+
+    validation, test = open_image_set(val_data), open_image_set(test_data)
+    model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    files = open_chunks(chunks, model)
+    readable = [chunk for chunk in files if chunk.images is not None]
+    sets = tuple(chunk.images for chunk in readable if chunk.images is not None)
+    if not allow_shared_rows:
+        refuse_one_file([validation.path, test.path], [images.path for images in sets])
+    label_names = next((images.label_names for images in (validation, test, *sets) if images.label_names), None)
+    required = read_promises(requirements, model.classes, label_names)
+    crossfit["promise_rows"] = max(1, test.rows // model.classes) if promise_rows is None else promise_rows
+    target, chain = resolve_chain(model.model, model.loss, model.classes, model.path, target_layer)
+    work = Comparison(
+        model=model,
+        target=target,
+        chain=chain,
+        sets=sets,
+        names=tuple(chunk.name for chunk in readable),
+        repaired=() if means_all(labels, label_names) else parse_labels(labels, model.classes, label_names),
+        requirements=required.limits,
+        stated=requirements is not None,
+        settings=MethodSettings(crossfit_settings(CrossFitSettings().search, required, **crossfit)),
+        methods=names,
+        draws=draws,
+        rows=rows_of_draw([images.rows for images in sets]) if rows is None else rows,
+        seed=seed,
+        validation=validation,
+        test=test,
+        checkpoints=weights_dir,
+        last=parse_last(last),
+        output=output_dir,
+        allow_shared_rows=allow_shared_rows,
+    )
+    return work, [chunk.error for chunk in files if chunk.images is None]
+
+
+def parse_methods(text: str) -> tuple[str, ...]:
+    """Methods by name, separated by commas, or `all`.
+
+    Raises:
+        InputError: no such method, or one twice.
+    """
+    from engine.methods.registry import check_name, method_names
+
+    if text == "all":
+        return method_names()
+    found = tuple(check_name(part.strip()) for part in text.split(",") if part.strip())
+    if not found or len(set(found)) < len(found):
+        raise InputError(f"methods is {text!r}, expected names of methods, each once, or all")
+    return found
+
+
+def parse_last(text: str) -> tuple[int, int]:
+    """Two checkpoints counted from the last, the earlier one first: `2,1`.
+
+    Raises:
+        InputError: it does not name two.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not int(parts[0]) > int(parts[1]) >= 1:
+        raise InputError(f"last is {text!r}, expected two checkpoints counted from the last, as in 2,1")
+    return int(parts[0]), int(parts[1])
+
+
+def rows_of_draw(sets: Sequence[int]) -> int:
+    """Rows of a draw where no number is given: as many as the largest of several chunks has, or half of one."""
+    return max(sets) if len(sets) > 1 else max(2, sum(sets) // 2)
