@@ -17,6 +17,8 @@ from cli.shared.help import Sectioned
 from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
+    OF_METHOD,
+    checkpoint_options,
     crossfit_options,
     method_option,
     refuse_other_methods,
@@ -73,6 +75,7 @@ MAX_ROUNDS = 5
 @shared_rows_option
 @requirements_option
 @crossfit_options
+@checkpoint_options
 @option(
     "--mode",
     type=click.Choice(MODES),
@@ -153,6 +156,10 @@ def command(
     options["parts"] = click.get_current_context().obj  # of `merge-runs`, which runs this command
     if method is None:
         echo(f"method {CROSSFIT}, as none was given (--method {ARACHNE} is the other)", err=True)
+    if chosen not in OF_METHOD:
+        from cli.commands.by_method import batch_by_method
+
+        return batch_by_method(compute_settings=compute_settings, verbose=verbose, method=chosen, **options)
     if chosen == CROSSFIT:
         from cli.commands.crossfit import batch_crossfit
 

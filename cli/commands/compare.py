@@ -13,7 +13,13 @@ from cli.commands.batch import means_all, parse_labels
 from cli.commands.crossfit import use_one_thread
 from cli.shared.console import Console, created, echo
 from cli.shared.help import Sectioned
-from cli.shared.method_options import crossfit_options, crossfit_settings, read_promises, requirements_option
+from cli.shared.method_options import (
+    checkpoint_options,
+    crossfit_options,
+    crossfit_settings,
+    read_promises,
+    requirements_option,
+)
 from cli.shared.options import (
     PATH,
     compute_options,
@@ -61,14 +67,7 @@ DRAWS = 5
 @option("--seed", type=int, default=0, show_default=True, help="Of the first draw.")
 @crossfit_options
 @target_layer_option
-@option("--weights-dir", type=PATH, help="Checkpoints of the training, which NeuRecover compares.")
-@option(
-    "--last",
-    default="2,1",
-    show_default=True,
-    metavar="K,L",
-    help="NeuRecover: the two checkpoints, counted from the last.",
-)
+@checkpoint_options
 @option("--output-dir", type=PATH, required=True, help="Run directory: tables, and what `report` makes a page of.")
 @option("--resume", type=bool, help="Go on with the interrupted run in --output-dir, or start it.")
 @option("--overwrite", type=bool, help="Replace an earlier run.")
@@ -143,7 +142,7 @@ def make_comparison(
     seed: int,
     target_layer: tuple[str, ...],
     weights_dir: Path | None,
-    last: str,
+    last: tuple[int, int],
     output_dir: Path,
     promise_rows: int | None,
     **crossfit: Any,
@@ -193,7 +192,7 @@ def make_comparison(
         validation=validation,
         test=test,
         checkpoints=weights_dir,
-        last=parse_last(last),
+        last=last,
         output=output_dir,
         allow_shared_rows=allow_shared_rows,
     )
@@ -214,18 +213,6 @@ def parse_methods(text: str) -> tuple[str, ...]:
     if not found or len(set(found)) < len(found):
         raise InputError(f"methods is {text!r}, expected names of methods, each once, or all")
     return found
-
-
-def parse_last(text: str) -> tuple[int, int]:
-    """Two checkpoints counted from the last, the earlier one first: `2,1`.
-
-    Raises:
-        InputError: it does not name two.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not int(parts[0]) > int(parts[1]) >= 1:
-        raise InputError(f"last is {text!r}, expected two checkpoints counted from the last, as in 2,1")
-    return int(parts[0]), int(parts[1])
 
 
 def rows_of_draw(sets: Sequence[int]) -> int:

@@ -18,6 +18,7 @@ from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
     OF_METHOD,
+    checkpoint_options,
     crossfit_options,
     method_option,
     refuse_other_methods,
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
 )
 @requirements_option
 @crossfit_options
+@checkpoint_options
 @positive_weight_option
 @search_options
 @options_of("localize", "--num-grad")
@@ -128,10 +130,14 @@ def command(
         other = CROSSFIT if chosen == ARACHNE else ARACHNE
         why = "" if chosen == ARACHNE else ", as `localize` left no weights.csv"
         echo(f"method {chosen}{why} (--method {other} is the other)", err=True)
-    if chosen == CROSSFIT:
-        if not given("target_data_dir"):
-            raise InputError("--target-data-dir is missing, expected negative inputs of the label to repair")
+    if chosen != ARACHNE and not given("target_data_dir"):
+        raise InputError("--target-data-dir is missing, expected negative inputs of the label to repair")
+    if chosen not in OF_METHOD:
+        from cli.commands.by_method import optimize_by_method
 
+        stated_part(part, chosen)
+        return optimize_by_method(compute_settings=compute_settings, verbose=verbose, method=chosen, **options)
+    if chosen == CROSSFIT:
         from cli.commands.crossfit import optimize_crossfit
 
         options["part"] = stated_part(part, chosen)

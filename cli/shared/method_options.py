@@ -28,18 +28,65 @@ OF_METHOD: Mapping[str, Sequence[str]] = {
     ),
     CROSSFIT: ("recipes", "folds", "step", "promise_rows", "separate"),
 }
-"""Parameters of a command that mean something to one method only."""
+"""Parameters of a command that mean something to one method with a pipeline of its own."""
+
+OF_OTHERS = frozenset(
+    (
+        *("folds", "promise_rows", "weights_dir", "last", "seed", "seeds", "requirements", "val_data", "test_data"),
+        *("num_particles", "num_iterations", "min_iteration_range", "positive_weight"),
+    )
+)
+"""Parameters of methods, of those above and of searches, that mean something to methods without such a pipeline."""
+
+_OF_SEARCHES = ("optimiser", "velocity_phi", "phi_split", "velocity_floor", "de_factor", "de_crossover", "cma_step")
+"""Further parameters that do not."""
 
 
 def method_option(default: str | None, text: str) -> Callable[[F], F]:
     """`--method`; without a default the command finds out which."""
     return option(
         "--method",
-        type=click.Choice([CROSSFIT, ARACHNE]),
+        callback=lambda _, __, given: None if given is None else _known(given),
         metavar="NAME",
         default=default,
-        help=f"CrossFit tunes Dense layers and promises; Arachne searches few weights of any layer [default: {text}].",
+        help="CrossFit tunes Dense layers and promises; Arachne searches few weights of any layer; or any other that "
+        f"`compare` knows, of Dense layers at the end [default: {text}].",
     )
+
+
+def _known(name: str) -> str:
+    from engine.methods.registry import check_name
+
+    return check_name(name)
+
+
+def checkpoint_options(function: F) -> F:
+    """`--weights-dir` and `--last`."""
+    for decorate in (
+        option(
+            "--last",
+            default="2,1",
+            show_default=True,
+            metavar="K,L",
+            callback=lambda _, __, given: _parse_last(given),
+            help="NeuRecover: the two checkpoints, counted from the last.",
+        ),
+        option("--weights-dir", type=PATH, help="NeuRecover: folder with checkpoints of the training."),
+    ):
+        function = decorate(function)
+    return function
+
+
+def _parse_last(text: str) -> tuple[int, int]:
+    """Two checkpoints counted from the last, the earlier one first: `2,1`.
+
+    Raises:
+        InputError: it does not name two.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not int(parts[0]) > int(parts[1]) >= 1:
+        raise InputError(f"last is {text!r}, expected two checkpoints counted from the last, as in 2,1")
+    return int(parts[0]), int(parts[1])
 
 
 def crossfit_options(function: F) -> F:
@@ -74,11 +121,18 @@ def refuse_other_methods(method: str) -> None:
         InputError: names the first of them.
     """
     context = click.get_current_context()
-    for other, names in OF_METHOD.items():
+    mine = OF_OTHERS if method not in OF_METHOD else frozenset(OF_METHOD[method])
+    others = {**OF_METHOD, **({} if method in OF_METHOD else {f"{ARACHNE} and {CROSSFIT}": _OF_SEARCHES})}
+    for other, names in others.items():
         for name in names if other != method else ():
-            if name in context.params and was_given(name):
+            if name not in mine and name in context.params and was_given(name):
                 flag = f"--{name.replace('_', '-')}"
                 raise InputError(f"{flag} is of {other} and the method is {method}, expected one without the other")
+    if method in OF_METHOD:
+        for name in ("weights_dir", "last"):
+            if name in context.params and was_given(name):
+                flag = f"--{name.replace('_', '-')}"
+                raise InputError(f"{flag} is of NeuRecover and the method is {method}, expected one without the other")
 
 
 def was_given(name: str) -> bool:

@@ -7,7 +7,7 @@ that was interrupted goes on with those that are missing. A method that fails is
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,28 +15,23 @@ from typing import Any
 import numpy as np
 
 from cluster.compute.compute import Compute
-from cluster.compute.methods import MethodEvent
 from cluster.records.rows import prediction_rows
-from cluster.records.store import RunRecords, enough_room, holds_run, read_table
+from cluster.records.store import RunRecords, enough_room, holds_run
 from cluster.runs.identity import fingerprints, identity_of, run_facts
-from cluster.runs.method_rows import MethodRows, read_method_rows
+from cluster.runs.method_records import run_repairs
+from cluster.runs.method_rows import MethodRows, read_method_rows, subject_of
 from cluster.runs.parts import ended_before
-from cluster.workers.methods import MethodTask, missing_methods
+from cluster.workers.methods import MethodTask
 from engine.core.errors import InputError
 from engine.core.lock import LOCK, locked
 from engine.core.progress import Progress, Tick, ignore, unseen
 from engine.data.image_set import ImageSet
 from engine.layers.dense_chain import DenseChain
 from engine.methods.base import MethodSettings, Subject
-from engine.methods.outcome import MethodOutcome, Reading
 from engine.methods.registry import METHODS, REFERENCE
-from engine.metrics.comparison import compare
-from engine.metrics.requirements import Requirement, check_requirements, check_rows
+from engine.metrics.requirements import Requirement, check_rows
 from engine.models.load import LoadedModel, check_fits
 from engine.targets.base import Target
-
-FAILED = "failed"
-"""Reading of a repair that could not run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +144,7 @@ def run_comparison(
             on_rows,
             allow_shared=work.allow_shared_rows,
         )
-        subject = subject_of(work, rows, compute, on_rows)
+        subject = subject_of(rows, compute, work, work.settings, work.checkpoints, work.last, on_rows)
         data = subject.pool.rows.fingerprint
         facts = _facts(work, subject, rows, compute, data)
         if ended_before(directory, facts, resume=resume) is not None:
@@ -159,43 +154,13 @@ def run_comparison(
         else:
             records = RunRecords.create(directory, facts, overwrite=overwrite, lock=lock)
         with records.telling_end(facts):
-            earlier = _record(work, subject, compute, records, data, on_repairs)
+            earlier = run_repairs(subject, tasks_of(work), compute, records, data, on_repairs)
             assert subject.test is not None
             told = prediction_rows("test", subject.test.labels, subject.test.before, subject.test.before)
             records.replace("predictions", "test", told)
             how = {"hardware": compute.hardware_kind(), "placement": compute.decisions}
             seconds = earlier + time.perf_counter() - begun
             records.compact({**facts, **how, "seconds": seconds, "redispatched": compute.redispatched})
-
-
-def subject_of(work: Comparison, rows: MethodRows, compute: Compute, on_rows: Progress) -> Subject:
-    """What all repairs share.
-
-    Raises:
-        InputError: a label under repair has no rows, or no label has failures, or checkpoints cannot be read.
-    """
-    pool = rows.pool
-    failing = np.unique(pool.labels[pool.before != pool.labels]).tolist()
-    repaired = work.repaired or tuple(failing)
-    if not repaired:
-        raise InputError("the model gets every repair row right, expected failures to repair")
-    if missing := sorted(set(repaired) - set(pool.labels.tolist())):
-        raise InputError(f"no repair row has label {missing[0]}, which is to be repaired, expected some")
-    known = ()
-    if work.checkpoints is not None:
-        from cluster.runs.checkpoints import checkpoints_of
-
-        known = checkpoints_of(compute, work.model, work.chain, work.checkpoints, rows.sets, work.last, on_rows)
-    return Subject(
-        chain=work.chain,
-        pool=pool,
-        validation=rows.validation,
-        test=rows.test,
-        repaired=tuple(repaired),
-        requirements=work.requirements,
-        settings=work.settings,
-        checkpoints=known,
-    )
 
 
 def tasks_of(work: Comparison) -> list[MethodTask]:
@@ -205,99 +170,6 @@ def tasks_of(work: Comparison) -> list[MethodTask]:
         for method in work.methods
         for draw in range(work.draws)
     ]
-
-
-def _record(
-    work: Comparison,
-    subject: Subject,
-    compute: Compute,
-    records: RunRecords,
-    data: str,
-    on_repairs: Callable[[int], Tick],
-) -> float:
-    """Run what has not ended and record it; returns the seconds of the commands before this one."""
-    known = read_table(records.directory, "outcomes").select(["method", "draw", "reading", "ended"]).to_pylist()
-    over = {(row["method"], row["draw"]) for row in known if row["reading"] != FAILED}
-    earlier = max((row["ended"] for row in known), default=0.0)
-    tasks = tasks_of(work)
-    left = [task for task in tasks if (task.method, task.draw) not in over]
-    done, begun = len(tasks) - len(left), time.perf_counter()
-    tick = on_repairs(len(tasks))
-    tick(done)
-    records.write_progress(_progress(done, len(tasks), earlier))
-    for event in _events(subject, compute, left, data):
-        elapsed = earlier + time.perf_counter() - begun
-        records.replace("outcomes", event.task.name, outcome_rows(subject, event, elapsed))
-        done += 1
-        tick(1)
-        records.write_progress(_progress(done, len(tasks), elapsed))
-    return earlier
-
-
-def _events(subject: Subject, compute: Compute, tasks: Sequence[MethodTask], data: str) -> Iterator[MethodEvent]:
-    """Run repairs; those by a method that cannot be imported here have failed."""
-    unknown = {name: missing_methods((name,)) for name in dict.fromkeys(task.method for task in tasks)}
-    for task in tasks:
-        if why := unknown[task.method]:
-            yield MethodEvent(task, MethodOutcome({}, failed=why), "process", "")
-    yield from compute.run_methods(subject, [task for task in tasks if not unknown[task.method]], data)
-
-
-def _progress(done: int, jobs: int, elapsed: float) -> dict[str, Any]:
-    """The content of `progress.json`."""
-    left = elapsed / done * (jobs - done) if done else None
-    return {"step": 1, "steps": 1, "jobs_done": done, "jobs": jobs, "elapsed": elapsed, "left": left}
-
-
-def outcome_rows(subject: Subject, event: MethodEvent, elapsed: float) -> list[dict[str, Any]]:
-    """Rows of the table `outcomes`: one for each reading of a repair, or the one that says why it failed."""
-    task, outcome = event.task, event.outcome
-    rows = len(subject.pool.labels) if task.rows is None else task.rows
-    common = {
-        "method": task.method,
-        "draw": task.draw,
-        "seed": task.seed,
-        "rows": rows,
-        "own": outcome.own,
-        "best": outcome.best,
-        "where": event.where,
-        "worker": event.worker,
-        "seconds": outcome.seconds,
-        "ended": elapsed,
-    }
-    if outcome.failed:
-        return [{**common, "reading": FAILED, "note": outcome.failed}]
-    note = "; ".join(outcome.notes)
-    return [
-        {**common, "reading": name, "note": note, **_reading_cells(subject, reading)}
-        for name, reading in outcome.readings.items()
-    ]
-
-
-def _reading_cells(subject: Subject, reading: Reading) -> dict[str, Any]:
-    test = subject.test
-    assert test is not None and reading.test is not None
-    comparison = compare(test.labels, test.before, reading.test, subject.chain.classes)
-    net, totals = comparison.fixed - comparison.broken, comparison.totals
-    mine = list(subject.repaired)
-    others = [label for label in np.flatnonzero(totals).tolist() if label not in subject.repaired]
-    changes = {label: float(net[label] / totals[label]) for label in others}
-    worst = min(changes, key=lambda label: changes[label], default=-1)
-    verdicts = check_requirements(subject.requirements, comparison)
-    return {
-        "offer": reading.offer.name,
-        "weights": reading.changed,
-        "gain": float(net[mine].sum() / max(1, totals[mine].sum())),
-        "all": float(net.sum() / totals.sum()),
-        "worst": changes.get(worst),
-        "worst_label": worst,
-        "fixed": int(comparison.fixed.sum()),
-        "broken": int(comparison.broken.sum()),
-        "chance": reading.chance,
-        "promised": reading.promised,
-        "kept": all(verdict.met for verdict in verdicts),
-        "after": reading.test.tolist(),
-    }
 
 
 def _facts(work: Comparison, subject: Subject, rows: MethodRows, compute: Compute, data: str) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from cluster.compute.compute import Compute
+from cluster.runs.checkpoints import checkpoints_of
 from cluster.runs.crossfit_rows import pass_of
 from cluster.runs.shared_rows import KnownRows, check_shared_rows
 from cluster.workers.model import ModelHandle
@@ -17,7 +19,9 @@ from engine.core.progress import Progress
 from engine.core.types import Float32
 from engine.data.image_set import ImageSet
 from engine.layers.dense_chain import DenseChain
-from engine.methods.base import SeenRows
+from engine.methods.base import Checkpoint, MethodSettings, SeenRows, Subject
+from engine.metrics.requirements import Requirement
+from engine.models.load import LoadedModel
 from engine.problem.case import LayerInputs
 
 
@@ -95,4 +99,69 @@ def read_method_rows(
         validation=seen[0],
         test=seen[1],
         unreadable=unreadable,
+    )
+
+
+class Asked(Protocol):
+    """What is repaired, to which requirements."""
+
+    @property
+    def model(self) -> LoadedModel:
+        """The model."""
+
+    @property
+    def chain(self) -> DenseChain:
+        """Its Dense layers under repair."""
+
+    @property
+    def repaired(self) -> tuple[int, ...]:
+        """Labels under repair; none for all that have failures."""
+
+    @property
+    def requirements(self) -> tuple[Requirement, ...]:
+        """Of the result."""
+
+
+def subject_of(
+    rows: MethodRows,
+    compute: Compute,
+    asked: Asked,
+    settings: MethodSettings,
+    checkpoints: Path | None,
+    last: tuple[int, int],
+    on_rows: Progress,
+) -> Subject:
+    """What all repairs of a run share.
+
+    Args:
+        rows: that were read.
+        compute: where checkpoints run.
+        asked: what is repaired.
+        settings: of all methods.
+        checkpoints: folder with checkpoints of the training, or None.
+        last: which of them are compared, from the end.
+        on_rows: progress of row passes.
+
+    Raises:
+        InputError: a label under repair has no rows, or no label has failures, or checkpoints cannot be read.
+    """
+    pool = rows.pool
+    failing = np.unique(pool.labels[pool.before != pool.labels]).tolist()
+    repaired = asked.repaired or tuple(failing)
+    if not repaired:
+        raise InputError("the model gets every repair row right, expected failures to repair")
+    if missing := sorted(set(repaired) - set(pool.labels.tolist())):
+        raise InputError(f"no repair row has label {missing[0]}, which is to be repaired, expected some")
+    known: tuple[Checkpoint, ...] = ()
+    if checkpoints is not None:
+        known = checkpoints_of(compute, asked.model, asked.chain, checkpoints, rows.sets, last, on_rows)
+    return Subject(
+        chain=asked.chain,
+        pool=pool,
+        validation=rows.validation,
+        test=rows.test,
+        repaired=tuple(repaired),
+        requirements=asked.requirements,
+        settings=settings,
+        checkpoints=known,
     )

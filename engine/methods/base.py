@@ -85,8 +85,8 @@ class MethodSettings:
     """What a person may choose, of any method.
 
     Attributes:
-        crossfit: folds, recipes, confidence and rows of a promise; of its search only where `search` is None.
-        search: of a search over weights or mixtures; None takes what the method has by default.
+        crossfit: folds, recipes, confidence and rows of a promise, and the search over mixtures.
+        search: candidates and iterations of a search over weights; None takes what the method has by default.
         confusion_rows: failures that a confusion needs at least to be a part of its own.
     """
 

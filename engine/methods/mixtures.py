@@ -102,11 +102,14 @@ class MixtureMethod:
 def crossfit_job(job: MethodJob) -> CrossFit:
     """The rows of a job in folds, with what is required of their repair."""
     subject, rows = job.subject, job.rows
-    settings = job.settings.crossfit
-    if job.settings.search is not None:
-        settings = replace(settings, search=job.settings.search)
     return crossfit_of(
-        subject.chain, rows.rows, rows.logits, subject.repaired, subject.requirements, settings, job.seed
+        subject.chain,
+        rows.rows,
+        rows.logits,
+        subject.repaired,
+        subject.requirements,
+        job.settings.crossfit,
+        job.seed,
     )
 
 

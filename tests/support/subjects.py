@@ -55,5 +55,5 @@ def a_subject(rows: int = 240, *, bias: bool = True, seed: int = 3) -> Subject:
         return SeenRows.of(chain, LayerInputs(inputs, true, digests, (4,), CLASSES), forward(values, inputs))
 
     search = SearchSettings(swarm=SwarmSettings(8), num_iterations=6, min_iteration_range=6)
-    settings = MethodSettings(CrossFitSettings(folds=3), search, confusion_rows=2)
+    settings = MethodSettings(CrossFitSettings(folds=3, search=search), search, confusion_rows=2)
     return Subject(chain, some(), some(), some(), (LABEL,), REQUIRED, settings)

@@ -1,0 +1,159 @@
+"""`optimize` and `batch` with any method but Arachne and CrossFit, which have pipelines of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.commands.batch import means_all, parse_labels
+from cli.commands.crossfit import crossfit_repair, rows_of_target, tell_loss, use_one_thread
+from cli.commands.report import results
+from cli.shared.console import Console, created, echo
+from cli.shared.method_options import was_given
+from engine.core.errors import InputError
+
+if TYPE_CHECKING:
+    from cluster.compute.options import ComputeOptions
+    from cluster.runs.method_repair import MethodRepair
+    from engine.search.loop import SearchSettings
+
+
+def optimize_by_method(
+    *,
+    compute_settings: ComputeOptions,
+    verbose: int,
+    method: str,
+    model_dir: Path,
+    allow_custom_code: bool,
+    target_data_dir: Sequence[Path],
+    positive_inputs_dir: Sequence[Path],
+    output_dir: Path | None,
+    run_dir: Path | None,
+    **options: Any,
+) -> int:
+    """Repair one label on all rows that `target` divided; returns the exit code."""
+    if len(target_data_dir) > 1 or len(positive_inputs_dir) > 1:
+        raise InputError(f"{method} repairs one --target-data-dir, expected one (`batch` pools chunks)")
+    if options["resume"] and run_dir is None:
+        raise InputError("--resume goes on with a run, expected its --run-dir")
+    use_one_thread()
+
+    from engine.models.load import load_model
+
+    model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    folder = target_data_dir[0].absolute()
+    label, rows = rows_of_target(folder, positive_inputs_dir)
+    output = folder if output_dir is None else output_dir.absolute()
+    work = method_repair(method, crossfit_repair(model, rows, (label,), folder, output, **options), {}, **options)
+    directory = run_dir or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    code = run_method_repair(work, compute_settings, directory, verbose=verbose, **options)
+    if verbose:
+        echo(f"records: {directory}")
+    return code
+
+
+def batch_by_method(
+    *,
+    compute_settings: ComputeOptions,
+    verbose: int,
+    method: str,
+    model_dir: Path,
+    allow_custom_code: bool,
+    chunks: Path,
+    labels: str,
+    positive_inputs_dir: Sequence[Path],
+    output_dir: Path,
+    dry_run: bool,
+    part: object = None,
+    **options: Any,
+) -> int:
+    """Repair labels on the pooled rows of all chunks, in one repair; returns the exit code."""
+    for name, value in (("positive_inputs_dir", positive_inputs_dir), ("dry_run", dry_run), ("part", part)):
+        if value:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag} is of Arachne and CrossFit and the method is {method}, expected it without")
+    use_one_thread()
+
+    from cluster.batch.spec import open_chunks
+    from engine.models.load import load_model
+
+    model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    files = open_chunks(chunks, model)
+    rows = [chunk.images for chunk in files if chunk.images is not None]
+    output = output_dir.absolute()
+    repair = crossfit_repair(model, rows, (), chunks.absolute(), output, **options)
+    if not means_all(labels, repair.label_names):
+        repair = replace(repair, repaired=parse_labels(labels, model.classes, repair.label_names))
+    unreadable = {chunk.folder: chunk.error for chunk in files if chunk.images is None}
+    work = method_repair(method, repair, unreadable, **options)
+    return run_method_repair(work, compute_settings, output, verbose=max(verbose, 1), **options)
+
+
+def method_repair(
+    method: str,
+    repair: Any,
+    unreadable: Mapping[Path, str],
+    *,
+    settings: SearchSettings,
+    weights_dir: Path | None,
+    last: tuple[int, int],
+    positive_weight: float | None = None,
+    **_: Any,
+) -> MethodRepair:
+    """A repair by a method, with what was given of its search."""
+    from cluster.runs.method_repair import MethodRepair
+    from engine.methods.base import MethodSettings
+
+    names = ("num_particles", "num_iterations", "min_iteration_range", "positive_weight", "tile_bytes")
+    search = replace(settings, positive_weight=positive_weight) if any(map(was_given, names)) else None
+    return MethodRepair(repair, method, MethodSettings(repair.settings, search), weights_dir, last, unreadable)
+
+
+def run_method_repair(
+    work: MethodRepair,
+    compute_settings: ComputeOptions,
+    directory: Path,
+    *,
+    verbose: int,
+    explain: bool,
+    resume: bool,
+    overwrite: bool,
+    **_: Any,
+) -> int:
+    """Run a repair in its run directory, and print what came of it; returns the exit code."""
+    from cli.run_report.data import read_report
+    from cluster.compute.compute import Compute
+    from cluster.runs.crossfit import PATCH
+    from cluster.runs.method_repair import repair_by_method
+    from engine.patches.save import repaired_path
+
+    with (
+        Console(verbose) as console,
+        Compute(replace(compute_settings, threads=1), echo if explain else console.say, warn=console.warn) as compute,
+    ):
+        tell_loss(work.repair, console)
+        for folder, why in work.unreadable.items():
+            console.warn(f"{folder} is left out: {why}")
+        code = repair_by_method(
+            work,
+            compute,
+            directory,
+            resume=resume,
+            overwrite=overwrite,
+            on_rows=console.rows,
+            on_repairs=console.repairs,
+        )
+        if compute.redispatched:
+            console.say(f"{compute.redispatched} calls ran again because a worker died")
+    if verbose:
+        report = read_report(directory)
+        echo(results(report))
+        for note in report.facts.get("notes") or ():
+            echo(note)
+        output = work.repair.output
+        patch = output / PATCH
+        created(repaired_path(work.repair.model, output), *([patch] if patch.is_file() else []))
+    return code

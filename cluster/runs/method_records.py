@@ -1,0 +1,150 @@
+"""Repairs by methods as they are run and recorded: each is a row of the table `outcomes`, once it has ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cluster.compute.compute import Compute
+from cluster.compute.methods import MethodEvent
+from cluster.records import tunings as kept_values
+from cluster.records.store import RunRecords, read_table
+from cluster.workers.methods import MethodTask, missing_methods
+from engine.core.progress import Tick
+from engine.core.types import Float32
+from engine.methods.base import Subject
+from engine.methods.outcome import CHOSEN, MethodOutcome, Reading
+from engine.metrics.comparison import compare
+from engine.metrics.requirements import check_requirements
+
+FAILED = "failed"
+"""Reading of a repair that could not run."""
+
+
+def run_repairs(
+    subject: Subject,
+    tasks: Sequence[MethodTask],
+    compute: Compute,
+    records: RunRecords,
+    data: str,
+    on_repairs: Callable[[int], Tick],
+) -> float:
+    """Run the repairs that have not ended, and record each as it ends; failed ones of an earlier command run again.
+
+    Args:
+        subject: what they share.
+        tasks: all repairs of the run.
+        compute: where.
+        records: of the run.
+        data: fingerprint of the pool.
+        on_repairs: starts the progress of so many repairs.
+
+    Returns:
+        Seconds of the commands before this one.
+
+    Raises:
+        InputError: a worker lacks a method.
+    """
+    known = read_table(records.directory, "outcomes").select(["method", "draw", "reading", "ended"]).to_pylist()
+    over = {(row["method"], row["draw"]) for row in known if row["reading"] != FAILED}
+    earlier = max((row["ended"] for row in known), default=0.0)
+    left = [
+        task
+        for task in tasks
+        if (task.method, task.draw) not in over or (task.keep and kept_of(records, task, subject) is None)
+    ]
+    done, begun = len(tasks) - len(left), time.perf_counter()
+    tick = on_repairs(len(tasks))
+    tick(done)
+    records.write_progress(_progress(done, len(tasks), earlier))
+    for event in _events(subject, compute, left, data):
+        elapsed = earlier + time.perf_counter() - begun
+        if event.task.keep and not event.outcome.failed:
+            kept_values.keep(records, event.task.name, {**subject.chain.values, **_values(event)})
+        records.replace("outcomes", event.task.name, outcome_rows(subject, event, elapsed))
+        done += 1
+        tick(1)
+        records.write_progress(_progress(done, len(tasks), elapsed))
+    return earlier
+
+
+def _events(subject: Subject, compute: Compute, tasks: Sequence[MethodTask], data: str) -> Iterator[MethodEvent]:
+    """Run repairs; those by a method that cannot be imported here have failed."""
+    unknown = {name: missing_methods((name,)) for name in dict.fromkeys(task.method for task in tasks)}
+    for task in tasks:
+        if why := unknown[task.method]:
+            yield MethodEvent(task, MethodOutcome({}, failed=why), "process", "")
+    yield from compute.run_methods(subject, [task for task in tasks if not unknown[task.method]], data)
+
+
+def _progress(done: int, jobs: int, elapsed: float) -> dict[str, Any]:
+    """The content of `progress.json`."""
+    left = elapsed / done * (jobs - done) if done else None
+    return {"step": 1, "steps": 1, "jobs_done": done, "jobs": jobs, "elapsed": elapsed, "left": left}
+
+
+def kept_of(records: RunRecords, task: MethodTask, subject: Subject) -> Mapping[str, Float32] | None:
+    """Values by path of all weights of the chain, as a repair has chosen; None where none were kept, or are damaged."""
+    return kept_values.kept(records, task.name, {path: value.shape for path, value in subject.chain.values.items()})
+
+
+def _values(event: MethodEvent) -> Mapping[str, Float32]:
+    return event.outcome.readings[CHOSEN].offer.values
+
+
+def outcome_rows(subject: Subject, event: MethodEvent, elapsed: float) -> list[dict[str, Any]]:
+    """Rows of the table `outcomes`: one for each reading of a repair, or the one that says why it failed."""
+    task, outcome = event.task, event.outcome
+    rows = len(subject.pool.labels) if task.rows is None else task.rows
+    common = {
+        "method": task.method,
+        "draw": task.draw,
+        "seed": task.seed,
+        "rows": rows,
+        "own": outcome.own,
+        "best": outcome.best,
+        "where": event.where,
+        "worker": event.worker,
+        "seconds": outcome.seconds,
+        "ended": elapsed,
+    }
+    if outcome.failed:
+        return [{**common, "reading": FAILED, "note": outcome.failed}]
+    note = "; ".join(outcome.notes)
+    return [
+        {**common, "reading": name, "note": note, **_reading_cells(subject, reading)}
+        for name, reading in outcome.readings.items()
+    ]
+
+
+def _reading_cells(subject: Subject, reading: Reading) -> dict[str, Any]:
+    told = {
+        "offer": reading.offer.name,
+        "weights": reading.changed,
+        "chance": reading.chance,
+        "promised": reading.promised,
+    }
+    test = subject.test
+    if test is None or reading.test is None:
+        return told
+    comparison = compare(test.labels, test.before, reading.test, subject.chain.classes)
+    net, totals = comparison.fixed - comparison.broken, comparison.totals
+    mine = list(subject.repaired)
+    others = [label for label in np.flatnonzero(totals).tolist() if label not in subject.repaired]
+    changes = {label: float(net[label] / totals[label]) for label in others}
+    worst = min(changes, key=lambda label: changes[label], default=-1)
+    verdicts = check_requirements(subject.requirements, comparison)
+    return {
+        **told,
+        "gain": float(net[mine].sum() / max(1, totals[mine].sum())),
+        "all": float(net.sum() / totals.sum()),
+        "worst": changes.get(worst),
+        "worst_label": worst,
+        "fixed": int(comparison.fixed.sum()),
+        "broken": int(comparison.broken.sum()),
+        "kept": all(verdict.met for verdict in verdicts),
+        "after": reading.test.tolist(),
+    }
