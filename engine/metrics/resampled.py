@@ -1,9 +1,9 @@
 """Paired differences between two methods over draws of repair rows: their mean, how sure it is, and many at once.
 
 J times rows are drawn, both methods repair from them, and the same test rows give the differences d_1 ... d_J, with
-mean d and variance s^2 (of J - 1). Draws share rows, so their differences are correlated, and s^2 / J is too small: with
-a correlation c between any two the mean has the variance (1/J + c / (1 - c)) E[s^2]. This is the correction of Nadeau
-and Bengio (2003, Inference for the Generalization Error, Machine Learning 52: 239-281). Their c is
+mean d and variance s^2 (of J - 1). Draws share rows, so their differences are correlated, and s^2 / J is too small:
+with a correlation c between any two the mean has the variance (1/J + c / (1 - c)) E[s^2]. This is the correction of
+Nadeau and Bengio (2003, Inference for the Generalization Error, Machine Learning 52: 239-281). Their c is
 n_test / (n_train + n_test), of results on test rows drawn anew each time, so that c / (1 - c) = n_test / n_train. Here
 the test rows stay and each draw takes n of the N rows of a pool: two draws have the fraction n / N in common, and that
 is their c, exactly so where a difference is a mean over the rows drawn. With it

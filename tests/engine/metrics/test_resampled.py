@@ -14,7 +14,7 @@ from engine.metrics.resampled import PairedDifference, holm, paired_difference
 
 
 def test_by_hand() -> None:
-    """1, 2 and 3 points, draws that share a fifth: d = 2, s^2 = 1, e^2 = 1/3 + 0.2/0.8 = 7/12, two degrees of freedom."""
+    """1, 2 and 3 points, draws that share a fifth: d = 2, s^2 = 1, e^2 = 1/3 + 0.2/0.8 = 7/12."""
     found = paired_difference(np.array([0.01, 0.02, 0.03]), 0.2, None)
     error = 0.01 * math.sqrt(7 / 12)
     assert (found.draws, found.why) == (3, "")
