@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.run_report.comparison_text import describe_comparison
+from cli.run_report.comparison import describe_comparison
 from cli.run_report.promises import describe_crossfit
 from cli.run_report.tables import changes_table
 from cli.run_report.words import SPLIT_WORDS, STEP_WORDS, duration, label_text, number, percent, under_repair

@@ -113,19 +113,19 @@ def read_status(run: Path, facts: Mapping[str, Any]) -> Status:
         progress = json.loads((run / "progress.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         progress = _from_tables(run, facts)
-    tunings = progress.get("tunings")
+    tunings, compares = progress.get("tunings"), facts.get("kind") == COMPARE
     return Status(
-        step=progress.get("step"),
+        step=None if compares else progress.get("step"),
         steps=progress.get("steps"),
-        done=progress["jobs_done"] if "jobs_done" in progress else progress["done"],
-        total=progress.get("jobs", progress.get("total")),
+        done=progress["jobs_done"],
+        total=progress.get("jobs"),
         tunings=None if tunings is None else (tunings[0], tunings[1]),
         elapsed=progress.get("elapsed"),
         left=progress.get("left"),
         best=progress.get("best") or "",
         workers=len(progress.get("workers") or {}),
         quiet=_quiet_seconds(run),
-        unit=("repair", "repairs") if facts.get("kind") == COMPARE else ("search", "searches"),
+        unit=("repair", "repairs") if compares else ("search", "searches"),
     )
 
 
@@ -216,8 +216,8 @@ def _from_outcomes(outcomes: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
     """How far a comparison is: each repair has rows for its readings, or one that says why it failed."""
     ended = {(row["method"], row["draw"]): row["worker"] for row in outcomes.drop_columns(["after"]).to_pylist()}
     return {
-        "done": len(ended),
-        "total": len(facts.get("methods") or ()) * int(facts.get("draws") or 0) or None,
+        "jobs_done": len(ended),
+        "jobs": len(facts.get("methods") or ()) * int(facts.get("draws") or 0) or None,
         "elapsed": _elapsed(facts),
         "workers": dict.fromkeys(worker for worker in ended.values() if worker),
     }

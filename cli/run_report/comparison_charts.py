@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from markupsafe import Markup
 
-from cli.run_report.comparison import ComparisonView, ReadingView
+from cli.run_report.comparison_data import ComparisonView, ReadingView
 from cli.run_report.svg import LETTER, Scale, axes, cell_bar, chart, percent_of, polyline, scale_of, tag
 from cli.run_report.words import points
 from engine.charts.scale import ticks
@@ -24,7 +24,7 @@ COSTS: dict[Cost, str] = {
     "broken": "test rows broken",
     "worst": "loss of the other label that loses most, points",
 }
-"""What lies across a frontier."""
+"""What lies across a frontier, drawn by its square root: a method that breaks a hundred times as much hides nobody."""
 
 AS_IT_IS = "as it is"
 
@@ -46,6 +46,26 @@ class _Point:
     costs: tuple[float, float]
     gains: tuple[float, float]
     reference: bool = False
+
+
+@dataclass(frozen=True)
+class _Roots(Scale):
+    """Maps values by their square roots, with their sign; `low` and `high` are values."""
+
+    def __call__(self, value: float) -> float:
+        low, at, high = (math.copysign(math.sqrt(abs(each)), each) for each in (self.low, value, self.high))
+        return self.start + (at - low) / (high - low) * (self.end - self.start)
+
+    @staticmethod
+    def of(low: float, high: float, start: float, end: float) -> _Roots:
+        """A scale that reaches from a value at most 0 to a round number of one at least."""
+        return _Roots(min(low, 0.0), ticks(0, max(high, 1.0), 5, outside=True)[-1], start, end)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round numbers, with a few smaller ones where roots leave room."""
+        whole = ticks(0, self.high, 5)
+        return sorted({0.0, whole[1] / 10, whole[1] / 2, *whole})
 
 
 def frontier(found: ComparisonView, across: Cost) -> Markup | None:
@@ -71,16 +91,19 @@ def frontier(found: ComparisonView, across: Cost) -> Markup | None:
     right = _WIDTH - max(map(width_of, shown.values())) * LETTER - 34
     costs = [0.0, *(cost for point in drawn for cost in (point.cost, *_crossed(point, first, point.costs)))]
     gains = [0.0, *(gain for point in drawn for gain in (point.gain, *_crossed(point, first, point.gains)))]
-    x_ticks = ticks(min(costs), max(costs), 5, outside=True, whole=across == "broken")
     y_ticks = ticks(min(gains), max(gains), 6, outside=True)
-    x = scale_of(x_ticks[0], x_ticks[-1], left, right)
+    x = _Roots.of(min(costs), max(costs), left, right)
     y = scale_of(y_ticks[0], y_ticks[-1], bottom, top)
-    body = axes(x, y, x_ticks, y_ticks, signed=False)
+    body = axes(x, y, x.ticks, y_ticks)
     body.append(tag("line", class_="axis", x1=left, x2=right, y1=y(0), y2=y(0)))
+    if x.low < 0:
+        body.append(tag("line", class_="axis", x1=x(0), x2=x(0), y1=top, y2=bottom))
     body.append(tag("text", COSTS[across], class_="label middle", x=(left + right) / 2, y=_HEIGHT - 8))
     turn = f"translate(13 {(top + bottom) / 2}) rotate(-90)"
     body.append(tag("text", "gain of what is repaired, points", class_="label middle", transform=turn))
-    body += _names([(shown[point.name], x(point.cost), y(point.gain)) for point in (*judged, model)], right, top)
+    body += _names(
+        [(shown[point.name], x(point.cost), y(point.gain)) for point in (*judged, model)], right, top, bottom
+    )
     body += _front((*judged, model), x, y)
     body += [mark for point in drawn if point.reading != first for mark in _other(point, judged, x, y)]
     body += [mark for point in judged for mark in _chosen(point, x, y)]
@@ -128,13 +151,13 @@ def _crossed(point: _Point, first: str, ends: tuple[float, float]) -> tuple[floa
     return ends if point.reading == first else ()
 
 
-def _names(places: Sequence[tuple[str, float, float]], right: float, top: float) -> list[Markup]:
+def _names(places: Sequence[tuple[str, float, float]], right: float, top: float, bottom: float) -> list[Markup]:
     """Names in a column beside the chart, from top to bottom as their points lie, each joined to its point."""
     ordered = sorted(places, key=lambda place: (place[2], place[1]))
     heights: list[float] = []
     for _, _, y in ordered:
         heights.append(max(y, heights[-1] + _LINE if heights else top + 4))
-    lowest: float = _HEIGHT - 20
+    lowest = bottom
     for at in reversed(range(len(heights))):
         heights[at] = min(heights[at], lowest)
         lowest = heights[at] - _LINE

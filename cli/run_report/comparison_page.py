@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from cli.run_report import comparison_charts
-from cli.run_report.comparison import ComparisonView, JudgingRows, MethodView
-from cli.run_report.comparison_text import chance, counted, failures, heading, interval_sentence
+from cli.run_report.comparison import chance, counted, failures, heading, interval_sentence
+from cli.run_report.comparison_data import ComparisonView, JudgingRows, MethodView
 from cli.run_report.data import ReportView
 from cli.run_report.pictures import read_pictures
 from cli.run_report.words import under_repair

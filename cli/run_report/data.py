@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cli.run_report.comparison import ComparisonView, read_comparison
+from cli.run_report.comparison_data import ComparisonView, read_comparison
 from cli.run_report.crossfit import CrossFitView, read_crossfit
 from cli.run_report.rows import change_of, verdict_of
 from cli.run_report.words import COMPARE

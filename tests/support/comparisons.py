@@ -87,7 +87,7 @@ def write_comparison(
     for method, effect in effects.items():
         for draw in range(draws):
             if ended is not None and done == ended:
-                records.write_progress({"done": done, "total": total})
+                records.write_progress({"step": 1, "steps": 1, "jobs_done": done, "jobs": total})
                 return Written(records.directory, label, before)
             done += 1
             if effect.kind == "failed" or draw in (failing_draws or {}).get(method, ()):
@@ -98,7 +98,7 @@ def write_comparison(
     if ended is None:
         records.compact({**facts, "seconds": 83.0, "exit_code": 0})
     else:
-        records.write_progress({"done": done, "total": total})
+        records.write_progress({"step": 1, "steps": 1, "jobs_done": done, "jobs": total})
     return Written(records.directory, label, before)
 
 
@@ -145,7 +145,8 @@ def _readings(
             if each not in labels
         }
         worst = min(changes, key=lambda each: changes[each])
-        promised = draw < effect.promises * 5 and reading == "chosen"
+        # Of a model that is left as it is, all that is required is sure, and nobody's merit.
+        promised = effect.kind == "nothing" or (draw < effect.promises * 5 and reading == "chosen")
         rows.append(
             _row(method, draw, reading)
             | {
