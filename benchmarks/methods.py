@@ -133,8 +133,9 @@ def main(
         subjects, source = tiny(subjects), Source(*where, TINY_OFFSET, TINY_SIZES, TINY_EPOCHS)
     pieces = pieces_of(cells_of(subjects), rounds)
     ledger = Ledger(work_dir / "commands.jsonl", ("piece",))
+    left_out: dict[str, str] = {}
     if not only_gather:
-        places = _places(source, subjects)
+        places, left_out = _places(source, subjects)
         if only_train:
             return
         pieces = [piece for piece in pieces if piece.cell.subject.name in places]
@@ -146,7 +147,8 @@ def main(
     facts = {
         "command": f"python benchmarks/methods.py --num-workers {num_workers}" + (" --tiny" if only_tiny else ""),
         "seconds": f"{seconds:.0f}",
-        "failed": "; ".join(each["piece"] for each in lines if each["code"] not in ENDED),
+        "failed": ", ".join(each["piece"] for each in lines if each["code"] not in ENDED),
+        "left out": "; ".join(f"{title}: {why}" for title, why in left_out.items()),
     }
     found = gather(pieces, work_dir / "runs", results, lines[-1]["machine"], facts)
     click.echo(f"page: {write_page(found, results)}")
@@ -156,17 +158,18 @@ def main(
         write_aims(output, "methods", [Aim("the whole study, minutes", seconds / 60, MINUTES)], line)
 
 
-def _places(source: Source, subjects: Sequence[Subject]) -> dict[str, Place]:
-    """Where subjects lie, without those that cannot be had here."""
-    found = {}
+def _places(source: Source, subjects: Sequence[Subject]) -> tuple[dict[str, Place], dict[str, str]]:
+    """Where subjects lie by name; and by title why some cannot be had here."""
+    found, left_out = {}, {}
     for subject in subjects:
         try:
             found[subject.name] = source.place(subject)
         except click.ClickException as error:  # noqa: PERF203
+            left_out[subject.title] = error.message
             click.echo(f"left out: {subject.title}: {error.message}", err=True)
     if not found:
         raise click.ClickException("no model can be had here, expected one at least")
-    return found
+    return found, left_out
 
 
 def _run_all(

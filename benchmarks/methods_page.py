@@ -347,6 +347,8 @@ def _failures(results: Results) -> str:
         lines.append(f"- **{method}**, {where}: {_plain(why)}.")
     if results.facts["failed"]:
         lines.append(f"- Runs that did not come to their end: {results.facts['failed']}.")
+    if results.facts["left out"]:
+        lines.append(f"- Left out: {_plain(results.facts['left out'])}.")
     return "\n".join(lines) or "All methods ran in every draw."
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import click
 import numpy as np
 import pyarrow as pa
 from common import column, read_results, write_results
@@ -100,8 +101,13 @@ def gather(pieces: Sequence[Piece], runs: Path, output: Path, line: str, facts: 
         output: folder of the files.
         line: what `machine` said.
         facts: more to tell of the study.
+
+    Raises:
+        click.ClickException: no run has come to its end.
     """
     found = [run for piece in pieces if (run := _read(piece, runs / piece.name)) is not None]
+    if not found:
+        raise click.ClickException(f"{runs} has no run that came to its end, expected one; its logs say why")
     outcomes = [
         {"model": run.piece.cell.subject.name, "rows": run.piece.cell.rows, "label": run.piece.cell.label}
         | {name: row[name] for name in KEPT}

@@ -102,7 +102,7 @@ def compare(
     output_dir = output_dir.absolute()
     work, unreadable = make_comparison(output_dir=output_dir, **options)
 
-    from cli.run_report.comparison_text import comparison_text
+    from cli.run_report.comparison import comparison_text
     from cluster.compute.compute import Compute
     from cluster.records.store import RunRecords, holds_run, read_facts
     from cluster.runs.compare import check_comparison, run_comparison
