@@ -18,6 +18,7 @@ from typing import Any
 from methods_results import MEASURES, READINGS, Results
 
 from engine.core.files import replace_file
+from engine.methods.base import NOTHING
 from engine.methods.outcome import CHOSEN, FOUND
 from engine.methods.registry import METHODS, REFERENCE, method_of
 from engine.metrics.resampled import LEVEL, holm
@@ -56,7 +57,7 @@ class Summary:
         failed: that did not.
         label, all, worst: changes of accuracy on test rows; `worst` None without other labels.
         fixed, broken: test rows.
-        promised: repairs with a promise.
+        promised: repairs with a promise; a model that is left as it is promises nothing.
         held: of those, with limits kept on test rows.
         kept: repairs with limits kept on test rows.
         seconds: median.
@@ -165,7 +166,7 @@ def summarise(results: Results, group: Group, reading: str) -> list[Summary]:
         if not rows:
             continue
         worst = [row["worst"] for row in rows if row["worst"] is not None]
-        promised = [row for row in rows if row["promised"]]
+        promised = [row for row in rows if row["promised"] and row["offer"] != NOTHING.name]
         found.append(
             Summary(
                 method=method,

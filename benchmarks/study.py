@@ -85,7 +85,7 @@ SUBJECTS = (
     Subject("vgg16", "VGG-16 at a quarter of its width", FASHION, (1000,), (4, 6), 5, "vgg16"),
     Subject("resnet", "a small ResNet", FASHION, (1000,), (4, 6), 5, "resnet"),
     Subject("transformer", "a small vision transformer", FASHION, (1000,), (4, 6), 5, "transformer"),
-    Subject("digits", "scikit-learn's digits, trained on 200 rows", DIGITS, (300,), (1, 8), 10, "digits"),
+    Subject("digits", "scikit-learn's digits, trained on 200 rows", DIGITS, (300,), (1, 9), 10, "digits"),
 )
 
 
