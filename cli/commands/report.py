@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.run_report.comparison import describe_comparison
 from cli.run_report.promises import describe_crossfit
 from cli.run_report.tables import changes_table
 from cli.run_report.words import SPLIT_WORDS, STEP_WORDS, duration, label_text, number, percent, under_repair
@@ -70,6 +71,8 @@ def summary(report: ReportView) -> str:
     """A run as plain text tables."""
     if report.label_names is not None:
         report = replace(report, label_names=tuple(map(in_words, report.label_names)))
+    if report.comparison is not None:
+        return f"{_heading(report)}\n\n{describe_comparison(report.comparison, report.label_names)}"
     parts = [_heading(report), results(report), _steps(report), _jobs(report.jobs), _chosen(report)]
     return "\n\n".join(part for part in [*parts, _workers(report.jobs)] if part)
 
