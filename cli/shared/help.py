@@ -9,7 +9,7 @@ from cli.shared.positions import Positional
 SECTIONS = {
     "Data": (
         *("model_dir", "target_data_dir", "chunks", "labels", "positive_inputs_dir", "val_data", "test_data"),
-        *("dataset", "allow_shared_rows", "allow_custom_code"),
+        *("weights_dir", "last", "dataset", "allow_shared_rows", "allow_custom_code"),
     ),
     "Method": (
         *(
@@ -53,7 +53,8 @@ SECTIONS = {
 
 RARE = frozenset(
     (
-        *("positive_inputs_dir", "allow_shared_rows", "allow_custom_code", "recipes", "folds", "step", "promise_rows"),
+        *("positive_inputs_dir", "weights_dir", "last", "allow_shared_rows", "allow_custom_code"),
+        *("recipes", "folds", "step", "promise_rows"),
         *("max_rounds", "offers", "fronts", "forward_impact", "num_grad", "num_input_pos_sampled", "velocity_phi"),
         *("objective", "optimiser", "bound", "de_factor", "de_crossover", "cma_step"),
         *("phi_split", "velocity_floor", "min_iteration_range", "batch_size", "spread_rows", "gpus_per_worker"),

@@ -182,8 +182,9 @@ def advance_together(
         The new states and the iterations run, one list per search.
     """
     states = list(states)
-    if not all(isinstance(search.settings.swarm, SwarmSettings) for search in searches):
-        resident = None  # only the particle swarm has a program that stays there
+    kept = (isinstance(search.settings.swarm, SwarmSettings) for search in searches)
+    if not all(kept) or any(search.settings.objective == "rates" for search in searches):
+        resident = None  # only the particle swarm has a program that stays there, of Arachne's own fitness
     done: list[list[Iteration]] = [[] for _ in searches]
     deadline = time.monotonic() + seconds
     on_device: dict[int, ResidentSwarm] = {}
