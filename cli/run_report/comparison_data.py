@@ -44,6 +44,11 @@ class RepairView:
     promised: bool | None
     kept: bool | None
 
+    @property
+    def changed(self) -> bool:
+        """The model is not left as it is."""
+        return self.offer != _NOTHING
+
 
 @dataclass(frozen=True)
 class AgainstView:
@@ -95,14 +100,14 @@ class ReadingView:
 
     @property
     def promised(self) -> tuple[int, int]:
-        """Draws with a promise, of those in which there could have been one."""
-        known = [each.promised for each in self.repairs if each.promised is not None]
+        """Draws with a promise, of those in which there could have been one; a model left as it is promises nothing."""
+        known = [each.promised and each.changed for each in self.repairs if each.promised is not None]
         return sum(known), len(known)
 
     @property
     def held(self) -> tuple[int, int]:
         """Promises that test rows keep, of those made and judged."""
-        made = [each.kept for each in self.repairs if each.promised and each.kept is not None]
+        made = [each.kept for each in self.repairs if each.promised and each.changed and each.kept is not None]
         return sum(made), len(made)
 
     @property
@@ -114,7 +119,7 @@ class ReadingView:
     @property
     def left(self) -> int:
         """Draws that leave the model as it is."""
-        return sum(each.offer == _NOTHING for each in self.repairs)
+        return sum(not each.changed for each in self.repairs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -145,7 +145,8 @@ def _readings(
             if each not in labels
         }
         worst = min(changes, key=lambda each: changes[each])
-        promised = draw < effect.promises * 5 and reading == "chosen"
+        # Of a model that is left as it is, all that is required is sure, and nobody's merit.
+        promised = effect.kind == "nothing" or (draw < effect.promises * 5 and reading == "chosen")
         rows.append(
             _row(method, draw, reading)
             | {
