@@ -85,7 +85,14 @@ def test_a_method_that_cannot_run_says_why(workspace: Path, command: Command) ->
 def test_refusals(workspace: Path, refused: Refused) -> None:
     refused(*OPTIMIZE, "--method", "arachnid", says=("there is no method 'arachnid'",))
     refused(*OPTIMIZE, "--method", "tail", "--recipes", "1", says=("--recipes is of CrossFit and the method is tail",))
-    refused(*OPTIMIZE, "--method", "tail", "--fronts", "2", says=("--fronts is of Arachne and the method is tail",))
+    refused(
+        *OPTIMIZE,
+        "--method",
+        "tail",
+        "--num-input-pos-sampled",
+        "2",
+        says=("--num-input-pos-sampled is of Arachne and the method is tail",),
+    )
     refused(*OPTIMIZE, "--method", "tail", "--optimiser", "DE", says=("--optimiser is of Arachne and CrossFit",))
     refused(*OPTIMIZE, "--method", "CrossFit", "--weights-dir", "data", says=("--weights-dir is of NeuRecover",))
     refused(*BATCH, "--method", "tail", "--output-dir", "run", "--dry-run", says=("--dry-run is of Arachne",))

@@ -45,7 +45,8 @@ def test_what_a_comparison_says_and_leaves(finished: tuple[Path, Done], command:
     rows = read_table(run, "outcomes").to_pylist()
     assert {row["reading"] for row in rows if row["method"] == "NeuRecover"} == {"failed"}
     assert {row["reading"] for row in rows if row["method"] != "NeuRecover"} == {"chosen", "found"}
-    assert command("report", run).out.strip() in done.out
+    told = command("report", run).out
+    assert "model.keras: compare, 6 Shirt, done" in told and told.split("\n\n", 1)[1].strip() in done.out
     page = run.parent / "page.html"
     assert command("report", run, "--html", page).code == 0
     assert "NeuRecover" in page.read_text(encoding="utf-8")
