@@ -42,6 +42,7 @@ _SEARCHED_ON = ("negative", "positive")
 @option("--overwrite", type=bool, help="Let --html replace a file that is not such a page.")
 def command(run: Path, html: Path | None, overwrite: bool) -> None:
     """Report on a run directory: requirements, accuracy before and after, iterations, searches and workers.
+    Of `compare`: what each method gains and costs, and which differences can be told from chance.
 
     Works while the run goes on; then it says how far the run is. Numbers of held-out rows are those of the
     saved model, loaded again. The page needs no network and no other file; it shows the images that were fixed
