@@ -26,6 +26,7 @@ METHODS: Mapping[str, str] = {
     "CrossFit": "engine.methods.crossfit",
     "Arachne": "engine.methods.arachne",
     "Arachne-v2": "engine.methods.arachne_v2",
+    "DRWeightMerge": "engine.methods.drweightmerge",
     "head": "engine.methods.head",
     "tail": "engine.methods.tail",
     "WiSE-FT": "engine.methods.wise_ft",
