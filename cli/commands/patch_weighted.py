@@ -85,8 +85,9 @@ def check_options(method: str, given: Mapping[str, object]) -> None:
         given: its options that were given, or None.
     """
     if method != "weighted":
-        if wrong := next((name for name, value in given.items() if value not in (None, False, ())), None):
-            raise InputError(f"{wrong} is of --method weighted, expected a union without it")
+        for name, value in given.items():
+            if value is not None and value is not False and value != ():
+                raise InputError(f"{name} is of --method weighted, expected a union without it")
         return
     for name in ("--model-dir", "--settings", "--val-data"):
         if not given[name]:

@@ -270,6 +270,7 @@ def test_merged_by_search(chunks: Path, merged_by_search: Path, tmp_path: Path) 
     assert differences(tmp_path / "run", merged_by_search) == []
 
 
+@pytest.mark.slow
 def test_merged_by_search_on_workers(
     two_workers: Compute, chunks: Path, merged_by_search: Path, tmp_path: Path
 ) -> None:

@@ -330,7 +330,7 @@ def test_a_merge_by_search_has_the_best_offer_of_each_search(court: Court, monke
     assert set(found.jobs) == {"a", "b"} and found.score == (3, 0.0, 0)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(PATCHES)
 def test_a_merge_by_search_is_never_worse(court: Court, drawn: list[tuple[list[tuple[int, int]], int]]) -> None:
     """Than the greedy merge, the best candidate and the model as it is; and the same every time."""
