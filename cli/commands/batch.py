@@ -43,7 +43,7 @@ from engine.core.names import in_words, label_of
 
 if TYPE_CHECKING:
     from cluster.batch.estimate import Expectation
-    from cluster.batch.spec import Batch, Mode, Weighting
+    from cluster.batch.spec import Batch, MergeKind, Mode, Weighting
     from cluster.compute.options import ComputeOptions
     from cluster.runs.merging import Parts
     from cluster.runs.parts import Part
@@ -85,6 +85,13 @@ MAX_ROUNDS = 5
     "all chunks repair the best model so far, and their patches are merged.",
 )
 @option("--max-rounds", type=int, help=f"Arachne: of mode rounds [default: {MAX_ROUNDS}].")
+@option(
+    "--merge",
+    type=click.Choice(["greedy", "search"]),
+    default="greedy",
+    show_default=True,
+    help="Arachne, modes rounds and chain: add patch by patch what improves, or search how much of each is taken.",
+)
 @option(
     "--positive-weights",
     default="0.15x,0.3x,0.6x",
@@ -246,6 +253,7 @@ def make_batch(
     target_layer: tuple[str, ...],
     allow_shared_rows: bool,
     part: Part | None = None,
+    merge: MergeKind = "greedy",
     **_: Any,
 ) -> Batch:
     """Open and check everything a batch reads.
@@ -303,6 +311,7 @@ def make_batch(
         output=output_dir,
         allow_shared_rows=allow_shared_rows,
         part=part,
+        merge=merge,
     )
 
 

@@ -12,21 +12,9 @@ SECTIONS = {
         *("weights_dir", "last", "dataset", "allow_shared_rows", "allow_custom_code"),
     ),
     "Method": (
-        *(
-            "method",
-            "methods",
-            "draws",
-            "rows",
-            "requirements",
-            "target_layer",
-            "weights_dir",
-            "last",
-            "positive_weight",
-            "positive_weights",
-            "separate",
-            "mode",
-        ),
-        *("recipes", "folds", "step", "promise_rows", "max_rounds", "offers", "fronts", "forward_impact", "num_grad"),
+        *("method", "methods", "draws", "rows", "requirements", "target_layer", "positive_weight", "positive_weights"),
+        *("separate", "mode", "recipes", "folds", "step", "promise_rows", "max_rounds", "merge", "offers", "fronts"),
+        *("forward_impact", "num_grad"),
     ),
     "Search": (
         *(
@@ -54,8 +42,8 @@ SECTIONS = {
 RARE = frozenset(
     (
         *("positive_inputs_dir", "weights_dir", "last", "allow_shared_rows", "allow_custom_code"),
-        *("recipes", "folds", "step", "promise_rows"),
-        *("max_rounds", "offers", "fronts", "forward_impact", "num_grad", "num_input_pos_sampled", "velocity_phi"),
+        *("recipes", "folds", "step", "promise_rows", "max_rounds", "merge", "offers", "fronts", "forward_impact"),
+        *("num_grad", "num_input_pos_sampled", "velocity_phi"),
         *("objective", "optimiser", "bound", "de_factor", "de_crossover", "cma_step"),
         *("phi_split", "velocity_floor", "min_iteration_range", "batch_size", "spread_rows", "gpus_per_worker"),
         *("tiles", "tile_bytes", "tile_particles", "tile_rows", "explain", "num_particles", "num_iterations"),

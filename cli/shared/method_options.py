@@ -23,7 +23,7 @@ ARACHNE, CROSSFIT = "Arachne", "CrossFit"
 
 OF_METHOD: Mapping[str, Sequence[str]] = {
     ARACHNE: (
-        *("positive_weight", "positive_weights", "num_input_pos_sampled", "mode", "max_rounds", "offers"),
+        *("positive_weight", "positive_weights", "num_input_pos_sampled", "mode", "max_rounds", "merge", "offers"),
         *("num_grad", "forward_impact", "fronts", "bound", "objective"),
     ),
     CROSSFIT: ("recipes", "folds", "step", "promise_rows", "separate"),

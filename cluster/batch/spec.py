@@ -26,6 +26,7 @@ from engine.search.loop import SearchSettings
 from engine.targets.base import Target
 
 Mode = Literal["chain", "independent", "rounds"]
+MergeKind = Literal["greedy", "search"]
 
 OFFER_BYTES = 800
 """Memory that a patch on offer takes where a run that was interrupted goes on (measured with 41 weights)."""
@@ -74,6 +75,7 @@ class Batch:
         output: the run directory.
         allow_shared_rows: as of `cluster.runs.optimize.Repairs`.
         part: search the chunks of this part alone, and decide nothing; for mode independent.
+        merge: how the patches of a step are merged, see `cluster.batch.selection`; not of mode independent.
     """
 
     model: LoadedModel
@@ -96,6 +98,7 @@ class Batch:
     output: Path
     allow_shared_rows: bool = False
     part: Part | None = None
+    merge: MergeKind = "greedy"
 
     @property
     def jobs_per_step(self) -> int:
@@ -150,9 +153,11 @@ def check_batch(batch: Batch) -> list[str]:
 
     Raises:
         InputError: held-out rows that do not fit the model, have no rows to judge a requirement by, or are those of a
-            chunk.
+            chunk; or a merge where none is made.
     """
     model = batch.model
+    if batch.merge == "search" and batch.mode == "independent":
+        raise InputError("merge is search and mode is independent, which takes one patch alone, expected another mode")
     for images in (batch.validation, batch.test, *batch.positives):
         if images is not None:
             check_fits(images, model)

@@ -27,6 +27,7 @@ METHODS: Mapping[str, str] = {
     "Arachne": "engine.methods.arachne",
     "Arachne-v2": "engine.methods.arachne_v2",
     "NeuRecover": "engine.methods.neurecover",
+    "DRWeightMerge": "engine.methods.drweightmerge",
     "head": "engine.methods.head",
     "tail": "engine.methods.tail",
     "WiSE-FT": "engine.methods.wise_ft",
