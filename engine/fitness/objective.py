@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from engine.core.types import Float64
 
-ObjectiveName = Literal["arachne", "loss"]
-"""`arachne`: see `fitness`; `loss`, of the later Arachne: see `loss_fitness`."""
+ObjectiveName = Literal["arachne", "loss", "requirements", "priorities"]
+"""`arachne`: see `fitness`; `loss`, of the later Arachne: see `loss_fitness`; `requirements`: see
+`engine.fitness.steering`; `priorities` of labels: see `engine.fitness.priorities`."""
 
 
 @dataclass(frozen=True)
