@@ -231,7 +231,7 @@ class TiledFitness:
         )
         found = [table, masks]
         if self._wanted is not None and self._wanted.soft:
-            found += untouched_soft(self._wanted, logits, labels, self._units, place, size)
+            found += untouched_soft(self._wanted, logits, labels, self._units.astype(np.int64), place, size)
         return kinds, *map(backend.on_device, found)
 
 
@@ -360,7 +360,7 @@ def _evaluation(
             # Of padding rows nothing counts; where no weight is searched there is no particle axis.
             changes = [
                 backend.once(ops.broadcast_to(ops.where(real_row, change, 0.0), (particles, size)), one)
-                for change in soft_changes([logits for logits, *_ in units_of], temperature, *soft, total, largest_of)
+                for change in soft_changes([logits for logits, *_ in units_of], soft, temperature, total, largest_of)
             ]
             return *sums, *soft_sums(changes, block)
         if not misses:

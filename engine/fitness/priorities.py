@@ -7,6 +7,7 @@ drawn, is not this: here a row has a weight, none is copied, and those of weight
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,11 @@ class Priorities:
                 if label < classes:
                     kind[label] = weight
         return found
+
+    def repaired(self, labels: Sequence[int]) -> list[int]:
+        """Those labels whose negative rows count."""
+        counted = {label for label, weight in self.repair if weight > 0}
+        return [label for label in labels if label in counted]
 
     def counted(self, labels: Int64, negative: Bool) -> Bool:
         """Which of the rows (n,) count: those of a weight above 0."""

@@ -5,7 +5,7 @@ It is that of the true class, or of another that a row is not to be taken for; c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,9 +66,8 @@ def untouched_soft(
 
 def soft_changes(
     logits: list[Any],
+    known: Sequence[Any],
     temperature: float,
-    table: Any,
-    masks: Any,
     total: Callable[..., Any],
     largest: Callable[..., Any],
 ) -> list[Any]:
@@ -76,12 +75,12 @@ def soft_changes(
 
     Args:
         logits: (P, n) of each unit that candidates change, or (U, P, n) of all.
+        known: what `untouched_soft` has.
         temperature: T.
-        table, masks: as `untouched_soft` has them.
         total, largest: over a first axis of units, if there is one.
     """
     found = []
-    for constants, mine in zip(ops.unstack(table, axis=0), ops.unstack(masks, axis=0), strict=True):
+    for constants, mine in zip(*(ops.unstack(each, axis=0) for each in known), strict=True):
         own, other, before = ops.unstack(constants, axis=0)
         units = ops.unstack(mine, axis=0) if len(logits) == mine.shape[0] else [ops.expand_dims(mine, 1)]
         for values, is_own in zip(logits, units, strict=True):

@@ -14,7 +14,7 @@ from engine.fitness.groups import GroupSums
 from engine.fitness.last_dense import TiledFitness
 from engine.fitness.mixture import Mixture, MixtureFitness, MixtureRows
 from engine.fitness.objective import Objective
-from engine.fitness.priorities import PriorityObjective, priority_objective
+from engine.fitness.priorities import priority_objective
 from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.steering import Steered, Steering, pairs_of, rigour_of, steering_of
 from engine.fitness.tail import TailFitness
@@ -146,28 +146,31 @@ def goal_of(problem: Problem, searched: Rows, rows: Rows) -> Goal:
     if problem.steering is not None:
         return problem.steering
     assert isinstance(searched, SearchRows) and isinstance(rows, SearchRows)
-    if problem.settings.objective == "requirements":
-        return steered_by(problem.settings, searched, rows, problem.head)
-    return objective_of(problem.settings, searched, rows)
-
-
-def objective_of(settings: SearchSettings, searched: SearchRows, rows: SearchRows) -> Objective | PriorityObjective:
-    """What candidates are worth on the rows that are searched.
-
-    A positive weight that is not given follows the number of positives among all `rows`, whatever is sampled of them:
-    fewer rows to search on make none of those that are left out worth less.
-
-    Raises:
-        InputError: no negative row has a label of a priority above 0.
-    """
-    negatives = int(searched.negative.sum())
-    weight = settings.positive_weight
-    if weight is None:
-        weight = settings.positive_worth * int((~counted_rows(settings, rows).negative).sum())
+    settings = problem.settings
+    if settings.objective == "requirements":
+        return steered_by(settings, searched, rows, problem.head)
     if settings.priorities is not None:
-        classes = searched.logits.shape[1]
+        weight, classes = _positive_weight(settings, counted_rows(settings, rows)), searched.logits.shape[1]
         return priority_objective(settings.priorities, searched.labels, searched.negative, classes, weight)
-    return Objective(negatives, len(searched.negative) - negatives, weight, settings.objective)
+    return objective_of(settings, searched, rows)
+
+
+def objective_of(settings: SearchSettings, searched: SearchRows, rows: SearchRows) -> Objective:
+    """What candidates are worth on the rows that are searched, out of all, by counts and losses of all rows alike."""
+    negatives = int(searched.negative.sum())
+    positives = len(searched.negative) - negatives
+    return Objective(negatives, positives, _positive_weight(settings, rows), settings.objective)
+
+
+def _positive_weight(settings: SearchSettings, rows: SearchRows) -> float:
+    """Worth of all positives together, in negatives.
+
+    If it is not given it follows the number of positives among all `rows`, whatever is sampled of them: fewer rows to
+    search on make none of those that are left out worth less.
+    """
+    if settings.positive_weight is not None:
+        return settings.positive_weight
+    return settings.positive_worth * int((~rows.negative).sum())
 
 
 def steered_by(settings: SearchSettings, searched: SearchRows, rows: SearchRows, head: Head) -> Steered:
@@ -201,9 +204,10 @@ def goal_elsewhere(problem: Problem, rows: SearchRows, others: SearchRows) -> tu
     A positive is worth as much as in the search, whose number of positives was another.
     """
     settings = problem.settings
-    mine, theirs = counted_rows(settings, rows), counted_rows(settings, others)
-    if settings.positive_weight is not None:
-        worth = settings.positive_weight / max(int((~mine.negative).sum()), 1)
+    theirs = counted_rows(settings, others)
+    if settings.objective != "requirements":
+        mine = counted_rows(settings, rows)
+        worth = _positive_weight(settings, mine) / max(int((~mine.negative).sum()), 1)
         settings = replace(settings, positive_weight=worth * int((~theirs.negative).sum()))
     return goal_of(replace(problem, settings=settings), theirs, others), theirs
 
