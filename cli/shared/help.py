@@ -14,7 +14,7 @@ SECTIONS = {
     "Method": (
         *("method", "methods", "draws", "rows", "requirements", "target_layer", "positive_weight", "positive_weights"),
         *("separate", "mode", "recipes", "folds", "step", "promise_rows", "max_rounds", "merge", "offers", "fronts"),
-        *("forward_impact", "num_grad"),
+        *("forward_impact", "num_grad", "label_file", "positive_label_file"),
     ),
     "Search": (
         *(
@@ -47,7 +47,7 @@ RARE = frozenset(
         *("objective", "optimiser", "bound", "de_factor", "de_crossover", "cma_step"),
         *("phi_split", "velocity_floor", "min_iteration_range", "batch_size", "spread_rows", "gpus_per_worker"),
         *("tiles", "tile_bytes", "tile_particles", "tile_rows", "explain", "num_particles", "num_iterations"),
-        "part",
+        *("part", "label_file", "positive_label_file"),
     )
 )
 """Names of options that only `--help --all` shows."""

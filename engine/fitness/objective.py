@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from engine.core.types import Float64
 
-ObjectiveName = Literal["arachne", "loss", "rates"]
+ObjectiveName = Literal["arachne", "loss", "rates", "requirements", "priorities"]
 """`arachne`: see `fitness`; `loss`, of the later Arachne: see `loss_fitness`; `rates`, of NeuRecover: see
-`rate_fitness`."""
+`rate_fitness`; `requirements`: see `engine.fitness.steering`; `priorities` of labels: see `engine.fitness.priorities`.
+"""
 
 
 @dataclass(frozen=True)

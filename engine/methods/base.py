@@ -19,6 +19,7 @@ import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64
+from engine.fitness.priorities import Priorities
 from engine.layers.dense_chain import DenseChain
 from engine.metrics.requirements import Requirement
 from engine.passes.batching import predicted_classes
@@ -91,11 +92,13 @@ class MethodSettings:
         crossfit: folds, recipes, confidence and rows of a promise, and the search over mixtures.
         search: candidates and iterations of a search over weights; None takes what the method has by default.
         confusion_rows: failures that a confusion needs at least to be a part of its own.
+        priorities: what rows of each label are worth, to `label-priorities`; None: as the failures say.
     """
 
     crossfit: CrossFitSettings = field(default_factory=CrossFitSettings)
     search: SearchSettings | None = None
     confusion_rows: int = 3
+    priorities: Priorities | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,8 @@ METHODS: Mapping[str, str] = {
     "Arachne-v2": "engine.methods.arachne_v2",
     "NeuRecover": "engine.methods.neurecover",
     "DRWeightMerge": "engine.methods.drweightmerge",
+    "label-priorities": "engine.methods.label_priorities",
+    "Arachne-required": "engine.methods.arachne_required",
     "head": "engine.methods.head",
     "tail": "engine.methods.tail",
     "WiSE-FT": "engine.methods.wise_ft",

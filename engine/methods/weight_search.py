@@ -44,7 +44,8 @@ class WeightSearch:
         settings = self.adapt(job, searching(self.settings, job.settings.search))
         target, features = last_target(job.chain, job.rows.rows.inputs)
         rows = replace(job.rows.rows, inputs=features)
-        worths = WORTHS if settings.positive_weight is None else (None,)
+        steered = settings.objective == "requirements"  # which say what positives are worth
+        worths = (None,) if steered or settings.positive_weight is not None else WORTHS
         found: list[Offer] = []
         own = None
         for worth in worths:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from engine.fitness.mixture import SUMS, MixtureRows
+from engine.fitness.groups import SUMS
+from engine.fitness.mixture import MixtureRows
 from engine.fitness.steering import Rigour, Steering, pairs_of, rigour_of, steering_of
 from engine.metrics.requirements import Kind, Requirement
 
