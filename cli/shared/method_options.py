@@ -34,6 +34,7 @@ OF_OTHERS = frozenset(
     (
         *("folds", "promise_rows", "weights_dir", "last", "seed", "seeds", "requirements", "val_data", "test_data"),
         *("num_particles", "num_iterations", "min_iteration_range", "positive_weight"),
+        *("label_file", "positive_label_file"),
     )
 )
 """Parameters of methods, of those above and of searches, that mean something to methods without such a pipeline."""

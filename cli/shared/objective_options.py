@@ -12,6 +12,7 @@ from cli.shared.options import PATH, option, refuse_confidence
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
+    from engine.fitness.priorities import Priorities
     from engine.search.loop import SearchSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -77,8 +78,20 @@ def objective_settings(
         if requirements is not None:
             refuse_confidence(required, requirements)
         return replace(settings, requirements=required.limits)
+    priorities = stated_priorities(label_file, positive_label_file, classes)
+    return settings if priorities is None else replace(settings, objective="priorities", priorities=priorities)
+
+
+def stated_priorities(label_file: Path | None, positive_label_file: Path | None, classes: int) -> Priorities | None:
+    """The priorities that files state, or None.
+
+    Raises:
+        InputError: a file is damaged, or no label has a priority, or that of the positives is alone.
+    """
     if label_file is None:
-        return settings
+        if positive_label_file is not None:
+            raise InputError("--positive-label-file is given and --label-file is not, expected that too")
+        return None
 
     from engine.data.label_file import read_priorities
     from engine.fitness.priorities import Priorities
@@ -87,7 +100,7 @@ def objective_settings(
     protect = None
     if positive_label_file is not None:
         protect = read_priorities(positive_label_file, "prevent_degradation", classes)
-    return replace(settings, objective="priorities", priorities=Priorities(repair, protect))
+    return Priorities(repair, protect)
 
 
 def searched_labels(settings: SearchSettings, labels: Sequence[int], *, chosen: bool, source: Path) -> tuple[int, ...]:
