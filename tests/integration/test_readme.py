@@ -21,6 +21,7 @@ PAGES = (
     "docs/arachne.md",
     "docs/cluster.md",
     "docs/records.md",
+    "docs/comparing.md",
 )
 """Pages with blocks, in the order in which they are read; the walk-through has a test of its own."""
 
@@ -33,6 +34,7 @@ QUICK = {
     "train": ["--epochs=2"],
     "optimize": SMALL,
     "batch": SMALL,
+    "compare": [*FEW_TUNINGS, "--methods=CrossFit,label-offset", "--draws=2", "--rows=200", "--num-workers=0"],
 }
 """What keeps the test short: added to the words of a command, the last of a flag counts."""
 
@@ -92,6 +94,7 @@ def test_every_block_runs_after_the_one_before(
             *("python", "python", "python"),
             *("patch apply", "patch revert", "patch merge", "patch diff", "patch show"),
         ],
+        "docs/comparing.md": ["compare", "report", "python"],
     }
     assert Path("runs/one/jobs.arrow").is_file()
     for folder in ("repaired", "promised", "gained"):
