@@ -44,10 +44,15 @@ class ChunkFile:
 
 @dataclass(frozen=True)
 class Weighting:
-    """A positive weight as the user gave it: `200`, or `0.15x` for each positive input."""
+    """A positive weight as given: `200`, or `0.15x` for each positive input; or `requirements`, which decide then."""
 
     text: str
     settings: SearchSettings
+
+    @property
+    def name(self) -> str:
+        """In the names of searches."""
+        return self.text if self.settings.objective == "requirements" else f"w{self.text}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +244,7 @@ def jobs_of(batch: Batch, group: str, first: int = 0) -> Iterator[SearchJob]:
     places = itertools.count(first)
     for weighting in batch.weightings:  # there may be more seeds than fit in memory
         for seed in batch.seeds:
-            yield SearchJob(f"{group}-w{weighting.text}-s{seed}", weighting.settings, seed, next(places))
+            yield SearchJob(f"{group}-{weighting.name}-s{seed}", weighting.settings, seed, next(places))
 
 
 def group_name(step: int, chunk: ChunkFile, label: int) -> str:

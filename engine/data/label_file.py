@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from engine.core.errors import InputError, reason
 from engine.core.files import replace_file
+
+MOST = 1e9
+"""Of a priority."""
 
 
 def read_label_file(path: Path) -> dict[int, dict[str, Any]]:
@@ -42,8 +44,10 @@ def read_priorities(path: Path, key: str, classes: int) -> tuple[tuple[int, floa
     found = []
     for label, entry in read_label_file(path).items():
         value = entry.get(key, 0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise InputError(f"{path} has {key} = {json.dumps(value)[:80]} of label {label}, expected a number from 0")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MOST:
+            raise InputError(
+                f"{path} has {key} = {json.dumps(value)[:80]} of label {label}, expected a number from 0 to {MOST:g}"
+            )
         if label >= classes:
             raise InputError(f"{path} has an entry of label {label}, expected labels from 0 to {classes - 1}")
         found.append((label, float(value)))

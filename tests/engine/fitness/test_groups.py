@@ -80,7 +80,11 @@ SOME = np.array([[0, 0], [1, 0], [2, 0], [3, 1], [4, 3], [5, 3]])
 
 @pytest.mark.parametrize(
     ("wanted", "activation", "loss"),
-    [(COUNTS, "softmax", CATEGORICAL), (GroupSums(4, T), "softmax", CATEGORICAL), (SOFT, "sigmoid", BINARY)],
+    [
+        (COUNTS, "softmax", CATEGORICAL),
+        (SOFT, "softmax", CATEGORICAL),
+        pytest.param(SOFT, "sigmoid", BINARY, marks=pytest.mark.slow),
+    ],
 )
 def test_sums_of_the_last_layer(wanted: GroupSums, activation: str, loss: object) -> None:
     head, rows = last_layer(activation, loss=loss)
@@ -152,7 +156,7 @@ def test_sums_of_a_deeper_layer(hidden: Case, wanted: GroupSums, short: bool, mo
         np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("wanted", [COUNTS, SOFT])
+@pytest.mark.parametrize("wanted", [pytest.param(COUNTS, marks=pytest.mark.slow), SOFT])
 def test_candidates_alone_among_others_and_in_tiles(hidden: Case, wanted: GroupSums) -> None:
     """The same bits."""
     head, rows = last_layer()
