@@ -108,7 +108,10 @@ class Parts:
         return np.concatenate([whole, (wanted - low) / width], axis=1)
 
     def mixed(self, coefficients: Float64) -> Float32:
-        """New values (M, K) of candidates (M, size); a corner has exactly the values of its part."""
+        """New values (M, K) of candidates (M, size); a corner has exactly the values of its part.
+
+        Of shared places that stand apart, values nearer to one another than 1e-16 of their range count as one.
+        """
         shares, own = coefficients[:, : len(self.new)], self.own
         rest = np.ones((len(coefficients), len(self.old)))
         moved = np.zeros_like(rest)

@@ -149,7 +149,7 @@ def without(option: str) -> list[str]:
 
 def test_too_many_coefficients(place: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.runs.weighted.SWARM_NUMBERS", 16)
-    says = "several patches change 1 weights, expected at most 0 to search each apart"
+    says = "several patches change 1 weights, expected at most 0 apart"
     refused(*MERGE, "shirt.arrow", "both.arrow", *SMALL, "--apart", says=(says,))
 
 
