@@ -23,6 +23,9 @@ from engine.problem.case import LayerInputs
 from engine.search.loop import SearchSettings
 from engine.targets.resolve import resolve_target
 
+SWARM_NUMBERS = 1 << 24
+"""Coefficients of all particles at most: some arrays of 128 MiB."""
+
 
 @dataclass(frozen=True, eq=False)
 class WeightedMerge:
@@ -77,8 +80,8 @@ def merge_weighted(work: WeightedMerge, compute: Compute, on_rows: Progress = un
     """Search the coefficients of some patches.
 
     Raises:
-        InputError: rows do not fit the model or lack a label that is counted; or the patches change nothing, or weights
-            that cannot be searched.
+        InputError: rows do not fit the model or lack a label that is counted; or the patches change nothing, weights
+            that cannot be searched, or with `apart` too many of the same weights.
     """
     model = work.model
     totals = np.zeros(model.classes, np.int64)
@@ -104,6 +107,11 @@ def merge_weighted(work: WeightedMerge, compute: Compute, on_rows: Progress = un
         [(target.index_of(placed.patch, name), placed.patch.new) for name, placed in work.patches.items()],
         apart=work.apart,
     )
+    most = SWARM_NUMBERS // work.settings.swarm.num_particles - len(work.patches)
+    if most < len(parts.own):
+        raise InputError(
+            f"several patches change {len(parts.own)} weights, expected at most {most} to search each apart"
+        )
     scores = scores_of_rows(
         layer, kernel, rows.inputs, parts, lambda found: work.score.scores(rows.labels, found).tolist()
     )

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,13 +76,13 @@ class Parts:
         index = np.stack(np.unravel_index(places, kernel.shape), axis=1).astype(np.int64)
         return Parts(index, old, new, apart)
 
-    @property
+    @cached_property
     def changed(self) -> Bool:
         """(P, K): which part changes which place."""
         found: Bool = self.new.view(np.uint32) != self.old.view(np.uint32)
         return found
 
-    @property
+    @cached_property
     def shared(self) -> Int64:
         """Places (H,) that several parts change."""
         return np.flatnonzero(self.changed.sum(axis=0) > 1)
@@ -96,7 +97,7 @@ class Parts:
         """Numbers of a candidate: P, and H where shared places stand apart."""
         return len(self.new) + len(self.own)
 
-    @property
+    @cached_property
     def corners(self) -> Float64:
         """Candidates (1 + P, size): the model as it is, and each part whole."""
         own = self.own
@@ -107,7 +108,10 @@ class Parts:
         return np.concatenate([whole, (wanted - low) / width], axis=1)
 
     def mixed(self, coefficients: Float64) -> Float32:
-        """New values (M, K) of candidates (M, size); a corner has exactly the values of its part."""
+        """New values (M, K) of candidates (M, size); a corner has exactly the values of its part.
+
+        Of shared places that stand apart, values nearer to one another than 1e-16 of their range count as one.
+        """
         shares, own = coefficients[:, : len(self.new)], self.own
         rest = np.ones((len(coefficients), len(self.old)))
         moved = np.zeros_like(rest)

@@ -71,7 +71,7 @@ def numbers(line: str) -> list[str]:
     return line.rsplit(maxsplit=3)[1:]
 
 
-@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_what_it_prints_is_what_the_patch_does(apart: bool, place: Path, command: Command) -> None:
     """Wrong rows before and after, and S of the model, of each patch and of the merge, which is better than all."""
     done = command(*MERGE, "shirt.arrow", "both.arrow", *SMALL, *(["--apart"] if apart else []))
@@ -145,6 +145,12 @@ def settings(**changes: object) -> None:
 def without(option: str) -> list[str]:
     at = MERGE.index(option)
     return [*MERGE[:at], *MERGE[at + 2 :]]
+
+
+def test_too_many_coefficients(place: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.runs.weighted.SWARM_NUMBERS", 16)
+    says = "several patches change 1 weights, expected at most 0 apart"
+    refused(*MERGE, "shirt.arrow", "both.arrow", *SMALL, "--apart", says=(says,))
 
 
 def test_what_is_refused(place: Path, refused: Refused) -> None:

@@ -54,6 +54,8 @@ def commands(block: str) -> Iterator[list[str]]:
 
 def quick(words: list[str]) -> list[str]:
     """The words of a command with those that keep it short."""
+    if "weighted" in words:
+        return [*words, *SMALL[:2]]
     more = [*QUICK.get(words[0], []), *(["--chunks=data/repairsets/0"] if "--part" in words else [])]
     if words[0] in ("optimize", "batch") and "CrossFit" in words:
         return [*words, *more, *FEW_TUNINGS]
@@ -72,6 +74,8 @@ def test_every_block_runs_after_the_one_before(
                 Path("requirements.toml").write_text(text, encoding="utf-8")
                 limits = read_requirements(Path("requirements.toml"), 10, NAMES).limits
                 assert len(limits) == {"docs/requirements-and-batches.md": 13, "docs/crossfit.md": 12}[page]
+            elif kind == "json":
+                Path("dr_setting.json").write_text(text, encoding="utf-8")
             elif kind == "python":
                 capsys.readouterr()
                 exec(compile(text, page, "exec"), {})
@@ -92,7 +96,7 @@ def test_every_block_runs_after_the_one_before(
         "docs/cluster.md": ["batch", "batch", "merge-runs"],
         "docs/records.md": [
             *("python", "python", "python"),
-            *("patch apply", "patch revert", "patch merge", "patch diff", "patch show"),
+            *("patch apply", "patch revert", "patch merge", "patch diff", "patch show", "patch merge"),
         ],
         "docs/comparing.md": ["compare", "report", "python"],
     }

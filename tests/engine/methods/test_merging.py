@@ -125,7 +125,7 @@ def test_what_nothing_changes_keeps_its_bits() -> None:
     assert np.signbit(parts.mixed(np.array([[0.0]]))[0, 0])
 
 
-VALUES = st.floats(-100, 100, width=32)
+VALUES = st.floats(-100, 100, width=16)
 
 
 @settings(max_examples=50)
