@@ -13,7 +13,10 @@ from cli.commands.crossfit import crossfit_repair, rows_of_target, tell_loss, us
 from cli.commands.report import results
 from cli.shared.console import Console, created, echo
 from cli.shared.method_options import was_given
+from cli.shared.objective_options import stated_priorities
 from engine.core.errors import InputError
+
+PRIORITIES = "label-priorities"
 
 if TYPE_CHECKING:
     from cluster.compute.options import ComputeOptions
@@ -101,15 +104,25 @@ def method_repair(
     weights_dir: Path | None,
     last: tuple[int, int],
     positive_weight: float | None = None,
+    label_file: Path | None,
+    positive_label_file: Path | None,
     **_: Any,
 ) -> MethodRepair:
-    """A repair by a method, with what was given of its search."""
+    """A repair by a method, with what was given of its search.
+
+    Raises:
+        InputError: priorities are given to a method that has none, or cannot be read.
+    """
+    if label_file is not None and method != PRIORITIES:
+        raise InputError(f"--label-file is of {PRIORITIES} and the method is {method}, expected one without the other")
     from cluster.runs.method_repair import MethodRepair
     from engine.methods.base import MethodSettings
 
     names = ("num_particles", "num_iterations", "min_iteration_range", "positive_weight", "tile_bytes")
     search = replace(settings, positive_weight=positive_weight) if any(map(was_given, names)) else None
-    return MethodRepair(repair, method, MethodSettings(repair.settings, search), weights_dir, last, unreadable)
+    priorities = stated_priorities(label_file, positive_label_file, repair.model.classes)
+    chosen = MethodSettings(repair.settings, search, priorities=priorities)
+    return MethodRepair(repair, method, chosen, weights_dir, last, unreadable)
 
 
 def run_method_repair(

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.commands.optimize import chunk_paths
+from cli.commands.optimize import chunk_paths, names_of
 from cli.shared.console import Console, echo, table
 from cli.shared.help import Sectioned
+from cli.shared.method_options import requirements_option
+from cli.shared.objective_options import check_objective, objective_settings
 from cli.shared.options import (
     PATH,
     check_seeds,
@@ -89,6 +91,7 @@ SWEPT = (
 )
 @localize_options(fronts=1)  # as localize
 @positive_weight_option
+@requirements_option
 @search_options
 @option(
     "--seed",
@@ -133,6 +136,7 @@ def evaluate(
     output_dir: Path | None,
     num_runs: int,
     sweep: Sequence[str],
+    requirements: Path | None,
     seed: int,
     val_data: Path | None,
     test_data: Path | None,
@@ -147,6 +151,7 @@ def evaluate(
         raise InputError(f"num_runs is {num_runs}, expected at least 1")
     check_seeds(seed, num_runs)
     settings = [make_setting(context.params, swept) for swept in parse_sweeps(sweep, context)]
+    check_objective([setting.search for setting in settings], requirements)
 
     from cluster.compute.compute import Compute
     from cluster.runs.evaluate import Evaluation, check_evaluation
@@ -162,6 +167,11 @@ def evaluate(
     negatives, positives = open_negatives(paths.negatives), open_positives(paths.positives)
     held_out = {split: open_image_set(path) for split, path in (("validation", val_data), ("test", test_data)) if path}
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    names = names_of([paths]) if requirements else None
+    settings = [
+        replace(each, search=objective_settings(each.search, model.classes, names, requirements=requirements))
+        for each in settings
+    ]
     target = resolve_target(model.model, model.loss, model.classes, model.path, target_layer)
     if negatives is None:
         if verbose:

@@ -251,11 +251,12 @@ def search_options(function: F) -> F:
             ),
             option(
                 "--objective",
-                type=click.Choice(["arachne", "loss"]),
+                type=click.Choice(["arachne", "loss", "requirements"]),
                 default="arachne",
                 show_default=True,
                 help="Arachne's, of counts and mean losses; or the later one's, 1 for each row that is right and "
-                "1 / (loss + 1) for each that is wrong.",
+                "1 / (loss + 1) for each that is wrong; or gain within --requirements, or else with no label 3 points "
+                "down.",
             ),
             option(
                 "--optimiser",

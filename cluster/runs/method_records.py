@@ -11,6 +11,7 @@ import numpy as np
 from cluster.compute.compute import Compute
 from cluster.compute.methods import MethodEvent
 from cluster.records import tunings as kept_values
+from cluster.records.schema import SCHEMAS
 from cluster.records.store import RunRecords, read_table
 from cluster.workers.methods import MethodTask, missing_methods
 from engine.core.progress import Tick
@@ -100,6 +101,7 @@ def outcome_rows(subject: Subject, event: MethodEvent, elapsed: float) -> list[d
     task, outcome = event.task, event.outcome
     rows = len(subject.pool.labels) if task.rows is None else task.rows
     common = {
+        **dict.fromkeys(SCHEMAS["outcomes"].names),
         "method": task.method,
         "draw": task.draw,
         "seed": task.seed,
