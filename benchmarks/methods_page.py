@@ -7,6 +7,7 @@ so that a study that ran anew cannot leave a sentence behind that is not true an
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ READING_TITLES = {
 }
 
 HEADER = (
-    *("method", "repairs", "label", "all", "worst other", "fixed", "broken", "promised", "promises kept"),
+    *("method", "repairs", "left", "label", "all", "worst other", "fixed", "broken", "promised", "promises kept"),
     *("limits kept", "seconds", f"label, less {REFERENCE}'s", f"all, less {REFERENCE}'s"),
 )
 
@@ -55,6 +56,7 @@ class Summary:
         method: its name.
         repairs: that ran.
         failed: that did not.
+        left: that leave the model as it is.
         label, all, worst: changes of accuracy on test rows; `worst` None without other labels.
         fixed, broken: test rows.
         promised: repairs with a promise; a model that is left as it is promises nothing.
@@ -66,6 +68,7 @@ class Summary:
     method: str
     repairs: int
     failed: int
+    left: int
     label: float
     all: float
     worst: float | None
@@ -114,12 +117,16 @@ class Want:
     worth: Callable[[Summary], float]
 
 
+def _quick(one: Summary) -> bool:
+    return one.keeps and one.label > 0 and one.seconds <= QUICK
+
+
 WANTS = (
-    Want("the label, limits kept", CHOSEN, lambda one: one.keeps, lambda one: one.label),
+    Want("the label, limits kept", CHOSEN, lambda one: one.keeps and one.label > 0, lambda one: one.label),
     Want("a promise", CHOSEN, lambda one: one.promises > 0, lambda one: one.promises + one.label / 100),
     Want("all rows", CHOSEN, lambda one: one.all > 0, lambda one: one.all),
     Want("the label at any price", FOUND, lambda _: True, lambda one: one.label),
-    Want("no waiting, limits kept", CHOSEN, lambda one: one.keeps and one.seconds <= QUICK, lambda one: one.label),
+    Want("no waiting, limits kept", CHOSEN, _quick, lambda one: one.label),
 )
 
 
@@ -137,7 +144,6 @@ def page(results: Results) -> str:
     groups.sort(key=lambda group: (list(results.models).index(group[0]), group[1]))
     summaries = {(group, reading): summarise(results, group, reading) for group in groups for reading in READINGS}
     verdicts = {group: against(results, group) for group in groups}
-    seeds = {row["seed"] for row in results.outcomes}
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         reference=REFERENCE,
         choices=_choices(results, groups, summaries),
@@ -146,7 +152,7 @@ def page(results: Results) -> str:
         models=_models(results, groups),
         results="\n\n".join(_group(results, group, summaries, verdicts[group]) for group in groups),
         failures=_failures(results),
-        seeds=f"{min(seeds)} to {max(seeds)}",
+        seeds=results.facts["seeds"],
         repairs=f"{len({_repair(row) for row in results.outcomes}):,}",
         minutes=f"{float(results.facts['seconds']) / 60:.0f}",
         command=results.facts["command"],
@@ -158,10 +164,10 @@ def page(results: Results) -> str:
 
 
 def summarise(results: Results, group: Group, reading: str) -> list[Summary]:
-    """What methods come to in a group, in their order; without those that never ran."""
+    """What methods come to in a group, in the order of the registry; without those that never ran."""
     mine = [row for row in results.outcomes if (row["model"], row["rows"]) == group]
     found = []
-    for method in dict.fromkeys(row["method"] for row in mine):
+    for method in sorted({row["method"] for row in mine}, key=_place):
         rows = [row for row in mine if row["method"] == method and row["reading"] == reading]
         if not rows:
             continue
@@ -172,6 +178,7 @@ def summarise(results: Results, group: Group, reading: str) -> list[Summary]:
                 method=method,
                 repairs=len(rows),
                 failed=sum(row["method"] == method and row["reading"] not in READINGS for row in mine),
+                left=sum(row["offer"] == NOTHING.name for row in rows),
                 label=fmean(row["gain"] for row in rows),
                 all=fmean(row["all"] for row in rows),
                 worst=fmean(worst) if worst else None,
@@ -184,6 +191,11 @@ def summarise(results: Results, group: Group, reading: str) -> list[Summary]:
             )
         )
     return found
+
+
+def _place(method: str) -> tuple[int, str]:
+    """Ours stand in their own order, those of other packages behind them."""
+    return (list(METHODS).index(method) if method in METHODS else len(METHODS)), method
 
 
 def against(results: Results, group: Group) -> dict[tuple[str, str, str], Against]:
@@ -264,13 +276,14 @@ def _standing(groups: Sequence[Group], summaries: _Summaries, verdicts: _Verdict
                 *cells,
                 points(fmean(one.label for one in ones)),
                 points(fmean(one.all for one in ones), 2),
+                _share(sum(one.left for one in ones), sum(one.repairs for one in ones)),
                 _share(sum(one.kept for one in ones), sum(one.repairs for one in ones)),
                 _share(sum(one.promised for one in ones), sum(one.repairs for one in ones)),
                 _share(sum(one.held for one in ones), sum(one.promised for one in ones)),
                 f"{median(one.seconds for one in ones):.2g}",
             ]
         )
-    header = ["method", "groups", "label", "all rows", "mean label", "mean all", "limits kept", "promised"]
+    header = ["method", "groups", "label", "all rows", "mean label", "mean all", "left", "limits kept", "promised"]
     return _table([*header, "promises kept", "seconds"], rows)
 
 
@@ -309,11 +322,12 @@ def _group(
                 [
                     f"**{one.method}**" if one.method == REFERENCE else one.method,
                     str(one.repairs) + (f" ({one.failed} failed)" if one.failed else ""),
+                    str(one.left),
                     points(one.label),
                     points(one.all, 2),
                     "–" if one.worst is None else points(one.worst),
-                    f"{one.fixed:.0f}",
-                    f"{one.broken:.0f}",
+                    _rows(one.fixed),
+                    _rows(one.broken),
                     str(one.promised),
                     f"{one.held} of {one.promised}" if one.promised else "–",
                     f"{one.kept} of {one.repairs}",
@@ -337,15 +351,20 @@ def _difference(found: Against | None, measure: str) -> str:
 
 
 def _failures(results: Results) -> str:
-    """A line for each method and reason for which it could not run."""
+    """A line for each method and reason for which it could not run; reasons that differ in numbers are one."""
     places: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    notes: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in results.outcomes:
         if row["reading"] not in READINGS:
-            places[row["method"], row["note"] or "no reason is given"][row["model"]] += 1
+            note = row["note"] or "no reason is given"
+            key = row["method"], re.sub(r"\d+", "0", note)
+            places[key][row["model"]] += 1
+            notes[key].append(note)
     lines = []
-    for (method, why), models in places.items():
-        where = ", ".join(f"{results.models[name]['title']} ({count})" for name, count in models.items())
-        lines.append(f"- **{method}**, {where}: {_plain(why)}.")
+    for key in sorted(places, key=lambda key: _place(key[0])):
+        where = ", ".join(f"{results.models[name]['title']} ({count})" for name, count in places[key].items())
+        example = "" if len(set(notes[key])) == 1 else "for example, "
+        lines.append(f"- **{key[0]}**, {where}: {example}{_plain(notes[key][0])}.")
     if results.facts["failed"]:
         lines.append(f"- Runs that did not come to their end: {results.facts['failed']}.")
     if results.facts["left out"]:
@@ -355,7 +374,7 @@ def _failures(results: Results) -> str:
 
 def _title(results: Results, group: Group) -> str:
     title = results.models[group[0]]["title"]
-    return f"{title[0].upper()}{title[1:]}, {group[1]:,} rows"
+    return f"{title[0].upper()}{title[1:]}: {group[1]:,} repair rows"
 
 
 def _repair(row: Mapping[str, Any]) -> tuple[object, ...]:
@@ -370,13 +389,17 @@ def points(value: float, digits: int = 1) -> str:
     return f"{'+' if told > 0 else '−'}{abs(told):.{digits}f}"
 
 
+def _rows(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 or value == 0 else f"{value:.1f}"
+
+
 def _share(count: int, of: int) -> str:
     return "–" if not of else f"{math.floor(100 * count / of + 0.5)} %"
 
 
 def _plain(text: str) -> str:
     """Text as a cell of a table can hold it."""
-    for sign in "\\`*_|<>[]":
+    for sign in "\\*_|<>[]":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())
 

@@ -72,7 +72,7 @@ class Results:
         outcomes: rows of `OUTCOMES`.
         differences: rows of `DIFFERENCE_COLUMNS`.
         models: facts by name, see `_model_facts`.
-        facts: machine, command, seconds.
+        facts: machine, command, seconds, seeds, runs that failed, models left out.
     """
 
     outcomes: Sequence[Mapping[str, Any]]
@@ -108,7 +108,7 @@ def gather(pieces: Sequence[Piece], runs: Path, output: Path, line: str, facts: 
     found = [run for piece in pieces if (run := _read(piece, runs / piece.name)) is not None]
     if not found:
         raise click.ClickException(f"{runs} has no run that came to its end, expected one; its logs say why")
-    outcomes = [
+    outcomes: list[dict[str, Any]] = [
         {"model": run.piece.cell.subject.name, "rows": run.piece.cell.rows, "label": run.piece.cell.label}
         | {name: row[name] for name in KEPT}
         for run in found
@@ -122,7 +122,8 @@ def gather(pieces: Sequence[Piece], runs: Path, output: Path, line: str, facts: 
         subject.name: _model_facts(subject, [run for run in found if run.piece.cell.subject is subject])
         for subject in dict.fromkeys(run.piece.cell.subject for run in found)
     }
-    told = {**facts, "models": json.dumps(models)}
+    seeds = [row["seed"] for row in outcomes]
+    told = {**facts, "seeds": f"{min(seeds)} to {max(seeds)}", "models": json.dumps(models)}
     write_results(output, NAME, OUTCOMES, outcomes, line, told)
     write_results(output, DIFFERENCES, DIFFERENCE_COLUMNS, differences, line)
     return read(output)

@@ -15,7 +15,8 @@ import click
 
 from engine.backend import keras
 from engine.data.image_set import open_image_set
-from engine.training.train import CHECKPOINTS, FACTS, MODELS, TrainSettings, train, use_gpu
+from engine.models.checkpoints import CHECKPOINTS
+from engine.training.train import FACTS, MODELS, TrainSettings, train, use_gpu
 
 L = keras.layers
 
