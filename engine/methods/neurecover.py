@@ -7,16 +7,19 @@ alpha 1, comes first; larger ones break less, and rows of validation choose.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from engine.core.types import Float32, Int64
 from engine.fitness.rows import SearchRows
+from engine.layers.tail import Tail
 from engine.localize.neurecover import Blame, Training, blame
 from engine.methods.base import Method, MethodJob, Offer, Repair
-from engine.methods.weight_search import problem_of_case, searched, searching
+from engine.methods.weight_search import problem_of_case, searching
 from engine.problem.case import RepairCase, case_fingerprint
+from engine.problem.problem import Problem, build_fitness, goal_of, seen_by
 from engine.search import loop
 from engine.search.loop import SearchSettings
 from engine.targets.of_chain import FewWeights, few_weights
@@ -48,17 +51,16 @@ class NeuRecover:
         found = blame(job.chain, rows.inputs, rows.labels, training)
         few = few_weights(job.chain, rows.inputs, found.patch)
         case = _case(job, few, found, order, failures)
-        offers: list[Offer] = []
-        own = None
         given = settings.positive_weight
-        for alpha in ALPHAS if given is None else (given / failures,):
-            mine = replace(settings, positive_weight=alpha * failures)
-            problem = problem_of_case(few.target, few.target.target.kernel, case, mine, job.seed)
-            state = searched(replace(problem, stats=few.stats), case, few.target.target.tail)
-            own = state.start_fitness if own is None else own
-            values = _changed(job, found, loop.result(state))
-            offers.append(Offer(f"alpha {alpha:g}", values, state.swarm.global_fitness))
-        return Repair(offers, own, notes=(*notes, _told(found)))
+        alphas = ALPHAS if given is None else (given / failures,)
+        worths = [replace(settings, positive_weight=alpha * failures) for alpha in alphas]
+        problem = problem_of_case(few.target, few.target.target.kernel, case, settings, job.seed)
+        states = _searched(replace(problem, stats=few.stats), case, worths, few.target.target.tail)
+        offers = [
+            Offer(f"alpha {alpha:g}", _changed(job, found, loop.result(state)), state.swarm.global_fitness)
+            for alpha, state in zip(alphas, states, strict=True)
+        ]
+        return Repair(offers, states[0].start_fitness, notes=(*notes, _told(found)))
 
 
 def _rows_of(job: MethodJob) -> tuple[Int64, int]:
@@ -103,6 +105,19 @@ def _case(job: MethodJob, few: FewWeights, found: Blame, order: Int64, failures:
             negative=np.arange(len(order)) < failures,
         ),
     )
+
+
+def _searched(
+    problem: Problem, case: RepairCase, worths: Sequence[SearchSettings], tail: Tail | None
+) -> list[loop.SearchState]:
+    """The ends of the searches by several settings, which share what evaluates their candidates."""
+    seen = seen_by(problem, case.rows)
+    fitness = build_fitness(problem, seen, tail)
+    searches = [
+        loop.Search(mine, problem.source, goal_of(replace(problem, settings=mine), seen, case.rows)) for mine in worths
+    ]
+    states, _ = loop.advance_together(searches, [problem.start()] * len(searches), fitness.evaluate)
+    return states
 
 
 def _changed(job: MethodJob, found: Blame, values: Float32) -> dict[str, Float32]:
