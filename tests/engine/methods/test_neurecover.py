@@ -64,7 +64,7 @@ def a_subject(search: SearchSettings | None = None, *, spoilt: bool = True, is_m
     return Subject(chain, pool, None, None, (LABEL,), (KEPT,), MethodSettings(search=search), checkpoints)
 
 
-SEARCH = SearchSettings(swarm=SwarmSettings(12), num_iterations=8)
+SEARCH = SearchSettings(swarm=SwarmSettings(4), num_iterations=12)
 
 
 @pytest.fixture(scope="module")
@@ -114,37 +114,28 @@ def test_fitness_is_that_of_the_changed_model_and_never_below_its_own(repair: Re
         assert offer.fitness > slow_fitness(subject, {}, alpha)
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_one_others(repair: Repair) -> None:
-    again, other = (METHOD.repair(MethodJob(a_subject(SEARCH), None, seed)) for seed in (1, 2))
+def test_a_stated_worth_is_the_only_one_and_another_last_checkpoint_is_told() -> None:
+    search = replace(SEARCH, positive_weight=6.0, num_iterations=2)
+    subject = a_subject(search, is_model=False)
+    failures = len(MethodJob(subject, None, 0).failures)
+    repair = METHOD.repair(MethodJob(subject, None, 0))
+    (offer,) = repair.offers
+    assert offer.name == f"alpha {6 / failures:g}"
+    assert repair.notes[0] == "checkpoint 3.weights.h5 is not the model: weights are blamed as they are in the model"
+
+
+@pytest.mark.slow
+def test_the_same_rows_and_seed_give_the_same_bits(repair: Repair) -> None:
+    """Rows drawn from a larger pool, one of them twice, and another seed."""
+    subject = a_subject(SEARCH)
+    pool: Int64 = np.concatenate([np.arange(ROWS), [5, 7, 9]])
+    drawn = np.concatenate([np.arange(ROWS), [ROWS + 1]])
+    checkpoints = tuple(replace(one, predicted=one.predicted[pool]) for one in subject.checkpoints)
+    larger = replace(subject, pool=subject.pool.take(pool), checkpoints=checkpoints)
+    again, other = METHOD.repair(MethodJob(larger, drawn, 1)), METHOD.repair(MethodJob(subject, None, 2))
     for first, second in zip(repair.offers, again.offers, strict=True):
         assert all(np.array_equal(first.values[path], second.values[path]) for path in KERNELS)
     assert any((repair.offers[0].values[path] != other.offers[0].values[path]).any() for path in KERNELS)
-
-
-def test_a_stated_worth_is_the_only_one_that_is_searched() -> None:
-    search = replace(SEARCH, positive_weight=6.0, num_iterations=2)
-    subject = a_subject(search)
-    failures = len(MethodJob(subject, None, 0).failures)
-    (offer,) = METHOD.repair(MethodJob(subject, None, 0)).offers
-    assert offer.name == f"alpha {6 / failures:g}"
-
-
-def test_drawn_rows_have_the_predictions_of_their_own() -> None:
-    """Rows drawn from the pool, one of them twice: the same as a pool of these rows."""
-    whole = a_subject(SEARCH)
-    drawn: Int64 = np.sort(np.random.default_rng(0).permutation(ROWS)[:200])
-    checkpoints = tuple(replace(one, predicted=one.predicted[drawn]) for one in whole.checkpoints)
-    part = replace(whole, pool=whole.pool.take(drawn), checkpoints=checkpoints)
-    twice = np.concatenate([drawn, drawn[-1:]])
-    first, second = METHOD.repair(MethodJob(whole, twice, 3)), METHOD.repair(MethodJob(part, None, 3))
-    assert first.notes == second.notes
-    assert all(np.array_equal(first.offers[0].values[path], second.offers[0].values[path]) for path in KERNELS)
-
-
-def test_a_last_checkpoint_that_is_not_the_model_is_told() -> None:
-    search = replace(SEARCH, num_iterations=1)
-    found = METHOD.repair(MethodJob(a_subject(search, is_model=False), None, 1))
-    assert found.notes[0] == "checkpoint 3.weights.h5 is not the model: weights are blamed as they are in the model"
 
 
 def test_what_cannot_be_compared() -> None:

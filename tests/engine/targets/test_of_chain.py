@@ -31,8 +31,9 @@ CASES = [
     ("two", {"first/kernel": 5, "last/kernel": 4}),
     ("two", {"last/kernel": 4}),
     ("two, apart", {"first/kernel": 1}),
-    ("three, no last bias", {"first/kernel": 6, "last/kernel": 3}),
-    ("three, first alone", {"first/kernel": 4, "second/kernel": 70, "last/kernel": 5}),
+    pytest.param(
+        "three, first alone", {"first/kernel": 4, "second/kernel": 70, "last/kernel": 5}, marks=pytest.mark.slow
+    ),
 ]
 
 
@@ -56,17 +57,11 @@ def test_logits_under_changed_weights(name: str, layers: dict[str, int]) -> None
     np.testing.assert_allclose(moved, scores, rtol=1e-3, atol=1e-5)
     assert (moved.argmax(axis=1) == outputs.argmax(axis=1)).mean() > 0.97
     assert np.abs(moved - as_it_is).max() > 0.05
-
-
-@pytest.mark.parametrize(("name", "layers"), CASES)
-def test_the_layers_are_no_larger_than_they_must_be(name: str, layers: dict[str, int]) -> None:
-    subject = net(name)
-    patch = patch_of(subject, layers)
-    few = few_weights(subject.chain, subject.features, patch)
     target = few.target.target
     if list(layers) == ["last/kernel"]:
         assert isinstance(target, TargetLayer)
         return
+    # No row or column of the first of them that none of the weights is in.
     assert list(target.shapes) == [layer.kernel for layer in subject.chain.layers if layer.kernel in layers]
     first = next(iter(target.shapes))
     mine = patch.flat_index[np.array(patch.weight) == first]
