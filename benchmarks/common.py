@@ -92,7 +92,12 @@ def column(name: str, kind: pa.DataType, text: str, unit: str = "") -> pa.Field:
 
 
 def write_results(
-    folder: Path | None, name: str, columns: Sequence[pa.Field], rows: Sequence[Mapping[str, Any]], line: str
+    folder: Path | None,
+    name: str,
+    columns: Sequence[pa.Field],
+    rows: Sequence[Mapping[str, Any]],
+    line: str,
+    facts: Mapping[str, str] | None = None,
 ) -> None:
     """Write rows as the Arrow IPC file `<folder>/<name>.arrow`, whole or not at all.
 
@@ -102,10 +107,11 @@ def write_results(
         columns: see `column`; a row has a value, or None, for each.
         rows: of the table.
         line: what `machine` said; it becomes the schema's metadata.
+        facts: more of that.
     """
     if folder is None:
         return
-    schema = pa.schema(list(columns), metadata={"benchmark": name, "machine": line})
+    schema = pa.schema(list(columns), metadata={"benchmark": name, "machine": line, **(facts or {})})
     path = folder / f"{name}.arrow"
     with replace_file(path) as temporary, pa.ipc.new_file(temporary, schema) as writer:
         writer.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema))

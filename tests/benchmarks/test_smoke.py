@@ -108,6 +108,14 @@ RUNS = (
         results=True,
     ),
     Run(
+        "methods",
+        "--tiny --models quickstart,resnet --methods CrossFit,offsets --num-workers 0 --work-dir w --results results",
+        (),
+        shipped=True,
+        says="2 of 2 runs, ",
+        aims=True,
+    ),
+    Run(
         "modes",
         "--chunks 1 --chunk-size 200 --val-size 200 --seeds 1 --fronts 1 --positive-weights 0.15x",
         (("mode", "split", "runs met", "label", "all", "weights"),),

@@ -112,6 +112,7 @@ def _facts(root: Path, methods: list[str], **stated: Any) -> dict[str, Any]:
         "label_names": None if names is None else list(names),
         "requirements": ["drop of all labels together at most 1 point"],
         "confidence": 0.95,
+        "target": {"last/kernel": [64, 10], "last/bias": [10]},
         "held_out": {"validation": str(root / "val.h5"), "test": str(root / "test.h5")},
         "model": {"path": "/models/street <classifier>.keras", "fingerprint": "0f3c" * 16},
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),

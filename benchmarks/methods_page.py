@@ -1,0 +1,411 @@
+"""The page of the study of methods, from its numbers alone: a template with words, and what is put into it.
+
+The words of `methods_template.md` say what was asked and how it was measured; whatever the numbers say is put in here,
+so that a study that ran anew cannot leave a sentence behind that is not true any more.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from string import Template
+from typing import Any
+
+from methods_results import MEASURES, READINGS, Results
+
+from engine.core.files import replace_file
+from engine.methods.base import NOTHING
+from engine.methods.outcome import CHOSEN, FOUND
+from engine.methods.registry import METHODS, REFERENCE, method_of
+from engine.metrics.resampled import LEVEL, holm
+
+PAGE = "methods.md"
+
+TEMPLATE = Path(__file__).resolve().parent / "methods_template.md"
+
+RELIABLE = 0.9
+"""Share of repairs that must keep what is required, or of promises, for a method to be named."""
+
+QUICK = 1.0
+"""Seconds of a repair that nobody waits for."""
+
+READING_TITLES = {
+    CHOSEN: "As chosen by validation rows, or by a promise of the method's own",
+    FOUND: "As found, where nobody chooses",
+}
+
+HEADER = (
+    *("method", "repairs", "left", "label", "all", "worst other", "fixed", "broken", "promised", "promises kept"),
+    *("limits kept", "seconds", f"label, less {REFERENCE}'s", f"all, less {REFERENCE}'s"),
+)
+
+Group = tuple[str, int]
+"""A model and a number of repair rows."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a method comes to in a group: means over labels and draws, shares, and counts of repairs.
+
+    Attributes:
+        method: its name.
+        repairs: that ran.
+        failed: that did not.
+        left: that leave the model as it is.
+        label, all, worst: changes of accuracy on test rows; `worst` None without other labels.
+        fixed, broken: test rows.
+        promised: repairs with a promise; a model that is left as it is promises nothing.
+        held: of those, with limits kept on test rows.
+        kept: repairs with limits kept on test rows.
+        seconds: median.
+    """
+
+    method: str
+    repairs: int
+    failed: int
+    left: int
+    label: float
+    all: float
+    worst: float | None
+    fixed: float
+    broken: float
+    promised: int
+    held: int
+    kept: int
+    seconds: float
+
+    @property
+    def keeps(self) -> bool:
+        """Reliably keeps what is required."""
+        return self.kept >= RELIABLE * self.repairs
+
+    @property
+    def promises(self) -> float:
+        """Share of repairs with a promise; none where promises are not reliably kept."""
+        return self.promised / self.repairs if self.held >= RELIABLE * self.promised else 0.0
+
+
+@dataclass(frozen=True)
+class Against:
+    """A difference to the reference, its ends where it has an interval, and the verdict by Holm."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Want:
+    """What somebody may want of a repair.
+
+    Attributes:
+        title: in words.
+        reading: that is judged.
+        fits: whether a method is one to name.
+        worth: the larger the better.
+    """
+
+    title: str
+    reading: str
+    fits: Callable[[Summary], bool]
+    worth: Callable[[Summary], float]
+
+
+def _quick(one: Summary) -> bool:
+    return one.keeps and one.label > 0 and one.seconds <= QUICK
+
+
+WANTS = (
+    Want("the label, limits kept", CHOSEN, lambda one: one.keeps and one.label > 0, lambda one: one.label),
+    Want("a promise", CHOSEN, lambda one: one.promises > 0, lambda one: one.promises + one.label / 100),
+    Want("all rows", CHOSEN, lambda one: one.all > 0, lambda one: one.all),
+    Want("the label at any price", FOUND, lambda _: True, lambda one: one.label),
+    Want("no waiting, limits kept", CHOSEN, _quick, lambda one: one.label),
+)
+
+
+def write_page(results: Results, folder: Path) -> Path:
+    """Write the page beside the numbers; returns its path."""
+    path = folder / PAGE
+    with replace_file(path) as temporary:
+        temporary.write_text(page(results), encoding="utf-8")
+    return path
+
+
+def page(results: Results) -> str:
+    """The page."""
+    groups = list(dict.fromkeys((row["model"], row["rows"]) for row in results.outcomes))
+    groups.sort(key=lambda group: (list(results.models).index(group[0]), group[1]))
+    summaries = {(group, reading): summarise(results, group, reading) for group in groups for reading in READINGS}
+    verdicts = {group: against(results, group) for group in groups}
+    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        reference=REFERENCE,
+        choices=_choices(results, groups, summaries),
+        standing=_standing(groups, summaries, verdicts),
+        methods=_methods(),
+        models=_models(results, groups),
+        results="\n\n".join(_group(results, group, summaries, verdicts[group]) for group in groups),
+        failures=_failures(results),
+        seeds=results.facts["seeds"],
+        repairs=f"{len({_repair(row) for row in results.outcomes}):,}",
+        minutes=f"{float(results.facts['seconds']) / 60:.0f}",
+        command=results.facts["command"],
+        machine=results.facts["machine"].removeprefix("machine: "),
+        reliable=f"{100 * RELIABLE:.0f} %",
+        quick="a second" if QUICK == 1 else f"{QUICK:g} seconds",
+    )
+    return text.rstrip() + "\n"
+
+
+def summarise(results: Results, group: Group, reading: str) -> list[Summary]:
+    """What methods come to in a group, in the order of the registry; without those that never ran."""
+    mine = [row for row in results.outcomes if (row["model"], row["rows"]) == group]
+    found = []
+    for method in sorted({row["method"] for row in mine}, key=_place):
+        rows = [row for row in mine if row["method"] == method and row["reading"] == reading]
+        if not rows:
+            continue
+        worst = [row["worst"] for row in rows if row["worst"] is not None]
+        promised = [row for row in rows if row["promised"] and row["offer"] != NOTHING.name]
+        found.append(
+            Summary(
+                method=method,
+                repairs=len(rows),
+                failed=sum(row["method"] == method and row["reading"] not in READINGS for row in mine),
+                left=sum(row["offer"] == NOTHING.name for row in rows),
+                label=fmean(row["gain"] for row in rows),
+                all=fmean(row["all"] for row in rows),
+                worst=fmean(worst) if worst else None,
+                fixed=fmean(row["fixed"] for row in rows),
+                broken=fmean(row["broken"] for row in rows),
+                promised=len(promised),
+                held=sum(row["kept"] for row in promised),
+                kept=sum(row["kept"] for row in rows),
+                seconds=median(row["seconds"] for row in rows),
+            )
+        )
+    return found
+
+
+def _place(method: str) -> tuple[int, str]:
+    """Ours stand in their own order, those of other packages behind them."""
+    return (list(METHODS).index(method) if method in METHODS else len(METHODS)), method
+
+
+def against(results: Results, group: Group) -> dict[tuple[str, str, str], Against]:
+    """Differences to the reference by method, reading and measure; Holm's procedure goes over the methods."""
+    found = {}
+    for reading in READINGS:
+        for measure in MEASURES:
+            rows = [
+                row
+                for row in results.differences
+                if (row["model"], row["rows"]) == group and row["reading"] == reading and row["measure"] == measure
+            ]
+            adjusted = holm([row["p"] for row in rows])
+            for row, chance in zip(rows, adjusted, strict=True):
+                verdict = "not told apart"
+                if chance is not None and chance < LEVEL:
+                    verdict = "better" if row["mean"] > 0 else "worse"
+                found[row["method"], reading, measure] = Against(row["mean"], row["low"], row["high"], verdict)
+    return found
+
+
+_Summaries = Mapping[tuple[Group, str], Sequence[Summary]]
+_Verdicts = Mapping[Group, Mapping[tuple[str, str, str], Against]]
+
+
+def _choices(results: Results, groups: Sequence[Group], summaries: _Summaries) -> str:
+    """The best method of each group by what is wanted, and above that how often which one is."""
+    best = {(want.title, group): _best(summaries[group, want.reading], want) for want in WANTS for group in groups}
+    lines = []
+    for want in WANTS:
+        found = [best[want.title, group] for group in groups]
+        counts = Counter("none" if one is None else one.method for one in found).most_common()
+        told = ", ".join(f"{name} ({count})" for name, count in counts)
+        lines.append(f"- **{want.title[0].upper()}{want.title[1:]}**: {told}.")
+    rows = []
+    for group in groups:
+        cells = []
+        for want in WANTS:
+            one = best[want.title, group]
+            cells.append("–" if one is None else f"{one.method} {_told(one, want)}")
+        rows.append([_title(results, group), *cells])
+    return "\n".join(lines) + "\n\n" + _table(["model and rows", *(want.title for want in WANTS)], rows)
+
+
+def _best(found: Sequence[Summary], want: Want) -> Summary | None:
+    """The reference wins ties: it stands first."""
+    return max((one for one in found if want.fits(one)), key=want.worth, default=None)
+
+
+def _told(found: Summary, want: Want) -> str:
+    if want.title == "a promise":
+        return f"{found.promised} of {found.repairs}"
+    return points(found.all, 2) if want.title == "all rows" else points(found.label)
+
+
+def _standing(groups: Sequence[Group], summaries: _Summaries, verdicts: _Verdicts) -> str:
+    """How often a method is surely better or worse than the reference, over all groups."""
+    by_method: dict[str, list[tuple[Group, Summary]]] = defaultdict(list)
+    for group in groups:
+        for one in summaries[group, CHOSEN]:
+            by_method[one.method].append((group, one))
+    rows = []
+    for method, found in by_method.items():
+        cells = []
+        for measure in MEASURES:
+            counts = Counter(
+                verdicts[group][method, CHOSEN, measure].verdict
+                for group, _ in found
+                if (method, CHOSEN, measure) in verdicts[group]
+            )
+            told = [str(counts[verdict]) for verdict in ("better", "not told apart", "worse")]
+            cells.append("reference" if method == REFERENCE else " / ".join(told))
+        ones = [one for _, one in found]
+        rows.append(
+            [
+                f"**{method}**" if method == REFERENCE else method,
+                str(len(found)),
+                *cells,
+                points(fmean(one.label for one in ones)),
+                points(fmean(one.all for one in ones), 2),
+                _share(sum(one.left for one in ones), sum(one.repairs for one in ones)),
+                _share(sum(one.kept for one in ones), sum(one.repairs for one in ones)),
+                _share(sum(one.promised for one in ones), sum(one.repairs for one in ones)),
+                _share(sum(one.held for one in ones), sum(one.promised for one in ones)),
+                f"{median(one.seconds for one in ones):.2g}",
+            ]
+        )
+    header = ["method", "groups", "label", "all rows", "mean label", "mean all", "left", "limits kept", "promised"]
+    return _table([*header, "promises kept", "seconds"], rows)
+
+
+def _methods() -> str:
+    rows = []
+    for name in METHODS:
+        method = method_of(name)
+        rows.append([name, method.searches, method.objective, ", ".join(method.needs) or "–", method.source])
+    return _table(["method", "changes", "by", "needs", "from"], [[_plain(cell) for cell in row] for row in rows], 5)
+
+
+def _models(results: Results, groups: Sequence[Group]) -> str:
+    rows = []
+    for name, facts in results.models.items():
+        labels = ", ".join(f"{label}: {100 * facts['by label'][label]:.1f} %" for label in facts["labels"])
+        mine = [row for row in results.outcomes if row["model"] == name]
+        draws = Counter(size for size, _ in {(row["rows"], row["seed"]) for row in mine})
+        told = ", ".join(f"{draws[size]} of {size:,}" for model, size in groups if model == name)
+        sizes = [f"{facts[key]:,}" for key in ("pool", "test", "weights")]
+        rows.append([_plain(facts["title"]), f"{100 * facts['accuracy']:.1f} %", labels, told, *sizes])
+    header = ["model", "accuracy", "of labels under repair", "draws of rows", "pool", "test rows"]
+    return _table([*header, "weights under repair"], rows)
+
+
+def _group(
+    results: Results, group: Group, summaries: _Summaries, verdicts: Mapping[tuple[str, str, str], Against]
+) -> str:
+    facts = results.models[group[0]]
+    labels = " and ".join(", ".join(map(str, facts["labels"])).rsplit(", ", 1))
+    parts = [f"### {_title(results, group)}", f"Labels {labels}, each alone."]
+    for reading in READINGS:
+        rows = []
+        for one in summaries[group, reading]:
+            differences = [_difference(verdicts.get((one.method, reading, measure)), measure) for measure in MEASURES]
+            rows.append(
+                [
+                    f"**{one.method}**" if one.method == REFERENCE else one.method,
+                    str(one.repairs) + (f" ({one.failed} failed)" if one.failed else ""),
+                    str(one.left),
+                    points(one.label),
+                    points(one.all, 2),
+                    "–" if one.worst is None else points(one.worst),
+                    _rows(one.fixed),
+                    _rows(one.broken),
+                    str(one.promised),
+                    f"{one.held} of {one.promised}" if one.promised else "–",
+                    f"{one.kept} of {one.repairs}",
+                    f"{one.seconds:.2g}",
+                    *(["–", "–"] if one.method == REFERENCE else differences),
+                ]
+            )
+        parts += [f"{READING_TITLES[reading]}:", _table(HEADER, rows)]
+    return "\n\n".join(parts)
+
+
+def _difference(found: Against | None, measure: str) -> str:
+    digits = 2 if measure == "all" else 1
+    if found is None or found.mean is None:
+        return "–"
+    told = points(found.mean, digits)
+    if found.low is None or found.high is None:
+        return told
+    told += f" ({points(found.low, digits)} to {points(found.high, digits)})"
+    return told if found.verdict == "not told apart" else f"{told} **{found.verdict}**"
+
+
+def _failures(results: Results) -> str:
+    """A line for each method and reason for which it could not run; reasons that differ in numbers are one."""
+    places: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    notes: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in results.outcomes:
+        if row["reading"] not in READINGS:
+            note = row["note"] or "no reason is given"
+            key = row["method"], re.sub(r"\d+", "0", note)
+            places[key][row["model"]] += 1
+            notes[key].append(note)
+    lines = []
+    for key in sorted(places, key=lambda key: _place(key[0])):
+        where = ", ".join(f"{results.models[name]['title']} ({count})" for name, count in places[key].items())
+        example = "" if len(set(notes[key])) == 1 else "for example, "
+        lines.append(f"- **{key[0]}**, {where}: {example}{_plain(notes[key][0])}.")
+    if results.facts["failed"]:
+        lines.append(f"- Runs that did not come to their end: {results.facts['failed']}.")
+    if results.facts["left out"]:
+        lines.append(f"- Left out: {_plain(results.facts['left out'])}.")
+    return "\n".join(lines) or "All methods ran in every draw."
+
+
+def _title(results: Results, group: Group) -> str:
+    title = results.models[group[0]]["title"]
+    return f"{title[0].upper()}{title[1:]}: {group[1]:,} repair rows"
+
+
+def _repair(row: Mapping[str, Any]) -> tuple[object, ...]:
+    return tuple(row[name] for name in ("model", "rows", "label", "method", "seed"))
+
+
+def points(value: float, digits: int = 1) -> str:
+    """A change of accuracy in points, with its sign."""
+    told = round(100 * value, digits)
+    if told == 0:
+        return f"{0:.{digits}f}"
+    return f"{'+' if told > 0 else '−'}{abs(told):.{digits}f}"
+
+
+def _rows(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 or value == 0 else f"{value:.1f}"
+
+
+def _share(count: int, of: int) -> str:
+    return "–" if not of else f"{math.floor(100 * count / of + 0.5)} %"
+
+
+def _plain(text: str) -> str:
+    """Text as a cell of a table can hold it."""
+    for sign in "\\*_|<>[]":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.split())
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """A table of Markdown: so many columns are words, and the others numbers."""
+    lines = ["| " + " | ".join(header) + " |"]
+    lines.append("| " + " | ".join("---" if number < words else "---:" for number in range(len(header))) + " |")
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

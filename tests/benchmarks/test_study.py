@@ -1,0 +1,169 @@
+"""The study of methods: the order of its runs, the differences it tells of, and the page made of its numbers."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.metrics.resampled import paired_difference
+from tests.support.comparisons import REASON, Effect, write_comparison
+
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+
+EFFECTS = {
+    "CrossFit": Effect(0.3, 0.0, promises=1.0),
+    "head": Effect(0.9, 0.0, promises=0.2),
+    "NeuRecover": Effect(kind="failed"),
+}
+LABELS, DRAWS = (4, 6), 5
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a module of the benchmarks, which is no package: its scripts import each other by name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    before = set(sys.modules)
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield load
+    for name in set(sys.modules) - before:
+        if (BENCHMARKS / f"{name}.py").is_file():
+            del sys.modules[name]
+
+
+@pytest.fixture
+def pieces(module: Any, tmp_path: Path) -> Any:
+    """Runs of two labels of the vision transformer, 60 of 300 rows, written in place of repairs."""
+    study = module("study")
+    subject = replace(next(each for each in study.SUBJECTS if each.name == "transformer"), rows=(60,), labels=LABELS)
+    found = study.pieces_of(study.cells_of([subject]), [DRAWS])
+    for piece in found:
+        folder = tmp_path / "written" / piece.name
+        folder.mkdir(parents=True)
+        written = write_comparison(folder, EFFECTS, draws=DRAWS, labels=(piece.cell.label,))
+        (tmp_path / "runs").mkdir(exist_ok=True)
+        written.directory.rename(tmp_path / "runs" / piece.name)
+    return found
+
+
+@pytest.fixture
+def results(module: Any, pieces: Any, tmp_path: Path) -> Any:
+    facts = {"command": "python benchmarks/methods.py", "seconds": "120", "failed": "", "left out": ""}
+    return module("methods_results").gather(pieces, tmp_path / "runs", tmp_path / "docs", "machine: two cores", facts)
+
+
+def test_a_study_that_is_cut_short_covers_all_cells(module: Any) -> None:
+    study = module("study")
+    cells = study.cells_of(study.SUBJECTS)
+    pieces = study.pieces_of(cells, [5, 5])
+    assert len(cells) == len(set(cells)) == 20
+    assert [piece.cell for piece in pieces[: len(cells)]] == cells
+    assert {piece.cell.subject.name for piece in pieces[:8]} == {each.name for each in study.SUBJECTS}
+    for cell in cells:
+        mine = [piece for piece in pieces if piece.cell == cell]
+        seeds = [seed for piece in mine for seed in range(piece.seed, piece.seed + piece.draws)]
+        assert seeds == list(range(cell.subject.draws))
+    assert len({piece.name for piece in pieces}) == len(pieces)
+
+
+def test_rows_that_judge_are_in_no_other_set(module: Any, tmp_path: Path) -> None:
+    from engine.data.image_set import open_image_set, open_reader, row_digests
+
+    study = module("study")
+    source = study.Source(tmp_path, module("common").SHIPPED, None, study.TINY_OFFSET, study.TINY_SIZES)
+    (subject,) = (each for each in study.SUBJECTS if each.name == "quickstart")
+    place = source.place(subject)
+    assert place.checkpoints is None
+    rows = {}
+    for name in SETS:
+        images = open_image_set(place.data / f"{name}.h5")
+        with open_reader(images) as reader:
+            rows[name] = {digest.tobytes() for digest in row_digests(reader.read(0, images.rows))}
+    assert {name: len(found) for name, found in rows.items()} == {"train": 200, "repair": 400, "val": 200, "test": 300}
+    assert len(set().union(*rows.values())) == 1100
+    with pytest.raises(Exception, match="has other rows than asked for, expected another --work-dir"):
+        replace(source, offset=0).place(subject)
+
+
+SETS = ("train", "repair", "val", "test")
+
+
+def test_differences_are_of_means_over_labels_and_count_shared_rows(module: Any, results: Any, pieces: Any) -> None:
+    (row,) = (
+        row
+        for row in results.differences
+        if (row["method"], row["reading"], row["measure"]) == ("head", "chosen", "gain")
+    )
+    gains = {
+        (each["method"], each["label"], each["seed"]): each["gain"]
+        for each in results.outcomes
+        if each["reading"] == "chosen"
+    }
+    by_draw = [
+        np.mean([gains["head", label, seed] - gains["CrossFit", label, seed] for label in LABELS])
+        for seed in range(DRAWS)
+    ]
+    assert row["mean"] == pytest.approx(np.mean(by_draw)) and row["draws"] == DRAWS
+    draws_alone = paired_difference(np.array(by_draw), 60 / 300, None)
+    assert row["low"] < draws_alone.low and row["high"] > draws_alone.high  # test rows are a sample too
+    assert not any(each["method"] in ("CrossFit", "NeuRecover") for each in results.differences)
+
+
+def test_rows_of_a_label_weigh_so_that_labels_count_alike(module: Any) -> None:
+    found = module("methods_results")
+    truth = np.array([4] * 2 + [6] * 6 + [0] * 4)
+    run = found._Run(None, {}, [], truth, truth)
+
+    def pair(right: list[int]) -> Any:
+        after = np.where(np.isin(np.arange(12), right), truth, 9).astype(np.int8)
+        return (run, {"after": after}), (run, {"after": np.full(12, 9, np.int8)})
+
+    pairs = {(4, 0): pair([0]), (6, 0): pair([2, 3, 4])}
+    rows = found._per_row(pairs, [4, 6], [0], "gain")
+    assert len(rows) == 8 and np.mean(rows) == pytest.approx((1 / 2 + 3 / 6) / 2)
+    assert np.mean(found._per_row(pairs, [4, 6], [0], "all")) == pytest.approx((1 + 3) / 12 / 2)
+
+
+def test_a_page_says_who_is_first_who_is_surely_better_and_what_failed(module: Any, results: Any) -> None:
+    page = module("methods_page")
+    text = page.page(results)
+    (group,) = {(row["model"], row["rows"]) for row in results.outcomes}
+    crossfit, head = page.summarise(results, group, "chosen")
+    assert (crossfit.method, head.method) == ("CrossFit", "head")
+    assert (crossfit.repairs, crossfit.promised, crossfit.held) == (
+        10,
+        10,
+        8,
+    )  # the fourth draw of each label is not kept
+    assert (head.promised, head.held) == (2, 2)
+    assert "- **The label at any price**: head (1)." in text
+    assert "- **The label, limits kept**: none (1)." in text  # four of five draws keep them
+    assert "- **A promise**: head (1)." in text
+    verdict = page.against(results, group)["head", "chosen", "gain"]
+    assert verdict.verdict == "better" and f"{page.points(verdict.mean)} (" in text
+    assert f"- **NeuRecover**, a small vision transformer (10): {REASON}.".replace("_", r"\_") in text
+    assert "30 repairs in 2 minutes" in text
+    assert re.search(r"\$\w|nan|None", text) is None
+
+
+def test_numbers_of_points(module: Any) -> None:
+    points = module("methods_page").points
+    assert [points(value) for value in (0.0312, -0.0312, 0.0001, -0.0004)] == ["+3.1", "−3.1", "0.0", "0.0"]
+    assert points(-0.00041, 2) == "−0.04"
+
+
+def test_the_committed_page_is_what_the_committed_numbers_make(module: Any) -> None:
+    results = module("methods_results").read(ROOT / "docs")
+    committed = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert committed == module("methods_page").page(results), "run: python benchmarks/methods.py --page"
