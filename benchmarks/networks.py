@@ -15,7 +15,7 @@ import click
 
 from engine.backend import keras
 from engine.data.image_set import open_image_set
-from engine.models.checkpoints import CHECKPOINTS
+from engine.models.checkpoints import FOLDER as CHECKPOINTS
 from engine.training.train import FACTS, MODELS, TrainSettings, train, use_gpu
 
 L = keras.layers
