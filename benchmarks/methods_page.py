@@ -187,7 +187,7 @@ def summarise(results: Results, group: Group, reading: str) -> list[Summary]:
                 promised=len(promised),
                 held=sum(row["kept"] for row in promised),
                 kept=sum(row["kept"] for row in rows),
-                seconds=median(row["seconds"] for row in rows),
+                seconds=median(row["cpu"] for row in rows),
             )
         )
     return found

@@ -38,7 +38,7 @@ MEASURES = ("gain", "all")
 
 KEPT = (
     *("method", "seed", "reading", "offer", "note", "weights", "gain", "all", "worst", "worst_label"),
-    *("fixed", "broken", "chance", "promised", "kept", "own", "best", "seconds"),
+    *("fixed", "broken", "chance", "promised", "kept", "own", "best", "cpu"),
 )
 """Columns of the table `outcomes` that are kept."""
 

@@ -32,7 +32,8 @@ hypothesis.settings.load_profile("any time")
 
 
 WITHOUT_RAY = frozenset(
-    f"test_{name}.py" for name in ("batch_words", "deep_targets", "readme", "requirements", "rows", "train")
+    f"test_{name}.py"
+    for name in ("batch_words", "deep_targets", "neurecover", "readme", "requirements", "rows", "train")
 )
 """Tests of commands, in tests/integration, that stay in their process."""
 

@@ -109,9 +109,7 @@ def merge_weighted(work: WeightedMerge, compute: Compute, on_rows: Progress = un
     )
     most = SWARM_NUMBERS // work.settings.swarm.num_particles - len(work.patches)
     if most < len(parts.own):
-        raise InputError(
-            f"several patches change {len(parts.own)} weights, expected at most {most} to search each apart"
-        )
+        raise InputError(f"several patches change {len(parts.own)} weights, expected at most {most} apart")
     scores = scores_of_rows(
         layer, kernel, rows.inputs, parts, lambda found: work.score.scores(rows.labels, found).tolist()
     )

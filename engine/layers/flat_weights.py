@@ -59,7 +59,9 @@ class FlatWeights:
     def stats(self, values: Float32, flat: Int64) -> WeightStats:
         """What is known of the values of the weight that each of K places (K,) belongs to; arrays (K,)."""
         part = self.part(flat)
-        of = {number: _stats(values[self.offsets[number] : self.offsets[number + 1]]) for number in set(part.tolist())}
+        of = {
+            number: stats_of(values[self.offsets[number] : self.offsets[number + 1]]) for number in set(part.tolist())
+        }
         return WeightStats(
             *(np.array([getattr(of[number], each.name) for number in part]) for each in fields(WeightStats))
         )
@@ -69,7 +71,8 @@ def _array(variable: Any) -> Float32:
     return np.asarray(ops.convert_to_numpy(variable), dtype=np.float32)
 
 
-def _stats(values: Float32) -> WeightStats:
+def stats_of(values: Float32) -> WeightStats:
+    """What is known of the values of a weight."""
     found = WeightStats.of(values)
     if found.range > 0:
         return found

@@ -7,19 +7,22 @@ alpha 1, comes first; larger ones break less, and rows of validation choose.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from engine.core.types import Float32, Int64
 from engine.fitness.rows import SearchRows
+from engine.layers.tail import Tail
 from engine.localize.neurecover import Blame, Training, blame
 from engine.methods.base import Method, MethodJob, Offer, Repair
-from engine.methods.weight_search import problem_of_case, searched, searching
+from engine.methods.weight_search import problem_of_case, searching
 from engine.problem.case import RepairCase, case_fingerprint
+from engine.problem.problem import Problem, build_fitness, goal_of, seen_by
 from engine.search import loop
 from engine.search.loop import SearchSettings
-from engine.targets.of_chain import ChainTarget, dense_target
+from engine.targets.of_chain import FewWeights, few_weights
 
 ALPHAS = (1.0, 4.0, 16.0)
 """Worth of all positives together, in all negatives: the published one, then what breaks less."""
@@ -46,20 +49,18 @@ class NeuRecover:
         training, notes = _training_of(job, order)
         rows = job.rows.rows.take(order)
         found = blame(job.chain, rows.inputs, rows.labels, training)
-        kernels = [path for path, places in found.places.items() if len(places)]
-        target, features = dense_target(job.chain, rows.inputs, kernels)
-        case = _case(job, target, features, found, order, failures)
-        offers: list[Offer] = []
-        own = None
+        few = few_weights(job.chain, rows.inputs, found.patch)
+        case = _case(job, few, found, order, failures)
         given = settings.positive_weight
-        for alpha in ALPHAS if given is None else (given / failures,):
-            mine = replace(settings, positive_weight=alpha * failures)
-            problem = problem_of_case(target, target.target.kernel, case, mine, job.seed)
-            state = searched(problem, case, target.target.tail)
-            own = state.start_fitness if own is None else own
-            values = _changed(job, found, loop.result(state))
-            offers.append(Offer(f"alpha {alpha:g}", values, state.swarm.global_fitness))
-        return Repair(offers, own, notes=(*notes, _told(found)))
+        alphas = ALPHAS if given is None else (given / failures,)
+        worths = [replace(settings, positive_weight=alpha * failures) for alpha in alphas]
+        problem = problem_of_case(few.target, few.target.target.kernel, case, settings, job.seed)
+        states = _searched(replace(problem, stats=few.stats), case, worths, few.target.target.tail)
+        offers = [
+            Offer(f"alpha {alpha:g}", _changed(job, found, loop.result(state)), state.swarm.global_fitness)
+            for alpha, state in zip(alphas, states, strict=True)
+        ]
+        return Repair(offers, states[0].start_fitness, notes=(*notes, _told(found)))
 
 
 def _rows_of(job: MethodJob) -> tuple[Int64, int]:
@@ -83,27 +84,40 @@ def _training_of(job: MethodJob, order: Int64) -> tuple[Training, tuple[str, ...
     return training, notes
 
 
-def _case(
-    job: MethodJob, target: ChainTarget, features: Float32, found: Blame, order: Int64, failures: int
-) -> RepairCase:
+def _case(job: MethodJob, few: FewWeights, found: Blame, order: Int64, failures: int) -> RepairCase:
     """The search of the weights to blame."""
     rows = job.rows.rows.take(order)
-    index = target.target.index_of(found.patch, "NeuRecover")
-    read, weights = target.target.search_weights(target.target.kernel, index)
+    target, layer = few.target.target, few.target.layer
+    read, weights = target.search_weights(target.kernel, few.index)
     kinds = [rows.take(np.arange(failures)), rows.take(np.arange(failures, len(order)))]
     labels = np.unique(kinds[0].labels)
+    patch = found.patch
+    places = np.stack([patch.part.astype(np.int64), patch.flat_index], axis=1)
     return RepairCase(
         label=int(labels[0]) if len(labels) == 1 else -1,
-        data=case_fingerprint([kind.fingerprint for kind in kinds if len(kind.labels)], index),
-        index=index,
+        data=case_fingerprint([kind.fingerprint for kind in kinds if len(kind.labels)], places),
+        index=few.index,
         weights=weights,
         rows=SearchRows(
-            inputs=features if read is None else np.ascontiguousarray(features[:, read]),
-            logits=target.layer.logits(features, target.target.kernel),
+            inputs=few.inputs if read is None else np.ascontiguousarray(few.inputs[:, read]),
+            logits=layer.logits(few.inputs, target.kernel),
             labels=rows.labels,
             negative=np.arange(len(order)) < failures,
         ),
     )
+
+
+def _searched(
+    problem: Problem, case: RepairCase, worths: Sequence[SearchSettings], tail: Tail | None
+) -> list[loop.SearchState]:
+    """The ends of the searches by several settings, which share what evaluates their candidates."""
+    seen = seen_by(problem, case.rows)
+    fitness = build_fitness(problem, seen, tail)
+    searches = [
+        loop.Search(mine, problem.source, goal_of(replace(problem, settings=mine), seen, case.rows)) for mine in worths
+    ]
+    states, _ = loop.advance_together(searches, [problem.start()] * len(searches), fitness.evaluate)
+    return states
 
 
 def _changed(job: MethodJob, found: Blame, values: Float32) -> dict[str, Float32]:

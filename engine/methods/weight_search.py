@@ -10,7 +10,6 @@ import numpy as np
 from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Float32
-from engine.layers.tail import Tail
 from engine.methods.base import MethodJob, Offer, Repair
 from engine.problem.case import LayerInputs, RepairCase, find_case
 from engine.problem.problem import Problem, prepare, problem_of
@@ -99,9 +98,9 @@ def problem_of_case(
     return problem_of(target.target, kernel, case.index, case.weights, name=case.data, source=source, settings=settings)
 
 
-def searched(problem: Problem, case: RepairCase, tail: Tail | None = None) -> loop.SearchState:
-    """The end of a search in this process; of a deep target with its tail."""
-    prepared = prepare(problem, case.rows, tail)
+def searched(problem: Problem, case: RepairCase) -> loop.SearchState:
+    """The end of a search in this process."""
+    prepared = prepare(problem, case.rows)
     state, _ = loop.advance(
         problem.settings,
         problem.source,

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
-from engine.backend import keras
+from engine import backend
+from engine.backend import keras, ops
 from engine.core.errors import InputError
-from engine.core.types import Float32
-from engine.layers.dense_chain import DenseChain, last_alone
-from engine.layers.flat_weights import FlatWeights
+from engine.core.types import Float32, Int64
+from engine.layers.dense_chain import DenseChain, DenseLayer, last_alone
+from engine.layers.flat_weights import FlatWeights, stats_of
+from engine.layers.weight_stats import WeightStats
 from engine.models.graph import cut_graph, graph_of
-from engine.passes.batching import batches
 from engine.passes.runners import LayerPasses
 from engine.passes.sizes import BATCH_ROWS
+from engine.patches.patch import Patch
 from engine.targets.base import Target
 from engine.targets.deep import DeepTarget
 from engine.targets.last_dense import TargetLayer
@@ -56,49 +58,163 @@ def last_target(chain: DenseChain, inputs: Float32) -> tuple[ChainTarget, Float3
     return ChainTarget(target, target.layer_passes(BATCH_ROWS)), features
 
 
-def dense_target(chain: DenseChain, inputs: Float32, paths: Sequence[str]) -> tuple[ChainTarget, Float32]:
-    """Weights of any layers of a chain as a target, and the values (n, F) that reach the first of these layers.
+@dataclass(frozen=True, eq=False)
+class FewWeights:
+    """Some weights of a chain as a search needs them.
+
+    Attributes:
+        target: layers cut down to what these weights can change; its paths are those of the chain, its shapes are not.
+        inputs: (n, F), what reaches these layers.
+        index: (K, 2) int64, places of the weights in the target.
+        stats: of all values of the weight that each belongs to.
+    """
+
+    target: ChainTarget
+    inputs: Float32
+    index: Int64
+    stats: WeightStats
+
+
+def few_weights(chain: DenseChain, inputs: Float32, patch: Patch) -> FewWeights:
+    """Some weights of kernels of a chain as a target of their own.
+
+    Of each layer from the first of them on, only the columns are kept that can change, and only the rows that a change
+    reaches or that hold such a weight; what the others add to a pre-activation is computed once:
+
+        z[units] = (h[others] W[others, units] + b[units]) + h[rows] W[rows, units]
+
+    So few weights of a wide layer take few operations for each candidate. Weights of the last layer alone are of
+    `last_target`.
 
     Args:
         chain: of any number of layers.
         inputs: (n, D) of the chain.
-        paths: of the weights, at least one; the kernel of the last layer alone gives `last_target`.
+        patch: K places in kernels of the chain, at least one; its values are not read.
 
     Raises:
-        InputError: a path is of no weight of the chain, or the last layer has an activation of its own in front of the
-            head.
+        InputError: a weight is of no kernel of the chain, or the last layer has an activation of its own in front of
+            the head.
     """
-    if unknown := [path for path in paths if path not in chain.values]:
-        raise InputError(f"{unknown[0]!r} is no weight of the chain, expected one of {', '.join(chain.values)}")
-    if list(paths) == [chain.layers[-1].kernel]:
-        return last_target(chain, inputs)
+    kernels = [layer.kernel for layer in chain.layers]
+    if unknown := [path for path in patch.paths if path not in kernels]:
+        raise InputError(f"{unknown[0]!r} is no kernel of the chain, expected one of {', '.join(kernels)}")
     _check_head(chain)
-    model, variables = _model_of(chain)
-    wanted = [path for path in variables if path in set(paths)]  # in the order of the pass
-    held = [variables[path] for path in wanted]
-    cut = cut_graph(graph_of(model), held)
-    target = DeepTarget(FlatWeights(chain.head, tuple(wanted), tuple(held), cut), tuple(wanted), {})
-    if cut.before:
-        reach = target.features_pass(model)
-        blocks = (np.asarray(reach([batch]))[:count] for batch, count in batches(inputs, BATCH_ROWS))
-        inputs = np.concatenate(list(blocks))
-    return ChainTarget(target, target.layer_passes(BATCH_ROWS)), inputs
+    places = {path: patch.flat_index[rows] for path, rows in patch.by_weight()}
+    if list(places) == [kernels[-1]]:
+        last, features = last_target(chain, inputs)
+        index = last.target.index_of(patch, "the chain")
+        return FewWeights(last, features, index, last.target.stats(last.target.kernel, index))
+    parts = _parts_of(chain, places)
+    model, variables = _model_of(chain, parts)
+    held = tuple(part.path for part in parts if part.path in places)
+    cut = cut_graph(graph_of(model), [variables[path] for path in held])
+    target = DeepTarget(FlatWeights(chain.head, held, tuple(variables[path] for path in held), cut), held, {})
+    by_path = {part.path: part for part in parts}
+    flat = np.empty(len(patch), np.int64)
+    for path, rows in patch.by_weight():
+        flat[rows] = by_path[path].places(patch.flat_index[rows], chain.values[path].shape)
+    stats = {path: stats_of(chain.values[path]) for path in held}
+    reaching = _reaching(chain, inputs, parts)
+    return FewWeights(
+        ChainTarget(target, target.layer_passes(BATCH_ROWS)),
+        np.concatenate([reaching[number] for number in cut.crossing], axis=1),
+        target.index_of(replace(patch, flat_index=flat), "the chain"),
+        WeightStats(
+            *(np.array([getattr(stats[path], each.name) for path in patch.weight]) for each in fields(WeightStats))
+        ),
+    )
 
 
-def _model_of(chain: DenseChain) -> tuple[Any, dict[str, Any]]:
-    """A Keras model of the layers of a chain, and its variables by the paths of the chain.
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What is kept of a layer.
 
-    Names of layers, which may have a "/" in them, are Keras' own choice.
+    Attributes:
+        layer: whole.
+        reached: inputs that what is kept of the layer before makes.
+        others: further inputs, with weights that may change.
+        units: kept.
+    """
+
+    layer: DenseLayer
+    reached: Int64
+    others: Int64
+    units: Int64
+
+    @property
+    def path(self) -> str:
+        """Of the kernel."""
+        return self.layer.kernel
+
+    @property
+    def rows(self) -> Int64:
+        """Rows of the kernel that are kept, in their order here."""
+        return np.concatenate([self.reached, self.others])
+
+    def places(self, flat: Int64, shape: tuple[int, ...]) -> Int64:
+        """Flat places of the kernel, of this shape, as flat places of what is kept of it."""
+        row, unit = np.unravel_index(flat, shape)
+        order = np.argsort(self.rows)
+        kept = order[np.searchsorted(self.rows, row, sorter=order)]
+        found: Int64 = kept * len(self.units) + np.searchsorted(self.units, unit)
+        return found
+
+
+def _parts_of(chain: DenseChain, places: Mapping[str, Int64]) -> list[_Part]:
+    """What is kept of each layer, from the first with any of these places on."""
+    parts: list[_Part] = []
+    reached = np.empty(0, np.int64)
+    for layer in chain.layers:
+        if not parts and layer.kernel not in places:
+            continue
+        shape = chain.values[layer.kernel].shape
+        row, unit = np.unravel_index(places.get(layer.kernel, np.empty(0, np.int64)), shape)
+        units = np.arange(shape[1]) if parts else np.unique(unit).astype(np.int64)
+        parts.append(_Part(layer, reached, np.setdiff1d(row, reached).astype(np.int64), units))
+        reached = units
+    return parts
+
+
+def _model_of(chain: DenseChain, parts: Sequence[_Part]) -> tuple[Any, dict[str, Any]]:
+    """A Keras model of what is kept of a chain, and its kernels by the paths of the chain.
+
+    Its inputs are, layer by layer, further inputs of it where there are any, and what the others add. Names of layers,
+    which may have a "/" in a chain, are Keras' own choice.
     """
     variables: dict[str, Any] = {}
-    result = start = keras.Input((chain.values[chain.layers[0].kernel].shape[0],))
-    for layer in chain.layers:
-        units = chain.values[layer.kernel].shape[1]
-        dense = keras.layers.Dense(units, activation=layer.activation, use_bias=layer.bias is not None)
-        result = dense(result)
-        dense.set_weights([np.array(chain.values[path]) for path in layer.paths])
-        variables |= dict(zip(layer.paths, dense.weights, strict=True))
-    return keras.Model(start, result), variables
+    inputs, result = [], []
+    for part in parts:
+        if len(part.others):
+            inputs.append(keras.Input((len(part.others),)))
+            result.append(inputs[-1])
+        inputs.append(keras.Input((len(part.units),)))
+        dense = keras.layers.Dense(len(part.units), use_bias=False)
+        moved = dense(keras.layers.Concatenate()(result) if len(result) > 1 else result[0])
+        dense.set_weights([chain.values[part.path][np.ix_(part.rows, part.units)]])
+        variables[part.path] = dense.kernel
+        result = [keras.layers.Activation(part.layer.activation)(keras.layers.Add()([moved, inputs[-1]]))]
+    return keras.Model(inputs, result[0]), variables
+
+
+def _reaching(chain: DenseChain, inputs: Float32, parts: Sequence[_Part]) -> list[Float32]:
+    """Values of the inputs of `_model_of` for rows (n, D)."""
+
+    def values(rows: Any, known: dict[str, Any]) -> list[Any]:
+        found, kept = [], {part.path: part for part in parts}
+        for layer in chain.layers:
+            part = kept.get(layer.kernel)
+            if part is not None:
+                if len(part.others):
+                    found.append(ops.take(rows, part.others, axis=1))
+                still = np.ones(chain.values[layer.kernel].shape[0], np.float32)
+                still[part.rows] = 0
+                fixed = ops.matmul(rows * still, ops.take(known[layer.kernel], part.units, axis=1))
+                found.append(fixed if layer.bias is None else fixed + ops.take(known[layer.bias], part.units))
+            rows = DenseChain(chain.head, (layer,), chain.values).logits(rows, known)
+        return found
+
+    placed = {path: backend.on_device(value) for path, value in chain.values.items()}
+    return [np.asarray(value) for value in backend.compiled(values)(backend.on_device(inputs), placed)]
 
 
 def _check_head(chain: DenseChain) -> None:

@@ -61,6 +61,13 @@ RUNS = (
         aims=True,
     ),
     Run(
+        "compare",
+        "--draws 1 --rows 150 --pool 300 --val-size 100 --methods offsets,label-offset",
+        (("workers", "all, s", "repairs, s", "one worker / this"),),
+        shipped=True,
+        aims=True,
+    ),
+    Run(
         "costs",
         "--factor units --rounds 1",
         (("units", "fitness", "iteration", "floor", "fitness / floor"),),

@@ -165,6 +165,7 @@ def _readings(
                 "where": "worker",
                 "worker": f"node-a:{4100 + draw % 2}",
                 "seconds": 2.0 + draw,
+                "cpu": 1.0 + draw,
                 "after": after.tolist(),
             }
         )

@@ -32,6 +32,15 @@ def test_the_loss_objective_by_hand():
     assert Objective(2, 0, 0.0, "loss").fitness(np.array([[3.2, 0, 1, 0, 0.25, 0]])) == 1.25
 
 
+def test_the_rates_of_neurecover_by_hand():
+    """Two of four negatives repaired, mean loss 0.5; nine of ten positives kept, mean loss 0.25."""
+    sums = np.array([[2.0, 2.5, 2, 9], [np.nan, 2.5, 2, 9]])
+    published = Objective(negatives=4, positives=10, positive_weight=4.0, name="rates")  # alpha 1
+    np.testing.assert_allclose(published.fitness(sums), [1.5 / 1.5 + 1.9 / 1.25, np.nan])
+    np.testing.assert_allclose(Objective(4, 10, 8.0, "rates").fitness(sums[:1]), [1.0 + 2 * 1.52])
+    assert Objective(4, 0, 0.0, "rates").fitness(np.array([[2.0, 0, 2, 0]])) == 1.0
+
+
 @pytest.fixture(scope="module")
 def rows() -> tuple[object, SearchRows, Weights]:
     """Random rows behind a last layer of four classes, and six of its weights in three units."""

@@ -103,6 +103,15 @@ def test_segments_and_company(seconds: float) -> None:
     assert len({len(of_search) for of_search in rows}) > 1
 
 
+def test_another_fitness_stays_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program on the device knows Arachne's own fitness alone."""
+    case = Case(rows_of(100), weights_of(4), replace(settings_of(), objective="rates"))
+    case.searches = [replace(one, objective=replace(one.objective, name="rates")) for one in case.searches]
+    monkeypatch.setattr(resident, "ResidentSwarm", None)
+    states, _ = check(case)
+    assert states[0].swarm.global_fitness < 5  # shares, where Arachne's counts rows
+
+
 def test_ties_and_no_gain() -> None:
     """Inputs of 0: no candidate differs from the model."""
     states, rows = check(Case(rows_of(100, scale=0.0), weights_of(4), settings_of()))
