@@ -23,6 +23,7 @@ from cluster.compute.compute import Compute
 from cluster.records.schema import EVALUATION
 from cluster.records.store import read_facts
 from cluster.runs import evaluate as evaluation
+from cluster.runs import evaluate_staging as staging
 from tests.integration.conftest import Command, contents
 
 Refused = Callable[..., str]
@@ -439,8 +440,8 @@ def test_stopped_while_it_moves(workspace: Path, command: Command, monkeypatch: 
     words = [*WORDS, *FEW, "--num-runs", "2", *HERE]
     succeed(command, *words)
     with monkeypatch.context() as patch:
-        stopping = failing(evaluation.replace_directory, 2, KeyboardInterrupt())
-        patch.setattr(evaluation, "replace_directory", stopping)
+        stopping = failing(staging.replace_directory, 2, KeyboardInterrupt())
+        patch.setattr(staging, "replace_directory", stopping)
         assert command(*words, "--seed", "2").code == 130
     assert not Path("out/result.txt").exists()
     assert not Path("out/evaluate.arrow").exists()
