@@ -12,7 +12,7 @@ from cli.commands.batch import means_all, parse_labels
 from cli.commands.crossfit import crossfit_repair, rows_of_target, tell_loss, use_one_thread
 from cli.commands.report import results
 from cli.shared.console import Console, created, echo
-from cli.shared.method_options import was_given
+from cli.shared.method_options import method_settings
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -105,11 +105,9 @@ def method_repair(
 ) -> MethodRepair:
     """A repair by a method, with what was given of its search."""
     from cluster.runs.method_repair import MethodRepair
-    from engine.methods.base import MethodSettings
 
-    names = ("num_particles", "num_iterations", "min_iteration_range", "positive_weight", "tile_bytes")
-    search = replace(settings, positive_weight=positive_weight) if any(map(was_given, names)) else None
-    return MethodRepair(repair, method, MethodSettings(repair.settings, search), weights_dir, last, unreadable)
+    mine = method_settings(repair.settings, settings, positive_weight)
+    return MethodRepair(repair, method, mine, weights_dir, last, unreadable)
 
 
 def run_method_repair(

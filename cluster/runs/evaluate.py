@@ -27,6 +27,7 @@ from cluster.runs.evaluate_rates import (
     rate_cells,
     rates_of_row,
     sets_of,
+    warn_of_others,
 )
 from cluster.runs.evaluate_staging import MEASURED, RESULT, TABLE, UNFINISHED, check_pieces, digest_of, staged
 from cluster.runs.features import search_rows
@@ -359,16 +360,8 @@ def _searches(work: Evaluation, compute: Compute, handle: ModelHandle, on_rows: 
 def _warn_of_others(work: Evaluation, rows: SearchRows, warn: Callable[[str], None]) -> None:
     """Say where the rates mean little, because another model divided the rows into negatives and positives."""
     right = predicted_classes(work.target.head, rows.logits) == rows.labels
-    kinds = (
-        (work.paths.negatives, rows.negative, right, "right"),
-        (work.paths.positives, ~rows.negative, ~right, "wrong"),
-    )
-    for folder, kind, other, word in kinds:
-        if (kind & other).any():
-            warn(
-                f"{folder}: {work.model.path} gets {(kind & other).sum()} of {kind.sum()} rows {word} as it is; "
-                "they count all the same, but `target` with this model would not have put them there"
-            )
+    warn_of_others(work.paths.negatives, work.model, right[rows.negative], "right", warn)
+    warn_of_others(work.paths.positives, work.model, ~right[~rows.negative], "wrong", warn)
 
 
 def _write_localised(folder: Path, runs: int, target: Target, found: _Found) -> None:

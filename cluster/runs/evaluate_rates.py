@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cluster.compute.compute import Compute
 from cluster.runs.output import measuring
@@ -88,6 +89,25 @@ def measured(model: LoadedModel, saved: Path, rows: RatedRows, compute: Compute,
     with _without_words(compute), measuring(saved):
         after = {name: compute.predict(reloaded, images, tick) for name, images in rows.sets.items()}
     return rows.rates(after)
+
+
+def warn_of_others(
+    folder: Path, model: LoadedModel, others: npt.NDArray[np.bool_], word: str, warn: Callable[[str], None]
+) -> None:
+    """Say where the rates mean little, because another model divided the rows into negatives and positives.
+
+    Args:
+        folder: of the rows.
+        model: to repair.
+        others: (n,) rows that it would have put elsewhere.
+        word: what it gets them.
+        warn: is told.
+    """
+    if others.any():
+        warn(
+            f"{folder}: {model.path} gets {others.sum()} of {len(others)} rows {word} as it is; they count all the "
+            "same, but `target` with this model would not have put them there"
+        )
 
 
 def keep_rates(path: Path, rates: Mapping[str, Rates]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +105,15 @@ def _move(folder: Path, output: Path, pieces: Sequence[Path], optional: Collecti
             remove(output / piece)
     for piece in pieces:
         place = output / piece
-        if piece.name in optional and not (folder / piece).exists() and not place.parent.exists():
-            continue
-        place.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(place.parent, (place.stem,))  # of a command that was killed while it moved
         if piece.name in optional and not (folder / piece).exists():
-            remove(place)  # an earlier evaluation had these
-        elif (folder / piece).is_dir():
+            if place.exists():  # an earlier evaluation had these
+                remove(place)
+                with suppress(OSError):  # more is in it
+                    place.parent.rmdir()
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if (folder / piece).is_dir():
             with replace_directory(place) as new:
                 (folder / piece).replace(new)
         else:

@@ -455,14 +455,15 @@ def test_stopped_while_it_moves(workspace: Path, command: Command, monkeypatch: 
 
 
 def test_weights_of_another_layer(workspace: Path, command: Command) -> None:
-    """Weights that no weights.csv can name; those of an earlier target go."""
+    """Weights that no weights.csv can name; those of an earlier target, or method, go."""
     words = [*WORDS, *FEW, "--num-runs", "2", "--num-grad", "5", *HERE]
     succeed(command, *words)
+    Path("out/repaired_model_0/patch.arrow").write_text("of another method")
     succeed(command, *words, "--target-layer", "conv2d_2")
     for run in range(2):
         for kind in ("localized_data", "repaired_model"):
             names = {path.name for path in Path(f"out/{kind}_{run}").iterdir()}
-            assert "weights.arrow" in names and "weights.csv" not in names
+            assert "weights.arrow" in names and not {"weights.csv", "patch.arrow"} & names
 
 
 def test_label_without_failures(workspace: Path, command: Command) -> None:
