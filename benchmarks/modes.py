@@ -16,7 +16,7 @@ from common import dataset_option, images_of, machine, model_option, prepared_sp
 
 from cli.commands.batch import make_batch
 from cluster.batch.modes import BatchReport, run_batch
-from cluster.batch.spec import Mode
+from cluster.batch.spec import MergeKind, Mode
 from cluster.compute.compute import Compute, ComputeOptions
 from cluster.records.store import RunRecords
 from engine.data.writer import write_image_set
@@ -34,9 +34,17 @@ max_drop = 0.01
 label = "*"
 max_drop = 0.03
 """
-MODES: tuple[Mode, ...] = ("chain", "independent", "rounds")
+WAYS: tuple[tuple[Mode, MergeKind], ...] = (
+    ("chain", "greedy"),
+    ("chain", "search"),
+    ("independent", "greedy"),
+    ("rounds", "greedy"),
+    ("rounds", "search"),
+)
+"""Modes, and how patches are merged; `independent` merges none."""
 HEADER = (
     "mode",
+    "merge",
     "fronts",
     "split",
     "runs met",
@@ -90,12 +98,12 @@ def main(
         rows = []
         with Compute(ComputeOptions(num_workers=0), lambda line: None) as compute:
             for many in (int(word) for word in fronts.split(",")):
-                for mode in MODES:
+                for mode, merge in WAYS:
                     runs = []
                     for seed in range(seeds):
                         begun = time.perf_counter()
                         batch = make_batch(
-                            output_dir=root / f"{mode}-{many}-{seed}",
+                            output_dir=root / f"{mode}-{merge}-{many}-{seed}",
                             model_dir=model_path,
                             allow_custom_code=False,
                             chunks=root / "chunks",
@@ -116,13 +124,14 @@ def main(
                             settings=SearchSettings(),
                             target_layer=(),
                             allow_shared_rows=False,
+                            merge=merge,
                         )
 
                         def open_records(directory: Path = batch.output) -> RunRecords:
                             return RunRecords.create(directory, {}, overwrite=False)
 
                         runs.append((run_batch(batch, compute, open_records), time.perf_counter() - begun))
-                    rows += lines(mode, many, label, runs)
+                    rows += lines([mode, "" if mode == "independent" else merge, str(many)], label, runs)
         base = runs[0][0].comparisons
         click.echo(
             f"{model_path.name}, label {label} ({LABEL_NAMES[label]}), {chunks} chunks of {chunk_size} x {seeds} "
@@ -138,8 +147,8 @@ def main(
         click.echo(table(HEADER, rows))
 
 
-def lines(mode: str, fronts: int, label: int, runs: list[tuple[BatchReport, float]]) -> list[list[str]]:
-    """One line for each split."""
+def lines(way: list[str], label: int, runs: list[tuple[BatchReport, float]]) -> list[list[str]]:
+    """One line for each split of a way: mode, merge and fronts."""
     found = []
     for split in ("validation", "test"):
         reports = [report for report, _ in runs]
@@ -147,8 +156,7 @@ def lines(mode: str, fronts: int, label: int, runs: list[tuple[BatchReport, floa
         comparisons = [report.comparisons[split] for report in reports]
         found.append(
             [
-                mode,
-                str(fronts),
+                *way,
                 split,
                 f"{sum(all(verdict.met for verdict in every) for every in verdicts)} of {len(runs)}",
                 f"{mean(sum(verdict.met for verdict in every) for every in verdicts):.1f}",

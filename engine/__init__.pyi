@@ -7,6 +7,7 @@ from .datasets.dataset import Dataset, Pictures, prepare_dataset
 from .fitness.base import Fitness
 from .fitness.last_dense import TiledFitness
 from .fitness.objective import Objective
+from .fitness.priorities import Priorities
 from .fitness.rows import SearchRows, Weights
 from .fitness.tail import TailFitness
 from .fitness.tiling import Tiling
@@ -70,6 +71,7 @@ __all__ = [
     "Pictures",
     "Plan",
     "Point",
+    "Priorities",
     "Problem",
     "Promise",
     "RandomSettings",

@@ -24,6 +24,12 @@ from cli.shared.method_options import (
     refuse_other_methods,
     requirements_option,
 )
+from cli.shared.objective_options import (
+    check_objective,
+    label_file_options,
+    objective_settings,
+    searched_labels,
+)
 from cli.shared.options import (
     PATH,
     check_seeds,
@@ -43,7 +49,7 @@ from engine.core.names import in_words, label_of
 
 if TYPE_CHECKING:
     from cluster.batch.estimate import Expectation
-    from cluster.batch.spec import Batch, Mode, Weighting
+    from cluster.batch.spec import Batch, MergeKind, Mode, Weighting
     from cluster.compute.options import ComputeOptions
     from cluster.runs.merging import Parts
     from cluster.runs.parts import Part
@@ -53,6 +59,7 @@ if TYPE_CHECKING:
 
 MODES = ("chain", "independent", "rounds")
 MAX_ROUNDS = 5
+POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
 
 
 @click.command(cls=Sectioned, short_help="Repair many chunks and labels at once, to stated requirements.")
@@ -86,12 +93,19 @@ MAX_ROUNDS = 5
 )
 @option("--max-rounds", type=int, help=f"Arachne: of mode rounds [default: {MAX_ROUNDS}].")
 @option(
-    "--positive-weights",
-    default="0.15x,0.3x,0.6x",
+    "--merge",
+    type=click.Choice(["greedy", "search"]),
+    default="greedy",
     show_default=True,
-    help="Arachne: what keeping all positive inputs right is worth, in repaired negative inputs; 0.15x means 0.15 for "
-    "each positive input. Several, as in 100,200,400 or 0.1x,0.2x, give as many searches.",
+    help="Arachne, modes rounds and chain: add patch by patch what improves, or search how much of each is taken.",
 )
+@option(
+    "--positive-weights",
+    help="Arachne: what keeping all positive inputs right is worth, in repaired negative inputs; 0.15x means 0.15 for "
+    "each positive input. Several, as in 100,200,400 or 0.1x,0.2x, give as many searches "
+    f"[default: {POSITIVE_WEIGHTS}].",
+)
+@label_file_options
 @option(
     "--seeds",
     type=int,
@@ -234,7 +248,9 @@ def make_batch(
     requirements: Path | None,
     mode: Mode,
     max_rounds: int | None,
-    positive_weights: str,
+    positive_weights: str | None = None,
+    label_file: Path | None = None,
+    positive_label_file: Path | None = None,
     seeds: int,
     seed: int,
     offers: int,
@@ -246,6 +262,7 @@ def make_batch(
     target_layer: tuple[str, ...],
     allow_shared_rows: bool,
     part: Part | None = None,
+    merge: MergeKind = "greedy",
     **_: Any,
 ) -> Batch:
     """Open and check everything a batch reads.
@@ -269,6 +286,7 @@ def make_batch(
     from engine.models.load import load_model
     from engine.targets.resolve import resolve_target
 
+    check_objective([settings], None, label_file, positive_label_file)
     weightings = parse_weights(positive_weights, settings)
     validation = open_image_set(val_data)
     test = open_image_set(test_data) if test_data else None
@@ -282,6 +300,19 @@ def make_batch(
         refuse_confidence(required, requirements)
         stated = required.limits
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    files = {"requirements": requirements, "label_file": label_file, "positive_label_file": positive_label_file}
+    own = objective_settings(settings, model.classes, names, **files)
+    if label_file is not None:
+        chosen = searched_labels(own, chosen, chosen=not means_all(labels, names), source=label_file)
+    weightings = tuple(
+        replace(
+            each,
+            settings=replace(
+                each.settings, objective=own.objective, requirements=own.requirements, priorities=own.priorities
+            ),
+        )
+        for each in weightings
+    )
     return Batch(
         model=model,
         target=resolve_target(model.model, model.loss, model.classes, model.path, target_layer),
@@ -303,6 +334,7 @@ def make_batch(
         output=output_dir,
         allow_shared_rows=allow_shared_rows,
         part=part,
+        merge=merge,
     )
 
 
@@ -326,15 +358,23 @@ def means_all(text: str, names: Sequence[str] | None) -> bool:
     return text == "all" and not (names and "all" in names)
 
 
-def parse_weights(text: str, settings: SearchSettings) -> tuple[Weighting, ...]:
-    """Positive weights separated by commas: `200`, or `0.15x` for each positive input.
+def parse_weights(text: str | None, settings: SearchSettings) -> tuple[Weighting, ...]:
+    """Positive weights separated by commas: `200`, or `0.15x` for each positive input; None gives the default.
 
     Raises:
-        InputError: not such numbers, or one twice.
+        InputError: not such numbers, or one twice, or any where requirements say what positives are worth.
     """
     from cluster.batch.spec import Weighting
 
+    if settings.objective == "requirements":
+        if text is not None:
+            raise InputError(
+                f"positive_weights is {text!r} and the objective is requirements, which say what positives are worth, "
+                "expected one without the other"
+            )
+        return (Weighting("requirements", settings),)
     found = []
+    text = POSITIVE_WEIGHTS if text is None else text
     for word in (part.strip() for part in text.split(",")):
         per_input = word.endswith("x")
         try:

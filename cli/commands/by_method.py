@@ -13,7 +13,10 @@ from cli.commands.crossfit import crossfit_repair, rows_of_target, tell_loss, us
 from cli.commands.report import results
 from cli.shared.console import Console, created, echo
 from cli.shared.method_options import method_settings
+from cli.shared.objective_options import stated_priorities
 from engine.core.errors import InputError
+
+PRIORITIES = "label-priorities"
 
 if TYPE_CHECKING:
     from cluster.compute.options import ComputeOptions
@@ -101,12 +104,23 @@ def method_repair(
     weights_dir: Path | None,
     last: tuple[int, int],
     positive_weight: float | None = None,
+    label_file: Path | None,
+    positive_label_file: Path | None,
     **_: Any,
 ) -> MethodRepair:
-    """A repair by a method, with what was given of its search."""
+    """A repair by a method, with what was given of its search.
+
+    Raises:
+        InputError: priorities are given to a method that has none, or cannot be read.
+    """
+    if label_file is not None and method != PRIORITIES:
+        raise InputError(f"--label-file is of {PRIORITIES} and the method is {method}, expected one without the other")
     from cluster.runs.method_repair import MethodRepair
 
-    mine = method_settings(repair.settings, settings, positive_weight)
+    mine = replace(
+        method_settings(repair.settings, settings, positive_weight),
+        priorities=stated_priorities(label_file, positive_label_file, repair.model.classes),
+    )
     return MethodRepair(repair, method, mine, weights_dir, last, unreadable)
 
 

@@ -20,6 +20,7 @@ from cli.shared.method_options import (
     read_promises,
     requirements_option,
 )
+from cli.shared.objective_options import label_file_options, stated_priorities
 from cli.shared.options import (
     PATH,
     compute_options,
@@ -68,6 +69,7 @@ DRAWS = 5
 @crossfit_options
 @target_layer_option
 @checkpoint_options
+@label_file_options
 @option("--output-dir", type=PATH, required=True, help="Run directory: tables, and what `report` makes a page of.")
 @option("--resume", type=bool, help="Go on with the interrupted run in --output-dir, or start it.")
 @option("--overwrite", type=bool, help="Replace an earlier run.")
@@ -143,6 +145,8 @@ def make_comparison(
     target_layer: tuple[str, ...],
     weights_dir: Path | None,
     last: tuple[int, int],
+    label_file: Path | None,
+    positive_label_file: Path | None,
     output_dir: Path,
     promise_rows: int | None,
     **crossfit: Any,
@@ -184,7 +188,10 @@ def make_comparison(
         repaired=() if means_all(labels, label_names) else parse_labels(labels, model.classes, label_names),
         requirements=required.limits,
         stated=requirements is not None,
-        settings=MethodSettings(crossfit_settings(CrossFitSettings().search, required, **crossfit)),
+        settings=MethodSettings(
+            crossfit_settings(CrossFitSettings().search, required, **crossfit),
+            priorities=stated_priorities(label_file, positive_label_file, model.classes),
+        ),
         methods=names,
         draws=draws,
         rows=rows_of_draw([images.rows for images in sets]) if rows is None else rows,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.commands.optimize import chunk_paths
+from cli.commands.optimize import chunk_paths, names_of
 from cli.shared.console import Console, echo, table
 from cli.shared.help import Sectioned
 from cli.shared.method_options import (
@@ -22,6 +22,7 @@ from cli.shared.method_options import (
     refuse_other_methods,
     requirements_option,
 )
+from cli.shared.objective_options import check_objective, objective_settings
 from cli.shared.options import (
     PATH,
     check_seeds,
@@ -138,8 +139,6 @@ def command(compute_settings: ComputeOptions, verbose: int, method: str, **optio
         return evaluate_by_method(
             compute_settings=compute_settings, verbose=verbose, context=context, method=method, **options
         )
-    if options.pop("requirements") is not None:
-        raise InputError("--requirements is of CrossFit and the method is Arachne, expected one without the other")
     evaluate(compute_settings=compute_settings, verbose=verbose, context=context, method=method, **options)
     return 0
 
@@ -158,6 +157,7 @@ def evaluate(
     output_dir: Path | None,
     num_runs: int,
     sweep: Sequence[str],
+    requirements: Path | None,
     seed: int,
     val_data: Path | None,
     test_data: Path | None,
@@ -172,6 +172,7 @@ def evaluate(
         raise InputError(f"num_runs is {num_runs}, expected at least 1")
     check_seeds(seed, num_runs)
     settings = [make_setting(context.params, swept) for swept in parse_sweeps(sweep, context)]
+    check_objective([setting.search for setting in settings], requirements)
 
     from cluster.compute.compute import Compute
     from cluster.runs.evaluate import Evaluation, check_evaluation
@@ -187,6 +188,11 @@ def evaluate(
     negatives, positives = open_negatives(paths.negatives), open_positives(paths.positives)
     held_out = {split: open_image_set(path) for split, path in (("validation", val_data), ("test", test_data)) if path}
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    names = names_of([paths]) if requirements else None
+    settings = [
+        replace(each, search=objective_settings(each.search, model.classes, names, requirements=requirements))
+        for each in settings
+    ]
     target = resolve_target(model.model, model.loss, model.classes, model.path, target_layer)
     if negatives is None:
         if verbose:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -13,8 +14,8 @@ from cli.shared.options import (
     PATH,
     SEARCH_OPTIONS_OF_TOOLKIT,
     compute_options,
+    given,
     localize_options,
-    method_option,
     option,
     options_of,
     silent_option,
@@ -26,8 +27,18 @@ from cli.shared.weights import weights_text
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
-    from cluster.compute.compute import ComputeOptions
+    from cluster.compute.compute import Compute, ComputeOptions
+    from engine.core.types import Int64
+    from engine.data.image_set import ImageSet
     from engine.localize.last_dense import Impact
+    from engine.models.load import LoadedModel
+    from engine.targets.base import Target
+
+
+ARACHNE, NEURECOVER = "Arachne", "NeuRecover"
+
+OF_METHOD = {ARACHNE: ("num_grad", "forward_impact", "fronts"), NEURECOVER: ("weights_dir", "last")}
+"""Options that mean something to one method only."""
 
 
 @click.command(
@@ -35,14 +46,30 @@ if TYPE_CHECKING:
     positions=("method", "model_dir", "target_data_dir", "verbose"),
     short_help="Find the weights to blame for the negative inputs.",
 )
-@method_option
+@option(
+    "--method",
+    type=click.Choice([ARACHNE, NEURECOVER]),
+    default=ARACHNE,
+    show_default=True,
+    help="By the model's gradients, or by what the last step of its training did to its Dense layers.",
+)
 @workflow_model_options
 @target_data_option("Negative inputs, for instance negative/6; gets weights.csv, or weights.arrow.")
 @option(
     "--positive-inputs-dir",
     type=PATH,
-    help="Positive inputs, which other layers than the last Dense one are judged by too [default: positive beside "
-    "negative].",
+    help="Positive inputs, which NeuRecover, and layers other than the last Dense one, are judged by too [default: "
+    "positive beside negative].",
+)
+@option(
+    "--weights-dir",
+    type=PATH,
+    help="NeuRecover: checkpoints of the training [default: logs/model_check_points beside the model].",
+)
+@option(
+    "--last",
+    metavar="K,L",
+    help="NeuRecover: compare the K-th checkpoint from the end with the L-th; K alone: with the last [default: 2,1].",
 )
 @localize_options(fronts=1)  # the published method
 @target_layer_option
@@ -55,6 +82,8 @@ def command(
     allow_custom_code: bool,
     target_data_dir: Path,
     positive_inputs_dir: Path | None,
+    weights_dir: Path | None,
+    last: str | None,
     num_grad: int | None,
     target_layer: tuple[str, ...],
     forward_impact: str,
@@ -62,65 +91,168 @@ def command(
     compute_settings: ComputeOptions,
     verbose: int,
 ) -> None:
-    """Write the weights to blame, and pareto_front.png, beside the negative inputs.
+    """Write the weights to blame beside the negative inputs, and Arachne's pareto_front.png.
 
-    Those of the last Dense layer become weights.csv, those of any other layers weights.arrow.
+    Those of the last Dense layer become weights.csv, those of any other layers weights.arrow, and weights.csv too
+    where that can say it.
 
     Example: repair-dist localize --model-dir model --target-data-dir data/repairsets/0/negative/6
     """
+    for name in (name for other, names in OF_METHOD.items() if other != method for name in names):
+        if given(name):
+            flag, other = f"--{name.replace('_', '-')}", NEURECOVER if method == ARACHNE else ARACHNE
+            raise InputError(f"{flag} is of {other} and the method is {method}, expected one without the other")
     for name, value in (("num_grad", num_grad), ("fronts", fronts)):
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
+    compared = _compared(last)
 
-    from cli.commands.optimize import chunk_paths
-    from cluster.compute.compute import Compute
-    from cluster.runs.localize import localise
-    from engine.charts.pareto import draw_pareto_front
-    from engine.data.outcomes import open_negatives, open_positives
+    from engine.data.outcomes import open_negatives
     from engine.localize.weights_file import ARROW, CSV
-    from engine.models.load import check_fits, load_model
-    from engine.targets.resolve import resolve_target
+    from engine.models.checkpoints import FOLDER
+    from engine.models.load import load_model
 
     negatives = open_negatives(target_data_dir)
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
-    target = resolve_target(model.model, model.loss, model.classes, model.path, target_layer)
-    positives = None
-    if target.pooled:
-        if forward_impact != "mean":
-            raise InputError(f"forward_impact is {forward_impact}, expected mean for {target.title}")
-        given = [] if positive_inputs_dir is None else [positive_inputs_dir]
-        positives = open_positives(chunk_paths([target_data_dir], given, None)[0].positives)
-    if negatives is None:
+    work = _Work(model, negatives, target_data_dir, positive_inputs_dir, target_layer, compute_settings, verbose)
+    if method == NEURECOVER:
+        beside = model_dir if model_dir.is_dir() else model_dir.parent
+        found = _by_checkpoints(work, weights_dir or beside / FOLDER, compared)
+    else:
+        found = _by_gradients(work, num_grad, cast("Impact", forward_impact), fronts)
+    if found is None:
         if verbose:
             echo(f"{target_data_dir}: the label has no failures, there is nothing to localize")
         return
-    for images in (negatives, positives):
-        if images is not None:
-            check_fits(images, model)
-    with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
-        if not model.loss.stated:
-            console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
-        handle = compute.handle(model, target)
-        found = localise(
-            compute,
-            handle,
-            negatives,
-            positives,
-            num_grad=num_grad,
-            impact=cast("Impact", forward_impact),
-            fronts=fronts,
-            on_rows=console.rows,
-        )
-    kernel, index = target.kernel, found.index
-    draw_pareto_front(target_data_dir / "pareto_front.png", found)
+    target, index, positives = found
+    kernel = target.kernel
     target.write_localised(target_data_dir, index, kernel[index[:, 0], index[:, 1]])
     if not verbose:
         return
-    where, rows = target.title, f"{negatives.rows} negative"
+    where, rows = target.title, f"{negatives.rows if negatives else 0} negative"
     if target.pooled:
         where += f" ({', '.join(f'{path} {count}' for path, count in target.counts(index).items())})"
-        rows += f" and {positives.rows if positives else 0} positive"
+    if positives is not None:
+        rows += f" and {positives} positive"
     echo(f"localized {len(index)} of {kernel.size} weights of {where} for {rows} inputs")
-    created(*(path for name in (CSV, ARROW, "pareto_front.png") if (path := target_data_dir / name).exists()))
+    names = (CSV, ARROW, *(("pareto_front.png",) if method == ARACHNE else ()))
+    created(*(path for name in names if (path := target_data_dir / name).exists()))
     if verbose > 1:
         echo(weights_text(target_data_dir))
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is localised where.
+
+    Attributes:
+        model: to blame.
+        negatives: its failures; None where it has none.
+        folder: of those.
+        positives_in: where its successes are, where that was said.
+        layers: that were asked for.
+        compute, verbose: as of the command.
+    """
+
+    model: LoadedModel
+    negatives: ImageSet | None
+    folder: Path
+    positives_in: Path | None
+    layers: tuple[str, ...]
+    compute: ComputeOptions
+    verbose: int
+
+    def positives(self) -> ImageSet | None:
+        """The model's successes; None where there are none."""
+        from cli.commands.optimize import chunk_paths
+        from engine.data.outcomes import open_positives
+
+        known = [] if self.positives_in is None else [self.positives_in]
+        return open_positives(chunk_paths([self.folder], known, None)[0].positives)
+
+    def computing(self, console: Console) -> Compute:
+        """The computing of the command."""
+        from cluster.compute.compute import Compute
+
+        if not self.model.loss.stated:
+            console.say(f"{self.model.path} stores no loss: {self.model.loss.name} is assumed")
+        return Compute(self.compute, console.say, warn=console.warn)
+
+
+_Found = tuple["Target", "Int64", int | None]
+"""Weights under repair, places (K, 2) of those to blame, and how many positive inputs there were where they count."""
+
+
+def _by_gradients(work: _Work, num_grad: int | None, impact: Impact, fronts: int) -> _Found | None:
+    """Arachne's weights, and its chart; None without failures."""
+    from cluster.runs.localize import localise
+    from engine.charts.pareto import draw_pareto_front
+    from engine.models.load import check_fits
+    from engine.targets.resolve import resolve_target
+
+    model, negatives = work.model, work.negatives
+    target = resolve_target(model.model, model.loss, model.classes, model.path, work.layers)
+    positives = None
+    if target.pooled:
+        if impact != "mean":
+            raise InputError(f"forward_impact is {impact}, expected mean for {target.title}")
+        positives = work.positives()
+    if negatives is None:
+        return None
+    for images in (negatives, positives):
+        if images is not None:
+            check_fits(images, model)
+    with Console(work.verbose) as console, work.computing(console) as compute:
+        handle = compute.handle(model, target)
+        found = localise(
+            *(compute, handle, negatives, positives),
+            num_grad=num_grad,
+            impact=impact,
+            fronts=fronts,
+            on_rows=console.rows,
+        )
+    draw_pareto_front(work.folder / "pareto_front.png", found)
+    return target, found.index, (positives.rows if positives else 0) if target.pooled else None
+
+
+def _by_checkpoints(work: _Work, folder: Path, last: tuple[int, int]) -> _Found | None:
+    """NeuRecover's weights; None without failures."""
+    from cluster.runs.localize import blame_by_checkpoints
+    from engine.models.load import check_fits
+    from engine.targets.resolve import resolve_chain, resolve_target
+
+    model, negatives, positives = work.model, work.negatives, work.positives()
+    target, chain = resolve_chain(model.model, model.loss, model.classes, model.path, work.layers)
+    if negatives is None:
+        return None
+    if positives is None:
+        raise InputError(f"{work.folder}: there are no positive inputs, expected some that the training made right")
+    for images in (negatives, positives):
+        check_fits(images, model)
+    with Console(work.verbose) as console, work.computing(console) as compute:
+        blame = blame_by_checkpoints(
+            *(compute, model, target, chain, negatives, positives, folder),
+            last=last,
+            warn=console.warn,
+            on_rows=console.rows,
+        )
+        console.say(
+            f"the step between the checkpoints broke {blame.worse} of {negatives.rows + positives.rows} inputs and "
+            f"repaired {blame.better}; looked at: {', '.join(f'{path} {k}' for path, k in blame.looked_at.items())}"
+        )
+    held = tuple(dict.fromkeys(blame.weights))
+    blamed = resolve_target(model.model, model.loss, model.classes, model.path, held)
+    return blamed, blamed.index_of(blame.patch, str(folder)), positives.rows
+
+
+def _compared(text: str | None) -> tuple[int, int]:
+    """`--last` as numbers of checkpoints from the end: K,L, or K alone for K,1."""
+    from engine.models.checkpoints import LAST_TWO
+
+    if text is None:
+        return LAST_TWO
+    words = text.split(",")
+    if not 1 <= len(words) <= 2 or not all(word.strip().isdecimal() for word in words):
+        raise InputError(f"last is {text!r}, expected K,L: numbers of two checkpoints from the end, as 2,1")
+    numbers = [int(word) for word in words]
+    return numbers[0], numbers[1] if len(numbers) == 2 else 1

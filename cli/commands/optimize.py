@@ -25,6 +25,7 @@ from cli.shared.method_options import (
     requirements_option,
     was_given,
 )
+from cli.shared.objective_options import check_objective, label_file_options, objective_settings
 from cli.shared.options import (
     PATH,
     check_seeds,
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
 @crossfit_options
 @checkpoint_options
 @positive_weight_option
+@label_file_options
 @search_options
 @options_of("localize", "--num-grad")
 @option("--seed", type=int, default=0, show_default=True, help="First seed.")
@@ -143,9 +145,10 @@ def command(
         options["part"] = stated_part(part, chosen)
         options["parts"] = click.get_current_context().obj  # of `merge-runs`, which runs this command
         return optimize_crossfit(compute_settings=compute_settings, verbose=verbose, **options)
-    for name, value in (("requirements", options["requirements"]), ("part", part)):
-        if value is not None:
-            raise InputError(f"--{name} is of CrossFit and the method is Arachne, expected one without the other")
+    if part is not None:
+        raise InputError("--part is of CrossFit and the method is Arachne, expected one without the other")
+    label_files = options["label_file"], options["positive_label_file"]
+    check_objective([options["settings"]], options["requirements"], *label_files)
     return optimize(compute_settings=compute_settings, verbose=verbose, **options)
 
 
@@ -188,6 +191,9 @@ def _repaired(
     allow_custom_code: bool,
     settings: SearchSettings,
     positive_weight: float | None,
+    requirements: Path | None = None,
+    label_file: Path | None = None,
+    positive_label_file: Path | None = None,
     val_data: Path | None,
     test_data: Path | None,
     allow_shared_rows: bool,
@@ -206,17 +212,27 @@ def _repaired(
     from engine.data.image_set import open_image_set
     from engine.models.load import load_model
 
+    settings = replace(settings, positive_weight=positive_weight)  # refused before the model is read
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    settings = objective_settings(
+        settings,
+        model.classes,
+        names_of(chunks) if requirements else None,
+        requirements=requirements,
+        label_file=label_file,
+        positive_label_file=positive_label_file,
+    )
     repairs = Repairs(
         model=model,
         target=target_of(model, target_layer, [paths.negatives for paths in chunks]),
         chunks=chunks,
         seeds=seeds,
-        settings=replace(settings, positive_weight=positive_weight),
+        settings=settings,
         validation=open_image_set(val_data) if val_data else None,
         test=open_image_set(test_data) if test_data else None,
         overwrite=overwrite,
         allow_shared_rows=allow_shared_rows,
+        label_file=label_file,
     )
 
     def open_records(facts: Mapping[str, Any]) -> RunRecords:
@@ -258,6 +274,17 @@ def means_arachne(targets: Sequence[Path]) -> bool:
     return found or (folder.parent.exists() and open_negatives(folder) is None)
 
 
+def names_of(chunks: Sequence[ChunkPaths]) -> Sequence[str] | None:
+    """Class names, where the rows of a chunk have some."""
+    from engine.data.outcomes import open_negatives, open_positives
+
+    for paths in chunks:
+        for images in (open_negatives(paths.negatives), open_positives(paths.positives)):
+            if images is not None and images.label_names:
+                return images.label_names
+    return None
+
+
 def chunk_paths(targets: Sequence[Path], positives: Sequence[Path], output_dir: Path | None) -> list[ChunkPaths]:
     """Pair the folders of each chunk.
 
@@ -295,8 +322,10 @@ def describe(report: ChunkReport) -> str:
         lines.append(report.note)
     if report.job and report.objective and report.believed:
         objective = report.objective
+        weight = objective.positive_weight
+        told = "" if weight is None else f", positive weight {weight:g}"
         lines.append(
-            f"{report.job}: {len(report.patch)} weights changed, positive weight {objective.positive_weight:g}; "
+            f"{report.job}: {len(report.patch)} weights changed{told}; "
             f"the search repaired {report.believed[0]} of {objective.negatives} and kept {report.believed[1]} of "
             f"{objective.positives}"
         )

@@ -92,25 +92,67 @@ def revert_command(patch: str, model_dir: Path | None, allow_custom_code: bool, 
     created(output)
 
 
-@command.command("merge", short_help="Write the union of several patches.")
+@command.command("merge", short_help="Write one patch made of several.")
 @click.argument("patches", metavar="PATCH PATCH...", nargs=-1, required=True)
+@option(
+    "--method",
+    type=click.Choice(["union", "weighted"]),
+    default="union",
+    show_default=True,
+    help="union: the value of the first named; weighted: search how much of each patch is taken, as DistrRep does.",
+)
 @csv_model_options
+@option("--settings", type=PATH, help="weighted: JSON file of what counts, eAI-Repair-Toolkit's dr_setting.json.")
+@option("--val-data", type=PATH, help="weighted: image set whose rows are counted.")
+@option("--positive-inputs-dir", type=PATH, multiple=True, help="weighted: more such rows; may be repeated.")
+@option("--apart", type=bool, help="weighted: a weight that several patches change has a coefficient of its own.")
+@option("--num-particles", type=int, help="weighted: of the swarm [default: 100].")
+@option("--num-iterations", type=int, help="weighted: at most [default: 100].")
+@option("--seed", type=int, help="weighted: of the swarm [default: 0].")
 @output_options
 def merge_command(
-    patches: tuple[str, ...], model_dir: Path | None, allow_custom_code: bool, output: Path, overwrite: bool
+    patches: tuple[str, ...],
+    method: str,
+    model_dir: Path | None,
+    allow_custom_code: bool,
+    output: Path,
+    overwrite: bool,
+    **weighted: Any,
 ) -> None:
     """Write one patch that changes what any of several patches for one model changes.
 
-    Where they disagree, the value of the first named holds. Whole tensors stay whole.
+    Where they disagree, the value of the first named holds. Whole tensors stay whole. A weighted merge is on --val-data
+    no worse than the best patch, nor than the model, by the score of the settings.
 
     Example: repair-dist patch merge runs/one runs/two --output both.arrow
+
+    Example: repair-dist patch merge --method weighted runs/one runs/two --model-dir model --settings dr_setting.json
+    --val-data data/val.h5 --output both.arrow
     """
+    from cli.commands.patch_weighted import check_options, merge_of_files
     from engine.patches.arrow import merge_placed, write_placed
     from engine.patches.patch import conflicts
 
     if len(patches) < 2:
         raise InputError(f"{patches[0]}: found one patch, expected at least two to merge")
+    given = {f"--{name.replace('_', '-')}": value for name, value in weighted.items()}
+    check_options(method, given if method == "union" else {"--model-dir": model_dir, **given})
     check_new_file(output, overwrite)
+    if method == "weighted":
+        from engine.models.load import load_model
+
+        loaded = load_model(Path(model_dir or ""), allow_custom_code=allow_custom_code)
+        named = {name: open_patch(name, loaded) for name in patches}
+        if len(named) < len(patches):
+            raise InputError(f"{patches[0]}: a patch is named twice, expected each once")
+        for name, placed in named.items():
+            check_fits(placed, loaded, name)
+        defaults = {"num_particles": 100, "num_iterations": 100, "seed": 0}
+        chosen: dict[str, Any]
+        chosen = {name: defaults.get(name) if value is None else value for name, value in weighted.items()}
+        write_placed(output, merge_of_files(loaded, named, **chosen))
+        created(output)
+        return
     model = csv_model(patches, model_dir, allow_custom_code)
     opened = [open_patch(name, model) for name in patches]
     merged = merge_placed(opened)

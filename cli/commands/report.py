@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.run_report.comparison import describe_comparison
 from cli.run_report.promises import describe_crossfit
 from cli.run_report.tables import changes_table
 from cli.run_report.words import SPLIT_WORDS, STEP_WORDS, duration, label_text, number, percent, under_repair
@@ -41,6 +42,7 @@ _SEARCHED_ON = ("negative", "positive")
 @option("--overwrite", type=bool, help="Let --html replace a file that is not such a page.")
 def command(run: Path, html: Path | None, overwrite: bool) -> None:
     """Report on a run directory: requirements, accuracy before and after, iterations, searches and workers.
+    Of `compare`: what each method gains and costs, and which differences can be told from chance.
 
     Works while the run goes on; then it says how far the run is. Numbers of held-out rows are those of the
     saved model, loaded again. The page needs no network and no other file; it shows the images that were fixed
@@ -70,6 +72,8 @@ def summary(report: ReportView) -> str:
     """A run as plain text tables."""
     if report.label_names is not None:
         report = replace(report, label_names=tuple(map(in_words, report.label_names)))
+    if report.comparison is not None:
+        return f"{_heading(report)}\n\n{describe_comparison(report.comparison, report.label_names)}"
     parts = [_heading(report), results(report), _steps(report), _jobs(report.jobs), _chosen(report)]
     return "\n\n".join(part for part in [*parts, _workers(report.jobs)] if part)
 

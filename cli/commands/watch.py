@@ -18,7 +18,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from cli.run_report.words import duration, plural
+from cli.run_report.words import COMPARE, duration, plural
 from cli.shared.console import echo
 from cli.shared.method_options import CROSSFIT
 from cli.shared.options import PATH, option
@@ -35,12 +35,13 @@ class Status:
 
     Attributes:
         step, steps: round or iteration, and how many there will be.
-        done, total: searches.
+        done, total: searches, or repairs.
         tunings: of CrossFit, how many have ended of how many, which come before its searches.
         elapsed, left: seconds.
         best: what is best so far, in words.
         workers: number of processes that have finished a search.
         quiet: seconds since the run has written anything.
+        unit: what is counted, one and many.
     """
 
     step: int | None
@@ -53,6 +54,7 @@ class Status:
     best: str
     workers: int
     quiet: float
+    unit: tuple[str, str] = ("search", "searches")
 
     @property
     def ahead(self) -> tuple[int, int | None]:
@@ -95,7 +97,8 @@ def command(run: Path, interval: float) -> None:
             if gone:
                 break
     if facts.get("state") == "running":
-        resume = ", expected to be continued with --resume" if facts.get("mode") or facts.get("method") else ""
+        resumed = facts.get("mode") or facts.get("method") or facts.get("kind") == COMPARE
+        resume = ", expected to be continued with --resume" if resumed else ""
         echo(
             f"{run}: the run seems to have stopped, its process {facts['pid']} is gone and nothing was written for "
             f"{duration(status.quiet)}{resume}",
@@ -110,9 +113,9 @@ def read_status(run: Path, facts: Mapping[str, Any]) -> Status:
         progress = json.loads((run / "progress.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         progress = _from_tables(run, facts)
-    tunings = progress.get("tunings")
+    tunings, compares = progress.get("tunings"), facts.get("kind") == COMPARE
     return Status(
-        step=progress.get("step"),
+        step=None if compares else progress.get("step"),
         steps=progress.get("steps"),
         done=progress["jobs_done"],
         total=progress.get("jobs"),
@@ -122,19 +125,21 @@ def read_status(run: Path, facts: Mapping[str, Any]) -> Status:
         best=progress.get("best") or "",
         workers=len(progress.get("workers") or {}),
         quiet=_quiet_seconds(run),
+        unit=("repair", "repairs") if compares else ("search", "searches"),
     )
 
 
 def words(status: Status) -> dict[str, str]:
     """A status in words: where it is, how many tunings or searches, and the rest; what is unknown is empty."""
     step = "" if status.step is None else f"step {status.step}" + (f" of {status.steps}" if status.steps else "")
-    done = f"{status.done} of {status.total} searches" if status.total else plural(status.done, "search", "searches")
+    many = status.unit[1]
+    done = f"{status.done} of {status.total} {many}" if status.total else plural(status.done, *status.unit)
     if status.tunings is not None:
         step = "{} of {} tunings".format(*status.tunings)
         done = "" if status.ahead == status.tunings else done
     rest = []
     if status.elapsed and status.done:
-        rest.append(_rate(status.done / status.elapsed))
+        rest.append(_rate(status.done / status.elapsed, many))
     if status.left is not None:
         rest.append(f"{duration(status.left)} left")
     if status.workers:
@@ -188,14 +193,11 @@ class _Screen:
 def _from_tables(run: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     from cluster.records.store import read_table
 
+    if facts.get("kind") == COMPARE:
+        return _from_outcomes(read_table(run, "outcomes"), facts)
     jobs = read_table(run, "jobs").to_pylist()
     ended = [job for job in jobs if job["state"] != "running"]
     best = max((job["fitness"] for job in jobs if job["fitness"] is not None), default=None)
-    started = facts.get("started")
-    elapsed = None
-    if started:
-        begun = datetime.fromisoformat(started.replace("Z", "+00:00"))  # Python 3.10 knows no Z
-        elapsed = (datetime.now(timezone.utc) - begun.astimezone(timezone.utc)).total_seconds()
     tuned = {}
     if facts.get("method") == CROSSFIT:
         settings = facts["arguments"]["settings"]
@@ -204,10 +206,30 @@ def _from_tables(run: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
         **tuned,
         "step": max((job["step"] for job in jobs), default=None),
         "jobs_done": len(ended),
-        "elapsed": elapsed,
+        "elapsed": _elapsed(facts),
         "best": "" if best is None else f"fitness {best:.4g}",
         "workers": dict.fromkeys(job["worker"] for job in ended if job["worker"]),
     }
+
+
+def _from_outcomes(outcomes: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """How far a comparison is: each repair has rows for its readings, or one that says why it failed."""
+    ended = {(row["method"], row["draw"]): row["worker"] for row in outcomes.drop_columns(["after"]).to_pylist()}
+    return {
+        "jobs_done": len(ended),
+        "jobs": len(facts.get("methods") or ()) * int(facts.get("draws") or 0) or None,
+        "elapsed": _elapsed(facts),
+        "workers": dict.fromkeys(worker for worker in ended.values() if worker),
+    }
+
+
+def _elapsed(facts: Mapping[str, Any]) -> float | None:
+    """Seconds since the run was started."""
+    started = facts.get("started")
+    if not started:
+        return None
+    begun = datetime.fromisoformat(started.replace("Z", "+00:00"))  # Python 3.10 knows no Z
+    return (datetime.now(timezone.utc) - begun.astimezone(timezone.utc)).total_seconds()
 
 
 def _quiet_seconds(run: Path) -> float:
@@ -233,8 +255,8 @@ def _process_is_gone(facts: Mapping[str, Any]) -> bool:
     return False
 
 
-def _rate(per_second: float) -> str:
+def _rate(per_second: float, many: str) -> str:
     for unit, seconds in (("s", 1), ("min", 60)):
         if per_second * seconds >= 1:
-            return f"{per_second * seconds:.1f} searches/{unit}"
-    return f"{per_second * 3600:.1f} searches/h"
+            return f"{per_second * seconds:.1f} {many}/{unit}"
+    return f"{per_second * 3600:.1f} {many}/h"

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from cli.run_report.comparison_data import ComparisonView, read_comparison
 from cli.run_report.crossfit import CrossFitView, read_crossfit
 from cli.run_report.rows import change_of, verdict_of
+from cli.run_report.words import COMPARE
 from cli.shared.method_options import CROSSFIT
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 from engine.core.types import Float64, Int64
 from engine.metrics.accuracy import LabelChange
 from engine.metrics.requirements import Verdict
@@ -146,6 +148,7 @@ class ReportView:
         candidates: what the searches found.
         predictions: by split.
         crossfit: of a run of CrossFit what only such runs have.
+        comparison: of a comparison of methods what only such runs have.
     """
 
     directory: Path
@@ -168,10 +171,13 @@ class ReportView:
     candidates: tuple[CandidateView, ...]
     predictions: Mapping[str, PredictionsView]
     crossfit: CrossFitView | None
+    comparison: ComparisonView | None
 
     @property
     def kind(self) -> str:
         """What kind of run it was, in a word."""
+        if self.comparison is not None:
+            return COMPARE
         return CROSSFIT if self.crossfit is not None else self.mode or "optimize"
 
     @property
@@ -218,6 +224,7 @@ def read_report(directory: Path) -> ReportView:
     labels = _labels_under_repair(facts, jobs)
     seconds, exit_code = facts.get("seconds"), facts.get("exit_code")
     mode, names = facts.get("mode"), facts.get("label_names")
+    comparison = read_comparison(directory, facts, partial(_table, directory))
     return ReportView(
         directory=directory,
         state=str(facts.get("state", "running")),
@@ -237,8 +244,10 @@ def read_report(directory: Path) -> ReportView:
         jobs=jobs,
         curves=_curves(directory),
         candidates=_candidates(label_rows, jobs, labels, steps["validation"]),
-        predictions=_predictions(directory),
+        # Of a comparison they are those of the model as it is: what each repair predicts is among its outcomes.
+        predictions={} if comparison is not None else _predictions(directory),
         crossfit=read_crossfit(facts, partial(_rows, directory)),
+        comparison=comparison,
     )
 
 
@@ -254,10 +263,15 @@ def workers(jobs: Sequence[JobView]) -> tuple[WorkerView, ...]:
 
 
 def _table(directory: Path, name: str) -> Any:
+    import pyarrow as pa
+
     from cluster.records.schema import SCHEMAS
     from cluster.records.store import read_table
 
-    table = read_table(directory, name)
+    try:
+        table = read_table(directory, name)
+    except pa.ArrowException as error:
+        raise InputError(f"{directory}: the table {name} is damaged ({reason(error)}), expected a whole one") from error
     for column in SCHEMAS[name].names:
         if column not in table.column_names:
             raise InputError(f"{directory}: the table {name} has no column {column}, expected a run of this version")

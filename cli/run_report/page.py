@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cli.run_report import charts, crossfit_charts
+from cli.run_report.comparison_page import comparison_content
 from cli.run_report.crossfit import CrossFitView
 from cli.run_report.data import CandidateView, CurveView, JobView, OutcomeView, ReportView, workers
 from cli.run_report.pictures import Picture, pictures
@@ -132,6 +133,7 @@ def _content(report: ReportView) -> dict[str, Any]:
         "headline": _headline(report),
         "outcomes": [(outcome, _radar(report, outcome, at)) for at, outcome in enumerate(report.outcomes)],
         "crossfit": _crossfit(report.crossfit),
+        "comparison": comparison_content(report),
         "confusion": _confusion(report),
         "facets": _facets(report),
         "trade_off": _trade_off(report.candidates),

@@ -71,20 +71,37 @@ def pictures(
     was_right, is_right = found.before == found.label, found.after == found.label
     fixed, broken = np.flatnonzero(~was_right & is_right), np.flatnonzero(was_right & ~is_right)
     shown = {"fixed": _spread(fixed, found.label), "broken": _spread(broken, found.label)}
-    made: dict[str, tuple[Picture, ...]] = {"fixed": (), "broken": ()}
-    try:
-        images = _same_set(held_out.get(split), found)
-        rows = np.unique(np.concatenate(list(shown.values())))
-        uris = dict(zip(rows.tolist(), _uris(read_rows(images, found.row[rows])), strict=True))
-        note = _written_later(images.path, started)
-        for kind, positions in shown.items():
-            made[kind] = tuple(
-                Picture(int(found.row[at]), int(found.label[at]), int(found.before[at]), int(found.after[at]), uris[at])
-                for at in positions.tolist()
-            )
-    except InputError as error:
-        note = f"No pictures: {error}."
+    uris, note = read_pictures(
+        held_out.get(split), found.row, found.label, np.unique(np.concatenate(list(shown.values()))), started
+    )
+    made = {
+        kind: tuple(
+            Picture(int(found.row[at]), int(found.label[at]), int(found.before[at]), int(found.after[at]), uris[at])
+            for at in positions.tolist()
+            if at in uris
+        )
+        for kind, positions in shown.items()
+    }
     return Pictures(split, made["fixed"], made["broken"], len(fixed), len(broken), note)
+
+
+def read_pictures(
+    path: Path | None, row: Int64, label: Int64, wanted: Int64, started: str | None
+) -> tuple[dict[int, str], str | None]:
+    """Pictures as data URIs by position, and why there are none or what to think of them.
+
+    Args:
+        path: of the image set; None where the run names none.
+        row, label: (n,) all rows that were measured, and their true classes.
+        wanted: (k,) positions among them.
+        started: ISO time of the run's start.
+    """
+    try:
+        images = _same_set(path, row, label)
+        uris = dict(zip(wanted.tolist(), _uris(read_rows(images, row[wanted])), strict=True))
+        return uris, _written_later(images.path, started)
+    except InputError as error:
+        return {}, f"No pictures: {error}."
 
 
 def png(pixels: Uint8) -> bytes:
@@ -126,12 +143,12 @@ def _spread(positions: Int64, labels: Int64) -> Int64:
     return positions[taken[np.lexsort((positions[taken], mine[taken]))]]
 
 
-def _same_set(path: Path | None, found: PredictionsView) -> ImageSet:
+def _same_set(path: Path | None, row: Int64, label: Int64) -> ImageSet:
     """The image set, if it still has the rows that were measured."""
     if path is None:
         raise InputError("the run does not name its image set")
     images = open_image_set(path)
-    same = images.rows == len(found.row) and np.array_equal(images.labels[found.row], found.label)
+    same = images.rows == len(row) and np.array_equal(images.labels[row], label)
     if not same:
         raise InputError(f"{path} has changed since, its labels are not those of the run")
     if not is_pictures(images):

@@ -17,6 +17,9 @@ SPLIT_WORDS = {
 }
 """Rows measured, with what to think of them."""
 
+COMPARE = "compare"
+"""Kind of a run that compares methods, in `run.json`."""
+
 STEP_WORDS = {"chain": "iteration", "rounds": "round"}
 """What a step is called, by mode; other modes have none."""
 

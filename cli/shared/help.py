@@ -9,24 +9,12 @@ from cli.shared.positions import Positional
 SECTIONS = {
     "Data": (
         *("model_dir", "target_data_dir", "chunks", "labels", "positive_inputs_dir", "val_data", "test_data"),
-        *("dataset", "allow_shared_rows", "allow_custom_code"),
+        *("weights_dir", "last", "dataset", "allow_shared_rows", "allow_custom_code"),
     ),
     "Method": (
-        *(
-            "method",
-            "methods",
-            "draws",
-            "rows",
-            "requirements",
-            "target_layer",
-            "weights_dir",
-            "last",
-            "positive_weight",
-            "positive_weights",
-            "separate",
-            "mode",
-        ),
-        *("recipes", "folds", "step", "promise_rows", "max_rounds", "offers", "fronts", "forward_impact", "num_grad"),
+        *("method", "methods", "draws", "rows", "requirements", "target_layer", "positive_weight", "positive_weights"),
+        *("separate", "mode", "recipes", "folds", "step", "promise_rows", "max_rounds", "merge", "offers", "fronts"),
+        *("forward_impact", "num_grad", "label_file", "positive_label_file"),
     ),
     "Search": (
         *(
@@ -53,12 +41,13 @@ SECTIONS = {
 
 RARE = frozenset(
     (
-        *("positive_inputs_dir", "allow_shared_rows", "allow_custom_code", "recipes", "folds", "step", "promise_rows"),
-        *("max_rounds", "offers", "fronts", "forward_impact", "num_grad", "num_input_pos_sampled", "velocity_phi"),
+        *("positive_inputs_dir", "weights_dir", "last", "allow_shared_rows", "allow_custom_code"),
+        *("recipes", "folds", "step", "promise_rows", "max_rounds", "merge", "offers", "fronts", "forward_impact"),
+        *("num_grad", "num_input_pos_sampled", "velocity_phi"),
         *("objective", "optimiser", "bound", "de_factor", "de_crossover", "cma_step"),
         *("phi_split", "velocity_floor", "min_iteration_range", "batch_size", "spread_rows", "gpus_per_worker"),
         *("tiles", "tile_bytes", "tile_particles", "tile_rows", "explain", "num_particles", "num_iterations"),
-        "part",
+        *("part", "label_file", "positive_label_file"),
     )
 )
 """Names of options that only `--help --all` shows."""

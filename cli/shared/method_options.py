@@ -24,8 +24,8 @@ ARACHNE, CROSSFIT = "Arachne", "CrossFit"
 
 OF_METHOD: Mapping[str, Sequence[str]] = {
     ARACHNE: (
-        *("positive_weight", "positive_weights", "num_input_pos_sampled", "mode", "max_rounds", "offers"),
-        *("num_grad", "forward_impact", "fronts", "bound", "objective"),
+        *("positive_weight", "positive_weights", "num_input_pos_sampled", "mode", "max_rounds", "merge", "offers"),
+        *("num_grad", "forward_impact", "fronts", "bound", "objective", "label_file", "positive_label_file"),
     ),
     CROSSFIT: ("recipes", "folds", "step", "promise_rows", "separate"),
 }
@@ -35,6 +35,7 @@ OF_OTHERS = frozenset(
     (
         *("folds", "promise_rows", "weights_dir", "last", "seed", "seeds", "requirements", "val_data", "test_data"),
         *("num_particles", "num_iterations", "min_iteration_range", "positive_weight"),
+        *("label_file", "positive_label_file"),
     )
 )
 """Parameters of methods, of those above and of searches, that mean something to methods without such a pipeline."""
@@ -198,7 +199,7 @@ def requirements_option(function: F) -> F:
 
 
 def read_promises(path: Path | None, classes: int, names: Sequence[str] | None) -> Requirements:
-    """What is required of a CrossFit repair: what a file states, or the default."""
+    """What a repair aims at on every label: what a file states, or the default."""
     from engine.metrics.requirements import default_promises, read_requirements
 
     return default_promises(names, classes) if path is None else read_requirements(path, classes, names)

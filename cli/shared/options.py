@@ -75,17 +75,6 @@ def _model_options(**settings: Any) -> Callable[[F], F]:
     return decorate
 
 
-def method_option(function: F) -> F:
-    """`--method`, kept because users write it; there is one method."""
-    return option(
-        "--method",
-        type=click.Choice(["Arachne"]),
-        default="Arachne",
-        show_default=True,
-        help="Repair method.",
-    )(function)
-
-
 def target_layer_option(function: F) -> F:
     """`--target-layer`."""
     return option(
@@ -251,11 +240,12 @@ def search_options(function: F) -> F:
             ),
             option(
                 "--objective",
-                type=click.Choice(["arachne", "loss"]),
+                type=click.Choice(["arachne", "loss", "requirements"]),
                 default="arachne",
                 show_default=True,
                 help="Arachne's, of counts and mean losses; or the later one's, 1 for each row that is right and "
-                "1 / (loss + 1) for each that is wrong.",
+                "1 / (loss + 1) for each that is wrong; or gain within --requirements, or else with no label 3 points "
+                "down.",
             ),
             option(
                 "--optimiser",

@@ -36,6 +36,7 @@ def _identity(batch: Batch, compute: Compute) -> dict[str, Any]:
         "settings": asdict(batch.weightings[0].settings) | {"positive_weight": None, "positive_worth": None},
         "seeds": list(batch.seeds),
         "max rounds": batch.max_rounds if batch.mode == "rounds" else None,
+        "merge": None if batch.mode == "independent" else batch.merge,
         "offers": batch.offers,
         "num grad": batch.num_grad,
         "impact": batch.impact,

@@ -4,6 +4,8 @@
 - `independent`: every chunk repairs the base model; what is returned is the best single patch.
 - `rounds`: every chunk repairs the best model so far; patches are merged, and the next round starts from there.
 
+Patches are merged greedily, or by a search of how much of each is taken; see `cluster.batch.selection`.
+
 Every decision is a pure function of what the searches found, which is the same wherever they ran: an interrupted run
 that goes on decides again and comes to the same end.
 """
@@ -20,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.batch.selection import Best, HeldOut, merged
+from cluster.batch.selection import Best, HeldOut, merged, searched
 from cluster.batch.spec import Batch, ChunkFile, group_name, groups_of, jobs_of, tasks_of
 from cluster.compute.compute import Compute
 from cluster.records.rows import change_rows, patch_rows, prediction_rows, verdict_rows
@@ -34,6 +36,7 @@ from cluster.workers.judge import Candidate, Candidates, Judge, Score
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import Base
 from engine.core.progress import Progress, unseen
+from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
 from engine.metrics.comparison import Comparison
@@ -252,8 +255,13 @@ def _follow(run: _BatchRun, number: int, before: BatchStep, found: Sequence[Cand
     """The step after `before`, with the merge of what was found."""
     if not found:
         return _end_step(run, number, before.kernel, ())
-    layer = run.handle.runner.layer
-    best = merged(_judge(run, before.kernel), layer, found)
+    judge, layer = _judge(run, before.kernel), run.handle.runner.layer
+    if run.batch.merge == "search":
+        settings = run.batch.weightings[0].settings
+        source = RngKey(run.batch.seeds[0], f"merge of step {number} by {judge.rows.fingerprint}", -1)
+        best = searched(judge, layer, found, settings, source)
+    else:
+        best = merged(judge, layer, found)
     return _end_step(run, number, best.applied(before.kernel), best.jobs)
 
 

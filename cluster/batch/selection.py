@@ -8,14 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster.workers.judge import Candidate, Candidates, Judge, Predicts, Score
-from engine.core.types import Int64
+from engine.core.rng import RngKey
+from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
+from engine.methods.merging import WORST, Parts, search_merge
+from engine.methods.merging import Score as MergeScore
 from engine.metrics.comparison import Comparison, compare
 from engine.passes.classes import NO_CLASS
 from engine.problem.case import LayerInputs
+from engine.search.loop import SearchSettings
 
 MERGE_TRIES = 256
 """The best offers that a merge tries to add."""
+
+MERGE_PARTS = 16
+"""Searches whose best offers a merge by search takes a part of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +85,40 @@ def merged(judge: Judge, layer: Predicts, candidates: Sequence[Candidate]) -> Ca
         if together is not None and together.score > best.score:
             best = together
     return best
+
+
+def searched(
+    judge: Judge, layer: Predicts, candidates: Sequence[Candidate], settings: SearchSettings, source: RngKey
+) -> Candidate:
+    """A merge by search: how much of each patch is taken, by the rank of what that makes.
+
+    Parts are the greedy merge and the best offers of the best searches, one of each; so the result is on these rows no
+    worse than the greedy merge, than the best candidate and than the kernel as it is, which is a candidate too.
+
+    Args:
+        judge: of the kernel.
+        layer: its passes.
+        candidates: in descending order of score, at least one.
+        settings: of the swarm, see `engine.methods.merging.search_merge`.
+        source: which random numbers.
+    """
+    greedy = merged(judge, layer, candidates)
+    best: dict[tuple[str, ...], Candidate] = {}
+    for candidate in candidates:
+        best.setdefault(candidate.jobs, candidate)
+    known = [one for one in list(best.values())[:MERGE_PARTS] if one is not greedy]
+    chosen = [greedy, *known]
+    parts = Parts.of(judge.kernel, [(one.index, one.values) for one in chosen])
+
+    def scores(values: Float32) -> list[MergeScore]:
+        compared = judge.comparisons(layer, parts.index, values)
+        return [WORST if comparison is None else judge.score(comparison) for comparison in compared]
+
+    found = search_merge(parts, scores, settings, source)
+    taken = [one for one, share in zip(chosen, found.coefficients, strict=True) if share > 0]
+    jobs = tuple(dict.fromkeys(job for one in taken for job in one.jobs))
+    met, margin, broken = found.score
+    return Candidate(jobs, parts.index, found.values, (int(met), margin, int(broken)))
 
 
 def _union(judge: Judge, layer: Predicts, better: Candidate, other: Candidate) -> Candidate | None:

@@ -26,6 +26,7 @@ from engine.search.loop import SearchSettings
 from engine.targets.base import Target
 
 Mode = Literal["chain", "independent", "rounds"]
+MergeKind = Literal["greedy", "search"]
 
 OFFER_BYTES = 800
 """Memory that a patch on offer takes where a run that was interrupted goes on (measured with 41 weights)."""
@@ -43,10 +44,15 @@ class ChunkFile:
 
 @dataclass(frozen=True)
 class Weighting:
-    """A positive weight as the user gave it: `200`, or `0.15x` for each positive input."""
+    """A positive weight as given: `200`, or `0.15x` for each positive input; or `requirements`, which decide then."""
 
     text: str
     settings: SearchSettings
+
+    @property
+    def name(self) -> str:
+        """In the names of searches."""
+        return self.text if self.settings.objective == "requirements" else f"w{self.text}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +80,7 @@ class Batch:
         output: the run directory.
         allow_shared_rows: as of `cluster.runs.optimize.Repairs`.
         part: search the chunks of this part alone, and decide nothing; for mode independent.
+        merge: how the patches of a step are merged, see `cluster.batch.selection`; not of mode independent.
     """
 
     model: LoadedModel
@@ -96,6 +103,7 @@ class Batch:
     output: Path
     allow_shared_rows: bool = False
     part: Part | None = None
+    merge: MergeKind = "greedy"
 
     @property
     def jobs_per_step(self) -> int:
@@ -150,9 +158,11 @@ def check_batch(batch: Batch) -> list[str]:
 
     Raises:
         InputError: held-out rows that do not fit the model, have no rows to judge a requirement by, or are those of a
-            chunk.
+            chunk; or a merge where none is made.
     """
     model = batch.model
+    if batch.merge == "search" and batch.mode == "independent":
+        raise InputError("merge is search and mode is independent, which takes one patch alone, expected another mode")
     for images in (batch.validation, batch.test, *batch.positives):
         if images is not None:
             check_fits(images, model)
@@ -234,7 +244,7 @@ def jobs_of(batch: Batch, group: str, first: int = 0) -> Iterator[SearchJob]:
     places = itertools.count(first)
     for weighting in batch.weightings:  # there may be more seeds than fit in memory
         for seed in batch.seeds:
-            yield SearchJob(f"{group}-w{weighting.text}-s{seed}", weighting.settings, seed, next(places))
+            yield SearchJob(f"{group}-{weighting.name}-s{seed}", weighting.settings, seed, next(places))
 
 
 def group_name(step: int, chunk: ChunkFile, label: int) -> str:

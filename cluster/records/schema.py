@@ -181,6 +181,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             _field("where", pa.string(), "process or worker"),
             _field("worker", pa.string(), "host and process that ran it"),
             _field("seconds", pa.float64(), "of the method, without judging", "s"),
+            _field("cpu", pa.float64(), "processor time that this took, in all threads", "s"),
             _field("ended", pa.float64(), "since the run began, without pauses between commands", "s"),
             _field("after", pa.list_(pa.int32()), "classes that the repaired model predicts for the test rows"),
         ]
@@ -263,5 +264,5 @@ KEYS: dict[str, list[str]] = {
     "predictions": ["split", "row"],
 }
 
-VOLATILE = frozenset({"chunk", "where", "worker", "host", "redispatched", "ended", "seconds"})
+VOLATILE = frozenset({"chunk", "where", "worker", "host", "redispatched", "ended", "seconds", "cpu"})
 """Columns in which two equal runs may differ: time and place."""

@@ -154,10 +154,10 @@ def run_comparison(
         else:
             records = RunRecords.create(directory, facts, overwrite=overwrite, lock=lock)
         with records.telling_end(facts):
-            earlier = run_repairs(subject, tasks_of(work), compute, records, data, on_repairs)
             assert subject.test is not None
             told = prediction_rows("test", subject.test.labels, subject.test.before, subject.test.before)
-            records.replace("predictions", "test", told)
+            records.replace("predictions", "test", told)  # before the repairs, for reports on a run that goes on
+            earlier = run_repairs(subject, tasks_of(work), compute, records, data, on_repairs)
             how = {"hardware": compute.hardware_kind(), "placement": compute.decisions}
             seconds = earlier + time.perf_counter() - begun
             records.compact({**facts, **how, "seconds": seconds, "redispatched": compute.redispatched})

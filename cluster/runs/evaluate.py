@@ -46,7 +46,7 @@ from engine.core.lock import Lock, locked
 from engine.core.progress import Progress, Tick, unseen
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet
-from engine.fitness.objective import Objective
+from engine.fitness.base import Goal
 from engine.fitness.rows import SearchRows, Weights
 from engine.localize.last_dense import Impact
 from engine.localize.pareto import GRADIENTS_PER_NEGATIVE, Localisation
@@ -140,14 +140,14 @@ class Evaluated:
         setting: of these runs.
         num_grad: weights asked for in the pool of localisation.
         weights: localised weights.
-        positive_weight: worth of all positives together, in negatives.
+        positive_weight: worth of all positives together, in negatives; None where requirements decide.
         runs: by number.
     """
 
     setting: Setting
     num_grad: int
     weights: int
-    positive_weight: float
+    positive_weight: float | None
     runs: tuple[EvaluationRun, ...]
 
 
@@ -166,7 +166,7 @@ class _SettingSearch:
 
     setting: Setting
     found: _Found
-    objective: Objective
+    objective: Goal
     jobs: tuple[SearchJob, ...]
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from cluster.compute.compute import Compute
+from cluster.runs.checkpoints import checkpoints_of
 from cluster.workers.model import ModelHandle
 from engine.core.progress import Progress, unseen
 from engine.data.image_set import ImageSet
+from engine.layers.dense_chain import DenseChain
 from engine.localize.last_dense import Impact
+from engine.localize.neurecover import Blame, Training, blame
 from engine.localize.pareto import Localisation
+from engine.models.checkpoints import LAST_TWO
+from engine.models.load import LoadedModel
 from engine.passes.runners import Sums
+from engine.problem.case import LayerInputs
 from engine.targets.base import Target
 
 
@@ -75,3 +84,42 @@ def target_of_handle(handle: ModelHandle) -> Target:
     if handle.target is None:
         raise ValueError("the handle has no weights under repair, expected one made with a target")
     return handle.target
+
+
+def blame_by_checkpoints(
+    compute: Compute,
+    model: LoadedModel,
+    target: Target,
+    chain: DenseChain,
+    negatives: ImageSet,
+    positives: ImageSet,
+    folder: Path,
+    *,
+    last: tuple[int, int] = LAST_TWO,
+    warn: Callable[[str], None],
+    on_rows: Progress = unseen,
+) -> Blame:
+    """Find the weights of Dense layers that the last step of a training spoilt; see `engine.localize.neurecover`.
+
+    Args:
+        compute: where.
+        model: whose training it was.
+        target, chain: its Dense layers under repair, of `resolve_chain`.
+        negatives: rows the model gets wrong.
+        positives: rows it gets right.
+        folder: of the checkpoints.
+        last: which of them are compared, see `engine.models.checkpoints.read_checkpoints`.
+        warn: told where the later checkpoint is not the model.
+        on_rows: progress of row passes.
+
+    Raises:
+        InputError: checkpoints or rows cannot be read, or nothing can be blamed.
+    """
+    sets = (negatives, positives)
+    earlier, later = checkpoints_of(compute, model, chain, folder, sets, last=last, warn=warn, on_rows=on_rows)
+    handle = compute.handle(model, target)
+    rows = LayerInputs.joined(
+        [compute.layer_inputs(handle, images, on_rows("layer inputs", images.rows)) for images in sets]
+    )
+    training = Training(earlier.values, later.values, later.others, earlier.predicted, later.predicted)
+    return blame(chain, rows.inputs, rows.labels, training)

@@ -158,6 +158,7 @@ def outcome_rows(subject: Subject, event: MethodEvent, elapsed: float) -> list[d
         "where": event.where,
         "worker": event.worker,
         "seconds": outcome.seconds,
+        "cpu": outcome.cpu,
         "ended": elapsed,
     }
     if outcome.failed:

@@ -154,7 +154,16 @@ def subject_of(
         raise InputError(f"no repair row has label {missing[0]}, which is to be repaired, expected some")
     known: tuple[Checkpoint, ...] = ()
     if checkpoints is not None:
-        known = checkpoints_of(compute, asked.model, asked.chain, checkpoints, rows.sets, last, on_rows)
+        known = checkpoints_of(
+            compute,
+            asked.model,
+            asked.chain,
+            checkpoints,
+            rows.sets,
+            last=last,
+            warn=compute.warn,
+            on_rows=on_rows,
+        )
     return Subject(
         chain=asked.chain,
         pool=pool,

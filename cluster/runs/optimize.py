@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from cluster.runs.features import held_out_rows, search_rows
 from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.localize import target_of_handle
-from cluster.runs.output import check_output, measuring, save_repaired
+from cluster.runs.output import check_output, measuring, save_repaired, tell_label_file
 from cluster.runs.reports import ChunkReport, Measured, label_rows
 from cluster.runs.shared_rows import predict_held_out
 from cluster.runs.tasks import divided, parts_of_groups
@@ -35,14 +36,14 @@ from engine.core.progress import Progress, unseen
 from engine.core.rng import RngKey
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet
-from engine.fitness.objective import Objective
+from engine.fitness.base import Goal
 from engine.fitness.rows import SearchRows, Weights
 from engine.metrics.accuracy import paired_changes
 from engine.models.load import LoadedModel, check_fits, load_model
 from engine.passes.batching import predicted_classes
 from engine.patches.patch import NO_CHANGE, Patch
 from engine.problem.case import RepairCase
-from engine.problem.problem import build_fitness, objective_of, problem_of, sample_positives
+from engine.problem.problem import build_fitness, goal_elsewhere, goal_of, problem_of, seen_by
 from engine.search.loop import SearchSettings
 from engine.targets.base import Target
 from engine.targets.memory import Plan, SearchSize, check_plan
@@ -66,6 +67,7 @@ class Repairs:
         test: rows that only measure the result, or None.
         overwrite: replace an output folder that is not a repaired model, or is the input.
         allow_shared_rows: tell of rows that are held out and searched, however many; else more than a few are refused.
+        label_file: `labels.json` that gets the weights of its labels and their new values, or None.
     """
 
     model: LoadedModel
@@ -77,18 +79,21 @@ class Repairs:
     test: ImageSet | None = None
     overwrite: bool = False
     allow_shared_rows: bool = False
+    label_file: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class _ChunkSearch:
-    """A chunk with weights to search, its searches, one per seed, and the rows that choose between them."""
+    """A chunk with weights to search, its searches, one per seed, and the rows that choose between them, with what
+    candidates are worth on those.
+    """
 
     chunk: Chunk
     ready: ReadyCase
     jobs: tuple[SearchJob, ...]
-    objective: Objective
+    objective: Goal
     plan: Plan
-    validation: SearchRows | None
+    validation: tuple[Goal, SearchRows] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +166,11 @@ def repair(
                 name = report.job or f"{chunk.data[:12] if chunk else 'none'}-{report.label}"
                 records.replace("labels", name, label_rows(name, report.measured))
             reports.append(report)
+            if repairs.label_file is not None and chunk is not None:
+                assert repairs.settings.priorities is not None
+                records.check_ours()
+                labels = repairs.settings.priorities.repaired(np.unique(chunk.negatives.labels).tolist())
+                tell_label_file(repairs.label_file, paths.output, labels, compute.say)
         seconds = ledger.earlier + time.perf_counter() - begun
         done = {"hardware": compute.hardware_kind(), "placement": compute.decisions, "seconds": seconds}
         records.compact({**facts, **done})
@@ -246,11 +256,23 @@ def _case(run: _Work, chunk: Chunk) -> _ChunkSearch:
     plan = planned(run.handle, run.compute, weights, count, settings, searches=seeds, name=name)
     rows = search_rows(chunk, features, run.handle, run.compute, run.on_rows)
     ready = ready_chunk(chunk, rows, weights, target, settings)
-    objective, jobs = chunk_jobs(ready, settings, run.repairs.seeds)
+    with _named(chunk.paths.negatives):
+        objective, jobs = chunk_jobs(ready, settings, run.repairs.seeds)
     validation = None
     if held_out is not None:
-        validation = held_out_rows(held_out, chunk.label, features, run.handle, target.head, run.compute, run.on_rows)
+        others = held_out_rows(held_out, chunk.label, features, run.handle, target.head, run.compute, run.on_rows)
+        with _named(held_out.path):
+            validation = goal_elsewhere(ready.problem, rows, others)
     return _ChunkSearch(chunk, ready, jobs, objective, plan, validation)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which rows bad input is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def ready_chunk(
@@ -266,13 +288,13 @@ def ready_chunk(
 
 def chunk_jobs(
     ready: ReadyCase, settings: SearchSettings, seeds: Sequence[int], prefix: str = ""
-) -> tuple[Objective, tuple[SearchJob, ...]]:
+) -> tuple[Goal, tuple[SearchJob, ...]]:
     """What judges the candidates of a chunk, and its searches, one per seed."""
-    rows, label, data = ready.case.rows, ready.case.label, ready.case.data
-    assert isinstance(rows, SearchRows)
-    seen = sample_positives(rows, RngKey(0, data, label), settings.num_input_pos_sampled)
-    objective = objective_of(settings, seen, rows)
-    name = f"{prefix}{data[:12]}-{label}-w{objective.positive_weight:g}"
+    problem, rows = replace(ready.problem, settings=settings), ready.case.rows
+    objective = goal_of(problem, seen_by(problem, rows), rows)
+    weight = objective.positive_weight
+    told = settings.objective if weight is None else f"w{weight:g}"
+    name = f"{prefix}{ready.case.data[:12]}-{ready.case.label}-{told}"
     return objective, tuple(SearchJob(f"{name}-s{seed}", settings, seed) for seed in seeds)
 
 
@@ -322,7 +344,7 @@ def _finish(
     )
 
 
-def _disagreement(objective: Objective, believed: tuple[int, int], measured: Sequence[Measured]) -> str | None:
+def _disagreement(objective: Goal, believed: tuple[int, int], measured: Sequence[Measured]) -> str | None:
     """What to say where the saved model gets other rows right than the search counted; layers of float16 round much."""
     counts = {}
     for measurement in measured:
@@ -340,20 +362,13 @@ def _disagreement(objective: Objective, believed: tuple[int, int], measured: Seq
 
 def _choose(run: _Work, case: _ChunkSearch, ledger: Ledger) -> tuple[EndedSearch, str | None]:
     """The best search of a chunk, by fitness on the validation rows or else by its own, and what to note about it."""
-    repairs = run.repairs
-    rows = case.validation
+    repairs, problem = run.repairs, case.ready.problem
     found = ledger.ended([job.name for job in case.jobs])
-    if repairs.validation is None or rows is None:
+    if repairs.validation is None or case.validation is None:
         return max(found, key=lambda search: search.fitness), None
+    judge, rows = case.validation
     candidates = np.stack([*(search.values[0] for search in found), case.ready.case.weights.old])
-    negatives = int(rows.negative.sum())
-    positives = len(rows.negative) - negatives
-    # A positive is worth as much as in the chunk, whose number of positives was another.
-    worth = case.objective.positive_weight / max(int((~case.ready.case.rows.negative).sum()), 1)
-    problem = case.ready.problem
-    sums = build_fitness(problem, rows, run.handle.tail_of(problem)).evaluate(candidates)
-    judge = replace(case.objective, negatives=negatives, positives=positives, positive_weight=worth * positives)
-    fitness = judge.fitness(sums)
+    fitness = judge.fitness(build_fitness(problem, rows, run.handle.tail_of(problem)).evaluate(candidates))
     # A candidate whose losses are not numbers is the worst.
     *values, unrepaired = np.where(np.isnan(fitness), -np.inf, fitness)
     choice = int(np.argmax(values))
@@ -361,8 +376,9 @@ def _choose(run: _Work, case: _ChunkSearch, ledger: Ledger) -> tuple[EndedSearch
     if unrepaired >= values[choice]:
         note = (
             f"on {repairs.validation.path} the model as it is has the higher fitness, {unrepaired:.2f} against "
-            f"{values[choice]:.2f}: a larger --positive-weight breaks less"
+            f"{values[choice]:.2f}"
         )
+        note += "" if judge.positive_weight is None else ": a larger --positive-weight breaks less"
     return found[choice], note
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from engine.core.errors import InputError, WorkError
 from engine.core.files import remove, remove_leftovers, replace_directory, replace_file
 from engine.data.image_set import ImageSet
+from engine.localize.label_weights import write_repaired_labels
+from engine.localize.weights_file import CSV
 from engine.metrics.requirements import Verdict
 from engine.models.known_data import REPAIR_FACTS, keep_known_data
 from engine.models.load import LoadedModel
@@ -77,6 +79,14 @@ def save_repaired(model: LoadedModel, patch: Patch, output: Path, rows: ImageSet
             save_patched(model, patch, folder / saved.name)
             keep_known_data(model, folder / saved.name, preprocess)
     return saved
+
+
+def tell_label_file(path: Path, output: Path, labels: Sequence[int], say: Callable[[str], None]) -> None:
+    """Write the weights in an output folder, of some labels, into the `labels.json` that their priorities come from."""
+    if (output / CSV).is_file():
+        write_repaired_labels(path, output / CSV, labels)
+    else:
+        say(f"{path} stays as it is: its form has no name for weights of other layers than Dense")
 
 
 def missed(verdicts: Mapping[str, Sequence[Verdict]]) -> list[str]:

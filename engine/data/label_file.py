@@ -10,6 +10,9 @@ from typing import Any
 from engine.core.errors import InputError, reason
 from engine.core.files import replace_file
 
+MOST = 1e9
+"""Of a priority."""
+
 
 def read_label_file(path: Path) -> dict[int, dict[str, Any]]:
     """Entries by label, in the order of the file; raises InputError, also where there are none."""
@@ -29,6 +32,28 @@ def read_label_file(path: Path) -> dict[int, dict[str, Any]]:
             raise InputError(f"{path} has the entry {json.dumps(item)[:80]}, {expected}")
         entries[int(item[0])] = item[1]
     return entries
+
+
+def read_priorities(path: Path, key: str, classes: int) -> tuple[tuple[int, float], ...]:
+    """What the entries of labels have under `key`, `repair_priority` or `prevent_degradation`; 0 where it is missing.
+
+    Raises:
+        InputError: a damaged file, a label that is none of so many classes, something else than a number of at least
+            0, or no number above 0.
+    """
+    found = []
+    for label, entry in read_label_file(path).items():
+        value = entry.get(key, 0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MOST:
+            raise InputError(
+                f"{path} has {key} = {json.dumps(value)[:80]} of label {label}, expected a number from 0 to {MOST:g}"
+            )
+        if label >= classes:
+            raise InputError(f"{path} has an entry of label {label}, expected labels from 0 to {classes - 1}")
+        found.append((label, float(value)))
+    if not any(value > 0 for _, value in found):
+        raise InputError(f"{path} gives no label a {key} above 0, expected at least one: edit what target writes")
+    return tuple(found)
 
 
 def write_label_file(path: Path, entries: Mapping[int, Mapping[str, Any]]) -> None:

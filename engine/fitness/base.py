@@ -11,7 +11,7 @@ from engine.fitness.tiling import Tile
 
 
 class Goal(Protocol):
-    """What turns sums into fitness: `Objective`, or `Steering` of mixtures."""
+    """What turns sums into fitness: `Objective`, `PriorityObjective`, `Steered`, or `Steering` of mixtures."""
 
     @property
     def negatives(self) -> int:

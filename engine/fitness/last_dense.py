@@ -27,12 +27,11 @@ from engine import backend
 from engine.backend import ops
 from engine.core.types import Bool, Float32, Float64, Int64
 from engine.fitness.base import Resident
+from engine.fitness.groups import Grouped, GroupSums, arrange_groups, block_rows, group_sums
 from engine.fitness.rows import SearchRows, Weights
+from engine.fitness.soft import LOWEST, block_sums, soft_changes, soft_sums, untouched_soft
 from engine.fitness.tiling import SUM_ROWS, UNIT_WEIGHTS, Tiling, arrange, bucket, kind_sums, plan_tiles
 from engine.layers.head import EPSILON, Head, binary_terms
-
-LOWEST = np.float32(-3e38)
-"""Stands for minus infinity where infinity minus infinity could arise."""
 
 LEAST = np.float32(1e-30)
 """Gives a loss of 0 a sign, and is lost in any other."""
@@ -73,11 +72,19 @@ class TiledFitness:
     """
 
     def __init__(
-        self, head: Head, rows: SearchRows, weights: Weights, particles: int, tiling: Tiling, misses: bool = False
+        self,
+        head: Head,
+        rows: SearchRows,
+        weights: Weights,
+        particles: int,
+        tiling: Tiling,
+        misses: bool = False,
+        wanted: GroupSums | None = None,
     ) -> None:
         """Group the weights by unit; nothing is computed on rows yet.
 
-        With `misses` there are two sums more, of 1 / (loss + 1) over wrong rows, negative and positive.
+        With `misses` there are two sums more, of 1 / (loss + 1) over wrong rows, negative and positive; or those of
+        groups of rows that are `wanted`.
         """
         self._head = head
         self._rows = rows
@@ -98,10 +105,15 @@ class TiledFitness:
         self.tiles = plan_tiles(particles, len(rows.labels), len(self._units), tiling)
         self._slab = max((stop - start for start, stop in (tile.particles for tile in self.tiles)), default=1)
         self._changes = np.zeros((SLABS, self._slab, len(self._slots)), dtype=np.float32)
-        self._constants: dict[tuple[int, int], tuple[tuple[slice, slice], Any, Any]] = {}
+        self._constants: dict[tuple[int, int], tuple[Any, ...]] = {}
         self._programs: dict[tuple[int, int], Callable[..., Any]] = {}
-        self._slab_program = _slab_program(head, rows.logits.shape[1], self._widths, misses)
-        self._sums = 6 if misses else 4
+        self._wanted, self._block = wanted, SUM_ROWS
+        if wanted is not None:
+            parts = len({tile.rows for tile in self.tiles})
+            self._block = block_rows(rows.negative, rows.labels, parts)
+        temperature = None if wanted is None else wanted.temperature
+        self._slab_program = _slab_program(head, rows.logits.shape[1], self._widths, misses, self._block, temperature)
+        self._sums = wanted.count if wanted else 6 if misses else 4
 
     def evaluate_tile(self, tile: int, candidates: Float32) -> Float64:
         """Evaluate one tile.
@@ -112,7 +124,7 @@ class TiledFitness:
 
         Returns:
             (particles of the tile, S) float64: summed loss of negative and of positive rows, correct rows among the
-            negative and among the positive, and with `misses` two more.
+            negative and among the positive, and with `misses` two more, or those of `wanted`.
         """
         where = self.tiles[tile]
         part = candidates[slice(*where.particles)]
@@ -151,6 +163,9 @@ class TiledFitness:
         if program is None:
             program = self._programs[rows] = backend.for_shapes(self._slab_program, (slabs[0], *constants))
         results = [program(slab, *constants) for slab in slabs]
+        if self._wanted is not None:
+            blocks = [np.concatenate(parts) for parts in zip(*results, strict=True)]
+            return group_sums(self._wanted, kinds, blocks)
         loss, correct, *missed = (np.concatenate(blocks).astype(np.float64) for blocks in zip(*results, strict=True))
         sums = kind_sums(loss, correct, kinds, np.sum)
         for values in missed:
@@ -173,14 +188,14 @@ class TiledFitness:
             kinds=tuple((kind.start, kind.stop) for kind in kinds),
         )
 
-    def _prepared(self, rows: tuple[int, int]) -> tuple[tuple[slice, slice], Any, Any]:
+    def _prepared(self, rows: tuple[int, int]) -> tuple[Any, ...]:
         prepared = self._constants.get(rows)
         if prepared is None:
             prepared = self._constants[rows] = self._prepare(slice(*rows))
         return prepared
 
-    def _prepare(self, where: slice) -> tuple[tuple[slice, slice], Any, Any]:
-        """The blocks of negative and positive rows of a tile, and its row constants.
+    def _prepare(self, where: slice) -> tuple[Any, ...]:
+        """The blocks of negative and positive rows of a tile, or of wanted groups, and its row constants.
 
         Rows of a kind are padded to whole blocks, and blocks to a bucket, with rows that count as nothing.
         """
@@ -188,7 +203,12 @@ class TiledFitness:
         labels = self._rows.labels[where]
         negative = self._rows.negative[where]
         rest = _untouched(self._head, logits, labels, self._units[self._units >= 0])
-        kinds, place, size = arrange(negative)
+        kinds: tuple[slice, slice] | Grouped
+        if self._wanted is None:
+            kinds, place, size = arrange(negative)
+        else:
+            kinds = arrange_groups(negative, labels, logits.shape[1], self._block)
+            place, size = kinds.place, kinds.size
         inputs = np.zeros((len(self._slots), size), dtype=np.float32)
         block = self._rows.inputs[where]
         for slot, feature in enumerate(np.append(self._weights.feature, -1)[self._slots]):
@@ -209,7 +229,10 @@ class TiledFitness:
         masks[:, place] = np.concatenate(
             [units == mine, rival, rival & (units < mine), rest.largest_is_first[None], np.ones_like(mine, np.bool_)]
         )
-        return kinds, backend.on_device(table), backend.on_device(masks)
+        found = [table, masks]
+        if self._wanted is not None and self._wanted.soft:
+            found += untouched_soft(self._wanted, logits, labels, self._units.astype(np.int64), place, size)
+        return kinds, *map(backend.on_device, found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,22 +278,29 @@ def _changes(candidates: Any, old: Any, slots: Any) -> Any:
 
 
 @cache
-def _slab_program(head: Head, classes: int, widths: tuple[int, ...], misses: bool) -> Callable[..., Any]:
+def _slab_program(
+    head: Head, classes: int, widths: tuple[int, ...], misses: bool, block: int, temperature: float | None
+) -> Callable[..., Any]:
     """The compiled evaluation of one tile; XLA makes one program per combination of (bucketed) shapes."""
-    program: Callable[..., Any] = backend.compiled(_evaluation(head, classes, widths, misses))
+    program: Callable[..., Any] = backend.compiled(_evaluation(head, classes, widths, misses, block, temperature))
     return program
 
 
 @cache
 def _evaluation(
-    head: Head, classes: int, widths: tuple[int, ...], misses: bool = False
+    head: Head,
+    classes: int,
+    widths: tuple[int, ...],
+    misses: bool = False,
+    block: int = SUM_ROWS,
+    temperature: float | None = None,
 ) -> Callable[..., tuple[Any, ...]]:
     """Of changes (P, W) and the constants of a tile, sums of blocks of rows, (P, b) each: loss, correct rows, and with
-    `misses` 1 / (loss + 1) of wrong rows.
+    `misses` 1 / (loss + 1) of wrong rows, or with a temperature soft changes and their squares.
     """
     starts = [sum(widths[:unit]) for unit in range(len(widths) + 1)]
 
-    def evaluate(change: Any, table: Any, masks: Any) -> tuple[Any, ...]:
+    def evaluate(change: Any, table: Any, masks: Any, *soft: Any) -> tuple[Any, ...]:
         count, particles, size = len(widths), change.shape[0], table.shape[1]
         inputs, base, constants = ops.split(table, [starts[-1], starts[-1] + count], axis=0)
         largest, remainder, true_score, one = ops.unstack(constants, axis=0)
@@ -325,24 +355,25 @@ def _evaluation(
         signed = ops.where(ops.logical_and(correct, real_row), -(loss + LEAST), loss)
         # Without weights there is no particle axis: every candidate is the model as it is.
         signed = backend.once(ops.broadcast_to(signed, (particles, size)), one)
-        sums = _block_sums(ops.abs(signed)), _block_sums(ops.cast(signed < 0, "float32"))
+        sums = block_sums(ops.abs(signed), block), block_sums(ops.cast(signed < 0, "float32"), block)
+        if temperature is not None:
+            # Of padding rows nothing counts; where no weight is searched there is no particle axis.
+            changes = [
+                backend.once(ops.broadcast_to(ops.where(real_row, change, 0.0), (particles, size)), one)
+                for change in soft_changes([logits for logits, *_ in units_of], soft, temperature, total, largest_of)
+            ]
+            return *sums, *soft_sums(changes, block)
         if not misses:
             return sums
         # A loss that is not a number stays one.
         wrong = ops.logical_and(real_row, ops.logical_not(signed < 0))
-        return *sums, _block_sums(ops.where(wrong, 1.0 / (1.0 + signed), 0.0))
+        return *sums, block_sums(ops.where(wrong, 1.0 / (1.0 + signed), 0.0), block)
 
     return evaluate
 
 
 def _itself(values: Any) -> Any:
     return values
-
-
-def _block_sums(values: Any) -> Any:
-    """(..., n) -> (..., n / SUM_ROWS)."""
-    *others, size = values.shape
-    return ops.sum(ops.reshape(values, (*others, size // SUM_ROWS, SUM_ROWS)), axis=-1)
 
 
 def _log1p(x: Any) -> Any:

@@ -21,6 +21,8 @@ import numpy as np
 from engine import backend
 from engine.backend import ops
 from engine.core.types import Bool, Float32, Float64, Int64
+from engine.fitness.groups import SUMS
+from engine.fitness.soft import soft_before, soft_of
 from engine.fitness.tiling import Tile, Tiling, one_ahead
 from engine.layers.dense_chain import DenseChain
 from engine.layers.head import soft_losses
@@ -31,9 +33,6 @@ TILE_BYTES = 16 << 20
 
 ROW_STEP = 32
 """Tiles have a multiple of so many rows."""
-
-SUMS = 4
-"""Sums that every search has: losses and correct rows, of negative and positive rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,10 +182,10 @@ class MixtureFitness:
         true = np.eye(classes, dtype=np.float32)[labels]
         kinds = np.stack([known.negative[where], known.positive[where]], axis=1).astype(np.float64)
         of_pair = np.stack([labels == true_label for true_label, _ in mixture.pairs], axis=1) if mixture.pairs else None
-        soft = _soft(known.logits[where], true, mixture.temperature)
+        soft = soft_before(known.logits[where], true, mixture.temperature)
         columns = [np.full(count, predicted) for _, predicted in mixture.pairs]
         confused = [
-            _soft(known.logits[where], np.eye(classes, dtype=np.float32)[column], mixture.temperature)
+            soft_before(known.logits[where], np.eye(classes, dtype=np.float32)[column], mixture.temperature)
             for column in columns
         ]
         judged = [filled(true), filled(kinds), filled(soft.astype(np.float32))]
@@ -257,7 +256,7 @@ class MixtureFitness:
         losses = ops.cast(soft_losses(head, logits, true), "float64")
         losses = ops.where(ops.sum(kinds, axis=1) > 0, losses, 0.0)
         right = ops.cast(ops.argmax(head.scores(logits), axis=-1) == labels, "float64")
-        changed = ops.cast(_soft_of(logits, true, mixture.temperature) - soft_before, "float64")
+        changed = ops.cast(soft_of(logits, true, mixture.temperature) - soft_before, "float64")
         by_label = ops.cast(true, "float64")
         parts = [_summed(losses, kinds), _summed(right, kinds)]
         parts += [_summed(changed, by_label), _summed(ops.square(changed), by_label)]
@@ -266,7 +265,7 @@ class MixtureFitness:
             confused = []
             for number, (_, predicted) in enumerate(mixture.pairs):
                 wanted = ops.one_hot(ops.full_like(labels, predicted), classes)
-                now = _soft_of(logits, wanted, mixture.temperature) - confused_before[:, number]
+                now = soft_of(logits, wanted, mixture.temperature) - confused_before[:, number]
                 confused.append(ops.cast(now, "float64") * members[:, number])
             parts.append(ops.stack([ops.sum(change, axis=-1) for change in confused], axis=-1))
             parts.append(ops.stack([ops.sum(ops.square(change), axis=-1) for change in confused], axis=-1))
@@ -300,17 +299,6 @@ def _weighted(shares: Any, parts: Any) -> Any:
     for number in range(1, parts.shape[0]):
         total = total + ops.reshape(shares[:, number], shape) * parts[number][None]
     return total
-
-
-def _soft_of(logits: Any, wanted: Any, temperature: float) -> Any:
-    """Soft correctness (h, n) of logits (h, n, C) for the wanted class of each row, one-hot (n, C)."""
-    own = ops.sum(logits * wanted, axis=-1)
-    other = ops.max(ops.where(wanted > 0, -3e38, logits), axis=-1)
-    return ops.sigmoid((own - other) / temperature)
-
-
-def _soft(logits: Float32, wanted: Float32, temperature: float) -> Float32:
-    return np.asarray(_soft_of(backend.on_device(logits), backend.on_device(wanted), temperature))
 
 
 def tile_shape(mixture: Mixture, rows: int, particles: int, tiling: Tiling) -> tuple[int, int]:

@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from engine.core.types import Float64
 
-ObjectiveName = Literal["arachne", "loss"]
-"""`arachne`: see `fitness`; `loss`, of the later Arachne: see `loss_fitness`."""
+ObjectiveName = Literal["arachne", "loss", "rates", "requirements", "priorities"]
+"""`arachne`: see `fitness`; `loss`, of the later Arachne: see `loss_fitness`; `rates`, of NeuRecover: see
+`rate_fitness`; `requirements`: see `engine.fitness.steering`; `priorities` of labels: see `engine.fitness.priorities`.
+"""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Objective:
         """Sums (P, 4), or (P, 6) for `loss`, -> (P,) fitness."""
         if self.name == "loss":
             return loss_fitness(sums, self.positives, self.positive_weight)
+        if self.name == "rates":
+            return rate_fitness(sums, self.negatives, self.positives, self.positive_weight)
         return fitness(sums, self.negatives, self.positives, self.positive_weight)
 
 
@@ -74,4 +78,23 @@ def loss_fitness(sums: Float64, positives: int, positive_weight: float) -> Float
     """
     scores = sums[:, 2:4] + sums[:, 4:6]
     found: Float64 = scores[:, 0] + positive_weight / max(positives, 1) * scores[:, 1]
+    return found
+
+
+def rate_fitness(sums: Float64, negatives: int, positives: int, positive_weight: float) -> Float64:
+    """NeuRecover's fitness: Arachne's with shares of rows in place of counts.
+
+    (n_patched / N + 1) / (loss_neg + 1) + alpha (n_intact / M + 1) / (loss_pos + 1), of N negatives and M positives,
+    losses being means over rows and alpha = positive_weight / N. The published alpha is 1: all positives together are
+    worth all negatives. eAI-Repair-Toolkit 1.1.0 has 2, the length of a pair, in the places of N and M.
+
+    Args:
+        sums: (P, 4) of `TiledFitness.evaluate`.
+        negatives: N, at least 1.
+        positives: M, may be 0.
+        positive_weight: worth of all positives together, in negatives.
+    """
+    many = max(positives, 1)
+    repaired = (sums[:, 2] / negatives + 1.0) / (sums[:, 0] / negatives + 1.0)
+    found: Float64 = repaired + positive_weight / negatives * ((sums[:, 3] / many + 1.0) / (sums[:, 1] / many + 1.0))
     return found

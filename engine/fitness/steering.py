@@ -1,4 +1,5 @@
-"""What a mixture is worth while it is searched: soft margins of what is required, then the gain of what is repaired.
+"""What a mixture, or other weights, are worth while they are searched: soft margins of what is required, then the gain
+of what is repaired.
 
 Soft correctness changes smoothly, so that the swarm sees where it goes; it is biased, so it only steers. What is
 promised is counted hard, in `engine.metrics.promise`.
@@ -26,7 +27,8 @@ import numpy as np
 from scipy.special import log_ndtr
 
 from engine.core.types import Float64, Int64
-from engine.fitness.mixture import SUMS, MixtureRows
+from engine.fitness.groups import SUMS
+from engine.fitness.mixture import MixtureRows
 from engine.metrics.requirements import Requirement
 
 CAUTION = 1.4
@@ -83,7 +85,7 @@ class _Aim:
 
 @dataclass(frozen=True, eq=False)
 class Steering:
-    """What turns sums of a mixture into fitness; see the module and `engine.fitness.mixture.Mixture.sums`.
+    """What turns sums into fitness; see the module and `engine.fitness.mixture.Mixture.sums`.
 
     Attributes:
         negatives, positives: rows of each kind.
@@ -171,6 +173,35 @@ def steering_of(
             aims.append(aim(columns, -requirement.limit))
     gains = tuple(aim((label,), 0.0) for label in repaired)
     return Steering(int(rows.negative.sum()), int(rows.positive.sum()), totals, gains, tuple(aims), rigour)
+
+
+@dataclass(frozen=True, eq=False)
+class Steered:
+    """`Steering` by sums of groups of rows, `engine.fitness.groups.GroupSums`: of a search over weights.
+
+    Attributes:
+        negatives, positives: rows that are searched.
+        steering: of all rows.
+        share: of all positives, so many are searched; they stand for the others.
+    """
+
+    negatives: int
+    positives: int
+    steering: Steering
+    share: float = 1.0
+
+    @property
+    def positive_weight(self) -> None:
+        """None, see `Steering`."""
+
+    def fitness(self, sums: Float64) -> Float64:
+        """(P, S) sums -> (P,) fitness."""
+        classes = len(self.steering.totals)
+        edges = [SUMS + count * classes for count in (0, 2, 4)]
+        _, changes, squares, of_pairs = np.split(sums, edges, axis=1)
+        kinds = [np.split(part, 2, axis=1) for part in (changes, squares, *np.split(of_pairs, 2, axis=1))]
+        pooled = [negative + positive / self.share for negative, positive in kinds]
+        return self.steering.fitness(np.concatenate([sums[:, :SUMS], *pooled], axis=1))
 
 
 def pairs_of(requirements: Sequence[Requirement]) -> tuple[tuple[int, int], ...]:

@@ -20,7 +20,9 @@ import numpy as np
 from engine import backend
 from engine.backend import ops
 from engine.core.types import Float32, Float64, Int64
+from engine.fitness.groups import Grouped, GroupSums, arrange_groups, group_sums
 from engine.fitness.rows import SearchRows, Weights
+from engine.fitness.soft import soft_of
 from engine.fitness.tiling import SUM_ROWS, UNIT_WEIGHTS, Tile, Tiling, arrange, bucket, one_ahead, plan_tiles
 from engine.layers import touched
 from engine.layers.flat_weights import FlatWeights
@@ -167,6 +169,7 @@ class TailFitness:
         particles: int,
         tiling: Tiling,
         misses: bool = False,
+        wanted: GroupSums | None = None,
     ) -> None:
         """Choose the route and the shapes; nothing is computed on rows yet.
 
@@ -177,11 +180,13 @@ class TailFitness:
             weights: features are places in the flat vector (W,), units are not used.
             particles: of the swarm.
             tiling: shapes asked for.
-            misses: as of `engine.fitness.last_dense.TiledFitness`.
+            misses, wanted: as of `engine.fitness.last_dense.TiledFitness`.
         """
         self._tail = tail
         self._rows = rows
-        self._misses = misses
+        self._misses, self._wanted = misses, wanted
+        # With blocks of one row groups fill nothing up: a row takes longer here than what is known of it to travel.
+        self._block = SUM_ROWS if wanted is None else 1
         self._old = weights.old
         self._flat = np.ascontiguousarray(kernel[:, 0])
         self._route = plan_short(tail, weights.feature)
@@ -191,7 +196,7 @@ class TailFitness:
         self.tiles = self.shapes.cut(particles, len(rows.labels))
         self._classes = rows.logits.shape[1]
         self._places = weights.feature
-        self._prepared: dict[tuple[int, int], tuple[tuple[slice, slice], tuple[Any, ...]]] = {}
+        self._prepared: dict[tuple[int, int], tuple[tuple[slice, slice] | Grouped, tuple[Any, ...]]] = {}
         self._programs: dict[tuple[Any, ...], Callable[..., Any]] = {}
         if self._route is None:
             self._evaluate = backend.tail_program(self._in_place)
@@ -205,7 +210,7 @@ class TailFitness:
 
     def evaluate(self, candidates: Float32) -> Float64:
         """As `engine.fitness.last_dense.TiledFitness.evaluate`."""
-        total = np.zeros((len(candidates), 6 if self._misses else 4))
+        total = np.zeros((len(candidates), self._wanted.count if self._wanted else 6 if self._misses else 4))
         slab = self.shapes.together
         pieces = [
             (rows, slice(start, start + slab))
@@ -238,21 +243,34 @@ class TailFitness:
         results = program(*arguments)
 
         def finish() -> Float64:
+            if isinstance(blocks, Grouped):
+                assert self._wanted is not None
+                return group_sums(self._wanted, blocks, results)[: len(part)]
             # Added row by row of a C-contiguous array: the order does not depend on the number of candidates.
             sums = [values[:, kind].sum(axis=-1) for values in map(np.asarray, results) for kind in blocks]
             return np.stack(sums, axis=-1)[: len(part)]
 
         return finish
 
-    def _prepare(self, where: slice) -> tuple[tuple[slice, slice], tuple[Any, ...]]:
-        """The blocks of negative and positive rows of a tile, and its constants on the device."""
-        kinds, place, size = arrange(self._rows.negative[where])
+    def _prepare(self, where: slice) -> tuple[tuple[slice, slice] | Grouped, tuple[Any, ...]]:
+        """The blocks of negative and positive rows of a tile, or of wanted groups, and its constants on the device."""
+        wanted = self._wanted
+        kinds: tuple[slice, slice] | Grouped
+        if wanted is None:
+            kinds, place, size = arrange(self._rows.negative[where])
+        else:
+            kinds = arrange_groups(self._rows.negative[where], self._rows.labels[where], self._classes, self._block)
+            place, size = kinds.place, kinds.size
         features = np.zeros((size, self._rows.inputs.shape[1]), dtype=np.float32)
         features[place] = self._rows.inputs[where]
         labels = np.zeros(size, dtype=np.int32)
         labels[place] = self._rows.labels[where]
         real = np.zeros(size, dtype=np.float32)
         real[place] = 1.0
+        if wanted is not None and wanted.soft:
+            before = np.zeros((wanted.soft, size), dtype=np.float32)
+            before[:, place] = wanted.before(self._rows.logits[where], self._rows.labels[where])
+            real = np.concatenate([real[None], before])
         judged = backend.on_device(labels), backend.on_device(real)
         if self._route is None:
             return kinds, (*judged, backend.on_device(self._flat), backend.on_device(features))
@@ -320,11 +338,14 @@ class TailFitness:
         return self._sums(logits, labels, real, count)
 
     def _sums(self, logits: Any, labels: Any, real: Any, count: int) -> tuple[Any, ...]:
-        """Summed loss and number of correct rows of each block, (h, n / SUM_ROWS) float64, of logits (h * n, C); with
-        `misses` also 1 / (loss + 1) of wrong rows.
+        """Summed loss and number of correct rows of each block, (h, n / block) float64, of logits (h * n, C); with
+        `misses` also 1 / (loss + 1) of wrong rows; of soft changes and their squares, where those are wanted: then
+        `real`, which rows count, has soft correctness as it is below it.
         """
-        head = self._tail.weights.head
+        head, wanted = self._tail.weights.head, self._wanted
         rows = labels.shape[0]
+        soft = wanted is not None and wanted.soft > 0
+        real, *before = ops.unstack(real, axis=0) if soft else (real,)
         wide = ops.reshape(ops.cast(logits, "float64"), (count, rows, self._classes))
         true = ops.cast(ops.one_hot(labels, self._classes), "float64")
         loss = row_losses(head, wide, true[None])
@@ -332,8 +353,17 @@ class TailFitness:
         correct = ops.cast(ops.cast(ops.argmax(scores, axis=-1), "int32") == labels, "float64")
         weight = ops.cast(real, "float64")
         loss = ops.where(weight > 0, loss, 0.0)
-        blocks = (count, rows // SUM_ROWS, SUM_ROWS)
+        blocks = (count, rows // self._block, self._block)
         values = [loss, correct * weight]
+        if soft:
+            assert wanted is not None and wanted.temperature is not None
+            classes = [labels, *(ops.full_like(labels, predicted) for _, predicted in wanted.pairs)]
+            narrow = ops.reshape(logits, (count, rows, self._classes))
+            for known, wanted_class in zip(before, classes, strict=True):
+                own = ops.one_hot(wanted_class, self._classes)
+                change = ops.cast(soft_of(narrow, own, wanted.temperature) - known, "float64")
+                change = ops.where(weight > 0, change, 0.0)
+                values += [change, ops.square(change)]
         if self._misses:
             values.append(ops.where(ops.logical_and(weight > 0, correct < 1), 1.0 / (1.0 + loss), 0.0))
         return tuple(ops.sum(ops.reshape(each, blocks), axis=-1) for each in values)

@@ -11,7 +11,7 @@ point of the group `repair_dist.methods` of another package.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64
+from engine.fitness.priorities import Priorities
 from engine.layers.dense_chain import DenseChain
 from engine.metrics.requirements import Requirement
 from engine.passes.batching import predicted_classes
@@ -73,11 +74,14 @@ class Checkpoint:
         name: of its file.
         values: of the weights of the chain, by path.
         predicted: classes (n,) that it predicts for the rows of the pool, with all of its weights.
+        others: sum, over the arrays of the model that are not of the chain, of how far they moved since the checkpoint
+            before in the mean; 0 of the first.
     """
 
     name: str
     values: Mapping[str, Float32]
     predicted: Int64
+    others: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,13 @@ class MethodSettings:
         crossfit: folds, recipes, confidence and rows of a promise, and the search over mixtures.
         search: candidates and iterations of a search over weights; None takes what the method has by default.
         confusion_rows: failures that a confusion needs at least to be a part of its own.
+        priorities: what rows of each label are worth, to `label-priorities`; None: as the failures say.
     """
 
     crossfit: CrossFitSettings = field(default_factory=CrossFitSettings)
     search: SearchSettings | None = None
     confusion_rows: int = 3
+    priorities: Priorities | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +163,7 @@ class MethodJob:
         pool = self.subject.pool
         drawn = np.arange(len(pool.labels)) if self.drawn is None else self.drawn
         mine = drawn[pool.take(drawn).rows.distinct]
-        return tuple(Checkpoint(one.name, one.values, one.predicted[mine]) for one in self.subject.checkpoints)
+        return tuple(replace(one, predicted=one.predicted[mine]) for one in self.subject.checkpoints)
 
     @property
     def failures(self) -> Int64:

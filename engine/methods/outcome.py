@@ -54,6 +54,7 @@ class MethodOutcome:
         readings: by `FOUND` and `CHOSEN`; none where it failed.
         own, best: fitness of the model as it is and of what was found, by the method's objective, where it has one.
         seconds: of the method itself, without judging.
+        cpu: seconds of processor time that it took, in all threads of this process.
         failed: why it could not run, else empty.
         notes: what else is to be said.
     """
@@ -62,6 +63,7 @@ class MethodOutcome:
     own: float | None = None
     best: float | None = None
     seconds: float = 0.0
+    cpu: float = 0.0
     failed: str = ""
     notes: tuple[str, ...] = ()
 
@@ -82,22 +84,32 @@ def draw(labels: Int64, rows: int | None, seed: int, data: str) -> Int64 | None:
 
 def carry_out(method: Method, job: MethodJob) -> MethodOutcome:
     """Run a method and judge what it offers; a method that cannot run says why in its outcome."""
-    begun = time.perf_counter()
+    begun = _now()
     try:
         return _carried_out(method, job, begun)
     except InputError as error:
         why = str(error)
     except Exception as error:  # a method of another package may raise anything, and others have work to do
         why = f"{type(error).__name__}: {reason(error)}"
-    return MethodOutcome({}, seconds=time.perf_counter() - begun, failed=why)
+    return MethodOutcome({}, None, None, *_since(begun), failed=why)
 
 
-def _carried_out(method: Method, job: MethodJob, begun: float) -> MethodOutcome:
+def _now() -> tuple[float, float]:
+    """Seconds on the clock, and of processor time."""
+    return time.perf_counter(), time.process_time()
+
+
+def _since(begun: tuple[float, float]) -> tuple[float, float]:
+    seconds, cpu = _now()
+    return seconds - begun[0], cpu - begun[1]
+
+
+def _carried_out(method: Method, job: MethodJob, begun: tuple[float, float]) -> MethodOutcome:
     subject = job.subject
     if why := lacking(method, subject):
         raise InputError(why)
     repair = method.repair(job) if len(job.failures) else Repair([NOTHING], notes=(_nothing_wrong(subject),))
-    seconds = time.perf_counter() - begun
+    took = _since(begun)
     for path, value in (each for offer in repair.offers for each in offer.values.items()):
         if not np.isfinite(value).all():
             raise InputError(f"the method sets values of {path!r} to NaN or infinity, expected numbers")
@@ -105,7 +117,7 @@ def _carried_out(method: Method, job: MethodJob, begun: float) -> MethodOutcome:
     readings = {FOUND: _reading(subject, first)}
     readings[CHOSEN] = readings[FOUND] if taken is first else _reading(subject, taken)
     best = None if repair.own is None else first.fitness
-    return MethodOutcome(readings, repair.own, best, seconds, notes=repair.notes)
+    return MethodOutcome(readings, repair.own, best, *took, notes=repair.notes)
 
 
 def chosen(subject: Subject, repair: Repair) -> Offer:

@@ -10,6 +10,7 @@ import numpy as np
 from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Float32
+from engine.layers.tail import Tail
 from engine.methods.base import MethodJob, Offer, Repair
 from engine.problem.case import LayerInputs, RepairCase, find_case
 from engine.problem.problem import Problem, prepare, problem_of
@@ -43,7 +44,8 @@ class WeightSearch:
         settings = self.adapt(job, searching(self.settings, job.settings.search))
         target, features = last_target(job.chain, job.rows.rows.inputs)
         rows = replace(job.rows.rows, inputs=features)
-        worths = WORTHS if settings.positive_weight is None else (None,)
+        steered = settings.objective == "requirements"  # which say what positives are worth
+        worths = (None,) if steered or settings.positive_weight is not None else WORTHS
         found: list[Offer] = []
         own = None
         for worth in worths:
@@ -97,9 +99,9 @@ def problem_of_case(
     return problem_of(target.target, kernel, case.index, case.weights, name=case.data, source=source, settings=settings)
 
 
-def searched(problem: Problem, case: RepairCase) -> loop.SearchState:
-    """The end of a search in this process."""
-    prepared = prepare(problem, case.rows)
+def searched(problem: Problem, case: RepairCase, tail: Tail | None = None) -> loop.SearchState:
+    """The end of a search in this process; of a deep target with its tail."""
+    prepared = prepare(problem, case.rows, tail)
     state, _ = loop.advance(
         problem.settings,
         problem.source,

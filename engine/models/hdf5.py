@@ -89,20 +89,26 @@ def layer_variables(layer: Any) -> list[Any]:
     return [*layer.trainable_weights, *layer.non_trainable_weights]
 
 
-def weight_datasets(file: h5py.File, model: Any, path: Path) -> dict[str, str]:
+def weight_datasets(file: h5py.File, model: Any, path: Path, root: str = "model_weights") -> dict[str, str]:
     """Where a `.h5` model keeps its weights: path of `weight_variables(model)` -> name of the dataset.
 
     Each top-level layer has a group that lists its datasets.
+
+    Args:
+        file, path: the file.
+        model: whose weights they are.
+        root: the group with those of the layers; nothing in a file of weights alone, whose layers are taken in their
+            order where they have other names than those of the model.
 
     Raises:
         InputError: a layer or a weight is not there.
     """
     paths = {id(variable): name for name, variable in weight_variables(model).items()}
     found: dict[str, str] = {}
-    for layer in model.layers:
-        if not layer.weights:
-            continue
-        group = file.get(f"model_weights/{layer.name}")
+    layers = [layer for layer in model.layers if layer.weights]
+    groups = {layer.name: layer.name for layer in layers} if root else _groups(file, layers, path)
+    for layer in layers:
+        group = file.get(f"{root}/{groups[layer.name]}")
         names = _names(group, "weight_names", path) if isinstance(group, h5py.Group) else []
         variables = layer_variables(layer)
         if len(names) != len(variables):
@@ -112,6 +118,16 @@ def weight_datasets(file: h5py.File, model: Any, path: Path) -> dict[str, str]:
                 raise InputError(f"{path}: found no dataset {name!r} of layer {layer.name!r}, expected a weight")
             found.setdefault(paths[id(variable)], f"{group.name}/{name}")
     return found
+
+
+def _groups(file: h5py.File, layers: list[Any], path: Path) -> dict[str, str]:
+    """The group of each layer in a file of weights alone; counters in Keras' names differ between trainings."""
+    own = [layer.name for layer in layers]
+    stored = [name for name in _names(file, "layer_names", path) if isinstance(file.get(name), h5py.Group)]
+    held = [name for name in stored if _names(file[name], "weight_names", path)]
+    if len(held) != len(own):
+        raise InputError(f"{path}: found {len(held)} layers with weights, expected {len(own)} as in the model")
+    return dict(zip(own, own if set(held) == set(own) else held, strict=True))
 
 
 def read_weights(file: h5py.File, model: Any, path: Path) -> dict[str, npt.NDArray[Any]]:

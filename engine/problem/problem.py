@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Int64
 from engine.fitness.base import Fitness, Goal
+from engine.fitness.groups import GroupSums
 from engine.fitness.last_dense import TiledFitness
 from engine.fitness.mixture import Mixture, MixtureFitness, MixtureRows
 from engine.fitness.objective import Objective
+from engine.fitness.priorities import priority_objective
 from engine.fitness.rows import SearchRows, Weights
-from engine.fitness.steering import Steering
+from engine.fitness.steering import Steered, Steering, pairs_of, rigour_of, steering_of
 from engine.fitness.tail import TailFitness
 from engine.layers.head import Head
 from engine.layers.tail import Tail
 from engine.layers.weight_stats import WeightStats
+from engine.passes.batching import predicted_classes
 from engine.search import loop as search
 from engine.search.loop import SearchSettings, SearchState
 from engine.targets.base import Target
@@ -101,23 +105,40 @@ def prepare(problem: Problem, rows: Rows, tail: Tail | None = None) -> Prepared:
 def build_fitness(problem: Problem, rows: Rows, tail: Tail | None = None) -> Fitness:
     """The evaluation of candidates on exactly these rows."""
     particles, tiling = problem.settings.swarm.num_particles, problem.settings.tiling
-    misses = problem.settings.objective == "loss"
     if isinstance(rows, MixtureRows):
         if problem.mixture is None:
             raise ValueError("the rows are those of a mixture, expected one in the problem")
         return MixtureFitness(problem.mixture, rows, particles, tiling)
+    misses, wanted = problem.settings.objective == "loss", group_sums_of(problem.settings, rows)
     if problem.kernel is None:
-        return TiledFitness(problem.head, rows, problem.weights, particles, tiling, misses)
+        return TiledFitness(problem.head, rows, problem.weights, particles, tiling, misses, wanted)
     if tail is None:
         raise ValueError("the search of a deep target needs the tail of its model")
-    return TailFitness(tail, problem.kernel, rows, problem.weights, particles, tiling, misses)
+    return TailFitness(tail, problem.kernel, rows, problem.weights, particles, tiling, misses, wanted)
+
+
+def group_sums_of(settings: SearchSettings, rows: SearchRows) -> GroupSums | None:
+    """The sums of groups that an objective needs of the rows that are searched, or None."""
+    classes = rows.logits.shape[1]
+    if settings.objective == "requirements":
+        return GroupSums(classes, rigour_of(len(rows.labels)).temperature, pairs_of(settings.requirements))
+    return GroupSums(classes) if settings.objective == "priorities" else None
 
 
 def seen_by(problem: Problem, rows: Rows) -> Rows:
-    """The rows that a search is judged on: all, or with some of the positives."""
+    """The rows that a search is judged on: all that count, or with some of the positives."""
     if isinstance(rows, MixtureRows):
         return rows
-    return sample_positives(rows, problem.source, problem.settings.num_input_pos_sampled)
+    return sample_positives(
+        counted_rows(problem.settings, rows), problem.source, problem.settings.num_input_pos_sampled
+    )
+
+
+def counted_rows(settings: SearchSettings, rows: SearchRows) -> SearchRows:
+    """The rows that an objective counts: all, but for labels of a priority of 0."""
+    if settings.priorities is None:
+        return rows
+    return _taken(rows, settings.priorities.counted(rows.labels, rows.negative))
 
 
 def goal_of(problem: Problem, searched: Rows, rows: Rows) -> Goal:
@@ -125,20 +146,70 @@ def goal_of(problem: Problem, searched: Rows, rows: Rows) -> Goal:
     if problem.steering is not None:
         return problem.steering
     assert isinstance(searched, SearchRows) and isinstance(rows, SearchRows)
-    return objective_of(problem.settings, searched, rows)
+    settings = problem.settings
+    if settings.objective == "requirements":
+        return steered_by(settings, searched, rows, problem.head)
+    if settings.priorities is not None:
+        weight, classes = _positive_weight(settings, counted_rows(settings, rows)), searched.logits.shape[1]
+        return priority_objective(settings.priorities, searched.labels, searched.negative, classes, weight)
+    return objective_of(settings, searched, rows)
 
 
 def objective_of(settings: SearchSettings, searched: SearchRows, rows: SearchRows) -> Objective:
-    """What candidates are worth on the rows that are searched.
-
-    A positive weight that is not given follows the number of positives among all `rows`, whatever is sampled of them:
-    fewer rows to search on make none of those that are left out worth less.
-    """
+    """What candidates are worth on the rows that are searched, out of all, by counts and losses of all rows alike."""
     negatives = int(searched.negative.sum())
-    weight = settings.positive_weight
-    if weight is None:
-        weight = settings.positive_worth * int((~rows.negative).sum())
-    return Objective(negatives, len(searched.negative) - negatives, weight, settings.objective)
+    positives = len(searched.negative) - negatives
+    return Objective(negatives, positives, _positive_weight(settings, rows), settings.objective)
+
+
+def _positive_weight(settings: SearchSettings, rows: SearchRows) -> float:
+    """Worth of all positives together, in negatives.
+
+    If it is not given it follows the number of positives among all `rows`, whatever is sampled of them: fewer rows to
+    search on make none of those that are left out worth less.
+    """
+    if settings.positive_weight is not None:
+        return settings.positive_weight
+    return settings.positive_worth * int((~rows.negative).sum())
+
+
+def steered_by(settings: SearchSettings, searched: SearchRows, rows: SearchRows, head: Head) -> Steered:
+    """What candidates are worth by the requirements, on the rows that are searched out of all.
+
+    All negatives are searched, and the positives of them stand for those that are not. Rows of other labels that the
+    model gets wrong are in neither: such a label looks as if all of its rows were right, so that a loss of it is seen
+    and an accuracy asked of it looks nearer than it is.
+    """
+    before = predicted_classes(head, rows.logits)
+    known = MixtureRows(
+        rows.inputs, rows.labels, np.zeros_like(rows.labels), rows.logits, rows.negative, ~rows.negative
+    )
+    steering = steering_of(
+        known,
+        before,
+        settings.requirements,
+        np.unique(rows.labels[rows.negative]).tolist(),
+        pairs_of(settings.requirements),
+        share=len(rows.labels) / len(searched.labels),
+        new_rows=settings.promise_rows,
+        rigour=rigour_of(len(searched.labels)),
+    )
+    negatives, positives = int(searched.negative.sum()), int((~searched.negative).sum())
+    return Steered(negatives, positives, steering, positives / max(1, int((~rows.negative).sum())) or 1.0)
+
+
+def goal_elsewhere(problem: Problem, rows: SearchRows, others: SearchRows) -> tuple[Goal, SearchRows]:
+    """What candidates of a search on `rows` are worth on other rows, and those of them that count.
+
+    A positive is worth as much as in the search, whose number of positives was another.
+    """
+    settings = problem.settings
+    theirs = counted_rows(settings, others)
+    if settings.objective != "requirements":
+        mine = counted_rows(settings, rows)
+        worth = _positive_weight(settings, mine) / max(int((~mine.negative).sum()), 1)
+        settings = replace(settings, positive_weight=worth * int((~theirs.negative).sum()))
+    return goal_of(replace(problem, settings=settings), theirs, others), theirs
 
 
 def sample_positives(rows: SearchRows, source: RngKey, count: int | None) -> SearchRows:
@@ -150,5 +221,10 @@ def sample_positives(rows: SearchRows, source: RngKey, count: int | None) -> Sea
     if count is None or count >= len(positives):
         return rows
     rng = generator(source.seed, source.data, source.label, "positives")
-    kept = np.sort(np.concatenate([np.flatnonzero(rows.negative), rng.choice(positives, count, replace=False)]))
+    return _taken(
+        rows, np.sort(np.concatenate([np.flatnonzero(rows.negative), rng.choice(positives, count, replace=False)]))
+    )
+
+
+def _taken(rows: SearchRows, kept: Any) -> SearchRows:
     return SearchRows(rows.inputs[kept], rows.logits[kept], rows.labels[kept], rows.negative[kept])

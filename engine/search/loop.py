@@ -14,8 +14,10 @@ from engine.core.rng import RngKey
 from engine.core.types import Float32, Float64
 from engine.fitness.base import Goal, Resident
 from engine.fitness.objective import ObjectiveName
+from engine.fitness.priorities import Priorities
 from engine.fitness.tiling import Tiling
 from engine.layers.weight_stats import WeightStats
+from engine.metrics.requirements import Requirement
 from engine.search.optimisers import optimiser_of
 from engine.search.population import Population, PopulationSettings, counted
 from engine.search.swarm import SwarmSettings, SwarmState
@@ -53,6 +55,9 @@ class SearchSettings:
         num_input_pos_sampled: search on this many positives, drawn without replacement; None takes all.
         tiling: shapes of the pieces of an iteration.
         objective: what makes a fitness of positives and negatives, see `engine.fitness.objective`.
+        requirements: of the objective `requirements`, what steers; without any, that rows do not get worse together.
+        promise_rows: of that objective, new rows of each label that chances are about.
+        priorities: of the objective `priorities`, what rows of each label are worth.
     """
 
     swarm: PopulationSettings = field(default_factory=SwarmSettings)
@@ -63,6 +68,9 @@ class SearchSettings:
     num_input_pos_sampled: int | None = None
     tiling: Tiling = field(default_factory=Tiling)
     objective: ObjectiveName = "arachne"
+    requirements: tuple[Requirement, ...] = ()
+    promise_rows: int = 1000
+    priorities: Priorities | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no search can run with."""
@@ -70,6 +78,7 @@ class SearchSettings:
             ("num_iterations", self.num_iterations, 1),
             ("min_iteration_range", self.min_iteration_range, 1),
             ("num_input_pos_sampled", self.num_input_pos_sampled, 1),
+            ("promise_rows", self.promise_rows, 1),
             ("tile_particles", self.tiling.particles, 1),
             ("tile_rows", self.tiling.rows, 1),
             ("tile_bytes", self.tiling.bytes, 1),
@@ -79,6 +88,19 @@ class SearchSettings:
         for name, worth in (("positive_weight", self.positive_weight), ("positive_worth", self.positive_worth)):
             if worth is not None and not 0 <= worth < float("inf"):
                 raise InputError(f"{name} is {worth}, expected a number of at least 0")
+        if self.objective == "requirements" and self.positive_weight is not None:
+            raise InputError(
+                f"positive_weight is {self.positive_weight:g} and the objective is requirements, which say what "
+                "positives are worth, expected one without the other"
+            )
+        for name, stated, owner in (
+            ("requirements", bool(self.requirements), self.objective == "requirements"),
+            ("priorities", self.priorities is not None, self.objective == "priorities"),
+        ):
+            if stated and not owner:
+                raise InputError(f"{name} are given and the objective is {self.objective}, expected {name}")
+        if self.objective == "priorities" and self.priorities is None:
+            raise InputError("the objective is priorities and none are given, expected a weight of each label")
 
     @property
     def optimiser(self) -> str:
@@ -182,8 +204,9 @@ def advance_together(
         The new states and the iterations run, one list per search.
     """
     states = list(states)
-    if not all(isinstance(search.settings.swarm, SwarmSettings) for search in searches):
-        resident = None  # only the particle swarm has a program that stays there
+    kept = (isinstance(search.settings.swarm, SwarmSettings) for search in searches)
+    if not all(kept) or any(search.settings.objective == "rates" for search in searches):
+        resident = None  # only the particle swarm has a program that stays there, of Arachne's own fitness
     done: list[list[Iteration]] = [[] for _ in searches]
     deadline = time.monotonic() + seconds
     on_device: dict[int, ResidentSwarm] = {}

@@ -39,6 +39,7 @@ from engine.core.types import Float32, Int64
 from engine.data.image_set import READ_ROWS, ImageReader, ImageSet, open_reader
 from engine.data.value_range import ValueRange, value_range
 from engine.models import hdf5, keras2_writer, savedmodel
+from engine.models.checkpoints import FOLDER as CHECKPOINTS
 from engine.models.known_data import TRAINING_FACTS
 from engine.models.load import Format, fingerprint_of, load_model
 from engine.passes.classes import NotNumbersError
@@ -48,7 +49,7 @@ from engine.training.architectures import foreign_layer
 
 MODELS: dict[Format, str] = {"keras": "model.keras", "h5": "model.h5"}
 FACTS = TRAINING_FACTS
-CHECKPOINTS, BOARDS = Path("logs/model_check_points"), Path("logs/tensor_boards")
+BOARDS = Path("logs/tensor_boards")
 BOARD_NAMES = ("train", "validation")
 PATIENCE = 5
 """Epochs without a lower loss on the validation rows, after which training stops."""

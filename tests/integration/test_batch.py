@@ -498,6 +498,7 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
         ["--max-rounds", "5"],
         "max_rounds is 5 and mode is independent, expected mode rounds with it",
     ),
+    "a merge of another mode": (_nothing, ["--merge", "search"], "merge is search and mode is independent, which"),
     "no offer": (_nothing, ["--offers", "0"], "offers is 0"),
     "no weight to localise": (_nothing, ["--num-grad", "0"], "num_grad is 0"),
     "no front": (_nothing, ["--fronts", "0"], "fronts is 0"),

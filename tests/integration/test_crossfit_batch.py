@@ -271,7 +271,7 @@ def test_dry_run(batchspace: Path, command: Command, monkeypatch: pytest.MonkeyP
     assert contents(batchspace) == before
 
 
-OF_ARACHNE = ("mode=chain", "max-rounds=2", "positive-weights=1", "offers=1", "num-grad=9", "fronts=2")
+OF_ARACHNE = ("mode=chain", "max-rounds=2", "merge=search", "positive-weights=1", "offers=1", "num-grad=9", "fronts=2")
 OF_ARACHNE += ("forward-impact=mean", "num-input-pos-sampled=9")
 OF_CROSSFIT = ("recipes=2", "folds=3", "step=1", "promise-rows=9", "separate")
 

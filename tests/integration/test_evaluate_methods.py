@@ -211,7 +211,10 @@ def test_a_label_without_failures(workspace: Path, command: Command) -> None:
         (["--method", "offsets", "--optimiser", "DE"], ("--optimiser is of Arachne and CrossFit",)),
         (["--recipes", "2:1"], ("--recipes is of CrossFit and the method is Arachne",)),
         (["--weights-dir", "data"], ("--weights-dir is of NeuRecover and the method is Arachne",)),
-        (["--requirements", "no.toml"], ("--requirements is of CrossFit and the method is Arachne",)),
+        (
+            ["--requirements", "no.toml"],
+            ("--requirements is of CrossFit and of --objective", "and the method is Arachne"),
+        ),
         (["--method", "head", "--num-particles", "5"], ("--num-particles means nothing to head, which does not",)),
         (["--method", "offsets", "--positive-weight", "5"], ("--positive-weight means nothing to offsets",)),
         (["--method", "head", "--sweep", "num_particles=4,5"], ("'num_particles=4,5' and head has nothing to sweep",)),

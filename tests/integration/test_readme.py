@@ -21,6 +21,7 @@ PAGES = (
     "docs/arachne.md",
     "docs/cluster.md",
     "docs/records.md",
+    "docs/comparing.md",
 )
 """Pages with blocks, in the order in which they are read; the walk-through has a test of its own."""
 
@@ -33,6 +34,7 @@ QUICK = {
     "train": ["--epochs=2"],
     "optimize": SMALL,
     "batch": SMALL,
+    "compare": [*FEW_TUNINGS, "--methods=CrossFit,label-offset", "--draws=2", "--rows=200", "--num-workers=0"],
 }
 """What keeps the test short: added to the words of a command, the last of a flag counts."""
 
@@ -52,6 +54,8 @@ def commands(block: str) -> Iterator[list[str]]:
 
 def quick(words: list[str]) -> list[str]:
     """The words of a command with those that keep it short."""
+    if "weighted" in words:
+        return [*words, *SMALL[:2]]
     more = [*QUICK.get(words[0], []), *(["--chunks=data/repairsets/0"] if "--part" in words else [])]
     if words[0] in ("optimize", "batch") and "CrossFit" in words:
         return [*words, *more, *FEW_TUNINGS]
@@ -70,6 +74,8 @@ def test_every_block_runs_after_the_one_before(
                 Path("requirements.toml").write_text(text, encoding="utf-8")
                 limits = read_requirements(Path("requirements.toml"), 10, NAMES).limits
                 assert len(limits) == {"docs/requirements-and-batches.md": 13, "docs/crossfit.md": 12}[page]
+            elif kind == "json":
+                Path("dr_setting.json").write_text(text, encoding="utf-8")
             elif kind == "python":
                 capsys.readouterr()
                 exec(compile(text, page, "exec"), {})
@@ -90,8 +96,9 @@ def test_every_block_runs_after_the_one_before(
         "docs/cluster.md": ["batch", "batch", "merge-runs"],
         "docs/records.md": [
             *("python", "python", "python"),
-            *("patch apply", "patch revert", "patch merge", "patch diff", "patch show"),
+            *("patch apply", "patch revert", "patch merge", "patch diff", "patch show", "patch merge"),
         ],
+        "docs/comparing.md": ["compare", "report", "python"],
     }
     assert Path("runs/one/jobs.arrow").is_file()
     for folder in ("repaired", "promised", "gained"):

@@ -27,6 +27,7 @@ from cluster.records.store import RunRecords, read_table
 from engine.core.names import escaped
 from engine.core.names import width as width_of
 from tests.integration.conftest import Command
+from tests.support.comparisons import write_comparison
 from tests.support.pages import WIDTHS, Element, cells, check_whole, in_order, look_at, marks, parse, percent, points
 from tests.support.run_samples import SAMPLES, write_run
 
@@ -449,7 +450,10 @@ def test_a_terminal_that_lacks_letters(encoding: str, written: dict[str, Written
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_pages_in_a_browser(mode: str, written: dict[str, Written], crossfit_run: Path, tmp_path: Path) -> None:
     """No page scrolls sideways, asks for anything, or says anything in the console; text can be read in both modes."""
-    pages = {name: report.page for name, report in written.items()} | {"crossfit": crossfit_run / "page.html"}
+    compared = tmp_path / "compared.html"
+    assert run(["report", str(write_comparison(tmp_path).directory), "--html", str(compared)]) == 0
+    pages = {name: report.page for name, report in written.items()}
+    pages |= {"crossfit": crossfit_run / "page.html", "compared": compared}
     dark = ["--force-dark-mode"] if mode == "dark" else []
     found, console, asked = look_at(pages, tmp_path, *dark)
     assert len(found) == len(pages) * len(WIDTHS)
@@ -461,7 +465,7 @@ def test_pages_in_a_browser(mode: str, written: dict[str, Written], crossfit_run
         assert view["contrast"] >= 4.5, view
         assert (sum(map(int, re.findall(r"\d+", view["background"]))) > 600) == (mode == "light")
     assert {view["width"] for view in found} == set(WIDTHS)
-    assert all(view["images"] > 40 for view in found if view["name"] in ("rounds", "signs", "chain"))
+    assert all(view["images"] > 40 for view in found if view["name"] in ("rounds", "signs", "chain", "compared"))
 
 
 def test_the_browser_notices_what_is_wrong(written: dict[str, Written], tmp_path: Path) -> None:

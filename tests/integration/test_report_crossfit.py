@@ -332,7 +332,7 @@ def going_on(root: Path, to: Path, tables: tuple[str, ...], **progress: Any) -> 
     shutil.copytree(root / "run", directory)
     for name in SCHEMAS:
         if name not in tables:
-            (directory / f"{name}.arrow").unlink()
+            (directory / f"{name}.arrow").unlink(missing_ok=True)
     facts = read_facts(directory)
     ended = ("chance", "enough", "notes", "placement", "promised", "seconds", "step", "exit_code")
     records = RunRecords(directory)
@@ -389,7 +389,7 @@ def test_its_tables_load_elsewhere(crossfit_run: Path) -> None:
     import pandas
     import polars
 
-    for name in sorted(OF_METHODS):
+    for name in sorted(OF_METHODS - {"outcomes"}):
         table = read_table(crossfit_run / "run", name)
         assert table.schema.equals(SCHEMAS[name])
         path = crossfit_run / "run" / f"{name}.arrow"

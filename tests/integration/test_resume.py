@@ -40,6 +40,10 @@ def optimize(root: Path) -> list[str]:
     return [*OPTIMIZE, "--output-dir", str(root / "out"), "--run-dir", str(root / "run"), "--resume"]
 
 
+def steered(root: Path) -> list[str]:
+    return [*optimize(root), "--objective", "requirements", "--num-input-pos-sampled", "150"]
+
+
 def evaluate(root: Path) -> list[str]:
     return [*EVALUATE, "--output-dir", str(root), "--resume"]
 
@@ -64,7 +68,7 @@ def files(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
     class Ended(dict[str, tuple[int, dict[str, str]]]):
         def __missing__(self, name: str) -> tuple[int, dict[str, str]]:
-            words: Words = {each.__name__: each for each in (optimize, evaluate, by_method, crossfit)}[name]
+            words: Words = {each.__name__: each for each in (optimize, steered, evaluate, by_method, crossfit)}[name]
             root = tmp_path_factory.mktemp("undisturbed") / "root"
             done = killed(prepared, words(root), root, 0)
             assert done.returncode == 0, done.stderr
@@ -98,7 +102,9 @@ def check(
     return ended
 
 
-@pytest.mark.parametrize("words", [optimize, evaluate, pytest.param(crossfit, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "words", [optimize, evaluate, *(pytest.param(words, marks=pytest.mark.slow) for words in (steered, crossfit))]
+)
 def test_killed_and_resumed(prepared: Path, files: dict[str, Any], tmp_path: Path, words: Words) -> None:
     (ended,) = check(prepared, files, tmp_path / "root", words, [RANDOM.uniform(0.1, 0.6)], signal.SIGKILL)
     assert ended.returncode == -signal.SIGKILL, ended.stderr

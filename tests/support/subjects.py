@@ -9,7 +9,7 @@ import numpy as np
 from engine.core.types import Float32
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
-from engine.methods.base import MethodSettings, SeenRows, Subject
+from engine.methods.base import Checkpoint, MethodSettings, SeenRows, Subject
 from engine.metrics.requirements import Requirement
 from engine.problem.case import LayerInputs
 from engine.problem.crossfit import CrossFitSettings
@@ -56,4 +56,11 @@ def a_subject(rows: int = 240, *, bias: bool = True, seed: int = 3) -> Subject:
 
     search = SearchSettings(swarm=SwarmSettings(8), num_iterations=6, min_iteration_range=6)
     settings = MethodSettings(CrossFitSettings(folds=3, search=search), search, confusion_rows=2)
-    return Subject(chain, some(), some(), some(), (LABEL,), REQUIRED, settings)
+    pool = some()
+    far = np.random.default_rng(5)  # from where some weight moved that NeuRecover blames
+    earlier = {path: value + far.normal(size=value.shape).astype(np.float32) for path, value in values.items()}
+    checkpoints = tuple(
+        Checkpoint(f"weights.{epoch}", kept, forward(kept, pool.rows.inputs).argmax(axis=1))
+        for epoch, kept in enumerate((earlier, values))
+    )
+    return Subject(chain, pool, some(), some(), (LABEL,), REQUIRED, settings, checkpoints)

@@ -15,7 +15,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from cluster.batch.run import run_recorded
-from cluster.batch.spec import ChunkFile, Mode, tasks_of
+from cluster.batch.spec import Batch, ChunkFile, Mode, tasks_of
 from cluster.compute.compute import Compute, ComputeOptions
 from cluster.compute.placement import Placement
 from cluster.records.batches import iteration_numbers
@@ -28,11 +28,12 @@ from cluster.workers.bundles import Bundles
 from cluster.workers.harvest import TaskEvent
 from cluster.workers.passes import ShippedRows
 from cluster.workers.task import Base, TaskRunner
+from engine.core.errors import InputError
 from engine.data.image_set import open_image_set
 from engine.data.outcomes import open_negatives, write_targets
 from engine.localize.last_dense import localize
 from engine.localize.weights_file import write_weights
-from tests.support.batches import CHUNKS, LABELS, MODES, WORTHS, differences, here, small_batch, weightings
+from tests.support.batches import CHUNKS, LABELS, MODES, SETTINGS, WORTHS, differences, here, small_batch, weightings
 
 SKIPPED = ("step1-chunk3-label4", "step2-chunk3-label4", "step4-chunk3-label4")
 """Searches of the chunk that has no row of label 4: in rounds 1 and 2, and in iteration 4 of a chain."""
@@ -228,6 +229,53 @@ def test_a_search_that_had_stopped_is_told_with_the_others(
         assert not any(segment.ended for segment in before) and last.ended
         for mine, theirs in zip(last.found, undisturbed.searches, strict=True):
             assert mine.values.tobytes() == b"".join(offer.values.tobytes() for offer in theirs.offers)
+
+
+def merging(chunks: Path, directory: Path) -> Batch:
+    """One round of eight searches, whose patches are merged by search."""
+    searches = weightings(replace(SETTINGS, num_iterations=8), WORTHS[1:])
+    return small_batch(chunks, directory, "rounds", merge="search", max_rounds=1, weightings=searches)
+
+
+@pytest.fixture(scope="module")
+def merged_by_search(chunks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a batch undisturbed."""
+    directory = tmp_path_factory.mktemp("search") / "run"
+    with here() as compute:
+        run_recorded(merging(chunks, directory), compute)
+    return directory
+
+
+def test_merged_by_search(chunks: Path, merged_by_search: Path, tmp_path: Path) -> None:
+    """Other values than of any search, the same after an interruption; a run that merges otherwise does not go on."""
+    rows = read_table(merged_by_search, "patches").to_pylist()
+    values: dict[bool, set[Any]] = {True: set(), False: set()}
+    for row in rows:
+        values[row["job"] == "batch"].add((row["weight"], row["flat_index"], row["new"]))
+    assert values[True] - values[False]
+    assert sum(row["chosen"] for row in read_table(merged_by_search, "jobs").to_pylist()) > 1
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    batch = merging(chunks, tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch, here() as compute, pytest.raises(KeyboardInterrupt):
+        patch.setattr("cluster.batch.modes.searched", interrupt)
+        run_recorded(batch, compute)
+    says = 'was begun with merge "search" and this command has "greedy"'
+    with here() as compute, pytest.raises(InputError, match=says):
+        run_recorded(replace(batch, merge="greedy"), compute, resume=True)
+    with here() as compute:
+        run_recorded(batch, compute, resume=True)
+    assert differences(tmp_path / "run", merged_by_search) == []
+
+
+@pytest.mark.slow
+def test_merged_by_search_on_workers(
+    two_workers: Compute, chunks: Path, merged_by_search: Path, tmp_path: Path
+) -> None:
+    run_recorded(merging(chunks, tmp_path / "run"), two_workers)
+    assert differences(tmp_path / "run", merged_by_search) == []
 
 
 def test_in_segments(

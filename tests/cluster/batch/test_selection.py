@@ -13,16 +13,19 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cluster.batch import selection
-from cluster.batch.selection import Best, HeldOut, merged, ranked
+from cluster.batch.selection import Best, HeldOut, merged, ranked, searched
 from cluster.workers.harvest import EndedSearch
 from cluster.workers.judge import Candidate, Candidates, Judge, Score
 from cluster.workers.task import layer_inputs
+from engine.core.rng import RngKey
 from engine.data.image_set import open_image_set
 from engine.data.writer import write_image_set
 from engine.metrics.comparison import Comparison
 from engine.metrics.requirements import Requirement, check_requirements, rank
 from engine.models.loss import TrainingLoss
 from engine.passes.classes import NO_CLASS
+from engine.search.loop import SearchSettings
+from engine.search.swarm import SwarmSettings
 from engine.targets.last_dense import TargetLayer, find_target
 from engine.targets.model_runner import ModelRunner
 
@@ -63,6 +66,10 @@ class Ranker:
 
     def merged(self, candidates: Sequence[Candidate]) -> Candidate:
         return merged(self.judge, self.layer, candidates)
+
+    def searched(self, candidates: Sequence[Candidate], seed: int = 0) -> Candidate:
+        search = SearchSettings(swarm=SwarmSettings(10), num_iterations=4)
+        return searched(self.judge, self.layer, candidates, search, RngKey(seed, "merge", -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,6 +296,58 @@ def test_a_merge_is_never_worse_and_does_what_it_says(
     for position, value in zip(union.index.tolist(), union.values, strict=True):
         source = next(by_name[job] for job in union.jobs if position in by_name[job].index.tolist())
         assert value == source.values[0][source.index.tolist().index(position)]
+
+
+HALF = outcome("half", [(0, 0), (2, 0)], [5, 1.5])
+"""Repairs six rows of label 0, and two more for all of label 2: a part above 1/5 and below 2/3 is better than all."""
+
+
+def test_a_merge_by_search_takes_a_part_of_a_patch(court: Court) -> None:
+    ranker = court.ranker()
+    candidates = best_first(ranker, HALF)
+    assert candidates[0].score == ranker.merged(candidates).score == (2, -0.75, -8)
+    found = ranker.searched(candidates)
+    assert found.score == court.score(found.applied(KERNEL)) == (2, -0.75, 0)
+    assert found.jobs == ("half",)
+    assert 1 < found.applied(KERNEL)[0, 0] < 5 and 0 < found.applied(KERNEL)[2, 0] < 1
+
+
+def test_a_merge_by_search_may_leave_everything_as_it_is(court: Court) -> None:
+    """Nothing is changed for nothing, and no search is chosen."""
+    found = court.ranker().searched(
+        best_first(court.ranker(), outcome("worse", [(2, 1)], [5]), outcome("no", [(3, 0)], [9]))
+    )
+    assert found.jobs == () and (found.applied(KERNEL) == KERNEL).all()
+
+
+def test_a_merge_by_search_has_the_best_offer_of_each_search(court: Court, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of A three offers would fill the places of two."""
+    monkeypatch.setattr(selection, "MERGE_PARTS", 2)
+    monkeypatch.setattr(selection, "MERGE_TRIES", 1)  # the greedy merge is the first candidate
+    ranker = court.ranker()
+    many = outcome("a", [(0, 0)], [5], [6], [7])
+    found = ranker.searched(best_first(ranker, many, B))
+    assert set(found.jobs) == {"a", "b"} and found.score == (3, 0.0, 0)
+
+
+@settings(max_examples=15)
+@given(PATCHES)
+def test_a_merge_by_search_is_never_worse(court: Court, drawn: list[tuple[list[tuple[int, int]], int]]) -> None:
+    """Than the greedy merge, the best candidate and the model as it is; and the same every time."""
+    outcomes = [
+        outcome(str(number), index, np.random.default_rng(seed).integers(-3, 6, len(index)).tolist())
+        for number, (index, seed) in enumerate(drawn)
+    ]
+    ranker = court.ranker()
+    candidates = best_first(ranker, *outcomes)
+    assume(candidates)
+    found, again = ranker.searched(candidates), ranker.searched(candidates)
+    assert found.score >= max(ranker.merged(candidates).score, candidates[0].score, court.score(KERNEL))
+    assert found.score == court.score(found.applied(KERNEL))
+    assert found.values.tobytes() == again.values.tobytes() and found.jobs == again.jobs
+    unchanged = {position for position, value in np.ndenumerate(found.applied(KERNEL)) if value == KERNEL[position]}
+    allowed = {tuple(place) for one in candidates for place in one.index.tolist()}
+    assert set(np.ndindex(KERNEL.shape)) - unchanged <= allowed
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), max_size=60), st.integers(1, 9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from engine.search.swarm import SwarmSettings
 from engine.targets.deep import DeepTarget
 from engine.targets.resolve import resolve_target
 from tests.cluster.conftest import Case, Finished, assert_same, run_repairs
-from tests.cluster.runs.test_same_answer import killing
+from tests.cluster.runs.test_same_answer import OBJECTIVES, killing
 
 ROWS = 300
 
@@ -87,6 +88,17 @@ def test_any_number_of_workers(
     assert_same(there, here)
     search = next(line for line in there.compute.decisions if line.startswith("search"))
     assert f"{workers} workers" in search and ("in tiles" in search) == tiles
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_other_objectives_on_workers_in_tiles(cluster: Cluster, deep: Repairs, tmp_path: Path, objective: str) -> None:
+    runs = []
+    for workers in (0, 2):
+        root, compute = tmp_path / str(workers), Compute(ComputeOptions(num_workers=workers, tiles=workers > 0), print)
+        settings = replace(SETTINGS, **OBJECTIVES[objective])
+        runs.append(run_repairs(replace(placed(deep, root / "out"), settings=settings), root / "run", compute))
+    assert_same(runs[1], runs[0])
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ from cluster.records.store import RunRecords, comparable, read_table
 from cluster.runs.optimize import repair
 from cluster.workers.replica import Replica
 from engine.data.image_set import open_image_set
+from engine.fitness.priorities import Priorities
+from engine.metrics.requirements import Requirement, default_promises
 from engine.models.load import load_model
 from engine.search.optimisers import OPTIMISERS
 from engine.targets.last_dense import find_target
@@ -57,14 +59,36 @@ def test_any_number_of_workers(
     assert all((f"on {workers} workers" in line) == spread for line in rows)
 
 
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "loss": {"objective": "loss"},
+    "requirements": {
+        "objective": "requirements",
+        "requirements": (*default_promises(None, 10).limits, Requirement("max_rate", 0.2, (6,), 0, "rate")),
+        "num_input_pos_sampled": 1000,
+    },
+    "priorities": {
+        "objective": "priorities",
+        "priorities": Priorities(((6, 3.0),), tuple((label, 1.0 + label) for label in range(9))),
+    },
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in OPTIMISERS if name != "PSO"])
-def test_other_optimisers_and_another_objective_on_workers(
-    cluster: Cluster, case: Case, tmp_path: Path, name: str
+@pytest.mark.parametrize(
+    ("name", "objective"),
+    [
+        *((name, "loss") for name in OPTIMISERS if name != "PSO"),
+        ("PSO", "requirements"),
+        ("CMA-ES", "requirements"),
+        ("PSO", "priorities"),
+    ],
+)
+def test_other_optimisers_and_objectives_on_workers(
+    cluster: Cluster, case: Case, tmp_path: Path, name: str, objective: str
 ) -> None:
     """In this process and on two workers, in tiles too, the same tables, patches and models."""
     swarm = OPTIMISERS[name].settings(num_particles=SETTINGS.swarm.num_particles)
-    settings = replace(SETTINGS, swarm=swarm, objective="loss")
+    settings = replace(SETTINGS, swarm=swarm, **OBJECTIVES[objective])
     runs = []
     for workers, tiles in ((0, False), (2, False), (2, True)):
         root = tmp_path / f"{workers}-{tiles}"

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.fitness.mixture import ROW_STEP, SUMS, Mixture, MixtureFitness, MixtureRows, tile_shape
+from engine.fitness.groups import SUMS
+from engine.fitness.mixture import ROW_STEP, Mixture, MixtureFitness, MixtureRows, tile_shape
 from engine.fitness.tiling import Tiling, combine
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head

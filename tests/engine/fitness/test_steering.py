@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from engine.fitness.mixture import SUMS, MixtureRows
-from engine.fitness.steering import Rigour, Steering, pairs_of, rigour_of, steering_of
+from engine.fitness.groups import SUMS
+from engine.fitness.mixture import MixtureRows
+from engine.fitness.steering import Rigour, Steered, Steering, pairs_of, rigour_of, steering_of
 from engine.metrics.requirements import Kind, Requirement
 
 CLASSES = 4
@@ -183,3 +184,32 @@ def test_pairs_are_those_of_confusions_once_each():
     ]
     assert pairs_of(requirements) == PAIRS
     assert pairs_of(requirements[1:2]) == ()
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_sums_of_groups_are_pooled_and_sampled_positives_stand_for_all(sampled):
+    """Every third positive row is searched where they are sampled, and each of the others does what that one does."""
+    steer = steering(about("max_drop", 0.03, (1,)), about("max_rate", 0.5, (0,), 2))
+    positive = BEFORE == LABELS
+    searched = ~positive | (np.cumsum(positive) % 3 == 0) if sampled else np.full(len(LABELS), True)
+    kinds = ~positive, positive & searched
+    columns = [np.full((len(CHANGES), SUMS), np.nan)]
+    for power in (1, 2):
+        for kind in kinds:
+            columns += [(CHANGES**power)[:, kind & (label == LABELS)].sum(axis=1)[:, None] for label in range(CLASSES)]
+    for power in (1, 2):
+        for kind in kinds:
+            columns += [(CONFUSIONS**power)[:, kind & (true == LABELS)].sum(axis=1)[:, None] for true, _ in PAIRS]
+    share = float((positive & searched).sum() / positive.sum())
+    found = Steered(int(kinds[0].sum()), int(kinds[1].sum()), steer, share).fitness(np.concatenate(columns, axis=1))
+    count = np.where(positive, 1 / share, 1.0) * searched
+
+    def pooled(values):
+        return [(values * count)[:, label == LABELS].sum(axis=1)[:, None] for label in range(CLASSES)]
+
+    def confused(values):
+        return [(values * count)[:, true == LABELS].sum(axis=1)[:, None] for true, _ in PAIRS]
+
+    parts = [*pooled(CHANGES), *pooled(CHANGES**2), *confused(CONFUSIONS), *confused(CONFUSIONS**2)]
+    expected = steer.fitness(np.concatenate([columns[0], *parts], axis=1))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)

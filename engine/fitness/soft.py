@@ -1,0 +1,105 @@
+"""Soft correctness: sigmoid((logit of a class - largest other) / T), which changes smoothly where counts jump.
+
+It is that of the true class, or of another that a row is not to be taken for; changes are to the model as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from engine import backend
+from engine.backend import ops
+from engine.core.types import Bool, Float32, Int64
+
+if TYPE_CHECKING:
+    from engine.fitness.groups import GroupSums
+
+LOWEST = np.float32(-3e38)
+"""Stands for minus infinity where infinity minus infinity could arise."""
+
+
+def soft_of(logits: Any, wanted: Any, temperature: float) -> Any:
+    """Soft correctness (h, n) of logits (h, n, C) for the wanted class of each row, one-hot (n, C)."""
+    own = ops.sum(logits * wanted, axis=-1)
+    other = ops.max(ops.where(wanted > 0, -3e38, logits), axis=-1)
+    return ops.sigmoid((own - other) / temperature)
+
+
+def soft_before(logits: Float32, wanted: Float32, temperature: float) -> Float32:
+    """The same of logits (n, C) as they are, (n,)."""
+    return np.asarray(soft_of(backend.on_device(logits), backend.on_device(wanted), temperature))
+
+
+def untouched_soft(
+    wanted: GroupSums, logits: Float32, labels: Int64, units: Int64, place: Int64, size: int
+) -> tuple[Float32, Bool]:
+    """What does not depend on a candidate, where it changes some logits alone.
+
+    Args:
+        wanted: classes that rows are judged for, Q.
+        logits: (n, C) of the model as it is.
+        labels: (n,) true classes.
+        units: (U,) logits that candidates change, -1 for none.
+        place: (n,) of the rows.
+        size: places.
+
+    Returns:
+        (Q, 3, size) float32: the logit of the class where no candidate changes it, else 0; the largest of the others
+        that none changes; soft correctness as it is. And (Q, U, size) bool: the unit is the class.
+    """
+    everyone = np.arange(len(labels))
+    free = np.ones(logits.shape[1], dtype=np.bool_)
+    free[units[units >= 0]] = False
+    table = np.zeros((wanted.soft, 3, size), dtype=np.float32)
+    masks = np.zeros((wanted.soft, len(units), size), dtype=np.bool_)
+    for number, (classes, before) in enumerate(zip(wanted.wanted(labels), wanted.before(logits, labels), strict=True)):
+        others = np.where(free[None, :], logits, LOWEST)
+        others[everyone, classes] = LOWEST
+        own = np.where(free[classes], logits[everyone, classes], np.float32(0))
+        table[number][:, place] = own, others.max(axis=1), before
+        masks[number][:, place] = units[:, None] == classes[None, :]
+    return table, masks
+
+
+def soft_changes(
+    logits: list[Any],
+    known: Sequence[Any],
+    temperature: float,
+    total: Callable[..., Any],
+    largest: Callable[..., Any],
+) -> list[Any]:
+    """Soft changes (P, n) for each class that rows are judged for, inside a compiled function.
+
+    Args:
+        logits: (P, n) of each unit that candidates change, or (U, P, n) of all.
+        known: what `untouched_soft` has.
+        temperature: T.
+        total, largest: over a first axis of units, if there is one.
+    """
+    found = []
+    for constants, mine in zip(*(ops.unstack(each, axis=0) for each in known), strict=True):
+        own, other, before = ops.unstack(constants, axis=0)
+        units = ops.unstack(mine, axis=0) if len(logits) == mine.shape[0] else [ops.expand_dims(mine, 1)]
+        for values, is_own in zip(logits, units, strict=True):
+            own = own + total(ops.where(is_own, values, 0.0))
+            other = ops.maximum(other, largest(ops.where(is_own, LOWEST, values)))
+        found.append(ops.sigmoid((own - other) / temperature) - before)
+    return found
+
+
+def soft_sums(changes: list[Any], block: int) -> list[Any]:
+    """Sums over blocks of rows, (.., n / block) float64, of soft changes (.., n) and of their squares, in turn."""
+    sums = []
+    for change in changes:
+        wide = ops.cast(change, "float64")
+        sums += [block_sums(wide, block), block_sums(ops.square(wide), block)]
+    return sums
+
+
+def block_sums(values: Any, block: int) -> Any:
+    """Sums over blocks of so many, (.., n / block), of tensors (.., n)."""
+    *others, size = values.shape
+    return ops.sum(ops.reshape(values, (*others, size // block, block)), axis=-1)

@@ -1,0 +1,158 @@
+"""DRWeightMerge: a search for each confusion, and one merge of what they find (DistrRep).
+
+The failures of the labels under repair are divided into parts: one for each confusion (t, p) with at least
+`MethodSettings.confusion_rows` rows, and one for the rest of each label. Each part is searched as Arachne does, with
+its failures as negatives, from the model as it is; `engine.methods.merging` finds how much of each is taken, by the
+score of `engine.metrics.dist_rep` on all repair rows.
+
+General labels are all that have rows, under repair or not, with equal weights wp: S sees no other label, so that one
+left out could be broken for nothing. Errors of the confusions and of the labels under repair count again, with equal
+weights wm.
+
+Where eAI-Repair-Toolkit 1.1.0 differs: its parts start each from what the one before left, in an order that is not
+fixed; all have as large a pool of weights as the first; shared weights are never found; and the merge starts from the
+model that the parts have changed, where most coefficients do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from engine.core.errors import InputError
+from engine.core.rng import RngKey
+from engine.core.types import Float32, Int64
+from engine.methods.base import Method, MethodJob, Offer, Repair
+from engine.methods.merging import Parts, scores_of_rows, search_merge
+from engine.methods.weight_search import problem_of_case, searched, searching
+from engine.metrics.dist_rep import MergeScore, Pair, merge_score
+from engine.problem.case import LayerInputs, find_case
+from engine.search import loop
+from engine.search.loop import SearchSettings
+from engine.targets.of_chain import ChainTarget, last_target
+
+
+@dataclass(frozen=True, eq=False)
+class Failures:
+    """One part of the failures of a repair.
+
+    Attributes:
+        label: true label.
+        predicted: as what, or None for the rest of the label.
+        rows: (k,) of them, ascending.
+    """
+
+    label: int
+    predicted: int | None
+    rows: Int64
+
+    @property
+    def name(self) -> str:
+        """Of the part, in words."""
+        return f"{self.label} as {self.predicted}" if self.predicted is not None else f"{self.label} as others"
+
+
+def divided(labels: Int64, before: Int64, repaired: Sequence[int], least: int) -> list[Failures]:
+    """The parts of the failures of labels under repair, by label and then by what is predicted; the rest comes last.
+
+    Args:
+        labels: (n,) true classes.
+        before: (n,) that the model as it is predicts.
+        repaired: labels under repair.
+        least: rows that a confusion needs at least to be a part of its own.
+    """
+    found = []
+    for label in repaired:
+        wrong = np.flatnonzero((labels == label) & (before != label))
+        counts = np.bincount(before[wrong])
+        often = np.flatnonzero(counts >= max(1, least))
+        found += [Failures(label, int(other), wrong[before[wrong] == other]) for other in often]
+        rest = wrong[~np.isin(before[wrong], often)]
+        if len(rest):
+            found.append(Failures(label, None, rest))
+    return found
+
+
+def score_of(labels: Int64, parts: Sequence[Failures], repaired: Sequence[int]) -> MergeScore:
+    """What the merge of parts is judged by; see the module."""
+    general = np.unique(labels).tolist()
+    targets = [(part.label, part.predicted) for part in parts if part.predicted is not None]
+    wrong: list[int | Pair] = [*targets, *(label for label in repaired if label in general)]
+    return merge_score(general, targets, dict.fromkeys(general, 1.0), dict.fromkeys(wrong, 1.0))
+
+
+@dataclass(frozen=True)
+class WeightMerge:
+    """The method as a function of its job.
+
+    Attributes:
+        settings: of the searches, and of the swarm of the merge, where none are given.
+        fronts: Pareto fronts of localisation.
+    """
+
+    settings: SearchSettings
+    fronts: int = 1
+
+    def __call__(self, job: MethodJob) -> Repair:
+        """Search every part and merge; validation may choose a part alone."""
+        settings = searching(self.settings, job.settings.search)
+        target, features = last_target(job.chain, job.rows.rows.inputs)
+        rows = replace(job.rows.rows, inputs=features)
+        (path,) = target.target.shapes
+        kernel = target.target.kernel
+        before = target.layer.predicted(target.layer.logits(features, kernel))
+        repaired = job.subject.repaired
+        failures = divided(rows.labels, before, repaired, job.settings.confusion_rows)
+        names, patches = [], []
+        for part in failures:
+            others = (rows.labels == part.label) & (before != rows.labels)
+            others[part.rows] = False
+            patch = self._searched(target, kernel, rows.take(np.flatnonzero(~others)), part.label, settings, job.seed)
+            if patch is not None:
+                names.append(part.name)
+                patches.append(patch)
+        if not patches:
+            raise InputError("no search of the labels under repair found failures and weights to blame, expected some")
+        parts = Parts.of(kernel, patches)
+        score = score_of(rows.labels, failures, repaired)
+        scores = scores_of_rows(
+            target.layer, kernel, features, parts, lambda classes: score.scores(rows.labels, classes).tolist()
+        )
+        merge = search_merge(parts, scores, settings, RngKey(job.seed, rows.fingerprint, -1))
+
+        def offer(name: str, values: Float32, worth: float) -> Offer:
+            changed = kernel.copy()
+            changed[parts.index[:, 0], parts.index[:, 1]] = values
+            return Offer(name, {path: changed}, worth)
+
+        own, *single = (worth for (worth,) in merge.starts)
+        offers = [offer("merge", merge.values, merge.score[0])]
+        offers += [offer(*one) for one in zip(names, parts.new, single, strict=True)]
+        return Repair(offers, own)
+
+    def _searched(
+        self,
+        target: ChainTarget,
+        kernel: Float32,
+        rows: LayerInputs,
+        label: int,
+        settings: SearchSettings,
+        seed: int,
+    ) -> tuple[Int64, Float32] | None:
+        """Places (k, 2) and new values (k,) that a search of the failures of a label among rows ends with."""
+        case = find_case(target, kernel, rows, label, fronts=self.fronts)
+        if case is None or not len(case.index):
+            return None
+        return case.index, loop.result(searched(problem_of_case(target, kernel, case, settings, seed), case))
+
+
+METHOD = Method(
+    name="DRWeightMerge",
+    repair=WeightMerge(SearchSettings()),
+    searches="weights of the last Dense layer, for each confusion, and how much of each is taken",
+    objective="Arachne's for each confusion; the merge: precision of all labels less what is wrong with the repaired",
+    source="DistrRep, eAI-Repair-Toolkit 1.1.0, as meant",
+    needs=("localised weights", "parts"),
+)

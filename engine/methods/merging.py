@@ -1,0 +1,244 @@
+"""Several patches of one model as one, by a search of how much of each: the merge of DistrRep, and of a batch.
+
+A candidate is a coefficient c[m] in [0, 1] for each of P parts. A weight that parts change from v0 to v[m] becomes
+
+    w = v0 + sum over the parts m that change it of c[m] (v[m] - v0)
+
+or, where shared weights stand `apart`, a weight that several parts change gets a coefficient of its own, between the
+smallest and the largest of v0 and their values. eAI-Repair-Toolkit 1.1.0's DRWeightMerge goes from the smaller to the
+larger value for every weight and reads v0 from a model that the parts have changed, so that most coefficients do
+nothing there; what was meant is the way from the model as it is to the part.
+
+Particles are 0 (the model as it is), each part whole, and draws from N(0.5, 0.125); positions are clipped to [0, 1]. So
+the result is by its own score never worse than the best part, nor than the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engine.core.rng import RngKey, generator
+from engine.core.types import Bool, Float32, Float64, Int64
+from engine.passes.classes import NO_CLASS
+from engine.search.loop import SearchSettings
+from engine.search.population import placed
+from engine.search.swarm import SwarmSettings, SwarmState, tell
+
+if TYPE_CHECKING:
+    from engine.passes.runners import LayerPasses
+
+START_MEAN, START_STD = 0.5, 0.125
+"""Of the normal distribution that coefficients start from, as in the toolkit."""
+
+BLOCK_VALUES = 1 << 22
+"""New values of all candidates that are held at once: 16 MiB of float32."""
+
+Score = tuple[float, ...]
+"""The bigger the better, compared number by number."""
+
+WORST: Score = (-np.inf,)
+"""Of a candidate that leaves a row no class."""
+
+Scores = Callable[[Float32], Sequence[Score]]
+"""New values (M, K) of the places of all parts -> M scores."""
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """P patches of one kernel, on the K places that any of them changes.
+
+    Attributes:
+        index: (K, 2) int64 places, ascending.
+        old: (K,) float32, values as they are.
+        new: (P, K) float32, of each part; `old` where it changes nothing.
+        apart: a place that several parts change has a coefficient of its own.
+    """
+
+    index: Int64
+    old: Float32
+    new: Float32
+    apart: bool = False
+
+    @staticmethod
+    def of(kernel: Float32, patches: Sequence[tuple[Int64, Float32]], *, apart: bool = False) -> Parts:
+        """Parts from patches of one kernel (D, C), as places (k, 2), each once, with their new values (k,)."""
+        flat = [np.ravel_multi_index((index[:, 0], index[:, 1]), kernel.shape) for index, _ in patches]
+        places = np.unique(np.concatenate([np.empty(0, np.int64), *flat]))
+        old = kernel.reshape(-1)[places]
+        new = np.repeat(old[None], len(patches), axis=0)
+        for part, mine, (_, values) in zip(new, flat, patches, strict=True):
+            part[np.searchsorted(places, mine)] = values
+        index = np.stack(np.unravel_index(places, kernel.shape), axis=1).astype(np.int64)
+        return Parts(index, old, new, apart)
+
+    @cached_property
+    def changed(self) -> Bool:
+        """(P, K): which part changes which place."""
+        found: Bool = self.new.view(np.uint32) != self.old.view(np.uint32)
+        return found
+
+    @cached_property
+    def shared(self) -> Int64:
+        """Places (H,) that several parts change."""
+        return np.flatnonzero(self.changed.sum(axis=0) > 1)
+
+    @property
+    def own(self) -> Int64:
+        """Places whose coefficients follow the shared ones in a candidate: `shared` where those stand apart."""
+        return self.shared if self.apart else np.empty(0, np.int64)
+
+    @property
+    def size(self) -> int:
+        """Numbers of a candidate: P, and H where shared places stand apart."""
+        return len(self.new) + len(self.own)
+
+    @cached_property
+    def corners(self) -> Float64:
+        """Candidates (1 + P, size): the model as it is, and each part whole."""
+        own = self.own
+        low, high = self._range(own)
+        wanted = np.concatenate([self.old[None], self.new])[:, own].astype(np.float64)
+        width = np.where(high > low, high - low, 1.0)
+        whole = np.concatenate([np.zeros((1, len(self.new))), np.eye(len(self.new))])
+        return np.concatenate([whole, (wanted - low) / width], axis=1)
+
+    def mixed(self, coefficients: Float64) -> Float32:
+        """New values (M, K) of candidates (M, size); a corner has exactly the values of its part.
+
+        Of shared places that stand apart, values nearer to one another than 1e-16 of their range count as one.
+        """
+        shares, own = coefficients[:, : len(self.new)], self.own
+        rest = np.ones((len(coefficients), len(self.old)))
+        moved = np.zeros_like(rest)
+        for share, values, mine in zip(shares.T, self.new, self.changed, strict=True):
+            places = np.flatnonzero(mine)
+            rest[:, places] -= share[:, None]
+            moved[:, places] += share[:, None] * values[places]
+        found = rest * self.old + moved
+        if len(own):
+            low, high = self._range(own)
+            apart = coefficients[:, len(self.new) :]
+            between = (1.0 - apart) * low + apart * high
+            for corner, known in zip(self.corners, (self.old, *self.new), strict=True):
+                np.copyto(between, known[own], where=apart == corner[len(self.new) :])  # which rounding would miss
+            found[:, own] = between
+        values = found.astype(np.float32)
+        np.copyto(values, self.old, where=values == self.old)  # -0.0 stays what it is
+        return values
+
+    def _range(self, places: Int64) -> tuple[Float64, Float64]:
+        both = np.concatenate([self.old[None], self.new])[:, places].astype(np.float64)
+        return both.min(axis=0), both.max(axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Merge:
+    """What a search of coefficients ends with.
+
+    Attributes:
+        coefficients: (size,) float64, in [0, 1].
+        values: (K,) float32, new values of the places of the parts.
+        score: of those.
+        starts: scores of the model as it is, and of each part.
+        iterations: of the search.
+    """
+
+    coefficients: Float64
+    values: Float32
+    score: Score
+    starts: tuple[Score, ...]
+    iterations: int
+
+
+def placed_coefficients(parts: Parts, particles: int, source: RngKey) -> SwarmState:
+    """Where the swarm of a merge starts: the corners of the parts, then draws from N(0.5, 0.125), clipped.
+
+    Args:
+        parts: what is merged.
+        particles: of the swarm; no fewer than corners.
+        source: which random numbers.
+    """
+    corners = parts.corners
+    rng = generator(source.seed, source.data, source.label, "start")
+    drawn = rng.normal(START_MEAN, START_STD, size=(max(0, particles - len(corners)), parts.size))
+    position = np.concatenate([corners, np.clip(drawn, 0.0, 1.0)])
+    return placed(SwarmState, position, velocity=np.zeros_like(position), bound=1.0)
+
+
+def step(settings: SwarmSettings, source: RngKey, state: SwarmState, fitness: Float64) -> SwarmState:
+    """One move of the swarm, see `engine.search.swarm.tell`, after which positions are clipped to [0, 1]."""
+    told = tell(settings, source, state, fitness)
+    return replace(told, position=np.clip(told.position, 0.0, 1.0))
+
+
+def search_merge(parts: Parts, scores: Scores, settings: SearchSettings, source: RngKey) -> Merge:
+    """Search the coefficients of parts, at least one, by particle swarm.
+
+    The swarm compares and never adds fitness, so that scores of several numbers take part as their ranks among all that
+    it remembers.
+
+    Args:
+        parts: what is merged.
+        scores: of new values.
+        settings: of the number of particles, of iterations, and of those without gain; the rest is not used.
+        source: which random numbers.
+    """
+    swarm = SwarmSettings(num_particles=max(settings.swarm.num_particles, len(parts.corners)))
+    state = placed_coefficients(parts, swarm.num_particles, source)
+    best: list[Score] = [WORST] * swarm.num_particles
+    top = WORST
+    starts: tuple[Score, ...] = ()
+    while state.iteration < settings.num_iterations and state.since_gain < settings.min_iteration_range:
+        found = _scored(parts, scores, state.position)
+        ranks = {score: float(rank) for rank, score in enumerate(sorted({top, *best, *found}))}
+        ranked = replace(state, best_fitness=_of(ranks, best), global_fitness=ranks[top])
+        state = step(swarm, source, ranked, _of(ranks, found))
+        best = [max(mine, new) for mine, new in zip(best, found, strict=True)]
+        top = max(top, *found)
+        starts = starts or tuple(found[: len(parts.corners)])
+    values = parts.mixed(state.global_position[None])[0]
+    return Merge(state.global_position, values, top, starts, state.iteration)
+
+
+def _scored(parts: Parts, scores: Scores, coefficients: Float64) -> list[Score]:
+    """Scores of candidates (M, size), few at once where they have many places."""
+    step_size = max(1, BLOCK_VALUES // max(1, len(parts.old)))
+    found: list[Score] = []
+    for start in range(0, len(coefficients), step_size):
+        found += scores(parts.mixed(coefficients[start : start + step_size]))
+    return found
+
+
+def _of(ranks: dict[Score, float], scores: Sequence[Score]) -> Float64:
+    return np.array([ranks[score] for score in scores])
+
+
+def scores_of_rows(
+    layer: LayerPasses,
+    kernel: Float32,
+    inputs: Float32,
+    parts: Parts,
+    score: Callable[[Int64], Sequence[float]],
+) -> Scores:
+    """Scores by what candidates predict for rows.
+
+    Args:
+        layer: passes from the weights under repair on.
+        kernel: values of those as they are.
+        inputs: (n, F) of the rows.
+        parts: what is merged.
+        score: of classes (M, n), the bigger the better.
+    """
+    logits = layer.logits(inputs, kernel)
+
+    def scored(values: Float32) -> list[Score]:
+        classes = layer.predict_patches(kernel, inputs, logits, parts.index, values)
+        known = (classes != NO_CLASS).all(axis=1)
+        return [(float(mine),) if good else WORST for mine, good in zip(score(classes), known, strict=True)]
+
+    return scored

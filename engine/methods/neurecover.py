@@ -1,0 +1,132 @@
+"""NeuRecover: a particle swarm over the weights of Dense layers that the last step of the training spoilt.
+
+Which weights: see `engine.localize.neurecover`, on the failures of the labels under repair and the rows that the model
+gets right. By what they are searched: see `engine.fitness.objective.rate_fitness`. The published worth of positives,
+alpha 1, comes first; larger ones break less, and rows of validation choose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from engine.core.types import Float32, Int64
+from engine.fitness.rows import SearchRows
+from engine.localize.neurecover import Blame, Training, blame
+from engine.methods.base import Method, MethodJob, Offer, Repair
+from engine.methods.weight_search import problem_of_case, searched, searching
+from engine.problem.case import RepairCase, case_fingerprint
+from engine.search import loop
+from engine.search.loop import SearchSettings
+from engine.targets.of_chain import ChainTarget, dense_target
+
+ALPHAS = (1.0, 4.0, 16.0)
+"""Worth of all positives together, in all negatives: the published one, then what breaks less."""
+
+
+@dataclass(frozen=True)
+class NeuRecover:
+    """The method as a function of its job.
+
+    Attributes:
+        settings: of the search where none are given; its positive weight is alpha times the number of negatives.
+    """
+
+    settings: SearchSettings
+
+    def __call__(self, job: MethodJob) -> Repair:
+        """Localise once, search for each worth of the positives.
+
+        Raises:
+            InputError: see `engine.localize.neurecover.blame`.
+        """
+        settings = searching(self.settings, job.settings.search)
+        order, failures = _rows_of(job)
+        training, notes = _training_of(job, order)
+        rows = job.rows.rows.take(order)
+        found = blame(job.chain, rows.inputs, rows.labels, training)
+        kernels = [path for path, places in found.places.items() if len(places)]
+        target, features = dense_target(job.chain, rows.inputs, kernels)
+        case = _case(job, target, features, found, order, failures)
+        offers: list[Offer] = []
+        own = None
+        given = settings.positive_weight
+        for alpha in ALPHAS if given is None else (given / failures,):
+            mine = replace(settings, positive_weight=alpha * failures)
+            problem = problem_of_case(target, target.target.kernel, case, mine, job.seed)
+            state = searched(problem, case, target.target.tail)
+            own = state.start_fitness if own is None else own
+            values = _changed(job, found, loop.result(state))
+            offers.append(Offer(f"alpha {alpha:g}", values, state.swarm.global_fitness))
+        return Repair(offers, own, notes=(*notes, _told(found)))
+
+
+def _rows_of(job: MethodJob) -> tuple[Int64, int]:
+    """Rows of a job: the failures of the labels under repair, and behind them what the model gets right; how many of
+    the first there are.
+    """
+    failures = job.failures
+    right = np.flatnonzero(job.rows.before == job.rows.labels)
+    return np.concatenate([failures, right]), len(failures)
+
+
+def _training_of(job: MethodJob, order: Int64) -> tuple[Training, tuple[str, ...]]:
+    """The last two checkpoints, and what is to be said of the last one where it is not the model."""
+    earlier, later = job.checkpoints[-2:]
+    values = job.chain.values
+    same = all(np.array_equal(later.values[path], value) for path, value in values.items())
+    notes: tuple[str, ...] = ()
+    if not same or not np.array_equal(later.predicted, job.rows.before):
+        notes = (f"checkpoint {later.name} is not the model: weights are blamed as they are in the model",)
+    training = Training(earlier.values, later.values, later.others, earlier.predicted[order], later.predicted[order])
+    return training, notes
+
+
+def _case(
+    job: MethodJob, target: ChainTarget, features: Float32, found: Blame, order: Int64, failures: int
+) -> RepairCase:
+    """The search of the weights to blame."""
+    rows = job.rows.rows.take(order)
+    index = target.target.index_of(found.patch, "NeuRecover")
+    read, weights = target.target.search_weights(target.target.kernel, index)
+    kinds = [rows.take(np.arange(failures)), rows.take(np.arange(failures, len(order)))]
+    labels = np.unique(kinds[0].labels)
+    return RepairCase(
+        label=int(labels[0]) if len(labels) == 1 else -1,
+        data=case_fingerprint([kind.fingerprint for kind in kinds if len(kind.labels)], index),
+        index=index,
+        weights=weights,
+        rows=SearchRows(
+            inputs=features if read is None else np.ascontiguousarray(features[:, read]),
+            logits=target.layer.logits(features, target.target.kernel),
+            labels=rows.labels,
+            negative=np.arange(len(order)) < failures,
+        ),
+    )
+
+
+def _changed(job: MethodJob, found: Blame, values: Float32) -> dict[str, Float32]:
+    """Kernels with the values (K,) that a search found for the weights to blame."""
+    changed, start = {}, 0
+    for path, places in found.places.items():
+        if len(places):
+            changed[path] = job.chain.values[path].copy()
+            changed[path].flat[places] = values[start : start + len(places)]
+            start += len(places)
+    return changed
+
+
+def _told(found: Blame) -> str:
+    counts = ", ".join(f"{len(places)} of {path}" for path, places in found.places.items() if len(places))
+    return f"{found.worse} rows got worse at the last step of the training and {found.better} better: {counts} blamed"
+
+
+METHOD = Method(
+    name="NeuRecover",
+    repair=NeuRecover(SearchSettings(objective="rates")),
+    searches="weights of Dense layers that the last step of the training spoilt, by two of its checkpoints",
+    objective="shares of repaired negatives and intact positives over their mean losses",
+    source="Tokui et al., NeuRecover, SANER 2022",
+    needs=("checkpoints", "localised weights"),
+)

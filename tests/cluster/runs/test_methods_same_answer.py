@@ -1,0 +1,192 @@
+"""Repairs by methods: the same rows wherever they run, when workers die, and when a run goes on; plug-ins and nodes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from cluster.compute.compute import Compute, ComputeOptions
+from cluster.compute.methods import MethodEvent
+from cluster.records.store import comparable, read_facts, read_table
+from cluster.runs.compare import Comparison, run_comparison
+from cluster.workers.replica import Replica
+from engine.core.errors import InputError
+from engine.data.image_set import open_image_set
+from engine.methods.base import MethodSettings, Subject
+from engine.methods.registry import GROUP, METHODS
+from engine.metrics.requirements import default_promises
+from engine.models.load import load_model
+from engine.problem.crossfit import CrossFitSettings
+from engine.search.loop import SearchSettings
+from engine.search.swarm import SwarmSettings
+from engine.targets.resolve import resolve_chain
+from tests.support.plugins import Site
+
+SHIPPED = Path(__file__).parents[3] / "cli" / "quickstart_data"
+SEARCH = SearchSettings(swarm=SwarmSettings(num_particles=8), num_iterations=4, min_iteration_range=50)
+SETTINGS = MethodSettings(CrossFitSettings(folds=2, search=SEARCH), SEARCH)
+DRAWS = 2
+
+
+def comparison(chunks: Path, output: Path, methods: tuple[str, ...] = tuple(METHODS), rows: int = 120) -> Comparison:
+    model = load_model(SHIPPED / "model.keras")
+    target, chain = resolve_chain(model.model, model.loss, model.classes, model.path)
+    return Comparison(
+        model=model,
+        target=target,
+        chain=chain,
+        sets=tuple(open_image_set(chunks / "chunks" / name / "repair.h5") for name in ("0", "1")),
+        names=("0", "1"),
+        repaired=(6,),
+        requirements=default_promises(None, model.classes).limits,
+        stated=False,
+        settings=SETTINGS,
+        methods=methods,
+        draws=DRAWS,
+        rows=rows,
+        seed=3,
+        validation=open_image_set(chunks / "val.h5"),
+        test=open_image_set(chunks / "test.h5"),
+        checkpoints=None,
+        last=(2, 1),
+        output=output,
+    )
+
+
+def here() -> Compute:
+    return Compute(ComputeOptions(num_workers=0, threads=1), lambda line: None)
+
+
+def tables(directory: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = comparable(read_table(directory, "outcomes")).to_pylist()
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(chunks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The undisturbed comparison in this process that every other one must equal."""
+    directory = tmp_path_factory.mktemp("alone") / "run"
+    with here() as compute:
+        run_comparison(comparison(chunks, directory), compute)
+    return directory
+
+
+def test_every_method_has_its_rows(alone: Path) -> None:
+    rows = tables(alone)
+    assert {(row["method"], row["draw"]) for row in rows} == {(name, draw) for name in METHODS for draw in range(DRAWS)}
+    facts = read_facts(alone)
+    assert facts["state"] == "done" and facts["reference"] == "CrossFit" and facts["pool"] >= facts["rows"] == 120
+    before = read_table(alone, "predictions")
+    assert before["before"].to_pylist() == before["after"].to_pylist()
+    for row in rows:
+        if row["reading"] == "failed":
+            assert "expected" in row["note"]
+            continue
+        after, label, was = row["after"], before["label"].to_pylist(), before["before"].to_pylist()
+        assert row["fixed"] == sum(a == b != c for a, b, c in zip(after, label, was, strict=True))
+        assert row["broken"] == sum(c == b != a for a, b, c in zip(after, label, was, strict=True))
+        assert row["all"] == pytest.approx((row["fixed"] - row["broken"]) / len(after))
+        mine = [(a == b) - (c == b) for a, b, c in zip(after, label, was, strict=True) if b == 6]
+        assert row["gain"] == pytest.approx(sum(mine) / len(mine))
+
+
+@pytest.mark.parametrize("workers", [2, pytest.param(1, marks=pytest.mark.slow)])
+def test_any_number_of_workers(cluster: Cluster, chunks: Path, alone: Path, tmp_path: Path, workers: int) -> None:
+    with Compute(ComputeOptions(num_workers=workers, threads=1), lambda line: None) as compute:
+        run_comparison(comparison(chunks, tmp_path / "run"), compute)
+        assert f"repairs: on {workers} workers" in " ".join(compute.decisions)
+    assert tables(tmp_path / "run") == tables(alone)
+
+
+class Stopping(Compute):
+    """Stops after some repairs."""
+
+    def run_methods(self, subject: Subject, tasks: Any, data: str) -> Iterator[MethodEvent]:
+        for number, event in enumerate(super().run_methods(subject, tasks, data)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield event
+
+
+def test_a_run_that_was_interrupted_goes_on(chunks: Path, alone: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    stopping = Stopping(ComputeOptions(num_workers=0, threads=1), lambda line: None)
+    with stopping, pytest.raises(KeyboardInterrupt):
+        run_comparison(comparison(chunks, directory), stopping)
+    assert read_facts(directory)["state"] == "interrupted"
+    assert len({(row["method"], row["draw"]) for row in read_table(directory, "outcomes").to_pylist()}) == 3
+    with here() as compute, pytest.raises(InputError, match="a run is there already"):
+        run_comparison(comparison(chunks, directory), compute)
+    with here() as compute, pytest.raises(InputError, match="was begun with rows 120 and this command has 100"):
+        run_comparison(comparison(chunks, directory, rows=100), compute, resume=True)
+    done = []
+    with here() as compute:
+        run_comparison(comparison(chunks, directory), compute, resume=True, on_repairs=lambda count: done.append)
+    assert tables(directory) == tables(alone)
+    assert done[0] == 3 and sum(done) == len(METHODS) * DRAWS
+    files = {path: path.stat().st_mtime_ns for path in directory.rglob("*.arrow")}
+    with here() as compute:
+        run_comparison(comparison(chunks, directory), compute, resume=True)
+    assert files == {path: path.stat().st_mtime_ns for path in directory.rglob("*.arrow")}
+
+
+def test_a_killed_worker(cluster: Cluster, chunks: Path, alone: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "killed"
+
+    class Dying(Replica):
+        def run_method(self, *arguments: Any) -> Any:
+            outcome = super().run_method(*arguments)
+            if not marker.exists():  # after the work and before the answer
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return outcome
+
+    with Compute(ComputeOptions(num_workers=2, threads=1), lambda line: None, Dying) as compute:
+        run_comparison(comparison(chunks, tmp_path / "run", ("label-offset", "Arachne", "head")), compute)
+        assert compute.redispatched >= 1
+    assert marker.exists()
+    mine = tables(tmp_path / "run")
+    assert mine == [row for row in tables(alone) if row["method"] in ("label-offset", "Arachne", "head")]
+
+
+METHOD = """
+from engine.methods.base import Method, NOTHING, Repair
+
+def repair(job):
+    if job.seed == 4:
+        raise ZeroDivisionError("there is nothing to divide by")
+    return Repair([NOTHING])
+
+METHOD = Method("lazy", repair, "nothing", "rest", "a test")
+"""
+
+
+def test_a_method_of_another_package(chunks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(tmp_path / "site", monkeypatch)
+    site.install("lazy-repair", {"lazy": "lazy_repair:METHOD", "gone": "nowhere:METHOD"}, METHOD, group=GROUP)
+    with here() as compute:
+        run_comparison(comparison(chunks, tmp_path / "run", ("label-offset", "lazy", "gone")), compute)
+    rows = {(row["method"], row["draw"], row["reading"]): row for row in tables(tmp_path / "run")}
+    assert rows["lazy", 0, "chosen"]["fixed"] == rows["lazy", 0, "chosen"]["broken"] == 0
+    assert rows["lazy", 1, "failed"]["note"] == "ZeroDivisionError: there is nothing to divide by"
+    assert "cannot be imported from nowhere:METHOD" in rows["gone", 0, "failed"]["note"]
+    assert ("label-offset", 1, "chosen") in rows
+
+
+def test_a_node_without_the_plug_in_is_refused(
+    cluster: Cluster, chunks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path / "site", monkeypatch)  # which only this process knows of
+    site.install("lazy-repair", {"lazy": "lazy_repair:METHOD"}, METHOD, group=GROUP)
+    options = ComputeOptions(num_workers=1, threads=1)
+    with (
+        Compute(options, lambda line: None) as compute,
+        pytest.raises(InputError, match=r"^on .*: method lazy is not installed here, expected the package"),
+    ):
+        run_comparison(comparison(chunks, tmp_path / "run", ("lazy",)), compute)

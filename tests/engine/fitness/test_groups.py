@@ -1,0 +1,191 @@
+"""Sums of groups of rows against the rows one by one, in both kernels; and where the rows of a tile are put."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from engine.fitness.groups import GroupSums, arrange_groups, block_rows
+from engine.fitness.last_dense import UNROLLED_UNITS, TiledFitness
+from engine.fitness.rows import SearchRows, Weights
+from engine.fitness.tail import TailFitness
+from engine.fitness.tiling import SUM_ROWS, Tiling, combine
+from engine.layers.head import Head
+from engine.targets.last_dense import find_target
+from tests.support.tails import BINARY, CATEGORICAL, Case, case_of, row_losses
+
+T = 0.3
+PAIRS = ((1, 0), (2, 3))
+COUNTS, SOFT = GroupSums(4), GroupSums(4, T, PAIRS)
+
+
+def expected_sums(
+    wanted: GroupSums, rows: SearchRows, before: np.ndarray, after: np.ndarray, losses: np.ndarray, right: np.ndarray
+) -> np.ndarray:
+    """(S,) from logits (n, C) before and after, losses and right rows (n,), one group after the other."""
+
+    def soft(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        own = logits[np.arange(len(logits)), classes]
+        others = logits.copy()
+        others[np.arange(len(logits)), classes] = -np.inf
+        return 1 / (1 + np.exp(-(own - others.max(axis=1)) / wanted.temperature))
+
+    kinds = rows.negative, ~rows.negative
+    labels = range(wanted.classes)
+    found = [values[kind].sum() for values in (losses, right) for kind in kinds]
+
+    def by_label(values: np.ndarray) -> list[float]:
+        return [values[kind & (rows.labels == label)].sum() for kind in kinds for label in labels]
+
+    if wanted.temperature is None:
+        return np.array([*found, *by_label(losses), *by_label(right)])
+    change = soft(after, rows.labels) - soft(before, rows.labels)
+    found += [*by_label(change), *by_label(change**2)]
+    for power in (1, 2):
+        for kind in kinds:
+            for true, predicted in wanted.pairs:
+                classes = np.full_like(rows.labels, predicted)
+                confused = soft(after, classes) - soft(before, classes)
+                found.append((confused**power)[kind & (rows.labels == true)].sum())
+    return np.array(found)
+
+
+def last_layer(activation: str = "softmax", classes: int = 4, loss: object = CATEGORICAL) -> tuple[Head, SearchRows]:
+    """200 random rows behind a last layer whose inputs are six."""
+    keras.utils.set_random_seed(0)
+    layer = keras.layers.Dense(classes, activation=activation)
+    model = keras.Sequential([keras.Input((6,)), layer])
+    head = find_target(model, loss, classes, Path("model.keras")).head
+    rng = np.random.default_rng(2)
+    inputs = rng.normal(size=(200, 6)).astype(np.float32)
+    logits = inputs @ np.asarray(layer.kernel)
+    labels = np.where(rng.random(200) < 0.6, logits.argmax(axis=1), rng.integers(classes, size=200))
+    return head, SearchRows(inputs, logits, labels, logits.argmax(axis=1) != labels)
+
+
+def moved(rows: SearchRows, weights: Weights, candidate: np.ndarray) -> np.ndarray:
+    logits = rows.logits.astype(np.float64)
+    for feature, unit, change in zip(weights.feature, weights.unit, candidate - weights.old, strict=True):
+        logits[:, unit] += rows.inputs[:, feature] * np.float64(change)
+    return logits
+
+
+SOME = np.array([[0, 0], [1, 0], [2, 0], [3, 1], [4, 3], [5, 3]])
+"""Weights of three of four units: the label that none of them touches is judged by what the row has."""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "activation", "loss"),
+    [
+        (COUNTS, "softmax", CATEGORICAL),
+        (SOFT, "softmax", CATEGORICAL),
+        pytest.param(SOFT, "sigmoid", BINARY, marks=pytest.mark.slow),
+    ],
+)
+def test_sums_of_the_last_layer(wanted: GroupSums, activation: str, loss: object) -> None:
+    head, rows = last_layer(activation, loss=loss)
+    weights = Weights(SOME[:, 0], SOME[:, 1], np.full(len(SOME), 0.1, np.float32))
+    random = np.random.default_rng(1).normal(0, 1, (5, len(SOME))) * (np.arange(5) > 0)[:, None]
+    candidates = (weights.old + random).astype(np.float32)
+    fitness = TiledFitness(head, rows, weights, 5, Tiling(rows=90), wanted=wanted)
+    assert fitness.resident is None  # a program on the device knows four sums
+    found = fitness.evaluate(candidates)
+    plain = TiledFitness(head, rows, weights, 5, Tiling(rows=90)).evaluate(candidates)
+    for candidate, sums, four in zip(candidates, found, plain, strict=True):
+        logits = moved(rows, weights, candidate)
+        right = logits.argmax(axis=1) == rows.labels
+        if activation == "softmax":
+            losses = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(200), rows.labels]
+        else:
+            true = np.eye(4)[rows.labels]
+            losses = (np.logaddexp(0, logits) - true * logits).mean(axis=1)
+        expected = expected_sums(wanted, rows, rows.logits.astype(np.float64), logits, losses, right)
+        np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(sums[:4], four, rtol=1e-6)
+
+
+def test_sums_of_more_units_than_are_unrolled() -> None:
+    classes = UNROLLED_UNITS + 6
+    head, rows = last_layer(classes=classes)
+    units = np.arange(classes - 2)
+    weights = Weights(units % 6, units, np.zeros(len(units), np.float32))
+    candidates = np.random.default_rng(1).normal(0, 1, (3, len(units))).astype(np.float32)
+    wanted = GroupSums(classes, T, ((1, 0), (0, classes - 1)))
+    for candidate, sums in zip(
+        candidates, TiledFitness(head, rows, weights, 3, Tiling(), wanted=wanted).evaluate(candidates), strict=True
+    ):
+        logits = moved(rows, weights, candidate)
+        losses = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(200), rows.labels]
+        right = logits.argmax(axis=1) == rows.labels
+        expected = expected_sums(wanted, rows, rows.logits.astype(np.float64), logits, losses, right)
+        np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def hidden() -> Case:
+    """A layer before the last."""
+    layers = [keras.Input((6,)), keras.layers.Dense(5, "relu", name="hidden"), keras.layers.Dense(4, "softmax")]
+    case = case_of(keras.Sequential(layers), ["hidden"])
+    return replace(case, rows=replace(case.rows, logits=np.log(case.outputs())))
+
+
+@pytest.mark.parametrize(("wanted", "short"), [(COUNTS, True), (SOFT, True), (SOFT, False)])
+def test_sums_of_a_deeper_layer(hidden: Case, wanted: GroupSums, short: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not short:
+        monkeypatch.setattr("engine.fitness.tail.plan_short", lambda tail, places: None)
+    case, model = hidden, hidden.model
+    places = np.array([0, 7, 11, 23])
+    weights = Weights(places, np.zeros_like(places), case.target.kernel[places, 0])
+    candidates = (weights.old + np.random.default_rng(0).normal(size=(3, 4))).astype(np.float32)
+    fitness = TailFitness(case.runner.tail, case.target.kernel, case.rows, weights, 3, Tiling(), wanted=wanted)
+    kernel = np.array(model.layers[0].kernel)
+    before = np.log(case.outputs())
+    for candidate, sums in zip(candidates, fitness.evaluate(candidates), strict=True):
+        changed = kernel.copy()
+        changed.flat[places] = candidate
+        model.layers[0].kernel.assign(changed)
+        outputs = case.outputs()
+        model.layers[0].kernel.assign(kernel)
+        losses = row_losses(outputs, case.rows.labels, case.loss, case.target.head.form)
+        right = outputs.argmax(axis=1) == case.rows.labels
+        expected = expected_sums(wanted, case.rows, before, np.log(outputs), losses, right)
+        np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("wanted", [pytest.param(COUNTS, marks=pytest.mark.slow), SOFT])
+def test_candidates_alone_among_others_and_in_tiles(hidden: Case, wanted: GroupSums) -> None:
+    """The same bits."""
+    head, rows = last_layer()
+    last = Weights(SOME[:, 0], SOME[:, 1], np.full(len(SOME), 0.1, np.float32))
+    candidates = np.random.default_rng(1).normal(0, 1, (12, len(SOME))).astype(np.float32)
+    places = np.arange(6)
+    deep = Weights(places, np.zeros_like(places), hidden.target.kernel[places, 0])
+    tail, kernel, tiling = hidden.runner.tail, hidden.target.kernel, Tiling(particles=4, rows=30)
+    for fitness in (
+        TiledFitness(head, rows, last, 12, tiling, wanted=wanted),
+        TailFitness(tail, kernel, hidden.rows, deep, 12, tiling, wanted=wanted),
+    ):
+        together = fitness.evaluate(candidates)
+        alone = np.concatenate([fitness.evaluate(candidates[number : number + 1]) for number in range(12)])
+        np.testing.assert_array_equal(alone, together)
+        parts = [fitness.start_tile(tile, candidates)() for tile in range(len(fitness.tiles))]
+        np.testing.assert_array_equal(combine(fitness.tiles, parts), together)
+
+
+def test_rows_of_a_group_share_blocks_with_no_other() -> None:
+    rng = np.random.default_rng(0)
+    labels, negative = rng.integers(5, size=300), rng.random(300) < 0.2
+    block = block_rows(negative, labels, tiles=1)
+    assert block == 2  # ten groups of 300 rows; four rows each would be more than an eighth
+    found = arrange_groups(negative, labels, 5, block)
+    assert found.size % SUM_ROWS == 0 and len(np.unique(found.place)) == 300 and found.place.max() < found.size
+    group = np.searchsorted(found.starts, found.place // block, side="right") - 1
+    np.testing.assert_array_equal(found.groups[group], labels + 5 * ~negative)
+    assert block_rows(negative, labels, tiles=100) == 1
+    assert block_rows(np.zeros(5000, bool), np.zeros(5000, np.int64), tiles=2) == SUM_ROWS
+    nothing = arrange_groups(negative[:0], labels[:0], 5, 8)
+    assert (nothing.size, len(nothing.groups)) == (0, 0)

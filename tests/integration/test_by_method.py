@@ -1,0 +1,100 @@
+"""`optimize` and `batch` with methods of the registry: models saved, measured, resumed; exit codes and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.records.store import comparable, read_facts, read_table
+from engine.models.load import load_model
+from engine.models.weight_paths import weight_variables
+from engine.patches.arrow import read_patch
+from tests.integration.conftest import Command
+
+Refused = Callable[..., str]
+
+HERE = ["--num-workers", "0"]
+HELD_OUT = ["--val-data", "data/val.h5", "--test-data", "data/test.h5"]
+OPTIMIZE = ["optimize", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6", *HERE]
+BATCH = ["batch", "--model-dir", "model.keras", "--chunks", "data", "--labels", "6", *HERE]
+
+
+@pytest.mark.parametrize("method", ["label-offset", "Arachne-v2"])
+def test_optimize_saves_what_the_method_found(method: str, workspace: Path, command: Command) -> None:
+    words = [*OPTIMIZE, "--method", method, "--seeds", "2", "--output-dir", "out", "--run-dir", "run"]
+    done = command(*words, *([] if method == "Arachne-v2" else HELD_OUT))
+    assert done.code == 0, done.err
+    base, saved = (weight_variables(load_model(Path(name)).model) for name in ("model.keras", "out/repair"))
+    patch = read_patch(Path("out/patch.arrow"))
+    changed = {path for path, value in saved.items() if (np.asarray(value) != np.asarray(base[path])).any()}
+    assert changed == set(patch.weight) and len(changed) == 1
+    jobs = read_table(Path("run"), "jobs").to_pylist()
+    assert [job["job"] for job in jobs] == [f"{method}-s0", f"{method}-s1"]
+    assert [job["chosen"] for job in jobs].count(True) == 1 and all(job["state"] == "done" for job in jobs)
+    if method == "label-offset":
+        measured = [row for row in read_table(Path("run"), "labels").to_pylist() if row["split"] == "test"]
+        predicted = load_model(Path("out/repair")).model
+        assert predicted is not None and sum(row["total"] for row in measured if row["stage"] == "repaired") == 120
+        assert "test rows, before and after (model loaded again)" in done.out
+    assert str(Path("out/patch.arrow")) in done.out
+
+
+def test_what_validation_refuses_leaves_the_model_as_it_is(workspace: Path, command: Command) -> None:
+    Path("goals.toml").write_text('[[require]]\nlabel = "*"\nmax_drop = 0.0\n', encoding="utf-8")
+    words = [*OPTIMIZE, "--method", "head", *HELD_OUT, "--requirements", "goals.toml", "--folds", "2"]
+    done = command(*words, "--output-dir", "out", "--run-dir", "run")
+    assert done.code in (0, 3), done.err
+    told = "head leaves the model as it is, which keeps more on rows of validation"
+    assert (told in done.out) == (not Path("out/patch.arrow").exists())
+    assert Path("out/repair/model.keras").is_file()
+
+
+def test_a_batch_pools_chunks_and_goes_on(workspace: Path, command: Command) -> None:
+    words = [*BATCH, "--method", "offsets", *HELD_OUT, "--folds", "2", "--output-dir"]
+    first = command(*words, "one")
+    assert first.code == 0, first.err
+    again = command(*words, "one", "--resume")
+    assert again.code == 0 and again.out == first.out
+    other = command(*words, "two")
+    assert other.code == 0
+    assert Path("one/patch.arrow").read_bytes() == Path("two/patch.arrow").read_bytes()
+    for name in ("outcomes", "labels", "verdicts", "predictions"):
+        mine, theirs = (comparable(read_table(Path(run), name)).to_pylist() for run in ("one", "two"))
+        assert mine == theirs and mine
+    facts = read_facts(Path("one"))
+    assert facts["method"] == "offsets" and facts["state"] == "done" and facts["exit_code"] == 0
+
+
+def test_requirements_that_are_not_met_are_said(workspace: Path, command: Command) -> None:
+    Path("goals.toml").write_text('[[require]]\nlabel = "Shirt"\nmin_gain = 0.9\n', encoding="utf-8")
+    done = command(*BATCH, "--method", "label-offset", *HELD_OUT, "--requirements", "goals.toml", "--output-dir", "run")
+    assert done.code == 3, done.err
+    assert "missed by" in Path("run/requirements-not-met.txt").read_text(encoding="utf-8")
+
+
+def test_a_method_that_cannot_run_says_why(workspace: Path, command: Command) -> None:
+    done = command(*OPTIMIZE, "--method", "NeuRecover", "--output-dir", "out", "--run-dir", "run")
+    assert done.code == 1, done.err
+    assert done.err.splitlines()[-1].startswith("error: NeuRecover cannot repair this model")
+    assert "expected two (--weights-dir)" in done.err and not Path("out").exists()
+
+
+def test_refusals(workspace: Path, refused: Refused) -> None:
+    refused(*OPTIMIZE, "--method", "arachnid", says=("there is no method 'arachnid'",))
+    refused(*OPTIMIZE, "--method", "tail", "--recipes", "1", says=("--recipes is of CrossFit and the method is tail",))
+    refused(
+        *OPTIMIZE,
+        "--method",
+        "tail",
+        "--num-input-pos-sampled",
+        "2",
+        says=("--num-input-pos-sampled is of Arachne and the method is tail",),
+    )
+    refused(*OPTIMIZE, "--method", "tail", "--optimiser", "DE", says=("--optimiser is of Arachne and CrossFit",))
+    refused(*OPTIMIZE, "--method", "CrossFit", "--weights-dir", "data", says=("--weights-dir is of NeuRecover",))
+    refused(*BATCH, "--method", "tail", "--output-dir", "run", "--dry-run", says=("--dry-run is of Arachne",))
+    refused(*BATCH, "--method", "tail", "--output-dir", "run", "--separate", says=("--separate is of CrossFit",))
+    refused(*OPTIMIZE, "--method", "tail", "--resume", says=("expected its --run-dir",))
