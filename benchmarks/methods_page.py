@@ -32,7 +32,7 @@ RELIABLE = 0.9
 """Share of repairs that must keep what is required, or of promises, for a method to be named."""
 
 QUICK = 1.0
-"""Seconds of a repair that nobody waits for."""
+"""Seconds of a processor for a repair that nobody waits for."""
 
 READING_TITLES = {
     CHOSEN: "As chosen by validation rows, or by a promise of the method's own",
@@ -62,7 +62,7 @@ class Summary:
         promised: repairs with a promise; a model that is left as it is promises nothing.
         held: of those, with limits kept on test rows.
         kept: repairs with limits kept on test rows.
-        seconds: median.
+        seconds: of a processor, median.
     """
 
     method: str
