@@ -14,7 +14,15 @@ from cli.commands.evaluate import SWEPT as ALL_SWEPT
 from cli.commands.evaluate import Told, created_text, name_of, parse_sweeps, runs_text, search_settings, summary_text
 from cli.commands.optimize import chunk_paths
 from cli.shared.console import Console, echo
-from cli.shared.method_options import ARACHNE, CROSSFIT, OF_METHOD, crossfit_search, method_settings, was_given
+from cli.shared.method_options import (
+    ARACHNE,
+    CROSSFIT,
+    OF_METHOD,
+    crossfit_search,
+    method_settings,
+    refuse_unsearched,
+    was_given,
+)
 from cli.shared.options import check_seeds
 from engine.core.errors import InputError
 from engine.metrics.repair_rates import DATASETS
@@ -103,10 +111,7 @@ def make_method_evaluation(
         InputError: something is missing, damaged, or does not fit; or an option means nothing to the method.
     """
     allowed = swept_of(method)
-    for name in ("num_particles", "num_iterations", "min_iteration_range", "positive_weight"):
-        if name not in allowed and was_given(name):
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"{flag} means nothing to {method}, which does not search so, expected it without")
+    refuse_unsearched(method, allowed)
     if sweep and not allowed:
         raise InputError(f"sweep is {sweep[0]!r} and {method} has nothing to sweep, expected it without")
     swept = parse_sweeps(sweep, context, allowed)

@@ -51,8 +51,8 @@ def method_option(default: str | None, text: str) -> Callable[[F], F]:
         callback=lambda _, __, given: None if given is None else _known(given),
         metavar="NAME",
         default=default,
-        help="CrossFit tunes Dense layers and promises; Arachne searches few weights of any layer; or any other that "
-        f"`compare` knows, of Dense layers at the end [default: {text}].",
+        help="CrossFit tunes Dense layers and promises, Arachne searches weights of any layer; `compare` has more "
+        f"[default: {text}].",
     )
 
 
@@ -135,6 +135,18 @@ def refuse_other_methods(method: str) -> None:
             if name in context.params and was_given(name):
                 flag = f"--{name.replace('_', '-')}"
                 raise InputError(f"{flag} is of NeuRecover and the method is {method}, expected one without the other")
+
+
+def refuse_unsearched(method: str, stated: Sequence[str]) -> None:
+    """Refuse options of a search that are not among those which may be stated of that of a method.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    for name in ("num_particles", "num_iterations", "min_iteration_range", "positive_weight"):
+        if name not in stated and was_given(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag} means nothing to {method}, which does not search so, expected it without")
 
 
 def was_given(name: str) -> bool:

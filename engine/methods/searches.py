@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.methods.base import Method, MethodSettings
 from engine.methods.mixtures import MixtureMethod
-from engine.methods.weight_search import searching
+from engine.methods.weight_search import WeightSearch, searching
 from engine.search.loop import SearchSettings
 
 OF_SEARCHES = ("num_particles", "num_iterations", "min_iteration_range")
@@ -30,4 +30,6 @@ def stated_of(method: Method) -> tuple[str, ...]:
     """What a person may state of the search of a method; everything where it does not tell what it does."""
     if isinstance(method.repair, MixtureMethod):
         return OF_SEARCHES if method.repair.searches else ()
+    if isinstance(method.repair, WeightSearch) and method.repair.steered:
+        return OF_SEARCHES
     return (*OF_SEARCHES, *OF_WEIGHTS)
