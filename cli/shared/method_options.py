@@ -51,8 +51,7 @@ def method_option(default: str | None, text: str) -> Callable[[F], F]:
         callback=lambda _, __, given: None if given is None else _known(given),
         metavar="NAME",
         default=default,
-        help="CrossFit tunes Dense layers and promises, Arachne searches weights of any layer; `compare` has more "
-        f"[default: {text}].",
+        help=f"CrossFit tunes Dense layers, Arachne searches any weights; and those of `compare` [default: {text}].",
     )
 
 
