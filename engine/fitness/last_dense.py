@@ -265,7 +265,7 @@ def _slab_program(head: Head, classes: int, misses: bool) -> Callable[..., Any]:
 
 @cache
 def _evaluation(head: Head, classes: int, misses: bool = False) -> Callable[..., tuple[Any, ...]]:
-    """Of changes (P * W,) and the constants of a tile, sums of blocks of rows, (P, b) each: loss, correct rows, and with
+    """Of changes (P * W,) and the constants of a tile, sums of blocks of rows, (P, b) each: loss, correct rows; with
     `misses` 1 / (loss + 1) of wrong rows.
 
     The constants are the inputs of each width, see `_moved_logits`; a table of numbers and one of masks, whose rows are
