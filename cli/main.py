@@ -23,6 +23,7 @@ import click
 
 from cli.shared.console import echo
 from cli.shared.groups import Commands
+from engine.core import collector
 from engine.core.errors import InputError, WorkError, is_interruption
 from engine.core.files import disk_is_full
 from engine.core.names import escaped
@@ -105,6 +106,7 @@ def repair_dist() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line and leave with its exit code."""
+    collector.own_process()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it: not all encodings have all names
     arguments = list(sys.argv[1:] if arguments is None else arguments)

@@ -12,7 +12,7 @@ from cli.commands.batch import means_all, parse_labels
 from cli.commands.crossfit import crossfit_repair, rows_of_target, tell_loss, use_one_thread
 from cli.commands.report import results
 from cli.shared.console import Console, created, echo
-from cli.shared.method_options import was_given
+from cli.shared.method_options import method_settings, refuse_unsearched
 from cli.shared.objective_options import stated_priorities
 from engine.core.errors import InputError
 
@@ -111,18 +111,22 @@ def method_repair(
     """A repair by a method, with what was given of its search.
 
     Raises:
-        InputError: priorities are given to a method that has none, or cannot be read.
+        InputError: an option of its search means nothing to the method; or priorities are given to one that has none,
+            or cannot be read.
     """
+    from engine.methods.registry import method_of
+    from engine.methods.searches import stated_of
+
+    refuse_unsearched(method, stated_of(method_of(method)))
     if label_file is not None and method != PRIORITIES:
         raise InputError(f"--label-file is of {PRIORITIES} and the method is {method}, expected one without the other")
     from cluster.runs.method_repair import MethodRepair
-    from engine.methods.base import MethodSettings
 
-    names = ("num_particles", "num_iterations", "min_iteration_range", "positive_weight", "tile_bytes")
-    search = replace(settings, positive_weight=positive_weight) if any(map(was_given, names)) else None
-    priorities = stated_priorities(label_file, positive_label_file, repair.model.classes)
-    chosen = MethodSettings(repair.settings, search, priorities=priorities)
-    return MethodRepair(repair, method, chosen, weights_dir, last, unreadable)
+    mine = replace(
+        method_settings(repair.settings, settings, positive_weight),
+        priorities=stated_priorities(label_file, positive_label_file, repair.model.classes),
+    )
+    return MethodRepair(repair, method, mine, weights_dir, last, unreadable)
 
 
 def run_method_repair(

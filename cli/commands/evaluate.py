@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,20 @@ import click
 from cli.commands.optimize import chunk_paths, names_of
 from cli.shared.console import Console, echo, table
 from cli.shared.help import Sectioned
-from cli.shared.method_options import requirements_option
+from cli.shared.method_options import (
+    ARACHNE,
+    checkpoint_options,
+    crossfit_options,
+    method_option,
+    refuse_other_methods,
+    requirements_option,
+)
 from cli.shared.objective_options import check_objective, objective_settings
 from cli.shared.options import (
     PATH,
     check_seeds,
     compute_options,
     localize_options,
-    method_option,
     option,
     positive_weight_option,
     search_options,
@@ -32,11 +38,11 @@ from cli.shared.options import (
     workflow_model_options,
 )
 from engine.core.errors import InputError
-from engine.metrics.repair_rates import DATASETS, run_line, summarise
+from engine.metrics.repair_rates import DATASETS, Rates, run_line, summarise
 
 if TYPE_CHECKING:
     from cluster.compute.compute import ComputeOptions
-    from cluster.runs.evaluate import Evaluated, Setting
+    from cluster.runs.evaluate import Setting
     from engine.search.loop import SearchSettings
 
 SWEPT = (
@@ -76,7 +82,7 @@ SWEPT = (
     short_help="Repair many times with different seeds; repair and break rates.",
 )
 @option("--dataset", type=click.Choice(list(DATASETS)), help="Named in result.txt, and of no other effect.")
-@method_option
+@method_option(ARACHNE, ARACHNE)
 @workflow_model_options
 @target_data_option("Negative inputs, for instance negative/6.")
 @option("--positive-inputs-dir", type=PATH, help="Positive inputs [default: positive beside negative].")
@@ -87,11 +93,13 @@ SWEPT = (
     multiple=True,
     metavar="NAME=VALUE,…",
     help="Evaluate for each of these values of an option, in a folder of its own; several --sweep: for all "
-    f"combinations. NAME is {', '.join(SWEPT)}.",
+    f"combinations. NAME is {', '.join(SWEPT)}, of these what means something to the method.",
 )
 @localize_options(fronts=1)  # as localize
 @positive_weight_option
 @requirements_option
+@crossfit_options
+@checkpoint_options
 @search_options
 @option(
     "--seed",
@@ -100,15 +108,19 @@ SWEPT = (
     show_default=True,
     help="Seed of run 0; run k is what `optimize` does with --seed SEED+k.",
 )
-@option("--val-data", type=PATH, help="Image set to measure on that no search sees.")
-@option("--test-data", type=PATH, help="Another one.")
+@option(
+    "--val-data",
+    type=PATH,
+    help="Image set to measure on that no search sees; with any method but Arachne it also chooses what is taken.",
+)
+@option("--test-data", type=PATH, help="Another one, which only measures.")
 @shared_rows_option
 @target_layer_option
 @option("--resume", type=bool, help="Go on with the interrupted evaluation in --output-dir, or start it.")
 @option("--overwrite", type=bool, help="Replace folders repair/ that hold no repaired model.")
 @compute_options
 @silent_option
-def command(compute_settings: ComputeOptions, verbose: int, **options: Any) -> None:
+def command(compute_settings: ComputeOptions, verbose: int, method: str, **options: Any) -> int:
     """Localize and repair --num-runs times, each with a seed of its own, and print repair and break rates.
 
     RR is the share of rows to repair that a repaired model gets right, BR the share of rows to keep that it gets wrong:
@@ -119,7 +131,16 @@ def command(compute_settings: ComputeOptions, verbose: int, **options: Any) -> N
     data/repairsets/0/negative/6 --test-data data/test.h5 --output-dir evaluated --num-runs 10
     --sweep num_particles=20,100 --num-workers 8
     """
-    evaluate(compute_settings=compute_settings, verbose=verbose, context=click.get_current_context(), **options)
+    refuse_other_methods(method)
+    context = click.get_current_context()
+    if method != ARACHNE:
+        from cli.commands.evaluate_methods import evaluate_by_method
+
+        return evaluate_by_method(
+            compute_settings=compute_settings, verbose=verbose, context=context, method=method, **options
+        )
+    evaluate(compute_settings=compute_settings, verbose=verbose, context=context, method=method, **options)
+    return 0
 
 
 def evaluate(
@@ -207,14 +228,16 @@ def evaluate(
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
     if verbose > 1:
-        echo(runs_text(found))
+        echo(runs_text({one.setting.name: [run.rates["search"] for run in one.runs] for one in found}))
     if verbose:
-        echo(summary_text(found))
-        echo(f"created files:\n{created_text(output_dir, found)}")
+        told = [Told(one.setting.name, str(one.weights), [run.rates for run in one.runs]) for one in found]
+        echo(summary_text(told))
+        names = [result.setting.name for result in found]
+        echo(f"created files:\n{created_text(output_dir, names, num_runs)}")
 
 
 @search_options
-def _search_settings(*, settings: SearchSettings, **_: Any) -> SearchSettings:
+def search_settings(*, settings: SearchSettings, **_: Any) -> SearchSettings:
     """The settings of a search, from the values of its options."""
     return settings
 
@@ -232,16 +255,21 @@ def make_setting(options: Mapping[str, Any], swept: Mapping[str, Any]) -> Settin
         if chosen[name] is not None and chosen[name] < 1:
             raise InputError(f"{name} is {chosen[name]}, expected at least 1")
     return Setting(
-        name=",".join(f"{name}={_text(value)}" for name, value in swept.items()),
-        search=replace(_search_settings(**chosen), positive_weight=chosen["positive_weight"]),
+        name=name_of(swept),
+        search=replace(search_settings(**chosen), positive_weight=chosen["positive_weight"]),
         num_grad=chosen["num_grad"],
         impact=chosen["forward_impact"],
         fronts=chosen["fronts"],
     )
 
 
-def parse_sweeps(sweeps: Sequence[str], context: click.Context) -> list[dict[str, Any]]:
+def parse_sweeps(sweeps: Sequence[str], context: click.Context, swept: Sequence[str] = SWEPT) -> list[dict[str, Any]]:
     """All combinations of the values that are swept, the last one changing fastest; an empty one without any.
+
+    Args:
+        sweeps: as given.
+        context: of the command.
+        swept: options that may be.
 
     Raises:
         InputError: no such option, a value that it does not take, or something given twice.
@@ -251,8 +279,8 @@ def parse_sweeps(sweeps: Sequence[str], context: click.Context) -> list[dict[str
     for sweep in sweeps:
         name, _, values = sweep.partition("=")
         name = name.strip().replace("-", "_")
-        if name not in SWEPT:
-            raise InputError(f"sweep is {sweep!r}, expected NAME=VALUE,… with NAME one of {', '.join(SWEPT)}")
+        if name not in swept:
+            raise InputError(f"sweep is {sweep!r}, expected NAME=VALUE,… with NAME one of {', '.join(swept)}")
         given = context.get_parameter_source(name)
         if name in found or given is click.core.ParameterSource.COMMANDLINE:
             raise InputError(f"{name} is given twice, expected one --sweep of it and no --{name.replace('_', '-')}")
@@ -268,20 +296,34 @@ def parse_sweeps(sweeps: Sequence[str], context: click.Context) -> list[dict[str
     return [dict(zip(found, values, strict=True)) for values in itertools.product(*found.values())]
 
 
+def name_of(swept: Mapping[str, Any]) -> str:
+    """Of the folder of a setting; empty where nothing is swept."""
+    return ",".join(f"{name}={_text(value)}" for name, value in swept.items())
+
+
 def _text(value: Any) -> str:
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
-def summary_text(found: Sequence[Evaluated]) -> str:
+@dataclass(frozen=True)
+class Told:
+    """What is told of a setting: its name, the weights of a run in words, and the rates by split of each run."""
+
+    name: str
+    weights: str
+    rates: Sequence[Mapping[str, Rates]]
+
+
+def summary_text(found: Sequence[Told]) -> str:
     """A table for each split, with a row for each setting."""
     parts = []
-    for split in found[0].runs[0].rates:
-        rates = found[0].runs[0].rates[split]
+    first = next(rates for result in found for rates in result.rates)
+    for split, rates in first.items():
         rows = []
         for result in found:
-            cells: list[object] = [result.setting.name or "as given", result.weights, len(result.runs)]
+            cells: list[object] = [result.name or "as given", result.weights, len(result.rates)]
             for name in ("rr", "br"):
-                values = [getattr(run.rates[split], name) for run in result.runs]
+                values = [getattr(run[split], name) for run in result.rates]
                 told = summarise(values, larger_is_better=name == "rr")
                 shares = (told.mean, told.deviation, told.best, told.worst)
                 cells += ["-" if math.isnan(share) else f"{share:.2f}" for share in shares]
@@ -294,22 +336,24 @@ def summary_text(found: Sequence[Evaluated]) -> str:
     return "\n".join(parts)
 
 
-def runs_text(found: Sequence[Evaluated]) -> str:
-    """Every run, in the words of the toolkit."""
+def runs_text(found: Mapping[str, Sequence[Rates | str]]) -> str:
+    """Every run, in the words of the toolkit, by setting: its rates on the rows of the search, or why it failed."""
     lines = []
-    for result in found:
-        lines += ["=" * 17, f"Evaluate results {result.setting.name}".rstrip(), "RR/BR"]
-        lines += [f"    {run_line(run.number, run.rates['search'])}\n" for run in result.runs]
+    for name, runs in found.items():
+        lines += ["=" * 17, f"Evaluate results {name}".rstrip(), "RR/BR"]
+        lines += [f"    {run_line(number, rates)}\n" for number, rates in enumerate(runs)]
         lines.append("=" * 17)
     return "\n".join(lines)
 
 
-def created_text(output: Path, found: Sequence[Evaluated]) -> str:
-    """What was written, one line for the folders of one kind."""
+def created_text(
+    output: Path, settings: Sequence[str], runs: int, kinds: Sequence[str] = ("localized_data", "repaired_model")
+) -> str:
+    """What was written for each setting, one line for the folders of one kind."""
     lines = []
-    for result in found:
-        folder, last = output / result.setting.name, len(result.runs) - 1
-        more = f" … {last}" if last else ""
-        lines += [f"{folder / kind}_0{more}" for kind in ("localized_data", "repaired_model")]
+    for name in settings:
+        folder = output / name
+        more = f" … {runs - 1}" if runs > 1 else ""
+        lines += [f"{folder / kind}_0{more}" for kind in kinds]
         lines.append(str(folder / "result.txt"))
     return "\n".join([*lines, f"{output / 'evaluate.arrow'}"])

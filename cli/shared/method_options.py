@@ -13,6 +13,7 @@ from cli.shared.options import PATH, option
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
+    from engine.methods.base import MethodSettings
     from engine.metrics.requirements import Requirements
     from engine.problem.crossfit import CrossFitSettings
     from engine.search.loop import SearchSettings
@@ -50,8 +51,7 @@ def method_option(default: str | None, text: str) -> Callable[[F], F]:
         callback=lambda _, __, given: None if given is None else _known(given),
         metavar="NAME",
         default=default,
-        help="CrossFit tunes Dense layers and promises; Arachne searches few weights of any layer; or any other that "
-        f"`compare` knows, of Dense layers at the end [default: {text}].",
+        help=f"CrossFit tunes Dense layers, Arachne searches any weights; and those of `compare` [default: {text}].",
     )
 
 
@@ -136,6 +136,18 @@ def refuse_other_methods(method: str) -> None:
                 raise InputError(f"{flag} is of NeuRecover and the method is {method}, expected one without the other")
 
 
+def refuse_unsearched(method: str, stated: Sequence[str]) -> None:
+    """Refuse options of a search that are not among those which may be stated of that of a method.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    for name in ("num_particles", "num_iterations", "min_iteration_range", "positive_weight"):
+        if name not in stated and was_given(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag} means nothing to {method}, which does not search so, expected it without")
+
+
 def was_given(name: str) -> bool:
     """Whether an option stands on the current command line."""
     source = click.get_current_context().get_parameter_source(name)
@@ -155,21 +167,41 @@ def crossfit_settings(
     from engine.problem.crossfit import FOLDS, CrossFitSettings
     from engine.tuning.recipes import DEFAULT_RECIPES, read_recipes
 
-    own = CrossFitSettings().search
-    swarm = search.swarm
-    if not was_given("num_particles"):
-        swarm = replace(swarm, num_particles=own.swarm.num_particles)
-    for name in ("num_iterations", "min_iteration_range"):
-        if not was_given(name):
-            search = replace(search, **{name: getattr(own, name)})
     return CrossFitSettings(
         recipes=read_recipes(DEFAULT_RECIPES if recipes is None else recipes),
         folds=FOLDS if folds is None else folds,
-        search=replace(search, swarm=swarm),
+        search=crossfit_search(search),
         step=step,
         promise_rows=promise_rows,
         confidence=0.95 if required.confidence is None else required.confidence,
     )
+
+
+def crossfit_search(search: SearchSettings, given: Callable[[str], bool] = was_given) -> SearchSettings:
+    """The search of a CrossFit repair: with its own numbers where none were `given`."""
+    from engine.problem.crossfit import CrossFitSettings
+
+    own = CrossFitSettings().search
+    if not given("num_particles"):
+        search = replace(search, swarm=replace(search.swarm, num_particles=own.swarm.num_particles))
+    for name in ("num_iterations", "min_iteration_range"):
+        if not given(name):
+            search = replace(search, **{name: getattr(own, name)})
+    return search
+
+
+def method_settings(
+    crossfit: CrossFitSettings,
+    search: SearchSettings,
+    positive_weight: float | None,
+    given: Callable[[str], bool] = was_given,
+) -> MethodSettings:
+    """Settings of any method: what was `given` of a search replaces what the method has of its own."""
+    from engine.methods.base import MethodSettings
+
+    names = ("num_particles", "num_iterations", "min_iteration_range", "positive_weight", "tile_bytes")
+    stated = replace(search, positive_weight=positive_weight) if any(map(given, names)) else None
+    return MethodSettings(crossfit, stated)
 
 
 def requirements_option(function: F) -> F:

@@ -75,17 +75,6 @@ def _model_options(**settings: Any) -> Callable[[F], F]:
     return decorate
 
 
-def method_option(function: F) -> F:
-    """`--method`, kept because users write it; there is one method."""
-    return option(
-        "--method",
-        type=click.Choice(["Arachne"]),
-        default="Arachne",
-        show_default=True,
-        help="Repair method.",
-    )(function)
-
-
 def target_layer_option(function: F) -> F:
     """`--target-layer`."""
     return option(

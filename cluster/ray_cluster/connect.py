@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import engine
+from engine.core.collector import WORKER
 from engine.core.errors import InputError, reason
 from engine.core.kept import VARIABLE
 
@@ -25,7 +26,7 @@ ANSWER_SECONDS = 5
 # Ray tries 20 times, for half a minute with a wrong token and for many where something else listens.
 IMPATIENCE = {"RAY_gcs_server_port_wait_time_s": "1", "RAY_py_gcs_connect_timeout_s": "10"}
 
-WORKER_VARIABLES = {"TF_CPP_MIN_LOG_LEVEL": "3", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+WORKER_VARIABLES = {"TF_CPP_MIN_LOG_LEVEL": "3", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", WORKER: "1"}
 
 
 @dataclass(frozen=True)

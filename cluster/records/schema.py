@@ -233,6 +233,20 @@ EVALUATION = pa.schema(
 Nothing depends on where and when it ran. Where there were no such rows, columns are null.
 """
 
+EVALUATION_BY_METHOD = pa.schema(
+    [
+        *EVALUATION,
+        _field("method", pa.string(), "as --method takes it"),
+        _field("offer", pa.string(), "which of its offers; `nothing` for the model as it is; null where it failed"),
+        _field("changed", pa.int64(), "whose values changed", "weights"),
+        _field("chance", pa.float64(), "that new rows keep all requirements; null where no row could judge", "1"),
+        _field("promised", pa.bool_(), "the chance reaches the confidence"),
+        _field("failed", pa.bool_(), "it could not run, and has no rates"),
+        _field("note", pa.string(), "why it failed, or what else is to be said"),
+    ]
+)
+"""The same for other methods than Arachne: columns of its searches are null, `fitness` is by their own objectives."""
+
 OF_METHODS = frozenset({"tunings", "mixture", "frontier", "promises", "outcomes"})
 """Tables that only some methods write."""
 

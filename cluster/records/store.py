@@ -166,13 +166,17 @@ class RunRecords:
 
     def write_checkpoint(self, task: str, content: bytes) -> None:
         """Keep the state of a task that has not ended."""
-        with self._whole(self.directory / CHECKPOINTS / f"{_file_name(task)}.npz") as temporary:
+        with self._whole(self.checkpoint(task)) as temporary:
             temporary.write_bytes(content)
+
+    def checkpoint(self, task: str) -> Path:
+        """Where the state of a task is kept."""
+        return self.directory / CHECKPOINTS / f"{_file_name(task)}.npz"
 
     def drop_checkpoint(self, task: str) -> None:
         """The task has ended."""
         self.check_ours()
-        remove(self.directory / CHECKPOINTS / f"{_file_name(task)}.npz")
+        remove(self.checkpoint(task))
 
     def checkpoints(self) -> list[Path]:
         """States of tasks that had not ended."""
@@ -371,10 +375,12 @@ def comparable(table: pa.Table) -> pa.Table:
     return table.select([name for name in table.column_names if name not in VOLATILE])
 
 
-def write_evaluation(path: Path, rows: Sequence[Mapping[str, Any]], identity: str) -> None:
+def write_evaluation(
+    path: Path, rows: Sequence[Mapping[str, Any]], identity: str, schema: pa.Schema = EVALUATION
+) -> None:
     """Write the table of `evaluate`, with what it is of; columns that a row leaves out are null."""
-    columns = {name: [row.get(name) for row in rows] for name in EVALUATION.names}
-    _write_table(path, pa.table(columns, schema=EVALUATION.with_metadata({"identity": identity})))
+    columns = {name: [row.get(name) for row in rows] for name in schema.names}
+    _write_table(path, pa.table(columns, schema=schema.with_metadata({"identity": identity})))
 
 
 def read_evaluation(path: Path, identity: str) -> list[dict[str, Any]] | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cluster.records.store import CHECKPOINTS, RunRecords
+from cluster.records.store import RunRecords
 from engine.core.types import Float32
 
 
@@ -23,9 +22,8 @@ def keep(records: RunRecords, task: str, changes: Mapping[str, Float32]) -> None
 
 def kept(records: RunRecords, task: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Float32] | None:
     """What was kept of a task, of these shapes by path; None where nothing was, or it is damaged: it will run again."""
-    path: Path = records.directory / CHECKPOINTS / f"{task}.npz"
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with records.checkpoint(task).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {str(name): arrays[str(number)] for number, name in enumerate(arrays["paths"])}
     except Exception:  # what the readers of archives and arrays raise for damaged bytes is anything
         return None

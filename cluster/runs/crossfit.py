@@ -162,6 +162,15 @@ def check_repair(repair: CrossFitRepair) -> None:
             output would replace what it must not.
     """
     check_output(repair.output, repair.model, overwrite=repair.overwrite)
+    check_sets(repair)
+
+
+def check_sets(repair: CrossFitRepair) -> None:
+    """Refuse image sets that cannot be repaired on.
+
+    Raises:
+        InputError: there are no rows, sets do not fit the model, or have no rows to judge a requirement by.
+    """
     for images in (*repair.rows, *repair.held_out.values()):
         check_fits(images, repair.model)
     classes = repair.model.classes

@@ -7,12 +7,8 @@ command that fails or is interrupted leaves what was there as it was, and the hi
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,21 +16,32 @@ from typing import Any
 import numpy as np
 
 from cluster.compute.compute import Compute
-from cluster.records.store import RunRecords, enough_room, holds_run, read_evaluation, write_evaluation
+from cluster.records.store import enough_room, holds_run, read_evaluation, write_evaluation
 from cluster.runs.chunk import Chunk, ChunkPaths, chunk_of
+from cluster.runs.crossfit import PATCH
+from cluster.runs.evaluate_rates import (
+    RatedRows,
+    keep_rates,
+    kept_rates,
+    measured,
+    rate_cells,
+    rates_of_row,
+    sets_of,
+    warn_of_others,
+)
+from cluster.runs.evaluate_staging import MEASURED, RESULT, TABLE, UNFINISHED, check_pieces, digest_of, staged
 from cluster.runs.features import search_rows
 from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.ledger import Ledger
 from cluster.runs.localize import localisation_sums
 from cluster.runs.optimize import OnIterations, chunk_jobs, patch_of, planned, ready_chunk, search
-from cluster.runs.output import check_output, measuring, save_repaired
+from cluster.runs.output import save_repaired
 from cluster.runs.shared_rows import predict_held_out
 from cluster.workers.harvest import EndedSearch
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import ReadyCase, SearchJob
 from engine.charts.pareto import draw_pareto_front
-from engine.core.errors import InputError
-from engine.core.files import remove, remove_at_once, remove_leftovers, replace_directory, replace_file
+from engine.core.files import remove, remove_leftovers
 from engine.core.lock import Lock, locked
 from engine.core.progress import Progress, Tick, unseen
 from engine.core.types import Int64
@@ -44,25 +51,18 @@ from engine.fitness.rows import SearchRows, Weights
 from engine.localize.last_dense import Impact
 from engine.localize.pareto import GRADIENTS_PER_NEGATIVE, Localisation
 from engine.localize.weights_file import ARROW, CSV
-from engine.metrics.accuracy import paired_changes
-from engine.metrics.repair_rates import Given, Rates, held_out_rates, result_text, search_rates
+from engine.metrics.repair_rates import Given, Rates, result_text
 from engine.models.known_data import REPAIR_FACTS
-from engine.models.load import LoadedModel, check_fits, load_model
+from engine.models.load import LoadedModel, check_fits
 from engine.passes.batching import predicted_classes
 from engine.search.loop import SearchSettings
 from engine.targets.base import Target
 from engine.targets.memory import check_searches
 
-RESULT = "result.txt"
-TABLE = "evaluate.arrow"
 WEIGHTS = (CSV, ARROW)
-UNFINISHED = ".evaluate.unfinished"
-"""In the output folder, while an evaluation goes on or when it was interrupted."""
 
-OPTIONAL = (*WEIGHTS, REPAIR_FACTS)
-"""Files of a run that its kind of target and model may not have."""
-
-_MEASURED = "measured"
+OPTIONAL = (*WEIGHTS, REPAIR_FACTS, PATCH)
+"""Files of a run that its kind of target and model may not have; the last is of other methods."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,7 @@ class Evaluation:
     @property
     def sets(self) -> dict[str, ImageSet]:
         """All rows by what they are for."""
-        found = {"negative": self.negatives, **self.held_out}
-        return found if self.positives is None else {**found, "positive": self.positives}
+        return sets_of(self.negatives, self.positives, self.held_out)
 
 
 @dataclass(frozen=True)
@@ -184,16 +183,7 @@ def check_evaluation(work: Evaluation) -> None:
     )
     for images in work.sets.values():
         check_fits(images, model)
-    for piece in _pieces(work):
-        place = output / piece
-        if piece.name == "repair":
-            check_output(place.parent, model, overwrite=work.overwrite)
-            continue
-        found = next(path for path in (place, *place.parents) if path.exists())
-        if found != place and not found.is_dir():
-            raise InputError(f"{found} is a file, expected a folder, or none, for {place}")
-        if found == place and place.is_dir():
-            raise InputError(f"{place} is a folder, expected a file, or none")
+    check_pieces(output, _pieces(work), model, overwrite=work.overwrite)
 
 
 def evaluate(
@@ -240,14 +230,16 @@ def _evaluate(
     known = [cases[0].found.chunk.known]
     before = predict_held_out(compute, handle, work.held_out, known, on_rows, allow=work.allow_shared_rows)
     # The folder also before the search, as it may turn out that nothing can be written there.
-    with _staged(work, facts, lock, resume) as records:
+    with staged(work.paths.output, _pieces(work), OPTIONAL, facts, lock, resume=resume) as records:
         ledger = Ledger(records, work.target)
         search(compute, handle, [(case.found.ready, case.jobs) for case in cases], ledger, on_iterations)
         runs = sum(len(case.jobs) for case in cases)
         tick = on_rows("measure", sum(images.rows for images in work.sets.values()) * runs)
-        evaluated = [_measure_setting(work, compute, case, ledger, before, tick) for case in cases]
-        table = [row for result in evaluated for row in _table_rows(result, cases[0].found.chunk.label)]
-        write_evaluation(records.directory / TABLE, table, _digest(facts))
+        label = cases[0].found.chunk.label
+        rated = RatedRows(work.negatives, work.positives, work.held_out, label, before)
+        evaluated = [_measure_setting(work, compute, case, ledger, rated, tick) for case in cases]
+        table = [row for result in evaluated for row in _table_rows(result, label)]
+        write_evaluation(records.directory / TABLE, table, digest_of(facts))
     return evaluated
 
 
@@ -256,7 +248,7 @@ def _measure_setting(
     compute: Compute,
     case: _SettingSearch,
     ledger: Ledger,
-    before: Mapping[str, Int64],
+    rated: RatedRows,
     tick: Tick,
 ) -> Evaluated:
     """Save what the searches of a setting found, load it again and measure it, where that is not done yet."""
@@ -266,16 +258,15 @@ def _measure_setting(
     runs = []
     for number, (job, ended) in enumerate(zip(case.jobs, ledger.ended([job.name for job in case.jobs]), strict=True)):
         folder = place / f"repaired_model_{number}"
-        known = stage / _MEASURED / folder.relative_to(stage).with_suffix(".json")
+        known = stage / MEASURED / folder.relative_to(stage).with_suffix(".json")
         # A command that was killed while it moved its pieces may have taken some of them.
         whole = (folder / "repair").exists() and any((folder / name).exists() for name in WEIGHTS)
-        rates = _read_rates(known) if whole else None
+        rates = kept_rates(known) if whole else None
         if rates is None:
             ledger.records.check_ours()
             saved = _write_repaired(work, folder, case.found.ready, ended)
-            rates = _measured(work, compute, case.found.chunk.label, before, saved, tick)
-            with replace_file(known) as temporary:
-                temporary.write_text(json.dumps({split: asdict(found) for split, found in rates.items()}))
+            rates = measured(work.model, saved, rated, compute, tick)
+            keep_rates(known, rates)
         runs.append(EvaluationRun(number, job.seed, ended.iterations, ended.fitness, ended.stop, rates))
     evaluated = Evaluated(
         setting=case.setting,
@@ -286,13 +277,6 @@ def _measure_setting(
     )
     (place / RESULT).write_bytes(_result(work, evaluated).encode("utf-8", "surrogateescape"))
     return evaluated
-
-
-def _read_rates(path: Path) -> dict[str, Rates] | None:
-    """The rates of a run that was measured before; None where it was not."""
-    if not path.is_file():
-        return None
-    return {split: Rates(**found) for split, found in json.loads(path.read_text()).items()}
 
 
 def _facts(work: Evaluation, compute: Compute) -> dict[str, Any]:
@@ -308,17 +292,13 @@ def _facts(work: Evaluation, compute: Compute) -> dict[str, Any]:
     }
 
 
-def _digest(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts["identity"], sort_keys=True).encode()).hexdigest()
-
-
 def _ended(work: Evaluation, facts: Mapping[str, Any]) -> list[Evaluated] | None:
     """The results of the same evaluation, where it has come to its end."""
     output = work.paths.output
     pieces = [output / piece for piece in _pieces(work) if piece.name not in OPTIONAL]
     if holds_run(output / UNFINISHED) or not all(piece.exists() for piece in pieces):
         return None
-    table = read_evaluation(output / TABLE, _digest(facts))
+    table = read_evaluation(output / TABLE, digest_of(facts))
     if table is None:
         return None
     found = []
@@ -326,20 +306,18 @@ def _ended(work: Evaluation, facts: Mapping[str, Any]) -> list[Evaluated] | None
         rows = [row for row in table if row["setting"] == setting.name]
         runs = [
             EvaluationRun(
-                row["run"], row["seed"], row["iterations"], row["fitness"], row["stop"], _rates_of_row(row, work)
+                row["run"],
+                row["seed"],
+                row["iterations"],
+                row["fitness"],
+                row["stop"],
+                rates_of_row(row, work.held_out),
             )
             for row in rows
         ]
         first = rows[0]
         found.append(Evaluated(setting, first["num_grad"], first["weights"], first["positive_weight"], tuple(runs)))
     return found
-
-
-def _rates_of_row(row: Mapping[str, Any], work: Evaluation) -> dict[str, Rates]:
-    return {
-        split: Rates(**{name: row[f"{split}_{name}"] for name in ("wrong", "repaired", "right", "broken")})
-        for split in ("search", *work.held_out)
-    }
 
 
 def _searches(work: Evaluation, compute: Compute, handle: ModelHandle, on_rows: Progress) -> list[_SettingSearch]:
@@ -382,16 +360,8 @@ def _searches(work: Evaluation, compute: Compute, handle: ModelHandle, on_rows: 
 def _warn_of_others(work: Evaluation, rows: SearchRows, warn: Callable[[str], None]) -> None:
     """Say where the rates mean little, because another model divided the rows into negatives and positives."""
     right = predicted_classes(work.target.head, rows.logits) == rows.labels
-    kinds = (
-        (work.paths.negatives, rows.negative, right, "right"),
-        (work.paths.positives, ~rows.negative, ~right, "wrong"),
-    )
-    for folder, kind, other, word in kinds:
-        if (kind & other).any():
-            warn(
-                f"{folder}: {work.model.path} gets {(kind & other).sum()} of {kind.sum()} rows {word} as it is; "
-                "they count all the same, but `target` with this model would not have put them there"
-            )
+    warn_of_others(work.paths.negatives, work.model, right[rows.negative], "right", warn)
+    warn_of_others(work.paths.positives, work.model, ~right[~rows.negative], "wrong", warn)
 
 
 def _write_localised(folder: Path, runs: int, target: Target, found: _Found) -> None:
@@ -412,32 +382,6 @@ def _write_repaired(work: Evaluation, folder: Path, ready: ReadyCase, ended: End
     saved = save_repaired(work.model, patch, folder, work.negatives)
     work.target.write_localised(folder, ready.case.index, patch.old, patch.new)
     return saved
-
-
-def _measured(
-    work: Evaluation,
-    compute: Compute,
-    label: int,
-    before: Mapping[str, Int64],
-    saved: Path,
-    tick: Tick,
-) -> dict[str, Rates]:
-    """Rates of a saved model, loaded again, by split."""
-    reloaded = compute.handle(load_model(saved, allow_custom_code=work.model.allow_custom_code))
-    with _without_words(compute), measuring(saved):
-        after = {name: compute.predict(reloaded, images, tick) for name, images in work.sets.items()}
-    nothing = np.empty(0, np.int64)
-    found = {
-        "search": search_rates(
-            work.negatives.labels,
-            after["negative"],
-            nothing if work.positives is None else work.positives.labels,
-            after.get("positive", nothing),
-        )
-    }
-    for split, images in work.held_out.items():
-        found[split] = held_out_rates(paired_changes(images.labels, before[split], after[split], images.classes), label)
-    return found
 
 
 def _result(work: Evaluation, ended: Evaluated) -> str:
@@ -467,11 +411,7 @@ def _table_rows(ended: Evaluated, label: int) -> list[dict[str, Any]]:
             "fitness": run.fitness,
             "stop": run.stop,
         }
-        for split, rates in run.rates.items():
-            for name in ("wrong", "repaired", "right", "broken", "rr", "br"):
-                value = getattr(rates, name)
-                row[f"{split}_{name}"] = None if math.isnan(value) else value
-        rows.append(row)
+        rows.append(row | rate_cells(run.rates))
     return rows
 
 
@@ -487,62 +427,8 @@ def _pieces(work: Evaluation) -> list[Path]:
         for number in range(len(work.seeds))
         for kind, names in (
             ("localized_data", (*WEIGHTS, "pareto_front.png")),
-            ("repaired_model", (*WEIGHTS, REPAIR_FACTS, "repair")),
+            ("repaired_model", (*WEIGHTS, PATCH, REPAIR_FACTS, "repair")),
         )
         for name in names
     ]
     return [*runs, *(folder / RESULT for folder in folders), Path(TABLE)]
-
-
-@contextmanager
-def _staged(work: Evaluation, facts: Mapping[str, Any], lock: Lock, resume: bool) -> Iterator[RunRecords]:
-    """Yield the records of a hidden folder of the output; what comes out moves to its places when the body succeeds.
-
-    On any exception, Ctrl-C included, the output is as before, but for the hidden folder if a search had begun.
-    """
-    output = work.paths.output
-    folder = output / UNFINISHED
-    if resume and holds_run(folder):
-        records = RunRecords.resume(folder, facts, lock=lock)
-    else:
-        if folder.exists():
-            remove_at_once(folder)
-        records = RunRecords.create(folder, facts, overwrite=False, lock=lock)
-    try:
-        with records.telling_end(facts):
-            yield records
-            records.check_ours()
-            _move(folder, output, _pieces(work))
-    except BaseException:
-        if not lock.lost and not (folder / "jobs").exists():
-            remove(folder)
-        raise
-    remove_at_once(folder)
-
-
-def _move(folder: Path, output: Path, pieces: Sequence[Path]) -> None:
-    """Put every piece in its place. Results go first and come last: where there are some, they are of these models."""
-    for piece in pieces:
-        if piece.name in (RESULT, TABLE):
-            remove(output / piece)
-    for piece in pieces:
-        place = output / piece
-        place.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(place.parent, (place.stem,))  # of a command that was killed while it moved
-        if piece.name in OPTIONAL and not (folder / piece).exists():
-            remove(place)  # an earlier evaluation had these
-        elif (folder / piece).is_dir():
-            with replace_directory(place) as new:
-                (folder / piece).replace(new)
-        else:
-            (folder / piece).replace(place)
-
-
-@contextmanager
-def _without_words(compute: Compute) -> Iterator[None]:
-    """Each of many models is run on the same few sets: where, has been said."""
-    say, compute.say = compute.say, lambda _: None
-    try:
-        yield
-    finally:
-        compute.say = say

@@ -1,9 +1,10 @@
-"""Repairs by methods as they are run and recorded: each is a row of the table `outcomes`, once it has ended."""
+"""Repairs by methods as they are run, recorded, each a row of the table `outcomes` once it has ended, and saved."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,20 @@ from cluster.compute.methods import MethodEvent
 from cluster.records import tunings as kept_values
 from cluster.records.schema import SCHEMAS
 from cluster.records.store import RunRecords, read_table
+from cluster.runs.crossfit import PATCH
+from cluster.runs.output import save_repaired
 from cluster.workers.methods import MethodTask, missing_methods
+from engine.core.files import remove
 from engine.core.progress import Tick
 from engine.core.types import Float32
+from engine.data.image_set import ImageSet
 from engine.methods.base import Subject
 from engine.methods.outcome import CHOSEN, MethodOutcome, Reading
 from engine.metrics.comparison import compare
 from engine.metrics.requirements import check_requirements
+from engine.models.load import LoadedModel
+from engine.patches.arrow import write_patch
+from engine.patches.patch import NO_CHANGE, Patch, tensors_patch
 
 FAILED = "failed"
 """Reading of a repair that could not run."""
@@ -90,6 +98,45 @@ def _progress(done: int, jobs: int, elapsed: float) -> dict[str, Any]:
 def kept_of(records: RunRecords, task: MethodTask, subject: Subject) -> Mapping[str, Float32] | None:
     """Values by path of all weights of the chain, as a repair has chosen; None where none were kept, or are damaged."""
     return kept_values.kept(records, task.name, {path: value.shape for path, value in subject.chain.values.items()})
+
+
+def changed_of(records: RunRecords, task: MethodTask, subject: Subject) -> dict[str, Float32] | None:
+    """Weights by path that have other values than in the model as it is; None where the repair failed."""
+    values, known = kept_of(records, task, subject), subject.chain.values
+    if values is None:
+        return None
+    return {path: value for path, value in values.items() if value.tobytes() != known[path].tobytes()}
+
+
+def save_values(
+    model: LoadedModel,
+    known: Mapping[str, Float32],
+    new: Mapping[str, Float32],
+    output: Path,
+    rows: ImageSet,
+    *copies: Path,
+) -> tuple[Path, Patch]:
+    """Save a model with new values of some weights, and the patch where there are some.
+
+    Args:
+        model: as it is.
+        known: its weights by path.
+        new: of these, other values.
+        output: gets `repair` and the patch.
+        rows: that it was repaired with.
+        copies: folders that get the patch too.
+
+    Returns:
+        The path of the model, and the patch.
+    """
+    patch = tensors_patch({path: known[path] for path in new}, new) if new else NO_CHANGE
+    saved = save_repaired(model, patch, output, rows)
+    for folder in dict.fromkeys((output, *copies)):
+        if len(patch):
+            write_patch(folder / PATCH, patch, {path: value.shape for path, value in new.items()})
+        else:
+            remove(folder / PATCH)
+    return saved, patch
 
 
 def _values(event: MethodEvent) -> Mapping[str, Float32]:

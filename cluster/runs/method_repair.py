@@ -16,27 +16,23 @@ from cluster.compute.compute import Compute
 from cluster.records.jobs import JobRow
 from cluster.records.rows import prediction_rows, verdict_rows
 from cluster.records.store import RunRecords, enough_room, holds_run, read_table
-from cluster.runs.crossfit import PATCH, CrossFitRepair, check_repair
+from cluster.runs.crossfit import CrossFitRepair, check_repair
 from cluster.runs.identity import fingerprints, identity_of, run_facts
-from cluster.runs.method_records import FAILED, kept_of, run_repairs
+from cluster.runs.method_records import FAILED, changed_of, run_repairs, save_values
 from cluster.runs.method_rows import MethodRows, read_method_rows, subject_of
-from cluster.runs.output import mark_missing, measuring, missed, save_repaired
+from cluster.runs.output import mark_missing, measuring, missed
 from cluster.runs.parts import ended_before
 from cluster.runs.reports import Measured, label_rows
 from cluster.workers.methods import MethodTask
 from engine.core.errors import WorkError
-from engine.core.files import remove
 from engine.core.lock import LOCK, locked
 from engine.core.progress import Progress, Tick, ignore, unseen
-from engine.core.types import Float32
 from engine.methods.base import MethodSettings, Offer, Repair, Subject
 from engine.methods.outcome import CHOSEN, chosen
 from engine.metrics.accuracy import paired_changes
 from engine.metrics.comparison import compare
 from engine.metrics.requirements import check_requirements
 from engine.models.load import load_model
-from engine.patches.arrow import write_patch
-from engine.patches.patch import NO_CHANGE, tensors_patch
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,24 +143,18 @@ def _finish(
     told = {row["draw"]: row for row in table if row["reading"] in (CHOSEN, FAILED)}
     offers: dict[int, Offer] = {}
     for task in work.tasks:
-        values = kept_of(records, task, subject)
+        values = changed_of(records, task, subject)
         if values is not None:
-            offers[task.draw] = Offer(task.name, _changed(subject, values), told[task.draw]["best"] or 0.0)
+            offers[task.draw] = Offer(task.name, values, told[task.draw]["best"] or 0.0)
     if not offers:
         raise WorkError(f"{work.method} cannot repair this model: {told[0]['note']}")
     best = _best(subject, offers)
     records.replace("jobs", work.method, [_job_row(work, task, told[task.draw], best) for task in work.tasks])
-    patch = NO_CHANGE
-    new = {} if best is None else dict(offers[best].values)
-    if new:
-        patch = tensors_patch({path: subject.chain.values[path] for path in new}, new)
+    new = {} if best is None else offers[best].values
     records.check_ours()
-    saved = save_repaired(repair.model, patch, repair.output, repair.rows[0])
-    for folder in dict.fromkeys((repair.output, records.directory)):
-        if len(patch):
-            write_patch(folder / PATCH, patch, {path: value.shape for path, value in new.items()})
-        else:
-            remove(folder / PATCH)
+    saved, patch = save_values(
+        repair.model, subject.chain.values, new, repair.output, repair.rows[0], records.directory
+    )
     verdicts = {}
     measured = []
     reloaded = compute.handle(load_model(saved, allow_custom_code=repair.model.allow_custom_code))
@@ -198,12 +188,6 @@ def _best(subject: Subject, offers: Mapping[int, Offer]) -> int | None:
         return max(offers, key=lambda number: offers[number].fitness)
     taken = chosen(subject, Repair(list(offers.values())))
     return next((number for number, offer in offers.items() if offer is taken), None)
-
-
-def _changed(subject: Subject, values: Mapping[str, Float32]) -> dict[str, Float32]:
-    """Weights that have other values than the model as it is."""
-    known = subject.chain.values
-    return {path: value for path, value in values.items() if value.tobytes() != known[path].tobytes()}
 
 
 def _job_row(work: MethodRepair, task: MethodTask, told: Mapping[str, Any], best: int | None) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.backend.flags import set_variables
+from engine.core import collector
 from engine.core.errors import InputError
 from engine.core.memory import free_memory as free_memory
 
@@ -46,7 +47,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _import(name: str) -> Any:
-    with _quiet():
+    with _quiet(), collector.importing():
         return importlib.import_module(name)
 
 

@@ -101,18 +101,21 @@ class TiledFitness:
         groups = [np.full(width, len(weights.old)) for width in self._widths]
         for group, member in zip(groups, members, strict=False):
             group[: len(member)] = member
-        self._slots = np.concatenate(groups)
+        self._groups = [np.stack(list(same)) for _, same in itertools.groupby(groups, len)]
         self.tiles = plan_tiles(particles, len(rows.labels), len(self._units), tiling)
         self._slab = max((stop - start for start, stop in (tile.particles for tile in self.tiles)), default=1)
-        self._changes = np.zeros((SLABS, self._slab, len(self._slots)), dtype=np.float32)
-        self._constants: dict[tuple[int, int], tuple[Any, ...]] = {}
+        # As products take them: width by width (units, particles, weights), of changes (particles, K + 1).
+        rows_of = (len(weights.old) + 1) * np.arange(self._slab)[:, None]
+        self._places = np.concatenate([(group[:, None, :] + rows_of).ravel() for group in self._groups])
+        self._changes = np.zeros((SLABS, len(self._places)), dtype=np.float32)
+        self._constants: dict[tuple[int, int], tuple[Any, list[Any]]] = {}
         self._programs: dict[tuple[int, int], Callable[..., Any]] = {}
         self._wanted, self._block = wanted, SUM_ROWS
         if wanted is not None:
             parts = len({tile.rows for tile in self.tiles})
             self._block = block_rows(rows.negative, rows.labels, parts)
         temperature = None if wanted is None else wanted.temperature
-        self._slab_program = _slab_program(head, rows.logits.shape[1], self._widths, misses, self._block, temperature)
+        self._slab_program = _slab_program(head, rows.logits.shape[1], misses, self._block, temperature)
         self._sums = wanted.count if wanted else 6 if misses else 4
 
     def evaluate_tile(self, tile: int, candidates: Float32) -> Float64:
@@ -148,17 +151,16 @@ class TiledFitness:
         return total
 
     def _moved(self, part: Float32) -> list[Any]:
-        """What candidates (m, K), at most `SLABS` slabs, change, slab by slab and weight by weight of the program."""
+        """What candidates (m, K), at most `SLABS` slabs, change, slab by slab as `_moved_logits` takes it."""
         used = -(-len(part) // self._slab)
         change = np.zeros((used * self._slab, part.shape[1] + 1), dtype=np.float32)
         np.subtract(part, self._weights.old, out=change[: len(part), :-1], dtype=np.float64, casting="same_kind")
-        change = change.reshape(used, self._slab, -1)
-        np.take(change, self._slots, axis=2, out=self._changes[:used], mode="clip")
+        np.take(change.reshape(used, -1), self._places, axis=1, out=self._changes[:used], mode="clip")
         return [backend.on_device(slab) for slab in self._changes[:used]]
 
     def _evaluate_rows(self, rows: tuple[int, int], slabs: list[Any]) -> Float64:
         """Sums (candidates of the slabs, S) over one range of rows."""
-        kinds, *constants = self._prepared(rows)
+        kinds, constants = self._prepared(rows)
         program = self._programs.get(rows)
         if program is None:
             program = self._programs[rows] = backend.for_shapes(self._slab_program, (slabs[0], *constants))
@@ -177,25 +179,26 @@ class TiledFitness:
         """See `Fitness`; where a swarm is one tile and changes something, for four sums."""
         if len(self.tiles) != 1 or not len(self._weights.old) or self._sums != 4:
             return None
-        kinds, *constants = self._prepared(self.tiles[0].rows)
+        kinds, constants = self._prepared(self.tiles[0].rows)
         old = self._weights.old.astype(np.float64)
         return Resident(
             changes=_changes,
-            arguments=tuple(map(backend.on_device, (old, self._slots.astype(np.int32)))),
-            width=len(self._slots),
-            blocks=_evaluation(self._head, self._rows.logits.shape[1], self._widths),
+            arguments=tuple(map(backend.on_device, (old, self._places.astype(np.int32)))),
+            width=sum(self._widths),
+            blocks=_evaluation(self._head, self._rows.logits.shape[1]),
             constants=tuple(constants),
             kinds=tuple((kind.start, kind.stop) for kind in kinds),
         )
 
-    def _prepared(self, rows: tuple[int, int]) -> tuple[Any, ...]:
+    def _prepared(self, rows: tuple[int, int]) -> tuple[Any, list[Any]]:
         prepared = self._constants.get(rows)
         if prepared is None:
             prepared = self._constants[rows] = self._prepare(slice(*rows))
         return prepared
 
-    def _prepare(self, where: slice) -> tuple[Any, ...]:
-        """The blocks of negative and positive rows of a tile, or of wanted groups, and its row constants.
+    def _prepare(self, where: slice) -> tuple[tuple[slice, slice] | Grouped, list[Any]]:
+        """The blocks of negative and positive rows of a tile, or of wanted groups, and its row constants as
+        `_evaluation` takes them.
 
         Rows of a kind are padded to whole blocks, and blocks to a bucket, with rows that count as nothing.
         """
@@ -209,11 +212,11 @@ class TiledFitness:
         else:
             kinds = arrange_groups(negative, labels, logits.shape[1], self._block)
             place, size = kinds.place, kinds.size
-        inputs = np.zeros((len(self._slots), size), dtype=np.float32)
+        inputs = [np.zeros((*group.shape, size), dtype=np.float32) for group in self._groups]
         block = self._rows.inputs[where]
-        for slot, feature in enumerate(np.append(self._weights.feature, -1)[self._slots]):
-            if feature >= 0:
-                inputs[slot, place] = block[:, feature]
+        for values, group in zip(inputs, self._groups, strict=True):
+            for slot in zip(*np.nonzero(group < len(self._weights.old)), strict=True):
+                values[(*slot, place)] = block[:, self._weights.feature[group[slot]]]
         touched = np.full((len(self._units), size), LOWEST, dtype=np.float32)
         real = np.flatnonzero(self._units >= 0)
         touched[real[:, None], place] = logits[:, self._units[real]].T
@@ -221,7 +224,7 @@ class TiledFitness:
         constants = np.zeros((4, size), dtype=np.float32)
         constants[:3, place] = rest.largest, rest.remainder, rest.true_score
         constants[3] = 1.0
-        table = np.concatenate([inputs, touched, constants])
+        table = np.concatenate([touched, constants])
         # Known beforehand: of integers that a program compares as it goes, iterations took a quarter longer.
         masks = np.zeros((3 * len(self._units) + 2, size), dtype=np.bool_)
         units, mine = self._units[:, None], labels[None, :]
@@ -229,10 +232,10 @@ class TiledFitness:
         masks[:, place] = np.concatenate(
             [units == mine, rival, rival & (units < mine), rest.largest_is_first[None], np.ones_like(mine, np.bool_)]
         )
-        found = [table, masks]
+        soft: tuple[Any, ...] = ()
         if self._wanted is not None and self._wanted.soft:
-            found += untouched_soft(self._wanted, logits, labels, self._units.astype(np.int64), place, size)
-        return kinds, *map(backend.on_device, found)
+            soft = untouched_soft(self._wanted, logits, labels, self._units.astype(np.int64), place, size)
+        return kinds, [backend.on_device(values) for values in (*soft, *inputs, table, masks)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,42 +274,38 @@ def _untouched(head: Head, logits: Float32, labels: Int64, touched: npt.NDArray[
     return _Untouched(np.where(some, largest, LOWEST), remainder, true_score, some & (winner < labels))
 
 
-def _changes(candidates: Any, old: Any, slots: Any) -> Any:
+def _changes(candidates: Any, old: Any, places: Any) -> Any:
     """As `TiledFitness._moved`, of a slab, inside a compiled function; `old` is float64."""
     change = ops.cast(ops.cast(candidates, "float64") - old, "float32")
-    return ops.take(ops.pad(change, ((0, 0), (0, 1))), slots, axis=1)
+    return ops.take(ops.reshape(ops.pad(change, ((0, 0), (0, 1))), (-1,)), places)
 
 
 @cache
-def _slab_program(
-    head: Head, classes: int, widths: tuple[int, ...], misses: bool, block: int, temperature: float | None
-) -> Callable[..., Any]:
+def _slab_program(head: Head, classes: int, misses: bool, block: int, temperature: float | None) -> Callable[..., Any]:
     """The compiled evaluation of one tile; XLA makes one program per combination of (bucketed) shapes."""
-    program: Callable[..., Any] = backend.compiled(_evaluation(head, classes, widths, misses, block, temperature))
+    program: Callable[..., Any] = backend.compiled(_evaluation(head, classes, misses, block, temperature))
     return program
 
 
 @cache
 def _evaluation(
-    head: Head,
-    classes: int,
-    widths: tuple[int, ...],
-    misses: bool = False,
-    block: int = SUM_ROWS,
-    temperature: float | None = None,
+    head: Head, classes: int, misses: bool = False, block: int = SUM_ROWS, temperature: float | None = None
 ) -> Callable[..., tuple[Any, ...]]:
-    """Of changes (P, W) and the constants of a tile, sums of blocks of rows, (P, b) each: loss, correct rows, and with
+    """Of changes (P * W,) and the constants of a tile, sums of blocks of rows, (P, b) each: loss, correct rows; with
     `misses` 1 / (loss + 1) of wrong rows, or with a temperature soft changes and their squares.
-    """
-    starts = [sum(widths[:unit]) for unit in range(len(widths) + 1)]
 
-    def evaluate(change: Any, table: Any, masks: Any, *soft: Any) -> tuple[Any, ...]:
-        count, particles, size = len(widths), change.shape[0], table.shape[1]
-        inputs, base, constants = ops.split(table, [starts[-1], starts[-1] + count], axis=0)
-        largest, remainder, true_score, one = ops.unstack(constants, axis=0)
+    The constants are, with a temperature, the two of `engine.fitness.soft.untouched_soft`; the inputs of each width,
+    see `_moved_logits`; a table of numbers and one of masks, whose rows are those that `TiledFitness` makes.
+    """
+
+    def evaluate(change: Any, *constants: Any) -> tuple[Any, ...]:
+        soft, inputs, table, masks = _known(constants, temperature)
+        products = _moved_logits(change, inputs)
+        count, size, particles = sum(values.shape[0] for values in inputs), table.shape[1], products[0].shape[1]
+        base, others = ops.split(table, [count], axis=0)
+        largest, remainder, true_score, one = ops.unstack(others, axis=0)
         true, rivals, firsts, others = ops.split(masks, [count, 2 * count, 3 * count], axis=0)
         largest_is_first, real_row = ops.unstack(others, axis=0)
-        products = _moved_logits(change, inputs, widths)
         if count <= UNROLLED_UNITS:
             # One expression for each unit; of an axis of units XLA makes slower sums.
             total = largest_of = _itself
@@ -324,13 +323,13 @@ def _evaluation(
             score = head.scores(logits)
             true_total = true_total + total(ops.where(is_true, score, 0.0))
             rival = ops.where(is_rival, score, -math.inf)
-            ahead = ops.maximum(ahead, largest_of(ops.where(is_first, score, -math.inf)))
-            largest_rival = ops.maximum(largest_rival, largest_of(rival))
+            ahead = _larger(ahead, largest_of(ops.where(is_first, score, -math.inf)))
+            largest_rival = _larger(largest_rival, largest_of(rival))
             units_of.append((logits, score, rival, is_true, is_rival))
         correct = ops.logical_and(true_total > ahead, true_total >= largest_rival)
 
         if head.form == "log_softmax":
-            top = ops.maximum(largest_rival, true_total)
+            top = _larger(largest_rival, true_total)
             mass = ops.exp(remainder - top)
             for _, _, rival, *_ in units_of:
                 mass = mass + total(ops.exp(rival - top))
@@ -372,6 +371,12 @@ def _evaluation(
     return evaluate
 
 
+def _known(constants: Sequence[Any], temperature: float | None) -> tuple[Sequence[Any], Sequence[Any], Any, Any]:
+    """The constants of a tile: what soft changes need, inputs, numbers and masks."""
+    first = 0 if temperature is None else 2
+    return constants[:first], constants[first:-2], constants[-2], constants[-1]
+
+
 def _itself(values: Any) -> Any:
     return values
 
@@ -385,20 +390,29 @@ def _log1p(x: Any) -> Any:
     return ops.where(x < 1.0 / 32.0, series, ops.log(1.0 + x))
 
 
-def _moved_logits(change: Any, inputs: Any, widths: tuple[int, ...]) -> list[Any]:
-    """What changes (P, W) move the logits of the units by, given the inputs (W, n) of all weights.
+def _larger(first: Any, second: Any) -> Any:
+    """The larger one, in a third of the instructions of a maximum that keeps what is not a number.
+
+    Where a score is not a number it may be lost here: the loss is none then, and such a row does not count as correct.
+    """
+    return ops.where(first > second, first, second)
+
+
+def _moved_logits(change: Any, inputs: Sequence[Any]) -> list[Any]:
+    """What changes move the logits of the units by, given the inputs of all weights.
+
+    Args:
+        change: (P * W,): for each width that units have, see `unit_widths`, (u, P, w) in a row.
+        inputs: (u, w, n) of each width.
 
     Returns:
-        A product (u, P, n) for each width that u units have; see `unit_widths`.
+        A product (u, P, n) for each width.
     """
-    particles, size = change.shape[0], inputs.shape[1]
-    shapes = [(width, len(list(units))) for width, units in itertools.groupby(widths)]
-    edges = list(itertools.accumulate(width * count for width, count in shapes))[:-1]
-    cut = (ops.split(change, edges, axis=1), ops.split(inputs, edges, axis=0)) if edges else ([change], [inputs])
+    shapes = [tuple(read.shape[:2]) for read in inputs]
+    particles = change.shape[0] // sum(units * width for units, width in shapes)
+    edges = list(itertools.accumulate(units * width * particles for units, width in shapes))[:-1]
+    cut = ops.split(change, edges) if edges else [change]
     return [
-        ops.matmul(
-            ops.transpose(ops.reshape(mine, (particles, count, width)), (1, 0, 2)),
-            ops.reshape(read, (count, width, size)),
-        )
-        for (width, count), mine, read in zip(shapes, *cut, strict=True)
+        ops.matmul(ops.reshape(mine, (units, particles, width)), read)
+        for (units, width), mine, read in zip(shapes, cut, inputs, strict=True)
     ]

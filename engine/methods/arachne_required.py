@@ -21,7 +21,7 @@ def _adapted(job: MethodJob, settings: SearchSettings) -> SearchSettings:
 
 METHOD = Method(
     name="Arachne-required",
-    repair=WeightSearch(SearchSettings(), adapt=_adapted),
+    repair=WeightSearch(SearchSettings(), steered=True, adapt=_adapted),
     searches="weights of the last Dense layer on the Pareto front of gradient loss and forward impact",
     objective="soft margins of the requirements, then the gain of the labels under repair",
     source="this project, after Sohn et al., Arachne, TOSEM 2023",

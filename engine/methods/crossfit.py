@@ -13,7 +13,7 @@ def _fit(job: CrossFit) -> MixtureFit:
 
 METHOD = Method(
     name="CrossFit",
-    repair=MixtureMethod(_fit, "coefficients of tunings and offsets of labels", promises=True),
+    repair=MixtureMethod(_fit, "coefficients of tunings and offsets of labels", promises=True, searches=True),
     searches="coefficients of tunings of all Dense layers at the end, and offsets of labels",
     objective="soft margins of the requirements, out of fold, then the gain of the labels under repair",
     source="this project",

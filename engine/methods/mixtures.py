@@ -64,12 +64,14 @@ class MixtureMethod:
         scaled: steps between 0 and 1 are tried; otherwise what was fitted is taken whole or left.
         promises: it takes the step that it can promise, judged out of fold and on the rows of validation; otherwise
             those choose.
+        searches: coefficients or offsets are searched as the settings of CrossFit say.
     """
 
     fit: Callable[[CrossFit], MixtureFit]
     knob: str
     scaled: bool = True
     promises: bool = False
+    searches: bool = False
 
     def steps(self, settings: CrossFitSettings) -> tuple[float, ...]:
         """Steps that are judged, the largest or the wanted one first."""

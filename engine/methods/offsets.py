@@ -17,7 +17,7 @@ def _fit(job: CrossFit) -> MixtureFit:
 
 METHOD = Method(
     name="offsets",
-    repair=MixtureMethod(_fit, "offsets of all labels"),
+    repair=MixtureMethod(_fit, "offsets of all labels", searches=True),
     searches="an offset of the logit of each label",
     objective="soft margins of the requirements, then the gain of the labels under repair",
     source="after Mai et al., Fine-tuning is fine, if calibrated, NeurIPS 2024",

@@ -110,6 +110,9 @@ def _carried_out(method: Method, job: MethodJob, begun: tuple[float, float]) -> 
         raise InputError(why)
     repair = method.repair(job) if len(job.failures) else Repair([NOTHING], notes=(_nothing_wrong(subject),))
     took = _since(begun)
+    for path, value in (each for offer in repair.offers for each in offer.values.items()):
+        if not np.isfinite(value).all():
+            raise InputError(f"the method sets values of {path!r} to NaN or infinity, expected numbers")
     first, taken = repair.offers[0], chosen(subject, repair)
     readings = {FOUND: _reading(subject, first)}
     readings[CHOSEN] = readings[FOUND] if taken is first else _reading(subject, taken)

@@ -31,11 +31,13 @@ class WeightSearch:
     Attributes:
         settings: of the searches where none are given.
         fronts: Pareto fronts of localisation.
+        steered: the requirements say what positives are worth.
         adapt: the settings of a job, given those of all searches; with what only a person can state.
     """
 
     settings: SearchSettings
     fronts: int = 1
+    steered: bool = False
     adapt: Callable[[MethodJob, SearchSettings], SearchSettings] = lambda job, settings: settings
 
     def __call__(self, job: MethodJob) -> Repair:
@@ -43,8 +45,7 @@ class WeightSearch:
         settings = self.adapt(job, searching(self.settings, job.settings.search))
         target, features = last_target(job.chain, job.rows.rows.inputs)
         rows = replace(job.rows.rows, inputs=features)
-        steered = settings.objective == "requirements"  # which say what positives are worth
-        worths = (None,) if steered or settings.positive_weight is not None else WORTHS
+        worths = (None,) if self.steered or settings.positive_weight is not None else WORTHS
         found: list[Offer] = []
         own = None
         for worth in worths:

@@ -111,8 +111,8 @@ def held_out_rates(changes: Sequence[LabelChange], label: int) -> Rates:
 
 
 def summarise(values: Sequence[float], *, larger_is_better: bool) -> Summary:
-    """Summary of a rate, one value for each of at least one run; all not numbers where the values are."""
-    if any(math.isnan(value) for value in values):
+    """Summary of a rate, one value for each run; all not numbers where the values are, or there are none."""
+    if not values or any(math.isnan(value) for value in values):
         return Summary(*[math.nan] * 4)
     deviation = statistics.stdev(values) if len(values) > 1 else math.nan
     best, worst = max(values), min(values)
@@ -121,20 +121,29 @@ def summarise(values: Sequence[float], *, larger_is_better: bool) -> Summary:
     return Summary(statistics.fmean(values), deviation, best, worst)
 
 
-def run_line(run: int, rates: Rates) -> str:
-    """The line of a run in `result.txt`."""
+def run_line(run: int, rates: Rates | str) -> str:
+    """The line of a run in `result.txt`: its rates, or why it failed."""
+    if isinstance(rates, str):
+        return f"{run}: failed: {rates}"
     return f"{run}: RR {rates.rr:.2f}%, BR {rates.br:.2f}%"
 
 
-def result_text(given: Given, *, num_grad: int, num_particles: int, num_iterations: int, runs: Sequence[Rates]) -> str:
+def result_text(
+    given: Given,
+    *,
+    num_grad: int | None,
+    num_particles: int | None,
+    num_iterations: int | None,
+    runs: Sequence[Rates | str],
+) -> str:
     """The content of `result.txt` as the toolkit writes it, without a line end after the last line.
 
     Args:
         given: what the command was given.
-        num_grad: weights asked for in the pool of localisation, also where the layer has fewer.
-        num_particles: of the searches.
-        num_iterations: of the searches, at most.
-        runs: rates on the rows of the search.
+        num_grad: weights asked for in the pool of localisation, also where the layer has fewer; None leaves it out.
+        num_particles: of the searches; None leaves it out.
+        num_iterations: of the searches, at most; None leaves it out.
+        runs: rates on the rows of the search, or why a run failed.
     """
     settings = {
         "dataset": given.dataset,
@@ -148,9 +157,12 @@ def result_text(given: Given, *, num_grad: int, num_particles: int, num_iteratio
         "num_iterations": num_iterations,
         "num_runs": len(runs),
     }
-    rr = summarise([rates.rr for rates in runs], larger_is_better=True)
-    br = summarise([rates.br for rates in runs], larger_is_better=False)
-    lines = ["# Settings", *(f"{name}: {value}" for name, value in settings.items()), "", "# Results"]
+    unknown = [name for name in ("num_grad", "num_particles", "num_iterations") if settings[name] is None]
+    told = [f"{name}: {value}" for name, value in settings.items() if name not in unknown]
+    ended = [rates for rates in runs if isinstance(rates, Rates)]
+    rr = summarise([rates.rr for rates in ended], larger_is_better=True)
+    br = summarise([rates.br for rates in ended], larger_is_better=False)
+    lines = ["# Settings", *told, "", "# Results"]
     lines += [run_line(run, rates) for run, rates in enumerate(runs)]
     lines += ["", f"Average: RR {rr.mean:.2f}%, BR {br.mean:.2f}%"]
     return "\n".join(lines)

@@ -177,7 +177,11 @@ def _program(
 
     def rounded(lowest: Any) -> Callable[[Any], Any]:
         # A compiler does not know `lowest`, and so cannot make one operation of the product and a sum.
-        return lambda product: ops.maximum(product, lowest)
+        return lambda product: at_least(product, lowest)
+
+    def at_least(values: Any, least: Any) -> Any:
+        # A fraction of the instructions of `maximum`; what is not a number stays.
+        return ops.where(values < least, least, values)
 
     def iteration(arrays: Any, drawn: Any, numbers: Any, others: Any) -> tuple[list[Any], Any]:
         position, velocity, best_position, best_fitness, global_position, facts = arrays
@@ -209,8 +213,9 @@ def _program(
             size = ops.minimum(ops.maximum(ops.abs(velocity), floor), top)
             velocity = ops.where(velocity > 0, size, -size)
         else:
-            velocity = ops.minimum(ops.maximum(velocity, -top), top)
-        arrays = [position + velocity, velocity, best_position, best_fitness, global_position, facts]
+            velocity = at_least(velocity, -top)
+            velocity = ops.where(velocity > top, top, velocity)
+        arrays = [position, velocity, best_position, best_fitness, global_position, facts]
         return arrays, ops.concatenate([fitness, facts])
 
     def run(arrays: Any, drawn: Any, limits: Any, numbers: Any, others: Any) -> tuple[Any, ...]:
@@ -219,8 +224,10 @@ def _program(
         def goes_on(number: Any, over: Any, *_: Any) -> Any:
             return ops.logical_and(number < limits[0], ops.logical_not(over))
 
-        def step(number: Any, over: Any, rows: Any, *arrays: Any) -> tuple[Any, ...]:
-            after, row = iteration(arrays, drawn[number], numbers, others)
+        def step(number: Any, over: Any, rows: Any, position: Any, velocity: Any, *arrays: Any) -> tuple[Any, ...]:
+            # Here and not where the velocity is found: compilers would find it twice, for itself and for the sum.
+            position = ops.where(number > 0, position + velocity, position)
+            after, row = iteration((position, velocity, *arrays), drawn[number], numbers, others)
             facts = after[-1]
             solved = ops.logical_and(facts[4] == right[0], facts[5] == right[1])
             over = ops.logical_or(solved, facts[1] >= ops.cast(limits[1], "float64"))
@@ -230,8 +237,8 @@ def _program(
         count, particles = drawn.shape[0], drawn.shape[2]
         rows = ops.zeros((count, particles + FACTS), dtype="float64")
         none = ops.zeros((), dtype="int32")
-        done, _, rows, *arrays = ops.while_loop(goes_on, step, (none, none > 0, rows, *arrays))
-        return (*arrays, rows, done)
+        done, _, rows, position, velocity, *arrays = ops.while_loop(goes_on, step, (none, none > 0, rows, *arrays))
+        return (position + velocity, velocity, *arrays, rows, done)
 
     program: Callable[..., Any] = backend.compiled(run)
     return program

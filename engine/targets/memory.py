@@ -51,8 +51,8 @@ class SearchSize:
     def swarm_bytes(self, weights: int) -> int:
         """Bytes of the particles of all searches, of K weights each."""
         # float64: position, velocity, personal best, two random numbers and two temporaries of a move; float32: the
-        # changes of the candidates in a call.
-        return self.searches * self.particles * (weights * (8 * 7 + 4 * SLABS) + 4 * 8)
+        # changes of the candidates in a call; and, as int64, where each change is found.
+        return self.searches * self.particles * (weights * (8 * 8 + 4 * SLABS) + 4 * 8)
 
     def matrix_bytes(self, weights: int) -> int:
         """Bytes of the matrices of all searches, of K weights each."""

@@ -23,6 +23,7 @@ from cluster.compute.compute import Compute
 from cluster.records.schema import EVALUATION
 from cluster.records.store import read_facts
 from cluster.runs import evaluate as evaluation
+from cluster.runs import evaluate_staging as staging
 from tests.integration.conftest import Command, contents
 
 Refused = Callable[..., str]
@@ -439,8 +440,8 @@ def test_stopped_while_it_moves(workspace: Path, command: Command, monkeypatch: 
     words = [*WORDS, *FEW, "--num-runs", "2", *HERE]
     succeed(command, *words)
     with monkeypatch.context() as patch:
-        stopping = failing(evaluation.replace_directory, 2, KeyboardInterrupt())
-        patch.setattr(evaluation, "replace_directory", stopping)
+        stopping = failing(staging.replace_directory, 2, KeyboardInterrupt())
+        patch.setattr(staging, "replace_directory", stopping)
         assert command(*words, "--seed", "2").code == 130
     assert not Path("out/result.txt").exists()
     assert not Path("out/evaluate.arrow").exists()
@@ -454,14 +455,15 @@ def test_stopped_while_it_moves(workspace: Path, command: Command, monkeypatch: 
 
 
 def test_weights_of_another_layer(workspace: Path, command: Command) -> None:
-    """Weights that no weights.csv can name; those of an earlier target go."""
+    """Weights that no weights.csv can name; those of an earlier target, or method, go."""
     words = [*WORDS, *FEW, "--num-runs", "2", "--num-grad", "5", *HERE]
     succeed(command, *words)
+    Path("out/repaired_model_0/patch.arrow").write_text("of another method")
     succeed(command, *words, "--target-layer", "conv2d_2")
     for run in range(2):
         for kind in ("localized_data", "repaired_model"):
             names = {path.name for path in Path(f"out/{kind}_{run}").iterdir()}
-            assert "weights.arrow" in names and "weights.csv" not in names
+            assert "weights.arrow" in names and not {"weights.csv", "patch.arrow"} & names
 
 
 def test_label_without_failures(workspace: Path, command: Command) -> None:

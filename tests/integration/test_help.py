@@ -19,7 +19,7 @@ def shown(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
 
 
 def test_those_with_many_options_have_sections(capsys):
-    assert LONG == ["localize", "optimize", "evaluate", "batch"]
+    assert LONG == ["localize", "optimize", "evaluate", "batch", "compare"]
     for name in LONG:
         titles = [line for line in shown(capsys, name, "--help") if line and line[0] != " " and line.endswith(":")]
         assert titles == [f"{title}:" for title in SECTIONS if f"{title}:" in titles] and len(titles) >= 4

@@ -27,6 +27,10 @@ CROSSFIT = [
     *("optimize", *INPUT, "--method", "CrossFit", "--seeds", "2", "--val-data", "data/val.h5", *SEARCH),
     *("--recipes", "1:1:epochs=1,4:1:epochs=2", "--folds", "3"),
 ]
+BY_METHOD = [
+    *("evaluate", *INPUT, "--method", "Arachne-v2", "--num-runs", "2", "--sweep", "num_particles=8,12"),
+    *("--val-data", "data/val.h5", "--num-iterations", "5", "--num-workers", "0"),
+]
 RANDOM = random.Random(12)
 
 Words = Callable[[Path], list[str]]
@@ -42,6 +46,10 @@ def steered(root: Path) -> list[str]:
 
 def evaluate(root: Path) -> list[str]:
     return [*EVALUATE, "--output-dir", str(root), "--resume"]
+
+
+def by_method(root: Path) -> list[str]:
+    return [*BY_METHOD, "--output-dir", str(root), "--resume"]
 
 
 def crossfit(root: Path) -> list[str]:
@@ -60,7 +68,7 @@ def files(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
     class Ended(dict[str, tuple[int, dict[str, str]]]):
         def __missing__(self, name: str) -> tuple[int, dict[str, str]]:
-            words: Words = {each.__name__: each for each in (optimize, steered, evaluate, crossfit)}[name]
+            words: Words = {each.__name__: each for each in (optimize, steered, evaluate, by_method, crossfit)}[name]
             root = tmp_path_factory.mktemp("undisturbed") / "root"
             done = killed(prepared, words(root), root, 0)
             assert done.returncode == 0, done.stderr
@@ -103,7 +111,7 @@ def test_killed_and_resumed(prepared: Path, files: dict[str, Any], tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [optimize, evaluate, crossfit])
+@pytest.mark.parametrize("words", [optimize, evaluate, by_method, crossfit])
 def test_killed_many_times(prepared: Path, files: dict[str, Any], tmp_path: Path, words: Words) -> None:
     """Near its beginning, in its midst, and while it ends: a command that goes on puts fewer files in their places."""
     parts = [0.03, *(RANDOM.uniform(0.05, 0.5) for _ in range(3)), 0.97]

@@ -108,6 +108,7 @@ def test_sums_of_the_last_layer(wanted: GroupSums, activation: str, loss: object
         np.testing.assert_allclose(sums[:4], four, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_sums_of_more_units_than_are_unrolled() -> None:
     classes = UNROLLED_UNITS + 6
     head, rows = last_layer(classes=classes)

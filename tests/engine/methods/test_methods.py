@@ -125,7 +125,11 @@ def test_what_fails_is_told_and_what_is_wrong_with_a_method_too(subject: Subject
     def strays(job: MethodJob) -> Repair:
         return Repair([Offer("elsewhere", {"other/kernel": np.zeros(3, np.float32)}, 0.0)])
 
+    def runs_off(job: MethodJob) -> Repair:
+        return Repair([Offer("far", {"last/bias": np.array([0, np.nan, 0], np.float32)}, 0.0)])
+
     for repair, why in (
+        (runs_off, "sets values of 'last/bias' to NaN or infinity, expected numbers"),
         (fails, "there is no luck"),
         (strays, "changes 'other/kernel' (3,), expected weights of hidden/kernel (4, 8)"),
     ):

@@ -1,0 +1,35 @@
+"""The searches inside of methods, as far as they tell: what a person may state of them, and as what they then run."""
+
+from __future__ import annotations
+
+from engine.methods.base import Method, MethodSettings
+from engine.methods.mixtures import MixtureMethod
+from engine.methods.weight_search import WeightSearch, searching
+from engine.search.loop import SearchSettings
+
+OF_SEARCHES = ("num_particles", "num_iterations", "min_iteration_range")
+"""What may be stated of any search."""
+
+OF_WEIGHTS = ("positive_weight",)
+"""What may be stated of searches of weights."""
+
+
+def search_of(method: Method, settings: MethodSettings) -> SearchSettings | None:
+    """The search that a method runs under settings; None where it runs none, or does not tell.
+
+    One that mixes tunings searches as CrossFit's settings say. Any other tells by an attribute `settings` of what
+    repairs, the search where a person states none.
+    """
+    if isinstance(method.repair, MixtureMethod):
+        return settings.crossfit.search if method.repair.searches else None
+    own = getattr(method.repair, "settings", None)
+    return searching(own, settings.search) if isinstance(own, SearchSettings) else None
+
+
+def stated_of(method: Method) -> tuple[str, ...]:
+    """What a person may state of the search of a method; everything where it does not tell what it does."""
+    if isinstance(method.repair, MixtureMethod):
+        return OF_SEARCHES if method.repair.searches else ()
+    if isinstance(method.repair, WeightSearch) and method.repair.steered:
+        return OF_SEARCHES
+    return (*OF_SEARCHES, *OF_WEIGHTS)

@@ -1,0 +1,261 @@
+"""`evaluate` by methods of the registry: its files against `optimize`, its rates, runs that fail, what stops it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cluster.compute import compute as computing
+from cluster.records.schema import EVALUATION_BY_METHOD
+from cluster.runs import evaluate_methods
+from tests.integration.conftest import Command, contents
+from tests.integration.test_evaluate import bytes_of, failing, hits
+from tests.support.plugins import Site
+
+INPUT = ["--model-dir", "model.keras", "--target-data-dir", "data/negative/6"]
+HERE = ["--num-workers", "0", "--verbose", "1"]
+FEW = ["--num-particles", "8", "--num-iterations", "8"]
+WORDS = ["evaluate", *INPUT, "--output-dir", "out", "--num-runs", "2", *HERE]
+
+SAVED = "out/repaired_model_0/repair/model.keras"
+MODEL = ("patch.arrow", "repair/model.keras", "repair/repaired.json")
+
+LUCK = """
+import numpy as np
+from engine.core.errors import InputError
+from engine.methods.base import Method, Offer, Repair
+
+def repair(job):
+    if job.seed % 2:
+        raise InputError(f"seed {job.seed} is odd, expected luck")
+    path = job.chain.offsets
+    more = job.chain.values[path] + 3 * np.eye(10, dtype=np.float32)[6]
+    if job.seed == 2:  # numbers, whose sums overflow
+        path = job.chain.layers[-1].kernel
+        more = 3e38 * np.sign(job.chain.values[path])
+    return Repair([Offer("too much of it", {path: more}, 1.0)], 0.5, notes=("lucky",))
+
+METHOD = Method("Luck of mine", repair, "a bias", "none", "a test")
+"""
+
+
+def table_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of an evaluate.arrow of another method than Arachne."""
+    found = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    assert found.schema.remove_metadata().equals(EVALUATION_BY_METHOD, check_metadata=True)
+    rows: list[dict[str, Any]] = found.to_pylist()
+    return rows
+
+
+@pytest.fixture
+def luck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A method of another package that runs with even seeds alone."""
+    Site(tmp_path / "site", monkeypatch).install(
+        "some-luck", {"Luck of mine": "some_luck:METHOD"}, LUCK, group="repair_dist.methods"
+    )
+    return "luck of mine"
+
+
+def test_a_mixture(workspace: Path, command: Command) -> None:
+    """Rates are those of the models that were saved, by their own predictions; what was there stays."""
+    Path("goals.toml").write_text("[[require]]\nmax_drop = 0.5\n", encoding="utf-8")
+    few = [*INPUT, "--method", "offsets", *FEW, "--test-data", "data/test.h5", "--requirements", "goals.toml", *HERE]
+    before = contents(workspace)
+    done = command(*WORDS, *few, "--seed", "3", "--num-runs", "1")
+    assert done.code == 0 and "warning: " not in done.err, done.err
+    assert {path: what for path, what in contents(workspace).items() if path in before} == before
+    assert set(bytes_of(Path("out/repaired_model_0"))) == set(MODEL)
+    (row,) = table_of(Path("out/evaluate.arrow"))
+    assert [row[name] for name in ("run", "seed", "label", "method", "failed")] == [0, 3, 6, "offsets", False]
+    first, after = hits(Path("model.keras")), hits(Path(SAVED))
+    assert row["search_repaired"] == after["negative"].sum() > 0
+    assert row["search_broken"] == (~after["positive"]).sum()
+    assert row["test_broken"] == (first["test"] & ~after["test"]).sum() > 0
+    assert (row["offer"], row["num_grad"], row["stop"], row["validation_rr"]) == ("step 1", None, None, None)
+    assert 0 < row["changed"] <= 10
+    lines = Path("out/result.txt").read_text().split("\n")
+    assert lines[:3] == ["# Settings", "dataset: None", "method: offsets"] and not any("num_grad" in x for x in lines)
+    assert lines[7:11] == ["num_particles: 8", "num_iterations: 8", "num_runs: 1", ""]
+    assert lines[11:13] == ["# Results", told_of(row)]
+    assert done.out.endswith("created files:\nout/repaired_model_0\nout/result.txt\nout/evaluate.arrow\n")
+
+
+def told_of(row: dict[str, Any]) -> str:
+    """The line of a run in result.txt."""
+    return f"{row['run']}: RR {row['search_rr']:.2f}%, BR {row['search_br']:.2f}%"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["offsets", "Arachne-v2"])
+def test_run_k_is_a_repair_of_optimize(method: str, workspace: Path, command: Command) -> None:
+    Path("goals.toml").write_text("[[require]]\nmax_drop = 0.5\n", encoding="utf-8")
+    few = [*INPUT, "--method", method, "--requirements", "goals.toml", *HERE, "--num-iterations", "8"]
+    done = command(*WORDS, *few, "--seed", "3", "--sweep", "num_particles=4,8")
+    assert done.code == 0, done.err
+    patches = set()
+    for particles, seed in ((4, 3), (8, 4)):
+        more = ["--num-particles", particles, "--seed", seed, "--output-dir", f"one{seed}", "--run-dir", f"run{seed}"]
+        assert command("optimize", *few, *more).code == 0
+        made = Path(f"out/num_particles={particles}")
+        assert f"num_particles: {particles}\nnum_iterations: 8" in (made / "result.txt").read_text()
+        assert bytes_of(made / f"repaired_model_{seed - 3}") == bytes_of(Path(f"one{seed}"))
+        patches |= {(made / f"repaired_model_{run}" / "patch.arrow").read_bytes() for run in (0, 1)}
+    assert len(patches) == 4
+
+
+def test_stopped_and_resumed(workspace: Path, command: Command, luck: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What had ended is not repaired again, and the end is that of a command that nobody stopped."""
+    words = [*WORDS, "--method", luck, "--sweep", "num_particles=4,5", "--num-runs", "1", "--verbose", "2"]
+    before = contents(workspace)
+    ran: list[str] = []
+    real = computing.run_method
+
+    def counted(subject: Any, task: Any, data: str) -> Any:
+        ran.append(task.name)
+        return real(subject, task, data)
+
+    monkeypatch.setattr(computing, "run_method", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate_methods, "save_values", failing(evaluate_methods.save_values, 2, KeyboardInterrupt()))
+        done = command(*words, "--resume")
+    assert (done.code, done.out, len(ran)) == (130, "", 2)
+    left = {path: what for path, what in contents(workspace).items() if not path.startswith("out")}
+    assert left == before and [path.name for path in Path("out").iterdir()] == [".evaluate.unfinished"]
+    ran.clear()
+    resumed = command(*words, "--resume")
+    again = command(*words, "--resume")
+    assert resumed.code == again.code == 0 and again.out == resumed.out and not ran
+    found = bytes_of(Path("out"))
+    assert command(*words).out == resumed.out and len(ran) == 2
+    assert bytes_of(Path("out")) == found
+    for particles in (4, 5):
+        assert f"Evaluate results num_particles={particles}\nRR/BR\n    0: RR " in resumed.out
+    assert {row["setting"] for row in table_of(Path("out/evaluate.arrow"))} == {"num_particles=4", "num_particles=5"}
+
+
+def test_runs_that_fail(workspace: Path, command: Command, luck: str) -> None:
+    """A failed run has a line and a row with its reason, and no model, be it an earlier one of another method."""
+    for name in ("localized_data_1/weights.csv", "repaired_model_1/weights.csv", "repaired_model_1/repair/model.keras"):
+        Path("out", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("out", name).write_text("of an earlier evaluation")
+    mine = Path("out/repaired_model_1/mine")
+    mine.write_text("mine")
+    words = [*WORDS, "--method", luck, "--num-runs", "3", "--verbose", "0"]
+    why = "seed 1 is odd, expected luck"
+    for more in ([], ["--resume"]):
+        done = command(*words, *more)
+        assert (done.code, done.out) == (4, ""), done.err
+        first, second = done.err.splitlines()
+        assert first == f"warning: run 1 failed: {why}"
+        assert second.startswith("warning: run 2 failed: loaded again, the repaired model gives row ")
+    left = {str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file()}
+    model = {f"repaired_model_0/{name}" for name in MODEL}
+    assert left == {*model, "repaired_model_1/mine", "result.txt", "evaluate.arrow"}
+    assert not Path("out/localized_data_1").exists()
+    good, bad, worse = table_of(Path("out/evaluate.arrow"))
+    assert worse["failed"] and worse["note"] in second and worse["changed"] is None
+    assert [good[name] for name in ("failed", "method", "changed", "fitness")] == [False, "Luck of mine", 1, 1.0]
+    assert [bad[name] for name in ("failed", "note", "search_rr", "seed")] == [True, why, None, 1]
+    rates = told_of(good)[3:]
+    text = Path("out/result.txt").read_text()
+    assert f"0: {rates}\n1: failed: {why}\n2: failed: " in text and text.endswith(f"\n\nAverage: {rates}")
+    assert "num_runs: 3" in text and "num_particles" not in text
+    done = command(*words, "--verbose", "2", "--resume")
+    assert f"    0: {rates}\n\n    1: failed: {why}\n" in done.out and "\nlucky\n" in done.out
+    assert done.out.endswith("out/repaired_model_0 … 2\nout/result.txt\nout/evaluate.arrow\n")
+
+
+def test_validation_chooses(workspace: Path, command: Command, luck: str) -> None:
+    """A repair that breaks rows of validation is not taken: the model is copied unchanged, and no patch is left."""
+    words = [*WORDS, "--method", luck, "--num-runs", "1"]
+    patch = Path("out/repaired_model_0/patch.arrow")
+    patch.parent.mkdir(parents=True)
+    patch.write_text("of an earlier evaluation")
+    done = command(*words, "--val-data", "data/val.h5")
+    assert done.code == 0 and "\n1 of 1 runs leave the model as it is: it is copied unchanged\n" in done.out
+    (row,) = table_of(Path("out/evaluate.arrow"))
+    names = ("offer", "changed", "validation_repaired", "validation_broken", "search_rr", "search_br")
+    assert [row[name] for name in names] == ["nothing", 0, 0, 0, 0.0, 0.0] and row["chance"] is not None
+    assert not patch.exists() and row["validation_wrong"] > 0
+    same = [np.array(keras.saving.load_model(path, compile=False).get_weights()[-1]) for path in ("model.keras", SAVED)]
+    assert (same[0] == same[1]).all()
+
+
+def test_all_runs_fail(workspace: Path, command: Command, luck: str) -> None:
+    before = contents(workspace)
+    done = command(*WORDS, "--method", luck, "--seed", "5", "--num-runs", "1", "--verbose", "0")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "error: Luck of mine cannot repair this model: seed 5 is odd, expected luck\n"
+    assert contents(workspace) == before
+
+
+def test_a_label_without_failures(workspace: Path, command: Command) -> None:
+    before = contents(workspace)
+    done = command(*WORDS, "--method", "head", "--target-data-dir", "data/negative/9")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == "data/negative/9: the label has no failures, there is nothing to evaluate\n"
+    assert contents(workspace) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--method", "arachnid"], ("there is no method 'arachnid'", "did you mean 'Arachne'")),
+        (["--method", "CrossFit", "--fronts", "2"], ("--fronts is of Arachne and the method is CrossFit",)),
+        (["--method", "head", "--recipes", "2:1"], ("--recipes is of CrossFit and the method is head",)),
+        (["--method", "offsets", "--optimiser", "DE"], ("--optimiser is of Arachne and CrossFit",)),
+        (["--recipes", "2:1"], ("--recipes is of CrossFit and the method is Arachne",)),
+        (["--weights-dir", "data"], ("--weights-dir is of NeuRecover and the method is Arachne",)),
+        (
+            ["--requirements", "no.toml"],
+            ("--requirements is of CrossFit and of --objective", "and the method is Arachne"),
+        ),
+        (["--method", "head", "--num-particles", "5"], ("--num-particles means nothing to head, which does not",)),
+        (["--method", "offsets", "--positive-weight", "5"], ("--positive-weight means nothing to offsets",)),
+        (["--method", "head", "--sweep", "num_particles=4,5"], ("'num_particles=4,5' and head has nothing to sweep",)),
+        (
+            ["--method", "offsets", "--sweep", "fronts=1,2"],
+            ("sweep is 'fronts=1,2', expected NAME=VALUE,… with NAME one of num_particles, num_iterations, min_itera",),
+        ),
+        (["--method", "CrossFit", "--sweep", "num_grad=1,2"], ("'num_grad=1,2', expected", "optimiser, de_factor")),
+        (["--method", "offsets", "--num-runs", "0"], ("num_runs is 0, expected at least 1",)),
+        (["--method", "offsets", "--sweep", "num_particles=4,0"], ("num_particles is 0, expected at least 1",)),
+        (
+            ["--method", "offsets", "--target-data-dir", "data/negative"],
+            ("data/negative: is not below a folder negative",),
+        ),
+        (["--method", "offsets", "--val-data", "data/nothing.h5"], ("data/nothing.h5",)),
+    ],
+)
+def test_refused(words: list[str], says: tuple[str, ...], workspace: Path, refused: Callable[..., str]) -> None:
+    refused(*WORDS, *words, says=says)
+
+
+def test_a_damaged_set_is_found_before_anything_is_repaired(workspace: Path, refused: Callable[..., str]) -> None:
+    path = workspace / "data/negative/6/repair.h5"
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+    refused(*WORDS, "--method", "offsets", "--verbose", "0", says=(str(path), "is damaged or cut short"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["CrossFit", "tail"])
+def test_other_kinds(method: str, workspace: Path, command: Command) -> None:
+    """CrossFit's own search is told and swept; what only tunes has nothing of a search in its result."""
+    few = ["--recipes", "2:1:epochs=2", "--sweep", "optimiser=PSO,DE", *FEW] if method == "CrossFit" else []
+    done = command(*WORDS, "--method", method, "--folds", "3", "--val-data", "data/val.h5", *few)
+    assert done.code == 0, done.err
+    rows = table_of(Path("out/evaluate.arrow"))
+    assert [row["setting"] for row in rows] == (
+        ["optimiser=PSO"] * 2 + ["optimiser=DE"] * 2 if method == "CrossFit" else ["", ""]
+    )
+    assert all(row["chance"] is not None for row in rows)
+    text = Path("out", rows[0]["setting"], "result.txt").read_text()
+    assert ("num_particles: 8" in text) == (method == "CrossFit") and ("num_iter" in text) == (method == "CrossFit")
