@@ -11,34 +11,35 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from cluster.compute.methods import MethodEvent, check_methods_on_workers, run_methods_on_workers
+from cluster.compute.methods import MethodEvent, repairs_of
 from cluster.compute.options import ComputeOptions
 from cluster.compute.placement import (
-    JOIN_SECONDS,
-    START_SECONDS,
     Means,
     Placement,
     cost_of,
     iteration_seconds,
+    joined_means,
     place_by_cost,
     place_rows,
     place_shares,
     place_tasks,
     place_tiles,
     searches_of,
+    startable_means,
 )
-from cluster.compute.tunings import TuningEvent, run_tunings_on_workers
+from cluster.compute.tunings import TuningEvent, tunings_of
 from cluster.compute.values import ValueWatch, warn_on_stderr
+from cluster.compute.whole import E, T, Whole, this_process
 from cluster.ray_cluster.local_workers import MODELS, check_local, unasked
 from cluster.records.checkpoint import Begun
 from cluster.workers.harvest import Reaper, TaskEvent, event_of
 from cluster.workers.judge import Judge
-from cluster.workers.methods import MethodTask, missing_methods, run_method
+from cluster.workers.methods import MethodTask
 from cluster.workers.model import ModelHandle
 from cluster.workers.passes import Pass, SetRows, block_pass, set_rows
 from cluster.workers.replica import Replica
@@ -51,7 +52,6 @@ from engine.core.types import Float32, Float64, Int64, Uint8
 from engine.data.image_set import ImageSet
 from engine.data.value_range import ValueRange
 from engine.methods.base import Subject
-from engine.methods.registry import METHODS
 from engine.models.load import LoadedModel
 from engine.passes.runners import Sums
 from engine.passes.sizes import PASS_ROWS
@@ -64,9 +64,6 @@ if TYPE_CHECKING:
     from cluster.workers.pool import WorkerPool
 
 __all__ = ["Compute", "ComputeOptions"]
-
-T = TypeVar("T")
-E = TypeVar("E")
 
 SETS_SECONDS = 2.0
 """Reading whole sets stays in this process where it takes no longer: workers need not be started for that."""
@@ -294,7 +291,7 @@ class Compute:
         result = self._tasks.run(model, base, task, states, SEGMENT_SECONDS)
         reaper, host = Reaper(judge), socket.gethostname()
         reaper.add(task, mine, result, None if judge is None else model.runner.layer)
-        return event_of(task, reaper.harvest(), "process", _this_process(), host, 0), result
+        return event_of(task, reaper.harvest(), "process", this_process(), host, 0), result
 
     def run_tunings(self, repair: CrossFit, tasks: Sequence[TuningTask]) -> Iterator[TuningEvent]:
         """Run tunings to their end; their results do not depend on where.
@@ -302,17 +299,7 @@ class Compute:
         Raises:
             InputError: the weights of a tuning did not stay finite.
         """
-        job, recipes = repair.job, repair.settings.recipes
-
-        def here(task: TuningTask) -> TuningEvent:
-            begun = time.perf_counter()
-            changes = self._tunings.run(repair.key, job, task, recipes)
-            return TuningEvent(task, changes, time.perf_counter() - begun, "process", _this_process())
-
-        def there(left: Sequence[TuningTask]) -> Iterator[TuningEvent]:
-            return run_tunings_on_workers(self._workers(), repair.key, _put(job), left, _put(recipes))
-
-        yield from self._spread(f"tuning {len(tasks)} tasks", tasks, here, there)
+        yield from self._run_whole(tunings_of(repair, self._tunings, len(tasks)), tasks)
 
     def run_methods(self, subject: Subject, tasks: Sequence[MethodTask], data: str) -> Iterator[MethodEvent]:
         """Run repairs by methods to their end; their results do not depend on where.
@@ -325,43 +312,24 @@ class Compute:
         Raises:
             InputError: a method cannot be had, here or on a worker.
         """
-        if not tasks:
-            return
-        names = tuple(dict.fromkeys(task.method for task in tasks))
-        if why := missing_methods(names):
-            raise InputError(why)
+        if tasks:
+            yield from self._run_whole(repairs_of(subject, tasks, data), tasks)
 
-        def here(task: MethodTask) -> MethodEvent:
-            return MethodEvent(task, run_method(subject, task, data), "process", _this_process())
-
-        def there(left: Sequence[MethodTask]) -> Iterator[MethodEvent]:
-            if foreign := [name for name in names if name not in METHODS]:
-                check_methods_on_workers(self._workers(), foreign)
-            return run_methods_on_workers(self._workers(), _put(subject), left, data)
-
-        yield from self._spread(f"{len(tasks)} repairs", tasks, here, there)
-
-    def _spread(
-        self,
-        what: str,
-        tasks: Sequence[T],
-        here: Callable[[T], E],
-        there: Callable[[Sequence[T]], Iterator[E]],
-    ) -> Iterator[E]:
+    def _run_whole(self, work: Whole[T, E], tasks: Sequence[T]) -> Iterator[E]:
         """Run whole tasks here or on workers: the first one tells what they cost."""
         left = list(tasks)
         placement = place_tasks(self._means(), len(left), force_tiles=False)
         while left and (placement is None or placement.where == "process"):
             begun = time.perf_counter()
-            event = here(left.pop(0))
+            event = work.here(left.pop(0))
             seconds = time.perf_counter() - begun
             yield event
             if placement is None:
                 placement = place_shares(self._means(), len(left), seconds)
         if placement is not None:
-            self._decide(what, f"on {len(self._workers())} workers" if left else "in this process", placement)
+            self._decide(work.what, f"on {len(self._workers())} workers" if left else "in this process", placement)
         if left:
-            yield from there(left)
+            yield from work.there(self._workers(), left)
 
     def _decide_search(self, placement: Placement) -> None:
         if placement.where == "process":
@@ -430,28 +398,9 @@ class Compute:
         return [block.result for block in results]
 
     def _means(self) -> Means:
-        options = self.options
-        if options.num_workers == 0:
-            return Means(0, asked=True, adds_hardware=False, only_workers=False, start_seconds=0.0)
-        asked, cores = options.num_workers is not None, os.cpu_count() or 1
-        # Where every worker has the threads that keep the bits the same, so has this process, and leaves cores idle.
-        here = min(options.threads or cores, cores)
         if self._resources is None or (self._starting is not None and self._pool is None):
-            # Started here, CPU workers share this machine's cores; several GPUs add hardware to the one used here.
-            gpus = backend.gpu_count()
-            workers = options.num_workers or (gpus if gpus > 1 else unasked(MODELS))
-            adds = gpus > 1 or (gpus == 0 and min(workers * here, cores) > here)
-            return Means(workers, asked, adds, only_workers=False, start_seconds=0.0 if asked else START_SECONDS)
-        resources = self._resources
-        if self._pool is not None:
-            only = self._pool.kinds != [backend.hardware_kind()]
-            start = 0.0
-        else:
-            only = resources.gpus_per_worker > 0 and backend.gpu_count() == 0
-            start = 0.0 if asked else JOIN_SECONDS
-        there = resources.workers * resources.threads
-        adds = resources.gpus_per_worker > 0 or (min(there, cores) if resources.local else there) > here
-        return Means(resources.workers, asked, adds, only, start)
+            return startable_means(self.options)
+        return joined_means(self.options, self._resources, None if self._pool is None else self._pool.kinds)
 
     def _connect(self) -> Resources:
         if self._resources is None:
@@ -493,11 +442,6 @@ class Compute:
         line = f"{what}: {where} ({placement.reason})"
         self.decisions.append(line)
         self.say(line)
-
-
-def _this_process() -> str:
-    """Host and process id."""
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _put(value: Any) -> Any:

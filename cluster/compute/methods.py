@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cluster.workers.methods import MethodTask
+from cluster.compute.whole import Whole, this_process
+from cluster.workers.methods import MethodTask, missing_methods, run_method
 from engine.core.errors import InputError
+from engine.methods.base import Subject
 from engine.methods.outcome import MethodOutcome
+from engine.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from cluster.workers.pool import WorkerPool
@@ -38,12 +41,34 @@ def check_methods_on_workers(pool: WorkerPool, names: Sequence[str]) -> None:
         raise InputError(why)
 
 
-def run_methods_on_workers(
-    pool: WorkerPool, subject: Any, tasks: Sequence[MethodTask], data: str
-) -> Iterator[MethodEvent]:
-    """Run tasks on workers, each told of as it ends; `subject` is a reference to what the driver put."""
-    from cluster.workers.pool import Call
+def repairs_of(subject: Subject, tasks: Sequence[MethodTask], data: str) -> Whole[MethodTask, MethodEvent]:
+    """How repairs by methods are run.
 
-    calls = [Call("run_method", (subject, task, data), tag=task) for task in tasks]
-    for call, outcome, worker in pool.run(calls):
-        yield MethodEvent(call.tag, outcome, "worker", pool.worker_name(worker))
+    Args:
+        subject: what they share.
+        tasks: all of them.
+        data: fingerprint of the pool.
+
+    Raises:
+        InputError: a method cannot be had here; on a worker, as they are run there.
+    """
+    names = tuple(dict.fromkeys(task.method for task in tasks))
+    if why := missing_methods(names):
+        raise InputError(why)
+
+    def here(task: MethodTask) -> MethodEvent:
+        return MethodEvent(task, run_method(subject, task, data), "process", this_process())
+
+    def there(pool: WorkerPool, left: Sequence[MethodTask]) -> Iterator[MethodEvent]:
+        import ray
+
+        from cluster.workers.pool import Call
+
+        if foreign := [name for name in names if name not in METHODS]:
+            check_methods_on_workers(pool, foreign)
+        shared = ray.put(subject)
+        calls = [Call("run_method", (shared, task, data), tag=task) for task in left]
+        for call, outcome, worker in pool.run(calls):
+            yield MethodEvent(call.tag, outcome, "worker", pool.worker_name(worker))
+
+    return Whole(f"{len(tasks)} repairs", here, there)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from cluster.compute.options import ComputeOptions
+from cluster.ray_cluster.local_workers import MODELS, unasked
 from cluster.workers.task import ReadyCase, RepairTask, TaskResult
+from engine import backend
 from engine.fitness.mixture import MixtureRows, mixture_tiles
 from engine.fitness.tiling import plan_tiles
+
+if TYPE_CHECKING:
+    from cluster.ray_cluster.connect import Resources
 
 Where = Literal["process", "workers", "tiles"]
 
@@ -49,6 +56,42 @@ class Means:
     adds_hardware: bool
     only_workers: bool
     start_seconds: float
+
+
+def startable_means(options: ComputeOptions) -> Means:
+    """What there is where no workers have been started or joined yet: they would be started here."""
+    if options.num_workers == 0:
+        return Means(0, asked=True, adds_hardware=False, only_workers=False, start_seconds=0.0)
+    asked, (cores, here) = options.num_workers is not None, _cores(options)
+    # Started here, CPU workers share this machine's cores; several GPUs add hardware to the one used here.
+    gpus = backend.gpu_count()
+    workers = options.num_workers or (gpus if gpus > 1 else unasked(MODELS))
+    adds = gpus > 1 or (gpus == 0 and min(workers * here, cores) > here)
+    return Means(workers, asked, adds, only_workers=False, start_seconds=0.0 if asked else START_SECONDS)
+
+
+def joined_means(options: ComputeOptions, resources: Resources, kinds: list[str] | None) -> Means:
+    """What there is with workers; `kinds` of hardware where they run already."""
+    if options.num_workers == 0:
+        return startable_means(options)
+    asked, (cores, here) = options.num_workers is not None, _cores(options)
+    if kinds is not None:
+        only, start = kinds != [backend.hardware_kind()], 0.0
+    else:
+        only = resources.gpus_per_worker > 0 and backend.gpu_count() == 0
+        start = 0.0 if asked else JOIN_SECONDS
+    there = resources.workers * resources.threads
+    adds = resources.gpus_per_worker > 0 or (min(there, cores) if resources.local else there) > here
+    return Means(resources.workers, asked, adds, only, start)
+
+
+def _cores(options: ComputeOptions) -> tuple[int, int]:
+    """Cores of this machine, and those that this process uses.
+
+    Where every worker has the threads that keep the bits the same, so has this process, and leaves cores idle.
+    """
+    cores = os.cpu_count() or 1
+    return cores, min(options.threads or cores, cores)
 
 
 def place_rows(means: Means, blocks: int, block_seconds: float, compile_seconds: float) -> Placement:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from engine.problem.crossfit import TuningTask
+from cluster.compute.whole import Whole, this_process
+from cluster.workers.tunings import TuningRunner
+from engine.problem.crossfit import CrossFit, TuningTask
 from engine.tuning.train import Changes
 
 if TYPE_CHECKING:
@@ -24,12 +27,23 @@ class TuningEvent:
     worker: str
 
 
-def run_tunings_on_workers(
-    pool: WorkerPool, key: str, job: Any, tasks: Sequence[TuningTask], recipes: Any
-) -> Iterator[TuningEvent]:
-    """Run tasks on workers, each reported as it ends; `job` and `recipes` are references to what the driver put."""
-    from cluster.workers.pool import Call
+def tunings_of(repair: CrossFit, runner: TuningRunner, count: int) -> Whole[TuningTask, TuningEvent]:
+    """How so many tasks of tunings of a repair are run, here by a runner."""
+    job, recipes = repair.job, repair.settings.recipes
 
-    calls = [Call("run_tuning", (key, job, task, recipes), tag=task) for task in tasks]
-    for call, (changes, seconds), worker in pool.run(calls, depth=2):
-        yield TuningEvent(call.tag, changes, seconds, "worker", pool.worker_name(worker))
+    def here(task: TuningTask) -> TuningEvent:
+        begun = time.perf_counter()
+        changes = runner.run(repair.key, job, task, recipes)
+        return TuningEvent(task, changes, time.perf_counter() - begun, "process", this_process())
+
+    def there(pool: WorkerPool, tasks: Sequence[TuningTask]) -> Iterator[TuningEvent]:
+        import ray
+
+        from cluster.workers.pool import Call
+
+        shared = ray.put(job), ray.put(recipes)
+        calls = [Call("run_tuning", (repair.key, shared[0], task, shared[1]), tag=task) for task in tasks]
+        for call, (changes, seconds), worker in pool.run(calls, depth=2):
+            yield TuningEvent(call.tag, changes, seconds, "worker", pool.worker_name(worker))
+
+    return Whole(f"tuning {count} tasks", here, there)
