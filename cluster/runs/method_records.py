@@ -183,13 +183,14 @@ def _reading_cells(subject: Subject, reading: Reading) -> dict[str, Any]:
     comparison = compare(test.labels, test.before, reading.test, subject.chain.classes)
     net, totals = comparison.fixed - comparison.broken, comparison.totals
     mine = list(subject.repaired)
+    judged = int(totals[mine].sum())
     others = [label for label in np.flatnonzero(totals).tolist() if label not in subject.repaired]
     changes = {label: float(net[label] / totals[label]) for label in others}
     worst = min(changes, key=lambda label: changes[label], default=-1)
     verdicts = check_requirements(subject.requirements, comparison)
     return {
         **told,
-        "gain": float(net[mine].sum() / max(1, totals[mine].sum())),
+        "gain": float(net[mine].sum() / judged) if judged else None,
         "all": float(net.sum() / totals.sum()),
         "worst": changes.get(worst),
         "worst_label": worst,

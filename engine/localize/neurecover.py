@@ -35,8 +35,8 @@ from engine import backend
 from engine.backend import ops
 from engine.core.errors import InputError
 from engine.core.types import Bool, Float32, Float64, Int64
-from engine.layers.dense_chain import DenseChain
-from engine.layers.head import row_losses
+from engine.layers.dense_chain import DenseChain, DenseLayer
+from engine.layers.head import Head, row_losses
 from engine.patches.patch import Patch
 
 ROWS = 64
@@ -183,8 +183,8 @@ def largest(values: Any, count: int) -> Bool:
 def traces(chain: DenseChain, inputs: Float32, labels: Int64) -> Traces:
     """F and |G| of rows (n, D), at least one, for all kernels of a chain."""
     kernels = [layer.kernel for layer in chain.layers]
-    program = _program(chain)
-    values = [backend.on_device(value) for value in chain.values.values()]
+    program = _program(chain.head, chain.layers)
+    values = [backend.on_device(chain.values[path]) for layer in chain.layers for path in layer.paths]
     sums = [np.zeros(chain.values[path].shape[0]) for path in kernels]
     slopes = [np.zeros(chain.values[path].shape) for path in kernels]
     for start in range(0, len(labels), ROWS):
@@ -206,21 +206,25 @@ def traces(chain: DenseChain, inputs: Float32, labels: Int64) -> Traces:
 
 
 @lru_cache(maxsize=4)
-def _program(chain: DenseChain) -> Callable[..., Any]:
-    """The pass of `traces`: sums over rows of |o| of each layer, and gradients of the summed loss by its kernel."""
-    names = list(chain.values)
-    kernels = [layer.kernel for layer in chain.layers]
+def _program(head: Head, layers: tuple[DenseLayer, ...]) -> Callable[..., Any]:
+    """The pass of `traces`: sums over rows of |o| of each layer, and gradients of the summed loss by its kernel.
+
+    Values are arguments, in the order of the pass: every call of a worker brings a chain of its own.
+    """
+    chain = DenseChain(head, layers, {})
+    names = [path for layer in layers for path in layer.paths]
+    kernels = [layer.kernel for layer in layers]
 
     def sums(rows: Any, true: Any, real: Any, values: list[Any]) -> Any:
         known = dict(zip(names, values, strict=True))
         reached, result = [], rows
-        for layer in chain.layers:
+        for layer in layers:
             reached.append(ops.sum(ops.abs(ops.cast(result, "float64")) * real[:, None], axis=0))
-            result = DenseChain(chain.head, (layer,), chain.values).logits(result, known)
+            result = DenseChain(head, (layer,), {}).logits(result, known)
 
         def loss(changed: list[Any]) -> Any:
             logits = chain.logits(rows, {**known, **dict(zip(kernels, changed, strict=True))})
-            return ops.sum(row_losses(chain.head, ops.cast(logits, "float64"), true) * real)
+            return ops.sum(row_losses(head, ops.cast(logits, "float64"), true) * real)
 
         return reached, backend.gradient(loss, [known[path] for path in kernels])
 

@@ -16,5 +16,5 @@ METHOD = Method(
     searches="weights of the last Dense layer on the Pareto front of gradient loss and forward impact",
     objective="counts of repaired negatives and intact positives over their mean losses",
     source="Sohn et al., Arachne, TOSEM 2023",
-    needs=("localised weights",),
+    needs=("localised weights", "last layer"),
 )

@@ -25,5 +25,5 @@ METHOD = Method(
     searches="weights of the last Dense layer on the Pareto front of gradient loss and forward impact",
     objective="soft margins of the requirements, then the gain of the labels under repair",
     source="this project, after Sohn et al., Arachne, TOSEM 2023",
-    needs=("localised weights",),
+    needs=("localised weights", "last layer"),
 )

@@ -20,5 +20,5 @@ METHOD = Method(
     searches="weights of the last Dense layer on the Pareto front of gradient loss and forward impact",
     objective="1 for each row that is right, 1 / (loss + 1) for each that is wrong",
     source="Sohn et al., Arachne, TOSEM 2023, published code of its second version",
-    needs=("localised weights",),
+    needs=("localised weights", "last layer"),
 )

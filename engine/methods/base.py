@@ -27,9 +27,10 @@ from engine.problem.case import LayerInputs
 from engine.problem.crossfit import CrossFitSettings, HeldOutRows
 from engine.search.loop import SearchSettings
 
-Need = Literal["folds", "localised weights", "checkpoints", "parts", "offsets"]
+Need = Literal["folds", "localised weights", "checkpoints", "parts", "offsets", "last layer"]
 """What a method works from besides rows: folds of the rows; weights that localisation blames; checkpoints of the
-training (`--weights-dir`); parts of the failures, one for each confusion; a last layer with biases."""
+training (`--weights-dir`); parts of the failures, one for each confusion; a last layer under repair with biases; a last
+layer under repair (`--target-layer`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +110,7 @@ class Subject:
         chain: the Dense layers under repair and those behind them.
         pool: rows that repairs are made from.
         validation: rows that choose among what a method offers, or None.
-        test: rows that judge, or None.
+        test: rows that judge, or None; a method always gets None, so that no repair can have seen them.
         repaired: labels under repair.
         requirements: of the result.
         settings: of all methods.
@@ -131,7 +132,7 @@ class MethodJob:
     """One repair: what a method may use.
 
     Attributes:
-        subject: the model and what is asked of it.
+        subject: the model and what is asked of it, without test rows.
         drawn: rows (n,) of the pool that it is made from; None for all.
         seed: of everything that is random.
     """
@@ -178,8 +179,11 @@ class Offer:
 
     Attributes:
         name: of it among the others, in words.
-        values: new values of the weights that it changes, float32, by path; none for the model as it is.
-        fitness: by the method's own objective, the larger the better; of `Repair.offers` comparable with one another.
+        values: new values of the weights that it changes, by path; none for the model as it is. What is judged and kept
+            is float32.
+        fitness: of what a search found, by the objective that it searched by, the larger the better; 0 where nothing
+            was searched. Two offers of one repair need not be comparable: they may be of searches with another worth of
+            positives, or steps towards one mixture, which all have the fitness of the whole.
         chance: that new rows keep all requirements, where the method says so itself.
     """
 
@@ -190,7 +194,7 @@ class Offer:
 
 
 NOTHING = Offer("nothing", {}, 0.0)
-"""The model as it is."""
+"""The model as it is. Every offer without another value becomes one of this name, and no other offer has it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,8 +203,8 @@ class Repair:
 
     Attributes:
         offers: at least one; the first is what the method finds where nobody chooses.
-        own: fitness of the model as it is by the same objective, which no first offer is below; None where the method
-            has no objective.
+        own: fitness of the model as it is by the objective of the first offer, which that is never below; None where
+            the method has no objective.
         chosen: number of the offer that the method takes by a rule of its own; None where validation rows choose.
         notes: what else is to be said.
     """
@@ -243,7 +247,9 @@ def lacking(method: Method, subject: Subject) -> str | None:
     if "checkpoints" in method.needs and len(subject.checkpoints) < 2:
         found = len(subject.checkpoints)
         return f"{method.name} compares checkpoints of the training and {found} are known, expected two (--weights-dir)"
+    name = subject.chain.layers[-1].name
+    if {"last layer", "offsets"} & set(method.needs) and not subject.chain.layers[-1].tuned:
+        return f"{method.name} changes {name}, which is not among the layers under repair, expected it (--target-layer)"
     if "offsets" in method.needs and subject.chain.offsets is None:
-        name = subject.chain.layers[-1].name
         return f"{method.name} adds offsets of labels and {name} has no bias, expected one that they go into"
     return None

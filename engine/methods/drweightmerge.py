@@ -154,5 +154,5 @@ METHOD = Method(
     searches="weights of the last Dense layer, for each confusion, and how much of each is taken",
     objective="Arachne's for each confusion; the merge: precision of all labels less what is wrong with the repaired",
     source="DistrRep, eAI-Repair-Toolkit 1.1.0, as meant",
-    needs=("localised weights", "parts"),
+    needs=("localised weights", "parts", "last layer"),
 )

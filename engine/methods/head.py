@@ -17,5 +17,5 @@ METHOD = Method(
     searches="the last Dense layer, by fine-tuning",
     objective="cross-entropy with the labels under repair counted twice, and the distance to the model as it is",
     source="fine-tuning",
-    needs=("folds",),
+    needs=("folds", "last layer"),
 )

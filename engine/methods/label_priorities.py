@@ -42,5 +42,5 @@ METHOD = Method(
     searches="weights of the last Dense layer on the Pareto front of gradient loss and forward impact",
     objective="Arachne's, rows weighed by their labels: positives of what failures are taken for count more",
     source="this project, after what eAI-Repair-Toolkit's labels.json is for",
-    needs=("localised weights",),
+    needs=("localised weights", "last layer"),
 )

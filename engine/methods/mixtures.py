@@ -14,7 +14,7 @@ import numpy as np
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import last_alone
-from engine.methods.base import MethodJob, Offer, Repair
+from engine.methods.base import NOTHING, MethodJob, Offer, Repair
 from engine.metrics.promise import Frontier
 from engine.problem.crossfit import CrossFit, CrossFitSettings, crossfit_of, joined_changes
 from engine.problem.mixed import mixed_values
@@ -96,8 +96,11 @@ class MixtureMethod:
         offers = []
         for number in taken:
             point = frontier.points[number]
-            values = fit.values(point.step) if point.step else {}
-            offers.append(Offer(f"step {point.step:g}", values, fit.fitness or 0.0, point.chance))
+            if point.step:
+                offer = Offer(f"step {point.step:g}", fit.values(point.step), fit.fitness or 0.0, point.chance)
+            else:
+                offer = replace(NOTHING, fitness=fit.own or 0.0, chance=point.chance)
+            offers.append(offer)
         return Repair(offers, fit.own, chosen=len(taken) - 1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from engine import backend
 from engine.core.errors import InputError, reason
 from engine.core.rng import generator
 from engine.core.types import Float32, Int64
-from engine.layers.dense_chain import DenseChain
+from engine.layers.dense_chain import DenseChain, DenseLayer
+from engine.layers.head import Head
 from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair, SeenRows, Subject, lacking
 from engine.metrics.comparison import Comparison, compare
 from engine.metrics.promise import frontier_of
@@ -31,7 +32,7 @@ class Reading:
     """One reading of a repair.
 
     Attributes:
-        offer: the change.
+        offer: the change; the one called "nothing" where no value is another.
         chance: that new rows keep all requirements; None where no row judged that it was not made from.
         promised: the chance reaches the confidence that is asked for; None where there is no chance.
         validation, test: classes (n,) that the repaired model predicts, or None without such rows.
@@ -108,16 +109,39 @@ def _carried_out(method: Method, job: MethodJob, begun: tuple[float, float]) -> 
     subject = job.subject
     if why := lacking(method, subject):
         raise InputError(why)
-    repair = method.repair(job) if len(job.failures) else Repair([NOTHING], notes=(_nothing_wrong(subject),))
+    blind = replace(job, subject=replace(subject, test=None))
+    repair = method.repair(blind) if len(blind.failures) else Repair([NOTHING], notes=(_nothing_wrong(subject),))
     took = _since(begun)
-    for path, value in (each for offer in repair.offers for each in offer.values.items()):
-        if not np.isfinite(value).all():
-            raise InputError(f"the method sets values of {path!r} to NaN or infinity, expected numbers")
+    repair = replace(repair, offers=[_checked(subject.chain, offer) for offer in repair.offers])
     first, taken = repair.offers[0], chosen(subject, repair)
     readings = {FOUND: _reading(subject, first)}
     readings[CHOSEN] = readings[FOUND] if taken is first else _reading(subject, taken)
     best = None if repair.own is None else first.fitness
     return MethodOutcome(readings, repair.own, best, *took, notes=repair.notes)
+
+
+def _checked(chain: DenseChain, offer: Offer) -> Offer:
+    """An offer in float32; as `NOTHING`, with its own fitness and chance, where no value is another."""
+    values = {}
+    for path, given in offer.values.items():
+        with np.errstate(over="ignore"):  # what float32 has no room for is infinite, and refused below
+            value = np.asarray(given, np.float32)
+        if path not in chain.values or value.shape != chain.values[path].shape:
+            expected = ", ".join(f"{known} {one.shape}" for known, one in chain.values.items())
+            raise InputError(f"the method changes {path!r} {value.shape}, expected weights of {expected}")
+        if not np.isfinite(value).all():
+            raise InputError(f"the method sets values of {path!r} to NaN or infinity, expected numbers of float32")
+        values[path] = value
+    if not _changed(chain, values):
+        return replace(NOTHING, fitness=offer.fitness, chance=offer.chance)
+    if offer.name == NOTHING.name:
+        raise InputError(f"the method calls a change {offer.name!r}, expected a name that is not the unchanged model's")
+    return replace(offer, values=values)
+
+
+def _changed(chain: DenseChain, values: Mapping[str, Float32]) -> int:
+    """How many values are others than those of the chain."""
+    return sum(int((value != chain.values[path]).sum()) for path, value in values.items())
 
 
 def chosen(subject: Subject, repair: Repair) -> Offer:
@@ -143,15 +167,11 @@ def chosen(subject: Subject, repair: Repair) -> Offer:
 
 
 def predicted(chain: DenseChain, values: Mapping[str, Float32], rows: SeenRows) -> Int64:
-    """Classes (n,) of rows under new values of some weights, by path."""
+    """Classes (n,) of rows under new values (float32) of some weights, by path."""
     if not values:
         return rows.before
-    for path, value in values.items():
-        if path not in chain.values or value.shape != chain.values[path].shape:
-            expected = ", ".join(f"{known} {values.shape}" for known, values in chain.values.items())
-            raise InputError(f"the method changes {path!r} {value.shape}, expected weights of {expected}")
-    placed = {path: backend.on_device(np.float32(values.get(path, value))) for path, value in chain.values.items()}
-    program = _program(chain)
+    placed = {path: backend.on_device(values.get(path, value)) for path, value in chain.values.items()}
+    program = _program(chain.head, chain.layers)
     inputs = rows.rows.inputs
     parts = []
     for start in range(0, len(inputs), PASS_ROWS):
@@ -163,8 +183,9 @@ def predicted(chain: DenseChain, values: Mapping[str, Float32], rows: SeenRows) 
 
 
 @functools.lru_cache(maxsize=4)
-def _program(chain: DenseChain) -> Callable[..., Any]:
-    found: Callable[..., Any] = backend.compiled(chain.logits)
+def _program(head: Head, layers: tuple[DenseLayer, ...]) -> Callable[..., Any]:
+    """The pass of a chain, whose values are arguments: every call of a worker brings a chain of its own."""
+    found: Callable[..., Any] = backend.compiled(DenseChain(head, layers, {}).logits)
     return found
 
 
@@ -191,8 +212,7 @@ def _reading(subject: Subject, offer: Offer) -> Reading:
         )
         chance = frontier.point.chance
     promised = None if chance is None else chance >= confidence
-    known = subject.chain.values
-    changed = sum(int((value != known[path]).sum()) for path, value in offer.values.items())
+    changed = _changed(subject.chain, offer.values)
     return Reading(offer, chance, promised, held_out["validation"], held_out["test"], changed)
 
 

@@ -1,7 +1,8 @@
 """The methods by name. Each is the `METHOD` of one module, which is imported when the method is first asked for.
 
 Other packages bring theirs as entry points of the group `repair_dist.methods`, `NAME = "package.module:METHOD"`; they
-are imported where they run, on workers too.
+are imported where they run, on workers too. Names are told apart without their case, as `check_name` finds them: none
+of another package takes the place of one of ours.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def method_names() -> tuple[str, ...]:
     Raises:
         InputError: the entry points of some package cannot be read.
     """
-    return (*METHODS, *(name for name in sorted(_plugins()) if name not in METHODS))
+    return (*METHODS, *sorted(_plugins()))
 
 
 def method_of(name: str) -> Method:
@@ -71,7 +72,10 @@ def check_name(name: str) -> str:
     Raises:
         InputError: there is no such method.
     """
-    known = {found.casefold(): found for found in method_names()}
+    names = method_names()
+    if name in names:
+        return name
+    known = {found.casefold(): found for found in names}
     if name.casefold() not in known:
         raise InputError(
             f"there is no method {name!r}, expected {listed(list(known.values()))}{suggestion(name, known.values())}"
@@ -80,6 +84,7 @@ def check_name(name: str) -> str:
 
 
 def _plugins() -> dict[str, tuple[EntryPoint, ...]]:
+    """Entry points by name, without those that have a name of ours."""
     try:
         found = entry_points(group=GROUP)
     except Exception as error:  # a file without the form of entry points raises almost anything
@@ -87,8 +92,11 @@ def _plugins() -> dict[str, tuple[EntryPoint, ...]]:
             f"the entry points of the installed packages cannot be read ({type(error).__name__}: {reason(error)}), "
             f"expected them in order to find {GROUP}"
         ) from error
+    ours = {name.casefold() for name in METHODS}
     by_name: dict[str, tuple[EntryPoint, ...]] = {}
     for entry in sorted(set(found), key=lambda entry: (entry.name, entry.value)):
+        if entry.name.casefold() in ours:
+            continue
         by_name[entry.name] = (*by_name.get(entry.name, ()), entry)
     return by_name
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +26,8 @@ class WeightSearch:
     """A search of weights of the last Dense layer as a function of its job.
 
     One search for each worth of a positive, all of the same weights; rows of validation choose. Labels under repair
-    follow one another, each from what the one before left.
+    follow one another, each from what the one before left; those without failures, and those whose failures have no
+    priority where the settings state some, are left out.
 
     Attributes:
         settings: of the searches where none are given.
@@ -41,7 +42,11 @@ class WeightSearch:
     adapt: Callable[[MethodJob, SearchSettings], SearchSettings] = lambda job, settings: settings
 
     def __call__(self, job: MethodJob) -> Repair:
-        """Localise and search."""
+        """Localise and search.
+
+        Raises:
+            InputError: no label under repair has a priority, or none has failures and weights to blame.
+        """
         settings = self.adapt(job, searching(self.settings, job.settings.search))
         target, features = last_target(job.chain, job.rows.rows.inputs)
         rows = replace(job.rows.rows, inputs=features)
@@ -62,7 +67,7 @@ class WeightSearch:
         (path,) = target.target.shapes
         kernel = target.target.kernel
         fitness, own = [], []
-        for label in job.subject.repaired:
+        for label in _searched_labels(job.subject.repaired, settings):
             case = find_case(target, kernel, rows, label, fronts=self.fronts)
             if case is None or not len(case.index):
                 continue
@@ -72,8 +77,22 @@ class WeightSearch:
             fitness.append(state.swarm.global_fitness)
             own.append(state.start_fitness)
         if not fitness:
-            raise InputError("the model gets every row of the labels under repair right, expected failures")
+            raise InputError("no search of the labels under repair found failures and weights to blame, expected some")
         return Offer("", {path: kernel}, float(np.mean(fitness))), float(np.mean(own))
+
+
+def _searched_labels(repaired: Sequence[int], settings: SearchSettings) -> Sequence[int]:
+    """The labels under repair whose failures count."""
+    if settings.priorities is None:
+        return repaired
+    counted = settings.priorities.repaired(repaired)
+    if not counted:
+        named = ", ".join(str(label) for label, weight in settings.priorities.repair if weight > 0)
+        raise InputError(
+            f"no failure of label {', '.join(map(str, repaired))} has a priority above 0, expected label {named} under "
+            "repair too"
+        )
+    return counted
 
 
 def searching(own: SearchSettings, given: SearchSettings | None) -> SearchSettings:

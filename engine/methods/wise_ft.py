@@ -6,12 +6,11 @@ Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022.
 from __future__ import annotations
 
 from engine.methods.base import Method
-from engine.methods.mixtures import MixtureMethod
-from engine.methods.tail import fit_tail
+from engine.methods.mixtures import MixtureMethod, fine_tuned
 
 METHOD = Method(
     name="WiSE-FT",
-    repair=MixtureMethod(fit_tail, "the way from the model as it is to `tail`"),
+    repair=MixtureMethod(fine_tuned, "the way from the model as it is to `tail`"),
     searches="how far to go from the model as it is to `tail`",
     objective="as of `tail`; rows of validation choose how far",
     source="Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022",

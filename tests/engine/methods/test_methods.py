@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from engine.core.errors import InputError
+from engine.fitness.priorities import Priorities
+from engine.layers.dense_chain import DenseChain
+from engine.localize import neurecover
+from engine.methods import outcome as outcomes_module
 from engine.methods.base import Method, MethodJob, Offer, Repair, Subject
 from engine.methods.outcome import CHOSEN, FOUND, MethodOutcome, carry_out, draw, predicted
-from engine.methods.registry import METHODS, check_name, method_names, method_of
+from engine.methods.registry import GROUP, METHODS, check_name, method_names, method_of
+from tests.support.plugins import Site
 from tests.support.subjects import CLASSES, LABEL, a_subject, forward
+
+OF_LAST = ("Arachne", "Arachne-v2", "Arachne-required", "label-priorities", "DRWeightMerge", "head", "offsets")
+"""Methods that change the last layer; so does label-offset."""
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +140,17 @@ def test_what_fails_is_told_and_what_is_wrong_with_a_method_too(subject: Subject
     def runs_off(job: MethodJob) -> Repair:
         return Repair([Offer("far", {"last/bias": np.array([0, np.nan, 0], np.float32)}, 0.0)])
 
+    def overflows(job: MethodJob) -> Repair:
+        return Repair([Offer("far", {"last/bias": np.array([0, 1e300, 0])}, 0.0)])
+
+    def misnames(job: MethodJob) -> Repair:
+        return Repair([Offer("nothing", {"last/bias": np.ones(3, np.float32)}, 0.0)])
+
     for repair, why in (
         (runs_off, "sets values of 'last/bias' to NaN or infinity, expected numbers"),
         (fails, "there is no luck"),
+        (overflows, "sets values of 'last/bias' to NaN or infinity, expected numbers of float32"),
+        (misnames, "calls a change 'nothing', expected a name"),
         (strays, "changes 'other/kernel' (3,), expected weights of hidden/kernel (4, 8)"),
     ):
         method = Method("plain", repair, "nothing", "none", "a test")
@@ -152,3 +172,132 @@ def test_nothing_changed_is_the_model_as_it_is(subject: Subject) -> None:
     assert (predicted(subject.chain, {}, rows) == rows.before).all()
     same = predicted(subject.chain, dict(subject.chain.values), rows)
     assert (same == rows.before).mean() > 0.99
+
+
+def offering(offers: Callable[[MethodJob], Sequence[Offer]], own: float | None = None) -> Method:
+    return Method("plain", lambda job: Repair(offers(job), own), "an offer", "none", "a test")
+
+
+def test_what_changes_no_value_is_the_model_as_it_is(subject: Subject) -> None:
+    """Whatever a method calls it; its fitness stays, so that what was found is not below the model."""
+    values = {path: value.astype(np.float64) for path, value in subject.chain.values.items()}
+    values["last/bias"] += 1e-12  # which float32 does not tell from it
+    values["hidden/kernel"][values["hidden/kernel"] == 0] = -0.0
+    done = carry_out(offering(lambda job: [Offer("as found", values, 1.5)], own=1.5), MethodJob(subject, None, 0))
+    assert not done.failed and (done.own, done.best) == (1.5, 1.5)
+    assert subject.test is not None
+    for reading in done.readings.values():
+        assert (reading.offer.name, reading.changed, dict(reading.offer.values)) == ("nothing", 0, {})
+        assert reading.test is not None and (reading.test == subject.test.before).all()
+    far = offering(lambda job: [Offer("far", {"last/bias": np.array([99.0, 0, 0])}, 0.0)])
+    left = carry_out(far, MethodJob(subject, None, 0))
+    assert left.readings[CHOSEN].offer.name == "nothing"
+    assert left.readings[CHOSEN].chance == done.readings[FOUND].chance is not None
+
+
+def test_crossfit_that_can_promise_no_step_offers_nothing(subject: Subject) -> None:
+    crossfit = replace(subject.settings.crossfit, step=0.0)
+    asked = replace(subject, settings=replace(subject.settings, crossfit=crossfit))
+    reading = carry_out(method_of("CrossFit"), MethodJob(asked, None, 1)).readings[CHOSEN]
+    assert (reading.offer.name, reading.changed) == ("nothing", 0) and reading.chance is not None
+
+
+def test_values_of_float64_are_taken_as_float32(subject: Subject) -> None:
+    bias = np.array([0.1, 0.2, 0.3])
+    reading = carry_out(offering(lambda job: [Offer("one", {"last/bias": bias}, 0.0)]), MethodJob(subject, None, 0))
+    offer = reading.readings[FOUND].offer
+    assert offer.values["last/bias"].dtype == np.float32 and (offer.values["last/bias"] == np.float32(bias)).all()
+
+
+def test_no_method_sees_the_rows_that_judge(subject: Subject) -> None:
+    seen = []
+
+    def offers(job: MethodJob) -> list[Offer]:
+        seen.append((job.subject.test, job.subject.validation, len(job.rows.labels), len(job.checkpoints)))
+        return [Offer("one", {"last/bias": np.ones(3, np.float32)}, 0.0)]
+
+    job = MethodJob(subject, np.arange(0, 240, 2), 0)
+    done = carry_out(offering(offers), job)
+    assert seen == [(None, subject.validation, len(job.rows.labels), 2)]
+    assert done.readings[FOUND].test is not None
+
+
+@pytest.mark.parametrize("name", [*OF_LAST, "label-offset"])
+def test_a_last_layer_that_is_not_under_repair_stays(name: str, subject: Subject) -> None:
+    hidden, last = subject.chain.layers
+    chain = replace(subject.chain, layers=(hidden, replace(last, tuned=False)))
+    done = carry_out(method_of(name), MethodJob(replace(subject, chain=chain), None, 1))
+    why = f"{name} changes last, which is not among the layers under repair, expected it (--target-layer)"
+    assert done.failed == why and not done.readings
+
+
+@pytest.mark.parametrize(("name", "frozen"), [("tail", 0), ("WiSE-FT", 1)])
+def test_layers_that_are_not_under_repair_stay(name: str, frozen: int, subject: Subject) -> None:
+    layers = [replace(layer, tuned=number != frozen) for number, layer in enumerate(subject.chain.layers)]
+    chain = replace(subject.chain, layers=tuple(layers))
+    repair = method_of(name).repair(MethodJob(replace(subject, chain=chain), None, 1))
+    values = repair.offers[0].values
+    changed = {path for path, value in values.items() if (value != chain.values[path]).any()}
+    assert changed == set(layers[1 - frozen].paths)
+
+
+def test_only_labels_with_a_priority_are_searched(subject: Subject) -> None:
+    method, job = method_of("label-priorities"), MethodJob(subject, None, 1)
+
+    def offers(repaired: tuple[int, ...], *pairs: tuple[int, float]) -> list[bytes]:
+        settings = replace(subject.settings, priorities=Priorities(pairs))
+        found = method.repair(replace(job, subject=replace(subject, repaired=repaired, settings=settings)))
+        return [offer.values["last/kernel"].tobytes() for offer in found.offers]
+
+    alone = offers((LABEL,), (LABEL, 1.0))
+    assert offers((0, LABEL), (LABEL, 1.0)) == offers((0, LABEL), (0, 0.0), (LABEL, 1.0)) == alone
+    assert offers((0, LABEL), (0, 1.0), (LABEL, 1.0)) != alone
+    with pytest.raises(InputError, match="label 0, 2 has a priority above 0, expected label 1 under repair"):
+        offers((0, LABEL), (1, 1.0))
+
+
+@pytest.mark.parametrize("name", ["Arachne", "label-priorities", "DRWeightMerge"])
+def test_a_label_without_failures_is_left_out(name: str, subject: Subject) -> None:
+    pool = subject.pool
+    drawn = np.flatnonzero((pool.labels != 0) | (pool.before == pool.labels))
+    jobs = [MethodJob(replace(subject, repaired=labels), drawn, 1) for labels in ((LABEL,), (0, LABEL))]
+    alone, both = (method_of(name).repair(job) for job in jobs)
+    assert [offer.name for offer in alone.offers] == [offer.name for offer in both.offers]
+    assert alone.offers[-1].values["last/kernel"].tobytes() == both.offers[-1].values["last/kernel"].tobytes()
+
+
+def test_an_equal_chain_is_not_traced_again(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers get a chain of their own with every repair."""
+    traced = []
+    logits = DenseChain.logits
+
+    def counted(self: DenseChain, *arguments: Any) -> Any:
+        traced.append(self)
+        return logits(self, *arguments)
+
+    monkeypatch.setattr(DenseChain, "logits", counted)
+    outcomes_module._program.cache_clear()
+    neurecover._program.cache_clear()
+    rows = subject.pool
+    counts, found = [], []
+    for scale in (1, 1, 2):
+        sent: DenseChain = pickle.loads(pickle.dumps(subject.chain))
+        sent = replace(sent, values={path: value * np.float32(scale) for path, value in sent.values.items()})
+        classes = predicted(sent, {"last/bias": np.array([0, 0, 2 * scale], np.float32)}, rows)
+        found.append((classes, neurecover.traces(sent, rows.rows.inputs, rows.labels)))
+        counts.append(len(traced))
+    assert counts[0] > 0 and counts == [counts[0]] * 3
+    (classes, first), (again, second), (_, other) = found
+    assert (classes == again).all()
+    assert all((first.impact[path] == second.impact[path]).all() for path in first.impact)
+    assert all((first.impact[path] != other.impact[path]).any() for path in first.impact)
+
+
+def test_no_package_takes_the_place_of_our_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(tmp_path / "site", monkeypatch)
+    names = ("arachne", "HEAD", "CrossFit", "mine")
+    site.install("shadows", dict.fromkeys(names, "shadows:METHOD"), group=GROUP)
+    assert method_names() == (*METHODS, "mine")
+    assert [check_name(name) for name in ("arachne", "HEAD", "MINE")] == ["Arachne", "head", "mine"]
+    with pytest.raises(InputError, match="method arachne is not installed here"):
+        method_of("arachne")
