@@ -105,7 +105,7 @@ POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
     "each positive input. Several, as in 100,200,400 or 0.1x,0.2x, give as many searches "
     f"[default: {POSITIVE_WEIGHTS}].",
 )
-@label_file_options
+@label_file_options("Arachne, label-priorities")
 @option(
     "--seeds",
     type=int,

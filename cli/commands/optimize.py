@@ -82,7 +82,7 @@ if TYPE_CHECKING:
 @crossfit_options
 @checkpoint_options
 @positive_weight_option
-@label_file_options
+@label_file_options("Arachne, label-priorities")
 @search_options
 @options_of("localize", "--num-grad")
 @option("--seed", type=int, default=0, show_default=True, help="First seed.")

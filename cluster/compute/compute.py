@@ -51,7 +51,6 @@ from engine.core.types import Float32, Float64, Int64, Uint8
 from engine.data.image_set import ImageSet
 from engine.data.value_range import ValueRange
 from engine.methods.base import Subject
-from engine.methods.registry import METHODS
 from engine.models.load import LoadedModel
 from engine.passes.runners import Sums
 from engine.passes.sizes import PASS_ROWS
@@ -335,8 +334,7 @@ class Compute:
             return MethodEvent(task, run_method(subject, task, data), "process", _this_process())
 
         def there(left: Sequence[MethodTask]) -> Iterator[MethodEvent]:
-            if foreign := [name for name in names if name not in METHODS]:
-                check_methods_on_workers(self._workers(), foreign)
+            check_methods_on_workers(self._workers(), names)
             return run_methods_on_workers(self._workers(), _put(subject), left, data)
 
         yield from self._spread(f"{len(tasks)} repairs", tasks, here, there)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster.workers.methods import MethodTask
+from cluster.workers.methods import MethodTask, foreign_origins
 from engine.core.errors import InputError
 from engine.methods.outcome import MethodOutcome
 
@@ -25,14 +25,17 @@ class MethodEvent:
 
 
 def check_methods_on_workers(pool: WorkerPool, names: Sequence[str]) -> None:
-    """Refuse workers that lack a method.
+    """Refuse workers that lack a method of another package, or have it in another version than here.
 
     Raises:
         InputError: names the first of them, with its node.
     """
     from cluster.workers.pool import Call
 
-    calls = [Call("missing_methods", (tuple(names),), tag=worker, worker=worker) for worker in range(len(pool))]
+    origins = foreign_origins(names)
+    if not origins:
+        return
+    calls = [Call("other_methods", (origins,), tag=worker, worker=worker) for worker in range(len(pool))]
     found = {call.tag: why for call, why, _ in pool.run(calls)}
     if why := next((found[worker] for worker in sorted(found) if found[worker]), ""):
         raise InputError(why)
@@ -44,6 +47,7 @@ def run_methods_on_workers(
     """Run tasks on workers, each told of as it ends; `subject` is a reference to what the driver put."""
     from cluster.workers.pool import Call
 
-    calls = [Call("run_method", (subject, task, data), tag=task) for task in tasks]
+    origins = foreign_origins(tuple(dict.fromkeys(task.method for task in tasks)))
+    calls = [Call("run_method", (subject, task, data, origins.get(task.method, "")), tag=task) for task in tasks]
     for call, outcome, worker in pool.run(calls):
         yield MethodEvent(call.tag, outcome, "worker", pool.worker_name(worker))

@@ -114,6 +114,7 @@ class Subject:
         requirements: of the result.
         settings: of all methods.
         checkpoints: of the training, in the order of their epochs.
+        checkpoints_error: why there are none, where some were given that cannot be read.
     """
 
     chain: DenseChain
@@ -124,6 +125,7 @@ class Subject:
     requirements: tuple[Requirement, ...]
     settings: MethodSettings = field(default_factory=MethodSettings)
     checkpoints: tuple[Checkpoint, ...] = ()
+    checkpoints_error: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,6 +244,8 @@ def lacking(method: Method, subject: Subject) -> str | None:
     """Why a method cannot repair a model, as far as that is known beforehand; None where nothing is."""
     if "checkpoints" in method.needs and len(subject.checkpoints) < 2:
         found = len(subject.checkpoints)
+        if subject.checkpoints_error:
+            return subject.checkpoints_error
         return f"{method.name} compares checkpoints of the training and {found} are known, expected two (--weights-dir)"
     if "offsets" in method.needs and subject.chain.offsets is None:
         name = subject.chain.layers[-1].name
