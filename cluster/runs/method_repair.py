@@ -29,6 +29,7 @@ from cluster.workers.methods import MethodTask, foreign_origins
 from engine.core.errors import WorkError
 from engine.core.lock import LOCK, locked
 from engine.core.progress import Progress, Tick, ignore, unseen
+from engine.core.types import Float32
 from engine.methods.base import MethodSettings, Offer, Repair, Subject
 from engine.methods.outcome import CHOSEN, chosen
 from engine.metrics.accuracy import paired_changes
