@@ -152,7 +152,8 @@ def command(
     CrossFit pools the rows of all chunks, and says with what chance its requirements hold on new rows; Arachne searches
     every chunk and label and keeps the patches that are best on --val-data.
 
-    Exit code 3: a requirement is not promised, or not met, on test data if given; 4: some chunks could not be read.
+    Exit code 3: a requirement is not promised, or not met, on test data if given; 4: some chunks could not be read,
+    or some repairs failed.
 
     Example: repair-dist batch --model-dir model --chunks data/repairsets --labels pedestrian --test-data data/test.h5
     --requirements requirements.toml --num-workers 8 --output-dir runs/pedestrian

@@ -121,7 +121,8 @@ def command(
 ) -> Any:
     """Repair a model, save, reload and measure it.
 
-    Exit code 3: CrossFit does not promise what --requirements states, or it is not met on --test-data.
+    Exit code 3: CrossFit does not promise what --requirements states, or it is not met on --test-data; 4: some seeds of
+    a method of `compare` failed.
 
     Example: repair-dist optimize --model-dir model --target-data-dir data/repairsets/0/negative/6 --seeds 8
     --num-workers 8

@@ -214,7 +214,7 @@ def test_a_label_without_failures(workspace: Path, command: Command) -> None:
         (["--method", "Arachne-v2", "--folds", "3"], ("--folds is of CrossFit, ", "and the method is Arachne-v2")),
         (
             ["--method", "NeuRecover", "--verbose", "0"],
-            ("NeuRecover compares checkpoints of the training and 0 are known",),
+            ("NeuRecover compares checkpoints of the training",),
         ),
         (["--method", "NeuRecover", "--weights-dir", "no"], ("no: no such folder, expected one with checkpoints",)),
         (["--weights-dir", "data"], ("--weights-dir is of NeuRecover and the method is Arachne",)),
