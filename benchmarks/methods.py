@@ -202,7 +202,7 @@ def _compare(piece: Piece, place: Place, runs: Path, methods: str, num_workers: 
     command += ["--val-data", place.data / "val.h5", "--test-data", place.data / "test.h5", "--methods", methods]
     command += ["--draws", piece.draws, "--seed", piece.seed, "--rows", piece.cell.rows]
     command += ["--num-workers", num_workers, "--output-dir", runs / piece.name, "--resume"]
-    if place.checkpoints is not None:
+    if place.checkpoints is not None and (methods == "all" or "neurecover" in methods.casefold()):
         command += ["--weights-dir", place.checkpoints]
     with (runs / f"{piece.name}.log").open("a", encoding="utf-8") as log:
         started = [sys.executable, "-c", COMMAND, *map(str, command)]

@@ -105,7 +105,7 @@ POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
     "each positive input. Several, as in 100,200,400 or 0.1x,0.2x, give as many searches "
     f"[default: {POSITIVE_WEIGHTS}].",
 )
-@label_file_options
+@label_file_options("Arachne, label-priorities")
 @option(
     "--seeds",
     type=int,
@@ -152,7 +152,8 @@ def command(
     CrossFit pools the rows of all chunks, and says with what chance its requirements hold on new rows; Arachne searches
     every chunk and label and keeps the patches that are best on --val-data.
 
-    Exit code 3: a requirement is not promised, or not met, on test data if given; 4: some chunks could not be read.
+    Exit code 3: a requirement is not promised, or not met, on test data if given; 4: some chunks could not be read,
+    or some repairs failed.
 
     Example: repair-dist batch --model-dir model --chunks data/repairsets --labels pedestrian --test-data data/test.h5
     --requirements requirements.toml --num-workers 8 --output-dir runs/pedestrian

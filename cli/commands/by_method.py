@@ -12,11 +12,9 @@ from cli.commands.batch import means_all, parse_labels
 from cli.commands.crossfit import crossfit_repair, rows_of_target, tell_loss, use_one_thread
 from cli.commands.report import results
 from cli.shared.console import Console, created, echo
-from cli.shared.method_options import method_settings, refuse_unsearched
-from cli.shared.objective_options import stated_priorities
+from cli.shared.method_options import checkpoint_folder, method_settings, refuse_unsearched
+from cli.shared.objective_options import PRIORITIES, stated_priorities
 from engine.core.errors import InputError
-
-PRIORITIES = "label-priorities"
 
 if TYPE_CHECKING:
     from cluster.compute.options import ComputeOptions
@@ -50,7 +48,9 @@ def optimize_by_method(
     folder = target_data_dir[0].absolute()
     label, rows = rows_of_target(folder, positive_inputs_dir)
     output = folder if output_dir is None else output_dir.absolute()
-    work = method_repair(method, crossfit_repair(model, rows, (label,), folder, output, **options), {}, **options)
+    repair = crossfit_repair(model, rows, (label,), folder, output, **options)
+    work = method_repair(method, repair, {}, model_dir=model_dir, **options)
+    work = replace(work, label_file=options["label_file"])
     directory = run_dir or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
     code = run_method_repair(work, compute_settings, directory, verbose=verbose, **options)
     if verbose:
@@ -91,7 +91,7 @@ def batch_by_method(
     if not means_all(labels, repair.label_names):
         repair = replace(repair, repaired=parse_labels(labels, model.classes, repair.label_names))
     unreadable = {chunk.folder: chunk.error for chunk in files if chunk.images is None}
-    work = method_repair(method, repair, unreadable, **options)
+    work = method_repair(method, repair, unreadable, model_dir=model_dir, **options)
     return run_method_repair(work, compute_settings, output, verbose=max(verbose, 1), **options)
 
 
@@ -100,6 +100,7 @@ def method_repair(
     repair: Any,
     unreadable: Mapping[Path, str],
     *,
+    model_dir: Path,
     settings: SearchSettings,
     weights_dir: Path | None,
     last: tuple[int, int],
@@ -126,7 +127,8 @@ def method_repair(
         method_settings(repair.settings, settings, positive_weight),
         priorities=stated_priorities(label_file, positive_label_file, repair.model.classes),
     )
-    return MethodRepair(repair, method, mine, weights_dir, last, unreadable)
+    folder = checkpoint_folder(weights_dir, model_dir, [method])
+    return MethodRepair(repair, method, mine, folder, last, unreadable)
 
 
 def run_method_repair(

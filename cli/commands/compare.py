@@ -14,15 +14,20 @@ from cli.commands.crossfit import use_one_thread
 from cli.shared.console import Console, created, echo
 from cli.shared.help import Sectioned
 from cli.shared.method_options import (
+    CROSSFIT,
+    checkpoint_folder,
     checkpoint_options,
     crossfit_options,
     crossfit_settings,
     read_promises,
+    refuse_unneeded,
     requirements_option,
+    was_given,
 )
-from cli.shared.objective_options import label_file_options, stated_priorities
+from cli.shared.objective_options import PRIORITIES, label_file_options, stated_priorities
 from cli.shared.options import (
     PATH,
+    check_seeds,
     compute_options,
     model_options,
     option,
@@ -69,7 +74,7 @@ DRAWS = 5
 @crossfit_options
 @target_layer_option
 @checkpoint_options
-@label_file_options
+@label_file_options(PRIORITIES)
 @option("--output-dir", type=PATH, required=True, help="Run directory: tables, and what `report` makes a page of.")
 @option("--resume", type=bool, help="Go on with the interrupted run in --output-dir, or start it.")
 @option("--overwrite", type=bool, help="Replace an earlier run.")
@@ -80,7 +85,9 @@ def command(compute_settings: ComputeOptions, verbose: int, **options: Any) -> i
     """Repair a model by several methods from several draws of the same rows, to the same requirements, and judge.
 
     Rows of --val-data choose within a method, those of --test-data judge. A method that cannot run has a line that says
-    why. `repair-dist report` makes a page of the result.
+    why, and is no failure of the command. `repair-dist report` makes a page of the result.
+
+    Exit code 4: some chunks could not be read.
 
     Example: repair-dist compare --model-dir model --chunks data/repairsets --labels pedestrian --val-data data/val.h5
     --test-data data/test.h5 --num-workers 8 --output-dir runs/compared
@@ -110,6 +117,7 @@ def compare(
     from cluster.runs.compare import check_comparison, run_comparison
 
     check_comparison(work)
+    check_seeds(work.seed, work.draws)
     if not (resume and holds_run(output_dir)):
         RunRecords.check_new(output_dir, overwrite=overwrite)
     with (
@@ -157,7 +165,9 @@ def make_comparison(
         InputError: something is missing, damaged, or does not fit.
     """
     names = parse_methods(methods)
+    refuse_unused(names)
     use_one_thread()
+    folder = checkpoint_folder(weights_dir, model_dir, names)
 
     from cluster.batch.spec import open_chunks
     from cluster.runs.compare import Comparison
@@ -198,7 +208,7 @@ def make_comparison(
         seed=seed,
         validation=validation,
         test=test,
-        checkpoints=weights_dir,
+        checkpoints=folder,
         last=last,
         output=output_dir,
         allow_shared_rows=allow_shared_rows,
@@ -220,6 +230,20 @@ def parse_methods(text: str) -> tuple[str, ...]:
     if not found or len(set(found)) < len(found):
         raise InputError(f"methods is {text!r}, expected names of methods, each once, or all")
     return found
+
+
+def refuse_unused(names: Sequence[str]) -> None:
+    """Refuse options of the current command line that none of the methods uses.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    owners = {"recipes": CROSSFIT, "step": CROSSFIT, "label_file": PRIORITIES, "positive_label_file": PRIORITIES}
+    for name, owner in owners.items():
+        if was_given(name) and owner not in names:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag} is of {owner}, which is not among --methods, expected one with the other")
+    refuse_unneeded(names, f"the methods are {', '.join(names)}")
 
 
 def rows_of_draw(sets: Sequence[int]) -> int:

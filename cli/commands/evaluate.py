@@ -127,6 +127,8 @@ def command(compute_settings: ComputeOptions, verbose: int, method: str, **optio
     of the negative and the positive inputs, and of held-out rows that the model as it is gets wrong (of the label under
     repair, if it is one) and right.
 
+    Exit code 4: some runs failed.
+
     Example: repair-dist evaluate --dataset fashion-mnist --model-dir model --target-data-dir
     data/repairsets/0/negative/6 --test-data data/test.h5 --output-dir evaluated --num-runs 10
     --sweep num_particles=20,100 --num-workers 8

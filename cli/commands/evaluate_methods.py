@@ -18,6 +18,7 @@ from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
     OF_METHOD,
+    checkpoint_folder,
     crossfit_search,
     method_settings,
     refuse_unsearched,
@@ -144,7 +145,7 @@ def make_method_evaluation(
             positive_inputs_dir=positive_inputs_dir or paths.positives,
             output_dir=output,
         ),
-        checkpoints=weights_dir,
+        checkpoints=checkpoint_folder(weights_dir, model_dir, [method]),
         last=last,
     )
 

@@ -10,6 +10,7 @@ import click
 
 from cli.shared.console import Console, created, echo
 from cli.shared.help import Sectioned
+from cli.shared.method_options import checkpoint_options, checkpoints_beside
 from cli.shared.options import (
     PATH,
     SEARCH_OPTIONS_OF_TOOLKIT,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 ARACHNE, NEURECOVER = "Arachne", "NeuRecover"
 
-OF_METHOD = {ARACHNE: ("num_grad", "forward_impact", "fronts"), NEURECOVER: ("weights_dir", "last")}
+_OF_ONE = {ARACHNE: ("num_grad", "forward_impact", "fronts"), NEURECOVER: ("weights_dir", "last")}
 """Options that mean something to one method only."""
 
 
@@ -61,16 +62,7 @@ OF_METHOD = {ARACHNE: ("num_grad", "forward_impact", "fronts"), NEURECOVER: ("we
     help="Positive inputs, which NeuRecover, and layers other than the last Dense one, are judged by too [default: "
     "positive beside negative].",
 )
-@option(
-    "--weights-dir",
-    type=PATH,
-    help="NeuRecover: checkpoints of the training [default: logs/model_check_points beside the model].",
-)
-@option(
-    "--last",
-    metavar="K,L",
-    help="NeuRecover: compare the K-th checkpoint from the end with the L-th; K alone: with the last [default: 2,1].",
-)
+@checkpoint_options
 @localize_options(fronts=1)  # the published method
 @target_layer_option
 @options_of("optimize", *SEARCH_OPTIONS_OF_TOOLKIT)
@@ -83,7 +75,7 @@ def command(
     target_data_dir: Path,
     positive_inputs_dir: Path | None,
     weights_dir: Path | None,
-    last: str | None,
+    last: tuple[int, int],
     num_grad: int | None,
     target_layer: tuple[str, ...],
     forward_impact: str,
@@ -98,26 +90,23 @@ def command(
 
     Example: repair-dist localize --model-dir model --target-data-dir data/repairsets/0/negative/6
     """
-    for name in (name for other, names in OF_METHOD.items() if other != method for name in names):
+    for name in (name for other, names in _OF_ONE.items() if other != method for name in names):
         if given(name):
             flag, other = f"--{name.replace('_', '-')}", NEURECOVER if method == ARACHNE else ARACHNE
             raise InputError(f"{flag} is of {other} and the method is {method}, expected one without the other")
     for name, value in (("num_grad", num_grad), ("fronts", fronts)):
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
-    compared = _compared(last)
 
     from engine.data.outcomes import open_negatives
     from engine.localize.weights_file import ARROW, CSV
-    from engine.models.checkpoints import FOLDER
     from engine.models.load import load_model
 
     negatives = open_negatives(target_data_dir)
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     work = _Work(model, negatives, target_data_dir, positive_inputs_dir, target_layer, compute_settings, verbose)
     if method == NEURECOVER:
-        beside = model_dir if model_dir.is_dir() else model_dir.parent
-        found = _by_checkpoints(work, weights_dir or beside / FOLDER, compared)
+        found = _by_checkpoints(work, weights_dir or checkpoints_beside(model_dir), last)
     else:
         found = _by_gradients(work, num_grad, cast("Impact", forward_impact), fronts)
     if found is None:
@@ -243,16 +232,3 @@ def _by_checkpoints(work: _Work, folder: Path, last: tuple[int, int]) -> _Found 
     held = tuple(dict.fromkeys(blame.weights))
     blamed = resolve_target(model.model, model.loss, model.classes, model.path, held)
     return blamed, blamed.index_of(blame.patch, str(folder)), positives.rows
-
-
-def _compared(text: str | None) -> tuple[int, int]:
-    """`--last` as numbers of checkpoints from the end: K,L, or K alone for K,1."""
-    from engine.models.checkpoints import LAST_TWO
-
-    if text is None:
-        return LAST_TWO
-    words = text.split(",")
-    if not 1 <= len(words) <= 2 or not all(word.strip().isdecimal() for word in words):
-        raise InputError(f"last is {text!r}, expected K,L: numbers of two checkpoints from the end, as 2,1")
-    numbers = [int(word) for word in words]
-    return numbers[0], numbers[1] if len(numbers) == 2 else 1

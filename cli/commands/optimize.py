@@ -82,7 +82,7 @@ if TYPE_CHECKING:
 @crossfit_options
 @checkpoint_options
 @positive_weight_option
-@label_file_options
+@label_file_options("Arachne, label-priorities")
 @search_options
 @options_of("localize", "--num-grad")
 @option("--seed", type=int, default=0, show_default=True, help="First seed.")
@@ -121,7 +121,8 @@ def command(
 ) -> Any:
     """Repair a model, save, reload and measure it.
 
-    Exit code 3: CrossFit does not promise what --requirements states, or it is not met on --test-data.
+    Exit code 3: CrossFit does not promise what --requirements states, or it is not met on --test-data; 4: some seeds of
+    a method of `compare` failed.
 
     Example: repair-dist optimize --model-dir model --target-data-dir data/repairsets/0/negative/6 --seeds 8
     --num-workers 8

@@ -139,8 +139,10 @@ def merge_command(
     check_options(method, given if method == "union" else {"--model-dir": model_dir, **given})
     check_new_file(output, overwrite)
     if method == "weighted":
+        from cli.commands.crossfit import use_one_thread
         from engine.models.load import load_model
 
+        use_one_thread()
         loaded = load_model(Path(model_dir or ""), allow_custom_code=allow_custom_code)
         named = {name: open_patch(name, loaded) for name in patches}
         if len(named) < len(patches):

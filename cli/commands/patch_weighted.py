@@ -52,7 +52,8 @@ def merge_of_files(
     score = read_merge_settings(settings, images.classes, names)
     positives = [found for folder in positive_inputs_dir if (found := open_positives(folder)) is not None]
     work = WeightedMerge(model, patches, score, (images, *positives), search, seed, apart)
-    with Console(1) as console, Compute(ComputeOptions(num_workers=0), lambda line: None, warn=console.warn) as compute:
+    options = ComputeOptions(num_workers=0, threads=1)
+    with Console(1) as console, Compute(options, lambda line: None, warn=console.warn) as compute:
         report = merge_weighted(work, compute, console.rows)
     rows = [["the model as it is", "", f"{report.own:.6f}"]]
     for name, share, alone in zip(patches, report.coefficients, report.alone, strict=True):

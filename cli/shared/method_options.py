@@ -11,9 +11,10 @@ import click
 
 from cli.shared.options import PATH, option
 from engine.core.errors import InputError
+from engine.core.names import listed
 
 if TYPE_CHECKING:
-    from engine.methods.base import MethodSettings
+    from engine.methods.base import MethodSettings, Need
     from engine.metrics.requirements import Requirements
     from engine.problem.crossfit import CrossFitSettings
     from engine.search.loop import SearchSettings
@@ -33,12 +34,15 @@ OF_METHOD: Mapping[str, Sequence[str]] = {
 
 OF_OTHERS = frozenset(
     (
-        *("folds", "promise_rows", "weights_dir", "last", "seed", "seeds", "requirements", "val_data", "test_data"),
+        *("folds", "promise_rows", "seed", "seeds", "requirements", "val_data", "test_data"),
         *("num_particles", "num_iterations", "min_iteration_range", "positive_weight"),
         *("label_file", "positive_label_file"),
     )
 )
 """Parameters of methods, of those above and of searches, that mean something to methods without such a pipeline."""
+
+OF_NEEDS: Mapping[str, Need] = {"folds": "folds", "weights_dir": "checkpoints", "last": "checkpoints"}
+"""Parameters that mean something to methods which work from this, and to no other."""
 
 _OF_SEARCHES = ("optimiser", "velocity_phi", "phi_split", "velocity_floor", "de_factor", "de_crossover", "cma_step")
 """Further parameters that do not."""
@@ -70,24 +74,65 @@ def checkpoint_options(function: F) -> F:
             show_default=True,
             metavar="K,L",
             callback=lambda _, __, given: _parse_last(given),
-            help="NeuRecover: the two checkpoints, counted from the last.",
+            help="NeuRecover: compare the K-th checkpoint from the end with the L-th; K alone: with the last.",
         ),
-        option("--weights-dir", type=PATH, help="NeuRecover: folder with checkpoints of the training."),
+        option(
+            "--weights-dir",
+            type=PATH,
+            help="NeuRecover: checkpoints of the training [default: logs/model_check_points beside the model].",
+        ),
     ):
         function = decorate(function)
     return function
 
 
 def _parse_last(text: str) -> tuple[int, int]:
-    """Two checkpoints counted from the last, the earlier one first: `2,1`.
+    """Two checkpoints counted from the last, the earlier one first: `5,2`, or `5` for `5,1`.
 
     Raises:
         InputError: it does not name two.
     """
     parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or not int(parts[0]) > int(parts[1]) >= 1:
-        raise InputError(f"last is {text!r}, expected two checkpoints counted from the last, as in 2,1")
-    return int(parts[0]), int(parts[1])
+    numbers = [int(part) for part in parts if part.isdecimal() and len(part) < 10]
+    earlier, later = (*numbers, 1, 1)[:2]
+    if len(numbers) < len(parts) or len(parts) > 2 or not earlier > later >= 1:
+        raise InputError(f"last is {text!r}, expected K,L: two checkpoints counted from the end, as in 2,1")
+    return earlier, later
+
+
+def checkpoints_beside(model: Path) -> Path:
+    """Where `train` leaves the checkpoints of a model, given as `--model-dir` takes it."""
+    from engine.models.checkpoints import FOLDER
+
+    return (model if model.is_dir() else model.parent) / FOLDER
+
+
+def checkpoint_folder(given: Path | None, model: Path, methods: Sequence[str]) -> Path | None:
+    """Where the checkpoints of a training are that methods compare: what was given, or else where `train` leaves them.
+
+    None where no method needs some, or nothing was given and there is no such folder.
+
+    Raises:
+        InputError: `--last` is of no use without a folder.
+    """
+    if not any("checkpoints" in _needs(method) for method in methods):
+        return None
+    beside = checkpoints_beside(model)
+    if given is None and not beside.is_dir():
+        if was_given("last"):
+            raise InputError(f"--last is given and {beside} is no folder, expected --weights-dir too")
+        return None
+    return beside if given is None else given
+
+
+def _needs(name: str) -> Sequence[str]:
+    """What a method works from; nothing where it cannot be imported, which is told when it is to run."""
+    from engine.methods.registry import method_of
+
+    try:
+        return method_of(name).needs
+    except InputError:
+        return ()
 
 
 def crossfit_options(function: F) -> F:
@@ -126,14 +171,29 @@ def refuse_other_methods(method: str) -> None:
     others = {**OF_METHOD, **({} if method in OF_METHOD else {f"{ARACHNE} and {CROSSFIT}": _OF_SEARCHES})}
     for other, names in others.items():
         for name in names if other != method else ():
-            if name not in mine and name in context.params and was_given(name):
+            if name not in mine and name not in OF_NEEDS and name in context.params and was_given(name):
                 flag = f"--{name.replace('_', '-')}"
                 raise InputError(f"{flag} is of {other} and the method is {method}, expected one without the other")
-    if method in OF_METHOD:
-        for name in ("weights_dir", "last"):
-            if name in context.params and was_given(name):
-                flag = f"--{name.replace('_', '-')}"
-                raise InputError(f"{flag} is of NeuRecover and the method is {method}, expected one without the other")
+    refuse_unneeded([method], f"the method is {method}")
+
+
+def refuse_unneeded(methods: Sequence[str], chosen: str) -> None:
+    """Refuse options of the current command line that mean nothing to any of some methods, as those do without it.
+
+    Args:
+        methods: their names.
+        chosen: that they are the ones, in words.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    from engine.methods.registry import METHODS
+
+    for name, need in OF_NEEDS.items():
+        if was_given(name) and not any(need in _needs(method) for method in methods):
+            owners = listed([method for method in METHODS if need in _needs(method)], len(METHODS))
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag} is of {owners} and {chosen}, expected one without the other")
 
 
 def refuse_unsearched(method: str, stated: Sequence[str]) -> None:

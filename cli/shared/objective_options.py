@@ -18,20 +18,28 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def label_file_options(function: F) -> F:
-    """`--label-file` and `--positive-label-file`."""
-    function = option(
-        "--positive-label-file",
-        type=PATH,
-        help="Arachne, with --label-file: positive/labels.json, whose prevent_degradation says what a positive input "
-        "of each label is worth [default: all alike].",
-    )(function)
-    return option(
-        "--label-file",
-        type=PATH,
-        help="Arachne: negative/labels.json of `target`, edited: repair_priority says what a negative input of each "
-        "label is worth, 0 nothing.",
-    )(function)
+PRIORITIES = "label-priorities"
+"""The method that is Arachne with priorities of labels."""
+
+
+def label_file_options(owners: str) -> Callable[[F], F]:
+    """`--label-file` and `--positive-label-file`, of these methods."""
+
+    def decorate(function: F) -> F:
+        function = option(
+            "--positive-label-file",
+            type=PATH,
+            help=f"{owners}, with --label-file: positive/labels.json, whose prevent_degradation says what a positive "
+            "input of each label is worth [default: all alike].",
+        )(function)
+        return option(
+            "--label-file",
+            type=PATH,
+            help=f"{owners}: negative/labels.json of `target`, edited: repair_priority says what a negative input of "
+            "each label is worth, 0 nothing.",
+        )(function)
+
+    return decorate
 
 
 def check_objective(

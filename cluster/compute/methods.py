@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cluster.compute.whole import Whole, this_process
-from cluster.workers.methods import MethodTask, missing_methods, run_method
+from cluster.workers.methods import MethodTask, foreign_origins, missing_methods, run_method
 from engine.core.errors import InputError
 from engine.methods.base import Subject
 from engine.methods.outcome import MethodOutcome
-from engine.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from cluster.workers.pool import WorkerPool
@@ -28,14 +27,17 @@ class MethodEvent:
 
 
 def check_methods_on_workers(pool: WorkerPool, names: Sequence[str]) -> None:
-    """Refuse workers that lack a method.
+    """Refuse workers that lack a method of another package, or have it in another version than here.
 
     Raises:
         InputError: names the first of them, with its node.
     """
     from cluster.workers.pool import Call
 
-    calls = [Call("missing_methods", (tuple(names),), tag=worker, worker=worker) for worker in range(len(pool))]
+    origins = foreign_origins(names)
+    if not origins:
+        return
+    calls = [Call("other_methods", (origins,), tag=worker, worker=worker) for worker in range(len(pool))]
     found = {call.tag: why for call, why, _ in pool.run(calls)}
     if why := next((found[worker] for worker in sorted(found) if found[worker]), ""):
         raise InputError(why)
@@ -64,10 +66,9 @@ def repairs_of(subject: Subject, tasks: Sequence[MethodTask], data: str) -> Whol
 
         from cluster.workers.pool import Call
 
-        if foreign := [name for name in names if name not in METHODS]:
-            check_methods_on_workers(pool, foreign)
-        shared = ray.put(subject)
-        calls = [Call("run_method", (shared, task, data), tag=task) for task in left]
+        check_methods_on_workers(pool, names)
+        origins, shared = foreign_origins(names), ray.put(subject)
+        calls = [Call("run_method", (shared, task, data, origins.get(task.method, "")), tag=task) for task in left]
         for call, outcome, worker in pool.run(calls):
             yield MethodEvent(call.tag, outcome, "worker", pool.worker_name(worker))
 

@@ -8,13 +8,27 @@ from pathlib import Path
 import numpy as np
 
 from cluster.compute.compute import Compute
+from cluster.runs.identity import fingerprints
 from engine.core.progress import Progress, unseen
 from engine.data.image_set import ImageSet
 from engine.layers.dense_chain import DenseChain
 from engine.methods.base import Checkpoint
-from engine.models.checkpoints import LAST_TWO, StoredCheckpoint, read_checkpoints, unlike, with_weights
+from engine.models.checkpoints import LAST_TWO, StoredCheckpoint, compared_files, read_checkpoints, unlike, with_weights
 from engine.models.load import LoadedModel
 from engine.targets.resolve import STATE
+
+
+def checkpoint_facts(folder: Path | None, last: tuple[int, int]) -> dict[str, str]:
+    """SHA-256 of the two checkpoints that are compared, by the names of their files: part of what a run is.
+
+    Without a folder there are none.
+
+    Raises:
+        InputError: see `engine.models.checkpoints.compared_files`.
+    """
+    if folder is None:
+        return {}
+    return fingerprints({file.path.name: file.path for file in compared_files(folder, last)})
 
 
 def checkpoints_of(

@@ -7,7 +7,7 @@ that was interrupted goes on with those that are missing. A method that fails is
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ import numpy as np
 from cluster.compute.compute import Compute
 from cluster.records.rows import prediction_rows
 from cluster.records.store import RunRecords, enough_room, holds_run
+from cluster.runs.checkpoints import checkpoint_facts
 from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.method_records import run_repairs
 from cluster.runs.method_rows import MethodRows, read_method_rows, subject_of
 from cluster.runs.parts import ended_before
-from cluster.workers.methods import MethodTask
+from cluster.workers.methods import MethodTask, foreign_origins
 from engine.core.errors import InputError
 from engine.core.lock import LOCK, locked
 from engine.core.progress import Progress, Tick, ignore, unseen
@@ -97,11 +98,16 @@ def check_comparison(work: Comparison) -> None:
         check_fits(images, work.model)
     for images in work.held_out.values():
         check_rows(work.requirements, np.bincount(images.labels, minlength=work.model.classes), images.path)
-    pool = sum(images.rows for images in work.sets)
-    if work.rows is not None and not 2 <= work.rows <= pool:
-        raise InputError(f"rows is {work.rows} and there are {pool} to draw from, expected 2 to {pool}")
+    _check_draws(work.rows, sum(images.rows for images in work.sets))
     if work.draws < 1:
         raise InputError(f"draws is {work.draws}, expected at least 1")
+
+
+def _check_draws(rows: int | None, pool: int, unreadable: Mapping[Path, str] | None = None) -> None:
+    """Refuse a draw of more rows than there are, where some sets could not be read."""
+    if rows is not None and not 2 <= rows <= pool:
+        why = f" as {next(iter(unreadable))} cannot be read" if unreadable else ""
+        raise InputError(f"rows is {rows} and there are {pool} to draw from{why}, expected 2 to {pool}")
 
 
 def run_comparison(
@@ -124,7 +130,8 @@ def run_comparison(
         on_repairs: starts the progress of so many repairs.
 
     Raises:
-        InputError: bad input, or the directory is in use or holds a run of something else; nothing has been written.
+        InputError: bad input, or too few rows can be read for a draw, or the directory is in use or holds a run of
+            something else; nothing has been written.
             Or a worker lacks a method.
         WorkError: the disk is full or no worker is left, and the run can be resumed; or somebody else goes on with it.
     """
@@ -144,6 +151,7 @@ def run_comparison(
             on_rows,
             allow_shared=work.allow_shared_rows,
         )
+        _check_draws(work.rows, len(rows.pool.labels), rows.unreadable)
         subject = subject_of(rows, compute, work, work.settings, work.checkpoints, work.last, on_rows)
         data = subject.pool.rows.fingerprint
         facts = _facts(work, subject, rows, compute, data)
@@ -172,6 +180,13 @@ def tasks_of(work: Comparison) -> list[MethodTask]:
     ]
 
 
+def _checkpoints(work: Comparison, subject: Subject) -> dict[str, str]:
+    """What is compared, or why it cannot be: the row of a method that needs it says that."""
+    if subject.checkpoints_error:
+        return {"error": subject.checkpoints_error}
+    return checkpoint_facts(work.checkpoints, work.last)
+
+
 def _facts(work: Comparison, subject: Subject, rows: MethodRows, compute: Compute, data: str) -> dict[str, Any]:
     settings = asdict(work.settings)
     identity = {
@@ -185,7 +200,8 @@ def _facts(work: Comparison, subject: Subject, rows: MethodRows, compute: Comput
         "requirements": [requirement.text for requirement in work.requirements],
         "data": data,
         "chunks": list(work.names),
-        "checkpoints": [one.name for one in subject.checkpoints],
+        "checkpoints": _checkpoints(work, subject),
+        "foreign methods": foreign_origins(work.methods),
         "held-out data": fingerprints({split: images.path for split, images in work.held_out.items()}),
     }
     return {

@@ -14,6 +14,7 @@ from typing import Any
 from cluster.compute.compute import Compute
 from cluster.records.schema import EVALUATION_BY_METHOD
 from cluster.records.store import RunRecords, enough_room, holds_run, read_evaluation, read_table, write_evaluation
+from cluster.runs.checkpoints import checkpoint_facts
 from cluster.runs.crossfit import PATCH, CrossFitRepair, check_sets
 from cluster.runs.evaluate_rates import (
     RatedRows,
@@ -28,8 +29,8 @@ from cluster.runs.evaluate_rates import (
 from cluster.runs.evaluate_staging import MEASURED, RESULT, TABLE, UNFINISHED, check_pieces, digest_of, staged
 from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.method_records import FAILED, changed_of, run_repairs, save_values
-from cluster.runs.method_rows import read_method_rows, subject_of
-from cluster.workers.methods import MethodTask
+from cluster.runs.method_rows import read_method_rows, refuse_lacking, subject_of
+from cluster.workers.methods import MethodTask, foreign_origins
 from cluster.workers.model import ModelHandle
 from engine.core.errors import InputError, WorkError
 from engine.core.files import remove, remove_leftovers
@@ -246,6 +247,7 @@ def _subject(work: MethodEvaluation, compute: Compute, on_rows: Progress) -> Sub
         raise InputError(next(iter(rows.unreadable.values())))
     settings = work.settings[0].settings
     subject = subject_of(rows, compute, repair, settings, work.checkpoints, work.last, on_rows)
+    refuse_lacking(work.method, subject)
     _warn(work, compute, handle, on_rows)
     return subject
 
@@ -329,7 +331,6 @@ def _facts(work: MethodEvaluation, compute: Compute) -> dict[str, Any]:
     repair = work.repair
     named = [*repair.held_out.values(), work.negatives, *repair.rows]
     data = {f"repair {number}": images.path for number, images in enumerate(repair.rows)}
-    files = [] if work.checkpoints is None else sorted(path.name for path in work.checkpoints.iterdir())
     identity = {
         "kind": "evaluate",
         "method": work.method,
@@ -338,8 +339,8 @@ def _facts(work: MethodEvaluation, compute: Compute) -> dict[str, Any]:
         "requirements": [requirement.text for requirement in repair.requirements],
         "settings": {setting.name: asdict(setting.settings) for setting in work.settings},
         "seeds": list(repair.seeds),
-        "checkpoints": files,
-        "last": list(work.last),
+        "checkpoints": checkpoint_facts(work.checkpoints, work.last),
+        "foreign methods": foreign_origins([work.method]),
     }
     return {
         **run_facts(repair.model, compute, repair.held_out, named),

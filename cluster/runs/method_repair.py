@@ -10,29 +10,34 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from cluster.compute.compute import Compute
 from cluster.records.jobs import JobRow
 from cluster.records.rows import prediction_rows, verdict_rows
 from cluster.records.store import RunRecords, enough_room, holds_run, read_table
+from cluster.runs.checkpoints import checkpoint_facts
 from cluster.runs.crossfit import CrossFitRepair, check_repair
 from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.method_records import FAILED, changed_of, run_repairs, save_values
-from cluster.runs.method_rows import MethodRows, read_method_rows, subject_of
-from cluster.runs.output import mark_missing, measuring, missed
+from cluster.runs.method_rows import MethodRows, read_method_rows, refuse_lacking, subject_of
+from cluster.runs.output import mark_missing, measuring, missed, tell_label_file
 from cluster.runs.parts import ended_before
 from cluster.runs.reports import Measured, label_rows
-from cluster.workers.methods import MethodTask
+from cluster.workers.methods import MethodTask, foreign_origins
 from engine.core.errors import WorkError
 from engine.core.lock import LOCK, locked
 from engine.core.progress import Progress, Tick, ignore, unseen
+from engine.core.types import Float32
 from engine.methods.base import MethodSettings, Offer, Repair, Subject
 from engine.methods.outcome import CHOSEN, chosen
 from engine.metrics.accuracy import paired_changes
 from engine.metrics.comparison import compare
 from engine.metrics.requirements import check_requirements
 from engine.models.load import load_model
+from engine.patches.patch import patch_between
+from engine.targets.resolve import resolve_target
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +51,7 @@ class MethodRepair:
         checkpoints: folder with checkpoints of the training, or None.
         last: which of them are compared, from the end.
         unreadable: chunks that could not be opened, and why.
+        label_file: `labels.json` that gets the weights of its labels and their new values, or None.
     """
 
     repair: CrossFitRepair
@@ -54,6 +60,7 @@ class MethodRepair:
     checkpoints: Path | None
     last: tuple[int, int]
     unreadable: Mapping[Path, str]
+    label_file: Path | None = None
 
     @property
     def tasks(self) -> list[MethodTask]:
@@ -85,7 +92,7 @@ def repair_by_method(
 
     Returns:
         The exit code: 3 where what the user requires is not met on test rows, or on those of validation without them; 4
-        where chunks could not be read.
+        where chunks could not be read or some seeds failed.
 
     Raises:
         InputError: bad input; nothing has been written. Or a worker lacks the method.
@@ -116,6 +123,7 @@ def repair_by_method(
             work.last,
             on_rows,
         )
+        refuse_lacking(work.method, subject)
         facts = _facts(work, subject, rows, compute)
         if (before := ended_before(directory, facts, resume=resume)) is not None:
             return int(before["exit_code"])
@@ -127,7 +135,8 @@ def repair_by_method(
             data = subject.pool.rows.fingerprint
             earlier = run_repairs(subject, work.tasks, compute, records, data, on_repairs)
             code, notes = _finish(work, subject, compute, records, on_rows)
-            code = 4 if rows.unreadable or work.unreadable else code
+            if rows.unreadable or work.unreadable:
+                code = 4
             seconds = earlier + time.perf_counter() - begun
             how = {"hardware": compute.hardware_kind(), "placement": compute.decisions, "seconds": seconds}
             records.compact({**facts, **how, "notes": notes, "exit_code": code})
@@ -155,6 +164,7 @@ def _finish(
     saved, patch = save_values(
         repair.model, subject.chain.values, new, repair.output, repair.rows[0], records.directory
     )
+    _tell_label_file(work, subject, new, compute.say)
     verdicts = {}
     measured = []
     reloaded = compute.handle(load_model(saved, allow_custom_code=repair.model.allow_custom_code))
@@ -179,6 +189,8 @@ def _finish(
     if not len(patch):
         why = "" if subject.validation is None else ", which keeps more on rows of validation than what it offers"
         notes.append(f"{work.method} leaves the model as it is{why}: it is copied unchanged")
+    if len(offers) < len(work.tasks):
+        return 4, notes
     return (3 if repair.stated and not all(verdict.met for verdict in judge) else 0), notes
 
 
@@ -188,6 +200,24 @@ def _best(subject: Subject, offers: Mapping[int, Offer]) -> int | None:
         return max(offers, key=lambda number: offers[number].fitness)
     taken = chosen(subject, Repair(list(offers.values())))
     return next((number for number, offer in offers.items() if offer is taken), None)
+
+
+def _tell_label_file(
+    work: MethodRepair, subject: Subject, new: Mapping[str, Float32], say: Callable[[str], None]
+) -> None:
+    """Write what was found into the `labels.json` that priorities come from, as searches of Arachne do."""
+    path, model, priorities = work.label_file, work.repair.model, work.settings.priorities
+    if path is None or priorities is None:
+        return
+    if not new:
+        say(f"{path} stays as it is: no weight has changed")
+        return
+    (name,) = new  # priorities steer searches of the last layer alone
+    patch = patch_between(name, subject.chain.values[name], new[name])
+    target = resolve_target(model.model, model.loss, model.classes, model.path, (name,))
+    with TemporaryDirectory() as folder:
+        target.write_localised(Path(folder), target.index_of(patch, str(path)), patch.old, patch.new)
+        tell_label_file(path, Path(folder), priorities.repaired(subject.repaired), say)
 
 
 def _job_row(work: MethodRepair, task: MethodTask, told: Mapping[str, Any], best: int | None) -> Mapping[str, Any]:
@@ -219,7 +249,8 @@ def _facts(work: MethodRepair, subject: Subject, rows: MethodRows, compute: Comp
         "seeds": list(repair.seeds),
         "requirements": [requirement.text for requirement in repair.requirements],
         "data": subject.pool.rows.fingerprint,
-        "checkpoints": [one.name for one in subject.checkpoints],
+        "checkpoints": checkpoint_facts(work.checkpoints, work.last),
+        "foreign methods": foreign_origins([work.method]),
         "held-out data": fingerprints({split: images.path for split, images in repair.held_out.items()}),
     }
     unreadable = {**work.unreadable, **rows.unreadable}

@@ -19,7 +19,8 @@ from engine.core.progress import Progress
 from engine.core.types import Float32
 from engine.data.image_set import ImageSet
 from engine.layers.dense_chain import DenseChain
-from engine.methods.base import Checkpoint, MethodSettings, SeenRows, Subject
+from engine.methods.base import Checkpoint, MethodSettings, SeenRows, Subject, lacking
+from engine.methods.registry import method_of
 from engine.metrics.requirements import Requirement
 from engine.models.load import LoadedModel
 from engine.problem.case import LayerInputs
@@ -143,7 +144,7 @@ def subject_of(
         on_rows: progress of row passes.
 
     Raises:
-        InputError: a label under repair has no rows, or no label has failures, or checkpoints cannot be read.
+        InputError: a label under repair has no rows, or no label has failures.
     """
     pool = rows.pool
     failing = np.unique(pool.labels[pool.before != pool.labels]).tolist()
@@ -153,17 +154,21 @@ def subject_of(
     if missing := sorted(set(repaired) - set(pool.labels.tolist())):
         raise InputError(f"no repair row has label {missing[0]}, which is to be repaired, expected some")
     known: tuple[Checkpoint, ...] = ()
+    error = ""
     if checkpoints is not None:
-        known = checkpoints_of(
-            compute,
-            asked.model,
-            asked.chain,
-            checkpoints,
-            rows.sets,
-            last=last,
-            warn=compute.warn,
-            on_rows=on_rows,
-        )
+        try:
+            known = checkpoints_of(
+                compute,
+                asked.model,
+                asked.chain,
+                checkpoints,
+                rows.sets,
+                last=last,
+                warn=compute.warn,
+                on_rows=on_rows,
+            )
+        except InputError as found:  # those methods that need none can run
+            error = str(found)
     return Subject(
         chain=asked.chain,
         pool=pool,
@@ -173,4 +178,15 @@ def subject_of(
         requirements=asked.requirements,
         settings=settings,
         checkpoints=known,
+        checkpoints_error=error,
     )
+
+
+def refuse_lacking(name: str, subject: Subject) -> None:
+    """Refuse a method that is known to be of no use here, before anything is recorded.
+
+    Raises:
+        InputError: says why; or there is no such method.
+    """
+    if why := lacking(method_of(name), subject):
+        raise InputError(why)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from engine.core.errors import InputError
 from engine.methods.base import MethodJob, Subject
 from engine.methods.outcome import MethodOutcome, carry_out, draw
-from engine.methods.registry import method_of
+from engine.methods.registry import METHODS, method_of, origin
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,26 @@ def run_method(subject: Subject, task: MethodTask, data: str) -> MethodOutcome:
 def missing_methods(names: Sequence[str]) -> str:
     """Why a method cannot be had in this process; empty where all can."""
     return next(filter(None, map(_missing, names)), "")
+
+
+def other_methods(origins: Mapping[str, str]) -> str:
+    """Why methods cannot be had in this process, or are others than those of some origins; empty where neither is.
+
+    Args:
+        origins: of methods by name, as `engine.methods.registry.origin` tells them elsewhere.
+    """
+    if why := missing_methods(tuple(origins)):
+        return why
+    for name, there in origins.items():
+        here = origin(name)
+        if here != there:
+            return f"on {socket.gethostname()}: method {name} is of {here or 'no package'}, expected {there}"
+    return ""
+
+
+def foreign_origins(names: Sequence[str]) -> dict[str, str]:
+    """Origins of those methods that other packages bring, by name: part of what a run is."""
+    return {name: origin(name) for name in names if name not in METHODS}
 
 
 def _missing(name: str) -> str:

@@ -18,7 +18,7 @@ from cluster.records.checkpoint import Begun
 from cluster.workers.harvest import Harvest, Reaper
 from cluster.workers.judge import Judge, Predicts
 from cluster.workers.lru import Cache
-from cluster.workers.methods import MethodTask, missing_methods, run_method
+from cluster.workers.methods import MethodTask, other_methods, run_method
 from cluster.workers.model import ReceivedModel, ShippedModel
 from cluster.workers.passes import NOT_VISIBLE, Block, Pass, SetRows, ShippedRows, block_pass, set_rows
 from cluster.workers.task import Base, ChunkLabel, ReadyCase, RepairTask, TaskResult, TaskRunner
@@ -170,17 +170,17 @@ class Replica:
         changes = self._tunings.run(key, job, task, recipes)
         return changes, time.perf_counter() - begun
 
-    def missing_methods(self, names: Sequence[str]) -> str:
-        """Why a method cannot be had here; empty where all can."""
-        return missing_methods(names)
+    def other_methods(self, origins: Mapping[str, str]) -> str:
+        """Why a method cannot be had here, or is another; see `cluster.workers.methods.other_methods`."""
+        return other_methods(origins)
 
-    def run_method(self, subject: Subject, task: MethodTask, data: str) -> MethodOutcome:
+    def run_method(self, subject: Subject, task: MethodTask, data: str, origin: str = "") -> MethodOutcome:
         """A repair by a method; see `cluster.workers.methods.run_method`.
 
         Raises:
-            InputError: the method cannot be had here.
+            InputError: the method cannot be had here, or is of another origin than expected.
         """
-        if why := missing_methods((task.method,)):
+        if why := other_methods({task.method: origin}):
             raise InputError(why)
         return run_method(subject, task, data)
 

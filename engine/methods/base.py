@@ -115,6 +115,7 @@ class Subject:
         requirements: of the result.
         settings: of all methods.
         checkpoints: of the training, in the order of their epochs.
+        checkpoints_error: why there are none, where some were given that cannot be read.
     """
 
     chain: DenseChain
@@ -125,6 +126,7 @@ class Subject:
     requirements: tuple[Requirement, ...]
     settings: MethodSettings = field(default_factory=MethodSettings)
     checkpoints: tuple[Checkpoint, ...] = ()
+    checkpoints_error: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,6 +248,8 @@ def lacking(method: Method, subject: Subject) -> str | None:
     """Why a method cannot repair a model, as far as that is known beforehand; None where nothing is."""
     if "checkpoints" in method.needs and len(subject.checkpoints) < 2:
         found = len(subject.checkpoints)
+        if subject.checkpoints_error:
+            return subject.checkpoints_error
         return f"{method.name} compares checkpoints of the training and {found} are known, expected two (--weights-dir)"
     name = subject.chain.layers[-1].name
     if {"last layer", "offsets"} & set(method.needs) and not subject.chain.layers[-1].tuned:

@@ -34,5 +34,5 @@ METHOD = Method(
     searches="one offset of the logits of the labels under repair",
     objective="soft margins of the requirements, then the gain of the labels under repair",
     source="the simplest repair there is",
-    needs=("offsets",),
+    needs=("folds", "offsets"),
 )

@@ -21,5 +21,5 @@ METHOD = Method(
     searches="an offset of the logit of each label",
     objective="soft margins of the requirements, then the gain of the labels under repair",
     source="after Mai et al., Fine-tuning is fine, if calibrated, NeurIPS 2024",
-    needs=("offsets",),
+    needs=("folds", "offsets"),
 )

@@ -7,9 +7,12 @@ of another package takes the place of one of ours.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.core.errors import InputError, reason
@@ -64,6 +67,30 @@ def method_of(name: str) -> Method:
     if found.name != name:
         raise InputError(f"method {name} calls itself {found.name!r}, expected the name of its entry point")
     return found
+
+
+def origin(name: str) -> str:
+    """What brings a method of another package: name and version of the distribution, SHA-256 of the module's file.
+
+    Empty for our own methods, and where there is none of this name, or more than one.
+
+    Raises:
+        InputError: the entry points of some package cannot be read.
+    """
+    entries = () if name in METHODS else _plugins().get(name, ())
+    if len(entries) != 1:
+        return ""
+    (entry,) = entries
+    package = "an unknown package" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
+    return f"{package}, {_digest(entry.module)}"
+
+
+def _digest(module: str) -> str:
+    try:
+        spec = importlib.util.find_spec(module)
+        return hashlib.sha256(Path(spec.origin or "").read_bytes()).hexdigest() if spec else "no module"
+    except Exception:  # the packages above a module are imported, which may raise anything
+        return "no file"
 
 
 def check_name(name: str) -> str:

@@ -85,6 +85,25 @@ def checkpoint_files(folder: Path) -> tuple[CheckpointFile, ...]:
     return tuple(CheckpointFile(found[epoch], epoch) for epoch in sorted(found))
 
 
+def compared_files(folder: Path, last: tuple[int, int] = LAST_TWO) -> tuple[CheckpointFile, CheckpointFile]:
+    """The two checkpoints in a folder that are compared, the earlier one first; see `read_checkpoints`.
+
+    Raises:
+        InputError: see `checkpoint_files`; or there are too few.
+    """
+    files = checkpoint_files(folder)
+    if len(files) < 2:
+        found = "no checkpoint" if not files else "1 checkpoint"
+        raise InputError(f"{folder}: found {found} ({listed(ENDINGS)}), expected those of at least two epochs")
+    earlier, later = last
+    if not 1 <= later < earlier <= len(files):
+        raise InputError(
+            f"{folder}: checkpoints {earlier} and {later} from the end are asked for, expected two of {len(files)}, "
+            "the earlier one first"
+        )
+    return files[-earlier], files[-later]
+
+
 def read_checkpoints(
     folder: Path, model: LoadedModel, last: tuple[int, int] = LAST_TWO
 ) -> tuple[StoredCheckpoint, StoredCheckpoint]:
@@ -98,18 +117,8 @@ def read_checkpoints(
     Raises:
         InputError: there are too few, or one is damaged or not of the model.
     """
-    files = checkpoint_files(folder)
-    if len(files) < 2:
-        found = "no checkpoint" if not files else "1 checkpoint"
-        raise InputError(f"{folder}: found {found} ({listed(ENDINGS)}), expected those of at least two epochs")
-    earlier, later = last
-    if not 1 <= later < earlier <= len(files):
-        raise InputError(
-            f"{folder}: checkpoints {earlier} and {later} from the end are asked for, expected two of {len(files)}, "
-            "the earlier one first"
-        )
     reader = _Reader(model)
-    first, second = (reader.read(files[-number]) for number in last)
+    first, second = map(reader.read, compared_files(folder, last))
     return first, second
 
 

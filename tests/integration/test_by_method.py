@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from cluster.records.store import comparable, read_facts, read_table
 from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_patch
-from tests.integration.conftest import Command
+from tests.integration.conftest import Command, contents
+from tests.support.plugins import Site
 
 Refused = Callable[..., str]
 
@@ -20,6 +22,30 @@ HERE = ["--num-workers", "0"]
 HELD_OUT = ["--val-data", "data/val.h5", "--test-data", "data/test.h5"]
 OPTIMIZE = ["optimize", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6", *HERE]
 BATCH = ["batch", "--model-dir", "model.keras", "--chunks", "data", "--labels", "6", *HERE]
+
+
+LUCK = """
+import numpy as np
+from engine.core.errors import InputError
+from engine.methods.base import Method, Offer, Repair
+
+def repair(job):
+    if job.seed % 2:
+        raise InputError(f"seed {job.seed} is odd, expected luck")
+    path = job.chain.offsets
+    return Repair([Offer("more", {path: job.chain.values[path] + np.eye(10, dtype=np.float32)[6]}, 1.0)], 0.5)
+
+METHOD = Method("Luck of mine", repair, "a bias", "none", "a test")
+"""
+
+
+@pytest.fixture
+def luck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A method of another package that runs with even seeds alone."""
+    Site(tmp_path / "site", monkeypatch).install(
+        "some-luck", {"Luck of mine": "some_luck:METHOD"}, LUCK, group="repair_dist.methods"
+    )
+    return "Luck of mine"
 
 
 @pytest.mark.parametrize("method", ["label-offset", "Arachne-v2"])
@@ -76,10 +102,52 @@ def test_requirements_that_are_not_met_are_said(workspace: Path, command: Comman
 
 
 def test_a_method_that_cannot_run_says_why(workspace: Path, command: Command) -> None:
-    done = command(*OPTIMIZE, "--method", "NeuRecover", "--output-dir", "out", "--run-dir", "run")
-    assert done.code == 1, done.err
-    assert done.err.splitlines()[-1].startswith("error: NeuRecover cannot repair this model")
-    assert "expected two (--weights-dir)" in done.err and not Path("out").exists()
+    """Before there is a run: what it lacks, or why it cannot read what was given."""
+    Path("none").mkdir()
+    before = contents(workspace)
+    for words in ([*OPTIMIZE, "--run-dir", "run"], BATCH):
+        for more, why in (
+            ([], "NeuRecover compares checkpoints of the training and 0 are known, expected two (--weights-dir)"),
+            (["--weights-dir", "none"], "none: found no checkpoint (.hdf5, .h5, .keras), expected those of at least"),
+        ):
+            done = command(*words, "--method", "NeuRecover", "--output-dir", "out", *more)
+            assert done.code == 2, done.err
+            assert done.err.splitlines()[-1].startswith(f"error: {why}")
+    assert contents(workspace) == before
+
+
+def test_a_seed_that_fails(workspace: Path, command: Command, luck: str) -> None:
+    done = command(*OPTIMIZE, "--method", luck, "--seeds", "2", "--output-dir", "out", "--run-dir", "run")
+    assert done.code == read_facts(Path("run"))["exit_code"] == 4, done.err
+    assert [job["state"] for job in read_table(Path("run"), "jobs").to_pylist()] == ["done", "failed"]
+    assert Path("out/patch.arrow").is_file()
+    assert read_facts(Path("run"))["identity"]["foreign methods"]["Luck of mine"].startswith("some-luck 1.0, ")
+    words = [*OPTIMIZE, "--method", luck, "--seeds", "2", "--output-dir", "out", "--run-dir", "run", "--resume"]
+    assert command(*words).code == 4
+    module = workspace.parent / "site" / "some_luck.py"
+    module.write_text(module.read_text(encoding="utf-8") + "# better\n", encoding="utf-8")
+    other = command(*words)
+    assert other.code == 2 and "was begun with foreign methods" in other.err
+
+
+def test_priorities_tell_their_file_what_was_found(workspace: Path, command: Command) -> None:
+    labels = Path("data/negative/labels.json")
+    entries = dict(json.loads(labels.read_text()))
+    assert "weights" not in entries["6"]
+    for label, entry in entries.items():
+        entry["repair_priority"] = int(label == "6")
+    labels.unlink()  # which has a second name elsewhere
+    labels.write_text(json.dumps(list(entries.items())))
+    few = ["--num-particles", "6", "--num-iterations", "3", "--output-dir", "out", "--run-dir", "run"]
+    done = command(*OPTIMIZE, "--method", "label-priorities", "--label-file", labels, *few)
+    assert done.code == 0, done.err
+    entry = dict(json.loads(labels.read_text()))["6"]
+    base, saved = (
+        np.asarray(load_model(Path(name)).model.get_layer("dense_1").kernel) for name in ("model.keras", "out/repair")
+    )
+    places = [tuple(place[1:]) for place in entry["weights"]]
+    assert places == sorted(zip(*map(np.ndarray.tolist, np.nonzero(base != saved)), strict=True)) and places
+    assert [np.float32(value) for value in entry["repaired_values"]] == [saved[place] for place in places]
 
 
 def test_refusals(workspace: Path, refused: Refused) -> None:
@@ -102,4 +170,14 @@ def test_refusals(workspace: Path, refused: Refused) -> None:
         *OPTIMIZE, "--method", "Arachne-required", "--positive-weight", "9", says=("--positive-weight means nothing",)
     )
     refused(*OPTIMIZE, "--method", "tail", "--label-file", "x.json", says=("--label-file is of label-priorities",))
+    refused(*OPTIMIZE, "--method", "tail", "--weights-dir", "data", says=("of NeuRecover and the method is tail",))
+    refused(*OPTIMIZE, "--method", "head", "--last", "2,1", says=("--last is of NeuRecover and the method is head",))
+    refused(
+        *(*OPTIMIZE, "--method", "Arachne-v2", "--folds", "2"),
+        says=("--folds is of CrossFit, head, tail, WiSE-FT, offsets, label-offset and the method is Arachne-v2",),
+    )
+    refused(
+        *(*OPTIMIZE, "--method", "NeuRecover", "--last", "3,1"),
+        says=("--last is given and logs/model_check_points is no folder, expected --weights-dir too",),
+    )
     refused(*OPTIMIZE, "--method", "tail", "--resume", says=("expected its --run-dir",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from cluster.records.store import read_facts, read_table
 from tests.integration.conftest import Command, Done
+from tests.integration.test_batch import _not_a_number
 
 Refused = Callable[..., str]
 
@@ -60,6 +62,35 @@ def test_the_same_again_with_resume_changes_nothing(finished: tuple[Path, Done],
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.arrow")} == before
 
 
+def test_checkpoints_that_cannot_be_read_are_no_end(workspace: Path, command: Command) -> None:
+    """Those of the default folder count, and a method that needs them has a row that says why it cannot run."""
+    folder = Path("logs/model_check_points")
+    folder.mkdir(parents=True)
+    for epoch in (1, 2):
+        (folder / f"{epoch}.weights.h5").write_text("no weights")
+    few = ["--draws", "1", "--rows", "200", "--labels", "Shirt", "--num-workers", "0"]
+    words = ["compare", "--model-dir", "model.keras", *ROWS, *few, "--methods", "label-offset,NeuRecover"]
+    done = command(*words, "--output-dir", "run")
+    assert done.code == 0, done.err
+    notes = {row["method"]: row["note"] for row in read_table(Path("run"), "outcomes").to_pylist()}
+    assert (
+        notes["NeuRecover"].startswith("logs/model_check_points/1.weights.h5: ") and "expected" in notes["NeuRecover"]
+    )
+    assert not notes["label-offset"]
+
+
+def test_a_draw_of_more_rows_than_can_be_read(workspace: Path, command: Command) -> None:
+    for name, source in (("0", "data/repair.h5"), ("1", "data/val.h5")):
+        Path("chunks", name).mkdir(parents=True)
+        shutil.copy(source, Path("chunks", name, "repair.h5"))
+    _not_a_number(Path("chunks/1/repair.h5"))
+    words = ["compare", "--model-dir", "model.keras", "--chunks", "chunks", *ROWS[2:], "--allow-shared-rows"]
+    done = command(*words, "--num-workers", "0", "--methods", "label-offset", "--rows", "450", "--output-dir", "run")
+    assert done.code == 2 and not Path("run").exists(), done.err
+    assert "rows is 450 and there are 400 to draw from as " in done.err
+    assert "chunks/1/repair.h5 cannot be read, expected 2 to 400" in done.err
+
+
 def test_refusals(workspace: Path, refused: Refused) -> None:
     out = ["--output-dir", "run"]
     refused(*SHIRT, *out, "--methods", "Arachnid", says=("there is no method 'Arachnid'", "did you mean 'Arachne'"))
@@ -67,6 +98,15 @@ def test_refusals(workspace: Path, refused: Refused) -> None:
     refused(*SHIRT, *out, "--rows", "1000", says=("rows is 1000 and there are 400 to draw from",))
     refused(*SHIRT, *out, "--draws", "0", says=("draws is 0, expected at least 1",))
     refused(*SHIRT, *out, "--last", "1,2", says=("last is '1,2'", "as in 2,1"))
+    refused(*SHIRT, *out, "--draws", "3", "--seed", str(2**63 - 2), says=("seed is 9223372036854775806, expected",))
+    few = [*SHIRT, *out, "--methods", "head,label-offset"]
+    refused(*few, says=("--recipes is of CrossFit, which is not among --methods",))
+    few = ["compare", "--model-dir", "model.keras", *ROWS, *out, "--methods", "Arachne,label-offset"]
+    refused(*few, "--step", "1", says=("--step is of CrossFit, which is not among --methods",))
+    refused(*few, "--label-file", "x.json", says=("--label-file is of label-priorities, which is not among",))
+    refused(*few, "--weights-dir", "data", says=("--weights-dir is of NeuRecover and the methods are Arachne, label-",))
+    refused(*few, "--last", "3,1", says=("--last is of NeuRecover and the methods are Arachne, label-offset",))
+    refused(*few[:-1], "Arachne", "--folds", "3", says=("--folds is of CrossFit, head", "the methods are Arachne,"))
     refused(*SHIRT, *out, "--resume", "--overwrite", says=("expected one of them",))
     refused(*COMPARE, *out, "--labels", "Coat,Coat", says=("names a label twice",))
     refused(*SHIRT, *out, "--test-data", "data/val.h5", says=("are one file",))

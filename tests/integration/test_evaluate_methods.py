@@ -211,6 +211,12 @@ def test_a_label_without_failures(workspace: Path, command: Command) -> None:
         (["--method", "head", "--recipes", "2:1"], ("--recipes is of CrossFit and the method is head",)),
         (["--method", "offsets", "--optimiser", "DE"], ("--optimiser is of Arachne and CrossFit",)),
         (["--recipes", "2:1"], ("--recipes is of CrossFit and the method is Arachne",)),
+        (["--method", "Arachne-v2", "--folds", "3"], ("--folds is of CrossFit, ", "and the method is Arachne-v2")),
+        (
+            ["--method", "NeuRecover", "--verbose", "0"],
+            ("NeuRecover compares checkpoints of the training",),
+        ),
+        (["--method", "NeuRecover", "--weights-dir", "no"], ("no: no such folder, expected one with checkpoints",)),
         (["--weights-dir", "data"], ("--weights-dir is of NeuRecover and the method is Arachne",)),
         (
             ["--requirements", "no.toml"],

@@ -115,7 +115,7 @@ def test_what_is_refused(beside: Path, command: Command, refused: Callable[..., 
     refused(*LOCALIZE, "--num-grad", "5", says=("--num-grad is of Arachne and the method is NeuRecover",))
     arachne = ("localize", *MODEL, "--target-data-dir", SHIRT, *HERE)
     refused(*arachne, "--last", "2", says=("--last is of NeuRecover and the method is Arachne",))
-    for text in ("two", "1,2,3", "-1", ""):
+    for text in ("two", "1,2,3", "-1", "", "1", "1,2", "3,3"):
         refused(*LOCALIZE, "--last", text, says=(f"last is {text!r}, expected K,L",))
     refused(*LOCALIZE, "--last", "9", says=("checkpoints 9 and 1 from the end are asked for, expected two of 3",))
     refused(*LOCALIZE, "--weights-dir", "none", says=("none: no such folder",))
