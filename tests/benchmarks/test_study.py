@@ -120,21 +120,6 @@ def test_differences_are_of_means_over_labels_and_count_shared_rows(module: Any,
     assert not any(each["method"] in ("CrossFit", "NeuRecover") for each in results.differences)
 
 
-def test_rows_of_a_label_weigh_so_that_labels_count_alike(module: Any) -> None:
-    found = module("methods_results")
-    truth = np.array([4] * 2 + [6] * 6 + [0] * 4)
-    run = found._Run(None, {}, [], truth, truth)
-
-    def pair(right: list[int]) -> Any:
-        after = np.where(np.isin(np.arange(12), right), truth, 9).astype(np.int8)
-        return (run, {"after": after}), (run, {"after": np.full(12, 9, np.int8)})
-
-    pairs = {(4, 0): pair([0]), (6, 0): pair([2, 3, 4])}
-    rows = found._per_row(pairs, [4, 6], [0], "gain")
-    assert len(rows) == 8 and np.mean(rows) == pytest.approx((1 / 2 + 3 / 6) / 2)
-    assert np.mean(found._per_row(pairs, [4, 6], [0], "all")) == pytest.approx((1 + 3) / 12 / 2)
-
-
 def test_a_page_says_who_is_first_who_is_surely_better_and_what_failed(module: Any, results: Any) -> None:
     page = module("methods_page")
     text = page.page(results)
