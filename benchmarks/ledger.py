@@ -18,10 +18,11 @@ Line = Mapping[str, Any]
 class Ledger:
     """Lines of a file, each one run, of which some columns together are the name."""
 
-    def __init__(self, path: Path | None, key: Sequence[str]) -> None:
+    def __init__(self, path: Path | None, key: Sequence[str], before: Line | None = None) -> None:
         """Read the file where there is one; None keeps lines in memory alone.
 
-        A last line that was cut short is taken away, and made again.
+        `before` has columns that lines of an earlier version lack, as these lines mean them. A last line that was cut
+        short is taken away, and made again.
         """
         self._path, self._key = path, tuple(key)
         content = path.read_bytes() if path is not None and path.exists() else b""
@@ -29,7 +30,8 @@ class Ledger:
         if path is not None and len(whole) < len(content):
             with path.open("r+b") as file:
                 file.truncate(len(whole))
-        self._lines = {self._name(line): line for line in map(json.loads, whole.splitlines())}
+        lines = [{**(before or {}), **json.loads(line)} for line in whole.splitlines()]
+        self._lines = {self._name(line): line for line in lines}
 
     @property
     def lines(self) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ so that a study that ran anew cannot leave a sentence behind that is not true an
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter, defaultdict
@@ -16,13 +17,14 @@ from statistics import fmean, median
 from string import Template
 from typing import Any
 
-from methods_results import MEASURES, READINGS, Results
+from methods_results import Results
+from study import SUBJECTS
 
 from engine.core.files import replace_file
-from engine.methods.base import NOTHING
-from engine.methods.outcome import CHOSEN, FOUND
 from engine.methods.registry import METHODS, REFERENCE, method_of
-from engine.metrics.resampled import LEVEL, holm
+from engine.metrics.against import BETTER, CHOSEN, FOUND, MEASURES, READINGS, UNSURE, WORSE
+from engine.metrics.against import verdict as verdict_of
+from engine.metrics.resampled import holm
 
 PAGE = "methods.md"
 
@@ -56,7 +58,7 @@ class Summary:
         method: its name.
         repairs: that ran.
         failed: that did not.
-        left: that leave the model as it is.
+        left: that leave the model as it is, in which no weight has another value.
         label, all, worst: changes of accuracy on test rows; `worst` None without other labels.
         fixed, broken: test rows.
         promised: repairs with a promise; a model that is left as it is promises nothing.
@@ -150,6 +152,9 @@ def page(results: Results) -> str:
         standing=_standing(groups, summaries, verdicts),
         methods=_methods(),
         models=_models(results, groups),
+        about_models=_about_models(results),
+        rows=_rows_told(results),
+        draws=_draws(results),
         results="\n\n".join(_group(results, group, summaries, verdicts[group]) for group in groups),
         failures=_failures(results),
         seeds=results.facts["seeds"],
@@ -172,13 +177,13 @@ def summarise(results: Results, group: Group, reading: str) -> list[Summary]:
         if not rows:
             continue
         worst = [row["worst"] for row in rows if row["worst"] is not None]
-        promised = [row for row in rows if row["promised"] and row["offer"] != NOTHING.name]
+        promised = [row for row in rows if row["promised"] and row["weights"] != 0]
         found.append(
             Summary(
                 method=method,
                 repairs=len(rows),
                 failed=sum(row["method"] == method and row["reading"] not in READINGS for row in mine),
-                left=sum(row["offer"] == NOTHING.name for row in rows),
+                left=sum(row["weights"] == 0 for row in rows),
                 label=fmean(row["gain"] for row in rows),
                 all=fmean(row["all"] for row in rows),
                 worst=fmean(worst) if worst else None,
@@ -210,10 +215,8 @@ def against(results: Results, group: Group) -> dict[tuple[str, str, str], Agains
             ]
             adjusted = holm([row["p"] for row in rows])
             for row, chance in zip(rows, adjusted, strict=True):
-                verdict = "not told apart"
-                if chance is not None and chance < LEVEL:
-                    verdict = "better" if row["mean"] > 0 else "worse"
-                found[row["method"], reading, measure] = Against(row["mean"], row["low"], row["high"], verdict)
+                told = verdict_of(row["mean"], chance)
+                found[row["method"], reading, measure] = Against(row["mean"], row["low"], row["high"], told)
     return found
 
 
@@ -266,7 +269,7 @@ def _standing(groups: Sequence[Group], summaries: _Summaries, verdicts: _Verdict
                 for group, _ in found
                 if (method, CHOSEN, measure) in verdicts[group]
             )
-            told = [str(counts[verdict]) for verdict in ("better", "not told apart", "worse")]
+            told = [str(counts[verdict]) for verdict in (BETTER, UNSURE, WORSE)]
             cells.append("reference" if method == REFERENCE else " / ".join(told))
         ones = [one for _, one in found]
         rows.append(
@@ -299,21 +302,78 @@ def _models(results: Results, groups: Sequence[Group]) -> str:
     rows = []
     for name, facts in results.models.items():
         labels = ", ".join(f"{label}: {100 * facts['by label'][label]:.1f} %" for label in facts["labels"])
-        mine = [row for row in results.outcomes if row["model"] == name]
-        draws = Counter(size for size, _ in {(row["rows"], row["seed"]) for row in mine})
-        told = ", ".join(f"{draws[size]} of {size:,}" for model, size in groups if model == name)
+        told = "; ".join(f"{size:,}: {_draws_of(results, (name, size))}" for model, size in groups if model == name)
         sizes = [f"{facts[key]:,}" for key in ("pool", "test", "weights")]
         rows.append([_plain(facts["title"]), f"{100 * facts['accuracy']:.1f} %", labels, told, *sizes])
-    header = ["model", "accuracy", "of labels under repair", "draws of rows", "pool", "test rows"]
+    header = ["model", "accuracy", "of labels under repair", "repair rows: draws of labels", "pool", "test rows"]
     return _table([*header, "weights under repair"], rows)
+
+
+def _cells(results: Results) -> dict[tuple[str, int, int], int]:
+    """Draws that have numbers by model, repair rows and label, of all cells that were planned or have some."""
+    seeds: dict[tuple[str, int, int], set[int]] = defaultdict(set)
+    for model, size, label, _ in json.loads(results.facts.get("planned", "[]")):
+        seeds[model, size, label] = set()
+    for row in results.outcomes:
+        seeds[row["model"], row["rows"], row["label"]].add(row["seed"])
+    return {cell: len(found) for cell, found in seeds.items()}
+
+
+def _draws_of(results: Results, group: Group) -> str:
+    """How many draws have numbers: of all labels alike, or of each."""
+    found = {label: count for (*where, label), count in sorted(_cells(results).items()) if tuple(where) == group}
+    if len(set(found.values())) == 1:
+        return str(next(iter(found.values())))
+    return ", ".join(f"{count or 'none'} of label {label}" for label, count in found.items())
+
+
+def _about_models(results: Results) -> str:
+    """Which are trained for the study, which lack checkpoints, and which were not run."""
+    models = results.models.values()
+    trained = [facts["title"] for facts in models if facts.get("trained")]
+    bare = [facts["title"] for facts in models if not facts.get("checkpoints")]
+    away = [subject.title for subject in SUBJECTS if subject.name not in results.models]
+    lines = []
+    if trained:
+        lines.append(
+            f"Trained by `benchmarks/networks.py`, on few rows and for some minutes at most: {_named(trained)}. "
+            "No model here is better than that."
+        )
+    if bare:
+        lines.append(
+            f"No checkpoints of the training are known of {_named(bare)}: methods that compare checkpoints cannot run "
+            "there."
+        )
+    if away:
+        lines.append(f"Not run: {_named(away)}.")
+    return _plain(" ".join(lines)) if lines else ""
+
+
+def _named(titles: Sequence[str]) -> str:
+    return " and ".join("; ".join(titles).rsplit("; ", 1)) if len(titles) > 1 else titles[0]
+
+
+def _rows_told(results: Results) -> str:
+    """A line of a list for each kind of rows."""
+    return "".join(f"\n- {line}" for line in results.facts.get("rows", "").splitlines())
+
+
+def _draws(results: Results) -> str:
+    """Of how many draws differences are means, from the fewest to the most."""
+    counts = [row["draws"] for row in results.differences if row["mean"] is not None]
+    if not counts:
+        return "no"
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _group(
     results: Results, group: Group, summaries: _Summaries, verdicts: Mapping[tuple[str, str, str], Against]
 ) -> str:
-    facts = results.models[group[0]]
-    labels = " and ".join(", ".join(map(str, facts["labels"])).rsplit(", ", 1))
-    parts = [f"### {_title(results, group)}", f"Labels {labels}, each alone."]
+    judged = sorted({row["label"] for row in results.outcomes if (row["model"], row["rows"]) == group})
+    named = " and ".join(", ".join(map(str, judged)).rsplit(", ", 1))
+    head = f"Label {named}." if len(judged) == 1 else f"Labels {named}, each alone."
+    parts = [f"### {_title(results, group)}", f"{head} Draws with numbers: {_draws_of(results, group)}."]
     for reading in READINGS:
         rows = []
         for one in summaries[group, reading]:
@@ -347,7 +407,7 @@ def _difference(found: Against | None, measure: str) -> str:
     if found.low is None or found.high is None:
         return told
     told += f" ({points(found.low, digits)} to {points(found.high, digits)})"
-    return told if found.verdict == "not told apart" else f"{told} **{found.verdict}**"
+    return told if found.verdict == UNSURE else f"{told} **{found.verdict}**"
 
 
 def _failures(results: Results) -> str:
@@ -366,7 +426,9 @@ def _failures(results: Results) -> str:
         example = "" if len(set(notes[key])) == 1 else "for example, "
         lines.append(f"- **{key[0]}**, {where}: {example}{_plain(notes[key][0])}.")
     if results.facts["failed"]:
-        lines.append(f"- Runs that did not come to their end: {results.facts['failed']}.")
+        lines.append(f"- Runs that ended with an error: {results.facts['failed']}.")
+    if results.facts.get("missing"):
+        lines.append(f"- Not in these numbers, as they have not come to their end: {results.facts['missing']}.")
     if results.facts["left out"]:
         lines.append(f"- Left out: {_plain(results.facts['left out'])}.")
     return "\n".join(lines) or "All methods ran in every draw."

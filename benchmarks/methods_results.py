@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import click
@@ -23,18 +22,12 @@ from study import Piece, Subject
 
 from cluster.records.schema import SCHEMAS
 from cluster.records.store import holds_run, read_facts, read_table
-from engine.core.types import Float64, Int64
-from engine.methods.outcome import CHOSEN, FOUND
+from engine.core.types import Int64
 from engine.methods.registry import REFERENCE
-from engine.metrics.resampled import paired_difference
+from engine.metrics.against import MEASURES, READINGS, Judged, Part, difference
 
 NAME, DIFFERENCES = "methods", "methods-differences"
 """Of the files."""
-
-READINGS = (CHOSEN, FOUND)
-
-MEASURES = ("gain", "all")
-"""Columns in which methods are held against the reference."""
 
 KEPT = (
     *("method", "seed", "reading", "offer", "note", "weights", "gain", "all", "worst", "worst_label"),
@@ -59,7 +52,11 @@ DIFFERENCE_COLUMNS = [
     column("mean", pa.float64(), f"of the method less that of {REFERENCE}", "1"),
     column("low", pa.float64(), "end of the 95 % interval; null where there is none", "1"),
     column("high", pa.float64(), "its other end", "1"),
-    column("p", pa.float64(), "chance of such a difference where there is none; null without an interval"),
+    column(
+        "p",
+        pa.float64(),
+        "chance of such a difference where there is none; 1 where all is the same, else as `low`",
+    ),
     column("why", pa.string(), "there is no interval"),
 ]
 
@@ -72,7 +69,8 @@ class Results:
         outcomes: rows of `OUTCOMES`.
         differences: rows of `DIFFERENCE_COLUMNS`.
         models: facts by name, see `_model_facts`.
-        facts: machine, command, seconds, seeds, runs that failed, models left out.
+        facts: machine, command, seconds, seeds, rows in words, cells planned, runs that failed or have no numbers,
+            models left out.
     """
 
     outcomes: Sequence[Mapping[str, Any]]
@@ -83,7 +81,7 @@ class Results:
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """A piece: rows of `outcomes`, `after` as int8 (n,), and the test rows (n,) with what the model says of them."""
+    """A piece that has ended: rows of `outcomes` with `after` (n,), and the test rows (n,) with what the model says."""
 
     piece: Piece
     facts: Mapping[str, Any]
@@ -93,7 +91,7 @@ class _Run:
 
 
 def gather(pieces: Sequence[Piece], runs: Path, output: Path, line: str, facts: Mapping[str, str]) -> Results:
-    """Read all runs that have begun and write both files.
+    """Read all runs that have come to their end, and write both files; the others are named in the facts.
 
     Args:
         pieces: of the study.
@@ -123,7 +121,14 @@ def gather(pieces: Sequence[Piece], runs: Path, output: Path, line: str, facts: 
         for subject in dict.fromkeys(run.piece.cell.subject for run in found)
     }
     seeds = [row["seed"] for row in outcomes]
-    told = {**facts, "seeds": f"{min(seeds)} to {max(seeds)}", "models": json.dumps(models)}
+    ended = {run.piece.name for run in found}
+    told = {
+        **facts,
+        "seeds": f"{min(seeds)} to {max(seeds)}",
+        "models": json.dumps(models),
+        "planned": json.dumps(_planned(pieces)),
+        "missing": f"{len(pieces) - len(ended)} of {len(pieces)} runs" if len(ended) < len(pieces) else "",
+    }
     write_results(output, NAME, OUTCOMES, outcomes, line, told)
     write_results(output, DIFFERENCES, DIFFERENCE_COLUMNS, differences, line)
     return read(output)
@@ -136,12 +141,19 @@ def read(folder: Path) -> Results:
     return Results(outcomes.to_pylist(), differences.to_pylist(), json.loads(facts.pop("models")), facts)
 
 
+def _planned(pieces: Sequence[Piece]) -> list[tuple[str, int, int, int]]:
+    """Model, repair rows, label and draws of each cell."""
+    draws: dict[tuple[str, int, int], int] = defaultdict(int)
+    for piece in pieces:
+        draws[piece.cell.subject.name, piece.cell.rows, piece.cell.label] += piece.draws
+    return [(*cell, count) for cell, count in draws.items()]
+
+
 def _read(piece: Piece, directory: Path) -> _Run | None:
-    if not holds_run(directory):
+    """A run; None where it has not begun or not ended: of a part of it, methods would have unlike draws."""
+    if not holds_run(directory) or read_facts(directory).get("state") != "done":
         return None
     told, table = read_table(directory, "predictions"), read_table(directory, "outcomes")
-    if not told.num_rows:  # it was cut: the classes of the test rows come at the end
-        return None
     labels, before = (told[name].to_numpy().astype(np.int64) for name in ("label", "before"))
     rows = [
         {**row, "after": None if after.values is None else after.values.to_numpy().astype(np.int8)}
@@ -163,74 +175,36 @@ def _model_facts(subject: Subject, runs: Sequence[_Run]) -> dict[str, Any]:
         "accuracy": float(right.sum() / totals.sum()),
         "by label": [float(value) for value in right / np.maximum(totals, 1)],
         "weights": sum(int(np.prod(shape)) for shape in run.facts["target"].values()),
+        "trained": bool(subject.network),
+        "checkpoints": bool(run.facts.get("identity", {}).get("checkpoints")),
     }
 
 
 def _differences(runs: Sequence[_Run]) -> list[dict[str, Any]]:
     """Of every method, reading and measure of a group: one model and one number of rows, some labels, some draws."""
-    by_key: dict[tuple[str, str, int, int], tuple[_Run, Mapping[str, Any]]] = {}
+    judged: dict[tuple[str, str, int], dict[int, Judged]] = defaultdict(dict)
     for run in runs:
         for row in run.rows:
-            if row["reading"] in READINGS:
-                by_key[row["method"], row["reading"], run.piece.cell.label, row["seed"]] = run, row
-    methods = [method for method in dict.fromkeys(key[0] for key in by_key) if method != REFERENCE]
-    labels = sorted({run.piece.cell.label for run in runs})
+            values = {measure: row[measure] for measure in MEASURES}
+            judged[row["method"], row["reading"], run.piece.cell.label][row["seed"]] = Judged(values, row["after"])
+    methods = [name for name in dict.fromkeys(key[0] for key in judged if key[1] in READINGS) if name != REFERENCE]
+    truths = {run.piece.cell.label: run.labels for run in runs}
     cell, shared = runs[0].piece.cell, min(1.0, runs[0].piece.cell.rows / runs[0].facts["pool"])
     found = []
     for method in methods:
         for reading in READINGS:
-            mine = [label for label in labels if any(key[:3] == (method, reading, label) for key in by_key)]
-            seeds = [
-                seed
-                for seed in sorted({key[3] for key in by_key})
-                if all((name, reading, label, seed) in by_key for name in (method, REFERENCE) for label in mine)
+            parts = [
+                Part(
+                    (label,), truths[label], judged[method, reading, label], judged.get((REFERENCE, reading, label), {})
+                )
+                for label in sorted(truths)
+                if (method, reading, label) in judged
             ]
-            pairs = {
-                (label, seed): (by_key[method, reading, label, seed], by_key[REFERENCE, reading, label, seed])
-                for label in mine
-                for seed in seeds
-            }
             for measure in MEASURES:
-                values = np.array([mean(_difference(pairs[one, seed], measure) for one in mine) for seed in seeds])
-                rows = _per_row(pairs, mine, seeds, measure) if mine and seeds else None
-                told = paired_difference(values, shared, rows)
+                told = difference(parts, measure, shared)
                 found.append(
                     {"model": cell.subject.name, "rows": cell.rows, "method": method, "reading": reading}
                     | {"measure": measure, "draws": told.draws, "mean": told.mean, "low": told.low, "high": told.high}
                     | {"p": told.p, "why": told.why}
                 )
     return found
-
-
-_Pair = tuple[tuple[_Run, Mapping[str, Any]], tuple[_Run, Mapping[str, Any]]]
-"""The repair of a draw by a method, and that by the reference."""
-
-
-def _difference(pair: _Pair, measure: str) -> float:
-    (_, mine), (_, theirs) = pair
-    return float(mine[measure] - theirs[measure])
-
-
-def _per_row(
-    pairs: Mapping[tuple[int, int], _Pair], labels: Sequence[int], seeds: Sequence[int], measure: str
-) -> Float64:
-    """What each test row adds: right(method) - right(reference), averaged over draws and over labels under repair.
-
-    A gain counts the rows of the label under repair, so its mean over L labels is one over all of their rows, of which
-    those of a label with m of M rows weigh M / (L m).
-    """
-    by_label = {label: _mean_right([pairs[label, seed] for seed in seeds]) for label in labels}
-    if measure == "all":
-        return np.mean(list(by_label.values()), axis=0)  # type: ignore[no-any-return]
-    truth = next(iter(pairs.values()))[0][0].labels
-    total = sum(int((truth == label).sum()) for label in labels)
-    parts = [by_label[label][truth == label] for label in labels]
-    return np.concatenate([part * (total / (len(labels) * len(part))) for part in parts])
-
-
-def _mean_right(pairs: Iterable[_Pair]) -> Float64:
-    rights = [
-        (mine["after"] == run.labels).astype(np.float64) - (theirs["after"] == run.labels)
-        for (run, mine), (_, theirs) in pairs
-    ]
-    return np.mean(rights, axis=0)  # type: ignore[no-any-return]

@@ -208,6 +208,25 @@ class Source:
             model = self.legacy
         return Place(model, checkpoints_beside(model), data)
 
+    def told(self, kind: str) -> str:
+        """Where the rows of a kind come from, in a sentence."""
+        sizes = self.sizes[kind]
+        judging = "all others" if sizes.test is None else f"{sizes.test:,}"
+        if kind == DIGITS:
+            return (
+                f"Of scikit-learn's digits, {sizes.train:,} train the model, {sizes.pool:,} are the pool, "
+                f"{sizes.validation:,} choose and {judging} judge."
+            )
+        middle, end = self.offset + sizes.pool, self.offset + sizes.pool + sizes.validation
+        judging = "all official test images" if sizes.test is None else f"the first {sizes.test:,} official test images"
+        new = (
+            "No model was trained on any of them." if self.offset >= OFFSET else "Models were trained on some of them."
+        )
+        return (
+            f"Of Fashion-MNIST, repair rows are training images {self.offset:,} to {middle - 1:,}, validation rows "
+            f"{middle:,} to {end - 1:,}, and test rows {judging}. {new}"
+        )
+
     def _write(self, folder: Path, kind: str) -> None:
         sizes = self.sizes[kind]
         facts = {"offset": self.offset, "sizes": [sizes.train, sizes.pool, sizes.validation, sizes.test]}

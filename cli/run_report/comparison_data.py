@@ -16,17 +16,9 @@ import numpy as np
 from cli.run_report.words import COMPARE
 from engine.core.errors import InputError
 from engine.core.names import escaped
-from engine.core.types import Bool, Float64, Int64
-from engine.metrics.resampled import LEVEL, PairedDifference, holm, paired_difference
-
-READINGS = ("chosen", "found")
-"""What a method comes to with rows of validation or a promise of its own, and where nobody chooses."""
-
-MEASURES = ("gain", "all")
-"""Columns of `outcomes` in which methods are held against the reference."""
-
-_NOTHING = "nothing"
-"""The offer that leaves the model as it is."""
+from engine.core.types import Int64
+from engine.metrics.against import CHOSEN, FAILED, FOUND, MEASURES, READINGS, Judged, Part, difference, verdict
+from engine.metrics.resampled import PairedDifference, holm
 
 
 @dataclass(frozen=True)
@@ -34,7 +26,7 @@ class RepairView:
     """One reading of one repair: a row of `outcomes`; changes are shares, and None where no row tells."""
 
     draw: int
-    offer: str
+    weights: int | None
     gain: float | None
     all: float | None
     worst: float | None
@@ -46,8 +38,8 @@ class RepairView:
 
     @property
     def changed(self) -> bool:
-        """The model is not left as it is."""
-        return self.offer != _NOTHING
+        """The model is not left as it is: some weight has another value, whatever the offer is called."""
+        return self.weights != 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,7 @@ class AgainstView:
 
     Attributes:
         difference: with its 95 % interval.
-        adjusted: p-value by Holm over the methods; None without an interval.
+        adjusted: p-value by Holm over the methods; None where the draws cannot tell.
     """
 
     difference: PairedDifference
@@ -64,10 +56,8 @@ class AgainstView:
 
     @property
     def verdict(self) -> str:
-        """`better` or `worse` only where the interval at Holm's level excludes 0, that is where `adjusted` says so."""
-        if self.adjusted is None or self.adjusted >= LEVEL or self.difference.mean is None:
-            return "not told apart"
-        return "better" if self.difference.mean > 0 else "worse"
+        """In words, see `engine.metrics.against.verdict`."""
+        return verdict(self.difference, self.adjusted)
 
 
 @dataclass(frozen=True)
@@ -224,12 +214,12 @@ class ComparisonView:
     def readings(self) -> tuple[str, ...]:
         """Readings that differ: `found` says nothing new where no method chose anything else."""
         alike = all(
-            method.readings.get("chosen") is None
-            or method.readings.get("found") is None
-            or method.readings["chosen"].repairs == method.readings["found"].repairs
+            method.readings.get(CHOSEN) is None
+            or method.readings.get(FOUND) is None
+            or method.readings[CHOSEN].repairs == method.readings[FOUND].repairs
             for method in self.methods
         )
-        return READINGS[:1] if alike and any(READINGS[0] in method.readings for method in self.methods) else READINGS
+        return (CHOSEN,) if alike and any(CHOSEN in method.readings for method in self.methods) else READINGS
 
     @property
     def without_interval(self) -> str:
@@ -297,49 +287,25 @@ class _Judge:
     def against(self, reading: str) -> dict[str, dict[str, AgainstView]]:
         """By method and measure; methods without such a reading, and the reference, are left out."""
         by_draw = {
-            name: {row["draw"]: row for row in rows if row["reading"] == reading} for name, rows in self.rows.items()
+            name: {row["draw"]: self._judged(name, row) for row in rows if row["reading"] == reading}
+            for name, rows in self.rows.items()
         }
         theirs = {} if self.reference is None else by_draw.get(self.reference, {})
         names = [name for name, mine in by_draw.items() if mine and name != self.reference] if theirs else []
         found: dict[str, dict[str, AgainstView]] = {name: {} for name in names}
+        truth = None if self.test is None else self.test.label
         for measure in MEASURES:
-            differences = [self._difference(name, by_draw[name], theirs, reading, measure) for name in names]
-            adjusted = holm([difference.p for difference in differences])
-            for name, difference, chance in zip(names, differences, adjusted, strict=True):
-                found[name][measure] = AgainstView(difference, chance)
+            told = [
+                difference([Part(self.labels, truth, by_draw[name], theirs)], measure, self.shared) for name in names
+            ]
+            for name, each, adjusted in zip(names, told, holm([each.p for each in told]), strict=True):
+                found[name][measure] = AgainstView(each, adjusted)
         return found
 
-    def _difference(
-        self, name: str, mine: Mapping[int, Any], theirs: Mapping[int, Any], reading: str, measure: str
-    ) -> PairedDifference:
-        draws = [
-            draw
-            for draw in sorted(mine.keys() & theirs.keys())
-            if mine[draw][measure] is not None and theirs[draw][measure] is not None
-        ]
-        differences = np.array([mine[draw][measure] - theirs[draw][measure] for draw in draws], np.float64)
-        rows = self._per_row([(one, reading, draw) for draw in draws for one in (name, str(self.reference))], measure)
-        found = paired_difference(differences, self.shared, rows)
-        if rows is None and found.low is not None:
-            return PairedDifference(found.mean, found.draws, why="classes of test rows are missing")
-        return found
-
-    def _per_row(self, keys: Sequence[tuple[str, str, int]], measure: str) -> Float64 | None:
-        """Of each test row that the measure counts, right(method) - right(reference), averaged over the draws.
-
-        `keys` are a method's and then the reference's, draw by draw.
-        """
-        found = [self.after.get(key) for key in keys]
-        if self.test is None or not found or any(classes is None for classes in found):
-            return None
-        label = self.test.label
-        mask: Bool = np.isin(label, self.labels) if measure == "gain" else np.ones(len(label), bool)
-        total = np.zeros(int(mask.sum()), np.int64)
-        for at, classes in enumerate(found):
-            assert classes is not None
-            right = classes[mask] == label[mask]
-            total += -right.astype(np.int64) if at % 2 else right
-        return total / (len(found) / 2)
+    def _judged(self, name: str, row: Mapping[str, Any]) -> Judged:
+        return Judged(
+            {measure: row[measure] for measure in MEASURES}, self.after.get((name, row["reading"], row["draw"]))
+        )
 
 
 def _method(
@@ -360,7 +326,7 @@ def _method(
         name=escaped(name),
         reference=name == reference,
         readings=readings,
-        failed=_counted(row["note"] or "no reason is given" for row in rows if row["reading"] == "failed"),
+        failed=_counted(row["note"] or "no reason is given" for row in rows if row["reading"] == FAILED),
         notes=_counted(said.values()),
         seconds=statistics.median(seconds.values()) if seconds else None,
         after={(reading, draw): classes for (one, reading, draw), classes in after.items() if one == name},
@@ -373,7 +339,6 @@ def _repair(row: Mapping[str, Any]) -> RepairView:
         values[name] = None if values[name] is None or math.isnan(values[name]) else values[name]
     values |= {name: values[name] or 0 for name in ("fixed", "broken")}
     values["worst_label"] = -1 if values["worst_label"] is None else values["worst_label"]
-    values["offer"] = values["offer"] or ""
     return RepairView(**values)
 
 

@@ -155,11 +155,6 @@ def _counts(method: MethodView, reading: str, test: JudgingRows) -> dict[str, In
     return {"fixed": np.where(was_right, 0, right), "broken": np.where(was_right, draws - right, 0)}
 
 
-def _first(count: Int64, most: int) -> Int64:
-    """Positions of the largest counts above 0, at most so many, the largest first."""
-    return np.argsort(-count, kind="stable")[: min(most, int((count > 0).sum()))]
-
-
 def _often(method: MethodView, reading: str, test: JudgingRows, kind: str, at: int, draws: int, uri: str) -> OftenView:
     label = int(test.label[at])
     classes = Counter(int(after[at]) for (name, _), after in method.after.items() if name == reading)

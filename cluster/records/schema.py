@@ -192,7 +192,12 @@ SCHEMAS: dict[str, pa.Schema] = {
             _field("row", pa.int64(), "row of the image set"),
             _field("label", pa.int32(), "true class"),
             _field("before", pa.int32(), "class the base model predicts"),
-            _field("after", pa.int32(), "class the saved repaired model predicts, loaded again"),
+            _field(
+                "after",
+                pa.int32(),
+                "class the saved repaired model predicts, loaded again; of a comparison `before` once more, as its "
+                "repairs have theirs in `outcomes`",
+            ),
         ]
     ),
 }

@@ -23,13 +23,14 @@ from engine.core.types import Float32
 from engine.data.image_set import ImageSet
 from engine.methods.base import Subject
 from engine.methods.outcome import CHOSEN, MethodOutcome, Reading
+from engine.metrics import against
 from engine.metrics.comparison import compare
 from engine.metrics.requirements import check_requirements
 from engine.models.load import LoadedModel
 from engine.patches.arrow import write_patch
 from engine.patches.patch import NO_CHANGE, Patch, tensors_patch
 
-FAILED = "failed"
+FAILED = against.FAILED
 """Reading of a repair that could not run."""
 
 

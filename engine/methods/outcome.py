@@ -17,13 +17,14 @@ from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
 from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair, SeenRows, Subject, lacking
+from engine.metrics import against
 from engine.metrics.comparison import Comparison, compare
 from engine.metrics.promise import frontier_of
 from engine.metrics.requirements import check_requirements
 from engine.passes.batching import predicted_classes
 from engine.passes.sizes import PASS_ROWS
 
-FOUND, CHOSEN = "found", "chosen"
+FOUND, CHOSEN = against.FOUND, against.CHOSEN
 """Readings of a repair: what the method finds where nobody chooses, and what it comes to with rows of validation."""
 
 

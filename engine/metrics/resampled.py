@@ -44,7 +44,8 @@ class PairedDifference:
         draws: J.
         error: its standard error e; None where the draws cannot tell.
         low, high: ends of the 95 % interval; None without an error, or where it is 0.
-        p: chance of a difference as large where there is none; None without an interval.
+        p: chance of a difference as large where there is none; None without an interval, but 1 where the two are the
+            same in every draw and on every test row.
         why: there is no interval, in words; else empty.
     """
 
@@ -84,24 +85,25 @@ def paired_difference(differences: Float64, shared: float, rows: Float64 | None)
     variance = float(np.var(differences, ddof=1)) * (1 / draws + shared / (1 - shared))
     error = math.sqrt(variance + (0.0 if rows is None else float(np.var(rows, ddof=1)) / len(rows)))
     if error < _ROUNDING:
-        return PairedDifference(mean, draws, 0.0, why="every draw gives the same")
+        same = 1.0 if abs(mean) < _ROUNDING else None
+        return PairedDifference(mean, draws, 0.0, p=same, why="every draw gives the same")
     reach = error * float(stdtrit(draws - 1, 1 - LEVEL / 2))
     p = 2 * float(stdtr(draws - 1, -abs(mean) / error))
     return PairedDifference(mean, draws, error, mean - reach, mean + reach, p)
 
 
 def holm(chances: Sequence[float | None]) -> tuple[float | None, ...]:
-    """Adjust the p-values of several comparisons, of which None is none.
+    """Adjust the p-values of several comparisons; one without a value, None, counts as a comparison all the same.
 
-    Of m values in ascending order the k-th becomes max over i <= k of (m - i + 1) p_i, at most 1 (Holm 1979,
-    Scandinavian Journal of Statistics 6: 65-70). It is below a level exactly where the interval of this comparison, at
-    the confidence 1 - level / (m - k + 1), excludes 0 and those before it in this order do: with all that are told
-    apart so, the chance that any two of them are alike is at most the level.
+    Of m comparisons with values in ascending order the k-th becomes max over i <= k of (m - i + 1) p_i, at most 1
+    (Holm 1979, Scandinavian Journal of Statistics 6: 65-70). It is below a level exactly where the interval of this
+    comparison, at the confidence 1 - level / (m - k + 1), excludes 0 and those before it in this order do: with all
+    that are told apart so, the chance that any two of them are alike is at most the level.
     """
     known = sorted((chance, at) for at, chance in enumerate(chances) if chance is not None)
     adjusted: list[float | None] = [None] * len(chances)
     highest = 0.0
     for rank, (chance, at) in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - rank) * chance))
+        highest = max(highest, min(1.0, (len(chances) - rank) * chance))
         adjusted[at] = highest
     return tuple(adjusted)

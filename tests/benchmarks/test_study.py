@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster.records.store import RunRecords, read_facts
 from engine.metrics.resampled import paired_difference
 from tests.support.comparisons import REASON, Effect, write_comparison
 
@@ -120,21 +121,6 @@ def test_differences_are_of_means_over_labels_and_count_shared_rows(module: Any,
     assert not any(each["method"] in ("CrossFit", "NeuRecover") for each in results.differences)
 
 
-def test_rows_of_a_label_weigh_so_that_labels_count_alike(module: Any) -> None:
-    found = module("methods_results")
-    truth = np.array([4] * 2 + [6] * 6 + [0] * 4)
-    run = found._Run(None, {}, [], truth, truth)
-
-    def pair(right: list[int]) -> Any:
-        after = np.where(np.isin(np.arange(12), right), truth, 9).astype(np.int8)
-        return (run, {"after": after}), (run, {"after": np.full(12, 9, np.int8)})
-
-    pairs = {(4, 0): pair([0]), (6, 0): pair([2, 3, 4])}
-    rows = found._per_row(pairs, [4, 6], [0], "gain")
-    assert len(rows) == 8 and np.mean(rows) == pytest.approx((1 / 2 + 3 / 6) / 2)
-    assert np.mean(found._per_row(pairs, [4, 6], [0], "all")) == pytest.approx((1 + 3) / 12 / 2)
-
-
 def test_a_page_says_who_is_first_who_is_surely_better_and_what_failed(module: Any, results: Any) -> None:
     page = module("methods_page")
     text = page.page(results)
@@ -155,6 +141,51 @@ def test_a_page_says_who_is_first_who_is_surely_better_and_what_failed(module: A
     assert f"- **NeuRecover**, a small vision transformer (10): {REASON}.".replace("_", r"\_") in text
     assert "30 repairs in 2 minutes" in text
     assert re.search(r"\$\w|nan|None", text) is None
+
+
+def test_a_study_that_is_cut_says_of_which_cells_it_has_numbers(module: Any, pieces: Any, tmp_path: Path) -> None:
+    """Of two labels the run of one has not ended: it is left out, and named where it is missed."""
+    cut = tmp_path / "runs" / pieces[1].name
+    RunRecords(cut).write_facts(read_facts(cut) | {"state": "running"})
+    facts = {"command": "c", "seconds": "120", "failed": "", "left out": "", "rows": "Of somewhere.\nOf elsewhere."}
+    results = module("methods_results").gather(
+        pieces, tmp_path / "runs", tmp_path / "docs", "machine: two cores", facts
+    )
+    assert {row["label"] for row in results.outcomes} == {pieces[0].cell.label}
+    text = module("methods_page").page(results)
+    assert f"{DRAWS} of label {pieces[0].cell.label}, none of label {pieces[1].cell.label}" in text
+    assert "Not in these numbers, as they have not come to their end: 1 of 2 runs." in text
+    assert f"Label {pieces[0].cell.label}. Draws" in text and f"Draws of a difference: {DRAWS};" in text
+    assert "- Of somewhere.\n- Of elsewhere.\n- Methods change" in text
+    assert "Not run: the small legacy CNN; the quickstart's model;" in text
+    assert "No checkpoints of the training are known of a small vision transformer:" in text
+
+
+def test_a_model_whose_weights_are_as_they_were_is_left_and_promises_nothing(module: Any, results: Any) -> None:
+    page, (group,) = module("methods_page"), {(row["model"], row["rows"]) for row in results.outcomes}
+    rows = [{**row, "weights": 0 if row["seed"] < 3 else row["weights"]} for row in results.outcomes]
+    crossfit = page.summarise(replace(results, outcomes=rows), group, "chosen")[0]
+    assert (crossfit.repairs, crossfit.left, crossfit.promised) == (10, 6, 4)
+
+
+def test_lines_of_an_earlier_study_are_of_all_methods(module: Any, tmp_path: Path) -> None:
+    path = tmp_path / "commands.jsonl"
+    path.write_text('{"piece": "one", "code": 0}\n', encoding="utf-8")
+    ledger = module("ledger").Ledger(path, ("piece", "methods"), {"methods": "all"})
+    assert ledger.has(piece="one", methods="all") and not ledger.has(piece="one", methods="head")
+    ledger.add(piece="one", methods="head", code=1)
+    again = module("ledger").Ledger(path, ("piece", "methods"), {"methods": "all"})
+    assert [(line["methods"], line["code"]) for line in again.lines] == [("all", 0), ("head", 1)]
+
+
+def test_the_command_that_is_told_comes_to_the_same(module: Any) -> None:
+    methods = module("methods")
+    every = [subject.name for subject in module("study").SUBJECTS]
+    assert methods._command(every, "all", (5, 5), 2, False, None) == "python benchmarks/methods.py --num-workers 2"
+    assert methods._command(["legacy"], "head,tail", (3,), 0, True, Path("/somewhere/cnn.h5")) == (
+        "python benchmarks/methods.py --num-workers 0 --tiny --models legacy --methods head,tail --rounds 3 "
+        "--legacy-model cnn.h5"
+    )
 
 
 def test_numbers_of_points(module: Any) -> None:

@@ -151,8 +151,9 @@ def _readings(
         rows.append(
             _row(method, draw, reading)
             | {
-                "offer": "nothing" if effect.kind == "nothing" else "step 1",
-                "weights": 650,
+                # What changes no weight is nothing, whatever it is called.
+                "offer": "step 0" if effect.kind == "nothing" else "step 1",
+                "weights": 0 if effect.kind == "nothing" else 650,
                 "gain": float((after == label)[mine].mean() - (before == label)[mine].mean()),
                 "all": overall,
                 "worst": changes[worst],

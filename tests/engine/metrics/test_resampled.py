@@ -58,6 +58,10 @@ def test_the_same_in_every_draw() -> None:
     assert np.ptp(same) > 0
     found = paired_difference(same, 0.2, np.zeros(50))
     assert (found.low, found.p, found.why) == (None, None, "every draw gives the same")
+    found = paired_difference(same - 0.1, 0.2, np.zeros(50))
+    assert (found.low, found.p, found.why) == (None, 1.0, "every draw gives the same")
+    assert paired_difference(np.zeros(1), 0.2, np.zeros(50)).p is None
+    assert paired_difference(np.zeros(3), 1.0, np.zeros(50)).p is None
     found = paired_difference(same, 0.2, np.repeat([1.0, 0.0], [10, 90]))
     assert found.error == pytest.approx(math.sqrt(0.09 * 100 / 99 / 100))
     assert found.p == pytest.approx(2 * student.sf(0.1 / found.error, 2))
@@ -102,10 +106,13 @@ def test_the_interval_covers_new_test_rows_too() -> None:
 
 
 def test_holm_by_hand() -> None:
-    """0.005 times 4, 0.01 times 3, 0.03 times 2; 0.04 alone would be less than the one before it."""
-    assert holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx((0.03, 0.06, None, 0.06, 0.02))
+    """0.005 times 5, 0.01 times 4, 0.03 times 3; 0.04 times 2 would be less than the one before it.
+
+    The one without a value is compared too.
+    """
+    assert holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx((0.04, 0.09, None, 0.09, 0.025))
     assert holm([0.6, 0.7]) == (1.0, 1.0)
-    assert holm([None, 0.2]) == (None, 0.2)
+    assert holm([None, 0.2]) == (None, 0.4)
     assert holm([]) == ()
 
 
