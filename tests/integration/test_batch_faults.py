@@ -95,7 +95,7 @@ def test_interrupted_while_ray_starts(
     _, err = command.communicate(timeout=60)
     assert command.returncode == code, err
     assert err.endswith(f"error: {word}\n") and "***" not in err
-    assert wait_until(lambda: not marked(mark), 15), marked(mark)
+    assert wait_until(lambda: not marked(mark), 60), marked(mark)
     assert not holds_run(directory)  # Ray starts before anything else
     check_resumed(repairsets, directory, undisturbed)
 
