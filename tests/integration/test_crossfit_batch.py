@@ -280,8 +280,10 @@ OF_CROSSFIT = ("recipes=2", "folds=3", "step=1", "promise-rows=9", "separate")
 def test_options_of_the_other_method(word: str, batchspace: Path, refused: Refused) -> None:
     own, method = ("Arachne", "CrossFit") if word in OF_ARACHNE else ("CrossFit", "Arachne")
     words = ["--val-data", "val.h5", "--output-dir", "run", "--method", method, f"--{word}", *HERE]
-    says = f"--{word.partition('=')[0]} is of {own} and the method is {method}, expected one without the other"
-    refused(*FILES, *words, says=(says,))
+    flag = f"--{word.partition('=')[0]}"
+    refused(
+        *FILES, *words, says=(f"{flag} is of {own}", f" and the method is {method}, expected one without the other")
+    )
 
 
 def test_bad_input(batchspace: Path, refused: Refused) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.compute import compute as computing
+from cluster.compute import methods as computing
 from cluster.records.schema import EVALUATION_BY_METHOD
 from cluster.runs import evaluate_methods
 from tests.integration.conftest import Command, contents
