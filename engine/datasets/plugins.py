@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
+from engine.core.entry_points import declared
 from engine.core.errors import InputError, reason
 from engine.core.names import in_words, listed
 
@@ -70,15 +71,8 @@ def find_plugins() -> dict[str, Plugin]:
 
     Raises InputError where the entry points of some package cannot be read.
     """
-    try:
-        found = entry_points(group=GROUP)
-    except Exception as error:  # a file without the form of entry points raises almost anything
-        raise InputError(
-            f"the entry points of the installed packages cannot be read ({type(error).__name__}: {reason(error)}), "
-            f"expected them in order to find {GROUP}"
-        ) from error
     by_name: dict[str, list[EntryPoint]] = {}
-    for entry in sorted(set(found), key=lambda entry: (entry.name, entry.value)):
+    for entry in declared(GROUP):
         by_name.setdefault(entry.name.replace("_", "-"), []).append(entry)
     return {name: Plugin(entries[0].name, tuple(entries)) for name, entries in sorted(by_name.items())}
 

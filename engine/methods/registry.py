@@ -11,10 +11,11 @@ import hashlib
 import importlib
 import importlib.util
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.core.entry_points import declared
 from engine.core.errors import InputError, reason
 from engine.core.names import listed, suggestion
 
@@ -112,16 +113,9 @@ def check_name(name: str) -> str:
 
 def _plugins() -> dict[str, tuple[EntryPoint, ...]]:
     """Entry points by name, without those that have a name of ours."""
-    try:
-        found = entry_points(group=GROUP)
-    except Exception as error:  # a file without the form of entry points raises almost anything
-        raise InputError(
-            f"the entry points of the installed packages cannot be read ({type(error).__name__}: {reason(error)}), "
-            f"expected them in order to find {GROUP}"
-        ) from error
     ours = {name.casefold() for name in METHODS}
     by_name: dict[str, tuple[EntryPoint, ...]] = {}
-    for entry in sorted(set(found), key=lambda entry: (entry.name, entry.value)):
+    for entry in declared(GROUP):
         if entry.name.casefold() in ours:
             continue
         by_name[entry.name] = (*by_name.get(entry.name, ()), entry)
