@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.commands.batch import means_all, parse_labels
-from cli.commands.crossfit import crossfit_repair, rows_of_target, tell_loss, use_one_thread
+from cli.commands.crossfit import crossfit_repair, new_run_directory, target_repair, tell_loss, use_one_thread
 from cli.commands.report import results
 from cli.shared.console import Console, created, echo
 from cli.shared.method_options import checkpoint_folder, method_settings, refuse_unsearched
@@ -27,31 +26,13 @@ def optimize_by_method(
     compute_settings: ComputeOptions,
     verbose: int,
     method: str,
-    model_dir: Path,
-    allow_custom_code: bool,
-    target_data_dir: Sequence[Path],
-    positive_inputs_dir: Sequence[Path],
-    output_dir: Path | None,
     run_dir: Path | None,
     **options: Any,
 ) -> int:
     """Repair one label on all rows that `target` divided; returns the exit code."""
-    if len(target_data_dir) > 1 or len(positive_inputs_dir) > 1:
-        raise InputError(f"{method} repairs one --target-data-dir, expected one (`batch` pools chunks)")
-    if options["resume"] and run_dir is None:
-        raise InputError("--resume goes on with a run, expected its --run-dir")
-    use_one_thread()
-
-    from engine.models.load import load_model
-
-    model = load_model(model_dir, allow_custom_code=allow_custom_code)
-    folder = target_data_dir[0].absolute()
-    label, rows = rows_of_target(folder, positive_inputs_dir)
-    output = folder if output_dir is None else output_dir.absolute()
-    repair = crossfit_repair(model, rows, (label,), folder, output, **options)
-    work = method_repair(method, repair, {}, model_dir=model_dir, **options)
-    work = replace(work, label_file=options["label_file"])
-    directory = run_dir or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    repair = target_repair(method, run_dir=run_dir, **options)
+    work = replace(method_repair(method, repair, {}, **options), label_file=options["label_file"])
+    directory = run_dir or new_run_directory()
     code = run_method_repair(work, compute_settings, directory, verbose=verbose, **options)
     if verbose:
         echo(f"records: {directory}")
@@ -115,14 +96,13 @@ def method_repair(
         InputError: an option of its search means nothing to the method; or priorities are given to one that has none,
             or cannot be read.
     """
+    from cluster.runs.method_repair import MethodRepair
     from engine.methods.registry import method_of
     from engine.methods.searches import stated_of
 
     refuse_unsearched(method, stated_of(method_of(method)))
     if label_file is not None and method != PRIORITIES:
         raise InputError(f"--label-file is of {PRIORITIES} and the method is {method}, expected one without the other")
-    from cluster.runs.method_repair import MethodRepair
-
     mine = replace(
         method_settings(repair.settings, settings, positive_weight),
         priorities=stated_priorities(label_file, positive_label_file, repair.model.classes),

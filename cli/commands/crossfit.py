@@ -12,7 +12,7 @@ from cli.commands.batch import means_all, parse_labels
 from cli.commands.report import results
 from cli.run_report.words import duration, plural
 from cli.shared.console import Console, created, echo
-from cli.shared.method_options import crossfit_settings, read_promises
+from cli.shared.method_options import CROSSFIT, crossfit_settings, read_promises
 from cli.shared.options import check_seeds
 from engine.core.errors import InputError
 
@@ -32,11 +32,6 @@ def optimize_crossfit(
     *,
     compute_settings: ComputeOptions,
     verbose: int,
-    model_dir: Path,
-    allow_custom_code: bool,
-    target_data_dir: Sequence[Path],
-    positive_inputs_dir: Sequence[Path],
-    output_dir: Path | None,
     explain: bool,
     run_dir: Path | None,
     resume: bool,
@@ -45,20 +40,8 @@ def optimize_crossfit(
     **options: Any,
 ) -> int:
     """Repair one label on all rows that `target` divided; returns the exit code."""
-    if len(target_data_dir) > 1 or len(positive_inputs_dir) > 1:
-        raise InputError("CrossFit repairs one --target-data-dir, expected one (`batch` pools chunks)")
-    if resume and run_dir is None:
-        raise InputError("--resume goes on with a run, expected its --run-dir")
-    use_one_thread()
-
-    from engine.models.load import load_model
-
-    model = load_model(model_dir, allow_custom_code=allow_custom_code)
-    folder = target_data_dir[0].absolute()
-    label, rows = rows_of_target(folder, positive_inputs_dir)
-    output = folder if output_dir is None else output_dir.absolute()
-    repair = crossfit_repair(model, rows, (label,), folder, output, **options)
-    directory = run_dir or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    repair = target_repair(CROSSFIT, resume=resume, run_dir=run_dir, **options)
+    directory = run_dir or new_run_directory()
     code = run_crossfit(
         repair,
         compute_settings,
@@ -73,6 +56,43 @@ def optimize_crossfit(
     if verbose:
         echo(f"records: {directory}")
     return code
+
+
+def target_repair(
+    method: str,
+    *,
+    model_dir: Path,
+    allow_custom_code: bool,
+    target_data_dir: Sequence[Path],
+    positive_inputs_dir: Sequence[Path],
+    output_dir: Path | None,
+    run_dir: Path | None,
+    resume: bool,
+    **options: Any,
+) -> CrossFitRepair:
+    """Open and check what `optimize` reads where it repairs one label on all rows that `target` divided.
+
+    Raises:
+        InputError: something is missing, damaged, or does not fit.
+    """
+    if len(target_data_dir) > 1 or len(positive_inputs_dir) > 1:
+        raise InputError(f"{method} repairs one --target-data-dir, expected one (`batch` pools chunks)")
+    if resume and run_dir is None:
+        raise InputError("--resume goes on with a run, expected its --run-dir")
+    use_one_thread()
+
+    from engine.models.load import load_model
+
+    model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    folder = target_data_dir[0].absolute()
+    label, rows = rows_of_target(folder, positive_inputs_dir)
+    output = folder if output_dir is None else output_dir.absolute()
+    return crossfit_repair(model, rows, (label,), folder, output, **options)
+
+
+def new_run_directory() -> Path:
+    """Where `optimize` records a run that was given no place."""
+    return Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
 
 
 def batch_crossfit(
