@@ -29,7 +29,7 @@ from engine.core.progress import Progress, Tick, ignore, unseen
 from engine.data.image_set import ImageSet
 from engine.layers.dense_chain import DenseChain
 from engine.methods.base import MethodSettings, Subject
-from engine.methods.registry import METHODS, REFERENCE
+from engine.methods.registry import REFERENCE
 from engine.metrics.requirements import Requirement, check_rows
 from engine.models.load import LoadedModel, check_fits
 from engine.targets.base import Target
@@ -157,10 +157,7 @@ def run_comparison(
         facts = _facts(work, subject, rows, compute, data)
         if ended_before(directory, facts, resume=resume) is not None:
             return
-        if resume and holds_run(directory):
-            records = RunRecords.resume(directory, facts, lock=lock)
-        else:
-            records = RunRecords.create(directory, facts, overwrite=overwrite, lock=lock)
+        records = RunRecords.start(directory, facts, resume=resume, overwrite=overwrite, lock=lock)
         with records.telling_end(facts):
             assert subject.test is not None
             told = prediction_rows("test", subject.test.labels, subject.test.before, subject.test.before)
@@ -210,7 +207,6 @@ def _facts(work: Comparison, subject: Subject, rows: MethodRows, compute: Comput
         "kind": "compare",
         "reference": REFERENCE if REFERENCE in work.methods else None,
         "methods": list(work.methods),
-        "foreign": [name for name in work.methods if name not in METHODS],
         "draws": work.draws,
         "rows": work.rows,
         "pool": len(subject.pool.labels),

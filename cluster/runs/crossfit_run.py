@@ -47,7 +47,7 @@ from engine.localize.weights_file import ARROW, CSV
 from engine.metrics.accuracy import LabelChange, paired_changes
 from engine.metrics.comparison import Comparison, compare
 from engine.metrics.promise import Frontier
-from engine.metrics.requirements import Requirement, check_requirements
+from engine.metrics.requirements import check_requirements, with_rows
 from engine.models.load import load_model
 from engine.patches.arrow import write_patch
 from engine.patches.patch import NO_CHANGE, Patch, tensors_patch
@@ -356,7 +356,7 @@ def _report(
     saved, measured, comparisons, after = _save_and_measure(repair, compute, patch, rows.before, on_rows)
     _write_patch(repair, patch, records.directory)
     verdicts = {
-        split: check_requirements(_with_rows(repair.requirements, comparison), comparison)
+        split: check_requirements(with_rows(repair.requirements, comparison), comparison)
         for split, comparison in comparisons.items()
     }
     _write_predictions(records, repair, rows.before, after)
@@ -397,15 +397,6 @@ def _write_patch(repair: CrossFitRepair, patch: Patch, run: Path) -> None:
             write_patch(folder / PATCH, patch, shapes)
         else:
             remove(folder / PATCH)
-
-
-def _with_rows(requirements: Sequence[Requirement], comparison: Comparison) -> list[Requirement]:
-    """The requirements that a set has rows to judge."""
-    return [
-        requirement
-        for requirement in requirements
-        if (comparison.totals if requirement.labels is None else comparison.totals[list(requirement.labels)]).any()
-    ]
 
 
 def _write_predictions(

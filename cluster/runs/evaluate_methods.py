@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.compute.compute import Compute
 from cluster.records.schema import EVALUATION_BY_METHOD
-from cluster.records.store import RunRecords, enough_room, holds_run, read_evaluation, read_table, write_evaluation
+from cluster.records.store import RunRecords, enough_room, holds_run, read_evaluation, write_evaluation
 from cluster.runs.checkpoints import checkpoint_facts
 from cluster.runs.crossfit import PATCH, CrossFitRepair, check_sets
 from cluster.runs.evaluate_rates import (
@@ -28,7 +28,7 @@ from cluster.runs.evaluate_rates import (
 )
 from cluster.runs.evaluate_staging import MEASURED, RESULT, TABLE, UNFINISHED, check_pieces, digest_of, staged
 from cluster.runs.identity import fingerprints, identity_of, run_facts
-from cluster.runs.method_records import FAILED, changed_of, run_repairs, save_values
+from cluster.runs.method_records import FAILED, changed_of, ended_repairs, run_repairs, save_values
 from cluster.runs.method_rows import read_method_rows, refuse_lacking, subject_of
 from cluster.workers.methods import MethodTask, foreign_origins
 from cluster.workers.model import ModelHandle
@@ -40,7 +40,6 @@ from engine.core.types import Float32
 from engine.data.image_set import ImageSet
 from engine.localize.weights_file import ARROW, CSV
 from engine.methods.base import MethodSettings, Subject
-from engine.methods.outcome import CHOSEN
 from engine.methods.registry import method_of
 from engine.methods.searches import search_of
 from engine.metrics.repair_rates import Given, Rates, result_text
@@ -213,8 +212,7 @@ def _evaluate(
         for number, setting in enumerate(work.settings):
             mine = replace(subject, settings=setting.settings)
             run_repairs(mine, work.tasks(number), compute, records, data, on_repairs)
-        table = read_table(records.directory, "outcomes").to_pylist()
-        told = {row["draw"]: row for row in table if row["reading"] in (CHOSEN, FAILED)}
+        told = ended_repairs(records)
         runs = len(work.settings) * len(work.repair.seeds)
         tick = on_rows("measure", sum(images.rows for images in work.sets.values()) * runs)
         evaluated = [

@@ -109,6 +109,12 @@ def changed_of(records: RunRecords, task: MethodTask, subject: Subject) -> dict[
     return {path: value for path, value in values.items() if value.tobytes() != known[path].tobytes()}
 
 
+def ended_repairs(records: RunRecords) -> dict[int, dict[str, Any]]:
+    """Rows of the table `outcomes` by draw, of a run of one method: what was chosen, or why it failed."""
+    table = read_table(records.directory, "outcomes").to_pylist()
+    return {row["draw"]: row for row in table if row["reading"] in (CHOSEN, FAILED)}
+
+
 def save_values(
     model: LoadedModel,
     known: Mapping[str, Float32],

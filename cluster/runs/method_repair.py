@@ -16,11 +16,11 @@ from typing import Any
 from cluster.compute.compute import Compute
 from cluster.records.jobs import JobRow
 from cluster.records.rows import prediction_rows, verdict_rows
-from cluster.records.store import RunRecords, enough_room, holds_run, read_table
+from cluster.records.store import RunRecords, enough_room, holds_run
 from cluster.runs.checkpoints import checkpoint_facts
 from cluster.runs.crossfit import CrossFitRepair, check_repair
 from cluster.runs.identity import fingerprints, identity_of, run_facts
-from cluster.runs.method_records import FAILED, changed_of, run_repairs, save_values
+from cluster.runs.method_records import FAILED, changed_of, ended_repairs, run_repairs, save_values
 from cluster.runs.method_rows import MethodRows, read_method_rows, refuse_lacking, subject_of
 from cluster.runs.output import mark_missing, measuring, missed, tell_label_file
 from cluster.runs.parts import ended_before
@@ -31,10 +31,10 @@ from engine.core.lock import LOCK, locked
 from engine.core.progress import Progress, Tick, ignore, unseen
 from engine.core.types import Float32
 from engine.methods.base import MethodSettings, Offer, Repair, Subject
-from engine.methods.outcome import CHOSEN, chosen
+from engine.methods.outcome import chosen
 from engine.metrics.accuracy import paired_changes
 from engine.metrics.comparison import compare
-from engine.metrics.requirements import check_requirements
+from engine.metrics.requirements import check_requirements, with_rows
 from engine.models.load import load_model
 from engine.patches.patch import patch_between
 from engine.targets.resolve import resolve_target
@@ -127,10 +127,7 @@ def repair_by_method(
         facts = _facts(work, subject, rows, compute)
         if (before := ended_before(directory, facts, resume=resume)) is not None:
             return int(before["exit_code"])
-        if resume and holds_run(directory):
-            records = RunRecords.resume(directory, facts, lock=lock)
-        else:
-            records = RunRecords.create(directory, facts, overwrite=overwrite, lock=lock)
+        records = RunRecords.start(directory, facts, resume=resume, overwrite=overwrite, lock=lock)
         with records.telling_end(facts):
             data = subject.pool.rows.fingerprint
             earlier = run_repairs(subject, work.tasks, compute, records, data, on_repairs)
@@ -148,8 +145,7 @@ def _finish(
 ) -> tuple[int, list[str]]:
     """Choose a seed, save the model of it, load it again and measure that; the exit code, and what is to be said."""
     repair = work.repair
-    table = read_table(records.directory, "outcomes").to_pylist()
-    told = {row["draw"]: row for row in table if row["reading"] in (CHOSEN, FAILED)}
+    told = ended_repairs(records)
     offers: dict[int, Offer] = {}
     for task in work.tasks:
         values = changed_of(records, task, subject)
@@ -178,8 +174,7 @@ def _finish(
             Measured(split, paired_changes(images.labels, seen.before, after, images.classes), images.label_names)
         )
         comparison = compare(images.labels, seen.before, after, images.classes)
-        judged = [one for one in repair.requirements if one.labels is None or comparison.totals[list(one.labels)].any()]
-        verdicts[split] = check_requirements(judged, comparison)
+        verdicts[split] = check_requirements(with_rows(repair.requirements, comparison), comparison)
         records.replace("verdicts", split, verdict_rows(split, verdicts[split]))
         records.replace("predictions", split, prediction_rows(split, images.labels, seen.before, after))
     records.replace("labels", work.method, label_rows("" if best is None else work.tasks[best].name, measured))

@@ -206,6 +206,15 @@ def check_rows(requirements: Sequence[Requirement], totals: Int64, source: Path)
             raise InputError(f'{source} has no rows to judge "{requirement.text}" by, expected at least one')
 
 
+def with_rows(requirements: Sequence[Requirement], comparison: Comparison) -> list[Requirement]:
+    """The requirements that a set has rows to judge."""
+    return [
+        requirement
+        for requirement in requirements
+        if (comparison.totals if requirement.labels is None else comparison.totals[list(requirement.labels)]).any()
+    ]
+
+
 def check_requirements(requirements: Sequence[Requirement], comparison: Comparison) -> tuple[Verdict, ...]:
     """Judge a model in the order of `requirements`, leaving out those of `label = "*"` whose label has no rows.
 
