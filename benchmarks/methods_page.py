@@ -18,20 +18,16 @@ from string import Template
 from typing import Any
 
 from methods_results import Results
+from methods_summary import RELIABLE, Against, Group, Summary, against, place, summarise
 from study import SUBJECTS
 
 from engine.core.files import replace_file
 from engine.methods.registry import METHODS, REFERENCE, method_of
 from engine.metrics.against import BETTER, CHOSEN, FOUND, MEASURES, READINGS, UNSURE, WORSE
-from engine.metrics.against import verdict as verdict_of
-from engine.metrics.resampled import holm
 
 PAGE = "methods.md"
 
 TEMPLATE = Path(__file__).resolve().parent / "methods_template.md"
-
-RELIABLE = 0.9
-"""Share of repairs that must keep what is required, or of promises, for a method to be named."""
 
 QUICK = 1.0
 """Seconds of a processor for a repair that nobody waits for."""
@@ -45,61 +41,6 @@ HEADER = (
     *("method", "repairs", "left", "label", "all", "worst other", "fixed", "broken", "promised", "promises kept"),
     *("limits kept", "seconds", f"label, less {REFERENCE}'s", f"all, less {REFERENCE}'s"),
 )
-
-Group = tuple[str, int]
-"""A model and a number of repair rows."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a method comes to in a group: means over labels and draws, shares, and counts of repairs.
-
-    Attributes:
-        method: its name.
-        repairs: that ran.
-        failed: that did not.
-        left: that leave the model as it is, in which no weight has another value.
-        label, all, worst: changes of accuracy on test rows; `worst` None without other labels.
-        fixed, broken: test rows.
-        promised: repairs with a promise; a model that is left as it is promises nothing.
-        held: of those, with limits kept on test rows.
-        kept: repairs with limits kept on test rows.
-        seconds: of a processor, median.
-    """
-
-    method: str
-    repairs: int
-    failed: int
-    left: int
-    label: float
-    all: float
-    worst: float | None
-    fixed: float
-    broken: float
-    promised: int
-    held: int
-    kept: int
-    seconds: float
-
-    @property
-    def keeps(self) -> bool:
-        """Reliably keeps what is required."""
-        return self.kept >= RELIABLE * self.repairs
-
-    @property
-    def promises(self) -> float:
-        """Share of repairs with a promise; none where promises are not reliably kept."""
-        return self.promised / self.repairs if self.held >= RELIABLE * self.promised else 0.0
-
-
-@dataclass(frozen=True)
-class Against:
-    """A difference to the reference, its ends where it has an interval, and the verdict by Holm."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-    verdict: str
 
 
 @dataclass(frozen=True)
@@ -166,58 +107,6 @@ def page(results: Results) -> str:
         quick="a second" if QUICK == 1 else f"{QUICK:g} seconds",
     )
     return text.rstrip() + "\n"
-
-
-def summarise(results: Results, group: Group, reading: str) -> list[Summary]:
-    """What methods come to in a group, in the order of the registry; without those that never ran."""
-    mine = [row for row in results.outcomes if (row["model"], row["rows"]) == group]
-    found = []
-    for method in sorted({row["method"] for row in mine}, key=_place):
-        rows = [row for row in mine if row["method"] == method and row["reading"] == reading]
-        if not rows:
-            continue
-        worst = [row["worst"] for row in rows if row["worst"] is not None]
-        promised = [row for row in rows if row["promised"] and row["weights"] != 0]
-        found.append(
-            Summary(
-                method=method,
-                repairs=len(rows),
-                failed=sum(row["method"] == method and row["reading"] not in READINGS for row in mine),
-                left=sum(row["weights"] == 0 for row in rows),
-                label=fmean(row["gain"] for row in rows),
-                all=fmean(row["all"] for row in rows),
-                worst=fmean(worst) if worst else None,
-                fixed=fmean(row["fixed"] for row in rows),
-                broken=fmean(row["broken"] for row in rows),
-                promised=len(promised),
-                held=sum(row["kept"] for row in promised),
-                kept=sum(row["kept"] for row in rows),
-                seconds=median(row["cpu"] for row in rows),
-            )
-        )
-    return found
-
-
-def _place(method: str) -> tuple[int, str]:
-    """Ours stand in their own order, those of other packages behind them."""
-    return (list(METHODS).index(method) if method in METHODS else len(METHODS)), method
-
-
-def against(results: Results, group: Group) -> dict[tuple[str, str, str], Against]:
-    """Differences to the reference by method, reading and measure; Holm's procedure goes over the methods."""
-    found = {}
-    for reading in READINGS:
-        for measure in MEASURES:
-            rows = [
-                row
-                for row in results.differences
-                if (row["model"], row["rows"]) == group and row["reading"] == reading and row["measure"] == measure
-            ]
-            adjusted = holm([row["p"] for row in rows])
-            for row, chance in zip(rows, adjusted, strict=True):
-                told = verdict_of(row["mean"], chance)
-                found[row["method"], reading, measure] = Against(row["mean"], row["low"], row["high"], told)
-    return found
 
 
 _Summaries = Mapping[tuple[Group, str], Sequence[Summary]]
@@ -421,7 +310,7 @@ def _failures(results: Results) -> str:
             places[key][row["model"]] += 1
             notes[key].append(note)
     lines = []
-    for key in sorted(places, key=lambda key: _place(key[0])):
+    for key in sorted(places, key=lambda key: place(key[0])):
         where = ", ".join(f"{results.models[name]['title']} ({count})" for name, count in places[key].items())
         example = "" if len(set(notes[key])) == 1 else "for example, "
         lines.append(f"- **{key[0]}**, {where}: {example}{_plain(notes[key][0])}.")

@@ -35,7 +35,7 @@ from engine.core.errors import InputError, WorkError, reason
 from engine.core.files import remove, replace_file
 from engine.core.progress import Progress, unseen
 from engine.core.rng import generator
-from engine.core.types import Float32, Int64
+from engine.core.types import Int64
 from engine.data.image_set import READ_ROWS, ImageReader, ImageSet, open_reader
 from engine.data.value_range import ValueRange, value_range
 from engine.models import hdf5, keras2_writer, savedmodel
@@ -46,6 +46,7 @@ from engine.passes.classes import NotNumbersError
 from engine.passes.sizes import BATCH_ROWS
 from engine.targets.model_runner import ModelRunner
 from engine.training.architectures import foreign_layer
+from engine.training.feed import Feed
 
 MODELS: dict[Format, str] = {"keras": "model.keras", "h5": "model.h5"}
 FACTS = TRAINING_FACTS
@@ -132,61 +133,6 @@ class Trained:
     validation: tuple[int, int]
     foreign: str | None
     files: tuple[Path, ...]
-
-
-class Feed(keras.utils.PyDataset):  # type: ignore[misc]
-    """Some rows of an image set, in batches; so many as fit into `held_bytes` are read at a time and kept.
-
-    `feed[k]` are the images (m, h, w, c) and one-hot labels (m, classes), float32, of batch k in the order of `deal`.
-    """
-
-    def __init__(self, images: ImageSet, rows: Int64, reader: ImageReader, held_bytes: int) -> None:
-        """Nothing is read yet; `rows` (n,) are ascending."""
-        super().__init__()
-        self.rows = rows
-        self.labels = images.labels[rows]
-        self._one_hot = np.eye(images.classes, dtype=np.float32)
-        self._reader = reader
-        self._held_rows = held_bytes // (4 * math.prod(images.image_shape))
-        self._places, self._images = rows[:0], np.empty((0, *images.image_shape), np.float32)
-        self.deal(BATCH_ROWS)
-
-    def deal(self, batch_rows: int, random: np.random.Generator | None = None) -> None:
-        """Give batches in a random order from now on, or in that of the file; the last may be smaller."""
-        self._batch_rows = batch_rows
-        self._pool_rows = max(1, self._held_rows // batch_rows) * batch_rows
-        self._order = shuffled_places(self.rows, self._pool_rows, random) if random else np.arange(len(self.rows))
-        self._pool_start: int | None = None
-
-    def __len__(self) -> int:
-        """Batches."""
-        return math.ceil(len(self.rows) / self._batch_rows)
-
-    def __getitem__(self, index: int) -> tuple[Float32, Float32]:
-        """See the class."""
-        start = index * self._batch_rows
-        chosen = self._order[start : start + self._batch_rows]
-        first = start - start % self._pool_rows
-        if first != self._pool_start and len(self._places) < len(self.rows):
-            self._images = self._images[:0].copy()  # before the next pool is read
-            self._places = np.sort(self._order[first : first + self._pool_rows])
-            self._images, self._pool_start = self._reader.read_rows(self.rows[self._places]), first
-        return self._images[np.searchsorted(self._places, chosen)], self._one_hot[self.labels[chosen]]
-
-
-def shuffled_places(rows: Int64, pool_rows: int, random: np.random.Generator) -> Int64:
-    """Every place in `rows` (n,), ascending, once, in pools of `pool_rows` that are one after the other.
-
-    The stretches of `READ_ROWS` rows of the file come in random order; so many as make a pool are shuffled together.
-    A file is so read in long pieces, and those that `READ_ROWS` packs together are unpacked once. A single pool is in
-    any order.
-    """
-    ends = np.searchsorted(rows, np.arange(READ_ROWS, rows[-1] + 1, READ_ROWS))
-    blocks = np.split(np.arange(len(rows)), ends)
-    order = np.concatenate([blocks[number] for number in random.permutation(len(blocks))])
-    return np.concatenate(
-        [random.permutation(order[start : start + pool_rows]) for start in range(0, len(rows), pool_rows)]
-    )
 
 
 def split_rows(rows: int, validation_split: float, seed: int) -> tuple[Int64, Int64]:

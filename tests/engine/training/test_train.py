@@ -22,14 +22,13 @@ from engine.core.rng import generator
 from engine.data.image_set import READ_ROWS, ImageReader, ImageSet, open_image_set, open_reader
 from engine.data.writer import write_image_set
 from engine.models.load import load_model
+from engine.training.feed import Feed, shuffled_places
 from engine.training.train import (
     CHECKPOINTS,
     Epoch,
-    Feed,
     Trained,
     TrainSettings,
     check_output,
-    shuffled_places,
     split_rows,
     train,
     use_gpu,
