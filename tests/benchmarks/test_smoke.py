@@ -160,6 +160,12 @@ RUNS = (
         says="results of 1 and 2 actors are equal bit for bit",
     ),
     Run(
+        "pruning",
+        "--rows 300 --iterations 3 --particles 4 --range-rows 100",
+        (("layer", "order of rows", "iterations", "share"),),
+        shipped=True,
+    ),
+    Run(
         "scale",
         "--chunks 1 --rows 200 --driver-tasks 200 --check-tasks 6 --check-workers 1",
         (("workers", "measured s", "simulated s", "error"), ("workers", "of ideal", "driver busy")),
