@@ -113,7 +113,8 @@ def write_results(
         return
     schema = pa.schema(list(columns), metadata={"benchmark": name, "machine": line, **(facts or {})})
     path = folder / f"{name}.arrow"
-    with replace_file(path) as temporary, pa.ipc.new_file(temporary, schema) as writer:
+    options = pa.ipc.IpcWriteOptions(compression="zstd")  # those of the study lie in the repository
+    with replace_file(path) as temporary, pa.ipc.new_file(temporary, schema, options=options) as writer:
         writer.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema))
     click.echo(f"results: {path}")
 

@@ -172,7 +172,7 @@ def _standing(groups: Sequence[Group], summaries: _Summaries, verdicts: _Verdict
                 _share(sum(one.kept for one in ones), sum(one.repairs for one in ones)),
                 _share(sum(one.promised for one in ones), sum(one.repairs for one in ones)),
                 _share(sum(one.held for one in ones), sum(one.promised for one in ones)),
-                f"{median(one.seconds for one in ones):.2g}",
+                _seconds(median(one.seconds for one in ones)),
             ]
         )
     header = ["method", "groups", "label", "all rows", "mean label", "mean all", "left", "limits kept", "promised"]
@@ -280,7 +280,7 @@ def _group(
                     str(one.promised),
                     f"{one.held} of {one.promised}" if one.promised else "–",
                     f"{one.kept} of {one.repairs}",
-                    f"{one.seconds:.2g}",
+                    _seconds(one.seconds),
                     *(["–", "–"] if one.method == REFERENCE else differences),
                 ]
             )
@@ -342,6 +342,10 @@ def points(value: float, digits: int = 1) -> str:
 
 def _rows(value: float) -> str:
     return f"{value:.0f}" if value >= 10 or value == 0 else f"{value:.1f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _share(count: int, of: int) -> str:
