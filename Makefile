@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-fast test-slow lint docs bench bench-quality soak versions
+.PHONY: quickstart test test-fast test-slow coverage lint docs bench bench-quality soak versions
 .DELETE_ON_ERROR:
 
 quickstart: .venv/ready
@@ -10,6 +10,10 @@ quickstart: .venv/ready
 
 # All but `slow` tests.
 test: lint
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# The same tests, which take longer when every line is counted.
+coverage: .venv/ready
 	$(BIN)/python -m pytest -n 2 -m "not slow" --cov
 
 # Several nodes, kill matrices, the wheel in an environment of its own, every benchmark at tiny size.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +64,20 @@ def vgg16() -> Any:
 
 
 def resnet() -> Any:
-    """A small ResNet: three stages of one block, of 16, 32 and 64 filters, and a mean over places."""
+    """A small ResNet: three stages of one block, of 16, 32 and 64 filters, and a mean over places.
+
+    Statistics of batches are means of some ten steps: in so short a training those of a hundred, Keras' own, stay
+    behind the weights, which costs ten points of accuracy.
+    """
     image = keras.Input((32, 32, 3))
-    x = L.ReLU()(L.BatchNormalization()(L.Conv2D(16, 3, padding="same", use_bias=False)(image)))
+    settled = partial(L.BatchNormalization, momentum=0.9)
+    x = L.ReLU()(settled()(L.Conv2D(16, 3, padding="same", use_bias=False)(image)))
     for filters, stride in ((16, 1), (32, 2), (64, 2)):
         y = L.Conv2D(filters, 3, stride, padding="same", use_bias=False)(x)
-        y = L.ReLU()(L.BatchNormalization()(y))
-        y = L.BatchNormalization()(L.Conv2D(filters, 3, padding="same", use_bias=False)(y))
+        y = L.ReLU()(settled()(y))
+        y = settled()(L.Conv2D(filters, 3, padding="same", use_bias=False)(y))
         if stride > 1:
-            x = L.BatchNormalization()(L.Conv2D(filters, 1, stride, use_bias=False)(x))
+            x = settled()(L.Conv2D(filters, 1, stride, use_bias=False)(x))
         x = L.ReLU()(L.Add()([x, y]))
     return keras.Model(image, L.Dense(CLASSES, "softmax")(L.GlobalAveragePooling2D()(x)))
 
