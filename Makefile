@@ -46,7 +46,7 @@ bench: .venv/bench
 bench-quality: .venv/bench
 	mkdir -p bench-results
 	for script in quality promise; do $(BIN)/python benchmarks/$$script.py --out bench-results/$$script.jsonl || exit 1; done
-	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/methods.py --output bench-results
 
 soak: .venv/ready
 	$(BIN)/python -m scripts.soak

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -57,6 +58,8 @@ LEFT_OUT = "left-out.json"
 """In the folder of a study: models that could not be had, by title, and why."""
 
 ALL = "all"
+
+LOAD = re.compile(r"load ([\d.]+) at start")
 
 ENDED = (0, 4)
 """Exit codes of a `compare` that came to its end; 4 says that rows were left out."""
@@ -169,12 +172,18 @@ def main(
         "left out": "; ".join(f"{title}: {why}" for title, why in left_out.items()),
         "rows": "\n".join(source.told(kind) for kind in dict.fromkeys(kinds)),
     }
-    found = gather(pieces, runs, results, lines[-1]["machine"], facts)
+    found = gather(pieces, runs, results, _machine([each["machine"] for each in lines]), facts)
     click.echo(f"page: {write_page(found, results)}")
     done = sum(each["code"] in ENDED for each in lines)
     click.echo(f"{done} of {len(pieces)} runs, {seconds / 60:.1f} minutes; rows: {len(found.outcomes)}")
     if done == len(pieces):
         write_aims(output, "methods", [Aim("the whole study, minutes", seconds / 60, MINUTES)], line)
+
+
+def _machine(lines: Sequence[str]) -> str:
+    """What `machine` said last, with the least and the largest load of all runs."""
+    loads = sorted(float(found[1]) for line in lines if (found := LOAD.search(line)))
+    return LOAD.sub(f"load {loads[0]:g} to {loads[-1]:g} at start", lines[-1]) if loads else lines[-1]
 
 
 def _titles(subjects: Sequence[Subject]) -> set[str]:

@@ -23,6 +23,7 @@ from study import SUBJECTS
 
 from engine.core.files import replace_file
 from engine.methods.registry import METHODS, REFERENCE, method_of
+from engine.methods.weight_search import WORTHS
 from engine.metrics.against import BETTER, CHOSEN, FOUND, MEASURES, READINGS, UNSURE, WORSE
 
 PAGE = "methods.md"
@@ -87,6 +88,7 @@ def page(results: Results) -> str:
     groups.sort(key=lambda group: (list(results.models).index(group[0]), group[1]))
     summaries = {(group, reading): summarise(results, group, reading) for group in groups for reading in READINGS}
     verdicts = {group: against(results, group) for group in groups}
+    ran = {_repair(row) for row in results.outcomes if row["reading"] in READINGS}
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         reference=REFERENCE,
         choices=_choices(results, groups, summaries),
@@ -99,7 +101,9 @@ def page(results: Results) -> str:
         results="\n\n".join(_group(results, group, summaries, verdicts[group]) for group in groups),
         failures=_failures(results),
         seeds=results.facts["seeds"],
-        repairs=f"{len({_repair(row) for row in results.outcomes}):,}",
+        repairs=f"{len(ran):,}",
+        failed=f"{len({_repair(row) for row in results.outcomes} - ran):,}",
+        worths=" and ".join(", ".join(f"{worth:g}" for worth in WORTHS).rsplit(", ", 1)),
         minutes=f"{float(results.facts['seconds']) / 60:.0f}",
         command=results.facts["command"],
         machine=results.facts["machine"].removeprefix("machine: "),
@@ -133,8 +137,8 @@ def _choices(results: Results, groups: Sequence[Group], summaries: _Summaries) -
 
 
 def _best(found: Sequence[Summary], want: Want) -> Summary | None:
-    """The reference wins ties: it stands first."""
-    return max((one for one in found if want.fits(one)), key=want.worth, default=None)
+    """The reference wins ties: it stands first. Means of a method that failed in some draws are of other draws."""
+    return max((one for one in found if not one.failed and want.fits(one)), key=want.worth, default=None)
 
 
 def _told(found: Summary, want: Want) -> str:
@@ -226,7 +230,7 @@ def _about_models(results: Results) -> str:
     if trained:
         lines.append(
             f"Trained by `benchmarks/networks.py`, on few rows and for some minutes at most: {_named(trained)}. "
-            "No model here is better than that."
+            "No numbers here are of a better model than that."
         )
     if bare:
         lines.append(

@@ -6,6 +6,8 @@ processor give the same model.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -119,18 +121,24 @@ def trained(name: str, rows: Path, folder: Path, *, epochs: int | None = None, s
     Args:
         name: of `NETWORKS`.
         rows: image set; a tenth of them tells when to stop.
-        folder: for the model, its facts and its checkpoints.
+        folder: for the model, its facts and its checkpoints; one with another network is refused.
         epochs: fewer than it has.
         seed: of everything random.
+
+    Raises:
+        click.ClickException: the folder has another network.
     """
     path = folder / MODELS["keras"]
-    if path.exists() and (folder / FACTS).exists():
-        return path
     network = NETWORKS[name]
     use_gpu(False)
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     model = network.make()
+    about = {"name": name, "weights": model.count_params(), "layers": _digest(model), "rate": network.rate}
+    if path.exists() and (folder / FACTS).exists():
+        if json.loads((folder / FACTS).read_bytes())["model"] != about:
+            raise click.ClickException(f"{folder} has another network than {name} is now, expected another --work-dir")
+        return path
     model.compile(keras.optimizers.Adam(network.rate), "categorical_crossentropy", metrics=["accuracy"])
     settings = TrainSettings(network.epochs if epochs is None else epochs, network.batch, 0.1, seed)
     found = train(
@@ -138,13 +146,18 @@ def trained(name: str, rows: Path, folder: Path, *, epochs: int | None = None, s
         open_image_set(rows),
         folder,
         settings,
-        facts={"model": {"name": name, "weights": model.count_params()}},
+        facts={"model": about},
         overwrite=True,
         on_epoch=lambda epoch: click.echo(f"{name}: epoch {epoch.number}, accuracy {epoch.val_accuracy:.3f}", err=True),
     )
     right, count = found.validation
     click.echo(f"{name}: {model.count_params():,} weights; right are {right} of {count} rows apart", err=True)
     return path
+
+
+def _digest(model: Any) -> str:
+    """Of what a network is made of."""
+    return hashlib.sha256(model.to_json().encode()).hexdigest()[:16]
 
 
 def checkpoints_beside(model: Path) -> Path | None:

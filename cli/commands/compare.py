@@ -224,7 +224,7 @@ def parse_methods(text: str) -> tuple[str, ...]:
     """
     from engine.methods.registry import check_name, method_names
 
-    if text == "all":
+    if text.strip().casefold() == "all":
         return method_names()
     found = tuple(check_name(part.strip()) for part in text.split(",") if part.strip())
     if not found or len(set(found)) < len(found):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cluster.records.store import RunRecords, read_facts
+from engine.data.writer import write_image_set
 from engine.metrics.resampled import paired_difference
 from tests.support.comparisons import REASON, Effect, write_comparison
 
@@ -58,6 +59,27 @@ def test_a_study_that_is_cut_short_covers_all_cells(module: Any) -> None:
         seeds = [seed for piece in mine for seed in range(piece.seed, piece.seed + piece.draws)]
         assert seeds == list(range(cell.subject.draws))
     assert len({piece.name for piece in pieces}) == len(pieces)
+
+
+def test_a_model_is_trained_once_and_another_network_is_refused(module: Any, tmp_path: Path) -> None:
+    networks, rows = module("networks"), tmp_path / "rows.h5"
+    images = np.random.default_rng(0).random((40, 8, 8, 1), dtype=np.float32)
+    with write_image_set(rows, rows=40, image_shape=(8, 8, 1), classes=10) as writer:
+        writer.append(images, np.eye(10, dtype=np.uint8)[np.arange(40) % 10])
+    model = networks.trained("digits", rows, tmp_path / "model", epochs=1)
+    written = model.stat().st_mtime_ns
+    assert networks.trained("digits", rows, tmp_path / "model", epochs=1) == model
+    assert model.stat().st_mtime_ns == written
+    changed = replace(networks.NETWORKS["digits"], rate=1e-2)
+    networks.NETWORKS = {**networks.NETWORKS, "digits": changed}
+    with pytest.raises(Exception, match="has another network than digits is now, expected another --work-dir"):
+        networks.trained("digits", rows, tmp_path / "model", epochs=1)
+
+
+def test_the_machine_of_runs_that_began_under_several_loads(module: Any) -> None:
+    lines = [f"machine: 2 cores, load {load} at start; Python" for load in ("7.3", "0.4", "1.9")]
+    assert module("methods")._machine(lines) == "machine: 2 cores, load 0.4 to 7.3 at start; Python"
+    assert module("methods")._machine(["machine: two cores"]) == "machine: two cores"
 
 
 def test_rows_that_judge_are_in_no_other_set(module: Any, tmp_path: Path) -> None:
@@ -121,7 +143,7 @@ def test_a_page_says_who_is_first_who_is_surely_better_and_what_failed(module: A
     verdict = page.against(results, group)["head", "chosen", "gain"]
     assert verdict.verdict == "better" and f"{page.points(verdict.mean)} (" in text
     assert f"- **NeuRecover**, a small vision transformer (10): {REASON}.".replace("_", r"\_") in text
-    assert "30 repairs in 2 minutes" in text
+    assert "20 repairs, and 10 that could not run, in 2 minutes" in text
     assert re.search(r"\$\w|nan|None", text) is None
 
 
