@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cli.commands.compare import parse_methods
 from cluster.records.store import read_facts, read_table
+from engine.methods.registry import method_names
 from tests.integration.conftest import Command, Done
 from tests.integration.test_batch import _not_a_number
 
@@ -89,6 +91,11 @@ def test_a_draw_of_more_rows_than_can_be_read(workspace: Path, command: Command)
     assert done.code == 2 and not Path("run").exists(), done.err
     assert "rows is 450 and there are 400 to draw from as " in done.err
     assert "chunks/1/repair.h5 cannot be read, expected 2 to 400" in done.err
+
+
+@pytest.mark.parametrize("words", ["all", " ALL "])
+def test_all_methods_are_asked_for_in_any_case(words: str) -> None:
+    assert parse_methods(words) == method_names()
 
 
 def test_refusals(workspace: Path, refused: Refused) -> None:
