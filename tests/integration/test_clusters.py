@@ -174,7 +174,10 @@ seen = []
 for workers, gpus in ((None, None), (16, 0.5), (1, 0.0)):
     with connected("auto", workers, gpus) as resources:
         pool = WorkerPool(resources, Light)
-        pool.wait_for_start()
+        for _ in range(5):  # of many some join later where a machine is busy
+            pool.wait_for_start()
+            if all(slot.ready for slot in pool._slots):
+                break
         seen.append([resources.gpus_per_worker, sorted(slot.kind for slot in pool._slots)])
         pool.close()
 print(json.dumps(seen))
