@@ -14,11 +14,14 @@ import pytest
 from engine.core.errors import InputError
 from engine.fitness.priorities import Priorities
 from engine.layers.dense_chain import DenseChain
+from engine.layers.weight_stats import WeightStats
 from engine.localize import neurecover
 from engine.methods import outcome as outcomes_module
+from engine.methods.arachne_v2 import BOUND
 from engine.methods.base import Method, MethodJob, Offer, Repair, Subject
 from engine.methods.outcome import CHOSEN, FOUND, MethodOutcome, carry_out, draw, predicted
 from engine.methods.registry import GROUP, METHODS, check_name, method_names, method_of
+from engine.search.population import box
 from tests.support.plugins import Site
 from tests.support.subjects import CLASSES, LABEL, a_subject, forward
 
@@ -61,6 +64,16 @@ def test_no_method_is_worse_than_the_model_by_its_own_objective(name: str, outco
     outcome = outcomes[name]
     if outcome.own is not None:
         assert outcome.best is not None and outcome.best >= outcome.own
+
+
+def test_the_bound_of_the_later_arachne_is_kept(subject: Subject, outcomes: dict[str, MethodOutcome]) -> None:
+    found = outcomes["Arachne-v2"].readings[FOUND].offer.values
+    assert found
+    for path, value in found.items():
+        before = subject.chain.values[path]
+        low, high = box(WeightStats.of(before), BOUND)
+        moved = value[value != before]
+        assert len(moved) and (moved >= np.float32(low)).all() and (moved <= np.float32(high)).all()
 
 
 @pytest.mark.parametrize("name", METHODS)
