@@ -103,7 +103,7 @@ def page(results: Results) -> str:
         seeds=results.facts["seeds"],
         repairs=f"{len(ran):,}",
         failed=f"{len({_repair(row) for row in results.outcomes} - ran):,}",
-        worths=" and ".join(", ".join(f"{worth:g}" for worth in WORTHS).rsplit(", ", 1)),
+        worths=_named([f"{worth:g}" for worth in WORTHS], ", "),
         minutes=f"{float(results.facts['seconds']) / 60:.0f}",
         command=results.facts["command"],
         machine=results.facts["machine"].removeprefix("machine: "),
@@ -242,8 +242,9 @@ def _about_models(results: Results) -> str:
     return _plain(" ".join(lines)) if lines else ""
 
 
-def _named(titles: Sequence[str]) -> str:
-    return " and ".join("; ".join(titles).rsplit("; ", 1)) if len(titles) > 1 else titles[0]
+def _named(names: Sequence[str], between: str = "; ") -> str:
+    """At least one name, the last behind an "and"; titles have commas in them."""
+    return " and ".join(between.join(names).rsplit(between, 1))
 
 
 def _rows_told(results: Results) -> str:
@@ -264,7 +265,7 @@ def _group(
     results: Results, group: Group, summaries: _Summaries, verdicts: Mapping[tuple[str, str, str], Against]
 ) -> str:
     judged = sorted({row["label"] for row in results.outcomes if (row["model"], row["rows"]) == group})
-    named = " and ".join(", ".join(map(str, judged)).rsplit(", ", 1))
+    named = _named([str(label) for label in judged], ", ")
     head = f"Label {named}." if len(judged) == 1 else f"Labels {named}, each alone."
     parts = [f"### {_title(results, group)}", f"{head} Draws with numbers: {_draws_of(results, group)}."]
     for reading in READINGS:

@@ -11,10 +11,8 @@ for every few rows, and what could have been left out is counted.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import click
 import numpy as np
@@ -31,6 +29,7 @@ from engine.problem.case import LayerInputs, RepairCase, find_case
 from engine.problem.problem import Problem, prepare, problem_of
 from engine.search.loop import SearchSettings, advance
 from engine.search.population import counted
+from engine.search.swarm import SwarmSettings
 from engine.targets.model_runner import ModelRunner
 from engine.targets.resolve import resolve_target
 
@@ -66,15 +65,12 @@ def main(
     click.echo(machine())
     loaded = load_model(model_path)
     images, labels = prepared_split(dataset_dir, "train", preprocess, images_of(dataset_dir, "train") - rows, rows)
-    settings = SearchSettings(num_iterations=iterations)
-    settings = replace(settings, swarm=replace(settings.swarm, num_particles=particles))
-    settings = replace(settings, tiling=Tiling(rows=range_rows))
-    found: list[dict[str, Any]] = []
+    settings = SearchSettings(
+        SwarmSettings(num_particles=particles), num_iterations=iterations, tiling=Tiling(rows=range_rows)
+    )
+    cells: list[list[object]] = []
     for layer in layers or last_layers(loaded):
-        found += searched(loaded, layer, images, labels, label, settings)
-    cells = [
-        [row["layer"], row["order"], row["iterations"], f"{row['share']:.3f}", f"{row['last']:.3f}"] for row in found
-    ]
+        cells += searched(loaded, layer, images, labels, label, settings)
     click.echo(
         f"{model_path.name}: label {label} of {rows} rows; what would be evaluated of candidates x rows if each "
         f"stopped as soon as it cannot reach its personal best, looked at after every {range_rows} rows"
@@ -89,8 +85,8 @@ def last_layers(loaded: LoadedModel) -> list[str]:
 
 def searched(
     loaded: LoadedModel, layer: str, images: Float32, labels: Int64, label: int, settings: SearchSettings
-) -> list[dict[str, Any]]:
-    """A search of the weights of a layer; a row for each order."""
+) -> list[list[object]]:
+    """A search of the weights of a layer; a row of the table for each order."""
     target = resolve_target(loaded.model, loaded.loss, loaded.classes, loaded.path, [layer])
     runner = ModelRunner(loaded.model, target)
     inputs = LayerInputs(runner.inputs(images), labels, row_digests(images), tuple(images.shape[1:]), loaded.classes)
@@ -107,13 +103,11 @@ def searched(
         settings=settings,
     )
     kept, goal, negatives, sizes = run(problem, case, runner)
-    rows = []
+    rows: list[list[object]] = []
     for order, of in ORDERS.items():
         shares = evaluated(kept, goal, negatives, sizes, of(negatives, sizes))
         last = shares[-max(1, len(shares) // 4) :]
-        rows.append(
-            {"layer": layer, "order": order, "iterations": len(kept), "share": fmean(shares), "last": fmean(last)}
-        )
+        rows.append([layer, order, len(kept), f"{fmean(shares):.3f}", f"{fmean(last):.3f}"])
     return rows
 
 
