@@ -12,7 +12,7 @@ import click
 from cli.shared.console import created, echo, table
 from cli.shared.groups import Commands
 from cli.shared.method_options import CROSSFIT
-from cli.shared.options import PATH, F, model_options, option
+from cli.shared.options import MOVES, PATH, F, model_options, option
 from engine.core.errors import InputError
 from engine.core.names import listed, suggestion
 
@@ -106,9 +106,10 @@ def revert_command(patch: str, model_dir: Path | None, allow_custom_code: bool, 
 @option("--val-data", type=PATH, help="weighted: image set whose rows are counted.")
 @option("--positive-inputs-dir", type=PATH, multiple=True, help="weighted: more such rows; may be repeated.")
 @option("--apart", type=bool, help="weighted: a weight that several patches change has a coefficient of its own.")
-@option("--num-particles", type=int, help="weighted: of the swarm [default: 100].")
+@option("--optimiser", type=click.Choice(list(MOVES)), help="weighted: what searches [default: PSO].")
+@option("--num-particles", type=int, help="weighted: candidates of an iteration [default: 100].")
 @option("--num-iterations", type=int, help="weighted: at most [default: 100].")
-@option("--seed", type=int, help="weighted: of the swarm [default: 0].")
+@option("--seed", type=int, help="weighted: of the search [default: 0].")
 @output_options
 def merge_command(
     patches: tuple[str, ...],
@@ -149,7 +150,7 @@ def merge_command(
             raise InputError(f"{patches[0]}: a patch is named twice, expected each once")
         for name, placed in named.items():
             check_fits(placed, loaded, name)
-        defaults = {"num_particles": 100, "num_iterations": 100, "seed": 0}
+        defaults = {"optimiser": "PSO", "num_particles": 100, "num_iterations": 100, "seed": 0}
         chosen: dict[str, Any]
         chosen = {name: defaults.get(name) if value is None else value for name, value in weighted.items()}
         write_placed(output, merge_of_files(loaded, named, **chosen))

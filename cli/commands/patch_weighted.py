@@ -26,6 +26,7 @@ def merge_of_files(
     positive_inputs_dir: Sequence[Path],
     num_particles: int,
     num_iterations: int,
+    optimiser: str,
     seed: int,
     apart: bool,
 ) -> PlacedPatch:
@@ -43,10 +44,11 @@ def merge_of_files(
     from engine.models.load import shapes_of
     from engine.patches.arrow import place
     from engine.search.loop import SearchSettings
-    from engine.search.swarm import SwarmSettings
+    from engine.search.optimisers import OPTIMISERS
 
     check_seeds(seed, 1)
-    search = SearchSettings(swarm=SwarmSettings(num_particles), num_iterations=num_iterations)
+    swarm = OPTIMISERS[optimiser].settings(num_particles=num_particles)
+    search = SearchSettings(swarm=swarm, num_iterations=num_iterations)
     images = open_image_set(val_data)
     names = images.label_names
     score = read_merge_settings(settings, images.classes, names)

@@ -99,7 +99,7 @@ def searched(
         judge: of the kernel.
         layer: its passes.
         candidates: in descending order of score, at least one.
-        settings: of the swarm, see `engine.methods.merging.search_merge`.
+        settings: of the search, see `engine.methods.merging.search_merge`.
         source: which random numbers.
     """
     greedy = merged(judge, layer, candidates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,10 +22,11 @@ from engine.patches.arrow import PlacedPatch
 from engine.patches.patch import Patch, merge_rows
 from engine.problem.case import LayerInputs
 from engine.search.loop import SearchSettings
+from engine.search.population import PopulationSettings
 from engine.targets.resolve import resolve_target
 
 SWARM_NUMBERS = 1 << 24
-"""Coefficients of all particles at most: some arrays of 128 MiB."""
+"""Coefficients of all particles at most, and numbers of an optimiser's matrices: some arrays of 128 MiB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,7 @@ class WeightedMerge:
         patches: by name, at least one.
         score: of the result.
         rows: image sets that it is counted on, all rows of each.
-        settings: of the swarm, see `engine.methods.merging.search_merge`.
+        settings: of the search, see `engine.methods.merging.search_merge`.
         seed: of its random numbers.
         apart: a weight that several patches change has a coefficient of its own.
     """
@@ -107,9 +109,9 @@ def merge_weighted(work: WeightedMerge, compute: Compute, on_rows: Progress = un
         [(target.index_of(placed.patch, name), placed.patch.new) for name, placed in work.patches.items()],
         apart=work.apart,
     )
-    most = SWARM_NUMBERS // work.settings.swarm.num_particles - len(work.patches)
+    most = _most_coefficients(work.settings.swarm) - len(work.patches)
     if most < len(parts.own):
-        raise InputError(f"several patches change {len(parts.own)} weights, expected at most {most} apart")
+        raise InputError(f"several patches change {len(parts.own)} weights, expected at most {max(0, most)} apart")
     scores = scores_of_rows(
         layer, kernel, rows.inputs, parts, lambda found: work.score.scores(rows.labels, found).tolist()
     )
@@ -128,3 +130,8 @@ def merge_weighted(work: WeightedMerge, compute: Compute, on_rows: Progress = un
         before=before,
         after=layer.predict_patches(kernel, rows.inputs, logits, parts.index, found.values[None])[0],
     )
+
+
+def _most_coefficients(optimiser: PopulationSettings) -> int:
+    most = SWARM_NUMBERS // optimiser.num_particles
+    return min(most, math.isqrt(SWARM_NUMBERS // optimiser.matrices)) if optimiser.matrices else most

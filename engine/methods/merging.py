@@ -9,8 +9,9 @@ smallest and the largest of v0 and their values. eAI-Repair-Toolkit 1.1.0's DRWe
 larger value for every weight and reads v0 from a model that the parts have changed, so that most coefficients do
 nothing there; what was meant is the way from the model as it is to the part.
 
-Particles are 0 (the model as it is), each part whole, and draws from N(0.5, 0.125); positions are clipped to [0, 1]. So
-the result is by its own score never worse than the best part, nor than the model.
+Any optimiser searches them. Its first candidates are 0 (the model as it is), each part whole, and draws from
+N(0.5, 0.125); all are clipped to [0, 1]. So the result is by its own score never worse than the best part, nor than the
+model.
 """
 
 from __future__ import annotations
@@ -24,16 +25,21 @@ import numpy as np
 
 from engine.core.rng import RngKey, generator
 from engine.core.types import Bool, Float32, Float64, Int64
+from engine.layers.weight_stats import WeightStats
 from engine.passes.classes import NO_CLASS
 from engine.search.loop import SearchSettings
-from engine.search.population import placed
-from engine.search.swarm import SwarmSettings, SwarmState, tell
+from engine.search.optimisers import optimiser_of
+from engine.search.population import Population, PopulationSettings
 
 if TYPE_CHECKING:
     from engine.passes.runners import LayerPasses
 
 START_MEAN, START_STD = 0.5, 0.125
 """Of the normal distribution that coefficients start from, as in the toolkit."""
+
+COEFFICIENTS = WeightStats(mean=START_MEAN, std=1.0, range=1.0, low=0.0, high=1.0)
+"""What optimisers take coefficients for: the first step of CMA-ES is a part of their range, and random search, clipped,
+leaves out, takes whole and takes a part of each patch about as often."""
 
 BLOCK_VALUES = 1 << 22
 """New values of all candidates that are held at once: 16 MiB of float32."""
@@ -155,51 +161,55 @@ class Merge:
     iterations: int
 
 
-def placed_coefficients(parts: Parts, particles: int, source: RngKey) -> SwarmState:
-    """Where the swarm of a merge starts: the corners of the parts, then draws from N(0.5, 0.125), clipped.
+def placed_coefficients(parts: Parts, settings: PopulationSettings, source: RngKey) -> Population:
+    """Where the search of a merge starts: the corners of the parts, then draws from N(0.5, 0.125), clipped.
 
     Args:
         parts: what is merged.
-        particles: of the swarm; no fewer than corners.
+        settings: of the optimiser, with no fewer particles than corners.
         source: which random numbers.
     """
     corners = parts.corners
     rng = generator(source.seed, source.data, source.label, "start")
-    drawn = rng.normal(START_MEAN, START_STD, size=(max(0, particles - len(corners)), parts.size))
+    drawn = rng.normal(START_MEAN, START_STD, size=(settings.num_particles - len(corners), parts.size))
     position = np.concatenate([corners, np.clip(drawn, 0.0, 1.0)])
-    return placed(SwarmState, position, velocity=np.zeros_like(position), bound=1.0)
+    state: Population = optimiser_of(settings).init(settings, source, np.full(parts.size, START_MEAN), COEFFICIENTS)
+    return replace(state, position=position, best_position=position, global_position=position[0])
 
 
-def step(settings: SwarmSettings, source: RngKey, state: SwarmState, fitness: Float64) -> SwarmState:
-    """One move of the swarm, see `engine.search.swarm.tell`, after which positions are clipped to [0, 1]."""
-    told = tell(settings, source, state, fitness)
+def step(settings: PopulationSettings, source: RngKey, state: Population, fitness: Float64) -> Population:
+    """One iteration of the optimiser, after which positions are clipped to [0, 1]."""
+    told: Population = optimiser_of(settings).tell(settings, source, state, fitness)
     return replace(told, position=np.clip(told.position, 0.0, 1.0))
 
 
 def search_merge(parts: Parts, scores: Scores, settings: SearchSettings, source: RngKey) -> Merge:
-    """Search the coefficients of parts, at least one, by particle swarm.
+    """Search the coefficients of parts, at least one.
 
-    The swarm compares and never adds fitness, so that scores of several numbers take part as their ranks among all that
-    it remembers.
+    Optimisers compare and never add fitness, so that scores of several numbers take part as their ranks among all that
+    are remembered.
 
     Args:
         parts: what is merged.
         scores: of new values.
-        settings: of the number of particles, of iterations, and of those without gain; the rest is not used.
+        settings: which optimiser, its number of particles, or more where there are more parts, of iterations, and of
+            those without gain; the rest is about weights, and not used.
         source: which random numbers.
     """
-    swarm = SwarmSettings(num_particles=max(settings.swarm.num_particles, len(parts.corners)))
-    state = placed_coefficients(parts, swarm.num_particles, source)
-    best: list[Score] = [WORST] * swarm.num_particles
+    given, kind = settings.swarm, optimiser_of(settings.swarm)
+    optimiser = kind.settings(num_particles=max(given.num_particles, len(parts.corners)))
+    state = placed_coefficients(parts, optimiser, source)
+    best: list[Score] = [WORST] * optimiser.num_particles
     top = WORST
     starts: tuple[Score, ...] = ()
     while state.iteration < settings.num_iterations and state.since_gain < settings.min_iteration_range:
         found = _scored(parts, scores, state.position)
-        ranks = {score: float(rank) for rank, score in enumerate(sorted({top, *best, *found}))}
+        known = sorted({top, *best, *found})
+        ranks = {score: -np.inf if score == WORST else float(rank) for rank, score in enumerate(known)}
         ranked = replace(state, best_fitness=_of(ranks, best), global_fitness=ranks[top])
-        state = step(swarm, source, ranked, _of(ranks, found))
-        best = [max(mine, new) for mine, new in zip(best, found, strict=True)]
-        top = max(top, *found)
+        state = step(optimiser, source, ranked, _of(ranks, found))
+        score_of = {rank: score for score, rank in ranks.items()}
+        best, top = [score_of[rank] for rank in state.best_fitness.tolist()], score_of[state.global_fitness]
         starts = starts or tuple(found[: len(parts.corners)])
     values = parts.mixed(state.global_position[None])[0]
     return Merge(state.global_position, values, top, starts, state.iteration)

@@ -112,6 +112,17 @@ def test_it_is_the_same_every_time(place: Path, command: Command) -> None:
     assert command(*merge, "--seed", "1").out != first.out
 
 
+@pytest.mark.parametrize("name", ["DE", "CMA-ES", "random"])
+def test_any_optimiser(name: str, place: Path, command: Command) -> None:
+    """Another merge than the swarm's, and by S no worse than the patches."""
+    merge = [*MERGE, "shirt.arrow", "both.arrow", *SMALL, "--overwrite"]
+    swarm = command(*merge).out
+    done = command(*merge, "--optimiser", name)
+    assert (done.code, done.err) == (0, "") and done.out != swarm
+    *others, best = (float(line.split()[-1]) for line in done.out.splitlines()[2:6])
+    assert best >= max(others)
+
+
 def test_more_rows_count_too(place: Path, command: Command) -> None:
     """Rows that the model gets right, as `target` writes them: labels have more rows, and no more wrong ones."""
     merge = [*MERGE, "shirt.arrow", "both.arrow", "--num-particles", "3", "--num-iterations", "1", "--overwrite"]

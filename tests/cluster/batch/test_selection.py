@@ -25,7 +25,7 @@ from engine.metrics.requirements import Requirement, check_requirements, rank
 from engine.models.loss import TrainingLoss
 from engine.passes.classes import NO_CLASS
 from engine.search.loop import SearchSettings
-from engine.search.swarm import SwarmSettings
+from engine.search.optimisers import OPTIMISERS
 from engine.targets.last_dense import TargetLayer, find_target
 from engine.targets.model_runner import ModelRunner
 
@@ -67,9 +67,9 @@ class Ranker:
     def merged(self, candidates: Sequence[Candidate]) -> Candidate:
         return merged(self.judge, self.layer, candidates)
 
-    def searched(self, candidates: Sequence[Candidate], seed: int = 0) -> Candidate:
-        search = SearchSettings(swarm=SwarmSettings(10), num_iterations=4)
-        return searched(self.judge, self.layer, candidates, search, RngKey(seed, "merge", -1))
+    def searched(self, candidates: Sequence[Candidate], optimiser: str = "PSO") -> Candidate:
+        search = SearchSettings(swarm=OPTIMISERS[optimiser].settings(num_particles=10), num_iterations=4)
+        return searched(self.judge, self.layer, candidates, search, RngKey(0, "merge", -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,11 +302,12 @@ HALF = outcome("half", [(0, 0), (2, 0)], [5, 1.5])
 """Repairs six rows of label 0, and two more for all of label 2: a part above 1/5 and below 2/3 is better than all."""
 
 
-def test_a_merge_by_search_takes_a_part_of_a_patch(court: Court) -> None:
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_a_merge_by_search_takes_a_part_of_a_patch(optimiser: str, court: Court) -> None:
     ranker = court.ranker()
     candidates = best_first(ranker, HALF)
     assert candidates[0].score == ranker.merged(candidates).score == (2, -0.75, -8)
-    found = ranker.searched(candidates)
+    found = ranker.searched(candidates, optimiser)
     assert found.score == court.score(found.applied(KERNEL)) == (2, -0.75, 0)
     assert found.jobs == ("half",)
     assert 1 < found.applied(KERNEL)[0, 0] < 5 and 0 < found.applied(KERNEL)[2, 0] < 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from engine.core.rng import RngKey
 from engine.core.types import Float32
 from engine.methods import merging
 from engine.methods.merging import WORST, Parts, Score, placed_coefficients, search_merge, step
+from engine.search.cma_es import CovarianceSettings
 from engine.search.loop import SearchSettings
+from engine.search.optimisers import OPTIMISERS
 from engine.search.swarm import SwarmSettings, draw
 
 KERNEL = np.array([[1, 2], [3, 4]], np.float32)
@@ -21,9 +24,12 @@ FIRST = (np.array([[0, 0], [0, 1]]), np.array([2, 4], np.float32))
 SECOND = (np.array([[1, 0], [0, 1]]), np.array([0, 1], np.float32))
 SOURCE = RngKey(0, "data", -1)
 
+every = pytest.mark.parametrize("name", OPTIMISERS)
 
-def swarm(particles: int, iterations: int = 20) -> SearchSettings:
-    return SearchSettings(swarm=SwarmSettings(particles), num_iterations=iterations, min_iteration_range=iterations)
+
+def swarm(particles: int, iterations: int = 20, name: str = "PSO") -> SearchSettings:
+    optimiser = OPTIMISERS[name].settings(num_particles=particles)
+    return SearchSettings(swarm=optimiser, num_iterations=iterations, min_iteration_range=iterations)
 
 
 def near(target: Sequence[float]) -> Callable[[Float32], list[Score]]:
@@ -54,7 +60,7 @@ def test_a_step_of_three_particles() -> None:
     """0 and both parts; the first part is best, so that the others move towards it and it stays."""
     three = SwarmSettings(3)
     parts = Parts.of(KERNEL, [FIRST, SECOND])
-    state = placed_coefficients(parts, 3, SOURCE)
+    state = placed_coefficients(parts, three, SOURCE)
     assert state.position.tolist() == [[0, 0], [1, 0], [0, 1]]
     after = step(three, SOURCE, state, np.array([0.2, 0.5, 0.1]))
     drawn = np.empty((2, 3, 2))
@@ -65,20 +71,24 @@ def test_a_step_of_three_particles() -> None:
     assert after.global_position.tolist() == [1, 0]
 
 
-def test_draws_start_around_one_half() -> None:
-    state = placed_coefficients(Parts.of(KERNEL, [FIRST, SECOND]), 4003, SOURCE)
+@every
+def test_draws_start_around_one_half(name: str) -> None:
+    state = placed_coefficients(Parts.of(KERNEL, [FIRST, SECOND]), swarm(4003, name=name).swarm, SOURCE)
+    assert state.position[:3].tolist() == [[0, 0], [1, 0], [0, 1]]
     drawn = state.position[3:]
     assert drawn.min() >= 0 and drawn.max() <= 1
     np.testing.assert_allclose([drawn.mean(), drawn.std()], [0.5, 0.125], atol=0.005)
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_it_finds_what_no_part_has_alone(apart: bool) -> None:
+@every
+def test_it_finds_what_no_part_has_alone(name: str, apart: bool) -> None:
     parts = Parts.of(KERNEL, [FIRST, SECOND], apart=apart)
     wanted = [1.75, 3.25, 2.25]  # 0.75 of the first and 0.25 of the second
-    found = search_merge(parts, near(wanted), swarm(12, 60), SOURCE)
-    np.testing.assert_allclose(found.values, wanted, atol=0.01)
-    np.testing.assert_allclose(found.coefficients[:2], [0.75, 0.25], atol=0.01)
+    found = search_merge(parts, near(wanted), swarm(12, 60, name), SOURCE)
+    near_enough = 0.25 if name == "random" else 0.01
+    np.testing.assert_allclose(found.values, wanted, atol=near_enough)
+    np.testing.assert_allclose(found.coefficients[:2], [0.75, 0.25], atol=near_enough)
     assert found.score == near(wanted)(found.values[None])[0] > max(found.starts)
     assert found.starts == tuple(near(wanted)(parts.mixed(parts.corners)))
 
@@ -94,21 +104,41 @@ def test_nine_parts() -> None:
     assert len(found.starts) == 10
 
 
-def test_more_parts_than_particles_are_all_tried() -> None:
+@every
+def test_more_parts_than_particles_are_all_tried(name: str) -> None:
     parts = Parts.of(KERNEL, [FIRST, SECOND])
-    found = search_merge(parts, near([1, 1, 0]), swarm(1, 1), SOURCE)
+    least = OPTIMISERS[name].settings.least
+    found = search_merge(parts, near([1, 1, 0]), swarm(least, 1, name), SOURCE)
     assert found.coefficients.tolist() == [0, 1] and found.values.tolist() == [1, 1, 0]
 
 
-def test_a_candidate_without_classes_is_worst() -> None:
+@every
+def test_a_candidate_without_classes_is_worst(name: str) -> None:
     parts = Parts.of(KERNEL, [FIRST, SECOND])
 
     def scores(values: Float32) -> list[Score]:
         return [WORST if row[0] > 1 else (1.0, -float(row[2])) for row in values]
 
-    found = search_merge(parts, scores, swarm(8, 5), SOURCE)
+    found = search_merge(parts, scores, swarm(8, 5, name), SOURCE)
     assert found.starts == ((1, -3), WORST, (1, 0))
     assert found.coefficients[0] == 0 and found.score == (1, 0)
+    nothing = search_merge(parts, lambda values: [WORST] * len(values), swarm(8, 5, name), SOURCE)
+    assert nothing.score == WORST and nothing.values.tolist() == parts.old.tolist() and nothing.iterations == 5
+
+
+@every
+def test_one_part(name: str) -> None:
+    parts = Parts.of(KERNEL, [FIRST])
+    found = search_merge(parts, near([1.5, 3]), swarm(8, 40, name), SOURCE)
+    np.testing.assert_allclose(found.coefficients, [0.5], atol=0.05)
+
+
+def test_what_is_stated_of_weights_is_not_of_coefficients() -> None:
+    parts = Parts.of(KERNEL, [FIRST, SECOND])
+    stated = SearchSettings(swarm=CovarianceSettings(12, bound=1.0, step=1e-9), num_iterations=20)
+    known = search_merge(parts, near([1.1, 2.1, 2.9]), swarm(12, name="CMA-ES"), SOURCE)
+    found = search_merge(parts, near([1.1, 2.1, 2.9]), replace(stated, min_iteration_range=20), SOURCE)
+    assert found.coefficients.tolist() == known.coefficients.tolist()
 
 
 def test_few_candidates_at_once_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +163,11 @@ VALUES = st.floats(-100, 100, width=16)
     st.lists(st.lists(st.tuples(st.integers(0, 3), VALUES), min_size=1, max_size=4), min_size=1, max_size=5),
     st.booleans(),
     st.integers(0, 5),
+    st.sampled_from(list(OPTIMISERS)),
 )
-def test_never_worse_than_the_best_part(patches: list[list[tuple[int, float]]], apart: bool, seed: int) -> None:
+def test_never_worse_than_the_best_part(
+    patches: list[list[tuple[int, float]]], apart: bool, seed: int, name: str
+) -> None:
     """By a score of several numbers, coarse so that many are equal; corners have exactly the values of their part."""
     kernel = np.array([[0.5, -1], [1e-3, 7]], np.float32)
     given_parts = []
@@ -150,7 +183,7 @@ def test_never_worse_than_the_best_part(patches: list[list[tuple[int, float]]], 
     def scores(values: Float32) -> list[Score]:
         return [(float(np.round(row @ weights / 50)), float(row[0] > 1), float(row @ weights)) for row in values]
 
-    found = search_merge(parts, scores, swarm(6, 4), RngKey(seed, "data", -1))
+    found = search_merge(parts, scores, swarm(6, 4, name), RngKey(seed, "data", -1))
     assert found.score == scores(found.values[None])[0] >= max(found.starts)
     assert found.score >= max(scores(np.concatenate([parts.old[None], parts.new])))
     assert (found.coefficients >= 0).all() and (found.coefficients <= 1).all()
