@@ -76,6 +76,7 @@ def main(
             draws=draws,
             rows=rows,
             seed=0,
+            optimiser=None,
             target_layer=(),
             weights_dir=None,
             last=(2, 1),

@@ -104,7 +104,7 @@ def method_repair(
     if label_file is not None and method != PRIORITIES:
         raise InputError(f"--label-file is of {PRIORITIES} and the method is {method}, expected one without the other")
     mine = replace(
-        method_settings(repair.settings, settings, positive_weight),
+        method_settings(method, repair.settings, settings, positive_weight),
         priorities=stated_priorities(label_file, positive_label_file, repair.model.classes),
     )
     folder = checkpoint_folder(weights_dir, model_dir, [method])

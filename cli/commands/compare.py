@@ -19,6 +19,7 @@ from cli.shared.method_options import (
     checkpoint_options,
     crossfit_options,
     crossfit_settings,
+    imported,
     read_promises,
     refuse_unneeded,
     requirements_option,
@@ -26,6 +27,7 @@ from cli.shared.method_options import (
 )
 from cli.shared.objective_options import PRIORITIES, label_file_options, stated_priorities
 from cli.shared.options import (
+    MOVES,
     PATH,
     check_seeds,
     compute_options,
@@ -71,6 +73,11 @@ DRAWS = 5
     help="Rows of a draw, out of those of all chunks [default: as many as a chunk has, or half of a single one].",
 )
 @option("--seed", type=int, default=0, show_default=True, help="Of the first draw.")
+@option(
+    "--optimiser",
+    type=click.Choice(list(MOVES)),
+    help="What searches, in every method that does [default: what each method has of its own].",
+)
 @crossfit_options
 @target_layer_option
 @checkpoint_options
@@ -150,6 +157,7 @@ def make_comparison(
     draws: int,
     rows: int | None,
     seed: int,
+    optimiser: str | None,
     target_layer: tuple[str, ...],
     weights_dir: Path | None,
     last: tuple[int, int],
@@ -176,6 +184,7 @@ def make_comparison(
     from engine.methods.base import MethodSettings
     from engine.models.load import load_model
     from engine.problem.crossfit import CrossFitSettings
+    from engine.search.optimisers import OPTIMISERS
     from engine.targets.resolve import resolve_chain
 
     validation, test = open_image_set(val_data), open_image_set(test_data)
@@ -188,6 +197,10 @@ def make_comparison(
     label_names = next((images.label_names for images in (validation, test, *sets) if images.label_names), None)
     required = read_promises(requirements, model.classes, label_names)
     crossfit["promise_rows"] = max(1, test.rows // model.classes) if promise_rows is None else promise_rows
+    search, swarm = CrossFitSettings().search, None
+    if optimiser is not None:
+        swarm = OPTIMISERS[optimiser].settings()
+        search = replace(search, swarm=replace(swarm, num_particles=search.swarm.num_particles))
     target, chain = resolve_chain(model.model, model.loss, model.classes, model.path, target_layer)
     work = Comparison(
         model=model,
@@ -199,7 +212,8 @@ def make_comparison(
         requirements=required.limits,
         stated=requirements is not None,
         settings=MethodSettings(
-            crossfit_settings(CrossFitSettings().search, required, **crossfit),
+            crossfit_settings(search, required, **crossfit),
+            optimiser=swarm,
             priorities=stated_priorities(label_file, positive_label_file, model.classes),
         ),
         methods=names,
@@ -243,6 +257,11 @@ def refuse_unused(names: Sequence[str]) -> None:
         if was_given(name) and owner not in names:
             flag = f"--{name.replace('_', '-')}"
             raise InputError(f"{flag} is of {owner}, which is not among --methods, expected one with the other")
+    from engine.methods.searches import stated_of
+
+    known = [found for name in names if (found := imported(name)) is not None]
+    if was_given("optimiser") and not any("optimiser" in stated_of(method) for method in known):
+        raise InputError(f"--optimiser is of searches and {', '.join(names)} search nothing, expected it without")
     refuse_unneeded(names, f"the methods are {', '.join(names)}")
 
 

@@ -180,7 +180,8 @@ def make_method_setting(options: Mapping[str, Any], swept: Mapping[str, Any], re
 
     search = search_settings(**chosen)
     crossfit = replace(repair.settings, search=crossfit_search(search, given))
-    return MethodSetting(name_of(swept), method_settings(crossfit, search, chosen["positive_weight"], given))
+    mine = method_settings(chosen["method"], crossfit, search, chosen["positive_weight"], given)
+    return MethodSetting(name_of(swept), mine)
 
 
 def _told(result: MethodEvaluated) -> Told:

@@ -14,7 +14,7 @@ from engine.core.errors import InputError
 from engine.core.names import listed
 
 if TYPE_CHECKING:
-    from engine.methods.base import MethodSettings, Need
+    from engine.methods.base import Method, MethodSettings, Need
     from engine.metrics.requirements import Requirements
     from engine.problem.crossfit import CrossFitSettings
     from engine.search.loop import SearchSettings
@@ -35,7 +35,7 @@ OF_METHOD: Mapping[str, Sequence[str]] = {
 OF_OTHERS = frozenset(
     (
         *("folds", "promise_rows", "seed", "seeds", "requirements", "val_data", "test_data"),
-        *("num_particles", "num_iterations", "min_iteration_range", "positive_weight"),
+        *("num_particles", "num_iterations", "min_iteration_range", "positive_weight", "bound"),
         *("label_file", "positive_label_file"),
     )
 )
@@ -43,9 +43,6 @@ OF_OTHERS = frozenset(
 
 OF_NEEDS: Mapping[str, Need] = {"folds": "folds", "weights_dir": "checkpoints", "last": "checkpoints"}
 """Parameters that mean something to methods which work from this, and to no other."""
-
-_OF_SEARCHES = ("optimiser", "velocity_phi", "phi_split", "velocity_floor", "de_factor", "de_crossover", "cma_step")
-"""Further parameters that do not."""
 
 
 def method_option(default: str | None, text: str) -> Callable[[F], F]:
@@ -125,14 +122,19 @@ def checkpoint_folder(given: Path | None, model: Path, methods: Sequence[str]) -
     return beside if given is None else given
 
 
-def _needs(name: str) -> Sequence[str]:
-    """What a method works from; nothing where it cannot be imported, which is told when it is to run."""
+def imported(name: str) -> Method | None:
+    """A method; None where it cannot be imported, which is told when it is to run."""
     from engine.methods.registry import method_of
 
     try:
-        return method_of(name).needs
+        return method_of(name)
     except InputError:
-        return ()
+        return None
+
+
+def _needs(name: str) -> Sequence[str]:
+    method = imported(name)
+    return () if method is None else method.needs
 
 
 def crossfit_options(function: F) -> F:
@@ -168,8 +170,7 @@ def refuse_other_methods(method: str) -> None:
     """
     context = click.get_current_context()
     mine = OF_OTHERS if method not in OF_METHOD else frozenset(OF_METHOD[method])
-    others = {**OF_METHOD, **({} if method in OF_METHOD else {f"{ARACHNE} and {CROSSFIT}": _OF_SEARCHES})}
-    for other, names in others.items():
+    for other, names in OF_METHOD.items():
         for name in names if other != method else ():
             if name not in mine and name not in OF_NEEDS and name in context.params and was_given(name):
                 flag = f"--{name.replace('_', '-')}"
@@ -202,7 +203,9 @@ def refuse_unsearched(method: str, stated: Sequence[str]) -> None:
     Raises:
         InputError: names the first of them.
     """
-    for name in ("num_particles", "num_iterations", "min_iteration_range", "positive_weight"):
+    from engine.methods.searches import OF_SEARCHES
+
+    for name in (*OF_SEARCHES, "bound", "positive_weight"):
         if name not in stated and was_given(name):
             flag = f"--{name.replace('_', '-')}"
             raise InputError(f"{flag} means nothing to {method}, which does not search so, expected it without")
@@ -251,17 +254,32 @@ def crossfit_search(search: SearchSettings, given: Callable[[str], bool] = was_g
 
 
 def method_settings(
+    method: str,
     crossfit: CrossFitSettings,
     search: SearchSettings,
     positive_weight: float | None,
     given: Callable[[str], bool] = was_given,
 ) -> MethodSettings:
-    """Settings of any method: what was `given` of a search replaces what the method has of its own."""
+    """Settings of a method: what was `given` of a search replaces what the method has of its own.
+
+    Raises:
+        InputError: an option is of another optimiser than the method's own, and that one was not named.
+    """
     from engine.methods.base import MethodSettings
+    from engine.methods.registry import method_of
+    from engine.methods.searches import OPTIMISER, search_of
 
     names = ("num_particles", "num_iterations", "min_iteration_range", "positive_weight", "tile_bytes")
     stated = replace(search, positive_weight=positive_weight) if any(map(given, names)) else None
-    return MethodSettings(crossfit, stated)
+    settings = MethodSettings(crossfit, stated)
+    moves = [name for name in (*OPTIMISER, "bound") if given(name)]
+    if not moves:
+        return settings
+    own = search_of(method_of(method), settings)
+    if own is not None and own.optimiser != search.optimiser and not given("optimiser"):
+        flag, other = f"--{moves[0].replace('_', '-')}", search.optimiser
+        raise InputError(f"{flag} is of {other} and {method} searches by {own.optimiser}, expected --optimiser too")
+    return replace(settings, optimiser=search.swarm)
 
 
 def requirements_option(function: F) -> F:

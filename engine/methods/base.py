@@ -26,6 +26,7 @@ from engine.passes.batching import predicted_classes
 from engine.problem.case import LayerInputs
 from engine.problem.crossfit import CrossFitSettings, HeldOutRows
 from engine.search.loop import SearchSettings
+from engine.search.population import PopulationSettings
 
 Need = Literal["folds", "localised weights", "checkpoints", "parts", "offsets", "last layer"]
 """What a method works from besides rows: folds of the rows; weights that localisation blames; checkpoints of the
@@ -92,12 +93,14 @@ class MethodSettings:
     Attributes:
         crossfit: folds, recipes, confidence and rows of a promise, and the search over mixtures.
         search: candidates and iterations of a search over weights; None takes what the method has by default.
+        optimiser: of searches over weights, in place of the method's own; its number of candidates is that of `search`.
         confusion_rows: failures that a confusion needs at least to be a part of its own.
         priorities: what rows of each label are worth, to `label-priorities`; None: as the failures say.
     """
 
     crossfit: CrossFitSettings = field(default_factory=CrossFitSettings)
     search: SearchSettings | None = None
+    optimiser: PopulationSettings | None = None
     confusion_rows: int = 3
     priorities: Priorities | None = None
 

@@ -97,7 +97,7 @@ class WeightMerge:
 
     def __call__(self, job: MethodJob) -> Repair:
         """Search every part and merge; validation may choose a part alone."""
-        settings = searching(self.settings, job.settings.search)
+        settings = searching(self.settings, job.settings)
         target, features = last_target(job.chain, job.rows.rows.inputs)
         rows = replace(job.rows.rows, inputs=features)
         (path,) = target.target.shapes

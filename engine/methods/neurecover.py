@@ -44,7 +44,7 @@ class NeuRecover:
         Raises:
             InputError: see `engine.localize.neurecover.blame`.
         """
-        settings = searching(self.settings, job.settings.search)
+        settings = searching(self.settings, job.settings)
         order, failures = _rows_of(job)
         training, notes = _training_of(job, order)
         rows = job.rows.rows.take(order)

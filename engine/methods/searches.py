@@ -7,11 +7,11 @@ from engine.methods.mixtures import MixtureMethod
 from engine.methods.weight_search import WeightSearch, searching
 from engine.search.loop import SearchSettings
 
-OF_SEARCHES = ("num_particles", "num_iterations", "min_iteration_range")
-"""What may be stated of any search."""
+OPTIMISER = ("optimiser", "velocity_phi", "phi_split", "velocity_floor", "de_factor", "de_crossover", "cma_step")
+"""What may be stated of the optimiser of any search."""
 
-OF_WEIGHTS = ("positive_weight",)
-"""What may be stated of searches of weights."""
+OF_SEARCHES = ("num_particles", "num_iterations", "min_iteration_range", *OPTIMISER)
+"""What may be stated of any search."""
 
 
 def search_of(method: Method, settings: MethodSettings) -> SearchSettings | None:
@@ -23,7 +23,7 @@ def search_of(method: Method, settings: MethodSettings) -> SearchSettings | None
     if isinstance(method.repair, MixtureMethod):
         return settings.crossfit.search if method.repair.searches else None
     own = getattr(method.repair, "settings", None)
-    return searching(own, settings.search) if isinstance(own, SearchSettings) else None
+    return searching(own, settings) if isinstance(own, SearchSettings) else None
 
 
 def stated_of(method: Method) -> tuple[str, ...]:
@@ -31,5 +31,5 @@ def stated_of(method: Method) -> tuple[str, ...]:
     if isinstance(method.repair, MixtureMethod):
         return OF_SEARCHES if method.repair.searches else ()
     if isinstance(method.repair, WeightSearch) and method.repair.steered:
-        return OF_SEARCHES
-    return (*OF_SEARCHES, *OF_WEIGHTS)
+        return (*OF_SEARCHES, "bound")
+    return (*OF_SEARCHES, "bound", "positive_weight")

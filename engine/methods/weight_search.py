@@ -10,15 +10,20 @@ import numpy as np
 from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Float32
-from engine.methods.base import MethodJob, Offer, Repair
+from engine.methods.base import MethodJob, MethodSettings, Offer, Repair
 from engine.problem.case import LayerInputs, RepairCase, find_case
 from engine.problem.problem import Problem, prepare, problem_of
 from engine.search import loop
 from engine.search.loop import POSITIVE_WORTH, SearchSettings
+from engine.search.population import BoxedSettings
 from engine.targets.of_chain import ChainTarget, last_target
 
 WORTHS = (POSITIVE_WORTH, 4 * POSITIVE_WORTH, 16 * POSITIVE_WORTH)
 """Worth of an intact positive, in repaired negatives: the default first, then what breaks less."""
+
+
+MOST_OF_MATRICES = 2000
+"""Weights of an optimiser that holds matrices of them: 256 MiB, and seconds whenever one is decomposed."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class WeightSearch:
         Raises:
             InputError: no label under repair has a priority, or none has failures and weights to blame.
         """
-        settings = self.adapt(job, searching(self.settings, job.settings.search))
+        settings = self.adapt(job, searching(self.settings, job.settings))
         target, features = last_target(job.chain, job.rows.rows.inputs)
         rows = replace(job.rows.rows, inputs=features)
         worths = (None,) if self.steered or settings.positive_weight is not None else WORTHS
@@ -95,11 +100,17 @@ def _searched_labels(repaired: Sequence[int], settings: SearchSettings) -> Seque
     return counted
 
 
-def searching(own: SearchSettings, given: SearchSettings | None) -> SearchSettings:
-    """The settings of a method, with how many candidates and iterations a person states."""
+def searching(own: SearchSettings, stated: MethodSettings) -> SearchSettings:
+    """The settings of a method, with the optimiser and how many candidates and iterations a person states.
+
+    A bound that the method has holds for another optimiser too, where that knows bounds and none is stated.
+    """
+    given, swarm = stated.search, stated.optimiser or own.swarm
+    if isinstance(swarm, BoxedSettings) and isinstance(own.swarm, BoxedSettings) and swarm.bound is None:
+        swarm = replace(swarm, bound=own.swarm.bound)
+    swarm = replace(swarm, num_particles=(given or own).swarm.num_particles)
     if given is None:
-        return own
-    swarm = replace(own.swarm, num_particles=given.swarm.num_particles)
+        return replace(own, swarm=swarm)
     return replace(
         own,
         swarm=swarm,
@@ -113,7 +124,15 @@ def searching(own: SearchSettings, given: SearchSettings | None) -> SearchSettin
 def problem_of_case(
     target: ChainTarget, kernel: Float32, case: RepairCase, settings: SearchSettings, seed: int
 ) -> Problem:
-    """The search of a case from a kernel."""
+    """The search of a case from a kernel.
+
+    Raises:
+        InputError: the optimiser cannot hold matrices of so many weights.
+    """
+    count = len(case.index)
+    if settings.swarm.matrices and count > MOST_OF_MATRICES:
+        name = settings.swarm.optimiser
+        raise InputError(f"{count} weights are searched, expected at most {MOST_OF_MATRICES} for {name}")
     source = RngKey(seed, case.data, case.label)
     return problem_of(target.target, kernel, case.index, case.weights, name=case.data, source=source, settings=settings)
 

@@ -150,6 +150,22 @@ def test_priorities_tell_their_file_what_was_found(workspace: Path, command: Com
     assert [np.float32(value) for value in entry["repaired_values"]] == [saved[place] for place in places]
 
 
+@pytest.mark.parametrize("method", ["Arachne-v2", "offsets"])
+def test_another_optimiser(method: str, workspace: Path, command: Command) -> None:
+    """Something else than by the method's own, recorded as what searched; a resumed run must have the same."""
+    words = [*OPTIMIZE, "--method", method, "--num-particles", "8", "--num-iterations", "6", *HELD_OUT]
+    other = [*words, "--optimiser", "random", "--output-dir", "other", "--run-dir", "run"]
+    assert command(*words, "--output-dir", "own", "--run-dir", "own-run").code == 0
+    assert command(*other).code == 0
+    settings = read_facts(Path("run"))["identity"]["settings"]
+    search = settings["crossfit"]["search"]["swarm"] if method == "offsets" else settings["optimiser"]
+    assert search["optimiser"] == "random"
+    own, found = (read_table(Path(run), "outcomes")["best"][0].as_py() for run in ("own-run", "run"))
+    assert own != found
+    again = command(*words, "--output-dir", "other", "--run-dir", "run", "--resume")
+    assert again.code == 2 and "optimiser" in again.err and "random" in again.err
+
+
 def test_refusals(workspace: Path, refused: Refused) -> None:
     refused(*OPTIMIZE, "--method", "arachnid", says=("there is no method 'arachnid'",))
     refused(*OPTIMIZE, "--method", "tail", "--recipes", "1", says=("--recipes is of CrossFit and the method is tail",))
@@ -161,7 +177,12 @@ def test_refusals(workspace: Path, refused: Refused) -> None:
         "2",
         says=("--num-input-pos-sampled is of Arachne and the method is tail",),
     )
-    refused(*OPTIMIZE, "--method", "tail", "--optimiser", "DE", says=("--optimiser is of Arachne and CrossFit",))
+    refused(*OPTIMIZE, "--method", "tail", "--optimiser", "DE", says=("--optimiser means nothing to tail, which does",))
+    refused(*OPTIMIZE, "--method", "offsets", "--optimiser", "DE", "--bound", "2", says=("--bound means nothing to",))
+    refused(
+        *(*OPTIMIZE, "--method", "Arachne-v2", "--velocity-phi", "5"),
+        says=("--velocity-phi is of PSO and Arachne-v2 searches by DE, expected --optimiser too",),
+    )
     refused(*OPTIMIZE, "--method", "CrossFit", "--weights-dir", "data", says=("--weights-dir is of NeuRecover",))
     refused(*BATCH, "--method", "tail", "--output-dir", "run", "--dry-run", says=("--dry-run is of Arachne",))
     refused(*BATCH, "--method", "tail", "--output-dir", "run", "--separate", says=("--separate is of CrossFit",))

@@ -64,6 +64,19 @@ def test_the_same_again_with_resume_changes_nothing(finished: tuple[Path, Done],
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.arrow")} == before
 
 
+def test_one_optimiser_for_all(workspace: Path, finished: tuple[Path, Done], command: Command) -> None:
+    """Methods that search find something else; one that does not is as it was."""
+    few = ["--methods", "CrossFit,Arachne,label-offset", "--draws", "1", "--optimiser", "DE"]
+    assert command(*SHIRT, *few, "--output-dir", "run").code == 0
+    settings = read_facts(Path("run"))["identity"]["settings"]
+    assert settings["optimiser"]["optimiser"] == settings["crossfit"]["search"]["swarm"]["optimiser"] == "DE"
+    mine, known = (
+        {row["method"]: row["best"] for row in read_table(run, "outcomes").to_pylist() if row["draw"] == 0}
+        for run in (Path("run"), finished[0])
+    )
+    assert {name for name in mine if mine[name] != known[name]} == {"CrossFit", "Arachne"}
+
+
 def test_checkpoints_that_cannot_be_read_are_no_end(workspace: Path, command: Command) -> None:
     """Those of the default folder count, and a method that needs them has a row that says why it cannot run."""
     folder = Path("logs/model_check_points")
@@ -110,6 +123,7 @@ def test_refusals(workspace: Path, refused: Refused) -> None:
     refused(*few, says=("--recipes is of CrossFit, which is not among --methods",))
     few = ["compare", "--model-dir", "model.keras", *ROWS, *out, "--methods", "Arachne,label-offset"]
     refused(*few, "--step", "1", says=("--step is of CrossFit, which is not among --methods",))
+    refused(*few[:-1], "head,WiSE-FT", "--optimiser", "DE", says=("--optimiser is of searches and head, WiSE-FT",))
     refused(*few, "--label-file", "x.json", says=("--label-file is of label-priorities, which is not among",))
     refused(*few, "--weights-dir", "data", says=("--weights-dir is of NeuRecover and the methods are Arachne, label-",))
     refused(*few, "--last", "3,1", says=("--last is of NeuRecover and the methods are Arachne, label-offset",))

@@ -209,7 +209,11 @@ def test_a_label_without_failures(workspace: Path, command: Command) -> None:
         (["--method", "arachnid"], ("there is no method 'arachnid'", "did you mean 'Arachne'")),
         (["--method", "CrossFit", "--fronts", "2"], ("--fronts is of Arachne and the method is CrossFit",)),
         (["--method", "head", "--recipes", "2:1"], ("--recipes is of CrossFit and the method is head",)),
-        (["--method", "offsets", "--optimiser", "DE"], ("--optimiser is of Arachne and CrossFit",)),
+        (["--method", "WiSE-FT", "--optimiser", "DE"], ("--optimiser means nothing to WiSE-FT, which does not",)),
+        (
+            ["--method", "Arachne-v2", "--sweep", "velocity_phi=5,6"],
+            ("--velocity-phi is of PSO and Arachne-v2 searches by DE, expected --optimiser too",),
+        ),
         (["--recipes", "2:1"], ("--recipes is of CrossFit and the method is Arachne",)),
         (["--method", "Arachne-v2", "--folds", "3"], ("--folds is of CrossFit, ", "and the method is Arachne-v2")),
         (
@@ -249,6 +253,14 @@ def test_a_damaged_set_is_found_before_anything_is_repaired(workspace: Path, ref
     path.unlink()
     path.write_bytes(content[: len(content) // 2])
     refused(*WORDS, "--method", "offsets", "--verbose", "0", says=(str(path), "is damaged or cut short"))
+
+
+def test_optimisers_are_swept(workspace: Path, command: Command) -> None:
+    done = command(*WORDS, "--method", "Arachne-v2", "--sweep", "optimiser=DE,PSO", *FEW)
+    assert done.code == 0, done.err
+    rows = table_of(Path("out/evaluate.arrow"))
+    assert [row["setting"] for row in rows] == ["optimiser=DE"] * 2 + ["optimiser=PSO"] * 2
+    assert len({row["fitness"] for row in rows}) == 4
 
 
 @pytest.mark.slow

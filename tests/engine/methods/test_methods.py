@@ -17,11 +17,15 @@ from engine.layers.dense_chain import DenseChain
 from engine.layers.weight_stats import WeightStats
 from engine.localize import neurecover
 from engine.methods import outcome as outcomes_module
+from engine.methods import weight_search
 from engine.methods.arachne_v2 import BOUND
 from engine.methods.base import Method, MethodJob, Offer, Repair, Subject
 from engine.methods.outcome import CHOSEN, FOUND, MethodOutcome, carry_out, draw, predicted
 from engine.methods.registry import GROUP, METHODS, check_name, method_names, method_of
-from engine.search.population import box
+from engine.methods.searches import search_of, stated_of
+from engine.search.cma_es import CovarianceSettings
+from engine.search.optimisers import OPTIMISERS
+from engine.search.population import PopulationSettings, box
 from tests.support.plugins import Site
 from tests.support.subjects import CLASSES, LABEL, a_subject, forward
 
@@ -66,12 +70,56 @@ def test_no_method_is_worse_than_the_model_by_its_own_objective(name: str, outco
         assert outcome.best is not None and outcome.best >= outcome.own
 
 
-def test_the_bound_of_the_later_arachne_is_kept(subject: Subject, outcomes: dict[str, MethodOutcome]) -> None:
-    found = outcomes["Arachne-v2"].readings[FOUND].offer.values
+SEARCHING = [name for name in METHODS if "optimiser" in stated_of(method_of(name))]
+"""Methods with a search."""
+
+
+def by(subject: Subject, optimiser: PopulationSettings) -> Subject:
+    """The subject with another optimiser of all searches."""
+    crossfit = subject.settings.crossfit
+    swarm = replace(optimiser, num_particles=crossfit.search.swarm.num_particles)
+    crossfit = replace(crossfit, search=replace(crossfit.search, swarm=swarm))
+    return replace(subject, settings=replace(subject.settings, crossfit=crossfit, optimiser=optimiser))
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("name", SEARCHING)
+def test_any_optimiser_searches_for_any_method(
+    name: str, optimiser: str, subject: Subject, outcomes: dict[str, MethodOutcome]
+) -> None:
+    """Its own gives the same as unstated; another one something else that is no worse than the model."""
+    method = method_of(name)
+    own = search_of(method, subject.settings)
+    assert own is not None
+    found = carry_out(method, MethodJob(by(subject, OPTIMISERS[optimiser].settings()), None, 1))
+    assert not found.failed
+    if found.own is not None:
+        assert found.best is not None and found.best >= found.own == outcomes[name].own
+    values, known = (one.readings[FOUND].offer.values for one in (found, outcomes[name]))
+    same = values.keys() == known.keys() and all((values[path] == known[path]).all() for path in values)
+    assert same == (optimiser == own.optimiser)
+
+
+def test_an_optimiser_of_matrices_refuses_too_many_weights(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_search, "MOST_OF_MATRICES", 0)
+    outcome = carry_out(method_of("Arachne"), MethodJob(by(subject, CovarianceSettings()), None, 1))
+    assert outcome.failed.endswith("weights are searched, expected at most 0 for CMA-ES")
+
+
+@pytest.mark.parametrize("optimiser", [None, CovarianceSettings(), CovarianceSettings(bound=1.5)])
+def test_the_bound_of_the_later_arachne_is_kept(
+    optimiser: CovarianceSettings | None, subject: Subject, outcomes: dict[str, MethodOutcome]
+) -> None:
+    """By another optimiser too, unless a bound is stated with it."""
+    outcome, bound = outcomes["Arachne-v2"], BOUND
+    if optimiser is not None:
+        outcome = carry_out(method_of("Arachne-v2"), MethodJob(by(subject, optimiser), None, 1))
+        bound = optimiser.bound or BOUND
+    found = outcome.readings[FOUND].offer.values
     assert found
     for path, value in found.items():
         before = subject.chain.values[path]
-        low, high = box(WeightStats.of(before), BOUND)
+        low, high = box(WeightStats.of(before), bound)
         moved = value[value != before]
         assert len(moved) and (moved >= np.float32(low)).all() and (moved <= np.float32(high)).all()
 
