@@ -115,13 +115,20 @@ _PREFIX = "repair_dist_"
 
 
 def _renamed(inner: Any) -> Any:
-    """A traced function named by its content; as it is where it calls others, whose names would be part of it."""
-    if from_function_def is None or inner.children:
+    """A traced function and those that it calls, as loops do, named by content; as it is where one has no such name."""
+    if from_function_def is None:
         return inner
     definition = inner.definition
     content = type(definition)()
     content.CopyFrom(definition)
     content.signature.name = ""
+    children = [_renamed(child) for child in inner.children]
+    names = {old.name.decode(): new.name.decode() for old, new in zip(inner.children, children, strict=True)}
+    for called in _called(content):
+        if not names.get(called.name, "").startswith(_PREFIX):
+            return inner
+        called.name = names[called.name]
+    _rename_inputs(content)
     types = inner.function_type
     # The structure of what goes in and comes out; not the whole type's text, which has numbers of this process.
     around = [types.output, *map(str, types.parameters.values()), *types.captures.values()]
@@ -131,7 +138,28 @@ def _renamed(inner: Any) -> Any:
     if found is None:
         content.signature.name = name
         found = _named[name] = from_function_def(content, types)
+        found._children = children  # which TensorFlow forgets when nobody holds them
     return found
+
+
+def _rename_inputs(definition: Any) -> None:
+    """Name what a function takes by its place: of a loop TensorFlow makes these names of that of the function."""
+    names = {given.name: f"{_PREFIX}{place}" for place, given in enumerate(definition.signature.input_arg)}
+    for given in definition.signature.input_arg:
+        given.name = names[given.name]
+    for node in definition.node_def:
+        node.input[:] = [names.get(read, read) for read in node.input]
+    for result, read in dict(definition.ret).items():
+        definition.ret[result] = names.get(read, read)
+
+
+def _called(definition: Any) -> Iterator[Any]:
+    """The places of a function where others are named."""
+    for node in definition.node_def:
+        for value in node.attr.values():
+            if value.HasField("func"):
+                yield value.func
+            yield from value.list.func
 
 
 @contextlib.contextmanager

@@ -92,7 +92,7 @@ class Tuner:
         """Nothing is compiled before it is needed."""
         self._job = job
         self._batch = min(BATCH_ROWS, job.rows.fewest)
-        self._programs: dict[bool, Callable[..., Any]] = {}
+        self._programs: dict[tuple[bool, int], Callable[..., Any]] = {}
         chain = job.chain
         self._frozen = {
             path: backend.on_device(value) for path, value in chain.values.items() if path not in chain.tuned
@@ -110,18 +110,19 @@ class Tuner:
         # Of the fewest rows: a fold with one row more may not have another number of epochs, or company.
         (epochs,) = {epochs_of(recipe, rows.fewest) for recipe in recipes}
         focal = any(recipe.anchor == "focal" for recipe in recipes)
-        if focal not in self._programs:
-            self._programs[focal] = backend.compiled(functools.partial(self._epoch, focal))
         weights = [backend.on_device(np.repeat(chain.values[path][None], count, axis=0)) for path in chain.tuned]
         zeros = [backend.on_device(np.zeros((count, *chain.values[path].shape), np.float32)) for path in chain.tuned]
         state = (weights, zeros, zeros, backend.on_device(np.zeros((), np.float32)))
         steps = self._steps(recipes[0], len(seen))
         told = tuple(map(backend.on_device, (*self._told(recipes), np.float32(epochs * steps))))
+        many = backend.on_device(np.int32(steps))
         for epoch in range(epochs):
             order = backend.on_device(self._order(seen, fold, epoch, steps))
-            state = self._programs[focal](
-                self._shared, self._frozen, told, order, backend.on_device(np.int32(steps)), state
-            )
+            arguments = self._shared, self._frozen, told, order, many, state
+            if (focal, count) not in self._programs:
+                program = backend.compiled(functools.partial(self._epoch, focal))
+                self._programs[focal, count] = backend.for_shapes(program, arguments)
+            state = self._programs[focal, count](*arguments)
         changes = {
             path: np.asarray(after) - chain.values[path][None]
             for path, after in zip(chain.tuned, state[0], strict=True)

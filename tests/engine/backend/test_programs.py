@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -77,12 +78,40 @@ def test_what_tensorflow_refuses_is_dropped(kept: Kept) -> None:
     assert kept.get(key) is None
 
 
-def test_a_program_without_a_name_leaves_nothing(kept: Kept) -> None:
+def doubled(least: float) -> Any:
+    """A program with loops, one in the other: doubled until the sum is no less, then once more."""
     ops = backend.ops
-    loop = backend.compiled(lambda x: ops.while_loop(lambda y: ops.sum(y) < 9.0, lambda y: (y * 2,), (x,)))
+
+    def more(x: Any) -> Any:
+        return ops.while_loop(lambda y: ops.sum(y) < least, lambda y: (y * 2,), (x,))[0]
+
+    return backend.compiled(lambda x: ops.fori_loop(0, 2, lambda _, y: 2 * more(y), x))
+
+
+def test_programs_with_loops_are_kept(kept: Kept) -> None:
+    """Named by what the loops do, not by how many there were before."""
     ones = np.ones((2, 2), np.float32)
+    function, other = doubled(9.0), doubled(33.0)
+    np.testing.assert_array_equal(function(ones), ones * 16)
+    np.testing.assert_array_equal(other(ones), ones * 64)
+    assert kept.folder is not None
+    assert len(list(kept.folder.iterdir())) == 2
+    again = doubled(9.0)
+    assert again.program((ones,))._name == function.program((ones,))._name != other.program((ones,))._name
+    np.testing.assert_array_equal(again(ones), ones * 16)
+    assert len(list(kept.folder.iterdir())) == 2
+    del function, other, again
+    gc.collect()  # what a program calls must not go before it
+    np.testing.assert_array_equal(doubled(9.0)(ones), ones * 16)
+
+
+def test_a_program_without_a_name_leaves_nothing(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_programs, "from_function_def", None)
+    loop, ones = doubled(9.0), np.ones((2, 2), np.float32)
     assert loop.program((ones,))._name == ""
-    np.testing.assert_array_equal(loop(ones)[0], ones * 4)
+    np.testing.assert_array_equal(loop(ones), ones * 16)
+    monkeypatch.undo()
+    monkeypatch.setattr(_programs, "_kept", lambda: kept)
     assert not _programs.tf.io.gfile.glob(f"{_programs.PROGRAMS_FOLDER}/*")
     assert not kept.folder.exists()
     # Nor does what somebody else left become another program's.
@@ -118,18 +147,23 @@ def test_programs_of_another_processor_are_not_found(tmp_path: Path, monkeypatch
     assert len(known) == 3
 
 
-SEARCHED = """
+COUNTED = """
 import hashlib, sys
 import numpy as np
 from engine.core.kept import Kept
+
+put = Kept.put
+written = []
+Kept.put = lambda self, name, content: (written.append(name), put(self, name, content))
+"""
+
+SEARCHED = f"""
+{COUNTED}
 from engine.fitness.last_dense import TiledFitness
 from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.tiling import Tiling
 from engine.layers.head import Head
 
-put = Kept.put
-written = []
-Kept.put = lambda self, name, content: (written.append(name), put(self, name, content))
 random = np.random.default_rng(0)
 inputs, logits = random.normal(size=(300, 9)).astype("f"), random.normal(size=(300, 10)).astype("f")
 rows = SearchRows(inputs, logits, np.arange(300) % 10, np.arange(300) < 30)
@@ -142,12 +176,35 @@ print(len(written))
 """
 
 
+TUNED = f"""
+{COUNTED}
+from engine.tuning.recipes import read_recipes
+from engine.tuning.train import FoldRows, Tuner, TuningJob
+from engine.layers.dense_chain import DenseChain, DenseLayer
+from engine.layers.head import Head
+
+random = np.random.default_rng(0)
+inputs, labels = random.normal(size=(300, 7)).astype("f"), np.arange(300) % 3
+rows = FoldRows(inputs, labels, np.arange(300) % 2, "rows")
+for units in (int(word) for word in sys.argv[1:]):
+    random = np.random.default_rng(units)
+    shapes = dict(a=(7, units), b=(units,), c=(units, 3), d=(3,))
+    values = dict((name, random.normal(size=shape).astype("f")) for name, shape in shapes.items())
+    layers = (DenseLayer("a", "b", "relu"), DenseLayer("c", "d", "linear"))
+    tuner = Tuner(TuningJob(DenseChain(Head("log_softmax", "linear"), layers, values), rows, (0,), 0))
+    changes = tuner.run(0, read_recipes("1,2:1:focal"))
+    print(hashlib.sha256(b"".join(value.tobytes() for value in changes.values())).hexdigest())
+print(len(written))
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("script", [SEARCHED, TUNED], ids=["search", "tuning"])
 @pytest.mark.parametrize("name", backend.BACKENDS)
-def test_another_process_takes_them_and_finds_the_same_bits(name: str, tmp_path: Path) -> None:
+def test_another_process_takes_them_and_finds_the_same_bits(name: str, script: str, tmp_path: Path) -> None:
     def run(cache: str, *units: int) -> list[str]:
         environment = os.environ | {"REPAIR_DIST_CACHE": cache, "KERAS_BACKEND": name}
-        words = [sys.executable, "-c", SEARCHED, *map(str, units)]
+        words = [sys.executable, "-c", script, *map(str, units)]
         done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout.split()
@@ -155,12 +212,11 @@ def test_another_process_takes_them_and_finds_the_same_bits(name: str, tmp_path:
     *without, none = run("off", 3, 5)
     *cold, written = run(str(tmp_path), 3, 5)
     *warm, again = run(str(tmp_path), 5, 3)  # found by what they are, not by how many came before
-    assert (none, written, again) == ("0", "2", "0")
+    assert (none, again) == ("0", "0") and int(written) >= 2
     assert without == cold == warm[::-1]
     for path in (tmp_path / "programs").iterdir():
         path.write_bytes(path.read_bytes()[:-1])
-    *damaged, written = run(str(tmp_path), 3, 5)
-    assert (damaged, written) == (cold, "2")
+    assert run(str(tmp_path), 3, 5) == [*cold, written]
 
 
 REFUSED = """
