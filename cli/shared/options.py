@@ -272,7 +272,7 @@ def search_options(function: F) -> F:
                 "--tile-bytes",
                 type=int,
                 help="Values that a piece holds at once, in bytes: its particles and rows follow from it and the job "
-                "[default: 64 MiB, behind deeper layers 256 MiB, CrossFit 16 MiB].",
+                "[default: 64 MiB, behind deeper layers 256 MiB, CrossFit 6 MiB].",
             ),
             option("--tile-particles", type=int, help="Particles of a piece [default: by the job, at most 128]."),
             option(

@@ -5,7 +5,8 @@ A candidate is (c, o), R coefficients and C offsets. Row i of fold f is judged u
     W = W0 + sum over r of c[r] dW[r, f]
 
 so that no tuning saw it. Pre-activations of the first layer are linear in c, so those of every tuning are computed
-once; what follows is computed for each particle, with its own weights where a tuning changes them.
+once; what follows is computed for each particle, with its own weights where a tuning changes them. Rows are the last
+axis of everything: there are many of them, where units and classes may be ten.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from engine.layers.dense_chain import DenseChain
 from engine.layers.head import soft_losses
 from engine.tuning.train import Changes
 
-TILE_BYTES = 16 << 20
-"""Default of `--tile-bytes`: values of the widest layer that one call holds at once; larger ones gain nothing."""
+TILE_BYTES = 6 << 20
+"""Default of `--tile-bytes`: values of the widest layer that one call holds at once; more leave the processor's cache
+(measured)."""
 
 ROW_STEP = 32
 """Tiles have a multiple of so many rows."""
@@ -114,8 +116,7 @@ class MixtureFitness:
         self._together, self._most = tile_shape(mixture, len(rows.labels), particles, tiling)
         self.tiles = mixture_tiles(mixture, rows.group, particles, tiling)
         self._kept: dict[tuple[int, int], tuple[Any, ...]] = {}
-        self._evaluate = backend.compiled(self._sums)
-        self._classes = backend.compiled(self._predicted)
+        self._programs: dict[str, Callable[..., Any]] = {}
 
     def evaluate(self, candidates: Float32) -> Float64:
         """Evaluate every row here; (M, R + C) float32 -> (M, S)."""
@@ -137,7 +138,7 @@ class MixtureFitness:
         for rows, part in self._pieces(len(candidates)):
             count = rows[1] - rows[0]
             groups = self._prepared(rows)
-            results = np.asarray(self._classes(self._filled(candidates[part]), groups[0], groups[1]))
+            results = np.asarray(self._run(self._predicted, self._filled(candidates[part]), *groups[:2]))
             found[part, slice(*rows)] = results[: part.stop - part.start, :count]
         return found
 
@@ -156,8 +157,15 @@ class MixtureFitness:
 
     def _start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
         """Start the sums (m, S) of candidates (m, R + C), at most a slab, over rows of one group."""
-        results = self._evaluate(self._filled(part), *self._prepared(rows))
+        results = self._run(self._sums, self._filled(part), *self._prepared(rows))
         return lambda: np.asarray(results)[: len(part)]
+
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function compiled; all tiles have the same shapes."""
+        name = function.__name__
+        if name not in self._programs:
+            self._programs[name] = backend.for_shapes(backend.compiled(function), arguments)
+        return self._programs[name](*arguments)
 
     def _prepared(self, rows: tuple[int, int]) -> tuple[Any, ...]:
         """What one tile's rows bring along, on the device: first pre-activations, weights behind, and who is judged."""
@@ -174,7 +182,7 @@ class MixtureFitness:
         def filled(values: Any) -> Any:
             wide = np.zeros((most, *values.shape[1:]), values.dtype)
             wide[:count] = values
-            return backend.on_device(wide)
+            return backend.on_device(np.ascontiguousarray(wide.T))
 
         behind, first = self._weights[group]
         values = self._first(filled(known.inputs[where]), *first)
@@ -220,20 +228,20 @@ class MixtureFitness:
 
     @functools.cached_property
     def _first(self) -> Callable[..., Any]:
-        """Pre-activations of the first layer, as it is and of each tuning: (R + 1, n, U)."""
+        """Pre-activations of the first layer, as it is and of each tuning: (R + 1, U, n) of inputs (D, n)."""
 
         def first(inputs: Any, kernel: Any, bias: Any = None) -> Any:
             parts = ops.concatenate([kernel[0][None], kernel[1]], axis=0)
-            values = ops.matmul(inputs, parts)
+            values = ops.matmul(_turned(parts), inputs)
             if bias is not None:
-                values = values + ops.concatenate([bias[0][None], bias[1]], axis=0)[:, None, :]
+                values = values + ops.concatenate([bias[0][None], bias[1]], axis=0)[:, :, None]
             return values
 
         program: Callable[..., Any] = backend.compiled(first)
         return program
 
     def _logits(self, candidates: Any, values: Any, behind: Any) -> Any:
-        """Logits (h, n, C) of h candidates."""
+        """Logits (h, C, n) of h candidates."""
         mixture = self._mixture
         chain, recipes = mixture.chain, mixture.recipes
         shares = ops.concatenate([ops.ones((candidates.shape[0], 1), "float32"), candidates[:, :recipes]], axis=1)
@@ -241,10 +249,10 @@ class MixtureFitness:
         for layer, before, weights in zip(chain.layers[1:], chain.layers, behind, strict=False):
             mixed = backend.activation(before.activation)(mixed)
             kernel, *bias = (_mix(shares, *pair) for pair in weights)
-            mixed = ops.matmul(mixed, kernel)
+            mixed = ops.matmul(_turned(kernel), mixed)
             for offset in bias:
-                mixed = mixed + (offset[:, None, :] if layer.tuned else offset)
-        return mixed + candidates[:, None, recipes:] if mixture.offsets else mixed
+                mixed = mixed + offset[..., None]
+        return mixed + candidates[:, recipes:, None] if mixture.offsets else mixed
 
     def _sums(self, candidates: Any, values: Any, behind: Any, judged: Sequence[Any]) -> Any:
         """Sums (h, S) float64 of h candidates."""
@@ -252,11 +260,11 @@ class MixtureFitness:
         head, true, kinds, soft_before = mixture.chain.head, *judged[:3]
         logits = self._logits(candidates, values, behind)
         classes = mixture.chain.classes
-        labels = ops.argmax(true, axis=-1)
-        losses = ops.cast(soft_losses(head, logits, true), "float64")
-        losses = ops.where(ops.sum(kinds, axis=1) > 0, losses, 0.0)
-        right = ops.cast(ops.argmax(head.scores(logits), axis=-1) == labels, "float64")
-        changed = ops.cast(soft_of(logits, true, mixture.temperature) - soft_before, "float64")
+        labels = ops.argmax(true, axis=0)
+        losses = ops.cast(soft_losses(head, logits, true, axis=-2), "float64")
+        losses = ops.where(ops.sum(kinds, axis=0) > 0, losses, 0.0)
+        right = ops.cast(ops.argmax(head.scores(logits), axis=-2) == labels, "float64")
+        changed = ops.cast(soft_of(logits, true, mixture.temperature, axis=-2) - soft_before, "float64")
         by_label = ops.cast(true, "float64")
         parts = [_summed(losses, kinds), _summed(right, kinds)]
         parts += [_summed(changed, by_label), _summed(ops.square(changed), by_label)]
@@ -264,23 +272,28 @@ class MixtureFitness:
             members, confused_before = judged[3:]
             confused = []
             for number, (_, predicted) in enumerate(mixture.pairs):
-                wanted = ops.one_hot(ops.full_like(labels, predicted), classes)
-                now = soft_of(logits, wanted, mixture.temperature) - confused_before[:, number]
-                confused.append(ops.cast(now, "float64") * members[:, number])
+                wanted = ops.one_hot(ops.full_like(labels, predicted), classes, axis=0)
+                now = soft_of(logits, wanted, mixture.temperature, axis=-2) - confused_before[number]
+                confused.append(ops.cast(now, "float64") * members[number])
             parts.append(ops.stack([ops.sum(change, axis=-1) for change in confused], axis=-1))
             parts.append(ops.stack([ops.sum(ops.square(change), axis=-1) for change in confused], axis=-1))
         return ops.concatenate(parts, axis=-1)
 
     def _predicted(self, candidates: Any, values: Any, behind: Any) -> Any:
-        return ops.argmax(self._mixture.chain.head.scores(self._logits(candidates, values, behind)), axis=-1)
+        return ops.argmax(self._mixture.chain.head.scores(self._logits(candidates, values, behind)), axis=-2)
 
 
 def _summed(values: Any, members: Any) -> Any:
-    """Sums (h, g) of values (h, n) over the rows of each group (n, g).
+    """Sums (h, g) of values (h, n) over the rows of each group (g, n).
 
     No product of matrices: over many rows its bits would depend on the number of threads.
     """
-    return ops.sum(values[:, :, None] * members[None], axis=1)
+    return ops.sum(values[:, None, :] * members[None], axis=2)
+
+
+def _turned(kernel: Any) -> Any:
+    """A kernel (.., I, U) as (.., U, I)."""
+    return ops.swapaxes(kernel, -1, -2)
 
 
 def _mix(shares: Any, value: Any, changes: Any) -> Any:

@@ -21,10 +21,12 @@ LOWEST = np.float32(-3e38)
 """Stands for minus infinity where infinity minus infinity could arise."""
 
 
-def soft_of(logits: Any, wanted: Any, temperature: float) -> Any:
-    """Soft correctness (h, n) of logits (h, n, C) for the wanted class of each row, one-hot (n, C)."""
-    own = ops.sum(logits * wanted, axis=-1)
-    other = ops.max(ops.where(wanted > 0, -3e38, logits), axis=-1)
+def soft_of(logits: Any, wanted: Any, temperature: float, axis: int = -1) -> Any:
+    """Soft correctness (h, n) of logits (h, n, C) for the wanted class of each row, one-hot (n, C); `axis` is that of
+    the classes, of both.
+    """
+    own = ops.sum(logits * wanted, axis=axis)
+    other = ops.max(ops.where(wanted > 0, -3e38, logits), axis=axis)
     return ops.sigmoid((own - other) / temperature)
 
 

@@ -108,7 +108,7 @@ def row_losses(head: Head, logits: Any, true: Any) -> Any:
     return ops.sum(binary_terms(head, logits, scores, true), axis=-1) / logits.shape[-1]
 
 
-def soft_losses(head: Head, logits: Any, known: Any) -> Any:
+def soft_losses(head: Head, logits: Any, known: Any, axis: int = -1) -> Any:
     """Cross-entropy of the class probabilities that logits stand for, against known ones; differentiable.
 
     With one-hot `known` it is `row_losses`. Against `probabilities` of other logits it is, but for a constant, the
@@ -118,17 +118,18 @@ def soft_losses(head: Head, logits: Any, known: Any) -> Any:
         head: form of the loss.
         logits: tensor (.., n, C).
         known: tensor (n, C) of probabilities.
+        axis: of the classes, of both; with -2 they are (.., C, n) and (C, n).
 
     Returns:
         Tensor (.., n).
     """
     scores = head.scores(logits)
     if head.form == "log_softmax":
-        return -ops.sum(known * ops.log_softmax(scores, axis=-1), axis=-1)
+        return -ops.sum(known * ops.log_softmax(scores, axis=axis), axis=axis)
     if head.form == "normalised":
-        share = scores / ops.sum(scores, axis=-1, keepdims=True)
-        return -ops.sum(known * ops.log(ops.clip(share, EPSILON, 1.0 - EPSILON)), axis=-1)
-    return ops.sum(binary_terms(head, logits, scores, known), axis=-1) / logits.shape[-1]
+        share = scores / ops.sum(scores, axis=axis, keepdims=True)
+        return -ops.sum(known * ops.log(ops.clip(share, EPSILON, 1.0 - EPSILON)), axis=axis)
+    return ops.sum(binary_terms(head, logits, scores, known), axis=axis) / logits.shape[axis]
 
 
 def probabilities(head: Head, logits: Any) -> Any:
