@@ -246,7 +246,7 @@ class MixtureFitness:
         chain, recipes = mixture.chain, mixture.recipes
         shares = ops.concatenate([ops.ones((candidates.shape[0], 1), "float32"), candidates[:, :recipes]], axis=1)
         mixed = _weighted(shares, values)
-        for layer, before, weights in zip(chain.layers[1:], chain.layers, behind, strict=False):
+        for before, weights in zip(chain.layers, behind, strict=False):
             mixed = backend.activation(before.activation)(mixed)
             kernel, *bias = (_mix(shares, *pair) for pair in weights)
             mixed = ops.matmul(_turned(kernel), mixed)

@@ -23,7 +23,7 @@ from engine.core.types import Float32, Float64, Int64
 from engine.fitness.groups import Grouped, GroupSums, arrange_groups, group_sums
 from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.soft import soft_of
-from engine.fitness.tiling import SUM_ROWS, UNIT_WEIGHTS, Tile, Tiling, arrange, bucket, one_ahead, plan_tiles
+from engine.fitness.tiling import SUM_ROWS, UNIT_WEIGHTS, Tile, Tiling, arrange, bucket, even, one_ahead, plan_tiles
 from engine.layers import touched
 from engine.layers.flat_weights import FlatWeights
 from engine.layers.head import row_losses
@@ -104,7 +104,9 @@ def plan_shapes(per_row: int, route: Route | None, folds: bool, rows: int, parti
     fitting = (size for size in sizes if per_row * most_places(size) <= budget)
     wide = min(tiling.rows or max(fitting, default=SUM_ROWS), rows)
     most = 1 if not folds else MOST_TOGETHER if route else MOST_IN_PLACE
-    together = max(1, min(most, tiling.particles or most, particles, budget // (per_row * most_places(wide))))
+    room = max(1, min(most, tiling.particles or most, particles, budget // (per_row * most_places(wide))))
+    # A slab is computed whole, however few candidates are in it.
+    together = room if tiling.particles else even(particles, room)
     return Shapes(wide, together, per_row, route is not None)
 
 

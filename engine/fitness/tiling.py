@@ -60,12 +60,12 @@ def plan_tiles(particles: int, rows: int, units: int, tiling: Tiling) -> tuple[T
 
 def tile_shape(particles: int, units: int, tiling: Tiling) -> tuple[int, int]:
     """Particles and rows of a tile; the last ones may be smaller."""
-    high = min(particles, tiling.particles or _even(particles, 128))
+    high = min(particles, tiling.particles or even(particles, 128))
     elements = TILE_ELEMENTS if tiling.bytes is None else tiling.bytes // 4
     return high, tiling.rows or 1 << max(8, min(13, (elements // (high * max(units, 1))).bit_length() - 1))
 
 
-def _even(count: int, most: int) -> int:
+def even(count: int, most: int) -> int:
     """The size of as few parts as can be of at most `most`, so that the last one is hardly smaller."""
     return -(-count // max(1, -(-count // most)))
 

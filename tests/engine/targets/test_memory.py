@@ -44,7 +44,12 @@ def test_tiles_cover_everything_once_and_fit(per_row, rows, particles, tile_byte
 def test_a_shape_that_was_asked_for(asked):
     shapes = plan_shapes(1000, None, True, 200, 10, asked)
     assert shapes.rows == (asked.rows or 200)
-    assert shapes.together == (asked.particles or MOST_IN_PLACE)
+    assert shapes.together == (asked.particles or 5)  # of ten, at most eight
+
+
+@pytest.mark.parametrize(("particles", "together"), [(7, 7), (8, 8), (9, 5), (16, 8), (17, 6), (100, 8)])
+def test_no_slab_is_much_emptier_than_another(particles, together):
+    assert plan_shapes(1000, None, True, 200, particles, Tiling()).together == together
 
 
 def last_dense(subject, rows=1000, particles=100, searches=1, tiling=Tiling()):  # noqa: B008 (frozen)
