@@ -24,7 +24,18 @@ import click
 import keras
 import numpy as np
 import pyarrow as pa
-from common import column, machine, model_option, output_option, shipped_images, side_by_side, table, write_results
+from common import (
+    Aim,
+    column,
+    machine,
+    model_option,
+    output_option,
+    shipped_images,
+    side_by_side,
+    table,
+    write_aims,
+    write_results,
+)
 from costs import Peak, Work, measure_peak
 
 from engine.core.types import Float32, Float64, Int64
@@ -57,6 +68,7 @@ class Place:
         layer: its name; None for the model's last Dense layer but one.
         rows, particles: how many are timed; deep networks are slow.
         aim: times faster than the slow way, where something was promised.
+        most: times the floor at most, where something was promised.
     """
 
     network: str
@@ -64,12 +76,13 @@ class Place:
     rows: int
     particles: int
     aim: float | None = None
+    most: float | None = None
 
 
 TARGETS = {
     "hidden Dense": Place("model", None, 1000, 100, 300),
     "VGG16, first convolution": Place("VGG16", "block1_conv1", 256, 8),
-    "VGG16, convolution 7 of 13": Place("VGG16", "block3_conv3", 256, 16, 10),
+    "VGG16, convolution 7 of 13": Place("VGG16", "block3_conv3", 256, 16, 10, 1.3),
     "VGG16, convolution 9 of 13": Place("VGG16", "block4_conv2", 256, 16, 10),
     "VGG16, last convolution": Place("VGG16", "block5_conv3", 256, 32),
     "ResNet50, convolution": Place("ResNet50", "conv4_block2_2_conv", 256, 16),
@@ -194,14 +207,18 @@ def main(model_path: Path, names: tuple[str, ...], weights: int, rounds: int, ou
         f"of {rounds} rounds; milliseconds per candidate; {weights} weights drawn from the kernel\n"
     )
     rows: list[dict[str, Any]] = []
-    cells = []
+    cells, aims = [], []
     for name in names or TARGETS:
         found = measure(name, TARGETS[name], model_path, weights, rounds, peak)
         rows += found
         seconds = {row["way"]: row["seconds"] for row in found}
         slow, in_place, here = seconds["slow"], seconds["in place"], seconds["here"]
         floor = found[2]["floor"]
-        aim = TARGETS[name].aim
+        aim, most = TARGETS[name].aim, TARGETS[name].most
+        if aim is not None:
+            aims.append(Aim(f"{name}: times as fast as setting the weights", slow / here, aim, at_least=True))
+        if most is not None:
+            aims.append(Aim(f"{name}: times the floor", here / floor, most))
         cells.append(
             [
                 name,
@@ -215,13 +232,15 @@ def main(model_path: Path, names: tuple[str, ...], weights: int, rounds: int, ou
                 f"{in_place / here:.1f}",
                 f"{1e3 * floor:.3f}",
                 f"{slow / floor:,.0f}",
+                f"{here / floor:,.1f}",
                 "-" if aim is None else f"{aim:g}: {'met' if slow / here >= aim else 'NOT met'}",
             ]
         )
         click.echo(f"{name}: {slow / here:,.1f} times the slow way")
     header = ["target", "layer", "rows", "slow", "in place", "here", "route", "slow / here", "in place / here"]
-    click.echo("\n" + table([*header, "floor", "slow / floor", "aim"], cells))
+    click.echo("\n" + table([*header, "floor", "slow / floor", "here / floor", "aim: slow / here"], cells))
     write_results(output, "layers", COLUMNS, rows, line)
+    write_aims(output, "layers", aims, line)
 
 
 def measure(name: str, place: Place, model_path: Path, weights: int, rounds: int, peak: Peak) -> list[dict[str, Any]]:

@@ -113,6 +113,7 @@ RUNS = (
         "--target 'hidden Dense' --target 'Conv1D text' --rounds 1",
         (("target", "rows", "slow", "in place", "here", "floor"),),
         results=True,
+        aims=True,
     ),
     Run(
         "methods",
