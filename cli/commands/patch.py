@@ -11,7 +11,7 @@ import click
 
 from cli.shared.console import created, echo, table
 from cli.shared.groups import Commands
-from cli.shared.method_options import CROSSFIT
+from cli.shared.method_options import ARACHNE
 from cli.shared.options import MOVES, PATH, F, model_options, option
 from engine.core.errors import InputError
 from engine.core.names import listed, suggestion
@@ -272,13 +272,13 @@ def open_patch(name: str, model: LoadedModel | None) -> PlacedPatch:
     return place(patch_of_weights_csv(path, model), shapes_of(model), name)
 
 
-def _patch_of_crossfit(directory: Path, facts: Mapping[str, Any], job: str | None) -> PlacedPatch:
-    """The patch that a run of CrossFit left: its tables have the mixture alone."""
+def _patch_of_method(directory: Path, facts: Mapping[str, Any], job: str | None) -> PlacedPatch:
+    """The patch that a run of any method but Arachne left: its tables have none."""
     from engine.patches.arrow import read_placed
 
     if job is not None:
         raise InputError(
-            f"{directory}: a run of CrossFit has one patch and none of a job {job!r}, expected {directory}"
+            f"{directory}: a run of {facts['method']} has one patch and none of a job {job!r}, expected {directory}"
         )
     if facts.get("state") != "done":
         raise InputError(f"{directory}: the run has not ended, expected one that has")
@@ -304,8 +304,8 @@ def patch_of_run(directory: Path, job: str | None = None) -> PlacedPatch:
     from engine.patches.arrow import SCHEMA, placed_of_table
 
     facts = read_facts(directory)
-    if facts.get("method") == CROSSFIT:
-        return _patch_of_crossfit(directory, facts, job)
+    if facts.get("method", ARACHNE) != ARACHNE:
+        return _patch_of_method(directory, facts, job)
     try:
         patches = read_table(directory, "patches").select(["job", "rank", *SCHEMA.names])
         patches = patches.filter(pc.equal(patches["rank"], 0)).drop_columns(["rank"])

@@ -68,6 +68,23 @@ def test_optimize_saves_what_the_method_found(method: str, workspace: Path, comm
     assert str(Path("out/patch.arrow")) in done.out
 
 
+@pytest.mark.parametrize("method", ["label-offset", "Arachne-v2", "WiSE-FT"])
+def test_the_run_stands_for_its_patch(method: str, workspace: Path, command: Command) -> None:
+    few = [] if method != "Arachne-v2" else ["--num-particles", "8", "--num-iterations", "4"]
+    assert command(*OPTIMIZE, "--method", method, *few, "--output-dir", "out", "--run-dir", "run").code == 0
+    file = Path("run/patch.arrow")
+    shown = [command("patch", "show", name).out for name in ("run", file)]
+    assert shown[0] == shown[1] and "weights change" in shown[0]
+    assert command("patch", "apply", "run", "--model-dir", "model.keras", "--output-dir", "again").code == 0
+    made, saved = (weight_variables(load_model(Path(name)).model) for name in ("again/repair", "out/repair"))
+    assert all(np.asarray(made[path]).tobytes() == np.asarray(value).tobytes() for path, value in saved.items())
+    merged = command("patch", "merge", "run", file, "--output", "both.arrow")
+    assert (merged.code, merged.err) == (0, "")
+    assert command("patch", "show", "both.arrow").out == shown[0]
+    job = command("patch", "show", f"run:{method}-s0")
+    assert job.code == 2 and f"a run of {method} has one patch and none of a job '{method}-s0'" in job.err
+
+
 def test_what_validation_refuses_leaves_the_model_as_it_is(workspace: Path, command: Command) -> None:
     Path("goals.toml").write_text('[[require]]\nlabel = "*"\nmax_drop = 0.0\n', encoding="utf-8")
     words = [*OPTIMIZE, "--method", "head", *HELD_OUT, "--requirements", "goals.toml", "--folds", "2"]
