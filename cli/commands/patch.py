@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,7 @@ def apply_command(patch: str, model_dir: Path, allow_custom_code: bool, output_d
     from engine.models.load import load_model
     from engine.patches.patch import merge
 
+    check_no_run(output_dir, output_dir)
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     check_output(output_dir, model, overwrite=overwrite)
     placed = open_patch(patch, model)
@@ -138,7 +139,7 @@ def merge_command(
         raise InputError(f"{patches[0]}: found one patch, expected at least two to merge")
     given = {f"--{name.replace('_', '-')}": value for name, value in weighted.items()}
     check_options(method, given if method == "union" else {"--model-dir": model_dir, **given})
-    check_new_file(output, overwrite)
+    check_new_file(output, overwrite, patches)
     if method == "weighted":
         from cli.commands.crossfit import use_one_thread
         from engine.models.load import load_model
@@ -409,12 +410,17 @@ def difference(model: LoadedModel, other: LoadedModel) -> Patch:
     return merge_rows(patches, whole)[0]
 
 
-def check_new_file(path: Path, overwrite: bool) -> None:
+def check_new_file(path: Path, overwrite: bool, read: Sequence[str] = ()) -> None:
     """Refuse a patch file that cannot be written or would replace something.
 
+    Args:
+        path: to write.
+        overwrite: a file that is there may be replaced.
+        read: PATCHes to merge, which would be lost.
+
     Raises:
-        InputError: the name does not end in .arrow, or stands for a folder or below a file; or the file exists and
-            `overwrite` is not given.
+        InputError: the name does not end in .arrow, or stands for a folder or below a file; or it lies in
+            the folder of a run; or it exists and `overwrite` is not given, or is among what is read.
     """
     if path.suffix != ".arrow":
         raise InputError(f"{path}: found the name of no patch file, expected one that ends in .arrow")
@@ -423,5 +429,24 @@ def check_new_file(path: Path, overwrite: bool) -> None:
         raise InputError(f"{found}: is a file, expected a folder, or none, for {path}")
     if path.is_dir():
         raise InputError(f"{path}: is a folder, expected a file or none")
+    check_no_run(path.parent, path)
     if path.exists() and not overwrite:
         raise InputError(f"{path}: exists already, expected a new name or --overwrite")
+    if path.exists() and any(Path(name).exists() and path.samefile(name) for name in read):
+        raise InputError(f"{path}: is one of the patches to merge, expected another --output")
+
+
+def check_no_run(folder: Path, output: Path) -> None:
+    """Refuse an output in the folder of a run, all of whose tables, patch and model are what it found.
+
+    Raises:
+        InputError: the folder, or the one that it is a table of, is that of a run.
+    """
+    from cluster.records.schema import SCHEMAS
+    from cluster.records.store import CHECKPOINTS
+
+    folder = folder.resolve()
+    if folder.name in (*SCHEMAS, CHECKPOINTS):
+        folder = folder.parent
+    if (folder / "run.json").is_file():
+        raise InputError(f"{output}: {folder} is the folder of a run, expected another place")

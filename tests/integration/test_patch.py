@@ -388,6 +388,25 @@ def test_places_that_nothing_is_written_to(root: Path, command: Command, refused
     assert read_patch(Path("p.arrow")).old.tolist() == [1.0]
 
 
+def test_what_was_read_and_what_a_run_found_stay(root: Path, refused: Refused) -> None:
+    """Whatever is to be overwritten; a run's patch and tables are files of the same ending."""
+    patch = written("p.arrow", "model.keras", [("dense_1/kernel", 12)], [1.0])
+    written("other.arrow", "model.keras", [("dense_1/kernel", 13)], [1.0])
+    Path("link.arrow").symlink_to("p.arrow")
+    record_run("run", {"job": patch}, chosen=["job"])
+    record_run("begun", {"job": patch}, chosen=["job"], done=False)
+    models = ["--model-dir", "model.keras", "--other-model-dir", "model.keras"]
+    for name in ("p.arrow", "./p.arrow", "link.arrow"):
+        merge = ["patch", "merge", "other.arrow", "p.arrow", "--overwrite", "--output", name]
+        refused(*merge, says=("p.arrow: " if name == "./p.arrow" else f"{name}: ", "is one of the patches to merge"))
+    for words in (["merge", "p.arrow", "run"], ["revert", "run"], ["diff", *models]):
+        for name in ("run/jobs.arrow", "run/new.arrow", "begun/patches/job-00000.arrow"):
+            says = (f"{name}: ", "is the folder of a run, expected another place")
+            refused("patch", *words, "--overwrite", "--output", name, says=says)
+    apply = ["patch", "apply", "p.arrow", "--model-dir", "model.keras", "--output-dir", "run"]
+    refused(*apply, says=("is the folder of a run, expected another place",))
+
+
 def test_words_that_name_no_patch(root: Path, refused: Refused) -> None:
     written("p.arrow", "model.keras", [("dense_1/kernel", 12)], [1.0])
     Path("cut.arrow").write_bytes(Path("p.arrow").read_bytes()[:-9])
