@@ -82,10 +82,15 @@ def merge_weighted(work: WeightedMerge, compute: Compute, on_rows: Progress = un
     """Search the coefficients of some patches.
 
     Raises:
-        InputError: rows do not fit the model or lack a label that is counted; or the patches change nothing, weights
-            that cannot be searched, or with `apart` too many of the same weights.
+        InputError: there are too many particles; rows do not fit the model or lack a label that is counted; or the
+            patches change nothing, weights that cannot be searched, or with `apart` too many of the same weights.
     """
-    model = work.model
+    model, swarm = work.model, work.settings.swarm
+    fit = SWARM_NUMBERS // len(work.patches)
+    if swarm.num_particles > fit:
+        raise InputError(
+            f"num_particles is {swarm.num_particles} and {len(work.patches)} patches are merged, expected at most {fit}"
+        )
     totals = np.zeros(model.classes, np.int64)
     for images in work.rows:
         check_fits(images, model)
@@ -109,7 +114,7 @@ def merge_weighted(work: WeightedMerge, compute: Compute, on_rows: Progress = un
         [(target.index_of(placed.patch, name), placed.patch.new) for name, placed in work.patches.items()],
         apart=work.apart,
     )
-    most = _most_coefficients(work.settings.swarm) - len(work.patches)
+    most = _most_coefficients(swarm) - len(work.patches)
     if most < len(parts.own):
         raise InputError(f"several patches change {len(parts.own)} weights, expected at most {max(0, most)} apart")
     scores = scores_of_rows(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def read_merge_settings(path: Path, classes: int, names: Sequence[str] | None) -
 
     Raises:
         InputError: the file cannot be read or has not its four tables; an unknown label; a weight that is no number of
-            at least 0, or missing; weights whose sum is 0; or a label or a confusion given twice.
+            at least 0, or missing; weights whose sum is 0 or no number; or a label or a confusion given twice.
     """
     tables = _tables(path)
 
@@ -158,13 +159,16 @@ def _weights(path: Path, key: str, weights: Sequence[tuple[Any, Any]]) -> dict[A
     found: dict[Any, float] = {}
     for subject, weight in weights:
         number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-        if not (number and 0 <= weight < math.inf):
-            raise InputError(f"{path}: {key} of {_text(subject)} is {weight!r}, expected a number of at least 0")
+        if not (number and 0 <= weight <= sys.float_info.max):  # whole numbers may be larger, and no float
+            shown = in_words(repr(weight))
+            raise InputError(f"{path}: {key} of {_text(subject)} is {shown}, expected a number from 0 to 1e308")
         if subject in found:
             raise InputError(f"{path}: {key} has {_text(subject)} twice, expected each once")
         found[subject] = float(weight)
-    if not sum(found.values()) > 0:
-        raise InputError(f"{path}: {key} has the sum 0, expected more, as weights are divided by it")
+    total = sum(found.values())
+    if not 0 < total < math.inf:
+        wanted = "less" if total else "more"
+        raise InputError(f"{path}: {key} has the sum {total:g}, expected {wanted}, as weights are divided by it")
     return found
 
 

@@ -177,6 +177,10 @@ def test_what_is_refused(place: Path, refused: Refused) -> None:
         ([*MERGE, "shirt.arrow", "gone.arrow"], "gone.arrow: no such file or folder"),
         ([*MERGE, "a.arrow", "b.arrow"], "a.arrow, b.arrow: change no weight, expected patches that do"),
         ([*MERGE, *two, "--num-particles", "0"], "num_particles is 0"),
+        (
+            [*MERGE, *two, "--num-particles", "1000000000"],
+            "num_particles is 1000000000 and 2 patches are merged, expected at most 8388608",
+        ),
         ([*MERGE, *two, "--num-iterations", "0"], "num_iterations is 0"),
         (["patch", "merge", *two, "--output", "m.arrow", "--apart"], "--apart is of --method weighted, expected"),
         (["patch", "merge", *two, "--output", "m.arrow", "--seed", "0"], "--seed is of --method weighted, expected"),
