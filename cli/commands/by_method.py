@@ -33,7 +33,7 @@ def optimize_by_method(
     repair = target_repair(method, run_dir=run_dir, **options)
     work = replace(method_repair(method, repair, {}, **options), label_file=options["label_file"])
     directory = run_dir or new_run_directory()
-    code = run_method_repair(work, compute_settings, directory, verbose=verbose, **options)
+    code = run_method_repair(work, compute_settings, directory, verbose=verbose, quiet=not verbose, **options)
     if verbose:
         echo(f"records: {directory}")
     return code
@@ -73,7 +73,7 @@ def batch_by_method(
         repair = replace(repair, repaired=parse_labels(labels, model.classes, repair.label_names))
     unreadable = {chunk.folder: chunk.error for chunk in files if chunk.images is None}
     work = method_repair(method, repair, unreadable, model_dir=model_dir, **options)
-    return run_method_repair(work, compute_settings, output, verbose=max(verbose, 1), **options)
+    return run_method_repair(work, compute_settings, output, verbose=verbose, quiet=False, **options)
 
 
 def method_repair(
@@ -117,12 +117,13 @@ def run_method_repair(
     directory: Path,
     *,
     verbose: int,
+    quiet: bool,
     explain: bool,
     resume: bool,
     overwrite: bool,
     **_: Any,
 ) -> int:
-    """Run a repair in its run directory, and print what came of it; returns the exit code."""
+    """Run a repair in its run directory, and print what came of it but where `quiet`; returns the exit code."""
     from cli.run_report.data import read_report
     from cluster.compute.compute import Compute
     from cluster.runs.crossfit import PATCH
@@ -147,7 +148,7 @@ def run_method_repair(
         )
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
-    if verbose:
+    if not quiet:
         report = read_report(directory)
         echo(results(report))
         for note in report.facts.get("notes") or ():

@@ -111,6 +111,15 @@ def test_a_batch_pools_chunks_and_goes_on(workspace: Path, command: Command) -> 
     assert facts["method"] == "offsets" and facts["state"] == "done" and facts["exit_code"] == 0
 
 
+def test_a_batch_that_prints_results_alone(workspace: Path, command: Command) -> None:
+    """As one of CrossFit; a single repair of `optimize` prints nothing then."""
+    done = command(*BATCH, "--method", "label-offset", "--verbose", "0", "--output-dir", "run")
+    assert (done.code, done.err) == (0, "") and "created files:" in done.out
+    words = [*OPTIMIZE, "--method", "label-offset", "--verbose", "0", "--output-dir", "out", "--run-dir", "one"]
+    done = command(*words)
+    assert (done.code, done.err, done.out) == (0, "", "")
+
+
 def test_requirements_that_are_not_met_are_said(workspace: Path, command: Command) -> None:
     Path("goals.toml").write_text('[[require]]\nlabel = "Shirt"\nmin_gain = 0.9\n', encoding="utf-8")
     done = command(*BATCH, "--method", "label-offset", *HELD_OUT, "--requirements", "goals.toml", "--output-dir", "run")
