@@ -51,11 +51,10 @@ def batch_by_method(
     positive_inputs_dir: Sequence[Path],
     output_dir: Path,
     dry_run: bool,
-    part: object = None,
     **options: Any,
 ) -> int:
     """Repair labels on the pooled rows of all chunks, in one repair; returns the exit code."""
-    for name, value in (("positive_inputs_dir", positive_inputs_dir), ("dry_run", dry_run), ("part", part)):
+    for name, value in (("positive_inputs_dir", positive_inputs_dir), ("dry_run", dry_run)):
         if value:
             flag = f"--{name.replace('_', '-')}"
             raise InputError(f"{flag} is of Arachne and CrossFit and the method is {method}, expected it without")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.shared.method_options import CROSSFIT, was_given
+from cli.shared.method_options import ARACHNE, CROSSFIT, OF_METHOD, was_given
 from cli.shared.options import option
 from engine.core.errors import InputError
 
@@ -42,7 +42,7 @@ def stated_part(
     """The part that the current command line asks for, or None of a whole run.
 
     Raises:
-        InputError: there is no such part, or nothing to divide.
+        InputError: there is no such part, or nothing to divide; or the method has no parts.
     """
     if text is None:
         return None
@@ -50,6 +50,9 @@ def stated_part(
     from cluster.runs.parts import read_part
 
     name = click.get_current_context().info_name or ""
+    if method not in OF_METHOD:
+        owners = CROSSFIT if name == "optimize" else f"{ARACHNE} and {CROSSFIT}"
+        raise InputError(f"--part is of {owners} and the method is {method}, expected one without the other")
     part = read_part(text, name, {**given_options(), "method": method})
     if method != CROSSFIT and mode != "independent":
         raise InputError(

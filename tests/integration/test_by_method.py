@@ -210,6 +210,9 @@ def test_refusals(workspace: Path, refused: Refused) -> None:
         says=("--velocity-phi is of PSO and Arachne-v2 searches by DE, expected --optimiser too",),
     )
     refused(*OPTIMIZE, "--method", "CrossFit", "--weights-dir", "data", says=("--weights-dir is of NeuRecover",))
+    part = ["--output-dir", "run", "--part", "1/2"]
+    refused(*BATCH, "--method", "tail", *part, says=("--part is of Arachne and CrossFit and the method is tail",))
+    refused(*OPTIMIZE, "--method", "tail", "--part", "1/2", says=("--part is of CrossFit and the method is tail",))
     refused(*BATCH, "--method", "tail", "--output-dir", "run", "--dry-run", says=("--dry-run is of Arachne",))
     refused(*BATCH, "--method", "tail", "--output-dir", "run", "--separate", says=("--separate is of CrossFit",))
     refused(*OPTIMIZE, "--method", "tail", "--num-particles", "9", says=("--num-particles means nothing to tail",))
