@@ -51,9 +51,12 @@ def command(parts: tuple[Path, ...], **own: Any) -> Any:
     from cluster.runs.merging import read_parts
 
     here = {name: value for name, value in own.items() if was_given(name)}
+    output = own["output_dir"].resolve()
     for directory in parts:
-        if directory.resolve() == own["output_dir"].resolve():
+        if directory.resolve() == output:
             raise InputError(f"{directory} is a part and --output-dir too, expected a folder of its own")
+        if directory.resolve() in output.parents:
+            raise InputError(f"{own['output_dir']} is in {directory}, which is a part, expected a folder of its own")
     found = read_parts(parts)
     commands = {"batch": batch.command, "optimize": optimize.command}
     merging = commands[found.command]

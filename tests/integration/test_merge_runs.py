@@ -202,6 +202,9 @@ def test_where_the_merged_run_goes(here: Path, refused: Refused) -> None:
         refused(*words, "--output-dir", output, says=(says,))
     own = "run-1 is a part and --output-dir too, expected a folder of its own"
     refused(*words, "--output-dir", "../here/run-1", "--overwrite", says=(own,))
+    for output in ("run-2/merged", "run-1/../run-2/deep/er"):
+        says = f"{output} is in run-2, which is a part, expected a folder of its own"
+        refused(*words, "--output-dir", output, says=(says,))
 
 
 def test_other_data_than_the_parts_had(here: Path, repairsets: Path, refused: Refused) -> None:
