@@ -26,6 +26,7 @@ from cli.shared.options import (
 )
 from cli.shared.weights import weights_text
 from engine.core.errors import InputError
+from engine.core.files import remove
 
 if TYPE_CHECKING:
     from cluster.compute.compute import Compute, ComputeOptions
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 
 ARACHNE, NEURECOVER = "Arachne", "NeuRecover"
+
+_CHART = "pareto_front.png"
 
 _OF_ONE = {ARACHNE: ("num_grad", "forward_impact", "fronts"), NEURECOVER: ("weights_dir", "last")}
 """Options that mean something to one method only."""
@@ -124,7 +127,7 @@ def command(
     if positives is not None:
         rows += f" and {positives} positive"
     echo(f"localized {len(index)} of {kernel.size} weights of {where} for {rows} inputs")
-    names = (CSV, ARROW, *(("pareto_front.png",) if method == ARACHNE else ()))
+    names = (CSV, ARROW, *((_CHART,) if method == ARACHNE else ()))
     created(*(path for name in names if (path := target_data_dir / name).exists()))
     if verbose > 1:
         echo(weights_text(target_data_dir))
@@ -200,7 +203,7 @@ def _by_gradients(work: _Work, num_grad: int | None, impact: Impact, fronts: int
             fronts=fronts,
             on_rows=console.rows,
         )
-    draw_pareto_front(work.folder / "pareto_front.png", found)
+    draw_pareto_front(work.folder / _CHART, found)
     return target, found.index, (positives.rows if positives else 0) if target.pooled else None
 
 
@@ -231,4 +234,5 @@ def _by_checkpoints(work: _Work, folder: Path, last: tuple[int, int]) -> _Found 
         )
     held = tuple(dict.fromkeys(blame.weights))
     blamed = resolve_target(model.model, model.loss, model.classes, model.path, held)
+    remove(work.folder / _CHART)  # an earlier Arachne's, of other weights
     return blamed, blamed.index_of(blame.patch, str(folder)), positives.rows

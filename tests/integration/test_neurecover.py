@@ -64,7 +64,9 @@ def counts() -> tuple[int, int]:
 
 
 def test_localised_searched_and_saved(beside: Path, command: Command) -> None:
+    assert (SHIRT / "pareto_front.png").is_file()  # of the weights that are there
     done = command(*LOCALIZE)
+    assert not (SHIRT / "pareto_front.png").exists()
     assert done.code == 0, done.err
     assert "warning" not in done.err  # the last checkpoint is the model
     found = re.search(r"broke (\d+) of (\d+) inputs and repaired (\d+)", done.err)
