@@ -34,6 +34,9 @@ from engine.metrics.requirements import Requirement, check_rows
 from engine.models.load import LoadedModel, check_fits
 from engine.targets.base import Target
 
+OUTCOMES = "outcomes.arrow"
+"""The table of all repairs of a run that has ended."""
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -124,7 +127,8 @@ def run_comparison(
     Args:
         work: what to do, as checked by `check_comparison`.
         compute: where; one thread in every process keeps the bits the same everywhere.
-        resume: go on with the run in the directory, or start it; one that had come to its end stays as it is.
+        resume: go on with the run in the directory, or start it; one that had come to its end stays as it is, unless
+            its repairs were lost.
         overwrite: replace an earlier run.
         on_rows: progress of row passes.
         on_repairs: starts the progress of so many repairs.
@@ -155,7 +159,7 @@ def run_comparison(
         subject = subject_of(rows, compute, work, work.settings, work.checkpoints, work.last, on_rows)
         data = subject.pool.rows.fingerprint
         facts = _facts(work, subject, rows, compute, data)
-        if ended_before(directory, facts, resume=resume) is not None:
+        if ended_before(directory, facts, resume=resume) is not None and (directory / OUTCOMES).is_file():
             return
         records = RunRecords.start(directory, facts, resume=resume, overwrite=overwrite, lock=lock)
         with records.telling_end(facts):

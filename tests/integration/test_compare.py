@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli.commands.compare import parse_methods
-from cluster.records.store import read_facts, read_table
+from cluster.records.store import comparable, read_facts, read_table
 from engine.methods.registry import method_names
 from tests.integration.conftest import Command, Done
 from tests.integration.test_batch import _not_a_number
@@ -62,6 +62,20 @@ def test_the_same_again_with_resume_changes_nothing(finished: tuple[Path, Done],
     again = command(*SHIRT, "--methods", FEW, "--output-dir", run, "--resume")
     assert again.code == 0 and again.out == done.out
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*.arrow")} == before
+
+
+def test_repairs_that_were_lost_are_made_again(
+    workspace: Path, finished: tuple[Path, Done], command: Command, tmp_path: Path
+) -> None:
+    run, _ = finished
+    shutil.copytree(run, tmp_path / "lost")
+    (tmp_path / "lost" / "outcomes.arrow").unlink()
+    again = command(*SHIRT, "--methods", FEW, "--output-dir", tmp_path / "lost", "--resume")
+    assert again.code == 0
+    known, made = (comparable(read_table(where, "outcomes")) for where in (run, tmp_path / "lost"))
+    assert made.to_pylist() == known.to_pylist()
+    assert read_facts(tmp_path / "lost")["state"] == "done"
+    assert {path.name for path in run.iterdir()} == {path.name for path in (tmp_path / "lost").iterdir()}
 
 
 def test_one_optimiser_for_all(workspace: Path, finished: tuple[Path, Done], command: Command) -> None:
