@@ -94,13 +94,17 @@ def check_comparison(work: Comparison) -> None:
     """Refuse what cannot work, before any row is read.
 
     Raises:
-        InputError: sets do not fit the model, have no rows to judge a requirement by, or a draw wants more rows than
-            there are.
+        InputError: sets do not fit the model, have no rows to judge a requirement by, or test rows none of a label that
+            was named; or a draw wants more rows than there are.
     """
     for images in (*work.sets, *work.held_out.values()):
         check_fits(images, work.model)
     for images in work.held_out.values():
         check_rows(work.requirements, np.bincount(images.labels, minlength=work.model.classes), images.path)
+    if lacking := sorted(set(work.repaired) - set(np.unique(work.test.labels).tolist())):
+        raise InputError(
+            f"{work.test.path}: found no rows of label {lacking[0]}, which is to be repaired, expected some to judge by"
+        )
     _check_draws(work.rows, sum(images.rows for images in work.sets))
     if work.draws < 1:
         raise InputError(f"draws is {work.draws}, expected at least 1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from cluster.runs.output import check_output
 from cluster.runs.reports import Measured
 from cluster.workers.model import ModelHandle
 from engine.core.errors import InputError
+from engine.core.names import listed
 from engine.core.types import Float32
 from engine.data.image_set import ImageSet
 from engine.layers.dense_chain import DenseChain
@@ -183,6 +184,18 @@ def check_sets(repair: CrossFitRepair) -> None:
         check_rows(repair.requirements, np.bincount(repair.test.labels, minlength=classes), repair.test.path)
 
 
+def warn_of_unseen(repaired: Sequence[int], held_out: Mapping[str, ImageSet], warn: Callable[[str], None]) -> None:
+    """Say which labels under repair have no row in the held-out sets, by split, which tell nothing of them then."""
+    for split, images in held_out.items():
+        lacking = sorted(set(repaired) - set(np.unique(images.labels).tolist()))
+        if lacking:
+            them = "labels" if len(lacking) > 1 else "label"
+            warn(
+                f"{images.path} has no rows of {them} {listed(map(str, lacking))}, under repair: {split} rows tell "
+                f"nothing of {'them' if len(lacking) > 1 else 'it'}"
+            )
+
+
 def check_memory(repair: CrossFitRepair, compute: Compute) -> None:
     """Say what memory a repair takes, and refuse one that cannot fit, before any row is read."""
     plan = memory_plan(repair)
@@ -211,6 +224,7 @@ def ready_repair(
             requirement by.
     """
     check_rows(repair.requirements, rows.judged, repair.folder)
+    warn_of_unseen(repair.repaired, repair.held_out, compute.warn)
     fit = crossfit_of(
         repair.chain,
         rows.pooled,

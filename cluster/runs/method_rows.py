@@ -11,6 +11,7 @@ import numpy as np
 
 from cluster.compute.compute import Compute
 from cluster.runs.checkpoints import checkpoints_of
+from cluster.runs.crossfit import warn_of_unseen
 from cluster.runs.crossfit_rows import pass_of
 from cluster.runs.shared_rows import KnownRows, check_shared_rows
 from cluster.workers.model import ModelHandle
@@ -122,6 +123,10 @@ class Asked(Protocol):
     def requirements(self) -> tuple[Requirement, ...]:
         """Of the result."""
 
+    @property
+    def held_out(self) -> dict[str, ImageSet]:
+        """Sets that no repair is made from, by split."""
+
 
 def subject_of(
     rows: MethodRows,
@@ -132,7 +137,7 @@ def subject_of(
     last: tuple[int, int],
     on_rows: Progress,
 ) -> Subject:
-    """What all repairs of a run share.
+    """What all repairs of a run share; labels under repair of which held-out rows tell nothing are told of.
 
     Args:
         rows: that were read.
@@ -153,6 +158,7 @@ def subject_of(
         raise InputError("the model gets every repair row right, expected failures to repair")
     if missing := sorted(set(repaired) - set(pool.labels.tolist())):
         raise InputError(f"no repair row has label {missing[0]}, which is to be repaired, expected some")
+    warn_of_unseen(repaired, asked.held_out, compute.warn)
     known: tuple[Checkpoint, ...] = ()
     error = ""
     if checkpoints is not None:

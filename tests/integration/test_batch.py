@@ -83,6 +83,11 @@ def _not_a_number(path: Path) -> None:
     _write(path, change)
 
 
+def lose_label(path: Path, label: int) -> None:
+    """Keep the rows of all other labels; their names are lost too."""
+    _write(path, lambda images, labels: [array[labels.argmax(axis=1) != label] for array in (images, labels)])
+
+
 def _damaged_block(path: Path) -> None:
     """A block of pixels is overwritten: the file opens, and only reading that block finds out."""
     _write(path, lambda images, labels: (images, labels), compression="gzip", chunks=(40, 32, 32, 3))

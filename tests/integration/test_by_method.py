@@ -14,6 +14,7 @@ from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_patch
 from tests.integration.conftest import Command, contents
+from tests.integration.test_batch import lose_label
 from tests.support.plugins import Site
 
 Refused = Callable[..., str]
@@ -125,6 +126,18 @@ def test_requirements_that_are_not_met_are_said(workspace: Path, command: Comman
     done = command(*BATCH, "--method", "label-offset", *HELD_OUT, "--requirements", "goals.toml", "--output-dir", "run")
     assert done.code == 3, done.err
     assert "missed by" in Path("run/requirements-not-met.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("method", ["label-offset", "CrossFit"])
+def test_held_out_rows_that_tell_nothing_of_the_label(method: str, workspace: Path, command: Command) -> None:
+    lose_label(Path("data/test.h5"), 6)
+    few = ["--recipes", "2:1:epochs=1", "--folds", "2", "--num-iterations", "2"] if method == "CrossFit" else []
+    for words in ([*OPTIMIZE, "--run-dir", "run", "--output-dir", "out"], [*BATCH, "--output-dir", "batch"]):
+        done = command(*words, "--method", method, *few, *HELD_OUT)
+        assert done.code == 0, done.err
+        lines = [line for line in done.err.splitlines() if line.startswith("warning: ")]
+        assert len(lines) == 1, done.err
+        assert lines[0].endswith("test.h5 has no rows of label 6, under repair: test rows tell nothing of it")
 
 
 def test_a_method_that_cannot_run_says_why(workspace: Path, command: Command) -> None:

@@ -12,7 +12,7 @@ from cli.commands.compare import parse_methods
 from cluster.records.store import comparable, read_facts, read_table
 from engine.methods.registry import method_names
 from tests.integration.conftest import Command, Done
-from tests.integration.test_batch import _not_a_number
+from tests.integration.test_batch import _not_a_number, lose_label
 
 Refused = Callable[..., str]
 
@@ -118,6 +118,21 @@ def test_a_draw_of_more_rows_than_can_be_read(workspace: Path, command: Command)
     assert done.code == 2 and not Path("run").exists(), done.err
     assert "rows is 450 and there are 400 to draw from as " in done.err
     assert "chunks/1/repair.h5 cannot be read, expected 2 to 400" in done.err
+
+
+def test_labels_without_rows_that_judge(workspace: Path, command: Command, refused: Refused) -> None:
+    """Those that were named are refused; of all, and for the choice on validation rows, it is said."""
+    for name in ("val", "test"):
+        lose_label(Path(f"data/{name}.h5"), 6)
+    few = ["--draws", "1", "--num-workers", "0", "--verbose", "0", "--methods", "label-offset", "--output-dir", "run"]
+    words = ["compare", "--model-dir", "model.keras", *ROWS, *few]
+    says = "data/test.h5: found no rows of label 6, which is to be repaired, expected some to judge by"
+    refused(*words, "--labels", "4,6", says=(says,))
+    done = command(*words, "--labels", "all")
+    assert done.code == 0, done.err
+    for name, split in (("val", "validation"), ("test", "test")):
+        says = f"{name}.h5 has no rows of label 6, under repair: {split} rows tell nothing of it"
+        assert says in done.err, done.err
 
 
 @pytest.mark.parametrize("words", ["all", " ALL "])
