@@ -13,6 +13,7 @@ from cli.commands.report import results
 from cli.shared.console import Console, created, echo
 from cli.shared.method_options import checkpoint_folder, method_settings, refuse_unsearched
 from cli.shared.objective_options import PRIORITIES, stated_priorities
+from cli.shared.options import check_inputs, check_repairs, check_run_directory, check_seeds
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ def optimize_by_method(
     **options: Any,
 ) -> int:
     """Repair one label on all rows that `target` divided; returns the exit code."""
+    check_options(method, **options)
+    if run_dir is not None:
+        check_run_directory(run_dir, resume=options["resume"], overwrite=options["overwrite"])
     repair = target_repair(method, run_dir=run_dir, **options)
     work = replace(method_repair(method, repair, {}, **options), label_file=options["label_file"])
     directory = run_dir or new_run_directory()
@@ -58,6 +62,8 @@ def batch_by_method(
         if value:
             flag = f"--{name.replace('_', '-')}"
             raise InputError(f"{flag} is of Arachne and CrossFit and the method is {method}, expected it without")
+    check_options(method, model_dir=model_dir, chunks=chunks, **options)
+    check_run_directory(output_dir, resume=options["resume"], overwrite=options["overwrite"])
     use_one_thread()
 
     from cluster.batch.spec import open_chunks
@@ -73,6 +79,25 @@ def batch_by_method(
     unreadable = {chunk.folder: chunk.error for chunk in files if chunk.images is None}
     work = method_repair(method, repair, unreadable, model_dir=model_dir, **options)
     return run_method_repair(work, compute_settings, output, verbose=verbose, quiet=False, **options)
+
+
+def check_options(method: str, *, seed: int, seeds: int, **options: Any) -> None:
+    """Refuse what cannot be meant, before the model is loaded.
+
+    Raises:
+        InputError: numbers that no run can have, priorities for a method that has none, paths that lead nowhere, or an
+            option of a search that means nothing to the method.
+    """
+    check_repairs("seeds", seeds)
+    check_seeds(seed, seeds)
+    if options["label_file"] is not None and method != PRIORITIES:
+        raise InputError(f"--label-file is of {PRIORITIES} and the method is {method}, expected one without the other")
+    check_inputs(options)
+
+    from engine.methods.registry import method_of
+    from engine.methods.searches import stated_of
+
+    refuse_unsearched(method, stated_of(method_of(method)))
 
 
 def method_repair(
@@ -92,16 +117,10 @@ def method_repair(
     """A repair by a method, with what was given of its search.
 
     Raises:
-        InputError: an option of its search means nothing to the method; or priorities are given to one that has none,
-            or cannot be read.
+        InputError: priorities cannot be read, or an option is of another optimiser than that of the method.
     """
     from cluster.runs.method_repair import MethodRepair
-    from engine.methods.registry import method_of
-    from engine.methods.searches import stated_of
 
-    refuse_unsearched(method, stated_of(method_of(method)))
-    if label_file is not None and method != PRIORITIES:
-        raise InputError(f"--label-file is of {PRIORITIES} and the method is {method}, expected one without the other")
     mine = replace(
         method_settings(method, repair.settings, settings, positive_weight),
         priorities=stated_priorities(label_file, positive_label_file, repair.model.classes),

@@ -29,6 +29,9 @@ from cli.shared.objective_options import PRIORITIES, label_file_options, stated_
 from cli.shared.options import (
     MOVES,
     PATH,
+    check_inputs,
+    check_repairs,
+    check_run_directory,
     check_seeds,
     compute_options,
     model_options,
@@ -116,17 +119,16 @@ def compare(
 ) -> int:
     """The command; returns the exit code."""
     output_dir = output_dir.absolute()
+    check_words(**options)
+    check_run_directory(output_dir, resume=resume, overwrite=overwrite)
     work, unreadable = make_comparison(output_dir=output_dir, **options)
 
     from cli.run_report.comparison import comparison_text
     from cluster.compute.compute import Compute
-    from cluster.records.store import RunRecords, holds_run, read_facts
+    from cluster.records.store import read_facts
     from cluster.runs.compare import check_comparison, run_comparison
 
     check_comparison(work)
-    check_seeds(work.seed, work.draws)
-    if not (resume and holds_run(output_dir)):
-        RunRecords.check_new(output_dir, overwrite=overwrite)
     with (
         Console(verbose) as console,
         Compute(replace(compute_settings, threads=1), echo if explain else console.say, warn=console.warn) as compute,
@@ -141,6 +143,26 @@ def compare(
     echo(comparison_text(output_dir))
     created(output_dir)
     return 4 if unreadable or read_facts(output_dir).get("left out") else 0
+
+
+def check_words(*, methods: str, draws: int, rows: int | None, seed: int, **options: Any) -> None:
+    """Refuse what cannot be meant, without a library that takes seconds to import.
+
+    Raises:
+        InputError: no such method, numbers that no run can have, options of a method that is not compared, or paths
+            that lead nowhere.
+    """
+    names = parse_methods(methods)
+    check_repairs("draws", draws)
+    check_seeds(seed, draws)
+    if rows is not None and rows < 2:
+        raise InputError(f"rows is {rows}, expected at least 2")
+    owners = {"recipes": CROSSFIT, "step": CROSSFIT, "label_file": PRIORITIES, "positive_label_file": PRIORITIES}
+    for name, owner in owners.items():
+        if was_given(name) and owner not in names:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag} is of {owner}, which is not among --methods, expected one with the other")
+    check_inputs(options)
 
 
 def make_comparison(
@@ -247,16 +269,11 @@ def parse_methods(text: str) -> tuple[str, ...]:
 
 
 def refuse_unused(names: Sequence[str]) -> None:
-    """Refuse options of the current command line that none of the methods uses.
+    """Refuse options of the current command line that none of the methods uses, which are imported.
 
     Raises:
         InputError: names the first of them.
     """
-    owners = {"recipes": CROSSFIT, "step": CROSSFIT, "label_file": PRIORITIES, "positive_label_file": PRIORITIES}
-    for name, owner in owners.items():
-        if was_given(name) and owner not in names:
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"{flag} is of {owner}, which is not among --methods, expected one with the other")
     from engine.methods.searches import stated_of
 
     known = [found for name in names if (found := imported(name)) is not None]

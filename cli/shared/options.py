@@ -415,12 +415,57 @@ def _not_negative(ctx: click.Context, parameter: click.Parameter, value: int) ->
     return value
 
 
+MOST_REPAIRS = 10_000
+"""Whole repairs by one method that a run makes at most: each is a task from the start, and has a row of test rows."""
+
+
 def check_seeds(seed: int, seeds: int) -> None:
     """Refuse numbers of seeds that no run can have."""
     if not 1 <= seeds < 2**63:
         raise InputError(f"seeds is {seeds}, expected at least 1" + (" and less than 2^63" if seeds > 1 else ""))
     if not -(2**63) <= seed <= 2**63 - seeds:
         raise InputError(f"seed is {seed}, expected a whole number of 64 bits")
+
+
+INPUTS = ("model_dir", "chunks", "val_data", "test_data", "requirements", "label_file", "positive_label_file")
+"""Options that name one file or folder to read."""
+
+
+def check_inputs(options: Mapping[str, Any]) -> None:
+    """Refuse what is to be read and is not there, among the options of a command: libraries take seconds to open it.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    for name in INPUTS:
+        path: Path | None = options.get(name)
+        try:
+            if path is not None:
+                path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{path}: no such file or folder, expected one for {flag}") from None
+        except OSError:
+            continue  # whoever opens it says why that cannot be
+
+
+def check_run_directory(directory: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a run directory that is in use, before anything is read for it.
+
+    Raises:
+        InputError: something is there already that is neither to be resumed nor replaced.
+    """
+    from cluster.records.store import RunRecords, holds_run
+
+    if not (resume and holds_run(directory)):
+        RunRecords.check_new(directory, overwrite=overwrite)
+
+
+def check_repairs(name: str, count: int) -> None:
+    """Refuse more repairs, as an option counts them, than a run has a row for each of."""
+    if not 1 <= count <= MOST_REPAIRS:
+        expected = "at least 1" if count < 1 else f"at most {MOST_REPAIRS}"
+        raise InputError(f"{name} is {count}, expected {expected}")
 
 
 def refuse_confidence(requirements: Requirements, path: Path) -> None:

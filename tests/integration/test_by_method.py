@@ -223,6 +223,13 @@ def test_refusals(workspace: Path, refused: Refused) -> None:
         says=("--velocity-phi is of PSO and Arachne-v2 searches by DE, expected --optimiser too",),
     )
     refused(*OPTIMIZE, "--method", "CrossFit", "--weights-dir", "data", says=("--weights-dir is of NeuRecover",))
+    for words in ([*OPTIMIZE, "--method", "label-offset"], [*BATCH, "--method", "label-offset", "--output-dir", "run"]):
+        refused(*words, "--seeds", "0", says=("seeds is 0, expected at least 1",))
+        refused(*words, "--seeds", "1000000000", says=("seeds is 1000000000, expected at most 10000",))
+        refused(*words, "--model-dir", "none", says=("none: no such file or folder, expected one for --model-dir",))
+        refused(*words, "--requirements", "no.toml", says=("no.toml: no such file or folder, expected one for",))
+    used = "data: something that is not a run is there already, expected a new name"
+    refused(*OPTIMIZE, "--method", "label-offset", "--run-dir", "data", says=(used,))
     part = ["--output-dir", "run", "--part", "1/2"]
     refused(*BATCH, "--method", "tail", *part, says=("--part is of Arachne and CrossFit and the method is tail",))
     refused(*OPTIMIZE, "--method", "tail", "--part", "1/2", says=("--part is of CrossFit and the method is tail",))

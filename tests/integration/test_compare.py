@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,7 +147,9 @@ def test_refusals(workspace: Path, refused: Refused) -> None:
     refused(*SHIRT, *out, "--methods", "Arachnid", says=("there is no method 'Arachnid'", "did you mean 'Arachne'"))
     refused(*SHIRT, *out, "--methods", "tail,tail", says=("methods is 'tail,tail'", "each once, or all"))
     refused(*SHIRT, *out, "--rows", "1000", says=("rows is 1000 and there are 400 to draw from",))
+    refused(*SHIRT, *out, "--rows", "1", says=("rows is 1, expected at least 2",))
     refused(*SHIRT, *out, "--draws", "0", says=("draws is 0, expected at least 1",))
+    refused(*SHIRT, *out, "--draws", "1000000000", says=("draws is 1000000000, expected at most 10000",))
     refused(*SHIRT, *out, "--last", "1,2", says=("last is '1,2'", "as in 2,1"))
     refused(*SHIRT, *out, "--draws", "3", "--seed", str(2**63 - 2), says=("seed is 9223372036854775806, expected",))
     few = [*SHIRT, *out, "--methods", "head,label-offset"]
@@ -162,3 +166,32 @@ def test_refusals(workspace: Path, refused: Refused) -> None:
     refused(*SHIRT, *out, "--test-data", "data/val.h5", says=("are one file",))
     refused(*SHIRT, *out, "--target-layer", "conv2d", says=("is no weight of a Dense layer",))
     refused(*SHIRT, "--output-dir", "data", says=("something that is not a run is there already",))
+
+
+def test_refusals_are_cheap(workspace: Path) -> None:
+    """Words that cannot be meant are refused before anything is opened, in the order in which they are read."""
+    script = (
+        "import sys; from cli.main import run\n"
+        f"words = {[*map(str, SHIRT), '--output-dir', 'run']}\n"
+        "for more in sys.argv[1:]:\n"
+        "    assert run([*words, *more.split()]) == 2\n"
+        "assert not {'tensorflow', 'keras', 'ray', 'h5py'} & set(sys.modules)\n"
+    )
+    cases = {
+        "--draws 0": "draws is 0, expected at least 1",
+        "--rows 0": "rows is 0, expected at least 2",
+        "--seed 9223372036854775807": "seed is 9223372036854775807, expected a whole number",
+        "--methods head --model-dir none": "--recipes is of CrossFit, which is not among --methods",
+        "--model-dir none": "none: no such file or folder, expected one for --model-dir",
+        "--chunks none": "none: no such file or folder, expected one for --chunks",
+        "--val-data data/val.h5/none": "data/val.h5/none: no such file or folder, expected one for --val-data",
+        "--test-data none.h5": "none.h5: no such file or folder, expected one for --test-data",
+        "--requirements none.toml": "none.toml: no such file or folder, expected one for --requirements",
+        "--label-file none.json": "none.json: no such file or folder, expected one for --label-file",
+        "--output-dir data": "data: something that is not a run is there already, expected a new name",
+    }
+    words = [sys.executable, "-c", script, *cases]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for line, says in zip(done.stderr.splitlines(), cases.values(), strict=True):
+        assert line.startswith("error: ") and says in line
