@@ -11,9 +11,9 @@ point of the group `repair_dist.methods` of another package.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -132,13 +132,38 @@ class Subject:
     checkpoints_error: str = ""
 
 
+def read_only(subject: Subject) -> Subject:
+    """The same with views of all arrays that refuse to be written into, in dicts of its own."""
+
+    def fixed(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            view = value.view()
+            view.setflags(write=False)
+            return view
+        if isinstance(value, Mapping):
+            return {key: fixed(one) for key, one in value.items()}
+        if isinstance(value, SeenRows | LayerInputs | Checkpoint):
+            return replace(value, **{each.name: fixed(getattr(value, each.name)) for each in fields(value)})
+        return value
+
+    return replace(
+        subject,
+        chain=replace(subject.chain, values=fixed(subject.chain.values)),
+        pool=fixed(subject.pool),
+        validation=fixed(subject.validation),
+        test=fixed(subject.test),
+        checkpoints=tuple(map(fixed, subject.checkpoints)),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class MethodJob:
     """One repair: what a method may use.
 
     Attributes:
-        subject: the model and what is asked of it, without test rows.
-        drawn: rows (n,) of the pool that it is made from; None for all.
+        subject: the model and what is asked of it. A method gets no test rows, and as the pool its own rows alone; all
+            arrays are read-only.
+        drawn: rows (n,) of the pool that it is made from; None for all, as a method gets it.
         seed: of everything that is random.
     """
 
@@ -157,19 +182,30 @@ class MethodJob:
         return self.subject.settings
 
     @cached_property
+    def _mine(self) -> Int64:
+        """Rows (m,) of the pool that the repair is made from; copies of a row count once."""
+        known = self.subject.pool.rows
+        return known.distinct if self.drawn is None else self.drawn[known.take(self.drawn).distinct]
+
+    @cached_property
     def rows(self) -> SeenRows:
         """The rows that the repair is made from; copies of a row count once."""
-        pool = self.subject.pool
-        mine = pool if self.drawn is None else pool.take(self.drawn)
-        return mine.take(mine.rows.distinct)
+        pool, mine = self.subject.pool, self._mine
+        return pool if self.drawn is None and len(mine) == len(pool.labels) else pool.take(mine)
 
     @cached_property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """Of the training, with what they predict for `rows`."""
-        pool = self.subject.pool
-        drawn = np.arange(len(pool.labels)) if self.drawn is None else self.drawn
-        mine = drawn[pool.take(drawn).rows.distinct]
-        return tuple(replace(one, predicted=one.predicted[mine]) for one in self.subject.checkpoints)
+        known = self.subject.checkpoints
+        if self.rows is self.subject.pool:
+            return known
+        return tuple(replace(one, predicted=one.predicted[self._mine]) for one in known)
+
+    @property
+    def alone(self) -> MethodJob:
+        """The job as a method gets it: its rows are the pool, none judge, and nothing in it can change for others."""
+        own = replace(self.subject, pool=self.rows, test=None, checkpoints=self.checkpoints)
+        return MethodJob(read_only(own), None, self.seed)
 
     @property
     def failures(self) -> Int64:

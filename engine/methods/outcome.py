@@ -110,8 +110,8 @@ def _carried_out(method: Method, job: MethodJob, begun: tuple[float, float]) -> 
     subject = job.subject
     if why := lacking(method, subject):
         raise InputError(why)
-    blind = replace(job, subject=replace(subject, test=None))
-    repair = method.repair(blind) if len(blind.failures) else Repair([NOTHING], notes=(_nothing_wrong(subject),))
+    alone = job.alone
+    repair = method.repair(alone) if len(alone.failures) else Repair([NOTHING], notes=(_nothing_wrong(subject),))
     took = _since(begun)
     repair = replace(repair, offers=[_checked(subject.chain, offer) for offer in repair.offers])
     first, taken = repair.offers[0], chosen(subject, repair)

@@ -19,7 +19,7 @@ from engine.localize import neurecover
 from engine.methods import outcome as outcomes_module
 from engine.methods import weight_search
 from engine.methods.arachne_v2 import BOUND
-from engine.methods.base import Method, MethodJob, Offer, Repair, Subject
+from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair, Subject
 from engine.methods.outcome import CHOSEN, FOUND, MethodOutcome, carry_out, draw, predicted
 from engine.methods.registry import GROUP, METHODS, check_name, method_names, method_of
 from engine.methods.searches import search_of, stated_of
@@ -274,13 +274,61 @@ def test_no_method_sees_the_rows_that_judge(subject: Subject) -> None:
     seen = []
 
     def offers(job: MethodJob) -> list[Offer]:
-        seen.append((job.subject.test, job.subject.validation, len(job.rows.labels), len(job.checkpoints)))
+        seen.append(job)
         return [Offer("one", {"last/bias": np.ones(3, np.float32)}, 0.0)]
 
     job = MethodJob(subject, np.arange(0, 240, 2), 0)
     done = carry_out(offering(offers), job)
-    assert seen == [(None, subject.validation, len(job.rows.labels), 2)]
-    assert done.readings[FOUND].test is not None
+    assert done.readings[FOUND].test is not None and subject.validation is not None
+    (given,) = seen
+    assert given.subject.test is None and given.subject.validation is not None
+    assert (given.subject.validation.labels == subject.validation.labels).all()
+    for rows in (given.rows, given.subject.pool):  # no row of the pool that is not drawn either
+        assert (rows.rows.digests == subject.pool.rows.digests[::2]).all()
+        assert (rows.logits == subject.pool.logits[::2]).all()
+    for one, whole, again in zip(given.checkpoints, subject.checkpoints, job.checkpoints, strict=True):
+        assert (one.predicted == whole.predicted[::2]).all() and (one.predicted == again.predicted).all()
+
+
+def spoiling(job: MethodJob) -> list[np.ndarray]:
+    """Everything that a method gets and could write into."""
+    seen = [job.rows, job.subject.pool, job.subject.validation]
+    arrays = [array for rows in seen if rows is not None for array in (rows.logits, rows.before)]
+    arrays += [array for rows in seen if rows is not None for array in (rows.rows.inputs, rows.labels)]
+    arrays += [rows.rows.digests for rows in seen if rows is not None]
+    for one in (*job.checkpoints, *job.subject.checkpoints):
+        arrays += [one.predicted, *one.values.values()]
+    return [*arrays, *job.chain.values.values()]
+
+
+@pytest.mark.parametrize("drawn", [None, np.arange(0, 240, 2)])
+def test_a_method_that_writes_into_what_it_gets_spoils_nothing_for_others(drawn: Any, outcomes: Any) -> None:
+    """As it could for all later repairs of a process."""
+    subject = a_subject()
+    known = [array.tobytes() for array in spoiling(MethodJob(subject, None, 1))]
+
+    def writes(number: int) -> Callable[[MethodJob], list[Offer]]:
+        def offers(job: MethodJob) -> list[Offer]:
+            spoiling(job)[number][...] = 0
+            return [NOTHING]
+
+        return offers
+
+    def forgets(job: MethodJob) -> list[Offer]:
+        for values in (job.chain.values, job.checkpoints[0].values):
+            assert isinstance(values, dict)
+            values.clear()
+        return [NOTHING]
+
+    for number in range(len(known)):
+        assert "read-only" in carry_out(offering(writes(number)), MethodJob(subject, drawn, 1)).failed
+    assert not carry_out(offering(forgets), MethodJob(subject, drawn, 1)).failed
+    assert [array.tobytes() for array in spoiling(MethodJob(subject, None, 1))] == known
+    mine = carry_out(method_of("label-offset"), MethodJob(subject, None, 1)).readings[FOUND].offer.values
+    theirs = outcomes["label-offset"].readings[FOUND].offer.values
+    assert {path: value.tobytes() for path, value in mine.items()} == {
+        path: value.tobytes() for path, value in theirs.items()
+    }
 
 
 @pytest.mark.parametrize("name", [*OF_LAST, "label-offset"])
