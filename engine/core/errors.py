@@ -12,10 +12,18 @@ class WorkError(Exception):
     """The work cannot be finished, through no fault of the input; results so far are kept. One sentence."""
 
 
+def said(error: BaseException) -> str:
+    """An exception's message, or its kind; what is no Unicode in it is escaped, as no table or page can hold it."""
+    try:
+        text = str(error).strip()
+    except Exception:  # its class is somebody else's
+        text = ""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8") or type(error).__name__
+
+
 def reason(error: BaseException) -> str:
     """The first line of an exception's message, or its kind, cut to a readable length, for use inside a sentence."""
-    lines = str(error).strip().splitlines()
-    text = lines[0].strip().rstrip(".:") if lines else type(error).__name__
+    text = said(error).splitlines()[0].strip().rstrip(".:")
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from engine.core.errors import InputError, WorkError, is_interruption, reason
+from engine.core.errors import InputError, WorkError, is_interruption, reason, said
 from engine.datasets.cifar import parse_batch
 
 
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("there is nothing to say")
+
+
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "words"),
     [
         (ValueError("bad magic number"), "bad magic number"),
         (ValueError("\n  no such layer:\n  at line 3"), "no such layer"),
@@ -17,10 +22,19 @@ from engine.datasets.cifar import parse_batch
         (RecursionError(), "RecursionError"),
         (OSError(" \n"), "OSError"),
         (ValueError("x" * 300), "x" * 197 + "..."),
+        (ValueError("no \udcff here"), "no \\udcff here"),
+        (MuteError(), "MuteError"),
+        (SystemExit(3), "3"),
     ],
 )
-def test_reason_is_one_readable_line(error: Exception, said: str) -> None:
-    assert reason(error) == said
+def test_reason_is_one_readable_line(error: BaseException, words: str) -> None:
+    assert reason(error) == words
+    assert reason(error).encode("utf-8")
+
+
+def test_what_is_said_is_the_whole_message() -> None:
+    assert said(InputError("two\nlines.\ud800")) == "two\nlines.\\ud800"
+    assert said(InputError("")) == "InputError" and said(MuteError()) == "MuteError"
 
 
 def test_a_long_complaint_of_a_damaged_file_is_cut() -> None:
