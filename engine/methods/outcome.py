@@ -5,18 +5,19 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from engine import backend
-from engine.core.errors import InputError, reason
+from engine.core.errors import InputError, is_interruption, reason, said
 from engine.core.rng import generator
 from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
 from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair, SeenRows, Subject, lacking
+from engine.methods.checked import changed, checked
 from engine.metrics import against
 from engine.metrics.comparison import Comparison, compare
 from engine.metrics.promise import frontier_of
@@ -89,10 +90,13 @@ def carry_out(method: Method, job: MethodJob) -> MethodOutcome:
     begun = _now()
     try:
         return _carried_out(method, job, begun)
-    except InputError as error:
-        why = str(error)
-    except Exception as error:  # a method of another package may raise anything, and others have work to do
-        why = f"{type(error).__name__}: {reason(error)}"
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # a method of another package may raise anything, and others have work to do
+        if is_interruption(error):
+            raise
+        why = said(error) if isinstance(error, InputError) else f"{type(error).__name__}: {reason(error)}"
     return MethodOutcome({}, None, None, *_since(begun), failed=why)
 
 
@@ -113,36 +117,12 @@ def _carried_out(method: Method, job: MethodJob, begun: tuple[float, float]) -> 
     alone = job.alone
     repair = method.repair(alone) if len(alone.failures) else Repair([NOTHING], notes=(_nothing_wrong(subject),))
     took = _since(begun)
-    repair = replace(repair, offers=[_checked(subject.chain, offer) for offer in repair.offers])
+    repair = checked(subject.chain, repair)
     first, taken = repair.offers[0], chosen(subject, repair)
     readings = {FOUND: _reading(subject, first)}
     readings[CHOSEN] = readings[FOUND] if taken is first else _reading(subject, taken)
     best = None if repair.own is None else first.fitness
     return MethodOutcome(readings, repair.own, best, *took, notes=repair.notes)
-
-
-def _checked(chain: DenseChain, offer: Offer) -> Offer:
-    """An offer in float32; as `NOTHING`, with its own fitness and chance, where no value is another."""
-    values = {}
-    for path, given in offer.values.items():
-        with np.errstate(over="ignore"):  # what float32 has no room for is infinite, and refused below
-            value = np.asarray(given, np.float32)
-        if path not in chain.values or value.shape != chain.values[path].shape:
-            expected = ", ".join(f"{known} {one.shape}" for known, one in chain.values.items())
-            raise InputError(f"the method changes {path!r} {value.shape}, expected weights of {expected}")
-        if not np.isfinite(value).all():
-            raise InputError(f"the method sets values of {path!r} to NaN or infinity, expected numbers of float32")
-        values[path] = value
-    if not _changed(chain, values):
-        return replace(NOTHING, fitness=offer.fitness, chance=offer.chance)
-    if offer.name == NOTHING.name:
-        raise InputError(f"the method calls a change {offer.name!r}, expected a name that is not the unchanged model's")
-    return replace(offer, values=values)
-
-
-def _changed(chain: DenseChain, values: Mapping[str, Float32]) -> int:
-    """How many values are others than those of the chain."""
-    return sum(int((value != chain.values[path]).sum()) for path, value in values.items())
 
 
 def chosen(subject: Subject, repair: Repair) -> Offer:
@@ -213,8 +193,8 @@ def _reading(subject: Subject, offer: Offer) -> Reading:
         )
         chance = frontier.point.chance
     promised = None if chance is None else chance >= confidence
-    changed = _changed(subject.chain, offer.values)
-    return Reading(offer, chance, promised, held_out["validation"], held_out["test"], changed)
+    others = changed(subject.chain, offer.values)
+    return Reading(offer, chance, promised, held_out["validation"], held_out["test"], others)
 
 
 def _compared(subject: Subject, rows: SeenRows, after: Int64) -> Comparison:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -218,6 +219,97 @@ def test_what_fails_is_told_and_what_is_wrong_with_a_method_too(subject: Subject
         assert why in carry_out(method, MethodJob(subject, None, 0)).failed
     with pytest.raises(InputError, match="needs 'luck', expected"):
         Method("plain", fails, "nothing", "none", "a test", needs=("luck",))  # type: ignore[arg-type]
+
+
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("there is nothing to say")
+
+
+def one(name: Any = "one", fitness: Any = 0.0, chance: Any = None) -> Offer:
+    return Offer(name, {"last/bias": np.ones(3, np.float32)}, fitness, chance)
+
+
+@pytest.mark.parametrize(
+    ("repair", "why"),
+    [
+        ([NOTHING], "the method comes to a list, expected a Repair"),
+        (Repair(NOTHING), "the method offers a Offer, expected some Offers"),  # type: ignore[arg-type]
+        (Repair([]), "the method offers nothing at all, expected at least the model as it is (NOTHING)"),
+        (Repair(["one"]), "the method offers 'one', expected an Offer"),  # type: ignore[list-item]
+        (Repair([one(7)]), "the method calls an offer 7, expected text"),
+        (Repair([one("\ud800")]), "the method calls an offer '\\ud800', expected text"),
+        (Repair([one("\ud800" * 99)]), "\\ud80, expected text"),
+        (
+            Repair([replace(NOTHING, values=[1])]),
+            "the values of offer 'nothing' are a list, expected a dict by path",
+        ),
+        (Repair([one(fitness="high")]), "the fitness of offer 'one' is 'high', expected a number"),
+        (Repair([one(fitness=None)]), "the fitness of offer 'one' is a NoneType, expected a number"),
+        (Repair([one(fitness=True)]), "the fitness of offer 'one' is True, expected a number"),
+        (Repair([one(fitness=np.float32("nan"))]), "the fitness of offer 'one' is NaN, expected a number"),
+        (Repair([NOTHING, one(fitness=math.nan)]), "the fitness of offer 'one' is NaN, expected a number"),
+        (Repair([one()], own="x"), "own of the repair is 'x', expected a number"),  # type: ignore[arg-type]
+        (Repair([one()], own=math.nan), "own of the repair is NaN, expected a number"),
+        (
+            Repair([one(fitness=-5)], own=1.0),
+            "the fitness of the method's first offer is -5.0 and that of the model as it is 1.0, expected no less",
+        ),
+        (Repair([one(chance="x")]), "the chance of offer 'one' is 'x', expected a number"),
+        (Repair([one(chance=math.nan)]), "the chance of offer 'one' is NaN, expected a number"),
+        (Repair([one(chance=7.5)]), "the chance of offer 'one' is 7.5, expected 0 to 1"),
+        (Repair([one(chance=-0.1)]), "the chance of offer 'one' is -0.1, expected 0 to 1"),
+        (Repair([NOTHING], chosen=9), "the method chooses offer 9 of 1, expected 0 to 0"),
+        (Repair([NOTHING, one()], chosen=-1), "the method chooses offer -1 of 2, expected 0 to 1"),
+        (Repair([NOTHING], chosen="0"), "the method chooses offer '0' of 1, expected 0 to 0"),  # type: ignore[arg-type]
+        (Repair([NOTHING], notes="hello"), "the notes of the method are 'hello', expected a tuple of texts"),  # type: ignore[arg-type]
+        (Repair([NOTHING], notes=("one", 3)), "a note of the method is 3, expected text"),  # type: ignore[arg-type]
+        (Repair([NOTHING], notes=("\udcff",)), "a note of the method is '\\udcff', expected text"),
+    ],
+)
+def test_what_is_no_repair_is_refused(subject: Subject, repair: Any, why: str) -> None:
+    method = Method("plain", lambda job: repair, "nothing", "none", "a test")
+    outcome = carry_out(method, MethodJob(subject, None, 0))
+    assert outcome.failed.endswith(why) and not outcome.readings
+
+
+def test_numbers_of_numpy_are_taken_as_those_of_python(subject: Subject) -> None:
+    repair = Repair(
+        (one(fitness=np.float32(0.5), chance=np.float64(0.25)), NOTHING),
+        np.int64(0),  # type: ignore[arg-type]
+        np.int64(0),  # type: ignore[arg-type]
+        ["as told"],  # type: ignore[arg-type]
+    )
+    outcome = carry_out(Method("plain", lambda job: repair, "", "none", "a test"), MethodJob(subject, None, 0))
+    assert not outcome.failed and outcome.notes == ("as told",)
+    told = (outcome.own, outcome.best, outcome.readings[CHOSEN].offer.fitness, outcome.readings[CHOSEN].chance)
+    assert told == (0.0, 0.5, 0.5, 0.25) and all(type(number) is float for number in told)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (SystemExit(3), "SystemExit: 3"),
+        (MuteError(), "MuteError: MuteError"),
+        (ValueError("\ud800 bad"), "ValueError: \\ud800 bad"),
+        (InputError("\ud800 bad"), "\\ud800 bad"),
+        (InputError(), "InputError"),
+    ],
+)
+def test_whatever_a_method_raises_is_told(subject: Subject, error: BaseException, why: str) -> None:
+    def raises(job: MethodJob) -> list[Offer]:
+        raise error
+
+    outcome = carry_out(offering(raises), MethodJob(subject, None, 0))
+    assert outcome.failed == why and not outcome.readings
+
+
+def test_an_interruption_is_no_failure_of_a_method(subject: Subject) -> None:
+    def raises(job: MethodJob) -> list[Offer]:
+        raise SystemError("a result with an exception set") from KeyboardInterrupt()
+
+    with pytest.raises(SystemError):
+        carry_out(offering(raises), MethodJob(subject, None, 0))
 
 
 def test_names_of_methods() -> None:
