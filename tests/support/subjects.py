@@ -32,14 +32,17 @@ def forward(values: dict[str, Float32], inputs: Float32) -> Float32:
     return hidden @ values["last/kernel"] + values.get("last/bias", np.zeros(CLASSES, np.float32))
 
 
-def a_subject(rows: int = 240, *, bias: bool = True, seed: int = 3) -> Subject:
-    """Rows to repair on, and as many for validation and test; the model misses many of label 2."""
+def a_subject(rows: int = 240, *, bias: bool = True, seed: int = 3, scale: float = 1.0) -> Subject:
+    """Rows to repair on, and as many for validation and test; the model misses many of label 2.
+
+    The weights of the last layer are `scale` times as large.
+    """
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(CLASSES, 4))
     values = {
         "hidden/kernel": np.concatenate([np.eye(4), -np.eye(4)], axis=1).astype(np.float32),
         "hidden/bias": np.full(8, 0.1, np.float32),
-        "last/kernel": np.concatenate([centres.T, -centres.T]).astype(np.float32) / 2,
+        "last/kernel": np.concatenate([centres.T, -centres.T]).astype(np.float32) / 2 * np.float32(scale),
         "last/bias": np.array([0.0, 0.0, -1.0], np.float32) - (centres**2).sum(axis=1).astype(np.float32) / 4,
     }
     layers = [DenseLayer("hidden/kernel", "hidden/bias", "relu"), DenseLayer("last/kernel", "last/bias", "linear")]
