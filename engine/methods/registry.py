@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ def method_of(name: str) -> Method:
 
 
 def origin(name: str) -> str:
-    """What brings a method of another package: name and version of the distribution, SHA-256 of the module's file.
+    """What brings a method of another package: name and version of the distribution, SHA-256 of its Python files.
 
     Empty for our own methods, and where there is none of this name, or more than one.
 
@@ -83,15 +84,40 @@ def origin(name: str) -> str:
         return ""
     (entry,) = entries
     package = "an unknown package" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"
-    return f"{package}, {_digest(entry.module)}"
+    return f"{package}, {_digest(entry)}"
 
 
-def _digest(module: str) -> str:
+def _digest(entry: EntryPoint) -> str:
     try:
-        spec = importlib.util.find_spec(module)
-        return hashlib.sha256(Path(spec.origin or "").read_bytes()).hexdigest() if spec else "no module"
+        spec = importlib.util.find_spec(entry.module)
+        if spec is None:
+            return "no module"
+        digest = hashlib.sha256()
+        for name, path in sorted(_code(entry, Path(spec.origin or "")).items()):
+            digest.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
     except Exception:  # the packages above a module are imported, which may raise anything
         return "no file"
+
+
+def _code(entry: EntryPoint, module: Path) -> dict[str, Path]:
+    """Python files that a method may run, by name: its module, and what its distribution lists beside it.
+
+    An editable install lists what leads to the code, and some installers nothing: then those of the module's topmost
+    package.
+    """
+    found = {entry.module: module}
+    if entry.dist is not None and entry.dist.files is not None:
+        files = {file.as_posix(): Path(str(entry.dist.locate_file(file))) for file in entry.dist.files}
+        if any(path.name == module.name and path.samefile(module) for path in files.values() if path.is_file()):
+            return found | {name: path for name, path in files.items() if path.suffix == ".py" and path.is_file()}
+    names = list(accumulate(entry.module.split("."), "{}.{}".format))
+    specs = (importlib.util.find_spec(name) for name in names)
+    top = next(spec for spec in specs if spec is not None and spec.origin)  # namespaces are of many packages
+    folders = map(Path, top.submodule_search_locations or ())
+    return found | {
+        path.relative_to(folder.parent).as_posix(): path for folder in folders for path in folder.rglob("*.py")
+    }
 
 
 def check_name(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +26,19 @@ class Site:
         monkeypatch.syspath_prepend(folder)
         self.folder, self._monkeypatch = folder, monkeypatch
 
-    def install(self, package: str, entries: Mapping[str, str], code: str = "", *, group: str | None = None) -> None:
-        """A package of one module, called like it with underscores, that declares data sets."""
+    def install(
+        self,
+        package: str,
+        entries: Mapping[str, str],
+        code: str = "",
+        *,
+        group: str | None = None,
+        record: Sequence[str] = (),
+    ) -> None:
+        """A package of one module, called like it with underscores, that declares data sets.
+
+        What it lists as its files is that of `record`, where this is stated.
+        """
         module = package.replace("-", "_")
         (self.folder / f"{module}.py").write_text(code, encoding="utf-8")
         info = self.folder / f"{module}-1.0.dist-info"
@@ -35,6 +46,8 @@ class Site:
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n", encoding="utf-8")
         lines = [f"[{group or 'repair_dist.datasets'}]", *(f"{name} = {value}" for name, value in entries.items())]
         (info / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if record:
+            (info / "RECORD").write_text("".join(f"{name},,\n" for name in record), encoding="utf-8")
         self._monkeypatch.setitem(sys.modules, module, None)  # whatever is there at the end of the test goes
         del sys.modules[module]
 
