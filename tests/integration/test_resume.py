@@ -1,4 +1,4 @@
-"""`optimize` and `evaluate`, killed or told to end anywhere, go on to the same bits with the same command."""
+"""Commands that are killed or told to end anywhere go on to the same bits with the same command."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ BY_METHOD = [
     *("evaluate", *INPUT, "--method", "Arachne-v2", "--num-runs", "2", "--sweep", "num_particles=8,12"),
     *("--val-data", "data/val.h5", "--num-iterations", "5", "--num-workers", "0"),
 ]
+COMPARE = [
+    *("compare", "--model-dir", "model.keras", "--chunks", "data/", "--labels", "6", "--num-workers", "0"),
+    *("--val-data", "data/val.h5", "--test-data", "data/test.h5", "--draws", "3", "--rows", "200"),
+    *("--methods", "label-offset,CrossFit,NeuRecover", "--recipes", "2:1:epochs=1", "--folds", "2"),
+]
 RANDOM = random.Random(12)
 
 Words = Callable[[Path], list[str]]
@@ -56,6 +61,10 @@ def crossfit(root: Path) -> list[str]:
     return [*CROSSFIT, "--output-dir", str(root / "out"), "--run-dir", str(root / "run"), "--resume"]
 
 
+def compare(root: Path) -> list[str]:
+    return [*COMPARE, "--output-dir", str(root), "--resume"]
+
+
 def found(root: Path) -> dict[str, str]:
     """Digests of patches, tables and models; unfinished files count, lists of what is left do too."""
     left = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
@@ -68,7 +77,8 @@ def files(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
     class Ended(dict[str, tuple[int, dict[str, str]]]):
         def __missing__(self, name: str) -> tuple[int, dict[str, str]]:
-            words: Words = {each.__name__: each for each in (optimize, steered, evaluate, by_method, crossfit)}[name]
+            commands = (optimize, steered, evaluate, by_method, crossfit, compare)
+            words: Words = {each.__name__: each for each in commands}[name]
             root = tmp_path_factory.mktemp("undisturbed") / "root"
             done = killed(prepared, words(root), root, 0)
             assert done.returncode == 0, done.stderr
@@ -103,7 +113,8 @@ def check(
 
 
 @pytest.mark.parametrize(
-    "words", [optimize, evaluate, *(pytest.param(words, marks=pytest.mark.slow) for words in (steered, crossfit))]
+    "words",
+    [optimize, evaluate, *(pytest.param(words, marks=pytest.mark.slow) for words in (steered, crossfit, compare))],
 )
 def test_killed_and_resumed(prepared: Path, files: dict[str, Any], tmp_path: Path, words: Words) -> None:
     (ended,) = check(prepared, files, tmp_path / "root", words, [RANDOM.uniform(0.1, 0.6)], signal.SIGKILL)
@@ -111,7 +122,7 @@ def test_killed_and_resumed(prepared: Path, files: dict[str, Any], tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [optimize, evaluate, by_method, crossfit])
+@pytest.mark.parametrize("words", [optimize, evaluate, by_method, crossfit, compare])
 def test_killed_many_times(prepared: Path, files: dict[str, Any], tmp_path: Path, words: Words) -> None:
     """Near its beginning, in its midst, and while it ends: a command that goes on puts fewer files in their places."""
     parts = [0.03, *(RANDOM.uniform(0.05, 0.5) for _ in range(3)), 0.97]
@@ -123,7 +134,7 @@ def test_killed_many_times(prepared: Path, files: dict[str, Any], tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("words", [optimize, evaluate, crossfit])
+@pytest.mark.parametrize("words", [optimize, evaluate, crossfit, compare])
 def test_told_to_end(
     prepared: Path, files: dict[str, Any], tmp_path: Path, words: Words, number: signal.Signals, code: int
 ) -> None:

@@ -216,6 +216,59 @@ def test_a_method_of_another_package(chunks: Path, tmp_path: Path, monkeypatch: 
     assert ("label-offset", 1, "chosen") in rows
 
 
+LATE = """
+from pathlib import Path
+from engine.methods.base import Method, NOTHING, Repair
+
+def repair(job):
+    if not Path({ready!r}).exists():
+        raise ZeroDivisionError("it is too early")
+    return Repair([NOTHING])
+
+METHOD = Method("late", repair, "nothing", "rest", "a test")
+"""
+
+
+def test_failed_repairs_run_again_and_another_plug_in_does_not_go_on(
+    chunks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, ready, directory = Site(tmp_path / "site", monkeypatch), tmp_path / "ready", tmp_path / "run"
+    code = LATE.format(ready=str(ready))
+    site.install("late-repair", {"late": "late_repair:METHOD"}, code, group=GROUP)
+    work = comparison(chunks, directory, ("late", "label-offset"))
+    stopping = Stopping(ComputeOptions(num_workers=0, threads=1), lambda line: None)
+    with stopping, pytest.raises(KeyboardInterrupt):
+        run_comparison(work, stopping)
+    known = {(row["method"], row["draw"]): row for row in tables(directory)}
+    assert {key: row["reading"] == FAILED for key, row in known.items()} == {
+        ("late", 0): True,
+        ("late", 1): True,
+        ("label-offset", 0): False,
+    }
+    ready.touch()
+    module = site.folder / "late_repair.py"
+    module.write_text(f"{code}\n# another one", encoding="utf-8")
+    with (
+        here() as compute,
+        pytest.raises(InputError, match=r"was begun with foreign methods .*late-repair 1\.0") as told,
+    ):
+        run_comparison(work, compute, resume=True)
+    assert str(told.value).endswith("expected the same to resume")
+    module.write_text(code, encoding="utf-8")
+    done = []
+    with here() as compute:
+        run_comparison(work, compute, resume=True, on_repairs=lambda count: done.append)
+    assert done == [1, 1, 1, 1]  # what had not failed, and one after the other
+    rows = tables(directory)
+    assert {(row["method"], row["draw"], row["reading"]) for row in rows} == {
+        (method, draw, reading)
+        for method in ("late", "label-offset")
+        for draw in range(DRAWS)
+        for reading in ("found", "chosen")
+    }
+    assert [row for row in rows if (row["method"], row["draw"]) == ("label-offset", 0)][-1] == known["label-offset", 0]
+
+
 def test_a_node_without_the_plug_in_is_refused(
     cluster: Cluster, chunks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
