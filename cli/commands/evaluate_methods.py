@@ -24,7 +24,7 @@ from cli.shared.method_options import (
     refuse_unsearched,
     was_given,
 )
-from cli.shared.options import check_seeds
+from cli.shared.options import check_repairs, check_seeds
 from engine.core.errors import InputError
 from engine.metrics.repair_rates import DATASETS
 
@@ -47,8 +47,7 @@ def evaluate_by_method(
     **options: Any,
 ) -> int:
     """The command; returns the exit code: 4 where some runs failed."""
-    if num_runs < 1:
-        raise InputError(f"num_runs is {num_runs}, expected at least 1")
+    check_repairs("num_runs", num_runs)
     check_seeds(seed, num_runs)
     use_one_thread()
     work = make_method_evaluation(seed=seed, seeds=num_runs, **options)
