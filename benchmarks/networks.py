@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +25,8 @@ from engine.models.checkpoints import FOLDER as CHECKPOINTS
 from engine.training.train import FACTS, MODELS, TrainSettings, train, use_gpu
 
 L = keras.layers
+
+ROOT = Path(__file__).resolve().parent.parent
 
 CLASSES = 10
 
@@ -158,6 +163,21 @@ def trained(name: str, rows: Path, folder: Path, *, epochs: int | None = None, s
 def _digest(model: Any) -> str:
     """Of what a network is made of."""
     return hashlib.sha256(model.to_json().encode()).hexdigest()[:16]
+
+
+def quickstart_checkpoints(folder: Path, dataset: Path) -> Path | None:
+    """Checkpoints of the training of the quickstart's model, made by training it again, unless they are in the folder.
+
+    None where it comes out as another model, which is told.
+    """
+    if not folder.is_dir():
+        script = str(ROOT / "scripts" / "make_quickstart.py")
+        command = [sys.executable, script, str(dataset), "--checkpoints", str(folder)]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+        if done.returncode:
+            click.echo("the quickstart's model has no checkpoints: trained again it is another", err=True)
+            return None
+    return folder
 
 
 def checkpoints_beside(model: Path) -> Path | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 from common import SHIPPED, prepared_split
-from networks import checkpoints_beside, trained
+from networks import checkpoints_beside, quickstart_checkpoints, trained
 
 from engine.core.files import replace_file
 from engine.core.types import Float32, Int64
@@ -202,6 +202,8 @@ class Source:
             )
         elif subject.name == "quickstart":
             model = SHIPPED / "model.keras"
+            if self.epochs is None:
+                return Place(model, quickstart_checkpoints(self.folder / "models" / subject.name, self.dataset), data)
         elif self.legacy is None:
             raise click.ClickException("the legacy CNN is not here, expected --legacy-model")
         else:

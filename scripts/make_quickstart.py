@@ -1,11 +1,11 @@
 """Make `cli/quickstart_data`: a subset of Fashion-MNIST and a small model that is weak at one label.
 
-    python scripts/make_quickstart.py /usr/share/datasets/fashion-mnist
+    python scripts/make_quickstart.py /usr/share/datasets/fashion-mnist [--checkpoints FOLDER]
 
 The folder given holds the four IDX files of Fashion-MNIST. Written are IDX files of the same names:
 `t10k` = the first 500 test images of each label, in order; `train` = training images 40,000 to 44,999. The
 model is trained on training images 0 to 14,999, so it has seen none of them. Same machine and versions, same
-bytes.
+bytes. With --checkpoints nothing but the weights after every epoch are written, if the model comes out as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ import gzip
 import json
 import os
 import re
+import shutil
+import sys
+import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
@@ -68,8 +72,13 @@ def main() -> None:
     """Write the folder and print the model's accuracy per label on the images shipped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input_dir", type=Path, help="folder with the four IDX files of Fashion-MNIST")
-    train_images, train_labels = read_split(parser.parse_args().input_dir, "train")
-    test_images, test_labels = read_split(parser.parse_args().input_dir, "t10k")
+    parser.add_argument("--checkpoints", type=Path, metavar="FOLDER", help="write the weights after every epoch here")
+    given = parser.parse_args()
+    train_images, train_labels = read_split(given.input_dir, "train")
+    if given.checkpoints is not None:
+        write_checkpoints(train_images[TRAINING_ROWS], train_labels[TRAINING_ROWS], given.checkpoints)
+        return
+    test_images, test_labels = read_split(given.input_dir, "t10k")
 
     rows = first_of_each_label(test_labels, TEST_ROWS_PER_LABEL)
     test_images, test_labels = test_images[rows], test_labels[rows]
@@ -96,7 +105,23 @@ def write_split(name: str, images: Bytes, labels: Bytes) -> None:
             temporary.write_bytes(gzip.compress(header + array.tobytes(), compresslevel=9, mtime=0))
 
 
-def train(images: Bytes, labels: Bytes) -> keras.Model:
+def write_checkpoints(images: Bytes, labels: Bytes, folder: Path) -> None:
+    """Train again, and leave the weights after every epoch in a folder, or none where the shipped model is another."""
+    with tempfile.TemporaryDirectory() as temporary:
+        model = train(
+            images,
+            labels,
+            [keras.callbacks.ModelCheckpoint(f"{temporary}/{{epoch:02d}}.weights.h5", save_weights_only=True)],
+        )
+        shipped = keras.models.load_model(OUTPUT / "model.keras")
+        if any((new != old).any() for new, old in zip(model.get_weights(), shipped.get_weights(), strict=True)):
+            sys.exit("this machine, or these versions, train another model than the one shipped")
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(Path(temporary).iterdir()):
+            shutil.copyfile(path, folder / path.name)
+
+
+def train(images: Bytes, labels: Bytes, callbacks: Sequence[keras.callbacks.Callback] = ()) -> keras.Model:
     """A small CNN after a few epochs: good overall, not yet at shirts."""
     keras.utils.set_random_seed(SEED)
     tf.config.experimental.enable_op_determinism()
@@ -118,7 +143,8 @@ def train(images: Bytes, labels: Bytes) -> keras.Model:
     )
     model.compile(keras.optimizers.Adam(1e-3), "categorical_crossentropy", metrics=["accuracy"])
     one_hot = np.eye(len(LABEL_NAMES), dtype=np.float32)[labels]
-    model.fit(preprocess_images(images, "pad"), one_hot, batch_size=64, epochs=EPOCHS, verbose=2)
+    rows = preprocess_images(images, "pad")
+    model.fit(rows, one_hot, batch_size=64, epochs=EPOCHS, verbose=2, callbacks=list(callbacks))
     model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])  # a new optimizer has no state to save
     return model
 

@@ -13,6 +13,8 @@ import pytest
 from cluster.records.store import RunRecords, read_facts
 from engine.data.writer import write_image_set
 from engine.metrics.resampled import paired_difference
+from engine.models.checkpoints import checkpoint_files, read_checkpoints, unlike
+from engine.models.load import load_model
 from tests.support.comparisons import REASON, Effect, write_comparison
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +76,21 @@ def test_a_model_is_trained_once_and_another_network_is_refused(module: Any, tmp
     networks.NETWORKS = {**networks.NETWORKS, "digits": changed}
     with pytest.raises(Exception, match="has another network than digits is now, expected another --work-dir"):
         networks.trained("digits", rows, tmp_path / "model", epochs=1)
+
+
+@pytest.mark.slow
+def test_checkpoints_of_the_quickstart_are_of_its_model_or_there_are_none(module: Any, tmp_path: Path) -> None:
+    dataset = Path("/usr/share/datasets/fashion-mnist")
+    if not dataset.is_dir():
+        pytest.skip("needs Debian's dataset-fashion-mnist")
+    folder = module("networks").quickstart_checkpoints(tmp_path / "checkpoints", dataset)
+    if folder is None:
+        assert not (tmp_path / "checkpoints").exists()
+        return
+    model = load_model(ROOT / "cli" / "quickstart_data" / "model.keras")
+    assert len(checkpoint_files(folder)) == 6
+    earlier, last = read_checkpoints(folder, model)
+    assert unlike(earlier, model) is not None and unlike(last, model) is None
 
 
 def test_the_machine_of_runs_that_began_under_several_loads(module: Any) -> None:
