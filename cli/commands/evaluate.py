@@ -25,7 +25,6 @@ from cli.shared.method_options import (
 from cli.shared.objective_options import check_objective, objective_settings
 from cli.shared.options import (
     PATH,
-    check_repairs,
     check_seeds,
     compute_options,
     localize_options,
@@ -171,7 +170,8 @@ def evaluate(
     **_: Any,
 ) -> None:
     """The command."""
-    check_repairs("num_runs", num_runs)
+    if num_runs < 1:
+        raise InputError(f"num_runs is {num_runs}, expected at least 1")
     check_seeds(seed, num_runs)
     settings = [make_setting(context.params, swept) for swept in parse_sweeps(sweep, context)]
     check_objective([setting.search for setting in settings], requirements)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,11 @@ def test_another_version_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.
     site = Site(tmp_path / "site", monkeypatch)
     site.install("lazy-repair", {"lazy": "lazy_repair:METHOD"}, CODE, group=GROUP)
     mine = foreign_origins(["CrossFit", "lazy"])
-    module = site.folder / "lazy_repair.py"
-    assert mine == {"lazy": f"lazy-repair 1.0, {hashlib.sha256(module.read_bytes()).hexdigest()}"}
+    assert list(mine) == ["lazy"] and mine["lazy"].startswith("lazy-repair 1.0, ")
     assert other_methods({**mine, "CrossFit": ""}) == ""
     later = mine["lazy"].replace("1.0", "1.1")
     why = other_methods({"lazy": later})
     assert why.startswith("on ") and why.endswith(f": method lazy is of {mine['lazy']}, expected {later}")
-    module.write_text(CODE + "# other bytes", encoding="utf-8")
+    (site.folder / "lazy_repair.py").write_text(CODE + "# other bytes", encoding="utf-8")
     assert "method lazy is of lazy-repair 1.0, " in other_methods(mine)
     assert "method gone is not installed here" in other_methods({"gone": ""})
