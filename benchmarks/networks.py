@@ -114,7 +114,7 @@ def digits() -> Any:
 
 NETWORKS = {
     "vgg16": Network(vgg16, 5e-4, 8),
-    "resnet": Network(resnet, 1e-3, 5),
+    "resnet": Network(resnet, 1e-3, 12),
     "transformer": Network(transformer, 1e-3, 8),
     "digits": Network(digits, 3e-3, 10, 8),
 }
