@@ -179,13 +179,16 @@ class MixtureFitness:
         group = int(known.group[where.start])
         count = where.stop - where.start
 
-        def filled(values: Any) -> Any:
+        def filled_up(values: Any) -> Any:
             wide = np.zeros((most, *values.shape[1:]), values.dtype)
             wide[:count] = values
-            return backend.on_device(np.ascontiguousarray(wide.T))
+            return wide
+
+        def filled(values: Any) -> Any:
+            return backend.on_device(np.ascontiguousarray(filled_up(values).T))
 
         behind, first = self._weights[group]
-        values = self._first(filled(known.inputs[where]), *first)
+        values = self._first(backend.on_device(filled_up(known.inputs[where])), *first)
         labels = known.labels[where]
         true = np.eye(classes, dtype=np.float32)[labels]
         kinds = np.stack([known.negative[where], known.positive[where]], axis=1).astype(np.float64)
@@ -228,14 +231,17 @@ class MixtureFitness:
 
     @functools.cached_property
     def _first(self) -> Callable[..., Any]:
-        """Pre-activations of the first layer, as it is and of each tuning: (R + 1, U, n) of inputs (D, n)."""
+        """Pre-activations of the first layer, as it is and of each tuning: (R + 1, U, n) of inputs (n, D).
+
+        As a product with the inputs behind, its bits would depend on the number of threads where units are few.
+        """
 
         def first(inputs: Any, kernel: Any, bias: Any = None) -> Any:
             parts = ops.concatenate([kernel[0][None], kernel[1]], axis=0)
-            values = ops.matmul(_turned(parts), inputs)
+            values = ops.matmul(inputs, parts)
             if bias is not None:
-                values = values + ops.concatenate([bias[0][None], bias[1]], axis=0)[:, :, None]
-            return values
+                values = values + ops.concatenate([bias[0][None], bias[1]], axis=0)[:, None, :]
+            return _turned(values)
 
         program: Callable[..., Any] = backend.compiled(first)
         return program
@@ -291,9 +297,9 @@ def _summed(values: Any, members: Any) -> Any:
     return ops.sum(values[:, None, :] * members[None], axis=2)
 
 
-def _turned(kernel: Any) -> Any:
-    """A kernel (.., I, U) as (.., U, I)."""
-    return ops.swapaxes(kernel, -1, -2)
+def _turned(values: Any) -> Any:
+    """Values (.., a, b) as (.., b, a)."""
+    return ops.swapaxes(values, -1, -2)
 
 
 def _mix(shares: Any, value: Any, changes: Any) -> Any:

@@ -37,6 +37,10 @@ from engine.tuning.recipes import MOST_ROW_EPOCHS, Recipe, epochs_of, rate_of
 BATCH_ROWS = 128
 """Rows of a step of Adam, or all where there are fewer."""
 
+NARROW = 32
+"""Units below which a product has rows in front after all: with few rows in its result, its bits would depend on the
+number of threads."""
+
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7
 
 
@@ -220,7 +224,11 @@ class Tuner:
         """Logits (G, C, B) of inputs (D, B) under turned values by path, of each of G tunings where they are tuned."""
         result = inputs
         for layer in self._job.chain.layers:
-            result = ops.matmul(values[layer.kernel], result)
+            kernel = values[layer.kernel]
+            if kernel.shape[-2] < NARROW:
+                result = _swapped(ops.matmul(_swapped(result), _swapped(kernel)))
+            else:
+                result = ops.matmul(kernel, result)
             if layer.bias is not None:
                 result = result + values[layer.bias][..., None]
             result = backend.activation(layer.activation)(result)
@@ -230,3 +238,8 @@ class Tuner:
         """A kernel (.., I, U) as (.., U, I), or the other way round; a bias as it is."""
         is_kernel = any(path == layer.kernel for layer in self._job.chain.layers)
         return np.ascontiguousarray(np.swapaxes(value, -1, -2)) if is_kernel else value
+
+
+def _swapped(value: Any) -> Any:
+    """(.., a, b) as (.., b, a)."""
+    return ops.swapaxes(value, -1, -2)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,8 @@ from engine.tuning import recipes as recipes_module
 from engine.tuning.recipes import Recipe, rate_of
 from engine.tuning.train import BATCH_ROWS, FoldRows, Tuner, TuningJob
 from tests.support.chains import CLASSES, Net, net
+
+ROOT = Path(__file__).parents[3]
 
 FOLDS = 3
 REPAIRED = (1, 3)
@@ -204,3 +209,54 @@ def test_a_tuning_that_does_not_stay_finite_is_named():
         "recipe 1:1:rate=1:epochs=80: a weight became infinite or NaN, expected a smaller rate"
     )
     assert np.isfinite(it.run(0, [recipes[0], recipes[0]])[ONLY.kernel]).all()
+
+
+THREADS = """
+import hashlib, sys
+import numpy as np
+from engine import backend
+
+backend.limit_threads(int(sys.argv[1]))
+from engine.fitness.mixture import Mixture, MixtureFitness, MixtureRows
+from engine.fitness.tiling import Tiling
+from engine.layers.dense_chain import DenseChain, DenseLayer
+from engine.layers.head import Head
+from engine.tuning.recipes import read_recipes
+from engine.tuning.train import FoldRows, Tuner, TuningJob
+
+for sizes, rows in (((96, 10), 120), ((2048, 10), 700), ((768, 96, 10), 300)):
+    random = np.random.default_rng(0)
+    values, layers = {}, []
+    for number, shape in enumerate(zip(sizes, sizes[1:])):
+        values[f"kernel{number}"] = (random.normal(size=shape) / shape[0] ** 0.5).astype("f")
+        values[f"bias{number}"] = np.zeros(shape[1], "f")
+        layers.append(DenseLayer(f"kernel{number}", f"bias{number}", "relu" if shape[1] > 10 else "linear"))
+    chain = DenseChain(Head("log_softmax", "linear"), tuple(layers), values)
+    inputs, labels = random.normal(size=(rows, sizes[0])).astype("f"), np.arange(rows) % 10
+    fold = np.arange(rows) * 2 // rows
+    tuner = Tuner(TuningJob(chain, FoldRows(inputs, labels, fold, "rows"), (6,), 0))
+    tuned = tuple(tuner.run(number, read_recipes("1:1:epochs=2,4:1:epochs=2")) for number in (0, 1))
+    nothing = tuple({path: change[:0] for path, change in changes.items()} for changes in tuned)
+    for changes in (tuned, nothing):
+        mixture = Mixture(chain, changes, 0.5)
+        logits = random.normal(size=(rows, 10)).astype("f")
+        kinds = (labels == 6) & (fold == 0), labels != 6
+        fitness = MixtureFitness(mixture, MixtureRows(inputs, labels, fold, logits, *kinds), 8, Tiling())
+        sums = fitness.evaluate(random.normal(size=(8, mixture.size)).astype("f") / 4)
+        parts = [sums, *(change for each in changes for change in each.values())]
+        print(hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_threads_change_no_bit_of_tunings_and_mixtures() -> None:
+    """Of one layer, of one with many inputs and few units, and of two; with tunings, and with offsets alone."""
+
+    def run(threads: int) -> list[str]:
+        words = [sys.executable, "-c", THREADS, str(threads)]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    one = run(1)
+    assert len(set(one)) == 6 and one == run(2)
