@@ -173,7 +173,8 @@ def quickstart_checkpoints(folder: Path, dataset: Path) -> Path | None:
     if not folder.is_dir():
         script = str(ROOT / "scripts" / "make_quickstart.py")
         command = [sys.executable, script, str(dataset), "--checkpoints", str(folder)]
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=False)
         if done.returncode:
             click.echo("the quickstart's model has no checkpoints: trained again it is another", err=True)
             return None
