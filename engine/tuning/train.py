@@ -119,9 +119,9 @@ class Tuner:
         # Of the fewest rows: a fold with one row more may not have another number of epochs, or company.
         (epochs,) = {epochs_of(recipe, rows.fewest) for recipe in recipes}
         focal = any(recipe.anchor == "focal" for recipe in recipes)
-        before = [np.repeat(self._turned(path, chain.values[path])[None], count, axis=0) for path in chain.tuned]
-        weights = [backend.on_device(value) for value in before]
-        zeros = [backend.on_device(np.zeros_like(value)) for value in before]
+        turned = [self._turned(path, chain.values[path]) for path in chain.tuned]
+        weights = [backend.on_device(np.repeat(value[None], count, axis=0)) for value in turned]
+        zeros = [backend.on_device(np.zeros((count, *value.shape), np.float32)) for value in turned]
         state = (weights, zeros, zeros, backend.on_device(np.zeros((), np.float32)))
         steps = self._steps(recipes[0], len(seen))
         told = tuple(map(backend.on_device, (*self._told(recipes), np.float32(epochs * steps))))
@@ -134,8 +134,8 @@ class Tuner:
                 self._programs[focal, count] = backend.for_shapes(program, arguments)
             state = self._programs[focal, count](*arguments)
         changes = {
-            path: self._turned(path, np.asarray(after) - value)
-            for path, value, after in zip(chain.tuned, before, state[0], strict=True)
+            path: self._turned(path, np.asarray(after)) - chain.values[path][None]
+            for path, after in zip(chain.tuned, state[0], strict=True)
         }
         for number, recipe in enumerate(recipes):
             if not all(np.isfinite(change[number]).all() for change in changes.values()):
