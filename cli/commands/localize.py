@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 ARACHNE, NEURECOVER = "Arachne", "NeuRecover"
 
-_CHART = "pareto_front.png"
-
 _OF_ONE = {ARACHNE: ("num_grad", "forward_impact", "fronts"), NEURECOVER: ("weights_dir", "last")}
 """Options that mean something to one method only."""
 
@@ -102,7 +100,7 @@ def command(
             raise InputError(f"{name} is {value}, expected at least 1")
 
     from engine.data.outcomes import open_negatives
-    from engine.localize.weights_file import ARROW, CSV
+    from engine.localize.weights_file import ARROW, CSV, FRONT
     from engine.models.load import load_model
 
     negatives = open_negatives(target_data_dir)
@@ -127,7 +125,7 @@ def command(
     if positives is not None:
         rows += f" and {positives} positive"
     echo(f"localized {len(index)} of {kernel.size} weights of {where} for {rows} inputs")
-    names = (CSV, ARROW, *((_CHART,) if method == ARACHNE else ()))
+    names = (CSV, ARROW, *((FRONT,) if method == ARACHNE else ()))
     created(*(path for name in names if (path := target_data_dir / name).exists()))
     if verbose > 1:
         echo(weights_text(target_data_dir))
@@ -179,6 +177,7 @@ def _by_gradients(work: _Work, num_grad: int | None, impact: Impact, fronts: int
     """Arachne's weights, and its chart; None without failures."""
     from cluster.runs.localize import localise
     from engine.charts.pareto import draw_pareto_front
+    from engine.localize.weights_file import FRONT
     from engine.models.load import check_fits
     from engine.targets.resolve import resolve_target
 
@@ -203,13 +202,14 @@ def _by_gradients(work: _Work, num_grad: int | None, impact: Impact, fronts: int
             fronts=fronts,
             on_rows=console.rows,
         )
-    draw_pareto_front(work.folder / _CHART, found)
+    draw_pareto_front(work.folder / FRONT, found)
     return target, found.index, (positives.rows if positives else 0) if target.pooled else None
 
 
 def _by_checkpoints(work: _Work, folder: Path, last: tuple[int, int]) -> _Found | None:
     """NeuRecover's weights; None without failures."""
     from cluster.runs.localize import blame_by_checkpoints
+    from engine.localize.weights_file import FRONT
     from engine.models.load import check_fits
     from engine.targets.resolve import resolve_chain, resolve_target
 
@@ -234,5 +234,5 @@ def _by_checkpoints(work: _Work, folder: Path, last: tuple[int, int]) -> _Found 
         )
     held = tuple(dict.fromkeys(blame.weights))
     blamed = resolve_target(model.model, model.loss, model.classes, model.path, held)
-    remove(work.folder / _CHART)  # an earlier Arachne's, of other weights
+    remove(work.folder / FRONT)  # an earlier Arachne's, of other weights
     return blamed, blamed.index_of(blame.patch, str(folder)), positives.rows

@@ -203,9 +203,9 @@ def refuse_unsearched(method: str, stated: Sequence[str]) -> None:
     Raises:
         InputError: names the first of them.
     """
-    from engine.methods.searches import OF_SEARCHES
+    from engine.methods.searches import OF_WEIGHTS
 
-    for name in (*OF_SEARCHES, "bound", "positive_weight"):
+    for name in OF_WEIGHTS:
         if name not in stated and was_given(name):
             flag = f"--{name.replace('_', '-')}"
             raise InputError(f"{flag} means nothing to {method}, which does not search so, expected it without")

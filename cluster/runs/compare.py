@@ -18,6 +18,7 @@ from cluster.compute.compute import Compute
 from cluster.records.rows import prediction_rows
 from cluster.records.store import RunRecords, enough_room, holds_run
 from cluster.runs.checkpoints import checkpoint_facts
+from cluster.runs.crossfit import labels_without_rows
 from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.method_records import run_repairs
 from cluster.runs.method_rows import MethodRows, read_method_rows, subject_of
@@ -101,7 +102,7 @@ def check_comparison(work: Comparison) -> None:
         check_fits(images, work.model)
     for images in work.held_out.values():
         check_rows(work.requirements, np.bincount(images.labels, minlength=work.model.classes), images.path)
-    if lacking := sorted(set(work.repaired) - set(np.unique(work.test.labels).tolist())):
+    if lacking := labels_without_rows(work.repaired, work.test):
         raise InputError(
             f"{work.test.path}: found no rows of label {lacking[0]}, which is to be repaired, expected some to judge by"
         )

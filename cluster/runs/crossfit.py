@@ -184,15 +184,19 @@ def check_sets(repair: CrossFitRepair) -> None:
         check_rows(repair.requirements, np.bincount(repair.test.labels, minlength=classes), repair.test.path)
 
 
+def labels_without_rows(repaired: Sequence[int], images: ImageSet) -> list[int]:
+    """Labels under repair without a row in a set, ascending."""
+    return sorted(set(repaired) - set(np.unique(images.labels).tolist()))
+
+
 def warn_of_unseen(repaired: Sequence[int], held_out: Mapping[str, ImageSet], warn: Callable[[str], None]) -> None:
     """Say which labels under repair have no row in the held-out sets, by split, which tell nothing of them then."""
     for split, images in held_out.items():
-        lacking = sorted(set(repaired) - set(np.unique(images.labels).tolist()))
-        if lacking:
-            them = "labels" if len(lacking) > 1 else "label"
+        if lacking := labels_without_rows(repaired, images):
+            labels, them = ("labels", "them") if len(lacking) > 1 else ("label", "it")
             warn(
-                f"{images.path} has no rows of {them} {listed(map(str, lacking))}, under repair: {split} rows tell "
-                f"nothing of {'them' if len(lacking) > 1 else 'it'}"
+                f"{images.path} has no rows of {labels} {listed(map(str, lacking))}, under repair: {split} rows tell "
+                f"nothing of {them}"
             )
 
 

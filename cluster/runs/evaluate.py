@@ -50,7 +50,7 @@ from engine.fitness.base import Goal
 from engine.fitness.rows import SearchRows, Weights
 from engine.localize.last_dense import Impact
 from engine.localize.pareto import GRADIENTS_PER_NEGATIVE, Localisation
-from engine.localize.weights_file import ARROW, CSV
+from engine.localize.weights_file import ARROW, CSV, FRONT
 from engine.metrics.repair_rates import Given, Rates, result_text
 from engine.models.known_data import REPAIR_FACTS
 from engine.models.load import LoadedModel, check_fits
@@ -371,7 +371,7 @@ def _write_localised(folder: Path, runs: int, target: Target, found: _Found) -> 
     first = folder / "localized_data_0"
     first.mkdir(parents=True)
     target.write_localised(first, found.chunk.index, found.ready.case.weights.old)
-    draw_pareto_front(first / "pareto_front.png", found.localisation)
+    draw_pareto_front(first / FRONT, found.localisation)
     for number in range(1, runs):
         shutil.copytree(first, folder / f"localized_data_{number}")
 
@@ -426,7 +426,7 @@ def _pieces(work: Evaluation) -> list[Path]:
         for folder in folders
         for number in range(len(work.seeds))
         for kind, names in (
-            ("localized_data", (*WEIGHTS, "pareto_front.png")),
+            ("localized_data", (*WEIGHTS, FRONT)),
             ("repaired_model", (*WEIGHTS, PATCH, REPAIR_FACTS, "repair")),
         )
         for name in names

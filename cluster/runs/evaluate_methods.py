@@ -38,7 +38,7 @@ from engine.core.lock import Lock, locked
 from engine.core.progress import Progress, Tick, ignore, unseen
 from engine.core.types import Float32
 from engine.data.image_set import ImageSet
-from engine.localize.weights_file import ARROW, CSV
+from engine.localize.weights_file import ARROW, CSV, FRONT
 from engine.methods.base import MethodSettings, Subject
 from engine.methods.registry import method_of
 from engine.methods.searches import search_of
@@ -48,7 +48,6 @@ from engine.models.load import check_fits
 from engine.passes.classes import NotNumbersError
 from engine.patches.save import repaired_path
 
-FRONT = "pareto_front.png"
 OPTIONAL = (CSV, ARROW, FRONT, PATCH, REPAIR_FACTS, "repair")
 """Files of a run that it may not have: Arachne's own, a change where there is none, and all where it failed."""
 

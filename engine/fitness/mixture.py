@@ -25,7 +25,7 @@ from engine.core.types import Bool, Float32, Float64, Int64
 from engine.fitness.groups import SUMS
 from engine.fitness.soft import soft_before, soft_of
 from engine.fitness.tiling import Tile, Tiling, one_ahead
-from engine.layers.dense_chain import DenseChain
+from engine.layers.dense_chain import DenseChain, turned
 from engine.layers.head import soft_losses
 from engine.tuning.train import Changes
 
@@ -241,7 +241,7 @@ class MixtureFitness:
             values = ops.matmul(inputs, parts)
             if bias is not None:
                 values = values + ops.concatenate([bias[0][None], bias[1]], axis=0)[:, None, :]
-            return _turned(values)
+            return turned(values)
 
         program: Callable[..., Any] = backend.compiled(first)
         return program
@@ -255,7 +255,7 @@ class MixtureFitness:
         for before, weights in zip(chain.layers, behind, strict=False):
             mixed = backend.activation(before.activation)(mixed)
             kernel, *bias = (_mix(shares, *pair) for pair in weights)
-            mixed = ops.matmul(_turned(kernel), mixed)
+            mixed = ops.matmul(turned(kernel), mixed)
             for offset in bias:
                 mixed = mixed + offset[..., None]
         return mixed + candidates[:, recipes:, None] if mixture.offsets else mixed
@@ -295,11 +295,6 @@ def _summed(values: Any, members: Any) -> Any:
     No product of matrices: over many rows its bits would depend on the number of threads.
     """
     return ops.sum(values[:, None, :] * members[None], axis=2)
-
-
-def _turned(values: Any) -> Any:
-    """Values (.., a, b) as (.., b, a)."""
-    return ops.swapaxes(values, -1, -2)
 
 
 def _mix(shares: Any, value: Any, changes: Any) -> Any:

@@ -25,6 +25,11 @@ _PASSING = frozenset(["Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropo
 """Layers that do nothing when a model is used."""
 
 
+def turned(values: Any) -> Any:
+    """Values (.., a, b) as (.., b, a): a kernel whose products have rows as their last axis, or such a product."""
+    return ops.swapaxes(values, -1, -2)
+
+
 @dataclass(frozen=True)
 class DenseLayer:
     """One layer of a chain.

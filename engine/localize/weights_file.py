@@ -19,6 +19,9 @@ from engine.patches.arrow import read_patch
 
 CSV, ARROW = "weights.csv", "weights.arrow"
 
+FRONT = "pareto_front.png"
+"""The chart that Arachne leaves beside them."""
+
 
 def localised_paths(folder: Path) -> list[str]:
     """The paths of the weights that a folder's `weights.arrow` is about; none where it has no such file."""

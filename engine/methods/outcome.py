@@ -90,10 +90,8 @@ def carry_out(method: Method, job: MethodJob) -> MethodOutcome:
     begun = _now()
     try:
         return _carried_out(method, job, begun)
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # a method of another package may raise anything, and others have work to do
+    except (Exception, SystemExit) as error:
+        # A method of another package may raise anything, and others have work to do.
         if is_interruption(error):
             raise
         why = said(error) if isinstance(error, InputError) else f"{type(error).__name__}: {reason(error)}"

@@ -13,6 +13,9 @@ OPTIMISER = ("optimiser", "velocity_phi", "phi_split", "velocity_floor", "de_fac
 OF_SEARCHES = ("num_particles", "num_iterations", "min_iteration_range", *OPTIMISER)
 """What may be stated of any search."""
 
+OF_WEIGHTS = (*OF_SEARCHES, "bound", "positive_weight")
+"""What may be stated of searches of weights."""
+
 
 def search_of(method: Method, settings: MethodSettings) -> SearchSettings | None:
     """The search that a method runs under settings; None where it runs none, or does not tell.
@@ -32,4 +35,4 @@ def stated_of(method: Method) -> tuple[str, ...]:
         return OF_SEARCHES if method.repair.searches else ()
     if isinstance(method.repair, WeightSearch) and method.repair.steered:
         return (*OF_SEARCHES, "bound")
-    return (*OF_SEARCHES, "bound", "positive_weight")
+    return OF_WEIGHTS

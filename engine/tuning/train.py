@@ -30,7 +30,7 @@ from engine.backend import ops
 from engine.core.errors import InputError
 from engine.core.rng import generator
 from engine.core.types import Float32, Int64
-from engine.layers.dense_chain import DenseChain
+from engine.layers.dense_chain import DenseChain, turned
 from engine.layers.head import probabilities, soft_losses
 from engine.tuning.recipes import MOST_ROW_EPOCHS, Recipe, epochs_of, rate_of
 
@@ -119,9 +119,9 @@ class Tuner:
         # Of the fewest rows: a fold with one row more may not have another number of epochs, or company.
         (epochs,) = {epochs_of(recipe, rows.fewest) for recipe in recipes}
         focal = any(recipe.anchor == "focal" for recipe in recipes)
-        turned = [self._turned(path, chain.values[path]) for path in chain.tuned]
-        weights = [backend.on_device(np.repeat(value[None], count, axis=0)) for value in turned]
-        zeros = [backend.on_device(np.zeros((count, *value.shape), np.float32)) for value in turned]
+        before = [self._turned(path, chain.values[path]) for path in chain.tuned]
+        weights = [backend.on_device(np.repeat(value[None], count, axis=0)) for value in before]
+        zeros = [backend.on_device(np.zeros((count, *value.shape), np.float32)) for value in before]
         state = (weights, zeros, zeros, backend.on_device(np.zeros((), np.float32)))
         steps = self._steps(recipes[0], len(seen))
         told = tuple(map(backend.on_device, (*self._told(recipes), np.float32(epochs * steps))))
@@ -226,7 +226,7 @@ class Tuner:
         for layer in self._job.chain.layers:
             kernel = values[layer.kernel]
             if kernel.shape[-2] < NARROW:
-                result = _swapped(ops.matmul(_swapped(result), _swapped(kernel)))
+                result = turned(ops.matmul(turned(result), turned(kernel)))
             else:
                 result = ops.matmul(kernel, result)
             if layer.bias is not None:
@@ -238,8 +238,3 @@ class Tuner:
         """A kernel (.., I, U) as (.., U, I), or the other way round; a bias as it is."""
         is_kernel = any(path == layer.kernel for layer in self._job.chain.layers)
         return np.ascontiguousarray(np.swapaxes(value, -1, -2)) if is_kernel else value
-
-
-def _swapped(value: Any) -> Any:
-    """(.., a, b) as (.., b, a)."""
-    return ops.swapaxes(value, -1, -2)
