@@ -36,6 +36,10 @@ TILE_BYTES = 6 << 20
 ROW_STEP = 32
 """Tiles have a multiple of so many rows."""
 
+LEAST_ROWS = 256
+"""Tiles have no fewer rows where a group has so many, but fewer particles: every tile mixes the weights behind the
+first layer anew, which costs as much as their products with some hundred rows (measured at 512 and 1,024 units)."""
+
 
 @dataclass(frozen=True, eq=False)
 class MixtureRows:
@@ -207,7 +211,7 @@ class MixtureFitness:
     @functools.cached_property
     def _weights(self) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
         """Of each group on the device: weights of the layers behind the first as (as they are, changes (R, ..)), None
-        for changes that there are none of; and those of the first.
+        for changes that there are none of, kernels turned; and those of the first.
         """
         chain = self._mixture.chain
         found = []
@@ -219,8 +223,8 @@ class MixtureFitness:
             behind = tuple(
                 tuple(
                     (
-                        backend.on_device(chain.values[path]),
-                        backend.on_device(np.ascontiguousarray(changes[path])) if layer.tuned else None,
+                        backend.on_device(chain.turned(path, chain.values[path])),
+                        backend.on_device(chain.turned(path, changes[path])) if layer.tuned else None,
                     )
                     for path in layer.paths
                 )
@@ -255,7 +259,7 @@ class MixtureFitness:
         for before, weights in zip(chain.layers, behind, strict=False):
             mixed = backend.activation(before.activation)(mixed)
             kernel, *bias = (_mix(shares, *pair) for pair in weights)
-            mixed = ops.matmul(turned(kernel), mixed)
+            mixed = ops.matmul(kernel, mixed)
             for offset in bias:
                 mixed = mixed + offset[..., None]
         return mixed + candidates[:, recipes:, None] if mixture.offsets else mixed
@@ -321,13 +325,15 @@ def tile_shape(mixture: Mixture, rows: int, particles: int, tiling: Tiling) -> t
     Particles of a tile divide those of a swarm, so that a candidate has the same place in it whichever swarms share a
     call.
     """
-    most = tiling.particles or 64
-    together = next(count for count in range(min(particles, most), 0, -1) if particles % count == 0)
-    elements = (tiling.bytes or TILE_BYTES) // 4 // max(1, together * mixture.widest)
-    groups = len(mixture.changes)
-    even = -(-rows // groups)
-    wide = tiling.rows or max(ROW_STEP, elements // ROW_STEP * ROW_STEP)
-    return together, min(wide, -(-even // ROW_STEP) * ROW_STEP)
+    even = -(-rows // len(mixture.changes) // ROW_STEP) * ROW_STEP
+    values = (tiling.bytes or TILE_BYTES) // 4 // mixture.widest  # of one unit
+
+    def together(most: int) -> int:
+        return next(count for count in range(max(1, min(particles, most)), 0, -1) if particles % count == 0)
+
+    high = together(tiling.particles or 64)
+    wide = min(even, tiling.rows or max(LEAST_ROWS, values // high // ROW_STEP * ROW_STEP))
+    return high if tiling.particles else together(min(high, values // wide)), wide
 
 
 def mixture_tiles(mixture: Mixture, group: Int64, particles: int, tiling: Tiling) -> tuple[Tile, ...]:

@@ -91,6 +91,11 @@ class DenseChain:
         """Path of the bias that offsets of labels are folded into; None where the last layer has none."""
         return self.layers[-1].bias
 
+    def turned(self, path: str, value: Float32) -> Float32:
+        """A kernel (.., I, U) as (.., U, I), or the other way round; a bias as it is."""
+        is_kernel = any(path == layer.kernel for layer in self.layers)
+        return np.ascontiguousarray(np.swapaxes(value, -1, -2) if is_kernel else value)
+
     def logits(self, features: Any, values: Mapping[str, Any]) -> Any:
         """Logits (.., n, C) of features (.., n, D) under values by path; leading axes are those of the values."""
         result = features

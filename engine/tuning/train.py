@@ -102,7 +102,7 @@ class Tuner:
         self._programs: dict[tuple[bool, int], Callable[..., Any]] = {}
         chain = job.chain
         self._frozen = {
-            path: backend.on_device(self._turned(path, value))
+            path: backend.on_device(chain.turned(path, value))
             for path, value in chain.values.items()
             if path not in chain.tuned
         }
@@ -119,7 +119,7 @@ class Tuner:
         # Of the fewest rows: a fold with one row more may not have another number of epochs, or company.
         (epochs,) = {epochs_of(recipe, rows.fewest) for recipe in recipes}
         focal = any(recipe.anchor == "focal" for recipe in recipes)
-        before = [self._turned(path, chain.values[path]) for path in chain.tuned]
+        before = [chain.turned(path, chain.values[path]) for path in chain.tuned]
         weights = [backend.on_device(np.repeat(value[None], count, axis=0)) for value in before]
         zeros = [backend.on_device(np.zeros((count, *value.shape), np.float32)) for value in before]
         state = (weights, zeros, zeros, backend.on_device(np.zeros((), np.float32)))
@@ -134,7 +134,7 @@ class Tuner:
                 self._programs[focal, count] = backend.for_shapes(program, arguments)
             state = self._programs[focal, count](*arguments)
         changes = {
-            path: self._turned(path, np.asarray(after)) - chain.values[path][None]
+            path: chain.turned(path, np.asarray(after)) - chain.values[path][None]
             for path, after in zip(chain.tuned, state[0], strict=True)
         }
         for number, recipe in enumerate(recipes):
@@ -233,8 +233,3 @@ class Tuner:
                 result = result + values[layer.bias][..., None]
             result = backend.activation(layer.activation)(result)
         return result
-
-    def _turned(self, path: str, value: Float32) -> Float32:
-        """A kernel (.., I, U) as (.., U, I), or the other way round; a bias as it is."""
-        is_kernel = any(path == layer.kernel for layer in self._job.chain.layers)
-        return np.ascontiguousarray(np.swapaxes(value, -1, -2)) if is_kernel else value

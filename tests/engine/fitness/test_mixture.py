@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.fitness.groups import SUMS
-from engine.fitness.mixture import ROW_STEP, Mixture, MixtureFitness, MixtureRows, tile_shape
+from engine.fitness.mixture import LEAST_ROWS, ROW_STEP, Mixture, MixtureFitness, MixtureRows, tile_shape
 from engine.fitness.tiling import Tiling, combine
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
@@ -172,7 +172,11 @@ def test_shapes_of_tiles(rows, particles, groups, forced):
     assert 1 <= together <= min(particles, forced or 64)
     assert most % ROW_STEP == 0
     assert most - ROW_STEP < -(-rows // groups)  # no tile of an even group is half padding
-    assert most == ROW_STEP or together * most * mixture.widest * 4 <= 200_000
+    fits = together * most * mixture.widest * 4 <= 200_000
+    assert fits or (most <= LEAST_ROWS and (forced or together == 1))
+    few, fewer = tile_shape(some, rows, particles, Tiling(particles=forced, bytes=2_000))
+    # Wider layers take particles from a tile, but hardly rows: each tile mixes the weights behind the first layer anew.
+    assert few <= together and fewer == min(most, max(LEAST_ROWS, fewer))
 
 
 def test_sizes_of_a_mixture():
