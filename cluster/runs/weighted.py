@@ -82,15 +82,18 @@ def merge_weighted(work: WeightedMerge, compute: Compute, on_rows: Progress = un
     """Search the coefficients of some patches.
 
     Raises:
-        InputError: there are too many particles; rows do not fit the model or lack a label that is counted; or the
-            patches change nothing, weights that cannot be searched, or with `apart` too many of the same weights.
+        InputError: there are too many particles or patches; rows do not fit the model or lack a label that is counted;
+            or the patches change nothing, weights that cannot be searched, or with `apart` too many of the same.
     """
     model, swarm = work.model, work.settings.swarm
+    most = _most_coefficients(swarm)
     fit = SWARM_NUMBERS // len(work.patches)
     if swarm.num_particles > fit:
         raise InputError(
             f"num_particles is {swarm.num_particles} and {len(work.patches)} patches are merged, expected at most {fit}"
         )
+    if len(work.patches) > most:
+        raise InputError(f"{len(work.patches)} patches are merged, expected at most {most} or another optimiser")
     totals = np.zeros(model.classes, np.int64)
     for images in work.rows:
         check_fits(images, model)
@@ -114,9 +117,9 @@ def merge_weighted(work: WeightedMerge, compute: Compute, on_rows: Progress = un
         [(target.index_of(placed.patch, name), placed.patch.new) for name, placed in work.patches.items()],
         apart=work.apart,
     )
-    most = _most_coefficients(swarm) - len(work.patches)
-    if most < len(parts.own):
-        raise InputError(f"several patches change {len(parts.own)} weights, expected at most {max(0, most)} apart")
+    left = most - len(work.patches)
+    if left < len(parts.own):
+        raise InputError(f"several patches change {len(parts.own)} weights, expected at most {left} apart")
     scores = scores_of_rows(
         layer, kernel, rows.inputs, parts, lambda found: work.score.scores(rows.labels, found).tolist()
     )

@@ -162,6 +162,8 @@ def test_too_many_coefficients(place: Path, refused: Refused, monkeypatch: pytes
     monkeypatch.setattr("cluster.runs.weighted.SWARM_NUMBERS", 16)
     says = "several patches change 1 weights, expected at most 0 apart"
     refused(*MERGE, "shirt.arrow", "both.arrow", *SMALL, "--apart", says=(says,))
+    says = "2 patches are merged, expected at most 1 or another optimiser"
+    refused(*MERGE, "shirt.arrow", "both.arrow", *SMALL, "--optimiser", "CMA-ES", says=(says,))
 
 
 def test_what_is_refused(place: Path, refused: Refused) -> None:
