@@ -37,8 +37,8 @@ docs: .venv/ready
 
 # Those of the first line also leave their numbers in bench-results, as Arrow files and charts.
 bench: .venv/bench
-	for script in fitness engines costs layers tiles deep optimize batch compare scale stages; do $(BIN)/python benchmarks/$$script.py --output bench-results || exit 1; done
-	for script in rows crossfit tunings resplits modes prepare pruning; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	for script in fitness engines costs crossfit layers tiles deep optimize batch compare scale stages; do $(BIN)/python benchmarks/$$script.py --output bench-results || exit 1; done
+	for script in rows tunings resplits modes prepare pruning; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 	$(BIN)/python benchmarks/plot.py bench-results
 	$(BIN)/python benchmarks/aims.py bench-results
 

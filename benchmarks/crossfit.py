@@ -1,10 +1,12 @@
 """One iteration of CrossFit's swarm over mixtures, against setting the mixed weights and predicting, one by one.
 
-python benchmarks/crossfit.py [--model MODEL]
+python benchmarks/crossfit.py [--model MODEL] [--output FOLDER]
 """
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +15,8 @@ from typing import Any
 
 import click
 import numpy as np
-from common import machine, model_option, shipped_images, side_by_side, table
+from common import Aim, machine, model_option, output_option, shipped_images, side_by_side, table, write_aims
+from costs import measure_peak
 from unseen import LAST, TAIL, Subject, drop, others_drop, subjects, words
 
 from engine import backend
@@ -22,7 +25,7 @@ from engine.core.types import Float32, Int64
 from engine.fitness.mixture import MixtureRows
 from engine.layers.dense_chain import DenseChain
 from engine.methods.mixtures import tuned
-from engine.models.load import load_model
+from engine.models.load import LoadedModel, load_model
 from engine.models.weight_paths import weight_variables
 from engine.problem.crossfit import CrossFit, CrossFitSettings
 from engine.problem.mixed import mixed_values
@@ -37,6 +40,11 @@ RECIPES = "1:1:epochs=1,2:1:epochs=1,4:1:epochs=1"
 """What an iteration costs does not depend on how long was tuned."""
 
 LABEL, AIM = 6, 100
+
+WIDE, WIDE_UNITS, WIDE_AIM = "wide, made up", (128, 1024, 1024), 0.5
+"""A model that nobody trained, with about as many weights as VGG-16 at a quarter of its width; and what an iteration is
+to reach of the multiply-adds of a large product."""
+
 NEAR = 1e-4
 """Rows whose two largest scores are as near may be counted differently."""
 
@@ -77,13 +85,23 @@ class Slow:
 @click.option("--timed", type=int, default=2, show_default=True, help="Particles that the slow ways are timed with.")
 @click.option("--rounds", type=int, default=5, show_default=True, help="Rounds of the medians.")
 @click.option("--layers", default=f"{TAIL},{LAST}", show_default=True, callback=words(LAST, TAIL), help="Repaired.")
-def main(model_path: Path, rows: int, particles: int, timed: int, rounds: int, layers: tuple[str, ...]) -> None:
+@output_option
+def main(
+    model_path: Path,
+    rows: int,
+    particles: int,
+    timed: int,
+    rounds: int,
+    layers: tuple[str, ...],
+    output: Path | None,
+) -> None:
     """Time one iteration of a swarm over mixtures, side by side with the slow ways."""
     backend.limit_threads(1)
-    click.echo(machine())
+    click.echo(host := machine())
     loaded = load_model(model_path)
     images, labels = shipped_images(rows)
     known = subjects(loaded, (images, labels), (images[:1], labels[:1]), layers)
+    known[WIDE] = subjects(wide(loaded, images), (images, labels), (images[:1], labels[:1]), [TAIL])[TAIL]
     click.echo(
         f"{model_path.name}: {len(labels)} rows, {particles} particles, one thread; medians of {rounds} rounds, "
         "milliseconds per iteration of the\nwhole swarm; the slow ways take one particle after the other, with the "
@@ -91,14 +109,38 @@ def main(model_path: Path, rows: int, particles: int, timed: int, rounds: int, l
     )
     for way, text in WAYS.items():
         click.echo(f"{way}: {text}")
-    lines = [line(name, subject, images, particles, timed, rounds) for name, subject in known.items()]
+    lines, rates = [], {}
+    for name, subject in known.items():
+        cells, rates[name] = line(name, subject, images, particles, timed, rounds)
+        lines.append(cells)
     ratios = [f"{way} / iteration" for way in WAYS if way != "iteration"]
     header = ["Dense layers", "weights", "recipes", *WAYS, *ratios, "aim of the first two"]
     click.echo(table(header, lines))
+    peak = measure_peak(1).multiply_adds
+    shares = {name: rate / peak for name, rate in rates.items()}
+    told = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+    click.echo(f"multiply-adds of an iteration against a large product, {peak / 1e9:.0f} billion a second: {told}")
+    units = " and ".join(f"{units:,}" for units in WIDE_UNITS[1:])
+    what = f"an iteration over mixtures against a large product, hidden layers of {units} units"
+    write_aims(output, "crossfit", [Aim(what, shares[WIDE], WIDE_AIM, at_least=True)], host)
 
 
-def line(name: str, subject: Subject, images: Float32, particles: int, timed: int, rounds: int) -> list[str]:
-    """One line of the table."""
+def wide(loaded: LoadedModel, images: Float32) -> LoadedModel:
+    """A model with `WIDE_UNITS`, with the shapes and the loss of another."""
+    hidden = [keras.layers.Dense(units, activation="relu") for units in WIDE_UNITS]
+    last = keras.layers.Dense(loaded.classes, activation="softmax")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input(images.shape[1:]), keras.layers.Flatten(), *hidden, last])
+    model.compile(loss="categorical_crossentropy")
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(path := Path(folder) / "wide.keras")
+        return load_model(path)
+
+
+def line(
+    name: str, subject: Subject, images: Float32, particles: int, timed: int, rounds: int
+) -> tuple[list[str], float]:
+    """One line of the table, and multiply-adds of an iteration in a second."""
     known = subject.pool
     requirements = (drop(0.0), *others_drop(0.03, LABEL))
     settings = CrossFitSettings(recipes=read_recipes(RECIPES))
@@ -127,7 +169,11 @@ def line(name: str, subject: Subject, images: Float32, particles: int, timed: in
     seconds = {way: times[way] / timed * particles for way in slow}
     ratios = [f"{seconds[way] / times['iteration']:,.0f}" for way in slow]
     milliseconds = [f"{1e3 * times['iteration']:,.1f}", *(f"{1e3 * seconds[way]:,.0f}" for way in slow)]
-    return [name, f"{job.chain.tuned_values:,}", str(len(settings.recipes)), *milliseconds, *ratios, str(AIM)]
+    cells = [name, f"{job.chain.tuned_values:,}", str(len(settings.recipes)), *milliseconds, *ratios, str(AIM)]
+    (_, first), *behind = (job.chain.values[layer.kernel].shape for layer in job.chain.layers)
+    # As `stages.py` counts: the tunings of the first layer are mixed, and what comes of it passes through the others.
+    of_row = len(settings.recipes) * first + sum(map(math.prod, behind))
+    return cells, particles * len(case.rows.labels) * of_row / times["iteration"]
 
 
 def ways(subject: Subject, job: CrossFit, images: Float32) -> dict[str, Predict]:
