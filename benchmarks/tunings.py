@@ -15,6 +15,7 @@ from common import machine, model_option, shipped_images, table
 from unseen import TAIL, drop, others_drop, subjects
 
 from cluster.compute.compute import Compute, ComputeOptions
+from cluster.workers.model import ModelHandle
 from engine import backend
 from engine.models.load import load_model
 from engine.problem.crossfit import CrossFit, CrossFitSettings
@@ -39,8 +40,9 @@ def main(model_path: Path, rows: int, rounds: int) -> None:
     times: dict[int, list[float]] = {1: [], 2: []}
     for workers, found in times.items():
         with Compute(ComputeOptions(num_workers=workers, threads=1), lambda line: None) as compute:
-            timed(compute, jobs[0])  # which starts the workers
-            found += [timed(compute, job) for job in jobs[1:]]
+            model = compute.handle(loaded)
+            timed(compute, model, jobs[0])  # which starts the workers
+            found += [timed(compute, model, job) for job in jobs[1:]]
     one_worker, two_workers = (median(times[workers]) for workers in (1, 2))
     ratio = f"{one_worker / two_workers:.2f}"
     tunings = len(jobs[0].tasks), jobs[0].chain.tuned_values
@@ -48,10 +50,10 @@ def main(model_path: Path, rows: int, rounds: int) -> None:
     click.echo(table(["rows", "tasks", "weights", "one worker, s", "two workers, s", "one / two", "aim"], [line]))
 
 
-def timed(compute: Compute, job: CrossFit) -> float:
+def timed(compute: Compute, model: ModelHandle, job: CrossFit) -> float:
     """Seconds of all tunings of a job; programs are compiled anew for each."""
     begun = time.perf_counter()
-    for _ in compute.run_tunings(job, job.tasks):
+    for _ in compute.run_tunings(model, job, job.tasks):
         pass
     return time.perf_counter() - begun
 

@@ -87,7 +87,7 @@ def target_repair(
     folder = target_data_dir[0].absolute()
     label, rows = rows_of_target(folder, positive_inputs_dir)
     output = folder if output_dir is None else output_dir.absolute()
-    return crossfit_repair(model, rows, (label,), folder, output, **options)
+    return crossfit_repair(model, rows, (label,), folder, output, any_layer=method == CROSSFIT, **options)
 
 
 def new_run_directory() -> Path:
@@ -189,7 +189,7 @@ def make_crossfit_batch(
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     files = open_chunks(chunks, model)
     rows = [chunk.images for chunk in files if chunk.images is not None]
-    repair = crossfit_repair(model, rows, (), chunks.absolute(), output_dir, **options)
+    repair = crossfit_repair(model, rows, (), chunks.absolute(), output_dir, any_layer=True, **options)
     names = repair.label_names
     if not means_all(labels, names):
         repair = replace(repair, repaired=parse_labels(labels, model.classes, names))
@@ -279,6 +279,7 @@ def crossfit_repair(
     folder: Path,
     output: Path,
     *,
+    any_layer: bool = False,
     settings: SearchSettings,
     requirements: Path | None,
     recipes: str | None,
@@ -294,7 +295,7 @@ def crossfit_repair(
     overwrite: bool,
     **_: Any,
 ) -> CrossFitRepair:
-    """Open and check what a repair reads.
+    """Open and check what a repair reads; not all methods take weights of `any_layer`.
 
     Raises:
         InputError: something is missing, damaged, or does not fit.
@@ -303,7 +304,7 @@ def crossfit_repair(
 
     from cluster.runs.crossfit import CrossFitRepair
     from engine.data.image_set import open_image_set
-    from engine.targets.resolve import resolve_chain
+    from engine.targets.resolve import resolve_chain, resolve_tuned
 
     validation = open_image_set(val_data) if val_data else None
     test = open_image_set(test_data) if test_data else None
@@ -314,7 +315,8 @@ def crossfit_repair(
     if many is None:
         many = 1000 if test is None else max(1, test.rows // model.classes)
     chosen = crossfit_settings(settings, required, recipes=recipes, folds=folds, step=step, promise_rows=many)
-    target, chain = resolve_chain(model.model, model.loss, model.classes, model.path, target_layer)
+    resolve = resolve_tuned if any_layer else resolve_chain
+    target, chain = resolve(model.model, model.loss, model.classes, model.path, target_layer)
     return CrossFitRepair(
         model=model,
         target=target,

@@ -52,7 +52,7 @@ def method_option(default: str | None, text: str) -> Callable[[F], F]:
         callback=lambda _, __, given: None if given is None else _known(given),
         metavar="NAME",
         default=default,
-        help=f"CrossFit tunes Dense layers, Arachne searches any weights; and those of `compare` [default: {text}].",
+        help=f"CrossFit tunes whole layers, Arachne searches single weights; and those of `compare` [default: {text}].",
     )
 
 

@@ -293,13 +293,19 @@ class Compute:
         reaper.add(task, mine, result, None if judge is None else model.runner.layer)
         return event_of(task, reaper.harvest(), "process", this_process(), host, 0), result
 
-    def run_tunings(self, repair: CrossFit, tasks: Sequence[TuningTask]) -> Iterator[TuningEvent]:
+    def run_tunings(self, model: ModelHandle, repair: CrossFit, tasks: Sequence[TuningTask]) -> Iterator[TuningEvent]:
         """Run tunings to their end; their results do not depend on where.
+
+        Args:
+            model: under repair; it travels where weights are tuned through its tail.
+            repair: of whose tunings some are run.
+            tasks: those.
 
         Raises:
             InputError: the weights of a tuning did not stay finite.
         """
-        yield from self._run_whole(tunings_of(repair, self._tunings, len(tasks)), tasks)
+        work = tunings_of(repair, self._tunings, len(tasks), lambda: self._model_ref(model))
+        yield from self._run_whole(work, tasks)
 
     def run_methods(self, subject: Subject, tasks: Sequence[MethodTask], data: str) -> Iterator[MethodEvent]:
         """Run repairs by methods to their end; their results do not depend on where.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.compute.whole import Whole, this_process
 from cluster.workers.tunings import TuningRunner
+from engine.layers.tail_chain import TailChain
 from engine.problem.crossfit import CrossFit, TuningTask
 from engine.tuning.train import Changes
 
@@ -27,8 +28,17 @@ class TuningEvent:
     worker: str
 
 
-def tunings_of(repair: CrossFit, runner: TuningRunner, count: int) -> Whole[TuningTask, TuningEvent]:
-    """How so many tasks of tunings of a repair are run, here by a runner."""
+def tunings_of(
+    repair: CrossFit, runner: TuningRunner, count: int, shipped: Callable[[], Any]
+) -> Whole[TuningTask, TuningEvent]:
+    """How tunings of a repair are run.
+
+    Args:
+        repair: of whose tunings some are run.
+        runner: runs them here.
+        count: tasks of them.
+        shipped: makes a reference to the model as it travels.
+    """
     job, recipes = repair.job, repair.settings.recipes
 
     def here(task: TuningTask) -> TuningEvent:
@@ -41,8 +51,9 @@ def tunings_of(repair: CrossFit, runner: TuningRunner, count: int) -> Whole[Tuni
 
         from cluster.workers.pool import Call
 
+        model = shipped() if isinstance(repair.chain, TailChain) else None
         shared = ray.put(job), ray.put(recipes)
-        calls = [Call("run_tuning", (repair.key, shared[0], task, shared[1]), tag=task) for task in tasks]
+        calls = [Call("run_tuning", (repair.key, shared[0], task, shared[1], model), tag=task) for task in tasks]
         for call, (changes, seconds), worker in pool.run(calls, depth=2):
             yield TuningEvent(call.tag, changes, seconds, "worker", pool.worker_name(worker))
 

@@ -20,7 +20,7 @@ from engine.core.errors import InputError
 from engine.core.names import listed
 from engine.core.types import Float32
 from engine.data.image_set import ImageSet
-from engine.layers.dense_chain import DenseChain
+from engine.layers.tail_chain import Chain
 from engine.metrics.accuracy import LabelChange
 from engine.metrics.promise import Frontier
 from engine.metrics.requirements import Requirement, Verdict, check_rows
@@ -40,7 +40,7 @@ class CrossFitRepair:
     Attributes:
         model: to repair.
         target: its weights under repair, whose features are cached.
-        chain: the same as Dense layers.
+        chain: the same as what is tuned.
         rows: image sets of the repair.
         folder: of those, for the records.
         repaired: labels under repair.
@@ -57,7 +57,7 @@ class CrossFitRepair:
 
     model: LoadedModel
     target: Target
-    chain: DenseChain
+    chain: Chain
     rows: tuple[ImageSet, ...]
     folder: Path
     repaired: tuple[int, ...]
@@ -242,7 +242,7 @@ def ready_repair(
     return ReadyRepair(repair, handle, rows, fit, {**facts, "plan": memory_plan(repair).facts()})
 
 
-def _changed(chain: DenseChain) -> tuple[str, ...]:
+def _changed(chain: Chain) -> tuple[str, ...]:
     """Paths of the weights that a repair changes: what is tuned, and the bias that takes the offsets."""
     return tuple(dict.fromkeys((*chain.tuned, *([] if chain.offsets is None else [chain.offsets]))))
 

@@ -24,7 +24,7 @@ from engine.tuning.recipes import epochs_of, rate_of
 def tuning_rows(fit: CrossFit, event: TuningEvent) -> list[dict[str, Any]]:
     """Rows of the table `tunings`: one for each recipe of a task."""
     rows = int((fit.rows.fold != event.task.fold).sum())
-    layers = sum(layer.tuned for layer in fit.chain.layers)
+    layers = fit.chain.tuned_layers
     found = []
     for position, number in enumerate(event.task.recipes):
         recipe = fit.settings.recipes[number]

@@ -38,6 +38,7 @@ from cluster.runs.output import NOT_MET_FILE, mark_missing, measuring, save_repa
 from cluster.runs.parts import Part, end_part, ended_before
 from cluster.runs.reports import Measured
 from cluster.workers.harvest import EndedSearch
+from cluster.workers.model import ModelHandle
 from cluster.workers.task import ReadyCase, SearchJob
 from engine.core.files import remove
 from engine.core.lock import LOCK, locked
@@ -185,7 +186,7 @@ def carry_out(
         if _nothing_to_do(fit):
             report = _unchanged(ready, compute, on_rows, records)
         else:
-            changes = joined_changes(fit, _tune(fit, fit.tasks, compute, ledger, on_tunings))
+            changes = joined_changes(fit, _tune(ready.handle, fit, fit.tasks, compute, ledger, on_tunings))
             best = _search(ready, changes, compute, ledger, on_iterations)
             report = _finish(ready, compute, changes, best, on_rows, records)
             ledger.choose([best.job])
@@ -219,7 +220,7 @@ def tune_part(
         names = frozenset[str]() if _nothing_to_do(ready.fit) else part.mine(task.name for task in ready.fit.tasks)
         tasks = [task for task in ready.fit.tasks if task.name in names]
         compute.say(f"part {part}: {len(tasks)} of {len(ready.fit.tasks)} tasks of tunings")
-        _tune(ready.fit, tasks, compute, ledger, on_tunings)
+        _tune(ready.handle, ready.fit, tasks, compute, ledger, on_tunings)
         code = 4 if ready.rows.unreadable else 0
         end_part(records, {**ready.facts, **_how(compute, ledger, begun), "exit_code": code})
     return code
@@ -248,6 +249,7 @@ def _nothing_to_do(fit: CrossFit) -> bool:
 
 
 def _tune(
+    handle: ModelHandle,
     fit: CrossFit,
     tasks: Sequence[TuningTask],
     compute: Compute,
@@ -269,7 +271,7 @@ def _tune(
     done = sum(len(task.recipes) for task in tasks if task.name in found)
     tick(done)
     ledger.tunings(done, total)
-    for event in compute.run_tunings(fit, [task for task in tasks if task.name not in found]):
+    for event in compute.run_tunings(handle, fit, [task for task in tasks if task.name not in found]):
         kept_tunings.keep(records, event.task.name, event.changes)
         records.replace("tunings", event.task.name, tuning_rows(fit, event))
         found[event.task.name] = event.changes
@@ -318,7 +320,7 @@ def _finish(
         new = mixed_values(repair.chain, changes, found, step)
         patch = tensors_patch({path: repair.chain.values[path] for path in new}, new)
     if repair.chain.offsets is None:
-        notes.append(f"{repair.chain.layers[-1].name} has no bias to fold offsets of labels into: none were searched")
+        notes.append(f"{repair.chain.name} has no bias to fold offsets of labels into: none were searched")
     missing = sorted(set(range(repair.chain.classes)) - set(np.flatnonzero(ready.rows.judged).tolist()))
     if missing:
         notes.append(f"no row has label {', '.join(map(str, missing))}: nothing is promised of that")

@@ -38,6 +38,7 @@ from engine.core.lock import Lock, locked
 from engine.core.progress import Progress, Tick, ignore, unseen
 from engine.core.types import Float32
 from engine.data.image_set import ImageSet
+from engine.layers.tail_chain import dense_of
 from engine.localize.weights_file import ARROW, CSV, FRONT
 from engine.methods.base import MethodSettings, Subject
 from engine.methods.registry import method_of
@@ -233,7 +234,7 @@ def _subject(work: MethodEvaluation, compute: Compute, on_rows: Progress) -> Sub
     rows = read_method_rows(
         compute,
         handle,
-        repair.chain,
+        dense_of(repair.chain),
         repair.rows,
         repair.validation,
         repair.test,

@@ -30,6 +30,7 @@ from engine.core.errors import WorkError
 from engine.core.lock import LOCK, locked
 from engine.core.progress import Progress, Tick, ignore, unseen
 from engine.core.types import Float32
+from engine.layers.tail_chain import dense_of
 from engine.methods.base import MethodSettings, Offer, Repair, Subject
 from engine.methods.outcome import chosen
 from engine.metrics.accuracy import paired_changes
@@ -107,7 +108,7 @@ def repair_by_method(
         rows = read_method_rows(
             compute,
             compute.handle(repair.model, repair.target),
-            repair.chain,
+            dense_of(repair.chain),
             repair.rows,
             repair.validation,
             repair.test,

@@ -20,6 +20,7 @@ from engine.core.progress import Progress
 from engine.core.types import Float32
 from engine.data.image_set import ImageSet
 from engine.layers.dense_chain import DenseChain
+from engine.layers.tail_chain import Chain, dense_of
 from engine.methods.base import Checkpoint, MethodSettings, SeenRows, Subject, lacking
 from engine.methods.registry import method_of
 from engine.metrics.requirements import Requirement
@@ -112,7 +113,7 @@ class Asked(Protocol):
         """The model."""
 
     @property
-    def chain(self) -> DenseChain:
+    def chain(self) -> Chain:
         """Its Dense layers under repair."""
 
     @property
@@ -166,7 +167,7 @@ def subject_of(
             known = checkpoints_of(
                 compute,
                 asked.model,
-                asked.chain,
+                dense_of(asked.chain),
                 checkpoints,
                 rows.sets,
                 last=last,
@@ -176,7 +177,7 @@ def subject_of(
         except InputError as found:  # those methods that need none can run
             error = str(found)
     return Subject(
-        chain=asked.chain,
+        chain=dense_of(asked.chain),
         pool=pool,
         validation=rows.validation,
         test=rows.test,

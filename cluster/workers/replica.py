@@ -164,11 +164,15 @@ class Replica:
         return self._model(model).runner.layer
 
     def run_tuning(
-        self, key: str, job: TuningJob, task: TuningTask, recipes: tuple[Recipe, ...]
+        self, key: str, job: TuningJob, task: TuningTask, recipes: tuple[Recipe, ...], model: ShippedModel | None = None
     ) -> tuple[Changes, float]:
-        """The changes of some tunings, and the seconds they took; see `cluster.workers.tunings.TuningRunner.run`."""
+        """The changes of some tunings, and the seconds they took; see `cluster.workers.tunings.TuningRunner.run`.
+
+        The model is wanted where weights are tuned through its tail.
+        """
         begun = time.perf_counter()
-        changes = self._tunings.run(key, job, task, recipes)
+        tail = None if model is None else self._model(model).runner.tail
+        changes = self._tunings.run(key, job, task, recipes, tail)
         return changes, time.perf_counter() - begun
 
     def other_methods(self, origins: Mapping[str, str]) -> str:

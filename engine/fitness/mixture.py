@@ -4,9 +4,8 @@ A candidate is (c, o), R coefficients and C offsets. Row i of fold f is judged u
 
     W = W0 + sum over r of c[r] dW[r, f]
 
-so that no tuning saw it. Pre-activations of the first layer are linear in c, so those of every tuning are computed
-once; what follows is computed for each particle, with its own weights where a tuning changes them. Rows are the last
-axis of everything: there are many of them, where units and classes may be ten.
+so that no tuning saw it; how its logits are computed is that of `engine.fitness.mixed_chain`. Rows are the last axis of
+everything: there are many of them, where units and classes may be ten.
 """
 
 from __future__ import annotations
@@ -23,15 +22,16 @@ from engine import backend
 from engine.backend import ops
 from engine.core.types import Bool, Float32, Float64, Int64
 from engine.fitness.groups import SUMS
+from engine.fitness.mixed_chain import mixed_chain
 from engine.fitness.soft import soft_before, soft_of
 from engine.fitness.tiling import Tile, Tiling, one_ahead
-from engine.layers.dense_chain import DenseChain, turned
 from engine.layers.head import soft_losses
+from engine.layers.tail_chain import Chain
 from engine.tuning.train import Changes
 
 TILE_BYTES = 6 << 20
 """Default of `--tile-bytes`: values of the widest layer that one call holds at once; more leave the processor's cache
-(measured)."""
+(measured, of Dense layers and of tails)."""
 
 ROW_STEP = 32
 """Tiles have a multiple of so many rows."""
@@ -67,13 +67,13 @@ class Mixture:
     """What is mixed.
 
     Attributes:
-        chain: the layers as they are.
+        chain: the weights as they are.
         changes: by tunings, for each group of rows: by path (R, ...).
         temperature: T of soft correctness, sigmoid((true logit - largest other) / T).
         pairs: (true, predicted) labels whose confusion is looked at too.
     """
 
-    chain: DenseChain
+    chain: Chain
     changes: tuple[Changes, ...]
     temperature: float
     pairs: tuple[tuple[int, int], ...] = ()
@@ -100,11 +100,6 @@ class Mixture:
         """
         return SUMS + 2 * self.chain.classes + 2 * len(self.pairs)
 
-    @property
-    def widest(self) -> int:
-        """Values of the widest layer."""
-        return max(int(self.chain.values[layer.kernel].shape[1]) for layer in self.chain.layers)
-
 
 class MixtureFitness:
     """The prepared evaluation of a search over mixtures in this process; see `engine.fitness.base.Fitness`.
@@ -117,6 +112,7 @@ class MixtureFitness:
     def __init__(self, mixture: Mixture, rows: MixtureRows, particles: int, tiling: Tiling) -> None:
         """Choose the shapes; nothing is computed on rows yet."""
         self._mixture, self._rows = mixture, rows
+        self._chain = mixed_chain(mixture.chain)
         self._together, self._most = tile_shape(mixture, len(rows.labels), particles, tiling)
         self.tiles = mixture_tiles(mixture, rows.group, particles, tiling)
         self._kept: dict[tuple[int, int], tuple[Any, ...]] = {}
@@ -168,11 +164,13 @@ class MixtureFitness:
         """Call a function compiled; all tiles have the same shapes."""
         name = function.__name__
         if name not in self._programs:
-            self._programs[name] = backend.for_shapes(backend.compiled(function), arguments)
+            self._programs[name] = backend.for_shapes(self._mixture.chain.compiled(function), arguments)
         return self._programs[name](*arguments)
 
     def _prepared(self, rows: tuple[int, int]) -> tuple[Any, ...]:
-        """What one tile's rows bring along, on the device: first pre-activations, weights behind, and who is judged."""
+        """What one tile's rows bring along, on the device: what is the same for all particles, weights, and who is
+        judged.
+        """
         if rows not in self._kept:
             self._kept[rows] = self._prepare(slice(*rows))
         return self._kept[rows]
@@ -192,7 +190,7 @@ class MixtureFitness:
             return backend.on_device(np.ascontiguousarray(filled_up(values).T))
 
         behind, first = self._weights[group]
-        values = self._first(backend.on_device(filled_up(known.inputs[where])), *first)
+        values = self._chain.first(backend.on_device(filled_up(known.inputs[where])), first)
         labels = known.labels[where]
         true = np.eye(classes, dtype=np.float32)[labels]
         kinds = np.stack([known.negative[where], known.positive[where]], axis=1).astype(np.float64)
@@ -209,60 +207,16 @@ class MixtureFitness:
         return values, behind, tuple(judged)
 
     @functools.cached_property
-    def _weights(self) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
-        """Of each group on the device: weights of the layers behind the first as (as they are, changes (R, ..)), None
-        for changes that there are none of, kernels turned; and those of the first.
-        """
-        chain = self._mixture.chain
-        found = []
-        for changes in self._mixture.changes:
-            first = [
-                (backend.on_device(chain.values[path]), backend.on_device(np.ascontiguousarray(changes[path])))
-                for path in chain.layers[0].paths
-            ]
-            behind = tuple(
-                tuple(
-                    (
-                        backend.on_device(chain.turned(path, chain.values[path])),
-                        backend.on_device(chain.turned(path, changes[path])) if layer.tuned else None,
-                    )
-                    for path in layer.paths
-                )
-                for layer in chain.layers[1:]
-            )
-            found.append((behind, tuple(first)))
-        return found
-
-    @functools.cached_property
-    def _first(self) -> Callable[..., Any]:
-        """Pre-activations of the first layer, as it is and of each tuning: (R + 1, U, n) of inputs (n, D).
-
-        As a product with the inputs behind, its bits would depend on the number of threads where units are few.
-        """
-
-        def first(inputs: Any, kernel: Any, bias: Any = None) -> Any:
-            parts = ops.concatenate([kernel[0][None], kernel[1]], axis=0)
-            values = ops.matmul(inputs, parts)
-            if bias is not None:
-                values = values + ops.concatenate([bias[0][None], bias[1]], axis=0)[:, None, :]
-            return turned(values)
-
-        program: Callable[..., Any] = backend.compiled(first)
-        return program
+    def _weights(self) -> list[tuple[Any, Any]]:
+        """Of each group, see `engine.fitness.mixed_chain.MixedChain.weights`."""
+        return [self._chain.weights(changes) for changes in self._mixture.changes]
 
     def _logits(self, candidates: Any, values: Any, behind: Any) -> Any:
         """Logits (h, C, n) of h candidates."""
-        mixture = self._mixture
-        chain, recipes = mixture.chain, mixture.recipes
+        mixture, recipes = self._mixture, self._mixture.recipes
         shares = ops.concatenate([ops.ones((candidates.shape[0], 1), "float32"), candidates[:, :recipes]], axis=1)
-        mixed = _weighted(shares, values)
-        for before, weights in zip(chain.layers, behind, strict=False):
-            mixed = backend.activation(before.activation)(mixed)
-            kernel, *bias = (_mix(shares, *pair) for pair in weights)
-            mixed = ops.matmul(kernel, mixed)
-            for offset in bias:
-                mixed = mixed + offset[..., None]
-        return mixed + candidates[:, recipes:, None] if mixture.offsets else mixed
+        logits = self._chain.logits(shares, values, behind)
+        return logits + candidates[:, recipes:, None] if mixture.offsets else logits
 
     def _sums(self, candidates: Any, values: Any, behind: Any, judged: Sequence[Any]) -> Any:
         """Sums (h, S) float64 of h candidates."""
@@ -301,24 +255,6 @@ def _summed(values: Any, members: Any) -> Any:
     return ops.sum(values[:, None, :] * members[None], axis=2)
 
 
-def _mix(shares: Any, value: Any, changes: Any) -> Any:
-    """A weight mixed for each candidate, (h, ..), or as it is where no tuning changes it."""
-    if changes is None:
-        return value
-    return _weighted(shares, ops.concatenate([value[None], changes], axis=0))
-
-
-def _weighted(shares: Any, parts: Any) -> Any:
-    """Sums (h, ..) of parts (r, ..) with shares (h, r), term by term: as a product of matrices of so few terms it would
-    take longer, and its bits would depend on the number of threads.
-    """
-    shape = (shares.shape[0], *[1] * (len(parts.shape) - 1))
-    total = ops.reshape(shares[:, 0], shape) * parts[0][None]
-    for number in range(1, parts.shape[0]):
-        total = total + ops.reshape(shares[:, number], shape) * parts[number][None]
-    return total
-
-
 def tile_shape(mixture: Mixture, rows: int, particles: int, tiling: Tiling) -> tuple[int, int]:
     """Particles and rows of a tile: a pure function of the job and of `tiling`.
 
@@ -326,7 +262,7 @@ def tile_shape(mixture: Mixture, rows: int, particles: int, tiling: Tiling) -> t
     call.
     """
     even = -(-rows // len(mixture.changes) // ROW_STEP) * ROW_STEP
-    values = (tiling.bytes or TILE_BYTES) // 4 // mixture.widest  # of one unit
+    values = (tiling.bytes or TILE_BYTES) // 4 // mixture.chain.widest  # of one unit
 
     def together(most: int) -> int:
         return next(count for count in range(max(1, min(particles, most)), 0, -1) if particles % count == 0)

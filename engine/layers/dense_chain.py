@@ -5,7 +5,7 @@ h[0] = features,  z[l] = h[l-1] W[l] + b[l],  h[l] = a[l](z[l]),  logits = z[las
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ from engine.models.weight_paths import weight_variables
 
 _PASSING = frozenset(["Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization"])
 """Layers that do nothing when a model is used."""
+
+
+NARROW = 32
+"""Units below which a product has rows in front after all: with few rows in its result, its bits would depend on the
+number of threads."""
 
 
 def turned(values: Any) -> Any:
@@ -91,6 +96,46 @@ class DenseChain:
         """Path of the bias that offsets of labels are folded into; None where the last layer has none."""
         return self.layers[-1].bias
 
+    @property
+    def name(self) -> str:
+        """Of the layer that makes the logits."""
+        return self.layers[-1].name
+
+    @property
+    def tuned_layers(self) -> int:
+        """Layers that are tuned."""
+        return sum(layer.tuned for layer in self.layers)
+
+    @property
+    def width(self) -> int:
+        """D, numbers of a row's features."""
+        return int(self.values[self.layers[0].kernel].shape[0])
+
+    @property
+    def widest(self) -> int:
+        """Units of the widest layer."""
+        return max(int(self.values[layer.kernel].shape[1]) for layer in self.layers)
+
+    @property
+    def all_values(self) -> int:
+        """Units of all layers."""
+        return sum(int(self.values[layer.kernel].shape[1]) for layer in self.layers)
+
+    @property
+    def kept_values(self) -> int:
+        """Numbers of a row that a search keeps of each tuning: pre-activations of the first layer."""
+        return int(self.values[self.layers[0].kernel].shape[1])
+
+    def attached(self, tail: Any) -> DenseChain:
+        """The chain itself, which needs nothing of the model; see `engine.layers.tail_chain.TailChain.attached`."""
+        del tail
+        return self
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that computes with the chain, compiled."""
+        program: Callable[..., Any] = backend.compiled(function)
+        return program
+
     def turned(self, path: str, value: Float32) -> Float32:
         """A kernel (.., I, U) as (.., U, I), or the other way round; a bias as it is."""
         is_kernel = any(path == layer.kernel for layer in self.layers)
@@ -104,6 +149,25 @@ class DenseChain:
             if layer.bias is not None:
                 bias = values[layer.bias]
                 result = result + (bias if len(bias.shape) == 1 else bias[..., None, :])
+            result = backend.activation(layer.activation)(result)
+        return result
+
+    def known_logits(self, features: Float32) -> Float32:
+        """Logits (n, C) of features (n, D) under the values as they are."""
+        values = {path: backend.on_device(value) for path, value in self.values.items()}
+        return np.asarray(self.compiled(self.logits)(backend.on_device(features), values))
+
+    def tuning_logits(self, inputs: Any, values: Mapping[str, Any]) -> Any:
+        """Logits (G, C, B) of inputs (D, B) under turned values by path, of each of G tunings where they are tuned."""
+        result = inputs
+        for layer in self.layers:
+            kernel = values[layer.kernel]
+            if kernel.shape[-2] < NARROW:
+                result = turned(ops.matmul(turned(result), turned(kernel)))
+            else:
+                result = ops.matmul(kernel, result)
+            if layer.bias is not None:
+                result = result + values[layer.bias][..., None]
             result = backend.activation(layer.activation)(result)
         return result
 

@@ -14,6 +14,7 @@ import numpy as np
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import last_alone
+from engine.layers.tail_chain import dense_of
 from engine.methods.base import NOTHING, MethodJob, Offer, Repair
 from engine.metrics.promise import Frontier
 from engine.problem.crossfit import CrossFit, CrossFitSettings, crossfit_of, joined_changes
@@ -138,7 +139,7 @@ def searched(job: CrossFit, changes: tuple[Changes, ...]) -> MixtureFit:
 
 def last_layer(job: CrossFit) -> CrossFit:
     """The same repair of the last layer alone."""
-    chain, inputs = last_alone(job.chain, job.rows.inputs)
+    chain, inputs = last_alone(dense_of(job.chain), job.rows.inputs)
     return replace(job, chain=chain, rows=replace(job.rows, inputs=inputs))
 
 
@@ -150,7 +151,7 @@ def untuned(job: CrossFit) -> tuple[CrossFit, tuple[Changes, ...]]:
     """
     last = last_layer(job)
     if last.chain.offsets is None:
-        raise InputError(f"{last.chain.layers[-1].name} has no bias, expected one that offsets of labels go into")
+        raise InputError(f"{last.chain.name} has no bias, expected one that offsets of labels go into")
     nothing = {path: np.zeros((0, *value.shape), np.float32) for path, value in last.chain.values.items()}
     return last, (nothing,) * job.rows.folds
 

@@ -26,7 +26,7 @@ from engine.fitness.mixture import Mixture, MixtureFitness, MixtureRows
 from engine.fitness.rows import Weights
 from engine.fitness.steering import Rigour, pairs_of, rigour_of, steering_of
 from engine.fitness.tiling import Tiling
-from engine.layers.dense_chain import DenseChain
+from engine.layers.tail_chain import Chain
 from engine.layers.weight_stats import WeightStats
 from engine.metrics.accuracy import LabelChange, paired_changes
 from engine.metrics.promise import STEPS, Frontier, frontier_of
@@ -118,7 +118,7 @@ class CrossFit:
     """A repair once features are known.
 
     Attributes:
-        chain: the Dense layers under repair and behind.
+        chain: the weights under repair, with what they can change.
         rows: features (n, D), labels and folds.
         logits: (n, C) of the model as it is.
         before: (n,) classes that it predicts.
@@ -128,7 +128,7 @@ class CrossFit:
         seed: of folds and tunings.
     """
 
-    chain: DenseChain
+    chain: Chain
     rows: FoldRows
     logits: Float32
     before: Int64
@@ -145,7 +145,7 @@ class CrossFit:
     @cached_property
     def key(self) -> str:
         """Names what all tunings share, as SHA-256."""
-        digest = hashlib.sha256(f"{self.data}|{self.repaired}|{self.seed}|{self.chain.layers}".encode())
+        digest = hashlib.sha256(f"{self.data}|{self.repaired}|{self.seed}|{self.chain.tuned}".encode())
         for value in self.chain.values.values():
             digest.update(np.ascontiguousarray(value).data)
         return digest.hexdigest()
@@ -342,7 +342,7 @@ class HeldOutRows:
 
 
 def crossfit_of(
-    chain: DenseChain,
+    chain: Chain,
     rows: LayerInputs,
     logits: Float32,
     repaired: Sequence[int],
@@ -353,7 +353,7 @@ def crossfit_of(
     """Set up a repair.
 
     Args:
-        chain: the layers.
+        chain: as of `CrossFit`.
         rows: of the repair, as the first layer sees them; copies of a row count once.
         logits: (n, C) of those.
         repaired: labels under repair.

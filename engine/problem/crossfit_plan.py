@@ -7,13 +7,17 @@ from typing import Any
 
 from engine import backend
 from engine.core.errors import InputError
-from engine.fitness.mixture import TILE_BYTES
-from engine.layers.dense_chain import DenseChain
+from engine.fitness.mixture import LEAST_ROWS, TILE_BYTES
+from engine.layers.tail_chain import Chain
 from engine.problem.crossfit import SEARCH_ROWS, CrossFitSettings
 from engine.targets.memory import PROCESS, size_text
+from engine.tuning.train import BATCH_ROWS
 
 PATCH_BYTES = 140
 """Of a weight in a patch while that is made and written (measured)."""
+
+_SLOPES = 3
+"""Numbers that a tuning holds of each that a row of a step makes: itself, its slope, and a temporary."""
 
 _COPIES = 9
 """Of the weights of a tuning that a program holds: weights and two moments before and after, slopes, two temporaries
@@ -61,11 +65,9 @@ class CrossFitPlan:
         ]
 
 
-def plan_of(chain: DenseChain, rows: int, held_out: int, settings: CrossFitSettings) -> CrossFitPlan:
+def plan_of(chain: Chain, rows: int, held_out: int, settings: CrossFitSettings) -> CrossFitPlan:
     """Plan a repair of so many rows, with so many of validation."""
-    width = int(chain.values[chain.layers[0].kernel].shape[0])
-    units = max(int(chain.values[layer.kernel].shape[1]) for layer in chain.layers)
-    first = int(chain.values[chain.layers[0].kernel].shape[1])
+    width = chain.width
     recipes, weights = len(settings.recipes), 4 * chain.tuned_values
     tunings = recipes * settings.folds
     tiles = settings.search.tiling.bytes or TILE_BYTES
@@ -74,10 +76,11 @@ def plan_of(chain: DenseChain, rows: int, held_out: int, settings: CrossFitSetti
         rows=rows + held_out,
         tunings=tunings,
         features=4 * (rows + held_out) * (2 * width + 4 * chain.classes),
-        tuning=recipes * weights * _COPIES + 4 * rows * (width + 4 * chain.classes),
+        tuning=recipes * (weights * _COPIES + 4 * _SLOPES * BATCH_ROWS * chain.all_values)
+        + 4 * rows * (width + 4 * chain.classes),
         changes=2 * (tunings + recipes) * weights,
-        search=4 * (min(rows, SEARCH_ROWS) + judged) * (first * (recipes + 1) + width)
-        + 6 * max(tiles, 4 * 32 * units * settings.search.swarm.num_particles),
+        search=4 * (min(rows, SEARCH_ROWS) + judged) * (chain.kept_values * (recipes + 1) + width)
+        + 6 * max(tiles, 4 * LEAST_ROWS * chain.widest),
         patch=PATCH_BYTES * chain.tuned_values,
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64
-from engine.layers.dense_chain import DenseChain
+from engine.layers.tail_chain import Chain
 from engine.patches.patch import Patch
 from engine.tuning.train import Changes
 
@@ -19,7 +19,7 @@ COEFFICIENTS, OFFSETS = "crossfit/coefficients", "crossfit/offsets"
 class MixturePlaces:
     """Numbers of a mixture as the tables of a run keep them: as places of two vectors, coefficients and offsets."""
 
-    def __init__(self, recipes: int, chain: DenseChain) -> None:
+    def __init__(self, recipes: int, chain: Chain) -> None:
         """Of so many recipes and the labels of a chain."""
         self.shapes: dict[str, tuple[int, ...]] = {COEFFICIENTS: (recipes,)}
         if chain.offsets is not None:
@@ -56,7 +56,7 @@ def mean_changes(changes: Sequence[Changes]) -> Changes:
     }
 
 
-def mixed_values(chain: DenseChain, changes: Sequence[Changes], found: Float32, step: float) -> dict[str, Float32]:
+def mixed_values(chain: Chain, changes: Sequence[Changes], found: Float32, step: float) -> dict[str, Float32]:
     """New values of the tuned weights, by path: the mixture (R + C,) times a step, of the mean over folds.
 
     Offsets are folded into the last bias, whether or not its layer is tuned.

@@ -20,6 +20,7 @@ from engine.fitness.steering import Steered, Steering, pairs_of, rigour_of, stee
 from engine.fitness.tail import TailFitness
 from engine.layers.head import Head
 from engine.layers.tail import Tail
+from engine.layers.tail_chain import TailChain
 from engine.layers.weight_stats import WeightStats
 from engine.passes.batching import predicted_classes
 from engine.search import loop as search
@@ -55,8 +56,8 @@ class Problem:
 
     @property
     def needs_tail(self) -> bool:
-        """The weights are of a deep target: candidates are evaluated by the tail of its model."""
-        return self.kernel is not None
+        """The weights are of a deep target, or tuned there: candidates are evaluated by the tail of its model."""
+        return self.kernel is not None or (self.mixture is not None and isinstance(self.mixture.chain, TailChain))
 
     def start(self) -> SearchState:
         """The state before the first iteration."""
@@ -108,7 +109,8 @@ def build_fitness(problem: Problem, rows: Rows, tail: Tail | None = None) -> Fit
     if isinstance(rows, MixtureRows):
         if problem.mixture is None:
             raise ValueError("the rows are those of a mixture, expected one in the problem")
-        return MixtureFitness(problem.mixture, rows, particles, tiling)
+        mixture = replace(problem.mixture, chain=problem.mixture.chain.attached(tail))
+        return MixtureFitness(mixture, rows, particles, tiling)
     misses, wanted = problem.settings.objective == "loss", group_sums_of(problem.settings, rows)
     if problem.kernel is None:
         return TiledFitness(problem.head, rows, problem.weights, particles, tiling, misses, wanted)

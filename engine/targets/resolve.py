@@ -14,6 +14,7 @@ from engine.core.names import in_words, listed, suggestion
 from engine.layers.dense_chain import DenseChain, chain_of
 from engine.layers.flat_weights import FlatWeights
 from engine.layers.head import Head, activation_name, head_of
+from engine.layers.tail_chain import Chain, tail_chain_of
 from engine.models.graph import Graph, Step, cut_graph, graph_of, uses
 from engine.models.loss import TrainingLoss
 from engine.models.weight_paths import is_own, layer_at, weight_variables
@@ -85,6 +86,35 @@ def resolve_chain(
     kernels = tuple(layer.kernel for layer in chain.layers if layer.tuned)
     target = resolve_target(model, loss, classes, path, kernels)
     return target, chain
+
+
+def resolve_tuned(
+    model: Any, loss: TrainingLoss, classes: int, path: Path, names: Sequence[str] = ()
+) -> tuple[Target, Chain]:
+    """Find weights that are to be tuned and mixed, of any layers: as `resolve_chain` where it has all of them.
+
+    Args:
+        model, loss, classes, path: as of `resolve_target`.
+        names: as of `resolve_target`; a layer stands for all that it learnt. None at all: the Dense layers behind the
+            last layer that is not one.
+
+    Raises:
+        InputError: as `resolve_target` does; or nothing is named and the last layer is no Dense layer.
+    """
+    graph, head = headed(graph_of(model), loss, path)
+    wanted = _chosen(model, names, path) if names else {}
+    try:
+        last: DenseChain | None = chain_of(model, graph, head, path)
+    except InputError:
+        if not names:
+            raise
+        last = None
+    if last is not None and set(wanted) <= set(last.values):
+        return resolve_chain(model, loss, classes, path, names)
+    whole = [name if name in wanted or name.endswith("/*") else f"{name}/*" for name in names]
+    target = resolve_target(model, loss, classes, path, tuple(_chosen(model, whole, path)))
+    assert isinstance(target, DeepTarget)  # the last Dense layer alone is a chain
+    return target, tail_chain_of(target.weights, target.tail, classes, last)
 
 
 def dense_names(model: Any, numbers: Iterable[int]) -> tuple[str, ...]:

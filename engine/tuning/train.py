@@ -30,16 +30,12 @@ from engine.backend import ops
 from engine.core.errors import InputError
 from engine.core.rng import generator
 from engine.core.types import Float32, Int64
-from engine.layers.dense_chain import DenseChain, turned
 from engine.layers.head import probabilities, soft_losses
+from engine.layers.tail_chain import Chain
 from engine.tuning.recipes import MOST_ROW_EPOCHS, Recipe, epochs_of, rate_of
 
 BATCH_ROWS = 128
 """Rows of a step of Adam, or all where there are fewer."""
-
-NARROW = 32
-"""Units below which a product has rows in front after all: with few rows in its result, its bits would depend on the
-number of threads."""
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7
 
@@ -76,13 +72,13 @@ class TuningJob:
     """What all tunings of a task share.
 
     Attributes:
-        chain: the layers.
+        chain: the weights, with what they can change.
         rows: to tune on.
         repaired: labels under repair.
         seed: of the order of the rows.
     """
 
-    chain: DenseChain
+    chain: Chain
     rows: FoldRows
     repaired: tuple[int, ...]
     seed: int
@@ -130,7 +126,7 @@ class Tuner:
             order = backend.on_device(self._order(seen, fold, epoch, steps))
             arguments = self._shared, self._frozen, told, order, many, state
             if (focal, count) not in self._programs:
-                program = backend.compiled(functools.partial(self._epoch, focal))
+                program = chain.compiled(functools.partial(self._epoch, focal))
                 self._programs[focal, count] = backend.for_shapes(program, arguments)
             state = self._programs[focal, count](*arguments)
         changes = {
@@ -144,7 +140,7 @@ class Tuner:
 
     def _told(self, recipes: Sequence[Recipe]) -> tuple[Float32, ...]:
         """Class weights (G, C), strengths of both anchors (G,) each, rates (G,)."""
-        layers = sum(layer.tuned for layer in self._job.chain.layers)
+        layers = self._job.chain.tuned_layers
         weights = np.ones((len(recipes), self._job.chain.classes), np.float32)
         weights[:, list(self._job.repaired)] = np.array([[recipe.class_weight] for recipe in recipes])
         strengths = [
@@ -174,9 +170,7 @@ class Tuner:
         and 1 where that is right (n,).
         """
         rows, chain = self._job.rows, self._job.chain
-        before = backend.compiled(chain.logits)
-        inputs = backend.on_device(rows.inputs)
-        logits = np.asarray(before(inputs, {path: backend.on_device(value) for path, value in chain.values.items()}))
+        inputs, logits = backend.on_device(rows.inputs), chain.known_logits(rows.inputs)
         scores = np.asarray(chain.head.scores(backend.on_device(logits)))
         right = (scores.argmax(axis=1) == rows.labels).astype(np.float32)
         true = np.eye(chain.classes, dtype=np.float32)[rows.labels]
@@ -191,7 +185,7 @@ class Tuner:
         def loss_of(weights: Sequence[Any], batch: Sequence[Any]) -> Any:
             *some, right = batch
             inputs, true, before, known = map(ops.transpose, some)
-            logits = self._logits(inputs, {**frozen, **dict(zip(chain.tuned, weights, strict=True))})
+            logits = chain.tuning_logits(inputs, {**frozen, **dict(zip(chain.tuned, weights, strict=True))})
             worth = ops.matmul(class_weights, true)  # (G, B)
             losses = worth * soft_losses(chain.head, logits, true, axis=-2)
             losses = losses + kl[:, None] * right * soft_losses(chain.head, logits, known, axis=-2)
@@ -219,17 +213,3 @@ class Tuner:
             return weights, first, second, count
 
         return ops.fori_loop(0, steps, step, state)
-
-    def _logits(self, inputs: Any, values: Mapping[str, Any]) -> Any:
-        """Logits (G, C, B) of inputs (D, B) under turned values by path, of each of G tunings where they are tuned."""
-        result = inputs
-        for layer in self._job.chain.layers:
-            kernel = values[layer.kernel]
-            if kernel.shape[-2] < NARROW:
-                result = turned(ops.matmul(turned(result), turned(kernel)))
-            else:
-                result = ops.matmul(kernel, result)
-            if layer.bias is not None:
-                result = result + values[layer.bias][..., None]
-            result = backend.activation(layer.activation)(result)
-        return result

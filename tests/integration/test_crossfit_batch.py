@@ -14,6 +14,7 @@ import pytest
 
 from cluster.records.store import read_facts, read_table
 from engine.models.load import load_model
+from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_patch
 from tests.integration.conftest import Command, contents
 from tests.support.batches import CHUNKS, HELD_OUT_ROWS, differences
@@ -107,6 +108,28 @@ def test_rows_of_all_chunks_are_as_those_of_one(finished: Path, command: Command
     assert len(read_patch(Path("run/patch.arrow")))
     places = [{row["where"] for row in read_table(Path(run), "tunings").to_pylist()} for run in ("run", "one")]
     assert places == [{"process"}, {"worker"}]
+
+
+def test_any_layer(batchspace: Path, command: Command, refused: Refused) -> None:
+    """Only that changes, and the bias that offsets go into, on one worker as on two. Others take Dense layers."""
+    require(EASY)
+    words = [*SHIRT, "--target-layer", "conv2d_1"]
+    words.remove("dense_1")
+    words.remove("--target-layer")
+    for where, workers in (("run", "1"), ("there", "2")):
+        done = command(*words, "--output-dir", where, "--num-workers", workers)
+        assert done.code == 0, done.err
+    assert differences(Path("run"), Path("there")) == []
+    before, after = (weight_variables(load_model(Path(name)).model) for name in ("model.keras", "run/repair"))
+    changed = [path for path in before if not np.array_equal(np.asarray(before[path]), np.asarray(after[path]))]
+    assert changed == ["conv2d_1/kernel", "conv2d_1/bias", "dense_1/bias"]
+    assert list(read_patch(Path("run/patch.arrow")).paths) == changed
+    assert read_facts(Path("run"))["target"] == {path: list(before[path].shape) for path in changed}
+    dry = command(*words, "--output-dir", "dry", "--dry-run")
+    assert dry.code == 0 and "conv2d_1" not in dry.err and not Path("dry").exists()
+    offsets = ["offsets" if word == "CrossFit" else word for word in words if word not in ("--recipes", SMALL[1])]
+    found = "conv2d_1/kernel is no weight of a Dense layer behind which only Dense layers follow"
+    refused(*offsets, "--output-dir", "other", says=(found,))
 
 
 def test_labels_together_and_not_met_on_test_data(batchspace: Path, command: Command) -> None:
@@ -298,7 +321,7 @@ def test_bad_input(batchspace: Path, refused: Refused) -> None:
         (["--folds", "1"], "folds are 1, expected at least 2"),
         (["--recipes", "2:x"], "recipe '2:x' cannot be read"),
         (["--step", "2"], "step is 2, expected 0"),
-        (["--target-layer", "conv2d"], "expected"),
+        (["--target-layer", "conv9"], "target layer conv9 is no layer of the model"),
         (["--resume", "--overwrite"], "--resume goes on with a run and --overwrite"),
     ]
     for words, found in cases:

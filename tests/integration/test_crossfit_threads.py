@@ -23,11 +23,15 @@ WORDS += ["--recipes", "1:1:epochs=2,4:1:epochs=2", "--folds", "3", "--num-itera
 
 @pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores to differ from one")
-def test_one_core_and_two(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layer", ["dense", "conv"])
+def test_one_core_and_two(tmp_path: Path, layer: str) -> None:
     rng = np.random.default_rng(5)
     labels = rng.integers(0, CLASSES, ROWS)
     images = (rng.normal(size=(ROWS, 32, 32, 3)) + labels[:, None, None, None] / 8).astype(np.float32)
-    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(CLASSES, "softmax")])
+    layers = [keras.layers.Flatten(), keras.layers.Dense(CLASSES, "softmax", name="dense")]
+    if layer == "conv":
+        layers.insert(0, keras.layers.Conv2D(4, 3, 2, activation="relu", name="conv"))
+    model = keras.Sequential([keras.Input((32, 32, 3)), *layers])
     model.compile(loss="categorical_crossentropy")
     model.save(tmp_path / "model.keras")
     with write_image_set(
@@ -42,7 +46,7 @@ def test_one_core_and_two(tmp_path: Path) -> None:
         chosen = sorted(os.sched_getaffinity(0))[:cores]
         out = tmp_path / f"out{cores}"
         done = subprocess.run(
-            [script, *WORDS, "--output-dir", str(out), "--run-dir", str(out / "run")],
+            [script, *WORDS, "--target-layer", layer, "--output-dir", str(out), "--run-dir", str(out / "run")],
             cwd=tmp_path,
             capture_output=True,
             text=True,

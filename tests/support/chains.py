@@ -1,4 +1,4 @@
-"""Small models that end in Dense layers, their chains, and mixtures of made-up tunings judged by the models."""
+"""Small models, their chains, and mixtures of made-up tunings judged by the models."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ import numpy as np
 from engine import backend
 from engine.fitness.mixture import Mixture, MixtureRows
 from engine.layers.dense_chain import DenseChain, chain_of
+from engine.layers.tail_chain import Chain, TailChain, tail_chain_of
 from engine.models.graph import graph_of
 from engine.models.loss import TrainingLoss
 from engine.models.weight_paths import weight_variables
-from engine.targets.resolve import headed
+from engine.targets.deep import DeepTarget
+from engine.targets.model_runner import ModelRunner
+from engine.targets.resolve import headed, resolve_target, resolve_tuned
 from engine.tuning.train import FoldRows
 from tests.support.tails import BINARY, BINARY_LOGITS, CATEGORICAL, CATEGORICAL_LOGITS, row_losses, shake
 
@@ -25,6 +28,25 @@ L = keras.layers
 CLASSES = 5
 
 Layers = tuple[list[Any], TrainingLoss, tuple[str, ...]]
+
+PATH = Path("model.keras")
+
+
+class Attention(L.Layer):
+    """Attention of what it gets to itself, with its norm, as transformers have it; nine places of four numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(name="block")
+        self.norm = L.LayerNormalization(name="norm")
+        self.attention = L.MultiHeadAttention(2, 3, name="attention")
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        self.norm.build(shape)
+        self.attention.build(shape, shape)
+
+    def call(self, x: Any) -> Any:
+        y = self.norm(x)
+        return x + self.attention(y, y)
 
 
 def _layers(name: str) -> Layers:
@@ -44,13 +66,26 @@ def _layers(name: str) -> Layers:
         "two, apart": ([*conv, *apart], CATEGORICAL, ()),
         "three, no last bias": ([*three, last(use_bias=False)], CATEGORICAL_LOGITS, ()),
         "three, first alone": ([*three, last("softmax")], CATEGORICAL, ("first/kernel",)),
+        "any, convolution": (
+            [
+                *(L.Conv2D(4, 3, 2, padding="same", name="conv"), L.BatchNormalization(name="norm"), L.ReLU()),
+                *(L.Flatten(), last("softmax")),
+            ],
+            CATEGORICAL,
+            ("conv", "norm"),
+        ),
+        "any, attention": (
+            [L.Reshape((9, 4)), Attention(), L.Flatten(), last(use_bias=False)],
+            CATEGORICAL_LOGITS,
+            ("block", "last"),
+        ),
         "three, second frozen": ([*three, last()], BINARY_LOGITS, ("first/kernel", "last/bias")),
     }[name]
 
 
 @dataclass(frozen=True, eq=False)
 class Net:
-    """A model whose last Dense layers are a chain, and rows for it.
+    """A model with a chain, and rows for it.
 
     Attributes:
         model, loss: the model.
@@ -64,7 +99,7 @@ class Net:
 
     model: Any
     loss: TrainingLoss
-    chain: DenseChain
+    chain: Chain
     images: np.ndarray
     labels: np.ndarray
     features: np.ndarray
@@ -111,18 +146,32 @@ def net(name: str, rows: int = 90) -> Net:
     layers, loss, wanted = _layers(name)
     model = keras.Sequential([keras.Input((6, 6, 1)), *layers])
     shake(model)
-    graph, head = headed(graph_of(model), loss, Path("model.keras"))
-    chain = chain_of(model, graph, head, Path("model.keras"), wanted)
+    chain: Chain
+    if name.startswith("any"):
+        target, chain = resolve_tuned(model, loss, CLASSES, PATH, wanted)
+    else:
+        graph, head = headed(graph_of(model), loss, PATH)
+        chain = chain_of(model, graph, head, PATH, wanted)
     random = np.random.default_rng(4)
     images = random.normal(0, 1, (rows, 6, 6, 1)).astype(np.float32)
     before = _forward(model, images).argmax(axis=1)
     labels = np.where(random.random(rows) < 0.5, before, random.integers(0, CLASSES, rows))
-    features = _forward(keras.Model(model.inputs, model.get_layer(chain.layers[0].name).input), images)
-    logits = np.asarray(chain.logits(backend.on_device(features), chain.values))
+    if isinstance(chain, DenseChain):
+        features = _forward(keras.Model(model.inputs, model.get_layer(chain.layers[0].name).input), images)
+    else:
+        features = ModelRunner(model, target, path=PATH).inputs(images)
+    logits = chain.known_logits(features)
     return Net(model, loss, chain, images, labels, features, logits, before)
 
 
-def random_changes(chain: DenseChain, recipes: int, seed: int, size: float = 0.3) -> dict[str, np.ndarray]:
+def through_the_tail(subject: Net) -> TailChain:
+    """The same weights as those of a chain of Dense layers, tuned and mixed through the tail."""
+    target = resolve_target(subject.model, subject.loss, CLASSES, PATH, subject.chain.tuned)
+    assert isinstance(target, DeepTarget) and isinstance(subject.chain, DenseChain)
+    return tail_chain_of(target.weights, target.tail, CLASSES, subject.chain)
+
+
+def random_changes(chain: Chain, recipes: int, seed: int, size: float = 0.3) -> dict[str, np.ndarray]:
     """Changes (R, ..) by path, as if tuned; `size` is in deviations of a weight."""
     random = np.random.default_rng(seed)
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from engine.metrics.requirements import default_promises
 from engine.problem.crossfit import CrossFitSettings
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
-from engine.targets.resolve import resolve_chain
+from engine.targets.resolve import resolve_tuned
 from engine.tuning.recipes import read_recipes
 from tests.cluster.conftest import Case
 
@@ -51,10 +52,14 @@ class Ended:
     redispatched: int
 
 
-def run(case: Case, root: Path, compute: Compute) -> Ended:
+DEEP = ("conv2d_1", "dense_1")
+"""Layers that are tuned through the tail of the model."""
+
+
+def run(case: Case, root: Path, compute: Compute, layers: Sequence[str] = ()) -> Ended:
     model = case.model
     rows = open_negatives(case.data / "negative"), open_positives(case.data / "positive")
-    target, chain = resolve_chain(model.model, model.loss, model.classes, model.path)
+    target, chain = resolve_tuned(model.model, model.loss, model.classes, model.path, layers)
     required = default_promises(None, model.classes)
     repair = CrossFitRepair(
         model=model,
@@ -119,9 +124,8 @@ def test_any_number_of_workers(
     assert any(f"{'in tiles ' if tiles else ''}on {workers} workers" in line for line in there.compute.decisions)
 
 
-@pytest.mark.parametrize("method", ["run_tuning", pytest.param("run_task", marks=pytest.mark.slow)])
-def test_a_killed_worker(cluster: Cluster, case: Case, here: Ended, tmp_path: Path, method: str) -> None:
-    marker = tmp_path / "killed"
+def dying(method: str, marker: Path) -> type[Replica]:
+    """A worker that dies once in a method; made in a function, so that it travels by value."""
 
     class Dying(Replica):
         def run_tuning(self, *arguments: Any) -> Any:
@@ -136,6 +140,35 @@ def test_a_killed_worker(cluster: Cluster, case: Case, here: Ended, tmp_path: Pa
                 os.kill(os.getpid(), signal.SIGKILL)
             return result
 
-    disturbed = run(case, tmp_path, Compute(options(2), lambda line: None, Dying))
+    return Dying
+
+
+@pytest.mark.parametrize("method", ["run_tuning", pytest.param("run_task", marks=pytest.mark.slow)])
+def test_a_killed_worker(cluster: Cluster, case: Case, here: Ended, tmp_path: Path, method: str) -> None:
+    marker = tmp_path / "killed"
+    disturbed = run(case, tmp_path, Compute(options(2), lambda line: None, dying(method, marker)))
     assert marker.exists() and disturbed.redispatched >= 1
     assert_same(disturbed, here)
+
+
+def test_any_layer(cluster: Cluster, case: Case, tmp_path: Path) -> None:
+    """The model travels, whose tail tunes and judges; on one worker as on two, whole and in tiles."""
+    one, two, tiles = (
+        run(case, tmp_path / name, Compute(where, lambda line: None), DEEP)
+        for name, where in (("one", options(1)), ("two", options(2)), ("tiles", options(2, tiles=True)))
+    )
+    assert {path.rpartition("/")[0] for path in one.report.patch.paths} == set(DEEP)
+    assert_same(two, one)
+    assert_same(tiles, one)
+    assert "tuning 6 tasks: on 2 workers" in " ".join(two.compute.decisions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["run_tuning", "run_task"])
+def test_a_killed_worker_of_any_layer(cluster: Cluster, case: Case, tmp_path: Path, method: str) -> None:
+    """The one in its place gets the model too."""
+    undisturbed = run(case, tmp_path / "whole", Compute(options(1), lambda line: None), DEEP)
+    marker = tmp_path / "killed"
+    disturbed = run(case, tmp_path / "killed-run", Compute(options(2), lambda line: None, dying(method, marker)), DEEP)
+    assert marker.exists() and disturbed.redispatched >= 1
+    assert_same(disturbed, undisturbed)

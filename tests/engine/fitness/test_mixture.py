@@ -20,6 +20,7 @@ from tests.support.chains import CLASSES, Net, candidates_of, net, random_change
 NAMES = [
     *("one, binary", "two", "two, apart"),
     *("three, no last bias", "three, first alone", "three, second frozen"),
+    *("any, convolution", "any, attention"),
 ]
 PARTICLES = 4
 SIZES = (41, 28, 21)
@@ -172,7 +173,7 @@ def test_shapes_of_tiles(rows, particles, groups, forced):
     assert 1 <= together <= min(particles, forced or 64)
     assert most % ROW_STEP == 0
     assert most - ROW_STEP < -(-rows // groups)  # no tile of an even group is half padding
-    fits = together * most * mixture.widest * 4 <= 200_000
+    fits = together * most * mixture.chain.widest * 4 <= 200_000
     assert fits or (most <= LEAST_ROWS and (forced or together == 1))
     few, fewer = tile_shape(some, rows, particles, Tiling(particles=forced, bytes=2_000))
     # Wider layers take particles from a tile, but hardly rows: each tile mixes the weights behind the first layer anew.
@@ -181,6 +182,6 @@ def test_shapes_of_tiles(rows, particles, groups, forced):
 
 def test_sizes_of_a_mixture():
     mixture = case("two").mixture
-    assert (mixture.recipes, mixture.offsets, mixture.size, mixture.widest) == (2, CLASSES, 2 + CLASSES, 12)
+    assert (mixture.recipes, mixture.offsets, mixture.size, mixture.chain.widest) == (2, CLASSES, 2 + CLASSES, 12)
     bare = case("three, no last bias").mixture
-    assert (bare.recipes, bare.offsets, bare.size, bare.widest) == (2, 0, 2, 10)
+    assert (bare.recipes, bare.offsets, bare.size, bare.chain.widest) == (2, 0, 2, 10)

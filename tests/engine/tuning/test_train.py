@@ -16,7 +16,7 @@ from engine.layers.head import Head
 from engine.tuning import recipes as recipes_module
 from engine.tuning.recipes import Recipe, rate_of
 from engine.tuning.train import BATCH_ROWS, FoldRows, Tuner, TuningJob
-from tests.support.chains import CLASSES, Net, net
+from tests.support.chains import CLASSES, Net, net, through_the_tail
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,10 +25,11 @@ REPAIRED = (1, 3)
 
 
 @functools.cache
-def tuner(name: str) -> Tuner:
+def tuner(name: str, tail: bool = False) -> Tuner:
     """Compiled once for all tests; 30 rows in each fold, so a batch are all 60 rows that a tuning sees."""
     subject = net(name)
-    return Tuner(TuningJob(subject.chain, subject.fold_rows(FOLDS), REPAIRED, seed=0))
+    chain = through_the_tail(subject) if tail else subject.chain
+    return Tuner(TuningJob(chain, subject.fold_rows(FOLDS), REPAIRED, seed=0))
 
 
 def by_hand(subject: Net, fold: int, recipe: Recipe) -> dict[str, np.ndarray]:
@@ -85,10 +86,12 @@ def company(epochs: int, **changes: object) -> list[Recipe]:
     return [Recipe(**{**vars(recipe), "epochs": epochs, **changes}) for recipe in recipes]
 
 
+@pytest.mark.parametrize("tail", [False, True])
 @pytest.mark.parametrize("name", ["two", "one, binary", "two, first alone"])
-def test_a_few_steps_equal_the_formula(name):
+def test_a_few_steps_equal_the_formula(name, tail):
+    """As matrices, and through the tail of the model."""
     recipes = company(6)
-    subject, found = net(name), tuner(name).run(1, recipes)
+    subject, found = net(name), tuner(name, tail).run(1, recipes)
     assert list(found) == list(subject.chain.tuned)
     for number, recipe in enumerate(recipes):
         expected = by_hand(subject, 1, recipe)
