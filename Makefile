@@ -42,11 +42,12 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/plot.py bench-results
 	$(BIN)/python benchmarks/aims.py bench-results
 
-# Hours; interrupted, it goes on where it was. The last line makes docs/methods.md.
+# Hours; interrupted, it goes on where it was. The line with methods.py makes docs/methods.md.
 bench-quality: .venv/bench
 	mkdir -p bench-results
 	for script in quality promise; do $(BIN)/python benchmarks/$$script.py --out bench-results/$$script.jsonl || exit 1; done
 	$(BIN)/python benchmarks/methods.py --output bench-results
+	$(BIN)/python benchmarks/any_layer.py --out bench-results/any_layer.jsonl
 
 soak: .venv/ready
 	$(BIN)/python -m scripts.soak

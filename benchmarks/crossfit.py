@@ -24,6 +24,7 @@ from engine.backend import keras
 from engine.core.types import Float32, Int64
 from engine.fitness.mixture import MixtureRows
 from engine.layers.dense_chain import DenseChain
+from engine.layers.tail_chain import dense_of
 from engine.methods.mixtures import tuned
 from engine.models.load import LoadedModel, load_model
 from engine.models.weight_paths import weight_variables
@@ -170,7 +171,7 @@ def line(
     ratios = [f"{seconds[way] / times['iteration']:,.0f}" for way in slow]
     milliseconds = [f"{1e3 * times['iteration']:,.1f}", *(f"{1e3 * seconds[way]:,.0f}" for way in slow)]
     cells = [name, f"{job.chain.tuned_values:,}", str(len(settings.recipes)), *milliseconds, *ratios, str(AIM)]
-    (_, first), *behind = (job.chain.values[layer.kernel].shape for layer in subject.chain.layers)
+    (_, first), *behind = (job.chain.values[layer.kernel].shape for layer in dense_of(job.chain).layers)
     # As `stages.py` counts: the tunings of the first layer are mixed, and what comes of it passes through the others.
     of_row = len(settings.recipes) * first + sum(map(math.prod, behind))
     return cells, particles * len(case.rows.labels) * of_row / times["iteration"]
@@ -178,7 +179,7 @@ def line(
 
 def ways(subject: Subject, job: CrossFit, images: Float32) -> dict[str, Predict]:
     """The slow ways, as `WAYS` describes them."""
-    chain, folds = subject.chain, [job.rows.fold == group for group in range(job.rows.folds)]
+    chain, folds = dense_of(job.chain), [job.rows.fold == group for group in range(job.rows.folds)]
     features = [np.ascontiguousarray(job.rows.inputs[mine]) for mine in folds]
     pixels = [images[mine] for mine in folds]
     model, behind = subject.loaded.model, alone(chain)

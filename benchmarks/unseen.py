@@ -20,6 +20,7 @@ from engine.core.types import Float32, Int64
 from engine.data.image_set import row_digests
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES
 from engine.layers.dense_chain import DenseChain, chain_of, last_alone
+from engine.layers.tail_chain import Chain
 from engine.metrics.accuracy import total_change
 from engine.metrics.comparison import compare
 from engine.metrics.requirements import Requirement, check_requirements
@@ -76,14 +77,14 @@ class Subject:
     Attributes:
         loaded: the model.
         layers: `LAST` or `TAIL`.
-        chain: those layers.
+        chain: those layers, or others.
         pool: rows that draws are taken from, and that judge where they are not drawn.
         official: test rows.
     """
 
     loaded: LoadedModel
     layers: str
-    chain: DenseChain
+    chain: Chain
     pool: Known
     official: Known
 
@@ -135,7 +136,7 @@ class Subject:
 
     @functools.cached_property
     def _program(self) -> Callable[..., Any]:
-        program: Callable[..., Any] = backend.compiled(self.chain.logits)
+        program: Callable[..., Any] = self.chain.compiled(self.chain.logits)
         return program
 
 
@@ -174,7 +175,7 @@ def _known(chain: DenseChain, rows: LayerInputs) -> Known:
     return Known(rows, logits, predicted_classes(chain.head, logits))
 
 
-def _logits(program: Callable[..., Any], chain: DenseChain, inputs: Float32, values: Mapping[str, Float32]) -> Float32:
+def _logits(program: Callable[..., Any], chain: Chain, inputs: Float32, values: Mapping[str, Float32]) -> Float32:
     weights = {path: backend.on_device(values.get(path, value)) for path, value in chain.values.items()}
     return np.concatenate([np.asarray(program(batch, weights))[:count] for batch, count in batches(inputs, BLOCK_ROWS)])
 

@@ -53,6 +53,12 @@ class Run:
 
 RUNS = (
     Run(
+        "any_layer",
+        "--tiny --networks resnet --labels 6 --rows 150 --draws 1 --work-dir w",
+        (("model", "layers", "weights", "label", "all", "worst other", "promised", "kept"),),
+        shipped=True,
+    ),
+    Run(
         "batch",
         "--chunks 2 --rows 200 --seeds 1 --rounds 1 --loop-jobs 2 --commands 1 --empty-jobs 100",
         (("seconds", "driver s", "repairs/s", "/ 1 worker", "/ 2 workers"),),
@@ -77,6 +83,8 @@ RUNS = (
         "crossfit",
         "--rows 200 --particles 4 --timed 1 --rounds 1",
         (("Dense layers", "iteration", "model / iteration", "layers / iteration", "compiled / iteration"),),
+        says="multiply-adds of an iteration against a large product",
+        aims=True,
     ),
     Run(
         "stages",
