@@ -86,7 +86,7 @@ def company(epochs: int, **changes: object) -> list[Recipe]:
     return [Recipe(**{**vars(recipe), "epochs": epochs, **changes}) for recipe in recipes]
 
 
-@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize("tail", [False, True], ids=["matrices", "tail"])
 @pytest.mark.parametrize("name", ["two", "one, binary", "two, first alone"])
 def test_a_few_steps_equal_the_formula(name, tail):
     """As matrices, and through the tail of the model."""
