@@ -170,7 +170,14 @@ def line(
     seconds = {way: times[way] / timed * particles for way in slow}
     ratios = [f"{seconds[way] / times['iteration']:,.0f}" for way in slow]
     milliseconds = [f"{1e3 * times['iteration']:,.1f}", *(f"{1e3 * seconds[way]:,.0f}" for way in slow)]
-    cells = [name, f"{job.chain.tuned_values:,}", str(len(settings.recipes)), *milliseconds, *ratios, str(AIM)]
+    cells = [
+        name,
+        f"{job.chain.tuned_values:,}",
+        str(len(settings.recipes)),
+        *milliseconds,
+        *ratios,
+        "-" if name == WIDE else str(AIM),
+    ]
     (_, first), *behind = (job.chain.values[layer.kernel].shape for layer in dense_of(job.chain).layers)
     # As `stages.py` counts: the tunings of the first layer are mixed, and what comes of it passes through the others.
     of_row = len(settings.recipes) * first + sum(map(math.prod, behind))
