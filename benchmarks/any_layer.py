@@ -26,7 +26,6 @@ from engine import backend
 from engine.backend import keras
 from engine.core.rng import generator
 from engine.data.image_set import open_image_set, read_images, row_digests
-from engine.layers.tail_chain import Chain
 from engine.methods.mixtures import searched, tuned
 from engine.metrics.requirements import default_promises
 from engine.models.load import LoadedModel, load_model
@@ -127,8 +126,8 @@ def main(
     )
     header = ["model", "layers", "weights", "repairs", "label", "all", "worst other", "fixed", "broken", "promised"]
     header += ["kept", "label, more than Dense", "all, more than Dense", "tunings s", "search s"]
-    lines = grouped(ledger.lines, "model", "layers")
-    click.echo(table(header, [row(key, found, lines[key[0], DENSE]) for key, found in lines.items()]))
+    lines = grouped([line for line in ledger.lines if line["rows"] == rows], "model", "layers")
+    click.echo(table(header, [row(key, found, lines.get((key[0], DENSE), [])) for key, found in lines.items()]))
 
 
 def known(loaded: LoadedModel, names: Sequence[str], data: Path) -> tuple[Subject, Known]:
@@ -141,15 +140,10 @@ def known(loaded: LoadedModel, names: Sequence[str], data: Path) -> tuple[Subjec
         pixels = read_images(images, 0, images.rows)
         inputs = runner.inputs(pixels)
         rows = LayerInputs(inputs, images.labels, row_digests(pixels), pixels.shape[1:], loaded.classes)
-        logits = logits_of(chain, inputs)
+        logits = chain.known_logits(inputs)
         return Known(rows, logits, predicted_classes(chain.head, logits))
 
     return Subject(loaded, ", ".join(names), chain, rows_of("repair"), rows_of("test")), rows_of("val")
-
-
-def logits_of(chain: Chain, inputs: Any) -> Any:
-    """Logits (n, C) of the model as it is."""
-    return np.concatenate([chain.known_logits(inputs[start : start + 1000]) for start in range(0, len(inputs), 1000)])
 
 
 def repaired(subject: Subject, validation: Known, label: int, rows: int, draw: int) -> dict[str, Any]:

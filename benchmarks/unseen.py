@@ -76,7 +76,7 @@ class Subject:
 
     Attributes:
         loaded: the model.
-        layers: `LAST` or `TAIL`.
+        layers: `LAST` or `TAIL`, or names of others.
         chain: those layers, or others.
         pool: rows that draws are taken from, and that judge where they are not drawn.
         official: test rows.

@@ -304,7 +304,7 @@ class Compute:
         Raises:
             InputError: the weights of a tuning did not stay finite.
         """
-        work = tunings_of(repair, self._tunings, len(tasks), lambda: self._model_ref(model))
+        work = tunings_of(model, repair, self._tunings, len(tasks), lambda: self._model_ref(model))
         yield from self._run_whole(work, tasks)
 
     def run_methods(self, subject: Subject, tasks: Sequence[MethodTask], data: str) -> Iterator[MethodEvent]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster.compute.whole import Whole, this_process
+from cluster.workers.model import ModelHandle
 from cluster.workers.tunings import TuningRunner
 from engine.layers.tail_chain import TailChain
 from engine.problem.crossfit import CrossFit, TuningTask
@@ -29,21 +30,22 @@ class TuningEvent:
 
 
 def tunings_of(
-    repair: CrossFit, runner: TuningRunner, count: int, shipped: Callable[[], Any]
+    model: ModelHandle, repair: CrossFit, runner: TuningRunner, count: int, shipped: Callable[[], Any]
 ) -> Whole[TuningTask, TuningEvent]:
     """How tunings of a repair are run.
 
     Args:
+        model: under repair.
         repair: of whose tunings some are run.
         runner: runs them here.
         count: tasks of them.
         shipped: makes a reference to the model as it travels.
     """
-    job, recipes = repair.job, repair.settings.recipes
+    job, recipes, key = repair.job, repair.settings.recipes, f"{model.key}|{repair.key}"
 
     def here(task: TuningTask) -> TuningEvent:
         begun = time.perf_counter()
-        changes = runner.run(repair.key, job, task, recipes)
+        changes = runner.run(key, job, task, recipes)
         return TuningEvent(task, changes, time.perf_counter() - begun, "process", this_process())
 
     def there(pool: WorkerPool, tasks: Sequence[TuningTask]) -> Iterator[TuningEvent]:
@@ -51,9 +53,9 @@ def tunings_of(
 
         from cluster.workers.pool import Call
 
-        model = shipped() if isinstance(repair.chain, TailChain) else None
+        travelled = shipped() if isinstance(repair.chain, TailChain) else None
         shared = ray.put(job), ray.put(recipes)
-        calls = [Call("run_tuning", (repair.key, shared[0], task, shared[1], model), tag=task) for task in tasks]
+        calls = [Call("run_tuning", (key, shared[0], task, shared[1], travelled), tag=task) for task in tasks]
         for call, (changes, seconds), worker in pool.run(calls, depth=2):
             yield TuningEvent(call.tag, changes, seconds, "worker", pool.worker_name(worker))
 

@@ -320,7 +320,7 @@ def _finish(
         new = mixed_values(repair.chain, changes, found, step)
         patch = tensors_patch({path: repair.chain.values[path] for path in new}, new)
     if repair.chain.offsets is None:
-        notes.append(f"{repair.chain.name} has no bias to fold offsets of labels into: none were searched")
+        notes.append("the last layer has no bias to fold offsets of labels into: none were searched")
     missing = sorted(set(range(repair.chain.classes)) - set(np.flatnonzero(ready.rows.judged).tolist()))
     if missing:
         notes.append(f"no row has label {', '.join(map(str, missing))}: nothing is promised of that")

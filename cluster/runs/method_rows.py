@@ -114,7 +114,7 @@ class Asked(Protocol):
 
     @property
     def chain(self) -> Chain:
-        """Its Dense layers under repair."""
+        """Its layers under repair."""
 
     @property
     def repaired(self) -> tuple[int, ...]:

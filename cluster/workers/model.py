@@ -60,7 +60,7 @@ class ReceivedModel:
         return self._kept.get(self.key, lambda: build_runner(shipped))
 
     def tail_of(self, problem: Problem) -> Tail | None:
-        """What a search needs of the model; None where the last Dense layer is under repair."""
+        """What a search needs of the model; None where Dense layers at its end are under repair."""
         return self.runner.tail if problem.needs_tail else None
 
 
@@ -83,7 +83,7 @@ class ModelHandle:
         return f"{self.loaded.fingerprint}|{self._names}|{self.batch_rows}"
 
     def tail_of(self, problem: Problem) -> Tail | None:
-        """What a search needs of the model; None where the last Dense layer is under repair."""
+        """What a search needs of the model; None where Dense layers at its end are under repair."""
         return self.target.tail if self.target is not None and problem.needs_tail else None
 
     @property

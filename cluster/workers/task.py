@@ -226,7 +226,7 @@ class Model(Protocol):
         """The model in this process; built when it is first needed."""
 
     def tail_of(self, problem: Problem) -> Tail | None:
-        """What a search needs of the model; None where the last Dense layer is under repair."""
+        """What a search needs of the model; None where Dense layers at its end are under repair."""
 
 
 class TaskRunner:

@@ -44,11 +44,12 @@ class MixedLayers:
         """
         chain = self._chain
         first = [_pair(chain.values[path], changes[path]) for path in chain.layers[0].paths]
-        known = {path: chain.turned(path, change) for path, change in changes.items()}
-        behind = tuple(
-            tuple(_pair(chain.turned(path, chain.values[path]), known.get(path)) for path in layer.paths)
-            for layer in chain.layers[1:]
-        )
+
+        def pair(path: str) -> tuple[Any, Any]:
+            change = chain.turned(path, changes[path]) if path in changes else None
+            return _pair(chain.turned(path, chain.values[path]), change)
+
+        behind = tuple(tuple(map(pair, layer.paths)) for layer in chain.layers[1:])
         return behind, tuple(first)
 
     def first(self, inputs: Any, weights: Any) -> Any:

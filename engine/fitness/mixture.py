@@ -40,13 +40,16 @@ LEAST_ROWS = 256
 """Tiles have no fewer rows where a group has so many, but fewer particles: every tile mixes the weights behind the
 first layer anew, which costs as much as their products with some hundred rows (measured at 512 and 1,024 units)."""
 
+MOST_OVER = 8
+"""How much larger than `--tile-bytes` so many rows of one particle may make a tile."""
+
 
 @dataclass(frozen=True, eq=False)
 class MixtureRows:
     """Rows that mixtures are judged on, in groups one after the other: those of a fold are one.
 
     Attributes:
-        inputs: (n, D) float32, of the first layer of the chain.
+        inputs: (n, D) float32, features of the chain.
         labels: (n,) int64.
         group: (n,) int64, ascending; the changes that a row is judged under.
         logits: (n, C) float32, of the model as it is.
@@ -113,7 +116,9 @@ class MixtureFitness:
         """Choose the shapes; nothing is computed on rows yet."""
         self._mixture, self._rows = mixture, rows
         self._chain = mixed_chain(mixture.chain)
-        self._together, self._most = tile_shape(mixture, len(rows.labels), particles, tiling)
+        self._together, self._most = tile_shape(
+            mixture.chain, len(mixture.changes), len(rows.labels), particles, tiling
+        )
         self.tiles = mixture_tiles(mixture, rows.group, particles, tiling)
         self._kept: dict[tuple[int, int], tuple[Any, ...]] = {}
         self._programs: dict[str, Callable[..., Any]] = {}
@@ -255,26 +260,38 @@ def _summed(values: Any, members: Any) -> Any:
     return ops.sum(values[:, None, :] * members[None], axis=2)
 
 
-def tile_shape(mixture: Mixture, rows: int, particles: int, tiling: Tiling) -> tuple[int, int]:
+def tile_shape(chain: Chain, groups: int, rows: int, particles: int, tiling: Tiling) -> tuple[int, int]:
     """Particles and rows of a tile: a pure function of the job and of `tiling`.
 
     Particles of a tile divide those of a swarm, so that a candidate has the same place in it whichever swarms share a
     call.
+
+    Args:
+        chain: whose candidates are judged.
+        groups: of rows, at least one.
+        rows: in all.
+        particles: of the swarm.
+        tiling: as asked for.
     """
-    even = -(-rows // len(mixture.changes) // ROW_STEP) * ROW_STEP
-    values = (tiling.bytes or TILE_BYTES) // 4 // mixture.chain.widest  # of one unit
+    even = -(-max(1, rows) // groups // ROW_STEP) * ROW_STEP
+    places = (tiling.bytes or TILE_BYTES) // 4 // chain.widest  # particles times rows that fit
 
     def together(most: int) -> int:
         return next(count for count in range(max(1, min(particles, most)), 0, -1) if particles % count == 0)
 
-    high = together(tiling.particles or 64)
-    wide = min(even, tiling.rows or max(LEAST_ROWS, values // high // ROW_STEP * ROW_STEP))
-    return high if tiling.particles else together(min(high, values // wide)), wide
+    def fitting(high: int) -> int:
+        return places // high // ROW_STEP * ROW_STEP
+
+    high, least = together(tiling.particles or 64), max(ROW_STEP, min(LEAST_ROWS, fitting(1) * MOST_OVER))
+    wide = min(even, tiling.rows or max(least, fitting(high)))
+    if not tiling.particles:
+        high = together(min(high, places // wide))
+    return high, wide if tiling.rows else min(even, max(wide, fitting(high)))
 
 
 def mixture_tiles(mixture: Mixture, group: Int64, particles: int, tiling: Tiling) -> tuple[Tile, ...]:
     """Tiles of particles and rows (n,), each of one group, rows varying fastest."""
-    together, most = tile_shape(mixture, len(group), particles, tiling)
+    together, most = tile_shape(mixture.chain, len(mixture.changes), len(group), particles, tiling)
     ends = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(group)]
     ranges = [
         (start, min(start + most, stop))

@@ -97,11 +97,6 @@ class DenseChain:
         return self.layers[-1].bias
 
     @property
-    def name(self) -> str:
-        """Of the layer that makes the logits."""
-        return self.layers[-1].name
-
-    @property
     def tuned_layers(self) -> int:
         """Layers that are tuned."""
         return sum(layer.tuned for layer in self.layers)
@@ -125,6 +120,11 @@ class DenseChain:
     def kept_values(self) -> int:
         """Numbers of a row that a search keeps of each tuning: pre-activations of the first layer."""
         return int(self.values[self.layers[0].kernel].shape[1])
+
+    @property
+    def unfolded_bytes(self) -> int:
+        """As of `engine.layers.tail_chain.TailChain`: none."""
+        return 0
 
     def attached(self, tail: Any) -> DenseChain:
         """The chain itself, which needs nothing of the model; see `engine.layers.tail_chain.TailChain.attached`."""

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from engine import backend
-from engine.backend import ops
+from engine.backend import keras, ops
 from engine.core.types import Float32
 from engine.layers.dense_chain import DenseChain, turned
 from engine.layers.flat_weights import FlatWeights
 from engine.layers.head import Head
 from engine.layers.tail import Tail, features_width, unpack
+from engine.models.graph import Step
+from engine.models.weight_paths import layers_below
 
 _BLOCK = 512
 """Rows that pass at once where no more is known of them."""
@@ -27,7 +29,7 @@ _BLOCK = 512
 
 @dataclass(frozen=True, eq=False)
 class TailChain:
-    """Weights of any layers with all that they can change; see `DenseChain`, whose interface it has.
+    """Weights of any layers with all that they can change; it has the interface of `DenseChain`.
 
     It travels without the tail, which is a part of a model: `attached` brings it together with one of the same model.
 
@@ -87,6 +89,11 @@ class TailChain:
         """Numbers of a row that a search keeps of each tuning: none, the features serve all."""
         return 0
 
+    @property
+    def unfolded_bytes(self) -> int:
+        """Of convolutions that run as products, see `engine.layers.tail.Tail`."""
+        return 0 if self.tail is None else self.tail.unfolded_bytes
+
     def turned(self, path: str, value: Float32) -> Float32:
         """The values as they are: only a chain of matrices has use for turned ones."""
         del path
@@ -96,14 +103,18 @@ class TailChain:
         """A function that runs the tail, compiled with XLA unless there are convolutions in it, which the CPU's own
         are quicker at (`engine.backend.tail_program`); norms and attention take up to half the time (measured).
         """
-        steps = self._tail.weights.cut.tail
-        convolves = any("Conv" in type(step.operation).__name__ for step in steps)
+        tail = self._tail
+        assert tail.constants is not None  # made now: they cannot be while a function is traced
+        convolves = any("Conv" in type(layer).__name__ for step in tail.weights.cut.tail for layer in _layers_of(step))
         return backend.tail_program(function) if convolves else _compiled(function)
 
     def logits(self, features: Any, values: Mapping[str, Any]) -> Any:
         """Logits (n, C) of features (n, F) under values by path."""
-        tail = self._tail
-        return tail.logits(features, [values[path] for path in self.tuned], tail.constants)
+        tail, offsets = self._tail, self.offsets
+        logits = tail.logits(features, [values[path] for path in self.tuned], tail.constants)
+        if offsets is None or offsets in self.tuned or offsets not in values:
+            return logits
+        return logits + (values[offsets] - self.values[offsets])
 
     def known_logits(self, features: Float32) -> Float32:
         """Logits (n, C) of features (n, F) under the values as they are."""
@@ -133,6 +144,13 @@ class TailChain:
         tail = self.attached(None).tail
         assert tail is not None
         return tail
+
+
+def _layers_of(step: Step) -> list[Any]:
+    """The layer of a step and those in it."""
+    if not isinstance(step.operation, keras.Layer):
+        return []
+    return [step.operation, *(layer for _, layer in layers_below(step.operation))]
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:

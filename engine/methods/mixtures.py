@@ -151,7 +151,8 @@ def untuned(job: CrossFit) -> tuple[CrossFit, tuple[Changes, ...]]:
     """
     last = last_layer(job)
     if last.chain.offsets is None:
-        raise InputError(f"{last.chain.name} has no bias, expected one that offsets of labels go into")
+        name = dense_of(last.chain).layers[-1].name
+        raise InputError(f"{name} has no bias, expected one that offsets of labels go into")
     nothing = {path: np.zeros((0, *value.shape), np.float32) for path, value in last.chain.values.items()}
     return last, (nothing,) * job.rows.folds
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine import backend
 from engine.core.errors import InputError
-from engine.fitness.mixture import LEAST_ROWS, TILE_BYTES
+from engine.fitness.mixture import tile_shape
 from engine.layers.tail_chain import Chain
 from engine.problem.crossfit import SEARCH_ROWS, CrossFitSettings
 from engine.targets.memory import PROCESS, size_text
@@ -70,17 +70,21 @@ def plan_of(chain: Chain, rows: int, held_out: int, settings: CrossFitSettings) 
     width = chain.width
     recipes, weights = len(settings.recipes), 4 * chain.tuned_values
     tunings = recipes * settings.folds
-    tiles = settings.search.tiling.bytes or TILE_BYTES
-    judged = max(rows, held_out)
+    search, judged = settings.search, max(rows, held_out)
+    searched = min(rows, SEARCH_ROWS)
+    together, wide = tile_shape(chain, settings.folds, searched, search.swarm.num_particles, search.tiling)
     return CrossFitPlan(
         rows=rows + held_out,
         tunings=tunings,
         features=4 * (rows + held_out) * (2 * width + 4 * chain.classes),
         tuning=recipes * (weights * _COPIES + 4 * _SLOPES * BATCH_ROWS * chain.all_values)
-        + 4 * rows * (width + 4 * chain.classes),
+        + 4 * rows * (width + 4 * chain.classes)
+        + chain.unfolded_bytes,
         changes=2 * (tunings + recipes) * weights,
-        search=4 * (min(rows, SEARCH_ROWS) + judged) * (chain.kept_values * (recipes + 1) + width)
-        + 6 * max(tiles, 4 * LEAST_ROWS * chain.widest),
+        search=4 * (searched + judged) * (chain.kept_values * (recipes + 1) + width)
+        + 6 * 4 * together * wide * chain.widest
+        + 2 * together * weights
+        + chain.unfolded_bytes,
         patch=PATCH_BYTES * chain.tuned_values,
     )
 

@@ -22,7 +22,7 @@ from engine.targets.base import Target
 from engine.targets.deep import DeepTarget
 from engine.targets.last_dense import TargetLayer, find_target
 
-STATE = frozenset({"moving_mean", "moving_variance", "mean", "variance", "count"})
+STATE = frozenset({"moving_mean", "moving_variance", "mean", "variance", "count", "vector_u"})
 """Variables that are measured, not learnt."""
 
 ALL = "all"
@@ -102,18 +102,18 @@ def resolve_tuned(
         InputError: as `resolve_target` does; or nothing is named and the last layer is no Dense layer.
     """
     graph, head = headed(graph_of(model), loss, path)
-    wanted = _chosen(model, names, path) if names else {}
+    wanted = _chosen(model, names, path, whole=True)
     try:
-        last: DenseChain | None = chain_of(model, graph, head, path)
-    except InputError:
-        if not names:
-            raise
-        last = None
-    if last is not None and set(wanted) <= set(last.values):
+        last = chain_of(model, graph, head, path)
+    except InputError as error:
+        target = resolve_target(model, loss, classes, path, tuple(wanted)) if names else None
+        if not isinstance(target, DeepTarget):
+            raise error from None
+        return target, tail_chain_of(target.weights, target.tail, classes, None)
+    if set(wanted) <= set(last.values):
         return resolve_chain(model, loss, classes, path, names)
-    whole = [name if name in wanted or name.endswith("/*") else f"{name}/*" for name in names]
-    target = resolve_target(model, loss, classes, path, tuple(_chosen(model, whole, path)))
-    assert isinstance(target, DeepTarget)  # the last Dense layer alone is a chain
+    target = resolve_target(model, loss, classes, path, tuple(wanted))
+    assert isinstance(target, DeepTarget)  # the last Dense layer is a part of the chain
     return target, tail_chain_of(target.weights, target.tail, classes, last)
 
 
@@ -170,8 +170,8 @@ def _activation_name(step: Step) -> str | None:
     return activation_name(operation.activation)
 
 
-def _chosen(model: Any, names: Sequence[str], path: Path) -> dict[str, Any]:
-    """Path and variable of every weight that is asked for, in model order."""
+def _chosen(model: Any, names: Sequence[str], path: Path, *, whole: bool = False) -> dict[str, Any]:
+    """Path and variable of every weight that is asked for, in model order; with biases where layers are meant whole."""
     known = {
         name: variable
         for name, variable in weight_variables(model).items()
@@ -180,7 +180,7 @@ def _chosen(model: Any, names: Sequence[str], path: Path) -> dict[str, Any]:
     chosen: set[str] = set()
     for asked in names:
         layer = _layer_name(model, asked.removesuffix("/*"))
-        everything = asked.endswith("/*")
+        everything = whole or asked.endswith("/*")
         found = [name for name in known if layer in (ALL, name) or name.startswith(f"{layer}/")]
         if layer not in known and not everything:
             found = [name for name in found if not name.rsplit("/", 1)[-1].endswith("bias")]

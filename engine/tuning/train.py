@@ -12,8 +12,8 @@ for stochastic optimization", ICLR 2015, algorithm 1) with Keras' constants; its
 first step to almost 0 at the last, so that a tuning does not depend on which rows came last (measured: more rows right
 out of fold).
 
-While they are tuned kernels are turned, (U, I), and rows are the last axis: a step takes a tenth to a fifth less time
-(measured at 512 to 2,048 inputs).
+While they are tuned, kernels of a chain of Dense layers are turned, (U, I), and rows are the last axis: a step takes a
+tenth to a fifth less time (measured at 512 to 2,048 inputs).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class FoldRows:
     """Rows of cached features, and their folds.
 
     Attributes:
-        inputs: (n, D) float32, of the first layer of the chain.
+        inputs: (n, D) float32, features of the chain.
         labels: (n,) int64.
         fold: (n,) int64, see `engine.tuning.folds.folds_of`.
         data: fingerprint of the rows; keys their order.

@@ -167,17 +167,28 @@ def test_a_candidate_does_not_depend_on_its_company(tiling):
 @given(st.integers(1, 5000), st.integers(1, 200), st.integers(1, 4), st.sampled_from([None, 1, 3, 64]))
 def test_shapes_of_tiles(rows, particles, groups, forced):
     mixture = case("two").mixture
-    some = Mixture(mixture.chain, mixture.changes[:1] * groups, 0.5)
-    together, most = tile_shape(some, rows, particles, Tiling(particles=forced, bytes=200_000))
+    together, most = tile_shape(mixture.chain, groups, rows, particles, Tiling(particles=forced, bytes=200_000))
     assert particles % together == 0
     assert 1 <= together <= min(particles, forced or 64)
     assert most % ROW_STEP == 0
     assert most - ROW_STEP < -(-rows // groups)  # no tile of an even group is half padding
     fits = together * most * mixture.chain.widest * 4 <= 200_000
     assert fits or (most <= LEAST_ROWS and (forced or together == 1))
-    few, fewer = tile_shape(some, rows, particles, Tiling(particles=forced, bytes=2_000))
-    # Wider layers take particles from a tile, but hardly rows: each tile mixes the weights behind the first layer anew.
-    assert few <= together and fewer == min(most, max(LEAST_ROWS, fewer))
+
+
+@pytest.mark.parametrize(
+    ("particles", "size", "shape"),
+    [
+        (32, 6 << 20, (32, 1024)),
+        (32, 64 * 1024, (4, 320)),
+        (37, 64 * 1024, (1, 1024)),
+        (32, 4 * 1024, (1, 256)),
+        (32, 512, (1, 32)),
+    ],
+)
+def test_tiles_hold_fewer_particles_before_fewer_rows(particles, size, shape):
+    """Each mixes the weights behind the first layer anew; where particles are few there is room for more rows."""
+    assert tile_shape(case("two").mixture.chain, 5, 5 * 1024, particles, Tiling(bytes=size)) == shape
 
 
 def test_sizes_of_a_mixture():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,11 +12,16 @@ import pytest
 
 from engine import backend
 from engine.core.errors import InputError
+from engine.fitness.mixture import Mixture, MixtureFitness, MixtureRows
+from engine.fitness.tiling import Tiling
 from engine.layers.dense_chain import DenseChain
 from engine.layers.tail_chain import TailChain, dense_of
 from engine.models.weight_paths import weight_variables
-from engine.targets.resolve import resolve_tuned
-from tests.support.chains import CLASSES, Net, net, random_changes, through_the_tail
+from engine.targets.model_runner import ModelRunner
+from engine.targets.resolve import resolve_target, resolve_tuned
+from engine.tuning.recipes import read_recipes
+from engine.tuning.train import FoldRows, Tuner, TuningJob
+from tests.support.chains import CLASSES, Net, candidates_of, net, random_changes, through_the_tail
 from tests.support.tails import CATEGORICAL
 
 PATH = Path("model.keras")
@@ -81,13 +86,77 @@ def test_rows_that_may_not_stand_behind_one_another() -> None:
 def test_it_travels_without_its_tail() -> None:
     chain = chain_of(net("any, convolution"))
     there = pickle.loads(pickle.dumps(chain))
-    assert there.tail is None and replace(there, tail=chain.tail).tail is chain.tail
+    assert there.tail is None and chain.tail is not None
     assert {path: value.tobytes() for path, value in there.values.items()} == {
         path: value.tobytes() for path, value in chain.values.items()
     }
     assert there.attached(chain.tail).tail is chain.tail and chain.attached(None) is chain
     with pytest.raises(ValueError, match="through the tail of their model, expected it"):
         there.attached(None)
+
+
+def test_a_bias_that_is_not_tuned_takes_offsets() -> None:
+    chain = chain_of(net("any, convolution"))
+    features, offsets = backend.on_device(net("any, convolution").features), np.arange(CLASSES, dtype=np.float32)
+    as_it_is, moved = (
+        np.asarray(chain.logits(features, {**chain.values, "last/bias": chain.values["last/bias"] + more}))
+        for more in (0 * offsets, offsets)
+    )
+    np.testing.assert_allclose(moved - as_it_is, np.broadcast_to(offsets, moved.shape), atol=1e-5)
+
+
+def small(*layers: Any) -> Any:
+    """A model of 4 x 4 places, of which a convolution with strides leaves so few that the next runs as a product."""
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([keras.Input((4, 4, 2)), *layers])
+    model.compile(loss="categorical_crossentropy")
+    return model
+
+
+def test_convolutions_that_run_as_products_behind_what_is_tuned() -> None:
+    """In a process that has not run the tail yet, as a worker: all ways, one after the other, on either backend."""
+    layers = keras.layers
+    model = small(
+        layers.Conv2D(3, 3, 2, padding="same", name="tuned"),
+        layers.Conv2D(3, 3, padding="same", name="product"),
+        *(layers.Flatten(), layers.Dense(CLASSES, "softmax", name="last")),
+    )
+    target, chain = resolve_tuned(model, CATEGORICAL, CLASSES, PATH, ("tuned",))
+    assert chain.unfolded_bytes > 0
+    images = np.random.default_rng(0).normal(size=(40, 4, 4, 2)).astype(np.float32)
+    features, labels = ModelRunner(model, target, path=PATH).inputs(images), np.arange(40) % CLASSES
+    there = pickle.loads(pickle.dumps(chain))
+    logits = chain.known_logits(features)
+
+    def fresh() -> Any:
+        return there.attached(resolve_target(model, CATEGORICAL, CLASSES, PATH, chain.tuned).tail)
+
+    rows = FoldRows(features, labels, np.sort(np.arange(40) % 2), "rows")
+    job = TuningJob(fresh(), rows, (1,), 0)
+    changes = tuple(Tuner(job).run(fold, read_recipes("1:1:epochs=2,4:1:epochs=2")) for fold in range(2))
+    mixture = Mixture(fresh(), changes, 0.5)
+    known = MixtureRows(features, labels, rows.fold, logits, labels == 1, labels == 2)
+    fitness = MixtureFitness(mixture, known, 4, Tiling())
+    candidates = candidates_of(mixture, 4)
+    sums = fitness.evaluate(candidates)
+    assert sums.shape == (4, mixture.sums) and np.isfinite(sums).all()
+    assert (fitness.predict(candidates)[0] == logits.argmax(axis=1)).all()
+
+
+def test_what_compiles_the_tail() -> None:
+    """The CPU's own convolutions, wherever they are; XLA all else."""
+    layers = keras.layers
+    kinds = layers.TimeDistributed(layers.Conv1D(2, 3), name="tuned"), layers.LayerNormalization(name="tuned")
+    convolves, norm = (
+        resolve_tuned(
+            small(kind, layers.Flatten(), layers.Dense(CLASSES, "softmax")), CATEGORICAL, CLASSES, PATH, ("tuned",)
+        )[1]
+        for kind in kinds
+    )
+    compiled = type(backend.compiled(abs))
+    assert isinstance(norm.compiled(abs), compiled)
+    if backend.name == "tensorflow" and not backend.gpu_count():
+        assert not isinstance(convolves.compiled(abs), compiled)
 
 
 def test_dense_layers_at_the_end_stay_matrices() -> None:
@@ -117,5 +186,8 @@ def test_what_is_refused() -> None:
     headless = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="norm")])
     chain = resolve_tuned(headless, CATEGORICAL, 4, PATH, ("norm",))[1]
     assert chain.offsets is None and chain.tuned == ("norm/gamma", "norm/beta")
+    half = keras.layers.Dense(CLASSES, dtype="mixed_float16", name="last")
+    with pytest.raises(InputError, match=r"the logits come from last \(Dense\), expected a Dense layer of float32"):
+        resolve_tuned(small(keras.layers.Flatten(), half), CATEGORICAL, CLASSES, PATH, ("last/kernel",))
     with pytest.raises(InputError, match=r"the logits come from norm \(BatchNormalization\), expected a Dense layer"):
         resolve_tuned(headless, CATEGORICAL, 4, PATH)
