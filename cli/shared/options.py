@@ -83,8 +83,8 @@ def target_layer_option(function: F) -> F:
         callback=lambda _, __, given: tuple(name.strip() for text in given for name in text.split(",") if name.strip()),
         metavar="LAYER",
         help="Layers to repair, by name or number (-1 the last), with commas between; LAYER/WEIGHT is one weight, "
-        "LAYER/* has the biases too, `all` is every layer [default: the last Dense layer; CrossFit, which takes biases "
-        "with a layer: all Dense layers at the end].",
+        "LAYER/* has the biases too, `all` is every layer [default: the last Dense layer; CrossFit: all Dense layers "
+        "at the end, with biases].",
     )(function)
 
 
