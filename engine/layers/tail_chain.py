@@ -72,12 +72,12 @@ class TailChain:
     @property
     def name(self) -> str:
         """Of what is tuned: its layers."""
-        return ", ".join(dict.fromkeys(path.rpartition("/")[0] for path in self.tuned))
+        return ", ".join(self._layers)
 
     @property
     def tuned_layers(self) -> int:
         """Layers whose weights are tuned."""
-        return len({path.rpartition("/")[0] for path in self.tuned})
+        return len(self._layers)
 
     @property
     def tuned_values(self) -> int:
@@ -104,9 +104,10 @@ class TailChain:
         are quicker at (`engine.backend.tail_program`); norms and attention take up to half the time (measured).
         """
         tail = self._tail
-        assert tail.constants is not None  # made now: they cannot be while a function is traced
+        _ = tail.constants  # made now: they cannot be while a function is traced
         convolves = any("Conv" in type(layer).__name__ for step in tail.weights.cut.tail for layer in _layers_of(step))
-        return backend.tail_program(function) if convolves else _compiled(function)
+        compiling: Callable[..., Callable[..., Any]] = backend.tail_program if convolves else backend.compiled
+        return compiling(function)
 
     def logits(self, features: Any, values: Mapping[str, Any]) -> Any:
         """Logits (n, C) of features (n, F) under values by path."""
@@ -140,6 +141,10 @@ class TailChain:
         return turned(ops.reshape(logits, (count, rows, self.classes)))
 
     @property
+    def _layers(self) -> list[str]:
+        return list(dict.fromkeys(path.rpartition("/")[0] for path in self.tuned))
+
+    @property
     def _tail(self) -> Tail:
         tail = self.attached(None).tail
         assert tail is not None
@@ -151,11 +156,6 @@ def _layers_of(step: Step) -> list[Any]:
     if not isinstance(step.operation, keras.Layer):
         return []
     return [step.operation, *(layer for _, layer in layers_below(step.operation))]
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    program: Callable[..., Any] = backend.compiled(function)
-    return program
 
 
 def tail_chain_of(weights: FlatWeights, tail: Tail, classes: int, last: DenseChain | None) -> TailChain:

@@ -83,9 +83,7 @@ def resolve_chain(
     """
     graph, head = headed(graph_of(model), loss, path)
     chain = chain_of(model, graph, head, path, tuple(_chosen(model, names, path)) if names else ())
-    kernels = tuple(layer.kernel for layer in chain.layers if layer.tuned)
-    target = resolve_target(model, loss, classes, path, kernels)
-    return target, chain
+    return _target_of(chain, model, loss, classes, path), chain
 
 
 def resolve_tuned(
@@ -111,10 +109,16 @@ def resolve_tuned(
             raise error from None
         return target, tail_chain_of(target.weights, target.tail, classes, None)
     if set(wanted) <= set(last.values):
-        return resolve_chain(model, loss, classes, path, names)
+        chain = chain_of(model, graph, head, path, tuple(wanted))
+        return _target_of(chain, model, loss, classes, path), chain
     target = resolve_target(model, loss, classes, path, tuple(wanted))
     assert isinstance(target, DeepTarget)  # the last Dense layer is a part of the chain
     return target, tail_chain_of(target.weights, target.tail, classes, last)
+
+
+def _target_of(chain: DenseChain, model: Any, loss: TrainingLoss, classes: int, path: Path) -> Target:
+    kernels = tuple(layer.kernel for layer in chain.layers if layer.tuned)
+    return resolve_target(model, loss, classes, path, kernels)
 
 
 def dense_names(model: Any, numbers: Iterable[int]) -> tuple[str, ...]:
