@@ -18,19 +18,19 @@ from typing import Any
 import click
 import numpy as np
 from common import dataset_option, machine, table
-from ledger import Ledger, Line, grouped, mean_interval, out_option
-from study import FASHION, OFFSET, SIZES, SUBJECTS, TINY_EPOCHS, TINY_OFFSET, TINY_SIZES, Source
+from ledger import Ledger, Line, grouped, out_option, paired_interval
+from study import OFFSET, SIZES, SUBJECTS, TINY_EPOCHS, TINY_OFFSET, TINY_SIZES, Source
 from unseen import Known, Subject, numbers, words
 
+from cluster.workers.task import layer_inputs
 from engine import backend
 from engine.backend import keras
-from engine.core.rng import generator
-from engine.data.image_set import open_image_set, read_images, row_digests
+from engine.data.image_set import open_image_set
 from engine.methods.mixtures import searched, tuned
+from engine.methods.outcome import draw as drawn_rows
 from engine.metrics.requirements import default_promises
 from engine.models.load import LoadedModel, load_model
 from engine.passes.batching import predicted_classes
-from engine.problem.case import LayerInputs
 from engine.problem.crossfit import CrossFitSettings, HeldOutRows, crossfit_of
 from engine.problem.mixed import mixed_values
 from engine.targets.model_runner import ModelRunner
@@ -109,7 +109,6 @@ def main(
         subject = next(subject for subject in SUBJECTS if subject.network == network)
         place = source.place(subject)
         loaded = load_model(place.model)
-        assert subject.data == FASHION
         for layers, names in {DENSE: (), **NETWORKS[network](loaded.model)}.items():
             cells = [(label, draw) for draw in range(draws) for label in labels]
             name = {"model": network, "layers": layers, "rows": rows}
@@ -136,11 +135,8 @@ def known(loaded: LoadedModel, names: Sequence[str], data: Path) -> tuple[Subjec
     runner = ModelRunner(loaded.model, target, path=loaded.path)
 
     def rows_of(name: str) -> Known:
-        images = open_image_set(data / f"{name}.h5")
-        pixels = read_images(images, 0, images.rows)
-        inputs = runner.inputs(pixels)
-        rows = LayerInputs(inputs, images.labels, row_digests(pixels), pixels.shape[1:], loaded.classes)
-        logits = chain.known_logits(inputs)
+        rows = layer_inputs(runner, open_image_set(data / f"{name}.h5"))
+        logits = chain.known_logits(rows.inputs)
         return Known(rows, logits, predicted_classes(chain.head, logits))
 
     return Subject(loaded, ", ".join(names), chain, rows_of("repair"), rows_of("test")), rows_of("val")
@@ -149,8 +145,8 @@ def known(loaded: LoadedModel, names: Sequence[str], data: Path) -> tuple[Subjec
 def repaired(subject: Subject, validation: Known, label: int, rows: int, draw: int) -> dict[str, Any]:
     """What a repair does to the rest of the pool and to test rows."""
     pool = subject.pool
-    total = len(pool.before)
-    drawn = np.sort(generator(draw, pool.rows.fingerprint, -1, "rows of a draw").permutation(total)[:rows])
+    drawn = drawn_rows(pool.rows.labels, rows, draw, pool.rows.fingerprint)
+    assert drawn is not None  # as a number of rows is given
     required = default_promises(None, subject.loaded.classes).limits
     settings = CrossFitSettings()
     begun = time.process_time()
@@ -162,7 +158,7 @@ def repaired(subject: Subject, validation: Known, label: int, rows: int, draw: i
     held_out = HeldOutRows(validation.rows.inputs, validation.rows.labels, validation.logits, validation.before)
     frontier, _ = job.frontier(changes, found, held_out)
     values = mixed_values(job.chain, changes, found, frontier.point.step)
-    rest = np.setdiff1d(np.arange(total), drawn)
+    rest = np.setdiff1d(np.arange(len(pool.before)), drawn)
     return {
         "weights": job.chain.tuned_values,
         "promised": frontier.promised,
@@ -193,13 +189,11 @@ def row(key: tuple[Any, ...], lines: Sequence[Line], dense: Sequence[Line]) -> l
 
 def difference(lines: Sequence[Line], dense: Sequence[Line], name: str) -> str:
     """How much more is gained than by Dense layers alone; each draw counts once, with its mean over labels."""
-    other = {(line["label"], line["draw"]): line["official"][name] for line in dense}
-    pairs = [
-        {"draw": line["draw"], "by": line["official"][name] - other[line["label"], line["draw"]]}
-        for line in lines
-        if (line["label"], line["draw"]) in other
-    ]
-    found = mean_interval([mean(pair["by"] for pair in group) for group in grouped(pairs, "draw").values()])
+
+    def changes(lines: Sequence[Line]) -> dict[tuple[int, int], float]:
+        return {(line["label"], line["draw"]): line["official"][name] for line in lines}
+
+    found = paired_interval(changes(lines), changes(dense))
     return "–" if found is None else f"{found[0]:+.2f} ± {found[1]:.2f}"
 
 

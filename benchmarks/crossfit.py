@@ -5,7 +5,6 @@ python benchmarks/crossfit.py [--model MODEL] [--output FOLDER]
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import click
 import numpy as np
 from common import Aim, machine, model_option, output_option, shipped_images, side_by_side, table, write_aims
 from costs import measure_peak
-from unseen import LAST, TAIL, Subject, drop, others_drop, subjects, words
+from unseen import LAST, TAIL, Subject, drop, mixed_adds, others_drop, subjects, words
 
 from engine import backend
 from engine.backend import keras
@@ -178,9 +177,7 @@ def line(
         *ratios,
         "-" if name == WIDE else str(AIM),
     ]
-    (_, first), *behind = (job.chain.values[layer.kernel].shape for layer in dense_of(job.chain).layers)
-    # As `stages.py` counts: the tunings of the first layer are mixed, and what comes of it passes through the others.
-    of_row = len(settings.recipes) * first + sum(map(math.prod, behind))
+    of_row = mixed_adds(dense_of(job.chain), len(settings.recipes))
     return cells, particles * len(case.rows.labels) * of_row / times["iteration"]
 
 

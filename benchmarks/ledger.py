@@ -70,6 +70,20 @@ def grouped(lines: Iterable[Line], *columns: str) -> dict[tuple[Any, ...], list[
     return dict(sorted(found.items()))
 
 
+def paired_interval(
+    ours: Mapping[tuple[int, int], float], others: Mapping[tuple[int, int], float]
+) -> tuple[float, float] | None:
+    """Mean difference between two ways, by label and draw, and half of its interval; see `mean_interval`.
+
+    Pairs are of one label and draw; where there are several labels each draw counts once, with its mean over them.
+    """
+    by_draw = defaultdict(list)
+    for (label, draw), value in ours.items():
+        if (label, draw) in others:
+            by_draw[draw].append(value - others[label, draw])
+    return mean_interval([mean(differences) for differences in by_draw.values()])
+
+
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Mean of values, and half of the width of its 95 % interval by Student's t; None of fewer than two."""
     if len(values) < 2:

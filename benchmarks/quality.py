@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 from common import dataset_option, machine, model_option, table
-from ledger import Ledger, Line, grouped, mean_interval, out_option, tables_option
+from ledger import Ledger, Line, grouped, out_option, paired_interval, tables_option
 from unseen import (
     LAST,
     TAIL,
@@ -331,17 +331,12 @@ def summary(lines: Sequence[Line], reading: str) -> list[str]:
 
 
 def paired(ours: Sequence[Line], others: Sequence[Line], reading: str) -> tuple[float, float] | None:
-    """Mean difference of the gain on the rest, CrossFit as searched before another, and half of its interval.
+    """Mean difference of the gain on the rest, CrossFit as searched before another, and half of its interval."""
 
-    Pairs are of one label and draw; where there are several labels each draw counts once, with its mean over them.
-    """
-    other = {(line["label"], line["draw"]): line[reading]["rest"]["label"] for line in others}
-    differences = [
-        {"draw": line["draw"], "by": line[FOUND]["rest"]["label"] - other[line["label"], line["draw"]]}
-        for line in ours
-        if (line["label"], line["draw"]) in other
-    ]
-    return mean_interval([mean(pair["by"] for pair in pairs) for pairs in grouped(differences, "draw").values()])
+    def gains(lines: Sequence[Line], reading: str) -> dict[tuple[int, int], float]:
+        return {(line["label"], line["draw"]): line[reading]["rest"]["label"] for line in lines}
+
+    return paired_interval(gains(ours, FOUND), gains(others, reading))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from common import (
 from costs import Peak, Work, measure_peak
 from layers import matrix_values
 from optimize import Stopwatch, time_ray
-from unseen import numbers, offset_option, preprocess_option
+from unseen import mixed_adds, numbers, offset_option, preprocess_option
 
 from cli.main import run
 from engine import backend
@@ -256,8 +256,7 @@ def works_of(ready: Any, iterations: int) -> dict[str, Work]:
 
     fit, repair = ready.fit, ready.repair
     chain, rows = fit.chain, len(fit.rows.labels)
-    shapes = [chain.values[layer.kernel].shape for layer in chain.layers]
-    width, first = shapes[0]
+    width, first = chain.values[chain.layers[0].kernel].shape
     recipes, folds = len(fit.settings.recipes), fit.rows.folds
     test = sum(images.rows for images in repair.held_out.values())
     steps = graph_of(repair.model.model).steps
@@ -267,9 +266,7 @@ def works_of(ready: Any, iterations: int) -> dict[str, Work]:
         if hasattr(step.operation, "trainable_variables")
     )
     pixels, read = math.prod(ready.rows.pooled.shape), sum(images.rows for images in repair.rows)
-    behind = sum(shape[0] * shape[1] for shape in shapes[1:])
-    # A candidate mixes the tunings of the first layer, and passes what comes of it through the others.
-    of_row = recipes * first + behind
+    of_row = mixed_adds(chain, recipes)
     # Pre-activations of the first layer, as it is and of each tuning.
     kept = Work(4 * rows * (width + (recipes + 1) * first), rows * (recipes + 1) * width * first, 0)
     particles = fit.settings.search.swarm.num_particles

@@ -6,6 +6,7 @@ The official test images stand beside it and choose nothing. Features are comput
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +41,14 @@ Images = tuple[Float32, Int64]
 
 BLOCK_ROWS = 1000
 """Rows of one pass from the features on."""
+
+
+def mixed_adds(chain: DenseChain, recipes: int) -> int:
+    """Multiply-adds of a row under a mixture: the tunings of the first layer are mixed, and what comes of it passes
+    through the others.
+    """
+    (_, first), *behind = (chain.values[layer.kernel].shape for layer in chain.layers)
+    return int(recipes * first + sum(map(math.prod, behind)))
 
 
 @dataclass(frozen=True, eq=False)
