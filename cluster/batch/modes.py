@@ -199,6 +199,7 @@ def _opened(
     """Read and check the rows that choose and measure, and open the records."""
     compute.begin()
     handle = compute.handle(batch.model, batch.target)
+    compute.warm_up(handle, batch.validation)
     layer = handle.runner.layer
     kernel = batch.target.kernel
 

@@ -126,6 +126,11 @@ class Compute:
         if self._starting is None and self.options.num_workers and self.options.address is None:
             self._begin()
 
+    def warm_up(self, model: ModelHandle, images: ImageSet) -> None:
+        """Let workers that start or wait get ready for tasks on such images while this process goes on."""
+        if self._starting is not None:
+            self._starting[0].tell("warm_up", self._model_ref(model), images.image_shape)
+
     def resources(self) -> str:
         """What there is to compute with, in words; of workers once they have started."""
         if self._pool is None or self._resources is None:

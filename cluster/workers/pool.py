@@ -107,6 +107,7 @@ class WorkerPool:
         self._waiting = 0
         self._flying: dict[Any, int] = {}
         self._free = set(range(len(self._slots)))
+        self._told: list[Any] = []  # held: of answers that nobody asked for Ray tells where they are errors
         self._alive_at = time.monotonic()
         for slot in self._slots:
             slot.probe = slot.actor.describe.remote()
@@ -175,6 +176,10 @@ class WorkerPool:
                 slot.flying.clear()
             self._flying.clear()
             self._waiting, self._free = 0, set(range(len(self._slots)))
+
+    def tell(self, method: str, *args: Any) -> None:
+        """Call a method on every worker that there is now, and go on; nobody asks what came of it."""
+        self._told = [getattr(slot.actor, method).remote(*args) for slot in self._slots]
 
     def close(self) -> None:
         """End the actors."""

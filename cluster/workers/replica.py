@@ -6,6 +6,7 @@ a cache. So a call may run on any replica, twice, or again after its replica die
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import pickle
@@ -13,6 +14,8 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from cluster.records.checkpoint import Begun
 from cluster.workers.harvest import Harvest, Reaper
@@ -65,6 +68,11 @@ class Replica:
     def describe(self) -> tuple[str, int, str]:
         """Host, process id and kind of hardware."""
         return socket.gethostname(), os.getpid(), backend.hardware_kind()
+
+    def warm_up(self, model: ShippedModel, image_shape: tuple[int, ...]) -> None:
+        """Build a model and compile its passes for such images, so that no task need do it; what fails, fails there."""
+        with contextlib.suppress(Exception):
+            self._model(model).runner.localisation_sums(np.zeros((1, *image_shape), np.float32), np.zeros(1, np.int64))
 
     def run_block(
         self,
