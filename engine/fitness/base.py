@@ -35,20 +35,20 @@ class Resident:
 
     Attributes:
         changes: of candidates (P, K) float32 and `arguments`, what `blocks` takes; for use inside a compiled function.
-        arguments: tensors, all in all of a shape that K and `width` say.
-        width: weights of the changes.
+        arguments: tensors.
+        weights: K; a swarm with fewer is filled up with zeros.
         blocks: of changes and `constants`, inside a compiled function: summed loss and correct rows of blocks of rows,
             (P, b) float32 each, the same bits as in `evaluate`.
         constants: tensors.
-        kinds: first block of negative and of positive rows, and the one behind their last.
+        masks: (2, b) tensor, which blocks are of negative and which of positive rows.
     """
 
     changes: Callable[..., Any]
     arguments: tuple[Any, ...]
-    width: int
+    weights: int
     blocks: Callable[..., tuple[Any, Any]]
     constants: tuple[Any, ...]
-    kinds: tuple[tuple[int, int], ...]
+    masks: Any
 
 
 class Fitness(Protocol):

@@ -30,7 +30,7 @@ from engine.fitness.base import Resident
 from engine.fitness.groups import Grouped, GroupSums, arrange_groups, block_rows, group_sums
 from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.soft import LOWEST, block_sums, soft_changes, soft_sums, untouched_soft
-from engine.fitness.tiling import SUM_ROWS, UNIT_WEIGHTS, Tiling, arrange, bucket, kind_sums, plan_tiles
+from engine.fitness.tiling import SUM_ROWS, UNIT_WEIGHTS, Tiling, arrange, bucket, kind_masks, kind_sums, plan_tiles
 from engine.layers.head import EPSILON, Head, binary_terms
 
 LEAST = np.float32(1e-30)
@@ -44,6 +44,9 @@ UNIT_COUNTS = (1, 3, 6, 8, 9, 10, UNROLLED_UNITS)
 
 TIER_UNITS = (0, 1, 2, 3, 4, 6, 8, 10, UNROLLED_UNITS)
 """How many units programs have in a width and those above it."""
+
+WEIGHT_COUNTS = (4, 8, 16)
+"""Weights that programs of swarms on the device are compiled for; others are filled up to the next one."""
 
 SLABS = 4
 """Slabs of candidates in one call, at most; more gain nothing."""
@@ -104,9 +107,7 @@ class TiledFitness:
         self._groups = [np.stack(list(same)) for _, same in itertools.groupby(groups, len)]
         self.tiles = plan_tiles(particles, len(rows.labels), len(self._units), tiling)
         self._slab = max((stop - start for start, stop in (tile.particles for tile in self.tiles)), default=1)
-        # As products take them: width by width (units, particles, weights), of changes (particles, K + 1).
-        rows_of = (len(weights.old) + 1) * np.arange(self._slab)[:, None]
-        self._places = np.concatenate([(group[:, None, :] + rows_of).ravel() for group in self._groups])
+        self._places = self._places_of(len(weights.old))
         self._changes = np.zeros((SLABS, len(self._places)), dtype=np.float32)
         self._constants: dict[tuple[int, int], tuple[Any, list[Any]]] = {}
         self._programs: dict[tuple[int, int], Callable[..., Any]] = {}
@@ -168,27 +169,37 @@ class TiledFitness:
         if self._wanted is not None:
             blocks = [np.concatenate(parts) for parts in zip(*results, strict=True)]
             return group_sums(self._wanted, kinds, blocks)
-        loss, correct, *missed = (np.concatenate(blocks).astype(np.float64) for blocks in zip(*results, strict=True))
-        sums = kind_sums(loss, correct, kinds, np.sum)
-        for values in missed:
-            sums += kind_sums(values, values, kinds, np.sum)[:2]
-        return np.stack(sums, axis=-1).reshape(-1, self._sums)
+        values = np.stack([np.concatenate(blocks) for blocks in zip(*results, strict=True)], axis=1)
+        sums: Float64 = kind_sums(values.reshape(-1, values.shape[-1]).astype(np.float64), kinds, np)
+        return sums.reshape(-1, self._sums)
 
     @cached_property
     def resident(self) -> Resident | None:
         """See `Fitness`; where a swarm is one tile and changes something, for four sums."""
         if len(self.tiles) != 1 or not len(self._weights.old) or self._sums != 4:
             return None
-        kinds, constants = self._prepared(self.tiles[0].rows)
-        old = self._weights.old.astype(np.float64)
+        masks, constants = self._prepared(self.tiles[0].rows)
+        count = len(self._weights.old)
+        weights = bucket(count, WEIGHT_COUNTS)
+        old = np.zeros(weights)
+        old[:count] = self._weights.old
+        arguments = old, self._places_of(weights).astype(np.int32)
         return Resident(
             changes=_changes,
-            arguments=tuple(map(backend.on_device, (old, self._places.astype(np.int32)))),
-            width=sum(self._widths),
+            arguments=tuple(map(backend.on_device, arguments)),
+            weights=weights,
             blocks=_evaluation(self._head, self._rows.logits.shape[1]),
             constants=tuple(constants),
-            kinds=tuple((kind.start, kind.stop) for kind in kinds),
+            masks=backend.on_device(masks),
         )
+
+    def _places_of(self, weights: int) -> Int64:
+        """Places of a slab's changes (particles, `weights` + 1) as products take them: width by width (units,
+        particles, weights). The last of a row is 0, and fills units up.
+        """
+        rows_of = (weights + 1) * np.arange(self._slab)[:, None]
+        groups = (np.where(group < len(self._weights.old), group, weights) for group in self._groups)
+        return np.concatenate([(group[:, None, :] + rows_of).ravel() for group in groups])
 
     def _prepared(self, rows: tuple[int, int]) -> tuple[Any, list[Any]]:
         prepared = self._constants.get(rows)
@@ -196,9 +207,9 @@ class TiledFitness:
             prepared = self._constants[rows] = self._prepare(slice(*rows))
         return prepared
 
-    def _prepare(self, where: slice) -> tuple[tuple[slice, slice] | Grouped, list[Any]]:
-        """The blocks of negative and positive rows of a tile, or of wanted groups, and its row constants as
-        `_evaluation` takes them.
+    def _prepare(self, where: slice) -> tuple[Bool | Grouped, list[Any]]:
+        """Which blocks of a tile are of negative and positive rows (2, b), or of wanted groups, and its row constants
+        as `_evaluation` takes them.
 
         Rows of a kind are padded to whole blocks, and blocks to a bucket, with rows that count as nothing.
         """
@@ -206,9 +217,10 @@ class TiledFitness:
         labels = self._rows.labels[where]
         negative = self._rows.negative[where]
         rest = _untouched(self._head, logits, labels, self._units[self._units >= 0])
-        kinds: tuple[slice, slice] | Grouped
+        kinds: Bool | Grouped
         if self._wanted is None:
-            kinds, place, size = arrange(negative)
+            slices, place, size = arrange(negative)
+            kinds = kind_masks(slices, size // SUM_ROWS)
         else:
             kinds = arrange_groups(negative, labels, logits.shape[1], self._block)
             place, size = kinds.place, kinds.size
@@ -302,18 +314,18 @@ def _evaluation(
         soft, inputs, table, masks = _known(constants, temperature)
         products = _moved_logits(change, inputs)
         count, size, particles = sum(values.shape[0] for values in inputs), table.shape[1], products[0].shape[1]
-        base, others = ops.split(table, [count], axis=0)
-        largest, remainder, true_score, one = ops.unstack(others, axis=0)
-        true, rivals, firsts, others = ops.split(masks, [count, 2 * count, 3 * count], axis=0)
-        largest_is_first, real_row = ops.unstack(others, axis=0)
+        numbers, known = ops.unstack(table, axis=0), ops.unstack(masks, axis=0)
+        largest, remainder, true_score, one = numbers[count:]
+        largest_is_first, real_row = known[3 * count :]
+        base, true, rivals, firsts = numbers[:count], *(known[kind * count : (kind + 1) * count] for kind in range(3))
         if count <= UNROLLED_UNITS:
             # One expression for each unit; of an axis of units XLA makes slower sums.
             total = largest_of = _itself
             moved = [by_unit for product in products for by_unit in ops.unstack(product, axis=0)]
-            parts = [moved, *(ops.unstack(values, axis=0) for values in (base, true, rivals, firsts))]
+            parts = [moved, base, true, rivals, firsts]
         else:
             total, largest_of = partial(ops.sum, axis=0), partial(ops.max, axis=0)
-            parts = [products, *([ops.expand_dims(values, 1)] for values in (base, true, rivals, firsts))]
+            parts = [products, *([ops.stack(values)[:, None]] for values in (base, true, rivals, firsts))]
         units_of = []
         true_total = true_score
         # The largest scores of the other classes: of those that win a tie with the true one, and of all.
@@ -354,7 +366,8 @@ def _evaluation(
         signed = ops.where(ops.logical_and(correct, real_row), -(loss + LEAST), loss)
         # Without weights there is no particle axis: every candidate is the model as it is.
         signed = backend.once(ops.broadcast_to(signed, (particles, size)), one)
-        sums = block_sums(ops.abs(signed), block), block_sums(ops.cast(signed < 0, "float32"), block)
+        # Its size, without `abs`, which TensorFlow takes 5 ms to give to XLA, as it does each `exp`.
+        sums = block_sums(ops.maximum(signed, -signed), block), block_sums(ops.cast(signed < 0, "float32"), block)
         if temperature is not None:
             # Of padding rows nothing counts; where no weight is searched there is no particle axis.
             changes = [

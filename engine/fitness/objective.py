@@ -48,7 +48,7 @@ def fitness(sums: Float64, negatives: int, positives: int, positive_weight: floa
     Returns:
         (P,) float64; a candidate whose losses are not finite has not a number or zero terms.
     """
-    found: Float64 = worth(sums, negatives, max(positives, 1), positive_weight / max(positives, 1))
+    found: Float64 = worth(sums.T[:4], negatives, max(positives, 1), positive_weight / max(positives, 1))
     return found
 
 
@@ -56,12 +56,13 @@ def worth(sums: Any, negatives: Any, positives: Any, scale: Any, rounded: Callab
     """The formula of `fitness`, operation by operation, of arrays or of tensors.
 
     Args:
-        sums: (P, 4) float64.
+        sums: four of (P,) float64.
         negatives, positives, scale: numbers, of which none is 0 that divides.
         rounded: keeps a compiler from adding to a product before it is rounded.
     """
-    loss_neg, loss_pos = sums[:, 0] / negatives, sums[:, 1] / positives
-    return (sums[:, 2] + 1.0) / (loss_neg + 1.0) + (rounded(scale * sums[:, 3]) + 1.0) / (loss_pos + 1.0)
+    loss_neg, loss_pos, patched, intact = sums
+    loss_neg, loss_pos = loss_neg / negatives, loss_pos / positives
+    return (patched + 1.0) / (loss_neg + 1.0) + (rounded(scale * intact) + 1.0) / (loss_pos + 1.0)
 
 
 def loss_fitness(sums: Float64, positives: int, positive_weight: float) -> Float64:

@@ -90,7 +90,7 @@ class PriorityObjective:
         weighted = [(values * self.weights).sum(axis=2) for values in (loss, right)]
         negatives, positives = (self.weights * self.rows).sum(axis=1)
         scale = self.positive_weight / max(self.positives, 1)
-        found: Float64 = worth(np.concatenate(weighted, axis=1), negatives, positives or 1.0, scale)
+        found: Float64 = worth(np.concatenate(weighted, axis=1).T, negatives, positives or 1.0, scale)
         return found
 
 

@@ -99,40 +99,33 @@ def arrange(negative: Bool) -> tuple[tuple[slice, slice], Int64, int]:
     return (slice(0, first), slice(first, blocks)), place, bucket(blocks) * SUM_ROWS
 
 
-def kind_sums(loss: Any, correct: Any, kinds: Sequence[slice], total: Callable[..., Any]) -> list[Any]:
-    """Sums over the blocks of each kind, in one order whatever computes them.
+def kind_masks(kinds: Sequence[slice], blocks: int) -> Bool:
+    """Which of so many blocks (2, b) are of negative and which of positive rows."""
+    masks = np.zeros((len(kinds), blocks), dtype=np.bool_)
+    for mask, kind in zip(masks, kinds, strict=True):
+        mask[kind] = True
+    return masks
+
+
+def kind_sums(values: Any, masks: Any, ops: Any) -> Any:
+    """Sums over the blocks of each kind, in one order whatever computes them and however many blocks are of a kind.
 
     Args:
-        loss, correct: (.., b) float64, arrays or tensors.
-        kinds: the blocks of negative and of positive rows, see `arrange`.
-        total: sums over an axis of such arrays; whole numbers are the same in any order.
+        values: (m, b) float64, array or tensor.
+        masks: (2, b), see `kind_masks`.
+        ops: NumPy, or `keras.ops` inside a compiled function.
 
     Returns:
-        Arrays (..): loss of negative and of positive rows, correct rows of each.
+        (m, 2).
     """
-
-    def summed(values: Any) -> Any:
-        return _pairwise(values) if values.shape[-1] else total(values, axis=-1)
-
-    return [*(summed(loss[..., kind]) for kind in kinds), *(total(correct[..., kind], axis=-1) for kind in kinds)]
-
-
-def _pairwise(values: Any) -> Any:
-    """Sums over the last axis in NumPy's order: eight sums beside each other, of at most 128 values."""
     width = values.shape[-1]
-    if width > 128:
-        half = width // 16 * 8
-        return _pairwise(values[..., :half]) + _pairwise(values[..., half:])
-    whole = width // 8 * 8
-    lanes = values[..., : 8 if whole else 1]
-    for start in range(8, whole, 8):
-        lanes = lanes + values[..., start : start + 8]
-    while lanes.shape[-1] > 1:
-        lanes = lanes[..., 0::2] + lanes[..., 1::2]
-    total = lanes[..., 0]
-    for place in range(whole or 1, width):
-        total = total + values[..., place]
-    return total
+    levels = max(width - 1, 0).bit_length()
+    # No product with masks, which would carry over what is not finite.
+    sums = ops.pad(ops.where(masks, ops.expand_dims(values, 1), 0.0), ((0, 0), (0, 0), (0, (1 << levels) - width)))
+    for _ in range(levels):
+        first, second = ops.split(sums, 2, axis=-1)
+        sums = first + second
+    return ops.squeeze(sums, -1)
 
 
 def combine(tiles: Sequence[Tile], parts: Sequence[Float64]) -> Float64:

@@ -28,11 +28,11 @@ from engine.fitness.tiling import kind_sums
 from engine.search import swarm
 from engine.search.swarm import SwarmSettings, SwarmState
 
-WORTH_COMPILING = 4000
+WORTH_COMPILING = 1000
 """Iterations on the host in this process after which a program is made for swarms of their shape.
 
-Of processor time, compiling took 0.7 to 1.1 s, and an iteration on the device saved 0.3 ms of 1.2 with 16 weights and
-0.1 to 0.2 of 2.3 with 256 (measured, 100 particles on 1,000 rows).
+A program that was kept takes 0.3 s to make, a new one 0.6, and an iteration on the device saves 0.3 ms of 0.9 where
+three or four swarms share calls on the host, 0.6 of 1.1 of a swarm alone (measured, 100 particles on 1,000 rows).
 """
 
 MOST_ITERATIONS = 16
@@ -53,14 +53,15 @@ _programs: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
 def due(resident: Resident, settings: SwarmSettings, state: SwarmState, swarms: int) -> bool:
     """Whether an iteration of such swarms belongs on the device; where it does not, it counts as one on the host."""
-    key = _key(resident, settings, state)
+    key = _key(resident, settings, len(state.position))
     _seen[key] += swarms
     return _seen[key] > WORTH_COMPILING
 
 
-def _key(resident: Resident, settings: SwarmSettings, state: SwarmState) -> tuple[Any, ...]:
-    shapes = tuple(tuple(constant.shape) for constant in resident.constants)
-    return (resident.blocks, resident.kinds, resident.width, shapes, settings.velocity_floor, state.position.shape)
+def _key(resident: Resident, settings: SwarmSettings, particles: int) -> tuple[Any, ...]:
+    tensors = (*resident.arguments, resident.masks, *resident.constants)
+    shapes = tuple(tuple(tensor.shape) for tensor in tensors)
+    return (resident.blocks, shapes, settings.velocity_floor, particles)
 
 
 @dataclass(frozen=True)
@@ -86,30 +87,38 @@ class ResidentSwarm:
         """Copy a swarm to the device; fitness that stays there is that of an `Objective`."""
         assert isinstance(objective, Objective)
         self._source, self._state = source, state
+        particles, self._weights = state.position.shape
+        filled = resident.weights
         facts = np.array([state.global_fitness, state.since_gain, *best_sums], dtype=np.float64)
-        arrays = (state.position, state.velocity, state.best_position, state.best_fitness, state.global_position, facts)
+        moved = (state.position, state.velocity, state.best_position)
+        arrays = (
+            *(_filled_up(array, filled) for array in moved),
+            state.best_fitness,
+            _filled_up(state.global_position, filled),
+            facts,
+        )
         self._arrays = [backend.on_device(array) for array in arrays]
-        particles = len(state.position)
         positives = max(objective.positives, 1)
         numbers = [-np.inf, settings.attraction, settings.constriction, objective.positive_weight / positives]
         # One for each particle: division by one number for all becomes a product with its inverse.
         counts = np.repeat(np.array([[objective.negatives], [positives]], dtype=np.float64), particles, axis=1)
         bound = np.asarray(state.bound, dtype=np.float64)
+        if bound.ndim:
+            bound = _filled_up(bound, filled)
         # What solves it; without negatives nothing does.
         solved = [objective.negatives or -1, objective.positives]
         self._numbers = [
             backend.on_device(np.asarray(values, dtype=np.float64))
             for values in (numbers, counts, 5.0 * bound, bound / 5.0, solved)
         ]
-        self._others = (*resident.arguments, *resident.constants)
+        self._others = (resident.masks, *resident.arguments, *resident.constants)
         self._ahead: Any = None
-        self._block = max(1, min(MOST_ITERATIONS, DRAWN_BYTES // (16 * max(1, state.position.size))))
-        self._buffers = [np.zeros((self._block, 2, *state.position.shape)) for _ in range(2)]
-        key = (*_key(resident, settings, state), bound.shape)
+        self._block = max(1, min(MOST_ITERATIONS, DRAWN_BYTES // (16 * particles * filled)))
+        self._buffers = [np.zeros((self._block, 2, particles, filled)) for _ in range(2)]
+        self._move = np.zeros((2, particles, self._weights))
+        key = (*_key(resident, settings, particles), bound.shape)
         if key not in _programs:
-            program = _program(
-                resident.changes, resident.blocks, len(resident.arguments), resident.kinds, settings.velocity_floor
-            )
+            program = _program(resident.changes, resident.blocks, len(resident.arguments), settings.velocity_floor)
             example = (self._arrays, self._drawn(1), self._limits(Limits(1, 1)), self._numbers, list(self._others))
             if len(_programs) >= KEPT_PROGRAMS:
                 del _programs[next(iter(_programs))]
@@ -143,14 +152,15 @@ class ResidentSwarm:
 
     def fetched(self) -> SwarmState:
         """The state after the last iteration."""
-        position, velocity, best_position, best_fitness, global_position, _ = map(np.array, self._arrays)
+        position, velocity, best_position, best_fitness, global_position, _ = map(np.asarray, self._arrays)
+        mine = slice(self._weights)
         return replace(
             self._state,
-            position=position,
-            velocity=velocity,
-            best_position=best_position,
-            best_fitness=best_fitness,
-            global_position=global_position,
+            position=position[:, mine].copy(),
+            velocity=velocity[:, mine].copy(),
+            best_position=best_position[:, mine].copy(),
+            best_fitness=best_fitness.copy(),
+            global_position=global_position[mine].copy(),
         )
 
     def _limits(self, limits: Limits) -> Any:
@@ -161,8 +171,26 @@ class ResidentSwarm:
         # Of the two buffers the other one may be read just now; new ones would cost more than drawing.
         self._buffers.reverse()
         for number in range(count):
-            swarm.draw(self._source, self._state.iteration + after + number, self._buffers[0][number])
+            swarm.draw(self._source, self._state.iteration + after + number, self._move)
+            self._buffers[0][number, ..., : self._weights] = self._move
         return backend.lent(self._buffers[0])
+
+
+def _filled_up(values: Float64, weights: int) -> Float64:
+    """Values (.., K) with zeros behind them, as of so many weights."""
+    filled = np.zeros((*values.shape[:-1], weights))
+    filled[..., : values.shape[-1]] = values
+    return filled
+
+
+def _rounded(lowest: Any) -> Callable[[Any], Any]:
+    """What keeps a compiler, which does not know `lowest`, from making one operation of a product and a sum."""
+    return lambda product: _at_least(product, lowest)
+
+
+def _at_least(values: Any, least: Any) -> Any:
+    """In a fraction of the instructions of `maximum`; what is not a number stays."""
+    return ops.where(values < least, least, values)
 
 
 @lru_cache(KEPT_PROGRAMS)
@@ -170,68 +198,63 @@ def _program(
     changes: Callable[..., Any],
     blocks: Callable[..., tuple[Any, Any]],
     arguments: int,
-    kinds: tuple[tuple[int, int], ...],
     velocity_floor: bool,
 ) -> Callable[..., Any]:
     """A block of iterations, compiled: `engine.search.swarm.ask` and `tell` and what a search keeps beside them."""
 
-    def rounded(lowest: Any) -> Callable[[Any], Any]:
-        # A compiler does not know `lowest`, and so cannot make one operation of the product and a sum.
-        return lambda product: at_least(product, lowest)
-
-    def at_least(values: Any, least: Any) -> Any:
-        # A fraction of the instructions of `maximum`; what is not a number stays.
-        return ops.where(values < least, least, values)
-
     def iteration(arrays: Any, drawn: Any, numbers: Any, others: Any) -> tuple[list[Any], Any]:
         position, velocity, best_position, best_fitness, global_position, facts = arrays
         told, counts, top, floor, _ = numbers
-        lowest, attraction, constriction, scale = (told[number] for number in range(4))
+        lowest, attraction, constriction, scale = ops.unstack(told)
+        negatives, positives = ops.unstack(counts)
+        rho1, rho2 = ops.unstack(drawn)
+        masks, *others = others
         (change,) = backend.apart([changes(ops.cast(position, "float32"), *others[:arguments])])
         loss, correct = backend.apart(list(blocks(change, *others[arguments:])))
 
-        loss, correct = ops.cast(loss, "float64"), ops.cast(correct, "float64")
-        sums = ops.stack(kind_sums(loss, correct, [slice(*kind) for kind in kinds], ops.sum), axis=-1)
-        fitness = worth(sums, counts[0], counts[1], scale, rounded(lowest))
-        counted = ops.where(ops.isnan(fitness), lowest, fitness)
+        parts = [kind_sums(ops.cast(values, "float64"), masks, ops) for values in (loss, correct)]
+        sums = ops.concatenate(parts, axis=1)
+        fitness = worth(ops.unstack(sums, axis=1), negatives, positives, scale, _rounded(lowest))
+        counted = ops.where(fitness <= np.inf, fitness, lowest)  # where it is a number
         better = counted > best_fitness
-        best_position = ops.where(better[:, None], position, best_position)
+        best_position = ops.where(ops.expand_dims(better, 1), position, best_position)
         best_fitness = ops.where(better, counted, best_fitness)
         best = ops.max(best_fitness)
         count = best_fitness.shape[0]
         leader = ops.min(ops.where(best_fitness == best, ops.arange(count, dtype="int32"), count - 1))
-        gained = best > facts[0]
+        gained = best > ops.take(facts, 0)
         global_position = ops.where(gained, ops.take(best_position, leader, axis=0), global_position)
         # Where it gains, the leader is a candidate of this iteration.
         news = ops.concatenate([ops.stack([best, ops.zeros_like(best)]), ops.take(sums, leader, axis=0)])
         facts = ops.where(gained, news, facts + ops.cast(ops.arange(FACTS) == 1, "float64"))
 
-        own = rounded(lowest)((best_position - position) * (drawn[0] * attraction))
-        social = rounded(lowest)((global_position - position) * (drawn[1] * attraction))
+        own = _rounded(lowest)((best_position - position) * (rho1 * attraction))
+        social = _rounded(lowest)((global_position - position) * (rho2 * attraction))
         velocity = ((own + velocity) + social) * constriction
         if velocity_floor:
             size = ops.minimum(ops.maximum(ops.abs(velocity), floor), top)
             velocity = ops.where(velocity > 0, size, -size)
         else:
-            velocity = at_least(velocity, -top)
+            velocity = _at_least(velocity, -top)
             velocity = ops.where(velocity > top, top, velocity)
         arrays = [position, velocity, best_position, best_fitness, global_position, facts]
         return arrays, ops.concatenate([fitness, facts])
 
     def run(arrays: Any, drawn: Any, limits: Any, numbers: Any, others: Any) -> tuple[Any, ...]:
-        right = numbers[-1]
+        all_patched, all_intact = ops.unstack(numbers[-1])
+        iterations, without_gain = ops.unstack(limits)
 
         def goes_on(number: Any, over: Any, *_: Any) -> Any:
-            return ops.logical_and(number < limits[0], ops.logical_not(over))
+            return ops.logical_and(number < iterations, ops.logical_not(over))
 
         def step(number: Any, over: Any, rows: Any, position: Any, velocity: Any, *arrays: Any) -> tuple[Any, ...]:
             # Here and not where the velocity is found: compilers would find it twice, for itself and for the sum.
             position = ops.where(number > 0, position + velocity, position)
-            after, row = iteration((position, velocity, *arrays), drawn[number], numbers, others)
-            facts = after[-1]
-            solved = ops.logical_and(facts[4] == right[0], facts[5] == right[1])
-            over = ops.logical_or(solved, facts[1] >= ops.cast(limits[1], "float64"))
-            rows = ops.slice_update(rows, (number, ops.zeros_like(number)), row[None])
+            after, row = iteration((position, velocity, *arrays), ops.take(drawn, number, axis=0), numbers, others)
+            _, since_gain, *_, patched, intact = ops.unstack(after[-1])
+            solved = ops.logical_and(patched == all_patched, intact == all_intact)
+            over = ops.logical_or(solved, since_gain >= ops.cast(without_gain, "float64"))
+            rows = ops.slice_update(rows, (number, ops.zeros_like(number)), ops.expand_dims(row, 0))
             return (number + 1, over, rows, *after)
 
         count, particles = drawn.shape[0], drawn.shape[2]

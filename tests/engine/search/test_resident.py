@@ -7,11 +7,13 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from engine import backend
+from engine.backend import ops
 from engine.core.rng import RngKey
 from engine.fitness.last_dense import TiledFitness
 from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows, Weights
-from engine.fitness.tiling import Tiling, kind_sums
+from engine.fitness.tiling import Tiling, kind_masks, kind_sums
 from engine.layers.head import Head
 from engine.layers.weight_stats import WeightStats
 from engine.search import loop as search
@@ -165,11 +167,35 @@ def test_only_whole_swarms_stay() -> None:
     assert TiledFitness(HEAD, rows, nothing, 12, Tiling()).resident is None
 
 
-@pytest.mark.parametrize("width", [1, 2, 7, 8, 9, 40, 128, 129, 288])
-def test_sums_are_in_the_order_of_numpy(width: int) -> None:
-    values = np.exp(np.random.default_rng(width).normal(0, 12, (2, 9, width + 3)))
-    kinds = [slice(0, 3), slice(3, width + 3)]
-    expected = [values[..., kind].sum(axis=-1) for kind in kinds] * 2
-    for found, right in zip(kind_sums(values, values, kinds, np.sum), expected, strict=True):
-        np.testing.assert_array_equal(found, right)
-    assert kind_sums(values, values, [slice(0, 0), slice(0, 1)], np.sum)[0].tolist() == [[0.0] * 9] * 2
+@pytest.mark.parametrize("width", [1, 2, 3, 7, 30, 64, 65])
+def test_sums_of_blocks_have_one_order(width: int) -> None:
+    """Alike in NumPy and in a program, whichever blocks are of a kind, and none beside is counted."""
+    rng = np.random.default_rng(width)
+    values = np.exp(rng.normal(0, 12, (9, width)))
+    program = backend.compiled(lambda *arguments: kind_sums(*arguments, ops))
+    for negative in {0, 1, width // 2, width}:
+        values[:, :negative] *= np.where(negative % 2, np.inf, 1)
+        masks = kind_masks([slice(0, negative), slice(negative, width)], width)
+        found = kind_sums(values, masks, np)
+        there = np.asarray(program(backend.on_device(values), backend.on_device(masks)))
+        np.testing.assert_array_equal(found, there)
+        expected = np.stack([values[:, mask].sum(axis=1) for mask in masks], axis=1)
+        np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize(("units", "weights"), [(1, 3), (3, 5), (6, 8), (8, 17), (10, 40)])
+def test_sizes_of_real_searches(units: int, weights: int) -> None:
+    """A thousand rows, which compilers may treat in another way than a hundred."""
+    place = np.arange(weights)
+    searched = Weights(place % 40, place % units, np.linspace(-0.3, 0.3, weights).astype(np.float32))
+    check(Case(rows_of(900, 10, 40), searched, settings_of(100, 12)))
+
+
+def test_swarms_of_other_sizes_share_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither how many rows are negative nor how many weights are searched makes another."""
+    monkeypatch.setattr(resident, "_programs", {})
+    for count, negatives in ((5, 0.2), (6, 0.5), (8, 0.8)):
+        place = np.arange(count)
+        searched = Weights(place, place % 2, np.zeros(count, np.float32))
+        check(Case(rows_of(100, 4, 8, negatives=negatives), searched, settings_of()))
+    assert len(resident._programs) == 1
