@@ -114,6 +114,15 @@ def test_memory_that_a_worker_misses_is_told(pool: WorkerPool) -> None:
         list(pool.run([Call("fill", ())]))
 
 
+def test_what_workers_are_told_beside_calls_harms_none(pool: WorkerPool, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nobody asks for the answer, nor for the error; who dies of it is replaced."""
+    for method, args in (("double", (3,)), ("refuse", (3,)), ("die", ())):
+        pool.tell(method, *args)
+        answers = [value for _, value, _ in pool.run([Call("double", (i,), tag=i) for i in range(6)])]
+        assert sorted(answers) == [0, 2, 4, 6, 8, 10]
+    assert "expected something" not in capfd.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_call_that_always_kills_its_worker_ends(pool: WorkerPool) -> None:
     with pytest.raises(WorkerError) as ended:
