@@ -314,23 +314,20 @@ def _evaluation(
         soft, inputs, table, masks = _known(constants, temperature)
         products = _moved_logits(change, inputs)
         count, size, particles = sum(values.shape[0] for values in inputs), table.shape[1], products[0].shape[1]
-        numbers, known = ops.unstack(table, axis=0), ops.unstack(masks, axis=0)
-        largest, remainder, true_score, one = numbers[count:]
-        largest_is_first, real_row = known[3 * count :]
-        base, true, rivals, firsts = numbers[:count], *(known[kind * count : (kind + 1) * count] for kind in range(3))
-        if count <= UNROLLED_UNITS:
-            # One expression for each unit; of an axis of units XLA makes slower sums.
+        # One expression for each unit; of an axis of units XLA makes slower sums.
+        unrolled = count <= UNROLLED_UNITS
+        (base,), (largest, remainder, true_score, one) = _by_unit(table, 1, count, unrolled)
+        kinds, (largest_is_first, real_row) = _by_unit(masks, 3, count, unrolled)
+        if unrolled:
             total = largest_of = _itself
-            moved = [by_unit for product in products for by_unit in ops.unstack(product, axis=0)]
-            parts = [moved, base, true, rivals, firsts]
+            products = [by_unit for product in products for by_unit in ops.unstack(product, axis=0)]
         else:
             total, largest_of = partial(ops.sum, axis=0), partial(ops.max, axis=0)
-            parts = [products, *([ops.stack(values)[:, None]] for values in (base, true, rivals, firsts))]
         units_of = []
         true_total = true_score
         # The largest scores of the other classes: of those that win a tie with the true one, and of all.
         ahead, largest_rival = ops.where(largest_is_first, largest, -math.inf), largest
-        for moved_by, start, is_true, is_rival, is_first in zip(*parts, strict=True):
+        for moved_by, start, is_true, is_rival, is_first in zip(products, base, *kinds, strict=True):
             logits = moved_by + start
             score = head.scores(logits)
             true_total = true_total + total(ops.where(is_true, score, 0.0))
@@ -388,6 +385,18 @@ def _known(constants: Sequence[Any], temperature: float | None) -> tuple[Sequenc
     """The constants of a tile: what soft changes need, inputs, numbers and masks."""
     first = 0 if temperature is None else 2
     return constants[:first], constants[first:-2], constants[-2], constants[-1]
+
+
+def _by_unit(table: Any, kinds: int, count: int, unrolled: bool) -> tuple[list[Any], Any]:
+    """Of a table (kinds * count + m, n) what belongs to the units, by kind, and the m rows (n,) behind.
+
+    Unrolled, a kind is `count` rows (n,), which are taken apart in one operation; else one array (count, 1, n).
+    """
+    if unrolled:
+        rows = ops.unstack(table, axis=0)
+        return [rows[kind * count : (kind + 1) * count] for kind in range(kinds)], rows[kinds * count :]
+    *parts, others = ops.split(table, [count * (kind + 1) for kind in range(kinds)], axis=0)
+    return [[ops.expand_dims(part, 1)] for part in parts], ops.unstack(others, axis=0)
 
 
 def _itself(values: Any) -> Any:

@@ -28,10 +28,10 @@ from engine.fitness.tiling import kind_sums
 from engine.search import swarm
 from engine.search.swarm import SwarmSettings, SwarmState
 
-WORTH_COMPILING = 1000
+WORTH_COMPILING = 700
 """Iterations on the host in this process after which a program is made for swarms of their shape.
 
-A program that was kept takes 0.3 s to make, a new one 0.6, and an iteration on the device saves 0.3 ms of 0.9 where
+A program that was kept takes 0.2 s to make, a new one 0.5, and an iteration on the device saves 0.3 ms of 0.9 where
 three or four swarms share calls on the host, 0.6 of 1.1 of a swarm alone (measured, 100 particles on 1,000 rows).
 """
 
