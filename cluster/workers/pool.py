@@ -107,7 +107,6 @@ class WorkerPool:
         self._waiting = 0
         self._flying: dict[Any, int] = {}
         self._free = set(range(len(self._slots)))
-        self._told: list[Any] = []  # held: of answers that nobody asked for Ray tells where they are errors
         self._alive_at = time.monotonic()
         for slot in self._slots:
             slot.probe = slot.actor.describe.remote()
@@ -178,8 +177,9 @@ class WorkerPool:
             self._waiting, self._free = 0, set(range(len(self._slots)))
 
     def tell(self, method: str, *args: Any) -> None:
-        """Call a method on every worker that there is now, and go on; nobody asks what came of it."""
-        self._told = [getattr(slot.actor, method).remote(*args) for slot in self._slots]
+        """Call a method that raises nothing on every worker of now, and go on; nobody asks what came of it."""
+        for slot in self._slots:
+            getattr(slot.actor, method).remote(*args)
 
     def close(self) -> None:
         """End the actors."""
