@@ -106,6 +106,9 @@ def waiting_replica(seconds: Sequence[float], answers: Any, kind: str) -> type[R
         def describe(self) -> tuple[str, int, str]:
             return socket.gethostname(), os.getpid(), kind
 
+        def warm_up(self, *_: Any) -> None:
+            """There is nothing to get ready."""
+
         def run_tasks(self, model: Any, base: Any, judge: Any, tasks: bytes, *rest: Any) -> Any:
             numbers = [int(number) for number in re.findall(rb"chunk(\d+)-label\d+\+", tasks)]
             self._answers = self._answers or ray.get(answers)
