@@ -13,6 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+if importlib.util.find_spec("triton"):
+    import triton  # noqa: F401 - of PyTorch: loaded behind TensorFlow, its copy of LLVM ends the process
+
 import click
 import numpy as np
 import pyarrow as pa
