@@ -30,7 +30,17 @@ from engine.fitness.base import Resident
 from engine.fitness.groups import Grouped, GroupSums, arrange_groups, block_rows, group_sums
 from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.soft import LOWEST, block_sums, soft_changes, soft_sums, untouched_soft
-from engine.fitness.tiling import SUM_ROWS, UNIT_WEIGHTS, Tiling, arrange, bucket, kind_masks, kind_sums, plan_tiles
+from engine.fitness.tiling import (
+    SUM_ROWS,
+    UNIT_WEIGHTS,
+    Tiling,
+    arrange,
+    bucket,
+    filled_up,
+    kind_masks,
+    kind_sums,
+    plan_tiles,
+)
 from engine.layers.head import EPSILON, Head, binary_terms
 
 LEAST = np.float32(1e-30)
@@ -179,11 +189,9 @@ class TiledFitness:
         if len(self.tiles) != 1 or not len(self._weights.old) or self._sums != 4:
             return None
         masks, constants = self._prepared(self.tiles[0].rows)
-        count = len(self._weights.old)
-        weights = bucket(count, WEIGHT_COUNTS)
-        old = np.zeros(weights)
-        old[:count] = self._weights.old
-        arguments = old, self._places_of(weights).astype(np.int32)
+        old = self._weights.old.astype(np.float64)
+        weights = bucket(len(old), WEIGHT_COUNTS)
+        arguments = filled_up(old, weights), self._places_of(weights).astype(np.int32)
         return Resident(
             changes=_changes,
             arguments=tuple(map(backend.on_device, arguments)),

@@ -48,6 +48,13 @@ def bucket(count: int, steps: Sequence[int] = ()) -> int:
     return -(-count // step) * step
 
 
+def filled_up(values: Float64, count: int) -> Float64:
+    """Values (.., K) with zeros behind them, (.., count)."""
+    filled = np.zeros((*values.shape[:-1], count))
+    filled[..., : values.shape[-1]] = values
+    return filled
+
+
 def plan_tiles(particles: int, rows: int, units: int, tiling: Tiling) -> tuple[Tile, ...]:
     """Cut P x n into tiles, rows varying fastest: a pure function of the job and of `tiling`."""
     high, wide = tile_shape(particles, units, tiling)

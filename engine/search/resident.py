@@ -4,7 +4,7 @@ The same bits as `engine.search.swarm`, on any backend: float64 operations one b
 and the fitness by the formula that evaluates candidates anyway, compiled by itself. The host reads one short row of
 each iteration when a block has ended.
 
-Compiling takes as long as thousands of iterations save, so that programs are made for shapes that are searched for
+Compiling takes as long as hundreds of iterations save, so that programs are made for shapes that are searched for
 long; a search may change over in any iteration.
 """
 
@@ -24,7 +24,7 @@ from engine.core.rng import RngKey
 from engine.core.types import Float64
 from engine.fitness.base import Goal, Resident
 from engine.fitness.objective import Objective, worth
-from engine.fitness.tiling import kind_sums
+from engine.fitness.tiling import filled_up, kind_sums
 from engine.search import swarm
 from engine.search.swarm import SwarmSettings, SwarmState
 
@@ -45,7 +45,7 @@ FACTS = 6
 """Global fitness, since_gain, and the sums of the best candidate."""
 
 KEPT_PROGRAMS = 16
-"""They are of certain numbers of rows: of a batch of many chunks few are used again."""
+"""Six serve a batch of ten chunks of 1,000 rows; of chunks of many sizes few are used again."""
 
 _seen: Counter[tuple[Any, ...]] = Counter()
 _programs: dict[tuple[Any, ...], Callable[..., Any]] = {}
@@ -92,9 +92,9 @@ class ResidentSwarm:
         facts = np.array([state.global_fitness, state.since_gain, *best_sums], dtype=np.float64)
         moved = (state.position, state.velocity, state.best_position)
         arrays = (
-            *(_filled_up(array, filled) for array in moved),
+            *(filled_up(array, filled) for array in moved),
             state.best_fitness,
-            _filled_up(state.global_position, filled),
+            filled_up(state.global_position, filled),
             facts,
         )
         self._arrays = [backend.on_device(array) for array in arrays]
@@ -104,7 +104,7 @@ class ResidentSwarm:
         counts = np.repeat(np.array([[objective.negatives], [positives]], dtype=np.float64), particles, axis=1)
         bound = np.asarray(state.bound, dtype=np.float64)
         if bound.ndim:
-            bound = _filled_up(bound, filled)
+            bound = filled_up(bound, filled)
         # What solves it; without negatives nothing does.
         solved = [objective.negatives or -1, objective.positives]
         self._numbers = [
@@ -174,13 +174,6 @@ class ResidentSwarm:
             swarm.draw(self._source, self._state.iteration + after + number, self._move)
             self._buffers[0][number, ..., : self._weights] = self._move
         return backend.lent(self._buffers[0])
-
-
-def _filled_up(values: Float64, weights: int) -> Float64:
-    """Values (.., K) with zeros behind them, as of so many weights."""
-    filled = np.zeros((*values.shape[:-1], weights))
-    filled[..., : values.shape[-1]] = values
-    return filled
 
 
 def _rounded(lowest: Any) -> Callable[[Any], Any]:
