@@ -48,7 +48,7 @@ from engine.models.graph import Step
 from engine.models.load import load_model
 from engine.models.loss import TrainingLoss
 from engine.models.weight_paths import weight_variables
-from engine.targets.deep import DeepTarget
+from engine.targets.base import Target
 from engine.targets.model_runner import ModelRunner
 from engine.targets.resolve import resolve_target
 
@@ -170,7 +170,7 @@ class Job:
         model, loss: of it.
     """
 
-    target: DeepTarget
+    target: Target
     tail: Tail
     images: Float32
     rows: SearchRows
@@ -261,7 +261,7 @@ def measure(name: str, place: Place, model_path: Path, weights: int, rounds: int
     )
     counts = {"slow": len(expected), "in place": len(job.candidates), "here": len(job.candidates)}
     seconds = {way: times[way] / counts[way] for way in times}
-    holder = job.target.weights.cut.tail[0]
+    holder = job.tail.cut.tail[0]
     found = []
     for way, took in seconds.items():
         route = here._route if way == "here" else None
@@ -299,7 +299,7 @@ def make_job(place: Place, model_path: Path, weights: int) -> Job:
         model, loss, path, name = NETWORKS[place.network](), LOSS, Path(place.network), place.layer
         draw_weights(model)
     target = resolve_target(model, loss, 10, path, [name])
-    assert isinstance(target, DeepTarget)
+    assert target.tail is not None
     runner = ModelRunner(model, target)
     features, logits = runner.features(images)
     rng = np.random.default_rng(0)
@@ -332,7 +332,7 @@ def by_model(job: Job) -> Callable[[], Float64]:
     model.compile(loss=job.loss, metrics=["accuracy"])
     one_hot = np.eye(10, dtype=np.float32)[job.rows.labels]
     sets = [(job.images[part], one_hot[part]) for part in (job.rows.negative, ~job.rows.negative)]
-    variable = job.target.weights.variables[0]
+    variable = job.tail.variables[0]
     position = [id(weight) for weight in model.weights].index(id(variable))
 
     def evaluate() -> Float64:
@@ -365,7 +365,7 @@ def check(name: str, sums: Float64, right: Float64) -> None:
 
 def needed(job: Job, fitness: TailFitness, route: Route | None) -> Work:
     """Multiply-adds of one candidate; bytes of all: what is kept and the weights of the tail, read once."""
-    rows, cut = len(job.rows.labels), job.target.weights.cut
+    rows, cut = len(job.rows.labels), job.tail.cut
     steps: Sequence[Step] = cut.tail if route is None else route.rest
     adds = sum(multiply_adds(step, job.tail) for step in steps)
     if route is not None:

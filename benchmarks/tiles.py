@@ -26,7 +26,6 @@ from engine.models.load import load_model
 from engine.problem.problem import prepare, problem_of
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
-from engine.targets.deep import DeepTarget
 from engine.targets.model_runner import ModelRunner
 from engine.targets.resolve import resolve_target
 
@@ -62,7 +61,7 @@ def main(
     click.echo(line)
     loaded = load_model(model_path)
     target = resolve_target(loaded.model, loaded.loss, loaded.classes, loaded.path, [layer])
-    assert isinstance(target, DeepTarget)
+    assert target.tail is not None
     images, labels = shipped_images(rows)
     features, logits = ModelRunner(loaded.model, target).features(images)
     rng = np.random.default_rng(0)

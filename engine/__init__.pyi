@@ -40,8 +40,7 @@ from .search.loop import SearchSettings, SearchState, advance
 from .search.random_search import RandomSettings
 from .search.swarm import SwarmSettings, SwarmState
 from .targets.base import Target
-from .targets.deep import DeepTarget
-from .targets.last_dense import TargetLayer, find_target
+from .targets.last_dense import find_target
 from .targets.memory import Plan, SearchSize, check_plan
 from .targets.model_runner import ModelRunner
 from .targets.resolve import resolve_chain, resolve_target
@@ -53,7 +52,6 @@ __all__ = [
     "CrossFit",
     "CrossFitSettings",
     "Dataset",
-    "DeepTarget",
     "DenseChain",
     "DifferentialSettings",
     "Fitness",
@@ -89,7 +87,6 @@ __all__ = [
     "SwarmState",
     "TailFitness",
     "Target",
-    "TargetLayer",
     "TiledFitness",
     "Tiling",
     "Verdict",

@@ -20,7 +20,8 @@ from engine.datasets.fashion_mnist import read_split
 from engine.fitness.rows import SearchRows, Weights
 from engine.models.load import load_model
 from engine.models.loss import TrainingLoss
-from engine.targets.last_dense import TargetLayer, find_target
+from engine.targets.base import Target
+from engine.targets.last_dense import find_target
 from engine.targets.model_runner import ModelRunner
 
 # A suite that was started in the background ignores Ctrl-C, and so would the commands that its tests interrupt.
@@ -91,7 +92,7 @@ class Subject:
     """
 
     model: Any
-    target: TargetLayer
+    target: Target
     loss: TrainingLoss
     images: np.ndarray
     labels: np.ndarray

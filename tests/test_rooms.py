@@ -39,7 +39,7 @@ def test_the_code_keeps_them(copied: Path) -> None:
         ("engine/core/files.py", "from engine.data import chunks", "Rooms of the engine"),
         ("engine/search/swarm.py", "from engine.targets.base import Target", "Rooms of the engine"),
         ("engine/search/loop.py", "import ray", "The engine knows no Ray and no click"),
-        ("cluster/runs/optimize.py", "from engine.targets.deep import DeepTarget", "One kind of target"),
+        ("cluster/runs/optimize.py", "from engine.targets.last_dense import find_target", "One kind of target"),
         ("engine/problem/case.py", "from cluster.workers import lru", "Packages: imports go down"),
         ("cluster/records/rows.py", "from cluster.runs import reports", "Rooms of the cluster"),
         ("cluster/workers/pool.py", "import cli.main", "Packages: imports go down"),

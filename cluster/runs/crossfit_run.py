@@ -53,7 +53,7 @@ from engine.models.load import load_model
 from engine.patches.arrow import write_patch
 from engine.patches.patch import NO_CHANGE, Patch, tensors_patch
 from engine.problem.crossfit import CrossFit, TuningTask, joined_changes
-from engine.problem.mixed import MixturePlaces, mixed_values
+from engine.problem.mixed import mixed_values, mixture_space
 from engine.tuning.train import Changes
 
 
@@ -229,7 +229,7 @@ def tune_part(
 def _opened(ready: ReadyRepair, records: RunRecords, on_jobs: OnJobs | None) -> Ledger:
     """The books of a repair, with the chunks that could not be read."""
     repair = ready.repair
-    ledger = Ledger(records, MixturePlaces(len(ready.fit.settings.recipes), repair.chain), on_jobs)
+    ledger = Ledger(records, mixture_space(len(ready.fit.settings.recipes), repair.chain), on_jobs)
     for folder, note in ready.rows.unreadable.items():
         job = SearchJob(f"chunk{folder.name}", repair.settings.search, repair.seeds[0])
         ledger.fail(1, folder, repair.label, [job], note)
@@ -293,7 +293,7 @@ def _search(
     settings = repair.settings.search
     validation = ready.rows.validation
     case, problem = fit.case(changes, settings, 0 if validation is None else len(validation.labels))
-    naming = MixturePlaces(len(fit.settings.recipes), repair.chain)
+    naming = mixture_space(len(fit.settings.recipes), repair.chain)
     places = PatchPlaces.of(case.index, naming.patch(case.index, case.weights.old, case.weights.old), naming.shapes)
     mixed = ReadyCase(case, problem, repair.folder, places)
     name = f"crossfit-{fit.data[:12]}-{'+'.join(map(str, fit.repaired))}"

@@ -25,8 +25,8 @@ from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.soft import soft_of
 from engine.fitness.tiling import SUM_ROWS, UNIT_WEIGHTS, Tile, Tiling, arrange, bucket, even, one_ahead, plan_tiles
 from engine.layers import touched
-from engine.layers.flat_weights import FlatWeights
 from engine.layers.head import row_losses
+from engine.layers.space import Space
 from engine.layers.tail import Tail, unpack
 from engine.layers.touched import Route
 from engine.models.graph import GraphCut
@@ -192,8 +192,8 @@ class TailFitness:
         self._old = weights.old
         self._flat = np.ascontiguousarray(kernel[:, 0])
         self._route = plan_short(tail, weights.feature)
-        self._groups = None if self._route is None else group_weights(self._route, tail.weights, weights.feature)
-        per_row = held_bytes(tail.weights.cut, self._route, self._groups)
+        self._groups = None if self._route is None else group_weights(self._route, tail.space, weights.feature)
+        per_row = held_bytes(tail.cut, self._route, self._groups)
         self.shapes = plan_shapes(per_row, self._route, tail.folds, len(rows.labels), particles, tiling)
         self.tiles = self.shapes.cut(particles, len(rows.labels))
         self._classes = rows.logits.shape[1]
@@ -280,7 +280,7 @@ class TailFitness:
 
     def _base(self, features: Float32) -> tuple[Any, ...]:
         """What does not depend on the candidate, on the short way, of features (n, F)."""
-        route, groups, cut = self._route, self._groups, self._tail.weights.cut
+        route, groups, cut = self._route, self._groups, self._tail.cut
         assert route is not None and groups is not None
         kept = kept_cut(cut, route)
 
@@ -307,7 +307,7 @@ class TailFitness:
         self, change: Any, labels: Any, real: Any, flat: Any, reads: Any, before: Any, start: Any, *others: Any
     ) -> tuple[Any, ...]:
         """Sums of a slab: changes (U, h, w) by unit, what they multiply (U, w, n S), pre-activations (U, n S)."""
-        route, groups, cut = self._route, self._groups, self._tail.weights.cut
+        route, groups, cut = self._route, self._groups, self._tail.cut
         assert route is not None and groups is not None
         kept = kept_cut(cut, route)
         shared = dict(zip(kept, others[: len(kept)], strict=True))
@@ -332,7 +332,7 @@ class TailFitness:
         self, candidates: Any, labels: Any, real: Any, flat: Any, features: Any, *constants: Any
     ) -> tuple[Any, ...]:
         """Sums of a slab, given the candidates (h, K)."""
-        cut = self._tail.weights.cut
+        cut = self._tail.cut
         count = candidates.shape[0]
         places = ops.convert_to_tensor(self._places[:, None].astype(np.int32))
         weights = [self._tail.parts(ops.scatter_update(flat, places, candidates[number])) for number in range(count)]
@@ -344,7 +344,7 @@ class TailFitness:
         `misses` also 1 / (loss + 1) of wrong rows; of soft changes and their squares, where those are wanted: then
         `real`, which rows count, has soft correctness as it is below it.
         """
-        head, wanted = self._tail.weights.head, self._wanted
+        head, wanted = self._tail.head, self._wanted
         rows = labels.shape[0]
         soft = wanted is not None and wanted.soft > 0
         real, *before = ops.unstack(real, axis=0) if soft else (real,)
@@ -371,11 +371,11 @@ class TailFitness:
         return tuple(ops.sum(ops.reshape(each, blocks), axis=-1) for each in values)
 
 
-def group_weights(route: Route, weights: FlatWeights, places: Int64) -> Groups:
+def group_weights(route: Route, space: Space, places: Int64) -> Groups:
     """Group weights at places (K,) of the flat vector."""
-    part = weights.part(places)
-    within = places - weights.offsets[part]
-    is_kernel = np.array([path.endswith("/kernel") for path in weights.paths])[part]
+    part = space.part(places)
+    within = places - space.offsets[part]
+    is_kernel = np.array([path.endswith("/kernel") for path in space.paths])[part]
     unit = np.where(is_kernel, route.family.units(route.first.operation, within), within)
     units = np.unique(unit)
     members = [np.flatnonzero(unit == unit_number) for unit_number in units]
@@ -390,11 +390,10 @@ def group_weights(route: Route, weights: FlatWeights, places: Int64) -> Groups:
 
 def plan_short(tail: Tail, places: Int64) -> Route | None:
     """The short way for changes at these places (K,) of the flat vector, or None."""
-    weights = tail.weights
-    touched_parts = sorted(set(weights.part(places).tolist()))
+    touched_parts = sorted(set(tail.space.part(places).tolist()))
     if not touched_parts or not tail.folds:
         return None
-    return touched.plan_route(weights.cut, [weights.variables[number] for number in touched_parts])
+    return touched.plan_route(tail.cut, [tail.variables[number] for number in touched_parts])
 
 
 def _last(rank: int) -> tuple[int, ...]:

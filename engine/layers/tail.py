@@ -14,7 +14,8 @@ from typing import Any
 from engine import backend
 from engine.backend import keras, ops
 from engine.layers import conv_like
-from engine.layers.flat_weights import FlatWeights
+from engine.layers.head import Head
+from engine.layers.space import Space
 from engine.models.graph import GraphCut, Step, run
 
 
@@ -42,26 +43,33 @@ def features_width(cut: GraphCut) -> int:
 
 
 class Tail:
-    """The tail as functions to be traced."""
+    """The tail as functions to be traced.
 
-    def __init__(self, weights: FlatWeights) -> None:
-        """Collect the variables that it reads; those that are not under repair are arguments of every program."""
-        self.weights = weights
-        wanted = {id(variable) for variable in weights.variables}
+    Weights that are not under repair count as they are when they are first used.
+    """
+
+    def __init__(self, head: Head, space: Space, variables: Sequence[Any], cut: GraphCut) -> None:
+        """Collect the variables that it reads; those that are not under repair are arguments of every program.
+
+        Args:
+            head: how the loss follows from the output.
+            space: the weights under repair.
+            variables: Keras variables of the same.
+            cut: the graph, cut before the first of their layers.
+        """
+        self.head, self.space, self.variables, self.cut = head, space, tuple(variables), cut
+        wanted = {id(variable) for variable in variables}
         others = {
-            id(variable): variable
-            for step in weights.cut.tail
-            for variable in step.variables
-            if id(variable) not in wanted
+            id(variable): variable for step in cut.tail for variable in step.variables if id(variable) not in wanted
         }
         self._others = list(others.values())
         self._wanted = wanted
-        self.folds = all(not step.masks and all(shape[0] is None for shape in step.shapes) for step in weights.cut.tail)
+        self.folds = all(not step.masks and all(shape[0] is None for shape in step.shapes) for step in cut.tail)
         """Rows of several candidates may stand one after the other."""
-        shapes = _row_shapes(weights.cut)
+        shapes = _row_shapes(cut)
         self._places = {
             id(step): places
-            for step in weights.cut.tail
+            for step in cut.tail
             if (places := _few_places(step, shapes)) and not any(id(variable) in wanted for variable in step.variables)
         }
         """Convolutions that run as one product, with the places of their input (`engine.layers.conv_like.unfolds`)."""
@@ -69,7 +77,7 @@ class Tail:
     @functools.cached_property
     def constants(self) -> tuple[Any, ...]:
         """The variables that are not under repair, as arguments of a program; then unfolded kernels."""
-        steps = [step for step in self.weights.cut.tail if id(step) in self._places]
+        steps = [step for step in self.cut.tail if id(step) in self._places]
         matrices = (conv_like.unfolded(step.operation, self._places[id(step)]) for step in steps)
         variables = (ops.convert_to_tensor(variable) for variable in self._others)
         return (*variables, *map(backend.on_device, matrices))
@@ -79,7 +87,7 @@ class Tail:
         """Of the unfolded kernels."""
         return sum(
             4 * math.prod(places) * step.operation.kernel.shape[-2] * math.prod(map(int, filter(None, step.shapes[0])))
-            for step in self.weights.cut.tail
+            for step in self.cut.tail
             if (places := self._places.get(id(step)))
         )
 
@@ -99,20 +107,20 @@ class Tail:
         """Read constants in place of variables, and changed values in place of the weights under repair."""
         mapping = list(zip(self._others, constants, strict=False))
         if changed is not None:
-            mapping += list(zip(self.weights.variables, changed, strict=True))
+            mapping += list(zip(self.variables, changed, strict=True))
         return keras.StatelessScope(mapping)
 
     def parts(self, flat: Any) -> list[Any]:
         """The flat vector (W,) as the weights under repair."""
-        ends = self.weights.offsets
+        ends = self.space.offsets
         return [
             ops.reshape(flat[int(start) : int(stop)], tuple(variable.shape))
-            for variable, start, stop in zip(self.weights.variables, ends, ends[1:], strict=False)
+            for variable, start, stop in zip(self.variables, ends, ends[1:], strict=False)
         ]
 
     def logits(self, features: Any, weights: Sequence[Any], constants: Sequence[Any]) -> Any:
         """Logits (n, C) float32 of features (n, F) under the weights."""
-        cut = self.weights.cut
+        cut = self.cut
         with self.scope(constants, weights):
             (result,) = run(cut.tail, unpack(cut, features), [cut.output])
         return ops.cast(result, "float32")
@@ -161,7 +169,7 @@ class Tail:
                     if number not in many:
                         many[number] = _repeated(one[number], count)
                 many.update(zip(step.outputs, self._run(step, many, constants), strict=True))
-        return ops.cast(many[self.weights.cut.output], "float32")
+        return ops.cast(many[self.cut.output], "float32")
 
 
 def _row_shapes(cut: GraphCut) -> dict[int, tuple[int | None, ...]]:

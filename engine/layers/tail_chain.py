@@ -17,7 +17,6 @@ from engine import backend
 from engine.backend import keras, ops
 from engine.core.types import Float32
 from engine.layers.dense_chain import DenseChain, turned
-from engine.layers.flat_weights import FlatWeights
 from engine.layers.head import Head
 from engine.layers.tail import Tail, features_width, unpack
 from engine.models.graph import Step
@@ -105,7 +104,7 @@ class TailChain:
         """
         tail = self._tail
         _ = tail.constants  # made now: they cannot be while a function is traced
-        convolves = any("Conv" in type(layer).__name__ for step in tail.weights.cut.tail for layer in _layers_of(step))
+        convolves = any("Conv" in type(layer).__name__ for step in tail.cut.tail for layer in _layers_of(step))
         compiling: Callable[..., Callable[..., Any]] = backend.tail_program if convolves else backend.compiled
         return compiling(function)
 
@@ -133,7 +132,7 @@ class TailChain:
     def mixed_logits(self, features: Any, weights: Sequence[Any]) -> Any:
         """Logits (h, C, n) of features (n, F) under weights (h, ..) of h candidates, in the order of `tuned`."""
         tail, rows = self._tail, features.shape[0]
-        cut, count = tail.weights.cut, weights[0].shape[0]
+        cut, count = tail.cut, weights[0].shape[0]
         own = [[values[number] for values in weights] for number in range(count)]
         if not tail.folds:
             return ops.stack([turned(tail.logits(features, one, tail.constants)) for one in own])
@@ -158,27 +157,26 @@ def _layers_of(step: Step) -> list[Any]:
     return [step.operation, *(layer for _, layer in layers_below(step.operation))]
 
 
-def tail_chain_of(weights: FlatWeights, tail: Tail, classes: int, last: DenseChain | None) -> TailChain:
+def tail_chain_of(tail: Tail, classes: int, last: DenseChain | None) -> TailChain:
     """Weights under repair as a chain.
 
     Args:
-        weights: those.
-        tail: of them.
+        tail: of those.
         classes: C.
         last: the Dense layers at the end of the model, whose last bias takes offsets of labels; None where there are
             none.
     """
-    cut = weights.cut
+    cut, paths = tail.cut, tail.space.paths
     made = [math.prod(size or 1 for size in shape[1:]) for step in cut.tail for shape in step.shapes]
     values = {
         path: np.asarray(ops.convert_to_numpy(variable), np.float32)
-        for path, variable in zip(weights.paths, weights.variables, strict=True)
+        for path, variable in zip(paths, tail.variables, strict=True)
     }
     offsets = None if last is None else last.offsets
     if last is not None and offsets is not None:
         values.setdefault(offsets, last.values[offsets])
     width = features_width(cut)
-    return TailChain(weights.head, classes, weights.paths, values, offsets, width, max(width, *made), sum(made), tail)
+    return TailChain(tail.head, classes, paths, values, offsets, width, max(width, *made), sum(made), tail)
 
 
 Chain = DenseChain | TailChain

@@ -75,10 +75,9 @@ class ImpactPasses:
         """
         self._tail = tail
         self._normalised = normalised
-        weights = tail.weights
-        number = {id(variable): position for position, variable in enumerate(weights.variables)}
+        number = {id(variable): position for position, variable in enumerate(tail.variables)}
         taps = []
-        for step in weights.cut.tail:
+        for step in tail.cut.tail:
             held = tuple(number[id(variable)] for variable in step.variables if id(variable) in number)
             if held:
                 taps.append(Tap(step, held, is_linear(step)))
@@ -97,11 +96,11 @@ class ImpactPasses:
             labels: (n,) true classes.
             kernel: (W, 1), values of the weights under repair.
         """
-        weights = self._tail.weights
-        classes = _width(weights.cut)
+        offsets = self._tail.space.offsets
+        classes = _width(self._tail.cut)
         flat = backend.on_device(np.ascontiguousarray(kernel[:, 0]))
         constants = self._tail.constants
-        gradient, impact = np.zeros(weights.offsets[-1]), np.zeros(weights.offsets[-1])
+        gradient, impact = np.zeros(offsets[-1]), np.zeros(offsets[-1])
         for start in range(0, len(labels), self.rows):
             # Rows that fill up are copies, so that nothing in them is out of range; they count nothing.
             count = min(self.rows, len(labels) - start)
@@ -121,30 +120,30 @@ class ImpactPasses:
             if kept:
                 numbers = [number for tap in self._opaque for number in tap.weights]
                 for number, weight_impact in zip(numbers, self._row_by_row(kept, flat, *constants), strict=True):
-                    places = slice(weights.offsets[number], weights.offsets[number + 1])
+                    places = slice(offsets[number], offsets[number + 1])
                     impact[places] += np.asarray(weight_impact).ravel()
         return gradient, impact
 
     def _has_inputs(self, number: int) -> bool:
         """Whether a weight multiplies several inputs of a unit."""
-        weights = self._tail.weights
-        return len(weights.variables[number].shape) > 1 and not weights.paths[number].endswith("bias")
+        tail = self._tail
+        return len(tail.variables[number].shape) > 1 and not tail.space.paths[number].endswith("bias")
 
     def _plan(self, batch_rows: int) -> int:
         """Rows of a pass, a function of the model alone."""
-        cut = self._tail.weights.cut
+        cut = self._tail.cut
         values = sum(_size(shape) for step in cut.tail for shape in step.shapes) + sum(map(math.prod, cut.shapes))
         # Values, their slopes, and sums of both, float32.
         return max(1, min(batch_rows, MOST_ROWS, PASS_BYTES // (4 * 4 * values)))
 
     def _sums(self, features: Any, true: Any, won: Any, real: Any, flat: Any, *constants: Any) -> Any:
         """One batch: sums (W,) float32 of gradients and of the impact of linear layers, and what the others need."""
-        tail, cut = self._tail, self._tail.weights.cut
+        tail, cut = self._tail, self._tail.cut
         weights = tail.parts(flat)
 
         def loss(changed: Any) -> Any:
             wide = ops.cast(tail.logits(features, changed, constants), "float64")
-            return ops.sum(row_losses(tail.weights.head, wide, true) * real)
+            return ops.sum(row_losses(tail.head, wide, true) * real)
 
         with tail.scope(constants, weights):
             values, plain = self._values(features, None)
@@ -175,10 +174,10 @@ class ImpactPasses:
 
         Something may be added to these.
         """
-        values = unpack(self._tail.weights.cut, features)
+        values = unpack(self._tail.cut, features)
         position = {id(tap.step): number for number, tap in enumerate(self._taps)}
         found: list[list[Any]] = []
-        for step in self._tail.weights.cut.tail:
+        for step in self._tail.cut.tail:
             number = position.get(id(step))
             if number is None:
                 outputs = step.run(values)
@@ -206,7 +205,7 @@ class ImpactPasses:
         found = backend.gradient(lambda changed: ops.sum(through(changed) * share), sizes)
         impact = {id(variable): size * rise for variable, size, rise in zip(variables, sizes, found, strict=True)}
         places = math.prod(slope.shape) // (rows * _units(step))
-        return {number: impact[id(self._tail.weights.variables[number])] / places for number in tap.weights}
+        return {number: impact[id(self._tail.variables[number])] / places for number in tap.weights}
 
     def _row_sums(self, rows: Any, flat: Any, *constants: Any) -> list[Any]:
         """Impact of the weights of all layers that are not linear, summed over rows; one row after the other.
@@ -243,7 +242,7 @@ class ImpactPasses:
             return [so_far + ops.cast(part, "float64") for so_far, part in zip(total, more, strict=True)], None
 
         numbers = [number for tap in self._opaque for number in tap.weights]
-        nothing = [ops.zeros(tail.weights.variables[number].shape, "float64") for number in numbers]
+        nothing = [ops.zeros(tail.variables[number].shape, "float64") for number in numbers]
         found: list[Any] = ops.scan(add, nothing, rows)[0]
         return found
 

@@ -49,32 +49,14 @@ def write_weights(
             writer.writerow([number, i, j, *values])
 
 
-def read_weights(path: Path, layer: int, shape: tuple[int, ...], name: str) -> Int64:
-    """Read the positions (K, 2) of the weights to search; values are taken from the model, never from the file.
-
-    Args:
-        path: of the file.
-        layer: the toolkit's number of the layer under repair.
-        shape: of its kernel.
-        name: of the layer, for messages.
+def read_rows(path: Path) -> Iterator[tuple[int, tuple[int, int, int]]]:
+    """Number and layer, i, j of every row; each place once.
 
     LF, a `#` header, blank lines, any row order and the toolkit's merged form (`value,layer,i,j`) are accepted.
 
     Raises:
-        InputError: missing file, a row that is not numbers, another layer than the target, a position outside its
-            kernel, or a position given twice.
+        InputError: missing file, a row that is not numbers, or a position given twice.
     """
-    found = []
-    for number, (layer_of_row, i, j) in read_rows(path):
-        if layer_of_row != layer:
-            raise InputError(f"{path}: row {number} is about layer {layer_of_row}, expected layer {layer} ({name})")
-        check_inside(path, number, (i, j), shape, name)
-        found.append((i, j))
-    return np.array(found, dtype=np.int64).reshape(-1, 2)
-
-
-def read_rows(path: Path) -> Iterator[tuple[int, tuple[int, int, int]]]:
-    """Number and layer, i, j of every row; each place once."""
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected the weights.csv that `localize` writes")
     found: dict[tuple[int, int, int], int] = {}

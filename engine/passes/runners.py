@@ -133,7 +133,7 @@ class TailRunner:
 
     def __init__(self, tail: Tail, batch_rows: int = BATCH_ROWS) -> None:
         """Build the passes; they compile on first use."""
-        self.head = tail.weights.head
+        self.head = tail.head
         self.tail = tail
         self._batch = batch_rows
 

@@ -6,46 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.core.errors import InputError
-from engine.core.types import Float32, Int64
+from engine.core.types import Float32
+from engine.layers.space import Space
 from engine.layers.tail_chain import Chain
-from engine.patches.patch import Patch
 from engine.tuning.train import Changes
 
 COEFFICIENTS, OFFSETS = "crossfit/coefficients", "crossfit/offsets"
 """Paths under which the tables of a run keep what a search found."""
 
 
-class MixturePlaces:
-    """Numbers of a mixture as the tables of a run keep them: as places of two vectors, coefficients and offsets."""
-
-    def __init__(self, recipes: int, chain: Chain) -> None:
-        """Of so many recipes and the labels of a chain."""
-        self.shapes: dict[str, tuple[int, ...]] = {COEFFICIENTS: (recipes,)}
-        if chain.offsets is not None:
-            self.shapes[OFFSETS] = (chain.classes,)
-
-    def patch(self, index: Int64, old: Float32, new: Float32) -> Patch:
-        """Places (K, 2) of a mixture with two values (K,) of each."""
-        recipes = self.shapes[COEFFICIENTS][0]
-        places = index[:, 0]
-        paths = tuple(COEFFICIENTS if place < recipes else OFFSETS for place in places.tolist())
-        return Patch(paths, np.where(places < recipes, places, places - recipes), old, new)
-
-    def index_of(self, patch: Patch, source: str) -> Int64:
-        """The places (K, 2) that a patch is about.
-
-        Raises:
-            InputError: it is about something else.
-        """
-        recipes = self.shapes[COEFFICIENTS][0]
-        for path, flat in zip(patch.weight, patch.flat_index.tolist(), strict=True):
-            if path not in self.shapes or not 0 <= flat < self.shapes[path][0]:
-                raise InputError(f"{source}: is about {path!r} at {flat}, expected numbers of a mixture")
-        places = patch.flat_index + np.array(
-            [0 if path == COEFFICIENTS else recipes for path in patch.weight], np.int64
-        )
-        return np.stack([places, np.zeros_like(places)], axis=1)
+def mixture_space(recipes: int, chain: Chain) -> Space:
+    """The numbers of a mixture as the tables of a run keep them: coefficients of recipes, and offsets of the labels of
+    a chain.
+    """
+    offsets = {} if chain.offsets is None else {OFFSETS: (chain.classes,)}
+    return Space({COEFFICIENTS: (recipes,), **offsets}, "a mixture", 1)
 
 
 def mean_changes(changes: Sequence[Changes]) -> Changes:

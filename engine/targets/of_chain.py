@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,13 @@ from engine.backend import keras, ops
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import DenseChain, DenseLayer, last_alone
-from engine.layers.flat_weights import FlatWeights, stats_of
 from engine.layers.weight_stats import WeightStats
 from engine.models.graph import cut_graph, graph_of
 from engine.passes.runners import LayerPasses
 from engine.passes.sizes import BATCH_ROWS
 from engine.patches.patch import Patch
-from engine.targets.base import Target
-from engine.targets.deep import DeepTarget
-from engine.targets.last_dense import TargetLayer
+from engine.targets.base import Target, deep_target
+from engine.targets.last_dense import dense_target
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +52,7 @@ def last_target(chain: DenseChain, inputs: Float32) -> tuple[ChainTarget, Float3
     dense = keras.layers.Dense(kernel.shape[1], use_bias=layer.bias is not None)
     dense.build((None, kernel.shape[0]))
     dense.set_weights([np.array(alone.values[path]) for path in layer.paths])
-    target = TargetLayer(dense, 0, layer.kernel, alone.head)
+    target = dense_target(dense, 0, layer.kernel, alone.head)
     return ChainTarget(target, target.layer_passes(BATCH_ROWS)), features
 
 
@@ -108,20 +106,18 @@ def few_weights(chain: DenseChain, inputs: Float32, patch: Patch) -> FewWeights:
     model, variables = _model_of(chain, parts)
     held = tuple(part.path for part in parts if part.path in places)
     cut = cut_graph(graph_of(model), [variables[path] for path in held])
-    target = DeepTarget(FlatWeights(chain.head, held, tuple(variables[path] for path in held), cut), held, {})
+    target = deep_target(chain.head, {path: variables[path] for path in held}, cut, held, {})
     by_path = {part.path: part for part in parts}
     flat = np.empty(len(patch), np.int64)
     for path, rows in patch.by_weight():
         flat[rows] = by_path[path].places(patch.flat_index[rows], chain.values[path].shape)
-    stats = {path: stats_of(chain.values[path]) for path in held}
+    stats = {path: WeightStats.with_room(chain.values[path]) for path in held}
     reaching = _reaching(chain, inputs, parts)
     return FewWeights(
         ChainTarget(target, target.layer_passes(BATCH_ROWS)),
         np.concatenate([reaching[number] for number in cut.crossing], axis=1),
         target.index_of(replace(patch, flat_index=flat), "the chain"),
-        WeightStats(
-            *(np.array([getattr(stats[path], each.name) for path in patch.weight]) for each in fields(WeightStats))
-        ),
+        WeightStats.joined([stats[path] for path in patch.weight]),
     )
 
 

@@ -12,15 +12,13 @@ from engine.backend import keras
 from engine.core.errors import InputError
 from engine.core.names import in_words, listed, suggestion
 from engine.layers.dense_chain import DenseChain, chain_of
-from engine.layers.flat_weights import FlatWeights
 from engine.layers.head import Head, activation_name, head_of
 from engine.layers.tail_chain import Chain, tail_chain_of
 from engine.models.graph import Graph, Step, cut_graph, graph_of, uses
 from engine.models.loss import TrainingLoss
 from engine.models.weight_paths import is_own, layer_at, weight_variables
-from engine.targets.base import Target
-from engine.targets.deep import DeepTarget
-from engine.targets.last_dense import TargetLayer, find_target
+from engine.targets.base import Target, deep_target
+from engine.targets.last_dense import find_target
 
 STATE = frozenset({"moving_mean", "moving_variance", "mean", "variance", "count", "vector_u"})
 """Variables that are measured, not learnt."""
@@ -64,8 +62,7 @@ def resolve_target(model: Any, loss: TrainingLoss, classes: int, path: Path, nam
     reached = {id(variable) for step in cut.tail for variable in step.variables}
     if lost := [name for name, variable in chosen.items() if id(variable) not in reached]:
         raise _unused(model, lost[0], path)
-    weights = FlatWeights(head, tuple(chosen), tuple(chosen.values()), cut)
-    return DeepTarget(weights, tuple(names), _dense(model, chosen))
+    return deep_target(head, chosen, cut, tuple(names), _dense(model, chosen))
 
 
 def resolve_chain(
@@ -105,15 +102,15 @@ def resolve_tuned(
         last = chain_of(model, graph, head, path)
     except InputError as error:
         target = resolve_target(model, loss, classes, path, tuple(wanted)) if names else None
-        if not isinstance(target, DeepTarget):
+        if target is None or target.tail is None:
             raise error from None
-        return target, tail_chain_of(target.weights, target.tail, classes, None)
+        return target, tail_chain_of(target.tail, classes, None)
     if set(wanted) <= set(last.values):
         chain = chain_of(model, graph, head, path, tuple(wanted))
         return _target_of(chain, model, loss, classes, path), chain
     target = resolve_target(model, loss, classes, path, tuple(wanted))
-    assert isinstance(target, DeepTarget)  # the last Dense layer is a part of the chain
-    return target, tail_chain_of(target.weights, target.tail, classes, last)
+    assert target.tail is not None  # the last Dense layer is a part of the chain
+    return target, tail_chain_of(target.tail, classes, last)
 
 
 def _target_of(chain: DenseChain, model: Any, loss: TrainingLoss, classes: int, path: Path) -> Target:
@@ -236,7 +233,7 @@ def _layer(model: Any, weight: str) -> str:
     return f"({found.name}, {type(found).__name__})"
 
 
-def _last_dense(model: Any, loss: TrainingLoss, classes: int, path: Path) -> TargetLayer | None:
+def _last_dense(model: Any, loss: TrainingLoss, classes: int, path: Path) -> Target | None:
     try:
         return find_target(model, loss, classes, path)
     except InputError:

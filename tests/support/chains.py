@@ -18,7 +18,6 @@ from engine.layers.tail_chain import Chain, TailChain, tail_chain_of
 from engine.models.graph import graph_of
 from engine.models.loss import TrainingLoss
 from engine.models.weight_paths import weight_variables
-from engine.targets.deep import DeepTarget
 from engine.targets.model_runner import ModelRunner
 from engine.targets.resolve import headed, resolve_target, resolve_tuned
 from engine.tuning.train import FoldRows
@@ -167,8 +166,8 @@ def net(name: str, rows: int = 90) -> Net:
 def through_the_tail(subject: Net) -> TailChain:
     """The same weights as those of a chain of Dense layers, tuned and mixed through the tail."""
     target = resolve_target(subject.model, subject.loss, CLASSES, PATH, subject.chain.tuned)
-    assert isinstance(target, DeepTarget) and isinstance(subject.chain, DenseChain)
-    return tail_chain_of(target.weights, target.tail, CLASSES, subject.chain)
+    assert target.tail is not None and isinstance(subject.chain, DenseChain)
+    return tail_chain_of(target.tail, CLASSES, subject.chain)
 
 
 def random_changes(chain: Chain, recipes: int, seed: int, size: float = 0.3) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from engine.fitness.tiling import Tiling
 from engine.models.loss import TrainingLoss
 from engine.models.weight_paths import weight_variables
 from engine.passes.runners import TailRunner
-from engine.targets.deep import DeepTarget
+from engine.targets.base import Target
 from engine.targets.resolve import resolve_target
 
 CATEGORICAL = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)
@@ -45,7 +45,7 @@ class Case:
 
     model: Any
     loss: TrainingLoss
-    target: DeepTarget
+    target: Target
     inputs: Sequence[np.ndarray]
     forward: Callable[[Any], Any]
     runner: TailRunner
@@ -141,7 +141,7 @@ def case_of(
     predicted = outputs.argmax(axis=1)
     labels = np.where(random.random(rows) < 0.5, predicted, random.integers(0, classes, rows))
     target = resolve_target(model, loss, classes, path, names)
-    assert isinstance(target, DeepTarget)
+    assert target.tail is not None
     runner = TailRunner(target.tail, 16)
     features = np.asarray(target.features_pass(model)([backend.on_device(array) for array in inputs]), np.float32)
     # Of the logits the search takes their number alone.
@@ -167,13 +167,13 @@ def shake(model: Any, seed: int = 1) -> None:
         variable.assign(value.astype(variable.dtype))
 
 
-def places_of(target: DeepTarget, kind: str, most: int = 9) -> np.ndarray:
+def places_of(target: Target, kind: str, most: int = 9) -> np.ndarray:
     """Places (K,) of a patch of one of `PATCHES`, in no order; a unit is an output channel."""
     random = np.random.default_rng(3)
     if kind == "anything":
-        return random.permutation(target.weights.offsets[-1])[:most]
+        return random.permutation(target.offsets[-1])[:most]
     found = []
-    for start, variable in zip(target.weights.offsets, target.weights.variables, strict=False):
+    for start, variable in zip(target.offsets, target.tail.variables, strict=False):
         units = int(np.prod(variable.shape[-2:])) if _is_depthwise(variable.shape) else variable.shape[-1]
         size = int(np.prod(variable.shape))
         inputs = random.permutation(size // units)

@@ -26,7 +26,8 @@ from engine.models.loss import TrainingLoss
 from engine.passes.classes import NO_CLASS
 from engine.search.loop import SearchSettings
 from engine.search.optimisers import OPTIMISERS
-from engine.targets.last_dense import TargetLayer, find_target
+from engine.targets.base import Target
+from engine.targets.last_dense import find_target
 from engine.targets.model_runner import ModelRunner
 
 SOFTMAX = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)
@@ -76,7 +77,7 @@ class Ranker:
 class Court:
     """A model of one layer, and rows to judge its patches by."""
 
-    target: TargetLayer
+    target: Target
     runner: ModelRunner
     images: np.ndarray
     held_out: HeldOut

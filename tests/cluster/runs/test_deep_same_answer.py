@@ -19,7 +19,6 @@ from engine.data.writer import write_image_set
 from engine.fitness.tiling import Tiling
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
-from engine.targets.deep import DeepTarget
 from engine.targets.resolve import resolve_target
 from tests.cluster.conftest import Case, Finished, assert_same, run_repairs
 from tests.cluster.runs.test_same_answer import OBJECTIVES, killing
@@ -44,7 +43,7 @@ def deep(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Repairs:
         writer.append(read_images(whole, 0, ROWS), np.eye(10, dtype=np.uint8)[whole.labels[:ROWS]])
     model = case.model
     target = resolve_target(model.model, model.loss, model.classes, model.path, ["conv2d_1/*"])
-    assert isinstance(target, DeepTarget)
+    assert target.tail is not None
     with Compute(ComputeOptions(num_workers=0), lambda line: None) as compute:
         repair_set = open_image_set(data / "repair.h5")
         write_targets(repair_set, compute.predict(compute.handle(model, target), repair_set), data)

@@ -69,9 +69,9 @@ def test_graphs(names, short):
 
 def test_several_layers_with_a_patch_of_the_first_alone_take_the_short_way():
     case = case_of(branches(), ["hidden", "again"])
-    first = np.arange(case.target.weights.offsets[1])
+    first = np.arange(case.target.offsets[1])
     assert assert_equals_slow(case, [np.random.default_rng(0).permutation(first)[:9]]).shapes.short
-    second = np.arange(case.target.weights.offsets[1], case.target.weights.offsets[2])
+    second = np.arange(case.target.offsets[1], case.target.offsets[2])
     assert not assert_equals_slow(case, [second[:9]]).shapes.short
 
 
@@ -298,7 +298,7 @@ def test_the_first_layer_on_the_images_and_all(names):
 def test_the_last_layer_with_its_bias():
     model = keras.Sequential([keras.Input((6,)), L.Dense(7, "relu"), L.Dense(5, "softmax", name="scores")])
     case = case_of(model, ["scores/*"])
-    assert case.target.weights.paths == ("scores/kernel", "scores/bias")
+    assert case.target.paths == ("scores/kernel", "scores/bias")
     assert check(case)
 
 

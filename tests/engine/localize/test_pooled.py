@@ -22,7 +22,7 @@ from engine.localize.sums import PooledSums
 from engine.models.loss import TrainingLoss
 from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_patch
-from engine.targets.deep import DeepTarget
+from engine.targets.base import Target
 from engine.targets.model_runner import ModelRunner
 from engine.targets.resolve import resolve_target
 
@@ -33,23 +33,23 @@ CLASSES = 3
 def sums_of(model: Any, names: Sequence[str], rows: np.ndarray, labels: np.ndarray, batch: int = 256) -> dict[str, Any]:
     """Gradient and impact, summed over rows, of every weight by path."""
     target, found = passes(model, names, batch)(rows, labels)
-    ends = target.weights.offsets
+    ends = target.offsets
     return {
         path: tuple(sums[start:stop].reshape(target.shapes[path]) for sums in (found.gradient, found.impact))
-        for path, start, stop in zip(target.weights.paths, ends, ends[1:], strict=False)
+        for path, start, stop in zip(target.paths, ends, ends[1:], strict=False)
     }
 
 
-def passes(model: Any, names: Sequence[str], batch: int) -> Callable[..., tuple[DeepTarget, PooledSums]]:
+def passes(model: Any, names: Sequence[str], batch: int) -> Callable[..., tuple[Target, PooledSums]]:
     target = resolve_target(model, SOFTMAX, CLASSES, Path("model.keras"), names)
-    assert isinstance(target, DeepTarget)
+    assert target.tail is not None
     runner = ModelRunner(model, target, batch)
 
-    def call(rows: np.ndarray, labels: np.ndarray) -> tuple[DeepTarget, PooledSums]:
+    def call(rows: np.ndarray, labels: np.ndarray) -> tuple[Target, PooledSums]:
         sums = runner.layer.localisation_sums(*runner.features(rows), labels, target.kernel)
         assert isinstance(sums, PooledSums) and sums.rows == len(labels)
         assert sums.gradient.dtype == sums.impact.dtype == np.float64
-        assert sums.gradient.shape == sums.impact.shape == (target.weights.offsets[-1],)
+        assert sums.gradient.shape == sums.impact.shape == (target.offsets[-1],)
         return target, sums
 
     return call

@@ -9,7 +9,6 @@ from engine.core.errors import InputError
 from engine.fitness.rows import SearchRows
 from engine.layers.weight_stats import WeightStats
 from engine.patches.patch import Patch
-from engine.targets.last_dense import TargetLayer
 from engine.targets.of_chain import few_weights
 from tests.support.chains import Net, net
 
@@ -59,7 +58,7 @@ def test_logits_under_changed_weights(name: str, layers: dict[str, int]) -> None
     assert np.abs(moved - as_it_is).max() > 0.05
     target = few.target.target
     if list(layers) == ["last/kernel"]:
-        assert isinstance(target, TargetLayer)
+        assert target.tail is None
         return
     # No row or column of the first of them that none of the weights is in.
     assert list(target.shapes) == [layer.kernel for layer in subject.chain.layers if layer.kernel in layers]

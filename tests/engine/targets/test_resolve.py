@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from engine.core.errors import InputError
 from engine.models.weight_paths import weight_variables
 from engine.patches.patch import Patch
-from engine.targets.deep import DeepTarget
-from engine.targets.last_dense import TargetLayer
+from engine.targets.base import Target
 from engine.targets.resolve import resolve_target
 from tests.support.tails import CATEGORICAL, shake
 
@@ -38,7 +37,7 @@ def network() -> Any:
 MODEL = network()
 
 
-def resolve(*names: str, model: Any = MODEL) -> TargetLayer | DeepTarget:
+def resolve(*names: str, model: Any = MODEL) -> Target:
     return resolve_target(model, CATEGORICAL, model.output_shape[-1], PATH, names)
 
 
@@ -67,22 +66,22 @@ def resolve(*names: str, model: Any = MODEL) -> TargetLayer | DeepTarget:
 )
 def test_names(names, paths):
     target = resolve(*names)
-    assert isinstance(target, DeepTarget)
-    assert sorted(target.weights.paths) == sorted(paths)
+    assert target.tail is not None
+    assert sorted(target.paths) == sorted(paths)
     order = [name for name in weight_variables(MODEL) if name in paths]
-    assert list(target.weights.paths) == order  # that of the model, whatever was asked first
-    values = [np.asarray(weight_variables(MODEL)[path]).ravel() for path in target.weights.paths]
+    assert list(target.paths) == order  # that of the model, whatever was asked first
+    values = [np.asarray(weight_variables(MODEL)[path]).ravel() for path in target.paths]
     np.testing.assert_array_equal(target.kernel, np.concatenate(values)[:, None])
 
 
 def test_everything_has_the_biases_too():
     target = resolve("all/*")
-    assert {path for path in weight_variables(MODEL) if "moving" not in path} == set(target.weights.paths)
+    assert {path for path in weight_variables(MODEL) if "moving" not in path} == set(target.paths)
 
 
 @pytest.mark.parametrize("names", [(), ("scores",), ("6",), ("scores/kernel",), ("scores", "6")])
 def test_the_last_dense_layer_alone_is_searched_by_its_logits(names):
-    assert isinstance(resolve(*names), TargetLayer)
+    assert resolve(*names).tail is None
 
 
 @pytest.mark.parametrize(
@@ -146,8 +145,8 @@ TARGET = resolve("conv/*", "hidden")
 
 @given(data=st.data())
 def test_patches_and_places_belong_to_each_other(data):
-    assert isinstance(TARGET, DeepTarget)
-    total = int(TARGET.weights.offsets[-1])
+    assert TARGET.tail is not None
+    total = int(TARGET.offsets[-1])
     rows = np.array(data.draw(st.lists(st.integers(0, total - 1), min_size=1, max_size=12, unique=True)))
     index = np.stack([rows, np.zeros_like(rows)], axis=1)
     new = np.arange(len(rows), dtype=np.float32) + 100
