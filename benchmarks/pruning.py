@@ -22,7 +22,8 @@ from engine.core.rng import RngKey
 from engine.core.types import Bool, Float32, Float64, Int64
 from engine.data.image_set import row_digests
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS
-from engine.fitness.base import Fitness, Goal
+from engine.fitness.base import Fitness
+from engine.fitness.objective import Objective
 from engine.fitness.tiling import Tiling, combine
 from engine.models.load import LoadedModel, load_model
 from engine.problem.case import LayerInputs, RepairCase, find_case
@@ -111,7 +112,7 @@ def searched(
     return rows
 
 
-def run(problem: Problem, case: RepairCase, runner: ModelRunner) -> tuple[list[Float64], Goal, Int64, Int64]:
+def run(problem: Problem, case: RepairCase, runner: ModelRunner) -> tuple[list[Float64], Objective, Int64, Int64]:
     """Run a search; returns the sums (r, P, 4) of every iteration, what they are worth, and the negatives (r,) and
     rows (r,) of each of r ranges."""
     prepared = prepare(problem, case.rows, runner.tail if problem.needs_tail else None)
@@ -133,7 +134,7 @@ def run(problem: Problem, case: RepairCase, runner: ModelRunner) -> tuple[list[F
     return kept, prepared.objective, negatives, np.array([stop - start for start, stop in ranges])
 
 
-def evaluated(kept: list[Float64], goal: Goal, negatives: Int64, sizes: Int64, order: Int64) -> list[float]:
+def evaluated(kept: list[Float64], goal: Objective, negatives: Int64, sizes: Int64, order: Int64) -> list[float]:
     """Share of candidates times rows that every iteration would have had to evaluate."""
     negatives, sizes = negatives[order], sizes[order]
     left = [np.cumsum(counts[::-1])[::-1] - counts for counts in (negatives, sizes - negatives)]

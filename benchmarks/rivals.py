@@ -116,7 +116,7 @@ def arachne(job: Job, sums: Any) -> Any:
     """`engine.fitness.objective.fitness` of sums (P, 4) in any library."""
     objective = job.objective
     positives = max(objective.positives, 1)
-    worth = objective.positive_weight / positives
+    worth = (objective.positive_weight or 0.0) / positives
     return (sums[:, 2] + 1.0) / (sums[:, 0] / objective.negatives + 1.0) + (worth * sums[:, 3] + 1.0) / (
         sums[:, 1] / positives + 1.0
     )

@@ -46,7 +46,7 @@ from engine.core.lock import Lock, locked
 from engine.core.progress import Progress, Tick, unseen
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet
-from engine.fitness.base import Goal
+from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows, Weights
 from engine.localize.last_dense import Impact
 from engine.localize.pareto import GRADIENTS_PER_NEGATIVE, Localisation
@@ -166,7 +166,7 @@ class _SettingSearch:
 
     setting: Setting
     found: _Found
-    objective: Goal
+    objective: Objective
     jobs: tuple[SearchJob, ...]
 
 

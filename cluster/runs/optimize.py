@@ -36,7 +36,7 @@ from engine.core.progress import Progress, unseen
 from engine.core.rng import RngKey
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet
-from engine.fitness.base import Goal
+from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows, Weights
 from engine.metrics.accuracy import paired_changes
 from engine.models.load import LoadedModel, check_fits, load_model
@@ -91,9 +91,9 @@ class _ChunkSearch:
     chunk: Chunk
     ready: ReadyCase
     jobs: tuple[SearchJob, ...]
-    objective: Goal
+    objective: Objective
     plan: Plan
-    validation: tuple[Goal, SearchRows] | None
+    validation: tuple[Objective, SearchRows] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,7 +288,7 @@ def ready_chunk(
 
 def chunk_jobs(
     ready: ReadyCase, settings: SearchSettings, seeds: Sequence[int], prefix: str = ""
-) -> tuple[Goal, tuple[SearchJob, ...]]:
+) -> tuple[Objective, tuple[SearchJob, ...]]:
     """What judges the candidates of a chunk, and its searches, one per seed."""
     problem, rows = replace(ready.problem, settings=settings), ready.case.rows
     objective = goal_of(problem, seen_by(problem, rows), rows)
@@ -344,7 +344,7 @@ def _finish(
     )
 
 
-def _disagreement(objective: Goal, believed: tuple[int, int], measured: Sequence[Measured]) -> str | None:
+def _disagreement(objective: Objective, believed: tuple[int, int], measured: Sequence[Measured]) -> str | None:
     """What to say where the saved model gets other rows right than the search counted; layers of float16 round much."""
     counts = {}
     for measurement in measured:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.records.rows import change_rows
 from cluster.runs.chunk import ChunkPaths
-from engine.fitness.base import Goal
+from engine.fitness.objective import Objective
 from engine.metrics.accuracy import LabelChange
 from engine.patches.patch import Patch
 
@@ -50,7 +50,7 @@ class ChunkReport:
     model: Path
     patch: Patch
     job: str | None
-    objective: Goal | None
+    objective: Objective | None
     believed: tuple[int, int] | None
     measured: tuple[Measured, ...]
     note: str | None

@@ -27,7 +27,8 @@ from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Uint8
 from engine.data.image_set import ImageSet, open_reader, row_digests
-from engine.fitness.base import Fitness, Goal
+from engine.fitness.base import Fitness
+from engine.fitness.objective import Objective
 from engine.layers.tail import Tail
 from engine.localize.last_dense import Impact
 from engine.passes.classes import rows_of
@@ -173,7 +174,7 @@ class SearchResult:
     """How far a search is: its state, the iterations run in this call and, when its task has ended, what it offers."""
 
     name: str
-    objective: Goal
+    objective: Objective
     state: SearchState
     iterations: tuple[Iteration, ...]
     offers: tuple[Offer, ...]

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.core.types import Float64
+import numpy as np
+
+from engine.core.types import Float64, Int64
+from engine.fitness.steering import Steering
 
 ObjectiveName = Literal["arachne", "loss", "rates", "requirements", "priorities"]
 """`arachne`: see `fitness`; `loss`, of the later Arachne: see `loss_fitness`; `rates`, of NeuRecover: see
@@ -14,17 +17,45 @@ ObjectiveName = Literal["arachne", "loss", "rates", "requirements", "priorities"
 """
 
 
+@dataclass(frozen=True, eq=False)
+class LabelWeights:
+    """What rows are worth by their label.
+
+    Attributes:
+        weights: (2, C), of negative and of positive rows.
+        rows: (2, C), how many there are.
+    """
+
+    weights: Float64
+    rows: Int64
+
+
 @dataclass(frozen=True)
 class Objective:
-    """What turns sums into fitness: the numbers of rows, the weight of the positives and which formula."""
+    """What turns sums of a candidate into its fitness.
+
+    Attributes:
+        negatives, positives: rows to get right, and rows to keep right.
+        positive_weight: worth of all positives together, in negatives; None where requirements say it.
+        name: which formula.
+        labels: of `priorities`.
+        steering: of `requirements`.
+    """
 
     negatives: int
     positives: int
-    positive_weight: float
+    positive_weight: float | None
     name: ObjectiveName = "arachne"
+    labels: LabelWeights | None = None
+    steering: Steering | None = None
 
     def fitness(self, sums: Float64) -> Float64:
-        """Sums (P, 4), or (P, 6) for `loss`, -> (P,) fitness."""
+        """Sums (P, S) -> (P,) fitness; S is 4, or 6 for `loss`, or as `engine.fitness.groups.GroupSums` has it."""
+        if self.steering is not None:
+            return self.steering.fitness(sums)
+        assert self.positive_weight is not None
+        if self.labels is not None:
+            return priority_fitness(sums, self.labels, self.positives, self.positive_weight)
         if self.name == "loss":
             return loss_fitness(sums, self.positives, self.positive_weight)
         if self.name == "rates":
@@ -98,4 +129,26 @@ def rate_fitness(sums: Float64, negatives: int, positives: int, positive_weight:
     many = max(positives, 1)
     repaired = (sums[:, 2] / negatives + 1.0) / (sums[:, 0] / negatives + 1.0)
     found: Float64 = repaired + positive_weight / negatives * ((sums[:, 3] / many + 1.0) / (sums[:, 1] / many + 1.0))
+    return found
+
+
+def priority_fitness(sums: Float64, labels: LabelWeights, positives: int, positive_weight: float) -> Float64:
+    """A fitness by the weights of labels: with l over labels, and w and v what their rows are worth,
+
+        (sum of w_l patched_l + 1) / (L_neg + 1) + (s sum of v_l intact_l + 1) / (L_pos + 1)
+
+    where L are mean losses with rows so weighted, and s = positive_weight / positives. With all weights 1 it is
+    `fitness`.
+
+    Args:
+        sums: (P, 4 + 4 C), see `engine.fitness.groups.GroupSums`.
+        labels: the weights.
+        positives: number of positive rows that count.
+        positive_weight: worth of so many positives of weight 1, in negatives of weight 1.
+    """
+    loss, right = np.split(sums[:, 4:].reshape(len(sums), 4, -1), 2, axis=1)
+    weighted = [(values * labels.weights).sum(axis=2) for values in (loss, right)]
+    negatives, known = (labels.weights * labels.rows).sum(axis=1)
+    scale = positive_weight / max(positives, 1)
+    found: Float64 = worth(np.concatenate(weighted, axis=1).T, negatives, known or 1.0, scale)
     return found

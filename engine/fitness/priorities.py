@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.types import Bool, Float64, Int64
-from engine.fitness.objective import worth
+from engine.fitness.objective import LabelWeights, Objective
 
 
 @dataclass(frozen=True)
@@ -62,41 +62,9 @@ class Priorities:
         return by_label[np.where(negative, 0, 1), labels] > 0
 
 
-@dataclass(frozen=True, eq=False)
-class PriorityObjective:
-    """A fitness by the weights of labels: with l over labels, and w and v what their rows are worth,
-
-        (sum of w_l patched_l + 1) / (L_neg + 1) + (s sum of v_l intact_l + 1) / (L_pos + 1)
-
-    where L are mean losses with rows so weighted, and s = positive_weight / positives. With all weights 1 it is
-    `engine.fitness.objective.fitness`.
-
-    Attributes:
-        negatives, positives: rows that count.
-        positive_weight: worth of so many positives of weight 1, in negatives of weight 1.
-        weights: (2, C), see `Priorities.weights`.
-        rows: (2, C), negative and positive rows of each label.
-    """
-
-    negatives: int
-    positives: int
-    positive_weight: float
-    weights: Float64
-    rows: Int64
-
-    def fitness(self, sums: Float64) -> Float64:
-        """Sums (P, 4 + 4 C), see `engine.fitness.groups.GroupSums`, -> (P,) fitness."""
-        loss, right = np.split(sums[:, 4:].reshape(len(sums), 4, -1), 2, axis=1)
-        weighted = [(values * self.weights).sum(axis=2) for values in (loss, right)]
-        negatives, positives = (self.weights * self.rows).sum(axis=1)
-        scale = self.positive_weight / max(self.positives, 1)
-        found: Float64 = worth(np.concatenate(weighted, axis=1).T, negatives, positives or 1.0, scale)
-        return found
-
-
 def priority_objective(
     priorities: Priorities, labels: Int64, negative: Bool, classes: int, positive_weight: float
-) -> PriorityObjective:
+) -> Objective:
     """What candidates are worth on rows (n,) that count.
 
     Raises:
@@ -107,6 +75,5 @@ def priority_objective(
         raise InputError(f"no row to repair has a label of a priority above 0, expected one of {named}")
     rows = np.stack([np.bincount(labels[kind], minlength=classes) for kind in (negative, ~negative)])
     negatives = int(negative.sum())
-    return PriorityObjective(
-        negatives, len(negative) - negatives, positive_weight, priorities.weights(classes), rows.astype(np.int64)
-    )
+    weights = LabelWeights(priorities.weights(classes), rows.astype(np.int64))
+    return Objective(negatives, len(negative) - negatives, positive_weight, "priorities", weights)

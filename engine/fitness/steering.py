@@ -29,6 +29,7 @@ from scipy.special import log_ndtr
 from engine.core.types import Float64, Int64
 from engine.fitness.groups import SUMS
 from engine.fitness.mixture import MixtureRows
+from engine.fitness.rows import SearchRows
 from engine.metrics.requirements import Requirement
 
 CAUTION = 1.4
@@ -85,32 +86,31 @@ class _Aim:
 
 @dataclass(frozen=True, eq=False)
 class Steering:
-    """What turns sums into fitness; see the module and `engine.fitness.mixture.Mixture.sums`.
+    """What turns sums into fitness by requirements; see the module.
 
     Attributes:
-        negatives, positives: rows of each kind.
         totals: (C,) rows of each label.
         repaired: gain of each label under repair, all of which have rows; limits are not used.
         aims: what is required, as bounds on soft changes.
         rigour: how strictly.
+        share: of all positives, so many are searched; they stand for the others. Sums are then those of
+            `engine.fitness.groups.GroupSums`. None: they are those of `engine.fitness.mixture.Mixture.sums`.
     """
 
-    negatives: int
-    positives: int
     totals: Int64
     repaired: tuple[_Aim, ...]
     aims: tuple[_Aim, ...]
     rigour: Rigour
-
-    @property
-    def positive_weight(self) -> None:
-        """None: the requirements say what positives are worth."""
+    share: float | None = None
 
     def fitness(self, sums: Float64) -> Float64:
         """(P, S) sums -> (P,) fitness."""
-        classes = len(self.totals)
-        changes, squares = np.split(sums[:, SUMS : SUMS + 2 * classes], 2, axis=1)
-        of_pairs = np.split(sums[:, SUMS + 2 * classes :], 2, axis=1)
+        edge = SUMS + 2 * len(self.totals) * (1 if self.share is None else 2)
+        parts = [part for both in np.split(sums[:, SUMS:], [edge - SUMS], axis=1) for part in np.split(both, 2, axis=1)]
+        if self.share is not None:
+            kinds = (np.split(part, 2, axis=1) for part in parts)
+            parts = [negative + positive / self.share for negative, positive in kinds]
+        changes, squares, *of_pairs = parts
         chance = np.zeros(len(sums))
         for aim in self.aims:
             mean, error = _mean_and_error(aim, *(of_pairs if aim.pair else (changes, squares)))
@@ -122,7 +122,7 @@ class Steering:
 
 
 def steering_of(
-    rows: MixtureRows,
+    rows: SearchRows | MixtureRows,
     before: Int64,
     requirements: Sequence[Requirement],
     repaired: Sequence[int],
@@ -131,6 +131,7 @@ def steering_of(
     share: float,
     new_rows: int,
     rigour: Rigour,
+    searched_positives: float | None = None,
 ) -> Steering:
     """What to aim at on rows.
 
@@ -143,6 +144,7 @@ def steering_of(
         share: of the rows that judge, these are so many.
         new_rows: m of each label, that promises are about.
         rigour: how strictly it is steered.
+        searched_positives: see `Steering.share`.
     """
 
     def aim(columns: tuple[int, ...], limit: float, *, pair: bool = False) -> _Aim:
@@ -172,36 +174,7 @@ def steering_of(
         elif requirement.labels is not None:  # a drop of all rows is aimed at above
             aims.append(aim(columns, -requirement.limit))
     gains = tuple(aim((label,), 0.0) for label in repaired)
-    return Steering(int(rows.negative.sum()), int(rows.positive.sum()), totals, gains, tuple(aims), rigour)
-
-
-@dataclass(frozen=True, eq=False)
-class Steered:
-    """`Steering` by sums of groups of rows, `engine.fitness.groups.GroupSums`: of a search over weights.
-
-    Attributes:
-        negatives, positives: rows that are searched.
-        steering: of all rows.
-        share: of all positives, so many are searched; they stand for the others.
-    """
-
-    negatives: int
-    positives: int
-    steering: Steering
-    share: float = 1.0
-
-    @property
-    def positive_weight(self) -> None:
-        """None, see `Steering`."""
-
-    def fitness(self, sums: Float64) -> Float64:
-        """(P, S) sums -> (P,) fitness."""
-        classes = len(self.steering.totals)
-        edges = [SUMS + count * classes for count in (0, 2, 4)]
-        _, changes, squares, of_pairs = np.split(sums, edges, axis=1)
-        kinds = [np.split(part, 2, axis=1) for part in (changes, squares, *np.split(of_pairs, 2, axis=1))]
-        pooled = [negative + positive / self.share for negative, positive in kinds]
-        return self.steering.fitness(np.concatenate([sums[:, :SUMS], *pooled], axis=1))
+    return Steering(totals, gains, tuple(aims), rigour, searched_positives)
 
 
 def pairs_of(requirements: Sequence[Requirement]) -> tuple[tuple[int, int], ...]:

@@ -9,14 +9,14 @@ import numpy as np
 
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Int64
-from engine.fitness.base import Fitness, Goal
+from engine.fitness.base import Fitness
 from engine.fitness.groups import GroupSums
 from engine.fitness.last_dense import TiledFitness
 from engine.fitness.mixture import Mixture, MixtureFitness, MixtureRows
 from engine.fitness.objective import Objective
 from engine.fitness.priorities import priority_objective
 from engine.fitness.rows import SearchRows, Weights
-from engine.fitness.steering import Steered, Steering, pairs_of, rigour_of, steering_of
+from engine.fitness.steering import Steering, pairs_of, rigour_of, steering_of
 from engine.fitness.tail import TailFitness
 from engine.layers.head import Head
 from engine.layers.tail import Tail
@@ -90,7 +90,7 @@ def problem_of(
 class Prepared:
     """A problem with its rows on the device of this process."""
 
-    objective: Goal
+    objective: Objective
     fitness: Fitness
 
 
@@ -143,14 +143,16 @@ def counted_rows(settings: SearchSettings, rows: SearchRows) -> SearchRows:
     return _taken(rows, settings.priorities.counted(rows.labels, rows.negative))
 
 
-def goal_of(problem: Problem, searched: Rows, rows: Rows) -> Goal:
+def goal_of(problem: Problem, searched: Rows, rows: Rows) -> Objective:
     """What candidates are worth on the rows that are searched, out of all `rows`."""
-    if problem.steering is not None:
-        return problem.steering
-    assert isinstance(searched, SearchRows) and isinstance(rows, SearchRows)
     settings = problem.settings
+    negatives = int(searched.negative.sum())
+    if isinstance(searched, MixtureRows):
+        return Objective(negatives, int(searched.positive.sum()), None, "requirements", steering=problem.steering)
+    assert isinstance(rows, SearchRows)
     if settings.objective == "requirements":
-        return steered_by(settings, searched, rows, problem.head)
+        steering = steered_by(settings, searched, rows, problem.head)
+        return Objective(negatives, len(searched.negative) - negatives, None, "requirements", steering=steering)
     if settings.priorities is not None:
         weight, classes = _positive_weight(settings, counted_rows(settings, rows)), searched.logits.shape[1]
         return priority_objective(settings.priorities, searched.labels, searched.negative, classes, weight)
@@ -175,32 +177,27 @@ def _positive_weight(settings: SearchSettings, rows: SearchRows) -> float:
     return settings.positive_worth * int((~rows.negative).sum())
 
 
-def steered_by(settings: SearchSettings, searched: SearchRows, rows: SearchRows, head: Head) -> Steered:
+def steered_by(settings: SearchSettings, searched: SearchRows, rows: SearchRows, head: Head) -> Steering:
     """What candidates are worth by the requirements, on the rows that are searched out of all.
 
     All negatives are searched, and the positives of them stand for those that are not. Rows of other labels that the
     model gets wrong are in neither: such a label looks as if all of its rows were right, so that a loss of it is seen
     and an accuracy asked of it looks nearer than it is.
     """
-    before = predicted_classes(head, rows.logits)
-    known = MixtureRows(
-        rows.inputs, rows.labels, np.zeros_like(rows.labels), rows.logits, rows.negative, ~rows.negative
-    )
-    steering = steering_of(
-        known,
-        before,
+    return steering_of(
+        rows,
+        predicted_classes(head, rows.logits),
         settings.requirements,
         np.unique(rows.labels[rows.negative]).tolist(),
         pairs_of(settings.requirements),
         share=len(rows.labels) / len(searched.labels),
         new_rows=settings.promise_rows,
         rigour=rigour_of(len(searched.labels)),
+        searched_positives=int((~searched.negative).sum()) / max(1, int((~rows.negative).sum())) or 1.0,
     )
-    negatives, positives = int(searched.negative.sum()), int((~searched.negative).sum())
-    return Steered(negatives, positives, steering, positives / max(1, int((~rows.negative).sum())) or 1.0)
 
 
-def goal_elsewhere(problem: Problem, rows: SearchRows, others: SearchRows) -> tuple[Goal, SearchRows]:
+def goal_elsewhere(problem: Problem, rows: SearchRows, others: SearchRows) -> tuple[Objective, SearchRows]:
     """What candidates of a search on `rows` are worth on other rows, and those of them that count.
 
     A positive is worth as much as in the search, whose number of positives was another.

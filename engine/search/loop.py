@@ -12,8 +12,8 @@ import numpy as np
 from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Float64
-from engine.fitness.base import Goal, Resident
-from engine.fitness.objective import ObjectiveName
+from engine.fitness.base import Resident
+from engine.fitness.objective import Objective, ObjectiveName
 from engine.fitness.priorities import Priorities
 from engine.fitness.tiling import Tiling
 from engine.layers.weight_stats import WeightStats
@@ -114,7 +114,7 @@ class Search:
 
     settings: SearchSettings
     source: RngKey
-    objective: Goal
+    objective: Objective
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +166,7 @@ def start(settings: SearchSettings, source: RngKey, original: Float32, stats: We
 def advance(
     settings: SearchSettings,
     source: RngKey,
-    objective: Goal,
+    objective: Objective,
     state: SearchState,
     evaluate: Evaluate,
     seconds: float = float("inf"),
@@ -332,7 +332,7 @@ def result(state: SearchState) -> Float32:
     return state.swarm.global_position.astype(np.float32)
 
 
-def _stop(settings: SearchSettings, objective: Goal, told: Population, best: Float64) -> Stop | None:
+def _stop(settings: SearchSettings, objective: Objective, told: Population, best: Float64) -> Stop | None:
     if objective.negatives and best[2] == objective.negatives and best[3] == objective.positives:
         return "solved"
     if told.since_gain >= settings.min_iteration_range:

@@ -22,7 +22,7 @@ from engine import backend
 from engine.backend import ops
 from engine.core.rng import RngKey
 from engine.core.types import Float64
-from engine.fitness.base import Goal, Resident
+from engine.fitness.base import Resident
 from engine.fitness.objective import Objective, worth
 from engine.fitness.tiling import filled_up, kind_sums
 from engine.search import swarm
@@ -79,13 +79,13 @@ class ResidentSwarm:
         self,
         settings: SwarmSettings,
         source: RngKey,
-        objective: Goal,
+        objective: Objective,
         resident: Resident,
         state: SwarmState,
         best_sums: Float64,
     ) -> None:
-        """Copy a swarm to the device; fitness that stays there is that of an `Objective`."""
-        assert isinstance(objective, Objective)
+        """Copy a swarm to the device; the fitness that stays there is Arachne's own."""
+        assert objective.positive_weight is not None
         self._source, self._state = source, state
         particles, self._weights = state.position.shape
         filled = resident.weights

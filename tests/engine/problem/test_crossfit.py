@@ -26,7 +26,7 @@ from engine.problem.crossfit import (
     joined_changes,
 )
 from engine.problem.mixed import mean_changes, mixed_values
-from engine.problem.problem import prepare
+from engine.problem.problem import goal_of, prepare
 from engine.search import loop as search
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
@@ -212,8 +212,8 @@ def test_a_label_without_failures_is_searched_to_the_end():
     """There is no loss of rows to get right then, and keeping all others right solves nothing."""
     subject = net("two")
     labels = np.where(subject.labels == 1, np.where(subject.before == 1, 1, 0), subject.labels)
-    _, problem = repair(subject, labels=labels).case(made_up("two", 3), QUICK.search)
-    goal = problem.steering
+    case, problem = repair(subject, labels=labels).case(made_up("two", 3), QUICK.search)
+    goal = goal_of(problem, case.rows, case.rows)
     assert (goal.negatives, goal.positives) == (0, (subject.before == labels).sum())
 
     def evaluate(candidates: np.ndarray) -> np.ndarray:

@@ -10,9 +10,8 @@ import pytest
 from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.fitness.objective import Objective
-from engine.fitness.priorities import Priorities, PriorityObjective
+from engine.fitness.priorities import Priorities
 from engine.fitness.rows import SearchRows
-from engine.fitness.steering import Steered
 from engine.layers.weight_stats import WeightStats
 from engine.metrics.requirements import Requirement
 from engine.problem.problem import Problem, counted_rows, goal_elsewhere, prepare, seen_by
@@ -79,10 +78,10 @@ def test_requirements_of_sampled_positives_are_about_all(quickstart: Subject) ->
     problem, rows = problem_by(quickstart, OBJECTIVES["requirements"])
     everything = prepare(problem, rows).objective
     some = prepare(replace(problem, settings=replace(problem.settings, num_input_pos_sampled=100)), rows).objective
-    assert isinstance(everything, Steered) and isinstance(some, Steered)
+    assert everything.steering is not None and some.steering is not None
     positives = int((~rows.negative).sum())
-    assert (everything.positives, everything.share) == (positives, 1.0)
-    assert (some.positives, some.share) == (100, 100 / positives)
+    assert (everything.positives, everything.steering.share) == (positives, 1.0)
+    assert (some.positives, some.steering.share) == (100, 100 / positives)
     assert some.negatives == everything.negatives == int(rows.negative.sum())
     np.testing.assert_array_equal(some.steering.totals, np.bincount(rows.labels, minlength=10))
     # Limits are the same; errors are those of the rows that were searched.
@@ -100,7 +99,7 @@ def test_rows_without_a_priority_do_not_count(quickstart: Subject) -> None:
     counted = counted_rows(problem.settings, rows)
     assert not (counted.labels == 9).any() and (rows.labels == 9).any()
     objective = prepared.objective
-    assert isinstance(objective, PriorityObjective)
+    assert objective.name == "priorities"
     assert objective.positive_weight == objective.positives == int((~counted.negative).sum())
     other = replace(problem.settings, priorities=Priorities(((3, 1.0),)))
     with pytest.raises(InputError, match="no row to repair has a label of a priority above 0, expected one of 3"):
@@ -117,7 +116,7 @@ def test_positives_are_worth_as_much_on_other_rows(quickstart: Subject) -> None:
     worth = 30.0 / int((~rows.negative).sum())
     assert goal == Objective(int(others.negative.sum()), positives, worth * positives)
     steered, _ = goal_elsewhere(replace(problem, settings=OBJECTIVES["requirements"]), rows, others)
-    assert isinstance(steered, Steered) and (steered.positives, steered.share) == (positives, 1.0)
+    assert steered.steering is not None and (steered.positives, steered.steering.share) == (positives, 1.0)
     weighted, counted = goal_elsewhere(replace(problem, settings=OBJECTIVES["priorities"]), rows, others)
     assert weighted.positives == int((~counted.negative).sum()) < positives
 
