@@ -1,32 +1,17 @@
-"""What the swarm and the scheduler see of the evaluation of one job, whatever layers are under repair."""
+"""The evaluation of the candidates of one job, whatever layers are under repair."""
 
 from __future__ import annotations
 
+import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
+
+import numpy as np
 
 from engine.core.types import Float32, Float64
-from engine.fitness.tiling import Tile
-
-
-class Goal(Protocol):
-    """What turns sums into fitness: `Objective`, `PriorityObjective`, `Steered`, or `Steering` of mixtures."""
-
-    @property
-    def negatives(self) -> int:
-        """Rows to get right."""
-
-    @property
-    def positives(self) -> int:
-        """Rows to keep right."""
-
-    @property
-    def positive_weight(self) -> float | None:
-        """Worth of all positives together, in negatives, where that decides."""
-
-    def fitness(self, sums: Float64) -> Float64:
-        """(P, S) sums -> (P,) fitness."""
+from engine.fitness.tiling import Tile, one_ahead
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,24 +36,52 @@ class Resident:
     masks: Any
 
 
-class Fitness(Protocol):
-    """The prepared evaluation of one job in this process: `TiledFitness`, `TailFitness` for any other layers, or
-    `MixtureFitness` of tunings.
+class Fitness(ABC):
+    """The prepared evaluation of one job in this process.
 
-    Sums are (.., S) float64: summed loss of negative and of positive rows, correct rows among the negative and among
-    the positive, and what else the goal asks for.
+    `TiledFitness` is that of weights of the last Dense layer, `TailFitness` of weights of any layers, `MixtureFitness`
+    of mixed tunings. Sums are (.., S) float64: summed loss of negative and of positive rows, correct rows among the
+    negative and among the positive, and what else the objective asks for.
+
+    Attributes:
+        tiles: of candidates and rows.
+        sums: S.
+        together: candidates that one call of a program evaluates at most; fewer are filled up.
     """
 
     tiles: tuple[Tile, ...]
+    sums: int
+    together: int
 
     @property
     def resident(self) -> Resident | None:
         """What a swarm needs that stays on the device of this process, where that is offered."""
+        return None
 
     def evaluate(self, candidates: Float32) -> Float64:
         """Evaluate every row here; (M, K) float32 -> (M, S), each candidate as it would be alone."""
+        total = np.zeros((len(candidates), self.sums))
+        pieces = self.pieces(len(candidates))
+        starts = (functools.partial(self.start_rows, rows, candidates[part]) for rows, part in pieces)
+        for (_, part), sums in zip(pieces, one_ahead(starts), strict=True):
+            total[part] += sums
+        return total
 
     def start_tile(self, tile: int, candidates: Float32) -> Callable[[], Float64]:
         """Start the evaluation of a tile of the whole swarm (P, K); what is returned ends it, so that the next one may
         be started before.
         """
+        where = self.tiles[tile]
+        return self.start_rows(where.rows, candidates[slice(*where.particles)])
+
+    @abstractmethod
+    def start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
+        """Start the sums (m, S) of candidates (m, K), at most `together`, over one range of rows."""
+
+    def pieces(self, count: int) -> list[tuple[tuple[int, int], slice]]:
+        """Each range of rows with each group of candidates that share a call, of so many."""
+        return [
+            (rows, slice(start, min(start + self.together, count)))
+            for rows in dict.fromkeys(tile.rows for tile in self.tiles)
+            for start in range(0, count, self.together)
+        ]

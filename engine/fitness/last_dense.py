@@ -26,7 +26,7 @@ import numpy.typing as npt
 from engine import backend
 from engine.backend import ops
 from engine.core.types import Bool, Float32, Float64, Int64
-from engine.fitness.base import Resident
+from engine.fitness.base import Fitness, Resident
 from engine.fitness.groups import Grouped, GroupSums, arrange_groups, block_rows, group_sums
 from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.soft import LOWEST, block_sums, soft_changes, soft_sums, untouched_soft
@@ -77,12 +77,8 @@ def unit_widths(counts: Sequence[int]) -> tuple[int, ...]:
     return tuple(widths[sum(unit < more for more in wider)] for unit in range(units))
 
 
-class TiledFitness:
-    """The prepared evaluation of one job in this process.
-
-    `engine.fitness.tail.TailFitness` is the same for all other targets; the swarm and the scheduler see what
-    `engine.fitness.base.Fitness` has. Row constants are prepared per tile on first use and stay on the device.
-    """
+class TiledFitness(Fitness):
+    """See the module; row constants are prepared per tile on first use and stay on the device."""
 
     def __init__(
         self,
@@ -116,7 +112,7 @@ class TiledFitness:
             group[: len(member)] = member
         self._groups = [np.stack(list(same)) for _, same in itertools.groupby(groups, len)]
         self.tiles = plan_tiles(particles, len(rows.labels), len(self._units), tiling)
-        self._slab = max((stop - start for start, stop in (tile.particles for tile in self.tiles)), default=1)
+        self.together = max((stop - start for start, stop in (tile.particles for tile in self.tiles)), default=1)
         self._places = self._places_of(len(weights.old))
         self._changes = np.zeros((SLABS, len(self._places)), dtype=np.float32)
         self._constants: dict[tuple[int, int], tuple[Any, list[Any]]] = {}
@@ -127,35 +123,17 @@ class TiledFitness:
             self._block = block_rows(rows.negative, rows.labels, parts)
         temperature = None if wanted is None else wanted.temperature
         self._slab_program = _slab_program(head, rows.logits.shape[1], misses, self._block, temperature)
-        self._sums = wanted.count if wanted else 6 if misses else 4
+        self.sums = wanted.count if wanted else 6 if misses else 4
 
-    def evaluate_tile(self, tile: int, candidates: Float32) -> Float64:
-        """Evaluate one tile.
-
-        Args:
-            tile: index into `tiles`.
-            candidates: (P, K) float32, of the whole swarm.
-
-        Returns:
-            (particles of the tile, S) float64: summed loss of negative and of positive rows, correct rows among the
-            negative and among the positive, and with `misses` two more, or those of `wanted`.
-        """
-        where = self.tiles[tile]
-        part = candidates[slice(*where.particles)]
-        return self._evaluate_rows(where.rows, self._moved(part))[: len(part)]
-
-    def start_tile(self, tile: int, candidates: Float32) -> Callable[[], Float64]:
-        """Start the evaluation of a tile; what is returned ends it, so that the next one may be started before."""
-        return lambda: self.evaluate_tile(tile, candidates)
+    def start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
+        """See `Fitness`."""
+        return lambda: self._evaluate_rows(rows, self._moved(part))[: len(part)]
 
     def evaluate(self, candidates: Float32) -> Float64:
-        """Evaluate every row here; (M, K) float32 -> (M, S) float64, see `evaluate_tile`.
-
-        M may be any number: candidates of several swarms are evaluated as each would be alone.
-        """
-        total = np.zeros((len(candidates), self._sums))
-        for start in range(0, len(candidates), SLABS * self._slab):
-            part = total[start : start + SLABS * self._slab]
+        """See `Fitness`; several slabs share a call."""
+        total = np.zeros((len(candidates), self.sums))
+        for start in range(0, len(candidates), SLABS * self.together):
+            part = total[start : start + SLABS * self.together]
             slabs = self._moved(candidates[start : start + len(part)])
             for rows in dict.fromkeys(tile.rows for tile in self.tiles):
                 part += self._evaluate_rows(rows, slabs)[: len(part)]
@@ -163,8 +141,8 @@ class TiledFitness:
 
     def _moved(self, part: Float32) -> list[Any]:
         """What candidates (m, K), at most `SLABS` slabs, change, slab by slab as `_moved_logits` takes it."""
-        used = -(-len(part) // self._slab)
-        change = np.zeros((used * self._slab, part.shape[1] + 1), dtype=np.float32)
+        used = -(-len(part) // self.together)
+        change = np.zeros((used * self.together, part.shape[1] + 1), dtype=np.float32)
         np.subtract(part, self._weights.old, out=change[: len(part), :-1], dtype=np.float64, casting="same_kind")
         np.take(change.reshape(used, -1), self._places, axis=1, out=self._changes[:used], mode="clip")
         return [backend.on_device(slab) for slab in self._changes[:used]]
@@ -181,12 +159,12 @@ class TiledFitness:
             return group_sums(self._wanted, kinds, blocks)
         values = np.stack([np.concatenate(blocks) for blocks in zip(*results, strict=True)], axis=1)
         sums: Float64 = kind_sums(values.reshape(-1, values.shape[-1]).astype(np.float64), kinds, np)
-        return sums.reshape(-1, self._sums)
+        return sums.reshape(-1, self.sums)
 
     @cached_property
     def resident(self) -> Resident | None:
         """See `Fitness`; where a swarm is one tile and changes something, for four sums."""
-        if len(self.tiles) != 1 or not len(self._weights.old) or self._sums != 4:
+        if len(self.tiles) != 1 or not len(self._weights.old) or self.sums != 4:
             return None
         masks, constants = self._prepared(self.tiles[0].rows)
         old = self._weights.old.astype(np.float64)
@@ -205,7 +183,7 @@ class TiledFitness:
         """Places of a slab's changes (particles, `weights` + 1) as products take them: width by width (units,
         particles, weights). The last of a row is 0, and fills units up.
         """
-        rows_of = (weights + 1) * np.arange(self._slab)[:, None]
+        rows_of = (weights + 1) * np.arange(self.together)[:, None]
         groups = (np.where(group < len(self._weights.old), group, weights) for group in self._groups)
         return np.concatenate([(group[:, None, :] + rows_of).ravel() for group in groups])
 

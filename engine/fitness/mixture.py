@@ -4,7 +4,7 @@ A candidate is (c, o), R coefficients and C offsets. Row i of fold f is judged u
 
     W = W0 + sum over r of c[r] dW[r, f]
 
-so that no tuning saw it; how its logits are computed is that of `engine.fitness.mixed_chain`. Rows are the last axis of
+so that no tuning saw it. Rows are the last axis of
 everything: there are many of them, where units and classes may be ten.
 """
 
@@ -21,10 +21,10 @@ import numpy as np
 from engine import backend
 from engine.backend import ops
 from engine.core.types import Bool, Float32, Float64, Int64
+from engine.fitness.base import Fitness
 from engine.fitness.groups import SUMS
-from engine.fitness.mixed_chain import mixed_chain
 from engine.fitness.soft import soft_before, soft_of
-from engine.fitness.tiling import Tile, Tiling, one_ahead
+from engine.fitness.tiling import Tile, Tiling
 from engine.layers.head import soft_losses
 from engine.layers.tail_chain import Chain
 from engine.tuning.train import Changes
@@ -104,64 +104,36 @@ class Mixture:
         return SUMS + 2 * self.chain.classes + 2 * len(self.pairs)
 
 
-class MixtureFitness:
-    """The prepared evaluation of a search over mixtures in this process; see `engine.fitness.base.Fitness`.
-
-    Sums are (.., S) float64, see `Mixture.sums`.
-    """
-
-    resident = None
+class MixtureFitness(Fitness):
+    """See the module; sums are those of `Mixture.sums`."""
 
     def __init__(self, mixture: Mixture, rows: MixtureRows, particles: int, tiling: Tiling) -> None:
         """Choose the shapes; nothing is computed on rows yet."""
         self._mixture, self._rows = mixture, rows
-        self._chain = mixed_chain(mixture.chain)
-        self._together, self._most = tile_shape(
-            mixture.chain, len(mixture.changes), len(rows.labels), particles, tiling
-        )
+        self.sums = mixture.sums
+        self.together, self._most = tile_shape(mixture.chain, len(mixture.changes), len(rows.labels), particles, tiling)
         self.tiles = mixture_tiles(mixture, rows.group, particles, tiling)
         self._kept: dict[tuple[int, int], tuple[Any, ...]] = {}
         self._programs: dict[str, Callable[..., Any]] = {}
 
-    def evaluate(self, candidates: Float32) -> Float64:
-        """Evaluate every row here; (M, R + C) float32 -> (M, S)."""
-        total = np.zeros((len(candidates), self._mixture.sums))
-        pieces = self._pieces(len(candidates))
-        starts = (functools.partial(self._start_rows, rows, candidates[part]) for rows, part in pieces)
-        for (_, part), sums in zip(pieces, one_ahead(starts), strict=True):
-            total[part] += sums
-        return total
-
-    def start_tile(self, tile: int, candidates: Float32) -> Callable[[], Float64]:
-        """Start the evaluation of a tile of the whole swarm; what is returned ends it."""
-        where = self.tiles[tile]
-        return self._start_rows(where.rows, candidates[slice(*where.particles)])
-
     def predict(self, candidates: Float32) -> Int64:
         """Classes (M, n) under each of M candidates: argmax of the scores, first index on ties."""
         found = np.empty((len(candidates), len(self._rows.labels)), np.int64)
-        for rows, part in self._pieces(len(candidates)):
+        for rows, part in self.pieces(len(candidates)):
             count = rows[1] - rows[0]
             groups = self._prepared(rows)
             results = np.asarray(self._run(self._predicted, self._filled(candidates[part]), *groups[:2]))
             found[part, slice(*rows)] = results[: part.stop - part.start, :count]
         return found
 
-    def _pieces(self, count: int) -> list[tuple[tuple[int, int], slice]]:
-        return [
-            (rows, slice(start, min(start + self._together, count)))
-            for rows in dict.fromkeys(tile.rows for tile in self.tiles)
-            for start in range(0, count, self._together)
-        ]
-
     def _filled(self, part: Float32) -> Any:
         """Candidates on the device, filled up to a slab."""
-        filled = np.zeros((self._together, self._mixture.size), np.float32)
+        filled = np.zeros((self.together, self._mixture.size), np.float32)
         filled[: len(part)] = part
         return backend.on_device(filled)
 
-    def _start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
-        """Start the sums (m, S) of candidates (m, R + C), at most a slab, over rows of one group."""
+    def start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
+        """See `Fitness`; the rows are of one group."""
         results = self._run(self._sums, self._filled(part), *self._prepared(rows))
         return lambda: np.asarray(results)[: len(part)]
 
@@ -195,7 +167,7 @@ class MixtureFitness:
             return backend.on_device(np.ascontiguousarray(filled_up(values).T))
 
         behind, first = self._weights[group]
-        values = self._chain.first(backend.on_device(filled_up(known.inputs[where])), first)
+        values = mixture.chain.first_mixed(backend.on_device(filled_up(known.inputs[where])), first)
         labels = known.labels[where]
         true = np.eye(classes, dtype=np.float32)[labels]
         kinds = np.stack([known.negative[where], known.positive[where]], axis=1).astype(np.float64)
@@ -213,14 +185,14 @@ class MixtureFitness:
 
     @functools.cached_property
     def _weights(self) -> list[tuple[Any, Any]]:
-        """Of each group, see `engine.fitness.mixed_chain.MixedChain.weights`."""
-        return [self._chain.weights(changes) for changes in self._mixture.changes]
+        """Of each group, see `DenseChain.mixing`."""
+        return [self._mixture.chain.mixing(changes) for changes in self._mixture.changes]
 
     def _logits(self, candidates: Any, values: Any, behind: Any) -> Any:
         """Logits (h, C, n) of h candidates."""
         mixture, recipes = self._mixture, self._mixture.recipes
         shares = ops.concatenate([ops.ones((candidates.shape[0], 1), "float32"), candidates[:, :recipes]], axis=1)
-        logits = self._chain.logits(shares, values, behind)
+        logits = mixture.chain.mixed_logits(shares, values, behind)
         return logits + candidates[:, recipes:, None] if mixture.offsets else logits
 
     def _sums(self, candidates: Any, values: Any, behind: Any, judged: Sequence[Any]) -> Any:

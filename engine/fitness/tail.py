@@ -9,7 +9,6 @@ beside what, it is evaluated.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,14 +19,15 @@ import numpy as np
 from engine import backend
 from engine.backend import ops
 from engine.core.types import Float32, Float64, Int64
+from engine.fitness.base import Fitness
 from engine.fitness.groups import Grouped, GroupSums, arrange_groups, group_sums
 from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.soft import soft_of
-from engine.fitness.tiling import SUM_ROWS, UNIT_WEIGHTS, Tile, Tiling, arrange, bucket, even, one_ahead, plan_tiles
+from engine.fitness.tiling import SUM_ROWS, UNIT_WEIGHTS, Tile, Tiling, arrange, bucket, even, plan_tiles
 from engine.layers import touched
 from engine.layers.head import row_losses
 from engine.layers.space import Space
-from engine.layers.tail import Tail, unpack
+from engine.layers.tail import Tail, made_bytes, most_live, unpack
 from engine.layers.touched import Route
 from engine.models.graph import GraphCut
 
@@ -117,12 +117,7 @@ def most_places(rows: int) -> int:
 
 def value_bytes(cut: GraphCut) -> dict[int, int]:
     """Bytes of each value of the tail for one row, by number."""
-    size = {
-        number: 4 * math.prod(length or 1 for length in shape[1:])
-        for step in cut.tail
-        for number, shape in zip(step.outputs, step.shapes, strict=True)
-    }
-    return size | {number: 4 * math.prod(shape) for number, shape in zip(cut.crossing, cut.shapes, strict=True)}
+    return made_bytes(cut.tail) | {n: 4 * math.prod(shape) for n, shape in zip(cut.crossing, cut.shapes, strict=True)}
 
 
 def kept_bytes(cut: GraphCut, route: Route | None, groups: Groups | None) -> int:
@@ -142,25 +137,15 @@ def kept_cut(cut: GraphCut, route: Route) -> list[int]:
 
 def held_bytes(cut: GraphCut, route: Route | None, groups: Groups | None = None) -> int:
     """Bytes of values that the tail holds at once for one row of one candidate, at most."""
-    steps = cut.tail if route is None else route.rest
-    size = value_bytes(cut)
-    last = {number: position for position, step in enumerate(steps) for number in step.inputs}
-    live = set(cut.crossing) if route is None else {route.number}
-    most = sum(size[number] for number in live)
-    for position, step in enumerate(steps):
-        live.update(step.outputs)
-        live.update(step.inputs)
-        most = max(most, sum(size[number] for number in live))
-        live = {number for number in live if last.get(number, -1) > position or number == cut.output}
+    start = cut.crossing if route is None else (route.number,)
+    most = most_live(cut.tail if route is None else route.rest, value_bytes(cut), start, {cut.output})
     # Touched units before and behind the chain, and what is made of them in between.
     chain = 0 if route is None or groups is None else 4 * 4 * len(groups.units) * touched.places_per_row(route)
     return max(most + chain, 4)
 
 
-class TailFitness:
-    """The prepared evaluation of one job in this process; to the swarm and the scheduler what `TiledFitness` is."""
-
-    resident = None
+class TailFitness(Fitness):
+    """See the module."""
 
     def __init__(
         self,
@@ -195,7 +180,8 @@ class TailFitness:
         self._groups = None if self._route is None else group_weights(self._route, tail.space, weights.feature)
         per_row = held_bytes(tail.cut, self._route, self._groups)
         self.shapes = plan_shapes(per_row, self._route, tail.folds, len(rows.labels), particles, tiling)
-        self.tiles = self.shapes.cut(particles, len(rows.labels))
+        self.tiles, self.together = self.shapes.cut(particles, len(rows.labels)), self.shapes.together
+        self.sums = wanted.count if wanted else 6 if misses else 4
         self._classes = rows.logits.shape[1]
         self._places = weights.feature
         self._prepared: dict[tuple[int, int], tuple[tuple[slice, slice] | Grouped, tuple[Any, ...]]] = {}
@@ -205,28 +191,9 @@ class TailFitness:
         else:
             self._evaluate = backend.tail_program(self._short)
 
-    def start_tile(self, tile: int, candidates: Float32) -> Callable[[], Float64]:
-        """As `engine.fitness.last_dense.TiledFitness.start_tile`."""
-        where = self.tiles[tile]
-        return self._start_rows(where.rows, candidates[slice(*where.particles)])
-
-    def evaluate(self, candidates: Float32) -> Float64:
-        """As `engine.fitness.last_dense.TiledFitness.evaluate`."""
-        total = np.zeros((len(candidates), self._wanted.count if self._wanted else 6 if self._misses else 4))
-        slab = self.shapes.together
-        pieces = [
-            (rows, slice(start, start + slab))
-            for rows in dict.fromkeys(tile.rows for tile in self.tiles)
-            for start in range(0, len(candidates), slab)
-        ]
-        starts = (functools.partial(self._start_rows, rows, candidates[part]) for rows, part in pieces)
-        for (_, part), sums in zip(pieces, one_ahead(starts), strict=True):
-            total[part] += sums
-        return total
-
-    def _start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
-        """Start the sums (m, S) of candidates (m, K), at most a slab, over one range of rows; see `start_tile`."""
-        slab = self.shapes.together
+    def start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
+        """See `Fitness`."""
+        slab = self.together
         if self._groups is None:
             filled = np.repeat(self._old[None, :], slab, axis=0)
             filled[: len(part)] = part

@@ -5,6 +5,7 @@ h[0] = features,  z[l] = h[l-1] W[l] + b[l],  h[l] = a[l](z[l]),  logits = z[las
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -170,6 +171,81 @@ class DenseChain:
                 result = result + values[layer.bias][..., None]
             result = backend.activation(layer.activation)(result)
         return result
+
+    def mixing(self, changes: Mapping[str, Float32]) -> tuple[Any, Any]:
+        """What changes (R, ..) by path make, on the device: what `mixed_logits` takes, and what `first_mixed` takes.
+
+        Pairs (as they are, changes), None for changes that there are none of: of the layers behind the first, with
+        kernels turned, and of the first.
+        """
+        first = [placed(self.values[path], changes[path]) for path in self.layers[0].paths]
+
+        def pair(path: str) -> tuple[Any, Any]:
+            change = self.turned(path, changes[path]) if path in changes else None
+            return placed(self.turned(path, self.values[path]), change)
+
+        behind = tuple(tuple(map(pair, layer.paths)) for layer in self.layers[1:])
+        return behind, tuple(first)
+
+    def first_mixed(self, inputs: Any, weights: Any) -> Any:
+        """What is the same for all candidates, of inputs (n, D): pre-activations (R + 1, U, n) of the first layer, as
+        it is and of each tuning, as they are linear in the shares.
+        """
+        return _first_program()(inputs, *weights)
+
+    def mixed_logits(self, shares: Any, values: Any, weights: Any) -> Any:
+        """Logits (h, C, n) of h candidates with shares (h, R + 1), from what `first_mixed` made.
+
+        Shares (1, c[1], .., c[R]) are of the weights as they are and of what R tunings change.
+        """
+        result = weighted(shares, values)
+        for before, pairs in zip(self.layers, weights, strict=False):
+            result = backend.activation(before.activation)(result)
+            kernel, *bias = (mixed(shares, *pair) for pair in pairs)
+            result = ops.matmul(kernel, result)
+            for offset in bias:
+                result = result + offset[..., None]
+        return result
+
+
+@functools.cache
+def _first_program() -> Callable[..., Any]:
+    program: Callable[..., Any] = backend.compiled(_pre_activations)
+    return program
+
+
+def _pre_activations(inputs: Any, kernel: Any, bias: Any = None) -> Any:
+    """Of inputs (n, D), as the layer is and of each tuning: (R + 1, U, n).
+
+    As a product with the inputs behind, its bits would depend on the number of threads where units are few.
+    """
+    values = ops.matmul(inputs, ops.concatenate([kernel[0][None], kernel[1]], axis=0))
+    if bias is not None:
+        values = values + ops.concatenate([bias[0][None], bias[1]], axis=0)[:, None, :]
+    return turned(values)
+
+
+def placed(value: Any, changes: Any) -> tuple[Any, Any]:
+    """Both on the device."""
+    return backend.on_device(value), None if changes is None else backend.on_device(changes)
+
+
+def mixed(shares: Any, value: Any, changes: Any) -> Any:
+    """A weight mixed for each candidate, (h, ..), or as it is where no tuning changes it."""
+    if changes is None:
+        return value
+    return weighted(shares, ops.concatenate([value[None], changes], axis=0))
+
+
+def weighted(shares: Any, parts: Any) -> Any:
+    """Sums (h, ..) of parts (r, ..) with shares (h, r), term by term: as a product of matrices of so few terms it would
+    take longer, and its bits would depend on the number of threads.
+    """
+    shape = (shares.shape[0], *[1] * (len(parts.shape) - 1))
+    total = ops.reshape(shares[:, 0], shape) * parts[0][None]
+    for number in range(1, parts.shape[0]):
+        total = total + ops.reshape(shares[:, number], shape) * parts[number][None]
+    return total
 
 
 def chain_of(model: Any, graph: Graph, head: Head, path: Path, wanted: Sequence[str] = ()) -> DenseChain:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from engine import backend
@@ -40,6 +40,29 @@ def unpack(cut: GraphCut, features: Any) -> dict[int, Any]:
 def features_width(cut: GraphCut) -> int:
     """F."""
     return sum(math.prod(shape) for shape in cut.shapes)
+
+
+def made_bytes(steps: Sequence[Step]) -> dict[int, int]:
+    """Bytes of each value that steps make of one row, by number."""
+    return {
+        number: 4 * math.prod(length or 1 for length in shape[1:])
+        for step in steps
+        for number, shape in zip(step.outputs, step.shapes, strict=True)
+    }
+
+
+def most_live(steps: Sequence[Step], size: Mapping[int, int], start: Collection[int], kept: Collection[int]) -> int:
+    """Bytes of the values that are held at once, at most: those that steps start from, and those that they still need
+    or that are kept.
+    """
+    last = {number: position for position, step in enumerate(steps) for number in step.inputs}
+    live = set(start)
+    most = sum(size[number] for number in live)
+    for position, step in enumerate(steps):
+        live.update(step.outputs, step.inputs)
+        most = max(most, sum(size.get(number, 0) for number in live))
+        live = {number for number in live if last.get(number, -1) > position or number in kept}
+    return most
 
 
 class Tail:

@@ -16,7 +16,7 @@ import numpy as np
 from engine import backend
 from engine.backend import keras, ops
 from engine.core.types import Float32
-from engine.layers.dense_chain import DenseChain, turned
+from engine.layers.dense_chain import DenseChain, mixed, placed, turned
 from engine.layers.head import Head
 from engine.layers.tail import Tail, features_width, unpack
 from engine.models.graph import Step
@@ -129,14 +129,26 @@ class TailChain:
         some = ({path: values[path][number] for path in self.tuned} for number in range(count))
         return ops.stack([turned(self.logits(features, one)) for one in some])
 
-    def mixed_logits(self, features: Any, weights: Sequence[Any]) -> Any:
+    def mixing(self, changes: Mapping[str, Float32]) -> tuple[Any, Any]:
+        """As of `DenseChain`: pairs of what is tuned."""
+        return tuple(placed(self.values[path], changes[path]) for path in self.tuned), ()
+
+    def first_mixed(self, inputs: Any, weights: Any) -> Any:
+        """As of `DenseChain`: the features (n, F) themselves."""
+        del weights
+        return inputs
+
+    def mixed_logits(self, shares: Any, values: Any, weights: Any) -> Any:
+        """As of `DenseChain`: the tail runs with the weights of each candidate."""
+        return self.many_logits(values, [mixed(shares, *pair) for pair in weights])
+
+    def many_logits(self, features: Any, weights: Sequence[Any]) -> Any:
         """Logits (h, C, n) of features (n, F) under weights (h, ..) of h candidates, in the order of `tuned`."""
-        tail, rows = self._tail, features.shape[0]
-        cut, count = tail.cut, weights[0].shape[0]
+        tail, rows, count = self._tail, features.shape[0], weights[0].shape[0]
         own = [[values[number] for values in weights] for number in range(count)]
         if not tail.folds:
             return ops.stack([turned(tail.logits(features, one, tail.constants)) for one in own])
-        logits = tail.folded(cut.tail, unpack(cut, features), {}, own, tail.constants)
+        logits = tail.folded(tail.cut.tail, unpack(tail.cut, features), {}, own, tail.constants)
         return turned(ops.reshape(logits, (count, rows, self.classes)))
 
     @property

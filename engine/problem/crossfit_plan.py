@@ -10,7 +10,7 @@ from engine.core.errors import InputError
 from engine.fitness.mixture import tile_shape
 from engine.layers.tail_chain import Chain
 from engine.problem.crossfit import SEARCH_ROWS, CrossFitSettings
-from engine.targets.memory import PROCESS, size_text
+from engine.targets.memory import PROCESS, refusal, size_text
 from engine.tuning.train import BATCH_ROWS
 
 PATCH_BYTES = 140
@@ -101,9 +101,6 @@ def check_plan(plan: CrossFitPlan) -> None:
 
 def too_large(plan: CrossFitPlan) -> str | None:
     """Why a repair cannot fit in the free memory of this machine; None where it can."""
-    needed, free = plan.memory - PROCESS, backend.free_memory()  # the process is there already
-    if needed <= free:
-        return None
     parts = {
         f"features of {plan.rows} rows": (plan.features, "fewer rows"),
         f"changes of {plan.tunings} tunings": (plan.changes, "fewer --recipes or --folds, or a smaller --target-layer"),
@@ -111,8 +108,5 @@ def too_large(plan: CrossFitPlan) -> str | None:
         "the patch": (plan.patch, "a smaller --target-layer"),
         "the search": (plan.search, "fewer rows, fewer --num-particles or smaller --tile-bytes"),
     }
-    name, (most, advice) = max(parts.items(), key=lambda part: part[1][0])
-    return (
-        f"the repair needs {size_text(needed)} ({size_text(most)} of it for {name}) and {size_text(free)} are free, "
-        f"expected {advice}"
-    )
+    # The process is there already.
+    return refusal("repair", plan.memory - PROCESS, parts, backend.free_memory(), "are free")

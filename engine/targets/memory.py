@@ -5,7 +5,6 @@ All of it follows from the job and its options: never from time, free memory or 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from engine import backend
 from engine.core.errors import InputError
 from engine.fitness.last_dense import SLABS
 from engine.fitness.tiling import Tiling
+from engine.layers.tail import made_bytes, most_live
 from engine.models.graph import Step
 from engine.passes.sizes import BATCH_ROWS, PASS_ROWS
 
@@ -160,8 +160,6 @@ def _check_fits(
     plan: Plan, needed: int, parts: Mapping[str, tuple[int, str]], counted: Sequence[str], free: int, where: str
 ) -> None:
     """Raise InputError unless `free` bytes hold `needed`: the parts, with what would need less, and what is counted."""
-    if needed <= free:
-        return
     left = free - needed
     sizes = {"rows": (plan.all_rows, "rows", plan.features)}
     if plan.searches == 1:
@@ -173,16 +171,24 @@ def _check_fits(
         for name, (count, words, size) in sizes.items()
         if name in counted
     }
-    name, (most, advice) = max((named | dict(parts)).items(), key=lambda part: part[1][0])
-    raise InputError(
-        f"the search needs {size_text(needed)} ({size_text(most)} of it for {name}) and {size_text(free)} {where}, "
+    if refused := refusal("search", needed, named | dict(parts), free, where):
+        raise InputError(refused)
+
+
+def refusal(what: str, needed: int, parts: Mapping[str, tuple[int, str]], free: int, where: str) -> str | None:
+    """Why `free` bytes do not hold `needed`: the largest part, with what would need less; None where they do."""
+    if needed <= free:
+        return None
+    name, (most, advice) = max(parts.items(), key=lambda part: part[1][0])
+    return (
+        f"the {what} needs {size_text(needed)} ({size_text(most)} of it for {name}) and {size_text(free)} {where}, "
         f"expected {advice}"
     )
 
 
 def _fewer(count: int, size: int, left: int, name: str) -> str:
     """So many of `count` that need `size` bytes as would leave nothing lacking."""
-    fit = count * (size + left) // size
+    fit = count * (size + left) // max(size, 1)
     return f"at most {fit} {name}" if fit > 0 else f"fewer {name} and a machine with more memory"
 
 
@@ -191,22 +197,10 @@ def count_parts(size: int, part: int) -> int:
     return -(-size // part)
 
 
-def live_bytes(steps: tuple[Step, ...]) -> int:
-    """Bytes of the values of a pass that are held at once for one row."""
-    size = {
-        number: 4 * math.prod(length or 1 for length in shape[1:]) for step in steps for number, shape in _made(step)
-    }
-    last = {number: position for position, step in enumerate(steps) for number in step.inputs}
-    most, live = 0, set[int]()
-    for position, step in enumerate(steps):
-        live.update(step.outputs)
-        most = max(most, sum(size[number] for number in live))
-        live = {number for number in live if last.get(number, len(steps)) > position}
-    return most
-
-
-def _made(step: Step) -> list[tuple[int, tuple[int | None, ...]]]:
-    return list(zip(step.outputs, step.shapes, strict=True))
+def live_bytes(steps: Sequence[Step]) -> int:
+    """Bytes of the values of a pass that are held at once for one row; what no step reads is kept."""
+    size = made_bytes(steps)
+    return most_live(steps, size, (), size.keys() - {number for step in steps for number in step.inputs})
 
 
 def size_text(count: int) -> str:

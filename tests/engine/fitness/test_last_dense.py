@@ -230,7 +230,7 @@ def test_tiles_in_any_order_and_process_give_the_same_bits(functional, tiling):
     assert len(whole.tiles) > 1
     parts = {}
     for place, tile in enumerate(np.random.default_rng(0).permutation(len(whole.tiles))):
-        parts[tile] = (first, second)[place % 2].evaluate_tile(tile, candidates)
+        parts[tile] = (first, second)[place % 2].start_tile(tile, candidates)()
     again = combine(whole.tiles, [parts[tile] for tile in range(len(whole.tiles))])
     assert again.tobytes() == expected.tobytes()
 

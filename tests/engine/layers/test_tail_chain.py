@@ -64,7 +64,7 @@ def test_its_logits_are_those_of_the_model(name: str) -> None:
     found = {
         "alone": np.stack([np.asarray(chain.compiled(chain.logits)(features, some)) for some in values]),
         "tunings": np.asarray(chain.compiled(chain.tuning_logits)(backend.on_device(subject.features.T), together)),
-        "mixed": np.asarray(chain.compiled(chain.mixed_logits)(features, [together[path] for path in chain.tuned])),
+        "mixed": np.asarray(chain.compiled(chain.many_logits)(features, [together[path] for path in chain.tuned])),
     }
     found |= {way: found[way].transpose(0, 2, 1) for way in ("tunings", "mixed")}
     for way, logits in found.items():
@@ -78,9 +78,9 @@ def test_rows_that_may_not_stand_behind_one_another() -> None:
     assert chain.tail is not None and chain.tail.folds
     values = [np.stack([chain.values[path], -chain.values[path]]) for path in chain.tuned]
     weights, features = [backend.on_device(value) for value in values], backend.on_device(net("two").features)
-    together = np.asarray(chain.mixed_logits(features, weights))
+    together = np.asarray(chain.many_logits(features, weights))
     chain.tail.folds = False
-    np.testing.assert_allclose(np.asarray(chain.mixed_logits(features, weights)), together, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(chain.many_logits(features, weights)), together, atol=1e-5)
 
 
 def test_it_travels_without_its_tail() -> None:

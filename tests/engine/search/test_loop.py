@@ -284,7 +284,7 @@ def test_evaluating_tiles_elsewhere_is_the_same_search(quickstart_problem):
 
     def evaluate(candidates):
         tiles = workers[0].tiles
-        parts = {t: workers[t % 2].evaluate_tile(t, candidates) for t in reversed(range(len(tiles)))}
+        parts = {t: workers[t % 2].start_tile(t, candidates)() for t in reversed(range(len(tiles)))}
         return combine(tiles, [parts[t] for t in range(len(tiles))])
 
     spread, _ = solve(problem, rows, evaluate)
