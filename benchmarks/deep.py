@@ -35,7 +35,7 @@ from engine.fitness.rows import SearchRows
 from engine.localize.impact import ImpactPasses
 from engine.localize.pareto import Localisation
 from engine.localize.pooled import localize_pooled
-from engine.localize.sums import PooledSums
+from engine.localize.sums import Sums
 from engine.metrics.accuracy import paired_changes
 from engine.models.load import LoadedModel, load_model
 from engine.problem.case import LayerInputs
@@ -87,7 +87,7 @@ class Subject:
             return layer.localisation_sums(inputs, logits, labels, self.kernel)
         if self._plain is None:
             self._plain = ImpactPasses(tail, 256, normalised=False)
-        return PooledSums(*self._plain.sums(inputs, layer.predicted(logits), labels, self.kernel), rows=len(labels))
+        return Sums(*self._plain.sums(inputs, layer.predicted(logits), labels, self.kernel), rows=len(labels))
 
 
 def front(found: Localisation) -> Int64:

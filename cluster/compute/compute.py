@@ -51,9 +51,9 @@ from engine.core.progress import Tick, ignore
 from engine.core.types import Float32, Float64, Int64, Uint8
 from engine.data.image_set import ImageSet
 from engine.data.value_range import ValueRange
+from engine.localize.sums import Sums
 from engine.methods.base import Subject
 from engine.models.load import LoadedModel
-from engine.passes.runners import Sums
 from engine.passes.sizes import PASS_ROWS
 from engine.problem.case import LayerInputs
 from engine.problem.crossfit import CrossFit, TuningTask

@@ -14,9 +14,9 @@ from engine.layers.dense_chain import DenseChain
 from engine.localize.last_dense import Impact
 from engine.localize.neurecover import Blame, Training, blame
 from engine.localize.pareto import Localisation
+from engine.localize.sums import Sums
 from engine.models.checkpoints import LAST_TWO
 from engine.models.load import LoadedModel
-from engine.passes.runners import Sums
 from engine.problem.case import LayerInputs
 from engine.targets.base import Target
 

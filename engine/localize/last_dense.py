@@ -13,13 +13,13 @@ import numpy as np
 
 from engine.core.types import Float32
 from engine.localize.pareto import Localisation, pareto_fronts, pool_size
-from engine.localize.sums import LocalisationSums
+from engine.localize.sums import Sums
 
 Impact = Literal["mean", "first-row"]
 
 
 def localize(
-    sums: LocalisationSums,
+    sums: Sums,
     kernel: Float32,
     *,
     num_grad: int | None = None,
@@ -40,7 +40,7 @@ def localize(
     """
     size = pool_size(num_grad, sums.rows, fronts)
     loss = np.abs(sums.gradient)
-    outputs = sums.impact / sums.rows if impact == "mean" else sums.first
+    outputs = sums.impact / sums.rows if impact == "mean" or sums.first is None else sums.first
     force = outputs[:, None] * np.abs(kernel.astype(np.float64))
     # Ties in column-major order, as in the toolkit; the sort is stable.
     order = np.argsort(-loss.ravel(order="F"), kind="stable")[: min(size, loss.size)]

@@ -12,11 +12,11 @@ import numpy as np
 
 from engine.core.types import Float64, Int64
 from engine.localize.pareto import Localisation, pareto_fronts, pool_size
-from engine.localize.sums import PooledSums
+from engine.localize.sums import Sums
 
 
 def localize_pooled(
-    negative: PooledSums, positive: PooledSums | None, *, num_grad: int | None = None, fronts: int = 1
+    negative: Sums, positive: Sums | None, *, num_grad: int | None = None, fronts: int = 1
 ) -> Localisation:
     """Find the weights to blame.
 

@@ -8,40 +8,20 @@ from engine.core.types import Float64
 
 
 @dataclass(frozen=True, eq=False)
-class LocalisationSums:
-    """Sums over rows for the last Dense layer.
+class Sums:
+    """Sums over rows.
 
     Attributes:
-        gradient: (D, C) float64, sum over rows of the loss gradient by the kernel.
-        impact: (D,) float64, sum over rows of |input of the layer|.
-        first: (D,) float64, |input| of the first row alone.
+        gradient: of the loss gradient by the kernel, float64; (D, C) of the last Dense layer, (W,) of any others.
+        impact: (D,) of |input of the last Dense layer|; (W,) of the forward impact of each weight.
         rows: number of rows summed.
-    """
-
-    gradient: Float64
-    impact: Float64
-    first: Float64
-    rows: int
-
-    def __add__(self, later: LocalisationSums) -> LocalisationSums:
-        return LocalisationSums(
-            self.gradient + later.gradient, self.impact + later.impact, self.first, self.rows + later.rows
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class PooledSums:
-    """Sums over rows for weights of any layers.
-
-    Attributes:
-        gradient: (W,) float64, sum over rows of the loss gradient by each weight.
-        impact: (W,) float64, sum over rows of its forward impact.
-        rows: number of rows summed.
+        first: (D,) |input| of the first row alone; None where any other layers are summed over.
     """
 
     gradient: Float64
     impact: Float64
     rows: int
+    first: Float64 | None = None
 
-    def __add__(self, later: PooledSums) -> PooledSums:
-        return PooledSums(self.gradient + later.gradient, self.impact + later.impact, self.rows + later.rows)
+    def __add__(self, later: Sums) -> Sums:
+        return Sums(self.gradient + later.gradient, self.impact + later.impact, self.rows + later.rows, self.first)

@@ -16,15 +16,13 @@ from engine.core.types import Float32, Int64
 from engine.layers.head import Head, row_losses
 from engine.layers.tail import Tail, pack
 from engine.localize.impact import ImpactPasses
-from engine.localize.sums import LocalisationSums, PooledSums
+from engine.localize.sums import Sums
 from engine.models.graph import GraphCut, flat, run
 from engine.models.inputs import model_inputs
 from engine.passes.batching import batches, predicted_classes
 from engine.passes.classes import classes_of, scores_of
 from engine.passes.predict import predict_patched
 from engine.passes.sizes import BATCH_ROWS
-
-Sums = LocalisationSums | PooledSums
 
 
 class LayerPasses(Protocol):
@@ -105,7 +103,7 @@ class LayerRunner:
         """Classes (n,) of logits (n, C); see `engine.passes.batching.predicted_classes`."""
         return predicted_classes(self.head, logits)
 
-    def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> LocalisationSums:
+    def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> Sums:
         """Sums over rows; the gradient of a last Dense layer has no need of its kernel."""
         del kernel
         parts = []
@@ -117,7 +115,7 @@ class LayerRunner:
             gradient = np.asarray(self._gradients(batch, backend.on_device(true)))[:count]
             wide = inputs[part].astype(np.float64)
             impact = np.abs(wide)
-            parts.append(LocalisationSums(wide.T @ gradient, impact.sum(axis=0), impact[0], count))
+            parts.append(Sums(wide.T @ gradient, impact.sum(axis=0), count, impact[0]))
             start += count
         return functools.reduce(operator.add, parts)
 
@@ -157,9 +155,9 @@ class TailRunner:
         """Classes (n,) of logits (n, C); see `engine.passes.batching.predicted_classes`."""
         return predicted_classes(self.head, logits)
 
-    def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> PooledSums:
+    def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> Sums:
         """Sums over rows, under the kernel."""
-        return PooledSums(*self._impact.sums(inputs, self.predicted(logits), labels, kernel), rows=len(labels))
+        return Sums(*self._impact.sums(inputs, self.predicted(logits), labels, kernel), rows=len(labels))
 
     def predict_patches(
         self, kernel: Float32, inputs: Float32, logits: Float32, index: Int64, values: Float32

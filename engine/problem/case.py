@@ -21,8 +21,9 @@ from engine.data.outcomes import target_order
 from engine.fitness.mixture import MixtureRows
 from engine.fitness.rows import SearchRows, Weights
 from engine.localize.last_dense import Impact
+from engine.localize.sums import Sums
 from engine.passes.classes import classes_of, scores_of
-from engine.passes.runners import LayerPasses, Sums
+from engine.passes.runners import LayerPasses
 from engine.passes.sizes import PASS_ROWS
 from engine.targets.base import Target
 

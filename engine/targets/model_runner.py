@@ -11,12 +11,13 @@ import numpy as np
 from engine import backend
 from engine.core.types import Float32, Float64, Int64
 from engine.layers.tail import Tail
+from engine.localize.sums import Sums
 from engine.models.inputs import unpack
 from engine.models.loss import TrainingLoss
 from engine.passes.batching import batches
 from engine.passes.classes import known_classes
 from engine.passes.losses import output_losses
-from engine.passes.runners import LayerPasses, Sums
+from engine.passes.runners import LayerPasses
 from engine.passes.sizes import BATCH_ROWS
 from engine.targets.base import Target
 

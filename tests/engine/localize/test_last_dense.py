@@ -13,7 +13,7 @@ from engine.charts.pareto import draw_pareto_front
 from engine.core.errors import InputError
 from engine.localize.last_dense import localize
 from engine.localize.pareto import Localisation, pareto_front, pareto_fronts
-from engine.localize.sums import LocalisationSums
+from engine.localize.sums import Sums
 from engine.models.loss import TrainingLoss
 from engine.targets.model_runner import ModelRunner
 
@@ -28,7 +28,7 @@ POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, m
 def sums_of(gradient, impact=None, first=None, rows=1):
     gradient = np.array(gradient, dtype=np.float64)
     ones = np.ones(len(gradient))
-    return LocalisationSums(gradient, ones if impact is None else impact, ones if first is None else first, rows)
+    return Sums(gradient, ones if impact is None else impact, rows, ones if first is None else first)
 
 
 @given(POINTS)

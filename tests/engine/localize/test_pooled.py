@@ -18,7 +18,7 @@ from engine.core.errors import InputError
 from engine.data.writer import write_image_set
 from engine.localize.impact import ImpactPasses
 from engine.localize.pooled import localize_pooled
-from engine.localize.sums import PooledSums
+from engine.localize.sums import Sums
 from engine.models.loss import TrainingLoss
 from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_patch
@@ -40,14 +40,14 @@ def sums_of(model: Any, names: Sequence[str], rows: np.ndarray, labels: np.ndarr
     }
 
 
-def passes(model: Any, names: Sequence[str], batch: int) -> Callable[..., tuple[Target, PooledSums]]:
+def passes(model: Any, names: Sequence[str], batch: int) -> Callable[..., tuple[Target, Sums]]:
     target = resolve_target(model, SOFTMAX, CLASSES, Path("model.keras"), names)
     assert target.tail is not None
     runner = ModelRunner(model, target, batch)
 
-    def call(rows: np.ndarray, labels: np.ndarray) -> tuple[Target, PooledSums]:
+    def call(rows: np.ndarray, labels: np.ndarray) -> tuple[Target, Sums]:
         sums = runner.layer.localisation_sums(*runner.features(rows), labels, target.kernel)
-        assert isinstance(sums, PooledSums) and sums.rows == len(labels)
+        assert sums.first is None and sums.rows == len(labels)
         assert sums.gradient.dtype == sums.impact.dtype == np.float64
         assert sums.gradient.shape == sums.impact.shape == (target.offsets[-1],)
         return target, sums
@@ -326,8 +326,8 @@ def column(*values: float) -> np.ndarray:
 
 def test_costs_and_front_of_two_layers_by_hand():
     """Places 0 to 3 are of one layer, 4 to 6 of another; two negatives, four positives."""
-    negative = PooledSums(column(-8, 4, 2, 0.5, 6, 4, 2), column(2, 4, 8, 90, 1, 4, 6), rows=2)
-    positive = PooledSums(column(12, 0, 0, 0, -4, 0, 0), column(0, 0, 12, 0, 0, 0, 4), rows=4)
+    negative = Sums(column(-8, 4, 2, 0.5, 6, 4, 2), column(2, 4, 8, 90, 1, 4, 6), rows=2)
+    positive = Sums(column(12, 0, 0, 0, -4, 0, 0), column(0, 0, 12, 0, 0, 0, 4), rows=4)
     # Gradient costs: 4/(1+3), 2, 1, 0.25, 3/(1+1), 2, 1; impact costs: 1, 2, 4/(1+3), 45, 0.5, 2, 3/(1+1).
     found = localize_pooled(negative, positive)
     np.testing.assert_array_equal(found.row, [1, 5, 4, 0, 2, 6, 3])
@@ -348,13 +348,13 @@ def test_the_pool_has_twenty_weights_for_each_negative():
     random = np.random.default_rng(0)
     gradient, impact = random.integers(-9, 10, 300).astype(float), random.random(300)
     for rows in (1, 4, 30):
-        found = localize_pooled(PooledSums(gradient * rows, impact, rows), None)
+        found = localize_pooled(Sums(gradient * rows, impact, rows), None)
         order = np.argsort(-np.abs(gradient), kind="stable")[: 20 * rows]
         np.testing.assert_array_equal(found.row, order)
     for wrong in ({"num_grad": 0}, {"fronts": 0}):
         (name,) = wrong
         with pytest.raises(InputError, match=f"{name} is 0, expected at least 1"):
-            localize_pooled(PooledSums(gradient, impact, 2), None, **wrong)
+            localize_pooled(Sums(gradient, impact, 2), None, **wrong)
 
 
 @pytest.fixture
