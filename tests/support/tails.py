@@ -14,10 +14,12 @@ from engine import backend
 from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.tail import TailFitness
 from engine.fitness.tiling import Tiling
+from engine.layers.head import Head
 from engine.models.loss import TrainingLoss
 from engine.models.weight_paths import weight_variables
 from engine.passes.runners import TailRunner
 from engine.targets.base import Target
+from engine.targets.last_dense import find_target
 from engine.targets.resolve import resolve_target
 
 CATEGORICAL = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)
@@ -85,6 +87,21 @@ class Case:
             kinds = self.rows.negative, ~self.rows.negative
             found.append([values[rows].sum() for values in (losses, correct) for rows in kinds])
         return np.array(found, dtype=np.float64)
+
+
+def last_layer(
+    activation: str = "softmax", classes: int = 4, loss: TrainingLoss = CATEGORICAL
+) -> tuple[Head, SearchRows]:
+    """200 random rows behind a last Dense layer whose inputs are six; 60 % and some more are right."""
+    keras.utils.set_random_seed(0)
+    layer = keras.layers.Dense(classes, activation=activation)
+    model = keras.Sequential([keras.Input((6,)), layer])
+    head = find_target(model, loss, classes, Path("model.keras")).head
+    rng = np.random.default_rng(2)
+    inputs = rng.normal(size=(200, 6)).astype(np.float32)
+    logits = inputs @ np.asarray(layer.kernel)
+    labels = np.where(rng.random(200) < 0.6, logits.argmax(axis=1), rng.integers(classes, size=200))
+    return head, SearchRows(inputs, logits, labels, logits.argmax(axis=1) != labels)
 
 
 def row_losses(outputs: np.ndarray, labels: np.ndarray, loss: TrainingLoss, form: str) -> np.ndarray:

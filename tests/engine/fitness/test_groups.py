@@ -1,9 +1,10 @@
-"""Sums of groups of rows against the rows one by one, in both kernels; and where the rows of a tile are put."""
+"""Sums that some objectives need besides the four, against the rows one by one, in both kernels; and where the rows of
+a tile are put.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,29 +15,35 @@ from engine.fitness.last_dense import UNROLLED_UNITS, TiledFitness
 from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.tail import TailFitness
 from engine.fitness.tiling import SUM_ROWS, Tiling, combine
-from engine.layers.head import Head
-from engine.targets.last_dense import find_target
-from tests.support.tails import BINARY, CATEGORICAL, Case, case_of, row_losses
+from tests.support.tails import BINARY, CATEGORICAL, Case, case_of, last_layer, row_losses
 
 T = 0.3
 PAIRS = ((1, 0), (2, 3))
-COUNTS, SOFT = GroupSums(4), GroupSums(4, T, PAIRS)
+COUNTS, SOFT, MISSES = GroupSums(4), GroupSums(4, T, PAIRS), None
 
 
 def expected_sums(
-    wanted: GroupSums, rows: SearchRows, before: np.ndarray, after: np.ndarray, losses: np.ndarray, right: np.ndarray
+    wanted: GroupSums | None,
+    rows: SearchRows,
+    before: np.ndarray,
+    after: np.ndarray,
+    losses: np.ndarray,
+    right: np.ndarray,
 ) -> np.ndarray:
-    """(S,) from logits (n, C) before and after, losses and right rows (n,), one group after the other."""
+    """(S,) from logits (n, C) before and after, losses and right rows (n,), one group after the other; without groups
+    with sums over wrong rows.
+    """
+    kinds = rows.negative, ~rows.negative
+    found = [values[kind].sum() for values in (losses, right) for kind in kinds]
+    if wanted is None:
+        return np.array([*found, *((~right / (1 + losses))[kind].sum() for kind in kinds)])
+    labels = range(wanted.classes)
 
     def soft(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
         own = logits[np.arange(len(logits)), classes]
         others = logits.copy()
         others[np.arange(len(logits)), classes] = -np.inf
         return 1 / (1 + np.exp(-(own - others.max(axis=1)) / wanted.temperature))
-
-    kinds = rows.negative, ~rows.negative
-    labels = range(wanted.classes)
-    found = [values[kind].sum() for values in (losses, right) for kind in kinds]
 
     def by_label(values: np.ndarray) -> list[float]:
         return [values[kind & (rows.labels == label)].sum() for kind in kinds for label in labels]
@@ -54,19 +61,6 @@ def expected_sums(
     return np.array(found)
 
 
-def last_layer(activation: str = "softmax", classes: int = 4, loss: object = CATEGORICAL) -> tuple[Head, SearchRows]:
-    """200 random rows behind a last layer whose inputs are six."""
-    keras.utils.set_random_seed(0)
-    layer = keras.layers.Dense(classes, activation=activation)
-    model = keras.Sequential([keras.Input((6,)), layer])
-    head = find_target(model, loss, classes, Path("model.keras")).head
-    rng = np.random.default_rng(2)
-    inputs = rng.normal(size=(200, 6)).astype(np.float32)
-    logits = inputs @ np.asarray(layer.kernel)
-    labels = np.where(rng.random(200) < 0.6, logits.argmax(axis=1), rng.integers(classes, size=200))
-    return head, SearchRows(inputs, logits, labels, logits.argmax(axis=1) != labels)
-
-
 def moved(rows: SearchRows, weights: Weights, candidate: np.ndarray) -> np.ndarray:
     logits = rows.logits.astype(np.float64)
     for feature, unit, change in zip(weights.feature, weights.unit, candidate - weights.old, strict=True):
@@ -78,20 +72,32 @@ SOME = np.array([[0, 0], [1, 0], [2, 0], [3, 1], [4, 3], [5, 3]])
 """Weights of three of four units: the label that none of them touches is judged by what the row has."""
 
 
+CLASSES = UNROLLED_UNITS + 6
+UNITS = np.arange(CLASSES - 2)
+MANY = np.stack([UNITS % 6, UNITS], axis=1)
+WIDE = GroupSums(CLASSES, T, ((1, 0), (0, CLASSES - 1)))
+
+
 @pytest.mark.parametrize(
-    ("wanted", "activation", "loss"),
+    ("wanted", "activation", "loss", "places"),
     [
-        (COUNTS, "softmax", CATEGORICAL),
-        (SOFT, "softmax", CATEGORICAL),
-        pytest.param(SOFT, "sigmoid", BINARY, marks=pytest.mark.slow),
+        (COUNTS, "softmax", CATEGORICAL, SOME),
+        (SOFT, "softmax", CATEGORICAL, SOME),
+        (MISSES, "softmax", CATEGORICAL, SOME),
+        pytest.param(SOFT, "sigmoid", BINARY, SOME, marks=pytest.mark.slow),
+        pytest.param(
+            GroupSums(CLASSES, T, ((1, 0), (0, CLASSES - 1))), "softmax", CATEGORICAL, MANY, marks=pytest.mark.slow
+        ),
     ],
 )
-def test_sums_of_the_last_layer(wanted: GroupSums, activation: str, loss: object) -> None:
-    head, rows = last_layer(activation, loss=loss)
-    weights = Weights(SOME[:, 0], SOME[:, 1], np.full(len(SOME), 0.1, np.float32))
-    random = np.random.default_rng(1).normal(0, 1, (5, len(SOME))) * (np.arange(5) > 0)[:, None]
+def test_sums_of_the_last_layer(wanted: GroupSums | None, activation: str, loss: object, places: np.ndarray) -> None:
+    """Of few units, and of more than are unrolled."""
+    classes = 4 if places is SOME else CLASSES
+    head, rows = last_layer(activation, classes, loss)
+    weights = Weights(places[:, 0], places[:, 1], np.full(len(places), 0.1, np.float32))
+    random = np.random.default_rng(1).normal(0, 1, (5, len(places))) * (np.arange(5) > 0)[:, None]
     candidates = (weights.old + random).astype(np.float32)
-    fitness = TiledFitness(head, rows, weights, 5, Tiling(rows=90), wanted=wanted)
+    fitness = TiledFitness(head, rows, weights, 5, Tiling(rows=90), misses=wanted is MISSES, wanted=wanted)
     assert fitness.resident is None  # a program on the device knows four sums
     found = fitness.evaluate(candidates)
     plain = TiledFitness(head, rows, weights, 5, Tiling(rows=90)).evaluate(candidates)
@@ -108,24 +114,6 @@ def test_sums_of_the_last_layer(wanted: GroupSums, activation: str, loss: object
         np.testing.assert_allclose(sums[:4], four, rtol=1e-6)
 
 
-@pytest.mark.slow
-def test_sums_of_more_units_than_are_unrolled() -> None:
-    classes = UNROLLED_UNITS + 6
-    head, rows = last_layer(classes=classes)
-    units = np.arange(classes - 2)
-    weights = Weights(units % 6, units, np.zeros(len(units), np.float32))
-    candidates = np.random.default_rng(1).normal(0, 1, (3, len(units))).astype(np.float32)
-    wanted = GroupSums(classes, T, ((1, 0), (0, classes - 1)))
-    for candidate, sums in zip(
-        candidates, TiledFitness(head, rows, weights, 3, Tiling(), wanted=wanted).evaluate(candidates), strict=True
-    ):
-        logits = moved(rows, weights, candidate)
-        losses = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(200), rows.labels]
-        right = logits.argmax(axis=1) == rows.labels
-        expected = expected_sums(wanted, rows, rows.logits.astype(np.float64), logits, losses, right)
-        np.testing.assert_allclose(sums, expected, rtol=1e-5, atol=1e-4)
-
-
 @pytest.fixture(scope="module")
 def hidden() -> Case:
     """A layer before the last."""
@@ -134,15 +122,18 @@ def hidden() -> Case:
     return replace(case, rows=replace(case.rows, logits=np.log(case.outputs())))
 
 
-@pytest.mark.parametrize(("wanted", "short"), [(COUNTS, True), (SOFT, True), (SOFT, False)])
-def test_sums_of_a_deeper_layer(hidden: Case, wanted: GroupSums, short: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("wanted", "short"), [(COUNTS, True), (SOFT, True), (SOFT, False), (MISSES, True)])
+def test_sums_of_a_deeper_layer(
+    hidden: Case, wanted: GroupSums | None, short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not short:
         monkeypatch.setattr("engine.fitness.tail.plan_short", lambda tail, places: None)
     case, model = hidden, hidden.model
     places = np.array([0, 7, 11, 23])
     weights = Weights(places, np.zeros_like(places), case.target.kernel[places, 0])
     candidates = (weights.old + np.random.default_rng(0).normal(size=(3, 4))).astype(np.float32)
-    fitness = TailFitness(case.runner.tail, case.target.kernel, case.rows, weights, 3, Tiling(), wanted=wanted)
+    tail, kernel = case.runner.tail, case.target.kernel
+    fitness = TailFitness(tail, kernel, case.rows, weights, 3, Tiling(), misses=wanted is MISSES, wanted=wanted)
     kernel = np.array(model.layers[0].kernel)
     before = np.log(case.outputs())
     for candidate, sums in zip(candidates, fitness.evaluate(candidates), strict=True):

@@ -14,12 +14,7 @@ from engine.fitness.objective import fitness
 from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.tiling import Tiling, bucket, combine, plan_tiles
 from engine.layers.head import Head
-from engine.models.loss import TrainingLoss
-
-CATEGORICAL = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)
-CATEGORICAL_LOGITS = TrainingLoss("categorical_crossentropy", from_logits=True, stated=True)
-BINARY = TrainingLoss("binary_crossentropy", from_logits=False, stated=True)
-BINARY_LOGITS = TrainingLoss("binary_crossentropy", from_logits=True, stated=True)
+from tests.support.tails import BINARY, BINARY_LOGITS, CATEGORICAL, CATEGORICAL_LOGITS
 
 
 def spread_index(inputs, units, count, classes, seed=0):

@@ -11,14 +11,10 @@ import pytest
 from engine import backend
 from engine.core.errors import InputError
 from engine.layers.head import ELEMENTWISE, Head, row_losses
-from engine.models.loss import TrainingLoss
 from engine.targets.last_dense import find_target
+from tests.support.tails import BINARY, BINARY_LOGITS, CATEGORICAL, CATEGORICAL_LOGITS
 
 PATH = Path("folder/model.keras")
-CATEGORICAL = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)
-CATEGORICAL_LOGITS = TrainingLoss("categorical_crossentropy", from_logits=True, stated=True)
-BINARY = TrainingLoss("binary_crossentropy", from_logits=False, stated=True)
-BINARY_LOGITS = TrainingLoss("binary_crossentropy", from_logits=True, stated=True)
 
 layers = keras.layers
 

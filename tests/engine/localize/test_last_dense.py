@@ -14,13 +14,8 @@ from engine.core.errors import InputError
 from engine.localize.last_dense import localize
 from engine.localize.pareto import Localisation, pareto_front, pareto_fronts
 from engine.localize.sums import Sums
-from engine.models.loss import TrainingLoss
 from engine.targets.model_runner import ModelRunner
-
-CATEGORICAL = TrainingLoss("categorical_crossentropy", from_logits=False, stated=True)
-CATEGORICAL_LOGITS = TrainingLoss("categorical_crossentropy", from_logits=True, stated=True)
-BINARY = TrainingLoss("binary_crossentropy", from_logits=False, stated=True)
-BINARY_LOGITS = TrainingLoss("binary_crossentropy", from_logits=True, stated=True)
+from tests.support.tails import BINARY, BINARY_LOGITS, CATEGORICAL, CATEGORICAL_LOGITS
 
 POINTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=30)
 
