@@ -407,14 +407,8 @@ def _larger(first: Any, second: Any) -> Any:
 
 
 def _moved_logits(change: Any, inputs: Sequence[Any]) -> list[Any]:
-    """What changes move the logits of the units by, given the inputs of all weights.
-
-    Args:
-        change: (P * W,): for each width that units have, see `unit_widths`, (u, P, w) in a row.
-        inputs: (u, w, n) of each width.
-
-    Returns:
-        A product (u, P, n) for each width.
+    """What changes (P * W,) move the logits of the units by: a product (u, P, n) for each width of units, given the
+    inputs (u, w, n) of each; of a width the changes are (u, P, w) in a row, see `unit_widths`.
     """
     shapes = [tuple(read.shape[:2]) for read in inputs]
     particles = change.shape[0] // sum(units * width for units, width in shapes)

@@ -237,13 +237,6 @@ def tile_shape(chain: Chain, groups: int, rows: int, particles: int, tiling: Til
 
     Particles of a tile divide those of a swarm, so that a candidate has the same place in it whichever swarms share a
     call.
-
-    Args:
-        chain: whose candidates are judged.
-        groups: of rows, at least one.
-        rows: in all.
-        particles: of the swarm.
-        tiling: as asked for.
     """
     even = -(-max(1, rows) // groups // ROW_STEP) * ROW_STEP
     places = (tiling.bytes or TILE_BYTES) // 4 // chain.widest  # particles times rows that fit

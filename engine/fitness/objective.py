@@ -84,12 +84,9 @@ def fitness(sums: Float64, negatives: int, positives: int, positive_weight: floa
 
 
 def worth(sums: Any, negatives: Any, positives: Any, scale: Any, rounded: Callable[[Any], Any] = lambda x: x) -> Any:
-    """The formula of `fitness`, operation by operation, of arrays or of tensors.
+    """The formula of `fitness`, operation by operation, of four sums (P,) float64, arrays or tensors.
 
-    Args:
-        sums: four of (P,) float64.
-        negatives, positives, scale: numbers, of which none is 0 that divides.
-        rounded: keeps a compiler from adding to a product before it is rounded.
+    `rounded` keeps a compiler from adding to a product before it is rounded.
     """
     loss_neg, loss_pos, patched, intact = sums
     loss_neg, loss_pos = loss_neg / negatives, loss_pos / positives

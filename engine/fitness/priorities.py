@@ -65,11 +65,7 @@ class Priorities:
 def priority_objective(
     priorities: Priorities, labels: Int64, negative: Bool, classes: int, positive_weight: float
 ) -> Objective:
-    """What candidates are worth on rows (n,) that count.
-
-    Raises:
-        InputError: no negative row does.
-    """
+    """What candidates are worth on rows (n,) that count, of which some must be negative."""
     if not negative.any():
         named = ", ".join(str(label) for label, weight in priorities.repair if weight > 0)
         raise InputError(f"no row to repair has a label of a priority above 0, expected one of {named}")

@@ -38,19 +38,11 @@ def soft_before(logits: Float32, wanted: Float32, temperature: float) -> Float32
 def untouched_soft(
     wanted: GroupSums, logits: Float32, labels: Int64, units: Int64, place: Int64, size: int
 ) -> tuple[Float32, Bool]:
-    """What does not depend on a candidate, where it changes some logits alone.
+    """What does not depend on a candidate, where it changes the logits `units` (U,) alone, -1 for none.
 
-    Args:
-        wanted: classes that rows are judged for, Q.
-        logits: (n, C) of the model as it is.
-        labels: (n,) true classes.
-        units: (U,) logits that candidates change, -1 for none.
-        place: (n,) of the rows.
-        size: places.
-
-    Returns:
-        (Q, 3, size) float32: the logit of the class where no candidate changes it, else 0; the largest of the others
-        that none changes; soft correctness as it is. And (Q, U, size) bool: the unit is the class.
+    Of rows with logits (n, C) and labels (n,) at `place` (n,) of `size`, for each of the Q wanted classes: (Q, 3, size)
+    float32, the logit of the class where no candidate changes it, else 0; the largest of the others that none changes;
+    soft correctness as it is. And (Q, U, size) bool: the unit is the class.
     """
     everyone = np.arange(len(labels))
     free = np.ones(logits.shape[1], dtype=np.bool_)
@@ -75,11 +67,8 @@ def soft_changes(
 ) -> list[Any]:
     """Soft changes (P, n) for each class that rows are judged for, inside a compiled function.
 
-    Args:
-        logits: (P, n) of each unit that candidates change, or (U, P, n) of all.
-        known: what `untouched_soft` has.
-        temperature: T.
-        total, largest: over a first axis of units, if there is one.
+    Logits are (P, n) of each unit that candidates change, or (U, P, n) of all; `known` is what `untouched_soft` has;
+    `total` and `largest` are over a first axis of units, if there is one.
     """
     found = []
     for constants, mine in zip(*(ops.unstack(each, axis=0) for each in known), strict=True):

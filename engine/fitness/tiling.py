@@ -90,13 +90,9 @@ def one_ahead(starts: Iterable[Callable[[], Callable[[], Float64]]]) -> Iterator
 
 
 def arrange(negative: Bool) -> tuple[tuple[slice, slice], Int64, int]:
-    """Give the rows of a tile places in which negative and positive ones share no block of `SUM_ROWS`.
+    """Give the rows (n,) of a tile places in which negative and positive ones share no block of `SUM_ROWS`.
 
-    Args:
-        negative: (n,) bool.
-
-    Returns:
-        The blocks of negative and of positive rows; the place (n,) of each row; the number of places.
+    Returns the blocks of negative and of positive rows; the place (n,) of each row; the number of places.
     """
     first = -(-int(negative.sum()) // SUM_ROWS)
     blocks = first - (-int((~negative).sum()) // SUM_ROWS)
@@ -115,15 +111,9 @@ def kind_masks(kinds: Sequence[slice], blocks: int) -> Bool:
 
 
 def kind_sums(values: Any, masks: Any, ops: Any) -> Any:
-    """Sums over the blocks of each kind, in one order whatever computes them and however many blocks are of a kind.
+    """Sums (m, 2) of values (m, b) float64 over the blocks of each kind, see `kind_masks`.
 
-    Args:
-        values: (m, b) float64, array or tensor.
-        masks: (2, b), see `kind_masks`.
-        ops: NumPy, or `keras.ops` inside a compiled function.
-
-    Returns:
-        (m, 2).
+    They are added in one order whatever computes them, NumPy or `keras.ops`, and however many blocks are of a kind.
     """
     width = values.shape[-1]
     levels = max(width - 1, 0).bit_length()

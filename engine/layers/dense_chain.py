@@ -291,14 +291,8 @@ def chain_of(model: Any, graph: Graph, head: Head, path: Path, wanted: Sequence[
 
 
 def last_alone(chain: DenseChain, inputs: Float32) -> tuple[DenseChain, Float32]:
-    """The last layer of a chain as a chain of its own, which is tuned, and its inputs.
-
-    Args:
-        chain: of any number of layers.
-        inputs: (n, D) of the chain.
-
-    Returns:
-        The chain of one layer, and the values (n, U) that reach it.
+    """The last layer of a chain as a chain of its own, which is tuned, and the values (n, U) that reach it from inputs
+    (n, D) of the chain.
     """
     *front, last = chain.layers
     if front:

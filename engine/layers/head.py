@@ -89,16 +89,7 @@ def head_of(activation: str, loss: TrainingLoss, path: Path) -> Head:
 
 
 def row_losses(head: Head, logits: Any, true: Any) -> Any:
-    """The loss of every row by the dense formula, differentiable.
-
-    Args:
-        head: form of the loss.
-        logits: tensor (n, C), float32 or float64.
-        true: one-hot tensor (n, C) of the same dtype.
-
-    Returns:
-        Tensor (n,).
-    """
+    """The loss (n,) of every row by the dense formula, differentiable, from logits (n, C) and one-hot `true` (n, C)."""
     scores = head.scores(logits)
     if head.form == "log_softmax":
         return ops.logsumexp(scores, axis=-1) - ops.sum(scores * true, axis=-1)
@@ -109,19 +100,10 @@ def row_losses(head: Head, logits: Any, true: Any) -> Any:
 
 
 def soft_losses(head: Head, logits: Any, known: Any, axis: int = -1) -> Any:
-    """Cross-entropy of the class probabilities that logits stand for, against known ones; differentiable.
+    """Cross-entropy (.., n) of the class probabilities that logits (.., n, C) stand for, against known ones (n, C).
 
     With one-hot `known` it is `row_losses`. Against `probabilities` of other logits it is, but for a constant, the
-    Kullback-Leibler divergence from those.
-
-    Args:
-        head: form of the loss.
-        logits: tensor (.., n, C).
-        known: tensor (n, C) of probabilities.
-        axis: of the classes, of both; with -2 they are (.., C, n) and (C, n).
-
-    Returns:
-        Tensor (.., n).
+    Kullback-Leibler divergence from those. With -2 as the axis of the classes they are (.., C, n) and (C, n).
     """
     scores = head.scores(logits)
     if head.form == "log_softmax":

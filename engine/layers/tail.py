@@ -159,15 +159,9 @@ class Tail:
     ) -> Any:
         """Logits (h * n, C) float32 of h candidates: rows of candidate 0, then of candidate 1, and so on.
 
-        A step that holds weights under repair runs for one candidate after the other, any other for all at once.
-
-        Args:
-            steps: to run.
-            shared: values (n, ..) that are the same for all candidates, by number.
-            folded: values (h * n, ..) that are not.
-            weights: of each candidate.
-            constants: as `constants` has them.
-            alike: the weights are the same for all, so that no step runs for one after the other.
+        A step that holds weights under repair runs for one candidate after the other, with its `weights`, any other for
+        all at once; with `alike` the weights are the same for all. Values `shared` (n, ..) are the same for all
+        candidates, those `folded` (h * n, ..) are not; both by number.
         """
         count = len(weights)
         one, many = dict(shared), dict(folded)

@@ -59,11 +59,7 @@ class TailChain:
         return {**self.__dict__, "tail": None}
 
     def attached(self, tail: Tail | None) -> TailChain:
-        """The same with the tail of a model in this process, unless it has one.
-
-        Raises:
-            ValueError: there is none.
-        """
+        """The same with the tail of a model in this process, unless it has one; a ValueError where there is none."""
         if self.tail is None and tail is None:
             raise ValueError("weights of any layers are tuned or mixed through the tail of their model, expected it")
         return self if self.tail is not None else replace(self, tail=tail)
@@ -170,14 +166,7 @@ def _layers_of(step: Step) -> list[Any]:
 
 
 def tail_chain_of(tail: Tail, classes: int, last: DenseChain | None) -> TailChain:
-    """Weights under repair as a chain.
-
-    Args:
-        tail: of those.
-        classes: C.
-        last: the Dense layers at the end of the model, whose last bias takes offsets of labels; None where there are
-            none.
-    """
+    """Weights under repair as a chain; the bias of the last Dense layers, if there are any, takes offsets."""
     cut, paths = tail.cut, tail.space.paths
     made = [math.prod(size or 1 for size in shape[1:]) for step in cut.tail for shape in step.shapes]
     values = {
@@ -196,11 +185,7 @@ Chain = DenseChain | TailChain
 
 
 def dense_of(chain: Chain) -> DenseChain:
-    """A chain of what works on Dense layers alone.
-
-    Raises:
-        ValueError: it is of other layers.
-    """
+    """A chain of what works on Dense layers alone; a ValueError where it is of others."""
     if isinstance(chain, TailChain):
         raise ValueError(f"weights of {chain.name} are to be tuned, expected Dense layers at the end of the model")
     return chain

@@ -136,13 +136,8 @@ def through_chain(route: Route, touched: Any, chosen: Int64) -> Any:
 
 
 def into_rest(route: Route, base: Any, change: Any, chosen: Int64) -> Any:
-    """The value (n, ..) that the rest starts from.
-
-    Args:
-        route: of the layer under repair.
-        base: (n, ..), what `base_values` says.
-        change: (n, .., U), of the chosen units behind the chain.
-        chosen: (U,) units.
+    """The value (n, ..) that the rest starts from: `base` (n, ..) of `base_values` with the change (n, .., U) of the
+    chosen units (U,) behind the chain.
     """
     flattened = any(isinstance(step.operation, keras.layers.Flatten) for step in route.chain)
     if route.joint is None:

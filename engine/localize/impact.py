@@ -88,13 +88,9 @@ class ImpactPasses:
         self._row_by_row = backend.graph(self._row_sums)
 
     def sums(self, features: Float32, won: Int64, labels: Int64, kernel: Float32) -> tuple[Float64, Float64]:
-        """Sums over rows: of the loss gradient, and of the forward impact; (W,) each.
+        """Sums over rows (n, F) of the loss gradient by each weight, and of its forward impact; (W,) each.
 
-        Args:
-            features: (n, F).
-            won: (n,) classes that the model predicts.
-            labels: (n,) true classes.
-            kernel: (W, 1), values of the weights under repair.
+        `won` (n,) are the classes that the model predicts, `kernel` (W, 1) the values of the weights under repair.
         """
         offsets = self._tail.space.offsets
         classes = _width(self._tail.cut)

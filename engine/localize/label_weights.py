@@ -11,17 +11,10 @@ from engine.localize.weights_file import read_rows
 
 
 def write_repaired_labels(path: Path, weights: Path, labels: Sequence[int]) -> None:
-    """Write what was searched for some labels into their entries, where there are any.
+    """Write what was searched for some labels into their entries of a `labels.json`, where there are any.
 
     They get `weights`, as [layer, i, j], and in the same order `repaired_values`, float32 as text; all else stays.
-
-    Args:
-        path: of the `labels.json`, replaced as a whole.
-        weights: a `weights.csv` with new values, see `engine.localize.weights_file.write_weights`.
-        labels: of the rows that were searched to be repaired.
-
-    Raises:
-        InputError: one of the files is missing or damaged.
+    `weights` is a `weights.csv` with new values.
     """
     places = [list(place) for _, place in read_rows(weights)]
     with weights.open(newline="", encoding="ascii") as file:

@@ -26,17 +26,13 @@ def localize(
     impact: Impact = "mean",
     fronts: int = 1,
 ) -> Localisation:
-    """Find the weights to blame.
+    """Find the weights to blame, by sums over the negative rows.
 
     Args:
-        sums: over the negative rows.
-        kernel: (D, C) float32, of the layer under repair.
+        sums, kernel: of the layer under repair, (D, C).
         num_grad: size of the pool; None takes 20 per negative row. Clipped to the number of weights.
         impact: forward impact as the mean over all negatives, or from the first row as the toolkit computes it.
         fronts: number of Pareto fronts, each of what the ones before left; 1 is the published method.
-
-    Raises:
-        InputError: num_grad or fronts below 1.
     """
     size = pool_size(num_grad, sums.rows, fronts)
     loss = np.abs(sums.gradient)

@@ -37,11 +37,7 @@ class Localisation:
 
 
 def pool_size(num_grad: int | None, rows: int, fronts: int) -> int:
-    """How many weights of the largest gradients are looked at: what was asked for, or 20 for every negative row.
-
-    Raises:
-        InputError: num_grad or fronts below 1.
-    """
+    """How many weights of the largest gradients are looked at: what was asked for, or 20 for every negative row."""
     if fronts < 1:
         raise InputError(f"fronts is {fronts}, expected at least 1")
     size = GRADIENTS_PER_NEGATIVE * rows if num_grad is None else num_grad

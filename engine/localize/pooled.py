@@ -18,20 +18,10 @@ from engine.localize.sums import Sums
 def localize_pooled(
     negative: Sums, positive: Sums | None, *, num_grad: int | None = None, fronts: int = 1
 ) -> Localisation:
-    """Find the weights to blame.
+    """Find the weights to blame; options are those of `engine.localize.last_dense.localize`.
 
-    Args:
-        negative: over the rows that the model gets wrong, at least one.
-        positive: over those that must not break; None where there are none.
-        num_grad: size of the pool; None takes 20 per negative row. Clipped to the number of weights.
-        fronts: number of Pareto fronts, each of what the ones before left.
-
-    Returns:
-        Candidates in descending order of gradient cost, of equal ones the first in the flat vector; `gradient_loss` and
-        `forward_impact` are costs.
-
-    Raises:
-        InputError: num_grad or fronts below 1.
+    Candidates come in descending order of gradient cost, of equal ones the first in the flat vector; `gradient_loss`
+    and `forward_impact` are costs. `positive` is None where there are no rows that must not break.
     """
     size = pool_size(num_grad, negative.rows, fronts)
     loss, force = np.abs(negative.gradient) / negative.rows, negative.impact / negative.rows

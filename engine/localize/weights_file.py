@@ -33,11 +33,7 @@ def write_weights(
 ) -> None:
     """Write `layer,i,j,value` or `layer,i,j,value,repaired` rows: no header, CRLF, shortest float32 text.
 
-    Args:
-        path: replaced as a whole.
-        layer: the toolkit's number of the layer, or of each weight's layer (K,).
-        index: (K, 2) int64, kernel positions.
-        value, repaired: (K,) float32.
+    `layer` is the toolkit's number of the layer of each weight (K,).
     """
     columns: list[Sequence[object]] = [[str(x) for x in value]]
     if repaired is not None:

@@ -119,11 +119,7 @@ class Plan:
 
 
 def check_searches(searches: int, particles: int) -> None:
-    """Refuse more searches than can fit whatever they search, before their rows and weights are known.
-
-    Raises:
-        InputError: says how many would.
-    """
+    """Refuse more searches than can fit whatever they search, before their rows and weights are known."""
     one, free = SearchSize(0, 0, 0, particles, Tiling()).swarm_bytes(1), backend.free_memory()
     if searches * one > free:
         raise InputError(

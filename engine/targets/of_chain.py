@@ -36,14 +36,9 @@ class ChainTarget:
 
 
 def last_target(chain: DenseChain, inputs: Float32) -> tuple[ChainTarget, Float32]:
-    """The last layer of a chain as a target, and the values (n, U) that reach it.
+    """The last layer of a chain as a target, and the values (n, U) that reach it from inputs (n, D) of the chain.
 
-    Args:
-        chain: of any number of layers.
-        inputs: (n, D) of the chain.
-
-    Raises:
-        InputError: the layer has an activation of its own in front of the head.
+    Raises InputError where the layer has an activation of its own in front of the head.
     """
     alone, features = last_alone(chain, inputs)
     (layer,) = alone.layers
@@ -74,20 +69,15 @@ class FewWeights:
 
 
 def few_weights(chain: DenseChain, inputs: Float32, patch: Patch) -> FewWeights:
-    """Some weights of kernels of a chain as a target of their own.
+    """Some weights of kernels of a chain as a target of their own; those of the last layer alone are of `last_target`.
 
     Of each layer from the first of them on, only the columns are kept that can change, and only the rows that a change
     reaches or that hold such a weight; what the others add to a pre-activation is computed once:
 
         z[units] = (h[others] W[others, units] + b[units]) + h[rows] W[rows, units]
 
-    So few weights of a wide layer take few operations for each candidate. Weights of the last layer alone are of
-    `last_target`.
-
-    Args:
-        chain: of any number of layers.
-        inputs: (n, D) of the chain.
-        patch: K places in kernels of the chain, at least one; its values are not read.
+    So few weights of a wide layer take few operations for each candidate. Inputs are (n, D) of the chain; the values of
+    the patch are not read.
 
     Raises:
         InputError: a weight is of no kernel of the chain, or the last layer has an activation of its own in front of
