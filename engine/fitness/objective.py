@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from engine.core.types import Float64, Int64
-from engine.fitness.steering import Steering
+
+if TYPE_CHECKING:  # a loop of NumPy alone loads no TensorFlow
+    from engine.fitness.steering import Steering
 
 ObjectiveName = Literal["arachne", "loss", "rates", "requirements", "priorities"]
 """`arachne`: see `fitness`; `loss`, of the later Arachne: see `loss_fitness`; `rates`, of NeuRecover: see
