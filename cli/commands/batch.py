@@ -17,7 +17,7 @@ from cli.shared.help import Sectioned
 from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
-    OF_METHOD,
+    PIPELINES,
     checkpoint_options,
     crossfit_options,
     method_option,
@@ -31,7 +31,11 @@ from cli.shared.objective_options import (
     searched_labels,
 )
 from cli.shared.options import (
+    DATA,
+    METHOD,
     PATH,
+    PLACE,
+    SEARCH,
     check_seeds,
     compute_options,
     localize_options,
@@ -65,35 +69,63 @@ POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
 @click.command(cls=Sectioned, short_help="Repair many chunks and labels at once, to stated requirements.")
 @method_option(None, CROSSFIT)
 @model_options
-@option("--chunks", type=PATH, required=True, help="Folder of numbered chunks with a repair.h5 each, as of `split`.")
+@option(
+    "--chunks",
+    section=DATA,
+    reads=True,
+    type=PATH,
+    required=True,
+    help="Folder of numbered chunks with a repair.h5 each, as of `split`.",
+)
 @option(
     "--labels",
+    section=DATA,
     default="all",
     show_default=True,
     help="Labels to repair, by name or number: 6 or cat,dog or all. CrossFit repairs all that have failures in one go.",
 )
-@option("--separate", type=bool, help="CrossFit: one repair for each label, in label-<number> below --output-dir.")
+@option(
+    "--separate",
+    section=METHOD,
+    owners=("CrossFit",),
+    type=bool,
+    help="CrossFit: one repair for each label, in label-<number> below --output-dir.",
+)
 @option(
     "--val-data",
+    section=DATA,
+    reads=True,
     type=PATH,
     help="Image set that no search sees. Arachne needs it to choose between patches; CrossFit judges on its rows too.",
 )
-@option("--test-data", type=PATH, help="Image set that only measures and judges the result.")
+@option("--test-data", section=DATA, reads=True, type=PATH, help="Image set that only measures and judges the result.")
 @shared_rows_option
 @requirements_option
 @crossfit_options
 @checkpoint_options
 @option(
     "--mode",
+    section=METHOD,
+    owners=("Arachne",),
     type=click.Choice(MODES),
     default="rounds",
     show_default=True,
     help="Arachne: chain: each chunk repairs what the one before left; independent: the best single repair; rounds: "
     "all chunks repair the best model so far, and their patches are merged.",
 )
-@option("--max-rounds", type=int, help=f"Arachne: of mode rounds [default: {MAX_ROUNDS}].")
+@option(
+    "--max-rounds",
+    section=METHOD,
+    rare=True,
+    owners=("Arachne",),
+    type=int,
+    help=f"Arachne: of mode rounds [default: {MAX_ROUNDS}].",
+)
 @option(
     "--merge",
+    section=METHOD,
+    rare=True,
+    owners=("Arachne",),
     type=click.Choice(["greedy", "search"]),
     default="greedy",
     show_default=True,
@@ -101,6 +133,8 @@ POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
 )
 @option(
     "--positive-weights",
+    section=METHOD,
+    owners=("Arachne",),
     help="Arachne: what keeping all positive inputs right is worth, in repaired negative inputs; 0.15x means 0.15 for "
     "each positive input. Several, as in 100,200,400 or 0.1x,0.2x, give as many searches "
     f"[default: {POSITIVE_WEIGHTS}].",
@@ -108,14 +142,18 @@ POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
 @label_file_options("Arachne, label-priorities")
 @option(
     "--seeds",
+    section=SEARCH,
     type=int,
     default=1,
     show_default=True,
     help="Arachne: searches of each chunk, label and weight; CrossFit: of each repair.",
 )
-@option("--seed", type=int, default=0, show_default=True, help="First seed.")
+@option("--seed", section=SEARCH, type=int, default=0, show_default=True, help="First seed.")
 @option(
     "--offers",
+    section=METHOD,
+    rare=True,
+    owners=("Arachne",),
     type=int,
     default=3,
     show_default=True,
@@ -123,6 +161,8 @@ POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
 )
 @option(
     "--positive-inputs-dir",
+    section=DATA,
+    rare=True,
     type=PATH,
     multiple=True,
     help="Arachne: more inputs that must stay right, as of `target`; may be repeated. CrossFit takes no rows that were "
@@ -136,12 +176,21 @@ POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
 @option("--overwrite", type=bool, help="Replace an earlier run.")
 @option(
     "--dry-run",
+    section=PLACE,
+    place=True,
     type=bool,
     help="Print jobs, workers and the time they will take, and stop. Measured in about 10 s once the workers run: what "
     "has not ended then is given up, but for a call of TensorFlow or JAX that has begun.",
 )
 @part_option
-@option("--explain", type=bool, help="Print what runs where and why, and of CrossFit the memory it needs at most.")
+@option(
+    "--explain",
+    section=PLACE,
+    rare=True,
+    place=True,
+    type=bool,
+    help="Print what runs where and why, and of CrossFit the memory it needs at most.",
+)
 @compute_options
 @verbose_option
 def command(
@@ -171,7 +220,7 @@ def command(
     options["parts"] = click.get_current_context().obj  # of `merge-runs`, which runs this command
     if method is None:
         echo(f"method {CROSSFIT}, as none was given (--method {ARACHNE} is the other)", err=True)
-    if chosen not in OF_METHOD:
+    if chosen not in PIPELINES:
         from cli.commands.by_method import batch_by_method
 
         return batch_by_method(compute_settings=compute_settings, verbose=verbose, method=chosen, **options)

@@ -27,8 +27,12 @@ from cli.shared.method_options import (
 )
 from cli.shared.objective_options import PRIORITIES, label_file_options, stated_priorities
 from cli.shared.options import (
-    MOVES,
+    DATA,
+    METHOD,
+    OPTIMISER_CHOICE,
     PATH,
+    PLACE,
+    SEARCH,
     check_inputs,
     check_repairs,
     check_run_directory,
@@ -51,34 +55,67 @@ DRAWS = 5
 
 @click.command(cls=Sectioned, short_help="Repair by every method from several draws of rows, and judge them alike.")
 @model_options
-@option("--chunks", type=PATH, required=True, help="Folder of numbered chunks with a repair.h5 each, as of `split`.")
+@option(
+    "--chunks",
+    section=DATA,
+    reads=True,
+    type=PATH,
+    required=True,
+    help="Folder of numbered chunks with a repair.h5 each, as of `split`.",
+)
 @option(
     "--labels",
+    section=DATA,
     default="all",
     show_default=True,
     help="Labels to repair, by name or number: 6 or cat,dog or all that have failures.",
 )
-@option("--val-data", type=PATH, required=True, help="Image set that chooses among what a method offers.")
-@option("--test-data", type=PATH, required=True, help="Image set that judges, and chooses nothing.")
+@option(
+    "--val-data",
+    section=DATA,
+    reads=True,
+    type=PATH,
+    required=True,
+    help="Image set that chooses among what a method offers.",
+)
+@option(
+    "--test-data",
+    section=DATA,
+    reads=True,
+    type=PATH,
+    required=True,
+    help="Image set that judges, and chooses nothing.",
+)
 @shared_rows_option
 @requirements_option
 @option(
     "--methods",
+    section=METHOD,
     default="all",
     show_default=True,
     metavar="NAMES",
     help="Methods with commas between, or all. Differences are to CrossFit, where that is among them.",
 )
-@option("--draws", type=int, default=DRAWS, show_default=True, help="Draws of repair rows; each is a seed of its own.")
+@option(
+    "--draws",
+    section=METHOD,
+    type=int,
+    default=DRAWS,
+    show_default=True,
+    help="Draws of repair rows; each is a seed of its own.",
+)
 @option(
     "--rows",
+    section=METHOD,
     type=int,
     help="Rows of a draw, out of those of all chunks [default: as many as a chunk has, or half of a single one].",
 )
-@option("--seed", type=int, default=0, show_default=True, help="Of the first draw.")
+@option("--seed", section=SEARCH, type=int, default=0, show_default=True, help="Of the first draw.")
 @option(
     "--optimiser",
-    type=click.Choice(list(MOVES)),
+    section=SEARCH,
+    rare=True,
+    type=OPTIMISER_CHOICE,
     help="What searches, in every method that does [default: what each method has of its own].",
 )
 @crossfit_options
@@ -88,7 +125,7 @@ DRAWS = 5
 @option("--output-dir", type=PATH, required=True, help="Run directory: tables, and what `report` makes a page of.")
 @option("--resume", type=bool, help="Go on with the interrupted run in --output-dir, or start it.")
 @option("--overwrite", type=bool, help="Replace an earlier run.")
-@option("--explain", type=bool, help="Print what runs where and why.")
+@option("--explain", section=PLACE, rare=True, place=True, type=bool, help="Print what runs where and why.")
 @compute_options
 @verbose_option
 def command(compute_settings: ComputeOptions, verbose: int, **options: Any) -> int:

@@ -24,13 +24,17 @@ from cli.shared.method_options import (
 )
 from cli.shared.objective_options import check_objective, objective_settings
 from cli.shared.options import (
+    DATA,
     PATH,
+    SEARCH,
+    SWEPT,
     check_seeds,
     compute_options,
     localize_options,
     option,
     positive_weight_option,
     search_options,
+    search_settings,
     shared_rows_option,
     silent_option,
     target_data_option,
@@ -43,28 +47,6 @@ from engine.metrics.repair_rates import DATASETS, Rates, run_line, summarise
 if TYPE_CHECKING:
     from cluster.compute.compute import ComputeOptions
     from cluster.runs.evaluate import Setting
-    from engine.search.loop import SearchSettings
-
-SWEPT = (
-    "num_particles",
-    "num_iterations",
-    "min_iteration_range",
-    "num_input_pos_sampled",
-    "velocity_phi",
-    "phi_split",
-    "velocity_floor",
-    "objective",
-    "optimiser",
-    "bound",
-    "de_factor",
-    "de_crossover",
-    "cma_step",
-    "positive_weight",
-    "num_grad",
-    "forward_impact",
-    "fronts",
-)
-"""Options that `--sweep` takes."""
 
 
 @click.command(
@@ -81,15 +63,26 @@ SWEPT = (
     ),
     short_help="Repair many times with different seeds; repair and break rates.",
 )
-@option("--dataset", type=click.Choice(list(DATASETS)), help="Named in result.txt, and of no other effect.")
+@option(
+    "--dataset", section=DATA, type=click.Choice(list(DATASETS)), help="Named in result.txt, and of no other effect."
+)
 @method_option(ARACHNE, ARACHNE)
 @workflow_model_options
 @target_data_option("Negative inputs, for instance negative/6.")
-@option("--positive-inputs-dir", type=PATH, help="Positive inputs [default: positive beside negative].")
+@option(
+    "--positive-inputs-dir",
+    section=DATA,
+    rare=True,
+    type=PATH,
+    help="Positive inputs [default: positive beside negative].",
+)
 @option("--output-dir", type=PATH, help="Folder for models and results [default: the --target-data-dir].")
-@option("--num-runs", type=int, default=10, show_default=True, help="Repairs, each with a seed of its own.")
+@option(
+    "--num-runs", section=SEARCH, type=int, default=10, show_default=True, help="Repairs, each with a seed of its own."
+)
 @option(
     "--sweep",
+    section=SEARCH,
     multiple=True,
     metavar="NAME=VALUE,…",
     help="Evaluate for each of these values of an option, in a folder of its own; several --sweep: for all "
@@ -103,6 +96,7 @@ SWEPT = (
 @search_options
 @option(
     "--seed",
+    section=SEARCH,
     type=int,
     default=0,
     show_default=True,
@@ -110,10 +104,12 @@ SWEPT = (
 )
 @option(
     "--val-data",
+    section=DATA,
+    reads=True,
     type=PATH,
     help="Image set to measure on that no search sees; with any method but Arachne it also chooses what is taken.",
 )
-@option("--test-data", type=PATH, help="Another one, which only measures.")
+@option("--test-data", section=DATA, reads=True, type=PATH, help="Another one, which only measures.")
 @shared_rows_option
 @target_layer_option
 @option("--resume", type=bool, help="Go on with the interrupted evaluation in --output-dir, or start it.")
@@ -236,12 +232,6 @@ def evaluate(
         echo(summary_text(told))
         names = [result.setting.name for result in found]
         echo(f"created files:\n{created_text(output_dir, names, num_runs)}")
-
-
-@search_options
-def search_settings(*, settings: SearchSettings, **_: Any) -> SearchSettings:
-    """The settings of a search, from the values of its options."""
-    return settings
 
 
 def make_setting(options: Mapping[str, Any], swept: Mapping[str, Any]) -> Setting:

@@ -10,21 +10,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.commands.crossfit import crossfit_repair, rows_of_target, use_one_thread
-from cli.commands.evaluate import SWEPT as ALL_SWEPT
-from cli.commands.evaluate import Told, created_text, name_of, parse_sweeps, runs_text, search_settings, summary_text
+from cli.commands.evaluate import Told, created_text, name_of, parse_sweeps, runs_text, summary_text
 from cli.commands.optimize import chunk_paths
 from cli.shared.console import Console, echo
 from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
-    OF_METHOD,
     checkpoint_folder,
     crossfit_search,
     method_settings,
+    options_of_method,
     refuse_unsearched,
     was_given,
 )
-from cli.shared.options import check_repairs, check_seeds
+from cli.shared.options import SWEPT, check_repairs, check_seeds, search_settings
 from engine.core.errors import InputError
 from engine.metrics.repair_rates import DATASETS
 
@@ -159,9 +158,9 @@ def swept_of(method: str) -> tuple[str, ...]:
     from engine.methods.searches import stated_of
 
     if method == CROSSFIT:
-        return tuple(name for name in ALL_SWEPT if name not in OF_METHOD[ARACHNE])
+        return tuple(name for name in SWEPT if name not in options_of_method(ARACHNE))
     stated = stated_of(method_of(method))
-    return tuple(name for name in ALL_SWEPT if name in stated)
+    return tuple(name for name in SWEPT if name in stated)
 
 
 def make_method_setting(options: Mapping[str, Any], swept: Mapping[str, Any], repair: CrossFitRepair) -> MethodSetting:

@@ -12,12 +12,15 @@ from cli.shared.console import Console, created, echo
 from cli.shared.help import Sectioned
 from cli.shared.method_options import checkpoint_options, checkpoints_beside
 from cli.shared.options import (
+    DATA,
+    METHOD,
     PATH,
     SEARCH_OPTIONS_OF_TOOLKIT,
     compute_options,
     given,
     localize_options,
     option,
+    options_in,
     options_of,
     silent_option,
     target_data_option,
@@ -39,9 +42,6 @@ if TYPE_CHECKING:
 
 ARACHNE, NEURECOVER = "Arachne", "NeuRecover"
 
-_OF_ONE = {ARACHNE: ("num_grad", "forward_impact", "fronts"), NEURECOVER: ("weights_dir", "last")}
-"""Options that mean something to one method only."""
-
 
 @click.command(
     cls=Sectioned,
@@ -50,6 +50,7 @@ _OF_ONE = {ARACHNE: ("num_grad", "forward_impact", "fronts"), NEURECOVER: ("weig
 )
 @option(
     "--method",
+    section=METHOD,
     type=click.Choice([ARACHNE, NEURECOVER]),
     default=ARACHNE,
     show_default=True,
@@ -59,6 +60,8 @@ _OF_ONE = {ARACHNE: ("num_grad", "forward_impact", "fronts"), NEURECOVER: ("weig
 @target_data_option("Negative inputs, for instance negative/6; gets weights.csv, or weights.arrow.")
 @option(
     "--positive-inputs-dir",
+    section=DATA,
+    rare=True,
     type=PATH,
     help="Positive inputs, which NeuRecover, and layers other than the last Dense one, are judged by too [default: "
     "positive beside negative].",
@@ -91,8 +94,8 @@ def command(
 
     Example: repair-dist localize --model-dir model --target-data-dir data/repairsets/0/negative/6
     """
-    for name in (name for other, names in _OF_ONE.items() if other != method for name in names):
-        if given(name):
+    for name, each in options_in(click.get_current_context()).items():
+        if given(name) and (each.need == "checkpoints" if method == ARACHNE else ARACHNE in each.owners):
             flag, other = f"--{name.replace('_', '-')}", NEURECOVER if method == ARACHNE else ARACHNE
             raise InputError(f"{flag} is of {other} and the method is {method}, expected one without the other")
     for name, value in (("num_grad", num_grad), ("fronts", fronts)):

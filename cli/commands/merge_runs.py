@@ -10,7 +10,7 @@ import click
 
 from cli.shared.method_options import was_given
 from cli.shared.options import PATH, option, place_options, tiles_option, verbose_option
-from cli.shared.parts import OF_PLACE, words_of
+from cli.shared.parts import of_place, words_of
 from engine.core.errors import InputError
 from engine.core.names import in_words
 
@@ -67,7 +67,9 @@ def command(parts: tuple[Path, ...], **own: Any) -> Any:
             raise InputError(
                 f"{flag} is of {other} and the parts are of {found.command}, expected one without the other"
             )
-    options = {name: value for name, value in _checked(found, own_names).items() if name not in here}
+    options = {
+        name: value for name, value in _checked(found, own_names - of_place(merging)).items() if name not in here
+    }
     if found.command == "optimize":
         here["run_dir"] = own["output_dir"]
     with merging.make_context(found.command, [*words_of(options), *words_of(here)], obj=found) as inner:
@@ -86,7 +88,7 @@ def _checked(parts: Parts, names: frozenset[str]) -> Mapping[str, Any]:
         InputError: another is among them.
     """
     for name in parts.options:
-        if name not in names - OF_PLACE:
+        if name not in names:
             raise InputError(
                 f"{parts.directories[0] / 'run.json'}: is damaged (option '{in_words(name)}'), expected options of "
                 f"{parts.command}"

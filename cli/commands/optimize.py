@@ -17,17 +17,21 @@ from cli.shared.help import Sectioned
 from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
-    OF_METHOD,
+    PIPELINES,
     checkpoint_options,
     crossfit_options,
     method_option,
+    options_of_method,
     refuse_other_methods,
     requirements_option,
     was_given,
 )
 from cli.shared.objective_options import check_objective, label_file_options, objective_settings
 from cli.shared.options import (
+    DATA,
     PATH,
+    PLACE,
+    SEARCH,
     check_seeds,
     compute_options,
     given,
@@ -60,6 +64,7 @@ if TYPE_CHECKING:
 @workflow_model_options
 @option(
     "--target-data-dir",
+    section=DATA,
     type=PATH,
     multiple=True,
     help="Negative inputs of a label, for Arachne with weights.csv; several are repaired each on its own.",
@@ -68,6 +73,8 @@ if TYPE_CHECKING:
 )
 @option(
     "--positive-inputs-dir",
+    section=DATA,
+    rare=True,
     type=PATH,
     multiple=True,
     help="Positive inputs: one for all, or one for each --target-data-dir [default: positive beside negative].",
@@ -85,9 +92,10 @@ if TYPE_CHECKING:
 @label_file_options("Arachne, label-priorities")
 @search_options
 @options_of("localize", "--num-grad")
-@option("--seed", type=int, default=0, show_default=True, help="First seed.")
+@option("--seed", section=SEARCH, type=int, default=0, show_default=True, help="First seed.")
 @option(
     "--seeds",
+    section=SEARCH,
     type=int,
     default=1,
     show_default=True,
@@ -95,14 +103,19 @@ if TYPE_CHECKING:
 )
 @option(
     "--val-data",
+    section=DATA,
+    reads=True,
     type=PATH,
     help="Image set that chooses between the seeds; CrossFit: further rows to judge promises by.",
 )
-@option("--test-data", type=PATH, help="Image set that only measures the result.")
+@option("--test-data", section=DATA, reads=True, type=PATH, help="Image set that only measures the result.")
 @shared_rows_option
 @target_layer_option
 @option(
     "--explain",
+    section=PLACE,
+    rare=True,
+    place=True,
     type=bool,
     help="Print how iterations are cut into tiles, the memory they need at most and what runs where and why.",
 )
@@ -135,7 +148,7 @@ def command(
         echo(f"method {chosen}{why} (--method {other} is the other)", err=True)
     if chosen != ARACHNE and not given("target_data_dir"):
         raise InputError("--target-data-dir is missing, expected negative inputs of the label to repair")
-    if chosen not in OF_METHOD:
+    if chosen not in PIPELINES:
         from cli.commands.by_method import optimize_by_method
 
         stated_part(part, chosen)
@@ -268,7 +281,7 @@ def means_arachne(targets: Sequence[Path]) -> bool:
     from engine.data.outcomes import open_negatives
     from engine.localize.weights_file import ARROW, CSV
 
-    if len(targets) > 1 or any(was_given(name) for name in OF_METHOD[ARACHNE]):
+    if len(targets) > 1 or any(was_given(name) for name in options_of_method(ARACHNE)):
         return True
     (folder,) = targets
     found = any((folder / name).is_file() for name in (CSV, ARROW))

@@ -12,7 +12,7 @@ import click
 from cli.shared.console import created, echo, table
 from cli.shared.groups import Commands
 from cli.shared.method_options import ARACHNE
-from cli.shared.options import MOVES, PATH, F, model_options, option
+from cli.shared.options import OPTIMISER_CHOICE, PATH, F, model_options, option
 from engine.core.errors import InputError
 from engine.core.names import listed, suggestion
 
@@ -107,7 +107,7 @@ def revert_command(patch: str, model_dir: Path | None, allow_custom_code: bool, 
 @option("--val-data", type=PATH, help="weighted: image set whose rows are counted.")
 @option("--positive-inputs-dir", type=PATH, multiple=True, help="weighted: more such rows; may be repeated.")
 @option("--apart", type=bool, help="weighted: a weight that several patches change has a coefficient of its own.")
-@option("--optimiser", type=click.Choice(list(MOVES)), help="weighted: what searches [default: PSO].")
+@option("--optimiser", type=OPTIMISER_CHOICE, help="weighted: what searches [default: PSO].")
 @option("--num-particles", type=int, help="weighted: candidates of an iteration [default: 100].")
 @option("--num-iterations", type=int, help="weighted: at most [default: 100].")
 @option("--seed", type=int, help="weighted: of the search [default: 0].")

@@ -2,53 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.shared.options import PATH, option
+from cli.shared.options import DATA, METHOD, PATH, option, options_in, settings_options
 from engine.core.errors import InputError
 from engine.core.names import listed
+from engine.core.stated import stated_fields
+from engine.problem.crossfit_settings import FOLDS, CrossFitSettings
 
 if TYPE_CHECKING:
-    from engine.methods.base import Method, MethodSettings, Need
+    from engine.methods.base import Method, MethodSettings
     from engine.metrics.requirements import Requirements
-    from engine.problem.crossfit import CrossFitSettings
     from engine.search.loop import SearchSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 ARACHNE, CROSSFIT = "Arachne", "CrossFit"
 
-OF_METHOD: Mapping[str, Sequence[str]] = {
-    ARACHNE: (
-        *("positive_weight", "positive_weights", "num_input_pos_sampled", "mode", "max_rounds", "merge", "offers"),
-        *("num_grad", "forward_impact", "fronts", "bound", "objective", "label_file", "positive_label_file"),
-    ),
-    CROSSFIT: ("recipes", "folds", "step", "promise_rows", "separate"),
-}
-"""Parameters of a command that mean something to one method with a pipeline of its own."""
-
-OF_OTHERS = frozenset(
-    (
-        *("folds", "promise_rows", "seed", "seeds", "requirements", "val_data", "test_data"),
-        *("num_particles", "num_iterations", "min_iteration_range", "positive_weight", "bound"),
-        *("label_file", "positive_label_file"),
-    )
-)
-"""Parameters of methods, of those above and of searches, that mean something to methods without such a pipeline."""
-
-OF_NEEDS: Mapping[str, Need] = {"folds": "folds", "weights_dir": "checkpoints", "last": "checkpoints"}
-"""Parameters that mean something to methods which work from this, and to no other."""
+PIPELINES = (ARACHNE, CROSSFIT)
+"""Methods with a pipeline of their own; all others share one."""
 
 
 def method_option(default: str | None, text: str) -> Callable[[F], F]:
     """`--method`; without a default the command finds out which."""
     return option(
         "--method",
+        section=METHOD,
         callback=lambda _, __, given: None if given is None else _known(given),
         metavar="NAME",
         default=default,
@@ -67,6 +51,9 @@ def checkpoint_options(function: F) -> F:
     for decorate in (
         option(
             "--last",
+            section=DATA,
+            rare=True,
+            need="checkpoints",
             default="2,1",
             show_default=True,
             metavar="K,L",
@@ -75,6 +62,9 @@ def checkpoint_options(function: F) -> F:
         ),
         option(
             "--weights-dir",
+            section=DATA,
+            rare=True,
+            need="checkpoints",
             type=PATH,
             help="NeuRecover: checkpoints of the training [default: logs/model_check_points beside the model].",
         ),
@@ -139,27 +129,12 @@ def _needs(name: str) -> Sequence[str]:
 
 def crossfit_options(function: F) -> F:
     """`--recipes`, `--folds`, `--step` and `--promise-rows`."""
-    for decorate in (
-        option(
-            "--promise-rows",
-            type=int,
-            help="CrossFit: new rows of each label that chances are about [default: as the test set has, else 1000].",
-        ),
-        option(
-            "--step",
-            type=float,
-            help="CrossFit: how far to go towards the mixture that was found, 0 to 1 [default: as far as is promised].",
-        ),
-        option("--folds", type=int, help="CrossFit: folds of the repair rows [default: 5]."),
-        option(
-            "--recipes",
-            metavar="RECIPES",
-            help="CrossFit: tunings to mix, WEIGHT[:STRENGTH[:kl|focal][:rate=R][:epochs=N]] with commas between: "
-            "weight of the label's rows, strength of the anchor to the model as it is [default: 1,2,4].",
-        ),
-    ):
-        function = decorate(function)
-    return function
+    return settings_options(stated_fields(CrossFitSettings).values())(function)
+
+
+def options_of_method(method: str) -> list[str]:
+    """Options of the current command that mean something to this method, and not to all."""
+    return [name for name, each in options_in(click.get_current_context()).items() if method in each.owners]
 
 
 def refuse_other_methods(method: str) -> None:
@@ -168,13 +143,13 @@ def refuse_other_methods(method: str) -> None:
     Raises:
         InputError: names the first of them.
     """
-    context = click.get_current_context()
-    mine = OF_OTHERS if method not in OF_METHOD else frozenset(OF_METHOD[method])
-    for other, names in OF_METHOD.items():
-        for name in names if other != method else ():
-            if name not in mine and name not in OF_NEEDS and name in context.params and was_given(name):
-                flag = f"--{name.replace('_', '-')}"
-                raise InputError(f"{flag} is of {other} and the method is {method}, expected one without the other")
+    kind = method if method in PIPELINES else "others"
+    for name, each in options_in(click.get_current_context()).items():
+        if each.owners and kind not in each.owners and not each.need and was_given(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(
+                f"{flag} is of {each.owners[0]} and the method is {method}, expected one without the other"
+            )
     refuse_unneeded([method], f"the method is {method}")
 
 
@@ -190,9 +165,9 @@ def refuse_unneeded(methods: Sequence[str], chosen: str) -> None:
     """
     from engine.methods.registry import METHODS
 
-    for name, need in OF_NEEDS.items():
-        if was_given(name) and not any(need in _needs(method) for method in methods):
-            owners = listed([method for method in METHODS if need in _needs(method)], len(METHODS))
+    for name, each in options_in(click.get_current_context()).items():
+        if each.need and was_given(name) and not any(each.need in _needs(method) for method in methods):
+            owners = listed([method for method in METHODS if each.need in _needs(method)], len(METHODS))
             flag = f"--{name.replace('_', '-')}"
             raise InputError(f"{flag} is of {owners} and {chosen}, expected one without the other")
 
@@ -227,7 +202,6 @@ def crossfit_settings(
     promise_rows: int,
 ) -> CrossFitSettings:
     """Settings of a repair from what was given; the swarm is smaller than Arachne's, unless its size was given."""
-    from engine.problem.crossfit import FOLDS, CrossFitSettings
     from engine.tuning.recipes import DEFAULT_RECIPES, read_recipes
 
     return CrossFitSettings(
@@ -242,8 +216,6 @@ def crossfit_settings(
 
 def crossfit_search(search: SearchSettings, given: Callable[[str], bool] = was_given) -> SearchSettings:
     """The search of a CrossFit repair: with its own numbers where none were `given`."""
-    from engine.problem.crossfit import CrossFitSettings
-
     own = CrossFitSettings().search
     if not given("num_particles"):
         search = replace(search, swarm=replace(search.swarm, num_particles=own.swarm.num_particles))
@@ -272,7 +244,7 @@ def method_settings(
     names = ("num_particles", "num_iterations", "min_iteration_range", "positive_weight", "tile_bytes")
     stated = replace(search, positive_weight=positive_weight) if any(map(given, names)) else None
     settings = MethodSettings(crossfit, stated)
-    moves = [name for name in (*OPTIMISER, "bound") if given(name)]
+    moves = [name for name in OPTIMISER if given(name)]
     if not moves:
         return settings
     own = search_of(method_of(method), settings)
@@ -284,7 +256,9 @@ def method_settings(
 
 def requirements_option(function: F) -> F:
     """`--requirements`."""
-    return option("--requirements", type=PATH, help="TOML file of what is required of the result.")(function)
+    return option(
+        "--requirements", section=METHOD, reads=True, type=PATH, help="TOML file of what is required of the result."
+    )(function)
 
 
 def read_promises(path: Path | None, classes: int, names: Sequence[str] | None) -> Requirements:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cli.shared.method_options import read_promises
-from cli.shared.options import PATH, option, refuse_confidence
+from cli.shared.options import METHOD, PATH, option, refuse_confidence
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,12 +28,20 @@ def label_file_options(owners: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         function = option(
             "--positive-label-file",
+            section=METHOD,
+            rare=True,
+            owners=("Arachne", "others"),
+            reads=True,
             type=PATH,
             help=f"{owners}, with --label-file: positive/labels.json, whose prevent_degradation says what a positive "
             "input of each label is worth [default: all alike].",
         )(function)
         return option(
             "--label-file",
+            section=METHOD,
+            rare=True,
+            owners=("Arachne", "others"),
+            reads=True,
             type=PATH,
             help=f"{owners}: negative/labels.json of `target`, edited: repair_priority says what a negative input of "
             "each label is worth, 0 nothing.",

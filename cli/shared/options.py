@@ -3,24 +3,62 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cluster.compute.options import ComputeOptions
 from engine.core.errors import InputError
+from engine.core.stated import Stated, made, stated_fields
+from engine.fitness.shapes import Tiling
+from engine.search.settings import OPTIMISER_SETTINGS, PopulationSettings, SearchSettings, own_fields
 
 if TYPE_CHECKING:
     from engine.data.image_set import ImageSet
-    from engine.fitness.objective import ObjectiveName
     from engine.metrics.requirements import Requirements
-    from engine.search.population import PopulationSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 PATH = click.Path(path_type=Path)
+
+
+DATA, METHOD, SEARCH, PLACE, OUTPUT = "Data", "Method", "Search", "Where it runs", "Output"
+"""Sections of the help."""
+
+
+class Option(click.Option):
+    """An option with what help, refusals, sweeps and parts of runs have to know of it.
+
+    Attributes:
+        section, rare, owners, need: see `engine.core.stated.Stated`.
+        place: it says where a command runs, or whom its user trusts: whoever merges parts gives their own.
+        reads: it names one file or folder to read.
+    """
+
+    def __init__(
+        self,
+        *words: Any,
+        section: str = OUTPUT,
+        rare: bool = False,
+        owners: Sequence[str] = (),
+        need: str = "",
+        place: bool = False,
+        reads: bool = False,
+        **settings: Any,
+    ) -> None:
+        """As click's, with the attributes."""
+        super().__init__(*words, **settings)
+        self.section, self.rare, self.owners, self.need = section, rare, owners, need
+        self.place, self.reads = place or section == OUTPUT, reads
+
+
+def options_in(context: click.Context) -> dict[str, Option]:
+    """The options of the command that runs, by name."""
+    return {each.name: each for each in context.command.params if isinstance(each, Option) and each.name}
 
 
 def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
@@ -29,7 +67,38 @@ def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
         settings["type"] = _Whole()
     if settings.get("type") is bool:
         settings |= {"is_flag": False, "flag_value": True, "default": settings.get("default", False)}
-    return click.option(name, *more, name[2:].replace("-", "_"), **settings)
+    return click.option(name, *more, name[2:].replace("-", "_"), **{"cls": Option, **settings})
+
+
+def stated_option(stated: Stated) -> Callable[[F], F]:
+    """The option of a field of settings."""
+    kind = click.Choice(stated.choices) if stated.choices else None if stated.kind is str else stated.kind
+    shown: dict[str, Any] = {}
+    if stated.shown:
+        shown = {"default": stated.default, "show_default": stated.shown}
+    return option(
+        f"--{stated.name.replace('_', '-')}",
+        type=kind,
+        help=stated.text,
+        section=stated.section,
+        rare=stated.rare,
+        owners=stated.owners,
+        need=stated.need,
+        place=stated.place,
+        metavar=stated.metavar,
+        **shown,
+    )
+
+
+def settings_options(stated: Iterable[Stated]) -> Callable[[F], F]:
+    """Options of fields of settings, in this order."""
+
+    def decorate(function: F) -> F:
+        for each in reversed(list(stated)):
+            function = stated_option(each)(function)
+        return function
+
+    return decorate
 
 
 def given(name: str) -> bool:
@@ -59,7 +128,8 @@ def workflow_model_options(function: F) -> F:
 
 def target_data_option(text: str) -> Callable[[F], F]:
     """`--target-data-dir` of the commands that take one."""
-    return option("--target-data-dir", type=PATH, default=Path("outputs/negative/0"), show_default=True, help=text)
+    folder = Path("outputs/negative/0")
+    return option("--target-data-dir", type=PATH, section=DATA, default=folder, show_default=True, help=text)
 
 
 def _model_options(**settings: Any) -> Callable[[F], F]:
@@ -67,10 +137,13 @@ def _model_options(**settings: Any) -> Callable[[F], F]:
         function = option(
             "--allow-custom-code",
             type=bool,
+            section=DATA,
+            rare=True,
+            place=True,
             help="Run code that the model file brings along, such as Lambda layers.",
         )(function)
         text = "A .keras or .h5 file, a Keras 2 SavedModel, or a folder with one of them."
-        return option("--model-dir", type=PATH, help=text, **settings)(function)
+        return option("--model-dir", type=PATH, section=DATA, reads=True, help=text, **settings)(function)
 
     return decorate
 
@@ -79,6 +152,7 @@ def target_layer_option(function: F) -> F:
     """`--target-layer`."""
     return option(
         "--target-layer",
+        section=METHOD,
         multiple=True,
         callback=lambda _, __, given: tuple(name.strip() for text in given for name in text.split(",") if name.strip()),
         metavar="LAYER",
@@ -88,202 +162,95 @@ def target_layer_option(function: F) -> F:
     )(function)
 
 
+_LOCALIZE = functools.partial(Stated, section=METHOD, owners=("Arachne",), swept=True)
+
+LOCALIZE = (
+    _LOCALIZE("num_grad", "Weights of largest gradient loss to choose from [default: 20 per negative input]."),
+    _LOCALIZE(
+        "forward_impact",
+        "Over all negative inputs, or of the first one alone, as eAI-Repair-Toolkit computes it.",
+        str,
+        "mean",
+        shown=True,
+        choices=("mean", "first-row"),
+    ),
+    _LOCALIZE(
+        "fronts",
+        "Pareto fronts, each of what the ones before left: more of them give more weights to search.",
+        shown=True,
+    ),
+)
+
+
 def localize_options(fronts: int) -> Callable[[F], F]:
     """`--num-grad`, `--forward-impact` and `--fronts` with this default."""
-    options = (
-        option(
-            "--fronts",
-            type=int,
-            default=fronts,
-            show_default=True,
-            help="Pareto fronts, each of what the ones before left: more of them give more weights to search.",
-        ),
-        option(
-            "--forward-impact",
-            type=click.Choice(["mean", "first-row"]),
-            default="mean",
-            show_default=True,
-            help="Over all negative inputs, or of the first one alone, as eAI-Repair-Toolkit computes it.",
-        ),
-        option(
-            "--num-grad",
-            type=int,
-            help="Weights of largest gradient loss to choose from [default: 20 per negative input].",
-        ),
-    )
-
-    def decorate(function: F) -> F:
-        for add_option in options:
-            function = add_option(function)
-        return function
-
-    return decorate
+    return settings_options(replace(each, default=fronts) if each.name == "fronts" else each for each in LOCALIZE)
 
 
-MOVES: Mapping[str, Mapping[str, str]] = {
-    "PSO": {"velocity_phi": "phi", "phi_split": "phi_split", "velocity_floor": "velocity_floor"},
-    "DE": {"bound": "bound", "de_factor": "factor", "de_crossover": "crossover"},
-    "CMA-ES": {"bound": "bound", "cma_step": "step"},
-    "random": {"bound": "bound"},
-}
-"""The options of each optimiser, with the names that its settings have for them."""
+_SEARCH = stated_fields(SearchSettings)
+_POSITIVE_WEIGHT = _SEARCH.pop("positive_weight")
+_COMPUTE = stated_fields(ComputeOptions)
+_TILES = _COMPUTE.pop("tiles")
 
-_SWARM_DEFAULTS = {"velocity_phi": 4.1, "phi_split": True, "velocity_floor": False}
+OPTIMISER_CHOICE = click.Choice(list(OPTIMISER_SETTINGS))
+
+_OPTIMISER = Stated(
+    "optimiser",
+    "Particle swarm, differential evolution, CMA-ES, or random draws as a floor for these.",
+    str,
+    "PSO",
+    shown=True,
+    choices=tuple(OPTIMISER_SETTINGS),
+    swept=True,
+)
+
+_SEARCHES = (
+    stated_fields(PopulationSettings)["num_particles"],
+    *_SEARCH.values(),
+    _OPTIMISER,
+    *{each.name: each for kind in OPTIMISER_SETTINGS.values() for each in own_fields(kind).values()}.values(),
+    _TILES,
+    *stated_fields(Tiling).values(),
+)
+
+SWEPT = tuple(each.name for each in (*_SEARCHES, _POSITIVE_WEIGHT, *LOCALIZE) if each.swept)
+"""Options that `evaluate --sweep` takes."""
 
 
-def _optimiser_settings(optimiser: str, num_particles: int, moves: Mapping[str, Any]) -> PopulationSettings:
-    """Settings of an optimiser; `moves` are the options of all of them, as they were given or are by default.
+def search_settings(*, optimiser: str, **values: Any) -> SearchSettings:
+    """The settings of a search but for its positive weight, from the values of `search_options`.
 
     Raises:
-        InputError: one of another optimiser was given.
+        InputError: an option of another optimiser was given, or a value that no search can have.
     """
-    from engine.search.optimisers import OPTIMISERS
-
-    mine = MOVES[optimiser]
-    for name, value in moves.items():
-        if name not in mine and value != _SWARM_DEFAULTS.get(name):
-            owners = ", ".join(other for other, names in MOVES.items() if name in names)
-            owners = " and ".join(owners.rsplit(", ", 1))
-            raise InputError(f"{name} is of {owners} and the optimiser is {optimiser}, expected one without the other")
-    given = {mine[name]: value for name, value in moves.items() if name in mine and value is not None}
-    return OPTIMISERS[optimiser].settings(num_particles=num_particles, **given)
-
-
-def tiles_option(function: F) -> F:
-    """`--tiles`."""
-    text = "Send pieces of every iteration to the workers, whatever that costs."
-    return option("--tiles", type=bool, help=text)(function)
+    kind = OPTIMISER_SETTINGS[optimiser]
+    mine = own_fields(kind).values()
+    for each in _SEARCHES:
+        owners = [name for name, other in OPTIMISER_SETTINGS.items() if each in own_fields(other).values()]
+        if owners and each not in mine and values[each.name] != (each.default if each.shown else None):
+            told = " and ".join(", ".join(owners).rsplit(", ", 1))
+            name = each.name
+            raise InputError(f"{name} is of {told} and the optimiser is {optimiser}, expected one without the other")
+    swarm, tiling = made(kind, values), made(Tiling, values)
+    settings: SearchSettings = made(SearchSettings, {**values, "positive_weight": None}, swarm=swarm, tiling=tiling)
+    return settings
 
 
 def search_options(function: F) -> F:
     """Options of a search but for its positive weight; the command gets them as `settings`."""
 
     @functools.wraps(function)
-    def command(
-        *args: Any,
-        num_particles: int,
-        num_iterations: int,
-        min_iteration_range: int,
-        num_input_pos_sampled: int | None,
-        velocity_phi: float,
-        phi_split: bool,
-        velocity_floor: bool,
-        optimiser: str,
-        bound: float | None,
-        de_factor: float | None,
-        de_crossover: float | None,
-        cma_step: float | None,
-        objective: ObjectiveName,
-        tile_particles: int | None,
-        tile_rows: int | None,
-        tile_bytes: int | None,
-        **rest: Any,
-    ) -> Any:
-        from engine.fitness.tiling import Tiling
-        from engine.search.loop import SearchSettings
+    def command(*args: Any, **values: Any) -> Any:
+        names = {each.name for each in _SEARCHES} - {"tiles"}
+        settings = search_settings(**{name: values.pop(name) for name in names})
+        return function(*args, settings=settings, **values)
 
-        moves: dict[str, Any] = {"velocity_phi": velocity_phi, "phi_split": phi_split, "velocity_floor": velocity_floor}
-        moves |= {"bound": bound, "de_factor": de_factor, "de_crossover": de_crossover, "cma_step": cma_step}
-        settings = SearchSettings(
-            swarm=_optimiser_settings(optimiser, num_particles, moves),
-            num_iterations=num_iterations,
-            min_iteration_range=min_iteration_range,
-            num_input_pos_sampled=num_input_pos_sampled,
-            tiling=Tiling(tile_particles, tile_rows, tile_bytes),
-            objective=objective,
-        )
-        return function(*args, settings=settings, **rest)
+    return settings_options(_SEARCHES)(command)  # type: ignore[return-value]
 
-    for decorate in reversed(
-        (
-            option(
-                "--num-particles",
-                type=int,
-                default=100,
-                show_default="100; CrossFit: 32",
-                help="Particles of the swarm, candidates of any other optimiser.",
-            ),
-            option(
-                "--num-iterations",
-                type=int,
-                default=100,
-                show_default="100; CrossFit: 80",
-                help="Iterations at most.",
-            ),
-            option(
-                "--min-iteration-range",
-                type=int,
-                default=10,
-                show_default="10; CrossFit: 20",
-                help="Stop after so many without gain.",
-            ),
-            option("--num-input-pos-sampled", type=int, help="Search on so many positive inputs [default: all]."),
-            option(
-                "--velocity-phi",
-                type=float,
-                default=_SWARM_DEFAULTS["velocity_phi"],
-                show_default=True,
-                help="PSO: sum of the attraction coefficients, above 4.",
-            ),
-            option(
-                "--phi-split",
-                type=bool,
-                default=True,
-                show_default=True,
-                help="PSO: draw each coefficient from (0, phi/2); False from (0, phi).",
-            ),
-            option(
-                "--velocity-floor",
-                type=bool,
-                show_default=True,
-                help="PSO: keep speeds above 1/5 of the range of the layer's weights.",
-            ),
-            option(
-                "--objective",
-                type=click.Choice(["arachne", "loss", "requirements"]),
-                default="arachne",
-                show_default=True,
-                help="Arachne's, of counts and mean losses; or the later one's, 1 for each row that is right and "
-                "1 / (loss + 1) for each that is wrong; or gain within --requirements, or else with no label 3 points "
-                "down.",
-            ),
-            option(
-                "--optimiser",
-                type=click.Choice(list(MOVES)),
-                default="PSO",
-                show_default=True,
-                help="Particle swarm, differential evolution, CMA-ES, or random draws as a floor for these.",
-            ),
-            option(
-                "--bound",
-                type=float,
-                help="DE, CMA-ES, random: keep weights within so many times the smallest and largest weight of the "
-                "layer, at least 1 [default: anywhere].",
-            ),
-            option("--de-factor", type=float, help="DE: F [default: drawn from 0.5 to 1 in each iteration]."),
-            option("--de-crossover", type=float, help="DE: CR, share of the weights that change [default: 0.7]."),
-            option(
-                "--cma-step",
-                type=float,
-                help="CMA-ES: first step, in standard deviations of the layer's weights [default: 0.3].",
-            ),
-            tiles_option,
-            option(
-                "--tile-bytes",
-                type=int,
-                help="Values that a piece holds at once, in bytes: its particles and rows follow from it and the job "
-                "[default: 64 MiB, behind deeper layers 256 MiB, CrossFit 6 MiB].",
-            ),
-            option("--tile-particles", type=int, help="Particles of a piece [default: by the job, at most 128]."),
-            option(
-                "--tile-rows",
-                type=int,
-                help="Rows of a piece [default: by the job]; another size may change last digits.",
-            ),
-        )
-    ):
-        command = decorate(command)
-    return command  # type: ignore[return-value]
+
+def tiles_option(function: F) -> F:
+    """`--tiles`."""
+    return stated_option(_TILES)(function)
 
 
 def options_of(other: str, *names: str, kind: type = float) -> Callable[[F], F]:
@@ -317,12 +284,7 @@ SEARCH_OPTIONS_OF_TOOLKIT = (
 
 def positive_weight_option(function: F) -> F:
     """`--positive-weight`."""
-    return option(
-        "--positive-weight",
-        type=float,
-        help="Arachne: worth of keeping all positive inputs right, in repaired negative inputs; a low one repairs and "
-        "breaks more [default: 0.15 for each].",
-    )(function)
+    return stated_option(_POSITIVE_WEIGHT)(function)
 
 
 def shared_rows_option(function: F) -> F:
@@ -330,6 +292,8 @@ def shared_rows_option(function: F) -> F:
     return option(
         "--allow-shared-rows",
         type=bool,
+        section=DATA,
+        rare=True,
         help="Go on where validation, test and searched rows share more than 1 % of the smaller of two sets.",
     )(function)
 
@@ -338,60 +302,26 @@ def compute_options(function: F) -> F:
     """Options that say where to compute; the command gets them as `compute_settings`."""
 
     @functools.wraps(function)
-    def command(
-        *args: Any,
-        num_workers: int | None,
-        address: str | None,
-        gpus_per_worker: float | None,
-        spread_rows: bool,
-        batch_size: int,
-        **rest: Any,
-    ) -> Any:
-        from cluster.compute.options import ComputeOptions
-
-        settings = ComputeOptions(
-            num_workers=num_workers,
-            address=address,
-            gpus_per_worker=gpus_per_worker,
-            spread_rows=spread_rows,
-            batch_rows=batch_size,
-            tiles=rest.pop("tiles", False),
-        )
+    def command(*args: Any, **values: Any) -> Any:
+        settings = made(ComputeOptions, values)
+        rest = {name: value for name, value in values.items() if name not in {*_names(_COMPUTE), _TILES.name}}
         return function(*args, compute_settings=settings, **rest)
 
-    for decorate in (
-        option(
-            "--batch-size",
-            type=int,
-            default=256,
-            show_default=True,
-            help="Rows of one forward or gradient pass.",
-        ),
-        place_options,
-    ):
-        command = decorate(command)
-    return command  # type: ignore[return-value]
+    return settings_options(_COMPUTE.values())(command)  # type: ignore[return-value]
+
+
+def _names(stated: Mapping[str, Stated]) -> list[str]:
+    return [each.name for each in stated.values()]
 
 
 def place_options(function: F) -> F:
     """`--num-workers`, `--address`, `--gpus-per-worker` and `--spread-rows`."""
-    function = option("--spread-rows", type=bool, help="Send row blocks to the workers, whatever that costs.")(function)
-    function = option(
-        "--gpus-per-worker",
-        type=float,
-        help="GPUs of each worker, fractions allowed [default: an equal share].",
-    )(function)
-    return worker_options(function)
+    return settings_options(each for each in _COMPUTE.values() if each.place)(function)
 
 
 def worker_options(function: F) -> F:
     """`--num-workers` and `--address`."""
-    function = option("--address", help="Of a running Ray cluster [default: start one if it pays].")(function)
-    return option(
-        "--num-workers",
-        type=int,
-        help="Ray workers; 0: this process [default: by measured cost].",
-    )(function)
+    return settings_options(_COMPUTE[name] for name in ("num_workers", "address"))(function)
 
 
 def verbose_option(function: F) -> F:
@@ -427,18 +357,14 @@ def check_seeds(seed: int, seeds: int) -> None:
         raise InputError(f"seed is {seed}, expected a whole number of 64 bits")
 
 
-INPUTS = ("model_dir", "chunks", "val_data", "test_data", "requirements", "label_file", "positive_label_file")
-"""Options that name one file or folder to read."""
-
-
 def check_inputs(options: Mapping[str, Any]) -> None:
     """Refuse what is to be read and is not there, among the options of a command: libraries take seconds to open it.
 
     Raises:
         InputError: names the first of them.
     """
-    for name in INPUTS:
-        path: Path | None = options.get(name)
+    for name, stated in options_in(click.get_current_context()).items():
+        path: Path | None = options.get(name) if stated.reads else None
         try:
             if path is not None:
                 path.stat()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cli.shared.method_options import ARACHNE, CROSSFIT, OF_METHOD, was_given
-from cli.shared.options import option
+from cli.shared.method_options import ARACHNE, CROSSFIT, PIPELINES, was_given
+from cli.shared.options import PLACE, Option, option
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-OF_PLACE = frozenset(
-    (
-        *("num_workers", "address", "gpus_per_worker", "spread_rows", "tiles", "explain", "verbose", "dry_run"),
-        *("output_dir", "run_dir", "resume", "overwrite", "part", "allow_custom_code"),
-    )
-)
-"""Parameters that mean the place where a command runs, or whom its user trusts: whoever merges gives their own."""
+
+def of_place(command: click.Command) -> frozenset[str]:
+    """Parameters of a command that mean the place where it runs, or whom its user trusts."""
+    return frozenset(each.name for each in command.params if isinstance(each, Option) and each.place and each.name)
 
 
 def part_option(function: F) -> F:
     """`--part`."""
     return option(
         "--part",
+        section=PLACE,
+        rare=True,
+        place=True,
         metavar="I/N",
         help="Do part I of N of a run, as one of N clusters, for `merge-runs` to join: of mode independent some of the "
         "chunks, of CrossFit some of the tunings.",
@@ -50,7 +50,7 @@ def stated_part(
     from cluster.runs.parts import read_part
 
     name = click.get_current_context().info_name or ""
-    if method not in OF_METHOD:
+    if method not in PIPELINES:
         owners = CROSSFIT if name == "optimize" else f"{ARACHNE} and {CROSSFIT}"
         raise InputError(f"--part is of {owners} and the method is {method}, expected one without the other")
     part = read_part(text, name, {**given_options(), "method": method})
@@ -71,11 +71,12 @@ def given_options() -> dict[str, Any]:
 
     Paths are there where they are defaults too: whoever merges may do so in another folder.
     """
-    params = click.get_current_context().params
+    context = click.get_current_context()
+    place = of_place(context.command)
     return {
         name: _plain(value)
-        for name, value in params.items()
-        if name not in OF_PLACE and (was_given(name) or _has_paths(value))
+        for name, value in context.params.items()
+        if name not in place and (was_given(name) or _has_paths(value))
     }
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 from engine.core.errors import InputError
+from engine.core.stated import stated
 from engine.passes.sizes import BATCH_ROWS
 
 LARGEST_BATCH = 1 << 16
 """Rows of a pass at most; a pass takes memory for as many, however few there are."""
+
+
+_stated = functools.partial(stated, section="Where it runs", place=True)
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,14 @@ class ComputeOptions:
         threads: of each worker; None shares the cores out.
     """
 
-    num_workers: int | None = None
-    address: str | None = None
-    gpus_per_worker: float | None = None
-    tiles: bool = False
-    spread_rows: bool = False
-    batch_rows: int = BATCH_ROWS
+    num_workers: int | None = _stated(None, "Ray workers; 0: this process [default: by measured cost].", rare=False)
+    address: str | None = _stated(None, "Of a running Ray cluster [default: start one if it pays].", rare=False)
+    gpus_per_worker: float | None = _stated(None, "GPUs of each worker, fractions allowed [default: an equal share].")
+    tiles: bool = _stated(False, "Send pieces of every iteration to the workers, whatever that costs.")
+    spread_rows: bool = _stated(False, "Send row blocks to the workers, whatever that costs.")
+    batch_rows: int = _stated(
+        BATCH_ROWS, "Rows of one forward or gradient pass.", name="batch_size", shown=True, place=False
+    )
     threads: int | None = None
 
     def __post_init__(self) -> None:

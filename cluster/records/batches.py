@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
-from cluster.records.jobs import JobRow
 from cluster.records.rows import change_rows
-from cluster.records.schema import SCHEMAS
+from cluster.records.schema import SCHEMAS, JobRow
 from engine.core.types import Float32, Float64, Int64
 from engine.metrics.accuracy import LabelChange
 from engine.patches.patch import Patch

@@ -1,228 +1,385 @@
-"""The tables of a run: columns with their types, descriptions and units."""
+"""The tables of a run: each is a dataclass of its row, whose fields say type, unit and meaning of the columns."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import pyarrow as pa
 
-from cluster.records.jobs import JobRow
+
+def column(
+    kind: pa.DataType, text: str, unit: str = "", *, key: bool = False, differs: bool = False, **default: Any
+) -> Any:
+    """A field of a row that is a column of its table.
+
+    Args:
+        kind: of its values; None is null.
+        text: what they are.
+        unit: of them; "1" for shares.
+        key: tables are sorted by these columns, in their order.
+        differs: between two equal runs: time and place.
+        **default: `default` of the field.
+    """
+    return field(metadata={"kind": kind, "text": text, "unit": unit, "key": key, "differs": differs}, **default)
 
 
-def _field(name: str, kind: pa.DataType, text: str, unit: str = "") -> pa.Field:
-    metadata = {"description": text} | ({"unit": unit} if unit else {})
-    return pa.field(name, kind, metadata=metadata)
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of a table."""
+
+    @property
+    def cells(self) -> dict[str, Any]:
+        """Values by column."""
+        return vars(self)
 
 
-JOB = _field(
-    "job", pa.string(), "name of the search; `stepN`, `batch` or `crossfit` for what a run made of its searches"
+_JOB = column(
+    pa.string(), "name of the search; `stepN`, `batch` or `crossfit` for what a run made of its searches", key=True
 )
 
-_REQUIREMENT = [
-    _field("requirement", pa.int32(), "number of the requirement, from 0, in the order judged"),
-    _field("text", pa.string(), "the requirement in words"),
-    _field("kind", pa.string(), "min_accuracy, max_drop, min_gain or max_rate"),
-    _field("label", pa.int32(), "true class, -1 for all rows together"),
-    _field("predicted", pa.int32(), "predicted class of a max_rate, else -1"),
-    _field("limit", pa.float64(), "what is required", "1"),
-]
-"""What a row about a requirement says of it."""
 
-SCHEMAS: dict[str, pa.Schema] = {
-    "swarm": pa.schema(
-        [
-            JOB,
-            _field("iteration", pa.int32(), "from 1", "iterations"),
-            _field("best", pa.float64(), "best fitness so far"),
-            _field("mean", pa.float64(), "mean fitness of this iteration's particles"),
-            _field("patched", pa.int64(), "negatives the best candidate gets right", "rows"),
-            _field("intact", pa.int64(), "positives the best candidate gets right", "rows"),
-            _field("loss_neg", pa.float64(), "mean loss of the best candidate over negatives", "nats"),
-            _field("loss_pos", pa.float64(), "mean loss of the best candidate over positives", "nats"),
-            _field("evaluations", pa.int64(), "fitness evaluations so far", "candidates"),
-            _field("seconds", pa.float64(), "time of this iteration", "s"),
-        ]
-    ),
-    "labels": pa.schema(
-        [
-            JOB,
-            _field(
-                "stage",
-                pa.string(),
-                "base: the model as it was; repaired: a saved model, loaded again; candidate: a job's best patch on "
-                "cached features; step: what a round or iteration of a batch ended with, on cached features, or the "
-                "step that CrossFit took",
-            ),
-            _field(
-                "split",
-                pa.string(),
-                "negative, positive, validation or test: the rows measured; out of fold: repair rows, each under "
-                "tunings that did not see it",
-            ),
-            _field("label", pa.int32(), "true class"),
-            _field("total", pa.int64(), "rows of the label", "rows"),
-            _field("correct", pa.int64(), "rows the model gets right", "rows"),
-            _field("accuracy", pa.float64(), "correct / total", "1"),
-            _field("repaired", pa.int64(), "rows the base model gets wrong and this one right", "rows"),
-            _field("broken", pa.int64(), "rows the base model gets right and this one wrong", "rows"),
-        ]
-    ),
-    "jobs": pa.schema([_field(column.name, **column.metadata) for column in fields(JobRow)]),
-    "patches": pa.schema(
-        [
-            JOB,
-            _field("rank", pa.int32(), "0 is the best patch of the job by its own fitness"),
-            _field("fitness", pa.float64(), "of this patch on the search rows; null for the saved model's"),
-            _field("position", pa.int32(), "of the weight in its patch, from 0"),
-            _field("weight", pa.string(), "path of the weight, <layer>/<variable>"),
-            _field("flat_index", pa.int64(), "position in the flattened weight, C order"),
-            _field("index", pa.list_(pa.int64()), "position in the weight; for a kernel the i and j of weights.csv"),
-            _field("old", pa.float32(), "value the patch was made against"),
-            _field("new", pa.float32(), "value after repair"),
-        ]
-    ),
-    "verdicts": pa.schema(
-        [
-            _field("split", pa.string(), "validation (it chose: optimistic) or test"),
-            *_REQUIREMENT,
-            _field("base", pa.float64(), "accuracy, or rate of the confusion, of the base model", "1"),
-            _field("value", pa.float64(), "accuracy, drop, gain or rate of the repaired model", "1"),
-            _field("low", pa.float64(), "lower end of the 95 % confidence interval of the value", "1"),
-            _field("high", pa.float64(), "upper end", "1"),
-            _field("total", pa.int64(), "rows judged", "rows"),
-            _field("count_before", pa.int64(), "rows the base model gets right, or confuses", "rows"),
-            _field("count_after", pa.int64(), "rows the repaired model gets right, or confuses", "rows"),
-            _field("margin", pa.float64(), "distance to the limit, negative where it is not met", "1"),
-            _field("met", pa.bool_(), "the value keeps to the limit"),
-        ]
-    ),
-    "tunings": pa.schema(
-        [
-            _field("recipe", pa.string(), "as --recipes takes it"),
-            _field("fold", pa.int32(), "that the tuning did not see, from 0"),
-            _field("class_weight", pa.float64(), "of rows of a label under repair"),
-            _field("strength", pa.float64(), "of the anchor to the model as it is"),
-            _field("anchor", pa.string(), "kl or focal"),
-            _field("rate", pa.float64(), "of Adam"),
-            _field("epochs", pa.int32(), "passes over the rows", "epochs"),
-            _field("rows", pa.int64(), "tuned on", "rows"),
-            _field("weights", pa.int64(), "tuned", "weights"),
-            _field("change", pa.float64(), "root of the mean square of the changes of all weights"),
-            _field("where", pa.string(), "process, worker, or checkpoint: of an earlier command"),
-            _field("worker", pa.string(), "host and process that ran it"),
-            _field("seconds", pa.float64(), "of the tunings that ran together", "s"),
-        ]
-    ),
-    "mixture": pa.schema(
-        [
-            _field("position", pa.int32(), "in the candidates of the search, from 0"),
-            _field("kind", pa.string(), "recipe or offset"),
-            _field("name", pa.string(), "the recipe; empty of an offset"),
-            _field("label", pa.int32(), "of an offset, else -1"),
-            _field("found", pa.float64(), "coefficient, or offset of the logit, of the search"),
-            _field("taken", pa.float64(), "the same times the step: what is in the model"),
-        ]
-    ),
-    "frontier": pa.schema(
-        [
-            _field("step", pa.float64(), "0: the model as it is; 1: the mixture as it was searched", "1"),
-            _field("chance", pa.float64(), "that new rows keep all requirements", "1"),
-            _field("met", pa.int32(), "requirements that the rows at hand keep", "requirements"),
-            _field("gain", pa.float64(), "of the labels under repair, mean change of accuracy", "1"),
-            _field("all", pa.float64(), "change of the accuracy of all rows", "1"),
-            _field("worst", pa.float64(), "change of the other label that loses most; null without others", "1"),
-            _field("worst_label", pa.int32(), "that label; -1 without others"),
-            _field("fixed", pa.int64(), "rows right only after", "rows"),
-            _field("broken", pa.int64(), "rows right only before", "rows"),
-            _field("enough", pa.int64(), "rows of each label from which it could be promised; null: no number", "rows"),
-            _field("taken", pa.bool_(), "the step of the saved model"),
-        ]
-    ),
-    "promises": pa.schema(
-        [
-            *_REQUIREMENT,
-            _field("value", pa.float64(), "on rows that no tuning saw: accuracy, drop, gain or rate", "1"),
-            _field("low", pa.float64(), "lower end of where it lies on new rows, with 95 % chance", "1"),
-            _field("high", pa.float64(), "upper end", "1"),
-            _field("rows", pa.int64(), "counted on", "rows"),
-            _field("new_rows", pa.int64(), "that the chance is about", "rows"),
-            _field("met", pa.bool_(), "the value keeps to the limit"),
-            _field("chance", pa.float64(), "that new rows keep the requirement", "1"),
-            _field("promised", pa.bool_(), "the chance of all requirements together reaches the confidence"),
-            _field("enough", pa.int64(), "rows of each label from which it would; null where no number would", "rows"),
-        ]
-    ),
-    "outcomes": pa.schema(
-        [
-            _field("method", pa.string(), "as --method takes it"),
-            _field("draw", pa.int32(), "of the repair rows, from 0"),
-            _field(
-                "reading",
-                pa.string(),
-                "found: what the method comes to where nobody chooses; chosen: by its own promise, or on validation "
-                "rows, where the model as it is stands for election too; failed: it could not run",
-            ),
-            _field("offer", pa.string(), "which of its offers; `nothing` for the model as it is"),
-            _field("note", pa.string(), "why it failed, or what else is to be said"),
-            _field("seed", pa.int64(), "of everything random in the repair"),
-            _field("rows", pa.int64(), "that it was made from", "rows"),
-            _field("weights", pa.int64(), "whose values changed", "weights"),
-            _field("gain", pa.float64(), "change of the accuracy of all labels under repair, on test rows", "1"),
-            _field("all", pa.float64(), "change of the accuracy of all test rows", "1"),
-            _field("worst", pa.float64(), "change of the other label that loses most; null without others", "1"),
-            _field("worst_label", pa.int32(), "that label; -1 without others"),
-            _field("fixed", pa.int64(), "test rows right only after", "rows"),
-            _field("broken", pa.int64(), "test rows right only before", "rows"),
-            _field("chance", pa.float64(), "that new rows keep all requirements; null where no row could judge", "1"),
-            _field("promised", pa.bool_(), "the chance reaches the confidence"),
-            _field("kept", pa.bool_(), "test rows keep all requirements"),
-            _field("own", pa.float64(), "fitness of the model as it is by the objective of the method; null without"),
-            _field("best", pa.float64(), "fitness of what was found by the same"),
-            _field("where", pa.string(), "process or worker"),
-            _field("worker", pa.string(), "host and process that ran it"),
-            _field("seconds", pa.float64(), "of the method, without judging", "s"),
-            _field("cpu", pa.float64(), "processor time that this took, in all threads", "s"),
-            _field("ended", pa.float64(), "since the run began, without pauses between commands", "s"),
-            _field("after", pa.list_(pa.int32()), "classes that the repaired model predicts for the test rows"),
-        ]
-    ),
-    "predictions": pa.schema(
-        [
-            _field("split", pa.string(), "validation or test"),
-            _field("row", pa.int64(), "row of the image set"),
-            _field("label", pa.int32(), "true class"),
-            _field("before", pa.int32(), "class the base model predicts"),
-            _field(
-                "after",
-                pa.int32(),
-                "class the saved repaired model predicts, loaded again; of a comparison `before` once more, as its "
-                "repairs have theirs in `outcomes`",
-            ),
-        ]
-    ),
+@dataclass(frozen=True, kw_only=True)
+class SwarmRow(Row):
+    """An iteration of a search."""
+
+    job: str = _JOB
+    iteration: int = column(pa.int32(), "from 1", "iterations", key=True)
+    best: float = column(pa.float64(), "best fitness so far")
+    mean: float = column(pa.float64(), "mean fitness of this iteration's particles")
+    patched: int = column(pa.int64(), "negatives the best candidate gets right", "rows")
+    intact: int = column(pa.int64(), "positives the best candidate gets right", "rows")
+    loss_neg: float = column(pa.float64(), "mean loss of the best candidate over negatives", "nats")
+    loss_pos: float = column(pa.float64(), "mean loss of the best candidate over positives", "nats")
+    evaluations: int = column(pa.int64(), "fitness evaluations so far", "candidates")
+    seconds: float = column(pa.float64(), "time of this iteration", "s", differs=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelRow(Row):
+    """A label in a set of rows, by a model."""
+
+    job: str = _JOB
+    stage: str = column(
+        pa.string(),
+        "base: the model as it was; repaired: a saved model, loaded again; candidate: a job's best patch on cached "
+        "features; step: what a round or iteration of a batch ended with, on cached features, or the step that "
+        "CrossFit took",
+        key=True,
+    )
+    split: str = column(
+        pa.string(),
+        "negative, positive, validation or test: the rows measured; out of fold: repair rows, each under tunings "
+        "that did not see it",
+        key=True,
+    )
+    label: int = column(pa.int32(), "true class", key=True)
+    total: int = column(pa.int64(), "rows of the label", "rows")
+    correct: int = column(pa.int64(), "rows the model gets right", "rows")
+    accuracy: float = column(pa.float64(), "correct / total", "1")
+    repaired: int = column(pa.int64(), "rows the base model gets wrong and this one right", "rows")
+    broken: int = column(pa.int64(), "rows the base model gets right and this one wrong", "rows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRow(Row):
+    """A search; defaults are what stands where nothing was searched."""
+
+    job: str = column(
+        pa.string(), "name of the search; `stepN` or `batch` for what a batch made of its searches", key=True
+    )
+    step: int = column(pa.int32(), "round of mode rounds, iteration of mode chain, else 1; from 1")
+    chunk: str = column(pa.string(), "folder of the repair rows", differs=True)
+    data: str = column(
+        pa.string(), "SHA-256 of the search rows and weights; empty where nothing was searched", default=""
+    )
+    label: int = column(pa.int32(), "true label under repair, -1 for several")
+    seed: int = column(pa.int64(), "seed of the search")
+    positive_weight: float | None = column(pa.float64(), "worth of all positives together", "negatives", default=None)
+    weights: int = column(pa.int64(), "localised weights", "weights", default=0)
+    negatives: int = column(pa.int64(), "negative rows searched on", "rows", default=0)
+    positives: int = column(pa.int64(), "positive rows searched on", "rows", default=0)
+    iterations: int = column(pa.int32(), "iterations run", "iterations", default=0)
+    fitness: float | None = column(pa.float64(), "best fitness on the search rows", default=None)
+    start_fitness: float | None = column(
+        pa.float64(), "fitness of the model as it is, or of the mean of the recipes", default=None
+    )
+    patched: int = column(pa.int64(), "negatives the search believes repaired", "rows", default=0)
+    intact: int = column(pa.int64(), "positives the search believes intact", "rows", default=0)
+    stop: str = column(pa.string(), "solved, no gain or iterations; empty while running", default="")
+    state: str = column(pa.string(), "running, done, skipped (nothing to repair) or failed")
+    note: str = column(pa.string(), "why it was skipped or failed; empty otherwise", default="")
+    chosen: bool = column(pa.bool_(), "a patch of this job is in the model that its step ended with", default=False)
+    where: str = column(pa.string(), "process, worker or tiles", default="", differs=True)
+    worker: str = column(pa.string(), "host and process that ran the end of it", default="", differs=True)
+    host: str = column(pa.string(), "host that ran the end of it", default="", differs=True)
+    redispatched: int = column(
+        pa.int64(), "parts that ran again because a worker died", "calls", default=0, differs=True
+    )
+    ended: float = column(pa.float64(), "time of its end, after the start of the run", "s", default=0.0, differs=True)
+    seconds: float = column(pa.float64(), "time in iterations", "s", default=0.0, differs=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchRow(Row):
+    """A weight of a patch."""
+
+    job: str = _JOB
+    rank: int = column(pa.int32(), "0 is the best patch of the job by its own fitness", key=True)
+    fitness: float | None = column(pa.float64(), "of this patch on the search rows; null for the saved model's")
+    position: int = column(pa.int32(), "of the weight in its patch, from 0", key=True)
+    weight: str = column(pa.string(), "path of the weight, <layer>/<variable>")
+    flat_index: int = column(pa.int64(), "position in the flattened weight, C order")
+    index: Sequence[int] = column(
+        pa.list_(pa.int64()), "position in the weight; for a kernel the i and j of weights.csv"
+    )
+    old: float = column(pa.float32(), "value the patch was made against")
+    new: float = column(pa.float32(), "value after repair")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SplitRow(Row):
+    """The set of rows that a verdict is about."""
+
+    split: str = column(pa.string(), "validation (it chose: optimistic) or test", key=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequirementRow(Row):
+    """What a row about a requirement says of it."""
+
+    requirement: int = column(pa.int32(), "number of the requirement, from 0, in the order judged", key=True)
+    text: str = column(pa.string(), "the requirement in words")
+    kind: str = column(pa.string(), "min_accuracy, max_drop, min_gain or max_rate")
+    label: int = column(pa.int32(), "true class, -1 for all rows together")
+    predicted: int = column(pa.int32(), "predicted class of a max_rate, else -1")
+    limit: float = column(pa.float64(), "what is required", "1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictRow(RequirementRow, _SplitRow):
+    """A requirement, judged on a set of rows."""
+
+    base: float = column(pa.float64(), "accuracy, or rate of the confusion, of the base model", "1")
+    value: float = column(pa.float64(), "accuracy, drop, gain or rate of the repaired model", "1")
+    low: float = column(pa.float64(), "lower end of the 95 % confidence interval of the value", "1")
+    high: float = column(pa.float64(), "upper end", "1")
+    total: int = column(pa.int64(), "rows judged", "rows")
+    count_before: int = column(pa.int64(), "rows the base model gets right, or confuses", "rows")
+    count_after: int = column(pa.int64(), "rows the repaired model gets right, or confuses", "rows")
+    margin: float = column(pa.float64(), "distance to the limit, negative where it is not met", "1")
+    met: bool = column(pa.bool_(), "the value keeps to the limit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningRow(Row):
+    """A tuning of CrossFit."""
+
+    recipe: str = column(pa.string(), "as --recipes takes it", key=True)
+    fold: int = column(pa.int32(), "that the tuning did not see, from 0", key=True)
+    class_weight: float = column(pa.float64(), "of rows of a label under repair")
+    strength: float = column(pa.float64(), "of the anchor to the model as it is")
+    anchor: str = column(pa.string(), "kl or focal")
+    rate: float = column(pa.float64(), "of Adam")
+    epochs: int = column(pa.int32(), "passes over the rows", "epochs")
+    rows: int = column(pa.int64(), "tuned on", "rows")
+    weights: int = column(pa.int64(), "tuned", "weights")
+    change: float = column(pa.float64(), "root of the mean square of the changes of all weights")
+    where: str = column(pa.string(), "process, worker, or checkpoint: of an earlier command", differs=True)
+    worker: str = column(pa.string(), "host and process that ran it", differs=True)
+    seconds: float = column(pa.float64(), "of the tunings that ran together", "s", differs=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureRow(Row):
+    """A coefficient of the mixture of CrossFit."""
+
+    position: int = column(pa.int32(), "in the candidates of the search, from 0", key=True)
+    kind: str = column(pa.string(), "recipe or offset")
+    name: str = column(pa.string(), "the recipe; empty of an offset")
+    label: int = column(pa.int32(), "of an offset, else -1")
+    found: float = column(pa.float64(), "coefficient, or offset of the logit, of the search")
+    taken: float = column(pa.float64(), "the same times the step: what is in the model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontierRow(Row):
+    """A step of CrossFit between the base model and the mixture."""
+
+    step: float = column(pa.float64(), "0: the model as it is; 1: the mixture as it was searched", "1", key=True)
+    chance: float = column(pa.float64(), "that new rows keep all requirements", "1")
+    met: int = column(pa.int32(), "requirements that the rows at hand keep", "requirements")
+    gain: float = column(pa.float64(), "of the labels under repair, mean change of accuracy", "1")
+    all: float = column(pa.float64(), "change of the accuracy of all rows", "1")
+    worst: float | None = column(pa.float64(), "change of the other label that loses most; null without others", "1")
+    worst_label: int = column(pa.int32(), "that label; -1 without others")
+    fixed: int = column(pa.int64(), "rows right only after", "rows")
+    broken: int = column(pa.int64(), "rows right only before", "rows")
+    enough: int | None = column(
+        pa.int64(), "rows of each label from which it could be promised; null: no number", "rows"
+    )
+    taken: bool = column(pa.bool_(), "the step of the saved model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromiseRow(RequirementRow):
+    """What the step that CrossFit took promises of a requirement."""
+
+    value: float = column(pa.float64(), "on rows that no tuning saw: accuracy, drop, gain or rate", "1")
+    low: float = column(pa.float64(), "lower end of where it lies on new rows, with 95 % chance", "1")
+    high: float = column(pa.float64(), "upper end", "1")
+    rows: int = column(pa.int64(), "counted on", "rows")
+    new_rows: int = column(pa.int64(), "that the chance is about", "rows")
+    met: bool = column(pa.bool_(), "the value keeps to the limit")
+    chance: float = column(pa.float64(), "that new rows keep the requirement", "1")
+    promised: bool = column(pa.bool_(), "the chance of all requirements together reaches the confidence")
+    enough: int | None = column(
+        pa.int64(), "rows of each label from which it would; null where no number would", "rows"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutcomeRow(Row):
+    """A reading of a repair by a method; None is what was not measured."""
+
+    method: str = column(pa.string(), "as --method takes it", key=True)
+    draw: int = column(pa.int32(), "of the repair rows, from 0", key=True)
+    reading: str = column(
+        pa.string(),
+        "found: what the method comes to where nobody chooses; chosen: by its own promise, or on validation rows, "
+        "where the model as it is stands for election too; failed: it could not run",
+        key=True,
+    )
+    offer: str | None = column(pa.string(), "which of its offers; `nothing` for the model as it is", default=None)
+    note: str | None = column(pa.string(), "why it failed, or what else is to be said", default=None)
+    seed: int = column(pa.int64(), "of everything random in the repair")
+    rows: int = column(pa.int64(), "that it was made from", "rows")
+    weights: int | None = column(pa.int64(), "whose values changed", "weights", default=None)
+    gain: float | None = column(
+        pa.float64(), "change of the accuracy of all labels under repair, on test rows", "1", default=None
+    )
+    all: float | None = column(pa.float64(), "change of the accuracy of all test rows", "1", default=None)
+    worst: float | None = column(
+        pa.float64(), "change of the other label that loses most; null without others", "1", default=None
+    )
+    worst_label: int | None = column(pa.int32(), "that label; -1 without others", default=None)
+    fixed: int | None = column(pa.int64(), "test rows right only after", "rows", default=None)
+    broken: int | None = column(pa.int64(), "test rows right only before", "rows", default=None)
+    chance: float | None = column(
+        pa.float64(), "that new rows keep all requirements; null where no row could judge", "1", default=None
+    )
+    promised: bool | None = column(pa.bool_(), "the chance reaches the confidence", default=None)
+    kept: bool | None = column(pa.bool_(), "test rows keep all requirements", default=None)
+    own: float | None = column(
+        pa.float64(), "fitness of the model as it is by the objective of the method; null without"
+    )
+    best: float | None = column(pa.float64(), "fitness of what was found by the same")
+    where: str = column(pa.string(), "process or worker", differs=True)
+    worker: str = column(pa.string(), "host and process that ran it", differs=True)
+    seconds: float = column(pa.float64(), "of the method, without judging", "s", differs=True)
+    cpu: float = column(pa.float64(), "processor time that this took, in all threads", "s", differs=True)
+    ended: float = column(pa.float64(), "since the run began, without pauses between commands", "s", differs=True)
+    after: Sequence[int] | None = column(
+        pa.list_(pa.int32()), "classes that the repaired model predicts for the test rows", default=None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionRow(Row):
+    """A row of an image set, before and after the repair."""
+
+    split: str = column(pa.string(), "validation or test", key=True)
+    row: int = column(pa.int64(), "row of the image set", key=True)
+    label: int = column(pa.int32(), "true class")
+    before: int = column(pa.int32(), "class the base model predicts")
+    after: int = column(
+        pa.int32(),
+        "class the saved repaired model predicts, loaded again; of a comparison `before` once more, as its repairs "
+        "have theirs in `outcomes`",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRow(Row):
+    """A run of `evaluate`, without its rates."""
+
+    setting: str = column(pa.string(), "what was swept, as its folder is called; empty where nothing was")
+    run: int = column(pa.int32(), "number of the run, from 0")
+    seed: int = column(pa.int64(), "seed of its search")
+    label: int = column(pa.int32(), "true label under repair, -1 for several")
+    num_grad: int | None = column(pa.int64(), "size of the pool of localisation", "weights", default=None)
+    weights: int | None = column(pa.int64(), "localised weights", "weights", default=None)
+    positive_weight: float | None = column(pa.float64(), "worth of all positives together", "negatives", default=None)
+    iterations: int | None = column(pa.int32(), "iterations run", "iterations", default=None)
+    fitness: float | None = column(pa.float64(), "best fitness on the search rows", default=None)
+    stop: str | None = column(pa.string(), "solved, no gain or iterations", default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodEvaluationRow(Row):
+    """What `evaluate` says more of a run by another method than Arachne."""
+
+    method: str = column(pa.string(), "as --method takes it")
+    offer: str | None = column(
+        pa.string(), "which of its offers; `nothing` for the model as it is; null where it failed", default=None
+    )
+    changed: int | None = column(pa.int64(), "whose values changed", "weights", default=None)
+    chance: float | None = column(
+        pa.float64(), "that new rows keep all requirements; null where no row could judge", "1", default=None
+    )
+    promised: bool | None = column(pa.bool_(), "the chance reaches the confidence", default=None)
+    failed: bool = column(pa.bool_(), "it could not run, and has no rates")
+    note: str = column(pa.string(), "why it failed, or what else is to be said")
+
+
+def _columns(row: type[Row]) -> list[pa.Field]:
+    return [
+        _field(each.name, each.metadata["kind"], each.metadata["text"], each.metadata["unit"]) for each in fields(row)
+    ]
+
+
+def _field(name: str, kind: pa.DataType, text: str, unit: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"description": text} | ({"unit": unit} if unit else {}))
+
+
+ROWS: dict[str, type[Row]] = {
+    "swarm": SwarmRow,
+    "labels": LabelRow,
+    "jobs": JobRow,
+    "patches": PatchRow,
+    "verdicts": VerdictRow,
+    "tunings": TuningRow,
+    "mixture": MixtureRow,
+    "frontier": FrontierRow,
+    "promises": PromiseRow,
+    "outcomes": OutcomeRow,
+    "predictions": PredictionRow,
 }
-"""All tables of a run; columns carry their description, and their unit where they have one, as field metadata."""
+"""All tables of a run."""
+
+OF_METHODS = frozenset({"tunings", "mixture", "frontier", "promises", "outcomes"})
+"""Tables that only some methods write."""
+
+SCHEMAS: dict[str, pa.Schema] = {name: pa.schema(_columns(row)) for name, row in ROWS.items()}
+"""Their schemas; columns carry their description, and their unit where they have one, as metadata."""
+
+KEYS = {name: [each.name for each in fields(row) if each.metadata["key"]] for name, row in ROWS.items()}
+
+VOLATILE = frozenset(each.name for row in ROWS.values() for each in fields(row) if each.metadata["differs"])
+"""Columns in which two equal runs may differ: time and place."""
 
 EVALUATION = pa.schema(
     [
-        _field("setting", pa.string(), "what was swept, as its folder is called; empty where nothing was"),
-        _field("run", pa.int32(), "number of the run, from 0"),
-        _field("seed", pa.int64(), "seed of its search"),
-        _field("label", pa.int32(), "true label under repair, -1 for several"),
-        _field("num_grad", pa.int64(), "size of the pool of localisation", "weights"),
-        _field("weights", pa.int64(), "localised weights", "weights"),
-        _field("positive_weight", pa.float64(), "worth of all positives together", "negatives"),
-        _field("iterations", pa.int32(), "iterations run", "iterations"),
-        _field("fitness", pa.float64(), "best fitness on the search rows"),
-        _field("stop", pa.string(), "solved, no gain or iterations"),
+        *_columns(EvaluationRow),
         *(
-            field
+            each
             for split, wrong, right in (
                 ("search", "negative inputs", "positive inputs"),
                 ("validation", "rows of the label that the base model gets wrong", "rows that it gets right"),
                 ("test", "rows of the label that the base model gets wrong", "rows that it gets right"),
             )
-            for field in (
+            for each in (
                 _field(f"{split}_wrong", pa.int64(), wrong, "rows"),
                 _field(f"{split}_repaired", pa.int64(), "of these, rows that the repaired model gets right", "rows"),
                 _field(f"{split}_right", pa.int64(), right, "rows"),
@@ -238,36 +395,5 @@ EVALUATION = pa.schema(
 Nothing depends on where and when it ran. Where there were no such rows, columns are null.
 """
 
-EVALUATION_BY_METHOD = pa.schema(
-    [
-        *EVALUATION,
-        _field("method", pa.string(), "as --method takes it"),
-        _field("offer", pa.string(), "which of its offers; `nothing` for the model as it is; null where it failed"),
-        _field("changed", pa.int64(), "whose values changed", "weights"),
-        _field("chance", pa.float64(), "that new rows keep all requirements; null where no row could judge", "1"),
-        _field("promised", pa.bool_(), "the chance reaches the confidence"),
-        _field("failed", pa.bool_(), "it could not run, and has no rates"),
-        _field("note", pa.string(), "why it failed, or what else is to be said"),
-    ]
-)
+EVALUATION_BY_METHOD = pa.schema([*EVALUATION, *_columns(MethodEvaluationRow)])
 """The same for other methods than Arachne: columns of its searches are null, `fitness` is by their own objectives."""
-
-OF_METHODS = frozenset({"tunings", "mixture", "frontier", "promises", "outcomes"})
-"""Tables that only some methods write."""
-
-KEYS: dict[str, list[str]] = {
-    "tunings": ["recipe", "fold"],
-    "mixture": ["position"],
-    "frontier": ["step"],
-    "promises": ["requirement"],
-    "outcomes": ["method", "draw", "reading"],
-    "swarm": ["job", "iteration"],
-    "labels": ["job", "stage", "split", "label"],
-    "jobs": ["job"],
-    "patches": ["job", "rank", "position"],
-    "verdicts": ["split", "requirement"],
-    "predictions": ["split", "row"],
-}
-
-VOLATILE = frozenset({"chunk", "where", "worker", "host", "redispatched", "ended", "seconds", "cpu"})
-"""Columns in which two equal runs may differ: time and place."""

@@ -102,7 +102,11 @@ class RunRecords:
             raise InputError(
                 f"{directory}: found a run without an identity, expected one of this version, or --overwrite"
             )
-        _check_identity(directory, before, facts["identity"])
+        if found := first_difference(before, facts["identity"]):
+            raise InputError(
+                f"{directory} was begun with {found.name} {found.before} and this command has {found.now}, expected "
+                "the same to resume"
+            )
 
     @staticmethod
     def resume(directory: Path, facts: Mapping[str, Any], *, lock: Lock | None = None) -> RunRecords:
@@ -161,7 +165,7 @@ class RunRecords:
 
     def write(self, table: str, part: str, rows: pa.Table) -> None:
         """Write ready-made rows of a part, in place of those before."""
-        with self._whole(self._place(table, part)) as temporary:
+        with self._whole(_place(self.directory, table, part)) as temporary:
             _write_table(temporary, rows)
 
     def write_checkpoint(self, task: str, content: bytes) -> None:
@@ -235,13 +239,10 @@ class RunRecords:
             mine = kept.filter(pc.equal(kept["step"], step))["job"].combine_chunks()
             part = f"joined-{step:06d}"
             self.write(name, part, rows.filter(pc.is_in(rows["job"], mine)))
-            places.add(self._place(name, part))
+            places.add(_place(self.directory, name, part))
         for path in _parts(self.directory, name):
             if path not in places:
                 path.unlink()
-
-    def _place(self, table: str, part: str) -> Path:
-        return self.directory / table / f"{_file_name(part)}-00000.arrow"
 
     def _write_text(self, name: str, text: str) -> None:
         with self._whole(self.directory / name) as temporary:
@@ -290,8 +291,7 @@ def read_facts(directory: Path) -> dict[str, Any]:
     Raises:
         InputError: the directory holds no run, or its `run.json` is damaged.
     """
-    if not holds_run(directory):
-        raise InputError(f"{directory}: found no run.json, expected the directory of a run")
+    _check_run(directory)
     try:
         facts = json.loads((directory / "run.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -301,17 +301,9 @@ def read_facts(directory: Path) -> dict[str, Any]:
     return facts
 
 
-def _check_identity(directory: Path, before: Any, now: Any) -> None:
-    """Compare what a run was begun with and what it would go on with.
-
-    Raises:
-        InputError: names the first difference.
-    """
-    if found := first_difference(before, now):
-        raise InputError(
-            f"{directory} was begun with {found.name} {found.before} and this command has {found.now}, expected the "
-            "same to resume"
-        )
+def _check_run(directory: Path) -> None:
+    if not holds_run(directory):
+        raise InputError(f"{directory}: found no run.json, expected the directory of a run")
 
 
 @dataclass(frozen=True)
@@ -340,8 +332,7 @@ def read_table(directory: Path, name: str) -> pa.Table:
     Raises:
         InputError: the directory holds no run.
     """
-    if not holds_run(directory):
-        raise InputError(f"{directory}: found no run.json, expected the directory of a run")
+    _check_run(directory)
     whole = directory / f"{name}.arrow"
     while not whole.is_file():
         try:
@@ -358,14 +349,14 @@ def read_table(directory: Path, name: str) -> pa.Table:
 
 def read_part(directory: Path, table: str, part: str) -> list[dict[str, Any]] | None:
     """The rows of a part, or None when the table is no longer in parts."""
-    path = directory / table / f"{_file_name(part)}-00000.arrow"
+    path = _place(directory, table, part)
     rows: list[dict[str, Any]] | None = _read(path).to_pylist() if path.is_file() else None
     return rows
 
 
 def jobs_of_part(directory: Path, part: str) -> list[str]:
     """The jobs in a part of the table `jobs`; none when the table is no longer in parts."""
-    path = directory / "jobs" / f"{_file_name(part)}-00000.arrow"
+    path = _place(directory, "jobs", part)
     found: list[str] = _read(path)["job"].to_pylist() if path.is_file() else []
     return found
 
@@ -391,6 +382,10 @@ def read_evaluation(path: Path, identity: str) -> list[dict[str, Any]] | None:
         return None
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows if (table.schema.metadata or {}).get(b"identity") == identity.encode() else None
+
+
+def _place(directory: Path, table: str, part: str) -> Path:
+    return directory / table / f"{_file_name(part)}-00000.arrow"
 
 
 def _parts(directory: Path, table: str) -> list[Path]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from cluster.compute.tunings import TuningEvent
 from cluster.records.rows import change_rows, requirement_cells, verdict_rows
+from cluster.records.schema import FrontierRow, MixtureRow, PromiseRow, TuningRow
 from cluster.records.store import RunRecords
 from cluster.runs.crossfit import CrossFitReport
 from cluster.runs.output import missed
@@ -30,21 +31,21 @@ def tuning_rows(fit: CrossFit, event: TuningEvent) -> list[dict[str, Any]]:
         recipe = fit.settings.recipes[number]
         squares = sum(float(np.square(change[position], dtype=np.float64).sum()) for change in event.changes.values())
         found.append(
-            {
-                "recipe": recipe.name,
-                "fold": event.task.fold,
-                "class_weight": recipe.class_weight,
-                "strength": recipe.strength,
-                "anchor": recipe.anchor,
-                "rate": rate_of(recipe, layers),
-                "epochs": epochs_of(recipe, fit.rows.fewest),
-                "rows": rows,
-                "weights": fit.chain.tuned_values,
-                "change": float(np.sqrt(squares / fit.chain.tuned_values)),
-                "where": event.where,
-                "worker": event.worker,
-                "seconds": event.seconds,
-            }
+            TuningRow(
+                recipe=recipe.name,
+                fold=event.task.fold,
+                class_weight=recipe.class_weight,
+                strength=recipe.strength,
+                anchor=recipe.anchor,
+                rate=rate_of(recipe, layers),
+                epochs=epochs_of(recipe, fit.rows.fewest),
+                rows=rows,
+                weights=fit.chain.tuned_values,
+                change=float(np.sqrt(squares / fit.chain.tuned_values)),
+                where=event.where,
+                worker=event.worker,
+                seconds=event.seconds,
+            ).cells
         )
     return found
 
@@ -53,14 +54,14 @@ def mixture_rows(fit: CrossFit, found: Float32, step: float) -> list[dict[str, A
     """Rows of the table `mixture`."""
     recipes = fit.settings.recipes
     return [
-        {
-            "position": position,
-            "kind": "recipe" if position < len(recipes) else "offset",
-            "name": recipes[position].name if position < len(recipes) else "",
-            "label": -1 if position < len(recipes) else position - len(recipes),
-            "found": float(value),
-            "taken": float(np.float32(step) * value),
-        }
+        MixtureRow(
+            position=position,
+            kind="recipe" if position < len(recipes) else "offset",
+            name=recipes[position].name if position < len(recipes) else "",
+            label=-1 if position < len(recipes) else position - len(recipes),
+            found=float(value),
+            taken=float(np.float32(step) * value),
+        ).cells
         for position, value in enumerate(found)
     ]
 
@@ -73,19 +74,19 @@ def frontier_rows(frontier: Frontier, repaired: Sequence[int]) -> list[dict[str,
         known = [label for label in others if np.isfinite(point.changes[label])]
         worst = min(known, key=lambda label: point.changes[label], default=-1)
         rows.append(
-            {
-                "step": point.step,
-                "chance": point.chance,
-                "met": point.met,
-                "gain": float(np.mean([point.changes[label] for label in repaired])),
-                "all": point.all,
-                "worst": None if worst < 0 else float(point.changes[worst]),
-                "worst_label": worst,
-                "fixed": point.fixed,
-                "broken": point.broken,
-                "enough": point.enough,
-                "taken": number == frontier.chosen,
-            }
+            FrontierRow(
+                step=point.step,
+                chance=point.chance,
+                met=point.met,
+                gain=float(np.mean([point.changes[label] for label in repaired])),
+                all=point.all,
+                worst=None if worst < 0 else float(point.changes[worst]),
+                worst_label=worst,
+                fixed=point.fixed,
+                broken=point.broken,
+                enough=point.enough,
+                taken=number == frontier.chosen,
+            ).cells
         )
     return rows
 
@@ -93,11 +94,11 @@ def frontier_rows(frontier: Frontier, repaired: Sequence[int]) -> list[dict[str,
 def promise_rows(frontier: Frontier) -> list[dict[str, Any]]:
     """Rows of the table `promises`, of the step that was taken."""
     return [
-        {
+        PromiseRow(
             **{name: value for name, value in asdict(promise).items() if name != "requirement"},
             **requirement_cells(number, promise.requirement),
-            "promised": frontier.promised,
-        }
+            promised=frontier.promised,
+        ).cells
         for number, promise in enumerate(frontier.point.promises)
     ]
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cluster.compute.compute import Compute
+from cluster.records.schema import EvaluationRow
 from cluster.records.store import enough_room, holds_run, read_evaluation, write_evaluation
 from cluster.runs.chunk import Chunk, ChunkPaths, chunk_of
 from cluster.runs.crossfit import PATCH
@@ -399,19 +400,19 @@ def _table_rows(ended: Evaluated, label: int) -> list[dict[str, Any]]:
     """Rows of the table of `evaluate`."""
     rows = []
     for run in ended.runs:
-        row: dict[str, Any] = {
-            "setting": ended.setting.name,
-            "run": run.number,
-            "seed": run.seed,
-            "label": label,
-            "num_grad": ended.num_grad,
-            "weights": ended.weights,
-            "positive_weight": ended.positive_weight,
-            "iterations": run.iterations,
-            "fitness": run.fitness,
-            "stop": run.stop,
-        }
-        rows.append(row | rate_cells(run.rates))
+        row = EvaluationRow(
+            setting=ended.setting.name,
+            run=run.number,
+            seed=run.seed,
+            label=label,
+            num_grad=ended.num_grad,
+            weights=ended.weights,
+            positive_weight=ended.positive_weight,
+            iterations=run.iterations,
+            fitness=run.fitness,
+            stop=run.stop,
+        )
+        rows.append(row.cells | rate_cells(run.rates))
     return rows
 
 

@@ -7,12 +7,12 @@ Run k is the repair that `optimize` makes by the method with the seed of the run
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from cluster.compute.compute import Compute
-from cluster.records.schema import EVALUATION_BY_METHOD
+from cluster.records.schema import EVALUATION_BY_METHOD, EvaluationRow, MethodEvaluationRow
 from cluster.records.store import RunRecords, enough_room, holds_run, read_evaluation, write_evaluation
 from cluster.runs.checkpoints import checkpoint_facts
 from cluster.runs.crossfit import PATCH, CrossFitRepair, check_sets
@@ -387,15 +387,18 @@ def _result(work: MethodEvaluation, setting: MethodSetting, runs: list[MethodRun
 
 def _table_rows(work: MethodEvaluation, result: MethodEvaluated) -> list[dict[str, Any]]:
     """Rows of the table of `evaluate`."""
-    columns = ("seed", "fitness", "offer", "changed", "chance", "promised", "failed", "note")
+    columns = [each.name for each in fields(MethodEvaluationRow) if each.name != "method"]
     return [
         {
-            "setting": result.setting.name,
-            "run": run.number,
-            "label": work.repair.label,
-            "method": work.method,
-            **{name: getattr(run, name) for name in columns},
+            **EvaluationRow(
+                setting=result.setting.name,
+                run=run.number,
+                seed=run.seed,
+                label=work.repair.label,
+                fitness=run.fitness,
+            ).cells,
             **rate_cells(run.rates),
+            **MethodEvaluationRow(method=work.method, **{name: getattr(run, name) for name in columns}).cells,
         }
         for run in result.runs
     ]

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from cluster.records.batches import TableRows, unpacked, with_columns
 from cluster.records.checkpoint import Begun, pack, unpack
-from cluster.records.jobs import JobRow
+from cluster.records.schema import JobRow
 from cluster.records.store import RunRecords, jobs_of_part, read_part, read_table
 from cluster.workers.harvest import EndedSearch, Segment, TaskEvent, job_columns
 from cluster.workers.task import RepairTask, SearchJob

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from cluster.compute.compute import Compute
 from cluster.compute.methods import MethodEvent
 from cluster.records import tunings as kept_values
-from cluster.records.schema import SCHEMAS
+from cluster.records.schema import OutcomeRow
 from cluster.records.store import RunRecords, read_table
 from cluster.runs.crossfit import PATCH
 from cluster.runs.output import save_repaired
@@ -154,25 +155,25 @@ def outcome_rows(subject: Subject, event: MethodEvent, elapsed: float) -> list[d
     """Rows of the table `outcomes`: one for each reading of a repair, or the one that says why it failed."""
     task, outcome = event.task, event.outcome
     rows = len(subject.pool.labels) if task.rows is None else task.rows
-    common = {
-        **dict.fromkeys(SCHEMAS["outcomes"].names),
-        "method": task.method,
-        "draw": task.draw,
-        "seed": task.seed,
-        "rows": rows,
-        "own": outcome.own,
-        "best": outcome.best,
-        "where": event.where,
-        "worker": event.worker,
-        "seconds": outcome.seconds,
-        "cpu": outcome.cpu,
-        "ended": elapsed,
-    }
+    row = functools.partial(
+        OutcomeRow,
+        method=task.method,
+        draw=task.draw,
+        seed=task.seed,
+        rows=rows,
+        own=outcome.own,
+        best=outcome.best,
+        where=event.where,
+        worker=event.worker,
+        seconds=outcome.seconds,
+        cpu=outcome.cpu,
+        ended=elapsed,
+    )
     if outcome.failed:
-        return [{**common, "reading": FAILED, "note": outcome.failed}]
+        return [row(reading=FAILED, note=outcome.failed).cells]
     note = "; ".join(outcome.notes)
     return [
-        {**common, "reading": name, "note": note, **_reading_cells(subject, reading)}
+        row(reading=name, note=note, **_reading_cells(subject, reading)).cells
         for name, reading in outcome.readings.items()
     ]
 

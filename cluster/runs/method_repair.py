@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from cluster.compute.compute import Compute
-from cluster.records.jobs import JobRow
 from cluster.records.rows import prediction_rows, verdict_rows
+from cluster.records.schema import JobRow
 from cluster.records.store import RunRecords, enough_room, holds_run
 from cluster.runs.checkpoints import checkpoint_facts
 from cluster.runs.crossfit import CrossFitRepair, check_repair

@@ -22,7 +22,7 @@ from cluster.records.batches import (
     swarm_batch,
 )
 from cluster.records.checkpoint import Begun
-from cluster.records.jobs import JobRow
+from cluster.records.schema import JobRow
 from cluster.workers.judge import Candidate, Candidates, Judge, Predicts
 from cluster.workers.task import RepairTask, SearchJob, SearchResult, TaskResult
 from engine.core.types import Float32, Float64, Int64

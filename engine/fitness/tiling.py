@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.core.types import Bool, Float64, Int64
+from engine.fitness.shapes import Tiling as Tiling  # noqa: PLC0414 - its users find it here
 
 TILE_ELEMENTS = 1 << 24
 """Touched logits of one tile at most: 64 MiB of float32."""
@@ -18,15 +19,6 @@ UNIT_WEIGHTS = (4, 6, 10, 16)
 
 SUM_ROWS = 32
 """Rows of one kind, negative or positive, that the program adds up in float32."""
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """Tile shapes; None lets them follow from the job. `bytes` bounds the values that a tile holds at once."""
-
-    particles: int | None = None
-    rows: int | None = None
-    bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from engine.core.stated import stated_fields
 from engine.methods.base import Method, MethodSettings
 from engine.methods.mixtures import MixtureMethod
 from engine.methods.weight_search import WeightSearch, searching
-from engine.search.loop import SearchSettings
+from engine.search.settings import OPTIMISER_SETTINGS, PopulationSettings, SearchSettings, own_fields
 
-OPTIMISER = ("optimiser", "velocity_phi", "phi_split", "velocity_floor", "de_factor", "de_crossover", "cma_step")
-"""What may be stated of the optimiser of any search."""
+_MOVES = {each.name: each for kind in OPTIMISER_SETTINGS.values() for each in own_fields(kind).values()}
 
-OF_SEARCHES = ("num_particles", "num_iterations", "min_iteration_range", *OPTIMISER)
+OPTIMISER = ("optimiser", *_MOVES)
+"""What may be stated of the optimiser of a search."""
+
+_STATED = {
+    each.name: each
+    for each in (*stated_fields(PopulationSettings).values(), *stated_fields(SearchSettings).values(), *_MOVES.values())
+}
+
+OF_SEARCHES = ("optimiser", *(name for name, each in _STATED.items() if not each.owners))
 """What may be stated of any search."""
 
-OF_WEIGHTS = (*OF_SEARCHES, "bound", "positive_weight")
+OF_WEIGHTS = (*OF_SEARCHES, *(name for name, each in _STATED.items() if "others" in each.owners))
 """What may be stated of searches of weights."""
 
 

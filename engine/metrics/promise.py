@@ -26,9 +26,6 @@ from engine.core.types import Float64, Int64
 from engine.metrics.requirements import Requirement
 from engine.metrics.row_values import row_values, threshold
 
-STEPS = tuple(round(1 - 0.05 * number, 2) for number in range(21))
-"""Steps that are tried: 1, 0.95, ... 0."""
-
 
 @dataclass(frozen=True)
 class Promise:

@@ -12,9 +12,8 @@ models", 2022), offsets after fine-tuning (Mai et al., "Fine-tuning is fine, if 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,19 +27,18 @@ from engine.fitness.tiling import Tiling
 from engine.layers.tail_chain import Chain
 from engine.layers.weight_stats import WeightStats
 from engine.metrics.accuracy import LabelChange, paired_changes
-from engine.metrics.promise import STEPS, Frontier, frontier_of
+from engine.metrics.promise import Frontier, frontier_of
 from engine.metrics.requirements import Requirement
 from engine.passes.batching import predicted_classes
 from engine.problem.case import LayerInputs, RepairCase
+from engine.problem.crossfit_settings import FOLDS as FOLDS  # noqa: PLC0414 - its users find it here
+from engine.problem.crossfit_settings import CrossFitSettings as CrossFitSettings  # noqa: PLC0414 - its users find it here
 from engine.problem.mixed import mean_changes
 from engine.problem.problem import Problem
 from engine.search.loop import SearchSettings
-from engine.search.swarm import SwarmSettings
 from engine.tuning.folds import folds_of
-from engine.tuning.recipes import DEFAULT_RECIPES, MOST_ROW_EPOCHS, Recipe, epochs_of, read_recipes
+from engine.tuning.recipes import MOST_ROW_EPOCHS, epochs_of
 from engine.tuning.train import BATCH_ROWS, Changes, FoldRows, TuningJob
-
-FOLDS = 5
 
 SEARCH_ROWS = 10_000
 """Rows that steer a search at most, as many of each fold; all rows judge. Fewer of 10,000 promise less (measured)."""
@@ -50,51 +48,6 @@ TASK_VALUES = 200_000_000
 
 SPREAD = 0.25
 """Standard deviation of coefficients and offsets of the first particles."""
-
-
-@dataclass(frozen=True)
-class CrossFitSettings:
-    """How a repair runs.
-
-    Attributes:
-        recipes: R, that are mixed.
-        folds: K.
-        search: of the swarm over mixtures.
-        step: 0 to 1, of the mixture that is kept; None takes the largest that keeps the promise.
-        promise_rows: new rows of each label that chances are about.
-        confidence: joint chance that is asked for.
-        temperature: of soft correctness; None follows from the number of rows.
-    """
-
-    recipes: tuple[Recipe, ...] = read_recipes(DEFAULT_RECIPES)
-    folds: int = FOLDS
-    search: SearchSettings = field(
-        default_factory=lambda: SearchSettings(
-            swarm=SwarmSettings(num_particles=32), num_iterations=80, min_iteration_range=20
-        )
-    )
-    step: float | None = None
-    promise_rows: int = 1000
-    confidence: float = 0.95
-    temperature: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what no repair can run with."""
-        if self.step is not None and not 0 <= self.step <= 1:
-            raise InputError(f"step is {self.step:g}, expected 0 (the model as it is) to 1 (the mixture as searched)")
-        if self.promise_rows < 1:
-            raise InputError(f"promise_rows is {self.promise_rows}, expected at least 1")
-        if self.folds < 2:
-            raise InputError(f"folds are {self.folds}, expected at least 2")
-        if not 0.5 <= self.confidence < 1:
-            raise InputError(f"confidence is {self.confidence:g}, expected a number from 0.5 to below 1")
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise InputError(f"temperature is {self.temperature:g}, expected a finite number above 0")
-
-    @property
-    def steps(self) -> tuple[float, ...]:
-        """Steps that are judged, the largest or the wanted one first."""
-        return STEPS if self.step is None else tuple(dict.fromkeys((self.step, *STEPS)))
 
 
 @dataclass(frozen=True, eq=False)

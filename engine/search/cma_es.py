@@ -16,47 +16,20 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engine.core.errors import InputError
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float64
 from engine.layers.weight_stats import WeightStats
 from engine.search.eigen import eigen, multiply
-from engine.search.population import BoxedPopulation, BoxedSettings, best_ever, box, counted, placed
-
-FIRST_STEP = 0.3
-"""Sigma of the first iteration by default, ours."""
-
-LARGEST_STEP = 1e6
-"""Sigma at most: candidates stay numbers."""
+from engine.search.population import BoxedPopulation, best_ever, box, counted, placed
+from engine.search.settings import LARGEST_STEP
+from engine.search.settings import CovarianceSettings as CovarianceSettings  # noqa: PLC0414 - its users find it here
 
 STALE = 0.01
 """C is decomposed again when so much of it may be new: for 300 weights and 100 candidates every 17 iterations."""
-
-
-@dataclass(frozen=True)
-class CovarianceSettings(BoxedSettings):
-    """How candidates are drawn.
-
-    Attributes:
-        step: sigma of the first iteration, in deviations of the layer's weights, above 0.
-    """
-
-    least: ClassVar[int] = 2
-    matrices: ClassVar[int] = 8
-
-    optimiser: str = field(default="CMA-ES", init=False)
-    step: float = FIRST_STEP
-
-    def __post_init__(self) -> None:
-        """Refuse a step that leads nowhere."""
-        super().__post_init__()
-        if not 0 < self.step <= LARGEST_STEP:
-            raise InputError(f"cma_step is {self.step}, expected more than 0 and at most {LARGEST_STEP:g}")
 
 
 @dataclass(frozen=True, eq=False)

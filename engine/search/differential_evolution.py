@@ -14,43 +14,18 @@ from N(mean, std) of the layer's weights, as here, where the model as it is take
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engine.core.errors import InputError
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float64, Int64
 from engine.layers.weight_stats import WeightStats
-from engine.search.population import BoxedPopulation, BoxedSettings, box, counted, placed, remembered, scattered
+from engine.search.population import BoxedPopulation, box, counted, placed, remembered, scattered
+from engine.search.settings import DifferentialSettings as DifferentialSettings  # noqa: PLC0414 - its users find it here
 
 DITHER = (0.5, 1.0)
 """F is drawn from between these where it is not given."""
-
-
-@dataclass(frozen=True)
-class DifferentialSettings(BoxedSettings):
-    """How candidates are made of others.
-
-    Attributes:
-        factor: F, above 0 and at most 2; None draws it anew in each iteration.
-        crossover: CR, 0 to 1.
-    """
-
-    least: ClassVar[int] = 4
-
-    optimiser: str = field(default="DE", init=False)
-    factor: float | None = None
-    crossover: float = 0.7
-
-    def __post_init__(self) -> None:
-        """Refuse settings for which the rule makes no sense."""
-        super().__post_init__()
-        if self.factor is not None and not 0 < self.factor <= 2:
-            raise InputError(f"de_factor is {self.factor}, expected more than 0 and at most 2")
-        if not 0 <= self.crossover <= 1:
-            raise InputError(f"de_crossover is {self.crossover}, expected a number from 0 to 1")
 
 
 @dataclass(frozen=True, eq=False)

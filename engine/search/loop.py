@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Float64
 from engine.fitness.base import Resident
-from engine.fitness.objective import Objective, ObjectiveName
-from engine.fitness.priorities import Priorities
-from engine.fitness.tiling import Tiling
+from engine.fitness.objective import Objective
 from engine.layers.weight_stats import WeightStats
-from engine.metrics.requirements import Requirement
 from engine.search.optimisers import optimiser_of
-from engine.search.population import Population, PopulationSettings, counted
+from engine.search.population import Population, counted
+from engine.search.settings import POSITIVE_WORTH as POSITIVE_WORTH  # noqa: PLC0414 - its users find it here
+from engine.search.settings import SearchSettings as SearchSettings  # noqa: PLC0414 - its users find it here
 from engine.search.swarm import SwarmSettings, SwarmState
 
 if TYPE_CHECKING:
@@ -32,80 +30,6 @@ Stop = Literal["solved", "no gain", "iterations"]
 
 TOGETHER = 4
 """Swarms evaluated in one call: most of what sharing a call saves, without holding ended swarms for long."""
-
-POSITIVE_WORTH = 0.15
-"""Default worth of one intact positive, in repaired negatives: the positive weight is this times their number.
-
-Measured on unseen images: a constant worth per positive balances alike for sets of 300 to
-5,000 rows and for labels with 5 to 150 negatives, which no constant weight does.
-"""
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How one search runs.
-
-    Attributes:
-        swarm: which optimiser, and how its candidates move.
-        num_iterations: at most this many, at least 1.
-        min_iteration_range: stop after this many iterations without gain, at least 1.
-        positive_weight: worth of all positives together, in negatives, see `engine.fitness.objective.fitness`; None
-            takes `positive_worth` for each.
-        positive_worth: worth of one positive, in negatives.
-        num_input_pos_sampled: search on this many positives, drawn without replacement; None takes all.
-        tiling: shapes of the pieces of an iteration.
-        objective: what makes a fitness of positives and negatives, see `engine.fitness.objective`.
-        requirements: of the objective `requirements`, what steers; without any, that rows do not get worse together.
-        promise_rows: of that objective, new rows of each label that chances are about.
-        priorities: of the objective `priorities`, what rows of each label are worth.
-    """
-
-    swarm: PopulationSettings = field(default_factory=SwarmSettings)
-    num_iterations: int = 100
-    min_iteration_range: int = 10
-    positive_weight: float | None = None
-    positive_worth: float = POSITIVE_WORTH
-    num_input_pos_sampled: int | None = None
-    tiling: Tiling = field(default_factory=Tiling)
-    objective: ObjectiveName = "arachne"
-    requirements: tuple[Requirement, ...] = ()
-    promise_rows: int = 1000
-    priorities: Priorities | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what no search can run with."""
-        for name, value, least in (
-            ("num_iterations", self.num_iterations, 1),
-            ("min_iteration_range", self.min_iteration_range, 1),
-            ("num_input_pos_sampled", self.num_input_pos_sampled, 1),
-            ("promise_rows", self.promise_rows, 1),
-            ("tile_particles", self.tiling.particles, 1),
-            ("tile_rows", self.tiling.rows, 1),
-            ("tile_bytes", self.tiling.bytes, 1),
-        ):
-            if value is not None and value < least:
-                raise InputError(f"{name} is {value}, expected at least {least}")
-        for name, worth in (("positive_weight", self.positive_weight), ("positive_worth", self.positive_worth)):
-            if worth is not None and not 0 <= worth < float("inf"):
-                raise InputError(f"{name} is {worth}, expected a number of at least 0")
-        if self.objective == "requirements" and self.positive_weight is not None:
-            raise InputError(
-                f"positive_weight is {self.positive_weight:g} and the objective is requirements, which say what "
-                "positives are worth, expected one without the other"
-            )
-        for name, stated, owner in (
-            ("requirements", bool(self.requirements), self.objective == "requirements"),
-            ("priorities", self.priorities is not None, self.objective == "priorities"),
-        ):
-            if stated and not owner:
-                raise InputError(f"{name} are given and the objective is {self.objective}, expected {name}")
-        if self.objective == "priorities" and self.priorities is None:
-            raise InputError("the objective is priorities and none are given, expected a weight of each label")
-
-    @property
-    def optimiser(self) -> str:
-        """The name of the optimiser."""
-        return self.swarm.optimiser
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The optimisers by name: what their settings and states are, and their `init`, `ask` and `tell`.
 
-A new one is a file with settings, a state and two functions, and an entry here.
+A new one is a file with a state and two functions, an entry here, and settings with an entry in
+`engine.search.settings`, of which its options, their help and what is refused are made.
 """
 
 from __future__ import annotations

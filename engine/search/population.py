@@ -8,56 +8,16 @@ Candidate 0 of the first iteration is the model as it is, so that no result is w
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
-from engine.core.errors import InputError
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Float64
 from engine.layers.weight_stats import WeightStats
-
-
-@dataclass(frozen=True)
-class PopulationSettings:
-    """What all optimisers have.
-
-    Attributes:
-        num_particles: P, candidates of an iteration, at least `least`.
-        optimiser: its name in `engine.search.optimisers.OPTIMISERS`.
-    """
-
-    least: ClassVar[int] = 1
-    matrices: ClassVar[int] = 0
-    """Arrays (K, K) of float64 that an iteration holds at most."""
-
-    num_particles: int = 100
-    optimiser: str = field(default="", init=False)
-
-    def __post_init__(self) -> None:
-        """Refuse a population that is too small."""
-        if self.num_particles < self.least:
-            why = f" of {self.optimiser}" if self.least > 1 else ""
-            raise InputError(f"num_particles is {self.num_particles}, expected at least {self.least}{why}")
-
-
-@dataclass(frozen=True)
-class BoxedSettings(PopulationSettings):
-    """What optimisers have that can be kept near the weights of the layer.
-
-    Attributes:
-        bound: how many times as far from 0 as the smallest and largest weight of the layer a candidate's may be, at
-            least 1 (2 in Arachne v2); None sets no bound. See `box`.
-    """
-
-    bound: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse a box that the weights as they are would not be in."""
-        super().__post_init__()
-        if self.bound is not None and not 1 <= self.bound < math.inf:
-            raise InputError(f"bound is {self.bound}, expected at least 1 and finite")
+from engine.search.settings import BoxedSettings as BoxedSettings  # noqa: PLC0414 - its users find it here
+from engine.search.settings import PopulationSettings as PopulationSettings  # noqa: PLC0414 - its users find it here
 
 
 @dataclass(frozen=True, eq=False)

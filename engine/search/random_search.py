@@ -6,21 +6,15 @@ whatever was found before.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float64
 from engine.layers.weight_stats import WeightStats
-from engine.search.population import BoxedPopulation, BoxedSettings, best_ever, box, counted, placed, scattered
-
-
-@dataclass(frozen=True)
-class RandomSettings(BoxedSettings):
-    """How candidates are drawn; see `BoxedSettings`."""
-
-    optimiser: str = field(default="random", init=False)
+from engine.search.population import BoxedPopulation, best_ever, box, counted, placed, scattered
+from engine.search.settings import RandomSettings as RandomSettings  # noqa: PLC0414 - its users find it here
 
 
 @dataclass(frozen=True, eq=False)

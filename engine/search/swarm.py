@@ -13,56 +13,20 @@ reading of Arachne's toolkit).
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engine.core.errors import InputError
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float64
 from engine.layers.weight_stats import WeightStats
-from engine.search.population import Population, PopulationSettings, ask, counted, placed, remembered, scattered
+from engine.search.population import Population, ask, counted, placed, remembered, scattered
+from engine.search.settings import SwarmSettings as SwarmSettings  # noqa: PLC0414 - its users find it here
 
 __all__ = ["SMALLEST", "SwarmSettings", "SwarmState", "ask", "draw", "init", "tell"]
 
 SMALLEST = np.finfo(np.float64).tiny
 """A velocity below counts as 0; a particle at rest gets there after thousands of iterations."""
-
-
-@dataclass(frozen=True)
-class SwarmSettings(PopulationSettings):
-    """How the swarm moves.
-
-    Attributes:
-        num_particles: P, at least 1; particle 0 starts at the original weights.
-        phi: sum of the attraction coefficients, above 4.
-        phi_split: True draws rho from U(0, phi/2), False from U(0, phi).
-        velocity_floor: True keeps |v| >= wb/5 (Arachne's lower bound).
-    """
-
-    optimiser: str = field(default="PSO", init=False)
-    phi: float = 4.1
-    phi_split: bool = True
-    velocity_floor: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse settings for which the update rule is not defined."""
-        super().__post_init__()
-        if not 4 < self.phi < math.inf:
-            raise InputError(
-                f"velocity_phi is {self.phi}, expected more than 4 and finite (the constriction is real only there)"
-            )
-
-    @property
-    def constriction(self) -> float:
-        """chi of the update rule."""
-        return 2.0 / (self.phi - 2.0 + math.sqrt(self.phi**2 - 4.0 * self.phi))
-
-    @property
-    def attraction(self) -> float:
-        """The upper end of rho1 and rho2."""
-        return self.phi / 2.0 if self.phi_split else self.phi
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,14 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cli.commands.evaluate import SWEPT, make_setting, parse_sweeps
 from cli.commands.evaluate import command as evaluate_command
-from cli.shared.options import MOVES
+from cli.commands.evaluate import make_setting, parse_sweeps
+from cli.shared.options import SWEPT
 from cluster.compute.compute import Compute
 from cluster.records.schema import EVALUATION
 from cluster.records.store import read_facts
 from cluster.runs import evaluate as evaluation
 from cluster.runs import evaluate_staging as staging
+from engine.search.settings import OPTIMISER_SETTINGS, own_fields
 from tests.integration.conftest import Command, contents
 
 Refused = Callable[..., str]
@@ -277,9 +278,15 @@ def test_several_ways_of_localisation_and_of_search() -> None:
     }
 
 
+OWN = {
+    name: {option.name for option in own_fields(settings).values()}
+    for name, settings in reversed(OPTIMISER_SETTINGS.items())
+}
+
+
 @pytest.mark.parametrize("name", SWEPT)
 def test_every_swept_name_is_an_option(name: str) -> None:
-    optimiser = next((other for other, names in reversed(MOVES.items()) if name in names), "PSO")
+    optimiser = next((other for other, settings in OWN.items() if name in settings), "PSO")
     words = [] if name == "optimiser" else ["--optimiser", optimiser]
     context = evaluate_command.make_context("evaluate", ["--model-dir", "m", "--target-data-dir", "t", *words])
     value = context.params[name]

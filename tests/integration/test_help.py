@@ -8,7 +8,8 @@ import click
 import pytest
 
 from cli.main import COMMANDS, run
-from cli.shared.help import RARE, SECTIONS, Sectioned
+from cli.shared.help import SECTIONS, Sectioned
+from cli.shared.options import Option
 
 LONG = [name for name, module in COMMANDS.items() if isinstance(importlib.import_module(module).command, Sectioned)]
 
@@ -30,16 +31,16 @@ def test_all_of_them_on_demand(name, capsys):
     """Once each, by names with dashes alone; of what is not shown the number is told."""
     command = importlib.import_module(COMMANDS[name]).command
     options = {
-        parameter.opts[0]: parameter.name
+        parameter.opts[0]: parameter
         for parameter in command.params
         if isinstance(parameter, click.Option) and not parameter.hidden
     }
-    assert all(parameter in {one for names in SECTIONS.values() for one in names} for parameter in options.values())
+    assert all(isinstance(parameter, Option) and parameter.section in SECTIONS for parameter in options.values())
     for more in ([], ["--all"]):
         lines = shown(capsys, name, "--help", *more)
         lines = lines[lines.index("Data:") :]
         found = [line.split()[0] for line in lines if line.startswith("  --")]
-        expected = [option for option, parameter in options.items() if more or parameter not in RARE]
+        expected = [option for option, parameter in options.items() if more or not parameter.rare]
         assert sorted(found) == sorted(expected)
         missing = len(options) - len(expected)
         assert (f"--help --all shows {missing} more options." in lines) == bool(missing)

@@ -13,10 +13,10 @@ from engine.layers.dense_chain import DenseChain, DenseLayer, last_alone
 from engine.layers.head import Head
 from engine.methods.mixtures import MixtureFit, MixtureMethod
 from engine.methods.registry import METHODS, method_of
-from engine.metrics.promise import STEPS
 from engine.metrics.requirements import Requirement
 from engine.problem.case import LayerInputs
 from engine.problem.crossfit import CrossFit, CrossFitSettings, crossfit_of
+from engine.problem.crossfit_settings import STEPS
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
 

@@ -13,7 +13,6 @@ from engine.core.errors import InputError
 from engine.fitness.mixture import Mixture, MixtureFitness
 from engine.fitness.steering import Rigour
 from engine.fitness.tiling import Tiling
-from engine.metrics.promise import STEPS
 from engine.metrics.requirements import Requirement
 from engine.passes.classes import NotNumbersError
 from engine.problem import crossfit
@@ -25,6 +24,7 @@ from engine.problem.crossfit import (
     crossfit_of,
     joined_changes,
 )
+from engine.problem.crossfit_settings import STEPS
 from engine.problem.mixed import mean_changes, mixed_values
 from engine.problem.problem import goal_of, prepare
 from engine.search import loop as search
