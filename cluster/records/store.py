@@ -27,6 +27,9 @@ from engine.core.lock import LOCK, Lock
 
 CHECKPOINTS = "checkpoint"
 
+FORMAT = 2
+"""Of run directories as this version writes them, in `run.json`; 1 is that of 0.6.0 and earlier, which state none."""
+
 _EMPTIED = json.dumps({"state": "emptied"})
 
 _OVER = ("done", "skipped")
@@ -141,8 +144,8 @@ class RunRecords:
             self._lock.check()
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
-        """Replace `run.json`."""
-        self._write_text("run.json", json.dumps(facts, indent=2, sort_keys=True) + "\n")
+        """Replace `run.json`; the format is added."""
+        self._write_text("run.json", json.dumps({**facts, "format": FORMAT}, indent=2, sort_keys=True) + "\n")
 
     @contextmanager
     def telling_end(self, facts: Mapping[str, Any]) -> Iterator[None]:
@@ -289,7 +292,7 @@ def read_facts(directory: Path) -> dict[str, Any]:
     """The content of `run.json`.
 
     Raises:
-        InputError: the directory holds no run, or its `run.json` is damaged.
+        InputError: the directory holds no run, or one of a later format, or its `run.json` is damaged.
     """
     _check_run(directory)
     try:
@@ -298,6 +301,14 @@ def read_facts(directory: Path) -> dict[str, Any]:
         raise InputError(f"{directory / 'run.json'}: is damaged ({error}), expected the facts of a run") from error
     if not isinstance(facts, dict):
         raise InputError(f"{directory / 'run.json'}: holds no table of facts, expected the facts of a run")
+    found = facts.get("format", 1)
+    if not isinstance(found, int):
+        raise InputError(f"{directory / 'run.json'}: is damaged (format {_short(found)}), expected a number")
+    if found > FORMAT:
+        raise InputError(
+            f"{directory}: found a run of format {found}, which a newer version of repair-dist wrote, expected at most "
+            f"{FORMAT}"
+        )
     return facts
 
 
