@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.commands.batch import means_all, parse_labels
 from cli.commands.crossfit import crossfit_repair, new_run_directory, target_repair, tell_loss, use_one_thread
 from cli.commands.report import results
 from cli.shared.console import Console, created, echo
+from cli.shared.labels import means_all, parse_labels
 from cli.shared.method_options import checkpoint_folder, method_settings, refuse_unsearched
 from cli.shared.objective_options import PRIORITIES, stated_priorities
 from cli.shared.options import check_inputs, check_repairs, check_run_directory, check_seeds

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.commands.batch import means_all, parse_labels
 from cli.commands.crossfit import use_one_thread
 from cli.shared.console import Console, created, echo
 from cli.shared.help import Sectioned
+from cli.shared.labels import means_all, parse_labels
 from cli.shared.method_options import (
     CROSSFIT,
     checkpoint_folder,

@@ -8,10 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.commands.batch import means_all, parse_labels
 from cli.commands.report import results
 from cli.run_report.words import duration, plural
 from cli.shared.console import Console, created, echo
+from cli.shared.labels import means_all, parse_labels
 from cli.shared.method_options import CROSSFIT, crossfit_settings, read_promises
 from cli.shared.options import check_seeds
 from engine.core.errors import InputError
