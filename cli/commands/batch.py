@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.commands.report import summary
+from cli.run_report.text import summary
 from cli.run_report.words import duration, plural
 from cli.shared.console import Console, created, echo
 from cli.shared.help import Sectioned
@@ -202,7 +202,7 @@ def batch(
     output_dir = output_dir.absolute()
     work = make_batch(output_dir=output_dir, **options)
 
-    from cli.run_report.data import read_report
+    from cli.run_report.view import read_run
     from cluster.batch.estimate import expect
     from cluster.batch.run import run_recorded
     from cluster.batch.spec import check_batch
@@ -232,7 +232,7 @@ def batch(
             on_rows=console.rows,
             on_jobs=console.jobs(),
         )
-    echo(summary(read_report(output_dir)))
+    echo(summary(read_run(output_dir)))
     created(output_dir)
     return code
 

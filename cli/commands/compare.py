@@ -123,7 +123,7 @@ def compare(
     check_run_directory(output_dir, resume=resume, overwrite=overwrite)
     work, unreadable = make_comparison(output_dir=output_dir, **options)
 
-    from cli.run_report.comparison import comparison_text
+    from cli.run_report.text import comparison_text
     from cluster.compute.compute import Compute
     from cluster.records.store import read_facts
     from cluster.runs.compare import check_comparison, run_comparison
