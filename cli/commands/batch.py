@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.commands.report import summary
+from cli.run_report.text import summary
 from cli.run_report.words import duration, plural
 from cli.shared.console import Console, created, echo
 from cli.shared.help import Sectioned
+from cli.shared.labels import means_all, parse_labels
 from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
@@ -49,7 +50,6 @@ from cli.shared.options import (
 )
 from cli.shared.parts import part_option, stated_part
 from engine.core.errors import InputError
-from engine.core.names import in_words, label_of
 
 if TYPE_CHECKING:
     from cluster.batch.estimate import Expectation
@@ -251,7 +251,7 @@ def batch(
     output_dir = output_dir.absolute()
     work = make_batch(output_dir=output_dir, **options)
 
-    from cli.run_report.data import read_report
+    from cli.run_report.view import read_run
     from cluster.batch.estimate import expect
     from cluster.batch.run import run_recorded
     from cluster.batch.spec import check_batch
@@ -281,7 +281,7 @@ def batch(
             on_rows=console.rows,
             on_jobs=console.jobs(),
         )
-    echo(summary(read_report(output_dir)))
+    echo(summary(read_run(output_dir)))
     created(output_dir)
     return code
 
@@ -386,26 +386,6 @@ def make_batch(
         part=part,
         merge=merge,
     )
-
-
-def parse_labels(text: str, classes: int, names: Sequence[str] | None) -> tuple[int, ...]:
-    """Labels by name or number, separated by commas, or `all`; ascending.
-
-    Raises:
-        InputError: no such label, or one twice.
-    """
-    if means_all(text, names):
-        return tuple(range(classes))
-    words = [part.strip() for part in text.split(",")]
-    found = [label_of(word, classes, names, f"labels has '{in_words(word)}'", ", or all") for word in words]
-    if len(set(found)) < len(found):
-        raise InputError(f"labels is {text!r} and names a label twice, expected each once")
-    return tuple(sorted(found))
-
-
-def means_all(text: str, names: Sequence[str] | None) -> bool:
-    """Whether `--labels` names all of them, and no label of that name."""
-    return text == "all" and not (names and "all" in names)
 
 
 def parse_weights(text: str | None, settings: SearchSettings) -> tuple[Weighting, ...]:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.commands.batch import means_all, parse_labels
 from cli.commands.crossfit import crossfit_repair, new_run_directory, target_repair, tell_loss, use_one_thread
-from cli.commands.report import results
+from cli.run_report.text import results
 from cli.shared.console import Console, created, echo
+from cli.shared.labels import means_all, parse_labels
 from cli.shared.method_options import checkpoint_folder, method_settings, refuse_unsearched
 from cli.shared.objective_options import PRIORITIES, stated_priorities
 from cli.shared.options import check_inputs, check_repairs, check_run_directory, check_seeds
@@ -142,7 +142,7 @@ def run_method_repair(
     **_: Any,
 ) -> int:
     """Run a repair in its run directory, and print what came of it but where `quiet`; returns the exit code."""
-    from cli.run_report.data import read_report
+    from cli.run_report.view import read_run
     from cluster.compute.compute import Compute
     from cluster.runs.crossfit import PATCH
     from cluster.runs.method_repair import repair_by_method
@@ -167,7 +167,7 @@ def run_method_repair(
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
     if not quiet:
-        report = read_report(directory)
+        report = read_run(directory)
         echo(results(report))
         for note in report.facts.get("notes") or ():
             echo(note)

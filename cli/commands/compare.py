@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.commands.batch import means_all, parse_labels
 from cli.commands.crossfit import use_one_thread
 from cli.shared.console import Console, created, echo
 from cli.shared.help import Sectioned
+from cli.shared.labels import means_all, parse_labels
 from cli.shared.method_options import (
     CROSSFIT,
     checkpoint_folder,
@@ -160,7 +160,7 @@ def compare(
     check_run_directory(output_dir, resume=resume, overwrite=overwrite)
     work, unreadable = make_comparison(output_dir=output_dir, **options)
 
-    from cli.run_report.comparison import comparison_text
+    from cli.run_report.text import comparison_text
     from cluster.compute.compute import Compute
     from cluster.records.store import read_facts
     from cluster.runs.compare import check_comparison, run_comparison

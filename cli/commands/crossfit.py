@@ -8,10 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.commands.batch import means_all, parse_labels
-from cli.commands.report import results
+from cli.run_report.text import results
 from cli.run_report.words import duration, plural
 from cli.shared.console import Console, created, echo
+from cli.shared.labels import means_all, parse_labels
 from cli.shared.method_options import CROSSFIT, crossfit_settings, read_promises
 from cli.shared.options import check_seeds
 from engine.core.errors import InputError
@@ -110,7 +110,7 @@ def batch_crossfit(
     """Repair labels on the rows of all chunks; returns the exit code."""
     work = make_crossfit_batch(output_dir=output_dir.absolute(), overwrite=overwrite, **options)
 
-    from cli.run_report.data import read_report
+    from cli.run_report.view import read_run
     from cluster.batch.crossfit import check_crossfit_batch, read_chunks, repairs_of, run_recorded
     from cluster.batch.crossfit_estimate import expect
     from cluster.compute.compute import Compute
@@ -149,7 +149,7 @@ def batch_crossfit(
                 on_iterations=console.iterations(len(repair.seeds), repair.settings.search.num_iterations),
             )
             codes.append(int(read_facts(repair.output)["exit_code"]) if report is None else report.exit_code)
-            echo(results(read_report(repair.output)))
+            echo(results(read_run(repair.output)))
             created(repair.output)
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
@@ -349,7 +349,7 @@ def run_crossfit(
     overwrite: bool,
 ) -> int:
     """Run a repair, or a part of one, in its run directory, and print what came of it; returns the exit code."""
-    from cli.run_report.data import read_report
+    from cli.run_report.view import read_run
     from cluster.compute.compute import Compute
     from cluster.records.store import RunRecords, holds_run
     from cluster.runs.crossfit_run import repair_crossfit, repair_part
@@ -393,7 +393,7 @@ def run_crossfit(
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
     if verbose:
-        echo(results(read_report(directory)))
+        echo(results(read_run(directory)))
         if report is not None:
             created(report.model, *report.patch_files)
     return code

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.run_report.tables import changes_table
+from cli.run_report.text import changes_table
 from cli.shared.console import Console, echo
 from cli.shared.help import Sectioned
 from cli.shared.method_options import (

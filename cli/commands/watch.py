@@ -18,7 +18,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from cli.run_report.words import COMPARE, duration, plural
+from cli.run_report.words import COMPARE, duration, kind_of, plural
 from cli.shared.console import echo
 from cli.shared.method_options import CROSSFIT
 from cli.shared.options import PATH, option
@@ -81,8 +81,8 @@ def command(run: Path, interval: float) -> None:
     if not (interval > 0 and math.isfinite(interval)):
         raise InputError(f"interval is {interval:g}, expected a number of seconds above 0")
 
-    from cli.commands.report import summary
-    from cli.run_report.data import read_report
+    from cli.run_report.text import summary
+    from cli.run_report.view import read_run
     from cluster.records.store import read_facts
 
     facts = read_facts(run)
@@ -97,14 +97,14 @@ def command(run: Path, interval: float) -> None:
             if gone:
                 break
     if facts.get("state") == "running":
-        resumed = facts.get("mode") or facts.get("method") or facts.get("kind") == COMPARE
+        resumed = facts.get("method") or kind_of(facts) != "optimize"
         resume = ", expected to be continued with --resume" if resumed else ""
         echo(
             f"{run}: the run seems to have stopped, its process {facts['pid']} is gone and nothing was written for "
             f"{duration(status.quiet)}{resume}",
             err=True,
         )
-    echo(summary(read_report(run)))
+    echo(summary(read_run(run)))
 
 
 def read_status(run: Path, facts: Mapping[str, Any]) -> Status:
@@ -113,7 +113,7 @@ def read_status(run: Path, facts: Mapping[str, Any]) -> Status:
         progress = json.loads((run / "progress.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         progress = _from_tables(run, facts)
-    tunings, compares = progress.get("tunings"), facts.get("kind") == COMPARE
+    tunings, compares = progress.get("tunings"), kind_of(facts) == COMPARE
     return Status(
         step=None if compares else progress.get("step"),
         steps=progress.get("steps"),
@@ -193,13 +193,13 @@ class _Screen:
 def _from_tables(run: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     from cluster.records.store import read_table
 
-    if facts.get("kind") == COMPARE:
+    if kind_of(facts) == COMPARE:
         return _from_outcomes(read_table(run, "outcomes"), facts)
     jobs = read_table(run, "jobs").to_pylist()
     ended = [job for job in jobs if job["state"] != "running"]
     best = max((job["fitness"] for job in jobs if job["fitness"] is not None), default=None)
     tuned = {}
-    if facts.get("method") == CROSSFIT:
+    if kind_of(facts) == CROSSFIT:
         settings = facts["arguments"]["settings"]
         tuned["tunings"] = (len(read_table(run, "tunings")), len(settings["recipes"]) * settings["folds"])
     return {

@@ -8,47 +8,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from markupsafe import Markup
 
-from cli.run_report.data import CandidateView, CurveView, JobView, WorkerView
+from cli.run_report.comparison import ComparisonView
+from cli.run_report.rows import Row
 from cli.run_report.svg import (
     HALF,
     LETTER,
+    Dot,
+    Scale,
     axes,
     cell_bar,
     chart,
+    line,
     percent_of,
     polyline,
     scale_of,
     tag,
+    zero_lines,
 )
 from cli.run_report.words import duration, number, percent, points
 from engine.charts.scale import FEW, shares_of, spoke_text, spoke_turns, ticks
 from engine.core.names import shortened
 from engine.core.names import width as width_of
 from engine.core.types import Float64, Int64
+from engine.localize.pareto import pareto_front
 
+Cost = Literal["broken", "worst"]
 
-@dataclass(frozen=True)
-class Spoke:
-    """Accuracy of one label before and after, as shares."""
+COSTS: dict[Cost, str] = {
+    "broken": "test rows broken",
+    "worst": "loss of the other label that loses most, points",
+}
+"""What lies across the frontier of methods, drawn by its square root: large costs do not hide small ones."""
 
-    label: int
-    name: str
-    before: float
-    after: float
+_LINE = 15
+"""Pixels from one name to the next."""
 
-
-@dataclass(frozen=True)
-class Line:
-    """A line over iterations: values in percent at 0, 1, …; `style` is made of classes."""
-
-    name: str
-    style: str
-    values: tuple[float, ...]
+_NAME = 16
 
 
 def change_bar(before: float, after: float) -> Markup:
@@ -80,8 +80,38 @@ def share_bar(value: float, largest: float) -> Markup:
     return cell_bar(tag("rect", class_="after", x=0, y=3, width=width, height=10, rx=1.5))
 
 
-def radar(identifier: str, spokes: Sequence[Spoke]) -> Markup:
-    """Accuracy of every label before and after on a radar, from a round percent below the lowest to 100."""
+def mixed_bar(found: float, taken: float, largest: float) -> Markup:
+    """A number of the mixture for a table cell, negative to the left of a middle line: pale as searched, full as taken.
+
+    Half of the cell is `largest`.
+    """
+    marks = []
+    for value, style in ((found, "pale"), (taken, "after")):
+        size = 0.5 * abs(value) / largest if largest else 0.0
+        start = percent_of(0.5 if value >= 0 else 0.5 - size)
+        marks.append(tag("rect", class_=style, x=start, y=3, width=percent_of(size), height=10, rx=1.5))
+    return cell_bar(*marks, tag("line", class_="axis", x1="50%", x2="50%", y1=0, y2=16))
+
+
+def interval_bar(mean: float, low: float | None, high: float | None, largest: float) -> Markup:
+    """A difference and its interval from a middle line, for a table cell; half of the cell is `largest`."""
+
+    def place(value: float) -> str:
+        return percent_of(0.5 + 0.5 * value / largest if largest else 0.5)
+
+    marks = [tag("line", class_="axis", x1="50%", x2="50%", y1=0, y2=16)]
+    if low is not None and high is not None:
+        style = "gain" if low > 0 else "loss" if high < 0 else "same"
+        marks.append(tag("line", class_=f"move {style}", x1=place(low), x2=place(high), y1=8, y2=8))
+    marks.append(tag("circle", class_="dot before", cx=place(mean), cy=8, r=3.5))
+    return cell_bar(*marks)
+
+
+def radar(identifier: str, spokes: Sequence[Row]) -> Markup:
+    """Accuracy of every label before and after on a radar, from a round percent below the lowest to 100.
+
+    Spokes have a label, its name, and the accuracies as shares.
+    """
     lowest = min(min(spoke.before, spoke.after) for spoke in spokes)
     floor = max(0.0, math.floor(lowest * 10) / 10 - 0.1)
     many = len(spokes) > FEW
@@ -176,94 +206,160 @@ def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Int
     return chart(f"confusion-{name}", width, height, 380 if few else 500, f"Confusions {name}", described, body)
 
 
-def curves(identifier: str, title: str, drawn: Sequence[tuple[JobView, CurveView]], keep: int, *, wide: bool) -> Markup:
+def curves(identifier: str, title: str, drawn: Sequence[tuple[Row, Row]], keep: int, *, wide: bool) -> Markup:
     """Best fitness of some searches above that of the model as it is, over iterations; `keep` points of each."""
     width, height, left, right, top, bottom = HALF if wide else 320, 260 if wide else 190, 44, 10, 10, 26
-    starts = {job.job: job.start_fitness if job.start_fitness is not None else 0.0 for job, _ in drawn}
+    gains = [(job, curve, curve.best - (job.start_fitness or 0.0)) for job, curve in drawn]
     last = max(int(curve.iteration[-1]) for _, curve in drawn)
-    highest = max(float(curve.best[-1]) - starts[job.job] for job, curve in drawn)
-    lowest = min(0.0, *(float(curve.best[0]) - starts[job.job] for job, curve in drawn))
+    highest = max(float(gained[-1]) for *_, gained in gains)
+    lowest = min(0.0, *(float(gained[0]) for *_, gained in gains))
     x = scale_of(0, max(last, 1), left, width - right)
     y = scale_of(lowest, highest if highest > lowest else lowest + 1, height - bottom, top)
     body = axes(x, y, ticks(0, last, 4), ticks(lowest, highest, 4))
-    for job, curve in sorted(drawn, key=lambda pair: pair[0].chosen):
-        gained = curve.best - starts[job.job]
-        steps = [(0, 0.0), *((int(curve.iteration[at]), float(gained[at])) for at in _kept(curve.best, keep))]
-        line = "".join(
-            f"M{x(at):.1f} {y(value):.1f}" if number == 0 else f"H{x(at):.1f}V{y(value):.1f}"
-            for number, (at, value) in enumerate(steps)
-        )
+    for job, curve, gained in sorted(gains, key=lambda each: each[0].chosen):
+        steps = [(int(curve.iteration[at]), float(gained[at])) for at in _kept(curve.best, keep)]
+        path = f"M{x(0):.1f} {y(0):.1f}" + "".join(f"H{x(at):.1f}V{y(value):.1f}" for at, value in steps)
         words = f"{job.job}: fitness {number(job.start_fitness)} to {number(float(curve.best[-1]))}"
         words += f" in {int(curve.iteration[-1])} iterations" + (", chosen" if job.chosen else "")
         mark = {"data_curve": job.job, "data_value": repr(float(curve.best[-1])), "data_last": int(curve.iteration[-1])}
         style = "curve chosen" if job.chosen else "curve"
-        body.append(tag("path", tag("title", words), class_=style, d=line, **mark))
+        body.append(tag("path", tag("title", words), class_=style, d=path, **mark))
     return chart(identifier, width, height, None, title, "Gain in fitness over iterations.", body)
 
 
-def trade_off(candidates: Sequence[CandidateView], means: Sequence[tuple[str, float, float, int]]) -> Markup:
+def trade_off(jobs: Sequence[Row], means: Sequence[tuple[str, float, float, int]]) -> Markup:
     """Gain of the labels under repair (y) against the change of all labels (x), in points.
 
     Args:
-        candidates: a dot each.
+        jobs: a dot each.
         means: (positive weight, mean change of all labels, mean gain, searches), joined by a line.
     """
     width, height, left, right, top, bottom = HALF, 400, 62, 28, 16, 46
-    xs = [100 * candidate.overall for candidate in candidates]
-    ys = [100 * candidate.gain for candidate in candidates]
+    xs = [100 * job.overall for job in jobs]
+    ys = [100 * job.gain for job in jobs]
     x_ticks = ticks(min(0, *xs), max(0, *xs), 6, outside=True)
     y_ticks = ticks(min(0, *ys), max(0, *ys), 6, outside=True)
     x = scale_of(x_ticks[0], x_ticks[-1], left, width - right)
     y = scale_of(y_ticks[0], y_ticks[-1], height - bottom, top)
-    body = axes(x, y, x_ticks, y_ticks, signed=True)
-    body.append(tag("line", class_="axis", x1=x(0), x2=x(0), y1=top, y2=height - bottom))
-    body.append(tag("line", class_="axis", x1=left, x2=width - right, y1=y(0), y2=y(0)))
-    body.append(tag("text", "change of all labels, points", class_="label middle", x=width / 2, y=height - 8))
-    turn = f"translate(14 {height / 2}) rotate(-90)"
-    body.append(tag("text", "gain of the label under repair, points", class_="label middle", transform=turn))
-    for candidate in sorted(candidates, key=lambda candidate: candidate.job.chosen):
-        words = f"{candidate.job.job}: label {points(candidate.gain)}, all {points(candidate.overall)} points"
-        mark = {
-            "data_candidate": candidate.job.job,
-            "data_gain": repr(candidate.gain),
-            "data_overall": repr(candidate.overall),
-        }
-        style = "dot chosen" if candidate.job.chosen else "dot faint"
-        title = tag("title", words + (", chosen" if candidate.job.chosen else ""))
-        body.append(
-            tag("circle", title, class_=style, cx=x(100 * candidate.overall), cy=y(100 * candidate.gain), r=5, **mark)
-        )
-    places = [(x(100 * overall), y(100 * gain)) for _, overall, gain, _ in means]
-    body.append(tag("polyline", class_="mean", points=polyline(places)))
-    for (weight, overall, gain, count), (px, py) in zip(means, places, strict=True):
+    across, up = "change of all labels, points", "gain of the label under repair, points"
+    body = [*axes(x, y, x_ticks, y_ticks, across=across, up=up, signed=True), *zero_lines(x, y)]
+    for job in sorted(jobs, key=lambda job: job.chosen):
+        words = f"{job.job}: label {points(job.gain)}, all {points(job.overall)} points"
+        mark = {"data_candidate": job.job, "data_gain": repr(job.gain), "data_overall": repr(job.overall)}
+        style = "dot chosen" if job.chosen else "dot faint"
+        title = tag("title", words + (", chosen" if job.chosen else ""))
+        body.append(tag("circle", title, class_=style, cx=x(100 * job.overall), cy=y(100 * job.gain), r=5, **mark))
+    dots: list[Dot] = []
+    for weight, overall, gain, count in means:
         words = f"positive weight {weight}, mean of {count}: label {points(gain)}, all {points(overall)} points"
         mark = {"data_weight": weight, "data_gain": repr(gain), "data_overall": repr(overall)}
-        body.append(tag("circle", tag("title", words), class_="mean-dot", cx=px, cy=py, r=5.5, **mark))
-    body += _beside(places, [weight for weight, *_ in means])
+        dots.append((x(100 * overall), y(100 * gain), 5.5, words, mark))
+    body += line(dots, "mean", "mean-dot")
+    body += _beside([(px, py) for px, py, *_ in dots], [weight for weight, *_ in means])
     described = "Each faint dot is a search; the line joins the means over the searches of each positive weight."
     return chart("trade-off", width, height, 340, "What repairing costs", described, body)
 
 
-def accuracy_lines(lines: Sequence[Line], word: str) -> Markup:
-    """Accuracy in percent over the iterations of a chain, or rounds."""
+def accuracy_lines(lines: Sequence[tuple[str, str, Sequence[float]]], word: str) -> Markup:
+    """Accuracy over the iterations of a chain, or rounds: name, style and values in percent, at 0, 1, … of each."""
     width, height, left, right, top, bottom = HALF, 320, 48, 12, 12, 44
-    count = max(len(line.values) for line in lines)
-    values = [value for line in lines for value in line.values]
-    y_ticks = ticks(min(values), max(values), 6, outside=True)
+    count = max(len(values) for *_, values in lines)
+    shown = [value for *_, values in lines for value in values]
+    y_ticks = ticks(min(shown), max(shown), 6, outside=True)
     x = scale_of(0, max(count - 1, 1), left, width - right)
     y = scale_of(y_ticks[0], y_ticks[-1], height - bottom, top)
-    body = axes(x, y, ticks(0, count - 1, 10, whole=True), y_ticks)
-    body.append(tag("text", word, class_="label middle", x=(left + width - right) / 2, y=height - 6))
-    for line in lines:
-        places = [(x(at), y(value)) for at, value in enumerate(line.values)]
-        body.append(tag("polyline", class_=f"line {line.style}", points=polyline(places)))
-        for at, (value, (px, py)) in enumerate(zip(line.values, places, strict=True)):
-            words = tag("title", f"{line.name}, {word} {at}: {value:.2f} %")
-            body.append(tag("circle", words, class_=f"dot {line.style}", cx=px, cy=py, r=3.5))
+    body = axes(x, y, ticks(0, count - 1, 10, whole=True), y_ticks, across=word)
+    for name, style, values in lines:
+        said = [f"{name}, {word} {at}: {value:.2f} %" for at, value in enumerate(values)]
+        dots: list[Dot] = [(x(at), y(value), 3.5, said[at], {}) for at, value in enumerate(values)]
+        body += line(dots, f"line {style}", f"dot {style}")
     return chart("steps-chart", width, height, 320, "Accuracy as the run went on", "Accuracy in percent.", body)
 
 
-def timeline(workers: Sequence[WorkerView]) -> Markup:
+def frontier(steps: Sequence[Row], confidence: float) -> Markup:
+    """Changes of accuracy over the steps of CrossFit in points, and below them the chance of all requirements.
+
+    A line across both marks the step taken; `steps` are ascending.
+    """
+    width, height, left, right = HALF, 500, 62, 16
+    top, middle, lower, bottom = 28, 292, 322, 454
+    shown = [("all", "before", "all labels"), ("worst", "loss dashed", "the other label that loses most")]
+    shown.append(("gain", "after", "labels under repair"))  # the last lies on top
+    changes = [100 * value for point in steps for name, *_ in shown if (value := getattr(point, name)) is not None]
+    y_ticks = ticks(min(0, *changes), max(0, *changes), 5, outside=True)
+    chances = ticks(min(100 * confidence, *(100 * point.chance for point in steps)), 100, 3, outside=True)
+    x = scale_of(0, 1, left, width - right)
+    y = scale_of(y_ticks[0], y_ticks[-1], middle, top)
+    low = scale_of(chances[0], 100, bottom, lower)
+    asked = low(100 * confidence)
+    body = [
+        *axes(x, y, (), y_ticks, up="change, points", signed=True),
+        *axes(x, low, ticks(0, 1, 5), chances, across="step", up="chance, %"),
+        tag("line", class_="axis", x1=left, x2=width - right, y1=y(0), y2=y(0)),
+        tag("line", class_="limit", x1=left, x2=width - right, y1=asked, y2=asked),
+        tag("text", f"{100 * confidence:.10g} % asked for", class_="tick halo", x=left + 6, y=asked + 13),
+    ]
+    for point in steps:
+        if point.taken:
+            side = "end" if point.step > 0.85 else "start" if point.step < 0.15 else "middle"
+            at, words = x(point.step), f"step {point.step:g} taken"
+            body.append(tag("line", class_="taken", x1=at, x2=at, y1=top, y2=bottom))
+            body.append(tag("text", words, class_=f"weight halo {side}", x=at, y=top - 10))
+
+    def dots(name: str, scale: Scale, words: str) -> list[Dot]:
+        known = [(point, value) for point in steps if (value := getattr(point, name)) is not None]
+        return [
+            (
+                x(point.step),
+                scale(100 * value),
+                5 if point.taken else 2.5,
+                f"step {point.step:g}" + words.format(change=points(value), chance=percent(value)),
+                {"data_frontier": name, "data_step": repr(point.step), "data_value": repr(value)},
+            )
+            for point, value in known
+        ]
+
+    for name, style, words in shown:
+        body += line(dots(name, y, f", {words}: {{change}} points"), f"line {style}", f"dot {style}")
+    body += line(dots("chance", low, ": all requirements with {chance} % chance"), "mean", "mean-dot")
+    described = "Above what each step changes, below the chance that new rows keep all requirements."
+    return chart("frontier-chart", width, height, 320, "How far to go", described, body)
+
+
+def methods_frontier(found: ComparisonView, cost: Cost) -> Markup | None:
+    """Gain of the labels under repair (y, points) against a cost (x), a point for each method and reading.
+
+    Crosses reach over the draws of what is chosen. A line joins the points that no other beats in both; names stand in
+    a column of their own, joined to their points. None without any point.
+    """
+    drawn = _method_points(found, cost)
+    if not drawn:
+        return None
+    judged = [point for point in drawn if point.first]
+    every = [*judged, Row(name="as it is", cost=0.0, gain=0.0)]
+    width, height, left, top = 540, 420, 52, 14
+    shown = [shortened(point.name, _NAME) for point in every]
+    right, bottom = width - max(map(width_of, shown)) * LETTER - 34, height - 44
+    costs = [0.0, *(value for point in drawn for value in (point.cost, *(point.costs if point.first else ())))]
+    gains = [0.0, *(value for point in drawn for value in (point.gain, *(point.gains if point.first else ())))]
+    y_ticks = ticks(min(gains), max(gains), 6, outside=True)
+    x = Scale(min(costs), ticks(0, max(*costs, 1.0), 5, outside=True)[-1], left, right, roots=True)
+    y = scale_of(y_ticks[0], y_ticks[-1], bottom, top)
+    whole = ticks(0, x.high, 5)
+    few = sorted({0.0, whole[1] / 10, whole[1] / 2, *whole})  # roots leave room for small ones
+    body = axes(x, y, few, y_ticks, across=COSTS[cost], up="gain of what is repaired, points")
+    body += zero_lines(x, y)
+    body += _names([(name, x(p.cost), y(p.gain)) for name, p in zip(shown, every, strict=True)], right, top, bottom)
+    body.append(_front(every, x, y))
+    for point in sorted(drawn, key=lambda point: point.first):
+        body += _method_mark(point, judged, x, y)
+    title, mark = tag("title", "the model as it is"), {"data_as_it_is": cost}
+    body.append(tag("circle", title, class_="ring as-it-is", cx=x(0), cy=y(0), r=4, **mark))
+    described = "Up is better, left is better; the line joins what no other method beats in both."
+    return chart(f"frontier-{cost}", width, height, 460, "Gain against cost of every method", described, body)
+
+
+def timeline(workers: Sequence[Row]) -> Markup:
     """When each worker was busy with which search, from its end minus its time in iterations to its end."""
     lane = 20 if len(workers) <= 16 else 12 if len(workers) <= 64 else 5
     named = lane >= 10
@@ -329,3 +425,82 @@ def _spoke_name(name: str, x: float, y: float, turn: float, *, flat: bool) -> Ma
         return tag("text", name, class_=anchor, x=x, y=y + 4)
     turned = f"translate({x:.1f} {y:.1f}) rotate({slope:.1f})"
     return tag("text", name, class_=anchor, transform=turned, dy="0.35em")
+
+
+def _method_points(found: ComparisonView, cost: Cost) -> list[Row]:
+    """Means over the draws of each reading, and the smallest and largest; gains in points, costs as the chart has them.
+
+    `first` are those of the reading that is judged.
+    """
+    drawn = []
+    for method in found.methods:
+        for name in found.readings:
+            reading = method.readings.get(name)
+            columns = ("gain", cost) if reading is not None else ()
+            if reading is None or not all(reading.known(column) for column in columns):
+                continue
+            scales = {"gain": 100, "worst": -100, "broken": 1}
+            values: dict[str, Any] = {}
+            for column in columns:
+                scale, of = scales[column], "gain" if column == "gain" else "cost"
+                values[of] = scale * (reading.mean(column) or 0.0) + 0.0
+                values[f"{of}s"] = tuple(sorted(scale * end for end in reading.span(column) or ()))
+            reference, first = method.reference, name == found.readings[0]
+            drawn.append(Row(name=method.name, reading=name, reference=reference, first=first, **values))
+    return drawn
+
+
+def _method_mark(point: Row, judged: Sequence[Row], x: Scale, y: Scale) -> list[Markup]:
+    """What is chosen, with its cross; or what is found where nobody chooses: a ring, joined to what is chosen."""
+    px, py = x(point.cost), y(point.gain)
+    gain, low, high = (points(value / 100) for value in (point.gain, *point.gains))
+    said = f"{point.name}, {point.reading}: gain {gain} points ({low} to {high}), cost {point.cost:.4g}"
+    title = tag("title", said + " ({:.4g} to {:.4g})".format(*point.costs))
+    data = {"data_frontier_method": point.name, "data_reading": point.reading}
+    data |= {"data_cost": repr(point.cost), "data_gain": repr(point.gain)}
+    if not point.first:
+        joined = [
+            tag("line", class_="limit", x1=px, x2=x(mine.cost), y1=py, y2=y(mine.gain))
+            for mine in judged
+            if mine.name == point.name and math.hypot(px - x(mine.cost), py - y(mine.gain)) > 6
+        ]
+        return [*joined, tag("circle", title, class_="ring", cx=px, cy=py, r=4.5, **data)]
+    cross = [
+        tag("line", class_="spread", x1=x(point.costs[0]), x2=x(point.costs[1]), y1=py, y2=py),
+        tag("line", class_="spread", x1=px, x2=px, y1=y(point.gains[0]), y2=y(point.gains[1])),
+    ]
+    if point.reference:
+        corners = polyline([(px, py - 7), (px + 7, py), (px, py + 7), (px - 7, py)])
+        return [*cross, tag("polygon", title, class_="mean-dot", points=corners, **data)]
+    return [*cross, tag("circle", title, class_="dot chosen", cx=px, cy=py, r=5.5, **data)]
+
+
+def _names(places: Sequence[tuple[str, float, float]], right: float, top: float, bottom: float) -> list[Markup]:
+    """Names in a column beside the chart, from top to bottom as their points lie, each joined to its point."""
+    ordered = sorted(places, key=lambda place: (place[2], place[1]))
+    heights: list[float] = []
+    for _, _, y in ordered:
+        heights.append(max(y, heights[-1] + _LINE if heights else top + 4))
+    lowest = bottom
+    for at in reversed(range(len(heights))):
+        heights[at] = min(heights[at], lowest)
+        lowest = heights[at] - _LINE
+    marks = []
+    for (name, px, py), height in zip(ordered, heights, strict=True):
+        turn = [(px, py), (right + 12, height), (right + 22, height)]
+        marks.append(tag("polyline", class_="leader", points=polyline(turn)))
+        marks.append(tag("text", name, class_="name", x=right + 26, y=height + 4, data_name=name))
+    return marks
+
+
+def _front(judged: Sequence[Row], x: Scale, y: Scale) -> Markup:
+    """The line over the points that no other beats: along each cost the largest gain up to it."""
+    gains, costs = np.array([point.gain for point in judged]), np.array([point.cost for point in judged])
+    front = sorted((judged[at] for at in pareto_front(gains, -costs)), key=lambda point: (point.cost, point.gain))
+    places: list[tuple[float, float]] = []
+    for point in front:
+        if places:
+            places.append((x(point.cost), places[-1][1]))
+        places.append((x(point.cost), y(point.gain)))
+    title = tag("title", f"no method beats: {' '.join(point.name for point in front)}")
+    return tag("polyline", title, class_="mean", points=polyline(places))

@@ -1,150 +1,286 @@
-"""A comparison of methods as text: what each comes to, which could not run, and differences to the reference."""
+"""What a run of `compare` came to, from `run.json` and the table `outcomes`."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from cli.run_report.words import percent, plural, points, under_repair
-from cli.shared.console import COLUMNS, table
-from engine.core.names import shortened
+import numpy as np
 
-if TYPE_CHECKING:
-    from cli.run_report.comparison_data import AgainstView, ComparisonView, MethodView
+from cli.run_report.rows import Row, read_whole
+from cli.run_report.words import COMPARE, kind_of
+from engine.core.errors import InputError
+from engine.core.names import escaped
+from engine.metrics.against import CHOSEN, FAILED, FOUND, MEASURES, READINGS, Judged, Part, difference, verdict
+from engine.metrics.resampled import holm
 
-READING_WORDS = {
-    "chosen": "as validation rows choose, or a promise of the method's own",
-    "found": "as found, where nobody chooses",
-}
-
-_NAME = 10
-"""Columns of a method's name at least."""
-
-_REASON = 500
-"""Columns of a reason that are shown."""
+_TOLD = ("draw", "weights", "gain", "all", "worst", "worst_label", "fixed", "broken", "promised", "kept")
+"""Columns in which two readings of a repair may differ."""
 
 
-def comparison_text(directory: Path) -> str:
-    """What `compare` and `report` print of the run in a directory.
+@dataclass(frozen=True, eq=False)
+class ReadingView:
+    """One reading of all repairs of a method that could run.
+
+    Attributes:
+        repairs: rows of `outcomes` by draw: changes are shares, and None where no row tells; `changed`: some weight
+            has another value; `after`: classes (n,) int64 predicted for the test rows, or None.
+        against: by measure the method less the reference in the draws that both have, a `PairedDifference` with
+            `adjusted`, the p-value by Holm over the methods (None where the draws cannot tell), and `verdict` in
+            words; empty of the reference, and where that has no such reading.
+    """
+
+    repairs: tuple[Row, ...]
+    against: Mapping[str, Row]
+
+    def known(self, column: str) -> list[Any]:
+        """A column in the draws that have it."""
+        return [value for each in self.repairs if (value := getattr(each, column)) is not None]
+
+    def mean(self, column: str) -> float | None:
+        """Mean of a column over the draws that have it."""
+        found = self.known(column)
+        return math.fsum(found) / len(found) if found else None
+
+    def span(self, column: str) -> tuple[float, float] | None:
+        """The smallest and the largest over the draws."""
+        found = self.known(column)
+        return (min(found), max(found)) if found else None
+
+    @property
+    def worst_label(self) -> int:
+        """The other label that loses most in most draws; -1 without others."""
+        counts = Counter(each.worst_label for each in self.repairs if each.worst_label >= 0)
+        return min(counts, key=lambda label: (-counts[label], label), default=-1)
+
+    @property
+    def promised(self) -> tuple[int, int]:
+        """Draws with a promise, of those in which there could have been one; a model left as it is promises nothing."""
+        known = [each.promised and each.changed for each in self.repairs if each.promised is not None]
+        return sum(known), len(known)
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """Promises that test rows keep, of those made and judged."""
+        made = [each.kept for each in self.repairs if each.promised and each.changed and each.kept is not None]
+        return sum(made), len(made)
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """Draws whose test rows keep all requirements, of those judged."""
+        known = self.known("kept")
+        return sum(known), len(known)
+
+    @property
+    def left(self) -> int:
+        """Draws that leave the model as it is."""
+        return sum(not each.changed for each in self.repairs)
+
+
+@dataclass(frozen=True, eq=False)
+class MethodView:
+    """A method in a comparison, as far as it is.
+
+    Attributes:
+        name: as `--methods` takes it, and as it can be shown.
+        reference: it is what the others are held against.
+        readings: by name; those that any draw has.
+        failed: why it could not run, with the number of draws, the most frequent reason first.
+        seconds: median of a repair, without judging; None before the first.
+    """
+
+    name: str
+    reference: bool
+    readings: Mapping[str, ReadingView]
+    failed: tuple[tuple[str, int], ...]
+    seconds: float | None
+
+    @property
+    def done(self) -> int:
+        """Draws in which it ran."""
+        return max((len(reading.repairs) for reading in self.readings.values()), default=0)
+
+    @property
+    def lost(self) -> int:
+        """Draws in which it could not run."""
+        return sum(count for _, count in self.failed)
+
+    def verdict(self, reading: str) -> str:
+        """In words; where the measures are not alike, those that are told apart."""
+        found = self.readings.get(reading)
+        if found is None:
+            return f"failed: {self.failed[0][0]}" if self.failed else "has not run"
+        if self.reference:
+            return "reference"
+        if not found.against:
+            return "not compared"
+        words: dict[str, str] = {measure: against.verdict for measure, against in found.against.items()}
+        if len(set(words.values())) == 1:
+            return next(iter(words.values()))
+        return ", ".join(f"{measure} {word}" for measure, word in words.items() if word in ("better", "worse"))
+
+
+@dataclass(frozen=True, eq=False)
+class ComparisonView:
+    """A comparison, finished or going on.
+
+    Attributes:
+        methods: in the order of the run.
+        reference: name of the method that the others are held against; None where it is not among them.
+        draws: of repair rows.
+        rows: of a draw; None for all of the pool.
+        pool: rows to draw from.
+        labels: under repair.
+        test: rows that judge, `row`, `label` and `before`, (n,) int64; None before they are known.
+    """
+
+    methods: tuple[MethodView, ...]
+    reference: str | None
+    draws: int
+    rows: int | None
+    pool: int
+    labels: tuple[int, ...]
+    test: Row | None
+
+    @property
+    def shared(self) -> float:
+        """The fraction of their rows that two draws without replacement have in common, on average."""
+        return 1.0 if self.rows is None or self.rows >= self.pool else self.rows / self.pool
+
+    @property
+    def ended(self) -> int:
+        """Repairs that have ended, or failed."""
+        return sum(method.done + method.lost for method in self.methods)
+
+    @property
+    def total(self) -> int:
+        """Repairs in all."""
+        return len(self.methods) * self.draws
+
+    @property
+    def failed(self) -> tuple[MethodView, ...]:
+        """Methods that could not run in some draw."""
+        return tuple(method for method in self.methods if method.failed)
+
+    @cached_property
+    def readings(self) -> tuple[str, ...]:
+        """Readings that differ: `found` says nothing new where no method chose anything else."""
+        both = [method.readings for method in self.methods if {CHOSEN, FOUND} <= method.readings.keys()]
+        alike = all(_told(readings[CHOSEN]) == _told(readings[FOUND]) for readings in both)
+        return (CHOSEN,) if alike and any(CHOSEN in method.readings for method in self.methods) else READINGS
+
+    @property
+    def differences(self) -> list[Row]:
+        """Of all methods, readings and measures."""
+        readings = [reading for method in self.methods for reading in method.readings.values()]
+        return [against for reading in readings for against in reading.against.values()]
+
+
+def read_comparison(directory: Path, facts: Mapping[str, Any], test: Row | None) -> ComparisonView | None:
+    """What `run.json` (`facts`) and the table `outcomes` say, or None of a run of another kind.
 
     Raises:
-        InputError: the directory holds no comparison, or a damaged one.
+        InputError: facts are missing.
     """
-    from cli.run_report.data import read_report
-    from engine.core.errors import InputError
-
-    report = read_report(directory)
-    if report.comparison is None:
-        raise InputError(f"{directory}: found a run of {report.kind}, expected a comparison of methods")
-    return describe_comparison(report.comparison, report.label_names)
-
-
-def describe_comparison(found: ComparisonView, names: Sequence[str] | None) -> str:
-    """Tables of what methods come to on test rows; `names` of labels, or None."""
-    known = [name for name in found.readings if any(name in method.readings for method in found.methods)]
-    why = [textwrap.fill(line, COLUMNS, subsequent_indent="  ") for line in failures(found)]
-    parts = [textwrap.fill(heading(found, names), COLUMNS), *(_outcomes(found, reading) for reading in known)]
-    parts += ["\n".join(why), _differences(found, names)]
-    return "\n\n".join(part for part in parts if part)
-
-
-def heading(found: ComparisonView, names: Sequence[str] | None) -> str:
-    """What was compared, and how far it is."""
-    drawn = f"all {found.pool} repair rows" if found.shared == 1 else f"{found.rows} of {found.pool} repair rows"
-    about = f"{plural(len(found.methods), 'method', 'methods')}, {plural(found.draws, 'draw', 'draws')} of {drawn}"
-    judged = "" if found.test is None else f", judged on {plural(len(found.test.label), 'test row', 'test rows')}"
-    so_far = f"; {found.ended} of {found.total} repairs have ended" if found.ended < found.total else ""
-    return f"{about}{judged}; under repair: {under_repair(found.labels, names)}{so_far}"
+    if kind_of(facts) != COMPARE:
+        return None
+    for name in ("methods", "draws", "pool", "labels"):
+        if facts.get(name) is None:
+            raise InputError(f"{directory / 'run.json'} has no {name}, expected the facts of a comparison")
+    rows, size, reference = _rows(directory, test), facts.get("rows"), facts.get("reference")
+    mine: dict[str, list[Row]] = {str(name): [] for name in facts["methods"]}
+    for row in rows:
+        mine.setdefault(row.method, []).append(row)
+    found = ComparisonView(
+        methods=(),
+        reference=None if reference is None else escaped(reference),
+        draws=int(facts["draws"]),
+        rows=None if size is None else int(size),
+        pool=int(facts["pool"]),
+        labels=tuple(sorted(map(int, facts["labels"]))),
+        test=test,
+    )
+    against = {reading: _against(found, mine, reference, reading) for reading in READINGS}
+    return replace(found, methods=tuple(_method(name, mine[name], name == reference, against) for name in mine))
 
 
-def failures(found: ComparisonView) -> list[str]:
-    """A line for each method and reason for which it could not run."""
-    of = f"of {plural(found.draws, 'draw', 'draws')}"
-    return [
-        f"{method.name} failed in {count} {of}: {shortened(note, _REASON)}"
-        for method in found.failed
-        for note, count in method.failed
-    ]
+def _rows(directory: Path, test: Row | None) -> list[Row]:
+    """Rows of `outcomes`, the last of each method, reading and draw, with classes where they are as many as rows."""
+    table = read_whole(directory, "outcomes")
+    last = {(row["method"], row["reading"], row["draw"]): (at, row) for at, row in enumerate(_plain(table))}
+    found = []
+    for at, values in last.values():
+        row = Row(**values)
+        for name in ("gain", "all", "worst"):
+            value = getattr(row, name)
+            setattr(row, name, None if value is None or math.isnan(value) else value)
+        row.fixed, row.broken = row.fixed or 0, row.broken or 0
+        row.worst_label = -1 if row.worst_label is None else row.worst_label
+        row.changed = row.weights != 0  # whatever the offer is called
+        classes = table["after"][at].values
+        whole = classes is not None and len(classes) == (0 if test is None else len(test.label))
+        row.after = np.asarray(classes, np.int64) if whole and not classes.null_count else None
+        found.append(row)
+    return found
 
 
-def interval_sentence(found: ComparisonView) -> str:
-    """What differences to the reference are held to, or why there is no interval, or no difference."""
-    if not any(reading.against for method in found.methods for reading in method.readings.values()):
-        if found.reference is None:
-            return "no differences: the method that others are held against is not among those compared"
-        return f"no differences: there are no repairs by {found.reference} and another method from the same draw"
-    if found.without_interval:
-        return f"no intervals: {found.without_interval}"
-    return (
-        f"intervals of 95 %: corrected resampled t over draws, which share {percent(found.shared)} % of their rows, "
-        "and the sampling of test rows; p by Holm over the methods, better and worse only below 0.05"
+def _plain(table: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.drop_columns(["after"]).to_pylist()
+    return rows
+
+
+def _against(
+    found: ComparisonView, mine: Mapping[str, Sequence[Row]], reference: str | None, reading: str
+) -> dict[str, dict[str, Row]]:
+    """By method and measure; methods without such a reading, and the reference, are left out."""
+    by_draw = {
+        name: {
+            row.draw: Judged({measure: getattr(row, measure) for measure in MEASURES}, row.after)
+            for row in rows
+            if row.reading == reading
+        }
+        for name, rows in mine.items()
+    }
+    theirs = by_draw.get(reference or "", {})
+    names = [name for name, judged in by_draw.items() if judged and name != reference] if theirs else []
+    truth = None if found.test is None else found.test.label
+    told: dict[str, dict[str, Row]] = {name: {} for name in names}
+    for measure in MEASURES:
+        parts = [Part(found.labels, truth, by_draw[name], theirs) for name in names]
+        each = [difference([part], measure, found.shared) for part in parts]
+        for name, one, adjusted in zip(names, each, holm([one.p for one in each]), strict=True):
+            told[name][measure] = Row(**vars(one), adjusted=adjusted, verdict=verdict(one, adjusted))
+    return told
+
+
+def _method(
+    name: str, rows: Sequence[Row], reference: bool, against: Mapping[str, Mapping[str, Mapping[str, Row]]]
+) -> MethodView:
+    by_reading = {reading: tuple(row for row in rows if row.reading == reading) for reading in READINGS}
+    seconds = {row.draw: row.seconds for row in rows if row.reading in READINGS and row.seconds is not None}
+    return MethodView(
+        name=escaped(name),
+        reference=reference,
+        readings={
+            reading: ReadingView(repairs, against[reading].get(name, {}))
+            for reading, repairs in by_reading.items()
+            if repairs
+        },
+        failed=_counted(row.note or "no reason is given" for row in rows if row.reading == FAILED),
+        seconds=statistics.median(seconds.values()) if seconds else None,
     )
 
 
-def difference_cells(against: AgainstView) -> tuple[str, str, str]:
-    """Difference and interval in points, and p by Holm; dashes where there are none."""
-    found = against.difference
-    mean = "-" if found.mean is None else points(found.mean)
-    if found.low is None or found.high is None or against.adjusted is None:
-        return mean, "-", "-"
-    return mean, f"{points(found.low)} to {points(found.high)}", chance(against.adjusted)
+def _told(reading: ReadingView) -> list[list[Any]]:
+    return [[getattr(row, column) for column in _TOLD] for row in reading.repairs]
 
 
-def chance(value: float) -> str:
-    """A p-value in three digits, never as 0."""
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def counted(pair: tuple[int, int]) -> str:
-    """`2/3`; a dash of none."""
-    return "-" if pair[1] == 0 else f"{pair[0]}/{pair[1]}"
-
-
-def _outcomes(found: ComparisonView, reading: str) -> str:
-    title = f"{READING_WORDS[reading]} (test rows, means over draws; gain, all and worst in points):"
-    header = ["method", "gain", "all", "worst", "of", "fixed", "broken", "kept", "held", "s"]
-    rows = [_row(method, reading) for method in found.methods]
-    lines = [textwrap.fill(title, COLUMNS), table(header, rows, least=_NAME)]
-    if reading == found.readings[0]:
-        lines.append(
-            "worst, of: the other label that loses most; kept: draws whose test rows keep all\n"
-            "requirements; held: promises that test rows keep, of those made"
-        )
-    return "\n".join(lines)
-
-
-def _row(method: MethodView, reading: str) -> list[object]:
-    found = method.readings.get(reading)
-    if found is None:
-        return [method.name, "failed" if method.failed else "-", *["-"] * 8]
-    gain, overall, worst = (found.mean(column) for column in ("gain", "all", "worst"))
-    return [
-        method.name,
-        *("-" if value is None else points(value) for value in (gain, overall, worst)),
-        "-" if found.worst_label < 0 else found.worst_label,
-        *(f"{found.mean(column):.0f}" for column in ("fixed", "broken")),
-        counted(found.kept),
-        counted(found.held),
-        "-" if method.seconds is None else f"{method.seconds:.1f}",
-    ]
-
-
-def _differences(found: ComparisonView, names: Sequence[str] | None) -> str:
-    """Of the reading that is judged first; the page has both."""
-    reading = found.readings[0]
-    titles = {"gain": f"gain of {under_repair(found.labels, names)}", "all": "accuracy of all labels"}
-    parts = []
-    for measure, title in titles.items():
-        rows = []
-        for method in found.methods:
-            view = method.readings.get(reading)
-            if view is not None and measure in view.against:
-                against = view.against[measure]
-                rows.append([method.name, *difference_cells(against), against.verdict])
-        if rows:
-            header = ["method", "difference", "95 % interval", "p", "verdict"]
-            lines = textwrap.fill(f"{title}, less that of {found.reference}, in points:", COLUMNS)
-            parts.append(f"{lines}\n{table(header, rows, least=_NAME)}")
-    return "\n\n".join([*parts, textwrap.fill(interval_sentence(found), COLUMNS)])
+def _counted(texts: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    """Texts, as they can be shown, with how often each is there, the most frequent first."""
+    return tuple(Counter(map(escaped, texts)).most_common())

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,23 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cli.run_report import charts, crossfit_charts
-from cli.run_report.comparison_page import comparison_content
-from cli.run_report.crossfit import CrossFitView
-from cli.run_report.data import CandidateView, CurveView, JobView, OutcomeView, ReportView, workers
-from cli.run_report.pictures import Picture, pictures
-from cli.run_report.promises import chance_text, enough_text, missing, promise_sentence, promise_value
+from cli.run_report import charts
+from cli.run_report.comparison import ComparisonView
+from cli.run_report.pictures import pictures, spread
+from cli.run_report.rows import Row
+from cli.run_report.text import (
+    chance,
+    chance_text,
+    counted,
+    enough_text,
+    failures,
+    heading,
+    interval_sentence,
+    missing,
+    promise_sentence,
+    promise_value,
+)
+from cli.run_report.view import CrossFitView, RunView
 from cli.run_report.words import (
     SPLIT_WORDS,
     STEP_WORDS,
@@ -41,6 +52,16 @@ from engine.metrics.accuracy import LabelChange, confusion, total_change
 if TYPE_CHECKING:
     from engine.metrics.promise import Promise
 
+READINGS = {
+    "chosen": (
+        "As chosen",
+        "What a method comes to where rows of validation choose among what it offers and the model as it is, or a "
+        "promise of its own does.",
+    ),
+    "found": ("As found", "What a method comes to where nobody chooses: its first offer."),
+}
+"""Heading and explanation of each reading."""
+
 _MANY_LABELS = 60
 """Above so many, charts show only labels under repair and those that changed most."""
 
@@ -50,29 +71,17 @@ _CURVE_POINTS = 60
 _ALL_POINTS = 40_000
 """Points of all curves together: the page stays below a few MB."""
 
+_PICTURES = 40
+"""Of a run, those fixed and those broken."""
+
+_ALL_PICTURES, _MOST, _LEAST = 160, 12, 3
+"""Of all methods together, and of one method and kind."""
+
 _FEW_GROUPS = 12
 _SENTENCE_COLUMNS = 160
 
 
-@dataclass(frozen=True)
-class _Facet:
-    """Curves that are drawn in one chart."""
-
-    title: str
-    chart: Markup
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A confusion and its rows before and after."""
-
-    true: int
-    predicted: int
-    before: int
-    after: int
-
-
-def render_page(report: ReportView) -> str:
+def render_page(report: RunView) -> str:
     """The report as HTML; reads the held-out image set, if it is still there, for its pictures."""
     names = report.label_names
     if names is not None:
@@ -86,9 +95,9 @@ def render_page(report: ReportView) -> str:
     )
     environment.filters |= {
         "percent": percent,
-        "points": lambda share: points(share).replace("-", "−"),
+        "points": lambda share: "–" if share is None else points(share).replace("-", "−"),
         "number": lambda value: "–" if value is None else number(value).replace("-", "−"),
-        "signed": lambda value: f"{value:+.3f}".replace("-", "−"),
+        "signed": lambda value: "–" if value is None else f"{value:+.3f}".replace("-", "−"),
         "span": lambda counts: span(counts).replace("-", "–"),
         "duration": duration,
         "exact": lambda value: "" if value is None else repr(value),
@@ -104,12 +113,11 @@ def render_page(report: ReportView) -> str:
         "plural": plural,
         "verdict_values": lambda verdict: [text.replace("-", "−") for text in verdict_values(verdict)],
         "total_change": total_change,
-        "change_bar": charts.change_bar,
-        "count_bar": charts.count_bar,
-        "share_bar": charts.share_bar,
-        "mixed_bar": crossfit_charts.mixed_bar,
+        "charts": charts,
         "promise_value": promise_value,
         "enough_text": enough_text,
+        "chance": chance,
+        "counted": counted,
         "blue": BLUE,
         "orange": ORANGE,
     }
@@ -123,24 +131,27 @@ def _name(text: str, most: int) -> Markup:
     return Markup("<bdi{}>{}</bdi>").format(title, shown)
 
 
-def _content(report: ReportView) -> dict[str, Any]:
-    found = workers(report.jobs)
+def _content(report: RunView) -> dict[str, Any]:
+    timed = report.workers and any(job.ended is not None for job in report.jobs)
     return {
         "report": report,
         "who": under_repair(report.labels, report.label_names),
-        "word": STEP_WORDS.get(report.mode or ""),
+        "word": STEP_WORDS.get(report.kind),
         "states": Counter(job.state for job in report.jobs),
         "headline": _headline(report),
-        "outcomes": [(outcome, _radar(report, outcome, at)) for at, outcome in enumerate(report.outcomes)],
+        "outcomes": [
+            (outcome, _radar(report, outcome.changes.get(outcome.judged_by or "", ()), at))
+            for at, outcome in enumerate(report.outcomes)
+        ],
         "crossfit": _crossfit(report.crossfit),
-        "comparison": comparison_content(report),
+        "comparison": _comparison(report, report.comparison),
         "confusion": _confusion(report),
         "facets": _facets(report),
-        "trade_off": _trade_off(report.candidates),
+        "trade_off": _trade_off([job for job in report.jobs if job.gain is not None]),
         "steps": _steps(report),
         "pictures": _pictures(report),
-        "workers": found,
-        "timeline": charts.timeline(found) if any(job.ended is not None for job in report.jobs) and found else None,
+        "workers": report.workers,
+        "timeline": charts.timeline(report.workers) if timed else None,
     }
 
 
@@ -149,14 +160,12 @@ def _crossfit(found: CrossFitView | None) -> dict[str, Any]:
     if found is None:
         return dict.fromkeys(("view", "promise", "frontier", "mixture"))
 
-    def chance(share: float, step: float = found.step) -> str:
+    def chance_of(share: float, step: float = found.step) -> str:
         return chance_text(share, found.confidence, sure=step == 0)
 
     def verdict(promise: Promise) -> tuple[bool, str]:
-        if found.promised:
-            return True, "✓ promised"
-        if promise.chance >= found.wanted:
-            return True, "✓ sure enough"
+        if found.promised or promise.chance >= found.wanted:
+            return True, "✓ promised" if found.promised else "✓ sure enough"
         return False, "not sure enough" if promise.met else "✗ not met"
 
     return {
@@ -167,47 +176,88 @@ def _crossfit(found: CrossFitView | None) -> dict[str, Any]:
         "missing": missing(found),
         "asked": f"{100 * found.confidence:.10g}",
         "wanted": chance_text(found.wanted, found.confidence),
-        "frontier": crossfit_charts.frontier(found.frontier, found.confidence) if found.frontier else None,
+        "frontier": charts.frontier(found.frontier, found.confidence) if found.frontier else None,
         "largest": max((abs(recipe.found or 0.0) for recipe in found.recipes), default=0.0),
         "largest_offset": max((abs(offset.found) for offset in found.offsets), default=0.0),
-        "chance": chance,
+        "chance": chance_of,
         "verdict": verdict,
     }
 
 
-def _headline(report: ReportView) -> dict[str, Any] | None:
-    """What the cards on top say: the saved model, or while there is none what the last step ended with."""
-    split = report.judged_by
-    if split is None or len(report.outcomes) > 1:
-        return None
-    after: int | None = None
-    if report.outcomes:
-        changes = report.outcomes[0].changes[split]
-    elif len(report.steps.get(split, ())) > 1:
-        last = report.steps[split][-1]
-        changes, after = last.changes, last.number
-    else:
-        return None
+def _comparison(report: RunView, found: ComparisonView | None) -> dict[str, Any]:
+    """What only comparisons have; what the page asks for is false of others."""
+    if found is None:
+        return dict.fromkeys(("view", "pictures", "frontiers"))
+    first = found.readings[0]
+    words = [method.verdict(first) for method in found.methods if first in method.readings]
+    classes = {
+        method.name: [row.after for row in reading.repairs if row.after is not None]
+        for method in found.methods
+        if (reading := method.readings.get(first)) is not None
+    }
+    classes = {name: afters for name, afters in classes.items() if afters} if found.test is not None else {}
+    most = max(_LEAST, min(_MOST, _ALL_PICTURES // max(1, 2 * len(classes))))
+
+    def often(count: Int64) -> Int64:
+        return np.argsort(-count, kind="stable")[: min(most, int((count > 0).sum()))]
+
+    shown, note = pictures(found.test or Row(), classes, often, report.held_out.get("test"), report.started)
     return {
-        "split": split,
-        "after": after,
-        "mine": total_change(changes, report.about(changes)) if report.about(changes) else None,
-        "all": total_change(changes),
+        "view": found,
+        "heading": heading(found, report.label_names),
+        "better": sum("better" in word and "worse" not in word for word in words),
+        "worse": sum("worse" in word and "better" not in word for word in words),
+        "failures": failures(found),
+        "readings": [(name, *READINGS[name], _largest(found, name)) for name in found.readings],
+        "intervals": interval_sentence(found),
+        "frontiers": [
+            (text, drawn)
+            for cost, text in charts.COSTS.items()
+            if (drawn := charts.methods_frontier(found, cost)) is not None
+        ],
+        "pictures": [(name, len(classes[name]), kinds) for name, kinds in shown.items()],
+        "note": note,
     }
 
 
-def _radar(report: ReportView, outcome: OutcomeView, at: int) -> Markup | None:
-    changes = outcome.changes.get(outcome.judged_by or "", ())
+def _largest(found: ComparisonView, reading: str) -> dict[str, float]:
+    """By measure what fills half of a cell: the furthest end of any interval, or the largest difference."""
+    reach: dict[str, float] = {}
+    for method in found.methods:
+        view = method.readings.get(reading)
+        for measure, against in () if view is None else view.against.items():
+            ends = [abs(end) for end in (against.mean, against.low, against.high) if end is not None]
+            reach[measure] = max(reach.get(measure, 0.0), *ends, 0.0)
+    return reach
+
+
+def _headline(report: RunView) -> dict[str, Any] | None:
+    """What the cards on top say: the saved model, or while there is none what the last step ended with."""
+    split, after = report.judged_by, None
+    if split is None or len(report.outcomes) > 1:
+        return None
+    steps = [step for step in report.steps if split in step.changes]
+    if report.outcomes:
+        changes = report.outcomes[0].changes[split]
+    elif len(steps) > 1:
+        changes, after = steps[-1].changes[split], steps[-1].number
+    else:
+        return None
+    about = report.about(changes)
+    mine = total_change(changes, about) if about else None
+    return {"split": split, "after": after, "mine": mine, "all": total_change(changes)}
+
+
+def _radar(report: RunView, changes: Sequence[LabelChange], at: int) -> Markup | None:
     if len(changes) < 3:
         return None
-    weights = {change.label: change.fixed + change.broken for change in changes}
-    shown = _shown_labels(weights, report.labels)
+    shown = _shown_labels({change.label: change.fixed + change.broken for change in changes}, report.labels)
     spokes = [
-        charts.Spoke(
-            change.label,
-            label_text(change.label, report.label_names),
-            change.correct_before / change.total,
-            change.correct_after / change.total,
+        Row(
+            label=change.label,
+            name=label_text(change.label, report.label_names),
+            before=change.correct_before / change.total,
+            after=change.correct_after / change.total,
         )
         for change in changes
         if change.label in shown
@@ -223,22 +273,24 @@ def _shown_labels(changed: dict[int, int], labels: Sequence[int]) -> list[int]:
     return sorted(ranked[:_SHOWN_LABELS])
 
 
-def _confusion(report: ReportView) -> dict[str, Any] | None:
+def _confusion(report: RunView) -> dict[str, Any] | None:
     split = next(iter(report.predictions), None)
     if split is None:
         return None
     found = report.predictions[split]
     highest = max(int(labels.max()) for labels in (found.label, found.before, found.after))
     classes = max(highest + 1, len(report.label_names or ()))
-    before = confusion(found.label, found.before, classes)
-    after = confusion(found.label, found.after, classes)
-    difference = np.abs(after - before)
+    before, after = (confusion(found.label, predicted, classes) for predicted in (found.before, found.after))
+    change = np.abs(after - before)
     present = np.flatnonzero(before.any(axis=0) | before.any(axis=1) | after.any(axis=0))
-    changed = dict(zip(present.tolist(), (difference.sum(0) + difference.sum(1))[present].tolist(), strict=True))
+    changed = dict(zip(present.tolist(), (change.sum(0) + change.sum(1))[present].tolist(), strict=True))
     shown = _shown_labels(changed, report.labels)
     names = [label_text(label, report.label_names) for label in shown]
     square = np.ix_(shown, shown)
     strongest = max(_strongest(before[square]), _strongest(after[square]))
+    np.fill_diagonal(change, 0)
+    order = np.argsort(-change, axis=None, kind="stable")[:_PAIRS]
+    places = zip(*(axis.tolist() for axis in np.unravel_index(order, change.shape)), strict=True)
     return {
         "split": split,
         "left_out": len(changed) - len(shown),
@@ -246,7 +298,7 @@ def _confusion(report: ReportView) -> dict[str, Any] | None:
             charts.heat_map(name, shown, names, counts[square], strongest)
             for name, counts in (("before", before), ("after", after))
         ],
-        "pairs": _pairs(before, after),
+        "pairs": [(*at, int(before[at]), int(after[at])) for at in places if change[at]],  # the largest change first
     }
 
 
@@ -257,28 +309,23 @@ def _strongest(counts: Int64) -> float:
     return float(shares.max())
 
 
-def _pairs(before: Int64, after: Int64) -> list[_Pair]:
-    """The confusions whose rows changed most, the largest change first."""
-    change = np.abs(after - before)
-    np.fill_diagonal(change, 0)
-    order = np.argsort(-change, axis=None, kind="stable")[:_PAIRS]
-    places = [np.unravel_index(at, change.shape) for at in order]
-    return [
-        _Pair(int(true), int(predicted), int(before[true, predicted]), int(after[true, predicted]))
-        for true, predicted in places
-        if change[true, predicted]
-    ]
-
-
-def _facets(report: ReportView) -> list[_Facet]:
+def _facets(report: RunView) -> list[tuple[str, Markup]]:
     """Curves by label, or by positive weight, or by chunk: whatever the searches differ in."""
     drawn = [(job, report.curves[job.job]) for job in report.jobs if job.job in report.curves]
-    if not drawn:
-        return []
-    keep = max(_FEW_GROUPS, min(_CURVE_POINTS, _ALL_POINTS // len(drawn)))
-    groups = _grouped(drawn, report)
+    keep = max(_FEW_GROUPS, min(_CURVE_POINTS, _ALL_POINTS // max(1, len(drawn))))
+    ways: tuple[tuple[str, Callable[[Any], str]], ...] = (
+        ("label", lambda label: label_text(label, report.label_names)),
+        ("positive_weight", lambda weight: f"positive weight {number(weight)}"),
+        ("chunk", lambda chunk: f"chunk {PurePath(chunk).name}"),
+    )
+    groups = {"all": drawn} if drawn else {}
+    for column, title in ways:
+        values = sorted({getattr(job, column) for job, _ in drawn})
+        if len(values) > 1:
+            groups = {title(value): [each for each in drawn if getattr(each[0], column) == value] for value in values}
+            break
     return [
-        _Facet(
+        (
             f"{title}, {plural(len(mine), 'search', 'searches')}",
             charts.curves(f"curves-{at}", f"Convergence, {title}", mine, keep, wide=len(groups) <= 2),
         )
@@ -286,102 +333,82 @@ def _facets(report: ReportView) -> list[_Facet]:
     ]
 
 
-def _grouped(
-    drawn: Sequence[tuple[JobView, CurveView]], report: ReportView
-) -> dict[str, list[tuple[JobView, CurveView]]]:
-    ways: tuple[tuple[Callable[[JobView], Any], Callable[[Any], str]], ...] = (
-        (lambda job: job.label, lambda label: label_text(label, report.label_names)),
-        (lambda job: job.positive_weight, lambda weight: f"positive weight {number(weight)}"),
-        (lambda job: job.chunk, lambda chunk: f"chunk {PurePath(chunk).name}"),
-    )
-    for key, title in ways:
-        values = sorted({key(job) for job, _ in drawn})
-        if len(values) > 1:
-            return {title(value): [(job, curve) for job, curve in drawn if key(job) == value] for value in values}
-    return {"all": list(drawn)}
-
-
-def _trade_off(candidates: Sequence[CandidateView]) -> dict[str, Any] | None:
+def _trade_off(jobs: Sequence[Row]) -> dict[str, Any] | None:
     """Means per positive weight; where weights follow the number of positives, per worth of one positive."""
-    if not candidates:
+    if not jobs:
         return None
-    per_weight = _means(candidates, lambda job: job.positive_weight)
-    per_positive = _means(
-        candidates,
-        lambda job: None if not job.positives or job.positive_weight is None else job.positive_weight / job.positives,
-    )
+    known = [job for job in jobs if job.positive_weight is not None]
+    per_weight = _means([(job.positive_weight, job) for job in known])
+    per_positive = _means([(job.positive_weight / job.positives, job) for job in known if job.positives])
     by_positive = 0 < len(per_positive) < len(per_weight)
     means = per_positive if by_positive else per_weight
     if not 1 < len(means) <= _FEW_GROUPS:
         means = []
     return {
-        "chart": charts.trade_off(candidates, means),
+        "chart": charts.trade_off(jobs, means),
         "means": means,
         "what": "worth of one positive input" if by_positive else "positive weight",
     }
 
 
-def _means(candidates: Sequence[CandidateView], key: Any) -> list[tuple[str, float, float, int]]:
-    """(text, mean overall, mean gain, count) by ascending key, equal to four digits."""
-    groups: dict[float, list[CandidateView]] = {}
-    for candidate in candidates:
-        value = key(candidate.job)
-        if value is not None:
-            groups.setdefault(float(f"{value:.4g}"), []).append(candidate)
-    return [
-        (
-            f"{value:g}",
-            sum(candidate.overall for candidate in mine) / len(mine),
-            sum(candidate.gain for candidate in mine) / len(mine),
-            len(mine),
-        )
-        for value, mine in sorted(groups.items())
-    ]
+def _means(valued: Sequence[tuple[float, Row]]) -> list[tuple[str, float, float, int]]:
+    """(text, mean overall, mean gain, count) by ascending value, equal to four digits."""
+    groups: dict[float, list[Row]] = {}
+    for value, job in valued:
+        groups.setdefault(float(f"{value:.4g}"), []).append(job)
+    means = []
+    for value, mine in sorted(groups.items()):
+        overall, gain = (sum(getattr(job, column) for job in mine) / len(mine) for column in ("overall", "gain"))
+        means.append((f"{value:g}", overall, gain, len(mine)))
+    return means
 
 
-def _steps(report: ReportView) -> dict[str, Any] | None:
-    word = STEP_WORDS.get(report.mode or "")
-    split = report.judged_by
-    if word is None or split is None or len(report.steps.get(split, ())) < 2:
+def _steps(report: RunView) -> dict[str, Any] | None:
+    word, judge = STEP_WORDS.get(report.kind), report.judged_by
+    by_split = {
+        split: [(step.number, step.changes[split]) for step in report.steps if split in step.changes]
+        for split in ("test", "validation")
+    }
+    if word is None or judge is None or len(by_split[judge]) < 2:
         return None
     lines = []
-    for drawn_split in report.steps:
-        style = "" if drawn_split == split else " dashed"
-        about = report.about(report.steps[drawn_split][0].changes)
-        for labels, colour in ((about, "after"), ((), "before")):
-            if labels or colour == "before":
-                sums = [total_change(step.changes, labels) for step in report.steps[drawn_split]]
-                values = tuple(100 * change.correct_after / change.total for change in sums)
-                name = f"{under_repair(labels, report.label_names)}, {drawn_split}"
-                lines.append(charts.Line(name, f"{colour}{style}", values))
-    about = report.about(report.steps[split][0].changes)
-    rows: list[tuple[int, LabelChange, LabelChange]] = [
-        (step.number, total_change(step.changes, about), total_change(step.changes)) for step in report.steps[split]
-    ]
+    for split, steps in by_split.items():
+        about = report.about(steps[0][1]) if steps else ()
+        for labels, style in ((about, "after"), ((), "before")) if about else (((), "before"),) if steps else ():
+            sums = [total_change(changes, labels) for _, changes in steps]
+            values = [100 * change.correct_after / change.total for change in sums]
+            name = f"{under_repair(labels, report.label_names)}, {split}"
+            lines.append((name, style if split == judge else f"{style} dashed", values))
+    about = report.about(by_split[judge][0][1])
     return {
-        "split": split,
+        "split": judge,
         "who": under_repair(about, report.label_names),
         "lines": lines,
         "chart": charts.accuracy_lines(lines, word),
-        "rows": rows,
+        "rows": [(at, total_change(changes, about), total_change(changes)) for at, changes in by_split[judge]],
     }
 
 
-def _pictures(report: ReportView) -> dict[str, Any] | None:
-    found = pictures(report.predictions, report.held_out, report.started)
-    if found is None:
+def _pictures(report: RunView) -> dict[str, Any] | None:
+    split = next(iter(report.predictions), None)
+    if split is None:
         return None
-    kinds = (("fixed", found.fixed, found.fixed_rows), ("broken", found.broken, found.broken_rows))
+    rows = report.predictions[split]
+
+    def some(count: Int64) -> Int64:
+        return spread(np.flatnonzero(count), rows.label, _PICTURES)
+
+    found, note = pictures(rows, {"": [rows.after]}, some, report.held_out.get(split), report.started)
     return {
-        "split": found.split,
-        "note": found.note,
-        "kinds": [(name, rows, len(shown), _by_label(shown)) for name, shown, rows in kinds],
+        "split": split,
+        "note": note,
+        "kinds": [(name, kind.rows, len(kind.shown), _by_label(kind.shown)) for name, kind in found[""].items()],
     }
 
 
-def _by_label(shown: Sequence[Picture]) -> list[tuple[int, list[tuple[tuple[int, int, int], list[Picture]]]]]:
+def _by_label(shown: Sequence[Row]) -> list[tuple[int, list[tuple[tuple[int, int, int], list[Row]]]]]:
     """Pictures by true label, and in it by (true, before, after), the most frequent first."""
-    labels: dict[int, dict[tuple[int, int, int], list[Picture]]] = {}
+    labels: dict[int, dict[tuple[int, int, int], list[Row]]] = {}
     for picture in shown:
         kind = (picture.label, picture.before, picture.after)
         labels.setdefault(picture.label, {}).setdefault(kind, []).append(picture)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,94 +14,67 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cli.run_report.data import HELD_OUT, PredictionsView
+from cli.run_report.rows import Row
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64, Uint8
 from engine.data.image_set import ImageSet, is_pictures, open_image_set, read_rows
-
-_MOST = 40
-"""Pictures of one kind."""
 
 _LONGEST_SIDE = 64
 """Pixels of a picture; larger images are averaged down."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An image of a row whose class was fixed or broken; `uri` is a PNG as data URI."""
-
-    row: int
-    label: int
-    before: int
-    after: int
-    uri: str
-
-
-@dataclass(frozen=True, eq=False)
-class Pictures:
-    """What there is to show of a held-out set.
-
-    Attributes:
-        split: test or validation.
-        fixed, broken: pictures by true label and row.
-        fixed_rows, broken_rows: how many rows there are of each kind.
-        note: why there are no pictures, or what to think of them; None where all is well.
-    """
-
-    split: str
-    fixed: tuple[Picture, ...]
-    broken: tuple[Picture, ...]
-    fixed_rows: int
-    broken_rows: int
-    note: str | None
-
-
 def pictures(
-    predictions: Mapping[str, PredictionsView], held_out: Mapping[str, Path], started: str | None
-) -> Pictures | None:
-    """Pictures of the test rows, or else of the validation rows, that were fixed and broken; None without any rows.
-
-    Where there are many, some of every label are taken. `started`, the ISO time of the run's start, tells whether the
-    file was written later.
-    """
-    split = next((name for name in HELD_OUT if name in predictions), None)
-    if split is None:
-        return None
-    found = predictions[split]
-    was_right, is_right = found.before == found.label, found.after == found.label
-    fixed, broken = np.flatnonzero(~was_right & is_right), np.flatnonzero(was_right & ~is_right)
-    shown = {"fixed": _spread(fixed, found.label), "broken": _spread(broken, found.label)}
-    uris, note = read_pictures(
-        held_out.get(split), found.row, found.label, np.unique(np.concatenate(list(shown.values()))), started
-    )
-    made = {
-        kind: tuple(
-            Picture(int(found.row[at]), int(found.label[at]), int(found.before[at]), int(found.after[at]), uris[at])
-            for at in positions.tolist()
-            if at in uris
-        )
-        for kind, positions in shown.items()
-    }
-    return Pictures(split, made["fixed"], made["broken"], len(fixed), len(broken), note)
-
-
-def read_pictures(
-    path: Path | None, row: Int64, label: Int64, wanted: Int64, started: str | None
-) -> tuple[dict[int, str], str | None]:
-    """Pictures as data URIs by position, and why there are none or what to think of them.
+    rows: Row,
+    afters: Mapping[str, Sequence[Int64]],
+    chosen: Callable[[Int64], Int64],
+    path: Path | None,
+    started: str | None,
+) -> tuple[dict[str, dict[str, Row]], str | None]:
+    """Pictures of rows that models fixed and broke, and why there are none or what to think of them.
 
     Args:
+        rows: that were measured: `row`, `label` and `before`, the class by the base model, each (n,).
+        afters: by name the classes (n,) that models predict, one for each draw.
+        chosen: positions to show, of the number of draws (n,) in which each row is fixed, or broken.
         path: of the image set; None where the run names none.
-        row, label: (n,) all rows that were measured, and their true classes.
-        wanted: (k,) positions among them.
-        started: ISO time of the run's start.
+        started: ISO time of the run's start, which tells whether the file was written later.
+
+    Returns:
+        By name and kind, `fixed` or `broken`: how many `rows` there are of it, and those `shown`: row, label, before,
+        the class in most draws `after`, number of `draws`, and `uri`, a PNG as data URI.
     """
-    try:
-        images = _same_set(path, row, label)
-        uris = dict(zip(wanted.tolist(), _uris(read_rows(images, row[wanted])), strict=True))
-        return uris, _written_later(images.path, started)
-    except InputError as error:
-        return {}, f"No pictures: {error}."
+    counts = {name: _counts(rows, mine) for name, mine in afters.items()}
+    shown = {name: {kind: chosen(count) for kind, count in of.items()} for name, of in counts.items()}
+    wanted = [positions for of in shown.values() for positions in of.values()]
+    if not wanted:
+        return {}, None
+    uris, note = _read(path, rows, np.unique(np.concatenate(wanted)), started)
+    found = {
+        name: {
+            kind: Row(
+                rows=int((count > 0).sum()),
+                shown=[
+                    _picture(rows, afters[name], kind, at, int(count[at]), uris[at])
+                    for at in shown[name][kind].tolist()
+                    if at in uris
+                ],
+            )
+            for kind, count in of.items()
+        }
+        for name, of in counts.items()
+    }
+    return found, note
+
+
+def spread(positions: Int64, labels: Int64, most: int) -> Int64:
+    """At most so many of the positions, taken from every label in turn, sorted by label."""
+    mine = labels[positions]
+    order = np.argsort(mine, kind="stable")
+    _, first, counts = np.unique(mine[order], return_index=True, return_counts=True)
+    turn = np.empty(len(positions), np.int64)
+    turn[order] = np.arange(len(positions)) - np.repeat(first, counts)
+    taken = np.argsort(turn, kind="stable")[:most]
+    return positions[taken[np.lexsort((positions[taken], mine[taken]))]]
 
 
 def png(pixels: Uint8) -> bytes:
@@ -132,24 +105,36 @@ def to_bytes(images: Float32) -> Uint8:
     return pixels
 
 
-def _spread(positions: Int64, labels: Int64) -> Int64:
-    """At most `_MOST` of the positions, taken from every label in turn, sorted by label."""
-    mine = labels[positions]
-    order = np.argsort(mine, kind="stable")
-    _, first, counts = np.unique(mine[order], return_index=True, return_counts=True)
-    turn = np.empty(len(positions), np.int64)
-    turn[order] = np.arange(len(positions)) - np.repeat(first, counts)
-    taken = np.argsort(turn, kind="stable")[:_MOST]
-    return positions[taken[np.lexsort((positions[taken], mine[taken]))]]
+def _counts(rows: Row, afters: Sequence[Int64]) -> dict[str, Int64]:
+    """In how many draws each row (n,) is fixed and broken."""
+    right = sum((after == rows.label for after in afters), start=np.zeros(len(rows.label), np.int64))
+    was_right = rows.before == rows.label
+    return {"fixed": np.where(was_right, 0, right), "broken": np.where(was_right, len(afters) - right, 0)}
 
 
-def _same_set(path: Path | None, row: Int64, label: Int64) -> ImageSet:
+def _picture(rows: Row, afters: Sequence[Int64], kind: str, at: int, draws: int, uri: str) -> Row:
+    label = int(rows.label[at])
+    classes = Counter(int(after[at]) for after in afters if (after[at] == label) == (kind == "fixed"))
+    after = min(classes, key=lambda each: (-classes[each], each))
+    return Row(row=int(rows.row[at]), label=label, before=int(rows.before[at]), after=after, draws=draws, uri=uri)
+
+
+def _read(path: Path | None, rows: Row, wanted: Int64, started: str | None) -> tuple[dict[int, str], str | None]:
+    """Data URIs by position."""
+    try:
+        images = _same_set(path, rows)
+        uris = dict(zip(wanted.tolist(), _uris(read_rows(images, rows.row[wanted])), strict=True))
+        return uris, _written_later(images.path, started)
+    except InputError as error:
+        return {}, f"No pictures: {error}."
+
+
+def _same_set(path: Path | None, rows: Row) -> ImageSet:
     """The image set, if it still has the rows that were measured."""
     if path is None:
         raise InputError("the run does not name its image set")
     images = open_image_set(path)
-    same = images.rows == len(row) and np.array_equal(images.labels[row], label)
-    if not same:
+    if images.rows != len(rows.row) or not np.array_equal(images.labels[rows.row], rows.label):
         raise InputError(f"{path} has changed since, its labels are not those of the run")
     if not is_pictures(images):
         raise InputError(f"the rows of {path} have the shape {images.image_shape} and are none")

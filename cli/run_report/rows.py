@@ -1,40 +1,67 @@
-"""Rows of a run's tables as values of the engine."""
+"""Rows of a run's tables, as they are or as values of the engine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import SimpleNamespace as Row
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
+from engine.core.errors import InputError, reason
 from engine.metrics.accuracy import LabelChange
 from engine.metrics.requirements import Requirement, Verdict
 
 if TYPE_CHECKING:
     from engine.metrics.promise import Promise
 
+__all__ = ["Row", "change_of", "columns_of", "judged_of", "read_rows", "read_whole"]
 
-def change_of(row: Mapping[str, Any]) -> LabelChange:
+Judged = TypeVar("Judged", Verdict, "Promise")
+
+
+def read_whole(directory: Path, name: str) -> Any:
+    """An Arrow table of a run with all its columns.
+
+    Raises:
+        InputError: it is damaged, or of another version.
+    """
+    import pyarrow as pa
+
+    from cluster.records.schema import SCHEMAS
+    from cluster.records.store import read_table
+
+    try:
+        table = read_table(directory, name)
+    except pa.ArrowException as error:
+        raise InputError(f"{directory}: the table {name} is damaged ({reason(error)}), expected a whole one") from error
+    for column in SCHEMAS[name].names:
+        if column not in table.column_names:
+            raise InputError(f"{directory}: the table {name} has no column {column}, expected a run of this version")
+    return table
+
+
+def read_rows(directory: Path, name: str) -> list[Row]:
+    """Rows of a table, each column an attribute."""
+    return [Row(**row) for row in read_whole(directory, name).to_pylist()]
+
+
+def columns_of(table: Any, *names: str) -> Row:
+    """Columns of numbers as (n,) int64, by name."""
+    return Row(**{name: np.asarray(table[name], np.int64) for name in names})
+
+
+def change_of(row: Row) -> LabelChange:
     """A row of `labels` against the base model, whose count follows from what was repaired and broken."""
-    before = row["correct"] - row["repaired"] + row["broken"]
-    return LabelChange(row["label"], row["total"], before, row["correct"], row["repaired"], row["broken"])
+    before = row.correct - row.repaired + row.broken
+    return LabelChange(row.label, row.total, before, row.correct, row.repaired, row.broken)
 
 
-def verdict_of(row: Mapping[str, Any]) -> Verdict:
-    """A row of `verdicts`."""
-    judged = {field.name: row[field.name] for field in fields(Verdict) if field.name != "requirement"}
-    return Verdict(requirement=_requirement_of(row), **judged)
-
-
-def promise_of(row: Mapping[str, Any]) -> Promise:
-    """A row of `promises`."""
-    from engine.metrics.promise import Promise
-
-    judged = {field.name: row[field.name] for field in fields(Promise) if field.name != "requirement"}
-    return Promise(requirement=_requirement_of(row), **judged)
-
-
-def _requirement_of(row: Mapping[str, Any]) -> Requirement:
-    """Of labels judged together it names none."""
-    labels = None if row["label"] < 0 else (row["label"],)
-    predicted = None if row["predicted"] < 0 else row["predicted"]
-    return Requirement(row["kind"], row["limit"], labels, predicted, row["text"])
+def judged_of(kind: type[Judged], row: Row) -> Judged:
+    """A row of `verdicts` or `promises`; of labels judged together the requirement names none."""
+    labels = None if row.label < 0 else (row.label,)
+    predicted = None if row.predicted < 0 else row.predicted
+    requirement = Requirement(row.kind, row.limit, labels, predicted, row.text)
+    values = {field.name: getattr(row, field.name) for field in fields(kind) if field.name != "requirement"}
+    return kind(requirement=requirement, **values)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -28,16 +29,20 @@ def tag(name: str, *children: object, **attributes: object) -> Markup:
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps [low, high] to pixels [start, end]."""
+    """Maps [low, high] to pixels [start, end]; with `roots` by the square roots of values, with their sign."""
 
     low: float
     high: float
     start: float
     end: float
+    roots: bool = False
 
     def __call__(self, value: float) -> float:
         """Where a value lies."""
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+        low, at, high = self.low, value, self.high
+        if self.roots:
+            low, at, high = (math.copysign(math.sqrt(abs(each)), each) for each in (low, at, high))
+        return self.start + (at - low) / (high - low) * (self.end - self.start)
 
 
 def scale_of(low: float, high: float, start: float, end: float) -> Scale:
@@ -46,9 +51,16 @@ def scale_of(low: float, high: float, start: float, end: float) -> Scale:
 
 
 def axes(
-    x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float], *, signed: bool = False
+    x: Scale,
+    y: Scale,
+    x_ticks: Sequence[float],
+    y_ticks: Sequence[float],
+    *,
+    across: str = "",
+    up: str = "",
+    signed: bool = False,
 ) -> list[Markup]:
-    """Lines across at `y_ticks`, a line along the bottom, and numbers at both; `signed` ones are changes."""
+    """Lines across at `y_ticks`, a line along the bottom, and numbers and words at both; `signed` ones are changes."""
     body = []
     for value in y_ticks:
         at = y(value)
@@ -58,7 +70,32 @@ def axes(
         tag("text", _tick_text(value, signed), class_="tick middle", x=x(value), y=y.start + 16) for value in x_ticks
     ]
     body.append(tag("line", class_="axis", x1=x.start, x2=x.end, y1=y.start, y2=y.start))
+    if across:
+        body.append(tag("text", across, class_="label middle", x=(x.start + x.end) / 2, y=y.start + 38))
+    if up:
+        turned = f"translate(14 {(y.start + y.end) / 2}) rotate(-90)"
+        body.append(tag("text", up, class_="label middle", transform=turned))
     return body
+
+
+def zero_lines(x: Scale, y: Scale) -> list[Markup]:
+    """Where both are 0."""
+    return [
+        tag("line", class_="axis", x1=x(0), x2=x(0), y1=y.end, y2=y.start),
+        tag("line", class_="axis", x1=x.start, x2=x.end, y1=y(0), y2=y(0)),
+    ]
+
+
+Dot = tuple[float, float, float, str, Mapping[str, object]]
+"""A dot of a line: its place, radius, tooltip and data."""
+
+
+def line(dots: Sequence[Dot], style: str, dot: str) -> list[Markup]:
+    """A line through dots, and these."""
+    marks = [tag("polyline", class_=style, points=polyline([(x, y) for x, y, *_ in dots]))]
+    for x, y, r, said, data in dots:
+        marks.append(tag("circle", tag("title", said), class_=dot, cx=x, cy=y, r=r, **data))
+    return marks
 
 
 def _tick_text(value: float, signed: bool) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cli.shared.method_options import CROSSFIT
 
 if TYPE_CHECKING:
     from engine.metrics.requirements import Verdict
@@ -24,6 +26,13 @@ STEP_WORDS = {"chain": "iteration", "rounds": "round"}
 """What a step is called, by mode; other modes have none."""
 
 _LISTED_LABELS = 3
+
+
+def kind_of(facts: Mapping[str, Any]) -> str:
+    """What kind of run `run.json` is of, in a word: compare, CrossFit, independent, rounds, chain, or else optimize."""
+    if facts.get("kind") == COMPARE:
+        return COMPARE
+    return CROSSFIT if facts.get("method") == CROSSFIT else str(facts.get("mode") or "optimize")
 
 
 def percent(share: float) -> str:

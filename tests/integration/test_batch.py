@@ -18,7 +18,8 @@ import h5py
 import numpy as np
 import pytest
 
-from cli.commands.batch import parse_labels, parse_weights
+from cli.commands.batch import parse_weights
+from cli.shared.labels import parse_labels
 from cluster.batch.run import run_recorded
 from cluster.records.schema import OF_METHODS, SCHEMAS
 from cluster.records.store import holds_run, read_facts, read_table

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.commands.batch import parse_labels, parse_weights
+from cli.commands.batch import parse_weights
+from cli.shared.labels import parse_labels
 from engine.core.errors import InputError
 from engine.search.loop import SearchSettings
 

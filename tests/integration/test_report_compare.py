@@ -18,9 +18,9 @@ from scipy.stats import t as student
 
 from cli.commands.watch import read_status, words
 from cli.main import run
-from cli.run_report.comparison import comparison_text
-from cli.run_report.comparison_data import ComparisonView
-from cli.run_report.data import read_report
+from cli.run_report.comparison import ComparisonView
+from cli.run_report.text import comparison_text
+from cli.run_report.view import read_run
 from cluster.records.store import RunRecords, read_facts, read_table
 from engine.core.errors import InputError
 from tests.integration.conftest import Command
@@ -51,7 +51,7 @@ def rows_of(written: Written, method: str, reading: str) -> list[dict[str, Any]]
 
 
 def view_of(directory: Path) -> ComparisonView:
-    found = read_report(directory).comparison
+    found = read_run(directory).comparison
     assert found is not None
     return found
 
@@ -216,7 +216,7 @@ def test_a_method_that_fails_in_some_draws(tmp_path: Path) -> None:
     view = view_of(found.directory)
     head = next(method for method in view.methods if method.name == "head")
     assert (head.done, head.lost, head.failed) == (3, 2, ((REASON, 2),))
-    assert head.readings["chosen"].against["gain"].difference.draws == 2
+    assert head.readings["chosen"].against["gain"].draws == 2
     assert (view.ended, view.total) == (25, 25)
     assert f"head failed in 2 of 5 draws: {REASON}" in " ".join(comparison_text(found.directory).split())
 

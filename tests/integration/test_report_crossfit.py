@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.commands.watch import read_status, words
-from cli.run_report.crossfit import CrossFitView, PointView
-from cli.run_report.data import read_report
-from cli.run_report.promises import chance_text, describe_crossfit, missing, promise_sentence
+from cli.run_report.rows import Row
+from cli.run_report.text import chance_text, describe_crossfit, missing, promise_sentence
+from cli.run_report.view import CrossFitView, read_run
 from cluster.records.schema import OF_METHODS, SCHEMAS
 from cluster.records.store import RunRecords, read_facts, read_table
 from engine.metrics.promise import Promise
@@ -195,8 +195,8 @@ def promise(
     return Promise(requirement, value, value - 0.01, value + 0.01, 400, 500, met, chance, enough)
 
 
-def point(step: float, *, taken: bool, enough: int | None = None) -> PointView:
-    return PointView(step, 0.9, 1, 0.1, 0.01, -0.01, 4, 10, 5, enough, taken)
+def point(step: float, *, taken: bool, enough: int | None = None) -> Row:
+    return Row(step=step, taken=taken, enough=enough)
 
 
 def view(*promises: Promise, step: float = 0.4, promised: bool = False) -> CrossFitView:
@@ -412,5 +412,5 @@ def test_a_damaged_table(crossfit_run: Path, refused: Callable[..., str], tmp_pa
 
 
 def test_runs_of_arachne_have_no_promises(tmp_path: Path) -> None:
-    report = read_report(write_run(tmp_path, "optimize"))
+    report = read_run(write_run(tmp_path, "optimize"))
     assert (report.crossfit, report.kind) == (None, "optimize")

@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import pytest
 
-from cli.run_report.data import PredictionsView
 from cli.run_report.pictures import pictures
+from cli.run_report.rows import Row
 from engine.data.image_set import open_image_set
 from tests.integration.conftest import Command
 from tests.support import nets
@@ -138,13 +138,13 @@ def test_commands_that_need_pictures(given: Given, command: Command) -> None:
     done = command("train", "--model", "base", "--data-dir", given.root, "--target-data", "repair.h5")
     assert (done.code, done.err.count("\n")) == (2, 1), done.err
     assert "base: cannot be built for images of shape" in done.err
-    held_out = {"test": given.root / "repair.h5"}
-    found = PredictionsView(np.arange(ROWS), given.labels, given.predicted, given.labels)
-    shown = pictures({"test": found}, held_out, None)
-    assert shown is not None
-    assert (shown.fixed, shown.broken, shown.fixed_rows) == ((), (), int((given.labels != given.predicted).sum()))
+    rows = Row(row=np.arange(ROWS), label=given.labels, before=given.predicted)
+    shown, note = pictures(rows, {"": [given.labels]}, np.flatnonzero, given.root / "repair.h5", None)
+    fixed, broken = shown[""]["fixed"], shown[""]["broken"]
+    assert (fixed.shown, fixed.rows) == ([], int((given.labels != given.predicted).sum()))
+    assert (broken.shown, broken.rows) == ([], 0)
     shape = open_image_set(given.root / "repair.h5").image_shape
-    assert shown.note == f"No pictures: the rows of {given.root / 'repair.h5'} have the shape {shape} and are none."
+    assert note == f"No pictures: the rows of {given.root / 'repair.h5'} have the shape {shape} and are none."
 
 
 def test_a_subclassed_model_is_refused_without_leave(tmp_path: Path, command: Command) -> None:

@@ -1,0 +1,381 @@
+"""What a run came to, from `run.json` and the tables of its directory: the text and the page are made of this alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cli.run_report.comparison import ComparisonView, read_comparison
+from cli.run_report.rows import Row, change_of, columns_of, judged_of, read_rows, read_whole
+from cli.run_report.words import kind_of
+from cli.shared.method_options import CROSSFIT
+from engine.metrics.accuracy import LabelChange
+from engine.metrics.requirements import Verdict
+from engine.tuning.recipes import Recipe
+
+if TYPE_CHECKING:
+    from engine.metrics.promise import Promise
+
+HELD_OUT = ("test", "validation")
+"""Rows no search has seen, the better judge first."""
+
+OUT_OF_FOLD = "out of fold"
+"""Split of the table `labels`: repair rows, each judged by tunings that did not see it."""
+
+
+@dataclass(frozen=True, eq=False)
+class OutcomeView:
+    """A model against the base model on the same rows.
+
+    Attributes:
+        job: `batch`, the search whose patch the model has, or the step that ended with it, as in `step3`.
+        changes: by rows measured (test, validation, negative or positive), one entry per label with rows, ascending.
+    """
+
+    job: str
+    changes: Mapping[str, tuple[LabelChange, ...]]
+
+    @property
+    def judged_by(self) -> str | None:
+        """The best judge among the rows measured, or None without held-out rows."""
+        return next((split for split in HELD_OUT if split in self.changes), None)
+
+    @property
+    def number(self) -> int:
+        """Of a step: its round or iteration; 0 is the base model."""
+        return int(self.job.removeprefix("step"))
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFitView:
+    """What only runs of CrossFit have, as far as they are.
+
+    Attributes:
+        recipes: in the order given: name, tunings by ascending fold, coefficient `found` and times the step `taken`
+            (None before the search has ended), and `change`, the mean over the folds of how far the weights moved.
+        folds: of the repair rows.
+        layers: whose weights are tuned.
+        weights: tuned, or None before the first tuning has ended.
+        offsets: of the labels' logits, `found` and `taken`; empty where none were searched.
+        frontier: rows of the table, by ascending step; empty before the end, and where there was nothing to repair.
+        promises: of each requirement at the step taken, or of the model as it is where there was nothing to repair.
+        judged: out of fold at that step, by label.
+        promised: the chance of all together reaches the confidence.
+        confidence: that was asked for.
+        new_rows: of each label, that chances are about.
+        asked_step: the step was asked for and not chosen.
+        stated: the user stated the requirements.
+        notes: what else the run said.
+    """
+
+    recipes: tuple[Row, ...]
+    folds: int
+    layers: tuple[str, ...]
+    weights: int | None
+    offsets: tuple[Row, ...]
+    frontier: tuple[Row, ...]
+    promises: tuple[Promise, ...]
+    judged: tuple[LabelChange, ...]
+    promised: bool
+    confidence: float
+    new_rows: int
+    asked_step: bool
+    stated: bool
+    notes: tuple[str, ...]
+
+    @property
+    def step(self) -> float:
+        """The one taken; 0 is the model as it is."""
+        return next((point.step for point in self.frontier if point.taken), 0.0)
+
+    @property
+    def chance(self) -> float:
+        """That new rows keep all requirements together."""
+        return math.prod(promise.chance for promise in self.promises)
+
+    @property
+    def judges(self) -> bool:
+        """There is something to say of promises: of a model left as it is only where the user asked for something."""
+        return bool(self.frontier or (self.promises and self.stated))
+
+    @property
+    def tuned(self) -> int:
+        """Tunings that have ended."""
+        return sum(len(recipe.tunings) for recipe in self.recipes)
+
+    @property
+    def wanted(self) -> float:
+        """The chance that each requirement alone has to reach, so that all together reach the confidence."""
+        return math.pow(self.confidence, 1 / max(1, len(self.promises)))
+
+    @property
+    def lacking(self) -> tuple[Promise, ...]:
+        """Requirements that do not reach their part of the confidence."""
+        return tuple(promise for promise in self.promises if promise.chance < self.wanted)
+
+    @property
+    def easiest(self) -> Row | None:
+        """Of the steps above 0 the one that could be promised from fewest rows; None where no number would do."""
+        known = [point for point in self.frontier if point.step > 0 and point.enough is not None]
+        return min(known, key=lambda point: point.enough, default=None)
+
+    @property
+    def enough(self) -> int | None:
+        """Rows of each label from which all requirements would reach their part; None where no number would."""
+        counts = [promise.enough for promise in self.lacking]
+        known = [count for count in counts if count is not None]
+        return max(known, default=0) if len(known) == len(counts) else None
+
+
+@dataclass(frozen=True, eq=False)
+class RunView:
+    """A run, finished or going on.
+
+    Attributes:
+        directory: the run directory.
+        facts: `run.json` as it is.
+        kind: compare, CrossFit, independent, rounds, chain or optimize.
+        state: running, done, failed or interrupted; part: one of several that `merge-runs` joins.
+        model: path of the base model, as it was given.
+        label_names: one per class, or None.
+        labels: under repair, ascending; empty where a search was about several at once.
+        requirements: in words; empty where none were stated.
+        started: ISO time, or None.
+        seconds: of the whole run, or None before its end.
+        exit_code: of the run, or None before its end.
+        held_out: image set of each held-out split.
+        outcomes: one of a batch, one per chunk of a run of `optimize`; empty before the end.
+        verdicts: by split, in the order judged; of labels judged together their requirement names none.
+        steps: what each round, or iteration of a chain, ended with, from 0; empty unless the run went in steps.
+        jobs: all searches, by step and name: rows of the table, with `gain` and `overall`, the change of the accuracy
+            of the search's label, or all under repair, and of all rows of validation, from the model that it started
+            from (shares, None where they are not known).
+        curves: by name of the job: `iteration` (n,) int64, ascending, and `best` (n,) float64, the best fitness.
+        predictions: by split, columns of the table, (n,) int64; empty of a comparison.
+        crossfit: of a run of CrossFit what only such runs have.
+        comparison: of a comparison of methods what only such runs have.
+    """
+
+    directory: Path
+    facts: Mapping[str, Any]
+    kind: str
+    state: str
+    model: str
+    label_names: tuple[str, ...] | None
+    labels: tuple[int, ...]
+    requirements: tuple[str, ...]
+    started: str | None
+    seconds: float | None
+    exit_code: int | None
+    held_out: Mapping[str, Path]
+    outcomes: tuple[OutcomeView, ...]
+    verdicts: Mapping[str, tuple[Verdict, ...]]
+    steps: tuple[OutcomeView, ...]
+    jobs: tuple[Row, ...]
+    curves: Mapping[str, Row]
+    predictions: Mapping[str, Row]
+    crossfit: CrossFitView | None
+    comparison: ComparisonView | None
+
+    @property
+    def part(self) -> str:
+        """Which of how many parts, as `1/2`; empty of a whole run."""
+        part = self.facts.get("part")
+        return f"{part.get('number')}/{part.get('of')}" if isinstance(part, dict) else ""
+
+    @property
+    def judged_by(self) -> str | None:
+        """The best judge of the run: test, validation, or None without held-out rows."""
+        found = {outcome.judged_by for outcome in (*self.outcomes, *self.steps)}
+        return next((split for split in HELD_OUT if split in found), None)
+
+    @property
+    def saved_step(self) -> int | None:
+        """The first step with the counts of the saved model, or None; validation chooses which step is saved."""
+        if len(self.outcomes) != 1:
+            return None
+        saved = self.outcomes[0].changes
+        splits = {split for step in self.steps for split in step.changes}
+        alike = (step for step in self.steps if all(step.changes.get(split) == saved.get(split) for split in splits))
+        return next((step.number for step in alike), None)
+
+    def about(self, changes: Sequence[LabelChange]) -> tuple[int, ...]:
+        """The labels under repair, or none, for all, where the rows measured have none of them."""
+        return self.labels if any(change.label in self.labels for change in changes) else ()
+
+    @property
+    def workers(self) -> tuple[Row, ...]:
+        """By name what each process did: its jobs, and the time in their iterations, `busy`, in seconds."""
+        found: dict[str, list[Row]] = {}
+        for job in self.jobs:
+            if job.worker:
+                found.setdefault(job.worker, []).append(job)
+        busy = {name: sum(job.seconds or 0.0 for job in jobs) for name, jobs in found.items()}
+        return tuple(Row(name=name, jobs=jobs, busy=busy[name]) for name, jobs in sorted(found.items()))
+
+
+def read_run(directory: Path) -> RunView:
+    """Read a run, finished or going on.
+
+    Raises:
+        InputError: the directory holds no run, or a damaged one.
+    """
+    from cluster.records.store import read_facts
+
+    facts = read_facts(directory)
+    kind = kind_of(facts)
+    measured = read_rows(directory, "labels")
+    verdicts = read_rows(directory, "verdicts")
+    steps = [step for step in _outcomes(measured, "step", HELD_OUT) if re.fullmatch(r"step\d+", step.job)]
+    steps.sort(key=lambda step: step.number)
+    jobs = sorted(map(_job, read_rows(directory, "jobs")), key=lambda job: (job.step, job.job))
+    labels = _labels_under_repair(facts, jobs)
+    _add_gains(jobs, labels, _outcomes(measured, "candidate", ("validation",)), steps)
+    predictions = _predictions(directory)
+    comparison = read_comparison(directory, facts, predictions.get("test"))
+    seconds, exit_code, names = facts.get("seconds"), facts.get("exit_code"), facts.get("label_names")
+    return RunView(
+        directory=directory,
+        facts=facts,
+        kind=kind,
+        state=str(facts.get("state", "running")),
+        model=str((facts.get("model") or {}).get("path", "model")),
+        label_names=tuple(names) if names else None,
+        labels=labels,
+        requirements=tuple(map(str, facts.get("requirements") or ())),
+        started=facts.get("started"),
+        seconds=None if seconds is None else float(seconds),
+        exit_code=None if exit_code is None else int(exit_code),
+        held_out={split: Path(path) for split, path in (facts.get("held_out") or {}).items() if path},
+        outcomes=_outcomes(measured, "repaired"),
+        verdicts={
+            split: tuple(judged_of(Verdict, row) for row in verdicts if row.split == split)
+            for split in HELD_OUT
+            if any(row.split == split for row in verdicts)
+        },
+        steps=tuple(steps),
+        jobs=tuple(jobs),
+        curves=_curves(directory),
+        # Of a comparison they are those of the model as it is: what each repair predicts is among its outcomes.
+        predictions={} if comparison is not None else predictions,
+        crossfit=_crossfit(directory, facts, measured) if kind == CROSSFIT else None,
+        comparison=comparison,
+    )
+
+
+def _labels_under_repair(facts: Mapping[str, Any], jobs: Sequence[Row]) -> tuple[int, ...]:
+    stated = facts.get("labels")
+    if stated:
+        return tuple(sorted(int(label) for label in stated))
+    found = {job.label for job in jobs}
+    return () if -1 in found else tuple(sorted(found))
+
+
+def _job(row: Row) -> Row:
+    """A row of `jobs` without the nulls of a search that has not run, but for its numbers."""
+    for name in ("chunk", "stop", "note", "where", "worker"):
+        setattr(row, name, getattr(row, name) or "")
+    row.step = 1 if row.step is None else row.step
+    row.label = -1 if row.label is None else row.label
+    row.state = row.state or ("done" if row.stop else "running")
+    row.chosen = bool(row.chosen)
+    row.gain = row.overall = None
+    return row
+
+
+def _outcomes(rows: Sequence[Row], stage: str, splits: Sequence[str] = ()) -> tuple[OutcomeView, ...]:
+    """What was measured at a stage, by job; of these splits, or of all."""
+    changes: dict[str, dict[str, tuple[LabelChange, ...]]] = {}
+    for row in rows:
+        if row.stage == stage and (not splits or row.split in splits):
+            mine = changes.setdefault(row.job, {})
+            mine[row.split] = (*mine.get(row.split, ()), change_of(row))
+    return tuple(OutcomeView(job, by_split) for job, by_split in changes.items())
+
+
+def _add_gains(
+    jobs: Sequence[Row], labels: tuple[int, ...], found: Sequence[OutcomeView], steps: Sequence[OutcomeView]
+) -> None:
+    """Tell jobs how much the best patch of each gained over the model that the search started from."""
+    ended = {step.number + 1: step.changes.get("validation", ()) for step in steps}
+    candidates = {outcome.job: outcome.changes["validation"] for outcome in found}
+    for job in jobs:
+        changes = candidates.get(job.job, ())
+        if changes:
+            # Of what a search of a later step started from, the base model knows nothing.
+            start = {change.label: change.correct_before for change in changes}
+            start |= {change.label: change.correct_after for change in ended.get(job.step, ())}
+            about = labels if job.label < 0 else (job.label,)
+            job.gain = _gain([change for change in changes if not about or change.label in about], start)
+            job.overall = _gain(changes, start)
+
+
+def _gain(changes: Sequence[LabelChange], start: Mapping[int, int]) -> float:
+    """Change of the accuracy over these labels from `start`, right rows by label, as a share."""
+    gained = sum(change.correct_after - start[change.label] for change in changes)
+    return gained / max(sum(change.total for change in changes), 1)
+
+
+def _curves(directory: Path) -> dict[str, Row]:
+    table = read_whole(directory, "swarm")
+    names = table["job"].to_pylist()
+    iteration = np.asarray(table["iteration"], np.int64)
+    best = np.asarray(table["best"], np.float64)
+    # The table is sorted by job and iteration: a job is one stretch of rows.
+    starts = [at for at, name in enumerate(names) if at == 0 or name != names[at - 1]]
+    return {
+        names[start]: Row(iteration=iteration[start:end], best=best[start:end])
+        for start, end in pairwise([*starts, len(names)])
+    }
+
+
+def _predictions(directory: Path) -> dict[str, Row]:
+    table = read_whole(directory, "predictions")
+    split = np.array(table["split"].to_pylist(), dtype=str)
+    return {
+        name: columns_of(table.filter(split == name), "row", "label", "before", "after")
+        for name in HELD_OUT
+        if (split == name).any()
+    }
+
+
+def _crossfit(directory: Path, facts: Mapping[str, Any], measured: Sequence[Row]) -> CrossFitView:
+    from engine.metrics.promise import Promise
+
+    settings = facts["arguments"]["settings"]
+    tunings, mixture = read_rows(directory, "tunings"), read_rows(directory, "mixture")
+    frontier = read_rows(directory, "frontier")
+    for point in frontier:
+        point.gain = None if point.gain is None or math.isnan(point.gain) else point.gain  # NaN without rows
+    return CrossFitView(
+        recipes=tuple(_recipe(Recipe(**recipe).name, tunings, mixture) for recipe in settings["recipes"]),
+        folds=int(settings["folds"]),
+        layers=tuple(dict.fromkeys(path.rpartition("/")[0] for path in facts["target"])),
+        weights=next((int(row.weights) for row in tunings), None),
+        offsets=tuple(row for row in mixture if row.label >= 0),
+        frontier=tuple(frontier),
+        promises=tuple(judged_of(Promise, row) for row in read_rows(directory, "promises")),
+        judged=tuple(
+            change for judged in _outcomes(measured, "step", (OUT_OF_FOLD,)) for change in judged.changes[OUT_OF_FOLD]
+        ),
+        promised=bool(facts.get("promised")),
+        confidence=float(facts["confidence"]),
+        new_rows=int(settings["promise_rows"]),
+        asked_step=settings["step"] is not None,
+        stated=bool(facts["stated"]),
+        notes=tuple(map(str, facts.get("notes") or ())),
+    )
+
+
+def _recipe(name: str, tunings: Sequence[Row], mixture: Sequence[Row]) -> Row:
+    mine = [row for row in tunings if row.recipe == name]
+    found, taken = next(((row.found, row.taken) for row in mixture if row.name == name), (None, None))
+    change = math.fsum(tuning.change for tuning in mine) / len(mine) if mine else None
+    return Row(name=name, tunings=mine, found=found, taken=taken, change=change)
