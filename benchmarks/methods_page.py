@@ -34,8 +34,8 @@ QUICK = 1.0
 """Seconds of a processor for a repair that nobody waits for."""
 
 READING_TITLES = {
-    CHOSEN: "As chosen by validation rows, or by a promise of the method's own",
-    FOUND: "As found, where nobody chooses",
+    CHOSEN: "As chosen by validation rows or by the method's own promise",
+    FOUND: "As found: the first offer, without selection",
 }
 
 HEADER = (
@@ -229,8 +229,7 @@ def _about_models(results: Results) -> str:
     lines = []
     if trained:
         lines.append(
-            f"Trained by `benchmarks/networks.py`, on few rows and for some minutes at most: {_named(trained)}. "
-            "No numbers here are of a better model than that."
+            f"Trained by `benchmarks/networks.py`, on few rows and for some minutes at most: {_named(trained)}."
         )
     if bare:
         lines.append(

@@ -65,11 +65,11 @@ OLD = ("-W", "ignore::DeprecationWarning")
 
 HEAD = """# Tested versions
 
-Python 3.10 to 3.13, each with the lowest versions that `pyproject.toml` allows and that have a wheel for it (what those
-need in turn is the newest that goes with them), and with the newest there were, which are those of `constraints.txt`.
-Run were the fast tests of the rooms that call other packages most, and the quickstart, which has workers of Ray. All
-tests are run by CI, on Python 3.11 with the newest. `make versions` makes this page anew; its numbers are also in
-`tested-versions.json`. A line that says "not run" says nothing else.
+Python 3.10 to 3.13, each with the lowest versions that `pyproject.toml` allows and that have a wheel for it (their own
+dependencies are the newest that fit), and with the newest versions, which are those of `constraints.txt`. Each was
+tested with the fast tests of the rooms that call other packages most, and with the quickstart, which uses Ray workers.
+CI runs all tests on Python 3.11 with the newest versions. `make versions` updates this page; its numbers are also in
+`tested-versions.json`.
 """
 
 

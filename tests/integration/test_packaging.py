@@ -65,7 +65,7 @@ def test_everything_is_packed(wheel: Path) -> None:
 def printed_in_readme() -> list[str]:
     """What README says that the quickstart prints, but for the lines that stand for others."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = text.partition("Of what it prints:")[2].partition("```text\n")[2].partition("```")[0]
+    block = text.partition("From its output:")[2].partition("```text\n")[2].partition("```")[0]
     return [line for line in block.splitlines() if line.strip() not in ("", "…")]
 
 
