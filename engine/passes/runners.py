@@ -42,40 +42,18 @@ class LayerPasses(Protocol):
         """Classes (n,) of logits (n, C); see `engine.passes.batching.predicted_classes`."""
 
     def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> Sums:
-        """Sums over n rows, at least one.
-
-        Args:
-            inputs: (n, F).
-            logits: (n, C) of those under the kernel.
-            labels: (n,) true classes.
-            kernel: values of the weights.
-        """
+        """Sums over n rows, at least one."""
 
     def predict_patches(
         self, kernel: Float32, inputs: Float32, logits: Float32, index: Int64, values: Float32
     ) -> Int64:
-        """Predict rows under patches of the same K places.
-
-        Args:
-            kernel: the patches were made against.
-            inputs: (n, F).
-            logits: (n, C) of those under the kernel.
-            index: (K, 2) places.
-            values: (M, K) new values of M patches.
-
-        Returns:
-            Classes (M, n): argmax of the scores, first index on ties; `NO_CLASS` where the largest is no finite number.
-        """
+        """Predict rows under patches of the same K places."""
 
 
 class LayerRunner:
-    """Compiled passes of the layer under repair and what follows it, from the layer's inputs on.
-
-    The kernel is an argument, so inputs that were extracted once serve every repaired form of the layer.
-    """
+    """Compiled passes of the layer under repair and what follows it, from the layer's inputs on."""
 
     def __init__(self, head: Head, layer: Any, batch_rows: int = BATCH_ROWS) -> None:
-        """Build the passes of a Dense layer and the head behind it; they compile on first use."""
         self.head = head
         self._batch = batch_rows
         self._layer = layer
@@ -93,7 +71,6 @@ class LayerRunner:
         self._gradients = backend.graph(gradients)
 
     def logits(self, inputs: Float32, kernel: Float32) -> Float32:
-        """Logits (n, C) of inputs (n, D) under a kernel (D, C)."""
         layer = self._layer
         bias = np.asarray(layer.bias, np.float32) if layer.use_bias else np.zeros(layer.units, np.float32)
         weights = backend.on_device(kernel), backend.on_device(bias)
@@ -102,7 +79,6 @@ class LayerRunner:
         )
 
     def predicted(self, logits: Float32) -> Int64:
-        """Classes (n,) of logits (n, C); see `engine.passes.batching.predicted_classes`."""
         return predicted_classes(self.head, logits)
 
     def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> LocalisationSums:
@@ -124,7 +100,6 @@ class LayerRunner:
     def predict_patches(
         self, kernel: Float32, inputs: Float32, logits: Float32, index: Int64, values: Float32
     ) -> Int64:
-        """See `LayerPasses`; only the touched units move."""
         return predict_patched(self.head, kernel, inputs, logits, index, values)
 
 
@@ -132,7 +107,6 @@ class TailRunner:
     """Compiled passes of the tail from its features on; for a deep target what `LayerRunner` is."""
 
     def __init__(self, tail: Tail, batch_rows: int = BATCH_ROWS) -> None:
-        """Build the passes; they compile on first use."""
         self.head = tail.weights.head
         self.tail = tail
         self._batch = batch_rows
@@ -144,7 +118,6 @@ class TailRunner:
         self._impact = ImpactPasses(self.tail, batch_rows)
 
     def logits(self, inputs: Float32, kernel: Float32) -> Float32:
-        """Logits (n, C) of features (n, F) under values (W, 1)."""
         values = backend.on_device(np.ascontiguousarray(kernel[:, 0]))
         return np.concatenate(
             [
@@ -154,17 +127,14 @@ class TailRunner:
         )
 
     def predicted(self, logits: Float32) -> Int64:
-        """Classes (n,) of logits (n, C); see `engine.passes.batching.predicted_classes`."""
         return predicted_classes(self.head, logits)
 
     def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> PooledSums:
-        """Sums over rows, under the kernel."""
         return PooledSums(*self._impact.sums(inputs, self.predicted(logits), labels, kernel), rows=len(labels))
 
     def predict_patches(
         self, kernel: Float32, inputs: Float32, logits: Float32, index: Int64, values: Float32
     ) -> Int64:
-        """See `LayerPasses`; one patch after the other."""
         del logits
         predicted = np.empty((len(values), len(inputs)), dtype=np.int64)
         for number, new in enumerate(values):
