@@ -136,23 +136,14 @@ def command(
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What is localised where.
+    """What is localised where."""
 
-    Attributes:
-        model: to blame.
-        negatives: its failures; None where it has none.
-        folder: of those.
-        positives_in: where its successes are, where that was said.
-        layers: that were asked for.
-        compute, verbose: as of the command.
-    """
-
-    model: LoadedModel
-    negatives: ImageSet | None
-    folder: Path
-    positives_in: Path | None
-    layers: tuple[str, ...]
-    compute: ComputeOptions
+    model: LoadedModel  # to blame
+    negatives: ImageSet | None  # its failures; None where it has none
+    folder: Path  # of those
+    positives_in: Path | None  # where its successes are, where that was said
+    layers: tuple[str, ...]  # that were asked for
+    compute: ComputeOptions  # compute, verbose: as of the command
     verbose: int
 
     def positives(self) -> ImageSet | None:
@@ -164,7 +155,6 @@ class _Work:
         return open_positives(chunk_paths([self.folder], known, None)[0].positives)
 
     def computing(self, console: Console) -> Compute:
-        """The computing of the command."""
         from cluster.compute.compute import Compute
 
         if not self.model.loss.stated:

@@ -26,7 +26,6 @@ SHOWN = 40
 
 
 def csv_model_options(function: F) -> F:
-    """`--model-dir` and `--allow-custom-code` where only a weights.csv needs a model."""
     function = option("--allow-custom-code", type=bool, help="Run code that the model file brings along.")(function)
     return option("--model-dir", type=PATH, help="The model that a weights.csv was made for; other patches need none.")(
         function
@@ -34,7 +33,6 @@ def csv_model_options(function: F) -> F:
 
 
 def output_options(function: F) -> F:
-    """`--output`, required, and `--overwrite`."""
     function = option("--overwrite", type=bool, help="Replace an existing file.")(function)
     return option("--output", type=PATH, required=True, help="The patch file to write, FILE.arrow.")(function)
 
@@ -245,15 +243,7 @@ def list_changes(placed: PlacedPatch) -> None:
 
 
 def open_patch(name: str, model: LoadedModel | None) -> PlacedPatch:
-    """Read what a PATCH of the command line names.
-
-    Args:
-        name: a patch file, a weights.csv, a run directory or `RUN:JOB`.
-        model: what a weights.csv is about.
-
-    Raises:
-        InputError: there is no such thing, or it is damaged or does not fit the model.
-    """
+    """Read what a PATCH of the command line names."""
     from engine.patches.arrow import patch_of_weights_csv, place, read_placed
 
     path = Path(name)
@@ -289,15 +279,7 @@ def _patch_of_method(directory: Path, facts: Mapping[str, Any], job: str | None)
 
 
 def patch_of_run(directory: Path, job: str | None = None) -> PlacedPatch:
-    """The patch of a job of a run: the best by its own fitness, or what a batch ended with.
-
-    Args:
-        directory: of the run.
-        job: its name; None is `batch` where the run was one, else the only job whose patch is in a saved model.
-
-    Raises:
-        InputError: no run, a damaged one, no such job, or None where the run has not ended or has several such jobs.
-    """
+    """The patch of a job of a run: the best by its own fitness, or what a batch ended with."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -355,11 +337,7 @@ def csv_model(names: tuple[str, ...] | list[str], path: Path | None, allow_custo
 
 
 def check_fits(placed: PlacedPatch, model: LoadedModel, name: str) -> None:
-    """Refuse a patch that was made for another model, before anything is written.
-
-    Raises:
-        InputError: it names a weight or place that the model has not, or an old value that is not the model's.
-    """
+    """Refuse a patch that was made for another model, before anything is written."""
     import numpy as np
 
     from engine.models.load import shapes_of
@@ -377,11 +355,7 @@ def check_fits(placed: PlacedPatch, model: LoadedModel, name: str) -> None:
 
 
 def difference(model: LoadedModel, other: LoadedModel) -> Patch:
-    """The patch from one model to another, in model order; whole tensors where most of the values differ.
-
-    Raises:
-        InputError: the models have different weights, or differ in one that is not float32.
-    """
+    """The patch from one model to another, in model order; whole tensors where most of the values differ."""
     import numpy as np
 
     from engine.models.load import shapes_of
@@ -411,17 +385,7 @@ def difference(model: LoadedModel, other: LoadedModel) -> Patch:
 
 
 def check_new_file(path: Path, overwrite: bool, read: Sequence[str] = ()) -> None:
-    """Refuse a patch file that cannot be written or would replace something.
-
-    Args:
-        path: to write.
-        overwrite: a file that is there may be replaced.
-        read: PATCHes to merge, which would be lost.
-
-    Raises:
-        InputError: the name does not end in .arrow, or stands for a folder or below a file; or it lies in
-            the folder of a run; or it exists and `overwrite` is not given, or is among what is read.
-    """
+    """Refuse a patch file that cannot be written or would replace something."""
     if path.suffix != ".arrow":
         raise InputError(f"{path}: found the name of no patch file, expected one that ends in .arrow")
     found = next(parent for parent in path.absolute().parents if parent.exists())
@@ -437,11 +401,7 @@ def check_new_file(path: Path, overwrite: bool, read: Sequence[str] = ()) -> Non
 
 
 def check_no_run(folder: Path, output: Path) -> None:
-    """Refuse an output in the folder of a run, all of whose tables, patch and model are what it found.
-
-    Raises:
-        InputError: the folder, or the one that it is a table of, is that of a run.
-    """
+    """Refuse an output in the folder of a run, all of whose tables, patch and model are what it found."""
     from cluster.records.schema import SCHEMAS
     from cluster.records.store import CHECKPOINTS
 

@@ -30,11 +30,7 @@ def merge_of_files(
     seed: int,
     apart: bool,
 ) -> PlacedPatch:
-    """Search the coefficients of patches by the settings of DistrRep, and print what the merge does.
-
-    Raises:
-        InputError: something is missing, damaged, or does not fit.
-    """
+    """Search the coefficients of patches by the settings of DistrRep, and print what the merge does."""
     from cluster.compute.compute import Compute
     from cluster.compute.options import ComputeOptions
     from cluster.runs.weighted import WeightedMerge, merge_weighted
@@ -81,12 +77,7 @@ def errors_table(report: WeightedReport, score: MergeScore, names: Sequence[str]
 
 
 def check_options(method: str, given: Mapping[str, object]) -> None:
-    """Refuse options of the other method, and a weighted merge without what it needs.
-
-    Args:
-        method: of the merge.
-        given: its options that were given, or None.
-    """
+    """Refuse options of the other method, and a weighted merge without what it needs."""
     if method != "weighted":
         for name, value in given.items():
             if value is not None and value is not False and value != ():

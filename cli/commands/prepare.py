@@ -380,7 +380,6 @@ def _prepare_pictures(dataset: Dataset, name: str, settings: dict[str, Any]) -> 
 
 
 def _run(prepare: Callable[..., T], settings: dict[str, Any]) -> T:
-    """Call a function of the engine with the options of its command."""
     from cluster.ray_cluster.parallel_map import RayMap
 
     verbose, num_workers, address = settings.pop("verbose"), settings.pop("num_workers"), settings.pop("address")

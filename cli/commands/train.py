@@ -135,7 +135,6 @@ def _line(epoch: Epoch, epochs: int) -> str:
 
 
 def _describe(trained: Trained) -> str:
-    """What the saved model, loaded again, gets right, and what was written."""
     lines = []
     for name, (correct, rows) in (("training", trained.training), ("validation", trained.validation)):
         lines.append(f"accuracy on {name} rows: {100 * correct / rows:.2f}% ({correct} of {rows})")

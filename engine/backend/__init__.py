@@ -31,10 +31,7 @@ set_variables()
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the notes that TensorFlow's C++ runtime prints while it is imported off standard error.
-
-    They come before its log level takes effect; errors of the import itself are exceptions and still show.
-    """
+    """Keep the notes that TensorFlow's C++ runtime prints while it is imported off standard error."""
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
@@ -115,14 +112,7 @@ def activation(kind: str) -> Callable[[Any], Any]:
 
 
 def tensorflow(needed_by: str) -> Any:
-    """TensorFlow, which the file formats of Keras 2 and training need under either backend.
-
-    Args:
-        needed_by: what needs it, as the sentence of the error begins.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """TensorFlow, which the file formats of Keras 2 and training need under either backend."""
     try:
         tf = _import("tensorflow")
     except ImportError as error:

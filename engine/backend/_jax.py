@@ -42,7 +42,6 @@ def limit_threads(threads: int) -> None:
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function of tensors with XLA; one program per combination of shapes."""
     program: Callable[..., Any] = jax.jit(function)
     return program
 
@@ -53,7 +52,6 @@ def once(values: Any, one: Any) -> Any:
 
 
 def apart(values: list[Any]) -> list[Any]:
-    """The values, which a compiled function computes by themselves, before what is made of them."""
     return list(jax.lax.optimization_barrier(values))
 
 
@@ -163,32 +161,23 @@ def lent(array: npt.NDArray[Any]) -> Any:
 
 
 def gradient(function: Callable[[Any], Any], x: Any) -> Any:
-    """Gradient of a scalar function at x, a tensor or a list or tuple of tensors.
-
-    Returns:
-        The same structure, shapes and dtypes as x; zeros where the function does not depend on a tensor.
-    """
     return jax.grad(function)(x)
 
 
 def gpu_count() -> int:
-    """GPUs that this process sees."""
     return sum(device.platform == "gpu" for device in jax.local_devices())
 
 
 def hide_gpus() -> None:
-    """Compute on the CPU; call before the first operation."""
     jax.config.update("jax_platforms", "cpu")
 
 
 def gpu_kind() -> str | None:
-    """The model of the GPU that computes; None where the CPU does."""
     device = jax.local_devices()[0]
     return device.device_kind if device.platform == "gpu" else None
 
 
 def gpu_memory_free() -> int | None:
-    """Bytes of the GPU that this process may still take; None where the CPU computes."""
     device = jax.local_devices()[0]
     if device.platform != "gpu":
         return None

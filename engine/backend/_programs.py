@@ -38,7 +38,6 @@ class Compiled:
     """A function of tensors, compiled with XLA: one program per combination of shapes."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        """Nothing is compiled before the first call."""
         self._function = function
         self._programs: dict[Any, Program] = {}
 
@@ -164,13 +163,7 @@ def _called(definition: Any) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _kept_program(name: str) -> Iterator[None]:
-    """Let TensorFlow find what was kept of the one program that it compiles in the body, or keep it.
-
-    The folder is empty before and after, so that no other program is taken for this one, nor fills the memory.
-
-    Args:
-        name: of the program; empty where nothing is kept.
-    """
+    """Let TensorFlow find what was kept of the one program that it compiles in the body, or keep it."""
     kept = _kept() if name else None
     _emptied()
     if kept is None:

@@ -79,11 +79,7 @@ lent = on_device  # TensorFlow copies also what nobody changes before what reads
 
 
 def gradient(function: Callable[[Any], Any], x: Any) -> Any:
-    """Gradient of a scalar function at x, a tensor or a list or tuple of tensors.
-
-    Returns:
-        The same structure, shapes and dtypes as x; zeros where the function does not depend on a tensor.
-    """
+    """Gradient of a scalar function at x, a tensor or a list or tuple of tensors."""
     x = tf.nest.map_structure(tf.convert_to_tensor, x)  # of variables the values are meant
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)

@@ -37,79 +37,50 @@ _MARGIN, _NUMBER, _LINE, _ROW, _INDENT, _SIZES = 8.0, 6.5, 7.8, 15.0, 16.0, 24.0
 
 @dataclass(frozen=True, eq=False)
 class Bubbles:
-    """Bubbles of one kind.
+    """Bubbles of one kind."""
 
-    Attributes:
-        legend: what they are called.
-        counts: (r, c) int64, rows of each cell; cells without rows have no bubble.
-        shares: (r, c) float64, 0 to 1.
-        colour, marker: of matplotlib.
-        solid: filled, or else an outline with a pale fill, for bubbles that lie over each other.
-        side: -1 to the left, 0 in the middle, 1 to the right, as far as the cell has room.
-        line: where the number stands in the middle of the cell, 0 right below the bubbles; where no kind has another
-            line than 0, each number stands below its own bubble.
-    """
-
-    legend: str
-    counts: Int64
-    shares: Float64
-    colour: str
+    legend: str  # what they are called
+    counts: Int64  # (r, c) int64, rows of each cell; cells without rows have no bubble
+    shares: Float64  # (r, c) float64, 0 to 1
+    colour: str  # colour, marker: of matplotlib
     marker: str = "o"
-    solid: bool = True
-    side: int = 0
+    solid: bool = True  # filled, or else an outline with a pale fill, for bubbles that lie over each other
+    side: int = 0  # -1 to the left, 0 in the middle, 1 to the right, as far as the cell has room
+    # where the number stands in the middle of the cell, 0 right below the bubbles; where no kind has another line than
+    # 0, each number stands below its own bubble
     line: int = 0
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What the grid is made of.
+    """What the grid is made of."""
 
-    Attributes:
-        rows, columns: names, from the top and from the left.
-        row_title, column_title: what the names are.
-        totals: a text at the right end of every row, or none.
-        totals_title: what the texts are.
-        shaded: (row, column) of the cells of what is right.
-        percent: numbers are the shares in percent, or else the counts.
-        share_of: what the shares are of.
-    """
-
-    rows: Sequence[str]
+    rows: Sequence[str]  # rows, columns: names, from the top and from the left
     columns: Sequence[str]
-    row_title: str
+    row_title: str  # row_title, column_title: what the names are
     column_title: str
-    totals: Sequence[str]
-    totals_title: str
-    shaded: Sequence[tuple[int, int]]
-    percent: bool
-    share_of: str
+    totals: Sequence[str]  # a text at the right end of every row, or none
+    totals_title: str  # what the texts are
+    shaded: Sequence[tuple[int, int]]  # (row, column) of the cells of what is right
+    percent: bool  # numbers are the shares in percent, or else the counts
+    share_of: str  # what the shares are of
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Points; y goes down.
+    """Points; y goes down."""
 
-    Attributes:
-        left, top, right, bottom: of the grid.
-        width, height: of the figure.
-        cell: (width, height) of a cell.
-        points: of the names.
-        every: a name for each so many rows and columns.
-        raised: how far bubbles lie above the middle of their cell.
-        turned: names of columns are turned by 45 degrees.
-    """
-
-    left: float
+    left: float  # left, top, right, bottom: of the grid
     top: float
     right: float
     bottom: float
-    width: float
+    width: float  # width, height: of the figure
     height: float
-    cell: tuple[float, float]
-    points: float
-    every: int
-    raised: float
-    turned: bool
+    cell: tuple[float, float]  # (width, height) of a cell
+    points: float  # of the names
+    every: int  # a name for each so many rows and columns
+    raised: float  # how far bubbles lie above the middle of their cell
+    turned: bool  # names of columns are turned by 45 degrees
 
 
 def bubble_area(labels: int) -> float:

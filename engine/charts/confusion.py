@@ -33,11 +33,7 @@ class Confusion:
 
 
 def draw_bubble_chart(path: Path, counts: Int64, label_names: Sequence[str] | None = None) -> None:
-    """Draw the confusions (C, C) of one model, as a PNG of 300 dpi or an SVG, by the suffix of `path`.
-
-    There is a row for every true label and a column for every predicted one, both of all labels that have rows or
-    are predicted. The area of a bubble is the share of the rows of its true label.
-    """
+    """Draw the confusions (C, C) of one model, as a PNG of 300 dpi or an SVG, by the suffix of `path`."""
     with chart_settings():
         save_chart(confusion_figure(counts, label_names), path)
 
@@ -48,16 +44,12 @@ def overlay_bubble_chart(
     labels: Sequence[int] | None = None,
     label_names: Sequence[str] | None = None,
 ) -> None:
-    """Draw the confusions of up to three models on the same rows over each other; a PNG has 600 dpi.
-
-    `labels` are the true labels to draw, or None for all. Columns are these and whatever any model takes them for.
-    """
+    """Draw the confusions of up to three models on the same rows over each other; a PNG has 600 dpi."""
     with chart_settings():
         save_chart(overlay_figure(confusions, labels, label_names), path, _OVERLAY_DPI)
 
 
 def confusion_figure(counts: Int64, label_names: Sequence[str] | None) -> Figure:
-    """The figure of `draw_bubble_chart`, to be built and saved within `chart_settings`."""
     labels = _present(counts)
     shown = counts[np.ix_(labels, labels)]
     right = np.eye(len(labels), dtype=bool)
@@ -72,7 +64,6 @@ def confusion_figure(counts: Int64, label_names: Sequence[str] | None) -> Figure
 def overlay_figure(
     confusions: Sequence[Confusion], labels: Sequence[int] | None, label_names: Sequence[str] | None
 ) -> Figure:
-    """The figure of `overlay_bubble_chart`, to be built and saved within `chart_settings`."""
     together = confusions[0].counts.copy()
     for confusion in confusions[1:]:
         together += confusion.counts

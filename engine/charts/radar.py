@@ -37,22 +37,14 @@ class RadarSeries:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Inches and points of a chart.
+    """Inches and points of a chart."""
 
-    Attributes:
-        width, height: of the figure.
-        radius: of the circle.
-        middle: of the circle, from the lower edge.
-        points: of the names.
-        every: a name for each so many spokes.
-    """
-
-    width: float
+    width: float  # width, height: of the figure
     height: float
-    radius: float
-    middle: float
-    points: float
-    every: int
+    radius: float  # of the circle
+    middle: float  # of the circle, from the lower edge
+    points: float  # of the names
+    every: int  # a name for each so many spokes
 
 
 def draw_radar_chart(
@@ -79,8 +71,8 @@ def overlay_radar_charts(
 
     Spokes come in the order in which the results first name their labels, clockwise from the top, called by
     `label_names` or else by number; where a model has no rows of a label, its line is broken. The radius runs from
-    `min_lim` to `max_lim` percent, and scores beyond lie on these limits. Up to 14 labels the size is 1920×1440
-    pixels, for more 2400×2400. Raises InputError where `min_lim` is not below `max_lim`, or without labels.
+    `min_lim` to `max_lim` percent, and scores beyond lie on these limits. Up to 14 labels the size is 1920×1440 pixels,
+    for more 2400×2400.
     """
     check_limits(min_lim, max_lim)
     if not any(model.results.labels for model in series):
@@ -98,7 +90,6 @@ def check_limits(min_lim: float, max_lim: float) -> None:
 def radar_figure(
     series: Sequence[RadarSeries], min_lim: float, max_lim: float, label_names: Sequence[str] | None
 ) -> Figure:
-    """The figure of `overlay_radar_charts`, to be built and saved within `chart_settings`."""
     labels = list(dict.fromkeys(result.label for one in series for result in one.results.labels))
     few = len(labels) <= FEW
     texts = label_texts(labels, label_names, *((22, 2) if few else (30, 2 if len(labels) <= 50 else 1)))

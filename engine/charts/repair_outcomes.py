@@ -31,42 +31,26 @@ _LETTERS = 40
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """Rows of one file.
+    """Rows of one file."""
 
-    Attributes:
-        folder: number of the label folder that they count for.
-        images: the rows.
-        before: the class they were taken for, or None where the tree does not say.
-    """
-
-    folder: int
-    images: ImageSet
-    before: int | None
+    folder: int  # number of the label folder that they count for
+    images: ImageSet  # the rows
+    before: int | None  # the class they were taken for, or None where the tree does not say
 
 
 @dataclass(frozen=True, eq=False)
 class Fates:
-    """What a model now takes the rows of every label folder for.
+    """What a model now takes the rows of every label folder for."""
 
-    Attributes:
-        folders: (f,) int64, numbers of the folders, ascending.
-        right: (f, C) int64, rows by [folder, predicted] that are right now.
-        same: (f, C), that are as wrong as they were; none where it is not known what they were taken for.
-        other: (f, C), that are wrong in another way, or in whatever way.
-        true: whether folders are true labels; else they are classes that the rows were taken for.
-        before_known: whether it is known what rows were taken for.
-    """
-
-    folders: Int64
-    right: Int64
-    same: Int64
-    other: Int64
-    true: bool
-    before_known: bool
+    folders: Int64  # (f,) int64, numbers of the folders, ascending
+    right: Int64  # (f, C) int64, rows by [folder, predicted] that are right now
+    same: Int64  # (f, C), that are as wrong as they were; none where it is not known what they were taken for
+    other: Int64  # (f, C), that are wrong in another way, or in whatever way
+    true: bool  # whether folders are true labels; else they are classes that the rows were taken for
+    before_known: bool  # whether it is known what rows were taken for
 
     @property
     def totals(self) -> Int64:
-        """Rows (f,) of each folder."""
         totals: Int64 = (self.right + self.same + self.other).sum(axis=1)
         return totals
 
@@ -75,8 +59,7 @@ def open_leaves(directory: Path, name: str) -> list[Leaf]:
     """The files called `name` below the label folders of `directory`, folders ascending.
 
     Where the folders in a label folder hold as many rows as its own file, they are taken, as they tell what each row
-    was taken for. Files without rows are left out. Raises InputError where there are no rows, or folders of labels
-    that the files do not know.
+    was taken for. Files without rows are left out.
     """
     leaves = []
     for folder in _label_folders(directory):
@@ -100,11 +83,7 @@ def open_leaves(directory: Path, name: str) -> list[Leaf]:
 
 
 def fates_of(leaves: Sequence[Leaf], predicted: Sequence[Int64], directory: Path) -> Fates:
-    """Count what became of the rows of each leaf, from the classes (m,) that a model takes them for now.
-
-    Raises InputError where the numbers of the folders are neither the true labels of their rows nor classes that the
-    rows do not have.
-    """
+    """Count what became of the rows of each leaf, from the classes (m,) that a model takes them for now."""
     true = _folders_are_true(leaves, directory)
     classes = leaves[0].images.classes
     folders = np.array(sorted({leaf.folder for leaf in leaves}), np.int64)
@@ -121,17 +100,12 @@ def fates_of(leaves: Sequence[Leaf], predicted: Sequence[Int64], directory: Path
 
 
 def draw_repaired_result(path: Path, fates: Fates, label_names: Sequence[str] | None = None) -> None:
-    """Draw `fates` as a PNG of 300 dpi or an SVG, by the suffix of `path`.
-
-    There is a column for every label folder and a row for every predicted class; the area of a bubble is the share of
-    the rows of its folder.
-    """
+    """Draw `fates` as a PNG of 300 dpi or an SVG, by the suffix of `path`."""
     with chart_settings():
         save_chart(repaired_figure(fates, label_names), path)
 
 
 def repaired_figure(fates: Fates, label_names: Sequence[str] | None) -> Figure:
-    """The figure of `draw_repaired_result`, to be built and saved within `chart_settings`."""
     together = fates.right + fates.same + fates.other
     classes = np.union1d(np.flatnonzero(together.any(axis=0)), fates.folders)
     totals = fates.totals

@@ -20,10 +20,7 @@ FEW = 14
 
 
 def ticks(low: float, high: float, count: int, *, outside: bool = False, whole: bool = False) -> list[float]:
-    """About `count` round numbers from `low` to `high`; with `outside` they enclose both, with `whole` they are whole.
-
-    Steps are 1, 2, 2.5 or 5 times a power of ten.
-    """
+    """About `count` round numbers from `low` to `high`; `outside`: that enclose both."""
     if high <= low:
         high = low + 1
     rough = (high - low) / count

@@ -69,10 +69,7 @@ def save_chart(figure: Figure, path: Path, dpi: int = DPI) -> None:
 
 
 def label_texts(labels: Sequence[int], names: Sequence[str] | None, letters: int, lines: int = 1) -> list[str]:
-    """What to call labels in a chart: their names, or else numbers, in at most `lines` lines of `letters`.
-
-    Names that would not differ get their numbers in front.
-    """
+    """What to call labels in a chart: their names, or else numbers, in at most `lines` lines of `letters`."""
     known = dict(enumerate(names or ()))
     full = [" ".join(known.get(label, "").split()) or str(label) for label in labels]
     shown = [_fitted(text, letters, lines) for text in full]

@@ -8,11 +8,7 @@ from engine.core.errors import InputError, reason
 
 
 def declared(group: str) -> list[EntryPoint]:
-    """The entry points of a group, each once, by name and then by what they name.
-
-    Raises:
-        InputError: those of some package cannot be read.
-    """
+    """The entry points of a group, each once, by name and then by what they name."""
     try:
         found = entry_points(group=group)
     except Exception as error:  # a file without the form of entry points raises almost anything

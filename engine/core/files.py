@@ -36,12 +36,7 @@ def remove_at_once(path: Path) -> None:
 
 
 def remove_leftovers(directory: Path, stems: Collection[str] | None = None) -> None:
-    """Delete what killed processes were writing beside its place in a folder; nobody may be writing there now.
-
-    Args:
-        directory: the folder; none there is fine.
-        stems: of what was written, without suffix; None takes everything.
-    """
+    """Delete what killed processes were writing beside its place in a folder; nobody may be writing there now."""
     for path in directory.iterdir() if directory.is_dir() else ():
         found = _LEFTOVER.fullmatch(path.name)
         if found and (stems is None or found[1] in stems):
@@ -73,11 +68,7 @@ def replace_file(path: Path, *, keep_suffix: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def replace_directory(path: Path) -> Iterator[Path]:
-    """Yield a new empty folder beside `path`; it takes the place of `path`, old content and all, on success.
-
-    Missing parents are created. On any exception, Ctrl-C included, the new folder is removed and `path` is as
-    before.
-    """
+    """Yield a new empty folder beside `path`; it takes the place of `path`, old content and all, on success."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new, old = _beside(path, "tmp", path.suffix), _beside(path, "old", path.suffix)
     try:

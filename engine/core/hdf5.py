@@ -45,16 +45,7 @@ def _names(group: Any, source: str) -> list[str]:
 
 
 def check_stored(dataset: h5py.Dataset, file_bytes: int, source: str) -> None:
-    """Refuse a dataset that is larger than what the file holds of it, before anything is allocated for it.
-
-    Args:
-        dataset: of any layout.
-        file_bytes: size of its file.
-        source: the file, for messages.
-
-    Raises:
-        InputError: its data do not lie in the file, chunks of it were never written, or one chunk is too large.
-    """
+    """Refuse a dataset that is larger than what the file holds of it, before anything is allocated for it."""
     if dataset.size == 0:
         return
     declared = f"{source}: {dataset.name} declares {dataset.nbytes} bytes ({'x'.join(map(str, dataset.shape))} "

@@ -18,11 +18,7 @@ _OF_NUMBERS = "+-.eE0123456789"
 
 
 def iterate_items(path: Path, *, read: int = _READ) -> Iterator[Any]:
-    """Yield the elements of the JSON array that a UTF-8 file holds; `read` characters are read at a time.
-
-    Raises InputError for a missing or broken file, and for one whose top level is no array. What is broken after
-    some element is found only when the elements before it have been yielded.
-    """
+    """Yield the elements of the JSON array that a UTF-8 file holds; `read` characters are read at a time."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             yield from _Scanner(path, file, read).items()

@@ -64,21 +64,13 @@ def _ours(found: os.stat_result) -> bool:
 
 @dataclass(frozen=True)
 class Kept:
-    """Files by name, in a folder that any number of processes read and write at once.
+    """Files by name, in a folder that any number of processes read and write at once."""
 
-    Attributes:
-        folder: of this user alone; None keeps nothing.
-        limit: bytes of all files together.
-    """
-
-    folder: Path | None
-    limit: int = LIMIT
+    folder: Path | None  # of this user alone; None keeps nothing
+    limit: int = LIMIT  # bytes of all files together
 
     def get(self, name: str) -> bytes | None:
-        """What was kept under a name; None where there is nothing, or others may have written it.
-
-        A damaged file is deleted.
-        """
+        """What was kept under a name; None where there is nothing, or others may have written it."""
         if self.folder is None:
             return None
         path = self._path(self.folder, name)
@@ -109,7 +101,6 @@ class Kept:
                 temporary.write_bytes(_MARK + _digest(name, content) + content)
 
     def drop(self, name: str) -> None:
-        """Delete what was kept under a name."""
         if self.folder is not None:
             with suppress(OSError):
                 self._path(self.folder, name).unlink(missing_ok=True)
@@ -138,9 +129,6 @@ def _read(path: Path) -> bytes:
     """The content of a file, where both it and its folder are ours.
 
     What is looked at is what is read: names may have been given to something else meanwhile.
-
-    Raises:
-        OSError: there is no such file, or others may have written it.
     """
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -155,11 +143,7 @@ def _read(path: Path) -> bytes:
 
 
 def _make(folder: Path) -> None:
-    """Make a folder, and those above it, for this user alone.
-
-    Raises:
-        OSError: it cannot be made, or others may write the one that is there.
-    """
+    """Make a folder, and those above it, for this user alone."""
     for missing in [*(above for above in reversed(folder.parents) if not above.exists()), folder]:
         missing.mkdir(mode=0o700, exist_ok=True)
     if not _ours(folder.stat()):

@@ -40,28 +40,17 @@ _POLL = 1.0
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock.
+    """Who holds a lock."""
 
-    Attributes:
-        token: of this one locking; empty where the file says nothing yet, or nothing that can be read.
-        host: its name.
-        machine: start of that host's system and its space of process numbers.
-        pid: process number there.
-        start: when the process started, in ticks of that system; 0 where it does not tell.
-        since: when it took the lock, by its own clock; for people.
-        count: is raised while it lives.
-    """
-
-    token: str = ""
-    host: str = ""
-    machine: str = ""
-    pid: int = 0
-    start: int = 0
-    since: str = ""
-    count: int = 0
+    token: str = ""  # of this one locking; empty where the file says nothing yet, or nothing that can be read
+    host: str = ""  # its name
+    machine: str = ""  # start of that host's system and its space of process numbers
+    pid: int = 0  # process number there
+    start: int = 0  # when the process started, in ticks of that system; 0 where it does not tell
+    since: str = ""  # when it took the lock, by its own clock; for people
+    count: int = 0  # is raised while it lives
 
     def __str__(self) -> str:
-        """In words."""
         return f"process {self.pid} on {self.host} since {self.since}" if self.token else "an unknown process"
 
 
@@ -80,7 +69,6 @@ def process_start(pid: int) -> int | None:
 
 
 def this_process() -> Holder:
-    """A holder of a new lock in this process."""
     pid, now = os.getpid(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     return Holder(uuid4().hex, socket.gethostname(), _machine(), pid, process_start(pid) or 0, now)
 
@@ -103,7 +91,6 @@ class Lock:
     """A lock that is held; made by `locked`."""
 
     def __init__(self, path: Path, what: Path, holder: Holder, file: int, beat: float) -> None:
-        """Hold an open lock file and count up in it."""
         self._path, self._what, self._holder, self._file = path, what, holder, file
         self._lost = ""
         self._main = threading.current_thread() is threading.main_thread()
@@ -112,11 +99,7 @@ class Lock:
         self._thread.start()
 
     def check(self) -> None:
-        """Look whether the lock is still ours; to be called before every write.
-
-        Raises:
-            WorkError: it is not.
-        """
+        """Look whether the lock is still ours; to be called before every write."""
         if not self._lost:
             with suppress(OSError):  # a file server that does not answer now has not given the lock away
                 found = read_holder(self._path)
@@ -181,17 +164,6 @@ def locked(
 
     A holder that is gone is followed; whether one on another host is takes up to `still` seconds, which is said
     before. When the lock is taken from us, the main thread is interrupted and what leaves here is a WorkError.
-
-    Args:
-        path: of the lock file.
-        what: is locked; for sentences.
-        say: takes the sentence about waiting.
-        beat: seconds between two counts.
-        still: see above.
-
-    Raises:
-        InputError: somebody else is at work there, or no file can be made there.
-        WorkError: the lock is no longer ours, or the disk is full.
     """
     missing = [folder for folder in path.parents if not folder.exists()]
     holder = this_process()

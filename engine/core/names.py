@@ -68,10 +68,7 @@ def listed(names: Iterable[str], most: int = LISTED) -> str:
 
 
 def suggestion(wanted: str, names: Iterable[str]) -> str:
-    """What to put behind an unknown name: ` (did you mean 'Shirt'?)`, or nothing where no name is like it.
-
-    Case is no difference here.
-    """
+    """What to put behind an unknown name: ` (did you mean 'Shirt'?)`, or nothing where no name is like it."""
     known: dict[str, str] = {}
     for name in names:
         known.setdefault(name.casefold()[:_COMPARED], name)
@@ -80,18 +77,7 @@ def suggestion(wanted: str, names: Iterable[str]) -> str:
 
 
 def label_of(value: object, classes: int, names: Sequence[str] | None, found: str, other: str = "") -> int:
-    """The label of a name, or of an index, which may be text where no label is called so.
-
-    Args:
-        value: a name or an index.
-        classes: number of labels.
-        names: of the labels, or None.
-        found: where the value stands and what it is, the begin of a message.
-        other: what else could stand there, the end of a message.
-
-    Raises:
-        InputError: there is no such label, or several have this name.
-    """
+    """The label of a name, or of an index, which may be text where no label is called so."""
     same = [label for label, name in enumerate(names or ()) if name == value]
     if len(same) == 1:
         return same[0]

@@ -17,9 +17,7 @@ class ParallelMap(Protocol):
     one by one, when there is somebody to do them.
     """
 
-    def __call__(self, function: Callable[[P], R], pieces: Iterable[P], count: int) -> Iterator[tuple[P, R]]:
-        """See the class."""
-        ...
+    def __call__(self, function: Callable[[P], R], pieces: Iterable[P], count: int) -> Iterator[tuple[P, R]]: ...
 
 
 def in_process(function: Callable[[P], R], pieces: Iterable[P], count: int) -> Iterator[tuple[P, R]]:

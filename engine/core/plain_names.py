@@ -11,11 +11,7 @@ _LONGEST = 255  # bytes, the limit of common file systems
 
 
 def plain_name(value: Any, what: str, path: Path) -> str:
-    """`value` if it names a single file or folder inside whatever folder it is joined to.
-
-    Raises InputError for anything else, such as `../x`, `/etc`, `a/b`, `.hidden`, an empty text or a number;
-    `what` and `path` say where it was found.
-    """
+    """`value` if it names a single file or folder inside whatever folder it is joined to."""
     plain = (
         isinstance(value, str)
         and value.isprintable()

@@ -27,7 +27,6 @@ class WorkFolder:
     """An unfinished result; made by `work_folder`."""
 
     def __init__(self, path: Path, result: Path, journal: IO[str], resumed: bool, lock: Lock) -> None:
-        """Wrap a folder, its open journal and its lock."""
         self.path = path
         self.resumed = resumed
         self._result = result
@@ -42,21 +41,13 @@ class WorkFolder:
                 yield json.loads(line)
 
     def record(self, entry: Any) -> None:
-        """Note that a piece is done; its files must be in place.
-
-        Raises:
-            WorkError: somebody else has taken the work over.
-        """
+        """Note that a piece is done; its files must be in place."""
         self._lock.check()
         self._journal.write(json.dumps(entry) + "\n")
         self._journal.flush()
 
     def become_result(self) -> None:
-        """Finish: the folder takes the place of its result, and whatever was there goes.
-
-        Raises:
-            WorkError: somebody else has taken the work over.
-        """
+        """Finish: the folder takes the place of its result, and whatever was there goes."""
         self._lock.check()
         self._journal.close()
         with replace_directory(self._result) as place:
@@ -71,10 +62,6 @@ def work_folder(result: Path, job: Mapping[str, Any]) -> Iterator[WorkFolder]:
 
     When the body succeeds, the folder is gone: it has become the result, or what the body left in it is removed. On
     an exception it stays if anything was recorded. Nobody else makes that result meanwhile, see `engine.core.lock`.
-
-    Raises:
-        InputError: another command is making it.
-        WorkError: another command has taken it over.
     """
     result = result.resolve()
     path = result.with_name(f".{result.name}.unfinished")

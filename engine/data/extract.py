@@ -38,10 +38,6 @@ def extract_images(
 
     Pictures are RGB of 8 bits; grey images have three equal channels. Floats from 0 to 1 become round(255·x), integers
     from 0 to 255 stay. The folder is replaced, and appears when all pictures are in it. Rows are read in blocks.
-    `progress` is called with the number of rows just written.
-
-    Raises InputError for rows that are no pictures, or have other than 1 or 3 channels, for pixels out of range or not
-    finite, and where the folder holds the image set or, unless `overwrite`, anything but extracted pictures.
     """
     if kind not in FORMATS:
         raise ValueError(f"kind {kind!r}, expected one of {', '.join(FORMATS)}")

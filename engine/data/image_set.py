@@ -79,7 +79,6 @@ class ImageReader:
     """Reads rows of one image set while its file stays open; made by `open_reader`."""
 
     def __init__(self, image_set: ImageSet, file: Any) -> None:
-        """Wrap an open h5py file of `image_set`."""
         self._set = image_set
         images = file["images"]
         # By the name that messages use, in the order of the model.
@@ -101,14 +100,11 @@ class ImageReader:
         return dtype
 
     def read(self, start: int, stop: int) -> Float32:
-        """Rows [start, stop) as float32 (m, ...).
-
-        Raises InputError where a number is NaN or infinite, or an integer that float32 does not hold exactly.
-        """
+        """Rows [start, stop) as float32 (m, ...)."""
         return self._floats(start, stop, slice(None), np.arange(start, stop))
 
     def read_rows(self, indices: Int64) -> Float32:
-        """The rows `indices` (m,), ascending with or without repeats, as float32 (m, ...); raises as `read` does."""
+        """The rows `indices` (m,), ascending with or without repeats, as float32 (m, ...)."""
         out = np.empty((len(indices), *self._set.image_shape), np.float32)
         for first, last in _runs(indices):
             run = indices[first:last]
@@ -232,7 +228,7 @@ def read_images(image_set: ImageSet, start: int, stop: int) -> Float32:
 
 
 def read_rows(image_set: ImageSet, indices: Int64) -> Float32:
-    """The rows `indices` (m,), int64 ascending, as float32 (m, ...); raises as `read_images` does."""
+    """The rows `indices` (m,), int64 ascending, as float32 (m, ...)."""
     with open_reader(image_set) as reader:
         return reader.read_rows(indices)
 
@@ -292,7 +288,7 @@ def check_fits_model(
 
 
 def read_blocks(image_set: ImageSet) -> Iterator[Float32]:
-    """All rows as float32, `READ_ROWS` at a time; raises as `ImageReader.read` does."""
+    """All rows as float32, `READ_ROWS` at a time."""
     if image_set.rows:
         with open_reader(image_set) as reader:
             for start in range(0, image_set.rows, READ_ROWS):
@@ -300,15 +296,12 @@ def read_blocks(image_set: ImageSet) -> Iterator[Float32]:
 
 
 def set_digests(image_set: ImageSet) -> Uint8:
-    """`row_digests` (n, 16) of all rows; raises as `ImageReader.read` does."""
+    """`row_digests` (n, 16) of all rows."""
     return np.concatenate([np.empty((0, DIGEST_BYTES), np.uint8), *map(row_digests, read_blocks(image_set))])
 
 
 def content_fingerprint(image_set: ImageSet, digests: Uint8 | None = None) -> str:
-    """SHA-256 (hex) of the shape, the labels and the images as float32, however the file stores them.
-
-    The `set_digests` (n, 16) spare reading the images, where they are known; else raises as `ImageReader.read` does.
-    """
+    """SHA-256 (hex) of the shape, the labels and the images as float32, however the file stores them."""
     known = set_digests(image_set) if digests is None else digests
     return rows_fingerprint(image_set.image_shape, image_set.classes, image_set.labels, [known])
 

@@ -35,12 +35,7 @@ def read_label_file(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def read_priorities(path: Path, key: str, classes: int) -> tuple[tuple[int, float], ...]:
-    """What the entries of labels have under `key`, `repair_priority` or `prevent_degradation`; 0 where it is missing.
-
-    Raises:
-        InputError: a damaged file, a label that is none of so many classes, something else than a number of at least
-            0, or no number above 0.
-    """
+    """What the entries of labels have under `key`, `repair_priority` or `prevent_degradation`; 0 where missing."""
     found = []
     for label, entry in read_label_file(path).items():
         value = entry.get(key, 0)
@@ -57,6 +52,5 @@ def read_priorities(path: Path, key: str, classes: int) -> tuple[tuple[int, floa
 
 
 def write_label_file(path: Path, entries: Mapping[int, Mapping[str, Any]]) -> None:
-    """Write entries in their order, labels as strings; indent 4, no line end at the end."""
     with replace_file(path) as temporary:
         temporary.write_text(json.dumps([[str(label), entry] for label, entry in entries.items()], indent=4))

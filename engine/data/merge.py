@@ -25,13 +25,9 @@ def merge_image_sets(
 ) -> int:
     """Write `<output_dir>/repair.h5` with the rows of the file `first`, then those of `second`; returns their number.
 
-    Nothing else is left in the folder, as with the toolkit: targets of former rows would not fit. What is carried
-    over besides images and labels are label names that one of the sets has, and preprocessing that both have. Rows
-    are read in blocks. `progress` is called with the number of rows just written.
-
-    Raises InputError where one of the sets cannot be read or both are without rows, where they differ in the shape
-    of images, classes, label names or preprocessing, where one of them lies in the folder, and where anything but a
-    `repair.h5` does, unless `overwrite`.
+    Nothing else is left in the folder, as with the toolkit: targets of former rows would not fit. What is carried over
+    besides images and labels are label names that one of the sets has, and preprocessing that both have. Rows are read
+    in blocks.
     """
     sets = [open_image_set(path, allow_empty=True) for path in (first, second)]
     other = _others(sets, output_dir, overwrite)

@@ -32,9 +32,6 @@ def read_picture(path: Path, *, at_most: int | None = None) -> Uint8:
 
     With `at_most`, a picture whose shorter side is at least twice as long is first averaged over squares of whole
     pixels, so that this side stays at least `at_most`: filters of scikit-image cost the square of the reduction.
-
-    Raises FileNotFoundError for a missing file, InputError for one that is no picture, is cut short, or stores more
-    than 8 bits per channel.
     """
     try:
         content = path.read_bytes()
@@ -51,10 +48,7 @@ def decode_picture(content: bytes, name: str, *, at_most: int | None = None) -> 
 
 
 def encode_picture(pixels: Uint8, suffix: str) -> bytes:
-    """The file content of pixels (h, w, 3) in the format of a suffix; JPEG at quality 95.
-
-    Raises ValueError for a suffix that is not in `can_write`.
-    """
+    """The file content of pixels (h, w, 3) in the format of a suffix; JPEG at quality 95."""
     if not can_write(suffix):
         raise ValueError(f"suffix {suffix!r}, expected one of {', '.join(_WRITTEN)}")
     content = io.BytesIO()

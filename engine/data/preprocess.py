@@ -27,11 +27,7 @@ SIZE: Size = (SIDE, SIDE)
 
 
 def preprocess_images(images: Uint8, method: str, size: Size = SIZE) -> Float32:
-    """Preprocess a block of grey (n, h, w) or RGB (n, h, w, 3) uint8 images into float32 (n, height, width, 3).
-
-    Raises ValueError for an unknown method (see `METHODS`), another dtype or shape, and for padding an image
-    that is larger than `size`.
-    """
+    """Preprocess a block of grey (n, h, w) or RGB (n, h, w, 3) uint8 images into float32 (n, height, width, 3)."""
     _check_method(method)
     if images.dtype != np.uint8 or images.ndim not in {3, 4} or (images.ndim == 4 and images.shape[3] != 3):
         raise ValueError(f"images are {images.dtype} {images.shape}, expected uint8 (n, h, w) or (n, h, w, 3)")
@@ -41,10 +37,7 @@ def preprocess_images(images: Uint8, method: str, size: Size = SIZE) -> Float32:
 
 
 def preprocess_each(images: Iterable[Uint8], method: str, size: Size = SIZE) -> Float32:
-    """Preprocess RGB images (h, w, 3) of any sizes, one after the other, into float32 (n, height, width, 3).
-
-    Equal to `preprocess_images` of every image by itself, and raises as it does. Few images are held at a time.
-    """
+    """Preprocess RGB images (h, w, 3) of any sizes, one after the other, into float32 (n, height, width, 3)."""
     _check_method(method)
     done = [_of_any_size(batch, method, size) for batch in _batches(images, size)]
     return np.concatenate(done) if done else np.empty((0, *size, 3), np.float32)

@@ -26,10 +26,7 @@ def write_with_labels(
     *,
     progress: Tick = ignore,
 ) -> None:
-    """Write the images of a set, unchanged, with `labels` (n, ...) of any dtype; the file appears whole.
-
-    Label names do not fit the new labels and are left out. `progress` is called with the number of rows just written.
-    """
+    """Write the images of a set, unchanged, with `labels` (n, ...) of any dtype; the file appears whole."""
     with (
         open_reader(image_set) as reader,
         replace_file(path) as temporary,
@@ -46,10 +43,7 @@ def write_with_labels(
 
 
 def read_groups(path: Path) -> list[list[int]]:
-    """Groups of class numbers from a JSON file, such as `[[0, 2], [1, 3]]`.
-
-    Raises InputError for anything else, for an empty list, and for a class that is in two groups.
-    """
+    """Groups of class numbers from a JSON file, such as `[[0, 2], [1, 3]]`."""
     expected = "expected a JSON list of lists of class numbers, each class in one of them"
     try:
         groups = json.loads(path.read_bytes())
@@ -70,10 +64,7 @@ def read_groups(path: Path) -> list[list[int]]:
 
 
 def group_labels(image_set: ImageSet, groups: Sequence[Sequence[int]], path: Path) -> Float64:
-    """One-hot rows (n, groups) of the group that holds each row's class, all zero where none does.
-
-    Raises InputError where a group of the file `path` names a class that the set does not have.
-    """
+    """One-hot rows (n, groups) of the group that holds each row's class, all zero where none does."""
     highest = max((member for group in groups for member in group), default=-1)
     if highest >= image_set.classes:
         raise InputError(

@@ -17,15 +17,10 @@ Keys = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class SharedRows:
-    """What two sets have in common.
+    """What two sets have in common."""
 
-    Attributes:
-        keys: (m,) of the shared rows, each once.
-        smaller: distinct rows of the set that has fewer.
-    """
-
-    keys: Keys
-    smaller: int
+    keys: Keys  # (m,) of the shared rows, each once
+    smaller: int  # distinct rows of the set that has fewer
 
     @property
     def share(self) -> float:

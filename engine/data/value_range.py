@@ -12,17 +12,13 @@ FEW = 50
 
 @dataclass(frozen=True)
 class ValueRange:
-    """Smallest and largest number."""
-
     low: float
     high: float
 
     def __str__(self) -> str:
-        """In words."""
         return f"{self.low:.4g} to {self.high:.4g}"
 
     def joined(self, other: ValueRange) -> ValueRange:
-        """The range of both."""
         return ValueRange(min(self.low, other.low), max(self.high, other.high))
 
     def far_from(self, expected: ValueRange) -> bool:

@@ -21,7 +21,6 @@ class ImageSetWriter:
     """Fills the rows of a new image set in any order; made by `write_image_set`."""
 
     def __init__(self, images: dict[str, Any], labels: Any) -> None:
-        """Wrap the datasets of an open file, those of the images as `create_images` returns them."""
         self._images, self._labels = images, labels
         self._next = 0
         self.rows_written = 0
@@ -53,7 +52,7 @@ def write_image_set(
     """Write an image set of `rows` rows in blocks; the file appears when the body has filled every row.
 
     `image_shape` and `image_dtype` are as of `ImageSet` and `ImageReader`: a structured dtype makes a group with a
-    dataset for each field. Stored contiguous and uncompressed. Raises ValueError when the body leaves rows out.
+    dataset for each field. Stored contiguous and uncompressed.
     """
     with replace_file(path) as temporary:
         with h5py.File(temporary, "w", locking=False) as file:
@@ -67,10 +66,7 @@ def write_image_set(
 
 
 def create_images(file: Any, rows: int, image_shape: tuple[int, ...], image_dtype: npt.DTypeLike) -> dict[str, Any]:
-    """Make room for images in an open h5py file: `images`, or one dataset per field of a structured dtype.
-
-    Returns the datasets by field, in the order of the fields; a single one by the empty name.
-    """
+    """Make room for images in an open h5py file: `images`, or one dataset per field of a structured dtype."""
     dtype: np.dtype[Any] = np.dtype(image_dtype)
     if dtype.names is None:
         return {"": file.create_dataset("images", (rows, *image_shape), dtype)}
@@ -79,13 +75,7 @@ def create_images(file: Any, rows: int, image_shape: tuple[int, ...], image_dtyp
 
 
 def put_images(datasets: dict[str, Any], start: int, images: npt.NDArray[Any]) -> None:
-    """Write images as rows from `start` on into the datasets of `create_images`.
-
-    Args:
-        datasets: those of one file.
-        start: first row.
-        images: (m, ...); for a group either structured (m,) or as rows travel, (m, F).
-    """
+    """Write images as rows from `start` on into the datasets of `create_images`."""
     rows = slice(start, start + len(images))
     if "" in datasets:
         datasets[""][rows] = images
@@ -124,10 +114,7 @@ def copy_rows(
     path: Path,
     progress: Tick = ignore,
 ) -> None:
-    """Write a stretch of `rows` of an open set as a new one: dtypes and attributes kept, contiguous.
-
-    `progress` is called with the number of rows just written.
-    """
+    """Write a stretch of `rows` of an open set as a new one: dtypes and attributes kept, contiguous."""
     with write_image_set(path, rows=len(rows), **layout_of(image_set, reader)) as writer:
         for first in range(rows.start, rows.stop, READ_ROWS):
             last = min(first + READ_ROWS, rows.stop)

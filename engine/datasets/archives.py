@@ -22,15 +22,11 @@ class Entry:
     member: str | None = None
 
     def __str__(self) -> str:
-        """As messages name it."""
         return self.path if self.member is None else f"{self.path}/{self.member}"
 
 
 def list_entries(folder: Path) -> dict[str, Entry]:
-    """Everything in a folder and below, and in the zip archives directly in it, by path relative to either.
-
-    A file takes precedence over a member of the same path. Raises InputError for a `.zip` that is none.
-    """
+    """Everything in a folder and below, and in the zip archives directly in it, by path relative to either."""
     entries: dict[str, Entry] = {}
     for archive in sorted(folder.glob("*.zip")):
         with _archive(str(archive)) as members:
@@ -44,10 +40,7 @@ def list_entries(folder: Path) -> dict[str, Entry]:
 
 
 def read_entry(entry: Entry) -> bytes:
-    """The content of a file or member.
-
-    Raises FileNotFoundError where the file or archive is missing, InputError where it cannot be read.
-    """
+    """The content of a file or member."""
     try:
         if entry.member is None:
             return Path(entry.path).read_bytes()

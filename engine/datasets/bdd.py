@@ -38,27 +38,19 @@ _FAR = 1e9
 
 @dataclass(frozen=True)
 class Box:
-    """One labelled object.
+    """One labelled object."""
 
-    Attributes:
-        name: its `id`, as text.
-        category: what it is.
-        x1, x2, y1, y2: left, right, upper and lower border in pixels, not rounded.
-        occluded, truncated: as labelled; False where the file was read without asking for them.
-    """
-
-    name: str
-    category: str
-    x1: float
+    name: str  # its `id`, as text
+    category: str  # what it is
+    x1: float  # x1, x2, y1, y2: left, right, upper and lower border in pixels, not rounded
     x2: float
     y1: float
     y2: float
-    occluded: bool
+    occluded: bool  # occluded, truncated: as labelled; False where the file was read without asking for them
     truncated: bool
 
     @property
     def empty(self) -> bool:
-        """Whether it has no area."""
         return self.x2 <= self.x1 or self.y2 <= self.y1
 
     def overlaps(self, height: int, width: int) -> bool:
@@ -79,9 +71,6 @@ def read_frames(path: Path, *, occluded: bool = False, truncated: bool = False) 
 
     A frame that comes more than once has the labels of all its places, equal ones once, and is yielded at the last.
     `occluded` and `truncated` ask for these attributes, which may be missing otherwise.
-
-    Raises InputError for broken JSON, missing or unfit keys, an id that two labels of a frame have, and for an image,
-    id or category whose name is no plain name of a file or folder.
     """
     attributes = [name for name, wanted in (("occluded", occluded), ("truncated", truncated)) if wanted]
     left = Counter(name for name, _ in _named_items(path))  # so that no frame waits but those that come again
@@ -103,9 +92,6 @@ def read_attributes(path: Path, names: Sequence[str]) -> dict[str, tuple[str | N
     """Some attributes of every frame of a label file, such as its weather; None for those that it has not.
 
     Of a frame nothing but `name` and `attributes` is read, so that older files with lanes are taken too.
-
-    Raises InputError for broken JSON, a frame without a plain name, one that comes twice and differs in them, and for
-    attributes of another kind.
     """
     found: dict[str, tuple[str | None, ...]] = {}
     for frame, item in _named_items(path):

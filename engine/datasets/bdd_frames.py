@@ -41,19 +41,12 @@ _PARTS = ("train", "val")
 
 @dataclass(frozen=True)
 class PreparedFrames:
-    """What came of the frames.
+    """What came of the frames."""
 
-    Attributes:
-        rows: of each split.
-        frames: images that were found.
-        unlabelled: of them, those that their label file lacks.
-        unknown: of them, those whose attribute is missing or none of the classes, as "undefined".
-    """
-
-    rows: Mapping[str, int]
-    frames: int
-    unlabelled: int
-    unknown: int
+    rows: Mapping[str, int]  # of each split
+    frames: int  # images that were found
+    unlabelled: int  # of them, those that their label file lacks
+    unknown: int  # of them, those whose attribute is missing or none of the classes, as "undefined"
 
 
 @dataclass(frozen=True)
@@ -84,8 +77,6 @@ def prepare_bdd(
     quarter, rounded down, is test, and of the rest train and repair are made, see
     `engine.datasets.official_splits.divide_by_rate`. `images` are float32 (n, 90, 160, 3), `labels` one-hot uint8
     (n, 6), `image_ids` folder and file name.
-
-    Raises InputError for missing or bad files, a bad ratio or rate, and as `engine.datasets.splits.write_splits` does.
     """
     if preprocess not in PREPROCESSES:
         raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
@@ -122,7 +113,7 @@ def prepare_bdd(
 
 
 def prepare_pictures(paths: Sequence[str], *, preprocess: str) -> Float32:
-    """Float32 (n, 90, 160, 3) of the pictures in some files; raises as `engine.data.pictures.read_picture` does."""
+    """Float32 (n, 90, 160, 3) of the pictures in some files."""
     return preprocess_each((read_picture(Path(path)) for path in paths), preprocess, SIZE)
 
 

@@ -53,9 +53,6 @@ def prepare_bdd_objects(
     of `engine.datasets.bdd_objects_table`, that is prepared, without shuffling and splits. With `like_toolkit` the rows
     are those of eAI-Repair-Toolkit for the same seed, where its folders were listed by name: those of `train` stand
     before those of `val` when they are shuffled.
-
-    Raises InputError for a bad `image_info.json`, images that are missing, unreadable or not listed, a label that is
-    not one of BDD100K's, a bad ratio, and as `engine.datasets.splits.write_splits` does.
     """
     if preprocess not in PREPROCESSES:
         raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
@@ -104,7 +101,7 @@ def prepare_bdd_objects(
 
 
 def prepare_pictures(paths: Sequence[str], *, preprocess: str) -> Float32:
-    """Float32 (n, 32, 32, 3) of the pictures in some files; raises as `engine.data.pictures.read_picture` does."""
+    """Float32 (n, 32, 32, 3) of the pictures in some files."""
     return preprocess_each((read_picture(Path(path)) for path in paths), preprocess)
 
 

@@ -32,10 +32,7 @@ _NAME, _CLASS = "#filename", "class_id"
 
 
 def is_table_layout(input_dir: Path) -> bool:
-    """Whether a folder is of this layout: it has the table, or is called `exp2` as eAI-Repair-Toolkit wants it.
-
-    A subset of `create_image_subset` never is, wherever it lies.
-    """
+    """Whether a folder is of this layout: it has the table, or is called `exp2` as eAI-Repair-Toolkit wants it."""
     if any((folder / FILE_NAME).is_file() for folder in (input_dir, input_dir / "train")):
         return False
     return (input_dir / TABLE).is_file() or "exp2" in str(input_dir)
@@ -51,14 +48,7 @@ def prepare_object_table(
     spread: ParallelMap = in_process,
     progress: Progress = unseen,
 ) -> dict[str, int]:
-    """Write the set of every size and return its rows by `<size>/<name>`.
-
-    `images` are float32 (n, side, side, 3), `labels` one-hot (n, 13); `image_ids` are the file names, `attribute_ids`
-    what follows their last `_`.
-
-    Raises InputError for a bad table, a picture that is missing, unreadable or not listed, and as
-    `engine.datasets.splits.write_splits` does.
-    """
+    """Write the set of every size and return its rows by `<size>/<name>`."""
     folder = input_dir.absolute() / "images"
     labels = _read_table(input_dir / TABLE)
     _check_pictures(folder, labels)

@@ -43,10 +43,7 @@ class Query:
 
 
 def open_objects(path: Path) -> list[ImageSet]:
-    """The image set of a file, or those of all `*.h5` of a folder, sorted by name.
-
-    Raises InputError where there is none, one is bad, or they differ in their classes.
-    """
+    """The image set of a file, or those of all `*.h5` of a folder, sorted by name."""
     paths = sorted(path.glob("*.h5")) if path.is_dir() else [path]
     if not paths:
         raise InputError(f"{path} has no .h5 file, expected the sets that prepare bdd-objects made")
@@ -60,7 +57,7 @@ def open_objects(path: Path) -> list[ImageSet]:
 
 
 def read_query(label: str | None, attributes: str | None, images: ImageSet) -> Query:
-    """A query from a label's name or number, and attributes as `A=B,C=D`; raises InputError."""
+    """A query from a label's name or number, and attributes as `A=B,C=D`."""
     number = None
     if label is not None:
         names = images.label_names or (LABEL_NAMES if images.classes == len(LABEL_NAMES) else None)
@@ -75,11 +72,7 @@ def read_query(label: str | None, attributes: str | None, images: ImageSet) -> Q
 
 
 def matching_rows(sets: Sequence[ImageSet], query: Query, label_path: Path | None) -> list[Bool]:
-    """Which rows (n,) of each set match.
-
-    `label_path` is a label file, or a folder whose `*.json` are all read. Raises InputError where it is missing and
-    needed, where it lacks the frame of a row, and for an attribute or a value that none of its frames has.
-    """
+    """Which rows (n,) of each set match."""
     matched = [np.ones(images.rows, bool) if query.label is None else images.labels == query.label for images in sets]
     if not query.attributes:
         return matched
@@ -122,12 +115,7 @@ def miss_summary(confusion: Int64) -> dict[str, dict[str, Any]]:
 
 
 def find_pictures(folder: Path, sets: Sequence[ImageSet], rows: Sequence[Bool]) -> list[list[Path]]:
-    """The picture file of each of the `rows` (n,) of each set, by `image_ids`, in a subset or in folders of them.
-
-    Copies that an earlier call left in folders `matched_data` and `misrecognision_data` beside them are passed over.
-
-    Raises InputError for a folder or picture that is missing, or a name that two pictures have.
-    """
+    """The picture file of each of the `rows` (n,) of each set, by `image_ids`, in a subset or in folders of them."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected the images that create_image_subset made")
     known: dict[str, Path] = {}

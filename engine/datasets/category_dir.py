@@ -48,20 +48,13 @@ _SKIPPED = "skipped.json"
 
 @dataclass(frozen=True)
 class CategoryReport:
-    """What a folder of categories was made of.
+    """What a folder of categories was made of."""
 
-    Attributes:
-        extracted, removed: crops by category.
-        skipped: boxes without a crop, by reason.
-        frames: of the label file.
-        without_image, without_labels: those of them that have none.
-    """
-
-    extracted: Mapping[str, int]
+    extracted: Mapping[str, int]  # extracted, removed: crops by category
     removed: Mapping[str, int]
-    skipped: Mapping[str, int]
-    frames: int
-    without_image: int
+    skipped: Mapping[str, int]  # boxes without a crop, by reason
+    frames: int  # of the label file
+    without_image: int  # without_image, without_labels: those of them that have none
     without_labels: int
 
 
@@ -84,13 +77,7 @@ def create_category_dir(
     spread: ParallelMap = in_process,
     progress: Progress = unseen,
 ) -> CategoryReport:
-    """Cut the boxes of all frames out of their images; see the module.
-
-    `progress` counts frames. A folder that an earlier call made from the same label file is replaced.
-
-    Raises InputError for bad label files and images, where none of the images is there, and where `output_dir` holds
-    anything else, unless `overwrite`.
-    """
+    """Cut the boxes of all frames out of their images; see the module."""
     image_dir = image_dir.absolute()
     if not image_dir.is_dir():
         raise InputError(f"{image_dir}: no such folder, expected one with the images that {label_file} names")

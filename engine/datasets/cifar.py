@@ -66,8 +66,6 @@ def prepare_cifar(
     The training images are divided by `engine.datasets.official_splits`. `test.h5` holds all test images in order,
     where its ratio is above 0 or `divide_rate` is given. `images` are float32 (n, 32, 32, 3), `labels` one-hot uint8
     (n, 10). `toolkit` equalises the V histogram; `resize` only scales to [0, 1].
-
-    Raises InputError for missing or bad files, and as `engine.datasets.splits.write_splits` does.
     """
     if preprocess not in PREPROCESSES:
         raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
@@ -87,10 +85,7 @@ def prepare_cifar(
 
 
 def read_batches(source: Path, names: list[str]) -> dict[str, tuple[Uint8, Int64]]:
-    """Images (n, 32, 32, 3) and labels (n,) of some batches; raises InputError.
-
-    `source` is the archive, the folder that it holds, or a folder with either in it.
-    """
+    """Images (n, 32, 32, 3) and labels (n,) of some batches."""
     for folder in (source / FOLDER, source):
         if (folder / names[0]).is_file():
             return {name: parse_batch(_read_file(folder / name), str(folder / name)) for name in names}
@@ -115,10 +110,7 @@ def read_batches(source: Path, names: list[str]) -> dict[str, tuple[Uint8, Int64
 
 
 def parse_batch(content: bytes, name: str) -> tuple[Uint8, Int64]:
-    """Images (n, 32, 32, 3) and labels (n,) of a pickled batch, without executing it; `name` is for messages.
-
-    Raises InputError where it is no batch of CIFAR-10, or names anything that such batches do not.
-    """
+    """Images (n, 32, 32, 3) and labels (n,) of a pickled batch, without executing it; `name` is for messages."""
     try:
         batch = _Reader(io.BytesIO(content), encoding="bytes").load()
     except InputError as error:

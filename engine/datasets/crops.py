@@ -25,37 +25,24 @@ REMOVED = "removed"
 
 @dataclass(frozen=True)
 class CropSettings:
-    """Which crops are set aside as removed, and how they are cut.
+    """Which crops are set aside as removed, and how they are cut."""
 
-    Attributes:
-        min_area: those of fewer pixels are removed.
-        remove_occluded, remove_truncated: so are those of boxes labelled so.
-        clamp: see `engine.datasets.bdd.square_crop`.
-    """
-
-    min_area: int = 0
-    remove_occluded: bool = False
+    min_area: int = 0  # those of fewer pixels are removed
+    remove_occluded: bool = False  # remove_occluded, remove_truncated: so are those of boxes labelled so
     remove_truncated: bool = False
-    clamp: bool = False
+    clamp: bool = False  # see `engine.datasets.bdd.square_crop`
 
 
 @dataclass(frozen=True)
 class Crop:
-    """One crop that was written.
+    """One crop that was written."""
 
-    Attributes:
-        category: folder it is in.
-        name: of the file.
-        removed: whether it is in the folder's `removed`.
-        value_mean: mean over its pixels, as the file gives them back, of the largest channel, 0 to 255; 0 if removed.
-        area: number of its pixels.
-    """
-
-    category: str
-    name: str
-    removed: bool
+    category: str  # folder it is in
+    name: str  # of the file
+    removed: bool  # whether it is in the folder's `removed`
+    # mean over its pixels, as the file gives them back, of the largest channel, 0 to 255; 0 if removed
     value_mean: float
-    area: int
+    area: int  # number of its pixels
 
 
 @dataclass(frozen=True)
@@ -68,10 +55,7 @@ class SceneCrops:
 
 
 def crop_scenes(frames: Sequence[Frame], *, image_dir: Path, into: Path, settings: CropSettings) -> list[SceneCrops]:
-    """Crop the boxes of some frames, whose images lie in `image_dir`, and write the crops into the folder `into`.
-
-    Raises FileNotFoundError where an image or the folder is missing, InputError for an unreadable image.
-    """
+    """Crop the boxes of some frames, whose images lie in `image_dir`, and write the crops into the folder `into`."""
     return [_crop_scene(frame, read_picture(image_dir / frame.name), into, settings) for frame in frames]
 
 

@@ -77,17 +77,11 @@ class Dataset:
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """What was written.
+    """What was written."""
 
-    Attributes:
-        rows: of each split.
-        classes: number of them.
-        with_ids: whether the splits have `image_ids`, as they have where the pictures came from files.
-    """
-
-    rows: dict[str, int]
-    classes: int
-    with_ids: bool
+    rows: dict[str, int]  # of each split
+    classes: int  # number of them
+    with_ids: bool  # whether the splits have `image_ids`, as they have where the pictures came from files
 
 
 def prepare_dataset(
@@ -157,7 +151,6 @@ def make_images(sources: Uint8 | Sequence[str], *, preprocess: str, side: int) -
 
     Unless they are padded, pictures in files whose shorter side is 16 times `side` or more are first averaged over
     squares of whole pixels, to at least 8 times; then they are stretched to the square.
-    Raises FileNotFoundError for a missing file, InputError for one that is unreadable or too large to pad.
     """
     if isinstance(sources, np.ndarray):
         return preprocess_images(sources, preprocess, (side, side))
@@ -269,10 +262,7 @@ def _check_padding(shape: tuple[int, ...], side: int, what: str) -> None:
 
 
 def _digest(splits: Iterable[Split]) -> str:
-    """Of all pixels, or of size and time of all files, and of all labels, in their order.
-
-    Raises InputError for a file that is not there.
-    """
+    """Of all pixels, or of size and time of all files, and of all labels, in their order."""
     digest = hashlib.sha256()
     for split in splits:
         if isinstance(split.sources, np.ndarray):

@@ -59,9 +59,6 @@ def prepare_fashion_mnist(
     The training images are divided by `engine.datasets.official_splits`. `test.h5` holds all test images in order,
     where its ratio is above 0 or `divide_rate` is given. Parts without rows are not written, and one left by an
     earlier `prepare` is removed. `images` are float32 (n, 32, 32, 3), `labels` one-hot uint8 (n, 10).
-
-    Raises InputError for bad IDX files, bad ratios, an unknown preprocessing, and as
-    `engine.datasets.splits.write_splits` does.
     """
     if preprocess not in METHODS:
         raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(METHODS)}")
@@ -103,7 +100,7 @@ def read_split(input_dir: Path, split: str) -> tuple[Uint8, Uint8]:
 
 
 def read_idx(path: Path, dimensions: int) -> Uint8:
-    """Array of uint8 with `dimensions` axes from an IDX file, gzipped or plain; raises InputError."""
+    """Array of uint8 with `dimensions` axes from an IDX file, gzipped or plain."""
     try:
         content = path.read_bytes()
         if content[:2] == _GZIP_MAGIC:

@@ -95,8 +95,6 @@ def prepare_gtsrb(
     The training images are shuffled, as they come class by class, and divided by `engine.datasets.official_splits`.
     `test.h5` holds all test images in order, where its ratio is above 0 or `divide_rate` is given. `images` are float32
     (n, 32, 32, 3), `labels` one-hot uint8 (n, 43).
-
-    Raises InputError for missing or bad files, and as `engine.datasets.splits.write_splits` does.
     """
     if preprocess not in PREPROCESSES:
         raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
@@ -130,11 +128,7 @@ def prepare_gtsrb(
 
 
 def prepare_signs(entries: Sequence[Entry], *, preprocess: str) -> Float32:
-    """Float32 (n, 32, 32, 3) of some pictures.
-
-    `toolkit` equalises, crops and resizes as `engine.data.preprocess.equalise_crop_resize` says; `resize` only resizes.
-    Raises FileNotFoundError for missing files, InputError for unreadable ones.
-    """
+    """Float32 (n, 32, 32, 3) of some pictures."""
     pictures = (decode_picture(read_entry(entry), str(entry)) for entry in entries)
     if preprocess == "toolkit":
         return np.stack([equalise_crop_resize(picture) for picture in pictures])

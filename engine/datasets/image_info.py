@@ -21,10 +21,7 @@ Entry = dict[str, Any]
 
 
 def read_category_info(folder: Path) -> list[Entry]:
-    """Entries of a folder of categories, whose file is an array of them.
-
-    Raises InputError for a missing or broken file and for names that are not plain.
-    """
+    """Entries of a folder of categories, whose file is an array of them."""
     path = folder / FILE_NAME
     if not path.is_file():
         raise InputError(f"{folder} has no {FILE_NAME}, expected a folder that create_category_dir made")
@@ -35,8 +32,6 @@ def read_subset_info(folder: Path) -> tuple[Mapping[str, Any], list[Entry]]:
     """Arguments and entries of a subset, whose file is an object with `args` and `images`.
 
     The arguments have `like_toolkit`, which stands beside `args`, where the file has it.
-
-    Raises InputError for a missing or broken file, missing keys, and for names that are not plain.
     """
     path = folder / FILE_NAME
     if not path.is_file():
@@ -71,7 +66,6 @@ def is_subset(folder: Path) -> bool:
 
 
 def write_category_info(path: Path, entries: Iterable[Entry]) -> None:
-    """Write an array of entries, one after the other."""
     with path.open("w", encoding="utf-8") as file:
         separator = "[\n"
         for entry in entries:

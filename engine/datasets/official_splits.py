@@ -32,19 +32,13 @@ Arrays = tuple[Uint8, Int64 | Uint8]
 
 @dataclass(frozen=True)
 class Division:
-    """How the rows of a data set are divided.
+    """How the rows of a data set are divided."""
 
-    Attributes:
-        ratio: (train, val, test, repair), see `divide_training`; test images are used where theirs is above 0.
-        rate: share of repair, see `divide_by_rate`, in place of `ratio`; all test images are used.
-        random_state: seed that shuffles the training images first, or None to keep their order.
-        like_toolkit: keep their order, and draw repair by the seed alone, which must be given: the rows of
-            eAI-Repair-Toolkit; by `rate`, or a fifth, and never by `ratio`.
-    """
-
-    ratio: Ratio
-    rate: float | None
-    random_state: int | None
+    ratio: Ratio  # (train, val, test, repair), see `divide_training`; test images are used where theirs is above 0
+    rate: float | None  # share of repair, see `divide_by_rate`, in place of `ratio`; all test images are used
+    random_state: int | None  # seed that shuffles the training images first, or None to keep their order
+    # keep their order, and draw repair by the seed alone, which must be given: the rows of eAI-Repair-Toolkit; by
+    # `rate`, or a fifth, and never by `ratio`
     like_toolkit: bool = False
 
     def __post_init__(self) -> None:
@@ -108,8 +102,6 @@ def divide_training(order: Int64, ratio: Ratio) -> dict[str, Int64]:
 
     `order` (n,) are all rows in the order in which they are divided, in the proportion of the three ratios; the last
     of them above 0 takes what rounding leaves.
-
-    Raises InputError for a bad ratio.
     """
     check_ratio(ratio)
     train, val, _, repair = ratio
@@ -127,8 +119,6 @@ def divide_by_rate(order: Int64, divide_rate: float, random_state: int) -> dict[
 
     int(n·divide_rate) of the rows, drawn by Python's `random.Random(random_state).sample`, are repair, the last one
     first; the others are train, in order.
-
-    Raises InputError for a bad rate.
     """
     if not 0 <= divide_rate <= 1:
         raise InputError(f"divide_rate is {divide_rate:g}, expected a number from 0 to 1")

@@ -24,14 +24,10 @@ GROUP = "repair_dist.datasets"
 
 @dataclass(frozen=True)
 class Plugin:
-    """A data set of another package.
+    """A data set of another package."""
 
-    Attributes:
-        name: as it is declared.
-        entries: the entry points that declare it; where there are several, none of them can be had.
-    """
-
-    name: str
+    name: str  # as it is declared
+    # the entry points that declare it; where there are several, none of them can be had
     entries: tuple[EntryPoint, ...]
 
     @property
@@ -41,15 +37,9 @@ class Plugin:
         return f"the package{'s' if len(names) > 1 else ''} {listed(names)}"
 
     def __str__(self) -> str:
-        """As messages name it."""
         return f"data set {in_words(self.name)} of {self.packages}"
 
     def load(self) -> Dataset:
-        """Import it.
-
-        Raises InputError where that fails, where it is of another kind, and where several packages bring one of this
-        name.
-        """
         from engine.datasets.dataset import Dataset
 
         if len(self.entries) > 1:
@@ -67,10 +57,7 @@ class Plugin:
 
 
 def find_plugins() -> dict[str, Plugin]:
-    """Data sets of installed packages by their names with dashes for underscores, sorted; nothing is imported.
-
-    Raises InputError where the entry points of some package cannot be read.
-    """
+    """Data sets of installed packages by their names with dashes for underscores, sorted; nothing is imported."""
     by_name: dict[str, list[EntryPoint]] = {}
     for entry in declared(GROUP):
         by_name.setdefault(entry.name.replace("_", "-"), []).append(entry)

@@ -44,35 +44,23 @@ Make = Callable[[Any], Float32]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The rows of one file.
+    """The rows of one file."""
 
-    Attributes:
-        sources: n things that `make` turns into images, in the order of the rows; slices of it must be picklable.
-        labels: (n,) int64, classes.
-        image_ids, attribute_ids: n texts each, or None to leave the dataset out.
-    """
-
+    # n things that `make` turns into images, in the order of the rows; slices of it must be picklable
     sources: Sequence[Any] | npt.NDArray[Any]
-    labels: Int64
-    image_ids: Sequence[str] | None = None
+    labels: Int64  # (n,) int64, classes
+    image_ids: Sequence[str] | None = None  # image_ids, attribute_ids: n texts each, or None to leave the dataset out
     attribute_ids: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the files of all splits have in common.
+    """What the files of all splits have in common."""
 
-    Attributes:
-        label_names: one per class.
-        preprocess: how the pixels are made, for the attribute of this name.
-        size: height and width of the images.
-        label_dtype: of the one-hot labels.
-    """
-
-    label_names: tuple[str, ...]
-    preprocess: str
-    size: Size = SIZE
-    label_dtype: str = "uint8"
+    label_names: tuple[str, ...]  # one per class
+    preprocess: str  # how the pixels are made, for the attribute of this name
+    size: Size = SIZE  # height and width of the images
+    label_dtype: str = "uint8"  # of the one-hot labels
 
 
 def check_ratio(ratio: Ratio) -> None:
@@ -85,10 +73,7 @@ def check_ratio(ratio: Ratio) -> None:
 
 
 def shuffled(count: int, random_state: int) -> Int64:
-    """Row numbers (count,) in the order into which `numpy.random.default_rng(random_state)` shuffles them.
-
-    Raises InputError for a negative seed.
-    """
+    """Row numbers (count,) in the order into which `numpy.random.default_rng(random_state)` shuffles them."""
     if random_state < 0:
         raise InputError(f"random_state is {random_state}, expected 0 or more")
     order = np.arange(count)
@@ -130,9 +115,6 @@ def write_splits(
     `images` are float32 (n, height, width, 3), `labels` one-hot (n, classes), contiguous; `image_ids` and
     `attribute_ids` variable-length UTF-8. `make` turns a stretch of a split's sources into images and must be
     picklable. `job` says what the splits are made of: work that was interrupted goes on if it is the same.
-
-    Raises InputError for a split without rows, and where a file exists without our `preprocess` attribute, unless
-    `overwrite`; and whatever `make` raises.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"{output_dir} is no folder, expected one for the parts or none yet")

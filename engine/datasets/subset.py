@@ -38,27 +38,18 @@ IMAGES_PER_PIECE = 256
 
 @dataclass(frozen=True)
 class SubsetSettings:
-    """What to draw.
+    """What to draw."""
 
-    Attributes:
-        num: about how many images of all categories together; 0 stands for 5,000.
-        category_min: at least so many of each category that has as many.
-        random_state: seed of the drawing.
-        resize_to: height and width of the images in pixels; None copies the files as they are.
-        excluded_labels: categories to leave out.
-        like_toolkit: draw from the images of a category in the order of `image_info.json`, as the toolkit does, and not
-            of their names; where that file is the toolkit's, the same are drawn.
-    """
-
-    num: int = DEFAULT_NUM
-    category_min: int = 0
-    random_state: int = 0
-    resize_to: int | None = None
-    excluded_labels: tuple[str, ...] = ()
+    num: int = DEFAULT_NUM  # about how many images of all categories together; 0 stands for 5,000
+    category_min: int = 0  # at least so many of each category that has as many
+    random_state: int = 0  # seed of the drawing
+    resize_to: int | None = None  # height and width of the images in pixels; None copies the files as they are
+    excluded_labels: tuple[str, ...] = ()  # categories to leave out
+    # draw from the images of a category in the order of `image_info.json`, as the toolkit does, and not of their names;
+    # where that file is the toolkit's, the same are drawn
     like_toolkit: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse numbers that make no sense."""
         for name, least in (("num", 0), ("category_min", 0), ("resize_to", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -91,15 +82,10 @@ class SubsetSettings:
 
 @dataclass(frozen=True)
 class SubsetReport:
-    """What was drawn.
+    """What was drawn."""
 
-    Attributes:
-        drawn: images by category, in the order in which `image_info.json` first names them.
-        unknown_labels: excluded labels that no image has.
-    """
-
-    drawn: Mapping[str, int]
-    unknown_labels: tuple[str, ...]
+    drawn: Mapping[str, int]  # images by category, in the order in which `image_info.json` first names them
+    unknown_labels: tuple[str, ...]  # excluded labels that no image has
 
 
 def create_image_subset(
@@ -111,13 +97,7 @@ def create_image_subset(
     spread: ParallelMap = in_process,
     progress: Progress = unseen,
 ) -> SubsetReport:
-    """Draw images of `category_dir` into `output_dir`, beside an `image_info.json`; see the module.
-
-    `progress` counts images. A subset in `output_dir` is replaced. Interrupted work goes on where it stopped.
-
-    Raises InputError where `category_dir` is not what `create_category_dir` makes, where nothing is left to draw,
-    where two images have one name, and where `output_dir` holds anything but a subset, unless `overwrite`.
-    """
+    """Draw images of `category_dir` into `output_dir`, beside an `image_info.json`; see the module."""
     source, target = category_dir.resolve(), output_dir.resolve()
     if source == target or target in source.parents:
         raise InputError(f"{output_dir} would replace {category_dir}, the images to draw from, expected another folder")
@@ -169,10 +149,7 @@ def draw(entries: Sequence[Entry], settings: SubsetSettings) -> dict[str, list[E
 
 
 def copy_images(entries: Sequence[Entry], *, category_dir: Path, into: Path, resize_to: int | None) -> None:
-    """Write the images of some entries into the folder `into`, resized where that is asked for.
-
-    Raises FileNotFoundError where a file or the folder is missing, InputError for an unreadable image.
-    """
+    """Write the images of some entries into the folder `into`, resized where that is asked for."""
     for entry in entries:
         path = category_dir / entry["label"] / entry["name"]
         if resize_to is None:

@@ -25,7 +25,6 @@ class LabelResult:
 
     @property
     def total(self) -> int:
-        """Rows of the label."""
         return self.success + self.failure
 
     @property
@@ -42,12 +41,10 @@ class Results:
 
     @property
     def success(self) -> int:
-        """Rows the model gets right."""
         return sum(result.success for result in self.labels)
 
     @property
     def total(self) -> int:
-        """All rows."""
         return sum(result.total for result in self.labels)
 
     @property
@@ -130,10 +127,7 @@ def wilson_interval(success: int, total: int, *, z: float = 1.959963984540054) -
 
 
 def write_results_json(path: Path, results: Results) -> None:
-    """Write `[[label, {"success", "failure", "score"}], …]` as the toolkit does.
-
-    Labels are strings sorted as such, those without rows are absent; indent 4, no line end at the end.
-    """
+    """Write `[[label, {"success", "failure", "score"}], …]` as the toolkit does."""
     ordered = sorted(results.labels, key=lambda result: str(result.label))
     entries = [
         [str(result.label), {"success": result.success, "failure": result.failure, "score": result.score}]
@@ -144,7 +138,7 @@ def write_results_json(path: Path, results: Results) -> None:
 
 
 def read_results_json(path: Path) -> Results:
-    """Read a `results.json`, entries in file order; the score is computed anew; raises InputError."""
+    """Read a `results.json`, entries in file order; the score is computed anew."""
     expected = 'expected [[label, {"success": number, "failure": number, "score": percent}], …]'
     try:
         content = path.read_bytes()

@@ -31,30 +31,19 @@ BETTER, WORSE, UNSURE = "better", "worse", "not told apart"
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """One reading of one repair.
+    """One reading of one repair."""
 
-    Attributes:
-        values: by measure; None where no row tells.
-        after: classes (n,) predicted for the test rows, or None where they are not known.
-    """
-
-    values: Mapping[str, float | None]
-    after: Int64 | Int8 | None
+    values: Mapping[str, float | None]  # by measure; None where no row tells
+    after: Int64 | Int8 | None  # classes (n,) predicted for the test rows, or None where they are not known
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The same labels repaired by a method and by the reference.
+    """The same labels repaired by a method and by the reference."""
 
-    Attributes:
-        labels: under repair together.
-        truth: classes (n,) of the test rows, the same of all parts; None before they are known.
-        mine, theirs: of the method and of the reference, by draw.
-    """
-
-    labels: Sequence[int]
-    truth: Int64 | None
-    mine: Mapping[int, Judged]
+    labels: Sequence[int]  # under repair together
+    truth: Int64 | None  # classes (n,) of the test rows, the same of all parts; None before they are known
+    mine: Mapping[int, Judged]  # mine, theirs: of the method and of the reference, by draw
     theirs: Mapping[int, Judged]
 
     def draws(self, measure: str) -> set[int]:
@@ -66,13 +55,7 @@ class Part:
 
 
 def difference(parts: Sequence[Part], measure: str, shared: float) -> PairedDifference:
-    """A measure of a method less that of the reference: in each draw that all parts have, the mean over the parts.
-
-    Args:
-        parts: of the method.
-        measure: of `MEASURES`.
-        shared: the fraction of their rows that two draws have in common.
-    """
+    """A measure of a method less that of the reference: in each draw that all parts have, the mean over the parts."""
     draws = sorted(set.intersection(*(part.draws(measure) for part in parts))) if parts else []
     values = np.array([fmean(_less(part, draw, measure) for part in parts) for draw in draws], np.float64)
     rows = _per_row(parts, measure, draws) if draws else None
@@ -83,12 +66,7 @@ def difference(parts: Sequence[Part], measure: str, shared: float) -> PairedDiff
 
 
 def verdict(found: PairedDifference | float | None, adjusted: float | None) -> str:
-    """`better` or `worse` only where the interval at Holm's level excludes 0, that is where `adjusted` says so.
-
-    Args:
-        found: the difference, or its mean.
-        adjusted: p-value by `holm` over all methods that are held against the reference.
-    """
+    """`better` or `worse` only where the interval at Holm's level excludes 0, that is where `adjusted` says so."""
     mean = found.mean if isinstance(found, PairedDifference) else found
     if mean is None or adjusted is None or adjusted >= LEVEL:
         return UNSURE

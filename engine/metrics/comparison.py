@@ -42,10 +42,7 @@ def compare(labels: Int64, before: Int64, after: Int64, classes: int) -> Compari
 
 
 def compare_many(labels: Int64, before: Int64, after: Int64, classes: int) -> list[Comparison]:
-    """Compare each of M candidates, `after` (M, n), with one base model; `labels` and `before` are (n,).
-
-    The comparisons share `totals` and `before`; each keeps 8·C² bytes of its own.
-    """
+    """Compare each of M candidates, `after` (M, n), with one base model; `labels` and `before` are (n,)."""
     was_right = labels == before
     totals = np.bincount(labels, minlength=classes)
     confusion = np.bincount(labels * classes + before, minlength=classes**2).reshape(classes, classes)

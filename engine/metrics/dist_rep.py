@@ -37,21 +37,13 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class MergeScore:
-    """What is counted, and how much; see the module. Weights of each kind have the sum 1.
+    """What is counted, and how much; see the module. Weights of each kind have the sum 1."""
 
-    Attributes:
-        general: labels whose precision counts.
-        targets: (true, predicted) whose rate counts.
-        precision: wp of each label in `general`.
-        wrong: wm of labels.
-        confused: wm of each pair in `targets`.
-    """
-
-    general: tuple[int, ...]
-    targets: tuple[Pair, ...]
-    precision: Mapping[int, float]
-    wrong: Mapping[int, float]
-    confused: Mapping[Pair, float]
+    general: tuple[int, ...]  # labels whose precision counts
+    targets: tuple[Pair, ...]  # (true, predicted) whose rate counts
+    precision: Mapping[int, float]  # wp of each label in `general`
+    wrong: Mapping[int, float]  # wm of labels
+    confused: Mapping[Pair, float]  # wm of each pair in `targets`
 
     def scores(self, labels: Int64, predicted: Int64) -> Float64:
         """S (M,) of classes (M, n) predicted for rows of true classes (n,); each label that counts has rows."""
@@ -90,12 +82,7 @@ def merge_score(
 
 
 def read_merge_settings(path: Path, classes: int, names: Sequence[str] | None) -> MergeScore:
-    """Read the settings of DistrRep for data of `classes` labels, which may have names.
-
-    Raises:
-        InputError: the file cannot be read or has not its four tables; an unknown label; a weight that is no number of
-            at least 0, or missing; weights whose sum is 0 or no number; or a label or a confusion given twice.
-    """
+    """Read the settings of DistrRep for data of `classes` labels, which may have names."""
     tables = _tables(path)
 
     def label(value: object, key: str) -> int:

@@ -78,14 +78,7 @@ class Given:
 
 
 def search_rates(negatives: Int64, negatives_predicted: Int64, positives: Int64, positives_predicted: Int64) -> Rates:
-    """Rates on the rows of a search.
-
-    Args:
-        negatives: (n,) true classes of the negative inputs.
-        negatives_predicted: (n,) what the repaired model predicts for them.
-        positives: (m,) true classes of the positive inputs.
-        positives_predicted: (m,) what the repaired model predicts for them.
-    """
+    """Rates on the rows of a search."""
     return Rates(
         wrong=len(negatives),
         repaired=int((negatives == negatives_predicted).sum()),
@@ -95,12 +88,7 @@ def search_rates(negatives: Int64, negatives_predicted: Int64, positives: Int64,
 
 
 def held_out_rates(changes: Sequence[LabelChange], label: int) -> Rates:
-    """Rates on held-out rows.
-
-    Args:
-        changes: from the base model to the repaired one.
-        label: whose rows are to be repaired, -1 for all; none must break, whatever its label.
-    """
+    """Rates on held-out rows."""
     repaired = [change for change in changes if label in (change.label, -1)]
     return Rates(
         wrong=sum(change.total - change.correct_before for change in repaired),
@@ -136,15 +124,7 @@ def result_text(
     num_iterations: int | None,
     runs: Sequence[Rates | str],
 ) -> str:
-    """The content of `result.txt` as the toolkit writes it, without a line end after the last line.
-
-    Args:
-        given: what the command was given.
-        num_grad: weights asked for in the pool of localisation, also where the layer has fewer; None leaves it out.
-        num_particles: of the searches; None leaves it out.
-        num_iterations: of the searches, at most; None leaves it out.
-        runs: rates on the rows of the search, or why a run failed.
-    """
+    """The content of `result.txt` as the toolkit writes it, without a line end after the last line."""
     settings = {
         "dataset": given.dataset,
         "method": given.method,

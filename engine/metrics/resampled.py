@@ -37,25 +37,17 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean of paired differences and what is known of it.
+    """The mean of paired differences and what is known of it."""
 
-    Attributes:
-        mean: over the draws; None without any.
-        draws: J.
-        error: its standard error e; None where the draws cannot tell.
-        low, high: ends of the 95 % interval; None without an error, or where it is 0.
-        p: chance of a difference as large where there is none; None without an interval, but 1 where the two are the
-            same in every draw and on every test row.
-        why: there is no interval, in words; else empty.
-    """
-
-    mean: float | None
-    draws: int
-    error: float | None = None
-    low: float | None = None
+    mean: float | None  # over the draws; None without any
+    draws: int  # J
+    error: float | None = None  # its standard error e; None where the draws cannot tell
+    low: float | None = None  # low, high: ends of the 95 % interval; None without an error, or where it is 0
     high: float | None = None
+    # chance of a difference as large where there is none; None without an interval, but 1 where the two are the same in
+    # every draw and on every test row
     p: float | None = None
-    why: str = ""
+    why: str = ""  # there is no interval, in words; else empty
 
 
 def paired_difference(differences: Float64, shared: float, rows: Float64 | None) -> PairedDifference:

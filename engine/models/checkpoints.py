@@ -49,25 +49,16 @@ class CheckpointFile:
 
 @dataclass(frozen=True, eq=False)
 class StoredCheckpoint:
-    """A checkpoint that was read.
+    """A checkpoint that was read."""
 
-    Attributes:
-        path: of its file.
-        epoch: by the name of the file.
-        values: of every weight of the model, by path and in the order of `weight_variables`, finite.
-    """
-
-    path: Path
-    epoch: int
+    path: Path  # of its file
+    epoch: int  # by the name of the file
+    # of every weight of the model, by path and in the order of `weight_variables`, finite
     values: Mapping[str, npt.NDArray[Any]]
 
 
 def checkpoint_files(folder: Path) -> tuple[CheckpointFile, ...]:
-    """The checkpoints in a folder, in the order of their epochs: as numbers, so that 100 comes after 99.
-
-    Raises:
-        InputError: there is no such folder, a file has no epoch in its name, or two have the same.
-    """
+    """The checkpoints in a folder, in the order of their epochs: as numbers, so that 100 comes after 99."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected one with checkpoints of the training")
@@ -86,11 +77,7 @@ def checkpoint_files(folder: Path) -> tuple[CheckpointFile, ...]:
 
 
 def compared_files(folder: Path, last: tuple[int, int] = LAST_TWO) -> tuple[CheckpointFile, CheckpointFile]:
-    """The two checkpoints in a folder that are compared, the earlier one first; see `read_checkpoints`.
-
-    Raises:
-        InputError: see `checkpoint_files`; or there are too few.
-    """
+    """The two checkpoints in a folder that are compared, the earlier one first; see `read_checkpoints`."""
     files = checkpoint_files(folder)
     if len(files) < 2:
         found = "no checkpoint" if not files else "1 checkpoint"
@@ -107,16 +94,7 @@ def compared_files(folder: Path, last: tuple[int, int] = LAST_TWO) -> tuple[Chec
 def read_checkpoints(
     folder: Path, model: LoadedModel, last: tuple[int, int] = LAST_TWO
 ) -> tuple[StoredCheckpoint, StoredCheckpoint]:
-    """The two checkpoints of a model that are compared, the earlier one first.
-
-    Args:
-        folder: with the files, directly in it.
-        model: that was trained.
-        last: which of them, counted from the end: (2, 1) are the last but one and the last.
-
-    Raises:
-        InputError: there are too few, or one is damaged or not of the model.
-    """
+    """The two checkpoints of a model that are compared, the earlier one first."""
     reader = _Reader(model)
     first, second = map(reader.read, compared_files(folder, last))
     return first, second
@@ -150,18 +128,12 @@ def unlike(checkpoint: StoredCheckpoint, model: LoadedModel) -> str | None:
 
 
 class _Reader:
-    """Reads checkpoints of one model."""
-
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
         self._shapes = shapes_of(model)
 
     def read(self, file: CheckpointFile) -> StoredCheckpoint:
-        """All weights of a file.
-
-        Raises:
-            InputError: it is damaged, or a weight is missing, of another shape or no number.
-        """
+        """All weights of a file."""
         values = self._values(file.path)
         for path, value in values.items():
             if value.dtype.kind == "f" and not np.isfinite(value).all():

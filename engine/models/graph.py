@@ -17,28 +17,17 @@ from engine.models.weight_paths import layers_below
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One call of an operation.
+    """One call of an operation."""
 
-    Attributes:
-        operation: a Keras layer or operation.
-        arguments: what it is called with; symbolic tensors stand for values.
-        slots: number of the value that each symbolic tensor stands for here, by identity.
-        inputs: numbers of the values it reads.
-        outputs: numbers of the values it makes.
-        shapes, dtypes: of those; the first axis are the rows (None).
-        linear: leave out the activation of the layer.
-        masks: a mask may travel beside its outputs.
-    """
-
-    operation: Any
-    arguments: Any
-    slots: Mapping[int, int]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    shapes: tuple[tuple[int | None, ...], ...]
+    operation: Any  # a Keras layer or operation
+    arguments: Any  # what it is called with; symbolic tensors stand for values
+    slots: Mapping[int, int]  # number of the value that each symbolic tensor stands for here, by identity
+    inputs: tuple[int, ...]  # numbers of the values it reads
+    outputs: tuple[int, ...]  # numbers of the values it makes
+    shapes: tuple[tuple[int | None, ...], ...]  # shapes, dtypes: of those; the first axis are the rows (None)
     dtypes: tuple[str, ...]
-    linear: bool = False
-    masks: bool = False
+    linear: bool = False  # leave out the activation of the layer
+    masks: bool = False  # a mask may travel beside its outputs
 
     @property
     def variables(self) -> list[Any]:
@@ -61,40 +50,25 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Steps in an order in which they can run.
+    """Steps in an order in which they can run."""
 
-    Attributes:
-        inputs: numbers of the model's inputs, in its order.
-        input_shapes, input_dtypes: of those.
-        steps: all of them.
-        output: number of the model's output.
-    """
-
-    inputs: tuple[int, ...]
-    input_shapes: tuple[tuple[int | None, ...], ...]
+    inputs: tuple[int, ...]  # numbers of the model's inputs, in its order
+    input_shapes: tuple[tuple[int | None, ...], ...]  # input_shapes, input_dtypes: of those
     input_dtypes: tuple[str, ...]
-    steps: tuple[Step, ...]
-    output: int
+    steps: tuple[Step, ...]  # all of them
+    output: int  # number of the model's output
 
 
 @dataclass(frozen=True, eq=False)
 class GraphCut:
-    """A graph cut at the layers under repair.
+    """A graph cut at the layers under repair."""
 
-    Attributes:
-        before: steps that no layer under repair reaches and others need.
-        crossing: numbers of the values that the tail takes from them, or from the model's inputs.
-        shapes, dtypes: of those, for one row (without the first axis).
-        tail: the first step under repair and all that depends on one.
-        output: number of the result.
-    """
-
-    before: tuple[Step, ...]
-    crossing: tuple[int, ...]
-    shapes: tuple[tuple[int, ...], ...]
+    before: tuple[Step, ...]  # steps that no layer under repair reaches and others need
+    crossing: tuple[int, ...]  # numbers of the values that the tail takes from them, or from the model's inputs
+    shapes: tuple[tuple[int, ...], ...]  # shapes, dtypes: of those, for one row (without the first axis)
     dtypes: tuple[str, ...]
-    tail: tuple[Step, ...]
-    output: int
+    tail: tuple[Step, ...]  # the first step under repair and all that depends on one
+    output: int  # number of the result
 
 
 def graph_of(model: Any) -> Graph:
@@ -136,11 +110,7 @@ def graph_of(model: Any) -> Graph:
 
 
 def cut_graph(graph: Graph, variables: Sequence[Any]) -> GraphCut:
-    """Cut a graph at the steps that hold any of these variables.
-
-    Raises:
-        ValueError: no step holds one that the output depends on.
-    """
+    """Cut a graph at the steps that hold any of these variables."""
     wanted = {id(variable) for variable in variables}
     needed = _needed(graph.steps, {graph.output})
     reached: set[int] = set()
@@ -188,7 +158,6 @@ def run(steps: Sequence[Step], values: Mapping[int, Any], results: Sequence[int]
 
 
 def uses(steps: Sequence[Step], number: int) -> list[Step]:
-    """The steps that read a value."""
     return [step for step in steps if number in step.inputs]
 
 

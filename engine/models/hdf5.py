@@ -28,16 +28,7 @@ BOMB_BYTES, BOMB_RATIO = 1 << 28, 100
 
 @contextmanager
 def open_hdf5(path: Path, mode: str = "r", name: str | None = None) -> Iterator[h5py.File]:
-    """Open an HDF5 file that keeps all its data to itself, without locking it.
-
-    Args:
-        path: the file.
-        mode: as for `h5py.File`.
-        name: what to call the file in messages, when it is a temporary copy.
-
-    Raises:
-        InputError: not HDF5, cut short, damaged, or with links to other files.
-    """
+    """Open an HDF5 file that keeps all its data to itself, without locking it."""
     name = name or str(path)
     try:
         with h5py.File(path, mode, locking=False) as file:
@@ -66,11 +57,7 @@ def written_by_keras_3(file: h5py.File) -> bool:
 
 
 def read_attribute(file: h5py.File, attribute: str, path: Path) -> dict[str, Any] | None:
-    """A JSON object stored as an attribute of the file; None when it is not there.
-
-    Raises:
-        InputError: the attribute is not a JSON object.
-    """
+    """A JSON object stored as an attribute of the file; None when it is not there."""
     if attribute not in file.attrs:
         return None
     try:
@@ -90,19 +77,7 @@ def layer_variables(layer: Any) -> list[Any]:
 
 
 def weight_datasets(file: h5py.File, model: Any, path: Path, root: str = "model_weights") -> dict[str, str]:
-    """Where a `.h5` model keeps its weights: path of `weight_variables(model)` -> name of the dataset.
-
-    Each top-level layer has a group that lists its datasets.
-
-    Args:
-        file, path: the file.
-        model: whose weights they are.
-        root: the group with those of the layers; nothing in a file of weights alone, whose layers are taken in their
-            order where they have other names than those of the model.
-
-    Raises:
-        InputError: a layer or a weight is not there.
-    """
+    """Where a `.h5` model keeps its weights: path of `weight_variables(model)` -> name of the dataset."""
     paths = {id(variable): name for name, variable in weight_variables(model).items()}
     found: dict[str, str] = {}
     layers = [layer for layer in model.layers if layer.weights]
@@ -131,21 +106,13 @@ def _groups(file: h5py.File, layers: list[Any], path: Path) -> dict[str, str]:
 
 
 def read_weights(file: h5py.File, model: Any, path: Path) -> dict[str, npt.NDArray[Any]]:
-    """The stored value for each path of `weight_variables(model)` of a `.h5` model.
-
-    Raises:
-        InputError: a weight is not there.
-    """
+    """The stored value for each path of `weight_variables(model)` of a `.h5` model."""
     return {name: np.asarray(file[dataset]) for name, dataset in weight_datasets(file, model, path).items()}
 
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a `.keras` archive.
-
-    Raises:
-        InputError: not a whole zip archive, or one that unpacks to far more than it holds.
-    """
+    """Open a `.keras` archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -167,11 +134,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def read_archive_config(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
-    """The configuration of a `.keras` archive.
-
-    Raises:
-        InputError: it is not a JSON object.
-    """
+    """The configuration of a `.keras` archive."""
     try:
         config = json.loads(archive.read(CONFIG_MEMBER))
     except (ValueError, RecursionError) as error:
@@ -182,11 +145,7 @@ def read_archive_config(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
 
 
 def load_archive_weights(archive: zipfile.ZipFile, model: Any, path: Path) -> None:
-    """Set the weights of a model to those of a `.keras` archive.
-
-    Raises:
-        InputError: the weights are damaged or not those of the model.
-    """
+    """Set the weights of a model to those of a `.keras` archive."""
     with TemporaryDirectory() as folder:
         weights = Path(folder) / WEIGHTS_MEMBER
         extract(archive, WEIGHTS_MEMBER, weights)

@@ -56,16 +56,7 @@ def several_inputs(model: Any) -> Inputs:
 
 
 def unpack(model: Any, rows: Any) -> Any:
-    """What a model is called with for rows as they travel.
-
-    Args:
-        model: a built model with inputs of fixed shapes.
-        rows: (m, ...) tensor, float32, of `row_shape`; may be traced.
-
-    Returns:
-        A tensor for a model with one input, else tensors in the structure that the model was built with; of the
-        shape and the dtype of each input.
-    """
+    """What a model is called with for rows as they travel."""
     inputs = model_inputs(model)
     if len(inputs) == 1:
         tensors = [ops.cast(rows, inputs[0].dtype)]

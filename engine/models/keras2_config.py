@@ -50,12 +50,7 @@ FUNCTIONAL = {
 
 
 def modern_config(value: Any, layers: frozenset[str]) -> Any:
-    """Copy a plain configuration of Keras 2 in the form of Keras 3.
-
-    Args:
-        value: what `safe_config.plain_config` returns, or a part of it.
-        layers: names of the layers that Keras 3 has; other classes are left as they are.
-    """
+    """Copy a plain configuration of Keras 2 in the form of Keras 3."""
     if not isinstance(value, dict):
         return [modern_config(item, layers) for item in value] if isinstance(value, list) else value
     node = {key: modern_config(item, layers) for key, item in value.items()}

@@ -110,20 +110,12 @@ _NOT_LEGACY = {"is_legacy_optimizer": False, "jit_compile": False}
 
 
 def keras2_config(model: Any) -> dict[str, Any]:
-    """The configuration of a model as Keras 2.15 states it: a Sequential or Functional model of layers of `ARGUMENTS`.
-
-    Raises:
-        InputError: a layer, a setting of one or a call that Keras 2 does not have.
-    """
+    """The configuration of a Sequential or Functional model of layers of `ARGUMENTS`, as Keras 2.15 states it."""
     return _model(plain_config(keras.saving.serialize_keras_object(model)))
 
 
 def training_config(model: Any) -> dict[str, Any]:
-    """How a compiled model is trained, as Keras 2 states it.
-
-    Raises:
-        InputError: an optimizer that Keras 2 does not read from HDF5, or a loss that is no name.
-    """
+    """How a compiled model is trained, as Keras 2 states it."""
     optimizer = plain_config(keras.saving.serialize_keras_object(model.optimizer))
     name, config = optimizer["class_name"], optimizer["config"]
     new = [key for key in _NEW_IN_OPTIMIZERS if config.pop(key, None) is not None]
@@ -148,12 +140,7 @@ def check_model(model: Any) -> None:
 
 
 def write_model(model: Any, path: Path) -> None:
-    """Write a model and how it is trained, without the state of its optimizer; equal models are equal files.
-
-    Raises:
-        InputError: see `keras2_config` and `training_config`.
-        OSError: the file cannot be written.
-    """
+    """Write a model and how it is trained, without the state of its optimizer; equal models are equal files."""
     described, trained = keras2_config(model), training_config(model)
     with h5py.File(path, "w") as file:
         file.attrs["backend"], file.attrs["keras_version"] = "tensorflow", KERAS_VERSION

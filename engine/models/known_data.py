@@ -21,17 +21,11 @@ REPAIR_FACTS = "repaired.json"
 
 @dataclass(frozen=True)
 class KnownData:
-    """Rows that a model was made with.
+    """Rows that a model was made with."""
 
-    Attributes:
-        values: the range of their numbers, or None where it was not noted.
-        preprocess: how their pixels were made, or None where that is not known.
-        verb: `trained` or `repaired`, of the preprocessing.
-    """
-
-    values: ValueRange | None
-    preprocess: str | None
-    verb: str = "trained"
+    values: ValueRange | None  # the range of their numbers, or None where it was not noted
+    preprocess: str | None  # how their pixels were made, or None where that is not known
+    verb: str = "trained"  # `trained` or `repaired`, of the preprocessing
 
 
 def known_data(model: LoadedModel) -> KnownData | None:
@@ -54,13 +48,7 @@ def known_data(model: LoadedModel) -> KnownData | None:
 
 
 def keep_known_data(model: LoadedModel, saved: Path, preprocess: str | None) -> None:
-    """Write beside a repaired model what is known of the model before, or how the rows of its repair were made.
-
-    Args:
-        model: as it was before.
-        saved: the repaired model, in the same kind of container.
-        preprocess: how the pixels of the rows to repair were made, or None where that is not known.
-    """
+    """Write beside a repaired model what is known of the model before, or how the rows of its repair were made."""
     known = known_data(model) or KnownData(None, None)
     if known.preprocess is None:
         known = KnownData(known.values, preprocess, "repaired")

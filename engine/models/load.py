@@ -56,15 +56,10 @@ class LoadedModel:
 
 @dataclass(frozen=True, eq=False)
 class ModelSpec:
-    """What a worker needs to build a model again: plain values that can be pickled.
+    """What a worker needs to build a model again: plain values that can be pickled."""
 
-    Attributes:
-        config: the model's configuration as JSON.
-        weights: one array per path of `weight_variables`, in its order.
-    """
-
-    config: str
-    weights: tuple[tuple[str, npt.NDArray[Any]], ...]
+    config: str  # the model's configuration as JSON
+    weights: tuple[tuple[str, npt.NDArray[Any]], ...]  # one array per path of `weight_variables`, in its order
 
 
 def check_fits(images: ImageSet, model: LoadedModel) -> None:
@@ -104,12 +99,10 @@ def load_model(path: Path, *, allow_custom_code: bool = False) -> LoadedModel:
 
 
 def shapes_of(model: LoadedModel) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight of a model, by path and in model order."""
     return {path: tuple(variable.shape) for path, variable in weight_variables(model.model).items()}
 
 
 def spec_of(model: Any) -> ModelSpec:
-    """Take a model apart into plain values."""
     config = safe_config.plain_config(keras.saving.serialize_keras_object(model))
     weights = tuple(
         (path, np.array(keras.ops.convert_to_numpy(variable))) for path, variable in weight_variables(model).items()
@@ -118,11 +111,7 @@ def spec_of(model: Any) -> ModelSpec:
 
 
 def build_model(spec: ModelSpec, *, allow_custom_code: bool = False) -> Any:
-    """Build the model of a spec, with the same checks as `load_model`.
-
-    Raises:
-        InputError: the configuration would run code, or the weights do not fit it.
-    """
+    """Build the model of a spec, with the same checks as `load_model`."""
     source = "model specification"
     model = safe_config.build_model(json.loads(spec.config), source=source, allow_custom_code=allow_custom_code)
     assign_weights(model, dict(spec.weights), source=source)

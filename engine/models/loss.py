@@ -28,30 +28,16 @@ PASS_THROUGH = ("Dropout", "Flatten", "Reshape", "Identity")
 
 @dataclass(frozen=True)
 class TrainingLoss:
-    """A model's loss.
+    """A model's loss."""
 
-    Attributes:
-        name: the Keras name; a sparse loss is given as the categorical one.
-        from_logits: the model's outputs are logits, not probabilities.
-        stated: False when the file holds no training configuration and the loss was assumed.
-    """
-
+    # the Keras name; a sparse loss is given as the categorical one
     name: Literal["categorical_crossentropy", "binary_crossentropy"]
-    from_logits: bool
-    stated: bool
+    from_logits: bool  # the model's outputs are logits, not probabilities
+    stated: bool  # False when the file holds no training configuration and the loss was assumed
 
 
 def parse_loss(stored: Any, model: Any, *, source: str) -> TrainingLoss:
-    """Read a stored loss: a name, an object with `class_name` and `config`, or one of these for one output.
-
-    Args:
-        stored: the `loss` entry of the training configuration; None when there is none.
-        model: the built model; its last activation decides `from_logits` where nothing is stored.
-        source: the model's file, for messages.
-
-    Raises:
-        InputError: the loss, or one of its settings, is not supported.
-    """
+    """Read a stored loss: a name, an object with `class_name` and `config`, or one of these for one output."""
     if isinstance(stored, list) and len(stored) == 1:
         stored = stored[0]
     elif isinstance(stored, dict) and len(stored) == 1 and "class_name" not in stored:

@@ -51,17 +51,7 @@ ADVICE = "expected only parts of Keras that run no code of the file (pass --allo
 
 
 def build_model(config: Mapping[str, Any], *, source: str, allow_custom_code: bool = False) -> Any:
-    """Build the model of a configuration, uncompiled, with fresh weights.
-
-    Args:
-        config: the JSON object of the model, as Keras 2 (HDF5, SavedModel) or Keras 3 stores it.
-        source: the file it comes from, for messages.
-        allow_custom_code: skip the check, import the modules of classes that are not Keras' own, and let Keras run
-            what the configuration holds.
-
-    Raises:
-        InputError: the configuration names something that is not allowed, cannot be imported or cannot be built.
-    """
+    """Build the model of a configuration, uncompiled, with fresh weights."""
     try:
         plain: dict[str, Any] = plain_config(config)
         if "module" not in plain:  # Keras 2 does not say where its classes live
@@ -108,11 +98,7 @@ def portable_config(value: Any) -> Any:
 
 
 def check_config(config: Any, *, source: str) -> None:
-    """Refuse a plain configuration that names anything but Keras' own building blocks.
-
-    Raises:
-        InputError: naming the file, the layer, and what was found.
-    """
+    """Refuse a plain configuration that names anything but Keras' own building blocks."""
     if not isinstance(config, dict) or not _among(config.get("class_name"), MODELS):
         found = config.get("class_name") if isinstance(config, dict) else type(config).__name__
         raise InputError(

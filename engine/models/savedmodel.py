@@ -56,11 +56,7 @@ def savedmodel_files(folder: Path) -> list[Path]:
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """The JSON of the root object: `class_name`, `config` and, for a compiled model, `training_config`.
-
-    Raises:
-        InputError: no Keras 2 metadata (a Keras 3 export, a plain TensorFlow SavedModel), or damaged files.
-    """
+    """The JSON of the root object: `class_name`, `config` and, for a compiled model, `training_config`."""
     path = folder / METADATA
     if not path.is_file():
         raise InputError(
@@ -81,11 +77,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, Any]:
-    """Every tensor of the checkpoint by key, in key order: arrays, or bytes for a string.
-
-    Raises:
-        InputError: the checkpoint is missing, damaged or cut short.
-    """
+    """Every tensor of the checkpoint by key, in key order: arrays, or bytes for a string."""
     if not (folder / INDEX).is_file():
         raise InputError(f"{folder / INDEX}: no such file, expected the checkpoint of a Keras 2 SavedModel")
     try:
@@ -98,16 +90,7 @@ def read_tensors(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path, model: Any, config: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
-    """The checkpoint's value for each path of `weight_variables(model)`.
-
-    Args:
-        folder: the SavedModel.
-        model: the model built from `config`.
-        config: the root object's metadata, see `read_metadata`.
-
-    Raises:
-        InputError: the checkpoint is damaged or lacks a weight of the model.
-    """
+    """The checkpoint's value for each path of `weight_variables(model)`."""
     tensors = read_tensors(folder)
     return {path: tensors[key] for path, key in tensor_keys(folder, model, config, tensors).items()}
 
@@ -117,9 +100,6 @@ def tensor_keys(folder: Path, model: Any, config: Mapping[str, Any], tensors: Ma
 
     The checkpoint's object graph is followed, not the keys themselves: a weight of a nested model may be kept
     as `variables/8` although it belongs to `layer_with_weights-3/layer_with_weights-0`.
-
-    Raises:
-        InputError: a weight is not there, or cannot be told from another one.
     """
     tensorflow(folder)
     from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph

@@ -28,12 +28,6 @@ def weight_variables(model: Any) -> dict[str, Any]:
     Of classes that are not Keras' own (subclassed models and layers) the path follows the attributes, lists and
     dictionaries that hold a layer or weight (`blocks/0/attention/query/kernel`): Keras numbers the names of their
     layers anew in every process.
-
-    Args:
-        model: a built Keras model.
-
-    Raises:
-        InputError: a subclass keeps a weight where no path leads, as in a set.
     """
     paths = dict(_paths(model))
     found: dict[str, Any] = {}
@@ -166,16 +160,7 @@ def _attributes_of_keras() -> frozenset[str]:
 
 
 def assign_weights(model: Any, values: Mapping[str, npt.NDArray[Any]], *, source: str) -> None:
-    """Set every weight of a model.
-
-    Args:
-        model: a built Keras model.
-        values: one array per path of `weight_variables`, of that weight's shape.
-        source: the file the values come from, for messages.
-
-    Raises:
-        InputError: a weight is missing, left over or of another shape.
-    """
+    """Set every weight of a model."""
     variables = weight_variables(model)
     if odd := sorted(set(variables) ^ set(values)):
         raise InputError(f"{source}: the stored weights and the stored model differ in {odd[0]!r}, expected the same")
@@ -194,9 +179,6 @@ def layer_number(model: Any, layer: Any) -> int:
     """The toolkit's number of a layer: its position in `model.layers`.
 
     A Functional model counts its InputLayer as 0, a Sequential one does not have it.
-
-    Raises:
-        InputError: the layer is not one of the model's own (a nested model's layers have no number).
     """
     for number, candidate in enumerate(model.layers):
         if candidate is layer:
@@ -205,11 +187,7 @@ def layer_number(model: Any, layer: Any) -> int:
 
 
 def layer_at(model: Any, number: int) -> Any:
-    """The layer with the toolkit's number, see `layer_number`.
-
-    Raises:
-        InputError: there is no such layer.
-    """
+    """The layer with the toolkit's number, see `layer_number`."""
     if not 0 <= number < len(model.layers):
         raise InputError(
             f"model {model.name!r}: found layer number {number}, expected 0 to {len(model.layers) - 1} "

@@ -14,11 +14,7 @@ from engine.passes.classes import known_classes, scores_of
 
 
 def predicted_classes(head: Head, logits: Float32) -> Int64:
-    """Classes (n,) of logits (n, C): argmax of the scores, first index on ties.
-
-    Raises:
-        NotNumbersError: the largest score of a row is no finite number.
-    """
+    """Classes (n,) of logits (n, C): argmax of the scores, first index on ties."""
     return known_classes(scores_of(head, logits))
 
 

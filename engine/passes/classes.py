@@ -23,13 +23,7 @@ NO_CLASS = -1
 
 
 class NotNumbersError(InputError):
-    """The outputs of a model for a row are not numbers.
-
-    Attributes:
-        row: its number.
-        path: of the image set, where that is known.
-        model: path of the model, where that is known.
-    """
+    """The outputs of a model for a row are not numbers."""
 
     def __init__(self, row: int, path: Path | None = None, model: Path | None = None) -> None:
         """What is not known yet, `rows_of` adds."""
@@ -37,7 +31,6 @@ class NotNumbersError(InputError):
         self.row, self.path, self.model = row, path, model
 
     def __str__(self) -> str:
-        """One sentence."""
         where = "" if self.path is None else f"{self.path}: "
         model = "the model" if self.model is None else f"the model {self.model}"
         return f"{where}{model} gives row {self.row} outputs that are NaN or infinite, expected numbers"
@@ -68,11 +61,7 @@ def classes_of(scores: Any) -> Int64:
 
 
 def known_classes(scores: Any) -> Int64:
-    """Classes (n,) of scores (n, C).
-
-    Raises:
-        NotNumbersError: a row has none, see `classes_of`; the first such row of these.
-    """
+    """Classes (n,) of scores (n, C)."""
     classes = classes_of(scores)
     missing = classes == NO_CLASS
     if missing.any():

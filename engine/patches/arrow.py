@@ -48,30 +48,16 @@ SCHEMA: pa.Schema = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class PlacedPatch:
-    """A patch that also says where in its weight each row stands, so that it can be written without the model.
+    """A patch that also says where in its weight each row stands, so that it can be written without the model."""
 
-    Attributes:
-        patch: K rows.
-        index: Arrow array list<int64> (K,), for each row the position in the weight, one number per axis.
-        whole: the shape of each weight that the patch is known to cover whole, see `whole_weights`.
-    """
-
-    patch: Patch
-    index: pa.ListArray
+    patch: Patch  # K rows
+    index: pa.ListArray  # Arrow array list<int64> (K,), for each row the position in the weight, one number per axis
+    # the shape of each weight that the patch is known to cover whole, see `whole_weights`
     whole: Shapes = field(default_factory=dict)
 
 
 def place(patch: Patch, shapes: Shapes, source: str) -> PlacedPatch:
-    """Find the position in its weight of every row.
-
-    Args:
-        patch: of a model.
-        shapes: of that model's weights.
-        source: where the patch comes from, for messages.
-
-    Raises:
-        InputError: a row is about no weight of the model or a place outside it.
-    """
+    """Find the position in its weight of every row."""
     for path, rows in patch.by_weight():
         if path not in shapes:
             raise InputError(f"{source}: changes {path!r}, expected a weight of the model")
@@ -82,16 +68,7 @@ def place(patch: Patch, shapes: Shapes, source: str) -> PlacedPatch:
 
 
 def check_places(placed: PlacedPatch, shapes: Shapes, source: str) -> None:
-    """Refuse a patch whose positions are not those of its flat indices in the model's weights.
-
-    Args:
-        placed: of a model.
-        shapes: of that model's weights.
-        source: where the patch comes from, for messages.
-
-    Raises:
-        InputError: that, or a row is about no weight of the model or a place outside it.
-    """
+    """Refuse a patch whose positions are not those of its flat indices in the model's weights."""
     for path, shape in placed.whole.items():
         if path in shapes and shapes[path] != shape:
             raise InputError(f"{source}: {path!r} has the shape {shape}, expected {shapes[path]} as in the model")
@@ -113,11 +90,7 @@ def check_places(placed: PlacedPatch, shapes: Shapes, source: str) -> None:
 
 
 def merge_placed(several: Sequence[PlacedPatch]) -> PlacedPatch:
-    """The union of patches, see `engine.patches.patch.merge`; a weight that one of them covers whole stays whole.
-
-    Raises:
-        InputError: two patches have different old values for a weight, or do not agree about the shape of one.
-    """
+    """The union of patches, see `engine.patches.patch.merge`; a weight that one of them covers whole stays whole."""
     shapes: dict[str, tuple[int, ...]] = {}
     for placed in several:
         for path, shape in placed.whole.items():
@@ -175,13 +148,7 @@ def read_patch(path: Path) -> Patch:
 
 
 def read_placed(path: Path) -> PlacedPatch:
-    """Read a patch file, of either version, with the position of every row.
-
-    Raises:
-        InputError: the file is missing or damaged, is of another version, has other columns or types than its schema, a
-            missing value, a negative index, a weight twice or a new value that is not finite; or, of a whole tensor,
-            values that do not fill its shape or do not have their digest.
-    """
+    """Read a patch file, of either version, with the position of every row."""
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected a patch")
     try:
@@ -203,15 +170,7 @@ def read_placed(path: Path) -> PlacedPatch:
 
 
 def placed_of_table(table: pa.Table, source: str) -> PlacedPatch:
-    """The patch in a table with the columns of `SCHEMA`, in any order.
-
-    Args:
-        table: its rows.
-        source: where it comes from, for messages.
-
-    Raises:
-        InputError: see `read_placed`.
-    """
+    """The patch in a table with the columns of `SCHEMA`, in any order."""
     columns = _columns(table, SCHEMA, source)
     names = columns["weight"].dictionary_encode()
     paths = names.dictionary.to_pylist()
@@ -248,11 +207,6 @@ def patch_of_weights_csv(path: Path, model: LoadedModel) -> Patch:
     """Read the `layer,i,j,value,repaired` rows that `optimize` and the toolkit write, as a patch of a model.
 
     (i, j) is a position in the layer's first weight, as in the toolkit. LF, a `#` header and blank lines are accepted.
-
-    Raises:
-        InputError: a missing file, a row without repaired value or that is not numbers, a layer without a
-            two-dimensional first weight, a position outside it or given twice, a repaired value that is not finite,
-            or a value that is not the model's bit for bit.
     """
     kernels: dict[int, tuple[str, Float32]] = {}
     found: dict[tuple[str, int], int] = {}

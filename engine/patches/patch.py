@@ -115,11 +115,7 @@ def tensors_patch(old: Mapping[str, Float32], new: Mapping[str, Float32]) -> Pat
 
 
 def applied(patch: Patch, path: str, array: Float32) -> Float32:
-    """A copy of a weight, float32 of any shape, with the rows of a patch that change it.
-
-    Raises:
-        InputError: the array is not float32, has no such place, or does not hold the old values bit for bit.
-    """
+    """A copy of a weight, float32 of any shape, with the rows of a patch that change it."""
     flat = _flat(path, array).copy()
     rows = np.flatnonzero(patch.part == patch.paths.index(path)) if path in patch.paths else np.arange(0)
     places, old = patch.flat_index[rows], patch.old[rows]
@@ -154,18 +150,7 @@ def merge(patches: Sequence[Patch]) -> Patch:
 
 
 def merge_rows(patches: Sequence[Patch], whole: Collection[str] = ()) -> tuple[Patch, npt.NDArray[np.intp]]:
-    """The union of patches, as `merge` makes it, and which of all their rows it has.
-
-    Args:
-        patches: made against one model.
-        whole: paths of weights that stay whole: rows that change nothing are not dropped.
-
-    Returns:
-        The union of K rows, and their places (K,) in the rows of all patches, one patch after the other.
-
-    Raises:
-        InputError: see `merge`.
-    """
+    """The union of patches, as `merge` makes it, and which of all their rows it has."""
     rows = _Rows.of(patches)
     wrong = np.flatnonzero(_bits(rows.old) != _bits(rows.old[rows.first]))
     if len(wrong):
@@ -220,25 +205,16 @@ def compose(first: Patch, second: Patch) -> Patch:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """The rows of several patches, N of them, sorted by weight path (as first seen), flat index and patch.
+    """The rows of several patches, N of them, sorted by weight path (as first seen), flat index and patch."""
 
-    Attributes:
-        paths: the distinct weight paths.
-        path: (N,) positions in `paths`.
-        flat_index, old, new: (N,) as in a patch.
-        row: (N,) place in the rows of all patches, one patch after the other.
-        source: (N,) number of the patch, from 0.
-        first: (N,) the first row that is about the same weight.
-    """
-
-    paths: tuple[str, ...]
-    path: Int64
-    flat_index: Int64
+    paths: tuple[str, ...]  # the distinct weight paths
+    path: Int64  # (N,) positions in `paths`
+    flat_index: Int64  # flat_index, old, new: (N,) as in a patch
     old: Float32
     new: Float32
-    row: npt.NDArray[np.intp]
-    source: Int64
-    first: Int64
+    row: npt.NDArray[np.intp]  # (N,) place in the rows of all patches, one patch after the other
+    source: Int64  # (N,) number of the patch, from 0
+    first: Int64  # (N,) the first row that is about the same weight
 
     @staticmethod
     def of(patches: Sequence[Patch]) -> _Rows:

@@ -39,31 +39,19 @@ SCHEMA: pa.Schema = pa.schema(
 
 @dataclass(frozen=True)
 class TensorChange:
-    """What a patch does to a whole tensor.
+    """What a patch does to a whole tensor."""
 
-    Attributes:
-        weight: its path.
-        shape: its sizes.
-        changed: how many values are other ones, bit for bit.
-        largest: largest absolute difference of a new and an old value.
-        rms: square root of the mean squared difference, over all values of the tensor.
-    """
-
-    weight: str
-    shape: tuple[int, ...]
-    changed: int
-    largest: float
-    rms: float
+    weight: str  # its path
+    shape: tuple[int, ...]  # its sizes
+    changed: int  # how many values are other ones, bit for bit
+    largest: float  # largest absolute difference of a new and an old value
+    rms: float  # square root of the mean squared difference, over all values of the tensor
 
 
 def whole_weights(patch: Patch, shapes: Shapes) -> dict[str, tuple[int, ...]]:
     """The shape of each weight that a patch covers whole: its rows stand together and go through every flat index.
 
     Rows in another order say more than the tensor does, so such a weight does not count.
-
-    Args:
-        patch: of a model.
-        shapes: of some of that model's weights; others do not count.
     """
     found = {}
     for path, rows in patch.by_weight():
@@ -76,12 +64,7 @@ def whole_weights(patch: Patch, shapes: Shapes) -> dict[str, tuple[int, ...]]:
 
 
 def tensor_columns(patch: Patch, shapes: Shapes) -> list[pa.Array]:
-    """The columns of `SCHEMA`, one row per weight; the values are not copied.
-
-    Args:
-        patch: covers each of its weights whole, see `whole_weights`.
-        shapes: of its weights.
-    """
+    """The columns of `SCHEMA`, one row per weight; the values are not copied."""
     ends = np.cumsum([0, *(math.prod(shapes[path]) for path in patch.paths)])
     old, new = (np.ascontiguousarray(values, "<f4") for values in (patch.old, patch.new))
     digests = [hashlib.sha256(old[start:stop].data).hexdigest() for start, stop in pairwise(ends)]
@@ -98,16 +81,7 @@ def tensor_columns(patch: Patch, shapes: Shapes) -> list[pa.Array]:
 
 
 def patch_of_tensors(columns: Mapping[str, pa.Array], source: str) -> tuple[Patch, dict[str, tuple[int, ...]]]:
-    """The patch in the columns of `SCHEMA`, which have no missing values, and the shapes of its weights.
-
-    Args:
-        columns: by name.
-        source: where they come from, for messages.
-
-    Raises:
-        InputError: a weight twice, a shape without numbers, values that do not fill it, or old values that do not have
-            their SHA-256.
-    """
+    """The patch in the columns of `SCHEMA`, which have no missing values, and the shapes of its weights."""
     shapes: dict[str, tuple[int, ...]] = {}
     values: dict[str, dict[str, Float32]] = {"old": {}, "new": {}}
     rows = zip(*(columns[name].to_pylist() for name in ("weight", "shape", "old_sha256")), strict=True)
@@ -132,12 +106,7 @@ def patch_of_tensors(columns: Mapping[str, pa.Array], source: str) -> tuple[Patc
 
 
 def tensor_changes(patch: Patch, shapes: Shapes) -> list[TensorChange]:
-    """What a patch does to the weights that it covers whole, in its order.
-
-    Args:
-        patch: any.
-        shapes: of those weights.
-    """
+    """What a patch does to the weights that it covers whole, in its order."""
     found = []
     for path, rows in patch.by_weight():
         if path in shapes:

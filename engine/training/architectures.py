@@ -32,39 +32,23 @@ _KEYS = ("model", "optimizer", "augmentation", "layers")
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network, before the images it is for are known.
+    """A network, before the images it is for are known."""
 
-    Attributes:
-        name: one of `OWN`, or of `application_names`.
-        weights: of its convolutional part: `imagenet`, `none` for random ones, or the path of a file.
-        optimizer, augmentation, layers: of a network of keras.applications: what trains it, what changes its images
-            while it is trained, and what stands between it and the last Dense layer.
-    """
-
-    name: str
-    weights: str | Path
+    name: str  # one of `OWN`, or of `application_names`
+    weights: str | Path  # of its convolutional part: `imagenet`, `none` for random ones, or the path of a file
+    # optimizer, augmentation, layers: of a network of keras.applications: what trains it, what changes its images while
+    # it is trained, and what stands between it and the last Dense layer
     optimizer: Part = FINE_TUNING
     augmentation: tuple[Part, ...] = ()
     layers: tuple[Part, ...] = (POOLING,)
 
 
 def application_names() -> list[str]:
-    """The networks of keras.applications."""
     return [name for name, item in vars(keras.applications).items() if name[0].isupper() and callable(item)]
 
 
 def choose(model: str, settings: Path | None = None, weights: str | Path | None = None) -> Architecture:
-    """The network that a user names.
-
-    Args:
-        model: `base`, `vgg16`, `vgg19`, a name of keras.applications, or `keras_app` for the one in `settings`.
-        settings: JSON object with `model`, `optimizer` [class, arguments], `augmentation` and `layers` [[class,
-            arguments], …]; all but `model` may be left out.
-        weights: see `Architecture`; by default `none` for `base` and `imagenet` for the others.
-
-    Raises:
-        InputError: no such network, settings that are broken or for another network, or a file that is not there.
-    """
+    """The network that a user names."""
     model = model.replace("-", "_")
     if model == "base":
         if weights not in (None, RANDOM):
@@ -90,10 +74,6 @@ def build(architecture: Architecture, input_shape: tuple[int, ...], classes: int
 
     Seeds the global random numbers of Python, NumPy and TensorFlow, from which Keras takes its own, and lets the names
     of layers start anew: neither depends on what else was built in this process.
-
-    Raises:
-        InputError: it cannot be built for such images, its settings or weights do not fit, or the seed is none.
-        WorkError: its weights cannot be downloaded.
     """
     if not 0 <= seed < 2**32:
         raise InputError(f"seed is {seed}, expected 0 to {2**32 - 1}")

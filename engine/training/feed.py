@@ -37,11 +37,9 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]
         self._pool_start: int | None = None
 
     def __len__(self) -> int:
-        """Batches."""
         return math.ceil(len(self.rows) / self._batch_rows)
 
     def __getitem__(self, index: int) -> tuple[Float32, Float32]:
-        """See the class."""
         start = index * self._batch_rows
         chosen = self._order[start : start + self._batch_rows]
         first = start - start % self._pool_rows

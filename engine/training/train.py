@@ -70,25 +70,16 @@ _CHANGING = re.compile(r'(?<="shared_object_id": )\d+|(?<="date_saved": ")(?P<da
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to train.
+    """How to train."""
 
-    Attributes:
-        epochs: at most.
-        batch_rows: rows of one step.
-        validation_split: share of the rows that are not trained on, above 0 and below 1.
-        seed: chooses these rows and the order of the others; the weights to start from have their own in
-            `architectures.build`.
-        format: of the model's file, a key of `MODELS`: `keras`, or `h5` as Keras 2 writes it.
-    """
-
-    epochs: int = 5
-    batch_rows: int = 32
-    validation_split: float = 0.2
+    epochs: int = 5  # at most
+    batch_rows: int = 32  # rows of one step
+    validation_split: float = 0.2  # share of the rows that are not trained on, above 0 and below 1
+    # chooses these rows and the order of the others; the weights to start from have their own in `architectures.build`
     seed: int = 0
-    format: Format = "keras"
+    format: Format = "keras"  # of the model's file, a key of `MODELS`: `keras`, or `h5` as Keras 2 writes it
 
     def __post_init__(self) -> None:
-        """Refuse numbers that no training can have."""
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_rows)):
             if value < 1:
                 raise InputError(f"{name} is {value}, expected at least 1")
@@ -111,36 +102,24 @@ class Epoch:
 
     @property
     def checkpoint(self) -> str:
-        """Name of the file of its weights."""
         return f"weights.{self.number:02d}-{self.val_loss:.2f}.weights.h5"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model.
+    """A trained model."""
 
-    Attributes:
-        epochs: those that ran.
-        stopped: early, because the loss on the validation rows had not fallen for `PATIENCE` epochs.
-        training, validation: rows that the saved model, loaded again, gets right, and all rows, of either kind.
-        foreign: why loading the model needs leave to run code; None where it does not.
-        files: what was written.
-    """
-
-    epochs: tuple[Epoch, ...]
-    stopped: bool
+    epochs: tuple[Epoch, ...]  # those that ran
+    stopped: bool  # early, because the loss on the validation rows had not fallen for `PATIENCE` epochs
+    # training, validation: rows that the saved model, loaded again, gets right, and all rows, of either kind
     training: tuple[int, int]
     validation: tuple[int, int]
-    foreign: str | None
-    files: tuple[Path, ...]
+    foreign: str | None  # why loading the model needs leave to run code; None where it does not
+    files: tuple[Path, ...]  # what was written
 
 
 def split_rows(rows: int, validation_split: float, seed: int) -> tuple[Int64, Int64]:
-    """Row numbers to train on and to validate on, each ascending; round(rows · validation_split) are the latter.
-
-    Raises:
-        InputError: either would have no row.
-    """
+    """Row numbers to train on and to validate on, each ascending; round(rows · validation_split) are the latter."""
     count = round(rows * validation_split)
     if not 0 < count < rows:
         raise InputError(
@@ -152,10 +131,7 @@ def split_rows(rows: int, validation_split: float, seed: int) -> tuple[Int64, In
 
 
 def use_gpu(wanted: bool | None) -> str:
-    """Choose where this process trains, before its first operation, and return it in words.
-
-    None takes a GPU where there is one. Raises InputError where one is wanted and there is none.
-    """
+    """Choose where this process trains, before its first operation, and return it in words."""
     gpus = backend.gpu_count()
     if wanted and not gpus:
         found = f"a GPU is asked for and {backend.name} finds none"
@@ -166,14 +142,7 @@ def use_gpu(wanted: bool | None) -> str:
 
 
 def check_output(output_dir: Path, *, overwrite: bool, kind: Format = "keras") -> None:
-    """Refuse a folder that a trained model of a format cannot go to.
-
-    A model that `train` made is replaced without `overwrite`, as `optimize` replaces a repaired one.
-
-    Raises:
-        InputError: no folder; it holds another model, beside which this one could not be told; or one of the same name
-            that `train` did not make, without `overwrite`.
-    """
+    """Refuse a folder that a trained model of a format cannot go to."""
     found = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
     if not found.is_dir():
         raise InputError(f"{found} is a file, expected a folder, or none, for the trained model")
@@ -203,26 +172,7 @@ def train(
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     held_bytes: int = HELD_BYTES,
 ) -> Trained:
-    """Train a compiled model, save it, load it again and measure that.
-
-    An interruption leaves the checkpoints of the epochs that ended, each whole, and whatever model was there before.
-
-    Args:
-        model: see `architectures.build`.
-        images: with the model's image shape and number of classes.
-        output_dir: made where it is missing, see `check_output`.
-        settings: how to train.
-        facts: what else to note in `training.json`.
-        overwrite: see `check_output`.
-        progress: of reading, training and measuring.
-        on_epoch: called after every epoch.
-        held_bytes: see `HELD_BYTES`.
-
-    Raises:
-        InputError: see `check_output`, `split_rows` and `keras2_writer.write_model`; or an image cannot be read or has
-            no finite numbers; or TensorFlow is not installed. Nothing has been written.
-        WorkError: the loss is not finite any more, or a file cannot be written.
-    """
+    """Train a compiled model, save it, load it again and measure that."""
     backend.tensorflow("training")  # writes for TensorBoard under any backend
     check_output(output_dir, overwrite=overwrite, kind=settings.format)
     name = MODELS[settings.format]

@@ -110,10 +110,7 @@ def rate_of(recipe: Recipe, layers: int) -> float:
 
 
 def epochs_of(recipe: Recipe, rows: int) -> int:
-    """Passes over the rows of a tuning: 15 up to 1,000 rows, then ever fewer, 10 at 3,000 and 6 at 10,000.
-
-    Never more than `MOST_ROW_EPOCHS` allows, and at least one.
-    """
+    """Passes over the rows of a tuning: 15 up to 1,000 rows, then ever fewer, 10 at 3,000 and 6 at 10,000."""
     if recipe.epochs is not None:
         return recipe.epochs
     epochs = round(15 * float(min(1.0, (1000 / max(rows, 1)) ** 0.4)))

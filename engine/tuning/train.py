@@ -42,23 +42,15 @@ _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7
 
 @dataclass(frozen=True, eq=False)
 class FoldRows:
-    """Rows of cached features, and their folds.
+    """Rows of cached features, and their folds."""
 
-    Attributes:
-        inputs: (n, D) float32, features of the chain.
-        labels: (n,) int64.
-        fold: (n,) int64, see `engine.tuning.folds.folds_of`.
-        data: fingerprint of the rows; keys their order.
-    """
-
-    inputs: Float32
-    labels: Int64
-    fold: Int64
-    data: str
+    inputs: Float32  # (n, D) float32, features of the chain
+    labels: Int64  # (n,) int64
+    fold: Int64  # (n,) int64, see `engine.tuning.folds.folds_of`
+    data: str  # fingerprint of the rows; keys their order
 
     @property
     def folds(self) -> int:
-        """K."""
         return int(self.fold.max()) + 1
 
     @functools.cached_property
@@ -69,19 +61,12 @@ class FoldRows:
 
 @dataclass(frozen=True, eq=False)
 class TuningJob:
-    """What all tunings of a task share.
+    """What all tunings of a task share."""
 
-    Attributes:
-        chain: the weights, with what they can change.
-        rows: to tune on.
-        repaired: labels under repair.
-        seed: of the order of the rows.
-    """
-
-    chain: Chain
-    rows: FoldRows
-    repaired: tuple[int, ...]
-    seed: int
+    chain: Chain  # the weights, with what they can change
+    rows: FoldRows  # to tune on
+    repaired: tuple[int, ...]  # labels under repair
+    seed: int  # of the order of the rows
 
 
 Changes = Mapping[str, Float32]
@@ -92,7 +77,6 @@ class Tuner:
     """Runs tunings of one job; what all of them share stays on the device."""
 
     def __init__(self, job: TuningJob) -> None:
-        """Nothing is compiled before it is needed."""
         self._job = job
         self._batch = min(BATCH_ROWS, job.rows.fewest)
         self._programs: dict[tuple[bool, int], Callable[..., Any]] = {}
@@ -104,11 +88,7 @@ class Tuner:
         }
 
     def run(self, fold: int, recipes: Sequence[Recipe]) -> Changes:
-        """Tune by recipes of equally many epochs on all rows but those of a fold.
-
-        Raises:
-            InputError: the weights of a tuning did not stay finite.
-        """
+        """Tune by recipes of equally many epochs on all rows but those of a fold."""
         job, count = self._job, len(recipes)
         rows, chain = job.rows, job.chain
         seen = np.flatnonzero(rows.fold != fold)
