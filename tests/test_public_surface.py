@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import os
 import pkgutil
 import re
@@ -38,6 +39,24 @@ def test_every_name_is_listed_and_there(package: ModuleType) -> None:
     assert set(dir(package)) >= set(package.__all__) == set(found)
     for name, module in found.items():
         assert getattr(package, name) is getattr(importlib.import_module(f"{package.__name__}.{module}"), name)
+
+
+@PACKAGES
+def test_every_name_says_what_it_is(package: ModuleType) -> None:
+    """Functions and classes that users import, and the public functions of those classes, have a docstring."""
+    lacking = []
+    for name in package.__all__:
+        found = getattr(package, name)
+        if not inspect.isclass(found) and not inspect.isfunction(found):
+            continue
+        own = vars(found).items() if inspect.isclass(found) else ()
+        members = {
+            f"{name}.{each}": member
+            for each, member in own
+            if not each.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
+        }
+        lacking += [each for each, member in {name: found, **members}.items() if not (member.__doc__ or "").strip()]
+    assert not lacking
 
 
 @PACKAGES
