@@ -17,7 +17,6 @@ from cli.shared.help import Sectioned
 from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
-    OF_METHOD,
     checkpoint_options,
     crossfit_options,
     method_option,
@@ -171,14 +170,10 @@ def command(
     options["parts"] = click.get_current_context().obj  # of `merge-runs`, which runs this command
     if method is None:
         echo(f"method {CROSSFIT}, as none was given (--method {ARACHNE} is the other)", err=True)
-    if chosen not in OF_METHOD:
+    if chosen != ARACHNE:
         from cli.commands.by_method import batch_by_method
 
         return batch_by_method(compute_settings=compute_settings, verbose=verbose, method=chosen, **options)
-    if chosen == CROSSFIT:
-        from cli.commands.crossfit import batch_crossfit
-
-        return batch_crossfit(compute_settings=compute_settings, verbose=verbose, **options)
 
     from cluster.compute.early import started_early
 
