@@ -25,6 +25,7 @@ from unseen import Known, Subject, numbers, words
 from cluster.workers.task import layer_inputs
 from engine import backend
 from engine.backend import keras
+from engine.core.plans import run_here
 from engine.data.image_set import open_image_set
 from engine.methods.mixtures import searched, tuned
 from engine.methods.outcome import draw as drawn_rows
@@ -151,9 +152,9 @@ def repaired(subject: Subject, validation: Known, label: int, rows: int, draw: i
     settings = CrossFitSettings()
     begun = time.process_time()
     job = crossfit_of(subject.chain, pool.rows.take(drawn), pool.logits[drawn], (label,), required, settings, draw)
-    changes = tuned(job)
+    changes = run_here(tuned(job))
     middle = time.process_time()
-    found = searched(job, changes).found
+    found = run_here(searched(job, changes)).found
     end = time.process_time()
     held_out = HeldOutRows(validation.rows.inputs, validation.rows.labels, validation.logits, validation.before)
     frontier, _ = job.frontier(changes, found, held_out)

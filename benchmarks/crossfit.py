@@ -20,6 +20,7 @@ from unseen import LAST, TAIL, Subject, drop, mixed_adds, others_drop, subjects,
 
 from engine import backend
 from engine.backend import keras
+from engine.core.plans import run_here
 from engine.core.types import Float32, Int64
 from engine.fitness.mixture import MixtureRows
 from engine.layers.dense_chain import DenseChain
@@ -145,7 +146,7 @@ def line(
     requirements = (drop(0.0), *others_drop(0.03, LABEL))
     settings = CrossFitSettings(recipes=read_recipes(RECIPES))
     job = subject.job(np.arange(len(known.before)), LABEL, requirements, 0, settings)
-    changes = tuned(job)
+    changes = run_here(tuned(job))
     search = SearchSettings(swarm=SwarmSettings(particles))
     case, problem = job.case(changes, search)
     assert isinstance(case.rows, MixtureRows)

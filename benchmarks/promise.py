@@ -37,6 +37,7 @@ from unseen import (
 )
 
 from engine import backend
+from engine.core.plans import run_here
 from engine.core.types import Int64
 from engine.datasets.fashion_mnist import LABEL_NAMES
 from engine.methods.mixtures import searched, tuned
@@ -188,14 +189,14 @@ def run(
     chosen, rest = draw(len(subject.pool.before), cell.rows, cell.label, cell.number)
     begun = time.perf_counter()
     job = subject.job(chosen, cell.label, (), cell.number, settings)
-    changes = tuned(job)
+    changes = run_here(tuned(job))
     seconds = time.perf_counter() - begun
     told = []
     for name in names:
         requirements = REQUIRED[name].stated(cell.label)
         begun = time.perf_counter()
         mine = replace(job, requirements=requirements)
-        found = searched(mine, changes).found
+        found = run_here(searched(mine, changes)).found
         frontier, _ = mine.frontier(changes, found)
         spent = time.perf_counter() - begun
         values = mixed_values(job.chain, changes, found, frontier.point.step)

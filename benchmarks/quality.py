@@ -36,10 +36,11 @@ from unseen import (
 )
 
 from engine import backend
+from engine.core.plans import run_here
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64
 from engine.layers.weight_stats import WeightStats
-from engine.methods.mixtures import MixtureFit, MixtureMethod
+from engine.methods.mixtures import Fitted, MixtureFit, MixtureMethod
 from engine.methods.registry import METHODS, method_of
 from engine.metrics.requirements import Requirement
 from engine.models.load import load_model
@@ -185,7 +186,7 @@ def run(ledger: Ledger, model: str, subject: Subject, cell: Draw, names: Sequenc
     chosen, rest = draw(len(subject.pool.before), cell.rows, cell.label, cell.number)
     outcomes = functools.partial(subject.outcomes, rest=rest, label=cell.label, requirements=cell.requirements)
     job = subject.job(chosen, cell.label, cell.requirements, cell.number, CrossFitSettings())
-    fits: dict[Callable[[CrossFit], MixtureFit], tuple[MixtureFit, float]] = {}
+    fits: dict[Any, tuple[MixtureFit, float]] = {}
     told = []
     for name, setting in names:
         if name == ARACHNE:
@@ -203,13 +204,13 @@ def run(ledger: Ledger, model: str, subject: Subject, cell: Draw, names: Sequenc
 def judged(
     method: MixtureMethod,
     job: CrossFit,
-    fits: dict[Callable[[CrossFit], MixtureFit], tuple[MixtureFit, float]],
+    fits: dict[Any, tuple[MixtureFit, float]],
     outcomes: Callable[[dict[str, Float32]], dict[str, Any]],
 ) -> dict[str, Any]:
     """Fit a method, unless another one of the draw was fitted alike, and take a step."""
     begun = time.perf_counter()
     if method.fit not in fits:
-        fits[method.fit] = method.fit(job), time.perf_counter() - begun
+        fits[method.fit] = run_here(method.fit(Fitted(job, (job.seed,), 0))), time.perf_counter() - begun
     fit, seconds = fits[method.fit]
     begun = time.perf_counter()
     frontier = method.frontier(job, fit)

@@ -18,6 +18,7 @@ from ledger import Ledger, grouped, out_option, tables_option
 from unseen import TAIL, Subject, drop, gain, subjects
 
 from engine import backend
+from engine.core.plans import run_here
 from engine.methods.mixtures import searched, tuned
 from engine.metrics.promise import Frontier
 from engine.metrics.requirements import Requirement
@@ -49,8 +50,8 @@ def repaired(subject: Subject, seed: int, ledger: Ledger) -> str:
         subject.pool.logits[validation],
         subject.pool.before[validation],
     )
-    changes = tuned(job)
-    found = searched(job, changes).found
+    changes = run_here(tuned(job))
+    found = run_here(searched(job, changes)).found
     frontier, _ = job.frontier(changes, found, held_out)
     values = mixed_values(job.chain, changes, found, frontier.point.step)
     outcome = subject.outcome(subject.pool, subject.predicted(subject.pool, values), rest, label, requirements)

@@ -209,30 +209,34 @@ def one_child(result: Path, arguments: list[str]) -> None:
     watch = Stopwatch()
     watch.seconds["start"] = time.time() - float(first)
     with watch.stage("start"):
+        import engine.methods.mixtures
         import engine.models.load
-        from cluster.runs import crossfit_run
+        from cluster.compute.works import Works
+        from cluster.runs import outcomes, repair
+        from cluster.runs.ledger import Ledger
         from engine.problem.crossfit import CrossFit
     if words[words.index("--num-workers") + 1] != "0":
         with watch.stage("Ray"):
             import cluster.ray_cluster.connect  # noqa: F401
         time_ray(watch)
     ended: dict[str, Any] = {}
-    for name in ("_search", "carry_out"):
-        keep(ended, crossfit_run, name)
+    for owner, name in ((Ledger, "ended"), (repair, "mixture_rows"), (repair._Run, "_promised")):
+        keep(ended, owner, name)
     watch.wrap("start", engine.models.load, "load_model")
-    watch.wrap("features", crossfit_run, "read_rows")
-    watch.wrap("tunings", crossfit_run, "_tune")
-    watch.wrap("search", crossfit_run, "_search")
+    watch.wrap("features", repair, "read_rows")
+    for name in ("_here", "_there"):
+        watch.wrap("tunings", Works, name)
+    watch.wrap("search", Works, "_searched")
     watch.wrap("step", CrossFit, "frontier")
-    watch.wrap("step", crossfit_run, "mixed_values")
-    watch.wrap("step", crossfit_run, "tensors_patch")
-    watch.wrap("verify", crossfit_run, "_save_and_measure")
+    watch.wrap("step", engine.methods.mixtures, "mixed_values")
+    watch.wrap("step", outcomes, "tensors_patch")
+    watch.wrap("verify", repair._Run, "_save")
     code = run(words)
     if code not in (0, 3):
         raise click.ClickException(f"{' '.join(words)}: exit code {code}, expected 0 or 3")
     watch.charge()
-    ready, _ = ended["carry_out"]
-    works = works_of(ready, ended["_search"][1].iterations)
+    (whole, _), (promise, _), (_, searches) = (ended[name] for name in ("_promised", "mixture_rows", "ended"))
+    works = works_of(whole, promise.fit.job, max(search.iterations for search in searches))
     facts = {"seconds": watch.seconds, "works": {stage: asdict(work) for stage, work in works.items()}}
     result.write_text(json.dumps(facts), encoding="utf-8")
 
@@ -250,11 +254,11 @@ def keep(ended: dict[str, Any], owner: Any, name: str) -> None:
     setattr(owner, name, kept)
 
 
-def works_of(ready: Any, iterations: int) -> dict[str, Work]:
-    """What each stage cannot do without, of a `ReadyRepair`."""
+def works_of(run: Any, fit: Any, iterations: int) -> dict[str, Work]:
+    """What each stage cannot do without, of a run of a repair."""
     from engine.models.graph import graph_of
 
-    fit, repair = ready.fit, ready.repair
+    repair = run.work
     chain, rows = fit.chain, len(fit.rows.labels)
     width, first = chain.values[chain.layers[0].kernel].shape
     recipes, folds = len(fit.settings.recipes), fit.rows.folds
@@ -265,7 +269,7 @@ def works_of(ready: Any, iterations: int) -> dict[str, Work]:
         for step in steps
         if hasattr(step.operation, "trainable_variables")
     )
-    pixels, read = math.prod(ready.rows.pooled.shape), sum(images.rows for images in repair.rows)
+    pixels, read = math.prod(run.rows.pool.rows.shape), sum(images.rows for images in repair.rows)
     of_row = mixed_adds(chain, recipes)
     # Pre-activations of the first layer, as it is and of each tuning.
     kept = Work(4 * rows * (width + (recipes + 1) * first), rows * (recipes + 1) * width * first, 0)

@@ -103,7 +103,7 @@ def main(
             for number, compute in ((1, one), (2, two)):
                 compute.start()
                 model = ray.put(compute.handle(loaded, target).shipped)
-                calls[str(number)] = partial(tiled(compute._workers(), problem, searched, tiles, model), candidates)
+                calls[str(number)] = partial(tiled(compute.pool(), problem, searched, tiles, model), candidates)
             same = np.array_equal(calls["1"](), calls["2"]())
             times = side_by_side(calls, rounds)
         ray.shutdown()

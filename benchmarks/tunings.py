@@ -15,8 +15,11 @@ from common import machine, model_option, shipped_images, table
 from unseen import TAIL, drop, others_drop, subjects
 
 from cluster.compute.compute import Compute, ComputeOptions
+from cluster.compute.works import Works
 from cluster.workers.model import ModelHandle
 from engine import backend
+from engine.core.plans import Forgetful, Work, carry_out
+from engine.methods.mixtures import tuned
 from engine.models.load import load_model
 from engine.problem.crossfit import CrossFit, CrossFitSettings
 
@@ -53,7 +56,8 @@ def main(model_path: Path, rows: int, rounds: int) -> None:
 def timed(compute: Compute, model: ModelHandle, job: CrossFit) -> float:
     """Seconds of all tunings of a job; programs are compiled anew for each."""
     begun = time.perf_counter()
-    for _ in compute.run_tunings(model, job, job.tasks):
+    works = Works(compute, model, opens=True)
+    for _ in carry_out([Work("tunings", tuned, (job,))], works, Forgetful()):
         pass
     return time.perf_counter() - begun
 

@@ -5,14 +5,13 @@ from .batch.spec import Batch, ChunkFile, Weighting, check_batch, open_chunks
 from .compute.compute import Compute, ComputeOptions
 from .records.store import RunRecords, comparable, read_facts, read_table
 from .runs.chunk import ChunkPaths, target_of
-from .runs.crossfit import CrossFitRepair, CrossFitReport
-from .runs.crossfit_run import repair_crossfit, repair_part
 from .runs.evaluate import Evaluated, Evaluation, Setting, check_evaluation, evaluate
 from .runs.localize import localise
 from .runs.merging import Parts, read_parts
 from .runs.optimize import Repairs, repair
 from .runs.output import save_repaired
 from .runs.parts import Part
+from .runs.repair import MethodRepair, Watching, check_repair, run_repair
 from .runs.reports import ChunkReport, Measured
 from .workers.model import ModelHandle
 
@@ -24,21 +23,22 @@ __all__ = [
     "ChunkReport",
     "Compute",
     "ComputeOptions",
-    "CrossFitRepair",
-    "CrossFitReport",
     "Evaluated",
     "Evaluation",
     "Expectation",
     "Measured",
+    "MethodRepair",
     "ModelHandle",
     "Part",
     "Parts",
     "Repairs",
     "RunRecords",
     "Setting",
+    "Watching",
     "Weighting",
     "check_batch",
     "check_evaluation",
+    "check_repair",
     "comparable",
     "evaluate",
     "expect",
@@ -48,10 +48,9 @@ __all__ = [
     "read_parts",
     "read_table",
     "repair",
-    "repair_crossfit",
-    "repair_part",
     "run_batch",
     "run_recorded",
+    "run_repair",
     "save_repaired",
     "target_of",
 ]

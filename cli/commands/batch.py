@@ -18,7 +18,6 @@ from cli.shared.labels import means_all, parse_labels
 from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
-    PIPELINES,
     checkpoint_options,
     crossfit_options,
     method_option,
@@ -220,14 +219,10 @@ def command(
     options["parts"] = click.get_current_context().obj  # of `merge-runs`, which runs this command
     if method is None:
         echo(f"method {CROSSFIT}, as none was given (--method {ARACHNE} is the other)", err=True)
-    if chosen not in PIPELINES:
+    if chosen != ARACHNE:
         from cli.commands.by_method import batch_by_method
 
         return batch_by_method(compute_settings=compute_settings, verbose=verbose, method=chosen, **options)
-    if chosen == CROSSFIT:
-        from cli.commands.crossfit import batch_crossfit
-
-        return batch_crossfit(compute_settings=compute_settings, verbose=verbose, **options)
 
     from cluster.compute.early import started_early
 

@@ -1,24 +1,38 @@
-"""`optimize` and `batch` with any method but Arachne and CrossFit, which have pipelines of their own."""
+"""`optimize` and `batch` with any method of the registry but Arachne, which has a pipeline of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.commands.crossfit import crossfit_repair, new_run_directory, target_repair, tell_loss, use_one_thread
 from cli.run_report.text import results
+from cli.run_report.words import duration, plural
 from cli.shared.console import Console, created, echo
 from cli.shared.labels import means_all, parse_labels
-from cli.shared.method_options import checkpoint_folder, method_settings, refuse_unsearched
+from cli.shared.method_options import (
+    CROSSFIT,
+    checkpoint_folder,
+    crossfit_settings,
+    method_settings,
+    read_promises,
+    refuse_unsearched,
+)
 from cli.shared.objective_options import PRIORITIES, stated_priorities
 from cli.shared.options import check_inputs, check_repairs, check_run_directory, check_seeds
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
-    from cluster.compute.options import ComputeOptions
-    from cluster.runs.method_repair import MethodRepair
+    from cluster.batch.crossfit_estimate import CrossFitExpectation
+    from cluster.compute.compute import Compute, ComputeOptions
+    from cluster.runs.merging import Parts
+    from cluster.runs.parts import Part
+    from cluster.runs.repair import MethodRepair
+    from cluster.runs.repair_rows import RepairRows
+    from engine.data.image_set import ImageSet
+    from engine.models.load import LoadedModel
     from engine.search.loop import SearchSettings
 
 
@@ -28,19 +42,55 @@ def optimize_by_method(
     verbose: int,
     method: str,
     run_dir: Path | None,
+    part: Part | None = None,
+    parts: Parts | None = None,
     **options: Any,
 ) -> int:
     """Repair one label on all rows that `target` divided; returns the exit code."""
     check_options(method, **options)
-    if run_dir is not None:
+    if run_dir is not None and method != CROSSFIT:
         check_run_directory(run_dir, resume=options["resume"], overwrite=options["overwrite"])
-    repair = target_repair(method, run_dir=run_dir, **options)
-    work = replace(method_repair(method, repair, {}, **options), label_file=options["label_file"])
-    directory = run_dir or new_run_directory()
-    code = run_method_repair(work, compute_settings, directory, verbose=verbose, quiet=not verbose, **options)
+    work = target_repair(method, run_dir=run_dir, **options)
+    directory = run_dir or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    code = run_method_repair(
+        work, compute_settings, directory, part=part, parts=parts, verbose=verbose, quiet=not verbose, **options
+    )
     if verbose:
         echo(f"records: {directory}")
     return code
+
+
+def target_repair(
+    method: str,
+    *,
+    model_dir: Path,
+    allow_custom_code: bool,
+    target_data_dir: Sequence[Path],
+    positive_inputs_dir: Sequence[Path],
+    output_dir: Path | None,
+    run_dir: Path | None,
+    resume: bool,
+    **options: Any,
+) -> MethodRepair:
+    """Open and check what `optimize` reads where it repairs one label on all rows that `target` divided.
+
+    Raises:
+        InputError: something is missing, damaged, or does not fit.
+    """
+    if len(target_data_dir) > 1 or len(positive_inputs_dir) > 1:
+        raise InputError(f"{method} repairs one --target-data-dir, expected one (`batch` pools chunks)")
+    if resume and run_dir is None:
+        raise InputError("--resume goes on with a run, expected its --run-dir")
+    use_one_thread()
+
+    from engine.models.load import load_model
+
+    model = load_model(model_dir, allow_custom_code=allow_custom_code)
+    folder = target_data_dir[0].absolute()
+    label, rows = rows_of_target(folder, positive_inputs_dir)
+    output = folder if output_dir is None else output_dir.absolute()
+    work = method_repair(method, model, rows, folder, output, model_dir=model_dir, **options)
+    return replace(work, repaired=(label,), label_file=options["label_file"])
 
 
 def batch_by_method(
@@ -48,22 +98,92 @@ def batch_by_method(
     compute_settings: ComputeOptions,
     verbose: int,
     method: str,
+    output_dir: Path,
+    dry_run: bool,
+    explain: bool,
+    resume: bool,
+    overwrite: bool,
+    separate: bool = False,
+    part: Part | None = None,
+    parts: Parts | None = None,
+    **options: Any,
+) -> int:
+    """Repair labels on the pooled rows of all chunks, together or each on its own; returns the exit code."""
+    options |= {"resume": resume, "overwrite": overwrite}
+    if method != CROSSFIT and dry_run:
+        raise InputError(f"--dry-run is of Arachne and CrossFit and the method is {method}, expected it without")
+    work = chunks_repair(method, output_dir=output_dir.absolute(), **options)
+
+    from cluster.batch.crossfit_estimate import expect
+    from cluster.compute.compute import Compute
+    from cluster.records.store import holds_run
+    from cluster.runs.repair import check_memory, check_repair, rows_of_repair
+    from cluster.runs.shared_rows import refuse_one_file
+
+    if not work.allow_shared_rows:
+        refuse_one_file([images.path for images in work.held_out.values()], [images.path for images in work.rows])
+    if separate and holds_run(work.output):
+        raise InputError(f"{work.output}: a run is there already, expected a new name for one of each label")
+    check_repair(work)
+    with (
+        Console(verbose) as console,
+        Compute(replace(compute_settings, threads=1), echo if explain else console.say, warn=console.warn) as compute,
+    ):
+        if dry_run:
+            echo(expectation_text(work, expect(work, compute, separate=separate), separate=separate))
+            return 0
+        tell_loss(work, console)
+        if work.promises:
+            check_memory(work, compute)
+        if not separate:
+            check_run_directory(work.output, resume=resume, overwrite=overwrite)
+        rows = rows_of_repair(work, compute, console.rows)
+        labels = work.repaired or rows.failing
+        repairs = [replace(work, repaired=labels)]
+        if separate:
+            repairs = [replace(work, repaired=(label,), output=work.output / f"label-{label}") for label in labels]
+        for repair in repairs:
+            check_run_directory(repair.output, resume=resume, overwrite=overwrite)
+        codes = []
+        for repair in repairs:
+            how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "part": part, "parts": parts, "rows": rows}
+            codes.append(run_one(repair, compute, console, repair.output, **how))
+            tell_results(repair, repair.output)
+        if compute.redispatched:
+            console.say(f"{compute.redispatched} calls ran again because a worker died")
+    if not codes:
+        echo("the model gets every row right: there is no label to repair on its own")
+    return max(codes, default=4 if rows.unreadable else 0)
+
+
+def chunks_repair(
+    method: str,
+    *,
     model_dir: Path,
     allow_custom_code: bool,
     chunks: Path,
     labels: str,
     positive_inputs_dir: Sequence[Path],
     output_dir: Path,
-    dry_run: bool,
     **options: Any,
-) -> int:
-    """Repair labels on the pooled rows of all chunks, in one repair; returns the exit code."""
-    for name, value in (("positive_inputs_dir", positive_inputs_dir), ("dry_run", dry_run)):
-        if value:
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"{flag} is of Arachne and CrossFit and the method is {method}, expected it without")
+) -> MethodRepair:
+    """Open and check what `batch` reads.
+
+    Raises:
+        InputError: something is missing, damaged, or does not fit.
+    """
+    if positive_inputs_dir and method == CROSSFIT:
+        raise InputError(
+            "--positive-inputs-dir has rows that were picked as the model gets them right, from which CrossFit can "
+            "promise nothing, expected further rows as a chunk more"
+        )
+    if positive_inputs_dir:
+        raise InputError(
+            f"--positive-inputs-dir is of Arachne and CrossFit and the method is {method}, expected it without"
+        )
     check_options(method, model_dir=model_dir, chunks=chunks, **options)
-    check_run_directory(output_dir, resume=options["resume"], overwrite=options["overwrite"])
+    if method != CROSSFIT:
+        check_run_directory(output_dir, resume=options["resume"], overwrite=options["overwrite"])
     use_one_thread()
 
     from cluster.batch.spec import open_chunks
@@ -72,13 +192,14 @@ def batch_by_method(
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     files = open_chunks(chunks, model)
     rows = [chunk.images for chunk in files if chunk.images is not None]
-    output = output_dir.absolute()
-    repair = crossfit_repair(model, rows, (), chunks.absolute(), output, **options)
-    if not means_all(labels, repair.label_names):
-        repair = replace(repair, repaired=parse_labels(labels, model.classes, repair.label_names))
-    unreadable = {chunk.folder: chunk.error for chunk in files if chunk.images is None}
-    work = method_repair(method, repair, unreadable, model_dir=model_dir, **options)
-    return run_method_repair(work, compute_settings, output, verbose=verbose, quiet=False, **options)
+    work = method_repair(method, model, rows, chunks.absolute(), output_dir, model_dir=model_dir, **options)
+    names = work.label_names
+    return replace(
+        work,
+        repaired=() if means_all(labels, names) else parse_labels(labels, model.classes, names),
+        chunks=tuple(chunk.name for chunk in files),
+        unreadable={chunk.folder: chunk.error for chunk in files if chunk.images is None},
+    )
 
 
 def check_options(method: str, *, seed: int, seeds: int, **options: Any) -> None:
@@ -88,6 +209,8 @@ def check_options(method: str, *, seed: int, seeds: int, **options: Any) -> None
         InputError: numbers that no run can have, priorities for a method that has none, paths that lead nowhere, or an
             option of a search that means nothing to the method.
     """
+    if method == CROSSFIT:
+        return
     check_repairs("seeds", seeds)
     check_seeds(seed, seeds)
     if options["label_file"] is not None and method != PRIORITIES:
@@ -102,31 +225,81 @@ def check_options(method: str, *, seed: int, seeds: int, **options: Any) -> None
 
 def method_repair(
     method: str,
-    repair: Any,
-    unreadable: Mapping[Path, str],
+    model: LoadedModel,
+    rows: Sequence[ImageSet],
+    folder: Path,
+    output: Path,
     *,
     model_dir: Path,
     settings: SearchSettings,
-    weights_dir: Path | None,
-    last: tuple[int, int],
+    requirements: Path | None,
+    recipes: str | None,
+    folds: int | None,
+    step: float | None,
+    promise_rows: int | None,
+    seed: int,
+    seeds: int,
+    val_data: Path | None,
+    test_data: Path | None,
+    target_layer: tuple[str, ...],
+    allow_shared_rows: bool,
+    overwrite: bool,
+    weights_dir: Path | None = None,
+    last: tuple[int, int] = (2, 1),
     positive_weight: float | None = None,
-    label_file: Path | None,
-    positive_label_file: Path | None,
+    label_file: Path | None = None,
+    positive_label_file: Path | None = None,
     **_: Any,
 ) -> MethodRepair:
-    """A repair by a method, with what was given of its search.
+    """Open and check what a repair reads, with what was given of the method's search; no labels are under repair yet.
 
     Raises:
-        InputError: priorities cannot be read, or an option is of another optimiser than that of the method.
+        InputError: something is missing, damaged, or does not fit.
     """
-    from cluster.runs.method_repair import MethodRepair
+    check_seeds(seed, seeds)
 
-    mine = replace(
-        method_settings(method, repair.settings, settings, positive_weight),
-        priorities=stated_priorities(label_file, positive_label_file, repair.model.classes),
+    from cluster.runs.repair import MethodRepair
+    from engine.data.image_set import open_image_set
+    from engine.methods.base import MethodSettings
+    from engine.targets.resolve import resolve_chain, resolve_tuned
+
+    validation = open_image_set(val_data) if val_data else None
+    test = open_image_set(test_data) if test_data else None
+    sets = [*rows, *(images for images in (validation, test) if images is not None)]
+    names = next((images.label_names for images in sets if images.label_names), None)
+    required = read_promises(requirements, model.classes, names)
+    many = promise_rows
+    if many is None:
+        many = 1000 if test is None else max(1, test.rows // model.classes)
+    mixtures = crossfit_settings(settings, required, recipes=recipes, folds=folds, step=step, promise_rows=many)
+    chosen = MethodSettings(mixtures)
+    if method != CROSSFIT:
+        chosen = replace(
+            method_settings(method, mixtures, settings, positive_weight),
+            priorities=stated_priorities(label_file, positive_label_file, model.classes),
+        )
+    resolve = resolve_tuned if method == CROSSFIT else resolve_chain
+    target, chain = resolve(model.model, model.loss, model.classes, model.path, target_layer)
+    return MethodRepair(
+        model=model,
+        target=target,
+        chain=chain,
+        rows=tuple(rows),
+        folder=folder,
+        repaired=(),
+        requirements=required.limits,
+        stated=requirements is not None,
+        method=method,
+        settings=chosen,
+        seeds=range(seed, seed + seeds),
+        validation=validation,
+        test=test,
+        output=output,
+        overwrite=overwrite,
+        allow_shared_rows=allow_shared_rows,
+        checkpoints=checkpoint_folder(weights_dir, model_dir, [method]),
+        last=last,
     )
-    folder = checkpoint_folder(weights_dir, model_dir, [method])
-    return MethodRepair(repair, method, mine, folder, last, unreadable)
 
 
 def run_method_repair(
@@ -134,6 +307,8 @@ def run_method_repair(
     compute_settings: ComputeOptions,
     directory: Path,
     *,
+    part: Part | None,
+    parts: Parts | None,
     verbose: int,
     quiet: bool,
     explain: bool,
@@ -142,36 +317,149 @@ def run_method_repair(
     **_: Any,
 ) -> int:
     """Run a repair in its run directory, and print what came of it but where `quiet`; returns the exit code."""
-    from cli.run_report.view import read_run
     from cluster.compute.compute import Compute
-    from cluster.runs.crossfit import PATCH
-    from cluster.runs.method_repair import repair_by_method
-    from engine.patches.save import repaired_path
+    from cluster.runs.repair import check_memory, check_repair
 
+    check_repair(work)
     with (
         Console(verbose) as console,
         Compute(replace(compute_settings, threads=1), echo if explain else console.say, warn=console.warn) as compute,
     ):
-        tell_loss(work.repair, console)
-        for folder, why in work.unreadable.items():
-            console.warn(f"{folder} is left out: {why}")
-        code = repair_by_method(
-            work,
-            compute,
-            directory,
-            resume=resume,
-            overwrite=overwrite,
-            on_rows=console.rows,
-            on_repairs=console.repairs,
-        )
+        tell_loss(work, console)
+        if work.promises:
+            check_memory(work, compute)
+        code = run_one(work, compute, console, directory, resume=resume, overwrite=overwrite, part=part, parts=parts)
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
     if not quiet:
-        report = read_run(directory)
-        echo(results(report))
+        tell_results(work, directory)
+    return code
+
+
+def run_one(
+    work: MethodRepair,
+    compute: Compute,
+    console: Console,
+    directory: Path,
+    *,
+    resume: bool,
+    overwrite: bool,
+    part: Part | None,
+    parts: Parts | None,
+    rows: RepairRows | None = None,
+) -> int:
+    """Run a repair in its run directory; returns the exit code."""
+    from cluster.runs.repair import Watching, run_repair
+
+    told = Watching(
+        rows=console.rows,
+        repairs=console.repairs,
+        tunings=console.tunings,
+        iterations=console.iterations(len(work.seeds), work.settings.crossfit.search.num_iterations),
+    )
+    return run_repair(
+        work, compute, directory, resume=resume, overwrite=overwrite, part=part, parts=parts, rows=rows, told=told
+    )
+
+
+def tell_results(work: MethodRepair, directory: Path) -> None:
+    """Print what came of a repair."""
+    from cli.run_report.view import read_run
+    from cluster.runs.outcomes import PATCH
+    from engine.patches.save import repaired_path
+
+    report = read_run(directory)
+    echo(results(report))
+    if not work.promises:
         for note in report.facts.get("notes") or ():
             echo(note)
-        output = work.repair.output
-        patch = output / PATCH
-        created(repaired_path(work.repair.model, output), *([patch] if patch.is_file() else []))
-    return code
+    if work.promises and work.output == directory:
+        created(directory)
+        return
+    patch = work.output / PATCH
+    created(repaired_path(work.model, work.output), *([patch] if patch.is_file() else []))
+
+
+def expectation_text(work: MethodRepair, found: CrossFitExpectation, *, separate: bool) -> str:
+    """What `--dry-run` prints."""
+    from engine.problem.crossfit_plan import too_large
+
+    settings = work.settings.crossfit
+    recipes, folds, search = len(settings.recipes), settings.folds, settings.search
+    each = "at most " if separate and not work.repaired else ""
+    repairs = f", in {each}{plural(found.repairs, 'repair', 'repairs')} of one label" if separate else ""
+    if found.total is None:
+        time = "nothing was measured: the rows and tunings that are timed took too long"
+    else:
+        seconds = (duration(part or 0.0) for part in (found.start, found.passes, found.tunings, found.search))
+        time = "{}{} expected (start {}, rows {}, of each repair tunings {}, search {})".format(
+            each, duration(found.total), *seconds
+        )
+    by = "" if search.optimiser == "PSO" else f", {search.optimiser}"
+    lines = [
+        f"rows: {found.rows} of {plural(len(work.rows), 'chunk', 'chunks')}",
+        f"tunings: {recipes * folds} ({plural(recipes, 'recipe', 'recipes')} in {folds} folds){repairs}",
+        f"search: {search.num_iterations} iterations of {search.swarm.num_particles} mixtures{by}",
+        *found.plan.sentences(),
+        f"computing: {found.resources}",
+        f"time: {time}",
+    ]
+    if refused := too_large(found.plan):
+        lines.append(f"without --dry-run this is refused: {refused}")
+    return "\n".join(lines)
+
+
+def use_one_thread() -> None:
+    """Compute with one thread in this process, as workers do: sums of several differ in their last bits.
+
+    To be called before a model is loaded. Where something was computed already it is too late, and harmless but for
+    those bits.
+    """
+    from engine import backend
+
+    try:
+        backend.limit_threads(1)
+    except RuntimeError:
+        return
+
+
+def rows_of_target(folder: Path, positive: Sequence[Path]) -> tuple[int, list[ImageSet]]:
+    """The label of a folder like `negative/6`, and all rows that `target` divided: negative and positive ones.
+
+    Raises:
+        InputError: the folder is not one of one label below `negative`, or rows are missing or damaged.
+    """
+    import numpy as np
+
+    from engine.data.outcomes import open_negatives, open_positives
+
+    if not folder.parent.exists():
+        raise InputError(f"{folder}: no such folder, expected negative inputs as `target` writes them")
+    if folder.parent.name != "negative":
+        raise InputError(
+            f"{folder}: is not below a folder negative, expected one like negative/6 as `target` writes them"
+        )
+    mine = open_negatives(folder)
+    if mine is not None:
+        labels = np.unique(mine.labels)
+        if len(labels) > 1:
+            raise InputError(f"{folder}: has {len(labels)} labels, expected one (`batch` repairs several)")
+        label = int(labels[0])
+    elif folder.name.isdecimal():
+        label = int(folder.name)
+    else:
+        raise InputError(f"{folder}: has no rows and no label in its name, expected a folder like negative/6")
+    sets = [
+        open_negatives(folder.parent),
+        open_positives(positive[0].absolute() if positive else folder.parent.parent / "positive"),
+    ]
+    return label, [images for images in sets if images is not None]
+
+
+def tell_loss(work: MethodRepair, console: Console) -> None:
+    """Say it where the loss of a model is not known, or chunks are left out."""
+    if not work.promises:  # of others, results tell
+        for folder, why in work.unreadable.items():
+            console.warn(f"{folder} is left out: {why}")
+    if not work.model.loss.stated:
+        console.say(f"{work.model.path} stores no loss: {work.model.loss.name} is assumed")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.commands.crossfit import use_one_thread
+from cli.commands.by_method import use_one_thread
 from cli.shared.console import Console, created, echo
 from cli.shared.help import Sectioned
 from cli.shared.labels import means_all, parse_labels

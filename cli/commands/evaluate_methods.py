@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.commands.crossfit import crossfit_repair, rows_of_target, use_one_thread
+from cli.commands.by_method import method_repair, rows_of_target, use_one_thread
 from cli.commands.evaluate import Told, created_text, name_of, parse_sweeps, runs_text, summary_text
 from cli.commands.optimize import chunk_paths
 from cli.shared.console import Console, echo
 from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
-    checkpoint_folder,
     crossfit_search,
     method_settings,
     options_of_method,
@@ -29,8 +28,8 @@ from engine.metrics.repair_rates import DATASETS
 
 if TYPE_CHECKING:
     from cluster.compute.options import ComputeOptions
-    from cluster.runs.crossfit import CrossFitRepair
     from cluster.runs.evaluate_methods import MethodEvaluated, MethodEvaluation, MethodSetting
+    from cluster.runs.repair import MethodRepair
 
 _FAILED_RUNS = 4
 """Exit code."""
@@ -100,8 +99,6 @@ def make_method_evaluation(
     positive_inputs_dir: Path | None,
     output_dir: Path | None,
     sweep: Sequence[str],
-    weights_dir: Path | None,
-    last: tuple[int, int],
     **options: Any,
 ) -> MethodEvaluation | None:
     """Open and check what an evaluation reads; None where the label has no failures.
@@ -125,12 +122,12 @@ def make_method_evaluation(
     negatives, positives = open_negatives(paths.negatives), open_positives(paths.positives)
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     label, rows = rows_of_target(paths.negatives, [paths.positives])
-    repair = crossfit_repair(model, rows, (label,), paths.negatives, paths.output, **options)
+    repair = method_repair(method, model, rows, paths.negatives, paths.output, model_dir=model_dir, **options)
+    repair = replace(repair, repaired=(label,))
     if negatives is None:
         return None
     return MethodEvaluation(
         repair=repair,
-        method=method,
         settings=tuple(make_method_setting(context.params, one, repair) for one in swept),
         folders=(paths.negatives, paths.positives),
         negatives=negatives,
@@ -143,8 +140,6 @@ def make_method_evaluation(
             positive_inputs_dir=positive_inputs_dir or paths.positives,
             output_dir=output,
         ),
-        checkpoints=checkpoint_folder(weights_dir, model_dir, [method]),
-        last=last,
     )
 
 
@@ -163,7 +158,7 @@ def swept_of(method: str) -> tuple[str, ...]:
     return tuple(name for name in SWEPT if name in stated)
 
 
-def make_method_setting(options: Mapping[str, Any], swept: Mapping[str, Any], repair: CrossFitRepair) -> MethodSetting:
+def make_method_setting(options: Mapping[str, Any], swept: Mapping[str, Any], repair: MethodRepair) -> MethodSetting:
     """The setting of the command's options with the values that are swept.
 
     Raises:
@@ -177,7 +172,7 @@ def make_method_setting(options: Mapping[str, Any], swept: Mapping[str, Any], re
         return name in swept or was_given(name)
 
     search = search_settings(**chosen)
-    crossfit = replace(repair.settings, search=crossfit_search(search, given))
+    crossfit = replace(repair.settings.crossfit, search=crossfit_search(search, given))
     mine = method_settings(chosen["method"], crossfit, search, chosen["positive_weight"], given)
     return MethodSetting(name_of(swept), mine)
 

@@ -17,7 +17,6 @@ from cli.shared.help import Sectioned
 from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
-    PIPELINES,
     checkpoint_options,
     crossfit_options,
     method_option,
@@ -148,17 +147,12 @@ def command(
         echo(f"method {chosen}{why} (--method {other} is the other)", err=True)
     if chosen != ARACHNE and not given("target_data_dir"):
         raise InputError("--target-data-dir is missing, expected negative inputs of the label to repair")
-    if chosen not in PIPELINES:
+    if chosen != ARACHNE:
         from cli.commands.by_method import optimize_by_method
-
-        stated_part(part, chosen)
-        return optimize_by_method(compute_settings=compute_settings, verbose=verbose, method=chosen, **options)
-    if chosen == CROSSFIT:
-        from cli.commands.crossfit import optimize_crossfit
 
         options["part"] = stated_part(part, chosen)
         options["parts"] = click.get_current_context().obj  # of `merge-runs`, which runs this command
-        return optimize_crossfit(compute_settings=compute_settings, verbose=verbose, **options)
+        return optimize_by_method(compute_settings=compute_settings, verbose=verbose, method=chosen, **options)
     if part is not None:
         raise InputError("--part is of CrossFit and the method is Arachne, expected one without the other")
     label_files = options["label_file"], options["positive_label_file"]

@@ -139,7 +139,7 @@ def merge_command(
     check_options(method, given if method == "union" else {"--model-dir": model_dir, **given})
     check_new_file(output, overwrite, patches)
     if method == "weighted":
-        from cli.commands.crossfit import use_one_thread
+        from cli.commands.by_method import use_one_thread
         from engine.models.load import load_model
 
         use_one_thread()

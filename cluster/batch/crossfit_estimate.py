@@ -12,9 +12,8 @@ from typing import TypeVar
 import numpy as np
 
 from cluster.batch import estimate
-from cluster.batch.crossfit import CrossFitBatch
 from cluster.compute.compute import Compute
-from cluster.runs.crossfit import CrossFitRepair, memory_plan
+from cluster.runs.repair import MethodRepair, memory_plan
 from cluster.workers.model import ModelHandle
 from engine.core.types import Float32, Int64
 from engine.data.image_set import read_images
@@ -63,7 +62,7 @@ class CrossFitExpectation:
         return self.start + self.passes + self.repairs * (self.tunings + self.search)
 
 
-def expect(batch: CrossFitBatch, compute: Compute) -> CrossFitExpectation:
+def expect(repair: MethodRepair, compute: Compute, *, separate: bool) -> CrossFitExpectation:
     """Run a little of the work, compiling included, for `cluster.batch.estimate.BUDGET` seconds at most.
 
     What is unfinished then is given up: no further work should be given to `compute`.
@@ -71,7 +70,6 @@ def expect(batch: CrossFitBatch, compute: Compute) -> CrossFitExpectation:
     Raises:
         InputError: rows cannot be read.
     """
-    repair = batch.repair
     begun = time.perf_counter()
     workers = compute.start()
     start = time.perf_counter() - begun
@@ -83,7 +81,7 @@ def expect(batch: CrossFitBatch, compute: Compute) -> CrossFitExpectation:
         _measure(repair, handle, spread, measured)
     asked = len(repair.repaired) or repair.model.classes
     return CrossFitExpectation(
-        repairs=asked if batch.separate else 1,
+        repairs=asked if separate else 1,
         rows=sum(images.rows for images in repair.rows),
         plan=memory_plan(repair),
         resources=compute.resources(),
@@ -94,7 +92,7 @@ def expect(batch: CrossFitBatch, compute: Compute) -> CrossFitExpectation:
     )
 
 
-def _measure(repair: CrossFitRepair, handle: ModelHandle, workers: int, measured: dict[str, float]) -> None:
+def _measure(repair: MethodRepair, handle: ModelHandle, workers: int, measured: dict[str, float]) -> None:
     """Seconds of the parts of the work, each once it is known."""
     rows = sum(images.rows for images in repair.rows)
     images = max(repair.rows, key=lambda images: images.rows)
@@ -152,14 +150,14 @@ def _search(small: CrossFit, changes: Changes, rows: int, seeds: int, workers: i
     return 2 * max(0.0, first - again) + (searched + judged) * per_row  # the judge compiles too
 
 
-def _fit(repair: CrossFitRepair, inputs: Float32, labels: Int64) -> CrossFit:
+def _fit(repair: MethodRepair, inputs: Float32, labels: Int64) -> CrossFit:
     """A repair of rows that are dealt into folds one after the other; all labels are under repair."""
-    fold = np.arange(len(labels)) % repair.settings.folds
+    fold = np.arange(len(labels)) % repair.settings.crossfit.folds
     logits = np.zeros((len(labels), repair.chain.classes), np.float32)
     before = predicted_classes(repair.chain.head, logits)
     present = tuple(np.unique(labels).tolist())
     rows = FoldRows(inputs, labels, fold, "calibration")
-    return CrossFit(repair.chain, rows, logits, before, present, repair.requirements, repair.settings, 0)
+    return CrossFit(repair.chain, rows, logits, before, present, repair.requirements, repair.settings.crossfit, 0)
 
 
 def _no_values(rows: int, like: Float32) -> Float32:

@@ -16,7 +16,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from cluster.compute.methods import MethodEvent, repairs_of
 from cluster.compute.options import ComputeOptions
 from cluster.compute.placement import (
     Means,
@@ -32,19 +31,16 @@ from cluster.compute.placement import (
     searches_of,
     startable_means,
 )
-from cluster.compute.tunings import TuningEvent, tunings_of
 from cluster.compute.values import ValueWatch, warn_on_stderr
-from cluster.compute.whole import E, T, Whole, this_process
+from cluster.compute.works import this_process
 from cluster.ray_cluster.local_workers import MODELS, check_local, unasked
 from cluster.records.checkpoint import Begun
 from cluster.workers.harvest import Reaper, TaskEvent, event_of
 from cluster.workers.judge import Judge
-from cluster.workers.methods import MethodTask
 from cluster.workers.model import ModelHandle
 from cluster.workers.passes import Pass, SetRows, block_pass, set_rows
 from cluster.workers.replica import Replica
 from cluster.workers.task import SEGMENT_SECONDS, Base, RepairTask, TaskResult, TaskRunner
-from cluster.workers.tunings import TuningRunner
 from engine import backend
 from engine.core.errors import InputError
 from engine.core.progress import Tick, ignore
@@ -52,11 +48,9 @@ from engine.core.types import Float32, Float64, Int64, Uint8
 from engine.data.image_set import ImageSet
 from engine.data.value_range import ValueRange
 from engine.localize.sums import Sums
-from engine.methods.base import Subject
 from engine.models.load import LoadedModel
 from engine.passes.sizes import PASS_ROWS
 from engine.problem.case import LayerInputs
-from engine.problem.crossfit import CrossFit, TuningTask
 from engine.targets.base import Target
 
 if TYPE_CHECKING:
@@ -90,7 +84,6 @@ class Compute:
         self._model_refs: WeakKeyDictionary[ModelHandle, Any] = WeakKeyDictionary()
         self._judge_refs: WeakKeyDictionary[Judge, Any] = WeakKeyDictionary()
         self._tasks = TaskRunner()
-        self._tunings = TuningRunner()
 
     def __enter__(self) -> Compute:
         if self.options.address is None and self.options.num_workers:
@@ -114,12 +107,12 @@ class Compute:
     @property
     def workers(self) -> int:
         """Workers there are, or could be started; 0 where everything runs in this process."""
-        return self._means().workers
+        return self.means().workers
 
     def start(self) -> int:
         """Start the workers that were asked for, if any; returns their number, 0 in this process."""
-        means = self._means()
-        return len(self._workers()) if means.workers and (means.asked or means.only_workers) else 0
+        means = self.means()
+        return len(self.pool()) if means.workers and (means.asked or means.only_workers) else 0
 
     def begin(self) -> None:
         """Let the workers that were asked for on this machine start while this process goes on."""
@@ -129,7 +122,7 @@ class Compute:
     def warm_up(self, model: ModelHandle, images: ImageSet) -> None:
         """Let workers that start or wait get ready for tasks on such images while this process goes on."""
         if self._starting is not None:
-            self._starting[0].tell("warm_up", self._model_ref(model), images.image_shape)
+            self._starting[0].tell("warm_up", self.model_ref(model), images.image_shape)
 
     def resources(self) -> str:
         """What there is to compute with, in words; of workers once they have started."""
@@ -142,9 +135,9 @@ class Compute:
 
     def hardware_kind(self) -> str:
         """The kind of hardware whose bits the results are."""
-        means = self._means()
+        means = self.means()
         if means.only_workers:
-            return " and ".join(self._workers().kinds)
+            return " and ".join(self.pool().kinds)
         return backend.hardware_kind()
 
     def handle(self, loaded: LoadedModel, target: Target | None = None) -> ModelHandle:
@@ -189,7 +182,7 @@ class Compute:
         Where that takes more than `SETS_SECONDS` and workers were asked for, they do it.
         """
         known: dict[Path, SetRows | None] = {}
-        begun, means = time.perf_counter(), self._means()
+        begun, means = time.perf_counter(), self.means()
         for number, images in enumerate(sets):
             seconds = time.perf_counter() - begun
             left = sets[number:]
@@ -198,8 +191,8 @@ class Compute:
                 if placement.where == "workers":
                     from cluster.compute.passes import sets_on_workers
 
-                    self._decide(f"digests of {len(left)} sets", f"on {len(self._workers())} workers", placement)
-                    known |= sets_on_workers(self._workers(), left, tick)
+                    self.decide(f"digests of {len(left)} sets", f"on {len(self.pool())} workers", placement)
+                    known |= sets_on_workers(self.pool(), left, tick)
                     break
             known[images.path] = set_rows(images)
             tick(images.rows)
@@ -239,7 +232,7 @@ class Compute:
         left, known = list(tasks), dict(begun)
         if not left:
             return
-        placement = place_tasks(self._means(), searches_of(left), self.options.tiles)
+        placement = place_tasks(self.means(), searches_of(left), self.options.tiles)
         if placement is not None:
             self._decide_search(placement)
         looked = 0
@@ -254,17 +247,17 @@ class Compute:
             # The first iteration also compiled: one more tells what they cost.
             looked += len(iteration_seconds(result))
             if placement is None and (result.ended or looked > 1):
-                placement = place_by_cost(self._means(), cost_of(left, task, result, seconds))
+                placement = place_by_cost(self.means(), cost_of(left, task, result, seconds))
                 self._decide_search(placement)
         if not left:
             return
         from cluster.compute.tasks import Shipped, run_task_in_tiles, run_tasks_on_workers
 
         assert placement is not None
-        pool = self._workers()
+        pool = self.pool()
         # A large model takes its time to travel.
         needed = any(task.needs_model for task in left)
-        shipped = Shipped(self._model_ref(model) if needed else None, _put(base), self._judge_ref(judge))
+        shipped = Shipped(self.model_ref(model) if needed else None, _put(base), self._judge_ref(judge))
         in_tiles = placement.where == "tiles"
         if searches_of(left) < len(pool) and not in_tiles:
             # Some workers would idle: a first segment tells whether they had better take pieces of iterations.
@@ -278,9 +271,9 @@ class Compute:
                 yield event
             left = unfinished
             if left:
-                placement = place_tiles(self._means(), left[0], slowest)
+                placement = place_tiles(self.means(), left[0], slowest)
                 in_tiles = placement.where == "tiles"
-                self._decide(f"{len(left)} long tasks", "in tiles" if in_tiles else "on workers", placement)
+                self.decide(f"{len(left)} long tasks", "in tiles" if in_tiles else "on workers", placement)
         if not in_tiles:
             yield from run_tasks_on_workers(pool, shipped, left, known)
             return
@@ -298,58 +291,31 @@ class Compute:
         reaper.add(task, mine, result, None if judge is None else model.runner.layer)
         return event_of(task, reaper.harvest(), "process", this_process(), host, 0), result
 
-    def run_tunings(self, model: ModelHandle, repair: CrossFit, tasks: Sequence[TuningTask]) -> Iterator[TuningEvent]:
-        """Run tunings to their end; their results do not depend on where.
-
-        Args:
-            model: under repair; it travels where weights are tuned through its tail.
-            repair: of whose tunings some are run.
-            tasks: those.
+    def check_origins(self, origins: Mapping[str, str]) -> None:
+        """Refuse workers that lack a method of another package, or have it in another version than here.
 
         Raises:
-            InputError: the weights of a tuning did not stay finite.
+            InputError: names the first of them, with its node.
         """
-        work = tunings_of(model, repair, self._tunings, len(tasks), lambda: self._model_ref(model))
-        yield from self._run_whole(work, tasks)
+        if not origins:
+            return
+        from cluster.workers.pool import Call
 
-    def run_methods(self, subject: Subject, tasks: Sequence[MethodTask], data: str) -> Iterator[MethodEvent]:
-        """Run repairs by methods to their end; their results do not depend on where.
-
-        Args:
-            subject: what they share.
-            tasks: the repairs.
-            data: fingerprint of the pool.
-
-        Raises:
-            InputError: a method cannot be had, here or on a worker.
-        """
-        if tasks:
-            yield from self._run_whole(repairs_of(subject, tasks, data), tasks)
-
-    def _run_whole(self, work: Whole[T, E], tasks: Sequence[T]) -> Iterator[E]:
-        """Run whole tasks here or on workers: the first one tells what they cost."""
-        left = list(tasks)
-        placement = place_tasks(self._means(), len(left), force_tiles=False)
-        while left and (placement is None or placement.where == "process"):
-            begun = time.perf_counter()
-            event = work.here(left.pop(0))
-            seconds = time.perf_counter() - begun
-            yield event
-            if placement is None:
-                placement = place_shares(self._means(), len(left), seconds)
-        if placement is not None:
-            self._decide(work.what, f"on {len(self._workers())} workers" if left else "in this process", placement)
-        if left:
-            yield from work.there(self._workers(), left)
+        pool = self.pool()
+        calls = [Call("other_methods", (origins,), tag=worker, worker=worker) for worker in range(len(pool))]
+        found = {call.tag: why for call, why, _ in pool.run(calls)}
+        if why := next((found[worker] for worker in sorted(found) if found[worker]), ""):
+            raise InputError(why)
 
     def _decide_search(self, placement: Placement) -> None:
         if placement.where == "process":
-            self._decide("search", "in this process", placement)
+            self.decide("search", "in this process", placement)
         else:
             kind = "in tiles on" if placement.where == "tiles" else "on"
-            self._decide("search", f"{kind} {len(self._workers())} workers", placement)
+            self.decide("search", f"{kind} {len(self.pool())} workers", placement)
 
-    def _model_ref(self, model: ModelHandle) -> Any:
+    def model_ref(self, model: ModelHandle) -> Any:
+        """A reference to a model as it travels."""
         shipped = self._model_refs.get(model)
         if shipped is None:
             shipped = self._model_refs[model] = _put(model.shipped)
@@ -373,7 +339,7 @@ class Compute:
         """One pass over all rows; results of the row blocks in row order."""
         blocks = [(start, min(start + PASS_ROWS, images.rows)) for start in range(0, images.rows, PASS_ROWS)]
         results: list[Any] = [None] * len(blocks)
-        means = self._means()
+        means = self.means()
         if self.options.spread_rows and means.workers:
             placement = Placement("workers", "asked for")
         elif means.only_workers:
@@ -396,19 +362,20 @@ class Compute:
         if placement is None:
             placement = Placement("process", f"{images.rows} rows took {sum(seconds):.1f} s")
         if done == len(blocks):
-            self._decide(f"{what} {images.rows} rows", "in this process", placement)
+            self.decide(f"{what} {images.rows} rows", "in this process", placement)
         else:
-            self._decide(f"{what} {images.rows} rows", f"on {len(self._workers())} workers", placement)
+            self.decide(f"{what} {images.rows} rows", f"on {len(self.pool())} workers", placement)
             from cluster.compute.passes import pass_on_workers
 
-            pass_on_workers(self._workers(), self._model_ref(model), images, what, features, tick, blocks, results)
+            pass_on_workers(self.pool(), self.model_ref(model), images, what, features, tick, blocks, results)
         bad = next((result for result in results if isinstance(result, InputError)), None)
         if bad is not None:  # the first in row order, wherever the blocks ran
             raise bad
         self.values.saw(model.loaded, images, functools.reduce(ValueRange.joined, (block.values for block in results)))
         return [block.result for block in results]
 
-    def _means(self) -> Means:
+    def means(self) -> Means:
+        """What there is to compute with."""
         if self._resources is None or (self._starting is not None and self._pool is None):
             return startable_means(self.options)
         return joined_means(self.options, self._resources, None if self._pool is None else self._pool.kinds)
@@ -432,7 +399,8 @@ class Compute:
             self._starting = WorkerPool(self._connect(), self.actor_class), begun
         return self._starting
 
-    def _workers(self) -> WorkerPool:
+    def pool(self) -> WorkerPool:
+        """The workers, once they have started."""
         if self._pool is None:
             pool, begun = self._begin()
             pool.wait_for_start()
@@ -449,7 +417,8 @@ class Compute:
                 )
         return self._pool
 
-    def _decide(self, what: str, where: str, placement: Placement) -> None:
+    def decide(self, what: str, where: str, placement: Placement) -> None:
+        """Say what runs where, and why."""
         line = f"{what}: {where} ({placement.reason})"
         self.decisions.append(line)
         self.say(line)

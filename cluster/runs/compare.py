@@ -18,18 +18,18 @@ from cluster.compute.compute import Compute
 from cluster.records.rows import prediction_rows
 from cluster.records.store import RunRecords, enough_room, holds_run
 from cluster.runs.checkpoints import checkpoint_facts
-from cluster.runs.crossfit import labels_without_rows
 from cluster.runs.identity import fingerprints, identity_of, run_facts
-from cluster.runs.method_records import run_repairs
-from cluster.runs.method_rows import MethodRows, read_method_rows, subject_of
+from cluster.runs.outcomes import run_cells
 from cluster.runs.parts import ended_before
-from cluster.workers.methods import MethodTask, foreign_origins
+from cluster.runs.repair_rows import RepairRows, labels_without_rows, read_rows, subject_of
+from cluster.workers.origins import foreign_origins
 from engine.core.errors import InputError
 from engine.core.lock import LOCK, locked
 from engine.core.progress import Progress, Tick, ignore, unseen
 from engine.data.image_set import ImageSet
 from engine.layers.dense_chain import DenseChain
 from engine.methods.base import MethodSettings, Subject
+from engine.methods.cells import Cell
 from engine.methods.registry import REFERENCE
 from engine.metrics.requirements import Requirement, check_rows
 from engine.models.load import LoadedModel, check_fits
@@ -150,20 +150,22 @@ def run_comparison(
     with locked(directory / LOCK, directory, say=compute.say) as lock, enough_room(directory):
         begun = time.perf_counter()
         handle = compute.handle(work.model, work.target)
-        rows = read_method_rows(
+        rows = read_rows(
             compute,
             handle,
-            work.chain,
+            work.chain.head,
             work.sets,
-            work.validation,
-            work.test,
+            work.held_out,
             on_rows,
             allow_shared=work.allow_shared_rows,
+            judging=("validation", "test"),
+            measured=False,
         )
         _check_draws(work.rows, len(rows.pool.labels), rows.unreadable)
-        subject = subject_of(rows, compute, work, work.settings, work.checkpoints, work.last, on_rows)
-        data = subject.pool.rows.fingerprint
-        facts = _facts(work, subject, rows, compute, data)
+        if not (work.repaired or rows.failing):
+            raise InputError("the model gets every repair row right, expected failures to repair")
+        subject = subject_of(rows, compute, work, work.settings, on_rows)
+        facts = _facts(work, subject, rows, compute)
         if ended_before(directory, facts, resume=resume) is not None and (directory / OUTCOMES).is_file():
             return
         records = RunRecords.start(directory, facts, resume=resume, overwrite=overwrite, lock=lock)
@@ -171,16 +173,16 @@ def run_comparison(
             assert subject.test is not None
             told = prediction_rows("test", subject.test.labels, subject.test.before, subject.test.before)
             records.replace("predictions", "test", told)  # before the repairs, for reports on a run that goes on
-            earlier = run_repairs(subject, tasks_of(work), compute, records, data, on_repairs)
+            earlier = run_cells([(subject, cells_of(work))], compute, handle, records, on_repairs)
             how = {"hardware": compute.hardware_kind(), "placement": compute.decisions}
             seconds = earlier + time.perf_counter() - begun
             records.compact({**facts, **how, "seconds": seconds, "redispatched": compute.redispatched})
 
 
-def tasks_of(work: Comparison) -> list[MethodTask]:
+def cells_of(work: Comparison) -> list[Cell]:
     """All repairs, method by method: what was compiled for one draw serves the next."""
     return [
-        MethodTask(f"{method}-draw{draw}", method, draw, work.seed + draw, work.rows)
+        Cell(f"{method}-draw{draw}", method, draw, work.seed + draw, work.rows)
         for method in work.methods
         for draw in range(work.draws)
     ]
@@ -193,7 +195,7 @@ def _checkpoints(work: Comparison, subject: Subject) -> dict[str, str]:
     return checkpoint_facts(work.checkpoints, work.last)
 
 
-def _facts(work: Comparison, subject: Subject, rows: MethodRows, compute: Compute, data: str) -> dict[str, Any]:
+def _facts(work: Comparison, subject: Subject, rows: RepairRows, compute: Compute) -> dict[str, Any]:
     settings = asdict(work.settings)
     identity = {
         "kind": "compare",
@@ -204,7 +206,7 @@ def _facts(work: Comparison, subject: Subject, rows: MethodRows, compute: Comput
         "labels": list(subject.repaired),
         "settings": settings,
         "requirements": [requirement.text for requirement in work.requirements],
-        "data": data,
+        "data": subject.pool.rows.fingerprint,
         "chunks": list(work.names),
         "checkpoints": _checkpoints(work, subject),
         "foreign methods": foreign_origins(work.methods),

@@ -19,7 +19,6 @@ from cluster.compute.compute import Compute
 from cluster.records.schema import EvaluationRow
 from cluster.records.store import enough_room, holds_run, read_evaluation, write_evaluation
 from cluster.runs.chunk import Chunk, ChunkPaths, chunk_of
-from cluster.runs.crossfit import PATCH
 from cluster.runs.evaluate_rates import (
     RatedRows,
     keep_rates,
@@ -36,6 +35,7 @@ from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.ledger import Ledger
 from cluster.runs.localize import localisation_sums
 from cluster.runs.optimize import OnIterations, chunk_jobs, patch_of, planned, ready_chunk, search
+from cluster.runs.outcomes import PATCH
 from cluster.runs.output import save_repaired
 from cluster.runs.shared_rows import predict_held_out
 from cluster.workers.harvest import EndedSearch

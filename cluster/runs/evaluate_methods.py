@@ -15,7 +15,6 @@ from cluster.compute.compute import Compute
 from cluster.records.schema import EVALUATION_BY_METHOD, EvaluationRow, MethodEvaluationRow
 from cluster.records.store import RunRecords, enough_room, holds_run, read_evaluation, write_evaluation
 from cluster.runs.checkpoints import checkpoint_facts
-from cluster.runs.crossfit import PATCH, CrossFitRepair, check_sets
 from cluster.runs.evaluate_rates import (
     RatedRows,
     keep_rates,
@@ -28,19 +27,20 @@ from cluster.runs.evaluate_rates import (
 )
 from cluster.runs.evaluate_staging import MEASURED, RESULT, TABLE, UNFINISHED, check_pieces, digest_of, staged
 from cluster.runs.identity import fingerprints, identity_of, run_facts
-from cluster.runs.method_records import FAILED, changed_of, ended_repairs, run_repairs, save_values
-from cluster.runs.method_rows import read_method_rows, refuse_lacking, subject_of
-from cluster.workers.methods import MethodTask, foreign_origins
+from cluster.runs.outcomes import FAILED, PATCH, changed_of, ended_repairs, run_cells, save_values
+from cluster.runs.repair import MethodRepair, check_sets
+from cluster.runs.repair_rows import read_rows, subject_of
 from cluster.workers.model import ModelHandle
+from cluster.workers.origins import foreign_origins
 from engine.core.errors import InputError, WorkError
 from engine.core.files import remove, remove_leftovers
 from engine.core.lock import Lock, locked
 from engine.core.progress import Progress, Tick, ignore, unseen
-from engine.core.types import Float32
+from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
-from engine.layers.tail_chain import dense_of
 from engine.localize.weights_file import ARROW, CSV, FRONT
-from engine.methods.base import MethodSettings, Subject
+from engine.methods.base import MethodSettings, Subject, lacking
+from engine.methods.cells import Cell
 from engine.methods.registry import method_of
 from engine.methods.searches import search_of
 from engine.metrics.repair_rates import Given, Rates, result_text
@@ -72,37 +72,36 @@ class MethodEvaluation:
 
     Attributes:
         repair: what is repaired to which requirements, with one seed for each run; its settings are in `settings`.
-        method: its name.
         settings: with names that differ.
         folders: of negatives and of positives.
         negatives: rows that are to get right, of the label under repair.
         positives: rows to keep, or None.
         given: what `result.txt` repeats of the command.
-        checkpoints: folder with checkpoints of the training, or None.
-        last: which of them are compared, from the end.
     """
 
-    repair: CrossFitRepair
-    method: str
+    repair: MethodRepair
     settings: tuple[MethodSetting, ...]
     folders: tuple[Path, Path]
     negatives: ImageSet
     positives: ImageSet | None
     given: Given
-    checkpoints: Path | None
-    last: tuple[int, int]
 
     @property
     def sets(self) -> dict[str, ImageSet]:
         """All rows that rate repairs, by what they are for."""
         return sets_of(self.negatives, self.positives, self.repair.held_out)
 
-    def tasks(self, number: int) -> list[MethodTask]:
+    @property
+    def method(self) -> str:
+        """Its name."""
+        return self.repair.method
+
+    def cells(self, number: int) -> list[Cell]:
         """The repairs under the setting of a number, of all rows; no two of an evaluation have the same draw."""
         name = self.settings[number].name
         prefix, first = f"{name}/" if name else "", number * len(self.repair.seeds)
         return [
-            MethodTask(f"{prefix}{self.method}-s{seed}", self.method, first + run, seed, None, True)
+            Cell(f"{prefix}{self.method}-s{seed}", self.method, first + run, seed, None, True)
             for run, seed in enumerate(self.repair.seeds)
         ]
 
@@ -202,16 +201,15 @@ def _evaluate(
     on_repairs: OnRepairs,
 ) -> list[MethodEvaluated]:
     # Before the repairs, so that bad pixels are found while nothing has been computed for nothing.
-    subject = _subject(work, compute, on_rows)
+    subject, before = _subject(work, compute, on_rows)
     held_out = work.repair.held_out
-    seen = {"validation": subject.validation, "test": subject.test}
-    before = {split: rows.before for split, rows in seen.items() if rows is not None}
-    rated = RatedRows(work.negatives, work.positives, held_out, work.repair.label, before)
+    rated = RatedRows(work.negatives, work.positives, held_out, work.repair.repaired[0], before)
     with staged(work.repair.output, _pieces(work), OPTIONAL, facts, lock, resume=resume) as records:
-        data = subject.pool.rows.fingerprint
-        for number, setting in enumerate(work.settings):
-            mine = replace(subject, settings=setting.settings)
-            run_repairs(mine, work.tasks(number), compute, records, data, on_repairs)
+        subjects = [
+            (replace(subject, settings=setting.settings), work.cells(number))
+            for number, setting in enumerate(work.settings)
+        ]
+        run_cells(subjects, compute, compute.handle(work.repair.model, work.repair.target), records, on_repairs)
         told = ended_repairs(records)
         runs = len(work.settings) * len(work.repair.seeds)
         tick = on_rows("measure", sum(images.rows for images in work.sets.values()) * runs)
@@ -227,27 +225,27 @@ def _evaluate(
     return evaluated
 
 
-def _subject(work: MethodEvaluation, compute: Compute, on_rows: Progress) -> Subject:
-    """Read all rows and run the model as it is over them: what all repairs share but for their settings."""
+def _subject(work: MethodEvaluation, compute: Compute, on_rows: Progress) -> tuple[Subject, Mapping[str, Int64]]:
+    """Read all rows and run the baseline model over them: what all repairs share but for their settings, and classes
+    (n,) of held-out rows by split.
+    """
     repair = work.repair
     handle = compute.handle(repair.model, repair.target)
-    rows = read_method_rows(
+    rows = read_rows(
         compute,
         handle,
-        dense_of(repair.chain),
+        repair.chain.head,
         repair.rows,
-        repair.validation,
-        repair.test,
+        repair.held_out,
         on_rows,
         allow_shared=repair.allow_shared_rows,
+        leave_out=False,
     )
-    if rows.unreadable:
-        raise InputError(next(iter(rows.unreadable.values())))
-    settings = work.settings[0].settings
-    subject = subject_of(rows, compute, repair, settings, work.checkpoints, work.last, on_rows)
-    refuse_lacking(work.method, subject)
+    subject = subject_of(rows, compute, repair, work.settings[0].settings, on_rows)
+    if why := lacking(method_of(work.method), subject):
+        raise InputError(why)
     _warn(work, compute, handle, on_rows)
-    return subject
+    return subject, rows.before
 
 
 def _warn(work: MethodEvaluation, compute: Compute, handle: ModelHandle, on_rows: Progress) -> None:
@@ -278,7 +276,7 @@ def _measure_setting(
     setting, stage = work.settings[number], records.directory
     place = stage / setting.name
     runs = []
-    for run, task in enumerate(work.tasks(number)):
+    for run, task in enumerate(work.cells(number)):
         row = told[task.draw]
         new = changed_of(records, task, subject)
         if row["reading"] == FAILED or new is None:
@@ -337,7 +335,7 @@ def _facts(work: MethodEvaluation, compute: Compute) -> dict[str, Any]:
         "requirements": [requirement.text for requirement in repair.requirements],
         "settings": {setting.name: asdict(setting.settings) for setting in work.settings},
         "seeds": list(repair.seeds),
-        "checkpoints": checkpoint_facts(work.checkpoints, work.last),
+        "checkpoints": checkpoint_facts(repair.checkpoints, repair.last),
         "foreign methods": foreign_origins([work.method]),
     }
     return {
@@ -394,7 +392,7 @@ def _table_rows(work: MethodEvaluation, result: MethodEvaluated) -> list[dict[st
                 setting=result.setting.name,
                 run=run.number,
                 seed=run.seed,
-                label=work.repair.label,
+                label=work.repair.repaired[0],
                 fitness=run.fitness,
             ).cells,
             **rate_cells(run.rates),

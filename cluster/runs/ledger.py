@@ -215,7 +215,7 @@ class Ledger:
         directory = self.records.directory
         for path in self.records.checkpoints():
             self._running.update(unpack(path))
-        columns = ["job", "state", "ended", "iterations", "fitness", "patched", "intact", "stop"]
+        columns = ["job", "state", "ended", "iterations", "fitness", "start_fitness", "patched", "intact", "stop"]
         jobs = read_table(directory, "jobs").select(columns).to_pylist()
         self.earlier = max((row["ended"] for row in jobs), default=0.0)
         rows = {row["job"]: row for row in jobs if row["state"] in ("done", "skipped")}
@@ -233,7 +233,8 @@ class Ledger:
             return
         patches = read_table(directory, "patches")
         for job, index, values in self._offered(patches.filter(pc.field("job") != "batch"), ended):
-            told = {name: rows[job][name] for name in ("fitness", "patched", "intact", "iterations", "stop")}
+            names = ("fitness", "start_fitness", "patched", "intact", "iterations", "stop")
+            told = {name: rows[job][name] for name in names}
             self._ended[job] = EndedSearch(job, index, values, **told)
 
     def _offered(self, patches: pa.Table, ended: Container[str]) -> Iterator[tuple[str, Int64, Float32]]:

@@ -41,6 +41,7 @@ class EndedSearch:
         index: (K, 2), places of the weights.
         values: (offers, K), the patches it offers, best first; none where there was nothing to search.
         fitness: of the first.
+        start_fitness: of the first candidate of the first iteration.
         patched, intact: negatives and positives that the search believes the first gets right.
         iterations: run.
         stop: why it ended.
@@ -50,6 +51,7 @@ class EndedSearch:
     index: Int64
     values: Float32
     fitness: float
+    start_fitness: float
     patched: int
     intact: int
     iterations: int
@@ -310,6 +312,7 @@ def _ended_search(search: SearchResult, result: TaskResult) -> EndedSearch:
         index=result.places.index,
         values=np.stack([offer.values for offer in search.offers]),
         fitness=search.state.swarm.global_fitness,
+        start_fitness=search.state.start_fitness,
         patched=int(sums[2]),
         intact=int(sums[3]),
         iterations=search.state.swarm.iteration,

@@ -82,9 +82,14 @@ class ModelHandle:
         """Names the model and its weights under repair."""
         return f"{self.loaded.fingerprint}|{self._names}|{self.batch_rows}"
 
+    @property
+    def tail(self) -> Tail | None:
+        """Of the weights under repair; None where Dense layers at the end are."""
+        return None if self.target is None else self.target.tail
+
     def tail_of(self, problem: Problem) -> Tail | None:
         """What a search needs of the model; None where Dense layers at its end are under repair."""
-        return self.target.tail if self.target is not None and problem.needs_tail else None
+        return self.tail if problem.needs_tail else None
 
     @property
     def _names(self) -> tuple[str, ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -150,7 +150,7 @@ class WorkerPool:
 
     def run(
         self, calls: Iterable[Call] = (), depth: int = 1, joins: Joins | None = None
-    ) -> Iterator[tuple[Call, Any, int]]:
+    ) -> Generator[tuple[Call, Any, int], None, None]:
         """Send queued calls and yield (call, result, worker) as they finish, until none is left.
 
         Calls submitted while iterating are taken up. At most `depth` calls are with one worker, so that it does not

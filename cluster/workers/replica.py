@@ -14,34 +14,33 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import ray
 
 from cluster.records.checkpoint import Begun
 from cluster.workers.harvest import Harvest, Reaper
 from cluster.workers.judge import Judge, Predicts
 from cluster.workers.lru import Cache
-from cluster.workers.methods import MethodTask, other_methods, run_method
 from cluster.workers.model import ReceivedModel, ShippedModel
+from cluster.workers.origins import other_methods
 from cluster.workers.passes import NOT_VISIBLE, Block, Pass, SetRows, ShippedRows, block_pass, set_rows
 from cluster.workers.task import Base, ChunkLabel, ReadyCase, RepairTask, TaskResult, TaskRunner
-from cluster.workers.tunings import TuningRunner
+from cluster.workers.work import SentWork, size_of
 from engine import backend
-from engine.core.errors import InputError
+from engine.core.errors import InputError, is_interruption, reason
+from engine.core.plans import Work, value_of
 from engine.core.types import Float32, Float64, Int64
 from engine.fitness.tiling import one_ahead
-from engine.methods.base import Subject
-from engine.methods.outcome import MethodOutcome
 from engine.problem.case import RepairCase
-from engine.problem.crossfit import TuningTask
 from engine.problem.problem import Prepared, Problem, Rows, prepare
 from engine.search.loop import SearchState
 from engine.targets.model_runner import ModelRunner
-from engine.tuning.recipes import Recipe
-from engine.tuning.train import Changes, TuningJob
 
 KEPT_MODELS = 2
 KEPT_PROBLEMS = 16
+KEPT_SHARED = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +61,7 @@ class Replica:
         self._models: Cache[ModelRunner] = Cache(KEPT_MODELS)
         self._problems: Cache[Prepared] = Cache(KEPT_PROBLEMS)
         self._tasks = TaskRunner()
-        self._tunings = TuningRunner()
+        self._shared: Cache[Any] = Cache(KEPT_SHARED)
         self._checked: set[tuple[str, str]] = set()  # methods with their origins: telling one reads all its files
 
     def describe(self) -> tuple[str, int, str]:
@@ -171,33 +170,43 @@ class Replica:
         """What judges patches of a model."""
         return self._model(model).runner.layer
 
-    def run_tuning(
-        self, key: str, job: TuningJob, task: TuningTask, recipes: tuple[Recipe, ...], model: ShippedModel | None = None
-    ) -> tuple[Changes, float]:
-        """The changes of some tunings, and the seconds they took; see `cluster.workers.tunings.TuningRunner.run`.
-
-        The model is wanted where weights are tuned through its tail.
-        """
-        begun = time.perf_counter()
-        tail = None if model is None else self._model(model).runner.tail
-        changes = self._tunings.run(key, job, task, recipes, tail)
-        return changes, time.perf_counter() - begun
-
     def other_methods(self, origins: Mapping[str, str]) -> str:
-        """Why a method cannot be had here, or is another; see `cluster.workers.methods.other_methods`."""
+        """Why a method cannot be had here, or is another; see `cluster.workers.origins.other_methods`."""
         return other_methods(origins)
 
-    def run_method(self, subject: Subject, task: MethodTask, data: str, origin: str = "") -> MethodOutcome:
-        """A repair by a method; see `cluster.workers.methods.run_method`.
+    def run_works(self, works: Sequence[SentWork], model: ShippedModel | None) -> list[tuple[Any, Any, float, int]]:
+        """Run pieces of work: of each its result or the error that it raised, seconds, and bytes of the result.
 
         Raises:
-            InputError: the method cannot be had here, or is of another origin than expected.
+            InputError: a method of the work cannot be had here, or is of another origin than expected.
         """
-        if (task.method, origin) not in self._checked:
-            if why := other_methods({task.method: origin}):
-                raise InputError(why)
-            self._checked.add((task.method, origin))
-        return run_method(subject, task, data)
+        return [self.run_work(work, model) for work in works]
+
+    def run_work(self, sent: SentWork, model: ShippedModel | None) -> tuple[Any, Any, float, int]:
+        """Run one piece of work, see `run_works`."""
+        self._check(sent.origins)
+        begun = time.perf_counter()
+        args = tuple(self._received(value) for value in sent.args)
+        tail = self._model(model).runner.tail if sent.model else None
+        value, error = None, None
+        try:
+            value = value_of(Work("", sent.call, args, model=sent.model), tail)
+        except (Exception, SystemExit) as found:
+            if is_interruption(found) or isinstance(found, MemoryError):
+                raise
+            error = found if isinstance(found, InputError) else InputError(f"{type(found).__name__}: {reason(found)}")
+        return value, error, time.perf_counter() - begun, size_of(value)
+
+    def _check(self, origins: Mapping[str, str]) -> None:
+        """Refuse methods of other packages that are not here as where the work comes from."""
+        left = {name: origin for name, origin in origins.items() if (name, origin) not in self._checked}
+        if left and (why := other_methods(left)):
+            raise InputError(why)
+        self._checked.update(left.items())
+
+    def _received(self, value: Any) -> Any:
+        """An argument; what several pieces of work share stays one object, by which they find what is kept of it."""
+        return self._shared.get(value.hex(), lambda: ray.get(value)) if isinstance(value, ray.ObjectRef) else value
 
     def task_case(
         self, model: ShippedModel, base: Base, task: RepairTask, images: Float32 | None = None

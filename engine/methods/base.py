@@ -10,7 +10,7 @@ point of the group `repair_dist.methods` of another package.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -18,9 +18,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from engine.core.errors import InputError
+from engine.core.plans import Plan, run_here
 from engine.core.types import Float32, Int64
 from engine.fitness.priorities import Priorities
 from engine.layers.dense_chain import DenseChain
+from engine.layers.head import Head
+from engine.layers.tail_chain import Chain, TailChain, dense_of
 from engine.metrics.requirements import Requirement
 from engine.passes.batching import predicted_classes
 from engine.problem.case import LayerInputs
@@ -49,9 +52,9 @@ class SeenRows:
     before: Int64
 
     @staticmethod
-    def of(chain: DenseChain, rows: LayerInputs, logits: Float32) -> SeenRows:
+    def of(head: Head, rows: LayerInputs, logits: Float32) -> SeenRows:
         """Rows with their logits; raises NotNumbersError where those of a row are not numbers."""
-        return SeenRows(rows, logits, predicted_classes(chain.head, logits))
+        return SeenRows(rows, logits, predicted_classes(head, logits))
 
     def take(self, chosen: Int64) -> SeenRows:
         """Some rows, in this order."""
@@ -110,7 +113,7 @@ class Subject:
     """What all repairs of a comparison have in common.
 
     Attributes:
-        chain: the Dense layers under repair and those behind them.
+        chain: the layers under repair and those behind them.
         pool: rows that repairs are made from.
         validation: rows that choose among what a method offers, or None.
         test: rows that judge, or None; a method always gets None, so that no repair can have seen them.
@@ -121,7 +124,7 @@ class Subject:
         checkpoints_error: why there are none, where some were given that cannot be read.
     """
 
-    chain: DenseChain
+    chain: Chain
     pool: SeenRows
     validation: SeenRows | None
     test: SeenRows | None
@@ -165,16 +168,23 @@ class MethodJob:
             arrays are read-only.
         drawn: rows (n,) of the pool that it is made from; None for all, as a method gets it.
         seed: of everything that is random.
+        more_seeds: of further searches, where a method makes several of which it keeps the best.
     """
 
     subject: Subject
     drawn: Int64 | None
     seed: int
+    more_seeds: tuple[int, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of all searches."""
+        return (self.seed, *self.more_seeds)
 
     @property
     def chain(self) -> DenseChain:
-        """The layers under repair."""
-        return self.subject.chain
+        """The Dense layers under repair; raises ValueError where they are others."""
+        return dense_of(self.subject.chain)
 
     @property
     def settings(self) -> MethodSettings:
@@ -205,7 +215,7 @@ class MethodJob:
     def alone(self) -> MethodJob:
         """The job as a method gets it: its rows are the pool, none judge, and nothing in it can change for others."""
         own = replace(self.subject, pool=self.rows, test=None, checkpoints=self.checkpoints)
-        return MethodJob(read_only(own), None, self.seed)
+        return MethodJob(read_only(own), None, self.seed, self.more_seeds)
 
     @property
     def failures(self) -> Int64:
@@ -248,12 +258,14 @@ class Repair:
             the method has no objective.
         chosen: number of the offer that the method takes by a rule of its own; None where validation rows choose.
         notes: what else is to be said.
+        promise: of a method that judges a mixture by itself, all steps of that (`engine.methods.mixtures.Promised`).
     """
 
     offers: Sequence[Offer]
     own: float | None = None
     chosen: int | None = None
     notes: tuple[str, ...] = ()
+    promise: Any = None
 
 
 @dataclass(frozen=True)
@@ -262,7 +274,8 @@ class Method:
 
     Attributes:
         name: as `--method` takes it.
-        repair: the method; raises InputError where it cannot run, with a sentence that says why.
+        repair: the method: a function, or a plan that yields its work (`engine.core.plans`); raises InputError where it
+            cannot run, with a sentence that says why.
         searches: what it changes, in words.
         objective: by what it searches, in words.
         source: of the method: a publication, or this project.
@@ -270,7 +283,7 @@ class Method:
     """
 
     name: str
-    repair: Callable[[MethodJob], Repair]
+    repair: Callable[[MethodJob], Repair | Plan[Repair]]
     searches: str
     objective: str
     source: str
@@ -282,6 +295,11 @@ class Method:
         if unknown:
             raise InputError(f"method {self.name} needs {unknown[0]!r}, expected {', '.join(get_args(Need))}")
 
+    def here(self, job: MethodJob) -> Repair:
+        """Repair in this process, with all the work that the method yields."""
+        found = self.repair(job)
+        return run_here(found) if isinstance(found, Generator) else found
+
 
 def lacking(method: Method, subject: Subject) -> str | None:
     """Why a method cannot repair a model, as far as that is known beforehand; None where nothing is."""
@@ -290,6 +308,8 @@ def lacking(method: Method, subject: Subject) -> str | None:
         if subject.checkpoints_error:
             return subject.checkpoints_error
         return f"{method.name} compares checkpoints of the training and {found} are known, expected two (--weights-dir)"
+    if isinstance(subject.chain, TailChain):  # of which only methods without further needs get any
+        return None
     name = subject.chain.layers[-1].name
     if {"last layer", "offsets"} & set(method.needs) and not subject.chain.layers[-1].tuned:
         return f"{method.name} changes {name}, which is not among the layers under repair, expected it (--target-layer)"

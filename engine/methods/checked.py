@@ -11,11 +11,11 @@ import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.types import Float32
-from engine.layers.dense_chain import DenseChain
+from engine.layers.tail_chain import Chain
 from engine.methods.base import NOTHING, Offer, Repair
 
 
-def checked(chain: DenseChain, repair: object) -> Repair:
+def checked(chain: Chain, repair: object) -> Repair:
     """A repair whose offers are in float32; those that change no value are as `NOTHING`, with their fitness and chance.
 
     Args:
@@ -41,12 +41,12 @@ def checked(chain: DenseChain, repair: object) -> Repair:
     return replace(repair, offers=offers, own=own, chosen=_chosen(repair.chosen, len(offers)), notes=_notes(repair))
 
 
-def changed(chain: DenseChain, values: Mapping[str, Float32]) -> int:
+def changed(chain: Chain, values: Mapping[str, Float32]) -> int:
     """How many values are others than those of the chain."""
     return sum(int((value != chain.values[path]).sum()) for path, value in values.items())
 
 
-def _offer(chain: DenseChain, offer: object) -> Offer:
+def _offer(chain: Chain, offer: object) -> Offer:
     if not isinstance(offer, Offer):
         raise InputError(f"the method offers {_told(offer)}, expected an Offer")
     if not _is_text(offer.name):

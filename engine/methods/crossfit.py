@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from engine.core.plans import Plan
 from engine.methods.base import Method
-from engine.methods.mixtures import MixtureFit, MixtureMethod, searched, tuned
-from engine.problem.crossfit import CrossFit
+from engine.methods.mixtures import Fitted, MixtureFit, MixtureMethod, searched, tuned
 
 
-def _fit(job: CrossFit) -> MixtureFit:
-    return searched(job, tuned(job))
+def _fit(to: Fitted) -> Plan[MixtureFit]:
+    changes = yield from tuned(to.job)
+    return (yield from searched(to.job, changes, to.seeds, to.held_out))
 
 
 METHOD = Method(

@@ -22,16 +22,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.core.errors import InputError
+from engine.core.plans import Plan
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64
 from engine.methods.base import Method, MethodJob, Offer, Repair
 from engine.methods.merging import Parts, scores_of_rows, search_merge
-from engine.methods.weight_search import problem_of_case, searched, searching
+from engine.methods.weight_search import problem_of_case, searching
 from engine.metrics.dist_rep import MergeScore, Pair, merge_score
-from engine.problem.case import LayerInputs, find_case
-from engine.search import loop
+from engine.problem.case import find_case
+from engine.problem.search import SearchEnd, search_work
 from engine.search.loop import SearchSettings
-from engine.targets.of_chain import ChainTarget, last_target
+from engine.targets.of_chain import last_target
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ class WeightMerge:
     settings: SearchSettings
     fronts: int = 1
 
-    def __call__(self, job: MethodJob) -> Repair:
+    def __call__(self, job: MethodJob) -> Plan[Repair]:
         """Search every part and merge; validation may choose a part alone."""
         settings = searching(self.settings, job.settings)
         target, features = last_target(job.chain, job.rows.rows.inputs)
@@ -105,16 +106,20 @@ class WeightMerge:
         before = target.layer.predicted(target.layer.logits(features, kernel))
         repaired = job.subject.repaired
         failures = divided(rows.labels, before, repaired, job.settings.confusion_rows)
-        names, patches = [], []
+        searches = {}
         for part in failures:
             others = (rows.labels == part.label) & (before != rows.labels)
             others[part.rows] = False
-            patch = self._searched(target, kernel, rows.take(np.flatnonzero(~others)), part.label, settings, job.seed)
-            if patch is not None:
-                names.append(part.name)
-                patches.append(patch)
-        if not patches:
+            mine = rows.take(np.flatnonzero(~others))
+            case = find_case(target, kernel, mine, part.label, fronts=self.fronts)
+            if case is not None and len(case.index):
+                searches[part.name] = case, problem_of_case(target, kernel, case, settings, job.seed)
+        if not searches:
             raise InputError("no search of the labels under repair found failures and weights to blame, expected some")
+        ends = yield [search_work(f"{name}-s{job.seed}", *one) for name, one in searches.items()]
+        names = list(searches)
+        cases = (case for case, _ in searches.values())
+        patches = [(case.index, SearchEnd(*end).values) for case, end in zip(cases, ends, strict=True)]
         parts = Parts.of(kernel, patches)
         score = score_of(rows.labels, failures, repaired)
         scores = scores_of_rows(
@@ -131,21 +136,6 @@ class WeightMerge:
         offers = [offer("merge", merge.values, merge.score[0])]
         offers += [offer(*one) for one in zip(names, parts.new, single, strict=True)]
         return Repair(offers, own)
-
-    def _searched(
-        self,
-        target: ChainTarget,
-        kernel: Float32,
-        rows: LayerInputs,
-        label: int,
-        settings: SearchSettings,
-        seed: int,
-    ) -> tuple[Int64, Float32] | None:
-        """Places (k, 2) and new values (k,) that a search of the failures of a label among rows ends with."""
-        case = find_case(target, kernel, rows, label, fronts=self.fronts)
-        if case is None or not len(case.index):
-            return None
-        return case.index, loop.result(searched(problem_of_case(target, kernel, case, settings, seed), case))
 
 
 METHOD = Method(

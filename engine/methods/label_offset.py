@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from engine.core.plans import Plan
 from engine.methods.base import Method
-from engine.methods.mixtures import MixtureFit, MixtureMethod, untuned
-from engine.problem.crossfit import CrossFit
+from engine.methods.mixtures import Fitted, MixtureFit, MixtureMethod, untuned
 from engine.problem.problem import prepare
 
 OFFSETS = 64
 """Offsets that are tried, besides none."""
 
 
-def _fit(job: CrossFit) -> MixtureFit:
+def _fit(to: Fitted) -> Plan[MixtureFit]:
     """Of the offsets that get a share of the wrong rows of the labels right, the fittest."""
+    job = to.job
+    yield []
     last, nothing = untuned(job)
     case, problem = last.case(nothing, last.settings.search)
     prepared = prepare(problem, case.rows)

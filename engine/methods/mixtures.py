@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from engine.core.errors import InputError
+from engine.core.plans import Plan, Ran, Work
 from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import last_alone
-from engine.layers.tail_chain import dense_of
+from engine.layers.tail_chain import TailChain, dense_of
 from engine.methods.base import NOTHING, MethodJob, Offer, Repair
+from engine.metrics.accuracy import LabelChange
 from engine.metrics.promise import Frontier
-from engine.problem.crossfit import CrossFit, CrossFitSettings, crossfit_of, joined_changes
+from engine.problem.crossfit import CrossFit, CrossFitSettings, TuningTask, crossfit_of, joined_changes
 from engine.problem.mixed import mixed_values
-from engine.problem.problem import prepare
-from engine.search import loop
-from engine.tuning.recipes import Recipe
-from engine.tuning.train import Changes, Tuner
+from engine.problem.search import SearchEnd, search_work
+from engine.tuning.recipes import Recipe, epochs_of, rate_of
+from engine.tuning.train import Changes, tune
 
 FINE_TUNED = Recipe(class_weight=2.0, strength=1.0)
 """Of the methods that fine-tune by one recipe: plain fine-tuning, anchored."""
@@ -38,6 +40,7 @@ class MixtureFit:
         found: (R + C,) coefficients and offsets.
         fitness: by what steers the search; None where nothing was searched.
         own: of the model as it is.
+        search: name of the search that found it; empty where nothing was searched.
     """
 
     job: CrossFit
@@ -45,6 +48,7 @@ class MixtureFit:
     found: Float32
     fitness: float | None = None
     own: float | None = None
+    search: str = ""
 
     def predicted(self, steps: Sequence[float]) -> Int64:
         """Classes (T, n) of the rows at each of T steps, each row by what did not see it; 0 is the model as it is."""
@@ -53,6 +57,30 @@ class MixtureFit:
     def values(self, step: float) -> dict[str, Float32]:
         """New values, by path, of the weights that it changes, at a step; tunings without each fold count alike."""
         return mixed_values(self.job.chain, self.changes, self.found, step)
+
+
+@dataclass(frozen=True, eq=False)
+class Promised:
+    """A mixture with all of its steps, one of which is taken, and the change of each label there, out of fold."""
+
+    fit: MixtureFit
+    frontier: Frontier
+    judged: tuple[LabelChange, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What a mixture is fitted to.
+
+    Attributes:
+        job: the rows of a repair in folds.
+        seeds: of searches, of which the best is kept.
+        held_out: number of further rows that will judge the mixture.
+    """
+
+    job: CrossFit
+    seeds: tuple[int, ...]
+    held_out: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +96,7 @@ class MixtureMethod:
         searches: coefficients or offsets are searched as the settings of CrossFit say.
     """
 
-    fit: Callable[[CrossFit], MixtureFit]
+    fit: Callable[[Fitted], Plan[MixtureFit]]
     knob: str
     scaled: bool = True
     promises: bool = False
@@ -83,16 +111,17 @@ class MixtureMethod:
         steps = self.steps(job.settings)
         return job.judged(fit.predicted(steps), steps)
 
-    def __call__(self, job: MethodJob) -> Repair:
+    def __call__(self, job: MethodJob) -> Plan[Repair]:
         """Fit it and offer its steps."""
         crossfit = crossfit_job(job)
-        fit = self.fit(crossfit)
+        validation = job.subject.validation if self.promises else None
+        held_out = None if validation is None else validation.held_out
+        fit = yield from self.fit(Fitted(crossfit, job.seeds, 0 if held_out is None else len(held_out.labels)))
         if not self.promises:
             steps = [step for step in self.steps(crossfit.settings) if step > 0]
             found = [Offer(f"step {step:g}", fit.values(step), fit.fitness or 0.0) for step in steps]
             return Repair(found, fit.own)
-        validation = job.subject.validation
-        frontier, _ = crossfit.frontier(fit.changes, fit.found, None if validation is None else validation.held_out)
+        frontier, judged = crossfit.frontier(fit.changes, fit.found, held_out)
         taken = dict.fromkeys((0, frontier.chosen))  # the whole mixture, and the step of the promise
         offers = []
         for number in taken:
@@ -102,7 +131,7 @@ class MixtureMethod:
             else:
                 offer = replace(NOTHING, fitness=fit.own or 0.0, chance=point.chance)
             offers.append(offer)
-        return Repair(offers, fit.own, chosen=len(taken) - 1)
+        return Repair(offers, fit.own, chosen=len(taken) - 1, promise=Promised(fit, frontier, judged))
 
 
 def crossfit_job(job: MethodJob) -> CrossFit:
@@ -119,22 +148,58 @@ def crossfit_job(job: MethodJob) -> CrossFit:
     )
 
 
-def tuned(job: CrossFit) -> tuple[Changes, ...]:
-    """All tunings of a repair in this process, one task after the other: changes of each fold."""
-    tuner, recipes = Tuner(job.job), job.settings.recipes
-    changes = {task.name: tuner.run(task.fold, [recipes[number] for number in task.recipes]) for task in job.tasks}
-    return joined_changes(job, changes)
+def unchanged(job: MethodJob) -> Promised:
+    """The baseline model with its promise, where there is nothing to repair."""
+    crossfit = crossfit_job(job)
+    validation = job.subject.validation
+    held_out = None if validation is None else validation.held_out
+    _, before = crossfit.judging(held_out)
+    frontier = crossfit.judged(before[None], (0.0,), held_out)
+    frontier = replace(frontier, promised=frontier.point.chance >= frontier.confidence)
+    return Promised(MixtureFit(crossfit, (), np.zeros(0, np.float32)), frontier, ())
 
 
-def searched(job: CrossFit, changes: tuple[Changes, ...]) -> MixtureFit:
-    """The best mixture of a search in this process."""
-    settings = job.settings.search
-    case, problem = job.case(changes, settings)
-    problem = replace(problem, source=replace(problem.source, seed=job.seed))
-    prepared = prepare(problem, case.rows)
-    start = problem.start()
-    state, _ = loop.advance(settings, problem.source, prepared.objective, start, prepared.fitness.evaluate)
-    return MixtureFit(job, changes, loop.result(state), state.swarm.global_fitness, state.start_fitness)
+def tuned(job: CrossFit) -> Plan[tuple[Changes, ...]]:
+    """All tunings of a repair: changes of each fold."""
+    shared, recipes = job.job, job.settings.recipes
+
+    def work(task: TuningTask) -> Work:
+        mine = tuple(recipes[number] for number in task.recipes)
+        return Work(
+            task.name,
+            tune,
+            (shared, task.fold, mine),
+            "tuning",
+            model=isinstance(job.chain, TailChain),
+            size=len(mine),
+            rows=lambda changes, ran: {"tunings": tuning_rows(job, task, changes, ran)},
+        )
+
+    changes = yield [work(task) for task in job.tasks]
+    return joined_changes(job, {task.name: one for task, one in zip(job.tasks, changes, strict=True)})
+
+
+def searched(
+    job: CrossFit, changes: tuple[Changes, ...], seeds: Sequence[int] = (), held_out: int = 0
+) -> Plan[MixtureFit]:
+    """The best mixture of a search for each seed.
+
+    Args:
+        job: of the rows.
+        changes: of each fold.
+        seeds: of the searches; without any, that of the repair.
+        held_out: number of further rows that will judge what is found.
+    """
+    case, problem = job.case(changes, job.settings.search, held_out)
+    name = f"crossfit-{job.data[:12]}-{'+'.join(map(str, job.repaired))}"
+    works = []
+    for seed in seeds or (job.seed,):
+        mine = replace(problem, name=f"{name}-s{seed}", source=replace(problem.source, seed=seed))
+        works.append(search_work(mine.name, case, mine))
+    ends = [SearchEnd(*end) for end in (yield works)]
+    best = max(range(len(ends)), key=lambda number: ends[number].fitness)
+    end = ends[best]
+    return MixtureFit(job, changes, end.values, end.fitness, end.start_fitness, works[best].name)
 
 
 def last_layer(job: CrossFit) -> CrossFit:
@@ -157,8 +222,37 @@ def untuned(job: CrossFit) -> tuple[CrossFit, tuple[Changes, ...]]:
     return last, (nothing,) * job.rows.folds
 
 
-def fine_tuned(job: CrossFit) -> MixtureFit:
+def fine_tuned(to: Fitted) -> Plan[MixtureFit]:
     """Tune by one recipe, and take it as it is."""
-    job = replace(job, settings=replace(job.settings, recipes=(FINE_TUNED,)))
+    job = replace(to.job, settings=replace(to.job.settings, recipes=(FINE_TUNED,)))
     offsets = 0 if job.chain.offsets is None else job.chain.classes
-    return MixtureFit(job, tuned(job), np.concatenate([np.ones(1, np.float32), np.zeros(offsets, np.float32)]))
+    changes = yield from tuned(job)
+    return MixtureFit(job, changes, np.concatenate([np.ones(1, np.float32), np.zeros(offsets, np.float32)]))
+
+
+def tuning_rows(fit: CrossFit, task: TuningTask, changes: Changes, ran: Ran) -> list[dict[str, Any]]:
+    """Rows of the table `tunings`: one for each recipe of a task."""
+    rows = int((fit.rows.fold != task.fold).sum())
+    layers = fit.chain.tuned_layers
+    found = []
+    for position, number in enumerate(task.recipes):
+        recipe = fit.settings.recipes[number]
+        squares = sum(float(np.square(change[position], dtype=np.float64).sum()) for change in changes.values())
+        found.append(
+            {
+                "recipe": recipe.name,
+                "fold": task.fold,
+                "class_weight": recipe.class_weight,
+                "strength": recipe.strength,
+                "anchor": recipe.anchor,
+                "rate": rate_of(recipe, layers),
+                "epochs": epochs_of(recipe, fit.rows.fewest),
+                "rows": rows,
+                "weights": fit.chain.tuned_values,
+                "change": float(np.sqrt(squares / fit.chain.tuned_values)),
+                "where": ran.where,
+                "worker": ran.worker,
+                "seconds": ran.seconds,
+            }
+        )
+    return found

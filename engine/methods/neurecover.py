@@ -12,14 +12,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from engine.core.plans import Plan, Work
 from engine.core.types import Float32, Int64
 from engine.fitness.rows import SearchRows
-from engine.layers.tail import Tail
+from engine.layers.dense_chain import DenseChain
 from engine.localize.neurecover import Blame, Training, blame
 from engine.methods.base import Method, MethodJob, Offer, Repair
 from engine.methods.weight_search import problem_of_case, searching
+from engine.patches.patch import Patch
 from engine.problem.case import RepairCase, case_fingerprint
 from engine.problem.problem import Problem, build_fitness, goal_of, seen_by
+from engine.problem.search import SearchEnd
 from engine.search import loop
 from engine.search.loop import SearchSettings
 from engine.targets.of_chain import FewWeights, few_weights
@@ -38,7 +41,7 @@ class NeuRecover:
 
     settings: SearchSettings
 
-    def __call__(self, job: MethodJob) -> Repair:
+    def __call__(self, job: MethodJob) -> Plan[Repair]:
         """Localise once, search for each worth of the positives.
 
         Raises:
@@ -55,12 +58,13 @@ class NeuRecover:
         alphas = ALPHAS if given is None else (given / failures,)
         worths = [replace(settings, positive_weight=alpha * failures) for alpha in alphas]
         problem = problem_of_case(few.target, few.target.target.kernel, case, settings, job.seed)
-        states = _searched(replace(problem, stats=few.stats), case, worths, few.target.target.tail)
+        args = (job.chain, rows.inputs, found.patch, replace(problem, stats=few.stats), case, tuple(worths))
+        (ends,) = yield [Work(f"{case.data[:12]}-rates-s{job.seed}", searched, args, "search")]
         offers = [
-            Offer(f"alpha {alpha:g}", _changed(job, found, loop.result(state)), state.swarm.global_fitness)
-            for alpha, state in zip(alphas, states, strict=True)
+            Offer(f"alpha {alpha:g}", _changed(job, found, values), fitness)
+            for alpha, (values, fitness, _) in zip(alphas, ends, strict=True)
         ]
-        return Repair(offers, states[0].start_fitness, notes=(*notes, _told(found)))
+        return Repair(offers, ends[0][2], notes=(*notes, _told(found)))
 
 
 def _rows_of(job: MethodJob) -> tuple[Int64, int]:
@@ -107,17 +111,22 @@ def _case(job: MethodJob, few: FewWeights, found: Blame, order: Int64, failures:
     )
 
 
-def _searched(
-    problem: Problem, case: RepairCase, worths: Sequence[SearchSettings], tail: Tail | None
-) -> list[loop.SearchState]:
-    """The ends of the searches by several settings, which share what evaluates their candidates."""
+def searched(
+    chain: DenseChain,
+    inputs: Float32,
+    patch: Patch,
+    problem: Problem,
+    case: RepairCase,
+    worths: Sequence[SearchSettings],
+) -> list[SearchEnd]:
+    """The ends of searches of a patch's weights by several settings; they share what evaluates their candidates."""
     seen = seen_by(problem, case.rows)
-    fitness = build_fitness(problem, seen, tail)
+    fitness = build_fitness(problem, seen, few_weights(chain, inputs, patch).target.target.tail)
     searches = [
         loop.Search(mine, problem.source, goal_of(replace(problem, settings=mine), seen, case.rows)) for mine in worths
     ]
     states, _ = loop.advance_together(searches, [problem.start()] * len(searches), fitness.evaluate)
-    return states
+    return [SearchEnd(loop.result(state), state.swarm.global_fitness, state.start_fitness) for state in states]
 
 
 def _changed(job: MethodJob, found: Blame, values: Float32) -> dict[str, Float32]:

@@ -6,13 +6,13 @@ labels.
 
 from __future__ import annotations
 
+from engine.core.plans import Plan
 from engine.methods.base import Method
-from engine.methods.mixtures import MixtureFit, MixtureMethod, searched, untuned
-from engine.problem.crossfit import CrossFit
+from engine.methods.mixtures import Fitted, MixtureFit, MixtureMethod, searched, untuned
 
 
-def _fit(job: CrossFit) -> MixtureFit:
-    return searched(*untuned(job))
+def _fit(to: Fitted) -> Plan[MixtureFit]:
+    return searched(*untuned(to.job), to.seeds, to.held_out)
 
 
 METHOD = Method(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,12 @@ import numpy as np
 
 from engine import backend
 from engine.core.errors import InputError, is_interruption, reason, said
+from engine.core.plans import Plan, run_here
 from engine.core.rng import generator
 from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
+from engine.layers.tail_chain import Chain, TailChain, dense_of
 from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair, SeenRows, Subject, lacking
 from engine.methods.checked import changed, checked
 from engine.metrics import against
@@ -60,6 +62,7 @@ class MethodOutcome:
         cpu: seconds of processor time that it took, in all threads of this process.
         failed: why it could not run, else empty.
         notes: what else is to be said.
+        promise: as of `engine.methods.base.Repair`.
     """
 
     readings: Mapping[str, Reading]
@@ -69,6 +72,7 @@ class MethodOutcome:
     cpu: float = 0.0
     failed: str = ""
     notes: tuple[str, ...] = ()
+    promise: Any = None
 
 
 def draw(labels: Int64, rows: int | None, seed: int, data: str) -> Int64 | None:
@@ -86,10 +90,15 @@ def draw(labels: Int64, rows: int | None, seed: int, data: str) -> Int64 | None:
 
 
 def carry_out(method: Method, job: MethodJob) -> MethodOutcome:
+    """Run a method in this process and judge what it offers."""
+    return run_here(repaired(method, job))
+
+
+def repaired(method: Method, job: MethodJob) -> Plan[MethodOutcome]:
     """Run a method and judge what it offers; a method that cannot run says why in its outcome."""
     begun = _now()
     try:
-        return _carried_out(method, job, begun)
+        return (yield from _repaired(method, job, begun))
     except (Exception, SystemExit) as error:
         # A method of another package may raise anything, and others have work to do.
         if is_interruption(error):
@@ -108,19 +117,24 @@ def _since(begun: tuple[float, float]) -> tuple[float, float]:
     return seconds - begun[0], cpu - begun[1]
 
 
-def _carried_out(method: Method, job: MethodJob, begun: tuple[float, float]) -> MethodOutcome:
+def _repaired(method: Method, job: MethodJob, begun: tuple[float, float]) -> Plan[MethodOutcome]:
     subject = job.subject
     if why := lacking(method, subject):
         raise InputError(why)
     alone = job.alone
-    repair = method.repair(alone) if len(alone.failures) else Repair([NOTHING], notes=(_nothing_wrong(subject),))
+    repair: Repair
+    if len(alone.failures):
+        found = method.repair(alone)
+        repair = (yield from found) if isinstance(found, Generator) else found
+    else:
+        repair = Repair([NOTHING], notes=(_nothing_wrong(subject),))
     took = _since(begun)
     repair = checked(subject.chain, repair)
     first, taken = repair.offers[0], chosen(subject, repair)
     readings = {FOUND: _reading(subject, first)}
     readings[CHOSEN] = readings[FOUND] if taken is first else _reading(subject, taken)
     best = None if repair.own is None else first.fitness
-    return MethodOutcome(readings, repair.own, best, *took, notes=repair.notes)
+    return MethodOutcome(readings, repair.own, best, *took, notes=repair.notes, promise=repair.promise)
 
 
 def chosen(subject: Subject, repair: Repair) -> Offer:
@@ -145,12 +159,13 @@ def chosen(subject: Subject, repair: Repair) -> Offer:
     return max((*repair.offers, NOTHING), key=worth)
 
 
-def predicted(chain: DenseChain, values: Mapping[str, Float32], rows: SeenRows) -> Int64:
+def predicted(chain: Chain, values: Mapping[str, Float32], rows: SeenRows) -> Int64:
     """Classes (n,) of rows under new values (float32) of some weights, by path."""
     if not values:
         return rows.before
     placed = {path: backend.on_device(values.get(path, value)) for path, value in chain.values.items()}
-    program = _program(chain.head, chain.layers)
+    through_tail = isinstance(chain, TailChain)
+    program = chain.compiled(chain.logits) if through_tail else _program(chain.head, dense_of(chain).layers)
     inputs = rows.rows.inputs
     parts = []
     for start in range(0, len(inputs), PASS_ROWS):

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.core.errors import InputError
+from engine.core.plans import Plan
 from engine.core.rng import RngKey
 from engine.core.types import Float32
 from engine.methods.base import MethodJob, MethodSettings, Offer, Repair
 from engine.problem.case import LayerInputs, RepairCase, find_case
-from engine.problem.problem import Problem, prepare, problem_of
-from engine.search import loop
+from engine.problem.problem import Problem, problem_of
+from engine.problem.search import SearchEnd, search_work
 from engine.search.loop import POSITIVE_WORTH, SearchSettings
 from engine.search.population import BoxedSettings
 from engine.targets.of_chain import ChainTarget, last_target
@@ -46,7 +47,7 @@ class WeightSearch:
     steered: bool = False
     adapt: Callable[[MethodJob, SearchSettings], SearchSettings] = lambda job, settings: settings
 
-    def __call__(self, job: MethodJob) -> Repair:
+    def __call__(self, job: MethodJob) -> Plan[Repair]:
         """Localise and search.
 
         Raises:
@@ -60,14 +61,14 @@ class WeightSearch:
         own = None
         for worth in worths:
             mine = settings if worth is None else replace(settings, positive_worth=worth)
-            offer, first = self._searched(job, target, rows, mine)
+            offer, first = yield from self._searched(job, target, rows, mine)
             found.append(replace(offer, name="as found" if worth is None else f"a positive is worth {worth:g}"))
             own = first if own is None else own
         return Repair(found, own)
 
     def _searched(
         self, job: MethodJob, target: ChainTarget, rows: LayerInputs, settings: SearchSettings
-    ) -> tuple[Offer, float | None]:
+    ) -> Plan[tuple[Offer, float | None]]:
         """What the searches of all labels come to, and the fitness of the model as it is in the first."""
         (path,) = target.target.shapes
         kernel = target.target.kernel
@@ -76,11 +77,13 @@ class WeightSearch:
             case = find_case(target, kernel, rows, label, fronts=self.fronts)
             if case is None or not len(case.index):
                 continue
-            state = searched(problem_of_case(target, kernel, case, settings, job.seed), case)
+            problem = problem_of_case(target, kernel, case, settings, job.seed)
+            (found,) = yield [search_work(search_name(problem), case, problem)]
+            end = SearchEnd(*found)
             kernel = kernel.copy()
-            kernel[case.index[:, 0], case.index[:, 1]] = loop.result(state)
-            fitness.append(state.swarm.global_fitness)
-            own.append(state.start_fitness)
+            kernel[case.index[:, 0], case.index[:, 1]] = end.values
+            fitness.append(end.fitness)
+            own.append(end.start_fitness)
         if not fitness:
             raise InputError("no search of the labels under repair found failures and weights to blame, expected some")
         return Offer("", {path: kernel}, float(np.mean(fitness))), float(np.mean(own))
@@ -137,15 +140,8 @@ def problem_of_case(
     return problem_of(target.target, kernel, case.index, case.weights, name=case.data, source=source, settings=settings)
 
 
-def searched(problem: Problem, case: RepairCase) -> loop.SearchState:
-    """The end of a search in this process."""
-    prepared = prepare(problem, case.rows)
-    state, _ = loop.advance(
-        problem.settings,
-        problem.source,
-        prepared.objective,
-        problem.start(),
-        prepared.fitness.evaluate,
-        resident=prepared.fitness.resident,
-    )
-    return state
+def search_name(problem: Problem) -> str:
+    """The name of a search among those of a repair."""
+    told, source = problem.settings, problem.source
+    worth = told.positive_worth if told.positive_weight is None else told.positive_weight
+    return f"{source.data[:12]}-{source.label}-{told.objective}-{worth:g}-s{source.seed}"

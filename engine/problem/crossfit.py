@@ -315,7 +315,8 @@ def crossfit_of(
         NotNumbersError: the model's outputs for a row are not numbers.
     """
     kept = rows.distinct
-    rows, logits = rows.take(kept), logits[kept]
+    if len(kept) < len(rows.labels):
+        rows, logits = rows.take(kept), logits[kept]
     before = predicted_classes(chain.head, logits)
     for label in repaired:
         if not (rows.labels == label).any():

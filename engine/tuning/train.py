@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from engine.core.errors import InputError
 from engine.core.rng import generator
 from engine.core.types import Float32, Int64
 from engine.layers.head import probabilities, soft_losses
+from engine.layers.tail import Tail
 from engine.layers.tail_chain import Chain
 from engine.tuning.recipes import MOST_ROW_EPOCHS, Recipe, epochs_of, rate_of
 
@@ -67,6 +69,17 @@ class TuningJob:
     rows: FoldRows  # to tune on
     repaired: tuple[int, ...]  # labels under repair
     seed: int  # of the order of the rows
+
+
+_TUNERS: WeakKeyDictionary[TuningJob, Tuner] = WeakKeyDictionary()
+"""What the tunings of a job share in this process, as long as the job is needed."""
+
+
+def tune(job: TuningJob, fold: int, recipes: Sequence[Recipe], tail: Tail | None = None) -> Changes:
+    """The changes of some recipes without a fold, see `Tuner.run`; `tail` is of the model where the chain needs one."""
+    if job not in _TUNERS:
+        _TUNERS[job] = Tuner(replace(job, chain=job.chain.attached(tail)))
+    return _TUNERS[job].run(fold, recipes)
 
 
 Changes = Mapping[str, Float32]

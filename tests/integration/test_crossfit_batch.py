@@ -219,7 +219,7 @@ def test_optimize_ends_with_the_same_code(workspace: Path, command: Command) -> 
     assert (done.code, read_facts(Path("run"))["exit_code"]) == (3, 3), done.err
 
 
-@pytest.mark.parametrize("where", ["cluster.records.tunings.keep", "cluster.runs.ledger.pack"])
+@pytest.mark.parametrize("where", ["cluster.records.values.pack", "cluster.runs.ledger.pack"])
 def test_resumed_after_an_interruption(
     where: str, finished: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -455,7 +455,7 @@ def test_an_interrupted_part_of_tunings_goes_on(
     whole = command(*CROSSFIT, "--output-dir", "whole")
     words = [*CROSSFIT, "--part", "1/2", "--output-dir", "run-1"]
     with monkeypatch.context() as patched:
-        interrupt(patched, "cluster.records.tunings.keep", at=2)
+        interrupt(patched, "cluster.records.values.pack", at=2)
         assert command(*words).code == 130
     assert command(*words, "--resume").code == 0
     before = contents(Path("run-1"))
@@ -463,7 +463,7 @@ def test_an_interrupted_part_of_tunings_goes_on(
     assert command(*CROSSFIT, "--part", "2/2", "--output-dir", "run-2").code == 0
     merge = ["merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE]
     with monkeypatch.context() as patched:
-        interrupt(patched, "cluster.runs.crossfit_run._finish", at=1)
+        interrupt(patched, "cluster.runs.repair.mixture_rows", at=1)
         assert command(*merge).code == 130
     assert command(*merge, "--resume").code == whole.code == 3
     assert differences(Path("whole"), Path("merged")) == []

@@ -55,7 +55,7 @@ def a_subject(rows: int = 240, *, bias: bool = True, seed: int = 3, scale: float
         true = rng.integers(0, CLASSES, rows)
         inputs = (centres[true] + rng.normal(size=(rows, 4))).astype(np.float32)
         digests = rng.integers(0, 256, (rows, 16)).astype(np.uint8)
-        return SeenRows.of(chain, LayerInputs(inputs, true, digests, (4,), CLASSES), forward(values, inputs))
+        return SeenRows.of(chain.head, LayerInputs(inputs, true, digests, (4,), CLASSES), forward(values, inputs))
 
     search = SearchSettings(swarm=SwarmSettings(8), num_iterations=6, min_iteration_range=6)
     settings = MethodSettings(CrossFitSettings(folds=3, search=search), search, confusion_rows=2)

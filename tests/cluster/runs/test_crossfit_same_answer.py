@@ -14,13 +14,15 @@ from ray.cluster_utils import Cluster
 
 from cluster.compute.compute import Compute, ComputeOptions
 from cluster.records.schema import OF_METHODS
-from cluster.records.store import RunRecords, comparable, read_table
-from cluster.runs.crossfit import CrossFitRepair, CrossFitReport
-from cluster.runs.crossfit_run import repair_crossfit
+from cluster.records.store import comparable, read_facts, read_table
+from cluster.runs.repair import MethodRepair, run_repair
 from cluster.workers.replica import Replica
 from engine.data.outcomes import open_negatives, open_positives
 from engine.fitness.tiling import Tiling
+from engine.methods.base import MethodSettings
 from engine.metrics.requirements import default_promises
+from engine.patches.arrow import read_patch
+from engine.patches.save import repaired_path
 from engine.problem.crossfit import CrossFitSettings
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
@@ -45,7 +47,7 @@ TABLES = ("swarm", "labels", "jobs", "patches", *sorted(OF_METHODS))
 class Ended:
     """What a repair left."""
 
-    report: CrossFitReport
+    facts: dict[str, Any]
     tables: dict[str, list[dict[str, Any]]]
     model: bytes
     compute: Compute
@@ -61,7 +63,7 @@ def run(case: Case, root: Path, compute: Compute, layers: Sequence[str] = ()) ->
     rows = open_negatives(case.data / "negative"), open_positives(case.data / "positive")
     target, chain = resolve_tuned(model.model, model.loss, model.classes, model.path, layers)
     required = default_promises(None, model.classes)
-    repair = CrossFitRepair(
+    repair = MethodRepair(
         model=model,
         target=target,
         chain=chain,
@@ -70,17 +72,19 @@ def run(case: Case, root: Path, compute: Compute, layers: Sequence[str] = ()) ->
         repaired=(6,),
         requirements=required.limits,
         stated=False,
-        settings=SETTINGS,
+        method="CrossFit",
+        settings=MethodSettings(SETTINGS),
         seeds=(0, 1),
         validation=None,
         test=None,
         output=root / "out",
     )
     with compute:
-        report = repair_crossfit(repair, compute, lambda facts: RunRecords.create(root / "run", facts, overwrite=False))
+        run_repair(repair, compute, root / "run")
         redispatched = compute.redispatched
     tables = {name: comparable(read_table(root / "run", name)).to_pylist() for name in TABLES}
-    return Ended(report, tables, report.model.read_bytes(), compute, redispatched)
+    repaired = repaired_path(model, root / "out").read_bytes()
+    return Ended(read_facts(root / "run"), tables, repaired, compute, redispatched)
 
 
 def options(workers: int, **more: Any) -> ComputeOptions:
@@ -99,7 +103,7 @@ def assert_same(one: Ended, other: Ended) -> None:
 
 
 def test_it_repairs(here: Ended) -> None:
-    assert here.report.frontier is not None and here.report.frontier.point.step > 0
+    assert here.facts["step"] > 0
     assert {row["kind"] for row in here.tables["mixture"]} == {"recipe", "offset"}
     assert len(here.tables["tunings"]) == 9 and len(here.tables["frontier"]) == 21
     assert [row["chosen"] for row in here.tables["jobs"]].count(True) == 1
@@ -128,8 +132,8 @@ def dying(method: str, marker: Path) -> type[Replica]:
     """A worker that dies once in a method; made in a function, so that it travels by value."""
 
     class Dying(Replica):
-        def run_tuning(self, *arguments: Any) -> Any:
-            return self._last(super().run_tuning(*arguments), "run_tuning")
+        def run_work(self, *arguments: Any) -> Any:
+            return self._last(super().run_work(*arguments), "run_work")
 
         def run_task(self, *arguments: Any) -> Any:
             return self._last(super().run_task(*arguments), "run_task")
@@ -143,7 +147,7 @@ def dying(method: str, marker: Path) -> type[Replica]:
     return Dying
 
 
-@pytest.mark.parametrize("method", ["run_tuning", pytest.param("run_task", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["run_work", pytest.param("run_task", marks=pytest.mark.slow)])
 def test_a_killed_worker(cluster: Cluster, case: Case, here: Ended, tmp_path: Path, method: str) -> None:
     marker = tmp_path / "killed"
     disturbed = run(case, tmp_path, Compute(options(2), lambda line: None, dying(method, marker)))
@@ -157,14 +161,14 @@ def test_any_layer(cluster: Cluster, case: Case, tmp_path: Path) -> None:
         run(case, tmp_path / name, Compute(where, lambda line: None), DEEP)
         for name, where in (("one", options(1)), ("two", options(2)), ("tiles", options(2, tiles=True)))
     )
-    assert {path.rpartition("/")[0] for path in one.report.patch.paths} == set(DEEP)
+    assert {path.rpartition("/")[0] for path in read_patch(tmp_path / "one" / "out" / "patch.arrow").paths} == set(DEEP)
     assert_same(two, one)
     assert_same(tiles, one)
     assert "tuning 6 tasks: on 2 workers" in " ".join(two.compute.decisions)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["run_tuning", "run_task"])
+@pytest.mark.parametrize("method", ["run_work", "run_task"])
 def test_a_killed_worker_of_any_layer(cluster: Cluster, case: Case, tmp_path: Path, method: str) -> None:
     """The one in its place gets the model too."""
     undisturbed = run(case, tmp_path / "whole", Compute(options(1), lambda line: None), DEEP)

@@ -8,8 +8,8 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from cluster.compute.compute import Compute, ComputeOptions
-from cluster.runs.crossfit import CrossFitRepair
 from cluster.runs.evaluate_methods import MethodEvaluation, MethodSetting, evaluate_method
+from cluster.runs.repair import MethodRepair
 from engine.data.outcomes import open_negatives, open_positives
 from engine.methods.base import MethodSettings
 from engine.metrics.repair_rates import Given
@@ -35,7 +35,7 @@ def evaluation(case: Case, output: Path, method: str) -> MethodEvaluation:
     positives = open_positives(folders[1])
     assert negatives is not None and others is not None and positives is not None
     return MethodEvaluation(
-        repair=CrossFitRepair(
+        repair=MethodRepair(
             model=model,
             target=target,
             chain=chain,
@@ -44,20 +44,18 @@ def evaluation(case: Case, output: Path, method: str) -> MethodEvaluation:
             repaired=(6,),
             requirements=default_promises(None, model.classes).limits,
             stated=False,
-            settings=CrossFitSettings(folds=2),
+            method=method,
+            settings=MethodSettings(CrossFitSettings(folds=2)),
             seeds=(3, 4),
             validation=None,
             test=None,
             output=output,
         ),
-        method=method,
         settings=(setting(6), setting(8)),
         folders=folders,
         negatives=negatives,
         positives=positives,
         given=Given(None, method, Path("model"), Path("negative"), Path("positive"), Path("out")),
-        checkpoints=None,
-        last=(2, 1),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from cluster.compute.compute import Compute, ComputeOptions
-from cluster.compute.methods import MethodEvent
+from cluster.compute.works import Works
 from cluster.records.store import comparable, read_facts, read_table
 from cluster.runs.compare import Comparison, run_comparison
 from cluster.workers.replica import Replica
 from engine.core.errors import InputError
 from engine.data.image_set import open_image_set
-from engine.methods.base import MethodSettings, Subject
+from engine.methods.base import MethodSettings
 from engine.methods.registry import GROUP, METHODS
 from engine.metrics.against import FAILED
 from engine.metrics.requirements import default_promises
@@ -138,23 +137,25 @@ def test_any_number_of_workers(
     assert tables(tmp_path / "run") == tables(alone)
 
 
-class Stopping(Compute):
-    """Stops after some repairs."""
+def stopped(work: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison that is interrupted after three repairs."""
+    results, count = Works.results, iter(range(4))
 
-    def run_methods(self, subject: Subject, tasks: Any, data: str) -> Iterator[MethodEvent]:
-        for number, event in enumerate(super().run_methods(subject, tasks, data)):
-            if number == 3:
-                raise KeyboardInterrupt
-            yield event
+    def some(executor: Works) -> Any:
+        if next(count) == 3:
+            raise KeyboardInterrupt
+        return results(executor)
+
+    with monkeypatch.context() as patch, here() as compute, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Works, "results", some)
+        run_comparison(work, compute)
 
 
 def test_a_run_that_was_interrupted_goes_on(
-    chunks: Path, alone: Path, methods: tuple[str, ...], tmp_path: Path
+    chunks: Path, alone: Path, methods: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "run"
-    stopping = Stopping(ComputeOptions(num_workers=0, threads=1), lambda line: None)
-    with stopping, pytest.raises(KeyboardInterrupt):
-        run_comparison(comparison(chunks, directory, methods), stopping)
+    stopped(comparison(chunks, directory, methods), monkeypatch)
     assert read_facts(directory)["state"] == "interrupted"
     assert len({(row["method"], row["draw"]) for row in read_table(directory, "outcomes").to_pylist()}) == 3
     with here() as compute, pytest.raises(InputError, match="a run is there already"):
@@ -178,8 +179,8 @@ def test_a_killed_worker(cluster: Cluster, chunks: Path, alone: Path, methods: t
     marker = tmp_path / "killed"
 
     class Dying(Replica):
-        def run_method(self, *arguments: Any) -> Any:
-            outcome = super().run_method(*arguments)
+        def run_work(self, *arguments: Any) -> Any:
+            outcome = super().run_work(*arguments)
             if not marker.exists():  # after the work and before the answer
                 marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -236,9 +237,7 @@ def test_failed_repairs_run_again_and_another_plug_in_does_not_go_on(
     code = LATE.format(ready=str(ready))
     site.install("late-repair", {"late": "late_repair:METHOD"}, code, group=GROUP)
     work = comparison(chunks, directory, ("late", "label-offset"))
-    stopping = Stopping(ComputeOptions(num_workers=0, threads=1), lambda line: None)
-    with stopping, pytest.raises(KeyboardInterrupt):
-        run_comparison(work, stopping)
+    stopped(work, monkeypatch)
     known = {(row["method"], row["draw"]): row for row in tables(directory)}
     assert {key: row["reading"] == FAILED for key, row in known.items()} == {
         ("late", 0): True,

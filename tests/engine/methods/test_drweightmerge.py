@@ -43,7 +43,7 @@ def a_job(repaired: tuple[int, ...] = (2, 3), particles: int = 12, iterations: i
     chain = DenseChain(Head("log_softmax", "linear"), (DenseLayer(KERNEL, "last/bias", "linear"),), values)
     digests = rng.integers(0, 256, (ROWS, 16)).astype(np.uint8)
     rows = LayerInputs(inputs, true, digests, (6,), CLASSES)
-    pool = SeenRows.of(chain, rows, inputs @ values[KERNEL] + values["last/bias"])
+    pool = SeenRows.of(chain.head, rows, inputs @ values[KERNEL] + values["last/bias"])
     search = SearchSettings(swarm=SwarmSettings(particles), num_iterations=iterations, min_iteration_range=iterations)
     subject = Subject(chain, pool, None, None, repaired, (), MethodSettings(search=search))
     return MethodJob(subject, None, seed=3)
@@ -56,7 +56,7 @@ def job() -> MethodJob:
 
 @pytest.fixture(scope="module")
 def repair(job: MethodJob) -> Repair:
-    return METHOD.repair(job)
+    return METHOD.here(job)
 
 
 def by_hand(job: MethodJob, values: Mapping[str, Float32], pairs: Sequence[tuple[int, int]]) -> float:
@@ -86,7 +86,7 @@ def test_the_merge_comes_first_and_is_no_worse_than_any_part(job: MethodJob, rep
 
 def test_every_part_is_searched_from_the_model_as_it_is(job: MethodJob, repair: Repair) -> None:
     """A part that is searched alone, as the only one of its label, comes to the same."""
-    alone = METHOD.repair(replace(job, subject=replace(job.subject, repaired=(3,))))
+    alone = METHOD.here(replace(job, subject=replace(job.subject, repaired=(3,))))
     both = {offer.name: offer.values[KERNEL].tobytes() for offer in repair.offers}
     mine = {offer.name: offer.values[KERNEL].tobytes() for offer in alone.offers[1:]}
     assert mine and all(both[name] == content for name, content in mine.items())
@@ -100,7 +100,7 @@ def test_a_weight_that_no_part_changes_stays(job: MethodJob, repair: Repair) -> 
 
 
 def test_the_same_again(job: MethodJob, repair: Repair) -> None:
-    again = METHOD.repair(job)
+    again = METHOD.here(job)
     for one, other in zip(repair.offers, again.offers, strict=True):
         assert (one.name, one.fitness) == (other.name, other.fitness)
         assert one.values[KERNEL].tobytes() == other.values[KERNEL].tobytes()
@@ -111,6 +111,6 @@ def test_a_label_without_failures_has_no_part(job: MethodJob) -> None:
     rows = job.subject.pool
     right = np.where(rows.labels == 2, rows.before == rows.labels, True)
     happy = replace(job, drawn=np.flatnonzero(right))
-    assert {offer.name.split()[0] for offer in METHOD.repair(happy).offers} == {"merge", "3"}
+    assert {offer.name.split()[0] for offer in METHOD.here(happy).offers} == {"merge", "3"}
     nothing = carry_out(METHOD, replace(job, drawn=np.flatnonzero(rows.before == rows.labels)))
     assert not nothing.failed and nothing.readings[FOUND].offer.values == {}

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from engine.core.errors import InputError
+from engine.core.plans import run_here
 from engine.fitness.priorities import Priorities
 from engine.layers.dense_chain import DenseChain
 from engine.layers.weight_stats import WeightStats
@@ -146,7 +147,9 @@ def test_the_bound_of_the_later_arachne_binds(optimiser: DifferentialSettings | 
     unbound = replace(search, settings=replace(search.settings, swarm=DifferentialSettings()))
     before = subject.chain.values["last/kernel"]
     edges = np.float32(box(WeightStats.of(before), BOUND))
-    bound, free = (method(MethodJob(subject, None, 1)).offers[0].values["last/kernel"] for method in (search, unbound))
+    bound, free = (
+        run_here(method(MethodJob(subject, None, 1))).offers[0].values["last/kernel"] for method in (search, unbound)
+    )
     assert (free[free != before] < edges[0]).any() or (free[free != before] > edges[1]).any()
     assert np.isin(bound[bound != before], edges).any()
     assert (bound >= edges[0]).all() and (bound <= edges[1]).all()
@@ -476,7 +479,7 @@ def test_a_last_layer_that_is_not_under_repair_stays(name: str, subject: Subject
 def test_layers_that_are_not_under_repair_stay(name: str, frozen: int, subject: Subject) -> None:
     layers = [replace(layer, tuned=number != frozen) for number, layer in enumerate(subject.chain.layers)]
     chain = replace(subject.chain, layers=tuple(layers))
-    repair = method_of(name).repair(MethodJob(replace(subject, chain=chain), None, 1))
+    repair = method_of(name).here(MethodJob(replace(subject, chain=chain), None, 1))
     values = repair.offers[0].values
     changed = {path for path, value in values.items() if (value != chain.values[path]).any()}
     assert changed == set(layers[1 - frozen].paths)
@@ -487,7 +490,7 @@ def test_only_labels_with_a_priority_are_searched(subject: Subject) -> None:
 
     def offers(repaired: tuple[int, ...], *pairs: tuple[int, float]) -> list[bytes]:
         settings = replace(subject.settings, priorities=Priorities(pairs))
-        found = method.repair(replace(job, subject=replace(subject, repaired=repaired, settings=settings)))
+        found = method.here(replace(job, subject=replace(subject, repaired=repaired, settings=settings)))
         return [offer.values["last/kernel"].tobytes() for offer in found.offers]
 
     alone = offers((LABEL,), (LABEL, 1.0))
@@ -502,7 +505,7 @@ def test_a_label_without_failures_is_left_out(name: str, subject: Subject) -> No
     pool = subject.pool
     drawn = np.flatnonzero((pool.labels != 0) | (pool.before == pool.labels))
     jobs = [MethodJob(replace(subject, repaired=labels), drawn, 1) for labels in ((LABEL,), (0, LABEL))]
-    alone, both = (method_of(name).repair(job) for job in jobs)
+    alone, both = (method_of(name).here(job) for job in jobs)
     assert [offer.name for offer in alone.offers] == [offer.name for offer in both.offers]
     assert alone.offers[-1].values["last/kernel"].tobytes() == both.offers[-1].values["last/kernel"].tobytes()
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from engine.core.errors import InputError
+from engine.core.plans import run_here
 from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import DenseChain, DenseLayer, last_alone
 from engine.layers.head import Head
-from engine.methods.mixtures import MixtureFit, MixtureMethod
+from engine.methods.mixtures import Fitted, MixtureFit, MixtureMethod
 from engine.methods.registry import METHODS, method_of
 from engine.metrics.requirements import Requirement
 from engine.problem.case import LayerInputs
@@ -56,6 +57,10 @@ def a_job(*, bias: bool = True, labels: Int64 | None = None) -> CrossFit:
     return crossfit_of(chain, rows, forward(values, inputs), (LABEL,), (KEPT,), settings, seed=1)
 
 
+def fitted(method: MixtureMethod, job: CrossFit) -> MixtureFit:
+    return run_here(method.fit(Fitted(job, (job.seed,), 0)))
+
+
 @pytest.fixture(scope="module")
 def job() -> CrossFit:
     return a_job()
@@ -63,7 +68,7 @@ def job() -> CrossFit:
 
 @pytest.fixture(scope="module")
 def fits(job: CrossFit) -> dict[str, MixtureFit]:
-    alike = {method.fit: method.fit(job) for method in KNOWN.values()}
+    alike = {method.fit: fitted(method, job) for method in KNOWN.values()}
     return {name: alike[method.fit] for name, method in KNOWN.items()}
 
 
@@ -114,7 +119,7 @@ def test_one_offset_is_the_fittest_of_its_label(job: CrossFit, fits: dict[str, M
 
 def test_a_label_that_is_all_right_gets_no_offset(job: CrossFit) -> None:
     happy = a_job(labels=job.before)
-    fit = KNOWN["label-offset"].fit(happy)
+    fit = fitted(KNOWN["label-offset"], happy)
     assert all((value == job.chain.values[path]).all() for path, value in fit.values(1.0).items())
 
 
@@ -131,8 +136,8 @@ def test_offsets_need_a_bias() -> None:
     plain = a_job(bias=False)
     for name in ("label-offset", "offsets"):
         with pytest.raises(InputError, match="last has no bias, expected one that offsets"):
-            KNOWN[name].fit(plain)
-    assert set(KNOWN["head"].fit(plain).values(1.0)) == {"last/kernel"}
+            fitted(KNOWN[name], plain)
+    assert set(fitted(KNOWN["head"], plain).values(1.0)) == {"last/kernel"}
 
 
 def test_the_last_layer_alone_gives_the_same_logits(job: CrossFit) -> None:

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from cluster.compute.methods import MethodEvent
-from cluster.runs.method_records import outcome_rows
-from cluster.workers.methods import MethodTask
+from cluster.runs.outcomes import outcome_rows
+from engine.core.plans import Ran
 from engine.methods.base import Method, MethodJob, Offer, Repair
+from engine.methods.cells import Cell
 from engine.methods.outcome import FOUND, carry_out
 from tests.support.subjects import LABEL, a_subject
 
@@ -27,11 +27,11 @@ def test_without_test_rows_of_the_labels_under_repair_nothing_tells_their_gain()
     whole = a_subject(60)
     assert whole.test is not None
     others = replace(whole, test=whole.test.take(np.flatnonzero(whole.test.labels != LABEL)))
-    task = MethodTask("one", "shift", 0, 0, None)
+    cell = Cell("one", "shift", 0, 0)
     gains = []
     for subject in (whole, others):
-        event = MethodEvent(task, carry_out(SHIFT, MethodJob(subject, None, 0)), "process", "")
-        (found,) = (row for row in outcome_rows(subject, event, 1.0) if row["reading"] == FOUND)
+        rows = outcome_rows(subject, cell, carry_out(SHIFT, MethodJob(subject, None, 0)), Ran("process"), 1.0)
+        (found,) = (row for row in rows if row["reading"] == FOUND)
         assert found["offer"] == "shift" and found["all"] is not None
         gains.append(found["gain"])
     assert gains[0] < 0 and gains[1] is None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.workers.methods import foreign_origins, other_methods
+from cluster.workers.origins import foreign_origins, other_methods
 from engine.methods.registry import GROUP
 from tests.support.plugins import Site
 

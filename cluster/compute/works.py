@@ -1,0 +1,181 @@
+"""Pieces of work here or on workers, as `engine.core.plans` hands them out; their results do not depend on where."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from cluster.compute.placement import Placement, place_shares, place_tasks
+from cluster.workers.bundles import Bundles
+from cluster.workers.model import ModelHandle
+from cluster.workers.work import SentWork
+from engine.core.errors import is_interruption
+from engine.core.plans import Done, Ran, Work, value_of
+
+if TYPE_CHECKING:
+    from cluster.compute.compute import Compute
+    from cluster.workers.pool import Call
+
+_WORDS = {"tuning": "tuning {} tasks", "repair": "{} repairs", "search": "{} searches"}
+"""What is said of pieces of work by their kind."""
+
+Searches = Callable[[Sequence[Work]], Sequence[Any]]
+"""Runs searches to their end, in a way of its own, and returns their results."""
+
+
+def this_process() -> str:
+    """Host and process id, as tables name who ran something."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+class _Joins(Bundles):
+    """Calls of `Replica.run_works` with several pieces each; a call of one has the arguments of `SentWork`."""
+
+    def __init__(self, workers: int, model: Any) -> None:
+        super().__init__(workers)
+        self._model = model
+
+    def join(self, calls: Sequence[Call]) -> Call:
+        """One call with the work of these."""
+        from cluster.workers.pool import Call
+
+        works = [call.args[0] for call in calls]
+        model = self._model() if any(work.model for work in works) else None
+        return Call("run_works", (works, model), tag=calls[0].tag, parts=tuple(calls))
+
+
+class Works:
+    """An executor of plans (`engine.core.plans.Executor`) over the workers of one command.
+
+    The first piece of each kind runs here, where it is not known beforehand whether workers pay.
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        handle: ModelHandle,
+        *,
+        opens: bool,
+        origins: Mapping[str, str] | None = None,
+        searches: Searches | None = None,
+    ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            compute: the means.
+            handle: the model under repair.
+            opens: spread what plans yield; else each runs whole in one place.
+            origins: of the methods of other packages that the work is of, by name, as workers must have them too.
+            searches: runs searches; None runs them as other work.
+        """
+        self._compute, self._handle, self._opens = compute, handle, opens
+        self._origins, self._searches = dict(origins or {}), searches
+        self._calls: deque[tuple[Any, Work]] = deque()
+        self._waiting: list[tuple[Any, Work]] = []
+        self._flying = 0
+        self._placed: dict[str, Placement] = {}
+        self._stream: Generator[Any, None, None] | None = None
+        self._joins: _Joins | None = None
+        self._shared: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+    def opens(self, work: Work) -> bool:
+        """See `engine.core.plans.Executor`."""
+        return self._opens
+
+    def submit(self, token: Any, work: Work) -> None:
+        """See `engine.core.plans.Executor`."""
+        if work.kind == "search" and self._searches is not None:
+            self._waiting.append((token, work))
+        else:
+            self._calls.append((token, work))
+
+    def results(self) -> Sequence[Done]:
+        """See `engine.core.plans.Executor`."""
+        if not self._calls and not self._flying:
+            return self._searched()
+        if self._calls and not self._flying:
+            kind = self._calls[0][1].kind
+            if kind not in self._placed:
+                placement = place_tasks(self._compute.means(), len(self._calls), force_tiles=False)
+                if placement is not None:
+                    self._place(kind, len(self._calls), placement)
+            if kind not in self._placed or self._placed[kind].where == "process":
+                return [self._here()]
+        return self._there()
+
+    def _place(self, kind: str, count: int, placement: Placement) -> None:
+        self._placed[kind] = placement
+        where = "in this process"
+        if placement.where != "process":
+            where = f"on {len(self._compute.pool())} workers"
+        self._compute.decide(_WORDS.get(kind, "{} pieces of work").format(count), where, placement)
+
+    def _here(self) -> Done:
+        """Run the next piece in this process; the first of a kind tells where the others run."""
+        token, work = self._calls.popleft()
+        begun = time.perf_counter()
+        error, value = None, None
+        try:
+            value = value_of(work, self._handle.tail if work.model else None)
+        except (Exception, SystemExit) as found:
+            if is_interruption(found):
+                raise
+            error = found if isinstance(found, Exception) else RuntimeError(f"SystemExit: {found}")
+        seconds = time.perf_counter() - begun
+        if work.kind not in self._placed:
+            placement = place_shares(self._compute.means(), len(self._calls), seconds)
+            self._place(work.kind, 1 + len(self._calls), placement)
+        return Done(token, work, value, error, Ran("process", this_process(), seconds))
+
+    def _there(self) -> Sequence[Done]:
+        """Send what waits to the workers, and wait for an answer."""
+        from cluster.workers.pool import Call
+
+        pool = self._compute.pool()
+        calls = [Call("run_works", (self._sent(work),), tag=(token, work)) for token, work in self._calls]
+        self._flying += len(calls)
+        self._calls.clear()
+        if self._stream is None:
+            self._compute.check_origins(self._origins)
+            self._joins = _Joins(len(pool), lambda: self._compute.model_ref(self._handle))
+            self._stream = pool.run(calls, depth=2, joins=self._joins)
+        else:
+            for call in calls:
+                pool.submit(call)
+        call, answers, worker = next(self._stream)
+        done = []
+        for part, (value, error, seconds, size) in zip(call.parts, answers, strict=True):
+            assert self._joins is not None
+            self._joins.took(seconds, size)
+            token, work = part.tag
+            done.append(Done(token, work, value, error, Ran("worker", pool.worker_name(worker), seconds)))
+        self._flying -= len(done)
+        if not self._flying and not self._calls:
+            self._stream.close()  # so that others can use the pool
+            self._stream = None
+        return done
+
+    def _searched(self) -> Sequence[Done]:
+        assert self._searches is not None
+        waiting, self._waiting = self._waiting, []
+        ends = self._searches([work for _, work in waiting])
+        return [Done(token, work, end, None, Ran("")) for (token, work), end in zip(waiting, ends, strict=True)]
+
+    def _sent(self, work: Work) -> SentWork:
+        return SentWork(work.call, tuple(map(self._travelling, work.args)), work.model, self._origins)
+
+    def _travelling(self, value: Any) -> Any:
+        """An argument, or a reference to one that may be large: it travels once, however many pieces share it."""
+        try:
+            if value not in self._shared:
+                import ray
+
+                self._shared[value] = ray.put(value)
+            return self._shared[value]
+        except TypeError:  # of a plain type: no weak reference, or no hash
+            return value

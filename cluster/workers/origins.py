@@ -1,0 +1,42 @@
+"""Methods of other packages where they run: whether they can be had there, and are the same."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+
+from engine.core.errors import InputError
+from engine.methods.registry import METHODS, method_of, origin
+
+
+def missing_methods(names: Sequence[str]) -> str:
+    """Why a method cannot be had in this process; empty where all can."""
+    return next(filter(None, map(_missing, names)), "")
+
+
+def other_methods(origins: Mapping[str, str]) -> str:
+    """Why methods cannot be had in this process, or are others than those of some origins; empty where neither is.
+
+    Args:
+        origins: of methods by name, as `engine.methods.registry.origin` tells them elsewhere.
+    """
+    if why := missing_methods(tuple(origins)):
+        return why
+    for name, there in origins.items():
+        here = origin(name)
+        if here != there:
+            return f"on {socket.gethostname()}: method {name} is of {here or 'no package'}, expected {there}"
+    return ""
+
+
+def foreign_origins(names: Sequence[str]) -> dict[str, str]:
+    """Origins of those methods that other packages bring, by name: part of what a run is."""
+    return {name: origin(name) for name in names if name not in METHODS}
+
+
+def _missing(name: str) -> str:
+    try:
+        method_of(name)
+    except InputError as error:
+        return f"on {socket.gethostname()}: {error}"
+    return ""

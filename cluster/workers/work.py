@@ -1,0 +1,37 @@
+"""Pieces of work as they travel to workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class SentWork:
+    """A piece of work as it travels.
+
+    Attributes:
+        call: what to call.
+        args: its arguments; those that others share come as references.
+        model: it wants the tail of the model.
+        origins: of the methods of other packages that it is of, by name.
+    """
+
+    call: Callable[..., Any]
+    args: tuple[Any, ...]
+    model: bool
+    origins: Mapping[str, str]
+
+
+def size_of(value: Any) -> int:
+    """Bytes of the arrays in a result, about."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(size_of, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(size_of, value))
+    return sum(map(size_of, vars(value).values())) if hasattr(value, "__dataclass_fields__") else 64

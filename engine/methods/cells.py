@@ -1,0 +1,55 @@
+"""Repairs of a grid: each by one method, from one draw of rows, with one seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from engine.core.plans import Plan, Work
+from engine.methods.base import MethodJob, Subject
+from engine.methods.outcome import MethodOutcome, draw, repaired
+from engine.methods.registry import method_of
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One repair.
+
+    Attributes:
+        name: unique within a run.
+        method: its name.
+        draw: number of the draw of its rows.
+        seed: of the draw and of everything random in the repair.
+        rows: of the pool that are drawn; None for all.
+        keep: bring back the new values of weights too.
+        more_seeds: of further searches, see `MethodJob`.
+    """
+
+    name: str
+    method: str
+    draw: int
+    seed: int
+    rows: int | None = None
+    keep: bool = False
+    more_seeds: tuple[int, ...] = ()
+
+
+def repair_cell(subject: Subject, cell: Cell, data: str) -> Plan[MethodOutcome]:
+    """Run one repair and judge it.
+
+    Args:
+        subject: what all repairs of a run share.
+        cell: which repair.
+        data: fingerprint of the pool.
+    """
+    drawn = draw(subject.pool.labels, cell.rows, cell.seed, data)
+    job = MethodJob(subject, drawn, cell.seed, cell.more_seeds)
+    outcome = yield from repaired(method_of(cell.method), job)
+    if cell.keep:
+        return outcome
+    light = {name: replace(found, offer=replace(found.offer, values={})) for name, found in outcome.readings.items()}
+    return replace(outcome, readings=light, promise=None)
+
+
+def cell_work(subject: Subject, cell: Cell, data: str) -> Work:
+    """A repair as a piece of work."""
+    return Work(cell.name, repair_cell, (subject, cell, data), "repair")
