@@ -14,6 +14,7 @@ from .fitness.tiling import Tiling
 from .layers.dense_chain import DenseChain
 from .layers.head import Head
 from .localize.pareto import Localisation
+from .methods.base import MethodSettings
 from .metrics.accuracy import label_results, paired_changes, wilson_interval
 from .metrics.comparison import Comparison, compare
 from .metrics.promise import Frontier, Point, Promise
@@ -63,6 +64,7 @@ __all__ = [
     "LayerInputs",
     "LoadedModel",
     "Localisation",
+    "MethodSettings",
     "ModelRunner",
     "Objective",
     "Patch",

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.compute import methods as computing
+from cluster.compute import works
 from cluster.records.schema import EVALUATION_BY_METHOD
 from cluster.runs import evaluate_methods
 from tests.integration.conftest import Command, contents
@@ -114,13 +114,13 @@ def test_stopped_and_resumed(workspace: Path, command: Command, luck: str, monke
     words = [*WORDS, "--method", luck, "--sweep", "num_particles=4,5", "--num-runs", "1", "--verbose", "2"]
     before = contents(workspace)
     ran: list[str] = []
-    real = computing.run_method
+    real = works.value_of
 
-    def counted(subject: Any, task: Any, data: str) -> Any:
-        ran.append(task.name)
-        return real(subject, task, data)
+    def counted(work: Any, tail: Any) -> Any:
+        ran.append(work.name)
+        return real(work, tail)
 
-    monkeypatch.setattr(computing, "run_method", counted)
+    monkeypatch.setattr(works, "value_of", counted)
     with monkeypatch.context() as patch:
         patch.setattr(evaluate_methods, "save_values", failing(evaluate_methods.save_values, 2, KeyboardInterrupt()))
         done = command(*words, "--resume")

@@ -143,7 +143,7 @@ def test_workers_add_the_cores_that_one_thread_leaves_idle(
     """Before they have started, on this machine."""
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     monkeypatch.setattr("cluster.compute.compute.unasked", lambda cost: cores)
-    means = Compute(ComputeOptions(num_workers=workers, threads=threads), say=lambda line: None)._means()
+    means = Compute(ComputeOptions(num_workers=workers, threads=threads), say=lambda line: None).means()
     assert means.adds_hardware is adds
 
 
