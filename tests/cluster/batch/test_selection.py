@@ -127,7 +127,9 @@ def outcome(job: str, index: list[tuple[int, int]], *values: list[float]) -> End
 
 
 def ended(job: str, index: np.ndarray, values: np.ndarray) -> EndedSearch:
-    return EndedSearch(job, index, values, fitness=0.0, patched=0, intact=0, iterations=1, stop="iterations")
+    return EndedSearch(
+        job, index, values, fitness=0.0, start_fitness=0.0, patched=0, intact=0, iterations=1, stop="iterations"
+    )
 
 
 def best_first(ranker: Ranker, *outcomes: EndedSearch) -> list[Candidate]:
