@@ -233,7 +233,14 @@ def test_a_label_without_failures(workspace: Path, command: Command) -> None:
             ["--method", "offsets", "--sweep", "fronts=1,2"],
             ("sweep is 'fronts=1,2', expected NAME=VALUE,… with NAME one of num_particles, num_iterations, min_itera",),
         ),
-        (["--method", "CrossFit", "--sweep", "num_grad=1,2"], ("'num_grad=1,2', expected", "optimiser, de_factor")),
+        (
+            ["--method", "CrossFit", "--sweep", "num_grad=1,2"],
+            (
+                "'num_grad=1,2', expected NAME=VALUE,… with NAME one of num_particles, num_iterations, "
+                "min_iteration_range, optimiser, velocity_phi, phi_split, velocity_floor, de_factor, de_crossover, "
+                "cma_step\n",
+            ),
+        ),
         (["--method", "offsets", "--num-runs", "0"], ("num_runs is 0, expected at least 1",)),
         (["--method", "offsets", "--sweep", "num_particles=4,0"], ("num_particles is 0, expected at least 1",)),
         (
