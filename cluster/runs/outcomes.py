@@ -57,7 +57,8 @@ class Outcomes:
         self._cells = {cell.name: cell for cell in cells}
         self._begun, self._done = time.perf_counter(), 0
         self._tick = on_repairs(len(cells))
-        self._tell(sum(map(self._ended, cells)))
+        self._ended = {cell.name for cell in cells if self._has(cell)}
+        self._tell(len(self._ended))
 
     def expect(self, works: Sequence[Work]) -> None:
         """What happens inside of repairs is not told of."""
@@ -67,9 +68,9 @@ class Outcomes:
         cell = self._cells.get(key)
         if cell is None:  # a stage of one
             return values.unpack(self._records.checkpoint(key))
-        return self._ended(cell), None
+        return key in self._ended, None
 
-    def _ended(self, cell: Cell) -> bool:
+    def _has(self, cell: Cell) -> bool:
         over = (cell.method, cell.draw) in self._over
         return over and not (cell.keep and kept_of(self._records, cell, self._subject) is None)
 
