@@ -46,9 +46,9 @@ from engine.data.image_set import ImageSet
 from engine.layers.tail_chain import Chain
 from engine.localize.weights_file import ARROW, CSV
 from engine.methods.base import MethodJob, MethodSettings, Offer, Repair, Subject, lacking
-from engine.methods.cells import Cell, cell_work
+from engine.methods.cells import Cell
 from engine.methods.mixtures import MixtureMethod, Promised, unchanged
-from engine.methods.outcome import CHOSEN, MethodOutcome, chosen
+from engine.methods.outcome import CHOSEN, MethodOutcome, chosen, judged
 from engine.methods.registry import method_of
 from engine.metrics.accuracy import paired_changes
 from engine.metrics.comparison import compare
@@ -136,13 +136,9 @@ class MethodRepair:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """The repairs: one for each seed, or one whose seeds are those of its searches."""
-        first, *more = seeds = list(self.seeds)
-        if self.promises:
-            return (Cell(f"{self.method}-s{first}", self.method, 0, first, None, True, tuple(more)),)
-        return tuple(
-            Cell(f"{self.method}-s{seed}", self.method, number, seed, None, True) for number, seed in enumerate(seeds)
-        )
+        """The repairs of a method that makes no promises: one for each seed."""
+        seeds = enumerate(self.seeds)
+        return tuple(Cell(f"{self.method}-s{seed}", self.method, number, seed, None, True) for number, seed in seeds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,10 +202,8 @@ def check_memory(work: MethodRepair, compute: Compute) -> None:
     check_plan(plan)
 
 
-def rows_of_repair(
-    work: MethodRepair, compute: Compute, on_rows: Progress = unseen, *, leave_out: bool | None = None
-) -> RepairRows:
-    """Read the rows of a repair; chunks that cannot be read are left out, unless `leave_out` says otherwise.
+def rows_of_repair(work: MethodRepair, compute: Compute, on_rows: Progress = unseen) -> RepairRows:
+    """Read the rows of a repair; chunks that cannot be read are left out.
 
     Raises:
         InputError: no rows can be read, held-out rows cannot, or they are rows of the repair too.
@@ -223,7 +217,7 @@ def rows_of_repair(
         work.held_out,
         on_rows,
         allow_shared=work.allow_shared_rows,
-        leave_out=not work.promises or work.chunks is not None if leave_out is None else leave_out,
+        leave_out=not work.promises or work.chunks is not None,
     )
     folders = {path: path.parent if work.chunks is not None else path for path in rows.unreadable}
     unreadable = {folders[path]: why for path, why in rows.unreadable.items()}
@@ -386,8 +380,9 @@ class _Run:
             return [SearchEnd(end.values[0], end.fitness, end.start_fitness) for end in ends]
 
         executor = Works(self.compute, self.handle, opens=True, searches=searches)
-        (cell,) = work.cells
-        works = [cell_work(subject, cell, subject.pool.rows.fingerprint)]
+        first, *more = work.seeds
+        args = method_of(work.method), MethodJob(subject, None, first, tuple(more))
+        works = [Work(f"{work.method}-s{first}", judged, args, "repair")]
         outcome = MethodOutcome({})
         for _, value in carry_out(works, executor, _Kept(self.records, ledger, self.told.tunings), mine=mine):
             outcome = value
@@ -397,12 +392,10 @@ class _Run:
         """A repair by a method that makes promises."""
         work, subject, records = self.work, self.subject, self.records
         ledger, outcome = self._carried_out()
-        if outcome.failed:
-            raise InputError(outcome.failed)
         promise: Promised = outcome.promise or unchanged(MethodJob(subject, None, work.seeds[0]))
         frontier = promise.frontier
         left_out = [f"left out: {note}" for note in self.rows.unreadable.values()]
-        notes = [*left_out, *_notes(work, subject, promise, outcome)]
+        notes = [*left_out, *_notes(work, subject.repaired, self.rows, outcome)]
         new = outcome.readings[CHOSEN].offer.values
         _, measured, verdicts = self._save(new)
         name = "crossfit"
@@ -529,19 +522,18 @@ def _best(subject: Subject, offers: Mapping[int, Offer]) -> int | None:
     return next((number for number, offer in offers.items() if offer is taken), None)
 
 
-def _notes(work: MethodRepair, subject: Subject, promise: Promised, outcome: MethodOutcome) -> list[str]:
+def _notes(work: MethodRepair, repaired: Sequence[int], rows: RepairRows, outcome: MethodOutcome) -> list[str]:
     """What is to be said of a repair by mixtures."""
     if outcome.promise is None:
-        which = f" of label {', '.join(map(str, subject.repaired))}" if subject.repaired else ""
+        which = f" of label {', '.join(map(str, repaired))}" if repaired else ""
         return [f"the model gets every row{which} right, it is copied unchanged"]
     notes = []
     if work.chain.offsets is None:
         notes.append("the last layer has no bias to fold offsets of labels into: none were searched")
-    judged = promise.fit.job.judging(None if subject.validation is None else subject.validation.held_out)[0]
-    missing = sorted(set(range(work.chain.classes)) - set(judged.tolist()))
+    missing = np.flatnonzero(rows.judged == 0).tolist()
     if missing:
         notes.append(f"no row has label {', '.join(map(str, missing))}: nothing is promised of that")
-    copies = len(subject.pool.labels) - len(promise.fit.job.rows.labels)
+    copies = len(rows.pool.labels) - len(outcome.promise.fit.job.rows.labels)
     if copies:
         notes.append(f"{copies} repair rows are copies of others: each row counts once")
     return notes
@@ -550,6 +542,7 @@ def _notes(work: MethodRepair, subject: Subject, promise: Promised, outcome: Met
 def _facts(work: MethodRepair, subject: Subject, rows: RepairRows, compute: Compute) -> dict[str, Any]:
     settings = asdict(work.settings.crossfit if work.promises else work.settings)
     left_out = {str(path): why for path, why in rows.unreadable.items()}
+    data = subject.pool.rows.fingerprint
     identity = {
         "method": work.method,
         "scipy": importlib.metadata.version("scipy"),  # which has the normal distribution
@@ -559,7 +552,7 @@ def _facts(work: MethodRepair, subject: Subject, rows: RepairRows, compute: Comp
         "requirements": [requirement.text for requirement in work.requirements],
         "chunks": None if work.chunks is None else list(work.chunks),
         "left out": [path.name for path in rows.unreadable],
-        "data": subject.pool.rows.fingerprint,
+        "data": data,
         "checkpoints": checkpoint_facts(work.checkpoints, work.last),
         "foreign methods": foreign_origins([work.method]),
         "held-out data": fingerprints({split: images.path for split, images in work.held_out.items()}),
@@ -577,7 +570,7 @@ def _facts(work: MethodRepair, subject: Subject, rows: RepairRows, compute: Comp
             "compute": asdict(compute.options),
         },
         "target": {path: list(chain.values[path].shape) for path in dict.fromkeys(paths)},
-        "data": subject.pool.rows.fingerprint,
+        "data": data,
         "labels": list(subject.repaired),
         "requirements": [requirement.text for requirement in work.requirements],
         "stated": work.stated,

@@ -27,9 +27,9 @@ from cluster.workers.model import ReceivedModel, ShippedModel
 from cluster.workers.origins import other_methods
 from cluster.workers.passes import NOT_VISIBLE, Block, Pass, SetRows, ShippedRows, block_pass, set_rows
 from cluster.workers.task import Base, ChunkLabel, ReadyCase, RepairTask, TaskResult, TaskRunner
-from cluster.workers.work import SentWork, size_of
+from cluster.workers.work import SentWork, size_of, travelling
 from engine import backend
-from engine.core.errors import InputError, is_interruption, reason
+from engine.core.errors import InputError, is_interruption
 from engine.core.plans import Work, value_of
 from engine.core.types import Float32, Float64, Int64
 from engine.fitness.tiling import one_ahead
@@ -194,7 +194,7 @@ class Replica:
         except (Exception, SystemExit) as found:
             if is_interruption(found) or isinstance(found, MemoryError):
                 raise
-            error = found if isinstance(found, InputError) else InputError(f"{type(found).__name__}: {reason(found)}")
+            error = travelling(found)
         return value, error, time.perf_counter() - begun, size_of(value)
 
     def _check(self, origins: Mapping[str, str]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from engine.core.errors import InputError, reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +27,15 @@ class SentWork:
     args: tuple[Any, ...]
     model: bool
     origins: Mapping[str, str]
+
+
+def travelling(error: BaseException) -> Exception:
+    """An error as it travels back: itself, or where it cannot be packed and unpacked, its kind and message."""
+    try:
+        again = pickle.loads(pickle.dumps(error))
+    except Exception:  # its class is somebody else's
+        again = None
+    return again if isinstance(again, Exception) else InputError(f"{type(error).__name__}: {reason(error)}")
 
 
 def size_of(value: Any) -> int:

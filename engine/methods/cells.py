@@ -21,7 +21,6 @@ class Cell:
         seed: of the draw and of everything random in the repair.
         rows: of the pool that are drawn; None for all.
         keep: bring back the new values of weights too.
-        more_seeds: of further searches, see `MethodJob`.
     """
 
     name: str
@@ -30,7 +29,6 @@ class Cell:
     seed: int
     rows: int | None = None
     keep: bool = False
-    more_seeds: tuple[int, ...] = ()
 
 
 def repair_cell(subject: Subject, cell: Cell, data: str) -> Plan[MethodOutcome]:
@@ -42,7 +40,7 @@ def repair_cell(subject: Subject, cell: Cell, data: str) -> Plan[MethodOutcome]:
         data: fingerprint of the pool.
     """
     drawn = draw(subject.pool.labels, cell.rows, cell.seed, data)
-    job = MethodJob(subject, drawn, cell.seed, cell.more_seeds)
+    job = MethodJob(subject, drawn, cell.seed)
     outcome = yield from repaired(method_of(cell.method), job)
     if cell.keep:
         return outcome

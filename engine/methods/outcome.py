@@ -95,10 +95,10 @@ def carry_out(method: Method, job: MethodJob) -> MethodOutcome:
 
 
 def repaired(method: Method, job: MethodJob) -> Plan[MethodOutcome]:
-    """Run a method and judge what it offers; a method that cannot run says why in its outcome."""
+    """Run a method among others and judge what it offers; one that cannot run says why in its outcome."""
     begun = _now()
     try:
-        return (yield from _repaired(method, job, begun))
+        return (yield from judged(method, job))
     except (Exception, SystemExit) as error:
         # A method of another package may raise anything, and others have work to do.
         if is_interruption(error):
@@ -117,8 +117,9 @@ def _since(begun: tuple[float, float]) -> tuple[float, float]:
     return seconds - begun[0], cpu - begun[1]
 
 
-def _repaired(method: Method, job: MethodJob, begun: tuple[float, float]) -> Plan[MethodOutcome]:
-    subject = job.subject
+def judged(method: Method, job: MethodJob) -> Plan[MethodOutcome]:
+    """Run a method and judge what it offers; what the method or its work raises is raised."""
+    begun, subject = _now(), job.subject
     if why := lacking(method, subject):
         raise InputError(why)
     alone = job.alone

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from cluster.records.store import read_facts, read_table
+from engine.methods import mixtures
 from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_patch
@@ -244,6 +245,30 @@ def test_resumed_after_an_interruption(
     assert differences(Path("run"), Path("again")) == []
     found = {row["where"] for row in read_table(Path("again"), "tunings").to_pylist()}
     assert "checkpoint" in found
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "error: memory ran out (no message), expected less at once or a machine with more\n"),
+        (ZeroDivisionError("by nothing"), "error: ZeroDivisionError: by nothing (--debug shows where)\n"),
+    ],
+)
+def test_what_is_no_bad_input_is_not_told_as_such(
+    error: Exception, says: str, batchspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single repair tells of what went wrong inside of its work as it came, and goes on once that is mended."""
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise error
+
+    require(EASY)
+    with monkeypatch.context() as patched:
+        patched.setattr(mixtures, "tune", broken)
+        done = command(*SHIRT, "--output-dir", "broken")
+    assert done.code == 1 and done.err.endswith(says)
+    assert read_facts(Path("broken"))["state"] == "failed"
+    assert command(*SHIRT, "--output-dir", "broken", "--resume").code in (0, 3)
 
 
 def test_resumed_with_another_option(finished: Path, refused: Refused) -> None:
