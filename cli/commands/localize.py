@@ -136,8 +136,6 @@ def command(
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What is localised where."""
-
     model: LoadedModel  # to blame
     negatives: ImageSet | None  # its failures; None where it has none
     folder: Path  # of those

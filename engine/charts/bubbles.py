@@ -37,8 +37,6 @@ _MARGIN, _NUMBER, _LINE, _ROW, _INDENT, _SIZES = 8.0, 6.5, 7.8, 15.0, 16.0, 24.0
 
 @dataclass(frozen=True, eq=False)
 class Bubbles:
-    """Bubbles of one kind."""
-
     legend: str  # what they are called
     counts: Int64  # (r, c) int64, rows of each cell; cells without rows have no bubble
     shares: Float64  # (r, c) float64, 0 to 1
@@ -53,8 +51,6 @@ class Bubbles:
 
 @dataclass(frozen=True)
 class Grid:
-    """What the grid is made of."""
-
     rows: Sequence[str]  # rows, columns: names, from the top and from the left
     columns: Sequence[str]
     row_title: str  # row_title, column_title: what the names are

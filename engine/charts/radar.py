@@ -174,7 +174,6 @@ def _layout(texts: Sequence[str], turns: Any, few: bool, legend: float) -> _Layo
 
 
 def _write(figure: Figure, layout: _Layout, text: str, turn: float, few: bool) -> None:
-    """Put a name beside its end of the spoke."""
     sine, cosine = math.sin(turn), math.cos(turn)
     x, y = (layout.radius + _PAD) * sine, (layout.radius + _PAD) * cosine
     side, slope = spoke_text(turn, flat=few)

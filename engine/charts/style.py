@@ -51,7 +51,6 @@ def chart_settings() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches that no window system knows of."""
     # Imported here: most commands never draw.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

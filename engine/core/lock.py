@@ -40,8 +40,6 @@ _POLL = 1.0
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock."""
-
     token: str = ""  # of this one locking; empty where the file says nothing yet, or nothing that can be read
     host: str = ""  # its name
     machine: str = ""  # start of that host's system and its space of process numbers

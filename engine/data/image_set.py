@@ -95,7 +95,6 @@ class ImageReader:
 
     @property
     def label_dtype(self) -> np.dtype[Any]:
-        """Stored dtype of the one-hot labels."""
         dtype: np.dtype[Any] = self._labels.dtype
         return dtype
 

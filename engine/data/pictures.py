@@ -57,7 +57,6 @@ def encode_picture(pixels: Uint8, suffix: str) -> bytes:
 
 
 def can_write(suffix: str) -> bool:
-    """Whether `encode_picture` knows this suffix."""
     return suffix.lower() in _WRITTEN
 
 

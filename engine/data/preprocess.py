@@ -11,12 +11,14 @@ calling it image by image. Another `size` (height, width) than 32×32 gives (n, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.core.types import Float32, Float64, Uint8
+from engine.data.pictures import read_picture
 
 Size = tuple[int, int]
 """Height and width."""
@@ -41,6 +43,11 @@ def preprocess_each(images: Iterable[Uint8], method: str, size: Size = SIZE) -> 
     _check_method(method)
     done = [_of_any_size(batch, method, size) for batch in _batches(images, size)]
     return np.concatenate(done) if done else np.empty((0, *size, 3), np.float32)
+
+
+def preprocess_files(paths: Iterable[str], method: str, size: Size = SIZE) -> Float32:
+    """As `preprocess_each`, of the pictures in some files."""
+    return preprocess_each((read_picture(Path(path)) for path in paths), method, size)
 
 
 def equalise_crop_resize(image: Uint8) -> Float32:

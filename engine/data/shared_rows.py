@@ -17,8 +17,6 @@ Keys = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class SharedRows:
-    """What two sets have in common."""
-
     keys: Keys  # (m,) of the shared rows, each once
     smaller: int  # distinct rows of the set that has fewer
 

@@ -37,7 +37,6 @@ SCALES = (ValueRange(0.0, 1.0), ValueRange(0.0, 255.0))
 
 
 def value_range(rows: Float32) -> ValueRange:
-    """The range of finite numbers (n, ...), of which there are some."""
     return ValueRange(float(rows.min()) + 0.0, float(rows.max()) + 0.0)  # of -0.0 this makes 0.0
 
 

@@ -38,8 +38,6 @@ _FAR = 1e9
 
 @dataclass(frozen=True)
 class Box:
-    """One labelled object."""
-
     name: str  # its `id`, as text
     category: str  # what it is
     x1: float  # x1, x2, y1, y2: left, right, upper and lower border in pixels, not rounded

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,9 @@ import numpy as np
 from engine.core.errors import InputError
 from engine.core.parallel import ParallelMap, in_process
 from engine.core.progress import Progress, unseen
-from engine.core.types import Float32, Int64
-from engine.data.pictures import SUFFIXES, read_picture
-from engine.data.preprocess import Size, preprocess_each
+from engine.core.types import Int64
+from engine.data.pictures import SUFFIXES
+from engine.data.preprocess import Size, preprocess_files
 from engine.datasets.bdd import read_attributes
 from engine.datasets.official_splits import divide_by_rate
 from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio, Split, check_ratio, cut, shuffled, write_splits
@@ -41,8 +41,6 @@ _PARTS = ("train", "val")
 
 @dataclass(frozen=True)
 class PreparedFrames:
-    """What came of the frames."""
-
     rows: Mapping[str, int]  # of each split
     frames: int  # images that were found
     unlabelled: int  # of them, those that their label file lacks
@@ -102,7 +100,7 @@ def prepare_bdd(
         output_dir,
         splits,
         Layout(TARGET_LABELS[target_label], preprocess, SIZE),
-        functools.partial(prepare_pictures, preprocess=preprocess),
+        functools.partial(preprocess_files, method=preprocess, size=SIZE),
         job={"frames": _fingerprint(splits)},
         overwrite=overwrite,
         spread=spread,
@@ -110,11 +108,6 @@ def prepare_bdd(
     )
     unknown = found.frames - found.unlabelled - len(found.files)
     return PreparedFrames(written, found.frames, found.unlabelled, unknown)
-
-
-def prepare_pictures(paths: Sequence[str], *, preprocess: str) -> Float32:
-    """Float32 (n, 90, 160, 3) of the pictures in some files."""
-    return preprocess_each((read_picture(Path(path)) for path in paths), preprocess, SIZE)
 
 
 def _find_frames(input_dir: Path, target_label: str) -> _Found:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,8 @@ import numpy as np
 from engine.core.errors import InputError
 from engine.core.parallel import ParallelMap, in_process
 from engine.core.progress import Progress, unseen
-from engine.core.types import Float32
-from engine.data.pictures import SUFFIXES, read_picture
-from engine.data.preprocess import preprocess_each
+from engine.data.pictures import SUFFIXES
+from engine.data.preprocess import preprocess_files
 from engine.datasets.bdd import LABEL_NAMES
 from engine.datasets.bdd_objects_table import is_table_layout, prepare_object_table
 from engine.datasets.image_info import FILE_NAME, read_subset_info
@@ -92,17 +90,12 @@ def prepare_bdd_objects(
         output_dir,
         splits,
         Layout(LABEL_NAMES, preprocess, label_dtype=_LABEL_DTYPE),
-        functools.partial(prepare_pictures, preprocess=preprocess),
+        functools.partial(preprocess_files, method=preprocess),
         job={"ratio": data_ratio, "random_state": random_state, "sources": fingerprint(labels, folders)},
         overwrite=overwrite,
         spread=spread,
         progress=progress,
     )
-
-
-def prepare_pictures(paths: Sequence[str], *, preprocess: str) -> Float32:
-    """Float32 (n, 32, 32, 3) of the pictures in some files."""
-    return preprocess_each((read_picture(Path(path)) for path in paths), preprocess)
 
 
 def fingerprint(labels: dict[str, int], folders: dict[str, Path]) -> str:

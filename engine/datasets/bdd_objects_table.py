@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,7 @@ from engine.core.names import in_words, label_of
 from engine.core.parallel import ParallelMap, in_process
 from engine.core.plain_names import plain_name
 from engine.core.progress import Progress, unseen
-from engine.core.types import Float32
-from engine.data.pictures import read_picture
-from engine.data.preprocess import Size, preprocess_each
+from engine.data.preprocess import preprocess_files
 from engine.datasets.bdd import LABEL_NAMES
 from engine.datasets.image_info import FILE_NAME
 from engine.datasets.splits import Layout, Split, write_splits
@@ -68,7 +65,7 @@ def prepare_object_table(
             output_dir / str(side),
             {title: split},
             Layout(LABEL_NAMES, preprocess, size, label_dtype),
-            functools.partial(prepare_pictures, preprocess=preprocess, size=size),
+            functools.partial(preprocess_files, method=preprocess, size=size),
             job={"folder": str(folder), "stamps": stamps},
             overwrite=overwrite,
             spread=spread,
@@ -76,11 +73,6 @@ def prepare_object_table(
         )
         written[f"{side}/{title}"] = rows[title]
     return written
-
-
-def prepare_pictures(paths: Sequence[str], *, preprocess: str, size: Size) -> Float32:
-    """Float32 (n, height, width, 3) of the pictures in some files."""
-    return preprocess_each((read_picture(Path(path)) for path in paths), preprocess, size)
 
 
 def _read_table(path: Path) -> dict[str, int]:

@@ -92,7 +92,6 @@ def matching_rows(sets: Sequence[ImageSet], query: Query, label_path: Path | Non
 
 
 def scene_summary(matched: Sequence[Bool]) -> dict[str, Any]:
-    """All rows, those that match, and their share."""
     total, found = sum(map(len, matched)), sum(int(rows.sum()) for rows in matched)
     return {
         "total_image_count": total,

@@ -23,18 +23,7 @@ from engine.core.types import Int64, Uint8
 from engine.datasets.official_splits import Division, write_arrays
 from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio
 
-LABEL_NAMES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+LABEL_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PREPROCESSES = ("toolkit", "resize")
 DEFAULT_PREPROCESS = "toolkit"
 

@@ -25,8 +25,6 @@ REMOVED = "removed"
 
 @dataclass(frozen=True)
 class CropSettings:
-    """Which crops are set aside as removed, and how they are cut."""
-
     min_area: int = 0  # those of fewer pixels are removed
     remove_occluded: bool = False  # remove_occluded, remove_truncated: so are those of boxes labelled so
     remove_truncated: bool = False
@@ -35,8 +33,6 @@ class CropSettings:
 
 @dataclass(frozen=True)
 class Crop:
-    """One crop that was written."""
-
     category: str  # folder it is in
     name: str  # of the file
     removed: bool  # whether it is in the folder's `removed`

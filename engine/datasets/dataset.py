@@ -77,8 +77,6 @@ class Dataset:
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """What was written."""
-
     rows: dict[str, int]  # of each split
     classes: int  # number of them
     with_ids: bool  # whether the splits have `image_ids`, as they have where the pictures came from files

@@ -22,18 +22,7 @@ from engine.data.preprocess import METHODS
 from engine.datasets.official_splits import Division, write_arrays
 from engine.datasets.splits import DEFAULT_RATIO, NAMES, Layout, Ratio, is_ours
 
-LABEL_NAMES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+LABEL_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DEFAULT_PREPROCESS = "pad"
 """What the project's own models, and the models it was developed with, were trained on."""
 

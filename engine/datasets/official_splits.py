@@ -50,7 +50,6 @@ class Division:
 
     @property
     def with_test(self) -> bool:
-        """Whether the test images become a part."""
         return self.like_toolkit or self.rate is not None or self.ratio[2] > 0
 
     def rows(self, count: int) -> dict[str, Int64]:

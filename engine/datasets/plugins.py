@@ -32,7 +32,6 @@ class Plugin:
 
     @property
     def packages(self) -> str:
-        """The package that brings it, or all that want to."""
         names = list(dict.fromkeys(map(_package, self.entries)))
         return f"the package{'s' if len(names) > 1 else ''} {listed(names)}"
 

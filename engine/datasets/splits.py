@@ -44,8 +44,6 @@ Make = Callable[[Any], Float32]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The rows of one file."""
-
     # n things that `make` turns into images, in the order of the rows; slices of it must be picklable
     sources: Sequence[Any] | npt.NDArray[Any]
     labels: Int64  # (n,) int64, classes
@@ -55,8 +53,6 @@ class Split:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the files of all splits have in common."""
-
     label_names: tuple[str, ...]  # one per class
     preprocess: str  # how the pixels are made, for the attribute of this name
     size: Size = SIZE  # height and width of the images

@@ -38,8 +38,6 @@ IMAGES_PER_PIECE = 256
 
 @dataclass(frozen=True)
 class SubsetSettings:
-    """What to draw."""
-
     num: int = DEFAULT_NUM  # about how many images of all categories together; 0 stands for 5,000
     category_min: int = 0  # at least so many of each category that has as many
     random_state: int = 0  # seed of the drawing
@@ -82,8 +80,6 @@ class SubsetSettings:
 
 @dataclass(frozen=True)
 class SubsetReport:
-    """What was drawn."""
-
     drawn: Mapping[str, int]  # images by category, in the order in which `image_info.json` first names them
     unknown_labels: tuple[str, ...]  # excluded labels that no image has
 

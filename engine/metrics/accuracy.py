@@ -49,7 +49,6 @@ class Results:
 
     @property
     def accuracy(self) -> float:
-        """Share of rows the model gets right, 0 to 1."""
         return self.success / self.total
 
 

@@ -31,8 +31,6 @@ BETTER, WORSE, UNSURE = "better", "worse", "not told apart"
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """One reading of one repair."""
-
     values: Mapping[str, float | None]  # by measure; None where no row tells
     after: Int64 | Int8 | None  # classes (n,) predicted for the test rows, or None where they are not known
 

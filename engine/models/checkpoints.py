@@ -49,8 +49,6 @@ class CheckpointFile:
 
 @dataclass(frozen=True, eq=False)
 class StoredCheckpoint:
-    """A checkpoint that was read."""
-
     path: Path  # of its file
     epoch: int  # by the name of the file
     # of every weight of the model, by path and in the order of `weight_variables`, finite

@@ -50,7 +50,6 @@ def is_hdf5_model(path: Path) -> bool:
 
 
 def written_by_keras_3(file: h5py.File) -> bool:
-    """Whether a model in HDF5 says so."""
     version = file.attrs.get("keras_version", "")
     text = version.decode(errors="replace") if isinstance(version, bytes) else str(version)
     return text.startswith("3.")

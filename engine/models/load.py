@@ -63,7 +63,6 @@ class ModelSpec:
 
 
 def check_fits(images: ImageSet, model: LoadedModel) -> None:
-    """Raise InputError unless a model takes the rows of a set and has its classes; see `check_fits_model`."""
     check_fits_model(images, model.input_shape, model.classes, model.path, model.inputs)
 
 

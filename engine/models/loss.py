@@ -28,8 +28,6 @@ PASS_THROUGH = ("Dropout", "Flatten", "Reshape", "Identity")
 
 @dataclass(frozen=True)
 class TrainingLoss:
-    """A model's loss."""
-
     # the Keras name; a sparse loss is given as the categorical one
     name: Literal["categorical_crossentropy", "binary_crossentropy"]
     from_logits: bool  # the model's outputs are logits, not probabilities

@@ -48,7 +48,6 @@ def rows_of(path: Path, first: int = 0, model: Path | None = None) -> Iterator[N
 
 
 def scores_of(head: Head, logits: Float32) -> Float32:
-    """Scores (..., C) of logits (..., C)."""
     scores: Float32 = np.asarray(head.scores(backend.on_device(logits)))
     return scores
 

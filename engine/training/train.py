@@ -70,8 +70,6 @@ _CHANGING = re.compile(r'(?<="shared_object_id": )\d+|(?<="date_saved": ")(?P<da
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to train."""
-
     epochs: int = 5  # at most
     batch_rows: int = 32  # rows of one step
     validation_split: float = 0.2  # share of the rows that are not trained on, above 0 and below 1
@@ -107,8 +105,6 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model."""
-
     epochs: tuple[Epoch, ...]  # those that ran
     stopped: bool  # early, because the loss on the validation rows had not fallen for `PATIENCE` epochs
     # training, validation: rows that the saved model, loaded again, gets right, and all rows, of either kind

@@ -44,8 +44,6 @@ _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7
 
 @dataclass(frozen=True, eq=False)
 class FoldRows:
-    """Rows of cached features, and their folds."""
-
     inputs: Float32  # (n, D) float32, features of the chain
     labels: Int64  # (n,) int64
     fold: Int64  # (n,) int64, see `engine.tuning.folds.folds_of`
