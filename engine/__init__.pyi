@@ -35,7 +35,6 @@ from .patches.save import repaired_path, save_patched
 from .problem.case import LayerInputs, RepairCase, find_case
 from .problem.crossfit import CrossFit, CrossFitSettings, crossfit_of
 from .problem.problem import Problem, build_fitness, prepare, problem_of
-from .search.cma_es import CovarianceSettings
 from .search.differential_evolution import DifferentialSettings
 from .search.loop import SearchSettings, SearchState, advance
 from .search.random_search import RandomSettings
@@ -49,7 +48,6 @@ from .tuning.recipes import Recipe, read_recipes
 
 __all__ = [
     "Comparison",
-    "CovarianceSettings",
     "CrossFit",
     "CrossFitSettings",
     "Dataset",

@@ -196,7 +196,7 @@ OPTIMISER_CHOICE = click.Choice(list(OPTIMISER_SETTINGS))
 
 _OPTIMISER = Stated(
     "optimiser",
-    "Particle swarm, differential evolution, CMA-ES, or random draws as a floor for these.",
+    "Particle swarm, differential evolution, or random draws as a floor for these.",
     str,
     "PSO",
     shown=True,

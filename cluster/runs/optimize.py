@@ -233,7 +233,6 @@ def planned(
         row_values=math.prod(handle.loaded.input_shape),
         classes=handle.loaded.classes,
         particles=settings.swarm.num_particles,
-        matrices=settings.swarm.matrices,
         tiling=settings.tiling,
         batch_rows=handle.batch_rows,
         searches=searches,

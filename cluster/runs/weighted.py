@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,11 +21,10 @@ from engine.patches.arrow import PlacedPatch
 from engine.patches.patch import Patch, merge_rows
 from engine.problem.case import LayerInputs
 from engine.search.loop import SearchSettings
-from engine.search.population import PopulationSettings
 from engine.targets.resolve import resolve_target
 
 SWARM_NUMBERS = 1 << 24
-"""Coefficients of all particles at most, and numbers of an optimiser's matrices: some arrays of 128 MiB."""
+"""Coefficients of all particles at most: some arrays of 128 MiB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,18 +80,15 @@ def merge_weighted(work: WeightedMerge, compute: Compute, on_rows: Progress = un
     """Search the coefficients of some patches.
 
     Raises:
-        InputError: there are too many particles or patches; rows do not fit the model or lack a label that is counted;
+        InputError: there are too many particles; rows do not fit the model or lack a label that is counted;
             or the patches change nothing, weights that cannot be searched, or with `apart` too many of the same.
     """
     model, swarm = work.model, work.settings.swarm
-    most = _most_coefficients(swarm)
     fit = SWARM_NUMBERS // len(work.patches)
     if swarm.num_particles > fit:
         raise InputError(
             f"num_particles is {swarm.num_particles} and {len(work.patches)} patches are merged, expected at most {fit}"
         )
-    if len(work.patches) > most:
-        raise InputError(f"{len(work.patches)} patches are merged, expected at most {most} or another optimiser")
     totals = np.zeros(model.classes, np.int64)
     for images in work.rows:
         check_fits(images, model)
@@ -117,7 +112,7 @@ def merge_weighted(work: WeightedMerge, compute: Compute, on_rows: Progress = un
         [(target.index_of(placed.patch, name), placed.patch.new) for name, placed in work.patches.items()],
         apart=work.apart,
     )
-    left = most - len(work.patches)
+    left = SWARM_NUMBERS // swarm.num_particles - len(work.patches)
     if left < len(parts.own):
         raise InputError(f"several patches change {len(parts.own)} weights, expected at most {left} apart")
     scores = scores_of_rows(
@@ -138,8 +133,3 @@ def merge_weighted(work: WeightedMerge, compute: Compute, on_rows: Progress = un
         before=before,
         after=layer.predict_patches(kernel, rows.inputs, logits, parts.index, found.values[None])[0],
     )
-
-
-def _most_coefficients(optimiser: PopulationSettings) -> int:
-    most = SWARM_NUMBERS // optimiser.num_particles
-    return min(most, math.isqrt(SWARM_NUMBERS // optimiser.matrices)) if optimiser.matrices else most

@@ -378,7 +378,6 @@ def ready_case(target: Target, batch_rows: int, kernel: Float32, case: RepairCas
         row_values=math.prod(task.source.chunk.image_set.image_shape),
         classes=case.rows.logits.shape[1],
         particles=settings.swarm.num_particles,
-        matrices=settings.swarm.matrices,
         tiling=settings.tiling,
         batch_rows=batch_rows,
         searches=len(task.searches),

@@ -38,8 +38,8 @@ START_MEAN, START_STD = 0.5, 0.125
 """Of the normal distribution that coefficients start from, as in the toolkit."""
 
 COEFFICIENTS = WeightStats(mean=START_MEAN, std=1.0, range=1.0, low=0.0, high=1.0)
-"""What optimisers take coefficients for: the first step of CMA-ES is a part of their range, and random search, clipped,
-leaves out, takes whole and takes a part of each patch about as often."""
+"""What optimisers take coefficients for: random search, clipped, leaves out, takes whole and takes a part of each patch
+about as often."""
 
 BLOCK_VALUES = 1 << 22
 """New values of all candidates that are held at once: 16 MiB of float32."""

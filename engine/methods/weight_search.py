@@ -23,10 +23,6 @@ WORTHS = (POSITIVE_WORTH, 4 * POSITIVE_WORTH, 16 * POSITIVE_WORTH)
 """Worth of an intact positive, in repaired negatives: the default first, then what breaks less."""
 
 
-MOST_OF_MATRICES = 2000
-"""Weights of an optimiser that holds matrices of them: 256 MiB, and seconds whenever one is decomposed."""
-
-
 @dataclass(frozen=True)
 class WeightSearch:
     """A search of weights of the last Dense layer as a function of its job.
@@ -127,15 +123,7 @@ def searching(own: SearchSettings, stated: MethodSettings) -> SearchSettings:
 def problem_of_case(
     target: ChainTarget, kernel: Float32, case: RepairCase, settings: SearchSettings, seed: int
 ) -> Problem:
-    """The search of a case from a kernel.
-
-    Raises:
-        InputError: the optimiser cannot hold matrices of so many weights.
-    """
-    count = len(case.index)
-    if settings.swarm.matrices and count > MOST_OF_MATRICES:
-        name = settings.swarm.optimiser
-        raise InputError(f"{count} weights are searched, expected at most {MOST_OF_MATRICES} for {name}")
+    """The search of a case from a kernel."""
     source = RngKey(seed, case.data, case.label)
     return problem_of(target.target, kernel, case.index, case.weights, name=case.data, source=source, settings=settings)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.core.types import Float32
-from engine.search import cma_es, differential_evolution, random_search, swarm
+from engine.search import differential_evolution, random_search, swarm
 from engine.search.population import Population, PopulationSettings, ask
 
 
@@ -41,7 +41,6 @@ OPTIMISERS = {
         differential_evolution.init,
         differential_evolution.tell,
     ),
-    "CMA-ES": Optimiser(cma_es.CovarianceSettings, cma_es.CovarianceState, cma_es.init, cma_es.tell),
     "random": Optimiser(
         random_search.RandomSettings, random_search.RandomState, random_search.init, random_search.tell
     ),

@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from engine.fitness.priorities import Priorities
     from engine.metrics.requirements import Requirement
 
-FIRST_STEP = 0.3
-"""Sigma of the first iteration by default, ours."""
-
-LARGEST_STEP = 1e6
-"""Sigma at most: candidates stay numbers."""
-
-
 POSITIVE_WORTH = 0.15
 """Default worth of one intact positive, in repaired negatives: the positive weight is this times their number.
 
@@ -41,8 +34,6 @@ class PopulationSettings:
     """
 
     least: ClassVar[int] = 1
-    matrices: ClassVar[int] = 0
-    """Arrays (K, K) of float64 that an iteration holds at most."""
 
     num_particles: int = stated(
         100, "Particles of the swarm, candidates of any other optimiser.", shown="100; CrossFit: 32", swept=True
@@ -67,8 +58,8 @@ class BoxedSettings(PopulationSettings):
 
     bound: float | None = stated(
         None,
-        "DE, CMA-ES, random: keep weights within so many times the smallest and largest weight of the layer, at least "
-        "1 [default: anywhere].",
+        "DE, random: keep weights within so many times the smallest and largest weight of the layer, at least 1 "
+        "[default: anywhere].",
         owners=("Arachne", "others"),
         swept=True,
     )
@@ -150,32 +141,6 @@ class DifferentialSettings(BoxedSettings):
 
 
 @dataclass(frozen=True)
-class CovarianceSettings(BoxedSettings):
-    """How candidates are drawn.
-
-    Attributes:
-        step: sigma of the first iteration, in deviations of the layer's weights, above 0.
-    """
-
-    least: ClassVar[int] = 2
-    matrices: ClassVar[int] = 8
-
-    optimiser: str = field(default="CMA-ES", init=False)
-    step: float = stated(
-        FIRST_STEP,
-        f"CMA-ES: first step, in standard deviations of the layer's weights [default: {FIRST_STEP}].",
-        name="cma_step",
-        swept=True,
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse a step that leads nowhere."""
-        super().__post_init__()
-        if not 0 < self.step <= LARGEST_STEP:
-            raise InputError(f"cma_step is {self.step}, expected more than 0 and at most {LARGEST_STEP:g}")
-
-
-@dataclass(frozen=True)
 class RandomSettings(BoxedSettings):
     """How candidates are drawn; see `BoxedSettings`."""
 
@@ -183,7 +148,7 @@ class RandomSettings(BoxedSettings):
 
 
 OPTIMISER_SETTINGS: Mapping[str, type[PopulationSettings]] = {
-    each.optimiser: each for each in (SwarmSettings, DifferentialSettings, CovarianceSettings, RandomSettings)
+    each.optimiser: each for each in (SwarmSettings, DifferentialSettings, RandomSettings)
 }
 """Settings of the optimisers by name; see `engine.search.optimisers`."""
 

@@ -167,7 +167,6 @@ class Target(Space):
             features=features,
             working=working,
             swarm=size.swarm_bytes(len(weights.old)),
-            matrices=size.matrix_bytes(len(weights.old)),
         )
 
     def write_localised(self, folder: Path, index: Int64, value: Float32, repaired: Float32 | None = None) -> None:

@@ -36,7 +36,6 @@ class SearchSize:
         tiling: what was asked for.
         batch_rows: rows of a pass.
         searches: that are held at once.
-        matrices: arrays (K, K) of float64 that the optimiser of one search holds, K its weights.
     """
 
     rows: int
@@ -46,17 +45,12 @@ class SearchSize:
     tiling: Tiling
     batch_rows: int = BATCH_ROWS
     searches: int = 1
-    matrices: int = 0
 
     def swarm_bytes(self, weights: int) -> int:
         """Bytes of the particles of all searches, of K weights each."""
         # float64: position, velocity, personal best, two random numbers and two temporaries of a move; float32: the
         # changes of the candidates in a call; and, as int64, where each change is found.
         return self.searches * self.particles * (weights * (8 * 8 + 4 * SLABS) + 4 * 8)
-
-    def matrix_bytes(self, weights: int) -> int:
-        """Bytes of the matrices of all searches, of K weights each."""
-        return self.searches * self.matrices * 8 * weights**2
 
     @property
     def block_bytes(self) -> int:
@@ -75,9 +69,8 @@ class Plan:
         tiles: of an iteration.
         tile: values that one tile holds at once.
         route: `logits` (last Dense layer), `touched units` or `weights in place`; see `engine.fitness.tail`.
-        process, model, passes, features, working, swarm, matrices: bytes of the parts: TensorFlow and programs, the
-            model, passes over rows, the features of all rows, what a tile works with, the particles, and matrices of
-            the optimiser.
+        process, model, passes, features, working, swarm: bytes of the parts: TensorFlow and programs, the model, passes
+            over rows, the features of all rows, what a tile works with, and the particles.
     """
 
     searches: int
@@ -94,12 +87,11 @@ class Plan:
     features: int
     working: int
     swarm: int
-    matrices: int = 0
 
     @property
     def memory(self) -> int:
         """Bytes of all, at most."""
-        return self.process + self.model + self.passes + self.features + self.working + self.swarm + self.matrices
+        return self.process + self.model + self.passes + self.features + self.working + self.swarm
 
     def facts(self) -> dict[str, Any]:
         """For `run.json`: how iterations are cut and the memory that was stated."""
@@ -114,7 +106,7 @@ class Plan:
             f"memory: at most {size_text(self.memory)} in one process: "
             f"{size_text(self.process)} TensorFlow and programs, {size_text(self.model)} model, "
             f"{size_text(self.passes)} passes, {size_text(self.features)} rows, "
-            f"{size_text(self.working)} tiles, {size_text(self.swarm + self.matrices)} swarm",
+            f"{size_text(self.working)} tiles, {size_text(self.swarm)} swarm",
         ]
 
 
@@ -134,7 +126,6 @@ def check_plan(plan: Plan) -> None:
     Raises:
         InputError: says what needs most of it and what would need less.
     """
-    matrices = plan.matrices, "fewer weights, as fewer --fronts find, or another --optimiser"
     # The process is there already.
     computing = {
         "model": (plan.model, "a machine with more memory"),
@@ -142,14 +133,15 @@ def check_plan(plan: Plan) -> None:
         "tiles": (plan.working, "smaller --tile-bytes"),
     }
     if not backend.gpu_count():
-        parts = {**computing, "matrices": matrices}
-        _check_fits(plan, plan.memory - plan.process, parts, ("rows", "particles"), backend.free_memory(), "are free")
+        _check_fits(
+            plan, plan.memory - plan.process, computing, ("rows", "particles"), backend.free_memory(), "are free"
+        )
         return
     # Features stay on the device between iterations; they are put together, and optimisers move, on the host.
     needed = plan.model + plan.passes + plan.working + plan.features
     _check_fits(plan, needed, computing, ("rows",), backend.device_memory_free(), "are free on the GPU")
-    on_host = plan.features + plan.swarm + plan.matrices
-    _check_fits(plan, on_host, {"matrices": matrices}, ("rows", "particles"), backend.free_memory(), "are free")
+    on_host = plan.features + plan.swarm
+    _check_fits(plan, on_host, {}, ("rows", "particles"), backend.free_memory(), "are free")
 
 
 def _check_fits(

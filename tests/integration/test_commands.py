@@ -202,17 +202,17 @@ def test_weights_of_localize_and_optimize(workspace: Path, command: Command) -> 
 def test_another_optimiser(workspace: Path, command: Command) -> None:
     """Records say which; another one does not go on with the run; the result is not worse than the model."""
     words = ["optimize", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6", "--run-dir", "run"]
-    words += ["--num-particles", "6", "--num-iterations", "4", "--cma-step", "0.2", "--bound", "2", "--explain", *HERE]
-    done = command(*words, "--optimiser", "CMA-ES", "--output-dir", "out")
+    words += ["--num-particles", "6", "--num-iterations", "4", "--de-factor", "0.6", "--bound", "2", "--explain", *HERE]
+    done = command(*words, "--optimiser", "DE", "--output-dir", "out")
     assert done.code == 0, done.err
-    assert "search: CMA-ES, 6 candidates in each of at most 4 iterations" in done.out
+    assert "search: DE, 6 candidates in each of at most 4 iterations" in done.out
     facts = json.loads(Path("run/run.json").read_text())
-    settings = {"num_particles": 6, "optimiser": "CMA-ES", "bound": 2.0, "step": 0.2}
+    settings = {"num_particles": 6, "optimiser": "DE", "bound": 2.0, "factor": 0.6, "crossover": 0.7}
     assert facts["arguments"]["settings"]["swarm"] == facts["identity"]["settings"]["swarm"] == settings
     best = read_table(Path("run"), "swarm").column("best").to_pylist()
     assert len(best) == 4 and best == sorted(best)
-    other = command(*words, "--optimiser", "DE", "--output-dir", "out", "--resume")
-    assert other.code == 2 and "cma_step is of CMA-ES and the optimiser is DE" in other.err
+    other = command(*words, "--optimiser", "random", "--output-dir", "out", "--resume")
+    assert other.code == 2 and "de_factor is of DE and the optimiser is random" in other.err
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def test_it_is_the_same_every_time(place: Path, command: Command) -> None:
     assert command(*merge, "--seed", "1").out != first.out
 
 
-@pytest.mark.parametrize("name", ["DE", "CMA-ES", "random"])
+@pytest.mark.parametrize("name", ["DE", "random"])
 def test_any_optimiser(name: str, place: Path, command: Command) -> None:
     """Another merge than the swarm's, and by S no worse than the patches."""
     merge = [*MERGE, "shirt.arrow", "both.arrow", *SMALL, "--overwrite"]
@@ -162,8 +162,6 @@ def test_too_many_coefficients(place: Path, refused: Refused, monkeypatch: pytes
     monkeypatch.setattr("cluster.runs.weighted.SWARM_NUMBERS", 16)
     says = "several patches change 1 weights, expected at most 0 apart"
     refused(*MERGE, "shirt.arrow", "both.arrow", *SMALL, "--apart", says=(says,))
-    says = "2 patches are merged, expected at most 1 or another optimiser"
-    refused(*MERGE, "shirt.arrow", "both.arrow", *SMALL, "--optimiser", "CMA-ES", says=(says,))
 
 
 def test_what_is_refused(place: Path, refused: Refused) -> None:

@@ -79,7 +79,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     [
         *((name, "loss") for name in OPTIMISERS if name != "PSO"),
         ("PSO", "requirements"),
-        ("CMA-ES", "requirements"),
+        ("DE", "requirements"),
         ("PSO", "priorities"),
     ],
 )

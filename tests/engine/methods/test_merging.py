@@ -14,7 +14,7 @@ from engine.core.rng import RngKey
 from engine.core.types import Float32
 from engine.methods import merging
 from engine.methods.merging import WORST, Parts, Score, placed_coefficients, search_merge, step
-from engine.search.cma_es import CovarianceSettings
+from engine.search.differential_evolution import DifferentialSettings
 from engine.search.loop import SearchSettings
 from engine.search.optimisers import OPTIMISERS
 from engine.search.swarm import SwarmSettings, draw
@@ -135,8 +135,8 @@ def test_one_part(name: str) -> None:
 
 def test_what_is_stated_of_weights_is_not_of_coefficients() -> None:
     parts = Parts.of(KERNEL, [FIRST, SECOND])
-    stated = SearchSettings(swarm=CovarianceSettings(12, bound=1.0, step=1e-9), num_iterations=20)
-    known = search_merge(parts, near([1.1, 2.1, 2.9]), swarm(12, name="CMA-ES"), SOURCE)
+    stated = SearchSettings(swarm=DifferentialSettings(12, bound=1.0, factor=1e-9), num_iterations=20)
+    known = search_merge(parts, near([1.1, 2.1, 2.9]), swarm(12, name="DE"), SOURCE)
     found = search_merge(parts, near([1.1, 2.1, 2.9]), replace(stated, min_iteration_range=20), SOURCE)
     assert found.coefficients.tolist() == known.coefficients.tolist()
 

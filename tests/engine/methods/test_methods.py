@@ -19,17 +19,16 @@ from engine.layers.dense_chain import DenseChain
 from engine.layers.weight_stats import WeightStats
 from engine.localize import neurecover
 from engine.methods import outcome as outcomes_module
-from engine.methods import weight_search
 from engine.methods.arachne_v2 import BOUND, METHOD
 from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair, Subject
 from engine.methods.outcome import CHOSEN, FOUND, MethodOutcome, carry_out, draw, predicted
 from engine.methods.registry import GROUP, METHODS, check_name, method_names, method_of
 from engine.methods.searches import search_of, stated_of
 from engine.methods.weight_search import WeightSearch
-from engine.search.cma_es import CovarianceSettings
 from engine.search.differential_evolution import DifferentialSettings
 from engine.search.optimisers import OPTIMISERS
 from engine.search.population import PopulationSettings, box
+from engine.search.random_search import RandomSettings
 from tests.support.plugins import Site
 from tests.support.subjects import CLASSES, LABEL, a_subject, forward
 
@@ -113,15 +112,9 @@ def test_any_optimiser_searches_for_any_method(
     assert same == (optimiser == own.optimiser)
 
 
-def test_an_optimiser_of_matrices_refuses_too_many_weights(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weight_search, "MOST_OF_MATRICES", 0)
-    outcome = carry_out(method_of("Arachne"), MethodJob(by(subject, CovarianceSettings()), None, 1))
-    assert outcome.failed.endswith("weights are searched, expected at most 0 for CMA-ES")
-
-
-@pytest.mark.parametrize("optimiser", [None, CovarianceSettings(), CovarianceSettings(bound=1.5)])
+@pytest.mark.parametrize("optimiser", [None, RandomSettings(), RandomSettings(bound=1.5)])
 def test_the_bound_of_the_later_arachne_is_kept(
-    optimiser: CovarianceSettings | None, subject: Subject, outcomes: dict[str, MethodOutcome]
+    optimiser: RandomSettings | None, subject: Subject, outcomes: dict[str, MethodOutcome]
 ) -> None:
     """By another optimiser too, unless a bound is stated with it."""
     outcome, bound = outcomes["Arachne-v2"], BOUND
@@ -137,10 +130,9 @@ def test_the_bound_of_the_later_arachne_is_kept(
         assert len(moved) and (moved >= np.float32(low)).all() and (moved <= np.float32(high)).all()
 
 
-@pytest.mark.parametrize("optimiser", [DifferentialSettings(), CovarianceSettings()])
-def test_the_bound_of_the_later_arachne_binds(optimiser: DifferentialSettings | CovarianceSettings) -> None:
+def test_the_bound_of_the_later_arachne_binds() -> None:
     """From small weights the fittest candidate lies without the box, and on its edge where there is one."""
-    subject = by(a_subject(scale=0.2), optimiser)
+    subject = by(a_subject(scale=0.2), DifferentialSettings())
     search = METHOD.repair
     assert isinstance(search, WeightSearch) and isinstance(search.settings.swarm, DifferentialSettings)
     assert search.settings.swarm.bound == BOUND

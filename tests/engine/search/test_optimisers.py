@@ -1,27 +1,21 @@
-"""What every optimiser keeps, and the steps of each by hand or against another implementation."""
+"""What every optimiser keeps, and the steps of each by hand."""
 
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from dataclasses import fields, replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from cmaes import CMA
 
 from engine.core.errors import InputError
 from engine.core.rng import RngKey, generator
 from engine.fitness.objective import Objective
 from engine.layers.weight_stats import WeightStats
-from engine.search import cma_es, differential_evolution
+from engine.search import differential_evolution
 from engine.search import loop as search
-from engine.search.cma_es import CovarianceSettings
 from engine.search.differential_evolution import DifferentialSettings, others
-from engine.search.eigen import eigen
 from engine.search.loop import Search, SearchSettings
 from engine.search.optimisers import OPTIMISERS
 from engine.search.population import BoxedSettings
@@ -130,12 +124,6 @@ def test_each_comes_nearer_than_random_draws(name):
         assert np.abs(found.global_position - GOAL).max() < 0.4
 
 
-def test_cma_es_converges_on_an_ellipsoid():
-    last = run("CMA-ES", iterations=80, num_particles=20)[-1]
-    np.testing.assert_allclose(last.global_position, GOAL, atol=1e-3)
-    assert last.sigma < 0.01
-
-
 @pytest.mark.parametrize("name", BOXED)
 def test_a_bound_is_kept_and_without_one_candidates_leave_it(name):
     """The smallest weight is below 0 and doubled, the largest one above."""
@@ -185,10 +173,8 @@ def test_segments_company_and_a_resident_evaluation_change_nothing(name):
     [
         (RandomSettings, {"num_particles": 0}, "num_particles is 0, expected at least 1"),
         (DifferentialSettings, {"num_particles": 3}, "num_particles is 3, expected at least 4 of DE"),
-        (CovarianceSettings, {"num_particles": 1}, "num_particles is 1, expected at least 2 of CMA-ES"),
         (RandomSettings, {"bound": 0.5}, "bound is 0.5, expected at least 1 and finite"),
-        (CovarianceSettings, {"bound": math.inf}, "bound is inf, expected at least 1 and finite"),
-        (CovarianceSettings, {"step": 0.0}, "cma_step is 0.0, expected more than 0"),
+        (RandomSettings, {"bound": math.inf}, "bound is inf, expected at least 1 and finite"),
         (DifferentialSettings, {"factor": 2.5}, "de_factor is 2.5, expected more than 0 and at most 2"),
         (DifferentialSettings, {"crossover": math.nan}, "de_crossover is nan, expected a number from 0 to 1"),
     ],
@@ -198,7 +184,7 @@ def test_settings_that_make_no_sense_are_refused(settings, changes, message):
         settings(**changes)
 
 
-@pytest.mark.parametrize(("name", "least"), [("PSO", 1), ("DE", 4), ("CMA-ES", 2), ("CMA-ES", 3), ("random", 1)])
+@pytest.mark.parametrize(("name", "least"), [("PSO", 1), ("DE", 4), ("random", 1)])
 def test_the_fewest_candidates_are_a_search(name, least):
     last = run(name, iterations=6, num_particles=least)[-1]
     assert last.position.shape == (least, 5) and np.isfinite(last.position).all()
@@ -243,89 +229,3 @@ def test_a_step_of_differential_evolution_by_hand(factor):
             if k == always[i] or drawn[i, k] < 0.4:
                 expected = parents[a[i], k] + scale * (parents[b[i], k] - parents[c[i], k])
             assert after.position[i, k] == pytest.approx(expected, rel=1e-12)
-
-
-# CMA-ES.
-
-
-@pytest.mark.parametrize(("count", "particles"), [(2, 4), (5, 8), (12, 30), (5, 3), (3, 100)])
-@pytest.mark.filterwarnings(
-    "ignore:divide by zero"
-)  # of the other implementation, where a rank-mu update has no weight
-def test_cma_es_adapts_as_another_implementation(count, particles):
-    """Mean, step size, covariance and paths after the same ranked candidates, iteration after iteration."""
-    rng = np.random.default_rng(count)
-    goal, start = rng.normal(size=count), rng.normal(size=count)
-    settings = CovarianceSettings(num_particles=particles, step=0.6)
-    state = cma_es.init(settings, SOURCE, start, WeightStats(0.0, 1.0, 4.0))
-    theirs = CMA(mean=start.copy(), sigma=0.6, population_size=particles)
-    for _ in range(12):
-        costs = (np.geomspace(1, 20, count) * (state.position - goal) ** 2).sum(axis=1)
-        theirs.tell([(x.copy(), cost) for x, cost in zip(state.position, costs, strict=True)])
-        # Decomposed in every iteration, as theirs is.
-        state = cma_es.tell(settings, SOURCE, replace(state, decomposed=-1000), -costs)
-        assert state.decomposed == state.iteration
-        for mine, other in (
-            (state.mean, theirs._mean),
-            (state.sigma, theirs._sigma),
-            (state.covariance, theirs._C),
-            (state.step_path, theirs._p_sigma),
-            (state.covariance_path, theirs._pc),
-        ):
-            np.testing.assert_allclose(mine, other, rtol=1e-10, atol=1e-10)
-
-
-def test_cma_es_draws_from_its_distribution():
-    settings = CovarianceSettings(num_particles=40_000, step=0.5)
-    stats = WeightStats(np.zeros(2), np.array([1.0, 3.0]), np.ones(2))
-    state = cma_es.init(settings, SOURCE, np.array([1.0, -2.0]), stats)
-    np.testing.assert_allclose(state.position.mean(axis=0), [1.0, -2.0], atol=0.03)
-    np.testing.assert_allclose(state.position.std(axis=0), [0.5, 1.5], rtol=0.02)
-    covariance = np.array([[2.0, 0.6], [0.6, 0.5]])
-    values, basis = eigen(covariance)
-    drawn = cma_es._drawn(SOURCE, replace(state, basis=basis, axes=np.sqrt(values), scale=1.0))
-    np.testing.assert_allclose(np.cov(drawn.T), 0.25 * covariance, rtol=0.05)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 40])
-def test_eigenvectors(count):
-    half = np.random.default_rng(count).normal(size=(count, 2 * count))
-    for matrix in (half @ half.T, np.eye(count), np.zeros((count, count)), np.ones((count, count))):
-        kept = matrix.copy()
-        values, basis = eigen(matrix)
-        np.testing.assert_array_equal(matrix, kept)
-        scale = max(1.0, np.abs(matrix).max())
-        np.testing.assert_allclose((basis * values) @ basis.T, matrix, atol=1e-13 * count * scale)
-        np.testing.assert_allclose(basis.T @ basis, np.eye(count), atol=1e-13 * count)
-        assert (np.diff(values) >= 0).all()
-
-
-THREADS = """
-import hashlib
-import numpy as np
-from engine.core.rng import RngKey
-from engine.layers.weight_stats import WeightStats
-from engine.search import cma_es
-settings, source = cma_es.CovarianceSettings(num_particles=100), RngKey(1, "d", 2)
-state = cma_es.init(settings, source, np.zeros(257), WeightStats(0.0, 1.0, 4.0))
-for _ in range(13):  # decomposed in the last of these
-    state = cma_es.tell(settings, source, state, -(state.position ** 2).sum(axis=1))
-assert state.decomposed > 0
-print(hashlib.sha256(state.position.tobytes() + state.covariance.tobytes()).hexdigest())
-"""
-
-
-@pytest.mark.slow
-def test_threads_change_no_bit_of_cma_es():
-    """With so many weights `eigh` and products of BLAS round otherwise with two threads than with one."""
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", THREADS],
-            env={**os.environ, "OPENBLAS_NUM_THREADS": count, "OMP_NUM_THREADS": count},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for count in ("1", "2")
-    ]
-    first, second = (process.communicate(timeout=60)[0] for process in running)
-    assert len(first) == 65 and first == second

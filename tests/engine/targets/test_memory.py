@@ -14,7 +14,6 @@ from engine.core.errors import InputError
 from engine.fitness.rows import Weights
 from engine.fitness.tail import MOST_IN_PLACE, TILE_BYTES, most_places, plan_shapes
 from engine.fitness.tiling import SUM_ROWS, Tiling, plan_tiles
-from engine.search.cma_es import CovarianceSettings
 from engine.targets.memory import SearchSize, check_plan, check_searches
 
 
@@ -85,23 +84,6 @@ def test_what_fits_passes_and_what_does_not_says_what_would(quickstart, monkeypa
         check_plan(last_dense(quickstart, **(changes | {name: fit})))
         with pytest.raises(InputError):
             check_plan(last_dense(quickstart, **(changes | {name: fit + fit // 50 + 1})))
-
-
-def test_the_matrices_of_cma_es_count(quickstart, monkeypatch):
-    """Eight arrays of weights x weights for each search, where they are what does not fit."""
-    count = 2000
-    weights = Weights(np.arange(count), np.arange(count) % 4, np.zeros(count, np.float32))
-    matrices = CovarianceSettings().matrices
-
-    def plan(number):
-        size = SearchSize(100, 32 * 32 * 3, 10, 4, Tiling(), searches=3, matrices=number)
-        return quickstart.target.memory_plan(weights, size)
-
-    assert plan(matrices).memory - plan(0).memory == 3 * 8 * 8 * count**2
-    monkeypatch.setattr(backend, "free_memory", lambda: plan(0).memory - plan(0).process)
-    check_plan(plan(0))
-    with pytest.raises(InputError, match=r"of it for matrices\) .*expected fewer weights, as fewer --fronts find, or"):
-        check_plan(plan(matrices))
 
 
 def test_more_searches_than_fit_whatever_they_search(monkeypatch):
