@@ -18,7 +18,7 @@ from string import Template
 from typing import Any
 
 from methods_results import Results
-from methods_summary import RELIABLE, Against, Group, Summary, against, place, summarise
+from methods_summary import GONE, RELIABLE, Against, Group, Summary, against, place, summarise
 from study import SUBJECTS
 
 from engine.core.files import replace_file
@@ -93,7 +93,7 @@ def page(results: Results) -> str:
         reference=REFERENCE,
         choices=_choices(results, groups, summaries),
         standing=_standing(groups, summaries, verdicts),
-        methods=_methods(),
+        methods=_methods(results),
         models=_models(results, groups),
         about_models=_about_models(results),
         rows=_rows_told(results),
@@ -183,9 +183,12 @@ def _standing(groups: Sequence[Group], summaries: _Summaries, verdicts: _Verdict
     return _table([*header, "promises kept", "seconds"], rows)
 
 
-def _methods() -> str:
+def _methods(results: Results) -> str:
     rows = []
-    for name in METHODS:
+    for name in sorted({row["method"] for row in results.outcomes} & {*METHODS, *GONE}, key=place):
+        if name in GONE:
+            rows.append([name, *GONE[name]])
+            continue
         method = method_of(name)
         rows.append([name, method.searches, method.objective, ", ".join(method.needs) or "–", method.source])
     return _table(["method", "changes", "by", "needs", "from"], [[_plain(cell) for cell in row] for row in rows], 5)

@@ -40,7 +40,6 @@ METHODS: Mapping[str, str] = {
     "tail": "engine.methods.tail",
     "WiSE-FT": "engine.methods.wise_ft",
     "offsets": "engine.methods.offsets",
-    "label-offset": "engine.methods.label_offset",
 }
 """Our own methods by name, in the order in which they are told of, with their modules."""
 

@@ -68,7 +68,7 @@ RUNS = (
     ),
     Run(
         "compare",
-        "--draws 1 --rows 150 --pool 300 --val-size 100 --methods offsets,label-offset",
+        "--draws 1 --rows 150 --pool 300 --val-size 100 --methods offsets,head",
         (("workers", "all, s", "repairs, s", "one worker / this"),),
         shipped=True,
         aims=True,
@@ -156,7 +156,7 @@ RUNS = (
     ),
     Run(
         "quality",
-        "--offset 4000 --labels 6 --rows 300 --draws 2 --layers last --methods 'CrossFit,label-offset,tail,Arachne' "
+        "--offset 4000 --labels 6 --rows 300 --draws 2 --layers last --methods 'CrossFit,offsets,tail,Arachne' "
         "--out runs.jsonl",
         (("method", "label", "all", "worst other", "fixed", "broken", "kept", "CrossFit before by"),),
         shipped=True,

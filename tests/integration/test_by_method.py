@@ -49,7 +49,7 @@ def luck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "Luck of mine"
 
 
-@pytest.mark.parametrize("method", ["label-offset", "Arachne-v2"])
+@pytest.mark.parametrize("method", ["offsets", "Arachne-v2"])
 def test_optimize_saves_what_the_method_found(method: str, workspace: Path, command: Command) -> None:
     words = [*OPTIMIZE, "--method", method, "--seeds", "2", "--output-dir", "out", "--run-dir", "run"]
     done = command(*words, *([] if method == "Arachne-v2" else HELD_OUT))
@@ -61,7 +61,7 @@ def test_optimize_saves_what_the_method_found(method: str, workspace: Path, comm
     jobs = read_table(Path("run"), "jobs").to_pylist()
     assert [job["job"] for job in jobs] == [f"{method}-s0", f"{method}-s1"]
     assert [job["chosen"] for job in jobs].count(True) == 1 and all(job["state"] == "done" for job in jobs)
-    if method == "label-offset":
+    if method == "offsets":
         measured = [row for row in read_table(Path("run"), "labels").to_pylist() if row["split"] == "test"]
         predicted = load_model(Path("out/repair")).model
         assert predicted is not None and sum(row["total"] for row in measured if row["stage"] == "repaired") == 120
@@ -69,7 +69,7 @@ def test_optimize_saves_what_the_method_found(method: str, workspace: Path, comm
     assert str(Path("out/patch.arrow")) in done.out
 
 
-@pytest.mark.parametrize("method", ["label-offset", "Arachne-v2", "WiSE-FT"])
+@pytest.mark.parametrize("method", ["offsets", "Arachne-v2", "WiSE-FT"])
 def test_the_run_stands_for_its_patch(method: str, workspace: Path, command: Command) -> None:
     few = [] if method != "Arachne-v2" else ["--num-particles", "8", "--num-iterations", "4"]
     assert command(*OPTIMIZE, "--method", method, *few, "--output-dir", "out", "--run-dir", "run").code == 0
@@ -114,21 +114,21 @@ def test_a_batch_pools_chunks_and_goes_on(workspace: Path, command: Command) -> 
 
 def test_a_batch_that_prints_results_alone(workspace: Path, command: Command) -> None:
     """As one of CrossFit; a single repair of `optimize` prints nothing then."""
-    done = command(*BATCH, "--method", "label-offset", "--verbose", "0", "--output-dir", "run")
+    done = command(*BATCH, "--method", "offsets", "--verbose", "0", "--output-dir", "run")
     assert (done.code, done.err) == (0, "") and "created files:" in done.out
-    words = [*OPTIMIZE, "--method", "label-offset", "--verbose", "0", "--output-dir", "out", "--run-dir", "one"]
+    words = [*OPTIMIZE, "--method", "offsets", "--verbose", "0", "--output-dir", "out", "--run-dir", "one"]
     done = command(*words)
     assert (done.code, done.err, done.out) == (0, "", "")
 
 
 def test_requirements_that_are_not_met_are_said(workspace: Path, command: Command) -> None:
     Path("goals.toml").write_text('[[require]]\nlabel = "Shirt"\nmin_gain = 0.9\n', encoding="utf-8")
-    done = command(*BATCH, "--method", "label-offset", *HELD_OUT, "--requirements", "goals.toml", "--output-dir", "run")
+    done = command(*BATCH, "--method", "offsets", *HELD_OUT, "--requirements", "goals.toml", "--output-dir", "run")
     assert done.code == 3, done.err
     assert "missed by" in Path("run/requirements-not-met.txt").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("method", ["label-offset", "CrossFit"])
+@pytest.mark.parametrize("method", ["offsets", "CrossFit"])
 def test_held_out_rows_that_tell_nothing_of_the_label(method: str, workspace: Path, command: Command) -> None:
     lose_label(Path("data/test.h5"), 6)
     few = ["--recipes", "2:1:epochs=1", "--folds", "2", "--num-iterations", "2"] if method == "CrossFit" else []
@@ -223,13 +223,13 @@ def test_refusals(workspace: Path, refused: Refused) -> None:
         says=("--velocity-phi is of PSO and Arachne-v2 searches by DE, expected --optimiser too",),
     )
     refused(*OPTIMIZE, "--method", "CrossFit", "--weights-dir", "data", says=("--weights-dir is of NeuRecover",))
-    for words in ([*OPTIMIZE, "--method", "label-offset"], [*BATCH, "--method", "label-offset", "--output-dir", "run"]):
+    for words in ([*OPTIMIZE, "--method", "offsets"], [*BATCH, "--method", "offsets", "--output-dir", "run"]):
         refused(*words, "--seeds", "0", says=("seeds is 0, expected at least 1",))
         refused(*words, "--seeds", "1000000000", says=("seeds is 1000000000, expected at most 10000",))
         refused(*words, "--model-dir", "none", says=("none: no such file or folder, expected one for --model-dir",))
         refused(*words, "--requirements", "no.toml", says=("no.toml: no such file or folder, expected one for",))
     used = "data: something that is not a run is there already, expected a new name"
-    refused(*OPTIMIZE, "--method", "label-offset", "--run-dir", "data", says=(used,))
+    refused(*OPTIMIZE, "--method", "offsets", "--run-dir", "data", says=(used,))
     part = ["--output-dir", "run", "--part", "1/2"]
     refused(*BATCH, "--method", "tail", *part, says=("--part is of Arachne and CrossFit and the method is tail",))
     refused(*OPTIMIZE, "--method", "tail", "--part", "1/2", says=("--part is of CrossFit and the method is tail",))
@@ -244,7 +244,7 @@ def test_refusals(workspace: Path, refused: Refused) -> None:
     refused(*OPTIMIZE, "--method", "head", "--last", "2,1", says=("--last is of NeuRecover and the method is head",))
     refused(
         *(*OPTIMIZE, "--method", "Arachne-v2", "--folds", "2"),
-        says=("--folds is of CrossFit, head, tail, WiSE-FT, offsets, label-offset and the method is Arachne-v2",),
+        says=("--folds is of CrossFit, head, tail, WiSE-FT, offsets and the method is Arachne-v2",),
     )
     refused(
         *(*OPTIMIZE, "--method", "NeuRecover", "--last", "3,1"),

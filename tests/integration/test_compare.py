@@ -22,7 +22,7 @@ SMALL = ["--recipes", "2:1:epochs=1", "--folds", "2", "--num-workers", "0", "--d
 ROWS = ["--chunks", "data", "--val-data", "data/val.h5", "--test-data", "data/test.h5"]
 COMPARE = ["compare", "--model-dir", "model.keras", *ROWS, *SMALL]
 SHIRT = [*COMPARE, "--labels", "Shirt"]
-FEW = "crossfit,Arachne,label-offset,NeuRecover"
+FEW = "crossfit,Arachne,head,NeuRecover"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_what_a_comparison_says_and_leaves(finished: tuple[Path, Done], command:
     assert "NeuRecover" in done.out and "checkpoints of the training" in " ".join(done.out.split())
     assert "gain of 6 Shirt, less that of CrossFit" in done.out
     facts = read_facts(run)
-    assert facts["state"] == "done" and facts["methods"] == ["CrossFit", "Arachne", "label-offset", "NeuRecover"]
+    assert facts["state"] == "done" and facts["methods"] == ["CrossFit", "Arachne", "head", "NeuRecover"]
     rows = read_table(run, "outcomes").to_pylist()
     assert {row["reading"] for row in rows if row["method"] == "NeuRecover"} == {"failed"}
     assert {row["reading"] for row in rows if row["method"] != "NeuRecover"} == {"chosen", "found"}
@@ -82,12 +82,12 @@ def test_repairs_that_were_lost_are_made_again(
 
 def test_one_optimiser_for_all(workspace: Path, finished: tuple[Path, Done], command: Command) -> None:
     """Methods that search find something else; one that does not is as it was."""
-    few = ["--methods", "CrossFit,Arachne,label-offset", "--draws", "1", "--optimiser", "DE"]
+    few = ["--methods", "CrossFit,Arachne,head", "--draws", "1", "--optimiser", "DE"]
     assert command(*SHIRT, *few, "--output-dir", "run").code == 0
     settings = read_facts(Path("run"))["identity"]["settings"]
     assert settings["optimiser"]["optimiser"] == settings["crossfit"]["search"]["swarm"]["optimiser"] == "DE"
     mine, known = (
-        {row["method"]: row["best"] for row in read_table(run, "outcomes").to_pylist() if row["draw"] == 0}
+        {row["method"]: row["after"] for row in read_table(run, "outcomes").to_pylist() if row["draw"] == 0}
         for run in (Path("run"), finished[0])
     )
     assert {name for name in mine if mine[name] != known[name]} == {"CrossFit", "Arachne"}
@@ -100,14 +100,14 @@ def test_checkpoints_that_cannot_be_read_are_no_end(workspace: Path, command: Co
     for epoch in (1, 2):
         (folder / f"{epoch}.weights.h5").write_text("no weights")
     few = ["--draws", "1", "--rows", "200", "--labels", "Shirt", "--num-workers", "0"]
-    words = ["compare", "--model-dir", "model.keras", *ROWS, *few, "--methods", "label-offset,NeuRecover"]
+    words = ["compare", "--model-dir", "model.keras", *ROWS, *few, "--methods", "offsets,NeuRecover"]
     done = command(*words, "--output-dir", "run")
     assert done.code == 0, done.err
     notes = {row["method"]: row["note"] for row in read_table(Path("run"), "outcomes").to_pylist()}
     assert (
         notes["NeuRecover"].startswith("logs/model_check_points/1.weights.h5: ") and "expected" in notes["NeuRecover"]
     )
-    assert not notes["label-offset"]
+    assert not notes["offsets"]
 
 
 def test_a_draw_of_more_rows_than_can_be_read(workspace: Path, command: Command) -> None:
@@ -116,7 +116,7 @@ def test_a_draw_of_more_rows_than_can_be_read(workspace: Path, command: Command)
         shutil.copy(source, Path("chunks", name, "repair.h5"))
     _not_a_number(Path("chunks/1/repair.h5"))
     words = ["compare", "--model-dir", "model.keras", "--chunks", "chunks", *ROWS[2:], "--allow-shared-rows"]
-    done = command(*words, "--num-workers", "0", "--methods", "label-offset", "--rows", "450", "--output-dir", "run")
+    done = command(*words, "--num-workers", "0", "--methods", "offsets", "--rows", "450", "--output-dir", "run")
     assert done.code == 2 and not Path("run").exists(), done.err
     assert "rows is 450 and there are 400 to draw from as " in done.err
     assert "chunks/1/repair.h5 cannot be read, expected 2 to 400" in done.err
@@ -126,7 +126,7 @@ def test_labels_without_rows_that_judge(workspace: Path, command: Command, refus
     """Those that were named are refused; of all, and for the choice on validation rows, it is said."""
     for name in ("val", "test"):
         lose_label(Path(f"data/{name}.h5"), 6)
-    few = ["--draws", "1", "--num-workers", "0", "--verbose", "0", "--methods", "label-offset", "--output-dir", "run"]
+    few = ["--draws", "1", "--num-workers", "0", "--verbose", "0", "--methods", "offsets", "--output-dir", "run"]
     words = ["compare", "--model-dir", "model.keras", *ROWS, *few]
     says = "data/test.h5: found no rows of label 6, which is to be repaired, expected some to judge by"
     refused(*words, "--labels", "4,6", says=(says,))
@@ -152,14 +152,16 @@ def test_refusals(workspace: Path, refused: Refused) -> None:
     refused(*SHIRT, *out, "--draws", "1000000000", says=("draws is 1000000000, expected at most 10000",))
     refused(*SHIRT, *out, "--last", "1,2", says=("last is '1,2'", "as in 2,1"))
     refused(*SHIRT, *out, "--draws", "3", "--seed", str(2**63 - 2), says=("seed is 9223372036854775806, expected",))
-    few = [*SHIRT, *out, "--methods", "head,label-offset"]
+    few = [*SHIRT, *out, "--methods", "head,offsets"]
     refused(*few, says=("--recipes is of CrossFit, which is not among --methods",))
-    few = ["compare", "--model-dir", "model.keras", *ROWS, *out, "--methods", "Arachne,label-offset"]
+    few = ["compare", "--model-dir", "model.keras", *ROWS, *out, "--methods", "Arachne,offsets"]
     refused(*few, "--step", "1", says=("--step is of CrossFit, which is not among --methods",))
     refused(*few[:-1], "head,WiSE-FT", "--optimiser", "DE", says=("--optimiser is of searches and head, WiSE-FT",))
     refused(*few, "--label-file", "x.json", says=("--label-file is of label-priorities, which is not among",))
-    refused(*few, "--weights-dir", "data", says=("--weights-dir is of NeuRecover and the methods are Arachne, label-",))
-    refused(*few, "--last", "3,1", says=("--last is of NeuRecover and the methods are Arachne, label-offset",))
+    refused(
+        *few, "--weights-dir", "data", says=("--weights-dir is of NeuRecover and the methods are Arachne, offsets",)
+    )
+    refused(*few, "--last", "3,1", says=("--last is of NeuRecover and the methods are Arachne, offsets",))
     refused(*few[:-1], "Arachne", "--folds", "3", says=("--folds is of CrossFit, head", "the methods are Arachne,"))
     refused(*SHIRT, *out, "--resume", "--overwrite", says=("expected one of them",))
     refused(*COMPARE, *out, "--labels", "Coat,Coat", says=("names a label twice",))

@@ -34,7 +34,7 @@ QUICK = {
     "train": ["--epochs=2"],
     "optimize": SMALL,
     "batch": SMALL,
-    "compare": [*FEW_TUNINGS, "--methods=CrossFit,label-offset", "--draws=2", "--rows=200", "--num-workers=0"],
+    "compare": [*FEW_TUNINGS, "--methods=CrossFit,offsets", "--draws=2", "--rows=200", "--num-workers=0"],
 }
 """What keeps the test short: added to the words of a command, the last of a flag counts."""
 

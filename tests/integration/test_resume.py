@@ -34,7 +34,7 @@ BY_METHOD = [
 COMPARE = [
     *("compare", "--model-dir", "model.keras", "--chunks", "data/", "--labels", "6", "--num-workers", "0"),
     *("--val-data", "data/val.h5", "--test-data", "data/test.h5", "--draws", "3", "--rows", "200"),
-    *("--methods", "label-offset,CrossFit,NeuRecover", "--recipes", "2:1:epochs=1", "--folds", "2"),
+    *("--methods", "offsets,CrossFit,NeuRecover", "--recipes", "2:1:epochs=1", "--folds", "2"),
 ]
 RANDOM = random.Random(12)
 

@@ -34,7 +34,7 @@ SHIPPED = Path(__file__).parents[3] / "cli" / "quickstart_data"
 SEARCH = SearchSettings(swarm=SwarmSettings(num_particles=8), num_iterations=4, min_iteration_range=50)
 SETTINGS = MethodSettings(CrossFitSettings(folds=2, search=SEARCH), SEARCH)
 DRAWS = 2
-FEW = ("Arachne", "NeuRecover", "label-offset", "CrossFit")
+FEW = ("Arachne", "NeuRecover", "offsets", "CrossFit")
 """Of each kind one; all methods take their time."""
 
 
@@ -209,12 +209,12 @@ def test_a_method_of_another_package(chunks: Path, tmp_path: Path, monkeypatch: 
     site = Site(tmp_path / "site", monkeypatch)
     site.install("lazy-repair", {"lazy": "lazy_repair:METHOD", "gone": "nowhere:METHOD"}, METHOD, group=GROUP)
     with here() as compute:
-        run_comparison(comparison(chunks, tmp_path / "run", ("label-offset", "lazy", "gone")), compute)
+        run_comparison(comparison(chunks, tmp_path / "run", ("offsets", "lazy", "gone")), compute)
     rows = {(row["method"], row["draw"], row["reading"]): row for row in tables(tmp_path / "run")}
     assert rows["lazy", 0, "chosen"]["fixed"] == rows["lazy", 0, "chosen"]["broken"] == 0
     assert rows["lazy", 1, "failed"]["note"] == "ZeroDivisionError: there is nothing to divide by"
     assert "cannot be imported from nowhere:METHOD" in rows["gone", 0, "failed"]["note"]
-    assert ("label-offset", 1, "chosen") in rows
+    assert ("offsets", 1, "chosen") in rows
 
 
 LATE = """
@@ -236,13 +236,13 @@ def test_failed_repairs_run_again_and_another_plug_in_does_not_go_on(
     site, ready, directory = Site(tmp_path / "site", monkeypatch), tmp_path / "ready", tmp_path / "run"
     code = LATE.format(ready=str(ready))
     site.install("late-repair", {"late": "late_repair:METHOD"}, code, group=GROUP)
-    work = comparison(chunks, directory, ("late", "label-offset"))
+    work = comparison(chunks, directory, ("late", "offsets"))
     stopped(work, monkeypatch)
     known = {(row["method"], row["draw"]): row for row in tables(directory)}
     assert {key: row["reading"] == FAILED for key, row in known.items()} == {
         ("late", 0): True,
         ("late", 1): True,
-        ("label-offset", 0): False,
+        ("offsets", 0): False,
     }
     ready.touch()
     module = site.folder / "late_repair.py"
@@ -261,11 +261,11 @@ def test_failed_repairs_run_again_and_another_plug_in_does_not_go_on(
     rows = tables(directory)
     assert {(row["method"], row["draw"], row["reading"]) for row in rows} == {
         (method, draw, reading)
-        for method in ("late", "label-offset")
+        for method in ("late", "offsets")
         for draw in range(DRAWS)
         for reading in ("found", "chosen")
     }
-    assert [row for row in rows if (row["method"], row["draw"]) == ("label-offset", 0)][-1] == known["label-offset", 0]
+    assert [row for row in rows if (row["method"], row["draw"]) == ("offsets", 0)][-1] == known["offsets", 0]
 
 
 def test_a_node_without_the_plug_in_is_refused(

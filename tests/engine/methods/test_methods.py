@@ -33,7 +33,7 @@ from tests.support.plugins import Site
 from tests.support.subjects import CLASSES, LABEL, a_subject, forward
 
 OF_LAST = ("Arachne", "Arachne-v2", "Arachne-required", "label-priorities", "DRWeightMerge", "head", "offsets")
-"""Methods that change the last layer; so does label-offset."""
+"""Methods that change the last layer."""
 
 
 FINE_TUNED = ("head", "tail", "WiSE-FT")
@@ -451,14 +451,14 @@ def test_a_method_that_writes_into_what_it_gets_spoils_nothing_for_others(drawn:
         assert "read-only" in carry_out(offering(writes(number)), MethodJob(subject, drawn, 1)).failed
     assert not carry_out(offering(forgets), MethodJob(subject, drawn, 1)).failed
     assert [array.tobytes() for array in spoiling(MethodJob(subject, None, 1))] == known
-    mine = carry_out(method_of("label-offset"), MethodJob(subject, None, 1)).readings[FOUND].offer.values
-    theirs = outcomes["label-offset"].readings[FOUND].offer.values
+    mine = carry_out(method_of("offsets"), MethodJob(subject, None, 1)).readings[FOUND].offer.values
+    theirs = outcomes["offsets"].readings[FOUND].offer.values
     assert {path: value.tobytes() for path, value in mine.items()} == {
         path: value.tobytes() for path, value in theirs.items()
     }
 
 
-@pytest.mark.parametrize("name", [*OF_LAST, "label-offset"])
+@pytest.mark.parametrize("name", OF_LAST)
 def test_a_last_layer_that_is_not_under_repair_stays(name: str, subject: Subject) -> None:
     hidden, last = subject.chain.layers
     chain = replace(subject.chain, layers=(hidden, replace(last, tuned=False)))

@@ -93,7 +93,6 @@ def test_every_row_is_judged_without_its_fold(name: str, job: CrossFit, fits: di
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
-        ("label-offset", {"last/bias"}),
         ("offsets", {"last/bias"}),
         ("head", set(LAST)),
         ("tail", {"hidden/kernel", "hidden/bias", *LAST}),
@@ -103,24 +102,6 @@ def test_what_a_method_changes(name: str, changed: set[str], job: CrossFit, fits
     after, as_it_is = fits[name].values(1.0), fits[name].values(0.0)
     assert {path for path, value in after.items() if (value != job.chain.values[path]).any()} == changed
     assert all((value == job.chain.values[path]).all() for path, value in as_it_is.items())
-
-
-def test_one_offset_is_the_fittest_of_its_label(job: CrossFit, fits: dict[str, MixtureFit]) -> None:
-    found = fits["label-offset"].found
-    assert found[LABEL] > 0 and not found[:LABEL].any()
-    logits = forward(job.chain.values, job.rows.inputs)
-    right, before = ((classes == job.rows.labels).sum() for classes in fits["label-offset"].predicted((1.0, 0.0)))
-    assert before == (logits.argmax(axis=1) == job.rows.labels).sum()
-    # At this offset two labels of a row tie, and rounding tells which it gets.
-    ahead = (logits + found)[np.arange(ROWS), job.rows.labels] - (logits + found).max(axis=1)
-    assert (ahead > -1e-5).sum() > before
-    assert right in ((ahead > -1e-5).sum(), (ahead > -1e-5).sum() - 1)
-
-
-def test_a_label_that_is_all_right_gets_no_offset(job: CrossFit) -> None:
-    happy = a_job(labels=job.before)
-    fit = fitted(KNOWN["label-offset"], happy)
-    assert all((value == job.chain.values[path]).all() for path, value in fit.values(1.0).items())
 
 
 def test_wise_ft_goes_from_the_model_to_the_tail(job: CrossFit, fits: dict[str, MixtureFit]) -> None:
@@ -134,9 +115,8 @@ def test_wise_ft_goes_from_the_model_to_the_tail(job: CrossFit, fits: dict[str, 
 
 def test_offsets_need_a_bias() -> None:
     plain = a_job(bias=False)
-    for name in ("label-offset", "offsets"):
-        with pytest.raises(InputError, match="last has no bias, expected one that offsets"):
-            fitted(KNOWN[name], plain)
+    with pytest.raises(InputError, match="last has no bias, expected one that offsets"):
+        fitted(KNOWN["offsets"], plain)
     assert set(fitted(KNOWN["head"], plain).values(1.0)) == {"last/kernel"}
 
 
