@@ -187,7 +187,7 @@ def _methods(results: Results) -> str:
     rows = []
     for name in sorted({row["method"] for row in results.outcomes} & {*METHODS, *GONE}, key=place):
         if name in GONE:
-            rows.append([name, *GONE[name]])
+            rows.append([name, *GONE[name][1:]])
             continue
         method = method_of(name)
         rows.append([name, method.searches, method.objective, ", ".join(method.needs) or "–", method.source])

@@ -103,19 +103,28 @@ def summarise(results: Results, group: Group, reading: str) -> list[Summary]:
 
 
 GONE: Mapping[str, tuple[str, ...]] = {
+    "Arachne-required": (
+        "label-priorities",
+        "weights of the last Dense layer on the Pareto front of gradient loss and forward impact",
+        "soft margins of the requirements, then the gain of the labels under repair",
+        "localised weights, last layer",
+        "this project, after Sohn et al., Arachne, TOSEM 2023",
+    ),
     "label-offset": (
+        "offsets",
         "one offset of the logits of the labels under repair",
         "soft margins of the requirements, then the gain of the labels under repair",
         "folds, offsets",
         "the simplest repair there is",
-    )
+    ),
 }
-"""Methods that the study has and that are no more: what they changed, by what, their needs and source."""
+"""Methods that the study has and that are no more: behind which they stand, what they changed, by what, needs, source.
+"""
 
 
 def place(method: str) -> tuple[int, str]:
     """Ours stand in their own order, those of other packages behind them."""
-    ours = [*METHODS, *GONE]
+    ours = [each for name in METHODS for each in (name, *(gone for gone, told in GONE.items() if told[0] == name))]
     return (ours.index(method) if method in ours else len(ours)), method
 
 

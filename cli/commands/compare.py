@@ -94,7 +94,8 @@ DRAWS = 5
     default="all",
     show_default=True,
     metavar="NAMES",
-    help="Methods with commas between, or all. Differences are to CrossFit, where that is among them.",
+    help="Methods with commas between, with settings as in 'Arachne(objective=requirements)', or all. Differences are "
+    "to CrossFit, where that is among them.",
 )
 @option(
     "--draws",
@@ -189,6 +190,8 @@ def check_words(*, methods: str, draws: int, rows: int | None, seed: int, **opti
         InputError: no such method, numbers that no run can have, options of a method that is not compared, or paths
             that lead nowhere.
     """
+    from engine.methods.names import parsed
+
     names = parse_methods(methods)
     check_repairs("draws", draws)
     check_seeds(seed, draws)
@@ -196,7 +199,7 @@ def check_words(*, methods: str, draws: int, rows: int | None, seed: int, **opti
         raise InputError(f"rows is {rows}, expected at least 2")
     owners = {"recipes": CROSSFIT, "step": CROSSFIT, "label_file": PRIORITIES, "positive_label_file": PRIORITIES}
     for name, owner in owners.items():
-        if was_given(name) and owner not in names:
+        if was_given(name) and owner not in [parsed(one)[0] for one in names]:
             flag = f"--{name.replace('_', '-')}"
             raise InputError(f"{flag} is of {owner}, which is not among --methods, expected one with the other")
     check_inputs(options)
@@ -290,16 +293,17 @@ def make_comparison(
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
-    """Methods by name, separated by commas, or `all`.
+    """Methods by name, with settings in parentheses, separated by commas, or `all`.
 
     Raises:
-        InputError: no such method, or one twice.
+        InputError: no such method, or one twice, or settings that cannot be read.
     """
-    from engine.methods.registry import check_name, method_names
+    from engine.methods.names import read_names
+    from engine.methods.registry import method_names
 
     if text.strip().casefold() == "all":
         return method_names()
-    found = tuple(check_name(part.strip()) for part in text.split(",") if part.strip())
+    found = read_names(text)
     if not found or len(set(found)) < len(found):
         raise InputError(f"methods is {text!r}, expected names of methods, each once, or all")
     return found

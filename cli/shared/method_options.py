@@ -114,10 +114,11 @@ def checkpoint_folder(given: Path | None, model: Path, methods: Sequence[str]) -
 
 def imported(name: str) -> Method | None:
     """A method; None where it cannot be imported, which is told when it is to run."""
+    from engine.methods.names import parsed
     from engine.methods.registry import method_of
 
     try:
-        return method_of(name)
+        return method_of(parsed(name)[0])
     except InputError:
         return None
 

@@ -30,6 +30,7 @@ from engine.data.image_set import ImageSet
 from engine.layers.dense_chain import DenseChain
 from engine.methods.base import MethodSettings, Subject
 from engine.methods.cells import Cell
+from engine.methods.given import check_stated
 from engine.methods.registry import REFERENCE
 from engine.metrics.requirements import Requirement, check_rows
 from engine.models.load import LoadedModel, check_fits
@@ -53,7 +54,7 @@ class Comparison:
         requirements: of the result.
         stated: the user stated them.
         settings: of all methods.
-        methods: names, each once.
+        methods: names, each once, with settings where they have some.
         draws: of repair rows, from the first seed on.
         rows: of a draw; None for all.
         seed: of the first draw.
@@ -96,8 +97,9 @@ def check_comparison(work: Comparison) -> None:
 
     Raises:
         InputError: sets do not fit the model, have no rows to judge a requirement by, or test rows none of a label that
-            was named; or a draw wants more rows than there are.
+            was named; a draw wants more rows than there are; or settings mean nothing to their method.
     """
+    check_stated(work.methods, work.settings)
     for images in (*work.sets, *work.held_out.values()):
         check_fits(images, work.model)
     for images in work.held_out.values():

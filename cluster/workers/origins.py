@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping, Sequence
 
 from engine.core.errors import InputError
+from engine.methods.names import parsed
 from engine.methods.registry import METHODS, method_of, origin
 
 
@@ -23,7 +24,7 @@ def other_methods(origins: Mapping[str, str]) -> str:
     if why := missing_methods(tuple(origins)):
         return why
     for name, there in origins.items():
-        here = origin(name)
+        here = origin(parsed(name)[0])
         if here != there:
             return f"on {socket.gethostname()}: method {name} is of {here or 'no package'}, expected {there}"
     return ""
@@ -31,12 +32,12 @@ def other_methods(origins: Mapping[str, str]) -> str:
 
 def foreign_origins(names: Sequence[str]) -> dict[str, str]:
     """Origins of those methods that other packages bring, by name: part of what a run is."""
-    return {name: origin(name) for name in names if name not in METHODS}
+    return {name: origin(base) for name in names if (base := parsed(name)[0]) not in METHODS}
 
 
 def _missing(name: str) -> str:
     try:
-        method_of(name)
+        method_of(parsed(name)[0])
     except InputError as error:
         return f"on {socket.gethostname()}: {error}"
     return ""

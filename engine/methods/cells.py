@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from engine.core.plans import Plan, Work
 from engine.methods.base import MethodJob, Subject
+from engine.methods.given import with_settings
 from engine.methods.outcome import MethodOutcome, draw, repaired
-from engine.methods.registry import method_of
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Cell:
 
     Attributes:
         name: unique within a run.
-        method: its name.
+        method: its name, with its settings where it has some.
         draw: number of the draw of its rows.
         seed: of the draw and of everything random in the repair.
         rows: of the pool that are drawn; None for all.
@@ -40,8 +40,9 @@ def repair_cell(subject: Subject, cell: Cell, data: str) -> Plan[MethodOutcome]:
         data: fingerprint of the pool.
     """
     drawn = draw(subject.pool.labels, cell.rows, cell.seed, data)
-    job = MethodJob(subject, drawn, cell.seed)
-    outcome = yield from repaired(method_of(cell.method), job)
+    method, settings = with_settings(cell.method, subject.settings)
+    job = MethodJob(replace(subject, settings=settings), drawn, cell.seed)
+    outcome = yield from repaired(method, job)
     if cell.keep:
         return outcome
     light = {name: replace(found, offer=replace(found.offer, values={})) for name, found in outcome.readings.items()}

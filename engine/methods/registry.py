@@ -35,7 +35,6 @@ METHODS: Mapping[str, str] = {
     "NeuRecover": "engine.methods.neurecover",
     "DRWeightMerge": "engine.methods.drweightmerge",
     "label-priorities": "engine.methods.label_priorities",
-    "Arachne-required": "engine.methods.arachne_required",
     "head": "engine.methods.head",
     "tail": "engine.methods.tail",
     "WiSE-FT": "engine.methods.wise_ft",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.core.stated import stated_fields
 from engine.methods.base import Method, MethodSettings
 from engine.methods.mixtures import MixtureMethod
-from engine.methods.weight_search import WeightSearch, searching
+from engine.methods.weight_search import searching
 from engine.search.settings import OPTIMISER_SETTINGS, PopulationSettings, SearchSettings, own_fields
 
 _MOVES = {each.name: each for kind in OPTIMISER_SETTINGS.values() for each in own_fields(kind).values()}
@@ -41,6 +41,4 @@ def stated_of(method: Method) -> tuple[str, ...]:
     """What a person may state of the search of a method; everything where it does not tell what it does."""
     if isinstance(method.repair, MixtureMethod):
         return OF_SEARCHES if method.repair.searches else ()
-    if isinstance(method.repair, WeightSearch) and method.repair.steered:
-        return (*OF_SEARCHES, "bound")
     return OF_WEIGHTS

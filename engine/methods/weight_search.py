@@ -27,21 +27,22 @@ WORTHS = (POSITIVE_WORTH, 4 * POSITIVE_WORTH, 16 * POSITIVE_WORTH)
 class WeightSearch:
     """A search of weights of the last Dense layer as a function of its job.
 
-    One search for each worth of a positive, all of the same weights; rows of validation choose. Labels under repair
-    follow one another, each from what the one before left; those without failures, and those whose failures have no
-    priority where the settings state some, are left out.
+    One search for each worth of a positive, all of the same weights; rows of validation choose. One search alone where
+    the settings state a weight of all positives, or go by the requirements, which say what positives are worth. Labels
+    under repair follow one another, each from what the one before left; those without failures, and those whose
+    failures have no priority where the settings state some, are left out.
 
     Attributes:
         settings: of the searches where none are given.
         fronts: Pareto fronts of localisation.
-        steered: the requirements say what positives are worth.
+        worths: of a positive; none for that of the settings.
         adapt: the settings of a job, given those of all searches; with what only a person can state.
     """
 
     settings: SearchSettings
     fronts: int = 1
-    steered: bool = False
-    adapt: Callable[[MethodJob, SearchSettings], SearchSettings] = lambda job, settings: settings
+    worths: tuple[float, ...] = WORTHS
+    adapt: Callable[[MethodJob, SearchSettings], SearchSettings] | None = None
 
     def __call__(self, job: MethodJob) -> Plan[Repair]:
         """Localise and search.
@@ -49,10 +50,16 @@ class WeightSearch:
         Raises:
             InputError: no label under repair has a priority, or none has failures and weights to blame.
         """
-        settings = self.adapt(job, searching(self.settings, job.settings))
+        settings = searching(self.settings, job.settings)
+        if settings.objective == "requirements":
+            promise_rows = job.settings.crossfit.promise_rows
+            settings = replace(settings, requirements=job.subject.requirements, promise_rows=promise_rows)
+        if self.adapt is not None:
+            settings = self.adapt(job, settings)
         target, features = last_target(job.chain, job.rows.rows.inputs)
         rows = replace(job.rows.rows, inputs=features)
-        worths = (None,) if self.steered or settings.positive_weight is not None else WORTHS
+        alone = settings.objective == "requirements" or settings.positive_weight is not None
+        worths = (None,) if alone or not self.worths else self.worths
         found: list[Offer] = []
         own = None
         for worth in worths:

@@ -236,9 +236,6 @@ def test_refusals(workspace: Path, refused: Refused) -> None:
     refused(*BATCH, "--method", "tail", "--output-dir", "run", "--dry-run", says=("--dry-run is of Arachne",))
     refused(*BATCH, "--method", "tail", "--output-dir", "run", "--separate", says=("--separate is of CrossFit",))
     refused(*OPTIMIZE, "--method", "tail", "--num-particles", "9", says=("--num-particles means nothing to tail",))
-    refused(
-        *OPTIMIZE, "--method", "Arachne-required", "--positive-weight", "9", says=("--positive-weight means nothing",)
-    )
     refused(*OPTIMIZE, "--method", "tail", "--label-file", "x.json", says=("--label-file is of label-priorities",))
     refused(*OPTIMIZE, "--method", "tail", "--weights-dir", "data", says=("of NeuRecover and the method is tail",))
     refused(*OPTIMIZE, "--method", "head", "--last", "2,1", says=("--last is of NeuRecover and the method is head",))

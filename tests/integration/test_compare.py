@@ -93,6 +93,27 @@ def test_one_optimiser_for_all(workspace: Path, finished: tuple[Path, Done], com
     assert {name for name in mine if mine[name] != known[name]} == {"CrossFit", "Arachne"}
 
 
+def test_settings_of_one_method_stand_side_by_side(workspace: Path, command: Command) -> None:
+    """By the text that was given, in tables, report and page; a run with others is not gone on with."""
+    small = "num_iterations=3,num_particles=6"
+    names = ["CrossFit", "CrossFit(folds=3)", f"Arachne(objective=requirements,{small})", f"Arachne({small})"]
+    words = [*SHIRT, "--draws", "1", "--methods"]
+    done = command(*words, ", ".join(names).replace("(f", " ( f"), "--output-dir", "run")
+    assert done.code == 0, done.err
+    assert read_facts(Path("run"))["methods"] == read_facts(Path("run"))["identity"]["methods"] == names
+    rows = read_table(Path("run"), "outcomes").to_pylist()
+    assert {row["method"] for row in rows if row["reading"] == "chosen"} == set(names)
+    values = {row["method"]: row["best"] for row in rows}
+    assert values[names[0]] != values[names[1]] and values[names[2]] != values[names[3]]
+    assert command("report", "run", "--html", "page.html").code == 0
+    for told in (done.out, Path("page.html").read_text(encoding="utf-8")):
+        assert "CrossFit(folds=3)" in told
+    again = command(*words, ",".join(names), "--output-dir", "run", "--resume")
+    assert again.code == 0 and again.out == done.out
+    other = command(*words, ",".join([*names[:-1], "Arachne(num_iterations=4)"]), "--output-dir", "run", "--resume")
+    assert other.code == 2 and "methods" in other.err
+
+
 def test_checkpoints_that_cannot_be_read_are_no_end(workspace: Path, command: Command) -> None:
     """Those of the default folder count, and a method that needs them has a row that says why it cannot run."""
     folder = Path("logs/model_check_points")
@@ -146,6 +167,10 @@ def test_refusals(workspace: Path, refused: Refused) -> None:
     out = ["--output-dir", "run"]
     refused(*SHIRT, *out, "--methods", "Arachnid", says=("there is no method 'Arachnid'", "did you mean 'Arachne'"))
     refused(*SHIRT, *out, "--methods", "tail,tail", says=("methods is 'tail,tail'", "each once, or all"))
+    why = "Arachne(folds=3): folds means nothing to Arachne, expected num_iterations, "
+    refused(*SHIRT, *out, "--methods", "CrossFit,Arachne(folds=3)", says=(why,))
+    refused(*SHIRT, *out, "--methods", "CrossFit,tail(folds)", says=("method 'tail(folds)' cannot be read",))
+    refused(*SHIRT, *out, "--methods", "CrossFit,CrossFit(folds=2)", says=("are the same, expected each method",))
     refused(*SHIRT, *out, "--rows", "1000", says=("rows is 1000 and there are 400 to draw from",))
     refused(*SHIRT, *out, "--rows", "1", says=("rows is 1, expected at least 2",))
     refused(*SHIRT, *out, "--draws", "0", says=("draws is 0, expected at least 1",))

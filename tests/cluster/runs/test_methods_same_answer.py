@@ -34,7 +34,7 @@ SHIPPED = Path(__file__).parents[3] / "cli" / "quickstart_data"
 SEARCH = SearchSettings(swarm=SwarmSettings(num_particles=8), num_iterations=4, min_iteration_range=50)
 SETTINGS = MethodSettings(CrossFitSettings(folds=2, search=SEARCH), SEARCH)
 DRAWS = 2
-FEW = ("Arachne", "NeuRecover", "offsets", "CrossFit")
+FEW = ("Arachne(objective=requirements)", "NeuRecover", "offsets(folds=2)", "CrossFit")
 """Of each kind one; all methods take their time."""
 
 

@@ -32,7 +32,7 @@ from engine.search.random_search import RandomSettings
 from tests.support.plugins import Site
 from tests.support.subjects import CLASSES, LABEL, a_subject, forward
 
-OF_LAST = ("Arachne", "Arachne-v2", "Arachne-required", "label-priorities", "DRWeightMerge", "head", "offsets")
+OF_LAST = ("Arachne", "Arachne-v2", "label-priorities", "DRWeightMerge", "head", "offsets")
 """Methods that change the last layer."""
 
 
