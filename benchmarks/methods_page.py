@@ -88,6 +88,7 @@ def page(results: Results) -> str:
     groups.sort(key=lambda group: (list(results.models).index(group[0]), group[1]))
     summaries = {(group, reading): summarise(results, group, reading) for group in groups for reading in READINGS}
     verdicts = {group: against(results, group) for group in groups}
+    known = {row["method"] for row in results.outcomes}
     ran = {_repair(row) for row in results.outcomes if row["reading"] in READINGS}
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         reference=REFERENCE,
@@ -104,6 +105,7 @@ def page(results: Results) -> str:
         repairs=f"{len(ran):,}",
         failed=f"{len({_repair(row) for row in results.outcomes} - ran):,}",
         worths=_named([f"{worth:g}" for worth in WORTHS], ", "),
+        arachne="Arachne-worths" if "Arachne-worths" in known else "Arachne",  # as it was called once
         minutes=f"{float(results.facts['seconds']) / 60:.0f}",
         command=results.facts["command"],
         machine=results.facts["machine"].removeprefix("machine: "),

@@ -1,7 +1,7 @@
 """Arachne: a particle swarm over the weights of the last Dense layer that localisation blames.
 
 Sohn et al., "Arachne: Search-Based Repair of Deep Neural Networks", TOSEM 2023, with our default worth of a positive
-first (`engine.search.loop.POSITIVE_WORTH`).
+(`engine.search.loop.POSITIVE_WORTH`): the search of `optimize --method Arachne`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ The later Arachne of the same authors, as their published code has it: see `engi
 from __future__ import annotations
 
 from engine.methods.base import Method
-from engine.methods.weight_search import WeightSearch
+from engine.methods.weight_search import WORTHS, WeightSearch
 from engine.search.differential_evolution import DifferentialSettings
 from engine.search.loop import SearchSettings
 
@@ -16,7 +16,7 @@ BOUND = 2.0
 
 METHOD = Method(
     name="Arachne-v2",
-    repair=WeightSearch(SearchSettings(swarm=DifferentialSettings(bound=BOUND), objective="loss")),
+    repair=WeightSearch(SearchSettings(swarm=DifferentialSettings(bound=BOUND), objective="loss"), worths=WORTHS),
     searches="weights of the last Dense layer on the Pareto front of gradient loss and forward impact",
     objective="1 for each row that is right, 1 / (loss + 1) for each that is wrong",
     source="Sohn et al., Arachne, TOSEM 2023, published code of its second version",

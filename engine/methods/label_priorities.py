@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.fitness.priorities import Priorities
 from engine.methods.base import Method, MethodJob
-from engine.methods.weight_search import WeightSearch
+from engine.methods.weight_search import WORTHS, WeightSearch
 from engine.search.loop import SearchSettings
 
 RIVALRY = 4.0
@@ -38,7 +38,7 @@ def _adapted(job: MethodJob, settings: SearchSettings) -> SearchSettings:
 
 METHOD = Method(
     name="label-priorities",
-    repair=WeightSearch(SearchSettings(), adapt=_adapted),
+    repair=WeightSearch(SearchSettings(), worths=WORTHS, adapt=_adapted),
     searches="weights of the last Dense layer on the Pareto front of gradient loss and forward impact",
     objective="Arachne's, rows weighed by their labels: positives of what failures are taken for count more",
     source="this project, after what eAI-Repair-Toolkit's labels.json is for",

@@ -31,6 +31,7 @@ REFERENCE = "CrossFit"
 METHODS: Mapping[str, str] = {
     "CrossFit": "engine.methods.crossfit",
     "Arachne": "engine.methods.arachne",
+    "Arachne-worths": "engine.methods.arachne_worths",
     "Arachne-v2": "engine.methods.arachne_v2",
     "NeuRecover": "engine.methods.neurecover",
     "DRWeightMerge": "engine.methods.drweightmerge",

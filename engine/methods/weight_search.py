@@ -41,7 +41,7 @@ class WeightSearch:
 
     settings: SearchSettings
     fronts: int = 1
-    worths: tuple[float, ...] = WORTHS
+    worths: tuple[float, ...] = ()
     adapt: Callable[[MethodJob, SearchSettings], SearchSettings] | None = None
 
     def __call__(self, job: MethodJob) -> Plan[Repair]:

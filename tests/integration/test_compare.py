@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cli.commands.compare import parse_methods
 from cluster.records.store import comparable, read_facts, read_table
+from engine.data.image_set import open_image_set
 from engine.methods.registry import method_names
 from tests.integration.conftest import Command, Done
 from tests.integration.test_batch import _not_a_number, lose_label
@@ -22,6 +24,7 @@ SMALL = ["--recipes", "2:1:epochs=1", "--folds", "2", "--num-workers", "0", "--d
 ROWS = ["--chunks", "data", "--val-data", "data/val.h5", "--test-data", "data/test.h5"]
 COMPARE = ["compare", "--model-dir", "model.keras", *ROWS, *SMALL]
 SHIRT = [*COMPARE, "--labels", "Shirt"]
+HERE = ["--num-workers", "0"]
 FEW = "crossfit,Arachne,head,NeuRecover"
 
 
@@ -91,6 +94,27 @@ def test_one_optimiser_for_all(workspace: Path, finished: tuple[Path, Done], com
         for run in (Path("run"), finished[0])
     )
     assert {name for name in mine if mine[name] != known[name]} == {"CrossFit", "Arachne"}
+
+
+def test_arachne_is_the_search_of_optimize(workspace: Path, command: Command) -> None:
+    """On the same rows by the same seed: the same classes of the test rows before a choice, and the same fitness but
+    for rounding, as rows are read otherwise there.
+    """
+    few = ["--labels", "6", "--rows", "400", "--draws", "1", "--seed", "3", "--num-workers", "0"]
+    words = ["compare", "--model-dir", "model.keras", *ROWS, *few, "--methods", "Arachne,Arachne-worths"]
+    assert command(*words, "--output-dir", "run").code == 0
+    one, several = (row for row in read_table(Path("run"), "outcomes").to_pylist() if row["reading"] == "found")
+    assert (one["method"], several["method"]) == ("Arachne", "Arachne-worths")
+    assert (one["best"], one["after"]) == (several["best"], several["after"])
+    words = ["optimize", "--method", "Arachne", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6"]
+    words += ["--positive-inputs-dir", "data/positive", "--test-data", "data/test.h5", "--seed", "3", *HERE]
+    assert command(*words, "--output-dir", "out", "--run-dir", "alone").code == 0
+    (job,) = read_table(Path("alone"), "jobs").to_pylist()
+    assert (job["fitness"], job["start_fitness"]) == pytest.approx((one["best"], one["own"]), rel=1e-6)
+    test, told = open_image_set(Path("data/test.h5")), read_table(Path("alone"), "labels").to_pylist()
+    mine = {row["label"]: row["correct"] for row in told if (row["split"], row["stage"]) == ("test", "repaired")}
+    right = test.labels[test.labels == np.array(one["after"])]
+    assert {label: int((right == label).sum()) for label in mine} == mine and sum(mine.values()) > 0
 
 
 def test_settings_of_one_method_stand_side_by_side(workspace: Path, command: Command) -> None:
