@@ -45,7 +45,7 @@ from engine import backend
 from engine.core.errors import InputError
 from engine.core.progress import Tick, ignore
 from engine.core.types import Float32, Float64, Int64, Uint8
-from engine.data.image_set import ImageSet
+from engine.data.image_set import ImageSet, row_order
 from engine.data.value_range import ValueRange
 from engine.localize.sums import Sums
 from engine.models.load import LoadedModel
@@ -164,10 +164,11 @@ class Compute:
         images: ImageSet,
         features: Int64 | None,
         tick: Tick = ignore,
-    ) -> tuple[Float32, Float32]:
-        """Inputs of the layer under repair at `features` (n, I), or all, and its logits (n, C)."""
-        parts = self._pass(model, images, "features", features, tick)
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    ) -> tuple[Float32, Float32, Uint8]:
+        """Inputs of the layer under repair at `features` (n, I), or all, its logits (n, C), and digests (n, 16)."""
+        parts = zip(*self._pass(model, images, "features", features, tick), strict=True)
+        inputs, logits, digests = map(np.concatenate, parts)
+        return inputs, logits, digests
 
     def layer_inputs(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> LayerInputs:
         """All rows as the layer under repair sees them."""
@@ -205,8 +206,24 @@ class Compute:
         return found
 
     def localisation_sums(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> Sums:
-        """Sums over all rows, added block by block in row order."""
-        parts: list[Any] = self._pass(model, images, "localise", None, tick)
+        """Sums over all rows, added block by block in the order of `LayerInputs`, whatever order the file has.
+
+        The inputs of the layer under repair (n, D) and logits are in memory meanwhile.
+
+        Raises:
+            InputError: rows cannot be read.
+            NotNumbersError: the model's outputs for a row are not numbers.
+        """
+        # Almost all of the time is before the last Dense layer, or behind the first of any other weights.
+        late = model.runner.target.pooled
+        inputs, logits, digests = self.features(model, images, None, ignore if late else tick)
+        order, width = row_order(digests, images.labels), inputs.shape[1]
+        known = np.empty((images.rows, width + logits.shape[1]), np.float32)
+        place = np.argsort(order)
+        known[place, :width], known[place, width:] = inputs, logits
+        del inputs, logits
+        labels = replace(images, labels=images.labels[order])
+        parts: list[Any] = self._pass(model, labels, "localise", None, tick if late else ignore, known)
         total: Sums = functools.reduce(operator.add, parts)
         return total
 
@@ -335,8 +352,9 @@ class Compute:
         what: Pass,
         features: Int64 | None,
         tick: Tick,
+        rows: Float32 | None = None,
     ) -> list[Any]:
-        """One pass over all rows; results of the row blocks in row order."""
+        """One pass over all rows, or over `rows` (n, D + C) that were seen before; results of the blocks in order."""
         blocks = [(start, min(start + PASS_ROWS, images.rows)) for start in range(0, images.rows, PASS_ROWS)]
         results: list[Any] = [None] * len(blocks)
         means = self.means()
@@ -351,7 +369,9 @@ class Compute:
         while done < len(blocks) and (placement is None or placement.where == "process"):
             begun = time.perf_counter()
             start, stop = blocks[done]
-            results[done] = block_pass(model.runner, what, images, start, stop, features)
+            results[done] = block_pass(
+                model.runner, what, images, start, stop, features, None if rows is None else rows[start:stop]
+            )
             seconds.append(time.perf_counter() - begun)
             tick(stop - start)
             done += 1
@@ -367,11 +387,14 @@ class Compute:
             self.decide(f"{what} {images.rows} rows", f"on {len(self.pool())} workers", placement)
             from cluster.compute.passes import pass_on_workers
 
-            pass_on_workers(self.pool(), self.model_ref(model), images, what, features, tick, blocks, results)
+            pass_on_workers(self.pool(), self.model_ref(model), images, what, features, tick, blocks, results, rows)
         bad = next((result for result in results if isinstance(result, InputError)), None)
         if bad is not None:  # the first in row order, wherever the blocks ran
             raise bad
-        self.values.saw(model.loaded, images, functools.reduce(ValueRange.joined, (block.values for block in results)))
+        if rows is None:
+            self.values.saw(
+                model.loaded, images, functools.reduce(ValueRange.joined, (block.values for block in results))
+            )
         return [block.result for block in results]
 
     def means(self) -> Means:

@@ -12,7 +12,7 @@ from cluster.workers.passes import NOT_VISIBLE, Pass, SetRows, set_rows, ship_ro
 from cluster.workers.pool import Call, WorkerPool
 from engine.core.errors import InputError
 from engine.core.progress import Tick
-from engine.core.types import Int64
+from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet, read_images
 
 SETS_ROWS = 4096
@@ -28,6 +28,7 @@ def pass_on_workers(
     tick: Tick,
     blocks: Sequence[tuple[int, int]],
     results: list[Any],
+    known: Float32 | None = None,
 ) -> None:
     """Run the blocks of a pass that have no result yet.
 
@@ -39,10 +40,15 @@ def pass_on_workers(
         tick: is told of rows.
         blocks: first row of each, and the row behind its last.
         results: of the blocks; None becomes a `Block`, or what was wrong with a row of it.
+        known: rows (n, D + C) in place of those of the file.
     """
     rows = ray.put(ship_rows(images))
     calls = [
-        Call("run_block", (model, rows, what, start, stop, features), tag=index)
+        Call(
+            "run_block",
+            (model, rows, what, start, stop, features, *(() if known is None else (ray.put(known[start:stop]),))),
+            tag=index,
+        )
         for index, (start, stop) in enumerate(blocks)
         if results[index] is None
     ]

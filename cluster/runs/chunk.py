@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from cluster.runs.shared_rows import KnownRows
 from engine.core.errors import InputError
 from engine.core.types import Int64
-from engine.data.image_set import ImageSet, content_fingerprint, set_digests
+from engine.data.image_set import ImageSet, content_fingerprint, row_order, set_digests
 from engine.data.outcomes import open_negatives, open_positives
 from engine.localize.weights_file import CSV, localised_paths, read_rows
 from engine.models.load import LoadedModel, check_fits
@@ -45,7 +46,7 @@ class Chunk:
         positives: rows it gets right; None when there are none.
         index: (K, 2) int64, places of the localised weights in the target; K may be 0.
         label: true label of the negatives, -1 for several.
-        data: SHA-256 over rows and positions; keys the random numbers.
+        data: SHA-256 over rows and positions, whatever order the rows are in; keys the random numbers.
         known: the rows by their digests.
     """
 
@@ -56,6 +57,12 @@ class Chunk:
     label: int
     data: str
     known: KnownRows
+
+    @cached_property
+    def orders(self) -> tuple[Int64, ...]:
+        """Rows by digest and label: of the negatives, and of the positives where there are any."""
+        sets = [images for images in (self.negatives, self.positives) if images is not None]
+        return tuple(row_order(self.known.digests[images.path], images.labels) for images in sets)
 
 
 def target_of(model: LoadedModel, names: Sequence[str], folders: Sequence[Path]) -> Target:

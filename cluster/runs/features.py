@@ -10,7 +10,7 @@ from cluster.workers.model import ModelHandle
 from engine.core.errors import InputError
 from engine.core.progress import Progress
 from engine.core.types import Int64
-from engine.data.image_set import ImageSet
+from engine.data.image_set import ImageSet, row_order
 from engine.fitness.rows import SearchRows
 from engine.layers.head import Head
 from engine.passes.batching import predicted_classes
@@ -19,13 +19,17 @@ from engine.passes.batching import predicted_classes
 def search_rows(
     chunk: Chunk, features: Int64 | None, handle: ModelHandle, compute: Compute, on_rows: Progress
 ) -> SearchRows:
-    """Run the model up to the layer under repair on all rows of a chunk; negatives come first."""
+    """Run the model up to the layer under repair on all rows of a chunk.
+
+    Negatives come first; each stand as `Chunk.orders` says.
+    """
     parts = []
-    for images, negative in ((chunk.negatives, True), (chunk.positives, False)):
-        if images is not None:
-            tick = on_rows("features", images.rows)
-            inputs, logits = compute.features(handle, images, features, tick)
-            parts.append((inputs, logits, images.labels, np.full(images.rows, negative)))
+    sets = [
+        (images, flag) for images, flag in ((chunk.negatives, True), (chunk.positives, False)) if images is not None
+    ]
+    for (images, negative), order in zip(sets, chunk.orders, strict=True):
+        inputs, logits, _ = compute.features(handle, images, features, on_rows("features", images.rows))
+        parts.append((inputs[order], logits[order], images.labels[order], np.full(images.rows, negative)))
     inputs = np.concatenate([part[0] for part in parts])
     logits = np.concatenate([part[1] for part in parts])
     labels = np.concatenate([part[2] for part in parts])
@@ -44,11 +48,13 @@ def held_out_rows(
 ) -> SearchRows:
     """Rows of a held-out set that a repair of `label` is about: its failures and everything the model gets right.
 
+    They stand by digest and label.
+
     Raises:
         InputError: the set has no failure of the label, or nothing that the model gets right.
     """
     tick = on_rows("validation", images.rows)
-    inputs, logits = compute.features(handle, images, features, tick)
+    inputs, logits, digests = compute.features(handle, images, features, tick)
     right = predicted_classes(head, logits) == images.labels
     wrong = ~right if label < 0 else ~right & (images.labels == label)
     if not wrong.any() or not right.any():
@@ -56,5 +62,6 @@ def held_out_rows(
             f"{images.path}: {int(wrong.sum())} failures of the label and {int(right.sum())} successes of the model, "
             "expected some of each to choose by"
         )
-    kept = right | wrong
+    order = row_order(digests, images.labels)
+    kept = order[(right | wrong)[order]]
     return SearchRows(inputs[kept], logits[kept], images.labels[kept], wrong[kept])

@@ -121,5 +121,7 @@ def blame_by_checkpoints(
     rows = LayerInputs.joined(
         [compute.layer_inputs(handle, images, on_rows("layer inputs", images.rows)) for images in sets]
     )
-    training = Training(earlier.values, later.values, later.others, earlier.predicted, later.predicted)
+    order = rows.order
+    rows = rows.take(order)
+    training = Training(earlier.values, later.values, later.others, earlier.predicted[order], later.predicted[order])
     return blame(chain, rows.inputs, rows.labels, training)

@@ -415,7 +415,10 @@ def _base_classes(run: _Work, case: _ChunkSearch | None, split: str, images: Ima
         return run.predict(split, images, run.handle)
     predicted = predicted_classes(run.repairs.target.head, case.ready.case.rows.logits)
     count = case.chunk.negatives.rows
-    return predicted[:count] if split == "negative" else predicted[count:]
+    found, order = (predicted[:count], 0) if split == "negative" else (predicted[count:], 1)
+    in_file = np.empty_like(found)
+    in_file[case.chunk.orders[order]] = found
+    return in_file
 
 
 def _facts(repairs: Repairs, chunks: Sequence[Chunk | None], compute: Compute) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -36,7 +36,8 @@ class RepairRows:
     """What is known of rows before a run is recorded.
 
     Attributes:
-        pool: rows of the repair sets, one set after the other.
+        pool: rows of the repair sets, by digest and label.
+        order: (n,) places of those in the sets, one set after the other.
         sets: of those, the image sets that could be read.
         validation: rows that choose or judge: those that are no copies, of one another or of the pool; or None.
         test: rows that judge repairs, where their features were asked for.
@@ -45,6 +46,7 @@ class RepairRows:
     """
 
     pool: SeenRows
+    order: Int64
     sets: tuple[ImageSet, ...]
     validation: SeenRows | None
     test: SeenRows | None
@@ -121,9 +123,14 @@ def read_rows(
         digests.append(KnownRows({images.path: found}))
     check_shared_rows(digests, [known], allow=allow_shared, warn=compute.warn)
     pooled = LayerInputs.joined([rows for rows, _ in parts.values()])
+    logits = np.concatenate([logits for _, logits in parts.values()])
+    readable = set(parts)
+    parts.clear()  # features are not held three times
+    order = pooled.order
     return RepairRows(
-        pool=SeenRows.of(head, pooled, np.concatenate([logits for _, logits in parts.values()])),
-        sets=tuple(images for images in known_sets if images.path in parts),
+        pool=SeenRows.of(head, pooled, logits).take(order),
+        order=order,
+        sets=tuple(images for images in known_sets if images.path in readable),
         validation=_new_rows(seen.get("validation"), known),
         test=seen.get("test"),
         before=before,
@@ -206,7 +213,7 @@ def subject_of(
     error = ""
     if asked.checkpoints is not None:
         try:
-            known = checkpoints_of(
+            in_files = checkpoints_of(
                 compute,
                 asked.model,
                 dense_of(asked.chain),
@@ -216,6 +223,7 @@ def subject_of(
                 warn=compute.warn,
                 on_rows=on_rows,
             )
+            known = tuple(replace(one, predicted=one.predicted[rows.order]) for one in in_files)
         except InputError as found:  # those methods that need none can run
             error = str(found)
     return Subject(

@@ -63,7 +63,8 @@ def block_pass(
         Of m rows. `predict`: classes (m,); `predict and digest`: the same, and digests of the rows (m, 16);
         `predict with losses`: the same, and losses (m,); `inputs`: all inputs of the layer (m, D), or features of a
         deep target (m, F), and digests of the rows; `features`: inputs at the places `features` (m, I), or all, and
-        logits (m, C); `localise`: sums, see `ModelRunner.localisation_sums`.
+        logits (m, C), and digests of the rows; `localise`: sums over rows of which `pixels` (m, D + C) are the inputs
+        of the layer and logits.
 
     Raises:
         InputError: the rows cannot be read, or the model's outputs for one of them are not numbers.
@@ -71,7 +72,7 @@ def block_pass(
     if pixels is None:
         pixels = read_images(images, start, stop)
     with rows_of(images.path, start, runner.path):
-        result = _result(runner, what, pixels, images.labels[start:stop], features)
+        result = _result(runner, what, pixels, images.labels[start:stop], images.classes, features)
     return Block(result, value_range(pixels))
 
 
@@ -95,7 +96,9 @@ def set_rows(images: ImageSet) -> SetRows | None:
     return SetRows(np.concatenate(digests), functools.reduce(ValueRange.joined, values)) if digests else None
 
 
-def _result(runner: ModelRunner, what: Pass, pixels: Float32, labels: Int64, features: Int64 | None) -> Any:
+def _result(
+    runner: ModelRunner, what: Pass, pixels: Float32, labels: Int64, classes: int, features: Int64 | None
+) -> Any:
     if what == "predict":
         return runner.predict(pixels)
     if what == "predict and digest":
@@ -105,6 +108,8 @@ def _result(runner: ModelRunner, what: Pass, pixels: Float32, labels: Int64, fea
     if what == "inputs":
         return runner.inputs(pixels), row_digests(pixels)
     if what == "localise":
-        return runner.localisation_sums(pixels, labels)
+        inputs, logits = np.split(pixels, [-classes], axis=1)
+        return runner.layer.localisation_sums(inputs, logits, labels, runner.target.kernel)
     inputs, logits = runner.features(pixels)
-    return (inputs if features is None else np.ascontiguousarray(inputs[:, features])), logits
+    chosen = inputs if features is None else np.ascontiguousarray(inputs[:, features])
+    return chosen, logits, row_digests(pixels)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -300,9 +300,9 @@ def set_digests(image_set: ImageSet) -> Uint8:
 
 
 def content_fingerprint(image_set: ImageSet, digests: Uint8 | None = None) -> str:
-    """SHA-256 (hex) of the shape, the labels and the images as float32, however the file stores them."""
+    """SHA-256 (hex) of the shape, the labels and the images as float32, however the file stores and orders them."""
     known = set_digests(image_set) if digests is None else digests
-    return rows_fingerprint(image_set.image_shape, image_set.classes, image_set.labels, [known])
+    return rows_fingerprint(image_set.image_shape, image_set.classes, image_set.labels, known)
 
 
 def row_digests(images: Float32) -> Uint8:
@@ -312,13 +312,19 @@ def row_digests(images: Float32) -> Uint8:
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
-def rows_fingerprint(shape: tuple[int, ...], classes: int, labels: Int64, digests: Sequence[Uint8]) -> str:
-    """SHA-256 (hex) of rows with labels (n,), from the digests of their numbers, in blocks (m, 16)."""
+def rows_fingerprint(shape: tuple[int, ...], classes: int, labels: Int64, digests: Uint8) -> str:
+    """SHA-256 (hex) of rows with labels (n,) and digests (n, 16) of their numbers, whatever order they are in."""
+    order = row_order(digests, labels)
     digest = hashlib.sha256(repr((len(labels), tuple(shape), classes)).encode())
-    digest.update(labels.astype("<i8").tobytes())
-    for block in digests:
-        digest.update(np.ascontiguousarray(block).data)
+    digest.update(labels[order].astype("<i8").tobytes())
+    digest.update(np.ascontiguousarray(digests[order]).data)
     return digest.hexdigest()
+
+
+def row_order(digests: Uint8, labels: Int64) -> Int64:
+    """Rows (n,) by digest (n, 16), then by label (n,): copies stand together, wherever they were in files."""
+    halves = np.ascontiguousarray(digests).view(">u8").astype(np.uint64)
+    return np.lexsort((labels, halves[:, 1], halves[:, 0]))
 
 
 @contextmanager

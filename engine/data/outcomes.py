@@ -91,13 +91,6 @@ def write_targets(source: ImageSet, predicted: Int64, directory: Path, *, overwr
     return TargetSummary(source.rows, len(right), _label_counts(source.labels, wrong))
 
 
-def target_order(labels: Int64, predicted: Int64, label: int) -> tuple[Int64, Int64]:
-    """Rows of `negative/<label>/repair.h5` (m,) and of `positive/repair.h5` (k,), in the order of those files."""
-    negative = np.flatnonzero((predicted != labels) & (labels == label))
-    positive = np.flatnonzero(predicted == labels)
-    return _joined(_grouped(negative, predicted)), _joined(_grouped(positive, labels))
-
-
 def open_negatives(directory: Path) -> ImageSet | None:
     """The rows of a `--target-data-dir`: a folder with `repair.h5`, usually `…/negative/<label>`.
 

@@ -114,7 +114,7 @@ class Subject:
 
     Attributes:
         chain: the layers under repair and those behind them.
-        pool: rows that repairs are made from.
+        pool: rows that repairs are made from, by digest and label, or draws of rows depend on their order.
         validation: rows that choose among what a method offers, or None.
         test: rows that judge, or None; a method always gets None, so that no repair can have seen them.
         repaired: labels under repair.
@@ -199,9 +199,10 @@ class MethodJob:
 
     @cached_property
     def rows(self) -> SeenRows:
-        """The rows that the repair is made from; copies of a row count once."""
+        """The rows that the repair is made from, by digest and label; copies of a row count once."""
         pool, mine = self.subject.pool, self._mine
-        return pool if self.drawn is None and len(mine) == len(pool.labels) else pool.take(mine)
+        # The pool as it was read is in this order, and need not be copied.
+        return pool if np.array_equal(mine, np.arange(len(pool.labels))) else pool.take(mine)
 
     @cached_property
     def checkpoints(self) -> tuple[Checkpoint, ...]:

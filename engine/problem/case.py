@@ -1,7 +1,8 @@
 """The case of one label of one chunk: its failures, what must not break, and the weights to blame.
 
 It is found from the inputs of the layer under repair, which are the same for every repaired form of that layer, and
-equals bit for bit what `target`, `localize` and `optimize` find through files.
+equals bit for bit what `target`, `localize` and `optimize` find through files. Negatives and positives each stand by
+digest and label, so that the order of the rows of a chunk decides nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from engine.core.types import Float32, Int64, Uint8
-from engine.data.image_set import rows_fingerprint
-from engine.data.outcomes import target_order
+from engine.data.image_set import row_order, rows_fingerprint
 from engine.fitness.mixture import MixtureRows
 from engine.fitness.rows import SearchRows, Weights
 from engine.localize.last_dense import Impact
@@ -52,14 +52,21 @@ class LayerInputs:
 
     @property
     def fingerprint(self) -> str:
-        """As `engine.data.image_set.content_fingerprint` of a file with these rows."""
-        return rows_fingerprint(self.shape, self.classes, self.labels, [self.digests])
+        """As `engine.data.image_set.content_fingerprint` of a file with these rows, whatever order they are in."""
+        return rows_fingerprint(self.shape, self.classes, self.labels, self.digests)
+
+    @property
+    def order(self) -> Int64:
+        """Rows (n,) as whatever depends on their order takes them: by digest, then by label."""
+        return row_order(self.digests, self.labels)
 
     @property
     def distinct(self) -> Int64:
-        """Rows (m,) without those that an earlier one equals in every number and in its label, ascending."""
-        keys = np.concatenate([self.digests, self.labels[:, None].astype("<i8").view(np.uint8)], axis=1)
-        first: Int64 = np.sort(np.unique(keys, axis=0, return_index=True)[1])
+        """Rows (m,) in their `order`, without those that another one equals in every number and in its label."""
+        order = self.order
+        digests, labels = self.digests[order], self.labels[order]
+        again = (digests[1:] == digests[:-1]).all(axis=1) & (labels[1:] == labels[:-1])
+        first: Int64 = order[np.concatenate([np.ones(min(1, len(order)), bool), ~again])]
         return first
 
     @staticmethod
@@ -123,7 +130,7 @@ def find_case(
     Args:
         runner: of the model, with the weights under repair.
         kernel: (D, C) or (W, 1), of the model under repair.
-        chunk: repair rows.
+        chunk: repair rows, in any order.
         label: under repair.
         more_positives: further rows; those the model gets right must not break either.
         num_grad: size of the pool of `engine.localize.last_dense.localize`.
@@ -138,17 +145,22 @@ def find_case(
     """
     target, layer = runner.target, runner.layer
     logits = layer.logits(chunk.inputs, kernel)
-    failures, successes = target_order(chunk.labels, layer.predicted(logits), label)
+    order = chunk.order
+    right = (layer.predicted(logits) == chunk.labels)[order]
+    failures, successes = order[~right & (chunk.labels[order] == label)], order[right]
     if not len(failures):
         return None
     negatives = chunk.take(failures)
     positives = [(chunk.take(successes), logits[successes])]
     if more_positives is not None:
         more_logits = layer.logits(more_positives.inputs, kernel)
-        right = np.flatnonzero(classes_of(scores_of(layer.head, more_logits)) == more_positives.labels)
-        positives.append((more_positives.take(right), more_logits[right]))
+        more = np.flatnonzero(classes_of(scores_of(layer.head, more_logits)) == more_positives.labels)
+        positives.append((more_positives.take(more), more_logits[more]))
     kept = LayerInputs.joined([part for part, _ in positives])
     kept_logits = np.concatenate([part for _, part in positives])
+    if more_positives is not None:
+        order = kept.order
+        kept, kept_logits = kept.take(order), kept_logits[order]
     sums = _sums(layer, kernel, negatives, logits[failures])
     others = _sums(layer, kernel, kept, kept_logits) if target.pooled and len(kept.labels) else None
     index = target.localise(sums, others, kernel, num_grad=num_grad, impact=impact, fronts=fronts).index

@@ -303,7 +303,7 @@ def crossfit_of(
 
     Args:
         chain: as of `CrossFit`.
-        rows: of the repair, as the first layer sees them; copies of a row count once.
+        rows: of the repair, as the first layer sees them, in any order; copies of a row count once.
         logits: (n, C) of those.
         repaired: labels under repair.
         requirements: stated.
@@ -314,10 +314,10 @@ def crossfit_of(
         InputError: there are too few different rows for the folds, or none of a label under repair.
         NotNumbersError: the model's outputs for a row are not numbers.
     """
-    kept = rows.distinct
-    if len(kept) < len(rows.labels):
-        rows, logits = rows.take(kept), logits[kept]
     before = predicted_classes(chain.head, logits)
+    kept = rows.distinct
+    if not np.array_equal(kept, np.arange(len(rows.labels))):
+        rows, logits, before = rows.take(kept), logits[kept], before[kept]
     for label in repaired:
         if not (rows.labels == label).any():
             raise InputError(f"no repair row has label {label}, which is to be repaired, expected some")

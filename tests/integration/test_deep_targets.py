@@ -211,7 +211,7 @@ def test_rows_that_are_no_pictures(given: Given, command: Command) -> None:  # n
     words = (*given.words, "--target-data-dir", negative, "--target-layer", chosen, "--verbose", "1")
     done = command("localize", *words, "--fronts", 10)
     assert done.code == 0, done.err
-    done = command("optimize", *words, *SMALL, "--run-dir", root / "run")
+    done = command("optimize", *words, *SMALL, "--seeds", 2, "--run-dir", root / "run")  # one of the two repairs
     assert done.code == 0, done.err
     repaired, kept = numbers(done.out, "repaired"), numbers(done.out, "kept")
     assert repaired[0] > 0

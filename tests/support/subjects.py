@@ -54,7 +54,7 @@ def a_subject(rows: int = 240, *, bias: bool = True, seed: int = 3, scale: float
     def some() -> SeenRows:
         true = rng.integers(0, CLASSES, rows)
         inputs = (centres[true] + rng.normal(size=(rows, 4))).astype(np.float32)
-        digests = rng.integers(0, 256, (rows, 16)).astype(np.uint8)
+        digests = np.unique(rng.integers(0, 256, (rows, 16)).astype(np.uint8), axis=0)  # rows come by digest
         return SeenRows.of(chain.head, LayerInputs(inputs, true, digests, (4,), CLASSES), forward(values, inputs))
 
     search = SearchSettings(swarm=SwarmSettings(8), num_iterations=6, min_iteration_range=6)

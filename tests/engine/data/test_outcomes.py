@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from engine.core.errors import InputError
 from engine.data.image_set import open_image_set
-from engine.data.outcomes import LabelTargets, open_negatives, open_positives, target_order, write_targets
+from engine.data.outcomes import LabelTargets, open_negatives, open_positives, write_targets
 from engine.data.writer import write_image_set
 
 CLASSES = 13
@@ -124,36 +124,6 @@ def test_targets_partition_the_rows(pairs: list[tuple[int, int]]) -> None:
     assert summary.correct == sum(t == p for t, p in pairs)
     assert sum(label.total for label in summary.labels) == len(pairs)
     assert sum(label.wrong for label in summary.labels) == len(pairs) - summary.correct
-
-
-def test_the_order_of_the_files_by_hand() -> None:
-    labels, predicted = np.array(LABELS), np.array(PREDICTED)
-    for label, negatives in ((2, [1, 8, 5]), (11, [2, 6, 9]), (7, [7]), (4, [])):
-        negative, positive = target_order(labels, predicted, label)
-        assert negative.tolist() == negatives
-        assert positive.tolist() == [0, 3, 4]
-        assert negative.dtype == positive.dtype == np.int64
-    # By the label that appears first: 2, although 0 and the row of 5 lie between.
-    _, positive = target_order(np.array([2, 5, 0, 2, 5]), np.array([2, 5, 0, 2, 5]), 0)
-    assert positive.tolist() == [0, 3, 1, 4, 2]
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
-def test_the_order_of_the_files_without_files(pairs: list[tuple[int, int]]) -> None:
-    labels, predicted = [t for t, _ in pairs], [p for _, p in pairs]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        run(folder, labels, predicted)
-        for label in range(5):
-            negative, positive = target_order(np.array(labels), np.array(predicted), label)
-            for found, path, opened in (
-                (negative, folder / "negative" / str(label), open_negatives),
-                (positive, folder / "positive", open_positives),
-            ):
-                assert (opened(path) is None) == (len(found) == 0)
-                if len(found):
-                    assert found.tolist() == rows(path / "repair.h5")
 
 
 def test_more_rows_than_one_block_and_little_memory(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def a_job(repaired: tuple[int, ...] = (2, 3), particles: int = 12, iterations: i
         "last/bias": np.array([0.5, 0.2, -0.5, -0.4], np.float32) - (centres**2).sum(axis=1).astype(np.float32) / 4,
     }
     chain = DenseChain(Head("log_softmax", "linear"), (DenseLayer(KERNEL, "last/bias", "linear"),), values)
-    digests = rng.integers(0, 256, (ROWS, 16)).astype(np.uint8)
+    digests = np.unique(rng.integers(0, 256, (ROWS, 16)).astype(np.uint8), axis=0)
     rows = LayerInputs(inputs, true, digests, (6,), CLASSES)
     pool = SeenRows.of(chain.head, rows, inputs @ values[KERNEL] + values["last/bias"])
     search = SearchSettings(swarm=SwarmSettings(particles), num_iterations=iterations, min_iteration_range=iterations)

@@ -50,7 +50,7 @@ def a_job(*, bias: bool = True, labels: Int64 | None = None) -> CrossFit:
         layers[1] = replace(layers[1], bias=None)
         values["last/bias"] = np.zeros(CLASSES, np.float32)
     chain = DenseChain(Head("log_softmax", "linear"), tuple(layers), values)
-    digests = rng.integers(0, 256, (ROWS, 16)).astype(np.uint8)
+    digests = np.unique(rng.integers(0, 256, (ROWS, 16)).astype(np.uint8), axis=0)
     rows = LayerInputs(inputs, true if labels is None else labels, digests, (4,), CLASSES)
     search = SearchSettings(swarm=SwarmSettings(8), num_iterations=6, min_iteration_range=6)
     settings = CrossFitSettings(folds=3, search=search)

@@ -51,7 +51,7 @@ def a_subject(search: SearchSettings | None = None, *, spoilt: bool = True, is_m
     before = {path: value if spoilt else after[path] for path, value in before.items()}
     layers = (DenseLayer(*PATHS[:2], "relu"), DenseLayer(*PATHS[2:], "linear"))
     chain = DenseChain(Head("log_softmax", "linear"), layers, after)
-    digests = rng.integers(0, 256, (ROWS, 16)).astype(np.uint8)
+    digests = np.unique(rng.integers(0, 256, (ROWS, 16)).astype(np.uint8), axis=0)
     rows = LayerInputs(inputs, true, digests, (8,), CLASSES)
     classes = [forward(values, inputs).argmax(axis=1) for values in (before, after)]
     last = after if is_model else {path: value + np.float32(1e-4) for path, value in after.items()}

@@ -172,6 +172,11 @@ def test_a_label_without_failures_has_no_case(setting: Setting) -> None:
     assert find_case(setting.runner, setting.kernel, chunk, 6) is None
 
 
+def digest_numbers(digests: np.ndarray) -> np.ndarray:
+    """The first half of digests (n, 16), which no two rows share, as numbers (n,)."""
+    return np.ascontiguousarray(digests[:, :8]).view(">u8")[:, 0].astype(np.uint64)
+
+
 @pytest.mark.parametrize("seed", [None, 1])
 def test_more_positives_add_what_the_model_gets_right(setting: Setting, seed: int | None) -> None:
     kernel = setting.kernel if seed is None else moved(setting.kernel, seed)
@@ -188,10 +193,16 @@ def test_more_positives_add_what_the_model_gets_right(setting: Setting, seed: in
     added = SearchRows(
         setting.more.inputs[right][:, columns], logits[right], setting.more.labels[right], np.zeros(len(right), bool)
     )
+    # What must not break stands by digest, wherever it came from.
+    own = np.flatnonzero(layer.predicted(layer.logits(setting.chunk.inputs, kernel)) == setting.labels)
+    digests = np.concatenate(
+        [np.sort(digest_numbers(setting.chunk.digests[own])), digest_numbers(setting.more.digests[right])]
+    )
+    failures = int(plain.rows.negative.sum())
+    order = np.concatenate([np.arange(failures), failures + np.argsort(digests, kind="stable")])
     for field in fields(SearchRows):
-        mine = getattr(case.rows, field.name)
-        assert mine[:count].tobytes() == getattr(plain.rows, field.name).tobytes()
-        assert mine[count:].tobytes() == getattr(added, field.name).tobytes()
+        known = np.concatenate([getattr(plain.rows, field.name), getattr(added, field.name)])
+        assert getattr(case.rows, field.name).tobytes() == known[order].tobytes()
     # The weights to blame follow from the failures; the random numbers also from what must not break.
     np.testing.assert_array_equal(case.index, plain.index)
     assert case.data != plain.data
@@ -207,6 +218,27 @@ def test_more_positives_the_model_gets_wrong_change_nothing(setting: Setting) ->
     assert plain is not None and case is not None
     assert case.data == plain.data
     assert_same_arrays(case.rows, plain.rows)
+
+
+@pytest.mark.parametrize("impact", ["mean", "first-row"])
+def test_the_order_of_rows_decides_nothing(setting: Setting, impact: str) -> None:
+    """Of the chunk and of further positives, with copies."""
+    random = np.random.default_rng(2)
+    rows = np.concatenate([np.arange(ROWS), np.arange(0, ROWS, 9)])
+    plain = find_case(setting.runner, setting.kernel, setting.chunk.take(rows), 6, setting.more, impact=impact)
+    other = find_case(
+        setting.runner,
+        setting.kernel,
+        setting.chunk.take(random.permutation(rows)),
+        6,
+        setting.more.take(random.permutation(MORE)),
+        impact=impact,
+    )
+    assert plain is not None and other is not None
+    assert plain.data == other.data
+    np.testing.assert_array_equal(plain.index, other.index)
+    assert_same_arrays(plain.weights, other.weights)
+    assert_same_arrays(plain.rows, other.rows)
 
 
 def test_the_fingerprint_of_a_case_tells_rows_and_weights_apart(setting: Setting) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
 from engine.core.errors import InputError
 from engine.fitness.mixture import Mixture, MixtureFitness
@@ -42,7 +45,8 @@ RATE = Requirement("max_rate", 0.1, (2,), 4, "text")
 
 
 def rows_of(subject: Net, **changes: Any) -> LayerInputs:
-    digests = np.random.default_rng(0).integers(0, 256, (len(subject.labels), 16), np.uint8)
+    """By digest, as a repair has them."""
+    digests = np.unique(np.random.default_rng(0).integers(0, 256, (len(subject.labels), 16), np.uint8), axis=0)
     return replace(LayerInputs(subject.features, subject.labels, digests, (6, 6, 1), CLASSES), **changes)
 
 
@@ -115,6 +119,22 @@ def test_what_a_repair_is_set_up_with():
     mixture = it.mixture(made_up("two", 3))
     assert (mixture.temperature, mixture.pairs) == (0.5, ((2, 4),))
     assert repair(subject, replace(QUICK, temperature=0.1)).mixture(made_up("two", 3)).temperature == 0.1
+
+
+@examples(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 89), max_size=9), st.randoms(use_true_random=False))
+def test_the_order_of_rows_and_copies_decide_nothing(copies, random):
+    subject = net("two")
+    order = [*range(90), *copies]
+    random.shuffle(order)
+    args = (1,), (DROP,), QUICK, 0
+    it = repair(subject, QUICK, *args[:2])
+    again = crossfit_of(subject.chain, rows_of(subject).take(np.array(order)), subject.logits[order], *args)
+    assert it.data == again.data
+    for field in ("inputs", "labels", "fold"):
+        np.testing.assert_array_equal(getattr(it.rows, field), getattr(again.rows, field))
+    np.testing.assert_array_equal(it.logits, again.logits)
+    np.testing.assert_array_equal(it.before, again.before)
 
 
 def test_how_strictly_a_search_is_steered_follows_from_its_rows(monkeypatch):
