@@ -40,7 +40,7 @@ from engine.core.plans import run_here
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64
 from engine.layers.weight_stats import WeightStats
-from engine.methods.mixtures import Fitted, MixtureFit, MixtureMethod
+from engine.methods.mixtures import MixtureFit, MixtureMethod
 from engine.methods.registry import METHODS, method_of
 from engine.metrics.requirements import Requirement
 from engine.models.load import load_model
@@ -210,7 +210,7 @@ def judged(
     """Fit a method, unless another one of the draw was fitted alike, and take a step."""
     begun = time.perf_counter()
     if method.fit not in fits:
-        fits[method.fit] = run_here(method.fit(Fitted(job, (job.seed,), 0))), time.perf_counter() - begun
+        fits[method.fit] = run_here(method.fit(job, (job.seed,))), time.perf_counter() - begun
     fit, seconds = fits[method.fit]
     begun = time.perf_counter()
     frontier = method.frontier(job, fit)

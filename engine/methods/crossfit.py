@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from engine.core.plans import Plan
 from engine.methods.base import Method
-from engine.methods.mixtures import Fitted, MixtureFit, MixtureMethod, searched, tuned
+from engine.methods.mixtures import MixtureFit, MixtureMethod, searched, tuned
+from engine.problem.crossfit import CrossFit
 
 
-def _fit(to: Fitted) -> Plan[MixtureFit]:
-    changes = yield from tuned(to.job)
-    return (yield from searched(to.job, changes, to.seeds, to.held_out))
+def _fit(job: CrossFit, seeds: tuple[int, ...]) -> Plan[MixtureFit]:
+    changes = yield from tuned(job)
+    return (yield from searched(job, changes, seeds))
 
 
 METHOD = Method(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from engine.core.plans import Plan
 from engine.methods.base import Method
-from engine.methods.mixtures import Fitted, MixtureFit, MixtureMethod, fine_tuned, last_layer
+from engine.methods.mixtures import MixtureFit, MixtureMethod, fine_tuned, last_layer
+from engine.problem.crossfit import CrossFit
 
 
-def _fit(to: Fitted) -> Plan[MixtureFit]:
-    return fine_tuned(replace(to, job=last_layer(to.job)))
+def _fit(job: CrossFit, _seeds: tuple[int, ...]) -> Plan[MixtureFit]:
+    return fine_tuned(last_layer(job))
 
 
 METHOD = Method(

@@ -68,27 +68,12 @@ class Promised:
     judged: tuple[LabelChange, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """What a mixture is fitted to.
-
-    Attributes:
-        job: the rows of a repair in folds.
-        seeds: of searches, of which the best is kept.
-        held_out: number of further rows that will judge the mixture.
-    """
-
-    job: CrossFit
-    seeds: tuple[int, ...]
-    held_out: int
-
-
 @dataclass(frozen=True)
 class MixtureMethod:
     """A method as a function of its job.
 
     Attributes:
-        fit: on the rows of a repair.
+        fit: on the rows of a repair in folds, by a search with each seed of which the best is kept.
         knob: what a step scales, in words.
         scaled: steps between 0 and 1 are tried; otherwise what was fitted is taken whole or left.
         promises: it takes the step that it can promise, judged out of fold and on the rows of validation; otherwise
@@ -96,7 +81,7 @@ class MixtureMethod:
         searches: coefficients or offsets are searched as the settings of CrossFit say.
     """
 
-    fit: Callable[[Fitted], Plan[MixtureFit]]
+    fit: Callable[[CrossFit, tuple[int, ...]], Plan[MixtureFit]]
     knob: str
     scaled: bool = True
     promises: bool = False
@@ -116,7 +101,7 @@ class MixtureMethod:
         crossfit = crossfit_job(job)
         validation = job.subject.validation if self.promises else None
         held_out = None if validation is None else validation.held_out
-        fit = yield from self.fit(Fitted(crossfit, job.seeds, 0 if held_out is None else len(held_out.labels)))
+        fit = yield from self.fit(crossfit, job.seeds)
         if not self.promises:
             steps = [step for step in self.steps(crossfit.settings) if step > 0]
             found = [Offer(f"step {step:g}", fit.values(step), fit.fitness or 0.0) for step in steps]
@@ -179,18 +164,15 @@ def tuned(job: CrossFit) -> Plan[tuple[Changes, ...]]:
     return joined_changes(job, {task.name: one for task, one in zip(job.tasks, changes, strict=True)})
 
 
-def searched(
-    job: CrossFit, changes: tuple[Changes, ...], seeds: Sequence[int] = (), held_out: int = 0
-) -> Plan[MixtureFit]:
+def searched(job: CrossFit, changes: tuple[Changes, ...], seeds: Sequence[int] = ()) -> Plan[MixtureFit]:
     """The best mixture of a search for each seed.
 
     Args:
         job: of the rows.
         changes: of each fold.
         seeds: of the searches; without any, that of the repair.
-        held_out: number of further rows that will judge what is found.
     """
-    case, problem = job.case(changes, job.settings.search, held_out)
+    case, problem = job.case(changes, job.settings.search)
     name = f"crossfit-{job.data[:12]}-{'+'.join(map(str, job.repaired))}"
     works = []
     for seed in seeds or (job.seed,):
@@ -222,9 +204,9 @@ def untuned(job: CrossFit) -> tuple[CrossFit, tuple[Changes, ...]]:
     return last, (nothing,) * job.rows.folds
 
 
-def fine_tuned(to: Fitted) -> Plan[MixtureFit]:
-    """Tune by one recipe, and take it as it is."""
-    job = replace(to.job, settings=replace(to.job.settings, recipes=(FINE_TUNED,)))
+def fine_tuned(job: CrossFit, _seeds: Sequence[int] = ()) -> Plan[MixtureFit]:
+    """Tune by one recipe, and take it as it is: nothing is searched."""
+    job = replace(job, settings=replace(job.settings, recipes=(FINE_TUNED,)))
     offsets = 0 if job.chain.offsets is None else job.chain.classes
     changes = yield from tuned(job)
     return MixtureFit(job, changes, np.concatenate([np.ones(1, np.float32), np.zeros(offsets, np.float32)]))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from engine.core.plans import Plan
 from engine.methods.base import Method
-from engine.methods.mixtures import Fitted, MixtureFit, MixtureMethod, searched, untuned
+from engine.methods.mixtures import MixtureFit, MixtureMethod, searched, untuned
+from engine.problem.crossfit import CrossFit
 
 
-def _fit(to: Fitted) -> Plan[MixtureFit]:
-    return searched(*untuned(to.job), to.seeds, to.held_out)
+def _fit(job: CrossFit, seeds: tuple[int, ...]) -> Plan[MixtureFit]:
+    return searched(*untuned(job), seeds)
 
 
 METHOD = Method(

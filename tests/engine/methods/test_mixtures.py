@@ -12,7 +12,7 @@ from engine.core.plans import run_here
 from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import DenseChain, DenseLayer, last_alone
 from engine.layers.head import Head
-from engine.methods.mixtures import Fitted, MixtureFit, MixtureMethod
+from engine.methods.mixtures import MixtureFit, MixtureMethod
 from engine.methods.registry import METHODS, method_of
 from engine.metrics.requirements import Requirement
 from engine.problem.case import LayerInputs
@@ -58,7 +58,7 @@ def a_job(*, bias: bool = True, labels: Int64 | None = None) -> CrossFit:
 
 
 def fitted(method: MixtureMethod, job: CrossFit) -> MixtureFit:
-    return run_here(method.fit(Fitted(job, (job.seed,), 0)))
+    return run_here(method.fit(job, (job.seed,)))
 
 
 @pytest.fixture(scope="module")
