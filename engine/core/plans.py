@@ -16,6 +16,8 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from engine.core.errors import InputError
+
 T = TypeVar("T")
 
 
@@ -24,7 +26,8 @@ class Work:
     """A pure call of a plan.
 
     Attributes:
-        name: unique among the work of its plan, and the same whenever that runs again.
+        name: unique among the work that its plan keeps, and the same whenever that runs again, as are the call and its
+            arguments.
         call: a function of a module, so that it can travel. A generator function makes the work a plan.
         args: its arguments. Those that several pieces of work share should be one object: it travels once.
         kind: in words, for messages.
@@ -128,9 +131,10 @@ def run_here(plan: Plan[T], tail: Any = None) -> T:
     """Run a plan in this process, one piece of work after the other; an error of one is raised in the plan."""
     results: list[Any] | None = None
     error: Exception | None = None
+    names: set[str] = set()
     try:
         while True:
-            wanted = _continued(plan, results, error)
+            wanted = _continued(plan, results, error, names)
             results, error = [], None
             for work in wanted:
                 try:
@@ -143,11 +147,23 @@ def run_here(plan: Plan[T], tail: Any = None) -> T:
         return value
 
 
-def _continued(plan: Plan[Any], results: list[Any] | None, error: Exception | None) -> Sequence[Work]:
-    """What a plan yields next: at its start, for results, or for the error of one."""
+def _continued(plan: Plan[Any], results: list[Any] | None, error: Exception | None, names: set[str]) -> Sequence[Work]:
+    """What a plan yields next: at its start, for results, or for the error of one.
+
+    `names` of the work that it has kept grow; one that comes twice is an error, as it stands for one result.
+    """
     if error is not None:
-        return plan.throw(error)
-    return next(plan) if results is None else plan.send(results)
+        wanted = plan.throw(error)
+    elif results is None:
+        wanted = next(plan)
+    else:
+        wanted = plan.send(results)
+    for name in [work.name for work in wanted if work.keep]:
+        if name in names:
+            twice = InputError(f"two pieces of work are called {name!r}, expected another name for each")
+            return _continued(plan, None, twice, names)
+        names.add(name)
+    return wanted
 
 
 @dataclass(eq=False)
@@ -162,6 +178,7 @@ class _Open:
     results: list[Any] | None = None
     errors: dict[int, Exception] = field(default_factory=dict)
     waiting: int = 0
+    names: set[str] = field(default_factory=set)
 
 
 def carry_out(
@@ -255,7 +272,7 @@ class _Driver:
         while not node.waiting:
             try:
                 error = node.errors[min(node.errors)] if node.errors else None
-                wanted = _continued(node.plan, node.results, error)
+                wanted = _continued(node.plan, node.results, error, node.names)
             except StopIteration as end:
                 if node.work.keep:
                     self._journal.put(node.key, node.work, end.value, Ran("process"))

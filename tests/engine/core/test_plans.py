@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.core.errors import InputError
 from engine.core.plans import Done, Forgetful, Plan, Ran, Work, carry_out, run_here, value_of
 
 
@@ -127,6 +128,23 @@ def test_an_error_is_raised_where_the_work_was_yielded(opens: bool) -> None:
     assert dict(carry_out([Work("one", goes_on)], Here(opens=opens), Forgetful())) == {0: "there is no 2, 8"}
     with pytest.raises(ValueError, match="there is no 5"):
         dict(carry_out([Work("two", fails, (5,))], Here(), Forgetful()))
+
+
+def twice(keep: bool) -> Plan[str]:
+    (value,) = yield [Work("one", double, (1,), keep=keep)]
+    try:
+        (value,) = yield [Work("one", double, (value,), keep=keep)]
+    except InputError as error:
+        return str(error)
+    return f"it came to {value}"
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_name_stands_for_one_result(opens: bool) -> None:
+    """Or a run that goes on would take one for the other; what is not kept may be called anything."""
+    works = [Work("kept", twice, (True,)), Work("not kept", twice, (False,))]
+    refused = "two pieces of work are called 'one', expected another name for each"
+    assert dict(carry_out(works, Here(opens=opens), Forgetful())) == {0: refused, 1: "it came to 4"}
 
 
 def test_a_part_runs_its_share_and_parts_together_all() -> None:
