@@ -18,6 +18,7 @@ from cluster.records.store import RunRecords, read_table
 from cluster.runs.output import save_repaired
 from cluster.workers.model import ModelHandle
 from cluster.workers.origins import foreign_origins, missing_methods
+from engine.core.errors import InputError
 from engine.core.files import remove
 from engine.core.plans import Ran, Work, carry_out
 from engine.core.progress import Tick
@@ -42,7 +43,8 @@ FAILED = against.FAILED
 class Outcomes:
     """The journal of a grid (`engine.core.plans.Journal`): a row of `outcomes` for each repair that has ended.
 
-    Failed repairs of an earlier command run again, and so do those whose values were to be kept and are not there.
+    Failed repairs of an earlier command run again, and so do those whose values were to be kept and are not there. Of
+    their stages results are kept until the run ends, with a fingerprint of the work that they are of.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Outcomes:
         self._begun, self._done = time.perf_counter(), 0
         self._tick = on_repairs(len(cells))
         self._ended = {cell.name for cell in cells if self._has(cell)}
+        self._asked: dict[str, str] = {}  # fingerprints of stages that run
         self._tell(len(self._ended))
 
     def expect(self, works: Sequence[Work]) -> None:
@@ -67,7 +70,16 @@ class Outcomes:
         """Whether a repair has ended; what it came to is in the tables."""
         cell = self._cells.get(key)
         if cell is None:  # a stage of one
-            return values.unpack(self._records.checkpoint(key))
+            mine = self._asked[key] = values.fingerprint(work)
+            known, kept = values.unpack(self._records.checkpoint(key))
+            if not known:
+                return False, None
+            if kept["work"] != mine:
+                raise InputError(
+                    f"{self._records.directory}: {key} is another {work.kind} than the one whose result was kept, "
+                    "expected the same to resume"
+                )
+            return True, kept["result"]
         return key in self._ended, None
 
     def _has(self, cell: Cell) -> bool:
@@ -78,7 +90,8 @@ class Outcomes:
         """Record a repair that has ended."""
         cell = self._cells.get(key)
         if cell is None:
-            self._records.write_checkpoint(key, values.pack(key, value))
+            kept = {"work": self._asked.pop(key), "result": value}
+            self._records.write_checkpoint(key, values.pack(key, kept))
             return
         if cell.keep and not value.failed:
             new = value.readings[CHOSEN].offer.values
