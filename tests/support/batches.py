@@ -235,38 +235,43 @@ def on_doomed_node(cluster: Cluster, at: int) -> Iterator[tuple[Compute, OnJobs]
 
 
 _DOOMED = """
-import os, signal, sys
-number, at, output = sys.argv[1:4]
-renames = 0
+import fnmatch, os, signal, sys
+number, pattern, at, output = sys.argv[1:5]
+renames = matching = 0
 def hook(event, arguments):
-    global renames
+    global renames, matching
     if event != "os.rename" or not str(arguments[1]).startswith(output + "/"):
         return
     name = os.path.basename(arguments[1])
     if name == "progress.json":  # written by the clock
         return
     renames += 1
-    if at in (name, str(renames)):
+    matching += fnmatch.fnmatchcase(name, pattern)
+    if matching == int(at) and fnmatch.fnmatchcase(name, pattern):
         os.killpg(0, int(number)) if int(number) == signal.SIGINT else os.kill(os.getpid(), int(number))
 sys.addaudithook(hook)
 import cluster.compute.compute, cluster.compute.tasks
 cluster.compute.compute.SEGMENT_SECONDS = cluster.compute.tasks.SEGMENT_SECONDS = 0.0
 from cli.main import run
-code = run(sys.argv[4:])
+code = run(sys.argv[5:])
 print(f"files: {renames}")
 sys.exit(code)
 """
 
 
+At = int | str | tuple[str, int]
+"""A file that a command puts in its place: by its number, its name, or its number among those of a pattern."""
+
+
 def doomed(
-    at: int | str,
+    at: At,
     output: Path,
     words: Sequence[str],
     *,
     number: signal.Signals = signal.SIGKILL,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command that is killed before it puts its file number `at`, or of that name, in its place.
+    """Run a command that is killed before it puts the file `at` in its place; 0 is none.
 
     A run is files that appear one after the other, so these are all moments there are. Searches come back after every
     iteration. A command that lives on says how many files it wrote. SIGINT goes to all processes of the command, as a
@@ -283,7 +288,7 @@ def doomed(
 
 
 def begin_doomed(
-    at: int | str,
+    at: At,
     output: Path,
     words: Sequence[str],
     *,
@@ -291,8 +296,9 @@ def begin_doomed(
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
     """As `doomed`, without waiting for its end."""
+    pattern, count = at if isinstance(at, tuple) else ("*", at) if isinstance(at, int) else (at, 1)
     return subprocess.Popen(
-        [sys.executable, "-c", _DOOMED, str(int(number)), str(at), str(output), *words],
+        [sys.executable, "-c", _DOOMED, str(int(number)), pattern, str(count), str(output), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
