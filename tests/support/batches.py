@@ -159,13 +159,20 @@ def differences(one: Path, other: Path) -> list[str]:
     return [name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name)]
 
 
-def dying(at: int, calls: Path) -> type[Replica]:
+def dying(at: int, calls: Path, *, behind: bool = False) -> type[Replica]:
     """A replica that in the call number `at` of all replicas kills its process like a crash would.
 
-    Each call adds a byte to the file `calls`. The class is made here so that it travels to the workers by value.
+    Each call adds a byte to the file `calls`; with `behind` only tasks that follow another of the same call do. The
+    class is made here so that it travels to the workers by value.
     """
 
     class Dying(Replica):
+        _ended = 0  # tasks of this call
+
+        def run_tasks(self, *arguments: Any) -> Any:
+            self._ended = 0
+            return super().run_tasks(*arguments)
+
         def _count(self) -> None:
             with calls.open("ab") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -178,7 +185,9 @@ def dying(at: int, calls: Path) -> type[Replica]:
         def run_task(self, *arguments: Any) -> Any:
             result = super().run_task(*arguments)
             # After the work and before the answer: everything of this call is lost.
-            self._count()
+            if self._ended or not behind:
+                self._count()
+            self._ended += 1
             return result
 
         def evaluate_tiles(self, *arguments: Any) -> Any:

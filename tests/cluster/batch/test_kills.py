@@ -52,9 +52,10 @@ def test_killed_worker_with_several_tasks(
     cluster: Cluster, chunks: Path, undisturbed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They end in their call, which is lost whole with those before it in the same call."""
-    monkeypatch.setattr("cluster.compute.tasks.SEGMENT_SECONDS", 1e9)
+    for seconds in ("cluster.compute.tasks.SEGMENT_SECONDS", "cluster.workers.bundles.CALL_SECONDS"):
+        monkeypatch.setattr(seconds, 1e9)
     monkeypatch.setattr(Bundles, "size", lambda self, waiting: 3)
-    compute = Compute(ComputeOptions(num_workers=2), lambda line: None, dying(5, tmp_path / "calls"))
+    compute = Compute(ComputeOptions(num_workers=2), lambda line: None, dying(2, tmp_path / "calls", behind=True))
     with compute:
         assert run_recorded(small_batch(chunks, tmp_path / "run", "rounds"), compute) == 0
         assert compute.redispatched >= 2
