@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -159,21 +159,25 @@ def differences(one: Path, other: Path) -> list[str]:
     return [name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name)]
 
 
-def dying(at: int, calls: Path, *, behind: bool = False) -> type[Replica]:
-    """A replica that in the call number `at` of all replicas kills its process like a crash would.
+def dying(at: int, calls: Path, *methods: str, behind: bool = False) -> type[Replica]:
+    """A replica that in the call number `at` of some methods, of all replicas together, kills its process.
 
-    Each call adds a byte to the file `calls`; with `behind` only tasks that follow another of the same call do. The
-    class is made here so that it travels to the workers by value.
+    It dies like by a crash, after the work and before the answer: everything of this call is lost. Each call adds a
+    byte to the file `calls`; with `behind` only those of tasks that follow another one of their bundle. The class is
+    made here so that it travels to the workers by value.
     """
 
     class Dying(Replica):
-        _ended = 0  # tasks of this call
+        _ended = 0  # tasks of those that were sent together
 
         def run_tasks(self, *arguments: Any) -> Any:
             self._ended = 0
             return super().run_tasks(*arguments)
 
         def _count(self) -> None:
+            self._ended += 1
+            if behind and self._ended == 1:
+                return
             with calls.open("ab") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.seek(0, os.SEEK_END)
@@ -182,18 +186,16 @@ def dying(at: int, calls: Path, *, behind: bool = False) -> type[Replica]:
                 if file.tell() == at:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        def run_task(self, *arguments: Any) -> Any:
-            result = super().run_task(*arguments)
-            # After the work and before the answer: everything of this call is lost.
-            if self._ended or not behind:
-                self._count()
-            self._ended += 1
+    def counted(name: str) -> Callable[..., Any]:
+        def call(self: Dying, *arguments: Any) -> Any:
+            result = getattr(Replica, name)(self, *arguments)
+            self._count()
             return result
 
-        def evaluate_tiles(self, *arguments: Any) -> Any:
-            self._count()
-            return super().evaluate_tiles(*arguments)
+        return call
 
+    for name in methods or ("run_task", "evaluate_tiles"):
+        setattr(Dying, name, counted(name))
     return Dying
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,6 @@ from cluster.compute.compute import Compute, ComputeOptions
 from cluster.records.schema import OF_METHODS
 from cluster.records.store import comparable, read_facts, read_table
 from cluster.runs.repair import MethodRepair, run_repair
-from cluster.workers.replica import Replica
 from engine.data.outcomes import open_negatives, open_positives
 from engine.fitness.tiling import Tiling
 from engine.methods.base import MethodSettings
@@ -29,6 +26,7 @@ from engine.search.swarm import SwarmSettings
 from engine.targets.resolve import resolve_tuned
 from engine.tuning.recipes import read_recipes
 from tests.cluster.conftest import Case
+from tests.support.batches import dying
 
 SETTINGS = CrossFitSettings(
     recipes=read_recipes("1:1:epochs=1,2:1:epochs=2,4:1:focal:epochs=2"),
@@ -128,30 +126,10 @@ def test_any_number_of_workers(
     assert any(f"{'in tiles ' if tiles else ''}on {workers} workers" in line for line in there.compute.decisions)
 
 
-def dying(method: str, marker: Path) -> type[Replica]:
-    """A worker that dies once in a method; made in a function, so that it travels by value."""
-
-    class Dying(Replica):
-        def run_work(self, *arguments: Any) -> Any:
-            return self._last(super().run_work(*arguments), "run_work")
-
-        def run_task(self, *arguments: Any) -> Any:
-            return self._last(super().run_task(*arguments), "run_task")
-
-        def _last(self, result: Any, name: str) -> Any:
-            if name == method and not marker.exists():  # after the work and before the answer
-                marker.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-    return Dying
-
-
 @pytest.mark.parametrize("method", ["run_work", pytest.param("run_task", marks=pytest.mark.slow)])
 def test_a_killed_worker(cluster: Cluster, case: Case, here: Ended, tmp_path: Path, method: str) -> None:
-    marker = tmp_path / "killed"
-    disturbed = run(case, tmp_path, Compute(options(2), lambda line: None, dying(method, marker)))
-    assert marker.exists() and disturbed.redispatched >= 1
+    disturbed = run(case, tmp_path, Compute(options(2), lambda line: None, dying(1, tmp_path / "calls", method)))
+    assert disturbed.redispatched >= 1
     assert_same(disturbed, here)
 
 
@@ -172,7 +150,7 @@ def test_any_layer(cluster: Cluster, case: Case, tmp_path: Path) -> None:
 def test_a_killed_worker_of_any_layer(cluster: Cluster, case: Case, tmp_path: Path, method: str) -> None:
     """The one in its place gets the model too."""
     undisturbed = run(case, tmp_path / "whole", Compute(options(1), lambda line: None), DEEP)
-    marker = tmp_path / "killed"
-    disturbed = run(case, tmp_path / "killed-run", Compute(options(2), lambda line: None, dying(method, marker)), DEEP)
-    assert marker.exists() and disturbed.redispatched >= 1
+    there = Compute(options(2), lambda line: None, dying(1, tmp_path / "calls", method))
+    disturbed = run(case, tmp_path / "killed", there, DEEP)
+    assert disturbed.redispatched >= 1
     assert_same(disturbed, undisturbed)

@@ -21,7 +21,8 @@ from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
 from engine.targets.resolve import resolve_target
 from tests.cluster.conftest import Case, Finished, assert_same, run_repairs
-from tests.cluster.runs.test_same_answer import OBJECTIVES, killing
+from tests.cluster.runs.test_same_answer import OBJECTIVES
+from tests.support.batches import dying
 
 ROWS = 300
 
@@ -101,12 +102,10 @@ def test_other_objectives_on_workers_in_tiles(cluster: Cluster, deep: Repairs, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", [14])
+@pytest.mark.parametrize("at", [28])
 def test_worker_killed_in_a_tile(cluster: Cluster, deep: Repairs, here: Finished, tmp_path: Path, at: int) -> None:
-    marker = tmp_path / "killed"
     options = ComputeOptions(num_workers=2, tiles=True)
-    compute = Compute(options, lambda line: None, killing("start_tile", at, marker))
+    compute = Compute(options, lambda line: None, dying(at, tmp_path / "calls", "start_tile"))
     disturbed = run_repairs(placed(deep, tmp_path / "out"), tmp_path / "run", compute)
-    assert marker.exists()
     assert disturbed.redispatched >= 1
     assert_same(disturbed, here)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from cluster.compute.compute import Compute, ComputeOptions
 from cluster.compute.works import Works
 from cluster.records.store import comparable, read_facts, read_table
 from cluster.runs.compare import Comparison, run_comparison
-from cluster.workers.replica import Replica
 from engine.core.errors import InputError
 from engine.data.image_set import open_image_set
 from engine.methods.base import MethodSettings
@@ -28,6 +25,7 @@ from engine.problem.crossfit import CrossFitSettings
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
 from engine.targets.resolve import resolve_chain
+from tests.support.batches import dying
 from tests.support.plugins import Site
 
 SHIPPED = Path(__file__).parents[3] / "cli" / "quickstart_data"
@@ -176,20 +174,10 @@ def test_a_run_that_was_interrupted_goes_on(
 
 
 def test_a_killed_worker(cluster: Cluster, chunks: Path, alone: Path, methods: tuple[str, ...], tmp_path: Path) -> None:
-    marker = tmp_path / "killed"
-
-    class Dying(Replica):
-        def run_work(self, *arguments: Any) -> Any:
-            outcome = super().run_work(*arguments)
-            if not marker.exists():  # after the work and before the answer
-                marker.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return outcome
-
-    with Compute(ComputeOptions(num_workers=2, threads=1), lambda line: None, Dying) as compute:
+    last = dying(1, tmp_path / "calls", "run_work")
+    with Compute(ComputeOptions(num_workers=2, threads=1), lambda line: None, last) as compute:
         run_comparison(comparison(chunks, tmp_path / "run", methods), compute)
         assert compute.redispatched >= 1
-    assert marker.exists()
     assert tables(tmp_path / "run") == tables(alone)
 
 

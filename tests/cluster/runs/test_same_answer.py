@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from ray.cluster_utils import Cluster
 from cluster.compute.compute import Compute, ComputeOptions
 from cluster.records.store import RunRecords, comparable, read_table
 from cluster.runs.optimize import repair
-from cluster.workers.replica import Replica
 from engine.data.image_set import open_image_set
 from engine.fitness.priorities import Priorities
 from engine.metrics.requirements import Requirement, default_promises
@@ -25,7 +22,7 @@ from engine.models.load import load_model
 from engine.search.optimisers import OPTIMISERS
 from engine.targets.last_dense import find_target
 from tests.cluster.conftest import SETTINGS, Case, Finished, assert_same, run_repairs
-from tests.support.batches import here
+from tests.support.batches import dying, here
 
 
 def test_undisturbed_run_repairs(alone: Finished) -> None:
@@ -126,54 +123,18 @@ def test_two_models_on_the_same_rows(case: Case, tmp_path: Path) -> None:
     assert comparable(read_table(tmp_path / "second", "jobs")).to_pylist() == alone.tables["jobs"]
 
 
-def killing(method: str, at: int, marker: Path) -> type[Replica]:
-    """A replica that once, in the call number `at` of a method, kills its process like a crash would.
-
-    The class is made here so that it travels to the workers by value; the marker file says that it has happened.
-    """
-
-    class Dying(Replica):
-        calls = 0
-
-        def _maybe_die(self, name: str) -> None:
-            if name != method or marker.exists():
-                return
-            self.calls += 1
-            if self.calls == at:
-                marker.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        def start_tile(self, *arguments: Any) -> Any:
-            self._maybe_die("start_tile")
-            return super().start_tile(*arguments)
-
-        def run_task(self, *arguments: Any) -> Any:
-            result = super().run_task(*arguments)
-            # After the work and before the answer: everything of this call is lost.
-            self._maybe_die("run_task")
-            return result
-
-        def run_block(self, *arguments: Any) -> Any:
-            self._maybe_die("run_block")
-            return super().run_block(*arguments)
-
-    return Dying
-
-
 TILES = 9
 """Tiles of one iteration: 24 particles in eights, at least 2,000 rows in 800s."""
 
-FIRST, MIDDLE, LAST = 1, 3 * 5, SETTINGS.num_iterations * 4
-"""Tile evaluations of a worker that has four or five of the nine tiles in each of six iterations."""
+FIRST, MIDDLE, LAST = 1, TILES * 3, TILES * SETTINGS.num_iterations
+"""Tiles of the first of the two searches, which are counted over all iterations."""
 
 
 @pytest.mark.parametrize("at", [*(pytest.param(at, marks=pytest.mark.slow) for at in (FIRST, MIDDLE)), LAST])
 def test_worker_killed_in_a_tile(cluster: Cluster, case: Case, alone: Finished, tmp_path: Path, at: int) -> None:
-    marker = tmp_path / "killed"
     options = ComputeOptions(num_workers=2, tiles=True)
-    compute = Compute(options, lambda line: None, killing("start_tile", at, marker))
+    compute = Compute(options, lambda line: None, dying(at, tmp_path / "calls", "start_tile"))
     disturbed = run_repairs(case.repairs(tmp_path / "out"), tmp_path / "run", compute)
-    assert marker.exists()
     assert disturbed.redispatched >= 1
     assert_same(disturbed, alone)
 
@@ -183,11 +144,9 @@ def test_worker_killed_in_a_search_and_in_a_row_block(
     cluster: Cluster, case: Case, alone: Finished, tmp_path: Path
 ) -> None:
     for method in ("run_task", "run_block"):
-        marker = tmp_path / method
         options = ComputeOptions(num_workers=2, spread_rows=True)
-        compute = Compute(options, lambda line: None, killing(method, 1, marker))
+        compute = Compute(options, lambda line: None, dying(1, tmp_path / method, method))
         disturbed = run_repairs(case.repairs(tmp_path / f"out-{method}"), tmp_path / f"run-{method}", compute)
-        assert marker.exists()
         assert disturbed.redispatched >= 1
         assert_same(disturbed, alone)
 
