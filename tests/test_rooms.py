@@ -1,4 +1,4 @@
-"""The linter's contracts on imports fail where an import goes up, or where the engine learns of Ray."""
+"""The linter's contracts on imports fail where an import goes up or in a circle, or the engine learns of Ray."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def contracts(root: Path) -> subprocess.CompletedProcess[str]:
 def test_the_code_keeps_them(copied: Path) -> None:
     done = contracts(copied)
     assert done.returncode == 0, done.stdout
-    assert "6 kept, 0 broken" in done.stdout
+    assert "7 kept, 0 broken" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -44,9 +44,12 @@ def test_the_code_keeps_them(copied: Path) -> None:
         ("cluster/records/rows.py", "from cluster.runs import reports", "Rooms of the cluster"),
         ("cluster/workers/pool.py", "import cli.main", "Packages: imports go down"),
         ("cli/shared/options.py", "from cli.commands import batch", "Rooms of the command line"),
+        ("engine/fitness/soft.py", "from engine.fitness import groups", "No circles inside of rooms"),
+        ("cluster/compute/placement.py", "from cluster.compute import works", "No circles inside of rooms"),
+        ("cli/shared/options.py", "from cli.shared import method_options", "No circles inside of rooms"),
     ],
 )
-def test_an_import_that_goes_up_breaks_them(copied: Path, file: str, line: str, broken: str) -> None:
+def test_an_import_that_must_not_be_breaks_them(copied: Path, file: str, line: str, broken: str) -> None:
     path = copied / file
     before = path.read_text(encoding="utf-8")
     path.write_text(f"{before}\n\ndef later() -> None:\n    {line}  # also where it is local\n", encoding="utf-8")
@@ -55,7 +58,7 @@ def test_an_import_that_goes_up_breaks_them(copied: Path, file: str, line: str, 
     finally:
         path.write_text(before, encoding="utf-8")
     assert done.returncode == 1
-    assert any(line.startswith(broken) and line.endswith("BROKEN") for line in done.stdout.splitlines())
+    assert any(line.startswith(broken) and " BROKEN" in line for line in done.stdout.splitlines())
 
 
 def test_a_room_that_nobody_planned_breaks_them(copied: Path) -> None:

@@ -30,9 +30,9 @@ from cluster.compute.placement import (
     place_tiles,
     searches_of,
     startable_means,
+    this_process,
 )
 from cluster.compute.values import ValueWatch, warn_on_stderr
-from cluster.compute.works import this_process
 from cluster.ray_cluster.local_workers import MODELS, check_local, unasked
 from cluster.records.checkpoint import Begun
 from cluster.workers.harvest import Reaper, TaskEvent, event_of

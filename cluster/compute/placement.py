@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +25,11 @@ START_SECONDS = 8.0
 
 JOIN_SECONDS = 4.0
 """Starting TensorFlow actors in a cluster that runs already."""
+
+
+def this_process() -> str:
+    """Host and process id, as tables name who ran something."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def round_trip(workers: int) -> float:

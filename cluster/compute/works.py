@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from cluster.compute.placement import Placement, place_shares, place_tasks
+from cluster.compute.placement import Placement, place_shares, place_tasks, this_process
 from cluster.workers.bundles import Bundles
 from cluster.workers.model import ModelHandle
 from cluster.workers.work import SentWork
@@ -26,11 +24,6 @@ _WORDS = {"tuning": "tuning {} tasks", "repair": "{} repairs", "search": "{} sea
 
 Searches = Callable[[Sequence[Work]], Sequence[Any]]
 """Runs searches to their end, in a way of its own, and returns their results."""
-
-
-def this_process() -> str:
-    """Host and process id, as tables name who ran something."""
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 class _Joins(Bundles):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from engine.core.types import Bool, Float32, Float64, Int64
-from engine.fitness.soft import soft_before
+from engine.fitness.soft import LOWEST, soft_before
 from engine.fitness.tiling import SUM_ROWS, bucket
 
 SUMS = 4
@@ -63,6 +63,29 @@ class GroupSums:
             assert self.temperature is not None
             found[number] = soft_before(logits, np.eye(self.classes, dtype=np.float32)[classes], self.temperature)
         return found
+
+
+def untouched_soft(
+    wanted: GroupSums, logits: Float32, labels: Int64, units: Int64, place: Int64, size: int
+) -> tuple[Float32, Bool]:
+    """What does not depend on a candidate, where it changes the logits `units` (U,) alone, -1 for none.
+
+    Of rows with logits (n, C) and labels (n,) at `place` (n,) of `size`, for each of the Q wanted classes: (Q, 3, size)
+    float32, the logit of the class where no candidate changes it, else 0; the largest of the others that none changes;
+    soft correctness as it is. And (Q, U, size) bool: the unit is the class.
+    """
+    everyone = np.arange(len(labels))
+    free = np.ones(logits.shape[1], dtype=np.bool_)
+    free[units[units >= 0]] = False
+    table = np.zeros((wanted.soft, 3, size), dtype=np.float32)
+    masks = np.zeros((wanted.soft, len(units), size), dtype=np.bool_)
+    for number, (classes, before) in enumerate(zip(wanted.wanted(labels), wanted.before(logits, labels), strict=True)):
+        others = np.where(free[None, :], logits, LOWEST)
+        others[everyone, classes] = LOWEST
+        own = np.where(free[classes], logits[everyone, classes], np.float32(0))
+        table[number][:, place] = own, others.max(axis=1), before
+        masks[number][:, place] = units[:, None] == classes[None, :]
+    return table, masks
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,9 +27,9 @@ from engine import backend
 from engine.backend import ops
 from engine.core.types import Bool, Float32, Float64, Int64
 from engine.fitness.base import Fitness, Resident
-from engine.fitness.groups import Grouped, GroupSums, arrange_groups, block_rows, group_sums
+from engine.fitness.groups import Grouped, GroupSums, arrange_groups, block_rows, group_sums, untouched_soft
 from engine.fitness.rows import SearchRows, Weights
-from engine.fitness.soft import LOWEST, block_sums, soft_changes, soft_sums, untouched_soft
+from engine.fitness.soft import LOWEST, block_sums, soft_changes, soft_sums
 from engine.fitness.tiling import (
     SUM_ROWS,
     UNIT_WEIGHTS,
@@ -292,7 +292,7 @@ def _evaluation(
     """Of changes (P * W,) and the constants of a tile, sums of blocks of rows, (P, b) each: loss, correct rows; with
     `misses` 1 / (loss + 1) of wrong rows, or with a temperature soft changes and their squares.
 
-    The constants are, with a temperature, the two of `engine.fitness.soft.untouched_soft`; the inputs of each width,
+    The constants are, with a temperature, the two of `engine.fitness.groups.untouched_soft`; the inputs of each width,
     see `_moved_logits`; a table of numbers and one of masks, whose rows are those that `TiledFitness` makes.
     """
 

@@ -6,16 +6,13 @@ It is that of the true class, or of another that a row is not to be taken for; c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from engine import backend
 from engine.backend import ops
-from engine.core.types import Bool, Float32, Int64
-
-if TYPE_CHECKING:
-    from engine.fitness.groups import GroupSums
+from engine.core.types import Float32
 
 LOWEST = np.float32(-3e38)
 """Stands for minus infinity where infinity minus infinity could arise."""
@@ -35,29 +32,6 @@ def soft_before(logits: Float32, wanted: Float32, temperature: float) -> Float32
     return np.asarray(soft_of(backend.on_device(logits), backend.on_device(wanted), temperature))
 
 
-def untouched_soft(
-    wanted: GroupSums, logits: Float32, labels: Int64, units: Int64, place: Int64, size: int
-) -> tuple[Float32, Bool]:
-    """What does not depend on a candidate, where it changes the logits `units` (U,) alone, -1 for none.
-
-    Of rows with logits (n, C) and labels (n,) at `place` (n,) of `size`, for each of the Q wanted classes: (Q, 3, size)
-    float32, the logit of the class where no candidate changes it, else 0; the largest of the others that none changes;
-    soft correctness as it is. And (Q, U, size) bool: the unit is the class.
-    """
-    everyone = np.arange(len(labels))
-    free = np.ones(logits.shape[1], dtype=np.bool_)
-    free[units[units >= 0]] = False
-    table = np.zeros((wanted.soft, 3, size), dtype=np.float32)
-    masks = np.zeros((wanted.soft, len(units), size), dtype=np.bool_)
-    for number, (classes, before) in enumerate(zip(wanted.wanted(labels), wanted.before(logits, labels), strict=True)):
-        others = np.where(free[None, :], logits, LOWEST)
-        others[everyone, classes] = LOWEST
-        own = np.where(free[classes], logits[everyone, classes], np.float32(0))
-        table[number][:, place] = own, others.max(axis=1), before
-        masks[number][:, place] = units[:, None] == classes[None, :]
-    return table, masks
-
-
 def soft_changes(
     logits: list[Any],
     known: Sequence[Any],
@@ -67,7 +41,8 @@ def soft_changes(
 ) -> list[Any]:
     """Soft changes (P, n) for each class that rows are judged for, inside a compiled function.
 
-    Logits are (P, n) of each unit that candidates change, or (U, P, n) of all; `known` is what `untouched_soft` has;
+    Logits are (P, n) of each unit that candidates change, or (U, P, n) of all; `known` is what
+    `engine.fitness.groups.untouched_soft` has;
     `total` and `largest` are over a first axis of units, if there is one.
     """
     found = []
