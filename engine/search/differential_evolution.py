@@ -21,7 +21,7 @@ import numpy as np
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float64, Int64
 from engine.layers.weight_stats import WeightStats
-from engine.search.population import BoxedPopulation, box, counted, placed, remembered, scattered
+from engine.search.population import BoxedPopulation, Optimiser, box, counted, placed, remembered, scattered
 from engine.search.settings import DifferentialSettings as DifferentialSettings  # noqa: PLC0414 - its users find it here
 
 DITHER = (0.5, 1.0)
@@ -80,3 +80,6 @@ def others(rng: np.random.Generator, count: int) -> tuple[Int64, Int64, Int64]:
             drawn += drawn >= lower
         taken.append(drawn)
     return taken[1], taken[2], taken[3]
+
+
+OPTIMISER = Optimiser(DifferentialSettings, DifferentialState, init, tell)

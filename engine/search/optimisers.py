@@ -1,49 +1,19 @@
-"""The optimisers by name: what their settings and states are, and their `init`, `ask` and `tell`.
+"""The optimisers by name, each from the module that its settings name.
 
-A new one is a file with a state and two functions, an entry here, and settings with an entry in
-`engine.search.settings`, of which its options, their help and what is refused are made.
+A new one is a module with a state, `init` and `tell`, and `OPTIMISER` that has them together; and settings with an
+entry in `engine.search.settings`, of which its options, their help and what is refused are made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from importlib import import_module
 
-from engine.core.types import Float32
-from engine.search import differential_evolution, random_search, swarm
-from engine.search.population import Population, PopulationSettings, ask
+from engine.search.population import Optimiser, PopulationSettings
+from engine.search.settings import OPTIMISER_SETTINGS
 
-
-@dataclass(frozen=True)
-class Optimiser:
-    """One optimiser; see `engine.search.population`.
-
-    Attributes:
-        settings, state: their types.
-        init: (settings, source, original, stats) -> state.
-        tell: (settings, source, state, fitness) -> state.
-        ask: state -> candidates (P, K) float32.
-    """
-
-    settings: type[PopulationSettings]
-    state: type[Population]
-    init: Callable[..., Any]
-    tell: Callable[..., Any]
-    ask: Callable[[Population], Float32] = ask
-
-
-OPTIMISERS = {
-    "PSO": Optimiser(swarm.SwarmSettings, swarm.SwarmState, swarm.init, swarm.tell),
-    "DE": Optimiser(
-        differential_evolution.DifferentialSettings,
-        differential_evolution.DifferentialState,
-        differential_evolution.init,
-        differential_evolution.tell,
-    ),
-    "random": Optimiser(
-        random_search.RandomSettings, random_search.RandomState, random_search.init, random_search.tell
-    ),
+OPTIMISERS: Mapping[str, Optimiser] = {
+    name: import_module(f"engine.search.{settings.module}").OPTIMISER for name, settings in OPTIMISER_SETTINGS.items()
 }
 
 

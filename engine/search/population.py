@@ -8,6 +8,7 @@ Candidate 0 of the first iteration is the model as it is, so that no result is w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -57,6 +58,24 @@ State = TypeVar("State", bound=Population)
 def ask(state: Population) -> Float32:
     """The candidates of this iteration, shape (P, K), as the float32 values a model would hold."""
     return state.position.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """One optimiser: its types and functions, with the name `OPTIMISER` in its module.
+
+    Attributes:
+        settings, state: their types.
+        init: (settings, source, original, stats) -> state.
+        tell: (settings, source, state, fitness) -> state.
+        ask: state -> candidates (P, K) float32.
+    """
+
+    settings: type[PopulationSettings]
+    state: type[Population]
+    init: Callable[..., Any]
+    tell: Callable[..., Any]
+    ask: Callable[[Population], Float32] = ask
 
 
 def scattered(particles: int, source: RngKey, original: Float64, stats: WeightStats) -> Float64:

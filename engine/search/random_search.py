@@ -13,7 +13,7 @@ import numpy as np
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float64
 from engine.layers.weight_stats import WeightStats
-from engine.search.population import BoxedPopulation, best_ever, box, counted, placed, scattered
+from engine.search.population import BoxedPopulation, Optimiser, best_ever, box, counted, placed, scattered
 from engine.search.settings import RandomSettings as RandomSettings  # noqa: PLC0414 - its users find it here
 
 
@@ -43,3 +43,6 @@ def tell(settings: RandomSettings, source: RngKey, state: RandomState, fitness: 
     rng = generator(source.seed, source.data, source.label, "candidates", iteration)
     drawn = rng.normal(state.mean, state.std, size=state.position.shape)
     return replace(told, iteration=iteration, position=np.clip(drawn, state.low, state.high))
+
+
+OPTIMISER = Optimiser(RandomSettings, RandomState, init, tell)

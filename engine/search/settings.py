@@ -31,9 +31,11 @@ class PopulationSettings:
     Attributes:
         num_particles: P, candidates of an iteration, at least `least`.
         optimiser: its name in `engine.search.optimisers.OPTIMISERS`.
+        module: of `engine.search`, where it is.
     """
 
     least: ClassVar[int] = 1
+    module: ClassVar[str]
 
     num_particles: int = stated(
         100, "Particles of the swarm, candidates of any other optimiser.", shown="100; CrossFit: 32", swept=True
@@ -82,6 +84,8 @@ class SwarmSettings(PopulationSettings):
         velocity_floor: True keeps |v| >= wb/5 (Arachne's lower bound).
     """
 
+    module: ClassVar[str] = "swarm"
+
     optimiser: str = field(default="PSO", init=False)
     phi: float = stated(
         4.1, "PSO: sum of the attraction coefficients, above 4.", name="velocity_phi", shown=True, swept=True
@@ -122,6 +126,7 @@ class DifferentialSettings(BoxedSettings):
     """
 
     least: ClassVar[int] = 4
+    module: ClassVar[str] = "differential_evolution"
 
     optimiser: str = field(default="DE", init=False)
     factor: float | None = stated(
@@ -143,6 +148,8 @@ class DifferentialSettings(BoxedSettings):
 @dataclass(frozen=True)
 class RandomSettings(BoxedSettings):
     """How candidates are drawn; see `BoxedSettings`."""
+
+    module: ClassVar[str] = "random_search"
 
     optimiser: str = field(default="random", init=False)
 

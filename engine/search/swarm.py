@@ -20,7 +20,7 @@ import numpy as np
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float64
 from engine.layers.weight_stats import WeightStats
-from engine.search.population import Population, ask, counted, placed, remembered, scattered
+from engine.search.population import Optimiser, Population, ask, counted, placed, remembered, scattered
 from engine.search.settings import SwarmSettings as SwarmSettings  # noqa: PLC0414 - its users find it here
 
 __all__ = ["SMALLEST", "SwarmSettings", "SwarmState", "ask", "draw", "init", "tell"]
@@ -97,3 +97,6 @@ def _move(settings: SwarmSettings, source: RngKey, state: SwarmState) -> SwarmSt
         np.clip(velocity, -top, top, out=velocity)
     velocity *= np.abs(velocity) >= SMALLEST  # as devices round that know nothing smaller
     return replace(state, iteration=state.iteration + 1, velocity=velocity, position=state.position + velocity)
+
+
+OPTIMISER = Optimiser(SwarmSettings, SwarmState, init, tell)
