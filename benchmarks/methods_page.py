@@ -33,10 +33,13 @@ TEMPLATE = Path(__file__).resolve().parent / "methods_template.md"
 QUICK = 1.0
 """Seconds of a processor for a repair that nobody waits for."""
 
-READING_TITLES = {
-    CHOSEN: "As chosen by validation rows or by the method's own promise",
-    FOUND: "As found: the first offer, without selection",
-}
+READING_TITLES = {CHOSEN: "As chosen", FOUND: "As found"}
+
+FORMER = (
+    " Since the study,\n`Arachne` is called `Arachne-worths`, `Arachne-required` is `Arachne(objective=requirements)`, "
+    "and `label-offset` (one\noffset of the label under repair) was removed."
+)
+"""Names of a study that was made when `Arachne-worths` was called Arachne."""
 
 HEADER = (
     *("method", "repairs", "left", "label", "all", "worst other", "fixed", "broken", "promised", "promises kept"),
@@ -104,7 +107,8 @@ def page(results: Results) -> str:
         seeds=results.facts["seeds"],
         repairs=f"{len(ran):,}",
         failed=f"{len({_repair(row) for row in results.outcomes} - ran):,}",
-        worths=_named([f"{worth:g}" for worth in WORTHS], ", "),
+        worths=_named([f"`{worth:g}x`" for worth in WORTHS], ", "),
+        renamed="" if "Arachne-worths" in known else FORMER,
         arachne="Arachne-worths" if "Arachne-worths" in known else "Arachne",  # as it was called once
         minutes=f"{float(results.facts['seconds']) / 60:.0f}",
         command=results.facts["command"],
