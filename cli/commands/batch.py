@@ -134,7 +134,7 @@ POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
     "--positive-weights",
     section=METHOD,
     owners=("Arachne",),
-    help="Arachne: what keeping all positive inputs right is worth, in repaired negative inputs; 0.15x means 0.15 for "
+    help="Arachne: weight of keeping all positive inputs right, in repaired negative inputs; 0.15x means 0.15 for "
     "each positive input. Several, as in 100,200,400 or 0.1x,0.2x, give as many searches "
     f"[default: {POSITIVE_WEIGHTS}].",
 )

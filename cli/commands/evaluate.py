@@ -120,7 +120,7 @@ def command(compute_settings: ComputeOptions, verbose: int, method: str, **optio
     """Localize and repair --num-runs times, each with a seed of its own, and print repair and break rates.
 
     RR is the share of rows to repair that a repaired model gets right, BR the share of rows to keep that it gets wrong:
-    of the negative and the positive inputs, and of held-out rows that the model as it is gets wrong (of the label under
+    of the negative and the positive inputs, and of held-out rows that the baseline model gets wrong (of the label under
     repair, if it is one) and right.
 
     Exit code 4: some runs failed.

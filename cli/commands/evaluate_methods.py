@@ -81,7 +81,7 @@ def evaluate_by_method(
             echo(note)
         same = sum(run.changed == 0 for result in found for run in result.ended)
         if same:
-            echo(f"{same} of {len(found) * num_runs} runs leave the model as it is: it is copied unchanged")
+            echo(f"{same} of {len(found) * num_runs} runs keep the baseline model: it is copied unchanged")
         names = [result.setting.name for result in found]
         output = options["output_dir"] or options["target_data_dir"]
         echo(f"created files:\n{created_text(output, names, num_runs, ('repaired_model',))}")

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 @click.command(
     cls=Sectioned,
     positions=("method", "model_dir", "target_data_dir", "positive_inputs_dir", "output_dir", "verbose"),
-    short_help="Search new values for the localised weights and save the repaired model.",
+    short_help="Search new values for the localized weights and save the repaired model.",
 )
 @method_option(None, "Arachne where weights.csv is, else CrossFit")
 @workflow_model_options

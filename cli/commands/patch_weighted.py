@@ -53,7 +53,7 @@ def merge_of_files(
     options = ComputeOptions(num_workers=0, threads=1)
     with Console(1) as console, Compute(options, lambda line: None, warn=console.warn) as compute:
         report = merge_weighted(work, compute, console.rows)
-    rows = [["the model as it is", "", f"{report.own:.6f}"]]
+    rows = [["the baseline model", "", f"{report.own:.6f}"]]
     for name, share, alone in zip(patches, report.coefficients, report.alone, strict=True):
         rows.append([name, f"{share:.4f}", f"{alone:.6f}"])
     echo(table(["patch", "coefficient", "S alone"], [*rows, ["merged", "", f"{report.score:.6f}"]]))

@@ -353,7 +353,7 @@ def methods_frontier(found: ComparisonView, cost: Cost) -> Markup | None:
     body.append(_front(every, x, y))
     for point in sorted(drawn, key=lambda point: point.first):
         body += _method_mark(point, judged, x, y)
-    title, mark = tag("title", "the model as it is"), {"data_as_it_is": cost}
+    title, mark = tag("title", "the baseline model"), {"data_as_it_is": cost}
     body.append(tag("circle", title, class_="ring as-it-is", cx=x(0), cy=y(0), r=4, **mark))
     described = "Up is better, left is better; the line joins what no other method beats in both."
     return chart(f"frontier-{cost}", width, height, 460, "Gain against cost of every method", described, body)

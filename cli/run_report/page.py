@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 READINGS = {
     "chosen": (
         "As chosen",
-        "What a method comes to where rows of validation choose among what it offers and the model as it is, or a "
+        "What a method comes to where rows of validation choose among what it offers and the baseline model, or a "
         "promise of its own does.",
     ),
     "found": ("As found", "What a method comes to where nobody chooses: its first offer."),
@@ -347,7 +347,7 @@ def _trade_off(jobs: Sequence[Row]) -> dict[str, Any] | None:
     return {
         "chart": charts.trade_off(jobs, means),
         "means": means,
-        "what": "worth of one positive input" if by_positive else "positive weight",
+        "what": "weight of one positive input" if by_positive else "positive weight",
     }
 
 

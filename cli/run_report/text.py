@@ -270,10 +270,10 @@ def promise_sentence(found: CrossFitView) -> str:
         return "nothing is promised: no requirement has rows to judge it by"
     if found.frontier and found.step == 0:
         if found.asked_step:
-            return "not promised: step 0 was asked for, so the model is left as it is"
+            return "not promised: step 0 was asked for, so the baseline model is kept"
         return (
-            "not promised: on the rows at hand every step keeps fewer requirements than the model as it is "
-            f"({met} of {count}), so it is left as it is"
+            "not promised: on the rows at hand every step keeps fewer requirements than the baseline model "
+            f"({met} of {count}), so it is kept"
         )
     which = {1: "the requirement", 2: "both requirements"}.get(count, f"all {count} requirements together")
     new = f"{plural(found.new_rows, 'row', 'rows')} of each label from the same source"

@@ -33,8 +33,8 @@ def label_file_options(owners: str) -> Callable[[F], F]:
             owners=("Arachne", "others"),
             reads=True,
             type=PATH,
-            help=f"{owners}, with --label-file: positive/labels.json, whose prevent_degradation says what a positive "
-            "input of each label is worth [default: all alike].",
+            help=f"{owners}, with --label-file: positive/labels.json, whose prevent_degradation is the weight of a "
+            "positive input of each label [default: all alike].",
         )(function)
         return option(
             "--label-file",
@@ -43,8 +43,8 @@ def label_file_options(owners: str) -> Callable[[F], F]:
             owners=("Arachne", "others"),
             reads=True,
             type=PATH,
-            help=f"{owners}: negative/labels.json of `target`, edited: repair_priority says what a negative input of "
-            "each label is worth, 0 nothing.",
+            help=f"{owners}: negative/labels.json of `target`, edited: repair_priority is the weight of a negative "
+            "input of each label.",
         )(function)
 
     return decorate

@@ -374,7 +374,7 @@ def _choose(run: _Work, case: _ChunkSearch, ledger: Ledger) -> tuple[EndedSearch
     note = None
     if unrepaired >= values[choice]:
         note = (
-            f"on {repairs.validation.path} the model as it is has the higher fitness, {unrepaired:.2f} against "
+            f"on {repairs.validation.path} the baseline model has the higher fitness, {unrepaired:.2f} against "
             f"{values[choice]:.2f}"
         )
         note += "" if judge.positive_weight is None else ": a larger --positive-weight breaks less"

@@ -343,7 +343,7 @@ class _Run:
         if not len(patch):
             why = ", which keeps more on rows of validation than what it offers"
             why = "" if self.subject.validation is None else why
-            notes.append(f"{work.method} leaves the model as it is{why}: it is copied unchanged")
+            notes.append(f"{work.method} keeps the baseline model{why}: it is copied unchanged")
         code = 4 if self.rows.unreadable or len(offers) < len(work.cells) else 0
         return code or (3 if work.stated and not all(verdict.met for verdict in judge) else 0), {"notes": notes}
 

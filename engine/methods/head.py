@@ -16,7 +16,7 @@ METHOD = Method(
     name="head",
     repair=MixtureMethod(_fit, "nothing: the last layer, fine-tuned", scaled=False),
     searches="the last Dense layer, by fine-tuning",
-    objective="cross-entropy with the labels under repair counted twice, and the distance to the model as it is",
+    objective="cross-entropy with the labels under repair counted twice, and the distance to the baseline model",
     source="fine-tuning",
     needs=("folds", "last layer"),
 )

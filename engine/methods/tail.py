@@ -12,7 +12,7 @@ METHOD = Method(
     name="tail",
     repair=MixtureMethod(fine_tuned, "nothing: all layers, fine-tuned", scaled=False),
     searches="all Dense layers at the end, by fine-tuning",
-    objective="cross-entropy with the labels under repair counted twice, and the distance to the model as it is",
+    objective="cross-entropy with the labels under repair counted twice, and the distance to the baseline model",
     source="fine-tuning",
     needs=("folds",),
 )

@@ -34,7 +34,7 @@ class CrossFitSettings:
     recipes: tuple[Recipe, ...] = stated(
         read_recipes(DEFAULT_RECIPES),
         "CrossFit: tunings to mix, WEIGHT[:STRENGTH[:kl|focal][:rate=R][:epochs=N]] with commas between: weight of the "
-        f"label's rows, strength of the anchor to the model as it is [default: {DEFAULT_RECIPES}].",
+        f"label's rows, strength of the anchor to the baseline model [default: {DEFAULT_RECIPES}].",
         section="Method",
         owners=("CrossFit",),
         metavar="RECIPES",

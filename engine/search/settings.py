@@ -60,7 +60,7 @@ class BoxedSettings(PopulationSettings):
 
     bound: float | None = stated(
         None,
-        "DE, random: keep weights within so many times the smallest and largest weight of the layer, at least 1 "
+        "DE, random: keep weights within this many times the smallest and largest weight of the layer, at least 1 "
         "[default: anywhere].",
         owners=("Arachne", "others"),
         swept=True,
@@ -186,10 +186,10 @@ class SearchSettings:
 
     swarm: PopulationSettings = field(default_factory=SwarmSettings)
     num_iterations: int = stated(100, "Iterations at most.", shown="100; CrossFit: 80", swept=True)
-    min_iteration_range: int = stated(10, "Stop after so many without gain.", shown="10; CrossFit: 20", swept=True)
+    min_iteration_range: int = stated(10, "Stop after this many without gain.", shown="10; CrossFit: 20", swept=True)
     positive_weight: float | None = stated(
         None,
-        "Arachne: worth of keeping all positive inputs right, in repaired negative inputs; a low one repairs and "
+        "Arachne: weight of keeping all positive inputs right, in repaired negative inputs; a low one repairs and "
         f"breaks more [default: {POSITIVE_WORTH} for each].",
         section="Method",
         owners=("Arachne", "others"),

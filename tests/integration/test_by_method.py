@@ -91,7 +91,7 @@ def test_what_validation_refuses_leaves_the_model_as_it_is(workspace: Path, comm
     words = [*OPTIMIZE, "--method", "head", *HELD_OUT, "--requirements", "goals.toml", "--folds", "2"]
     done = command(*words, "--output-dir", "out", "--run-dir", "run")
     assert done.code in (0, 3), done.err
-    told = "head leaves the model as it is, which keeps more on rows of validation"
+    told = "head keeps the baseline model, which keeps more on rows of validation"
     assert (told in done.out) == (not Path("out/patch.arrow").exists())
     assert Path("out/repair/model.keras").is_file()
 

@@ -178,7 +178,7 @@ def test_validation_chooses(workspace: Path, command: Command, luck: str) -> Non
     patch.parent.mkdir(parents=True)
     patch.write_text("of an earlier evaluation")
     done = command(*words, "--val-data", "data/val.h5")
-    assert done.code == 0 and "\n1 of 1 runs leave the model as it is: it is copied unchanged\n" in done.out
+    assert done.code == 0 and "\n1 of 1 runs keep the baseline model: it is copied unchanged\n" in done.out
     (row,) = table_of(Path("out/evaluate.arrow"))
     names = ("offer", "changed", "validation_repaired", "validation_broken", "search_rr", "search_br")
     assert [row[name] for name in names] == ["nothing", 0, 0, 0, 0.0, 0.0] and row["chance"] is not None

@@ -271,11 +271,11 @@ def test_a_model_that_is_left_as_it_is() -> None:
     drop, gain = promise(1.0, 400), promise(0.0, limit=0.06, kind="min_gain")
     left = view(drop, gain, step=0.0)
     assert promise_sentence(left) == (
-        "not promised: on the rows at hand every step keeps fewer requirements than the model as it is (1 of 2), so it "
-        "is left as it is"
+        "not promised: on the rows at hand every step keeps fewer requirements than the baseline model (1 of 2), so it "
+        "is kept"
     )
     asked = replace(left, asked_step=True)
-    assert promise_sentence(asked) == "not promised: step 0 was asked for, so the model is left as it is"
+    assert promise_sentence(asked) == "not promised: step 0 was asked for, so the baseline model is kept"
     assert "no requirement has rows" in promise_sentence(view())
     assert "best compromise" not in promise_sentence(replace(view(drop, gain), asked_step=True))
 
