@@ -20,12 +20,13 @@ from engine.localize.neurecover import Blame, Training, blame
 from engine.methods.base import Method, MethodJob, Offer, Repair
 from engine.methods.weight_search import problem_of_case, searching
 from engine.patches.patch import Patch
-from engine.problem.case import RepairCase, case_fingerprint
+from engine.problem.case import LayerInputs, RepairCase, case_fingerprint
 from engine.problem.problem import Problem, build_fitness, goal_of, seen_by
 from engine.problem.search import SearchEnd
 from engine.search import loop
 from engine.search.loop import SearchSettings
-from engine.targets.of_chain import FewWeights, few_weights
+from engine.targets.model_runner import ModelRunner
+from engine.targets.of_chain import few_stats, few_weights
 
 ALPHAS = (1.0, 4.0, 16.0)
 """Worth of all positives together, in all negatives: the published one, then what breaks less."""
@@ -52,13 +53,14 @@ class NeuRecover:
         training, notes = _training_of(job, order)
         rows = job.rows.rows.take(order)
         found = blame(job.chain, rows.inputs, rows.labels, training)
-        few = few_weights(job.chain, rows.inputs, found.patch)
-        case = _case(job, few, found, order, failures)
+        few, features, index = few_weights(job.chain, rows.inputs, found.patch)
+        case = _case(few, features, index, rows, found, failures)
         given = settings.positive_weight
         alphas = ALPHAS if given is None else (given / failures,)
         worths = [replace(settings, positive_weight=alpha * failures) for alpha in alphas]
-        problem = problem_of_case(few.target, few.target.target.kernel, case, settings, job.seed)
-        args = (job.chain, rows.inputs, found.patch, replace(problem, stats=few.stats), case, tuple(worths))
+        problem = problem_of_case(few, few.target.kernel, case, settings, job.seed)
+        problem = replace(problem, stats=few_stats(job.chain, found.patch))
+        args = (job.chain, rows.inputs, found.patch, problem, case, tuple(worths))
         (ends,) = yield [Work(f"{case.data[:12]}-rates-s{job.seed}", searched, args, "search")]
         offers = [
             Offer(f"alpha {alpha:g}", _changed(job, found, values), fitness)
@@ -88,25 +90,26 @@ def _training_of(job: MethodJob, order: Int64) -> tuple[Training, tuple[str, ...
     return training, notes
 
 
-def _case(job: MethodJob, few: FewWeights, found: Blame, order: Int64, failures: int) -> RepairCase:
-    """The search of the weights to blame."""
-    rows = job.rows.rows.take(order)
-    target, layer = few.target.target, few.target.layer
-    read, weights = target.search_weights(target.kernel, few.index)
-    kinds = [rows.take(np.arange(failures)), rows.take(np.arange(failures, len(order)))]
+def _case(
+    few: ModelRunner, features: Float32, index: Int64, rows: LayerInputs, found: Blame, failures: int
+) -> RepairCase:
+    """The search of the weights to blame, at places (K, 2), on rows with features (n, F)."""
+    kernel = few.target.kernel
+    read, weights = few.target.search_weights(kernel, index)
+    kinds = [rows.take(np.arange(failures)), rows.take(np.arange(failures, len(rows.labels)))]
     labels = np.unique(kinds[0].labels)
     patch = found.patch
     places = np.stack([patch.part.astype(np.int64), patch.flat_index], axis=1)
     return RepairCase(
         label=int(labels[0]) if len(labels) == 1 else -1,
         data=case_fingerprint([kind.fingerprint for kind in kinds if len(kind.labels)], places),
-        index=few.index,
+        index=index,
         weights=weights,
         rows=SearchRows(
-            inputs=few.inputs if read is None else np.ascontiguousarray(few.inputs[:, read]),
-            logits=layer.logits(few.inputs, target.kernel),
+            inputs=features if read is None else np.ascontiguousarray(features[:, read]),
+            logits=few.layer.logits(features, kernel),
             labels=rows.labels,
-            negative=np.arange(len(order)) < failures,
+            negative=np.arange(len(rows.labels)) < failures,
         ),
     )
 
@@ -121,7 +124,7 @@ def searched(
 ) -> list[SearchEnd]:
     """The ends of searches of a patch's weights by several settings; they share what evaluates their candidates."""
     seen = seen_by(problem, case.rows)
-    fitness = build_fitness(problem, seen, few_weights(chain, inputs, patch).target.target.tail)
+    fitness = build_fitness(problem, seen, few_weights(chain, inputs, patch)[0].tail)
     searches = [
         loop.Search(mine, problem.source, goal_of(replace(problem, settings=mine), seen, case.rows)) for mine in worths
     ]

@@ -17,7 +17,8 @@ from engine.problem.problem import Problem, problem_of
 from engine.problem.search import SearchEnd, search_work
 from engine.search.loop import POSITIVE_WORTH, SearchSettings
 from engine.search.population import BoxedSettings
-from engine.targets.of_chain import ChainTarget, last_target
+from engine.targets.model_runner import ModelRunner
+from engine.targets.of_chain import last_target
 
 WORTHS = (POSITIVE_WORTH, 4 * POSITIVE_WORTH, 16 * POSITIVE_WORTH)
 """Worth of an intact positive, in repaired negatives: the default first, then what breaks less."""
@@ -70,7 +71,7 @@ class WeightSearch:
         return Repair(found, own)
 
     def _searched(
-        self, job: MethodJob, target: ChainTarget, rows: LayerInputs, settings: SearchSettings
+        self, job: MethodJob, target: ModelRunner, rows: LayerInputs, settings: SearchSettings
     ) -> Plan[tuple[Offer, float | None]]:
         """What the searches of all labels come to, and the fitness of the model as it is in the first."""
         (path,) = target.target.shapes
@@ -128,7 +129,7 @@ def searching(own: SearchSettings, stated: MethodSettings) -> SearchSettings:
 
 
 def problem_of_case(
-    target: ChainTarget, kernel: Float32, case: RepairCase, settings: SearchSettings, seed: int
+    target: ModelRunner, kernel: Float32, case: RepairCase, settings: SearchSettings, seed: int
 ) -> Problem:
     """The search of a case from a kernel."""
     source = RngKey(seed, case.data, case.label)

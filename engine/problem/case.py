@@ -12,7 +12,7 @@ import hashlib
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from engine.localize.sums import Sums
 from engine.passes.classes import classes_of, scores_of
 from engine.passes.runners import LayerPasses
 from engine.passes.sizes import PASS_ROWS
-from engine.targets.base import Target
+from engine.targets.model_runner import ModelRunner
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,20 +102,8 @@ class RepairCase:
     rows: SearchRows | MixtureRows
 
 
-class TargetPasses(Protocol):
-    """Weights under repair with their passes: `ModelRunner` of a whole model, `ChainTarget` of its Dense layers."""
-
-    @property
-    def target(self) -> Target:
-        """The weights."""
-
-    @property
-    def layer(self) -> LayerPasses:
-        """The passes from their inputs on."""
-
-
 def find_case(
-    runner: TargetPasses,
+    runner: ModelRunner,
     kernel: Float32,
     chunk: LayerInputs,
     label: int,

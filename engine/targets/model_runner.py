@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,15 +46,22 @@ class ModelRunner:
         """
         self.batch_rows, self.path, self._loss = batch_rows, path, loss
         self._model = model
-        self._outputs = backend.model_pass(model)
         self.tail: Tail | None = None
         """Behind a deep target; None where the last Dense layer, or nothing, is under repair."""
         if target is None:
             return
         self.target = target
-        self._inputs: Callable[[Any], Any] = target.features_pass(model)
         self.layer: LayerPasses = target.layer_passes(batch_rows)
         self.tail = target.tail
+
+    @functools.cached_property
+    def _outputs(self) -> Callable[[Any], Any]:
+        program: Callable[[Any], Any] = backend.model_pass(self._model)
+        return program
+
+    @functools.cached_property
+    def _inputs(self) -> Callable[[Any], Any]:
+        return self.target.features_pass(self._model)
 
     def outputs(self, images: Float32) -> Float32:
         """Model outputs (n, C) of images (n, h, w, c)."""

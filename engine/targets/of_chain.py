@@ -15,28 +15,15 @@ from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import DenseChain, DenseLayer, last_alone
 from engine.layers.weight_stats import WeightStats
 from engine.models.graph import cut_graph, graph_of
-from engine.passes.runners import LayerPasses
-from engine.passes.sizes import BATCH_ROWS
 from engine.patches.patch import Patch
-from engine.targets.base import Target, deep_target
+from engine.targets.base import deep_target
 from engine.targets.last_dense import dense_target
+from engine.targets.model_runner import ModelRunner
 
 
-@dataclass(frozen=True, eq=False)
-class ChainTarget:
-    """A target with its passes, as `engine.problem.case.find_case` takes it.
-
-    Attributes:
-        target: the weights under repair.
-        layer: their passes.
-    """
-
-    target: Target
-    layer: LayerPasses
-
-
-def last_target(chain: DenseChain, inputs: Float32) -> tuple[ChainTarget, Float32]:
-    """The last layer of a chain as a target, and the values (n, U) that reach it from inputs (n, D) of the chain.
+def last_target(chain: DenseChain, inputs: Float32) -> tuple[ModelRunner, Float32]:
+    """The last layer of a chain as a model of its own with its target, and the values (n, U) that reach it from inputs
+    (n, D) of the chain.
 
     Raises InputError where the layer has an activation of its own in front of the head.
     """
@@ -44,32 +31,17 @@ def last_target(chain: DenseChain, inputs: Float32) -> tuple[ChainTarget, Float3
     (layer,) = alone.layers
     _check_head(chain)
     kernel = alone.values[layer.kernel]
-    dense = keras.layers.Dense(kernel.shape[1], use_bias=layer.bias is not None)
-    dense.build((None, kernel.shape[0]))
+    dense, reaching = (
+        keras.layers.Dense(kernel.shape[1], use_bias=layer.bias is not None),
+        keras.Input(kernel.shape[:1]),
+    )
+    model = keras.Model(reaching, dense(reaching))
     dense.set_weights([np.array(alone.values[path]) for path in layer.paths])
-    target = dense_target(dense, 0, layer.kernel, alone.head)
-    return ChainTarget(target, target.layer_passes(BATCH_ROWS)), features
+    return ModelRunner(model, dense_target(dense, 0, layer.kernel, alone.head)), features
 
 
-@dataclass(frozen=True, eq=False)
-class FewWeights:
-    """Some weights of a chain as a search needs them.
-
-    Attributes:
-        target: layers cut down to what these weights can change; its paths are those of the chain, its shapes are not.
-        inputs: (n, F), what reaches these layers.
-        index: (K, 2) int64, places of the weights in the target.
-        stats: of all values of the weight that each belongs to.
-    """
-
-    target: ChainTarget
-    inputs: Float32
-    index: Int64
-    stats: WeightStats
-
-
-def few_weights(chain: DenseChain, inputs: Float32, patch: Patch) -> FewWeights:
-    """Some weights of kernels of a chain as a target of their own; those of the last layer alone are of `last_target`.
+def few_weights(chain: DenseChain, inputs: Float32, patch: Patch) -> tuple[ModelRunner, Float32, Int64]:
+    """Some weights of kernels of a chain as a model of their own; those of the last layer alone are of `last_target`.
 
     Of each layer from the first of them on, only the columns are kept that can change, and only the rows that a change
     reaches or that hold such a weight; what the others add to a pre-activation is computed once:
@@ -78,6 +50,10 @@ def few_weights(chain: DenseChain, inputs: Float32, patch: Patch) -> FewWeights:
 
     So few weights of a wide layer take few operations for each candidate. Inputs are (n, D) of the chain; the values of
     the patch are not read.
+
+    Returns:
+        The model with its target, whose paths are those of the chain and whose shapes are not; the features (n, F) that
+        reach the target; the places (K, 2) of the weights in it.
 
     Raises:
         InputError: a weight is of no kernel of the chain, or the last layer has an activation of its own in front of
@@ -90,8 +66,7 @@ def few_weights(chain: DenseChain, inputs: Float32, patch: Patch) -> FewWeights:
     places = {path: patch.flat_index[rows] for path, rows in patch.by_weight()}
     if list(places) == [kernels[-1]]:
         last, features = last_target(chain, inputs)
-        index = last.target.index_of(patch, "the chain")
-        return FewWeights(last, features, index, last.target.stats(last.target.kernel, index))
+        return last, features, last.target.index_of(patch, "the chain")
     parts = _parts_of(chain, places)
     model, variables = _model_of(chain, parts)
     held = tuple(part.path for part in parts if part.path in places)
@@ -101,14 +76,15 @@ def few_weights(chain: DenseChain, inputs: Float32, patch: Patch) -> FewWeights:
     flat = np.empty(len(patch), np.int64)
     for path, rows in patch.by_weight():
         flat[rows] = by_path[path].places(patch.flat_index[rows], chain.values[path].shape)
-    stats = {path: WeightStats.with_room(chain.values[path]) for path in held}
     reaching = _reaching(chain, inputs, parts)
-    return FewWeights(
-        ChainTarget(target, target.layer_passes(BATCH_ROWS)),
-        np.concatenate([reaching[number] for number in cut.crossing], axis=1),
-        target.index_of(replace(patch, flat_index=flat), "the chain"),
-        WeightStats.joined([stats[path] for path in patch.weight]),
-    )
+    features = np.concatenate([reaching[number] for number in cut.crossing], axis=1)
+    return ModelRunner(model, target), features, target.index_of(replace(patch, flat_index=flat), "the chain")
+
+
+def few_stats(chain: DenseChain, patch: Patch) -> WeightStats:
+    """Of all values of the kernel that each of the K weights of a patch belongs to, arrays (K,)."""
+    stats = {path: WeightStats.with_room(chain.values[path]) for path in patch.paths}
+    return WeightStats.joined([stats[path] for path in patch.weight])
 
 
 @dataclass(frozen=True, eq=False)

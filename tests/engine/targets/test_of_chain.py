@@ -9,7 +9,7 @@ from engine.core.errors import InputError
 from engine.fitness.rows import SearchRows
 from engine.layers.weight_stats import WeightStats
 from engine.patches.patch import Patch
-from engine.targets.of_chain import few_weights
+from engine.targets.of_chain import few_stats, few_weights
 from tests.support.chains import Net, net
 
 
@@ -40,23 +40,23 @@ CASES = [
 def test_logits_under_changed_weights(name: str, layers: dict[str, int]) -> None:
     subject = net(name)
     patch = patch_of(subject, layers)
-    few = few_weights(subject.chain, subject.features, patch)
-    kernel = few.target.target.kernel
-    assert np.array_equal(kernel[few.index[:, 0], few.index[:, 1]], patch.old)
-    as_it_is = few.target.layer.logits(few.inputs, kernel)
+    few, features, index = few_weights(subject.chain, subject.features, patch)
+    kernel = few.target.kernel
+    assert np.array_equal(kernel[index[:, 0], index[:, 1]], patch.old)
+    as_it_is = few.layer.logits(features, kernel)
     np.testing.assert_allclose(as_it_is, subject.logits, rtol=1e-4, atol=1e-5)
     changed = kernel.copy()
-    changed[few.index[:, 0], few.index[:, 1]] = patch.new
+    changed[index[:, 0], index[:, 1]] = patch.new
     values = {path: value.copy() for path, value in subject.chain.values.items()}
     for path, place, new in zip(patch.weight, patch.flat_index, patch.new, strict=True):
         values[path].flat[place] = new
     outputs = subject.outputs({path: values[path] for path in layers})
-    moved = few.target.layer.logits(few.inputs, changed)
+    moved = few.layer.logits(features, changed)
     scores = np.asarray(subject.chain.logits(subject.features, values))
     np.testing.assert_allclose(moved, scores, rtol=1e-3, atol=1e-5)
     assert (moved.argmax(axis=1) == outputs.argmax(axis=1)).mean() > 0.97
     assert np.abs(moved - as_it_is).max() > 0.05
-    target = few.target.target
+    target = few.target
     if list(layers) == ["last/kernel"]:
         assert target.tail is None
         return
@@ -71,11 +71,11 @@ def test_logits_under_changed_weights(name: str, layers: dict[str, int]) -> None
 def test_values_of_whole_layers_say_how_far_a_search_goes() -> None:
     subject = net("two")
     patch = patch_of(subject, {"first/kernel": 5, "last/kernel": 4})
-    few = few_weights(subject.chain, subject.features, patch)
+    stats = few_stats(subject.chain, patch)
     for number, path in enumerate(patch.weight):
         whole = WeightStats.of(subject.chain.values[path])
-        assert few.stats.mean[number] == whole.mean and few.stats.std[number] == whole.std
-        assert few.stats.range[number] == whole.range
+        assert stats.mean[number] == whole.mean and stats.std[number] == whole.std
+        assert stats.range[number] == whole.range
 
 
 def test_the_search_evaluates_it(rows: int = 30) -> None:
@@ -85,11 +85,11 @@ def test_the_search_evaluates_it(rows: int = 30) -> None:
 
     subject = net("two")
     patch = patch_of(subject, {"first/kernel": 5, "last/kernel": 4})
-    few = few_weights(subject.chain, subject.features, patch)
-    target = few.target.target
+    few, features, index = few_weights(subject.chain, subject.features, patch)
+    target = few.target
     negative = subject.before != subject.labels
-    _, weights = target.search_weights(target.kernel, few.index)
-    searched = SearchRows(few.inputs, subject.logits, subject.labels, negative)
+    _, weights = target.search_weights(target.kernel, index)
+    searched = SearchRows(features, subject.logits, subject.labels, negative)
     fitness = TailFitness(target.tail, target.kernel, searched, weights, 3, Tiling(rows=rows))
     candidates = np.stack([patch.old, patch.new, 2 * patch.new - patch.old])
     for candidate, sums in zip(candidates, fitness.evaluate(candidates), strict=True):
