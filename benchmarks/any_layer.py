@@ -20,7 +20,7 @@ import numpy as np
 from common import dataset_option, machine, table
 from ledger import Ledger, Line, grouped, out_option, paired_interval
 from study import OFFSET, SIZES, SUBJECTS, TINY_EPOCHS, TINY_OFFSET, TINY_SIZES, Source
-from unseen import Known, Subject, numbers, words
+from unseen import Subject, numbers, words
 
 from cluster.workers.task import layer_inputs
 from engine import backend
@@ -31,8 +31,8 @@ from engine.methods.mixtures import searched, tuned
 from engine.methods.outcome import draw as drawn_rows
 from engine.metrics.requirements import default_promises
 from engine.models.load import LoadedModel, load_model
-from engine.passes.batching import predicted_classes
-from engine.problem.crossfit import CrossFitSettings, HeldOutRows, crossfit_of
+from engine.problem.case import SeenRows
+from engine.problem.crossfit import CrossFitSettings, crossfit_of
 from engine.problem.mixed import mixed_values
 from engine.targets.model_runner import ModelRunner
 from engine.targets.resolve import resolve_tuned
@@ -130,20 +130,20 @@ def main(
     click.echo(table(header, [row(key, found, lines.get((key[0], DENSE), [])) for key, found in lines.items()]))
 
 
-def known(loaded: LoadedModel, names: Sequence[str], data: Path) -> tuple[Subject, Known]:
+def known(loaded: LoadedModel, names: Sequence[str], data: Path) -> tuple[Subject, SeenRows]:
     """A model with layers under repair, its pool and test rows; and its validation rows."""
     target, chain = resolve_tuned(loaded.model, loaded.loss, loaded.classes, loaded.path, names)
     runner = ModelRunner(loaded.model, target, path=loaded.path)
 
-    def rows_of(name: str) -> Known:
+    def rows_of(name: str) -> SeenRows:
         rows = layer_inputs(runner, open_image_set(data / f"{name}.h5"))
         logits = chain.known_logits(rows.inputs)
-        return Known(rows, logits, predicted_classes(chain.head, logits))
+        return SeenRows.of(chain.head, rows, logits)
 
     return Subject(loaded, ", ".join(names), chain, rows_of("repair"), rows_of("test")), rows_of("val")
 
 
-def repaired(subject: Subject, validation: Known, label: int, rows: int, draw: int) -> dict[str, Any]:
+def repaired(subject: Subject, validation: SeenRows, label: int, rows: int, draw: int) -> dict[str, Any]:
     """What a repair does to the rest of the pool and to test rows."""
     pool = subject.pool
     drawn = drawn_rows(pool.rows.labels, rows, draw, pool.rows.fingerprint)
@@ -156,8 +156,7 @@ def repaired(subject: Subject, validation: Known, label: int, rows: int, draw: i
     middle = time.process_time()
     found = run_here(searched(job, changes)).found
     end = time.process_time()
-    held_out = HeldOutRows(validation.rows.inputs, validation.rows.labels, validation.logits, validation.before)
-    frontier, _ = job.frontier(changes, found, held_out)
+    frontier, _ = job.frontier(changes, found, validation)
     values = mixed_values(job.chain, changes, found, frontier.point.step)
     rest = np.setdiff1d(np.arange(len(pool.before)), drawn)
     return {

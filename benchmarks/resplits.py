@@ -23,7 +23,7 @@ from engine.methods.mixtures import searched, tuned
 from engine.metrics.promise import Frontier
 from engine.metrics.requirements import Requirement
 from engine.models.load import load_model
-from engine.problem.crossfit import CrossFitSettings, HeldOutRows
+from engine.problem.crossfit import CrossFitSettings
 from engine.problem.mixed import mixed_values
 
 REPAIR, VALIDATION = 4000, 1000
@@ -44,15 +44,9 @@ def repaired(subject: Subject, seed: int, ledger: Ledger) -> str:
     requirements = required(label)
     settings = CrossFitSettings(promise_rows=len(rest) // subject.chain.classes)
     job = subject.job(drawn, label, requirements, seed, settings)
-    held_out = HeldOutRows(
-        subject.pool.rows.inputs[validation],
-        subject.pool.rows.labels[validation],
-        subject.pool.logits[validation],
-        subject.pool.before[validation],
-    )
     changes = run_here(tuned(job))
     found = run_here(searched(job, changes)).found
-    frontier, _ = job.frontier(changes, found, held_out)
+    frontier, _ = job.frontier(changes, found, subject.pool.take(validation))
     values = mixed_values(job.chain, changes, found, frontier.point.step)
     outcome = subject.outcome(subject.pool, subject.predicted(subject.pool, values), rest, label, requirements)
     ledger.add(seed=seed, target=label, **_told(frontier), **asdict(outcome))

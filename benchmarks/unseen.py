@@ -28,7 +28,7 @@ from engine.metrics.requirements import Requirement, check_requirements
 from engine.models.graph import graph_of
 from engine.models.load import LoadedModel
 from engine.passes.batching import batches, predicted_classes
-from engine.problem.case import LayerInputs
+from engine.problem.case import LayerInputs, SeenRows
 from engine.problem.crossfit import CrossFit, CrossFitSettings, crossfit_of
 from engine.targets.model_runner import ModelRunner
 from engine.targets.resolve import headed, resolve_target
@@ -49,15 +49,6 @@ def mixed_adds(chain: DenseChain, recipes: int) -> int:
     """
     (_, first), *behind = (chain.values[layer.kernel].shape for layer in chain.layers)
     return int(recipes * first + sum(map(math.prod, behind)))
-
-
-@dataclass(frozen=True, eq=False)
-class Known:
-    """Rows as the first layer of a chain sees them, logits (n, C) of the model as it is, and classes (n,)."""
-
-    rows: LayerInputs
-    logits: Float32
-    before: Int64
 
 
 @dataclass(frozen=True)
@@ -94,8 +85,8 @@ class Subject:
     loaded: LoadedModel
     layers: str
     chain: Chain
-    pool: Known
-    official: Known
+    pool: SeenRows
+    official: SeenRows
 
     def job(
         self, drawn: Int64, label: int, requirements: Sequence[Requirement], seed: int, settings: CrossFitSettings
@@ -104,13 +95,13 @@ class Subject:
         rows = self.pool.rows.take(drawn)
         return crossfit_of(self.chain, rows, self.pool.logits[drawn], (label,), requirements, settings, seed)
 
-    def predicted(self, known: Known, values: Mapping[str, Float32]) -> Int64:
+    def predicted(self, known: SeenRows, values: Mapping[str, Float32]) -> Int64:
         """Classes (n,) of rows under new values of weights, by path."""
         logits = _logits(self._program, self.chain, known.rows.inputs, values)
         return predicted_classes(self.chain.head, logits)
 
     def outcome(
-        self, known: Known, after: Int64, chosen: Int64 | slice, label: int, requirements: Sequence[Requirement]
+        self, known: SeenRows, after: Int64, chosen: Int64 | slice, label: int, requirements: Sequence[Requirement]
     ) -> Outcome:
         """What became of some rows; `after` (n,) are the classes of all."""
         classes = self.chain.classes
@@ -134,7 +125,7 @@ class Subject:
         self, values: Mapping[str, Float32], rest: Int64, label: int, requirements: Sequence[Requirement]
     ) -> dict[str, Any]:
         """What a repair does to the rest of the pool and to the official test rows."""
-        judges: dict[str, tuple[Known, Int64 | slice]] = {
+        judges: dict[str, tuple[SeenRows, Int64 | slice]] = {
             "rest": (self.pool, rest),
             "official": (self.official, slice(None)),
         }
@@ -179,9 +170,9 @@ def subjects(loaded: LoadedModel, pool: Images, official: Images, layers: Sequen
     return found
 
 
-def _known(chain: DenseChain, rows: LayerInputs) -> Known:
+def _known(chain: DenseChain, rows: LayerInputs) -> SeenRows:
     logits = _logits(backend.compiled(chain.logits), chain, rows.inputs, {})
-    return Known(rows, logits, predicted_classes(chain.head, logits))
+    return SeenRows.of(chain.head, rows, logits)
 
 
 def _logits(program: Callable[..., Any], chain: Chain, inputs: Float32, values: Mapping[str, Float32]) -> Float32:

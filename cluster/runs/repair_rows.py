@@ -23,12 +23,12 @@ from engine.data.image_set import ImageSet
 from engine.data.shared_rows import rows_among
 from engine.layers.head import Head
 from engine.layers.tail_chain import Chain, dense_of
-from engine.methods.base import Checkpoint, MethodSettings, SeenRows, Subject
+from engine.methods.base import Checkpoint, MethodSettings, Subject
 from engine.metrics.requirements import Requirement
 from engine.models.load import LoadedModel
 from engine.passes.batching import predicted_classes
 from engine.passes.classes import rows_of
-from engine.problem.case import LayerInputs
+from engine.problem.case import LayerInputs, SeenRows
 
 
 @dataclass(frozen=True, eq=False)

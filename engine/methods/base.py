@@ -22,12 +22,10 @@ from engine.core.plans import Plan, run_here
 from engine.core.types import Float32, Int64
 from engine.fitness.priorities import Priorities
 from engine.layers.dense_chain import DenseChain
-from engine.layers.head import Head
 from engine.layers.tail_chain import Chain, TailChain, dense_of
 from engine.metrics.requirements import Requirement
-from engine.passes.batching import predicted_classes
-from engine.problem.case import LayerInputs
-from engine.problem.crossfit import CrossFitSettings, HeldOutRows
+from engine.problem.case import LayerInputs, SeenRows
+from engine.problem.crossfit import CrossFitSettings
 from engine.search.loop import SearchSettings
 from engine.search.population import PopulationSettings
 
@@ -35,40 +33,6 @@ Need = Literal["folds", "localised weights", "checkpoints", "parts", "offsets", 
 """What a method works from besides rows: folds of the rows; weights that localisation blames; checkpoints of the
 training (`--weights-dir`); parts of the failures, one for each confusion; a last layer under repair with biases; a last
 layer under repair (`--target-layer`)."""
-
-
-@dataclass(frozen=True, eq=False)
-class SeenRows:
-    """Labelled rows, and what the model as it is says of them.
-
-    Attributes:
-        rows: n rows, as the first layer of the chain sees them.
-        logits: (n, C) float32.
-        before: (n,) predicted classes.
-    """
-
-    rows: LayerInputs
-    logits: Float32
-    before: Int64
-
-    @staticmethod
-    def of(head: Head, rows: LayerInputs, logits: Float32) -> SeenRows:
-        """Rows with their logits; raises NotNumbersError where those of a row are not numbers."""
-        return SeenRows(rows, logits, predicted_classes(head, logits))
-
-    def take(self, chosen: Int64) -> SeenRows:
-        """Some rows, in this order."""
-        return SeenRows(self.rows.take(chosen), self.logits[chosen], self.before[chosen])
-
-    @property
-    def labels(self) -> Int64:
-        """(n,) true classes."""
-        return self.rows.labels
-
-    @property
-    def held_out(self) -> HeldOutRows:
-        """As rows that a CrossFit repair is judged by."""
-        return HeldOutRows(self.rows.inputs, self.labels, self.logits, self.before)
 
 
 @dataclass(frozen=True, eq=False)

@@ -99,14 +99,12 @@ class MixtureMethod:
     def __call__(self, job: MethodJob) -> Plan[Repair]:
         """Fit it and offer its steps."""
         crossfit = crossfit_job(job)
-        validation = job.subject.validation if self.promises else None
-        held_out = None if validation is None else validation.held_out
         fit = yield from self.fit(crossfit, job.seeds)
         if not self.promises:
             steps = [step for step in self.steps(crossfit.settings) if step > 0]
             found = [Offer(f"step {step:g}", fit.values(step), fit.fitness or 0.0) for step in steps]
             return Repair(found, fit.own)
-        frontier, judged = crossfit.frontier(fit.changes, fit.found, held_out)
+        frontier, judged = crossfit.frontier(fit.changes, fit.found, job.subject.validation)
         taken = dict.fromkeys((0, frontier.chosen))  # the whole mixture, and the step of the promise
         offers = []
         for number in taken:
@@ -136,10 +134,8 @@ def crossfit_job(job: MethodJob) -> CrossFit:
 def unchanged(job: MethodJob) -> Promised:
     """The baseline model with its promise, where there is nothing to repair."""
     crossfit = crossfit_job(job)
-    validation = job.subject.validation
-    held_out = None if validation is None else validation.held_out
-    _, before = crossfit.judging(held_out)
-    frontier = crossfit.judged(before[None], (0.0,), held_out)
+    _, before = crossfit.judging(job.subject.validation)
+    frontier = crossfit.judged(before[None], (0.0,), job.subject.validation)
     frontier = replace(frontier, promised=frontier.point.chance >= frontier.confidence)
     return Promised(MixtureFit(crossfit, (), np.zeros(0, np.float32)), frontier, ())
 

@@ -18,7 +18,7 @@ from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
 from engine.layers.tail_chain import Chain, TailChain, dense_of
-from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair, SeenRows, Subject, lacking
+from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair, Subject, lacking
 from engine.methods.checked import changed, checked
 from engine.metrics import against
 from engine.metrics.comparison import Comparison, compare
@@ -26,6 +26,7 @@ from engine.metrics.promise import frontier_of
 from engine.metrics.requirements import check_requirements
 from engine.passes.batching import predicted_classes
 from engine.passes.sizes import PASS_ROWS
+from engine.problem.case import SeenRows
 
 FOUND, CHOSEN = against.FOUND, against.CHOSEN
 """Readings of a repair: what the method finds where nobody chooses, and what it comes to with rows of validation."""

@@ -20,8 +20,10 @@ from engine.core.types import Float32, Int64, Uint8
 from engine.data.image_set import row_order, rows_fingerprint
 from engine.fitness.mixture import MixtureRows
 from engine.fitness.rows import SearchRows, Weights
+from engine.layers.head import Head
 from engine.localize.last_dense import Impact
 from engine.localize.sums import Sums
+from engine.passes.batching import predicted_classes
 from engine.passes.classes import classes_of, scores_of
 from engine.passes.runners import LayerPasses
 from engine.passes.sizes import PASS_ROWS
@@ -81,6 +83,35 @@ class LayerInputs:
             parts[0].shape,
             parts[0].classes,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class SeenRows:
+    """Labelled rows, and what the model as it is says of them.
+
+    Attributes:
+        rows: n rows, as the layers under repair see them.
+        logits: (n, C) float32.
+        before: (n,) predicted classes.
+    """
+
+    rows: LayerInputs
+    logits: Float32
+    before: Int64
+
+    @staticmethod
+    def of(head: Head, rows: LayerInputs, logits: Float32) -> SeenRows:
+        """Rows with their logits; raises NotNumbersError where those of a row are not numbers."""
+        return SeenRows(rows, logits, predicted_classes(head, logits))
+
+    def take(self, chosen: Int64) -> SeenRows:
+        """Some rows, in this order."""
+        return SeenRows(self.rows.take(chosen), self.logits[chosen], self.before[chosen])
+
+    @property
+    def labels(self) -> Int64:
+        """(n,) true classes."""
+        return self.rows.labels
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ from engine.metrics.accuracy import LabelChange, paired_changes
 from engine.metrics.promise import Frontier, frontier_of
 from engine.metrics.requirements import Requirement
 from engine.passes.batching import predicted_classes
-from engine.problem.case import LayerInputs, RepairCase
+from engine.problem.case import LayerInputs, RepairCase, SeenRows
 from engine.problem.crossfit_settings import FOLDS as FOLDS  # noqa: PLC0414 - its users find it here
 from engine.problem.crossfit_settings import CrossFitSettings as CrossFitSettings  # noqa: PLC0414 - its users find it here
 from engine.problem.mixed import mean_changes
@@ -182,7 +182,7 @@ class CrossFit:
         return RepairCase(self.label, self.data, index, weights, rows), problem
 
     def frontier(
-        self, changes: Sequence[Changes], found: Float32, held_out: HeldOutRows | None = None
+        self, changes: Sequence[Changes], found: Float32, held_out: SeenRows | None = None
     ) -> tuple[Frontier, tuple[LabelChange, ...]]:
         """Judge every step of a mixture, hard and out of fold.
 
@@ -199,7 +199,7 @@ class CrossFit:
         if held_out is not None:
             mean = Mixture(self.chain, (mean_changes(changes),), self.mixture(changes).temperature)
             rows = MixtureRows(
-                held_out.inputs,
+                held_out.rows.inputs,
                 held_out.labels,
                 np.zeros_like(held_out.labels),
                 held_out.logits,
@@ -218,7 +218,7 @@ class CrossFit:
         after[:, order] = _at_steps(self.mixture(changes), self._rows(order), self.before[order], found, steps)
         return after
 
-    def judged(self, after: Int64, steps: Sequence[float], held_out: HeldOutRows | None = None) -> Frontier:
+    def judged(self, after: Int64, steps: Sequence[float], held_out: SeenRows | None = None) -> Frontier:
         """Judge steps by what they predict, and take one.
 
         Args:
@@ -239,7 +239,7 @@ class CrossFit:
             fixed_step=self.settings.step is not None,
         )
 
-    def judging(self, held_out: HeldOutRows | None) -> tuple[Int64, Int64]:
+    def judging(self, held_out: SeenRows | None) -> tuple[Int64, Int64]:
         """Labels (n,), and classes (n,) that the model as it is predicts, of all rows that judge."""
         more = [] if held_out is None else [held_out]
         return (
@@ -273,23 +273,6 @@ class CrossFit:
         return MixtureRows(
             self.rows.inputs[chosen], labels, self.rows.fold[chosen], self.logits[chosen], negative, right
         )
-
-
-@dataclass(frozen=True, eq=False)
-class HeldOutRows:
-    """Rows of a held-out set.
-
-    Attributes:
-        inputs: (n, D) features.
-        labels: (n,).
-        logits: (n, C) of the model as it is.
-        before: (n,) classes that it predicts.
-    """
-
-    inputs: Float32
-    labels: Int64
-    logits: Float32
-    before: Int64
 
 
 def crossfit_of(

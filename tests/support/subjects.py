@@ -9,9 +9,9 @@ import numpy as np
 from engine.core.types import Float32
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
-from engine.methods.base import Checkpoint, MethodSettings, SeenRows, Subject
+from engine.methods.base import Checkpoint, MethodSettings, Subject
 from engine.metrics.requirements import Requirement
-from engine.problem.case import LayerInputs
+from engine.problem.case import LayerInputs, SeenRows
 from engine.problem.crossfit import CrossFitSettings
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings

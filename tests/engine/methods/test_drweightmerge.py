@@ -11,10 +11,10 @@ import pytest
 from engine.core.types import Float32
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
-from engine.methods.base import MethodJob, MethodSettings, Repair, SeenRows, Subject
+from engine.methods.base import MethodJob, MethodSettings, Repair, Subject
 from engine.methods.drweightmerge import METHOD, divided
 from engine.methods.outcome import FOUND, carry_out
-from engine.problem.case import LayerInputs
+from engine.problem.case import LayerInputs, SeenRows
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
 

@@ -15,10 +15,10 @@ from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
 from engine.layers.weight_stats import WeightStats
 from engine.localize.neurecover import Training, blame
-from engine.methods.base import Checkpoint, MethodJob, MethodSettings, Repair, SeenRows, Subject, lacking
+from engine.methods.base import Checkpoint, MethodJob, MethodSettings, Repair, Subject, lacking
 from engine.methods.neurecover import ALPHAS, METHOD
 from engine.metrics.requirements import Requirement
-from engine.problem.case import LayerInputs
+from engine.problem.case import LayerInputs, SeenRows
 from engine.search import swarm
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings

@@ -19,11 +19,10 @@ from engine.fitness.tiling import Tiling
 from engine.metrics.requirements import Requirement
 from engine.passes.classes import NotNumbersError
 from engine.problem import crossfit
-from engine.problem.case import LayerInputs
+from engine.problem.case import LayerInputs, SeenRows
 from engine.problem.crossfit import (
     CrossFit,
     CrossFitSettings,
-    HeldOutRows,
     crossfit_of,
     joined_changes,
 )
@@ -256,7 +255,7 @@ def test_every_step_is_judged_out_of_fold(held_out):
     found = candidates_of(mixture, 2)[1]
     order = np.argsort(it.rows.fold, kind="stable")
     more = np.arange(90)[::2] if held_out else np.arange(0)
-    rows = HeldOutRows(*(values[more] for values in (subject.features, subject.labels, subject.logits, subject.before)))
+    rows = SeenRows(rows_of(subject), subject.logits, subject.before).take(more)
     frontier, of_labels = it.frontier(changes, found, rows if held_out else None)
     assert [point.step for point in frontier.points] == list(it.settings.steps)
     assert (frontier.chosen, frontier.confidence) == (0, 0.9)
