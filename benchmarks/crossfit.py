@@ -22,7 +22,6 @@ from engine import backend
 from engine.backend import keras
 from engine.core.plans import run_here
 from engine.core.types import Float32, Int64
-from engine.fitness.mixture import MixtureRows
 from engine.layers.dense_chain import DenseChain
 from engine.layers.tail_chain import dense_of
 from engine.methods.mixtures import tuned
@@ -149,7 +148,6 @@ def line(
     changes = run_here(tuned(job))
     search = SearchSettings(swarm=SwarmSettings(particles))
     case, problem = job.case(changes, search)
-    assert isinstance(case.rows, MixtureRows)
     prepared = prepare(problem, case.rows)
     start = problem.start()
     candidates = start.swarm.position.astype(np.float32)

@@ -12,7 +12,7 @@ from cluster.compute.options import ComputeOptions
 from cluster.ray_cluster.local_workers import MODELS, unasked
 from cluster.workers.task import ReadyCase, RepairTask, TaskResult
 from engine import backend
-from engine.fitness.mixture import MixtureRows, mixture_tiles
+from engine.fitness.mixture import mixture_tiles
 from engine.fitness.tiling import plan_tiles
 
 if TYPE_CHECKING:
@@ -234,8 +234,8 @@ def _tiles_of(task: RepairTask) -> int:
     """Tiles of an iteration of a task's searches."""
     settings = task.searches[0].settings
     particles = settings.swarm.num_particles
-    if isinstance(task.source, ReadyCase) and isinstance(rows := task.source.case.rows, MixtureRows):
+    if isinstance(task.source, ReadyCase) and (group := task.source.case.rows.group) is not None:
         mixture = task.source.problem.mixture
         assert mixture is not None  # whose rows these are
-        return len(mixture_tiles(mixture, rows.group, particles, settings.tiling))
+        return len(mixture_tiles(mixture, group, particles, settings.tiling))
     return len(plan_tiles(particles, task.rows, 1, settings.tiling))

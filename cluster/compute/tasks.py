@@ -36,8 +36,9 @@ from cluster.workers.task import (
 from engine.core.errors import InputError
 from engine.core.types import Float32, Float64
 from engine.data.image_set import read_images
+from engine.fitness.rows import SearchRows
 from engine.fitness.tiling import Tile, combine
-from engine.problem.problem import Problem, Rows, goal_of, prepare, seen_by
+from engine.problem.problem import Problem, goal_of, prepare, seen_by
 from engine.search.loop import Evaluate, Search, advance, offers
 
 
@@ -214,7 +215,7 @@ def run_task_in_tiles(
                 break
 
 
-def tiled(pool: WorkerPool, problem: Problem, rows: Rows, tiles: Sequence[Tile], model: Any) -> Evaluate:
+def tiled(pool: WorkerPool, problem: Problem, rows: SearchRows, tiles: Sequence[Tile], model: Any) -> Evaluate:
     """An evaluation that sends each worker its share of the tiles in one message and adds the parts in tile order.
 
     Args:

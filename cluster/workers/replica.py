@@ -32,9 +32,10 @@ from engine import backend
 from engine.core.errors import InputError, is_interruption
 from engine.core.plans import Work, value_of
 from engine.core.types import Float32, Float64, Int64
+from engine.fitness.rows import SearchRows
 from engine.fitness.tiling import one_ahead
 from engine.problem.case import RepairCase
-from engine.problem.problem import Prepared, Problem, Rows, prepare
+from engine.problem.problem import Prepared, Problem, prepare
 from engine.search.loop import SearchState
 from engine.targets.model_runner import ModelRunner
 
@@ -101,7 +102,7 @@ class Replica:
     def evaluate_tiles(
         self,
         key: str,
-        rows: Rows,
+        rows: SearchRows,
         problem: Problem,
         tiles: Sequence[int],
         candidates: Float32,

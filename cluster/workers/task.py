@@ -29,12 +29,13 @@ from engine.core.types import Float32, Uint8
 from engine.data.image_set import ImageSet, open_reader, row_digests
 from engine.fitness.base import Fitness
 from engine.fitness.objective import Objective
+from engine.fitness.rows import SearchRows
 from engine.layers.tail import Tail
 from engine.localize.last_dense import Impact
 from engine.passes.classes import rows_of
 from engine.passes.sizes import PASS_ROWS
 from engine.problem.case import LayerInputs, RepairCase, find_case
-from engine.problem.problem import Problem, Rows, build_fitness, goal_of, problem_of, seen_by
+from engine.problem.problem import Problem, build_fitness, goal_of, problem_of, seen_by
 from engine.search.loop import Iteration, Offer, Search, SearchSettings, SearchState, advance_together, offers
 from engine.targets.base import Target
 from engine.targets.memory import SearchSize, check_plan
@@ -389,7 +390,7 @@ def ready_case(target: Target, batch_rows: int, kernel: Float32, case: RepairCas
     return ReadyCase(case, problem, task.folder, places)
 
 
-def _groups(problems: Sequence[Problem], rows: Rows, tail: Tail | None) -> list[_Group]:
+def _groups(problems: Sequence[Problem], rows: SearchRows, tail: Tail | None) -> list[_Group]:
     """Searches that sample their positives see rows of their own; all others share theirs."""
     together: dict[int | None, list[Problem]] = {}
     for problem in problems:

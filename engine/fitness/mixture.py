@@ -20,9 +20,10 @@ import numpy as np
 
 from engine import backend
 from engine.backend import ops
-from engine.core.types import Bool, Float32, Float64, Int64
+from engine.core.types import Float32, Float64, Int64
 from engine.fitness.base import Fitness
 from engine.fitness.groups import SUMS
+from engine.fitness.rows import SearchRows
 from engine.fitness.soft import soft_before, soft_of
 from engine.fitness.tiling import Tile, Tiling
 from engine.layers.head import soft_losses
@@ -42,27 +43,6 @@ first layer anew, which costs as much as their products with some hundred rows (
 
 MOST_OVER = 8
 """How much larger than `--tile-bytes` so many rows of one particle may make a tile."""
-
-
-@dataclass(frozen=True, eq=False)
-class MixtureRows:
-    """Rows that mixtures are judged on, in groups one after the other: those of a fold are one.
-
-    Attributes:
-        inputs: (n, D) float32, features of the chain.
-        labels: (n,) int64.
-        group: (n,) int64, ascending; the changes that a row is judged under.
-        logits: (n, C) float32, of the model as it is.
-        negative: (n,) bool, rows of a label under repair that the model as it is gets wrong.
-        positive: (n,) bool, rows that it gets right.
-    """
-
-    inputs: Float32
-    labels: Int64
-    group: Int64
-    logits: Float32
-    negative: Bool
-    positive: Bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +87,13 @@ class Mixture:
 class MixtureFitness(Fitness):
     """See the module; sums are those of `Mixture.sums`."""
 
-    def __init__(self, mixture: Mixture, rows: MixtureRows, particles: int, tiling: Tiling) -> None:
-        """Choose the shapes; nothing is computed on rows yet."""
-        self._mixture, self._rows = mixture, rows
+    def __init__(self, mixture: Mixture, rows: SearchRows, particles: int, tiling: Tiling) -> None:
+        """Choose the shapes; nothing is computed on rows yet.
+
+        Rows are in groups one after the other: those of a fold are one.
+        """
+        assert rows.group is not None
+        self._mixture, self._rows, self._group = mixture, rows, rows.group
         self.sums = mixture.sums
         self.together, self._most = tile_shape(mixture.chain, len(mixture.changes), len(rows.labels), particles, tiling)
         self.tiles = mixture_tiles(mixture, rows.group, particles, tiling)
@@ -155,7 +139,7 @@ class MixtureFitness(Fitness):
     def _prepare(self, where: slice) -> tuple[Any, ...]:
         mixture, known = self._mixture, self._rows
         classes, most = mixture.chain.classes, self._most
-        group = int(known.group[where.start])
+        group = int(self._group[where.start])
         count = where.stop - where.start
 
         def filled_up(values: Any) -> Any:

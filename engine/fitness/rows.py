@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,19 +12,35 @@ from engine.core.types import Bool, Float32, Int64
 
 @dataclass(frozen=True, eq=False)
 class SearchRows:
-    """The rows a search is judged on, reduced to what the head needs.
+    """The rows a search is judged on, reduced to what it needs of them.
 
     Attributes:
-        inputs: (n, I) float32, inputs of the layer at the I distinct input positions of the localised weights.
+        inputs: (n, I) float32, inputs of the layer at the I distinct input positions of the localised weights; of a
+            deep target or a mixture features (n, F).
         logits: (n, C) float32, of the model as it is.
         labels: (n,) int64, true class.
-        negative: (n,) bool, rows the model gets wrong; the others are positive.
+        negative: (n,) bool, rows to get right, which the model gets wrong.
+        neither: (n,) bool, rows that are neither negative nor positive: of a mixture those of other labels than are
+            under repair that the model gets wrong. None where there are none.
+        group: (n,) int64, ascending, of a mixture: the changes that a row is judged under. Else None.
     """
 
     inputs: Float32
     logits: Float32
     labels: Int64
     negative: Bool
+    neither: Bool | None = None
+    group: Int64 | None = None
+
+    @property
+    def positive(self) -> Bool:
+        """(n,) rows to keep right."""
+        return ~self.negative if self.neither is None else ~(self.negative | self.neither)
+
+    def take(self, kept: Any) -> SearchRows:
+        """Some rows, in this order."""
+        masks = (None if mask is None else mask[kept] for mask in (self.neither, self.group))
+        return SearchRows(self.inputs[kept], self.logits[kept], self.labels[kept], self.negative[kept], *masks)
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,6 @@ from scipy.special import log_ndtr
 
 from engine.core.types import Float64, Int64
 from engine.fitness.groups import SUMS
-from engine.fitness.mixture import MixtureRows
 from engine.fitness.rows import SearchRows
 from engine.metrics.requirements import Requirement
 
@@ -122,7 +121,7 @@ class Steering:
 
 
 def steering_of(
-    rows: SearchRows | MixtureRows,
+    rows: SearchRows,
     before: Int64,
     requirements: Sequence[Requirement],
     repaired: Sequence[int],

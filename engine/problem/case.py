@@ -18,7 +18,6 @@ import numpy as np
 
 from engine.core.types import Float32, Int64, Uint8
 from engine.data.image_set import row_order, rows_fingerprint
-from engine.fitness.mixture import MixtureRows
 from engine.fitness.rows import SearchRows, Weights
 from engine.layers.head import Head
 from engine.localize.last_dense import Impact
@@ -123,14 +122,14 @@ class RepairCase:
         data: SHA-256 over rows and positions; keys the random numbers.
         index: (K, 2) int64, kernel positions of the localised weights.
         weights: the same for the kernel of the search.
-        rows: negatives first.
+        rows: negatives first; of a mixture fold by fold.
     """
 
     label: int
     data: str
     index: Int64
     weights: Weights
-    rows: SearchRows | MixtureRows
+    rows: SearchRows
 
 
 def find_case(

@@ -20,8 +20,8 @@ import numpy as np
 from engine.core.errors import InputError
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Int64
-from engine.fitness.mixture import Mixture, MixtureFitness, MixtureRows
-from engine.fitness.rows import Weights
+from engine.fitness.mixture import Mixture, MixtureFitness
+from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.steering import Rigour, pairs_of, rigour_of, steering_of
 from engine.fitness.tiling import Tiling
 from engine.layers.tail_chain import Chain
@@ -198,13 +198,8 @@ class CrossFit:
         after = self.predicted(changes, found, steps)
         if held_out is not None:
             mean = Mixture(self.chain, (mean_changes(changes),), self.mixture(changes).temperature)
-            rows = MixtureRows(
-                held_out.rows.inputs,
-                held_out.labels,
-                np.zeros_like(held_out.labels),
-                held_out.logits,
-                *(np.zeros(len(held_out.labels), bool) for _ in range(2)),
-            )
+            nothing = np.zeros_like(held_out.labels)
+            rows = SearchRows(held_out.rows.inputs, held_out.logits, held_out.labels, nothing > 0, group=nothing)
             more = _at_steps(mean, rows, held_out.before, found, steps)
             after = np.concatenate([after, more], axis=1)
         frontier = self.judged(after, steps, held_out)
@@ -267,11 +262,16 @@ class CrossFit:
         order = np.lexsort((~np.isin(labels, self.repaired), place / counts[labels]))
         return np.sort(drawn[order[:most]])
 
-    def _rows(self, chosen: Int64) -> MixtureRows:
+    def _rows(self, chosen: Int64) -> SearchRows:
         labels, right = self.rows.labels[chosen], self.before[chosen] == self.rows.labels[chosen]
         negative = ~right & np.isin(labels, self.repaired)
-        return MixtureRows(
-            self.rows.inputs[chosen], labels, self.rows.fold[chosen], self.logits[chosen], negative, right
+        return SearchRows(
+            self.rows.inputs[chosen],
+            self.logits[chosen],
+            labels,
+            negative,
+            neither=~(right | negative),
+            group=self.rows.fold[chosen],
         )
 
 
@@ -324,7 +324,7 @@ def joined_changes(job: CrossFit, changes: Mapping[str, Changes]) -> tuple[Chang
     )
 
 
-def _at_steps(mixture: Mixture, rows: MixtureRows, before: Int64, found: Float32, steps: Sequence[float]) -> Int64:
+def _at_steps(mixture: Mixture, rows: SearchRows, before: Int64, found: Float32, steps: Sequence[float]) -> Int64:
     """Classes (T, n) of rows at each step of a mixture; those of step 0 are `before` (n,)."""
     after = np.repeat(before[None], len(steps), axis=0)
     moved = np.flatnonzero(steps)

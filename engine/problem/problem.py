@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from engine.core.types import Float32, Int64
 from engine.fitness.base import Fitness
 from engine.fitness.groups import GroupSums
 from engine.fitness.last_dense import TiledFitness
-from engine.fitness.mixture import Mixture, MixtureFitness, MixtureRows
+from engine.fitness.mixture import Mixture, MixtureFitness
 from engine.fitness.objective import Objective
 from engine.fitness.priorities import priority_objective
 from engine.fitness.rows import SearchRows, Weights
@@ -94,21 +93,16 @@ class Prepared:
     fitness: Fitness
 
 
-Rows = SearchRows | MixtureRows
-
-
-def prepare(problem: Problem, rows: Rows, tail: Tail | None = None) -> Prepared:
+def prepare(problem: Problem, rows: SearchRows, tail: Tail | None = None) -> Prepared:
     """Pick the rows of the search and set up their evaluation; a deep target needs the tail of its model."""
     chosen = seen_by(problem, rows)
     return Prepared(goal_of(problem, chosen, rows), build_fitness(problem, chosen, tail))
 
 
-def build_fitness(problem: Problem, rows: Rows, tail: Tail | None = None) -> Fitness:
+def build_fitness(problem: Problem, rows: SearchRows, tail: Tail | None = None) -> Fitness:
     """The evaluation of candidates on exactly these rows."""
     particles, tiling = problem.settings.swarm.num_particles, problem.settings.tiling
-    if isinstance(rows, MixtureRows):
-        if problem.mixture is None:
-            raise ValueError("the rows are those of a mixture, expected one in the problem")
+    if problem.mixture is not None:
         mixture = replace(problem.mixture, chain=problem.mixture.chain.attached(tail))
         return MixtureFitness(mixture, rows, particles, tiling)
     misses, wanted = problem.settings.objective == "loss", group_sums_of(problem.settings, rows)
@@ -127,9 +121,9 @@ def group_sums_of(settings: SearchSettings, rows: SearchRows) -> GroupSums | Non
     return GroupSums(classes) if settings.objective == "priorities" else None
 
 
-def seen_by(problem: Problem, rows: Rows) -> Rows:
+def seen_by(problem: Problem, rows: SearchRows) -> SearchRows:
     """The rows that a search is judged on: all that count, or with some of the positives."""
-    if isinstance(rows, MixtureRows):
+    if problem.mixture is not None:
         return rows
     return sample_positives(
         counted_rows(problem.settings, rows), problem.source, problem.settings.num_input_pos_sampled
@@ -140,19 +134,18 @@ def counted_rows(settings: SearchSettings, rows: SearchRows) -> SearchRows:
     """The rows that an objective counts: all, but for labels of a priority of 0."""
     if settings.priorities is None:
         return rows
-    return _taken(rows, settings.priorities.counted(rows.labels, rows.negative))
+    return rows.take(settings.priorities.counted(rows.labels, rows.negative))
 
 
-def goal_of(problem: Problem, searched: Rows, rows: Rows) -> Objective:
+def goal_of(problem: Problem, searched: SearchRows, rows: SearchRows) -> Objective:
     """What candidates are worth on the rows that are searched, out of all `rows`."""
     settings = problem.settings
-    negatives = int(searched.negative.sum())
-    if isinstance(searched, MixtureRows):
-        return Objective(negatives, int(searched.positive.sum()), None, "requirements", steering=problem.steering)
-    assert isinstance(rows, SearchRows)
+    negatives, positives = int(searched.negative.sum()), int(searched.positive.sum())
+    if problem.mixture is not None:
+        return Objective(negatives, positives, None, "requirements", steering=problem.steering)
     if settings.objective == "requirements":
         steering = steered_by(settings, searched, rows, problem.head)
-        return Objective(negatives, len(searched.negative) - negatives, None, "requirements", steering=steering)
+        return Objective(negatives, positives, None, "requirements", steering=steering)
     if settings.priorities is not None:
         weight, classes = _positive_weight(settings, counted_rows(settings, rows)), searched.logits.shape[1]
         return priority_objective(settings.priorities, searched.labels, searched.negative, classes, weight)
@@ -220,10 +213,5 @@ def sample_positives(rows: SearchRows, source: RngKey, count: int | None) -> Sea
     if count is None or count >= len(positives):
         return rows
     rng = generator(source.seed, source.data, source.label, "positives")
-    return _taken(
-        rows, np.sort(np.concatenate([np.flatnonzero(rows.negative), rng.choice(positives, count, replace=False)]))
-    )
-
-
-def _taken(rows: SearchRows, kept: Any) -> SearchRows:
-    return SearchRows(rows.inputs[kept], rows.logits[kept], rows.labels[kept], rows.negative[kept])
+    drawn = rng.choice(positives, count, replace=False)
+    return rows.take(np.sort(np.concatenate([np.flatnonzero(rows.negative), drawn])))

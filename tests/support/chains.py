@@ -12,7 +12,8 @@ import keras
 import numpy as np
 
 from engine import backend
-from engine.fitness.mixture import Mixture, MixtureRows
+from engine.fitness.mixture import Mixture
+from engine.fitness.rows import SearchRows
 from engine.layers.dense_chain import DenseChain, chain_of
 from engine.layers.tail_chain import Chain, TailChain, tail_chain_of
 from engine.models.graph import graph_of
@@ -132,11 +133,13 @@ class Net:
         """Rows dealt to folds in turn."""
         return FoldRows(self.features, self.labels, np.arange(len(self.labels)) % folds, "rows")
 
-    def rows(self, order: np.ndarray, group: np.ndarray, repaired: Sequence[int] = (0, 1, 2)) -> MixtureRows:
+    def rows(self, order: np.ndarray, group: np.ndarray, repaired: Sequence[int] = (0, 1, 2)) -> SearchRows:
         """Rows in an order, each judged under the changes of its group."""
         right = self.before[order] == self.labels[order]
         negative = ~right & np.isin(self.labels[order], repaired)
-        return MixtureRows(self.features[order], self.labels[order], group, self.logits[order], negative, right)
+        return SearchRows(
+            self.features[order], self.logits[order], self.labels[order], negative, ~(right | negative), group
+        )
 
 
 @functools.cache

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.fitness.groups import SUMS
-from engine.fitness.mixture import LEAST_ROWS, ROW_STEP, Mixture, MixtureFitness, MixtureRows, tile_shape
+from engine.fitness.mixture import LEAST_ROWS, ROW_STEP, Mixture, MixtureFitness, tile_shape
+from engine.fitness.rows import SearchRows
 from engine.fitness.tiling import Tiling, combine
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
@@ -35,7 +36,7 @@ class Case:
     group: np.ndarray
 
     @property
-    def rows(self) -> MixtureRows:
+    def rows(self) -> SearchRows:
         return self.subject.rows(self.order, self.group)
 
     def soft(self, outputs: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -129,7 +130,7 @@ def test_rows_that_only_fill_a_tile_are_no_numbers_and_count_nothing():
     )
     mixture = Mixture(chain, ({"last/kernel": 0 * kernel[None]},), 0.5)
     inputs, labels = np.array([[1, 0], [0, 1], [1, 1]], np.float32), np.array([0, 0, 1])
-    rows = MixtureRows(inputs, labels, 0 * labels, inputs @ kernel, labels == 1, labels == 0)
+    rows = SearchRows(inputs, inputs @ kernel, labels, labels == 1, labels > 1, 0 * labels)
     (found,) = MixtureFitness(mixture, rows, 1, Tiling()).evaluate(np.zeros((1, 1), np.float32))
     np.testing.assert_allclose(found[:SUMS], [-np.log(3 / 7), -np.log(1 / 3) - np.log(3 / 4), 0, 1], rtol=1e-6)
     np.testing.assert_allclose(found[SUMS:], 0, atol=1e-6)

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import norm
 
 from engine.fitness.groups import SUMS
-from engine.fitness.mixture import MixtureRows
+from engine.fitness.rows import SearchRows
 from engine.fitness.steering import Rigour, Steering, pairs_of, rigour_of, steering_of
 from engine.metrics.requirements import Kind, Requirement
 
@@ -30,7 +30,7 @@ def about(kind: Kind, limit: float, labels: tuple[int, ...] | None, predicted: i
 def steering(*requirements: Requirement, repaired: tuple[int, ...] = (0,)) -> Steering:
     right = BEFORE == LABELS
     nothing = np.zeros((len(LABELS), CLASSES), np.float32)
-    rows = MixtureRows(nothing, LABELS, 0 * LABELS, nothing, ~right & np.isin(LABELS, repaired), right)
+    rows = SearchRows(nothing, nothing, LABELS, ~right & np.isin(LABELS, repaired), ~right & ~np.isin(LABELS, repaired))
     return steering_of(rows, BEFORE, requirements, repaired, PAIRS, share=SHARE, new_rows=NEW_ROWS, rigour=RIGOUR)
 
 

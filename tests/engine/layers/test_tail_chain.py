@@ -12,7 +12,8 @@ import pytest
 
 from engine import backend
 from engine.core.errors import InputError
-from engine.fitness.mixture import Mixture, MixtureFitness, MixtureRows
+from engine.fitness.mixture import Mixture, MixtureFitness
+from engine.fitness.rows import SearchRows
 from engine.fitness.tiling import Tiling
 from engine.layers.dense_chain import DenseChain
 from engine.layers.tail_chain import TailChain, dense_of
@@ -135,7 +136,7 @@ def test_convolutions_that_run_as_products_behind_what_is_tuned() -> None:
     job = TuningJob(fresh(), rows, (1,), 0)
     changes = tuple(Tuner(job).run(fold, read_recipes("1:1:epochs=2,4:1:epochs=2")) for fold in range(2))
     mixture = Mixture(fresh(), changes, 0.5)
-    known = MixtureRows(features, labels, rows.fold, logits, labels == 1, labels == 2)
+    known = SearchRows(features, logits, labels, labels == 1, (labels != 1) & (labels != 2), rows.fold)
     fitness = MixtureFitness(mixture, known, 4, Tiling())
     candidates = candidates_of(mixture, 4)
     sums = fitness.evaluate(candidates)

@@ -220,7 +220,8 @@ import numpy as np
 from engine import backend
 
 backend.limit_threads(int(sys.argv[1]))
-from engine.fitness.mixture import Mixture, MixtureFitness, MixtureRows
+from engine.fitness.mixture import Mixture, MixtureFitness
+from engine.fitness.rows import SearchRows
 from engine.fitness.tiling import Tiling
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
@@ -243,8 +244,9 @@ for sizes, rows in (((96, 10), 120), ((2048, 10), 700), ((768, 96, 10), 300)):
     for changes in (tuned, nothing):
         mixture = Mixture(chain, changes, 0.5)
         logits = random.normal(size=(rows, 10)).astype("f")
-        kinds = (labels == 6) & (fold == 0), labels != 6
-        fitness = MixtureFitness(mixture, MixtureRows(inputs, labels, fold, logits, *kinds), 8, Tiling())
+        negative = (labels == 6) & (fold == 0)
+        known = SearchRows(inputs, logits, labels, negative, ~negative & (labels == 6), fold)
+        fitness = MixtureFitness(mixture, known, 8, Tiling())
         sums = fitness.evaluate(random.normal(size=(8, mixture.size)).astype("f") / 4)
         parts = [sums, *(change for each in changes for change in each.values())]
         print(hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest())
