@@ -22,7 +22,7 @@ from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Int64
 from engine.fitness.mixture import Mixture, MixtureFitness
 from engine.fitness.rows import SearchRows, Weights
-from engine.fitness.steering import Rigour, pairs_of, rigour_of, steering_of
+from engine.fitness.steering import pairs_of, rigour_of
 from engine.fitness.tiling import Tiling
 from engine.layers.tail_chain import Chain
 from engine.layers.weight_stats import WeightStats
@@ -110,10 +110,10 @@ class CrossFit:
         return TuningJob(self.chain, self.rows, self.repaired, self.seed)
 
     @property
-    def rigour(self) -> Rigour:
-        """How strictly the search is steered."""
-        found = rigour_of(len(self.rows.labels))
-        return found if self.settings.temperature is None else replace(found, temperature=self.settings.temperature)
+    def temperature(self) -> float:
+        """Of the soft correctness that steers the search."""
+        stated = self.settings.temperature
+        return rigour_of(len(self.rows.labels)).temperature if stated is None else stated
 
     @property
     def tasks(self) -> tuple[TuningTask, ...]:
@@ -142,27 +142,12 @@ class CrossFit:
 
     def mixture(self, changes: Sequence[Changes]) -> Mixture:
         """What the search mixes, of the changes of each fold with all recipes."""
-        return Mixture(self.chain, tuple(changes), self.rigour.temperature, pairs_of(self.requirements))
+        return Mixture(self.chain, tuple(changes), self.temperature, pairs_of(self.requirements))
 
     def case(self, changes: Sequence[Changes], settings: SearchSettings) -> tuple[RepairCase, Problem]:
-        """The search over mixtures, as every other: its case and its problem.
-
-        It is steered as if the rows of the repair judged alone. Aimed at the smaller errors of rows that are joined by
-        a validation set, it gains more of the label, promises less often and keeps less (measured on unseen images).
-        """
+        """The search over mixtures, as every other: its case and its problem; by the requirements of the repair."""
         mixture = self.mixture(changes)
-        chosen = np.concatenate([self._searched(fold) for fold in range(self.rows.folds)])
-        rows = self._rows(chosen)
-        steering = steering_of(
-            rows,
-            self.before[chosen],
-            self.requirements,
-            self.repaired,
-            mixture.pairs,
-            share=len(chosen) / len(self.rows.labels),
-            new_rows=self.settings.promise_rows,
-            rigour=self.rigour,
-        )
+        rows = self._rows(np.concatenate([self._searched(fold) for fold in range(self.rows.folds)]))
         start = np.zeros(mixture.size, np.float32)
         start[: mixture.recipes] = 1.0 / max(1, mixture.recipes)
         stats = WeightStats(start.astype(np.float64), np.full(mixture.size, SPREAD), np.ones(mixture.size))
@@ -175,9 +160,15 @@ class CrossFit:
             weights=weights,
             stats=stats,
             source=RngKey(0, self.data, self.label),
-            settings=settings,
+            settings=replace(
+                settings,
+                objective="requirements",
+                requirements=self.requirements,
+                promise_rows=self.settings.promise_rows,
+            ),
             mixture=mixture,
-            steering=steering,
+            repaired=self.repaired,
+            judging=len(self.rows.labels),
         )
         return RepairCase(self.label, self.data, index, weights, rows), problem
 

@@ -19,6 +19,7 @@ from engine.fitness.tiling import Tiling
 from engine.metrics.requirements import Requirement
 from engine.passes.classes import NotNumbersError
 from engine.problem import crossfit
+from engine.problem import problem as problem_module
 from engine.problem.case import LayerInputs, SeenRows
 from engine.problem.crossfit import (
     CrossFit,
@@ -137,12 +138,14 @@ def test_the_order_of_rows_and_copies_decide_nothing(copies, random):
 
 
 def test_how_strictly_a_search_is_steered_follows_from_its_rows(monkeypatch):
-    monkeypatch.setattr(crossfit, "rigour_of", lambda rows: Rigour(0.2, 0.9, rows))
+    for module in (crossfit, problem_module):
+        monkeypatch.setattr(module, "rigour_of", lambda rows: Rigour(0.2, 0.9, rows))
     subject = net("two")
     expected = Rigour(0.2, 0.9, len(subject.labels))
     for settings, rigour in ((QUICK, expected), (replace(QUICK, temperature=0.3), replace(expected, temperature=0.3))):
-        _, problem = repair(subject, settings).case(made_up("two", 3), QUICK.search)
-        assert (problem.steering.rigour, problem.mixture.temperature) == (rigour, rigour.temperature)
+        case, problem = repair(subject, settings).case(made_up("two", 3), QUICK.search)
+        steering = goal_of(problem, case.rows, case.rows).steering
+        assert (steering.rigour, problem.mixture.temperature) == (rigour, rigour.temperature)
 
 
 def test_what_no_repair_can_be_made_of():
@@ -206,7 +209,8 @@ def test_rows_that_steer_a_search(monkeypatch, chosen):
     np.testing.assert_array_equal(rows.negative, ~right & (rows.labels == 1))
     again, _ = it.case(made_up("two", 3), QUICK.search)
     np.testing.assert_array_equal(again.rows.inputs, rows.inputs)
-    assert problem.steering.totals.tolist() == np.bincount(rows.labels, minlength=CLASSES).tolist()
+    steering = goal_of(problem, rows, rows).steering
+    assert steering.totals.tolist() == np.bincount(rows.labels, minlength=CLASSES).tolist()
 
 
 def test_a_search_starts_at_the_mean_of_the_recipes_and_gains():
