@@ -38,6 +38,7 @@ class LayerPasses(Protocol):
 
     def predicted(self, logits: Float32) -> Int64:
         """Classes (n,) of logits (n, C); see `engine.passes.batching.predicted_classes`."""
+        return predicted_classes(self.head, logits)
 
     def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> Sums:
         """Sums over n rows, at least one.
@@ -66,7 +67,7 @@ class LayerPasses(Protocol):
         """
 
 
-class LayerRunner:
+class LayerRunner(LayerPasses):
     """Compiled passes of the layer under repair and what follows it, from the layer's inputs on.
 
     The kernel is an argument, so inputs that were extracted once serve every repaired form of the layer.
@@ -99,10 +100,6 @@ class LayerRunner:
             [np.asarray(self._logits(batch, *weights))[:count] for batch, count in batches(inputs, self._batch)]
         )
 
-    def predicted(self, logits: Float32) -> Int64:
-        """Classes (n,) of logits (n, C); see `engine.passes.batching.predicted_classes`."""
-        return predicted_classes(self.head, logits)
-
     def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> Sums:
         """Sums over rows; the gradient of a last Dense layer has no need of its kernel."""
         del kernel
@@ -126,7 +123,7 @@ class LayerRunner:
         return predict_patched(self.head, kernel, inputs, logits, index, values)
 
 
-class TailRunner:
+class TailRunner(LayerPasses):
     """Compiled passes of the tail from its features on; for a deep target what `LayerRunner` is."""
 
     def __init__(self, tail: Tail, batch_rows: int = BATCH_ROWS) -> None:
@@ -150,10 +147,6 @@ class TailRunner:
                 for batch, count in batches(inputs, self._batch)
             ]
         )
-
-    def predicted(self, logits: Float32) -> Int64:
-        """Classes (n,) of logits (n, C); see `engine.passes.batching.predicted_classes`."""
-        return predicted_classes(self.head, logits)
 
     def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> Sums:
         """Sums over rows, under the kernel."""
