@@ -20,7 +20,7 @@ from engine import backend
 from engine.core.types import Float32, Int64
 from engine.data.image_set import row_digests
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES
-from engine.layers.dense_chain import DenseChain, chain_of, last_alone
+from engine.layers.dense_chain import DenseChain, chain_of
 from engine.layers.tail_chain import Chain
 from engine.metrics.accuracy import total_change
 from engine.metrics.comparison import compare
@@ -31,6 +31,7 @@ from engine.passes.batching import batches, predicted_classes
 from engine.problem.case import LayerInputs, SeenRows
 from engine.problem.crossfit import CrossFit, CrossFitSettings, crossfit_of
 from engine.targets.model_runner import ModelRunner
+from engine.targets.of_chain import last_alone
 from engine.targets.resolve import headed, resolve_target
 
 LAST, TAIL = "last", "tail"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -288,19 +288,6 @@ def chain_of(model: Any, graph: Graph, head: Head, path: Path, wanted: Sequence[
         for name, variable in zip(layer.paths, (dense.kernel, dense.bias), strict=False)
     }
     return DenseChain(head, tuple(layers[first:]), values)
-
-
-def last_alone(chain: DenseChain, inputs: Float32) -> tuple[DenseChain, Float32]:
-    """The last layer of a chain as a chain of its own, which is tuned, and the values (n, U) that reach it from inputs
-    (n, D) of the chain.
-    """
-    *front, last = chain.layers
-    if front:
-        before = DenseChain(chain.head, tuple(front), chain.values)
-        values = {path: backend.on_device(chain.values[path]) for layer in front for path in layer.paths}
-        inputs = np.asarray(backend.compiled(before.logits)(backend.on_device(inputs), values))
-    own = {path: chain.values[path] for path in last.paths}
-    return DenseChain(chain.head, (replace(last, tuned=True),), own), inputs
 
 
 def _dense_steps(graph: Graph, names: Mapping[int, str]) -> list[tuple[DenseLayer, Any]]:

@@ -15,7 +15,6 @@ import numpy as np
 from engine.core.errors import InputError
 from engine.core.plans import Plan, Ran, Work
 from engine.core.types import Float32, Int64
-from engine.layers.dense_chain import last_alone
 from engine.layers.tail_chain import TailChain, dense_of
 from engine.methods.base import NOTHING, MethodJob, Offer, Repair
 from engine.metrics.accuracy import LabelChange
@@ -23,6 +22,7 @@ from engine.metrics.promise import Frontier
 from engine.problem.crossfit import CrossFit, CrossFitSettings, TuningTask, crossfit_of, joined_changes
 from engine.problem.mixed import mixed_values
 from engine.problem.search import SearchEnd, search_work
+from engine.targets.of_chain import last_alone
 from engine.tuning.recipes import Recipe, epochs_of, rate_of
 from engine.tuning.train import Changes, tune
 

@@ -12,13 +12,33 @@ from engine import backend
 from engine.backend import keras, ops
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64
-from engine.layers.dense_chain import DenseChain, DenseLayer, last_alone
+from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.weight_stats import WeightStats
 from engine.models.graph import cut_graph, graph_of
+from engine.passes.batching import batches
+from engine.passes.sizes import BATCH_ROWS
 from engine.patches.patch import Patch
 from engine.targets.base import deep_target
 from engine.targets.last_dense import dense_target
 from engine.targets.model_runner import ModelRunner
+
+
+def last_alone(chain: DenseChain, inputs: Float32) -> tuple[DenseChain, Float32]:
+    """The last layer of a chain as a chain of its own, which is tuned, and the values (n, U) that reach it from inputs
+    (n, D) of the chain.
+
+    Those are computed as a pass of the whole model computes them, in a graph and in batches of `BATCH_ROWS`, so that a
+    search of the last layer has the same bits whether its rows come from here or from such a pass.
+    """
+    *front, last = chain.layers
+    if front:
+        before = DenseChain(chain.head, tuple(front), chain.values)
+        values = {path: backend.on_device(chain.values[path]) for layer in front for path in layer.paths}
+        program = backend.graph(before.logits)
+        parts = [np.asarray(program(batch, values))[:count] for batch, count in batches(inputs, BATCH_ROWS)]
+        inputs = np.concatenate(parts)
+    own = {path: chain.values[path] for path in last.paths}
+    return DenseChain(chain.head, (replace(last, tuned=True),), own), inputs
 
 
 def last_target(chain: DenseChain, inputs: Float32) -> tuple[ModelRunner, Float32]:

@@ -237,8 +237,7 @@ def test_a_label_without_failures(workspace: Path, command: Command) -> None:
             ["--method", "CrossFit", "--sweep", "num_grad=1,2"],
             (
                 "'num_grad=1,2', expected NAME=VALUE,… with NAME one of num_particles, num_iterations, "
-                "min_iteration_range, optimiser, velocity_phi, phi_split, velocity_floor, de_factor, de_crossover, "
-                "cma_step\n",
+                "min_iteration_range, optimiser, velocity_phi, phi_split, velocity_floor, de_factor, de_crossover\n",
             ),
         ),
         (["--method", "offsets", "--num-runs", "0"], ("num_runs is 0, expected at least 1",)),

@@ -10,7 +10,7 @@ import pytest
 from engine.core.errors import InputError
 from engine.core.plans import run_here
 from engine.core.types import Float32, Int64
-from engine.layers.dense_chain import DenseChain, DenseLayer, last_alone
+from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
 from engine.methods.mixtures import MixtureFit, MixtureMethod
 from engine.methods.registry import METHODS, method_of
@@ -20,6 +20,7 @@ from engine.problem.crossfit import CrossFit, CrossFitSettings, crossfit_of
 from engine.problem.crossfit_settings import STEPS
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
+from engine.targets.of_chain import last_alone
 
 CLASSES, ROWS, LABEL = 3, 150, 2
 KNOWN = {name: found for name in METHODS if isinstance(found := method_of(name).repair, MixtureMethod)}
