@@ -140,7 +140,7 @@ def crossfit_run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     words = ["optimize", "--method", "CrossFit", "--model-dir", prepared / "model.keras", "--verbose", "1"]
     words += ["--target-data-dir", data / "negative" / "6", "--output-dir", root / "out", "--run-dir", root / "run"]
     words += ["--test-data", data / "test.h5", "--requirements", root / "goals.toml", "--num-workers", "0"]
-    words += ["--recipes", "2:1:epochs=2,4:1:epochs=2", "--folds", "3", "--num-iterations", "5"]
+    words += ["--recipes", "2:1:epochs=2,4:1:epochs=2", "--folds", "3", "--num-iterations", "5", "--seed", "1"]
     words += ["--promise-rows", "60"]
     out = io.StringIO()
     with redirect_stdout(out):
