@@ -112,7 +112,9 @@ def test_equal_weights(method: str, inputs: Path, command: Command, monkeypatch:
     # By default `compare` promises for as many rows as the test set has.
     needs += ["--promise-rows", "60"] if method in ("CrossFit", "offsets") else []
     words = [*FEW, *held_out, "--method", method, *needs, *(SEARCH if searches else []), *([] if own else GOAL)]
-    arachne = [*GOAL, "--mode", "independent", "--positive-weights", "0.15x", "--offers", "1"] if own else []
+    arachne = (
+        [*GOAL, "--mode", "independent", "--positive-weights", "0.15x", "--offers", "1", "--fronts", "1"] if own else []
+    )
     named = f"{method}(num_particles=8,num_iterations=8)" if searches else method
     expected = by_optimize(command, words)
     assert expected  # it changes something
