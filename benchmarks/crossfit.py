@@ -156,7 +156,8 @@ def line(
         # Of a time that has passed one iteration is run.
         return loop.advance(search, problem.source, prepared.objective, start, prepared.fitness.evaluate, 0.0)
 
-    slow = {way: Slow(job, changes, predict) for way, predict in ways(subject, job, images).items()}
+    pixels = images[known.rows.distinct]  # as the job has its rows
+    slow = {way: Slow(job, changes, predict) for way, predict in ways(subject, job, pixels).items()}
     fast = job.predicted(changes, candidates[-1], (1.0,))[0]
     as_it_is = subject.loaded.model.get_weights()
     for way, predict in slow.items():
