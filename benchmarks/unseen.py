@@ -27,7 +27,7 @@ from engine.metrics.comparison import compare
 from engine.metrics.requirements import Requirement, check_requirements
 from engine.models.graph import graph_of
 from engine.models.load import LoadedModel
-from engine.passes.batching import batches, predicted_classes
+from engine.passes.batching import batched, predicted_classes
 from engine.problem.case import LayerInputs, SeenRows
 from engine.problem.crossfit import CrossFit, CrossFitSettings, crossfit_of
 from engine.targets.model_runner import ModelRunner
@@ -178,7 +178,7 @@ def _known(chain: DenseChain, rows: LayerInputs) -> SeenRows:
 
 def _logits(program: Callable[..., Any], chain: Chain, inputs: Float32, values: Mapping[str, Float32]) -> Float32:
     weights = {path: backend.on_device(values.get(path, value)) for path, value in chain.values.items()}
-    return np.concatenate([np.asarray(program(batch, weights))[:count] for batch, count in batches(inputs, BLOCK_ROWS)])
+    return batched(lambda batch: program(batch, weights), inputs, BLOCK_ROWS)
 
 
 def draw(pool: int, rows: int, label: int, number: int) -> tuple[Int64, Int64]:

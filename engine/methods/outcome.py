@@ -24,7 +24,7 @@ from engine.metrics import against
 from engine.metrics.comparison import Comparison, compare
 from engine.metrics.promise import frontier_of
 from engine.metrics.requirements import check_requirements
-from engine.passes.batching import predicted_classes
+from engine.passes.batching import batched, predicted_classes
 from engine.passes.sizes import PASS_ROWS
 from engine.problem.case import SeenRows
 
@@ -168,14 +168,7 @@ def predicted(chain: Chain, values: Mapping[str, Float32], rows: SeenRows) -> In
     placed = {path: backend.on_device(values.get(path, value)) for path, value in chain.values.items()}
     through_tail = isinstance(chain, TailChain)
     program = chain.compiled(chain.logits) if through_tail else _program(chain.head, dense_of(chain).layers)
-    inputs = rows.rows.inputs
-    parts = []
-    for start in range(0, len(inputs), PASS_ROWS):
-        block = inputs[start : start + PASS_ROWS]
-        filled = np.zeros((PASS_ROWS, inputs.shape[1]), np.float32)
-        filled[: len(block)] = block
-        parts.append(np.asarray(program(backend.on_device(filled), placed))[: len(block)])
-    return predicted_classes(chain.head, np.concatenate(parts))
+    return predicted_classes(chain.head, batched(lambda batch: program(batch, placed), rows.rows.inputs, PASS_ROWS))
 
 
 @functools.lru_cache(maxsize=4)

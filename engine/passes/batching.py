@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,3 +28,9 @@ def batches(rows: Float32, size: int) -> Iterator[tuple[Any, int]]:
             full[:count] = part
             part = full
         yield backend.on_device(part), count
+
+
+def batched(program: Callable[[Any], Any], rows: Float32, size: int) -> Float32:
+    """What a pass gives for rows (n, ...), n at least 1, in batches of one fixed size; see `batches`."""
+    found: Float32 = np.concatenate([np.asarray(program(batch))[:count] for batch, count in batches(rows, size)])
+    return found

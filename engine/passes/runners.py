@@ -19,7 +19,7 @@ from engine.localize.impact import ImpactPasses
 from engine.localize.sums import Sums
 from engine.models.graph import GraphCut, flat, run
 from engine.models.inputs import model_inputs
-from engine.passes.batching import batches, predicted_classes
+from engine.passes.batching import batched, batches, predicted_classes
 from engine.passes.classes import classes_of, scores_of
 from engine.passes.predict import predict_patched
 from engine.passes.sizes import BATCH_ROWS
@@ -96,9 +96,7 @@ class LayerRunner(LayerPasses):
         layer = self._layer
         bias = np.asarray(layer.bias, np.float32) if layer.use_bias else np.zeros(layer.units, np.float32)
         weights = backend.on_device(kernel), backend.on_device(bias)
-        return np.concatenate(
-            [np.asarray(self._logits(batch, *weights))[:count] for batch, count in batches(inputs, self._batch)]
-        )
+        return batched(lambda batch: self._logits(batch, *weights), inputs, self._batch)
 
     def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> Sums:
         """Sums over rows; the gradient of a last Dense layer has no need of its kernel."""
@@ -141,12 +139,7 @@ class TailRunner(LayerPasses):
     def logits(self, inputs: Float32, kernel: Float32) -> Float32:
         """Logits (n, C) of features (n, F) under values (W, 1)."""
         values = backend.on_device(np.ascontiguousarray(kernel[:, 0]))
-        return np.concatenate(
-            [
-                np.asarray(self._logits(batch, values, *self.tail.constants))[:count]
-                for batch, count in batches(inputs, self._batch)
-            ]
-        )
+        return batched(lambda batch: self._logits(batch, values, *self.tail.constants), inputs, self._batch)
 
     def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> Sums:
         """Sums over rows, under the kernel."""

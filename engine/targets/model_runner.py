@@ -15,7 +15,7 @@ from engine.layers.tail import Tail
 from engine.localize.sums import Sums
 from engine.models.inputs import unpack
 from engine.models.loss import TrainingLoss
-from engine.passes.batching import batches
+from engine.passes.batching import batched
 from engine.passes.classes import known_classes
 from engine.passes.losses import output_losses
 from engine.passes.runners import LayerPasses
@@ -65,12 +65,7 @@ class ModelRunner:
 
     def outputs(self, images: Float32) -> Float32:
         """Model outputs (n, C) of images (n, h, w, c)."""
-        return np.concatenate(
-            [
-                np.asarray(self._outputs(unpack(self._model, batch)))[:count]
-                for batch, count in batches(images, self.batch_rows)
-            ]
-        )
+        return batched(lambda batch: self._outputs(unpack(self._model, batch)), images, self.batch_rows)
 
     def predict(self, images: Float32) -> Int64:
         """Predicted classes (n,): argmax of the output, first index on ties.
@@ -89,12 +84,8 @@ class ModelRunner:
 
     def inputs(self, images: Float32) -> Float32:
         """Inputs (n, D) of the layer under repair, or features (n, F) of a deep target, float32."""
-        return np.concatenate(
-            [
-                np.asarray(self._inputs(unpack(self._model, batch)), np.float32)[:count]
-                for batch, count in batches(images, self.batch_rows)
-            ]
-        )
+        found = batched(lambda batch: self._inputs(unpack(self._model, batch)), images, self.batch_rows)
+        return found.astype(np.float32, copy=False)
 
     def features(self, images: Float32) -> tuple[Float32, Float32]:
         """What `inputs` gives, and the logits (n, C) of the model as it is, both float32; raises as `predict` does."""

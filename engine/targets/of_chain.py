@@ -15,7 +15,7 @@ from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.weight_stats import WeightStats
 from engine.models.graph import cut_graph, graph_of
-from engine.passes.batching import batches
+from engine.passes.batching import batched
 from engine.passes.sizes import BATCH_ROWS
 from engine.patches.patch import Patch
 from engine.targets.base import deep_target
@@ -35,8 +35,7 @@ def last_alone(chain: DenseChain, inputs: Float32) -> tuple[DenseChain, Float32]
         before = DenseChain(chain.head, tuple(front), chain.values)
         values = {path: backend.on_device(chain.values[path]) for layer in front for path in layer.paths}
         program = backend.graph(before.logits)
-        parts = [np.asarray(program(batch, values))[:count] for batch, count in batches(inputs, BATCH_ROWS)]
-        inputs = np.concatenate(parts)
+        inputs = batched(lambda batch: program(batch, values), inputs, BATCH_ROWS)
     own = {path: chain.values[path] for path in last.paths}
     return DenseChain(chain.head, (replace(last, tuned=True),), own), inputs
 
@@ -51,10 +50,8 @@ def last_target(chain: DenseChain, inputs: Float32) -> tuple[ModelRunner, Float3
     (layer,) = alone.layers
     _check_head(chain)
     kernel = alone.values[layer.kernel]
-    dense, reaching = (
-        keras.layers.Dense(kernel.shape[1], use_bias=layer.bias is not None),
-        keras.Input(kernel.shape[:1]),
-    )
+    dense = keras.layers.Dense(kernel.shape[1], use_bias=layer.bias is not None)
+    reaching = keras.Input(kernel.shape[:1])
     model = keras.Model(reaching, dense(reaching))
     dense.set_weights([np.array(alone.values[path]) for path in layer.paths])
     return ModelRunner(model, dense_target(dense, 0, layer.kernel, alone.head)), features
