@@ -59,10 +59,10 @@ class Chunk:
     known: KnownRows
 
     @cached_property
-    def orders(self) -> tuple[Int64, ...]:
-        """Rows by digest and label: of the negatives, and of the positives where there are any."""
+    def orders(self) -> dict[Path, Int64]:
+        """Rows of each file by digest and label."""
         sets = [images for images in (self.negatives, self.positives) if images is not None]
-        return tuple(row_order(self.known.digests[images.path], images.labels) for images in sets)
+        return {images.path: row_order(self.known.digests[images.path], images.labels) for images in sets}
 
 
 def target_of(model: LoadedModel, names: Sequence[str], folders: Sequence[Path]) -> Target:

@@ -24,12 +24,11 @@ def search_rows(
     Negatives come first; each stand as `Chunk.orders` says.
     """
     parts = []
-    sets = [
-        (images, flag) for images, flag in ((chunk.negatives, True), (chunk.positives, False)) if images is not None
-    ]
-    for (images, negative), order in zip(sets, chunk.orders, strict=True):
-        inputs, logits, _ = compute.features(handle, images, features, on_rows("features", images.rows))
-        parts.append((inputs[order], logits[order], images.labels[order], np.full(images.rows, negative)))
+    for images, negative in ((chunk.negatives, True), (chunk.positives, False)):
+        if images is not None:
+            order = chunk.orders[images.path]
+            inputs, logits, _ = compute.features(handle, images, features, on_rows("features", images.rows))
+            parts.append((inputs[order], logits[order], images.labels[order], np.full(images.rows, negative)))
     inputs = np.concatenate([part[0] for part in parts])
     logits = np.concatenate([part[1] for part in parts])
     labels = np.concatenate([part[2] for part in parts])

@@ -415,9 +415,9 @@ def _base_classes(run: _Work, case: _ChunkSearch | None, split: str, images: Ima
         return run.predict(split, images, run.handle)
     predicted = predicted_classes(run.repairs.target.head, case.ready.case.rows.logits)
     count = case.chunk.negatives.rows
-    found, order = (predicted[:count], 0) if split == "negative" else (predicted[count:], 1)
+    found = predicted[:count] if split == "negative" else predicted[count:]
     in_file = np.empty_like(found)
-    in_file[case.chunk.orders[order]] = found
+    in_file[case.chunk.orders[images.path]] = found
     return in_file
 
 
