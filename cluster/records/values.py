@@ -1,23 +1,15 @@
-"""Results of work as bytes, for a run that goes on: a NumPy archive of arrays, and how they stand in plain values.
-
-And fingerprints of work, by which such a run knows that a result is that of the work it has before it.
-"""
+"""Results of work as bytes, for a run that goes on: a NumPy archive of arrays, and how they stand in plain values."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import io
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from engine.core.errors import InputError
-from engine.core.plans import Work
 
 
 def pack(name: str, value: Any) -> bytes:
@@ -76,48 +68,3 @@ def _value(form: Any, arrays: Any) -> Any:
         return {key: _value(one, arrays) for key, one in inside.items()}
     found = [_value(one, arrays) for one in inside]
     return found if kind == "list" else tuple(found)
-
-
-def fingerprint(work: Work) -> str:
-    """SHA-256 of what a piece of work calls and with what; of what is no plain value and no dataclass, the type counts.
-
-    The same for an argument that a plan was sent and for the same value out of `unpack`.
-    """
-    return _digest((work.call, work.args)).hex()
-
-
-_SHARED: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
-"""Digests of frozen dataclasses that are compared by identity: much work may share one."""
-
-
-def _digest(value: Any) -> bytes:
-    if isinstance(value, np.ndarray | np.generic) and not isinstance(value, float | str) and value.dtype != object:
-        content = np.ascontiguousarray(value).view(np.uint8).data
-        return _hashed(f"{value.dtype.str} {value.shape}".encode(), content)
-    if isinstance(value, float):  # of NumPy too
-        return _hashed(b"float", float(value).hex().encode())
-    if value is None or isinstance(value, bool | int | str | bytes):
-        return _hashed(repr(value).encode())
-    if isinstance(value, list | tuple):
-        return _hashed(b"list" if isinstance(value, list) else b"tuple", *map(_digest, value))
-    if isinstance(value, Mapping):
-        return _hashed(b"dict", *(_digest(pair) for pair in value.items()))
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        named = value if hasattr(value, "__qualname__") else type(value)
-        return _hashed(f"{named.__module__}.{named.__qualname__}".encode())
-    kind: Any = type(value)
-    shared = kind.__eq__ is object.__eq__ and kind.__dataclass_params__.frozen and hasattr(value, "__weakref__")
-    if shared and value in _SHARED:
-        return _SHARED[value]
-    parts = (_digest(getattr(value, field.name)) for field in dataclasses.fields(value))
-    digest = _hashed(kind.__qualname__.encode(), *parts)
-    if shared:
-        _SHARED[value] = digest
-    return digest
-
-
-def _hashed(*parts: bytes | memoryview) -> bytes:
-    digest = hashlib.sha256(f"{[len(part) for part in parts]}".encode())
-    for part in parts:
-        digest.update(part)
-    return digest.digest()

@@ -13,6 +13,7 @@ import numpy as np
 from cluster.compute.compute import Compute
 from cluster.compute.works import Works
 from cluster.records import values
+from cluster.records.fingerprints import fingerprint
 from cluster.records.schema import OutcomeRow
 from cluster.records.store import RunRecords, read_table
 from cluster.runs.output import save_repaired
@@ -70,7 +71,7 @@ class Outcomes:
         """Whether a repair has ended; what it came to is in the tables."""
         cell = self._cells.get(key)
         if cell is None:  # a stage of one
-            mine = self._asked[key] = values.fingerprint(work)
+            mine = self._asked[key] = fingerprint(work)
             known, kept = values.unpack(self._records.checkpoint(key))
             if not known:
                 return False, None

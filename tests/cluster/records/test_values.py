@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.records.values import fingerprint, pack, unpack
+from cluster.records.fingerprints import fingerprint
+from cluster.records.values import pack, unpack
 from engine.core.plans import Work
 
 
