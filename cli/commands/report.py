@@ -18,11 +18,12 @@ MARK = '<meta name="generator" content="repair-dist report">'
 _HEAD_BYTES = 2000
 
 
-@click.command(short_help="What a run did: tables in the terminal, or a page to look at.")
+@click.command(short_help="What a run did: tables in the terminal, a page to look at, or JSON.")
 @click.argument("run", type=PATH, metavar="RUN")
 @option("--html", type=PATH, metavar="FILE", help="Write one self-contained page instead of printing tables.")
-@option("--overwrite", type=bool, help="Let --html replace a file that is not such a page.")
-def command(run: Path, html: Path | None, overwrite: bool) -> None:
+@option("--json", type=PATH, metavar="FILE", help="Write the numbers as one JSON object instead of printing tables.")
+@option("--overwrite", type=bool, help="Let --html and --json replace a file that `report` has not written.")
+def command(run: Path, html: Path | None, json: Path | None, overwrite: bool) -> None:
     """Report on a run directory: requirements, accuracy before and after, iterations, searches and workers.
     Of `compare`: what each method gains and costs, and which differences can be told from chance.
 
@@ -33,31 +34,41 @@ def command(run: Path, html: Path | None, overwrite: bool) -> None:
     Example: repair-dist report runs/batch-20260102-030405-000000 --html report.html
     """
     if html is not None:
-        _check_page(html, overwrite=overwrite)
+        _check_output(html, "page", (".html", ".htm"), MARK, overwrite=overwrite)
+    if json is not None:
+        from cli.run_report.as_json import MARK as FIRST_KEY
+
+        _check_output(json, "JSON file", (".json",), FIRST_KEY, overwrite=overwrite)
 
     from cli.run_report.view import read_run
 
     found = read_run(run)
-    if html is None:
+    written = {}
+    if html is not None:
+        from cli.run_report.page import render_page
+
+        written[html] = render_page(found)
+    if json is not None:
+        from cli.run_report.as_json import render_json
+
+        written[json] = render_json(found)
+    for path, text in written.items():
+        with replace_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    if written:
+        created(*written)
+    else:
         echo(summary(found))
-        return
-
-    from cli.run_report.page import render_page
-
-    page = render_page(found)
-    with replace_file(html) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    created(html)
 
 
-def _check_page(path: Path, *, overwrite: bool) -> None:
-    """Refuse to replace what is not a page of ours."""
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"{path} is no name of a page, expected one that ends in .html")
+def _check_output(path: Path, kind: str, suffixes: tuple[str, ...], mark: str, *, overwrite: bool) -> None:
+    """Refuse a name of another kind, and to replace what is not a file of ours."""
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path} is no name of a {kind}, expected one that ends in {suffixes[0]}")
     if path.is_dir():
-        raise InputError(f"{path} is a folder, expected the name of a page")
+        raise InputError(f"{path} is a folder, expected the name of a {kind}")
     if overwrite or not path.exists():
         return
     with path.open("rb") as file:
-        if MARK.encode() not in file.read(_HEAD_BYTES):
-            raise InputError(f"{path} is not a page of `report`, expected another name or --overwrite")
+        if mark.encode() not in file.read(_HEAD_BYTES):
+            raise InputError(f"{path} is not a {kind} of `report`, expected another name or --overwrite")
