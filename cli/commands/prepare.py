@@ -231,9 +231,8 @@ def bdd_objects(**settings: Any) -> None:
     Example: repair-dist prepare bdd-objects --input-dir images --output-dir data --single-dir
     """
     from engine.datasets.bdd import LABEL_NAMES
-    from engine.datasets.bdd_objects import prepare_bdd_objects
-    from engine.datasets.bdd_objects_table import is_table_layout
-    from engine.datasets.official_splits import SEEDLESS
+    from engine.datasets.bdd_objects import is_table_layout, prepare_bdd_objects
+    from engine.datasets.division import SEEDLESS
 
     if settings["like_toolkit"] and not given("random_state") and not is_table_layout(settings["input_dir"]):
         raise InputError(SEEDLESS)
@@ -339,7 +338,7 @@ def image_folder(**settings: Any) -> None:
 
     Example: repair-dist prepare image-folder --input-dir pictures --output-dir data --side 64
     """
-    from engine.datasets.image_folder import IMAGE_FOLDER
+    from engine.datasets.dataset import IMAGE_FOLDER
 
     _prepare_pictures(IMAGE_FOLDER, str(settings["input_dir"]), settings)
 
