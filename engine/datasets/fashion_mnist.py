@@ -17,7 +17,7 @@ import numpy as np
 
 from engine.core.errors import InputError, reason
 from engine.core.files import remove
-from engine.core.types import Int64, Uint8
+from engine.core.types import Uint8
 from engine.data.preprocess import check_method, preprocess_images
 from engine.datasets.division import DEFAULT_RATIO, NAMES, Division, Ratio
 from engine.datasets.splits import Layout, Split, Writing, is_ours, write_splits
@@ -54,8 +54,12 @@ def prepare_fashion_mnist(
     division = Division(data_ratio, divide_rate, random_state, like_toolkit)
     if not input_dir.is_dir():
         raise InputError(f"{input_dir}: no such folder, expected one with the IDX files of Fashion-MNIST")
-    test = Split(*read_split(input_dir, "t10k")) if division.with_test else None
-    splits = division.splits(Split(*read_split(input_dir, "train")), test)
+
+    def split(name: str) -> Split:
+        images, labels = read_split(input_dir, name)
+        return Split(images, labels.astype(np.int64))
+
+    splits = division.splits(split("train"), split("t10k") if division.with_test else None)
     make = functools.partial(preprocess_images, method=preprocess)
     written = write_splits(output_dir, splits, Layout(LABEL_NAMES, preprocess), make, **how)
     for split in set(NAMES) - set(written):
@@ -64,8 +68,8 @@ def prepare_fashion_mnist(
     return written
 
 
-def read_split(input_dir: Path, split: str) -> tuple[Uint8, Int64]:
-    """Images (n, 28, 28), uint8, and labels (n,) of `split` `train` or `t10k`; InputError for bad files."""
+def read_split(input_dir: Path, split: str) -> tuple[Uint8, Uint8]:
+    """Images (n, 28, 28) and labels (n,), uint8, of `split` `train` or `t10k`; InputError for bad files."""
     image_path = _find(input_dir, f"{split}-images-idx3-ubyte")
     label_path = _find(input_dir, f"{split}-labels-idx1-ubyte")
     images, labels = read_idx(image_path, 3), read_idx(label_path, 1)
@@ -79,7 +83,7 @@ def read_split(input_dir: Path, split: str) -> tuple[Uint8, Int64]:
     if labels.max() >= len(LABEL_NAMES):
         row = int(np.argmax(labels >= len(LABEL_NAMES)))
         raise InputError(f"{label_path}: label {row} is {labels[row]}, expected 0 to {len(LABEL_NAMES) - 1}")
-    return images, labels.astype(np.int64)
+    return images, labels
 
 
 def read_idx(path: Path, dimensions: int) -> Uint8:
