@@ -290,8 +290,14 @@ def read_blocks(image_set: ImageSet) -> Iterator[Float32]:
     """All rows as float32, `READ_ROWS` at a time."""
     if image_set.rows:
         with open_reader(image_set) as reader:
-            for start in range(0, image_set.rows, READ_ROWS):
-                yield reader.read(start, min(start + READ_ROWS, image_set.rows))
+            for start, stop in stretches(range(image_set.rows)):
+                yield reader.read(start, stop)
+
+
+def stretches(rows: range, size: int = READ_ROWS) -> Iterator[tuple[int, int]]:
+    """Cut a range of rows into stretches [start, stop) of at most `size`."""
+    for start in rows[::size]:
+        yield start, min(start + size, rows.stop)
 
 
 def set_digests(image_set: ImageSet) -> Uint8:

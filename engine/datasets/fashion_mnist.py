@@ -55,11 +55,11 @@ def prepare_fashion_mnist(
     if not input_dir.is_dir():
         raise InputError(f"{input_dir}: no such folder, expected one with the IDX files of Fashion-MNIST")
 
-    def split(name: str) -> Split:
+    def read(name: str) -> Split:
         images, labels = read_split(input_dir, name)
         return Split(images, labels.astype(np.int64))
 
-    splits = division.splits(split("train"), split("t10k") if division.with_test else None)
+    splits = division.splits(read("train"), read("t10k") if division.with_test else None)
     make = functools.partial(preprocess_images, method=preprocess)
     written = write_splits(output_dir, splits, Layout(LABEL_NAMES, preprocess), make, **how)
     for split in set(NAMES) - set(written):

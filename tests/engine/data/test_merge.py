@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from engine.core.errors import InputError
-from engine.data.merge import merge_image_sets
+from engine.data.derived import merge_image_sets
 from engine.data.writer import write_empty_image_set
 
 Rows = dict[str, Any]
