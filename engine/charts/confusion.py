@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.charts.bubbles import Bubbles, Grid, bubble_figure
-from engine.charts.scale import BLUE, GREEN, ORANGE, shares_of
-from engine.charts.style import chart_settings, label_texts, save_chart
+from engine.charts.style import BLUE, GREEN, ORANGE, chart_settings, label_texts, save_chart, shares_of
 from engine.core.types import Int64
 
 if TYPE_CHECKING:

@@ -10,8 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.charts.scale import BLUE, FEW, GREEN, GREY, ORANGE, spoke_text, spoke_turns, ticks
-from engine.charts.style import chart_settings, label_texts, new_figure, save_chart, text_size
+from engine.charts.style import (
+    BLUE,
+    FEW,
+    GREEN,
+    GREY,
+    ORANGE,
+    chart_settings,
+    label_texts,
+    new_figure,
+    save_chart,
+    spoke_text,
+    spoke_turns,
+    text_size,
+    ticks,
+)
 from engine.core.errors import InputError
 from engine.metrics.accuracy import Results
 
