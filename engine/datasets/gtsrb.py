@@ -11,7 +11,10 @@ import csv
 import functools
 import io
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +24,6 @@ from engine.core.errors import InputError, reason
 from engine.core.types import Float32
 from engine.data.pictures import decode_picture
 from engine.data.preprocess import EQUALISED, check_method, equalise_crop_resize, preprocess_each
-from engine.datasets.archives import Entry, list_entries, read_entry
 from engine.datasets.division import DEFAULT_RATIO, Division, Ratio
 from engine.datasets.splits import Layout, Split, Writing, write_splits
 
@@ -74,6 +76,20 @@ _TRAINING = re.compile(r"(?:^|.*/)Final_Training/Images/(\d{5})/[^/]+\.ppm")
 _TEST = re.compile(r"(?:^|.*/)Final_Test/Images/(\d+)\.ppm")
 _TABLE = re.compile(r"(?:^|.*/)GT-final_test\.csv")
 _CLASS_COLUMN = 7
+
+LARGEST_MEMBER = 64 << 20
+"""Bytes; an archive may claim any size."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file, or a member of an archive."""
+
+    path: str
+    member: str | None = None
+
+    def __str__(self) -> str:
+        return self.path if self.member is None else f"{self.path}/{self.member}"
 
 
 def prepare_gtsrb(
@@ -141,3 +157,48 @@ def _read_classes(table: Entry) -> list[int]:
     if not all(0 <= class_number < len(LABEL_NAMES) for class_number in classes):
         raise InputError(f"{table} has a class outside 0 to {len(LABEL_NAMES) - 1}, expected none")
     return classes
+
+
+def list_entries(folder: Path) -> dict[str, Entry]:
+    """Everything in a folder and below, and in the zip archives directly in it, by path relative to either."""
+    entries: dict[str, Entry] = {}
+    for archive in sorted(folder.glob("*.zip")):
+        with _archive(str(archive)) as members:
+            for info in members.infolist():
+                if not info.is_dir():
+                    entries.setdefault(info.filename, Entry(str(archive.absolute()), info.filename))
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix != ".zip":
+            entries[path.relative_to(folder).as_posix()] = Entry(str(path.absolute()))
+    return entries
+
+
+def read_entry(entry: Entry) -> bytes:
+    """The content of a file or member."""
+    try:
+        if entry.member is None:
+            return Path(entry.path).read_bytes()
+        status = Path(entry.path).stat()
+        archive = _kept(entry.path, status.st_size, status.st_mtime_ns)
+        if archive.getinfo(entry.member).file_size > LARGEST_MEMBER:
+            raise InputError(f"{entry} claims more than {LARGEST_MEMBER >> 20} MiB, expected a picture or a table")
+        return archive.read(entry.member)
+    except FileNotFoundError:
+        raise
+    # RuntimeError: a member is encrypted; NotImplementedError: packed in a way that zipfile does not know.
+    except (OSError, EOFError, KeyError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{entry} cannot be read ({reason(error)}), expected an undamaged file") from error
+
+
+@functools.lru_cache(maxsize=4)
+def _kept(path: str, size: int, changed: int) -> zipfile.ZipFile:
+    """Open archives stay open, unless they changed: listing a large one takes longer than reading a picture from it."""
+    del size, changed
+    return _archive(path)
+
+
+def _archive(path: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{path} is no zip archive ({reason(error)}), expected one, by its name") from error
