@@ -86,12 +86,7 @@ def _present(counts: Int64) -> Int64:
     return np.flatnonzero(counts.any(axis=0) | counts.any(axis=1))
 
 
-def _grid(
-    rows: Int64,
-    columns: Int64,
-    totals: Int64,
-    label_names: Sequence[str] | None,
-) -> Grid:
+def _grid(rows: Int64, columns: Int64, totals: Int64, label_names: Sequence[str] | None) -> Grid:
     row_list, column_list = rows.tolist(), columns.tolist()
     return Grid(
         rows=label_texts(row_list, label_names, _LETTERS),

@@ -61,12 +61,7 @@ class _Layout:
 
 
 def draw_radar_chart(
-    path: Path,
-    results: Results,
-    *,
-    min_lim: float = 0,
-    max_lim: float = 100,
-    label_names: Sequence[str] | None = None,
+    path: Path, results: Results, *, min_lim: float = 0, max_lim: float = 100, label_names: Sequence[str] | None = None
 ) -> None:
     """Draw the score of every label as a filled polar line with markers; see `overlay_radar_charts`."""
     overlay_radar_charts(path, [RadarSeries("", results)], min_lim=min_lim, max_lim=max_lim, label_names=label_names)

@@ -32,12 +32,7 @@ _OURS = re.compile(r"\d{8,}\.(ppm|png)")
 
 
 def merge_image_sets(
-    first: Path,
-    second: Path,
-    output_dir: Path,
-    *,
-    overwrite: bool = False,
-    progress: Tick = ignore,
+    first: Path, second: Path, output_dir: Path, *, overwrite: bool = False, progress: Tick = ignore
 ) -> int:
     """Write `<output_dir>/repair.h5` with the rows of the file `first`, then those of `second`; returns their number.
 
@@ -159,12 +154,7 @@ def group_labels(image_set: ImageSet, groups: Sequence[Sequence[int]], path: Pat
 
 
 def extract_images(
-    image_set: ImageSet,
-    output_dir: Path,
-    *,
-    kind: str = "ppm",
-    overwrite: bool = False,
-    progress: Tick = ignore,
+    image_set: ImageSet, output_dir: Path, *, kind: str = "ppm", overwrite: bool = False, progress: Tick = ignore
 ) -> Path:
     """Write row k as `<output_dir>/images/<k with eight digits>.ppm`, or as `.png`; returns the folder.
 

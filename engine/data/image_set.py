@@ -253,11 +253,7 @@ def is_pictures(image_set: ImageSet) -> bool:
 
 
 def check_fits_model(
-    image_set: ImageSet,
-    input_shape: tuple[int | None, ...],
-    classes: int,
-    model_path: Path,
-    inputs: Inputs = (),
+    image_set: ImageSet, input_shape: tuple[int | None, ...], classes: int, model_path: Path, inputs: Inputs = ()
 ) -> None:
     """Raise InputError unless the rows have `input_shape` (None = any size) and `classes` classes.
 

@@ -80,11 +80,7 @@ class Layout:
 
 
 def write_splits(
-    output_dir: Path,
-    splits: Mapping[str, Split],
-    layout: Layout,
-    make: Make,
-    **how: Unpack[Writing],
+    output_dir: Path, splits: Mapping[str, Split], layout: Layout, make: Make, **how: Unpack[Writing]
 ) -> dict[str, int]:
     """Write `<split>.h5` for every split and return its rows; other files in `output_dir` stay.
 

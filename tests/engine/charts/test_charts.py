@@ -22,13 +22,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from engine.charts.bubbles import bubble_area
-from engine.charts.confusion import (
-    Confusion,
-    confusion_figure,
-    draw_bubble_chart,
-    overlay_bubble_chart,
-    overlay_figure,
-)
+from engine.charts.confusion import Confusion, confusion_figure, draw_bubble_chart, overlay_bubble_chart, overlay_figure
 from engine.charts.radar import RadarSeries, draw_radar_chart, overlay_radar_charts, radar_figure
 from engine.charts.repair_outcomes import Fates, draw_repaired_result, fates_of, open_leaves, repaired_figure
 from engine.charts.style import chart_path, chart_settings, label_texts, text_size

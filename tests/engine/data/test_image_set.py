@@ -330,10 +330,7 @@ def test_written_set_reads_back_with_its_attributes(tmp_path: Path) -> None:
 def test_an_interrupted_writer_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     path = write_raw(tmp_path / "a.h5", pixels(2), one_hot([0, 1]))
     before = path.read_bytes()
-    with (
-        pytest.raises(error),
-        write_image_set(path, rows=2, image_shape=(4, 3, 2), classes=5) as writer,
-    ):
+    with pytest.raises(error), write_image_set(path, rows=2, image_shape=(4, 3, 2), classes=5) as writer:
         writer.append(pixels(1), one_hot([0]))
         raise error
     assert path.read_bytes() == before

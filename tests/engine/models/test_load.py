@@ -594,12 +594,7 @@ def test_files_cut_short(name, share, keras_file, tmp_path):
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
 @pytest.mark.parametrize(
     "name",
-    [
-        "keras_metadata.pb",
-        "saved_model.pb",
-        "variables/variables.index",
-        "variables/variables.data-00000-of-00001",
-    ],
+    ["keras_metadata.pb", "saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"],
 )
 def test_savedmodel_files_cut_short(name, share, tmp_path):
     folder = copy_legacy("sequential-savedmodel", tmp_path)
@@ -696,11 +691,7 @@ def _tokens(start):
     ("shape", "ends", "found"),
     [
         ((8, 8, 3), _two_outputs, "2 outputs, expected one"),
-        (
-            (8, 8, 3),
-            keras.layers.Conv2D(2, 3),
-            r"output shape \(None, 6, 6, 2\), expected \(None, classes\)",
-        ),
+        ((8, 8, 3), keras.layers.Conv2D(2, 3), r"output shape \(None, 6, 6, 2\), expected \(None, classes\)"),
         (
             (),
             lambda x: keras.layers.Dense(3)(x[:, None]),
