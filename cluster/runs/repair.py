@@ -50,8 +50,7 @@ from engine.methods.cells import Cell
 from engine.methods.mixtures import MixtureMethod, Promised, unchanged
 from engine.methods.outcome import CHOSEN, MethodOutcome, chosen, judged
 from engine.methods.registry import method_of
-from engine.metrics.accuracy import paired_changes
-from engine.metrics.comparison import compare
+from engine.metrics.accuracy import compare, paired_changes
 from engine.metrics.requirements import Requirement, Verdict, check_requirements, check_rows, with_rows
 from engine.models.known_data import REPAIR_FACTS
 from engine.models.load import LoadedModel, check_fits, load_model

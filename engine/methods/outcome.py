@@ -21,7 +21,7 @@ from engine.layers.tail_chain import Chain, TailChain, dense_of
 from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair, Subject, lacking
 from engine.methods.checked import changed, checked
 from engine.metrics import against
-from engine.metrics.comparison import Comparison, compare
+from engine.metrics.accuracy import Comparison, compare
 from engine.metrics.promise import frontier_of
 from engine.metrics.requirements import check_requirements
 from engine.passes.batching import batched, predicted_classes

@@ -37,8 +37,7 @@ import numpy as np
 from engine.core.errors import InputError, reason
 from engine.core.names import label_of
 from engine.core.types import Int64
-from engine.metrics.accuracy import wilson_interval
-from engine.metrics.comparison import Comparison, drop_interval
+from engine.metrics.accuracy import Comparison, drop_interval, wilson_interval
 
 if sys.version_info >= (3, 11):
     import tomllib

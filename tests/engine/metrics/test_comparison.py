@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.metrics.accuracy import paired_changes
-from engine.metrics.comparison import Comparison, compare, compare_many, drop_interval
+from engine.metrics.accuracy import Comparison, compare, compare_many, drop_interval, paired_changes
 
 
 def test_counts_by_hand() -> None:

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from engine.metrics.comparison import compare_many
+from engine.metrics.accuracy import compare_many
 from engine.metrics.promise import Frontier, frontier_of
 from engine.metrics.requirements import Kind, Requirement, check_requirements
 from engine.problem.crossfit_settings import STEPS

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.core.errors import InputError
-from engine.metrics.comparison import compare
+from engine.metrics.accuracy import compare
 from engine.metrics.requirements import (
     Requirement,
     Requirements,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.metrics.comparison import compare_many
+from engine.metrics.accuracy import compare_many
 from engine.metrics.requirements import Kind, Requirement, check_requirements
 from engine.metrics.row_values import row_values, threshold
 
