@@ -23,28 +23,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A pure call of a plan.
+    """A pure call of a plan."""
 
-    Attributes:
-        name: unique among the work that its plan keeps, and the same whenever that runs again, as are the call and its
-            arguments.
-        call: a function of a module, so that it can travel. A generator function makes the work a plan.
-        args: its arguments. Those that several pieces of work share should be one object: it travels once.
-        kind: in words, for messages.
-        keep: keep the result for a run that goes on; it must then be made of plain values: None, numbers, texts, NumPy
-            arrays, and lists, tuples and dicts of these.
-        model: the call wants the tail of the model under repair too, as `tail`.
-        size: what it counts in the progress of its kind.
-        rows: rows of tables by name that tell of the result, given that and what ran it.
-    """
-
+    # unique among the work that its plan keeps, and the same whenever that runs again, as are the call and its
+    # arguments
     name: str
+    # a function of a module, so that it can travel. A generator function makes the work a plan.
     call: Callable[..., Any]
+    # its arguments. Those that several pieces of work share should be one object: it travels once.
     args: tuple[Any, ...] = ()
-    kind: str = "work"
+    kind: str = "work"  # in words, for messages
+    # keep the result for a run that goes on; it must then be made of plain values: None, numbers, texts, NumPy arrays,
+    # and lists, tuples and dicts of these
     keep: bool = True
-    model: bool = False
-    size: int = 1
+    model: bool = False  # the call wants the tail of the model under repair too, as `tail`
+    size: int = 1  # what it counts in the progress of its kind
+    # rows of tables by name that tell of the result, given that and what ran it
     rows: Callable[[Any, Ran], dict[str, list[dict[str, Any]]]] | None = None
 
     @property

@@ -12,23 +12,14 @@ from engine.methods.outcome import MethodOutcome, draw, repaired
 
 @dataclass(frozen=True)
 class Cell:
-    """One repair.
+    """One repair."""
 
-    Attributes:
-        name: unique within a run.
-        method: its name, with its settings where it has some.
-        draw: number of the draw of its rows.
-        seed: of the draw and of everything random in the repair.
-        rows: of the pool that are drawn; None for all.
-        keep: bring back the new values of weights too.
-    """
-
-    name: str
-    method: str
-    draw: int
-    seed: int
-    rows: int | None = None
-    keep: bool = False
+    name: str  # unique within a run
+    method: str  # its name, with its settings where it has some
+    draw: int  # number of the draw of its rows
+    seed: int  # of the draw and of everything random in the repair
+    rows: int | None = None  # of the pool that are drawn; None for all
+    keep: bool = False  # bring back the new values of weights too
 
 
 def repair_cell(subject: Subject, cell: Cell, data: str) -> Plan[MethodOutcome]:

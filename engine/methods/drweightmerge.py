@@ -37,17 +37,11 @@ from engine.targets.of_chain import last_target
 
 @dataclass(frozen=True, eq=False)
 class Failures:
-    """One part of the failures of a repair.
+    """One part of the failures of a repair."""
 
-    Attributes:
-        label: true label.
-        predicted: as what, or None for the rest of the label.
-        rows: (k,) of them, ascending.
-    """
-
-    label: int
-    predicted: int | None
-    rows: Int64
+    label: int  # true label
+    predicted: int | None  # as what, or None for the rest of the label
+    rows: Int64  # (k,) of them, ascending
 
     @property
     def name(self) -> str:
@@ -86,15 +80,10 @@ def score_of(labels: Int64, parts: Sequence[Failures], repaired: Sequence[int]) 
 
 @dataclass(frozen=True)
 class WeightMerge:
-    """The method as a function of its job.
+    """The method as a function of its job."""
 
-    Attributes:
-        settings: of the searches, and of the swarm of the merge, where none are given.
-        fronts: Pareto fronts of localisation.
-    """
-
-    settings: SearchSettings
-    fronts: int = 1
+    settings: SearchSettings  # of the searches, and of the swarm of the merge, where none are given
+    fronts: int = 1  # Pareto fronts of localisation
 
     def __call__(self, job: MethodJob) -> Plan[Repair]:
         """Search every part and merge; validation may choose a part alone."""

@@ -56,19 +56,12 @@ Scores = Callable[[Float32], Sequence[Score]]
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """P patches of one kernel, on the K places that any of them changes.
+    """P patches of one kernel, on the K places that any of them changes."""
 
-    Attributes:
-        index: (K, 2) int64 places, ascending.
-        old: (K,) float32, values as they are.
-        new: (P, K) float32, of each part; `old` where it changes nothing.
-        apart: a place that several parts change has a coefficient of its own.
-    """
-
-    index: Int64
-    old: Float32
-    new: Float32
-    apart: bool = False
+    index: Int64  # (K, 2) int64 places, ascending
+    old: Float32  # (K,) float32, values as they are
+    new: Float32  # (P, K) float32, of each part; `old` where it changes nothing
+    apart: bool = False  # a place that several parts change has a coefficient of its own
 
     @staticmethod
     def of(kernel: Float32, patches: Sequence[tuple[Int64, Float32]], *, apart: bool = False) -> Parts:
@@ -144,21 +137,13 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Merge:
-    """What a search of coefficients ends with.
+    """What a search of coefficients ends with."""
 
-    Attributes:
-        coefficients: (size,) float64, in [0, 1].
-        values: (K,) float32, new values of the places of the parts.
-        score: of those.
-        starts: scores of the model as it is, and of each part.
-        iterations: of the search.
-    """
-
-    coefficients: Float64
-    values: Float32
-    score: Score
-    starts: tuple[Score, ...]
-    iterations: int
+    coefficients: Float64  # (size,) float64, in [0, 1]
+    values: Float32  # (K,) float32, new values of the places of the parts
+    score: Score  # of those
+    starts: tuple[Score, ...]  # scores of the model as it is, and of each part
+    iterations: int  # of the search
 
 
 def placed_coefficients(parts: Parts, settings: PopulationSettings, source: RngKey) -> Population:

@@ -32,23 +32,14 @@ FINE_TUNED = Recipe(class_weight=2.0, strength=1.0)
 
 @dataclass(frozen=True, eq=False)
 class MixtureFit:
-    """A mixture of no tuning, of one or of several, fitted on the rows of a repair.
+    """A mixture of no tuning, of one or of several, fitted on the rows of a repair."""
 
-    Attributes:
-        job: with the layers that it changes.
-        changes: of each fold.
-        found: (R + C,) coefficients and offsets.
-        fitness: by what steers the search; None where nothing was searched.
-        own: of the model as it is.
-        search: name of the search that found it; empty where nothing was searched.
-    """
-
-    job: CrossFit
-    changes: tuple[Changes, ...]
-    found: Float32
-    fitness: float | None = None
-    own: float | None = None
-    search: str = ""
+    job: CrossFit  # with the layers that it changes
+    changes: tuple[Changes, ...]  # of each fold
+    found: Float32  # (R + C,) coefficients and offsets
+    fitness: float | None = None  # by what steers the search; None where nothing was searched
+    own: float | None = None  # of the model as it is
+    search: str = ""  # name of the search that found it; empty where nothing was searched
 
     def predicted(self, steps: Sequence[float]) -> Int64:
         """Classes (T, n) of the rows at each of T steps, each row by what did not see it; 0 is the model as it is."""
@@ -70,22 +61,15 @@ class Promised:
 
 @dataclass(frozen=True)
 class MixtureMethod:
-    """A method as a function of its job.
+    """A method as a function of its job."""
 
-    Attributes:
-        fit: on the rows of a repair in folds, by a search with each seed of which the best is kept.
-        knob: what a step scales, in words.
-        scaled: steps between 0 and 1 are tried; otherwise what was fitted is taken whole or left.
-        promises: it takes the step that it can promise, judged out of fold and on the rows of validation; otherwise
-            those choose.
-        searches: coefficients or offsets are searched as the settings of CrossFit say.
-    """
-
+    # on the rows of a repair in folds, by a search with each seed of which the best is kept
     fit: Callable[[CrossFit, tuple[int, ...]], Plan[MixtureFit]]
-    knob: str
-    scaled: bool = True
+    knob: str  # what a step scales, in words
+    scaled: bool = True  # steps between 0 and 1 are tried; otherwise what was fitted is taken whole or left
+    # it takes the step that it can promise, judged out of fold and on the rows of validation; otherwise those choose
     promises: bool = False
-    searches: bool = False
+    searches: bool = False  # coefficients or offsets are searched as the settings of CrossFit say
 
     def steps(self, settings: CrossFitSettings) -> tuple[float, ...]:
         """Steps that are judged, the largest or the wanted one first."""

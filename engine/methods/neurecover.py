@@ -34,12 +34,9 @@ ALPHAS = (1.0, 4.0, 16.0)
 
 @dataclass(frozen=True)
 class NeuRecover:
-    """The method as a function of its job.
+    """The method as a function of its job."""
 
-    Attributes:
-        settings: of the search where none are given; its positive weight is alpha times the number of negatives.
-    """
-
+    # of the search where none are given; its positive weight is alpha times the number of negatives
     settings: SearchSettings
 
     def __call__(self, job: MethodJob) -> Plan[Repair]:

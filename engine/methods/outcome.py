@@ -34,46 +34,30 @@ FOUND, CHOSEN = against.FOUND, against.CHOSEN
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One reading of a repair.
+    """One reading of a repair."""
 
-    Attributes:
-        offer: the change; the one called "nothing" where no value is another.
-        chance: that new rows keep all requirements; None where no row judged that it was not made from.
-        promised: the chance reaches the confidence that is asked for; None where there is no chance.
-        validation, test: classes (n,) that the repaired model predicts, or None without such rows.
-        changed: weights whose values are others.
-    """
-
-    offer: Offer
-    chance: float | None
-    promised: bool | None
+    offer: Offer  # the change; the one called "nothing" where no value is another
+    chance: float | None  # that new rows keep all requirements; None where no row judged that it was not made from
+    promised: bool | None  # the chance reaches the confidence that is asked for; None where there is no chance
+    # validation, test: classes (n,) that the repaired model predicts, or None without such rows
     validation: Int64 | None
     test: Int64 | None
-    changed: int
+    changed: int  # weights whose values are others
 
 
 @dataclass(frozen=True, eq=False)
 class MethodOutcome:
-    """How a repair by a method ended.
+    """How a repair by a method ended."""
 
-    Attributes:
-        readings: by `FOUND` and `CHOSEN`; none where it failed.
-        own, best: fitness of the model as it is and of what was found, by the method's objective, where it has one.
-        seconds: of the method itself, without judging.
-        cpu: seconds of processor time that it took, in all threads of this process.
-        failed: why it could not run, else empty.
-        notes: what else is to be said.
-        promise: as of `engine.methods.base.Repair`.
-    """
-
-    readings: Mapping[str, Reading]
+    readings: Mapping[str, Reading]  # by `FOUND` and `CHOSEN`; none where it failed
+    # own, best: fitness of the model as it is and of what was found, by the method's objective, where it has one
     own: float | None = None
     best: float | None = None
-    seconds: float = 0.0
-    cpu: float = 0.0
-    failed: str = ""
-    notes: tuple[str, ...] = ()
-    promise: Any = None
+    seconds: float = 0.0  # of the method itself, without judging
+    cpu: float = 0.0  # seconds of processor time that it took, in all threads of this process
+    failed: str = ""  # why it could not run, else empty
+    notes: tuple[str, ...] = ()  # what else is to be said
+    promise: Any = None  # as of `engine.methods.base.Repair`
 
 
 def draw(labels: Int64, rows: int | None, seed: int, data: str) -> Int64 | None:

@@ -32,17 +32,12 @@ class WeightSearch:
     the settings state a weight of all positives, or go by the requirements, which say what positives are worth. Labels
     under repair follow one another, each from what the one before left; those without failures, and those whose
     failures have no priority where the settings state some, are left out.
-
-    Attributes:
-        settings: of the searches where none are given.
-        fronts: Pareto fronts of localisation.
-        worths: of a positive; none for that of the settings.
-        adapt: the settings of a job, given those of all searches; with what only a person can state.
     """
 
-    settings: SearchSettings
-    fronts: int = 1
-    worths: tuple[float, ...] = ()
+    settings: SearchSettings  # of the searches where none are given
+    fronts: int = 1  # Pareto fronts of localisation
+    worths: tuple[float, ...] = ()  # of a positive; none for that of the settings
+    # the settings of a job, given those of all searches; with what only a person can state
     adapt: Callable[[MethodJob, SearchSettings], SearchSettings] | None = None
 
     def __call__(self, job: MethodJob) -> Plan[Repair]:

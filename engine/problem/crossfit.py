@@ -52,17 +52,11 @@ SPREAD = 0.25
 
 @dataclass(frozen=True, eq=False)
 class TuningTask:
-    """Tunings of one program: recipes of equally many epochs, all without one fold.
+    """Tunings of one program: recipes of equally many epochs, all without one fold."""
 
-    Attributes:
-        name: unique within a run.
-        fold: that they do not see.
-        recipes: their numbers.
-    """
-
-    name: str
-    fold: int
-    recipes: tuple[int, ...]
+    name: str  # unique within a run
+    fold: int  # that they do not see
+    recipes: tuple[int, ...]  # their numbers
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,25 +26,15 @@ _COPIES = 9
 
 @dataclass(frozen=True)
 class CrossFitPlan:
-    """Bytes in the process that needs most.
+    """Bytes in the process that needs most."""
 
-    Attributes:
-        rows: of the repair and of validation.
-        tunings: recipes times folds.
-        features: of all rows, as they are put together.
-        tuning: of the tunings of a task.
-        changes: of all tunings, as they are put together.
-        search: what the rows of a search keep, and its tiles.
-        patch: the changes of the model, as they are saved.
-    """
-
-    rows: int
-    tunings: int
-    features: int
-    tuning: int
-    changes: int
-    search: int
-    patch: int
+    rows: int  # of the repair and of validation
+    tunings: int  # recipes times folds
+    features: int  # of all rows, as they are put together
+    tuning: int  # of the tunings of a task
+    changes: int  # of all tunings, as they are put together
+    search: int  # what the rows of a search keep, and its tiles
+    patch: int  # the changes of the model, as they are saved
 
     @property
     def memory(self) -> int:
