@@ -46,9 +46,8 @@ from engine.data.image_set import ImageSet
 from engine.layers.tail_chain import Chain
 from engine.localize.weights_file import ARROW, CSV
 from engine.methods.base import MethodJob, MethodSettings, Offer, Repair, Subject, lacking
-from engine.methods.cells import Cell
 from engine.methods.mixtures import MixtureMethod, Promised, unchanged
-from engine.methods.outcome import CHOSEN, MethodOutcome, chosen, judged
+from engine.methods.outcome import CHOSEN, Cell, MethodOutcome, chosen, judged
 from engine.methods.registry import method_of
 from engine.metrics.accuracy import compare, paired_changes
 from engine.metrics.requirements import Requirement, Verdict, check_requirements, check_rows, with_rows

@@ -1,4 +1,4 @@
-"""The settings that a method is given by its name, as in `Arachne(objective=requirements)`."""
+"""What a person may state of a method: of the search inside of it, and by its name as in `Arachne(optimiser=DE)`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,51 @@ from typing import Any
 
 from engine.core.errors import InputError
 from engine.core.names import listed
+from engine.core.stated import stated_fields
 from engine.methods.base import Method, MethodSettings
 from engine.methods.mixtures import MixtureMethod
-from engine.methods.names import parsed
-from engine.methods.registry import method_of
-from engine.methods.searches import search_of
+from engine.methods.registry import method_of, parsed
 from engine.methods.weight_search import WeightSearch, searching
 from engine.search.optimisers import OPTIMISERS
-from engine.search.settings import PopulationSettings, SearchSettings
+from engine.search.settings import OPTIMISER_SETTINGS, PopulationSettings, SearchSettings, own_fields
+
+_MOVES = {each.name: each for kind in OPTIMISER_SETTINGS.values() for each in own_fields(kind).values()}
+
+OPTIMISER = ("optimiser", *_MOVES)
+"""What may be stated of the optimiser of a search."""
+
+_STATED = {
+    each.name: each
+    for each in (*stated_fields(PopulationSettings).values(), *stated_fields(SearchSettings).values(), *_MOVES.values())
+}
+
+OF_SEARCHES = ("optimiser", *(name for name, each in _STATED.items() if not each.owners))
+"""What may be stated of any search."""
+
+OF_WEIGHTS = (*OF_SEARCHES, *(name for name, each in _STATED.items() if "others" in each.owners))
+"""What may be stated of searches of weights."""
 
 OBJECTIVES = ("arachne", "loss", "requirements")
 """What a search of weights may go by, as `--objective` takes it; the others need more than a word."""
+
+
+def search_of(method: Method, settings: MethodSettings) -> SearchSettings | None:
+    """The search that a method runs under settings; None where it runs none, or does not tell.
+
+    One that mixes tunings searches as CrossFit's settings say. Any other tells by an attribute `settings` of what
+    repairs, the search where a person states none.
+    """
+    if isinstance(method.repair, MixtureMethod):
+        return settings.crossfit.search if method.repair.searches else None
+    own = getattr(method.repair, "settings", None)
+    return searching(own, settings) if isinstance(own, SearchSettings) else None
+
+
+def stated_of(method: Method) -> tuple[str, ...]:
+    """What a person may state of the search of a method; everything where it does not tell what it does."""
+    if isinstance(method.repair, MixtureMethod):
+        return OF_SEARCHES if method.repair.searches else ()
+    return OF_WEIGHTS
 
 
 def with_settings(name: str, settings: MethodSettings) -> tuple[Method, MethodSettings]:

@@ -1,7 +1,7 @@
 """Methods that mix tunings of Dense layers: CrossFit, and the simple ones that it has to be better than.
 
 All of them fit a `MixtureFit` on the rows of a repair and offer it whole, or by steps on the way from the model as it
-is. They differ in what is tuned and in how coefficients are found.
+is. They differ in what is tuned and in how coefficients are found; see `engine.problem.crossfit`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engine.core.errors import InputError
 from engine.core.plans import Plan, Ran, Work
 from engine.core.types import Float32, Int64
 from engine.layers.tail_chain import TailChain, dense_of
-from engine.methods.base import NOTHING, MethodJob, Offer, Repair
+from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair
 from engine.metrics.accuracy import LabelChange
 from engine.metrics.promise import Frontier
 from engine.problem.crossfit import CrossFit, CrossFitSettings, TuningTask, crossfit_of, joined_changes
@@ -218,3 +218,66 @@ def tuning_rows(fit: CrossFit, task: TuningTask, changes: Changes, ran: Ran) -> 
             }
         )
     return found
+
+
+def _tuned_and_searched(job: CrossFit, seeds: tuple[int, ...]) -> Plan[MixtureFit]:
+    changes = yield from tuned(job)
+    return (yield from searched(job, changes, seeds))
+
+
+def _last_fine_tuned(job: CrossFit, _seeds: tuple[int, ...]) -> Plan[MixtureFit]:
+    return fine_tuned(last_layer(job))
+
+
+def _offsets_searched(job: CrossFit, seeds: tuple[int, ...]) -> Plan[MixtureFit]:
+    return searched(*untuned(job), seeds)
+
+
+_CROSS_ENTROPY = "cross-entropy with the labels under repair counted twice, and the distance to the baseline model"
+
+CROSSFIT = Method(
+    name="CrossFit",
+    repair=MixtureMethod(
+        _tuned_and_searched, "coefficients of tunings and offsets of labels", promises=True, searches=True
+    ),
+    searches="coefficients of tunings of all Dense layers at the end, and offsets of labels",
+    objective="soft margins of the requirements, out of fold, then the gain of the labels under repair",
+    source="this project",
+    needs=("folds",),
+)
+
+HEAD = Method(
+    name="head",
+    repair=MixtureMethod(_last_fine_tuned, "nothing: the last layer, fine-tuned", scaled=False),
+    searches="the last Dense layer, by fine-tuning",
+    objective=_CROSS_ENTROPY,
+    source="fine-tuning",
+    needs=("folds", "last layer"),
+)
+
+TAIL = Method(
+    name="tail",
+    repair=MixtureMethod(fine_tuned, "nothing: all layers, fine-tuned", scaled=False),
+    searches="all Dense layers at the end, by fine-tuning",
+    objective=_CROSS_ENTROPY,
+    source="fine-tuning",
+    needs=("folds",),
+)
+
+WISE_FT = Method(
+    name="WiSE-FT",
+    repair=MixtureMethod(fine_tuned, "the way from the baseline model to `tail`"),
+    searches="how far to go from the baseline model to `tail`",
+    objective="as of `tail`; rows of validation choose how far",
+    source="Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022",
+    needs=("folds",),
+)
+
+OFFSETS = Method(
+    name="offsets",
+    repair=MixtureMethod(_offsets_searched, "offsets of all labels", searches=True),
+    searches="an offset of the logit of each label",
+    objective="soft margins of the requirements, then the gain of the labels under repair",
+    source="after Mai et al., Fine-tuning is fine, if calibrated, NeurIPS 2024",
+    needs=("folds", "offsets"),
+)

@@ -19,18 +19,17 @@ from engine.layers.dense_chain import DenseChain
 from engine.layers.weight_stats import WeightStats
 from engine.localize import neurecover
 from engine.methods import outcome as outcomes_module
-from engine.methods.arachne_v2 import BOUND, METHOD
 from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair, Subject
-from engine.methods.outcome import CHOSEN, FOUND, MethodOutcome, carry_out, draw, predicted
+from engine.methods.given import search_of, stated_of
+from engine.methods.outcome import CHOSEN, FOUND, MethodOutcome, draw, predicted
 from engine.methods.registry import GROUP, METHODS, check_name, method_names, method_of
-from engine.methods.searches import search_of, stated_of
-from engine.methods.weight_search import WeightSearch
+from engine.methods.weight_search import ARACHNE_V2, BOUND, WeightSearch
 from engine.search.differential_evolution import DifferentialSettings
 from engine.search.optimisers import OPTIMISERS
 from engine.search.population import PopulationSettings, box
 from engine.search.random_search import RandomSettings
 from tests.support.plugins import Site
-from tests.support.subjects import CLASSES, LABEL, a_subject, forward
+from tests.support.subjects import CLASSES, LABEL, a_subject, carry_out, forward, offered
 
 OF_LAST = ("Arachne", "Arachne-v2", "label-priorities", "DRWeightMerge", "head", "offsets")
 """Methods that change the last layer."""
@@ -134,7 +133,7 @@ def test_the_bound_of_the_later_arachne_is_kept(
 def test_the_bound_of_the_later_arachne_binds() -> None:
     """From small weights the fittest candidate lies without the box, and on its edge where there is one."""
     subject = by(a_subject(scale=0.2), DifferentialSettings())
-    search = METHOD.repair
+    search = ARACHNE_V2.repair
     assert isinstance(search, WeightSearch) and isinstance(search.settings.swarm, DifferentialSettings)
     assert search.settings.swarm.bound == BOUND
     unbound = replace(search, settings=replace(search.settings, swarm=DifferentialSettings()))
@@ -472,7 +471,7 @@ def test_a_last_layer_that_is_not_under_repair_stays(name: str, subject: Subject
 def test_layers_that_are_not_under_repair_stay(name: str, frozen: int, subject: Subject) -> None:
     layers = [replace(layer, tuned=number != frozen) for number, layer in enumerate(subject.chain.layers)]
     chain = replace(subject.chain, layers=tuple(layers))
-    repair = method_of(name).here(MethodJob(replace(subject, chain=chain), None, 1))
+    repair = offered(method_of(name), MethodJob(replace(subject, chain=chain), None, 1))
     values = repair.offers[0].values
     changed = {path for path, value in values.items() if (value != chain.values[path]).any()}
     assert changed == set(layers[1 - frozen].paths)
@@ -483,7 +482,7 @@ def test_only_labels_with_a_priority_are_searched(subject: Subject) -> None:
 
     def offers(repaired: tuple[int, ...], *pairs: tuple[int, float]) -> list[bytes]:
         settings = replace(subject.settings, priorities=Priorities(pairs))
-        found = method.here(replace(job, subject=replace(subject, repaired=repaired, settings=settings)))
+        found = offered(method, replace(job, subject=replace(subject, repaired=repaired, settings=settings)))
         return [offer.values["last/kernel"].tobytes() for offer in found.offers]
 
     alone = offers((LABEL,), (LABEL, 1.0))
@@ -498,7 +497,7 @@ def test_a_label_without_failures_is_left_out(name: str, subject: Subject) -> No
     pool = subject.pool
     drawn = np.flatnonzero((pool.labels != 0) | (pool.before == pool.labels))
     jobs = [MethodJob(replace(subject, repaired=labels), drawn, 1) for labels in ((LABEL,), (0, LABEL))]
-    alone, both = (method_of(name).here(job) for job in jobs)
+    alone, both = (offered(method_of(name), job) for job in jobs)
     assert [offer.name for offer in alone.offers] == [offer.name for offer in both.offers]
     assert alone.offers[-1].values["last/kernel"].tobytes() == both.offers[-1].values["last/kernel"].tobytes()
 

@@ -22,6 +22,7 @@ from engine.problem.case import LayerInputs, SeenRows
 from engine.search import swarm
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
+from tests.support.subjects import offered
 
 CLASSES, ROWS, LABEL = 3, 240, 2
 KEPT = Requirement("max_drop", 0.0, None, None, "drop of all labels together at most 0 points")
@@ -69,7 +70,7 @@ SEARCH = SearchSettings(swarm=SwarmSettings(4), num_iterations=12)
 
 @pytest.fixture(scope="module")
 def repair() -> Repair:
-    return METHOD.here(MethodJob(a_subject(SEARCH), None, 1))
+    return offered(METHOD, MethodJob(a_subject(SEARCH), None, 1))
 
 
 def test_offers_change_the_weights_to_blame_alone(repair: Repair) -> None:
@@ -118,7 +119,7 @@ def test_a_stated_worth_is_the_only_one_and_another_last_checkpoint_is_told() ->
     search = replace(SEARCH, positive_weight=6.0, num_iterations=2)
     subject = a_subject(search, is_model=False)
     failures = len(MethodJob(subject, None, 0).failures)
-    repair = METHOD.here(MethodJob(subject, None, 0))
+    repair = offered(METHOD, MethodJob(subject, None, 0))
     (offer,) = repair.offers
     assert offer.name == f"alpha {6 / failures:g}"
     assert repair.notes[0] == "checkpoint 3.weights.h5 is not the model: weights are blamed as they are in the model"
@@ -132,7 +133,7 @@ def test_the_same_rows_and_seed_give_the_same_bits(repair: Repair) -> None:
     drawn = np.concatenate([np.arange(ROWS), [ROWS + 1]])
     checkpoints = tuple(replace(one, predicted=one.predicted[pool]) for one in subject.checkpoints)
     larger = replace(subject, pool=subject.pool.take(pool), checkpoints=checkpoints)
-    again, other = METHOD.here(MethodJob(larger, drawn, 1)), METHOD.here(MethodJob(subject, None, 2))
+    again, other = offered(METHOD, MethodJob(larger, drawn, 1)), offered(METHOD, MethodJob(subject, None, 2))
     for first, second in zip(repair.offers, again.offers, strict=True):
         assert all(np.array_equal(first.values[path], second.values[path]) for path in KERNELS)
     assert any((repair.offers[0].values[path] != other.offers[0].values[path]).any() for path in KERNELS)
@@ -140,7 +141,7 @@ def test_the_same_rows_and_seed_give_the_same_bits(repair: Repair) -> None:
 
 def test_what_cannot_be_compared() -> None:
     with pytest.raises(InputError, match=r"of .* rows 0 were right at the earlier checkpoint"):
-        METHOD.here(MethodJob(a_subject(SEARCH, spoilt=False), None, 1))
+        offered(METHOD, MethodJob(a_subject(SEARCH, spoilt=False), None, 1))
     subject = a_subject(SEARCH)
     words = lacking(METHOD, replace(subject, checkpoints=subject.checkpoints[:1]))
     assert words == "NeuRecover compares checkpoints of the training and 1 are known, expected two (--weights-dir)"
