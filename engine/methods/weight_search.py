@@ -2,7 +2,7 @@
 
 Arachne is Sohn et al., "Arachne: Search-Based Repair of Deep Neural Networks", TOSEM 2023, with our default worth of a
 positive: the search of `optimize --method Arachne`; with three worths rows of validation choose. Arachne v2 is what the
-same authors published later as code: `engine.search.differential_evolution` and `engine.fitness.objective.loss_fitness`.
+same authors published later as code: `engine.search.differential_evolution`, `engine.fitness.objective.loss_fitness`.
 
 Priorities of labels are our own formulation (`engine.fitness.priorities`) of what the toolkit leaves `labels.json` for.
 Where none are stated they follow from the failures: a positive of a label that failures are taken for is worth the more
