@@ -54,9 +54,9 @@ from engine.metrics.requirements import Requirement, Verdict, check_requirements
 from engine.models.known_data import REPAIR_FACTS
 from engine.models.load import LoadedModel, check_fits, load_model
 from engine.patches.patch import Patch, patch_between
+from engine.problem.crossfit import mixture_space
 from engine.problem.crossfit_plan import CrossFitPlan, check_plan, plan_of
-from engine.problem.mixed import mixture_space
-from engine.problem.search import SearchEnd
+from engine.problem.problem import SearchEnd
 from engine.targets.base import Target
 from engine.targets.resolve import resolve_target
 

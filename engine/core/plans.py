@@ -111,12 +111,7 @@ class Forgetful:
 
 
 def value_of(work: Work, tail: Any = None) -> Any:
-    """The result of a piece of work in this process, plans and all that they yield included.
-
-    Args:
-        work: to run.
-        tail: of the model under repair, for work that wants it.
-    """
+    """The result of a piece of work in this process, plans and all that they yield included."""
     value = work.call(*work.args, tail=tail) if work.model else work.call(*work.args)
     return run_here(value, tail) if isinstance(value, Generator) else value
 
@@ -183,7 +178,7 @@ def carry_out(
     window: int = 64,
     mine: Callable[[list[str]], Collection[str]] | None = None,
 ) -> Iterator[tuple[int, Any]]:
-    """Carry work out and yield (number, result) as each piece ends, in any order.
+    """Carry work out and yield (number, result) as each piece ends, in any order; what a piece raises is raised.
 
     A plan gets the results of a list once all of it has ended; of several errors the first of the list is raised there.
 
@@ -194,9 +189,6 @@ def carry_out(
         window: pieces of `works` that are open at once.
         mine: of the keys of work to keep that a plan yields together, those to run; a plan is left where results are
             missing then. None runs all.
-
-    Raises:
-        Exception: what a piece of `works` raised.
     """
     coming, opened, more = enumerate(works), 0, True
     driver = _Driver(executor, journal, mine)

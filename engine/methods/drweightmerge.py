@@ -30,7 +30,7 @@ from engine.methods.merging import Parts, scores_of_rows, search_merge
 from engine.methods.weight_search import problem_of_case, searching
 from engine.metrics.dist_rep import MergeScore, Pair, merge_score
 from engine.problem.case import find_case
-from engine.problem.search import SearchEnd, search_work
+from engine.problem.problem import SearchEnd, search_work
 from engine.search.loop import SearchSettings
 from engine.targets.of_chain import last_target
 
@@ -45,7 +45,6 @@ class Failures:
 
     @property
     def name(self) -> str:
-        """Of the part, in words."""
         return f"{self.label} as {self.predicted}" if self.predicted is not None else f"{self.label} as others"
 
 
@@ -53,8 +52,7 @@ def divided(labels: Int64, before: Int64, repaired: Sequence[int], least: int) -
     """The parts of the failures of labels under repair, by label and then by what is predicted; the rest comes last.
 
     Args:
-        labels: (n,) true classes.
-        before: (n,) that the model as it is predicts.
+        labels, before: (n,) true classes, and those that the model as it is predicts.
         repaired: labels under repair.
         least: rows that a confusion needs at least to be a part of its own.
     """

@@ -57,11 +57,7 @@ def stated_of(method: Method) -> tuple[str, ...]:
 
 
 def with_settings(name: str, settings: MethodSettings) -> tuple[Method, MethodSettings]:
-    """The method of a name, and the settings of all methods with what the name states in place of them.
-
-    Raises:
-        InputError: there is no such method, or a setting means nothing to it or has a value that it cannot have.
-    """
+    """The method of a name, and the settings of all methods with what the name states in place of them."""
     base, stated = parsed(name)
     method = method_of(base)
     if not stated:
@@ -73,11 +69,7 @@ def with_settings(name: str, settings: MethodSettings) -> tuple[Method, MethodSe
 
 
 def check_stated(names: Sequence[str], settings: MethodSettings) -> None:
-    """Refuse settings that no method can run with, and the same repair by two names.
-
-    Raises:
-        InputError: says which.
-    """
+    """Refuse settings that no method can run with, and the same repair by two names."""
     known: dict[str, dict[str, Any]] = {}
     for name in names:
         base, stated = parsed(name)
@@ -158,11 +150,7 @@ def _of_swarm(swarm: PopulationSettings, mixes: bool) -> tuple[str, ...]:
 
 
 def _value(kind: type, name: str, text: str) -> Any:
-    """The value of a field of a dataclass.
-
-    Raises:
-        InputError: the text is of another type.
-    """
+    """The value of a field of a dataclass."""
     if name == "objective":
         return _choice(name, text, OBJECTIVES)
     allowed = next(field.type for field in fields(kind) if field.name == name).split(" | ")

@@ -147,13 +147,7 @@ class Merge:
 
 
 def placed_coefficients(parts: Parts, settings: PopulationSettings, source: RngKey) -> Population:
-    """Where the search of a merge starts: the corners of the parts, then draws from N(0.5, 0.125), clipped.
-
-    Args:
-        parts: what is merged.
-        settings: of the optimiser, with no fewer particles than corners.
-        source: which random numbers.
-    """
+    """Where the search of a merge starts: the corners of the parts, then draws from N(0.5, 0.125), clipped."""
     corners = parts.corners
     rng = generator(source.seed, source.data, source.label, "start")
     drawn = rng.normal(START_MEAN, START_STD, size=(settings.num_particles - len(corners), parts.size))
@@ -169,17 +163,11 @@ def step(settings: PopulationSettings, source: RngKey, state: Population, fitnes
 
 
 def search_merge(parts: Parts, scores: Scores, settings: SearchSettings, source: RngKey) -> Merge:
-    """Search the coefficients of parts, at least one.
+    """Search the coefficients of at least one part.
 
     Optimisers compare and never add fitness, so that scores of several numbers take part as their ranks among all that
-    are remembered.
-
-    Args:
-        parts: what is merged.
-        scores: of new values.
-        settings: which optimiser, its number of particles, or more where there are more parts, of iterations, and of
-            those without gain; the rest is about weights, and not used.
-        source: which random numbers.
+    are remembered. Of the settings count the optimiser, the number of its particles (or more where there are more
+    parts), of iterations, and of those without gain.
     """
     given, kind = settings.swarm, optimiser_of(settings.swarm)
     optimiser = kind.settings(num_particles=max(given.num_particles, len(parts.corners)))
@@ -220,15 +208,7 @@ def scores_of_rows(
     parts: Parts,
     score: Callable[[Int64], Sequence[float]],
 ) -> Scores:
-    """Scores by what candidates predict for rows.
-
-    Args:
-        layer: passes from the weights under repair on.
-        kernel: values of those as they are.
-        inputs: (n, F) of the rows.
-        parts: what is merged.
-        score: of classes (M, n), the bigger the better.
-    """
+    """Scores by what candidates predict for rows with inputs (n, F): `score` of classes (M, n)."""
     logits = layer.logits(inputs, kernel)
 
     def scored(values: Float32) -> list[Score]:

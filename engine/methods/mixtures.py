@@ -19,9 +19,8 @@ from engine.layers.tail_chain import TailChain, dense_of
 from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair
 from engine.metrics.accuracy import LabelChange
 from engine.metrics.promise import Frontier
-from engine.problem.crossfit import CrossFit, CrossFitSettings, TuningTask, crossfit_of, joined_changes
-from engine.problem.mixed import mixed_values
-from engine.problem.search import SearchEnd, search_work
+from engine.problem.crossfit import CrossFit, CrossFitSettings, TuningTask, crossfit_of, joined_changes, mixed_values
+from engine.problem.problem import SearchEnd, search_work
 from engine.targets.of_chain import last_alone
 from engine.tuning.recipes import Recipe, epochs_of, rate_of
 from engine.tuning.train import Changes, tune
@@ -145,13 +144,7 @@ def tuned(job: CrossFit) -> Plan[tuple[Changes, ...]]:
 
 
 def searched(job: CrossFit, changes: tuple[Changes, ...], seeds: Sequence[int] = ()) -> Plan[MixtureFit]:
-    """The best mixture of a search for each seed.
-
-    Args:
-        job: of the rows.
-        changes: of each fold.
-        seeds: of the searches; without any, that of the repair.
-    """
+    """The best mixture of a search for each seed; without any, for that of the repair."""
     case, problem = job.case(changes, job.settings.search)
     name = f"crossfit-{job.data[:12]}-{'+'.join(map(str, job.repaired))}"
     works = []
@@ -171,11 +164,7 @@ def last_layer(job: CrossFit) -> CrossFit:
 
 
 def untuned(job: CrossFit) -> tuple[CrossFit, tuple[Changes, ...]]:
-    """The repair of the last layer, and the changes by no recipe.
-
-    Raises:
-        InputError: there is no bias to fold offsets into.
-    """
+    """The repair of the last layer, and the changes by no recipe; InputError without a bias to fold offsets into."""
     last = last_layer(job)
     if last.chain.offsets is None:
         name = dense_of(last.chain).layers[-1].name

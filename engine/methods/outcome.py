@@ -74,14 +74,7 @@ class Cell:
 
 
 def draw(labels: Int64, rows: int | None, seed: int, data: str) -> Int64 | None:
-    """Rows (n,) of a pool, drawn without replacement by a seed, ascending; None for all where no number is given.
-
-    Args:
-        labels: (N,) of the pool.
-        rows: n, at most N.
-        seed: of the draw.
-        data: fingerprint of the pool.
-    """
+    """Rows (n,) of a pool, drawn without replacement by a seed and the pool's fingerprint, ascending; None for all."""
     if rows is None:
         return None
     return np.sort(generator(seed, data, -1, "rows of a draw").permutation(len(labels))[:rows])

@@ -49,21 +49,12 @@ _OUTSIDE = re.compile(r",(?![^()]*\))")
 
 
 def method_names() -> tuple[str, ...]:
-    """All methods: ours, then those of other packages by name; nothing is imported.
-
-    Raises:
-        InputError: the entry points of some package cannot be read.
-    """
+    """All methods: ours, then those of other packages by name; nothing is imported."""
     return (*METHODS, *sorted(_plugins()))
 
 
 def method_of(name: str) -> Method:
-    """The method of a name.
-
-    Raises:
-        InputError: there is none, or several packages bring one of this name, or it cannot be imported or is something
-            else.
-    """
+    """The method of a name; InputError where there is none or several, or it cannot be imported or is none."""
     from engine.methods.base import Method
 
     found = EntryPoint(name, METHODS[name], GROUP).load() if name in METHODS else _load(name, _plugins())
@@ -78,9 +69,6 @@ def origin(name: str) -> str:
     """What brings a method of another package: name and version of the distribution, SHA-256 of its Python files.
 
     Empty for our own methods, and where there is none of this name, or more than one.
-
-    Raises:
-        InputError: the entry points of some package cannot be read.
     """
     entries = () if name in METHODS else _plugins().get(name, ())
     if len(entries) != 1:
@@ -124,11 +112,7 @@ def _code(entry: EntryPoint, module: Path) -> dict[str, Path]:
 
 
 def check_name(name: str) -> str:
-    """The name of a method as it is spelt here.
-
-    Raises:
-        InputError: there is no such method.
-    """
+    """The name of a method as it is spelt here."""
     names = method_names()
     if name in names:
         return name
@@ -141,11 +125,7 @@ def check_name(name: str) -> str:
 
 
 def read_names(text: str) -> tuple[str, ...]:
-    """Names with commas between, as tables have them: spelt as here, without spaces around settings.
-
-    Raises:
-        InputError: a method is unknown, or its settings are not of the form SETTING=VALUE, each once.
-    """
+    """Names with commas between, as tables have them: spelt as here, without spaces around settings."""
     return tuple(_spelt(part.strip()) for part in _OUTSIDE.split(text) if part.strip())
 
 

@@ -23,8 +23,7 @@ from engine.core.types import Float32
 from engine.fitness.priorities import Priorities
 from engine.methods.base import Method, MethodJob, MethodSettings, Offer, Repair
 from engine.problem.case import LayerInputs, RepairCase, find_case
-from engine.problem.problem import Problem, problem_of
-from engine.problem.search import SearchEnd, search_work
+from engine.problem.problem import Problem, SearchEnd, problem_of, search_work
 from engine.search.differential_evolution import DifferentialSettings
 from engine.search.loop import POSITIVE_WORTH, SearchSettings
 from engine.search.population import BoxedSettings
@@ -58,11 +57,7 @@ class WeightSearch:
     adapt: Callable[[MethodJob, SearchSettings], SearchSettings] | None = None
 
     def __call__(self, job: MethodJob) -> Plan[Repair]:
-        """Localise and search.
-
-        Raises:
-            InputError: no label under repair has a priority, or none has failures and weights to blame.
-        """
+        """Localise and search; InputError where no label under repair has a priority, or anything to search."""
         settings = searching(self.settings, job.settings)
         if settings.objective == "requirements":
             promise_rows = job.settings.crossfit.promise_rows

@@ -80,17 +80,13 @@ def plan_of(chain: Chain, rows: int, held_out: int, settings: CrossFitSettings) 
 
 
 def check_plan(plan: CrossFitPlan) -> None:
-    """Refuse a repair that cannot fit in the free memory of this machine.
-
-    Raises:
-        InputError: says what needs most of it and what would need less.
-    """
+    """Raise InputError where a repair cannot fit in the free memory of this machine."""
     if refused := too_large(plan):
         raise InputError(refused)
 
 
 def too_large(plan: CrossFitPlan) -> str | None:
-    """Why a repair cannot fit in the free memory of this machine; None where it can."""
+    """What needs most of the free memory of this machine, and what would need less; None where a repair fits."""
     parts = {
         f"features of {plan.rows} rows": (plan.features, "fewer rows"),
         f"changes of {plan.tunings} tunings": (plan.changes, "fewer --recipes or --folds, or a smaller --target-layer"),

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.metrics.accuracy import compare_many
+from engine.metrics.promise import row_values, threshold
 from engine.metrics.requirements import Kind, Requirement, check_requirements
-from engine.metrics.row_values import row_values, threshold
 
 LABELS = np.array([0, 0, 0, 0, 1, 2])
 BEFORE = np.array([0, 0, 1, 1, 1, 0])

@@ -26,9 +26,10 @@ from engine.problem.crossfit import (
     CrossFitSettings,
     crossfit_of,
     joined_changes,
+    mean_changes,
+    mixed_values,
 )
 from engine.problem.crossfit_settings import STEPS
-from engine.problem.mixed import mean_changes, mixed_values
 from engine.problem.problem import goal_of, prepare
 from engine.search import loop as search
 from engine.search.loop import SearchSettings
