@@ -1,4 +1,4 @@
-"""NeuRecover as a method: a step of its search by hand, what it changes, and what it says."""
+"""NeuRecover as a method: what it changes, and what it says."""
 
 from __future__ import annotations
 
@@ -8,34 +8,22 @@ import numpy as np
 import pytest
 
 from engine.core.errors import InputError
-from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64
-from engine.fitness.objective import Objective
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
-from engine.layers.weight_stats import WeightStats
 from engine.localize.neurecover import Training, blame
 from engine.methods.base import Checkpoint, MethodJob, MethodSettings, Repair, Subject, lacking
 from engine.methods.neurecover import ALPHAS, METHOD
 from engine.metrics.requirements import Requirement
 from engine.problem.case import LayerInputs, SeenRows
-from engine.search import swarm
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
-from tests.support.subjects import offered
+from tests.support.subjects import forward, offered
 
 CLASSES, ROWS, LABEL = 3, 240, 2
 KEPT = Requirement("max_drop", 0.0, None, None, "drop of all labels together at most 0 points")
 PATHS = ("hidden/kernel", "hidden/bias", "last/kernel", "last/bias")
 KERNELS = PATHS[::2]
-
-
-def forward(values: dict[str, Float32], inputs: Float32) -> Float32:
-    """The slow formula."""
-    return (
-        np.maximum(inputs @ values["hidden/kernel"] + values["hidden/bias"], 0) @ values["last/kernel"]
-        + values["last/bias"]
-    )
 
 
 def a_subject(search: SearchSettings | None = None, *, spoilt: bool = True, is_model: bool = True) -> Subject:
@@ -146,34 +134,3 @@ def test_what_cannot_be_compared() -> None:
     words = lacking(METHOD, replace(subject, checkpoints=subject.checkpoints[:1]))
     assert words == "NeuRecover compares checkpoints of the training and 1 are known, expected two (--weights-dir)"
     assert lacking(METHOD, subject) is None
-
-
-def test_a_step_by_hand() -> None:
-    """Three particles, two weights of two layers with spreads of their own; phi 4.1, split."""
-    settings = SwarmSettings(3)
-    stats = WeightStats(
-        mean=np.array([0.5, -1.0]),
-        std=np.array([0.1, 0.2]),
-        range=np.array([2.0, 0.02]),
-        low=np.array([-1.0, -1.01]),
-        high=np.array([1.0, -0.99]),
-    )
-    source = RngKey(4, "rows", LABEL)
-    start = swarm.init(settings, source, np.array([0.25, -1.0]), stats)
-    assert start.position[0].tolist() == [0.25, -1.0]  # the model as it is
-    # Of 4 negatives and 10 positives; repaired, intact, and mean losses of both.
-    sums = np.array([[4.0, 5.0, 0, 10], [2.0, 5.0, 2, 9], [2.0, 15.0, 3, 6]])
-    objective = Objective(4, 10, 4.0, "rates")  # alpha 1
-    fitness = objective.fitness(sums)
-    np.testing.assert_allclose(fitness, [1 / 2 + 2 / 1.5, 1.5 / 1.5 + 1.9 / 1.5, 1.75 / 1.5 + 1.6 / 2.5], rtol=1e-15)
-    assert int(fitness.argmax()) == 1
-    after = swarm.tell(settings, source, start, fitness)
-    drawn = np.zeros((2, 3, 2))
-    swarm.draw(source, start.iteration, drawn)
-    x, phi = start.position, 4.1
-    chi = 2 / (phi - 2 + np.sqrt(phi * phi - 4 * phi))
-    # Each particle is its own best; only the way to particle 1 pulls, up to five times the range of each layer.
-    velocity = chi * (phi / 2 * drawn[1] * (x[1] - x))
-    velocity = np.clip(velocity, -5 * stats.range, 5 * stats.range)
-    np.testing.assert_allclose(after.position, x + velocity, rtol=1e-12)
-    assert (after.global_position == x[1]).all() and after.global_fitness == fitness[1]
