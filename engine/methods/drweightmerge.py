@@ -81,7 +81,6 @@ class WeightMerge:
     """The method as a function of its job."""
 
     settings: SearchSettings  # of the searches, and of the swarm of the merge, where none are given
-    fronts: int = 1  # Pareto fronts of localisation
 
     def __call__(self, job: MethodJob) -> Plan[Repair]:
         """Search every part and merge; validation may choose a part alone."""
@@ -98,7 +97,7 @@ class WeightMerge:
             others = (rows.labels == part.label) & (before != rows.labels)
             others[part.rows] = False
             mine = rows.take(np.flatnonzero(~others))
-            case = find_case(target, kernel, mine, part.label, fronts=self.fronts)
+            case = find_case(target, kernel, mine, part.label)
             if case is not None and len(case.index):
                 searches[part.name] = case, problem_of_case(target, kernel, case, settings, job.seed)
         if not searches:

@@ -64,7 +64,6 @@ class MixtureMethod:
 
     # on the rows of a repair in folds, by a search with each seed of which the best is kept
     fit: Callable[[CrossFit, tuple[int, ...]], Plan[MixtureFit]]
-    knob: str  # what a step scales, in words
     scaled: bool = True  # steps between 0 and 1 are tried; otherwise what was fitted is taken whole or left
     # it takes the step that it can promise, judged out of fold and on the rows of validation; otherwise those choose
     promises: bool = False
@@ -226,9 +225,7 @@ _CROSS_ENTROPY = "cross-entropy with the labels under repair counted twice, and 
 
 CROSSFIT = Method(
     name="CrossFit",
-    repair=MixtureMethod(
-        _tuned_and_searched, "coefficients of tunings and offsets of labels", promises=True, searches=True
-    ),
+    repair=MixtureMethod(_tuned_and_searched, promises=True, searches=True),
     searches="coefficients of tunings of all Dense layers at the end, and offsets of labels",
     objective="soft margins of the requirements, out of fold, then the gain of the labels under repair",
     source="this project",
@@ -237,7 +234,7 @@ CROSSFIT = Method(
 
 HEAD = Method(
     name="head",
-    repair=MixtureMethod(_last_fine_tuned, "nothing: the last layer, fine-tuned", scaled=False),
+    repair=MixtureMethod(_last_fine_tuned, scaled=False),
     searches="the last Dense layer, by fine-tuning",
     objective=_CROSS_ENTROPY,
     source="fine-tuning",
@@ -246,7 +243,7 @@ HEAD = Method(
 
 TAIL = Method(
     name="tail",
-    repair=MixtureMethod(fine_tuned, "nothing: all layers, fine-tuned", scaled=False),
+    repair=MixtureMethod(fine_tuned, scaled=False),
     searches="all Dense layers at the end, by fine-tuning",
     objective=_CROSS_ENTROPY,
     source="fine-tuning",
@@ -255,7 +252,7 @@ TAIL = Method(
 
 WISE_FT = Method(
     name="WiSE-FT",
-    repair=MixtureMethod(fine_tuned, "the way from the baseline model to `tail`"),
+    repair=MixtureMethod(fine_tuned),
     searches="how far to go from the baseline model to `tail`",
     objective="as of `tail`; rows of validation choose how far",
     source="Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022",
@@ -264,7 +261,7 @@ WISE_FT = Method(
 
 OFFSETS = Method(
     name="offsets",
-    repair=MixtureMethod(_offsets_searched, "offsets of all labels", searches=True),
+    repair=MixtureMethod(_offsets_searched, searches=True),
     searches="an offset of the logit of each label",
     objective="soft margins of the requirements, then the gain of the labels under repair",
     source="after Mai et al., Fine-tuning is fine, if calibrated, NeurIPS 2024",

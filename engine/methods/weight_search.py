@@ -51,7 +51,6 @@ class WeightSearch:
     """
 
     settings: SearchSettings  # of the searches where none are given
-    fronts: int = 1  # Pareto fronts of localisation
     worths: tuple[float, ...] = ()  # of a positive; none for that of the settings
     # the settings of a job, given those of all searches; with what only a person can state
     adapt: Callable[[MethodJob, SearchSettings], SearchSettings] | None = None
@@ -85,7 +84,7 @@ class WeightSearch:
         kernel = target.target.kernel
         fitness, own = [], []
         for label in _searched_labels(job.subject.repaired, settings):
-            case = find_case(target, kernel, rows, label, fronts=self.fronts)
+            case = find_case(target, kernel, rows, label)
             if case is None or not len(case.index):
                 continue
             problem = problem_of_case(target, kernel, case, settings, job.seed)

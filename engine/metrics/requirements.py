@@ -207,11 +207,7 @@ def check_rows(requirements: Sequence[Requirement], totals: Int64, source: Path)
 
 def with_rows(requirements: Sequence[Requirement], comparison: Comparison) -> list[Requirement]:
     """The requirements that a set has rows to judge."""
-    return [
-        requirement
-        for requirement in requirements
-        if (comparison.totals if requirement.labels is None else comparison.totals[list(requirement.labels)]).any()
-    ]
+    return [requirement for requirement in requirements if _pool(comparison.totals, requirement).any()]
 
 
 def check_requirements(requirements: Sequence[Requirement], comparison: Comparison) -> tuple[Verdict, ...]:

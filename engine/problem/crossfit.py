@@ -191,7 +191,7 @@ class CrossFit:
 
     def predicted(self, changes: Sequence[Changes], found: Float32, steps: Sequence[float]) -> Int64:
         """Classes (T, n) of the rows at T steps of a mixture, each row under the tunings that did not see it."""
-        order = self._order
+        order = np.argsort(self.rows.fold, kind="stable")  # fold by fold
         after = np.empty((len(steps), len(order)), np.int64)
         after[:, order] = _at_steps(self.mixture(changes), self._rows(order), self.before[order], found, steps)
         return after
@@ -220,11 +220,6 @@ class CrossFit:
             np.concatenate([self.rows.labels, *(rows.labels for rows in more)]),
             np.concatenate([self.before, *(rows.before for rows in more)]),
         )
-
-    @property
-    def _order(self) -> Int64:
-        """Rows fold by fold."""
-        return np.argsort(self.rows.fold, kind="stable")
 
     def _searched(self, fold: int) -> Int64:
         """Rows of a fold that steer the search: of every label the same share, whatever order the rows are in."""
