@@ -32,7 +32,6 @@ from engine.metrics.promise import Frontier, frontier_of
 from engine.metrics.requirements import Requirement
 from engine.passes.batching import predicted_classes
 from engine.problem.case import LayerInputs, RepairCase, SeenRows
-from engine.problem.crossfit_settings import FOLDS as FOLDS  # noqa: PLC0414 - its users find it here
 from engine.problem.crossfit_settings import CrossFitSettings as CrossFitSettings  # noqa: PLC0414 - its users find it here
 from engine.problem.problem import Problem
 from engine.search.loop import SearchSettings
@@ -72,8 +71,6 @@ class CrossFit:
         logits: (n, C) of the model as it is.
         before: (n,) classes that it predicts.
         repaired: labels under repair.
-        requirements: stated.
-        settings: of the repair.
         seed: of folds and tunings.
     """
 
@@ -258,16 +255,11 @@ def crossfit_of(
     settings: CrossFitSettings,
     seed: int,
 ) -> CrossFit:
-    """Set up a repair.
+    """Set up a repair; what is not named here is as of `CrossFit`.
 
     Args:
-        chain: as of `CrossFit`.
         rows: of the repair, as the first layer sees them, in any order; copies of a row count once.
         logits: (n, C) of those.
-        repaired: labels under repair.
-        requirements: stated.
-        settings: of the repair.
-        seed: of folds and tunings.
 
     Raises:
         InputError: there are too few different rows for the folds, or none of a label under repair.
