@@ -39,43 +39,28 @@ HOSTILE = (
 
 @dataclass(frozen=True)
 class Sample:
-    """The shape of a run.
+    """The shape of a run."""
 
-    Attributes:
-        mode: rounds, chain or independent; None for `optimize`.
-        names: of the labels, or None.
-        classes: number of labels.
-        labels: under repair.
-        steps, chunks, seeds, weights: searches are steps × chunks × labels × weights × seeds; chunks are the same in
-            every step, but of a chain, where step i has chunk i.
-        rows: of each held-out set.
-        splits: held-out sets there are.
-        iterations: at most, of each search.
-        skipped, failed: how many of the searches.
-        workers: that share them.
-        image_shape, brightest: of the images.
-        required: whether requirements were stated.
-        running: the run goes on, half of its last step's searches are done.
-    """
-
-    mode: str | None
+    mode: str | None  # rounds, chain or independent; None for `optimize`
     names: tuple[str, ...] | None
     classes: int
-    labels: tuple[int, ...]
+    labels: tuple[int, ...]  # under repair
+    # steps, chunks, seeds, weights: searches are steps × chunks × labels × weights × seeds; chunks are the same in
+    # every step, but of a chain, where step i has chunk i
     steps: int = 1
     chunks: int = 1
     seeds: int = 1
     weights: tuple[float, ...] = (135.0,)
-    rows: int = 1500
-    splits: tuple[str, ...] = ("validation", "test")
-    iterations: int = 60
-    skipped: int = 0
+    rows: int = 1500  # of each held-out set
+    splits: tuple[str, ...] = ("validation", "test")  # held-out sets there are
+    iterations: int = 60  # at most, of each search
+    skipped: int = 0  # of the searches
     failed: int = 0
-    workers: int = 4
+    workers: int = 4  # that share them
     image_shape: tuple[int, int, int] = (28, 28, 1)
     brightest: float = 1.0
-    required: bool = True
-    running: bool = False
+    required: bool = True  # whether requirements were stated
+    running: bool = False  # the run goes on, half of its last step's searches are done
 
 
 SAMPLES = {

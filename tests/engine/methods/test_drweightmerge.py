@@ -32,7 +32,8 @@ def test_the_parts_of_failures() -> None:
     assert [part.name for part in divided(labels, before, (0,), 3)] == ["0 as 1", "0 as 2", "0 as others"]
 
 
-def a_job(repaired: tuple[int, ...] = (2, 3), particles: int = 12, iterations: int = 8) -> MethodJob:
+@pytest.fixture(scope="module")
+def job() -> MethodJob:
     rng = np.random.default_rng(7)
     centres = rng.normal(size=(CLASSES, 6))
     true = rng.integers(0, CLASSES, ROWS)
@@ -45,14 +46,9 @@ def a_job(repaired: tuple[int, ...] = (2, 3), particles: int = 12, iterations: i
     digests = np.unique(rng.integers(0, 256, (ROWS, 16)).astype(np.uint8), axis=0)
     rows = LayerInputs(inputs, true, digests, (6,), CLASSES)
     pool = SeenRows.of(chain.head, rows, inputs @ values[KERNEL] + values["last/bias"])
-    search = SearchSettings(swarm=SwarmSettings(particles), num_iterations=iterations, min_iteration_range=iterations)
-    subject = Subject(chain, pool, None, None, repaired, (), MethodSettings(search=search))
+    search = SearchSettings(swarm=SwarmSettings(12), num_iterations=8, min_iteration_range=8)
+    subject = Subject(chain, pool, None, None, (2, 3), (), MethodSettings(search=search))
     return MethodJob(subject, None, seed=3)
-
-
-@pytest.fixture(scope="module")
-def job() -> MethodJob:
-    return a_job()
 
 
 @pytest.fixture(scope="module")
