@@ -190,7 +190,7 @@ def check_words(*, methods: str, draws: int, rows: int | None, seed: int, **opti
         InputError: no such method, numbers that no run can have, options of a method that is not compared, or paths
             that lead nowhere.
     """
-    from engine.methods.names import parsed
+    from engine.methods.registry import parsed
 
     names = parse_methods(methods)
     check_repairs("draws", draws)
@@ -298,8 +298,7 @@ def parse_methods(text: str) -> tuple[str, ...]:
     Raises:
         InputError: no such method, or one twice, or settings that cannot be read.
     """
-    from engine.methods.names import read_names
-    from engine.methods.registry import method_names
+    from engine.methods.registry import method_names, read_names
 
     if text.strip().casefold() == "all":
         return method_names()
@@ -315,7 +314,7 @@ def refuse_unused(names: Sequence[str]) -> None:
     Raises:
         InputError: names the first of them.
     """
-    from engine.methods.searches import stated_of
+    from engine.methods.given import stated_of
 
     known = [found for name in names if (found := imported(name)) is not None]
     if was_given("optimiser") and not any("optimiser" in stated_of(method) for method in known):

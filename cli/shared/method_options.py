@@ -114,8 +114,7 @@ def checkpoint_folder(given: Path | None, model: Path, methods: Sequence[str]) -
 
 def imported(name: str) -> Method | None:
     """A method; None where it cannot be imported, which is told when it is to run."""
-    from engine.methods.names import parsed
-    from engine.methods.registry import method_of
+    from engine.methods.registry import method_of, parsed
 
     try:
         return method_of(parsed(name)[0])
@@ -179,7 +178,7 @@ def refuse_unsearched(method: str, stated: Sequence[str]) -> None:
     Raises:
         InputError: names the first of them.
     """
-    from engine.methods.searches import OF_WEIGHTS
+    from engine.methods.given import OF_WEIGHTS
 
     for name in OF_WEIGHTS:
         if name not in stated and was_given(name):
@@ -239,8 +238,8 @@ def method_settings(
         InputError: an option is of another optimiser than the method's own, and that one was not named.
     """
     from engine.methods.base import MethodSettings
+    from engine.methods.given import OPTIMISER, search_of
     from engine.methods.registry import method_of
-    from engine.methods.searches import OPTIMISER, search_of
 
     names = ("num_particles", "num_iterations", "min_iteration_range", "positive_weight", "tile_bytes")
     stated = replace(search, positive_weight=positive_weight) if any(map(given, names)) else None

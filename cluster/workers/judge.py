@@ -9,8 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from engine.core.types import Float32, Float64, Int64
-from engine.metrics.accuracy import LabelChange
-from engine.metrics.comparison import Comparison, compare_many
+from engine.metrics.accuracy import Comparison, LabelChange, compare_many
 from engine.metrics.requirements import Requirement, check_requirements, rank
 from engine.passes.classes import NO_CLASS
 from engine.problem.case import LayerInputs

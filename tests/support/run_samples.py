@@ -12,51 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from cluster.records.rows import change_rows
+from cluster.records.rows import change_rows, prediction_rows, verdict_rows
+from cluster.records.schema import SCHEMAS
 from cluster.records.store import RunRecords
 from engine.data.writer import write_image_set
-from engine.metrics.accuracy import LabelChange, paired_changes, wilson_interval
+from engine.datasets import fashion_mnist, gtsrb
+from engine.metrics.accuracy import LabelChange, compare, paired_changes
+from engine.metrics.requirements import Requirement, check_requirements
 
-CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-SIGNS = (
-    *(f"Speed limit ({speed}km/h)" for speed in (20, 30, 50, 60, 70, 80)),
-    "End of speed limit (80km/h)",
-    *(f"Speed limit ({speed}km/h)" for speed in (100, 120)),
-    "No passing",
-    "No passing for vehicles over 3.5 metric tons",
-    "Right-of-way at the next intersection",
-    "Priority road",
-    "Yield",
-    "Stop",
-    "No vehicles",
-    "Vehicles over 3.5 metric tons prohibited",
-    "No entry",
-    "General caution",
-    "Dangerous curve to the left",
-    "Dangerous curve to the right",
-    "Double curve",
-    "Bumpy road",
-    "Slippery road",
-    "Road narrows on the right",
-    "Road work",
-    "Traffic signals",
-    "Pedestrians",
-    "Children crossing",
-    "Bicycles crossing",
-    "Beware of ice/snow",
-    "Wild animals crossing",
-    "End of all speed and passing limits",
-    "Turn right ahead",
-    "Turn left ahead",
-    "Ahead only",
-    "Go straight or right",
-    "Go straight or left",
-    "Keep right",
-    "Keep left",
-    "Roundabout mandatory",
-    "End of no passing",
-    "End of no passing by <vehicles> & others",
-)
+CLOTHES = fashion_mnist.LABEL_NAMES
+SIGNS = (*gtsrb.LABEL_NAMES[:-1], "End of no passing by <vehicles> & others")
 
 HOSTILE = (
     "n" * 400,
@@ -74,43 +39,28 @@ HOSTILE = (
 
 @dataclass(frozen=True)
 class Sample:
-    """The shape of a run.
+    """The shape of a run."""
 
-    Attributes:
-        mode: rounds, chain or independent; None for `optimize`.
-        names: of the labels, or None.
-        classes: number of labels.
-        labels: under repair.
-        steps, chunks, seeds, weights: searches are steps × chunks × labels × weights × seeds; chunks are the same in
-            every step, but of a chain, where step i has chunk i.
-        rows: of each held-out set.
-        splits: held-out sets there are.
-        iterations: at most, of each search.
-        skipped, failed: how many of the searches.
-        workers: that share them.
-        image_shape, brightest: of the images.
-        required: whether requirements were stated.
-        running: the run goes on, half of its last step's searches are done.
-    """
-
-    mode: str | None
+    mode: str | None  # rounds, chain or independent; None for `optimize`
     names: tuple[str, ...] | None
     classes: int
-    labels: tuple[int, ...]
+    labels: tuple[int, ...]  # under repair
+    # steps, chunks, seeds, weights: searches are steps × chunks × labels × weights × seeds; chunks are the same in
+    # every step, but of a chain, where step i has chunk i
     steps: int = 1
     chunks: int = 1
     seeds: int = 1
     weights: tuple[float, ...] = (135.0,)
-    rows: int = 1500
-    splits: tuple[str, ...] = ("validation", "test")
-    iterations: int = 60
-    skipped: int = 0
+    rows: int = 1500  # of each held-out set
+    splits: tuple[str, ...] = ("validation", "test")  # held-out sets there are
+    iterations: int = 60  # at most, of each search
+    skipped: int = 0  # of the searches
     failed: int = 0
-    workers: int = 4
+    workers: int = 4  # that share them
     image_shape: tuple[int, int, int] = (28, 28, 1)
     brightest: float = 1.0
-    required: bool = True
-    running: bool = False
+    required: bool = True  # whether requirements were stated
+    running: bool = False  # the run goes on, half of its last step's searches are done
 
 
 SAMPLES = {
@@ -227,13 +177,9 @@ class _Writer:
         if sample.required:
             records.replace("verdicts", "batch", verdicts)
         for split in self.splits:
-            rows = [
-                {"split": split, "row": row, "label": int(label), "before": int(old), "after": int(new)}
-                for row, (label, old, new) in enumerate(
-                    zip(self.truth[split], self.before[split], after[split], strict=True)
-                )
-            ]
-            records.replace("predictions", split, rows)
+            records.replace(
+                "predictions", split, prediction_rows(split, self.truth[split], self.before[split], after[split])
+            )
         met = all(row["met"] for row in verdicts) if sample.required else True
         records.compact({**facts, "exit_code": 0 if met else 3, "seconds": max(self.busy_until.values()) + 9.25})
         return records.directory
@@ -416,58 +362,17 @@ class _Writer:
         return {split: self.current[split] for split in self.splits}
 
     def _verdicts(self, split: str, after: np.ndarray) -> list[dict[str, Any]]:
-        truth, before = self.truth[split], self.before[split]
-        label = self.sample.labels[0]
+        label, rival = self.sample.labels[0], int(self.rival[self.sample.labels[0]])
         name = f"{label} {self.sample.names[label]}" if self.sample.names else f"label {label}"
-        mine = truth == label
         stated = [
-            ("min_accuracy", label, mine, 0.7, f"accuracy of {name} at least 70 %"),
-            ("max_drop", -1, np.ones_like(mine), 0.01, "drop of all labels together at most 1 point"),
-            (
-                "max_drop",
-                int(self.rival[label]),
-                truth == self.rival[label],
-                0.03,
-                "drop of its rival at most 3 points",
-            ),
-            ("min_gain", label, mine, 0.06, f"gain of {name} at least 6 points"),
-            ("max_rate", label, mine, 0.2, f"{name} taken for its rival in at most 20 % of its rows"),
+            Requirement("min_accuracy", 0.7, (label,), None, f"accuracy of {name} at least 70 %"),
+            Requirement("max_drop", 0.01, None, None, "drop of all labels together at most 1 point"),
+            Requirement("max_drop", 0.03, (rival,), None, "drop of its rival at most 3 points"),
+            Requirement("min_gain", 0.06, (label,), None, f"gain of {name} at least 6 points"),
+            Requirement("max_rate", 0.2, (label,), rival, f"{name} taken for its rival in at most 20 % of its rows"),
         ]
-        rows = []
-        for number, (kind, about, pool, limit, text) in enumerate(stated):
-            total = int(pool.sum())
-            rival = int(self.rival[label])
-            if kind == "max_rate":
-                count_before, count_after = int((before[pool] == rival).sum()), int((after[pool] == rival).sum())
-            else:
-                count_before, count_after = int((before == truth)[pool].sum()), int((after == truth)[pool].sum())
-            counts = {"max_drop": count_before - count_after, "min_gain": count_after - count_before}
-            value = counts.get(kind, count_after) / total
-            low, high = wilson_interval(count_after, total)
-            if kind in counts:
-                low, high = value - 0.02, value + 0.03
-            margin = value - limit if kind.startswith("min") else limit - value
-            rows.append(
-                {
-                    "split": split,
-                    "requirement": number,
-                    "text": text,
-                    "kind": kind,
-                    "label": about,
-                    "predicted": rival if kind == "max_rate" else -1,
-                    "limit": limit,
-                    "base": count_before / total,
-                    "value": value,
-                    "low": low,
-                    "high": high,
-                    "total": total,
-                    "count_before": count_before,
-                    "count_after": count_after,
-                    "margin": margin,
-                    "met": margin >= 0,
-                }
-            )
-        return rows
+        compared = compare(self.truth[split], self.before[split], after, self.sample.classes)
+        return verdict_rows(split, check_requirements(stated, compared))
 
 
 def _name(step: int, chunk: int, label: int, weight: float, seed: int) -> str:
@@ -476,30 +381,6 @@ def _name(step: int, chunk: int, label: int, weight: float, seed: int) -> str:
 
 def _job_row(name: str, step: int, chunk: str, label: int, seed: int) -> dict[str, Any]:
     """A search that has not run."""
-    return {
-        "job": name,
-        "step": step,
-        "chunk": chunk,
-        "data": "",
-        "label": label,
-        "seed": seed,
-        "positive_weight": None,
-        "weights": None,
-        "negatives": None,
-        "positives": None,
-        "iterations": None,
-        "fitness": None,
-        "start_fitness": None,
-        "patched": None,
-        "intact": None,
-        "stop": "",
-        "state": "skipped",
-        "note": "",
-        "chosen": False,
-        "where": "",
-        "worker": "",
-        "host": "",
-        "redispatched": None,
-        "ended": None,
-        "seconds": None,
-    }
+    texts = dict.fromkeys(("data", "stop", "note", "where", "worker", "host"), "")
+    known = {"job": name, "step": step, "chunk": chunk, "label": label, "seed": seed}
+    return dict.fromkeys(SCHEMAS["jobs"].names) | texts | known | {"state": "skipped", "chosen": False}
