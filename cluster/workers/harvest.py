@@ -123,6 +123,16 @@ class Harvest:
     candidates: Candidates | None = None
     seconds: float = 0.0
 
+    @property
+    def cost(self) -> tuple[float, float] | None:
+        """Seconds and bytes of each task that ran; None where none did."""
+        ran = [segment for segment in self.segments if isinstance(segment, Segment)]
+        if not ran:
+            return None
+        size = sum(segment.rows.size for segment in ran if segment.rows is not None)
+        size += sum(shared.size for shared in (self.rows, self.candidates) if shared is not None)
+        return self.seconds / len(ran), size / len(ran)
+
 
 @dataclass(frozen=True, eq=False)
 class TaskEvent:

@@ -20,6 +20,7 @@ from typing import Protocol
 import numpy as np
 
 from cluster.records.batches import PatchPlaces
+from cluster.records.checkpoint import Begun
 from cluster.workers.lru import Cache
 from cluster.workers.passes import ShippedRows
 from engine import backend
@@ -151,6 +152,10 @@ class RepairTask:
         if isinstance(self.source, ChunkLabel):
             return self.source.chunk.image_set.rows
         return 0 if self.source is None else len(self.source.case.rows.labels)
+
+    def begun(self, known: Mapping[str, Begun]) -> dict[str, Begun]:
+        """Its searches that have begun, of those that are known."""
+        return {job.name: known[job.name] for job in self.searches if job.name in known}
 
     @property
     def size(self) -> int:
