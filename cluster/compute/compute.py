@@ -29,7 +29,6 @@ from cluster.compute.placement import (
     place_tiles,
     searches_of,
     startable_means,
-    this_process,
 )
 from cluster.compute.values import ValueWatch, warn_on_stderr
 from cluster.ray_cluster.local_workers import MODELS, check_local, unasked
@@ -41,6 +40,7 @@ from cluster.workers.model import ModelHandle
 from cluster.workers.passes import Pass, SetRows, block_pass, set_rows
 from cluster.workers.replica import Replica
 from cluster.workers.task import SEGMENT_SECONDS, Base, RepairTask, TaskResult, TaskRunner
+from cluster.workers.work import this_process
 from engine import backend
 from engine.core.errors import InputError
 from engine.core.progress import Tick, ignore

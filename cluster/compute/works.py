@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cluster.compute.placement import Placement, place_shares, place_tasks, this_process
+from cluster.compute.placement import Placement, place_shares, place_tasks
 from cluster.workers.bundles import Bundles, Call
 from cluster.workers.model import ModelHandle
-from cluster.workers.work import SentWork
+from cluster.workers.work import SentWork, this_process
 from engine.core.errors import is_interruption
 from engine.core.plans import Done, Ran, Work, value_of
 
