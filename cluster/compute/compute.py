@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import operator
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -34,13 +33,12 @@ from cluster.compute.values import ValueWatch, warn_on_stderr
 from cluster.ray_cluster.local_workers import MODELS, check_local, unasked
 from cluster.records.checkpoint import Begun
 from cluster.workers.bundles import Call
-from cluster.workers.harvest import Reaper, TaskEvent, event_of
+from cluster.workers.harvest import TaskEvent, event_of
 from cluster.workers.judge import Judge
 from cluster.workers.model import ModelHandle
 from cluster.workers.passes import Pass, SetRows, block_pass, set_rows
 from cluster.workers.replica import Replica
-from cluster.workers.task import SEGMENT_SECONDS, Base, RepairTask, TaskResult, TaskRunner
-from cluster.workers.work import this_process
+from cluster.workers.task import SEGMENT_SECONDS, Base, RepairTask, TaskRunner
 from engine import backend
 from engine.core.errors import InputError
 from engine.core.progress import Tick, ignore
@@ -246,7 +244,10 @@ class Compute:
         looked = 0
         while left and (placement is None or placement.where == "process"):
             task, started = left[0], time.perf_counter()
-            event, result = self._task_here(model, base, task, known, judge)
+            mine = task.begun(known)
+            states = {name: search.state for name, search in mine.items()}
+            result = self._tasks.run(model, base, task, states, SEGMENT_SECONDS)
+            event = event_of(task, mine, result, judge=judge, model=model)
             if result.ended:
                 left.pop(0)
             seconds = time.perf_counter() - started
@@ -284,17 +285,6 @@ class Compute:
             return
         for task in left:
             yield from searching.in_tiles(task, known)
-
-    def _task_here(
-        self, model: ModelHandle, base: Base | None, task: RepairTask, begun: Mapping[str, Begun], judge: Judge | None
-    ) -> tuple[TaskEvent, TaskResult]:
-        """A segment of a task in this process: what it brought, and its result."""
-        mine = task.begun(begun)
-        states = {name: search.state for name, search in mine.items()}
-        result = self._tasks.run(model, base, task, states, SEGMENT_SECONDS)
-        reaper, host = Reaper(judge), socket.gethostname()
-        reaper.add(task, mine, result, None if judge is None else model.runner.layer)
-        return event_of(task, reaper.harvest(), "process", this_process(), host, 0), result
 
     def check_origins(self, origins: Mapping[str, str]) -> None:
         """Refuse workers that lack a method of another package, or have it in another version than here.

@@ -32,14 +32,10 @@ def pass_on_workers(
     results: list[Any],
     known: Float32 | None = None,
 ) -> None:
-    """Run the blocks of a pass that have no result yet.
+    """Run the blocks of a pass, see `cluster.workers.passes.block_pass`, that have no result yet.
 
     Args:
-        pool: workers.
-        model: to run.
-        images: whose rows are passed.
-        what, features: see `cluster.workers.passes.block_pass`.
-        tick: is told of rows.
+        pool, model, images, what, features, tick: as of `Compute`.
         blocks: first row of each, and the row behind its last.
         results: of the blocks; None becomes a `Block`, or what was wrong with a row of it.
         known: rows (n, D + C) in place of those of the file.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import socket
 import time
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ import ray
 
 from cluster.records.checkpoint import Begun
 from cluster.workers.bundles import Bundles, Call
-from cluster.workers.harvest import Reaper, Segment, TaskEvent, event_of, segment_of
+from cluster.workers.harvest import Segment, TaskEvent, event_of
 from cluster.workers.judge import Judge
 from cluster.workers.model import ModelHandle
 from cluster.workers.passes import NOT_VISIBLE
@@ -98,8 +97,8 @@ class Searching:
                 bundles.took(*harvest.cost)
             ran: list[tuple[RepairTask, Segment, int]] = []
             left: list[Call] = []
-            for part, segment in zip(done.parts, harvest.segments, strict=True):
-                task = part.tag
+            for part, answer in zip(done.parts, harvest.segments, strict=True):
+                task, segment = part.tag, answer
                 if segment is None:
                     part.attempts -= 1
                     part.worker = worker
@@ -111,7 +110,7 @@ class Searching:
                     try:
                         self._read(task)
                     except InputError as error:
-                        segment = segment_of(task, {}, TaskResult(note=str(error), failed=True))  # noqa: PLW2901
+                        (segment,) = event_of(task, {}, TaskResult(note=str(error), failed=True)).segments
                     else:
                         left.append(self._call(task, part.args[1], worker))
                         continue
@@ -155,10 +154,12 @@ class Searching:
 
         def event(result: TaskResult) -> TaskEvent:
             nonlocal known
-            reaper = Reaper(self._judge)
-            reaper.add(task, known, result, None if self._judge is None else model.runner.layer)
-            workers, lost = f"{len(pool)} workers", pool.redispatched - before
-            event = event_of(task, reaper.harvest(), "tiles", workers, socket.gethostname(), lost)
+            place: Any = {
+                "where": "tiles",
+                "worker": f"{len(pool)} workers",
+                "redispatched": pool.redispatched - before,
+            }
+            event = event_of(task, known, result, judge=self._judge, model=model, **place)
             known = dict(event.segments[0].begun)
             return event
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,9 @@ from cluster.records.batches import (
 from cluster.records.checkpoint import Begun
 from cluster.records.schema import JobRow
 from cluster.workers.judge import Candidate, Candidates, Judge, Predicts
+from cluster.workers.model import ModelHandle
 from cluster.workers.task import RepairTask, SearchJob, SearchResult, TaskResult
+from cluster.workers.work import this_process
 from engine.core.types import Float32, Float64, Int64
 from engine.metrics.accuracy import LabelChange
 
@@ -193,20 +196,25 @@ class Reaper:
         return Harvest(tuple(self._segments), rows, candidates, seconds)
 
 
-def segment_of(task: RepairTask, before: Mapping[str, Begun], result: TaskResult) -> Segment:
-    """How far a task is that has parts of its own."""
-    reaper = Reaper(None)
-    reaper.add(task, before, result, None)
-    (segment,) = reaper.harvest().segments
-    assert isinstance(segment, Segment)
-    return segment
-
-
-def event_of(task: RepairTask, harvest: Harvest, where: str, worker: str, host: str, redispatched: int) -> TaskEvent:
-    """What one task brought."""
+def event_of(
+    task: RepairTask,
+    before: Mapping[str, Begun],
+    result: TaskResult,
+    *,
+    judge: Judge | None = None,
+    model: ModelHandle | None = None,
+    where: str = "process",
+    worker: str = "",
+    redispatched: int = 0,
+) -> TaskEvent:
+    """What one task brought to this process; the model, under repair, is asked where somebody judges."""
+    reaper = Reaper(judge)
+    reaper.add(task, before, result, None if judge is None or model is None else model.runner.layer)
+    harvest = reaper.harvest()
     (segment,) = harvest.segments
     assert isinstance(segment, Segment)
-    return TaskEvent((task,), (segment,), harvest.rows, harvest.candidates, where, worker, host, (redispatched,))
+    place = where, worker or this_process(), socket.gethostname()
+    return TaskEvent((task,), (segment,), harvest.rows, harvest.candidates, *place, (redispatched,))
 
 
 def job_rows(task: RepairTask, result: TaskResult, begun: Mapping[str, Begun]) -> list[JobRow]:

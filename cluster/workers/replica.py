@@ -140,15 +140,9 @@ class Replica:
         seconds: float,
         *beside: Float32 | ReadyCase,
     ) -> Harvest:
-        """Run tasks one after the other, each for about `segment` seconds; none is begun after `seconds`.
+        """Run tasks, a pickled sequence of `SentTask`, one after the other, each for about `segment` seconds.
 
-        Args:
-            model, base: as of `run_task`.
-            judge: of what they offer, or None.
-            tasks: pickled sequence of `SentTask`, at least one; the first is begun in any case.
-            segment: see `run_task`.
-            seconds: of all of them.
-            beside: what travels beside some of the tasks.
+        The first is begun in any case, and none after `seconds`; `beside` is what travels beside some of them.
         """
         begun = time.perf_counter()
         reaper = Reaper(judge)
@@ -168,11 +162,9 @@ class Replica:
         return reaper.harvest(time.perf_counter() - begun)
 
     def layer(self, model: ShippedModel | None) -> Predicts:
-        """What judges patches of a model."""
         return self._model(model).runner.layer
 
     def other_methods(self, origins: Mapping[str, str]) -> str:
-        """Why a method cannot be had here, or is another; see `cluster.workers.origins.other_methods`."""
         return other_methods(origins)
 
     def run_works(self, works: Sequence[SentWork], model: ShippedModel | None) -> list[tuple[Any, Any, float, int]]:
