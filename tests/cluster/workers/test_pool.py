@@ -96,8 +96,12 @@ def test_calls_that_were_lost_together_go_alone(pool: WorkerPool) -> None:
 
 @pytest.mark.slow
 def test_the_call_that_kills_is_named_and_not_its_company(pool: WorkerPool) -> None:
-    with pytest.raises(WorkerError, match=f"^doubles of 13 took down {CALL_ATTEMPTS} workers"):
+    with pytest.raises(WorkerError) as ended:
         list(pool.run([Call("double", (i,), tag=i) for i in range(12, 15)], **THREES))
+    assert str(ended.value) == (
+        f"doubles of 13 took down {CALL_ATTEMPTS} workers: the process of the worker crashed or was killed, as Linux "
+        "does when memory runs out, expected fewer --num-workers or smaller --tile-bytes where it does"
+    )
     assert [value for _, value, _ in pool.run([Call("double", (3,))])] == [6]
 
 
@@ -121,17 +125,6 @@ def test_what_workers_are_told_beside_calls_harms_none(pool: WorkerPool, capfd: 
         assert sorted(answers) == [0, 2, 4, 6, 8, 10]
     time.sleep(6)  # after five seconds Ray tells of errors that nobody asked for
     assert "Unhandled error" not in capfd.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_call_that_always_kills_its_worker_ends(pool: WorkerPool) -> None:
-    with pytest.raises(WorkerError) as ended:
-        list(pool.run([Call("die", (), tag="poison")]))
-    assert str(ended.value) == (
-        f"die of poison took down {CALL_ATTEMPTS} workers: the process of the worker crashed or was killed, as Linux "
-        "does when memory runs out, expected fewer --num-workers or smaller --tile-bytes where it does"
-    )
-    assert [value for _, value, _ in pool.run([Call("double", (4,))])] == [8]
 
 
 def test_a_worker_that_cannot_start_is_told_with_its_reason(cluster: Cluster) -> None:
