@@ -37,7 +37,6 @@ from cluster.workers.harvest import TaskEvent, event_of
 from cluster.workers.judge import Judge
 from cluster.workers.model import ModelHandle
 from cluster.workers.passes import Pass, SetRows, block_pass, set_rows
-from cluster.workers.replica import Replica
 from cluster.workers.task import SEGMENT_SECONDS, Base, RepairTask, TaskRunner
 from engine import backend
 from engine.core.errors import InputError
@@ -54,6 +53,7 @@ from engine.targets.base import Target
 if TYPE_CHECKING:
     from cluster.ray_cluster.connect import Resources
     from cluster.workers.pool import WorkerPool
+    from cluster.workers.replica import Replica
 
 __all__ = ["Compute", "ComputeOptions"]
 
@@ -67,7 +67,7 @@ class Compute:
 
     options: ComputeOptions = field(default_factory=ComputeOptions)
     say: Callable[[str], None] = print
-    actor_class: type[Replica] = Replica
+    actor_class: type[Replica] | None = None
     decisions: list[str] = field(default_factory=list)
     warn: Callable[[str], None] = warn_on_stderr
 
@@ -376,10 +376,11 @@ class Compute:
 
     def _begin(self) -> tuple[WorkerPool, float]:
         if self._starting is None:
+            # Ray takes half a second to be imported: not where everything runs in this process.
             from cluster.workers.pool import WorkerPool
 
             begun = time.perf_counter()
-            self._starting = WorkerPool(self._connect(), self.actor_class), begun
+            self._starting = WorkerPool(self._connect(), self.actor_class or Replica), begun
         return self._starting
 
     def pool(self) -> WorkerPool:

@@ -230,7 +230,10 @@ class TaskRunner:
             results.update({result.name: result for result in _advance(group, states, left)})
         if all(result.state.stop is not None for result in results.values()):
             for group in groups:
-                results.update({result.name: result for result in _with_offers(group, results, task.offers)})
+                for search, problem in zip(group.searches, group.problems, strict=True):
+                    found = results[problem.name]
+                    best = offers(search, found.state, group.fitness.evaluate, task.offers)
+                    results[problem.name] = replace(found, offers=tuple(best))
         ordered = [results[job.name] for job in task.searches]
         return task_result(ready, ordered, time.perf_counter() - begun)
 
@@ -369,13 +372,4 @@ def _advance(group: _Group, states: Mapping[str, SearchState], seconds: float) -
     return [
         SearchResult(problem.name, search.objective, state, tuple(iterations), ())
         for search, problem, state, iterations in zip(group.searches, group.problems, after, done, strict=True)
-    ]
-
-
-def _with_offers(group: _Group, results: Mapping[str, SearchResult], count: int) -> Sequence[SearchResult]:
-    """Searches that have ended, with what they offer."""
-    return [
-        replace(found, offers=tuple(offers(search, found.state, group.fitness.evaluate, count)))
-        for search, problem in zip(group.searches, group.problems, strict=True)
-        for found in (results[problem.name],)
     ]
