@@ -379,7 +379,7 @@ def _prepare_pictures(dataset: Dataset, name: str, settings: dict[str, Any]) -> 
 
 
 def _run(prepare: Callable[..., T], settings: dict[str, Any]) -> T:
-    from cluster.ray_cluster.parallel_map import RayMap
+    from cluster.compute.parallel_map import RayMap
 
     verbose, num_workers, address = settings.pop("verbose"), settings.pop("num_workers"), settings.pop("address")
     with Console(verbose) as console, RayMap(num_workers, address, console.say) as workers:
