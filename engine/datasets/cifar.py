@@ -13,18 +13,14 @@ import tarfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from engine.core.errors import InputError, reason
 from engine.core.types import Int64, Uint8
-from engine.data.preprocess import EQUALISED, check_method, preprocess_images
-from engine.datasets.division import DEFAULT_RATIO, Division, Ratio
-from engine.datasets.splits import Layout, Split, Writing, write_splits
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from engine.datasets.official import Official, prepare_official
+from engine.datasets.splits import Split
 
 LABEL_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -38,30 +34,14 @@ _PIXELS = 3 * _SIDE * _SIDE
 _LARGEST = 128 << 20
 
 
-def prepare_cifar(
-    input_dir: Path,
-    output_dir: Path,
-    *,
-    data_ratio: Ratio = DEFAULT_RATIO,
-    divide_rate: float | None = None,
-    random_state: int | None = None,
-    like_toolkit: bool = False,
-    preprocess: str = "toolkit",
-    **how: Unpack[Writing],
-) -> dict[str, int]:
-    """Write train, val and repair from the training images and test from the test images; returns their rows.
-
-    The training images are divided by `engine.datasets.division`. `test.h5` holds all test images in order,
-    where its ratio is above 0 or `divide_rate` is given. `images` are float32 (n, 32, 32, 3), `labels` one-hot uint8
-    (n, 10). `toolkit` equalises the V histogram; `resize` only scales to [0, 1].
-    """
-    check_method(preprocess, EQUALISED)
-    division = Division(data_ratio, divide_rate, random_state, like_toolkit)
-    batches = read_batches(input_dir, [*_TRAINING, _TEST] if division.with_test else list(_TRAINING))
+def read_cifar(source: Path, with_test: bool) -> tuple[Split, Split | None]:
+    """Training and test rows; `toolkit` equalises the V histogram of their pictures, `resize` only scales to [0, 1]."""
+    batches = read_batches(source, [*_TRAINING, _TEST] if with_test else list(_TRAINING))
     images, labels = (np.concatenate(parts) for parts in zip(*(batches[name] for name in _TRAINING), strict=True))
-    splits = division.splits(Split(images, labels), Split(*batches[_TEST]) if _TEST in batches else None)
-    make = functools.partial(preprocess_images, method=preprocess)
-    return write_splits(output_dir, splits, Layout(LABEL_NAMES, preprocess), make, **how)
+    return Split(images, labels), Split(*batches[_TEST]) if with_test else None
+
+
+prepare_cifar = functools.partial(prepare_official, Official(LABEL_NAMES, read_cifar))
 
 
 def read_batches(source: Path, names: list[str]) -> dict[str, tuple[Uint8, Int64]]:

@@ -11,19 +11,14 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.core.errors import InputError, reason
-from engine.core.files import remove
 from engine.core.types import Uint8
-from engine.data.preprocess import check_method, preprocess_images
-from engine.datasets.division import DEFAULT_RATIO, NAMES, Division, Ratio
-from engine.datasets.splits import Layout, Split, Writing, is_ours, write_splits
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from engine.data.preprocess import METHODS
+from engine.datasets.official import Official, prepare_official
+from engine.datasets.splits import Split
 
 LABEL_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DEFAULT_PREPROCESS = "pad"
@@ -33,25 +28,7 @@ _SIDE = 28
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-def prepare_fashion_mnist(
-    input_dir: Path,
-    output_dir: Path,
-    *,
-    data_ratio: Ratio = DEFAULT_RATIO,
-    divide_rate: float | None = None,
-    random_state: int | None = None,
-    like_toolkit: bool = False,
-    preprocess: str = DEFAULT_PREPROCESS,
-    **how: Unpack[Writing],
-) -> dict[str, int]:
-    """Write train, val and repair from the training images and test from the test images; returns their rows.
-
-    The training images are divided by `engine.datasets.division`. `test.h5` holds all test images in order,
-    where its ratio is above 0 or `divide_rate` is given. Parts without rows are not written, and one left by an
-    earlier `prepare` is removed. `images` are float32 (n, 32, 32, 3), `labels` one-hot uint8 (n, 10).
-    """
-    check_method(preprocess)
-    division = Division(data_ratio, divide_rate, random_state, like_toolkit)
+def read_fashion_mnist(input_dir: Path, with_test: bool) -> tuple[Split, Split | None]:
     if not input_dir.is_dir():
         raise InputError(f"{input_dir}: no such folder, expected one with the IDX files of Fashion-MNIST")
 
@@ -59,13 +36,11 @@ def prepare_fashion_mnist(
         images, labels = read_split(input_dir, name)
         return Split(images, labels.astype(np.int64))
 
-    splits = division.splits(read("train"), read("t10k") if division.with_test else None)
-    make = functools.partial(preprocess_images, method=preprocess)
-    written = write_splits(output_dir, splits, Layout(LABEL_NAMES, preprocess), make, **how)
-    for split in set(NAMES) - set(written):
-        if is_ours(path := output_dir / f"{split}.h5"):
-            remove(path)
-    return written
+    return read("train"), read("t10k") if with_test else None
+
+
+FASHION_MNIST = Official(LABEL_NAMES, read_fashion_mnist, METHODS, DEFAULT_PREPROCESS, alone=True)
+prepare_fashion_mnist = functools.partial(prepare_official, FASHION_MNIST)
 
 
 def read_split(input_dir: Path, split: str) -> tuple[Uint8, Uint8]:

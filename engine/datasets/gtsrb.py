@@ -16,19 +16,15 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.core.errors import InputError, reason
 from engine.core.types import Float32
 from engine.data.pictures import decode_picture
-from engine.data.preprocess import EQUALISED, check_method, equalise_crop_resize, preprocess_each
-from engine.datasets.division import DEFAULT_RATIO, Division, Ratio
-from engine.datasets.splits import Layout, Split, Writing, write_splits
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from engine.data.preprocess import equalise_crop_resize, preprocess_each
+from engine.datasets.official import Official, prepare_official
+from engine.datasets.splits import Split
 
 LABEL_NAMES = (
     *(f"Speed limit ({speed}km/h)" for speed in (20, 30, 50, 60, 70, 80)),
@@ -92,24 +88,8 @@ class Entry:
         return self.path if self.member is None else f"{self.path}/{self.member}"
 
 
-def prepare_gtsrb(
-    input_dir: Path,
-    output_dir: Path,
-    *,
-    data_ratio: Ratio = DEFAULT_RATIO,
-    divide_rate: float | None = None,
-    random_state: int = 0,
-    preprocess: str = "toolkit",
-    **how: Unpack[Writing],
-) -> dict[str, int]:
-    """Write train, val and repair from the training images and test from the test images; returns their rows.
-
-    The training images are shuffled, as they come class by class, and divided by `engine.datasets.division`.
-    `test.h5` holds all test images in order, where its ratio is above 0 or `divide_rate` is given. `images` are float32
-    (n, 32, 32, 3), `labels` one-hot uint8 (n, 43).
-    """
-    check_method(preprocess, EQUALISED)
-    division = Division(data_ratio, divide_rate, random_state)
+def read_gtsrb(input_dir: Path, with_test: bool) -> tuple[Split, Split | None]:
+    """Training rows, class by class, and test rows in their order."""
     if not input_dir.is_dir():
         raise InputError(f"{input_dir}: no such folder, expected one with the archives of GTSRB")
     entries = list_entries(input_dir)
@@ -120,18 +100,20 @@ def prepare_gtsrb(
     classes = np.array([int(name) for name, _ in training])
     if classes.max() >= len(LABEL_NAMES):
         raise InputError(f"{input_dir} has images of class {classes.max()}, expected 0 to {len(LABEL_NAMES) - 1}")
-    test = _test_split(input_dir, entries) if division.with_test else None
-    splits = division.splits(Split([entry for _, entry in training], classes), test)
-    make = functools.partial(prepare_signs, preprocess=preprocess)
-    return write_splits(output_dir, splits, Layout(LABEL_NAMES, preprocess), make, **how)
+    test = _test_split(input_dir, entries) if with_test else None
+    return Split([entry for _, entry in training], classes), test
 
 
-def prepare_signs(entries: Sequence[Entry], *, preprocess: str) -> Float32:
+def make_signs(entries: Sequence[Entry], *, method: str) -> Float32:
     """Float32 (n, 32, 32, 3) of some pictures."""
     pictures = (decode_picture(read_entry(entry), str(entry)) for entry in entries)
-    if preprocess == "toolkit":
+    if method == "toolkit":
         return np.stack([equalise_crop_resize(picture) for picture in pictures])
-    return preprocess_each(pictures, preprocess)
+    return preprocess_each(pictures, method)
+
+
+GTSRB = Official(LABEL_NAMES, read_gtsrb, make=make_signs, random_state=0)  # shuffled, as it comes class by class
+prepare_gtsrb = functools.partial(prepare_official, GTSRB)
 
 
 def _test_split(input_dir: Path, entries: Mapping[str, Entry]) -> Split:

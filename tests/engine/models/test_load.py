@@ -482,7 +482,7 @@ def test_lambda_in_a_savedmodel_does_not_run(trap, tmp_path):
     assert marker.exists(), "the trap must be one that works"
 
 
-def _replaced(module, name, **settings):
+def _replaced(module, name, /, **settings):
     settings = settings or {"name": "evil"}
     changes = {"module": module, "class_name": name, "config": settings, "registered_name": None}
     return lambda config: layer_config(config, "wide").update(changes)
