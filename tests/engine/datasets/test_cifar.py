@@ -6,7 +6,6 @@ import gzip
 import io
 import os
 import pickle
-import random
 import struct
 import tarfile
 from pathlib import Path
@@ -102,6 +101,7 @@ def test_rows(archive: Path, tmp_path: Path) -> None:
     assert np.array_equal(test.labels, labels)
     assert np.array_equal(read_images(test, 0, 12), preprocess_images(images, "toolkit"))
     assert (test.label_names, test.preprocess, test.image_shape) == (LABEL_NAMES, "toolkit", (32, 32, 3))
+    assert prepare_cifar(archive, tmp_path / "none", data_ratio=(0.5, 0.5, 0, 0)) == {"train": 30, "val": 30}
     prepare_cifar(archive, tmp_path / "plain", data_ratio=(0, 0, 1, 0), preprocess="resize")
     plain = open_image_set(tmp_path / "plain" / "test.h5")
     np.testing.assert_allclose(read_images(plain, 0, 12), images / 255, atol=1e-6)
@@ -118,20 +118,6 @@ def test_archive_and_folder_give_the_same(archive: Path, tmp_path: Path) -> None
         prepare_cifar(source, out)
         found.append(files(out))
     assert found[0] == found[1] == found[2] == found[3]
-
-
-def test_the_seed_and_the_toolkit_s_division(archive: Path, tmp_path: Path) -> None:
-    labels = np.concatenate([rows(seed)[1] for seed in range(5)])
-    counts = {"train": 48, "repair": 12, "test": 12}
-    assert prepare_cifar(archive, tmp_path / "a", divide_rate=0.2, random_state=3) == counts
-    prepare_cifar(archive, tmp_path / "b", random_state=3)
-    order = np.arange(60)
-    np.random.default_rng(3).shuffle(order)
-    assert np.array_equal(open_image_set(tmp_path / "b" / "train.h5").labels, labels[order[:38]])
-    assert prepare_cifar(archive, tmp_path / "like", random_state=4, like_toolkit=True) == counts
-    random.seed(4)
-    drawn = sorted(random.sample(range(60), 12), reverse=True)
-    assert np.array_equal(open_image_set(tmp_path / "like" / "repair.h5").labels, labels[drawn])
 
 
 class Caller:
