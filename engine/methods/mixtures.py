@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from engine.core.errors import InputError
 from engine.core.plans import Plan, Ran, Work
 from engine.core.types import Float32, Int64
 from engine.layers.tail_chain import TailChain, dense_of
@@ -162,16 +161,6 @@ def last_layer(job: CrossFit) -> CrossFit:
     return replace(job, chain=chain, rows=replace(job.rows, inputs=inputs))
 
 
-def untuned(job: CrossFit) -> tuple[CrossFit, tuple[Changes, ...]]:
-    """The repair of the last layer, and the changes by no recipe; InputError without a bias to fold offsets into."""
-    last = last_layer(job)
-    if last.chain.offsets is None:
-        name = dense_of(last.chain).layers[-1].name
-        raise InputError(f"{name} has no bias, expected one that offsets of labels go into")
-    nothing = {path: np.zeros((0, *value.shape), np.float32) for path, value in last.chain.values.items()}
-    return last, (nothing,) * job.rows.folds
-
-
 def fine_tuned(job: CrossFit, _seeds: Sequence[int] = ()) -> Plan[MixtureFit]:
     """Tune by one recipe, and take it as it is: nothing is searched."""
     job = replace(job, settings=replace(job.settings, recipes=(FINE_TUNED,)))
@@ -218,7 +207,10 @@ def _last_fine_tuned(job: CrossFit, _seeds: tuple[int, ...]) -> Plan[MixtureFit]
 
 
 def _offsets_searched(job: CrossFit, seeds: tuple[int, ...]) -> Plan[MixtureFit]:
-    return searched(*untuned(job), seeds)
+    """Of the last layer, and of changes by no recipe."""
+    last = last_layer(job)
+    nothing = {path: np.zeros((0, *value.shape), np.float32) for path, value in last.chain.values.items()}
+    return searched(last, (nothing,) * job.rows.folds, seeds)
 
 
 _CROSS_ENTROPY = "cross-entropy with the labels under repair counted twice, and the distance to the baseline model"

@@ -9,17 +9,13 @@ import numpy as np
 import pytest
 
 from engine.core.types import Float32
-from engine.layers.dense_chain import DenseChain, DenseLayer
-from engine.layers.head import Head
-from engine.methods.base import MethodJob, MethodSettings, Repair, Subject
+from engine.methods.base import MethodJob, MethodSettings, Repair
 from engine.methods.drweightmerge import METHOD, divided
 from engine.methods.outcome import FOUND
-from engine.problem.case import LayerInputs, SeenRows
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
-from tests.support.subjects import carry_out, offered
+from tests.support.subjects import CLASSES, a_subject, carry_out, forward, offered
 
-CLASSES, ROWS = 4, 240
 KERNEL = "last/kernel"
 
 
@@ -34,20 +30,10 @@ def test_the_parts_of_failures() -> None:
 
 @pytest.fixture(scope="module")
 def job() -> MethodJob:
-    rng = np.random.default_rng(7)
-    centres = rng.normal(size=(CLASSES, 6))
-    true = rng.integers(0, CLASSES, ROWS)
-    inputs = (centres[true] + 0.8 * rng.normal(size=(ROWS, 6))).astype(np.float32)
-    values = {
-        KERNEL: centres.T.astype(np.float32) / 2,
-        "last/bias": np.array([0.5, 0.2, -0.5, -0.4], np.float32) - (centres**2).sum(axis=1).astype(np.float32) / 4,
-    }
-    chain = DenseChain(Head("log_softmax", "linear"), (DenseLayer(KERNEL, "last/bias", "linear"),), values)
-    digests = np.unique(rng.integers(0, 256, (ROWS, 16)).astype(np.uint8), axis=0)
-    rows = LayerInputs(inputs, true, digests, (6,), CLASSES)
-    pool = SeenRows.of(chain.head, rows, inputs @ values[KERNEL] + values["last/bias"])
     search = SearchSettings(swarm=SwarmSettings(12), num_iterations=8, min_iteration_range=8)
-    subject = Subject(chain, pool, None, None, (2, 3), (), MethodSettings(search=search))
+    subject = replace(
+        a_subject(seed=1), validation=None, test=None, repaired=(1, 2), settings=MethodSettings(search=search)
+    )
     return MethodJob(subject, None, seed=3)
 
 
@@ -60,7 +46,7 @@ def by_hand(job: MethodJob, values: Mapping[str, Float32], pairs: Sequence[tuple
     """S with equal weights: all labels, and half of what is wrong with pairs and labels under repair."""
     rows = job.rows
     known = {**job.chain.values, **values}
-    predicted = (rows.rows.inputs @ known[KERNEL] + known["last/bias"]).argmax(axis=1)
+    predicted = forward(known, rows.rows.inputs).argmax(axis=1)
     rate = [float((predicted[rows.labels == label] != label).mean()) for label in range(CLASSES)]
     repaired = job.subject.repaired
     weight = 1 / (len(pairs) + len(repaired))
@@ -72,7 +58,7 @@ def test_the_merge_comes_first_and_is_no_worse_than_any_part(job: MethodJob, rep
     parts = divided(job.rows.labels, job.rows.before, job.subject.repaired, 3)
     assert [offer.name for offer in repair.offers] == ["merge", *(part.name for part in parts)]
     pairs = [(part.label, part.predicted) for part in parts if part.predicted is not None]
-    assert len(pairs) >= 3 and {label for label, _ in pairs} == {2, 3}
+    assert len(pairs) >= 3 and {label for label, _ in pairs} == {1, 2}
     for offer in repair.offers:
         assert offer.fitness == pytest.approx(by_hand(job, offer.values, pairs), abs=1e-12)
     assert repair.own == pytest.approx(by_hand(job, {}, pairs), abs=1e-12)
@@ -83,7 +69,7 @@ def test_the_merge_comes_first_and_is_no_worse_than_any_part(job: MethodJob, rep
 
 def test_every_part_is_searched_from_the_model_as_it_is(job: MethodJob, repair: Repair) -> None:
     """A part that is searched alone, as the only one of its label, comes to the same."""
-    alone = offered(METHOD, replace(job, subject=replace(job.subject, repaired=(3,))))
+    alone = offered(METHOD, replace(job, subject=replace(job.subject, repaired=(2,))))
     both = {offer.name: offer.values[KERNEL].tobytes() for offer in repair.offers}
     mine = {offer.name: offer.values[KERNEL].tobytes() for offer in alone.offers[1:]}
     assert mine and all(both[name] == content for name, content in mine.items())
@@ -106,8 +92,8 @@ def test_the_same_again(job: MethodJob, repair: Repair) -> None:
 def test_a_label_without_failures_has_no_part(job: MethodJob) -> None:
     """The others are repaired; where none has failures nothing is."""
     rows = job.subject.pool
-    right = np.where(rows.labels == 2, rows.before == rows.labels, True)
+    right = np.where(rows.labels == 1, rows.before == rows.labels, True)
     happy = replace(job, drawn=np.flatnonzero(right))
-    assert {offer.name.split()[0] for offer in offered(METHOD, happy).offers} == {"merge", "3"}
+    assert {offer.name.split()[0] for offer in offered(METHOD, happy).offers} == {"merge", "2"}
     nothing = carry_out(METHOD, replace(job, drawn=np.flatnonzero(rows.before == rows.labels)))
     assert not nothing.failed and nothing.readings[FOUND].offer.values == {}

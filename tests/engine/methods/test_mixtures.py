@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.core.errors import InputError
 from engine.core.plans import run_here
 from engine.methods.base import MethodJob
 from engine.methods.mixtures import MixtureFit, MixtureMethod, crossfit_job
@@ -82,11 +81,8 @@ def test_wise_ft_goes_from_the_model_to_the_tail(job: CrossFit, fits: dict[str, 
     assert [point.step for point in KNOWN["tail"].frontier(job, fits["tail"]).points] == [1.0, 0.0]
 
 
-def test_offsets_need_a_bias() -> None:
-    plain = a_job(bias=False)
-    with pytest.raises(InputError, match="last has no bias, expected one that offsets"):
-        fitted(KNOWN["offsets"], plain)
-    assert set(fitted(KNOWN["head"], plain).values(1.0)) == {"last/kernel"}
+def test_a_last_layer_without_bias() -> None:
+    assert set(fitted(KNOWN["head"], a_job(bias=False)).values(1.0)) == {"last/kernel"}
 
 
 def test_the_last_layer_alone_gives_the_same_logits(job: CrossFit) -> None:
