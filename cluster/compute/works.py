@@ -25,7 +25,7 @@ Searches = Callable[[Sequence[Work]], Sequence[Any]]
 
 
 class Works:
-    """An executor of plans (`engine.core.plans.Executor`) over the workers of one command.
+    """An `engine.core.plans.Executor` over the workers of one command.
 
     The first piece of each kind runs here, where it is not known beforehand whether workers pay.
     """
@@ -58,18 +58,15 @@ class Works:
         self._bundles = Bundles(1)
 
     def opens(self, work: Work) -> bool:
-        """See `engine.core.plans.Executor`."""
         return self._opens
 
     def submit(self, token: Any, work: Work) -> None:
-        """See `engine.core.plans.Executor`."""
         if work.kind == "search" and self._searches is not None:
             self._waiting.append((token, work))
         else:
             self._calls.append((token, work))
 
     def results(self) -> Sequence[Done]:
-        """See `engine.core.plans.Executor`."""
         if not self._calls and not self._flying:
             return self._searched()
         if self._calls and not self._flying:

@@ -15,11 +15,11 @@ import pyarrow as pa
 from cluster.records.batches import (
     TableRows,
     iteration_numbers,
-    jobs_batch,
     joined,
     labels_batch,
     packed,
     patches_batch,
+    rows_batch,
     swarm_batch,
 )
 from cluster.records.checkpoint import Begun
@@ -133,7 +133,7 @@ class _Table:
     others: dict[str, list[pa.RecordBatch]] = field(default_factory=lambda: defaultdict(list))
 
     def rows(self) -> TableRows:
-        batches = {**self.others, "jobs": [jobs_batch(self.jobs)]}
+        batches = {**self.others, "jobs": [rows_batch("jobs", [row.cells for row in self.jobs])]}
         return TableRows(len(self.jobs), {name: packed(name, joined(found)) for name, found in batches.items()})
 
 
