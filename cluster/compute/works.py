@@ -11,11 +11,12 @@ from cluster.compute.placement import Placement, place_shares, place_tasks
 from cluster.workers.bundles import Bundles, Call
 from cluster.workers.model import ModelHandle
 from cluster.workers.work import SentWork, this_process
-from engine.core.errors import is_interruption
+from engine.core.errors import InputError, is_interruption
 from engine.core.plans import Done, Ran, Work, value_of
 
 if TYPE_CHECKING:
     from cluster.compute.compute import Compute
+    from cluster.workers.pool import WorkerPool
 
 _WORDS = {"tuning": "tuning {} tasks", "repair": "{} repairs", "search": "{} searches"}
 """What is said of pieces of work by their kind."""
@@ -104,7 +105,8 @@ class Works:
         """Send what waits to the workers, and wait for an answer."""
         pool = self._compute.pool()
         if self._stream is None:
-            self._compute.check_origins(self._origins)
+            if self._origins:
+                _check_origins(pool, self._origins)
             self._bundles = Bundles(len(pool))
             self._stream = pool.run(depth=2, join=self._join, size=self._bundles.size)
         for token, work in self._calls:
@@ -144,3 +146,15 @@ class Works:
             return self._compute.pool().share(value)
         except TypeError:  # of a plain type: no weak reference, or no hash
             return value
+
+
+def _check_origins(pool: WorkerPool, origins: Mapping[str, str]) -> None:
+    """Refuse workers that lack a method of another package, or have it in another version than here.
+
+    Raises:
+        InputError: names the first of them, with its node.
+    """
+    calls = [Call("other_methods", (origins,), tag=worker, worker=worker) for worker in range(len(pool))]
+    found = {call.tag: why for call, why, _ in pool.run(calls)}
+    if why := next((found[worker] for worker in sorted(found) if found[worker]), ""):
+        raise InputError(why)
