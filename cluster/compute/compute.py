@@ -32,7 +32,6 @@ from cluster.compute.placement import (
 from cluster.compute.values import ValueWatch, warn_on_stderr
 from cluster.ray_cluster.local_workers import MODELS, check_local, unasked
 from cluster.records.checkpoint import Begun
-from cluster.workers.bundles import Call
 from cluster.workers.harvest import TaskEvent, event_of
 from cluster.workers.judge import Judge
 from cluster.workers.model import ModelHandle
@@ -286,20 +285,6 @@ class Compute:
         for task in left:
             yield from searching.in_tiles(task, known)
 
-    def check_origins(self, origins: Mapping[str, str]) -> None:
-        """Refuse workers that lack a method of another package, or have it in another version than here.
-
-        Raises:
-            InputError: names the first of them, with its node.
-        """
-        if not origins:
-            return
-        pool = self.pool()
-        calls = [Call("other_methods", (origins,), tag=worker, worker=worker) for worker in range(len(pool))]
-        found = {call.tag: why for call, why, _ in pool.run(calls)}
-        if why := next((found[worker] for worker in sorted(found) if found[worker]), ""):
-            raise InputError(why)
-
     def _columns(
         self, model: ModelHandle, images: ImageSet, what: Pass, tick: Tick, features: Int64 | None = None
     ) -> list[Any]:
@@ -378,6 +363,7 @@ class Compute:
         if self._starting is None:
             # Ray takes half a second to be imported: not where everything runs in this process.
             from cluster.workers.pool import WorkerPool
+            from cluster.workers.replica import Replica
 
             begun = time.perf_counter()
             self._starting = WorkerPool(self._connect(), self.actor_class or Replica), begun

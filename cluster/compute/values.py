@@ -13,7 +13,6 @@ from engine.models.load import LoadedModel
 
 
 def warn_on_stderr(line: str) -> None:
-    """Print a warning."""
     print(f"warning: {line}", file=sys.stderr)
 
 
@@ -26,7 +25,6 @@ class ValueWatch:
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
-        """Nothing is known yet; `warn` is called with each warning."""
         self._warn = warn
         self._seen: set[Path] = set()
         self._compared: set[tuple[Path, str]] = set()

@@ -11,11 +11,12 @@ from cluster.compute.placement import Placement, place_shares, place_tasks
 from cluster.workers.bundles import Bundles, Call
 from cluster.workers.model import ModelHandle
 from cluster.workers.work import SentWork, this_process
-from engine.core.errors import is_interruption
+from engine.core.errors import InputError, is_interruption
 from engine.core.plans import Done, Ran, Work, value_of
 
 if TYPE_CHECKING:
     from cluster.compute.compute import Compute
+    from cluster.workers.pool import WorkerPool
 
 _WORDS = {"tuning": "tuning {} tasks", "repair": "{} repairs", "search": "{} searches"}
 """What is said of pieces of work by their kind."""
@@ -25,7 +26,7 @@ Searches = Callable[[Sequence[Work]], Sequence[Any]]
 
 
 class Works:
-    """An executor of plans (`engine.core.plans.Executor`) over the workers of one command.
+    """An `engine.core.plans.Executor` over the workers of one command.
 
     The first piece of each kind runs here, where it is not known beforehand whether workers pay.
     """
@@ -58,18 +59,15 @@ class Works:
         self._bundles = Bundles(1)
 
     def opens(self, work: Work) -> bool:
-        """See `engine.core.plans.Executor`."""
         return self._opens
 
     def submit(self, token: Any, work: Work) -> None:
-        """See `engine.core.plans.Executor`."""
         if work.kind == "search" and self._searches is not None:
             self._waiting.append((token, work))
         else:
             self._calls.append((token, work))
 
     def results(self) -> Sequence[Done]:
-        """See `engine.core.plans.Executor`."""
         if not self._calls and not self._flying:
             return self._searched()
         if self._calls and not self._flying:
@@ -107,7 +105,8 @@ class Works:
         """Send what waits to the workers, and wait for an answer."""
         pool = self._compute.pool()
         if self._stream is None:
-            self._compute.check_origins(self._origins)
+            if self._origins:
+                _check_origins(pool, self._origins)
             self._bundles = Bundles(len(pool))
             self._stream = pool.run(depth=2, join=self._join, size=self._bundles.size)
         for token, work in self._calls:
@@ -147,3 +146,15 @@ class Works:
             return self._compute.pool().share(value)
         except TypeError:  # of a plain type: no weak reference, or no hash
             return value
+
+
+def _check_origins(pool: WorkerPool, origins: Mapping[str, str]) -> None:
+    """Refuse workers that lack a method of another package, or have it in another version than here.
+
+    Raises:
+        InputError: names the first of them, with its node.
+    """
+    calls = [Call("other_methods", (origins,), tag=worker, worker=worker) for worker in range(len(pool))]
+    found = {call.tag: why for call, why, _ in pool.run(calls)}
+    if why := next((found[worker] for worker in sorted(found) if found[worker]), ""):
+        raise InputError(why)

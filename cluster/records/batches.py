@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from cluster.records.rows import change_rows
-from cluster.records.schema import SCHEMAS, JobRow
+from cluster.records.schema import SCHEMAS
 from engine.core.types import Float32, Float64, Int64
 from engine.metrics.accuracy import LabelChange
 from engine.patches.patch import Patch
@@ -98,12 +98,12 @@ def patches_batch(offers: Mapping[str, Sequence[tuple[float, Float32]]], places:
 def labels_batch(changes: Mapping[str, Sequence[LabelChange]]) -> pa.RecordBatch:
     """Rows of the table `labels`: what the best patch of each search changes on the validation rows."""
     rows = [row for job, changed in changes.items() for row in change_rows(job, "candidate", "validation", changed)]
-    return _batch("labels", {name: [row[name] for row in rows] for name in SCHEMAS["labels"].names})
+    return rows_batch("labels", rows)
 
 
-def jobs_batch(rows: Sequence[JobRow]) -> pa.RecordBatch:
-    """Rows of the table `jobs`."""
-    return _batch("jobs", {name: [getattr(row, name) for row in rows] for name in SCHEMAS["jobs"].names})
+def rows_batch(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+    """Rows of a table, each by its columns."""
+    return _batch(table, {name: [row[name] for row in rows] for name in SCHEMAS[table].names})
 
 
 def with_columns(table: pa.Table, columns: Mapping[str, Sequence[Any]]) -> pa.Table:

@@ -233,9 +233,7 @@ class Ledger:
             return
         patches = read_table(directory, "patches")
         for job, index, values in self._offered(patches.filter(pc.field("job") != "batch"), ended):
-            names = ("fitness", "start_fitness", "patched", "intact", "iterations", "stop")
-            told = {name: rows[job][name] for name in names}
-            self._ended[job] = EndedSearch(job, index, values, **told)
+            self._ended[job] = EndedSearch.of(rows[job], index, values)
 
     def _offered(self, patches: pa.Table, ended: Container[str]) -> Iterator[tuple[str, Int64, Float32]]:
         """Name, places (K, 2) and values (offers, K) of every search in a table of patches, sorted by its key."""

@@ -53,7 +53,4 @@ class Bundles:
     def took(self, seconds: float, size: float) -> None:
         """What each task of a call took, in seconds and bytes of its answer."""
         before = self._took or (seconds, size)
-        self._took = (
-            before[0] + _WEIGHT * (seconds - before[0]),
-            before[1] + _WEIGHT * (size - before[1]),
-        )
+        self._took = (before[0] + _WEIGHT * (seconds - before[0]), before[1] + _WEIGHT * (size - before[1]))

@@ -15,11 +15,11 @@ import pyarrow as pa
 from cluster.records.batches import (
     TableRows,
     iteration_numbers,
-    jobs_batch,
     joined,
     labels_batch,
     packed,
     patches_batch,
+    rows_batch,
     swarm_batch,
 )
 from cluster.records.checkpoint import Begun
@@ -48,6 +48,12 @@ class EndedSearch:
     intact: int  # positives
     iterations: int
     stop: str
+
+    @staticmethod
+    def of(row: Mapping[str, Any], index: Int64, values: Float32) -> EndedSearch:
+        """What a row of the table `jobs` tells of a search, with what it offers."""
+        names = ("job", "fitness", "start_fitness", "patched", "intact", "iterations", "stop")
+        return EndedSearch(index=index, values=values, **{name: row[name] for name in names})
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +139,7 @@ class _Table:
     others: dict[str, list[pa.RecordBatch]] = field(default_factory=lambda: defaultdict(list))
 
     def rows(self) -> TableRows:
-        batches = {**self.others, "jobs": [jobs_batch(self.jobs)]}
+        batches = {**self.others, "jobs": [rows_batch("jobs", [row.cells for row in self.jobs])]}
         return TableRows(len(self.jobs), {name: packed(name, joined(found)) for name, found in batches.items()})
 
 
@@ -155,7 +161,8 @@ class Reaper:
         alone = bool(before) or result.failed or not result.ended
         table = _Table() if alone else self._shared
         begun = _begun(before, result)
-        table.jobs.extend(job_rows(task, result, begun))
+        rows = job_rows(task, result, begun)
+        table.jobs.extend(rows)
         if result.searches:
             table.others["swarm"].append(swarm_batch({name: search.iterations for name, search in begun.items()}))
         offered = {search.name: search.offers for search in result.searches if search.offers}
@@ -164,14 +171,16 @@ class Reaper:
             offers = {name: [(offer.fitness, offer.values) for offer in offered_] for name, offered_ in offered.items()}
             table.others["patches"].append(patches_batch(offers, result.places))
         found: tuple[EndedSearch, ...] = ()
-        if result.ended and result.searches and self._judge is None:
-            found = tuple(_ended_search(search, result) for search in result.searches)
-        elif result.ended and result.searches:
-            assert self._judge is not None and layer is not None and result.places is not None
+        if result.ended and result.searches:
+            assert result.places is not None
+            values = [np.stack([offer.values for offer in search.offers]) for search in result.searches]
+            index = result.places.index
+            found = tuple(EndedSearch.of(row.cells, index, mine) for row, mine in zip(rows, values, strict=True))
+        if found and self._judge is not None:
+            assert layer is not None
             changes: dict[str, Sequence[LabelChange]] = {}
-            for job, search in zip(task.searches, result.searches, strict=True):
-                values = np.stack([offer.values for offer in search.offers])
-                more, changed = self._judge.judged(layer, job.name, job.place, result.places.index, values)
+            for job, search in zip(task.searches, found, strict=True):
+                more, changed = self._judge.judged(layer, job.name, job.place, search.index, search.values)
                 self._candidates += more
                 changes[job.name] = changed
             if any(changes.values()):
@@ -184,7 +193,7 @@ class Reaper:
             note=result.note,
             begun={} if result.ended else begun,
             searches=() if result.ended and self._judge is not None else tuple(map(_step, result.searches)),
-            found=found,
+            found=found if self._judge is None else (),
             rows=table.rows() if alone else None,
         )
         self._segments.append(segment)
@@ -270,19 +279,3 @@ def _step(search: SearchResult) -> SearchStep:
     swarm = search.state.swarm
     seconds = np.array([iteration.seconds for iteration in search.iterations], np.float64)
     return SearchStep(search.name, seconds, swarm.iteration, swarm.global_fitness, search.state.stop or "")
-
-
-def _ended_search(search: SearchResult, result: TaskResult) -> EndedSearch:
-    assert result.places is not None
-    state = search.state
-    return EndedSearch(
-        job=search.name,
-        index=result.places.index,
-        values=np.stack([offer.values for offer in search.offers]),
-        fitness=state.swarm.global_fitness,
-        start_fitness=state.start_fitness,
-        patched=int(state.best_sums[2]),
-        intact=int(state.best_sums[3]),
-        iterations=state.swarm.iteration,
-        stop=state.stop or "",
-    )

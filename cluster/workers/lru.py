@@ -13,7 +13,7 @@ class Cache(Generic[T]):
     """Keeps values up to a total size."""
 
     def __init__(self, limit: int, size: Callable[[T], int] = lambda value: 1) -> None:
-        """Keep values whose sizes add up to `limit`, and always the newest; by default so many values."""
+        """Keep values whose sizes add up to `limit`, and always the newest; by default the size of each is 1."""
         self._limit = limit
         self._size = size
         self._values: OrderedDict[Hashable, T] = OrderedDict()

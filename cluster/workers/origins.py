@@ -15,11 +15,7 @@ def missing_methods(names: Sequence[str]) -> str:
 
 
 def other_methods(origins: Mapping[str, str]) -> str:
-    """Why methods cannot be had in this process, or are others than those of some origins; empty where neither is.
-
-    Args:
-        origins: of methods by name, as `engine.methods.registry.origin` tells them elsewhere.
-    """
+    """Why methods, by name with their origins elsewhere, cannot be had or are others here; empty where neither is."""
     if why := missing_methods(tuple(origins)):
         return why
     for name, there in origins.items():

@@ -78,9 +78,9 @@ def block_pass(
 
 @dataclass(frozen=True, eq=False)
 class SetRows:
-    """What is known of the rows of a set without a model: their digests (n, 16), and the range of their numbers."""
+    """What is known of the rows of a set without a model."""
 
-    digests: Uint8
+    digests: Uint8  # (n, 16)
     values: ValueRange
 
 

@@ -118,39 +118,18 @@ def test_batches_and_evaluations(workspace: Path, command: Command) -> None:
     [
         ([*OPTIMIZE, "--requirements", "goals.toml"], "--requirements is of CrossFit and of --objective requirements"),
         ([*EVALUATE, "--requirements", "goals.toml"], "--requirements is of CrossFit and of --objective requirements"),
-        (
-            [*OPTIMIZE, "--objective", "requirements", "--positive-weight", "3"],
-            "positive_weight is 3 and the",
-        ),
-        (
-            [*EVALUATE, "--objective", "requirements", "--positive-weight", "3"],
-            "positive_weight is 3 and the",
-        ),
-        (
-            [*BATCH, "--objective", "requirements", "--positive-weights", "0.1x"],
-            "positive_weights is '0.1x' and the",
-        ),
-        (
-            [*OPTIMIZE, "--objective", "requirements", "--requirements", "goals.toml"],
-            "goals.toml states confidence",
-        ),
+        ([*OPTIMIZE, "--objective", "requirements", "--positive-weight", "3"], "positive_weight is 3 and the"),
+        ([*EVALUATE, "--objective", "requirements", "--positive-weight", "3"], "positive_weight is 3 and the"),
+        ([*BATCH, "--objective", "requirements", "--positive-weights", "0.1x"], "positive_weights is '0.1x' and the"),
+        ([*OPTIMIZE, "--objective", "requirements", "--requirements", "goals.toml"], "goals.toml states confidence"),
         ([*OPTIMIZE, "--label-file", LABELS], "labels.json gives no label a repair_priority above 0"),
         ([*OPTIMIZE, "--label-file", "goals.toml"], "goals.toml is not JSON"),
         ([*OPTIMIZE, "--label-file", LABELS, "--objective", "loss"], "--label-file makes an objective of its own"),
         ([*OPTIMIZE, "--positive-label-file", LABELS], "--positive-label-file is given and --label-file is not"),
-        (
-            [*OPTIMIZE, "--label-file", "four.json"],
-            "6: no row to repair has a label of a priority",
-        ),
-        (
-            [*BATCH, "--label-file", "four.json", "--labels", "6"],
-            "four.json gives label 6, which is to be",
-        ),
+        ([*OPTIMIZE, "--label-file", "four.json"], "6: no row to repair has a label of a priority"),
+        ([*BATCH, "--label-file", "four.json", "--labels", "6"], "four.json gives label 6, which is to be"),
         ([*OPTIMIZE, "--label-file", "four.json", "--positive-label-file", LABELS], "no label a prevent_degradation"),
-        (
-            [*OPTIMIZE, "--method", "CrossFit", "--label-file", LABELS],
-            "--label-file is of Arachne and the method",
-        ),
+        ([*OPTIMIZE, "--method", "CrossFit", "--label-file", LABELS], "--label-file is of Arachne and the method"),
     ],
 )
 def test_what_is_refused(words: list[str], found: str, workspace: Path, refused: Refused) -> None:

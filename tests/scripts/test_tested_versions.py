@@ -49,8 +49,7 @@ def test_the_table_of_a_data_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "good"),
-    [({}, True), ({"failed": 1}, False), ({"passed": 0}, False), ({"quickstart": False}, False)],
+    ("changed", "good"), [({}, True), ({"failed": 1}, False), ({"passed": 0}, False), ({"quickstart": False}, False)]
 )
 def test_what_is_good(changed: dict[str, int], good: bool) -> None:
     assert replace(LOWEST, **{"failed": 0, **changed}).good is good  # type: ignore[arg-type]
