@@ -16,24 +16,17 @@ from engine.fitness.tiling import Tile, one_ahead
 
 @dataclass(frozen=True, eq=False)
 class Resident:
-    """The evaluation of one swarm whose candidates are made, and whose sums are wanted, on the device.
+    """The evaluation of one swarm whose candidates are made, and whose sums are wanted, on the device."""
 
-    Attributes:
-        changes: of candidates (P, K) float32 and `arguments`, what `blocks` takes; for use inside a compiled function.
-        arguments: tensors.
-        weights: K; a swarm with fewer is filled up with zeros.
-        blocks: of changes and `constants`, inside a compiled function: summed loss and correct rows of blocks of rows,
-            (P, b) float32 each, the same bits as in `evaluate`.
-        constants: tensors.
-        masks: (2, b) tensor, which blocks are of negative and which of positive rows.
-    """
-
+    # of candidates (P, K) float32 and `arguments`, what `blocks` takes; for use inside a compiled function
     changes: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    weights: int
+    arguments: tuple[Any, ...]  # tensors
+    weights: int  # K; a swarm with fewer is filled up with zeros
+    # of changes and `constants`, inside a compiled function: summed loss and correct rows of blocks of rows, (P, b)
+    # float32 each, the same bits as in `evaluate`
     blocks: Callable[..., tuple[Any, Any]]
-    constants: tuple[Any, ...]
-    masks: Any
+    constants: tuple[Any, ...]  # tensors
+    masks: Any  # (2, b) tensor, which blocks are of negative and which of positive rows
 
 
 class Fitness(ABC):

@@ -30,16 +30,12 @@ class GroupSums:
 
     Sums of a candidate are, after the four: of the first of the two quantities, C of negative rows by true label and C
     of positive ones; the same of the second; and for `pairs` the same again of their soft confusions, with P for C.
-
-    Attributes:
-        classes: C.
-        temperature: T of soft correctness, see `engine.fitness.soft`; a change is to the model as it is.
-        pairs: P of (true, predicted) labels whose confusion is looked at too.
     """
 
-    classes: int
+    classes: int  # C
+    # T of soft correctness, see `engine.fitness.soft`; a change is to the model as it is
     temperature: float | None = None
-    pairs: tuple[tuple[int, int], ...] = ()
+    pairs: tuple[tuple[int, int], ...] = ()  # P of (true, predicted) labels whose confusion is looked at too
 
     @property
     def count(self) -> int:
@@ -90,19 +86,12 @@ def untouched_soft(
 
 @dataclass(frozen=True, eq=False)
 class Grouped:
-    """Where the rows of a tile are: groups one after the other.
+    """Where the rows of a tile are: groups one after the other."""
 
-    Attributes:
-        place: (n,) int64, of each row.
-        size: places.
-        groups: (g,) int64, that have rows: the true label of negative rows, and C more of positive ones; ascending.
-        starts: (g,) int64, first block of each.
-    """
-
-    place: Int64
-    size: int
-    groups: Int64
-    starts: Int64
+    place: Int64  # (n,) int64, of each row
+    size: int  # places
+    groups: Int64  # (g,) int64, that have rows: the true label of negative rows, and C more of positive ones; ascending
+    starts: Int64  # (g,) int64, first block of each
 
 
 def block_rows(negative: Bool, labels: Int64, tiles: int) -> int:

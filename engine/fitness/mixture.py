@@ -47,19 +47,12 @@ MOST_OVER = 8
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """What is mixed.
+    """What is mixed."""
 
-    Attributes:
-        chain: the weights as they are.
-        changes: by tunings, for each group of rows: by path (R, ...).
-        temperature: T of soft correctness, sigmoid((true logit - largest other) / T).
-        pairs: (true, predicted) labels whose confusion is looked at too.
-    """
-
-    chain: Chain
-    changes: tuple[Changes, ...]
-    temperature: float
-    pairs: tuple[tuple[int, int], ...] = ()
+    chain: Chain  # the weights as they are
+    changes: tuple[Changes, ...]  # by tunings, for each group of rows: by path (R, ...)
+    temperature: float  # T of soft correctness, sigmoid((true logit - largest other) / T)
+    pairs: tuple[tuple[int, int], ...] = ()  # (true, predicted) labels whose confusion is looked at too
 
     @property
     def recipes(self) -> int:

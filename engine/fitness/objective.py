@@ -21,15 +21,10 @@ ObjectiveName = Literal["arachne", "loss", "rates", "requirements", "priorities"
 
 @dataclass(frozen=True, eq=False)
 class LabelWeights:
-    """What rows are worth by their label.
+    """What rows are worth by their label."""
 
-    Attributes:
-        weights: (2, C), of negative and of positive rows.
-        rows: (2, C), how many there are.
-    """
-
-    weights: Float64
-    rows: Int64
+    weights: Float64  # (2, C), of negative and of positive rows
+    rows: Int64  # (2, C), how many there are
 
 
 @dataclass(frozen=True)

@@ -46,37 +46,24 @@ MOST_IN_PLACE = 8
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """K weights by the unit that they belong to.
+    """K weights by the unit that they belong to."""
 
-    Attributes:
-        units: (U,) int64, distinct and ascending.
-        slots: (U, w) int64, weights of each unit; K, what fills a group up.
-        kernel_places: flat places in the kernel of those that are not biases.
-        reads: (U, w) int64, what a slot's change is multiplied by: what a kernel place reads, by its number, then one
-            for a bias, then nothing.
-    """
-
-    units: Int64
-    slots: Int64
-    kernel_places: Int64
+    units: Int64  # (U,) int64, distinct and ascending
+    slots: Int64  # (U, w) int64, weights of each unit; K, what fills a group up
+    kernel_places: Int64  # flat places in the kernel of those that are not biases
+    # (U, w) int64, what a slot's change is multiplied by: what a kernel place reads, by its number, then one for a
+    # bias, then nothing
     reads: Int64
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Shapes of one job's tiles and what they hold; a pure function of the job and `--tile-bytes`.
+    """Shapes of one job's tiles and what they hold; a pure function of the job and `--tile-bytes`."""
 
-    Attributes:
-        rows: of a tile.
-        together: candidates of a slab.
-        row_bytes: values of the tail for one candidate and one row that are held at once.
-        short: the route goes through touched units.
-    """
-
-    rows: int
-    together: int
-    row_bytes: int
-    short: bool
+    rows: int  # of a tile
+    together: int  # candidates of a slab
+    row_bytes: int  # values of the tail for one candidate and one row that are held at once
+    short: bool  # the route goes through touched units
 
     @property
     def tile_bytes(self) -> int:

@@ -38,19 +38,12 @@ def turned(values: Any) -> Any:
 
 @dataclass(frozen=True)
 class DenseLayer:
-    """One layer of a chain.
+    """One layer of a chain."""
 
-    Attributes:
-        kernel: path of its kernel (I, U).
-        bias: path of its bias (U,); None where it has none.
-        activation: elementwise, by Keras' name; `linear` of the last layer, whose activation the head has.
-        tuned: a tuning changes it.
-    """
-
-    kernel: str
-    bias: str | None
-    activation: str
-    tuned: bool = True
+    kernel: str  # path of its kernel (I, U)
+    bias: str | None  # path of its bias (U,); None where it has none
+    activation: str  # elementwise, by Keras' name; `linear` of the last layer, whose activation the head has
+    tuned: bool = True  # a tuning changes it
 
     @property
     def name(self) -> str:

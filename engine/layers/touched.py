@@ -44,21 +44,14 @@ _ELEMENTWISE = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU, ker
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """How touched units travel.
+    """How touched units travel."""
 
-    Attributes:
-        first: the step under repair.
-        chain: steps behind it that keep units apart.
-        joint: the linear step that mixes them again; None where they are put back among the others as they are.
-        rest: the steps behind that, from the value `number` on.
-        number: of the value that they start from.
-    """
-
-    first: Step
-    chain: tuple[Step, ...]
+    first: Step  # the step under repair
+    chain: tuple[Step, ...]  # steps behind it that keep units apart
+    # the linear step that mixes them again; None where they are put back among the others as they are
     joint: Step | None
-    rest: tuple[Step, ...]
-    number: int
+    rest: tuple[Step, ...]  # the steps behind that, from the value `number` on
+    number: int  # of the value that they start from
 
     @property
     def family(self) -> Any:

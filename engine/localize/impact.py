@@ -49,17 +49,11 @@ _CONVOLUTIONS = (
 
 @dataclass(frozen=True, eq=False)
 class Tap:
-    """A step that holds weights under repair.
+    """A step that holds weights under repair."""
 
-    Attributes:
-        step: one call of a layer.
-        weights: their numbers among the weights under repair.
-        linear: the layer is linear in its weights.
-    """
-
-    step: Step
-    weights: tuple[int, ...]
-    linear: bool
+    step: Step  # one call of a layer
+    weights: tuple[int, ...]  # their numbers among the weights under repair
+    linear: bool  # the layer is linear in its weights
 
 
 class ImpactPasses:

@@ -45,18 +45,12 @@ ROWS = 64
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """The step of a training between two checkpoints.
+    """The step of a training between two checkpoints."""
 
-    Attributes:
-        earlier, later: weights of the chain, by path.
-        others: sum, over the arrays of the model that the chain does not have, of their mean |difference|.
-        was, became: classes (n,) that the checkpoints predict for the rows of a repair.
-    """
-
-    earlier: Mapping[str, Float32]
+    earlier: Mapping[str, Float32]  # earlier, later: weights of the chain, by path
     later: Mapping[str, Float32]
-    others: float
-    was: Int64
+    others: float  # sum, over the arrays of the model that the chain does not have, of their mean |difference|
+    was: Int64  # was, became: classes (n,) that the checkpoints predict for the rows of a repair
     became: Int64
 
     def worse(self, labels: Int64) -> Int64:
@@ -82,15 +76,10 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Traces:
-    """What rows of one kind say of the kernels of a chain.
+    """What rows of one kind say of the kernels of a chain."""
 
-    Attributes:
-        impact: F of each kernel (I, U), by path, float64.
-        gradient: |G| of the same.
-    """
-
-    impact: Mapping[str, Float64]
-    gradient: Mapping[str, Float64]
+    impact: Mapping[str, Float64]  # F of each kernel (I, U), by path, float64
+    gradient: Mapping[str, Float64]  # |G| of the same
 
     def shares(self) -> dict[str, float]:
         """N of each kernel; all 0 where no row reaches any."""
@@ -101,19 +90,12 @@ class Traces:
 
 @dataclass(frozen=True, eq=False)
 class Blame:
-    """The weights to blame.
+    """The weights to blame."""
 
-    Attributes:
-        suspicion: susp of each kernel that may be changed, by path.
-        looked_at: k of the same.
-        places: (K,) flat places of the same, the largest forward impact on `worse` first.
-        worse, better: how many rows of either kind there were.
-    """
-
-    suspicion: Mapping[str, float]
-    looked_at: Mapping[str, int]
-    places: Mapping[str, Int64]
-    worse: int
+    suspicion: Mapping[str, float]  # susp of each kernel that may be changed, by path
+    looked_at: Mapping[str, int]  # k of the same
+    places: Mapping[str, Int64]  # (K,) flat places of the same, the largest forward impact on `worse` first
+    worse: int  # worse, better: how many rows of either kind there were
     better: int
 
     @property

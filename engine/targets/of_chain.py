@@ -106,19 +106,12 @@ def few_stats(chain: DenseChain, patch: Patch) -> WeightStats:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """What is kept of a layer.
+    """What is kept of a layer."""
 
-    Attributes:
-        layer: whole.
-        reached: inputs that what is kept of the layer before makes.
-        others: further inputs, with weights that may change.
-        units: kept.
-    """
-
-    layer: DenseLayer
-    reached: Int64
-    others: Int64
-    units: Int64
+    layer: DenseLayer  # whole
+    reached: Int64  # inputs that what is kept of the layer before makes
+    others: Int64  # further inputs, with weights that may change
+    units: Int64  # kept
 
     @property
     def path(self) -> str:
