@@ -49,8 +49,7 @@ from engine.core.types import Int64
 from engine.data.image_set import ImageSet
 from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows, Weights
-from engine.localize.last_dense import Impact
-from engine.localize.pareto import GRADIENTS_PER_NEGATIVE, Localisation
+from engine.localize.fronts import GRADIENTS_PER_NEGATIVE, Impact, Localisation
 from engine.localize.weights_file import ARROW, CSV, FRONT
 from engine.metrics.repair_rates import Given, Rates, result_text
 from engine.models.known_data import REPAIR_FACTS

@@ -15,8 +15,8 @@ from engine.core.errors import InputError
 from engine.core.types import Float32, Int64
 from engine.layers.head import Head, row_losses
 from engine.layers.tail import Tail, pack
+from engine.localize.fronts import Sums
 from engine.localize.impact import ImpactPasses
-from engine.localize.sums import Sums
 from engine.models.graph import GraphCut, flat, run
 from engine.models.inputs import model_inputs
 from engine.passes.batching import batched, batches, predicted_classes

@@ -26,9 +26,7 @@ from engine.layers.head import Head
 from engine.layers.space import Space
 from engine.layers.tail import Tail, features_width
 from engine.layers.weight_stats import WeightStats
-from engine.localize.last_dense import Impact, localize
-from engine.localize.pareto import Localisation
-from engine.localize.pooled import localize_pooled
+from engine.localize.fronts import Impact, Localisation, localize, localize_pooled
 from engine.localize.weights_file import ARROW, CSV, check_inside, read_rows, write_weights
 from engine.models.graph import GraphCut
 from engine.passes.runners import LayerPasses, LayerRunner, TailRunner, features_pass

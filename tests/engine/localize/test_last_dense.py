@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from engine import backend
 from engine.charts.pareto import draw_pareto_front
 from engine.core.errors import InputError
-from engine.localize.last_dense import localize
-from engine.localize.pareto import Localisation, pareto_front, pareto_fronts
-from engine.localize.sums import Sums
+from engine.localize.fronts import Localisation, Sums, localize, pareto_front, pareto_fronts
 from engine.targets.model_runner import ModelRunner
 from tests.support.tails import BINARY, BINARY_LOGITS, CATEGORICAL, CATEGORICAL_LOGITS
 

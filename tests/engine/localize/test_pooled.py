@@ -16,9 +16,8 @@ from cli.main import run
 from engine import backend
 from engine.core.errors import InputError
 from engine.data.writer import write_image_set
+from engine.localize.fronts import Sums, localize_pooled
 from engine.localize.impact import ImpactPasses
-from engine.localize.pooled import localize_pooled
-from engine.localize.sums import Sums
 from engine.models.loss import TrainingLoss
 from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_patch

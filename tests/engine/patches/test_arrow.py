@@ -14,14 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.core.errors import InputError
-from engine.localize.weights_file import write_weights
+from engine.localize.weights_file import patch_of_weights_csv, write_weights
 from engine.models.load import LoadedModel, load_model, shapes_of
 from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import (
     SCHEMA,
     PlacedPatch,
     check_places,
-    patch_of_weights_csv,
     place,
     read_patch,
     read_placed,
