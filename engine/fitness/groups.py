@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from engine.core.types import Bool, Float32, Float64, Int64
+from engine.fitness.rows import SearchRows
 from engine.fitness.soft import LOWEST, soft_before
-from engine.fitness.tiling import SUM_ROWS, bucket
+from engine.fitness.tiling import SUM_ROWS, arrange, bucket
 
 SUMS = 4
 """Sums that every search has: losses and correct rows, of negative and positive rows."""
@@ -113,6 +114,23 @@ def arrange_groups(negative: Bool, labels: Int64, classes: int, block: int) -> G
     place[order] = np.repeat(starts * block, counts) + within
     used = int(ends[-1]) * block if len(ends) else 0
     return Grouped(place, bucket(-(-used // SUM_ROWS)) * SUM_ROWS, groups.astype(np.int64), starts)
+
+
+def arrange_rows(
+    rows: SearchRows, where: slice, wanted: GroupSums | None, block: int
+) -> tuple[tuple[slice, slice] | Grouped, Int64, int]:
+    """Give the rows (n,) of a tile places by what is wanted: which blocks are of negative and of positive rows, or of
+    which group; the place (n,) of each row; the number of places.
+    """
+    if wanted is None:
+        return arrange(rows.negative[where])
+    grouped = arrange_groups(rows.negative[where], rows.labels[where], wanted.classes, block)
+    return grouped, grouped.place, grouped.size
+
+
+def sum_count(wanted: GroupSums | None, misses: bool) -> int:
+    """Sums of a candidate, S: four, with `misses` also 1 / (loss + 1) of wrong rows, negative and positive."""
+    return wanted.count if wanted else SUMS + 2 * misses
 
 
 def group_sums(wanted: GroupSums, grouped: Grouped, blocks: Sequence[Any]) -> Float64:

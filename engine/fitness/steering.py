@@ -110,18 +110,11 @@ def steering_of(
     rigour: Rigour,
     searched_positives: float | None = None,
 ) -> Steering:
-    """What to aim at on rows.
+    """What to aim at on rows, for which the model as it is predicts the classes `before` (n,).
 
-    Args:
-        rows: that are searched.
-        before: (n,) classes that the model as it is predicts.
-        requirements: stated; a label that only `label = "*"` names may have no rows.
-        repaired: labels under repair, of which there are rows.
-        pairs: confusions that are required of, as in the mixture.
-        share: of the rows that judge, these are so many.
-        new_rows: m of each label, that promises are about.
-        rigour: how strictly it is steered.
-        searched_positives: see `Steering.share`.
+    A label that only `label = "*"` names may have no rows, one of those `repaired` has. `pairs` are confusions that are
+    required of, as in the mixture; `share` is that of the rows among those that judge, `new_rows` is m of each label,
+    and `searched_positives` becomes `Steering.share`.
     """
 
     def aim(columns: tuple[int, ...], limit: float, *, pair: bool = False) -> _Aim:
