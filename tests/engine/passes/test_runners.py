@@ -130,16 +130,6 @@ def test_a_layer_runs_under_any_kernel_as_the_model_would(quickstart, moved_kern
     assert runner.layer.logits(inputs, old).tobytes() == own.tobytes()
 
 
-def test_a_layer_adds_its_bias(quickstart):
-    layer = quickstart.target.layer_passes(64)
-    depth = quickstart.features.shape[1]
-    nothing = layer.logits(np.zeros((3, depth), np.float32), quickstart.old_kernel)
-    np.testing.assert_array_equal(nothing, np.tile(np.array(quickstart.target.layer.bias), (3, 1)))
-    np.testing.assert_allclose(
-        layer.logits(quickstart.features, quickstart.old_kernel), quickstart.logits, rtol=1e-4, atol=1e-4
-    )
-
-
 def test_predicted_is_by_scores_and_the_first_of_equals(subject_of):
     """Sigmoids of 50 and 60 are both 1."""
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "sigmoid", use_bias=False)])
