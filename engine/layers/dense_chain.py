@@ -82,7 +82,7 @@ class DenseChain:
 
     @property
     def tuned_values(self) -> int:
-        """How many numbers a tuning changes."""
+        """Numbers that a tuning changes."""
         return sum(self.values[path].size for path in self.tuned)
 
     @property
@@ -115,13 +115,10 @@ class DenseChain:
         """Numbers of a row that a search keeps of each tuning: pre-activations of the first layer."""
         return int(self.values[self.layers[0].kernel].shape[1])
 
-    @property
-    def unfolded_bytes(self) -> int:
-        """As of `engine.layers.tail_chain.TailChain`: none."""
-        return 0
+    unfolded_bytes = 0  # see `engine.layers.tail_chain.TailChain`
 
     def attached(self, tail: Any) -> DenseChain:
-        """The chain itself, which needs nothing of the model; see `engine.layers.tail_chain.TailChain.attached`."""
+        """The chain itself, which needs nothing of the model; see `TailChain.attached`."""
         del tail
         return self
 

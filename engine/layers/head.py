@@ -74,11 +74,7 @@ def activation_name(activation: Any) -> str | None:
 
 
 def head_of(activation: str, loss: TrainingLoss, path: Path) -> Head:
-    """The head of a model whose last activation is known by name.
-
-    Raises:
-        InputError: softmax with binary cross-entropy.
-    """
+    """The head of a model whose last activation is known by name."""
     if loss.name == "binary_crossentropy":
         if activation == "softmax":
             raise InputError(f"{path}: softmax with binary cross-entropy, expected categorical cross-entropy")

@@ -56,11 +56,7 @@ class Space:
         )
 
     def index_of(self, patch: Patch, source: str) -> Int64:
-        """The places (K, 2) that a patch is about.
-
-        Raises:
-            InputError: it is about another array, or a place outside one; names `source`.
-        """
+        """The places (K, 2) that a patch is about; errors name its `source`."""
         start = dict(zip(self.paths, self.offsets.tolist(), strict=False))
         for path, flat in zip(patch.weight, patch.flat_index.tolist(), strict=True):
             if path not in start:

@@ -57,16 +57,10 @@ class Tap:
 
 
 class ImpactPasses:
-    """Compiled passes for the sums of one tail."""
+    """Passes for the sums of one tail, compiled on first use."""
 
     def __init__(self, tail: Tail, batch_rows: int, *, normalised: bool = True) -> None:
-        """Plan the passes; they compile on first use.
-
-        Args:
-            tail: of the model under repair.
-            batch_rows: rows of a pass at most.
-            normalised: False leaves out the division by the sum over a unit's inputs, for comparison.
-        """
+        """Passes have `batch_rows` at most; not `normalised`, nothing is divided by sums over the inputs of a unit."""
         self._tail = tail
         self._normalised = normalised
         number = {id(variable): position for position, variable in enumerate(tail.variables)}

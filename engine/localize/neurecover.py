@@ -62,11 +62,7 @@ class Training:
         return np.flatnonzero((self.was != labels) & (self.became == labels))
 
     def distances(self) -> dict[str, float]:
-        """D of each weight of the chain, by path.
-
-        Raises:
-            InputError: all weights are the same in both.
-        """
+        """D of each weight of the chain, by path; refused where all weights are the same in both."""
         moved = {path: float(np.abs(_step(self, path)).mean(dtype=np.float64)) for path in self.later}
         total = sum(moved.values()) + self.others
         if not total:
@@ -114,14 +110,8 @@ class Blame:
 def blame(chain: DenseChain, inputs: Float32, labels: Int64, training: Training) -> Blame:
     """Find the weights of the tuned layers of a chain that a step of the training spoilt.
 
-    Args:
-        chain: with the weights as they are.
-        inputs: (n, D) rows of a repair: what the model gets wrong, and what must not break.
-        labels: (n,) true classes.
-        training: two checkpoints, with what they predict for these rows.
-
-    Raises:
-        InputError: no row got worse, or none better; the checkpoints are the same; or no weight is left.
+    Inputs (n, D) and labels (n,) are rows of a repair: what the model gets wrong, and what must not break. Refused are
+    rows of which none got worse or none better, equal checkpoints, and where no weight is left to blame.
     """
     worse, better = training.worse(labels), training.better(labels)
     if not len(worse) or not len(better):

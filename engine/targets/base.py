@@ -110,14 +110,7 @@ class Target(Space):
         return TailRunner(self.tail, batch_rows)
 
     def localise(
-        self,
-        negative: Any,
-        positive: Any,
-        kernel: Float32,
-        *,
-        num_grad: int | None,
-        impact: Impact,
-        fronts: int,
+        self, negative: Any, positive: Any, kernel: Float32, *, num_grad: int | None, impact: Impact, fronts: int
     ) -> Localisation:
         """The weights to blame, by the sums of `layer_passes` over negative and, where `pooled`, positive rows.
 

@@ -88,13 +88,8 @@ def resolve_tuned(
 ) -> tuple[Target, Chain]:
     """Find weights that are to be tuned and mixed, of any layers: as `resolve_chain` where it has all of them.
 
-    Args:
-        model, loss, classes, path: as of `resolve_target`.
-        names: as of `resolve_target`; a layer stands for all that it learnt. None at all: the Dense layers behind the
-            last layer that is not one.
-
-    Raises:
-        InputError: as `resolve_target` does; or nothing is named and the last layer is no Dense layer.
+    A layer stands for all that it learnt. Refused is what `resolve_target` refuses, and nothing named where the last
+    layer is no Dense layer.
     """
     graph, head = headed(graph_of(model), loss, path)
     wanted = _chosen(model, names, path, whole=True)
