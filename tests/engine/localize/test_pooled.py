@@ -296,17 +296,6 @@ def test_batches_change_nothing():
     assert joined.gradient.tobytes() == cut.gradient.tobytes() and joined.impact.tobytes() == cut.impact.tobytes()
 
 
-def test_rows_that_fill_a_batch_up_count_nothing():
-    model = mixed()
-    rows, labels = drawn((4, 4, 2), rows=5)
-    _, alone = passes(model, ["all"], 5)(rows, labels)
-    _, filled = passes(model, ["all"], 64)(rows, labels)
-    for kind in ("gradient", "impact"):
-        one, other = getattr(alone, kind), getattr(filled, kind)
-        assert np.abs(one - other).max() <= 1e-6 * np.abs(one).max()
-        assert one.any()
-
-
 def test_rows_of_a_pass_are_bounded_by_the_values_it_holds(monkeypatch):
     model = mixed()
     target = resolve_target(model, SOFTMAX, CLASSES, Path("m"), ["all"])

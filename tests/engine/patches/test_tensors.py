@@ -320,16 +320,3 @@ def test_unions_that_are_of_no_model() -> None:
         merge_placed([placed((2, 2), tensor), placed((5,), patch_of([("a", 4, 1, 2)]))])
     with pytest.raises(InputError, match=r"^'a' at index 1 was 2\.0 when patch 1 was made and 9\.0 when patch 2 was"):
         merge_placed([placed((2, 2), tensor), placed((2, 2), patch_of([("a", 1, 9, 2)]))])
-
-
-@given(arrays.arrays(np.uint32, (3, 2), elements=WORDS), arrays.arrays(np.uint32, (3, 2), elements=WORDS))
-def test_a_tensor_there_and_back(before: np.ndarray, after: np.ndarray) -> None:
-    old, new = before.view(np.float32), after.view(np.float32)
-    patch = tensors_patch({"a": old}, {"a": new})
-    assert applied(patch, "a", old).tobytes() == new.tobytes()
-    assert applied(revert(patch), "a", new).tobytes() == old.tobytes()
-    assert rows_of(compose(patch, revert(patch))) == []
-    stale = old.copy()
-    stale.view(np.uint32)[2, 1] ^= 1
-    with pytest.raises(InputError, match=r"'a' at index 5 is .* as when the patch was made"):
-        applied(patch, "a", stale)

@@ -7,12 +7,9 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from engine.core.errors import InputError
 from engine.core.rng import RngKey
-from engine.fitness.last_dense import TiledFitness
 from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.tiling import Tiling
@@ -104,24 +101,6 @@ def test_stops_after_the_iterations():
     assert state.stop == "iterations"
     assert [iteration.iteration for iteration in done] == list(range(1, 8))
     assert [iteration.evaluations for iteration in done] == [8 * n for n in range(1, 8)]
-
-
-def test_a_search_that_is_over_does_nothing_more():
-    settings = settings_of(num_iterations=3)
-    state, _, _ = run(bowl, settings)
-    again, done = search.advance(settings, SOURCE, JUDGE, state, bowl)
-    assert again is state
-    assert done == []
-
-
-def test_segments_change_nothing():
-    settings = settings_of(num_iterations=20, min_iteration_range=5)
-    whole, rows, one = run(bowl, settings)
-    parts, pieces, many = run(bowl, settings, seconds=0.0)
-    assert one == 1
-    assert many == len(pieces) > 5
-    assert same(whole, parts)
-    assert rows_of(rows) == rows_of(pieces)
 
 
 def test_rows_tell_the_best_so_far():
@@ -253,15 +232,6 @@ def test_what_a_real_search_believes_is_what_the_model_does(quickstart, quicksta
     np.testing.assert_array_equal(state.best_sums[2:], [correct[group].sum() for group in groups])
 
 
-def test_a_real_search_is_the_same_alone_in_segments_and_among_others(quickstart_problem):
-    _, rows, problem = quickstart_problem
-    expected, _ = solve(problem, rows)
-    other, _ = solve(replace(problem, source=replace(problem.source, seed=9)), rows)
-    again, _ = solve(problem, rows, seconds=0.0)
-    assert same(again, expected)
-    assert not same(other, expected)
-
-
 def test_a_search_without_weights_ends_with_the_model_as_it_is(quickstart, quickstart_problem):
     _, rows, problem = quickstart_problem
     none = np.empty(0, dtype=np.int64)
@@ -270,25 +240,6 @@ def test_a_search_without_weights_ends_with_the_model_as_it_is(quickstart, quick
     assert state.stop == "no gain"
     assert search.result(state).shape == (0,)
     assert (state.best_sums[2], state.best_sums[3]) == (0, 150)
-
-
-def test_evaluating_tiles_elsewhere_is_the_same_search(quickstart_problem):
-    """The scheduler evaluates tiles in other processes and adds them up: no bit may change."""
-    from engine.fitness.tiling import combine
-
-    _, rows, problem = quickstart_problem
-    problem = replace(problem, settings=replace(problem.settings, tiling=Tiling(particles=8, rows=64)))
-    here, _ = solve(problem, rows)
-    chosen = sample_positives(rows, SOURCE, 150)
-    workers = [TiledFitness(problem.head, chosen, problem.weights, 20, problem.settings.tiling) for _ in range(2)]
-
-    def evaluate(candidates):
-        tiles = workers[0].tiles
-        parts = {t: workers[t % 2].start_tile(t, candidates)() for t in reversed(range(len(tiles)))}
-        return combine(tiles, [parts[t] for t in range(len(tiles))])
-
-    spread, _ = solve(problem, rows, evaluate)
-    assert same(here, spread)
 
 
 def alone(one_search, state, evaluate):
@@ -483,12 +434,3 @@ def test_a_search_without_any_fitness_offers_the_model_as_it_is():
     (offer,) = search.offers(one, state, evaluate, 3)
     assert np.isnan(offer.fitness)
     np.testing.assert_array_equal(offer.values, ORIGINAL)
-
-
-@settings(max_examples=20)
-@given(st.integers(0, 10**6), st.integers(1, 9), st.floats(0, 50))
-def test_a_search_offers_at_least_its_result_and_at_most_what_was_asked_for(seed, count, weight):
-    one, state = ended(bowl, seed=seed, objective=replace(JUDGE, positive_weight=weight), num_iterations=3)
-    offered = search.offers(one, state, bowl, count)
-    assert 1 <= len(offered) <= count
-    assert offered[0].fitness == state.swarm.global_fitness
