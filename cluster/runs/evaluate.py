@@ -54,7 +54,7 @@ from engine.localize.weights_file import ARROW, CSV, FRONT
 from engine.metrics.repair_rates import Given, Rates, result_text
 from engine.models.known_data import REPAIR_FACTS
 from engine.models.load import LoadedModel, check_fits
-from engine.passes.batching import predicted_classes
+from engine.passes.classes import predicted_classes
 from engine.search.loop import SearchSettings
 from engine.targets.base import Target
 from engine.targets.memory import check_searches

@@ -20,8 +20,7 @@ from engine.localize.fronts import Sums
 from engine.localize.impact import ImpactPasses
 from engine.models.graph import GraphCut, flat, run
 from engine.models.inputs import model_inputs
-from engine.passes.batching import batched, batches, predicted_classes
-from engine.passes.classes import NO_CLASS, classes_of, scores_of
+from engine.passes.classes import NO_CLASS, batched, batches, classes_of, predicted_classes, scores_of
 from engine.passes.sizes import BATCH_ROWS
 
 BLOCK_ELEMENTS = 1 << 24
@@ -41,7 +40,7 @@ class LayerPasses(Protocol):
         """Logits (n, C) of inputs (n, F) under a kernel."""
 
     def predicted(self, logits: Float32) -> Int64:
-        """Classes (n,) of logits (n, C); see `engine.passes.batching.predicted_classes`."""
+        """Classes (n,) of logits (n, C); see `engine.passes.classes.predicted_classes`."""
         return predicted_classes(self.head, logits)
 
     def localisation_sums(self, inputs: Float32, logits: Float32, labels: Int64, kernel: Float32) -> Sums:

@@ -21,8 +21,7 @@ from engine.data.image_set import row_order, rows_fingerprint
 from engine.fitness.rows import SearchRows, Weights
 from engine.layers.head import Head
 from engine.localize.fronts import Impact, Sums
-from engine.passes.batching import predicted_classes
-from engine.passes.classes import classes_of, scores_of
+from engine.passes.classes import classes_of, predicted_classes, scores_of
 from engine.passes.runners import LayerPasses
 from engine.passes.sizes import PASS_ROWS
 from engine.targets.model_runner import ModelRunner

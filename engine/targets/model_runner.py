@@ -15,8 +15,7 @@ from engine.layers.tail import Tail
 from engine.localize.fronts import Sums
 from engine.models.inputs import unpack
 from engine.models.loss import TrainingLoss
-from engine.passes.batching import batched
-from engine.passes.classes import known_classes
+from engine.passes.classes import batched, known_classes
 from engine.passes.losses import output_losses
 from engine.passes.runners import LayerPasses
 from engine.passes.sizes import BATCH_ROWS

@@ -15,7 +15,7 @@ from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.weight_stats import WeightStats
 from engine.models.graph import cut_graph, graph_of
-from engine.passes.batching import batched
+from engine.passes.classes import batched
 from engine.passes.sizes import BATCH_ROWS
 from engine.patches.patch import Patch
 from engine.targets.base import deep_target
