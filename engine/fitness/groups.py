@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from engine import backend
 from engine.core.types import Bool, Float32, Float64, Int64
 from engine.fitness.rows import SearchRows
-from engine.fitness.soft import LOWEST, soft_before
+from engine.fitness.soft import LOWEST, soft_of
 from engine.fitness.tiling import SUM_ROWS, arrange, bucket
 
 SUMS = 4
@@ -58,7 +59,8 @@ class GroupSums:
         found = np.empty((self.soft, len(labels)), np.float32)
         for number, classes in enumerate(self.wanted(labels)):
             assert self.temperature is not None
-            found[number] = soft_before(logits, np.eye(self.classes, dtype=np.float32)[classes], self.temperature)
+            one_hot = np.eye(self.classes, dtype=np.float32)[classes]
+            found[number] = soft_of(backend.on_device(logits), backend.on_device(one_hot), self.temperature)
         return found
 
 

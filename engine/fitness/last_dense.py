@@ -16,7 +16,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -194,7 +193,7 @@ class TiledFitness(Fitness):
         """
         logits = self._rows.logits[where].astype(np.float32)
         labels = self._rows.labels[where]
-        rest = _untouched(self._head, logits, labels, self._units[self._units >= 0])
+        rest, rest_is_first = _untouched(self._head, logits, labels, self._units[self._units >= 0])
         kinds, place, size = arrange_rows(self._rows, where, self._wanted, self._block)
         blocks = kinds if isinstance(kinds, Grouped) else kind_masks(kinds, size // SUM_ROWS)
         inputs = [np.zeros((*group.shape, size), dtype=np.float32) for group in self._groups]
@@ -207,7 +206,7 @@ class TiledFitness(Fitness):
         touched[real[:, None], place] = logits[:, self._units[real]].T
 
         constants = np.zeros((4, size), dtype=np.float32)
-        constants[:3, place] = rest.largest, rest.remainder, rest.true_score
+        constants[:3, place] = rest
         constants[3] = 1.0
         table = np.concatenate([touched, constants])
         # Known beforehand: of integers that a program compares as it goes, iterations took a quarter longer.
@@ -215,7 +214,7 @@ class TiledFitness(Fitness):
         units, mine = self._units[:, None], labels[None, :]
         rival = (units >= 0) & (units != mine)
         masks[:, place] = np.concatenate(
-            [units == mine, rival, rival & (units < mine), rest.largest_is_first[None], np.ones_like(mine, np.bool_)]
+            [units == mine, rival, rival & (units < mine), rest_is_first[None], np.ones_like(mine, np.bool_)]
         )
         soft: tuple[Any, ...] = ()
         if self._wanted is not None and self._wanted.soft:
@@ -223,17 +222,10 @@ class TiledFitness(Fitness):
         return blocks, [backend.on_device(values) for values in (*soft, *inputs, table, masks)]
 
 
-@dataclass(frozen=True, eq=False)
-class _Untouched:
-    """What the untouched units add to each row; arrays (n,) float32, `largest_is_first` bool."""
-
-    largest: npt.NDArray[Any]
-    remainder: npt.NDArray[Any]
-    true_score: npt.NDArray[Any]
-    largest_is_first: Bool
-
-
-def _untouched(head: Head, logits: Float32, labels: Int64, touched: npt.NDArray[Any]) -> _Untouched:
+def _untouched(head: Head, logits: Float32, labels: Int64, touched: npt.NDArray[Any]) -> tuple[list[Any], Bool]:
+    """What the untouched units add to rows, (n,) each: their largest score beside the true one, what the loss needs of
+    all of them, and the true score; and whether that largest one wins a tie with the true one.
+    """
     rows = np.arange(len(labels))
     scores = np.asarray(head.scores(backend.on_device(logits)), dtype=np.float32)
     free = np.ones(logits.shape[1], dtype=bool)
@@ -256,7 +248,7 @@ def _untouched(head: Head, logits: Float32, labels: Int64, touched: npt.NDArray[
         true[rows, labels] = 1.0
         terms = np.asarray(binary_terms(head, *map(backend.on_device, (logits, scores, true))), dtype=np.float64)
         remainder = terms[:, free].sum(axis=1)
-    return _Untouched(np.where(some, largest, LOWEST), remainder, true_score, some & (winner < labels))
+    return [np.where(some, largest, LOWEST), remainder, true_score], some & (winner < labels)
 
 
 def _changes(candidates: Any, old: Any, places: Any) -> Any:
@@ -284,7 +276,8 @@ def _evaluation(
     """
 
     def evaluate(change: Any, *constants: Any) -> tuple[Any, ...]:
-        soft, inputs, table, masks = _known(constants, temperature)
+        first = 0 if temperature is None else 2
+        soft, inputs, (table, masks) = constants[:first], constants[first:-2], constants[-2:]
         products = _moved_logits(change, inputs)
         count, size, particles = sum(values.shape[0] for values in inputs), table.shape[1], products[0].shape[1]
         # One expression for each unit; of an axis of units XLA makes slower sums.
@@ -352,12 +345,6 @@ def _evaluation(
         return *sums, block_sums(ops.where(wrong, 1.0 / (1.0 + signed), 0.0), block)
 
     return evaluate
-
-
-def _known(constants: Sequence[Any], temperature: float | None) -> tuple[Sequence[Any], Sequence[Any], Any, Any]:
-    """The constants of a tile: what soft changes need, inputs, numbers and masks."""
-    first = 0 if temperature is None else 2
-    return constants[:first], constants[first:-2], constants[-2], constants[-1]
 
 
 def _by_unit(table: Any, kinds: int, count: int, unrolled: bool) -> tuple[list[Any], Any]:

@@ -26,6 +26,8 @@ _PASSING = frozenset(["Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropo
 """Layers that do nothing when a model is used."""
 
 
+_compiled = functools.cache(backend.compiled)
+
 NARROW = 32
 """Units below which a product has rows in front after all: with few rows in its result, its bits would depend on the
 number of threads."""
@@ -181,7 +183,7 @@ class DenseChain:
         """What is the same for all candidates, of inputs (n, D): pre-activations (R + 1, U, n) of the first layer, as
         it is and of each tuning, as they are linear in the shares.
         """
-        return _first_program()(inputs, *weights)
+        return _compiled(_pre_activations)(inputs, *weights)
 
     def mixed_logits(self, shares: Any, values: Any, weights: Any) -> Any:
         """Logits (h, C, n) of h candidates with shares (h, R + 1), from what `first_mixed` made.
@@ -196,12 +198,6 @@ class DenseChain:
             for offset in bias:
                 result = result + offset[..., None]
         return result
-
-
-@functools.cache
-def _first_program() -> Callable[..., Any]:
-    program: Callable[..., Any] = backend.compiled(_pre_activations)
-    return program
 
 
 def _pre_activations(inputs: Any, kernel: Any, bias: Any = None) -> Any:

@@ -25,6 +25,7 @@ import numpy as np
 from engine import backend
 from engine.backend import keras, ops
 from engine.core.types import Float32, Float64, Int64
+from engine.layers.conv_like import CONVOLUTIONS
 from engine.layers.head import row_losses
 from engine.layers.tail import Tail, unpack
 from engine.models.graph import Step
@@ -36,14 +37,9 @@ PASS_BYTES = 1 << 30
 """Values of the tail that a gradient pass holds at once, at most (one row is always taken)."""
 
 _CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
+    *CONVOLUTIONS,
+    *(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
+    *(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose),
 )
 
 

@@ -192,11 +192,9 @@ def _placed(resident: Resident, search: Search, state: SearchState) -> ResidentS
 
 def _block(search: Search, state: SearchState, here: ResidentSwarm) -> tuple[SearchState, list[Iteration]]:
     """A block of iterations on the device; the arrays of the state stay there."""
-    from engine.search.resident import Limits
-
     left = search.settings.num_iterations - state.swarm.iteration
     iterations = []
-    for told, values, best_sums in here.advance(Limits(left, search.settings.min_iteration_range)):
+    for told, values, best_sums in here.advance(left, search.settings.min_iteration_range):
         state, iteration = _told(search, state, told, values, best_sums)
         iterations.append(iteration)
     return state, iterations

@@ -127,7 +127,7 @@ def headed(graph: Graph, loss: TrainingLoss, path: Path) -> tuple[Graph, Head]:
     while True:
         step = next((maker for maker in steps if output in maker.outputs), None)
         if step is None or len(uses(steps, output)) > 0:
-            return replace(graph, output=output), _plain_head(loss, path)
+            return replace(graph, output=output), head_of("linear", loss, path)
         operation = step.operation
         if isinstance(operation, keras.layers.Dropout):
             output = step.inputs[0]
@@ -135,7 +135,7 @@ def headed(graph: Graph, loss: TrainingLoss, path: Path) -> tuple[Graph, Head]:
             continue
         name = _activation_name(step)
         if name is None:
-            return replace(graph, output=output, steps=tuple(steps)), _plain_head(loss, path)
+            return replace(graph, output=output, steps=tuple(steps)), head_of("linear", loss, path)
         if name == "linear" and isinstance(operation, keras.layers.Activation):
             output = step.inputs[0]
             steps.remove(step)
@@ -146,10 +146,6 @@ def headed(graph: Graph, loss: TrainingLoss, path: Path) -> tuple[Graph, Head]:
             return replace(graph, output=step.inputs[0], steps=tuple(steps)), head
         steps[steps.index(step)] = replace(step, linear=True)
         return replace(graph, output=output, steps=tuple(steps)), head
-
-
-def _plain_head(loss: TrainingLoss, path: Path) -> Head:
-    return head_of("linear", loss, path)
 
 
 def _activation_name(step: Step) -> str | None:
