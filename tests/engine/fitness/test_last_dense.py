@@ -47,16 +47,11 @@ def test_equals_the_slow_formula(request, name, weights, units):
     index = spread_index(subject.features.shape[1], units, weights, 10, seed=weights)
     assert index.shape == (weights, 2)
     assert len(np.unique(index[:, 1])) == units
-    slow = assert_equals_slow(subject, index, subject.candidates(index, 5, spread=2.0, seed=weights))
+    slow = assert_equals_slow(subject, index, subject.candidates(index, 6, spread=3.0, seed=weights))
     assert slow[0, 2] == 0
     assert slow[0, 3] == (~subject.negative).sum()
-
-
-def test_candidates_that_repair_and_break_are_told_apart(quickstart):
-    index = spread_index(96, 10, 300, 10)
-    slow = assert_equals_slow(quickstart, index, quickstart.candidates(index, 6, spread=3.0))
-    assert len(set(slow[:, 2])) > 2
-    assert len(set(slow[:, 3])) > 2
+    if weights == 300:  # candidates that repair and break are told apart
+        assert min(len(set(counts)) for counts in slow[:, 2:].T) > 2
 
 
 @pytest.mark.parametrize("weights", [3, 64])
@@ -199,11 +194,9 @@ def test_a_row_without_probability_costs_only_its_candidate(subject_of):
     np.testing.assert_allclose(fast[[0, 2]], slow[[0, 2]], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "functional"])
-def test_forced_tiles_equal_the_slow_formula(request, name):
-    subject = request.getfixturevalue(name)
-    index = spread_index(subject.features.shape[1], 5, 17, 10)
-    assert_equals_slow(subject, index, subject.candidates(index, 17, spread=2.0), Tiling(particles=7, rows=64))
+def test_forced_tiles_equal_the_slow_formula(functional):
+    index = spread_index(40, 5, 17, 10)
+    assert_equals_slow(functional, index, functional.candidates(index, 17, spread=2.0), Tiling(particles=7, rows=64))
 
 
 @pytest.mark.parametrize("tiling", [Tiling(), Tiling(particles=7, rows=64), Tiling(particles=149, rows=100)])

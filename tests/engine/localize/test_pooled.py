@@ -429,13 +429,7 @@ def test_the_command_judges_by_positives(folder, capsys):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (
-            ["--target-layer=nothing"],
-            "target layer nothing is no layer of the model, expected all or layers of conv, hid",
-        ),
         (["--target-layer=flat"], "target layer flat (flat, Flatten) has no weights"),
-        (["--target-layer", "conv,hidden/scale"], "target layer hidden/scale is no weight of hidden (Dense)"),
-        (["--target-layer=9"], "found layer number 9, expected 0 to 3"),
         (["--target-layer=conv", "--forward-impact=first-row"], "forward_impact is first-row, expected mean for conv"),
         (["--target-layer=conv", "--positive-inputs-dir=nowhere"], "nowhere does not exist"),
         (["--target-layer=conv", "--fronts=0"], "fronts is 0, expected at least 1"),
