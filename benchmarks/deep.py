@@ -32,10 +32,8 @@ from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Int64
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS
 from engine.fitness.rows import SearchRows
+from engine.localize.fronts import Localisation, Sums, localize_pooled
 from engine.localize.impact import ImpactPasses
-from engine.localize.pareto import Localisation
-from engine.localize.pooled import localize_pooled
-from engine.localize.sums import Sums
 from engine.metrics.accuracy import paired_changes
 from engine.models.load import LoadedModel, load_model
 from engine.problem.case import LayerInputs

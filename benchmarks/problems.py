@@ -24,7 +24,7 @@ from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.tiling import Tiling
 from engine.layers.head import Head
 from engine.layers.weight_stats import WeightStats
-from engine.localize.pareto import Localisation
+from engine.localize.fronts import Localisation
 from engine.models.load import LoadedModel
 from engine.problem.problem import Problem, objective_of
 from engine.search import loop as search

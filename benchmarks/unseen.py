@@ -26,7 +26,7 @@ from engine.metrics.accuracy import compare, total_change
 from engine.metrics.requirements import Requirement, check_requirements
 from engine.models.graph import graph_of
 from engine.models.load import LoadedModel
-from engine.passes.batching import batched, predicted_classes
+from engine.passes.classes import batched, predicted_classes
 from engine.problem.case import LayerInputs, SeenRows
 from engine.problem.crossfit import CrossFit, CrossFitSettings, crossfit_of
 from engine.targets.model_runner import ModelRunner

@@ -13,7 +13,7 @@ from .fitness.tail import TailFitness
 from .fitness.tiling import Tiling
 from .layers.dense_chain import DenseChain
 from .layers.head import Head
-from .localize.pareto import Localisation
+from .localize.fronts import Localisation
 from .methods.base import MethodSettings
 from .metrics.accuracy import Comparison, compare, label_results, paired_changes, wilson_interval
 from .metrics.promise import Frontier, Point, Promise

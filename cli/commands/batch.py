@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from cluster.compute.options import ComputeOptions
     from cluster.runs.merging import Parts
     from cluster.runs.parts import Part
-    from engine.localize.last_dense import Impact
+    from engine.localize.fronts import Impact
     from engine.metrics.requirements import Requirement
     from engine.search.loop import SearchSettings
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from cluster.compute.compute import Compute, ComputeOptions
     from engine.core.types import Int64
     from engine.data.image_set import ImageSet
-    from engine.localize.last_dense import Impact
+    from engine.localize.fronts import Impact
     from engine.models.load import LoadedModel
     from engine.targets.base import Target
 

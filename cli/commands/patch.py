@@ -244,7 +244,8 @@ def list_changes(placed: PlacedPatch) -> None:
 
 def open_patch(name: str, model: LoadedModel | None) -> PlacedPatch:
     """Read what a PATCH of the command line names."""
-    from engine.patches.arrow import patch_of_weights_csv, place, read_placed
+    from engine.localize.weights_file import patch_of_weights_csv
+    from engine.patches.arrow import place, read_placed
 
     path = Path(name)
     run, _, job = name.rpartition(":")

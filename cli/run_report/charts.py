@@ -35,7 +35,7 @@ from engine.charts.style import FEW, shares_of, spoke_text, spoke_turns, ticks
 from engine.core.names import shortened
 from engine.core.names import width as width_of
 from engine.core.types import Float64, Int64
-from engine.localize.pareto import pareto_front
+from engine.localize.fronts import pareto_front
 
 Cost = Literal["broken", "worst"]
 

@@ -17,7 +17,7 @@ from cluster.runs.repair import MethodRepair, memory_plan
 from cluster.workers.model import ModelHandle
 from engine.core.types import Float32, Int64
 from engine.data.image_set import read_images
-from engine.passes.batching import predicted_classes
+from engine.passes.classes import predicted_classes
 from engine.problem.crossfit import SEARCH_ROWS, CrossFit
 from engine.problem.crossfit_plan import CrossFitPlan
 from engine.problem.problem import build_fitness

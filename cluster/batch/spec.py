@@ -19,7 +19,7 @@ from cluster.workers.task import ChunkLabel, RepairTask, SearchJob
 from engine.core.errors import InputError
 from engine.core.memory import free_memory
 from engine.data.image_set import ImageSet, open_image_set
-from engine.localize.last_dense import Impact
+from engine.localize.fronts import Impact
 from engine.metrics.requirements import Requirement, check_rows
 from engine.models.load import LoadedModel, check_fits
 from engine.search.loop import SearchSettings

@@ -43,7 +43,7 @@ from engine.core.progress import Tick, ignore
 from engine.core.types import Float32, Float64, Int64, Uint8
 from engine.data.image_set import ImageSet, row_order
 from engine.data.value_range import ValueRange
-from engine.localize.sums import Sums
+from engine.localize.fronts import Sums
 from engine.models.load import LoadedModel
 from engine.passes.sizes import PASS_ROWS
 from engine.problem.case import LayerInputs

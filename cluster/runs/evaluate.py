@@ -49,13 +49,12 @@ from engine.core.types import Int64
 from engine.data.image_set import ImageSet
 from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows, Weights
-from engine.localize.last_dense import Impact
-from engine.localize.pareto import GRADIENTS_PER_NEGATIVE, Localisation
+from engine.localize.fronts import GRADIENTS_PER_NEGATIVE, Impact, Localisation
 from engine.localize.weights_file import ARROW, CSV, FRONT
 from engine.metrics.repair_rates import Given, Rates, result_text
 from engine.models.known_data import REPAIR_FACTS
 from engine.models.load import LoadedModel, check_fits
-from engine.passes.batching import predicted_classes
+from engine.passes.classes import predicted_classes
 from engine.search.loop import SearchSettings
 from engine.targets.base import Target
 from engine.targets.memory import check_searches

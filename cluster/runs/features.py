@@ -13,7 +13,7 @@ from engine.core.types import Int64
 from engine.data.image_set import ImageSet, row_order
 from engine.fitness.rows import SearchRows
 from engine.layers.head import Head
-from engine.passes.batching import predicted_classes
+from engine.passes.classes import predicted_classes
 
 
 def search_rows(

@@ -11,10 +11,8 @@ from cluster.workers.model import ModelHandle
 from engine.core.progress import Progress, unseen
 from engine.data.image_set import ImageSet
 from engine.layers.dense_chain import DenseChain
-from engine.localize.last_dense import Impact
+from engine.localize.fronts import Impact, Localisation, Sums
 from engine.localize.neurecover import Blame, Training, blame
-from engine.localize.pareto import Localisation
-from engine.localize.sums import Sums
 from engine.models.checkpoints import LAST_TWO
 from engine.models.load import LoadedModel
 from engine.problem.case import LayerInputs

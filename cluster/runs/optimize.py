@@ -40,7 +40,7 @@ from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows, Weights
 from engine.metrics.accuracy import paired_changes
 from engine.models.load import LoadedModel, check_fits, load_model
-from engine.passes.batching import predicted_classes
+from engine.passes.classes import predicted_classes
 from engine.patches.patch import NO_CHANGE, Patch
 from engine.problem.case import RepairCase
 from engine.problem.problem import build_fitness, goal_elsewhere, goal_of, problem_of, seen_by

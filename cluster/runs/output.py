@@ -9,8 +9,7 @@ from pathlib import Path
 from engine.core.errors import InputError, WorkError
 from engine.core.files import remove, remove_leftovers, replace_directory, replace_file
 from engine.data.image_set import ImageSet
-from engine.localize.label_weights import write_repaired_labels
-from engine.localize.weights_file import CSV
+from engine.localize.weights_file import CSV, write_repaired_labels
 from engine.metrics.requirements import Verdict
 from engine.models.known_data import REPAIR_FACTS, keep_known_data
 from engine.models.load import LoadedModel

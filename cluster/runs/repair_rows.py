@@ -26,8 +26,7 @@ from engine.layers.tail_chain import Chain, dense_of
 from engine.methods.base import Checkpoint, MethodSettings, Subject
 from engine.metrics.requirements import Requirement
 from engine.models.load import LoadedModel
-from engine.passes.batching import predicted_classes
-from engine.passes.classes import rows_of
+from engine.passes.classes import predicted_classes, rows_of
 from engine.problem.case import LayerInputs, SeenRows
 
 

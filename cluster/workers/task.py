@@ -32,7 +32,7 @@ from engine.fitness.base import Fitness
 from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows
 from engine.layers.tail import Tail
-from engine.localize.last_dense import Impact
+from engine.localize.fronts import Impact
 from engine.passes.classes import rows_of
 from engine.passes.sizes import PASS_ROWS
 from engine.problem.case import LayerInputs, RepairCase, find_case

@@ -13,13 +13,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import platform
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-from engine.backend.flags import set_variables
+from engine.backend.environment import cpu_kind, set_variables
 from engine.core import collector
 from engine.core.errors import InputError
 from engine.core.memory import free_memory as free_memory
@@ -129,19 +127,6 @@ def hardware_kind() -> str:
     """The kind of hardware whose bits a run repeats: the GPU model, or the CPU with its instruction set."""
     gpu = _chosen.gpu_kind()
     return f"CPU {cpu_kind()}" if gpu is None else f"GPU {gpu}"
-
-
-def cpu_kind() -> str:
-    """Architecture and the widest vector instructions, because those decide how sums are grouped."""
-    flags: set[str] = set()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith(("flags", "Features")):
-                flags = set(line.split(":", 1)[1].split())
-                break
-    widest = next((flag for flag in ("avx512f", "avx2", "avx", "asimd", "sse4_2") if flag in flags), "generic")
-    return f"{platform.machine()} {widest}"
 
 
 def device_memory_free() -> int:

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from engine.backend.processor import cores, processor
+from engine.backend.environment import cores, processor
 from engine.core.kept import Kept, kept_folder
 
 try:

@@ -21,8 +21,7 @@ from weakref import WeakValueDictionary
 
 import tensorflow as tf
 
-from engine.backend.flags import PROGRAMS_FOLDER, keeps_programs
-from engine.backend.processor import cores, processor
+from engine.backend.environment import PROGRAMS_FOLDER, cores, keeps_programs, processor
 from engine.core.kept import Kept, kept_folder
 
 try:

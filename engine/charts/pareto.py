@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.charts.style import BLUE, ORANGE, chart_settings, new_figure, save_chart
-from engine.localize.pareto import Localisation
+from engine.localize.fronts import Localisation
 
 
 def draw_pareto_front(path: Path, found: Localisation) -> None:

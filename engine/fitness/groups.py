@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from engine import backend
 from engine.core.types import Bool, Float32, Float64, Int64
-from engine.fitness.soft import LOWEST, soft_before
-from engine.fitness.tiling import SUM_ROWS, bucket
+from engine.fitness.rows import SearchRows
+from engine.fitness.soft import LOWEST, soft_of
+from engine.fitness.tiling import SUM_ROWS, arrange, bucket
 
 SUMS = 4
 """Sums that every search has: losses and correct rows, of negative and positive rows."""
@@ -30,16 +32,12 @@ class GroupSums:
 
     Sums of a candidate are, after the four: of the first of the two quantities, C of negative rows by true label and C
     of positive ones; the same of the second; and for `pairs` the same again of their soft confusions, with P for C.
-
-    Attributes:
-        classes: C.
-        temperature: T of soft correctness, see `engine.fitness.soft`; a change is to the model as it is.
-        pairs: P of (true, predicted) labels whose confusion is looked at too.
     """
 
-    classes: int
+    classes: int  # C
+    # T of soft correctness, see `engine.fitness.soft`; a change is to the model as it is
     temperature: float | None = None
-    pairs: tuple[tuple[int, int], ...] = ()
+    pairs: tuple[tuple[int, int], ...] = ()  # P of (true, predicted) labels whose confusion is looked at too
 
     @property
     def count(self) -> int:
@@ -61,7 +59,8 @@ class GroupSums:
         found = np.empty((self.soft, len(labels)), np.float32)
         for number, classes in enumerate(self.wanted(labels)):
             assert self.temperature is not None
-            found[number] = soft_before(logits, np.eye(self.classes, dtype=np.float32)[classes], self.temperature)
+            one_hot = np.eye(self.classes, dtype=np.float32)[classes]
+            found[number] = soft_of(backend.on_device(logits), backend.on_device(one_hot), self.temperature)
         return found
 
 
@@ -90,19 +89,12 @@ def untouched_soft(
 
 @dataclass(frozen=True, eq=False)
 class Grouped:
-    """Where the rows of a tile are: groups one after the other.
+    """Where the rows of a tile are: groups one after the other."""
 
-    Attributes:
-        place: (n,) int64, of each row.
-        size: places.
-        groups: (g,) int64, that have rows: the true label of negative rows, and C more of positive ones; ascending.
-        starts: (g,) int64, first block of each.
-    """
-
-    place: Int64
-    size: int
-    groups: Int64
-    starts: Int64
+    place: Int64  # (n,) int64, of each row
+    size: int  # places
+    groups: Int64  # (g,) int64, that have rows: the true label of negative rows, and C more of positive ones; ascending
+    starts: Int64  # (g,) int64, first block of each
 
 
 def block_rows(negative: Bool, labels: Int64, tiles: int) -> int:
@@ -124,6 +116,23 @@ def arrange_groups(negative: Bool, labels: Int64, classes: int, block: int) -> G
     place[order] = np.repeat(starts * block, counts) + within
     used = int(ends[-1]) * block if len(ends) else 0
     return Grouped(place, bucket(-(-used // SUM_ROWS)) * SUM_ROWS, groups.astype(np.int64), starts)
+
+
+def arrange_rows(
+    rows: SearchRows, where: slice, wanted: GroupSums | None, block: int
+) -> tuple[tuple[slice, slice] | Grouped, Int64, int]:
+    """Give the rows (n,) of a tile places by what is wanted: which blocks are of negative and of positive rows, or of
+    which group; the place (n,) of each row; the number of places.
+    """
+    if wanted is None:
+        return arrange(rows.negative[where])
+    grouped = arrange_groups(rows.negative[where], rows.labels[where], wanted.classes, block)
+    return grouped, grouped.place, grouped.size
+
+
+def sum_count(wanted: GroupSums | None, misses: bool) -> int:
+    """Sums of a candidate, S: four, with `misses` also 1 / (loss + 1) of wrong rows, negative and positive."""
+    return wanted.count if wanted else SUMS + 2 * misses
 
 
 def group_sums(wanted: GroupSums, grouped: Grouped, blocks: Sequence[Any]) -> Float64:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -27,14 +26,21 @@ from engine import backend
 from engine.backend import ops
 from engine.core.types import Bool, Float32, Float64, Int64
 from engine.fitness.base import Fitness, Resident
-from engine.fitness.groups import Grouped, GroupSums, arrange_groups, block_rows, group_sums, untouched_soft
+from engine.fitness.groups import (
+    Grouped,
+    GroupSums,
+    arrange_rows,
+    block_rows,
+    group_sums,
+    sum_count,
+    untouched_soft,
+)
 from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.soft import LOWEST, block_sums, soft_changes, soft_sums
 from engine.fitness.tiling import (
     SUM_ROWS,
     UNIT_WEIGHTS,
     Tiling,
-    arrange,
     bucket,
     filled_up,
     kind_masks,
@@ -95,35 +101,29 @@ class TiledFitness(Fitness):
         With `misses` there are two sums more, of 1 / (loss + 1) over wrong rows, negative and positive; or those of
         groups of rows that are `wanted`.
         """
-        self._head = head
-        self._rows = rows
-        self._weights = weights
+        self._head, self._weights, self._wanted = head, weights, wanted
         touched = np.unique(weights.unit)
         members = [np.flatnonzero(weights.unit == unit) for unit in touched]
-        self._widths = unit_widths([len(member) for member in members])
-        if len(set(self._widths)) > 1:
+        widths = unit_widths([len(member) for member in members])
+        if len(set(widths)) > 1:
             order = sorted(range(len(members)), key=lambda group: -len(members[group]))
             touched, members = touched[order], [members[group] for group in order]
-        self._units = np.full(len(self._widths), -1, dtype=np.int32)
+        self._units = np.full(len(widths), -1, dtype=np.int32)
         self._units[: len(touched)] = touched
         # Position K of a row of changes padded with one zero: what fills a group up.
-        groups = [np.full(width, len(weights.old)) for width in self._widths]
+        groups = [np.full(width, len(weights.old)) for width in widths]
         for group, member in zip(groups, members, strict=False):
             group[: len(member)] = member
         self._groups = [np.stack(list(same)) for _, same in itertools.groupby(groups, len)]
-        self.tiles = plan_tiles(particles, len(rows.labels), len(self._units), tiling)
-        self.together = max((stop - start for start, stop in (tile.particles for tile in self.tiles)), default=1)
+        tiles = plan_tiles(particles, len(rows.labels), len(self._units), tiling)
+        together = max((stop - start for start, stop in (tile.particles for tile in tiles)), default=1)
+        super().__init__(rows, tiles, together, sum_count(wanted, misses))
         self._places = self._places_of(len(weights.old))
         self._changes = np.zeros((SLABS, len(self._places)), dtype=np.float32)
-        self._constants: dict[tuple[int, int], tuple[Any, list[Any]]] = {}
-        self._programs: dict[tuple[int, int], Callable[..., Any]] = {}
-        self._wanted, self._block = wanted, SUM_ROWS
+        self._block, temperature = SUM_ROWS, None
         if wanted is not None:
-            parts = len({tile.rows for tile in self.tiles})
-            self._block = block_rows(rows.negative, rows.labels, parts)
-        temperature = None if wanted is None else wanted.temperature
+            self._block, temperature = block_rows(rows.negative, rows.labels, len(self._ranges())), wanted.temperature
         self._slab_program = _slab_program(head, rows.logits.shape[1], misses, self._block, temperature)
-        self.sums = wanted.count if wanted else 6 if misses else 4
 
     def start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
         """See `Fitness`."""
@@ -135,7 +135,7 @@ class TiledFitness(Fitness):
         for start in range(0, len(candidates), SLABS * self.together):
             part = total[start : start + SLABS * self.together]
             slabs = self._moved(candidates[start : start + len(part)])
-            for rows in dict.fromkeys(tile.rows for tile in self.tiles):
+            for rows in self._ranges():
                 part += self._evaluate_rows(rows, slabs)[: len(part)]
         return total
 
@@ -150,14 +150,12 @@ class TiledFitness(Fitness):
     def _evaluate_rows(self, rows: tuple[int, int], slabs: list[Any]) -> Float64:
         """Sums (candidates of the slabs, S) over one range of rows."""
         kinds, constants = self._prepared(rows)
-        program = self._programs.get(rows)
-        if program is None:
-            program = self._programs[rows] = backend.for_shapes(self._slab_program, (slabs[0], *constants))
+        program = self._once(rows, lambda: backend.for_shapes(self._slab_program, (slabs[0], *constants)))
         results = [program(slab, *constants) for slab in slabs]
+        blocks = [np.concatenate(parts) for parts in zip(*results, strict=True)]
         if self._wanted is not None:
-            blocks = [np.concatenate(parts) for parts in zip(*results, strict=True)]
             return group_sums(self._wanted, kinds, blocks)
-        values = np.stack([np.concatenate(blocks) for blocks in zip(*results, strict=True)], axis=1)
+        values = np.stack(blocks, axis=1)
         sums: Float64 = kind_sums(values.reshape(-1, values.shape[-1]).astype(np.float64), kinds, np)
         return sums.reshape(-1, self.sums)
 
@@ -187,12 +185,6 @@ class TiledFitness(Fitness):
         groups = (np.where(group < len(self._weights.old), group, weights) for group in self._groups)
         return np.concatenate([(group[:, None, :] + rows_of).ravel() for group in groups])
 
-    def _prepared(self, rows: tuple[int, int]) -> tuple[Any, list[Any]]:
-        prepared = self._constants.get(rows)
-        if prepared is None:
-            prepared = self._constants[rows] = self._prepare(slice(*rows))
-        return prepared
-
     def _prepare(self, where: slice) -> tuple[Bool | Grouped, list[Any]]:
         """Which blocks of a tile are of negative and positive rows (2, b), or of wanted groups, and its row constants
         as `_evaluation` takes them.
@@ -201,15 +193,9 @@ class TiledFitness(Fitness):
         """
         logits = self._rows.logits[where].astype(np.float32)
         labels = self._rows.labels[where]
-        negative = self._rows.negative[where]
-        rest = _untouched(self._head, logits, labels, self._units[self._units >= 0])
-        kinds: Bool | Grouped
-        if self._wanted is None:
-            slices, place, size = arrange(negative)
-            kinds = kind_masks(slices, size // SUM_ROWS)
-        else:
-            kinds = arrange_groups(negative, labels, logits.shape[1], self._block)
-            place, size = kinds.place, kinds.size
+        rest, rest_is_first = _untouched(self._head, logits, labels, self._units[self._units >= 0])
+        kinds, place, size = arrange_rows(self._rows, where, self._wanted, self._block)
+        blocks = kinds if isinstance(kinds, Grouped) else kind_masks(kinds, size // SUM_ROWS)
         inputs = [np.zeros((*group.shape, size), dtype=np.float32) for group in self._groups]
         block = self._rows.inputs[where]
         for values, group in zip(inputs, self._groups, strict=True):
@@ -220,7 +206,7 @@ class TiledFitness(Fitness):
         touched[real[:, None], place] = logits[:, self._units[real]].T
 
         constants = np.zeros((4, size), dtype=np.float32)
-        constants[:3, place] = rest.largest, rest.remainder, rest.true_score
+        constants[:3, place] = rest
         constants[3] = 1.0
         table = np.concatenate([touched, constants])
         # Known beforehand: of integers that a program compares as it goes, iterations took a quarter longer.
@@ -228,25 +214,18 @@ class TiledFitness(Fitness):
         units, mine = self._units[:, None], labels[None, :]
         rival = (units >= 0) & (units != mine)
         masks[:, place] = np.concatenate(
-            [units == mine, rival, rival & (units < mine), rest.largest_is_first[None], np.ones_like(mine, np.bool_)]
+            [units == mine, rival, rival & (units < mine), rest_is_first[None], np.ones_like(mine, np.bool_)]
         )
         soft: tuple[Any, ...] = ()
         if self._wanted is not None and self._wanted.soft:
             soft = untouched_soft(self._wanted, logits, labels, self._units.astype(np.int64), place, size)
-        return kinds, [backend.on_device(values) for values in (*soft, *inputs, table, masks)]
+        return blocks, [backend.on_device(values) for values in (*soft, *inputs, table, masks)]
 
 
-@dataclass(frozen=True, eq=False)
-class _Untouched:
-    """What the untouched units add to each row; arrays (n,) float32, `largest_is_first` bool."""
-
-    largest: npt.NDArray[Any]
-    remainder: npt.NDArray[Any]
-    true_score: npt.NDArray[Any]
-    largest_is_first: Bool
-
-
-def _untouched(head: Head, logits: Float32, labels: Int64, touched: npt.NDArray[Any]) -> _Untouched:
+def _untouched(head: Head, logits: Float32, labels: Int64, touched: npt.NDArray[Any]) -> tuple[list[Any], Bool]:
+    """What the untouched units add to rows, (n,) each: their largest score beside the true one, what the loss needs of
+    all of them, and the true score; and whether that largest one wins a tie with the true one.
+    """
     rows = np.arange(len(labels))
     scores = np.asarray(head.scores(backend.on_device(logits)), dtype=np.float32)
     free = np.ones(logits.shape[1], dtype=bool)
@@ -269,7 +248,7 @@ def _untouched(head: Head, logits: Float32, labels: Int64, touched: npt.NDArray[
         true[rows, labels] = 1.0
         terms = np.asarray(binary_terms(head, *map(backend.on_device, (logits, scores, true))), dtype=np.float64)
         remainder = terms[:, free].sum(axis=1)
-    return _Untouched(np.where(some, largest, LOWEST), remainder, true_score, some & (winner < labels))
+    return [np.where(some, largest, LOWEST), remainder, true_score], some & (winner < labels)
 
 
 def _changes(candidates: Any, old: Any, places: Any) -> Any:
@@ -297,7 +276,8 @@ def _evaluation(
     """
 
     def evaluate(change: Any, *constants: Any) -> tuple[Any, ...]:
-        soft, inputs, table, masks = _known(constants, temperature)
+        first = 0 if temperature is None else 2
+        soft, inputs, (table, masks) = constants[:first], constants[first:-2], constants[-2:]
         products = _moved_logits(change, inputs)
         count, size, particles = sum(values.shape[0] for values in inputs), table.shape[1], products[0].shape[1]
         # One expression for each unit; of an axis of units XLA makes slower sums.
@@ -365,12 +345,6 @@ def _evaluation(
         return *sums, block_sums(ops.where(wrong, 1.0 / (1.0 + signed), 0.0), block)
 
     return evaluate
-
-
-def _known(constants: Sequence[Any], temperature: float | None) -> tuple[Sequence[Any], Sequence[Any], Any, Any]:
-    """The constants of a tile: what soft changes need, inputs, numbers and masks."""
-    first = 0 if temperature is None else 2
-    return constants[:first], constants[first:-2], constants[-2], constants[-1]
 
 
 def _by_unit(table: Any, kinds: int, count: int, unrolled: bool) -> tuple[list[Any], Any]:

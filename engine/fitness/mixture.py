@@ -22,9 +22,9 @@ from engine import backend
 from engine.backend import ops
 from engine.core.types import Float32, Float64, Int64
 from engine.fitness.base import Fitness
-from engine.fitness.groups import SUMS
+from engine.fitness.groups import SUMS, GroupSums
 from engine.fitness.rows import SearchRows
-from engine.fitness.soft import soft_before, soft_of
+from engine.fitness.soft import soft_of
 from engine.fitness.tiling import Tile, Tiling
 from engine.layers.head import soft_losses
 from engine.layers.tail_chain import Chain
@@ -47,19 +47,12 @@ MOST_OVER = 8
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """What is mixed.
+    """What is mixed."""
 
-    Attributes:
-        chain: the weights as they are.
-        changes: by tunings, for each group of rows: by path (R, ...).
-        temperature: T of soft correctness, sigmoid((true logit - largest other) / T).
-        pairs: (true, predicted) labels whose confusion is looked at too.
-    """
-
-    chain: Chain
-    changes: tuple[Changes, ...]
-    temperature: float
-    pairs: tuple[tuple[int, int], ...] = ()
+    chain: Chain  # the weights as they are
+    changes: tuple[Changes, ...]  # by tunings, for each group of rows: by path (R, ...)
+    temperature: float  # T of soft correctness, sigmoid((true logit - largest other) / T)
+    pairs: tuple[tuple[int, int], ...] = ()  # (true, predicted) labels whose confusion is looked at too
 
     @property
     def recipes(self) -> int:
@@ -93,79 +86,53 @@ class MixtureFitness(Fitness):
         Rows are in groups one after the other: those of a fold are one.
         """
         assert rows.group is not None
-        self._mixture, self._rows, self._group = mixture, rows, rows.group
-        self.sums = mixture.sums
-        self.together, self._most = tile_shape(mixture.chain, len(mixture.changes), len(rows.labels), particles, tiling)
-        self.tiles = mixture_tiles(mixture, rows.group, particles, tiling)
-        self._kept: dict[tuple[int, int], tuple[Any, ...]] = {}
-        self._programs: dict[str, Callable[..., Any]] = {}
+        self._mixture, self._group = mixture, rows.group
+        together, self._most = tile_shape(mixture.chain, len(mixture.changes), len(rows.labels), particles, tiling)
+        super().__init__(rows, mixture_tiles(mixture, rows.group, particles, tiling), together, mixture.sums)
 
     def predict(self, candidates: Float32) -> Int64:
         """Classes (M, n) under each of M candidates: argmax of the scores, first index on ties."""
         found = np.empty((len(candidates), len(self._rows.labels)), np.int64)
-        for rows, part in self.pieces(len(candidates)):
-            count = rows[1] - rows[0]
-            groups = self._prepared(rows)
-            results = np.asarray(self._run(self._predicted, self._filled(candidates[part]), *groups[:2]))
-            found[part, slice(*rows)] = results[: part.stop - part.start, :count]
+        for rows, part in self._pieces(len(candidates)):
+            results = np.asarray(self._run(self._predicted, candidates[part], *self._prepared(rows)[:2]))
+            found[part, slice(*rows)] = results[: part.stop - part.start, : rows[1] - rows[0]]
         return found
-
-    def _filled(self, part: Float32) -> Any:
-        """Candidates on the device, filled up to a slab."""
-        filled = np.zeros((self.together, self._mixture.size), np.float32)
-        filled[: len(part)] = part
-        return backend.on_device(filled)
 
     def start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
         """See `Fitness`; the rows are of one group."""
-        results = self._run(self._sums, self._filled(part), *self._prepared(rows))
+        results = self._run(self._sums, part, *self._prepared(rows))
         return lambda: np.asarray(results)[: len(part)]
 
-    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function compiled; all tiles have the same shapes."""
-        name = function.__name__
-        if name not in self._programs:
-            self._programs[name] = backend.for_shapes(self._mixture.chain.compiled(function), arguments)
-        return self._programs[name](*arguments)
-
-    def _prepared(self, rows: tuple[int, int]) -> tuple[Any, ...]:
-        """What one tile's rows bring along, on the device: what is the same for all particles, weights, and who is
-        judged.
-        """
-        if rows not in self._kept:
-            self._kept[rows] = self._prepare(slice(*rows))
-        return self._kept[rows]
+    def _run(self, function: Callable[..., Any], part: Float32, *known: Any) -> Any:
+        """Call a function compiled, of candidates that are filled up to a slab; all tiles have the same shapes."""
+        filled = np.zeros((self.together, self._mixture.size), np.float32)
+        filled[: len(part)] = part
+        arguments = backend.on_device(filled), *known
+        chain, name = self._mixture.chain, function.__name__
+        return self._once(name, lambda: backend.for_shapes(chain.compiled(function), arguments))(*arguments)
 
     def _prepare(self, where: slice) -> tuple[Any, ...]:
+        """What is the same for all particles, weights, and who is judged."""
         mixture, known = self._mixture, self._rows
-        classes, most = mixture.chain.classes, self._most
-        group = int(self._group[where.start])
-        count = where.stop - where.start
-
-        def filled_up(values: Any) -> Any:
-            wide = np.zeros((most, *values.shape[1:]), values.dtype)
-            wide[:count] = values
-            return wide
+        classes, count = mixture.chain.classes, where.stop - where.start
 
         def filled(values: Any) -> Any:
-            return backend.on_device(np.ascontiguousarray(filled_up(values).T))
+            wide = np.zeros((*values.shape[:-1], self._most), values.dtype)
+            wide[..., :count] = values
+            return wide
 
-        behind, first = self._weights[group]
-        values = mixture.chain.first_mixed(backend.on_device(filled_up(known.inputs[where])), first)
+        behind, first = self._weights[int(self._group[where.start])]
+        inputs = np.zeros((self._most, known.inputs.shape[1]), np.float32)
+        inputs[:count] = known.inputs[where]
         labels = known.labels[where]
-        true = np.eye(classes, dtype=np.float32)[labels]
-        kinds = np.stack([known.negative[where], known.positive[where]], axis=1).astype(np.float64)
-        of_pair = np.stack([labels == true_label for true_label, _ in mixture.pairs], axis=1) if mixture.pairs else None
-        soft = soft_before(known.logits[where], true, mixture.temperature)
-        columns = [np.full(count, predicted) for _, predicted in mixture.pairs]
-        confused = [
-            soft_before(known.logits[where], np.eye(classes, dtype=np.float32)[column], mixture.temperature)
-            for column in columns
-        ]
-        judged = [filled(true), filled(kinds), filled(soft.astype(np.float32))]
-        if of_pair is not None:
-            judged += [filled(of_pair.astype(np.float64)), filled(np.stack(confused, axis=1).astype(np.float32))]
-        return values, behind, tuple(judged)
+        soft = GroupSums(classes, mixture.temperature, mixture.pairs).before(known.logits[where], labels)
+        kinds = np.stack([known.negative[where], known.positive[where]]).astype(np.float64)
+        judged = [np.eye(classes, dtype=np.float32)[:, labels], kinds, soft[0]]
+        if mixture.pairs:
+            of_pair = [labels == true_label for true_label, _ in mixture.pairs]
+            judged += [np.stack(of_pair).astype(np.float64), soft[1:]]
+        values = mixture.chain.first_mixed(backend.on_device(inputs), first)
+        return values, behind, tuple(backend.on_device(filled(each)) for each in judged)
 
     @functools.cached_property
     def _weights(self) -> list[tuple[Any, Any]]:
@@ -182,14 +149,14 @@ class MixtureFitness(Fitness):
     def _sums(self, candidates: Any, values: Any, behind: Any, judged: Sequence[Any]) -> Any:
         """Sums (h, S) float64 of h candidates."""
         mixture = self._mixture
-        head, true, kinds, soft_before = mixture.chain.head, *judged[:3]
+        head, true, kinds, before = mixture.chain.head, *judged[:3]
         logits = self._logits(candidates, values, behind)
         classes = mixture.chain.classes
         labels = ops.argmax(true, axis=0)
         losses = ops.cast(soft_losses(head, logits, true, axis=-2), "float64")
         losses = ops.where(ops.sum(kinds, axis=0) > 0, losses, 0.0)
         right = ops.cast(ops.argmax(head.scores(logits), axis=-2) == labels, "float64")
-        changed = ops.cast(soft_of(logits, true, mixture.temperature, axis=-2) - soft_before, "float64")
+        changed = ops.cast(soft_of(logits, true, mixture.temperature, axis=-2) - before, "float64")
         by_label = ops.cast(true, "float64")
         parts = [_summed(losses, kinds), _summed(right, kinds)]
         parts += [_summed(changed, by_label), _summed(ops.square(changed), by_label)]

@@ -21,15 +21,10 @@ ObjectiveName = Literal["arachne", "loss", "rates", "requirements", "priorities"
 
 @dataclass(frozen=True, eq=False)
 class LabelWeights:
-    """What rows are worth by their label.
+    """What rows are worth by their label."""
 
-    Attributes:
-        weights: (2, C), of negative and of positive rows.
-        rows: (2, C), how many there are.
-    """
-
-    weights: Float64
-    rows: Int64
+    weights: Float64  # (2, C), of negative and of positive rows
+    rows: Int64  # (2, C), how many there are
 
 
 @dataclass(frozen=True)
@@ -72,14 +67,8 @@ def fitness(sums: Float64, negatives: int, positives: int, positive_weight: floa
     s = positive_weight / positives. With positive_weight = positives it is the published formula (Sohn et al.,
     "Arachne: Search-Based Repair of Deep Neural Networks", TOSEM 2023, section 3.3).
 
-    Args:
-        sums: (P, 4) of `TiledFitness.evaluate`.
-        negatives: number of negative rows, at least 1.
-        positives: number of positive rows; 0 leaves the second term constant.
-        positive_weight: worth of all positives together, in negatives.
-
-    Returns:
-        (P,) float64; a candidate whose losses are not finite has not a number or zero terms.
+    (P,) of sums (P, 4), of at least one negative; without positives the second term is constant. A candidate whose
+    losses are not finite has not a number or zero terms.
     """
     found: Float64 = worth(sums.T[:4], negatives, max(positives, 1), positive_weight / max(positives, 1))
     return found
@@ -102,10 +91,7 @@ def loss_fitness(sums: Float64, positives: int, positive_weight: float) -> Float
     one that is wrong, and s = positive_weight / positives. In that code the negatives are multiplied instead, by alpha
     = 1 / s, 10 by default. Losses of rows that are right do not count: what is repaired is not repaired further.
 
-    Args:
-        sums: (P, 6) of `TiledFitness.evaluate` with `misses`.
-        positives: number of positive rows, may be 0.
-        positive_weight: worth of all positives together, in negatives.
+    Sums are (P, 6), those of `TiledFitness` with `misses`.
     """
     scores = sums[:, 2:4] + sums[:, 4:6]
     found: Float64 = scores[:, 0] + positive_weight / max(positives, 1) * scores[:, 1]
@@ -119,11 +105,7 @@ def rate_fitness(sums: Float64, negatives: int, positives: int, positive_weight:
     losses being means over rows and alpha = positive_weight / N. The published alpha is 1: all positives together are
     worth all negatives. eAI-Repair-Toolkit 1.1.0 has 2, the length of a pair, in the places of N and M.
 
-    Args:
-        sums: (P, 4) of `TiledFitness.evaluate`.
-        negatives: N, at least 1.
-        positives: M, may be 0.
-        positive_weight: worth of all positives together, in negatives.
+    Sums are (P, 4), N is at least 1 and M may be 0.
     """
     many = max(positives, 1)
     repaired = (sums[:, 2] / negatives + 1.0) / (sums[:, 0] / negatives + 1.0)
@@ -137,13 +119,7 @@ def priority_fitness(sums: Float64, labels: LabelWeights, positives: int, positi
         (sum of w_l patched_l + 1) / (L_neg + 1) + (s sum of v_l intact_l + 1) / (L_pos + 1)
 
     where L are mean losses with rows so weighted, and s = positive_weight / positives. With all weights 1 it is
-    `fitness`.
-
-    Args:
-        sums: (P, 4 + 4 C), see `engine.fitness.groups.GroupSums`.
-        labels: the weights.
-        positives: number of positive rows that count.
-        positive_weight: worth of so many positives of weight 1, in negatives of weight 1.
+    `fitness`. Sums are (P, 4 + 4 C), see `engine.fitness.groups.GroupSums`.
     """
     loss, right = np.split(sums[:, 4:].reshape(len(sums), 4, -1), 2, axis=1)
     weighted = [(values * labels.weights).sum(axis=2) for values in (loss, right)]

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from engine import backend
 from engine.backend import ops
-from engine.core.types import Float32
 
 LOWEST = np.float32(-3e38)
 """Stands for minus infinity where infinity minus infinity could arise."""
@@ -25,11 +23,6 @@ def soft_of(logits: Any, wanted: Any, temperature: float, axis: int = -1) -> Any
     own = ops.sum(logits * wanted, axis=axis)
     other = ops.max(ops.where(wanted > 0, -3e38, logits), axis=axis)
     return ops.sigmoid((own - other) / temperature)
-
-
-def soft_before(logits: Float32, wanted: Float32, temperature: float) -> Float32:
-    """The same of logits (n, C) as they are, (n,)."""
-    return np.asarray(soft_of(backend.on_device(logits), backend.on_device(wanted), temperature))
 
 
 def soft_changes(

@@ -37,17 +37,11 @@ CAUTION = 1.4
 
 @dataclass(frozen=True)
 class Rigour:
-    """How strictly a search is steered.
+    """How strictly a search is steered."""
 
-    Attributes:
-        temperature: of soft correctness; the lower, the nearer it is to counting.
-        chance: c, by soft counts, that is aimed at for each requirement.
-        pressure: w, points of gain that one unit of log chance is worth.
-    """
-
-    temperature: float
-    chance: float
-    pressure: float
+    temperature: float  # of soft correctness; the lower, the nearer it is to counting
+    chance: float  # c, by soft counts, that is aimed at for each requirement
+    pressure: float  # w, points of gain that one unit of log chance is worth
 
 
 def rigour_of(rows: int) -> Rigour:
@@ -64,42 +58,26 @@ def rigour_of(rows: int) -> Rigour:
 
 @dataclass(frozen=True)
 class _Aim:
-    """A requirement on means of soft changes.
+    """A requirement on means of soft changes."""
 
-    Attributes:
-        columns: of the sums to add: labels, or one pair.
-        pair: the columns are pairs.
-        rows: n of the search.
-        errors: 1/n + 1/m, of all rows that judge.
-        limit: of the mean soft change, a share, so signed that more is better.
-        sign: -1 where less confusion is better.
-    """
-
-    columns: tuple[int, ...]
-    pair: bool
-    rows: int
-    errors: float
-    limit: float
-    sign: float
+    columns: tuple[int, ...]  # of the sums to add: labels, or one pair
+    pair: bool  # the columns are pairs
+    rows: int  # n of the search
+    errors: float  # 1/n + 1/m, of all rows that judge
+    limit: float  # of the mean soft change, a share, so signed that more is better
+    sign: float  # -1 where less confusion is better
 
 
 @dataclass(frozen=True, eq=False)
 class Steering:
-    """What turns sums into fitness by requirements; see the module.
+    """What turns sums into fitness by requirements; see the module."""
 
-    Attributes:
-        totals: (C,) rows of each label.
-        repaired: gain of each label under repair, all of which have rows; limits are not used.
-        aims: what is required, as bounds on soft changes.
-        rigour: how strictly.
-        share: of all positives, so many are searched; they stand for the others. Sums are then those of
-            `engine.fitness.groups.GroupSums`. None: they are those of `engine.fitness.mixture.Mixture.sums`.
-    """
-
-    totals: Int64
-    repaired: tuple[_Aim, ...]
-    aims: tuple[_Aim, ...]
-    rigour: Rigour
+    totals: Int64  # (C,) rows of each label
+    repaired: tuple[_Aim, ...]  # gain of each label under repair, all of which have rows; limits are not used
+    aims: tuple[_Aim, ...]  # what is required, as bounds on soft changes
+    rigour: Rigour  # how strictly
+    # of all positives, so many are searched; they stand for the others. Sums are then those of
+    # `engine.fitness.groups.GroupSums`. None: they are those of `engine.fitness.mixture.Mixture.sums`
     share: float | None = None
 
     def fitness(self, sums: Float64) -> Float64:
@@ -132,18 +110,11 @@ def steering_of(
     rigour: Rigour,
     searched_positives: float | None = None,
 ) -> Steering:
-    """What to aim at on rows.
+    """What to aim at on rows, for which the model as it is predicts the classes `before` (n,).
 
-    Args:
-        rows: that are searched.
-        before: (n,) classes that the model as it is predicts.
-        requirements: stated; a label that only `label = "*"` names may have no rows.
-        repaired: labels under repair, of which there are rows.
-        pairs: confusions that are required of, as in the mixture.
-        share: of the rows that judge, these are so many.
-        new_rows: m of each label, that promises are about.
-        rigour: how strictly it is steered.
-        searched_positives: see `Steering.share`.
+    A label that only `label = "*"` names may have no rows, one of those `repaired` has. `pairs` are confusions that are
+    required of, as in the mixture; `share` is that of the rows among those that judge, `new_rows` is m of each label,
+    and `searched_positives` becomes `Steering.share`.
     """
 
     def aim(columns: tuple[int, ...], limit: float, *, pair: bool = False) -> _Aim:

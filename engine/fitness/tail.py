@@ -20,10 +20,10 @@ from engine import backend
 from engine.backend import ops
 from engine.core.types import Float32, Float64, Int64
 from engine.fitness.base import Fitness
-from engine.fitness.groups import Grouped, GroupSums, arrange_groups, group_sums
+from engine.fitness.groups import Grouped, GroupSums, arrange_rows, group_sums, sum_count
 from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.soft import soft_of
-from engine.fitness.tiling import SUM_ROWS, UNIT_WEIGHTS, Tile, Tiling, arrange, bucket, even, plan_tiles
+from engine.fitness.tiling import SUM_ROWS, UNIT_WEIGHTS, Tile, Tiling, bucket, even, plan_tiles
 from engine.layers import touched
 from engine.layers.head import row_losses
 from engine.layers.space import Space
@@ -46,37 +46,24 @@ MOST_IN_PLACE = 8
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """K weights by the unit that they belong to.
+    """K weights by the unit that they belong to."""
 
-    Attributes:
-        units: (U,) int64, distinct and ascending.
-        slots: (U, w) int64, weights of each unit; K, what fills a group up.
-        kernel_places: flat places in the kernel of those that are not biases.
-        reads: (U, w) int64, what a slot's change is multiplied by: what a kernel place reads, by its number, then one
-            for a bias, then nothing.
-    """
-
-    units: Int64
-    slots: Int64
-    kernel_places: Int64
+    units: Int64  # (U,) int64, distinct and ascending
+    slots: Int64  # (U, w) int64, weights of each unit; K, what fills a group up
+    kernel_places: Int64  # flat places in the kernel of those that are not biases
+    # (U, w) int64, what a slot's change is multiplied by: what a kernel place reads, by its number, then one for a
+    # bias, then nothing
     reads: Int64
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Shapes of one job's tiles and what they hold; a pure function of the job and `--tile-bytes`.
+    """Shapes of one job's tiles and what they hold; a pure function of the job and `--tile-bytes`."""
 
-    Attributes:
-        rows: of a tile.
-        together: candidates of a slab.
-        row_bytes: values of the tail for one candidate and one row that are held at once.
-        short: the route goes through touched units.
-    """
-
-    rows: int
-    together: int
-    row_bytes: int
-    short: bool
+    rows: int  # of a tile
+    together: int  # candidates of a slab
+    row_bytes: int  # values of the tail for one candidate and one row that are held at once
+    short: bool  # the route goes through touched units
 
     @property
     def tile_bytes(self) -> int:
@@ -165,31 +152,22 @@ class TailFitness(Fitness):
             kernel: values (W, 1) that the search starts from.
             rows: their inputs are the features (n, F).
             weights: features are places in the flat vector (W,), units are not used.
-            particles: of the swarm.
-            tiling: shapes asked for.
+            particles, tiling: of the swarm, and shapes asked for.
             misses, wanted: as of `engine.fitness.last_dense.TiledFitness`.
         """
-        self._tail = tail
-        self._rows = rows
-        self._misses, self._wanted = misses, wanted
+        self._tail, self._misses, self._wanted = tail, misses, wanted
         # With blocks of one row groups fill nothing up: a row takes longer here than what is known of it to travel.
         self._block = SUM_ROWS if wanted is None else 1
-        self._old = weights.old
+        self._old, self._places = weights.old, weights.feature
         self._flat = np.ascontiguousarray(kernel[:, 0])
         self._route = plan_short(tail, weights.feature)
         self._groups = None if self._route is None else group_weights(self._route, tail.space, weights.feature)
         per_row = held_bytes(tail.cut, self._route, self._groups)
         self.shapes = plan_shapes(per_row, self._route, tail.folds, len(rows.labels), particles, tiling)
-        self.tiles, self.together = self.shapes.cut(particles, len(rows.labels)), self.shapes.together
-        self.sums = wanted.count if wanted else 6 if misses else 4
+        tiles = self.shapes.cut(particles, len(rows.labels))
+        super().__init__(rows, tiles, self.shapes.together, sum_count(wanted, misses))
         self._classes = rows.logits.shape[1]
-        self._places = weights.feature
-        self._prepared: dict[tuple[int, int], tuple[tuple[slice, slice] | Grouped, tuple[Any, ...]]] = {}
-        self._programs: dict[tuple[Any, ...], Callable[..., Any]] = {}
-        if self._route is None:
-            self._evaluate = backend.tail_program(self._in_place)
-        else:
-            self._evaluate = backend.tail_program(self._short)
+        self._evaluate = backend.tail_program(self._in_place if self._route is None else self._short)
 
     def start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
         """See `Fitness`."""
@@ -201,19 +179,13 @@ class TailFitness(Fitness):
             change = np.zeros((slab, part.shape[1] + 1), dtype=np.float32)
             change[: len(part), :-1] = part.astype(np.float64) - self._old.astype(np.float64)
             filled = np.ascontiguousarray(change[:, self._groups.slots].transpose(1, 0, 2))
-        if rows not in self._prepared:
-            self._prepared[rows] = self._prepare(slice(*rows))
-        blocks, constants = self._prepared[rows]
+        blocks, constants = self._prepared(rows)
         arguments = (backend.on_device(filled), *constants, *self._tail.constants)
-        key = tuple(tuple(constant.shape) for constant in constants)
-        program = self._programs.get(key)
-        if program is None:
-            program = self._programs[key] = backend.for_shapes(self._evaluate, arguments)
-        results = program(*arguments)
+        shapes = tuple(tuple(constant.shape) for constant in constants)
+        results = self._once(shapes, lambda: backend.for_shapes(self._evaluate, arguments))(*arguments)
 
         def finish() -> Float64:
-            if isinstance(blocks, Grouped):
-                assert self._wanted is not None
+            if self._wanted is not None:
                 return group_sums(self._wanted, blocks, results)[: len(part)]
             # Added row by row of a C-contiguous array: the order does not depend on the number of candidates.
             sums = [values[:, kind].sum(axis=-1) for values in map(np.asarray, results) for kind in blocks]
@@ -223,27 +195,20 @@ class TailFitness(Fitness):
 
     def _prepare(self, where: slice) -> tuple[tuple[slice, slice] | Grouped, tuple[Any, ...]]:
         """The blocks of negative and positive rows of a tile, or of wanted groups, and its constants on the device."""
-        wanted = self._wanted
-        kinds: tuple[slice, slice] | Grouped
-        if wanted is None:
-            kinds, place, size = arrange(self._rows.negative[where])
-        else:
-            kinds = arrange_groups(self._rows.negative[where], self._rows.labels[where], self._classes, self._block)
-            place, size = kinds.place, kinds.size
-        features = np.zeros((size, self._rows.inputs.shape[1]), dtype=np.float32)
-        features[place] = self._rows.inputs[where]
+        rows, wanted = self._rows, self._wanted
+        kinds, place, size = arrange_rows(rows, where, wanted, self._block)
+        features = np.zeros((size, rows.inputs.shape[1]), dtype=np.float32)
+        features[place] = rows.inputs[where]
         labels = np.zeros(size, dtype=np.int32)
-        labels[place] = self._rows.labels[where]
+        labels[place] = rows.labels[where]
         real = np.zeros(size, dtype=np.float32)
         real[place] = 1.0
         if wanted is not None and wanted.soft:
             before = np.zeros((wanted.soft, size), dtype=np.float32)
-            before[:, place] = wanted.before(self._rows.logits[where], self._rows.labels[where])
+            before[:, place] = wanted.before(rows.logits[where], rows.labels[where])
             real = np.concatenate([real[None], before])
-        judged = backend.on_device(labels), backend.on_device(real)
-        if self._route is None:
-            return kinds, (*judged, backend.on_device(self._flat), backend.on_device(features))
-        return kinds, (*judged, backend.on_device(self._flat), *self._base(features))
+        known = tuple(map(backend.on_device, (labels, real, self._flat)))
+        return kinds, (*known, *(self._base(features) if self._route else (backend.on_device(features),)))
 
     def _base(self, features: Float32) -> tuple[Any, ...]:
         """What does not depend on the candidate, on the short way, of features (n, F)."""

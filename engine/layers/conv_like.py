@@ -105,7 +105,7 @@ def _frame(layer: Any, places: Sequence[int]) -> tuple[list[tuple[int, int]], li
     settings = zip(places, layer.kernel_size, _each(layer, "strides"), _each(layer, "dilation_rate"), strict=True)
     for length, size, stride, dilation in settings:
         span = (size - 1) * dilation + 1
-        out = _length(length, size, stride, dilation, layer.padding)
+        out = -(-length // stride) if layer.padding in ("same", "causal") else (length - span) // stride + 1
         missing = max((out - 1) * stride + span - length, 0) if layer.padding == "same" else 0
         pads.append((span - 1, 0) if layer.padding == "causal" else (missing // 2, missing - missing // 2))
         sizes.append(out)
@@ -116,9 +116,3 @@ def _each(layer: Any, name: str) -> tuple[int, ...]:
     """A setting of a layer for each of its axes."""
     value = getattr(layer, name)
     return tuple(value) if isinstance(value, (tuple, list)) else (value,) * len(layer.kernel_size)
-
-
-def _length(length: int, kernel: int, stride: int, dilation: int, padding: str) -> int:
-    if padding in ("same", "causal"):
-        return -(-length // stride)
-    return (length - (kernel - 1) * dilation - 1) // stride + 1

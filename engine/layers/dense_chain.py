@@ -26,6 +26,8 @@ _PASSING = frozenset(["Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropo
 """Layers that do nothing when a model is used."""
 
 
+_compiled = functools.cache(backend.compiled)
+
 NARROW = 32
 """Units below which a product has rows in front after all: with few rows in its result, its bits would depend on the
 number of threads."""
@@ -38,19 +40,12 @@ def turned(values: Any) -> Any:
 
 @dataclass(frozen=True)
 class DenseLayer:
-    """One layer of a chain.
+    """One layer of a chain."""
 
-    Attributes:
-        kernel: path of its kernel (I, U).
-        bias: path of its bias (U,); None where it has none.
-        activation: elementwise, by Keras' name; `linear` of the last layer, whose activation the head has.
-        tuned: a tuning changes it.
-    """
-
-    kernel: str
-    bias: str | None
-    activation: str
-    tuned: bool = True
+    kernel: str  # path of its kernel (I, U)
+    bias: str | None  # path of its bias (U,); None where it has none
+    activation: str  # elementwise, by Keras' name; `linear` of the last layer, whose activation the head has
+    tuned: bool = True  # a tuning changes it
 
     @property
     def name(self) -> str:
@@ -89,7 +84,7 @@ class DenseChain:
 
     @property
     def tuned_values(self) -> int:
-        """How many numbers a tuning changes."""
+        """Numbers that a tuning changes."""
         return sum(self.values[path].size for path in self.tuned)
 
     @property
@@ -122,13 +117,10 @@ class DenseChain:
         """Numbers of a row that a search keeps of each tuning: pre-activations of the first layer."""
         return int(self.values[self.layers[0].kernel].shape[1])
 
-    @property
-    def unfolded_bytes(self) -> int:
-        """As of `engine.layers.tail_chain.TailChain`: none."""
-        return 0
+    unfolded_bytes = 0  # see `engine.layers.tail_chain.TailChain`
 
     def attached(self, tail: Any) -> DenseChain:
-        """The chain itself, which needs nothing of the model; see `engine.layers.tail_chain.TailChain.attached`."""
+        """The chain itself, which needs nothing of the model; see `TailChain.attached`."""
         del tail
         return self
 
@@ -191,7 +183,7 @@ class DenseChain:
         """What is the same for all candidates, of inputs (n, D): pre-activations (R + 1, U, n) of the first layer, as
         it is and of each tuning, as they are linear in the shares.
         """
-        return _first_program()(inputs, *weights)
+        return _compiled(_pre_activations)(inputs, *weights)
 
     def mixed_logits(self, shares: Any, values: Any, weights: Any) -> Any:
         """Logits (h, C, n) of h candidates with shares (h, R + 1), from what `first_mixed` made.
@@ -206,12 +198,6 @@ class DenseChain:
             for offset in bias:
                 result = result + offset[..., None]
         return result
-
-
-@functools.cache
-def _first_program() -> Callable[..., Any]:
-    program: Callable[..., Any] = backend.compiled(_pre_activations)
-    return program
 
 
 def _pre_activations(inputs: Any, kernel: Any, bias: Any = None) -> Any:

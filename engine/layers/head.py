@@ -19,31 +19,12 @@ EPSILON = 1e-7
 
 ELEMENTWISE = frozenset(
     [
-        "linear",
-        "sigmoid",
-        "hard_sigmoid",
-        "relu",
-        "relu6",
-        "leaky_relu",
-        "elu",
-        "selu",
-        "celu",
-        "gelu",
-        "silu",
-        "mish",
-        "softplus",
-        "softsign",
-        "tanh",
-        "exponential",
-        "hard_silu",
-        "hard_tanh",
-        "tanh_shrink",
-        "hard_shrink",
-        "soft_shrink",
-        "squareplus",
-        "log_sigmoid",
+        *("linear", "exponential", "softplus", "softsign", "squareplus", "tanh", "hard_tanh", "tanh_shrink"),
+        *("sigmoid", "hard_sigmoid", "log_sigmoid", "silu", "hard_silu", "mish", "gelu"),
+        *("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "hard_shrink", "soft_shrink"),
     ]
 )
+"""Activations of Keras that take each number by itself."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +55,7 @@ def activation_name(activation: Any) -> str | None:
 
 
 def head_of(activation: str, loss: TrainingLoss, path: Path) -> Head:
-    """The head of a model whose last activation is known by name.
-
-    Raises:
-        InputError: softmax with binary cross-entropy.
-    """
+    """The head of a model whose last activation is known by name."""
     if loss.name == "binary_crossentropy":
         if activation == "softmax":
             raise InputError(f"{path}: softmax with binary cross-entropy, expected categorical cross-entropy")

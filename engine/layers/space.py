@@ -18,16 +18,11 @@ class Space:
     """Arrays one after the other, each flattened in C order, W numbers in all.
 
     They travel as a matrix, the kernel (W / columns, columns), and an index (K, 2) names places in it.
-
-    Attributes:
-        shapes: of the arrays, by path.
-        title: what they are, for messages.
-        columns: of the kernel; with one the first number of an index is a place in the flat vector.
     """
 
-    shapes: dict[str, tuple[int, ...]]
-    title: str
-    columns: int
+    shapes: dict[str, tuple[int, ...]]  # of the arrays, by path
+    title: str  # what they are, for messages
+    columns: int  # of the kernel; with one the first number of an index is a place in the flat vector
 
     @functools.cached_property
     def paths(self) -> tuple[str, ...]:
@@ -61,11 +56,7 @@ class Space:
         )
 
     def index_of(self, patch: Patch, source: str) -> Int64:
-        """The places (K, 2) that a patch is about.
-
-        Raises:
-            InputError: it is about another array, or a place outside one; names `source`.
-        """
+        """The places (K, 2) that a patch is about; errors name its `source`."""
         start = dict(zip(self.paths, self.offsets.tolist(), strict=False))
         for path, flat in zip(patch.weight, patch.flat_index.tolist(), strict=True):
             if path not in start:

@@ -66,20 +66,12 @@ def most_live(steps: Sequence[Step], size: Mapping[int, int], start: Collection[
 
 
 class Tail:
-    """The tail as functions to be traced.
+    """The tail as functions to be traced, of a graph that is cut before the first layer under repair.
 
-    Weights that are not under repair count as they are when they are first used.
+    Weights that are not under repair are arguments of every program, as they are when they are first used.
     """
 
     def __init__(self, head: Head, space: Space, variables: Sequence[Any], cut: GraphCut) -> None:
-        """Collect the variables that it reads; those that are not under repair are arguments of every program.
-
-        Args:
-            head: how the loss follows from the output.
-            space: the weights under repair.
-            variables: Keras variables of the same.
-            cut: the graph, cut before the first of their layers.
-        """
         self.head, self.space, self.variables, self.cut = head, space, tuple(variables), cut
         wanted = {id(variable) for variable in variables}
         others = {

@@ -31,28 +31,17 @@ class TailChain:
     """Weights of any layers with all that they can change; it has the interface of `DenseChain`.
 
     It travels without the tail, which is a part of a model: `attached` brings it together with one of the same model.
-
-    Attributes:
-        head: what follows the logits.
-        classes: C.
-        tuned: paths of the weights that a tuning changes, in the order of the tail's.
-        values: those, and the bias that offsets go into, as they are, float32, by path.
-        offsets: path of the bias that offsets of labels are folded into; None where there is none.
-        width: F, numbers of a row's features.
-        widest: most numbers of a row that one step of the tail makes, or of its features.
-        all_values: numbers of a row that all steps make together.
-        tail: of the model in this process; None after a journey.
     """
 
-    head: Head
-    classes: int
-    tuned: tuple[str, ...]
-    values: Mapping[str, Float32]
-    offsets: str | None
-    width: int
-    widest: int
-    all_values: int
-    tail: Tail | None
+    head: Head  # what follows the logits
+    classes: int  # C
+    tuned: tuple[str, ...]  # paths of the weights that a tuning changes, in the order of the tail's
+    values: Mapping[str, Float32]  # those, and the bias that offsets go into, as they are, float32, by path
+    offsets: str | None  # path of the bias that offsets of labels are folded into; None where there is none
+    width: int  # F, numbers of a row's features
+    widest: int  # most numbers of a row that one step of the tail makes, or of its features
+    all_values: int  # numbers of a row that all steps make together
+    tail: Tail | None  # of the model in this process; None after a journey
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the tail."""

@@ -19,46 +19,31 @@ from engine.layers import conv_like, dense_like
 from engine.layers.head import ELEMENTWISE, activation_name
 from engine.models.graph import GraphCut, Step, uses
 
-_POOLING = (
-    keras.layers.MaxPooling1D,
-    keras.layers.MaxPooling2D,
-    keras.layers.MaxPooling3D,
-    keras.layers.AveragePooling1D,
-    keras.layers.AveragePooling2D,
-    keras.layers.AveragePooling3D,
-    keras.layers.GlobalAveragePooling1D,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalAveragePooling3D,
-    keras.layers.GlobalMaxPooling1D,
-    keras.layers.GlobalMaxPooling2D,
-    keras.layers.GlobalMaxPooling3D,
-    keras.layers.ZeroPadding1D,
-    keras.layers.ZeroPadding2D,
-    keras.layers.ZeroPadding3D,
-    keras.layers.UpSampling1D,
-    keras.layers.UpSampling2D,
-    keras.layers.UpSampling3D,
+_POOLING = tuple(
+    getattr(keras.layers, f"{kind}{axes}D")
+    for kind in (
+        "MaxPooling",
+        "AveragePooling",
+        "GlobalMaxPooling",
+        "GlobalAveragePooling",
+        "ZeroPadding",
+        "UpSampling",
+    )
+    for axes in (1, 2, 3)
 )
 _ELEMENTWISE = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU, keras.layers.Dropout)
 
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """How touched units travel.
+    """How touched units travel."""
 
-    Attributes:
-        first: the step under repair.
-        chain: steps behind it that keep units apart.
-        joint: the linear step that mixes them again; None where they are put back among the others as they are.
-        rest: the steps behind that, from the value `number` on.
-        number: of the value that they start from.
-    """
-
-    first: Step
-    chain: tuple[Step, ...]
+    first: Step  # the step under repair
+    chain: tuple[Step, ...]  # steps behind it that keep units apart
+    # the linear step that mixes them again; None where they are put back among the others as they are
     joint: Step | None
-    rest: tuple[Step, ...]
-    number: int
+    rest: tuple[Step, ...]  # the steps behind that, from the value `number` on
+    number: int  # of the value that they start from
 
     @property
     def family(self) -> Any:

@@ -25,6 +25,7 @@ import numpy as np
 from engine import backend
 from engine.backend import keras, ops
 from engine.core.types import Float32, Float64, Int64
+from engine.layers.conv_like import CONVOLUTIONS
 from engine.layers.head import row_losses
 from engine.layers.tail import Tail, unpack
 from engine.models.graph import Step
@@ -36,43 +37,26 @@ PASS_BYTES = 1 << 30
 """Values of the tail that a gradient pass holds at once, at most (one row is always taken)."""
 
 _CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
+    *CONVOLUTIONS,
+    *(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
+    *(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose),
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Tap:
-    """A step that holds weights under repair.
+    """A step that holds weights under repair."""
 
-    Attributes:
-        step: one call of a layer.
-        weights: their numbers among the weights under repair.
-        linear: the layer is linear in its weights.
-    """
-
-    step: Step
-    weights: tuple[int, ...]
-    linear: bool
+    step: Step  # one call of a layer
+    weights: tuple[int, ...]  # their numbers among the weights under repair
+    linear: bool  # the layer is linear in its weights
 
 
 class ImpactPasses:
-    """Compiled passes for the sums of one tail."""
+    """Passes for the sums of one tail, compiled on first use."""
 
     def __init__(self, tail: Tail, batch_rows: int, *, normalised: bool = True) -> None:
-        """Plan the passes; they compile on first use.
-
-        Args:
-            tail: of the model under repair.
-            batch_rows: rows of a pass at most.
-            normalised: False leaves out the division by the sum over a unit's inputs, for comparison.
-        """
+        """Passes have `batch_rows` at most; not `normalised`, nothing is divided by sums over the inputs of a unit."""
         self._tail = tail
         self._normalised = normalised
         number = {id(variable): position for position, variable in enumerate(tail.variables)}

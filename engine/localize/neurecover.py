@@ -45,18 +45,12 @@ ROWS = 64
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """The step of a training between two checkpoints.
+    """The step of a training between two checkpoints."""
 
-    Attributes:
-        earlier, later: weights of the chain, by path.
-        others: sum, over the arrays of the model that the chain does not have, of their mean |difference|.
-        was, became: classes (n,) that the checkpoints predict for the rows of a repair.
-    """
-
-    earlier: Mapping[str, Float32]
+    earlier: Mapping[str, Float32]  # earlier, later: weights of the chain, by path
     later: Mapping[str, Float32]
-    others: float
-    was: Int64
+    others: float  # sum, over the arrays of the model that the chain does not have, of their mean |difference|
+    was: Int64  # was, became: classes (n,) that the checkpoints predict for the rows of a repair
     became: Int64
 
     def worse(self, labels: Int64) -> Int64:
@@ -68,11 +62,7 @@ class Training:
         return np.flatnonzero((self.was != labels) & (self.became == labels))
 
     def distances(self) -> dict[str, float]:
-        """D of each weight of the chain, by path.
-
-        Raises:
-            InputError: all weights are the same in both.
-        """
+        """D of each weight of the chain, by path; refused where all weights are the same in both."""
         moved = {path: float(np.abs(_step(self, path)).mean(dtype=np.float64)) for path in self.later}
         total = sum(moved.values()) + self.others
         if not total:
@@ -82,15 +72,10 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Traces:
-    """What rows of one kind say of the kernels of a chain.
+    """What rows of one kind say of the kernels of a chain."""
 
-    Attributes:
-        impact: F of each kernel (I, U), by path, float64.
-        gradient: |G| of the same.
-    """
-
-    impact: Mapping[str, Float64]
-    gradient: Mapping[str, Float64]
+    impact: Mapping[str, Float64]  # F of each kernel (I, U), by path, float64
+    gradient: Mapping[str, Float64]  # |G| of the same
 
     def shares(self) -> dict[str, float]:
         """N of each kernel; all 0 where no row reaches any."""
@@ -101,19 +86,12 @@ class Traces:
 
 @dataclass(frozen=True, eq=False)
 class Blame:
-    """The weights to blame.
+    """The weights to blame."""
 
-    Attributes:
-        suspicion: susp of each kernel that may be changed, by path.
-        looked_at: k of the same.
-        places: (K,) flat places of the same, the largest forward impact on `worse` first.
-        worse, better: how many rows of either kind there were.
-    """
-
-    suspicion: Mapping[str, float]
-    looked_at: Mapping[str, int]
-    places: Mapping[str, Int64]
-    worse: int
+    suspicion: Mapping[str, float]  # susp of each kernel that may be changed, by path
+    looked_at: Mapping[str, int]  # k of the same
+    places: Mapping[str, Int64]  # (K,) flat places of the same, the largest forward impact on `worse` first
+    worse: int  # worse, better: how many rows of either kind there were
     better: int
 
     @property
@@ -132,14 +110,8 @@ class Blame:
 def blame(chain: DenseChain, inputs: Float32, labels: Int64, training: Training) -> Blame:
     """Find the weights of the tuned layers of a chain that a step of the training spoilt.
 
-    Args:
-        chain: with the weights as they are.
-        inputs: (n, D) rows of a repair: what the model gets wrong, and what must not break.
-        labels: (n,) true classes.
-        training: two checkpoints, with what they predict for these rows.
-
-    Raises:
-        InputError: no row got worse, or none better; the checkpoints are the same; or no weight is left.
+    Inputs (n, D) and labels (n,) are rows of a repair: what the model gets wrong, and what must not break. Refused are
+    rows of which none got worse or none better, equal checkpoints, and where no weight is left to blame.
     """
     worse, better = training.worse(labels), training.better(labels)
     if not len(worse) or not len(better):

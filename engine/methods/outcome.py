@@ -25,7 +25,7 @@ from engine.metrics import against
 from engine.metrics.accuracy import compare
 from engine.metrics.promise import frontier_of
 from engine.metrics.requirements import check_requirements
-from engine.passes.batching import batched, predicted_classes
+from engine.passes.classes import batched, predicted_classes
 from engine.passes.sizes import PASS_ROWS
 from engine.problem.case import SeenRows
 

@@ -1,4 +1,5 @@
-"""From the outputs of a model to classes: a row is of the class of its largest output, which must be a finite number.
+"""Rows in batches of one fixed shape, and the classes of outputs: a row is of the class of its largest output, which
+must be a finite number.
 
 Softmax makes not-a-number of a row with an infinite logit, so that rows are judged alike by logits and by outputs. Of
 the other outputs of a row -inf is a number: models put it where a class is impossible.
@@ -6,7 +7,7 @@ the other outputs of a row -inf is a number: models put it where a class is impo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,26 @@ def known_classes(scores: Any) -> Int64:
     if missing.any():
         raise NotNumbersError(int(missing.argmax()))
     return classes
+
+
+def predicted_classes(head: Head, logits: Float32) -> Int64:
+    """Classes (n,) of logits (n, C): argmax of the scores, first index on ties."""
+    return known_classes(scores_of(head, logits))
+
+
+def batches(rows: Float32, size: int) -> Iterator[tuple[Any, int]]:
+    """Cut rows (n, ...) into batches of one fixed size, the last filled up with zeros; yields (batch, real rows)."""
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        count = len(part)
+        if count < size:
+            full = np.zeros((size, *rows.shape[1:]), dtype=np.float32)
+            full[:count] = part
+            part = full
+        yield backend.on_device(part), count
+
+
+def batched(program: Callable[[Any], Any], rows: Float32, size: int) -> Float32:
+    """What a pass gives for rows (n, ...), n at least 1, in batches of one fixed size; see `batches`."""
+    found: Float32 = np.concatenate([np.asarray(program(batch))[:count] for batch, count in batches(rows, size)])
+    return found

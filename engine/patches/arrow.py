@@ -1,4 +1,4 @@
-"""Patches as files: an Arrow file with one row per weight or per whole tensor, or the `weights.csv` of a repair.
+"""Patches as files: an Arrow file with one row per weight or per whole tensor.
 
 A file of version 1 has the columns of `SCHEMA`, one row per weight, and no version in its metadata. One of version 2
 has those of `engine.patches.tensors.SCHEMA`, one row per tensor. A patch is written as version 2 exactly when it covers
@@ -8,12 +8,10 @@ a file of version 1, and so do weights whose shape is not known because they com
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +19,10 @@ import pyarrow.ipc
 
 from engine.core.errors import InputError
 from engine.core.files import replace_file
-from engine.core.types import Float32, Int64
+from engine.core.types import Int64
 from engine.patches import tensors
 from engine.patches.patch import Patch, merge_rows
 from engine.patches.tensors import Shapes, whole_weights
-
-if TYPE_CHECKING:
-    from engine.models.load import LoadedModel
 
 
 def _field(name: str, kind: pa.DataType, text: str) -> pa.Field:
@@ -201,81 +196,6 @@ def _columns(table: pa.Table, schema: pa.Schema, source: str) -> dict[str, pa.Ar
             raise InputError(f"{source}: column {item.name!r} has {nulls} missing values, expected none")
         columns[item.name] = column
     return columns
-
-
-def patch_of_weights_csv(path: Path, model: LoadedModel) -> Patch:
-    """Read the `layer,i,j,value,repaired` rows that `optimize` and the toolkit write, as a patch of a model.
-
-    (i, j) is a position in the layer's first weight, as in the toolkit. LF, a `#` header and blank lines are accepted.
-    """
-    kernels: dict[int, tuple[str, Float32]] = {}
-    found: dict[tuple[str, int], int] = {}
-    old: list[np.float32] = []
-    new: list[np.float32] = []
-    for number, row in _csv_rows(path):
-        where = f"{path}: row {number}"
-        try:
-            layer, i, j = map(int, row[:3])
-            with np.errstate(over="ignore"):  # infinity is refused below
-                value, repaired = map(np.float32, row[3:])
-        except ValueError:
-            raise InputError(
-                f"{where} is {','.join(row)!r}, expected layer,i,j,value,repaired as `optimize` writes"
-            ) from None
-        if layer not in kernels:
-            kernels[layer] = _first_weight(model, layer, where)
-        weight, kernel = kernels[layer]
-        rows, units = kernel.shape
-        if not (0 <= i < rows and 0 <= j < units):
-            raise InputError(f"{where} is weight ({i}, {j}), expected a position inside {rows}x{units} of {weight!r}")
-        if value.tobytes() != kernel[i, j].tobytes():
-            raise InputError(
-                f"{where} has the value {value!s} for ({i}, {j}) of {weight!r}, expected {kernel[i, j]!s} as in "
-                f"{model.path}"
-            )
-        if not np.isfinite(repaired):
-            raise InputError(f"{where} would set ({i}, {j}) of {weight!r} to {repaired!s}, expected a finite value")
-        key = (weight, i * units + j)
-        if key in found:
-            raise InputError(f"{path}: rows {found[key]} and {number} are both ({i}, {j}) of {weight!r}, expected one")
-        found[key] = number
-        old.append(kernel[i, j])
-        new.append(repaired)
-    return Patch(
-        tuple(weight for weight, _ in found),
-        np.array([flat for _, flat in found], np.int64),
-        np.array(old, np.float32),
-        np.array(new, np.float32),
-    )
-
-
-def _csv_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Number, from 1, and cells of every row that is neither blank nor a comment."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected the weights.csv that `optimize` writes")
-    try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (UnicodeDecodeError, csv.Error):
-        raise InputError(f"{path}: not comma-separated text, expected rows of layer,i,j,value,repaired") from None
-    return [(n, row) for n, row in enumerate(rows, start=1) if row and not row[0].lstrip().startswith("#")]
-
-
-def _first_weight(model: LoadedModel, layer: int, where: str) -> tuple[str, Float32]:
-    """Path and values (inputs, units) of the first weight of the layer with the toolkit's number."""
-    # TensorFlow takes seconds, and a patch file can be read without.
-    from engine.models.weight_paths import weight_variables
-
-    layers = model.model.layers
-    if not 0 <= layer < len(layers):
-        raise InputError(f"{where} is about layer {layer}, expected 0 to {len(layers) - 1} as in {model.path}")
-    for first in layers[layer].weights[:1]:
-        for path, variable in weight_variables(model.model).items():
-            if variable is first and len(variable.shape) == 2 and variable.dtype == "float32":
-                return path, np.asarray(variable)
-    raise InputError(
-        f"{where} is about layer {layer} ({layers[layer].name}), expected a layer whose first weight is a matrix of "
-        "float32"
-    )
 
 
 def _positions(patch: Patch, shapes: Shapes) -> pa.ListArray:

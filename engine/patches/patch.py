@@ -121,15 +121,19 @@ def applied(patch: Patch, path: str, array: Float32) -> Float32:
     places, old = patch.flat_index[rows], patch.old[rows]
     if len(outside := places[(places < 0) | (places >= flat.size)]):
         raise InputError(f"{path!r}: the patch has index {outside[0]}, expected 0 to {flat.size - 1}")
-    wrong = np.flatnonzero(_bits(flat[places]) != _bits(old))
-    if len(wrong):
-        row = wrong[0]
+    if (row := first_other(flat[places], old)) is not None:
         raise InputError(
             f"{path!r} at index {places[row]} is {flat[places[row]]!s}, "
             f"expected {old[row]!s} as when the patch was made"
         )
     flat[places] = patch.new[rows]
     return flat.reshape(array.shape)
+
+
+def first_other(values: Float32, expected: Float32) -> int | None:
+    """The first of the values (K,) whose bits are not those expected."""
+    wrong = np.flatnonzero(_bits(values) != _bits(expected))
+    return int(wrong[0]) if len(wrong) else None
 
 
 def revert(patch: Patch) -> Patch:

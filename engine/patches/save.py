@@ -27,7 +27,7 @@ from engine.core.types import Float32
 from engine.models import hdf5, savedmodel
 from engine.models.load import LoadedModel, fingerprint_of
 from engine.models.weight_paths import weight_variables
-from engine.patches.patch import Patch
+from engine.patches.patch import Patch, first_other
 
 REPAIRED = {"keras": "model.keras", "h5": "model.h5"}
 
@@ -114,10 +114,8 @@ def _patched(
     if value.dtype != np.float32:
         raise InputError(f"{source.path}: found {path!r} stored as {value.dtype}, expected float32 to be patched")
     flat = np.array(value, order="C").reshape(-1)
-    places, old = patch.flat_index[rows], patch.old[rows].astype(np.float32)
-    wrong = np.flatnonzero(flat[places].view(np.uint32) != old.view(np.uint32))
-    if len(wrong):
-        first = wrong[0]
+    places, old = patch.flat_index[rows], patch.old[rows]
+    if (first := first_other(flat[places], old)) is not None:
         raise InputError(
             f"{source.path}: found {flat[places[first]]!s} in {path!r} at index {places[first]}, expected "
             f"{old[first]!s} as when the patch was made"

@@ -20,10 +20,8 @@ from engine.core.types import Float32, Int64, Uint8
 from engine.data.image_set import row_order, rows_fingerprint
 from engine.fitness.rows import SearchRows, Weights
 from engine.layers.head import Head
-from engine.localize.last_dense import Impact
-from engine.localize.sums import Sums
-from engine.passes.batching import predicted_classes
-from engine.passes.classes import classes_of, scores_of
+from engine.localize.fronts import Impact, Sums
+from engine.passes.classes import classes_of, predicted_classes, scores_of
 from engine.passes.runners import LayerPasses
 from engine.passes.sizes import PASS_ROWS
 from engine.targets.model_runner import ModelRunner
@@ -145,7 +143,7 @@ def find_case(
         chunk: repair rows, in any order.
         label: under repair.
         more_positives: further rows; those the model gets right must not break either.
-        num_grad: size of the pool of `engine.localize.last_dense.localize`.
+        num_grad: size of the pool of `engine.localize.fronts.localize`.
         impact: kind of forward impact.
         fronts: number of Pareto fronts.
 

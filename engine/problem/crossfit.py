@@ -30,7 +30,7 @@ from engine.layers.weight_stats import WeightStats
 from engine.metrics.accuracy import LabelChange, paired_changes
 from engine.metrics.promise import Frontier, frontier_of
 from engine.metrics.requirements import Requirement
-from engine.passes.batching import predicted_classes
+from engine.passes.classes import predicted_classes
 from engine.problem.case import LayerInputs, RepairCase, SeenRows
 from engine.problem.crossfit_settings import CrossFitSettings as CrossFitSettings  # noqa: PLC0414 - its users find it here
 from engine.problem.problem import Problem

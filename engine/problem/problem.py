@@ -23,7 +23,7 @@ from engine.layers.head import Head
 from engine.layers.tail import Tail
 from engine.layers.tail_chain import TailChain
 from engine.layers.weight_stats import WeightStats
-from engine.passes.batching import predicted_classes
+from engine.passes.classes import predicted_classes
 from engine.problem.case import RepairCase
 from engine.search import loop
 from engine.search.loop import SearchSettings, SearchState

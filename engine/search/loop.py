@@ -114,18 +114,9 @@ def advance_together(
     """Advance searches on the same rows and weights, with swarms of one size, by shared evaluations.
 
     At most `TOGETHER` swarms are evaluated in one call; when one ends the next takes its place. Each search ends as it
-    would alone, because a candidate's sums do not depend on its company.
-
-    Args:
-        searches: S searches.
-        states: of each.
-        evaluate: of any number of candidates.
-        seconds: return when so many have passed; at least one iteration is run.
-        resident: the same evaluation for particle swarms that stay on the device, as those of long searches then do; no
-            bit changes.
-
-    Returns:
-        The new states and the iterations run, one list per search.
+    would alone, because a candidate's sums do not depend on its company. Returned are the new states and the iterations
+    run, when all are over or `seconds` have passed (at least one iteration is run). `resident` is the same evaluation
+    for particle swarms that stay on the device, as those of long searches then do; no bit changes.
     """
     states = list(states)
     kept = (isinstance(search.settings.swarm, SwarmSettings) for search in searches)
@@ -158,15 +149,8 @@ def advance_together(
 
 
 def offers(search: Search, state: SearchState, evaluate: Evaluate, count: int) -> list[Offer]:
-    """The best few distinct candidates of a search, best first: of those that get as many rows right, the fittest.
-
-    The first is `result`, also where others are as fit.
-
-    Args:
-        search: what was searched.
-        state: its end.
-        evaluate: as in the search.
-        count: at most so many.
+    """The best few distinct candidates of an ended search, at most `count`, best first: of those that get as many rows
+    right, the fittest. The first is `result`, also where others are as fit.
     """
     if count == 1:
         return [Offer(state.swarm.global_fitness, result(state))]
@@ -208,11 +192,9 @@ def _placed(resident: Resident, search: Search, state: SearchState) -> ResidentS
 
 def _block(search: Search, state: SearchState, here: ResidentSwarm) -> tuple[SearchState, list[Iteration]]:
     """A block of iterations on the device; the arrays of the state stay there."""
-    from engine.search.resident import Limits
-
     left = search.settings.num_iterations - state.swarm.iteration
     iterations = []
-    for told, values, best_sums in here.advance(Limits(left, search.settings.min_iteration_range)):
+    for told, values, best_sums in here.advance(left, search.settings.min_iteration_range):
         state, iteration = _told(search, state, told, values, best_sums)
         iterations.append(iteration)
     return state, iterations

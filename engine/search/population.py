@@ -23,25 +23,15 @@ from engine.search.settings import PopulationSettings as PopulationSettings  # n
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """What a search, its offers, its records and its checkpoint read; plain arrays and numbers.
+    """What a search, its offers, its records and its checkpoint read; plain arrays and numbers."""
 
-    Attributes:
-        iteration: number of `tell` calls so far.
-        position: shape (P, K), float64, the candidates of this iteration.
-        best_position: shape (P, K), float64, the best of each particle, or of all; what a search offers.
-        best_fitness: shape (P,), float64, of those; -inf before the first `tell`.
-        global_position: shape (K,), float64.
-        global_fitness: best fitness so far.
-        since_gain: iterations since it last rose.
-    """
-
-    iteration: int
-    position: Float64
-    best_position: Float64
-    best_fitness: Float64
-    global_position: Float64
-    global_fitness: float
-    since_gain: int
+    iteration: int  # number of `tell` calls so far
+    position: Float64  # shape (P, K), float64, the candidates of this iteration
+    best_position: Float64  # shape (P, K), float64, the best of each particle, or of all; what a search offers
+    best_fitness: Float64  # shape (P,), float64, of those; -inf before the first `tell`
+    global_position: Float64  # shape (K,), float64
+    global_fitness: float  # best fitness so far
+    since_gain: int  # iterations since it last rose
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,20 +52,13 @@ def ask(state: Population) -> Float32:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """One optimiser: its types and functions, with the name `OPTIMISER` in its module.
+    """One optimiser: its types and functions, with the name `OPTIMISER` in its module."""
 
-    Attributes:
-        settings, state: their types.
-        init: (settings, source, original, stats) -> state.
-        tell: (settings, source, state, fitness) -> state.
-        ask: state -> candidates (P, K) float32.
-    """
-
-    settings: type[PopulationSettings]
+    settings: type[PopulationSettings]  # settings, state: their types
     state: type[Population]
-    init: Callable[..., Any]
-    tell: Callable[..., Any]
-    ask: Callable[[Population], Float32] = ask
+    init: Callable[..., Any]  # (settings, source, original, stats) -> state
+    tell: Callable[..., Any]  # (settings, source, state, fitness) -> state
+    ask: Callable[[Population], Float32] = ask  # state -> candidates (P, K) float32
 
 
 def scattered(particles: int, source: RngKey, original: Float64, stats: WeightStats) -> Float64:

@@ -19,13 +19,9 @@ from engine.search.settings import RandomSettings as RandomSettings  # noqa: PLC
 
 @dataclass(frozen=True, eq=False)
 class RandomState(BoxedPopulation):
-    """A random search between two iterations.
+    """A random search between two iterations."""
 
-    Attributes:
-        mean, std: of what is drawn; shape (K,) where they are not the same for all weights.
-    """
-
-    mean: float | Float64
+    mean: float | Float64  # mean, std: of what is drawn; shape (K,) where they are not the same for all weights
     std: float | Float64
 
 

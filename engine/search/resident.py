@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -64,14 +64,6 @@ def _key(resident: Resident, settings: SwarmSettings, particles: int) -> tuple[A
     return (resident.blocks, shapes, settings.velocity_floor, particles)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """When a block ends: after so many iterations, or without gain for so many, or solved, with all rows right."""
-
-    iterations: int
-    without_gain: int
-
-
 class ResidentSwarm:
     """One swarm in the iterations of a segment."""
 
@@ -119,27 +111,26 @@ class ResidentSwarm:
         key = (*_key(resident, settings, particles), bound.shape)
         if key not in _programs:
             program = _program(resident.changes, resident.blocks, len(resident.arguments), settings.velocity_floor)
-            example = (self._arrays, self._drawn(1), self._limits(Limits(1, 1)), self._numbers, list(self._others))
+            example = (self._arrays, self._drawn(1), self._limits(1, 1), self._numbers, list(self._others))
             if len(_programs) >= KEPT_PROGRAMS:
                 del _programs[next(iter(_programs))]
             _programs[key] = backend.for_shapes(program, example)
         self._program = _programs[key]
 
-    def advance(self, limits: Limits) -> list[tuple[SwarmState, Float64, Float64]]:
-        """Run a block of iterations, at least one.
+    def advance(self, iterations: int, without_gain: int) -> list[tuple[SwarmState, Float64, Float64]]:
+        """Run a block of at least one iteration, which ends after so many, or without gain for so many, or solved.
 
-        Returns:
-            Of each iteration: the state, whose numbers alone are new; the fitness (P,) of the candidates; the sums (4,)
-            of the best.
+        Returns of each iteration the state, whose numbers alone are new; the fitness (P,) of the candidates; the sums
+        (4,) of the best.
         """
-        count = min(limits.iterations, self._block)
+        count = min(iterations, self._block)
         drawn, self._ahead = self._drawn(count) if self._ahead is None else self._ahead, None
-        limited = self._limits(replace(limits, iterations=count))
-        *arrays, rows, run = self._program(self._arrays, drawn, limited, self._numbers, list(self._others))
+        limits = self._limits(count, without_gain)
+        *arrays, rows, run = self._program(self._arrays, drawn, limits, self._numbers, list(self._others))
         self._arrays = arrays
-        if limits.iterations > count:
+        if iterations > count:
             # While the device computes, where a call does not wait for it; of a search that ends they are not used.
-            self._ahead = self._drawn(min(limits.iterations - count, self._block), count)
+            self._ahead = self._drawn(min(iterations - count, self._block), count)
         told = []
         for row in np.array(rows)[: int(np.asarray(run))]:
             best, since_gain = row[-FACTS : 2 - FACTS]
@@ -163,8 +154,8 @@ class ResidentSwarm:
             global_position=global_position[mine].copy(),
         )
 
-    def _limits(self, limits: Limits) -> Any:
-        return backend.on_device(np.array([limits.iterations, limits.without_gain], dtype=np.int32))
+    def _limits(self, iterations: int, without_gain: int) -> Any:
+        return backend.on_device(np.array([iterations, without_gain], dtype=np.int32))
 
     def _drawn(self, count: int, after: int = 0) -> Any:
         """Random numbers (T, 2, P, K) of the iterations `after` so many more; those behind `count` are not used."""

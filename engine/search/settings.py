@@ -26,21 +26,16 @@ Measured on unseen images: a constant worth per positive balances alike for sets
 
 @dataclass(frozen=True)
 class PopulationSettings:
-    """What all optimisers have.
-
-    Attributes:
-        num_particles: P, candidates of an iteration, at least `least`.
-        optimiser: its name in `engine.search.optimisers.OPTIMISERS`.
-        module: of `engine.search`, where it is.
-    """
+    """What all optimisers have."""
 
     least: ClassVar[int] = 1
-    module: ClassVar[str]
+    module: ClassVar[str]  # of `engine.search`, where it is
 
+    # P, candidates of an iteration, at least `least`
     num_particles: int = stated(
         100, "Particles of the swarm, candidates of any other optimiser.", shown="100; CrossFit: 32", swept=True
     )
-    optimiser: str = field(default="", init=False)
+    optimiser: str = field(default="", init=False)  # its name in `engine.search.optimisers.OPTIMISERS`
 
     def __post_init__(self) -> None:
         """Refuse a population that is too small."""
@@ -51,13 +46,10 @@ class PopulationSettings:
 
 @dataclass(frozen=True)
 class BoxedSettings(PopulationSettings):
-    """What optimisers have that can be kept near the weights of the layer.
+    """What optimisers have that can be kept near the weights of the layer."""
 
-    Attributes:
-        bound: how many times as far from 0 as the smallest and largest weight of the layer a candidate's may be, at
-            least 1 (2 in Arachne v2); None sets no bound. See `box`.
-    """
-
+    # how many times as far from 0 as the smallest and largest weight of the layer a candidate's may be, at least 1 (2
+    # in Arachne v2); None sets no bound. See `box`
     bound: float | None = stated(
         None,
         "DE, random: keep weights within this many times the smallest and largest weight of the layer, at least 1 "

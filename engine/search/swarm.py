@@ -45,13 +45,8 @@ class SwarmState(Population):
 
 
 def init(settings: SwarmSettings, source: RngKey, original: Float64, stats: WeightStats) -> SwarmState:
-    """Place the swarm.
-
-    Args:
-        settings: how many particles.
-        source: which random numbers.
-        original: shape (K,), the weights under repair as they are.
-        stats: of all weights of the layer; particles 1.. are drawn from N(mean, std).
+    """Place the swarm around the weights as they are, `original` (K,); particles 1.. are drawn from N(mean, std) of all
+    weights of the layer.
     """
     position = scattered(settings.num_particles, source, original, stats)
     return placed(SwarmState, position, velocity=np.zeros_like(position), bound=stats.range)

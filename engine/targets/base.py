@@ -26,9 +26,7 @@ from engine.layers.head import Head
 from engine.layers.space import Space
 from engine.layers.tail import Tail, features_width
 from engine.layers.weight_stats import WeightStats
-from engine.localize.last_dense import Impact, localize
-from engine.localize.pareto import Localisation
-from engine.localize.pooled import localize_pooled
+from engine.localize.fronts import Impact, Localisation, localize, localize_pooled
 from engine.localize.weights_file import ARROW, CSV, check_inside, read_rows, write_weights
 from engine.models.graph import GraphCut
 from engine.passes.runners import LayerPasses, LayerRunner, TailRunner, features_pass
@@ -112,14 +110,7 @@ class Target(Space):
         return TailRunner(self.tail, batch_rows)
 
     def localise(
-        self,
-        negative: Any,
-        positive: Any,
-        kernel: Float32,
-        *,
-        num_grad: int | None,
-        impact: Impact,
-        fronts: int,
+        self, negative: Any, positive: Any, kernel: Float32, *, num_grad: int | None, impact: Impact, fronts: int
     ) -> Localisation:
         """The weights to blame, by the sums of `layer_passes` over negative and, where `pooled`, positive rows.
 

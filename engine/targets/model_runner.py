@@ -12,11 +12,10 @@ import numpy as np
 from engine import backend
 from engine.core.types import Float32, Float64, Int64
 from engine.layers.tail import Tail
-from engine.localize.sums import Sums
+from engine.localize.fronts import Sums
 from engine.models.inputs import unpack
 from engine.models.loss import TrainingLoss
-from engine.passes.batching import batched
-from engine.passes.classes import known_classes
+from engine.passes.classes import batched, known_classes
 from engine.passes.losses import output_losses
 from engine.passes.runners import LayerPasses
 from engine.passes.sizes import BATCH_ROWS

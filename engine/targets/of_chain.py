@@ -15,7 +15,7 @@ from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.weight_stats import WeightStats
 from engine.models.graph import cut_graph, graph_of
-from engine.passes.batching import batched
+from engine.passes.classes import batched
 from engine.passes.sizes import BATCH_ROWS
 from engine.patches.patch import Patch
 from engine.targets.base import deep_target
@@ -41,10 +41,8 @@ def last_alone(chain: DenseChain, inputs: Float32) -> tuple[DenseChain, Float32]
 
 
 def last_target(chain: DenseChain, inputs: Float32) -> tuple[ModelRunner, Float32]:
-    """The last layer of a chain as a model of its own with its target, and the values (n, U) that reach it from inputs
-    (n, D) of the chain.
-
-    Raises InputError where the layer has an activation of its own in front of the head.
+    """The layer of `last_alone` as a model of its own with its target; refused where it has an activation of its own in
+    front of the head.
     """
     alone, features = last_alone(chain, inputs)
     (layer,) = alone.layers
@@ -68,13 +66,8 @@ def few_weights(chain: DenseChain, inputs: Float32, patch: Patch) -> tuple[Model
     So few weights of a wide layer take few operations for each candidate. Inputs are (n, D) of the chain; the values of
     the patch are not read.
 
-    Returns:
-        The model with its target, whose paths are those of the chain and whose shapes are not; the features (n, F) that
-        reach the target; the places (K, 2) of the weights in it.
-
-    Raises:
-        InputError: a weight is of no kernel of the chain, or the last layer has an activation of its own in front of
-            the head.
+    Returns the model with its target, whose paths are those of the chain and whose shapes are not; the features (n, F)
+    that reach the target; the places (K, 2) of the weights in it.
     """
     kernels = [layer.kernel for layer in chain.layers]
     if unknown := [path for path in patch.paths if path not in kernels]:
@@ -106,19 +99,12 @@ def few_stats(chain: DenseChain, patch: Patch) -> WeightStats:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """What is kept of a layer.
+    """What is kept of a layer."""
 
-    Attributes:
-        layer: whole.
-        reached: inputs that what is kept of the layer before makes.
-        others: further inputs, with weights that may change.
-        units: kept.
-    """
-
-    layer: DenseLayer
-    reached: Int64
-    others: Int64
-    units: Int64
+    layer: DenseLayer  # whole
+    reached: Int64  # inputs that what is kept of the layer before makes
+    others: Int64  # further inputs, with weights that may change
+    units: Int64  # kept
 
     @property
     def path(self) -> str:

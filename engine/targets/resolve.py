@@ -88,13 +88,8 @@ def resolve_tuned(
 ) -> tuple[Target, Chain]:
     """Find weights that are to be tuned and mixed, of any layers: as `resolve_chain` where it has all of them.
 
-    Args:
-        model, loss, classes, path: as of `resolve_target`.
-        names: as of `resolve_target`; a layer stands for all that it learnt. None at all: the Dense layers behind the
-            last layer that is not one.
-
-    Raises:
-        InputError: as `resolve_target` does; or nothing is named and the last layer is no Dense layer.
+    A layer stands for all that it learnt. Refused is what `resolve_target` refuses, and nothing named where the last
+    layer is no Dense layer.
     """
     graph, head = headed(graph_of(model), loss, path)
     wanted = _chosen(model, names, path, whole=True)
@@ -132,7 +127,7 @@ def headed(graph: Graph, loss: TrainingLoss, path: Path) -> tuple[Graph, Head]:
     while True:
         step = next((maker for maker in steps if output in maker.outputs), None)
         if step is None or len(uses(steps, output)) > 0:
-            return replace(graph, output=output), _plain_head(loss, path)
+            return replace(graph, output=output), head_of("linear", loss, path)
         operation = step.operation
         if isinstance(operation, keras.layers.Dropout):
             output = step.inputs[0]
@@ -140,7 +135,7 @@ def headed(graph: Graph, loss: TrainingLoss, path: Path) -> tuple[Graph, Head]:
             continue
         name = _activation_name(step)
         if name is None:
-            return replace(graph, output=output, steps=tuple(steps)), _plain_head(loss, path)
+            return replace(graph, output=output, steps=tuple(steps)), head_of("linear", loss, path)
         if name == "linear" and isinstance(operation, keras.layers.Activation):
             output = step.inputs[0]
             steps.remove(step)
@@ -151,10 +146,6 @@ def headed(graph: Graph, loss: TrainingLoss, path: Path) -> tuple[Graph, Head]:
             return replace(graph, output=step.inputs[0], steps=tuple(steps)), head
         steps[steps.index(step)] = replace(step, linear=True)
         return replace(graph, output=output, steps=tuple(steps)), head
-
-
-def _plain_head(loss: TrainingLoss, path: Path) -> Head:
-    return head_of("linear", loss, path)
 
 
 def _activation_name(step: Step) -> str | None:

@@ -10,23 +10,11 @@ from engine.core.types import Int64, Uint8
 
 
 def folds_of(labels: Int64, digests: Uint8, folds: int, seed: int, data: str) -> Int64:
-    """Divide rows into stratified folds, a pure function of the arguments.
+    """The stratified fold (n,), 0 to folds - 1, of rows with labels (n,) and digests (n, 16) of their pixels: a pure
+    function of the arguments, of which `data` is the fingerprint of the rows.
 
     Rows that are equal in every pixel come into one fold, or one would be judged by a tuning that saw it. The rows of a
     label are dealt in random order, each label going on where the one before stopped, so folds differ by few rows.
-
-    Args:
-        labels: (n,) true classes.
-        digests: (n, 16) of the pixels.
-        folds: K.
-        seed: of the order.
-        data: fingerprint of the rows.
-
-    Returns:
-        (n,) fold of each row, 0 to K - 1.
-
-    Raises:
-        InputError: there are fewer than two folds, or fewer different rows than folds.
     """
     if folds < 2:
         raise InputError(f"folds are {folds}, expected at least 2: rows are judged by tunings that did not see them")

@@ -23,7 +23,7 @@ from engine.data.preprocess import preprocess_images
 from engine.data.writer import write_image_set
 from engine.datasets.fashion_mnist import LABEL_NAMES, read_split
 from engine.fitness.tiling import Tiling
-from engine.localize.last_dense import localize
+from engine.localize.fronts import localize
 from engine.localize.weights_file import write_weights
 from engine.models.load import load_model
 from engine.search.loop import SearchSettings

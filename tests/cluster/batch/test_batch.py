@@ -31,7 +31,7 @@ from cluster.workers.task import Base, TaskRunner
 from engine.core.errors import InputError
 from engine.data.image_set import open_image_set
 from engine.data.outcomes import open_negatives, write_targets
-from engine.localize.last_dense import localize
+from engine.localize.fronts import localize
 from engine.localize.weights_file import write_weights
 from tests.support.batches import CHUNKS, LABELS, MODES, SETTINGS, WORTHS, differences, here, small_batch, weightings
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from engine import backend
-from engine.backend import _programs, processor
+from engine.backend import _programs, environment
 from engine.core.kept import Kept
 
 ROOT = Path(__file__).parents[3]
@@ -139,7 +139,7 @@ def test_programs_of_another_processor_are_not_found(tmp_path: Path, monkeypatch
     for number, flags in enumerate(("fma avx2", "fma avx2 avx512f", "fma avx2")):
         info = tmp_path / str(number)
         info.write_text(f"vendor_id\t: it\ncpu MHz\t: {number}\nmodel\t: 1\nflags\t: {flags}\n\nprocessor\t: 1\n")
-        monkeypatch.setattr(processor, "CPU", info)
+        monkeypatch.setattr(environment, "CPU", info)
         known.add(_programs._environment.__wrapped__())
     assert len(known) == 2
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.fitness import tiling as tiling_module
 from engine.fitness.last_dense import TiledFitness, unit_widths
 from engine.fitness.objective import fitness
 from engine.fitness.rows import SearchRows, Weights
@@ -48,21 +47,11 @@ def test_equals_the_slow_formula(request, name, weights, units):
     index = spread_index(subject.features.shape[1], units, weights, 10, seed=weights)
     assert index.shape == (weights, 2)
     assert len(np.unique(index[:, 1])) == units
-    slow = assert_equals_slow(subject, index, subject.candidates(index, 5, spread=2.0, seed=weights))
+    slow = assert_equals_slow(subject, index, subject.candidates(index, 6, spread=3.0, seed=weights))
     assert slow[0, 2] == 0
     assert slow[0, 3] == (~subject.negative).sum()
-
-
-def test_more_weights_of_a_unit_than_one_matrix_product_takes(quickstart):
-    index = spread_index(96, 2, 168, 10)
-    assert_equals_slow(quickstart, index, quickstart.candidates(index, 5, spread=2.0))
-
-
-def test_candidates_that_repair_and_break_are_told_apart(quickstart):
-    index = spread_index(96, 10, 300, 10)
-    slow = assert_equals_slow(quickstart, index, quickstart.candidates(index, 6, spread=3.0))
-    assert len(set(slow[:, 2])) > 2
-    assert len(set(slow[:, 3])) > 2
+    if weights == 300:  # candidates that repair and break are told apart
+        assert min(len(set(counts)) for counts in slow[:, 2:].T) > 2
 
 
 @pytest.mark.parametrize("weights", [3, 64])
@@ -205,11 +194,9 @@ def test_a_row_without_probability_costs_only_its_candidate(subject_of):
     np.testing.assert_allclose(fast[[0, 2]], slow[[0, 2]], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "functional"])
-def test_forced_tiles_equal_the_slow_formula(request, name):
-    subject = request.getfixturevalue(name)
-    index = spread_index(subject.features.shape[1], 5, 17, 10)
-    assert_equals_slow(subject, index, subject.candidates(index, 17, spread=2.0), Tiling(particles=7, rows=64))
+def test_forced_tiles_equal_the_slow_formula(functional):
+    index = spread_index(40, 5, 17, 10)
+    assert_equals_slow(functional, index, functional.candidates(index, 17, spread=2.0), Tiling(particles=7, rows=64))
 
 
 @pytest.mark.parametrize("tiling", [Tiling(), Tiling(particles=7, rows=64), Tiling(particles=149, rows=100)])
@@ -228,16 +215,6 @@ def test_tiles_in_any_order_and_process_give_the_same_bits(functional, tiling):
         parts[tile] = (first, second)[place % 2].start_tile(tile, candidates)()
     again = combine(whole.tiles, [parts[tile] for tile in range(len(whole.tiles))])
     assert again.tobytes() == expected.tobytes()
-
-
-def test_a_candidate_has_the_same_bits_wherever_it_stands(functional):
-    """Tiles of one shape: neither its place in the tile nor its neighbours matter."""
-    index = spread_index(40, 5, 17, 10)
-    candidates = functional.candidates(index, 14, spread=2.0)
-    order = np.random.default_rng(2).permutation(14)
-    tiling = Tiling(particles=7)
-    forward = fast_sums(functional, index, candidates, tiling)
-    np.testing.assert_array_equal(fast_sums(functional, index, candidates[order], tiling), forward[order])
 
 
 SIZES = st.integers(1, 200)
@@ -281,9 +258,7 @@ def test_ordinary_jobs_share_few_programs():
     shapes = set()
     for units in range(1, 11):
         for weights in range(1, 17):
-            problem = random_problem(Head("log_softmax", "linear"), 40, units * weights, units, "mixed")
-            job = TiledFitness(*problem, 20, Tiling())
-            shapes.add(job._widths)
+            shapes.add(unit_widths([weights] * units))
     assert len(shapes) <= 24
 
 
@@ -391,39 +366,3 @@ def test_the_bits_of_a_candidate_do_not_depend_on_its_company(head, weights, uni
         for start in random.integers(0, 1200 - count, 8):
             part = slice(start, start + count)
             assert job.evaluate(candidates[part]).tobytes() == whole[part].tobytes()
-
-
-@settings(max_examples=8)
-@given(st.integers(1, 1200), st.data())
-def test_the_bits_of_a_candidate_among_any_number_in_any_order(wide_job, count, data):
-    job, candidates, whole = wide_job
-    first = data.draw(st.integers(0, 1200 - count))
-    chosen = np.random.default_rng(count).permutation(np.arange(first, first + count))
-    assert job.evaluate(candidates[chosen]).tobytes() == whole[chosen].tobytes()
-
-
-@pytest.fixture(scope="module")
-def wide_job():
-    problem = random_problem(Head("log_softmax", "linear"), 45, 200, 2, "mixed")
-    job = TiledFitness(*problem, 100, Tiling())
-    candidates = (problem[2].old + np.random.default_rng(3).normal(0, 0.5, (1200, 200))).astype(np.float32)
-    return job, candidates, job.evaluate(candidates)
-
-
-def test_rows_are_added_up_alike_however_many_candidates_fit_in_memory(monkeypatch):
-    """Many candidates are evaluated in several calls, here seven of seven and one of one, which is filled up."""
-    problem = random_problem(Head("log_softmax", "linear"), 600, 6, 2, "mixed")
-    candidates = (problem[2].old + np.random.default_rng(3).normal(0, 0.5, (50, 6))).astype(np.float32)
-    whole = TiledFitness(*problem, 50, Tiling(rows=256)).evaluate(candidates)
-    monkeypatch.setattr(tiling_module, "TILE_ELEMENTS", 256 * 2 * 7)
-    assert TiledFitness(*problem, 50, Tiling(rows=256)).evaluate(candidates).tobytes() == whole.tobytes()
-
-
-def test_no_weights_at_all_in_any_company():
-    problem = random_problem(Head("log_softmax", "linear"), 45, 0, 1, "mixed")
-    job = TiledFitness(*problem, 100, Tiling())
-    none = np.empty((1200, 0), dtype=np.float32)
-    whole = job.evaluate(none)
-    assert whole.shape == (1200, 4)
-    for count in (1, 2, 37):
-        assert job.evaluate(none[:count]).tobytes() == whole[:count].tobytes()

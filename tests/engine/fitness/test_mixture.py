@@ -190,10 +190,3 @@ def test_shapes_of_tiles(rows, particles, groups, forced):
 def test_tiles_hold_fewer_particles_before_fewer_rows(particles, size, shape):
     """Each mixes the weights behind the first layer anew; where particles are few there is room for more rows."""
     assert tile_shape(case("two").mixture.chain, 5, 5 * 1024, particles, Tiling(bytes=size)) == shape
-
-
-def test_sizes_of_a_mixture():
-    mixture = case("two").mixture
-    assert (mixture.recipes, mixture.offsets, mixture.size, mixture.chain.widest) == (2, CLASSES, 2 + CLASSES, 12)
-    bare = case("three, no last bias").mixture
-    assert (bare.recipes, bare.offsets, bare.size, bare.chain.widest) == (2, 0, 2, 10)

@@ -163,7 +163,9 @@ def test_a_mask_in_the_graph():
     check(case_of(model, ["it"], tokens=4))
 
 
-@pytest.mark.parametrize("names", [["embed", "norm"], ["blocks/0/attention/query/*"], ["all/*"]])
+@pytest.mark.parametrize(
+    "names", [pytest.param(["embed", "norm"], marks=pytest.mark.slow), ["blocks/0/attention/query/*"], ["all/*"]]
+)
 def test_subclassed(names):
     model = nets.Subclassed()
     model(np.zeros((1, 7)))
@@ -222,29 +224,21 @@ def test_transformer(name, short):
     assert check(case_of(transformer(), [name])) == short
 
 
-@cache
-def network(name: str) -> Any:
-    settings = {"weights": None, "include_top": False, "input_shape": (32, 32, 3), "pooling": "avg"}
-    if name == "VGG16":
-        base = keras.applications.VGG16(**settings)
-    elif name == "ResNet50":
-        base = keras.applications.ResNet50(**settings)
-    else:
-        base = keras.applications.MobileNetV2(**settings, alpha=0.35)
-    return keras.Model(base.inputs, L.Dense(5, "softmax")(L.LayerNormalization()(base.outputs[0])))
-
-
 @pytest.mark.parametrize(
     ("name", "layer", "short"),
     [
-        ("VGG16", "block3_conv1/*", True),
-        ("ResNet50", "conv4_block2_2_conv/*", True),
-        ("MobileNetV2", "block_6_depthwise", False),
+        pytest.param("VGG16", "block3_conv1/*", True, marks=pytest.mark.slow),
+        pytest.param("ResNet50", "conv4_block2_2_conv/*", True, marks=pytest.mark.slow),
+        pytest.param("MobileNetV2", "block_6_depthwise", False, marks=pytest.mark.slow),
         ("MobileNetV2", "block_13_project_BN", False),
     ],
 )
 def test_networks(name, layer, short):
-    assert check(case_of(network(name), [layer], rows=12)) == short
+    settings = {"alpha": 0.35} if name == "MobileNetV2" else {}
+    make = getattr(keras.applications, name)
+    base = make(weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg", **settings)
+    model = keras.Model(base.inputs, L.Dense(5, "softmax")(L.LayerNormalization()(base.outputs[0])))
+    assert check(case_of(model, [layer], rows=12)) == short
 
 
 @pytest.mark.parametrize(

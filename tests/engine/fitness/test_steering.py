@@ -199,12 +199,11 @@ def test_sums_of_groups_are_pooled_and_sampled_positives_stand_for_all(sampled):
     found = replace(steer, share=share).fitness(np.concatenate(columns, axis=1))
     count = np.where(positive, 1 / share, 1.0) * searched
 
-    def pooled(values):
-        return [(values * count)[:, label == LABELS].sum(axis=1)[:, None] for label in range(CLASSES)]
-
-    def confused(values):
-        return [(values * count)[:, true == LABELS].sum(axis=1)[:, None] for true, _ in PAIRS]
-
-    parts = [*pooled(CHANGES), *pooled(CHANGES**2), *confused(CONFUSIONS), *confused(CONFUSIONS**2)]
+    parts = [
+        (values**power * count)[:, label == LABELS].sum(axis=1)[:, None]
+        for values, labels in ((CHANGES, range(CLASSES)), (CONFUSIONS, [true for true, _ in PAIRS]))
+        for power in (1, 2)
+        for label in labels
+    ]
     expected = steer.fitness(np.concatenate([columns[0], *parts], axis=1))
     np.testing.assert_allclose(found, expected, rtol=1e-9)

@@ -10,8 +10,7 @@ import pytest
 
 from engine.core.errors import InputError
 from engine.data.label_file import read_priorities
-from engine.localize.label_weights import write_repaired_labels
-from engine.localize.weights_file import write_weights
+from engine.localize.weights_file import write_repaired_labels, write_weights
 
 
 def labels_file(folder: Path, **entries: object) -> Path:

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from engine import backend
 from engine.charts.pareto import draw_pareto_front
 from engine.core.errors import InputError
-from engine.localize.last_dense import localize
-from engine.localize.pareto import Localisation, pareto_front, pareto_fronts
-from engine.localize.sums import Sums
+from engine.localize.fronts import Localisation, Sums, localize, pareto_front, pareto_fronts
 from engine.targets.model_runner import ModelRunner
 from tests.support.tails import BINARY, BINARY_LOGITS, CATEGORICAL, CATEGORICAL_LOGITS
 
@@ -38,16 +36,6 @@ def test_the_front_is_what_no_other_point_beats(points):
     assert found.dtype == np.int64
     assert sorted(found) == expected
     assert (np.diff(first[found]) < 0).all()
-
-
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=60))
-def test_the_front_dominates_everything_else(points):
-    first, second = np.array(points).T
-    front = pareto_front(first, second)
-    for a, b in points:
-        assert ((first[front] >= a) & (second[front] >= b)).any()
-    assert (np.diff(first[front]) < 0).all()
-    assert (np.diff(second[front]) > 0).all()
 
 
 def slow_gradient(subject, rows):
@@ -171,17 +159,6 @@ def test_forward_impact_is_the_mean_over_rows_or_the_first_alone():
     np.testing.assert_array_equal(found.front, [0])
     toolkit = localize(sums, kernel, impact="first-row")
     np.testing.assert_array_equal(toolkit.forward_impact, [5 * 2, 5 * 1, 0.5 * 4, 0.5 * 0.5])
-
-
-def test_the_pool_takes_ties_column_by_column():
-    gradient = [[1.0, 2.0, -1.0], [-1.0, 1.0, 2.0], [0.0, -1.0, 1.0]]
-    kernel = np.ones((3, 3), dtype=np.float32)
-    order = [(0, 1), (1, 2), (0, 0), (1, 0), (1, 1), (2, 1), (0, 2), (2, 2), (2, 0)]
-    for size in range(1, 10):
-        found = localize(sums_of(gradient), kernel, num_grad=size)
-        assert list(zip(found.row, found.unit, strict=True)) == order[:size]
-        assert found.row.dtype == found.unit.dtype == np.int64
-    np.testing.assert_array_equal(localize(sums_of(gradient), kernel).front, [0])
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 30), st.integers(0, 2**32))

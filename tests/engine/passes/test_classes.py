@@ -11,7 +11,7 @@ import pytest
 from engine.core.errors import InputError
 from engine.layers.head import Head
 from engine.passes.classes import NO_CLASS, NotNumbersError, classes_of, known_classes, rows_of
-from engine.passes.predict import predict_patched
+from engine.passes.runners import predict_patched
 
 NAN, INF = np.nan, np.inf
 

@@ -14,14 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.core.errors import InputError
-from engine.localize.weights_file import write_weights
+from engine.localize.weights_file import patch_of_weights_csv, write_weights
 from engine.models.load import LoadedModel, load_model, shapes_of
 from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import (
     SCHEMA,
     PlacedPatch,
     check_places,
-    patch_of_weights_csv,
     place,
     read_patch,
     read_placed,
@@ -206,20 +205,18 @@ def test_files_that_are_no_patch(change: Callable[[dict[str, Any]], Any], messag
     assert "\n" not in str(caught.value)
 
 
-def test_a_weight_twice(tmp_path: Path) -> None:
-    path = tmp_path / "p.arrow"
-    rows = pa.Table.from_pydict(columns())
-    write_table(path, {name: rows[name].take([0, 1, 1]).combine_chunks() for name in rows.column_names})
-    with pytest.raises(InputError, match=r"p\.arrow: rows 1 and 2 are both 'conv/kernel' at index 23, expected one"):
-        read_patch(path)
-
-
-def test_two_columns_of_a_name(tmp_path: Path) -> None:
-    path, arrays = tmp_path / "p.arrow", columns()
-    table = pa.Table.from_arrays([*arrays.values(), arrays["new"]], names=[*arrays, "new"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.take([0, 1, 1]), "rows 1 and 2 are both 'conv/kernel' at index 23, expected one"),
+        (lambda table: table.append_column("new", table["new"]), "has 2 columns 'new', expected one"),
+    ],
+)
+def test_what_is_there_twice(change: Callable[[pa.Table], pa.Table], message: str, tmp_path: Path) -> None:
+    path, table = tmp_path / "p.arrow", change(pa.Table.from_pydict(columns()))
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(InputError, match=r"p\.arrow: has 2 columns 'new', expected one"):
+    with pytest.raises(InputError, match=rf"p\.arrow: {message}"):
         read_patch(path)
 
 

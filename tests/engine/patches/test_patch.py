@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -224,14 +223,6 @@ def test_a_union_that_keeps_weights_whole(base: dict[Key, int], several: list[di
     assert all(kept[key][2] == kept[key][3] == base[key] for key in same)
     seen = list(dict.fromkeys(path for changes in several for path, _ in changes))
     assert list(kept) == sorted(kept, key=lambda key: (seen.index(key[0]), key[1]))
-
-
-@given(BASES, CHANGES, st.fixed_dictionaries({place: st.integers(0, 2) for place in PLACES}))
-def test_disjoint_patches_in_any_order(base: dict[Key, int], changes: dict[Key, int], share: dict[Key, int]) -> None:
-    parts = [changing(base, {key: new for key, new in changes.items() if share[key] == number}) for number in range(3)]
-    assert conflicts(parts) == 0
-    for several in permutations(parts):
-        assert sorted(rows_of(merge(several))) == sorted(rows_of(merge([changing(base, changes)])))
 
 
 def test_patches_of_different_models() -> None:

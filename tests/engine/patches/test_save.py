@@ -191,20 +191,6 @@ def test_whole_tensors_there_and_back(name, folder, tmp_path):
         save_patched(repaired, patch, back, overwrite=True)
 
 
-def test_repairing_a_repaired_model(folder, tmp_path):
-    for name in ("sequential-savedmodel", "new.keras"):
-        loaded = load_model(folder / name)
-        first = repaired_path(loaded, tmp_path / name / "1")
-        second = repaired_path(loaded, tmp_path / name / "2")
-        save_patched(loaded, random_patch(loaded), first)
-        again = load_model(first)
-        patch = random_patch(again)
-        save_patched(again, patch, second)
-        expected = expected_values(again, patch)
-        for path, value in values(load_model(second).model).items():
-            assert value.tobytes() == expected[path].tobytes()
-
-
 @pytest.mark.parametrize("name", ["sequential.h5", "sequential-savedmodel", "new.keras"])
 @pytest.mark.parametrize(
     ("change", "found"),

@@ -159,8 +159,6 @@ def changed(row: int, **values: Any) -> Callable[[list[dict[str, Any]]], None]:
             changed(2, new=np.array([1, 2, 3, -np.inf], "<f4").tobytes()),
             "would set 'conv/kernel' at index 3 to -inf, expected a finite value",
         ),
-        (changed(1, new=None), "column 'new' has 1 missing values, expected none"),
-        (changed(1, shape=None), "column 'shape' has 1 missing values, expected none"),
         (changed(0, shape=[2, None]), "column 'shape' has 1 missing values, expected none"),
         (changed(0, old_sha256=None, old=None), "column 'old_sha256' has 1 missing values, expected none"),
     ],
@@ -183,14 +181,9 @@ def test_rows_that_are_no_tensors(change: Callable[[Any], None], message: str, t
         ),
         (lambda table: table.replace_schema_metadata({"version": b"\xff"}), "is a patch file of version '\ufffd', exp"),
         (lambda table: table.replace_schema_metadata(None), "has 0 columns 'flat_index', expected one"),
-        (lambda table: table.drop_columns(["old_sha256"]), "has 0 columns 'old_sha256', expected one"),
         (
             lambda table: table.append_column("job", pa.array("abc")),
             "has a column 'job', expected only weight, shape, old_sha256, old, new",
-        ),
-        (
-            lambda table: table.set_column(4, "new", table["new"].cast(pa.binary())),
-            "column 'new' is of type binary, expected large_binary",
         ),
     ],
 )
@@ -320,16 +313,3 @@ def test_unions_that_are_of_no_model() -> None:
         merge_placed([placed((2, 2), tensor), placed((5,), patch_of([("a", 4, 1, 2)]))])
     with pytest.raises(InputError, match=r"^'a' at index 1 was 2\.0 when patch 1 was made and 9\.0 when patch 2 was"):
         merge_placed([placed((2, 2), tensor), placed((2, 2), patch_of([("a", 1, 9, 2)]))])
-
-
-@given(arrays.arrays(np.uint32, (3, 2), elements=WORDS), arrays.arrays(np.uint32, (3, 2), elements=WORDS))
-def test_a_tensor_there_and_back(before: np.ndarray, after: np.ndarray) -> None:
-    old, new = before.view(np.float32), after.view(np.float32)
-    patch = tensors_patch({"a": old}, {"a": new})
-    assert applied(patch, "a", old).tobytes() == new.tobytes()
-    assert applied(revert(patch), "a", new).tobytes() == old.tobytes()
-    assert rows_of(compose(patch, revert(patch))) == []
-    stale = old.copy()
-    stale.view(np.uint32)[2, 1] ^= 1
-    with pytest.raises(InputError, match=r"'a' at index 5 is .* as when the patch was made"):
-        applied(patch, "a", stale)

@@ -20,6 +20,7 @@ from engine.search.loop import Search, SearchSettings
 from engine.search.optimisers import OPTIMISERS
 from engine.search.population import BoxedSettings
 from engine.search.random_search import RandomSettings
+from engine.search.swarm import SwarmSettings
 
 SOURCE = RngKey(seed=3, data="rows", label=6)
 STATS = WeightStats(mean=0.1, std=0.8, range=3.0, low=-1.0, high=2.0)
@@ -172,6 +173,8 @@ def test_segments_company_and_a_resident_evaluation_change_nothing(name):
     ("settings", "changes", "message"),
     [
         (RandomSettings, {"num_particles": 0}, "num_particles is 0, expected at least 1"),
+        (SwarmSettings, {"phi": 4.0}, "velocity_phi is 4.0, expected more than 4"),
+        (SwarmSettings, {"phi": math.nan}, "velocity_phi is nan, expected more than 4"),
         (DifferentialSettings, {"num_particles": 3}, "num_particles is 3, expected at least 4 of DE"),
         (RandomSettings, {"bound": 0.5}, "bound is 0.5, expected at least 1 and finite"),
         (RandomSettings, {"bound": math.inf}, "bound is inf, expected at least 1 and finite"),

@@ -1,10 +1,18 @@
-"""Environment variables that TensorFlow, JAX and Keras read when they are imported."""
+"""What stands around compiled code: the variables that TensorFlow, JAX and Keras read when they are imported, and the
+processor, in words, that the code is for: another one might not run it.
+"""
 
 from __future__ import annotations
 
 import os
+import platform
+from pathlib import Path
 
 from engine.core.kept import kept_folder
+
+CPU = Path("/proc/cpuinfo")
+
+_TOLD = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU ")
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops"
 
@@ -40,3 +48,24 @@ def _add(variable: str, flag: str, value: str) -> None:
 def keeps_programs() -> bool:
     """Whether TensorFlow was told to look in `PROGRAMS_FOLDER`, and not elsewhere."""
     return f"{_KEEP}={PROGRAMS_FOLDER}" in os.environ.get("TF_XLA_FLAGS", "").split()
+
+
+def processor() -> str | None:
+    """Its kind, its instructions and the system around it; None where the system does not tell."""
+    if not CPU.exists():
+        return None
+    one = CPU.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+    return repr((platform.platform(), [" ".join(line.split()) for line in one.splitlines() if line.startswith(_TOLD)]))
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_kind() -> str:
+    """Architecture and the widest vector instructions, because those decide how sums are grouped."""
+    lines = CPU.read_text(encoding="utf-8", errors="replace").splitlines() if CPU.exists() else []
+    told = next((line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    widest = next((flag for flag in ("avx512f", "avx2", "avx", "asimd", "sse4_2") if flag in told), "generic")
+    return f"{platform.machine()} {widest}"
