@@ -8,14 +8,14 @@ from typing import Any
 
 import keras
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from cluster.compute import works
 from cluster.records.schema import EVALUATION_BY_METHOD
-from cluster.runs import evaluate_methods
+from cluster.records.store import read_table
+from cluster.runs import evaluation
 from tests.integration.conftest import Command, contents
-from tests.integration.test_evaluate import bytes_of, failing, hits
+from tests.integration.test_evaluate import bytes_of, failing, hits, table_of
 from tests.support.plugins import Site
 
 INPUT = ["--model-dir", "model.keras", "--target-data-dir", "data/negative/6"]
@@ -45,12 +45,9 @@ METHOD = Method("Luck of mine", repair, "a bias", "none", "a test")
 """
 
 
-def table_of(path: Path) -> list[dict[str, Any]]:
-    """The rows of an evaluate.arrow of another method than Arachne."""
-    found = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    assert found.schema.remove_metadata().equals(EVALUATION_BY_METHOD, check_metadata=True)
-    rows: list[dict[str, Any]] = found.to_pylist()
-    return rows
+def rows_of() -> list[dict[str, Any]]:
+    """The rows of the table of another method than Arachne."""
+    return table_of(Path("out/evaluate.arrow"), EVALUATION_BY_METHOD)
 
 
 @pytest.fixture
@@ -71,7 +68,7 @@ def test_a_mixture(workspace: Path, command: Command) -> None:
     assert done.code == 0 and "warning: " not in done.err, done.err
     assert {path: what for path, what in contents(workspace).items() if path in before} == before
     assert set(bytes_of(Path("out/repaired_model_0"))) == set(MODEL)
-    (row,) = table_of(Path("out/evaluate.arrow"))
+    (row,) = rows_of()
     assert [row[name] for name in ("run", "seed", "label", "method", "failed")] == [0, 3, 6, "offsets", False]
     first, after = hits(Path("model.keras")), hits(Path(SAVED))
     assert row["search_repaired"] == after["negative"].sum() > 0
@@ -122,7 +119,7 @@ def test_stopped_and_resumed(workspace: Path, command: Command, luck: str, monke
 
     monkeypatch.setattr(works, "value_of", counted)
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate_methods, "save_values", failing(evaluate_methods.save_values, 2, KeyboardInterrupt()))
+        patch.setattr(evaluation, "save_values", failing(evaluation.save_values, 2, KeyboardInterrupt()))
         done = command(*words, "--resume")
     assert (done.code, done.out, len(ran)) == (130, "", 2)
     left = {path: what for path, what in contents(workspace).items() if not path.startswith("out")}
@@ -136,7 +133,7 @@ def test_stopped_and_resumed(workspace: Path, command: Command, luck: str, monke
     assert bytes_of(Path("out")) == found
     for particles in (4, 5):
         assert f"Evaluate results num_particles={particles}\nRR/BR\n    0: RR " in resumed.out
-    assert {row["setting"] for row in table_of(Path("out/evaluate.arrow"))} == {"num_particles=4", "num_particles=5"}
+    assert {row["setting"] for row in rows_of()} == {"num_particles=4", "num_particles=5"}
 
 
 def test_runs_that_fail(workspace: Path, command: Command, luck: str) -> None:
@@ -154,14 +151,21 @@ def test_runs_that_fail(workspace: Path, command: Command, luck: str) -> None:
         first, second = done.err.splitlines()
         assert first == f"warning: run 1 failed: {why}"
         assert second.startswith("warning: run 2 failed: loaded again, the repaired model gives row ")
-    left = {str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file()}
     model = {f"repaired_model_0/{name}" for name in MODEL}
-    assert left == {*model, "repaired_model_1/mine", "result.txt", "evaluate.arrow"}
+    assert set(bytes_of(Path("out"))) == {*model, "repaired_model_1/mine", "result.txt", "evaluate.arrow"}
     assert not Path("out/localized_data_1").exists()
-    good, bad, worse = table_of(Path("out/evaluate.arrow"))
+    good, bad, worse = rows_of()
     assert worse["failed"] and worse["note"] in second and worse["changed"] is None
     assert [good[name] for name in ("failed", "method", "changed", "fitness")] == [False, "Luck of mine", 1, 1.0]
     assert [bad[name] for name in ("failed", "note", "search_rr", "seed")] == [True, why, None, 1]
+    jobs = read_table(Path("out/evaluate-run"), "jobs").to_pylist()
+    assert [(job["state"], job["note"], job["chosen"]) for job in jobs] == [
+        ("done", "lucky", True),
+        ("failed", why, False),
+        ("failed", worse["note"], False),
+    ]
+    told = command("report", "out/evaluate-run").out
+    assert "searches: 1 done, 2 failed" in told and f"Luck of mine-s1 failed: {why}" in told
     rates = told_of(good)[3:]
     text = Path("out/result.txt").read_text()
     assert f"0: {rates}\n1: failed: {why}\n2: failed: " in text and text.endswith(f"\n\nAverage: {rates}")
@@ -179,7 +183,7 @@ def test_validation_chooses(workspace: Path, command: Command, luck: str) -> Non
     patch.write_text("of an earlier evaluation")
     done = command(*words, "--val-data", "data/val.h5")
     assert done.code == 0 and "\n1 of 1 runs keep the baseline model: it is copied unchanged\n" in done.out
-    (row,) = table_of(Path("out/evaluate.arrow"))
+    (row,) = rows_of()
     names = ("offer", "changed", "validation_repaired", "validation_broken", "search_rr", "search_br")
     assert [row[name] for name in names] == ["nothing", 0, 0, 0, 0.0, 0.0] and row["chance"] is not None
     assert not patch.exists() and row["validation_wrong"] > 0
@@ -192,14 +196,6 @@ def test_all_runs_fail(workspace: Path, command: Command, luck: str) -> None:
     done = command(*WORDS, "--method", luck, "--seed", "5", "--num-runs", "1", "--verbose", "0")
     assert (done.code, done.out) == (1, "")
     assert done.err == "error: Luck of mine cannot repair this model: seed 5 is odd, expected luck\n"
-    assert contents(workspace) == before
-
-
-def test_a_label_without_failures(workspace: Path, command: Command) -> None:
-    before = contents(workspace)
-    done = command(*WORDS, "--method", "head", "--target-data-dir", "data/negative/9")
-    assert (done.code, done.err) == (0, "")
-    assert done.out == "data/negative/9: the label has no failures, there is nothing to evaluate\n"
     assert contents(workspace) == before
 
 
@@ -241,7 +237,6 @@ def test_a_label_without_failures(workspace: Path, command: Command) -> None:
             ),
         ),
         (["--method", "offsets", "--num-runs", "0"], ("num_runs is 0, expected at least 1",)),
-        (["--method", "offsets", "--sweep", "num_particles=4,0"], ("num_particles is 0, expected at least 1",)),
         (
             ["--method", "offsets", "--target-data-dir", "data/negative"],
             ("data/negative: is not below a folder negative",),
@@ -253,18 +248,10 @@ def test_refused(words: list[str], says: tuple[str, ...], workspace: Path, refus
     refused(*WORDS, *words, says=says)
 
 
-def test_a_damaged_set_is_found_before_anything_is_repaired(workspace: Path, refused: Callable[..., str]) -> None:
-    path = workspace / "data/negative/6/repair.h5"
-    content = path.read_bytes()
-    path.unlink()
-    path.write_bytes(content[: len(content) // 2])
-    refused(*WORDS, "--method", "offsets", "--verbose", "0", says=(str(path), "is damaged or cut short"))
-
-
 def test_optimisers_are_swept(workspace: Path, command: Command) -> None:
     done = command(*WORDS, "--method", "Arachne-v2", "--sweep", "optimiser=DE,PSO", *FEW)
     assert done.code == 0, done.err
-    rows = table_of(Path("out/evaluate.arrow"))
+    rows = rows_of()
     assert [row["setting"] for row in rows] == ["optimiser=DE"] * 2 + ["optimiser=PSO"] * 2
     assert len({row["fitness"] for row in rows}) == 4
 
@@ -276,7 +263,7 @@ def test_other_kinds(method: str, workspace: Path, command: Command) -> None:
     few = ["--recipes", "2:1:epochs=2", "--sweep", "optimiser=PSO,DE", *FEW] if method == "CrossFit" else []
     done = command(*WORDS, "--method", method, "--folds", "3", "--val-data", "data/val.h5", *few)
     assert done.code == 0, done.err
-    rows = table_of(Path("out/evaluate.arrow"))
+    rows = rows_of()
     assert [row["setting"] for row in rows] == (
         ["optimiser=PSO"] * 2 + ["optimiser=DE"] * 2 if method == "CrossFit" else ["", ""]
     )
