@@ -129,7 +129,9 @@ _FAILED_RUNS = 4
 @option("--overwrite", type=bool, help="Replace folders repair/ that hold no repaired model.")
 @compute_options
 @silent_option
-def command(compute_settings: ComputeOptions, verbose: int, method: str, **options: Any) -> int:
+def command(
+    compute_settings: ComputeOptions, verbose: int, method: str, num_runs: int, seed: int, resume: bool, **options: Any
+) -> int:
     """Localize and repair --num-runs times, each with a seed of its own, and print repair and break rates.
 
     RR is the share of rows to repair that a repaired model gets right, BR the share of rows to keep that it gets wrong:
@@ -143,41 +145,20 @@ def command(compute_settings: ComputeOptions, verbose: int, method: str, **optio
     --sweep num_particles=20,100 --num-workers 8
     """
     refuse_other_methods(method)
-    return evaluate(
-        compute_settings=compute_settings,
-        verbose=verbose,
-        context=click.get_current_context(),
-        method=method,
-        **options,
-    )
-
-
-def evaluate(
-    *,
-    compute_settings: ComputeOptions,
-    verbose: int,
-    method: str,
-    num_runs: int,
-    seed: int,
-    resume: bool,
-    **options: Any,
-) -> int:
-    """The command; returns the exit code: 4 where some runs failed."""
     if method != ARACHNE or num_runs < 1:
         check_repairs("num_runs", num_runs)
     check_seeds(seed, num_runs)
     if method != ARACHNE:
         use_one_thread()
         compute_settings = replace(compute_settings, threads=1)
-    work = make_evaluation(method=method, num_runs=num_runs, seed=seed, **options)
+    work = make_evaluation(method, num_runs=num_runs, seed=seed, **options)
     if work is None:
         if verbose:
             echo(f"{options['target_data_dir']}: the label has no failures, there is nothing to evaluate")
         return 0
 
     from cluster.compute.compute import Compute
-    from cluster.runs.evaluate import check_evaluation
-    from cluster.runs.evaluate import evaluate as run
+    from cluster.runs.evaluate import check_evaluation, evaluate
 
     check_evaluation(work)
     with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
@@ -185,14 +166,16 @@ def evaluate(
             console.say(f"{work.model.path} stores no loss: {work.model.loss.name} is assumed")
         limit = max(setting.search.num_iterations for setting in work.settings)
         tick = console.iterations(num_runs * len(work.settings), limit) if method == ARACHNE else None
-        found = run(work, compute, resume=resume, on_rows=console.rows, on_iterations=tick, on_repairs=console.repairs)
+        found = evaluate(
+            work, compute, resume=resume, on_rows=console.rows, on_iterations=tick, on_repairs=console.repairs
+        )
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
         for result in found:
             where = f"{result.setting.name}: " if result.setting.name else ""
-            for one in result.runs:
-                if one.failed:
-                    console.warn(f"{where}run {one.number} failed: {one.note}")
+            for run in result.runs:
+                if run.failed:
+                    console.warn(f"{where}run {run.number} failed: {run.note}")
     if verbose > 1:
         echo(runs_text(found))
     if verbose:
@@ -209,36 +192,32 @@ def tell(work: Evaluation, found: Sequence[Evaluated]) -> None:
     if same := sum(run.changed == 0 for run in ended):
         total = len(found) * len(work.seeds)
         echo(f"{same} of {total} runs keep the baseline model: it is copied unchanged")
+    output, last = work.given.output_dir, len(work.seeds) - 1
     kinds = ("localized_data", "repaired_model") if work.repair is None else ("repaired_model",)
-    echo(f"created files:\n{created_text(work.given.output_dir, found, kinds)}")
+    more = f" … {last}" if last else ""
+    lines = ["created files:"]
+    for result in found:
+        folder = output / result.setting.name
+        lines += [*(f"{folder / kind}_0{more}" for kind in kinds), str(folder / "result.txt")]
+    echo("\n".join([*lines, str(output / "evaluate.arrow")]))
 
 
 def make_evaluation(
-    *,
-    context: click.Context,
-    dataset: str | None,
     method: str,
+    *,
+    num_runs: int,
+    seed: int,
+    dataset: str | None,
     model_dir: Path,
     allow_custom_code: bool,
     target_data_dir: Path,
     positive_inputs_dir: Path | None,
     output_dir: Path | None,
-    num_runs: int,
     sweep: Sequence[str],
-    target_layer: tuple[str, ...],
-    requirements: Path | None,
-    seed: int,
-    val_data: Path | None,
-    test_data: Path | None,
-    overwrite: bool,
-    allow_shared_rows: bool,
     **options: Any,
 ) -> Evaluation | None:
-    """Open and check what an evaluation reads; None where the label has no failures.
-
-    Raises:
-        InputError: something is missing, damaged, or does not fit; or an option means nothing to the method.
-    """
+    """Open and check what an evaluation reads; None where the label has no failures."""
+    context, requirements = click.get_current_context(), options["requirements"]
     swept = parse_sweeps(sweep, context, swept_of(method, sweep))
     settings = [make_setting(context.params, each) for each in swept]
     if method == ARACHNE:
@@ -254,7 +233,7 @@ def make_evaluation(
     output_dir = output_dir or target_data_dir
     (paths,) = chunk_paths([target_data_dir], [positive_inputs_dir] if positive_inputs_dir else [], output_dir)
     negatives, positives = open_negatives(paths.negatives), open_positives(paths.positives)
-    files = {} if method != ARACHNE else {"validation": val_data, "test": test_data}
+    files = {"validation": options["val_data"], "test": options["test_data"]}
     held_out = {split: open_image_set(path) for split, path in files.items() if path}
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     repair = None
@@ -264,14 +243,11 @@ def make_evaluation(
             replace(each, search=objective_settings(each.search, model.classes, names, requirements=requirements))
             for each in settings
         ]
-        target = resolve_target(model.model, model.loss, model.classes, model.path, target_layer)
+        target = resolve_target(model.model, model.loss, model.classes, model.path, options["target_layer"])
     else:
         label, rows = rows_of_target(paths.negatives, [paths.positives])
-        options |= {"val_data": val_data, "test_data": test_data, "target_layer": target_layer, "seed": seed}
-        options |= {"requirements": requirements, "overwrite": overwrite, "allow_shared_rows": allow_shared_rows}
-        repair = method_repair(
-            method, model, rows, paths.negatives, paths.output, model_dir=model_dir, seeds=num_runs, **options
-        )
+        options |= {"model_dir": model_dir, "seed": seed, "seeds": num_runs}
+        repair = method_repair(method, model, rows, paths.negatives, paths.output, **options)
         repair = replace(repair, repaired=(label,))
         target, held_out = repair.target, repair.held_out
         settings = [
@@ -280,6 +256,14 @@ def make_evaluation(
         ]
     if negatives is None:
         return None
+    given = Given(
+        dataset=DATASETS.get(dataset) if dataset else None,
+        method=method,
+        model_dir=model_dir,
+        target_data_dir=target_data_dir,
+        positive_inputs_dir=positive_inputs_dir or paths.positives,
+        output_dir=output_dir,
+    )
     return Evaluation(
         model=model,
         target=target,
@@ -289,26 +273,15 @@ def make_evaluation(
         held_out=held_out,
         settings=tuple(settings),
         seeds=range(seed, seed + num_runs),
-        given=Given(
-            dataset=DATASETS.get(dataset) if dataset else None,
-            method=method,
-            model_dir=model_dir,
-            target_data_dir=target_data_dir,
-            positive_inputs_dir=positive_inputs_dir or paths.positives,
-            output_dir=output_dir,
-        ),
-        overwrite=overwrite,
-        allow_shared_rows=allow_shared_rows,
+        given=given,
+        overwrite=options["overwrite"],
+        allow_shared_rows=options["allow_shared_rows"],
         repair=repair,
     )
 
 
 def swept_of(method: str, sweeps: Sequence[str]) -> tuple[str, ...]:
-    """Of the options that `--sweep` takes, those that mean something to a method.
-
-    Raises:
-        InputError: there are none and something is swept; or an option of a search means nothing to the method.
-    """
+    """Of the options that `--sweep` takes, those that mean something to a method."""
     if method == ARACHNE:
         return SWEPT
 
@@ -326,11 +299,7 @@ def swept_of(method: str, sweeps: Sequence[str]) -> tuple[str, ...]:
 
 
 def make_setting(options: Mapping[str, Any], swept: Mapping[str, Any]) -> Setting:
-    """The setting of the command's options with the values that are swept.
-
-    Raises:
-        InputError: values that no search can have.
-    """
+    """The setting of the command's options with the values that are swept."""
     from cluster.runs.evaluation import Setting
 
     chosen: dict[str, Any] = {**options, **swept}
@@ -358,16 +327,7 @@ def settings_of_method(setting: Setting, swept: Mapping[str, Any], repair: Metho
 
 
 def parse_sweeps(sweeps: Sequence[str], context: click.Context, swept: Sequence[str] = SWEPT) -> list[dict[str, Any]]:
-    """All combinations of the values that are swept, the last one changing fastest; an empty one without any.
-
-    Args:
-        sweeps: as given.
-        context: of the command.
-        swept: options that may be.
-
-    Raises:
-        InputError: no such option, a value that it does not take, or something given twice.
-    """
+    """All combinations of the values of these `--sweep`, the last one changing fastest; an empty one without any."""
     options = {parameter.name: parameter for parameter in context.command.params}
     found: dict[str, list[Any]] = {}
     for sweep in sweeps:
@@ -438,14 +398,3 @@ def runs_text(found: Sequence[Evaluated]) -> str:
         lines += [f"    {run_line(number, rates)}\n" for number, rates in enumerate(told)]
         lines.append("=" * 17)
     return "\n".join(lines)
-
-
-def created_text(output: Path, found: Sequence[Evaluated], kinds: Sequence[str]) -> str:
-    """What was written for each setting, one line for the folders of one kind."""
-    lines = []
-    for result in found:
-        folder, last = output / result.setting.name, len(result.runs) - 1
-        more = f" … {last}" if last else ""
-        lines += [f"{folder / kind}_0{more}" for kind in kinds]
-        lines.append(str(folder / "result.txt"))
-    return "\n".join([*lines, f"{output / 'evaluate.arrow'}"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -37,7 +37,6 @@ from cluster.runs.evaluation import (
     OnRepairs,
     Repaired,
     Searches,
-    Source,
     method_identity,
     search_told,
 )
@@ -61,6 +60,10 @@ from engine.passes.classes import NotNumbersError
 from engine.patches.save import repaired_path
 from engine.targets.memory import check_searches
 
+Source = Searches | MethodRepairs
+"""Where repairs come from, once all rows have been read."""
+
+_OF_SETTING = ("num_grad", "weights", "positive_weight")
 _COUNTS = ("wrong", "repaired", "right", "broken")
 
 
@@ -116,11 +119,11 @@ def evaluate(
             if (found := _ended(work, facts)) is not None:
                 return found
         # All rows are read before anything is written, so that bad pixels are found while nothing has been computed.
-        source: Source
-        if work.repair is None:
-            source = Searches(work, compute, on_rows, on_iterations)
-        else:
-            source = MethodRepairs(work, work.repair, compute, on_rows, on_repairs)
+        source = (
+            Searches(work, compute, on_rows, on_iterations)
+            if work.repair is None
+            else MethodRepairs(work, work.repair, compute, on_rows, on_repairs)
+        )
         _warn_of_others(work, source, compute)
         facts["labels"] = [source.label] if source.label >= 0 else []
         # The folder also before the repairs, as it may turn out that nothing can be written there.
@@ -195,19 +198,17 @@ def _measured(
 
 def _rated(work: Evaluation, source: Source, after: Mapping[str, Int64]) -> tuple[list[Measured], dict[str, Rates]]:
     """What a repaired model does to each label, and its rates by split."""
-    sets, nothing = work.sets, np.empty(0, np.int64)
     measured = {
         split: Measured(
             split, paired_changes(images.labels, source.before[split], after[split], images.classes), images.label_names
         )
-        for split, images in sets.items()
+        for split, images in work.sets.items()
     }
+    nothing = np.empty(0, np.int64)
     positives = nothing if work.positives is None else work.positives.labels
-    rates = {
-        "search": search_rates(work.negatives.labels, after["negative"], positives, after.get("positive", nothing))
-    }
-    rates |= {split: held_out_rates(measured[split].changes, source.label) for split in work.held_out}
-    return list(measured.values()), rates
+    search = search_rates(work.negatives.labels, after["negative"], positives, after.get("positive", nothing))
+    rates = {split: held_out_rates(measured[split].changes, source.label) for split in work.held_out}
+    return list(measured.values()), {"search": search, **rates}
 
 
 @contextmanager
@@ -222,15 +223,11 @@ def _without_words(compute: Compute) -> Iterator[None]:
 
 def _warn_of_others(work: Evaluation, source: Source, compute: Compute) -> None:
     """Say where the rates mean little, because another model divided the rows into negatives and positives."""
-    for split, folder, word in (
-        ("negative", work.paths.negatives, "right"),
-        ("positive", work.paths.positives, "wrong"),
-    ):
-        images = work.sets.get(split)
-        if images is None:
+    for split, folder in ("negative", work.paths.negatives), ("positive", work.paths.positives):
+        if split not in work.sets:
             continue
-        right = source.before[split] == images.labels
-        others = right if word == "right" else ~right
+        right = source.before[split] == work.sets[split].labels
+        word, others = ("right", right) if split == "negative" else ("wrong", ~right)
         if others.any():
             compute.warn(
                 f"{folder}: {work.model.path} gets {others.sum()} of {len(others)} rows {word} as it is; they count "
@@ -267,42 +264,42 @@ def _ended(work: Evaluation, facts: Mapping[str, Any]) -> list[Evaluated] | None
     table = None if holds_run(output / EVALUATE_UNFINISHED) else read_evaluation(output / TABLE, digest_of(facts))
     if table is None:
         return None
-    evaluated, files = [], []
+    evaluated = []
     for setting in work.settings:
         rows = [row for row in table if row["setting"] == setting.name]
-        runs = tuple(_run_of(row, work) for row in rows)
-        told = {name: rows[0][name] for name in ("num_grad", "weights", "positive_weight")}
-        result = Evaluated(setting, runs=runs, **told)
-        evaluated.append(result)
-        place = output / setting.name
-        files += [place / RESULT]
-        for run in result.ended:
-            files.append(repaired_path(work.model, place / f"repaired_model_{run.number}"))
-            if work.repair is None:
-                files.append(place / f"localized_data_{run.number}" / FRONT)
-    return evaluated if all(file.exists() for file in files) else None
+        told = {name: rows[0][name] for name in _OF_SETTING}
+        evaluated.append(Evaluated(setting, runs=tuple(_run_of(row, work.held_out) for row in rows), **told))
+    return evaluated if all(file.exists() for result in evaluated for file in _files(work, result)) else None
 
 
-def _run_of(row: Mapping[str, Any], work: Evaluation) -> EvaluationRun:
+def _files(work: Evaluation, result: Evaluated) -> Iterator[Path]:
+    """Of the pieces of a setting those that are there once it has ended."""
+    place = work.paths.output / result.setting.name
+    yield place / RESULT
+    for run in result.ended:
+        yield repaired_path(work.model, place / f"repaired_model_{run.number}")
+        if work.repair is None:
+            yield place / f"localized_data_{run.number}" / FRONT
+
+
+def _run_of(row: Mapping[str, Any], held_out: Collection[str]) -> EvaluationRun:
     """The run of a row of the table of `evaluate`."""
     told = {each.name: row[each.name] for each in fields(EvaluationRun) if each.name in row}
-    rates = {
-        split: Rates(**{name: row[f"{split}_{name}"] for name in _COUNTS})
-        for split in ("search", *work.held_out)
-        if row[f"{split}_wrong"] is not None
-    }
+    counts = {split: {name: row[f"{split}_{name}"] for name in _COUNTS} for split in ("search", *held_out)}
+    rates = {split: Rates(**mine) for split, mine in counts.items() if mine["wrong"] is not None}
     return EvaluationRun(number=row["run"], rates=rates, **told)
 
 
 def _table_rows(work: Evaluation, result: Evaluated, label: int) -> list[dict[str, Any]]:
     """Rows of the table of `evaluate`; what is not a number is null."""
+    kinds = (EvaluationRow,) if work.repair is None else (EvaluationRow, MethodEvaluationRow)
+    columns = [each.name for kind in kinds for each in fields(kind)]
+    common = {"setting": result.setting.name, "label": label, "method": work.given.method}
+    common |= {name: getattr(result, name) for name in _OF_SETTING}
     found = []
     for run in result.runs:
-        told = {**vars(run), "run": run.number, "setting": result.setting.name, "label": label}
-        told |= {name: getattr(result, name) for name in ("num_grad", "weights", "positive_weight")}
-        told["method"] = work.given.method
-        kinds = (EvaluationRow,) if work.repair is None else (EvaluationRow, MethodEvaluationRow)
-        row = {each.name: told[each.name] for kind in kinds for each in fields(kind)}
+        told = {**vars(run), **common, "run": run.number}
+        row = {name: told[name] for name in columns}
         for split, rates in run.rates.items():
             for name in (*_COUNTS, "rr", "br"):
                 value = getattr(rates, name)

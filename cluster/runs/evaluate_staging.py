@@ -32,17 +32,7 @@ _WORTH_KEEPING = ("jobs", "jobs.arrow", "outcomes")
 
 
 def check_pieces(output: Path, pieces: Sequence[Path], model: LoadedModel, *, overwrite: bool) -> None:
-    """Refuse what is in the way of an output.
-
-    Args:
-        output: the folder.
-        pieces: that are to come into it.
-        model: to repair.
-        overwrite: replace folders that are not repaired models.
-
-    Raises:
-        InputError: names it.
-    """
+    """Refuse what is in the way of pieces that are to come into a folder; `overwrite` as of `check_output`."""
     for piece in pieces:
         place = output / piece
         if piece.name == "repair":
@@ -74,13 +64,8 @@ def settle(output: Path) -> None:
 def staged(output: Path, facts: Mapping[str, Any], lock: Lock, *, resume: bool) -> Iterator[RunRecords]:
     """Yield the records of a hidden folder of the output, which get their own place when the body succeeds.
 
-    On any exception, Ctrl-C included, the output is as before, but for the hidden folder if a search had begun.
-
-    Args:
-        output: the folder.
-        facts: for `run.json`.
-        lock: of the output.
-        resume: go on with what an interrupted command left.
+    On any exception, Ctrl-C included, the output is as before, but for the hidden folder if a search had begun: with
+    `resume` an evaluation goes on with that.
     """
     folder = output / EVALUATE_UNFINISHED
     if resume and holds_run(folder):

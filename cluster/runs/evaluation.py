@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -115,20 +115,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """One repair; None is what its method does not have.
+    """One repair, as `EvaluationRow` and `MethodEvaluationRow` tell of it; None is what its method does not have.
 
-    Attributes:
-        number: from 0.
-        seed: of everything random in it.
-        iterations, stop: of its search, and how that ended.
-        fitness: of what was found, by the objective of the method.
-        rates: by split: search, validation, test; none where it failed.
-        failed: it could not run.
-        note: why it failed, or what else is to be said.
-        offer: which of what the method offers was taken.
-        changed: weights whose values are others.
-        chance: that new rows keep all requirements, where rows could judge.
-        promised: the chance reaches the confidence.
+    It has rates by split (search, validation, test), or has failed and none.
     """
 
     number: int
@@ -171,13 +160,9 @@ class Evaluated:
 
 @dataclass(frozen=True, eq=False)
 class Repaired:
-    """A repair before it is saved.
+    """A repair before it is saved: its name in the records, what `EvaluationRun` has of it, and how to save it.
 
-    Attributes:
-        job: its name in the records.
-        told: of it, as `EvaluationRun` has it.
-        save: writes its model and what lies beside into a folder, and returns the path of the model; None where it
-            failed.
+    `save` writes the model and what lies beside into a folder, and returns the path of the model; None where it failed.
     """
 
     job: str
@@ -185,51 +170,25 @@ class Repaired:
     save: Callable[[Path], Path] | None
 
 
-class Source(Protocol):
-    """Where the repairs of an evaluation come from, once all rows have been read.
-
-    Attributes:
-        before: classes (n,) that the baseline model predicts for each set of rows, in the order of its file.
-        label: under repair, -1 for several.
-    """
-
-    before: dict[str, Int64]
-    label: int
-
-    def run(self, records: RunRecords) -> float:
-        """Run the repairs that have not ended; returns the seconds of the commands before this one."""
-
-    def told(self, number: int) -> Mapping[str, Any]:
-        """What `Evaluated` says of the setting of a number."""
-
-    def repaired(self, number: int, place: Path) -> Iterator[Repaired]:
-        """Its repairs by run; writes into its folder what lies there beside their models."""
-
-    def close(self, failed: Mapping[str, str]) -> None:
-        """Record which repairs are in no model, by name, with the reason; the others are in one."""
-
-
 @dataclass(frozen=True, eq=False)
-class _Found:
-    """The weights that one way of localisation blames, and what a search of them needs."""
+class _SettingSearch:
+    """A setting with its searches, one per seed, and the weights that localisation found for it."""
 
+    setting: Setting
     localisation: Localisation
     chunk: Chunk
     ready: ReadyCase
-
-
-@dataclass(frozen=True, eq=False)
-class _SettingSearch:
-    """A setting with its searches, one per seed."""
-
-    setting: Setting
-    found: _Found
     objective: Objective
     jobs: tuple[SearchJob, ...]
 
 
 class Searches:
-    """Searches of Arachne: run k is that of `optimize` with the seed of the run, from weights that `localize` finds."""
+    """Searches of Arachne: run k is that of `optimize` with the seed of the run, from weights that `localize` finds.
+
+    Attributes:
+        before: classes (n,) that the baseline model predicts for each set of rows, in the order of its file.
+        label: under repair, -1 for several.
+    """
 
     def __init__(
         self, work: Evaluation, compute: Compute, on_rows: Progress, on_iterations: OnIterations | None
@@ -238,7 +197,7 @@ class Searches:
         self._work, self._compute, self._on_iterations = work, compute, on_iterations
         self._handle = compute.handle(work.model, work.target)
         self._cases = self._localised(on_rows)
-        chunk, rows = self._cases[0].found.chunk, self._cases[0].found.ready.case.rows
+        chunk, rows = self._cases[0].chunk, self._cases[0].ready.case.rows
         self.label = chunk.label
         self.before = predict_held_out(
             compute, self._handle, work.held_out, [chunk.known], on_rows, allow=work.allow_shared_rows
@@ -253,38 +212,38 @@ class Searches:
                 self.before[split][chunk.orders[images.path]] = found
 
     def run(self, records: RunRecords) -> float:
-        """As of `Source`."""
+        """Run the searches that have not ended; returns the seconds of the commands before this one."""
         self._ledger = Ledger(records, self._work.target)
-        cases = [(case.found.ready, case.jobs) for case in self._cases]
+        cases = [(case.ready, case.jobs) for case in self._cases]
         search(self._compute, self._handle, cases, self._ledger, self._on_iterations)
         return self._ledger.earlier
 
     def told(self, number: int) -> Mapping[str, Any]:
-        """As of `Source`."""
+        """What `Evaluated` says of the setting of a number."""
         case, work = self._cases[number], self._work
         return {
             "num_grad": case.setting.num_grad or GRADIENTS_PER_NEGATIVE * work.negatives.rows,
-            "weights": len(case.found.chunk.index),
+            "weights": len(case.chunk.index),
             "positive_weight": case.objective.positive_weight,
         }
 
     def repaired(self, number: int, place: Path) -> Iterator[Repaired]:
-        """As of `Source`; `place` gets what `localize` writes, for each run, where scripts of the toolkit look."""
+        """What was found under a setting, by run; `place` gets what `localize` writes, where the toolkit has it."""
         case, target = self._cases[number], self._work.target
         for run in range(len(case.jobs)):
             remove(place / f"localized_data_{run}")
         first = place / "localized_data_0"
         first.mkdir(parents=True)
-        target.write_localised(first, case.found.chunk.index, case.found.ready.case.weights.old)
-        draw_pareto_front(first / FRONT, case.found.localisation)
+        target.write_localised(first, case.chunk.index, case.ready.case.weights.old)
+        draw_pareto_front(first / FRONT, case.localisation)
         for run in range(1, len(case.jobs)):
             shutil.copytree(first, place / f"localized_data_{run}")
         for ended in self._ledger.ended([job.name for job in case.jobs]):
             told = {name: getattr(ended, name) for name in ("iterations", "fitness", "stop")}
-            yield Repaired(ended.job, told, partial(self._save, case.found.ready, ended))
+            yield Repaired(ended.job, told, partial(self._save, case.ready, ended))
 
     def close(self, failed: Mapping[str, str]) -> None:
-        """As of `Source`."""
+        """Record the searches as chosen: their results are in models, as none of them fails."""
         self._ledger.choose([job.name for case in self._cases for job in case.jobs])
 
     def _save(self, ready: ReadyCase, ended: EndedSearch, folder: Path) -> Path:
@@ -322,17 +281,18 @@ class Searches:
             mine = rows
             if together is not None and features is not None:
                 mine = replace(rows, inputs=np.ascontiguousarray(rows.inputs[:, np.searchsorted(together, features)]))
-            ready[key] = _Found(found, chunk, ready_chunk(chunk, mine, weights, work.target, work.settings[0].search))
+            ready[key] = found, chunk, ready_chunk(chunk, mine, weights, work.target, work.settings[0].search)
         cases = []
         for setting in work.settings:
             located = ready[setting.num_grad, setting.impact, setting.fronts]
-            objective, jobs = chunk_jobs(located.ready, setting.search, work.seeds, _prefix(setting))
-            cases.append(_SettingSearch(setting, located, objective, jobs))
+            cases.append(
+                _SettingSearch(setting, *located, *chunk_jobs(located[2], setting.search, work.seeds, _prefix(setting)))
+            )
         return cases
 
 
 class MethodRepairs:
-    """Repairs by a method of the registry: run k is that of `optimize` with the seed of the run."""
+    """Repairs by a method of the registry: run k is that of `optimize` with the seed of the run. As `Searches`."""
 
     def __init__(
         self, work: Evaluation, repair: MethodRepair, compute: Compute, on_rows: Progress, on_repairs: OnRepairs
@@ -370,7 +330,7 @@ class MethodRepairs:
         ]
 
     def run(self, records: RunRecords) -> float:
-        """As of `Source`."""
+        """Run the repairs that have not ended; returns the seconds of the commands before this one."""
         self._records = records
         subjects = [
             (replace(self._subject, settings=settings), self._cells(number))
@@ -381,11 +341,11 @@ class MethodRepairs:
         return earlier
 
     def told(self, number: int) -> Mapping[str, Any]:
-        """As of `Source`."""
+        """Nothing was localised."""
         return dict.fromkeys(("num_grad", "weights", "positive_weight"))
 
     def repaired(self, number: int, place: Path) -> Iterator[Repaired]:
-        """As of `Source`."""
+        """What was found under a setting, by run, or why there is nothing."""
         for cell in self._cells(number):
             row, new = self._rows[cell.draw], changed_of(self._records, cell, self._subject)
             if row["reading"] == FAILED or new is None:
@@ -400,7 +360,7 @@ class MethodRepairs:
         return saved
 
     def close(self, failed: Mapping[str, str]) -> None:
-        """As of `Source`."""
+        """Record all repairs, of which those that failed while they were measured are in no model, with the reason."""
         for number in range(len(self._work.settings)):
             for cell in self._cells(number):
                 row, note = self._rows[cell.draw], failed.get(cell.name)

@@ -158,32 +158,6 @@ def test_files_are_those_of_localize_and_optimize(workspace: Path, command: Comm
     assert any(unit not in inputs[1] for unit in inputs[3] if unit < max(inputs[1])), "settings take the same inputs"
 
 
-def test_localize_and_optimize_take_the_options_of_evaluate_with_a_note(workspace: Path, command: Command) -> None:
-    """As scripts written for the toolkit give one line of options to all three."""
-    line = ["--num_grad=30", "--num_particles=4", "--num_iterations=2", "--min_iteration_range=3"]
-    line += ["--num_input_pos_sampled=50", "--velocity_phi=4.2"]
-    given = ["--model_dir=model.keras", "--target_data_dir=data/negative/6", "--num_workers=0", "--verbose=0"]
-    done = command("localize", *given, *line)
-    assert done.code == 0
-    names = (
-        "--num-particles",
-        "--num-iterations",
-        "--min-iteration-range",
-        "--num-input-pos-sampled",
-        "--velocity-phi",
-    )
-    assert sorted(done.err.splitlines()) == sorted(
-        f"note: {name} is of optimize and changes nothing here" for name in names
-    )
-    weights = (workspace / "data/negative/6/weights.csv").read_bytes()
-    assert command("localize", *given, line[0]).err == ""
-    assert (workspace / "data/negative/6/weights.csv").read_bytes() == weights
-    done = command("optimize", *given, *line)
-    assert (done.code, done.err) == (0, "note: --num-grad is of localize and changes nothing here\n")
-    done = command("localize", *given, "--num_particles=many")
-    assert done.code == 2 and "'many' is not a valid float" in done.err
-
-
 def test_the_toolkits_flags(workspace: Path, command: Command) -> None:
     """Its spelling, its defaults, its files and its words."""
     words = ["--dataset=fashion-mnist", "--method=Arachne", "--model_dir=model.keras", "--num_workers=0"]
