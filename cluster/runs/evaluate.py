@@ -137,7 +137,8 @@ def evaluate(
                 write_evaluation(path, rows, digest_of(facts), schema)
             move(records, output, _pieces(work))
             seconds = earlier + time.perf_counter() - begun
-            records.compact({**facts, "placement": compute.decisions, "seconds": seconds})
+            code = 4 if any(run.failed for result in evaluated for run in result.runs) else 0
+            records.compact({**facts, "placement": compute.decisions, "seconds": seconds, "exit_code": code})
     return evaluated
 
 

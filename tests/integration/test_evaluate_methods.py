@@ -165,7 +165,7 @@ def test_runs_that_fail(workspace: Path, command: Command, luck: str) -> None:
         ("failed", worse["note"], False),
     ]
     told = command("report", "out/evaluate-run").out
-    assert "searches: 1 done, 2 failed" in told and f"Luck of mine-s1 failed: {why}" in told
+    assert "exit code 4" in told and "searches: 1 done, 2 failed" in told and f"Luck of mine-s1 failed: {why}" in told
     rates = told_of(good)[3:]
     text = Path("out/result.txt").read_text()
     assert f"0: {rates}\n1: failed: {why}\n2: failed: " in text and text.endswith(f"\n\nAverage: {rates}")
