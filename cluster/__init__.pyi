@@ -5,7 +5,8 @@ from .batch.spec import Batch, ChunkFile, Weighting, check_batch, open_chunks
 from .compute.compute import Compute, ComputeOptions
 from .records.store import RunRecords, comparable, read_facts, read_table
 from .runs.chunk import ChunkPaths, target_of
-from .runs.evaluate import Evaluated, Evaluation, Setting, check_evaluation, evaluate
+from .runs.evaluate import check_evaluation, evaluate
+from .runs.evaluation import Evaluated, Evaluation, Setting
 from .runs.localize import localise
 from .runs.merging import Parts, read_parts
 from .runs.optimize import Repairs, repair

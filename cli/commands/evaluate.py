@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.commands.by_method import method_repair, rows_of_target, use_one_thread
 from cli.commands.optimize import chunk_paths, names_of
 from cli.shared.console import Console, echo, table
 from cli.shared.help import Sectioned
 from cli.shared.method_options import (
     ARACHNE,
+    CROSSFIT,
     checkpoint_options,
     crossfit_options,
+    crossfit_search,
     method_option,
+    method_settings,
+    options_of_method,
     refuse_other_methods,
+    refuse_unsearched,
     requirements_option,
+    was_given,
 )
 from cli.shared.objective_options import check_objective, objective_settings
 from cli.shared.options import (
@@ -28,6 +35,7 @@ from cli.shared.options import (
     PATH,
     SEARCH,
     SWEPT,
+    check_repairs,
     check_seeds,
     compute_options,
     localize_options,
@@ -42,11 +50,16 @@ from cli.shared.options import (
     workflow_model_options,
 )
 from engine.core.errors import InputError
-from engine.metrics.repair_rates import DATASETS, Rates, run_line, summarise
+from engine.metrics.repair_rates import DATASETS, run_line, summarise
 
 if TYPE_CHECKING:
     from cluster.compute.compute import ComputeOptions
-    from cluster.runs.evaluate import Setting
+    from cluster.runs.evaluation import Evaluated, Evaluation, Setting
+    from cluster.runs.repair import MethodRepair
+    from engine.methods.base import MethodSettings
+
+_FAILED_RUNS = 4
+"""Exit code."""
 
 
 @click.command(
@@ -116,7 +129,9 @@ if TYPE_CHECKING:
 @option("--overwrite", type=bool, help="Replace folders repair/ that hold no repaired model.")
 @compute_options
 @silent_option
-def command(compute_settings: ComputeOptions, verbose: int, method: str, **options: Any) -> int:
+def command(
+    compute_settings: ComputeOptions, verbose: int, method: str, num_runs: int, seed: int, resume: bool, **options: Any
+) -> int:
     """Localize and repair --num-runs times, each with a seed of its own, and print repair and break rates.
 
     RR is the share of rows to repair that a repaired model gets right, BR the share of rows to keep that it gets wrong:
@@ -130,51 +145,85 @@ def command(compute_settings: ComputeOptions, verbose: int, method: str, **optio
     --sweep num_particles=20,100 --num-workers 8
     """
     refuse_other_methods(method)
-    context = click.get_current_context()
+    if method != ARACHNE or num_runs < 1:
+        check_repairs("num_runs", num_runs)
+    check_seeds(seed, num_runs)
     if method != ARACHNE:
-        from cli.commands.evaluate_methods import evaluate_by_method
+        use_one_thread()
+        compute_settings = replace(compute_settings, threads=1)
+    work = make_evaluation(method, num_runs=num_runs, seed=seed, **options)
+    if work is None:
+        if verbose:
+            echo(f"{options['target_data_dir']}: the label has no failures, there is nothing to evaluate")
+        return 0
 
-        return evaluate_by_method(
-            compute_settings=compute_settings, verbose=verbose, context=context, method=method, **options
+    from cluster.compute.compute import Compute
+    from cluster.runs.evaluate import check_evaluation, evaluate
+
+    check_evaluation(work)
+    with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
+        if not work.model.loss.stated:
+            console.say(f"{work.model.path} stores no loss: {work.model.loss.name} is assumed")
+        limit = max(setting.search.num_iterations for setting in work.settings)
+        tick = console.iterations(num_runs * len(work.settings), limit) if method == ARACHNE else None
+        found = evaluate(
+            work, compute, resume=resume, on_rows=console.rows, on_iterations=tick, on_repairs=console.repairs
         )
-    evaluate(compute_settings=compute_settings, verbose=verbose, context=context, method=method, **options)
-    return 0
+        if compute.redispatched:
+            console.say(f"{compute.redispatched} calls ran again because a worker died")
+        for result in found:
+            where = f"{result.setting.name}: " if result.setting.name else ""
+            for run in result.runs:
+                if run.failed:
+                    console.warn(f"{where}run {run.number} failed: {run.note}")
+    if verbose > 1:
+        echo(runs_text(found))
+    if verbose:
+        tell(work, found)
+    return _FAILED_RUNS if any(len(result.ended) < num_runs for result in found) else 0
 
 
-def evaluate(
-    *,
-    compute_settings: ComputeOptions,
-    verbose: int,
-    context: click.Context,
-    dataset: str | None,
+def tell(work: Evaluation, found: Sequence[Evaluated]) -> None:
+    """Print rates, notes, and what was written."""
+    echo(summary_text(found))
+    ended = [run for result in found for run in result.ended]
+    for note in dict.fromkeys(run.note for run in ended if run.note):
+        echo(note)
+    if same := sum(run.changed == 0 for run in ended):
+        total = len(found) * len(work.seeds)
+        echo(f"{same} of {total} runs keep the baseline model: it is copied unchanged")
+    output, last = work.given.output_dir, len(work.seeds) - 1
+    kinds = ("localized_data", "repaired_model") if work.repair is None else ("repaired_model",)
+    more = f" … {last}" if last else ""
+    lines = ["created files:"]
+    for result in found:
+        folder = output / result.setting.name
+        lines += [*(f"{folder / kind}_0{more}" for kind in kinds), str(folder / "result.txt")]
+    echo("\n".join([*lines, str(output / "evaluate.arrow")]))
+
+
+def make_evaluation(
     method: str,
+    *,
+    num_runs: int,
+    seed: int,
+    dataset: str | None,
     model_dir: Path,
     allow_custom_code: bool,
     target_data_dir: Path,
     positive_inputs_dir: Path | None,
     output_dir: Path | None,
-    num_runs: int,
     sweep: Sequence[str],
-    requirements: Path | None,
-    seed: int,
-    val_data: Path | None,
-    test_data: Path | None,
-    allow_shared_rows: bool,
-    target_layer: tuple[str, ...],
-    resume: bool,
-    overwrite: bool,
-    **_: Any,
-) -> None:
-    """The command."""
-    if num_runs < 1:
-        raise InputError(f"num_runs is {num_runs}, expected at least 1")
-    check_seeds(seed, num_runs)
-    settings = [make_setting(context.params, swept) for swept in parse_sweeps(sweep, context)]
-    check_objective([setting.search for setting in settings], requirements)
+    **options: Any,
+) -> Evaluation | None:
+    """Open and check what an evaluation reads; None where the label has no failures."""
+    context, requirements = click.get_current_context(), options["requirements"]
+    swept = parse_sweeps(sweep, context, swept_of(method, sweep))
+    settings = [make_setting(context.params, each) for each in swept]
+    if method == ARACHNE:
+        check_objective([setting.search for setting in settings], requirements)
 
-    from cluster.compute.compute import Compute
-    from cluster.runs.evaluate import Evaluation, check_evaluation
-    from cluster.runs.evaluate import evaluate as run
+    from cluster.runs.evaluation import Evaluation
     from engine.data.image_set import open_image_set
     from engine.data.outcomes import open_negatives, open_positives
     from engine.metrics.repair_rates import Given
@@ -184,19 +233,38 @@ def evaluate(
     output_dir = output_dir or target_data_dir
     (paths,) = chunk_paths([target_data_dir], [positive_inputs_dir] if positive_inputs_dir else [], output_dir)
     negatives, positives = open_negatives(paths.negatives), open_positives(paths.positives)
-    held_out = {split: open_image_set(path) for split, path in (("validation", val_data), ("test", test_data)) if path}
+    files = {"validation": options["val_data"], "test": options["test_data"]}
+    held_out = {split: open_image_set(path) for split, path in files.items() if path}
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
-    names = names_of([paths]) if requirements else None
-    settings = [
-        replace(each, search=objective_settings(each.search, model.classes, names, requirements=requirements))
-        for each in settings
-    ]
-    target = resolve_target(model.model, model.loss, model.classes, model.path, target_layer)
+    repair = None
+    if method == ARACHNE:
+        names = names_of([paths]) if requirements else None
+        settings = [
+            replace(each, search=objective_settings(each.search, model.classes, names, requirements=requirements))
+            for each in settings
+        ]
+        target = resolve_target(model.model, model.loss, model.classes, model.path, options["target_layer"])
+    else:
+        label, rows = rows_of_target(paths.negatives, [paths.positives])
+        options |= {"model_dir": model_dir, "seed": seed, "seeds": num_runs}
+        repair = method_repair(method, model, rows, paths.negatives, paths.output, **options)
+        repair = replace(repair, repaired=(label,))
+        target, held_out = repair.target, repair.held_out
+        settings = [
+            replace(setting, method=settings_of_method(setting, each, repair))
+            for setting, each in zip(settings, swept, strict=True)
+        ]
     if negatives is None:
-        if verbose:
-            echo(f"{target_data_dir}: the label has no failures, there is nothing to evaluate")
-        return
-    work = Evaluation(
+        return None
+    given = Given(
+        dataset=DATASETS.get(dataset) if dataset else None,
+        method=method,
+        model_dir=model_dir,
+        target_data_dir=target_data_dir,
+        positive_inputs_dir=positive_inputs_dir or paths.positives,
+        output_dir=output_dir,
+    )
+    return Evaluation(
         model=model,
         target=target,
         paths=paths,
@@ -205,42 +273,34 @@ def evaluate(
         held_out=held_out,
         settings=tuple(settings),
         seeds=range(seed, seed + num_runs),
-        given=Given(
-            dataset=DATASETS.get(dataset) if dataset else None,
-            method=method,
-            model_dir=model_dir,
-            target_data_dir=target_data_dir,
-            positive_inputs_dir=positive_inputs_dir or paths.positives,
-            output_dir=output_dir,
-        ),
-        overwrite=overwrite,
-        allow_shared_rows=allow_shared_rows,
+        given=given,
+        overwrite=options["overwrite"],
+        allow_shared_rows=options["allow_shared_rows"],
+        repair=repair,
     )
-    check_evaluation(work)
-    with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
-        if not model.loss.stated:
-            console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
-        limit = max(setting.search.num_iterations for setting in settings)
-        tick = console.iterations(num_runs * len(settings), limit)
-        found = run(work, compute, resume=resume, on_rows=console.rows, on_iterations=tick)
-        if compute.redispatched:
-            console.say(f"{compute.redispatched} calls ran again because a worker died")
-    if verbose > 1:
-        echo(runs_text({one.setting.name: [run.rates["search"] for run in one.runs] for one in found}))
-    if verbose:
-        told = [Told(one.setting.name, str(one.weights), [run.rates for run in one.runs]) for one in found]
-        echo(summary_text(told))
-        names = [result.setting.name for result in found]
-        echo(f"created files:\n{created_text(output_dir, names, num_runs)}")
+
+
+def swept_of(method: str, sweeps: Sequence[str]) -> tuple[str, ...]:
+    """Of the options that `--sweep` takes, those that mean something to a method."""
+    if method == ARACHNE:
+        return SWEPT
+
+    from engine.methods.given import stated_of
+    from engine.methods.registry import method_of
+
+    stated: Collection[str] = stated_of(method_of(method))
+    if method == CROSSFIT:
+        stated = set(SWEPT).difference(options_of_method(ARACHNE))
+    swept = tuple(name for name in SWEPT if name in stated)
+    refuse_unsearched(method, swept)
+    if sweeps and not swept:
+        raise InputError(f"sweep is {sweeps[0]!r} and {method} has nothing to sweep, expected it without")
+    return swept
 
 
 def make_setting(options: Mapping[str, Any], swept: Mapping[str, Any]) -> Setting:
-    """The setting of the command's options with the values that are swept.
-
-    Raises:
-        InputError: values that no search can have.
-    """
-    from cluster.runs.evaluate import Setting
+    """The setting of the command's options with the values that are swept."""
+    from cluster.runs.evaluation import Setting
 
     chosen: dict[str, Any] = {**options, **swept}
     for name in ("num_grad", "fronts"):
@@ -255,17 +315,19 @@ def make_setting(options: Mapping[str, Any], swept: Mapping[str, Any]) -> Settin
     )
 
 
+def settings_of_method(setting: Setting, swept: Mapping[str, Any], repair: MethodRepair) -> MethodSettings:
+    """What a setting is to a method other than Arachne."""
+
+    def given(name: str) -> bool:
+        return name in swept or was_given(name)
+
+    search = replace(setting.search, positive_weight=None)
+    crossfit = replace(repair.settings.crossfit, search=crossfit_search(search, given))
+    return method_settings(repair.method, crossfit, search, setting.search.positive_weight, given)
+
+
 def parse_sweeps(sweeps: Sequence[str], context: click.Context, swept: Sequence[str] = SWEPT) -> list[dict[str, Any]]:
-    """All combinations of the values that are swept, the last one changing fastest; an empty one without any.
-
-    Args:
-        sweeps: as given.
-        context: of the command.
-        swept: options that may be.
-
-    Raises:
-        InputError: no such option, a value that it does not take, or something given twice.
-    """
+    """All combinations of the values of these `--sweep`, the last one changing fastest; an empty one without any."""
     options = {parameter.name: parameter for parameter in context.command.params}
     found: dict[str, list[Any]] = {}
     for sweep in sweeps:
@@ -297,25 +359,16 @@ def _text(value: Any) -> str:
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
-@dataclass(frozen=True)
-class Told:
-    """What is told of a setting: its name, the weights of a run in words, and the rates by split of each run."""
-
-    name: str
-    weights: str
-    rates: Sequence[Mapping[str, Rates]]
-
-
-def summary_text(found: Sequence[Told]) -> str:
-    """A table for each split, with a row for each setting."""
+def summary_text(found: Sequence[Evaluated]) -> str:
+    """A table for each split, with a row for each setting, of the runs that did not fail."""
     parts = []
-    first = next(rates for result in found for rates in result.rates)
+    first = next(run.rates for result in found for run in result.ended)
     for split, rates in first.items():
         rows = []
         for result in found:
-            cells: list[object] = [result.name or "as given", result.weights, len(result.rates)]
+            cells: list[object] = [result.setting.name or "as given", _weights(result), len(result.ended)]
             for name in ("rr", "br"):
-                values = [getattr(run[split], name) for run in result.rates]
+                values = [getattr(run.rates[split], name) for run in result.ended]
                 told = summarise(values, larger_is_better=name == "rr")
                 shares = (told.mean, told.deviation, told.best, told.worst)
                 cells += ["-" if math.isnan(share) else f"{share:.2f}" for share in shares]
@@ -328,24 +381,20 @@ def summary_text(found: Sequence[Told]) -> str:
     return "\n".join(parts)
 
 
-def runs_text(found: Mapping[str, Sequence[Rates | str]]) -> str:
+def _weights(result: Evaluated) -> str:
+    """How many weights Arachne localised, or another method has changed, fewest to most."""
+    counts = {run.changed for run in result.ended if run.changed is not None}
+    if result.weights is not None:
+        counts = {result.weights}
+    return "–".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else "-"
+
+
+def runs_text(found: Sequence[Evaluated]) -> str:
     """Every run, in the words of the toolkit, by setting: its rates on the rows of the search, or why it failed."""
     lines = []
-    for name, runs in found.items():
-        lines += ["=" * 17, f"Evaluate results {name}".rstrip(), "RR/BR"]
-        lines += [f"    {run_line(number, rates)}\n" for number, rates in enumerate(runs)]
+    for result in found:
+        lines += ["=" * 17, f"Evaluate results {result.setting.name}".rstrip(), "RR/BR"]
+        told = [run.note if run.failed else run.rates["search"] for run in result.runs]
+        lines += [f"    {run_line(number, rates)}\n" for number, rates in enumerate(told)]
         lines.append("=" * 17)
     return "\n".join(lines)
-
-
-def created_text(
-    output: Path, settings: Sequence[str], runs: int, kinds: Sequence[str] = ("localized_data", "repaired_model")
-) -> str:
-    """What was written for each setting, one line for the folders of one kind."""
-    lines = []
-    for name in settings:
-        folder = output / name
-        more = f" … {runs - 1}" if runs > 1 else ""
-        lines += [f"{folder / kind}_0{more}" for kind in kinds]
-        lines.append(str(folder / "result.txt"))
-    return "\n".join([*lines, f"{output / 'evaluate.arrow'}"])

@@ -41,8 +41,9 @@ def command(run: Path, html: Path | None, json: Path | None, overwrite: bool) ->
         _check_output(json, "JSON file", (".json",), FIRST_KEY, overwrite=overwrite)
 
     from cli.run_report.view import read_run
+    from cluster.records.store import read_there
 
-    found = read_run(run)
+    found = read_there(run, read_run)
     written = {}
     if html is not None:
         from cli.run_report.page import render_page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -83,17 +84,17 @@ def command(run: Path, interval: float) -> None:
 
     from cli.run_report.text import summary
     from cli.run_report.view import read_run
-    from cluster.records.store import read_facts
+    from cluster.records.store import read_facts, read_there
 
-    facts = read_facts(run)
+    facts = read_there(run, read_facts)
     with _Screen() if sys.stderr.isatty() else _Lines() as display:
         while facts.get("state") == "running":
-            status = read_status(run, facts)
+            status = read_there(run, functools.partial(read_status, facts=facts))
             display.show(status)
             gone = status.quiet > QUIET_SECONDS and _process_is_gone(facts)
             if not gone:
                 time.sleep(interval)
-            facts = read_facts(run)
+            facts = read_there(run, read_facts)
             if gone:
                 break
     if facts.get("state") == "running":
@@ -104,7 +105,7 @@ def command(run: Path, interval: float) -> None:
             f"{duration(status.quiet)}{resume}",
             err=True,
         )
-    echo(summary(read_run(run)))
+    echo(summary(read_there(run, read_run)))
 
 
 def read_status(run: Path, facts: Mapping[str, Any]) -> Status:

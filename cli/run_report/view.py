@@ -141,7 +141,7 @@ class RunView:
     Attributes:
         directory: the run directory.
         facts: `run.json` as it is.
-        kind: compare, CrossFit, independent, rounds, chain or optimize.
+        kind: compare, evaluate, CrossFit, independent, rounds, chain or optimize.
         state: running, done, failed or interrupted; part: one of several that `merge-runs` joins.
         model: path of the base model, as it was given.
         label_names: one per class, or None.
@@ -151,7 +151,8 @@ class RunView:
         seconds: of the whole run, or None before its end.
         exit_code: of the run, or None before its end.
         held_out: image set of each held-out split.
-        outcomes: one of a batch, one per chunk of a run of `optimize`; empty before the end.
+        outcomes: one of a batch, one per chunk of a run of `optimize`, one per repair of `evaluate`; empty before the
+            end.
         verdicts: by split, in the order judged; of labels judged together their requirement names none.
         steps: what each round, or iteration of a chain, ended with, from 0; empty unless the run went in steps.
         jobs: all searches, by step and name: rows of the table, with `gain` and `overall`, the change of the accuracy

@@ -29,9 +29,9 @@ _LISTED_LABELS = 3
 
 
 def kind_of(facts: Mapping[str, Any]) -> str:
-    """What kind of run `run.json` is of, in a word: compare, CrossFit, independent, rounds, chain, or else optimize."""
-    if facts.get("kind") == COMPARE:
-        return COMPARE
+    """What kind of run `run.json` is of: compare, evaluate, CrossFit, independent, rounds, chain, or else optimize."""
+    if "kind" in facts:
+        return str(facts["kind"])
     return CROSSFIT if facts.get("method") == CROSSFIT else str(facts.get("mode") or "optimize")
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,10 +24,18 @@ from engine.core.errors import InputError, WorkError, is_interruption
 from engine.core.files import disk_is_full, is_leftover, remove, remove_at_once, remove_leftovers, replace_file
 from engine.core.lock import LOCK, Lock
 
+T = TypeVar("T")
+
 CHECKPOINTS = "checkpoint"
 
 FORMAT = 2
 """Of run directories as this version writes them, in `run.json`; 1 is that of 0.6.0 and earlier, which state none."""
+
+EVALUATE_RUN = "evaluate-run"
+"""The run directory of `evaluate`, in its output folder, once the evaluation has ended."""
+
+EVALUATE_UNFINISHED = ".evaluate.unfinished"
+"""The same while the evaluation goes on or when it was interrupted."""
 
 _EMPTIED = json.dumps({"state": "emptied"})
 
@@ -265,6 +273,21 @@ def enough_room(directory: Path) -> Iterator[None]:
             f"{directory}: no space is left on the disk; what was written before is whole; free some space and run "
             "it again, with --resume to go on"
         ) from error
+
+
+def read_there(directory: Path, read: Callable[[Path], T]) -> T:
+    """What a function reads where the records of a run are; again if they were put in their place meanwhile.
+
+    While an evaluation goes on, or where it was interrupted, they are in `EVALUATE_UNFINISHED`.
+    """
+    unfinished = directory.with_name(EVALUATE_UNFINISHED)
+    if directory.name == EVALUATE_RUN and holds_run(unfinished):
+        try:
+            return read(unfinished)
+        except (OSError, InputError):
+            if holds_run(unfinished):
+                raise
+    return read(directory)
 
 
 def holds_run(directory: Path) -> bool:

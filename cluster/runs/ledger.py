@@ -190,9 +190,9 @@ class Ledger:
     def choose(self, jobs: Sequence[str]) -> None:
         """Mark searches whose patches are in the model of a step."""
         self.flush()
-        left = set(jobs)
+        taken = frozenset(jobs)
         parts = {self._parts[job] for job in jobs if job in self._parts}
-        left -= {job for job in jobs if job in self._parts}
+        left = taken - self._parts.keys()
         for part in reversed(self._together):  # the last step's are the last
             if not left:
                 break
@@ -203,7 +203,7 @@ class Ledger:
             rows = read_part(self.records.directory, "jobs", part)
             if rows is not None:
                 self.records.replace(
-                    "jobs", part, [row | {"chosen": row["chosen"] or row["job"] in jobs} for row in rows]
+                    "jobs", part, [row | {"chosen": row["chosen"] or row["job"] in taken} for row in rows]
                 )
 
     def best(self, words: str) -> None:

@@ -14,7 +14,7 @@ from cluster.compute.compute import Compute
 from cluster.compute.works import Works
 from cluster.records import values
 from cluster.records.fingerprints import fingerprint
-from cluster.records.schema import OutcomeRow
+from cluster.records.schema import JobRow, OutcomeRow
 from cluster.records.store import RunRecords, read_table
 from cluster.runs.output import save_repaired
 from cluster.workers.model import ModelHandle
@@ -214,6 +214,27 @@ def save_values(
         else:
             remove(folder / PATCH)
     return saved, patch
+
+
+def job_row(cell: Cell, told: Mapping[str, Any], chunk: Path, label: int, *, chosen: bool) -> dict[str, Any]:
+    """The row of `jobs` of a repair, from its row of `outcomes`; `chunk` is the folder of its rows."""
+    return JobRow(
+        job=cell.name,
+        step=1,
+        chunk=str(chunk),
+        label=label,
+        seed=cell.seed,
+        weights=told["weights"] or 0,
+        fitness=told["best"],
+        start_fitness=told["own"],
+        state="failed" if told["reading"] == FAILED else "done",
+        note=told["note"] or "",
+        chosen=chosen,
+        where=told["where"],
+        worker=told["worker"],
+        ended=told["ended"],
+        seconds=told["seconds"],
+    ).cells
 
 
 def outcome_rows(

@@ -21,14 +21,13 @@ from cluster.compute.works import Works
 from cluster.records import values
 from cluster.records.batches import PatchPlaces
 from cluster.records.rows import prediction_rows, verdict_rows
-from cluster.records.schema import JobRow
 from cluster.records.store import RunRecords, enough_room, holds_run
 from cluster.runs.checkpoints import checkpoint_facts
 from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.merging import Parts
 from cluster.runs.optimize import OnIterations, search
-from cluster.runs.outcomes import FAILED, PATCH, changed_of, ended_repairs, run_cells, save_values
+from cluster.runs.outcomes import PATCH, changed_of, ended_repairs, job_row, run_cells, save_values
 from cluster.runs.output import NOT_MET_FILE, check_output, mark_missing, measuring, missed, tell_label_file
 from cluster.runs.parts import Part, end_part, ended_before
 from cluster.runs.promise_rows import frontier_rows, mixture_rows, out_of_fold_rows, promise_rows, unpromised
@@ -330,7 +329,10 @@ class _Run:
         if not offers:
             raise WorkError(f"{work.method} cannot repair this model: {rows[0]['note']}")
         best = _best(self.subject, offers)
-        records.replace("jobs", work.method, [self._job_row(cell, rows[cell.draw], best) for cell in work.cells])
+        jobs = [
+            job_row(cell, rows[cell.draw], work.folder, self.label, chosen=cell.draw == best) for cell in work.cells
+        ]
+        records.replace("jobs", work.method, jobs)
         new = {} if best is None else offers[best].values
         patch, measured, verdicts = self._save(new)
         self._tell_label_file(new)
@@ -453,25 +455,6 @@ class _Run:
         with TemporaryDirectory() as folder:
             target.write_localised(Path(folder), target.index_of(patch, str(path)), patch.old, patch.new)
             tell_label_file(path, Path(folder), priorities.repaired(self.subject.repaired), self.compute.say)
-
-    def _job_row(self, cell: Cell, told: Mapping[str, Any], best: int | None) -> Mapping[str, Any]:
-        return JobRow(
-            job=cell.name,
-            step=1,
-            chunk=str(self.work.folder),
-            label=self.label,
-            seed=cell.seed,
-            weights=told["weights"] or 0,
-            fitness=told["best"],
-            start_fitness=told["own"],
-            state="failed" if told["reading"] == FAILED else "done",
-            note=told["note"] or "",
-            chosen=cell.draw == best,
-            where=told["where"],
-            worker=told["worker"],
-            ended=told["ended"],
-            seconds=told["seconds"],
-        ).cells
 
 
 class _Kept:

@@ -21,11 +21,13 @@ from cli.commands.evaluate import make_setting, parse_sweeps
 from cli.shared.options import SWEPT
 from cluster.compute.compute import Compute
 from cluster.records.schema import EVALUATION
-from cluster.records.store import read_facts
-from cluster.runs import evaluate as evaluation
+from cluster.records.store import read_facts, read_table
+from cluster.runs import evaluate as evaluate_run
 from cluster.runs import evaluate_staging as staging
+from cluster.runs import evaluation
 from engine.search.settings import OPTIMISER_SETTINGS, own_fields
 from tests.integration.conftest import Command, contents
+from tests.support.digests import files_of
 
 Refused = Callable[..., str]
 
@@ -40,14 +42,15 @@ WORDS = ["evaluate", "--dataset", "fashion-mnist", *MODEL, *NEGATIVES, "--output
 
 
 def bytes_of(root: Path) -> dict[str, bytes]:
-    """The content of every file below a folder."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    """The content of every file below a folder but for records, which say when and where."""
+    files = [path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_file()]
+    return {str(path): (root / path).read_bytes() for path in files if path.parts[0] != "evaluate-run"}
 
 
-def table_of(path: Path) -> list[dict[str, Any]]:
+def table_of(path: Path, schema: pa.Schema = EVALUATION) -> list[dict[str, Any]]:
     """The rows of an evaluate.arrow."""
     found = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    assert found.schema.remove_metadata().equals(EVALUATION, check_metadata=True)
+    assert found.schema.remove_metadata().equals(schema, check_metadata=True)
     assert all(field.metadata[b"description"] for field in found.schema)
     rows: list[dict[str, Any]] = found.to_pylist()
     return rows
@@ -155,32 +158,6 @@ def test_files_are_those_of_localize_and_optimize(workspace: Path, command: Comm
     assert any(unit not in inputs[1] for unit in inputs[3] if unit < max(inputs[1])), "settings take the same inputs"
 
 
-def test_localize_and_optimize_take_the_options_of_evaluate_with_a_note(workspace: Path, command: Command) -> None:
-    """As scripts written for the toolkit give one line of options to all three."""
-    line = ["--num_grad=30", "--num_particles=4", "--num_iterations=2", "--min_iteration_range=3"]
-    line += ["--num_input_pos_sampled=50", "--velocity_phi=4.2"]
-    given = ["--model_dir=model.keras", "--target_data_dir=data/negative/6", "--num_workers=0", "--verbose=0"]
-    done = command("localize", *given, *line)
-    assert done.code == 0
-    names = (
-        "--num-particles",
-        "--num-iterations",
-        "--min-iteration-range",
-        "--num-input-pos-sampled",
-        "--velocity-phi",
-    )
-    assert sorted(done.err.splitlines()) == sorted(
-        f"note: {name} is of optimize and changes nothing here" for name in names
-    )
-    weights = (workspace / "data/negative/6/weights.csv").read_bytes()
-    assert command("localize", *given, line[0]).err == ""
-    assert (workspace / "data/negative/6/weights.csv").read_bytes() == weights
-    done = command("optimize", *given, *line)
-    assert (done.code, done.err) == (0, "note: --num-grad is of localize and changes nothing here\n")
-    done = command("localize", *given, "--num_particles=many")
-    assert done.code == 2 and "'many' is not a valid float" in done.err
-
-
 def test_the_toolkits_flags(workspace: Path, command: Command) -> None:
     """Its spelling, its defaults, its files and its words."""
     words = ["--dataset=fashion-mnist", "--method=Arachne", "--model_dir=model.keras", "--num_workers=0"]
@@ -223,17 +200,55 @@ def test_the_toolkits_flags(workspace: Path, command: Command) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_bits_on_workers(workspace: Path, command: Command) -> None:
-    words = [*WORDS, *SEARCH, "--num-runs", "2", "--sweep", "num_particles=6,9", "--test-data", "data/test.h5"]
-    words += ["--num-input-pos-sampled", "200"]
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        (["--positive-weight", "60", "--num-input-pos-sampled", "200"], "search: on 2 workers (4 searches on the 2"),
+        (["--method", "offsets"], "4 repairs: on 2 workers"),  # two settings of two seeds are one grid
+        (["--method", "Arachne-v2"], "4 repairs: on 2 workers"),
+    ],
+)
+def test_the_same_bits_on_workers(method: list[str], told: str, workspace: Path, command: Command) -> None:
+    words = [*WORDS, *method, "--num-iterations", "6", "--num-runs", "2", "--sweep", "num_particles=6,9"]
+    words += ["--test-data", "data/test.h5"]
     succeed(command, *words, *HERE)
-    here = bytes_of(Path("out"))
+    here = dict(files_of(Path("out")))
     shutil.rmtree("out")
     done = command(*words, "--num-workers", "2")
     assert done.code == 0, done.err
-    assert "search: on 2 workers (4 searches on the 2 workers asked for" in done.err
-    assert bytes_of(Path("out")) == here
-    assert len({content for path, content in here.items() if "repaired" in path and path.endswith(".csv")}) == 4
+    assert told in done.err
+    assert dict(files_of(Path("out"))) == here
+    assert len({digest for path, digest in here.items() if path.endswith("model.keras")}) == 4
+
+
+def test_records(workspace: Path, command: Command) -> None:
+    """A run directory like those of other commands: every search, and every row that its model repairs or breaks."""
+    words = [*WORDS, *FEW, "--num-runs", "2", "--test-data", "data/test.h5", *HERE]
+    run = Path("out/evaluate-run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "save_repaired", failing(evaluation.save_repaired, 2, KeyboardInterrupt()))
+        assert command(*words).code == 130
+    assert not run.exists() and "evaluate, 6 Shirt, interrupted" in succeed(command, "report", run)
+    succeed(command, *words, "--resume")
+    facts = read_facts(run)
+    assert [facts[name] for name in ("format", "kind", "state", "labels")] == [2, "evaluate", "done", [6]]
+    rows, jobs = table_of(Path("out/evaluate.arrow")), read_table(run, "jobs").to_pylist()
+    for name in ("seed", "fitness", "iterations", "stop", "weights", "positive_weight"):
+        assert [job[name] for job in jobs] == [row[name] for row in rows]
+    assert {(job["state"], job["chosen"]) for job in jobs} == {("done", True)}
+    labels = [row for row in read_table(run, "labels").to_pylist() if row["stage"] == "repaired"]
+    for row, job in zip(rows, jobs, strict=True):
+        mine = [label for label in labels if label["job"] == job["job"]]
+        for split, column, counted in (
+            ("negative", "repaired", row["search_repaired"]),
+            ("positive", "broken", row["search_broken"]),
+            ("test", "broken", row["test_broken"]),
+        ):
+            assert sum(label[column] for label in mine if label["split"] == split) == counted
+    assert sum(label["total"] for label in labels if label["split"] == "test") == 2 * 120
+    told = succeed(command, "report", run)
+    assert "2 done" in told and succeed(command, "watch", run) == told
+    assert succeed(command, "patch", "show", f"{run}:{jobs[1]['job']}")
 
 
 def test_saved_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
@@ -300,18 +315,13 @@ def test_every_swept_name_is_an_option(name: str) -> None:
         (["--num-runs", "0"], ("num_runs is 0, expected at least 1",)),
         (["--num-runs", "2", "--seed", 2**63 - 1], ("seed is 9223372036854775807",)),
         (["--sweep", "particles=20"], ("sweep is 'particles=20'", "NAME one of num_particles, ")),
-        (["--sweep", "num_runs=20"], ("sweep is 'num_runs=20'",)),
         (["--sweep", "num_particles=20,many"], ("sweep is 'num_particles=20,many'", "'many' is not a valid integer")),
-        (["--sweep", "num_particles="], ("sweep is 'num_particles='", "'' is not a valid integer")),
         (["--sweep", "num_particles"], ("sweep is 'num_particles'", "'' is not a valid integer")),
         (["--sweep", "forward_impact=mean,all"], ("'all' is not one of", "as --forward_impact takes them")),
         (["--sweep", "num_particles=20,0"], ("num_particles is 0, expected at least 1",)),
-        (["--sweep", "num_grad=20,0"], ("num_grad is 0, expected at least 1",)),
         (["--sweep", "optimiser=DE,tabu"], ("'tabu' is not one of", "as --optimiser takes them")),
         (["--sweep", "optimiser=PSO,DE", "--bound", "2"], ("bound is of DE and random", "optimiser is PSO")),
         (["--optimiser", "DE", "--velocity-phi", "5"], ("velocity_phi is of PSO and the optimiser is DE, expected",)),
-        (["--optimiser", "DE", "--num-particles", "3"], ("num_particles is 3, expected at least 4 of DE",)),
-        (["--sweep", "velocity_phi=4"], ("velocity_phi is 4.0, expected more than 4",)),
         (["--sweep", "positive_weight=-1"], ("positive_weight is -1.0",)),
         (["--sweep", "num_particles=20,020"], ("'num_particles=20,020' and has a value twice",)),
         (["--sweep", "fronts=1", "--sweep", "fronts=2"], ("fronts is given twice, expected one --sweep",)),
@@ -324,9 +334,6 @@ def test_every_swept_name_is_an_option(name: str) -> None:
         (["--target-data-dir", "data/negative/12"], ("12 no label of", "expected 0 to 9")),
         (["--positive-inputs-dir", "data/nothing"], ("data/nothing does not exist",)),
         (["--val-data", "data/nothing.h5"], ("data/nothing.h5",)),
-        (["--model-dir", "nothing.keras"], ("nothing.keras: no such file or folder",)),
-        (["--target-layer", "6"], ("target layer 6 (flatten, Flatten) has no weights",)),
-        (["--num-workers", "-1"], ("num_workers is -1",)),
         (["--num-particles", 10**12], ("particles", "GiB are free")),
         (["--num-runs", 10**9], ("1000000000 searches of ", "need at least", "at most", " searches")),
     ],
@@ -351,8 +358,10 @@ def test_damaged_rows(file: str, damage: str, workspace: Path, refused: Refused)
             rows["images"] = images if damage == "pixel" else np.abs(images[:, 8:])
             rows["labels"] = labels
     says = {"cut": "is damaged or cut short", "shape": "images of shape (24, 32, 3)", "pixel": "pixels that are NaN"}
-    words = [*WORDS, *FEW, "--val-data", "data/val.h5", *HERE, "--verbose", "0"]
-    refused(*words, says=(str(path), says[damage]))
+    words = [*WORDS, "--val-data", "data/val.h5", *HERE, "--verbose", "0"]
+    refused(*words, *FEW, says=(str(path), says[damage]))
+    if (damage, path.parent.name) == ("cut", "6"):
+        refused(*words, "--method", "offsets", says=(str(path), says[damage]))
 
 
 def test_something_in_the_way(workspace: Path, refused: Refused, command: Command) -> None:
@@ -370,6 +379,11 @@ def test_something_in_the_way(workspace: Path, refused: Refused, command: Comman
         (out / name).mkdir(parents=True)
         refused(*words, says=(f"{workspace}/out/{name} is a folder, expected a file",))
         (out / name).rmdir()
+    mine = out / "evaluate-run" / "notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    refused(*words, "--overwrite", says=(f"{workspace}/out/evaluate-run holds no run, expected one of an earlier",))
+    shutil.rmtree(mine.parent)
     notes = out / "repaired_model_1" / "repair" / "notes.txt"
     notes.parent.mkdir(parents=True)
     notes.write_text("mine")
@@ -427,7 +441,7 @@ def test_stopped(earlier: bool, workspace: Path, command: Command, monkeypatch: 
             1,
             "error: memory ran out (none left), expected less at once",
         ),
-        (evaluation, "write_evaluation", 1, KeyboardInterrupt(), 130, "error: interrupted"),
+        (evaluate_run, "write_evaluation", 1, KeyboardInterrupt(), 130, "error: interrupted"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(where, name, failing(getattr(where, name), at, error))
@@ -473,10 +487,11 @@ def test_weights_of_another_layer(workspace: Path, command: Command) -> None:
             assert "weights.arrow" in names and not {"weights.csv", "patch.arrow"} & names
 
 
-def test_label_without_failures(workspace: Path, command: Command) -> None:
+@pytest.mark.parametrize("method", ["Arachne", "head"])
+def test_label_without_failures(method: str, workspace: Path, command: Command) -> None:
     before = contents(workspace)
     words = [word.replace("negative/6", "negative/9") for word in WORDS]
-    out = succeed(command, *words, *HERE)
+    out = succeed(command, *words, "--method", method, *HERE)
     assert out == "data/negative/9: the label has no failures, there is nothing to evaluate\n"
     assert contents(workspace) == before
 

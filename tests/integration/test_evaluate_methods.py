@@ -8,19 +8,20 @@ from typing import Any
 
 import keras
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from cluster.compute import works
 from cluster.records.schema import EVALUATION_BY_METHOD
-from cluster.runs import evaluate_methods
+from cluster.records.store import read_table
+from cluster.runs import evaluation
 from tests.integration.conftest import Command, contents
-from tests.integration.test_evaluate import bytes_of, failing, hits
+from tests.integration.test_evaluate import bytes_of, failing, hits, table_of
 from tests.support.plugins import Site
 
 INPUT = ["--model-dir", "model.keras", "--target-data-dir", "data/negative/6"]
 HERE = ["--num-workers", "0", "--verbose", "1"]
 FEW = ["--num-particles", "8", "--num-iterations", "8"]
+METHOD = ["--method", "Arachne-v2", *FEW]
 WORDS = ["evaluate", *INPUT, "--output-dir", "out", "--num-runs", "2", *HERE]
 
 SAVED = "out/repaired_model_0/repair/model.keras"
@@ -45,12 +46,9 @@ METHOD = Method("Luck of mine", repair, "a bias", "none", "a test")
 """
 
 
-def table_of(path: Path) -> list[dict[str, Any]]:
-    """The rows of an evaluate.arrow of another method than Arachne."""
-    found = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    assert found.schema.remove_metadata().equals(EVALUATION_BY_METHOD, check_metadata=True)
-    rows: list[dict[str, Any]] = found.to_pylist()
-    return rows
+def rows_of() -> list[dict[str, Any]]:
+    """The rows of the table of another method than Arachne."""
+    return table_of(Path("out/evaluate.arrow"), EVALUATION_BY_METHOD)
 
 
 @pytest.fixture
@@ -71,7 +69,7 @@ def test_a_mixture(workspace: Path, command: Command) -> None:
     assert done.code == 0 and "warning: " not in done.err, done.err
     assert {path: what for path, what in contents(workspace).items() if path in before} == before
     assert set(bytes_of(Path("out/repaired_model_0"))) == set(MODEL)
-    (row,) = table_of(Path("out/evaluate.arrow"))
+    (row,) = rows_of()
     assert [row[name] for name in ("run", "seed", "label", "method", "failed")] == [0, 3, 6, "offsets", False]
     first, after = hits(Path("model.keras")), hits(Path(SAVED))
     assert row["search_repaired"] == after["negative"].sum() > 0
@@ -91,22 +89,21 @@ def told_of(row: dict[str, Any]) -> str:
     return f"{row['run']}: RR {row['search_rr']:.2f}%, BR {row['search_br']:.2f}%"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["offsets", "Arachne-v2"])
-def test_run_k_is_a_repair_of_optimize(method: str, workspace: Path, command: Command) -> None:
-    Path("goals.toml").write_text("[[require]]\nmax_drop = 0.5\n", encoding="utf-8")
-    few = [*INPUT, "--method", method, "--requirements", "goals.toml", *HERE, "--num-iterations", "8"]
-    done = command(*WORDS, *few, "--seed", "3", "--sweep", "num_particles=4,8")
+def test_run_k_is_a_repair_of_optimize(workspace: Path, command: Command) -> None:
+    """With the seed and the setting of the run; each differs from the others."""
+    done = command(*WORDS, *(*METHOD, "--seed", "3", "--sweep", "optimiser=DE,PSO"))
     assert done.code == 0, done.err
-    patches = set()
-    for particles, seed in ((4, 3), (8, 4)):
-        more = ["--num-particles", particles, "--seed", seed, "--output-dir", f"one{seed}", "--run-dir", f"run{seed}"]
-        assert command("optimize", *few, *more).code == 0
-        made = Path(f"out/num_particles={particles}")
-        assert f"num_particles: {particles}\nnum_iterations: 8" in (made / "result.txt").read_text()
+    rows = rows_of()
+    assert [(row["setting"], row["seed"]) for row in rows] == [
+        (f"optimiser={name}", seed) for name in ("DE", "PSO") for seed in (3, 4)
+    ]
+    assert len({row["fitness"] for row in rows}) == 4
+    for name, seed in (("DE", 4), ("PSO", 3)):
+        more = ["--optimiser", name, "--seed", seed, "--output-dir", f"one{seed}", "--run-dir", f"run{seed}"]
+        assert command("optimize", *INPUT, *METHOD, *more, *HERE).code == 0
+        made = Path(f"out/optimiser={name}")
+        assert "num_particles: 8\nnum_iterations: 8" in (made / "result.txt").read_text()
         assert bytes_of(made / f"repaired_model_{seed - 3}") == bytes_of(Path(f"one{seed}"))
-        patches |= {(made / f"repaired_model_{run}" / "patch.arrow").read_bytes() for run in (0, 1)}
-    assert len(patches) == 4
 
 
 def test_stopped_and_resumed(workspace: Path, command: Command, luck: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +119,7 @@ def test_stopped_and_resumed(workspace: Path, command: Command, luck: str, monke
 
     monkeypatch.setattr(works, "value_of", counted)
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate_methods, "save_values", failing(evaluate_methods.save_values, 2, KeyboardInterrupt()))
+        patch.setattr(evaluation, "save_values", failing(evaluation.save_values, 2, KeyboardInterrupt()))
         done = command(*words, "--resume")
     assert (done.code, done.out, len(ran)) == (130, "", 2)
     left = {path: what for path, what in contents(workspace).items() if not path.startswith("out")}
@@ -136,7 +133,7 @@ def test_stopped_and_resumed(workspace: Path, command: Command, luck: str, monke
     assert bytes_of(Path("out")) == found
     for particles in (4, 5):
         assert f"Evaluate results num_particles={particles}\nRR/BR\n    0: RR " in resumed.out
-    assert {row["setting"] for row in table_of(Path("out/evaluate.arrow"))} == {"num_particles=4", "num_particles=5"}
+    assert {row["setting"] for row in rows_of()} == {"num_particles=4", "num_particles=5"}
 
 
 def test_runs_that_fail(workspace: Path, command: Command, luck: str) -> None:
@@ -154,14 +151,21 @@ def test_runs_that_fail(workspace: Path, command: Command, luck: str) -> None:
         first, second = done.err.splitlines()
         assert first == f"warning: run 1 failed: {why}"
         assert second.startswith("warning: run 2 failed: loaded again, the repaired model gives row ")
-    left = {str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file()}
     model = {f"repaired_model_0/{name}" for name in MODEL}
-    assert left == {*model, "repaired_model_1/mine", "result.txt", "evaluate.arrow"}
+    assert set(bytes_of(Path("out"))) == {*model, "repaired_model_1/mine", "result.txt", "evaluate.arrow"}
     assert not Path("out/localized_data_1").exists()
-    good, bad, worse = table_of(Path("out/evaluate.arrow"))
+    good, bad, worse = rows_of()
     assert worse["failed"] and worse["note"] in second and worse["changed"] is None
     assert [good[name] for name in ("failed", "method", "changed", "fitness")] == [False, "Luck of mine", 1, 1.0]
     assert [bad[name] for name in ("failed", "note", "search_rr", "seed")] == [True, why, None, 1]
+    jobs = read_table(Path("out/evaluate-run"), "jobs").to_pylist()
+    assert [(job["state"], job["note"], job["chosen"]) for job in jobs] == [
+        ("done", "lucky", True),
+        ("failed", why, False),
+        ("failed", worse["note"], False),
+    ]
+    told = command("report", "out/evaluate-run").out
+    assert "exit code 4" in told and "searches: 1 done, 2 failed" in told and f"Luck of mine-s1 failed: {why}" in told
     rates = told_of(good)[3:]
     text = Path("out/result.txt").read_text()
     assert f"0: {rates}\n1: failed: {why}\n2: failed: " in text and text.endswith(f"\n\nAverage: {rates}")
@@ -179,7 +183,7 @@ def test_validation_chooses(workspace: Path, command: Command, luck: str) -> Non
     patch.write_text("of an earlier evaluation")
     done = command(*words, "--val-data", "data/val.h5")
     assert done.code == 0 and "\n1 of 1 runs keep the baseline model: it is copied unchanged\n" in done.out
-    (row,) = table_of(Path("out/evaluate.arrow"))
+    (row,) = rows_of()
     names = ("offer", "changed", "validation_repaired", "validation_broken", "search_rr", "search_br")
     assert [row[name] for name in names] == ["nothing", 0, 0, 0, 0.0, 0.0] and row["chance"] is not None
     assert not patch.exists() and row["validation_wrong"] > 0
@@ -195,38 +199,24 @@ def test_all_runs_fail(workspace: Path, command: Command, luck: str) -> None:
     assert contents(workspace) == before
 
 
-def test_a_label_without_failures(workspace: Path, command: Command) -> None:
-    before = contents(workspace)
-    done = command(*WORDS, "--method", "head", "--target-data-dir", "data/negative/9")
-    assert (done.code, done.err) == (0, "")
-    assert done.out == "data/negative/9: the label has no failures, there is nothing to evaluate\n"
-    assert contents(workspace) == before
-
-
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--method", "arachnid"], ("there is no method 'arachnid'", "did you mean 'Arachne'")),
         (["--method", "CrossFit", "--fronts", "2"], ("--fronts is of Arachne and the method is CrossFit",)),
-        (["--method", "head", "--recipes", "2:1"], ("--recipes is of CrossFit and the method is head",)),
         (["--method", "WiSE-FT", "--optimiser", "DE"], ("--optimiser means nothing to WiSE-FT, which does not",)),
         (
             ["--method", "Arachne-v2", "--sweep", "velocity_phi=5,6"],
             ("--velocity-phi is of PSO and Arachne-v2 searches by DE, expected --optimiser too",),
         ),
-        (["--recipes", "2:1"], ("--recipes is of CrossFit and the method is Arachne",)),
-        (["--method", "Arachne-v2", "--folds", "3"], ("--folds is of CrossFit, ", "and the method is Arachne-v2")),
         (
             ["--method", "NeuRecover", "--verbose", "0"],
             ("NeuRecover compares checkpoints of the training",),
         ),
         (["--method", "NeuRecover", "--weights-dir", "no"], ("no: no such folder, expected one with checkpoints",)),
-        (["--weights-dir", "data"], ("--weights-dir is of NeuRecover and the method is Arachne",)),
         (
             ["--requirements", "no.toml"],
             ("--requirements is of CrossFit and of --objective", "and the method is Arachne"),
         ),
-        (["--method", "head", "--num-particles", "5"], ("--num-particles means nothing to head, which does not",)),
         (["--method", "offsets", "--positive-weight", "5"], ("--positive-weight means nothing to offsets",)),
         (["--method", "head", "--sweep", "num_particles=4,5"], ("'num_particles=4,5' and head has nothing to sweep",)),
         (
@@ -241,7 +231,6 @@ def test_a_label_without_failures(workspace: Path, command: Command) -> None:
             ),
         ),
         (["--method", "offsets", "--num-runs", "0"], ("num_runs is 0, expected at least 1",)),
-        (["--method", "offsets", "--sweep", "num_particles=4,0"], ("num_particles is 0, expected at least 1",)),
         (
             ["--method", "offsets", "--target-data-dir", "data/negative"],
             ("data/negative: is not below a folder negative",),
@@ -253,33 +242,13 @@ def test_refused(words: list[str], says: tuple[str, ...], workspace: Path, refus
     refused(*WORDS, *words, says=says)
 
 
-def test_a_damaged_set_is_found_before_anything_is_repaired(workspace: Path, refused: Callable[..., str]) -> None:
-    path = workspace / "data/negative/6/repair.h5"
-    content = path.read_bytes()
-    path.unlink()
-    path.write_bytes(content[: len(content) // 2])
-    refused(*WORDS, "--method", "offsets", "--verbose", "0", says=(str(path), "is damaged or cut short"))
-
-
-def test_optimisers_are_swept(workspace: Path, command: Command) -> None:
-    done = command(*WORDS, "--method", "Arachne-v2", "--sweep", "optimiser=DE,PSO", *FEW)
-    assert done.code == 0, done.err
-    rows = table_of(Path("out/evaluate.arrow"))
-    assert [row["setting"] for row in rows] == ["optimiser=DE"] * 2 + ["optimiser=PSO"] * 2
-    assert len({row["fitness"] for row in rows}) == 4
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["CrossFit", "tail"])
-def test_other_kinds(method: str, workspace: Path, command: Command) -> None:
-    """CrossFit's own search is told and swept; what only tunes has nothing of a search in its result."""
-    few = ["--recipes", "2:1:epochs=2", "--sweep", "optimiser=PSO,DE", *FEW] if method == "CrossFit" else []
-    done = command(*WORDS, "--method", method, "--folds", "3", "--val-data", "data/val.h5", *few)
+def test_crossfit(workspace: Path, command: Command) -> None:
+    """Its own search is told and swept, and each run has a chance."""
+    few = ["--recipes", "2:1:epochs=2", "--folds", "3", "--sweep", "optimiser=PSO,DE", *FEW]
+    done = command(*WORDS, "--method", "CrossFit", "--val-data", "data/val.h5", *few)
     assert done.code == 0, done.err
-    rows = table_of(Path("out/evaluate.arrow"))
-    assert [row["setting"] for row in rows] == (
-        ["optimiser=PSO"] * 2 + ["optimiser=DE"] * 2 if method == "CrossFit" else ["", ""]
-    )
-    assert all(row["chance"] is not None for row in rows)
-    text = Path("out", rows[0]["setting"], "result.txt").read_text()
-    assert ("num_particles: 8" in text) == (method == "CrossFit") and ("num_iter" in text) == (method == "CrossFit")
+    rows = rows_of()
+    assert [row["setting"] for row in rows] == ["optimiser=PSO"] * 2 + ["optimiser=DE"] * 2
+    assert all(row["chance"] is not None for row in rows) and len({row["fitness"] for row in rows}) == 4
+    assert "num_particles: 8\nnum_iterations: 8" in Path("out/optimiser=DE/result.txt").read_text()

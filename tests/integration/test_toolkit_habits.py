@@ -136,10 +136,22 @@ def test_values_without_flags(workspace: Path, command: Command) -> None:
 
 
 def test_flags_of_other_commands_are_noted(workspace: Path, command: Command) -> None:
-    done = command("localize", *MODEL, "--num_particles=3", "--velocity-phi", "4.1", *HERE)
-    assert done.code == 0
-    for flag in ("--num-particles", "--velocity-phi"):
-        assert f"note: {flag} is of optimize and changes nothing here\n" in done.err
+    flags = (
+        "--num-particles",
+        "--num-iterations",
+        "--min-iteration-range",
+        "--num-input-pos-sampled",
+        "--velocity-phi",
+    )
+    weights = (SHIRT / "weights.csv").read_bytes()
+    done = command("localize", *MODEL, *(f"{flag.replace('-', '_').replace('__', '--')}=5" for flag in flags), *HERE)
+    assert done.code == 0 and (SHIRT / "weights.csv").read_bytes() == weights
+    noted = [f"note: {flag} is of optimize and changes nothing here" for flag in flags]
+    assert sorted(done.err.splitlines()) == sorted(noted)
+    done = command("localize", *MODEL, "--num_particles=many", *HERE)
+    assert done.code == 2 and "'many' is not a valid float" in done.err
+    done = command("optimize", *MODEL, "--num_grad=30", "--num_particles=4", "--num_iterations=2", *HERE)
+    assert (done.code, done.err) == (0, "note: --num-grad is of localize and changes nothing here\n")
     words = ("prepare", "fashion-mnist", f"--input-dir={SHIPPED}", "--output-dir=made", *HERE)
     done = command(*words, "--single_dir=True", "--target_label=weather")
     assert done.code == 0

@@ -393,6 +393,23 @@ def test_whole_tables_without_failures_stay(records: RunRecords) -> None:
     assert (records.directory / "jobs.arrow").read_bytes() == before
 
 
+def test_records_that_move_while_they_are_read(records: RunRecords, tmp_path: Path) -> None:
+    """As those of an evaluation do at its end."""
+    unfinished, place = tmp_path / store.EVALUATE_UNFINISHED, tmp_path / store.EVALUATE_RUN
+    records.directory.rename(unfinished)
+
+    def read(directory: Path) -> Path:
+        if directory == unfinished and unfinished.exists():
+            unfinished.rename(place)
+        read_facts(directory)
+        return directory
+
+    assert store.read_there(place, read) == place
+    assert store.read_there(place, read) == place
+    with pytest.raises(InputError, match=r"found no run\.json"):
+        store.read_there(tmp_path / "other", read)
+
+
 def test_a_folder_with_nothing_but_what_a_killed_command_began_is_empty(tmp_path: Path) -> None:
     (tmp_path / ".run.tmp-0123456789ab").touch()
     (tmp_path / ".lock").touch()
