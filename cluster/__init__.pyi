@@ -7,10 +7,9 @@ from .records.store import RunRecords, comparable, read_facts, read_table
 from .runs.chunk import ChunkPaths, target_of
 from .runs.evaluate import Evaluated, Evaluation, Setting, check_evaluation, evaluate
 from .runs.localize import localise
-from .runs.merging import Parts, read_parts
 from .runs.optimize import Repairs, repair
 from .runs.output import save_repaired
-from .runs.parts import Part
+from .runs.parts import Part, Parts, read_parts
 from .runs.repair import MethodRepair, Watching, check_repair, run_repair
 from .runs.reports import ChunkReport, Measured
 from .workers.model import ModelHandle

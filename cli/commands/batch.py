@@ -54,8 +54,7 @@ if TYPE_CHECKING:
     from cluster.batch.estimate import Expectation
     from cluster.batch.spec import Batch, MergeKind, Mode, Weighting
     from cluster.compute.options import ComputeOptions
-    from cluster.runs.merging import Parts
-    from cluster.runs.parts import Part
+    from cluster.runs.parts import Part, Parts
     from engine.localize.last_dense import Impact
     from engine.metrics.requirements import Requirement
     from engine.search.loop import SearchSettings

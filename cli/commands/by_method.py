@@ -27,8 +27,7 @@ from engine.core.errors import InputError
 if TYPE_CHECKING:
     from cluster.batch.crossfit_estimate import CrossFitExpectation
     from cluster.compute.compute import Compute, ComputeOptions
-    from cluster.runs.merging import Parts
-    from cluster.runs.parts import Part
+    from cluster.runs.parts import Part, Parts
     from cluster.runs.repair import MethodRepair
     from cluster.runs.repair_rows import RepairRows
     from engine.data.image_set import ImageSet

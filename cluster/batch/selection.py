@@ -27,16 +27,8 @@ MERGE_PARTS = 16
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Rows that no search sees.
+    """Rows that no search sees, also as the layer under repair sees them, and classes (n,) of the base model."""
 
-    Attributes:
-        split: validation or test.
-        images: the image set.
-        rows: as the layer under repair sees them.
-        before: (n,) classes that the base model predicts.
-    """
-
-    split: str
     images: ImageSet
     rows: LayerInputs
     before: Int64

@@ -25,7 +25,8 @@ from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.localize import target_of_handle
 from cluster.runs.output import check_output, measuring, save_repaired, tell_label_file
-from cluster.runs.reports import ChunkReport, Measured, label_rows
+from cluster.runs.recording import recording
+from cluster.runs.reports import ChunkReport, Measured, label_rows, measure
 from cluster.runs.shared_rows import predict_held_out
 from cluster.runs.tasks import divided, parts_of_groups
 from cluster.workers.harvest import EndedSearch
@@ -38,8 +39,7 @@ from engine.core.types import Int64
 from engine.data.image_set import ImageSet
 from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows, Weights
-from engine.metrics.accuracy import paired_changes
-from engine.models.load import LoadedModel, check_fits, load_model
+from engine.models.load import LoadedModel, check_fits
 from engine.passes.batching import predicted_classes
 from engine.patches.patch import NO_CHANGE, Patch
 from engine.problem.case import RepairCase
@@ -105,10 +105,6 @@ class _Work:
     handle: ModelHandle
     on_rows: Progress
 
-    def predict(self, split: str, images: ImageSet, model: ModelHandle) -> Int64:
-        """Predicted classes (n,) of a set of rows."""
-        return self.compute.predict(model, images, self.on_rows(split, images.rows))
-
 
 def repair(
     repairs: Repairs,
@@ -154,8 +150,9 @@ def repair(
     facts = _facts(repairs, chunks, compute)
     facts["tiles"] = [None if case is None else case.plan.facts() for case in cases]
     records = open_records(facts)
-    with records.telling_end(facts):
+    with recording(records, facts, compute, begun) as end:
         ledger = Ledger(records, repairs.target, on_jobs)
+        end.earlier = ledger.earlier
         search(compute, run.handle, [(case.ready, case.jobs) for case in searched], ledger, on_iterations)
         reports = []
         for paths, chunk, case in zip(repairs.chunks, chunks, cases, strict=True):
@@ -171,9 +168,6 @@ def repair(
                 records.check_ours()
                 labels = repairs.settings.priorities.repaired(np.unique(chunk.negatives.labels).tolist())
                 tell_label_file(repairs.label_file, paths.output, labels, compute.say)
-        seconds = ledger.earlier + time.perf_counter() - begun
-        done = {"hardware": compute.hardware_kind(), "placement": compute.decisions, "seconds": seconds}
-        records.compact({**facts, **done})
     return reports
 
 
@@ -399,20 +393,14 @@ def _measure(
         for split, images in (("negative", chunk.negatives), ("positive", chunk.positives)):
             if images is not None:
                 sets[split] = images, _base_classes(run, case, split, images)
-    reloaded = run.compute.handle(load_model(saved, allow_custom_code=run.repairs.model.allow_custom_code))
-    measured = []
-    for split, (images, before) in {**sets, **held_out}.items():
-        with measuring(saved):
-            after = run.predict(split, images, reloaded)
-        changes = paired_changes(images.labels, before, after, images.classes)
-        measured.append(Measured(split, changes, images.label_names))
-    return tuple(measured)
+    with measuring(saved):
+        return measure(run.compute, run.repairs.model, saved, {**sets, **held_out}, run.on_rows)
 
 
 def _base_classes(run: _Work, case: _ChunkSearch | None, split: str, images: ImageSet) -> Int64:
     """What the base model predicts for the rows of a chunk: known from its features, where there was a search."""
     if case is None:
-        return run.predict(split, images, run.handle)
+        return run.compute.predict(run.handle, images, run.on_rows(split, images.rows))
     predicted = predicted_classes(run.repairs.target.head, case.ready.case.rows.logits)
     count = case.chunk.negatives.rows
     found = predicted[:count] if split == "negative" else predicted[count:]

@@ -16,7 +16,7 @@ from cluster.records import values
 from cluster.records.fingerprints import fingerprint
 from cluster.records.schema import OutcomeRow
 from cluster.records.store import RunRecords, read_table
-from cluster.runs.output import save_repaired
+from cluster.runs.output import NOT_MET_FILE, save_repaired
 from cluster.workers.model import ModelHandle
 from cluster.workers.origins import foreign_origins, missing_methods
 from engine.core.errors import InputError
@@ -25,16 +25,21 @@ from engine.core.plans import Ran, Work, carry_out
 from engine.core.progress import Tick
 from engine.core.types import Float32
 from engine.data.image_set import ImageSet
+from engine.localize.weights_file import ARROW, CSV
 from engine.methods.base import Subject
 from engine.methods.outcome import CHOSEN, Cell, MethodOutcome, Reading, cell_work
 from engine.metrics import against
 from engine.metrics.accuracy import compare
 from engine.metrics.requirements import check_requirements
+from engine.models.known_data import REPAIR_FACTS
 from engine.models.load import LoadedModel
 from engine.patches.arrow import write_patch
 from engine.patches.patch import NO_CHANGE, Patch, tensors_patch
 
 PATCH = "patch.arrow"
+
+OUTPUTS = ("repair", REPAIR_FACTS, PATCH, CSV, ARROW, NOT_MET_FILE)
+"""What a run leaves in its directory beside the records, where that is the output too."""
 
 FAILED = against.FAILED
 """Reading of a repair that could not run."""
