@@ -250,11 +250,9 @@ def batch(
     from cluster.batch.run import run_recorded
     from cluster.batch.spec import check_batch
     from cluster.compute.compute import Compute
-    from cluster.records.store import RunRecords, holds_run
+    from cluster.records.store import holds_run
 
     warnings = check_batch(work)
-    if not dry_run and not (resume and holds_run(output_dir)):
-        RunRecords.check_new(output_dir, overwrite=overwrite)
     with (
         Console(verbose) as console,
         Compute(compute_settings, echo if explain else console.say, warn=console.warn) as compute,
