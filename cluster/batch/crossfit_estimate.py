@@ -32,27 +32,16 @@ _MEASURED_EPOCHS = 2
 
 @dataclass(frozen=True)
 class CrossFitExpectation:
-    """What a batch will take.
+    """What a batch will take; seconds are None where they were not measured."""
 
-    Attributes:
-        repairs: of one label each, or 1 of all; at most, as labels without failures are left out.
-        rows: of the chunks.
-        plan: memory of a repair.
-        resources: what there is to compute with, in words.
-        start: seconds to start the workers, measured.
-        passes: seconds of the passes over all rows.
-        tunings: seconds of the tunings of a repair.
-        search: seconds of its search and of judging what was found; each of these three None where it was not measured.
-    """
-
-    repairs: int
-    rows: int
-    plan: CrossFitPlan
-    resources: str
-    start: float
-    passes: float | None
-    tunings: float | None
-    search: float | None
+    repairs: int  # of one label each, or 1 of all; at most, as labels without failures are left out
+    rows: int  # of the chunks
+    plan: CrossFitPlan  # memory of a repair
+    resources: str  # what there is to compute with, in words
+    start: float  # seconds to start the workers
+    passes: float | None  # seconds of the passes over all rows
+    tunings: float | None  # seconds of the tunings of a repair
+    search: float | None  # seconds of its search and of judging what was found
 
     @property
     def total(self) -> float | None:

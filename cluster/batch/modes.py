@@ -27,13 +27,13 @@ from cluster.batch.spec import Batch, ChunkFile, group_name, groups_of, jobs_of,
 from cluster.compute.compute import Compute
 from cluster.records.rows import change_rows, patch_rows
 from cluster.records.store import RunRecords
-from cluster.runs.ledger import Ledger, OnJobs
+from cluster.runs.ledger import Ledger, OnJobs, run_searches
 from cluster.runs.outcomes import PATCH
 from cluster.runs.output import mark_missing, missed, save_repaired
 from cluster.runs.parts import Part
 from cluster.runs.reports import Measured, label_rows, measure, record_verdicts
 from cluster.runs.shared_rows import KnownRows, check_shared_rows
-from cluster.runs.tasks import blocks
+from cluster.workers.harvest import TaskEvent
 from cluster.workers.judge import Candidate, Candidates, Judge, Score
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import Base
@@ -54,21 +54,13 @@ _CANDIDATE_ROWS = 65_536  # held before they are written
 
 @dataclass(frozen=True, eq=False)
 class BatchStep:
-    """What a step ended with.
+    """What a step ended with."""
 
-    Attributes:
-        number: 0 for the base model.
-        kernel: (D, C).
-        jobs: searches whose patches made it from the step before.
-        score: on validation.
-        correct, total: rows of the labels under repair, on test data where there is some, else on validation.
-    """
-
-    number: int
-    kernel: Float32
-    jobs: tuple[str, ...]
-    score: Score
-    correct: int
+    number: int  # 0 for the base model
+    kernel: Float32  # (D, C)
+    jobs: tuple[str, ...]  # searches whose patches made it from the step before
+    score: Score  # on validation
+    correct: int  # rows of the labels under repair, on test data where there is some, else on validation
     total: int
 
 
@@ -285,12 +277,13 @@ def _search(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[ChunkFi
     _judge_again(run, step, judge, chunks, best)
     base = Base(kernel, run.rows.positives)
     tasks = tasks_of(batch, step, chunks, base.key, run.compute.workers, ledger.has)
-    with _old_objects_left_alone(), ledger.flushing():
-        for block in blocks(tasks):
-            for event in run.compute.run_tasks(run.rows.handle, base, block, ledger.begun(block), judge):
-                ledger.take(event)
-                if event.candidates is not None:
-                    best.add(event.candidates)
+
+    def keep(event: TaskEvent) -> None:
+        if event.candidates is not None:
+            best.add(event.candidates)
+
+    with _old_objects_left_alone():
+        run_searches(run.compute, run.rows.handle, base, tasks, ledger, keep, judge)
     return best.ranked
 
 

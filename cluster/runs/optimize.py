@@ -22,14 +22,14 @@ from cluster.records.store import RunRecords
 from cluster.runs.chunk import Chunk, ChunkPaths, open_chunk
 from cluster.runs.features import held_out_rows, search_rows
 from cluster.runs.identity import fingerprints, identity_of, run_facts
-from cluster.runs.ledger import Ledger, OnJobs
+from cluster.runs.ledger import Ledger, OnJobs, run_searches
 from cluster.runs.localize import target_of_handle
 from cluster.runs.output import check_output, measuring, save_repaired, tell_label_file
 from cluster.runs.recording import recording
 from cluster.runs.reports import ChunkReport, Measured, label_rows, measure
 from cluster.runs.shared_rows import predict_held_out
 from cluster.runs.tasks import divided, parts_of_groups
-from cluster.workers.harvest import EndedSearch
+from cluster.workers.harvest import EndedSearch, TaskEvent
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import ReadyCase, RepairTask, SearchJob
 from engine.core.errors import InputError
@@ -180,21 +180,22 @@ def search(
 ) -> None:
     """Run the searches of cases that have not ended to their end, and take them down; see `cluster.runs.tasks`."""
     parts = parts_of_groups(len(cases), compute.workers)
-    tasks = [
+    tasks = (
         RepairTask(name, 1, ready.folder, ready.case.label, searches, handle.key, ready, 1)
         for ready, jobs in cases
         for name, searches in divided(jobs[0].name, jobs, len(jobs), parts, ledger.has)
-    ]
+    )
     count = sum(len(jobs) for _, jobs in cases)
     ledger.plan(1, count)
     ledger.begin(1, count)
-    with ledger.flushing():
-        for event in compute.run_tasks(handle, None, tasks, ledger.begun(tasks)):
-            ledger.take(event)
-            if on_iterations is not None:
-                for segment in event.segments:
-                    for searched in segment.searches:
-                        on_iterations(searched.name, len(searched.seconds), searched.best)
+
+    def tell(event: TaskEvent) -> None:
+        if on_iterations is not None:
+            for segment in event.segments:
+                for searched in segment.searches:
+                    on_iterations(searched.name, len(searched.seconds), searched.best)
+
+    run_searches(compute, handle, None, tasks, ledger, tell)
 
 
 def _open_all(repairs: Repairs) -> list[Chunk | None]:

@@ -28,14 +28,9 @@ class Ending:
 def recording(
     records: RunRecords, facts: Mapping[str, Any], compute: Compute, begun: float, part: Part | None = None
 ) -> Iterator[Ending]:
-    """Do the work of a run in the body, and say in `run.json` how it ended.
+    """Do the work of a run, which has `begun` by `time.perf_counter`, in the body, and say in `run.json` how it ended.
 
-    Args:
-        records: of the run.
-        facts: of it, as `run.json` has them while it goes on.
-        compute: where.
-        begun: by `time.perf_counter`.
-        part: this run is only that part, whose files stay for `cluster.runs.parts`.
+    The files of a `part` stay for those who join it.
     """
     with records.telling_end(facts):
         end = Ending()

@@ -17,7 +17,6 @@ import numpy as np
 
 from cluster.compute.compute import Compute
 from cluster.compute.works import Works
-from cluster.records import values
 from cluster.records.batches import PatchPlaces
 from cluster.records.schema import JobRow
 from cluster.records.store import RunRecords, enough_room
@@ -25,13 +24,13 @@ from cluster.runs.checkpoints import checkpoint_facts
 from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.optimize import OnIterations, search
-from cluster.runs.outcomes import FAILED, OUTPUTS, PATCH, changed_of, ended_repairs, run_cells, save_values
+from cluster.runs.outcomes import FAILED, OUTPUTS, PATCH, Stages, changed_of, ended_repairs, run_cells, save_values
 from cluster.runs.output import NOT_MET_FILE, check_output, mark_missing, measuring, missed, tell_label_file
 from cluster.runs.parts import Part, Parts
-from cluster.runs.promise_rows import frontier_rows, mixture_rows, out_of_fold_rows, promise_rows, unpromised
+from cluster.runs.promise_rows import frontier_rows, mixture_rows, promise_rows, unpromised
 from cluster.runs.recording import claimed
 from cluster.runs.repair_rows import RepairRows, read_rows, subject_of
-from cluster.runs.reports import Measured, label_rows, measure, record_verdicts
+from cluster.runs.reports import Measured, before_and_after, label_rows, measure, record_verdicts
 from cluster.workers.origins import foreign_origins
 from cluster.workers.task import ReadyCase, SearchJob
 from engine.core.errors import InputError, WorkError
@@ -372,7 +371,8 @@ class _Run:
         new = outcome.readings[CHOSEN].offer.values
         _, measured, verdicts = self._save(new)
         name = "crossfit"
-        records.replace("labels", name, [*label_rows(name, measured), *out_of_fold_rows(name, promise.judged)])
+        out_of_fold = before_and_after(name, "step", "out of fold", promise.judged)
+        records.replace("labels", name, [*label_rows(name, measured), *out_of_fold])
         records.replace("promises", name, promise_rows(frontier))
         if promise.fit.search:
             records.replace("mixture", name, mixture_rows(promise))
@@ -445,6 +445,7 @@ class _Kept:
 
     def __init__(self, records: RunRecords, ledger: Ledger, on_tunings: Callable[[int], Tick]) -> None:
         self._records, self._ledger, self._on_tunings = records, ledger, on_tunings
+        self._stages = Stages(records)
         self._tick: Tick = ignore
         self._done = self._total = 0
 
@@ -459,7 +460,7 @@ class _Kept:
         """A tuning that has ended."""
         if work.kind != "tuning":
             return False, None
-        known, value = values.unpack(self._records.checkpoint(key))
+        known, value = self._stages.get(key, work)
         if known:
             self._tell(key, work, value, Ran("checkpoint"))
         return known, value
@@ -467,7 +468,7 @@ class _Kept:
     def put(self, key: str, work: Work, value: Any, ran: Ran) -> None:
         """A tuning has ended."""
         if work.kind == "tuning":
-            self._records.write_checkpoint(key, values.pack(key, value))
+            self._stages.put(key, value)
             self._tell(key, work, value, ran)
 
     def _tell(self, key: str, work: Work, value: Any, ran: Ran) -> None:

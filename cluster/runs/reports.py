@@ -83,14 +83,7 @@ def measure(
     sets: Mapping[str, tuple[ImageSet, Int64]],
     on_rows: Progress = unseen,
 ) -> tuple[Measured, ...]:
-    """Load a repaired model again, and compare what it predicts for sets of rows, by split.
-
-    Args:
-        compute: where.
-        model: that was repaired.
-        saved: path of its repaired form.
-        sets: rows with the classes (n,) that the base model predicts.
-        on_rows: progress of row passes.
+    """Load a repaired `model` again, and compare what it predicts for sets of rows with what the base model does.
 
     Raises:
         NotNumbersError: its outputs for a row are not numbers.
@@ -118,10 +111,13 @@ def record_verdicts(
 
 def label_rows(job: str, measured: Sequence[Measured]) -> list[dict[str, Any]]:
     """Rows of the table `labels`: before and after, for every set of rows and label."""
+    return [row for one in measured for row in before_and_after(job, "repaired", one.split, one.changes)]
+
+
+def before_and_after(job: str, stage: str, split: str, changes: Sequence[LabelChange]) -> list[dict[str, Any]]:
+    """Rows of the table `labels`: each label of a set of rows before, and after at a stage."""
     rows = []
-    for measurement in measured:
-        for change in measurement.changes:
-            base = LabelChange(change.label, change.total, change.correct_before, change.correct_before, 0, 0)
-            rows += change_rows(job, "base", measurement.split, [base])
-            rows += change_rows(job, "repaired", measurement.split, [change])
+    for change in changes:
+        base = LabelChange(change.label, change.total, change.correct_before, change.correct_before, 0, 0)
+        rows += [*change_rows(job, "base", split, [base]), *change_rows(job, stage, split, [change])]
     return rows
