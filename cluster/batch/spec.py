@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from cluster.runs.parts import Part
-from cluster.runs.shared_rows import refuse_one_file
+from cluster.runs.shared_rows import held_out_sets, refuse_one_file
 from cluster.runs.tasks import divided, parts_of_groups
 from cluster.workers.passes import ship_rows
 from cluster.workers.task import ChunkLabel, RepairTask, SearchJob
@@ -108,7 +108,7 @@ class Batch:
     @property
     def held_out(self) -> dict[str, ImageSet]:
         """Sets that no search sees, by split."""
-        return {"validation": self.validation} | ({} if self.test is None else {"test": self.test})
+        return held_out_sets(self.validation, self.test)
 
     @property
     def jobs_per_step(self) -> int:

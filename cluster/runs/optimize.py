@@ -27,7 +27,7 @@ from cluster.runs.localize import target_of_handle
 from cluster.runs.output import check_output, measuring, save_repaired, tell_label_file
 from cluster.runs.recording import recording
 from cluster.runs.reports import ChunkReport, Measured, label_rows, measure
-from cluster.runs.shared_rows import predict_held_out
+from cluster.runs.shared_rows import held_out_sets, predict_held_out
 from cluster.runs.tasks import divided, parts_of_groups
 from cluster.workers.harvest import EndedSearch, TaskEvent
 from cluster.workers.model import ModelHandle
@@ -81,19 +81,22 @@ class Repairs:
     allow_shared_rows: bool = False
     label_file: Path | None = None
 
+    @property
+    def held_out(self) -> dict[str, ImageSet]:
+        """Sets that no search sees, by split."""
+        return held_out_sets(self.validation, self.test)
+
 
 @dataclass(frozen=True, eq=False)
 class _ChunkSearch:
-    """A chunk with weights to search, its searches, one per seed, and the rows that choose between them, with what
-    candidates are worth on those.
-    """
+    """A chunk with weights to search."""
 
     chunk: Chunk
     ready: ReadyCase
-    jobs: tuple[SearchJob, ...]
+    jobs: tuple[SearchJob, ...]  # one per seed
     objective: Objective
     plan: Plan
-    validation: tuple[Objective, SearchRows] | None
+    validation: tuple[Objective, SearchRows] | None  # rows that choose between the seeds, and what judges there
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,11 +142,7 @@ def repair(
     searched = [case for case in cases if case is not None]
     _check_names([(case.chunk.paths.negatives, job.name) for case in searched for job in case.jobs])
     # Before the search, so that bad pixels are found while nothing has been written.
-    sets = {
-        split: images
-        for split, images in (("validation", repairs.validation), ("test", repairs.test))
-        if images is not None
-    }
+    sets = repairs.held_out
     known = [chunk.known for chunk in chunks if chunk is not None]
     before = predict_held_out(compute, run.handle, sets, known, on_rows, allow=repairs.allow_shared_rows)
     held_out = {split: (images, before[split]) for split, images in sets.items()}
@@ -202,9 +201,8 @@ def _open_all(repairs: Repairs) -> list[Chunk | None]:
     model = repairs.model
     for paths in repairs.chunks:
         check_output(paths.output, model, overwrite=repairs.overwrite)
-    for held_out in (repairs.validation, repairs.test):
-        if held_out is not None:
-            check_fits(held_out, model)
+    for images in repairs.held_out.values():
+        check_fits(images, model)
     return [open_chunk(paths, model, repairs.target) for paths in repairs.chunks]
 
 
@@ -322,7 +320,13 @@ def _finish(
     elif case is None:
         note = f"{paths.negatives / 'weights.csv'}: names no weights, the model is copied unchanged"
     believed = (chosen.patched, chosen.intact) if chosen else None
-    measured = _measure(run, chunk, case, held_out, saved)
+    sets: dict[str, tuple[ImageSet, Int64]] = {}
+    if chunk is not None:
+        for split, images in (("negative", chunk.negatives), ("positive", chunk.positives)):
+            if images is not None:
+                sets[split] = images, _base_classes(run, case, split, images)
+    with measuring(saved):
+        measured = measure(run.compute, repairs.model, saved, {**sets, **held_out}, run.on_rows)
     if case is not None and believed is not None:
         note = "; ".join(filter(None, (note, _disagreement(case.objective, believed, measured)))) or None
     return ChunkReport(
@@ -340,11 +344,8 @@ def _finish(
 
 def _disagreement(objective: Objective, believed: tuple[int, int], measured: Sequence[Measured]) -> str | None:
     """What to say where the saved model gets other rows right than the search counted; layers of float16 round much."""
-    counts = {}
-    for measurement in measured:
-        total = sum(change.total for change in measurement.changes)
-        correct = sum(change.correct_after for change in measurement.changes)
-        counts[measurement.split] = total, correct
+    comparisons = {one.split: one.comparison for one in measured}
+    counts = {split: (int(one.totals.sum()), int(np.diagonal(one.after).sum())) for split, one in comparisons.items()}
     searched = {"negative": (objective.negatives, believed[0]), "positive": (objective.positives, believed[1])}
     differing = [
         f"{counts[split][1]} of {total} {split} inputs and the search counted {correct}"
@@ -381,23 +382,6 @@ def patch_of(target: Target, ready: ReadyCase, search: EndedSearch) -> Patch:
     return target.patch(ready.case.index, ready.case.weights.old, search.values[0])
 
 
-def _measure(
-    run: _Work,
-    chunk: Chunk | None,
-    case: _ChunkSearch | None,
-    held_out: Mapping[str, tuple[ImageSet, Int64]],
-    saved: Path,
-) -> tuple[Measured, ...]:
-    """Compare every set of rows under the saved model, loaded again, with what the base model predicts."""
-    sets: dict[str, tuple[ImageSet, Int64]] = {}
-    if chunk is not None:
-        for split, images in (("negative", chunk.negatives), ("positive", chunk.positives)):
-            if images is not None:
-                sets[split] = images, _base_classes(run, case, split, images)
-    with measuring(saved):
-        return measure(run.compute, run.repairs.model, saved, {**sets, **held_out}, run.on_rows)
-
-
 def _base_classes(run: _Work, case: _ChunkSearch | None, split: str, images: ImageSet) -> Int64:
     """What the base model predicts for the rows of a chunk: known from its features, where there was a search."""
     if case is None:
@@ -411,12 +395,12 @@ def _base_classes(run: _Work, case: _ChunkSearch | None, split: str, images: Ima
 
 
 def _facts(repairs: Repairs, chunks: Sequence[Chunk | None], compute: Compute) -> dict[str, Any]:
-    held_out = {"validation": repairs.validation, "test": repairs.test}
+    held_out = repairs.held_out
     named = [*held_out.values(), *(chunk.negatives for chunk in chunks if chunk is not None)]
     data = [None if chunk is None else chunk.data for chunk in chunks]
     identity = {
         "data": data,
-        "held-out data": fingerprints({split: images.path for split, images in held_out.items() if images}),
+        "held-out data": fingerprints({split: images.path for split, images in held_out.items()}),
         "settings": asdict(repairs.settings),
         "seeds": list(repairs.seeds),
     }

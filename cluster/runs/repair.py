@@ -31,6 +31,7 @@ from cluster.runs.promise_rows import frontier_rows, mixture_rows, promise_rows,
 from cluster.runs.recording import claimed
 from cluster.runs.repair_rows import RepairRows, read_rows, subject_of
 from cluster.runs.reports import Measured, before_and_after, label_rows, measure, record_verdicts
+from cluster.runs.shared_rows import held_out_sets
 from cluster.workers.origins import foreign_origins
 from cluster.workers.task import ReadyCase, SearchJob
 from engine.core.errors import InputError, WorkError
@@ -108,8 +109,7 @@ class MethodRepair:
     @property
     def held_out(self) -> dict[str, ImageSet]:
         """Sets that no repair is made from, by split."""
-        sets = {"validation": self.validation, "test": self.test}
-        return {split: images for split, images in sets.items() if images is not None}
+        return held_out_sets(self.validation, self.test)
 
     @property
     def label_names(self) -> tuple[str, ...] | None:

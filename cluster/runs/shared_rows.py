@@ -36,6 +36,12 @@ class KnownRows:
         return " and ".join(str(path) for path, digests in self.digests.items() if rows_among(digests, keys).any())
 
 
+def held_out_sets(validation: ImageSet | None, test: ImageSet | None) -> dict[str, ImageSet]:
+    """Those that there are, by split."""
+    sets = {"validation": validation, "test": test}
+    return {split: images for split, images in sets.items() if images is not None}
+
+
 def predict_held_out(
     compute: Compute,
     handle: ModelHandle,
