@@ -378,6 +378,7 @@ class Compute:
         if self._starting is None:
             # Ray takes half a second to be imported: not where everything runs in this process.
             from cluster.workers.pool import WorkerPool
+            from cluster.workers.replica import Replica
 
             begun = time.perf_counter()
             self._starting = WorkerPool(self._connect(), self.actor_class or Replica), begun
