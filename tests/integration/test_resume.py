@@ -80,7 +80,7 @@ def killed(
     return doomed(at, root, [*words, "--resume"], number=number)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Undisturbed:
     """What commands leave that nobody stops; each runs when it is asked for."""
 
