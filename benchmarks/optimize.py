@@ -244,13 +244,14 @@ def one_command(output: Path, words: list[str]) -> None:
         import cluster.compute.compute
         import cluster.records.store
         import cluster.runs.optimize
+        import cluster.runs.reports
         import engine.models.load
     if arguments[arguments.index("--num-workers") + 1] != "0":
         with watch.stage("Ray"):
             import cluster.ray_cluster.connect
             import cluster.workers.pool
         time_ray(watch)
-    watch.wrap("verify", cluster.runs.optimize, "load_model")  # before the original below is wrapped
+    watch.wrap("verify", cluster.runs.reports, "load_model")  # before the original below is wrapped
     watch.wrap("model", engine.models.load, "load_model")
     watch.wrap("features", cluster.compute.compute.Compute, "features")
     watch.wrap("verify", cluster.compute.compute.Compute, "predict")

@@ -8,10 +8,9 @@ from .runs.chunk import ChunkPaths, target_of
 from .runs.evaluate import check_evaluation, evaluate
 from .runs.evaluation import Evaluated, Evaluation, Setting
 from .runs.localize import localise
-from .runs.merging import Parts, read_parts
 from .runs.optimize import Repairs, repair
 from .runs.output import save_repaired
-from .runs.parts import Part
+from .runs.parts import Part, Parts, read_parts
 from .runs.repair import MethodRepair, Watching, check_repair, run_repair
 from .runs.reports import ChunkReport, Measured
 from .workers.model import ModelHandle

@@ -54,8 +54,7 @@ if TYPE_CHECKING:
     from cluster.batch.estimate import Expectation
     from cluster.batch.spec import Batch, MergeKind, Mode, Weighting
     from cluster.compute.options import ComputeOptions
-    from cluster.runs.merging import Parts
-    from cluster.runs.parts import Part
+    from cluster.runs.parts import Part, Parts
     from engine.localize.fronts import Impact
     from engine.metrics.requirements import Requirement
     from engine.search.loop import SearchSettings
@@ -251,11 +250,9 @@ def batch(
     from cluster.batch.run import run_recorded
     from cluster.batch.spec import check_batch
     from cluster.compute.compute import Compute
-    from cluster.records.store import RunRecords, holds_run
+    from cluster.records.store import holds_run
 
     warnings = check_batch(work)
-    if not dry_run and not (resume and holds_run(output_dir)):
-        RunRecords.check_new(output_dir, overwrite=overwrite)
     with (
         Console(verbose) as console,
         Compute(compute_settings, echo if explain else console.say, warn=console.warn) as compute,

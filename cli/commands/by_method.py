@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -27,8 +28,7 @@ from engine.core.errors import InputError
 if TYPE_CHECKING:
     from cluster.batch.crossfit_estimate import CrossFitExpectation
     from cluster.compute.compute import Compute, ComputeOptions
-    from cluster.runs.merging import Parts
-    from cluster.runs.parts import Part
+    from cluster.runs.parts import Part, Parts
     from cluster.runs.repair import MethodRepair
     from cluster.runs.repair_rows import RepairRows
     from engine.data.image_set import ImageSet
@@ -42,20 +42,25 @@ def optimize_by_method(
     verbose: int,
     method: str,
     run_dir: Path | None,
+    explain: bool,
     part: Part | None = None,
     parts: Parts | None = None,
     **options: Any,
 ) -> int:
     """Repair one label on all rows that `target` divided; returns the exit code."""
-    check_options(method, **options)
-    if run_dir is not None and method != CROSSFIT:
-        check_run_directory(run_dir, resume=options["resume"], overwrite=options["overwrite"])
+    check_options(method, run_dir, **options)
     work = target_repair(method, run_dir=run_dir, **options)
+
+    from cluster.runs.repair import check_repair
+
     directory = run_dir or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
-    code = run_method_repair(
-        work, compute_settings, directory, part=part, parts=parts, verbose=verbose, quiet=not verbose, **options
-    )
+    check_repair(work)
+    how = {"resume": options["resume"], "overwrite": options["overwrite"], "part": part, "parts": parts}
+    with computing(compute_settings, verbose, explain=explain) as (console, compute):
+        tell_start(work, console, compute)
+        code = run_one(work, compute, console, directory, how)
     if verbose:
+        tell_results(work, directory)
         echo(f"records: {directory}")
     return code
 
@@ -115,9 +120,8 @@ def batch_by_method(
     work = chunks_repair(method, output_dir=output_dir.absolute(), **options)
 
     from cluster.batch.crossfit_estimate import expect
-    from cluster.compute.compute import Compute
     from cluster.records.store import holds_run
-    from cluster.runs.repair import check_memory, check_repair, rows_of_repair
+    from cluster.runs.repair import check_repair, rows_of_repair
     from cluster.runs.shared_rows import refuse_one_file
 
     if not work.allow_shared_rows:
@@ -125,35 +129,26 @@ def batch_by_method(
     if separate and holds_run(work.output):
         raise InputError(f"{work.output}: a run is there already, expected a new name for one of each label")
     check_repair(work)
-    with (
-        Console(verbose) as console,
-        Compute(replace(compute_settings, threads=1), echo if explain else console.say, warn=console.warn) as compute,
-    ):
+    how = {"resume": resume, "overwrite": overwrite, "part": part, "parts": parts}
+    with computing(compute_settings, verbose, explain=explain) as (console, compute):
         if dry_run:
             echo(expectation_text(work, expect(work, compute, separate=separate), separate=separate))
             return 0
-        tell_loss(work, console)
-        if work.promises:
-            check_memory(work, compute)
-        if not separate:
-            check_run_directory(work.output, resume=resume, overwrite=overwrite)
-        rows = rows_of_repair(work, compute, console.rows)
-        labels = work.repaired or rows.failing
-        repairs = [replace(work, repaired=labels)]
+        tell_start(work, console, compute)
+        rows, repairs = None, [work]
         if separate:
+            rows = rows_of_repair(work, compute, console.rows)
+            labels = work.repaired or rows.failing
             repairs = [replace(work, repaired=(label,), output=work.output / f"label-{label}") for label in labels]
-        for repair in repairs:
-            check_run_directory(repair.output, resume=resume, overwrite=overwrite)
+            for repair in repairs:  # all of them before the first begins
+                check_run_directory(repair.output, resume=resume, overwrite=overwrite)
         codes = []
         for repair in repairs:
-            how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "part": part, "parts": parts, "rows": rows}
-            codes.append(run_one(repair, compute, console, repair.output, **how))
+            codes.append(run_one(repair, compute, console, repair.output, how, rows))
             tell_results(repair, repair.output)
-        if compute.redispatched:
-            console.say(f"{compute.redispatched} calls ran again because a worker died")
     if not codes:
         echo("the model gets every row right: there is no label to repair on its own")
-    return max(codes, default=4 if rows.unreadable else 0)
+    return max(codes, default=4 if rows is not None and rows.unreadable else 0)
 
 
 def chunks_repair(
@@ -181,9 +176,7 @@ def chunks_repair(
         raise InputError(
             f"--positive-inputs-dir is of Arachne and CrossFit and the method is {method}, expected it without"
         )
-    check_options(method, model_dir=model_dir, chunks=chunks, **options)
-    if method != CROSSFIT:
-        check_run_directory(output_dir, resume=options["resume"], overwrite=options["overwrite"])
+    check_options(method, output_dir, model_dir=model_dir, chunks=chunks, **options)
     use_one_thread()
 
     from cluster.batch.spec import open_chunks
@@ -202,12 +195,12 @@ def chunks_repair(
     )
 
 
-def check_options(method: str, *, seed: int, seeds: int, **options: Any) -> None:
+def check_options(method: str, directory: Path | None, *, seed: int, seeds: int, **options: Any) -> None:
     """Refuse what cannot be meant, before the model is loaded.
 
     Raises:
-        InputError: numbers that no run can have, priorities for a method that has none, paths that lead nowhere, or an
-            option of a search that means nothing to the method.
+        InputError: numbers that no run can have, priorities for a method that has none, paths that lead nowhere, an
+            option of a search that means nothing to the method, or a run directory that is in use.
     """
     if method == CROSSFIT:
         return
@@ -221,6 +214,8 @@ def check_options(method: str, *, seed: int, seeds: int, **options: Any) -> None
     from engine.methods.registry import method_of
 
     refuse_unsearched(method, stated_of(method_of(method)))
+    if directory is not None:
+        check_run_directory(directory, resume=options["resume"], overwrite=options["overwrite"])
 
 
 def method_repair(
@@ -302,38 +297,18 @@ def method_repair(
     )
 
 
-def run_method_repair(
-    work: MethodRepair,
-    compute_settings: ComputeOptions,
-    directory: Path,
-    *,
-    part: Part | None,
-    parts: Parts | None,
-    verbose: int,
-    quiet: bool,
-    explain: bool,
-    resume: bool,
-    overwrite: bool,
-    **_: Any,
-) -> int:
-    """Run a repair in its run directory, and print what came of it but where `quiet`; returns the exit code."""
+@contextmanager
+def computing(compute_settings: ComputeOptions, verbose: int, *, explain: bool) -> Iterator[tuple[Console, Compute]]:
+    """The console and the means of a command."""
     from cluster.compute.compute import Compute
-    from cluster.runs.repair import check_memory, check_repair
 
-    check_repair(work)
     with (
         Console(verbose) as console,
         Compute(replace(compute_settings, threads=1), echo if explain else console.say, warn=console.warn) as compute,
     ):
-        tell_loss(work, console)
-        if work.promises:
-            check_memory(work, compute)
-        code = run_one(work, compute, console, directory, resume=resume, overwrite=overwrite, part=part, parts=parts)
+        yield console, compute
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
-    if not quiet:
-        tell_results(work, directory)
-    return code
 
 
 def run_one(
@@ -341,11 +316,7 @@ def run_one(
     compute: Compute,
     console: Console,
     directory: Path,
-    *,
-    resume: bool,
-    overwrite: bool,
-    part: Part | None,
-    parts: Parts | None,
+    how: Mapping[str, Any],
     rows: RepairRows | None = None,
 ) -> int:
     """Run a repair in its run directory; returns the exit code."""
@@ -357,9 +328,7 @@ def run_one(
         tunings=console.tunings,
         iterations=console.iterations(len(work.seeds), work.settings.crossfit.search.num_iterations),
     )
-    return run_repair(
-        work, compute, directory, resume=resume, overwrite=overwrite, part=part, parts=parts, rows=rows, told=told
-    )
+    return run_repair(work, compute, directory, rows=rows, told=told, **how)
 
 
 def tell_results(work: MethodRepair, directory: Path) -> None:
@@ -456,10 +425,14 @@ def rows_of_target(folder: Path, positive: Sequence[Path]) -> tuple[int, list[Im
     return label, [images for images in sets if images is not None]
 
 
-def tell_loss(work: MethodRepair, console: Console) -> None:
-    """Say it where the loss of a model is not known, or chunks are left out."""
+def tell_start(work: MethodRepair, console: Console, compute: Compute) -> None:
+    """Say where chunks are left out or the loss of a model is not known, and refuse what does not fit in memory."""
+    from cluster.runs.repair import check_memory
+
     if not work.promises:  # of others, results tell
         for folder, why in work.unreadable.items():
             console.warn(f"{folder} is left out: {why}")
     if not work.model.loss.stated:
         console.say(f"{work.model.path} stores no loss: {work.model.loss.name} is assumed")
+    if work.promises:
+        check_memory(work, compute)

@@ -15,7 +15,7 @@ from engine.core.errors import InputError
 from engine.core.names import in_words
 
 if TYPE_CHECKING:
-    from cluster.runs.merging import Parts
+    from cluster.runs.parts import Parts
 
 
 @click.command(short_help="Make one run of the parts that several clusters did.")
@@ -48,7 +48,7 @@ def command(parts: tuple[Path, ...], **own: Any) -> Any:
     Example: repair-dist merge-runs run-1 run-2 run-3 --output-dir merged
     """
     from cli.commands import batch, optimize
-    from cluster.runs.merging import read_parts
+    from cluster.runs.parts import read_parts
 
     here = {name: value for name, value in own.items() if was_given(name)}
     output = own["output_dir"].resolve()

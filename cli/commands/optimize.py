@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
@@ -213,10 +213,9 @@ def _repaired(
 ) -> list[ChunkReport]:
     """Repair all chunks in a run directory."""
     from cluster.compute.compute import Compute
-    from cluster.records.store import RunRecords, holds_run
     from cluster.runs.chunk import target_of
     from cluster.runs.optimize import Repairs, repair
-    from engine.core.lock import LOCK, locked
+    from cluster.runs.recording import claimed
     from engine.data.image_set import open_image_set
     from engine.models.load import load_model
 
@@ -243,9 +242,6 @@ def _repaired(
         label_file=label_file,
     )
 
-    def open_records(facts: Mapping[str, Any]) -> RunRecords:
-        return RunRecords.start(run_directory, facts, resume=resume, overwrite=overwrite, lock=lock)
-
     with (
         Console(verbose) as console,
         Compute(compute_settings, echo if explain else console.say, warn=console.warn) as compute,
@@ -253,10 +249,8 @@ def _repaired(
         if not model.loss.stated:
             console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
         tick = console.iterations(len(seeds) * len(chunks), settings.num_iterations)
-        if not (resume and holds_run(run_directory)):
-            RunRecords.check_new(run_directory, overwrite=overwrite)
-        with locked(run_directory / LOCK, run_directory, say=console.say) as lock:
-            reports = repair(repairs, compute, open_records, on_rows=console.rows, on_iterations=tick)
+        with claimed(run_directory, compute, resume=resume, overwrite=overwrite) as claim:
+            reports = repair(repairs, compute, claim.start, on_rows=console.rows, on_iterations=tick)
         if compute.redispatched:
             console.say(f"{compute.redispatched} calls ran again because a worker died")
     if verbose:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
 from cluster.batch import estimate
+from cluster.batch.estimate import MEASURED_ROWS, row_seconds, timed
 from cluster.compute.compute import Compute
 from cluster.runs.repair import MethodRepair, memory_plan
 from cluster.workers.model import ModelHandle
 from engine.core.types import Float32, Int64
-from engine.data.image_set import read_images
 from engine.passes.classes import predicted_classes
 from engine.problem.crossfit import SEARCH_ROWS, CrossFit
 from engine.problem.crossfit_plan import CrossFitPlan
@@ -24,35 +22,21 @@ from engine.problem.problem import build_fitness
 from engine.tuning.recipes import Recipe, epochs_of
 from engine.tuning.train import BATCH_ROWS, Changes, FoldRows, Tuner
 
-T = TypeVar("T")
-
-_MEASURED_ROWS = 512
 _MEASURED_EPOCHS = 2
 
 
 @dataclass(frozen=True)
 class CrossFitExpectation:
-    """What a batch will take.
+    """What a batch will take; seconds are None where they were not measured."""
 
-    Attributes:
-        repairs: of one label each, or 1 of all; at most, as labels without failures are left out.
-        rows: of the chunks.
-        plan: memory of a repair.
-        resources: what there is to compute with, in words.
-        start: seconds to start the workers, measured.
-        passes: seconds of the passes over all rows.
-        tunings: seconds of the tunings of a repair.
-        search: seconds of its search and of judging what was found; each of these three None where it was not measured.
-    """
-
-    repairs: int
-    rows: int
-    plan: CrossFitPlan
-    resources: str
-    start: float
-    passes: float | None
-    tunings: float | None
-    search: float | None
+    repairs: int  # of one label each, or 1 of all; at most, as labels without failures are left out
+    rows: int  # of the chunks
+    plan: CrossFitPlan  # memory of a repair
+    resources: str  # what there is to compute with, in words
+    start: float  # seconds to start the workers
+    passes: float | None  # seconds of the passes over all rows
+    tunings: float | None  # seconds of the tunings of a repair
+    search: float | None  # seconds of its search and of judging what was found
 
     @property
     def total(self) -> float | None:
@@ -70,9 +54,7 @@ def expect(repair: MethodRepair, compute: Compute, *, separate: bool) -> CrossFi
     Raises:
         InputError: rows cannot be read.
     """
-    begun = time.perf_counter()
-    workers = compute.start()
-    start = time.perf_counter() - begun
+    start, workers = timed(compute.start)
     measured: dict[str, float] = {}
     handle = compute.handle(repair.model, repair.target)
     # Workers of this machine share its cores.
@@ -96,14 +78,12 @@ def _measure(repair: MethodRepair, handle: ModelHandle, workers: int, measured: 
     """Seconds of the parts of the work, each once it is known."""
     rows = sum(images.rows for images in repair.rows)
     images = max(repair.rows, key=lambda images: images.rows)
-    block = read_images(images, 0, min(_MEASURED_ROWS, images.rows))
-    _, inputs = _timed(lambda: handle.runner.inputs(block))
-    seconds, _ = _timed(lambda: handle.runner.inputs(block))
+    seconds, inputs = row_seconds(handle, images)
     # Held-out rows are predicted before and after, and validation rows are needed as features too.
     times = {"validation": 3, "test": 2}
     passed = rows + sum(times[split] * held_out.rows for split, held_out in repair.held_out.items())
-    measured["passes"] = passed * seconds / len(block) / max(1, workers)
-    taken = np.arange(min(_MEASURED_ROWS, rows)) % len(block)
+    measured["passes"] = passed * seconds / max(1, workers)
+    taken = np.arange(min(MEASURED_ROWS, rows)) % len(inputs)
     small = _fit(repair, inputs[taken], images.labels[taken])
     changes, tunings = _tunings(small, _fit(repair, _no_values(rows, inputs), np.zeros(rows, np.int64)), workers)
     measured["tunings"] = tunings
@@ -119,9 +99,9 @@ def _tunings(small: CrossFit, whole: CrossFit, workers: int) -> tuple[Changes, f
     compiling = total = 0.0
     for task in of_fold:
         group = [recipes[number] for number in task.recipes]
-        first, _ = _timed(partial(tuner.run, 0, _of_epochs(group, 1)))
-        again, _ = _timed(partial(tuner.run, 0, _of_epochs(group, 1)))
-        longer, changes = _timed(partial(tuner.run, 0, _of_epochs(group, 1 + _MEASURED_EPOCHS)))
+        first, _ = timed(partial(tuner.run, 0, _of_epochs(group, 1)))
+        again, _ = timed(partial(tuner.run, 0, _of_epochs(group, 1)))
+        longer, changes = timed(partial(tuner.run, 0, _of_epochs(group, 1 + _MEASURED_EPOCHS)))
         found.append(changes)
         compiling += max(0.0, first - again)
         steps = max(1, (small.rows.fewest // BATCH_ROWS) * _MEASURED_EPOCHS)
@@ -142,8 +122,8 @@ def _search(small: CrossFit, changes: Changes, rows: int, seeds: int, workers: i
     case, problem = small.case([changes] * small.rows.folds, settings)
     fitness = build_fitness(problem, case.rows)
     candidates = np.zeros((settings.swarm.num_particles, problem.weights.old.size), np.float32)
-    first, _ = _timed(lambda: fitness.evaluate(candidates))
-    again, _ = _timed(lambda: fitness.evaluate(candidates))
+    first, _ = timed(lambda: fitness.evaluate(candidates))
+    again, _ = timed(lambda: fitness.evaluate(candidates))
     per_row = again / len(case.rows.labels)
     searched = seeds * settings.num_iterations * min(rows, SEARCH_ROWS) / max(1, workers)
     judged = rows * len(small.settings.steps) / len(candidates)
@@ -163,9 +143,3 @@ def _fit(repair: MethodRepair, inputs: Float32, labels: Int64) -> CrossFit:
 def _no_values(rows: int, like: Float32) -> Float32:
     """Features (rows, D) that take no memory."""
     return np.broadcast_to(np.zeros(1, np.float32), (rows, like.shape[1]))
-
-
-def _timed(call: Callable[[], T]) -> tuple[float, T]:
-    begun = time.perf_counter()
-    result = call()
-    return time.perf_counter() - begun, result

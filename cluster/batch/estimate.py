@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
+from typing import TypeVar
 
 from cluster.batch.spec import Batch, ChunkFile, tasks_of
 from cluster.compute.compute import Compute
@@ -17,7 +18,10 @@ from cluster.runs.tasks import blocks
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import Base
 from engine.core.errors import InputError, is_interruption
-from engine.data.image_set import read_images
+from engine.core.types import Float32
+from engine.data.image_set import ImageSet, read_images
+
+T = TypeVar("T")
 
 BUDGET = 10.0
 """Seconds of calibration once the workers run; only a call of the backend that has begun may end later."""
@@ -25,7 +29,9 @@ BUDGET = 10.0
 RECORDING = 0.001
 """Seconds to judge and record one search (benchmarks/scale.py)."""
 
-_MEASURED_ROWS = 512
+MEASURED_ROWS = 512
+"""Of which the time of a pass is measured."""
+
 _PASSES = 1.0  # seconds for the held-out rows, at least
 
 
@@ -108,9 +114,7 @@ def expect(batch: Batch, compute: Compute) -> Expectation:
     Raises:
         InputError: no chunk can be read.
     """
-    begun = time.perf_counter()
-    workers = compute.start()
-    start = time.perf_counter() - begun
+    start, workers = timed(compute.start)
     readable = [chunk for chunk in batch.chunks if chunk.images is not None]
     if not readable:
         raise InputError(f"{batch.chunks[0].error}")
@@ -234,11 +238,20 @@ def _measure(
 
 def _passes(batch: Batch, handle: ModelHandle) -> float:
     """Seconds of the passes over validation and test rows: once for features, once under the repaired model."""
-    images = batch.validation
-    block = read_images(images, 0, min(_MEASURED_ROWS, images.rows))
-    handle.runner.inputs(block)
+    seconds, _ = row_seconds(handle, batch.validation)
+    return 2 * sum(images.rows for images in batch.held_out.values()) * seconds
+
+
+def row_seconds(handle: ModelHandle, images: ImageSet) -> tuple[float, Float32]:
+    """Seconds of a pass over one row, from up to `MEASURED_ROWS` of a set, and the inputs of those."""
+    block = read_images(images, 0, min(MEASURED_ROWS, images.rows))
+    inputs = handle.runner.inputs(block)  # which may compile
+    seconds, _ = timed(lambda: handle.runner.inputs(block))
+    return seconds / len(block), inputs
+
+
+def timed(call: Callable[[], T]) -> tuple[float, T]:
+    """Seconds of a call, and its result."""
     begun = time.perf_counter()
-    handle.runner.inputs(block)
-    seconds = (time.perf_counter() - begun) / len(block)
-    rows = sum(held_out.rows for held_out in (batch.validation, batch.test) if held_out is not None)
-    return 2 * rows * seconds
+    result = call()
+    return time.perf_counter() - begun, result

@@ -25,13 +25,15 @@ import numpy as np
 from cluster.batch.selection import Best, HeldOut, merged, searched
 from cluster.batch.spec import Batch, ChunkFile, group_name, groups_of, jobs_of, tasks_of
 from cluster.compute.compute import Compute
-from cluster.records.rows import change_rows, patch_rows, prediction_rows, verdict_rows
+from cluster.records.rows import change_rows, patch_rows
 from cluster.records.store import RunRecords
-from cluster.runs.ledger import Ledger, OnJobs
-from cluster.runs.output import NOT_MET_FILE, mark_missing, missed, save_repaired
+from cluster.runs.ledger import Ledger, OnJobs, run_searches
+from cluster.runs.outcomes import PATCH
+from cluster.runs.output import mark_missing, missed, save_repaired
 from cluster.runs.parts import Part
+from cluster.runs.reports import Measured, label_rows, measure, record_verdicts
 from cluster.runs.shared_rows import KnownRows, check_shared_rows
-from cluster.runs.tasks import blocks
+from cluster.workers.harvest import TaskEvent
 from cluster.workers.judge import Candidate, Candidates, Judge, Score
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import Base
@@ -41,8 +43,6 @@ from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
 from engine.metrics.accuracy import Comparison
 from engine.metrics.requirements import Verdict, check_requirements, rank
-from engine.models.known_data import REPAIR_FACTS
-from engine.models.load import load_model
 from engine.passes.classes import NotNumbersError, classes_of, rows_of, scores_of
 from engine.patches.arrow import write_patch
 from engine.patches.patch import Patch
@@ -51,27 +51,16 @@ from engine.problem.case import LayerInputs
 
 _CANDIDATE_ROWS = 65_536  # held before they are written
 
-OUTPUTS = ("repair", REPAIR_FACTS, "patch.arrow", "weights.csv", "weights.arrow", NOT_MET_FILE)
-"""What a batch leaves in its directory beside the records."""
-
 
 @dataclass(frozen=True, eq=False)
 class BatchStep:
-    """What a step ended with.
+    """What a step ended with."""
 
-    Attributes:
-        number: 0 for the base model.
-        kernel: (D, C).
-        jobs: searches whose patches made it from the step before.
-        score: on validation.
-        correct, total: rows of the labels under repair, on test data where there is some, else on validation.
-    """
-
-    number: int
-    kernel: Float32
-    jobs: tuple[str, ...]
-    score: Score
-    correct: int
+    number: int  # 0 for the base model
+    kernel: Float32  # (D, C)
+    jobs: tuple[str, ...]  # searches whose patches made it from the step before
+    score: Score  # on validation
+    correct: int  # rows of the labels under repair, on test data where there is some, else on validation
     total: int
 
 
@@ -112,21 +101,23 @@ class BatchReport:
         return 0 if all(verdict.met for verdict in judged) else 3
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
+class BatchRows:
+    """The model, ready to run, and rows of a batch that no chunk has; `positives` join those that must not break."""
+
+    handle: ModelHandle
+    held_out: dict[str, HeldOut]
+    positives: LayerInputs | None
+
+
+@dataclass(frozen=True, eq=False)
 class _BatchRun:
     """What the steps of a run share."""
 
     batch: Batch
     compute: Compute
-    handle: ModelHandle
+    rows: BatchRows
     ledger: Ledger
-    held_out: dict[str, HeldOut]
-    positives: LayerInputs | None
-
-    def record(self, name: str, stage: str, held_out: HeldOut, comparison: Comparison) -> None:
-        """Rows of the table `labels` for one model on one set of rows."""
-        rows = change_rows(name, stage, held_out.split, comparison.changes())
-        self.ledger.records.replace("labels", f"{name}-{stage}-{held_out.split}", rows)
 
 
 def run_batch(
@@ -151,52 +142,32 @@ def run_batch(
             written.
         WorkError: the disk is full or no worker is left; the run can be resumed.
     """
-    run = _opened(batch, compute, open_records, on_rows, on_jobs)
-    kernel = batch.target.kernel
+    rows = read_batch_rows(batch, compute, on_rows)
+    return repair_batch(batch, compute, rows, Ledger(open_records(), batch.target, on_jobs))
+
+
+def repair_batch(batch: Batch, compute: Compute, rows: BatchRows, ledger: Ledger) -> BatchReport:
+    """As `run_batch`, once rows are read and the records are open."""
+    run = _BatchRun(batch, compute, rows, ledger)
     if batch.mode != "rounds":  # which may end before its last round
-        run.ledger.plan(batch.steps, batch.steps * batch.jobs_per_step)
-    steps = _steps(run, kernel)
+        ledger.plan(batch.steps, batch.steps * batch.jobs_per_step)
+    steps = _steps(run)
     # The base model comes first and `max` keeps the first of equals: nothing is changed for nothing.
-    chosen = max(steps, key=lambda step: step.score)
-    return _finish(run, kernel, steps, chosen)
+    return _finish(run, steps, max(steps, key=lambda step: step.score))
 
 
-def search_part(
-    batch: Batch,
-    part: Part,
-    compute: Compute,
-    open_records: Callable[[], RunRecords],
-    *,
-    on_rows: Progress = unseen,
-    on_jobs: OnJobs | None = None,
-) -> Ledger:
-    """Search the chunks of a part of a batch of mode independent, and decide nothing; returns its books.
-
-    Args:
-        batch: all of it.
-        part: which part.
-        compute, open_records, on_rows, on_jobs: as of `run_batch`.
-
-    Raises:
-        InputError, WorkError: as `run_batch` does.
-    """
-    run = _opened(batch, compute, open_records, on_rows, on_jobs)
+def search_part(batch: Batch, part: Part, compute: Compute, rows: BatchRows, ledger: Ledger) -> None:
+    """Search the chunks of a part of a batch of mode independent, and decide nothing."""
     names = part.mine(chunk.name for chunk in batch.chunks)
     chunks = [chunk for chunk in batch.chunks if chunk.name in names]
-    run.ledger.plan(1, batch.jobs_per_step // len(batch.chunks) * len(chunks))
+    ledger.plan(1, batch.jobs_per_step // len(batch.chunks) * len(chunks))
     compute.say(f"part {part}: {len(chunks)} of {len(batch.chunks)} chunks")
+    run = _BatchRun(batch, compute, rows, ledger)
     _search(run, 1, batch.target.kernel, chunks)  # what it found is judged again beside that of the other parts
-    return run.ledger
 
 
-def _opened(
-    batch: Batch,
-    compute: Compute,
-    open_records: Callable[[], RunRecords],
-    on_rows: Progress,
-    on_jobs: OnJobs | None,
-) -> _BatchRun:
-    """Read and check the rows that choose and measure, and open the records."""
+def read_batch_rows(batch: Batch, compute: Compute, on_rows: Progress) -> BatchRows:
+    """Read and check the rows that choose and measure; raises InputError as `run_batch` does."""
     compute.begin()
     handle = compute.handle(batch.model, batch.target)
     compute.warm_up(handle, batch.validation)
@@ -211,10 +182,7 @@ def _opened(
     sets = [chunk.images for chunk in batch.chunks if chunk.images is not None]
     digests = compute.digests(batch.model, sets, on_rows("chunks", sum(images.rows for images in sets)))
     searched = [KnownRows({path: rows}) for path, rows in digests.items()]
-    held_out = {}
-    for split, images in (("validation", batch.validation), ("test", batch.test)):
-        if images is not None:
-            held_out[split] = HeldOut(split, images, *known(split, images))
+    held_out = {split: HeldOut(images, *known(split, images)) for split, images in batch.held_out.items()}
     positives = [known("positives", images)[0] for images in batch.positives]
     check_shared_rows(
         [KnownRows({known.images.path: known.rows.digests}) for known in held_out.values()],
@@ -225,30 +193,23 @@ def _opened(
         allow=batch.allow_shared_rows,
         warn=compute.warn,
     )
-    ledger = Ledger(open_records(), batch.target, on_jobs)
-    return _BatchRun(batch, compute, handle, ledger, held_out, LayerInputs.joined(positives) if positives else None)
+    return BatchRows(handle, held_out, LayerInputs.joined(positives) if positives else None)
 
 
-def _steps(run: _BatchRun, kernel: Float32) -> list[BatchStep]:
+def _steps(run: _BatchRun) -> list[BatchStep]:
+    """The base model and what each step made of the one before.
+
+    As the tutorial's loop, a chain goes on from the repaired model even where it is worse.
+    """
     batch = run.batch
-    steps = [_end_step(run, 0, kernel, ())]
-    if batch.mode == "chain":
-        for number, chunk in enumerate(batch.chunks, start=1):
-            found = _search(run, number, steps[-1].kernel, [chunk])
-            # As the tutorial's loop, the chain goes on from the repaired model even where it is worse.
-            steps.append(_follow(run, number, steps[-1], found))
-        return steps
-    if batch.mode == "independent":
-        found = _search(run, 1, kernel, batch.chunks)
-        steps.append(_follow(run, 1, steps[-1], found[:1]))
-        return steps
-    for number in range(1, batch.max_rounds + 1):
-        found = _search(run, number, kernel, batch.chunks)
-        step = _follow(run, number, steps[-1], found)
-        if step.score <= steps[-1].score:
+    steps = [_end_step(run, 0, batch.target.kernel, ())]
+    for number in range(1, batch.steps + 1):
+        chunks = batch.chunks[number - 1 : number] if batch.mode == "chain" else batch.chunks
+        found = _search(run, number, steps[-1].kernel, chunks)
+        step = _follow(run, number, steps[-1], found[:1] if batch.mode == "independent" else found)
+        if batch.mode == "rounds" and step.score <= steps[-1].score:
             break
         steps.append(step)
-        kernel = step.kernel
     return steps
 
 
@@ -256,7 +217,7 @@ def _follow(run: _BatchRun, number: int, before: BatchStep, found: Sequence[Cand
     """The step after `before`, with the merge of what was found."""
     if not found:
         return _end_step(run, number, before.kernel, ())
-    judge, layer = _judge(run, before.kernel), run.handle.runner.layer
+    judge, layer = _judge(run, before.kernel), run.rows.handle.runner.layer
     if run.batch.merge == "search":
         settings = run.batch.weightings[0].settings
         source = RngKey(run.batch.seeds[0], f"merge of step {number} by {judge.rows.fingerprint}", -1)
@@ -267,19 +228,20 @@ def _follow(run: _BatchRun, number: int, before: BatchStep, found: Sequence[Cand
 
 
 def _judge(run: _BatchRun, kernel: Float32) -> Judge:
-    held_out = run.held_out["validation"]
-    logits = run.handle.runner.layer.logits(held_out.rows.inputs, kernel)
+    held_out = run.rows.held_out["validation"]
+    logits = run.rows.handle.runner.layer.logits(held_out.rows.inputs, kernel)
     return Judge(kernel, held_out.rows, held_out.before, logits, run.batch.requirements)
 
 
 def _end_step(run: _BatchRun, number: int, kernel: Float32, jobs: tuple[str, ...]) -> BatchStep:
     """Measure what a step ended with and record it."""
-    layer, labels = run.handle.runner.layer, list(run.batch.labels)
+    layer, labels = run.rows.handle.runner.layer, list(run.batch.labels)
     comparisons = {}
-    for split, held_out in run.held_out.items():
+    for split, held_out in run.rows.held_out.items():
         after = classes_of(scores_of(layer.head, layer.logits(held_out.rows.inputs, kernel)))
         comparisons[split] = held_out.compare(after)
-        run.record(f"step{number}", "step", held_out, comparisons[split])
+        rows = change_rows(f"step{number}", "step", split, comparisons[split].changes())
+        run.ledger.records.replace("labels", f"step{number}-step-{split}", rows)
     validation = comparisons["validation"]
     score = rank(check_requirements(run.batch.requirements, validation), validation)
     run.ledger.choose(jobs)
@@ -313,14 +275,15 @@ def _search(run: _BatchRun, step: int, kernel: Float32, chunks: Sequence[ChunkFi
                 ledger.fail(step, chunk.folder, label, jobs, chunk.error)
     judge, best = _judge(run, kernel), Best()
     _judge_again(run, step, judge, chunks, best)
-    base = Base(kernel, run.positives)
+    base = Base(kernel, run.rows.positives)
     tasks = tasks_of(batch, step, chunks, base.key, run.compute.workers, ledger.has)
-    with _old_objects_left_alone(), ledger.flushing():
-        for block in blocks(tasks):
-            for event in run.compute.run_tasks(run.handle, base, block, ledger.begun(block), judge):
-                ledger.take(event)
-                if event.candidates is not None:
-                    best.add(event.candidates)
+
+    def keep(event: TaskEvent) -> None:
+        if event.candidates is not None:
+            best.add(event.candidates)
+
+    with _old_objects_left_alone():
+        run_searches(run.compute, run.rows.handle, base, tasks, ledger, keep, judge)
     return best.ranked
 
 
@@ -347,9 +310,8 @@ def _judge_again(run: _BatchRun, step: int, judge: Judge, chunks: Sequence[Chunk
     groups = groups_of(run.batch, step, chunks) if run.ledger.goes_on else ()
     for job in (job for group, first in groups for job in jobs_of(run.batch, group, first)):
         for search in run.ledger.ended([job.name]):
-            candidates, changes = judge.judged(
-                run.handle.runner.layer, job.name, job.place, search.index, search.values
-            )
+            layer = run.rows.handle.runner.layer
+            candidates, changes = judge.judged(layer, job.name, job.place, search.index, search.values)
             if candidates:
                 best.add(Candidates.of(candidates))
             rows += change_rows(job.name, "candidate", "validation", changes)
@@ -358,14 +320,14 @@ def _judge_again(run: _BatchRun, step: int, judge: Judge, chunks: Sequence[Chunk
     write()
 
 
-def _finish(run: _BatchRun, kernel: Float32, steps: Sequence[BatchStep], chosen: BatchStep) -> BatchReport:
+def _finish(run: _BatchRun, steps: Sequence[BatchStep], chosen: BatchStep) -> BatchReport:
     """Save the chosen model, load it again, measure and judge that, and record it."""
     batch, records = run.batch, run.ledger.records
     notes = []
     refused = ""
     try:
-        patch, comparisons, after = _save_and_measure(run, kernel, chosen.kernel)
-        validation = comparisons["validation"]
+        patch, measured = _save_and_measure(run, chosen.kernel)
+        validation = next(one.comparison for one in measured if one.split == "validation")
         if rank(check_requirements(batch.requirements, validation), validation) < steps[0].score:
             # Rounding in the whole model may move a row across a limit; better no repair than a worse model.
             refused = "is worse than the base model by the requirements"
@@ -374,48 +336,34 @@ def _finish(run: _BatchRun, kernel: Float32, steps: Sequence[BatchStep], chosen:
     if refused:
         notes.append(f"loaded again, the repaired model {refused}: not changed")
         chosen = steps[0]
-        patch, comparisons, after = _save_and_measure(run, kernel, kernel)
-    verdicts = (
-        {split: check_requirements(batch.requirements, comparison) for split, comparison in comparisons.items()}
-        if batch.stated
-        else {}
-    )
-    for split, comparison in comparisons.items():
-        held_out = run.held_out[split]
-        run.record("batch", "base", held_out, held_out.compare(held_out.before))
-        run.record("batch", "repaired", held_out, comparison)
-        records.replace("verdicts", split, verdict_rows(split, verdicts.get(split, ())))
-        labels = held_out.rows.labels
-        records.replace("predictions", split, prediction_rows(split, labels, held_out.before, after[split]))
+        patch, measured = _save_and_measure(run, chosen.kernel)
+    records.replace("labels", "batch", label_rows("batch", measured))
+    verdicts = record_verdicts(records, measured, batch.requirements if batch.stated else ())
     shapes = batch.target.shapes
     records.replace("patches", "batch", patch_rows("batch", 0, None, patch, shapes))
     records.check_ours()
-    write_patch(batch.output / "patch.arrow", patch, shapes)
-    report = BatchReport(
+    write_patch(batch.output / PATCH, patch, shapes)
+    mark_missing(batch.output, missed(verdicts))
+    return BatchReport(
         model=repaired_path(batch.model, batch.output),
         patch=patch,
         steps=tuple(steps),
         chosen=chosen,
-        comparisons=comparisons,
-        verdicts=verdicts,
+        comparisons={one.split: one.comparison for one in measured},
+        verdicts=verdicts if batch.stated else {},
         counts=dict(run.ledger.counts),
         failed=dict(run.ledger.failed),
         notes=tuple(notes),
         earlier=run.ledger.earlier,
     )
-    mark_missing(batch.output, missed(report.verdicts))
-    return report
 
 
-def _save_and_measure(
-    run: _BatchRun, base: Float32, kernel: Float32
-) -> tuple[Patch, dict[str, Comparison], dict[str, Int64]]:
+def _save_and_measure(run: _BatchRun, kernel: Float32) -> tuple[Patch, tuple[Measured, ...]]:
     batch = run.batch
-    patch = batch.target.patch_between(base, kernel)
+    patch = batch.target.patch_between(batch.target.kernel, kernel)
     run.ledger.records.check_ours()
     rows = next((chunk.images for chunk in batch.chunks if chunk.images is not None), None)
     saved = save_repaired(batch.model, patch, batch.output, rows)
     batch.target.write_localised(batch.output, batch.target.index_of(patch, str(saved)), patch.old, patch.new)
-    reloaded = run.compute.handle(load_model(saved, allow_custom_code=batch.model.allow_custom_code))
-    after = {split: run.compute.predict(reloaded, held_out.images) for split, held_out in run.held_out.items()}
-    return patch, {split: run.held_out[split].compare(predicted) for split, predicted in after.items()}, after
+    sets = {split: (held_out.images, held_out.before) for split, held_out in run.rows.held_out.items()}
+    return patch, measure(run.compute, batch.model, saved, sets)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
-from cluster.batch.identity import facts_of
-from cluster.batch.modes import OUTPUTS, run_batch, search_part
+from cluster.batch.modes import read_batch_rows, repair_batch, search_part
 from cluster.batch.spec import Batch, too_many_searches
 from cluster.compute.compute import Compute
-from cluster.records.store import RunRecords, enough_room, holds_run
-from cluster.runs.ledger import OnJobs
-from cluster.runs.merging import Parts
-from cluster.runs.parts import end_part, ended_before
+from cluster.records.store import enough_room
+from cluster.runs.identity import fingerprints, identity_of, run_facts
+from cluster.runs.ledger import Ledger, OnJobs
+from cluster.runs.outcomes import OUTPUTS
+from cluster.runs.parts import Parts
+from cluster.runs.recording import claimed
 from engine.core.errors import InputError
-from engine.core.files import remove
-from engine.core.lock import LOCK, Lock, locked
 from engine.core.progress import Progress, unseen
 
 
@@ -52,68 +50,53 @@ def run_recorded(
     """
     if too_many := too_many_searches(batch):
         raise InputError(too_many)
-    if not (resume and holds_run(batch.output)):
-        RunRecords.check_new(batch.output, overwrite=overwrite)
-    with locked(batch.output / LOCK, batch.output, say=compute.say) as lock:
-        return _run(batch, compute, lock, resume, overwrite, parts, on_rows, on_jobs)
+    how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "part": batch.part, "parts": parts}
+    with claimed(batch.output, compute, **how) as claim, enough_room(batch.output):
+        facts = claim.facts(facts_of(batch, compute))
+        if (before := claim.ended(facts)) is not None:
+            return int(before["exit_code"])
+        rows = read_batch_rows(batch, compute, on_rows)
+        with claim.recorded(facts, OUTPUTS) as (records, end):
+            ledger = Ledger(records, batch.target, on_jobs)
+            end.earlier = ledger.earlier
+            if batch.part is not None:
+                search_part(batch, batch.part, compute, rows, ledger)
+                code = 4 if ledger.failed else 0
+            else:
+                report = repair_batch(batch, compute, rows, ledger)
+                end.more["notes"], code = list(report.notes), report.exit_code
+            end.more |= {"redispatched": compute.redispatched, "exit_code": code}
+    return code
 
 
-def _run(
-    batch: Batch,
-    compute: Compute,
-    lock: Lock,
-    resume: bool,
-    overwrite: bool,
-    parts: Parts | None,
-    on_rows: Progress,
-    on_jobs: OnJobs | None,
-) -> int:
-    begun = time.perf_counter()
-    goes_on = resume and holds_run(batch.output)
-    facts = facts_of(batch, compute)
-    if batch.part is not None:
-        facts = batch.part.facts(facts)
-    if parts is not None:
-        facts = parts.facts(facts)
-    if (before := ended_before(batch.output, facts, resume=resume)) is not None:
-        return int(before["exit_code"])
-    opened: list[RunRecords] = []
-    ends = ExitStack()
-
-    def open_records() -> RunRecords:
-        if goes_on:
-            records = RunRecords.resume(batch.output, facts, lock=lock)
-        else:
-            records = RunRecords.create(batch.output, facts, overwrite=overwrite, lock=lock)
-            for name in OUTPUTS:  # of an earlier run
-                remove(batch.output / name)
-        ends.enter_context(records.telling_end(facts))
-        opened.append(records)
-        if parts is not None:
-            parts.join(records)
-        return records
-
-    with ends, enough_room(batch.output):
-        if batch.part is not None:
-            ledger = search_part(batch, batch.part, compute, open_records, on_rows=on_rows, on_jobs=on_jobs)
-            seconds, code = ledger.earlier + time.perf_counter() - begun, 4 if ledger.failed else 0
-            end_part(opened[0], {**facts, **_how(compute, seconds), "exit_code": code})
-            return code
-        report = run_batch(batch, compute, open_records, on_rows=on_rows, on_jobs=on_jobs)
-        ended = {
-            **_how(compute, report.earlier + time.perf_counter() - begun),
-            "notes": list(report.notes),
-            "exit_code": report.exit_code,
-        }
-        opened[0].compact({**facts, **ended})
-    return report.exit_code
-
-
-def _how(compute: Compute, seconds: float) -> dict[str, Any]:
-    """What `run.json` says of how it was computed."""
+def facts_of(batch: Batch, compute: Compute) -> dict[str, Any]:
+    """What `run.json` says of a batch; `identity` is what a resumed run has to have in common with its beginning."""
     return {
-        "hardware": compute.hardware_kind(),
-        "placement": compute.decisions,
-        "seconds": seconds,
-        "redispatched": compute.redispatched,
+        **run_facts(batch.model, compute, batch.held_out, (batch.test, batch.validation)),
+        "identity": _identity(batch, compute),
+        "mode": batch.mode,
+        "labels": list(batch.labels),
+        "requirements": [requirement.text for requirement in batch.requirements] if batch.stated else [],
     }
+
+
+def _identity(batch: Batch, compute: Compute) -> dict[str, Any]:
+    files = {f"chunk {chunk.name}": chunk.folder / "repair.h5" for chunk in batch.chunks}
+    files |= {f"{split} data": images.path for split, images in batch.held_out.items()}
+    files |= {f"positive inputs {number}": images.path for number, images in enumerate(batch.positives)}
+    more = {
+        "data": fingerprints(files),
+        "mode": batch.mode,
+        "labels": list(batch.labels),
+        "positive weights": [weighting.text for weighting in batch.weightings],
+        "settings": asdict(batch.weightings[0].settings) | {"positive_weight": None, "positive_worth": None},
+        "seeds": list(batch.seeds),
+        "max rounds": batch.max_rounds if batch.mode == "rounds" else None,
+        "merge": None if batch.mode == "independent" else batch.merge,
+        "offers": batch.offers,
+        "num grad": batch.num_grad,
+        "impact": batch.impact,
+        "fronts": batch.fronts,
+        "requirements": [requirement.text for requirement in batch.requirements],
+    }
+    return identity_of(batch.model, batch.target, compute, more)

@@ -27,16 +27,8 @@ MERGE_PARTS = 16
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Rows that no search sees.
+    """Rows that no search sees, also as the layer under repair sees them, and classes (n,) of the base model."""
 
-    Attributes:
-        split: validation or test.
-        images: the image set.
-        rows: as the layer under repair sees them.
-        before: (n,) classes that the base model predicts.
-    """
-
-    split: str
     images: ImageSet
     rows: LayerInputs
     before: Int64
@@ -95,12 +87,7 @@ def searched(
     Parts are the greedy merge and the best offers of the best searches, one of each; so the result is on these rows no
     worse than the greedy merge, than the best candidate and than the kernel as it is, which is a candidate too.
 
-    Args:
-        judge: of the kernel.
-        layer: its passes.
-        candidates: in descending order of score, at least one.
-        settings: of the search, see `engine.methods.merging.search_merge`.
-        source: which random numbers.
+    `candidates` are in descending order of score; of the search see `engine.methods.merging.search_merge`.
     """
     greedy = merged(judge, layer, candidates)
     best: dict[tuple[str, ...], Candidate] = {}

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from cluster.runs.parts import Part
-from cluster.runs.shared_rows import refuse_one_file
+from cluster.runs.shared_rows import held_out_sets, refuse_one_file
 from cluster.runs.tasks import divided, parts_of_groups
 from cluster.workers.passes import ship_rows
 from cluster.workers.task import ChunkLabel, RepairTask, SearchJob
@@ -106,6 +106,11 @@ class Batch:
     merge: MergeKind = "greedy"
 
     @property
+    def held_out(self) -> dict[str, ImageSet]:
+        """Sets that no search sees, by split."""
+        return held_out_sets(self.validation, self.test)
+
+    @property
     def jobs_per_step(self) -> int:
         """Searches of one step, before chunks without failures are known."""
         chunks = 1 if self.mode == "chain" else len(self.chunks)
@@ -166,7 +171,7 @@ def check_batch(batch: Batch) -> list[str]:
     for images in (batch.validation, batch.test, *batch.positives):
         if images is not None:
             check_fits(images, model)
-    held_out = [images for images in (batch.validation, batch.test) if images is not None]
+    held_out = batch.held_out.values()
     if not batch.allow_shared_rows:
         searched = [chunk.images for chunk in batch.chunks if chunk.images is not None]
         refuse_one_file([images.path for images in held_out], [images.path for images in (*searched, *batch.positives)])

@@ -19,9 +19,7 @@ from engine.targets.resolve import STATE
 
 
 def checkpoint_facts(folder: Path | None, last: tuple[int, int]) -> dict[str, str]:
-    """SHA-256 of the two checkpoints that are compared, by the names of their files: part of what a run is.
-
-    Without a folder there are none.
+    """SHA-256 of the two checkpoints that are compared, by file name; none without a folder.
 
     Raises:
         InputError: see `engine.models.checkpoints.compared_files`.
@@ -42,20 +40,14 @@ def checkpoints_of(
     warn: Callable[[str], None],
     on_rows: Progress = unseen,
 ) -> tuple[Checkpoint, Checkpoint]:
-    """Read two checkpoints of a model, and predict all rows with all weights of each.
+    """Read two checkpoints of a model, and predict all rows with all weights of each; the earlier one comes first.
 
     Args:
-        compute: where.
+        compute, on_rows, warn: of the command; told where the later checkpoint is not the model.
         model: that was trained; it is left as it is.
         chain: the layers whose weights are compared one by one.
-        folder: of the checkpoints.
+        folder, last: which checkpoints, see `read_checkpoints`.
         sets: the rows, one set behind the other.
-        last: which checkpoints, see `read_checkpoints`.
-        warn: told where the later checkpoint is not the model.
-        on_rows: progress of row passes.
-
-    Returns:
-        The earlier one, and the later one.
 
     Raises:
         InputError: see `read_checkpoints`; or a checkpoint does not predict a class for each row.

@@ -38,25 +38,15 @@ class ChunkPaths:
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """A chunk with failures.
-
-    Attributes:
-        paths: where it lies.
-        negatives: rows the model gets wrong.
-        positives: rows it gets right; None when there are none.
-        index: (K, 2) int64, places of the localised weights in the target; K may be 0.
-        label: true label of the negatives, -1 for several.
-        data: SHA-256 over rows and positions, whatever order the rows are in; keys the random numbers.
-        known: the rows by their digests.
-    """
+    """A chunk with failures."""
 
     paths: ChunkPaths
-    negatives: ImageSet
-    positives: ImageSet | None
-    index: Int64
-    label: int
-    data: str
-    known: KnownRows
+    negatives: ImageSet  # rows the model gets wrong
+    positives: ImageSet | None  # rows it gets right; None when there are none
+    index: Int64  # (K, 2) places of the localised weights in the target; K may be 0
+    label: int  # true label of the negatives, -1 for several
+    data: str  # SHA-256 over rows and positions, whatever order the rows are in; keys the random numbers
+    known: KnownRows  # the rows by their digests
 
     @cached_property
     def orders(self) -> dict[Path, Int64]:

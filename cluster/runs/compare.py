@@ -6,7 +6,6 @@ that was interrupted goes on with those that are missing. A method that fails is
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,15 +15,14 @@ import numpy as np
 
 from cluster.compute.compute import Compute
 from cluster.records.rows import prediction_rows
-from cluster.records.store import RunRecords, enough_room, holds_run
+from cluster.records.store import enough_room
 from cluster.runs.checkpoints import checkpoint_facts
 from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.outcomes import run_cells
-from cluster.runs.parts import ended_before
+from cluster.runs.recording import claimed
 from cluster.runs.repair_rows import RepairRows, labels_without_rows, read_rows, subject_of
 from cluster.workers.origins import foreign_origins
 from engine.core.errors import InputError
-from engine.core.lock import LOCK, locked
 from engine.core.progress import Progress, Tick, ignore, unseen
 from engine.data.image_set import ImageSet
 from engine.layers.dense_chain import DenseChain
@@ -147,10 +145,7 @@ def run_comparison(
         WorkError: the disk is full or no worker is left, and the run can be resumed; or somebody else goes on with it.
     """
     directory = work.output
-    if not (resume and holds_run(directory)):
-        RunRecords.check_new(directory, overwrite=overwrite)
-    with locked(directory / LOCK, directory, say=compute.say) as lock, enough_room(directory):
-        begun = time.perf_counter()
+    with claimed(directory, compute, resume=resume, overwrite=overwrite) as claim, enough_room(directory):
         handle = compute.handle(work.model, work.target)
         rows = read_rows(
             compute,
@@ -168,17 +163,14 @@ def run_comparison(
             raise InputError("the model gets every repair row right, expected failures to repair")
         subject = subject_of(rows, compute, work, work.settings, on_rows)
         facts = _facts(work, subject, rows, compute)
-        if ended_before(directory, facts, resume=resume) is not None and (directory / OUTCOMES).is_file():
+        if claim.ended(facts) is not None and (directory / OUTCOMES).is_file():
             return
-        records = RunRecords.start(directory, facts, resume=resume, overwrite=overwrite, lock=lock)
-        with records.telling_end(facts):
+        with claim.recorded(facts) as (records, end):
             assert subject.test is not None
             told = prediction_rows("test", subject.test.labels, subject.test.before, subject.test.before)
             records.replace("predictions", "test", told)  # before the repairs, for reports on a run that goes on
-            earlier = run_cells([(subject, cells_of(work))], compute, handle, records, on_repairs)
-            how = {"hardware": compute.hardware_kind(), "placement": compute.decisions}
-            seconds = earlier + time.perf_counter() - begun
-            records.compact({**facts, **how, "seconds": seconds, "redispatched": compute.redispatched})
+            end.earlier = run_cells([(subject, cells_of(work))], compute, handle, records, on_repairs)
+            end.more["redispatched"] = compute.redispatched
 
 
 def cells_of(work: Comparison) -> list[Cell]:

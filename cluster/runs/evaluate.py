@@ -52,7 +52,7 @@ from engine.core.lock import locked
 from engine.core.progress import Progress, Tick, ignore, unseen
 from engine.core.types import Int64
 from engine.localize.weights_file import ARROW, CSV, FRONT
-from engine.metrics.accuracy import paired_changes
+from engine.metrics.accuracy import compare
 from engine.metrics.repair_rates import Rates, held_out_rates, result_text, search_rates
 from engine.models.known_data import REPAIR_FACTS
 from engine.models.load import check_fits, load_model
@@ -201,7 +201,11 @@ def _rated(work: Evaluation, source: Source, after: Mapping[str, Int64]) -> tupl
     """What a repaired model does to each label, and its rates by split."""
     measured = {
         split: Measured(
-            split, paired_changes(images.labels, source.before[split], after[split], images.classes), images.label_names
+            split,
+            compare(images.labels, source.before[split], after[split], images.classes),
+            images,
+            source.before[split],
+            after[split],
         )
         for split, images in work.sets.items()
     }

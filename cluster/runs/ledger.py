@@ -14,12 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.compute.compute import Compute
 from cluster.records.batches import TableRows, unpacked, with_columns
 from cluster.records.checkpoint import Begun, pack, unpack
 from cluster.records.schema import JobRow
 from cluster.records.store import RunRecords, jobs_of_part, read_part, read_table
+from cluster.runs.tasks import blocks
 from cluster.workers.harvest import EndedSearch, Segment, TaskEvent, job_columns
-from cluster.workers.task import RepairTask, SearchJob
+from cluster.workers.judge import Judge
+from cluster.workers.model import ModelHandle
+from cluster.workers.task import Base, RepairTask, SearchJob
 from engine.core.types import Float32, Int64
 from engine.patches.patch import Patch
 
@@ -30,6 +34,23 @@ OnJobs = Callable[[Mapping[str, Any]], None]
 
 _TOGETHER = "ended"
 """Begins the names of parts in which many tasks are; no task has such a name, see `cluster.runs.tasks.divided`."""
+
+
+def run_searches(
+    compute: Compute,
+    handle: ModelHandle,
+    base: Base | None,
+    tasks: Iterable[RepairTask],
+    ledger: Ledger,
+    on_event: Callable[[TaskEvent], None],
+    judge: Judge | None = None,
+) -> None:
+    """Run the searches of tasks to their end and take them down; `judge` is of what they offer."""
+    with ledger.flushing():
+        for block in blocks(tasks):
+            for event in compute.run_tasks(handle, base, block, ledger.begun(block), judge):
+                ledger.take(event)
+                on_event(event)
 
 
 class Places(Protocol):
@@ -72,13 +93,7 @@ class Ledger:
     """Knows which searches have ended, and how; everything it knows is in the run directory."""
 
     def __init__(self, records: RunRecords, target: Places, on_jobs: OnJobs | None = None) -> None:
-        """Read what an earlier command left.
-
-        Args:
-            records: of the run.
-            target: names the places that are searched.
-            on_jobs: called with the content of `progress.json` whenever it changes.
-        """
+        """Read what an earlier command left; `on_jobs` gets the content of `progress.json` whenever that changes."""
         self.records = records
         self.counts: Counter[str] = Counter()
         self.failed: dict[str, str] = {}

@@ -26,15 +26,7 @@ def localisation_sums(
     positives: ImageSet | None,
     on_rows: Progress = unseen,
 ) -> tuple[Sums, Sums | None]:
-    """The sums over negative rows and, where the target is judged by them, positive rows.
-
-    Args:
-        compute: where.
-        handle: of the model, with its weights under repair.
-        negatives: rows the model gets wrong.
-        positives: rows that must not break, or None.
-        on_rows: progress of row passes.
-    """
+    """The sums over negative rows and, where the target is judged by them, positive rows."""
 
     def sums(title: str, images: ImageSet) -> Sums:
         return compute.localisation_sums(handle, images, on_rows(title, images.rows))
@@ -100,15 +92,11 @@ def blame_by_checkpoints(
     """Find the weights of Dense layers that the last step of a training spoilt; see `engine.localize.neurecover`.
 
     Args:
-        compute: where.
+        compute, on_rows, warn: of the command; told where the later checkpoint is not the model.
         model: whose training it was.
         target, chain: its Dense layers under repair, of `resolve_chain`.
-        negatives: rows the model gets wrong.
-        positives: rows it gets right.
-        folder: of the checkpoints.
-        last: which of them are compared, see `engine.models.checkpoints.read_checkpoints`.
-        warn: told where the later checkpoint is not the model.
-        on_rows: progress of row passes.
+        negatives, positives: rows that the model gets wrong, and right.
+        folder, last: which checkpoints, see `engine.models.checkpoints.read_checkpoints`.
 
     Raises:
         InputError: checkpoints or rows cannot be read, or nothing can be blamed.

@@ -22,13 +22,14 @@ from cluster.records.store import RunRecords
 from cluster.runs.chunk import Chunk, ChunkPaths, open_chunk
 from cluster.runs.features import held_out_rows, search_rows
 from cluster.runs.identity import fingerprints, identity_of, run_facts
-from cluster.runs.ledger import Ledger, OnJobs
+from cluster.runs.ledger import Ledger, OnJobs, run_searches
 from cluster.runs.localize import target_of_handle
 from cluster.runs.output import check_output, measuring, save_repaired, tell_label_file
-from cluster.runs.reports import ChunkReport, Measured, label_rows
-from cluster.runs.shared_rows import predict_held_out
+from cluster.runs.recording import recording
+from cluster.runs.reports import ChunkReport, Measured, label_rows, measure
+from cluster.runs.shared_rows import held_out_sets, predict_held_out
 from cluster.runs.tasks import divided, parts_of_groups
-from cluster.workers.harvest import EndedSearch
+from cluster.workers.harvest import EndedSearch, TaskEvent
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import ReadyCase, RepairTask, SearchJob
 from engine.core.errors import InputError
@@ -38,8 +39,7 @@ from engine.core.types import Int64
 from engine.data.image_set import ImageSet
 from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows, Weights
-from engine.metrics.accuracy import paired_changes
-from engine.models.load import LoadedModel, check_fits, load_model
+from engine.models.load import LoadedModel, check_fits
 from engine.passes.classes import predicted_classes
 from engine.patches.patch import NO_CHANGE, Patch
 from engine.problem.case import RepairCase
@@ -81,19 +81,22 @@ class Repairs:
     allow_shared_rows: bool = False
     label_file: Path | None = None
 
+    @property
+    def held_out(self) -> dict[str, ImageSet]:
+        """Sets that no search sees, by split."""
+        return held_out_sets(self.validation, self.test)
+
 
 @dataclass(frozen=True, eq=False)
 class _ChunkSearch:
-    """A chunk with weights to search, its searches, one per seed, and the rows that choose between them, with what
-    candidates are worth on those.
-    """
+    """A chunk with weights to search."""
 
     chunk: Chunk
     ready: ReadyCase
-    jobs: tuple[SearchJob, ...]
+    jobs: tuple[SearchJob, ...]  # one per seed
     objective: Objective
     plan: Plan
-    validation: tuple[Objective, SearchRows] | None
+    validation: tuple[Objective, SearchRows] | None  # rows that choose between the seeds, and what judges there
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +107,6 @@ class _Work:
     compute: Compute
     handle: ModelHandle
     on_rows: Progress
-
-    def predict(self, split: str, images: ImageSet, model: ModelHandle) -> Int64:
-        """Predicted classes (n,) of a set of rows."""
-        return self.compute.predict(model, images, self.on_rows(split, images.rows))
 
 
 def repair(
@@ -143,19 +142,16 @@ def repair(
     searched = [case for case in cases if case is not None]
     _check_names([(case.chunk.paths.negatives, job.name) for case in searched for job in case.jobs])
     # Before the search, so that bad pixels are found while nothing has been written.
-    sets = {
-        split: images
-        for split, images in (("validation", repairs.validation), ("test", repairs.test))
-        if images is not None
-    }
+    sets = repairs.held_out
     known = [chunk.known for chunk in chunks if chunk is not None]
     before = predict_held_out(compute, run.handle, sets, known, on_rows, allow=repairs.allow_shared_rows)
     held_out = {split: (images, before[split]) for split, images in sets.items()}
     facts = _facts(repairs, chunks, compute)
     facts["tiles"] = [None if case is None else case.plan.facts() for case in cases]
     records = open_records(facts)
-    with records.telling_end(facts):
+    with recording(records, facts, compute, begun) as end:
         ledger = Ledger(records, repairs.target, on_jobs)
+        end.earlier = ledger.earlier
         search(compute, run.handle, [(case.ready, case.jobs) for case in searched], ledger, on_iterations)
         reports = []
         for paths, chunk, case in zip(repairs.chunks, chunks, cases, strict=True):
@@ -171,9 +167,6 @@ def repair(
                 records.check_ours()
                 labels = repairs.settings.priorities.repaired(np.unique(chunk.negatives.labels).tolist())
                 tell_label_file(repairs.label_file, paths.output, labels, compute.say)
-        seconds = ledger.earlier + time.perf_counter() - begun
-        done = {"hardware": compute.hardware_kind(), "placement": compute.decisions, "seconds": seconds}
-        records.compact({**facts, **done})
     return reports
 
 
@@ -186,30 +179,30 @@ def search(
 ) -> None:
     """Run the searches of cases that have not ended to their end, and take them down; see `cluster.runs.tasks`."""
     parts = parts_of_groups(len(cases), compute.workers)
-    tasks = [
+    tasks = (
         RepairTask(name, 1, ready.folder, ready.case.label, searches, handle.key, ready, 1)
         for ready, jobs in cases
         for name, searches in divided(jobs[0].name, jobs, len(jobs), parts, ledger.has)
-    ]
+    )
     count = sum(len(jobs) for _, jobs in cases)
     ledger.plan(1, count)
     ledger.begin(1, count)
-    with ledger.flushing():
-        for event in compute.run_tasks(handle, None, tasks, ledger.begun(tasks)):
-            ledger.take(event)
-            if on_iterations is not None:
-                for segment in event.segments:
-                    for searched in segment.searches:
-                        on_iterations(searched.name, len(searched.seconds), searched.best)
+
+    def tell(event: TaskEvent) -> None:
+        if on_iterations is not None:
+            for segment in event.segments:
+                for searched in segment.searches:
+                    on_iterations(searched.name, len(searched.seconds), searched.best)
+
+    run_searches(compute, handle, None, tasks, ledger, tell)
 
 
 def _open_all(repairs: Repairs) -> list[Chunk | None]:
     model = repairs.model
     for paths in repairs.chunks:
         check_output(paths.output, model, overwrite=repairs.overwrite)
-    for held_out in (repairs.validation, repairs.test):
-        if held_out is not None:
-            check_fits(held_out, model)
+    for images in repairs.held_out.values():
+        check_fits(images, model)
     return [open_chunk(paths, model, repairs.target) for paths in repairs.chunks]
 
 
@@ -327,7 +320,13 @@ def _finish(
     elif case is None:
         note = f"{paths.negatives / 'weights.csv'}: names no weights, the model is copied unchanged"
     believed = (chosen.patched, chosen.intact) if chosen else None
-    measured = _measure(run, chunk, case, held_out, saved)
+    sets: dict[str, tuple[ImageSet, Int64]] = {}
+    if chunk is not None:
+        for split, images in (("negative", chunk.negatives), ("positive", chunk.positives)):
+            if images is not None:
+                sets[split] = images, _base_classes(run, case, split, images)
+    with measuring(saved):
+        measured = measure(run.compute, repairs.model, saved, {**sets, **held_out}, run.on_rows)
     if case is not None and believed is not None:
         note = "; ".join(filter(None, (note, _disagreement(case.objective, believed, measured)))) or None
     return ChunkReport(
@@ -345,11 +344,8 @@ def _finish(
 
 def _disagreement(objective: Objective, believed: tuple[int, int], measured: Sequence[Measured]) -> str | None:
     """What to say where the saved model gets other rows right than the search counted; layers of float16 round much."""
-    counts = {}
-    for measurement in measured:
-        total = sum(change.total for change in measurement.changes)
-        correct = sum(change.correct_after for change in measurement.changes)
-        counts[measurement.split] = total, correct
+    comparisons = {one.split: one.comparison for one in measured}
+    counts = {split: (int(one.totals.sum()), int(np.diagonal(one.after).sum())) for split, one in comparisons.items()}
     searched = {"negative": (objective.negatives, believed[0]), "positive": (objective.positives, believed[1])}
     differing = [
         f"{counts[split][1]} of {total} {split} inputs and the search counted {correct}"
@@ -386,33 +382,10 @@ def patch_of(target: Target, ready: ReadyCase, search: EndedSearch) -> Patch:
     return target.patch(ready.case.index, ready.case.weights.old, search.values[0])
 
 
-def _measure(
-    run: _Work,
-    chunk: Chunk | None,
-    case: _ChunkSearch | None,
-    held_out: Mapping[str, tuple[ImageSet, Int64]],
-    saved: Path,
-) -> tuple[Measured, ...]:
-    """Compare every set of rows under the saved model, loaded again, with what the base model predicts."""
-    sets: dict[str, tuple[ImageSet, Int64]] = {}
-    if chunk is not None:
-        for split, images in (("negative", chunk.negatives), ("positive", chunk.positives)):
-            if images is not None:
-                sets[split] = images, _base_classes(run, case, split, images)
-    reloaded = run.compute.handle(load_model(saved, allow_custom_code=run.repairs.model.allow_custom_code))
-    measured = []
-    for split, (images, before) in {**sets, **held_out}.items():
-        with measuring(saved):
-            after = run.predict(split, images, reloaded)
-        changes = paired_changes(images.labels, before, after, images.classes)
-        measured.append(Measured(split, changes, images.label_names))
-    return tuple(measured)
-
-
 def _base_classes(run: _Work, case: _ChunkSearch | None, split: str, images: ImageSet) -> Int64:
     """What the base model predicts for the rows of a chunk: known from its features, where there was a search."""
     if case is None:
-        return run.predict(split, images, run.handle)
+        return run.compute.predict(run.handle, images, run.on_rows(split, images.rows))
     predicted = predicted_classes(run.repairs.target.head, case.ready.case.rows.logits)
     count = case.chunk.negatives.rows
     found = predicted[:count] if split == "negative" else predicted[count:]
@@ -422,12 +395,12 @@ def _base_classes(run: _Work, case: _ChunkSearch | None, split: str, images: Ima
 
 
 def _facts(repairs: Repairs, chunks: Sequence[Chunk | None], compute: Compute) -> dict[str, Any]:
-    held_out = {"validation": repairs.validation, "test": repairs.test}
+    held_out = repairs.held_out
     named = [*held_out.values(), *(chunk.negatives for chunk in chunks if chunk is not None)]
     data = [None if chunk is None else chunk.data for chunk in chunks]
     identity = {
         "data": data,
-        "held-out data": fingerprints({split: images.path for split, images in held_out.items() if images}),
+        "held-out data": fingerprints({split: images.path for split, images in held_out.items()}),
         "settings": asdict(repairs.settings),
         "seeds": list(repairs.seeds),
     }

@@ -16,7 +16,7 @@ from cluster.records import values
 from cluster.records.fingerprints import fingerprint
 from cluster.records.schema import JobRow, OutcomeRow
 from cluster.records.store import RunRecords, read_table
-from cluster.runs.output import save_repaired
+from cluster.runs.output import NOT_MET_FILE, save_repaired
 from cluster.workers.model import ModelHandle
 from cluster.workers.origins import foreign_origins, missing_methods
 from engine.core.errors import InputError
@@ -25,19 +25,50 @@ from engine.core.plans import Ran, Work, carry_out
 from engine.core.progress import Tick
 from engine.core.types import Float32
 from engine.data.image_set import ImageSet
+from engine.localize.weights_file import ARROW, CSV
 from engine.methods.base import Subject
 from engine.methods.outcome import CHOSEN, Cell, MethodOutcome, Reading, cell_work
 from engine.metrics import against
 from engine.metrics.accuracy import compare
 from engine.metrics.requirements import check_requirements
+from engine.models.known_data import REPAIR_FACTS
 from engine.models.load import LoadedModel
 from engine.patches.arrow import write_patch
 from engine.patches.patch import NO_CHANGE, Patch, tensors_patch
 
 PATCH = "patch.arrow"
 
+OUTPUTS = ("repair", REPAIR_FACTS, PATCH, CSV, ARROW, NOT_MET_FILE)
+"""What a run leaves in its directory beside the records, where that is the output too."""
+
 FAILED = against.FAILED
 """Reading of a repair that could not run."""
+
+
+class Stages:
+    """Results of stages of a repair, kept until the run ends with fingerprints of the work that they are of."""
+
+    def __init__(self, records: RunRecords) -> None:
+        self._records = records
+        self._asked: dict[str, str] = {}  # fingerprints of stages that run
+
+    def get(self, key: str, work: Work) -> tuple[bool, Any]:
+        """Whether a result was kept, and that result; raises InputError where it is of other work."""
+        mine = self._asked[key] = fingerprint(work)
+        known, kept = values.unpack(self._records.checkpoint(key))
+        if not known:
+            return False, None
+        if kept["work"] != mine:
+            raise InputError(
+                f"{self._records.directory}: {key} is another {work.kind} than the one whose result was kept, "
+                "expected the same to resume"
+            )
+        return True, kept["result"]
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep the result of a stage that was asked for."""
+        kept = {"work": self._asked.pop(key), "result": value}
+        self._records.write_checkpoint(key, values.pack(key, kept))
 
 
 class Outcomes:
@@ -60,7 +91,7 @@ class Outcomes:
         self._begun, self._done = time.perf_counter(), 0
         self._tick = on_repairs(len(cells))
         self._ended = {cell.name for cell in cells if self._has(cell)}
-        self._asked: dict[str, str] = {}  # fingerprints of stages that run
+        self._stages = Stages(records)
         self._tell(len(self._ended))
 
     def expect(self, works: Sequence[Work]) -> None:
@@ -70,16 +101,7 @@ class Outcomes:
         """Whether a repair has ended; what it came to is in the tables."""
         cell = self._cells.get(key)
         if cell is None:  # a stage of one
-            mine = self._asked[key] = fingerprint(work)
-            known, kept = values.unpack(self._records.checkpoint(key))
-            if not known:
-                return False, None
-            if kept["work"] != mine:
-                raise InputError(
-                    f"{self._records.directory}: {key} is another {work.kind} than the one whose result was kept, "
-                    "expected the same to resume"
-                )
-            return True, kept["result"]
+            return self._stages.get(key, work)
         return key in self._ended, None
 
     def _has(self, cell: Cell) -> bool:
@@ -90,8 +112,7 @@ class Outcomes:
         """Record a repair that has ended."""
         cell = self._cells.get(key)
         if cell is None:
-            kept = {"work": self._asked.pop(key), "result": value}
-            self._records.write_checkpoint(key, values.pack(key, kept))
+            self._stages.put(key, value)
             return
         if cell.keep and not value.failed:
             new = value.readings[CHOSEN].offer.values
@@ -128,10 +149,7 @@ def run_cells(
 
     Args:
         subjects: the repairs, with what those of each list share; they differ in no more than settings.
-        compute: where.
-        handle: the model under repair.
-        records: of the run.
-        on_repairs: starts the progress of so many repairs.
+        compute, handle, records, on_repairs: of the run.
         opens: spread the work inside a repair; else each runs whole in one place.
 
     Returns:
@@ -193,18 +211,9 @@ def save_values(
     rows: ImageSet,
     *copies: Path,
 ) -> tuple[Path, Patch]:
-    """Save a model with new values of some weights, and the patch where there are some.
+    """Save a model whose weights are `known` with `new` values of some, and the patch; returns its path, and the patch.
 
-    Args:
-        model: as it is.
-        known: its weights by path.
-        new: of these, other values.
-        output: gets `repair` and the patch.
-        rows: that it was repaired with.
-        copies: folders that get the patch too.
-
-    Returns:
-        The path of the model, and the patch.
+    `output` gets `repair`, and the patch too, as `copies` do; it was repaired with `rows`.
     """
     patch = tensors_patch({path: known[path] for path in new}, new) if new else NO_CHANGE
     saved = save_repaired(model, patch, output, rows)

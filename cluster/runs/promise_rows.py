@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from cluster.records.rows import change_rows, requirement_cells
+from cluster.records.rows import requirement_cells
 from cluster.records.schema import FrontierRow, MixtureRow, PromiseRow
 from engine.methods.mixtures import Promised
-from engine.metrics.accuracy import LabelChange
 from engine.metrics.promise import Frontier
 
 
@@ -68,16 +67,6 @@ def promise_rows(frontier: Frontier) -> list[dict[str, Any]]:
         ).cells
         for number, promise in enumerate(frontier.point.promises)
     ]
-
-
-def out_of_fold_rows(name: str, judged: Sequence[LabelChange]) -> list[dict[str, Any]]:
-    """Rows of the table `labels`: each label out of fold, before and after the step."""
-    rows = []
-    for change in judged:
-        as_it_was = replace(change, correct_after=change.correct_before, fixed=0, broken=0)
-        rows += change_rows(name, "base", "out of fold", [as_it_was])
-        rows += change_rows(name, "step", "out of fold", [change])
-    return rows
 
 
 def unpromised(frontier: Frontier) -> list[str]:

@@ -6,7 +6,6 @@ What has ended is in the run directory: a run that was interrupted goes on from 
 from __future__ import annotations
 
 import importlib.metadata
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -18,26 +17,33 @@ import numpy as np
 
 from cluster.compute.compute import Compute
 from cluster.compute.works import Works
-from cluster.records import values
 from cluster.records.batches import PatchPlaces
-from cluster.records.rows import prediction_rows, verdict_rows
-from cluster.records.store import RunRecords, enough_room, holds_run
+from cluster.records.store import RunRecords, enough_room
 from cluster.runs.checkpoints import checkpoint_facts
 from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.ledger import Ledger, OnJobs
-from cluster.runs.merging import Parts
 from cluster.runs.optimize import OnIterations, search
-from cluster.runs.outcomes import PATCH, changed_of, ended_repairs, job_row, run_cells, save_values
+from cluster.runs.outcomes import (
+    OUTPUTS,
+    PATCH,
+    Stages,
+    changed_of,
+    ended_repairs,
+    job_row,
+    run_cells,
+    save_values,
+)
 from cluster.runs.output import NOT_MET_FILE, check_output, mark_missing, measuring, missed, tell_label_file
-from cluster.runs.parts import Part, end_part, ended_before
-from cluster.runs.promise_rows import frontier_rows, mixture_rows, out_of_fold_rows, promise_rows, unpromised
+from cluster.runs.parts import Part, Parts
+from cluster.runs.promise_rows import frontier_rows, mixture_rows, promise_rows, unpromised
+from cluster.runs.recording import claimed
 from cluster.runs.repair_rows import RepairRows, read_rows, subject_of
-from cluster.runs.reports import Measured, label_rows
+from cluster.runs.reports import Measured, before_and_after, label_rows, measure, record_verdicts
+from cluster.runs.shared_rows import held_out_sets
 from cluster.workers.origins import foreign_origins
 from cluster.workers.task import ReadyCase, SearchJob
 from engine.core.errors import InputError, WorkError
 from engine.core.files import remove
-from engine.core.lock import LOCK, locked
 from engine.core.plans import Ran, Work, carry_out
 from engine.core.progress import Progress, Tick, ignore, unseen
 from engine.core.types import Float32
@@ -48,19 +54,14 @@ from engine.methods.base import MethodJob, MethodSettings, Offer, Repair, Subjec
 from engine.methods.mixtures import MixtureMethod, Promised, unchanged
 from engine.methods.outcome import CHOSEN, Cell, MethodOutcome, chosen, judged
 from engine.methods.registry import method_of
-from engine.metrics.accuracy import compare, paired_changes
-from engine.metrics.requirements import Requirement, Verdict, check_requirements, check_rows, with_rows
-from engine.models.known_data import REPAIR_FACTS
-from engine.models.load import LoadedModel, check_fits, load_model
+from engine.metrics.requirements import Requirement, Verdict, check_rows
+from engine.models.load import LoadedModel, check_fits
 from engine.patches.patch import Patch, patch_between
 from engine.problem.crossfit import mixture_space
 from engine.problem.crossfit_plan import CrossFitPlan, check_plan, plan_of
 from engine.problem.problem import SearchEnd
 from engine.targets.base import Target
 from engine.targets.resolve import resolve_target
-
-OUTPUTS = ("repair", REPAIR_FACTS, PATCH, CSV, ARROW, NOT_MET_FILE)
-"""What a run leaves in its directory beside the records, where that is the output too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +117,7 @@ class MethodRepair:
     @property
     def held_out(self) -> dict[str, ImageSet]:
         """Sets that no repair is made from, by split."""
-        sets = {"validation": self.validation, "test": self.test}
-        return {split: images for split, images in sets.items() if images is not None}
+        return held_out_sets(self.validation, self.test)
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -255,37 +255,20 @@ def run_repair(
         WorkError: the method failed for every seed, the disk is full or no worker is left.
     """
     told = told or Watching()
-    if not (resume and holds_run(directory)):
-        RunRecords.check_new(directory, overwrite=overwrite)
-    with locked(directory / LOCK, directory, say=compute.say) as lock, enough_room(directory):
-        begun = time.perf_counter()
+    how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "part": part, "parts": parts}
+    with claimed(directory, compute, **how) as claim, enough_room(directory):
         rows = rows_of_repair(work, compute, told.rows) if rows is None else rows
         check_rows(work.requirements, rows.judged, work.folder)
         subject = subject_of(rows, compute, work, work.settings, told.rows)
         if why := lacking(method_of(work.method), subject):
             raise InputError(why)
-        facts = _facts(work, subject, rows, compute)
-        for share in (part, parts):
-            facts = facts if share is None else share.facts(facts)
-        if (before := ended_before(directory, facts, resume=resume)) is not None:
+        facts = claim.facts(_facts(work, subject, rows, compute))
+        if (before := claim.ended(facts)) is not None:
             return int(before["exit_code"])
-        fresh = not (resume and holds_run(directory))
-        records = RunRecords.start(directory, facts, resume=resume, overwrite=overwrite, lock=lock)
-        if fresh and directory == work.output:
-            for name in OUTPUTS:  # of an earlier run
-                remove(directory / name)
-        with records.telling_end(facts):
-            if parts is not None:
-                parts.join(records)
+        with claim.recorded(facts, OUTPUTS if directory == work.output else ()) as (records, end):
             run = _Run(work, compute, records, subject, rows, told)
             code, more = run.tune(part) if part is not None else run.repair()
-            seconds = run.earlier + time.perf_counter() - begun
-            how = {"hardware": compute.hardware_kind(), "placement": compute.decisions, "seconds": seconds}
-            ended = {**facts, **how, **more, "exit_code": code}
-            if part is not None:
-                end_part(records, ended)
-            else:
-                records.compact(ended)
+            end.more, end.earlier = {**more, "exit_code": code}, run.earlier
     return code
 
 
@@ -399,7 +382,8 @@ class _Run:
         new = outcome.readings[CHOSEN].offer.values
         _, measured, verdicts = self._save(new)
         name = "crossfit"
-        records.replace("labels", name, [*label_rows(name, measured), *out_of_fold_rows(name, promise.judged)])
+        out_of_fold = before_and_after(name, "step", "out of fold", promise.judged)
+        records.replace("labels", name, [*label_rows(name, measured), *out_of_fold])
         records.replace("promises", name, promise_rows(frontier))
         if promise.fit.search:
             records.replace("mixture", name, mixture_rows(promise))
@@ -427,19 +411,10 @@ class _Run:
             for name in (CSV, ARROW):
                 remove(work.output / name)
         saved, patch = save_values(work.model, work.chain.values, new, work.output, work.rows[0], records.directory)
-        reloaded = self.compute.handle(load_model(saved, allow_custom_code=work.model.allow_custom_code))
-        measured, verdicts = [], {}
-        for split, images in work.held_out.items():
-            before = self.rows.before[split]
-            with measuring(saved):
-                after = self.compute.predict(reloaded, images, self.told.rows(split, images.rows))
-            changes = paired_changes(images.labels, before, after, images.classes)
-            measured.append(Measured(split, changes, images.label_names))
-            comparison = compare(images.labels, before, after, images.classes)
-            verdicts[split] = check_requirements(with_rows(work.requirements, comparison), comparison)
-            records.replace("verdicts", split, verdict_rows(split, verdicts[split]))
-            records.replace("predictions", split, prediction_rows(split, images.labels, before, after))
-        return patch, tuple(measured), verdicts
+        sets = {split: (images, self.rows.before[split]) for split, images in work.held_out.items()}
+        with measuring(saved):
+            measured = measure(self.compute, work.model, saved, sets, self.told.rows)
+        return patch, measured, record_verdicts(records, measured, work.requirements)
 
     def _tell_label_file(self, new: Mapping[str, Float32]) -> None:
         """Write what was found into the `labels.json` that priorities come from, as searches of Arachne do."""
@@ -462,6 +437,7 @@ class _Kept:
 
     def __init__(self, records: RunRecords, ledger: Ledger, on_tunings: Callable[[int], Tick]) -> None:
         self._records, self._ledger, self._on_tunings = records, ledger, on_tunings
+        self._stages = Stages(records)
         self._tick: Tick = ignore
         self._done = self._total = 0
 
@@ -476,7 +452,7 @@ class _Kept:
         """A tuning that has ended."""
         if work.kind != "tuning":
             return False, None
-        known, value = values.unpack(self._records.checkpoint(key))
+        known, value = self._stages.get(key, work)
         if known:
             self._tell(key, work, value, Ran("checkpoint"))
         return known, value
@@ -484,7 +460,7 @@ class _Kept:
     def put(self, key: str, work: Work, value: Any, ran: Ran) -> None:
         """A tuning has ended."""
         if work.kind == "tuning":
-            self._records.write_checkpoint(key, values.pack(key, value))
+            self._stages.put(key, value)
             self._tell(key, work, value, ran)
 
     def _tell(self, key: str, work: Work, value: Any, ran: Ran) -> None:

@@ -32,25 +32,15 @@ from engine.problem.case import LayerInputs, SeenRows
 
 @dataclass(frozen=True, eq=False)
 class RepairRows:
-    """What is known of rows before a run is recorded.
+    """What is known of rows before a run is recorded."""
 
-    Attributes:
-        pool: rows of the repair sets, by digest and label.
-        order: (n,) places of those in the sets, one set after the other.
-        sets: of those, the image sets that could be read.
-        validation: rows that choose or judge: those that are no copies, of one another or of the pool; or None.
-        test: rows that judge repairs, where their features were asked for.
-        before: classes (n,) that the baseline model predicts for held-out rows, by split, in the order of their files.
-        unreadable: sets that were left out, and why.
-    """
-
-    pool: SeenRows
-    order: Int64
-    sets: tuple[ImageSet, ...]
-    validation: SeenRows | None
-    test: SeenRows | None
-    before: Mapping[str, Int64]
-    unreadable: Mapping[Path, str] = field(default_factory=dict)
+    pool: SeenRows  # rows of the repair sets, by digest and label
+    order: Int64  # (n,) places of those in the sets, one set after the other
+    sets: tuple[ImageSet, ...]  # those that could be read
+    validation: SeenRows | None  # rows that choose or judge and are no copies, of one another or of the pool
+    test: SeenRows | None  # rows that judge repairs, where their features were asked for
+    before: Mapping[str, Int64]  # (n,) classes that the model predicts, by held-out split, in the order of the file
+    unreadable: Mapping[Path, str] = field(default_factory=dict)  # sets that were left out, and why
 
     @cached_property
     def failing(self) -> tuple[int, ...]:
@@ -79,20 +69,11 @@ def read_rows(
     judging: Sequence[str] = ("validation",),
     measured: bool = True,
 ) -> RepairRows:
-    """Read rows and run the model over them up to the layers under repair.
+    """Read rows and run the model over them up to the layers under repair, whose logits `head` follows.
 
-    Args:
-        compute: where.
-        handle: the model, with the weights under repair.
-        head: what follows its logits.
-        sets: rows of the repair.
-        held_out: rows that no repair is made from, by split.
-        on_rows: progress of row passes.
-        allow_shared: see `cluster.runs.shared_rows.check_shared_rows`.
-        leave_out: leave out sets that cannot be read; else the first of them ends the repair.
-        judging: held-out splits whose features are wanted.
-        measured: a repaired model will be run on the held-out rows as a whole, and so is the baseline model; else what
-            it predicts follows from their features.
+    Of the splits in `judging` features are wanted. Where a repaired model will be `measured` on held-out rows as a
+    whole, so is the baseline model; else what it predicts follows from their features. Sets that cannot be read are
+    left out with `leave_out`, if not all are.
 
     Raises:
         InputError: rows cannot be read, none can, or held-out rows are rows of the repair too.
@@ -158,48 +139,28 @@ def _pass(
 
 
 class Asked(Protocol):
-    """What is repaired, to which requirements."""
+    """What is repaired to which requirements: without labels under repair all that have failures are."""
 
     @property
-    def model(self) -> LoadedModel:
-        """The model."""
-
+    def model(self) -> LoadedModel: ...
     @property
-    def chain(self) -> Chain:
-        """Its layers under repair."""
-
+    def chain(self) -> Chain: ...
     @property
-    def repaired(self) -> tuple[int, ...]:
-        """Labels under repair; none for all that have failures."""
-
+    def repaired(self) -> tuple[int, ...]: ...
     @property
-    def requirements(self) -> tuple[Requirement, ...]:
-        """Of the result."""
-
+    def requirements(self) -> tuple[Requirement, ...]: ...
     @property
-    def held_out(self) -> dict[str, ImageSet]:
-        """Sets that no repair is made from, by split."""
-
+    def held_out(self) -> dict[str, ImageSet]: ...
     @property
-    def checkpoints(self) -> Path | None:
-        """Folder with checkpoints of the training."""
-
+    def checkpoints(self) -> Path | None: ...
     @property
-    def last(self) -> tuple[int, int]:
-        """Which of them are compared, from the end."""
+    def last(self) -> tuple[int, int]: ...
 
 
 def subject_of(
     rows: RepairRows, compute: Compute, asked: Asked, settings: MethodSettings, on_rows: Progress
 ) -> Subject:
     """What all repairs of a run share; labels under repair of which held-out rows tell nothing are told of.
-
-    Args:
-        rows: that were read.
-        compute: where checkpoints run.
-        asked: what is repaired.
-        settings: of all methods.
-        on_rows: progress of row passes.
 
     Raises:
         InputError: a label under repair has no rows.

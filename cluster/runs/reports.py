@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.records.rows import change_rows
+from cluster.compute.compute import Compute
+from cluster.records.rows import change_rows, prediction_rows, verdict_rows
+from cluster.records.store import RunRecords
 from cluster.runs.chunk import ChunkPaths
+from engine.core.progress import Progress, unseen
+from engine.core.types import Int64
+from engine.data.image_set import ImageSet
 from engine.fitness.objective import Objective
-from engine.metrics.accuracy import LabelChange
+from engine.metrics.accuracy import Comparison, LabelChange, compare
+from engine.metrics.requirements import Requirement, Verdict, check_requirements, with_rows
+from engine.models.load import LoadedModel, load_model
 from engine.patches.patch import Patch
 
 
@@ -20,13 +27,26 @@ class Measured:
 
     Attributes:
         split: negative, positive, validation or test.
-        changes: per label with rows.
-        label_names: of the set, or None.
+        comparison: of both.
+        images: the rows.
+        before, after: (n,) classes that the base model and the repaired one predict.
     """
 
     split: str
-    changes: tuple[LabelChange, ...]
-    label_names: tuple[str, ...] | None
+    comparison: Comparison
+    images: ImageSet
+    before: Int64
+    after: Int64
+
+    @property
+    def changes(self) -> tuple[LabelChange, ...]:
+        """For each label with rows."""
+        return self.comparison.changes()
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """Of the set, or None."""
+        return self.images.label_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +76,48 @@ class ChunkReport:
     note: str | None
 
 
+def measure(
+    compute: Compute,
+    model: LoadedModel,
+    saved: Path,
+    sets: Mapping[str, tuple[ImageSet, Int64]],
+    on_rows: Progress = unseen,
+) -> tuple[Measured, ...]:
+    """Load a repaired `model` again, and compare what it predicts for sets of rows with what the base model does.
+
+    Raises:
+        NotNumbersError: its outputs for a row are not numbers.
+    """
+    reloaded = compute.handle(load_model(saved, allow_custom_code=model.allow_custom_code))
+    found = []
+    for split, (images, before) in sets.items():
+        after = compute.predict(reloaded, images, on_rows(split, images.rows))
+        found.append(Measured(split, compare(images.labels, before, after, images.classes), images, before, after))
+    return tuple(found)
+
+
+def record_verdicts(
+    records: RunRecords, measured: Sequence[Measured], requirements: Sequence[Requirement]
+) -> dict[str, tuple[Verdict, ...]]:
+    """Verdicts by split on requirements that there are rows for, recorded with the predictions."""
+    verdicts = {}
+    for one in measured:
+        found = verdicts[one.split] = check_requirements(with_rows(requirements, one.comparison), one.comparison)
+        records.replace("verdicts", one.split, verdict_rows(one.split, found))
+        told = prediction_rows(one.split, one.images.labels, one.before, one.after)
+        records.replace("predictions", one.split, told)
+    return verdicts
+
+
 def label_rows(job: str, measured: Sequence[Measured]) -> list[dict[str, Any]]:
     """Rows of the table `labels`: before and after, for every set of rows and label."""
+    return [row for one in measured for row in before_and_after(job, "repaired", one.split, one.changes)]
+
+
+def before_and_after(job: str, stage: str, split: str, changes: Sequence[LabelChange]) -> list[dict[str, Any]]:
+    """Rows of the table `labels`: each label of a set of rows before, and after at a stage."""
     rows = []
-    for measurement in measured:
-        for change in measurement.changes:
-            base = LabelChange(change.label, change.total, change.correct_before, change.correct_before, 0, 0)
-            rows += change_rows(job, "base", measurement.split, [base])
-            rows += change_rows(job, "repaired", measurement.split, [change])
+    for change in changes:
+        base = LabelChange(change.label, change.total, change.correct_before, change.correct_before, 0, 0)
+        rows += [*change_rows(job, "base", split, [base]), *change_rows(job, stage, split, [change])]
     return rows

@@ -36,6 +36,12 @@ class KnownRows:
         return " and ".join(str(path) for path, digests in self.digests.items() if rows_among(digests, keys).any())
 
 
+def held_out_sets(validation: ImageSet | None, test: ImageSet | None) -> dict[str, ImageSet]:
+    """Those that there are, by split."""
+    sets = {"validation": validation, "test": test}
+    return {split: images for split, images in sets.items() if images is not None}
+
+
 def predict_held_out(
     compute: Compute,
     handle: ModelHandle,
@@ -47,16 +53,8 @@ def predict_held_out(
 ) -> dict[str, Int64]:
     """Classes (n,) that a model predicts for held-out rows, by split.
 
-    Args:
-        compute: where.
-        handle: the model.
-        held_out: rows that no search sees, by split.
-        searched: the rows of each search.
-        on_rows: progress of row passes.
-        allow: see `check_shared_rows`.
-
     Raises:
-        InputError: rows cannot be read, or are searched too; see `check_shared_rows`.
+        InputError: rows cannot be read, or are `searched` too; see `check_shared_rows`.
     """
     classes, known = {}, []
     for split, images in held_out.items():
@@ -69,13 +67,7 @@ def predict_held_out(
 def check_shared_rows(
     held_out: Sequence[KnownRows], searched: Iterable[KnownRows], *, allow: bool, warn: Callable[[str], None]
 ) -> None:
-    """Tell of rows that held-out sets share with one another, or with rows that are searched.
-
-    Args:
-        held_out: validation and test, or one of them.
-        searched: the rows of each search.
-        allow: tell of them, however many they are.
-        warn: is told of a few shared rows.
+    """Warn of rows that held-out sets share with one another, or with those of a search.
 
     Raises:
         InputError: two of them share more than `LIMIT` of the smaller one, and `allow` is not given.

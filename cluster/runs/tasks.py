@@ -25,14 +25,9 @@ def parts_of_groups(groups: int, workers: int) -> int:
 def divided(
     group: str, jobs: Iterable[SearchJob], count: int, parts: int, has: Callable[[str], bool] = lambda job: False
 ) -> Iterator[tuple[str, tuple[SearchJob, ...]]]:
-    """Names and searches of tasks.
+    """Names and searches of `parts` tasks, more where one would be longer than `TASK_SEARCHES`.
 
-    Args:
-        group: names searches on the same rows and weights.
-        jobs: these searches.
-        count: how many they are.
-        parts: tasks to make of them, more where one would be longer than `TASK_SEARCHES`.
-        has: whether a search has ended already.
+    `group` names `count` searches on the same rows and weights; those that have ended, as `has` knows, are left out.
     """
     size = max(1, min(TASK_SEARCHES, -(-count // parts)))
     left = ((number, job) for number, job in enumerate(jobs) if not has(job.name))

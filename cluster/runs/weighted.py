@@ -29,50 +29,29 @@ SWARM_NUMBERS = 1 << 24
 
 @dataclass(frozen=True, eq=False)
 class WeightedMerge:
-    """What to merge by what.
+    """What to merge by what."""
 
-    Attributes:
-        model: that all patches were made for.
-        patches: by name, at least one.
-        score: of the result.
-        rows: image sets that it is counted on, all rows of each.
-        settings: of the search, see `engine.methods.merging.search_merge`.
-        seed: of its random numbers.
-        apart: a weight that several patches change has a coefficient of its own.
-    """
-
-    model: LoadedModel
-    patches: Mapping[str, PlacedPatch]
-    score: MergeScore
-    rows: tuple[ImageSet, ...]
-    settings: SearchSettings
+    model: LoadedModel  # that all patches were made for
+    patches: Mapping[str, PlacedPatch]  # by name, at least one
+    score: MergeScore  # of the result
+    rows: tuple[ImageSet, ...]  # that it is counted on, all rows of each set
+    settings: SearchSettings  # see `engine.methods.merging.search_merge`
     seed: int = 0
-    apart: bool = False
+    apart: bool = False  # a weight that several patches change has a coefficient of its own
 
 
 @dataclass(frozen=True, eq=False)
 class WeightedReport:
-    """What a merge comes to.
+    """What a merge comes to."""
 
-    Attributes:
-        patch: from the model to the merge; tensors that a patch covers whole stay whole.
-        coefficients: (P,) of the patches, in [0, 1].
-        shared: weights that several patches change.
-        own: score of the model as it is.
-        alone: scores of the patches, each alone and whole.
-        score: of the merge, no less than any of these.
-        labels: (n,) true classes of the rows.
-        before, after: (n,) predicted classes.
-    """
-
-    patch: Patch
-    coefficients: Float64
-    shared: int
-    own: float
-    alone: tuple[float, ...]
-    score: float
-    labels: Int64
-    before: Int64
+    patch: Patch  # from the model to the merge; tensors that a patch covers whole stay whole
+    coefficients: Float64  # (P,) of the patches, in [0, 1]
+    shared: int  # weights that several patches change
+    own: float  # score of the model as it is
+    alone: tuple[float, ...]  # scores of the patches, each alone and whole
+    score: float  # of the merge, no less than any of these
+    labels: Int64  # (n,) true classes of the rows
+    before: Int64  # (n,) predicted classes
     after: Int64
 
 

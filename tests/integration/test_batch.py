@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,15 +16,11 @@ import h5py
 import numpy as np
 import pytest
 
-from cli.commands.batch import parse_weights
-from cli.shared.labels import parse_labels
 from cluster.batch.run import run_recorded
 from cluster.records.schema import OF_METHODS, SCHEMAS
 from cluster.records.store import holds_run, read_facts, read_table
-from engine.core.errors import InputError
 from engine.models.load import load_model
 from engine.patches.arrow import read_patch
-from engine.search.loop import SearchSettings
 from tests.integration.conftest import Command, contents
 from tests.support.batches import here, small_batch, write_rows
 from tests.support.reader import Reader
@@ -135,22 +129,6 @@ def test_one_damaged_chunk(damage: str, batchspace: Path, command: Command) -> N
     assert "1 failed" in done.out and "exit code 4" in done.out
     assert read_facts(Path("run"))["exit_code"] == 4
     assert Path("run/requirements-not-met.txt").exists()
-
-
-def test_labels_and_weights_in_words() -> None:
-    names = ["cat", "dog", "dog", "7"]
-    assert parse_labels("all", 4, names) == (0, 1, 2, 3)
-    assert parse_labels(" 2,cat ", 4, names) == (0, 2)
-    assert parse_labels("7", 8, names) == (3,)  # a name comes before a number
-    with pytest.raises(
-        InputError, match="labels has 'dog', the name of 2 labels, expected an index from 0 to 3, or all"
-    ):
-        parse_labels("dog", 4, names)
-    settings = SearchSettings()
-    weightings = parse_weights("100, 0.15x,2e2", settings)
-    assert [weighting.text for weighting in weightings] == ["100", "0.15x", "200"]
-    assert [weighting.settings.positive_weight for weighting in weightings] == [100.0, None, 200.0]
-    assert weightings[1].settings.positive_worth == 0.15
 
 
 def test_chunks_without_failures_are_counted(batchspace: Path, command: Command) -> None:
@@ -485,17 +463,8 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str], str]] = {
     "chunks is a file": (_nothing, ["--chunks", "val.h5"], "val.h5: is a file"),
     "no chunk": (_folder("empty"), ["--chunks", "empty"], "empty: found no chunk"),
     "every chunk damaged": (_all_damaged, [], "chunks/0/repair.h5 is not an HDF5 file"),
-    "unknown label": (_nothing, ["--labels", "10"], "labels has '10'"),
     "unknown name": (_nothing, ["--labels", "Shrit"], "labels has 'Shrit'"),
-    "negative label": (_nothing, ["--labels", "-1"], "labels has '-1'"),
-    "no label": (_nothing, ["--labels", ""], "labels has ''"),
-    "label twice": (_nothing, ["--labels", "6,Shirt"], "names a label twice"),
-    "no weight": (_nothing, ["--positive-weights", ""], "positive_weights has ''"),
     "weight in words": (_nothing, ["--positive-weights", "100,much"], "positive_weights has 'much'"),
-    "weight twice": (_nothing, ["--positive-weights", "100,100.0"], "names a weight twice"),
-    "negative weight": (_nothing, ["--positive-weights", "-1"], "positive_weight is -1.0"),
-    "infinite weight": (_nothing, ["--positive-weights", "infx"], "positive_worth is inf"),
-    "weight not a number": (_nothing, ["--positive-weights", "nan"], "positive_weight is nan"),
     "no seed": (_nothing, ["--seeds", "0"], "seeds is 0"),
     "large seed": (_nothing, ["--seed", str(2**63)], "seed is 9223372036854775808"),
     "no round": (_nothing, ["--max-rounds", "0"], "max_rounds is 0"),
@@ -576,46 +545,8 @@ def test_the_model_to_repair_is_not_replaced(finished: Path, refused: Refused) -
         refused(*BATCH, "--model-dir", name, "--overwrite", says=("mine.keras", "another --output-dir"))
 
 
-READER = """
-import json, sys
-from pathlib import Path
-from cluster.records.store import holds_run, read_facts
-from tests.support.reader import Reader
-
-reader = Reader(Path(sys.argv[1]))
-print("ready", flush=True)
-state, some = "running", 0
-while state == "running":
-    if holds_run(reader.directory):
-        state = read_facts(reader.directory)["state"]
-        reader.look()
-        some += 0 < len(reader.done) < int(sys.argv[2])
-print(json.dumps({"state": state, "some": some, "done": len(reader.done)}))
-"""
-
 # More searches in a task than are evaluated at once, so that they end one after the other.
 LONG = [*BATCH, "--labels", "4,6", "--seeds", "6", "--num-iterations", "6", "--min-iteration-range", "2"]
-SEARCHES = 2 * 4 * 6 - 6
-
-
-def test_a_reader_in_a_loop(batchspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It sees whole tables, and what it has seen of a finished search stays."""
-    monkeypatch.setattr("cluster.compute.compute.SEGMENT_SECONDS", 0.0)
-    reader = subprocess.Popen(
-        [sys.executable, "-c", READER, "run", str(SEARCHES)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert reader.stdout is not None and reader.stdout.readline() == "ready\n"
-    done = command(*LONG)
-    assert done.code == 0, done.err
-    out, err = reader.communicate(timeout=60)
-    assert reader.returncode == 0, err
-    said = json.loads(out)
-    assert (said["state"], said["done"]) == ("done", SEARCHES)
-    assert said["some"] >= 3
 
 
 def test_a_reader_at_every_moment(batchspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

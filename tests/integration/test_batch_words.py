@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,20 +133,20 @@ def test_every_weight_has_one_text_from_which_it_comes_back(values: list[float],
     assert again == found
 
 
-@pytest.mark.parametrize("word", ["", "x", "many", "1,", "1 2", "0.15 x y", "0.15X"])
-def test_weights_that_are_no_numbers(word: str) -> None:
-    with pytest.raises(InputError, match=r"^positive_weights has '.*', expected numbers as in 100,200 or 0.1x,0.2x"):
-        parse_weights(word, SETTINGS)
+NO_NUMBERS = "^positive_weights has '.*', expected numbers as in 100,200 or 0.1x,0.2x"
+NO_WEIGHT = "^positive_(weight|worth) is .*, expected a number of at least 0$"
+TWICE = "^positive_weights is TEXT and names a weight twice, expected each once$"
 
 
-@pytest.mark.parametrize("word", ["-1", "nan", "inf", "-0.1x", "nanx", "1e999"])
-def test_weights_no_search_can_run_with(word: str) -> None:
-    with pytest.raises(InputError, match=r"^positive_(weight|worth) is .*, expected a number of at least 0$"):
-        parse_weights(f"100,{word}", SETTINGS)
-
-
-@pytest.mark.parametrize("text", ["100,100", "100,1e2", "0.15x,0.150x", "5,5x,5.0"])
-def test_a_weight_twice(text: str) -> None:
-    with pytest.raises(InputError) as refusal:
-        parse_weights(text, SETTINGS)
-    assert str(refusal.value) == f"positive_weights is {text!r} and names a weight twice, expected each once"
+@pytest.mark.parametrize(
+    ("says", "texts"),
+    [
+        (NO_NUMBERS, ["", "x", "many", "1,", "1 2", "0.15 x y", "0.15X"]),
+        (NO_WEIGHT, ["100,-1", "100,nan", "100,inf", "100,-0.1x", "100,nanx", "100,1e999"]),
+        (TWICE, ["100,100", "100,1e2", "0.15x,0.150x", "5,5x,5.0"]),
+    ],
+)
+def test_weights_that_are_refused(says: str, texts: list[str]) -> None:
+    for text in texts:
+        with pytest.raises(InputError, match=says.replace("TEXT", re.escape(repr(text)))):
+            parse_weights(text, SETTINGS)

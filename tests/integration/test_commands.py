@@ -12,11 +12,10 @@ import signal
 import struct
 import subprocess
 import sys
-import threading
 import time
 import uuid
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -352,10 +351,6 @@ def test_a_model_of_another_format_in_the_output_goes(workspace: Path, command: 
     words = ["--model-dir", "model.keras", "--target-data-dir", "data/negative/6", "--output-dir", "out", *SMALL]
     succeed(command, "optimize", *words)
     assert sorted(path.name for path in Path("out/repair").iterdir()) == ["model.keras", "repaired.json"]
-    shutil.rmtree("out/repair")
-    shutil.copytree(LEGACY / "sequential-savedmodel", "out/repair")
-    succeed(command, "optimize", *words)
-    assert sorted(path.name for path in Path("out/repair").iterdir()) == ["model.keras", "repaired.json"]
 
 
 # What is reported, and what is recorded.
@@ -471,43 +466,6 @@ def test_records_of_a_finished_run(finished: tuple[Path, str], prepared: Path) -
     assert any(line.startswith("search: in this process") for line in facts["placement"])
 
 
-def test_tables_are_whole_at_any_moment(tmp_path: Path) -> None:
-    """A reader beside a run sees whole parts, never fewer rows than before, and no error while they are compacted."""
-    records = RunRecords.create(tmp_path / "run", {}, overwrite=False)
-    row = dict.fromkeys(SCHEMAS["swarm"].names, 0) | {"mean": 0.5}
-    seen: list[int] = []
-    failed: list[BaseException] = []
-    done = threading.Event()
-
-    def read() -> None:
-        try:
-            while not done.is_set():
-                table = read_table(tmp_path / "run", "swarm")
-                assert table.schema.equals(SCHEMAS["swarm"])
-                assert len(table) % 7 == 0
-                keys = list(zip(*(table.column(key).to_pylist() for key in KEYS["swarm"]), strict=True))
-                assert keys == sorted(set(keys))
-                seen.append(len(table))
-        except BaseException as error:
-            failed.append(error)
-
-    readers = [threading.Thread(target=read) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    for part in range(150):
-        for job in ("a", "b"):
-            rows = [row | {"job": job, "iteration": 7 * part + number + 1} for number in range(7)]
-            records.replace("swarm", f"{job}-{part}", rows)
-    records.compact({})
-    done.set()
-    for reader in readers:
-        reader.join()
-    assert not failed, failed
-    assert len(set(seen)) > 5
-    assert len(read_table(tmp_path / "run", "swarm")) == 2 * 150 * 7
-    assert not list((tmp_path / "run").glob("**/.*"))
-
-
 # Help, and stopping.
 
 LISTING = """
@@ -546,19 +504,15 @@ def processes_with(mark: str) -> list[str]:
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found through /proc")
-@pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
-)
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_interrupt(workers: int, number: signal.Signals, code: int, word: str, workspace: Path) -> None:
-    """Ctrl-C or SIGTERM in the middle of a search: its exit code, readable records, and no process left."""
+def stopped(words: list[object], cwd: Path, number: signal.Signals, ready: Callable[[str], bool]) -> tuple[str, str]:
+    """Run `optimize` until it is `ready`, as the mark of its processes tells; stop it, and see that none is left.
+
+    Returns what it printed, and its last sentence.
+    """
     mark = f"mark-{uuid.uuid4().hex}"
-    words = [SCRIPT, "optimize", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6", "--seeds", "2"]
-    words += ["--num-iterations", "10000000", "--min-iteration-range", "10000000", "--num-workers", str(workers)]
-    before = contents(workspace)
     command = subprocess.Popen(
-        [*words, "--run-dir", "run"],
+        [SCRIPT, "optimize", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6", *map(str, words)],
+        cwd=cwd,
         env={**os.environ, "REPAIR_DIST_MARK": mark},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -567,27 +521,45 @@ def test_interrupt(workers: int, number: signal.Signals, code: int, word: str, w
     )
     try:
         deadline = time.monotonic() + 60
-        while not list((workspace / "run" / "swarm").glob("*.arrow")):
+        while not ready(mark):
             assert command.poll() is None, command.communicate()
             assert time.monotonic() < deadline
-            time.sleep(0.1)
-        assert len(processes_with(mark)) > workers
+            time.sleep(0.05)
         if number == signal.SIGINT:  # as a terminal does
             os.killpg(command.pid, number)
         else:
             command.send_signal(number)
-        out, err = command.communicate(timeout=30)
+        out, err = command.communicate(timeout=60)
     finally:
         if command.poll() is None:
             os.killpg(command.pid, signal.SIGKILL)
-    assert command.returncode == code, err
-    assert out == ""
-    assert err.rstrip().endswith(f"error: {word}")
+    assert command.returncode == (130 if number == signal.SIGINT else 143), err
     assert "Traceback" not in err and "***" not in err
     deadline = time.monotonic() + 10
     while left := processes_with(mark):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
+    return out, err.rstrip().rpartition("\n")[2]
+
+
+SIGNALS = [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found through /proc")
+@pytest.mark.parametrize(("number", "word"), SIGNALS)
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_interrupt(workers: int, number: signal.Signals, word: str, workspace: Path) -> None:
+    """Ctrl-C or SIGTERM in the middle of a search: its exit code, readable records, and no process left."""
+    words: list[object] = ["--seeds", 2, "--num-iterations", 10**7, "--min-iteration-range", 10**7, "--run-dir", "run"]
+    before = contents(workspace)
+
+    def ready(mark: str) -> bool:
+        begun = bool(list((workspace / "run" / "swarm").glob("*.arrow")))
+        assert not begun or len(processes_with(mark)) > workers
+        return begun
+
+    out, last = stopped([*words, "--num-workers", workers], workspace, number, ready)
+    assert (out, last) == ("", f"error: {word}")
     assert json.loads((workspace / "run" / "run.json").read_text())["state"] == "interrupted"
     assert len(read_table(workspace / "run", "swarm")) > 0
     after = {path: what for path, what in contents(workspace).items() if path.partition("/")[0] != "run"}
@@ -597,39 +569,22 @@ def test_interrupt(workers: int, number: signal.Signals, code: int, word: str, w
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found through /proc")
-@pytest.mark.parametrize("processes", [1, 3, 6])
-def test_interrupt_while_workers_start(processes: int, workspace: Path, tmp_path: Path) -> None:
-    """Ray starts while a thread imports: Ctrl-C then ends both, wherever they are."""
-    mark = f"mark-{uuid.uuid4().hex}"
-    words = [SCRIPT, "optimize", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6"]
-    command = subprocess.Popen(
-        [*words, "--num-workers", "2", "--run-dir", tmp_path / "run", "--output-dir", tmp_path / "out"],
-        cwd=workspace,
-        env={**os.environ, "REPAIR_DIST_MARK": mark},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while len(processes_with(mark)) < processes:
-            assert command.poll() is None, command.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+@pytest.mark.parametrize(
+    ("processes", "number", "word"), [*((count, *SIGNALS[0]) for count in (1, 3, 6)), (6, *SIGNALS[1])]
+)
+def test_interrupt_while_workers_start(
+    processes: int, number: signal.Signals, word: str, workspace: Path, tmp_path: Path
+) -> None:
+    """Ray starts while a thread imports: a signal then ends both, wherever they are."""
+
+    def ready(mark: str) -> bool:
+        if len(processes_with(mark)) < processes:
+            return False
         time.sleep(0.5)  # past the first lines of Python
-        os.killpg(command.pid, signal.SIGINT)
-        out, err = command.communicate(timeout=60)
-    finally:
-        if command.poll() is None:
-            os.killpg(command.pid, signal.SIGKILL)
-    assert (command.returncode, out) == (130, "")
-    assert err.rstrip().endswith("error: interrupted")
-    assert "Traceback" not in err and "***" not in err
-    deadline = time.monotonic() + 10
-    while left := processes_with(mark):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
+        return True
+
+    words: list[object] = ["--num-workers", 2, "--run-dir", tmp_path / "run", "--output-dir", tmp_path / "out"]
+    assert stopped(words, workspace, number, ready) == ("", f"error: {word}")
 
 
 def test_what_a_library_makes_of_ctrl_c_is_told_and_recorded_as_one(

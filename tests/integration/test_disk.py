@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.integration.conftest import SHIPPED, Command
+from tests.support.batches import words_of
 
 HERE = ["--num-workers", "0", "--verbose", "0"]
 MODEL = ["--model-dir", "model.keras"]
@@ -94,6 +97,87 @@ def test_full_and_read_only(
     assert ".tmp-" not in done.err
     assert re.search(r": cannot be .* \(Read-only file system\), expected a .*\n$", done.err)
     assert done.err.count("\n") == 1
+
+
+FULL = """
+import contextlib, io, json, os, subprocess, sys
+from pathlib import Path
+
+disk, words = Path(sys.argv[1]), json.loads(sys.argv[2])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=True)
+run_directory, ballast = disk / "run", disk / "ballast"
+repaired, whole = run_directory / "repair" / "model.keras", Path(sys.argv[3]) / "repair" / "model.keras"
+
+from cli.main import run
+from cluster.records.schema import SCHEMAS
+from cluster.records.store import read_facts, read_table
+
+def leave(free):
+    "Fill the disk up to so many bytes."
+    ballast.unlink(missing_ok=True)
+    status = os.statvfs(disk)
+    ballast.write_bytes(bytes(status.f_bavail * status.f_frsize - free))
+
+def call(*more):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run([*words, "--output-dir", str(run_directory), *more])
+    return {
+        "code": code,
+        "err": err.getvalue(),
+        "files": sorted(str(path.relative_to(run_directory)) for path in run_directory.rglob("*")),
+        "state": read_facts(run_directory)["state"],
+        "rows": {name: read_table(run_directory, name).num_rows for name in SCHEMAS},
+        "done": read_table(run_directory, "jobs")["state"].to_pylist().count("done"),
+        "model": repaired.read_bytes() == whole.read_bytes() if repaired.exists() else None,
+    }
+
+said = {}
+leave(150_000)
+said["searches"] = call()
+leave(280_000)
+said["model"] = call("--resume")
+leave(440_000)
+said["tables"] = call("--resume")
+subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
+said["end"] = call("--resume")
+
+from tests.support.batches import differences
+said["differences"] = differences(run_directory, Path(sys.argv[3]))
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.slow
+def test_full_among_the_searches_of_a_batch(repairsets: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """A disk of 1 MB in a user namespace, filled so that the room ends among the searches, at the model, after it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    probe = subprocess.run([*alone, "mount", "-t", "tmpfs", "tmpfs", disk], capture_output=True, text=True, check=False)
+    if probe.returncode:
+        pytest.skip(f"no disk of our own in a user namespace: {probe.stderr.strip()}")
+    words = words_of(repairsets, Path("unused"), "independent", "--num-workers", "0", "--verbose", "0")
+    done = subprocess.run(
+        [*alone, sys.executable, "-c", FULL, disk, json.dumps(words), undisturbed],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    sentence = f"error: {disk / 'run'}: no space is left on the disk; what was written before is whole; free some space"
+    for full in ("searches", "model", "tables"):
+        assert said[full]["code"] == 1
+        assert said[full]["err"].startswith(sentence) and said[full]["err"].count("\n") == 1
+        assert said[full]["state"] in ("running", "failed")
+        assert not [name for name in said[full]["files"] if Path(name).name.startswith(".")]
+    assert 0 < said["searches"]["done"] < said["model"]["done"] == said["tables"]["done"] == 14
+    assert [said[full]["model"] for full in ("searches", "model", "tables", "end")] == [None, None, True, True]
+    assert not [name for name in said["model"]["files"] if name.startswith("repair")]
+    assert (said["end"]["code"], said["end"]["err"], said["end"]["state"]) == (0, "", "done")
+    assert said["differences"] == []
 
 
 def test_a_file_where_folders_belong(workspace: Path, command: Command) -> None:

@@ -238,8 +238,6 @@ def test_where_a_merge_runs(here: Path, refused: Refused) -> None:
     ("words", "says"),
     [
         (["--part", "0/4"], "part is '0/4', expected I/N with I from 1 to N, as 2/3 for the second of three"),
-        (["--part", "5/4"], "part is '5/4', expected I/N"),
-        (["--part", "x"], "part is 'x', expected I/N"),
         (["--part", "1/2", "--mode", "chain"], "--part divides the chunks of mode independent and the mode is chain"),
         (["--part", "1/2", "--mode", "rounds"], "and the mode is rounds, whose chunks wait for one another, expected"),
         (["--part", "1/2", "--dry-run"], "--dry-run tells of the whole run, expected it without --part"),
@@ -389,25 +387,6 @@ PLACES = {"chunks", "val_data", "test_data"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["cluster.runs.ledger.Ledger.take", "cluster.records.store.RunRecords.join_tables"])
-def test_an_interrupted_part_goes_on(
-    where: str, here: Path, repairsets: Path, undisturbed: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.rmtree("run-2")
-    words = independent(repairsets, "run-2", "--part", "2/2")
-    merge = ["merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE]
-    with monkeypatch.context() as patched:
-        interrupt(patched, where, at=2 if where.endswith("take") else 1)
-        assert command(*words).code == 130
-    done = command(*merge)
-    assert done.code == 2 and "run-2: part 2/2 was interrupted, expected it to have ended (run it" in done.err
-    assert "This is part 2/2 of a run" in command("report", "run-2").out
-    assert command(*words, "--resume").code == 0
-    assert command(*merge).code == 0
-    assert differences(undisturbed, Path("merged")) == []
-
-
-@pytest.mark.slow
 def test_a_part_that_failed_and_was_killed_at_its_end(
     here: Path, repairsets: Path, undisturbed: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -445,28 +424,6 @@ def test_an_interrupted_merge_goes_on(
     before = contents(here)
     assert command(*words, "--resume").code == 0
     assert contents(here) == before
-
-
-@pytest.mark.slow
-def test_an_interrupted_part_of_tunings_goes_on(
-    batchspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    require(HARD)
-    whole = command(*CROSSFIT, "--output-dir", "whole")
-    words = [*CROSSFIT, "--part", "1/2", "--output-dir", "run-1"]
-    with monkeypatch.context() as patched:
-        interrupt(patched, "cluster.records.values.pack", at=2)
-        assert command(*words).code == 130
-    assert command(*words, "--resume").code == 0
-    before = contents(Path("run-1"))
-    assert command(*words, "--resume").code == 0 and contents(Path("run-1")) == before
-    assert command(*CROSSFIT, "--part", "2/2", "--output-dir", "run-2").code == 0
-    merge = ["merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE]
-    with monkeypatch.context() as patched:
-        interrupt(patched, "cluster.runs.repair.mixture_rows", at=1)
-        assert command(*merge).code == 130
-    assert command(*merge, "--resume").code == whole.code == 3
-    assert differences(Path("whole"), Path("merged")) == []
 
 
 def test_parts_of_nothing_to_repair(batchspace: Path, command: Command, right: Any) -> None:

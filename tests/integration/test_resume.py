@@ -6,7 +6,7 @@ import functools
 import random
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 
 from cluster.records.store import read_facts, read_table
 from tests.integration.conftest import Command, contents
-from tests.support.batches import At, doomed
+from tests.support.batches import At, doomed, words_of
 from tests.support.digests import files_of
 
 SEARCH = ["--num-particles", "12", "--num-iterations", "5", "--min-iteration-range", "50", "--num-workers", "0"]
@@ -42,6 +42,13 @@ COMMANDS = {
         *("--methods", "offsets,CrossFit,NeuRecover", "--recipes", "2:1:epochs=1", "--folds", "2"),
         *("--output-dir", "ROOT"),
     ],
+    "batch": words_of(Path("sets"), Path("ROOT/run"), "rounds", "--num-workers", "0"),
+    "part": words_of(Path("sets"), Path("ROOT/run"), "independent", "--num-workers", "0", "--part", "1/2"),
+    "part of tunings": [
+        *("batch", "--method", "CrossFit", "--model-dir", "model.keras", "--chunks", "sets/chunks", "--labels", "6"),
+        *("--recipes", "2:1:epochs=2,4:1:epochs=2", "--folds", "3", "--target-layer", "dense_1", "--part", "1/2"),
+        *("--num-workers", "0", "--output-dir", "ROOT/run"),
+    ],
 }
 """Commands that leave all they make below ROOT."""
 
@@ -54,27 +61,37 @@ def found(root: Path) -> dict[str, str]:
     return dict(files_of(root)) | {"files": "\n".join(left)}
 
 
+Sources = Mapping[str, Path]
+
+
+@pytest.fixture(scope="module")
+def sources(prepared: Path, repairsets: Path) -> Sources:
+    """Where the words of a command that begin so are found."""
+    return {"data/": prepared / "data", "model.keras": prepared / "model.keras", "sets/": repairsets}
+
+
 def killed(
-    prepared: Path, command: str, root: Path, at: At, number: signal.Signals = signal.SIGKILL
+    sources: Sources, command: str, root: Path, at: At, number: signal.Signals = signal.SIGKILL
 ) -> subprocess.CompletedProcess[str]:
     """Run a command, or go on with it, until `at` as of `doomed`."""
     words = [word.replace("ROOT", str(root)) for word in COMMANDS[command]]
-    words = [str(prepared / word) if word.startswith(("data/", "model.keras")) else word for word in words]
+    for start, place in sources.items():
+        words = [str(place / word.removeprefix(start)) if word.startswith(start) else word for word in words]
     return doomed(at, root, [*words, "--resume"], number=number)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Undisturbed:
     """What commands leave that nobody stops; each runs when it is asked for."""
 
-    prepared: Path
+    sources: Sources
     folder: Path
 
     @functools.cache  # noqa: B019
     def of(self, command: str) -> tuple[int, dict[str, str]]:
         """How many files a command puts in their places, and what it leaves."""
         root = self.folder / command
-        done = killed(self.prepared, command, root, 0)
+        done = killed(self.sources, command, root, 0)
         assert done.returncode == 0, done.stderr
         return int(done.stdout.rpartition("files: ")[2]), found(root)
 
@@ -83,16 +100,16 @@ class Undisturbed:
     ) -> list[subprocess.CompletedProcess[str]]:
         """Stop the same command at these parts of its files, one after the other, and let it end."""
         count, left = self.of(command)
-        ended = [killed(self.prepared, command, root, max(1, round(part * count)), number) for part in parts]
-        last = killed(self.prepared, command, root, 0)
+        ended = [killed(self.sources, command, root, max(1, round(part * count)), number) for part in parts]
+        last = killed(self.sources, command, root, 0)
         assert last.returncode == 0, last.stderr
         assert found(root) == left
         return ended
 
 
 @pytest.fixture(scope="module")
-def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    return Undisturbed(prepared, tmp_path_factory.mktemp("undisturbed"))
+def undisturbed(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return Undisturbed(sources, tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +117,10 @@ def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Und
     [
         "optimize",
         "evaluate",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("steered", "CrossFit", "compare")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("steered", "CrossFit", "compare", "part", "part of tunings")
+        ),
     ],
 )
 def test_killed_and_resumed(undisturbed: Undisturbed, tmp_path: Path, name: str) -> None:
@@ -109,7 +129,7 @@ def test_killed_and_resumed(undisturbed: Undisturbed, tmp_path: Path, name: str)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["optimize", "evaluate", "evaluate by method", "CrossFit", "compare"])
+@pytest.mark.parametrize("name", ["optimize", "evaluate", "evaluate by method", "CrossFit", "compare", "batch"])
 def test_killed_many_times(undisturbed: Undisturbed, tmp_path: Path, name: str) -> None:
     """Near its beginning, in its midst, and while it ends: a command that goes on puts fewer files in their places."""
     parts = [0.03, *(RANDOM.uniform(0.05, 0.5) for _ in range(3)), 0.97]
@@ -121,19 +141,21 @@ def test_killed_many_times(undisturbed: Undisturbed, tmp_path: Path, name: str) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("name", ["optimize", "evaluate", "CrossFit", "compare"])
+@pytest.mark.parametrize("name", ["optimize", "evaluate", "CrossFit", "compare", "batch"])
 def test_told_to_end(undisturbed: Undisturbed, tmp_path: Path, name: str, number: signal.Signals, code: int) -> None:
     (ended,) = undisturbed.check(name, tmp_path / "root", [0.4], number)
     assert ended.returncode == code, ended.stderr
     assert ended.stderr.endswith("error: interrupted\n" if code == 130 else "error: terminated\n")
+    assert "***" not in ended.stderr
 
 
-def test_what_had_ended_is_not_searched_again(prepared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["optimize", pytest.param("batch", marks=pytest.mark.slow)])
+def test_what_had_ended_is_not_searched_again(sources: Sources, tmp_path: Path, name: str) -> None:
     root = tmp_path / "root"
-    assert killed(prepared, "optimize", root, "patches.arrow").returncode == -signal.SIGKILL
+    assert killed(sources, name, root, "patches.arrow").returncode == -signal.SIGKILL
     assert read_facts(root / "run")["state"] == "running"
     before = {row["job"]: row["ended"] for row in read_table(root / "run", "jobs").to_pylist()}
-    assert killed(prepared, "optimize", root, 0).returncode == 0
+    assert killed(sources, name, root, 0).returncode == 0
     assert {row["job"]: row["ended"] for row in read_table(root / "run", "jobs").to_pylist()} == before
 
 

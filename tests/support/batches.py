@@ -122,9 +122,6 @@ CALLS = 80
 """Calls of workers, and changes of the progress, in mode rounds where tasks come back after every iteration: at least
 so many."""
 
-FILES = 250
-"""Files that such a run puts in their places: at least so many."""
-
 
 def here() -> Compute:
     """Computing in this process."""

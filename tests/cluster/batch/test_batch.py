@@ -270,14 +270,6 @@ def test_merged_by_search(chunks: Path, merged_by_search: Path, tmp_path: Path) 
     assert differences(tmp_path / "run", merged_by_search) == []
 
 
-@pytest.mark.slow
-def test_merged_by_search_on_workers(
-    two_workers: Compute, chunks: Path, merged_by_search: Path, tmp_path: Path
-) -> None:
-    run_recorded(merging(chunks, tmp_path / "run"), two_workers)
-    assert differences(tmp_path / "run", merged_by_search) == []
-
-
 def test_in_segments(
     chunks: Path, undisturbed: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,8 @@
-"""Killed workers, nodes and drivers cost time and change nothing; `make soak` does this many times."""
+"""Killed workers and nodes cost time and change nothing; `make soak` does this many times."""
 
 from __future__ import annotations
 
 import random
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,9 @@ from ray.cluster_utils import Cluster
 
 from cluster.batch.run import run_recorded
 from cluster.compute.compute import Compute, ComputeOptions
-from cluster.records.store import read_facts, read_table
+from cluster.records.store import read_table
 from cluster.workers.bundles import Bundles
-from tests.support.batches import (
-    CALLS,
-    FILES,
-    differences,
-    doomed,
-    dying,
-    here,
-    on_doomed_node,
-    small_batch,
-    words_of,
-)
+from tests.support.batches import CALLS, differences, dying, here, on_doomed_node, small_batch
 
 pytestmark = pytest.mark.slow
 
@@ -67,22 +56,6 @@ def test_killed_node(cluster: Cluster, chunks: Path, undisturbed: dict[str, Path
         assert run_recorded(small_batch(chunks, tmp_path / "run", "rounds"), compute, on_jobs=tell) == 0
         assert compute.redispatched >= 1
     assert differences(tmp_path / "run", undisturbed["rounds"]) == []
-
-
-@pytest.mark.parametrize("at", [random.Random(3).randrange(1, FILES), "patches.arrow"])
-def test_killed_driver(chunks: Path, undisturbed: dict[str, Path], tmp_path: Path, at: int | str) -> None:
-    """Among the searches, and when half of the tables are joined already."""
-    directory = tmp_path / "run"
-    killed = doomed(at, directory, words_of(chunks, directory, "rounds", "--num-workers", "0"))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert read_facts(directory)["state"] == "running"
-    ended = [row for row in read_table(directory, "jobs").to_pylist() if row["state"] in ("done", "skipped")]
-    with here() as compute:
-        assert run_recorded(small_batch(chunks, directory, "rounds"), compute, resume=True) == 0
-    assert differences(directory, undisturbed["rounds"]) == []
-    # What had ended was not done again.
-    kept = {row["job"]: row["ended"] for row in read_table(directory, "jobs").to_pylist()}
-    assert ended and all(kept[row["job"]] == row["ended"] for row in ended)
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 16), (16, 0)])

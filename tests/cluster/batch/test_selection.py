@@ -119,7 +119,7 @@ def court(tmp_path_factory: pytest.TempPathFactory) -> Court:
     image_set = open_image_set(path)
     before = runner.predict(images)
     assert before.tolist() == [2] * 24
-    return Court(target, runner, images, HeldOut("validation", image_set, layer_inputs(runner, image_set), before))
+    return Court(target, runner, images, HeldOut(image_set, layer_inputs(runner, image_set), before))
 
 
 def outcome(job: str, index: list[tuple[int, int]], *values: list[float]) -> EndedSearch:

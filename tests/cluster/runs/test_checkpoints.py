@@ -1,7 +1,8 @@
-"""What checkpoints predict is the same wherever it is computed, and the model stays as it was."""
+"""What checkpoints are to a run, and what they predict wherever it is computed; the model stays as it was."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from cluster.compute.compute import Compute, ComputeOptions
-from cluster.runs.checkpoints import checkpoints_of
+from cluster.runs.checkpoints import checkpoint_facts, checkpoints_of
+from engine.core.errors import InputError
 from engine.data.outcomes import open_negatives, open_positives
 from engine.methods.base import Checkpoint
 from engine.models.load import build_model, spec_of
@@ -17,9 +19,29 @@ from engine.models.weight_paths import weight_variables
 from engine.targets.resolve import resolve_chain
 from tests.cluster.conftest import Case
 
-pytestmark = pytest.mark.slow
+
+def test_only_what_is_compared_counts_and_by_its_bytes(tmp_path: Path) -> None:
+    for epoch in (1, 2, 3):
+        (tmp_path / f"{epoch}.weights.h5").write_text(f"epoch {epoch}")
+    first = checkpoint_facts(tmp_path, (2, 1))
+    assert first == {f"{k}.weights.h5": hashlib.sha256(f"epoch {k}".encode()).hexdigest() for k in (2, 3)}
+    (tmp_path / "1.weights.h5").write_text("other")
+    (tmp_path / "notes.txt").write_text("other")
+    assert checkpoint_facts(tmp_path, (2, 1)) == first != checkpoint_facts(tmp_path, (3, 1))
+    (tmp_path / "3.weights.h5").write_text("other")
+    assert checkpoint_facts(tmp_path, (2, 1)) != first
+    assert checkpoint_facts(None, (2, 1)) == {}
 
 
+def test_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none: no such folder, expected one with checkpoints"):
+        checkpoint_facts(tmp_path / "none", (2, 1))
+    (tmp_path / "1.weights.h5").touch()
+    with pytest.raises(InputError, match=r"found 1 checkpoint .* expected those of at least two epochs"):
+        checkpoint_facts(tmp_path, (2, 1))
+
+
+@pytest.mark.slow
 def test_workers_predict_with_the_weights_of_each_checkpoint(case: Case, cluster: Cluster, tmp_path: Path) -> None:
     model = case.model
     _, chain = resolve_chain(model.model, model.loss, model.classes, model.path)
