@@ -146,6 +146,7 @@ class RunRecords:
             self._lock.check()
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
+        """Replace `run.json`."""
         self._write_text("run.json", json.dumps({**facts, "format": FORMAT}, indent=2, sort_keys=True) + "\n")
 
     @contextmanager
@@ -184,10 +185,12 @@ class RunRecords:
         return self.directory / CHECKPOINTS / f"{_file_name(task)}.npz"
 
     def drop_checkpoint(self, task: str) -> None:
+        """Delete the checkpoint of a task, if there is one."""
         self.check_ours()
         remove(self.checkpoint(task))
 
     def checkpoints(self) -> list[Path]:
+        """Files of all checkpoints, by name."""
         return sorted((self.directory / CHECKPOINTS).glob("[!.]*.npz"))
 
     def parts(self, table: str) -> list[str]:
