@@ -310,11 +310,7 @@ def make_batch(
     merge: MergeKind = "greedy",
     **_: Any,
 ) -> Batch:
-    """Open and check everything a batch reads.
-
-    Raises:
-        InputError: something is missing, damaged, or does not fit.
-    """
+    """Open and check everything a batch reads."""
     if val_data is None:
         raise InputError("--val-data is missing and the method is Arachne, expected rows that choose between patches")
     check_seeds(seed, seeds)
@@ -384,11 +380,7 @@ def make_batch(
 
 
 def parse_weights(text: str | None, settings: SearchSettings) -> tuple[Weighting, ...]:
-    """Positive weights separated by commas: `200`, or `0.15x` for each positive input; None gives the default.
-
-    Raises:
-        InputError: not such numbers, or one twice, or any where requirements say what positives are worth.
-    """
+    """Positive weights separated by commas: `200`, or `0.15x` for each positive input; None gives the default."""
     from cluster.batch.spec import Weighting
 
     if settings.objective == "requirements":

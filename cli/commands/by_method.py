@@ -72,11 +72,7 @@ def target_repair(
     resume: bool,
     **options: Any,
 ) -> MethodRepair:
-    """Open and check what `optimize` reads where it repairs one label on all rows that `target` divided.
-
-    Raises:
-        InputError: something is missing, damaged, or does not fit.
-    """
+    """Open and check what `optimize` reads where it repairs one label on all rows that `target` divided."""
     if len(target_data_dir) > 1 or len(positive_inputs_dir) > 1:
         raise InputError(f"{method} repairs one --target-data-dir, expected one (`batch` pools chunks)")
     if resume and run_dir is None:
@@ -167,11 +163,7 @@ def chunks_repair(
     output_dir: Path,
     **options: Any,
 ) -> MethodRepair:
-    """Open and check what `batch` reads.
-
-    Raises:
-        InputError: something is missing, damaged, or does not fit.
-    """
+    """Open and check what `batch` reads."""
     if positive_inputs_dir and method == CROSSFIT:
         raise InputError(
             "--positive-inputs-dir has rows that were picked as the model gets them right, from which CrossFit can "
@@ -203,12 +195,7 @@ def chunks_repair(
 
 
 def check_options(method: str, *, seed: int, seeds: int, **options: Any) -> None:
-    """Refuse what cannot be meant, before the model is loaded.
-
-    Raises:
-        InputError: numbers that no run can have, priorities for a method that has none, paths that lead nowhere, or an
-            option of a search that means nothing to the method.
-    """
+    """Refuse what cannot be meant, before the model is loaded."""
     if method == CROSSFIT:
         return
     check_repairs("seeds", seeds)
@@ -251,11 +238,7 @@ def method_repair(
     positive_label_file: Path | None = None,
     **_: Any,
 ) -> MethodRepair:
-    """Open and check what a repair reads, with what was given of the method's search; no labels are under repair yet.
-
-    Raises:
-        InputError: something is missing, damaged, or does not fit.
-    """
+    """Open and check what a repair reads, with what was given of its search; no labels are under repair yet."""
     check_seeds(seed, seeds)
 
     from cluster.runs.repair import MethodRepair
@@ -424,11 +407,7 @@ def use_one_thread() -> None:
 
 
 def rows_of_target(folder: Path, positive: Sequence[Path]) -> tuple[int, list[ImageSet]]:
-    """The label of a folder like `negative/6`, and all rows that `target` divided: negative and positive ones.
-
-    Raises:
-        InputError: the folder is not one of one label below `negative`, or rows are missing or damaged.
-    """
+    """The label of a folder like `negative/6`, and all rows that `target` divided: negative and positive ones."""
     import numpy as np
 
     from engine.data.outcomes import open_negatives, open_positives

@@ -184,12 +184,7 @@ def compare(
 
 
 def check_words(*, methods: str, draws: int, rows: int | None, seed: int, **options: Any) -> None:
-    """Refuse what cannot be meant, without a library that takes seconds to import.
-
-    Raises:
-        InputError: no such method, numbers that no run can have, options of a method that is not compared, or paths
-            that lead nowhere.
-    """
+    """Refuse what cannot be meant, without a library that takes seconds to import."""
     from engine.methods.names import parsed
 
     names = parse_methods(methods)
@@ -229,11 +224,7 @@ def make_comparison(
     promise_rows: int | None,
     **crossfit: Any,
 ) -> tuple[Comparison, list[str]]:
-    """Open and check what a comparison reads; returns it, and why chunks are left out.
-
-    Raises:
-        InputError: something is missing, damaged, or does not fit.
-    """
+    """Open and check what a comparison reads; returns it, and why chunks are left out."""
     names = parse_methods(methods)
     refuse_unused(names)
     use_one_thread()
@@ -293,11 +284,7 @@ def make_comparison(
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
-    """Methods by name, with settings in parentheses, separated by commas, or `all`.
-
-    Raises:
-        InputError: no such method, or one twice, or settings that cannot be read.
-    """
+    """Methods by name, with settings in parentheses, separated by commas, or `all`."""
     from engine.methods.names import read_names
     from engine.methods.registry import method_names
 
@@ -310,11 +297,7 @@ def parse_methods(text: str) -> tuple[str, ...]:
 
 
 def refuse_unused(names: Sequence[str]) -> None:
-    """Refuse options of the current command line that none of the methods uses, which are imported.
-
-    Raises:
-        InputError: names the first of them.
-    """
+    """Refuse options of the current command line that none of the methods uses, which are imported."""
     from engine.methods.searches import stated_of
 
     known = [found for name in names if (found := imported(name)) is not None]

@@ -82,11 +82,7 @@ def _names(command: click.Command) -> frozenset[str]:
 
 
 def _checked(parts: Parts, names: frozenset[str]) -> Mapping[str, Any]:
-    """The options of part 1, which a command takes as they are: none of the place, nor any that it spells otherwise.
-
-    Raises:
-        InputError: another is among them.
-    """
+    """The options of part 1, which a command takes as they are: none of the place, nor any that it spells otherwise."""
     for name in parts.options:
         if name not in names:
             raise InputError(

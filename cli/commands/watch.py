@@ -31,30 +31,19 @@ QUIET_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is; what is not known is None or empty.
+    """How far a run is; what is not known is None or empty."""
 
-    Attributes:
-        step, steps: round or iteration, and how many there will be.
-        done, total: searches, or repairs.
-        tunings: of CrossFit, how many have ended of how many, which come before its searches.
-        elapsed, left: seconds.
-        best: what is best so far, in words.
-        workers: number of processes that have finished a search.
-        quiet: seconds since the run has written anything.
-        unit: what is counted, one and many.
-    """
-
-    step: int | None
+    step: int | None  # round or iteration
     steps: int | None
-    done: int
+    done: int  # searches, or repairs
     total: int | None
-    tunings: tuple[int, int] | None
-    elapsed: float | None
-    left: float | None
-    best: str
-    workers: int
-    quiet: float
-    unit: tuple[str, str] = ("search", "searches")
+    tunings: tuple[int, int] | None  # of CrossFit, how many have ended of how many, which come before its searches
+    elapsed: float | None  # seconds
+    left: float | None  # seconds
+    best: str  # what is best so far, in words
+    workers: int  # processes that have finished a search
+    quiet: float  # seconds since the run has written anything
+    unit: tuple[str, str] = ("search", "searches")  # what is counted, one and many
 
     @property
     def ahead(self) -> tuple[int, int | None]:

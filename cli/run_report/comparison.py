@@ -26,18 +26,10 @@ _TOLD = ("draw", "weights", "gain", "all", "worst", "worst_label", "fixed", "bro
 
 @dataclass(frozen=True, eq=False)
 class ReadingView:
-    """One reading of all repairs of a method that could run.
+    """One reading of all repairs of a method that could run."""
 
-    Attributes:
-        repairs: rows of `outcomes` by draw: changes are shares, and None where no row tells; `changed`: some weight
-            has another value; `after`: classes (n,) int64 predicted for the test rows, or None.
-        against: by measure the method less the reference in the draws that both have, a `PairedDifference` with
-            `adjusted`, the p-value by Holm over the methods (None where the draws cannot tell), and `verdict` in
-            words; empty of the reference, and where that has no such reading.
-    """
-
-    repairs: tuple[Row, ...]
-    against: Mapping[str, Row]
+    repairs: tuple[Row, ...]  # rows of `outcomes` by draw; `changed`: some weight; `after`: (n,) classes, or None
+    against: Mapping[str, Row]  # by measure, less the reference in the draws that both have; empty of the reference
 
     def known(self, column: str) -> list[Any]:
         """A column in the draws that have it."""
@@ -85,21 +77,13 @@ class ReadingView:
 
 @dataclass(frozen=True, eq=False)
 class MethodView:
-    """A method in a comparison, as far as it is.
+    """A method in a comparison, as far as it is."""
 
-    Attributes:
-        name: as `--methods` takes it, and as it can be shown.
-        reference: it is what the others are held against.
-        readings: by name; those that any draw has.
-        failed: why it could not run, with the number of draws, the most frequent reason first.
-        seconds: median of a repair, without judging; None before the first.
-    """
-
-    name: str
-    reference: bool
-    readings: Mapping[str, ReadingView]
-    failed: tuple[tuple[str, int], ...]
-    seconds: float | None
+    name: str  # as `--methods` takes it, and as it can be shown
+    reference: bool  # the others are held against it
+    readings: Mapping[str, ReadingView]  # by name; those that any draw has
+    failed: tuple[tuple[str, int], ...]  # why it could not run, with the number of draws, the most frequent first
+    seconds: float | None  # median of a repair, without judging; None before the first
 
     @property
     def done(self) -> int:
@@ -128,25 +112,15 @@ class MethodView:
 
 @dataclass(frozen=True, eq=False)
 class ComparisonView:
-    """A comparison, finished or going on.
-
-    Attributes:
-        methods: in the order of the run.
-        reference: name of the method that the others are held against; None where it is not among them.
-        draws: of repair rows.
-        rows: of a draw; None for all of the pool.
-        pool: rows to draw from.
-        labels: under repair.
-        test: rows that judge, `row`, `label` and `before`, (n,) int64; None before they are known.
-    """
+    """A comparison, finished or going on."""
 
     methods: tuple[MethodView, ...]
-    reference: str | None
+    reference: str | None  # the method that the others are held against; None where it is not among them
     draws: int
-    rows: int | None
-    pool: int
-    labels: tuple[int, ...]
-    test: Row | None
+    rows: int | None  # of a draw; None for all of the pool
+    pool: int  # rows to draw from
+    labels: tuple[int, ...]  # under repair
+    test: Row | None  # rows that judge: `row`, `label`, `before`, (n,) int64; None before they are known
 
     @property
     def shared(self) -> float:
@@ -183,11 +157,7 @@ class ComparisonView:
 
 
 def read_comparison(directory: Path, facts: Mapping[str, Any], test: Row | None) -> ComparisonView | None:
-    """What `run.json` (`facts`) and the table `outcomes` say, or None of a run of another kind.
-
-    Raises:
-        InputError: facts are missing.
-    """
+    """What `run.json` (`facts`) and the table `outcomes` say, or None of a run of another kind."""
     if kind_of(facts) != COMPARE:
         return None
     for name in ("methods", "draws", "pool", "labels"):

@@ -76,11 +76,7 @@ def results(run: RunView) -> str:
 
 
 def comparison_text(directory: Path) -> str:
-    """What `compare` and `report` print of the run in a directory.
-
-    Raises:
-        InputError: the directory holds no comparison, or a damaged one.
-    """
+    """What `compare` and `report` print of the run in a directory."""
     from cli.run_report.view import read_run
 
     run = read_run(directory)

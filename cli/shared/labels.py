@@ -9,11 +9,7 @@ from engine.core.names import in_words, label_of
 
 
 def parse_labels(text: str, classes: int, names: Sequence[str] | None) -> tuple[int, ...]:
-    """Labels by name or number, separated by commas, or `all`; ascending.
-
-    Raises:
-        InputError: no such label, or one twice.
-    """
+    """Labels by name or number, separated by commas, or `all`; ascending."""
     if means_all(text, names):
         return tuple(range(classes))
     words = [part.strip() for part in text.split(",")]

@@ -74,11 +74,7 @@ def checkpoint_options(function: F) -> F:
 
 
 def _parse_last(text: str) -> tuple[int, int]:
-    """Two checkpoints counted from the last, the earlier one first: `5,2`, or `5` for `5,1`.
-
-    Raises:
-        InputError: it does not name two.
-    """
+    """Two checkpoints counted from the last, the earlier one first: `5,2`, or `5` for `5,1`."""
     parts = [part.strip() for part in text.split(",")]
     numbers = [int(part) for part in parts if part.isdecimal() and len(part) < 10]
     earlier, later = (*numbers, 1, 1)[:2]
@@ -98,9 +94,6 @@ def checkpoint_folder(given: Path | None, model: Path, methods: Sequence[str]) -
     """Where the checkpoints of a training are that methods compare: what was given, or else where `train` leaves them.
 
     None where no method needs some, or nothing was given and there is no such folder.
-
-    Raises:
-        InputError: `--last` is of no use without a folder.
     """
     if not any("checkpoints" in _needs(method) for method in methods):
         return None
@@ -139,11 +132,7 @@ def options_of_method(method: str) -> list[str]:
 
 
 def refuse_other_methods(method: str) -> None:
-    """Refuse options of the current command line that mean nothing to a method.
-
-    Raises:
-        InputError: names the first of them.
-    """
+    """Refuse options of the current command line that mean nothing to a method."""
     kind = method if method in PIPELINES else "others"
     for name, each in options_in(click.get_current_context()).items():
         if each.owners and kind not in each.owners and not each.need and was_given(name):
@@ -160,9 +149,6 @@ def refuse_unneeded(methods: Sequence[str], chosen: str) -> None:
     Args:
         methods: their names.
         chosen: that they are the ones, in words.
-
-    Raises:
-        InputError: names the first of them.
     """
     from engine.methods.registry import METHODS
 
@@ -174,11 +160,7 @@ def refuse_unneeded(methods: Sequence[str], chosen: str) -> None:
 
 
 def refuse_unsearched(method: str, stated: Sequence[str]) -> None:
-    """Refuse options of a search that are not among those which may be stated of that of a method.
-
-    Raises:
-        InputError: names the first of them.
-    """
+    """Refuse options of a search that are not among those which may be stated of that of a method."""
     from engine.methods.searches import OF_WEIGHTS
 
     for name in OF_WEIGHTS:
@@ -233,11 +215,7 @@ def method_settings(
     positive_weight: float | None,
     given: Callable[[str], bool] = was_given,
 ) -> MethodSettings:
-    """Settings of a method: what was `given` of a search replaces what the method has of its own.
-
-    Raises:
-        InputError: an option is of another optimiser than the method's own, and that one was not named.
-    """
+    """Settings of a method: what was `given` of a search replaces what the method has of its own."""
     from engine.methods.base import MethodSettings
     from engine.methods.registry import method_of
     from engine.methods.searches import OPTIMISER, search_of

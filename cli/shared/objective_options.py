@@ -56,11 +56,7 @@ def check_objective(
     label_file: Path | None = None,
     positive_label_file: Path | None = None,
 ) -> None:
-    """Refuse what belongs to another objective, or to none; `requirements` are of the objective alone.
-
-    Raises:
-        InputError: names it.
-    """
+    """Refuse what belongs to another objective, or to none; `requirements` are of the objective alone."""
     names = list(dict.fromkeys(each.objective for each in settings))
     if requirements is not None and "requirements" not in names:
         raise InputError(
@@ -84,11 +80,7 @@ def objective_settings(
     label_file: Path | None = None,
     positive_label_file: Path | None = None,
 ) -> SearchSettings:
-    """The settings with what their objective needs of files, for data of so many classes.
-
-    Raises:
-        InputError: a file is damaged, or no label has a priority.
-    """
+    """The settings with what their objective needs of files, for data of so many classes."""
     if settings.objective == "requirements":
         required = read_promises(requirements, classes, names)
         if requirements is not None:
@@ -99,11 +91,7 @@ def objective_settings(
 
 
 def stated_priorities(label_file: Path | None, positive_label_file: Path | None, classes: int) -> Priorities | None:
-    """The priorities that files state, or None.
-
-    Raises:
-        InputError: a file is damaged, or no label has a priority, or that of the positives is alone.
-    """
+    """The priorities that files state, or None."""
     if label_file is None:
         if positive_label_file is not None:
             raise InputError("--positive-label-file is given and --label-file is not, expected that too")
@@ -127,9 +115,6 @@ def searched_labels(settings: SearchSettings, labels: Sequence[int], *, chosen: 
         labels: under repair.
         chosen: they were named one by one.
         source: of the priorities.
-
-    Raises:
-        InputError: one that was named has none, or there is none left.
     """
     assert settings.priorities is not None
     counted = settings.priorities.repaired(labels)

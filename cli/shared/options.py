@@ -218,11 +218,7 @@ SWEPT = tuple(each.name for each in (*_SEARCHES, _POSITIVE_WEIGHT, *LOCALIZE) if
 
 
 def search_settings(*, optimiser: str, **values: Any) -> SearchSettings:
-    """The settings of a search but for its positive weight, from the values of `search_options`.
-
-    Raises:
-        InputError: an option of another optimiser was given, or a value that no search can have.
-    """
+    """The settings of a search but for its positive weight, from the values of `search_options`."""
     kind = OPTIMISER_SETTINGS[optimiser]
     mine = own_fields(kind).values()
     for each in _SEARCHES:
@@ -358,11 +354,7 @@ def check_seeds(seed: int, seeds: int) -> None:
 
 
 def check_inputs(options: Mapping[str, Any]) -> None:
-    """Refuse what is to be read and is not there, among the options of a command: libraries take seconds to open it.
-
-    Raises:
-        InputError: names the first of them.
-    """
+    """Refuse what is to be read and is not there, among the options of a command: libraries take seconds to open it."""
     for name, stated in options_in(click.get_current_context()).items():
         path: Path | None = options.get(name) if stated.reads else None
         try:
@@ -376,11 +368,7 @@ def check_inputs(options: Mapping[str, Any]) -> None:
 
 
 def check_run_directory(directory: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a run directory that is in use, before anything is read for it.
-
-    Raises:
-        InputError: something is there already that is neither to be resumed nor replaced.
-    """
+    """Refuse a run directory that is in use, before anything is read for it."""
     from cluster.records.store import RunRecords, holds_run
 
     if not (resume and holds_run(directory)):

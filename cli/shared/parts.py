@@ -39,11 +39,7 @@ def part_option(function: F) -> F:
 def stated_part(
     text: str | None, method: str, *, mode: str = "", separate: bool = False, dry_run: bool = False
 ) -> Part | None:
-    """The part that the current command line asks for, or None of a whole run.
-
-    Raises:
-        InputError: there is no such part, or nothing to divide; or the method has no parts.
-    """
+    """The part that the current command line asks for, or None of a whole run."""
     if text is None:
         return None
 
