@@ -24,12 +24,7 @@ from cli.shared.method_options import (
     refuse_other_methods,
     requirements_option,
 )
-from cli.shared.objective_options import (
-    check_objective,
-    label_file_options,
-    objective_settings,
-    searched_labels,
-)
+from cli.shared.objective_options import check_objective, label_file_options, objective_settings, searched_labels
 from cli.shared.options import (
     DATA,
     METHOD,
@@ -80,7 +75,6 @@ POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
     "--labels",
     section=DATA,
     default="all",
-    show_default=True,
     help="Labels to repair, by name or number: 6 or cat,dog or all. CrossFit repairs all that have failures in one go.",
 )
 @option(
@@ -108,7 +102,6 @@ POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
     owners=("Arachne",),
     type=click.Choice(MODES),
     default="rounds",
-    show_default=True,
     help="Arachne: chain: each chunk repairs what the one before left; independent: the best single repair; rounds: "
     "all chunks repair the best model so far, and their patches are merged.",
 )
@@ -127,7 +120,6 @@ POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
     owners=("Arachne",),
     type=click.Choice(["greedy", "search"]),
     default="greedy",
-    show_default=True,
     help="Arachne, modes rounds and chain: add patch by patch what improves, or search how much of each is taken.",
 )
 @option(
@@ -142,20 +134,16 @@ POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
 @option(
     "--seeds",
     section=SEARCH,
-    type=int,
     default=1,
-    show_default=True,
     help="Arachne: searches of each chunk, label and weight; CrossFit: of each repair.",
 )
-@option("--seed", section=SEARCH, type=int, default=0, show_default=True, help="First seed.")
+@option("--seed", section=SEARCH, default=0, help="First seed.")
 @option(
     "--offers",
     section=METHOD,
     rare=True,
     owners=("Arachne",),
-    type=int,
     default=3,
-    show_default=True,
     help="Arachne: distinct patches each search offers at most.",
 )
 @option(
@@ -268,13 +256,7 @@ def batch(
         if resume and not holds_run(output_dir):
             console.say(f"{output_dir} holds no run yet: this is its start")
         code = run_recorded(
-            work,
-            compute,
-            resume=resume,
-            overwrite=overwrite,
-            parts=parts,
-            on_rows=console.rows,
-            on_jobs=console.jobs(),
+            work, compute, resume=resume, overwrite=overwrite, parts=parts, on_rows=console.rows, on_jobs=console.jobs()
         )
     echo(summary(read_run(output_dir)))
     created(output_dir)

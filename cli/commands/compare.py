@@ -67,7 +67,6 @@ DRAWS = 5
     "--labels",
     section=DATA,
     default="all",
-    show_default=True,
     help="Labels to repair, by name or number: 6 or cat,dog or all that have failures.",
 )
 @option(
@@ -92,26 +91,18 @@ DRAWS = 5
     "--methods",
     section=METHOD,
     default="all",
-    show_default=True,
     metavar="NAMES",
     help="Methods with commas between, with settings as in 'Arachne(objective=requirements)', or all. Differences are "
     "to CrossFit, where that is among them.",
 )
-@option(
-    "--draws",
-    section=METHOD,
-    type=int,
-    default=DRAWS,
-    show_default=True,
-    help="Draws of repair rows; each is a seed of its own.",
-)
+@option("--draws", section=METHOD, type=int, default=DRAWS, help="Draws of repair rows; each is a seed of its own.")
 @option(
     "--rows",
     section=METHOD,
     type=int,
     help="Rows of a draw, out of those of all chunks [default: as many as a chunk has, or half of a single one].",
 )
-@option("--seed", section=SEARCH, type=int, default=0, show_default=True, help="Of the first draw.")
+@option("--seed", section=SEARCH, default=0, help="Of the first draw.")
 @option(
     "--optimiser",
     section=SEARCH,

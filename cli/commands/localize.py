@@ -53,7 +53,6 @@ ARACHNE, NEURECOVER = "Arachne", "NeuRecover"
     section=METHOD,
     type=click.Choice([ARACHNE, NEURECOVER]),
     default=ARACHNE,
-    show_default=True,
     help="By the model's gradients, or by what the last step of its training did to its Dense layers.",
 )
 @workflow_model_options

@@ -91,15 +91,8 @@ if TYPE_CHECKING:
 @label_file_options("Arachne, label-priorities")
 @search_options
 @options_of("localize", "--num-grad")
-@option("--seed", section=SEARCH, type=int, default=0, show_default=True, help="First seed.")
-@option(
-    "--seeds",
-    section=SEARCH,
-    type=int,
-    default=1,
-    show_default=True,
-    help="Searches with different seeds; the best is kept.",
-)
+@option("--seed", section=SEARCH, default=0, help="First seed.")
+@option("--seeds", section=SEARCH, default=1, help="Searches with different seeds; the best is kept.")
 @option(
     "--val-data",
     section=DATA,

@@ -97,7 +97,6 @@ def revert_command(patch: str, model_dir: Path | None, allow_custom_code: bool, 
     "--method",
     type=click.Choice(["union", "weighted"]),
     default="union",
-    show_default=True,
     help="union: the value of the first named; weighted: search how much of each patch is taken, as DistrRep does.",
 )
 @csv_model_options

@@ -11,7 +11,7 @@ import click
 
 from cli.shared.console import Console, echo
 from cli.shared.groups import Commands
-from cli.shared.options import PATH, F, given, option, options_of, verbose_option, worker_options
+from cli.shared.options import F, given, option, options_of, verbose_option, worker_options
 from cli.shared.positions import Positional
 from engine.core.errors import InputError
 from engine.datasets.plugins import Plugin, find_plugins
@@ -89,15 +89,15 @@ def command() -> None:
 
 
 def _preprocess_option(names: tuple[str, ...], default: str, text: str) -> Callable[[F], F]:
-    return option("--preprocess", type=click.Choice(names), default=default, show_default=True, help=text)
+    return option("--preprocess", type=click.Choice(names), default=default, help=text)
 
 
 def _input_option(text: str) -> Callable[[F], F]:
-    return option("--input-dir", type=PATH, default=Path("inputs"), show_default=True, help=text)
+    return option("--input-dir", default=Path("inputs"), help=text)
 
 
 def _ratio_option(text: str) -> Callable[[F], F]:
-    return option("--data-ratio", callback=_ratio, default="0.5,0.1,0.2,0.2", show_default=True, help=text)
+    return option("--data-ratio", callback=_ratio, default="0.5,0.1,0.2,0.2", help=text)
 
 
 def _common_options(function: F) -> F:
@@ -106,7 +106,7 @@ def _common_options(function: F) -> F:
         verbose_option,
         worker_options,
         option("--overwrite", type=bool, help="Replace .h5 files that `prepare` did not make."),
-        option("--output-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder for the .h5 files."),
+        option("--output-dir", default=Path("outputs"), help="Folder for the .h5 files."),
     ):
         function = decorate(function)
     return function
@@ -140,13 +140,13 @@ def _picture_options(source: str, ratio: Callable[[F], F]) -> Callable[[F], F]:
         for one in (
             _common_options,
             options_of("other data sets", "--single-dir", "--target-label", kind=str),
-            option("--side", type=int, default=32, show_default=True, help="Height and width of the images."),
+            option("--side", default=32, help="Height and width of the images."),
             _preprocess_option(
                 ("resize", "toolkit", "pad"),
                 "resize",
                 "Resize; resize and equalise, as eAI-Repair-Toolkit does; or pad with zeros.",
             ),
-            option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the pictures."),
+            option("--random-state", default=0, help="Seed that shuffles the pictures."),
             ratio,
             _input_option(source),
         ):
@@ -211,7 +211,7 @@ def fashion_mnist(**settings: Any) -> None:
 @option("--single-dir", type=bool, help="It is one subset; by default its folders train and val are taken together.")
 @_OBJECTS_RATIO
 @options_of("other data sets", "--divide-rate", "--target-label", kind=str)
-@option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the images.")
+@option("--random-state", default=0, help="Seed that shuffles the images.")
 @_like_toolkit_option(
     "Rows of eAI-Repair-Toolkit for the same --random-state, which must be given, where its folders were listed by "
     "name: train before val."
@@ -248,7 +248,6 @@ def bdd_objects(**settings: Any) -> None:
     "--target-label",
     type=click.Choice(["weather", "scene"]),
     default="weather",
-    show_default=True,
     help="What is told of a frame; frames without it, or undefined, are left out.",
 )
 @_OWN_RATIO
@@ -258,7 +257,7 @@ def bdd_objects(**settings: Any) -> None:
     help="Divide as eAI-Repair-Toolkit does: a quarter is test, and this share of the rest repair. Takes the place of "
     "--data-ratio.",
 )
-@option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the frames.")
+@option("--random-state", default=0, help="Seed that shuffles the frames.")
 @_NOT_LIKE_TOOLKIT
 @_preprocess_option(
     ("toolkit", "resize"), "toolkit", "Resize to 90x160 and equalise, as eAI-Repair-Toolkit does; or only resize."
@@ -290,7 +289,7 @@ def bdd(**settings: Any) -> None:
 @_input_option("Folder with the zip archives of GTSRB, or what is in them.")
 @_OFFICIAL_RATIO
 @_DIVIDE_RATE
-@option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the training images.")
+@option("--random-state", default=0, help="Seed that shuffles the training images.")
 @_NOT_LIKE_TOOLKIT
 @_preprocess_option(
     ("toolkit", "resize"),

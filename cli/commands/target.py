@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.shared.console import Console, echo, label_name, table
-from cli.shared.options import PATH, compute_options, open_data, option, verbose_option, workflow_model_options
+from cli.shared.options import compute_options, open_data, option, verbose_option, workflow_model_options
 from cli.shared.positions import Positional
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 @option(
     "--data-dir",
     "--target-data",
-    type=PATH,
     default=Path("outputs"),
-    show_default=True,
     help="Folder with repair.h5; negative/ and positive/ are made in it.",
 )
 @option("--overwrite", type=bool, help="Put the targets into folders positive/ and negative/ of another layout.")

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     short_help="Print a model's accuracy and loss.",
 )
 @workflow_model_options
-@option("--data-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder with the image set.")
-@option("--target-data", default="test.h5", show_default=True, help="Name of the image set.")
+@option("--data-dir", default=Path("outputs"), help="Folder with the image set.")
+@option("--target-data", default="test.h5", help="Name of the image set.")
 @options_of("train", "--model", kind=str)
 @option("--per-label", type=bool, help="Print every label as well.")
 @option(

@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.shared.chart_options import (
-    filename_option,
-    image_set_options,
-    legend_options,
-    load_fitting,
-    predict_all,
-)
+from cli.shared.chart_options import filename_option, image_set_options, legend_options, load_fitting, predict_all
 from cli.shared.console import created, echo, label_name, table
 from cli.shared.options import PATH, compute_options, model_options, option, verbose_option
 from engine.core.errors import InputError
@@ -25,9 +19,7 @@ if TYPE_CHECKING:
     from engine.charts.repair_outcomes import Fates
     from engine.data.image_set import ImageSet
 
-_output_option = option(
-    "--output-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder for the chart."
-)
+_output_option = option("--output-dir", default=Path("outputs"), help="Folder for the chart.")
 
 
 @click.command("draw_bubble_chart", short_help="Which labels a model confuses.")
@@ -69,7 +61,6 @@ def draw_bubble_chart(
 @option(
     "--target-label",
     default="None",
-    show_default=True,
     help="True labels to draw, by number or name, with commas between them; None draws all.",
 )
 @_output_option
@@ -115,7 +106,7 @@ def overlay_bubble_chart(
 @click.command("draw_repaired_result", short_help="What became of negative or positive inputs.")
 @model_options
 @option("--target-dir", type=PATH, required=True, help="negative/, negative/<label> or positive/, as target made it.")
-@option("--target-data", default="repair.h5", show_default=True, help="Name of the image sets in them.")
+@option("--target-data", default="repair.h5", help="Name of the image sets in them.")
 @option("--output-dir", type=PATH, help="Folder for the chart [default: --target-dir].")
 @filename_option("repaired.png")
 @compute_options

@@ -36,9 +36,9 @@ def merge_repair_data(input_dir1: Path, input_dir2: Path, output_dir: Path, over
 
 @click.command("extract_images", short_help="Images of an image set as picture files.")
 @option("--input-dir", type=PATH, required=True, help="Folder with the image set.")
-@option("--target-data", default="repair.h5", show_default=True, help="Name of the image set.")
+@option("--target-data", default="repair.h5", help="Name of the image set.")
 @option("--output-dir", type=PATH, help="Folder for the folder images [default: --input-dir].")
-@option("--format", type=click.Choice(["ppm", "png"]), default="ppm", show_default=True, help="Format of the pictures.")
+@option("--format", type=click.Choice(["ppm", "png"]), default="ppm", help="Format of the pictures.")
 @_overwrite_option
 def extract_images(input_dir: Path, target_data: str, output_dir: Path | None, format: str, overwrite: bool) -> None:
     """Write the images of an image set as images/00000000.ppm and so on, in order.

@@ -36,7 +36,7 @@ SCENE, MISS, BOTH = "scene_prob", "miss_rate", "scene_prob_and_miss_rate"
     required=True,
     help="Images that the sets were prepared from: a subset of create-image-subset, or the folder of train and val.",
 )
-@option("--output-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder for what is written.")
+@option("--output-dir", default=Path("outputs"), help="Folder for what is written.")
 @option("--format-json", type=bool, help="Indent results.json.")
 @option("--scalabel-format-label-path", type=PATH, help="Label file of BDD100K, or a folder of them, for --attributes.")
 @option("--label", help="Ask for objects of this label, by name or number.")

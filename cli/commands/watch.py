@@ -55,7 +55,7 @@ class Status:
 
 @click.command(short_help="Follow a run from another terminal.")
 @click.argument("run", type=PATH, metavar="RUN")
-@option("--interval", type=float, default=1.0, show_default=True, help="Seconds between two looks.")
+@option("--interval", default=1.0, help="Seconds between two looks.")
 def command(run: Path, interval: float) -> None:
     """Follow a run until it ends, then print what `report` prints.
 

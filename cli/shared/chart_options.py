@@ -43,14 +43,14 @@ def image_set_options(function: F) -> F:
 
 def filename_option(default: str) -> Callable[[F], F]:
     """`--filename`."""
-    return option("--filename", default=default, show_default=True, help="Name of the chart, .png or .svg.")
+    return option("--filename", default=default, help="Name of the chart, .png or .svg.")
 
 
 def limit_options(function: F) -> F:
     """`--min-lim` and `--max-lim` of a radar chart."""
     for decorate in (
-        option("--max-lim", type=float, default=100.0, show_default=True, help="Percent at the rim."),
-        option("--min-lim", type=float, default=0.0, show_default=True, help="Percent at the centre."),
+        option("--max-lim", default=100.0, help="Percent at the rim."),
+        option("--min-lim", default=0.0, help="Percent at the centre."),
     ):
         function = decorate(function)
     return function
@@ -65,7 +65,7 @@ def legend_options(function: F) -> F:
 
     for name, kind in (("--legend-overlay2", "overlay2"), ("--legend-overlay", "overlay"), ("--legend", "base")):
         text = f"What the legend calls {'it' if kind == 'base' else 'the ' + kind}."
-        command = option(name, default=f"Inputs ({kind})", show_default=True, help=text)(command)
+        command = option(name, default=f"Inputs ({kind})", help=text)(command)
     return command  # type: ignore[return-value]
 
 

@@ -36,6 +36,7 @@ def method_option(default: str | None, text: str) -> Callable[[F], F]:
         callback=lambda _, __, given: None if given is None else _known(given),
         metavar="NAME",
         default=default,
+        show_default=False,
         help=f"CrossFit tunes whole layers, Arachne searches single weights; and those of `compare` [default: {text}].",
     )
 
@@ -55,7 +56,6 @@ def checkpoint_options(function: F) -> F:
             rare=True,
             need="checkpoints",
             default="2,1",
-            show_default=True,
             metavar="K,L",
             callback=lambda _, __, given: _parse_last(given),
             help="NeuRecover: compare the K-th checkpoint from the end with the L-th; K alone: with the last.",

@@ -62,7 +62,13 @@ def options_in(context: click.Context) -> dict[str, Option]:
 
 
 def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
-    """A click option; booleans take a value or none: `--overwrite`, `--overwrite=True`, `--overwrite=False`."""
+    """A click option, whose type follows from its default, which help shows.
+
+    Booleans take a value or none: `--overwrite`, `--overwrite=True`, `--overwrite=False`.
+    """
+    default = settings.get("default")
+    if default is not None:
+        settings = {"type": PATH if isinstance(default, Path) else type(default), "show_default": True, **settings}
     if settings.get("type") is int:
         settings["type"] = _Whole()
     if settings.get("type") is bool:
@@ -129,7 +135,7 @@ def workflow_model_options(function: F) -> F:
 def target_data_option(text: str) -> Callable[[F], F]:
     """`--target-data-dir` of the commands that take one."""
     folder = Path("outputs/negative/0")
-    return option("--target-data-dir", type=PATH, section=DATA, default=folder, show_default=True, help=text)
+    return option("--target-data-dir", type=PATH, section=DATA, default=folder, help=text)
 
 
 def _model_options(**settings: Any) -> Callable[[F], F]:
@@ -331,7 +337,7 @@ def silent_option(function: F) -> F:
 
 
 def _verbose_option(text: str) -> Callable[[F], F]:
-    return option("--verbose", type=int, default=1, show_default=True, callback=_not_negative, help=text)
+    return option("--verbose", default=1, callback=_not_negative, help=text)
 
 
 def _not_negative(ctx: click.Context, parameter: click.Parameter, value: int) -> int:
