@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.commands.by_method import method_repair, rows_of_target, use_one_thread
 from cli.commands.evaluate import Told, created_text, name_of, parse_sweeps, runs_text, summary_text
 from cli.commands.optimize import chunk_paths
+from cli.shared.computing import use_one_thread
 from cli.shared.console import Console, echo
 from cli.shared.method_options import (
     ARACHNE,
@@ -20,9 +20,9 @@ from cli.shared.method_options import (
     method_settings,
     options_of_method,
     refuse_unsearched,
-    was_given,
 )
-from cli.shared.options import SWEPT, check_repairs, check_seeds, search_settings
+from cli.shared.method_repair import method_repair, rows_of_target
+from cli.shared.options import SWEPT, check_repairs, check_seeds, search_settings, was_given
 from engine.core.errors import InputError
 from engine.metrics.repair_rates import DATASETS
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.shared.computing import use_one_thread
 from cli.shared.console import created, echo, table
 from cli.shared.groups import Commands
 from cli.shared.method_options import ARACHNE
@@ -138,7 +139,6 @@ def merge_command(
     check_options(method, given if method == "union" else {"--model-dir": model_dir, **given})
     check_new_file(output, overwrite, patches)
     if method == "weighted":
-        from cli.commands.by_method import use_one_thread
         from engine.models.load import load_model
 
         use_one_thread()

@@ -11,7 +11,7 @@ import click
 
 from cli.shared.console import Console, echo
 from cli.shared.groups import Commands
-from cli.shared.options import F, given, option, options_of, verbose_option, worker_options
+from cli.shared.options import F, option, options_of, verbose_option, was_given, worker_options
 from cli.shared.positions import Positional
 from engine.core.errors import InputError
 from engine.datasets.plugins import Plugin, find_plugins
@@ -176,7 +176,7 @@ _LIKE_TOOLKIT = _like_toolkit_option(
 
 
 def _check_like_toolkit(settings: Mapping[str, Any]) -> None:
-    if settings["like_toolkit"] and given("data_ratio"):
+    if settings["like_toolkit"] and was_given("data_ratio"):
         raise InputError("data_ratio changes nothing with --like-toolkit, expected --divide-rate or neither")
 
 
@@ -235,7 +235,7 @@ def bdd_objects(**settings: Any) -> None:
     from engine.datasets.bdd_objects_table import is_table_layout
     from engine.datasets.official_splits import SEEDLESS
 
-    if settings["like_toolkit"] and not given("random_state") and not is_table_layout(settings["input_dir"]):
+    if settings["like_toolkit"] and not was_given("random_state") and not is_table_layout(settings["input_dir"]):
         raise InputError(SEEDLESS)
     for part, rows in _run(prepare_bdd_objects, settings).items():
         side = int(part.partition("/")[0]) if "/" in part else 32

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cli.commands.by_method import use_one_thread
+from cli.shared.computing import use_one_thread
 from cli.shared.console import echo
 from cli.shared.options import option
 from engine.core.errors import InputError

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.shared.console import Console, echo, label_name, table
+from cli.shared.computing import computing
+from cli.shared.console import echo, label_name, table
 from cli.shared.options import compute_options, open_data, option, verbose_option, workflow_model_options
 from cli.shared.positions import Positional
 
@@ -46,13 +47,12 @@ def command(
     """
     images = open_data(data_dir, "repair.h5")
 
-    from cluster.compute.compute import Compute
     from engine.data.outcomes import write_targets
     from engine.models.load import check_fits, load_model
 
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     check_fits(images, model)
-    with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
+    with computing(compute_settings, verbose) as (console, compute):
         predicted = compute.predict(compute.handle(model), images, console.rows("target", images.rows))
         summary = write_targets(images, predicted, images.path.parent, overwrite=overwrite)
     echo(f"positive: {summary.correct} of {summary.rows} rows, negative: {summary.rows - summary.correct}")

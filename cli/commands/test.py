@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.shared.console import Console, echo, label_name, table
+from cli.shared.computing import computing
+from cli.shared.console import echo, label_name, table
 from cli.shared.options import (
     PATH,
     compute_options,
@@ -67,7 +68,6 @@ def command(
     images = open_data(data_dir, target_data)
     required = _requirements(requirements, base_model_dir, images)
 
-    from cluster.compute.compute import Compute
     from engine.metrics.accuracy import label_results, wilson_interval
     from engine.metrics.comparison import compare
     from engine.metrics.requirements import check_requirements
@@ -77,9 +77,7 @@ def command(
     models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
     for model in models:
         check_fits(images, model)
-    with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
-        if not models[0].loss.stated:
-            console.say(f"{models[0].path} stores no loss: {models[0].loss.name} is assumed")
+    with computing(compute_settings, verbose, model=models[0]) as (console, compute):
         handles = [compute.handle(model) for model in models]
         predicted, losses = compute.predict_with_losses(handles[0], images, console.rows("test", images.rows))
         base = predicted  # without a base model nothing depends on one

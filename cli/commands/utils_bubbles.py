@@ -10,6 +10,7 @@ import click
 
 from cli.shared.chart_options import filename_option, image_set_options, legend_options, load_fitting, predict_all
 from cli.shared.console import created, echo, label_name, table
+from cli.shared.labels import names_in
 from cli.shared.options import PATH, compute_options, model_options, option, verbose_option
 from engine.core.errors import InputError
 from engine.core.names import in_words, label_of
@@ -137,7 +138,7 @@ def draw_repaired_result(
     models = load_fitting([model_dir], sets, allow_custom_code=allow_custom_code)
     [predicted] = predict_all(models, sets, compute_settings, verbose)
     fates = fates_of(leaves, predicted, target_dir)
-    names = next((images.label_names for images in sets if images.label_names), None)
+    names = names_in(sets)
     draw(path, fates, names)
     echo(_fates_table(fates, names))
     created(path)

@@ -17,6 +17,7 @@ from cli.shared.chart_options import (
     predict_all,
 )
 from cli.shared.console import created
+from cli.shared.labels import names_in
 from cli.shared.options import PATH, compute_options, model_options, open_data, option, verbose_option
 from engine.core.errors import InputError
 
@@ -150,7 +151,7 @@ def draw_radar_chart_with_subset(
         success = int((images.labels == classes).sum())
         results.append(LabelResult(label, success, images.rows - success))
         entries[label]["score"] = results[-1].score
-    names = next((images.label_names for images in sets if images.label_names), None)
+    names = names_in(sets)
     draw(path, Results(tuple(results)), min_lim=min_lim, max_lim=max_lim, label_names=names)
     write_label_file(output / "labels.json", entries)
     created(output / "labels.json", path)

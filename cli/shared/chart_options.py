@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.shared.computing import computing
 from cli.shared.console import Console
-from cli.shared.options import PATH, F, open_data, option
+from cli.shared.options import PATH, F, open_data, option, together
 
 if TYPE_CHECKING:
     from cluster.compute.compute import Compute, ComputeOptions
@@ -32,13 +33,11 @@ def image_set_options(function: F) -> F:
         images = open_data(directory, target_data or ("test.h5" if data_dir else "repair.h5"))
         return function(*args, images=images, **rest)
 
-    for decorate in (
-        option("--target-data", "--test-data", help="Name of the image set."),
-        option("--input-dir", type=PATH, help="The same, by default its repair.h5."),
+    return together(
         option("--data-dir", "--test-dir", type=PATH, help="Folder with the image set, by default its test.h5."),
-    ):
-        command = decorate(command)
-    return command  # type: ignore[return-value]
+        option("--input-dir", type=PATH, help="The same, by default its repair.h5."),
+        option("--target-data", "--test-data", help="Name of the image set."),
+    )(command)  # type: ignore[return-value]
 
 
 def filename_option(default: str) -> Callable[[F], F]:
@@ -46,14 +45,10 @@ def filename_option(default: str) -> Callable[[F], F]:
     return option("--filename", default=default, help="Name of the chart, .png or .svg.")
 
 
-def limit_options(function: F) -> F:
-    """`--min-lim` and `--max-lim` of a radar chart."""
-    for decorate in (
-        option("--max-lim", default=100.0, help="Percent at the rim."),
-        option("--min-lim", default=0.0, help="Percent at the centre."),
-    ):
-        function = decorate(function)
-    return function
+limit_options = together(
+    option("--min-lim", default=0.0, help="Percent at the centre."),
+    option("--max-lim", default=100.0, help="Percent at the rim."),
+)
 
 
 def legend_options(function: F) -> F:
@@ -84,13 +79,8 @@ def predict_all(
     models: list[LoadedModel], images: list[ImageSet], compute_settings: ComputeOptions, verbose: int
 ) -> list[list[Int64]]:
     """Classes (n,) that each model predicts for each set."""
-    from cluster.compute.compute import Compute
-
     # Of many small sets nobody wants to read where each was computed.
-    with (
-        Console(verbose) as console,
-        Compute(compute_settings, console.say if len(images) == 1 else _ignore, warn=console.warn) as compute,
-    ):
+    with computing(compute_settings, verbose, placed=len(images) == 1) as (console, compute):
         return [_predict(compute, model, images, console) for model in models]
 
 
@@ -98,7 +88,3 @@ def _predict(compute: Compute, model: LoadedModel, images: list[ImageSet], conso
     handle = compute.handle(model)
     tick = console.rows("predict", sum(image_set.rows for image_set in images))
     return [compute.predict(handle, image_set, tick) for image_set in images]
-
-
-def _ignore(line: str) -> None:
-    del line

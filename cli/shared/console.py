@@ -95,12 +95,7 @@ class Console:
     def _bar(self, title: str, total: int | None, unit: str) -> Any:
         # Short work shows no bar: it would flicker by.
         bar = tqdm(
-            total=total,
-            desc=title,
-            unit=f" {unit}",
-            leave=False,
-            delay=0.5,
-            disable=None if self._verbose else True,
+            total=total, desc=title, unit=f" {unit}", leave=False, delay=0.5, disable=None if self._verbose else True
         )
         self._bars.append(bar)
         return bar
