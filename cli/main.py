@@ -21,8 +21,8 @@ from typing import Any
 
 import click
 
+from cli.shared.commands import Commands
 from cli.shared.console import echo
-from cli.shared.groups import Commands
 from engine.core import collector
 from engine.core.errors import InputError, WorkError, is_interruption
 from engine.core.files import disk_is_full

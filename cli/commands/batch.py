@@ -13,9 +13,9 @@ import click
 
 from cli.run_report.text import summary
 from cli.run_report.words import duration, plural
+from cli.shared.commands import Sectioned
 from cli.shared.computing import computing
 from cli.shared.console import created, echo
-from cli.shared.help import Sectioned
 from cli.shared.labels import means_all, names_in, parse_labels
 from cli.shared.method_options import (
     ARACHNE,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.shared.commands import Sectioned
 from cli.shared.computing import computing, use_one_thread
 from cli.shared.console import created, echo
-from cli.shared.help import Sectioned
 from cli.shared.labels import means_all, names_in, parse_labels
 from cli.shared.method_options import (
     CROSSFIT,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from cli.shared.commands import Positional
 from cli.shared.console import Console, echo, table
 from cli.shared.options import PATH, option, verbose_option, worker_options
-from cli.shared.positions import Positional
 
 
 @click.command(

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from cli.shared.commands import Positional
 from cli.shared.console import Console, echo
 from cli.shared.options import PATH, option, verbose_option, worker_options
-from cli.shared.positions import Positional
 from engine.core.names import suggestion
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.commands.optimize import chunk_paths, names_of
+from cli.shared.commands import Sectioned
 from cli.shared.console import Console, echo, table
-from cli.shared.help import Sectioned
 from cli.shared.method_options import (
     ARACHNE,
     checkpoint_options,

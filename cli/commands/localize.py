@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.shared.commands import Sectioned
 from cli.shared.computing import computing
 from cli.shared.console import created, echo
-from cli.shared.help import Sectioned
 from cli.shared.method_options import ARACHNE, checkpoint_options, checkpoints_beside
 from cli.shared.options import (
     DATA,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.run_report.text import changes_table
+from cli.shared.commands import Sectioned
 from cli.shared.computing import computing
 from cli.shared.console import echo
-from cli.shared.help import Sectioned
 from cli.shared.labels import names_in
 from cli.shared.method_options import (
     ARACHNE,

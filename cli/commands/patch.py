@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.shared.commands import Commands
 from cli.shared.computing import use_one_thread
 from cli.shared.console import created, echo, table
-from cli.shared.groups import Commands
 from cli.shared.method_options import ARACHNE
 from cli.shared.options import OPTIMISER_CHOICE, PATH, F, model_options, option
 from engine.core.errors import InputError

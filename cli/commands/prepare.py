@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from cli.shared.commands import Commands, Positional
 from cli.shared.console import Console, echo
-from cli.shared.groups import Commands
 from cli.shared.options import F, option, options_of, verbose_option, was_given, worker_options
-from cli.shared.positions import Positional
 from engine.core.errors import InputError
 from engine.datasets.plugins import Plugin, find_plugins
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.shared.commands import Positional
 from cli.shared.computing import computing
 from cli.shared.console import echo, label_name, table
 from cli.shared.options import compute_options, open_data, option, verbose_option, workflow_model_options
-from cli.shared.positions import Positional
 
 if TYPE_CHECKING:
     from cluster.compute.compute import ComputeOptions

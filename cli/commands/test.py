@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.shared.commands import Positional
 from cli.shared.computing import computing
 from cli.shared.console import echo, label_name, table
 from cli.shared.options import (
@@ -18,7 +19,6 @@ from cli.shared.options import (
     verbose_option,
     workflow_model_options,
 )
-from cli.shared.positions import Positional
 from cli.shared.verdicts import EXIT_NOT_MET, verdict_table
 from engine.core.errors import InputError
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from cli.shared.commands import Positional
 from cli.shared.console import Console, echo
 from cli.shared.options import PATH, open_data, option, verbose_option
-from cli.shared.positions import Positional
 
 if TYPE_CHECKING:
     from engine.training.train import Epoch, Trained

@@ -8,7 +8,7 @@ from cli.commands.utils_bubbles import draw_bubble_chart, draw_repaired_result, 
 from cli.commands.utils_data import create_gate_class, create_vit_class, extract_images, merge_repair_data
 from cli.commands.utils_radar import draw_radar_chart, draw_radar_chart_with_subset, overlay_radar_charts
 from cli.commands.utils_risk import risk_calculation_tool
-from cli.shared.groups import Commands
+from cli.shared.commands import Commands
 
 
 @click.group(cls=Commands, short_help="Charts of results; merge and extract image sets.")
