@@ -11,7 +11,7 @@ import click
 
 from cli.shared.computing import computing
 from cli.shared.console import Console
-from cli.shared.options import PATH, F, open_data, option, together
+from cli.shared.options import PATH, F, compute_options, open_data, option, together, verbose_option
 
 if TYPE_CHECKING:
     from cluster.compute.compute import Compute, ComputeOptions
@@ -64,24 +64,32 @@ def legend_options(function: F) -> F:
     return command  # type: ignore[return-value]
 
 
-def load_fitting(paths: list[Path], images: list[ImageSet], *, allow_custom_code: bool) -> list[LoadedModel]:
-    """Load models; raises InputError where one of them does not fit one of the image sets."""
-    from engine.models.load import check_fits, load_model
-
-    models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
-    for model in models:
-        for image_set in images:
-            check_fits(image_set, model)
-    return models
+Predict = Callable[..., list[list["Int64"]]]
+"""Of paths of models and image sets: classes (n,) that each model predicts for each set. Models that do not fit the sets
+are refused, or where `fitting` is given too, the sets of that."""
 
 
-def predict_all(
-    models: list[LoadedModel], images: list[ImageSet], compute_settings: ComputeOptions, verbose: int
-) -> list[list[Int64]]:
-    """Classes (n,) that each model predicts for each set."""
-    # Of many small sets nobody wants to read where each was computed.
-    with computing(compute_settings, verbose, placed=len(images) == 1) as (console, compute):
-        return [_predict(compute, model, images, console) for model in models]
+def predict_options(function: F) -> F:
+    """Where to compute, and `--verbose`; the command, which has `--allow-custom-code` too, gets a `Predict`."""
+
+    @functools.wraps(function)
+    def command(allow_custom_code: bool, compute_settings: ComputeOptions, verbose: int, **rest: Any) -> Any:
+        def predict(
+            paths: list[Path], images: list[ImageSet], fitting: list[ImageSet] | None = None
+        ) -> list[list[Int64]]:
+            from engine.models.load import check_fits, load_model
+
+            models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
+            for model in models:
+                for image_set in fitting or images:
+                    check_fits(image_set, model)
+            # Of many small sets nobody wants to read where each was computed.
+            with computing(compute_settings, verbose, placed=len(images) == 1) as (console, compute):
+                return [_predict(compute, model, images, console) for model in models]
+
+        return function(predict=predict, **rest)
+
+    return compute_options(verbose_option(command))  # type: ignore[return-value]
 
 
 def _predict(compute: Compute, model: LoadedModel, images: list[ImageSet], console: Console) -> list[Int64]:
