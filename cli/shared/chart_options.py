@@ -65,8 +65,8 @@ def legend_options(function: F) -> F:
 
 
 Predict = Callable[..., list[list["Int64"]]]
-"""Of paths of models and image sets: classes (n,) that each model predicts for each set. Models that do not fit the sets
-are refused, or where `fitting` is given too, the sets of that."""
+"""Of paths of models and image sets: classes (n,) that each model predicts for each set. Models that do not fit these
+sets, or those of `fitting` where it is given, are refused."""
 
 
 def predict_options(function: F) -> F:
