@@ -24,7 +24,6 @@ from cli.run_report.words import (
 )
 from cli.shared.console import COLUMNS, label_name, table
 from cli.shared.verdicts import value_text, verdict_table
-from engine.core.errors import InputError
 from engine.core.names import in_words, shortened
 
 if TYPE_CHECKING:
@@ -76,12 +75,11 @@ def results(run: RunView) -> str:
 
 
 def comparison_text(directory: Path) -> str:
-    """What `compare` and `report` print of the run in a directory."""
+    """What `compare` prints of its run."""
     from cli.run_report.view import read_run
 
     run = read_run(directory)
-    if run.comparison is None:
-        raise InputError(f"{directory}: found a run of {run.kind}, expected a comparison of methods")
+    assert run.comparison is not None
     return describe_comparison(run.comparison, run.label_names)
 
 

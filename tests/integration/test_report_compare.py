@@ -22,11 +22,10 @@ from cli.run_report.comparison import ComparisonView
 from cli.run_report.text import comparison_text
 from cli.run_report.view import read_run
 from cluster.records.store import RunRecords, read_facts, read_table
-from engine.core.errors import InputError
 from tests.integration.conftest import Command
 from tests.support.comparisons import EFFECTS, REASON, Effect, Written, write_comparison
 from tests.support.pages import Element, cells, check_whole, in_order, parse, points
-from tests.support.run_samples import HOSTILE, write_run
+from tests.support.run_samples import HOSTILE
 
 RAN = [name for name, effect in EFFECTS.items() if effect.kind != "failed"]
 
@@ -419,8 +418,3 @@ def test_damaged_and_other_runs(tmp_path: Path, command: Command) -> None:
     facts = read_facts(found.directory)
     RunRecords(found.directory).write_facts({name: value for name, value in facts.items() if name != "draws"})
     assert "run.json has no draws, expected the facts of a comparison" in command("report", found.directory).err
-
-
-def test_a_run_of_another_kind(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="found a run of optimize, expected a comparison of methods"):
-        comparison_text(write_run(tmp_path, "optimize-alone"))

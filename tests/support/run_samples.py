@@ -13,50 +13,14 @@ from typing import Any
 import numpy as np
 
 from cluster.records.rows import change_rows
+from cluster.records.schema import SCHEMAS
 from cluster.records.store import RunRecords
 from engine.data.writer import write_image_set
+from engine.datasets.gtsrb import LABEL_NAMES
 from engine.metrics.accuracy import LabelChange, paired_changes, wilson_interval
 
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-SIGNS = (
-    *(f"Speed limit ({speed}km/h)" for speed in (20, 30, 50, 60, 70, 80)),
-    "End of speed limit (80km/h)",
-    *(f"Speed limit ({speed}km/h)" for speed in (100, 120)),
-    "No passing",
-    "No passing for vehicles over 3.5 metric tons",
-    "Right-of-way at the next intersection",
-    "Priority road",
-    "Yield",
-    "Stop",
-    "No vehicles",
-    "Vehicles over 3.5 metric tons prohibited",
-    "No entry",
-    "General caution",
-    "Dangerous curve to the left",
-    "Dangerous curve to the right",
-    "Double curve",
-    "Bumpy road",
-    "Slippery road",
-    "Road narrows on the right",
-    "Road work",
-    "Traffic signals",
-    "Pedestrians",
-    "Children crossing",
-    "Bicycles crossing",
-    "Beware of ice/snow",
-    "Wild animals crossing",
-    "End of all speed and passing limits",
-    "Turn right ahead",
-    "Turn left ahead",
-    "Ahead only",
-    "Go straight or right",
-    "Go straight or left",
-    "Keep right",
-    "Keep left",
-    "Roundabout mandatory",
-    "End of no passing",
-    "End of no passing by <vehicles> & others",
-)
+SIGNS = (*LABEL_NAMES[:-1], "End of no passing by <vehicles> & others")
 
 HOSTILE = (
     "n" * 400,
@@ -74,34 +38,20 @@ HOSTILE = (
 
 @dataclass(frozen=True)
 class Sample:
-    """The shape of a run.
+    """The shape of a run: searches are steps × chunks × labels × weights × seeds.
 
-    Attributes:
-        mode: rounds, chain or independent; None for `optimize`.
-        names: of the labels, or None.
-        classes: number of labels.
-        labels: under repair.
-        steps, chunks, seeds, weights: searches are steps × chunks × labels × weights × seeds; chunks are the same in
-            every step, but of a chain, where step i has chunk i.
-        rows: of each held-out set.
-        splits: held-out sets there are.
-        iterations: at most, of each search.
-        skipped, failed: how many of the searches.
-        workers: that share them.
-        image_shape, brightest: of the images.
-        required: whether requirements were stated.
-        running: the run goes on, half of its last step's searches are done.
+    Chunks are the same in every step, but of a chain, where step i has chunk i.
     """
 
-    mode: str | None
+    mode: str | None  # rounds, chain or independent; None for `optimize`
     names: tuple[str, ...] | None
     classes: int
-    labels: tuple[int, ...]
+    labels: tuple[int, ...]  # under repair
     steps: int = 1
     chunks: int = 1
     seeds: int = 1
     weights: tuple[float, ...] = (135.0,)
-    rows: int = 1500
+    rows: int = 1500  # of each held-out set
     splits: tuple[str, ...] = ("validation", "test")
     iterations: int = 60
     skipped: int = 0
@@ -110,7 +60,7 @@ class Sample:
     image_shape: tuple[int, int, int] = (28, 28, 1)
     brightest: float = 1.0
     required: bool = True
-    running: bool = False
+    running: bool = False  # half of the searches of the last step are done
 
 
 SAMPLES = {
@@ -280,23 +230,13 @@ class _Writer:
         images = np.clip(shape[truth][..., None] * colour[truth][:, None, None] * 0.8 + noise, 0, 1)
         path = self.root / f"{split}.h5"
         with write_image_set(
-            path,
-            rows=sample.rows,
-            image_shape=sample.image_shape,
-            classes=sample.classes,
-            label_names=sample.names,
+            path, rows=sample.rows, image_shape=sample.image_shape, classes=sample.classes, label_names=sample.names
         ) as writer:
             writer.append(images * sample.brightest, np.eye(sample.classes)[truth])
         return path
 
     def _labels(
-        self,
-        records: RunRecords,
-        job: str,
-        stage: str,
-        split: str,
-        before: np.ndarray,
-        after: np.ndarray,
+        self, records: RunRecords, job: str, stage: str, split: str, before: np.ndarray, after: np.ndarray
     ) -> None:
         changes = paired_changes(self.truth[split], before, after, self.sample.classes)
         records.replace("labels", f"{job}-{stage}-{split}", change_rows(job, stage, split, changes))
@@ -476,30 +416,6 @@ def _name(step: int, chunk: int, label: int, weight: float, seed: int) -> str:
 
 def _job_row(name: str, step: int, chunk: str, label: int, seed: int) -> dict[str, Any]:
     """A search that has not run."""
-    return {
-        "job": name,
-        "step": step,
-        "chunk": chunk,
-        "data": "",
-        "label": label,
-        "seed": seed,
-        "positive_weight": None,
-        "weights": None,
-        "negatives": None,
-        "positives": None,
-        "iterations": None,
-        "fitness": None,
-        "start_fitness": None,
-        "patched": None,
-        "intact": None,
-        "stop": "",
-        "state": "skipped",
-        "note": "",
-        "chosen": False,
-        "where": "",
-        "worker": "",
-        "host": "",
-        "redispatched": None,
-        "ended": None,
-        "seconds": None,
-    }
+    words = dict.fromkeys(("data", "stop", "note", "where", "worker", "host"), "")
+    known = {"job": name, "step": step, "chunk": chunk, "label": label, "seed": seed, "state": "skipped"}
+    return dict.fromkeys(SCHEMAS["jobs"].names) | words | known | {"chosen": False}
