@@ -351,7 +351,6 @@ def parse_weights(text: str | None, settings: SearchSettings) -> tuple[Weighting
 
 
 def expectation_text(work: Batch, found: Expectation) -> str:
-    """What `--dry-run` prints."""
     from cluster.batch.spec import too_many_searches
 
     at_most = "at most " if work.mode == "rounds" else ""

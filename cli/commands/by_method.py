@@ -126,7 +126,6 @@ def run_one(
 
 
 def tell_results(work: MethodRepair, directory: Path) -> None:
-    """Print what came of a repair."""
     from cli.run_report.view import read_run
     from cluster.runs.outcomes import PATCH
     from engine.patches.save import repaired_path
@@ -144,7 +143,6 @@ def tell_results(work: MethodRepair, directory: Path) -> None:
 
 
 def expectation_text(work: MethodRepair, found: CrossFitExpectation, *, separate: bool) -> str:
-    """What `--dry-run` prints."""
     from engine.problem.crossfit_plan import too_large
 
     settings = work.settings.crossfit

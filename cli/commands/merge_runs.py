@@ -75,7 +75,6 @@ def command(parts: tuple[Path, ...], **own: Any) -> Any:
 
 
 def _names(command: click.Command) -> frozenset[str]:
-    """Names of the parameters that a command has."""
     return frozenset(param.name for param in command.params if param.name and param.expose_value)
 
 

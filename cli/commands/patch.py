@@ -232,7 +232,6 @@ def list_changes(placed: PlacedPatch) -> None:
 
 
 def open_patch(name: str, model: LoadedModel | None) -> PlacedPatch:
-    """Read what a PATCH of the command line names."""
     from engine.patches.arrow import patch_of_weights_csv, place, read_placed
 
     path = Path(name)
@@ -312,7 +311,6 @@ def _one_of(names: list[str]) -> str:
 
 
 def is_csv(name: str) -> bool:
-    """Whether a PATCH of the command line is a weights.csv."""
     return name.lower().endswith(".csv")
 
 

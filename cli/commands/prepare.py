@@ -367,7 +367,6 @@ def _command_of(plugin: Plugin) -> click.Command:
 
 
 def _prepare_pictures(dataset: Dataset, name: str, settings: dict[str, Any]) -> None:
-    """Prepare a data set with `_picture_options`."""
     from engine.datasets.dataset import prepare_dataset
 
     side = settings["side"]

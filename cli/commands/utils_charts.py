@@ -245,7 +245,7 @@ def overlay_bubble_chart(
     from engine.metrics.accuracy import confusion
 
     path = chart_path(output_dir, filename)
-    labels = _labels(target_label, images)
+    labels = labels_of(target_label, images)
     paths = [model_path for model_path in (model_dir, model_dir_overlay, model_dir_overlay2) if model_path is not None]
     predicted = predict(paths, [images])
     confusions = [
@@ -303,7 +303,7 @@ def _fates_table(fates: Fates, names: Sequence[str] | None) -> str:
     return table(header, rows)
 
 
-def _labels(text: str, images: ImageSet) -> list[int] | None:
+def labels_of(text: str, images: ImageSet) -> list[int] | None:
     """The labels of `--target-label`, of which there must be rows: `3`, `Stop`, `3,`, `[1, 2]`; None for all."""
     if text.strip() in ("", "None", "none", "all"):
         return None

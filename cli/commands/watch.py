@@ -8,8 +8,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -75,10 +75,10 @@ def command(run: Path, interval: float) -> None:
     from cluster.records.store import read_facts
 
     facts = read_facts(run)
-    with _Screen() if sys.stderr.isatty() else _Lines() as display:
+    with _screen() if sys.stderr.isatty() else _lines() as show:
         while facts.get("state") == "running":
             status = read_status(run, facts)
-            display.show(status)
+            show(status)
             gone = status.quiet > QUIET_SECONDS and _process_is_gone(facts)
             if not gone:
                 time.sleep(interval)
@@ -139,44 +139,39 @@ def words(status: Status) -> dict[str, str]:
     return {"step": step, "done": done, "rest": ", ".join(rest), "best": best}
 
 
-class _Lines:
+@contextmanager
+def _lines() -> Iterator[Callable[[Status], None]]:
     """A line for every change, where there is no terminal to rewrite lines on."""
+    last: object = None
 
-    def __init__(self) -> None:
-        self._last: object = None
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def show(self, status: Status) -> None:
+    def show(status: Status) -> None:
+        nonlocal last
         now = (status.step, status.tunings, status.done, status.total, status.best, status.quiet > QUIET_SECONDS)
-        if now != self._last:
-            self._last = now
+        if now != last:
+            last = now
             echo(", ".join(filter(None, words(status).values())), err=True)
 
+    yield show
 
-class _Screen:
+
+@contextmanager
+def _screen() -> Iterator[Callable[[Status], None]]:
     """A bar of the tunings or searches and a line about the best, rewritten in place."""
+    bar, best = (tqdm(position=row, leave=False, dynamic_ncols=True, bar_format="{desc}") for row in (0, 1))
 
-    def __enter__(self) -> _Screen:
-        self._bar = tqdm(position=0, leave=False, dynamic_ncols=True, bar_format="{desc}")
-        self._best = tqdm(position=1, leave=False, dynamic_ncols=True, bar_format="{desc}")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._best.close()
-        self._bar.close()
-
-    def show(self, status: Status) -> None:
+    def show(status: Status) -> None:
         said = words(status)
         done, total = status.ahead
-        self._bar.bar_format = "|{bar:24}| {desc}" if total else "{desc}"
-        self._bar.total, self._bar.n = total, min(done, total or done)
-        self._bar.set_description_str(", ".join(filter(None, (said["step"], said["done"], said["rest"]))))
-        self._best.set_description_str(said["best"])
+        bar.bar_format = "|{bar:24}| {desc}" if total else "{desc}"
+        bar.total, bar.n = total, min(done, total or done)
+        bar.set_description_str(", ".join(filter(None, (said["step"], said["done"], said["rest"]))))
+        best.set_description_str(said["best"])
+
+    try:
+        yield show
+    finally:
+        best.close()
+        bar.close()
 
 
 def _from_tables(run: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,7 +208,6 @@ def _from_outcomes(outcomes: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _elapsed(facts: Mapping[str, Any]) -> float | None:
-    """Seconds since the run was started."""
     started = facts.get("started")
     if not started:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,11 +32,9 @@ class ReadingView:
     against: Mapping[str, Row]  # by measure, less the reference in the draws that both have; empty of the reference
 
     def known(self, column: str) -> list[Any]:
-        """A column in the draws that have it."""
         return [value for each in self.repairs if (value := getattr(each, column)) is not None]
 
     def mean(self, column: str) -> float | None:
-        """Mean of a column over the draws that have it."""
         found = self.known(column)
         return math.fsum(found) / len(found) if found else None
 
@@ -71,7 +69,6 @@ class ReadingView:
 
     @property
     def left(self) -> int:
-        """Draws that leave the model as it is."""
         return sum(not each.changed for each in self.repairs)
 
 
@@ -87,12 +84,10 @@ class MethodView:
 
     @property
     def done(self) -> int:
-        """Draws in which it ran."""
         return max((len(reading.repairs) for reading in self.readings.values()), default=0)
 
     @property
     def lost(self) -> int:
-        """Draws in which it could not run."""
         return sum(count for _, count in self.failed)
 
     def verdict(self, reading: str) -> str:
@@ -134,7 +129,6 @@ class ComparisonView:
 
     @property
     def total(self) -> int:
-        """Repairs in all."""
         return len(self.methods) * self.draws
 
     @property
@@ -183,7 +177,8 @@ def read_comparison(directory: Path, facts: Mapping[str, Any], test: Row | None)
 def _rows(directory: Path, test: Row | None) -> list[Row]:
     """Rows of `outcomes`, the last of each method, reading and draw, with classes where they are as many as rows."""
     table = read_whole(directory, "outcomes")
-    last = {(row["method"], row["reading"], row["draw"]): (at, row) for at, row in enumerate(_plain(table))}
+    rows: list[dict[str, Any]] = table.drop_columns(["after"]).to_pylist()
+    last = {(row["method"], row["reading"], row["draw"]): (at, row) for at, row in enumerate(rows)}
     found = []
     for at, values in last.values():
         row = Row(**values)
@@ -198,11 +193,6 @@ def _rows(directory: Path, test: Row | None) -> list[Row]:
         row.after = np.asarray(classes, np.int64) if whole and not classes.null_count else None
         found.append(row)
     return found
-
-
-def _plain(table: Any) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table.drop_columns(["after"]).to_pylist()
-    return rows
 
 
 def _against(
@@ -233,6 +223,7 @@ def _method(
     name: str, rows: Sequence[Row], reference: bool, against: Mapping[str, Mapping[str, Mapping[str, Row]]]
 ) -> MethodView:
     by_reading = {reading: tuple(row for row in rows if row.reading == reading) for reading in READINGS}
+    reasons = [escaped(row.note or "no reason is given") for row in rows if row.reading == FAILED]
     seconds = {row.draw: row.seconds for row in rows if row.reading in READINGS and row.seconds is not None}
     return MethodView(
         name=escaped(name),
@@ -242,15 +233,10 @@ def _method(
             for reading, repairs in by_reading.items()
             if repairs
         },
-        failed=_counted(row.note or "no reason is given" for row in rows if row.reading == FAILED),
+        failed=tuple(Counter(reasons).most_common()),
         seconds=statistics.median(seconds.values()) if seconds else None,
     )
 
 
 def _told(reading: ReadingView) -> list[list[Any]]:
     return [[getattr(row, column) for column in _TOLD] for row in reading.repairs]
-
-
-def _counted(texts: Iterable[str]) -> tuple[tuple[str, int], ...]:
-    """Texts, as they can be shown, with how often each is there, the most frequent first."""
-    return tuple(Counter(map(escaped, texts)).most_common())

@@ -111,7 +111,6 @@ def _picture(rows: Row, afters: Sequence[Int64], kind: str, at: int, draws: int,
 
 
 def _read(path: Path | None, rows: Row, wanted: Int64, started: str | None) -> tuple[dict[int, str], str | None]:
-    """Data URIs by position."""
     try:
         images = _same_set(path, rows)
         uris = dict(zip(wanted.tolist(), _uris(read_rows(images, rows.row[wanted])), strict=True))

@@ -84,7 +84,6 @@ class CrossFitView:
 
     @property
     def tuned(self) -> int:
-        """Tunings that have ended."""
         return sum(len(recipe.tunings) for recipe in self.recipes)
 
     @property
@@ -157,6 +156,10 @@ class RunView:
         splits = {split for step in self.steps for split in step.changes}
         alike = (step for step in self.steps if all(step.changes.get(split) == saved.get(split) for split in splits))
         return next((step.number for step in alike), None)
+
+    def steps_on(self, split: str | None) -> list[tuple[int, tuple[LabelChange, ...]]]:
+        """What each step ended with on these rows, by its number."""
+        return [(step.number, step.changes[split]) for step in self.steps if split in step.changes] if split else []
 
     def about(self, changes: Sequence[LabelChange]) -> tuple[int, ...]:
         """The labels under repair, or none, for all, where the rows measured have none of them."""

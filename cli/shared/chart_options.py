@@ -41,7 +41,6 @@ def image_set_options(function: F) -> F:
 
 
 def filename_option(default: str) -> Callable[[F], F]:
-    """`--filename`."""
     return option("--filename", default=default, help="Name of the chart, .png or .svg.")
 
 

@@ -19,18 +19,15 @@ class Commands(click.Group):
     """Commands by their names, with dashes or underscores; for one that is not there the nearest is named."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A command by its name."""
         known = {name.replace("_", "-"): name for name in self.list_commands(ctx)}
         return self.found(ctx, known.get(cmd_name.replace("_", "-"), cmd_name))
 
     def found(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The command of a name as it is listed."""
         return super().get_command(ctx, name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command of a command line, and what follows it."""
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None and not ctx.resilient_parsing:
             raise click.UsageError(
@@ -46,12 +43,10 @@ class Positional(click.Command):
     """
 
     def __init__(self, *args: Any, positions: Sequence[str] = (), **settings: Any) -> None:
-        """Take values without a flag for these parameters, in this order."""
         super().__init__(*args, **settings)
         self._positions = tuple(positions)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse a command line."""
         given, values, _ = self.make_parser(ctx).parse_args(list(args))
         free = [name for name in self._positions if name not in given]
         repeated = {parameter.name for parameter in self.params if parameter.multiple}

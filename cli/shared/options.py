@@ -49,14 +49,12 @@ class Option(click.Option):
         reads: bool = False,
         **settings: Any,
     ) -> None:
-        """As click's, with the attributes."""
         super().__init__(*words, **settings)
         self.section, self.rare, self.owners, self.need = section, rare, owners, need
         self.place, self.reads = place or section == OUTPUT, reads
 
 
 def options_in(context: click.Context) -> dict[str, Option]:
-    """The options of the command that runs, by name."""
     return {each.name: each for each in context.command.params if isinstance(each, Option) and each.name}
 
 
@@ -76,7 +74,6 @@ def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
 
 
 def stated_option(stated: Stated) -> Callable[[F], F]:
-    """The option of a field of settings."""
     kind = click.Choice(stated.choices) if stated.choices else None if stated.kind is str else stated.kind
     words = {name: getattr(stated, name) for name in ("section", "rare", "owners", "need", "place", "metavar")}
     if stated.shown:
@@ -96,7 +93,6 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 def settings_options(stated: Iterable[Stated]) -> Callable[[F], F]:
-    """Options of fields of settings, in this order."""
     return together(*map(stated_option, stated))
 
 
@@ -144,7 +140,6 @@ workflow_model_options = _model_options(default=Path("outputs"))
 
 
 def target_data_option(text: str) -> Callable[[F], F]:
-    """`--target-data-dir` of the commands that take one."""
     return option("--target-data-dir", section=DATA, default=Path("outputs/negative/0"), help=text)
 
 
@@ -183,7 +178,6 @@ target_layer_option = option(
 
 
 def explain_option(text: str) -> Callable[[F], F]:
-    """`--explain`."""
     return option("--explain", section=PLACE, rare=True, place=True, type=bool, help=text)
 
 
@@ -346,7 +340,6 @@ def check_inputs(options: Mapping[str, Any]) -> None:
 
 
 def check_resume(options: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run and to replace it."""
     if options["resume"] and options["overwrite"]:
         raise InputError("--resume goes on with a run and --overwrite replaces it, expected one of them")
 

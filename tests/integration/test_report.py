@@ -28,7 +28,20 @@ from engine.core.names import escaped
 from engine.core.names import width as width_of
 from tests.integration.conftest import Command
 from tests.support.comparisons import write_comparison
-from tests.support.pages import WIDTHS, Element, cells, check_whole, in_order, look_at, marks, parse, percent, points
+from tests.support.pages import (
+    WIDTHS,
+    Element,
+    card,
+    cells,
+    check_whole,
+    in_order,
+    look_at,
+    marks,
+    parse,
+    percent,
+    points,
+    rows_in,
+)
 from tests.support.run_samples import SAMPLES, write_run
 
 FINISHED = [name for name, sample in SAMPLES.items() if not sample.running]
@@ -72,7 +85,7 @@ def test_before_and_after_are_those_of_the_tables(
     name: str, written: dict[str, Written], trees: dict[str, Element]
 ) -> None:
     labels = written[name].table("labels")
-    shown = [element for element in trees[name].with_data("table") if element.attributes["data-table"] == "labels"]
+    shown = rows_in(trees[name], "labels")
     found: dict[tuple[str, str], set[str]] = {}
     for row in shown:
         job, split, label = row.data("job", "split", "label")
@@ -103,11 +116,7 @@ def test_searches_are_those_of_the_tables(name: str, written: dict[str, Written]
     jobs = {row["job"]: row for row in written[name].table("jobs")}
     swarm = written[name].table("swarm")
     page = trees[name]
-    shown = {
-        element.attributes["data-job"]: element
-        for element in page.with_data("table")
-        if element.data("table") == ("jobs",)
-    }
+    shown = {row.attributes["data-job"]: row for row in rows_in(page, "jobs")}
     assert set(shown) == set(jobs)
     for job, row in shown.items():
         for column, (value, text) in cells(row).items():
@@ -148,14 +157,13 @@ def test_searches_are_those_of_the_tables(name: str, written: dict[str, Written]
         mine = [entry for entry in jobs.values() if entry["worker"] == row.attributes["data-worker"]]
         busy = sum(entry["seconds"] for entry in sorted(mine, key=lambda entry: (entry["step"], entry["job"])))
         assert cells(row) == {"searches": (str(len(mine)),) * 2, "busy": (repr(busy), f"{busy:.1f}")}
-    (card,) = [element for element in page.with_data("card") if element.data("card") == ("jobs",)]
-    assert card.data("done") == (str(sum(row["state"] == "done" for row in jobs.values())),)
+    assert card(page, "jobs").data("done") == (str(sum(row["state"] == "done" for row in jobs.values())),)
 
 
 @pytest.mark.parametrize("name", [name for name in FINISHED if SAMPLES[name].required])
 def test_verdicts_are_those_of_the_table(name: str, written: dict[str, Written], trees: dict[str, Element]) -> None:
     stored = {(row["split"], str(row["requirement"])): row for row in written[name].table("verdicts")}
-    shown = [element for element in trees[name].with_data("table") if element.data("table") == ("verdicts",)]
+    shown = rows_in(trees[name], "verdicts")
     assert {element.data("split", "requirement") for element in shown} == set(stored)
     for row in shown:
         verdict = stored[row.data("split", "requirement")]
@@ -175,8 +183,9 @@ def test_verdicts_are_those_of_the_table(name: str, written: dict[str, Written],
         else:
             assert found["low"][1] == f"{percent(verdict['low'])} to {percent(verdict['high'])}"
     split = "test" if "test" in SAMPLES[name].splits else "validation"
-    (card,) = [element for element in trees[name].with_data("card") if element.data("card") == ("met",)]
-    assert card.data("met") == (str(sum(row["met"] for (where, _), row in stored.items() if where == split)),)
+    assert card(trees[name], "met").data("met") == (
+        str(sum(row["met"] for (where, _), row in stored.items() if where == split)),
+    )
     assert "they chose" in trees[name].text
 
 
@@ -235,7 +244,7 @@ def test_steps_and_trade_off_follow_from_the_tables(
         return sum(row["correct"] for row in mine), sum(row["total"] for row in mine)
 
     everything = tuple(range(sample.classes))
-    shown = [element for element in page.with_data("table") if element.data("table") == ("steps",)]
+    shown = rows_in(page, "steps")
     assert len(shown) == sample.steps + 1
     for number, row in enumerate(shown):
         assert row.data("job", "split") == (f"step{number}", "test")
@@ -260,7 +269,7 @@ def test_steps_and_trade_off_follow_from_the_tables(
             change.append((right - correct(start, "validation", about)[0]) / total)
         assert drawn[row["job"]] == (repr(change[0]), repr(change[1]))
         gains.setdefault(row["positive_weight"], []).append((change[0], change[1]))
-    means = [element for element in page.with_data("table") if element.data("table") == ("weights",)]
+    means = rows_in(page, "weights")
     assert len(means) == (len(gains) if len(gains) > 1 else 0)
     for row in means:
         mine = np.array(gains[float(row.attributes["data-weight"])])
@@ -304,7 +313,7 @@ def test_which_step_was_saved(tmp_path: Path, command: Command) -> None:
         records.replace("labels", job, rows)
     assert "\nthe saved model is that of round 1, as validation chose\n" in command("report", tmp_path / "run").out
     assert command("report", tmp_path / "run", "--html", tmp_path / "page.html").code == 0
-    rows_of = [row for row in parse(tmp_path / "page.html").with_data("table") if row.data("table") == ("steps",)]
+    rows_of = rows_in(parse(tmp_path / "page.html"), "steps")
     assert ["saved" in row.text for row in rows_of] == [False, True, False]
 
 

@@ -24,7 +24,7 @@ from cli.run_report.view import read_run
 from cluster.records.store import RunRecords, read_facts, read_table
 from tests.integration.conftest import Command
 from tests.support.comparisons import EFFECTS, REASON, Effect, Written, write_comparison
-from tests.support.pages import Element, cells, check_whole, in_order, parse, points
+from tests.support.pages import Element, card, cells, check_whole, in_order, parse, points, rows_in
 from tests.support.run_samples import HOSTILE
 
 RAN = [name for name, effect in EFFECTS.items() if effect.kind != "failed"]
@@ -53,11 +53,6 @@ def view_of(directory: Path) -> ComparisonView:
     found = read_run(directory).comparison
     assert found is not None
     return found
-
-
-def shown(page: Element, table: str, **data: str) -> list[Element]:
-    found = [element for element in page.with_data("table") if element.data("table") == (table,)]
-    return [row for row in found if row.data(*data) == tuple(data.values())]
 
 
 def lines_of(text: str, title: str) -> dict[str, list[str]]:
@@ -163,7 +158,7 @@ def test_verdicts_by_effects_that_are_plain(tmp_path: Path) -> None:
     tree = parse(page)
     assert {
         row.data("method")[0]: row.with_data("verdict")[0].text.strip()
-        for row in shown(tree, "outcomes", reading="chosen")
+        for row in rows_in(tree, "outcomes", reading="chosen")
     } == {
         "CrossFit": "reference",
         "twin": "not told apart",
@@ -171,8 +166,7 @@ def test_verdicts_by_effects_that_are_plain(tmp_path: Path) -> None:
         "bad": "✗ worse",
         "costly": "✗ gain better, all worse",
     }
-    (card,) = [element for element in tree.with_data("card") if element.data("card") == ("told",)]
-    assert card.data("better", "worse") == ("1", "1")
+    assert card(tree, "told").data("better", "worse") == ("1", "1")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +188,7 @@ def test_where_there_are_no_intervals(shape: dict[str, Any], why: str, tmp_path:
     tree = parse(tmp_path / "page.html")
     check_whole(tmp_path / "page.html")
     assert f"No intervals: {why}" in tree.text
-    assert {cells(row)["adjusted"] for row in shown(tree, "differences")} == {("", "–")}
+    assert {cells(row)["adjusted"] for row in rows_in(tree, "differences")} == {("", "–")}
 
 
 def test_a_reference_that_is_not_there(tmp_path: Path, command: Command) -> None:
@@ -226,7 +220,7 @@ def test_a_method_that_fails_in_some_draws(tmp_path: Path) -> None:
 def test_the_page_has_the_numbers_of_the_tables(written: Written, page: Element) -> None:
     check_whole(written.directory.parent / "page.html")
     for reading in ("chosen", "found"):
-        rows = {row.data("method")[0]: row for row in shown(page, "outcomes", reading=reading)}
+        rows = {row.data("method")[0]: row for row in rows_in(page, "outcomes", reading=reading)}
         assert list(rows) == list(EFFECTS)
         for method in RAN:
             stored, found = rows_of(written, method, reading), cells(rows[method])
@@ -239,7 +233,7 @@ def test_the_page_has_the_numbers_of_the_tables(written: Written, page: Element)
             assert found["promised"][0] == f"{0 if left else sum(row['promised'] for row in stored)}/5"
             assert found["left"][0] == ("5" if left else "0")
         assert rows["NeuRecover"].with_data("verdict")[0].data("verdict") == (f"failed: {REASON}",)
-        differences = shown(page, "differences", reading=reading)
+        differences = rows_in(page, "differences", reading=reading)
         assert len(differences) == 6
         for row in differences:
             found = cells(row)
