@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -421,46 +421,3 @@ def test_address_where_no_ray_answers(address: str, found: str, workspace: Path,
 def test_more_gpus_than_there_are(workspace: Path, refused: Refused) -> None:
     words = ["test", *MODEL, "--data-dir", "data", "--verbose", "0", "--num-workers", "2", "--gpus-per-worker", "1000"]
     refused(*words, says=("2 workers with 1000 GPUs each need 2000 GPUs and the cluster has",))
-
-
-HEAD = """
-import sys
-from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-print(cluster.address, flush=True)
-sys.stdin.read()
-cluster.shutdown()
-"""
-
-
-@pytest.fixture
-def guarded_address(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A cluster that wants a token which this process has not."""
-    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.MonkeyPatch.context() as head_only:
-        head_only.setenv("RAY_AUTH_MODE", "token")
-        head_only.setenv("RAY_AUTH_TOKEN", "0123456789abcdef" * 4)
-        head = subprocess.Popen([sys.executable, "-c", HEAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert head.stdin is not None
-    assert head.stdout is not None
-    try:
-        yield head.stdout.readline().strip()
-    finally:
-        head.stdin.close()
-        head.wait(60)
-        head.stdout.close()
-
-
-def test_cluster_that_wants_a_token(guarded_address: str, workspace: Path) -> None:
-    before = contents(workspace)
-    script = Path(sys.executable).with_name("repair-dist")
-    words = [script, "test", *MODEL, "--data-dir", "data", "--verbose", "0", "--address", guarded_address]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    # Ray's own log line may stand in front.
-    assert f"the Ray cluster at '{guarded_address}' wants an authentication token" in done.stderr.splitlines()[-1]
-    assert "RAY_AUTH_MODE=token" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert contents(workspace) == before
