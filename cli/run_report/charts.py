@@ -199,7 +199,7 @@ def curves(identifier: str, title: str, drawn: Sequence[tuple[Row, Row]], keep: 
     highest = max(float(gained[-1]) for *_, gained in gains)
     lowest = min(0.0, *(float(gained[0]) for *_, gained in gains))
     x = scale_of(0, max(last, 1), left, width - right)
-    y = scale_of(lowest, highest if highest > lowest else lowest + 1, height - bottom, top)
+    y = scale_of(lowest, highest, height - bottom, top)
     body = axes(x, y, ticks(0, last, 4), ticks(lowest, highest, 4))
     for job, curve, gained in sorted(gains, key=lambda each: each[0].chosen):
         steps = [(int(curve.iteration[at]), float(gained[at])) for at in _kept(curve.best, keep)]

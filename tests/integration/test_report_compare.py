@@ -69,38 +69,7 @@ def lines_of(text: str, title: str) -> dict[str, list[str]]:
     return found
 
 
-def in_points(values: list[float]) -> str:
-    return f"{100 * np.mean(values):+.2f}"
-
-
 # The terminal.
-
-
-def test_means_are_those_of_the_table(written: Written) -> None:
-    text = comparison_text(written.directory)
-    for reading, title in (("chosen", "as validation rows choose"), ("found", "as found, where nobody chooses")):
-        table = lines_of(text, title)
-        assert list(table) == list(EFFECTS)
-        for method in RAN:
-            rows = rows_of(written, method, reading)
-            assert len(rows) == 5
-            promised = [row for row in rows if row["promised"] and row["weights"]]
-            assert table[method] == [
-                *(in_points([row[name] for row in rows]) for name in ("gain", "all", "worst")),
-                str(most_frequent([row["worst_label"] for row in rows])),
-                *(f"{np.mean([row[name] for row in rows]):.0f}" for name in ("fixed", "broken")),
-                f"{sum(row['kept'] for row in rows)}/5",
-                f"{sum(row['kept'] for row in promised)}/{len(promised)}" if promised else "-",
-                f"{np.median([row['seconds'] for row in rows]):.1f}",
-            ]
-        assert table["NeuRecover"][0] == "failed"
-        assert set(table["NeuRecover"][1:]) == {"-"}
-    assert f"NeuRecover failed in 5 of 5 draws: {REASON}" in " ".join(text.split())
-    assert max(map(len, text.splitlines())) <= 80
-
-
-def most_frequent(labels: list[int]) -> int:
-    return max(sorted(set(labels)), key=labels.count)
 
 
 def test_differences_are_those_of_the_formula(written: Written) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from cluster.records.store import RunRecords, read_facts, read_table
 from tests.integration.conftest import Command
-from tests.support.comparisons import write_comparison
+from tests.support.comparisons import REASON, write_comparison
 from tests.support.pages import percent, points
 from tests.support.run_samples import SAMPLES, write_run
 
@@ -242,6 +242,11 @@ def test_the_outcomes_of_a_comparison(tmp_path: Path, json_of: JsonOf) -> None:
                 column: pytest.approx(np.mean([row[column] for row in rows])) for column in told["means"]
             }
             assert told["kept"] == {"draws": sum(row["kept"] for row in rows), "of": 5}
+            promised = [row["kept"] for row in rows if row["promised"] and row["weights"]]
+            assert told["held"] == {"draws": sum(promised), "of": len(promised)}
+            worst = [row["worst_label"] for row in rows]
+            assert told["worst_label"] == max(sorted(set(worst)), key=worst.count)
+            assert method["seconds"] == pytest.approx(np.median([row["seconds"] for row in rows]))
             assert set(told["against"]) == (set() if name == "CrossFit" else {"gain", "all"})
     against = methods["Arachne"]["readings"]["chosen"]["against"]["gain"]
     assert set(against) == {"mean", "draws", "low", "high", "p", "why", "error", "adjusted", "verdict"}
@@ -300,13 +305,23 @@ def test_the_terminal_says_the_same(name: str, tmp_path: Path, json_of: JsonOf, 
 def test_the_terminal_says_the_same_of_methods_and_promises(tmp_path: Path, json_of: JsonOf, command: Command) -> None:
     compared = write_comparison(tmp_path).directory
     text = command("report", compared).out
+    assert max(map(len, text.splitlines())) <= 80
+    chosen, _, found_first = text.partition("as found, where nobody chooses")
+    assert "as validation rows choose" in chosen
     for method in json_of(compared)["comparison"]["methods"]:
-        for told in method["readings"].values():
-            means = told["means"]
+        for reading, told in method["readings"].items():
+            means, (kept, held) = (
+                told["means"],
+                (f"{told[each]['draws']}/{told[each]['of']}" for each in ("kept", "held")),
+            )
             cells = [*(points(means[column]).replace("−", "-") for column in ("gain", "all", "worst"))]
             cells += [told["worst_label"], f"{means['fixed']:.0f}", f"{means['broken']:.0f}"]
+            cells += [kept, held if told["held"]["of"] else "-", f"{method['seconds']:.1f}"]
             pattern = " +".join(re.escape(str(cell)) for cell in [method["name"], *cells])
-            assert re.search(rf"^{pattern} +{told['kept']['draws']}/{told['kept']['of']} ", text, re.MULTILINE)
+            assert re.search(rf"^{pattern}$", chosen if reading == "chosen" else found_first, re.MULTILINE)
+    for table in (chosen, found_first):
+        assert re.search(r"^NeuRecover +failed( +-){8}$", table, re.MULTILINE)
+    assert f"NeuRecover failed in 5 of 5 draws: {REASON}" in " ".join(text.split())
     run = OLD / "optimize-crossfit"
     text, found = command("report", run).out, json_of(run)
     assert f"with {100 * found['promise']['chance']:.1f} % chance the next {found['promise']['new_rows']} rows" in text

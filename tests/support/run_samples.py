@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from cluster.records.rows import change_rows
+from cluster.records.rows import change_rows, prediction_rows, verdict_rows
 from cluster.records.schema import SCHEMAS
 from cluster.records.store import RunRecords
 from engine.data.writer import write_image_set
 from engine.datasets.gtsrb import LABEL_NAMES
-from engine.metrics.accuracy import LabelChange, paired_changes, wilson_interval
+from engine.metrics.accuracy import LabelChange, paired_changes
+from engine.metrics.comparison import compare
+from engine.metrics.requirements import Requirement, check_requirements
 
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 SIGNS = (*LABEL_NAMES[:-1], "End of no passing by <vehicles> & others")
@@ -177,12 +179,7 @@ class _Writer:
         if sample.required:
             records.replace("verdicts", "batch", verdicts)
         for split in self.splits:
-            rows = [
-                {"split": split, "row": row, "label": int(label), "before": int(old), "after": int(new)}
-                for row, (label, old, new) in enumerate(
-                    zip(self.truth[split], self.before[split], after[split], strict=True)
-                )
-            ]
+            rows = prediction_rows(split, self.truth[split], self.before[split], after[split])
             records.replace("predictions", split, rows)
         met = all(row["met"] for row in verdicts) if sample.required else True
         records.compact({**facts, "exit_code": 0 if met else 3, "seconds": max(self.busy_until.values()) + 9.25})
@@ -356,58 +353,17 @@ class _Writer:
         return {split: self.current[split] for split in self.splits}
 
     def _verdicts(self, split: str, after: np.ndarray) -> list[dict[str, Any]]:
-        truth, before = self.truth[split], self.before[split]
-        label = self.sample.labels[0]
-        name = f"{label} {self.sample.names[label]}" if self.sample.names else f"label {label}"
-        mine = truth == label
+        label, names = self.sample.labels[0], self.sample.names
+        rival, name = int(self.rival[label]), f"{label} {names[label]}" if names else f"label {label}"
         stated = [
-            ("min_accuracy", label, mine, 0.7, f"accuracy of {name} at least 70 %"),
-            ("max_drop", -1, np.ones_like(mine), 0.01, "drop of all labels together at most 1 point"),
-            (
-                "max_drop",
-                int(self.rival[label]),
-                truth == self.rival[label],
-                0.03,
-                "drop of its rival at most 3 points",
-            ),
-            ("min_gain", label, mine, 0.06, f"gain of {name} at least 6 points"),
-            ("max_rate", label, mine, 0.2, f"{name} taken for its rival in at most 20 % of its rows"),
+            Requirement("min_accuracy", 0.7, (label,), None, f"accuracy of {name} at least 70 %"),
+            Requirement("max_drop", 0.01, None, None, "drop of all labels together at most 1 point"),
+            Requirement("max_drop", 0.03, (rival,), None, "drop of its rival at most 3 points"),
+            Requirement("min_gain", 0.06, (label,), None, f"gain of {name} at least 6 points"),
+            Requirement("max_rate", 0.2, (label,), rival, f"{name} taken for its rival in at most 20 % of its rows"),
         ]
-        rows = []
-        for number, (kind, about, pool, limit, text) in enumerate(stated):
-            total = int(pool.sum())
-            rival = int(self.rival[label])
-            if kind == "max_rate":
-                count_before, count_after = int((before[pool] == rival).sum()), int((after[pool] == rival).sum())
-            else:
-                count_before, count_after = int((before == truth)[pool].sum()), int((after == truth)[pool].sum())
-            counts = {"max_drop": count_before - count_after, "min_gain": count_after - count_before}
-            value = counts.get(kind, count_after) / total
-            low, high = wilson_interval(count_after, total)
-            if kind in counts:
-                low, high = value - 0.02, value + 0.03
-            margin = value - limit if kind.startswith("min") else limit - value
-            rows.append(
-                {
-                    "split": split,
-                    "requirement": number,
-                    "text": text,
-                    "kind": kind,
-                    "label": about,
-                    "predicted": rival if kind == "max_rate" else -1,
-                    "limit": limit,
-                    "base": count_before / total,
-                    "value": value,
-                    "low": low,
-                    "high": high,
-                    "total": total,
-                    "count_before": count_before,
-                    "count_after": count_after,
-                    "margin": margin,
-                    "met": margin >= 0,
-                }
-            )
-        return rows
+        compared = compare(self.truth[split], self.before[split], after, self.sample.classes)
+        return verdict_rows(split, check_requirements(stated, compared))
 
 
 def _name(step: int, chunk: int, label: int, weight: float, seed: int) -> str:
