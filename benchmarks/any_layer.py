@@ -32,8 +32,7 @@ from engine.methods.outcome import draw as drawn_rows
 from engine.metrics.requirements import default_promises
 from engine.models.load import LoadedModel, load_model
 from engine.problem.case import SeenRows
-from engine.problem.crossfit import CrossFitSettings, crossfit_of
-from engine.problem.mixed import mixed_values
+from engine.problem.crossfit import CrossFitSettings, crossfit_of, mixed_values
 from engine.targets.model_runner import ModelRunner
 from engine.targets.resolve import resolve_tuned
 

@@ -27,8 +27,7 @@ from engine.layers.tail_chain import dense_of
 from engine.methods.mixtures import tuned
 from engine.models.load import LoadedModel, load_model
 from engine.models.weight_paths import weight_variables
-from engine.problem.crossfit import CrossFit, CrossFitSettings
-from engine.problem.mixed import mixed_values
+from engine.problem.crossfit import CrossFit, CrossFitSettings, mixed_values
 from engine.problem.problem import prepare
 from engine.search import loop
 from engine.search.loop import SearchSettings

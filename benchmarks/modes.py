@@ -21,7 +21,7 @@ from cluster.compute.compute import Compute, ComputeOptions
 from cluster.records.store import RunRecords
 from engine.data.writer import write_image_set
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES
-from engine.metrics.comparison import Comparison
+from engine.metrics.accuracy import Comparison
 from engine.search.loop import SearchSettings
 
 REQUIREMENTS = """

@@ -13,8 +13,7 @@ from typing import Any
 import click
 from common import AIMS, read_results
 
-from engine.charts.scale import BLUE, GREEN, GREY, ORANGE
-from engine.charts.style import chart_settings, new_figure, save_chart
+from engine.charts.style import BLUE, GREEN, GREY, ORANGE, chart_settings, new_figure, save_chart
 
 LINES = {
     "iteration": (BLUE, "o-", "iteration"),

@@ -27,7 +27,7 @@ from skimage.color import hsv2rgb, rgb2hsv
 from skimage.exposure import equalize_hist
 from skimage.transform import resize
 
-from cluster.ray_cluster.parallel_map import RayMap
+from cluster.compute.parallel_map import RayMap
 from engine.core.parallel import ParallelMap
 from engine.datasets.bdd import LABEL_NAMES, read_frames, square_crop
 from engine.datasets.bdd_objects import prepare_bdd_objects

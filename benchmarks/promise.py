@@ -44,8 +44,7 @@ from engine.methods.mixtures import searched, tuned
 from engine.metrics.accuracy import wilson_interval
 from engine.metrics.requirements import Requirement
 from engine.models.load import load_model
-from engine.problem.crossfit import CrossFitSettings
-from engine.problem.mixed import mixed_values
+from engine.problem.crossfit import CrossFitSettings, mixed_values
 
 KEY = ("model", "layers", "rows", "label", "draw", "required", "promise_rows")
 DRAWS = {LAST: 20, TAIL: 6}

@@ -23,8 +23,7 @@ from engine.methods.mixtures import searched, tuned
 from engine.metrics.promise import Frontier
 from engine.metrics.requirements import Requirement
 from engine.models.load import load_model
-from engine.problem.crossfit import CrossFitSettings
-from engine.problem.mixed import mixed_values
+from engine.problem.crossfit import CrossFitSettings, mixed_values
 
 REPAIR, VALIDATION = 4000, 1000
 """Rows of the quickstart's `repair.h5` and `val.h5`."""

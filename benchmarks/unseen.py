@@ -22,8 +22,7 @@ from engine.data.image_set import row_digests
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES
 from engine.layers.dense_chain import DenseChain, chain_of
 from engine.layers.tail_chain import Chain
-from engine.metrics.accuracy import total_change
-from engine.metrics.comparison import compare
+from engine.metrics.accuracy import compare, total_change
 from engine.metrics.requirements import Requirement, check_requirements
 from engine.models.graph import graph_of
 from engine.models.load import LoadedModel

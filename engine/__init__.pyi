@@ -15,8 +15,7 @@ from .layers.dense_chain import DenseChain
 from .layers.head import Head
 from .localize.pareto import Localisation
 from .methods.base import MethodSettings
-from .metrics.accuracy import label_results, paired_changes, wilson_interval
-from .metrics.comparison import Comparison, compare
+from .metrics.accuracy import Comparison, compare, label_results, paired_changes, wilson_interval
 from .metrics.promise import Frontier, Point, Promise
 from .metrics.repair_rates import Given, Rates
 from .metrics.requirements import (

@@ -43,7 +43,7 @@ LONG = frozenset(
     f"test_{name}.py"
     for name in (
         *("architectures", "backends", "charts", "layer_kinds", "model_kinds", "pooled", "train"),
-        *("batch", "deep_same_answer", "join", "parallel_map", "pool", "same_answer"),
+        *("batch", "deep_same_answer", "parallel_map", "pool", "same_answer"),
     )
 )
 """Tests, beside those of whole commands, that take more than some seconds or wait for Ray."""

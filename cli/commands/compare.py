@@ -137,7 +137,7 @@ def command(compute_settings: ComputeOptions, verbose: int, output_dir: Path, ex
 
 def check_words(*, methods: str, draws: int, rows: int | None, seed: int, **options: Any) -> None:
     """Refuse what cannot be meant, without a library that takes seconds to import."""
-    from engine.methods.names import parsed
+    from engine.methods.registry import parsed
 
     names = parse_methods(methods)
     check_repairs("draws", draws)
@@ -238,8 +238,7 @@ def make_comparison(
 
 def parse_methods(text: str) -> tuple[str, ...]:
     """Methods by name, with settings in parentheses, separated by commas, or `all`."""
-    from engine.methods.names import read_names
-    from engine.methods.registry import method_names
+    from engine.methods.registry import method_names, read_names
 
     if text.strip().casefold() == "all":
         return method_names()
@@ -251,7 +250,7 @@ def parse_methods(text: str) -> tuple[str, ...]:
 
 def refuse_unused(names: Sequence[str]) -> None:
     """Refuse options of the current command line that none of the methods uses, which are imported."""
-    from engine.methods.searches import stated_of
+    from engine.methods.given import stated_of
 
     known = [found for name in names if (found := imported(name)) is not None]
     if was_given("optimiser") and not any("optimiser" in stated_of(method) for method in known):

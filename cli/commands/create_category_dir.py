@@ -50,7 +50,7 @@ def command(
 
     Example: repair-dist create-category-dir --label-file det_val.json --image-dir images/val --output-dir categories
     """
-    from cluster.ray_cluster.parallel_map import RayMap
+    from cluster.compute.parallel_map import RayMap
     from engine.datasets.category_dir import create_category_dir
     from engine.datasets.crops import CropSettings
 

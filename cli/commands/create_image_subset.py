@@ -73,7 +73,7 @@ def command(
     """
     from dataclasses import replace
 
-    from cluster.ray_cluster.parallel_map import RayMap
+    from cluster.compute.parallel_map import RayMap
     from engine.datasets.subset import SubsetSettings, create_image_subset, table
 
     if info_file is None:

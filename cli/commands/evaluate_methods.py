@@ -149,8 +149,8 @@ def swept_of(method: str) -> tuple[str, ...]:
     Raises:
         InputError: it cannot be imported.
     """
+    from engine.methods.given import stated_of
     from engine.methods.registry import method_of
-    from engine.methods.searches import stated_of
 
     if method == CROSSFIT:
         return tuple(name for name in SWEPT if name not in options_of_method(ARACHNE))

@@ -228,9 +228,8 @@ def bdd_objects(**settings: Any) -> None:
     Example: repair-dist prepare bdd-objects --input-dir images --output-dir data --single-dir
     """
     from engine.datasets.bdd import LABEL_NAMES
-    from engine.datasets.bdd_objects import prepare_bdd_objects
-    from engine.datasets.bdd_objects_table import is_table_layout
-    from engine.datasets.official_splits import SEEDLESS
+    from engine.datasets.bdd_objects import is_table_layout, prepare_bdd_objects
+    from engine.datasets.division import SEEDLESS
 
     if settings["like_toolkit"] and not was_given("random_state") and not is_table_layout(settings["input_dir"]):
         raise InputError(SEEDLESS)
@@ -335,7 +334,7 @@ def image_folder(**settings: Any) -> None:
 
     Example: repair-dist prepare image-folder --input-dir pictures --output-dir data --side 64
     """
-    from engine.datasets.image_folder import IMAGE_FOLDER
+    from engine.datasets.dataset import IMAGE_FOLDER
 
     _prepare_pictures(IMAGE_FOLDER, str(settings["input_dir"]), settings)
 
@@ -375,7 +374,7 @@ def _prepare_pictures(dataset: Dataset, name: str, settings: dict[str, Any]) -> 
 
 
 def _run(prepare: Callable[..., T], settings: dict[str, Any]) -> T:
-    from cluster.ray_cluster.parallel_map import RayMap
+    from cluster.compute.parallel_map import RayMap
 
     verbose, num_workers, address = settings.pop("verbose"), settings.pop("num_workers"), settings.pop("address")
     with Console(verbose) as console, RayMap(num_workers, address, console.say) as workers:

@@ -68,8 +68,7 @@ def command(
     images = open_data(data_dir, target_data)
     required = _requirements(requirements, base_model_dir, images)
 
-    from engine.metrics.accuracy import label_results, wilson_interval
-    from engine.metrics.comparison import compare
+    from engine.metrics.accuracy import compare, label_results, wilson_interval
     from engine.metrics.requirements import check_requirements
     from engine.models.load import check_fits, load_model
 

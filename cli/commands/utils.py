@@ -33,7 +33,7 @@ def merge_repair_data(input_dir1: Path, input_dir2: Path, output_dir: Path, over
 
     Example: repair-dist utils merge_repair_data --input-dir1 negative/2 --input-dir2 negative/6 --output-dir merged
     """
-    from engine.data.merge import NAME, merge_image_sets
+    from engine.data.derived import NAME, merge_image_sets
 
     first = input_dir1 if input_dir1.is_file() else input_dir1 / NAME
     second = input_dir2 if input_dir2.is_file() else input_dir2 / NAME
@@ -55,7 +55,7 @@ def extract_images(input_dir: Path, target_data: str, output_dir: Path | None, f
 
     Example: repair-dist utils extract_images --input-dir data/negative/6 --format png
     """
-    from engine.data.extract import extract_images as extract
+    from engine.data.derived import extract_images as extract
 
     images = open_data(input_dir, target_data)
     with Console(1) as console:
@@ -72,7 +72,7 @@ def create_vit_class(data_dir: Path) -> None:
 
     Example: repair-dist utils create_vit_class --data-dir data
     """
-    from engine.data.relabel import write_with_labels
+    from engine.data.derived import write_with_labels
 
     images = open_data(data_dir, "train.h5")
     path = images.path.parent / "vision_transformer" / "train.h5"
@@ -89,7 +89,7 @@ def create_gate_class(hydra_setting_file: Path, data_dir: Path) -> None:
 
     Example: repair-dist utils create_gate_class --hydra-setting-file groups.json --data-dir data
     """
-    from engine.data.relabel import group_labels, read_groups, write_with_labels
+    from engine.data.derived import group_labels, read_groups, write_with_labels
 
     groups = read_groups(hydra_setting_file)
     names = [name for name in ("train.h5", "test.h5", "repair.h5") if (data_dir / name).exists()]

@@ -31,7 +31,7 @@ from cli.run_report.svg import (
     zero_lines,
 )
 from cli.run_report.words import duration, number, percent, points
-from engine.charts.scale import FEW, shares_of, spoke_text, spoke_turns, ticks
+from engine.charts.style import FEW, shares_of, spoke_text, spoke_turns, ticks
 from engine.core.names import shortened
 from engine.core.names import width as width_of
 from engine.core.types import Float64, Int64

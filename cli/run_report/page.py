@@ -44,7 +44,7 @@ from cli.run_report.words import (
     under_repair,
     verdict_values,
 )
-from engine.charts.scale import BLUE, ORANGE
+from engine.charts.style import BLUE, ORANGE
 from engine.core.names import NAME_COLUMNS, escaped, isolated, shortened
 from engine.core.types import Int64
 from engine.metrics.accuracy import LabelChange, confusion, total_change

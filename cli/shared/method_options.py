@@ -113,8 +113,7 @@ def checkpoint_folder(given: Path | None, model: Path, methods: Sequence[str]) -
 
 def imported(name: str) -> Method | None:
     """A method; None where it cannot be imported, which is told when it is to run."""
-    from engine.methods.names import parsed
-    from engine.methods.registry import method_of
+    from engine.methods.registry import method_of, parsed
 
     try:
         return method_of(parsed(name)[0])
@@ -159,7 +158,7 @@ def refuse_unneeded(methods: Sequence[str], chosen: str) -> None:
 
 def refuse_unsearched(method: str, stated: Sequence[str]) -> None:
     """Refuse options of a search that are not among those which may be stated of that of a method."""
-    from engine.methods.searches import OF_WEIGHTS
+    from engine.methods.given import OF_WEIGHTS
 
     for name in OF_WEIGHTS:
         if name not in stated and was_given(name):
@@ -210,8 +209,8 @@ def method_settings(
 ) -> MethodSettings:
     """Settings of a method: what was `given` of a search replaces what the method has of its own."""
     from engine.methods.base import MethodSettings
+    from engine.methods.given import OPTIMISER, search_of
     from engine.methods.registry import method_of
-    from engine.methods.searches import OPTIMISER, search_of
 
     names = ("num_particles", "num_iterations", "min_iteration_range", "positive_weight", "tile_bytes")
     stated = replace(search, positive_weight=positive_weight) if any(map(given, names)) else None

@@ -105,8 +105,8 @@ def check_options(method: str, *, seed: int, seeds: int, **options: Any) -> None
         raise InputError(f"--label-file is of {PRIORITIES} and the method is {method}, expected one without the other")
     check_inputs(options)
 
+    from engine.methods.given import stated_of
     from engine.methods.registry import method_of
-    from engine.methods.searches import stated_of
 
     refuse_unsearched(method, stated_of(method_of(method)))
 

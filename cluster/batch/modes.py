@@ -39,7 +39,7 @@ from engine.core.progress import Progress, unseen
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
-from engine.metrics.comparison import Comparison
+from engine.metrics.accuracy import Comparison
 from engine.metrics.requirements import Verdict, check_requirements, rank
 from engine.models.known_data import REPAIR_FACTS
 from engine.models.load import load_model

@@ -13,7 +13,7 @@ from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
 from engine.methods.merging import WORST, Parts, search_merge
 from engine.methods.merging import Score as MergeScore
-from engine.metrics.comparison import Comparison, compare
+from engine.metrics.accuracy import Comparison, compare
 from engine.passes.classes import NO_CLASS
 from engine.problem.case import LayerInputs
 from engine.search.loop import SearchSettings

@@ -5,14 +5,12 @@ from __future__ import annotations
 import functools
 import operator
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -30,17 +28,16 @@ from cluster.compute.placement import (
     place_tiles,
     searches_of,
     startable_means,
-    this_process,
 )
 from cluster.compute.values import ValueWatch, warn_on_stderr
 from cluster.ray_cluster.local_workers import MODELS, check_local, unasked
 from cluster.records.checkpoint import Begun
-from cluster.workers.harvest import Reaper, TaskEvent, event_of
+from cluster.workers.bundles import Call
+from cluster.workers.harvest import TaskEvent, event_of
 from cluster.workers.judge import Judge
 from cluster.workers.model import ModelHandle
 from cluster.workers.passes import Pass, SetRows, block_pass, set_rows
-from cluster.workers.replica import Replica
-from cluster.workers.task import SEGMENT_SECONDS, Base, RepairTask, TaskResult, TaskRunner
+from cluster.workers.task import SEGMENT_SECONDS, Base, RepairTask, TaskRunner
 from engine import backend
 from engine.core.errors import InputError
 from engine.core.progress import Tick, ignore
@@ -56,6 +53,7 @@ from engine.targets.base import Target
 if TYPE_CHECKING:
     from cluster.ray_cluster.connect import Resources
     from cluster.workers.pool import WorkerPool
+    from cluster.workers.replica import Replica
 
 __all__ = ["Compute", "ComputeOptions"]
 
@@ -69,7 +67,7 @@ class Compute:
 
     options: ComputeOptions = field(default_factory=ComputeOptions)
     say: Callable[[str], None] = print
-    actor_class: type[Replica] = Replica
+    actor_class: type[Replica] | None = None
     decisions: list[str] = field(default_factory=list)
     warn: Callable[[str], None] = warn_on_stderr
 
@@ -80,9 +78,6 @@ class Compute:
         self._resources: Resources | None = None
         self._pool: WorkerPool | None = None
         self._starting: tuple[WorkerPool, float] | None = None
-        # A model that nobody needs any more leaves the object store too.
-        self._model_refs: WeakKeyDictionary[ModelHandle, Any] = WeakKeyDictionary()
-        self._judge_refs: WeakKeyDictionary[Judge, Any] = WeakKeyDictionary()
         self._tasks = TaskRunner()
 
     def __enter__(self) -> Compute:
@@ -122,7 +117,8 @@ class Compute:
     def warm_up(self, model: ModelHandle, images: ImageSet) -> None:
         """Let workers that start or wait get ready for tasks on such images while this process goes on."""
         if self._starting is not None:
-            self._starting[0].tell("warm_up", self.model_ref(model), images.image_shape)
+            pool = self._starting[0]
+            pool.tell("warm_up", pool.share(model.shipped), images.image_shape)
 
     def resources(self) -> str:
         """What there is to compute with, in words; of workers once they have started."""
@@ -146,35 +142,28 @@ class Compute:
 
     def predict(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> Int64:
         """Predicted classes (n,) of all rows."""
-        return np.concatenate(self._pass(model, images, "predict", None, tick))
+        return np.concatenate(self._pass(model, images, "predict", tick))
 
     def predict_and_digest(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> tuple[Int64, Uint8]:
         """Predicted classes (n,) of all rows, and digests (n, 16) of their numbers."""
-        parts = self._pass(model, images, "predict and digest", None, tick)
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        classes, digests = self._columns(model, images, "predict and digest", tick)
+        return classes, digests
 
     def predict_with_losses(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> tuple[Int64, Float64]:
         """Predicted classes (n,) of all rows, and the loss (n,) of each."""
-        parts = self._pass(model, images, "predict with losses", None, tick)
-        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+        classes, losses = self._columns(model, images, "predict with losses", tick)
+        return classes, losses
 
     def features(
-        self,
-        model: ModelHandle,
-        images: ImageSet,
-        features: Int64 | None,
-        tick: Tick = ignore,
+        self, model: ModelHandle, images: ImageSet, features: Int64 | None, tick: Tick = ignore
     ) -> tuple[Float32, Float32, Uint8]:
         """Inputs of the layer under repair at `features` (n, I), or all, its logits (n, C), and digests (n, 16)."""
-        parts = zip(*self._pass(model, images, "features", features, tick), strict=True)
-        inputs, logits, digests = map(np.concatenate, parts)
+        inputs, logits, digests = self._columns(model, images, "features", tick, features)
         return inputs, logits, digests
 
     def layer_inputs(self, model: ModelHandle, images: ImageSet, tick: Tick = ignore) -> LayerInputs:
         """All rows as the layer under repair sees them."""
-        parts = self._pass(model, images, "inputs", None, tick)
-        inputs = np.concatenate([part[0] for part in parts])
-        digests = np.concatenate([part[1] for part in parts])
+        inputs, digests = self._columns(model, images, "inputs", tick)
         return LayerInputs(inputs, images.labels, digests, images.image_shape, images.classes)
 
     def digests(self, model: LoadedModel, sets: Sequence[ImageSet], tick: Tick = ignore) -> dict[Path, Uint8]:
@@ -192,7 +181,7 @@ class Compute:
                 if placement.where == "workers":
                     from cluster.compute.passes import sets_on_workers
 
-                    self.decide(f"digests of {len(left)} sets", f"on {len(self.pool())} workers", placement)
+                    self.decide(f"digests of {len(left)} sets", placement)
                     known |= sets_on_workers(self.pool(), left, tick)
                     break
             known[images.path] = set_rows(images)
@@ -223,7 +212,7 @@ class Compute:
         known[place, :width], known[place, width:] = inputs, logits
         del inputs, logits
         labels = replace(images, labels=images.labels[order])
-        parts: list[Any] = self._pass(model, labels, "localise", None, tick if late else ignore, known)
+        parts: list[Any] = self._pass(model, labels, "localise", tick if late else ignore, rows=known)
         total: Sums = functools.reduce(operator.add, parts)
         return total
 
@@ -251,11 +240,14 @@ class Compute:
             return
         placement = place_tasks(self.means(), searches_of(left), self.options.tiles)
         if placement is not None:
-            self._decide_search(placement)
+            self.decide("search", placement)
         looked = 0
         while left and (placement is None or placement.where == "process"):
             task, started = left[0], time.perf_counter()
-            event, result = self._task_here(model, base, task, known, judge)
+            mine = task.begun(known)
+            states = {name: search.state for name, search in mine.items()}
+            result = self._tasks.run(model, base, task, states, SEGMENT_SECONDS)
+            event = event_of(task, mine, result, judge=judge, model=model)
             if result.ended:
                 left.pop(0)
             seconds = time.perf_counter() - started
@@ -265,22 +257,19 @@ class Compute:
             looked += len(iteration_seconds(result))
             if placement is None and (result.ended or looked > 1):
                 placement = place_by_cost(self.means(), cost_of(left, task, result, seconds))
-                self._decide_search(placement)
+                self.decide("search", placement)
         if not left:
             return
-        from cluster.compute.tasks import Shipped, run_task_in_tiles, run_tasks_on_workers
+        from cluster.compute.tasks import Searching
 
         assert placement is not None
-        pool = self.pool()
-        # A large model takes its time to travel.
-        needed = any(task.needs_model for task in left)
-        shipped = Shipped(self.model_ref(model) if needed else None, _put(base), self._judge_ref(judge))
+        searching = Searching(self.pool(), model, base, judge, needs_model=any(task.needs_model for task in left))
         in_tiles = placement.where == "tiles"
-        if searches_of(left) < len(pool) and not in_tiles:
+        if searches_of(left) < len(self.pool()) and not in_tiles:
             # Some workers would idle: a first segment tells whether they had better take pieces of iterations.
             slowest = 0.0
             unfinished = []
-            for event in run_tasks_on_workers(pool, shipped, left, known, one_segment=True):
+            for event in searching.whole(left, known, one_segment=True):
                 for task, segment in event.unfinished:
                     unfinished.append(task)
                     known.update(segment.begun)
@@ -290,23 +279,12 @@ class Compute:
             if left:
                 placement = place_tiles(self.means(), left[0], slowest)
                 in_tiles = placement.where == "tiles"
-                self.decide(f"{len(left)} long tasks", "in tiles" if in_tiles else "on workers", placement)
+                self.decide(f"{len(left)} long tasks", placement, "in tiles" if in_tiles else "on workers")
         if not in_tiles:
-            yield from run_tasks_on_workers(pool, shipped, left, known)
+            yield from searching.whole(left, known)
             return
         for task in left:
-            yield from run_task_in_tiles(pool, shipped, task, model, base, judge, known)
-
-    def _task_here(
-        self, model: ModelHandle, base: Base | None, task: RepairTask, begun: Mapping[str, Begun], judge: Judge | None
-    ) -> tuple[TaskEvent, TaskResult]:
-        """A segment of a task in this process: what it brought, and its result."""
-        mine = {job.name: begun[job.name] for job in task.searches if job.name in begun}
-        states = {name: search.state for name, search in mine.items()}
-        result = self._tasks.run(model, base, task, states, SEGMENT_SECONDS)
-        reaper, host = Reaper(judge), socket.gethostname()
-        reaper.add(task, mine, result, None if judge is None else model.runner.layer)
-        return event_of(task, reaper.harvest(), "process", this_process(), host, 0), result
+            yield from searching.in_tiles(task, known)
 
     def check_origins(self, origins: Mapping[str, str]) -> None:
         """Refuse workers that lack a method of another package, or have it in another version than here.
@@ -316,42 +294,25 @@ class Compute:
         """
         if not origins:
             return
-        from cluster.workers.pool import Call
-
         pool = self.pool()
         calls = [Call("other_methods", (origins,), tag=worker, worker=worker) for worker in range(len(pool))]
         found = {call.tag: why for call, why, _ in pool.run(calls)}
         if why := next((found[worker] for worker in sorted(found) if found[worker]), ""):
             raise InputError(why)
 
-    def _decide_search(self, placement: Placement) -> None:
-        if placement.where == "process":
-            self.decide("search", "in this process", placement)
-        else:
-            kind = "in tiles on" if placement.where == "tiles" else "on"
-            self.decide("search", f"{kind} {len(self.pool())} workers", placement)
-
-    def model_ref(self, model: ModelHandle) -> Any:
-        """A reference to a model as it travels."""
-        shipped = self._model_refs.get(model)
-        if shipped is None:
-            shipped = self._model_refs[model] = _put(model.shipped)
-        return shipped
-
-    def _judge_ref(self, judge: Judge | None) -> Any:
-        if judge is None:
-            return None
-        if judge not in self._judge_refs:
-            self._judge_refs[judge] = _put(judge)
-        return self._judge_refs[judge]
+    def _columns(
+        self, model: ModelHandle, images: ImageSet, what: Pass, tick: Tick, features: Int64 | None = None
+    ) -> list[Any]:
+        """What a pass says of all rows, an array for each part of the result of a block."""
+        return [np.concatenate(parts) for parts in zip(*self._pass(model, images, what, tick, features), strict=True)]
 
     def _pass(
         self,
         model: ModelHandle,
         images: ImageSet,
         what: Pass,
-        features: Int64 | None,
         tick: Tick,
+        features: Int64 | None = None,
         rows: Float32 | None = None,
     ) -> list[Any]:
         """One pass over all rows, or over `rows` (n, D + C) that were seen before; results of the blocks in order."""
@@ -381,13 +342,12 @@ class Compute:
                 placement = place_rows(means, len(blocks) - done, seconds[1], compiling)
         if placement is None:
             placement = Placement("process", f"{images.rows} rows took {sum(seconds):.1f} s")
-        if done == len(blocks):
-            self.decide(f"{what} {images.rows} rows", "in this process", placement)
-        else:
-            self.decide(f"{what} {images.rows} rows", f"on {len(self.pool())} workers", placement)
+        here = done == len(blocks)
+        self.decide(f"{what} {images.rows} rows", placement, "in this process" if here else "")
+        if not here:
             from cluster.compute.passes import pass_on_workers
 
-            pass_on_workers(self.pool(), self.model_ref(model), images, what, features, tick, blocks, results, rows)
+            pass_on_workers(self.pool(), model, images, what, features, tick, blocks, results, rows)
         bad = next((result for result in results if isinstance(result, InputError)), None)
         if bad is not None:  # the first in row order, wherever the blocks ran
             raise bad
@@ -416,10 +376,11 @@ class Compute:
 
     def _begin(self) -> tuple[WorkerPool, float]:
         if self._starting is None:
+            # Ray takes half a second to be imported: not where everything runs in this process.
             from cluster.workers.pool import WorkerPool
 
             begun = time.perf_counter()
-            self._starting = WorkerPool(self._connect(), self.actor_class), begun
+            self._starting = WorkerPool(self._connect(), self.actor_class or Replica), begun
         return self._starting
 
     def pool(self) -> WorkerPool:
@@ -440,14 +401,12 @@ class Compute:
                 )
         return self._pool
 
-    def decide(self, what: str, where: str, placement: Placement) -> None:
+    def decide(self, what: str, placement: Placement, where: str = "") -> None:
         """Say what runs where, and why."""
+        if not where and placement.where == "process":
+            where = "in this process"
+        elif not where:
+            where = f"{'in tiles on' if placement.where == 'tiles' else 'on'} {len(self.pool())} workers"
         line = f"{what}: {where} ({placement.reason})"
         self.decisions.append(line)
         self.say(line)
-
-
-def _put(value: Any) -> Any:
-    import ray
-
-    return ray.put(value)

@@ -46,3 +46,4 @@ def _import() -> None:
     with contextlib.suppress(Exception):  # whoever imports it next is told
         importlib.import_module("cluster.compute.compute")
         importlib.import_module("cluster.workers.pool")
+        importlib.import_module("cluster.workers.replica")

@@ -8,8 +8,10 @@ from typing import Any
 
 import ray
 
+from cluster.workers.bundles import Call
+from cluster.workers.model import ModelHandle
 from cluster.workers.passes import NOT_VISIBLE, Pass, SetRows, set_rows, ship_rows
-from cluster.workers.pool import Call, WorkerPool
+from cluster.workers.pool import WorkerPool
 from engine.core.errors import InputError
 from engine.core.progress import Tick
 from engine.core.types import Float32, Int64
@@ -21,7 +23,7 @@ SETS_ROWS = 4096
 
 def pass_on_workers(
     pool: WorkerPool,
-    model: Any,
+    model: ModelHandle,
     images: ImageSet,
     what: Pass,
     features: Int64 | None,
@@ -30,23 +32,19 @@ def pass_on_workers(
     results: list[Any],
     known: Float32 | None = None,
 ) -> None:
-    """Run the blocks of a pass that have no result yet.
+    """Run the blocks of a pass, see `cluster.workers.passes.block_pass`, that have no result yet.
 
     Args:
-        pool: workers.
-        model: a reference to the model as it travels.
-        images: whose rows are passed.
-        what, features: see `cluster.workers.passes.block_pass`.
-        tick: is told of rows.
+        pool, model, images, what, features, tick: as of `Compute`.
         blocks: first row of each, and the row behind its last.
         results: of the blocks; None becomes a `Block`, or what was wrong with a row of it.
         known: rows (n, D + C) in place of those of the file.
     """
-    rows = ray.put(ship_rows(images))
+    shipped, rows = pool.share(model.shipped), ray.put(ship_rows(images))
     calls = [
         Call(
             "run_block",
-            (model, rows, what, start, stop, features, *(() if known is None else (ray.put(known[start:stop]),))),
+            (shipped, rows, what, start, stop, features, *(() if known is None else (ray.put(known[start:stop]),))),
             tag=index,
         )
         for index, (start, stop) in enumerate(blocks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -27,11 +26,6 @@ JOIN_SECONDS = 4.0
 """Starting TensorFlow actors in a cluster that runs already."""
 
 
-def this_process() -> str:
-    """Host and process id, as tables name who ran something."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
 def round_trip(workers: int) -> float:
     """Seconds of one synchronous exchange with every worker: 0.5 ms + 0.4 ms each, measured on one machine."""
     return 0.0005 + 0.0004 * workers
@@ -47,21 +41,19 @@ class Placement:
 
 @dataclass(frozen=True)
 class Means:
-    """What there is to compute with.
+    """What there is to compute with."""
 
-    Attributes:
-        workers: how many workers there are, or could be started; 0 forces this process.
-        asked: the number was asked for, so starting them costs nothing extra.
-        adds_hardware: the workers have cores or GPUs that this process has not.
-        only_workers: results must come from the workers' hardware, which is not this process's.
-        start_seconds: still to pay before the first call, 0 when they run or were asked for.
-    """
+    workers: int  # that there are, or could be started; 0 forces this process
+    asked: bool  # the number was asked for, so starting them costs nothing extra
+    adds_hardware: bool  # the workers have cores or GPUs that this process has not
+    only_workers: bool  # results must come from the workers' hardware, which is not this process's
+    start_seconds: float  # still to pay before the first call, 0 when they run or were asked for
 
-    workers: int
-    asked: bool
-    adds_hardware: bool
-    only_workers: bool
-    start_seconds: float
+    def cheaper(self, here: float, there: float) -> Placement:
+        """Where so many seconds of work run sooner, that here take `here` and on workers, once started, `there`."""
+        there += self.start_seconds
+        where: Where = "workers" if there < here else "process"
+        return Placement(where, f"{here:.1f} s expected here, {there:.1f} s on {self.workers} workers")
 
 
 def startable_means(options: ComputeOptions) -> Means:
@@ -101,40 +93,24 @@ def _cores(options: ComputeOptions) -> tuple[int, int]:
 
 
 def place_rows(means: Means, blocks: int, block_seconds: float, compile_seconds: float) -> Placement:
-    """Row blocks of one pass: here, or spread over the workers.
-
-    Args:
-        means: what there is.
-        blocks: still to do.
-        block_seconds: of one block here, measured.
-        compile_seconds: of the first block here beyond that; each worker has to pay it as well.
-    """
-    here = blocks * block_seconds
-    there = means.start_seconds + compile_seconds + here / max(means.workers, 1) + blocks * 0.001
+    """Row blocks of one pass: here, or spread over the workers, each of which has to compile it too."""
     if means.workers == 0:
         return Placement("process", "no workers were asked for")
     if means.only_workers:
         return Placement("workers", "the workers' hardware differs from this process's")
     if means.workers == 1 or not means.adds_hardware:
         return Placement("process", "the workers would share this process's cores")
-    if there < here:
-        return Placement("workers", f"{here:.1f} s expected here, {there:.1f} s on {means.workers} workers")
-    return Placement("process", f"{here:.1f} s expected here, {there:.1f} s on {means.workers} workers")
+    here = blocks * block_seconds
+    return means.cheaper(here, compile_seconds + here / means.workers + blocks * 0.001)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What is left of some tasks, by what a segment of the first took here.
-
-    Attributes:
-        searches: left.
-        seconds: of all of them here.
-        longest: the task that runs longest, and seconds of one evaluation of its swarm here; None where none is left.
-    """
+    """What is left of some tasks, by what a segment of the first took here."""
 
     searches: int
-    seconds: float
-    longest: tuple[RepairTask, float] | None
+    seconds: float  # of all of them here
+    longest: tuple[RepairTask, float] | None  # the task that runs longest, and seconds of an evaluation of its swarm
 
 
 def searches_of(tasks: Sequence[RepairTask]) -> int:
@@ -148,14 +124,7 @@ def iteration_seconds(result: TaskResult) -> list[float]:
 
 
 def cost_of(left: Sequence[RepairTask], task: RepairTask, result: TaskResult, seconds: float) -> Cost:
-    """What is left after a first segment.
-
-    Args:
-        left: tasks; the first is `task`, unless that has ended.
-        task: whose first segment has run here.
-        result: of the segment.
-        seconds: it took, features and compiling included.
-    """
+    """What is left, `left[0]` first, after a first segment of a task here, which took so many seconds in all."""
     paces = iteration_seconds(result)
     pace = min(paces, default=0.0)  # the first iteration also compiles
     whole, rest, others = seconds, 0.0, len(left)
@@ -172,13 +141,7 @@ def cost_of(left: Sequence[RepairTask], task: RepairTask, result: TaskResult, se
 
 
 def place_tasks(means: Means, searches: int, force_tiles: bool) -> Placement | None:
-    """Where so many searches run, if that is known before anything is measured.
-
-    Args:
-        means: what there is.
-        searches: of all tasks.
-        force_tiles: `--tiles` was given.
-    """
+    """Where so many searches run, if that is known before anything is measured; `force_tiles` as `--tiles` says."""
     if means.workers == 0:
         return Placement("process", "no workers were asked for")
     if force_tiles:
@@ -196,29 +159,18 @@ def place_by_cost(means: Means, cost: Cost) -> Placement:
         return Placement("process", "it took no longer than a look at its cost")
     if cost.searches == 1:
         return place_tiles(means, *cost.longest)
-    there = means.start_seconds + cost.seconds / min(max(means.workers, 1), cost.searches)
-    where: Where = "workers" if there < cost.seconds else "process"
-    return Placement(where, f"{cost.seconds:.1f} s expected here, {there:.1f} s on {means.workers} workers")
+    return means.cheaper(cost.seconds, cost.seconds / min(max(means.workers, 1), cost.searches))
 
 
 def place_shares(means: Means, left: int, seconds: float) -> Placement:
     """Where so many pieces of work of about `seconds` each run: here, or on workers."""
     if not left:
         return Placement("process", "it took no longer than a look at its cost")
-    here = left * seconds
-    there = means.start_seconds + -(-left // max(means.workers, 1)) * seconds
-    where: Where = "workers" if there < here else "process"
-    return Placement(where, f"{here:.1f} s expected here, {there:.1f} s on {means.workers} workers")
+    return means.cheaper(left * seconds, -(-left // max(means.workers, 1)) * seconds)
 
 
 def place_tiles(means: Means, task: RepairTask, iteration: float) -> Placement:
-    """One search: the pieces of its iterations on workers, or whole where it is.
-
-    Args:
-        means: what there is.
-        task: of the search.
-        iteration: seconds of one evaluation of the swarm, measured.
-    """
+    """One search: the pieces of its iterations, of so many seconds each, on workers, or whole where it is."""
     settings, tiles = task.searches[0].settings, _tiles_of(task)
     spread = min(means.workers, tiles)
     gain = iteration * (1 - 1 / spread) - round_trip(spread)

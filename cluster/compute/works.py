@@ -6,40 +6,22 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
-from cluster.compute.placement import Placement, place_shares, place_tasks, this_process
-from cluster.workers.bundles import Bundles
+from cluster.compute.placement import Placement, place_shares, place_tasks
+from cluster.workers.bundles import Bundles, Call
 from cluster.workers.model import ModelHandle
-from cluster.workers.work import SentWork
+from cluster.workers.work import SentWork, this_process
 from engine.core.errors import is_interruption
 from engine.core.plans import Done, Ran, Work, value_of
 
 if TYPE_CHECKING:
     from cluster.compute.compute import Compute
-    from cluster.workers.pool import Call
 
 _WORDS = {"tuning": "tuning {} tasks", "repair": "{} repairs", "search": "{} searches"}
 """What is said of pieces of work by their kind."""
 
 Searches = Callable[[Sequence[Work]], Sequence[Any]]
 """Runs searches to their end, in a way of its own, and returns their results."""
-
-
-class _Joins(Bundles):
-    """Calls of `Replica.run_works` with several pieces each; a call of one has the arguments of `SentWork`."""
-
-    def __init__(self, workers: int, model: Any) -> None:
-        super().__init__(workers)
-        self._model = model
-
-    def join(self, calls: Sequence[Call]) -> Call:
-        """One call with the work of these."""
-        from cluster.workers.pool import Call
-
-        works = [call.args[0] for call in calls]
-        model = self._model() if any(work.model for work in works) else None
-        return Call("run_works", (works, model), tag=calls[0].tag, parts=tuple(calls))
 
 
 class Works:
@@ -73,8 +55,7 @@ class Works:
         self._flying = 0
         self._placed: dict[str, Placement] = {}
         self._stream: Generator[Any, None, None] | None = None
-        self._joins: _Joins | None = None
-        self._shared: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+        self._bundles = Bundles(1)
 
     def opens(self, work: Work) -> bool:
         """See `engine.core.plans.Executor`."""
@@ -103,10 +84,7 @@ class Works:
 
     def _place(self, kind: str, count: int, placement: Placement) -> None:
         self._placed[kind] = placement
-        where = "in this process"
-        if placement.where != "process":
-            where = f"on {len(self._compute.pool())} workers"
-        self._compute.decide(_WORDS.get(kind, "{} pieces of work").format(count), where, placement)
+        self._compute.decide(_WORDS.get(kind, "{} pieces of work").format(count), placement)
 
     def _here(self) -> Done:
         """Run the next piece in this process; the first of a kind tells where the others run."""
@@ -127,24 +105,19 @@ class Works:
 
     def _there(self) -> Sequence[Done]:
         """Send what waits to the workers, and wait for an answer."""
-        from cluster.workers.pool import Call
-
         pool = self._compute.pool()
-        calls = [Call("run_works", (self._sent(work),), tag=(token, work)) for token, work in self._calls]
-        self._flying += len(calls)
-        self._calls.clear()
         if self._stream is None:
             self._compute.check_origins(self._origins)
-            self._joins = _Joins(len(pool), lambda: self._compute.model_ref(self._handle))
-            self._stream = pool.run(calls, depth=2, joins=self._joins)
-        else:
-            for call in calls:
-                pool.submit(call)
+            self._bundles = Bundles(len(pool))
+            self._stream = pool.run(depth=2, join=self._join, size=self._bundles.size)
+        for token, work in self._calls:
+            pool.submit(Call("run_works", (self._sent(work),), tag=(token, work)))
+        self._flying += len(self._calls)
+        self._calls.clear()
         call, answers, worker = next(self._stream)
         done = []
         for part, (value, error, seconds, size) in zip(call.parts, answers, strict=True):
-            assert self._joins is not None
-            self._joins.took(seconds, size)
+            self._bundles.took(seconds, size)
             token, work = part.tag
             done.append(Done(token, work, value, error, Ran("worker", pool.worker_name(worker), seconds)))
         self._flying -= len(done)
@@ -152,6 +125,12 @@ class Works:
             self._stream.close()  # so that others can use the pool
             self._stream = None
         return done
+
+    def _join(self, calls: Sequence[Call]) -> Call:
+        """One call of `Replica.run_works` with the work of these."""
+        works = [call.args[0] for call in calls]
+        model = self._compute.pool().share(self._handle.shipped) if any(work.model for work in works) else None
+        return Call("run_works", (works, model), tag=calls[0].tag, parts=tuple(calls))
 
     def _searched(self) -> Sequence[Done]:
         assert self._searches is not None
@@ -165,10 +144,6 @@ class Works:
     def _travelling(self, value: Any) -> Any:
         """An argument, or a reference to one that may be large: it travels once, however many pieces share it."""
         try:
-            if value not in self._shared:
-                import ray
-
-                self._shared[value] = ray.put(value)
-            return self._shared[value]
+            return self._compute.pool().share(value)
         except TypeError:  # of a plain type: no weak reference, or no hash
             return value

@@ -31,19 +31,12 @@ WORKER_VARIABLES = {"TF_CPP_MIN_LOG_LEVEL": "3", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_
 
 @dataclass(frozen=True)
 class Resources:
-    """What each worker gets.
-
-    Attributes:
-        workers: number of workers.
-        gpus_per_worker: share of a GPU, 0 on CPUs.
-        threads: intra-op threads of a worker.
-        local: the cluster was started for this command on this machine.
-    """
+    """What each worker gets."""
 
     workers: int
-    gpus_per_worker: float
-    threads: int
-    local: bool
+    gpus_per_worker: float  # 0 on CPUs
+    threads: int  # intra-op, of each worker
+    local: bool  # the cluster was started for this command on this machine
 
 
 @contextlib.contextmanager

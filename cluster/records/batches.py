@@ -27,16 +27,10 @@ _READING = pa.ipc.IpcReadOptions(use_threads=False)
 
 @dataclass(frozen=True, eq=False)
 class TableRows:
-    """Rows of some tasks.
+    """Rows of some tasks, without what only the driver knows: where and when they ended."""
 
-    Attributes:
-        jobs: how many they are in the table `jobs`, where what only the driver knows is left out: where and when they
-            ended.
-        messages: of each table, see `packed`.
-    """
-
-    jobs: int
-    messages: Mapping[str, bytes]
+    jobs: int  # rows in the table `jobs`
+    messages: Mapping[str, bytes]  # of each table, see `packed`
 
     @property
     def size(self) -> int:
@@ -46,15 +40,10 @@ class TableRows:
 
 @dataclass(frozen=True, eq=False)
 class PatchPlaces:
-    """What the tables say of K numbers that are searched.
+    """What the tables say of K numbers that are searched."""
 
-    Attributes:
-        index: (K, 2), as a search names them.
-        columns: K rows: `weight`, `flat_index`, `index` and `old` of the table `patches`.
-    """
-
-    index: Int64
-    columns: pa.RecordBatch
+    index: Int64  # (K, 2), as a search names them
+    columns: pa.RecordBatch  # K rows: `weight`, `flat_index`, `index` and `old` of the table `patches`
 
     @staticmethod
     def of(index: Int64, patch: Patch, shapes: Mapping[str, tuple[int, ...]]) -> PatchPlaces:

@@ -12,9 +12,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,7 +41,6 @@ class RunRecords:
     """Writes one run directory; with its lock (`engine.core.lock`), only as long as that is held."""
 
     def __init__(self, directory: Path, lock: Lock | None = None) -> None:
-        """Write to a directory that was claimed; see `create` and `resume`."""
         self.directory = directory
         self._lock = lock
 
@@ -135,16 +133,11 @@ class RunRecords:
         return records
 
     def check_ours(self) -> None:
-        """To be called before what is written beside the records too.
-
-        Raises:
-            WorkError: the lock of the directory is not held any more.
-        """
+        """Raise WorkError where the lock is not held any more; also before what is written beside the records."""
         if self._lock is not None:
             self._lock.check()
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
-        """Replace `run.json`; the format is added."""
         self._write_text("run.json", json.dumps({**facts, "format": FORMAT}, indent=2, sort_keys=True) + "\n")
 
     @contextmanager
@@ -164,7 +157,9 @@ class RunRecords:
 
     def replace(self, table: str, part: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of a part, usually those of one task, in place of those before."""
-        self.write(table, part, _from_rows(table, rows))
+        schema = SCHEMAS[table]
+        columns = {name: [row[name] for row in rows] for name in schema.names}
+        self.write(table, part, pa.table(columns, schema=schema))
 
     def write(self, table: str, part: str, rows: pa.Table) -> None:
         """Write ready-made rows of a part, in place of those before."""
@@ -181,12 +176,10 @@ class RunRecords:
         return self.directory / CHECKPOINTS / f"{_file_name(task)}.npz"
 
     def drop_checkpoint(self, task: str) -> None:
-        """The task has ended."""
         self.check_ours()
         remove(self.checkpoint(task))
 
     def checkpoints(self) -> list[Path]:
-        """States of tasks that had not ended."""
         return sorted((self.directory / CHECKPOINTS).glob("[!.]*.npz"))
 
     def parts(self, table: str) -> list[str]:
@@ -212,10 +205,7 @@ class RunRecords:
             remove_at_once(self.directory / name)
 
     def _divide_tables(self) -> None:
-        """Undo `join_tables` where jobs are tried again: what they write now would stay behind the whole tables.
-
-        Kept is what `_kept_parts` keeps; tables that a run makes again are dropped.
-        """
+        """Undo `join_tables` where jobs are tried again: what they write now would stay behind the whole tables."""
         tables = {name: self.directory / f"{name}.arrow" for name in SCHEMAS}
         if tables["jobs"].is_file():
             jobs = read_table(self.directory, "jobs")
@@ -278,7 +268,6 @@ def enough_room(directory: Path) -> Iterator[None]:
 
 
 def holds_run(directory: Path) -> bool:
-    """Whether a directory is that of a run."""
     return (directory / "run.json").is_file() and not _emptied(directory)
 
 
@@ -317,8 +306,7 @@ def _check_run(directory: Path) -> None:
         raise InputError(f"{directory}: found no run.json, expected the directory of a run")
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """A value in which two runs differ, by its name, and both values in short."""
 
     name: str
@@ -361,15 +349,13 @@ def read_table(directory: Path, name: str) -> pa.Table:
 def read_part(directory: Path, table: str, part: str) -> list[dict[str, Any]] | None:
     """The rows of a part, or None when the table is no longer in parts."""
     path = _place(directory, table, part)
-    rows: list[dict[str, Any]] | None = _read(path).to_pylist() if path.is_file() else None
-    return rows
+    return _read(path).to_pylist() if path.is_file() else None
 
 
 def jobs_of_part(directory: Path, part: str) -> list[str]:
     """The jobs in a part of the table `jobs`; none when the table is no longer in parts."""
     path = _place(directory, "jobs", part)
-    found: list[str] = _read(path)["job"].to_pylist() if path.is_file() else []
-    return found
+    return list(_read(path)["job"].to_pylist()) if path.is_file() else []
 
 
 def comparable(table: pa.Table) -> pa.Table:
@@ -414,8 +400,7 @@ def _parts(directory: Path, table: str) -> list[Path]:
 def _kept_parts(directory: Path) -> set[str]:
     """Names of the parts of the table `jobs` with which a run goes on: those in which every job is over.
 
-    Jobs that failed are tried again. They may do better now, so nothing is kept of the steps behind the first of them:
-    those began from what they left.
+    Jobs that failed are tried again, and so are all of the steps behind the first of them: those began from its result.
     """
     kept: dict[str, int] = {}
     again = float("inf")
@@ -429,11 +414,6 @@ def _kept_parts(directory: Path) -> set[str]:
     if any(step > again for step in kept.values()):
         remove(directory / CHECKPOINTS)  # they may be of those steps
     return {name for name, step in kept.items() if step <= again}
-
-
-def _from_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    schema = SCHEMAS[table]
-    return pa.table({name: [row[name] for row in rows] for name in schema.names}, schema=schema)
 
 
 def _read(path: Path) -> pa.Table:

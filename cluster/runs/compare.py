@@ -29,8 +29,8 @@ from engine.core.progress import Progress, Tick, ignore, unseen
 from engine.data.image_set import ImageSet
 from engine.layers.dense_chain import DenseChain
 from engine.methods.base import MethodSettings, Subject
-from engine.methods.cells import Cell
 from engine.methods.given import check_stated
+from engine.methods.outcome import Cell
 from engine.methods.registry import REFERENCE
 from engine.metrics.requirements import Requirement, check_rows
 from engine.models.load import LoadedModel, check_fits

@@ -40,9 +40,9 @@ from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
 from engine.localize.weights_file import ARROW, CSV, FRONT
 from engine.methods.base import MethodSettings, Subject, lacking
-from engine.methods.cells import Cell
+from engine.methods.given import search_of
+from engine.methods.outcome import Cell
 from engine.methods.registry import method_of
-from engine.methods.searches import search_of
 from engine.metrics.repair_rates import Given, Rates, result_text
 from engine.models.known_data import REPAIR_FACTS
 from engine.models.load import check_fits

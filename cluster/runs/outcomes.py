@@ -26,10 +26,9 @@ from engine.core.progress import Tick
 from engine.core.types import Float32
 from engine.data.image_set import ImageSet
 from engine.methods.base import Subject
-from engine.methods.cells import Cell, cell_work
-from engine.methods.outcome import CHOSEN, MethodOutcome, Reading
+from engine.methods.outcome import CHOSEN, Cell, MethodOutcome, Reading, cell_work
 from engine.metrics import against
-from engine.metrics.comparison import compare
+from engine.metrics.accuracy import compare
 from engine.metrics.requirements import check_requirements
 from engine.models.load import LoadedModel
 from engine.patches.arrow import write_patch

@@ -46,19 +46,17 @@ from engine.data.image_set import ImageSet
 from engine.layers.tail_chain import Chain
 from engine.localize.weights_file import ARROW, CSV
 from engine.methods.base import MethodJob, MethodSettings, Offer, Repair, Subject, lacking
-from engine.methods.cells import Cell
 from engine.methods.mixtures import MixtureMethod, Promised, unchanged
-from engine.methods.outcome import CHOSEN, MethodOutcome, chosen, judged
+from engine.methods.outcome import CHOSEN, Cell, MethodOutcome, chosen, judged
 from engine.methods.registry import method_of
-from engine.metrics.accuracy import paired_changes
-from engine.metrics.comparison import compare
+from engine.metrics.accuracy import compare, paired_changes
 from engine.metrics.requirements import Requirement, Verdict, check_requirements, check_rows, with_rows
 from engine.models.known_data import REPAIR_FACTS
 from engine.models.load import LoadedModel, check_fits, load_model
 from engine.patches.patch import Patch, patch_between
+from engine.problem.crossfit import mixture_space
 from engine.problem.crossfit_plan import CrossFitPlan, check_plan, plan_of
-from engine.problem.mixed import mixture_space
-from engine.problem.search import SearchEnd
+from engine.problem.problem import SearchEnd
 from engine.targets.base import Target
 from engine.targets.resolve import resolve_target
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,9 @@ from cluster.records.batches import (
 from cluster.records.checkpoint import Begun
 from cluster.records.schema import JobRow
 from cluster.workers.judge import Candidate, Candidates, Judge, Predicts
+from cluster.workers.model import ModelHandle
 from cluster.workers.task import RepairTask, SearchJob, SearchResult, TaskResult
+from cluster.workers.work import this_process
 from engine.core.types import Float32, Float64, Int64
 from engine.metrics.accuracy import LabelChange
 
@@ -34,71 +37,44 @@ SECONDS = -1
 
 @dataclass(frozen=True, eq=False)
 class EndedSearch:
-    """A search that has ended.
-
-    Attributes:
-        job: its name.
-        index: (K, 2), places of the weights.
-        values: (offers, K), the patches it offers, best first; none where there was nothing to search.
-        fitness: of the first.
-        start_fitness: of the first candidate of the first iteration.
-        patched, intact: negatives and positives that the search believes the first gets right.
-        iterations: run.
-        stop: why it ended.
-    """
+    """A search that has ended."""
 
     job: str
-    index: Int64
-    values: Float32
-    fitness: float
-    start_fitness: float
-    patched: int
-    intact: int
+    index: Int64  # (K, 2), places of the weights
+    values: Float32  # (offers, K), the patches it offers, best first
+    fitness: float  # of the first
+    start_fitness: float  # of the first candidate of the first iteration
+    patched: int  # negatives that the search believes the first gets right
+    intact: int  # positives
     iterations: int
     stop: str
 
 
 @dataclass(frozen=True, eq=False)
 class SearchStep:
-    """What a search did in a call.
-
-    Attributes:
-        name: of the search.
-        seconds: (n,) of each of the iterations that it ran.
-        iterations: that it has run in all.
-        best: fitness so far.
-        stop: why it is over, empty while it is not.
-    """
+    """What a search did in a call."""
 
     name: str
-    seconds: Float64
-    iterations: int
-    best: float
-    stop: str
+    seconds: Float64  # (n,) of each of the iterations that it ran
+    iterations: int  # in all
+    best: float  # fitness so far
+    stop: str  # why it is over, empty while it is not
 
 
 @dataclass(frozen=True, eq=False)
 class Segment:
     """How far a task is after a call.
 
-    Attributes:
-        state: running, done, skipped or failed, as in the table `jobs`.
-        iterations: that its searches ran in this call.
-        note: why there was nothing to search or why it failed, else empty.
-        begun: searches of a task that has not ended.
-        searches: what they did, in the order of the task; none where there was nothing to search, or where somebody
-            judges what they offer and the task has ended.
-        found: searches of a task that has ended, where nobody judges them.
-        rows: where the task has parts of the tables for itself: it comes back more than once, or has failed.
+    Where somebody judges what its searches offer and it has ended, neither `searches` nor `found` come along.
     """
 
-    state: str
-    iterations: int
-    note: str = ""
-    begun: Mapping[str, Begun] = field(default_factory=dict)
-    searches: tuple[SearchStep, ...] = ()
-    found: tuple[EndedSearch, ...] = ()
-    rows: TableRows | None = None
+    state: str  # running, done, skipped or failed, as in the table `jobs`
+    iterations: int  # that its searches ran in this call
+    note: str = ""  # why there was nothing to search or why it failed
+    begun: Mapping[str, Begun] = field(default_factory=dict)  # searches of a task that has not ended
+    searches: tuple[SearchStep, ...] = ()  # in the order of the task
+    found: tuple[EndedSearch, ...] = ()  # of a task that has ended
+    rows: TableRows | None = None  # of its own: it comes back more than once, or has failed
 
     @property
     def ended(self) -> bool:
@@ -110,41 +86,38 @@ class Segment:
 class Harvest:
     """What a call of several tasks brought.
 
-    Attributes:
-        segments: of each task; None of one that was not begun, as the call had lasted long enough, and the answer
-            `cluster.workers.passes.NOT_VISIBLE` of one whose file is not there.
-        rows: of all tasks without parts of their own, in this order; None where there are none.
-        candidates: what searches of tasks that have ended offer, where somebody judged that and there are some.
-        seconds: that the call took.
+    A task that was not begun, as the call had lasted long enough, has None for a segment, and one whose file is not
+    there the answer `cluster.workers.passes.NOT_VISIBLE`.
     """
 
     segments: tuple[Segment | str | None, ...]
-    rows: TableRows | None
-    candidates: Candidates | None = None
-    seconds: float = 0.0
+    rows: TableRows | None  # of all tasks without rows of their own, in this order
+    candidates: Candidates | None = None  # what searches of tasks that have ended offer, where somebody judged that
+    seconds: float = 0.0  # of the call
+
+    @property
+    def cost(self) -> tuple[float, float] | None:
+        """Seconds and bytes of each task that ran; None where none did."""
+        ran = [segment for segment in self.segments if isinstance(segment, Segment)]
+        if not ran:
+            return None
+        size = sum(segment.rows.size for segment in ran if segment.rows is not None)
+        size += sum(shared.size for shared in (self.rows, self.candidates) if shared is not None)
+        return self.seconds / len(ran), size / len(ran)
 
 
 @dataclass(frozen=True, eq=False)
 class TaskEvent:
-    """Tasks that a call has brought further.
-
-    Attributes:
-        tasks: what ran.
-        segments: how far each of them is.
-        rows, candidates: as of `Harvest`.
-        where: process, worker or tiles.
-        worker, host: what ran it.
-        redispatched: of each task, how many of its calls so far ran again because a worker died.
-    """
+    """Tasks that a call has brought further; see `Harvest`."""
 
     tasks: tuple[RepairTask, ...]
     segments: tuple[Segment, ...]
     rows: TableRows | None
     candidates: Candidates | None
-    where: str
+    where: str  # process, worker or tiles
     worker: str
     host: str
-    redispatched: tuple[int, ...]
+    redispatched: tuple[int, ...]  # of each task, calls so far that ran again because a worker died
 
     @property
     def unfinished(self) -> list[tuple[RepairTask, Segment]]:
@@ -168,7 +141,6 @@ class Reaper:
     """Makes a harvest of the results of tasks, one after the other."""
 
     def __init__(self, judge: Judge | None) -> None:
-        """Judge what they offer, if there is somebody to do that."""
         self._judge = judge
         self._segments: list[Segment | str | None] = []
         self._shared = _Table()
@@ -179,14 +151,7 @@ class Reaper:
         self._segments.append(answer)
 
     def add(self, task: RepairTask, before: Mapping[str, Begun], result: TaskResult, layer: Predicts | None) -> None:
-        """A task has run.
-
-        Args:
-            task: what ran.
-            before: its searches that had begun before this call.
-            result: how far it is.
-            layer: predicts rows under patches; None where nobody judges.
-        """
+        """A task has run, of which some searches had begun before; `layer` is None where nobody judges."""
         alone = bool(before) or result.failed or not result.ended
         table = _Table() if alone else self._shared
         begun = _begun(before, result)
@@ -231,20 +196,25 @@ class Reaper:
         return Harvest(tuple(self._segments), rows, candidates, seconds)
 
 
-def segment_of(task: RepairTask, before: Mapping[str, Begun], result: TaskResult) -> Segment:
-    """How far a task is that has parts of its own."""
-    reaper = Reaper(None)
-    reaper.add(task, before, result, None)
-    (segment,) = reaper.harvest().segments
-    assert isinstance(segment, Segment)
-    return segment
-
-
-def event_of(task: RepairTask, harvest: Harvest, where: str, worker: str, host: str, redispatched: int) -> TaskEvent:
-    """What one task brought."""
+def event_of(
+    task: RepairTask,
+    before: Mapping[str, Begun],
+    result: TaskResult,
+    *,
+    judge: Judge | None = None,
+    model: ModelHandle | None = None,
+    where: str = "process",
+    worker: str = "",
+    redispatched: int = 0,
+) -> TaskEvent:
+    """What one task brought to this process; the model, under repair, is asked where somebody judges."""
+    reaper = Reaper(judge)
+    reaper.add(task, before, result, None if judge is None or model is None else model.runner.layer)
+    harvest = reaper.harvest()
     (segment,) = harvest.segments
     assert isinstance(segment, Segment)
-    return TaskEvent((task,), (segment,), harvest.rows, harvest.candidates, where, worker, host, (redispatched,))
+    place = where, worker or this_process(), socket.gethostname()
+    return TaskEvent((task,), (segment,), harvest.rows, harvest.candidates, *place, (redispatched,))
 
 
 def job_rows(task: RepairTask, result: TaskResult, begun: Mapping[str, Begun]) -> list[JobRow]:
@@ -290,11 +260,9 @@ def _begun(before: Mapping[str, Begun], result: TaskResult) -> dict[str, Begun]:
     """How far the searches of a task are, with all iterations that led there."""
     begun = {}
     for search in result.searches:
-        rows = iteration_numbers(search.iterations)
-        earlier = before.get(search.name)
-        begun[search.name] = Begun(
-            search.state, rows if earlier is None else np.concatenate([earlier.iterations, rows])
-        )
+        rows = [before[search.name].iterations] if search.name in before else []
+        rows.append(iteration_numbers(search.iterations))
+        begun[search.name] = Begun(search.state, np.concatenate(rows))
     return begun
 
 
@@ -306,15 +274,15 @@ def _step(search: SearchResult) -> SearchStep:
 
 def _ended_search(search: SearchResult, result: TaskResult) -> EndedSearch:
     assert result.places is not None
-    sums = search.state.best_sums
+    state = search.state
     return EndedSearch(
         job=search.name,
         index=result.places.index,
         values=np.stack([offer.values for offer in search.offers]),
-        fitness=search.state.swarm.global_fitness,
-        start_fitness=search.state.start_fitness,
-        patched=int(sums[2]),
-        intact=int(sums[3]),
-        iterations=search.state.swarm.iteration,
-        stop=search.state.stop or "",
+        fitness=state.swarm.global_fitness,
+        start_fitness=state.start_fitness,
+        patched=int(state.best_sums[2]),
+        intact=int(state.best_sums[3]),
+        iterations=state.swarm.iteration,
+        stop=state.stop or "",
     )

@@ -9,8 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from engine.core.types import Float32, Float64, Int64
-from engine.metrics.accuracy import LabelChange
-from engine.metrics.comparison import Comparison, compare_many
+from engine.metrics.accuracy import Comparison, LabelChange, compare_many
 from engine.metrics.requirements import Requirement, check_requirements, rank
 from engine.passes.classes import NO_CLASS
 from engine.problem.case import LayerInputs
@@ -34,21 +33,13 @@ class Predicts(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A patch of the kernel under repair, judged on validation rows.
+    """A patch of the kernel under repair, judged on validation rows."""
 
-    Attributes:
-        jobs: searches whose patches it is made of.
-        index: (K, 2) kernel positions.
-        values: (K,) new values.
-        score: by the requirements.
-        place: of the search and of its offer in their step: among equals the first comes first.
-    """
-
-    jobs: tuple[str, ...]
-    index: Int64
-    values: Float32
+    jobs: tuple[str, ...]  # searches whose patches it is made of
+    index: Int64  # (K, 2) kernel positions
+    values: Float32  # (K,), new ones
     score: Score
-    place: tuple[int, int] = (0, 0)
+    place: tuple[int, int] = (0, 0)  # of the search and of its offer in their step: the first of equals comes first
 
     def applied(self, kernel: Float32) -> Float32:
         """A kernel (D, C) with the patch."""
@@ -59,21 +50,13 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """M candidates of single searches as they travel: few arrays, as most of them are looked at by their score alone.
-
-    Attributes:
-        jobs: their searches.
-        scores: (M, 3), see `Score`; float64 holds the counts exactly.
-        places: (M, 2).
-        index: of each; searches of one task share theirs.
-        values: of all, one after the other.
-    """
+    """M candidates of single searches as they travel: in few arrays, as most are looked at by their score alone."""
 
     jobs: tuple[str, ...]
-    scores: Float64
-    places: Int64
-    index: tuple[Int64, ...]
-    values: Float32
+    scores: Float64  # (M, 3), see `Score`; float64 holds the counts exactly
+    places: Int64  # (M, 2)
+    index: tuple[Int64, ...]  # of each; searches of one task share theirs
+    values: Float32  # of all, one after the other
 
     @property
     def size(self) -> int:
@@ -105,21 +88,13 @@ class Candidates:
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """What patches of one kernel are judged by.
+    """What patches of one kernel are judged by."""
 
-    Attributes:
-        kernel: (D, C).
-        rows: that no search sees, as the layer under repair sees them.
-        before: (n,) classes that the base model predicts for them.
-        logits: (n, C) under the kernel.
-        requirements: that rank the patches.
-    """
-
-    kernel: Float32
-    rows: LayerInputs
-    before: Int64
-    logits: Float32
-    requirements: tuple[Requirement, ...]
+    kernel: Float32  # (D, C)
+    rows: LayerInputs  # that no search sees
+    before: Int64  # (n,) classes that the base model predicts for them
+    logits: Float32  # (n, C) under the kernel
+    requirements: tuple[Requirement, ...]  # that rank the patches
 
     def comparisons(self, layer: Predicts, index: Int64, values: Float32) -> list[Comparison | None]:
         """Patches (M, K) of the same positions (K, 2) against the base model; None for one that leaves a row no class.

@@ -18,24 +18,19 @@ from engine.targets.resolve import resolve_target
 
 @dataclass(frozen=True, eq=False)
 class ShippedModel:
-    """A model as it travels: everything `ModelRunner` needs.
-
-    `target` names what is under repair as `resolve_target` takes it, the last Dense layer by nothing; None where the
-    model is only run.
-    """
+    """A model as it travels: everything `ModelRunner` needs."""
 
     key: str
     spec: ModelSpec
     loss: TrainingLoss
     classes: int
-    target: tuple[str, ...] | None
+    target: tuple[str, ...] | None  # what is under repair, as `resolve_target` takes it; None: it is only run
     path: Path
     batch_rows: int
     allow_custom_code: bool
 
 
 def build_runner(model: ShippedModel) -> ModelRunner:
-    """Build a shipped model in this process."""
     built = build_model(model.spec, allow_custom_code=model.allow_custom_code)
     target: Target | None = None
     if model.target is not None:
@@ -47,13 +42,11 @@ class ReceivedModel:
     """A model that has travelled; it is built here when it is first needed."""
 
     def __init__(self, shipped: ShippedModel | None, kept: Cache[ModelRunner]) -> None:
-        """Keep what is built among the others; None has travelled where no model is needed."""
         self.key = "" if shipped is None else shipped.key
         self._shipped, self._kept = shipped, kept
 
     @property
     def runner(self) -> ModelRunner:
-        """The model in this process."""
         shipped = self._shipped
         if shipped is None:
             raise ValueError("the model is run and did not travel, expected it with this task")
@@ -80,7 +73,8 @@ class ModelHandle:
     @property
     def key(self) -> str:
         """Names the model and its weights under repair."""
-        return f"{self.loaded.fingerprint}|{self._names}|{self.batch_rows}"
+        names = None if self.target is None else self.target.names
+        return f"{self.loaded.fingerprint}|{names}|{self.batch_rows}"
 
     @property
     def tail(self) -> Tail | None:
@@ -91,10 +85,6 @@ class ModelHandle:
         """What a search needs of the model; None where Dense layers at its end are under repair."""
         return self.tail if problem.needs_tail else None
 
-    @property
-    def _names(self) -> tuple[str, ...] | None:
-        return None if self.target is None else self.target.names
-
     @functools.cached_property
     def shipped(self) -> ShippedModel:
         """The model as it travels."""
@@ -103,7 +93,7 @@ class ModelHandle:
             spec=spec_of(self.loaded.model),
             loss=self.loaded.loss,
             classes=self.loaded.classes,
-            target=self._names,
+            target=None if self.target is None else self.target.names,
             path=self.loaded.path,
             batch_rows=self.batch_rows,
             allow_custom_code=self.loaded.allow_custom_code,

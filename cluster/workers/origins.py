@@ -6,8 +6,7 @@ import socket
 from collections.abc import Mapping, Sequence
 
 from engine.core.errors import InputError
-from engine.methods.names import parsed
-from engine.methods.registry import METHODS, method_of, origin
+from engine.methods.registry import METHODS, method_of, origin, parsed
 
 
 def missing_methods(names: Sequence[str]) -> str:

@@ -42,10 +42,10 @@ def ship_rows(images: ImageSet) -> ShippedRows:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A block of rows after a pass: its result, and the range of the numbers that were read."""
+    """A block of rows after a pass."""
 
     result: Any
-    values: ValueRange
+    values: ValueRange  # of the numbers that were read
 
 
 def block_pass(

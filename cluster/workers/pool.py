@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import ray
 from ray.exceptions import (
@@ -20,8 +21,10 @@ from ray.exceptions import (
 
 from cluster.ray_cluster.connect import Resources
 from cluster.ray_cluster.losses import why_lost
-from cluster.workers.replica import Replica
+from cluster.workers.bundles import Call
 from engine.core.errors import InputError, WorkError
+
+__all__ = ["CALL_ATTEMPTS", "Actor", "Call", "DeadlyCallError", "WorkerError", "WorkerPool"]
 
 LOST = (RayActorError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
 
@@ -42,35 +45,19 @@ class WorkerError(WorkError):
     """The workers cannot finish the work."""
 
 
-@dataclass(eq=False)
-class Call:
-    """One call of a replica's method.
+class DeadlyCallError(WorkerError):
+    """A call that took down one worker after the other: how many, and why."""
 
-    Attributes:
-        method: name of the method.
-        args: its arguments; objects the driver put come as references.
-        tag: the caller's own mark.
-        worker: index of the worker that has, or is to have, the caches for it, or None.
-        attempts: how often it was sent.
-        parts: calls that this one is made of; they are sent again where it is lost.
-    """
-
-    method: str
-    args: tuple[Any, ...]
-    tag: Any = None
-    worker: int | None = None
-    attempts: int = 0
-    parts: tuple[Call, ...] = ()
+    def __init__(self, call: str, workers: int, why: str) -> None:
+        super().__init__(f"{call} took down {workers} workers: {why}")
+        self.workers, self.why = workers, why
 
 
-class Joins(Protocol):
-    """Makes one call of several that wait for the same worker."""
+class Actor(Protocol):
+    """What the pool asks of the class of its actors, which is made with the number of threads of a worker."""
 
-    def size(self, waiting: int) -> int:
-        """How many to join, at most, of so many that wait."""
-
-    def join(self, calls: Sequence[Call]) -> Call:
-        """One call with these as its parts, of which there is one at least."""
+    def describe(self) -> tuple[str, int, str]:
+        """Host, process id and kind of hardware."""
 
 
 @dataclass
@@ -91,10 +78,19 @@ class _Slot:
         return self.probe is None and self.retry_at == 0.0
 
 
+def _alone(calls: Sequence[Call]) -> Call:
+    return calls[0]
+
+
+def _one(waiting: int) -> int:
+    del waiting
+    return 1
+
+
 class WorkerPool:
     """Actors and the calls that wait for them."""
 
-    def __init__(self, resources: Resources, actor_class: type[Replica] = Replica) -> None:
+    def __init__(self, resources: Resources, actor_class: type[Actor]) -> None:
         """Start the actors; `wait_for_start` waits until they answer."""
         self.resources = resources
         self.redispatched = 0
@@ -108,6 +104,11 @@ class WorkerPool:
         self._flying: dict[Any, int] = {}
         self._free = set(range(len(self._slots)))
         self._alive_at = time.monotonic()
+        self._depth = 1
+        self._join: Callable[[Sequence[Call]], Call] = _alone
+        self._size: Callable[[int], int] = _one
+        # What nobody here needs any more leaves the object store too.
+        self._references: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
         for slot in self._slots:
             slot.probe = slot.actor.describe.remote()
 
@@ -139,6 +140,16 @@ class WorkerPool:
         """Host and process id of a worker."""
         return f"{self._slots[index].host}:{self._slots[index].pid}"
 
+    def share(self, value: Any) -> Any:
+        """A reference to a value, an object that is compared by identity: it travels once, however many calls take it.
+
+        Raises:
+            TypeError: no weak reference to the value can be had, or it has no hash.
+        """
+        if value not in self._references:
+            self._references[value] = ray.put(value)
+        return self._references[value]
+
     def submit(self, call: Call, *, first: bool = False) -> None:
         """Queue a call, in front of the others if `first`."""
         queue = self._shared if call.worker is None else self._own[call.worker]
@@ -149,23 +160,34 @@ class WorkerPool:
             queue.append(call)
 
     def run(
-        self, calls: Iterable[Call] = (), depth: int = 1, joins: Joins | None = None
+        self,
+        calls: Iterable[Call] = (),
+        depth: int = 1,
+        join: Callable[[Sequence[Call]], Call] = _alone,
+        size: Callable[[int], int] = _one,
     ) -> Generator[tuple[Call, Any, int], None, None]:
         """Send queued calls and yield (call, result, worker) as they finish, until none is left.
 
         Calls submitted while iterating are taken up. At most `depth` calls are with one worker, so that it does not
-        wait for its next one; only one as soon as there are few left, so that none waits behind another. With `joins`
-        every call that is sent, and told of, is one that it made; those that were lost are joined with no others.
+        wait for its next one; only one as soon as there are few left, so that none waits behind another.
+
+        Args:
+            calls: to queue first.
+            depth: calls that are with one worker.
+            join: one call with some as its parts, at least one, that wait for the same worker; every call that is sent,
+                and told of, is one that it made. Those that were lost are joined with no others.
+            size: how many to join, at most, of so many that wait.
 
         Raises:
             InputError: the call found bad input.
             WorkerError: a call took down several workers, or no worker is left.
         """
+        self._depth, self._join, self._size = depth, join, size
         for call in calls:
             self.submit(call)
         try:
             while self._waiting or self._flying:
-                self._send(depth, joins)
+                self.send()
                 yield from self._collect()
         finally:
             # An error or a caller that stops early leaves nothing behind for the next run.
@@ -189,10 +211,10 @@ class WorkerPool:
     def _new_actor(self) -> Any:
         return self._remote.remote(self.resources.threads)
 
-    def _send(self, depth: int, joins: Joins | None) -> None:
+    def send(self) -> None:
         """Give calls to the workers that may take one; how many workers there are besides costs nothing."""
         now = time.monotonic()
-        for most in range(1, depth + 1):
+        for most in range(1, self._depth + 1):
             if not self._waiting or (most > 1 and self._waiting < 2 * len(self._slots)):
                 break
             for index in sorted(self._free):
@@ -201,7 +223,7 @@ class WorkerPool:
                     self._revive(slot, now)
                     continue
                 while len(slot.flying) < most:
-                    call = self._next_for(index, joins)
+                    call = self._next_for(index)
                     if call is None:
                         break
                     for part in call.parts or (call,):
@@ -209,10 +231,10 @@ class WorkerPool:
                     ref = getattr(slot.actor, call.method).remote(*call.args)
                     slot.flying[ref] = call
                     self._flying[ref] = index
-                if len(slot.flying) >= depth:
+                if len(slot.flying) >= self._depth:
                     self._free.discard(index)
 
-    def _next_for(self, index: int, joins: Joins | None) -> Call | None:
+    def _next_for(self, index: int) -> Call | None:
         """What this worker should take: a call of its own, or anybody's, or else the last of a busy or lost worker's.
 
         A call goes to the worker that has its caches, unless that one is lost, or busy while this one idles:
@@ -231,23 +253,19 @@ class WorkerPool:
             queue = max(others, key=len)
             take, following = queue.pop, -1
         calls = [take()]
-        if joins is not None:
-            most = 1 if calls[0].attempts else joins.size(self._waiting)
-            while len(calls) < most and queue and not queue[following].attempts:
-                calls.append(take())
+        most = 1 if calls[0].attempts else self._size(self._waiting)
+        while len(calls) < most and queue and not queue[following].attempts:
+            calls.append(take())
         self._waiting -= len(calls)
-        return calls[0] if joins is None else joins.join(calls)
+        return self._join(calls)
 
     def _collect(self) -> Iterator[tuple[Call, Any, int]]:
-        """Answers that have come, if need be after a wait.
-
-        Ray looks at every answer under way to tell which have come. Of many it is asked for several at a time, so that
-        one costs the driver no more than where few are under way.
-        """
+        """Answers that have come, if need be after a wait."""
         probes = [slot.probe for slot in self._slots if slot.probe is not None] if self._free else []
         waiting = [*probes, *self._flying]
         if not waiting:
             time.sleep(0.05)
+        # Ray looks at every answer under way: of many it is asked for several at a time, so that one costs no more.
         some = max(1, len(waiting) // 64)
         ready = ray.wait(waiting, num_returns=some, timeout=0.5 if some == 1 else 0.02)[0] if waiting else []
         if probes:
@@ -281,10 +299,8 @@ class WorkerPool:
         """Put the calls of a lost worker back in front, and replace it."""
         for part in call.parts or (call,):
             if part.attempts >= CALL_ATTEMPTS:
-                name = getattr(part.tag, "name", part.tag)
-                raise WorkerError(
-                    f"{call.method} of {name} took down {part.attempts} workers: {why_lost(error)}"
-                ) from error
+                name = f"{call.method} of {getattr(part.tag, 'name', part.tag)}"
+                raise DeadlyCallError(name, part.attempts, why_lost(error)) from error
         slot.error = why_lost(error)
         lost = [call, *slot.flying.values()]
         for ref in slot.flying:

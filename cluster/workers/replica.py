@@ -12,7 +12,7 @@ import os
 import pickle
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,11 +110,7 @@ class Replica:
     ) -> list[Float64]:
         """Evaluate some tiles of one iteration, in order; no other search has its `key`."""
         prepared = self._problems.get(key, lambda: prepare(problem, rows, self._model(model).tail_of(problem)))
-        return list(one_ahead(functools.partial(self.start_tile, prepared, tile, candidates) for tile in tiles))
-
-    def start_tile(self, prepared: Prepared, tile: int, candidates: Float32) -> Callable[[], Float64]:
-        """Start the evaluation of one tile; what is returned ends it."""
-        return prepared.fitness.start_tile(tile, candidates)
+        return list(one_ahead(functools.partial(prepared.fitness.start_tile, tile, candidates) for tile in tiles))
 
     def run_task(
         self,
@@ -140,15 +136,9 @@ class Replica:
         seconds: float,
         *beside: Float32 | ReadyCase,
     ) -> Harvest:
-        """Run tasks one after the other, each for about `segment` seconds; none is begun after `seconds`.
+        """Run tasks, a pickled sequence of `SentTask`, one after the other, each for about `segment` seconds.
 
-        Args:
-            model, base: as of `run_task`.
-            judge: of what they offer, or None.
-            tasks: pickled sequence of `SentTask`, at least one; the first is begun in any case.
-            segment: see `run_task`.
-            seconds: of all of them.
-            beside: what travels beside some of the tasks.
+        The first is begun in any case, and none after `seconds`; `beside` is what travels beside some of them.
         """
         begun = time.perf_counter()
         reaper = Reaper(judge)
@@ -168,11 +158,9 @@ class Replica:
         return reaper.harvest(time.perf_counter() - begun)
 
     def layer(self, model: ShippedModel | None) -> Predicts:
-        """What judges patches of a model."""
         return self._model(model).runner.layer
 
     def other_methods(self, origins: Mapping[str, str]) -> str:
-        """Why a method cannot be had here, or is another; see `cluster.workers.origins.other_methods`."""
         return other_methods(origins)
 
     def run_works(self, works: Sequence[SentWork], model: ShippedModel | None) -> list[tuple[Any, Any, float, int]]:

@@ -15,12 +15,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from cluster.records.batches import PatchPlaces
+from cluster.records.checkpoint import Begun
 from cluster.workers.lru import Cache
+from cluster.workers.model import ModelHandle, ReceivedModel
 from cluster.workers.passes import ShippedRows
 from engine import backend
 from engine.core.errors import InputError
@@ -62,15 +63,10 @@ class SearchJob:
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """What searches on chunks start from.
+    """What searches on chunks start from."""
 
-    Attributes:
-        kernel: (D, C), or (W, 1) of a deep target.
-        more_positives: rows beyond the chunk's that must not break, or None.
-    """
-
-    kernel: Float32
-    more_positives: LayerInputs | None = None
+    kernel: Float32  # (D, C), or (W, 1) of a deep target
+    more_positives: LayerInputs | None = None  # rows beyond the chunk's that must not break
 
     @cached_property
     def key(self) -> str:
@@ -81,35 +77,21 @@ class Base:
 
 @dataclass(frozen=True, eq=False)
 class ChunkLabel:
-    """One label of a chunk, whose case is found where the task runs.
-
-    Attributes:
-        chunk: the repair rows.
-        num_grad: size of the pool of localisation, or None.
-        impact: forward impact of localisation.
-        fronts: Pareto fronts of localisation.
-    """
+    """One label of a chunk, whose case is found where the task runs, with what its localisation needs."""
 
     chunk: ShippedRows
-    num_grad: int | None
-    impact: Impact
-    fronts: int
+    num_grad: int | None  # size of the pool
+    impact: Impact  # forward
+    fronts: int  # of Pareto
 
 
 @dataclass(frozen=True, eq=False)
 class ReadyCase:
-    """A case with its search; searches of a task differ in name, seed and settings.
-
-    Attributes:
-        case: rows and weights.
-        problem: what is searched.
-        folder: of the rows.
-        places: what the tables call the weights.
-    """
+    """A case with its search; searches of a task differ in name, seed and settings."""
 
     case: RepairCase
     problem: Problem
-    folder: Path
+    folder: Path  # of the rows
     places: PatchPlaces
 
     def problems(self, jobs: Sequence[SearchJob]) -> list[Problem]:
@@ -123,27 +105,16 @@ class ReadyCase:
 
 @dataclass(frozen=True, eq=False)
 class RepairTask:
-    """Searches of the same rows and weights.
+    """Searches of the same rows and weights."""
 
-    Attributes:
-        name: unique within a run.
-        step: of the run.
-        folder: of the repair rows.
-        label: under repair, -1 for several.
-        searches: at least one; swarms of one size.
-        base: names what the searches start from.
-        source: the rows and weights, or where to find them; None where a case travels beside its task.
-        offers: patches that each search offers at most.
-    """
-
-    name: str
-    step: int
-    folder: Path
-    label: int
-    searches: tuple[SearchJob, ...]
-    base: str
-    source: ChunkLabel | ReadyCase | None
-    offers: int
+    name: str  # unique within a run
+    step: int  # of the run
+    folder: Path  # of the repair rows
+    label: int  # under repair, -1 for several
+    searches: tuple[SearchJob, ...]  # at least one; swarms of one size
+    base: str  # names what the searches start from
+    source: ChunkLabel | ReadyCase | None  # the rows and weights; None where a case travels beside its task
+    offers: int  # patches that each search offers at most
 
     @property
     def rows(self) -> int:
@@ -151,6 +122,10 @@ class RepairTask:
         if isinstance(self.source, ChunkLabel):
             return self.source.chunk.image_set.rows
         return 0 if self.source is None else len(self.source.case.rows.labels)
+
+    def begun(self, known: Mapping[str, Begun]) -> dict[str, Begun]:
+        """Its searches that have begun, of those that are known."""
+        return {job.name: known[job.name] for job in self.searches if job.name in known}
 
     @property
     def size(self) -> int:
@@ -183,23 +158,14 @@ class SearchResult:
 
 @dataclass(frozen=True, eq=False)
 class TaskResult:
-    """How far a task is.
+    """How far a task is."""
 
-    Attributes:
-        searches: in the order of the task; none where there was nothing to search.
-        note: why there was nothing to search or why it failed, else empty.
-        failed: the chunk is damaged, or the model's outputs for one of its rows are not numbers.
-        data: fingerprint of rows and weights.
-        places: the weights, with their values in the kernel that the searches start from.
-        seconds: of this call.
-    """
-
-    searches: tuple[SearchResult, ...] = ()
-    note: str = ""
-    failed: bool = False
-    data: str = ""
-    places: PatchPlaces | None = None
-    seconds: float = 0.0
+    searches: tuple[SearchResult, ...] = ()  # in the order of the task; none where there was nothing to search
+    note: str = ""  # why there was nothing to search or why it failed
+    failed: bool = False  # the chunk is damaged, or the model's outputs for one of its rows are not numbers
+    data: str = ""  # fingerprint of rows and weights
+    places: PatchPlaces | None = None  # the weights, with their values in the kernel that the searches start from
+    seconds: float = 0.0  # of this call
 
     @property
     def ended(self) -> bool:
@@ -216,26 +182,10 @@ class _Group:
     fitness: Fitness
 
 
-class Model(Protocol):
-    """A model under repair where a task runs: `cluster.workers.model.ModelHandle`, or what a worker builds."""
-
-    @property
-    def key(self) -> str:
-        """Names the model and its weights under repair."""
-
-    @property
-    def runner(self) -> ModelRunner:
-        """The model in this process; built when it is first needed."""
-
-    def tail_of(self, problem: Problem) -> Tail | None:
-        """What a search needs of the model; None where Dense layers at its end are under repair."""
-
-
 class TaskRunner:
     """Runs tasks in this process."""
 
     def __init__(self) -> None:
-        """Nothing is kept yet."""
         self._features: Cache[LayerInputs] = Cache(
             min(KEPT_FEATURES, backend.free_memory() // 8), lambda value: value.inputs.nbytes
         )
@@ -244,7 +194,7 @@ class TaskRunner:
 
     def run(
         self,
-        model: Model,
+        model: ModelHandle | ReceivedModel,
         base: Base | None,
         task: RepairTask,
         states: Mapping[str, SearchState],
@@ -259,8 +209,7 @@ class TaskRunner:
             task: what to do.
             states: by search, of those that have begun.
             seconds: come back after about so many.
-            beside: what travels beside the task: its case, or the images (n, h, w, c) of a chunk whose file is not
-                visible here.
+            beside: its case, or the images (n, h, w, c) of a chunk whose file is not visible here.
         """
         begun = time.perf_counter()
         try:
@@ -281,12 +230,19 @@ class TaskRunner:
             results.update({result.name: result for result in _advance(group, states, left)})
         if all(result.state.stop is not None for result in results.values()):
             for group in groups:
-                results.update({result.name: result for result in _with_offers(group, results, task.offers)})
+                for search, problem in zip(group.searches, group.problems, strict=True):
+                    found = results[problem.name]
+                    best = offers(search, found.state, group.fitness.evaluate, task.offers)
+                    results[problem.name] = replace(found, offers=tuple(best))
         ordered = [results[job.name] for job in task.searches]
         return task_result(ready, ordered, time.perf_counter() - begun)
 
     def ready(
-        self, model: Model, base: Base | None, task: RepairTask, beside: Float32 | ReadyCase | None
+        self,
+        model: ModelHandle | ReceivedModel,
+        base: Base | None,
+        task: RepairTask,
+        beside: Float32 | ReadyCase | None,
     ) -> ReadyCase | None:
         """The case of a task with its search; None where the model gets the whole label right.
 
@@ -304,7 +260,12 @@ class TaskRunner:
         return None if case is None else ready_case(runner.target, runner.batch_rows, base.kernel, case, task)
 
     def case(
-        self, model: Model, base: Base, task: RepairTask, source: ChunkLabel, images: Float32 | None = None
+        self,
+        model: ModelHandle | ReceivedModel,
+        base: Base,
+        task: RepairTask,
+        source: ChunkLabel,
+        images: Float32 | None = None,
     ) -> RepairCase | None:
         """Rows and weights of one label of a chunk; None where the model gets the whole label right.
 
@@ -411,13 +372,4 @@ def _advance(group: _Group, states: Mapping[str, SearchState], seconds: float) -
     return [
         SearchResult(problem.name, search.objective, state, tuple(iterations), ())
         for search, problem, state, iterations in zip(group.searches, group.problems, after, done, strict=True)
-    ]
-
-
-def _with_offers(group: _Group, results: Mapping[str, SearchResult], count: int) -> Sequence[SearchResult]:
-    """Searches that have ended, with what they offer."""
-    return [
-        replace(found, offers=tuple(offers(search, found.state, group.fitness.evaluate, count)))
-        for search, problem in zip(group.searches, group.problems, strict=True)
-        for found in (results[problem.name],)
     ]

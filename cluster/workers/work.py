@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,19 +16,17 @@ from engine.core.errors import InputError, reason
 
 @dataclass(frozen=True, eq=False)
 class SentWork:
-    """A piece of work as it travels.
-
-    Attributes:
-        call: what to call.
-        args: its arguments; those that others share come as references.
-        model: it wants the tail of the model.
-        origins: of the methods of other packages that it is of, by name.
-    """
+    """A piece of work as it travels; see `engine.core.plans.Work`."""
 
     call: Callable[..., Any]
-    args: tuple[Any, ...]
+    args: tuple[Any, ...]  # those that others share come as references
     model: bool
-    origins: Mapping[str, str]
+    origins: Mapping[str, str]  # of the methods of other packages that it is of, by name
+
+
+def this_process() -> str:
+    """Host and process id, as tables name who ran something."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def travelling(error: BaseException) -> Exception:

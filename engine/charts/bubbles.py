@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.charts.scale import FEW, GREY
-from engine.charts.style import new_figure, text_size
+from engine.charts.style import FEW, GREY, new_figure, text_size
 from engine.core.types import Float64, Int64
 
 if TYPE_CHECKING:

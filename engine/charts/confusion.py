@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.charts.bubbles import Bubbles, Grid, bubble_figure
-from engine.charts.scale import BLUE, GREEN, ORANGE, shares_of
-from engine.charts.style import chart_settings, label_texts, save_chart
+from engine.charts.style import BLUE, GREEN, ORANGE, chart_settings, label_texts, save_chart, shares_of
 from engine.core.types import Int64
 
 if TYPE_CHECKING:
@@ -87,12 +86,7 @@ def _present(counts: Int64) -> Int64:
     return np.flatnonzero(counts.any(axis=0) | counts.any(axis=1))
 
 
-def _grid(
-    rows: Int64,
-    columns: Int64,
-    totals: Int64,
-    label_names: Sequence[str] | None,
-) -> Grid:
+def _grid(rows: Int64, columns: Int64, totals: Int64, label_names: Sequence[str] | None) -> Grid:
     row_list, column_list = rows.tolist(), columns.tolist()
     return Grid(
         rows=label_texts(row_list, label_names, _LETTERS),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.charts.scale import BLUE, ORANGE
-from engine.charts.style import chart_settings, new_figure, save_chart
+from engine.charts.style import BLUE, ORANGE, chart_settings, new_figure, save_chart
 from engine.localize.pareto import Localisation
 
 

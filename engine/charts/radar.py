@@ -10,8 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from engine.charts.scale import BLUE, FEW, GREEN, GREY, ORANGE, spoke_text, spoke_turns, ticks
-from engine.charts.style import chart_settings, label_texts, new_figure, save_chart, text_size
+from engine.charts.style import (
+    BLUE,
+    FEW,
+    GREEN,
+    GREY,
+    ORANGE,
+    chart_settings,
+    label_texts,
+    new_figure,
+    save_chart,
+    spoke_text,
+    spoke_turns,
+    text_size,
+    ticks,
+)
 from engine.core.errors import InputError
 from engine.metrics.accuracy import Results
 
@@ -48,12 +61,7 @@ class _Layout:
 
 
 def draw_radar_chart(
-    path: Path,
-    results: Results,
-    *,
-    min_lim: float = 0,
-    max_lim: float = 100,
-    label_names: Sequence[str] | None = None,
+    path: Path, results: Results, *, min_lim: float = 0, max_lim: float = 100, label_names: Sequence[str] | None = None
 ) -> None:
     """Draw the score of every label as a filled polar line with markers; see `overlay_radar_charts`."""
     overlay_radar_charts(path, [RadarSeries("", results)], min_lim=min_lim, max_lim=max_lim, label_names=label_names)

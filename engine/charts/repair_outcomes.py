@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.charts.bubbles import Bubbles, Grid, bubble_figure
-from engine.charts.scale import BLACK, GREEN, ORANGE, shares_of
-from engine.charts.style import chart_settings, label_texts, save_chart
+from engine.charts.style import BLACK, GREEN, ORANGE, chart_settings, label_texts, save_chart, shares_of
 from engine.core.errors import InputError
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet, open_image_set

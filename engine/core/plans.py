@@ -23,28 +23,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A pure call of a plan.
+    """A pure call of a plan."""
 
-    Attributes:
-        name: unique among the work that its plan keeps, and the same whenever that runs again, as are the call and its
-            arguments.
-        call: a function of a module, so that it can travel. A generator function makes the work a plan.
-        args: its arguments. Those that several pieces of work share should be one object: it travels once.
-        kind: in words, for messages.
-        keep: keep the result for a run that goes on; it must then be made of plain values: None, numbers, texts, NumPy
-            arrays, and lists, tuples and dicts of these.
-        model: the call wants the tail of the model under repair too, as `tail`.
-        size: what it counts in the progress of its kind.
-        rows: rows of tables by name that tell of the result, given that and what ran it.
-    """
-
+    # unique among the work that its plan keeps, and the same whenever that runs again, as are the call and its
+    # arguments
     name: str
+    # a function of a module, so that it can travel. A generator function makes the work a plan.
     call: Callable[..., Any]
+    # its arguments. Those that several pieces of work share should be one object: it travels once.
     args: tuple[Any, ...] = ()
-    kind: str = "work"
+    kind: str = "work"  # in words, for messages
+    # keep the result for a run that goes on; it must then be made of plain values: None, numbers, texts, NumPy arrays,
+    # and lists, tuples and dicts of these
     keep: bool = True
-    model: bool = False
-    size: int = 1
+    model: bool = False  # the call wants the tail of the model under repair too, as `tail`
+    size: int = 1  # what it counts in the progress of its kind
+    # rows of tables by name that tell of the result, given that and what ran it
     rows: Callable[[Any, Ran], dict[str, list[dict[str, Any]]]] | None = None
 
     @property
@@ -117,12 +111,7 @@ class Forgetful:
 
 
 def value_of(work: Work, tail: Any = None) -> Any:
-    """The result of a piece of work in this process, plans and all that they yield included.
-
-    Args:
-        work: to run.
-        tail: of the model under repair, for work that wants it.
-    """
+    """The result of a piece of work in this process, plans and all that they yield included."""
     value = work.call(*work.args, tail=tail) if work.model else work.call(*work.args)
     return run_here(value, tail) if isinstance(value, Generator) else value
 
@@ -189,7 +178,7 @@ def carry_out(
     window: int = 64,
     mine: Callable[[list[str]], Collection[str]] | None = None,
 ) -> Iterator[tuple[int, Any]]:
-    """Carry work out and yield (number, result) as each piece ends, in any order.
+    """Carry work out and yield (number, result) as each piece ends, in any order; what a piece raises is raised.
 
     A plan gets the results of a list once all of it has ended; of several errors the first of the list is raised there.
 
@@ -200,9 +189,6 @@ def carry_out(
         window: pieces of `works` that are open at once.
         mine: of the keys of work to keep that a plan yields together, those to run; a plan is left where results are
             missing then. None runs all.
-
-    Raises:
-        Exception: what a piece of `works` raised.
     """
     coming, opened, more = enumerate(works), 0, True
     driver = _Driver(executor, journal, mine)

@@ -9,37 +9,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Stated:
-    """How a person states a field.
+    """How a person states a field."""
 
-    Attributes:
-        name: of the option, with underscores.
-        text: what it does, with what it is by default where no value says that.
-        kind: of its values: int, float, bool or str.
-        default: None where what is not stated follows from something else.
-        shown: the default in words, where it is not the same for all methods; True shows the value.
-        choices: of a str, all values.
-        section: of the help, "Search" or "Where it runs".
-        owners: methods that it means something to, "others" for those without a pipeline of their own; none for all.
-        need: that such a method must have, see `engine.methods.base.Need`.
-        swept: whether many values may be tried.
-        rare: whether only the whole help has it.
-        place: whether it says where a command runs, and nothing of what comes out.
-        metavar: what its value is called.
-    """
-
-    name: str
-    text: str
-    kind: type = int
-    default: Any = None
-    shown: str | bool = False
-    choices: tuple[str, ...] = ()
-    section: str = "Search"
+    name: str  # of the option, with underscores
+    text: str  # what it does, with what it is by default where no value says that
+    kind: type = int  # of its values: int, float, bool or str
+    default: Any = None  # None where what is not stated follows from something else
+    shown: str | bool = False  # the default in words, where it is not the same for all methods; True shows the value
+    choices: tuple[str, ...] = ()  # of a str, all values
+    section: str = "Search"  # of the help, "Search" or "Where it runs"
+    # methods that it means something to, "others" for those without a pipeline of their own; none for all
     owners: tuple[str, ...] = ()
-    need: str = ""
-    swept: bool = False
-    rare: bool = True
-    place: bool = False
-    metavar: str | None = None
+    need: str = ""  # that such a method must have, see `engine.methods.base.Need`
+    swept: bool = False  # whether many values may be tried
+    rare: bool = True  # whether only the whole help has it
+    place: bool = False  # whether it says where a command runs, and nothing of what comes out
+    metavar: str | None = None  # what its value is called
 
 
 _KINDS = {"int": int, "float": float, "bool": bool}

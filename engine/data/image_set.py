@@ -253,11 +253,7 @@ def is_pictures(image_set: ImageSet) -> bool:
 
 
 def check_fits_model(
-    image_set: ImageSet,
-    input_shape: tuple[int | None, ...],
-    classes: int,
-    model_path: Path,
-    inputs: Inputs = (),
+    image_set: ImageSet, input_shape: tuple[int | None, ...], classes: int, model_path: Path, inputs: Inputs = ()
 ) -> None:
     """Raise InputError unless the rows have `input_shape` (None = any size) and `classes` classes.
 
@@ -290,8 +286,14 @@ def read_blocks(image_set: ImageSet) -> Iterator[Float32]:
     """All rows as float32, `READ_ROWS` at a time."""
     if image_set.rows:
         with open_reader(image_set) as reader:
-            for start in range(0, image_set.rows, READ_ROWS):
-                yield reader.read(start, min(start + READ_ROWS, image_set.rows))
+            for start, stop in stretches(range(image_set.rows)):
+                yield reader.read(start, stop)
+
+
+def stretches(rows: range, size: int = READ_ROWS) -> Iterator[tuple[int, int]]:
+    """Cut a range of rows into stretches [start, stop) of at most `size`."""
+    for start in rows[::size]:
+        yield start, min(start + size, rows.stop)
 
 
 def set_digests(image_set: ImageSet) -> Uint8:

@@ -14,15 +14,20 @@ MOST = 1e9
 """Of a priority."""
 
 
-def read_label_file(path: Path) -> dict[int, dict[str, Any]]:
-    """Entries by label, in the order of the file; raises InputError, also where there are none."""
-    expected = "expected [[label, {…}], …], each label once, as target writes it"
+def read_json(path: Path, expected: str) -> Any:
+    """The content of a JSON file; `expected` ends the sentence where it has none."""
     try:
-        content = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}), {expected}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({reason(error)}), {expected}") from error
+
+
+def read_label_file(path: Path) -> dict[int, dict[str, Any]]:
+    """Entries by label, in the order of the file; raises InputError, also where there are none."""
+    expected = "expected [[label, {…}], …], each label once, as target writes it"
+    content = read_json(path, expected)
     if not isinstance(content, list) or not content:
         raise InputError(f"{path} holds no list with labels, {expected}")
     entries: dict[int, dict[str, Any]] = {}

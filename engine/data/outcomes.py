@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ import numpy.typing as npt
 from engine.core.errors import InputError
 from engine.core.files import replace_directory
 from engine.core.types import Int64
-from engine.data.image_set import READ_ROWS, ImageReader, ImageSet, open_image_set, open_reader
+from engine.data.image_set import ImageReader, ImageSet, open_image_set, open_reader, stretches
 from engine.data.writer import ImageSetWriter, copy_rows, layout_of, write_empty_image_set, write_image_set
 
 # What `target` writes, and what `localize` and `optimize` say of the rows that were there before.
@@ -140,16 +139,13 @@ def _check_label_exists(tree: Path, directory: Path) -> None:
         )
 
 
-def _has_layout(tree: Path) -> bool:
-    return (tree / "labels.json").is_file() or (tree / "repair.h5").is_file()
-
-
 def _check_replaceable(tree: Path, overwrite: bool) -> None:
     if not tree.exists() and not tree.is_symlink():
         return
     if tree.is_symlink() or not tree.is_dir():
         raise InputError(f"{tree} is not a folder, expected a folder made by target, or none")
-    if not overwrite and not _has_layout(tree) and any(tree.iterdir()):
+    ours = (tree / "labels.json").is_file() or (tree / "repair.h5").is_file()
+    if not overwrite and not ours and any(tree.iterdir()):
         raise InputError(f"{tree} was not made by target (no labels.json, no repair.h5), expected none, or --overwrite")
 
 
@@ -179,28 +175,17 @@ def _write_roots(source: ImageSet, trees: dict[Path, list[_Group]]) -> None:
         writers: list[tuple[ImageSetWriter, Int64]] = []
         for root, groups in trees.items():
             if groups:
-                place = _places(groups, source.rows)
-                rows = int((place >= 0).sum())
-                writers.append((stack.enter_context(write_image_set(root / "repair.h5", rows=rows, **layout)), place))
+                joined = np.concatenate([group.rows for group in groups])
+                place = np.full(source.rows, -1, np.int64)  # in the joined set, of each row of the source
+                place[joined] = np.arange(len(joined))
+                writer = stack.enter_context(write_image_set(root / "repair.h5", rows=len(joined), **layout))
+                writers.append((writer, place))
             else:
                 write_empty_image_set(root / "repair.h5", label_names=source.label_names, preprocess=source.preprocess)
-        for start in range(0, source.rows, READ_ROWS):
-            stop = min(start + READ_ROWS, source.rows)
+        for start, stop in stretches(range(source.rows)):
             images, labels = reader.read_stored(start, stop)
             for writer, place in writers:
                 _scatter(writer, place[start:stop], images, labels)
-
-
-def _places(groups: Iterable[_Group], rows: int) -> Int64:
-    """For each row of the source its row in the joined set, -1 where it is not in it; shape (n,)."""
-    place = np.full(rows, -1, np.int64)
-    joined = _joined(groups)
-    place[joined] = np.arange(len(joined))
-    return place
-
-
-def _joined(groups: Iterable[_Group]) -> Int64:
-    return np.concatenate([np.empty(0, np.int64), *(group.rows for group in groups)])
 
 
 def _scatter(writer: ImageSetWriter, place: Int64, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:

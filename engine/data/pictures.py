@@ -8,7 +8,6 @@ programs of their own. JPEG files come out byte for byte as OpenCV's `imwrite` w
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +43,12 @@ def read_picture(path: Path, *, at_most: int | None = None) -> Uint8:
 
 def decode_picture(content: bytes, name: str, *, at_most: int | None = None) -> Uint8:
     """Pixels (h, w, 3) of an encoded picture; `name` is for messages. See `read_picture`."""
-    return _guarded(lambda: _decode(content, at_most), name)
+    try:
+        return _decode(content, at_most)
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name} is no picture, expected a {', '.join(_FORMATS)} file") from error
+    except Exception as error:  # decoders of damaged files raise almost anything
+        raise InputError(f"{name} cannot be decoded ({reason(error)}), expected an undamaged picture") from error
 
 
 def encode_picture(pixels: Uint8, suffix: str) -> bytes:
@@ -92,13 +96,3 @@ def _decode(content: bytes, at_most: int | None) -> Uint8:
         if at_most is not None and (factor := min(rgb.size) // at_most) > 1:
             rgb = rgb.reduce(factor)
         return np.asarray(rgb)
-
-
-def _guarded(decode: Callable[[], Uint8], name: str) -> Uint8:
-    """Call a decoder; whatever it finds wrong with the content becomes an InputError."""
-    try:
-        return decode()
-    except UnidentifiedImageError as error:
-        raise InputError(f"{name} is no picture, expected a {', '.join(_FORMATS)} file") from error
-    except Exception as error:  # decoders of damaged files raise almost anything
-        raise InputError(f"{name} cannot be decoded ({reason(error)}), expected an undamaged picture") from error

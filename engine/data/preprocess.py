@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.core.errors import InputError
 from engine.core.types import Float32, Float64, Uint8
 from engine.data.pictures import read_picture
 
@@ -30,7 +31,7 @@ SIZE: Size = (SIDE, SIDE)
 
 def preprocess_images(images: Uint8, method: str, size: Size = SIZE) -> Float32:
     """Preprocess a block of grey (n, h, w) or RGB (n, h, w, 3) uint8 images into float32 (n, height, width, 3)."""
-    _check_method(method)
+    check_method(method)
     if images.dtype != np.uint8 or images.ndim not in {3, 4} or (images.ndim == 4 and images.shape[3] != 3):
         raise ValueError(f"images are {images.dtype} {images.shape}, expected uint8 (n, h, w) or (n, h, w, 3)")
     if len(images) == 0:
@@ -40,7 +41,7 @@ def preprocess_images(images: Uint8, method: str, size: Size = SIZE) -> Float32:
 
 def preprocess_each(images: Iterable[Uint8], method: str, size: Size = SIZE) -> Float32:
     """Preprocess RGB images (h, w, 3) of any sizes, one after the other, into float32 (n, height, width, 3)."""
-    _check_method(method)
+    check_method(method)
     done = [_of_any_size(batch, method, size) for batch in _batches(images, size)]
     return np.concatenate(done) if done else np.empty((0, *size, 3), np.float32)
 
@@ -94,6 +95,9 @@ def toolkit(images: Uint8, size: Size = SIZE) -> Float32:
 METHODS: dict[str, Callable[[Uint8, Size], Float32]] = {"toolkit": toolkit, "pad": pad, "resize": resize}
 """What `--preprocess` may name."""
 
+EQUALISED = ("toolkit", "resize")
+"""What it may name for coloured data sets of the toolkit's, in place of these."""
+
 _UNIT = 1.0 / 255.0  # scikit-image multiplies by it; dividing by 255 gives other last bits
 
 _ROUNDING = 1e-9
@@ -102,9 +106,9 @@ _BATCH_BYTES = 4 << 20
 """Of the images that are resized together, as they are or become: scikit-image needs about 30 times as much."""
 
 
-def _check_method(method: str) -> None:
-    if method not in METHODS:
-        raise ValueError(f"preprocess method {method!r}, expected one of {', '.join(METHODS)}")
+def check_method(method: str, known: Iterable[str] = METHODS) -> None:
+    if method not in known:
+        raise InputError(f"preprocess method {method}, expected one of {', '.join(known)}")
 
 
 def _batches(images: Iterable[Uint8], size: Size) -> Iterable[list[Uint8]]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from engine.core.files import replace_file
 from engine.core.progress import Tick, ignore
-from engine.data.image_set import READ_ROWS, ImageReader, ImageSet
+from engine.data.image_set import ImageReader, ImageSet, stretches
 
 
 class ImageSetWriter:
@@ -26,14 +26,23 @@ class ImageSetWriter:
         self.rows_written = 0
 
     def append(self, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
-        """Write images (m, ...) and one-hot labels (m, classes) after the last appended rows; see `put_images`."""
+        """Write images (m, ...) and labels (m, ...) after the last appended rows."""
         self.write(self._next, images, labels)
         self._next += len(images)
 
     def write(self, start: int, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
-        """Write images (m, ...) and one-hot labels (m, classes) as rows [start, start + m); see `put_images`."""
-        put_images(self._images, start, images)
-        self._labels[start : start + len(images)] = labels
+        """Write images (m, ...), as they are stored or travel, and labels (m, ...) as rows [start, start + m)."""
+        rows, first = slice(start, start + len(images)), 0
+        for name, dataset in self._images.items():
+            if not name:
+                dataset[rows] = images
+            elif images.dtype.names is not None:
+                dataset[rows] = images[name]
+            else:
+                size = math.prod(dataset.shape[1:])
+                dataset[rows] = images[:, first : first + size].reshape(-1, *dataset.shape[1:])
+                first += size
+        self._labels[rows] = labels
         self.rows_written += len(images)
 
 
@@ -43,7 +52,7 @@ def write_image_set(
     *,
     rows: int,
     image_shape: tuple[int, ...],
-    classes: int,
+    classes: int | None,
     image_dtype: npt.DTypeLike = np.float32,
     label_dtype: npt.DTypeLike = np.uint8,
     label_names: tuple[str, ...] | None = None,
@@ -52,12 +61,13 @@ def write_image_set(
     """Write an image set of `rows` rows in blocks; the file appears when the body has filled every row.
 
     `image_shape` and `image_dtype` are as of `ImageSet` and `ImageReader`: a structured dtype makes a group with a
-    dataset for each field. Stored contiguous and uncompressed.
+    dataset for each field. Labels are (rows, classes), or (rows,) where `classes` is None. Stored contiguous and
+    uncompressed.
     """
     with replace_file(path) as temporary:
         with h5py.File(temporary, "w", locking=False) as file:
-            images = create_images(file, rows, image_shape, image_dtype)
-            labels = file.create_dataset("labels", (rows, classes), label_dtype)
+            images = _create_images(file, rows, image_shape, np.dtype(image_dtype))
+            labels = file.create_dataset("labels", (rows,) if classes is None else (rows, classes), label_dtype)
             write_attributes(file, label_names, preprocess)
             writer = ImageSetWriter(images, labels)
             yield writer
@@ -65,29 +75,12 @@ def write_image_set(
             raise ValueError(f"{path}: {writer.rows_written} of {rows} rows were written")
 
 
-def create_images(file: Any, rows: int, image_shape: tuple[int, ...], image_dtype: npt.DTypeLike) -> dict[str, Any]:
+def _create_images(file: Any, rows: int, image_shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Any]:
     """Make room for images in an open h5py file: `images`, or one dataset per field of a structured dtype."""
-    dtype: np.dtype[Any] = np.dtype(image_dtype)
     if dtype.names is None:
         return {"": file.create_dataset("images", (rows, *image_shape), dtype)}
     group = file.create_group("images", track_order=True)
     return {name: group.create_dataset(name, (rows, *dtype[name].shape), dtype[name].base) for name in dtype.names}
-
-
-def put_images(datasets: dict[str, Any], start: int, images: npt.NDArray[Any]) -> None:
-    """Write images as rows from `start` on into the datasets of `create_images`."""
-    rows = slice(start, start + len(images))
-    if "" in datasets:
-        datasets[""][rows] = images
-        return
-    first = 0
-    for name, dataset in datasets.items():
-        if images.dtype.names is None:
-            size = math.prod(dataset.shape[1:])
-            dataset[rows] = images[:, first : first + size].reshape(-1, *dataset.shape[1:])
-            first += size
-        else:
-            dataset[rows] = images[name]
 
 
 def float_dtype(image_set: ImageSet) -> np.dtype[Any]:
@@ -107,19 +100,12 @@ def write_empty_image_set(
         write_attributes(file, label_names, preprocess)
 
 
-def copy_rows(
-    image_set: ImageSet,
-    reader: ImageReader,
-    rows: range,
-    path: Path,
-    progress: Tick = ignore,
-) -> None:
+def copy_rows(image_set: ImageSet, reader: ImageReader, rows: range, path: Path, progress: Tick = ignore) -> None:
     """Write a stretch of `rows` of an open set as a new one: dtypes and attributes kept, contiguous."""
     with write_image_set(path, rows=len(rows), **layout_of(image_set, reader)) as writer:
-        for first in range(rows.start, rows.stop, READ_ROWS):
-            last = min(first + READ_ROWS, rows.stop)
-            writer.append(*reader.read_stored(first, last))
-            progress(last - first)
+        for start, stop in stretches(rows):
+            writer.append(*reader.read_stored(start, stop))
+            progress(stop - start)
 
 
 def layout_of(image_set: ImageSet, reader: ImageReader) -> dict[str, Any]:

@@ -8,22 +8,22 @@ same attributes.
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.core.errors import InputError
-from engine.core.parallel import ParallelMap, in_process
-from engine.core.progress import Progress, unseen
-from engine.core.types import Int64
 from engine.data.pictures import SUFFIXES
-from engine.data.preprocess import Size, preprocess_files
+from engine.data.preprocess import EQUALISED, Size, check_method, preprocess_files
 from engine.datasets.bdd import read_attributes
-from engine.datasets.official_splits import divide_by_rate
-from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio, Split, check_ratio, cut, shuffled, write_splits
+from engine.datasets.division import DEFAULT_RATIO, Ratio, check_ratio, cut, divide_by_rate, shuffled
+from engine.datasets.splits import Layout, Split, Writing, write_splits
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 WEATHERS = ("rainy", "snowy", "clear", "overcast", "partly cloudy", "foggy")
 SCENES = ("parking lot", "residential", "highway", "gas stations", "city street", "tunnel")
@@ -32,9 +32,6 @@ TARGET_LABELS: Mapping[str, tuple[str, ...]] = {"weather": WEATHERS, "scene": SC
 """Classes of a frame by the attribute that is learnt; frames of any other value are left out."""
 
 SIZE: Size = (90, 160)
-
-PREPROCESSES = ("toolkit", "resize")
-DEFAULT_PREPROCESS = "toolkit"
 
 _PARTS = ("train", "val")
 
@@ -47,14 +44,6 @@ class PreparedFrames:
     unknown: int  # of them, those whose attribute is missing or none of the classes, as "undefined"
 
 
-@dataclass(frozen=True)
-class _Found:
-    files: tuple[Path, ...]
-    classes: Int64
-    frames: int
-    unlabelled: int
-
-
 def prepare_bdd(
     input_dir: Path,
     output_dir: Path,
@@ -63,54 +52,37 @@ def prepare_bdd(
     data_ratio: Ratio = DEFAULT_RATIO,
     divide_rate: float | None = None,
     random_state: int = 0,
-    preprocess: str = DEFAULT_PREPROCESS,
-    overwrite: bool = False,
-    spread: ParallelMap = in_process,
-    progress: Progress = unseen,
+    preprocess: str = "toolkit",
+    **how: Unpack[Writing],
 ) -> PreparedFrames:
     """Write the splits; splits of earlier calls stay.
 
     Frames of both folders that have one of the classes of `target_label`, sorted by folder and name, are shuffled by
     `random_state` and divided by `data_ratio`, or as eAI-Repair-Toolkit does where `divide_rate` is given: the first
     quarter, rounded down, is test, and of the rest train and repair are made, see
-    `engine.datasets.official_splits.divide_by_rate`. `images` are float32 (n, 90, 160, 3), `labels` one-hot uint8
+    `engine.datasets.division.divide_by_rate`. `images` are float32 (n, 90, 160, 3), `labels` one-hot uint8
     (n, 6), `image_ids` folder and file name.
     """
-    if preprocess not in PREPROCESSES:
-        raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
+    check_method(preprocess, EQUALISED)
     if target_label not in TARGET_LABELS:
         raise InputError(f"target_label is {target_label}, expected one of {', '.join(TARGET_LABELS)}")
     check_ratio(data_ratio)
-    found = _find_frames(input_dir, target_label)
-    order = shuffled(len(found.files), random_state)
+    known, frames, unlabelled = _find_frames(input_dir, target_label)
+    order = shuffled(len(known.labels), random_state)
     if divide_rate is None:
         rows = {name: order[stretch] for name, stretch in cut(len(order), data_ratio, keep_all=True).items()}
     else:
         quarter = len(order) // 4
         rows = {**divide_by_rate(order[quarter:], divide_rate, random_state), "test": order[:quarter]}
-    splits = {
-        name: Split(
-            sources=[str(found.files[row]) for row in chosen],
-            labels=found.classes[chosen],
-            image_ids=[f"{found.files[row].parent.name}/{found.files[row].name}" for row in chosen],
-        )
-        for name, chosen in rows.items()
-    }
-    written = write_splits(
-        output_dir,
-        splits,
-        Layout(TARGET_LABELS[target_label], preprocess, SIZE),
-        functools.partial(preprocess_files, method=preprocess, size=SIZE),
-        job={"frames": _fingerprint(splits)},
-        overwrite=overwrite,
-        spread=spread,
-        progress=progress,
-    )
-    unknown = found.frames - found.unlabelled - len(found.files)
-    return PreparedFrames(written, found.frames, found.unlabelled, unknown)
+    splits = {name: known.some(chosen) for name, chosen in rows.items()}
+    layout = Layout(TARGET_LABELS[target_label], preprocess, SIZE)
+    make = functools.partial(preprocess_files, method=preprocess, size=SIZE)
+    written = write_splits(output_dir, splits, layout, make, **how)
+    return PreparedFrames(written, frames, unlabelled, frames - unlabelled - len(order))
 
 
-def _find_frames(input_dir: Path, target_label: str) -> _Found:
+def _find_frames(input_dir: Path, target_label: str) -> tuple[Split, int, int]:
+    """Those of a known class, by folder and name; and how many images there are, and how many without labels."""
     numbers = {name: number for number, name in enumerate(TARGET_LABELS[target_label])}
     files: list[Path] = []
     classes: list[int] = []
@@ -130,7 +102,8 @@ def _find_frames(input_dir: Path, target_label: str) -> _Found:
             f"{input_dir} has {frames} images and none with a {target_label} that is a class, expected one of "
             f"{', '.join(numbers)} in its label files"
         )
-    return _Found(tuple(files), np.array(classes, np.int64), frames, unlabelled)
+    ids = [f"{path.parent.name}/{path.name}" for path in files]
+    return Split([str(path) for path in files], np.array(classes, np.int64), ids), frames, unlabelled
 
 
 def _sources(input_dir: Path) -> list[tuple[Path, Path]]:
@@ -151,14 +124,3 @@ def _sources(input_dir: Path) -> list[tuple[Path, Path]]:
             raise InputError(f"{tables[0]}: no such file, expected the labels of BDD100K")
         sources.append((folder, table))
     return sources
-
-
-def _fingerprint(splits: Mapping[str, Split]) -> str:
-    """SHA-256 (hex) of the splits, and of size and time of change of each of their files."""
-    digest = hashlib.sha256()
-    for name, split in splits.items():
-        for path, label in zip(split.sources, split.labels, strict=True):
-            status = Path(path).stat()
-            line = f"{name}|{path}|{label}|{status.st_size}|{status.st_mtime_ns}\n"
-            digest.update(line.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()

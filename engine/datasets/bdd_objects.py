@@ -1,33 +1,41 @@
-"""`prepare bdd-objects`: image sets of the crops that `create_image_subset` chose.
+"""`prepare bdd-objects`: image sets of the crops that `create_image_subset` chose, or of those that a table names.
 
 Rows are the images that `image_info.json` lists, in the order into which `numpy.random.default_rng(random_state)`
-shuffles their sorted names; `engine.datasets.splits.cut` divides them. `image_ids` are the file names and
+shuffles their sorted names; `engine.datasets.division.cut` divides them. `image_ids` are the file names and
 `attribute_ids` the names of the scenes, that is the part after the last `_`.
+
+The `exp2` layout has crops in `images/*.png` and their classes in `labels.csv`, with the columns `#filename` and
+`class_id`, a category of BDD100K by name or number. There are no splits: all rows, sorted by name, become one set for
+each of three sizes, `<output_dir>/<size>/<name of input_dir>.h5`.
 """
 
 from __future__ import annotations
 
+import csv
 import functools
-import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.core.errors import InputError
-from engine.core.parallel import ParallelMap, in_process
-from engine.core.progress import Progress, unseen
+from engine.core.errors import InputError, reason
+from engine.core.names import in_words, label_of
+from engine.core.plain_names import plain_name
 from engine.data.pictures import SUFFIXES
-from engine.data.preprocess import preprocess_files
+from engine.data.preprocess import EQUALISED, check_method, preprocess_files
 from engine.datasets.bdd import LABEL_NAMES
-from engine.datasets.bdd_objects_table import is_table_layout, prepare_object_table
+from engine.datasets.division import DEFAULT_RATIO, Ratio, check_ratio, cut, shuffled
 from engine.datasets.image_info import FILE_NAME, read_subset_info
-from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio, Split, check_ratio, cut, shuffled, write_splits
+from engine.datasets.splits import Layout, Split, Writing, write_splits
 
-DEFAULT_PREPROCESS = "toolkit"
-"""So that a model of eAI-Repair-Toolkit sees what it was trained on."""
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-PREPROCESSES = ("toolkit", "resize")
+TABLE = "labels.csv"
+SIDES = (32, 96, 224)
 
+_NAME, _CLASS = "#filename", "class_id"
 _LABEL_DTYPE = "float32"  # the toolkit's, here alone
 
 
@@ -39,31 +47,19 @@ def prepare_bdd_objects(
     data_ratio: Ratio = DEFAULT_RATIO,
     random_state: int = 0,
     like_toolkit: bool = False,
-    preprocess: str = DEFAULT_PREPROCESS,
-    overwrite: bool = False,
-    spread: ParallelMap = in_process,
-    progress: Progress = unseen,
+    preprocess: str = "toolkit",
+    **how: Unpack[Writing],
 ) -> dict[str, int]:
     """Write the splits with a ratio above 0 and return their rows; splits of earlier calls stay.
 
     `input_dir` is one subset where `single_dir`, else it has two of them, `train` and `val`, which are taken
-    together. `images` are float32 (n, 32, 32, 3), `labels` one-hot float32 (n, 13). Where `input_dir` is of the layout
-    of `engine.datasets.bdd_objects_table`, that is prepared, without shuffling and splits. With `like_toolkit` the rows
-    are those of eAI-Repair-Toolkit for the same seed, where its folders were listed by name: those of `train` stand
-    before those of `val` when they are shuffled.
+    together. `images` are float32 (n, 32, 32, 3), `labels` one-hot float32 (n, 13). An `input_dir` of the `exp2` layout
+    is prepared without shuffling and splits. With `like_toolkit` the rows are those of eAI-Repair-Toolkit for the same
+    seed, where its folders were listed by name: those of `train` stand before those of `val` when they are shuffled.
     """
-    if preprocess not in PREPROCESSES:
-        raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
+    check_method(preprocess, EQUALISED)
     if is_table_layout(input_dir):
-        return prepare_object_table(
-            input_dir,
-            output_dir,
-            preprocess=preprocess,
-            label_dtype=_LABEL_DTYPE,
-            overwrite=overwrite,
-            spread=spread,
-            progress=progress,
-        )
+        return _prepare_table(input_dir, output_dir, preprocess, how)
     check_ratio(data_ratio)
     labels: dict[str, int] = {}
     folders: dict[str, Path] = {}
@@ -77,34 +73,44 @@ def prepare_bdd_objects(
     if like_toolkit:
         names.sort(key=lambda name: folders[name].name)  # train, then val, each by name
     order = shuffled(len(names), random_state)
-    splits = {}
-    for split, rows in cut(len(names), data_ratio, keep_all=False).items():
-        chosen = [names[row] for row in order[rows]]
-        splits[split] = Split(
-            sources=[str(folders[name] / name) for name in chosen],
-            labels=np.array([labels[name] for name in chosen], np.int64),
-            image_ids=chosen,
-            attribute_ids=[name.rpartition("_")[2] for name in chosen],
-        )
-    return write_splits(
-        output_dir,
-        splits,
-        Layout(LABEL_NAMES, preprocess, label_dtype=_LABEL_DTYPE),
-        functools.partial(preprocess_files, method=preprocess),
-        job={"ratio": data_ratio, "random_state": random_state, "sources": fingerprint(labels, folders)},
-        overwrite=overwrite,
-        spread=spread,
-        progress=progress,
+    known = _split(names, labels, folders)
+    splits = {name: known.some(order[rows]) for name, rows in cut(len(names), data_ratio, keep_all=False).items()}
+    layout = Layout(LABEL_NAMES, preprocess, label_dtype=_LABEL_DTYPE)
+    return write_splits(output_dir, splits, layout, functools.partial(preprocess_files, method=preprocess), **how)
+
+
+def is_table_layout(input_dir: Path) -> bool:
+    """Whether a folder is of the `exp2` layout: it has the table, or is called so as eAI-Repair-Toolkit wants it."""
+    if any((folder / FILE_NAME).is_file() for folder in (input_dir, input_dir / "train")):
+        return False
+    return (input_dir / TABLE).is_file() or "exp2" in str(input_dir)
+
+
+def _prepare_table(input_dir: Path, output_dir: Path, preprocess: str, how: Writing) -> dict[str, int]:
+    """Write the set of every size and return its rows by `<size>/<name>`."""
+    folder = input_dir.absolute() / "images"
+    labels = _read_table(input_dir / TABLE)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder, expected the pictures of {TABLE}")
+    files = {path.name for path in folder.iterdir()}
+    _check_listing(labels, files, {name for name in files if name.endswith(".png")}, folder, TABLE, "class", "picture")
+    split = _split(sorted(labels), labels, dict.fromkeys(labels, folder))
+    written = {}
+    title = input_dir.absolute().name
+    for side in SIDES:
+        layout = Layout(LABEL_NAMES, preprocess, (side, side), _LABEL_DTYPE)
+        make = functools.partial(preprocess_files, method=preprocess, size=layout.size)
+        written[f"{side}/{title}"] = write_splits(output_dir / str(side), {title: split}, layout, make, **how)[title]
+    return written
+
+
+def _split(names: list[str], labels: Mapping[str, int], folders: Mapping[str, Path]) -> Split:
+    return Split(
+        sources=[str(folders[name] / name) for name in names],
+        labels=np.array([labels[name] for name in names], np.int64),
+        image_ids=names,
+        attribute_ids=[name.rpartition("_")[2] for name in names],
     )
-
-
-def fingerprint(labels: dict[str, int], folders: dict[str, Path]) -> str:
-    """SHA-256 (hex) of names and labels, and of folder, size and time of change of each file."""
-    digest = hashlib.sha256()
-    for name in sorted(labels):
-        status = (folders[name] / name).stat()
-        digest.update(f"{folders[name]}/{name}|{labels[name]}|{status.st_size}|{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
 
 
 def _folders(input_dir: Path, single_dir: bool) -> list[Path]:
@@ -128,10 +134,40 @@ def _listed(folder: Path) -> dict[str, int]:
         if labels.setdefault(name, number) != number:
             raise InputError(f"{folder / FILE_NAME} labels {name} in two ways, expected one label")
     files = {path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES}
-    if absent := labels.keys() - files:
-        raise InputError(f"{folder / min(absent)} is missing, expected every image that {FILE_NAME} lists")
-    if unlisted := files - labels.keys():
-        raise InputError(f"{folder / min(unlisted)} is not in {FILE_NAME}, expected a label for every image")
+    _check_listing(labels, files, files, folder, FILE_NAME, "label", "image")
     if not labels:
         raise InputError(f"{folder / FILE_NAME} lists 0 images, expected at least one")
     return labels
+
+
+def _read_table(path: Path) -> dict[str, int]:
+    """Class of every picture by its name."""
+    labels: dict[str, int] = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file, skipinitialspace=True, strict=True)
+            if not {_NAME, _CLASS} <= set(table.fieldnames or ()):
+                raise InputError(f"{path} has no columns {_NAME} and {_CLASS}, expected both in its first line")
+            for row in table:
+                name = plain_name(row[_NAME], f"{_NAME} in line {table.line_num}", path)
+                what = f"{path}: {_CLASS} of {in_words(name)} is {in_words(row[_CLASS] or 'missing')}"
+                number = label_of((row[_CLASS] or "").strip(), len(LABEL_NAMES), LABEL_NAMES, what)
+                if name in labels:
+                    raise InputError(f"{path} has {name} twice, expected every picture once")
+                labels[name] = number
+    except (OSError, ValueError, csv.Error) as error:
+        why = getattr(error, "strerror", None) or reason(error)
+        raise InputError(f"{path} cannot be read ({why}), expected a table of comma-separated values") from error
+    if not labels:
+        raise InputError(f"{path} lists 0 pictures, expected at least one")
+    return labels
+
+
+def _check_listing(
+    labels: Mapping[str, int], files: set[str], pictures: set[str], folder: Path, listing: str, what: str, noun: str
+) -> None:
+    """Refuse a listing and a folder that do not agree: of `files` the `pictures` must be listed."""
+    if absent := labels.keys() - files:
+        raise InputError(f"{folder / min(absent)} is missing, expected every {noun} that {listing} lists")
+    if unlisted := pictures - labels.keys():
+        raise InputError(f"{folder / min(unlisted)} is not in {listing}, expected a {what} for every {noun}")

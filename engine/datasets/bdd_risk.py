@@ -93,11 +93,7 @@ def matching_rows(sets: Sequence[ImageSet], query: Query, label_path: Path | Non
 
 def scene_summary(matched: Sequence[Bool]) -> dict[str, Any]:
     total, found = sum(map(len, matched)), sum(int(rows.sum()) for rows in matched)
-    return {
-        "total_image_count": total,
-        "image_count_matched_to_query": found,
-        "existence_rate": found / total,
-    }
+    return {"total_image_count": total, "image_count_matched_to_query": found, "existence_rate": found / total}
 
 
 def miss_summary(confusion: Int64) -> dict[str, dict[str, Any]]:

@@ -6,26 +6,27 @@ with which NumPy 1 stored an array, are given to stand-ins that only keep what t
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import tarfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from engine.core.errors import InputError, reason
-from engine.core.parallel import ParallelMap, in_process
-from engine.core.progress import Progress, unseen
 from engine.core.types import Int64, Uint8
-from engine.datasets.official_splits import Division, write_arrays
-from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio
+from engine.data.preprocess import EQUALISED, check_method, preprocess_images
+from engine.datasets.division import DEFAULT_RATIO, Division, Ratio
+from engine.datasets.splits import Layout, Split, Writing, write_splits
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 LABEL_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-PREPROCESSES = ("toolkit", "resize")
-DEFAULT_PREPROCESS = "toolkit"
 
 ARCHIVE = "cifar-10-python.tar.gz"
 FOLDER = "cifar-10-batches-py"
@@ -45,32 +46,22 @@ def prepare_cifar(
     divide_rate: float | None = None,
     random_state: int | None = None,
     like_toolkit: bool = False,
-    preprocess: str = DEFAULT_PREPROCESS,
-    overwrite: bool = False,
-    spread: ParallelMap = in_process,
-    progress: Progress = unseen,
+    preprocess: str = "toolkit",
+    **how: Unpack[Writing],
 ) -> dict[str, int]:
     """Write train, val and repair from the training images and test from the test images; returns their rows.
 
-    The training images are divided by `engine.datasets.official_splits`. `test.h5` holds all test images in order,
+    The training images are divided by `engine.datasets.division`. `test.h5` holds all test images in order,
     where its ratio is above 0 or `divide_rate` is given. `images` are float32 (n, 32, 32, 3), `labels` one-hot uint8
     (n, 10). `toolkit` equalises the V histogram; `resize` only scales to [0, 1].
     """
-    if preprocess not in PREPROCESSES:
-        raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
+    check_method(preprocess, EQUALISED)
     division = Division(data_ratio, divide_rate, random_state, like_toolkit)
     batches = read_batches(input_dir, [*_TRAINING, _TEST] if division.with_test else list(_TRAINING))
-    training = [batches[name] for name in _TRAINING]
-    return write_arrays(
-        output_dir,
-        (np.concatenate([images for images, _ in training]), np.concatenate([labels for _, labels in training])),
-        batches.get(_TEST),
-        division,
-        Layout(LABEL_NAMES, preprocess),
-        overwrite=overwrite,
-        spread=spread,
-        progress=progress,
-    )
+    images, labels = (np.concatenate(parts) for parts in zip(*(batches[name] for name in _TRAINING), strict=True))
+    splits = division.splits(Split(images, labels), Split(*batches[_TEST]) if _TEST in batches else None)
+    make = functools.partial(preprocess_images, method=preprocess)
+    return write_splits(output_dir, splits, Layout(LABEL_NAMES, preprocess), make, **how)
 
 
 def read_batches(source: Path, names: list[str]) -> dict[str, tuple[Uint8, Int64]]:

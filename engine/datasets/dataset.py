@@ -7,8 +7,7 @@ runs in the process of the command alone: workers get pixels or paths, and need 
 from __future__ import annotations
 
 import functools
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,10 @@ from engine.core.names import in_words
 from engine.core.parallel import ParallelMap, in_process
 from engine.core.progress import Progress, unseen
 from engine.core.types import Float32, Int64, Uint8
-from engine.data.pictures import read_picture
-from engine.data.preprocess import METHODS, SIDE, preprocess_each, preprocess_images
-from engine.datasets.official_splits import Division
-from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio, Split, check_ratio, cut, shuffled, write_splits
+from engine.data.pictures import SUFFIXES, read_picture
+from engine.data.preprocess import SIDE, check_method, preprocess_each, preprocess_images
+from engine.datasets.division import DEFAULT_RATIO, Division, Ratio, check_ratio, cut, shuffled
+from engine.datasets.splits import Layout, Split, write_splits
 
 DEFAULT_PREPROCESS = "resize"
 
@@ -107,8 +106,7 @@ def prepare_dataset(
     padding one that is too large, whatever but WorkError, OSError and MemoryError `read` raises, an unknown
     preprocessing, a bad ratio, side or seed, and as `engine.datasets.splits.write_splits` does.
     """
-    if preprocess not in METHODS:
-        raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(METHODS)}")
+    check_method(preprocess)
     if side < 1:
         raise InputError(f"side is {side}, expected at least 1")
     check_ratio(data_ratio)
@@ -127,16 +125,13 @@ def prepare_dataset(
     else:
         test = check(pictures.test_images, pictures.test_labels, name=f"{name}, test set")
         division = Division(data_ratio, None, random_state)
-        splits = {split: given.some(rows) for split, rows in division.rows(len(given.labels)).items()}
-        if division.with_test:
-            splits["test"] = test.some(np.arange(len(test.labels)))
+        splits = division.splits(given, test if division.with_test else None)
     with_ids = all(split.image_ids is not None for split in splits.values())
     rows = write_splits(
         output_dir,
         splits,
         Layout(label_names, preprocess, (side, side)),
         functools.partial(make_images, preprocess=preprocess, side=side),
-        job={"sources": _digest(splits.values())},
         overwrite=overwrite,
         spread=spread,
         progress=progress,
@@ -161,21 +156,6 @@ def make_images(sources: Uint8 | Sequence[str], *, preprocess: str, side: int) -
         return picture
 
     return preprocess_each(map(read, sources), preprocess, (side, side))
-
-
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """Pictures (n, h, w[, 3]) or the paths of n, their classes (n,), and what files are called below their folder."""
-
-    sources: Uint8 | list[str]
-    labels: Int64
-    ids: list[str] | None
-
-    def some(self, rows: Int64) -> Split:
-        if isinstance(self.sources, np.ndarray):
-            return Split(self.sources[rows], self.labels[rows])
-        ids = None if self.ids is None else [self.ids[row] for row in rows]
-        return Split([self.sources[row] for row in rows], self.labels[rows], ids)
 
 
 def _read(dataset: Dataset, input_dir: Path, name: str) -> Pictures:
@@ -205,7 +185,7 @@ def _label_names(names: Any, name: str) -> tuple[str, ...]:
     return known
 
 
-def _rows(images: Any, labels: Any, *, classes: int, root: Path, side: int | None, name: str) -> _Rows:
+def _rows(images: Any, labels: Any, *, classes: int, root: Path, side: int | None, name: str) -> Split:
     """Pictures and labels that fit each other; `side` is what images are padded to, if they are."""
     ids = None
     sources: Uint8 | list[str]
@@ -233,7 +213,7 @@ def _rows(images: Any, labels: Any, *, classes: int, root: Path, side: int | Non
         raise InputError(f"{name}: images are {_kind(images)}, expected an array of all, or paths of pictures")
     if len(sources) == 0:
         raise InputError(f"{name} has 0 images, expected at least one")
-    return _Rows(sources, _labels(labels, len(sources), classes, name), ids)
+    return Split(sources, _labels(labels, len(sources), classes, name), ids)
 
 
 def _labels(labels: Any, count: int, classes: int, name: str) -> Int64:
@@ -259,26 +239,30 @@ def _check_padding(shape: tuple[int, ...], side: int, what: str) -> None:
         raise InputError(f"{what} is {height}×{width}; padding needs at most {side}×{side}, expected a smaller one")
 
 
-def _digest(splits: Iterable[Split]) -> str:
-    """Of all pixels, or of size and time of all files, and of all labels, in their order."""
-    digest = hashlib.sha256()
-    for split in splits:
-        if isinstance(split.sources, np.ndarray):
-            digest.update(np.ascontiguousarray(split.sources).data)
-        else:
-            for path in split.sources:
-                digest.update(repr((path, *_stamp(path))).encode("utf-8", "surrogateescape"))
-        digest.update(split.labels.data)
-    return digest.hexdigest()
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    try:
-        status = Path(path).stat()
-    except (OSError, ValueError) as error:  # a ValueError for a null character
-        raise InputError(f"{path} cannot be read ({reason(error)}), expected a picture") from error
-    return status.st_size, status.st_mtime_ns
-
-
 def _kind(value: object) -> str:
     return f"a {type(value).__name__}"
+
+
+def read_image_folder(input_dir: Path) -> Pictures:
+    """Anybody's pictures, one folder per class, sorted by class and name.
+
+    Classes are the folders in alphabetical order, hidden ones left out, and their names are the label names; files that
+    do not end like a picture are left out as well.
+    """
+    if not input_dir.is_dir():
+        raise InputError(f"{input_dir}: no such folder, expected one with a folder per class")
+    classes = sorted(path.name for path in input_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(classes) < 2:
+        raise InputError(f"{input_dir} has {len(classes)} folders, expected one for each of at least two classes")
+    files: list[Path] = []
+    labels: list[int] = []
+    for number, name in enumerate(classes):
+        pictures = sorted(path for path in (input_dir / name).iterdir() if path.suffix.lower() in SUFFIXES)
+        if not pictures:
+            raise InputError(f"{input_dir / name} has no picture, expected at least one ({', '.join(SUFFIXES)})")
+        files += pictures
+        labels += [number] * len(pictures)
+    return Pictures(classes, files, labels)
+
+
+IMAGE_FOLDER = Dataset("Your own pictures.", read_image_folder)

@@ -6,21 +6,24 @@ that accuracies on it compare with published ones.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import math
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.core.errors import InputError, reason
 from engine.core.files import remove
-from engine.core.parallel import ParallelMap, in_process
-from engine.core.progress import Progress, unseen
 from engine.core.types import Uint8
-from engine.data.preprocess import METHODS
-from engine.datasets.official_splits import Division, write_arrays
-from engine.datasets.splits import DEFAULT_RATIO, NAMES, Layout, Ratio, is_ours
+from engine.data.preprocess import check_method, preprocess_images
+from engine.datasets.division import DEFAULT_RATIO, NAMES, Division, Ratio
+from engine.datasets.splits import Layout, Split, Writing, is_ours, write_splits
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 LABEL_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 DEFAULT_PREPROCESS = "pad"
@@ -39,31 +42,26 @@ def prepare_fashion_mnist(
     random_state: int | None = None,
     like_toolkit: bool = False,
     preprocess: str = DEFAULT_PREPROCESS,
-    overwrite: bool = False,
-    spread: ParallelMap = in_process,
-    progress: Progress = unseen,
+    **how: Unpack[Writing],
 ) -> dict[str, int]:
     """Write train, val and repair from the training images and test from the test images; returns their rows.
 
-    The training images are divided by `engine.datasets.official_splits`. `test.h5` holds all test images in order,
+    The training images are divided by `engine.datasets.division`. `test.h5` holds all test images in order,
     where its ratio is above 0 or `divide_rate` is given. Parts without rows are not written, and one left by an
     earlier `prepare` is removed. `images` are float32 (n, 32, 32, 3), `labels` one-hot uint8 (n, 10).
     """
-    if preprocess not in METHODS:
-        raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(METHODS)}")
+    check_method(preprocess)
     division = Division(data_ratio, divide_rate, random_state, like_toolkit)
     if not input_dir.is_dir():
         raise InputError(f"{input_dir}: no such folder, expected one with the IDX files of Fashion-MNIST")
-    written = write_arrays(
-        output_dir,
-        read_split(input_dir, "train"),
-        read_split(input_dir, "t10k") if division.with_test else None,
-        division,
-        Layout(LABEL_NAMES, preprocess),
-        overwrite=overwrite,
-        spread=spread,
-        progress=progress,
-    )
+
+    def read(name: str) -> Split:
+        images, labels = read_split(input_dir, name)
+        return Split(images, labels.astype(np.int64))
+
+    splits = division.splits(read("train"), read("t10k") if division.with_test else None)
+    make = functools.partial(preprocess_images, method=preprocess)
+    written = write_splits(output_dir, splits, Layout(LABEL_NAMES, preprocess), make, **how)
     for split in set(NAMES) - set(written):
         if is_ours(path := output_dir / f"{split}.h5"):
             remove(path)

@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import csv
 import functools
-import hashlib
 import io
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.core.errors import InputError, reason
-from engine.core.parallel import ParallelMap, in_process
-from engine.core.progress import Progress, unseen
 from engine.core.types import Float32
 from engine.data.pictures import decode_picture
-from engine.data.preprocess import equalise_crop_resize, preprocess_each
-from engine.datasets.archives import Entry, list_entries, read_entry
-from engine.datasets.official_splits import Division
-from engine.datasets.splits import DEFAULT_RATIO, Layout, Ratio, Split, write_splits
+from engine.data.preprocess import EQUALISED, check_method, equalise_crop_resize, preprocess_each
+from engine.datasets.division import DEFAULT_RATIO, Division, Ratio
+from engine.datasets.splits import Layout, Split, Writing, write_splits
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 LABEL_NAMES = (
     *(f"Speed limit ({speed}km/h)" for speed in (20, 30, 50, 60, 70, 80)),
@@ -69,13 +72,24 @@ LABEL_NAMES = (
 )
 """As eAI-Repair-Toolkit spells them."""
 
-PREPROCESSES = ("toolkit", "resize")
-DEFAULT_PREPROCESS = "toolkit"
-
 _TRAINING = re.compile(r"(?:^|.*/)Final_Training/Images/(\d{5})/[^/]+\.ppm")
 _TEST = re.compile(r"(?:^|.*/)Final_Test/Images/(\d+)\.ppm")
 _TABLE = re.compile(r"(?:^|.*/)GT-final_test\.csv")
 _CLASS_COLUMN = 7
+
+LARGEST_MEMBER = 64 << 20
+"""Bytes; an archive may claim any size."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file, or a member of an archive."""
+
+    path: str
+    member: str | None = None
+
+    def __str__(self) -> str:
+        return self.path if self.member is None else f"{self.path}/{self.member}"
 
 
 def prepare_gtsrb(
@@ -85,19 +99,16 @@ def prepare_gtsrb(
     data_ratio: Ratio = DEFAULT_RATIO,
     divide_rate: float | None = None,
     random_state: int = 0,
-    preprocess: str = DEFAULT_PREPROCESS,
-    overwrite: bool = False,
-    spread: ParallelMap = in_process,
-    progress: Progress = unseen,
+    preprocess: str = "toolkit",
+    **how: Unpack[Writing],
 ) -> dict[str, int]:
     """Write train, val and repair from the training images and test from the test images; returns their rows.
 
-    The training images are shuffled, as they come class by class, and divided by `engine.datasets.official_splits`.
+    The training images are shuffled, as they come class by class, and divided by `engine.datasets.division`.
     `test.h5` holds all test images in order, where its ratio is above 0 or `divide_rate` is given. `images` are float32
     (n, 32, 32, 3), `labels` one-hot uint8 (n, 43).
     """
-    if preprocess not in PREPROCESSES:
-        raise InputError(f"preprocess method {preprocess}, expected one of {', '.join(PREPROCESSES)}")
+    check_method(preprocess, EQUALISED)
     division = Division(data_ratio, divide_rate, random_state)
     if not input_dir.is_dir():
         raise InputError(f"{input_dir}: no such folder, expected one with the archives of GTSRB")
@@ -109,22 +120,10 @@ def prepare_gtsrb(
     classes = np.array([int(name) for name, _ in training])
     if classes.max() >= len(LABEL_NAMES):
         raise InputError(f"{input_dir} has images of class {classes.max()}, expected 0 to {len(LABEL_NAMES) - 1}")
-    rows_of = division.rows(len(training))
-    splits = {name: Split([training[row][1] for row in rows], classes[rows]) for name, rows in rows_of.items()}
-    if division.with_test:
-        splits["test"] = _test_split(input_dir, entries)
-    stamps = {path: _stamp(path) for path in {entry.path for split in splits.values() for entry in split.sources}}
-    used = [(name, str(entry), stamps[entry.path]) for name, split in splits.items() for entry in split.sources]
-    return write_splits(
-        output_dir,
-        splits,
-        Layout(LABEL_NAMES, preprocess),
-        functools.partial(prepare_signs, preprocess=preprocess),
-        job={"gtsrb": hashlib.sha256(repr(used).encode("utf-8", "surrogateescape")).hexdigest()},
-        overwrite=overwrite,
-        spread=spread,
-        progress=progress,
-    )
+    test = _test_split(input_dir, entries) if division.with_test else None
+    splits = division.splits(Split([entry for _, entry in training], classes), test)
+    make = functools.partial(prepare_signs, preprocess=preprocess)
+    return write_splits(output_dir, splits, Layout(LABEL_NAMES, preprocess), make, **how)
 
 
 def prepare_signs(entries: Sequence[Entry], *, preprocess: str) -> Float32:
@@ -160,6 +159,46 @@ def _read_classes(table: Entry) -> list[int]:
     return classes
 
 
-def _stamp(path: str) -> tuple[int, int]:
-    status = Path(path).stat()
-    return status.st_size, status.st_mtime_ns
+def list_entries(folder: Path) -> dict[str, Entry]:
+    """Everything in a folder and below, and in the zip archives directly in it, by path relative to either."""
+    entries: dict[str, Entry] = {}
+    for archive in sorted(folder.glob("*.zip")):
+        with _archive(str(archive)) as members:
+            for info in members.infolist():
+                if not info.is_dir():
+                    entries.setdefault(info.filename, Entry(str(archive.absolute()), info.filename))
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix != ".zip":
+            entries[path.relative_to(folder).as_posix()] = Entry(str(path.absolute()))
+    return entries
+
+
+def read_entry(entry: Entry) -> bytes:
+    """The content of a file or member."""
+    try:
+        if entry.member is None:
+            return Path(entry.path).read_bytes()
+        status = Path(entry.path).stat()
+        archive = _kept(entry.path, status.st_size, status.st_mtime_ns)
+        if archive.getinfo(entry.member).file_size > LARGEST_MEMBER:
+            raise InputError(f"{entry} claims more than {LARGEST_MEMBER >> 20} MiB, expected a picture or a table")
+        return archive.read(entry.member)
+    except FileNotFoundError:
+        raise
+    # RuntimeError: a member is encrypted; NotImplementedError: packed in a way that zipfile does not know.
+    except (OSError, EOFError, KeyError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{entry} cannot be read ({reason(error)}), expected an undamaged file") from error
+
+
+@functools.lru_cache(maxsize=4)
+def _kept(path: str, size: int, changed: int) -> zipfile.ZipFile:
+    """Open archives stay open, unless they changed: listing a large one takes longer than reading a picture from it."""
+    del size, changed
+    return _archive(path)
+
+
+def _archive(path: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{path} is no zip archive ({reason(error)}), expected one, by its name") from error

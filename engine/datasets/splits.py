@@ -8,6 +8,8 @@ at any moment leaves a sound file in which the blocks that the journal names are
 from __future__ import annotations
 
 import errno
+import functools
+import hashlib
 import math
 import os
 import shutil
@@ -15,13 +17,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from engine.core.errors import InputError
+from engine.core.errors import InputError, reason
 from engine.core.files import replace_file
 from engine.core.parallel import ParallelMap, in_process
 from engine.core.progress import Progress, Tick, unseen
@@ -30,25 +32,43 @@ from engine.core.types import Float32, Int64
 from engine.data.preprocess import SIZE, Size
 from engine.data.writer import write_attributes
 
-NAMES = ("train", "val", "test", "repair")
-DEFAULT_RATIO = (0.5, 0.1, 0.2, 0.2)
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 WRITE_ROWS = 250
 """Rows made at once."""
 
 _ANEW = -1
 """In the journal, in place of the first row of a block: the file is laid out, and no block made before is in it."""
 
-Ratio = tuple[float, float, float, float]
 Make = Callable[[Any], Float32]
+
+
+class Writing(TypedDict, total=False):
+    """How splits are written, whatever they are."""
+
+    overwrite: bool  # replace files that `prepare` did not make
+    spread: ParallelMap
+    progress: Progress
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    # n things that `make` turns into images, in the order of the rows; slices of it must be picklable
+    # pixels (n, ...), or n paths or other things with a `path`, in the order of the rows; slices must be picklable
     sources: Sequence[Any] | npt.NDArray[Any]
     labels: Int64  # (n,) int64, classes
     image_ids: Sequence[str] | None = None  # image_ids, attribute_ids: n texts each, or None to leave the dataset out
     attribute_ids: Sequence[str] | None = None
+
+    def some(self, rows: Int64) -> Split:
+        """The split of some of its rows (m,), in their order."""
+        array = isinstance(self.sources, np.ndarray)
+        return Split(
+            self.sources[rows] if array else [self.sources[row] for row in rows],  # type: ignore[call-overload]
+            self.labels[rows],
+            self.image_ids and [self.image_ids[row] for row in rows],
+            self.attribute_ids and [self.attribute_ids[row] for row in rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -59,59 +79,16 @@ class Layout:
     label_dtype: str = "uint8"  # of the one-hot labels
 
 
-def check_ratio(ratio: Ratio) -> None:
-    """Raise InputError unless the four shares are from 0 to 1 and sum to 1 within 1e-9."""
-    text = ",".join(f"{share:g}" for share in ratio)
-    if len(ratio) != len(NAMES) or not all(0 <= share <= 1 for share in ratio):
-        raise InputError(f"data ratio {text}, expected four numbers from 0 to 1 (train,val,test,repair)")
-    if abs(math.fsum(ratio) - 1) > 1e-9:
-        raise InputError(f"data ratio {text}, which sums to {math.fsum(ratio):.6g}, expected a sum of 1")
-
-
-def shuffled(count: int, random_state: int) -> Int64:
-    """Row numbers (count,) in the order into which `numpy.random.default_rng(random_state)` shuffles them."""
-    if random_state < 0:
-        raise InputError(f"random_state is {random_state}, expected 0 or more")
-    order = np.arange(count)
-    np.random.default_rng(random_state).shuffle(order)
-    return order
-
-
-def cut(count: int, ratio: Ratio, *, keep_all: bool) -> dict[str, slice]:
-    """Stretches of `count` shuffled rows for each split that gets any.
-
-    They end at a = int(count·train), b = int(count·val + a), c = int(count·test + b) and, if repair is above 0, at
-    count, as in eAI-Repair-Toolkit 1.1.0: without a repair split a few rows are left over. With `keep_all` the last
-    split of a ratio above 0 takes them.
-    """
-    a = int(count * ratio[0])
-    b = int(count * ratio[1] + a)
-    c = min(int(count * ratio[2] + b), count)  # a float sum a little above 1
-    ends = [a, b, c, count if ratio[3] > 0 else c]
-    if keep_all:
-        last = max(k for k in range(4) if ratio[k] > 0)
-        ends[last:] = [count] * (4 - last)
-    splits = {name: slice(start, stop) for name, start, stop in zip(NAMES, [0, *ends], ends, strict=False)}
-    return {name: rows for name, rows in splits.items() if rows.stop > rows.start}
-
-
 def write_splits(
-    output_dir: Path,
-    splits: Mapping[str, Split],
-    layout: Layout,
-    make: Make,
-    *,
-    job: Mapping[str, Any],
-    overwrite: bool = False,
-    spread: ParallelMap = in_process,
-    progress: Progress = unseen,
+    output_dir: Path, splits: Mapping[str, Split], layout: Layout, make: Make, **how: Unpack[Writing]
 ) -> dict[str, int]:
     """Write `<split>.h5` for every split and return its rows; other files in `output_dir` stay.
 
     `images` are float32 (n, height, width, 3), `labels` one-hot (n, classes), contiguous; `image_ids` and
     `attribute_ids` variable-length UTF-8. `make` turns a stretch of a split's sources into images and must be
-    picklable. `job` says what the splits are made of: work that was interrupted goes on if it is the same.
+    picklable. Work that was interrupted goes on if splits, layout and source files are the same.
     """
+    overwrite, spread, progress = how.get("overwrite"), how.get("spread", in_process), how.get("progress", unseen)
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"{output_dir} is no folder, expected one for the parts or none yet")
     empty = [name for name, split in splits.items() if len(split.labels) == 0]
@@ -121,14 +98,14 @@ def write_splits(
         path = output_dir / f"{name}.h5"
         if path.exists() and not overwrite and not is_ours(path):
             raise InputError(f"{path} exists and was not made by prepare, expected another folder or --overwrite")
-    full_job = {
-        **job,
+    job = {
+        "sources": _digest(splits),
         "layout": [*layout.label_names, layout.preprocess, *layout.size, layout.label_dtype],
         "parts": {name: len(split.labels) for name, split in splits.items()},
         "versions": {name: version(name) for name in ("numpy", "pillow", "scikit-image")},
     }
     tick = progress("prepare", sum(len(split.labels) for split in splits.values()))
-    with work_folder(output_dir / "prepare", full_job) as work:
+    with work_folder(output_dir / "prepare", job) as work:
         for name in {name for name, _ in _done(work.records())}:
             if not (work.path / f"{name}.h5").exists():  # the process died while it moved the files to their places
                 work.record([name, _ANEW])
@@ -155,6 +132,29 @@ def is_ours(path: Path) -> bool:
             return "preprocess" in file.attrs
     except OSError:
         return False
+
+
+def _digest(splits: Mapping[str, Split]) -> str:
+    """Of the pixels, or the names, sizes and times of change of the files, and of labels and ids, in their order."""
+    digest = hashlib.sha256()
+    stamp = functools.cache(_stamp)
+    for split in splits.values():
+        if isinstance(split.sources, np.ndarray):
+            digest.update(np.ascontiguousarray(split.sources).data)
+        else:
+            for source in split.sources:
+                digest.update(repr((str(source), stamp(getattr(source, "path", source)))).encode())
+        digest.update(np.ascontiguousarray(split.labels).data)
+        digest.update(repr((split.image_ids, split.attribute_ids)).encode())
+    return digest.hexdigest()
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError) as error:  # a ValueError for a null character
+        raise InputError(f"{path} cannot be read ({reason(error)}), expected a picture") from error
+    return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True, eq=False)

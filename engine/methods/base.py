@@ -10,7 +10,7 @@ point of the group `repair_dist.methods` of another package.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from engine.core.errors import InputError
-from engine.core.plans import Plan, run_here
+from engine.core.plans import Plan
 from engine.core.types import Float32, Int64
 from engine.fitness.priorities import Priorities
 from engine.layers.dense_chain import DenseChain
@@ -259,11 +259,6 @@ class Method:
         unknown = [need for need in self.needs if need not in get_args(Need)]
         if unknown:
             raise InputError(f"method {self.name} needs {unknown[0]!r}, expected {', '.join(get_args(Need))}")
-
-    def here(self, job: MethodJob) -> Repair:
-        """Repair in this process, with all the work that the method yields."""
-        found = self.repair(job)
-        return run_here(found) if isinstance(found, Generator) else found
 
 
 def lacking(method: Method, subject: Subject) -> str | None:

@@ -18,12 +18,7 @@ from engine.methods.base import NOTHING, Offer, Repair
 def checked(chain: Chain, repair: object) -> Repair:
     """A repair whose offers are in float32; those that change no value are as `NOTHING`, with their fitness and chance.
 
-    Args:
-        chain: that the method got.
-        repair: what it returned.
-
-    Raises:
-        InputError: this is no repair, or something in it is not what `Repair` and `Offer` say.
+    Raises InputError where this is no repair, or something in it is not what `Repair` and `Offer` say.
     """
     if not isinstance(repair, Repair):
         raise InputError(f"the method comes to {_told(repair)}, expected a Repair")

@@ -30,28 +30,21 @@ from engine.methods.merging import Parts, scores_of_rows, search_merge
 from engine.methods.weight_search import problem_of_case, searching
 from engine.metrics.dist_rep import MergeScore, Pair, merge_score
 from engine.problem.case import find_case
-from engine.problem.search import SearchEnd, search_work
+from engine.problem.problem import SearchEnd, search_work
 from engine.search.loop import SearchSettings
 from engine.targets.of_chain import last_target
 
 
 @dataclass(frozen=True, eq=False)
 class Failures:
-    """One part of the failures of a repair.
+    """One part of the failures of a repair."""
 
-    Attributes:
-        label: true label.
-        predicted: as what, or None for the rest of the label.
-        rows: (k,) of them, ascending.
-    """
-
-    label: int
-    predicted: int | None
-    rows: Int64
+    label: int  # true label
+    predicted: int | None  # as what, or None for the rest of the label
+    rows: Int64  # (k,) of them, ascending
 
     @property
     def name(self) -> str:
-        """Of the part, in words."""
         return f"{self.label} as {self.predicted}" if self.predicted is not None else f"{self.label} as others"
 
 
@@ -59,8 +52,7 @@ def divided(labels: Int64, before: Int64, repaired: Sequence[int], least: int) -
     """The parts of the failures of labels under repair, by label and then by what is predicted; the rest comes last.
 
     Args:
-        labels: (n,) true classes.
-        before: (n,) that the model as it is predicts.
+        labels, before: (n,) true classes, and those that the model as it is predicts.
         repaired: labels under repair.
         least: rows that a confusion needs at least to be a part of its own.
     """
@@ -86,15 +78,9 @@ def score_of(labels: Int64, parts: Sequence[Failures], repaired: Sequence[int]) 
 
 @dataclass(frozen=True)
 class WeightMerge:
-    """The method as a function of its job.
+    """The method as a function of its job."""
 
-    Attributes:
-        settings: of the searches, and of the swarm of the merge, where none are given.
-        fronts: Pareto fronts of localisation.
-    """
-
-    settings: SearchSettings
-    fronts: int = 1
+    settings: SearchSettings  # of the searches, and of the swarm of the merge, where none are given
 
     def __call__(self, job: MethodJob) -> Plan[Repair]:
         """Search every part and merge; validation may choose a part alone."""
@@ -111,7 +97,7 @@ class WeightMerge:
             others = (rows.labels == part.label) & (before != rows.labels)
             others[part.rows] = False
             mine = rows.take(np.flatnonzero(~others))
-            case = find_case(target, kernel, mine, part.label, fronts=self.fronts)
+            case = find_case(target, kernel, mine, part.label)
             if case is not None and len(case.index):
                 searches[part.name] = case, problem_of_case(target, kernel, case, settings, job.seed)
         if not searches:

@@ -1,4 +1,4 @@
-"""The settings that a method is given by its name, as in `Arachne(objective=requirements)`."""
+"""What a person may state of a method: of the search inside of it, and by its name as in `Arachne(optimiser=DE)`."""
 
 from __future__ import annotations
 
@@ -9,25 +9,55 @@ from typing import Any
 
 from engine.core.errors import InputError
 from engine.core.names import listed
+from engine.core.stated import stated_fields
 from engine.methods.base import Method, MethodSettings
 from engine.methods.mixtures import MixtureMethod
-from engine.methods.names import parsed
-from engine.methods.registry import method_of
-from engine.methods.searches import search_of
+from engine.methods.registry import method_of, parsed
 from engine.methods.weight_search import WeightSearch, searching
 from engine.search.optimisers import OPTIMISERS
-from engine.search.settings import PopulationSettings, SearchSettings
+from engine.search.settings import OPTIMISER_SETTINGS, PopulationSettings, SearchSettings, own_fields
+
+_MOVES = {each.name: each for kind in OPTIMISER_SETTINGS.values() for each in own_fields(kind).values()}
+
+OPTIMISER = ("optimiser", *_MOVES)
+"""What may be stated of the optimiser of a search."""
+
+_STATED = {
+    each.name: each
+    for each in (*stated_fields(PopulationSettings).values(), *stated_fields(SearchSettings).values(), *_MOVES.values())
+}
+
+OF_SEARCHES = ("optimiser", *(name for name, each in _STATED.items() if not each.owners))
+"""What may be stated of any search."""
+
+OF_WEIGHTS = (*OF_SEARCHES, *(name for name, each in _STATED.items() if "others" in each.owners))
+"""What may be stated of searches of weights."""
 
 OBJECTIVES = ("arachne", "loss", "requirements")
 """What a search of weights may go by, as `--objective` takes it; the others need more than a word."""
 
 
-def with_settings(name: str, settings: MethodSettings) -> tuple[Method, MethodSettings]:
-    """The method of a name, and the settings of all methods with what the name states in place of them.
+def search_of(method: Method, settings: MethodSettings) -> SearchSettings | None:
+    """The search that a method runs under settings; None where it runs none, or does not tell.
 
-    Raises:
-        InputError: there is no such method, or a setting means nothing to it or has a value that it cannot have.
+    One that mixes tunings searches as CrossFit's settings say. Any other tells by an attribute `settings` of what
+    repairs, the search where a person states none.
     """
+    if isinstance(method.repair, MixtureMethod):
+        return settings.crossfit.search if method.repair.searches else None
+    own = getattr(method.repair, "settings", None)
+    return searching(own, settings) if isinstance(own, SearchSettings) else None
+
+
+def stated_of(method: Method) -> tuple[str, ...]:
+    """What a person may state of the search of a method; everything where it does not tell what it does."""
+    if isinstance(method.repair, MixtureMethod):
+        return OF_SEARCHES if method.repair.searches else ()
+    return OF_WEIGHTS
+
+
+def with_settings(name: str, settings: MethodSettings) -> tuple[Method, MethodSettings]:
+    """The method of a name, and the settings of all methods with what the name states in place of them."""
     base, stated = parsed(name)
     method = method_of(base)
     if not stated:
@@ -39,11 +69,7 @@ def with_settings(name: str, settings: MethodSettings) -> tuple[Method, MethodSe
 
 
 def check_stated(names: Sequence[str], settings: MethodSettings) -> None:
-    """Refuse settings that no method can run with, and the same repair by two names.
-
-    Raises:
-        InputError: says which.
-    """
+    """Refuse settings that no method can run with, and the same repair by two names."""
     known: dict[str, dict[str, Any]] = {}
     for name in names:
         base, stated = parsed(name)
@@ -124,11 +150,7 @@ def _of_swarm(swarm: PopulationSettings, mixes: bool) -> tuple[str, ...]:
 
 
 def _value(kind: type, name: str, text: str) -> Any:
-    """The value of a field of a dataclass.
-
-    Raises:
-        InputError: the text is of another type.
-    """
+    """The value of a field of a dataclass."""
     if name == "objective":
         return _choice(name, text, OBJECTIVES)
     allowed = next(field.type for field in fields(kind) if field.name == name).split(" | ")

@@ -56,19 +56,12 @@ Scores = Callable[[Float32], Sequence[Score]]
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """P patches of one kernel, on the K places that any of them changes.
+    """P patches of one kernel, on the K places that any of them changes."""
 
-    Attributes:
-        index: (K, 2) int64 places, ascending.
-        old: (K,) float32, values as they are.
-        new: (P, K) float32, of each part; `old` where it changes nothing.
-        apart: a place that several parts change has a coefficient of its own.
-    """
-
-    index: Int64
-    old: Float32
-    new: Float32
-    apart: bool = False
+    index: Int64  # (K, 2) int64 places, ascending
+    old: Float32  # (K,) float32, values as they are
+    new: Float32  # (P, K) float32, of each part; `old` where it changes nothing
+    apart: bool = False  # a place that several parts change has a coefficient of its own
 
     @staticmethod
     def of(kernel: Float32, patches: Sequence[tuple[Int64, Float32]], *, apart: bool = False) -> Parts:
@@ -144,31 +137,17 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Merge:
-    """What a search of coefficients ends with.
+    """What a search of coefficients ends with."""
 
-    Attributes:
-        coefficients: (size,) float64, in [0, 1].
-        values: (K,) float32, new values of the places of the parts.
-        score: of those.
-        starts: scores of the model as it is, and of each part.
-        iterations: of the search.
-    """
-
-    coefficients: Float64
-    values: Float32
-    score: Score
-    starts: tuple[Score, ...]
-    iterations: int
+    coefficients: Float64  # (size,) float64, in [0, 1]
+    values: Float32  # (K,) float32, new values of the places of the parts
+    score: Score  # of those
+    starts: tuple[Score, ...]  # scores of the model as it is, and of each part
+    iterations: int  # of the search
 
 
 def placed_coefficients(parts: Parts, settings: PopulationSettings, source: RngKey) -> Population:
-    """Where the search of a merge starts: the corners of the parts, then draws from N(0.5, 0.125), clipped.
-
-    Args:
-        parts: what is merged.
-        settings: of the optimiser, with no fewer particles than corners.
-        source: which random numbers.
-    """
+    """Where the search of a merge starts: the corners of the parts, then draws from N(0.5, 0.125), clipped."""
     corners = parts.corners
     rng = generator(source.seed, source.data, source.label, "start")
     drawn = rng.normal(START_MEAN, START_STD, size=(settings.num_particles - len(corners), parts.size))
@@ -184,17 +163,11 @@ def step(settings: PopulationSettings, source: RngKey, state: Population, fitnes
 
 
 def search_merge(parts: Parts, scores: Scores, settings: SearchSettings, source: RngKey) -> Merge:
-    """Search the coefficients of parts, at least one.
+    """Search the coefficients of at least one part.
 
     Optimisers compare and never add fitness, so that scores of several numbers take part as their ranks among all that
-    are remembered.
-
-    Args:
-        parts: what is merged.
-        scores: of new values.
-        settings: which optimiser, its number of particles, or more where there are more parts, of iterations, and of
-            those without gain; the rest is about weights, and not used.
-        source: which random numbers.
+    are remembered. Of the settings count the optimiser, the number of its particles (or more where there are more
+    parts), of iterations, and of those without gain.
     """
     given, kind = settings.swarm, optimiser_of(settings.swarm)
     optimiser = kind.settings(num_particles=max(given.num_particles, len(parts.corners)))
@@ -235,15 +208,7 @@ def scores_of_rows(
     parts: Parts,
     score: Callable[[Int64], Sequence[float]],
 ) -> Scores:
-    """Scores by what candidates predict for rows.
-
-    Args:
-        layer: passes from the weights under repair on.
-        kernel: values of those as they are.
-        inputs: (n, F) of the rows.
-        parts: what is merged.
-        score: of classes (M, n), the bigger the better.
-    """
+    """Scores by what candidates predict for rows with inputs (n, F): `score` of classes (M, n)."""
     logits = layer.logits(inputs, kernel)
 
     def scored(values: Float32) -> list[Score]:

@@ -1,7 +1,7 @@
 """Methods that mix tunings of Dense layers: CrossFit, and the simple ones that it has to be better than.
 
 All of them fit a `MixtureFit` on the rows of a repair and offer it whole, or by steps on the way from the model as it
-is. They differ in what is tuned and in how coefficients are found.
+is. They differ in what is tuned and in how coefficients are found; see `engine.problem.crossfit`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from engine.core.errors import InputError
 from engine.core.plans import Plan, Ran, Work
 from engine.core.types import Float32, Int64
 from engine.layers.tail_chain import TailChain, dense_of
-from engine.methods.base import NOTHING, MethodJob, Offer, Repair
+from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair
 from engine.metrics.accuracy import LabelChange
 from engine.metrics.promise import Frontier
-from engine.problem.crossfit import CrossFit, CrossFitSettings, TuningTask, crossfit_of, joined_changes
-from engine.problem.mixed import mixed_values
-from engine.problem.search import SearchEnd, search_work
+from engine.problem.crossfit import CrossFit, CrossFitSettings, TuningTask, crossfit_of, joined_changes, mixed_values
+from engine.problem.problem import SearchEnd, search_work
 from engine.targets.of_chain import last_alone
 from engine.tuning.recipes import Recipe, epochs_of, rate_of
 from engine.tuning.train import Changes, tune
@@ -32,23 +31,14 @@ FINE_TUNED = Recipe(class_weight=2.0, strength=1.0)
 
 @dataclass(frozen=True, eq=False)
 class MixtureFit:
-    """A mixture of no tuning, of one or of several, fitted on the rows of a repair.
+    """A mixture of no tuning, of one or of several, fitted on the rows of a repair."""
 
-    Attributes:
-        job: with the layers that it changes.
-        changes: of each fold.
-        found: (R + C,) coefficients and offsets.
-        fitness: by what steers the search; None where nothing was searched.
-        own: of the model as it is.
-        search: name of the search that found it; empty where nothing was searched.
-    """
-
-    job: CrossFit
-    changes: tuple[Changes, ...]
-    found: Float32
-    fitness: float | None = None
-    own: float | None = None
-    search: str = ""
+    job: CrossFit  # with the layers that it changes
+    changes: tuple[Changes, ...]  # of each fold
+    found: Float32  # (R + C,) coefficients and offsets
+    fitness: float | None = None  # by what steers the search; None where nothing was searched
+    own: float | None = None  # of the model as it is
+    search: str = ""  # name of the search that found it; empty where nothing was searched
 
     def predicted(self, steps: Sequence[float]) -> Int64:
         """Classes (T, n) of the rows at each of T steps, each row by what did not see it; 0 is the model as it is."""
@@ -70,22 +60,14 @@ class Promised:
 
 @dataclass(frozen=True)
 class MixtureMethod:
-    """A method as a function of its job.
+    """A method as a function of its job."""
 
-    Attributes:
-        fit: on the rows of a repair in folds, by a search with each seed of which the best is kept.
-        knob: what a step scales, in words.
-        scaled: steps between 0 and 1 are tried; otherwise what was fitted is taken whole or left.
-        promises: it takes the step that it can promise, judged out of fold and on the rows of validation; otherwise
-            those choose.
-        searches: coefficients or offsets are searched as the settings of CrossFit say.
-    """
-
+    # on the rows of a repair in folds, by a search with each seed of which the best is kept
     fit: Callable[[CrossFit, tuple[int, ...]], Plan[MixtureFit]]
-    knob: str
-    scaled: bool = True
+    scaled: bool = True  # steps between 0 and 1 are tried; otherwise what was fitted is taken whole or left
+    # it takes the step that it can promise, judged out of fold and on the rows of validation; otherwise those choose
     promises: bool = False
-    searches: bool = False
+    searches: bool = False  # coefficients or offsets are searched as the settings of CrossFit say
 
     def steps(self, settings: CrossFitSettings) -> tuple[float, ...]:
         """Steps that are judged, the largest or the wanted one first."""
@@ -161,13 +143,7 @@ def tuned(job: CrossFit) -> Plan[tuple[Changes, ...]]:
 
 
 def searched(job: CrossFit, changes: tuple[Changes, ...], seeds: Sequence[int] = ()) -> Plan[MixtureFit]:
-    """The best mixture of a search for each seed.
-
-    Args:
-        job: of the rows.
-        changes: of each fold.
-        seeds: of the searches; without any, that of the repair.
-    """
+    """The best mixture of a search for each seed; without any, for that of the repair."""
     case, problem = job.case(changes, job.settings.search)
     name = f"crossfit-{job.data[:12]}-{'+'.join(map(str, job.repaired))}"
     works = []
@@ -187,11 +163,7 @@ def last_layer(job: CrossFit) -> CrossFit:
 
 
 def untuned(job: CrossFit) -> tuple[CrossFit, tuple[Changes, ...]]:
-    """The repair of the last layer, and the changes by no recipe.
-
-    Raises:
-        InputError: there is no bias to fold offsets into.
-    """
+    """The repair of the last layer, and the changes by no recipe; InputError without a bias to fold offsets into."""
     last = last_layer(job)
     if last.chain.offsets is None:
         name = dense_of(last.chain).layers[-1].name
@@ -234,3 +206,64 @@ def tuning_rows(fit: CrossFit, task: TuningTask, changes: Changes, ran: Ran) -> 
             }
         )
     return found
+
+
+def _tuned_and_searched(job: CrossFit, seeds: tuple[int, ...]) -> Plan[MixtureFit]:
+    changes = yield from tuned(job)
+    return (yield from searched(job, changes, seeds))
+
+
+def _last_fine_tuned(job: CrossFit, _seeds: tuple[int, ...]) -> Plan[MixtureFit]:
+    return fine_tuned(last_layer(job))
+
+
+def _offsets_searched(job: CrossFit, seeds: tuple[int, ...]) -> Plan[MixtureFit]:
+    return searched(*untuned(job), seeds)
+
+
+_CROSS_ENTROPY = "cross-entropy with the labels under repair counted twice, and the distance to the baseline model"
+
+CROSSFIT = Method(
+    name="CrossFit",
+    repair=MixtureMethod(_tuned_and_searched, promises=True, searches=True),
+    searches="coefficients of tunings of all Dense layers at the end, and offsets of labels",
+    objective="soft margins of the requirements, out of fold, then the gain of the labels under repair",
+    source="this project",
+    needs=("folds",),
+)
+
+HEAD = Method(
+    name="head",
+    repair=MixtureMethod(_last_fine_tuned, scaled=False),
+    searches="the last Dense layer, by fine-tuning",
+    objective=_CROSS_ENTROPY,
+    source="fine-tuning",
+    needs=("folds", "last layer"),
+)
+
+TAIL = Method(
+    name="tail",
+    repair=MixtureMethod(fine_tuned, scaled=False),
+    searches="all Dense layers at the end, by fine-tuning",
+    objective=_CROSS_ENTROPY,
+    source="fine-tuning",
+    needs=("folds",),
+)
+
+WISE_FT = Method(
+    name="WiSE-FT",
+    repair=MixtureMethod(fine_tuned),
+    searches="how far to go from the baseline model to `tail`",
+    objective="as of `tail`; rows of validation choose how far",
+    source="Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022",
+    needs=("folds",),
+)
+
+OFFSETS = Method(
+    name="offsets",
+    repair=MixtureMethod(_offsets_searched, searches=True),
+    searches="an offset of the logit of each label",
+    objective="soft margins of the requirements, then the gain of the labels under repair",
+    source="after Mai et al., Fine-tuning is fine, if calibrated, NeurIPS 2024",
+    needs=("folds", "offsets"),
+)

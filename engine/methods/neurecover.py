@@ -21,8 +21,7 @@ from engine.methods.base import Method, MethodJob, Offer, Repair
 from engine.methods.weight_search import problem_of_case, searching
 from engine.patches.patch import Patch
 from engine.problem.case import LayerInputs, RepairCase, case_fingerprint
-from engine.problem.problem import Problem, build_fitness, goal_of, seen_by
-from engine.problem.search import SearchEnd
+from engine.problem.problem import Problem, SearchEnd, build_fitness, goal_of, seen_by
 from engine.search import loop
 from engine.search.loop import SearchSettings
 from engine.targets.model_runner import ModelRunner
@@ -34,20 +33,13 @@ ALPHAS = (1.0, 4.0, 16.0)
 
 @dataclass(frozen=True)
 class NeuRecover:
-    """The method as a function of its job.
+    """The method as a function of its job."""
 
-    Attributes:
-        settings: of the search where none are given; its positive weight is alpha times the number of negatives.
-    """
-
+    # of the search where none are given; its positive weight is alpha times the number of negatives
     settings: SearchSettings
 
     def __call__(self, job: MethodJob) -> Plan[Repair]:
-        """Localise once, search for each worth of the positives.
-
-        Raises:
-            InputError: see `engine.localize.neurecover.blame`.
-        """
+        """Localise once, search for each worth of the positives."""
         settings = searching(self.settings, job.settings)
         order, failures = _rows_of(job)
         training, notes = _training_of(job, order)

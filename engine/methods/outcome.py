@@ -1,18 +1,18 @@
-"""What a method does to rows that chose nothing: its offers, the choice among them, and what is judged."""
+"""A repair of a grid by one method: its offers, the choice among them, and what they do to rows that chose nothing."""
 
 from __future__ import annotations
 
 import functools
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from engine import backend
 from engine.core.errors import InputError, is_interruption, reason, said
-from engine.core.plans import Plan, run_here
+from engine.core.plans import Plan, Work
 from engine.core.rng import generator
 from engine.core.types import Float32, Int64
 from engine.layers.dense_chain import DenseChain, DenseLayer
@@ -20,8 +20,9 @@ from engine.layers.head import Head
 from engine.layers.tail_chain import Chain, TailChain, dense_of
 from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair, Subject, lacking
 from engine.methods.checked import changed, checked
+from engine.methods.given import with_settings
 from engine.metrics import against
-from engine.metrics.comparison import Comparison, compare
+from engine.metrics.accuracy import compare
 from engine.metrics.promise import frontier_of
 from engine.metrics.requirements import check_requirements
 from engine.passes.batching import batched, predicted_classes
@@ -34,65 +35,66 @@ FOUND, CHOSEN = against.FOUND, against.CHOSEN
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """One reading of a repair.
+    """One reading of a repair."""
 
-    Attributes:
-        offer: the change; the one called "nothing" where no value is another.
-        chance: that new rows keep all requirements; None where no row judged that it was not made from.
-        promised: the chance reaches the confidence that is asked for; None where there is no chance.
-        validation, test: classes (n,) that the repaired model predicts, or None without such rows.
-        changed: weights whose values are others.
-    """
-
-    offer: Offer
-    chance: float | None
-    promised: bool | None
+    offer: Offer  # the change; the one called "nothing" where no value is another
+    chance: float | None  # that new rows keep all requirements; None where no row judged that it was not made from
+    promised: bool | None  # the chance reaches the confidence that is asked for; None where there is no chance
+    # validation, test: classes (n,) that the repaired model predicts, or None without such rows
     validation: Int64 | None
     test: Int64 | None
-    changed: int
+    changed: int  # weights whose values are others
 
 
 @dataclass(frozen=True, eq=False)
 class MethodOutcome:
-    """How a repair by a method ended.
+    """How a repair by a method ended."""
 
-    Attributes:
-        readings: by `FOUND` and `CHOSEN`; none where it failed.
-        own, best: fitness of the model as it is and of what was found, by the method's objective, where it has one.
-        seconds: of the method itself, without judging.
-        cpu: seconds of processor time that it took, in all threads of this process.
-        failed: why it could not run, else empty.
-        notes: what else is to be said.
-        promise: as of `engine.methods.base.Repair`.
-    """
-
-    readings: Mapping[str, Reading]
+    readings: Mapping[str, Reading]  # by `FOUND` and `CHOSEN`; none where it failed
+    # own, best: fitness of the model as it is and of what was found, by the method's objective, where it has one
     own: float | None = None
     best: float | None = None
-    seconds: float = 0.0
-    cpu: float = 0.0
-    failed: str = ""
-    notes: tuple[str, ...] = ()
-    promise: Any = None
+    seconds: float = 0.0  # of the method itself, without judging
+    cpu: float = 0.0  # seconds of processor time that it took, in all threads of this process
+    failed: str = ""  # why it could not run, else empty
+    notes: tuple[str, ...] = ()  # what else is to be said
+    promise: Any = None  # as of `engine.methods.base.Repair`
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One repair."""
+
+    name: str  # unique within a run
+    method: str  # its name, with its settings where it has some
+    draw: int  # number of the draw of its rows
+    seed: int  # of the draw and of everything random in the repair
+    rows: int | None = None  # of the pool that are drawn; None for all
+    keep: bool = False  # bring back the new values of weights too
 
 
 def draw(labels: Int64, rows: int | None, seed: int, data: str) -> Int64 | None:
-    """Rows (n,) of a pool, drawn without replacement by a seed, ascending; None for all where no number is given.
-
-    Args:
-        labels: (N,) of the pool.
-        rows: n, at most N.
-        seed: of the draw.
-        data: fingerprint of the pool.
-    """
+    """Rows (n,) of a pool, drawn without replacement by a seed and the pool's fingerprint, ascending; None for all."""
     if rows is None:
         return None
     return np.sort(generator(seed, data, -1, "rows of a draw").permutation(len(labels))[:rows])
 
 
-def carry_out(method: Method, job: MethodJob) -> MethodOutcome:
-    """Run a method in this process and judge what it offers."""
-    return run_here(repaired(method, job))
+def cell_work(subject: Subject, cell: Cell, data: str) -> Work:
+    """A repair as a piece of work; `data` is the fingerprint of the pool."""
+    return Work(cell.name, repair_cell, (subject, cell, data), "repair")
+
+
+def repair_cell(subject: Subject, cell: Cell, data: str) -> Plan[MethodOutcome]:
+    """Run one repair and judge it."""
+    drawn = draw(subject.pool.labels, cell.rows, cell.seed, data)
+    method, settings = with_settings(cell.method, subject.settings)
+    job = MethodJob(replace(subject, settings=settings), drawn, cell.seed)
+    outcome = yield from repaired(method, job)
+    if cell.keep:
+        return outcome
+    light = {name: replace(found, offer=replace(found.offer, values={})) for name, found in outcome.readings.items()}
+    return replace(outcome, readings=light, promise=None)
 
 
 def repaired(method: Method, job: MethodJob) -> Plan[MethodOutcome]:
@@ -129,7 +131,8 @@ def judged(method: Method, job: MethodJob) -> Plan[MethodOutcome]:
         found = method.repair(alone)
         repair = (yield from found) if isinstance(found, Generator) else found
     else:
-        repair = Repair([NOTHING], notes=(_nothing_wrong(subject),))
+        labels = ", ".join(map(str, subject.repaired))
+        repair = Repair([NOTHING], notes=(f"the model gets every row of label {labels} right: nothing is changed",))
     took = _since(begun)
     repair = checked(subject.chain, repair)
     first, taken = repair.offers[0], chosen(subject, repair)
@@ -152,7 +155,8 @@ def chosen(subject: Subject, repair: Repair) -> Offer:
         return repair.offers[0]
 
     def worth(offer: Offer) -> tuple[int, int, int]:
-        comparison = _compared(subject, validation, predicted(subject.chain, offer.values, validation))
+        after = predicted(subject.chain, offer.values, validation)
+        comparison = compare(validation.labels, validation.before, after, subject.chain.classes)
         met = sum(verdict.met for verdict in check_requirements(subject.requirements, comparison))
         labels = list(subject.repaired)
         gain = int((comparison.fixed - comparison.broken)[labels].sum())
@@ -203,11 +207,3 @@ def _reading(subject: Subject, offer: Offer) -> Reading:
     promised = None if chance is None else chance >= confidence
     others = changed(subject.chain, offer.values)
     return Reading(offer, chance, promised, held_out["validation"], held_out["test"], others)
-
-
-def _compared(subject: Subject, rows: SeenRows, after: Int64) -> Comparison:
-    return compare(rows.labels, rows.before, after, subject.chain.classes)
-
-
-def _nothing_wrong(subject: Subject) -> str:
-    return f"the model gets every row of label {', '.join(map(str, subject.repaired))} right: nothing is changed"

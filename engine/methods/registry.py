@@ -1,15 +1,16 @@
-"""The methods by name. Each is the `METHOD` of one module, which is imported when the method is first asked for.
+"""The methods by name, each imported when it is first asked for.
 
 Other packages bring theirs as entry points of the group `repair_dist.methods`, `NAME = "package.module:METHOD"`; they
 are imported where they run, on workers too. Names are told apart without their case, as `check_name` finds them: none
-of another package takes the place of one of ours.
+of another package takes the place of one of ours. A comparison may name a method with settings, as in
+`Arachne(objective=requirements)`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.util
+import re
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 from itertools import accumulate
@@ -29,40 +30,34 @@ REFERENCE = "CrossFit"
 """What every other method is compared with."""
 
 METHODS: Mapping[str, str] = {
-    "CrossFit": "engine.methods.crossfit",
-    "Arachne": "engine.methods.arachne",
-    "Arachne-worths": "engine.methods.arachne_worths",
-    "Arachne-v2": "engine.methods.arachne_v2",
-    "NeuRecover": "engine.methods.neurecover",
-    "DRWeightMerge": "engine.methods.drweightmerge",
-    "label-priorities": "engine.methods.label_priorities",
-    "head": "engine.methods.head",
-    "tail": "engine.methods.tail",
-    "WiSE-FT": "engine.methods.wise_ft",
-    "offsets": "engine.methods.offsets",
+    "CrossFit": "engine.methods.mixtures:CROSSFIT",
+    "Arachne": "engine.methods.weight_search:ARACHNE",
+    "Arachne-worths": "engine.methods.weight_search:ARACHNE_WORTHS",
+    "Arachne-v2": "engine.methods.weight_search:ARACHNE_V2",
+    "NeuRecover": "engine.methods.neurecover:METHOD",
+    "DRWeightMerge": "engine.methods.drweightmerge:METHOD",
+    "label-priorities": "engine.methods.weight_search:LABEL_PRIORITIES",
+    "head": "engine.methods.mixtures:HEAD",
+    "tail": "engine.methods.mixtures:TAIL",
+    "WiSE-FT": "engine.methods.mixtures:WISE_FT",
+    "offsets": "engine.methods.mixtures:OFFSETS",
 }
-"""Our own methods by name, in the order in which they are told of, with their modules."""
+"""Our own methods by name, in the order in which they are told of, as entry points name theirs."""
+
+_WITH_SETTINGS = re.compile(r"([^()]+)\(([^()]+)\)")
+_OUTSIDE = re.compile(r",(?![^()]*\))")
 
 
 def method_names() -> tuple[str, ...]:
-    """All methods: ours, then those of other packages by name; nothing is imported.
-
-    Raises:
-        InputError: the entry points of some package cannot be read.
-    """
+    """All methods: ours, then those of other packages by name; nothing is imported."""
     return (*METHODS, *sorted(_plugins()))
 
 
 def method_of(name: str) -> Method:
-    """The method of a name.
-
-    Raises:
-        InputError: there is none, or several packages bring one of this name, or it cannot be imported or is something
-            else.
-    """
+    """The method of a name; InputError where there is none or several, or it cannot be imported or is none."""
     from engine.methods.base import Method
 
-    found = importlib.import_module(METHODS[name]).METHOD if name in METHODS else _load(name, _plugins())
+    found = EntryPoint(name, METHODS[name], GROUP).load() if name in METHODS else _load(name, _plugins())
     if not isinstance(found, Method):
         raise InputError(f"method {name} is a {type(found).__name__}, expected an engine.methods.base.Method")
     if found.name != name:
@@ -74,9 +69,6 @@ def origin(name: str) -> str:
     """What brings a method of another package: name and version of the distribution, SHA-256 of its Python files.
 
     Empty for our own methods, and where there is none of this name, or more than one.
-
-    Raises:
-        InputError: the entry points of some package cannot be read.
     """
     entries = () if name in METHODS else _plugins().get(name, ())
     if len(entries) != 1:
@@ -120,11 +112,7 @@ def _code(entry: EntryPoint, module: Path) -> dict[str, Path]:
 
 
 def check_name(name: str) -> str:
-    """The name of a method as it is spelt here.
-
-    Raises:
-        InputError: there is no such method.
-    """
+    """The name of a method as it is spelt here."""
     names = method_names()
     if name in names:
         return name
@@ -134,6 +122,29 @@ def check_name(name: str) -> str:
             f"there is no method {name!r}, expected {listed(list(known.values()))}{suggestion(name, known.values())}"
         )
     return known[name.casefold()]
+
+
+def read_names(text: str) -> tuple[str, ...]:
+    """Names with commas between, as tables have them: spelt as here, without spaces around settings."""
+    return tuple(_spelt(part.strip()) for part in _OUTSIDE.split(text) if part.strip())
+
+
+def parsed(name: str) -> tuple[str, dict[str, str]]:
+    """The method of a name, and its settings as text."""
+    found = _WITH_SETTINGS.fullmatch(name)
+    if found is None or name in method_names():
+        return name, {}
+    pairs = (part.partition("=") for part in found[2].split(","))
+    return found[1].strip(), {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _spelt(text: str) -> str:
+    if not {"(", ")"} & set(text) or text.casefold() in map(str.casefold, method_names()):
+        return check_name(text)
+    base, stated = parsed(text)
+    if len(stated) <= text.count(",") or not all((*stated, *stated.values())):
+        raise InputError(f"method {text!r} cannot be read, expected NAME or NAME(SETTING=VALUE,...), each setting once")
+    return f"{check_name(base)}({','.join(f'{key}={value}' for key, value in stated.items())})"
 
 
 def _plugins() -> dict[str, tuple[EntryPoint, ...]]:

@@ -1,4 +1,13 @@
-"""Searches of single weights that localisation blames, as methods: Arachne and what descends from it."""
+"""Searches of single weights that localisation blames, as methods: Arachne and what descends from it.
+
+Arachne is Sohn et al., "Arachne: Search-Based Repair of Deep Neural Networks", TOSEM 2023, with our default worth of a
+positive: the search of `optimize --method Arachne`; with three worths rows of validation choose. Arachne v2 is what the
+same authors published later as code: `engine.search.differential_evolution`, `engine.fitness.objective.loss_fitness`.
+
+Priorities of labels are our own formulation (`engine.fitness.priorities`) of what the toolkit leaves `labels.json` for.
+Where none are stated they follow from the failures: a positive of a label that failures are taken for is worth the more
+the more of them are, as it is what a repair breaks first.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +20,11 @@ from engine.core.errors import InputError
 from engine.core.plans import Plan
 from engine.core.rng import RngKey
 from engine.core.types import Float32
-from engine.methods.base import MethodJob, MethodSettings, Offer, Repair
+from engine.fitness.priorities import Priorities
+from engine.methods.base import Method, MethodJob, MethodSettings, Offer, Repair
 from engine.problem.case import LayerInputs, RepairCase, find_case
-from engine.problem.problem import Problem, problem_of
-from engine.problem.search import SearchEnd, search_work
+from engine.problem.problem import Problem, SearchEnd, problem_of, search_work
+from engine.search.differential_evolution import DifferentialSettings
 from engine.search.loop import POSITIVE_WORTH, SearchSettings
 from engine.search.population import BoxedSettings
 from engine.targets.model_runner import ModelRunner
@@ -22,6 +32,12 @@ from engine.targets.of_chain import last_target
 
 WORTHS = (POSITIVE_WORTH, 4 * POSITIVE_WORTH, 16 * POSITIVE_WORTH)
 """Worth of an intact positive, in repaired negatives: the default first, then what breaks less."""
+
+BOUND = 2.0
+"""Candidates of Arachne v2 stay within so many times the smallest and largest weight of the layer."""
+
+RIVALRY = 4.0
+"""A positive of the label that all failures are taken for is worth so many more of a label that none is taken for."""
 
 
 @dataclass(frozen=True)
@@ -32,25 +48,15 @@ class WeightSearch:
     the settings state a weight of all positives, or go by the requirements, which say what positives are worth. Labels
     under repair follow one another, each from what the one before left; those without failures, and those whose
     failures have no priority where the settings state some, are left out.
-
-    Attributes:
-        settings: of the searches where none are given.
-        fronts: Pareto fronts of localisation.
-        worths: of a positive; none for that of the settings.
-        adapt: the settings of a job, given those of all searches; with what only a person can state.
     """
 
-    settings: SearchSettings
-    fronts: int = 1
-    worths: tuple[float, ...] = ()
+    settings: SearchSettings  # of the searches where none are given
+    worths: tuple[float, ...] = ()  # of a positive; none for that of the settings
+    # the settings of a job, given those of all searches; with what only a person can state
     adapt: Callable[[MethodJob, SearchSettings], SearchSettings] | None = None
 
     def __call__(self, job: MethodJob) -> Plan[Repair]:
-        """Localise and search.
-
-        Raises:
-            InputError: no label under repair has a priority, or none has failures and weights to blame.
-        """
+        """Localise and search; InputError where no label under repair has a priority, or anything to search."""
         settings = searching(self.settings, job.settings)
         if settings.objective == "requirements":
             promise_rows = job.settings.crossfit.promise_rows
@@ -78,7 +84,7 @@ class WeightSearch:
         kernel = target.target.kernel
         fitness, own = [], []
         for label in _searched_labels(job.subject.repaired, settings):
-            case = find_case(target, kernel, rows, label, fronts=self.fronts)
+            case = find_case(target, kernel, rows, label)
             if case is None or not len(case.index):
                 continue
             problem = problem_of_case(target, kernel, case, settings, job.seed)
@@ -141,3 +147,44 @@ def search_name(problem: Problem) -> str:
     told, source = problem.settings, problem.source
     worth = told.positive_worth if told.positive_weight is None else told.positive_weight
     return f"{source.data[:12]}-{source.label}-{told.objective}-{worth:g}-s{source.seed}"
+
+
+def _with_priorities(job: MethodJob, settings: SearchSettings) -> SearchSettings:
+    """Settings with the priorities that a person states, or those that the failures of a job say."""
+    priorities = job.settings.priorities
+    if priorities is None:
+        failures = job.failures
+        taken = np.bincount(job.rows.before[failures], minlength=job.chain.classes) / len(failures)
+        priorities = Priorities(
+            repair=tuple((label, 1.0) for label in job.subject.repaired),
+            protect=tuple((label, 1.0 + RIVALRY * float(share)) for label, share in enumerate(taken)),
+        )
+    return replace(settings, objective="priorities", priorities=priorities)
+
+
+ARACHNE = Method(
+    name="Arachne",
+    repair=WeightSearch(SearchSettings()),
+    searches="weights of the last Dense layer on the Pareto front of gradient loss and forward impact",
+    objective="counts of repaired negatives and intact positives over their mean losses",
+    source="Sohn et al., Arachne, TOSEM 2023",
+    needs=("localised weights", "last layer"),
+)
+
+ARACHNE_WORTHS = replace(ARACHNE, name="Arachne-worths", repair=WeightSearch(SearchSettings(), worths=WORTHS))
+
+ARACHNE_V2 = replace(
+    ARACHNE,
+    name="Arachne-v2",
+    repair=WeightSearch(SearchSettings(swarm=DifferentialSettings(bound=BOUND), objective="loss"), worths=WORTHS),
+    objective="1 for each row that is right, 1 / (loss + 1) for each that is wrong",
+    source="Sohn et al., Arachne, TOSEM 2023, published code of its second version",
+)
+
+LABEL_PRIORITIES = replace(
+    ARACHNE,
+    name="label-priorities",
+    repair=WeightSearch(SearchSettings(), worths=WORTHS, adapt=_with_priorities),
+    objective="Arachne's, rows weighed by their labels: positives of what failures are taken for count more",
+    source="this project, after what eAI-Repair-Toolkit's labels.json is for",
+)

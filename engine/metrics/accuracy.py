@@ -1,4 +1,4 @@
-"""Accuracy per label: counts, the toolkit's `results.json`, intervals, before and after."""
+"""Accuracy per label: counts of one model and of two on the same rows, intervals, the toolkit's `results.json`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.files import replace_file
-from engine.core.types import Bool, Int64
+from engine.core.types import Int64
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,65 @@ class LabelChange:
     broken: int
 
 
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A model against its base model, in counts of the same rows.
+
+    Attributes:
+        totals: (C,) int64, rows per true label.
+        before: (C, C) int64, rows of the base model by [true, predicted].
+        after: (C, C) int64, rows of the model by [true, predicted].
+        fixed: (C,) int64, rows per true label that were wrong before and are right after.
+        broken: (C,) int64, rows per true label that were right before and are wrong after.
+    """
+
+    totals: Int64
+    before: Int64
+    after: Int64
+    fixed: Int64
+    broken: Int64
+
+    def changes(self) -> tuple[LabelChange, ...]:
+        """What changed for each label with rows, ascending."""
+        right_before, right_after = np.diagonal(self.before), np.diagonal(self.after)
+        columns = np.stack([self.totals, right_before, right_after, self.fixed, self.broken], axis=1)
+        return tuple(LabelChange(int(label), *columns[label].tolist()) for label in np.flatnonzero(self.totals))
+
+
+def confusion(labels: Int64, predicted: Int64, classes: int) -> Int64:
+    """Rows (C, C) by [true, predicted], from class numbers `labels` and `predicted`, both (n,)."""
+    counts: Int64 = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    return counts
+
+
+def compare(labels: Int64, before: Int64, after: Int64, classes: int) -> Comparison:
+    """Compare class numbers predicted `before` and `after` with the true `labels`, all (n,) and below `classes`."""
+    return compare_many(labels, before, after[np.newaxis], classes)[0]
+
+
+def compare_many(labels: Int64, before: Int64, after: Int64, classes: int) -> list[Comparison]:
+    """Compare each of M candidates, `after` (M, n), with one base model; `labels` and `before` are (n,)."""
+    was_right = labels == before
+    totals = np.bincount(labels, minlength=classes)
+    confusion_before = confusion(labels, before, classes)
+    right_before = np.diagonal(confusion_before)
+    # One count per candidate: rows by (right before, true, predicted).
+    keys = (was_right * classes + labels) * classes
+    comparisons = []
+    for predicted in after:
+        wrong, right = np.bincount(keys + predicted, minlength=2 * classes**2).reshape(2, classes, classes)
+        comparisons.append(
+            Comparison(
+                totals=totals,
+                before=confusion_before,
+                after=wrong + right,
+                fixed=np.diagonal(wrong).copy(),
+                broken=right_before - np.diagonal(right),
+            )
+        )
+    return comparisons
+
+
 def label_results(labels: Int64, predicted: Int64, classes: int) -> Results:
     """Count rows right and wrong per true label, from class numbers `labels` and `predicted`, both (n,)."""
     totals = np.bincount(labels, minlength=classes)
@@ -79,25 +138,7 @@ def label_results(labels: Int64, predicted: Int64, classes: int) -> Results:
 
 def paired_changes(labels: Int64, before: Int64, after: Int64, classes: int) -> tuple[LabelChange, ...]:
     """What changed for each label with rows, ascending, from predictions `before` and `after`, both (n,)."""
-    was_right, is_right = before == labels, after == labels
-
-    def count(rows: Bool) -> Int64:
-        return np.bincount(labels[rows], minlength=classes)
-
-    totals = np.bincount(labels, minlength=classes)
-    right_before, right_after = count(was_right), count(is_right)
-    fixed, broken = count(~was_right & is_right), count(was_right & ~is_right)
-    return tuple(
-        LabelChange(
-            int(label),
-            int(totals[label]),
-            int(right_before[label]),
-            int(right_after[label]),
-            int(fixed[label]),
-            int(broken[label]),
-        )
-        for label in np.flatnonzero(totals)
-    )
+    return compare(labels, before, after, classes).changes()
 
 
 def total_change(changes: Sequence[LabelChange], labels: Sequence[int] = ()) -> LabelChange:
@@ -123,6 +164,22 @@ def wilson_interval(success: int, total: int, *, z: float = 1.959963984540054) -
     low = 0.0 if success == 0 else (centre - spread) / scale
     high = 1.0 if success == total else (centre + spread) / scale
     return low, high
+
+
+def drop_interval(broken: int, fixed: int, total: int, *, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Interval of the loss of accuracy between two models on the same `total` rows, by default 95 %.
+
+    Adjusted Wald interval of a paired difference, cut to [-1, 1]: with p = (broken + 1)/(n + 2) and
+    q = (fixed + 1)/(n + 2) it is (p − q) ± z·sqrt((p + q − (p − q)²)/(n + 2)). Bonett and Price 2012,
+    J. Educ. Behav. Stat. 37: 479-488.
+    """
+    if broken < 0 or fixed < 0 or broken + fixed > total:
+        raise ValueError(f"{broken} and {fixed} of {total}")
+    n = total + 2
+    lost, won = (broken + 1) / n, (fixed + 1) / n
+    drop = lost - won
+    spread = z * math.sqrt((lost + won - drop * drop) / n)
+    return max(-1.0, drop - spread), min(1.0, drop + spread)
 
 
 def write_results_json(path: Path, results: Results) -> None:
@@ -161,9 +218,3 @@ def _count(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"{value!r} is not a count")
     return value
-
-
-def confusion(labels: Int64, predicted: Int64, classes: int) -> Int64:
-    """Rows (C, C) by [true, predicted], from class numbers `labels` and `predicted`, both (n,)."""
-    counts: Int64 = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    return counts

@@ -1,6 +1,6 @@
 """Promises: the chance that a repair keeps its requirements on new rows of the same source.
 
-A requirement is a bound l on a mean over rows (`engine.metrics.row_values`). Of n rows that the repair was not made
+A requirement is a bound l on a mean over rows (`row_values`). Of n rows that the repair was not made
 from, with mean v and mean square s, and for m new rows,
 
     chance = Phi((v - l) / sqrt(V / n + V / m)),   V = s + 1/n for changes, v (1 - v) + 1/n for shares
@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from engine.core.types import Float64, Int64
+from engine.core.types import Bool, Float64, Int64
+from engine.metrics.accuracy import compare
 from engine.metrics.requirements import Requirement
-from engine.metrics.row_values import row_values, threshold
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,35 @@ class Frontier:
         return min(known, key=lambda point: point.enough or 0, default=None)
 
 
+def row_values(requirement: Requirement, labels: Int64, before: Int64, after: Int64) -> tuple[Bool, Float64]:
+    """What each row adds to the share that a requirement limits, so signed that more is better.
+
+    Such a row is 1 where a model gets it right for a min_accuracy, right after - right before (-1, 0 or 1) for a
+    max_drop or a min_gain, and -1 where a model takes it for the wrong label of a max_rate, else 0. Classes `after` are
+    (n,), or (M, n) of M models.
+
+    Returns:
+        (n,) the rows that the requirement is about, of which `label = "*"` may have none; and the values of these m
+        rows, (m,) or (M, m), float64.
+    """
+    mask = np.ones(len(labels), bool) if requirement.labels is None else np.isin(labels, requirement.labels)
+    true, predicted = labels[mask], after[..., mask]
+    if requirement.kind == "max_rate":
+        return mask, 0.0 - (predicted == requirement.predicted)
+    right = (predicted == true).astype(np.float64)
+    return mask, right - (before[mask] == true) if requirement.relative else right
+
+
+def threshold(requirement: Requirement) -> float:
+    """The smallest mean of `row_values` that keeps the requirement, a share.
+
+    `np.mean` of the values is the double nearest to the exact share, and with it `mean >= threshold` is what
+    `check_requirements` says. A mean that is computed otherwise, as with weights, may miss by its last digit: at a tie
+    the exact margin of the verdict decides.
+    """
+    return requirement.limit if requirement.at_least else 0.0 - requirement.limit
+
+
 def frontier_of(
     requirements: Sequence[Requirement],
     labels: Int64,
@@ -137,8 +166,7 @@ def frontier_of(
 
     Args:
         requirements: of which a label without rows may be named by `label = "*"` alone.
-        labels: (n,) true classes.
-        before: (n,) classes that the model as it is predicts.
+        labels, before: (n,) true classes, and those that the model as it is predicts.
         after: (T, n) classes at each step, of rows that were not used to make it.
         steps: T, descending; 0 is the model as it is.
         confidence: joint chance that is asked for.
@@ -149,25 +177,22 @@ def frontier_of(
     about = [requirement for requirement in requirements if row_values(requirement, labels, before, before)[0].any()]
     wanted = confidence ** (1 / max(1, len(about)))
     judged = [_judge(requirement, labels, before, after, steps, new_rows, classes, wanted) for requirement in about]
-    right, was = after == labels, before == labels
-    totals = np.bincount(labels, minlength=classes).astype(np.float64)
     points = []
     for number, step in enumerate(steps):
         promises = tuple(column[number] for column in judged)
-        fixed, broken = right[number] & ~was, ~right[number] & was
+        compared = compare(labels, before, after[number], classes)
+        gained = compared.fixed - compared.broken
         with np.errstate(invalid="ignore"):
-            changes = (
-                np.bincount(labels[fixed], minlength=classes) - np.bincount(labels[broken], minlength=classes)
-            ) / totals
+            changes = gained / compared.totals
         points.append(
             Point(
                 step=step,
                 promises=promises,
                 chance=math.prod(promise.chance for promise in promises),
-                fixed=int(fixed.sum()),
-                broken=int(broken.sum()),
+                fixed=int(compared.fixed.sum()),
+                broken=int(compared.broken.sum()),
                 changes=changes,
-                all=float((right[number].sum() - was.sum()) / len(labels)),
+                all=float(gained.sum() / len(labels)),
             )
         )
     sure = [number for number, point in enumerate(points) if point.step > 0 and point.chance >= confidence]

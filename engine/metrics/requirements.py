@@ -37,8 +37,7 @@ import numpy as np
 from engine.core.errors import InputError, reason
 from engine.core.names import label_of
 from engine.core.types import Int64
-from engine.metrics.accuracy import wilson_interval
-from engine.metrics.comparison import Comparison, drop_interval
+from engine.metrics.accuracy import Comparison, drop_interval, wilson_interval
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -208,11 +207,7 @@ def check_rows(requirements: Sequence[Requirement], totals: Int64, source: Path)
 
 def with_rows(requirements: Sequence[Requirement], comparison: Comparison) -> list[Requirement]:
     """The requirements that a set has rows to judge."""
-    return [
-        requirement
-        for requirement in requirements
-        if (comparison.totals if requirement.labels is None else comparison.totals[list(requirement.labels)]).any()
-    ]
+    return [requirement for requirement in requirements if _pool(comparison.totals, requirement).any()]
 
 
 def check_requirements(requirements: Sequence[Requirement], comparison: Comparison) -> tuple[Verdict, ...]:

@@ -58,9 +58,6 @@ def paired_difference(differences: Float64, shared: float, rows: Float64 | None)
         shared: c, the fraction of their rows that two draws have in common, 0 to 1.
         rows: (m,) of each test row the difference right(method) - right(reference), averaged over the draws; None
             leaves the sampling of test rows out.
-
-    Raises:
-        ValueError: `shared` is no fraction.
     """
     if not 0 <= shared <= 1:
         raise ValueError(f"draws share {shared} of their rows, expected 0 to 1")

@@ -150,7 +150,9 @@ class _Reader:
                     "or Keras 3 (.weights.h5), or a whole model"
                 )
             size = path.stat().st_size
-            file.visititems(lambda _, item: check_stored(item, size, str(path)) if _is_dataset(item) else None)
+            file.visititems(
+                lambda _, item: check_stored(item, size, str(path)) if isinstance(item, h5py.Dataset) else None
+            )
         return self._of_keras_3(path)
 
     def _of_model(self, path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -182,7 +184,7 @@ class _Reader:
         """Keras names layers of these files in a way of its own, so that it reads them, into a copy of the model."""
         variables = weight_variables(self._copy)
         empty = {
-            name: np.full(shape, np.nan) if _is_float(variables[name]) else np.zeros(shape)
+            name: np.full(shape, np.nan if "float" in str(variables[name].dtype) else 0.0)
             for name, shape in self._shapes.items()
         }
         assign_weights(self._copy, empty, source=str(path))
@@ -232,11 +234,3 @@ def _array(variable: Any) -> npt.NDArray[Any]:
     from engine.backend import ops
 
     return np.array(ops.convert_to_numpy(variable))
-
-
-def _is_float(variable: Any) -> bool:
-    return "float" in str(variable.dtype)
-
-
-def _is_dataset(item: Any) -> bool:
-    return isinstance(item, h5py.Dataset)

@@ -6,6 +6,7 @@ The cut at the layers under repair follows the graph: what no layer under repair
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,27 +80,15 @@ def graph_of(model: Any) -> Graph:
         from engine.models.inputs import input_specs
 
         specs = input_specs(model)
-        shapes, dtypes = tuple(shape for shape, _ in specs), tuple(dtype for _, dtype in specs)
-        numbers = tuple(range(len(specs)))
-        output = len(specs)
-        spec = model.compute_output_spec(
-            _one_or_all([keras.KerasTensor(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)])
-        )
-        steps.append(
-            Step(
-                model,
-                None,
-                {},
-                numbers,
-                (output,),
-                (tuple(spec.shape),),
-                (keras.backend.standardize_dtype(spec.dtype),),
-            )
-        )
-        return Graph(numbers, shapes, dtypes, tuple(steps), output)
+        spec = model.compute_output_spec(_one_or_all([keras.KerasTensor(*given) for given in specs]))
+        shapes, dtypes = zip(*specs, strict=True)
+        numbers, output = tuple(range(len(specs))), len(specs)
+        dtype = keras.backend.standardize_dtype(spec.dtype)
+        step = Step(model, None, {}, numbers, (output,), (tuple(spec.shape),), (dtype,))
+        return Graph(numbers, shapes, dtypes, (step,), output)
     inputs = functional.inputs
     slots = {id(tensor): number for number, tensor in enumerate(inputs)}
-    (output,) = _open(functional, slots, steps, _counter(len(inputs)))
+    (output,) = _open(functional, slots, steps, itertools.count(len(inputs)))
     return Graph(
         tuple(range(len(inputs))),
         tuple(tuple(tensor.shape) for tensor in inputs),
@@ -188,13 +177,6 @@ def _functional(model: Any) -> Any:
         return getattr(model, "_functional", None) if call is keras.Sequential.call else None
     kept_call = call is keras.src.models.functional.Functional.call
     return model if kept_call and hasattr(model, "_nodes_by_depth") else None
-
-
-def _counter(start: int) -> Iterator[int]:
-    number = start
-    while True:
-        yield number
-        number += 1
 
 
 def _open(functional: Any, slots: dict[int, int], steps: list[Step], numbers: Iterator[int]) -> tuple[int, ...]:

@@ -42,11 +42,7 @@ OTHER_FUNCTION = "hard_sigmoid"
 MODELS = ("Sequential", "Functional", "Model")
 LAYER_MODULE = "keras.layers"
 INPUT_SHAPE = "batch_input_shape"
-FUNCTIONAL = {
-    "module": "keras.src.models.functional",
-    "class_name": "Functional",
-    "registered_name": "Functional",
-}
+FUNCTIONAL = {"module": "keras.src.models.functional", "class_name": "Functional", "registered_name": "Functional"}
 
 
 def modern_config(value: Any, layers: frozenset[str]) -> Any:

@@ -82,16 +82,14 @@ def load_model(path: Path, *, allow_custom_code: bool = False) -> LoadedModel:
     loaders = {"keras": _load_keras, "h5": _load_h5, "savedmodel": _load_savedmodel}
     model, stored_loss = loaders[kind](container, allow_custom_code)
     classes = _check_shapes(model, container)
-    loss = parse_loss(stored_loss, model, source=str(container))
-    fingerprint = fingerprint_of(container, kind)
     return LoadedModel(
         path=container,
         format=kind,
         model=model,
-        loss=loss,
+        loss=parse_loss(stored_loss, model, source=str(container)),
         input_shape=row_shape(model),
         classes=classes,
-        fingerprint=fingerprint,
+        fingerprint=fingerprint_of(container, kind),
         allow_custom_code=allow_custom_code,
         inputs=several_inputs(model),
     )
@@ -164,9 +162,7 @@ def _file_format(path: Path) -> Format | None:
 def _load_keras(path: Path, allow_custom_code: bool) -> tuple[Any, Any]:
     with hdf5.open_archive(path) as archive:
         config = hdf5.read_archive_config(archive, path)
-        model = safe_config.build_model(config, source=str(path), allow_custom_code=allow_custom_code)
-        if not model.built:
-            raise _undefined_input(path)
+        model = _built(config, path, allow_custom_code)
         hdf5.load_archive_weights(archive, model, path)
     return model, _stored_loss(config.get("compile_config"))
 
@@ -176,9 +172,7 @@ def _load_h5(path: Path, allow_custom_code: bool) -> tuple[Any, Any]:
         config = hdf5.read_attribute(file, "model_config", path) or {}
         if not hdf5.written_by_keras_3(file):
             refuse_other_functions(config, str(path))
-        model = safe_config.build_model(config, source=str(path), allow_custom_code=allow_custom_code)
-        if not model.built:
-            raise _undefined_input(path)
+        model = _built(config, path, allow_custom_code)
         assign_weights(model, hdf5.read_weights(file, model, path), source=str(path))
         training = hdf5.read_attribute(file, "training_config", path)
     return model, _stored_loss(training)
@@ -188,9 +182,7 @@ def _load_savedmodel(path: Path, allow_custom_code: bool) -> tuple[Any, Any]:
     metadata = savedmodel.read_metadata(path)
     config = {"class_name": metadata.get("class_name"), "config": metadata.get("config")}
     refuse_other_functions(config, str(path))
-    model = safe_config.build_model(config, source=str(path), allow_custom_code=allow_custom_code)
-    if not model.built:
-        raise _undefined_input(path)
+    model = _built(config, path, allow_custom_code)
     assign_weights(model, savedmodel.read_weights(path, model, config), source=str(path))
     return model, _stored_loss(metadata.get("training_config"))
 
@@ -199,11 +191,14 @@ def _stored_loss(training: Any) -> Any:
     return training.get("loss") if isinstance(training, Mapping) else None
 
 
-def _undefined_input(path: Path) -> InputError:
-    return InputError(
-        f"{path}: the model's input shape is not stored, expected a model of fixed input shape that was built or "
-        "called before it was saved"
-    )
+def _built(config: Mapping[str, Any], path: Path, allow_custom_code: bool) -> Any:
+    model = safe_config.build_model(config, source=str(path), allow_custom_code=allow_custom_code)
+    if not model.built:
+        raise InputError(
+            f"{path}: the model's input shape is not stored, expected a model of fixed input shape that was built or "
+            "called before it was saved"
+        )
+    return model
 
 
 def _check_shapes(model: Any, path: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import keras
 
@@ -12,7 +12,8 @@ from engine.core.errors import InputError
 
 SUPPORTED = "categorical, sparse categorical or binary cross-entropy without label smoothing"
 # Names and classes of Keras 2 and 3. Labels are one-hot here, so the sparse form is the same loss.
-KNOWN = {
+Name = Literal["categorical_crossentropy", "binary_crossentropy"]
+KNOWN: dict[str, Name] = {
     "categorical_crossentropy": "categorical_crossentropy",
     "CategoricalCrossentropy": "categorical_crossentropy",
     "sparse_categorical_crossentropy": "categorical_crossentropy",
@@ -29,7 +30,7 @@ PASS_THROUGH = ("Dropout", "Flatten", "Reshape", "Identity")
 @dataclass(frozen=True)
 class TrainingLoss:
     # the Keras name; a sparse loss is given as the categorical one
-    name: Literal["categorical_crossentropy", "binary_crossentropy"]
+    name: Name
     from_logits: bool  # the model's outputs are logits, not probabilities
     stated: bool  # False when the file holds no training configuration and the loss was assumed
 
@@ -51,40 +52,31 @@ def parse_loss(stored: Any, model: Any, *, source: str) -> TrainingLoss:
     from_logits = settings.get("from_logits", False)
     if not isinstance(from_logits, bool):
         raise InputError(f"{source}: found the loss {name!r} with from_logits {from_logits!r}, expected true or false")
-    return TrainingLoss(
-        cast(Literal["categorical_crossentropy", "binary_crossentropy"], KNOWN[name]),
-        from_logits,
-        stated=True,
-    )
+    return TrainingLoss(KNOWN[name], from_logits, stated=True)
 
 
 def ends_linear(model: Any) -> bool:
     """Whether the last activation of a model is the identity, so that its outputs are logits."""
-    for step in reversed(getattr(model, "operations", model.layers)):
-        if isinstance(step, keras.Model):
-            return ends_linear(step)
-        kind = type(step).__name__
-        activation = getattr(step, "activation", None)
-        if activation is not None and activation is not keras.activations.linear:
-            return False
-        if kind in PASS_THROUGH or kind == "Activation":
-            continue
-        return kind not in ("Softmax", "Sigmoid")  # as a layer or as an operation of keras.ops
-    return True
+    return _last_activation(model) is None
 
 
 def ends_softmax(model: Any) -> bool:
     """Whether the last activation of a model is softmax."""
+    return _last_activation(model) is keras.activations.softmax
+
+
+def _last_activation(model: Any) -> Any:
+    """The function that gives a model its outputs, None for the identity."""
     for step in reversed(getattr(model, "operations", model.layers)):
         if isinstance(step, keras.Model):
-            return ends_softmax(step)
+            return _last_activation(step)
+        kind = type(step).__name__
         activation = getattr(step, "activation", None)
-        if activation is keras.activations.softmax or type(step).__name__ == "Softmax":
-            return True
-        plain = type(step).__name__ in (*PASS_THROUGH, "Activation")
-        if not plain or activation not in (None, keras.activations.linear):
-            return False
-    return False
+        if activation is not None and activation is not keras.activations.linear:
+            return activation
+        if kind not in (*PASS_THROUGH, "Activation"):  # Softmax as a layer or as an operation of keras.ops
+            return {"Softmax": keras.activations.softmax, "Sigmoid": keras.activations.sigmoid}.get(kind)
+    return None
 
 
 def _name_and_settings(stored: Any) -> tuple[str, dict[str, Any]]:

@@ -115,26 +115,17 @@ def _import_classes(value: Any, source: str) -> None:
             _import_classes(item, source)
     elif isinstance(value, dict):
         module, registered = value.get("module"), value.get("registered_name")
-        if (
-            isinstance(module, str)
-            and isinstance(registered, str)
-            and module.split(".")[0] not in ("keras", "builtins")
-        ):
-            _import_class(registered, module, source)
+        own = isinstance(module, str) and module.split(".")[0] not in ("keras", "builtins")
+        if own and isinstance(registered, str) and keras.saving.get_registered_object(registered) is None:
+            try:
+                importlib.import_module(str(module))
+            except Exception as error:  # whatever the module raises
+                raise InputError(
+                    f"{source}: {registered!r} is of the module {module!r}, which cannot be imported "
+                    f"({reason(error)}), expected it on Python's path (PYTHONPATH) here and on every worker"
+                ) from error
         for item in value.values():
             _import_classes(item, source)
-
-
-def _import_class(registered: str, module: str, source: str) -> None:
-    if keras.saving.get_registered_object(registered) is not None:
-        return
-    try:
-        importlib.import_module(module)
-    except Exception as error:  # whatever the module raises
-        raise InputError(
-            f"{source}: {registered!r} is of the module {module!r}, which cannot be imported ({reason(error)}), "
-            "expected it on Python's path (PYTHONPATH) here and on every worker"
-        ) from error
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -211,11 +211,7 @@ def metadata_class() -> Any:
         saved_object.field.add(name=name, number=number, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
     metadata = file.message_type.add(name="SavedMetadata")
     metadata.field.add(
-        name="nodes",
-        number=1,
-        type=field.TYPE_MESSAGE,
-        type_name=f".{package}.SavedObject",
-        label=field.LABEL_REPEATED,
+        name="nodes", number=1, type=field.TYPE_MESSAGE, type_name=f".{package}.SavedObject", label=field.LABEL_REPEATED
     )
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)

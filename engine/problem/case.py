@@ -86,17 +86,11 @@ class LayerInputs:
 
 @dataclass(frozen=True, eq=False)
 class SeenRows:
-    """Labelled rows, and what the model as it is says of them.
+    """Labelled rows, and what the model as it is says of them."""
 
-    Attributes:
-        rows: n rows, as the layers under repair see them.
-        logits: (n, C) float32.
-        before: (n,) predicted classes.
-    """
-
-    rows: LayerInputs
-    logits: Float32
-    before: Int64
+    rows: LayerInputs  # n rows, as the layers under repair see them
+    logits: Float32  # (n, C) float32
+    before: Int64  # (n,) predicted classes
 
     @staticmethod
     def of(head: Head, rows: LayerInputs, logits: Float32) -> SeenRows:

@@ -24,6 +24,7 @@ from engine.fitness.mixture import Mixture, MixtureFitness
 from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.steering import pairs_of, rigour_of
 from engine.fitness.tiling import Tiling
+from engine.layers.space import Space
 from engine.layers.tail_chain import Chain
 from engine.layers.weight_stats import WeightStats
 from engine.metrics.accuracy import LabelChange, paired_changes
@@ -31,9 +32,7 @@ from engine.metrics.promise import Frontier, frontier_of
 from engine.metrics.requirements import Requirement
 from engine.passes.batching import predicted_classes
 from engine.problem.case import LayerInputs, RepairCase, SeenRows
-from engine.problem.crossfit_settings import FOLDS as FOLDS  # noqa: PLC0414 - its users find it here
 from engine.problem.crossfit_settings import CrossFitSettings as CrossFitSettings  # noqa: PLC0414 - its users find it here
-from engine.problem.mixed import mean_changes
 from engine.problem.problem import Problem
 from engine.search.loop import SearchSettings
 from engine.tuning.folds import folds_of
@@ -46,23 +45,20 @@ SEARCH_ROWS = 10_000
 TASK_VALUES = 200_000_000
 """Steps times weights of one task of tunings, about a second: recipes of a fold share a task up to so many."""
 
+COEFFICIENTS, OFFSETS = "crossfit/coefficients", "crossfit/offsets"
+"""Paths under which the tables of a run keep what a search found."""
+
 SPREAD = 0.25
 """Standard deviation of coefficients and offsets of the first particles."""
 
 
 @dataclass(frozen=True, eq=False)
 class TuningTask:
-    """Tunings of one program: recipes of equally many epochs, all without one fold.
+    """Tunings of one program: recipes of equally many epochs, all without one fold."""
 
-    Attributes:
-        name: unique within a run.
-        fold: that they do not see.
-        recipes: their numbers.
-    """
-
-    name: str
-    fold: int
-    recipes: tuple[int, ...]
+    name: str  # unique within a run
+    fold: int  # that they do not see
+    recipes: tuple[int, ...]  # their numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +71,6 @@ class CrossFit:
         logits: (n, C) of the model as it is.
         before: (n,) classes that it predicts.
         repaired: labels under repair.
-        requirements: stated.
-        settings: of the repair.
         seed: of folds and tunings.
     """
 
@@ -175,15 +169,10 @@ class CrossFit:
     def frontier(
         self, changes: Sequence[Changes], found: Float32, held_out: SeenRows | None = None
     ) -> tuple[Frontier, tuple[LabelChange, ...]]:
-        """Judge every step of a mixture, hard and out of fold.
+        """Judge every step of a mixture `found` (R + C,) of the changes of each fold, hard and out of fold.
 
-        Args:
-            changes: of each fold with all recipes.
-            found: (R + C,) of the search.
-            held_out: further rows that no tuning saw; they join with all weight.
-
-        Returns:
-            The frontier, and the change of each label at the step taken.
+        Rows that are held out join with all weight. Returns the frontier, and the change of each label at the step
+        taken.
         """
         steps = self.settings.steps
         after = self.predicted(changes, found, steps)
@@ -199,18 +188,14 @@ class CrossFit:
 
     def predicted(self, changes: Sequence[Changes], found: Float32, steps: Sequence[float]) -> Int64:
         """Classes (T, n) of the rows at T steps of a mixture, each row under the tunings that did not see it."""
-        order = self._order
+        order = np.argsort(self.rows.fold, kind="stable")  # fold by fold
         after = np.empty((len(steps), len(order)), np.int64)
         after[:, order] = _at_steps(self.mixture(changes), self._rows(order), self.before[order], found, steps)
         return after
 
     def judged(self, after: Int64, steps: Sequence[float], held_out: SeenRows | None = None) -> Frontier:
-        """Judge steps by what they predict, and take one.
-
-        Args:
-            after: (T, n) classes of the rows, behind them those of the held-out rows where there are any.
-            steps: T, the largest or the wanted one first; 0 is the model as it is.
-            held_out: further rows.
+        """Judge steps, the largest or the wanted one first, by classes (T, n) that they predict for the rows of the
+        repair and, behind them, for those held out; and take one.
         """
         labels, before = self.judging(held_out)
         return frontier_of(
@@ -232,11 +217,6 @@ class CrossFit:
             np.concatenate([self.rows.labels, *(rows.labels for rows in more)]),
             np.concatenate([self.before, *(rows.before for rows in more)]),
         )
-
-    @property
-    def _order(self) -> Int64:
-        """Rows fold by fold."""
-        return np.argsort(self.rows.fold, kind="stable")
 
     def _searched(self, fold: int) -> Int64:
         """Rows of a fold that steer the search: of every label the same share, whatever order the rows are in."""
@@ -275,16 +255,11 @@ def crossfit_of(
     settings: CrossFitSettings,
     seed: int,
 ) -> CrossFit:
-    """Set up a repair.
+    """Set up a repair; what is not named here is as of `CrossFit`.
 
     Args:
-        chain: as of `CrossFit`.
         rows: of the repair, as the first layer sees them, in any order; copies of a row count once.
         logits: (n, C) of those.
-        repaired: labels under repair.
-        requirements: stated.
-        settings: of the repair.
-        seed: of folds and tunings.
 
     Raises:
         InputError: there are too few different rows for the folds, or none of a label under repair.
@@ -323,3 +298,33 @@ def _at_steps(mixture: Mixture, rows: SearchRows, before: Int64, found: Float32,
         candidates = np.stack([np.float32(step) * found for step in steps if step])
         after[moved] = MixtureFitness(mixture, rows, len(moved), Tiling()).predict(candidates)
     return after
+
+
+def mixture_space(recipes: int, chain: Chain) -> Space:
+    """The numbers of a mixture as the tables of a run keep them: coefficients of recipes, offsets of the labels."""
+    offsets = {} if chain.offsets is None else {OFFSETS: (chain.classes,)}
+    return Space({COEFFICIENTS: (recipes,), **offsets}, "a mixture", 1)
+
+
+def mean_changes(changes: Sequence[Changes]) -> Changes:
+    """The mean over folds of each recipe's changes, float32 by path (R, ...)."""
+    return {
+        path: np.stack([change[path] for change in changes]).mean(axis=0, dtype=np.float64).astype(np.float32)
+        for path in changes[0]
+    }
+
+
+def mixed_values(chain: Chain, changes: Sequence[Changes], found: Float32, step: float) -> dict[str, Float32]:
+    """New values of the tuned weights, by path: the mixture (R + C,) times a step, of the mean over folds.
+
+    Offsets are folded into the last bias, whether or not its layer is tuned.
+    """
+    mean = mean_changes(changes)
+    recipes = len(next(iter(mean.values())))
+    scaled = (np.float32(step) * found).astype(np.float64)
+    values = {
+        path: chain.values[path] + np.tensordot(scaled[:recipes], mean[path].astype(np.float64), 1) for path in mean
+    }
+    if chain.offsets is not None and len(found) > recipes:
+        values[chain.offsets] = values.get(chain.offsets, chain.values[chain.offsets]) + scaled[recipes:]
+    return {path: value.astype(np.float32) for path, value in values.items()}

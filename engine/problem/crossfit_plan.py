@@ -26,25 +26,15 @@ _COPIES = 9
 
 @dataclass(frozen=True)
 class CrossFitPlan:
-    """Bytes in the process that needs most.
+    """Bytes in the process that needs most."""
 
-    Attributes:
-        rows: of the repair and of validation.
-        tunings: recipes times folds.
-        features: of all rows, as they are put together.
-        tuning: of the tunings of a task.
-        changes: of all tunings, as they are put together.
-        search: what the rows of a search keep, and its tiles.
-        patch: the changes of the model, as they are saved.
-    """
-
-    rows: int
-    tunings: int
-    features: int
-    tuning: int
-    changes: int
-    search: int
-    patch: int
+    rows: int  # of the repair and of validation
+    tunings: int  # recipes times folds
+    features: int  # of all rows, as they are put together
+    tuning: int  # of the tunings of a task
+    changes: int  # of all tunings, as they are put together
+    search: int  # what the rows of a search keep, and its tiles
+    patch: int  # the changes of the model, as they are saved
 
     @property
     def memory(self) -> int:
@@ -90,17 +80,13 @@ def plan_of(chain: Chain, rows: int, held_out: int, settings: CrossFitSettings) 
 
 
 def check_plan(plan: CrossFitPlan) -> None:
-    """Refuse a repair that cannot fit in the free memory of this machine.
-
-    Raises:
-        InputError: says what needs most of it and what would need less.
-    """
+    """Raise InputError where a repair cannot fit in the free memory of this machine."""
     if refused := too_large(plan):
         raise InputError(refused)
 
 
 def too_large(plan: CrossFitPlan) -> str | None:
-    """Why a repair cannot fit in the free memory of this machine; None where it can."""
+    """What needs most of the free memory of this machine, and what would need less; None where a repair fits."""
     parts = {
         f"features of {plan.rows} rows": (plan.features, "fewer rows"),
         f"changes of {plan.tunings} tunings": (plan.changes, "fewer --recipes or --folds, or a smaller --target-layer"),

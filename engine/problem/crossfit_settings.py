@@ -13,8 +13,7 @@ from engine.tuning.recipes import DEFAULT_RECIPES, Recipe, read_recipes
 FOLDS = 5
 
 STEPS = tuple(round(1 - 0.05 * number, 2) for number in range(21))
-"""Steps that are tried: 1, 0.95, ... 0."""
-"""Steps that are judged, of the mixture as it was searched."""
+"""Steps that are tried of the mixture as it was searched: 1, 0.95, ... 0."""
 
 
 @dataclass(frozen=True)

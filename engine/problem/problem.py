@@ -1,11 +1,13 @@
-"""One search problem: which weights to search, judged how; with the rows it is all a worker needs."""
+"""One search problem: which weights to search, judged how; with its rows it is all a worker needs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
+from engine.core.plans import Work
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Int64
 from engine.fitness.base import Fitness
@@ -22,7 +24,8 @@ from engine.layers.tail import Tail
 from engine.layers.tail_chain import TailChain
 from engine.layers.weight_stats import WeightStats
 from engine.passes.batching import predicted_classes
-from engine.search import loop as search
+from engine.problem.case import RepairCase
+from engine.search import loop
 from engine.search.loop import SearchSettings, SearchState
 from engine.targets.base import Target
 
@@ -56,12 +59,12 @@ class Problem:
 
     @property
     def needs_tail(self) -> bool:
-        """The weights are of a deep target, or tuned there: candidates are evaluated by the tail of its model."""
+        """Candidates are evaluated by the tail of the model: the weights are of a deep target, or tuned there."""
         return self.kernel is not None or (self.mixture is not None and isinstance(self.mixture.chain, TailChain))
 
     def start(self) -> SearchState:
         """The state before the first iteration."""
-        return search.start(self.settings, self.source, self.weights.old, self.stats)
+        return loop.start(self.settings, self.source, self.weights.old, self.stats)
 
 
 def problem_of(
@@ -161,8 +164,7 @@ def objective_of(settings: SearchSettings, searched: SearchRows, rows: SearchRow
 def _positive_weight(settings: SearchSettings, rows: SearchRows) -> float:
     """Worth of all positives together, in negatives.
 
-    If it is not given it follows the number of positives among all `rows`, whatever is sampled of them: fewer rows to
-    search on make none of those that are left out worth less.
+    Where it is not given it follows the number of positives among all `rows`, however few of them are sampled.
     """
     if settings.positive_weight is not None:
         return settings.positive_weight
@@ -201,9 +203,8 @@ def steered_by(problem: Problem, searched: SearchRows, rows: SearchRows) -> Stee
 
 
 def goal_elsewhere(problem: Problem, rows: SearchRows, others: SearchRows) -> tuple[Objective, SearchRows]:
-    """What candidates of a search on `rows` are worth on other rows, and those of them that count.
-
-    A positive is worth as much as in the search, whose number of positives was another.
+    """What candidates of a search on `rows` are worth on other rows, and those of them that count; a positive is worth
+    as much as in the search.
     """
     settings = problem.settings
     theirs = counted_rows(settings, others)
@@ -215,13 +216,37 @@ def goal_elsewhere(problem: Problem, rows: SearchRows, others: SearchRows) -> tu
 
 
 def sample_positives(rows: SearchRows, source: RngKey, count: int | None) -> SearchRows:
-    """Keep all negatives and `count` positives, drawn without replacement from the seed, in their order.
-
-    None, or a count that is not below the number of positives, keeps all.
-    """
+    """All negatives and `count` positives, drawn from the seed without replacement, in their order; None keeps all."""
     positives = np.flatnonzero(~rows.negative)
     if count is None or count >= len(positives):
         return rows
     rng = generator(source.seed, source.data, source.label, "positives")
     drawn = rng.choice(positives, count, replace=False)
     return rows.take(np.sort(np.concatenate([np.flatnonzero(rows.negative), drawn])))
+
+
+class SearchEnd(NamedTuple):
+    """How a search ended: the values (K,) of its best candidate, their fitness, and that of the first candidate."""
+
+    values: Float32
+    fitness: float
+    start_fitness: float
+
+
+def search(case: RepairCase, problem: Problem, tail: Tail | None = None) -> tuple[Float32, float, float]:
+    """Search a problem on the rows of a case to its end; see `SearchEnd`."""
+    prepared = prepare(problem, case.rows, tail)
+    state, _ = loop.advance(
+        problem.settings,
+        problem.source,
+        prepared.objective,
+        problem.start(),
+        prepared.fitness.evaluate,
+        resident=prepared.fitness.resident,
+    )
+    return loop.result(state), state.swarm.global_fitness, state.start_fitness
+
+
+def search_work(name: str, case: RepairCase, problem: Problem) -> Work:
+    """The search of a problem on the rows of a case."""
+    return Work(name, search, (case, problem), "search", model=problem.needs_tail)

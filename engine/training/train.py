@@ -36,7 +36,7 @@ from engine.core.files import remove, replace_file
 from engine.core.progress import Progress, unseen
 from engine.core.rng import generator
 from engine.core.types import Int64
-from engine.data.image_set import READ_ROWS, ImageReader, ImageSet, open_reader
+from engine.data.image_set import ImageReader, ImageSet, open_reader, stretches
 from engine.data.value_range import ValueRange, value_range
 from engine.models import hdf5, keras2_writer, savedmodel
 from engine.models.checkpoints import FOLDER as CHECKPOINTS
@@ -213,8 +213,8 @@ def _look_through(images: ImageSet, reader: ImageReader, progress: Progress) -> 
     """Read every row, so that bad pixels are found while nothing has been written; returns the range of values."""
     tick = progress("read", images.rows)
     ranges = []
-    for start in range(0, images.rows, READ_ROWS):
-        block = reader.read(start, min(start + READ_ROWS, images.rows))
+    for start, stop in stretches(range(images.rows)):
+        block = reader.read(start, stop)
         ranges.append(value_range(block))
         tick(len(block))
     return functools.reduce(ValueRange.joined, ranges)

@@ -93,12 +93,6 @@ def test_checkpoints_of_the_quickstart_are_of_its_model_or_there_are_none(module
     assert unlike(earlier, model) is not None and unlike(last, model) is None
 
 
-def test_the_machine_of_runs_that_began_under_several_loads(module: Any) -> None:
-    lines = [f"machine: 2 cores, load {load} at start; Python" for load in ("7.3", "0.4", "1.9")]
-    assert module("methods")._machine(lines) == "machine: 2 cores, load 0.4 to 7.3 at start; Python"
-    assert module("methods")._machine(["machine: two cores"]) == "machine: two cores"
-
-
 def test_rows_that_judge_are_in_no_other_set(module: Any, tmp_path: Path) -> None:
     from engine.data.image_set import open_image_set, open_reader, row_digests
 
@@ -187,32 +181,6 @@ def test_a_model_whose_weights_are_as_they_were_is_left_and_promises_nothing(mod
     rows = [{**row, "weights": 0 if row["seed"] < 3 else row["weights"]} for row in results.outcomes]
     crossfit = page.summarise(replace(results, outcomes=rows), group, "chosen")[0]
     assert (crossfit.repairs, crossfit.left, crossfit.promised) == (10, 6, 4)
-
-
-def test_lines_of_an_earlier_study_are_of_all_methods(module: Any, tmp_path: Path) -> None:
-    path = tmp_path / "commands.jsonl"
-    path.write_text('{"piece": "one", "code": 0}\n', encoding="utf-8")
-    ledger = module("ledger").Ledger(path, ("piece", "methods"), {"methods": "all"})
-    assert ledger.has(piece="one", methods="all") and not ledger.has(piece="one", methods="head")
-    ledger.add(piece="one", methods="head", code=1)
-    again = module("ledger").Ledger(path, ("piece", "methods"), {"methods": "all"})
-    assert [(line["methods"], line["code"]) for line in again.lines] == [("all", 0), ("head", 1)]
-
-
-def test_the_command_that_is_told_comes_to_the_same(module: Any) -> None:
-    methods = module("methods")
-    every = [subject.name for subject in module("study").SUBJECTS]
-    assert methods._command(every, "all", (5, 5), 2, False, None) == "python benchmarks/methods.py --num-workers 2"
-    assert methods._command(["legacy"], "head,tail", (3,), 0, True, Path("/somewhere/cnn.h5")) == (
-        "python benchmarks/methods.py --num-workers 0 --tiny --models legacy --methods head,tail --rounds 3 "
-        "--legacy-model cnn.h5"
-    )
-
-
-def test_numbers_of_points(module: Any) -> None:
-    points = module("methods_page").points
-    assert [points(value) for value in (0.0312, -0.0312, 0.0001, -0.0004)] == ["+3.1", "−3.1", "0.0", "0.0"]
-    assert points(-0.00041, 2) == "−0.04"
 
 
 def test_the_committed_page_is_what_the_committed_numbers_make(module: Any) -> None:

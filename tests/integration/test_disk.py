@@ -56,12 +56,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def inputs(name: str, place: Path) -> None:
-    if name in INPUTS:
-        (place / "in").mkdir()
-        (place / "in" / "repair.h5").symlink_to(Path(INPUTS[name]).absolute())
-
-
 def shown(place: Path) -> list[str]:
     return sorted(str(path) for path in place.rglob("*") if not path.is_dir())
 
@@ -75,10 +69,14 @@ def undo(workspace: Path, command: Command) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_full(name: str, disk: Path, workspace: Path, request: pytest.FixtureRequest, command: Command) -> None:
+def test_full_and_read_only(
+    name: str, disk: Path, workspace: Path, request: pytest.FixtureRequest, command: Command
+) -> None:
     if name == "patch":
         request.getfixturevalue("undo")
-    inputs(name, disk)
+    if name in INPUTS:
+        (disk / "in").mkdir()
+        (disk / "in" / "repair.h5").symlink_to(Path(INPUTS[name]).absolute())
     (disk / "filling").write_bytes(bytes(1012 << 10))
     before = shown(disk)
     done = command(*COMMANDS[name](disk))
@@ -87,13 +85,8 @@ def test_full(name: str, disk: Path, workspace: Path, request: pytest.FixtureReq
     assert done.err.endswith(": cannot be written (the disk is full), expected more free space\n")
     assert done.err.count("\n") == 1
     assert shown(disk) == before
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_read_only(name: str, disk: Path, workspace: Path, request: pytest.FixtureRequest, command: Command) -> None:
-    if name == "patch":
-        request.getfixturevalue("undo")
-    inputs(name, disk)
+    (disk / "filling").unlink()
+    shutil.rmtree("run", ignore_errors=True)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     done = command(*COMMANDS[name](disk))
     assert done.code == 2, done.err

@@ -172,18 +172,11 @@ def test_broken_ones_are_refused_alone(site: Site, command: Command, refused: Re
 def test_what_does_not_fit_is_refused_by_its_name(site: Site, refused: Refused) -> None:
     site.install_example()
     words = ["prepare", "shades", "--input-dir=.", *HERE]
-    empty = np.zeros((0, 3, 3), np.uint8)
     good = {"images": np.zeros((2, 3, 3), np.uint8), "labels": np.array([0, 2])}
     good |= {f"test_{name}": array for name, array in good.items()}
     name = "error: data set shades of the package example-dataset"
-    for change, says in (
-        ({"labels": np.array([0, 3])}, ": label 1 is 3, expected 0 to 2"),
-        ({"images": good["images"] / 255}, ": images are float64 (2, 3, 3), expected uint8 (n, h, w)"),
-        ({"images": empty, "labels": empty[:, 0, 0]}, " has 0 images, expected at least one"),
-        ({"test_labels": np.array([0])}, ", test set has 1 labels, expected 2"),
-    ):
-        np.savez("shades.npz", **(good | change))
-        refused(*words, says=(f"{name}{says}",))
+    np.savez("shades.npz", **(good | {"labels": np.array([0, 3])}))
+    refused(*words, says=(f"{name}: label 1 is 3, expected 0 to 2",))
     np.savez("shades.npz", images=good["images"])
     refused(*words, says=(f"{name} cannot be read from . (KeyError: ",))
 

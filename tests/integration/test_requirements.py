@@ -11,8 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from engine.metrics.accuracy import wilson_interval
-from engine.metrics.comparison import compare
+from engine.metrics.accuracy import compare, wilson_interval
 from engine.metrics.requirements import Requirement, check_requirements
 from tests.integration.conftest import Command, contents
 

@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 
 from engine.core.errors import InputError, WorkError
 from scripts import tested_versions as script
-from scripts.tested_versions import CELLS, PYTHONS, Cell, Outcome
+from scripts.tested_versions import PYTHONS, Cell, Outcome
 
 LOWEST = Outcome("3.11", "lowest", "3.11.7", {"numpy": "2.0.0", "click": "8.1.0"}, 1860, 1, 4, True, "2026-11-27")
 NEWEST = replace(LOWEST, which="newest", versions={"numpy": "2.4.6"}, failed=0, quickstart=False, tests="tests/cluster")
@@ -25,11 +25,6 @@ def stand_in(path: Path, version: str) -> Path:
     path.write_text(f"#!/bin/sh\necho {version}\n", encoding="utf-8")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return path
-
-
-@pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_a_cell_is_named_by_its_python_and_its_end(cell: Cell) -> None:
-    assert Cell.of(str(cell)) == cell
 
 
 @pytest.mark.parametrize("text", ["3.9:lowest", "3.11", "3.11:oldest", "3.11.7:lowest", ""])

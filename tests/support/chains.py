@@ -85,26 +85,16 @@ def _layers(name: str) -> Layers:
 
 @dataclass(frozen=True, eq=False)
 class Net:
-    """A model with a chain, and rows for it.
-
-    Attributes:
-        model, loss: the model.
-        chain: what is tuned.
-        images: (n, ..) float32.
-        labels: (n,) int64, half of them right.
-        features: (n, D) float32, inputs of the chain.
-        logits: (n, C) float32.
-        before: (n,) int64, classes that the model predicts.
-    """
+    """A model with a chain, and rows for it."""
 
     model: Any
     loss: TrainingLoss
-    chain: Chain
-    images: np.ndarray
-    labels: np.ndarray
-    features: np.ndarray
-    logits: np.ndarray
-    before: np.ndarray
+    chain: Chain  # what is tuned
+    images: np.ndarray  # (n, ..) float32
+    labels: np.ndarray  # (n,) int64, half of them right
+    features: np.ndarray  # (n, D) float32, inputs of the chain
+    logits: np.ndarray  # (n, C) float32
+    before: np.ndarray  # (n,) int64, classes that the model predicts
 
     def outputs(self, values: Mapping[str, np.ndarray], rows: Any = slice(None)) -> np.ndarray:
         """Outputs (n, C) of the model with other weights in it, by path; it is left as it was."""

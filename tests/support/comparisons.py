@@ -63,16 +63,10 @@ def write_comparison(
     ended: int | None = None,
     failing_draws: Mapping[str, Sequence[int]] | None = None,
 ) -> Written:
-    """Write a comparison with its test set below `root`.
+    """Write a comparison with its test set below `root`; the first of the methods in `effects` is the reference.
 
-    Args:
-        root: of the run and the test set.
-        effects: by method, the first of which is the reference.
-        draws, rows, pool, labels: as in `run.json`.
-        names: of ten labels.
-        test_rows: n.
-        ended: methods times draws that have ended, in this order, of a run that goes on; None of a finished one.
-        failing_draws: of methods that can run in others.
+    `ended` is how many repairs, methods times draws in this order, have ended of a run that goes on; None of a finished
+    one. `failing_draws` are those of methods that can run in others.
     """
     random = np.random.default_rng(11)
     label = random.integers(0, 10, test_rows)

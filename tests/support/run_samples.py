@@ -16,13 +16,12 @@ from cluster.records.rows import change_rows, prediction_rows, verdict_rows
 from cluster.records.schema import SCHEMAS
 from cluster.records.store import RunRecords
 from engine.data.writer import write_image_set
-from engine.datasets.gtsrb import LABEL_NAMES
-from engine.metrics.accuracy import LabelChange, paired_changes
-from engine.metrics.comparison import compare
+from engine.datasets import fashion_mnist, gtsrb
+from engine.metrics.accuracy import LabelChange, compare, paired_changes
 from engine.metrics.requirements import Requirement, check_requirements
 
-CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-SIGNS = (*LABEL_NAMES[:-1], "End of no passing by <vehicles> & others")
+CLOTHES = fashion_mnist.LABEL_NAMES
+SIGNS = (*gtsrb.LABEL_NAMES[:-1], "End of no passing by <vehicles> & others")
 
 HOSTILE = (
     "n" * 400,
@@ -40,29 +39,28 @@ HOSTILE = (
 
 @dataclass(frozen=True)
 class Sample:
-    """The shape of a run: searches are steps × chunks × labels × weights × seeds.
-
-    Chunks are the same in every step, but of a chain, where step i has chunk i.
-    """
+    """The shape of a run."""
 
     mode: str | None  # rounds, chain or independent; None for `optimize`
     names: tuple[str, ...] | None
     classes: int
     labels: tuple[int, ...]  # under repair
+    # steps, chunks, seeds, weights: searches are steps × chunks × labels × weights × seeds; chunks are the same in
+    # every step, but of a chain, where step i has chunk i
     steps: int = 1
     chunks: int = 1
     seeds: int = 1
     weights: tuple[float, ...] = (135.0,)
     rows: int = 1500  # of each held-out set
-    splits: tuple[str, ...] = ("validation", "test")
-    iterations: int = 60
-    skipped: int = 0
+    splits: tuple[str, ...] = ("validation", "test")  # held-out sets there are
+    iterations: int = 60  # at most, of each search
+    skipped: int = 0  # of the searches
     failed: int = 0
-    workers: int = 4
+    workers: int = 4  # that share them
     image_shape: tuple[int, int, int] = (28, 28, 1)
     brightest: float = 1.0
-    required: bool = True
-    running: bool = False  # half of the searches of the last step are done
+    required: bool = True  # whether requirements were stated
+    running: bool = False  # the run goes on, half of its last step's searches are done
 
 
 SAMPLES = {
@@ -179,8 +177,9 @@ class _Writer:
         if sample.required:
             records.replace("verdicts", "batch", verdicts)
         for split in self.splits:
-            rows = prediction_rows(split, self.truth[split], self.before[split], after[split])
-            records.replace("predictions", split, rows)
+            records.replace(
+                "predictions", split, prediction_rows(split, self.truth[split], self.before[split], after[split])
+            )
         met = all(row["met"] for row in verdicts) if sample.required else True
         records.compact({**facts, "exit_code": 0 if met else 3, "seconds": max(self.busy_until.values()) + 9.25})
         return records.directory
@@ -227,13 +226,23 @@ class _Writer:
         images = np.clip(shape[truth][..., None] * colour[truth][:, None, None] * 0.8 + noise, 0, 1)
         path = self.root / f"{split}.h5"
         with write_image_set(
-            path, rows=sample.rows, image_shape=sample.image_shape, classes=sample.classes, label_names=sample.names
+            path,
+            rows=sample.rows,
+            image_shape=sample.image_shape,
+            classes=sample.classes,
+            label_names=sample.names,
         ) as writer:
             writer.append(images * sample.brightest, np.eye(sample.classes)[truth])
         return path
 
     def _labels(
-        self, records: RunRecords, job: str, stage: str, split: str, before: np.ndarray, after: np.ndarray
+        self,
+        records: RunRecords,
+        job: str,
+        stage: str,
+        split: str,
+        before: np.ndarray,
+        after: np.ndarray,
     ) -> None:
         changes = paired_changes(self.truth[split], before, after, self.sample.classes)
         records.replace("labels", f"{job}-{stage}-{split}", change_rows(job, stage, split, changes))
@@ -353,8 +362,8 @@ class _Writer:
         return {split: self.current[split] for split in self.splits}
 
     def _verdicts(self, split: str, after: np.ndarray) -> list[dict[str, Any]]:
-        label, names = self.sample.labels[0], self.sample.names
-        rival, name = int(self.rival[label]), f"{label} {names[label]}" if names else f"label {label}"
+        label, rival = self.sample.labels[0], int(self.rival[self.sample.labels[0]])
+        name = f"{label} {self.sample.names[label]}" if self.sample.names else f"label {label}"
         stated = [
             Requirement("min_accuracy", 0.7, (label,), None, f"accuracy of {name} at least 70 %"),
             Requirement("max_drop", 0.01, None, None, "drop of all labels together at most 1 point"),
@@ -372,6 +381,6 @@ def _name(step: int, chunk: int, label: int, weight: float, seed: int) -> str:
 
 def _job_row(name: str, step: int, chunk: str, label: int, seed: int) -> dict[str, Any]:
     """A search that has not run."""
-    words = dict.fromkeys(("data", "stop", "note", "where", "worker", "host"), "")
-    known = {"job": name, "step": step, "chunk": chunk, "label": label, "seed": seed, "state": "skipped"}
-    return dict.fromkeys(SCHEMAS["jobs"].names) | words | known | {"chosen": False}
+    texts = dict.fromkeys(("data", "stop", "note", "where", "worker", "host"), "")
+    known = {"job": name, "step": step, "chunk": chunk, "label": label, "seed": seed}
+    return dict.fromkeys(SCHEMAS["jobs"].names) | texts | known | {"state": "skipped", "chosen": False}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
 
+from engine.core.plans import run_here
 from engine.core.types import Float32
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
-from engine.methods.base import Checkpoint, MethodSettings, Subject
+from engine.methods.base import Checkpoint, Method, MethodJob, MethodSettings, Repair, Subject
+from engine.methods.outcome import MethodOutcome, repaired
 from engine.metrics.requirements import Requirement
 from engine.problem.case import LayerInputs, SeenRows
 from engine.problem.crossfit import CrossFitSettings
@@ -24,6 +27,17 @@ REQUIRED = (
         for label in range(CLASSES)
     ),
 )
+
+
+def carry_out(method: Method, job: MethodJob) -> MethodOutcome:
+    """Run a method in this process and judge what it offers."""
+    return run_here(repaired(method, job))
+
+
+def offered(method: Method, job: MethodJob) -> Repair:
+    """What a method offers, with all the work that it yields done in this process."""
+    found = method.repair(job)
+    return run_here(found) if isinstance(found, Generator) else found
 
 
 def forward(values: dict[str, Float32], inputs: Float32) -> Float32:

@@ -35,23 +35,15 @@ PARTICLES = 3
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A model with rows for it and weights under repair.
-
-    Attributes:
-        model, loss, target: the model and its weights under repair.
-        inputs: one array (n, ..) for each input of the model, of its dtype.
-        forward: the ordinary forward pass.
-        runner: passes of the tail.
-        rows: features, logits, classes and which rows the model gets wrong, as it is.
-    """
+    """A model with rows for it and weights under repair."""
 
     model: Any
     loss: TrainingLoss
     target: Target
-    inputs: Sequence[np.ndarray]
-    forward: Callable[[Any], Any]
-    runner: TailRunner
-    rows: SearchRows
+    inputs: Sequence[np.ndarray]  # one array (n, ..) for each input of the model, of its dtype
+    forward: Callable[[Any], Any]  # the ordinary forward pass
+    runner: TailRunner  # passes of the tail
+    rows: SearchRows  # features, logits, classes and which rows the model gets wrong, as it is
 
     def fitness(self, places: np.ndarray, particles: int = PARTICLES, tiling: Tiling = Tiling()) -> TailFitness:  # noqa: B008
         kernel = self.target.kernel
@@ -134,16 +126,8 @@ def case_of(
     shaken: bool = False,
     path: Path = Path("model.keras"),
 ) -> Case:
-    """A case of a model; its labels are half right.
-
-    Args:
-        model: a built model.
-        names: of the target, as a user gives them.
-        loss: of the model.
-        rows: n.
-        tokens: inputs are whole numbers below this; 0 for real ones.
-        shaken: its weights are not to be drawn anew.
-        path: of the model, for messages.
+    """A case of a model; its labels are half right. Inputs are whole numbers below `tokens`, or real ones; the weights
+    of a model that is `shaken` are not drawn anew.
     """
     if not shaken:
         shake(model)

@@ -20,7 +20,7 @@ from cluster.workers.task import layer_inputs
 from engine.core.rng import RngKey
 from engine.data.image_set import open_image_set
 from engine.data.writer import write_image_set
-from engine.metrics.comparison import Comparison
+from engine.metrics.accuracy import Comparison
 from engine.metrics.requirements import Requirement, check_requirements, rank
 from engine.models.loss import TrainingLoss
 from engine.passes.classes import NO_CLASS

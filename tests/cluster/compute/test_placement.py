@@ -36,42 +36,45 @@ LAPTOP = Means(4, asked=False, adds_hardware=False, only_workers=False, start_se
 CLUSTER = Means(8, asked=True, adds_hardware=True, only_workers=False, start_seconds=0.0)
 
 
-def test_rows_go_to_workers_when_that_saves_time() -> None:
-    assert place_rows(CLUSTER, blocks=90, block_seconds=0.5, compile_seconds=1.0).where == "workers"
-    assert place_rows(CLUSTER, blocks=2, block_seconds=0.05, compile_seconds=1.0).where == "process"
+@pytest.mark.parametrize(
+    ("means", "blocks", "block", "compiling", "where"),
+    [
+        (CLUSTER, 90, 0.5, 1.0, "workers"),
+        (CLUSTER, 2, 0.05, 1.0, "process"),
+        (LAPTOP, 90, 0.5, 1.0, "process"),  # workers add nothing
+        (HERE, 90, 0.5, 1.0, "process"),
+        (replace(CLUSTER, asked=False, start_seconds=4.0), 10, 0.1, 0.0, "process"),  # starting costs too
+        (replace(CLUSTER, asked=False, start_seconds=4.0), 100, 0.1, 0.0, "workers"),
+        (replace(CLUSTER, only_workers=True), 1, 0.0, 0.0, "workers"),
+    ],
+)
+def test_rows_go_to_workers_when_that_saves_time(
+    means: Means, blocks: int, block: float, compiling: float, where: str
+) -> None:
+    assert place_rows(means, blocks, block, compiling).where == where
 
 
-def test_rows_stay_where_workers_add_nothing() -> None:
-    assert place_rows(LAPTOP, blocks=90, block_seconds=0.5, compile_seconds=1.0).where == "process"
-    assert place_rows(HERE, blocks=90, block_seconds=0.5, compile_seconds=1.0).where == "process"
-
-
-def test_starting_workers_is_part_of_the_cost() -> None:
-    joined = replace(CLUSTER, asked=False, start_seconds=4.0)
-    assert place_rows(joined, blocks=10, block_seconds=0.1, compile_seconds=0.0).where == "process"
-    assert place_rows(joined, blocks=100, block_seconds=0.1, compile_seconds=0.0).where == "workers"
-
-
-def test_other_hardware_takes_all_work() -> None:
-    gpus = replace(CLUSTER, only_workers=True)
-    assert place_rows(gpus, blocks=1, block_seconds=0.0, compile_seconds=0.0).where == "workers"
-    found = place_tasks(gpus, 1, force_tiles=False)
-    assert found is not None
-    assert (found.where, found.reason) == ("workers", "the workers' hardware differs from this process's")
-
-
-def test_searches_go_to_the_workers_asked_for() -> None:
-    found = place_tasks(CLUSTER, 2, force_tiles=False)
-    assert found is not None
-    assert (found.where, found.reason) == ("workers", "2 searches on the 8 workers asked for")
-    found = place_tasks(HERE, 1000, force_tiles=False)
-    assert found is not None
-    assert (found.where, found.reason) == ("process", "no workers were asked for")
-
-
-def test_what_is_not_known_beforehand_is_measured() -> None:
-    assert place_tasks(CLUSTER, 1, force_tiles=False) is None
-    assert place_tasks(LAPTOP, 100, force_tiles=False) is None
+@pytest.mark.parametrize(
+    ("means", "searches", "tiles", "expected"),
+    [
+        (CLUSTER, 2, False, ("workers", "2 searches on the 8 workers asked for")),
+        (HERE, 1000, False, ("process", "no workers were asked for")),
+        (
+            replace(CLUSTER, only_workers=True),
+            1,
+            False,
+            ("workers", "the workers' hardware differs from this process's"),
+        ),
+        (CLUSTER, 1, True, ("tiles", "asked for")),
+        (CLUSTER, 1, False, None),  # it is measured
+        (LAPTOP, 100, False, None),
+    ],
+)
+def test_where_searches_run_before_anything_is_measured(
+    means: Means, searches: int, tiles: bool, expected: tuple[str, str] | None
+) -> None:
+    found = place_tasks(means, searches, tiles)
+    assert (None if found is None else (found.where, found.reason)) == expected
 
 
 def test_workers_that_were_not_asked_for_must_pay_for_starting_them() -> None:
@@ -94,8 +97,6 @@ def test_one_search_is_cut_into_tiles_when_an_iteration_outweighs_its_messages()
     assert place_tiles(CLUSTER, many, dear).where == "tiles"
     assert place_tiles(CLUSTER, one, dear).where == "process"
     assert place_by_cost(CLUSTER, Cost(1, 100 * dear, (many, dear))).where == "tiles"
-    found = place_tasks(CLUSTER, 1, force_tiles=True)
-    assert found is not None and found.where == "tiles"
 
 
 def test_what_is_left_follows_from_the_first_segment() -> None:

@@ -13,20 +13,24 @@ from cluster.ray_cluster.connect import _share, runtime_environment
 from engine.core.errors import InputError
 
 
-def test_gpus_are_shared_among_the_workers() -> None:
-    machine = {"CPU": 64.0, "GPU": 8.0}
-    assert _share(machine, None, None, local=False).workers == 8
-    assert _share(machine, 8, None, local=False).gpus_per_worker == 1.0
-    assert _share(machine, 4, None, local=False).gpus_per_worker == 1.0
-    shared = _share(machine, 24, None, local=False)
-    assert 0 < shared.gpus_per_worker * 24 <= 8
-    assert _share(machine, None, 0.5, local=False).workers == 16
-    assert _share(machine, 8, 0.0, local=False).gpus_per_worker == 0.0
-
-
-def test_without_gpus_every_cpu_is_a_worker() -> None:
-    assert _share({"CPU": 6.0}, None, None, local=False).workers == 6
-    assert _share({"CPU": 6.0}, 3, None, local=False).gpus_per_worker == 0.0
+@pytest.mark.parametrize(
+    ("machine", "asked", "workers", "gpus"),
+    [
+        ((64, 8), (None, None), 8, 1.0),
+        ((64, 8), (8, None), 8, 1.0),
+        ((64, 8), (4, None), 4, 1.0),
+        ((64, 8), (24, None), 24, 0.3333),  # rounded down, so that the sum is no more than there is
+        ((64, 8), (None, 0.5), 16, 0.5),
+        ((64, 8), (8, 0.0), 8, 0.0),
+        ((6, 0), (None, None), 6, 0.0),  # without GPUs every CPU is a worker
+        ((6, 0), (3, None), 3, 0.0),
+    ],
+)
+def test_what_each_worker_gets(
+    machine: tuple[int, int], asked: tuple[int | None, float | None], workers: int, gpus: float
+) -> None:
+    found = _share({"CPU": machine[0], "GPU": machine[1]}, *asked, local=False)
+    assert (found.workers, found.gpus_per_worker) == (workers, gpus)
 
 
 def test_more_than_the_cluster_has_is_refused() -> None:

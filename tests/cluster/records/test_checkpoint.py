@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -57,21 +57,6 @@ def test_round_trip(searches: dict[str, Begun], tmp_path: Path) -> None:
         assert begun.state.stop == theirs.state.stop
         assert begun.iterations.tobytes() == theirs.iterations.tobytes()
         assert begun.iterations.shape == theirs.iterations.shape
-
-
-def test_going_on_from_bytes_is_going_on(searches: dict[str, Begun], tmp_path: Path) -> None:
-    settings = SearchSettings(swarm=SwarmSettings(num_particles=5), num_iterations=9)
-    source, objective = RngKey(3, "rows", 6), Objective(9, 9, 2.0)
-    begun = replace(searches["step1-chunk0-label6-w0.15x-s0"])
-    (tmp_path / "some.npz").write_bytes(pack({"a": begun}))
-
-    def evaluate(candidates: np.ndarray) -> np.ndarray:
-        return np.abs(candidates[:, [0, 1, 0, 1]]).astype(np.float64)
-
-    here, mine = search.advance(settings, source, objective, begun.state, evaluate)
-    there, theirs = search.advance(settings, source, objective, unpack(tmp_path / "some.npz")["a"].state, evaluate)
-    np.testing.assert_array_equal(here.swarm.position, there.swarm.position)
-    assert [iteration.best for iteration in mine] == [iteration.best for iteration in theirs]
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)

@@ -60,12 +60,6 @@ def records(tmp_path: Path) -> RunRecords:
     return RunRecords.create(tmp_path / "run", {"identity": IDENTITY}, overwrite=False)
 
 
-def test_every_table_has_a_description_for_every_column() -> None:
-    for schema in SCHEMAS.values():
-        for field in schema:
-            assert field.metadata and field.metadata.get(b"description"), field.name
-
-
 def test_a_part_is_replaced(records: RunRecords) -> None:
     records.replace("swarm", "a", swarm("a", 2))
     records.replace("swarm", "a", swarm("a", 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from cluster.records.batches import PatchPlaces
 from cluster.records.checkpoint import Begun
 from cluster.records.store import RunRecords, comparable, read_facts, read_table
 from cluster.runs.ledger import Ledger
-from cluster.workers.harvest import Reaper, TaskEvent, event_of
+from cluster.workers.harvest import TaskEvent, event_of
 from cluster.workers.passes import ship_rows
 from cluster.workers.task import ChunkLabel, RepairTask, SearchJob, SearchResult, TaskResult
 from engine.backend import keras
@@ -90,9 +91,7 @@ class Ran:
 
 
 def event_from(task: RepairTask, begun: Mapping[str, Begun], result: TaskResult) -> TaskEvent:
-    reaper = Reaper(None)
-    reaper.add(task, begun, result, None)
-    return event_of(task, reaper.harvest(), "worker", "host:1", "host", 2)
+    return event_of(task, begun, result, where="worker", worker="host:1", redispatched=2)
 
 
 def run(task: RepairTask, begun: Mapping[str, Begun], iterations: Mapping[str, int]) -> Ran:
@@ -172,7 +171,7 @@ def test_the_rows_of_an_ended_task(records: RunRecords, task_of: Callable[..., R
             "fitness": swarm.global_fitness, "start_fitness": result.state.start_fitness,
             "patched": int(result.state.best_sums[2]), "intact": int(result.state.best_sums[3]),
             "stop": "iterations", "state": "done", "note": "",
-            "chosen": False, "where": "worker", "worker": "host:1", "host": "host", "redispatched": 2,
+            "chosen": False, "where": "worker", "worker": "host:1", "host": socket.gethostname(), "redispatched": 2,
             "seconds": sum(iteration.seconds for iteration in result.iterations),
         }  # fmt: skip
         assert {name: row[name] for name in expected} == expected

@@ -9,9 +9,8 @@ import numpy as np
 from cluster.runs.outcomes import outcome_rows
 from engine.core.plans import Ran
 from engine.methods.base import Method, MethodJob, Offer, Repair
-from engine.methods.cells import Cell
-from engine.methods.outcome import FOUND, carry_out
-from tests.support.subjects import LABEL, a_subject
+from engine.methods.outcome import FOUND, Cell
+from tests.support.subjects import LABEL, a_subject, carry_out
 
 SHIFT = Method(
     "shift",

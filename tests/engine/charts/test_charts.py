@@ -22,13 +22,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from engine.charts.bubbles import bubble_area
-from engine.charts.confusion import (
-    Confusion,
-    confusion_figure,
-    draw_bubble_chart,
-    overlay_bubble_chart,
-    overlay_figure,
-)
+from engine.charts.confusion import Confusion, confusion_figure, draw_bubble_chart, overlay_bubble_chart, overlay_figure
 from engine.charts.radar import RadarSeries, draw_radar_chart, overlay_radar_charts, radar_figure
 from engine.charts.repair_outcomes import Fates, draw_repaired_result, fates_of, open_leaves, repaired_figure
 from engine.charts.style import chart_path, chart_settings, label_texts, text_size
@@ -436,41 +430,33 @@ def slow_counts(rows: Sequence[tuple[int, int]], folders: Sequence[int]) -> list
     return [[rows.count((folder, predicted)) for predicted in range(5)] for folder in folders]
 
 
-def test_fates_of_all_negatives(tree: tuple[Path, np.ndarray, np.ndarray, np.ndarray]) -> None:
+@pytest.mark.parametrize(
+    ("folder", "belongs", "key", "before_known"),
+    [
+        ("negative", lambda true, before: true != before, 0, True),
+        ("negative/2", lambda true, before: true == 2 != before, 1, True),  # folders are what rows were taken for
+        ("positive", lambda true, before: true == before, 0, False),
+    ],
+)
+def test_fates(
+    folder: str,
+    belongs: Callable[[int, int], bool],
+    key: int,
+    before_known: bool,
+    tree: tuple[Path, np.ndarray, np.ndarray, np.ndarray],
+) -> None:
     directory, *columns = tree
-    rows = [(t, b, a) for t, b, a in np.array(columns).T.tolist() if t != b]
-    fates = fates_in(directory / "negative", columns[2])
-    assert fates.folders.tolist() == [0, 1, 2, 3, 4]
-    assert fates.right.tolist() == slow_counts([(t, a) for t, b, a in rows if a == t], range(5))
-    assert fates.same.tolist() == slow_counts([(t, a) for t, b, a in rows if a == b], range(5))
-    assert fates.other.tolist() == slow_counts([(t, a) for t, b, a in rows if a not in (t, b)], range(5))
-    assert fates.totals.tolist() == [sum(t == label for t, _, _ in rows) for label in range(5)]
-    assert fates.true
-    assert fates.before_known
-
-
-def test_fates_of_one_label(tree: tuple[Path, np.ndarray, np.ndarray, np.ndarray]) -> None:
-    directory, *columns = tree
-    rows = [(b, a) for t, b, a in np.array(columns).T.tolist() if t == 2 and b != t]
-    fates = fates_in(directory / "negative" / "2", columns[2])
-    assert fates.folders.tolist() == [0, 1, 3, 4]
-    assert fates.right.tolist() == slow_counts([row for row in rows if row[1] == 2], [0, 1, 3, 4])
-    assert fates.same.tolist() == slow_counts([row for row in rows if row[0] == row[1]], [0, 1, 3, 4])
-    other = [row for row in rows if row[1] not in (2, row[0])]
-    assert fates.other.tolist() == slow_counts(other, [0, 1, 3, 4])
-    assert not fates.true
-    assert fates.before_known
-
-
-def test_fates_of_positives(tree: tuple[Path, np.ndarray, np.ndarray, np.ndarray]) -> None:
-    directory, *columns = tree
-    rows = [(t, a) for t, b, a in np.array(columns).T.tolist() if t == b]
-    fates = fates_in(directory / "positive", columns[2])
-    assert fates.right.tolist() == slow_counts([(t, a) for t, a in rows if a == t], range(5))
-    assert not fates.same.any()
-    assert fates.other.tolist() == slow_counts([(t, a) for t, a in rows if a != t], range(5))
-    assert fates.true
-    assert not fates.before_known
+    rows = [row for row in np.array(columns).T.tolist() if belongs(*row[:2])]  # (true, before, after)
+    fates = fates_in(directory / folder, columns[2])
+    folders = sorted({row[key] for row in rows})
+    assert fates.folders.tolist() == folders
+    assert fates.right.tolist() == slow_counts([(r[key], r[2]) for r in rows if r[2] == r[0]], folders)
+    same = [r for r in rows if before_known and r[2] == r[1]]
+    assert fates.same.tolist() == slow_counts([(r[key], r[2]) for r in same], folders)
+    other = [r for r in rows if r[2] != r[0] and r not in same]
+    assert fates.other.tolist() == slow_counts([(r[key], r[2]) for r in other], folders)
+    assert fates.totals.tolist() == [sum(r[key] == folder for r in rows) for folder in folders]
+    assert (fates.true, fates.before_known) == (key == 0, before_known)
 
 
 def test_trees_that_were_changed(tree: tuple[Path, np.ndarray, np.ndarray, np.ndarray], tmp_path: Path) -> None:

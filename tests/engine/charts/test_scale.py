@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.charts.scale import shares_of, spoke_text, spoke_turns, ticks
+from engine.charts.style import shares_of, spoke_text, spoke_turns, ticks
 
 ROOT = Path(__file__).parents[3]
 

@@ -191,32 +191,6 @@ def test_a_lock_that_says_nothing_is_that_of_another_host(path: Path, content: s
     assert len(said) == 1 and "is held by an unknown process; waiting" in said[0]
 
 
-def test_one_of_many_threads_gets_a_dead_one(path: Path) -> None:
-    me = this_process()
-    for _ in range(40):
-        write(path, replace(me, start=me.start - 1))
-        barrier, ended = threading.Barrier(8), threading.Barrier(8)
-        got: list[bool] = []
-
-        def take(barrier: threading.Barrier = barrier, ended: threading.Barrier = ended, got: list[bool] = got) -> None:
-            barrier.wait()
-            try:
-                with locked(path, path, say=unheard):
-                    got.append(True)
-                    ended.wait()
-            except InputError:
-                got.append(False)
-                ended.wait()
-
-        threads = [threading.Thread(target=take) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sum(got) == 1 and len(got) == 8
-        assert not list(path.parent.iterdir())
-
-
 def test_processes_never_hold_it_at_the_same_time(path: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.touch()

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from engine.core.errors import InputError
-from engine.data import extract
-from engine.data.extract import extract_images
+from engine.data import derived
+from engine.data.derived import extract_images
 from engine.data.image_set import ImageSet, open_image_set
 
 
@@ -71,10 +71,10 @@ def test_grey_images(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("block", [extract._BLOCK_VALUES, 27, 1])
+@pytest.mark.parametrize("block", [derived._BLOCK_VALUES, 27, 1])
 def test_blocks(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row once and in its place, however few are read at once; also from pieces that are compressed."""
-    monkeypatch.setattr(extract, "_BLOCK_VALUES", block)
+    monkeypatch.setattr(derived, "_BLOCK_VALUES", block)
     count = 2001 if block > 100 else 21
     images = np.arange(count)[:, None, None, None] // [[[1, 256, 65536]]] % 256
     rows = image_set(tmp_path / "repair.h5", images.astype(np.uint8), chunks=(10, 1, 1, 3), compression="gzip")

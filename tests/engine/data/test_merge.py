@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from engine.core.errors import InputError
-from engine.data.merge import merge_image_sets
+from engine.data.derived import merge_image_sets
 from engine.data.writer import write_empty_image_set
 
 Rows = dict[str, Any]
@@ -59,13 +59,6 @@ def test_rows_of_one_then_of_the_other_as_float32(dtypes: tuple[Any, Any], tmp_p
         assert np.array_equal(file["images"][...], np.broadcast_to(number[:, None, None, None], (1008, 2, 2, 1)))
         assert np.array_equal(file["labels"][...], np.eye(4)[number % 4])
     assert names_in(tmp_path / "new" / "out") == ["repair.h5"]
-
-
-def test_one_set_twice(tmp_path: Path) -> None:
-    first = write(tmp_path / "a" / "repair.h5", rows(3))
-    assert merge_image_sets(first, first, tmp_path / "out") == 6
-    with h5py.File(tmp_path / "out" / "repair.h5") as file:
-        assert file["images"][:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2]
 
 
 NAMES = ["a", "b", "c", "d"]
@@ -140,18 +133,6 @@ def test_inputs_are_not_deleted(output: str, overwrite: bool, tmp_path: Path) ->
     assert first.is_file()
     assert second.is_file()
     assert names_in(tmp_path) == ["a", "link"]
-
-
-def test_an_input_that_is_a_link(tmp_path: Path) -> None:
-    real = write(tmp_path / "out" / "repair.h5", rows(2))
-    other = write(tmp_path / "b" / "repair.h5", rows(2))
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "repair.h5").symlink_to(real)
-    for output in ("out", "a"):
-        with pytest.raises(InputError, match="expected another output folder"):
-            merge_image_sets(tmp_path / "a" / "repair.h5", other, tmp_path / output)
-    assert real.is_file()
-    assert (tmp_path / "a" / "repair.h5").is_symlink()
 
 
 def test_an_output_folder_inside_an_input(tmp_path: Path) -> None:

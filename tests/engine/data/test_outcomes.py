@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import tracemalloc
@@ -273,14 +272,6 @@ def test_open_positives(tmp_path: Path) -> None:
     for name, message in (("nowhere", "does not exist"), ("empty", "has no repair.h5")):
         with pytest.raises(InputError, match=message):
             open_positives(tmp_path / name)
-
-
-def test_athenas_reader_finds_pairs(tmp_path: Path) -> None:
-    run(tmp_path, LABELS, PREDICTED)
-    assert dict(json.loads((tmp_path / "negative" / "labels.json").read_text()))["7"] == {
-        "repair_priority": 0,
-        "prevent_degradation": 0,
-    }
 
 
 def test_targets_of_several_inputs_can_be_read_as_such(tmp_path: Path) -> None:

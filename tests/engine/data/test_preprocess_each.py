@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
-from skimage.color import hsv2rgb, rgb2hsv
-from skimage.exposure import equalize_hist
 from skimage.transform import resize
 
+from engine.core.errors import InputError
 from engine.data.preprocess import equalise_crop_resize, preprocess_each, preprocess_images
+from tests.support.prepare import equalised
 
 
 def pictures(count: int) -> list[np.ndarray]:
@@ -27,12 +27,6 @@ def pictures(count: int) -> list[np.ndarray]:
             pixels = np.round(pixels / 32) * 32  # values on the edges of bins
         found.append(np.clip(pixels, 0, 255).astype(np.uint8))
     return found
-
-
-def equalised(image: np.ndarray) -> np.ndarray:
-    hsv = rgb2hsv(image)
-    hsv[..., 2] = equalize_hist(hsv[..., 2])
-    return hsv2rgb(hsv)
 
 
 def test_toolkit_equals_scikit_image_bit_for_bit() -> None:
@@ -60,7 +54,7 @@ def test_padding_and_nothing() -> None:
     assert preprocess_each([], "toolkit", (5, 5)).shape == (0, 5, 5, 3)
     with pytest.raises(ValueError, match="at most 8×8"):
         preprocess_each(images, "pad", (8, 8))
-    with pytest.raises(ValueError, match="expected one of"):
+    with pytest.raises(InputError, match="expected one of"):
         preprocess_each(images, "crop")
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from engine.core.errors import InputError
+from engine.data.derived import group_labels, read_groups, write_with_labels
 from engine.data.image_set import ImageSet, open_image_set
 from engine.data.label_file import read_label_file, write_label_file
-from engine.data.relabel import group_labels, read_groups, write_with_labels
 
 
 @pytest.fixture

@@ -177,10 +177,7 @@ def test_labels_of_a_frame_that_comes_again_are_put_together(scenes: Scenes) -> 
     scenes.write([{"name": "a.jpg", "labels": [car]}, {"name": "b.jpg"}, {"name": "a.jpg"}, again, {"name": "b.jpg"}])
     boxes = [
         Box(number, category, *sides, occluded=False, truncated=False)
-        for number, category, *sides in (
-            ("1", "car", 1.0, 3.0, 2.0, 4.0),
-            ("2", "bus", 5.0, 7.0, 6.0, 8.0),
-        )
+        for number, category, *sides in (("1", "car", 1.0, 3.0, 2.0, 4.0), ("2", "bus", 5.0, 7.0, 6.0, 8.0))
     ]
     assert list(read_frames(scenes.labels)) == [Frame("a.jpg", tuple(boxes)), Frame("b.jpg", None)]
     assert read_attributes(scenes.labels, ["weather"]) == {"a.jpg": (None,), "b.jpg": (None,)}

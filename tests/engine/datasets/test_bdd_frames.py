@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import random
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from skimage.color import hsv2rgb, rgb2hsv
-from skimage.exposure import equalize_hist
 from skimage.transform import resize
 
-from engine.core.errors import InputError
 from engine.data.image_set import open_image_set
 from engine.datasets.bdd_frames import SCENES, WEATHERS, PreparedFrames, prepare_bdd
 from engine.datasets.bdd_objects import prepare_bdd_objects
+from tests.support.prepare import StoppedError, Stopping, backwards, by_toolkit, files, refusing
 
 VALUES = [*WEATHERS, "undefined", None]
 """Weathers of the frames, one after the other: six that are classes, and two that are not."""
@@ -78,12 +76,6 @@ def rows_of(path: Path) -> list[tuple[str, int]]:
         return list(zip(names, file["labels"][:].argmax(axis=1).tolist(), strict=True))
 
 
-def by_scikit_image(path: Path, size: tuple[int, int]) -> np.ndarray:
-    hsv = rgb2hsv(resize(np.asarray(Image.open(path)), size))
-    hsv[..., 2] = equalize_hist(hsv[..., 2])
-    return hsv2rgb(hsv).astype(np.float32)
-
-
 def test_the_toolkit_s_division(bdd: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepared = prepare_bdd(bdd, out, divide_rate=0.3, random_state=5)
@@ -102,7 +94,7 @@ def test_the_toolkit_s_division(bdd: Path, tmp_path: Path) -> None:
             assert (file["images"].shape, file["images"].dtype) == ((count, 90, 160, 3), np.float32)
             assert (file["labels"].shape, file["labels"].dtype) == ((count, 6), np.uint8)
             for row, (name, _) in enumerate(rows_of(out / f"{split}.h5")):
-                assert np.array_equal(file["images"][row], by_scikit_image(bdd / "images/100k" / name, (90, 160)))
+                assert np.array_equal(file["images"][row], by_toolkit(bdd / "images/100k" / name, (90, 160)))
     found = open_image_set(out / "train.h5")
     assert (found.label_names, found.preprocess) == (WEATHERS, "toolkit")
 
@@ -127,27 +119,18 @@ def test_scenes_by_ratio(bdd: Path, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_set_goes_on(bdd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What two commands make, blocks in any order, is what one makes."""
+    """What two commands make, blocks in any order, is what one makes; a changed picture begins anew."""
     monkeypatch.setattr("engine.datasets.splits.WRITE_ROWS", 4)
-    made = list[Any]()
-
-    def broken(function: Callable[[Any], Any], pieces: Iterable[Any], count: int) -> Iterator[tuple[Any, Any]]:
-        for piece in list(pieces)[::-1][:3]:
-            yield piece, function(piece)
-        raise KeyboardInterrupt
-
-    def counted(function: Callable[[Any], Any], pieces: Iterable[Any], count: int) -> Iterator[tuple[Any, Any]]:
-        made.extend(pieces := list(pieces))
-        yield from ((piece, function(piece)) for piece in pieces)
-
-    prepare_bdd(bdd, tmp_path / "a")
-    with pytest.raises(KeyboardInterrupt):
-        prepare_bdd(bdd, tmp_path / "b", spread=broken)
-    assert not (tmp_path / "b").exists() or not list((tmp_path / "b").glob("*.h5"))
-    prepare_bdd(bdd, tmp_path / "b", spread=counted)
-    assert len(made) == 7 - 3  # of 12, 2, 4 and 6 rows
-    for path in (tmp_path / "a").glob("*.h5"):
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    prepare_bdd(bdd, tmp_path / "a", spread=backwards)
+    for name, left in (("b", 7 - 3), ("c", 7)):  # of 12, 2, 4 and 6 rows
+        with pytest.raises(StoppedError):
+            prepare_bdd(bdd, tmp_path / name, spread=(first := Stopping(after=3)))
+        assert not list((tmp_path / name).glob("*.h5"))
+        if name == "c":
+            os.utime(first.pieces[0].sources[0], ns=(1, 1))
+        prepare_bdd(bdd, tmp_path / name, spread=(rest := Stopping()))
+        assert len(rest.pieces) == left
+        assert files(tmp_path / name) == files(tmp_path / "a")
 
 
 def test_frames_that_come_twice(bdd: Path, tmp_path: Path) -> None:
@@ -158,18 +141,11 @@ def test_frames_that_come_twice(bdd: Path, tmp_path: Path) -> None:
     dawn = frames[1] | {"attributes": frames[1]["attributes"] | {"timeofday": "dawn/dusk"}}
     table.write_text(json.dumps([*frames, frames[0], dawn]))
     assert prepare_bdd(bdd, tmp_path / "twice") == once
-    for path in (tmp_path / "once").iterdir():
-        assert (tmp_path / "twice" / path.name).read_bytes() == path.read_bytes()
+    assert files(tmp_path / "once") == files(tmp_path / "twice")
 
 
 def test_bad_frames(bdd: Path, tmp_path: Path) -> None:
-    def refused(says: str, **options: Any) -> None:
-        before = sorted(tmp_path.rglob("*"))
-        with pytest.raises(InputError, match=says) as caught:
-            prepare_bdd(bdd, tmp_path / "out", **options)
-        assert "expected" in str(caught.value)
-        assert sorted(tmp_path.rglob("*")) == before
-
+    refused = refusing(tmp_path, prepare_bdd, bdd, tmp_path / "out")
     refused("target_label is timeofday", target_label="timeofday")
     refused("preprocess method pad", preprocess="pad")
     refused("sums to 0.8", data_ratio=(0.2, 0.2, 0.2, 0.2))
@@ -220,29 +196,24 @@ def test_objects_of_a_table(exp2: Path, tmp_path: Path) -> None:
             assert file["labels"][:].argmax(axis=1).tolist() == [7, 6, 0, 8, 12, 2]  # sorted by name: 4_ to 9_
             assert file["image_ids"][0] == b"4_frame-1.png"
             assert [name.decode() for name in file["attribute_ids"]] == [f"frame-{k % 2}.png" for k in range(5, -1, -1)]
-            assert np.array_equal(file["images"][5], by_scikit_image(exp2 / "images/9_frame-0.png", (side, side)))
+            assert np.array_equal(file["images"][5], by_toolkit(exp2 / "images/9_frame-0.png", (side, side)))
 
 
 def test_bad_tables(exp2: Path, tmp_path: Path) -> None:
     table = exp2 / "labels.csv"
     whole = table.read_text(encoding="utf-8-sig")
-
-    def refused(says: str, text: str | None) -> None:
-        if text is None:
-            table.unlink()
-        else:
-            table.write_text(text)
-        with pytest.raises(InputError, match=says) as caught:
-            prepare_bdd_objects(exp2, tmp_path / "out")
-        assert "expected" in str(caught.value)
-        assert not (tmp_path / "out").exists()
-
-    refused("class_id of 9_frame-0.png is cart .did you mean 'car'", whole.replace(",car", ",cart"))
-    refused("class_id of 8_frame-1.png is 13", whole.replace(",12", ",13"))
-    refused("has 9_frame-0.png twice", whole + "9_frame-0.png,bus\n")
-    refused("no columns #filename and class_id", whole.replace("#", ""))
-    refused(r"x\.png is missing", whole + "x.png,bus\n")
-    refused(r"4_frame-1\.png is not in labels\.csv", whole.replace("4_frame-1.png,rider", ""))
-    refused("lists 0 pictures", "#filename,class_id\n")
-    refused("expected a plain name", whole + "../x.png,bus\n")
-    refused(r"labels\.csv cannot be read", None)
+    refused = refusing(tmp_path, prepare_bdd_objects, exp2, tmp_path / "out")
+    for says, text in (
+        ("class_id of 9_frame-0.png is cart .did you mean 'car'", whole.replace(",car", ",cart")),
+        ("class_id of 8_frame-1.png is 13", whole.replace(",12", ",13")),
+        ("has 9_frame-0.png twice", whole + "9_frame-0.png,bus\n"),
+        ("no columns #filename and class_id", whole.replace("#", "")),
+        (r"x\.png is missing", whole + "x.png,bus\n"),
+        (r"4_frame-1\.png is not in labels\.csv", whole.replace("4_frame-1.png,rider", "")),
+        ("lists 0 pictures", "#filename,class_id\n"),
+        ("expected a plain name", whole + "../x.png,bus\n"),
+    ):
+        table.write_text(text)
+        refused(says)
+    table.unlink()
+    refused(r"labels\.csv cannot be read")

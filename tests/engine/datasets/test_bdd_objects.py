@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
-from skimage.color import hsv2rgb, rgb2hsv
-from skimage.exposure import equalize_hist
 from skimage.transform import resize
 
 from engine.core.errors import InputError
@@ -22,6 +19,7 @@ from engine.datasets.bdd import LABEL_NAMES
 from engine.datasets.bdd_objects import prepare_bdd_objects
 from engine.datasets.category_dir import create_category_dir
 from engine.datasets.subset import SubsetSettings, create_image_subset
+from tests.support.prepare import by_toolkit, files, refusing
 from tests.support.scenes import draw_scenes
 
 
@@ -46,25 +44,10 @@ def ids(path: Path) -> list[str]:
         return [name.decode() for name in file["image_ids"]]
 
 
-def by_scikit_image(path: Path) -> np.ndarray:
-    """What the toolkit does with one picture, step by step."""
-    hsv = rgb2hsv(resize(np.asarray(Image.open(path)), (32, 32)))
-    if np.ptp(hsv[..., 2]) < 1e-9:
-        hsv[..., 2] = hsv[0, 0, 2]
-    hsv[..., 2] = equalize_hist(hsv[..., 2])
-    return hsv2rgb(hsv).astype(np.float32)
-
-
 def test_rows(made: Path, tmp_path: Path) -> None:
     out, seen = tmp_path / "out", list[int]()
-    rows = prepare_bdd_objects(
-        made,
-        out,
-        single_dir=True,
-        data_ratio=(0.5, 0.2, 0.3, 0),
-        random_state=3,
-        progress=lambda *_: seen.append,
-    )
+    settings: Any = {"single_dir": True, "data_ratio": (0.5, 0.2, 0.3, 0), "random_state": 3}
+    rows = prepare_bdd_objects(made, out, **settings, progress=lambda *_: seen.append)
     assert rows == {"train": 60, "val": 24, "test": 36}
     assert sum(seen) == 120
     label_of = {image["name"]: image["label"] for image in json.loads((made / "image_info.json").read_text())["images"]}
@@ -80,24 +63,9 @@ def test_rows(made: Path, tmp_path: Path) -> None:
                 assert LABEL_NAMES[int(file["labels"][row].argmax())] == label_of[name]
                 assert file["attribute_ids"][row].decode() == name.split("_")[-1]
                 if row % 6 == 0:
-                    assert np.array_equal(file["images"][row], by_scikit_image(made / name))
+                    assert np.array_equal(file["images"][row], by_toolkit(made / name))
         found = open_image_set(out / f"{part}.h5")
         assert (found.label_names, found.preprocess) == (LABEL_NAMES, "toolkit")
-
-
-def test_the_same_seed_gives_the_same_files(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def backwards(function: Callable[[Any], Any], pieces: Iterable[Any], count: int) -> Iterator[tuple[Any, Any]]:
-        for piece in reversed(list(pieces)):
-            yield piece, function(piece)
-
-    monkeypatch.setattr("engine.datasets.splits.WRITE_ROWS", 20)
-    found = []
-    for name, options in (("a", {}), ("b", {"spread": backwards}), ("c", {"random_state": 1})):
-        prepare_bdd_objects(made, tmp_path / name, single_dir=True, **options)  # type: ignore[arg-type]
-        found.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
-    assert set(found[0]) == {"train.h5", "val.h5", "test.h5", "repair.h5"}
-    assert found[0] == found[1]
-    assert all(found[0][name] != found[2][name] for name in found[0])
 
 
 def test_two_folders_are_taken_together(images: Path, tmp_path: Path) -> None:
@@ -110,8 +78,7 @@ def test_two_folders_are_taken_together(images: Path, tmp_path: Path) -> None:
         (tmp_path / "two" / part / "image_info.json").write_text(json.dumps(content | {"images": entries}))
     prepare_bdd_objects(images, tmp_path / "a", single_dir=True)
     prepare_bdd_objects(tmp_path / "two", tmp_path / "b")
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    assert files(tmp_path / "a") == files(tmp_path / "b")
     # The toolkit shuffles the paths of train, then of val.
     prepare_bdd_objects(tmp_path / "two", tmp_path / "like", random_state=2, like_toolkit=True)
     paths = np.array([*sorted((tmp_path / "two/train").glob("*.jpg")), *sorted((tmp_path / "two/val").glob("*.jpg"))])
@@ -127,37 +94,27 @@ def test_two_folders_are_taken_together(images: Path, tmp_path: Path) -> None:
 
 
 def test_the_scene_is_what_follows_the_last_underscore(images: Path, tmp_path: Path) -> None:
+    """And pictures are only resized where that is asked for."""
     list_file = images / "image_info.json"
     content = json.loads(list_file.read_text())
     name = content["images"][0]["name"]
     (images / name).rename(images / "7_b_c-d.jpg")
     content["images"][0]["name"] = "7_b_c-d.jpg"
     list_file.write_text(json.dumps(content))
-    prepare_bdd_objects(images, tmp_path / "out", single_dir=True, data_ratio=(0, 0, 0, 1))
+    prepare_bdd_objects(images, tmp_path / "out", single_dir=True, data_ratio=(0, 0, 0, 1), preprocess="resize")
     with h5py.File(tmp_path / "out" / "repair.h5") as file:
         row = list(file["image_ids"]).index(b"7_b_c-d.jpg")
         assert file["attribute_ids"][row] == b"c-d.jpg"
-
-
-def test_resizing_alone(made: Path, tmp_path: Path) -> None:
-    prepare_bdd_objects(made, tmp_path, single_dir=True, data_ratio=(0, 0, 0, 1), preprocess="resize")
-    with h5py.File(tmp_path / "repair.h5") as file:
         assert file.attrs["preprocess"] == "resize"
-        first = resize(np.asarray(Image.open(made / ids(tmp_path / "repair.h5")[0])), (32, 32))
-        np.testing.assert_allclose(file["images"][0], first, atol=1e-6)
+        expected = resize(np.asarray(Image.open(images / "7_b_c-d.jpg")), (32, 32))
+        np.testing.assert_allclose(file["images"][row], expected, atol=1e-6)
 
 
 def test_bad_input(images: Path, tmp_path: Path) -> None:
     list_file = images / "image_info.json"
     content = json.loads(list_file.read_text())
     name = content["images"][0]["name"]
-
-    def refused(says: str, folder: Path = images, **options: Any) -> None:
-        before = sorted(tmp_path.rglob("*"))
-        with pytest.raises(InputError, match=says) as caught:
-            prepare_bdd_objects(folder, tmp_path / "a" / "out", **({"single_dir": True} | options))
-        assert "expected" in str(caught.value)
-        assert sorted(tmp_path.rglob("*")) == before
+    refused = refusing(tmp_path, prepare_bdd_objects, output_dir=tmp_path / "a", input_dir=images, single_dir=True)
 
     def listing(**changes: Any) -> None:
         list_file.write_text(json.dumps(content | changes))
@@ -166,7 +123,7 @@ def test_bad_input(images: Path, tmp_path: Path) -> None:
     refused("sums to 0.9", data_ratio=(0.3, 0.2, 0.2, 0.2))
     refused("preprocess method pad", preprocess="pad")
     refused("random_state is -1", random_state=-1)
-    refused("no such folder", folder=tmp_path / "nowhere")
+    refused("no such folder", input_dir=tmp_path / "nowhere")
     refused("train: no such folder.*--single-dir", single_dir=False)
     listing(images=content["images"][1:])
     refused(f"{name} is not in image_info.json")

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from engine.core.errors import InputError
 from engine.data.pictures import encode_picture
 from engine.datasets.category_dir import create_category_dir
 from engine.datasets.crops import CropSettings
+from tests.support.prepare import StoppedError, Stopping, backwards, files, refusing
 from tests.support.scenes import Scenes, draw_scenes, label
 
 W, H = 320, 180
@@ -52,10 +52,6 @@ def one_scene(root: Path, labels: list[dict[str, Any]]) -> Scenes:
     Image.fromarray(pixels).save(scenes.images / "a-b.png")
     scenes.write([{"name": "a-b.png", "labels": labels}])
     return scenes
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def info(folder: Path) -> list[dict[str, Any]]:
@@ -209,34 +205,14 @@ def test_what_is_skipped_is_counted_and_listed(tmp_path: Path) -> None:
     assert listed["frames_without_labels"] == ["bare.png", "null.png"]
 
 
-def backwards(function: Callable[[Any], Any], pieces: Iterable[Any], count: int) -> Iterator[tuple[Any, Any]]:
-    """Results in another order than that of the pieces, as workers give them."""
-    for piece in reversed(list(pieces)):
-        yield piece, function(piece)
-
-
 def test_the_order_of_the_work_changes_no_byte(drawn: Scenes, tmp_path: Path) -> None:
     create_category_dir(drawn.labels, drawn.images, tmp_path / "one")
     create_category_dir(drawn.labels, drawn.images, tmp_path / "two", spread=backwards)
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
-class StoppedError(Exception):
-    """Stands for Ctrl-C."""
-
-
-class Stopping:
-    """A spread that stops after so many pieces; `scenes` are those it cropped."""
-
-    def __init__(self, after: int = 10**9) -> None:
-        self.after, self.scenes = after, list[str]()
-
-    def __call__(self, function: Callable[[Any], Any], pieces: Iterable[Any], count: int) -> Iterator[tuple[Any, Any]]:
-        for number, piece in enumerate(pieces):
-            if number == self.after:
-                raise StoppedError
-            self.scenes += [frame.name for frame in piece]
-            yield piece, function(piece)
+def scenes_of(spread: Stopping) -> list[str]:
+    return [frame.name for piece in spread.pieces for frame in piece]
 
 
 def test_interrupted_work_goes_on(scenes: Scenes, tmp_path: Path) -> None:
@@ -245,18 +221,19 @@ def test_interrupted_work_goes_on(scenes: Scenes, tmp_path: Path) -> None:
     first = Stopping(after=1)
     with pytest.raises(StoppedError):
         create_category_dir(scenes.labels, scenes.images, out, spread=first)
-    assert len(first.scenes) == 8
+    assert len(scenes_of(first)) == 8
     assert not out.exists()
-    changed = scenes.images / first.scenes[3]  # its scene must be done again
+    changed = scenes.images / scenes_of(first)[3]  # its scene must be done again
     os.utime(changed, ns=(1, 1))
     second = Stopping(after=1)
     with pytest.raises(StoppedError):
         create_category_dir(scenes.labels, scenes.images, out, spread=second)
-    assert set(first.scenes) & set(second.scenes) == {changed.name}
+    assert set(scenes_of(first)) & set(scenes_of(second)) == {changed.name}
     third, seen = Stopping(), list[int]()
     create_category_dir(scenes.labels, scenes.images, out, spread=third, progress=lambda *_: seen.append)
-    assert not set(third.scenes) & {*first.scenes, *second.scenes}
-    assert len({*first.scenes, *second.scenes, *third.scenes}) == sum(seen) == 20
+    earlier = {*scenes_of(first), *scenes_of(second)}
+    assert not set(scenes_of(third)) & earlier
+    assert len({*earlier, *scenes_of(third)}) == sum(seen) == 20
     assert files(out) == files(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bdd", "out", "whole"]
 
@@ -268,7 +245,7 @@ def test_other_work_begins_anew(scenes: Scenes, tmp_path: Path) -> None:
     other = Stopping()
     settings = CropSettings(min_area=300)
     create_category_dir(scenes.labels, scenes.images, out, settings=settings, spread=other)
-    assert len(other.scenes) == 20
+    assert len(scenes_of(other)) == 20
     create_category_dir(scenes.labels, scenes.images, tmp_path / "whole", settings=settings)
     assert files(out) == files(tmp_path / "whole")
 
@@ -306,7 +283,7 @@ def test_a_killed_process_leaves_what_can_be_gone_on_from(drawn: Scenes, tmp_pat
         file.write('{"frame": "torn')
     rest = Stopping()
     create_category_dir(drawn.labels, drawn.images, tmp_path / "out", spread=rest)
-    assert len(rest.scenes) == 12
+    assert len(scenes_of(rest)) == 12
     create_category_dir(drawn.labels, drawn.images, tmp_path / "whole")
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
@@ -334,14 +311,8 @@ def test_bad_input_leaves_nothing(scenes: Scenes, tmp_path: Path) -> None:
     frames = scenes.frames()
     first = scenes.images / frames[0]["name"]
     whole = first.read_bytes()
-    before = sorted(tmp_path.rglob("*"))
-
-    def refused(says: str, **changes: Any) -> None:
-        words = {"label_file": scenes.labels, "image_dir": scenes.images, "output_dir": tmp_path / "a" / "out"}
-        with pytest.raises(InputError, match=says) as caught:
-            create_category_dir(**(words | changes))
-        assert "expected" in str(caught.value)
-        assert sorted(tmp_path.rglob("*")) == before
+    settings: Any = {"label_file": scenes.labels, "image_dir": scenes.images, "output_dir": tmp_path / "a" / "out"}
+    refused = refusing(tmp_path, create_category_dir, **settings)
 
     first.write_bytes(whole[: len(whole) // 2])
     refused(f"{first.name} cannot be decoded")
@@ -367,17 +338,3 @@ def test_bad_input_leaves_nothing(scenes: Scenes, tmp_path: Path) -> None:
     refused("the name of a crop")
     scenes.labels.write_text(json.dumps(frames)[:-40])
     refused("is broken at character")
-
-
-def test_a_damaged_image_late_in_the_work_keeps_what_is_done(scenes: Scenes, tmp_path: Path) -> None:
-    last = scenes.images / scenes.frames()[-1]["name"]
-    whole = last.read_bytes()
-    last.write_bytes(whole[:-500])
-    with pytest.raises(InputError, match=last.name):
-        create_category_dir(scenes.labels, scenes.images, tmp_path / "out")
-    last.write_bytes(whole)
-    rest = Stopping()
-    create_category_dir(scenes.labels, scenes.images, tmp_path / "out", spread=rest)
-    assert len(rest.scenes) == 4
-    create_category_dir(scenes.labels, scenes.images, tmp_path / "whole")
-    assert files(tmp_path / "out") == files(tmp_path / "whole")

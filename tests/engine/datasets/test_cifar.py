@@ -19,6 +19,7 @@ from engine.core.errors import InputError
 from engine.data.image_set import open_image_set, read_images
 from engine.data.preprocess import preprocess_images
 from engine.datasets.cifar import LABEL_NAMES, parse_batch, prepare_cifar
+from tests.support.prepare import files, refusing
 
 ROWS = 12
 
@@ -38,15 +39,8 @@ def array(pixels: np.ndarray, code: bytes = b"u1", by_column: bytes = b"\x89") -
     dtype += b"(" + number(3) + text(b"|") + b"NNN" + number(-1) + number(-1) + number(0) + b"tb"
     shape = b"(" + b"".join(number(size) for size in pixels.shape) + b"t"
     state = b"(" + number(1) + shape + dtype + by_column + text(pixels.tobytes()) + b"t"
-    return (
-        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n("
-        + number(0)
-        + b"t"
-        + text(b"b")
-        + b"tR"
-        + state
-        + b"b"
-    )
+    start = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n("
+    return start + number(0) + b"t" + text(b"b") + b"tR" + state + b"b"
 
 
 def batch(data: bytes, numbers: list[int], **more: bytes) -> bytes:
@@ -94,18 +88,6 @@ def archive(tmp_path: Path) -> Path:
     return tar(folder / "cifar-10-python.tar.gz", {"readme.html": b"x", "batches.meta": b"x"} | batches())
 
 
-def test_the_rows_of_the_toolkit(archive: Path, tmp_path: Path) -> None:
-    assert prepare_cifar(archive, tmp_path, random_state=4, like_toolkit=True) == {
-        "train": 48,
-        "repair": 12,
-        "test": 12,
-    }
-    labels = np.concatenate([rows(seed)[1] for seed in range(5)])
-    random.seed(4)
-    drawn = sorted(random.sample(range(60), 12), reverse=True)
-    assert np.array_equal(open_image_set(tmp_path / "repair.h5").labels, labels[drawn])
-
-
 def test_rows(archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert prepare_cifar(archive.parent, out) == {"train": 38, "val": 7, "repair": 15, "test": 12}
@@ -134,21 +116,22 @@ def test_archive_and_folder_give_the_same(archive: Path, tmp_path: Path) -> None
     for source in (archive, archive.parent, folder, folder.parent):
         out = tmp_path / f"out{len(found)}"
         prepare_cifar(source, out)
-        found.append({path.name: path.read_bytes() for path in out.iterdir()})
+        found.append(files(out))
     assert found[0] == found[1] == found[2] == found[3]
 
 
 def test_the_seed_and_the_toolkit_s_division(archive: Path, tmp_path: Path) -> None:
-    assert prepare_cifar(archive, tmp_path / "a", divide_rate=0.2, random_state=3) == {
-        "train": 48,
-        "repair": 12,
-        "test": 12,
-    }
+    labels = np.concatenate([rows(seed)[1] for seed in range(5)])
+    counts = {"train": 48, "repair": 12, "test": 12}
+    assert prepare_cifar(archive, tmp_path / "a", divide_rate=0.2, random_state=3) == counts
     prepare_cifar(archive, tmp_path / "b", random_state=3)
     order = np.arange(60)
     np.random.default_rng(3).shuffle(order)
-    labels = np.concatenate([rows(seed)[1] for seed in range(5)])
     assert np.array_equal(open_image_set(tmp_path / "b" / "train.h5").labels, labels[order[:38]])
+    assert prepare_cifar(archive, tmp_path / "like", random_state=4, like_toolkit=True) == counts
+    random.seed(4)
+    drawn = sorted(random.sample(range(60), 12), reverse=True)
+    assert np.array_equal(open_image_set(tmp_path / "like" / "repair.h5").labels, labels[drawn])
 
 
 class Caller:
@@ -213,16 +196,10 @@ def test_batches_that_are_none() -> None:
 
 def test_archives_that_are_not_what_they_claim(archive: Path, tmp_path: Path) -> None:
     whole = archive.read_bytes()
+    refused = refusing(tmp_path, prepare_cifar, input_dir=archive, output_dir=tmp_path / "out")
 
-    def refused(says: str, source: Path = archive) -> None:
-        before = sorted(tmp_path.rglob("*"))
-        with pytest.raises(InputError, match=says) as caught:
-            prepare_cifar(source, tmp_path / "out")
-        assert "expected" in str(caught.value)
-        assert sorted(tmp_path.rglob("*")) == before
-
-    refused("has no cifar-10-python.tar.gz", source=tmp_path)
-    refused("has no cifar-10-python.tar.gz", source=tmp_path / "nowhere")
+    refused("has no cifar-10-python.tar.gz", input_dir=tmp_path)
+    refused("has no cifar-10-python.tar.gz", input_dir=tmp_path / "nowhere")
     for content in (b"<html>", b"", gzip.compress(b"x" * 2000), whole[: len(whole) // 2]):
         archive.write_bytes(content)
         refused("cifar-10-python.tar.gz cannot be read|has no data_batch_1")

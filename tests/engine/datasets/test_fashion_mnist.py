@@ -148,13 +148,6 @@ def test_ratios(source: Path, tmp_path: Path, ratio: tuple[float, ...], expected
     assert {p.stem for p in (tmp_path / "out").iterdir()} == set(expected)
 
 
-@pytest.mark.parametrize("ratio", [(0.5, 0.5, 0.5, 0), (0.2, 0.2, 0.2, 0.2), (1.5, -0.5, 0, 0), (0.5, 0.5)])
-def test_bad_ratios(source: Path, tmp_path: Path, ratio: tuple[float, ...]) -> None:
-    with pytest.raises(InputError, match="expected"):
-        prepare_fashion_mnist(source, tmp_path / "out", data_ratio=ratio)  # type: ignore[arg-type]
-    assert not (tmp_path / "out").exists()
-
-
 def test_earlier_parts_of_ours_go_and_files_of_others_stay(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare_fashion_mnist(source, out)

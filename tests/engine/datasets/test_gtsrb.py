@@ -6,18 +6,15 @@ import io
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from skimage.color import hsv2rgb, rgb2hsv
-from skimage.exposure import equalize_hist
 from skimage.transform import resize
 
-from engine.core.errors import InputError
 from engine.data.image_set import open_image_set, read_images
 from engine.datasets.gtsrb import LABEL_NAMES, prepare_gtsrb
+from tests.support.prepare import equalised, files, refusing
 
 TRAINING = {0: 6, 7: 5, 42: 9}
 TEST = [3, 42, 0, 3]
@@ -73,16 +70,10 @@ def unpacked(folder: Path) -> Path:
 
 
 def by_scikit_image(pixels: np.ndarray) -> np.ndarray:
-    hsv = rgb2hsv(pixels)
-    hsv[..., 2] = equalize_hist(hsv[..., 2])
-    image = hsv2rgb(hsv)
+    image = equalised(pixels)
     side, centre = min(pixels.shape[:2]), (pixels.shape[0] // 2, pixels.shape[1] // 2)
     square = image[centre[0] - side // 2 : centre[0] + side // 2, centre[1] - side // 2 : centre[1] + side // 2]
     return resize(square, (32, 32)).astype(np.float32)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_rows(archives: Path, tmp_path: Path) -> None:
@@ -90,12 +81,7 @@ def test_rows(archives: Path, tmp_path: Path) -> None:
     assert prepare_gtsrb(archives, out, random_state=5) == {"train": 12, "val": 3, "repair": 5, "test": 4}
     test = open_image_set(out / "test.h5")
     assert test.labels.tolist() == TEST
-    assert (test.label_names, test.preprocess, test.image_shape, test.classes) == (
-        LABEL_NAMES,
-        "toolkit",
-        (32, 32, 3),
-        43,
-    )
+    assert (test.label_names, test.preprocess, test.image_shape) == (LABEL_NAMES, "toolkit", (32, 32, 3))
     expected = [by_scikit_image(picture(100 + k)) for k in range(4)]
     assert np.array_equal(read_images(test, 0, 4), expected)
     order = np.arange(20)
@@ -109,11 +95,8 @@ def test_rows(archives: Path, tmp_path: Path) -> None:
         assert np.array_equal(read_images(found, 0, found.rows), images[start : start + found.rows])
         start += found.rows
     assert len(LABEL_NAMES) == 43
-    assert (LABEL_NAMES[6], LABEL_NAMES[14], LABEL_NAMES[42][:17]) == (
-        "End of speed limit (80km/h)",
-        "Stop",
-        "End of no passing",
-    )
+    assert (LABEL_NAMES[6], LABEL_NAMES[14]) == ("End of speed limit (80km/h)", "Stop")
+    assert LABEL_NAMES[42].startswith("End of no passing")
 
 
 def test_folders_and_archives_give_the_same(archives: Path, tmp_path: Path) -> None:
@@ -134,14 +117,8 @@ def test_resizing_alone(archives: Path, tmp_path: Path) -> None:
 
 
 def test_bad_input(archives: Path, tmp_path: Path) -> None:
-    def refused(says: str, folder: Path = archives, **options: Any) -> None:
-        before = sorted(tmp_path.rglob("*"))
-        with pytest.raises(InputError, match=says) as caught:
-            prepare_gtsrb(folder, tmp_path / "out", **options)
-        assert "expected" in str(caught.value)
-        assert sorted(tmp_path.rglob("*")) == before
-
-    refused("no such folder", folder=tmp_path / "nowhere")
+    refused = refusing(tmp_path, prepare_gtsrb, input_dir=archives, output_dir=tmp_path / "out")
+    refused("no such folder", input_dir=tmp_path / "nowhere")
     refused("sums to 0.5", data_ratio=(0.5, 0, 0, 0))
     refused("divide_rate is 2", divide_rate=2.0)
     refused("preprocess method pad", preprocess="pad")

@@ -38,11 +38,7 @@ def test_finding_imports_nothing(site: Site) -> None:
 @pytest.mark.parametrize(
     ("code", "value", "says"),
     [
-        (
-            GOOD,
-            "nowhere.at.all:X",
-            r"from nowhere.at.all:X \(ModuleNotFoundError: No module named 'nowhere'\)",
-        ),
+        (GOOD, "nowhere.at.all:X", r"from nowhere.at.all:X \(ModuleNotFoundError: No module named 'nowhere'\)"),
         (GOOD, "bad_one:X", r"imported from bad_one:X \(AttributeError: module 'bad_one' has no attribute 'X'\)"),
         ("import torch_of_another_age\n", "bad_one:X", "No module named 'torch_of_another_age'"),
         ("raise RuntimeError('one\\ntwo')\n", "bad_one:X", r"\(RuntimeError: one\), expected a Dataset$"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 
 from engine.core.errors import InputError
 from engine.data.image_set import open_image_set, read_images
-from engine.datasets.official_splits import divide_by_rate, divide_training
-from engine.datasets.splits import Layout, Split, check_ratio, cut, shuffled, write_splits
+from engine.datasets.division import check_ratio, cut, divide_by_rate, divide_training, shuffled
+from engine.datasets.splits import Layout, Split, write_splits
+from tests.support.prepare import Stopping, backwards, files
 
 LAYOUT = Layout(("cat", "dög", "eel"), "resize", size=(4, 4))
 
@@ -118,7 +120,7 @@ def test_what_is_stored(tmp_path: Path) -> None:
         return seen.append
 
     out = tmp_path / "a" / "out"
-    rows = write_splits(out, splits_of(train=1203, repair=7), LAYOUT, make, job={}, progress=bar)
+    rows = write_splits(out, splits_of(train=1203, repair=7), LAYOUT, make, progress=bar)
     assert rows == {"train": 1203, "repair": 7}
     assert totals == [sum(seen)] == [1210]
     assert sorted(path.name for path in out.iterdir()) == ["repair.h5", "train.h5"]
@@ -139,23 +141,14 @@ def test_what_is_stored(tmp_path: Path) -> None:
     with h5py.File(out / "repair.h5") as file:
         assert sorted(file) == ["image_ids", "images", "labels"]
     layout = Layout(("cat", "dog", "eel"), "resize", (4, 4), label_dtype="float32")
-    write_splits(tmp_path / "b", splits_of(val=5), layout, make, job={})
+    write_splits(tmp_path / "b", splits_of(val=5), layout, make)
     with h5py.File(tmp_path / "b" / "val.h5") as file:
         assert file["labels"].dtype == np.float32
 
 
-def backwards(function: Callable[[Any], Any], pieces: Iterable[Any], count: int) -> Iterator[tuple[Any, Any]]:
-    for piece in reversed(list(pieces)):
-        yield piece, function(piece)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
 def test_the_order_of_the_work_changes_no_byte(tmp_path: Path) -> None:
     for name, options in (("one", {}), ("two", {"spread": backwards})):
-        write_splits(tmp_path / name, splits_of(train=1700, test=600), LAYOUT, make, job={}, **options)  # type: ignore[arg-type]
+        write_splits(tmp_path / name, splits_of(train=1700, test=600), LAYOUT, make, **options)  # type: ignore[arg-type]
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
@@ -170,7 +163,7 @@ def dying(function, pieces, count):
         yield piece, function(piece)
     os.kill(os.getpid(), signal.SIGKILL)
 
-write_splits(Path(sys.argv[1]), splits_of(train=1700, test=600), LAYOUT, make, job={}, spread=dying)
+write_splits(Path(sys.argv[1]), splits_of(train=1700, test=600), LAYOUT, make, spread=dying)
 """
 
 
@@ -182,19 +175,13 @@ def test_a_killed_process_leaves_what_can_be_gone_on_from(tmp_path: Path) -> Non
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".prepare.lock", ".prepare.unfinished"]
     with h5py.File(tmp_path / "out" / ".prepare.unfinished" / "train.h5") as file:
         assert np.array_equal(file["images"][:750], make(np.arange(750)))
-    starts: list[tuple[str, int]] = []
-
-    def watching(function: Callable[[Any], Any], pieces: Iterable[Any], count: int) -> Iterator[tuple[Any, Any]]:
-        for piece in pieces:
-            starts.append((piece.split, piece.start))
-            yield piece, function(piece)
-
     seen: list[int] = []
     parts = splits_of(train=1700, test=600)
-    write_splits(tmp_path / "out", parts, LAYOUT, make, job={}, spread=watching, progress=lambda *_: seen.append)
+    write_splits(tmp_path / "out", parts, LAYOUT, make, spread=(rest := Stopping()), progress=lambda *_: seen.append)
+    starts = [(piece.split, piece.start) for piece in rest.pieces]
     assert starts == [("train", start) for start in range(750, 1700, 250)] + [("test", 0), ("test", 250), ("test", 500)]
     assert sum(seen) == 2300
-    write_splits(tmp_path / "whole", parts, LAYOUT, make, job={})
+    write_splits(tmp_path / "whole", parts, LAYOUT, make)
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
@@ -209,7 +196,7 @@ def die(event, arguments):
         os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(die)
-write_splits(Path(sys.argv[1]), splits_of(train=300, repair=300), LAYOUT, make, job={})
+write_splits(Path(sys.argv[1]), splits_of(train=300, repair=300), LAYOUT, make)
 """
 
 
@@ -219,38 +206,41 @@ def test_a_process_killed_between_the_finished_files_loses_no_row(tmp_path: Path
             [sys.executable, "-c", MOVED, tmp_path / "out"], check=False, timeout=60, cwd=Path(__file__).parents[3]
         )
         assert done.returncode == -signal.SIGKILL
-        assert sorted(files(tmp_path / "out")) == [".prepare.lock", "train.h5"]
+        assert {path.name for path in (tmp_path / "out").glob("*.h5")} == {"train.h5"}
     for name in ("out", "whole"):
-        write_splits(tmp_path / name, splits_of(train=300, repair=300), LAYOUT, make, job={})
+        write_splits(tmp_path / name, splits_of(train=300, repair=300), LAYOUT, make)
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
-def test_another_job_begins_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", ["sources", "labels", "image_ids"])
+def test_other_splits_begin_anew(changed: str, tmp_path: Path) -> None:
     def stopping(function: Callable[[Any], Any], pieces: Iterable[Any], count: int) -> Iterator[tuple[Any, Any]]:
         for piece in itertools.islice(pieces, 1):
             yield piece, np.zeros_like(function(piece))
         raise InputError("stopped, expected to go on")
 
+    splits = splits_of(train=600)
+    other = {name: replace(split, **{changed: getattr(split, changed)[::-1]}) for name, split in splits.items()}
     with pytest.raises(InputError, match="stopped"):
-        write_splits(tmp_path, splits_of(train=600), LAYOUT, make, job={"seed": 1}, spread=stopping)
-    write_splits(tmp_path, splits_of(train=600), LAYOUT, make, job={"seed": 2})
+        write_splits(tmp_path, other, LAYOUT, make, spread=stopping)
+    write_splits(tmp_path, splits, LAYOUT, make)
     found = open_image_set(tmp_path / "train.h5")
     assert np.array_equal(read_images(found, 0, 600), make(np.arange(600)))
     assert [path.name for path in tmp_path.iterdir()] == ["train.h5"]
 
 
 def test_files_of_others(tmp_path: Path) -> None:
-    write_splits(tmp_path, splits_of(train=4), LAYOUT, make, job={})
-    write_splits(tmp_path, splits_of(repair=5), LAYOUT, make, job={})  # the tutorial's second call
+    write_splits(tmp_path, splits_of(train=4), LAYOUT, make)
+    write_splits(tmp_path, splits_of(repair=5), LAYOUT, make)  # the tutorial's second call
     assert sorted(path.name for path in tmp_path.iterdir()) == ["repair.h5", "train.h5"]
-    write_splits(tmp_path, splits_of(train=9), LAYOUT, make, job={})
+    write_splits(tmp_path, splits_of(train=9), LAYOUT, make)
     assert open_image_set(tmp_path / "train.h5").rows == 9
     (tmp_path / "val.h5").write_bytes(b"mine")
     before = files(tmp_path)
     with pytest.raises(InputError, match=r"val.h5 exists and was not made by prepare"):
-        write_splits(tmp_path, splits_of(train=2, val=3), LAYOUT, make, job={})
+        write_splits(tmp_path, splits_of(train=2, val=3), LAYOUT, make)
     assert files(tmp_path) == before
-    write_splits(tmp_path, splits_of(val=3), LAYOUT, make, job={}, overwrite=True)
+    write_splits(tmp_path, splits_of(val=3), LAYOUT, make, overwrite=True)
     assert open_image_set(tmp_path / "val.h5").rows == 3
 
 
@@ -259,13 +249,13 @@ def test_what_make_finds_leaves_nothing(tmp_path: Path) -> None:
         raise InputError("picture is torn, expected a whole one")
 
     with pytest.raises(InputError, match="torn"):
-        write_splits(tmp_path / "a" / "out", splits_of(train=4), LAYOUT, broken, job={})
+        write_splits(tmp_path / "a" / "out", splits_of(train=4), LAYOUT, broken)
     with pytest.raises(InputError, match="would have 0 rows"):
-        write_splits(tmp_path / "a" / "out", splits_of(train=4, val=0), LAYOUT, make, job={})
+        write_splits(tmp_path / "a" / "out", splits_of(train=4, val=0), LAYOUT, make)
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file is no folder"):
-        write_splits(tmp_path / "file", splits_of(train=4), LAYOUT, make, job={})
+        write_splits(tmp_path / "file", splits_of(train=4), LAYOUT, make)
 
 
 def test_memory_is_that_of_a_block(tmp_path: Path) -> None:
@@ -280,7 +270,6 @@ def test_memory_is_that_of_a_block(tmp_path: Path) -> None:
         {"repair": Split(numbers, numbers % 2)},
         layout,
         lambda sources: np.zeros((len(sources), 32, 32, 3), np.float32),
-        job={},
     )
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

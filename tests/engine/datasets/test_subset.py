@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from engine.core.errors import InputError
 from engine.data.pictures import decode_picture, encode_picture, resize_bilinear
 from engine.datasets.category_dir import create_category_dir
 from engine.datasets.subset import SubsetSettings, create_image_subset, draw, table
+from tests.support.prepare import StoppedError, Stopping, files, refusing
 from tests.support.scenes import draw_scenes
 
 
@@ -93,10 +93,6 @@ def categories(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "categories"))
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def test_files_and_list(made: Path, tmp_path: Path) -> None:
     settings = SubsetSettings(40, 3, 7, None, ("truck", "nothing"))
     seen: list[int] = []
@@ -133,30 +129,17 @@ def test_resizing(made: Path, tmp_path: Path) -> None:
         assert entry["area"] == np.prod(picture_size(made / entry["label"] / entry["name"]))
 
 
-class StoppedError(Exception):
-    """Stands for Ctrl-C."""
-
-
 def test_interrupted_work_goes_on(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.datasets.subset.IMAGES_PER_PIECE", 10)
     settings = SubsetSettings(resize_to=16)
-    done: list[str] = []
-
-    def stopping(function: Callable[[Any], Any], pieces: Iterable[Any], count: int) -> Iterator[tuple[Any, Any]]:
-        for piece in pieces:
-            if len(done) == 30:
-                raise StoppedError
-            done.extend(entry["name"] for entry in piece)
-            yield piece, function(piece)
-
     out, seen = tmp_path / "out", list[int]()
+    first, rest = Stopping(after=3), Stopping()
     with pytest.raises(StoppedError):
-        create_image_subset(made, out, settings, spread=stopping)
+        create_image_subset(made, out, settings, spread=first)
     assert not out.exists()
-    done.append("31st")
-    create_image_subset(made, out, settings, spread=stopping, progress=lambda *_: seen.append)
-    assert len(done) == len(set(done)) == 97  # each of 96 once
-    assert sum(seen) == 96
+    create_image_subset(made, out, settings, spread=rest, progress=lambda *_: seen.append)
+    done = [entry["name"] for piece in [*first.pieces, *rest.pieces] for entry in piece]
+    assert len(done) == len(set(done)) == sum(seen) == 96
     create_image_subset(made, tmp_path / "whole", settings)
     assert files(out) == files(tmp_path / "whole")
 
@@ -202,13 +185,10 @@ def test_what_is_replaced(made: Path, tmp_path: Path) -> None:
 
 
 def test_bad_input(categories: Path, tmp_path: Path) -> None:
-    def refused(says: str, output: Path = tmp_path / "out", **settings: Any) -> None:
-        before = sorted(tmp_path.rglob("*"))
-        with pytest.raises(InputError, match=says) as caught:
-            create_image_subset(categories, output, SubsetSettings(**settings))
-        assert "expected" in str(caught.value)
-        assert sorted(tmp_path.rglob("*")) == before
+    def create(output: Path = tmp_path / "out", **settings: Any) -> None:
+        create_image_subset(categories, output, SubsetSettings(**settings))
 
+    refused = refusing(tmp_path, create)
     refused("would replace", output=categories)
     refused("would replace", output=categories / ".." / "categories")
     refused("would replace", output=tmp_path)

@@ -13,10 +13,11 @@ from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
 from engine.methods.base import MethodJob, MethodSettings, Repair, Subject
 from engine.methods.drweightmerge import METHOD, divided
-from engine.methods.outcome import FOUND, carry_out
+from engine.methods.outcome import FOUND
 from engine.problem.case import LayerInputs, SeenRows
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
+from tests.support.subjects import carry_out, offered
 
 CLASSES, ROWS = 4, 240
 KERNEL = "last/kernel"
@@ -31,7 +32,8 @@ def test_the_parts_of_failures() -> None:
     assert [part.name for part in divided(labels, before, (0,), 3)] == ["0 as 1", "0 as 2", "0 as others"]
 
 
-def a_job(repaired: tuple[int, ...] = (2, 3), particles: int = 12, iterations: int = 8) -> MethodJob:
+@pytest.fixture(scope="module")
+def job() -> MethodJob:
     rng = np.random.default_rng(7)
     centres = rng.normal(size=(CLASSES, 6))
     true = rng.integers(0, CLASSES, ROWS)
@@ -44,19 +46,14 @@ def a_job(repaired: tuple[int, ...] = (2, 3), particles: int = 12, iterations: i
     digests = np.unique(rng.integers(0, 256, (ROWS, 16)).astype(np.uint8), axis=0)
     rows = LayerInputs(inputs, true, digests, (6,), CLASSES)
     pool = SeenRows.of(chain.head, rows, inputs @ values[KERNEL] + values["last/bias"])
-    search = SearchSettings(swarm=SwarmSettings(particles), num_iterations=iterations, min_iteration_range=iterations)
-    subject = Subject(chain, pool, None, None, repaired, (), MethodSettings(search=search))
+    search = SearchSettings(swarm=SwarmSettings(12), num_iterations=8, min_iteration_range=8)
+    subject = Subject(chain, pool, None, None, (2, 3), (), MethodSettings(search=search))
     return MethodJob(subject, None, seed=3)
 
 
 @pytest.fixture(scope="module")
-def job() -> MethodJob:
-    return a_job()
-
-
-@pytest.fixture(scope="module")
 def repair(job: MethodJob) -> Repair:
-    return METHOD.here(job)
+    return offered(METHOD, job)
 
 
 def by_hand(job: MethodJob, values: Mapping[str, Float32], pairs: Sequence[tuple[int, int]]) -> float:
@@ -86,7 +83,7 @@ def test_the_merge_comes_first_and_is_no_worse_than_any_part(job: MethodJob, rep
 
 def test_every_part_is_searched_from_the_model_as_it_is(job: MethodJob, repair: Repair) -> None:
     """A part that is searched alone, as the only one of its label, comes to the same."""
-    alone = METHOD.here(replace(job, subject=replace(job.subject, repaired=(3,))))
+    alone = offered(METHOD, replace(job, subject=replace(job.subject, repaired=(3,))))
     both = {offer.name: offer.values[KERNEL].tobytes() for offer in repair.offers}
     mine = {offer.name: offer.values[KERNEL].tobytes() for offer in alone.offers[1:]}
     assert mine and all(both[name] == content for name, content in mine.items())
@@ -100,7 +97,7 @@ def test_a_weight_that_no_part_changes_stays(job: MethodJob, repair: Repair) -> 
 
 
 def test_the_same_again(job: MethodJob, repair: Repair) -> None:
-    again = METHOD.here(job)
+    again = offered(METHOD, job)
     for one, other in zip(repair.offers, again.offers, strict=True):
         assert (one.name, one.fitness) == (other.name, other.fitness)
         assert one.values[KERNEL].tobytes() == other.values[KERNEL].tobytes()
@@ -111,6 +108,6 @@ def test_a_label_without_failures_has_no_part(job: MethodJob) -> None:
     rows = job.subject.pool
     right = np.where(rows.labels == 2, rows.before == rows.labels, True)
     happy = replace(job, drawn=np.flatnonzero(right))
-    assert {offer.name.split()[0] for offer in METHOD.here(happy).offers} == {"merge", "3"}
+    assert {offer.name.split()[0] for offer in offered(METHOD, happy).offers} == {"merge", "3"}
     nothing = carry_out(METHOD, replace(job, drawn=np.flatnonzero(rows.before == rows.labels)))
     assert not nothing.failed and nothing.readings[FOUND].offer.values == {}

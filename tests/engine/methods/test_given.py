@@ -10,14 +10,13 @@ import pytest
 from engine.core.errors import InputError
 from engine.methods.base import MethodJob, MethodSettings
 from engine.methods.given import check_stated, with_settings
-from engine.methods.names import parsed, read_names
-from engine.methods.outcome import CHOSEN, carry_out
-from engine.methods.registry import GROUP, method_of
+from engine.methods.outcome import CHOSEN
+from engine.methods.registry import GROUP, method_of, parsed, read_names
 from engine.methods.weight_search import WeightSearch
 from engine.search.differential_evolution import DifferentialSettings
 from engine.search.loop import SearchSettings
 from tests.support.plugins import Site
-from tests.support.subjects import a_subject
+from tests.support.subjects import a_subject, carry_out
 
 
 def test_names_are_read_with_their_settings() -> None:

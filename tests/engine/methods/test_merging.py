@@ -93,17 +93,6 @@ def test_it_finds_what_no_part_has_alone(name: str, apart: bool) -> None:
     assert found.starts == tuple(near(wanted)(parts.mixed(parts.corners)))
 
 
-def test_nine_parts() -> None:
-    """Each has a coefficient of its own, the ninth too."""
-    kernel = np.zeros((9, 1), np.float32)
-    parts = Parts.of(kernel, [(np.array([[m, 0]]), np.ones(1, np.float32)) for m in range(9)])
-    wanted = np.linspace(0.1, 0.9, 9)
-    assert parts.mixed(wanted[None]).tolist() == [wanted.astype(np.float32).tolist()]
-    found = search_merge(parts, near(wanted.tolist()), swarm(20, 60), SOURCE)
-    np.testing.assert_allclose(found.coefficients, wanted, atol=0.1)
-    assert len(found.starts) == 10
-
-
 @every
 def test_more_parts_than_particles_are_all_tried(name: str) -> None:
     parts = Parts.of(KERNEL, [FIRST, SECOND])
@@ -124,13 +113,6 @@ def test_a_candidate_without_classes_is_worst(name: str) -> None:
     assert found.coefficients[0] == 0 and found.score == (1, 0)
     nothing = search_merge(parts, lambda values: [WORST] * len(values), swarm(8, 5, name), SOURCE)
     assert nothing.score == WORST and nothing.values.tolist() == parts.old.tolist() and nothing.iterations == 5
-
-
-@every
-def test_one_part(name: str) -> None:
-    parts = Parts.of(KERNEL, [FIRST])
-    found = search_merge(parts, near([1.5, 3]), swarm(8, 40, name), SOURCE)
-    np.testing.assert_allclose(found.coefficients, [0.5], atol=0.05)
 
 
 def test_what_is_stated_of_weights_is_not_of_coefficients() -> None:

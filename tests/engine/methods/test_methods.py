@@ -19,18 +19,17 @@ from engine.layers.dense_chain import DenseChain
 from engine.layers.weight_stats import WeightStats
 from engine.localize import neurecover
 from engine.methods import outcome as outcomes_module
-from engine.methods.arachne_v2 import BOUND, METHOD
 from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair, Subject
-from engine.methods.outcome import CHOSEN, FOUND, MethodOutcome, carry_out, draw, predicted
+from engine.methods.given import search_of, stated_of
+from engine.methods.outcome import CHOSEN, FOUND, MethodOutcome, draw, predicted
 from engine.methods.registry import GROUP, METHODS, check_name, method_names, method_of
-from engine.methods.searches import search_of, stated_of
-from engine.methods.weight_search import WeightSearch
+from engine.methods.weight_search import ARACHNE_V2, BOUND, WeightSearch
 from engine.search.differential_evolution import DifferentialSettings
 from engine.search.optimisers import OPTIMISERS
 from engine.search.population import PopulationSettings, box
 from engine.search.random_search import RandomSettings
 from tests.support.plugins import Site
-from tests.support.subjects import CLASSES, LABEL, a_subject, forward
+from tests.support.subjects import CLASSES, LABEL, a_subject, carry_out, forward, offered
 
 OF_LAST = ("Arachne", "Arachne-v2", "label-priorities", "DRWeightMerge", "head", "offsets")
 """Methods that change the last layer."""
@@ -134,7 +133,7 @@ def test_the_bound_of_the_later_arachne_is_kept(
 def test_the_bound_of_the_later_arachne_binds() -> None:
     """From small weights the fittest candidate lies without the box, and on its edge where there is one."""
     subject = by(a_subject(scale=0.2), DifferentialSettings())
-    search = METHOD.repair
+    search = ARACHNE_V2.repair
     assert isinstance(search, WeightSearch) and isinstance(search.settings.swarm, DifferentialSettings)
     assert search.settings.swarm.bound == BOUND
     unbound = replace(search, settings=replace(search.settings, swarm=DifferentialSettings()))
@@ -228,33 +227,9 @@ def test_a_draw_is_some_rows_of_the_pool_each_once(subject: Subject) -> None:
     assert draw(labels, None, 1, "data") is None
 
 
-def test_what_fails_is_told_and_what_is_wrong_with_a_method_too(subject: Subject) -> None:
-    def fails(job: MethodJob) -> Repair:
-        raise InputError("there is no luck, expected some")
-
-    def strays(job: MethodJob) -> Repair:
-        return Repair([Offer("elsewhere", {"other/kernel": np.zeros(3, np.float32)}, 0.0)])
-
-    def runs_off(job: MethodJob) -> Repair:
-        return Repair([Offer("far", {"last/bias": np.array([0, np.nan, 0], np.float32)}, 0.0)])
-
-    def overflows(job: MethodJob) -> Repair:
-        return Repair([Offer("far", {"last/bias": np.array([0, 1e300, 0])}, 0.0)])
-
-    def misnames(job: MethodJob) -> Repair:
-        return Repair([Offer("nothing", {"last/bias": np.ones(3, np.float32)}, 0.0)])
-
-    for repair, why in (
-        (runs_off, "sets values of 'last/bias' to NaN or infinity, expected numbers"),
-        (fails, "there is no luck"),
-        (overflows, "sets values of 'last/bias' to NaN or infinity, expected numbers of float32"),
-        (misnames, "calls a change 'nothing', expected a name"),
-        (strays, "changes 'other/kernel' (3,), expected weights of hidden/kernel (4, 8)"),
-    ):
-        method = Method("plain", repair, "nothing", "none", "a test")
-        assert why in carry_out(method, MethodJob(subject, None, 0)).failed
+def test_a_method_has_needs_that_are_known() -> None:
     with pytest.raises(InputError, match="needs 'luck', expected"):
-        Method("plain", fails, "nothing", "none", "a test", needs=("luck",))  # type: ignore[arg-type]
+        Method("plain", lambda job: Repair([NOTHING]), "nothing", "none", "a test", needs=("luck",))  # type: ignore[arg-type]
 
 
 class MuteError(Exception):
@@ -262,8 +237,8 @@ class MuteError(Exception):
         raise RuntimeError("there is nothing to say")
 
 
-def one(name: Any = "one", fitness: Any = 0.0, chance: Any = None) -> Offer:
-    return Offer(name, {"last/bias": np.ones(3, np.float32)}, fitness, chance)
+def one(name: Any = "one", fitness: Any = 0.0, chance: Any = None, bias: Any = (1, 1, 1)) -> Offer:
+    return Offer(name, {"last/bias": np.array(bias)}, fitness, chance)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +255,20 @@ def one(name: Any = "one", fitness: Any = 0.0, chance: Any = None) -> Offer:
             Repair([replace(NOTHING, values=[1])]),
             "the values of offer 'nothing' are a list, expected a dict by path",
         ),
+        (
+            Repair([Offer("elsewhere", {"other/kernel": np.zeros(3, np.float32)}, 0.0)]),
+            "the method changes 'other/kernel' (3,), expected weights of hidden/kernel (4, 8), hidden/bias (8,), "
+            "last/kernel (8, 3), last/bias (3,)",
+        ),
+        (
+            Repair([one(bias=(0, np.nan, 0))]),
+            "the method sets values of 'last/bias' to NaN or infinity, expected numbers of float32",
+        ),
+        (
+            Repair([one(bias=(0, 1e300, 0))]),
+            "the method sets values of 'last/bias' to NaN or infinity, expected numbers of float32",
+        ),
+        (Repair([one("nothing")]), "calls a change 'nothing', expected a name that is not the unchanged model's"),
         (Repair([one(fitness="high")]), "the fitness of offer 'one' is 'high', expected a number"),
         (Repair([one(fitness=None)]), "the fitness of offer 'one' is a NoneType, expected a number"),
         (Repair([one(fitness=True)]), "the fitness of offer 'one' is True, expected a number"),
@@ -311,7 +300,7 @@ def test_what_is_no_repair_is_refused(subject: Subject, repair: Any, why: str) -
 
 def test_numbers_of_numpy_are_taken_as_those_of_python(subject: Subject) -> None:
     repair = Repair(
-        (one(fitness=np.float32(0.5), chance=np.float64(0.25)), NOTHING),
+        (one(fitness=np.float32(0.5), chance=np.float64(0.25), bias=(0.1, 0.2, 0.3)), NOTHING),
         np.int64(0),  # type: ignore[arg-type]
         np.int64(0),  # type: ignore[arg-type]
         ["as told"],  # type: ignore[arg-type]
@@ -320,6 +309,8 @@ def test_numbers_of_numpy_are_taken_as_those_of_python(subject: Subject) -> None
     assert not outcome.failed and outcome.notes == ("as told",)
     told = (outcome.own, outcome.best, outcome.readings[CHOSEN].offer.fitness, outcome.readings[CHOSEN].chance)
     assert told == (0.0, 0.5, 0.5, 0.25) and all(type(number) is float for number in told)
+    bias = outcome.readings[FOUND].offer.values["last/bias"]
+    assert bias.dtype == np.float32 and bias.tolist() == np.float32([0.1, 0.2, 0.3]).tolist()
 
 
 @pytest.mark.parametrize(
@@ -328,6 +319,7 @@ def test_numbers_of_numpy_are_taken_as_those_of_python(subject: Subject) -> None
         (SystemExit(3), "SystemExit: 3"),
         (MuteError(), "MuteError: MuteError"),
         (ValueError("\ud800 bad"), "ValueError: \\ud800 bad"),
+        (InputError("there is no luck, expected some"), "there is no luck, expected some"),
         (InputError("\ud800 bad"), "\\ud800 bad"),
         (InputError(), "InputError"),
     ],
@@ -389,13 +381,6 @@ def test_crossfit_that_can_promise_no_step_offers_nothing(subject: Subject) -> N
     asked = replace(subject, settings=replace(subject.settings, crossfit=crossfit))
     reading = carry_out(method_of("CrossFit"), MethodJob(asked, None, 1)).readings[CHOSEN]
     assert (reading.offer.name, reading.changed) == ("nothing", 0) and reading.chance is not None
-
-
-def test_values_of_float64_are_taken_as_float32(subject: Subject) -> None:
-    bias = np.array([0.1, 0.2, 0.3])
-    reading = carry_out(offering(lambda job: [Offer("one", {"last/bias": bias}, 0.0)]), MethodJob(subject, None, 0))
-    offer = reading.readings[FOUND].offer
-    assert offer.values["last/bias"].dtype == np.float32 and (offer.values["last/bias"] == np.float32(bias)).all()
 
 
 def test_no_method_sees_the_rows_that_judge(subject: Subject) -> None:
@@ -472,7 +457,7 @@ def test_a_last_layer_that_is_not_under_repair_stays(name: str, subject: Subject
 def test_layers_that_are_not_under_repair_stay(name: str, frozen: int, subject: Subject) -> None:
     layers = [replace(layer, tuned=number != frozen) for number, layer in enumerate(subject.chain.layers)]
     chain = replace(subject.chain, layers=tuple(layers))
-    repair = method_of(name).here(MethodJob(replace(subject, chain=chain), None, 1))
+    repair = offered(method_of(name), MethodJob(replace(subject, chain=chain), None, 1))
     values = repair.offers[0].values
     changed = {path for path, value in values.items() if (value != chain.values[path]).any()}
     assert changed == set(layers[1 - frozen].paths)
@@ -483,7 +468,7 @@ def test_only_labels_with_a_priority_are_searched(subject: Subject) -> None:
 
     def offers(repaired: tuple[int, ...], *pairs: tuple[int, float]) -> list[bytes]:
         settings = replace(subject.settings, priorities=Priorities(pairs))
-        found = method.here(replace(job, subject=replace(subject, repaired=repaired, settings=settings)))
+        found = offered(method, replace(job, subject=replace(subject, repaired=repaired, settings=settings)))
         return [offer.values["last/kernel"].tobytes() for offer in found.offers]
 
     alone = offers((LABEL,), (LABEL, 1.0))
@@ -498,7 +483,7 @@ def test_a_label_without_failures_is_left_out(name: str, subject: Subject) -> No
     pool = subject.pool
     drawn = np.flatnonzero((pool.labels != 0) | (pool.before == pool.labels))
     jobs = [MethodJob(replace(subject, repaired=labels), drawn, 1) for labels in ((LABEL,), (0, LABEL))]
-    alone, both = (method_of(name).here(job) for job in jobs)
+    alone, both = (offered(method_of(name), job) for job in jobs)
     assert [offer.name for offer in alone.offers] == [offer.name for offer in both.offers]
     assert alone.offers[-1].values["last/kernel"].tobytes() == both.offers[-1].values["last/kernel"].tobytes()
 

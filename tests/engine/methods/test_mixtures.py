@@ -9,53 +9,21 @@ import pytest
 
 from engine.core.errors import InputError
 from engine.core.plans import run_here
-from engine.core.types import Float32, Int64
-from engine.layers.dense_chain import DenseChain, DenseLayer
-from engine.layers.head import Head
-from engine.methods.mixtures import MixtureFit, MixtureMethod
+from engine.methods.base import MethodJob
+from engine.methods.mixtures import MixtureFit, MixtureMethod, crossfit_job
 from engine.methods.registry import METHODS, method_of
-from engine.metrics.requirements import Requirement
-from engine.problem.case import LayerInputs
-from engine.problem.crossfit import CrossFit, CrossFitSettings, crossfit_of
+from engine.problem.crossfit import CrossFit
 from engine.problem.crossfit_settings import STEPS
-from engine.search.loop import SearchSettings
-from engine.search.swarm import SwarmSettings
 from engine.targets.of_chain import last_alone
+from tests.support.subjects import a_subject, forward
 
-CLASSES, ROWS, LABEL = 3, 150, 2
 KNOWN = {name: found for name in METHODS if isinstance(found := method_of(name).repair, MixtureMethod)}
-KEPT = Requirement("max_drop", 0.0, None, None, "drop of all labels together at most 0 points")
 LAST = ("last/kernel", "last/bias")
 
 
-def forward(values: dict[str, Float32], inputs: Float32) -> Float32:
-    """The slow formula: logits of hidden and last layer."""
-    hidden = np.maximum(inputs @ values["hidden/kernel"] + values["hidden/bias"], 0)
-    return hidden @ values["last/kernel"] + values["last/bias"]
-
-
-def a_job(*, bias: bool = True, labels: Int64 | None = None) -> CrossFit:
+def a_job(*, bias: bool = True) -> CrossFit:
     """A repair of label 2, which the model as it is takes for others too often."""
-    rng = np.random.default_rng(3)
-    centres = rng.normal(size=(CLASSES, 4))
-    true = rng.integers(0, CLASSES, ROWS)
-    inputs = (centres[true] + rng.normal(size=(ROWS, 4))).astype(np.float32)
-    values = {
-        "hidden/kernel": np.concatenate([np.eye(4), -np.eye(4)], axis=1).astype(np.float32),
-        "hidden/bias": np.full(8, 0.1, np.float32),
-        "last/kernel": np.concatenate([centres.T, -centres.T]).astype(np.float32) / 2,
-        "last/bias": np.array([0.0, 0.0, -1.0], np.float32) - (centres**2).sum(axis=1).astype(np.float32) / 4,
-    }
-    layers = [DenseLayer("hidden/kernel", "hidden/bias", "relu"), DenseLayer("last/kernel", "last/bias", "linear")]
-    if not bias:
-        layers[1] = replace(layers[1], bias=None)
-        values["last/bias"] = np.zeros(CLASSES, np.float32)
-    chain = DenseChain(Head("log_softmax", "linear"), tuple(layers), values)
-    digests = np.unique(rng.integers(0, 256, (ROWS, 16)).astype(np.uint8), axis=0)
-    rows = LayerInputs(inputs, true if labels is None else labels, digests, (4,), CLASSES)
-    search = SearchSettings(swarm=SwarmSettings(8), num_iterations=6, min_iteration_range=6)
-    settings = CrossFitSettings(folds=3, search=search)
-    return crossfit_of(chain, rows, forward(values, inputs), (LABEL,), (KEPT,), settings, seed=1)
+    return crossfit_job(MethodJob(a_subject(150, bias=bias), None, 1))
 
 
 def fitted(method: MixtureMethod, job: CrossFit) -> MixtureFit:

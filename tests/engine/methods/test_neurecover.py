@@ -1,4 +1,4 @@
-"""NeuRecover as a method: a step of its search by hand, what it changes, and what it says."""
+"""NeuRecover as a method: what it changes, and what it says."""
 
 from __future__ import annotations
 
@@ -8,33 +8,22 @@ import numpy as np
 import pytest
 
 from engine.core.errors import InputError
-from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64
-from engine.fitness.objective import Objective
 from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
-from engine.layers.weight_stats import WeightStats
 from engine.localize.neurecover import Training, blame
 from engine.methods.base import Checkpoint, MethodJob, MethodSettings, Repair, Subject, lacking
 from engine.methods.neurecover import ALPHAS, METHOD
 from engine.metrics.requirements import Requirement
 from engine.problem.case import LayerInputs, SeenRows
-from engine.search import swarm
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
+from tests.support.subjects import forward, offered
 
 CLASSES, ROWS, LABEL = 3, 240, 2
 KEPT = Requirement("max_drop", 0.0, None, None, "drop of all labels together at most 0 points")
 PATHS = ("hidden/kernel", "hidden/bias", "last/kernel", "last/bias")
 KERNELS = PATHS[::2]
-
-
-def forward(values: dict[str, Float32], inputs: Float32) -> Float32:
-    """The slow formula."""
-    return (
-        np.maximum(inputs @ values["hidden/kernel"] + values["hidden/bias"], 0) @ values["last/kernel"]
-        + values["last/bias"]
-    )
 
 
 def a_subject(search: SearchSettings | None = None, *, spoilt: bool = True, is_model: bool = True) -> Subject:
@@ -69,7 +58,7 @@ SEARCH = SearchSettings(swarm=SwarmSettings(4), num_iterations=12)
 
 @pytest.fixture(scope="module")
 def repair() -> Repair:
-    return METHOD.here(MethodJob(a_subject(SEARCH), None, 1))
+    return offered(METHOD, MethodJob(a_subject(SEARCH), None, 1))
 
 
 def test_offers_change_the_weights_to_blame_alone(repair: Repair) -> None:
@@ -118,7 +107,7 @@ def test_a_stated_worth_is_the_only_one_and_another_last_checkpoint_is_told() ->
     search = replace(SEARCH, positive_weight=6.0, num_iterations=2)
     subject = a_subject(search, is_model=False)
     failures = len(MethodJob(subject, None, 0).failures)
-    repair = METHOD.here(MethodJob(subject, None, 0))
+    repair = offered(METHOD, MethodJob(subject, None, 0))
     (offer,) = repair.offers
     assert offer.name == f"alpha {6 / failures:g}"
     assert repair.notes[0] == "checkpoint 3.weights.h5 is not the model: weights are blamed as they are in the model"
@@ -132,7 +121,7 @@ def test_the_same_rows_and_seed_give_the_same_bits(repair: Repair) -> None:
     drawn = np.concatenate([np.arange(ROWS), [ROWS + 1]])
     checkpoints = tuple(replace(one, predicted=one.predicted[pool]) for one in subject.checkpoints)
     larger = replace(subject, pool=subject.pool.take(pool), checkpoints=checkpoints)
-    again, other = METHOD.here(MethodJob(larger, drawn, 1)), METHOD.here(MethodJob(subject, None, 2))
+    again, other = offered(METHOD, MethodJob(larger, drawn, 1)), offered(METHOD, MethodJob(subject, None, 2))
     for first, second in zip(repair.offers, again.offers, strict=True):
         assert all(np.array_equal(first.values[path], second.values[path]) for path in KERNELS)
     assert any((repair.offers[0].values[path] != other.offers[0].values[path]).any() for path in KERNELS)
@@ -140,39 +129,8 @@ def test_the_same_rows_and_seed_give_the_same_bits(repair: Repair) -> None:
 
 def test_what_cannot_be_compared() -> None:
     with pytest.raises(InputError, match=r"of .* rows 0 were right at the earlier checkpoint"):
-        METHOD.here(MethodJob(a_subject(SEARCH, spoilt=False), None, 1))
+        offered(METHOD, MethodJob(a_subject(SEARCH, spoilt=False), None, 1))
     subject = a_subject(SEARCH)
     words = lacking(METHOD, replace(subject, checkpoints=subject.checkpoints[:1]))
     assert words == "NeuRecover compares checkpoints of the training and 1 are known, expected two (--weights-dir)"
     assert lacking(METHOD, subject) is None
-
-
-def test_a_step_by_hand() -> None:
-    """Three particles, two weights of two layers with spreads of their own; phi 4.1, split."""
-    settings = SwarmSettings(3)
-    stats = WeightStats(
-        mean=np.array([0.5, -1.0]),
-        std=np.array([0.1, 0.2]),
-        range=np.array([2.0, 0.02]),
-        low=np.array([-1.0, -1.01]),
-        high=np.array([1.0, -0.99]),
-    )
-    source = RngKey(4, "rows", LABEL)
-    start = swarm.init(settings, source, np.array([0.25, -1.0]), stats)
-    assert start.position[0].tolist() == [0.25, -1.0]  # the model as it is
-    # Of 4 negatives and 10 positives; repaired, intact, and mean losses of both.
-    sums = np.array([[4.0, 5.0, 0, 10], [2.0, 5.0, 2, 9], [2.0, 15.0, 3, 6]])
-    objective = Objective(4, 10, 4.0, "rates")  # alpha 1
-    fitness = objective.fitness(sums)
-    np.testing.assert_allclose(fitness, [1 / 2 + 2 / 1.5, 1.5 / 1.5 + 1.9 / 1.5, 1.75 / 1.5 + 1.6 / 2.5], rtol=1e-15)
-    assert int(fitness.argmax()) == 1
-    after = swarm.tell(settings, source, start, fitness)
-    drawn = np.zeros((2, 3, 2))
-    swarm.draw(source, start.iteration, drawn)
-    x, phi = start.position, 4.1
-    chi = 2 / (phi - 2 + np.sqrt(phi * phi - 4 * phi))
-    # Each particle is its own best; only the way to particle 1 pulls, up to five times the range of each layer.
-    velocity = chi * (phi / 2 * drawn[1] * (x[1] - x))
-    velocity = np.clip(velocity, -5 * stats.range, 5 * stats.range)
-    np.testing.assert_allclose(after.position, x + velocity, rtol=1e-12)
-    assert (after.global_position == x[1]).all() and after.global_fitness == fitness[1]

@@ -22,9 +22,8 @@ import pytest
 from scipy.stats import binom
 
 from engine.core.rng import generator
-from engine.metrics.promise import frontier_of
+from engine.metrics.promise import frontier_of, threshold
 from engine.metrics.requirements import Kind, Requirement
-from engine.metrics.row_values import threshold
 from engine.problem.crossfit_settings import STEPS
 
 ATTEMPTS = {"fixed": 1000, "taken": 500}

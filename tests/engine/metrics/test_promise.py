@@ -1,18 +1,19 @@
-"""Chances by hand, the step that is taken, and how many rows would be enough."""
+"""Values of rows and chances by hand, the step that is taken, and how many rows would be enough."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from engine.metrics.comparison import compare_many
-from engine.metrics.promise import Frontier, frontier_of
+from engine.metrics.accuracy import compare_many
+from engine.metrics.promise import Frontier, frontier_of, row_values, threshold
 from engine.metrics.requirements import Kind, Requirement, check_requirements
 from engine.problem.crossfit_settings import STEPS
 
@@ -263,24 +264,6 @@ def test_rows_that_were_enough_make_the_promise():
     assert frontier(requirements, truth, before, [after, before], new_rows=10).easiest is None
 
 
-@given(st.lists(counts, min_size=1, max_size=4), kinds, limits, st.sampled_from([None, (0,)]))
-def test_rows_at_hand_keep_what_the_verdict_says(many, kind, limit, labels):
-    total = max(map(sum, many))
-    assume(total < 200)
-    labels = (0,) if kind == "max_rate" else labels
-    truth = np.zeros(total, int)
-    before = np.resize([0, 0, 1], total)
-    after = np.stack([np.resize(counted(rows)[2], total) for rows in many])
-    steps = tuple(np.linspace(1, 0.5, len(many)).tolist())
-    requirement = about(kind, limit, labels)
-    found = frontier([requirement], truth, before, after, steps)
-    for point, comparison in zip(found.points, compare_many(truth, before, after, CLASSES), strict=True):
-        (verdict,) = check_requirements([requirement], comparison)
-        assert (point.promises[0].met, point.promises[0].value) == (verdict.met, verdict.value)
-        assert (point.fixed, point.broken) == (comparison.fixed.sum(), comparison.broken.sum())
-        assert point.promises[0].low <= point.promises[0].value <= point.promises[0].high
-
-
 def test_steps_go_down_to_the_model_as_it_is():
     assert (len(STEPS), STEPS[0], STEPS[1], STEPS[-1]) == (21, 1.0, 0.95, 0.0)
     np.testing.assert_allclose(np.diff(STEPS), -0.05)
@@ -304,3 +287,65 @@ def test_few_rows_are_not_hopeless():
     (promise,) = found.points[0].promises
     assert promise.chance < 0.95
     assert promise.enough is not None and 50 < promise.enough < 200
+
+
+ROW_LABELS, ROW_BEFORE, ROW_AFTER = np.array([[0, 0, 0, 0, 1, 2], [0, 0, 1, 1, 1, 0], [0, 1, 0, 2, 2, 2]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "values", "least"),
+    [
+        ("min_accuracy", (0,), [1, 0, 1, 0], 0.25),
+        ("max_drop", (0,), [0, -1, 1, 0], -0.25),
+        ("min_gain", (0,), [0, -1, 1, 0], 0.25),
+        ("max_rate", (0,), [0, -1, 0, 0], -0.25),
+        ("min_accuracy", (0, 2), [1, 0, 1, 0, 1], 0.25),
+        ("max_drop", None, [0, -1, 1, 0, -1, 1], -0.25),
+        ("min_gain", (3,), [], 0.25),
+    ],
+)
+def test_by_hand(kind: Kind, labels: tuple[int, ...] | None, values: list[int], least: float) -> None:
+    requirement = about(kind, 0.25, labels)
+    mask, one = row_values(requirement, ROW_LABELS, ROW_BEFORE, ROW_AFTER)
+    assert mask.tolist() == [labels is None or label in labels for label in ROW_LABELS]
+    assert (one.dtype, one.tolist()) == (np.float64, values)
+    again, many = row_values(requirement, ROW_LABELS, ROW_BEFORE, np.stack([ROW_BEFORE, ROW_AFTER, ROW_AFTER]))
+    np.testing.assert_array_equal(again, mask)
+    assert (many.dtype, many.shape) == (np.float64, (3, len(values)))
+    assert many[1].tolist() == many[2].tolist() == values
+    assert not np.signbit(np.concatenate([one, many[0]])[np.concatenate([one, many[0]]) == 0]).any()
+    assert threshold(requirement) == least
+
+
+def test_a_limit_of_none_is_a_threshold_of_zero() -> None:
+    assert [str(threshold(about(kind, 0.0))) for kind in ("max_drop", "max_rate", "min_gain")] == ["0.0"] * 3
+
+
+# What a limit may be, of a share that was measured: on both sides of it too, by one double.
+limits_of: list[Callable[[float], float]] = [
+    lambda _: 0.0,
+    lambda _: 0.03,
+    abs,
+    lambda share: min(1.0, float(np.nextafter(abs(share), 2))),
+    lambda share: max(0.0, float(np.nextafter(abs(share), -1))),
+]
+drawn_rows = st.lists(st.tuples(st.integers(1, 30), *[st.integers(0, 2)] * 4), min_size=1, max_size=8)
+
+
+@given(drawn_rows, kinds, st.sampled_from([None, (0,), (0, 1), (2,)]), st.sampled_from(limits_of))
+def test_rows_at_hand_keep_what_the_verdict_says(drawn, kind, labels, limit_from):
+    """Also where the limit is the share itself, and one double beside it."""
+    table = np.array([row[1:] for row in drawn for _ in range(row[0])] + [(0, 0, 0, 0), (1, 1, 1, 1), (2, 2, 2, 2)])
+    truth, before, *after = table.T
+    labels = (0,) if kind == "max_rate" else labels
+    _, values = row_values(about(kind, 0.0, labels), truth, before, np.stack(after))
+    requirement = about(kind, limit_from(values[0].mean()), labels)
+    found = frontier([requirement], truth, before, after, (1.0, 0.5))
+    for point, mean, compared in zip(
+        found.points, values.mean(axis=-1), compare_many(truth, before, np.stack(after), CLASSES), strict=True
+    ):
+        (verdict,) = check_requirements([requirement], compared)
+        (promise,) = point.promises
+        assert verdict.met == promise.met == (mean >= threshold(requirement))
+        assert abs(verdict.value) == abs(mean) and promise.value == verdict.value
+        assert promise.low <= promise.value <= promise.high

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.core.errors import InputError
-from engine.metrics.comparison import compare
+from engine.metrics.accuracy import compare
 from engine.metrics.requirements import (
     Requirement,
     Requirements,
@@ -176,8 +176,6 @@ REFUSED = {
     "below zero": (SHIRT + "max_drop = -0.1", "has max_drop = -0.1, expected a number"),
     "huge": (SHIRT + "max_drop = 1" + "0" * 400, "has max_drop = 1000", "expected a number"),
     "not a number": (SHIRT + "max_drop = nan", "has max_drop = nan, expected a number"),
-    "gain below zero": (SHIRT + "min_gain = -0.1", "has min_gain = -0.1, expected a number from 0 to 1"),
-    "gain in points": (SHIRT + "min_gain = 6", "has min_gain = 6, expected a number from 0 to 1"),
     "infinite": (PAIR + "predicted = 0\nmax_rate = inf", "has max_rate = inf, expected a number"),
     "text": (SHIRT + 'max_drop = "0.1"', "has max_drop = '0.1', expected a number"),
     "truth": (SHIRT + "min_accuracy = true", "has min_accuracy = True, expected a number"),
@@ -210,10 +208,6 @@ REFUSED = {
     "each twice": (
         '[[require]]\nlabel = "*"\nmax_drop = 0.1\n[[require]]\nlabel = "*"\nmax_drop = 0.2',
         '[[require]] 2 states max_drop of each label ("*") as 0.2, [[require]] 1 as 0.1',
-    ),
-    "gain twice": (
-        SHIRT + "min_gain = 0.05\n[[require]]\nlabel = 3\nmin_gain = 0.06",
-        "[[require]] 2 states min_gain of 3 Shirt as 0.06, [[require]] 1 as 0.05, expected it once",
     ),
     "pair twice": (
         PAIR + "predicted = 0\nmax_rate = 0.1\n[[require]]\ntrue = 3\npredicted = 'T-shirt/top'\nmax_rate = 0.2",

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.metrics.accuracy import wilson_interval
-from engine.metrics.comparison import Comparison, compare, drop_interval
+from engine.metrics.accuracy import Comparison, compare, drop_interval, wilson_interval
 from engine.metrics.requirements import Kind, Requirement, Verdict, check_requirements, rank
 
 

@@ -371,10 +371,11 @@ def test_subclassed_models_whose_rows_are_not_known(make, found, tmp_path):
 # Losses
 
 CCE, BCE = "categorical_crossentropy", "binary_crossentropy"
+losses, stored = keras.losses, keras.saving.serialize_keras_object
 
 
 @pytest.mark.parametrize(
-    ("stored", "expected"),
+    ("loss", "expected"),
     [
         (CCE, (CCE, False)),
         ("sparse_categorical_crossentropy", (CCE, False)),
@@ -382,48 +383,33 @@ CCE, BCE = "categorical_crossentropy", "binary_crossentropy"
         ([BCE], (BCE, False)),
         ({"out": CCE}, (CCE, False)),
         (
-            {
-                "class_name": "CategoricalCrossentropy",
-                "config": {"from_logits": True, "label_smoothing": 0.0},
-            },
+            {"class_name": "CategoricalCrossentropy", "config": {"from_logits": True, "label_smoothing": 0.0}},
             (CCE, True),
         ),
         ({"class_name": "LossFunctionWrapper", "config": {"fn": CCE, "from_logits": True}}, (CCE, True)),
-        (
-            keras.saving.serialize_keras_object(keras.losses.SparseCategoricalCrossentropy(from_logits=True)),
-            (CCE, True),
-        ),
-        (keras.saving.serialize_keras_object(keras.losses.BinaryCrossentropy()), (BCE, False)),
-        (keras.saving.serialize_keras_object(keras.losses.categorical_crossentropy), (CCE, False)),
+        (stored(losses.SparseCategoricalCrossentropy(from_logits=True)), (CCE, True)),
+        (stored(losses.BinaryCrossentropy()), (BCE, False)),
+        (stored(losses.categorical_crossentropy), (CCE, False)),
     ],
 )
-def test_stored_losses(stored, expected):
-    loss = parse_loss(stored, sequential(keras.layers.Flatten()), source="m.h5")
+def test_stored_losses(loss, expected):
+    loss = parse_loss(loss, sequential(keras.layers.Flatten()), source="m.h5")
     assert (loss.name, loss.from_logits, loss.stated) == (*expected, True)
 
 
 @pytest.mark.parametrize(
-    ("stored", "found"),
+    ("loss", "found"),
     [
         ("mse", "'mse'"),
-        (
-            keras.saving.serialize_keras_object(keras.losses.CategoricalFocalCrossentropy()),
-            "'CategoricalFocalCross",
-        ),
-        (
-            keras.saving.serialize_keras_object(keras.losses.CategoricalCrossentropy(label_smoothing=0.1)),
-            "smoothing 0.1",
-        ),
-        (
-            keras.saving.serialize_keras_object(keras.losses.SparseCategoricalCrossentropy(ignore_class=0)),
-            "class 0",
-        ),
+        (stored(losses.CategoricalFocalCrossentropy()), "'CategoricalFocalCross"),
+        (stored(losses.CategoricalCrossentropy(label_smoothing=0.1)), "smoothing 0.1"),
+        (stored(losses.SparseCategoricalCrossentropy(ignore_class=0)), "class 0"),
         ([CCE, CCE], "'categorical_crossentropy'"),
     ],
 )
-def test_losses_that_are_not_supported(stored, found):
+def test_losses_that_are_not_supported(loss, found):
     with pytest.raises(InputError, match=rf"m\.h5: found the loss .*{found}.*, expected .*without label smoothing"):
-        parse_loss(stored, sequential(keras.layers.Flatten()), source="m.h5")
+        parse_loss(loss, sequential(keras.layers.Flatten()), source="m.h5")
 
 
 def test_unsupported_loss_is_refused_when_the_model_is_loaded(tmp_path):
@@ -496,64 +482,39 @@ def test_lambda_in_a_savedmodel_does_not_run(trap, tmp_path):
     assert marker.exists(), "the trap must be one that works"
 
 
-def _lambda_in_a_wrapper(config):
-    inner = {
-        "module": "keras.layers",
-        "class_name": "Lambda",
-        "config": {"name": "evil"},
-        "registered_name": None,
-    }
-    _replace(config, "keras.layers", "TimeDistributed", {"name": "shell", "layer": inner})
-
-
-def _replace(config, module, name, settings):
-    layer_config(config, "wide").update(module=module, class_name=name, config=settings, registered_name=None)
+def _replaced(module, name, **settings):
+    settings = settings or {"name": "evil"}
+    changes = {"module": module, "class_name": name, "config": settings, "registered_name": None}
+    return lambda config: layer_config(config, "wide").update(changes)
 
 
 def _activation(value):
     return lambda config: layer_config(config, "wide")["config"].update(activation=value)
 
 
+LAMBDA = {"module": "keras.layers", "class_name": "Lambda", "config": {"name": "evil"}, "registered_name": None}
 FUNCTION = {"class_name": "function", "registered_name": "get_file", "config": "get_file"}
 
 
 @pytest.mark.parametrize(
     ("edit", "found"),
     [
-        (
-            lambda c: _replace(c, "keras.layers", "TFSMLayer", {"name": "evil", "filepath": "x"}),
-            "layer 'evil' uses 'TFSM",
-        ),
-        (
-            lambda c: _replace(c, "keras.layers", "StringLookup", {"name": "evil", "vocabulary": "/etc/passwd"}),
-            "'StringL",
-        ),
-        (lambda c: _replace(c, "keras.layers", "TextVectorization", {"name": "evil"}), "'TextVectorization'"),
-        (
-            lambda c: _replace(c, "keras.layers", "TorchModuleWrapper", {"name": "evil"}),
-            "'TorchModuleWrapper'",
-        ),
-        (lambda c: _replace(c, "keras.layers", "JaxLayer", {"name": "evil"}), "'JaxLayer'"),
-        (lambda c: _replace(c, "os", "system", {"name": "evil"}), "'system' of os"),
-        (
-            lambda c: _replace(c, "keras.utils", "get_file", {"origin": "http://x"}),
-            "'get_file' of keras.utils",
-        ),
-        (lambda c: _replace(c, "keras.src.ops.numpy", "Vectorize", {"name": "evil"}), "'Vectorize'"),
-        (lambda c: _replace(c, "keras.src.ops.core", "Map", {"name": "evil"}), "'Map'"),
-        (lambda c: _replace(c, ["keras.layers"], "Dense", {"name": "evil"}), "uses 'Dense'"),
-        (lambda c: _replace(c, "keras.layers", ["Dense"], {"name": "evil"}), "uses"),
-        (_lambda_in_a_wrapper, "layer 'evil' uses 'Lambda'"),
-        (
-            lambda c: layer_config(c, "wide").update(registered_name="evil>Dense"),
-            "registered as 'evil>Dense'",
-        ),
+        (_replaced("keras.layers", "TFSMLayer", name="evil", filepath="x"), "layer 'evil' uses 'TFSM"),
+        (_replaced("keras.layers", "StringLookup", name="evil", vocabulary="/etc/passwd"), "'StringL"),
+        (_replaced("keras.layers", "TextVectorization"), "'TextVectorization'"),
+        (_replaced("keras.layers", "TorchModuleWrapper"), "'TorchModuleWrapper'"),
+        (_replaced("keras.layers", "JaxLayer"), "'JaxLayer'"),
+        (_replaced("os", "system"), "'system' of os"),
+        (_replaced("keras.utils", "get_file", origin="http://x"), "'get_file' of keras.utils"),
+        (_replaced("keras.src.ops.numpy", "Vectorize"), "'Vectorize'"),
+        (_replaced("keras.src.ops.core", "Map"), "'Map'"),
+        (_replaced(["keras.layers"], "Dense"), "uses 'Dense'"),
+        (_replaced("keras.layers", ["Dense"]), "uses"),
+        (_replaced("keras.layers", "TimeDistributed", name="shell", layer=LAMBDA), "layer 'evil' uses 'Lambda'"),
+        (lambda c: layer_config(c, "wide").update(registered_name="evil>Dense"), "registered as 'evil>Dense'"),
         (_activation({**FUNCTION, "module": "keras.utils"}), "layer 'wide' uses 'get_file' of keras.utils"),
         (_activation({**FUNCTION, "module": "builtins"}), "'get_file' of builtins"),
-        (
-            _activation({"class_name": "function", "config": "eval", "module": "builtins"}),
-            "'eval' of builtins",
-        ),
+        (_activation({**FUNCTION, "config": "eval", "module": "builtins"}), "'eval' of builtins"),
         (_activation({"class_name": "__lambda__", "config": {"code": ""}}), "uses '__lambda__'"),
         (_activation({"class_name": "__typespec__", "config": []}), "uses '__typespec__'"),
         (_activation("deserialize"), "layer 'wide' has activation 'deserialize'"),
@@ -633,12 +594,7 @@ def test_files_cut_short(name, share, keras_file, tmp_path):
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
 @pytest.mark.parametrize(
     "name",
-    [
-        "keras_metadata.pb",
-        "saved_model.pb",
-        "variables/variables.index",
-        "variables/variables.data-00000-of-00001",
-    ],
+    ["keras_metadata.pb", "saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"],
 )
 def test_savedmodel_files_cut_short(name, share, tmp_path):
     folder = copy_legacy("sequential-savedmodel", tmp_path)
@@ -735,11 +691,7 @@ def _tokens(start):
     ("shape", "ends", "found"),
     [
         ((8, 8, 3), _two_outputs, "2 outputs, expected one"),
-        (
-            (8, 8, 3),
-            keras.layers.Conv2D(2, 3),
-            r"output shape \(None, 6, 6, 2\), expected \(None, classes\)",
-        ),
+        ((8, 8, 3), keras.layers.Conv2D(2, 3), r"output shape \(None, 6, 6, 2\), expected \(None, classes\)"),
         (
             (),
             lambda x: keras.layers.Dense(3)(x[:, None]),

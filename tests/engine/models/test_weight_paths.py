@@ -68,11 +68,7 @@ KINDS: dict[str, tuple[tuple[int, ...], Callable[..., Any], list[str]]] = {
         lambda **it: layers.TimeDistributed(layers.Dense(2, name="each"), **it),
         ["each/kernel", "each/bias"],
     ),
-    "BatchNormalization": (
-        PICTURE,
-        layers.BatchNormalization,
-        [*NORM, "moving_mean", "moving_variance"],
-    ),
+    "BatchNormalization": (PICTURE, layers.BatchNormalization, [*NORM, "moving_mean", "moving_variance"]),
     "LayerNormalization": (SEQUENCE, layers.LayerNormalization, NORM),
     "GroupNormalization": (PICTURE, lambda **it: layers.GroupNormalization(2, **it), NORM),
     "Embedding": ((6,), lambda **it: layers.Embedding(7, 3, **it), ["embeddings"]),
@@ -180,8 +176,7 @@ DRAWN = {f"{name}/{weight}" for name in ("dense", "dense_1", "out") for weight i
 
 
 @pytest.mark.parametrize(
-    ("make", "paths"),
-    [(subclassed, SUBCLASSED), (with_own_layer, OWN_LAYER), (lambda: numbered(nets.Drawn()), DRAWN)],
+    ("make", "paths"), [(subclassed, SUBCLASSED), (with_own_layer, OWN_LAYER), (lambda: numbered(nets.Drawn()), DRAWN)]
 )
 def test_paths_in_classes_that_are_not_of_keras(make: Callable[[], Any], paths: set[str], tmp_path: Path) -> None:
     """Whatever numbers Keras gives to the layers, which it counts up with each model that is made."""

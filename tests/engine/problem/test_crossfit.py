@@ -26,9 +26,10 @@ from engine.problem.crossfit import (
     CrossFitSettings,
     crossfit_of,
     joined_changes,
+    mean_changes,
+    mixed_values,
 )
 from engine.problem.crossfit_settings import STEPS
-from engine.problem.mixed import mean_changes, mixed_values
 from engine.problem.problem import goal_of, prepare
 from engine.search import loop as search
 from engine.search.loop import SearchSettings
@@ -135,6 +136,10 @@ def test_the_order_of_rows_and_copies_decide_nothing(copies, random):
         np.testing.assert_array_equal(getattr(it.rows, field), getattr(again.rows, field))
     np.testing.assert_array_equal(it.logits, again.logits)
     np.testing.assert_array_equal(it.before, again.before)
+    # The same numbers with another label are another row.
+    rows = rows_of(subject)
+    other = replace(rows.take(np.arange(1)), labels=(rows.labels[:1] + 1) % CLASSES)
+    assert len(LayerInputs.joined([rows, other]).distinct) == len(rows.labels) + 1
 
 
 def test_how_strictly_a_search_is_steered_follows_from_its_rows(monkeypatch):
@@ -374,22 +379,6 @@ def test_the_mean_of_folds_is_taken_of_each_recipe():
     for path, mean in mean_changes(changes).items():
         assert (mean.dtype, mean.shape) == (np.float32, changes[0][path].shape)
         np.testing.assert_allclose(mean[1], sum(change[path][1].astype(float) for change in changes) / 3, rtol=1e-6)
-
-
-def test_a_copy_of_a_row_counts_once():
-    """Equal in every number and in its label; so copies make no promise surer."""
-    subject = net("two")
-    rows = rows_of(subject)
-    once = repair(subject)
-    twice = LayerInputs.joined([rows, rows.take(np.arange(20))])
-    logits = np.concatenate([subject.logits, subject.logits[:20]])
-    again = crossfit_of(subject.chain, twice, logits, (1,), (DROP, RATE), QUICK, 0)
-    assert again.data == once.data
-    np.testing.assert_array_equal(again.rows.labels, once.rows.labels)
-    # The same numbers with another label are another row.
-    other = replace(rows.take(np.arange(1)), labels=(rows.labels[:1] + 1) % CLASSES)
-    more = LayerInputs.joined([rows, other])
-    assert len(more.distinct) == len(rows.labels) + 1
 
 
 def test_rows_of_an_epoch_are_capped(monkeypatch):

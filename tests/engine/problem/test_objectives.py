@@ -56,8 +56,6 @@ def solved(problem: Problem, rows: SearchRows, seconds: float = float("inf")) ->
     [
         ("requirements", 100),
         ("priorities", None),
-        pytest.param("requirements", None, marks=pytest.mark.slow),
-        pytest.param("priorities", 100, marks=pytest.mark.slow),
     ],
 )
 def test_a_search_gains_and_is_the_same_in_segments(quickstart: Subject, name: str, sampled: int | None) -> None:

@@ -23,16 +23,7 @@ from engine.data.image_set import READ_ROWS, ImageReader, ImageSet, open_image_s
 from engine.data.writer import write_image_set
 from engine.models.load import load_model
 from engine.training.feed import Feed, shuffled_places
-from engine.training.train import (
-    CHECKPOINTS,
-    Epoch,
-    Trained,
-    TrainSettings,
-    check_output,
-    split_rows,
-    train,
-    use_gpu,
-)
+from engine.training.train import CHECKPOINTS, Epoch, Trained, TrainSettings, check_output, split_rows, train, use_gpu
 
 CLASSES, SHAPE = 3, (4, 5, 2)
 NAMES = ("car", "bus", "pedestrian")

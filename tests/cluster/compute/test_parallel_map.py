@@ -12,7 +12,7 @@ import pytest
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
-from cluster.ray_cluster.parallel_map import RayMap
+from cluster.compute.parallel_map import RayMap
 from engine.core.errors import InputError, WorkError
 from engine.core.parallel import ParallelMap, in_process
 from engine.datasets.bdd_objects import prepare_bdd_objects
@@ -100,7 +100,7 @@ def _die(number: int) -> int:
 def test_pieces_of_dead_workers_are_done_again(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.ray_cluster.parallel_map.PIECE_ATTEMPTS", 2)
+    monkeypatch.setattr("cluster.workers.pool.CALL_ATTEMPTS", 2)
     with RayMap(2, cluster.address, lambda line: None) as workers:
         done = dict(workers(functools.partial(_die_once, folder=tmp_path), range(7), 7))
         assert done == {number: number for number in range(7)}

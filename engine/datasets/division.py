@@ -1,24 +1,23 @@
-"""Data sets that come with a test set: of their training images train, val and repair are made."""
+"""How the rows of a data set are divided into train, val, test and repair."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
+import math
 import random
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from engine.core.errors import InputError
-from engine.core.parallel import ParallelMap
-from engine.core.progress import Progress
-from engine.core.types import Int64, Uint8
-from engine.data.preprocess import preprocess_images
-from engine.datasets.splits import Layout, Ratio, Split, check_ratio, shuffled, write_splits
+from engine.core.types import Int64
+from engine.datasets.splits import Split
 
+NAMES = ("train", "val", "test", "repair")
+DEFAULT_RATIO = (0.5, 0.1, 0.2, 0.2)
 DIVIDE_RATE = 0.2
 """The toolkit's."""
+
+Ratio = tuple[float, float, float, float]
 
 SEEDLESS = (
     "eAI-Repair-Toolkit draws other rows each time without a seed, so they cannot be made again, expected "
@@ -26,13 +25,10 @@ SEEDLESS = (
 )
 """Why its rows need one."""
 
-Arrays = tuple[Uint8, Int64 | Uint8]
-"""Images (n, h, w) or (n, h, w, 3) and labels (n,)."""
-
 
 @dataclass(frozen=True)
 class Division:
-    """How the rows of a data set are divided."""
+    """How a data set that comes with a test set is divided: train, val and repair are made of its training rows."""
 
     ratio: Ratio  # (train, val, test, repair), see `divide_training`; test images are used where theirs is above 0
     rate: float | None  # share of repair, see `divide_by_rate`, in place of `ratio`; all test images are used
@@ -62,38 +58,10 @@ class Division:
             return divide_training(order, self.ratio)
         return divide_by_rate(order, self.rate, self.random_state or 0)
 
-
-def write_arrays(
-    output_dir: Path,
-    training: Arrays,
-    test: Arrays | None,
-    division: Division,
-    layout: Layout,
-    *,
-    overwrite: bool,
-    spread: ParallelMap,
-    progress: Progress,
-) -> dict[str, int]:
-    """Write the parts of a data set of images of one size, as `engine.datasets.splits.write_splits` does."""
-    images, labels = training
-    parts = {name: (images[rows], labels[rows]) for name, rows in division.rows(len(labels)).items()}
-    if test is not None:
-        parts["test"] = test
-    splits = {name: Split(sources, classes.astype(np.int64)) for name, (sources, classes) in parts.items()}
-    digest = hashlib.sha256()
-    for split in splits.values():
-        digest.update(np.ascontiguousarray(split.sources).data)
-        digest.update(split.labels.data)
-    return write_splits(
-        output_dir,
-        splits,
-        layout,
-        functools.partial(preprocess_images, method=layout.preprocess),
-        job={"arrays": digest.hexdigest()},
-        overwrite=overwrite,
-        spread=spread,
-        progress=progress,
-    )
+    def splits(self, training: Split, test: Split | None) -> dict[str, Split]:
+        """Train, val and repair, those that get any of the training rows, and the whole test set."""
+        divided = {name: training.some(rows) for name, rows in self.rows(len(training.labels)).items()}
+        return divided if test is None else {**divided, "test": test}
 
 
 def divide_training(order: Int64, ratio: Ratio) -> dict[str, Int64]:
@@ -126,3 +94,39 @@ def divide_by_rate(order: Int64, divide_rate: float, random_state: int) -> dict[
     repair[drawn] = True
     splits = {"train": order[~repair], "repair": order[repair][::-1]}
     return {name: rows for name, rows in splits.items() if len(rows)}
+
+
+def check_ratio(ratio: Ratio) -> None:
+    """Raise InputError unless the four shares are from 0 to 1 and sum to 1 within 1e-9."""
+    text = ",".join(f"{share:g}" for share in ratio)
+    if len(ratio) != len(NAMES) or not all(0 <= share <= 1 for share in ratio):
+        raise InputError(f"data ratio {text}, expected four numbers from 0 to 1 (train,val,test,repair)")
+    if abs(math.fsum(ratio) - 1) > 1e-9:
+        raise InputError(f"data ratio {text}, which sums to {math.fsum(ratio):.6g}, expected a sum of 1")
+
+
+def shuffled(count: int, random_state: int) -> Int64:
+    """Row numbers (count,) in the order into which `numpy.random.default_rng(random_state)` shuffles them."""
+    if random_state < 0:
+        raise InputError(f"random_state is {random_state}, expected 0 or more")
+    order = np.arange(count)
+    np.random.default_rng(random_state).shuffle(order)
+    return order
+
+
+def cut(count: int, ratio: Ratio, *, keep_all: bool) -> dict[str, slice]:
+    """Stretches of `count` shuffled rows for each split that gets any.
+
+    They end at a = int(count·train), b = int(count·val + a), c = int(count·test + b) and, if repair is above 0, at
+    count, as in eAI-Repair-Toolkit 1.1.0: without a repair split a few rows are left over. With `keep_all` the last
+    split of a ratio above 0 takes them.
+    """
+    a = int(count * ratio[0])
+    b = int(count * ratio[1] + a)
+    c = min(int(count * ratio[2] + b), count)  # a float sum a little above 1
+    ends = [a, b, c, count if ratio[3] > 0 else c]
+    if keep_all:
+        last = max(k for k in range(4) if ratio[k] > 0)
+        ends[last:] = [count] * (4 - last)
+    splits = {name: slice(start, stop) for name, start, stop in zip(NAMES, [0, *ends], ends, strict=False)}
+    return {name: rows for name, rows in splits.items() if rows.stop > rows.start}
