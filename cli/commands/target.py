@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.shared.commands import Positional
-from cli.shared.computing import computing
+from cli.shared.computing import computing, load_fitting
 from cli.shared.console import echo, label_name, table
 from cli.shared.options import compute_options, open_data, option, verbose_option, workflow_model_options
 
@@ -48,10 +48,8 @@ def command(
     images = open_data(data_dir, "repair.h5")
 
     from engine.data.outcomes import write_targets
-    from engine.models.load import check_fits, load_model
 
-    model = load_model(model_dir, allow_custom_code=allow_custom_code)
-    check_fits(images, model)
+    [model] = load_fitting([model_dir], [images], allow_custom_code=allow_custom_code)
     with computing(compute_settings, verbose) as (console, compute):
         predicted = compute.predict(compute.handle(model), images, console.rows("target", images.rows))
         summary = write_targets(images, predicted, images.path.parent, overwrite=overwrite)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.shared.commands import Positional
-from cli.shared.computing import computing
+from cli.shared.computing import computing, load_fitting
 from cli.shared.console import echo, label_name, table
 from cli.shared.options import (
     PATH,
@@ -70,12 +70,9 @@ def command(
 
     from engine.metrics.accuracy import compare, label_results, wilson_interval
     from engine.metrics.requirements import check_requirements
-    from engine.models.load import check_fits, load_model
 
     paths = [model_dir] if base_model_dir is None else [model_dir, base_model_dir]
-    models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
-    for model in models:
-        check_fits(images, model)
+    models = load_fitting(paths, [images], allow_custom_code=allow_custom_code)
     with computing(compute_settings, verbose, model=models[0]) as (console, compute):
         handles = [compute.handle(model) for model in models]
         predicted, losses = compute.predict_with_losses(handles[0], images, console.rows("test", images.rows))

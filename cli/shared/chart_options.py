@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.shared.computing import computing
+from cli.shared.computing import computing, load_fitting
 from cli.shared.console import Console
 from cli.shared.options import PATH, F, compute_options, open_data, option, together, verbose_option
 
@@ -76,12 +76,7 @@ def predict_options(function: F) -> F:
         def predict(
             paths: list[Path], images: list[ImageSet], fitting: list[ImageSet] | None = None
         ) -> list[list[Int64]]:
-            from engine.models.load import check_fits, load_model
-
-            models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
-            for model in models:
-                for image_set in fitting or images:
-                    check_fits(image_set, model)
+            models = load_fitting(paths, fitting or images, allow_custom_code=allow_custom_code)
             # Of many small sets nobody wants to read where each was computed.
             with computing(compute_settings, verbose, placed=len(images) == 1) as (console, compute):
                 return [_predict(compute, model, images, console) for model in models]

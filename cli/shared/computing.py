@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.shared.console import Console, echo
 
 if TYPE_CHECKING:
     from cluster.compute.compute import Compute, ComputeOptions
+    from engine.data.image_set import ImageSet
     from engine.models.load import LoadedModel
 
 
@@ -41,6 +43,17 @@ def computing(
             yield console, compute
             if compute.redispatched:
                 console.say(f"{compute.redispatched} calls ran again because a worker died")
+
+
+def load_fitting(paths: Sequence[Path], images: Sequence[ImageSet], *, allow_custom_code: bool) -> list[LoadedModel]:
+    """Models, each of which has to fit each of the image sets."""
+    from engine.models.load import check_fits, load_model
+
+    models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
+    for model in models:
+        for image_set in images:
+            check_fits(image_set, model)
+    return models
 
 
 def use_one_thread() -> None:
