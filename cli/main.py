@@ -21,8 +21,8 @@ from typing import Any
 
 import click
 
+from cli.shared.commands import Commands
 from cli.shared.console import echo
-from cli.shared.groups import Commands
 from engine.core import collector
 from engine.core.errors import InputError, WorkError, is_interruption
 from engine.core.files import disk_is_full
@@ -62,16 +62,13 @@ class LazyGroup(Commands):
     """Imports a command's module only when that command is named, so that `--help` answers at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Commands in the order of the workflow."""
         return list(COMMANDS)
 
     def found(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The command of a name as it is listed."""
         module = COMMANDS.get(name)
         return None if module is None else importlib.import_module(module).command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """One line per command."""
         with formatter.section("Commands"):
             formatter.write_dl(
                 [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,9 +13,10 @@ import click
 
 from cli.run_report.text import summary
 from cli.run_report.words import duration, plural
-from cli.shared.console import Console, created, echo
-from cli.shared.help import Sectioned
-from cli.shared.labels import means_all, parse_labels
+from cli.shared.commands import Sectioned
+from cli.shared.computing import computing
+from cli.shared.console import created, echo
+from cli.shared.labels import means_all, names_in, parse_labels
 from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
@@ -24,24 +26,24 @@ from cli.shared.method_options import (
     refuse_other_methods,
     requirements_option,
 )
-from cli.shared.objective_options import (
-    check_objective,
-    label_file_options,
-    objective_settings,
-    searched_labels,
-)
+from cli.shared.objective_options import check_objective, label_file_options, objective_settings, searched_labels
 from cli.shared.options import (
     DATA,
     METHOD,
     PATH,
     PLACE,
     SEARCH,
+    check_resume,
     check_seeds,
+    chunks_option,
     compute_options,
+    data_option,
+    explain_option,
     localize_options,
     model_options,
     option,
     refuse_confidence,
+    resume_options,
     search_options,
     shared_rows_option,
     target_layer_option,
@@ -49,6 +51,7 @@ from cli.shared.options import (
 )
 from cli.shared.parts import part_option, stated_part
 from engine.core.errors import InputError
+from engine.localize.settings import LocalizeSettings
 
 if TYPE_CHECKING:
     from cluster.batch.estimate import Expectation
@@ -63,23 +66,17 @@ MODES = ("chain", "independent", "rounds")
 MAX_ROUNDS = 5
 POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
 
+_of_arachne = functools.partial(option, section=METHOD, owners=("Arachne",))
+
 
 @click.command(cls=Sectioned, short_help="Repair many chunks and labels at once, to stated requirements.")
 @method_option(None, CROSSFIT)
 @model_options
-@option(
-    "--chunks",
-    section=DATA,
-    reads=True,
-    type=PATH,
-    required=True,
-    help="Folder of numbered chunks with a repair.h5 each, as of `split`.",
-)
+@chunks_option
 @option(
     "--labels",
     section=DATA,
     default="all",
-    show_default=True,
     help="Labels to repair, by name or number: 6 or cat,dog or all. CrossFit repairs all that have failures in one go.",
 )
 @option(
@@ -89,50 +86,32 @@ POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
     type=bool,
     help="CrossFit: one repair for each label, in label-<number> below --output-dir.",
 )
-@option(
+@data_option(
     "--val-data",
-    section=DATA,
-    reads=True,
-    type=PATH,
-    help="Image set that no search sees. Arachne needs it to choose between patches; CrossFit judges on its rows too.",
+    "Image set that no search sees. Arachne needs it to choose between patches; CrossFit judges on its rows too.",
 )
-@option("--test-data", section=DATA, reads=True, type=PATH, help="Image set that only measures and judges the result.")
+@data_option("--test-data", "Image set that only measures and judges the result.")
 @shared_rows_option
 @requirements_option
 @crossfit_options
 @checkpoint_options
-@option(
+@_of_arachne(
     "--mode",
-    section=METHOD,
-    owners=("Arachne",),
     type=click.Choice(MODES),
     default="rounds",
-    show_default=True,
     help="Arachne: chain: each chunk repairs what the one before left; independent: the best single repair; rounds: "
     "all chunks repair the best model so far, and their patches are merged.",
 )
-@option(
-    "--max-rounds",
-    section=METHOD,
-    rare=True,
-    owners=("Arachne",),
-    type=int,
-    help=f"Arachne: of mode rounds [default: {MAX_ROUNDS}].",
-)
-@option(
+@_of_arachne("--max-rounds", rare=True, type=int, help=f"Arachne: of mode rounds [default: {MAX_ROUNDS}].")
+@_of_arachne(
     "--merge",
-    section=METHOD,
     rare=True,
-    owners=("Arachne",),
     type=click.Choice(["greedy", "search"]),
     default="greedy",
-    show_default=True,
     help="Arachne, modes rounds and chain: add patch by patch what improves, or search how much of each is taken.",
 )
-@option(
+@_of_arachne(
     "--positive-weights",
-    section=METHOD,
-    owners=("Arachne",),
     help="Arachne: weight of keeping all positive inputs right, in repaired negative inputs; 0.15x means 0.15 for "
     "each positive input. Several, as in 100,200,400 or 0.1x,0.2x, give as many searches "
     f"[default: {POSITIVE_WEIGHTS}].",
@@ -141,22 +120,11 @@ POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
 @option(
     "--seeds",
     section=SEARCH,
-    type=int,
     default=1,
-    show_default=True,
     help="Arachne: searches of each chunk, label and weight; CrossFit: of each repair.",
 )
-@option("--seed", section=SEARCH, type=int, default=0, show_default=True, help="First seed.")
-@option(
-    "--offers",
-    section=METHOD,
-    rare=True,
-    owners=("Arachne",),
-    type=int,
-    default=3,
-    show_default=True,
-    help="Arachne: distinct patches each search offers at most.",
-)
+@option("--seed", section=SEARCH, default=0, help="First seed.")
+@_of_arachne("--offers", rare=True, default=3, help="Arachne: distinct patches each search offers at most.")
 @option(
     "--positive-inputs-dir",
     section=DATA,
@@ -170,8 +138,7 @@ POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
 @search_options
 @target_layer_option
 @option("--output-dir", type=PATH, required=True, help="Run directory: records, patch and repaired model.")
-@option("--resume", type=bool, help="Go on with the interrupted run in --output-dir, or start it.")
-@option("--overwrite", type=bool, help="Replace an earlier run.")
+@resume_options
 @option(
     "--dry-run",
     section=PLACE,
@@ -181,14 +148,7 @@ POSITIVE_WEIGHTS = "0.15x,0.3x,0.6x"
     "has not ended then is given up, but for a call of TensorFlow or JAX that has begun.",
 )
 @part_option
-@option(
-    "--explain",
-    section=PLACE,
-    rare=True,
-    place=True,
-    type=bool,
-    help="Print what runs where and why, and of CrossFit the memory it needs at most.",
-)
+@explain_option("Print what runs where and why, and of CrossFit the memory it needs at most.")
 @compute_options
 @verbose_option
 def command(
@@ -210,8 +170,7 @@ def command(
     """
     chosen = method or CROSSFIT
     refuse_other_methods(chosen)
-    if options["resume"] and options["overwrite"]:
-        raise InputError("--resume goes on with a run and --overwrite replaces it, expected one of them")
+    check_resume(options)
     options["part"] = stated_part(
         part, chosen, mode=options["mode"], separate=options["separate"], dry_run=options["dry_run"]
     )
@@ -249,14 +208,10 @@ def batch(
     from cluster.batch.estimate import expect
     from cluster.batch.run import run_recorded
     from cluster.batch.spec import check_batch
-    from cluster.compute.compute import Compute
     from cluster.records.store import holds_run
 
     warnings = check_batch(work)
-    with (
-        Console(verbose) as console,
-        Compute(compute_settings, echo if explain else console.say, warn=console.warn) as compute,
-    ):
+    with computing(compute_settings, verbose, explain=explain) as (console, compute):
         for warning in warnings:
             console.warn(warning)
         if dry_run:
@@ -264,15 +219,8 @@ def batch(
             return 0
         if resume and not holds_run(output_dir):
             console.say(f"{output_dir} holds no run yet: this is its start")
-        code = run_recorded(
-            work,
-            compute,
-            resume=resume,
-            overwrite=overwrite,
-            parts=parts,
-            on_rows=console.rows,
-            on_jobs=console.jobs(),
-        )
+        told: dict[str, Any] = {"on_rows": console.rows, "on_jobs": console.jobs()}
+        code = run_recorded(work, compute, resume=resume, overwrite=overwrite, parts=parts, **told)
     echo(summary(read_run(output_dir)))
     created(output_dir)
     return code
@@ -307,15 +255,12 @@ def make_batch(
     merge: MergeKind = "greedy",
     **_: Any,
 ) -> Batch:
-    """Open and check everything a batch reads.
-
-    Raises:
-        InputError: something is missing, damaged, or does not fit.
-    """
+    """Open and check everything a batch reads."""
     if val_data is None:
         raise InputError("--val-data is missing and the method is Arachne, expected rows that choose between patches")
     check_seeds(seed, seeds)
-    for name, value in (("max_rounds", max_rounds), ("offers", offers), ("num_grad", num_grad), ("fronts", fronts)):
+    blame = LocalizeSettings(num_grad, forward_impact, fronts)
+    for name, value in (("max_rounds", max_rounds), ("offers", offers)):
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
     if max_rounds is not None and mode != "rounds":
@@ -333,8 +278,7 @@ def make_batch(
     validation = open_image_set(val_data)
     test = open_image_set(test_data) if test_data else None
     positives = [open_positives(folder) for folder in positive_inputs_dir]
-    sets = [images for images in (validation, test, *positives) if images is not None]
-    names = next((images.label_names for images in sets if images.label_names), None)
+    names = names_in((validation, test, *positives))
     chosen = parse_labels(labels, validation.classes, names)
     stated: tuple[Requirement, ...] = ()
     if requirements:
@@ -346,15 +290,8 @@ def make_batch(
     own = objective_settings(settings, model.classes, names, **files)
     if label_file is not None:
         chosen = searched_labels(own, chosen, chosen=not means_all(labels, names), source=label_file)
-    weightings = tuple(
-        replace(
-            each,
-            settings=replace(
-                each.settings, objective=own.objective, requirements=own.requirements, priorities=own.priorities
-            ),
-        )
-        for each in weightings
-    )
+    objective: dict[str, Any] = {name: getattr(own, name) for name in ("objective", "requirements", "priorities")}
+    weightings = tuple(replace(each, settings=replace(each.settings, **objective)) for each in weightings)
     return Batch(
         model=model,
         target=resolve_target(model.model, model.loss, model.classes, model.path, target_layer),
@@ -365,9 +302,9 @@ def make_batch(
         mode=mode,
         max_rounds=MAX_ROUNDS if max_rounds is None else max_rounds,
         offers=offers,
-        num_grad=num_grad,
-        impact=forward_impact,
-        fronts=fronts,
+        num_grad=blame.num_grad,
+        impact=blame.impact,
+        fronts=blame.fronts,
         requirements=stated or default_goals(chosen, names),
         stated=bool(stated),
         validation=validation,
@@ -381,11 +318,7 @@ def make_batch(
 
 
 def parse_weights(text: str | None, settings: SearchSettings) -> tuple[Weighting, ...]:
-    """Positive weights separated by commas: `200`, or `0.15x` for each positive input; None gives the default.
-
-    Raises:
-        InputError: not such numbers, or one twice, or any where requirements say what positives are worth.
-    """
+    """Positive weights separated by commas: `200`, or `0.15x` for each positive input; None gives the default."""
     from cluster.batch.spec import Weighting
 
     if settings.objective == "requirements":
@@ -414,7 +347,6 @@ def parse_weights(text: str | None, settings: SearchSettings) -> tuple[Weighting
 
 
 def expectation_text(work: Batch, found: Expectation) -> str:
-    """What `--dry-run` prints."""
     from cluster.batch.spec import too_many_searches
 
     at_most = "at most " if work.mode == "rounds" else ""

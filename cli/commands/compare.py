@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.commands.by_method import use_one_thread
-from cli.shared.console import Console, created, echo
-from cli.shared.help import Sectioned
-from cli.shared.labels import means_all, parse_labels
+from cli.shared.commands import Sectioned
+from cli.shared.computing import computing, use_one_thread
+from cli.shared.console import created, echo
+from cli.shared.labels import means_all, names_in, parse_labels
 from cli.shared.method_options import (
     CROSSFIT,
     checkpoint_folder,
@@ -23,7 +23,6 @@ from cli.shared.method_options import (
     read_promises,
     refuse_unneeded,
     requirements_option,
-    was_given,
 )
 from cli.shared.objective_options import PRIORITIES, label_file_options, stated_priorities
 from cli.shared.options import (
@@ -31,18 +30,24 @@ from cli.shared.options import (
     METHOD,
     OPTIMISER_CHOICE,
     PATH,
-    PLACE,
     SEARCH,
     check_inputs,
     check_repairs,
+    check_resume,
     check_run_directory,
     check_seeds,
+    chunks_option,
     compute_options,
+    data_option,
+    explain_option,
+    flag_of,
     model_options,
     option,
+    resume_options,
     shared_rows_option,
     target_layer_option,
     verbose_option,
+    was_given,
 )
 from engine.core.errors import InputError
 
@@ -55,63 +60,33 @@ DRAWS = 5
 
 @click.command(cls=Sectioned, short_help="Repair by every method from several draws of rows, and judge them alike.")
 @model_options
-@option(
-    "--chunks",
-    section=DATA,
-    reads=True,
-    type=PATH,
-    required=True,
-    help="Folder of numbered chunks with a repair.h5 each, as of `split`.",
-)
+@chunks_option
 @option(
     "--labels",
     section=DATA,
     default="all",
-    show_default=True,
     help="Labels to repair, by name or number: 6 or cat,dog or all that have failures.",
 )
-@option(
-    "--val-data",
-    section=DATA,
-    reads=True,
-    type=PATH,
-    required=True,
-    help="Image set that chooses among what a method offers.",
-)
-@option(
-    "--test-data",
-    section=DATA,
-    reads=True,
-    type=PATH,
-    required=True,
-    help="Image set that judges, and chooses nothing.",
-)
+@data_option("--val-data", "Image set that chooses among what a method offers.", required=True)
+@data_option("--test-data", "Image set that judges, and chooses nothing.", required=True)
 @shared_rows_option
 @requirements_option
 @option(
     "--methods",
     section=METHOD,
     default="all",
-    show_default=True,
     metavar="NAMES",
     help="Methods with commas between, with settings as in 'Arachne(objective=requirements)', or all. Differences are "
     "to CrossFit, where that is among them.",
 )
-@option(
-    "--draws",
-    section=METHOD,
-    type=int,
-    default=DRAWS,
-    show_default=True,
-    help="Draws of repair rows; each is a seed of its own.",
-)
+@option("--draws", section=METHOD, type=int, default=DRAWS, help="Draws of repair rows; each is a seed of its own.")
 @option(
     "--rows",
     section=METHOD,
     type=int,
     help="Rows of a draw, out of those of all chunks [default: as many as a chunk has, or half of a single one].",
 )
-@option("--seed", section=SEARCH, type=int, default=0, show_default=True, help="Of the first draw.")
+@option("--seed", section=SEARCH, default=0, help="Of the first draw.")
 @option(
     "--optimiser",
     section=SEARCH,
@@ -124,12 +99,11 @@ DRAWS = 5
 @checkpoint_options
 @label_file_options(PRIORITIES)
 @option("--output-dir", type=PATH, required=True, help="Run directory: tables, and what `report` makes a page of.")
-@option("--resume", type=bool, help="Go on with the interrupted run in --output-dir, or start it.")
-@option("--overwrite", type=bool, help="Replace an earlier run.")
-@option("--explain", section=PLACE, rare=True, place=True, type=bool, help="Print what runs where and why.")
+@resume_options
+@explain_option("Print what runs where and why.")
 @compute_options
 @verbose_option
-def command(compute_settings: ComputeOptions, verbose: int, **options: Any) -> int:
+def command(compute_settings: ComputeOptions, verbose: int, output_dir: Path, explain: bool, **options: Any) -> int:
     """Repair a model by several methods from several draws of the same rows, to the same requirements, and judge.
 
     Rows of --val-data choose within a method, those of --test-data judge. A method that cannot run has a line that says
@@ -140,56 +114,29 @@ def command(compute_settings: ComputeOptions, verbose: int, **options: Any) -> i
     Example: repair-dist compare --model-dir model --chunks data/repairsets --labels pedestrian --val-data data/val.h5
     --test-data data/test.h5 --num-workers 8 --output-dir runs/compared
     """
-    if options["resume"] and options["overwrite"]:
-        raise InputError("--resume goes on with a run and --overwrite replaces it, expected one of them")
-    return compare(compute_settings=compute_settings, verbose=verbose, **options)
-
-
-def compare(
-    *,
-    compute_settings: ComputeOptions,
-    verbose: int,
-    output_dir: Path,
-    resume: bool,
-    overwrite: bool,
-    explain: bool,
-    **options: Any,
-) -> int:
-    """The command; returns the exit code."""
+    check_resume(options)
     output_dir = output_dir.absolute()
+    stated = {name: options.pop(name) for name in ("resume", "overwrite")}
     check_words(**options)
-    check_run_directory(output_dir, resume=resume, overwrite=overwrite)
+    check_run_directory(output_dir, **stated)
     work, unreadable = make_comparison(output_dir=output_dir, **options)
 
     from cli.run_report.text import comparison_text
-    from cluster.compute.compute import Compute
     from cluster.records.store import read_facts
     from cluster.runs.compare import check_comparison, run_comparison
 
     check_comparison(work)
-    with (
-        Console(verbose) as console,
-        Compute(replace(compute_settings, threads=1), echo if explain else console.say, warn=console.warn) as compute,
-    ):
+    with computing(compute_settings, verbose, model=work.model, explain=explain, one_thread=True) as (console, compute):
         for why in unreadable:
             console.warn(f"left out: {why}")
-        if not work.model.loss.stated:
-            console.say(f"{work.model.path} stores no loss: {work.model.loss.name} is assumed")
-        run_comparison(
-            work, compute, resume=resume, overwrite=overwrite, on_rows=console.rows, on_repairs=console.repairs
-        )
+        run_comparison(work, compute, **stated, on_rows=console.rows, on_repairs=console.repairs)
     echo(comparison_text(output_dir))
     created(output_dir)
     return 4 if unreadable or read_facts(output_dir).get("left out") else 0
 
 
 def check_words(*, methods: str, draws: int, rows: int | None, seed: int, **options: Any) -> None:
-    """Refuse what cannot be meant, without a library that takes seconds to import.
-
-    Raises:
-        InputError: no such method, numbers that no run can have, options of a method that is not compared, or paths
-            that lead nowhere.
-    """
+    """Refuse what cannot be meant, without a library that takes seconds to import."""
     from engine.methods.registry import parsed
 
     names = parse_methods(methods)
@@ -200,8 +147,9 @@ def check_words(*, methods: str, draws: int, rows: int | None, seed: int, **opti
     owners = {"recipes": CROSSFIT, "step": CROSSFIT, "label_file": PRIORITIES, "positive_label_file": PRIORITIES}
     for name, owner in owners.items():
         if was_given(name) and owner not in [parsed(one)[0] for one in names]:
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"{flag} is of {owner}, which is not among --methods, expected one with the other")
+            raise InputError(
+                f"{flag_of(name)} is of {owner}, which is not among --methods, expected one with the other"
+            )
     check_inputs(options)
 
 
@@ -229,11 +177,7 @@ def make_comparison(
     promise_rows: int | None,
     **crossfit: Any,
 ) -> tuple[Comparison, list[str]]:
-    """Open and check what a comparison reads; returns it, and why chunks are left out.
-
-    Raises:
-        InputError: something is missing, damaged, or does not fit.
-    """
+    """Open and check what a comparison reads; returns it, and why chunks are left out."""
     names = parse_methods(methods)
     refuse_unused(names)
     use_one_thread()
@@ -256,7 +200,7 @@ def make_comparison(
     sets = tuple(chunk.images for chunk in readable if chunk.images is not None)
     if not allow_shared_rows:
         refuse_one_file([validation.path, test.path], [images.path for images in sets])
-    label_names = next((images.label_names for images in (validation, test, *sets) if images.label_names), None)
+    label_names = names_in((validation, test, *sets))
     required = read_promises(requirements, model.classes, label_names)
     crossfit["promise_rows"] = max(1, test.rows // model.classes) if promise_rows is None else promise_rows
     search, swarm = CrossFitSettings().search, None
@@ -293,11 +237,7 @@ def make_comparison(
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
-    """Methods by name, with settings in parentheses, separated by commas, or `all`.
-
-    Raises:
-        InputError: no such method, or one twice, or settings that cannot be read.
-    """
+    """Methods by name, with settings in parentheses, separated by commas, or `all`."""
     from engine.methods.registry import method_names, read_names
 
     if text.strip().casefold() == "all":
@@ -309,11 +249,7 @@ def parse_methods(text: str) -> tuple[str, ...]:
 
 
 def refuse_unused(names: Sequence[str]) -> None:
-    """Refuse options of the current command line that none of the methods uses, which are imported.
-
-    Raises:
-        InputError: names the first of them.
-    """
+    """Refuse options of the current command line that none of the methods uses, which are imported."""
     from engine.methods.given import stated_of
 
     known = [found for name in names if (found := imported(name)) is not None]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from cli.shared.commands import Positional
 from cli.shared.console import Console, echo, table
 from cli.shared.options import PATH, option, verbose_option, worker_options
-from cli.shared.positions import Positional
 
 
 @click.command(
@@ -18,10 +18,8 @@ from cli.shared.positions import Positional
 )
 @option("--label-file", type=PATH, required=True, help="JSON array of frames with labels, as BDD100K's det_train.json.")
 @option("--image-dir", "--input-dir", type=PATH, required=True, help="Folder with the images of the frames.")
-@option(
-    "--output-dir", type=PATH, default=Path("categories"), show_default=True, help="Folder for a folder per category."
-)
-@option("--min-area", type=int, default=0, show_default=True, help="Set crops of fewer pixels aside as removed.")
+@option("--output-dir", default=Path("categories"), help="Folder for a folder per category.")
+@option("--min-area", default=0, help="Set crops of fewer pixels aside as removed.")
 @option("--remove-truncated", type=bool, help="Set objects aside that are labelled as truncated.")
 @option("--remove-occluded", type=bool, help="Set objects aside that are labelled as occluded.")
 @option(

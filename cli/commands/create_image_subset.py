@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from cli.shared.commands import Positional
 from cli.shared.console import Console, echo
 from cli.shared.options import PATH, option, verbose_option, worker_options
-from cli.shared.positions import Positional
 from engine.core.names import suggestion
 
 
@@ -29,7 +29,7 @@ class _OrNone(click.Option):
     short_help="Choose images of every category, in proportion, into one folder.",
 )
 @option("--category-dir", type=PATH, required=True, help="Folder that create-category-dir made.")
-@option("--output-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder for the images chosen.")
+@option("--output-dir", default=Path("outputs"), help="Folder for the images chosen.")
 @option(
     "--info-file",
     cls=_OrNone,
@@ -37,20 +37,15 @@ class _OrNone(click.Option):
     help="image_info.json of a subset: its settings are taken, and of those given here only the excluded labels and "
     "--like-toolkit.",
 )
-@option("--num", type=int, default=5000, show_default=True, help="Images of all categories together, about.")
+@option("--num", default=5000, help="Images of all categories together, about.")
 @option(
     "--excluded-labels",
     cls=_OrNone,
     help="Categories to leave out, separated by commas; they count in the proportions.",
 )
-@option("--category-min", type=int, default=0, show_default=True, help="So many of each category that has as many.")
-@option("--random-state", type=int, default=0, show_default=True, help="Seed of the choice.")
-@option(
-    "--resize-to",
-    cls=_OrNone,
-    type=int,
-    help="Height and width of the images chosen [default: files are copied].",
-)
+@option("--category-min", default=0, help="So many of each category that has as many.")
+@option("--random-state", default=0, help="Seed of the choice.")
+@option("--resize-to", cls=_OrNone, type=int, help="Height and width of the images chosen [default: files are copied].")
 @option("--like-toolkit", type=bool, help="Draw what eAI-Repair-Toolkit draws by this seed from its image_info.json.")
 @option("--overwrite", type=bool, help="Replace a folder that is no subset.")
 @worker_options
@@ -92,12 +87,7 @@ def command(
         settings = replace(settings, like_toolkit=True)
     with Console(verbose) as console, RayMap(num_workers, address, console.say) as workers:
         report = create_image_subset(
-            category_dir,
-            output_dir,
-            settings,
-            overwrite=overwrite,
-            spread=workers,
-            progress=console.rows,
+            category_dir, output_dir, settings, overwrite=overwrite, spread=workers, progress=console.rows
         )
         for label in report.unknown_labels:
             console.warn(f"no image has the excluded label {label!r}{suggestion(label, report.drawn)}")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.commands.by_method import method_repair, rows_of_target, use_one_thread
 from cli.commands.optimize import chunk_paths, names_of
-from cli.shared.console import Console, echo, table
-from cli.shared.help import Sectioned
+from cli.shared.commands import Sectioned
+from cli.shared.computing import computing, use_one_thread
+from cli.shared.console import echo, table
 from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
@@ -27,8 +27,8 @@ from cli.shared.method_options import (
     refuse_other_methods,
     refuse_unsearched,
     requirements_option,
-    was_given,
 )
+from cli.shared.method_repair import method_repair, rows_of_target
 from cli.shared.objective_options import check_objective, objective_settings
 from cli.shared.options import (
     DATA,
@@ -47,6 +47,7 @@ from cli.shared.options import (
     silent_option,
     target_data_option,
     target_layer_option,
+    was_given,
     workflow_model_options,
 )
 from engine.core.errors import InputError
@@ -150,27 +151,21 @@ def command(
     check_seeds(seed, num_runs)
     if method != ARACHNE:
         use_one_thread()
-        compute_settings = replace(compute_settings, threads=1)
     work = make_evaluation(method, num_runs=num_runs, seed=seed, **options)
     if work is None:
         if verbose:
             echo(f"{options['target_data_dir']}: the label has no failures, there is nothing to evaluate")
         return 0
 
-    from cluster.compute.compute import Compute
     from cluster.runs.evaluate import check_evaluation, evaluate
 
     check_evaluation(work)
-    with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
-        if not work.model.loss.stated:
-            console.say(f"{work.model.path} stores no loss: {work.model.loss.name} is assumed")
+    with computing(compute_settings, verbose, model=work.model, one_thread=method != ARACHNE) as (console, compute):
         limit = max(setting.search.num_iterations for setting in work.settings)
         tick = console.iterations(num_runs * len(work.settings), limit) if method == ARACHNE else None
         found = evaluate(
             work, compute, resume=resume, on_rows=console.rows, on_iterations=tick, on_repairs=console.repairs
         )
-        if compute.redispatched:
-            console.say(f"{compute.redispatched} calls ran again because a worker died")
         for result in found:
             where = f"{result.setting.name}: " if result.setting.name else ""
             for run in result.runs:

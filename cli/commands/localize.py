@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.shared.console import Console, created, echo
-from cli.shared.help import Sectioned
-from cli.shared.method_options import checkpoint_options, checkpoints_beside
+from cli.shared.commands import Sectioned
+from cli.shared.computing import computing
+from cli.shared.console import created, echo
+from cli.shared.method_options import ARACHNE, checkpoint_options, checkpoints_beside
 from cli.shared.options import (
     DATA,
     METHOD,
     PATH,
     SEARCH_OPTIONS_OF_TOOLKIT,
     compute_options,
-    given,
+    flag_of,
     localize_options,
     option,
     options_in,
@@ -25,22 +26,23 @@ from cli.shared.options import (
     silent_option,
     target_data_option,
     target_layer_option,
+    was_given,
     workflow_model_options,
 )
 from cli.shared.weights import weights_text
 from engine.core.errors import InputError
 from engine.core.files import remove
+from engine.core.stated import made
+from engine.localize.settings import LocalizeSettings
 
 if TYPE_CHECKING:
-    from cluster.compute.compute import Compute, ComputeOptions
+    from cluster.compute.compute import ComputeOptions
     from engine.core.types import Int64
     from engine.data.image_set import ImageSet
-    from engine.localize.fronts import Impact
     from engine.models.load import LoadedModel
     from engine.targets.base import Target
 
-
-ARACHNE, NEURECOVER = "Arachne", "NeuRecover"
+NEURECOVER = "NeuRecover"
 
 
 @click.command(
@@ -53,7 +55,6 @@ ARACHNE, NEURECOVER = "Arachne", "NeuRecover"
     section=METHOD,
     type=click.Choice([ARACHNE, NEURECOVER]),
     default=ARACHNE,
-    show_default=True,
     help="By the model's gradients, or by what the last step of its training did to its Dense layers.",
 )
 @workflow_model_options
@@ -80,12 +81,10 @@ def command(
     positive_inputs_dir: Path | None,
     weights_dir: Path | None,
     last: tuple[int, int],
-    num_grad: int | None,
     target_layer: tuple[str, ...],
-    forward_impact: str,
-    fronts: int,
     compute_settings: ComputeOptions,
     verbose: int,
+    **values: Any,
 ) -> None:
     """Write the weights to blame beside the negative inputs, and Arachne's pareto_front.png.
 
@@ -95,12 +94,12 @@ def command(
     Example: repair-dist localize --model-dir model --target-data-dir data/repairsets/0/negative/6
     """
     for name, each in options_in(click.get_current_context()).items():
-        if given(name) and (each.need == "checkpoints" if method == ARACHNE else ARACHNE in each.owners):
-            flag, other = f"--{name.replace('_', '-')}", NEURECOVER if method == ARACHNE else ARACHNE
-            raise InputError(f"{flag} is of {other} and the method is {method}, expected one without the other")
-    for name, value in (("num_grad", num_grad), ("fronts", fronts)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} is {value}, expected at least 1")
+        if was_given(name) and (each.need == "checkpoints" if method == ARACHNE else ARACHNE in each.owners):
+            other = NEURECOVER if method == ARACHNE else ARACHNE
+            raise InputError(
+                f"{flag_of(name)} is of {other} and the method is {method}, expected one without the other"
+            )
+    settings = made(LocalizeSettings, values)
 
     from engine.data.outcomes import open_negatives
     from engine.localize.weights_file import ARROW, CSV, FRONT
@@ -112,7 +111,7 @@ def command(
     if method == NEURECOVER:
         found = _by_checkpoints(work, weights_dir or checkpoints_beside(model_dir), last)
     else:
-        found = _by_gradients(work, num_grad, cast("Impact", forward_impact), fronts)
+        found = _by_gradients(work, settings)
     if found is None:
         if verbose:
             echo(f"{target_data_dir}: the label has no failures, there is nothing to localize")
@@ -152,19 +151,12 @@ class _Work:
         known = [] if self.positives_in is None else [self.positives_in]
         return open_positives(chunk_paths([self.folder], known, None)[0].positives)
 
-    def computing(self, console: Console) -> Compute:
-        from cluster.compute.compute import Compute
-
-        if not self.model.loss.stated:
-            console.say(f"{self.model.path} stores no loss: {self.model.loss.name} is assumed")
-        return Compute(self.compute, console.say, warn=console.warn)
-
 
 _Found = tuple["Target", "Int64", int | None]
 """Weights under repair, places (K, 2) of those to blame, and how many positive inputs there were where they count."""
 
 
-def _by_gradients(work: _Work, num_grad: int | None, impact: Impact, fronts: int) -> _Found | None:
+def _by_gradients(work: _Work, settings: LocalizeSettings) -> _Found | None:
     """Arachne's weights, and its chart; None without failures."""
     from cluster.runs.localize import localise
     from engine.charts.pareto import draw_pareto_front
@@ -176,23 +168,17 @@ def _by_gradients(work: _Work, num_grad: int | None, impact: Impact, fronts: int
     target = resolve_target(model.model, model.loss, model.classes, model.path, work.layers)
     positives = None
     if target.pooled:
-        if impact != "mean":
-            raise InputError(f"forward_impact is {impact}, expected mean for {target.title}")
+        if settings.impact != "mean":
+            raise InputError(f"forward_impact is {settings.impact}, expected mean for {target.title}")
         positives = work.positives()
     if negatives is None:
         return None
     for images in (negatives, positives):
         if images is not None:
             check_fits(images, model)
-    with Console(work.verbose) as console, work.computing(console) as compute:
+    with computing(work.compute, work.verbose, model=model) as (console, compute):
         handle = compute.handle(model, target)
-        found = localise(
-            *(compute, handle, negatives, positives),
-            num_grad=num_grad,
-            impact=impact,
-            fronts=fronts,
-            on_rows=console.rows,
-        )
+        found = localise(compute, handle, negatives, positives, **vars(settings), on_rows=console.rows)
     draw_pareto_front(work.folder / FRONT, found)
     return target, found.index, (positives.rows if positives else 0) if target.pooled else None
 
@@ -212,7 +198,7 @@ def _by_checkpoints(work: _Work, folder: Path, last: tuple[int, int]) -> _Found 
         raise InputError(f"{work.folder}: there are no positive inputs, expected some that the training made right")
     for images in (negatives, positives):
         check_fits(images, model)
-    with Console(work.verbose) as console, work.computing(console) as compute:
+    with computing(work.compute, work.verbose, model=model) as (console, compute):
         blame = blame_by_checkpoints(
             *(compute, model, target, chain, negatives, positives, folder),
             last=last,

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.shared.method_options import was_given
-from cli.shared.options import PATH, option, place_options, tiles_option, verbose_option
+from cli.shared.options import PATH, flag_of, option, place_options, tiles_option, verbose_option, was_given
 from cli.shared.parts import of_place, words_of
 from engine.core.errors import InputError
 from engine.core.names import in_words
@@ -63,9 +62,8 @@ def command(parts: tuple[Path, ...], **own: Any) -> Any:
     own_names, (other,) = _names(merging), commands.keys() - {found.command}
     for name in here:
         if name not in own_names:
-            flag = f"--{name.replace('_', '-')}"
             raise InputError(
-                f"{flag} is of {other} and the parts are of {found.command}, expected one without the other"
+                f"{flag_of(name)} is of {other} and the parts are of {found.command}, expected one without the other"
             )
     options = {
         name: value for name, value in _checked(found, own_names - of_place(merging)).items() if name not in here
@@ -77,16 +75,11 @@ def command(parts: tuple[Path, ...], **own: Any) -> Any:
 
 
 def _names(command: click.Command) -> frozenset[str]:
-    """Names of the parameters that a command has."""
     return frozenset(param.name for param in command.params if param.name and param.expose_value)
 
 
 def _checked(parts: Parts, names: frozenset[str]) -> Mapping[str, Any]:
-    """The options of part 1, which a command takes as they are: none of the place, nor any that it spells otherwise.
-
-    Raises:
-        InputError: another is among them.
-    """
+    """The options of part 1, which a command takes as they are: none of the place, nor any that it spells otherwise."""
     for name in parts.options:
         if name not in names:
             raise InputError(

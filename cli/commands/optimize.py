@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.run_report.text import changes_table
-from cli.shared.console import Console, echo
-from cli.shared.help import Sectioned
+from cli.shared.commands import Sectioned
+from cli.shared.computing import computing
+from cli.shared.console import echo
+from cli.shared.labels import names_in
 from cli.shared.method_options import (
     ARACHNE,
     CROSSFIT,
@@ -23,17 +25,16 @@ from cli.shared.method_options import (
     options_of_method,
     refuse_other_methods,
     requirements_option,
-    was_given,
 )
 from cli.shared.objective_options import check_objective, label_file_options, objective_settings
 from cli.shared.options import (
     DATA,
     PATH,
-    PLACE,
     SEARCH,
     check_seeds,
     compute_options,
-    given,
+    data_option,
+    explain_option,
     option,
     options_of,
     positive_weight_option,
@@ -41,6 +42,7 @@ from cli.shared.options import (
     shared_rows_option,
     silent_option,
     target_layer_option,
+    was_given,
     workflow_model_options,
 )
 from cli.shared.parts import part_option, stated_part
@@ -91,33 +93,13 @@ if TYPE_CHECKING:
 @label_file_options("Arachne, label-priorities")
 @search_options
 @options_of("localize", "--num-grad")
-@option("--seed", section=SEARCH, type=int, default=0, show_default=True, help="First seed.")
-@option(
-    "--seeds",
-    section=SEARCH,
-    type=int,
-    default=1,
-    show_default=True,
-    help="Searches with different seeds; the best is kept.",
-)
-@option(
-    "--val-data",
-    section=DATA,
-    reads=True,
-    type=PATH,
-    help="Image set that chooses between the seeds; CrossFit: further rows to judge promises by.",
-)
-@option("--test-data", section=DATA, reads=True, type=PATH, help="Image set that only measures the result.")
+@option("--seed", section=SEARCH, default=0, help="First seed.")
+@option("--seeds", section=SEARCH, default=1, help="Searches with different seeds; the best is kept.")
+@data_option("--val-data", "Image set that chooses between the seeds; CrossFit: further rows to judge promises by.")
+@data_option("--test-data", "Image set that only measures the result.")
 @shared_rows_option
 @target_layer_option
-@option(
-    "--explain",
-    section=PLACE,
-    rare=True,
-    place=True,
-    type=bool,
-    help="Print how iterations are cut into tiles, the memory they need at most and what runs where and why.",
-)
+@explain_option("Print how iterations are cut into tiles, the memory they need at most and what runs where and why.")
 @option("--run-dir", type=PATH, help="Folder for the records of the run [default: runs/optimize-<time>].")
 @option("--resume", type=bool, help="Go on with the interrupted run in --run-dir, or start it.")
 @option(
@@ -145,74 +127,60 @@ def command(
         other = CROSSFIT if chosen == ARACHNE else ARACHNE
         why = "" if chosen == ARACHNE else ", as `localize` left no weights.csv"
         echo(f"method {chosen}{why} (--method {other} is the other)", err=True)
-    if chosen != ARACHNE and not given("target_data_dir"):
+    if chosen != ARACHNE and not was_given("target_data_dir"):
         raise InputError("--target-data-dir is missing, expected negative inputs of the label to repair")
+    if options["resume"] and options["run_dir"] is None:
+        raise InputError("--resume goes on with a run, expected its --run-dir")
+    directory = options["run_dir"] or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    options |= {"compute_settings": compute_settings, "verbose": verbose, "directory": directory}
     if chosen != ARACHNE:
         from cli.commands.by_method import optimize_by_method
 
         options["part"] = stated_part(part, chosen)
         options["parts"] = click.get_current_context().obj  # of `merge-runs`, which runs this command
-        return optimize_by_method(compute_settings=compute_settings, verbose=verbose, method=chosen, **options)
+        return optimize_by_method(method=chosen, **options)
     if part is not None:
         raise InputError("--part is of CrossFit and the method is Arachne, expected one without the other")
     label_files = options["label_file"], options["positive_label_file"]
     check_objective([options["settings"]], options["requirements"], *label_files)
-    return optimize(compute_settings=compute_settings, verbose=verbose, **options)
-
-
-def optimize(
-    *,
-    compute_settings: ComputeOptions,
-    target_data_dir: Sequence[Path],
-    positive_inputs_dir: Sequence[Path],
-    output_dir: Path | None,
-    seed: int,
-    seeds: int,
-    run_dir: Path | None,
-    resume: bool = False,
-    **options: Any,
-) -> list[ChunkReport]:
-    """The command; prints what it measured and returns it."""
-    check_seeds(seed, seeds)
-    if resume and run_dir is None:
-        raise InputError("--resume goes on with a run, expected its --run-dir")
-    chunks = chunk_paths(target_data_dir, positive_inputs_dir, output_dir)
+    check_seeds(options["seed"], options["seeds"])
+    chunks = chunk_paths(options["target_data_dir"], options["positive_inputs_dir"], options["output_dir"])
     for paths in chunks:
         if not paths.negatives.parent.exists():
             raise InputError(f"{paths.negatives}: no such folder, expected negative inputs as `target` writes them")
-    run_directory = run_dir or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
 
     from cluster.compute.early import started_early
 
-    with nullcontext() if resume else started_early(compute_settings):  # a run that has ended needs no workers
-        return _repaired(compute_settings, chunks, range(seed, seed + seeds), run_directory, resume=resume, **options)
+    # A run that has ended needs no workers.
+    with nullcontext() if options["resume"] else started_early(compute_settings):
+        return optimize(chunks, **options)
 
 
-def _repaired(
-    compute_settings: ComputeOptions,
+def optimize(
     chunks: Sequence[ChunkPaths],
-    seeds: range,
-    run_directory: Path,
     *,
+    compute_settings: ComputeOptions,
+    directory: Path,
     verbose: int,
     model_dir: Path,
     allow_custom_code: bool,
     settings: SearchSettings,
     positive_weight: float | None,
-    requirements: Path | None = None,
-    label_file: Path | None = None,
-    positive_label_file: Path | None = None,
+    requirements: Path | None,
+    label_file: Path | None,
+    positive_label_file: Path | None,
+    seed: int,
+    seeds: int,
     val_data: Path | None,
     test_data: Path | None,
     allow_shared_rows: bool,
     target_layer: tuple[str, ...],
-    explain: bool = False,
+    explain: bool,
     resume: bool,
     overwrite: bool,
     **_: Any,
 ) -> list[ChunkReport]:
-    """Repair all chunks in a run directory."""
-    from cluster.compute.compute import Compute
+    """The command with Arachne: repair all chunks in a run directory, and print what was measured."""
     from cluster.runs.chunk import target_of
     from cluster.runs.optimize import Repairs, repair
     from cluster.runs.recording import claimed
@@ -221,19 +189,14 @@ def _repaired(
 
     settings = replace(settings, positive_weight=positive_weight)  # refused before the model is read
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
-    settings = objective_settings(
-        settings,
-        model.classes,
-        names_of(chunks) if requirements else None,
-        requirements=requirements,
-        label_file=label_file,
-        positive_label_file=positive_label_file,
-    )
+    names = names_of(chunks) if requirements else None
+    files = {"requirements": requirements, "label_file": label_file, "positive_label_file": positive_label_file}
+    settings = objective_settings(settings, model.classes, names, **files)
     repairs = Repairs(
         model=model,
         target=target_of(model, target_layer, [paths.negatives for paths in chunks]),
         chunks=chunks,
-        seeds=seeds,
+        seeds=range(seed, seed + seeds),
         settings=settings,
         validation=open_image_set(val_data) if val_data else None,
         test=open_image_set(test_data) if test_data else None,
@@ -242,23 +205,16 @@ def _repaired(
         label_file=label_file,
     )
 
-    with (
-        Console(verbose) as console,
-        Compute(compute_settings, echo if explain else console.say, warn=console.warn) as compute,
-    ):
-        if not model.loss.stated:
-            console.say(f"{model.path} stores no loss: {model.loss.name} is assumed")
-        tick = console.iterations(len(seeds) * len(chunks), settings.num_iterations)
-        with claimed(run_directory, compute, resume=resume, overwrite=overwrite) as claim:
+    with computing(compute_settings, verbose, model=model, explain=explain) as (console, compute):
+        tick = console.iterations(seeds * len(chunks), settings.num_iterations)
+        with claimed(directory, compute, resume=resume, overwrite=overwrite) as claim:
             reports = repair(repairs, compute, claim.start, on_rows=console.rows, on_iterations=tick)
-        if compute.redispatched:
-            console.say(f"{compute.redispatched} calls ran again because a worker died")
     if verbose:
         for report in reports:
             echo(describe(report))
             if verbose > 1 and any(measured.split == "negative" for measured in report.measured):
                 echo(weights_text(report.paths.output))
-        echo(f"records: {run_directory}")
+        echo(f"records: {directory}")
     return reports
 
 
@@ -280,19 +236,12 @@ def names_of(chunks: Sequence[ChunkPaths]) -> Sequence[str] | None:
     """Class names, where the rows of a chunk have some."""
     from engine.data.outcomes import open_negatives, open_positives
 
-    for paths in chunks:
-        for images in (open_negatives(paths.negatives), open_positives(paths.positives)):
-            if images is not None and images.label_names:
-                return images.label_names
-    return None
+    opened = ((open_negatives(paths.negatives), open_positives(paths.positives)) for paths in chunks)
+    return names_in(images for both in opened for images in both)
 
 
 def chunk_paths(targets: Sequence[Path], positives: Sequence[Path], output_dir: Path | None) -> list[ChunkPaths]:
-    """Pair the folders of each chunk.
-
-    Raises:
-        InputError: the numbers of negative and positive folders do not match.
-    """
+    """Pair the folders of each chunk."""
     from cluster.runs.chunk import ChunkPaths
 
     if len(positives) not in (0, 1, len(targets)):

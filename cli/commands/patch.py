@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.shared.commands import Commands
+from cli.shared.computing import use_one_thread
 from cli.shared.console import created, echo, table
-from cli.shared.groups import Commands
 from cli.shared.method_options import ARACHNE
-from cli.shared.options import OPTIMISER_CHOICE, PATH, F, model_options, option
+from cli.shared.options import OPTIMISER_CHOICE, PATH, flag_of, model_options, option, together
 from engine.core.errors import InputError
 from engine.core.names import listed, suggestion
 
@@ -25,16 +26,15 @@ SHOWN = 40
 """Single weights of a patch that are printed."""
 
 
-def csv_model_options(function: F) -> F:
-    function = option("--allow-custom-code", type=bool, help="Run code that the model file brings along.")(function)
-    return option("--model-dir", type=PATH, help="The model that a weights.csv was made for; other patches need none.")(
-        function
-    )
+csv_model_options = together(
+    option("--model-dir", type=PATH, help="The model that a weights.csv was made for; other patches need none."),
+    option("--allow-custom-code", type=bool, help="Run code that the model file brings along."),
+)
 
-
-def output_options(function: F) -> F:
-    function = option("--overwrite", type=bool, help="Replace an existing file.")(function)
-    return option("--output", type=PATH, required=True, help="The patch file to write, FILE.arrow.")(function)
+output_options = together(
+    option("--output", type=PATH, required=True, help="The patch file to write, FILE.arrow."),
+    option("--overwrite", type=bool, help="Replace an existing file."),
+)
 
 
 @click.group(cls=Commands, short_help="Patches, the weights a repair changed: apply, revert, merge, diff, show.")
@@ -97,7 +97,6 @@ def revert_command(patch: str, model_dir: Path | None, allow_custom_code: bool, 
     "--method",
     type=click.Choice(["union", "weighted"]),
     default="union",
-    show_default=True,
     help="union: the value of the first named; weighted: search how much of each patch is taken, as DistrRep does.",
 )
 @csv_model_options
@@ -135,11 +134,10 @@ def merge_command(
 
     if len(patches) < 2:
         raise InputError(f"{patches[0]}: found one patch, expected at least two to merge")
-    given = {f"--{name.replace('_', '-')}": value for name, value in weighted.items()}
+    given = {flag_of(name): value for name, value in weighted.items()}
     check_options(method, given if method == "union" else {"--model-dir": model_dir, **given})
     check_new_file(output, overwrite, patches)
     if method == "weighted":
-        from cli.commands.by_method import use_one_thread
         from engine.models.load import load_model
 
         use_one_thread()
@@ -214,36 +212,26 @@ def list_changes(placed: PlacedPatch) -> None:
 
     patch = placed.patch
     if placed.whole:
-        lines = [
+        rows = [
             [
-                change.weight,
-                "x".join(map(str, change.shape)) or "1",
-                str(change.changed),
-                f"{change.largest:.6g}",
-                f"{change.rms:.6g}",
+                *(change.weight, "x".join(map(str, change.shape)) or "1", change.changed),
+                *(f"{value:.6g}" for value in (change.largest, change.rms)),
             ]
             for change in tensor_changes(patch, placed.whole)
         ]
-        echo(table(["weight", "shape", "changed", "largest change", "RMS change"], lines))
+        echo(table(["weight", "shape", "changed", "largest change", "RMS change"], rows))
     single = np.flatnonzero(~np.isin(patch.part, [patch.paths.index(path) for path in placed.whole]))
     if len(single):
-        lines = [
-            [
-                patch.weight[row],
-                ",".join(map(str, placed.index[row].as_py())),
-                str(patch.old[row]),
-                str(patch.new[row]),
-                f"{float(patch.new[row]) - float(patch.old[row]):+.6g}",
-            ]
-            for row in single[:SHOWN].tolist()
-        ]
-        echo(table(["weight", "index", "old", "new", "change"], lines))
+        rows = []
+        for row in single[:SHOWN].tolist():
+            index, old, new = ",".join(map(str, placed.index[row].as_py())), patch.old[row], patch.new[row]
+            rows.append([patch.weight[row], index, old, new, f"{float(new) - float(old):+.6g}"])
+        echo(table(["weight", "index", "old", "new", "change"], rows))
     if len(single) > SHOWN:
         echo(f"… and {len(single) - SHOWN} more")
 
 
 def open_patch(name: str, model: LoadedModel | None) -> PlacedPatch:
-    """Read what a PATCH of the command line names."""
     from engine.localize.weights_file import patch_of_weights_csv
     from engine.patches.arrow import place, read_placed
 
@@ -324,7 +312,6 @@ def _one_of(names: list[str]) -> str:
 
 
 def is_csv(name: str) -> bool:
-    """Whether a PATCH of the command line is a weights.csv."""
     return name.lower().endswith(".csv")
 
 

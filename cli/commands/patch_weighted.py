@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.shared.console import Console, echo, label_name, table
+from cli.shared.computing import computing
+from cli.shared.console import echo, label_name, table
 from cli.shared.options import check_seeds
 from engine.core.errors import InputError
 
@@ -31,7 +32,6 @@ def merge_of_files(
     apart: bool,
 ) -> PlacedPatch:
     """Search the coefficients of patches by the settings of DistrRep, and print what the merge does."""
-    from cluster.compute.compute import Compute
     from cluster.compute.options import ComputeOptions
     from cluster.runs.weighted import WeightedMerge, merge_weighted
     from engine.data.image_set import open_image_set
@@ -50,8 +50,7 @@ def merge_of_files(
     score = read_merge_settings(settings, images.classes, names)
     positives = [found for folder in positive_inputs_dir if (found := open_positives(folder)) is not None]
     work = WeightedMerge(model, patches, score, (images, *positives), search, seed, apart)
-    options = ComputeOptions(num_workers=0, threads=1)
-    with Console(1) as console, Compute(options, lambda line: None, warn=console.warn) as compute:
+    with computing(ComputeOptions(num_workers=0), 1, one_thread=True, placed=False) as (console, compute):
         report = merge_weighted(work, compute, console.rows)
     rows = [["the baseline model", "", f"{report.own:.6f}"]]
     for name, share, alone in zip(patches, report.coefficients, report.alone, strict=True):

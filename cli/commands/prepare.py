@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from cli.shared.commands import Commands, Positional
 from cli.shared.console import Console, echo
-from cli.shared.groups import Commands
-from cli.shared.options import PATH, F, given, option, options_of, verbose_option, worker_options
-from cli.shared.positions import Positional
+from cli.shared.options import F, option, options_of, together, verbose_option, was_given, worker_options
 from engine.core.errors import InputError
 from engine.datasets.plugins import Plugin, find_plugins
 
@@ -89,29 +88,33 @@ def command() -> None:
 
 
 def _preprocess_option(names: tuple[str, ...], default: str, text: str) -> Callable[[F], F]:
-    return option("--preprocess", type=click.Choice(names), default=default, show_default=True, help=text)
+    return option("--preprocess", type=click.Choice(names), default=default, help=text)
 
 
 def _input_option(text: str) -> Callable[[F], F]:
-    return option("--input-dir", type=PATH, default=Path("inputs"), show_default=True, help=text)
+    return option("--input-dir", default=Path("inputs"), help=text)
 
 
 def _ratio_option(text: str) -> Callable[[F], F]:
-    return option("--data-ratio", callback=_ratio, default="0.5,0.1,0.2,0.2", show_default=True, help=text)
+    return option("--data-ratio", callback=_ratio, default="0.5,0.1,0.2,0.2", help=text)
 
 
-def _common_options(function: F) -> F:
-    """What all data sets share."""
-    for decorate in (
-        verbose_option,
-        worker_options,
-        option("--overwrite", type=bool, help="Replace .h5 files that `prepare` did not make."),
-        option("--output-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder for the .h5 files."),
-    ):
-        function = decorate(function)
-    return function
+_COMMON = together(
+    option("--output-dir", default=Path("outputs"), help="Folder for the .h5 files."),
+    option("--overwrite", type=bool, help="Replace .h5 files that `prepare` did not make."),
+    worker_options,
+    verbose_option,
+)
+"""What all data sets share."""
 
 
+def _seed_option(what: str) -> Callable[[F], F]:
+    return option("--random-state", default=0, help=f"Seed that shuffles the {what}.")
+
+
+_ORDER_OR_SEED = option(
+    "--random-state", type=int, help="Seed that shuffles the training images [default: their order is kept]."
+)
 _OFFICIAL_RATIO = _ratio_option(
     "train,val,test,repair; they sum to 1. The official training images are divided in the proportion "
     "train : val : repair; test, unless 0, is always the whole official test set, in its order."
@@ -135,25 +138,19 @@ _DIVIDE_RATE = option(
 
 def _picture_options(source: str, ratio: Callable[[F], F]) -> Callable[[F], F]:
     """What data sets of pictures of any kind take: one's own, and those of other packages."""
-
-    def decorate(function: F) -> F:
-        for one in (
-            _common_options,
-            options_of("other data sets", "--single-dir", "--target-label", kind=str),
-            option("--side", type=int, default=32, show_default=True, help="Height and width of the images."),
-            _preprocess_option(
-                ("resize", "toolkit", "pad"),
-                "resize",
-                "Resize; resize and equalise, as eAI-Repair-Toolkit does; or pad with zeros.",
-            ),
-            option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the pictures."),
-            ratio,
-            _input_option(source),
-        ):
-            function = one(function)
-        return function
-
-    return decorate
+    return together(
+        _input_option(source),
+        ratio,
+        _seed_option("pictures"),
+        _preprocess_option(
+            ("resize", "toolkit", "pad"),
+            "resize",
+            "Resize; resize and equalise, as eAI-Repair-Toolkit does; or pad with zeros.",
+        ),
+        option("--side", default=32, help="Height and width of the images."),
+        options_of("other data sets", "--single-dir", "--target-label", kind=str),
+        _COMMON,
+    )
 
 
 def _like_toolkit_option(text: str) -> Callable[[F], F]:
@@ -176,7 +173,7 @@ _LIKE_TOOLKIT = _like_toolkit_option(
 
 
 def _check_like_toolkit(settings: Mapping[str, Any]) -> None:
-    if settings["like_toolkit"] and given("data_ratio"):
+    if settings["like_toolkit"] and was_given("data_ratio"):
         raise InputError("data_ratio changes nothing with --like-toolkit, expected --divide-rate or neither")
 
 
@@ -184,7 +181,7 @@ def _check_like_toolkit(settings: Mapping[str, Any]) -> None:
 @_input_option("Folder with the four IDX files, gzipped or not.")
 @_OFFICIAL_RATIO
 @_DIVIDE_RATE
-@option("--random-state", type=int, help="Seed that shuffles the training images [default: their order is kept].")
+@_ORDER_OR_SEED
 @_LIKE_TOOLKIT
 @_preprocess_option(
     ("toolkit", "pad", "resize"),
@@ -192,7 +189,7 @@ def _check_like_toolkit(settings: Mapping[str, Any]) -> None:
     "From 28x28 to 32x32x3: pad with zeros; resize; or resize and equalise, as eAI-Repair-Toolkit does.",
 )
 @options_of("other data sets", "--single-dir", "--target-label", kind=str)
-@_common_options
+@_COMMON
 def fashion_mnist(**settings: Any) -> None:
     """Prepare Fashion-MNIST.
 
@@ -211,7 +208,7 @@ def fashion_mnist(**settings: Any) -> None:
 @option("--single-dir", type=bool, help="It is one subset; by default its folders train and val are taken together.")
 @_OBJECTS_RATIO
 @options_of("other data sets", "--divide-rate", "--target-label", kind=str)
-@option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the images.")
+@_seed_option("images")
 @_like_toolkit_option(
     "Rows of eAI-Repair-Toolkit for the same --random-state, which must be given, where its folders were listed by "
     "name: train before val."
@@ -219,7 +216,7 @@ def fashion_mnist(**settings: Any) -> None:
 @_preprocess_option(
     ("toolkit", "resize"), "toolkit", "Resize to 32x32 and equalise, as eAI-Repair-Toolkit does; or only resize."
 )
-@_common_options
+@_COMMON
 def bdd_objects(**settings: Any) -> None:
     """Prepare objects cut out of BDD100K's scenes: 13 classes, with image_ids and attribute_ids.
 
@@ -234,7 +231,7 @@ def bdd_objects(**settings: Any) -> None:
     from engine.datasets.bdd_objects import is_table_layout, prepare_bdd_objects
     from engine.datasets.division import SEEDLESS
 
-    if settings["like_toolkit"] and not given("random_state") and not is_table_layout(settings["input_dir"]):
+    if settings["like_toolkit"] and not was_given("random_state") and not is_table_layout(settings["input_dir"]):
         raise InputError(SEEDLESS)
     for part, rows in _run(prepare_bdd_objects, settings).items():
         side = int(part.partition("/")[0]) if "/" in part else 32
@@ -247,7 +244,6 @@ def bdd_objects(**settings: Any) -> None:
     "--target-label",
     type=click.Choice(["weather", "scene"]),
     default="weather",
-    show_default=True,
     help="What is told of a frame; frames without it, or undefined, are left out.",
 )
 @_OWN_RATIO
@@ -257,13 +253,13 @@ def bdd_objects(**settings: Any) -> None:
     help="Divide as eAI-Repair-Toolkit does: a quarter is test, and this share of the rest repair. Takes the place of "
     "--data-ratio.",
 )
-@option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the frames.")
+@_seed_option("frames")
 @_NOT_LIKE_TOOLKIT
 @_preprocess_option(
     ("toolkit", "resize"), "toolkit", "Resize to 90x160 and equalise, as eAI-Repair-Toolkit does; or only resize."
 )
 @options_of("other data sets", "--single-dir", kind=str)
-@_common_options
+@_COMMON
 def bdd(**settings: Any) -> None:
     """Prepare whole frames of BDD100K: 6 classes of weather or scene, with image_ids.
 
@@ -289,7 +285,7 @@ def bdd(**settings: Any) -> None:
 @_input_option("Folder with the zip archives of GTSRB, or what is in them.")
 @_OFFICIAL_RATIO
 @_DIVIDE_RATE
-@option("--random-state", type=int, default=0, show_default=True, help="Seed that shuffles the training images.")
+@_seed_option("training images")
 @_NOT_LIKE_TOOLKIT
 @_preprocess_option(
     ("toolkit", "resize"),
@@ -297,7 +293,7 @@ def bdd(**settings: Any) -> None:
     "Equalise, crop to a square and resize to 32x32, as eAI-Repair-Toolkit does; or only resize.",
 )
 @options_of("other data sets", "--single-dir", "--target-label", kind=str)
-@_common_options
+@_COMMON
 def gtsrb(**settings: Any) -> None:
     """Prepare the German Traffic Sign Recognition Benchmark: 43 classes.
 
@@ -315,11 +311,11 @@ def gtsrb(**settings: Any) -> None:
 @_input_option("cifar-10-python.tar.gz, its folder, or a folder with either.")
 @_OFFICIAL_RATIO
 @_DIVIDE_RATE
-@option("--random-state", type=int, help="Seed that shuffles the training images [default: their order is kept].")
+@_ORDER_OR_SEED
 @_LIKE_TOOLKIT
 @_preprocess_option(("toolkit", "resize"), "toolkit", "Equalise, as eAI-Repair-Toolkit does; or only scale to [0, 1].")
 @options_of("other data sets", "--single-dir", "--target-label", kind=str)
-@_common_options
+@_COMMON
 def cifar_10(**settings: Any) -> None:
     """Prepare CIFAR-10. Its pickles are read without executing anything.
 
@@ -370,7 +366,6 @@ def _command_of(plugin: Plugin) -> click.Command:
 
 
 def _prepare_pictures(dataset: Dataset, name: str, settings: dict[str, Any]) -> None:
-    """Prepare a data set with `_picture_options`."""
     from engine.datasets.dataset import prepare_dataset
 
     side = settings["side"]

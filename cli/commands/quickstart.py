@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from cli.commands.by_method import use_one_thread
+from cli.shared.computing import use_one_thread
 from cli.shared.console import echo
-from cli.shared.options import PATH, option
+from cli.shared.options import option
 from engine.core.errors import InputError
 from engine.core.files import replace_file
 from engine.core.names import escaped
@@ -33,15 +33,9 @@ min_gain = 0.03
 
 
 @click.command(short_help="Repair a shipped model on shipped images, from raw data to the table.")
-@option(
-    "--output-dir",
-    type=PATH,
-    default=Path("outputs/quickstart"),
-    show_default=True,
-    help="Folder for all files.",
-)
-@option("--num-workers", type=int, default=2, show_default=True, help="Ray workers.")
-@option("--seed", type=int, default=0, show_default=True, help="Of folds, tunings and search.")
+@option("--output-dir", default=Path("outputs/quickstart"), help="Folder for all files.")
+@option("--num-workers", default=2, help="Ray workers.")
+@option("--seed", default=0, help="Of folds, tunings and search.")
 def command(output_dir: Path, num_workers: int, seed: int) -> None:
     """Find what a small Fashion-MNIST classifier gets wrong, say what its repair must keep, repair it and measure it.
 

@@ -12,8 +12,8 @@ from cli.shared.options import PATH, option
 
 @click.command(short_help="Split a repair.h5 into repairsets/<i>/repair.h5.")
 @click.argument("file", type=PATH)
-@option("--chunk-size", type=int, default=100, show_default=True, help="Rows of a chunk.")
-@option("--chunks", type=int, default=10, show_default=True, help="Number of chunks at most; 0 takes all rows.")
+@option("--chunk-size", default=100, help="Rows of a chunk.")
+@option("--chunks", default=10, help="Number of chunks at most; 0 takes all rows.")
 @option("--output-dir", type=PATH, help="Folder for the chunks [default: repairsets beside FILE].")
 @option("--overwrite", type=bool, help="Replace chunks, with the targets and repaired models in them.")
 def command(file: Path, chunk_size: int, chunks: int, output_dir: Path | None, overwrite: bool) -> None:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.shared.console import Console, echo, label_name, table
-from cli.shared.options import PATH, compute_options, open_data, option, verbose_option, workflow_model_options
-from cli.shared.positions import Positional
+from cli.shared.commands import Positional
+from cli.shared.computing import computing, load_fitting
+from cli.shared.console import echo, label_name, table
+from cli.shared.options import compute_options, open_data, option, verbose_option, workflow_model_options
 
 if TYPE_CHECKING:
     from cluster.compute.compute import ComputeOptions
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
 @option(
     "--data-dir",
     "--target-data",
-    type=PATH,
     default=Path("outputs"),
-    show_default=True,
     help="Folder with repair.h5; negative/ and positive/ are made in it.",
 )
 @option("--overwrite", type=bool, help="Put the targets into folders positive/ and negative/ of another layout.")
@@ -48,13 +47,10 @@ def command(
     """
     images = open_data(data_dir, "repair.h5")
 
-    from cluster.compute.compute import Compute
     from engine.data.outcomes import write_targets
-    from engine.models.load import check_fits, load_model
 
-    model = load_model(model_dir, allow_custom_code=allow_custom_code)
-    check_fits(images, model)
-    with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
+    [model] = load_fitting([model_dir], [images], allow_custom_code=allow_custom_code)
+    with computing(compute_settings, verbose) as (console, compute):
         predicted = compute.predict(compute.handle(model), images, console.rows("target", images.rows))
         summary = write_targets(images, predicted, images.path.parent, overwrite=overwrite)
     echo(f"positive: {summary.correct} of {summary.rows} rows, negative: {summary.rows - summary.correct}")

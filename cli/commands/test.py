@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.shared.console import Console, echo, label_name, table
+from cli.shared.commands import Positional
+from cli.shared.computing import computing, load_fitting
+from cli.shared.console import echo, label_name, table
 from cli.shared.options import (
     PATH,
     compute_options,
@@ -17,7 +19,6 @@ from cli.shared.options import (
     verbose_option,
     workflow_model_options,
 )
-from cli.shared.positions import Positional
 from cli.shared.verdicts import EXIT_NOT_MET, verdict_table
 from engine.core.errors import InputError
 
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     short_help="Print a model's accuracy and loss.",
 )
 @workflow_model_options
-@option("--data-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder with the image set.")
-@option("--target-data", default="test.h5", show_default=True, help="Name of the image set.")
+@option("--data-dir", default=Path("outputs"), help="Folder with the image set.")
+@option("--target-data", default="test.h5", help="Name of the image set.")
 @options_of("train", "--model", kind=str)
 @option("--per-label", type=bool, help="Print every label as well.")
 @option(
@@ -67,18 +68,12 @@ def command(
     images = open_data(data_dir, target_data)
     required = _requirements(requirements, base_model_dir, images)
 
-    from cluster.compute.compute import Compute
     from engine.metrics.accuracy import compare, label_results, wilson_interval
     from engine.metrics.requirements import check_requirements
-    from engine.models.load import check_fits, load_model
 
     paths = [model_dir] if base_model_dir is None else [model_dir, base_model_dir]
-    models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
-    for model in models:
-        check_fits(images, model)
-    with Console(verbose) as console, Compute(compute_settings, console.say, warn=console.warn) as compute:
-        if not models[0].loss.stated:
-            console.say(f"{models[0].path} stores no loss: {models[0].loss.name} is assumed")
+    models = load_fitting(paths, [images], allow_custom_code=allow_custom_code)
+    with computing(compute_settings, verbose, model=models[0]) as (console, compute):
         handles = [compute.handle(model) for model in models]
         predicted, losses = compute.predict_with_losses(handles[0], images, console.rows("test", images.rows))
         base = predicted  # without a base model nothing depends on one

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from cli.shared.commands import Positional
 from cli.shared.console import Console, echo
 from cli.shared.options import PATH, open_data, option, verbose_option
-from cli.shared.positions import Positional
 
 if TYPE_CHECKING:
     from engine.training.train import Epoch, Trained
@@ -39,33 +39,24 @@ if TYPE_CHECKING:
     help="Weights to start from: imagenet (downloaded), none (random), or a .h5 file of the network without its top "
     "[default: imagenet; none for base].",
 )
-@option("--epochs", type=int, default=5, show_default=True, help="Epochs at most.")
-@option("--data-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder with the image set.")
-@option("--target-data", default="train.h5", show_default=True, help="Name of the image set.")
-@option(
-    "--output-dir",
-    type=PATH,
-    default=Path("outputs"),
-    show_default=True,
-    help="Folder for the model, training.json and logs/.",
-)
+@option("--epochs", default=5, help="Epochs at most.")
+@option("--data-dir", default=Path("outputs"), help="Folder with the image set.")
+@option("--target-data", default="train.h5", help="Name of the image set.")
+@option("--output-dir", default=Path("outputs"), help="Folder for the model, training.json and logs/.")
 @option(
     "--format",
     type=click.Choice(("keras", "h5")),
     default="keras",
-    show_default=True,
     help="keras writes model.keras; h5 writes model.h5 as Keras 2 does, for TensorFlow 2.15.",
 )
 @option(
     "--validation-split",
-    type=float,
     default=0.2,
-    show_default=True,
     help="Share of the rows, chosen by the seed, that is not trained on: training stops when their loss has not fallen "
     "for 5 epochs.",
 )
-@option("--batch-size", type=int, default=32, show_default=True, help="Rows of one step.")
-@option("--seed", "--random-state", type=int, default=0, show_default=True, help="Seed of everything random.")
+@option("--batch-size", default=32, help="Rows of one step.")
+@option("--seed", "--random-state", default=0, help="Seed of everything random.")
 @option("--gpu", type=bool, default=None, help="Train on a GPU or not [default: on a GPU where there is one].")
 @option("--overwrite", type=bool, help="Replace a model that `train` did not make.")
 @verbose_option

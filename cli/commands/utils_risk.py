@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.shared.chart_options import load_fitting, predict_all
+from cli.shared.chart_options import Predict, predict_options
 from cli.shared.console import created, echo
-from cli.shared.options import PATH, compute_options, option, verbose_option
+from cli.shared.options import PATH, option
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
-    from cluster.compute.compute import ComputeOptions
     from engine.core.types import Bool, Int64
     from engine.data.image_set import ImageSet
 
@@ -36,7 +35,7 @@ SCENE, MISS, BOTH = "scene_prob", "miss_rate", "scene_prob_and_miss_rate"
     required=True,
     help="Images that the sets were prepared from: a subset of create-image-subset, or the folder of train and val.",
 )
-@option("--output-dir", type=PATH, default=Path("outputs"), show_default=True, help="Folder for what is written.")
+@option("--output-dir", default=Path("outputs"), help="Folder for what is written.")
 @option("--format-json", type=bool, help="Indent results.json.")
 @option("--scalabel-format-label-path", type=PATH, help="Label file of BDD100K, or a folder of them, for --attributes.")
 @option("--label", help="Ask for objects of this label, by name or number.")
@@ -44,8 +43,7 @@ SCENE, MISS, BOTH = "scene_prob", "miss_rate", "scene_prob_and_miss_rate"
 @option("--model-dir", type=PATH, help="The model that may be mistaken.")
 @option("--allow-custom-code", type=bool, help="Run code that the model file brings along, such as Lambda layers.")
 @option("--overwrite", type=bool, help="Replace folders with other things than pictures in them.")
-@compute_options
-@verbose_option
+@predict_options
 def risk_calculation_tool(
     calc_target: str,
     h5_dataset_path: Path,
@@ -56,10 +54,8 @@ def risk_calculation_tool(
     label: str | None,
     attributes: str | None,
     model_dir: Path | None,
-    allow_custom_code: bool,
     overwrite: bool,
-    compute_settings: ComputeOptions,
-    verbose: int,
+    predict: Predict,
 ) -> None:
     """Calculate how often a kind of scene comes up among BDD100K's objects, and how often a model mistakes objects.
 
@@ -91,7 +87,7 @@ def risk_calculation_tool(
         response = {"query": query.stated(), "scene_prob": {"summary": risk.scene_summary(matched)}}
         copies[risk.MATCHED] = [("", path) for found in risk.find_pictures(source, sets, matched) for path in found]
     if model_dir is not None and calc_target != SCENE:
-        predicted = _predictions(model_dir, sets, matched, compute_settings, verbose, allow_custom_code)
+        predicted = _predictions(model_dir, sets, matched, predict)
         response["miss_rate"] = _miss_rate(sets, predicted, matched)
         copies[risk.MISTAKEN] = _mistaken(source, sets, predicted, matched)
     for name, pictures in copies.items():
@@ -101,18 +97,11 @@ def risk_calculation_tool(
     created(output_dir / "results.json", *(output_dir / name for name in copies))
 
 
-def _predictions(
-    model_dir: Path,
-    sets: list[ImageSet],
-    matched: list[Bool],
-    settings: ComputeOptions,
-    verbose: int,
-    allow_custom_code: bool,
-) -> list[Int64]:
+def _predictions(model_dir: Path, sets: list[ImageSet], matched: list[Bool], predict: Predict) -> list[Int64]:
     """Predicted classes (n,) of each set; true ones, which are not counted, of sets of which no row matches."""
-    models = load_fitting([model_dir], sets, allow_custom_code=allow_custom_code)
     asked = [images for images, rows in zip(sets, matched, strict=True) if rows.any()]
-    found = dict(zip((images.path for images in asked), predict_all(models, asked, settings, verbose)[0], strict=True))
+    [predicted] = predict([model_dir], asked, fitting=sets)
+    found = dict(zip((images.path for images in asked), predicted, strict=True))
     return [found.get(images.path, images.labels) for images in sets]
 
 

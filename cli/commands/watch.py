@@ -9,8 +9,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -32,30 +32,19 @@ QUIET_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is; what is not known is None or empty.
+    """How far a run is; what is not known is None or empty."""
 
-    Attributes:
-        step, steps: round or iteration, and how many there will be.
-        done, total: searches, or repairs.
-        tunings: of CrossFit, how many have ended of how many, which come before its searches.
-        elapsed, left: seconds.
-        best: what is best so far, in words.
-        workers: number of processes that have finished a search.
-        quiet: seconds since the run has written anything.
-        unit: what is counted, one and many.
-    """
-
-    step: int | None
+    step: int | None  # round or iteration
     steps: int | None
-    done: int
+    done: int  # searches, or repairs
     total: int | None
-    tunings: tuple[int, int] | None
-    elapsed: float | None
-    left: float | None
-    best: str
-    workers: int
-    quiet: float
-    unit: tuple[str, str] = ("search", "searches")
+    tunings: tuple[int, int] | None  # of CrossFit, how many have ended of how many, which come before its searches
+    elapsed: float | None  # seconds
+    left: float | None  # seconds
+    best: str  # what is best so far, in words
+    workers: int  # processes that have finished a search
+    quiet: float  # seconds since the run has written anything
+    unit: tuple[str, str] = ("search", "searches")  # what is counted, one and many
 
     @property
     def ahead(self) -> tuple[int, int | None]:
@@ -67,7 +56,7 @@ class Status:
 
 @click.command(short_help="Follow a run from another terminal.")
 @click.argument("run", type=PATH, metavar="RUN")
-@option("--interval", type=float, default=1.0, show_default=True, help="Seconds between two looks.")
+@option("--interval", default=1.0, help="Seconds between two looks.")
 def command(run: Path, interval: float) -> None:
     """Follow a run until it ends, then print what `report` prints.
 
@@ -87,10 +76,10 @@ def command(run: Path, interval: float) -> None:
     from cluster.records.store import read_facts, read_there
 
     facts = read_there(run, read_facts)
-    with _Screen() if sys.stderr.isatty() else _Lines() as display:
+    with _screen() if sys.stderr.isatty() else _lines() as show:
         while facts.get("state") == "running":
             status = read_there(run, functools.partial(read_status, facts=facts))
-            display.show(status)
+            show(status)
             gone = status.quiet > QUIET_SECONDS and _process_is_gone(facts)
             if not gone:
                 time.sleep(interval)
@@ -151,44 +140,39 @@ def words(status: Status) -> dict[str, str]:
     return {"step": step, "done": done, "rest": ", ".join(rest), "best": best}
 
 
-class _Lines:
+@contextmanager
+def _lines() -> Iterator[Callable[[Status], None]]:
     """A line for every change, where there is no terminal to rewrite lines on."""
+    last: object = None
 
-    def __init__(self) -> None:
-        self._last: object = None
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def show(self, status: Status) -> None:
+    def show(status: Status) -> None:
+        nonlocal last
         now = (status.step, status.tunings, status.done, status.total, status.best, status.quiet > QUIET_SECONDS)
-        if now != self._last:
-            self._last = now
+        if now != last:
+            last = now
             echo(", ".join(filter(None, words(status).values())), err=True)
 
+    yield show
 
-class _Screen:
+
+@contextmanager
+def _screen() -> Iterator[Callable[[Status], None]]:
     """A bar of the tunings or searches and a line about the best, rewritten in place."""
+    bar, best = (tqdm(position=row, leave=False, dynamic_ncols=True, bar_format="{desc}") for row in (0, 1))
 
-    def __enter__(self) -> _Screen:
-        self._bar = tqdm(position=0, leave=False, dynamic_ncols=True, bar_format="{desc}")
-        self._best = tqdm(position=1, leave=False, dynamic_ncols=True, bar_format="{desc}")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._best.close()
-        self._bar.close()
-
-    def show(self, status: Status) -> None:
+    def show(status: Status) -> None:
         said = words(status)
         done, total = status.ahead
-        self._bar.bar_format = "|{bar:24}| {desc}" if total else "{desc}"
-        self._bar.total, self._bar.n = total, min(done, total or done)
-        self._bar.set_description_str(", ".join(filter(None, (said["step"], said["done"], said["rest"]))))
-        self._best.set_description_str(said["best"])
+        bar.bar_format = "|{bar:24}| {desc}" if total else "{desc}"
+        bar.total, bar.n = total, min(done, total or done)
+        bar.set_description_str(", ".join(filter(None, (said["step"], said["done"], said["rest"]))))
+        best.set_description_str(said["best"])
+
+    try:
+        yield show
+    finally:
+        best.close()
+        bar.close()
 
 
 def _from_tables(run: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,7 +209,6 @@ def _from_outcomes(outcomes: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _elapsed(facts: Mapping[str, Any]) -> float | None:
-    """Seconds since the run was started."""
     started = facts.get("started")
     if not started:
         return None

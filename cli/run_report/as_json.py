@@ -41,17 +41,12 @@ def run_object(run: RunView) -> dict[str, Any]:
     model = (run.facts.get("model") or {}).get("path")
     return {
         "report_format": FORMAT,
-        "kind": run.kind,
-        "state": run.state,
+        **_of(run, "kind", "state"),
         "part": run.part or None,
         "model": _place(run, model),
-        "started": run.started,
-        "seconds": run.seconds,
-        "exit_code": run.exit_code,
+        **_of(run, "started", "seconds", "exit_code"),
         "method": run.facts.get("method"),
-        "labels": run.labels,
-        "label_names": run.label_names,
-        "requirements": run.requirements,
+        **_of(run, "labels", "label_names", "requirements"),
         "confidence": run.facts.get("confidence"),
         "held_out": {split: _place(run, path) for split, path in run.held_out.items()},
         "judged_by": run.judged_by,
@@ -69,6 +64,10 @@ def run_object(run: RunView) -> dict[str, Any]:
         "crossfit": None if run.crossfit is None else _crossfit(run.crossfit),
         "comparison": None if run.comparison is None else _comparison(run.comparison),
     }
+
+
+def _of(view: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(view, name) for name in names}
 
 
 def _place(run: RunView, path: str | Path | None) -> str | None:
@@ -96,10 +95,7 @@ def _judged(judged: Verdict | Promise) -> dict[str, Any]:
 def _promise(found: CrossFitView) -> dict[str, Any]:
     easiest = found.easiest
     return {
-        "promised": found.promised,
-        "chance": found.chance,
-        "confidence": found.confidence,
-        "new_rows": found.new_rows,
+        **_of(found, "promised", "chance", "confidence", "new_rows"),
         "enough": None if found.promised else found.enough,
         "easiest_step": None if found.promised or easiest is None else easiest.step,
         "requirements_stated": found.stated,
@@ -109,14 +105,12 @@ def _promise(found: CrossFitView) -> dict[str, Any]:
 
 def _crossfit(found: CrossFitView) -> dict[str, Any]:
     return {
-        "folds": found.folds,
-        "layers": found.layers,
-        "weights": found.weights,
+        **_of(found, "folds", "layers", "weights"),
         "tunings_ended": found.tuned,
         "step": found.step if found.frontier else None,
         "step_asked_for": found.asked_step,
         "recipes": found.recipes,
-        "offsets": [{name: getattr(each, name) for name in ("label", "found", "taken")} for each in found.offsets],
+        "offsets": [_of(each, "label", "found", "taken") for each in found.offsets],
         "frontier": found.frontier,
         "out_of_fold": _counts(found.judged) if found.judged else None,
     }
@@ -124,10 +118,7 @@ def _crossfit(found: CrossFitView) -> dict[str, Any]:
 
 def _comparison(found: ComparisonView) -> dict[str, Any]:
     return {
-        "reference": found.reference,
-        "draws": found.draws,
-        "rows": found.rows,
-        "pool": found.pool,
+        **_of(found, "reference", "draws", "rows", "pool"),
         "test_rows": None if found.test is None else len(found.test.label),
         "repairs": found.total,
         "repairs_ended": found.ended,

@@ -66,18 +66,13 @@ def change_bar(before: float, after: float) -> Markup:
 def count_bar(broken: int, fixed: int, largest: int) -> Markup:
     """Rows broken to the left and fixed to the right of a middle line, for a table cell; `largest` fills a side."""
     scale = 0.5 / max(largest, 1)
-    left = percent_of(0.5 - broken * scale)
-    return cell_bar(
-        tag("rect", class_="loss", x=left, y=3, width=percent_of(broken * scale), height=10, rx=1.5),
-        tag("rect", class_="gain", x="50%", y=3, width=percent_of(fixed * scale), height=10, rx=1.5),
-        tag("line", class_="axis", x1="50%", x2="50%", y1=0, y2=16),
-    )
+    left = _cell_rect("loss", 0.5 - broken * scale, broken * scale)
+    return cell_bar(left, _cell_rect("gain", 0.5, fixed * scale), _MIDDLE)
 
 
 def share_bar(value: float, largest: float) -> Markup:
     """A bar from the left, for a table cell; `largest` fills it."""
-    width = percent_of(value / largest if largest else 0.0)
-    return cell_bar(tag("rect", class_="after", x=0, y=3, width=width, height=10, rx=1.5))
+    return cell_bar(_cell_rect("after", 0, value / largest if largest else 0.0))
 
 
 def mixed_bar(found: float, taken: float, largest: float) -> Markup:
@@ -88,9 +83,8 @@ def mixed_bar(found: float, taken: float, largest: float) -> Markup:
     marks = []
     for value, style in ((found, "pale"), (taken, "after")):
         size = 0.5 * abs(value) / largest if largest else 0.0
-        start = percent_of(0.5 if value >= 0 else 0.5 - size)
-        marks.append(tag("rect", class_=style, x=start, y=3, width=percent_of(size), height=10, rx=1.5))
-    return cell_bar(*marks, tag("line", class_="axis", x1="50%", x2="50%", y1=0, y2=16))
+        marks.append(_cell_rect(style, 0.5 if value >= 0 else 0.5 - size, size))
+    return cell_bar(*marks, _MIDDLE)
 
 
 def interval_bar(mean: float, low: float | None, high: float | None, largest: float) -> Markup:
@@ -99,12 +93,19 @@ def interval_bar(mean: float, low: float | None, high: float | None, largest: fl
     def place(value: float) -> str:
         return percent_of(0.5 + 0.5 * value / largest if largest else 0.5)
 
-    marks = [tag("line", class_="axis", x1="50%", x2="50%", y1=0, y2=16)]
+    marks = [_MIDDLE]
     if low is not None and high is not None:
         style = "gain" if low > 0 else "loss" if high < 0 else "same"
         marks.append(tag("line", class_=f"move {style}", x1=place(low), x2=place(high), y1=8, y2=8))
-    marks.append(tag("circle", class_="dot before", cx=place(mean), cy=8, r=3.5))
-    return cell_bar(*marks)
+    return cell_bar(*marks, tag("circle", class_="dot before", cx=place(mean), cy=8, r=3.5))
+
+
+_MIDDLE = tag("line", class_="axis", x1="50%", x2="50%", y1=0, y2=16)
+
+
+def _cell_rect(style: str, start: float, size: float) -> Markup:
+    """A bar in a table cell, from `start` on; both are shares of its width."""
+    return tag("rect", class_=style, x=percent_of(start), y=3, width=percent_of(size), height=10, rx=1.5)
 
 
 def radar(identifier: str, spokes: Sequence[Row]) -> Markup:
@@ -152,14 +153,9 @@ def radar(identifier: str, spokes: Sequence[Row]) -> Markup:
 
 
 def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Int64, strongest: float) -> Markup:
-    """Confusions: rows of true label by column of predicted label.
+    """Confusions, before or after: `counts` (k, k) rows of true label by column of predicted label.
 
-    Args:
-        name: before or after.
-        labels: (k,) class numbers shown.
-        names: (k,) of these.
-        counts: (k, k) rows.
-        strongest: share of a label's rows, among the errors, that gets the full colour.
+    `strongest` is the share of a label's rows, among the errors, that gets the full colour.
     """
     size = len(labels)
     few = size <= FEW
@@ -183,20 +179,9 @@ def heat_map(name: str, labels: Sequence[int], names: Sequence[str], counts: Int
         words = f"{names[true]} predicted as {names[predicted]}: {count} rows, {percent(share)} %"
         x, y = left + predicted * cell, top + true * cell
         mark = {"data_confusion": name, "data_true": labels[true], "data_predicted": labels[predicted]}
-        body.append(
-            tag(
-                "rect",
-                tag("title", words),
-                class_="right" if right else "error",
-                x=x + 0.5,
-                y=y + 0.5,
-                width=cell - 1,
-                height=cell - 1,
-                fill_opacity=round(0.12 + 0.88 * strength, 2),
-                data_value=count,
-                **mark,
-            )
-        )
+        box = {"x": x + 0.5, "y": y + 0.5, "width": cell - 1, "height": cell - 1}
+        box |= {"fill_opacity": round(0.12 + 0.88 * strength, 2), "data_value": count}
+        body.append(tag("rect", tag("title", words), class_="right" if right else "error", **box, **mark))
         if few:
             on = ("on-blue" if right else "on-orange") if strength > 0.8 else ""
             body.append(tag("text", count, class_=f"count {on}".rstrip(), x=x + cell / 2, y=y + cell / 2 + 4))
@@ -214,7 +199,7 @@ def curves(identifier: str, title: str, drawn: Sequence[tuple[Row, Row]], keep: 
     highest = max(float(gained[-1]) for *_, gained in gains)
     lowest = min(0.0, *(float(gained[0]) for *_, gained in gains))
     x = scale_of(0, max(last, 1), left, width - right)
-    y = scale_of(lowest, highest if highest > lowest else lowest + 1, height - bottom, top)
+    y = scale_of(lowest, highest, height - bottom, top)
     body = axes(x, y, ticks(0, last, 4), ticks(lowest, highest, 4))
     for job, curve, gained in sorted(gains, key=lambda each: each[0].chosen):
         steps = [(int(curve.iteration[at]), float(gained[at])) for at in _kept(curve.best, keep)]
@@ -228,11 +213,9 @@ def curves(identifier: str, title: str, drawn: Sequence[tuple[Row, Row]], keep: 
 
 
 def trade_off(jobs: Sequence[Row], means: Sequence[tuple[str, float, float, int]]) -> Markup:
-    """Gain of the labels under repair (y) against the change of all labels (x), in points.
+    """Gain of the labels under repair (y) against the change of all labels (x), in points, a dot for each search.
 
-    Args:
-        jobs: a dot each.
-        means: (positive weight, mean change of all labels, mean gain, searches), joined by a line.
+    Means are (positive weight, mean change of all labels, mean gain, searches), joined by a line.
     """
     width, height, left, right, top, bottom = HALF, 400, 62, 28, 16, 46
     xs = [100 * job.overall for job in jobs]

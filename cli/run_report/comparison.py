@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,25 +26,15 @@ _TOLD = ("draw", "weights", "gain", "all", "worst", "worst_label", "fixed", "bro
 
 @dataclass(frozen=True, eq=False)
 class ReadingView:
-    """One reading of all repairs of a method that could run.
+    """One reading of all repairs of a method that could run."""
 
-    Attributes:
-        repairs: rows of `outcomes` by draw: changes are shares, and None where no row tells; `changed`: some weight
-            has another value; `after`: classes (n,) int64 predicted for the test rows, or None.
-        against: by measure the method less the reference in the draws that both have, a `PairedDifference` with
-            `adjusted`, the p-value by Holm over the methods (None where the draws cannot tell), and `verdict` in
-            words; empty of the reference, and where that has no such reading.
-    """
-
-    repairs: tuple[Row, ...]
-    against: Mapping[str, Row]
+    repairs: tuple[Row, ...]  # rows of `outcomes` by draw; `changed`: some weight; `after`: (n,) classes, or None
+    against: Mapping[str, Row]  # by measure, less the reference in the draws that both have; empty of the reference
 
     def known(self, column: str) -> list[Any]:
-        """A column in the draws that have it."""
         return [value for each in self.repairs if (value := getattr(each, column)) is not None]
 
     def mean(self, column: str) -> float | None:
-        """Mean of a column over the draws that have it."""
         found = self.known(column)
         return math.fsum(found) / len(found) if found else None
 
@@ -79,36 +69,25 @@ class ReadingView:
 
     @property
     def left(self) -> int:
-        """Draws that leave the model as it is."""
         return sum(not each.changed for each in self.repairs)
 
 
 @dataclass(frozen=True, eq=False)
 class MethodView:
-    """A method in a comparison, as far as it is.
+    """A method in a comparison, as far as it is."""
 
-    Attributes:
-        name: as `--methods` takes it, and as it can be shown.
-        reference: it is what the others are held against.
-        readings: by name; those that any draw has.
-        failed: why it could not run, with the number of draws, the most frequent reason first.
-        seconds: median of a repair, without judging; None before the first.
-    """
-
-    name: str
-    reference: bool
-    readings: Mapping[str, ReadingView]
-    failed: tuple[tuple[str, int], ...]
-    seconds: float | None
+    name: str  # as `--methods` takes it, and as it can be shown
+    reference: bool  # the others are held against it
+    readings: Mapping[str, ReadingView]  # by name; those that any draw has
+    failed: tuple[tuple[str, int], ...]  # why it could not run, with the number of draws, the most frequent first
+    seconds: float | None  # median of a repair, without judging; None before the first
 
     @property
     def done(self) -> int:
-        """Draws in which it ran."""
         return max((len(reading.repairs) for reading in self.readings.values()), default=0)
 
     @property
     def lost(self) -> int:
-        """Draws in which it could not run."""
         return sum(count for _, count in self.failed)
 
     def verdict(self, reading: str) -> str:
@@ -128,25 +107,15 @@ class MethodView:
 
 @dataclass(frozen=True, eq=False)
 class ComparisonView:
-    """A comparison, finished or going on.
-
-    Attributes:
-        methods: in the order of the run.
-        reference: name of the method that the others are held against; None where it is not among them.
-        draws: of repair rows.
-        rows: of a draw; None for all of the pool.
-        pool: rows to draw from.
-        labels: under repair.
-        test: rows that judge, `row`, `label` and `before`, (n,) int64; None before they are known.
-    """
+    """A comparison, finished or going on."""
 
     methods: tuple[MethodView, ...]
-    reference: str | None
+    reference: str | None  # the method that the others are held against; None where it is not among them
     draws: int
-    rows: int | None
-    pool: int
-    labels: tuple[int, ...]
-    test: Row | None
+    rows: int | None  # of a draw; None for all of the pool
+    pool: int  # rows to draw from
+    labels: tuple[int, ...]  # under repair
+    test: Row | None  # rows that judge: `row`, `label`, `before`, (n,) int64; None before they are known
 
     @property
     def shared(self) -> float:
@@ -160,7 +129,6 @@ class ComparisonView:
 
     @property
     def total(self) -> int:
-        """Repairs in all."""
         return len(self.methods) * self.draws
 
     @property
@@ -183,11 +151,7 @@ class ComparisonView:
 
 
 def read_comparison(directory: Path, facts: Mapping[str, Any], test: Row | None) -> ComparisonView | None:
-    """What `run.json` (`facts`) and the table `outcomes` say, or None of a run of another kind.
-
-    Raises:
-        InputError: facts are missing.
-    """
+    """What `run.json` (`facts`) and the table `outcomes` say, or None of a run of another kind."""
     if kind_of(facts) != COMPARE:
         return None
     for name in ("methods", "draws", "pool", "labels"):
@@ -213,7 +177,8 @@ def read_comparison(directory: Path, facts: Mapping[str, Any], test: Row | None)
 def _rows(directory: Path, test: Row | None) -> list[Row]:
     """Rows of `outcomes`, the last of each method, reading and draw, with classes where they are as many as rows."""
     table = read_whole(directory, "outcomes")
-    last = {(row["method"], row["reading"], row["draw"]): (at, row) for at, row in enumerate(_plain(table))}
+    rows: list[dict[str, Any]] = table.drop_columns(["after"]).to_pylist()
+    last = {(row["method"], row["reading"], row["draw"]): (at, row) for at, row in enumerate(rows)}
     found = []
     for at, values in last.values():
         row = Row(**values)
@@ -228,11 +193,6 @@ def _rows(directory: Path, test: Row | None) -> list[Row]:
         row.after = np.asarray(classes, np.int64) if whole and not classes.null_count else None
         found.append(row)
     return found
-
-
-def _plain(table: Any) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table.drop_columns(["after"]).to_pylist()
-    return rows
 
 
 def _against(
@@ -263,6 +223,7 @@ def _method(
     name: str, rows: Sequence[Row], reference: bool, against: Mapping[str, Mapping[str, Mapping[str, Row]]]
 ) -> MethodView:
     by_reading = {reading: tuple(row for row in rows if row.reading == reading) for reading in READINGS}
+    reasons = [escaped(row.note or "no reason is given") for row in rows if row.reading == FAILED]
     seconds = {row.draw: row.seconds for row in rows if row.reading in READINGS and row.seconds is not None}
     return MethodView(
         name=escaped(name),
@@ -272,15 +233,10 @@ def _method(
             for reading, repairs in by_reading.items()
             if repairs
         },
-        failed=_counted(row.note or "no reason is given" for row in rows if row.reading == FAILED),
+        failed=tuple(Counter(reasons).most_common()),
         seconds=statistics.median(seconds.values()) if seconds else None,
     )
 
 
 def _told(reading: ReadingView) -> list[list[Any]]:
     return [[getattr(row, column) for column in _TOLD] for row in reading.repairs]
-
-
-def _counted(texts: Iterable[str]) -> tuple[tuple[str, int], ...]:
-    """Texts, as they can be shown, with how often each is there, the most frequent first."""
-    return tuple(Counter(map(escaped, texts)).most_common())

@@ -236,11 +236,11 @@ def _headline(report: RunView) -> dict[str, Any] | None:
     split, after = report.judged_by, None
     if split is None or len(report.outcomes) > 1:
         return None
-    steps = [step for step in report.steps if split in step.changes]
+    steps = report.steps_on(split)
     if report.outcomes:
         changes = report.outcomes[0].changes[split]
     elif len(steps) > 1:
-        changes, after = steps[-1].changes[split], steps[-1].number
+        after, changes = steps[-1]
     else:
         return None
     about = report.about(changes)
@@ -365,10 +365,7 @@ def _means(valued: Sequence[tuple[float, Row]]) -> list[tuple[str, float, float,
 
 def _steps(report: RunView) -> dict[str, Any] | None:
     word, judge = STEP_WORDS.get(report.kind), report.judged_by
-    by_split = {
-        split: [(step.number, step.changes[split]) for step in report.steps if split in step.changes]
-        for split in ("test", "validation")
-    }
+    by_split = {split: report.steps_on(split) for split in ("test", "validation")}
     if word is None or judge is None or len(by_split[judge]) < 2:
         return None
     lines = []

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-import struct
-import zlib
+import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from cli.run_report.rows import Row
 from engine.core.errors import InputError
@@ -32,16 +32,12 @@ def pictures(
 ) -> tuple[dict[str, dict[str, Row]], str | None]:
     """Pictures of rows that models fixed and broke, and why there are none or what to think of them.
 
-    Args:
-        rows: that were measured: `row`, `label` and `before`, the class by the base model, each (n,).
-        afters: by name the classes (n,) that models predict, one for each draw.
-        chosen: positions to show, of the number of draws (n,) in which each row is fixed, or broken.
-        path: of the image set; None where the run names none.
-        started: ISO time of the run's start, which tells whether the file was written later.
+    `rows` has `row`, `label` and `before`, the class by the base model, each (n,); `afters` by name the classes (n,)
+    that models predict, one for each draw; `chosen` gives the positions to show, of the number of draws (n,) in which
+    each row is fixed, or broken. `path` is None where the run names no image set, and `started` its ISO time.
 
-    Returns:
-        By name and kind, `fixed` or `broken`: how many `rows` there are of it, and those `shown`: row, label, before,
-        the class in most draws `after`, number of `draws`, and `uri`, a PNG as data URI.
+    Returns by name and kind, `fixed` or `broken`, how many `rows` there are of it, and those `shown`: row, label,
+    before, the class in most draws `after`, number of `draws`, and `uri`, a PNG as data URI.
     """
     counts = {name: _counts(rows, mine) for name, mine in afters.items()}
     shown = {name: {kind: chosen(count) for kind, count in of.items()} for name, of in counts.items()}
@@ -79,14 +75,9 @@ def spread(positions: Int64, labels: Int64, most: int) -> Int64:
 
 def png(pixels: Uint8) -> bytes:
     """A PNG of (h, w, 1) grey or (h, w, 3) RGB bytes."""
-    height, width, channels = pixels.shape
-    lines = np.zeros((height, 1 + width * channels), np.uint8)  # each line starts with its filter, 0 for none
-    lines[:, 1:] = pixels.reshape(height, -1)
-    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
-    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
-    )
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
 def to_bytes(images: Float32) -> Uint8:
@@ -120,7 +111,6 @@ def _picture(rows: Row, afters: Sequence[Int64], kind: str, at: int, draws: int,
 
 
 def _read(path: Path | None, rows: Row, wanted: Int64, started: str | None) -> tuple[dict[int, str], str | None]:
-    """Data URIs by position."""
     try:
         images = _same_set(path, rows)
         uris = dict(zip(wanted.tolist(), _uris(read_rows(images, rows.row[wanted])), strict=True))

@@ -22,11 +22,7 @@ Judged = TypeVar("Judged", Verdict, "Promise")
 
 
 def read_whole(directory: Path, name: str) -> Any:
-    """An Arrow table of a run with all its columns.
-
-    Raises:
-        InputError: it is damaged, or of another version.
-    """
+    """An Arrow table of a run with all its columns."""
     import pyarrow as pa
 
     from cluster.records.schema import SCHEMAS

@@ -38,7 +38,6 @@ class Scale:
     roots: bool = False
 
     def __call__(self, value: float) -> float:
-        """Where a value lies."""
         low, at, high = self.low, value, self.high
         if self.roots:
             low, at, high = (math.copysign(math.sqrt(abs(each)), each) for each in (low, at, high))
@@ -91,7 +90,6 @@ Dot = tuple[float, float, float, str, Mapping[str, object]]
 
 
 def line(dots: Sequence[Dot], style: str, dot: str) -> list[Markup]:
-    """A line through dots, and these."""
     marks = [tag("polyline", class_=style, points=polyline([(x, y) for x, y, *_ in dots]))]
     for x, y, r, said, data in dots:
         marks.append(tag("circle", tag("title", said), class_=dot, cx=x, cy=y, r=r, **data))
@@ -133,12 +131,10 @@ def cell_bar(*marks: Markup) -> Markup:
 
 
 def percent_of(value: float) -> str:
-    """A share of the width of a cell."""
     return f"{100 * value:.1f}%"
 
 
 def polyline(places: Sequence[tuple[float, float]]) -> str:
-    """Places as the attribute `points`."""
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
 
 

@@ -23,8 +23,7 @@ from cli.run_report.words import (
     under_repair,
 )
 from cli.shared.console import COLUMNS, label_name, table
-from cli.shared.verdicts import value_text, verdict_table
-from engine.core.errors import InputError
+from cli.shared.verdicts import judged_cells, value_text, verdict_table
 from engine.core.names import in_words, shortened
 
 if TYPE_CHECKING:
@@ -56,7 +55,6 @@ _REASON = 500
 
 
 def summary(run: RunView) -> str:
-    """A run as plain text tables."""
     if run.label_names is not None:
         run = replace(run, label_names=tuple(map(in_words, run.label_names)))
     if run.comparison is not None:
@@ -76,16 +74,11 @@ def results(run: RunView) -> str:
 
 
 def comparison_text(directory: Path) -> str:
-    """What `compare` and `report` print of the run in a directory.
-
-    Raises:
-        InputError: the directory holds no comparison, or a damaged one.
-    """
+    """What `compare` prints of its run."""
     from cli.run_report.view import read_run
 
     run = read_run(directory)
-    if run.comparison is None:
-        raise InputError(f"{directory}: found a run of {run.kind}, expected a comparison of methods")
+    assert run.comparison is not None
     return describe_comparison(run.comparison, run.label_names)
 
 
@@ -145,7 +138,7 @@ def _outcome(run: RunView, outcome: OutcomeView) -> str:
 def _steps(run: RunView) -> str:
     """The accuracy of the labels under repair after every iteration: the table of the tutorial."""
     word, split = STEP_WORDS.get(run.kind), run.judged_by
-    steps = [(step.number, step.changes[split]) for step in run.steps if split in step.changes] if split else []
+    steps = run.steps_on(split)
     if word is None or len(steps) < 2:
         return ""
     about = run.about(steps[0][1])
@@ -247,16 +240,9 @@ def promise_table(found: CrossFitView) -> str:
     """One line per requirement, in percent or points; how many rows would be enough where nothing is promised."""
     lines = []
     for promise in found.promises:
-        side = ">=" if promise.requirement.at_least else "<="
-        line = [
-            promise.requirement.text,
-            f"{side} {100 * promise.requirement.limit:.10g}",
-            promise_value(promise),
-            f"{100 * promise.low:.1f} to {100 * promise.high:.1f}",
-            promise.rows,
-            chance_text(promise.chance, found.confidence, sure=found.step == 0),
-        ]
-        lines.append(line if found.promised else [*line, enough_text(promise)])
+        cells = judged_cells(promise, tied=promise.value == promise.requirement.limit)
+        chance = chance_text(promise.chance, found.confidence, sure=found.step == 0)
+        lines.append([*cells, promise.rows, chance, *([] if found.promised else [enough_text(promise)])])
     header = ["requirement", "required %", "value %", "new rows %", "rows", "chance %"]
     met = sum(promise.met for promise in found.promises)
     title = f"requirements, rows that no tuning saw: {met} of {len(found.promises)} met"

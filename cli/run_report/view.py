@@ -32,15 +32,10 @@ OUT_OF_FOLD = "out of fold"
 
 @dataclass(frozen=True, eq=False)
 class OutcomeView:
-    """A model against the base model on the same rows.
+    """A model against the base model on the same rows."""
 
-    Attributes:
-        job: `batch`, the search whose patch the model has, or the step that ended with it, as in `step3`.
-        changes: by rows measured (test, validation, negative or positive), one entry per label with rows, ascending.
-    """
-
-    job: str
-    changes: Mapping[str, tuple[LabelChange, ...]]
+    job: str  # `batch`, the search whose patch the model has, or the step that ended with it: `step3`
+    changes: Mapping[str, tuple[LabelChange, ...]]  # by rows measured, a label with rows each, ascending
 
     @property
     def judged_by(self) -> str | None:
@@ -55,40 +50,22 @@ class OutcomeView:
 
 @dataclass(frozen=True, eq=False)
 class CrossFitView:
-    """What only runs of CrossFit have, as far as they are.
+    """What only runs of CrossFit have, as far as they are."""
 
-    Attributes:
-        recipes: in the order given: name, tunings by ascending fold, coefficient `found` and times the step `taken`
-            (None before the search has ended), and `change`, the mean over the folds of how far the weights moved.
-        folds: of the repair rows.
-        layers: whose weights are tuned.
-        weights: tuned, or None before the first tuning has ended.
-        offsets: of the labels' logits, `found` and `taken`; empty where none were searched.
-        frontier: rows of the table, by ascending step; empty before the end, and where there was nothing to repair.
-        promises: of each requirement at the step taken, or of the model as it is where there was nothing to repair.
-        judged: out of fold at that step, by label.
-        promised: the chance of all together reaches the confidence.
-        confidence: that was asked for.
-        new_rows: of each label, that chances are about.
-        asked_step: the step was asked for and not chosen.
-        stated: the user stated the requirements.
-        notes: what else the run said.
-    """
-
-    recipes: tuple[Row, ...]
+    recipes: tuple[Row, ...]  # name, tunings by fold, coefficient `found`, times step `taken`, mean `change`
     folds: int
-    layers: tuple[str, ...]
-    weights: int | None
-    offsets: tuple[Row, ...]
-    frontier: tuple[Row, ...]
-    promises: tuple[Promise, ...]
-    judged: tuple[LabelChange, ...]
-    promised: bool
-    confidence: float
-    new_rows: int
-    asked_step: bool
-    stated: bool
-    notes: tuple[str, ...]
+    layers: tuple[str, ...]  # whose weights are tuned
+    weights: int | None  # tuned; None before the first tuning has ended
+    offsets: tuple[Row, ...]  # of the labels' logits, `found` and `taken`
+    frontier: tuple[Row, ...]  # by ascending step; empty before the end, and where there was nothing to repair
+    promises: tuple[Promise, ...]  # of each requirement at the step taken
+    judged: tuple[LabelChange, ...]  # out of fold at that step
+    promised: bool  # the chance of all together reaches the confidence
+    confidence: float  # that was asked for
+    new_rows: int  # of each label, that chances are about
+    asked_step: bool  # the step was asked for and not chosen
+    stated: bool  # the user stated the requirements
+    notes: tuple[str, ...]  # what else the run said
 
     @property
     def step(self) -> float:
@@ -107,7 +84,6 @@ class CrossFitView:
 
     @property
     def tuned(self) -> int:
-        """Tunings that have ended."""
         return sum(len(recipe.tunings) for recipe in self.recipes)
 
     @property
@@ -136,52 +112,26 @@ class CrossFitView:
 
 @dataclass(frozen=True, eq=False)
 class RunView:
-    """A run, finished or going on.
-
-    Attributes:
-        directory: the run directory.
-        facts: `run.json` as it is.
-        kind: compare, evaluate, CrossFit, independent, rounds, chain or optimize.
-        state: running, done, failed or interrupted; part: one of several that `merge-runs` joins.
-        model: path of the base model, as it was given.
-        label_names: one per class, or None.
-        labels: under repair, ascending; empty where a search was about several at once.
-        requirements: in words; empty where none were stated.
-        started: ISO time, or None.
-        seconds: of the whole run, or None before its end.
-        exit_code: of the run, or None before its end.
-        held_out: image set of each held-out split.
-        outcomes: one of a batch, one per chunk of a run of `optimize`, one per repair of `evaluate`; empty before the
-            end.
-        verdicts: by split, in the order judged; of labels judged together their requirement names none.
-        steps: what each round, or iteration of a chain, ended with, from 0; empty unless the run went in steps.
-        jobs: all searches, by step and name: rows of the table, with `gain` and `overall`, the change of the accuracy
-            of the search's label, or all under repair, and of all rows of validation, from the model that it started
-            from (shares, None where they are not known).
-        curves: by name of the job: `iteration` (n,) int64, ascending, and `best` (n,) float64, the best fitness.
-        predictions: by split, columns of the table, (n,) int64; empty of a comparison.
-        crossfit: of a run of CrossFit what only such runs have.
-        comparison: of a comparison of methods what only such runs have.
-    """
+    """A run, finished or going on."""
 
     directory: Path
-    facts: Mapping[str, Any]
-    kind: str
-    state: str
-    model: str
+    facts: Mapping[str, Any]  # `run.json` as it is
+    kind: str  # compare, CrossFit, independent, rounds, chain or optimize
+    state: str  # running, done, failed or interrupted
+    model: str  # path of the base model, as it was given
     label_names: tuple[str, ...] | None
-    labels: tuple[int, ...]
-    requirements: tuple[str, ...]
-    started: str | None
-    seconds: float | None
-    exit_code: int | None
-    held_out: Mapping[str, Path]
-    outcomes: tuple[OutcomeView, ...]
-    verdicts: Mapping[str, tuple[Verdict, ...]]
-    steps: tuple[OutcomeView, ...]
-    jobs: tuple[Row, ...]
-    curves: Mapping[str, Row]
-    predictions: Mapping[str, Row]
+    labels: tuple[int, ...]  # under repair, ascending; empty where a search was about several at once
+    requirements: tuple[str, ...]  # in words; empty where none were stated
+    started: str | None  # ISO time
+    seconds: float | None  # of the whole run; None before its end
+    exit_code: int | None  # None before the end
+    held_out: Mapping[str, Path]  # image set of each held-out split
+    outcomes: tuple[OutcomeView, ...]  # one of a batch, one per chunk of `optimize`; empty before the end
+    verdicts: Mapping[str, tuple[Verdict, ...]]  # by split, in the order judged
+    steps: tuple[OutcomeView, ...]  # what each round, or iteration of a chain, ended with, from 0
+    jobs: tuple[Row, ...]  # all searches, by step and name: rows of `jobs` with `gain` and `overall`, see `_add_gains`
+    curves: Mapping[str, Row]  # by job: `iteration` (n,) int64, ascending, and `best` (n,) float64, the best fitness
+    predictions: Mapping[str, Row]  # by split, columns (n,) int64; empty of a comparison
     crossfit: CrossFitView | None
     comparison: ComparisonView | None
 
@@ -207,6 +157,10 @@ class RunView:
         alike = (step for step in self.steps if all(step.changes.get(split) == saved.get(split) for split in splits))
         return next((step.number for step in alike), None)
 
+    def steps_on(self, split: str | None) -> list[tuple[int, tuple[LabelChange, ...]]]:
+        """What each step ended with on these rows, by its number."""
+        return [(step.number, step.changes[split]) for step in self.steps if split in step.changes] if split else []
+
     def about(self, changes: Sequence[LabelChange]) -> tuple[int, ...]:
         """The labels under repair, or none, for all, where the rows measured have none of them."""
         return self.labels if any(change.label in self.labels for change in changes) else ()
@@ -223,11 +177,7 @@ class RunView:
 
 
 def read_run(directory: Path) -> RunView:
-    """Read a run, finished or going on.
-
-    Raises:
-        InputError: the directory holds no run, or a damaged one.
-    """
+    """Read a run, finished or going on."""
     from cluster.records.store import read_facts
 
     facts = read_facts(directory)

@@ -71,7 +71,6 @@ def span(counts: Sequence[int]) -> str:
 
 
 def plural(count: int, one: str, many: str) -> str:
-    """`1 search`, `2 searches`."""
     return f"{count} {one if count == 1 else many}"
 
 

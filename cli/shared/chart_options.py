@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.shared.computing import computing, load_fitting
 from cli.shared.console import Console
-from cli.shared.options import PATH, F, open_data, option
+from cli.shared.options import PATH, F, compute_options, open_data, option, together, verbose_option
 
 if TYPE_CHECKING:
     from cluster.compute.compute import Compute, ComputeOptions
@@ -32,28 +33,21 @@ def image_set_options(function: F) -> F:
         images = open_data(directory, target_data or ("test.h5" if data_dir else "repair.h5"))
         return function(*args, images=images, **rest)
 
-    for decorate in (
-        option("--target-data", "--test-data", help="Name of the image set."),
-        option("--input-dir", type=PATH, help="The same, by default its repair.h5."),
+    return together(
         option("--data-dir", "--test-dir", type=PATH, help="Folder with the image set, by default its test.h5."),
-    ):
-        command = decorate(command)
-    return command  # type: ignore[return-value]
+        option("--input-dir", type=PATH, help="The same, by default its repair.h5."),
+        option("--target-data", "--test-data", help="Name of the image set."),
+    )(command)  # type: ignore[return-value]
 
 
 def filename_option(default: str) -> Callable[[F], F]:
-    """`--filename`."""
-    return option("--filename", default=default, show_default=True, help="Name of the chart, .png or .svg.")
+    return option("--filename", default=default, help="Name of the chart, .png or .svg.")
 
 
-def limit_options(function: F) -> F:
-    """`--min-lim` and `--max-lim` of a radar chart."""
-    for decorate in (
-        option("--max-lim", type=float, default=100.0, show_default=True, help="Percent at the rim."),
-        option("--min-lim", type=float, default=0.0, show_default=True, help="Percent at the centre."),
-    ):
-        function = decorate(function)
-    return function
+limit_options = together(
+    option("--min-lim", default=0.0, help="Percent at the centre."),
+    option("--max-lim", default=100.0, help="Percent at the rim."),
+)
 
 
 def legend_options(function: F) -> F:
@@ -65,40 +59,34 @@ def legend_options(function: F) -> F:
 
     for name, kind in (("--legend-overlay2", "overlay2"), ("--legend-overlay", "overlay"), ("--legend", "base")):
         text = f"What the legend calls {'it' if kind == 'base' else 'the ' + kind}."
-        command = option(name, default=f"Inputs ({kind})", show_default=True, help=text)(command)
+        command = option(name, default=f"Inputs ({kind})", help=text)(command)
     return command  # type: ignore[return-value]
 
 
-def load_fitting(paths: list[Path], images: list[ImageSet], *, allow_custom_code: bool) -> list[LoadedModel]:
-    """Load models; raises InputError where one of them does not fit one of the image sets."""
-    from engine.models.load import check_fits, load_model
-
-    models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
-    for model in models:
-        for image_set in images:
-            check_fits(image_set, model)
-    return models
+Predict = Callable[..., list[list["Int64"]]]
+"""Of paths of models and image sets: classes (n,) that each model predicts for each set. Models that do not fit these
+sets, or those of `fitting` where it is given, are refused."""
 
 
-def predict_all(
-    models: list[LoadedModel], images: list[ImageSet], compute_settings: ComputeOptions, verbose: int
-) -> list[list[Int64]]:
-    """Classes (n,) that each model predicts for each set."""
-    from cluster.compute.compute import Compute
+def predict_options(function: F) -> F:
+    """Where to compute, and `--verbose`; the command, which has `--allow-custom-code` too, gets a `Predict`."""
 
-    # Of many small sets nobody wants to read where each was computed.
-    with (
-        Console(verbose) as console,
-        Compute(compute_settings, console.say if len(images) == 1 else _ignore, warn=console.warn) as compute,
-    ):
-        return [_predict(compute, model, images, console) for model in models]
+    @functools.wraps(function)
+    def command(allow_custom_code: bool, compute_settings: ComputeOptions, verbose: int, **rest: Any) -> Any:
+        def predict(
+            paths: list[Path], images: list[ImageSet], fitting: list[ImageSet] | None = None
+        ) -> list[list[Int64]]:
+            models = load_fitting(paths, fitting or images, allow_custom_code=allow_custom_code)
+            # Of many small sets nobody wants to read where each was computed.
+            with computing(compute_settings, verbose, placed=len(images) == 1) as (console, compute):
+                return [_predict(compute, model, images, console) for model in models]
+
+        return function(predict=predict, **rest)
+
+    return compute_options(verbose_option(command))  # type: ignore[return-value]
 
 
 def _predict(compute: Compute, model: LoadedModel, images: list[ImageSet], console: Console) -> list[Int64]:
     handle = compute.handle(model)
     tick = console.rows("predict", sum(image_set.rows for image_set in images))
     return [compute.predict(handle, image_set, tick) for image_set in images]
-
-
-def _ignore(line: str) -> None:
-    del line

@@ -36,7 +36,6 @@ class Console:
             bar.close()
 
     def say(self, line: str) -> None:
-        """A line about the work."""
         if self._verbose:
             tqdm.write(escaped(line, keep="\n"), file=sys.stderr)
 
@@ -69,12 +68,10 @@ class Console:
         return tick
 
     def tunings(self, total: int) -> Tick:
-        """A bar over tunings."""
         bar = self._bar("tuning", total, "tunings")
         return lambda count: bar.update(count) and None
 
     def repairs(self, total: int) -> Tick:
-        """A bar over whole repairs."""
         bar = self._bar("repair", total, "repairs")
         return lambda count: bar.update(count) and None
 
@@ -95,12 +92,7 @@ class Console:
     def _bar(self, title: str, total: int | None, unit: str) -> Any:
         # Short work shows no bar: it would flicker by.
         bar = tqdm(
-            total=total,
-            desc=title,
-            unit=f" {unit}",
-            leave=False,
-            delay=0.5,
-            disable=None if self._verbose else True,
+            total=total, desc=title, unit=f" {unit}", leave=False, delay=0.5, disable=None if self._verbose else True
         )
         self._bars.append(bar)
         return bar
@@ -112,7 +104,6 @@ def echo(text: object, *, err: bool = False) -> None:
 
 
 def created(*paths: Path) -> None:
-    """Say what was written."""
     echo("\n".join(["created files:", *(escaped(str(path)) for path in paths)]))
 
 

@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from cli.shared.options import DATA, METHOD, PATH, option, options_in, settings_options
+from cli.shared.options import (
+    DATA,
+    METHOD,
+    PATH,
+    F,
+    data_option,
+    flag_of,
+    option,
+    options_in,
+    settings_options,
+    together,
+    was_given,
+)
 from engine.core.errors import InputError
 from engine.core.names import listed
 from engine.core.stated import stated_fields
@@ -19,8 +31,6 @@ if TYPE_CHECKING:
     from engine.methods.base import Method, MethodSettings
     from engine.metrics.requirements import Requirements
     from engine.search.loop import SearchSettings
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 ARACHNE, CROSSFIT = "Arachne", "CrossFit"
 
@@ -36,6 +46,7 @@ def method_option(default: str | None, text: str) -> Callable[[F], F]:
         callback=lambda _, __, given: None if given is None else _known(given),
         metavar="NAME",
         default=default,
+        show_default=False,
         help=f"CrossFit tunes whole layers, Arachne searches single weights; and those of `compare` [default: {text}].",
     )
 
@@ -46,45 +57,36 @@ def _known(name: str) -> str:
     return check_name(name)
 
 
-def checkpoint_options(function: F) -> F:
-    """`--weights-dir` and `--last`."""
-    for decorate in (
-        option(
-            "--last",
-            section=DATA,
-            rare=True,
-            need="checkpoints",
-            default="2,1",
-            show_default=True,
-            metavar="K,L",
-            callback=lambda _, __, given: _parse_last(given),
-            help="NeuRecover: compare the K-th checkpoint from the end with the L-th; K alone: with the last.",
-        ),
-        option(
-            "--weights-dir",
-            section=DATA,
-            rare=True,
-            need="checkpoints",
-            type=PATH,
-            help="NeuRecover: checkpoints of the training [default: logs/model_check_points beside the model].",
-        ),
-    ):
-        function = decorate(function)
-    return function
-
-
 def _parse_last(text: str) -> tuple[int, int]:
-    """Two checkpoints counted from the last, the earlier one first: `5,2`, or `5` for `5,1`.
-
-    Raises:
-        InputError: it does not name two.
-    """
+    """Two checkpoints counted from the last, the earlier one first: `5,2`, or `5` for `5,1`."""
     parts = [part.strip() for part in text.split(",")]
     numbers = [int(part) for part in parts if part.isdecimal() and len(part) < 10]
     earlier, later = (*numbers, 1, 1)[:2]
     if len(numbers) < len(parts) or len(parts) > 2 or not earlier > later >= 1:
         raise InputError(f"last is {text!r}, expected K,L: two checkpoints counted from the end, as in 2,1")
     return earlier, later
+
+
+checkpoint_options = together(
+    option(
+        "--weights-dir",
+        section=DATA,
+        rare=True,
+        need="checkpoints",
+        type=PATH,
+        help="NeuRecover: checkpoints of the training [default: logs/model_check_points beside the model].",
+    ),
+    option(
+        "--last",
+        section=DATA,
+        rare=True,
+        need="checkpoints",
+        default="2,1",
+        metavar="K,L",
+        callback=lambda _, __, given: _parse_last(given),
+        help="NeuRecover: compare the K-th checkpoint from the end with the L-th; K alone: with the last.",
+    ),
+)
 
 
 def checkpoints_beside(model: Path) -> Path:
@@ -98,9 +100,6 @@ def checkpoint_folder(given: Path | None, model: Path, methods: Sequence[str]) -
     """Where the checkpoints of a training are that methods compare: what was given, or else where `train` leaves them.
 
     None where no method needs some, or nothing was given and there is no such folder.
-
-    Raises:
-        InputError: `--last` is of no use without a folder.
     """
     if not any("checkpoints" in _needs(method) for method in methods):
         return None
@@ -127,9 +126,7 @@ def _needs(name: str) -> Sequence[str]:
     return () if method is None else method.needs
 
 
-def crossfit_options(function: F) -> F:
-    """`--recipes`, `--folds`, `--step` and `--promise-rows`."""
-    return settings_options(stated_fields(CrossFitSettings).values())(function)
+crossfit_options = settings_options(stated_fields(CrossFitSettings).values())
 
 
 def options_of_method(method: str) -> list[str]:
@@ -138,58 +135,36 @@ def options_of_method(method: str) -> list[str]:
 
 
 def refuse_other_methods(method: str) -> None:
-    """Refuse options of the current command line that mean nothing to a method.
-
-    Raises:
-        InputError: names the first of them.
-    """
+    """Refuse options of the current command line that mean nothing to a method."""
     kind = method if method in PIPELINES else "others"
     for name, each in options_in(click.get_current_context()).items():
         if each.owners and kind not in each.owners and not each.need and was_given(name):
-            flag = f"--{name.replace('_', '-')}"
+            owner = each.owners[0]
             raise InputError(
-                f"{flag} is of {each.owners[0]} and the method is {method}, expected one without the other"
+                f"{flag_of(name)} is of {owner} and the method is {method}, expected one without the other"
             )
     refuse_unneeded([method], f"the method is {method}")
 
 
 def refuse_unneeded(methods: Sequence[str], chosen: str) -> None:
-    """Refuse options of the current command line that mean nothing to any of some methods, as those do without it.
-
-    Args:
-        methods: their names.
-        chosen: that they are the ones, in words.
-
-    Raises:
-        InputError: names the first of them.
-    """
+    """Refuse options of the current command line without which these methods do; `chosen` says which in words."""
     from engine.methods.registry import METHODS
 
     for name, each in options_in(click.get_current_context()).items():
         if each.need and was_given(name) and not any(each.need in _needs(method) for method in methods):
             owners = listed([method for method in METHODS if each.need in _needs(method)], len(METHODS))
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"{flag} is of {owners} and {chosen}, expected one without the other")
+            raise InputError(f"{flag_of(name)} is of {owners} and {chosen}, expected one without the other")
 
 
 def refuse_unsearched(method: str, stated: Sequence[str]) -> None:
-    """Refuse options of a search that are not among those which may be stated of that of a method.
-
-    Raises:
-        InputError: names the first of them.
-    """
+    """Refuse options of a search that are not among those which may be stated of that of a method."""
     from engine.methods.given import OF_WEIGHTS
 
     for name in OF_WEIGHTS:
         if name not in stated and was_given(name):
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"{flag} means nothing to {method}, which does not search so, expected it without")
-
-
-def was_given(name: str) -> bool:
-    """Whether an option stands on the current command line."""
-    source = click.get_current_context().get_parameter_source(name)
-    return source not in (None, click.core.ParameterSource.DEFAULT)
+            raise InputError(
+                f"{flag_of(name)} means nothing to {method}, which does not search so, expected it without"
+            )
 
 
 def crossfit_settings(
@@ -232,11 +207,7 @@ def method_settings(
     positive_weight: float | None,
     given: Callable[[str], bool] = was_given,
 ) -> MethodSettings:
-    """Settings of a method: what was `given` of a search replaces what the method has of its own.
-
-    Raises:
-        InputError: an option is of another optimiser than the method's own, and that one was not named.
-    """
+    """Settings of a method: what was `given` of a search replaces what the method has of its own."""
     from engine.methods.base import MethodSettings
     from engine.methods.given import OPTIMISER, search_of
     from engine.methods.registry import method_of
@@ -249,16 +220,14 @@ def method_settings(
         return settings
     own = search_of(method_of(method), settings)
     if own is not None and own.optimiser != search.optimiser and not given("optimiser"):
-        flag, other = f"--{moves[0].replace('_', '-')}", search.optimiser
-        raise InputError(f"{flag} is of {other} and {method} searches by {own.optimiser}, expected --optimiser too")
+        raise InputError(
+            f"{flag_of(moves[0])} is of {search.optimiser} and {method} searches by {own.optimiser}, expected "
+            "--optimiser too"
+        )
     return replace(settings, optimiser=search.swarm)
 
 
-def requirements_option(function: F) -> F:
-    """`--requirements`."""
-    return option(
-        "--requirements", section=METHOD, reads=True, type=PATH, help="TOML file of what is required of the result."
-    )(function)
+requirements_option = data_option("--requirements", "TOML file of what is required of the result.", section=METHOD)
 
 
 def read_promises(path: Path | None, classes: int, names: Sequence[str] | None) -> Requirements:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from cli.shared.method_options import read_promises
-from cli.shared.options import METHOD, PATH, option, refuse_confidence
+from cli.shared.options import METHOD, PATH, F, option, refuse_confidence, together
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
     from engine.fitness.priorities import Priorities
     from engine.search.loop import SearchSettings
-
-F = TypeVar("F", bound=Callable[..., Any])
-
 
 PRIORITIES = "label-priorities"
 """The method that is Arachne with priorities of labels."""
@@ -24,30 +22,19 @@ PRIORITIES = "label-priorities"
 
 def label_file_options(owners: str) -> Callable[[F], F]:
     """`--label-file` and `--positive-label-file`, of these methods."""
-
-    def decorate(function: F) -> F:
-        function = option(
-            "--positive-label-file",
-            section=METHOD,
-            rare=True,
-            owners=("Arachne", "others"),
-            reads=True,
-            type=PATH,
-            help=f"{owners}, with --label-file: positive/labels.json, whose prevent_degradation is the weight of a "
-            "positive input of each label [default: all alike].",
-        )(function)
-        return option(
+    weights = functools.partial(option, section=METHOD, rare=True, owners=("Arachne", "others"), reads=True, type=PATH)
+    return together(
+        weights(
             "--label-file",
-            section=METHOD,
-            rare=True,
-            owners=("Arachne", "others"),
-            reads=True,
-            type=PATH,
             help=f"{owners}: negative/labels.json of `target`, edited: repair_priority is the weight of a negative "
             "input of each label.",
-        )(function)
-
-    return decorate
+        ),
+        weights(
+            "--positive-label-file",
+            help=f"{owners}, with --label-file: positive/labels.json, whose prevent_degradation is the weight of a "
+            "positive input of each label [default: all alike].",
+        ),
+    )
 
 
 def check_objective(
@@ -56,11 +43,7 @@ def check_objective(
     label_file: Path | None = None,
     positive_label_file: Path | None = None,
 ) -> None:
-    """Refuse what belongs to another objective, or to none; `requirements` are of the objective alone.
-
-    Raises:
-        InputError: names it.
-    """
+    """Refuse what belongs to another objective, or to none; `requirements` are of the objective alone."""
     names = list(dict.fromkeys(each.objective for each in settings))
     if requirements is not None and "requirements" not in names:
         raise InputError(
@@ -84,11 +67,7 @@ def objective_settings(
     label_file: Path | None = None,
     positive_label_file: Path | None = None,
 ) -> SearchSettings:
-    """The settings with what their objective needs of files, for data of so many classes.
-
-    Raises:
-        InputError: a file is damaged, or no label has a priority.
-    """
+    """The settings with what their objective needs of files, for data of so many classes."""
     if settings.objective == "requirements":
         required = read_promises(requirements, classes, names)
         if requirements is not None:
@@ -99,11 +78,7 @@ def objective_settings(
 
 
 def stated_priorities(label_file: Path | None, positive_label_file: Path | None, classes: int) -> Priorities | None:
-    """The priorities that files state, or None.
-
-    Raises:
-        InputError: a file is damaged, or no label has a priority, or that of the positives is alone.
-    """
+    """The priorities that files state, or None."""
     if label_file is None:
         if positive_label_file is not None:
             raise InputError("--positive-label-file is given and --label-file is not, expected that too")
@@ -120,17 +95,7 @@ def stated_priorities(label_file: Path | None, positive_label_file: Path | None,
 
 
 def searched_labels(settings: SearchSettings, labels: Sequence[int], *, chosen: bool, source: Path) -> tuple[int, ...]:
-    """Of the labels under repair, those whose rows count.
-
-    Args:
-        settings: of the searches, with priorities.
-        labels: under repair.
-        chosen: they were named one by one.
-        source: of the priorities.
-
-    Raises:
-        InputError: one that was named has none, or there is none left.
-    """
+    """Of the labels under repair, those whose rows count; `chosen`: labels were named one by one."""
     assert settings.priorities is not None
     counted = settings.priorities.repaired(labels)
     without = [label for label in labels if label not in counted]

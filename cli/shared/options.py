@@ -14,6 +14,7 @@ from cluster.compute.options import ComputeOptions
 from engine.core.errors import InputError
 from engine.core.stated import Stated, made, stated_fields
 from engine.fitness.shapes import Tiling
+from engine.localize.settings import LocalizeSettings
 from engine.search.settings import OPTIMISER_SETTINGS, PopulationSettings, SearchSettings, own_fields
 
 if TYPE_CHECKING:
@@ -31,12 +32,10 @@ DATA, METHOD, SEARCH, PLACE, OUTPUT = "Data", "Method", "Search", "Where it runs
 
 
 class Option(click.Option):
-    """An option with what help, refusals, sweeps and parts of runs have to know of it.
+    """An option with what help, refusals, sweeps and parts of runs have to know of it, see `engine.core.stated.Stated`.
 
-    Attributes:
-        section, rare, owners, need: see `engine.core.stated.Stated`.
-        place: it says where a command runs, or whom its user trusts: whoever merges parts gives their own.
-        reads: it names one file or folder to read.
+    `place`: it says where a command runs, or whom its user trusts: whoever merges parts gives their own. `reads`: it
+    names one file or folder to read.
     """
 
     def __init__(
@@ -50,19 +49,23 @@ class Option(click.Option):
         reads: bool = False,
         **settings: Any,
     ) -> None:
-        """As click's, with the attributes."""
         super().__init__(*words, **settings)
         self.section, self.rare, self.owners, self.need = section, rare, owners, need
         self.place, self.reads = place or section == OUTPUT, reads
 
 
 def options_in(context: click.Context) -> dict[str, Option]:
-    """The options of the command that runs, by name."""
     return {each.name: each for each in context.command.params if isinstance(each, Option) and each.name}
 
 
 def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
-    """A click option; booleans take a value or none: `--overwrite`, `--overwrite=True`, `--overwrite=False`."""
+    """A click option, whose type follows from its default, which help shows.
+
+    Booleans take a value or none: `--overwrite`, `--overwrite=True`, `--overwrite=False`.
+    """
+    default = settings.get("default")
+    if default is not None:
+        settings = {"type": PATH if isinstance(default, Path) else type(default), "show_default": True, **settings}
     if settings.get("type") is int:
         settings["type"] = _Whole()
     if settings.get("type") is bool:
@@ -71,39 +74,37 @@ def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
 
 
 def stated_option(stated: Stated) -> Callable[[F], F]:
-    """The option of a field of settings."""
     kind = click.Choice(stated.choices) if stated.choices else None if stated.kind is str else stated.kind
-    shown: dict[str, Any] = {}
+    words = {name: getattr(stated, name) for name in ("section", "rare", "owners", "need", "place", "metavar")}
     if stated.shown:
-        shown = {"default": stated.default, "show_default": stated.shown}
-    return option(
-        f"--{stated.name.replace('_', '-')}",
-        type=kind,
-        help=stated.text,
-        section=stated.section,
-        rare=stated.rare,
-        owners=stated.owners,
-        need=stated.need,
-        place=stated.place,
-        metavar=stated.metavar,
-        **shown,
-    )
+        words |= {"default": stated.default, "show_default": stated.shown}
+    return option(flag_of(stated.name), type=kind, help=stated.text, **words)
 
 
-def settings_options(stated: Iterable[Stated]) -> Callable[[F], F]:
-    """Options of fields of settings, in this order."""
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, in the order of the help."""
 
     def decorate(function: F) -> F:
-        for each in reversed(list(stated)):
-            function = stated_option(each)(function)
+        for each in reversed(options):
+            function = each(function)
         return function
 
     return decorate
 
 
-def given(name: str) -> bool:
-    """Whether an option of the command that runs was given, be it with the value of its default."""
-    return click.get_current_context().get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+def settings_options(stated: Iterable[Stated]) -> Callable[[F], F]:
+    return together(*map(stated_option, stated))
+
+
+def flag_of(name: str) -> str:
+    """An option as it is typed: `--num-workers` of `num_workers`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def was_given(name: str) -> bool:
+    """Whether an option stands on the current command line, be it with the value of its default."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in (None, click.core.ParameterSource.DEFAULT)
 
 
 class _Whole(click.types.IntParamType):
@@ -116,75 +117,76 @@ class _Whole(click.types.IntParamType):
         return number
 
 
-def model_options(function: F) -> F:
-    """`--model-dir`, which must be given, and `--allow-custom-code`."""
-    return _model_options(required=True)(function)
+def _model_options(**settings: Any) -> Callable[[F], F]:
+    text = "A .keras or .h5 file, a Keras 2 SavedModel, or a folder with one of them."
+    return together(
+        option("--model-dir", type=PATH, section=DATA, reads=True, help=text, **settings), custom_code_option
+    )
 
 
-def workflow_model_options(function: F) -> F:
-    """The same of the commands that look into `outputs`, as eAI-Repair-Toolkit's do, where nothing else is said."""
-    return _model_options(default=Path("outputs"), show_default=True)(function)
+custom_code_option = option(
+    "--allow-custom-code",
+    type=bool,
+    section=DATA,
+    rare=True,
+    place=True,
+    help="Run code that the model file brings along, such as Lambda layers.",
+)
+
+model_options = _model_options(required=True)
+
+workflow_model_options = _model_options(default=Path("outputs"))
+"""Of the commands that look into `outputs`, as eAI-Repair-Toolkit's do, where nothing else is said."""
 
 
 def target_data_option(text: str) -> Callable[[F], F]:
-    """`--target-data-dir` of the commands that take one."""
-    folder = Path("outputs/negative/0")
-    return option("--target-data-dir", type=PATH, section=DATA, default=folder, show_default=True, help=text)
+    return option("--target-data-dir", section=DATA, default=Path("outputs/negative/0"), help=text)
 
 
-def _model_options(**settings: Any) -> Callable[[F], F]:
-    def decorate(function: F) -> F:
-        function = option(
-            "--allow-custom-code",
-            type=bool,
-            section=DATA,
-            rare=True,
-            place=True,
-            help="Run code that the model file brings along, such as Lambda layers.",
-        )(function)
-        text = "A .keras or .h5 file, a Keras 2 SavedModel, or a folder with one of them."
-        return option("--model-dir", type=PATH, section=DATA, reads=True, help=text, **settings)(function)
-
-    return decorate
+def data_option(name: str, text: str, **settings: Any) -> Callable[[F], F]:
+    """An option that names a file or folder to read."""
+    return option(name, **{"section": DATA, "reads": True, "type": PATH, "help": text, **settings})
 
 
-def target_layer_option(function: F) -> F:
-    """`--target-layer`."""
-    return option(
-        "--target-layer",
-        section=METHOD,
-        multiple=True,
-        callback=lambda _, __, given: tuple(name.strip() for text in given for name in text.split(",") if name.strip()),
-        metavar="LAYER",
-        help="Layers to repair, by name or number (-1 the last), with commas between; LAYER/WEIGHT is one weight, "
-        "LAYER/* has the biases too, `all` is every layer [default: the last Dense layer; CrossFit: all Dense layers "
-        "at the end, with biases].",
-    )(function)
-
-
-_LOCALIZE = functools.partial(Stated, section=METHOD, owners=("Arachne",), swept=True)
-
-LOCALIZE = (
-    _LOCALIZE("num_grad", "Weights of largest gradient loss to choose from [default: 20 per negative input]."),
-    _LOCALIZE(
-        "forward_impact",
-        "Over all negative inputs, or of the first one alone, as eAI-Repair-Toolkit computes it.",
-        str,
-        "mean",
-        shown=True,
-        choices=("mean", "first-row"),
-    ),
-    _LOCALIZE(
-        "fronts",
-        "Pareto fronts, each of what the ones before left: more of them give more weights to search.",
-        shown=True,
-    ),
+chunks_option = data_option(
+    "--chunks", "Folder of numbered chunks with a repair.h5 each, as of `split`.", required=True
 )
+
+shared_rows_option = option(
+    "--allow-shared-rows",
+    type=bool,
+    section=DATA,
+    rare=True,
+    help="Go on where validation, test and searched rows share more than 1 % of the smaller of two sets.",
+)
+
+resume_options = together(
+    option("--resume", type=bool, help="Go on with the interrupted run in --output-dir, or start it."),
+    option("--overwrite", type=bool, help="Replace an earlier run."),
+)
+
+target_layer_option = option(
+    "--target-layer",
+    section=METHOD,
+    multiple=True,
+    callback=lambda _, __, given: tuple(name.strip() for text in given for name in text.split(",") if name.strip()),
+    metavar="LAYER",
+    help="Layers to repair, by name or number (-1 the last), with commas between; LAYER/WEIGHT is one weight, "
+    "LAYER/* has the biases too, `all` is every layer [default: the last Dense layer; CrossFit: all Dense layers "
+    "at the end, with biases].",
+)
+
+
+def explain_option(text: str) -> Callable[[F], F]:
+    return option("--explain", section=PLACE, rare=True, place=True, type=bool, help=text)
+
+
+_LOCALIZE = stated_fields(LocalizeSettings)
 
 
 def localize_options(fronts: int) -> Callable[[F], F]:
     """`--num-grad`, `--forward-impact` and `--fronts` with this default."""
-    return settings_options(replace(each, default=fronts) if each.name == "fronts" else each for each in LOCALIZE)
+    return settings_options({**_LOCALIZE, "fronts": replace(_LOCALIZE["fronts"], default=fronts)}.values())
 
 
 _SEARCH = stated_fields(SearchSettings)
@@ -213,16 +215,12 @@ _SEARCHES = (
     *stated_fields(Tiling).values(),
 )
 
-SWEPT = tuple(each.name for each in (*_SEARCHES, _POSITIVE_WEIGHT, *LOCALIZE) if each.swept)
+SWEPT = tuple(each.name for each in (*_SEARCHES, _POSITIVE_WEIGHT, *_LOCALIZE.values()) if each.swept)
 """Options that `evaluate --sweep` takes."""
 
 
 def search_settings(*, optimiser: str, **values: Any) -> SearchSettings:
-    """The settings of a search but for its positive weight, from the values of `search_options`.
-
-    Raises:
-        InputError: an option of another optimiser was given, or a value that no search can have.
-    """
+    """The settings of a search but for its positive weight, from the values of `search_options`."""
     kind = OPTIMISER_SETTINGS[optimiser]
     mine = own_fields(kind).values()
     for each in _SEARCHES:
@@ -248,9 +246,9 @@ def search_options(function: F) -> F:
     return settings_options(_SEARCHES)(command)  # type: ignore[return-value]
 
 
-def tiles_option(function: F) -> F:
-    """`--tiles`."""
-    return stated_option(_TILES)(function)
+tiles_option = stated_option(_TILES)
+
+positive_weight_option = stated_option(_POSITIVE_WEIGHT)
 
 
 def options_of(other: str, *names: str, kind: type = float) -> Callable[[F], F]:
@@ -282,68 +280,39 @@ SEARCH_OPTIONS_OF_TOOLKIT = (
 )
 
 
-def positive_weight_option(function: F) -> F:
-    """`--positive-weight`."""
-    return stated_option(_POSITIVE_WEIGHT)(function)
-
-
-def shared_rows_option(function: F) -> F:
-    """`--allow-shared-rows`."""
-    return option(
-        "--allow-shared-rows",
-        type=bool,
-        section=DATA,
-        rare=True,
-        help="Go on where validation, test and searched rows share more than 1 % of the smaller of two sets.",
-    )(function)
-
-
 def compute_options(function: F) -> F:
     """Options that say where to compute; the command gets them as `compute_settings`."""
 
     @functools.wraps(function)
     def command(*args: Any, **values: Any) -> Any:
         settings = made(ComputeOptions, values)
-        rest = {name: value for name, value in values.items() if name not in {*_names(_COMPUTE), _TILES.name}}
+        own = {_TILES.name, *(each.name for each in _COMPUTE.values())}
+        rest = {name: value for name, value in values.items() if name not in own}
         return function(*args, compute_settings=settings, **rest)
 
     return settings_options(_COMPUTE.values())(command)  # type: ignore[return-value]
 
 
-def _names(stated: Mapping[str, Stated]) -> list[str]:
-    return [each.name for each in stated.values()]
+place_options = settings_options(each for each in _COMPUTE.values() if each.place)
+"""`--num-workers`, `--address`, `--gpus-per-worker` and `--spread-rows`."""
 
-
-def place_options(function: F) -> F:
-    """`--num-workers`, `--address`, `--gpus-per-worker` and `--spread-rows`."""
-    return settings_options(each for each in _COMPUTE.values() if each.place)(function)
-
-
-def worker_options(function: F) -> F:
-    """`--num-workers` and `--address`."""
-    return settings_options(_COMPUTE[name] for name in ("num_workers", "address"))(function)
-
-
-def verbose_option(function: F) -> F:
-    """`--verbose`."""
-    return _verbose_option("0 prints results only, 1 also what ran.")(function)
-
-
-def silent_option(function: F) -> F:
-    """`--verbose` of commands whose results are files, as eAI-Repair-Toolkit has it."""
-    return _verbose_option("0: warnings alone, 1: results and what ran, 2: Arachne's weights, each run too.")(function)
+worker_options = settings_options(_COMPUTE[name] for name in ("num_workers", "address"))
 
 
 def _verbose_option(text: str) -> Callable[[F], F]:
-    return option("--verbose", type=int, default=1, show_default=True, callback=_not_negative, help=text)
+    return option("--verbose", default=1, callback=_not_negative, help=text)
 
 
-def _not_negative(ctx: click.Context, parameter: click.Parameter, value: int) -> int:
-    del ctx
+def _not_negative(_: click.Context, parameter: click.Parameter, value: int) -> int:
     if value < 0:
         raise InputError(f"{parameter.name} is {value}, expected 0 or more")
     return value
 
+
+verbose_option = _verbose_option("0 prints results only, 1 also what ran.")
+
+silent_option = _verbose_option("0: warnings alone, 1: results and what ran, 2: Arachne's weights, each run too.")
+"""Of commands whose results are files, as eAI-Repair-Toolkit has it."""
 
 MOST_REPAIRS = 10_000
 """Whole repairs by one method that a run makes at most: each is a task from the start, and has a row of test rows."""
@@ -358,29 +327,25 @@ def check_seeds(seed: int, seeds: int) -> None:
 
 
 def check_inputs(options: Mapping[str, Any]) -> None:
-    """Refuse what is to be read and is not there, among the options of a command: libraries take seconds to open it.
-
-    Raises:
-        InputError: names the first of them.
-    """
+    """Refuse what is to be read and is not there, among the options of a command: libraries take seconds to open it."""
     for name, stated in options_in(click.get_current_context()).items():
         path: Path | None = options.get(name) if stated.reads else None
         try:
             if path is not None:
                 path.stat()
         except (FileNotFoundError, NotADirectoryError):
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"{path}: no such file or folder, expected one for {flag}") from None
+            raise InputError(f"{path}: no such file or folder, expected one for {flag_of(name)}") from None
         except OSError:
             continue  # whoever opens it says why that cannot be
 
 
-def check_run_directory(directory: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a run directory that is in use, before anything is read for it.
+def check_resume(options: Mapping[str, Any]) -> None:
+    if options["resume"] and options["overwrite"]:
+        raise InputError("--resume goes on with a run and --overwrite replaces it, expected one of them")
 
-    Raises:
-        InputError: something is there already that is neither to be resumed nor replaced.
-    """
+
+def check_run_directory(directory: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a run directory that is in use, before anything is read for it."""
     from cluster.records.store import RunRecords, holds_run
 
     if not (resume and holds_run(directory)):

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.shared.method_options import ARACHNE, CROSSFIT, PIPELINES, was_given
-from cli.shared.options import PLACE, Option, option
+from cli.shared.method_options import ARACHNE, CROSSFIT, PIPELINES
+from cli.shared.options import PLACE, Option, flag_of, option, was_given
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
     from cluster.runs.parts import Part
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def of_place(command: click.Command) -> frozenset[str]:
@@ -23,27 +21,21 @@ def of_place(command: click.Command) -> frozenset[str]:
     return frozenset(each.name for each in command.params if isinstance(each, Option) and each.place and each.name)
 
 
-def part_option(function: F) -> F:
-    """`--part`."""
-    return option(
-        "--part",
-        section=PLACE,
-        rare=True,
-        place=True,
-        metavar="I/N",
-        help="Do part I of N of a run, as one of N clusters, for `merge-runs` to join: of mode independent some of the "
-        "chunks, of CrossFit some of the tunings.",
-    )(function)
+part_option = option(
+    "--part",
+    section=PLACE,
+    rare=True,
+    place=True,
+    metavar="I/N",
+    help="Do part I of N of a run, as one of N clusters, for `merge-runs` to join: of mode independent some of the "
+    "chunks, of CrossFit some of the tunings.",
+)
 
 
 def stated_part(
     text: str | None, method: str, *, mode: str = "", separate: bool = False, dry_run: bool = False
 ) -> Part | None:
-    """The part that the current command line asks for, or None of a whole run.
-
-    Raises:
-        InputError: there is no such part, or nothing to divide; or the method has no parts.
-    """
+    """The part that the current command line asks for, or None of a whole run."""
     if text is None:
         return None
 
@@ -95,4 +87,4 @@ def words_of(options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
         values: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
         for each in values:
-            yield f"--{name.replace('_', '-')}={each}"
+            yield f"{flag_of(name)}={each}"

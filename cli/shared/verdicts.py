@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cli.shared.console import COLUMNS, table
 
 if TYPE_CHECKING:
+    from engine.metrics.promise import Promise
     from engine.metrics.requirements import Verdict
 
 EXIT_NOT_MET = 3
@@ -21,20 +22,20 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
     """
     lines = []
     for verdict in verdicts:
-        side = ">=" if verdict.requirement.at_least else "<="
         before = f"{verdict.count_before} -> " if verdict.count_before != verdict.count_after else ""
-        lines.append(
-            [
-                verdict.requirement.text,
-                f"{side} {100 * verdict.requirement.limit:.10g}",
-                value_text(verdict.value, verdict.requirement.limit, tied=verdict.margin == 0),
-                f"{100 * verdict.low:.1f} to {100 * verdict.high:.1f}",
-                f"{before}{verdict.count_after} of {verdict.total}",
-                "met" if verdict.met else "not met",
-            ]
-        )
+        counts = f"{before}{verdict.count_after} of {verdict.total}"
+        cells = judged_cells(verdict, tied=verdict.margin == 0)
+        lines.append([*cells, counts, "met" if verdict.met else "not met"])
     header = ["requirement", "required %", "value %", "95 % interval", "rows", "verdict"]
     return table(header, lines, least=COLUMNS)  # what is required is a sentence, which is read whole
+
+
+def judged_cells(judged: Verdict | Promise, *, tied: bool) -> list[str]:
+    """A requirement, what it requires, the value that was found, and the interval around it."""
+    requirement = judged.requirement
+    required = f"{'>=' if requirement.at_least else '<='} {100 * requirement.limit:.10g}"
+    value = value_text(judged.value, requirement.limit, tied=tied)
+    return [requirement.text, required, value, f"{100 * judged.low:.1f} to {100 * judged.high:.1f}"]
 
 
 def value_text(value: float, limit: float, *, tied: bool) -> str:

@@ -17,6 +17,14 @@ from cluster.batch.run import run_recorded
 from tests.support.batches import here, small_batch, write_data
 
 SHIPPED = Path(__file__).parents[2] / "cli" / "quickstart_data"
+LEGACY = Path(__file__).parents[1] / "data" / "legacy"
+SOURCES = {
+    "model.keras": SHIPPED / "model.keras",
+    "sequential.h5": LEGACY / "sequential.h5",
+    "sequential-savedmodel": LEGACY / "sequential-savedmodel",
+}
+"""A model of each format."""
+
 ROWS = {"repair": 400, "val": 120, "test": 120}
 
 CROSSFIT_GOALS = """
@@ -174,3 +182,12 @@ def batchspace(repairsets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     shutil.copytree(repairsets, root, copy_function=os.link)
     monkeypatch.chdir(root)
     return root
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with a copy of each model."""
+    for name, source in SOURCES.items():
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -126,6 +126,7 @@ def test_a_private_cluster(words: list[str], on_a_laptop: Path, head: Head, tmp_
     assert stranger.code == 2
     *_, sentence = stranger.err.splitlines()
     assert sentence.startswith(f"error: the Ray cluster at {head.address!r} wants an authentication token, expected ")
+    assert "RAY_AUTH_MODE=token" in sentence and "Traceback" not in stranger.err
     assert not (tmp_path / "run").exists()
 
     (tmp_path / "engine.py").write_text("raise RuntimeError('the decoy was imported')\n", encoding="utf-8")

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from cli.main import COMMANDS, run
-from cli.shared.help import SECTIONS, Sectioned
+from cli.shared.commands import SECTIONS, Sectioned
 from cli.shared.options import Option
 
 LONG = [name for name, module in COMMANDS.items() if isinstance(importlib.import_module(module).command, Sectioned)]

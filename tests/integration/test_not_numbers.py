@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+from cli.main import run
 from engine.data.writer import write_image_set
 from engine.models.load import load_model
 from tests.integration.conftest import Command, contents
@@ -48,17 +49,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels = np.where(np.arange(ROWS) % 2, np.asarray(model(images)).argmax(axis=1), 6)
         with write_image_set(root / f"{name}.h5", rows=ROWS, image_shape=(2, 3, 1), classes=10) as writer:
             writer.append(images, np.eye(10, dtype=np.uint8)[labels])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        assert run(TARGET) == run([*LOCALIZE, "--fronts", "3"]) == 0
     return root
 
 
 @pytest.fixture
-def linear(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Path:
-    """`made` as the current directory, with the targets of its repair set."""
+def linear(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `made` as the current directory."""
     root = tmp_path / "work"
     shutil.copytree(made, root)
     monkeypatch.chdir(root)
-    assert command(*TARGET).code == 0
-    assert command(*LOCALIZE, "--fronts", "3").code == 0
     return root
 
 
@@ -96,13 +98,8 @@ def test_impossible_classes_are_numbers(linear: Path, command: Command, refused:
         model.save(f"{name}.keras")
     for words in (TEST, LOCALIZE):
         assert command(*words, "--model-dir", "impossible.keras").code == 0
-    refused(
-        *TEST,
-        "--model-dir",
-        "certain.keras",
-        says=("the model certain.keras gives row 0 outputs that are NaN or infinite",),
-    )
-    refused(*LOCALIZE, "--model-dir", "certain.keras", says=("gives row 0 outputs that are NaN or infinite",))
+        says = "the model certain.keras gives row 0 outputs that are NaN or infinite"
+        refused(*words, "--model-dir", "certain.keras", says=(says,))
 
 
 def test_which_of_two_models_is_told(linear: Path, command: Command, refused: Refused) -> None:

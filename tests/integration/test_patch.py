@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -23,31 +22,16 @@ from engine.patches.arrow import read_patch, write_patch
 from engine.patches.patch import NO_CHANGE, Patch, applied
 from tests.engine.patches.test_patch import patch_of, rows_of
 from tests.engine.patches.test_save import content
-from tests.integration.conftest import SHIPPED, Command
+from tests.integration.conftest import SOURCES, Command
 
 Refused = Callable[..., str]
 
-LEGACY = Path(__file__).parents[1] / "data" / "legacy"
-SOURCES = {
-    "model.keras": SHIPPED / "model.keras",
-    "sequential.h5": LEGACY / "sequential.h5",
-    "sequential-savedmodel": LEGACY / "sequential-savedmodel",
-}
 # Weight and flat index; each model has more kernels than its last one.
 PLACES = {
     "model.keras": [("dense_1/kernel", 957), ("dense_1/kernel", 3), ("conv2d/bias", 15), ("conv2d_1/kernel", 4607)],
     "sequential.h5": [("dense/kernel", 179), ("dense/kernel", 0), ("conv2d/kernel", 17)],
     "sequential-savedmodel": [("dense/kernel", 179), ("dense/kernel", 0), ("conv2d/kernel", 17)],
 }
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory, with a copy of each model."""
-    for name, source in SOURCES.items():
-        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def values(path: Path | str) -> dict[str, np.ndarray]:
@@ -82,7 +66,7 @@ def record_run(
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_there_and_back(name: str, root: Path, command: Command) -> None:
+def test_there_and_back(name: str, models: Path, command: Command) -> None:
     """A patch changes its places and nothing else, and what it did can be taken back bit for bit."""
     new = [0.1, -0.0, 1e-40, 3.0][: len(PLACES[name])]
     patch = written("do.arrow", name, PLACES[name], new)
@@ -113,7 +97,7 @@ def test_there_and_back(name: str, root: Path, command: Command) -> None:
             }
 
 
-def test_a_repaired_model_is_replaced_as_a_whole(root: Path, command: Command) -> None:
+def test_a_repaired_model_is_replaced_as_a_whole(models: Path, command: Command) -> None:
     for name in ("sequential.h5", "model.keras", "sequential-savedmodel"):
         written("do.arrow", name, PLACES[name], [1.0] * len(PLACES[name]))
         assert (
@@ -123,7 +107,7 @@ def test_a_repaired_model_is_replaced_as_a_whole(root: Path, command: Command) -
         assert [path.name for path in Path("out").iterdir()] == ["repair"]
 
 
-def test_rows_that_change_nothing_are_not_counted(root: Path, command: Command) -> None:
+def test_rows_that_change_nothing_are_not_counted(models: Path, command: Command) -> None:
     same = float(values("model.keras")["dense_1/kernel"].reshape(-1)[3])
     written("do.arrow", "model.keras", PLACES["model.keras"][:2], [1.0, same])
     done = command("patch", "apply", "do.arrow", "--model-dir", "model.keras", "--output-dir", "out")
@@ -149,7 +133,7 @@ def test_the_weights_of_a_repair_applied_again(workspace: Path, command: Command
     assert done.err.startswith(f"error: {weights}: row 1 has the value ")
 
 
-def test_patches_of_a_run(root: Path, command: Command) -> None:
+def test_patches_of_a_run(models: Path, command: Command) -> None:
     """The batch's patch, the only chosen job's, or the job's that is named."""
     patches = [written("p.arrow", "model.keras", [("dense_1/kernel", 12)], [float(n)]) for n in range(3)]
     jobs = dict(zip("ab", patches, strict=False))
@@ -172,7 +156,7 @@ def test_patches_of_a_run(root: Path, command: Command) -> None:
     assert values("out/repair")["dense_1/kernel"][1, 2] == 1
 
 
-def test_a_batch_that_ended_with_the_model_as_it_was(root: Path, command: Command) -> None:
+def test_a_batch_that_ended_with_the_model_as_it_was(models: Path, command: Command) -> None:
     """Its patch is empty, whatever a job in between had to offer."""
     record_run(
         "run", {"a": written("p.arrow", "model.keras", [("dense_1/kernel", 12)], [1.0])}, chosen="a", mode="chain"
@@ -182,7 +166,7 @@ def test_a_batch_that_ended_with_the_model_as_it_was(root: Path, command: Comman
     assert Path("out/repair/model.keras").read_bytes() == Path("model.keras").read_bytes()
 
 
-def test_a_run_of_which_one_patch_must_be_named(root: Path, refused: Refused, command: Command) -> None:
+def test_a_run_of_which_one_patch_must_be_named(models: Path, refused: Refused, command: Command) -> None:
     patch = written("p.arrow", "model.keras", [("dense_1/kernel", 12)], [1.0])
     record_run("several", dict.fromkeys("abc", patch), chosen="ac")
     record_run("none", dict.fromkeys("abc", patch))
@@ -212,7 +196,7 @@ def test_a_run_of_which_one_patch_must_be_named(root: Path, refused: Refused, co
     assert read_patch(Path("undo.arrow")).flat_index.tolist() == [13]
 
 
-def test_records_that_cannot_be_read(root: Path, refused: Refused) -> None:
+def test_records_that_cannot_be_read(models: Path, refused: Refused) -> None:
     patch = written("p.arrow", "model.keras", [("dense_1/kernel", 12)], [1.0])
     revert = ["--output", "undo.arrow"]
     records = "its records cannot be read, expected a whole run directory"
@@ -232,7 +216,7 @@ def test_records_that_cannot_be_read(root: Path, refused: Refused) -> None:
     refused("patch", "revert", "folder", *revert, says=("folder: found no run.json, expected the directory of a run",))
 
 
-def test_merging(root: Path, command: Command) -> None:
+def test_merging(models: Path, command: Command) -> None:
     """Patches of every kind; where two disagree, the first holds."""
     places = PLACES["model.keras"]
     written("one.arrow", "model.keras", places[:2], [1.0, 2.0])
@@ -259,7 +243,7 @@ def test_merging(root: Path, command: Command) -> None:
     assert (after["dense_1/kernel"][0, 0], after["conv2d/bias"][15]) == (6, 4)
 
 
-def test_the_difference_of_two_models(root: Path, command: Command) -> None:
+def test_the_difference_of_two_models(models: Path, command: Command) -> None:
     patch = written("do.arrow", "sequential-savedmodel", [("dense/kernel", 171), ("conv2d/kernel", 17)], [0.5, -2.0])
     assert (
         command("patch", "apply", "do.arrow", "--model-dir", "sequential-savedmodel", "--output-dir", "out").code == 0
@@ -288,7 +272,7 @@ def test_the_difference_of_two_models(root: Path, command: Command) -> None:
     assert content(Path("two/repair")) == content(Path("out/repair"))
 
 
-def test_the_difference_of_two_formats_and_many_weights(root: Path, command: Command) -> None:
+def test_the_difference_of_two_formats_and_many_weights(models: Path, command: Command) -> None:
     written("do.arrow", "sequential.h5", [("dense/kernel", flat) for flat in range(43)], [9.0] * 43)
     assert command("patch", "apply", "do.arrow", "--model-dir", "sequential.h5", "--output-dir", "out").code == 0
     load_model(Path("sequential.h5")).model.save("same.keras")
@@ -301,7 +285,7 @@ def test_the_difference_of_two_formats_and_many_weights(root: Path, command: Com
         assert len(lines) == 1 + 2 + 40 + 1
 
 
-def test_models_that_no_patch_lies_between(root: Path, refused: Refused, command: Command) -> None:
+def test_models_that_no_patch_lies_between(models: Path, refused: Refused, command: Command) -> None:
     first = load_model(Path("sequential.h5")).model
     for name, units in (("wide.keras", 20), ("same.keras", 10)):
         layers = [
@@ -335,7 +319,7 @@ def test_models_that_no_patch_lies_between(root: Path, refused: Refused, command
     refused(*half, "b.keras", says=("'half/kernel': found values of type float16, expected float32 to be patched",))
 
 
-def test_patches_that_do_not_fit_the_model(root: Path, command: Command, refused: Refused) -> None:
+def test_patches_that_do_not_fit_the_model(models: Path, command: Command, refused: Refused) -> None:
     apply = ["patch", "apply", "--model-dir", "model.keras", "--output-dir", "out"]
     kernel = values("model.keras")["dense_1/kernel"]
     shapes: dict[str, Any] = {"dense_1/kernel": (96, 10), "dense_9/kernel": (96, 10), "conv2d/bias": (96, 10)}
@@ -363,7 +347,7 @@ def test_patches_that_do_not_fit_the_model(root: Path, command: Command, refused
     refused(*again, says=("error: p.arrow does not fit out/repair/model.keras: 'dense_1/kernel' at index 12 is 1.0",))
 
 
-def test_places_that_nothing_is_written_to(root: Path, command: Command, refused: Refused) -> None:
+def test_places_that_nothing_is_written_to(models: Path, command: Command, refused: Refused) -> None:
     written("p.arrow", "model.keras", [("dense_1/kernel", 12)], [1.0])
     Path("mine/repair").mkdir(parents=True)
     Path("mine/repair/notes.txt").write_text("mine")
@@ -375,8 +359,8 @@ def test_places_that_nothing_is_written_to(root: Path, command: Command, refused
     refused(*own, says=("out/repair holds the model to repair, expected another --output-dir",))
 
     Path("folder.arrow").mkdir()
-    models = ["--model-dir", "model.keras", "--other-model-dir", "model.keras"]
-    for words in (["revert", "p.arrow"], ["merge", "p.arrow", "p.arrow"], ["diff", *models]):
+    same = ["--model-dir", "model.keras", "--other-model-dir", "model.keras"]
+    for words in (["revert", "p.arrow"], ["merge", "p.arrow", "p.arrow"], ["diff", *same]):
         for output, says in {
             "p.arrow": "p.arrow: exists already, expected a new name or --overwrite",
             "folder.arrow": "folder.arrow: is a folder, expected a file or none",
@@ -388,18 +372,18 @@ def test_places_that_nothing_is_written_to(root: Path, command: Command, refused
     assert read_patch(Path("p.arrow")).old.tolist() == [1.0]
 
 
-def test_what_was_read_and_what_a_run_found_stay(root: Path, refused: Refused) -> None:
+def test_what_was_read_and_what_a_run_found_stay(models: Path, refused: Refused) -> None:
     """Whatever is to be overwritten; a run's patch and tables are files of the same ending."""
     patch = written("p.arrow", "model.keras", [("dense_1/kernel", 12)], [1.0])
     written("other.arrow", "model.keras", [("dense_1/kernel", 13)], [1.0])
     Path("link.arrow").symlink_to("p.arrow")
     record_run("run", {"job": patch}, chosen=["job"])
     record_run("begun", {"job": patch}, chosen=["job"], done=False)
-    models = ["--model-dir", "model.keras", "--other-model-dir", "model.keras"]
+    same = ["--model-dir", "model.keras", "--other-model-dir", "model.keras"]
     for name in ("p.arrow", "./p.arrow", "link.arrow"):
         merge = ["patch", "merge", "other.arrow", "p.arrow", "--overwrite", "--output", name]
         refused(*merge, says=("p.arrow: " if name == "./p.arrow" else f"{name}: ", "is one of the patches to merge"))
-    for words in (["merge", "p.arrow", "run"], ["revert", "run"], ["diff", *models]):
+    for words in (["merge", "p.arrow", "run"], ["revert", "run"], ["diff", *same]):
         for name in ("run/jobs.arrow", "run/new.arrow", "begun/patches/job-00000.arrow"):
             says = (f"{name}: ", "is the folder of a run, expected another place")
             refused("patch", *words, "--overwrite", "--output", name, says=says)
@@ -407,7 +391,7 @@ def test_what_was_read_and_what_a_run_found_stay(root: Path, refused: Refused) -
     refused(*apply, says=("is the folder of a run, expected another place",))
 
 
-def test_words_that_name_no_patch(root: Path, refused: Refused) -> None:
+def test_words_that_name_no_patch(models: Path, refused: Refused) -> None:
     written("p.arrow", "model.keras", [("dense_1/kernel", 12)], [1.0])
     Path("cut.arrow").write_bytes(Path("p.arrow").read_bytes()[:-9])
     Path("weights.csv").write_text("8,1,2,0.5,1.0\n")
@@ -424,7 +408,7 @@ def test_words_that_name_no_patch(root: Path, refused: Refused) -> None:
     refused("patch", "merge", "p.arrow", *output, says=("p.arrow: found one patch, expected at least two to merge",))
 
 
-def test_patches_of_different_models_are_not_merged(root: Path, refused: Refused) -> None:
+def test_patches_of_different_models_are_not_merged(models: Path, refused: Refused) -> None:
     written("a.arrow", "model.keras", [("dense_1/kernel", 12)], [1.0])
     write_patch(Path("b.arrow"), patch_of([("dense_1/kernel", 12, 0.5, 1)]), {"dense_1/kernel": (96, 10)})
     says = (
@@ -434,7 +418,7 @@ def test_patches_of_different_models_are_not_merged(root: Path, refused: Refused
     refused("patch", "merge", "a.arrow", "b.arrow", "--output", "m.arrow", says=says)
 
 
-def test_patches_without_a_model_need_no_tensorflow(root: Path) -> None:
+def test_patches_without_a_model_need_no_tensorflow(models: Path) -> None:
     """`revert` and `merge` of patch files and runs answer at once."""
     record_run("run", {"job": written("p.arrow", "model.keras", [("dense_1/kernel", 12)], [1.0])}, chosen=["job"])
     script = (

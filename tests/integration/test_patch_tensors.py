@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,22 +11,13 @@ import pytest
 from engine.patches.arrow import read_placed, write_patch
 from engine.patches.patch import Patch, applied, tensors_patch
 from tests.engine.patches.test_save import content
-from tests.integration.conftest import Command
-from tests.integration.test_patch import SOURCES, values, written
+from tests.integration.conftest import SOURCES, Command
+from tests.integration.test_patch import values, written
 
 Refused = Callable[..., str]
 
 TENSORS = {"model.keras": "dense_1", "sequential.h5": "dense", "sequential-savedmodel": "dense"}
 """A Dense layer of each model."""
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory, with a copy of each model."""
-    for name, source in SOURCES.items():
-        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def tensors(name: str, layer: str) -> Patch:
@@ -41,7 +31,7 @@ def tensors(name: str, layer: str) -> Patch:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_whole_tensors(name: str, root: Path, command: Command, refused: Refused) -> None:
+def test_whole_tensors(name: str, models: Path, command: Command, refused: Refused) -> None:
     """Applied, refused where stale, shown, found again as a difference and taken back."""
     layer = TENSORS[name]
     patch, before = tensors(name, layer), values(name)
@@ -80,7 +70,7 @@ def test_whole_tensors(name: str, root: Path, command: Command, refused: Refused
     assert content(Path(f"back/repair{file}")) == content(Path(name))
 
 
-def test_whole_tensors_and_single_weights(root: Path, command: Command, refused: Refused) -> None:
+def test_whole_tensors_and_single_weights(models: Path, command: Command, refused: Refused) -> None:
     """A union of both, also taken back; what a tensor of another shape is told."""
     patch = tensors("model.keras", "dense_1")
     written("one.arrow", "model.keras", [("dense_1/kernel", 0), ("dense_1/kernel", 7)], [3.0, 4.0])

@@ -22,11 +22,10 @@ from cli.run_report.comparison import ComparisonView
 from cli.run_report.text import comparison_text
 from cli.run_report.view import read_run
 from cluster.records.store import RunRecords, read_facts, read_table
-from engine.core.errors import InputError
 from tests.integration.conftest import Command
 from tests.support.comparisons import EFFECTS, REASON, Effect, Written, write_comparison
-from tests.support.pages import Element, cells, check_whole, in_order, parse, points
-from tests.support.run_samples import HOSTILE, write_run
+from tests.support.pages import Element, card, cells, check_whole, in_order, parse, points, rows_in
+from tests.support.run_samples import HOSTILE
 
 RAN = [name for name, effect in EFFECTS.items() if effect.kind != "failed"]
 
@@ -56,11 +55,6 @@ def view_of(directory: Path) -> ComparisonView:
     return found
 
 
-def shown(page: Element, table: str, **data: str) -> list[Element]:
-    found = [element for element in page.with_data("table") if element.data("table") == (table,)]
-    return [row for row in found if row.data(*data) == tuple(data.values())]
-
-
 def lines_of(text: str, title: str) -> dict[str, list[str]]:
     """The table below a title: cells by name of the row."""
     _, _, rest = text.partition(title)
@@ -75,38 +69,7 @@ def lines_of(text: str, title: str) -> dict[str, list[str]]:
     return found
 
 
-def in_points(values: list[float]) -> str:
-    return f"{100 * np.mean(values):+.2f}"
-
-
 # The terminal.
-
-
-def test_means_are_those_of_the_table(written: Written) -> None:
-    text = comparison_text(written.directory)
-    for reading, title in (("chosen", "as validation rows choose"), ("found", "as found, where nobody chooses")):
-        table = lines_of(text, title)
-        assert list(table) == list(EFFECTS)
-        for method in RAN:
-            rows = rows_of(written, method, reading)
-            assert len(rows) == 5
-            promised = [row for row in rows if row["promised"] and row["weights"]]
-            assert table[method] == [
-                *(in_points([row[name] for row in rows]) for name in ("gain", "all", "worst")),
-                str(most_frequent([row["worst_label"] for row in rows])),
-                *(f"{np.mean([row[name] for row in rows]):.0f}" for name in ("fixed", "broken")),
-                f"{sum(row['kept'] for row in rows)}/5",
-                f"{sum(row['kept'] for row in promised)}/{len(promised)}" if promised else "-",
-                f"{np.median([row['seconds'] for row in rows]):.1f}",
-            ]
-        assert table["NeuRecover"][0] == "failed"
-        assert set(table["NeuRecover"][1:]) == {"-"}
-    assert f"NeuRecover failed in 5 of 5 draws: {REASON}" in " ".join(text.split())
-    assert max(map(len, text.splitlines())) <= 80
-
-
-def most_frequent(labels: list[int]) -> int:
-    return max(sorted(set(labels)), key=labels.count)
 
 
 def test_differences_are_those_of_the_formula(written: Written) -> None:
@@ -164,7 +127,7 @@ def test_verdicts_by_effects_that_are_plain(tmp_path: Path) -> None:
     tree = parse(page)
     assert {
         row.data("method")[0]: row.with_data("verdict")[0].text.strip()
-        for row in shown(tree, "outcomes", reading="chosen")
+        for row in rows_in(tree, "outcomes", reading="chosen")
     } == {
         "CrossFit": "reference",
         "twin": "not told apart",
@@ -172,8 +135,7 @@ def test_verdicts_by_effects_that_are_plain(tmp_path: Path) -> None:
         "bad": "✗ worse",
         "costly": "✗ gain better, all worse",
     }
-    (card,) = [element for element in tree.with_data("card") if element.data("card") == ("told",)]
-    assert card.data("better", "worse") == ("1", "1")
+    assert card(tree, "told").data("better", "worse") == ("1", "1")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +157,7 @@ def test_where_there_are_no_intervals(shape: dict[str, Any], why: str, tmp_path:
     tree = parse(tmp_path / "page.html")
     check_whole(tmp_path / "page.html")
     assert f"No intervals: {why}" in tree.text
-    assert {cells(row)["adjusted"] for row in shown(tree, "differences")} == {("", "–")}
+    assert {cells(row)["adjusted"] for row in rows_in(tree, "differences")} == {("", "–")}
 
 
 def test_a_reference_that_is_not_there(tmp_path: Path, command: Command) -> None:
@@ -227,7 +189,7 @@ def test_a_method_that_fails_in_some_draws(tmp_path: Path) -> None:
 def test_the_page_has_the_numbers_of_the_tables(written: Written, page: Element) -> None:
     check_whole(written.directory.parent / "page.html")
     for reading in ("chosen", "found"):
-        rows = {row.data("method")[0]: row for row in shown(page, "outcomes", reading=reading)}
+        rows = {row.data("method")[0]: row for row in rows_in(page, "outcomes", reading=reading)}
         assert list(rows) == list(EFFECTS)
         for method in RAN:
             stored, found = rows_of(written, method, reading), cells(rows[method])
@@ -240,7 +202,7 @@ def test_the_page_has_the_numbers_of_the_tables(written: Written, page: Element)
             assert found["promised"][0] == f"{0 if left else sum(row['promised'] for row in stored)}/5"
             assert found["left"][0] == ("5" if left else "0")
         assert rows["NeuRecover"].with_data("verdict")[0].data("verdict") == (f"failed: {REASON}",)
-        differences = shown(page, "differences", reading=reading)
+        differences = rows_in(page, "differences", reading=reading)
         assert len(differences) == 6
         for row in differences:
             found = cells(row)
@@ -419,8 +381,3 @@ def test_damaged_and_other_runs(tmp_path: Path, command: Command) -> None:
     facts = read_facts(found.directory)
     RunRecords(found.directory).write_facts({name: value for name, value in facts.items() if name != "draws"})
     assert "run.json has no draws, expected the facts of a comparison" in command("report", found.directory).err
-
-
-def test_a_run_of_another_kind(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="found a run of optimize, expected a comparison of methods"):
-        comparison_text(write_run(tmp_path, "optimize-alone"))

@@ -17,14 +17,13 @@ from hypothesis import strategies as st
 from cli.commands.watch import read_status, words
 from cli.run_report.rows import Row
 from cli.run_report.text import chance_text, describe_crossfit, missing, promise_sentence
-from cli.run_report.view import CrossFitView, read_run
+from cli.run_report.view import CrossFitView
 from cluster.records.schema import OF_METHODS, SCHEMAS
 from cluster.records.store import RunRecords, read_facts, read_table
 from engine.metrics.promise import Promise
 from engine.metrics.requirements import Kind, Requirement
 from tests.integration.conftest import Command
-from tests.support.pages import Element, cells, check_whole, in_order, marks, parse, percent, points
-from tests.support.run_samples import write_run
+from tests.support.pages import Element, card, cells, check_whole, in_order, marks, parse, percent, points, rows_in
 
 
 @pytest.fixture(scope="session")
@@ -38,10 +37,6 @@ def rows_of(root: Path, table: str) -> list[dict[str, Any]]:
     return rows
 
 
-def shown(page: Element, table: str) -> list[Element]:
-    return [element for element in page.with_data("table") if element.data("table") == (table,)]
-
-
 def signed(value: float, digits: int = 3) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
@@ -51,7 +46,7 @@ def signed(value: float, digits: int = 3) -> str:
 
 def test_promises_are_those_of_the_table(crossfit_run: Path, page: Element) -> None:
     stored = rows_of(crossfit_run, "promises")
-    rows = shown(page, "promises")
+    rows = rows_in(page, "promises")
     assert len(rows) == len(stored) == 13
     for row, entry in zip(rows, stored, strict=True):
         found = cells(row)
@@ -67,16 +62,16 @@ def test_promises_are_those_of_the_table(crossfit_run: Path, page: Element) -> N
     for row, entry in zip(rows, stored, strict=True):
         sure = entry["chance"] >= wanted
         assert cells(row)["met"][1] == ("✓ sure enough" if sure else "not sure enough" if entry["met"] else "✗ not met")
-    (card,) = [element for element in page.with_data("card") if element.data("card") == ("promise",)]
-    assert card.data("promised") == ("False",)
-    assert float(card.data("chance")[0]) == pytest.approx(np.prod([entry["chance"] for entry in stored]))
-    assert float(card.data("chance")[0]) == pytest.approx(read_facts(crossfit_run / "run")["chance"])
+    promised, chance = card(page, "promise").data("promised", "chance")
+    assert promised == "False"
+    assert float(chance) == pytest.approx(np.prod([entry["chance"] for entry in stored]))
+    assert float(chance) == pytest.approx(read_facts(crossfit_run / "run")["chance"])
 
 
 def test_what_was_mixed_is_that_of_the_tables(crossfit_run: Path, page: Element) -> None:
     mixture, tunings = rows_of(crossfit_run, "mixture"), rows_of(crossfit_run, "tunings")
     recipes = {entry["name"]: entry for entry in mixture if entry["kind"] == "recipe"}
-    rows = shown(page, "mixture")
+    rows = rows_in(page, "mixture")
     assert [row.data("recipe")[0] for row in rows] == list(recipes) == ["2:1:epochs=2", "4:1:epochs=2"]
     for row in rows:
         entry = recipes[row.data("recipe")[0]]
@@ -90,7 +85,7 @@ def test_what_was_mixed_is_that_of_the_tables(crossfit_run: Path, page: Element)
             assert fold.text == f"{tuning['change']:.4g}"
         assert "266–267" in row.text and {tuning["rows"] for tuning in mine.values()} == {266, 267}
     offsets = {str(entry["label"]): entry for entry in mixture if entry["kind"] == "offset"}
-    found = {row.data("label")[0]: cells(row) for row in shown(page, "offsets")}
+    found = {row.data("label")[0]: cells(row) for row in rows_in(page, "offsets")}
     assert found == {
         label: {name: (repr(entry[name]), signed(entry[name])) for name in ("found", "taken")}
         for label, entry in offsets.items()
@@ -100,7 +95,7 @@ def test_what_was_mixed_is_that_of_the_tables(crossfit_run: Path, page: Element)
 
 def test_the_step_and_its_chart(crossfit_run: Path, page: Element) -> None:
     frontier = rows_of(crossfit_run, "frontier")
-    rows = shown(page, "frontier")
+    rows = rows_in(page, "frontier")
     assert [row.data("step")[0] for row in rows] == [repr(entry["step"]) for entry in frontier]
     for row, entry in zip(rows, frontier, strict=True):
         found = cells(row)
@@ -129,7 +124,7 @@ def test_before_and_after_of_rows_that_no_tuning_saw(crossfit_run: Path, page: E
     """The 400 repair rows, and apart from them the test rows of the saved model."""
     labels = rows_of(crossfit_run, "labels")
     for split, stage, total in (("out of fold", "step", 400), ("test", "repaired", 120)):
-        mine = [row for row in shown(page, "labels") if row.data("split") == (split,)]
+        mine = [row for row in rows_in(page, "labels") if row.data("split") == (split,)]
         entries = [entry for entry in labels if (entry["split"], entry["stage"]) == (split, stage)]
         assert [row.data("label")[0] for row in mine] == [*(str(entry["label"]) for entry in entries), "all"]
         for row, entry in zip(mine, entries, strict=False):
@@ -318,7 +313,7 @@ def test_a_run_that_promises(crossfit_run: Path, tmp_path: Path, command: Comman
     assert "enough\n" not in out and "too few" not in out
     assert command("report", directory, "--html", tmp_path / "page.html").code == 0
     page = parse(tmp_path / "page.html")
-    assert [cells(row)["met"][1] for row in shown(page, "promises")] == ["✓ promised"] * 13
+    assert [cells(row)["met"][1] for row in rows_in(page, "promises")] == ["✓ promised"] * 13
     (verdict,) = [element for element in page.with_data("promised") if element.tag == "p"]
     assert verdict.text.startswith("Promised: with ") and verdict.data("promised") == ("True",)
 
@@ -354,8 +349,8 @@ def test_a_run_among_its_tunings(crossfit_run: Path, tmp_path: Path, command: Co
     assert command("report", directory, "--html", tmp_path / "page.html").code == 0
     check_whole(tmp_path / "page.html")
     page = parse(tmp_path / "page.html")
-    assert [len(row.with_data("fold")) for row in shown(page, "mixture")] == [3, 1]
-    assert not shown(page, "promises") and not page.with_data("promised")
+    assert [len(row.with_data("fold")) for row in rows_in(page, "mixture")] == [3, 1]
+    assert not rows_in(page, "promises") and not page.with_data("promised")
     # Without `progress.json` the tables say as much.
     status = read_status(directory, read_facts(directory))
     assert status.tunings == (4, 6)
@@ -395,22 +390,12 @@ def test_its_tables_load_elsewhere(crossfit_run: Path) -> None:
         path = crossfit_run / "run" / f"{name}.arrow"
         assert len(table) == len(pandas.read_feather(path)) == polars.read_ipc(path).height > 0
     promises = read_table(crossfit_run / "run", "promises")
-    chance = read_facts(crossfit_run / "run")["chance"]
-    found = duckdb.sql("select product(chance) from promises").fetchall()
-    assert found[0][0] == pytest.approx(chance)
-    frontier = pandas.read_feather(crossfit_run / "run" / "frontier.arrow")
-    assert frontier[frontier["taken"]]["chance"].item() == pytest.approx(chance)
-    mixture = polars.read_ipc(crossfit_run / "run" / "mixture.arrow")
-    assert mixture.filter(polars.col("kind") == "recipe")["name"].to_list() == ["2:1:epochs=2", "4:1:epochs=2"]
     assert len(promises) == 13
+    found = duckdb.sql("select product(chance) from promises").fetchall()
+    assert found[0][0] == pytest.approx(read_facts(crossfit_run / "run")["chance"])
 
 
 def test_a_damaged_table(crossfit_run: Path, refused: Callable[..., str], tmp_path: Path) -> None:
     directory = going_on(crossfit_run, tmp_path, tuple(SCHEMAS))
     shutil.copy(directory / "mixture.arrow", directory / "promises.arrow")
     refused("report", directory, says=("running", "promises", "requirement"))
-
-
-def test_runs_of_arachne_have_no_promises(tmp_path: Path) -> None:
-    report = read_run(write_run(tmp_path, "optimize"))
-    assert (report.crossfit, report.kind) == (None, "optimize")

@@ -14,7 +14,7 @@ import pytest
 
 from cluster.records.store import RunRecords, read_facts, read_table
 from tests.integration.conftest import Command
-from tests.support.comparisons import write_comparison
+from tests.support.comparisons import REASON, write_comparison
 from tests.support.pages import percent, points
 from tests.support.run_samples import SAMPLES, write_run
 
@@ -242,6 +242,11 @@ def test_the_outcomes_of_a_comparison(tmp_path: Path, json_of: JsonOf) -> None:
                 column: pytest.approx(np.mean([row[column] for row in rows])) for column in told["means"]
             }
             assert told["kept"] == {"draws": sum(row["kept"] for row in rows), "of": 5}
+            promised = [row["kept"] for row in rows if row["promised"] and row["weights"]]
+            assert told["held"] == {"draws": sum(promised), "of": len(promised)}
+            worst = [row["worst_label"] for row in rows]
+            assert told["worst_label"] == max(sorted(set(worst)), key=worst.count)
+            assert method["seconds"] == pytest.approx(np.median([row["seconds"] for row in rows]))
             assert set(told["against"]) == (set() if name == "CrossFit" else {"gain", "all"})
     against = methods["Arachne"]["readings"]["chosen"]["against"]["gain"]
     assert set(against) == {"mean", "draws", "low", "high", "p", "why", "error", "adjusted", "verdict"}
@@ -266,16 +271,30 @@ def test_the_terminal_says_the_same(name: str, tmp_path: Path, json_of: JsonOf, 
     assert sum(states.values()) == len(found["searches"]["rows"])
     for worker in found["workers"]:
         assert re.search(rf"^{worker['name']} +{worker['searches']} +{worker['busy']:.1f}$", text, re.MULTILINE)
+    if found["exit_code"] is not None:
+        assert f", exit code {found['exit_code']}\n" in text
+    for search in found["searches"]["rows"]:
+        line = re.search(rf"^{search['job']}\n +{search['step']} ", text, re.MULTILINE)
+        assert (line is not None) == search["chosen"]
     for split, verdicts in found["verdicts"].items():
+        for verdict in verdicts if name != "hostile" else ():
+            word = "met" if verdict["met"] else "not met"
+            assert re.search(rf"^{re.escape(verdict['text'])}\n .* {word}$", text, re.MULTILINE)
         met = sum(verdict["met"] for verdict in verdicts)
         assert re.search(rf"^\w.*{split} rows.*: {met} of {len(verdicts)} met$", text, re.MULTILINE)
     judge = found["judged_by"]
+    if found["outcomes"] and judge:
+        rows = {"test": "test rows", "validation": r"validation rows \(optimistic: they chose\)"}[judge]
+        assert re.search(rf"^{rows}, before and after \(model loaded again\):$", text, re.MULTILINE)
     for outcome in found["outcomes"] if judge else ():
         for counts in (outcome["splits"][judge]["all"], *outcome["splits"][judge]["labels"]):
             before, after = (counts[f"correct_{when}"] / counts["total"] for when in ("before", "after"))
             cells = [counts["total"], percent(before), percent(after), points(after - before).replace("−", "-")]
             pattern = " +".join(re.escape(str(cell)) for cell in [*cells, counts["fixed"], counts["broken"]])
-            assert re.search(rf" {pattern}$", text, re.MULTILINE)
+            label, names = counts.get("label", "all"), found["label_names"]
+            named = f"{label} {names[label]}" if names and label != "all" else str(label)
+            start = f"^{re.escape(named)} +" if name not in ("hostile", "signs") else " "
+            assert re.search(rf"{start}{pattern}$", text, re.MULTILINE)
     for step in found["steps"] if judge and len(found["steps"]) > 1 and name == "chain" else ():
         (shirt,) = [counts for counts in step["splits"][judge]["labels"] if counts["label"] == 6]
         wrong = shirt["total"] - shirt["correct_after"]
@@ -286,13 +305,23 @@ def test_the_terminal_says_the_same(name: str, tmp_path: Path, json_of: JsonOf, 
 def test_the_terminal_says_the_same_of_methods_and_promises(tmp_path: Path, json_of: JsonOf, command: Command) -> None:
     compared = write_comparison(tmp_path).directory
     text = command("report", compared).out
+    assert max(map(len, text.splitlines()[1:])) <= 80
+    chosen, _, found_first = text.partition("as found, where nobody chooses")
+    assert "as validation rows choose" in chosen
     for method in json_of(compared)["comparison"]["methods"]:
-        for told in method["readings"].values():
-            means = told["means"]
+        for reading, told in method["readings"].items():
+            means, (kept, held) = (
+                told["means"],
+                (f"{told[each]['draws']}/{told[each]['of']}" for each in ("kept", "held")),
+            )
             cells = [*(points(means[column]).replace("−", "-") for column in ("gain", "all", "worst"))]
             cells += [told["worst_label"], f"{means['fixed']:.0f}", f"{means['broken']:.0f}"]
+            cells += [kept, held if told["held"]["of"] else "-", f"{method['seconds']:.1f}"]
             pattern = " +".join(re.escape(str(cell)) for cell in [method["name"], *cells])
-            assert re.search(rf"^{pattern} +{told['kept']['draws']}/{told['kept']['of']} ", text, re.MULTILINE)
+            assert re.search(rf"^{pattern}$", chosen if reading == "chosen" else found_first, re.MULTILINE)
+    for table in (chosen, found_first):
+        assert re.search(r"^NeuRecover +failed( +-){8}$", table, re.MULTILINE)
+    assert f"NeuRecover failed in 5 of 5 draws: {REASON}" in " ".join(text.split())
     run = OLD / "optimize-crossfit"
     text, found = command("report", run).out, json_of(run)
     assert f"with {100 * found['promise']['chance']:.1f} % chance the next {found['promise']['new_rows']} rows" in text
@@ -316,22 +345,24 @@ def test_page_and_json_at_once(tmp_path: Path, command: Command) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "a.json"]
 
 
-def test_only_json_of_ours_is_replaced(
-    tmp_path: Path, command: Command, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("kind", "name"), [("JSON file", "json"), ("page", "html")])
+def test_only_files_of_ours_are_replaced(
+    kind: str, name: str, tmp_path: Path, command: Command, refused: Callable[..., str]
 ) -> None:
     directory = Path(shutil.copytree(OLD / "batch-arachne", tmp_path / "run"))
-    path = tmp_path / "mine.json"
+    path, option = tmp_path / f"mine.{name}", f"--{name}"
     path.write_text('{"settings": 1}')
-    refused("report", directory, "--json", path, says=(f"{path} is not a JSON file of `report`, expected another",))
+    refused("report", directory, option, path, says=(f"{path} is not a {kind} of `report`, expected another",))
     assert path.read_text() == '{"settings": 1}'
-    assert command("report", directory, "--json", path, "--overwrite").code == 0
+    assert command("report", directory, option, path, "--overwrite").code == 0
     first = path.read_text()
     path.write_text(first + "\n")
-    assert command("report", directory, "--json", path).code == 0
+    assert command("report", directory, option, path).code == 0
     assert path.read_text() == first
-    refused("report", directory, "--json", tmp_path / "a.txt", says=("a.txt is no name of a JSON file", ".json"))
-    (tmp_path / "folder.json").mkdir()
-    refused("report", directory, "--json", tmp_path / "folder.json", says=("folder.json is a folder",))
+    refused("report", directory, option, tmp_path / "a.txt", says=(f"a.txt is no name of a {kind}", f".{name}"))
+    (tmp_path / f"folder.{name}").mkdir()
+    refused("report", directory, option, tmp_path / f"folder.{name}", says=(f"folder.{name} is a folder",))
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([f"folder.{name}", path.name, "run"])
     (directory / "run.json").write_text("{")
-    refused("report", directory, "--json", path, says=("run.json",))
+    refused("report", directory, option, path, says=("run.json",))
     assert path.read_text() == first

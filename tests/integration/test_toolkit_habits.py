@@ -62,13 +62,6 @@ def test_weights_csv_of_dense_layers(layers: tuple[int, ...], workspace: Path, c
         np.testing.assert_array_equal(np.array(after[f"{name}/kernel"]), kernel)
 
 
-def test_weights_csv_about_a_layer_that_is_not_dense(workspace: Path, command: Command) -> None:
-    rewrite("0,0,0,0.5\n8,0,0,0.5\n")
-    done = command("optimize", "--method=Arachne", *MODEL, *SMALL, *HERE)
-    assert done.code == 2
-    assert "row 1 is about layer 0, expected layer 8 (dense_1)" in done.err
-
-
 def test_what_commands_say(workspace: Path, command: Command) -> None:
     """Nothing at 0; at 2 the weights as lists: those found, and those changed."""
     localize, optimize = ("localize", *MODEL), ("optimize", "--method=Arachne", *MODEL, *SMALL, "--overwrite")

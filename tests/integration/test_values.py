@@ -41,18 +41,7 @@ def warnings(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("warning: ")]
 
 
-@pytest.mark.parametrize(
-    ("factor", "found"),
-    [
-        (1, ""),
-        (255, ""),
-        (1.9, ""),
-        (-1, ""),
-        (65535, "0 to 6.554e+04"),
-        (1 / 255, "0 to 0.003922"),
-        (-400, "-400 to 0"),
-    ],
-)
+@pytest.mark.parametrize(("factor", "found"), [(1, ""), (255, ""), (65535, "0 to 6.554e+04"), (-400, "-400 to 0")])
 def test_where_nothing_is_known(factor: float, found: str, workspace: Path, command: Command) -> None:
     for words, name in ((TEST, "test"), (TARGET, "repair")):
         path = scale(workspace / f"data/{name}.h5", factor)

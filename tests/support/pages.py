@@ -70,6 +70,18 @@ def parse(page: Path) -> Element:
     return parser.open[0]
 
 
+def rows_in(page: Element, table: str, **data: str) -> list[Element]:
+    """The rows of a table that have these data."""
+    found = [element for element in page.with_data("table") if element.data("table") == (table,)]
+    return [row for row in found if row.data(*data) == tuple(data.values())]
+
+
+def card(page: Element, kind: str) -> Element:
+    """The only card of a kind."""
+    (found,) = [element for element in page.with_data("card") if element.data("card") == (kind,)]
+    return found
+
+
 def cells(row: Element) -> dict[str, tuple[str, str]]:
     """Column to (value in full, text)."""
     return {
