@@ -12,7 +12,7 @@ import os
 import pickle
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +110,11 @@ class Replica:
     ) -> list[Float64]:
         """Evaluate some tiles of one iteration, in order; no other search has its `key`."""
         prepared = self._problems.get(key, lambda: prepare(problem, rows, self._model(model).tail_of(problem)))
-        return list(one_ahead(functools.partial(prepared.fitness.start_tile, tile, candidates) for tile in tiles))
+        return list(one_ahead(functools.partial(self.start_tile, prepared, tile, candidates) for tile in tiles))
+
+    def start_tile(self, prepared: Prepared, tile: int, candidates: Float32) -> Callable[[], Float64]:
+        """Start the evaluation of one tile, what is returned ends it; tests have workers die here."""
+        return prepared.fitness.start_tile(tile, candidates)
 
     def run_task(
         self,
