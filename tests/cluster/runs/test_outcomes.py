@@ -33,4 +33,5 @@ def test_without_test_rows_of_the_labels_under_repair_nothing_tells_their_gain()
         (found,) = (row for row in rows if row["reading"] == FOUND)
         assert found["offer"] == "shift" and found["all"] is not None
         gains.append(found["gain"])
+        assert found["worst_label"] not in (LABEL, -1)  # a label under repair loses most here, and is not another one
     assert gains[0] < 0 and gains[1] is None

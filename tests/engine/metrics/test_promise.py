@@ -278,6 +278,8 @@ def test_a_compromise_does_more_good_than_harm():
     assert (left.promised, left.point.step) == (False, 0.0)
     mended = frontier(requirements, LABELS_0, BEFORE_0, [broke, moved(BEFORE_0, 6, 5), BEFORE_0], steps)
     assert (mended.promised, mended.chosen) == (False, 1)
+    as_many = frontier(requirements, LABELS_0, BEFORE_0, [moved(BEFORE_0, 5, 5), broke, BEFORE_0], steps)
+    assert (as_many.promised, as_many.point.step) == (False, 0.0)
 
 
 def test_few_rows_are_not_hopeless():
