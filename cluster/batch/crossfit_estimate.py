@@ -50,9 +50,6 @@ def expect(repair: MethodRepair, compute: Compute, *, separate: bool) -> CrossFi
     """Run a little of the work, compiling included, for `cluster.batch.estimate.BUDGET` seconds at most.
 
     What is unfinished then is given up: no further work should be given to `compute`.
-
-    Raises:
-        InputError: rows cannot be read.
     """
     start, workers = timed(compute.start)
     measured: dict[str, float] = {}
@@ -75,7 +72,6 @@ def expect(repair: MethodRepair, compute: Compute, *, separate: bool) -> CrossFi
 
 
 def _measure(repair: MethodRepair, handle: ModelHandle, workers: int, measured: dict[str, float]) -> None:
-    """Seconds of the parts of the work, each once it is known."""
     rows = sum(images.rows for images in repair.rows)
     images = max(repair.rows, key=lambda images: images.rows)
     seconds, inputs = row_seconds(handle, images)

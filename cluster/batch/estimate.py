@@ -37,29 +37,17 @@ _PASSES = 1.0  # seconds for the held-out rows, at least
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a batch will take.
+    """What a batch will take."""
 
-    Attributes:
-        jobs: searches of a step, at most: labels without failures are skipped.
-        steps: at most.
-        resources: what there is to compute with, in words.
-        start: seconds to start the workers, measured.
-        step: seconds of a step; None where nothing was measured.
-        passes: seconds of the passes over held-out rows; None where they were not measured.
-        searched: searches that the calibration ran to their end.
-        iterations: of searches, that it ran.
-        nothing: why nothing was measured, else empty.
-    """
-
-    jobs: int
-    steps: int
-    resources: str
-    start: float
-    step: float | None
-    passes: float | None
-    searched: int
-    iterations: int
-    nothing: str = ""
+    jobs: int  # searches of a step, at most: labels without failures are skipped
+    steps: int  # at most
+    resources: str  # what there is to compute with, in words
+    start: float  # seconds to start the workers, measured
+    step: float | None  # seconds of a step; None where nothing was measured
+    passes: float | None  # seconds of the passes over held-out rows; None where they were not measured
+    searched: int  # searches that the calibration ran to their end
+    iterations: int  # of searches, that it ran
+    nothing: str = ""  # why nothing was measured, else empty
 
     @property
     def total(self) -> float | None:
@@ -83,7 +71,6 @@ class _Probe:
         return sum(later) / len(later)
 
     def seconds(self, batch: Batch, chunks: int, workers: int) -> float:
-        """Of all searches of some chunks, one after the other."""
         searches = len(batch.labels) * len(batch.seeds)
         iterations = searches * sum(weighting.settings.num_iterations for weighting in batch.weightings)
         return chunks * (self.setup + iterations * self.per_iteration) / max(1, workers)
@@ -101,7 +88,6 @@ class _Measured:
 
     @property
     def seconds(self) -> float | None:
-        """Of all of them, extrapolated where the time ended before them."""
         done = sum(self.share.values())
         return self.elapsed * self.tasks / done if done else None
 
@@ -154,7 +140,6 @@ def expect(batch: Batch, compute: Compute) -> Expectation:
 
 
 def _step(batch: Batch, probe: _Probe, first: _Measured, again: _Measured, readable: int, wave: int) -> float:
-    """Seconds of a step."""
     at_first = probe.seconds(batch, wave, wave) if first.seconds is None else first.seconds + probe.setup
     later = at_first if again.seconds is None else again.seconds
     if batch.mode == "chain":
@@ -251,7 +236,6 @@ def row_seconds(handle: ModelHandle, images: ImageSet) -> tuple[float, Float32]:
 
 
 def timed(call: Callable[[], T]) -> tuple[float, T]:
-    """Seconds of a call, and its result."""
     begun = time.perf_counter()
     result = call()
     return time.perf_counter() - begun, result

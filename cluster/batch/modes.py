@@ -54,8 +54,6 @@ _CANDIDATE_ROWS = 65_536  # held before they are written
 
 @dataclass(frozen=True, eq=False)
 class BatchStep:
-    """What a step ended with."""
-
     number: int  # 0 for the base model
     kernel: Float32  # (D, C)
     jobs: tuple[str, ...]  # searches whose patches made it from the step before
@@ -66,31 +64,18 @@ class BatchStep:
 
 @dataclass(frozen=True, eq=False)
 class BatchReport:
-    """How a batch ended.
+    """How a batch ended."""
 
-    Attributes:
-        model: path of the repaired model.
-        patch: from the base model to it.
-        steps: of the run, the base model first.
-        chosen: the step that the model is of.
-        comparisons: the saved model, loaded again, against the base model, by split.
-        verdicts: by split; empty where no requirements were stated.
-        counts: jobs by state.
-        failed: notes of jobs that failed, by chunk.
-        notes: what else is worth saying.
-        earlier: seconds of interrupted commands before this one.
-    """
-
-    model: Path
-    patch: Patch
-    steps: tuple[BatchStep, ...]
-    chosen: BatchStep
-    comparisons: Mapping[str, Comparison]
-    verdicts: Mapping[str, tuple[Verdict, ...]]
-    counts: Mapping[str, int]
-    failed: Mapping[str, str]
-    notes: tuple[str, ...]
-    earlier: float = 0.0
+    model: Path  # path of the repaired model
+    patch: Patch  # from the base model to it
+    steps: tuple[BatchStep, ...]  # of the run, the base model first
+    chosen: BatchStep  # the step that the model is of
+    comparisons: Mapping[str, Comparison]  # the saved model, loaded again, against the base model, by split
+    verdicts: Mapping[str, tuple[Verdict, ...]]  # by split; empty where no requirements were stated
+    counts: Mapping[str, int]  # jobs by state
+    failed: Mapping[str, str]  # notes of jobs that failed, by chunk
+    notes: tuple[str, ...]  # what else is worth saying
+    earlier: float = 0.0  # seconds of interrupted commands before this one
 
     @property
     def exit_code(self) -> int:
@@ -147,7 +132,6 @@ def run_batch(
 
 
 def repair_batch(batch: Batch, compute: Compute, rows: BatchRows, ledger: Ledger) -> BatchReport:
-    """As `run_batch`, once rows are read and the records are open."""
     run = _BatchRun(batch, compute, rows, ledger)
     if batch.mode != "rounds":  # which may end before its last round
         ledger.plan(batch.steps, batch.steps * batch.jobs_per_step)
@@ -214,7 +198,6 @@ def _steps(run: _BatchRun) -> list[BatchStep]:
 
 
 def _follow(run: _BatchRun, number: int, before: BatchStep, found: Sequence[Candidate]) -> BatchStep:
-    """The step after `before`, with the merge of what was found."""
     if not found:
         return _end_step(run, number, before.kernel, ())
     judge, layer = _judge(run, before.kernel), run.rows.handle.runner.layer
@@ -234,7 +217,6 @@ def _judge(run: _BatchRun, kernel: Float32) -> Judge:
 
 
 def _end_step(run: _BatchRun, number: int, kernel: Float32, jobs: tuple[str, ...]) -> BatchStep:
-    """Measure what a step ended with and record it."""
     layer, labels = run.rows.handle.runner.layer, list(run.batch.labels)
     comparisons = {}
     for split, held_out in run.rows.held_out.items():
@@ -321,7 +303,6 @@ def _judge_again(run: _BatchRun, step: int, judge: Judge, chunks: Sequence[Chunk
 
 
 def _finish(run: _BatchRun, steps: Sequence[BatchStep], chosen: BatchStep) -> BatchReport:
-    """Save the chosen model, load it again, measure and judge that, and record it."""
     batch, records = run.batch, run.ledger.records
     notes = []
     refused = ""

@@ -43,12 +43,10 @@ class Best:
     """The best candidates of a step, which is all that a merge looks at: no more are kept, however many there are."""
 
     def __init__(self) -> None:
-        """None yet."""
         self._kept: list[Candidate] = []
         self._least: Score | None = None
 
     def add(self, candidates: Candidates) -> None:
-        """Take in some more, in any order."""
         self._kept += candidates.better_than(self._least)
         if len(self._kept) > 2 * MERGE_TRIES:
             self._kept = self.ranked
@@ -56,7 +54,6 @@ class Best:
 
     @property
     def ranked(self) -> list[Candidate]:
-        """Best first; among equals the one offered first."""
         return ranked(self._kept)[:MERGE_TRIES]
 
 

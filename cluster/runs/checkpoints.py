@@ -19,11 +19,7 @@ from engine.targets.resolve import STATE
 
 
 def checkpoint_facts(folder: Path | None, last: tuple[int, int]) -> dict[str, str]:
-    """SHA-256 of the two checkpoints that are compared, by file name; none without a folder.
-
-    Raises:
-        InputError: see `engine.models.checkpoints.compared_files`.
-    """
+    """SHA-256 of the two checkpoints that are compared, by file name; none without a folder."""
     if folder is None:
         return {}
     return fingerprints({file.path.name: file.path for file in compared_files(folder, last)})
@@ -40,18 +36,7 @@ def checkpoints_of(
     warn: Callable[[str], None],
     on_rows: Progress = unseen,
 ) -> tuple[Checkpoint, Checkpoint]:
-    """Read two checkpoints of a model, and predict all rows with all weights of each; the earlier one comes first.
-
-    Args:
-        compute, on_rows, warn: of the command; told where the later checkpoint is not the model.
-        model: that was trained; it is left as it is.
-        chain: the layers whose weights are compared one by one.
-        folder, last: which checkpoints, see `read_checkpoints`.
-        sets: the rows, one set behind the other.
-
-    Raises:
-        InputError: see `read_checkpoints`; or a checkpoint does not predict a class for each row.
-    """
+    """Read two checkpoints of a model, and predict all rows with all weights of each; the earlier one comes first."""
     stored = read_checkpoints(folder, model, last)
     if words := unlike(stored[-1], model):
         warn(f"{words}; weights are blamed as they are in the model")
@@ -77,7 +62,6 @@ def _predicted(
 
 
 def _moved(chain: DenseChain, before: StoredCheckpoint | None, after: StoredCheckpoint) -> float:
-    """Sum over what is learnt outside the chain of the mean |difference| of an array."""
     if before is None:
         return 0.0
     others = [path for path in after.values if path not in chain.values and path.rsplit("/", 1)[-1] not in STATE]

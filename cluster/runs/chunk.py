@@ -23,23 +23,15 @@ from engine.targets.resolve import dense_names, resolve_target
 
 @dataclass(frozen=True)
 class ChunkPaths:
-    """Where one chunk's input lies and its output goes.
+    """Where one chunk's input lies and its output goes."""
 
-    Attributes:
-        negatives: a folder like `negative/6`, with the `weights.csv` or `weights.arrow` of `localize`.
-        positives: a folder like `positive`.
-        output: gets the weights with their new values and the repaired model.
-    """
-
-    negatives: Path
-    positives: Path
-    output: Path
+    negatives: Path  # a folder like `negative/6`, with the `weights.csv` or `weights.arrow` of `localize`
+    positives: Path  # a folder like `positive`
+    output: Path  # gets the weights with their new values and the repaired model
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """A chunk with failures."""
-
     paths: ChunkPaths
     negatives: ImageSet  # rows the model gets wrong
     positives: ImageSet | None  # rows it gets right; None when there are none
@@ -84,11 +76,7 @@ def _layers_of(folders: Sequence[Path]) -> set[int]:
 
 
 def open_chunk(paths: ChunkPaths, model: LoadedModel, target: Target) -> Chunk | None:
-    """Open and check a chunk; None when its label has no failures.
-
-    Raises:
-        InputError: missing or damaged files, or rows or weights that do not fit the model.
-    """
+    """Open and check a chunk; None when its label has no failures."""
     negatives = open_negatives(paths.negatives)
     if negatives is None:
         return None
@@ -101,7 +89,6 @@ def open_chunk(paths: ChunkPaths, model: LoadedModel, target: Target) -> Chunk |
 
 
 def chunk_of(paths: ChunkPaths, negatives: ImageSet, positives: ImageSet | None, index: Int64) -> Chunk:
-    """The chunk of these rows and kernel positions (K, 2)."""
     labels = np.unique(negatives.labels)
     label = int(labels[0]) if len(labels) == 1 else -1
     sets = [images for images in (negatives, positives) if images is not None]

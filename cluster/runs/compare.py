@@ -40,63 +40,35 @@ OUTCOMES = "outcomes.arrow"
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What to compare.
+    """What to compare."""
 
-    Attributes:
-        model: to repair.
-        target: its weights under repair, whose features are cached.
-        chain: the same as Dense layers.
-        sets: repair rows, which are pooled.
-        names: of the chunks that those are of.
-        repaired: labels under repair; none for all that have failures.
-        requirements: of the result.
-        stated: the user stated them.
-        settings: of all methods.
-        methods: names, each once, with settings where they have some.
-        draws: of repair rows, from the first seed on.
-        rows: of a draw; None for all.
-        seed: of the first draw.
-        validation: rows that choose within a method.
-        test: rows that judge.
-        checkpoints: folder with checkpoints of the training, or None.
-        last: which of them are compared, from the end.
-        output: the run directory.
-        allow_shared_rows: as of `cluster.runs.optimize.Repairs`.
-    """
-
-    model: LoadedModel
-    target: Target
-    chain: DenseChain
-    sets: tuple[ImageSet, ...]
-    names: tuple[str, ...]
-    repaired: tuple[int, ...]
-    requirements: tuple[Requirement, ...]
-    stated: bool
-    settings: MethodSettings
-    methods: tuple[str, ...]
-    draws: int
-    rows: int | None
-    seed: int
-    validation: ImageSet
-    test: ImageSet
-    checkpoints: Path | None
-    last: tuple[int, int]
-    output: Path
-    allow_shared_rows: bool = False
+    model: LoadedModel  # to repair
+    target: Target  # its weights under repair, whose features are cached
+    chain: DenseChain  # the same as Dense layers
+    sets: tuple[ImageSet, ...]  # repair rows, which are pooled
+    names: tuple[str, ...]  # of the chunks that those are of
+    repaired: tuple[int, ...]  # labels under repair; none for all that have failures
+    requirements: tuple[Requirement, ...]  # of the result
+    stated: bool  # the user stated them
+    settings: MethodSettings  # of all methods
+    methods: tuple[str, ...]  # names, each once, with settings where they have some
+    draws: int  # of repair rows, from the first seed on
+    rows: int | None  # of a draw; None for all
+    seed: int  # of the first draw
+    validation: ImageSet  # rows that choose within a method
+    test: ImageSet  # rows that judge
+    checkpoints: Path | None  # folder with checkpoints of the training, or None
+    last: tuple[int, int]  # which of them are compared, from the end
+    output: Path  # the run directory
+    allow_shared_rows: bool = False  # as of `cluster.runs.optimize.Repairs`
 
     @property
     def held_out(self) -> dict[str, ImageSet]:
-        """Sets that no repair is made from, by split."""
         return {"validation": self.validation, "test": self.test}
 
 
 def check_comparison(work: Comparison) -> None:
-    """Refuse what cannot work, before any row is read.
-
-    Raises:
-        InputError: sets do not fit the model, have no rows to judge a requirement by, or test rows none of a label that
-            was named; a draw wants more rows than there are; or settings mean nothing to their method.
-    """
+    """Refuse what cannot work, before any row is read."""
     check_stated(work.methods, work.settings)
     for images in (*work.sets, *work.held_out.values()):
         check_fits(images, work.model)
@@ -112,7 +84,6 @@ def check_comparison(work: Comparison) -> None:
 
 
 def _check_draws(rows: int | None, pool: int, unreadable: Mapping[Path, str] | None = None) -> None:
-    """Refuse a draw of more rows than there are, where some sets could not be read."""
     if rows is not None and not 2 <= rows <= pool:
         why = f" as {next(iter(unreadable))} cannot be read" if unreadable else ""
         raise InputError(f"rows is {rows} and there are {pool} to draw from{why}, expected 2 to {pool}")
@@ -129,20 +100,7 @@ def run_comparison(
 ) -> None:
     """Run all repairs that have not ended and record them in `work.output`; nobody else works there meanwhile.
 
-    Args:
-        work: what to do, as checked by `check_comparison`.
-        compute: where; one thread in every process keeps the bits the same everywhere.
-        resume: go on with the run in the directory, or start it; one that had come to its end stays as it is, unless
-            its repairs were lost.
-        overwrite: replace an earlier run.
-        on_rows: progress of row passes.
-        on_repairs: starts the progress of so many repairs.
-
-    Raises:
-        InputError: bad input, or too few rows can be read for a draw, or the directory is in use or holds a run of
-            something else; nothing has been written.
-            Or a worker lacks a method.
-        WorkError: the disk is full or no worker is left, and the run can be resumed; or somebody else goes on with it.
+    Resumed, a run that had come to its end stays as it is, unless its repairs were lost.
     """
     directory = work.output
     with claimed(directory, compute, resume=resume, overwrite=overwrite) as claim, enough_room(directory):

@@ -198,7 +198,6 @@ def _measured(
 
 
 def _rated(work: Evaluation, source: Source, after: Mapping[str, Int64]) -> tuple[list[Measured], dict[str, Rates]]:
-    """What a repaired model does to each label, and its rates by split."""
     measured = {
         split: Measured(
             split,
@@ -264,7 +263,6 @@ def _facts(work: Evaluation, compute: Compute) -> dict[str, Any]:
 
 
 def _ended(work: Evaluation, facts: Mapping[str, Any]) -> list[Evaluated] | None:
-    """The results of the same evaluation, where it has come to its end."""
     output = work.paths.output
     table = None if holds_run(output / EVALUATE_UNFINISHED) else read_evaluation(output / TABLE, digest_of(facts))
     if table is None:
@@ -288,7 +286,6 @@ def _files(work: Evaluation, result: Evaluated) -> Iterator[Path]:
 
 
 def _run_of(row: Mapping[str, Any], held_out: Collection[str]) -> EvaluationRun:
-    """The run of a row of the table of `evaluate`."""
     told = {each.name: row[each.name] for each in fields(EvaluationRun) if each.name in row}
     counts = {split: {name: row[f"{split}_{name}"] for name in _COUNTS} for split in ("search", *held_out)}
     rates = {split: Rates(**mine) for split, mine in counts.items() if mine["wrong"] is not None}
@@ -314,7 +311,6 @@ def _table_rows(work: Evaluation, result: Evaluated, label: int) -> list[dict[st
 
 
 def _result(work: Evaluation, result: Evaluated) -> str:
-    """The content of `result.txt`."""
     search = search_told(work, result.setting)
     return result_text(
         replace(work.given, output_dir=work.given.output_dir / result.setting.name),
@@ -338,5 +334,4 @@ def _pieces(work: Evaluation) -> list[Path]:
 
 
 def _runs(work: Evaluation) -> list[tuple[Path, int]]:
-    """Folder and number of all runs."""
     return [(Path(setting.name), number) for setting in work.settings for number in range(len(work.seeds))]

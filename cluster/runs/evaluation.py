@@ -53,56 +53,33 @@ OnRepairs = Callable[[int], Tick]
 
 @dataclass(frozen=True)
 class Setting:
-    """How one row of the results repairs.
+    """How one row of the results repairs."""
 
-    Attributes:
-        name: of its folder in the output folder; empty for the output folder itself.
-        search: settings of Arachne's searches.
-        num_grad: size of the pool of localisation, or None.
-        impact: forward impact of localisation.
-        fronts: Pareto fronts of localisation.
-        method: settings of another method than Arachne, of which all but the name is without effect.
-    """
-
-    name: str
-    search: SearchSettings
-    num_grad: int | None
-    impact: Impact
-    fronts: int
+    name: str  # of its folder in the output folder; empty for the output folder itself
+    search: SearchSettings  # settings of Arachne's searches
+    num_grad: int | None  # size of the pool of localisation, or None
+    impact: Impact  # forward impact of localisation
+    fronts: int  # Pareto fronts of localisation
+    # settings of another method than Arachne; all but the name is without effect then
     method: MethodSettings | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What to repair how often.
+    """What to repair how often."""
 
-    Attributes:
-        model: to repair.
-        target: its weights under repair.
-        paths: where negatives and positives lie, and the output folder.
-        negatives: rows to repair.
-        positives: rows to keep, or None.
-        held_out: rows that no repair sees, by split: validation, test.
-        settings: with names that differ.
-        seeds: one for each run.
-        given: what `result.txt` repeats of the command.
-        overwrite: replace folders that are not repaired models.
-        allow_shared_rows: as of `cluster.runs.optimize.Repairs`.
-        repair: of a method other than Arachne, to which requirements; its seeds, held-out sets and output are those
-            above, and its settings those of each setting.
-    """
-
-    model: LoadedModel
-    target: Target
-    paths: ChunkPaths
-    negatives: ImageSet
-    positives: ImageSet | None
-    held_out: Mapping[str, ImageSet]
-    settings: tuple[Setting, ...]
-    seeds: Sequence[int]
-    given: Given
-    overwrite: bool = False
-    allow_shared_rows: bool = False
+    model: LoadedModel  # to repair
+    target: Target  # its weights under repair
+    paths: ChunkPaths  # where negatives and positives lie, and the output folder
+    negatives: ImageSet  # rows to repair
+    positives: ImageSet | None  # rows to keep, or None
+    held_out: Mapping[str, ImageSet]  # rows that no repair sees, by split: validation, test
+    settings: tuple[Setting, ...]  # with names that differ
+    seeds: Sequence[int]  # one for each run
+    given: Given  # what `result.txt` repeats of the command
+    overwrite: bool = False  # replace folders that are not repaired models
+    allow_shared_rows: bool = False  # as of `cluster.runs.optimize.Repairs`
+    # of a method other than Arachne; its seeds, held-out sets and output are those above, its settings those of each
     repair: MethodRepair | None = None
 
     @property
@@ -135,21 +112,13 @@ class EvaluationRun:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The runs of one setting.
+    """The runs of one setting."""
 
-    Attributes:
-        setting: of these runs.
-        num_grad: weights asked for in the pool of localisation; None of other methods than Arachne.
-        weights: localised weights; None of other methods.
-        positive_weight: worth of all positives together, in negatives; None where requirements decide.
-        runs: by number.
-    """
-
-    setting: Setting
-    num_grad: int | None
-    weights: int | None
-    positive_weight: float | None
-    runs: tuple[EvaluationRun, ...]
+    setting: Setting  # of these runs
+    num_grad: int | None  # weights asked for in the pool of localisation; None of other methods than Arachne
+    weights: int | None  # localised weights; None of other methods
+    positive_weight: float | None  # worth of all positives together, in negatives; None where requirements decide
+    runs: tuple[EvaluationRun, ...]  # by number
 
     @property
     def ended(self) -> tuple[EvaluationRun, ...]:
@@ -184,15 +153,12 @@ class _SettingSearch:
 class Searches:
     """Searches of Arachne: run k is that of `optimize` with the seed of the run, from weights that `localize` finds.
 
-    Attributes:
-        before: classes (n,) that the baseline model predicts for each set of rows, in the order of its file.
-        label: under repair, -1 for several.
+    `label` is -1 for several; `before` has the classes (n,) that the baseline model predicts for each set of rows.
     """
 
     def __init__(
         self, work: Evaluation, compute: Compute, on_rows: Progress, on_iterations: OnIterations | None
     ) -> None:
-        """Localise, and run the model on all rows."""
         self._work, self._compute, self._on_iterations = work, compute, on_iterations
         self._handle = compute.handle(work.model, work.target)
         self._cases = self._localised(on_rows)
@@ -211,14 +177,12 @@ class Searches:
                 self.before[split][chunk.orders[images.path]] = found
 
     def run(self, records: RunRecords) -> float:
-        """Run the searches that have not ended; returns the seconds of the commands before this one."""
         self._ledger = Ledger(records, self._work.target)
         cases = [(case.ready, case.jobs) for case in self._cases]
         search(self._compute, self._handle, cases, self._ledger, self._on_iterations)
         return self._ledger.earlier
 
     def told(self, number: int) -> Mapping[str, Any]:
-        """What `Evaluated` says of the setting of a number."""
         case, work = self._cases[number], self._work
         return {
             "num_grad": case.setting.num_grad or GRADIENTS_PER_NEGATIVE * work.negatives.rows,
@@ -246,7 +210,6 @@ class Searches:
         self._ledger.choose([job.name for case in self._cases for job in case.jobs])
 
     def _save(self, ready: ReadyCase, ended: EndedSearch, folder: Path) -> Path:
-        """What `optimize` writes."""
         target = self._work.target
         patch = patch_of(target, ready, ended)
         saved = save_repaired(self._work.model, patch, folder, self._work.negatives)
@@ -296,7 +259,6 @@ class MethodRepairs:
     def __init__(
         self, work: Evaluation, repair: MethodRepair, compute: Compute, on_rows: Progress, on_repairs: OnRepairs
     ) -> None:
-        """Read all rows and run the baseline model over them: what all repairs share but for their settings."""
         self._work, self._repair, self._compute, self._on_repairs = work, repair, compute, on_repairs
         (self.label,) = repair.repaired
         self._settings = [setting.method for setting in work.settings if setting.method is not None]
@@ -329,7 +291,6 @@ class MethodRepairs:
         ]
 
     def run(self, records: RunRecords) -> float:
-        """Run the repairs that have not ended; returns the seconds of the commands before this one."""
         self._records = records
         subjects = [
             (replace(self._subject, settings=settings), self._cells(number))
@@ -340,7 +301,6 @@ class MethodRepairs:
         return earlier
 
     def told(self, number: int) -> Mapping[str, Any]:
-        """Nothing was localised."""
         return dict.fromkeys(("num_grad", "weights", "positive_weight"))
 
     def repaired(self, number: int, place: Path) -> Iterator[Repaired]:
@@ -369,7 +329,6 @@ class MethodRepairs:
 
 
 def _prefix(setting: Setting) -> str:
-    """Of the names of the repairs under a setting."""
     return f"{setting.name}/" if setting.name else ""
 
 

@@ -48,9 +48,6 @@ def held_out_rows(
     """Rows of a held-out set that a repair of `label` is about: its failures and everything the model gets right.
 
     They stand by digest and label.
-
-    Raises:
-        InputError: the set has no failure of the label, or nothing that the model gets right.
     """
     tick = on_rows("validation", images.rows)
     inputs, logits, digests = compute.features(handle, images, features, tick)

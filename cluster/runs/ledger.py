@@ -57,12 +57,8 @@ class Places(Protocol):
     """What the tables call the numbers that are searched: weights of a `Target`, or of a mixture."""
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes by path."""
-
-    def patch(self, index: Int64, old: Float32, new: Float32) -> Patch:
-        """The patch of K places (K, 2) from old to new values (K,)."""
-
+    def shapes(self) -> dict[str, tuple[int, ...]]: ...
+    def patch(self, index: Int64, old: Float32, new: Float32) -> Patch: ...
     def index_of(self, patch: Patch, source: str) -> Int64:
         """The places (K, 2) that a patch is about; raises InputError, naming `source`, where it is about others."""
 

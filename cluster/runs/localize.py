@@ -89,18 +89,7 @@ def blame_by_checkpoints(
     warn: Callable[[str], None],
     on_rows: Progress = unseen,
 ) -> Blame:
-    """Find the weights of Dense layers that the last step of a training spoilt; see `engine.localize.neurecover`.
-
-    Args:
-        compute, on_rows, warn: of the command; told where the later checkpoint is not the model.
-        model: whose training it was.
-        target, chain: its Dense layers under repair, of `resolve_chain`.
-        negatives, positives: rows that the model gets wrong, and right.
-        folder, last: which checkpoints, see `engine.models.checkpoints.read_checkpoints`.
-
-    Raises:
-        InputError: checkpoints or rows cannot be read, or nothing can be blamed.
-    """
+    """Find the weights of Dense layers that the last step of a training spoilt; see `engine.localize.neurecover`."""
     sets = (negatives, positives)
     earlier, later = checkpoints_of(compute, model, chain, folder, sets, last=last, warn=warn, on_rows=on_rows)
     handle = compute.handle(model, target)

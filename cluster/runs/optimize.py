@@ -54,32 +54,20 @@ OnIterations = Callable[[str, int, float], None]
 
 @dataclass(frozen=True, eq=False)
 class Repairs:
-    """What to repair with what.
+    """What to repair with what."""
 
-    Attributes:
-        model: to repair.
-        target: its weights under repair.
-        chunks: each is repaired on its own.
-        seeds: each is a search of its own; the best of a chunk is kept.
-        settings: of the searches.
-        validation: rows that no search sees, which choose between the seeds; None leaves the choice to the search's
-            own fitness.
-        test: rows that only measure the result, or None.
-        overwrite: replace an output folder that is not a repaired model, or is the input.
-        allow_shared_rows: tell of rows that are held out and searched, however many; else more than a few are refused.
-        label_file: `labels.json` that gets the weights of its labels and their new values, or None.
-    """
-
-    model: LoadedModel
-    target: Target
-    chunks: Sequence[ChunkPaths]
-    seeds: Sequence[int]
-    settings: SearchSettings
+    model: LoadedModel  # to repair
+    target: Target  # its weights under repair
+    chunks: Sequence[ChunkPaths]  # each is repaired on its own
+    seeds: Sequence[int]  # each is a search of its own; the best of a chunk is kept
+    settings: SearchSettings  # of the searches
+    # rows that no search sees, which choose between the seeds; None leaves the choice to the search's own fitness
     validation: ImageSet | None = None
-    test: ImageSet | None = None
-    overwrite: bool = False
+    test: ImageSet | None = None  # rows that only measure the result, or None
+    overwrite: bool = False  # replace an output folder that is not a repaired model, or is the input
+    # tell of rows that are held out and searched, however many; else more than a few are refused
     allow_shared_rows: bool = False
-    label_file: Path | None = None
+    label_file: Path | None = None  # `labels.json` that gets the weights of its labels and their new values, or None
 
     @property
     def held_out(self) -> dict[str, ImageSet]:
@@ -216,11 +204,7 @@ def planned(
     searches: int,
     name: str,
 ) -> Plan:
-    """Plan searches and say it, named for people, before any row is read.
-
-    Raises:
-        InputError: they do not fit in memory.
-    """
+    """Plan searches and say it, named for people, before any row is read."""
     size = SearchSize(
         rows=rows,
         row_values=math.prod(handle.loaded.input_shape),

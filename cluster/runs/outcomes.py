@@ -66,7 +66,6 @@ class Stages:
         return True, kept["result"]
 
     def put(self, key: str, value: Any) -> None:
-        """Keep the result of a stage that was asked for."""
         kept = {"work": self._asked.pop(key), "result": value}
         self._records.write_checkpoint(key, values.pack(key, kept))
 
@@ -81,7 +80,6 @@ class Outcomes:
     def __init__(
         self, records: RunRecords, subject: Subject, cells: Sequence[Cell], on_repairs: Callable[[int], Tick]
     ) -> None:
-        """Read what an earlier command left; `on_repairs` starts the progress of so many repairs."""
         known = read_table(records.directory, "outcomes").select(["method", "draw", "reading", "ended"]).to_pylist()
         self._over = {(row["method"], row["draw"]) for row in known if row["reading"] != FAILED}
         self.earlier: float = max((row["ended"] for row in known), default=0.0)
@@ -109,7 +107,6 @@ class Outcomes:
         return over and not (cell.keep and kept_of(self._records, cell, self._subject) is None)
 
     def put(self, key: str, work: Work, value: Any, ran: Ran) -> None:
-        """Record a repair that has ended."""
         cell = self._cells.get(key)
         if cell is None:
             self._stages.put(key, value)
@@ -127,7 +124,6 @@ class Outcomes:
         return self.earlier + time.perf_counter() - self._begun
 
     def _tell(self, more: int) -> None:
-        """So many more repairs have ended."""
         self._done += more
         self._tick(more)
         done, jobs, elapsed = self._done, len(self._cells), self._elapsed
@@ -145,18 +141,10 @@ def run_cells(
     *,
     opens: bool = False,
 ) -> float:
-    """Run the repairs of a grid that have not ended, and record each as it ends.
+    """Run the repairs of a grid that have not ended, and record each as it ends; seconds of the commands before.
 
-    Args:
-        subjects: the repairs, with what those of each list share; they differ in no more than settings.
-        compute, handle, records, on_repairs: of the run.
-        opens: spread the work inside a repair; else each runs whole in one place.
-
-    Returns:
-        Seconds of the commands before this one.
-
-    Raises:
-        InputError: a worker lacks a method.
+    Repairs come with what those of each list share, which differs in no more than settings; `opens` spreads the work
+    inside a repair, else each runs whole in one place.
     """
     first, _ = subjects[0]
     data = first.pool.rows.fingerprint

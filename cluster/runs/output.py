@@ -21,12 +21,7 @@ NOT_MET_FILE = "requirements-not-met.txt"
 
 
 def check_output(output: Path, model: LoadedModel, *, overwrite: bool) -> None:
-    """Refuse to replace the input model, or a folder that holds no repaired model.
-
-    Raises:
-        InputError: `output/repair` cannot be a folder or holds the input model; or it holds something that is no
-            repaired model and `overwrite` is not given.
-    """
+    """Refuse to replace the input model, or a folder that holds no repaired model."""
     folder = output / "repair"
     found = next(path for path in (folder, *folder.parents) if path.exists())
     if not found.is_dir():
@@ -44,11 +39,7 @@ def check_output(output: Path, model: LoadedModel, *, overwrite: bool) -> None:
 
 @contextmanager
 def measuring(saved: Path) -> Iterator[None]:
-    """Measure a repaired model in the body; one whose outputs are not numbers is removed, as it is of no use.
-
-    Raises:
-        WorkError: it was removed.
-    """
+    """Measure a repaired model in the body; one whose outputs are not numbers is removed, as it is of no use."""
     try:
         yield
     except NotNumbersError as error:

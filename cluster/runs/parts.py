@@ -28,18 +28,12 @@ PART = "part"
 
 @dataclass(frozen=True)
 class Part:
-    """One of the parts of a run.
+    """One of the parts of a run."""
 
-    Attributes:
-        number: from 1.
-        of: how many there are.
-        command: that runs it: batch or optimize.
-        options: of the command, as JSON has them; whoever merges the parts computes with the same.
-    """
-
-    number: int
-    of: int
-    command: str = "batch"
+    number: int  # from 1
+    of: int  # how many there are
+    command: str = "batch"  # that runs it: batch or optimize
+    # of the command, as JSON has them; whoever merges the parts computes with the same
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -63,11 +57,7 @@ class Part:
 
 
 def read_part(text: str, command: str, options: Mapping[str, Any]) -> Part:
-    """A part of a command with these options as `--part` names it: `2/3`.
-
-    Raises:
-        InputError: it is not one of so many.
-    """
+    """A part of a command with these options as `--part` names it: `2/3`."""
     found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
         raise InputError(f"part is '{in_words(text)}', expected I/N with I from 1 to N, as 2/3 for the second of three")
@@ -92,19 +82,12 @@ _UNFINISHED = {"running": "is still running, or was killed", "interrupted": "was
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """All parts of one run.
+    """All parts of one run."""
 
-    Attributes:
-        directories: of the parts 1, 2, …
-        identity: of the whole run.
-        command: that ran part 1: batch or optimize.
-        options: of that, as `run.json` has them.
-    """
-
-    directories: tuple[Path, ...]
-    identity: Mapping[str, Any]
-    command: str
-    options: Mapping[str, Any]
+    directories: tuple[Path, ...]  # of the parts 1, 2, …
+    identity: Mapping[str, Any]  # of the whole run
+    command: str  # that ran part 1: batch or optimize
+    options: Mapping[str, Any]  # of that, as `run.json` has them
 
     def facts(self, whole: Mapping[str, Any]) -> dict[str, Any]:
         """What `run.json` says of the merged run, from what it would say of the whole run.
@@ -184,7 +167,6 @@ def _part(directory: Path, facts: Mapping[str, Any]) -> Part:
 
 
 def _whole(directory: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity of the run that it is a part of."""
     identity = facts.get("identity")
     if not isinstance(identity, dict):
         raise InputError(f"{directory}: found a part without an identity, expected one of this version")
@@ -225,7 +207,6 @@ def _check_ended(directory: Path, part: Part, facts: Mapping[str, Any]) -> None:
 
 
 def _files(directory: Path) -> Iterator[tuple[str, Path]]:
-    """What is joined, by name."""
     tables = (directory / f"{name}.arrow" for name in SCHEMAS)
     for path in (*filter(Path.is_file, tables), *(directory / CHECKPOINTS).glob("[!.]*.npz")):
         yield path.relative_to(directory).as_posix(), path

@@ -16,7 +16,6 @@ from engine.metrics.promise import Frontier
 
 
 def mixture_rows(promise: Promised) -> list[dict[str, Any]]:
-    """Rows of the table `mixture`."""
     recipes, found = promise.fit.job.settings.recipes, promise.fit.found
     step = promise.frontier.point.step
     return [
@@ -33,7 +32,6 @@ def mixture_rows(promise: Promised) -> list[dict[str, Any]]:
 
 
 def frontier_rows(frontier: Frontier, repaired: Sequence[int]) -> list[dict[str, Any]]:
-    """Rows of the table `frontier`."""
     rows = []
     for number, point in enumerate(frontier.points):
         others = [label for label in range(len(point.changes)) if label not in repaired]

@@ -58,20 +58,11 @@ class Claim:
     begun: float
 
     def facts(self, whole: Mapping[str, Any]) -> dict[str, Any]:
-        """What `run.json` says of this run, from what it would say of the whole run.
-
-        Raises:
-            InputError: the parts are of another run.
-        """
         share = self.part or self.parts
         return dict(whole) if share is None else share.facts(whole)
 
     def ended(self, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The `run.json` of the run that is to be resumed, where that has come to its end; None where there is work.
-
-        Raises:
-            InputError: it is not the run that `facts` are of.
-        """
+        """The `run.json` of the run that is to be resumed, where that has come to its end; None where there is work."""
         if not (self.resume and holds_run(self.directory)):
             return None
         RunRecords.check_same(self.directory, facts)
@@ -107,12 +98,7 @@ def claimed(
     part: Part | None = None,
     parts: Parts | None = None,
 ) -> Iterator[Claim]:
-    """Claim a run directory, which is in use or not as `resume` and `overwrite` allow, until the body ends.
-
-    Raises:
-        InputError: something is there already that is neither to be resumed nor replaced.
-        WorkError: somebody else works there.
-    """
+    """Claim a run directory, which is in use or not as `resume` and `overwrite` allow, until the body ends."""
     if not (resume and holds_run(directory)):
         RunRecords.check_new(directory, overwrite=overwrite)
     with locked(directory / LOCK, directory, say=compute.say) as lock:

@@ -66,53 +66,29 @@ from engine.targets.resolve import resolve_target
 
 @dataclass(frozen=True, eq=False)
 class MethodRepair:
-    """What to repair with what.
+    """What to repair with what."""
 
-    Attributes:
-        model: to repair.
-        target: its weights under repair, whose features are cached.
-        chain: the same as what methods change.
-        rows: image sets of the repair.
-        folder: of those, for the records.
-        repaired: labels under repair; none for all that have failures.
-        requirements: of the result.
-        stated: the user stated them.
-        method: its name.
-        settings: of the method.
-        seeds: of each a repair, or of a method that makes promises a search; the best is kept.
-        validation: rows that choose, or join in judging; or None.
-        test: rows that only measure, or None.
-        output: gets the patch and the repaired model.
-        overwrite: replace an output folder that is not a repaired model.
-        allow_shared_rows: as of `cluster.runs.optimize.Repairs`.
-        checkpoints: folder with checkpoints of the training, or None.
-        last: which of them are compared, from the end.
-        unreadable: chunks that could not be opened, and why.
-        chunks: names of all, where the rows are those of chunks.
-        label_file: `labels.json` that gets the weights of its labels and their new values, or None.
-    """
-
-    model: LoadedModel
-    target: Target
-    chain: Chain
-    rows: tuple[ImageSet, ...]
-    folder: Path
-    repaired: tuple[int, ...]
-    requirements: tuple[Requirement, ...]
-    stated: bool
-    method: str
-    settings: MethodSettings
-    seeds: Sequence[int]
-    validation: ImageSet | None
-    test: ImageSet | None
-    output: Path
-    overwrite: bool = False
-    allow_shared_rows: bool = False
-    checkpoints: Path | None = None
-    last: tuple[int, int] = (2, 1)
-    unreadable: Mapping[Path, str] = field(default_factory=dict)
-    chunks: tuple[str, ...] | None = None
-    label_file: Path | None = None
+    model: LoadedModel  # to repair
+    target: Target  # its weights under repair, whose features are cached
+    chain: Chain  # the same as what methods change
+    rows: tuple[ImageSet, ...]  # image sets of the repair
+    folder: Path  # of those, for the records
+    repaired: tuple[int, ...]  # labels under repair; none for all that have failures
+    requirements: tuple[Requirement, ...]  # of the result
+    stated: bool  # the user stated them
+    method: str  # its name
+    settings: MethodSettings  # of the method
+    seeds: Sequence[int]  # of each a repair, or of a method that makes promises a search; the best is kept
+    validation: ImageSet | None  # rows that choose, or join in judging; or None
+    test: ImageSet | None  # rows that only measure, or None
+    output: Path  # gets the patch and the repaired model
+    overwrite: bool = False  # replace an output folder that is not a repaired model
+    allow_shared_rows: bool = False  # as of `cluster.runs.optimize.Repairs`
+    checkpoints: Path | None = None  # folder with checkpoints of the training, or None
+    last: tuple[int, int] = (2, 1)  # which of them are compared, from the end
+    unreadable: Mapping[Path, str] = field(default_factory=dict)  # chunks that could not be opened, and why
+    chunks: tuple[str, ...] | None = None  # names of all, where the rows are those of chunks
+    label_file: Path | None = None  # `labels.json` that gets the weights of its labels and their new values, or None
 
     @property
     def held_out(self) -> dict[str, ImageSet]:
@@ -140,20 +116,13 @@ class MethodRepair:
 
 @dataclass(frozen=True, eq=False)
 class Watching:
-    """Who is told of the progress of a run.
+    """Who is told of the progress of a run."""
 
-    Attributes:
-        rows: of row passes.
-        repairs, tunings: start the progress of so many.
-        iterations: called with (search, how many iterations more, best fitness so far).
-        jobs: called with the content of `progress.json` as it changes.
-    """
-
-    rows: Progress = unseen
-    repairs: Callable[[int], Tick] = lambda count: ignore
+    rows: Progress = unseen  # of row passes
+    repairs: Callable[[int], Tick] = lambda count: ignore  # start the progress of so many
     tunings: Callable[[int], Tick] = lambda count: ignore
-    iterations: OnIterations | None = None
-    jobs: OnJobs | None = None
+    iterations: OnIterations | None = None  # called with (search, how many iterations more, best fitness so far)
+    jobs: OnJobs | None = None  # called with the content of `progress.json` as it changes
 
 
 def check_repair(work: MethodRepair) -> None:
@@ -168,11 +137,6 @@ def check_repair(work: MethodRepair) -> None:
 
 
 def check_sets(work: MethodRepair) -> None:
-    """Refuse image sets that cannot be repaired on.
-
-    Raises:
-        InputError: there are no rows, sets do not fit the model, or have no rows to judge a requirement by.
-    """
     for images in (*work.rows, *work.held_out.values()):
         check_fits(images, work.model)
     classes = work.model.classes
@@ -186,7 +150,6 @@ def check_sets(work: MethodRepair) -> None:
 
 
 def memory_plan(work: MethodRepair) -> CrossFitPlan:
-    """The memory that a repair by mixtures takes at most."""
     validation = 0 if work.validation is None else work.validation.rows
     return plan_of(work.chain, sum(images.rows for images in work.rows), validation, work.settings.crossfit)
 
@@ -200,11 +163,7 @@ def check_memory(work: MethodRepair, compute: Compute) -> None:
 
 
 def rows_of_repair(work: MethodRepair, compute: Compute, on_rows: Progress = unseen) -> RepairRows:
-    """Read the rows of a repair; chunks that cannot be read are left out.
-
-    Raises:
-        InputError: no rows can be read, held-out rows cannot, or they are rows of the repair too.
-    """
+    """Read the rows of a repair; chunks that cannot be read are left out."""
     handle = compute.handle(work.model, work.target)
     rows = read_rows(
         compute,
@@ -273,8 +232,6 @@ def run_repair(
 
 
 class _Run:
-    """One run of a repair."""
-
     def __init__(
         self,
         work: MethodRepair,
@@ -291,7 +248,6 @@ class _Run:
 
     @property
     def label(self) -> int:
-        """Under repair, -1 for several."""
         repaired = self.subject.repaired
         return repaired[0] if len(repaired) == 1 else -1
 
@@ -342,7 +298,6 @@ class _Run:
         return 4 if self.rows.unreadable else 0, {}
 
     def _carried_out(self, mine: Callable[[list[str]], frozenset[str]] | None = None) -> tuple[Ledger, MethodOutcome]:
-        """Tune and search; the books, and what it came to."""
         work, subject = self.work, self.subject
         recipes = work.settings.crossfit.recipes
         naming = mixture_space(len(recipes), work.chain)
@@ -372,7 +327,6 @@ class _Run:
         return ledger, outcome
 
     def _promised(self) -> tuple[int, dict[str, Any]]:
-        """A repair by a method that makes promises."""
         work, subject, records = self.work, self.subject, self.records
         ledger, outcome = self._carried_out()
         promise: Promised = outcome.promise or unchanged(MethodJob(subject, None, work.seeds[0]))
@@ -402,7 +356,6 @@ class _Run:
         return code, told
 
     def _save(self, new: Mapping[str, Float32]) -> tuple[Patch, tuple[Measured, ...], dict[str, tuple[Verdict, ...]]]:
-        """Save the model with new values, load it again and judge that on held-out rows, which is recorded."""
         work, records = self.work, self.records
         records.check_ours()
         for name in (PATCH, NOT_MET_FILE):  # of an earlier model
@@ -417,7 +370,6 @@ class _Run:
         return patch, measured, record_verdicts(records, measured, work.requirements)
 
     def _tell_label_file(self, new: Mapping[str, Float32]) -> None:
-        """Write what was found into the `labels.json` that priorities come from, as searches of Arachne do."""
         path, model, priorities = self.work.label_file, self.work.model, self.work.settings.priorities
         if path is None or priorities is None:
             return
@@ -442,14 +394,12 @@ class _Kept:
         self._done = self._total = 0
 
     def expect(self, works: Sequence[Work]) -> None:
-        """Start the progress of tunings."""
         self._total = sum(work.size for work in works if work.kind == "tuning") or self._total
         if any(work.kind == "tuning" for work in works):
             self._tick = self._on_tunings(self._total)
             self._ledger.tunings(0, self._total)
 
     def get(self, key: str, work: Work) -> tuple[bool, Any]:
-        """A tuning that has ended."""
         if work.kind != "tuning":
             return False, None
         known, value = self._stages.get(key, work)
@@ -458,7 +408,6 @@ class _Kept:
         return known, value
 
     def put(self, key: str, work: Work, value: Any, ran: Ran) -> None:
-        """A tuning has ended."""
         if work.kind == "tuning":
             self._stages.put(key, value)
             self._tell(key, work, value, ran)
@@ -480,7 +429,6 @@ def _best(subject: Subject, offers: Mapping[int, Offer]) -> int | None:
 
 
 def _notes(work: MethodRepair, repaired: Sequence[int], rows: RepairRows, outcome: MethodOutcome) -> list[str]:
-    """What is to be said of a repair by mixtures."""
     if outcome.promise is None:
         which = f" of label {', '.join(map(str, repaired))}" if repaired else ""
         return [f"the model gets every row{which} right, it is copied unchanged"]

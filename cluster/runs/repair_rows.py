@@ -74,10 +74,6 @@ def read_rows(
     Of the splits in `judging` features are wanted. Where a repaired model will be `measured` on held-out rows as a
     whole, so is the baseline model; else what it predicts follows from their features. Sets that cannot be read are
     left out with `leave_out`, if not all are.
-
-    Raises:
-        InputError: rows cannot be read, none can, or held-out rows are rows of the repair too.
-        NotNumbersError: the model's outputs for a row are not numbers.
     """
     parts: dict[Path, tuple[LayerInputs, Float32]] = {}
     unreadable: dict[Path, str] = {}
@@ -160,11 +156,7 @@ class Asked(Protocol):
 def subject_of(
     rows: RepairRows, compute: Compute, asked: Asked, settings: MethodSettings, on_rows: Progress
 ) -> Subject:
-    """What all repairs of a run share; labels under repair of which held-out rows tell nothing are told of.
-
-    Raises:
-        InputError: a label under repair has no rows.
-    """
+    """What all repairs of a run share; labels under repair of which held-out rows tell nothing are told of."""
     repaired = asked.repaired or rows.failing
     if missing := sorted(set(repaired) - set(rows.pool.labels.tolist())):
         raise InputError(f"no repair row has label {missing[0]}, which is to be repaired, expected some")
@@ -200,7 +192,6 @@ def subject_of(
 
 
 def labels_without_rows(repaired: Sequence[int], images: ImageSet) -> list[int]:
-    """Labels under repair without a row in a set, ascending."""
     return sorted(set(repaired) - set(np.unique(images.labels).tolist()))
 
 

@@ -23,19 +23,12 @@ from engine.patches.patch import Patch
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """The reloaded repaired model against the base model on one set of rows.
+    """The reloaded repaired model against the base model on one set of rows."""
 
-    Attributes:
-        split: negative, positive, validation or test.
-        comparison: of both.
-        images: the rows.
-        before, after: (n,) classes that the base model and the repaired one predict.
-    """
-
-    split: str
-    comparison: Comparison
-    images: ImageSet
-    before: Int64
+    split: str  # negative, positive, validation or test
+    comparison: Comparison  # of both
+    images: ImageSet  # the rows
+    before: Int64  # (n,) classes that the base model and the repaired one predict
     after: Int64
 
     @property
@@ -51,29 +44,17 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class ChunkReport:
-    """How one chunk ended.
+    """How one chunk ended."""
 
-    Attributes:
-        paths: of the chunk.
-        label: true label under repair, -1 for several or none.
-        model: path of the repaired model.
-        patch: what changed; empty when nothing did.
-        job: name of the chosen search, or None.
-        objective: numbers of rows and the positive weight of the search, or None.
-        believed: (patched, intact) counts of the chosen search, or None.
-        measured: on the saved model, loaded again.
-        note: why there was nothing to search, or what validation warns of, or None.
-    """
-
-    paths: ChunkPaths
-    label: int
-    model: Path
-    patch: Patch
-    job: str | None
-    objective: Objective | None
-    believed: tuple[int, int] | None
-    measured: tuple[Measured, ...]
-    note: str | None
+    paths: ChunkPaths  # of the chunk
+    label: int  # true label under repair, -1 for several or none
+    model: Path  # path of the repaired model
+    patch: Patch  # what changed; empty when nothing did
+    job: str | None  # name of the chosen search, or None
+    objective: Objective | None  # numbers of rows and the positive weight of the search, or None
+    believed: tuple[int, int] | None  # (patched, intact) counts of the chosen search, or None
+    measured: tuple[Measured, ...]  # on the saved model, loaded again
+    note: str | None  # why there was nothing to search, or what validation warns of, or None
 
 
 def measure(
@@ -83,11 +64,7 @@ def measure(
     sets: Mapping[str, tuple[ImageSet, Int64]],
     on_rows: Progress = unseen,
 ) -> tuple[Measured, ...]:
-    """Load a repaired `model` again, and compare what it predicts for sets of rows with what the base model does.
-
-    Raises:
-        NotNumbersError: its outputs for a row are not numbers.
-    """
+    """Load a repaired `model` again, and compare what it predicts for sets of rows with what the base model does."""
     reloaded = compute.handle(load_model(saved, allow_custom_code=model.allow_custom_code))
     found = []
     for split, (images, before) in sets.items():

@@ -28,7 +28,6 @@ class KnownRows:
 
     @property
     def distinct(self) -> Keys:
-        """Keys (m,) of the rows, each once."""
         return distinct_rows(np.concatenate(list(self.digests.values())))
 
     def named(self, keys: Keys) -> str:
@@ -37,7 +36,6 @@ class KnownRows:
 
 
 def held_out_sets(validation: ImageSet | None, test: ImageSet | None) -> dict[str, ImageSet]:
-    """Those that there are, by split."""
     sets = {"validation": validation, "test": test}
     return {split: images for split, images in sets.items() if images is not None}
 
@@ -51,11 +49,7 @@ def predict_held_out(
     *,
     allow: bool,
 ) -> dict[str, Int64]:
-    """Classes (n,) that a model predicts for held-out rows, by split.
-
-    Raises:
-        InputError: rows cannot be read, or are `searched` too; see `check_shared_rows`.
-    """
+    """Classes (n,) that a model predicts for held-out rows, by split."""
     classes, known = {}, []
     for split, images in held_out.items():
         classes[split], digests = compute.predict_and_digest(handle, images, on_rows(split, images.rows))
@@ -67,11 +61,7 @@ def predict_held_out(
 def check_shared_rows(
     held_out: Sequence[KnownRows], searched: Iterable[KnownRows], *, allow: bool, warn: Callable[[str], None]
 ) -> None:
-    """Warn of rows that held-out sets share with one another, or with those of a search.
-
-    Raises:
-        InputError: two of them share more than `LIMIT` of the smaller one, and `allow` is not given.
-    """
+    """Warn of rows that held-out sets share with one another, or with those of a search."""
     keys = [rows.distinct for rows in held_out]
     for number, rows in enumerate(held_out):
         for other in range(number):

@@ -29,8 +29,6 @@ SWARM_NUMBERS = 1 << 24
 
 @dataclass(frozen=True, eq=False)
 class WeightedMerge:
-    """What to merge by what."""
-
     model: LoadedModel  # that all patches were made for
     patches: Mapping[str, PlacedPatch]  # by name, at least one
     score: MergeScore  # of the result
@@ -42,8 +40,6 @@ class WeightedMerge:
 
 @dataclass(frozen=True, eq=False)
 class WeightedReport:
-    """What a merge comes to."""
-
     patch: Patch  # from the model to the merge; tensors that a patch covers whole stay whole
     coefficients: Float64  # (P,) of the patches, in [0, 1]
     shared: int  # weights that several patches change
@@ -56,12 +52,7 @@ class WeightedReport:
 
 
 def merge_weighted(work: WeightedMerge, compute: Compute, on_rows: Progress = unseen) -> WeightedReport:
-    """Search the coefficients of some patches.
-
-    Raises:
-        InputError: there are too many particles; rows do not fit the model or lack a label that is counted;
-            or the patches change nothing, weights that cannot be searched, or with `apart` too many of the same.
-    """
+    """Search the coefficients of some patches."""
     model, swarm = work.model, work.settings.swarm
     fit = SWARM_NUMBERS // len(work.patches)
     if swarm.num_particles > fit:
