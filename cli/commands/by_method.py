@@ -17,7 +17,7 @@ from cli.shared.options import check_run_directory
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
-    from cluster.batch.crossfit_estimate import CrossFitExpectation
+    from cluster.batch.estimate import CrossFitExpectation
     from cluster.compute.compute import Compute, ComputeOptions
     from cluster.runs.repair import MethodRepair
     from cluster.runs.repair_rows import RepairRows
@@ -68,7 +68,7 @@ def batch_by_method(
         raise InputError(f"--dry-run is of Arachne and CrossFit and the method is {method}, expected it without")
     work = chunks_repair(method, output_dir=output_dir.absolute(), **options)
 
-    from cluster.batch.crossfit_estimate import expect
+    from cluster.batch.estimate import expect_mixtures
     from cluster.records.store import holds_run
     from cluster.runs.repair import check_memory, check_repair, rows_of_repair
     from cluster.runs.shared_rows import refuse_one_file
@@ -82,7 +82,7 @@ def batch_by_method(
         compute_settings, verbose, model=None if dry_run else work.model, explain=options["explain"], one_thread=True
     ) as (console, compute):
         if dry_run:
-            echo(expectation_text(work, expect(work, compute, separate=separate), separate=separate))
+            echo(expectation_text(work, expect_mixtures(work, compute, separate=separate), separate=separate))
             return 0
         tell_left_out(work, console)
         if work.promises:

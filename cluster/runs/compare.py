@@ -16,8 +16,8 @@ import numpy as np
 from cluster.compute.compute import Compute
 from cluster.records.rows import prediction_rows
 from cluster.records.store import enough_room
-from cluster.runs.checkpoints import checkpoint_facts
 from cluster.runs.identity import fingerprints, identity_of, run_facts
+from cluster.runs.localize import checkpoint_facts
 from cluster.runs.outcomes import run_cells
 from cluster.runs.recording import claimed
 from cluster.runs.repair_rows import RepairRows, labels_without_rows, read_rows, subject_of

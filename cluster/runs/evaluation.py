@@ -13,11 +13,9 @@ import numpy as np
 
 from cluster.compute.compute import Compute
 from cluster.records.store import RunRecords
-from cluster.runs.checkpoints import checkpoint_facts
-from cluster.runs.chunk import Chunk, ChunkPaths, chunk_of
-from cluster.runs.features import search_rows
+from cluster.runs.chunk import Chunk, ChunkPaths, chunk_of, search_rows
 from cluster.runs.ledger import Ledger
-from cluster.runs.localize import localisation_sums
+from cluster.runs.localize import checkpoint_facts, localisation_sums
 from cluster.runs.optimize import OnIterations, chunk_jobs, patch_of, planned, ready_chunk, search
 from cluster.runs.outcomes import FAILED, changed_of, ended_repairs, job_row, run_cells, save_values
 from cluster.runs.output import save_repaired

@@ -19,8 +19,7 @@ import numpy as np
 from cluster.compute.compute import Compute
 from cluster.records.batches import PatchPlaces
 from cluster.records.store import RunRecords
-from cluster.runs.chunk import Chunk, ChunkPaths, open_chunk
-from cluster.runs.features import held_out_rows, search_rows
+from cluster.runs.chunk import Chunk, ChunkPaths, held_out_rows, open_chunk, search_rows
 from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.ledger import Ledger, OnJobs, run_searches
 from cluster.runs.localize import target_of_handle

@@ -19,9 +19,9 @@ from cluster.compute.compute import Compute
 from cluster.compute.works import Works
 from cluster.records.batches import PatchPlaces
 from cluster.records.store import RunRecords, enough_room
-from cluster.runs.checkpoints import checkpoint_facts
 from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.ledger import Ledger, OnJobs
+from cluster.runs.localize import checkpoint_facts
 from cluster.runs.optimize import OnIterations, search
 from cluster.runs.outcomes import (
     OUTPUTS,
@@ -35,10 +35,19 @@ from cluster.runs.outcomes import (
 )
 from cluster.runs.output import NOT_MET_FILE, check_output, mark_missing, measuring, missed, tell_label_file
 from cluster.runs.parts import Part, Parts
-from cluster.runs.promise_rows import frontier_rows, mixture_rows, promise_rows, unpromised
 from cluster.runs.recording import claimed
 from cluster.runs.repair_rows import RepairRows, read_rows, subject_of
-from cluster.runs.reports import Measured, before_and_after, label_rows, measure, record_verdicts
+from cluster.runs.reports import (
+    Measured,
+    before_and_after,
+    frontier_rows,
+    label_rows,
+    measure,
+    mixture_rows,
+    promise_rows,
+    record_verdicts,
+    unpromised,
+)
 from cluster.runs.shared_rows import held_out_sets
 from cluster.workers.origins import foreign_origins
 from cluster.workers.task import ReadyCase, SearchJob

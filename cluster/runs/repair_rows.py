@@ -11,8 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from cluster.compute.compute import Compute
-from cluster.runs.checkpoints import checkpoints_of
-from cluster.runs.localize import target_of_handle
+from cluster.runs.localize import checkpoints_of, target_of_handle
 from cluster.runs.shared_rows import KnownRows, check_shared_rows
 from cluster.workers.model import ModelHandle
 from engine.core.errors import InputError

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cluster.compute.compute import Compute
-from cluster.records.rows import change_rows, prediction_rows, verdict_rows
+from cluster.records.rows import change_rows, prediction_rows, requirement_cells, verdict_rows
+from cluster.records.schema import FrontierRow, MixtureRow, PromiseRow
 from cluster.records.store import RunRecords
 from cluster.runs.chunk import ChunkPaths
 from engine.core.progress import Progress, unseen
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet
 from engine.fitness.objective import Objective
+from engine.methods.mixtures import Promised
 from engine.metrics.accuracy import Comparison, LabelChange, compare
+from engine.metrics.promise import Frontier
 from engine.metrics.requirements import Requirement, Verdict, check_requirements, with_rows
 from engine.models.load import LoadedModel, load_model
 from engine.patches.patch import Patch
@@ -98,3 +104,63 @@ def before_and_after(job: str, stage: str, split: str, changes: Sequence[LabelCh
         base = LabelChange(change.label, change.total, change.correct_before, change.correct_before, 0, 0)
         rows += [*change_rows(job, "base", split, [base]), *change_rows(job, stage, split, [change])]
     return rows
+
+
+def mixture_rows(promise: Promised) -> list[dict[str, Any]]:
+    recipes, found = promise.fit.job.settings.recipes, promise.fit.found
+    step = promise.frontier.point.step
+    return [
+        MixtureRow(
+            position=position,
+            kind="recipe" if position < len(recipes) else "offset",
+            name=recipes[position].name if position < len(recipes) else "",
+            label=-1 if position < len(recipes) else position - len(recipes),
+            found=float(value),
+            taken=float(np.float32(step) * value),
+        ).cells
+        for position, value in enumerate(found)
+    ]
+
+
+def frontier_rows(frontier: Frontier, repaired: Sequence[int]) -> list[dict[str, Any]]:
+    rows = []
+    for number, point in enumerate(frontier.points):
+        others = [label for label in range(len(point.changes)) if label not in repaired]
+        known = [label for label in others if np.isfinite(point.changes[label])]
+        worst = min(known, key=lambda label: point.changes[label], default=-1)
+        rows.append(
+            FrontierRow(
+                step=point.step,
+                chance=point.chance,
+                met=point.met,
+                gain=float(np.mean([point.changes[label] for label in repaired])),
+                all=point.all,
+                worst=None if worst < 0 else float(point.changes[worst]),
+                worst_label=worst,
+                fixed=point.fixed,
+                broken=point.broken,
+                enough=point.enough,
+                taken=number == frontier.chosen,
+            ).cells
+        )
+    return rows
+
+
+def promise_rows(frontier: Frontier) -> list[dict[str, Any]]:
+    """Rows of the table `promises`, of the step that was taken."""
+    return [
+        PromiseRow(
+            **{name: value for name, value in asdict(promise).items() if name != "requirement"},
+            **requirement_cells(number, promise.requirement),
+            promised=frontier.promised,
+        ).cells
+        for number, promise in enumerate(frontier.point.promises)
+    ]
+
+
+def unpromised(frontier: Frontier) -> list[str]:
+    """A line where requirements are not promised."""
+    if frontier.promised:
+        return []
+    chance, asked = math.floor(1000 * frontier.point.chance) / 10, 100 * frontier.confidence
+    return [f"promise: all requirements together have a chance of {chance:.1f} %, asked were {asked:g} %"]

@@ -10,7 +10,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from cluster.compute.compute import Compute, ComputeOptions
-from cluster.runs.checkpoints import checkpoint_facts, checkpoints_of
+from cluster.runs.localize import checkpoint_facts, checkpoints_of
 from engine.core.errors import InputError
 from engine.data.outcomes import open_negatives, open_positives
 from engine.methods.base import Checkpoint

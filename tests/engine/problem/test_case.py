@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from cluster.compute.compute import Compute, ComputeOptions
-from cluster.runs.chunk import Chunk, ChunkPaths, open_chunk
-from cluster.runs.features import search_rows
+from cluster.runs.chunk import Chunk, ChunkPaths, open_chunk, search_rows
 from cluster.workers.task import layer_inputs
 from engine.core.progress import unseen
 from engine.data.image_set import ImageSet, content_fingerprint, open_image_set
