@@ -16,61 +16,39 @@ import numpy as np
 from cluster.compute.compute import Compute
 from cluster.records.rows import prediction_rows
 from cluster.records.store import enough_room
-from cluster.runs.identity import fingerprints, identity_of, run_facts
-from cluster.runs.localize import checkpoint_facts
 from cluster.runs.outcomes import run_cells
 from cluster.runs.recording import claimed
-from cluster.runs.repair_rows import RepairRows, labels_without_rows, read_rows, subject_of
-from cluster.workers.origins import foreign_origins
+from cluster.runs.repair_rows import Asked, RepairRows, labels_without_rows, method_facts, read_rows, subject_of
 from engine.core.errors import InputError
 from engine.core.progress import Progress, Tick, ignore, unseen
 from engine.data.image_set import ImageSet
-from engine.layers.dense_chain import DenseChain
-from engine.methods.base import MethodSettings, Subject
+from engine.methods.base import Subject
 from engine.methods.given import check_stated
 from engine.methods.outcome import Cell
 from engine.methods.registry import REFERENCE
-from engine.metrics.requirements import Requirement, check_rows
-from engine.models.load import LoadedModel, check_fits
-from engine.targets.base import Target
+from engine.metrics.requirements import check_rows
+from engine.models.load import check_fits
 
 OUTCOMES = "outcomes.arrow"
 """The table of all repairs of a run that has ended."""
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Comparison(Asked):
     """What to compare."""
 
-    model: LoadedModel  # to repair
-    target: Target  # its weights under repair, whose features are cached
-    chain: DenseChain  # the same as Dense layers
-    sets: tuple[ImageSet, ...]  # repair rows, which are pooled
-    names: tuple[str, ...]  # of the chunks that those are of
-    repaired: tuple[int, ...]  # labels under repair; none for all that have failures
-    requirements: tuple[Requirement, ...]  # of the result
-    stated: bool  # the user stated them
-    settings: MethodSettings  # of all methods
+    names: tuple[str, ...]  # of the chunks that the rows are of
     methods: tuple[str, ...]  # names, each once, with settings where they have some
     draws: int  # of repair rows, from the first seed on
-    rows: int | None  # of a draw; None for all
+    rows_of_draw: int | None  # None for all
     seed: int  # of the first draw
-    validation: ImageSet  # rows that choose within a method
     test: ImageSet  # rows that judge
-    checkpoints: Path | None  # folder with checkpoints of the training, or None
-    last: tuple[int, int]  # which of them are compared, from the end
-    output: Path  # the run directory
-    allow_shared_rows: bool = False  # as of `cluster.runs.optimize.Repairs`
-
-    @property
-    def held_out(self) -> dict[str, ImageSet]:
-        return {"validation": self.validation, "test": self.test}
 
 
 def check_comparison(work: Comparison) -> None:
     """Refuse what cannot work, before any row is read."""
     check_stated(work.methods, work.settings)
-    for images in (*work.sets, *work.held_out.values()):
+    for images in (*work.rows, *work.held_out.values()):
         check_fits(images, work.model)
     for images in work.held_out.values():
         check_rows(work.requirements, np.bincount(images.labels, minlength=work.model.classes), images.path)
@@ -78,7 +56,7 @@ def check_comparison(work: Comparison) -> None:
         raise InputError(
             f"{work.test.path}: found no rows of label {lacking[0]}, which is to be repaired, expected some to judge by"
         )
-    _check_draws(work.rows, sum(images.rows for images in work.sets))
+    _check_draws(work.rows_of_draw, sum(images.rows for images in work.rows))
     if work.draws < 1:
         raise InputError(f"draws is {work.draws}, expected at least 1")
 
@@ -105,21 +83,11 @@ def run_comparison(
     directory = work.output
     with claimed(directory, compute, resume=resume, overwrite=overwrite) as claim, enough_room(directory):
         handle = compute.handle(work.model, work.target)
-        rows = read_rows(
-            compute,
-            handle,
-            work.chain.head,
-            work.sets,
-            work.held_out,
-            on_rows,
-            allow_shared=work.allow_shared_rows,
-            judging=("validation", "test"),
-            measured=False,
-        )
-        _check_draws(work.rows, len(rows.pool.labels), rows.unreadable)
+        rows = read_rows(work, compute, handle, on_rows, by_features=True)
+        _check_draws(work.rows_of_draw, len(rows.pool.labels), rows.unreadable)
         if not (work.repaired or rows.failing):
             raise InputError("the model gets every repair row right, expected failures to repair")
-        subject = subject_of(rows, compute, work, work.settings, on_rows)
+        subject = subject_of(rows, compute, work, on_rows)
         facts = _facts(work, subject, rows, compute)
         if claim.ended(facts) is not None and (directory / OUTCOMES).is_file():
             return
@@ -134,54 +102,21 @@ def run_comparison(
 def cells_of(work: Comparison) -> list[Cell]:
     """All repairs, method by method: what was compiled for one draw serves the next."""
     return [
-        Cell(f"{method}-draw{draw}", method, draw, work.seed + draw, work.rows)
+        Cell(f"{method}-draw{draw}", method, draw, work.seed + draw, work.rows_of_draw)
         for method in work.methods
         for draw in range(work.draws)
     ]
 
 
-def _checkpoints(work: Comparison, subject: Subject) -> dict[str, str]:
-    """What is compared, or why it cannot be: the row of a method that needs it says that."""
-    if subject.checkpoints_error:
-        return {"error": subject.checkpoints_error}
-    return checkpoint_facts(work.checkpoints, work.last)
-
-
 def _facts(work: Comparison, subject: Subject, rows: RepairRows, compute: Compute) -> dict[str, Any]:
-    settings = asdict(work.settings)
-    identity = {
-        "kind": "compare",
-        "methods": list(work.methods),
-        "draws": work.draws,
-        "rows": work.rows,
-        "seed": work.seed,
-        "labels": list(subject.repaired),
-        "settings": settings,
-        "requirements": [requirement.text for requirement in work.requirements],
-        "data": subject.pool.rows.fingerprint,
-        "chunks": list(work.names),
-        "checkpoints": _checkpoints(work, subject),
-        "foreign methods": foreign_origins(work.methods),
-        "held-out data": fingerprints({split: images.path for split, images in work.held_out.items()}),
-    }
+    grid = {"methods": list(work.methods), "draws": work.draws, "rows": work.rows_of_draw}
+    identity = {"kind": "compare", **grid, "seed": work.seed, "chunks": list(work.names)}
+    arguments = {"sets": [str(images.path) for images in work.rows]}
     return {
-        **run_facts(work.model, compute, work.held_out, [*work.held_out.values(), *work.sets]),
-        "identity": identity_of(work.model, work.target, compute, identity),
+        **method_facts(work, subject, rows, compute, work.methods, asdict(work.settings), identity, arguments),
         "kind": "compare",
         "reference": REFERENCE if REFERENCE in work.methods else None,
-        "methods": list(work.methods),
-        "draws": work.draws,
-        "rows": work.rows,
+        **grid,
         "pool": len(subject.pool.labels),
-        "labels": list(subject.repaired),
-        "requirements": [requirement.text for requirement in work.requirements],
-        "stated": work.stated,
-        "confidence": work.settings.crossfit.confidence,
-        "arguments": {
-            "settings": settings,
-            "sets": [str(images.path) for images in work.sets],
-            "compute": asdict(compute.options),
-        },
-        "left out": {str(path): why for path, why in rows.unreadable.items()},
         "target": {path: list(value.shape) for path, value in work.chain.values.items()},
     }

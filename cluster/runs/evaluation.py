@@ -261,17 +261,8 @@ class MethodRepairs:
         (self.label,) = repair.repaired
         self._settings = [setting.method for setting in work.settings if setting.method is not None]
         self._handle = compute.handle(work.model, work.target)
-        rows = read_rows(
-            compute,
-            self._handle,
-            repair.chain.head,
-            repair.rows,
-            repair.held_out,
-            on_rows,
-            allow_shared=repair.allow_shared_rows,
-            leave_out=False,
-        )
-        self._subject = subject_of(rows, compute, repair, self._settings[0], on_rows)
+        rows = read_rows(repair, compute, self._handle, on_rows, leave_out=False)
+        self._subject = subject_of(rows, compute, replace(repair, settings=self._settings[0]), on_rows)
         if why := lacking(method_of(repair.method), self._subject):
             raise InputError(why)
         mine = {split: images for split, images in work.sets.items() if split not in work.held_out}

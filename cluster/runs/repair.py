@@ -19,9 +19,7 @@ from cluster.compute.compute import Compute
 from cluster.compute.works import Works
 from cluster.records.batches import PatchPlaces
 from cluster.records.store import RunRecords, enough_room
-from cluster.runs.identity import fingerprints, identity_of, run_facts
 from cluster.runs.ledger import Ledger, OnJobs
-from cluster.runs.localize import checkpoint_facts
 from cluster.runs.optimize import OnIterations, search
 from cluster.runs.outcomes import (
     OUTPUTS,
@@ -36,7 +34,7 @@ from cluster.runs.outcomes import (
 from cluster.runs.output import NOT_MET_FILE, check_output, mark_missing, measuring, missed, tell_label_file
 from cluster.runs.parts import Part, Parts
 from cluster.runs.recording import claimed
-from cluster.runs.repair_rows import RepairRows, read_rows, subject_of
+from cluster.runs.repair_rows import Asked, RepairRows, method_facts, read_rows, subject_of
 from cluster.runs.reports import (
     Measured,
     before_and_after,
@@ -48,61 +46,37 @@ from cluster.runs.reports import (
     record_verdicts,
     unpromised,
 )
-from cluster.runs.shared_rows import held_out_sets
-from cluster.workers.origins import foreign_origins
 from cluster.workers.task import ReadyCase, SearchJob
 from engine.core.errors import InputError, WorkError
 from engine.core.files import remove
 from engine.core.plans import Ran, Work, carry_out
 from engine.core.progress import Progress, Tick, ignore, unseen
 from engine.core.types import Float32
-from engine.data.image_set import ImageSet
-from engine.layers.tail_chain import Chain
 from engine.localize.weights_file import ARROW, CSV
-from engine.methods.base import MethodJob, MethodSettings, Offer, Repair, Subject, lacking
+from engine.methods.base import MethodJob, Offer, Repair, Subject, lacking
 from engine.methods.mixtures import MixtureMethod, Promised, unchanged
 from engine.methods.outcome import CHOSEN, Cell, MethodOutcome, chosen, judged
 from engine.methods.registry import method_of
-from engine.metrics.requirements import Requirement, Verdict, check_rows
-from engine.models.load import LoadedModel, check_fits
+from engine.metrics.requirements import Verdict, check_rows
+from engine.models.load import check_fits
 from engine.patches.patch import Patch, patch_between
 from engine.problem.crossfit import mixture_space
 from engine.problem.crossfit_plan import CrossFitPlan, check_plan, plan_of
 from engine.problem.problem import SearchEnd
-from engine.targets.base import Target
 from engine.targets.resolve import resolve_target
 
 
-@dataclass(frozen=True, eq=False)
-class MethodRepair:
-    """What to repair with what."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MethodRepair(Asked):
+    """What to repair with what; `output` gets the patch and the repaired model."""
 
-    model: LoadedModel  # to repair
-    target: Target  # its weights under repair, whose features are cached
-    chain: Chain  # the same as what methods change
-    rows: tuple[ImageSet, ...]  # image sets of the repair
-    folder: Path  # of those, for the records
-    repaired: tuple[int, ...]  # labels under repair; none for all that have failures
-    requirements: tuple[Requirement, ...]  # of the result
-    stated: bool  # the user stated them
+    folder: Path  # of the rows, for the records
     method: str  # its name
-    settings: MethodSettings  # of the method
     seeds: Sequence[int]  # of each a repair, or of a method that makes promises a search; the best is kept
-    validation: ImageSet | None  # rows that choose, or join in judging; or None
-    test: ImageSet | None  # rows that only measure, or None
-    output: Path  # gets the patch and the repaired model
     overwrite: bool = False  # replace an output folder that is not a repaired model
-    allow_shared_rows: bool = False  # as of `cluster.runs.optimize.Repairs`
-    checkpoints: Path | None = None  # folder with checkpoints of the training, or None
-    last: tuple[int, int] = (2, 1)  # which of them are compared, from the end
     unreadable: Mapping[Path, str] = field(default_factory=dict)  # chunks that could not be opened, and why
     chunks: tuple[str, ...] | None = None  # names of all, where the rows are those of chunks
     label_file: Path | None = None  # `labels.json` that gets the weights of its labels and their new values, or None
-
-    @property
-    def held_out(self) -> dict[str, ImageSet]:
-        """Sets that no repair is made from, by split."""
-        return held_out_sets(self.validation, self.test)
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -173,17 +147,8 @@ def check_memory(work: MethodRepair, compute: Compute) -> None:
 
 def rows_of_repair(work: MethodRepair, compute: Compute, on_rows: Progress = unseen) -> RepairRows:
     """Read the rows of a repair; chunks that cannot be read are left out."""
-    handle = compute.handle(work.model, work.target)
-    rows = read_rows(
-        compute,
-        handle,
-        work.chain.head,
-        work.rows,
-        work.held_out,
-        on_rows,
-        allow_shared=work.allow_shared_rows,
-        leave_out=not work.promises or work.chunks is not None,
-    )
+    leave_out = not work.promises or work.chunks is not None
+    rows = read_rows(work, compute, compute.handle(work.model, work.target), on_rows, leave_out=leave_out)
     folders = {path: path.parent if work.chunks is not None else path for path in rows.unreadable}
     unreadable = {folders[path]: why for path, why in rows.unreadable.items()}
     return replace(rows, unreadable={**work.unreadable, **unreadable})
@@ -227,7 +192,7 @@ def run_repair(
     with claimed(directory, compute, **how) as claim, enough_room(directory):
         rows = rows_of_repair(work, compute, told.rows) if rows is None else rows
         check_rows(work.requirements, rows.judged, work.folder)
-        subject = subject_of(rows, compute, work, work.settings, told.rows)
+        subject = subject_of(rows, compute, work, told.rows)
         if why := lacking(method_of(work.method), subject):
             raise InputError(why)
         facts = claim.facts(_facts(work, subject, rows, compute))
@@ -455,40 +420,20 @@ def _notes(work: MethodRepair, repaired: Sequence[int], rows: RepairRows, outcom
 
 def _facts(work: MethodRepair, subject: Subject, rows: RepairRows, compute: Compute) -> dict[str, Any]:
     settings = asdict(work.settings.crossfit if work.promises else work.settings)
-    left_out = {str(path): why for path, why in rows.unreadable.items()}
-    data = subject.pool.rows.fingerprint
     identity = {
         "method": work.method,
         "scipy": importlib.metadata.version("scipy"),  # which has the normal distribution
-        "labels": list(subject.repaired),
-        "settings": settings,
         "seeds": list(work.seeds),
-        "requirements": [requirement.text for requirement in work.requirements],
         "chunks": None if work.chunks is None else list(work.chunks),
         "left out": [path.name for path in rows.unreadable],
-        "data": data,
-        "checkpoints": checkpoint_facts(work.checkpoints, work.last),
-        "foreign methods": foreign_origins([work.method]),
-        "held-out data": fingerprints({split: images.path for split, images in work.held_out.items()}),
     }
+    arguments = {"seeds": list(work.seeds), "rows": [str(images.path) for images in work.rows]}
     chain = work.chain
     paths = (*chain.tuned, *([] if chain.offsets is None else [chain.offsets])) if work.promises else chain.values
     return {
-        **run_facts(work.model, compute, dict(work.held_out), [*work.held_out.values(), *work.rows]),
-        "identity": identity_of(work.model, work.target, compute, identity),
+        **method_facts(work, subject, rows, compute, [work.method], settings, identity, arguments),
         "method": work.method,
-        "arguments": {
-            "settings": settings,
-            "seeds": list(work.seeds),
-            "rows": [str(images.path) for images in work.rows],
-            "compute": asdict(compute.options),
-        },
         "target": {path: list(chain.values[path].shape) for path in dict.fromkeys(paths)},
-        "data": data,
-        "labels": list(subject.repaired),
-        "requirements": [requirement.text for requirement in work.requirements],
-        "stated": work.stated,
-        "confidence": work.settings.crossfit.confidence,
-        "left out": left_out,
+        "data": subject.pool.rows.fingerprint,
         **({"plan": memory_plan(work).facts()} if work.promises else {}),
     }

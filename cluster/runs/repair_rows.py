@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
 from cluster.compute.compute import Compute
-from cluster.runs.localize import checkpoints_of, target_of_handle
-from cluster.runs.shared_rows import KnownRows, check_shared_rows
+from cluster.runs.identity import fingerprints, identity_of, run_facts
+from cluster.runs.localize import checkpoint_facts, checkpoints_of, target_of_handle
+from cluster.runs.shared_rows import KnownRows, check_shared_rows, held_out_sets
 from cluster.workers.model import ModelHandle
+from cluster.workers.origins import foreign_origins
 from engine.core.errors import InputError
 from engine.core.names import listed
 from engine.core.progress import Progress
@@ -27,6 +29,32 @@ from engine.metrics.requirements import Requirement
 from engine.models.load import LoadedModel
 from engine.passes.classes import predicted_classes, rows_of
 from engine.problem.case import LayerInputs, SeenRows
+from engine.targets.base import Target
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Asked:
+    """What is repaired on which rows, to which requirements."""
+
+    model: LoadedModel  # to repair
+    target: Target  # its weights under repair, whose features are cached
+    chain: Chain  # the same as what methods change
+    rows: tuple[ImageSet, ...]  # of the repair
+    repaired: tuple[int, ...]  # labels under repair; none for all that have failures
+    requirements: tuple[Requirement, ...]  # of the result
+    stated: bool  # the user stated them
+    settings: MethodSettings  # of the method, or of all
+    validation: ImageSet | None  # rows that choose, or join in judging
+    test: ImageSet | None  # rows that only measure
+    output: Path
+    allow_shared_rows: bool = False  # as of `cluster.runs.optimize.Repairs`
+    checkpoints: Path | None = None  # folder with checkpoints of the training
+    last: tuple[int, int] = (2, 1)  # which of them are compared, from the end
+
+    @property
+    def held_out(self) -> dict[str, ImageSet]:
+        """Sets that no repair is made from, by split."""
+        return held_out_sets(self.validation, self.test)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,27 +84,23 @@ class RepairRows:
 
 
 def read_rows(
+    work: Asked,
     compute: Compute,
     handle: ModelHandle,
-    head: Head,
-    sets: Sequence[ImageSet],
-    held_out: Mapping[str, ImageSet],
     on_rows: Progress,
     *,
-    allow_shared: bool,
     leave_out: bool = True,
-    judging: Sequence[str] = ("validation",),
-    measured: bool = True,
+    by_features: bool = False,
 ) -> RepairRows:
-    """Read rows and run the model over them up to the layers under repair, whose logits `head` follows.
+    """Read rows and run the model over them up to the layers under repair.
 
-    Of the splits in `judging` features are wanted. Where a repaired model will be `measured` on held-out rows as a
-    whole, so is the baseline model; else what it predicts follows from their features. Sets that cannot be read are
-    left out with `leave_out`, if not all are.
+    A repaired model will be measured on held-out rows as a whole, so the baseline model is too; `by_features` what it
+    predicts follows from their features. Sets that cannot be read are left out with `leave_out`, if not all are.
     """
+    head = work.chain.head
     parts: dict[Path, tuple[LayerInputs, Float32]] = {}
     unreadable: dict[Path, str] = {}
-    known_sets = [images for images in sets if images.rows]
+    known_sets = [images for images in work.rows if images.rows]
     if not known_sets:
         raise InputError("the repair sets hold no rows, expected some")
     for images in known_sets:
@@ -88,15 +112,15 @@ def read_rows(
                 raise
     known = KnownRows({path: rows.digests for path, (rows, _) in parts.items()})
     before, digests, seen = {}, [], {}
-    for split, images in held_out.items():
-        if split in judging:
+    for split, images in work.held_out.items():
+        if split == "validation" or by_features:
             rows, logits = _pass(compute, handle, head, images, split, on_rows)
             seen[split] = SeenRows.of(head, rows, logits)
             before[split], found = seen[split].before, rows.digests
-        if measured or split not in judging:
+        if not by_features:
             before[split], found = compute.predict_and_digest(handle, images, on_rows(split, images.rows))
         digests.append(KnownRows({images.path: found}))
-    check_shared_rows(digests, [known], allow=allow_shared, warn=compute.warn)
+    check_shared_rows(digests, [known], allow=work.allow_shared_rows, warn=compute.warn)
     pooled = LayerInputs.joined([rows for rows, _ in parts.values()])
     logits = np.concatenate([logits for _, logits in parts.values()])
     readable = set(parts)
@@ -133,28 +157,7 @@ def _pass(
     return rows, logits
 
 
-class Asked(Protocol):
-    """What is repaired to which requirements: without labels under repair all that have failures are."""
-
-    @property
-    def model(self) -> LoadedModel: ...
-    @property
-    def chain(self) -> Chain: ...
-    @property
-    def repaired(self) -> tuple[int, ...]: ...
-    @property
-    def requirements(self) -> tuple[Requirement, ...]: ...
-    @property
-    def held_out(self) -> dict[str, ImageSet]: ...
-    @property
-    def checkpoints(self) -> Path | None: ...
-    @property
-    def last(self) -> tuple[int, int]: ...
-
-
-def subject_of(
-    rows: RepairRows, compute: Compute, asked: Asked, settings: MethodSettings, on_rows: Progress
-) -> Subject:
+def subject_of(rows: RepairRows, compute: Compute, asked: Asked, on_rows: Progress) -> Subject:
     """What all repairs of a run share; labels under repair of which held-out rows tell nothing are told of."""
     repaired = asked.repaired or rows.failing
     if missing := sorted(set(repaired) - set(rows.pool.labels.tolist())):
@@ -184,10 +187,46 @@ def subject_of(
         test=rows.test,
         repaired=tuple(repaired),
         requirements=asked.requirements,
-        settings=settings,
+        settings=asked.settings,
         checkpoints=known,
         checkpoints_error=error,
     )
+
+
+def method_facts(
+    work: Asked,
+    subject: Subject,
+    rows: RepairRows,
+    compute: Compute,
+    methods: Sequence[str],
+    settings: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What `run.json` says of a run by methods; `identity` and `arguments` are what only runs of its kind have.
+
+    Of checkpoints that cannot be read it has the reason, as has the row of a method that needs them.
+    """
+    error = subject.checkpoints_error
+    shared = {
+        "labels": list(subject.repaired),
+        "settings": settings,
+        "requirements": [requirement.text for requirement in work.requirements],
+        "data": subject.pool.rows.fingerprint,
+        "checkpoints": {"error": error} if error else checkpoint_facts(work.checkpoints, work.last),
+        "foreign methods": foreign_origins(methods),
+        "held-out data": fingerprints({split: images.path for split, images in work.held_out.items()}),
+    }
+    return {
+        **run_facts(work.model, compute, work.held_out, [*work.held_out.values(), *work.rows]),
+        "identity": identity_of(work.model, work.target, compute, {**identity, **shared}),
+        "labels": shared["labels"],
+        "requirements": shared["requirements"],
+        "stated": work.stated,
+        "confidence": work.settings.crossfit.confidence,
+        "arguments": {"settings": settings, **arguments, "compute": asdict(compute.options)},
+        "left out": {str(path): why for path, why in rows.unreadable.items()},
+    }
 
 
 def labels_without_rows(repaired: Sequence[int], images: ImageSet) -> list[int]:
