@@ -9,7 +9,7 @@ from cluster.batch.modes import read_batch_rows, repair_batch, search_part
 from cluster.batch.spec import Batch, too_many_searches
 from cluster.compute.compute import Compute
 from cluster.records.store import enough_room
-from cluster.runs.identity import fingerprints, identity_of, run_facts
+from cluster.runs.identity import fingerprints, run_facts
 from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.outcomes import OUTPUTS
 from cluster.runs.parts import Parts
@@ -70,21 +70,12 @@ def run_recorded(
 
 
 def facts_of(batch: Batch, compute: Compute) -> dict[str, Any]:
-    """What `run.json` says of a batch; `identity` is what a resumed run has to have in common with its beginning."""
-    return {
-        **run_facts(batch.model, compute, batch.held_out, (batch.test, batch.validation)),
-        "identity": _identity(batch, compute),
-        "mode": batch.mode,
-        "labels": list(batch.labels),
-        "requirements": [requirement.text for requirement in batch.requirements] if batch.stated else [],
-    }
-
-
-def _identity(batch: Batch, compute: Compute) -> dict[str, Any]:
+    """What `run.json` says of a batch."""
     files = {f"chunk {chunk.name}": chunk.folder / "repair.h5" for chunk in batch.chunks}
     files |= {f"{split} data": images.path for split, images in batch.held_out.items()}
     files |= {f"positive inputs {number}": images.path for number, images in enumerate(batch.positives)}
-    more = {
+    requirements = [requirement.text for requirement in batch.requirements]
+    identity = {
         "data": fingerprints(files),
         "mode": batch.mode,
         "labels": list(batch.labels),
@@ -97,6 +88,12 @@ def _identity(batch: Batch, compute: Compute) -> dict[str, Any]:
         "num grad": batch.num_grad,
         "impact": batch.impact,
         "fronts": batch.fronts,
-        "requirements": [requirement.text for requirement in batch.requirements],
+        "requirements": requirements,
     }
-    return identity_of(batch.model, batch.target, compute, more)
+    named = batch.test, batch.validation
+    return {
+        **run_facts(batch.model, batch.target, compute, batch.held_out, named, identity),
+        "mode": batch.mode,
+        "labels": list(batch.labels),
+        "requirements": requirements if batch.stated else [],
+    }

@@ -46,11 +46,26 @@ class Chunk:
     data: str  # SHA-256 over rows and positions, whatever order the rows are in; keys the random numbers
     known: KnownRows  # the rows by their digests
 
+    @property
+    def sets(self) -> dict[str, ImageSet]:
+        """Those that there are, by split."""
+        sets = {"negative": self.negatives, "positive": self.positives}
+        return {split: images for split, images in sets.items() if images is not None}
+
     @cached_property
-    def orders(self) -> dict[Path, Int64]:
-        """Rows of each file by digest and label."""
-        sets = [images for images in (self.negatives, self.positives) if images is not None]
-        return {images.path: row_order(self.known.digests[images.path], images.labels) for images in sets}
+    def orders(self) -> dict[str, Int64]:
+        """Rows of each set by digest and label."""
+        digests = self.known.digests
+        return {split: row_order(digests[images.path], images.labels) for split, images in self.sets.items()}
+
+    def in_files(self, classes: Int64) -> dict[str, Int64]:
+        """Classes (n,) of the rows of a search, see `search_rows`, by split and in the order of the files."""
+        found, start = {}, 0
+        for split, order in self.orders.items():
+            found[split] = np.empty_like(order)
+            found[split][order] = classes[start : start + len(order)]
+            start += len(order)
+        return found
 
 
 def target_of(model: LoadedModel, names: Sequence[str], folders: Sequence[Path]) -> Target:
@@ -111,16 +126,11 @@ def search_rows(
     Negatives come first; each stand as `Chunk.orders` says.
     """
     parts = []
-    for images, negative in ((chunk.negatives, True), (chunk.positives, False)):
-        if images is not None:
-            order = chunk.orders[images.path]
-            inputs, logits, _ = compute.features(handle, images, features, on_rows("features", images.rows))
-            parts.append((inputs[order], logits[order], images.labels[order], np.full(images.rows, negative)))
-    inputs = np.concatenate([part[0] for part in parts])
-    logits = np.concatenate([part[1] for part in parts])
-    labels = np.concatenate([part[2] for part in parts])
-    negatives = np.concatenate([part[3] for part in parts])
-    return SearchRows(inputs, logits, labels, negatives)
+    for split, images in chunk.sets.items():
+        order = chunk.orders[split]
+        inputs, logits, _ = compute.features(handle, images, features, on_rows("features", images.rows))
+        parts.append((inputs[order], logits[order], images.labels[order], np.full(images.rows, split == "negative")))
+    return SearchRows(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
 def held_out_rows(

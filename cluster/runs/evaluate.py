@@ -40,7 +40,7 @@ from cluster.runs.evaluation import (
     method_identity,
     search_told,
 )
-from cluster.runs.identity import fingerprints, identity_of, run_facts
+from cluster.runs.identity import fingerprints, run_facts
 from cluster.runs.optimize import OnIterations
 from cluster.runs.outcomes import PATCH
 from cluster.runs.output import measuring
@@ -251,10 +251,10 @@ def _facts(work: Evaluation, compute: Compute) -> dict[str, Any]:
         "seeds": list(work.seeds),
         **({} if repair is None else method_identity(repair)),
     }
-    facts = run_facts(work.model, compute, work.held_out, (*work.held_out.values(), work.negatives, *sets))
+    named = (*work.held_out.values(), work.negatives, *sets)
+    facts = run_facts(work.model, work.target, compute, work.held_out, named, identity)
     return {
         **facts,
-        "identity": identity_of(work.model, work.target, compute, identity),
         "kind": "evaluate",
         "method": work.given.method,
         "arguments": {**facts["arguments"], "settings": settings, "seeds": list(work.seeds)},

@@ -165,14 +165,7 @@ class Searches:
         self.before = predict_held_out(
             compute, self._handle, work.held_out, [chunk.known], on_rows, allow=work.allow_shared_rows
         )
-        predicted = predicted_classes(work.target.head, rows.logits)
-        for split, images, found in (
-            ("negative", work.negatives, predicted[rows.negative]),
-            ("positive", work.positives, predicted[~rows.negative]),
-        ):
-            if images is not None:
-                self.before[split] = np.empty_like(found)
-                self.before[split][chunk.orders[images.path]] = found
+        self.before |= chunk.in_files(predicted_classes(work.target.head, rows.logits))
 
     def run(self, records: RunRecords) -> float:
         self._ledger = Ledger(records, self._work.target)

@@ -23,15 +23,31 @@ _THREADS = 8
 
 
 def run_facts(
-    model: LoadedModel, compute: Compute, held_out: Mapping[str, ImageSet | None], named: Iterable[ImageSet | None]
+    model: LoadedModel,
+    target: Target,
+    compute: Compute,
+    held_out: Mapping[str, ImageSet],
+    named: Iterable[ImageSet | None],
+    identity: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What `run.json` says of every run; label names are those of the first of the sets `named` that has some."""
+    """What `run.json` says of every run; label names are those of the first of the sets `named` that has some.
+
+    A resumed run must have the same identity as its beginning; `identity` is what only runs of this kind have of it.
+    """
     names = next((images.label_names for images in named if images is not None and images.label_names), None)
     return {
         "command": sys.argv,
         "arguments": {"compute": asdict(compute.options)},
+        "identity": {
+            "model": model.fingerprint,
+            "target layer": ", ".join(target.shapes),
+            **identity,
+            "batch size": compute.options.batch_rows,
+            "hardware": compute.hardware_kind(),
+            "versions": versions(DECIDING),
+        },
         "model": {"path": str(model.path), "fingerprint": model.fingerprint},
-        "held_out": {split: str(images.path) for split, images in held_out.items() if images is not None},
+        "held_out": {split: str(images.path) for split, images in held_out.items()},
         "classes": model.classes,
         "label_names": None if names is None else list(names),
         "versions": versions(),
@@ -39,18 +55,6 @@ def run_facts(
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "pid": os.getpid(),
         "host": socket.gethostname(),
-    }
-
-
-def identity_of(model: LoadedModel, target: Target, compute: Compute, more: Mapping[str, Any]) -> dict[str, Any]:
-    """What a resumed run has to have in common with its beginning; `more` is what only runs of a kind have."""
-    return {
-        "model": model.fingerprint,
-        "target layer": ", ".join(target.shapes),
-        **more,
-        "batch size": compute.options.batch_rows,
-        "hardware": compute.hardware_kind(),
-        "versions": versions(DECIDING),
     }
 
 

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,17 +63,8 @@ class Places(Protocol):
         """The places (K, 2) that a patch is about; raises InputError, naming `source`, where it is about others."""
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where and when tasks came further, as the columns of `jobs` have it."""
-
-    where: str
-    worker: str
-    host: str
-    ended: float
-
-
-_PLACE = [field.name for field in fields(_Place)]
+_PLACE = ("where", "worker", "host", "ended")
+"""Columns of `jobs` that say where and when tasks came further."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +72,7 @@ class _Came:
     """Rows that have come: from where, and how often the calls of each job were lost."""
 
     rows: TableRows
-    place: _Place
+    place: Mapping[str, Any]  # by the columns of `_PLACE`
     again: Sequence[int]
 
 
@@ -161,7 +152,7 @@ class Ledger:
 
     def take(self, event: TaskEvent) -> None:
         """Record what tasks have brought; rows of many tasks wait a little and share a file, see `flush`."""
-        place = _Place(event.where, event.worker, event.host, self._now())
+        place = dict(zip(_PLACE, (event.where, event.worker, event.host, self._now()), strict=True))
         shared: list[int] = []
         for task, segment, count in zip(event.tasks, event.segments, event.redispatched, strict=True):
             self._progress["searched_iterations"] += segment.iterations
@@ -296,7 +287,7 @@ class Ledger:
             rows = unpacked(table, messages)
             if table == "jobs":
                 counts = [one.rows.jobs for one in came]
-                places = {name: [getattr(one.place, name) for one in came] for name in _PLACE}
+                places = {name: [one.place[name] for one in came] for name in _PLACE}
                 columns = {name: np.repeat(values, counts).tolist() for name, values in places.items()}
                 rows = with_columns(rows, columns | {"redispatched": [count for one in came for count in one.again]})
             self.records.write(table, part, rows)

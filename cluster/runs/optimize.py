@@ -20,7 +20,7 @@ from cluster.compute.compute import Compute
 from cluster.records.batches import PatchPlaces
 from cluster.records.store import RunRecords
 from cluster.runs.chunk import Chunk, ChunkPaths, held_out_rows, open_chunk, search_rows
-from cluster.runs.identity import fingerprints, identity_of, run_facts
+from cluster.runs.identity import fingerprints, run_facts
 from cluster.runs.ledger import Ledger, OnJobs, run_searches
 from cluster.runs.localize import target_of_handle
 from cluster.runs.output import check_output, measuring, save_repaired, tell_label_file
@@ -305,9 +305,8 @@ def _finish(
     believed = (chosen.patched, chosen.intact) if chosen else None
     sets: dict[str, tuple[ImageSet, Int64]] = {}
     if chunk is not None:
-        for split, images in (("negative", chunk.negatives), ("positive", chunk.positives)):
-            if images is not None:
-                sets[split] = images, _base_classes(run, case, split, images)
+        before = _base_classes(run, case, chunk)
+        sets = {split: (images, before[split]) for split, images in chunk.sets.items()}
     with measuring(saved):
         measured = measure(run.compute, repairs.model, saved, {**sets, **held_out}, run.on_rows)
     if case is not None and believed is not None:
@@ -365,16 +364,14 @@ def patch_of(target: Target, ready: ReadyCase, search: EndedSearch) -> Patch:
     return target.patch(ready.case.index, ready.case.weights.old, search.values[0])
 
 
-def _base_classes(run: _Work, case: _ChunkSearch | None, split: str, images: ImageSet) -> Int64:
+def _base_classes(run: _Work, case: _ChunkSearch | None, chunk: Chunk) -> dict[str, Int64]:
     """What the base model predicts for the rows of a chunk: known from its features, where there was a search."""
-    if case is None:
-        return run.compute.predict(run.handle, images, run.on_rows(split, images.rows))
-    predicted = predicted_classes(run.repairs.target.head, case.ready.case.rows.logits)
-    count = case.chunk.negatives.rows
-    found = predicted[:count] if split == "negative" else predicted[count:]
-    in_file = np.empty_like(found)
-    in_file[case.chunk.orders[images.path]] = found
-    return in_file
+    if case is not None:
+        return chunk.in_files(predicted_classes(run.repairs.target.head, case.ready.case.rows.logits))
+    return {
+        split: run.compute.predict(run.handle, images, run.on_rows(split, images.rows))
+        for split, images in chunk.sets.items()
+    }
 
 
 def _facts(repairs: Repairs, chunks: Sequence[Chunk | None], compute: Compute) -> dict[str, Any]:
@@ -388,8 +385,7 @@ def _facts(repairs: Repairs, chunks: Sequence[Chunk | None], compute: Compute) -
         "seeds": list(repairs.seeds),
     }
     return {
-        **run_facts(repairs.model, compute, held_out, named),
-        "identity": identity_of(repairs.model, repairs.target, compute, identity),
+        **run_facts(repairs.model, repairs.target, compute, held_out, named, identity),
         "arguments": {
             "settings": asdict(repairs.settings),
             "seeds": list(repairs.seeds),

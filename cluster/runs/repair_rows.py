@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cluster.compute.compute import Compute
-from cluster.runs.identity import fingerprints, identity_of, run_facts
+from cluster.runs.identity import fingerprints, run_facts
 from cluster.runs.localize import checkpoint_facts, checkpoints_of, target_of_handle
 from cluster.runs.shared_rows import KnownRows, check_shared_rows, held_out_sets
 from cluster.workers.model import ModelHandle
@@ -217,9 +217,9 @@ def method_facts(
         "foreign methods": foreign_origins(methods),
         "held-out data": fingerprints({split: images.path for split, images in work.held_out.items()}),
     }
+    named = [*work.held_out.values(), *work.rows]
     return {
-        **run_facts(work.model, compute, work.held_out, [*work.held_out.values(), *work.rows]),
-        "identity": identity_of(work.model, work.target, compute, {**identity, **shared}),
+        **run_facts(work.model, work.target, compute, work.held_out, named, {**identity, **shared}),
         "labels": shared["labels"],
         "requirements": shared["requirements"],
         "stated": work.stated,
