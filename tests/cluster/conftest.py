@@ -57,13 +57,14 @@ class Case:
     model: Any
     target: Any
     data: Path
+    settings: SearchSettings = SETTINGS
 
     def repairs(self, output: Path, labels: tuple[int, ...] = (6,), seeds: int = 2, **changes: Any) -> Repairs:
         chunks = [
             ChunkPaths(self.data / "negative" / str(label), self.data / "positive", output / str(label))
             for label in labels
         ]
-        return Repairs(self.model, self.target, chunks, range(seeds), replace(SETTINGS, **changes))
+        return Repairs(self.model, self.target, chunks, range(seeds), replace(self.settings, **changes))
 
 
 @pytest.fixture(scope="package")

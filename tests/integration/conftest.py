@@ -15,6 +15,7 @@ import pytest
 from cli.main import run
 from cluster.batch.run import run_recorded
 from tests.support.batches import here, small_batch, write_data
+from tests.support.plugins import Site
 
 SHIPPED = Path(__file__).parents[2] / "cli" / "quickstart_data"
 LEGACY = Path(__file__).parents[1] / "data" / "legacy"
@@ -191,3 +192,31 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+LUCK = """
+import numpy as np
+from engine.core.errors import InputError
+from engine.methods.base import Method, Offer, Repair
+
+def repair(job):
+    if job.seed % 2:
+        raise InputError(f"seed {job.seed} is odd, expected luck")
+    path = job.chain.offsets
+    more = job.chain.values[path] + 3 * np.eye(10, dtype=np.float32)[6]
+    if job.seed == 2:  # numbers, whose sums overflow
+        path = job.chain.layers[-1].kernel
+        more = 3e38 * np.sign(job.chain.values[path])
+    return Repair([Offer("too much of it", {path: more}, 1.0)], 0.5, notes=("lucky",))
+
+METHOD = Method("Luck of mine", repair, "a bias", "none", "a test")
+"""
+
+
+@pytest.fixture
+def luck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A method of another package that runs with even seeds alone."""
+    Site(tmp_path / "site", monkeypatch).install(
+        "some-luck", {"Luck of mine": "some_luck:METHOD"}, LUCK, group="repair_dist.methods"
+    )
+    return "luck of mine"

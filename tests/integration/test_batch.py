@@ -35,13 +35,11 @@ BATCH = [*FILES, *SMALL, "--num-workers", "0", "--verbose", "0"]
 
 
 def require(*tables: str) -> list[str]:
-    """Options that state these requirements, one table of TOML each."""
     Path("requirements.toml").write_text("".join(f"[[require]]\n{table}\n" for table in tables), encoding="utf-8")
     return ["--requirements", "requirements.toml"]
 
 
 def states() -> Counter[str]:
-    """Searches by state."""
     return Counter(read_table(Path("run"), "jobs")["state"].to_pylist())
 
 
@@ -79,7 +77,6 @@ def _not_a_number(path: Path) -> None:
 
 
 def lose_label(path: Path, label: int) -> None:
-    """Keep the rows of all other labels; their names are lost too."""
     _write(path, lambda images, labels: [array[labels.argmax(axis=1) != label] for array in (images, labels)])
 
 
@@ -234,7 +231,6 @@ def test_dry_run(batchspace: Path, command: Command) -> None:
 def test_dry_run_keeps_to_its_time_whatever_a_task_costs(
     batchspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch, seconds: float, particles: int, says: str
 ) -> None:
-    """All labels and seeds, through all layers of the model."""
     monkeypatch.setattr("cluster.batch.estimate.BUDGET", seconds)
     before = contents(batchspace)
     words = [*FILES, "--target-layer", "conv2d", "--seeds", "3", "--num-workers", "0", "--verbose", "0", "--dry-run"]
@@ -281,7 +277,6 @@ def test_a_label_that_cannot_be_kept_is_warned_of(batchspace: Path, command: Com
 
 
 def test_more_positive_inputs(batchspace: Path, command: Command) -> None:
-    """Rows beyond the chunks' are searched on as positives, from as many folders as are given."""
     write_rows(batchspace / "one" / "repair.h5", slice(4000, 4200))
     write_rows(batchspace / "two" / "repair.h5", slice(4200, 4300), without=4)
     assert command(*BATCH, "--labels", "4").code == 0
@@ -294,14 +289,12 @@ def test_more_positive_inputs(batchspace: Path, command: Command) -> None:
 
 
 def count_right(model: Path, rows: Path) -> int:
-    """Rows that a model gets right."""
     with h5py.File(rows) as file:
         images, labels = file["images"][...], file["labels"][...]
     return int((load_model(model).model.predict(images, verbose=0).argmax(axis=1) == labels.argmax(axis=1)).sum())
 
 
 def test_a_finished_run_stays_as_it_is(batchspace: Path, command: Command) -> None:
-    """Resumed, a run that had come to its end says so again; a run that had not begun begins."""
     done = command(*BATCH, "--resume", "--verbose", "1", *require("label = 6\nmin_accuracy = 1.0"))
     assert done.code == 3, done.err
     assert "run holds no run yet: this is its start" in done.err

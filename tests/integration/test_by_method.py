@@ -15,7 +15,6 @@ from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_patch
 from tests.integration.conftest import Command, contents
 from tests.integration.test_batch import lose_label
-from tests.support.plugins import Site
 
 Refused = Callable[..., str]
 
@@ -23,30 +22,6 @@ HERE = ["--num-workers", "0"]
 HELD_OUT = ["--val-data", "data/val.h5", "--test-data", "data/test.h5"]
 OPTIMIZE = ["optimize", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6", *HERE]
 BATCH = ["batch", "--model-dir", "model.keras", "--chunks", "data", "--labels", "6", *HERE]
-
-
-LUCK = """
-import numpy as np
-from engine.core.errors import InputError
-from engine.methods.base import Method, Offer, Repair
-
-def repair(job):
-    if job.seed % 2:
-        raise InputError(f"seed {job.seed} is odd, expected luck")
-    path = job.chain.offsets
-    return Repair([Offer("more", {path: job.chain.values[path] + np.eye(10, dtype=np.float32)[6]}, 1.0)], 0.5)
-
-METHOD = Method("Luck of mine", repair, "a bias", "none", "a test")
-"""
-
-
-@pytest.fixture
-def luck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A method of another package that runs with even seeds alone."""
-    Site(tmp_path / "site", monkeypatch).install(
-        "some-luck", {"Luck of mine": "some_luck:METHOD"}, LUCK, group="repair_dist.methods"
-    )
-    return "Luck of mine"
 
 
 @pytest.mark.parametrize("method", ["offsets", "Arachne-v2", "WiSE-FT"])
@@ -137,7 +112,6 @@ def test_held_out_rows_that_tell_nothing_of_the_label(method: str, workspace: Pa
 
 
 def test_a_method_that_cannot_run_says_why(workspace: Path, command: Command) -> None:
-    """Before there is a run: what it lacks, or why it cannot read what was given."""
     Path("none").mkdir()
     before = contents(workspace)
     for words in ([*OPTIMIZE, "--run-dir", "run"], BATCH):
@@ -183,22 +157,6 @@ def test_priorities_tell_their_file_what_was_found(workspace: Path, command: Com
     places = [tuple(place[1:]) for place in entry["weights"]]
     assert places == sorted(zip(*map(np.ndarray.tolist, np.nonzero(base != saved)), strict=True)) and places
     assert [np.float32(value) for value in entry["repaired_values"]] == [saved[place] for place in places]
-
-
-@pytest.mark.parametrize("method", ["Arachne-v2", "offsets"])
-def test_another_optimiser(method: str, workspace: Path, command: Command) -> None:
-    """Something else than by the method's own, recorded as what searched; a resumed run must have the same."""
-    words = [*OPTIMIZE, "--method", method, "--num-particles", "8", "--num-iterations", "6", *HELD_OUT]
-    other = [*words, "--optimiser", "random", "--output-dir", "other", "--run-dir", "run"]
-    assert command(*words, "--output-dir", "own", "--run-dir", "own-run").code == 0
-    assert command(*other).code == 0
-    settings = read_facts(Path("run"))["identity"]["settings"]
-    search = settings["crossfit"]["search"]["swarm"] if method == "offsets" else settings["optimiser"]
-    assert search["optimiser"] == "random"
-    own, found = (read_table(Path(run), "outcomes")["best"][0].as_py() for run in ("own-run", "run"))
-    assert own != found
-    again = command(*words, "--output-dir", "other", "--run-dir", "run", "--resume")
-    assert again.code == 2 and "optimiser" in again.err and "random" in again.err
 
 
 def test_refusals(workspace: Path, refused: Refused) -> None:

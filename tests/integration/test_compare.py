@@ -30,7 +30,6 @@ FEW = "crossfit,Arachne,head,NeuRecover"
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done | Path]:
-    """A finished comparison, made once: where it is, and how it ended."""
     return {"run": tmp_path_factory.mktemp("compare") / "run"}
 
 
@@ -84,7 +83,6 @@ def test_repairs_that_were_lost_are_made_again(
 
 
 def test_one_optimiser_for_all(workspace: Path, finished: tuple[Path, Done], command: Command) -> None:
-    """Methods that search find something else; one that does not is as it was."""
     few = ["--methods", "CrossFit,Arachne,head", "--draws", "1", "--optimiser", "DE"]
     assert command(*SHIRT, *few, "--output-dir", "run").code == 0
     settings = read_facts(Path("run"))["identity"]["settings"]
@@ -118,7 +116,6 @@ def test_arachne_is_the_search_of_optimize(workspace: Path, command: Command) ->
 
 
 def test_settings_of_one_method_stand_side_by_side(workspace: Path, command: Command) -> None:
-    """By the text that was given, in tables, report and page; a run with others is not gone on with."""
     small = "num_iterations=3,num_particles=6"
     names = ["CrossFit", "CrossFit(folds=3)", f"Arachne(objective=requirements,{small})", f"Arachne({small})"]
     words = [*SHIRT, "--draws", "1", "--methods"]
@@ -168,7 +165,6 @@ def test_a_draw_of_more_rows_than_can_be_read(workspace: Path, command: Command)
 
 
 def test_labels_without_rows_that_judge(workspace: Path, command: Command, refused: Refused) -> None:
-    """Those that were named are refused; of all, and for the choice on validation rows, it is said."""
     for name in ("val", "test"):
         lose_label(Path(f"data/{name}.h5"), 6)
     few = ["--draws", "1", "--num-workers", "0", "--verbose", "0", "--methods", "offsets", "--output-dir", "run"]

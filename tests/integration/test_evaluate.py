@@ -48,7 +48,6 @@ def bytes_of(root: Path) -> dict[str, bytes]:
 
 
 def table_of(path: Path, schema: pa.Schema = EVALUATION) -> list[dict[str, Any]]:
-    """The rows of an evaluate.arrow."""
     found = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     assert found.schema.remove_metadata().equals(schema, check_metadata=True)
     assert all(field.metadata[b"description"] for field in found.schema)
@@ -135,7 +134,6 @@ def test_rates_equal_a_plain_script(workspace: Path, command: Command) -> None:
 
 
 def test_files_are_those_of_localize_and_optimize(workspace: Path, command: Command) -> None:
-    """Run k is `optimize --seed SEED+k`, whatever other settings are swept with it."""
     search = [*MODEL, *NEGATIVES, *SEARCH, "--num-particles", "8"]
     before = contents(workspace)
     sweep = ["--num-grad", "40", "--sweep", "fronts=1,3"]
@@ -159,7 +157,6 @@ def test_files_are_those_of_localize_and_optimize(workspace: Path, command: Comm
 
 
 def test_the_toolkits_flags(workspace: Path, command: Command) -> None:
-    """Its spelling, its defaults, its files and its words."""
     words = ["--dataset=fashion-mnist", "--method=Arachne", "--model_dir=model.keras", "--num_workers=0"]
     words += ["--target_data_dir=data/negative/6/", "--positive_inputs_dir=data/positive/", "--num_runs=2"]
     words += ["--num_particles=4", "--num_iterations=2", "--min_iteration_range=3", "--num_input_pos_sampled=50"]
@@ -222,7 +219,6 @@ def test_the_same_bits_on_workers(method: list[str], told: str, workspace: Path,
 
 
 def test_records(workspace: Path, command: Command) -> None:
-    """A run directory like those of other commands: every search, and every row that its model repairs or breaks."""
     words = [*WORDS, *FEW, "--num-runs", "2", "--test-data", "data/test.h5", *HERE]
     run = Path("out/evaluate-run")
     with pytest.MonkeyPatch.context() as patch:
@@ -277,7 +273,6 @@ def test_saved_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: 
 
 
 def test_several_ways_of_localisation_and_of_search() -> None:
-    """All combinations, the last changing fastest; what is not swept is as given."""
     words = ["--model-dir", "m", "--target-data-dir", "t", "--num-iterations", "7", "--positive-weight", "30"]
     words += ["--sweep", "velocity-phi=4.1,5", "--sweep=fronts=1,02", "--sweep", "phi_split=True,no"]
     context = evaluate_command.make_context("evaluate", words)
@@ -397,7 +392,6 @@ def test_something_in_the_way(workspace: Path, refused: Refused, command: Comman
 
 
 def test_again(workspace: Path, command: Command) -> None:
-    """Results and models are those of the last command; what is not ours stays."""
     words = [*WORDS, *FEW, "--num-runs", "2", *HERE]
     succeed(command, *words)
     first = bytes_of(Path("out"))
@@ -424,7 +418,6 @@ def failing(real: Callable[..., Any], at: int, error: BaseException) -> Callable
 
 @pytest.mark.parametrize("earlier", [False, True])
 def test_stopped(earlier: bool, workspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted or failed at any time, it leaves everything as it was, and what it can go on from."""
     words = [*WORDS, *FEW, "--num-runs", "2", *HERE, "--verbose", "0"]
     if earlier:
         succeed(command, *words, "--seed", "7")
@@ -457,7 +450,6 @@ def test_stopped(earlier: bool, workspace: Path, command: Command, monkeypatch: 
 
 
 def test_stopped_while_it_moves(workspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results that are there are of the models that are there."""
     words = [*WORDS, *FEW, "--num-runs", "2", *HERE]
     succeed(command, *words)
     with monkeypatch.context() as patch:
@@ -476,7 +468,6 @@ def test_stopped_while_it_moves(workspace: Path, command: Command, monkeypatch: 
 
 
 def test_weights_of_another_layer(workspace: Path, command: Command) -> None:
-    """Weights that no weights.csv can name; those of an earlier target, or method, go."""
     words = [*WORDS, *FEW, "--num-runs", "2", "--num-grad", "5", *HERE]
     succeed(command, *words)
     Path("out/repaired_model_0/patch.arrow").write_text("of another method")

@@ -16,7 +16,6 @@ from cluster.records.store import read_table
 from cluster.runs import evaluation
 from tests.integration.conftest import Command, contents
 from tests.integration.test_evaluate import bytes_of, failing, hits, table_of
-from tests.support.plugins import Site
 
 INPUT = ["--model-dir", "model.keras", "--target-data-dir", "data/negative/6"]
 HERE = ["--num-workers", "0", "--verbose", "1"]
@@ -27,41 +26,12 @@ WORDS = ["evaluate", *INPUT, "--output-dir", "out", "--num-runs", "2", *HERE]
 SAVED = "out/repaired_model_0/repair/model.keras"
 MODEL = ("patch.arrow", "repair/model.keras", "repair/repaired.json")
 
-LUCK = """
-import numpy as np
-from engine.core.errors import InputError
-from engine.methods.base import Method, Offer, Repair
-
-def repair(job):
-    if job.seed % 2:
-        raise InputError(f"seed {job.seed} is odd, expected luck")
-    path = job.chain.offsets
-    more = job.chain.values[path] + 3 * np.eye(10, dtype=np.float32)[6]
-    if job.seed == 2:  # numbers, whose sums overflow
-        path = job.chain.layers[-1].kernel
-        more = 3e38 * np.sign(job.chain.values[path])
-    return Repair([Offer("too much of it", {path: more}, 1.0)], 0.5, notes=("lucky",))
-
-METHOD = Method("Luck of mine", repair, "a bias", "none", "a test")
-"""
-
 
 def rows_of() -> list[dict[str, Any]]:
-    """The rows of the table of another method than Arachne."""
     return table_of(Path("out/evaluate.arrow"), EVALUATION_BY_METHOD)
 
 
-@pytest.fixture
-def luck(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A method of another package that runs with even seeds alone."""
-    Site(tmp_path / "site", monkeypatch).install(
-        "some-luck", {"Luck of mine": "some_luck:METHOD"}, LUCK, group="repair_dist.methods"
-    )
-    return "luck of mine"
-
-
 def test_a_mixture(workspace: Path, command: Command) -> None:
-    """Rates are those of the models that were saved, by their own predictions; what was there stays."""
     Path("goals.toml").write_text("[[require]]\nmax_drop = 0.5\n", encoding="utf-8")
     few = [*INPUT, "--method", "offsets", *FEW, "--test-data", "data/test.h5", "--requirements", "goals.toml", *HERE]
     before = contents(workspace)
@@ -85,12 +55,10 @@ def test_a_mixture(workspace: Path, command: Command) -> None:
 
 
 def told_of(row: dict[str, Any]) -> str:
-    """The line of a run in result.txt."""
     return f"{row['run']}: RR {row['search_rr']:.2f}%, BR {row['search_br']:.2f}%"
 
 
 def test_run_k_is_a_repair_of_optimize(workspace: Path, command: Command) -> None:
-    """With the seed and the setting of the run; each differs from the others."""
     done = command(*WORDS, *(*METHOD, "--seed", "3", "--sweep", "optimiser=DE,PSO"))
     assert done.code == 0, done.err
     rows = rows_of()
@@ -107,7 +75,6 @@ def test_run_k_is_a_repair_of_optimize(workspace: Path, command: Command) -> Non
 
 
 def test_stopped_and_resumed(workspace: Path, command: Command, luck: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What had ended is not repaired again, and the end is that of a command that nobody stopped."""
     words = [*WORDS, "--method", luck, "--sweep", "num_particles=4,5", "--num-runs", "1", "--verbose", "2"]
     before = contents(workspace)
     ran: list[str] = []
@@ -176,7 +143,6 @@ def test_runs_that_fail(workspace: Path, command: Command, luck: str) -> None:
 
 
 def test_validation_chooses(workspace: Path, command: Command, luck: str) -> None:
-    """A repair that breaks rows of validation is not taken: the model is copied unchanged, and no patch is left."""
     words = [*WORDS, "--method", luck, "--num-runs", "1"]
     patch = Path("out/repaired_model_0/patch.arrow")
     patch.parent.mkdir(parents=True)
@@ -244,7 +210,6 @@ def test_refused(words: list[str], says: tuple[str, ...], workspace: Path, refus
 
 @pytest.mark.slow
 def test_crossfit(workspace: Path, command: Command) -> None:
-    """Its own search is told and swept, and each run has a chance."""
     few = ["--recipes", "2:1:epochs=2", "--folds", "3", "--sweep", "optimiser=PSO,DE", *FEW]
     done = command(*WORDS, "--method", "CrossFit", "--val-data", "data/val.h5", *few)
     assert done.code == 0, done.err

@@ -106,7 +106,6 @@ def test_arachne_of_a_chunk(shuffled: Path, command: Command) -> None:
 
 @pytest.mark.parametrize("rows", ["440", "120"])
 def test_a_comparison(shuffled: Path, command: Command, rows: str) -> None:
-    """Of all rows, and of draws."""
     few = ["--methods", "Arachne,CrossFit,offsets,tail", "--draws", "2", "--recipes", "2:1:epochs=1"]
     for name in ("plain", "other"):
         words = [*MODEL, "--chunks", name, "--labels", "6", *HELD_OUT, *few, "--rows", rows, "--folds", "2", *HERE]

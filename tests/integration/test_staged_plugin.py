@@ -37,7 +37,6 @@ ALL = GRADIENTS | LINES | JUDGED
 
 
 def of_seeds(seeds: int, works: set[str] = ALL) -> set[str]:
-    """Those of the first seeds."""
     return {name for name in works if int(name[-1]) < seeds}
 
 
@@ -47,25 +46,14 @@ AMONG_LINES = "*line-*.npz", 4
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended.
-
-    Attributes:
-        code: of the exit.
-        err: what it said.
-        ran: names of the pieces of work that ran.
-        kept: of those whose results were kept and are there.
-        left: digests of the patch, the tables and the model, and the names of all files.
-    """
-
     code: int
     err: str
-    ran: list[str]
-    kept: set[str]
-    left: dict[str, str]
+    ran: list[str]  # names of the pieces of work
+    kept: set[str]  # of those whose results are there
+    left: dict[str, str]  # digests of the patch, the tables and the model, and the names of all files
 
 
 def run_here(words: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Run a command in this process; its exit code, and what it said."""
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(said), redirect_stdout(io.StringIO()):
         for name, value in environment.items():
@@ -134,7 +122,6 @@ def undisturbed(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 def test_killed_and_resumed(runner: Runner, undisturbed: dict[tuple[str, int], Ended], tmp_path: Path) -> None:
-    """Only what is missing runs; where the method yields other work under a name that was kept, nothing does."""
     root = tmp_path / "root"
     stopped = runner.run(root, "optimize", 0, at=AMONG_LINES)
     assert stopped.code == -signal.SIGKILL and read_facts(root / "run")["state"] == "running"
@@ -152,7 +139,6 @@ def test_killed_and_resumed(runner: Runner, undisturbed: dict[tuple[str, int], E
 def test_work_of_another_name_is_other_work(
     runner: Runner, undisturbed: dict[tuple[str, int], Ended], tmp_path: Path
 ) -> None:
-    """It runs, whatever else was kept."""
     root = tmp_path / "root"
     stopped = runner.run(root, "optimize", 0, at=AMONG_LINES)
     assert stopped.code == -signal.SIGKILL

@@ -85,7 +85,6 @@ def test_one_that_has_lost_its_lock_stops_and_leaves_all_to_its_successor(
 
 
 def steal(directory: Path) -> None:
-    """As a newcomer on another host does."""
     (directory / LOCK).unlink()
     (directory / LOCK).write_text(json.dumps(asdict(replace(this_process(), host="elsewhere"))))
 

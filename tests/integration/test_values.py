@@ -114,7 +114,6 @@ def test_rows_made_in_another_way_than_those_to_repair(workspace: Path, command:
 
 
 def test_what_train_knew_goes_with_a_repaired_model(workspace: Path, command: Command) -> None:
-    """Also where the rows to repair were made in another way, which is told."""
     model = load_model(Path("model.keras"))
     facts = {"fingerprint": model.fingerprint, "data": {"preprocess": "toolkit", "values": [0, 1]}}
     Path("training.json").write_text(json.dumps(facts))

@@ -40,7 +40,6 @@ SKIPPED = ("step1-chunk3-label4", "step2-chunk3-label4", "step4-chunk3-label4")
 
 
 def test_undisturbed_batches_repair(undisturbed: dict[str, Path]) -> None:
-    """The runs that the others are compared with have something to compare."""
     patches = set()
     for mode, directory in undisturbed.items():
         jobs = read_table(directory, "jobs").to_pylist()
@@ -76,14 +75,10 @@ def two_workers(cluster: Cluster) -> Iterator[Compute]:
 
 
 def check_modes(
-    compute: Compute,
-    chunks: Path,
-    undisturbed: dict[str, Path],
-    directory: Path,
-    where: str,
-    modes: Sequence[Mode] = MODES,
+    compute: Compute, chunks: Path, undisturbed: dict[str, Path], directory: Path, modes: Sequence[Mode] = MODES
 ) -> None:
     """The modes leave what they leave undisturbed in one process."""
+    where = "tiles" if compute.options.tiles else "worker"
     for mode in modes:
         assert run_recorded(small_batch(chunks, directory / mode, mode), compute) == 0
         assert differences(directory / mode, undisturbed[mode]) == []
@@ -92,11 +87,20 @@ def check_modes(
 
 def test_one_worker(cluster: Cluster, chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
     with Compute(ComputeOptions(num_workers=1), lambda line: None) as compute:
-        check_modes(compute, chunks, undisturbed, tmp_path, "worker")
+        check_modes(compute, chunks, undisturbed, tmp_path)
 
 
-def test_two_workers(two_workers: Compute, chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
-    check_modes(two_workers, chunks, undisturbed, tmp_path, "worker")
+@pytest.mark.parametrize("tiles", [False, True])
+def test_two_workers(
+    two_workers: Compute,
+    chunks: Path,
+    undisturbed: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiles: bool,
+) -> None:
+    monkeypatch.setattr(two_workers, "options", ComputeOptions(num_workers=2, tiles=tiles))
+    check_modes(two_workers, chunks, undisturbed, tmp_path)
 
 
 @pytest.mark.parametrize("visible", [True, False])
@@ -147,7 +151,7 @@ def test_tasks_that_travel_together(
     monkeypatch.setattr("cluster.workers.bundles.CALL_SECONDS", lasts)
     monkeypatch.setattr("cluster.workers.bundles.SERVED_SECONDS", 0.0)
     monkeypatch.setattr(two_workers, "run_tasks", run_tasks)
-    check_modes(two_workers, chunks, undisturbed, tmp_path, "worker", modes=["rounds"])
+    check_modes(two_workers, chunks, undisturbed, tmp_path, modes=["rounds"])
     assert sum(together) >= 2 * CHUNKS * len(LABELS) and max(together) == (3 if lasts else 1)
 
 
@@ -183,17 +187,6 @@ def test_interrupted_after_some_files(
     assert all(after[job] == ended for job, ended in before.items())
 
 
-def test_tiles_on_two_workers(
-    two_workers: Compute,
-    chunks: Path,
-    undisturbed: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(two_workers, "options", ComputeOptions(num_workers=2, tiles=True))
-    check_modes(two_workers, chunks, undisturbed, tmp_path, "tiles")
-
-
 @pytest.mark.slow
 def test_four_workers(
     cluster: Cluster,
@@ -205,7 +198,7 @@ def test_four_workers(
     """With tasks that come back after every iteration."""
     monkeypatch.setattr("cluster.compute.tasks.SEGMENT_SECONDS", 0.0)
     with Compute(ComputeOptions(num_workers=4), lambda line: None) as compute:
-        check_modes(compute, chunks, undisturbed, tmp_path, "worker", modes=["rounds"])
+        check_modes(compute, chunks, undisturbed, tmp_path, modes=["rounds"])
         # Fewer searches than workers: after a first segment it is decided anew where they go on.
         check_alone(compute, chunks, undisturbed["independent"], tmp_path / "few", WORTHS)
         assert any(line.startswith("2 long tasks: ") for line in compute.decisions), compute.decisions
@@ -232,14 +225,12 @@ def test_a_search_that_had_stopped_is_told_with_the_others(
 
 
 def merging(chunks: Path, directory: Path) -> Batch:
-    """One round of eight searches, whose patches are merged by search."""
     searches = weightings(replace(SETTINGS, num_iterations=8), WORTHS[1:])
     return small_batch(chunks, directory, "rounds", merge="search", max_rounds=1, weightings=searches)
 
 
 @pytest.fixture(scope="module")
 def merged_by_search(chunks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Such a batch undisturbed."""
     directory = tmp_path_factory.mktemp("search") / "run"
     with here() as compute:
         run_recorded(merging(chunks, directory), compute)
@@ -247,7 +238,6 @@ def merged_by_search(chunks: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_merged_by_search(chunks: Path, merged_by_search: Path, tmp_path: Path) -> None:
-    """Other values than of any search, the same after an interruption; a run that merges otherwise does not go on."""
     rows = read_table(merged_by_search, "patches").to_pylist()
     values: dict[bool, set[Any]] = {True: set(), False: set()}
     for row in rows:
@@ -298,7 +288,6 @@ def check_alone(
 
 
 def rows_of(directory: Path, table: str, job: str) -> list[dict[str, Any]]:
-    """Rows of a search, without time and place, and without what the batch made of it."""
     rows = comparable(read_table(directory, table)).to_pylist()
     return [{key: row[key] for key in row if key != "chosen"} for row in rows if row["job"] == job]
 
@@ -371,34 +360,27 @@ def test_one_compute_for_two_batches(chunks: Path, tmp_path: Path) -> None:
     assert differences(tmp_path / "second", tmp_path / "alone") == []
 
 
-def test_damaged_rows(chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
-    with here() as compute:
-        check_damaged_rows(compute, chunks, undisturbed["independent"], tmp_path)
-
-
-@pytest.mark.parametrize("tiles", [False, True])
-def test_damaged_rows_in_a_file_that_workers_do_not_see(
-    two_workers: Compute,
+@pytest.mark.parametrize("where", ["here", "workers", "tiles"])
+def test_damaged_rows(
+    request: pytest.FixtureRequest,
     chunks: Path,
     undisturbed: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    tiles: bool,
+    where: str,
 ) -> None:
-    monkeypatch.setattr(two_workers, "options", ComputeOptions(num_workers=2, tiles=tiles))
-    check_damaged_rows(two_workers, chunks, undisturbed["independent"], tmp_path)
-
-
-def check_damaged_rows(compute: Compute, chunks: Path, among: Path, tmp_path: Path) -> None:
     """A chunk with a pixel that is no number fails and is named; the others end as they do without it."""
-    whole = small_batch(chunks, tmp_path / "run")
+    whole, among = small_batch(chunks, tmp_path / "run"), undisturbed["independent"]
     damaged = tmp_path / "damaged" / "repair.h5"
     damaged.parent.mkdir()
     with h5py.File(chunks / "chunks" / "0" / "repair.h5") as source, h5py.File(damaged, "w") as file:
         pixels = source["images"][...]
         pixels[200, 3, 3, 0] = np.nan
         file["images"], file["labels"] = pixels, source["labels"][...]
-    with damaged.open("rb") as opened:
+    with here() as alone, damaged.open("rb") as opened:
+        compute = alone if where == "here" else request.getfixturevalue("two_workers")
+        if where == "tiles":
+            monkeypatch.setattr(compute, "options", ComputeOptions(num_workers=2, tiles=True))
         # A path that means this process's open file here, and nothing or something else in a worker.
         images = replace(open_image_set(damaged), path=Path(f"/proc/self/fd/{opened.fileno()}"))
         bad = ChunkFile("bad", damaged.parent, images)

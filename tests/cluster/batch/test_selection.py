@@ -49,13 +49,10 @@ REQUIREMENTS = (at_least(0, 0.75), at_least(1, 0.75), NO_DROP)
 
 @dataclass(frozen=True, eq=False)
 class Ranker:
-    """A judge with what it asks for predictions."""
-
     judge: Judge
     layer: Any
 
     def measure(self, outcomes: Iterable[EndedSearch]) -> Iterator[tuple[Candidate, Comparison]]:
-        """All candidates, search by search, with their own comparisons."""
         for place, found in enumerate(outcomes):
             candidates, changes = self.judge.judged(self.layer, found.job, place, found.index, found.values)
             compared = [self.judge.comparisons(self.layer, one.index, one.values[None])[0] for one in candidates]
@@ -75,8 +72,6 @@ class Ranker:
 
 @dataclass(frozen=True, eq=False)
 class Court:
-    """A model of one layer, and rows to judge its patches by."""
-
     target: Target
     runner: ModelRunner
     images: np.ndarray
@@ -88,7 +83,6 @@ class Court:
         return Ranker(Judge(kernel, rows, self.held_out.before, logits, tuple(requirements)), layer)
 
     def comparison(self, kernel: np.ndarray) -> Comparison:
-        """The model with this kernel, by its own forward pass."""
         variable = self.target.layer.kernel
         old = np.array(variable)
         variable.assign(kernel)
@@ -156,7 +150,6 @@ def test_scores_by_hand(court: Court) -> None:
 
 
 def test_patches_that_leave_a_row_no_class_are_no_candidates(court: Court) -> None:
-    """Neither by themselves nor merged, however many rows they repair."""
     ranker = court.ranker()
     endless = outcome("c", [(1, 1), (3, 2)], [np.inf, 0], [5, 0])
     found = best_first(ranker, A, endless)
@@ -241,7 +234,6 @@ def test_equal_candidates_keep_their_order(court: Court) -> None:
 
 
 def test_many_patches_of_a_search_are_judged_in_order(court: Court) -> None:
-    """More than are predicted at once."""
     random = np.random.default_rng(0)
     many = ended("many", np.array([(0, 0), (1, 1), (2, 0)]), random.normal(1, 2, (150, 3)).astype(np.float32))
     ranker = court.ranker()
@@ -317,7 +309,6 @@ def test_a_merge_by_search_takes_a_part_of_a_patch(optimiser: str, court: Court)
 
 
 def test_a_merge_by_search_may_leave_everything_as_it_is(court: Court) -> None:
-    """Nothing is changed for nothing, and no search is chosen."""
     found = court.ranker().searched(
         best_first(court.ranker(), outcome("worse", [(2, 1)], [5]), outcome("no", [(3, 0)], [9]))
     )

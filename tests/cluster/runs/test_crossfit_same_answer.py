@@ -43,8 +43,6 @@ TABLES = ("swarm", "labels", "jobs", "patches", *sorted(OF_METHODS))
 
 @dataclass(frozen=True)
 class Ended:
-    """What a repair left."""
-
     facts: dict[str, Any]
     tables: dict[str, list[dict[str, Any]]]
     model: bytes
@@ -91,7 +89,6 @@ def options(workers: int, **more: Any) -> ComputeOptions:
 
 @pytest.fixture(scope="module")
 def here(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """The undisturbed repair in this process that every other one must equal."""
     return run(case, tmp_path_factory.mktemp("here"), Compute(options(0), lambda line: None))
 
 
@@ -134,7 +131,6 @@ def test_a_killed_worker(cluster: Cluster, case: Case, here: Ended, tmp_path: Pa
 
 
 def test_any_layer(cluster: Cluster, case: Case, tmp_path: Path) -> None:
-    """The model travels, whose tail tunes and judges; on one worker as on two, whole and in tiles."""
     one, two, tiles = (
         run(case, tmp_path / name, Compute(where, lambda line: None), DEEP)
         for name, where in (("one", options(1)), ("two", options(2)), ("tiles", options(2, tiles=True)))

@@ -29,7 +29,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 
 def write(path: Path, value: float) -> ImageSet:
-    """Rows of which some hold a value."""
     images = np.zeros((ROWS, 2, 2, 1), np.float32)
     images[list(BAD)] = value
     with write_image_set(path, rows=ROWS, image_shape=(2, 2, 1), classes=3) as writer:
@@ -38,7 +37,6 @@ def write(path: Path, value: float) -> ImageSet:
 
 
 def test_the_first_bad_row(cluster: Cluster, model: LoadedModel, tmp_path: Path) -> None:
-    """The model's outputs for it are not numbers, or its pixels are not."""
     sets = {
         "row 3100 outputs that are NaN or infinite": write(tmp_path / "large.h5", 3e38),
         "row 3100 has pixels that are NaN": write(tmp_path / "nan.h5", np.nan),

@@ -88,7 +88,6 @@ def tables(directory: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def checkpoints(chunks: Path) -> None:
-    """Beside the chunks."""
     (chunks / "checkpoints").mkdir(exist_ok=True)
     write_checkpoints(chunks / "checkpoints")
 
@@ -101,7 +100,6 @@ def methods(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def alone(chunks: Path, methods: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The undisturbed comparison in this process that every other one must equal."""
     directory = tmp_path_factory.mktemp("alone") / "run"
     with here() as compute:
         run_comparison(comparison(chunks, directory, methods), compute)
@@ -136,7 +134,6 @@ def test_any_number_of_workers(
 
 
 def stopped(work: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A comparison that is interrupted after three repairs."""
     results, count = Works.results, iter(range(4))
 
     def some(executor: Works) -> Any:

@@ -16,7 +16,6 @@ NAMES = st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=40)
 
 @given(NAMES, st.integers(1, 9))
 def test_every_name_is_of_one_part_and_parts_are_alike(names: list[str], of: int) -> None:
-    """Whatever order the names come in."""
     parts = [Part(number, of).mine(names) for number in range(1, of + 1)]
     assert sorted(name for part in parts for name in part) == sorted(set(names))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -24,7 +23,6 @@ def test_every_name_is_of_one_part_and_parts_are_alike(names: list[str], of: int
 
 
 def test_they_are_dealt_in_the_order_of_their_digests() -> None:
-    """Other machines and later versions must agree on it."""
     names = [str(number) for number in range(7)]
     order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     assert order == ["4", "3", "0", "1", "2", "6", "5"]
@@ -34,7 +32,6 @@ def test_they_are_dealt_in_the_order_of_their_digests() -> None:
 
 
 def test_a_name_of_odd_bytes() -> None:
-    """A folder may be called anything."""
     assert Part(1, 1).mine(["\udcff", "é"]) == {"\udcff", "é"}
 
 

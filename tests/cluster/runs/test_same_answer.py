@@ -1,4 +1,7 @@
-"""The same seed gives the same bits, wherever and among whatever else it runs, and when workers die."""
+"""The same seed gives the same bits, wherever and among whatever else it runs, and when workers die.
+
+Of the last layer of a model, and of a convolution, whose candidates go through the tail of the model.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,68 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from cluster.compute.compute import Compute, ComputeOptions
-from cluster.records.store import RunRecords, comparable, read_table
+from cluster.records.store import RunRecords, comparable, read_facts, read_table
 from cluster.runs.optimize import repair
-from engine.data.image_set import open_image_set
+from engine.data.image_set import open_image_set, read_images
+from engine.data.outcomes import write_targets
+from engine.data.writer import write_image_set
 from engine.fitness.priorities import Priorities
+from engine.fitness.tiling import Tiling
 from engine.metrics.requirements import Requirement, default_promises
 from engine.models.load import load_model
 from engine.search.optimisers import OPTIMISERS
+from engine.search.swarm import SwarmSettings
 from engine.targets.last_dense import find_target
+from engine.targets.resolve import resolve_target
 from tests.cluster.conftest import SETTINGS, Case, Finished, assert_same, run_repairs
 from tests.support.batches import dying, here
+
+DEEP_ROWS = 300
+
+
+@pytest.fixture(scope="module")
+def deep(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Weights of the second convolution; an iteration has twelve tiles, three of the rows by four of the particles."""
+    data = tmp_path_factory.mktemp("deep")
+    whole = open_image_set(case.data / "repair.h5")
+    with write_image_set(data / "repair.h5", rows=DEEP_ROWS, image_shape=(32, 32, 3), classes=10) as writer:
+        writer.append(read_images(whole, 0, DEEP_ROWS), np.eye(10, dtype=np.uint8)[whole.labels[:DEEP_ROWS]])
+    model = case.model
+    target = resolve_target(model.model, model.loss, model.classes, model.path, ["conv2d_1/*"])
+    assert target.tail is not None
+    with here() as compute:
+        repair_set = open_image_set(data / "repair.h5")
+        write_targets(repair_set, compute.predict(compute.handle(model, target), repair_set), data)
+    rows = np.sort(np.random.default_rng(5).choice(len(target.kernel), 12, replace=False))
+    target.write_localised(
+        data / "negative" / "6", np.stack([rows, np.zeros_like(rows)], axis=1), target.kernel[rows, 0]
+    )
+    swarm, tiling = SwarmSettings(num_particles=8), Tiling(particles=2, rows=100)
+    return Case(model, target, data, replace(SETTINGS, swarm=swarm, num_iterations=4, tiling=tiling))
+
+
+@pytest.fixture(scope="module")
+def deep_alone(deep: Case, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    directory = tmp_path_factory.mktemp("deep-alone")
+    found = run_repairs(deep.repairs(directory / "out"), directory / "run", here())
+    (tiles,) = read_facts(directory / "run")["tiles"]
+    assert (tiles["particles"], tiles["rows"], tiles["tiles"], tiles["route"]) == (2, 100, 12, "touched units")
+    return found
+
+
+@pytest.fixture
+def searched(kind: str, request: pytest.FixtureRequest) -> tuple[Case, Finished]:
+    """A case, and its undisturbed run in this process."""
+    names = {"last": ("case", "alone"), "deep": ("deep", "deep_alone")}[kind]
+    found, undisturbed = map(request.getfixturevalue, names)
+    return found, undisturbed
+
+
+def test_undisturbed_run_of_a_convolution(deep_alone: Finished) -> None:
+    (report,) = deep_alone.reports
+    assert set(report.patch.weight) <= {"conv2d_1/kernel", "conv2d_1/bias"}
+    assert not np.array_equal(report.patch.new, report.patch.old)
+    assert all(row["fitness"] > row["start_fitness"] for row in deep_alone.tables["jobs"])
 
 
 def test_undisturbed_run_repairs(alone: Finished) -> None:
@@ -35,17 +90,20 @@ def test_undisturbed_run_repairs(alone: Finished) -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "tiles", "spread"),
+    ("kind", "workers", "tiles", "spread"),
     [
-        (1, False, True),
-        (2, True, True),
-        pytest.param(4, False, False, marks=pytest.mark.slow),
-        pytest.param(1, True, False, marks=pytest.mark.slow),
+        ("last", 1, False, True),
+        ("last", 2, True, True),
+        pytest.param("last", 4, False, False, marks=pytest.mark.slow),
+        pytest.param("last", 1, True, False, marks=pytest.mark.slow),
+        ("deep", 2, False, False),
+        pytest.param("deep", 3, True, True, marks=pytest.mark.slow),
     ],
 )
 def test_any_number_of_workers(
-    cluster: Cluster, case: Case, alone: Finished, tmp_path: Path, workers: int, tiles: bool, spread: bool
+    cluster: Cluster, searched: tuple[Case, Finished], tmp_path: Path, workers: int, tiles: bool, spread: bool
 ) -> None:
+    case, alone = searched
     options = ComputeOptions(num_workers=workers, tiles=tiles, spread_rows=spread)
     there = run_repairs(case.repairs(tmp_path / "out"), tmp_path / "run", Compute(options, lambda line: None))
     assert_same(there, alone)
@@ -72,20 +130,21 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "objective"),
+    ("kind", "name", "objective"),
     [
-        *((name, "loss") for name in OPTIMISERS if name != "PSO"),
-        ("PSO", "requirements"),
-        ("DE", "requirements"),
-        ("PSO", "priorities"),
+        *(("last", name, "loss") for name in OPTIMISERS if name != "PSO"),
+        ("last", "PSO", "requirements"),
+        ("last", "DE", "requirements"),
+        ("last", "PSO", "priorities"),
+        *(("deep", "PSO", objective) for objective in OBJECTIVES),
     ],
 )
 def test_other_optimisers_and_objectives_on_workers(
-    cluster: Cluster, case: Case, tmp_path: Path, name: str, objective: str
+    cluster: Cluster, searched: tuple[Case, Finished], tmp_path: Path, name: str, objective: str
 ) -> None:
-    """In this process and on two workers, in tiles too, the same tables, patches and models."""
-    swarm = OPTIMISERS[name].settings(num_particles=SETTINGS.swarm.num_particles)
-    settings = replace(SETTINGS, swarm=swarm, **OBJECTIVES[objective])
+    case, _ = searched
+    swarm = OPTIMISERS[name].settings(num_particles=case.settings.swarm.num_particles)
+    settings = replace(case.settings, swarm=swarm, **OBJECTIVES[objective])
     runs = []
     for workers, tiles in ((0, False), (2, False), (2, True)):
         root = tmp_path / f"{workers}-{tiles}"
@@ -97,7 +156,7 @@ def test_other_optimisers_and_objectives_on_workers(
 
 
 def test_a_job_alone_and_among_others(case: Case, alone: Finished, tmp_path: Path) -> None:
-    compute = Compute(ComputeOptions(num_workers=0), lambda line: None)
+    compute = here()
     together = run_repairs(case.repairs(tmp_path / "out", labels=(4, 6), seeds=3), tmp_path / "run", compute)
     ignored = ("chosen",)
     for row in alone.tables["jobs"]:
@@ -130,8 +189,18 @@ FIRST, MIDDLE, LAST = 1, TILES * 3, TILES * SETTINGS.num_iterations
 """Tiles of the first of the two searches, which are counted over all iterations."""
 
 
-@pytest.mark.parametrize("at", [*(pytest.param(at, marks=pytest.mark.slow) for at in (FIRST, MIDDLE)), LAST])
-def test_worker_killed_in_a_tile(cluster: Cluster, case: Case, alone: Finished, tmp_path: Path, at: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "at"),
+    [
+        ("last", LAST),
+        *(
+            pytest.param(*killed, marks=pytest.mark.slow)
+            for killed in (("last", FIRST), ("last", MIDDLE), ("deep", 28))
+        ),
+    ],
+)
+def test_worker_killed_in_a_tile(cluster: Cluster, searched: tuple[Case, Finished], tmp_path: Path, at: int) -> None:
+    case, alone = searched
     options = ComputeOptions(num_workers=2, tiles=True)
     compute = Compute(options, lambda line: None, dying(at, tmp_path / "calls", "start_tile"))
     disturbed = run_repairs(case.repairs(tmp_path / "out"), tmp_path / "run", compute)
@@ -159,13 +228,12 @@ def test_a_file_that_workers_do_not_see(cluster: Cluster, case: Case) -> None:
         with Compute(ComputeOptions(num_workers=1, spread_rows=True), lambda line: None) as compute:
             sent = compute.predict(compute.handle(case.model), hidden)
             assert compute.decisions == [f"predict {images.rows} rows: on 1 workers (asked for)"]
-    with Compute(ComputeOptions(num_workers=0), lambda line: None) as compute:
+    with here() as compute:
         np.testing.assert_array_equal(sent, compute.predict(compute.handle(case.model), images))
 
 
 @pytest.mark.slow
 def test_lost_node(cluster: Cluster, case: Case, alone: Finished, tmp_path: Path) -> None:
-    """Workers on every node; one node goes away while the search runs."""
     extra = cluster.add_node(num_cpus=2)
     options = ComputeOptions(num_workers=8, tiles=False, spread_rows=True)
     gone = []
