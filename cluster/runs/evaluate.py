@@ -45,14 +45,13 @@ from cluster.runs.optimize import OnIterations
 from cluster.runs.outcomes import PATCH
 from cluster.runs.output import measuring
 from cluster.runs.repair import check_sets
-from cluster.runs.reports import Measured, label_rows
+from cluster.runs.reports import Measured, compared, label_rows
 from engine.core.errors import WorkError
 from engine.core.files import remove, remove_leftovers, replace_file
 from engine.core.lock import locked
 from engine.core.progress import Progress, Tick, ignore, unseen
 from engine.core.types import Int64
 from engine.localize.weights_file import ARROW, CSV, FRONT
-from engine.metrics.accuracy import compare
 from engine.metrics.repair_rates import Rates, held_out_rates, result_text, search_rates
 from engine.models.known_data import REPAIR_FACTS
 from engine.models.load import check_fits, load_model
@@ -198,16 +197,8 @@ def _measured(
 
 
 def _rated(work: Evaluation, source: Source, after: Mapping[str, Int64]) -> tuple[list[Measured], dict[str, Rates]]:
-    measured = {
-        split: Measured(
-            split,
-            compare(images.labels, source.before[split], after[split], images.classes),
-            images,
-            source.before[split],
-            after[split],
-        )
-        for split, images in work.sets.items()
-    }
+    before = source.before
+    measured = {split: compared(split, images, before[split], after[split]) for split, images in work.sets.items()}
     nothing = np.empty(0, np.int64)
     positives = nothing if work.positives is None else work.positives.labels
     search = search_rates(work.negatives.labels, after["negative"], positives, after.get("positive", nothing))

@@ -226,7 +226,7 @@ def _case(run: _Work, chunk: Chunk) -> _ChunkSearch:
     """Extract the features of a chunk and of the rows that choose for it, and set up one search per seed."""
     settings, target, held_out = run.repairs.settings, run.repairs.target, run.repairs.validation
     features, weights = target.search_weights(target.kernel, chunk.index)
-    count = sum(images.rows for images in (chunk.negatives, chunk.positives, held_out) if images is not None)
+    count = sum(images.rows for images in (*chunk.sets.values(), held_out) if images is not None)
     seeds, name = len(run.repairs.seeds), chunk.paths.negatives.name
     plan = planned(run.handle, run.compute, weights, count, settings, searches=seeds, name=name)
     rows = search_rows(chunk, features, run.handle, run.compute, run.on_rows)

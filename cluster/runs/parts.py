@@ -95,11 +95,7 @@ class Parts:
         Raises:
             InputError: the whole run is another one: data, a model, the hardware or a setting have changed.
         """
-        if found := first_difference(dict(self.identity), whole["identity"]):
-            raise InputError(
-                f"{self.directories[0]} was begun with {found.name} {found.before} and this command has {found.now}, "
-                "expected the same to merge"
-            )
+        _check_same(self.directories[0], dict(self.identity), whole["identity"])
         return {**whole, "parts": [str(directory.absolute()) for directory in self.directories]}
 
     def join(self, records: RunRecords) -> None:
@@ -144,16 +140,20 @@ def read_parts(directories: Sequence[Path]) -> Parts:
                 f"{first} is one of {parts[first].of} parts and {other} one of {parts[other].of}, expected parts of "
                 "one run"
             )
-    if difference := first_difference({"versions": whole.get("versions")}, {"versions": versions(DECIDING)}):
-        raise InputError(
-            f"{first} was begun with {difference.name} {difference.before} and this command has {difference.now}, "
-            "expected the same to merge"
-        )
+    _check_same(first, {"versions": whole.get("versions")}, {"versions": versions(DECIDING)})
     _check_all(directories, parts)
     for directory, facts in found.items():
         _check_ended(directory, parts[directory], facts)
     ordered = tuple(sorted(parts, key=lambda directory: parts[directory].number))
     return Parts(ordered, whole, parts[ordered[0]].command, parts[ordered[0]].options)
+
+
+def _check_same(directory: Path, before: Any, now: Any) -> None:
+    if found := first_difference(before, now):
+        raise InputError(
+            f"{directory} was begun with {found.name} {found.before} and this command has {found.now}, expected the "
+            "same to merge"
+        )
 
 
 def _part(directory: Path, facts: Mapping[str, Any]) -> Part:

@@ -63,6 +63,10 @@ class ChunkReport:
     note: str | None  # why there was nothing to search, or what validation warns of, or None
 
 
+def compared(split: str, images: ImageSet, before: Int64, after: Int64) -> Measured:
+    return Measured(split, compare(images.labels, before, after, images.classes), images, before, after)
+
+
 def measure(
     compute: Compute,
     model: LoadedModel,
@@ -75,7 +79,7 @@ def measure(
     found = []
     for split, (images, before) in sets.items():
         after = compute.predict(reloaded, images, on_rows(split, images.rows))
-        found.append(Measured(split, compare(images.labels, before, after, images.classes), images, before, after))
+        found.append(compared(split, images, before, after))
     return tuple(found)
 
 
