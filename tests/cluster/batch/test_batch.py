@@ -51,20 +51,10 @@ def test_undisturbed_batches_repair(undisturbed: dict[str, Path]) -> None:
         saved = [row for row in read_table(directory, "patches").to_pylist() if row["job"] == "batch"]
         assert saved and all(row["old"] != row["new"] for row in saved)
         patches.add((directory / "patch.arrow").read_bytes())
+        assert all(read_table(directory, name).num_rows for name in SCHEMAS.keys() - {"verdicts", *OF_METHODS})
         facts = read_facts(directory)
         assert (facts["state"], facts["exit_code"]) == ("done", 0)
     assert len(patches) == len(MODES)
-
-
-def test_equal_runs_are_equal(chunks: Path, undisturbed: dict[str, Path], tmp_path: Path) -> None:
-    """`comparable` tables of equal runs are equal by Arrow's own comparison, for which NaN equals nothing."""
-    with here() as compute:
-        run_recorded(small_batch(chunks, tmp_path / "again"), compute)
-    for name in SCHEMAS:
-        mine = comparable(read_table(tmp_path / "again", name))
-        theirs = comparable(read_table(undisturbed["independent"], name))
-        assert mine.num_rows > 0 or name in {"verdicts", *OF_METHODS}
-        assert mine.equals(theirs), name
 
 
 @pytest.fixture(scope="module")
