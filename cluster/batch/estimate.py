@@ -18,8 +18,8 @@ import numpy as np
 from cluster.batch.spec import Batch, ChunkFile, tasks_of
 from cluster.compute.compute import Compute
 from cluster.compute.placement import searches_of
+from cluster.runs.ledger import blocks
 from cluster.runs.repair import MethodRepair, memory_plan
-from cluster.runs.tasks import blocks
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import Base
 from engine.core.errors import InputError, is_interruption
@@ -307,7 +307,8 @@ def _measure_mixtures(repair: MethodRepair, handle: ModelHandle, workers: int, m
     measured["passes"] = passed * seconds / max(1, workers)
     taken = np.arange(min(MEASURED_ROWS, rows)) % len(inputs)
     small = _fit(repair, inputs[taken], images.labels[taken])
-    changes, tunings = _tunings(small, _fit(repair, _no_values(rows, inputs), np.zeros(rows, np.int64)), workers)
+    nothing = np.broadcast_to(np.zeros(1, np.float32), (rows, inputs.shape[1]))  # takes no memory
+    changes, tunings = _tunings(small, _fit(repair, nothing, np.zeros(rows, np.int64)), workers)
     measured["tunings"] = tunings
     measured["search"] = _search_seconds(small, changes, rows, len(repair.seeds), workers)
 
@@ -360,8 +361,3 @@ def _fit(repair: MethodRepair, inputs: Float32, labels: Int64) -> CrossFit:
     present = tuple(np.unique(labels).tolist())
     rows = FoldRows(inputs, labels, fold, "calibration")
     return CrossFit(repair.chain, rows, logits, before, present, repair.requirements, repair.settings.crossfit, 0)
-
-
-def _no_values(rows: int, like: Float32) -> Float32:
-    """Features (rows, D) that take no memory."""
-    return np.broadcast_to(np.zeros(1, np.float32), (rows, like.shape[1]))

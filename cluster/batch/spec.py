@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
+from cluster.runs.ledger import divided, parts_of_groups
 from cluster.runs.parts import Part
 from cluster.runs.shared_rows import held_out_sets, refuse_one_file
-from cluster.runs.tasks import divided, parts_of_groups
 from cluster.workers.passes import ship_rows
 from cluster.workers.task import ChunkLabel, RepairTask, SearchJob
 from engine.core.errors import InputError

@@ -17,7 +17,7 @@ from cluster.runs.chunk import Chunk, ChunkPaths, chunk_of, search_rows
 from cluster.runs.ledger import Ledger
 from cluster.runs.localize import checkpoint_facts, localisation_sums
 from cluster.runs.optimize import OnIterations, chunk_jobs, patch_of, planned, ready_chunk, search
-from cluster.runs.outcomes import FAILED, changed_of, ended_repairs, job_row, run_cells, save_values
+from cluster.runs.outcomes import changed_of, ended_repairs, job_row, run_cells, save_values
 from cluster.runs.output import save_repaired
 from cluster.runs.repair import MethodRepair
 from cluster.runs.repair_rows import read_rows, subject_of
@@ -39,6 +39,7 @@ from engine.methods.base import MethodSettings, lacking
 from engine.methods.given import search_of
 from engine.methods.outcome import Cell
 from engine.methods.registry import method_of
+from engine.metrics.against import FAILED
 from engine.metrics.repair_rates import Given, Rates
 from engine.models.load import LoadedModel
 from engine.passes.classes import predicted_classes

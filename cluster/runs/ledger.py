@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,6 @@ from cluster.records.batches import TableRows, unpacked, with_columns
 from cluster.records.checkpoint import Begun, pack, unpack
 from cluster.records.schema import JobRow
 from cluster.records.store import RunRecords, jobs_of_part, read_part, read_table
-from cluster.runs.tasks import blocks
 from cluster.workers.harvest import EndedSearch, Segment, TaskEvent, job_columns
 from cluster.workers.judge import Judge
 from cluster.workers.model import ModelHandle
@@ -27,13 +27,55 @@ from cluster.workers.task import Base, RepairTask, SearchJob
 from engine.core.types import Float32, Int64
 from engine.patches.patch import Patch
 
+TASK_SEARCHES = 64
+"""Searches of one task at most: a task comes back whole after every segment."""
+
+BLOCK_SEARCHES = 65_536
+"""Searches of the tasks that are handed out at once: of a longer plan the rest waits."""
+
+
+def parts_of_groups(groups: int, workers: int) -> int:
+    """Into how many tasks the searches on the same rows and weights are divided: in all, two tasks for each worker.
+
+    Searches of one task share calls, so where there are tasks enough they stay together.
+    """
+    return max(1, -(-2 * workers // max(1, groups)))
+
+
+def divided(
+    group: str, jobs: Iterable[SearchJob], count: int, parts: int, has: Callable[[str], bool] = lambda job: False
+) -> Iterator[tuple[str, tuple[SearchJob, ...]]]:
+    """Names and searches of `parts` tasks, more where one would be longer than `TASK_SEARCHES`.
+
+    `group` names `count` searches on the same rows and weights; those that have ended, as `has` knows, are left out.
+    """
+    size = max(1, min(TASK_SEARCHES, -(-count // parts)))
+    left = ((number, job) for number, job in enumerate(jobs) if not has(job.name))
+    while members := list(itertools.islice(left, size)):
+        yield f"{group}+{members[0][0]}", tuple(job for _, job in members)
+
+
+def blocks(tasks: Iterable[RepairTask]) -> Iterator[list[RepairTask]]:
+    """Tasks in lists of at most `BLOCK_SEARCHES` searches; a task of more is a list of its own."""
+    block: list[RepairTask] = []
+    held = 0
+    for task in tasks:
+        if block and held + len(task.searches) > BLOCK_SEARCHES:
+            yield block
+            block, held = [], 0
+        block.append(task)
+        held += len(task.searches)
+    if block:
+        yield block
+
+
 PROGRESS_SECONDS = 0.5
 """`progress.json` is written at most this often, and so is what has ended, with the answer that comes after that."""
 
 OnJobs = Callable[[Mapping[str, Any]], None]
 
 _TOGETHER = "ended"
-"""Begins the names of parts in which many tasks are; no task has such a name, see `cluster.runs.tasks.divided`."""
+"""Begins the names of parts in which many tasks are; no task has such a name, see `cluster.runs.ledger.divided`."""
 
 
 def run_searches(

@@ -21,13 +21,12 @@ from cluster.records.batches import PatchPlaces
 from cluster.records.store import RunRecords
 from cluster.runs.chunk import Chunk, ChunkPaths, held_out_rows, open_chunk, search_rows
 from cluster.runs.identity import fingerprints, run_facts
-from cluster.runs.ledger import Ledger, OnJobs, run_searches
+from cluster.runs.ledger import Ledger, OnJobs, divided, parts_of_groups, run_searches
 from cluster.runs.localize import target_of_handle
 from cluster.runs.output import check_output, measuring, save_repaired, tell_label_file
 from cluster.runs.recording import recording
 from cluster.runs.reports import ChunkReport, Measured, label_rows, measure
 from cluster.runs.shared_rows import held_out_sets, predict_held_out
-from cluster.runs.tasks import divided, parts_of_groups
 from cluster.workers.harvest import EndedSearch, TaskEvent
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import ReadyCase, RepairTask, SearchJob
@@ -164,7 +163,7 @@ def search(
     ledger: Ledger,
     on_iterations: OnIterations | None,
 ) -> None:
-    """Run the searches of cases that have not ended to their end, and take them down; see `cluster.runs.tasks`."""
+    """Run the searches of cases that have not ended to their end, and take them down; see `cluster.runs.ledger`."""
     parts = parts_of_groups(len(cases), compute.workers)
     tasks = (
         RepairTask(name, 1, ready.folder, ready.case.label, searches, handle.key, ready, 1)

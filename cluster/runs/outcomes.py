@@ -28,8 +28,8 @@ from engine.data.image_set import ImageSet
 from engine.localize.weights_file import ARROW, CSV
 from engine.methods.base import Subject
 from engine.methods.outcome import CHOSEN, Cell, MethodOutcome, Reading, cell_work
-from engine.metrics import against
 from engine.metrics.accuracy import compare
+from engine.metrics.against import FAILED
 from engine.metrics.requirements import check_requirements
 from engine.models.known_data import REPAIR_FACTS
 from engine.models.load import LoadedModel
@@ -40,9 +40,6 @@ PATCH = "patch.arrow"
 
 OUTPUTS = ("repair", REPAIR_FACTS, PATCH, CSV, ARROW, NOT_MET_FILE)
 """What a run leaves in its directory beside the records, where that is the output too."""
-
-FAILED = against.FAILED
-"""Reading of a repair that could not run."""
 
 
 class Stages:

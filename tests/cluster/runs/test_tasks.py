@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 
 from cluster.batch.run import run_recorded
-from cluster.runs import tasks
-from cluster.runs.tasks import blocks, divided, parts_of_groups
+from cluster.runs import ledger as tasks
+from cluster.runs.ledger import blocks, divided, parts_of_groups
 from cluster.workers.task import RepairTask, SearchJob
 from engine.search.loop import SearchSettings
 from tests.support.batches import differences, here, small_batch
