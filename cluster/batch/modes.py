@@ -4,10 +4,7 @@
 - `independent`: every chunk repairs the base model; what is returned is the best single patch.
 - `rounds`: every chunk repairs the best model so far; patches are merged, and the next round starts from there.
 
-Patches are merged greedily, or by a search of how much of each is taken; see `cluster.batch.selection`.
-
-Every decision is a pure function of what the searches found, which is the same wherever they ran: an interrupted run
-that goes on decides again and comes to the same end.
+Decisions follow from what searches found, wherever they ran: so an interrupted run comes to the same end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Repairs by several methods from several draws of rows, judged alike on rows that chose nothing.
 
-Every repair is a pure function of its method, draw and seed, and has a row of its own in the table `outcomes`: a run
-that was interrupted goes on with those that are missing. A method that fails is a row that says why.
+A method that fails is a row of the table `outcomes` that says why.
 """
 
 from __future__ import annotations

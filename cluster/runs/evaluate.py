@@ -1,8 +1,6 @@
 """Many repairs of one model with different seeds, under one or several settings: models, rates, tables and records.
 
-Everything is made in a hidden folder of the output folder, with records of the run, and moves to its places at the end:
-a command that fails or is interrupted leaves what was there as it was, and the hidden folder to go on from. A run that
-fails says why beside the others.
+A command that fails or is interrupted leaves what was there as it was, see `cluster.runs.evaluate_staging`.
 """
 
 from __future__ import annotations

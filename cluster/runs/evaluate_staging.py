@@ -1,7 +1,6 @@
 """Where an evaluation is made: in a hidden folder of its output, whose pieces move to their places at the end.
 
-The hidden folder is the run directory until then; what comes out is made in its folder `FILES`. When all pieces are in
-their places, the records alone are left of it, and it gets its own place.
+It is the run directory until then, with the pieces in `FILES`; then the records alone are left of it.
 """
 
 from __future__ import annotations

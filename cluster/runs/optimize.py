@@ -1,7 +1,6 @@
 """Repairs of one or several chunks: search, choose, save, reload, measure, record.
 
-Every decision is a function of what the searches found, which is in the records: a run that was interrupted goes on
-from there and comes to the same end.
+Decisions follow from what searches found, which is in the records: an interrupted run comes to the same end.
 """
 
 from __future__ import annotations

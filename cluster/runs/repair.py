@@ -1,7 +1,4 @@
-"""A repair by a method of the registry: rows to plans, plans to values, values to a saved model that is measured.
-
-What has ended is in the run directory: a run that was interrupted goes on from there, and comes to the same end.
-"""
+"""A repair by a method of the registry: rows to plans, plans to values, values to a saved model that is measured."""
 
 from __future__ import annotations
 
