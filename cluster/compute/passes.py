@@ -32,13 +32,8 @@ def pass_on_workers(
     results: list[Any],
     known: Float32 | None = None,
 ) -> None:
-    """Run the blocks of a pass, see `cluster.workers.passes.block_pass`, that have no result yet.
-
-    Args:
-        pool, model, images, what, features, tick: as of `Compute`.
-        blocks: first row of each, and the row behind its last.
-        results: of the blocks; None becomes a `Block`, or what was wrong with a row of it.
-        known: rows (n, D + C) in place of those of the file.
+    """Run the blocks of a pass, see `cluster.workers.passes.block_pass`, whose result is None, and fill in a `Block` or
+    what was wrong with a row of it; `known` are rows (n, D + C) in place of those of the file.
     """
     shipped, rows = pool.share(model.shipped), ray.put(ship_rows(images))
     calls = [

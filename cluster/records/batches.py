@@ -13,7 +13,7 @@ import pyarrow.ipc
 
 from cluster.records.rows import change_rows
 from cluster.records.schema import SCHEMAS
-from engine.core.types import Float32, Float64, Int64
+from engine.core.types import Float32, Float64
 from engine.metrics.accuracy import LabelChange
 from engine.patches.patch import Patch
 from engine.search.loop import Iteration
@@ -38,28 +38,18 @@ class TableRows:
         return sum(map(len, self.messages.values()))
 
 
-@dataclass(frozen=True, eq=False)
-class PatchPlaces:
-    """What the tables say of K numbers that are searched."""
-
-    index: Int64  # (K, 2), as a search names them
-    columns: pa.RecordBatch  # K rows: `weight`, `flat_index`, `index` and `old` of the table `patches`
-
-    @staticmethod
-    def of(index: Int64, patch: Patch, shapes: Mapping[str, tuple[int, ...]]) -> PatchPlaces:
-        """Of places (K, 2) that a patch is about, with its old values, in weights of these shapes by path."""
-        schema = SCHEMAS["patches"]
-        places = [
-            np.unravel_index(flat, shapes[path]) for path, flat in zip(patch.weight, patch.flat_index, strict=True)
-        ]
-        columns = {
-            "weight": list(patch.weight),
-            "flat_index": patch.flat_index,
-            "index": [[int(coordinate) for coordinate in place] for place in places],
-            "old": patch.old,
-        }
-        arrays = [pa.array(values, schema.field(name).type) for name, values in columns.items()]
-        return PatchPlaces(index, pa.RecordBatch.from_arrays(arrays, schema=pa.schema(map(schema.field, columns))))
+def patch_places(patch: Patch, shapes: Mapping[str, tuple[int, ...]]) -> pa.RecordBatch:
+    """Columns of the table `patches` about the K places of a patch, with its old values, in weights of these shapes."""
+    schema = SCHEMAS["patches"]
+    places = [np.unravel_index(flat, shapes[path]) for path, flat in zip(patch.weight, patch.flat_index, strict=True)]
+    columns = {
+        "weight": list(patch.weight),
+        "flat_index": patch.flat_index,
+        "index": [[int(coordinate) for coordinate in place] for place in places],
+        "old": patch.old,
+    }
+    arrays = [pa.array(values, schema.field(name).type) for name, values in columns.items()]
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(map(schema.field, columns)))
 
 
 def iteration_numbers(iterations: Sequence[Iteration]) -> Float64:
@@ -78,16 +68,17 @@ def swarm_batch(searches: Mapping[str, Float64]) -> pa.RecordBatch:
     return _batch("swarm", columns)
 
 
-def patches_batch(offers: Mapping[str, Sequence[tuple[float, Float32]]], places: PatchPlaces) -> pa.RecordBatch:
-    """Rows of the table `patches`: fitness and values (K,) of what each search offers, best first, at K places."""
-    count, found = len(places.index), [offer for offered in offers.values() for offer in offered]
+def patches_batch(
+    offers: Mapping[str, Sequence[tuple[float | None, Float32]]], places: pa.RecordBatch
+) -> pa.RecordBatch:
+    """Rows of the table `patches`: fitness and values (K,) of what each job offers, best first, at `patch_places`."""
+    count, found = len(places), [offer for offered in offers.values() for offer in offered]
     ranks = np.concatenate([np.arange(len(offered)) for offered in offers.values()])
-    rows = pa.array(np.tile(np.arange(count), len(found)))
-    known = places.columns.take(rows)
+    known = places.take(pa.array(np.tile(np.arange(count), len(found))))
     columns: dict[str, Any] = {
         "job": _repeated(list(offers), [count * len(offered) for offered in offers.values()]),
         "rank": np.repeat(ranks, count).astype(np.int32),
-        "fitness": np.repeat(np.array([fitness for fitness, _ in found], np.float64), count),
+        "fitness": _repeated([fitness for fitness, _ in found], [count] * len(found), pa.float64()),
         "position": np.tile(np.arange(count, dtype=np.int32), len(found)),
         **{name: known.column(name) for name in known.schema.names},
         "new": np.concatenate([values for _, values in found]),
@@ -102,7 +93,6 @@ def labels_batch(changes: Mapping[str, Sequence[LabelChange]]) -> pa.RecordBatch
 
 
 def rows_batch(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
-    """Rows of a table, each by its columns."""
     return _batch(table, {name: [row[name] for row in rows] for name in SCHEMAS[table].names})
 
 
@@ -115,7 +105,6 @@ def with_columns(table: pa.Table, columns: Mapping[str, Sequence[Any]]) -> pa.Ta
 
 
 def joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """Batches of one table in one."""
     if len(batches) == 1:
         return batches[0]
     (whole,) = pa.Table.from_batches(batches).combine_chunks().to_batches()
@@ -140,13 +129,12 @@ def unpacked(table: str, messages: Iterable[bytes]) -> pa.Table:
 
 @functools.cache
 def _beginning(table: str) -> bytes:
-    """The message of a schema, with which a stream begins."""
     content: bytes = SCHEMAS[table].serialize().to_pybytes()
     return content
 
 
-def _repeated(names: Sequence[str], counts: Sequence[int]) -> pa.Array:
-    return pa.array(names, pa.string()).take(pa.array(np.repeat(np.arange(len(names)), counts)))
+def _repeated(values: Sequence[Any], counts: Sequence[int], kind: pa.DataType | None = None) -> pa.Array:
+    return pa.array(values, kind or pa.string()).take(pa.array(np.repeat(np.arange(len(values)), counts)))
 
 
 def _batch(table: str, columns: Mapping[str, Any]) -> pa.RecordBatch:

@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
-
-from cluster.records.schema import LabelRow, PatchRow, RequirementRow, VerdictRow
+from cluster.records.schema import LabelRow, RequirementRow, VerdictRow
 from engine.core.types import Int64
 from engine.metrics.accuracy import LabelChange
 from engine.metrics.requirements import Requirement, Verdict
-from engine.patches.patch import Patch
-
-
-def patch_rows(
-    job: str, rank: int, fitness: float | None, patch: Patch, shapes: Mapping[str, tuple[int, ...]]
-) -> list[dict[str, Any]]:
-    """Rows of the table `patches`."""
-    return [
-        PatchRow(
-            job=job,
-            rank=rank,
-            fitness=fitness,
-            position=position,
-            weight=weight,
-            flat_index=int(flat),
-            index=[int(coordinate) for coordinate in np.unravel_index(flat, shapes[weight])],
-            old=float(old),
-            new=float(new),
-        ).cells
-        for position, (weight, flat, old, new) in enumerate(
-            zip(patch.weight, patch.flat_index, patch.old, patch.new, strict=True)
-        )
-    ]
 
 
 def change_rows(job: str, stage: str, split: str, changes: Sequence[LabelChange]) -> list[dict[str, Any]]:
@@ -56,7 +31,6 @@ def change_rows(job: str, stage: str, split: str, changes: Sequence[LabelChange]
 
 
 def requirement_cells(number: int, requirement: Requirement) -> dict[str, Any]:
-    """What a row about a requirement says of it."""
     labels = requirement.labels
     return RequirementRow(
         requirement=number,
@@ -69,7 +43,6 @@ def requirement_cells(number: int, requirement: Requirement) -> dict[str, Any]:
 
 
 def verdict_rows(split: str, verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """Rows of the table `verdicts`."""
     return [
         VerdictRow(
             split=split,

@@ -27,25 +27,17 @@ _KINDS = {
 
 
 def column(text: str, unit: str = "", *, key: bool = False, differs: bool = False, **default: Any) -> Any:
-    """A field of a row that is a column of its table, of the type that the field has.
+    """A field of a row that is a column of its table; the unit of shares is "1".
 
-    Args:
-        text: what its values are.
-        unit: of them; "1" for shares.
-        key: tables are sorted by these columns, in their order.
-        differs: between two equal runs: time and place.
-        **default: `default` of the field.
+    Tables are sorted by their `key` columns; a column that `differs` between equal runs tells time or place.
     """
     return field(metadata={"text": text, "unit": unit, "key": key, "differs": differs}, **default)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of a table."""
-
     @property
     def cells(self) -> dict[str, Any]:
-        """Values by column."""
         return vars(self)
 
 

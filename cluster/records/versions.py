@@ -13,5 +13,4 @@ DECIDING = (*{"tensorflow": ["tensorflow"], "jax": ["jax", "jaxlib"]}[backend.na
 
 
 def versions(names: Iterable[str] = (*DECIDING, "ray", "pyarrow", "h5py")) -> dict[str, str]:
-    """Versions of Python and of packages."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}

@@ -37,8 +37,6 @@ SECONDS = -1
 
 @dataclass(frozen=True, eq=False)
 class EndedSearch:
-    """A search that has ended."""
-
     job: str
     index: Int64  # (K, 2), places of the weights
     values: Float32  # (offers, K), the patches it offers, best first
@@ -51,7 +49,6 @@ class EndedSearch:
 
     @staticmethod
     def of(row: Mapping[str, Any], index: Int64, values: Float32) -> EndedSearch:
-        """What a row of the table `jobs` tells of a search, with what it offers."""
         names = ("job", "fitness", "start_fitness", "patched", "intact", "iterations", "stop")
         return EndedSearch(index=index, values=values, **{name: row[name] for name in names})
 
@@ -69,10 +66,7 @@ class SearchStep:
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """How far a task is after a call.
-
-    Where somebody judges what its searches offer and it has ended, neither `searches` nor `found` come along.
-    """
+    """How far a task is after a call; of one that was judged neither `searches` nor `found` come along."""
 
     state: str  # running, done, skipped or failed, as in the table `jobs`
     iterations: int  # that its searches ran in this call
@@ -84,19 +78,14 @@ class Segment:
 
     @property
     def ended(self) -> bool:
-        """Nothing of the task is left to do."""
         return self.state != "running"
 
 
 @dataclass(frozen=True, eq=False)
 class Harvest:
-    """What a call of several tasks brought.
+    """What a call of several tasks brought."""
 
-    A task that was not begun, as the call had lasted long enough, has None for a segment, and one whose file is not
-    there the answer `cluster.workers.passes.NOT_VISIBLE`.
-    """
-
-    segments: tuple[Segment | str | None, ...]
+    segments: tuple[Segment | str | None, ...]  # None: not begun in this call; a text: `passes.NOT_VISIBLE`
     rows: TableRows | None  # of all tasks without rows of their own, in this order
     candidates: Candidates | None = None  # what searches of tasks that have ended offer, where somebody judged that
     seconds: float = 0.0  # of the call
@@ -127,14 +116,11 @@ class TaskEvent:
 
     @property
     def unfinished(self) -> list[tuple[RepairTask, Segment]]:
-        """Tasks that have not ended, and how far they are."""
         return [pair for pair in zip(self.tasks, self.segments, strict=True) if not pair[1].ended]
 
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """Rows of some tasks, not yet one batch for each table."""
-
     jobs: list[JobRow] = field(default_factory=list)
     others: dict[str, list[pa.RecordBatch]] = field(default_factory=lambda: defaultdict(list))
 
@@ -153,7 +139,6 @@ class Reaper:
         self._candidates: list[Candidate] = []
 
     def skip(self, answer: str | None) -> None:
-        """A task has not run."""
         self._segments.append(answer)
 
     def add(self, task: RepairTask, before: Mapping[str, Begun], result: TaskResult, layer: Predicts | None) -> None:
@@ -167,14 +152,14 @@ class Reaper:
             table.others["swarm"].append(swarm_batch({name: search.iterations for name, search in begun.items()}))
         offered = {search.name: search.offers for search in result.searches if search.offers}
         if offered:
-            assert result.places is not None
+            assert result.ready is not None
             offers = {name: [(offer.fitness, offer.values) for offer in offered_] for name, offered_ in offered.items()}
-            table.others["patches"].append(patches_batch(offers, result.places))
+            table.others["patches"].append(patches_batch(offers, result.ready.places))
         found: tuple[EndedSearch, ...] = ()
         if result.ended and result.searches:
-            assert result.places is not None
+            assert result.ready is not None
             values = [np.stack([offer.values for offer in search.offers]) for search in result.searches]
-            index = result.places.index
+            index = result.ready.case.index
             found = tuple(EndedSearch.of(row.cells, index, mine) for row, mine in zip(rows, values, strict=True))
         if found and self._judge is not None:
             assert layer is not None
@@ -199,7 +184,6 @@ class Reaper:
         self._segments.append(segment)
 
     def harvest(self, seconds: float = 0.0) -> Harvest:
-        """All of them, after a call of so many seconds."""
         rows = self._shared.rows() if self._shared.jobs else None
         candidates = Candidates.of(self._candidates) if self._candidates else None
         return Harvest(tuple(self._segments), rows, candidates, seconds)
@@ -209,7 +193,6 @@ def event_of(
     task: RepairTask,
     before: Mapping[str, Begun],
     result: TaskResult,
-    *,
     judge: Judge | None = None,
     model: ModelHandle | None = None,
     where: str = "process",
@@ -227,7 +210,6 @@ def event_of(
 
 
 def job_rows(task: RepairTask, result: TaskResult, begun: Mapping[str, Begun]) -> list[JobRow]:
-    """Rows of the table `jobs`, without what only the driver knows."""
     columns = [job_columns(job, task.step, task.folder, task.label) for job in task.searches]
     if not result.searches:
         state, seconds = "failed" if result.failed else "skipped", result.seconds / len(task.searches)
@@ -235,7 +217,7 @@ def job_rows(task: RepairTask, result: TaskResult, begun: Mapping[str, Begun]) -
     return [
         JobRow(
             **{**mine, "positive_weight": search.objective.positive_weight},
-            data=result.data,
+            data="" if result.ready is None else result.ready.case.data,
             weights=len(search.state.swarm.global_position),
             negatives=search.objective.negatives,
             positives=search.objective.positives,
@@ -266,7 +248,6 @@ def job_columns(job: SearchJob, step: int, folder: Path, label: int) -> dict[str
 
 
 def _begun(before: Mapping[str, Begun], result: TaskResult) -> dict[str, Begun]:
-    """How far the searches of a task are, with all iterations that led there."""
     begun = {}
     for search in result.searches:
         rows = [before[search.name].iterations] if search.name in before else []

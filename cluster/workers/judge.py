@@ -15,9 +15,7 @@ from engine.passes.classes import NO_CLASS
 from engine.problem.case import LayerInputs
 
 Score = tuple[int, float, int]
-"""Requirements met, worst margin, rows broken with a minus: the bigger the better.
-
-See `engine.metrics.requirements.rank`."""
+"""Requirements met, worst margin, minus the rows broken: the bigger the better; see `engine.metrics.requirements`."""
 
 _BLOCK = 64
 
@@ -42,7 +40,6 @@ class Candidate:
     place: tuple[int, int] = (0, 0)  # of the search and of its offer in their step: the first of equals comes first
 
     def applied(self, kernel: Float32) -> Float32:
-        """A kernel (D, C) with the patch."""
         changed = kernel.copy()
         changed[self.index[:, 0], self.index[:, 1]] = self.values
         return changed
@@ -60,13 +57,11 @@ class Candidates:
 
     @property
     def size(self) -> int:
-        """Bytes as they travel, about."""
         indices = {id(index): index.nbytes for index in self.index}
         return self.values.nbytes + self.scores.nbytes + self.places.nbytes + sum(indices.values())
 
     @staticmethod
     def of(candidates: Sequence[Candidate]) -> Candidates:
-        """Candidates of one search each, at least one."""
         return Candidates(
             tuple(job for candidate in candidates for job in candidate.jobs),
             np.array([candidate.score for candidate in candidates], np.float64),
@@ -97,10 +92,7 @@ class Judge:
     requirements: tuple[Requirement, ...]  # that rank the patches
 
     def comparisons(self, layer: Predicts, index: Int64, values: Float32) -> list[Comparison | None]:
-        """Patches (M, K) of the same positions (K, 2) against the base model; None for one that leaves a row no class.
-
-        Loaded again, the model with it would be refused.
-        """
+        """Patches (M, K) of places (K, 2) against the base model; None for one that leaves a row no class."""
         rows = self.rows
         after = layer.predict_patches(self.kernel, rows.inputs, self.logits, index, values)
         usable = (after != NO_CLASS).all(axis=1)
@@ -108,7 +100,6 @@ class Judge:
         return [next(found) if good else None for good in usable]
 
     def score(self, comparison: Comparison) -> Score:
-        """How good a model is by the requirements."""
         return rank(check_requirements(self.requirements, comparison), comparison)
 
     def judged(
@@ -116,8 +107,7 @@ class Judge:
     ) -> tuple[tuple[Candidate, ...], tuple[LabelChange, ...]]:
         """Candidates among the patches (M, K) that a search offers, best first, and what the best of them changes.
 
-        A patch that leaves a row no class is none, nor is one that changes nothing; the best is the first that leaves
-        every row a class.
+        The best is the first that leaves every row a class; a patch that changes nothing is no candidate.
         """
         candidates: list[Candidate] = []
         best: Comparison | None = None
