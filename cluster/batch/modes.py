@@ -26,8 +26,7 @@ import pyarrow as pa
 from cluster.batch.selection import Best, HeldOut, merged, searched
 from cluster.batch.spec import Batch, ChunkFile, group_name, groups_of, jobs_of, tasks_of
 from cluster.compute.compute import Compute
-from cluster.records.batches import patch_places, patches_batch
-from cluster.records.rows import change_rows
+from cluster.records.rows import change_rows, patch_places, patches_batch
 from cluster.records.store import RunRecords
 from cluster.runs.ledger import Ledger, OnJobs, run_searches
 from cluster.runs.outcomes import PATCH

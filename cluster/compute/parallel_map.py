@@ -71,7 +71,7 @@ class RayMap:
         self._stack.close()
 
     def __call__(self, function: Callable[[P], R], pieces: Iterable[P], count: int) -> Iterator[tuple[P, R]]:
-        """See `engine.core.parallel.ParallelMap`; a piece that takes down one process after the other is a WorkError."""
+        """See `engine.core.parallel.ParallelMap`; WorkError where a piece takes down one process after the other."""
         waiting = iter(pieces)
         if self._num_workers is None and self._address is None:
             # The first piece also imports what it needs; the second one tells what a piece costs.

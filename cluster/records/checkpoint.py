@@ -17,7 +17,7 @@ from engine.search.optimisers import OPTIMISERS
 
 @dataclass(frozen=True, eq=False)
 class Begun:
-    """A search that has begun, with the iterations (n, 9) so far; see `cluster.records.batches.iteration_numbers`."""
+    """A search that has begun, with the iterations (n, 9) so far; see `cluster.records.rows.iteration_numbers`."""
 
     state: SearchState
     iterations: Float64

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.compute.compute import Compute
-from cluster.records.batches import TableRows, unpacked, with_columns
 from cluster.records.checkpoint import Begun, pack, unpack
+from cluster.records.rows import TableRows, unpacked, with_columns
 from cluster.records.schema import JobRow
 from cluster.records.store import RunRecords, read_part, read_table
 from cluster.runs.tasks import blocks

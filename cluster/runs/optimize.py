@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cluster.compute.compute import Compute
-from cluster.records.batches import patch_places
+from cluster.records.rows import patch_places
 from cluster.records.store import RunRecords
 from cluster.runs.chunk import Chunk, ChunkPaths, open_chunk
 from cluster.runs.features import held_out_rows, search_rows

@@ -17,7 +17,7 @@ import numpy as np
 
 from cluster.compute.compute import Compute
 from cluster.compute.works import Works
-from cluster.records.batches import patch_places
+from cluster.records.rows import patch_places
 from cluster.records.store import RunRecords, enough_room
 from cluster.runs.checkpoints import checkpoint_facts
 from cluster.runs.identity import fingerprints, identity_of, run_facts

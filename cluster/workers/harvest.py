@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.records.batches import (
+from cluster.records.checkpoint import Begun
+from cluster.records.rows import (
     TableRows,
     iteration_numbers,
     joined,
@@ -22,14 +23,14 @@ from cluster.records.batches import (
     rows_batch,
     swarm_batch,
 )
-from cluster.records.checkpoint import Begun
 from cluster.records.schema import JobRow
-from cluster.workers.judge import Candidate, Candidates, Judge, Predicts
+from cluster.workers.judge import Candidate, Candidates, Judge
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import RepairTask, SearchJob, SearchResult, TaskResult
 from cluster.workers.work import this_process
 from engine.core.types import Float32, Float64, Int64
 from engine.metrics.accuracy import LabelChange
+from engine.passes.runners import LayerPasses
 
 SECONDS = -1
 """Column of `iteration_numbers` with the time of each iteration."""
@@ -141,7 +142,7 @@ class Reaper:
     def skip(self, answer: str | None) -> None:
         self._segments.append(answer)
 
-    def add(self, task: RepairTask, before: Mapping[str, Begun], result: TaskResult, layer: Predicts | None) -> None:
+    def add(self, task: RepairTask, before: Mapping[str, Begun], result: TaskResult, layer: LayerPasses | None) -> None:
         """A task has run, of which some searches had begun before; `layer` is None where nobody judges."""
         alone = bool(before) or result.failed or not result.ended
         table = _Table() if alone else self._shared

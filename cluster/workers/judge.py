@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -12,21 +11,13 @@ from engine.core.types import Float32, Float64, Int64
 from engine.metrics.accuracy import Comparison, LabelChange, compare_many
 from engine.metrics.requirements import Requirement, check_requirements, rank
 from engine.passes.classes import NO_CLASS
+from engine.passes.runners import LayerPasses
 from engine.problem.case import LayerInputs
 
 Score = tuple[int, float, int]
 """Requirements met, worst margin, minus the rows broken: the bigger the better; see `engine.metrics.requirements`."""
 
 _BLOCK = 64
-
-
-class Predicts(Protocol):
-    """What judging needs of `engine.passes.runners.LayerPasses`."""
-
-    def predict_patches(
-        self, kernel: Float32, inputs: Float32, logits: Float32, index: Int64, values: Float32
-    ) -> Int64:
-        """Classes (M, n) of rows under patches (M, K) of the same places (K, 2)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +82,7 @@ class Judge:
     logits: Float32  # (n, C) under the kernel
     requirements: tuple[Requirement, ...]  # that rank the patches
 
-    def comparisons(self, layer: Predicts, index: Int64, values: Float32) -> list[Comparison | None]:
+    def comparisons(self, layer: LayerPasses, index: Int64, values: Float32) -> list[Comparison | None]:
         """Patches (M, K) of places (K, 2) against the base model; None for one that leaves a row no class."""
         rows = self.rows
         after = layer.predict_patches(self.kernel, rows.inputs, self.logits, index, values)
@@ -103,7 +94,7 @@ class Judge:
         return rank(check_requirements(self.requirements, comparison), comparison)
 
     def judged(
-        self, layer: Predicts, job: str, place: int, index: Int64, offers: Float32
+        self, layer: LayerPasses, job: str, place: int, index: Int64, offers: Float32
     ) -> tuple[tuple[Candidate, ...], tuple[LabelChange, ...]]:
         """Candidates among the patches (M, K) that a search offers, best first, and what the best of them changes.
 

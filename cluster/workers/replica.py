@@ -19,7 +19,7 @@ import ray
 
 from cluster.records.checkpoint import Begun
 from cluster.workers.harvest import Harvest, Reaper
-from cluster.workers.judge import Judge, Predicts
+from cluster.workers.judge import Judge
 from cluster.workers.lru import Cache
 from cluster.workers.model import ReceivedModel, ShippedModel
 from cluster.workers.origins import other_methods
@@ -32,6 +32,7 @@ from engine.core.plans import Work, value_of
 from engine.core.types import Float32, Float64, Int64
 from engine.fitness.rows import SearchRows
 from engine.fitness.tiling import one_ahead
+from engine.passes.runners import LayerPasses
 from engine.problem.case import RepairCase
 from engine.problem.problem import Prepared, Problem, prepare
 from engine.targets.model_runner import ModelRunner
@@ -148,7 +149,7 @@ class Replica:
                 reaper.add(sent.task, sent.begun, result, self.layer(model) if judging else None)
         return reaper.harvest(time.perf_counter() - begun)
 
-    def layer(self, model: ShippedModel | None) -> Predicts:
+    def layer(self, model: ShippedModel | None) -> LayerPasses:
         return self._model(model).runner.layer
 
     def other_methods(self, origins: Mapping[str, str]) -> str:

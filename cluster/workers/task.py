@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cluster.records.batches import patch_places
 from cluster.records.checkpoint import Begun
+from cluster.records.rows import patch_places
 from cluster.workers.lru import Cache
 from cluster.workers.model import ModelHandle, ReceivedModel
 from cluster.workers.passes import ShippedRows

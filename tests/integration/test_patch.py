@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.records.batches import patch_places, patches_batch
+from cluster.records.rows import patch_places, patches_batch
 from cluster.records.schema import SCHEMAS
 from cluster.records.store import RunRecords
 from engine.models.load import load_model

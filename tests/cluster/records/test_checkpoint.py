@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.records.batches import iteration_numbers
 from cluster.records.checkpoint import Begun, pack, unpack
+from cluster.records.rows import iteration_numbers
 from engine.core.rng import RngKey
 from engine.fitness.objective import Objective
 from engine.layers.weight_stats import WeightStats

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.records.batches import patch_places
 from cluster.records.checkpoint import Begun
+from cluster.records.rows import patch_places
 from cluster.records.store import RunRecords, comparable, read_facts, read_table
 from cluster.runs.ledger import Ledger
 from cluster.workers.harvest import TaskEvent, event_of
