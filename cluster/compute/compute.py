@@ -55,8 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Compute", "ComputeOptions"]
 
-SETS_SECONDS = 2.0
-"""Reading whole sets stays in this process where it takes no longer: workers need not be started for that."""
+SETS_SECONDS = 2.0  # reading whole sets stays in this process where it takes no longer
 
 
 @dataclass

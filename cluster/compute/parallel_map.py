@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 P = TypeVar("P")
 R = TypeVar("R")
 
-RAY_START_SECONDS = 6.0
-"""Starting Ray here and processes in it that import NumPy and scikit-image, measured on two cores."""
-
+RAY_START_SECONDS = 6.0  # of Ray here and processes in it that import NumPy and scikit-image, measured on two cores
 _END: Any = object()
 
 

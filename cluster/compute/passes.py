@@ -17,8 +17,7 @@ from engine.core.progress import Tick
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet, read_images
 
-SETS_ROWS = 4096
-"""Rows of the sets of one call, at least: their digests make an answer that Ray brings at once."""
+SETS_ROWS = 4096  # of the sets of one call, at least: their digests make an answer that Ray brings at once
 
 
 def pass_on_workers(

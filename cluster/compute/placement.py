@@ -19,11 +19,9 @@ if TYPE_CHECKING:
 
 Where = Literal["process", "workers", "tiles"]
 
-START_SECONDS = 8.0
-"""Starting Ray here and TensorFlow actors in it (4 + 4 s measured on 2 cores; benchmarks/optimize.py prints yours)."""
-
-JOIN_SECONDS = 4.0
-"""Starting TensorFlow actors in a cluster that runs already."""
+# Starting Ray here and TensorFlow actors in it (4 + 4 s measured on 2 cores; benchmarks/optimize.py prints yours), and
+# the actors in a cluster that runs already.
+START_SECONDS, JOIN_SECONDS = 8.0, 4.0
 
 
 def round_trip(workers: int) -> float:

@@ -31,17 +31,11 @@ CHECKPOINTS = "checkpoint"
 FORMAT = 2
 """Of run directories as this version writes them, in `run.json`; 1 is that of 0.6.0 and earlier, which state none."""
 
-EVALUATE_RUN = "evaluate-run"
-"""The run directory of `evaluate`, in its output folder, once the evaluation has ended."""
-
-EVALUATE_UNFINISHED = ".evaluate.unfinished"
-"""The same while the evaluation goes on or when it was interrupted."""
+# The run directory of `evaluate`, in its output folder: at its end, and while it goes on or where it was interrupted.
+EVALUATE_RUN, EVALUATE_UNFINISHED = "evaluate-run", ".evaluate.unfinished"
 
 _EMPTIED = json.dumps({"state": "emptied"})
-
-_OVER = ("done", "skipped")
-"""States of jobs that are not tried again."""
-
+_OVER = ("done", "skipped")  # states of jobs that are not tried again
 _LONGEST = 150  # characters of a name: file systems take 255 with what is added
 
 

@@ -32,8 +32,7 @@ from engine.core.types import Float32, Float64, Int64
 from engine.metrics.accuracy import LabelChange
 from engine.passes.runners import LayerPasses
 
-SECONDS = -1
-"""Column of `iteration_numbers` with the time of each iteration."""
+SECONDS = -1  # column of `iteration_numbers` with the time of each iteration
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,14 +119,7 @@ class TaskEvent:
         return [pair for pair in zip(self.tasks, self.segments, strict=True) if not pair[1].ended]
 
 
-@dataclass(frozen=True, eq=False)
-class _Table:
-    jobs: list[JobRow] = field(default_factory=list)
-    others: dict[str, list[pa.RecordBatch]] = field(default_factory=lambda: defaultdict(list))
-
-    def rows(self) -> TableRows:
-        batches = {**self.others, "jobs": [rows_batch("jobs", [row.cells for row in self.jobs])]}
-        return TableRows(len(self.jobs), {name: packed(name, joined(found)) for name, found in batches.items()})
+Batches = dict[str, list[pa.RecordBatch]]  # by table
 
 
 class Reaper:
@@ -136,7 +128,7 @@ class Reaper:
     def __init__(self, judge: Judge | None) -> None:
         self._judge = judge
         self._segments: list[Segment | str | None] = []
-        self._shared = _Table()
+        self._shared: Batches = defaultdict(list)
         self._candidates: list[Candidate] = []
 
     def skip(self, answer: str | None) -> None:
@@ -145,32 +137,29 @@ class Reaper:
     def add(self, task: RepairTask, before: Mapping[str, Begun], result: TaskResult, layer: LayerPasses | None) -> None:
         """A task has run, of which some searches had begun before; `layer` is None where nobody judges."""
         alone = bool(before) or result.failed or not result.ended
-        table = _Table() if alone else self._shared
+        table: Batches = defaultdict(list) if alone else self._shared
         begun = _begun(before, result)
-        rows = job_rows(task, result, begun)
-        table.jobs.extend(rows)
+        rows = [row.cells for row in job_rows(task, result, begun)]
+        table["jobs"].append(rows_batch("jobs", rows))
         if result.searches:
-            table.others["swarm"].append(swarm_batch({name: search.iterations for name, search in begun.items()}))
-        offered = {search.name: search.offers for search in result.searches if search.offers}
-        if offered:
-            assert result.ready is not None
-            offers = {name: [(offer.fitness, offer.values) for offer in offered_] for name, offered_ in offered.items()}
-            table.others["patches"].append(patches_batch(offers, result.ready.places))
-        found: tuple[EndedSearch, ...] = ()
+            table["swarm"].append(swarm_batch({name: search.iterations for name, search in begun.items()}))
+        found: list[EndedSearch] = []
         if result.ended and result.searches:
             assert result.ready is not None
-            values = [np.stack([offer.values for offer in search.offers]) for search in result.searches]
             index = result.ready.case.index
-            found = tuple(EndedSearch.of(row.cells, index, mine) for row, mine in zip(rows, values, strict=True))
+            for row, search in zip(rows, result.searches, strict=True):
+                found.append(EndedSearch.of(row, index, np.stack([offer.values for offer in search.offers])))
+            offers = {each.name: [(offer.fitness, offer.values) for offer in each.offers] for each in result.searches}
+            table["patches"].append(patches_batch(offers, result.ready.places))
         if found and self._judge is not None:
             assert layer is not None
             changes: dict[str, Sequence[LabelChange]] = {}
-            for job, search in zip(task.searches, found, strict=True):
-                more, changed = self._judge.judged(layer, job.name, job.place, search.index, search.values)
+            for job, ended in zip(task.searches, found, strict=True):
+                more, changed = self._judge.judged(layer, job.name, job.place, ended.index, ended.values)
                 self._candidates += more
                 changes[job.name] = changed
             if any(changes.values()):
-                table.others["labels"].append(labels_batch(changes))
+                table["labels"].append(labels_batch(changes))
         state = "done" if result.searches else "skipped"
         state = "failed" if result.failed else state if result.ended else "running"
         segment = Segment(
@@ -179,15 +168,19 @@ class Reaper:
             note=result.note,
             begun={} if result.ended else begun,
             searches=() if result.ended and self._judge is not None else tuple(map(_step, result.searches)),
-            found=found if self._judge is None else (),
-            rows=table.rows() if alone else None,
+            found=tuple(found) if self._judge is None else (),
+            rows=_packed(table) if alone else None,
         )
         self._segments.append(segment)
 
     def harvest(self, seconds: float = 0.0) -> Harvest:
-        rows = self._shared.rows() if self._shared.jobs else None
+        rows = _packed(self._shared) if self._shared else None
         candidates = Candidates.of(self._candidates) if self._candidates else None
         return Harvest(tuple(self._segments), rows, candidates, seconds)
+
+
+def _packed(table: Batches) -> TableRows:
+    return TableRows(sum(map(len, table["jobs"])), {name: packed(name, joined(found)) for name, found in table.items()})
 
 
 def event_of(

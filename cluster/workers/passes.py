@@ -17,8 +17,7 @@ from engine.targets.model_runner import ModelRunner
 
 Pass = Literal["predict", "predict and digest", "predict with losses", "inputs", "features", "localise"]
 
-NOT_VISIBLE = "the file is not visible here"
-"""Answer to a block of rows whose file this node does not see; the driver sends the rows instead."""
+NOT_VISIBLE = "the file is not visible here"  # the answer of a node that does not see it: the driver sends the rows
 
 
 @dataclass(frozen=True, eq=False)

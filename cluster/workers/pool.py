@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -28,17 +29,12 @@ __all__ = ["CALL_ATTEMPTS", "Actor", "Call", "DeadlyCallError", "WorkerError", "
 
 LOST = (RayActorError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
 
-START_TIMEOUT = 180.0
-"""Seconds for the first worker to answer: a node may have to unpack code and import TensorFlow from a cold disk."""
+# In seconds: a node may have to unpack code and import TensorFlow from a cold disk.
+START_TIMEOUT = 180.0  # for the first worker to answer
+STRAGGLER_TIMEOUT = 30.0  # for others once one has; a worker that waits for resources joins whenever it can
+SILENCE_TIMEOUT = 300.0  # without any live worker
 
-STRAGGLER_TIMEOUT = 30.0
-"""Seconds that workers get to answer once another has; one that waits for resources joins whenever it can."""
-
-SILENCE_TIMEOUT = 300.0
-"""Seconds without any live worker after which the command gives up."""
-
-CALL_ATTEMPTS = 5
-"""A call that took down this many workers is not tried again: it is the call's fault."""
+CALL_ATTEMPTS = 5  # a call that took down so many workers is not tried again: it is the call's fault
 
 
 class WorkerError(WorkError):
@@ -76,15 +72,6 @@ class _Slot:
         return self.probe is None and self.retry_at == 0.0
 
 
-def _alone(calls: Sequence[Call]) -> Call:
-    return calls[0]
-
-
-def _one(waiting: int) -> int:
-    del waiting
-    return 1
-
-
 class WorkerPool:
     """Actors and the calls that wait for them."""
 
@@ -103,8 +90,8 @@ class WorkerPool:
         self._free = set(range(len(self._slots)))
         self._alive_at = time.monotonic()
         self._depth = 1
-        self._join: Callable[[Sequence[Call]], Call] = _alone
-        self._size: Callable[[int], int] = _one
+        self._join: Callable[[Sequence[Call]], Call] = operator.itemgetter(0)
+        self._size: Callable[[int], int] = lambda waiting: 1
         # What nobody here needs any more leaves the object store too.
         self._references: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
         for slot in self._slots:
@@ -151,8 +138,8 @@ class WorkerPool:
         self,
         calls: Iterable[Call] = (),
         depth: int = 1,
-        join: Callable[[Sequence[Call]], Call] = _alone,
-        size: Callable[[int], int] = _one,
+        join: Callable[[Sequence[Call]], Call] = operator.itemgetter(0),
+        size: Callable[[int], int] = lambda waiting: 1,
     ) -> Generator[tuple[Call, Any, int], None, None]:
         """Send queued calls and yield (call, result, worker) as they finish, until none is left.
 

@@ -39,12 +39,8 @@ from engine.targets.base import Target
 from engine.targets.memory import SearchSize, check_plan
 from engine.targets.model_runner import ModelRunner
 
-SEGMENT_SECONDS = 2.0
-"""A task comes back to the driver this often, to be recorded and to lose little when its worker dies."""
-
-KEPT_FEATURES = 1 << 30
-"""Bytes of features that a process keeps, if an eighth of its free memory is no less."""
-
+SEGMENT_SECONDS = 2.0  # a task comes back to the driver this often, to lose little when its worker dies
+KEPT_FEATURES = 1 << 30  # bytes that a process keeps, if an eighth of its free memory is no less
 KEPT_CASES = 16
 
 
