@@ -141,7 +141,7 @@ RUNS = (
     ),
     Run(
         "quality",
-        "--offset 4000 --labels 6 --rows 300 --draws 2 --layers last --methods CrossFit,offsets,tail,Arachne --out runs",
+        "--offset 4000 --labels 6 --rows 300 --draws 2 --layers last --methods CrossFit,offsets,tail,Arachne --out r",
         ("method | label | all | worst other | fixed | broken | kept | CrossFit before by",),
         shipped=True,
         says="Arachne, best",
