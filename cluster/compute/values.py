@@ -13,6 +13,7 @@ from engine.models.load import LoadedModel
 
 
 def warn_on_stderr(line: str) -> None:
+    """Say what a user has to know on standard error."""
     print(f"warning: {line}", file=sys.stderr)
 
 
