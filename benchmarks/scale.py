@@ -38,13 +38,14 @@ from cluster.ray_cluster.connect import runtime_environment
 from cluster.records.store import RunRecords
 from cluster.workers import bundles
 from cluster.workers.harvest import Reaper, TaskEvent
-from cluster.workers.judge import Judge, Predicts
+from cluster.workers.judge import Judge
 from cluster.workers.replica import Replica
 from cluster.workers.task import Base, RepairTask, TaskResult, TaskRunner
 from engine.backend import hardware_kind, limit_threads
 from engine.core.types import Uint8
 from engine.data.image_set import ImageSet
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS
+from engine.passes.runners import LayerPasses
 
 LABELS = (2, 4, 6)
 TASKS = 10_000
@@ -125,7 +126,7 @@ class Recorded:
     results: tuple[TaskResult, ...]
     tasks: tuple[RepairTask, ...]
     judge: Judge
-    layer: Predicts
+    layer: LayerPasses
 
     @property
     def seconds(self) -> tuple[float, ...]:

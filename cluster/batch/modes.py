@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from cluster.batch.selection import Best, HeldOut, merged, searched
 from cluster.batch.spec import Batch, ChunkFile, group_name, groups_of, jobs_of, tasks_of
 from cluster.compute.compute import Compute
-from cluster.records.rows import change_rows, patch_rows
+from cluster.records.rows import change_rows, patch_places, patches_batch
 from cluster.records.store import RunRecords
 from cluster.runs.ledger import Ledger, OnJobs, run_searches
 from cluster.runs.outcomes import PATCH
@@ -318,7 +319,8 @@ def _finish(run: _BatchRun, steps: Sequence[BatchStep], chosen: BatchStep) -> Ba
     records.replace("labels", "batch", label_rows("batch", measured))
     verdicts = record_verdicts(records, measured, batch.requirements if batch.stated else ())
     shapes = batch.target.shapes
-    records.replace("patches", "batch", patch_rows("batch", 0, None, patch, shapes))
+    saved = patches_batch({"batch": [(None, patch.new)]}, patch_places(patch, shapes))
+    records.write("patches", "batch", pa.Table.from_batches([saved]))
     records.check_ours()
     write_patch(batch.output / PATCH, patch, shapes)
     mark_missing(batch.output, missed(verdicts))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster.workers.judge import Candidate, Candidates, Judge, Predicts, Score
+from cluster.workers.judge import Candidate, Candidates, Judge, Score
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
@@ -15,6 +15,7 @@ from engine.methods.merging import WORST, Parts, search_merge
 from engine.methods.merging import Score as MergeScore
 from engine.metrics.accuracy import Comparison, compare
 from engine.passes.classes import NO_CLASS
+from engine.passes.runners import LayerPasses
 from engine.problem.case import LayerInputs
 from engine.search.loop import SearchSettings
 
@@ -63,7 +64,7 @@ def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
     return sorted(first, key=lambda candidate: candidate.score, reverse=True)
 
 
-def merged(judge: Judge, layer: Predicts, candidates: Sequence[Candidate]) -> Candidate:
+def merged(judge: Judge, layer: LayerPasses, candidates: Sequence[Candidate]) -> Candidate:
     """A greedy merge: the best candidate, and of the others, best first, those that improve on what there is.
 
     On weights that both change the value of the better one holds. Candidates must be in descending order of score.
@@ -77,7 +78,7 @@ def merged(judge: Judge, layer: Predicts, candidates: Sequence[Candidate]) -> Ca
 
 
 def searched(
-    judge: Judge, layer: Predicts, candidates: Sequence[Candidate], settings: SearchSettings, source: RngKey
+    judge: Judge, layer: LayerPasses, candidates: Sequence[Candidate], settings: SearchSettings, source: RngKey
 ) -> Candidate:
     """A merge by search: how much of each patch is taken, by the rank of what that makes.
 
@@ -105,7 +106,7 @@ def searched(
     return Candidate(jobs, parts.index, found.values, (int(met), margin, int(broken)))
 
 
-def _union(judge: Judge, layer: Predicts, better: Candidate, other: Candidate) -> Candidate | None:
+def _union(judge: Judge, layer: LayerPasses, better: Candidate, other: Candidate) -> Candidate | None:
     """Both patches together; None where the other one adds no weight, or they leave a row no class."""
     taken = {tuple(position) for position in better.index.tolist()}
     new = [number for number, position in enumerate(other.index.tolist()) if tuple(position) not in taken]

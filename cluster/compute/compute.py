@@ -20,14 +20,13 @@ from cluster.compute.placement import (
     Placement,
     cost_of,
     iteration_seconds,
-    joined_means,
+    means_of,
     place_by_cost,
     place_rows,
     place_shares,
     place_tasks,
     place_tiles,
     searches_of,
-    startable_means,
 )
 from cluster.compute.values import ValueWatch, warn_on_stderr
 from cluster.ray_cluster.local_workers import MODELS, check_local, unasked
@@ -56,8 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Compute", "ComputeOptions"]
 
-SETS_SECONDS = 2.0
-"""Reading whole sets stays in this process where it takes no longer: workers need not be started for that."""
+SETS_SECONDS = 2.0  # reading whole sets stays in this process where it takes no longer
 
 
 @dataclass
@@ -223,9 +221,7 @@ class Compute:
         begun: Mapping[str, Begun],
         judge: Judge | None = None,
     ) -> Iterator[TaskEvent]:
-        """Run tasks to their end; their results do not depend on where.
-
-        A task is reported after each segment.
+        """Run tasks to their end; their results do not depend on where. A task is reported after each segment.
 
         Args:
             model: under repair.
@@ -244,9 +240,8 @@ class Compute:
         while left and (placement is None or placement.where == "process"):
             task, started = left[0], time.perf_counter()
             mine = task.begun(known)
-            states = {name: search.state for name, search in mine.items()}
-            result = self._tasks.run(model, base, task, states, SEGMENT_SECONDS)
-            event = event_of(task, mine, result, judge=judge, model=model)
+            result = self._tasks.run(model, base, task, mine, SEGMENT_SECONDS)
+            event = event_of(task, mine, result, judge, model)
             if result.ended:
                 left.pop(0)
             seconds = time.perf_counter() - started
@@ -345,8 +340,8 @@ class Compute:
     def means(self) -> Means:
         """What there is to compute with."""
         if self._resources is None or (self._starting is not None and self._pool is None):
-            return startable_means(self.options)
-        return joined_means(self.options, self._resources, None if self._pool is None else self._pool.kinds)
+            return means_of(self.options)
+        return means_of(self.options, self._resources, None if self._pool is None else self._pool.kinds)
 
     def _connect(self) -> Resources:
         if self._resources is None:

@@ -18,9 +18,6 @@ def started_early(options: ComputeOptions) -> Iterator[None]:
     Ray starts in this thread, which Ctrl-C reaches, and a thread of its own imports; call it before TensorFlow is
     imported, for work that is sure to go to the workers. Standard error is silent while that thread imports
     (`engine.backend`), so it has ended before an error of Ray's start is raised from here.
-
-    Raises:
-        InputError: free memory does not carry so many workers; nothing has started.
     """
     if not options.num_workers or options.address is not None:
         yield

@@ -10,9 +10,7 @@ from engine.core.errors import InputError
 from engine.core.stated import stated
 from engine.passes.sizes import BATCH_ROWS
 
-LARGEST_BATCH = 1 << 16
-"""Rows of a pass at most; a pass takes memory for as many, however few there are."""
-
+LARGEST_BATCH = 1 << 16  # rows of a pass, which takes memory for as many, however few there are
 
 _stated = functools.partial(stated, section="Where it runs", place=True)
 

@@ -1,6 +1,6 @@
-"""Independent pieces of work on Ray workers, or in this process where that is sooner done.
+"""Independent pieces of work on pictures on Ray workers, or in this process where that is sooner done.
 
-For pictures, not models: nothing here imports TensorFlow, so workers are there in a second or two.
+Nothing here imports TensorFlow, so workers are there in a second or two.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 P = TypeVar("P")
 R = TypeVar("R")
 
-RAY_START_SECONDS = 6.0
-"""Starting Ray here and processes in it that import NumPy and scikit-image, measured on two cores."""
-
+RAY_START_SECONDS = 6.0  # of Ray here and processes in it that import NumPy and scikit-image, measured on two cores
 _END: Any = object()
 
 
@@ -37,7 +35,6 @@ class PictureWorker:
         del threads
 
     def describe(self) -> tuple[str, int, str]:
-        """Host, process id and no kind of hardware."""
         return socket.gethostname(), os.getpid(), ""
 
     def call(self, function: Callable[[P], R], piece: P) -> R | FileNotFoundError:
@@ -54,16 +51,7 @@ class RayMap:
     def __init__(
         self, num_workers: int | None = None, address: str | None = None, say: Callable[[str], None] = print
     ) -> None:
-        """Nothing starts before it is needed.
-
-        Args:
-            num_workers: 0 for this process, None to decide by measured cost.
-            address: of a running Ray cluster; None starts one here when it pays.
-            say: is told where the work is done and why.
-
-        Raises:
-            InputError: for a negative number of workers, more than memory carries, or none of a cluster.
-        """
+        """Nothing starts before it is needed; without a number of workers measured cost decides, here or on workers."""
         ComputeOptions(num_workers, address)
         if num_workers and address is None:
             check_local(num_workers, PICTURES, say)
@@ -81,10 +69,7 @@ class RayMap:
         self._stack.close()
 
     def __call__(self, function: Callable[[P], R], pieces: Iterable[P], count: int) -> Iterator[tuple[P, R]]:
-        """See `engine.core.parallel.ParallelMap`.
-
-        Raises InputError as `function` does, and WorkError where a piece takes down one process after the other.
-        """
+        """See `engine.core.parallel.ParallelMap`; WorkError where a piece takes down one process after the other."""
         waiting = iter(pieces)
         if self._num_workers is None and self._address is None:
             # The first piece also imports what it needs; the second one tells what a piece costs.

@@ -17,8 +17,7 @@ from engine.core.progress import Tick
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet, read_images
 
-SETS_ROWS = 4096
-"""Rows of the sets of one call, at least: their digests make an answer that Ray brings at once."""
+SETS_ROWS = 4096  # of the sets of one call, at least: their digests make an answer that Ray brings at once
 
 
 def pass_on_workers(
@@ -32,13 +31,8 @@ def pass_on_workers(
     results: list[Any],
     known: Float32 | None = None,
 ) -> None:
-    """Run the blocks of a pass, see `cluster.workers.passes.block_pass`, that have no result yet.
-
-    Args:
-        pool, model, images, what, features, tick: as of `Compute`.
-        blocks: first row of each, and the row behind its last.
-        results: of the blocks; None becomes a `Block`, or what was wrong with a row of it.
-        known: rows (n, D + C) in place of those of the file.
+    """Run the blocks of a pass, see `cluster.workers.passes.block_pass`, whose result is None, and fill in a `Block` or
+    what was wrong with a row of it; `known` are rows (n, D + C) in place of those of the file.
     """
     shipped, rows = pool.share(model.shipped), ray.put(ship_rows(images))
     calls = [

@@ -19,11 +19,9 @@ if TYPE_CHECKING:
 
 Where = Literal["process", "workers", "tiles"]
 
-START_SECONDS = 8.0
-"""Starting Ray here and TensorFlow actors in it (4 + 4 s measured on 2 cores; benchmarks/optimize.py prints yours)."""
-
-JOIN_SECONDS = 4.0
-"""Starting TensorFlow actors in a cluster that runs already."""
+# Starting Ray here and TensorFlow actors in it (4 + 4 s measured on 2 cores; benchmarks/optimize.py prints yours), and
+# the actors in a cluster that runs already.
+START_SECONDS, JOIN_SECONDS = 8.0, 4.0
 
 
 def round_trip(workers: int) -> float:
@@ -33,16 +31,12 @@ def round_trip(workers: int) -> float:
 
 @dataclass(frozen=True)
 class Placement:
-    """A decision and why."""
-
     where: Where
     reason: str
 
 
 @dataclass(frozen=True)
 class Means:
-    """What there is to compute with."""
-
     workers: int  # that there are, or could be started; 0 forces this process
     asked: bool  # the number was asked for, so starting them costs nothing extra
     adds_hardware: bool  # the workers have cores or GPUs that this process has not
@@ -56,40 +50,27 @@ class Means:
         return Placement(where, f"{here:.1f} s expected here, {there:.1f} s on {self.workers} workers")
 
 
-def startable_means(options: ComputeOptions) -> Means:
-    """What there is where no workers have been started or joined yet: they would be started here."""
+def means_of(options: ComputeOptions, resources: Resources | None = None, kinds: list[str] | None = None) -> Means:
+    """What there is: `resources` of a cluster that was joined, else what could be started here; `kinds` of hardware of
+    workers that run already.
+    """
     if options.num_workers == 0:
         return Means(0, asked=True, adds_hardware=False, only_workers=False, start_seconds=0.0)
-    asked, (cores, here) = options.num_workers is not None, _cores(options)
-    # Started here, CPU workers share this machine's cores; several GPUs add hardware to the one used here.
-    gpus = backend.gpu_count()
-    workers = options.num_workers or (gpus if gpus > 1 else unasked(MODELS))
-    adds = gpus > 1 or (gpus == 0 and min(workers * here, cores) > here)
-    return Means(workers, asked, adds, only_workers=False, start_seconds=0.0 if asked else START_SECONDS)
-
-
-def joined_means(options: ComputeOptions, resources: Resources, kinds: list[str] | None) -> Means:
-    """What there is with workers; `kinds` of hardware where they run already."""
-    if options.num_workers == 0:
-        return startable_means(options)
-    asked, (cores, here) = options.num_workers is not None, _cores(options)
-    if kinds is not None:
-        only, start = kinds != [backend.hardware_kind()], 0.0
+    asked, cores, gpus = options.num_workers is not None, os.cpu_count() or 1, backend.gpu_count()
+    # Where every worker has the threads that keep the bits the same, so has this process, and leaves cores idle.
+    here = min(options.threads or cores, cores)
+    if resources is None:
+        # Started here, CPU workers share this machine's cores; several GPUs add hardware to the one used here.
+        workers = options.num_workers or (gpus if gpus > 1 else unasked(MODELS))
+        adds = gpus > 1 or (gpus == 0 and min(workers * here, cores) > here)
+        return Means(workers, asked, adds, only_workers=False, start_seconds=0.0 if asked else START_SECONDS)
+    if kinds is None:
+        only, start = resources.gpus_per_worker > 0 and gpus == 0, 0.0 if asked else JOIN_SECONDS
     else:
-        only = resources.gpus_per_worker > 0 and backend.gpu_count() == 0
-        start = 0.0 if asked else JOIN_SECONDS
+        only, start = kinds != [backend.hardware_kind()], 0.0
     there = resources.workers * resources.threads
     adds = resources.gpus_per_worker > 0 or (min(there, cores) if resources.local else there) > here
     return Means(resources.workers, asked, adds, only, start)
-
-
-def _cores(options: ComputeOptions) -> tuple[int, int]:
-    """Cores of this machine, and those that this process uses.
-
-    Where every worker has the threads that keep the bits the same, so has this process, and leaves cores idle.
-    """
-    cores = os.cpu_count() or 1
-    return cores, min(options.threads or cores, cores)
 
 
 def place_rows(means: Means, blocks: int, block_seconds: float, compile_seconds: float) -> Placement:
@@ -114,12 +95,10 @@ class Cost:
 
 
 def searches_of(tasks: Sequence[RepairTask]) -> int:
-    """Searches of some tasks."""
     return sum(len(task.searches) for task in tasks)
 
 
 def iteration_seconds(result: TaskResult) -> list[float]:
-    """Seconds of each iteration of a segment."""
     return [iteration.seconds for search in result.searches for iteration in search.iterations]
 
 
@@ -183,7 +162,6 @@ def place_tiles(means: Means, task: RepairTask, iteration: float) -> Placement:
 
 
 def _tiles_of(task: RepairTask) -> int:
-    """Tiles of an iteration of a task's searches."""
     settings = task.searches[0].settings
     particles = settings.swarm.num_particles
     if isinstance(task.source, ReadyCase) and (group := task.source.case.rows.group) is not None:

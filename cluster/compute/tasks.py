@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
-import time
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import ray
 
 from cluster.records.checkpoint import Begun
@@ -24,21 +25,21 @@ from cluster.workers.task import (
     SEGMENT_SECONDS,
     Base,
     ChunkLabel,
+    Elsewhere,
     ReadyCase,
     RepairTask,
-    SearchResult,
     TaskResult,
-    nothing_to_do,
+    TaskRunner,
     ready_case,
-    task_result,
 )
 from engine.core.errors import InputError
 from engine.core.types import Float32, Float64
 from engine.data.image_set import read_images
 from engine.fitness.rows import SearchRows
 from engine.fitness.tiling import Tile, combine
-from engine.problem.problem import Problem, goal_of, prepare, seen_by
-from engine.search.loop import Evaluate, Search, advance, offers
+from engine.layers.tail import Tail
+from engine.problem.problem import Problem, build_fitness, seen_by
+from engine.search.loop import Evaluate
 
 
 class Searching:
@@ -47,15 +48,7 @@ class Searching:
     def __init__(
         self, pool: WorkerPool, model: ModelHandle, base: Base | None, judge: Judge | None, *, needs_model: bool
     ) -> None:
-        """Ship what every task needs; a large model takes its time to travel, and is left out where none needs it.
-
-        Args:
-            pool: workers.
-            model: under repair.
-            base: what searches on chunks start from; None where all tasks have their cases.
-            judge: of what searches offer, or None.
-            needs_model: of any task.
-        """
+        """Ship what every task needs; a large model takes its time to travel, and is left out where none needs it."""
         self._pool, self._model, self._base, self._judge = pool, model, base, judge
         self._shipped_model = pool.share(model.shipped) if needs_model else None
         self._shipped_base = None if base is None else pool.share(base)
@@ -65,18 +58,11 @@ class Searching:
     def whole(
         self, tasks: Sequence[RepairTask], begun: Mapping[str, Begun], *, one_segment: bool = False
     ) -> Iterator[TaskEvent]:
-        """Run tasks to their end, the long ones first; reports what each call of some of them brought.
-
-        Args:
-            tasks: what to do.
-            begun: searches that have begun.
-            one_segment: leave tasks that need more than one.
-        """
+        """Run tasks to their end, or one segment of each, the long ones first; tells what each call brought."""
         pool = self._pool
         homes, bundles = _homes(tasks, len(pool)), Bundles(len(pool))
 
         def join(calls: Sequence[Call]) -> Call:
-            """One call of `Replica.run_tasks` with the tasks of some: of each with what `call` gave it."""
             beside: dict[int, tuple[int, Any]] = {}
             sent = []
             for call in calls:
@@ -134,11 +120,7 @@ class Searching:
         return Call("run_tasks", (sent, searches, beside), tag=task, worker=worker)
 
     def _read(self, task: RepairTask) -> Any:
-        """A reference to the images of a chunk whose file workers do not see.
-
-        Raises:
-            InputError: they cannot be read.
-        """
+        """A reference to the images of a chunk whose file workers do not see."""
         assert isinstance(task.source, ChunkLabel)
         if task.home not in self._images:
             images = task.source.chunk.image_set
@@ -146,55 +128,16 @@ class Searching:
         return self._images[task.home]
 
     def in_tiles(self, task: RepairTask, begun: Mapping[str, Begun]) -> Iterator[TaskEvent]:
-        """Run the searches of a task one after the other, their swarms here and the tiles of iterations on workers."""
-        pool, model = self._pool, self._model
-        before = pool.redispatched
-        started = time.perf_counter()
-        known = task.begun(begun)
-
-        def event(result: TaskResult) -> TaskEvent:
-            nonlocal known
-            place: Any = {
-                "where": "tiles",
-                "worker": f"{len(pool)} workers",
-                "redispatched": pool.redispatched - before,
-            }
-            event = event_of(task, known, result, judge=self._judge, model=model, **place)
-            known = dict(event.segments[0].begun)
-            return event
-
-        try:
-            ready = self._ready(task)
-        except InputError as error:
-            yield event(TaskResult(note=str(error), failed=True, seconds=time.perf_counter() - started))
-            return
-        if ready is None:
-            yield event(nothing_to_do(task, time.perf_counter() - started))
-            return
-        rows, problems = ready.case.rows, ready.problems(task.searches)
-        results = {}
-        for problem in problems:
-            state = known[problem.name].state if problem.name in known else problem.start()
-            goal = goal_of(problem, seen_by(problem, rows), rows)
-            results[problem.name] = SearchResult(problem.name, goal, state, (), ())
-        for number, problem in enumerate(problems, start=1):
-            name, prepared = problem.name, prepare(problem, rows, model.tail_of(problem))
-            evaluate = tiled(pool, problem, rows, prepared.fitness.tiles, self._shipped_model)
-            search = Search(problem.settings, problem.source, prepared.objective)
-            while True:
-                state = results[name].state
-                after, done = advance(
-                    problem.settings, problem.source, prepared.objective, state, evaluate, SEGMENT_SECONDS
-                )
-                found = [] if after.stop is None else offers(search, after, evaluate, task.offers)
-                results[name] = replace(results[name], state=after, iterations=tuple(done), offers=tuple(found))
-                # One that had stopped before has nothing to tell but its offers; with the last of them the task ends.
-                if done or number == len(problems):
-                    yield event(task_result(ready, list(results.values()), time.perf_counter() - started))
-                    started = time.perf_counter()
-                results[name] = replace(results[name], iterations=())
-                if after.stop is not None:
-                    break
+        """Run the searches of a task, their swarms here and the tiles of iterations on workers."""
+        pool, known = self._pool, task.begun(begun)
+        runner = _InTiles(pool, self._shipped_model, functools.cache(self._ready))
+        before, ended = pool.redispatched, False
+        while not ended:
+            result = runner.run(self._model, self._base, task, known, SEGMENT_SECONDS)
+            lost = pool.redispatched - before
+            event = event_of(task, known, result, self._judge, self._model, "tiles", f"{len(pool)} workers", lost)
+            known, ended = dict(event.segments[0].begun), result.ended
+            yield event
 
     def _ready(self, task: RepairTask) -> ReadyCase | None:
         """The case of a task, found by a worker where it is one of a chunk, with its search."""
@@ -210,14 +153,32 @@ class Searching:
         return None if case is None else ready_case(target, self._model.batch_rows, self._base.kernel, case, task)
 
 
+class _InTiles(TaskRunner):
+    """Runs searches here, and their evaluation on workers."""
+
+    def __init__(self, pool: WorkerPool, model: Any, ready: Callable[[RepairTask], ReadyCase | None]) -> None:
+        super().__init__()
+        self._pool, self._model, self._ready = pool, model, ready
+
+    def ready(self, model: Any, base: Any, task: RepairTask, beside: Any) -> ReadyCase | None:
+        return self._ready(task)
+
+    def fitness(self, problem: Problem, rows: SearchRows, tail: Tail | None) -> Elsewhere:
+        particles = problem.settings.swarm.num_particles
+        here = build_fitness(problem, seen_by(problem, rows), tail)
+        evaluate = tiled(self._pool, problem, rows, here.tiles, self._model)
+        return Elsewhere(lambda asked: np.concatenate([evaluate(swarm) for swarm in _swarms(asked, particles)]))
+
+
+def _swarms(candidates: Float32, particles: int) -> list[Float32]:
+    """Candidates of some searches by search: a tile is of one swarm."""
+    return [candidates[start : start + particles] for start in range(0, len(candidates), particles)]
+
+
 def tiled(pool: WorkerPool, problem: Problem, rows: SearchRows, tiles: Sequence[Tile], model: Any) -> Evaluate:
     """An evaluation that sends each worker its share of the tiles in one message and adds the parts in tile order.
 
-    Args:
-        pool: workers.
-        problem, rows: what is searched.
-        tiles: of one iteration.
-        model: a reference to the model as it travels, or None where `problem` needs no tail.
+    `model` is a reference to the model as it travels, or None where `problem` needs no tail.
     """
     key, there, what = uuid4().hex, ray.put(rows), ray.put(problem)
     shares = [list(range(worker, len(tiles), len(pool))) for worker in range(min(len(pool), len(tiles)))]

@@ -18,11 +18,10 @@ def warn_on_stderr(line: str) -> None:
 
 
 class ValueWatch:
-    """Knows the range of every set of pictures that a command has read, and warns once of each that lies far off.
+    """Warns once of each set of pictures whose values, or the way its pixels were made, are not as expected.
 
-    What is expected is what the model was trained on; where that is not known, what the first set of the command has,
-    which in a repair is the rows to repair; and of that first one, 0 to 1 or 0 to 255. Likewise how the pixels were
-    made, where a set says so.
+    Expected is what the model was trained on; where that is not known, what the first set of the command has; and of
+    that first one values in 0 to 1 or 0 to 255.
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
@@ -33,7 +32,6 @@ class ValueWatch:
         self._made: tuple[Path, str] | None = None
 
     def saw(self, model: LoadedModel, images: ImageSet, values: ValueRange) -> None:
-        """Take note of the range of a whole set on which a model is run."""
         known = known_data(model)
         if images.preprocess is not None:
             self._saw_preprocess(model, images.path, images.preprocess, known)

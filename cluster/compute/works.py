@@ -1,4 +1,4 @@
-"""Pieces of work here or on workers, as `engine.core.plans` hands them out; their results do not depend on where."""
+"""Pieces of work, of `engine.core.plans`, here or on workers; their results do not depend on where."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from cluster.workers.pool import WorkerPool
 
 _WORDS = {"tuning": "tuning {} tasks", "repair": "{} repairs", "search": "{} searches"}
-"""What is said of pieces of work by their kind."""
-
 Searches = Callable[[Sequence[Work]], Sequence[Any]]
-"""Runs searches to their end, in a way of its own, and returns their results."""
 
 
 class Works:
@@ -40,14 +37,10 @@ class Works:
         origins: Mapping[str, str] | None = None,
         searches: Searches | None = None,
     ) -> None:
-        """Nothing runs yet.
+        """Nothing runs yet. With `opens` what plans yield is spread; else each plan runs whole in one place.
 
-        Args:
-            compute: the means.
-            handle: the model under repair.
-            opens: spread what plans yield; else each runs whole in one place.
-            origins: of the methods of other packages that the work is of, by name, as workers must have them too.
-            searches: runs searches; None runs them as other work.
+        `origins` are those of the methods of other packages that the work is of, by name, as workers must have them
+        too; `searches` runs searches, None runs them as other work.
         """
         self._compute, self._handle, self._opens = compute, handle, opens
         self._origins, self._searches = dict(origins or {}), searches
@@ -126,7 +119,6 @@ class Works:
         return done
 
     def _join(self, calls: Sequence[Call]) -> Call:
-        """One call of `Replica.run_works` with the work of these."""
         works = [call.args[0] for call in calls]
         model = self._compute.pool().share(self._handle.shipped) if any(work.model for work in works) else None
         return Call("run_works", (works, model), tag=calls[0].tag, parts=tuple(calls))
@@ -149,11 +141,7 @@ class Works:
 
 
 def _check_origins(pool: WorkerPool, origins: Mapping[str, str]) -> None:
-    """Refuse workers that lack a method of another package, or have it in another version than here.
-
-    Raises:
-        InputError: names the first of them, with its node.
-    """
+    """Refuse workers that lack a method of another package, or have it in another version than here."""
     calls = [Call("other_methods", (origins,), tag=worker, worker=worker) for worker in range(len(pool))]
     found = {call.tag: why for call, why, _ in pool.run(calls)}
     if why := next((found[worker] for worker in sorted(found) if found[worker]), ""):

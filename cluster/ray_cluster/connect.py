@@ -43,15 +43,8 @@ class Resources:
 def connected(address: str | None, workers: int | None, gpus_per_worker: float | None) -> Iterator[Resources]:
     """Join the cluster at `address`, or start one here, and decide what each worker gets.
 
-    Args:
-        address: of a running cluster: "auto" or "host:port" on one of its nodes, "ray://host:port" of its client
-            server from elsewhere; None starts one for this command.
-        workers: asked for; None takes one per GPU, without GPUs one per CPU.
-        gpus_per_worker: asked for; None shares the GPUs of the cluster among the workers.
-
-    Raises:
-        InputError: no cluster answers there, this machine is none of its nodes, it wants a token, or it has less than
-            was asked for.
+    `address` is "auto" or "host:port" on one of its nodes, or "ray://host:port" of its client server from elsewhere;
+    None starts a cluster for this command. Without a number of workers there is one per GPU, without GPUs one per CPU.
     """
     if address is not None:
         for name, value in IMPATIENCE.items():  # before Ray is imported, as it reads some of them only then
@@ -73,9 +66,7 @@ def connected(address: str | None, workers: int | None, gpus_per_worker: float |
 
 @contextlib.contextmanager
 def _interrupted_later() -> Iterator[None]:
-    """Take a first Ctrl-C, SIGTERM or alarm at the end of the body: of a Ray that is stopped while it starts, some
-    processes live on.
-    """
+    """Take a first Ctrl-C, SIGTERM or alarm at the end of the body: stopped while it starts, Ray leaves processes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -157,13 +148,8 @@ def _knock(address: str) -> None:
 
 
 def _all_said(error: BaseException) -> str:
-    """The messages of an error and of those that led to it."""
-    messages = []
-    cause: BaseException | None = error
-    while cause is not None:
-        messages.append(str(cause))
-        cause = cause.__cause__ or cause.__context__
-    return "\n".join(messages)
+    cause = error.__cause__ or error.__context__
+    return str(error) if cause is None else f"{error}\n{_all_said(cause)}"
 
 
 def _no_answer(address: str, why: str) -> InputError:
@@ -184,9 +170,8 @@ def _wants_token(address: str | None) -> InputError:
 def runtime_environment(empty: Path, *, ship_code: bool) -> dict[str, Any]:
     """What workers start with.
 
-    Ray puts the driver's current directory in front of a worker's import path, where a user's own `engine.py` would
-    shadow ours: an empty working directory takes its place. A submitted job keeps the working directory, the modules
-    and the variables that it was submitted with, as Ray allows no second ones.
+    Ray puts the driver's current directory in front of a worker's import path, where a user's `engine.py` would shadow
+    ours: an empty one takes its place. Of a submitted job Ray lets nobody change what it was submitted with.
     """
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("runtime_env") or {}
     taken = submitted.get("env_vars") or {}

@@ -12,17 +12,14 @@ from engine.core.memory import free_memory
 
 @dataclass(frozen=True)
 class WorkerCost:
-    """What one worker takes: bytes of memory, and seconds of a core to start; measured."""
+    """What one worker takes; measured."""
 
-    memory: int
-    start: float
+    memory: int  # bytes
+    start: float  # seconds of a core
 
 
-MODELS = WorkerCost(900 << 20, 4.0)
-"""With TensorFlow and a small model."""
-
-PICTURES = WorkerCost(200 << 20, 1.0)
-"""With NumPy and scikit-image."""
+MODELS = WorkerCost(900 << 20, 4.0)  # with TensorFlow and a small model
+PICTURES = WorkerCost(200 << 20, 1.0)  # with NumPy and scikit-image
 
 
 def unasked(cost: WorkerCost) -> int:
@@ -31,11 +28,7 @@ def unasked(cost: WorkerCost) -> int:
 
 
 def check_local(workers: int, cost: WorkerCost, say: Callable[[str], None]) -> None:
-    """Refuse more workers than free memory carries; say what those beyond the cores cost.
-
-    Raises:
-        InputError: says how many it would carry.
-    """
+    """Refuse more workers than free memory carries; say what those beyond the cores cost."""
     free, cores = free_memory(), os.cpu_count() or 1
     if workers * cost.memory > free:
         raise InputError(

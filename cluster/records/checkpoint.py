@@ -17,19 +17,18 @@ from engine.search.optimisers import OPTIMISERS
 
 @dataclass(frozen=True, eq=False)
 class Begun:
-    """A search that has begun, with the iterations (n, 9) so far; see `cluster.records.batches.iteration_numbers`."""
+    """A search that has begun, with the iterations (n, 9) so far; see `cluster.records.rows.iteration_numbers`."""
 
     state: SearchState
     iterations: Float64
 
 
 def pack(searches: Mapping[str, Begun]) -> bytes:
-    """Searches by name."""
     return values.pack("searches", {name: _plain(begun) for name, begun in searches.items()})
 
 
 def unpack(path: Path) -> dict[str, Begun]:
-    """Searches by name; none from a file that is damaged, or of something else: they will begin again."""
+    """Searches by name; none from a file that is damaged, or of something else: they begin again."""
     try:
         _, searches = values.unpack(path)
         return {name: _begun(**plain) for name, plain in searches.items()}

@@ -1,4 +1,4 @@
-"""Fingerprints of work, by which a run that goes on knows that a kept result is of the work it has before it."""
+"""Fingerprints of work, by which a run that goes on knows that a kept result is of the same work."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from engine.core.plans import Work
 
 
 def fingerprint(work: Work) -> str:
-    """SHA-256 of what a piece of work calls and with what; of what is no plain value and no dataclass, the type counts.
-
-    The same for an argument that a plan was sent and for the same value out of `cluster.records.values.unpack`.
-    """
+    """SHA-256 of what work calls and with what; of what is no plain value and no dataclass, the type counts."""
     return _digest((work.call, work.args)).hex()
 
 
+# Digests of frozen dataclasses that are compared by identity: much work may share one.
 _SHARED: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
-"""Digests of frozen dataclasses that are compared by identity: much work may share one."""
 
 
 def _digest(value: Any) -> bytes:

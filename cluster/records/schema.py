@@ -13,6 +13,7 @@ import pyarrow as pa
 Int32 = int
 Float32 = float
 
+# Types of columns by those of fields; None is null.
 _KINDS = {
     "str": pa.string(),
     "bool": pa.bool_(),
@@ -23,29 +24,20 @@ _KINDS = {
     "Sequence[int]": pa.list_(pa.int64()),
     "Sequence[Int32]": pa.list_(pa.int32()),
 }
-"""Types of columns by those of fields; None is null."""
 
 
 def column(text: str, unit: str = "", *, key: bool = False, differs: bool = False, **default: Any) -> Any:
-    """A field of a row that is a column of its table, of the type that the field has.
+    """A field of a row that is a column of its table; the unit of shares is "1".
 
-    Args:
-        text: what its values are.
-        unit: of them; "1" for shares.
-        key: tables are sorted by these columns, in their order.
-        differs: between two equal runs: time and place.
-        **default: `default` of the field.
+    Tables are sorted by their `key` columns; a column that `differs` between equal runs tells time or place.
     """
     return field(metadata={"text": text, "unit": unit, "key": key, "differs": differs}, **default)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of a table."""
-
     @property
     def cells(self) -> dict[str, Any]:
-        """Values by column."""
         return vars(self)
 
 
@@ -343,13 +335,12 @@ ROWS: dict[str, type[Row]] = {
     "outcomes": OutcomeRow,
     "predictions": PredictionRow,
 }
-"""All tables of a run."""
 
 OF_METHODS = frozenset({"tunings", "mixture", "frontier", "promises", "outcomes"})
 """Tables that only some methods write."""
 
+# Columns carry their description, and their unit where they have one, as metadata.
 SCHEMAS: dict[str, pa.Schema] = {name: pa.schema(_columns(row)) for name, row in ROWS.items()}
-"""Their schemas; columns carry their description, and their unit where they have one, as metadata."""
 
 KEYS = {name: [each.name for each in fields(row) if each.metadata["key"]] for name, row in ROWS.items()}
 

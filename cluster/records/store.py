@@ -2,7 +2,7 @@
 
 While a run goes on, a table is a folder of Arrow IPC files, its parts, each written beside its place and renamed: one
 for what ended within half a second, and one for each task that comes back more than once. At its end the folder becomes
-one `<table>.arrow`, sorted by key. `read_table` reads either.
+one `<table>.arrow`, sorted by key.
 """
 
 from __future__ import annotations
@@ -31,17 +31,11 @@ CHECKPOINTS = "checkpoint"
 FORMAT = 2
 """Of run directories as this version writes them, in `run.json`; 1 is that of 0.6.0 and earlier, which state none."""
 
-EVALUATE_RUN = "evaluate-run"
-"""The run directory of `evaluate`, in its output folder, once the evaluation has ended."""
-
-EVALUATE_UNFINISHED = ".evaluate.unfinished"
-"""The same while the evaluation goes on or when it was interrupted."""
+# The run directory of `evaluate`, in its output folder: at its end, and while it goes on or where it was interrupted.
+EVALUATE_RUN, EVALUATE_UNFINISHED = "evaluate-run", ".evaluate.unfinished"
 
 _EMPTIED = json.dumps({"state": "emptied"})
-
-_OVER = ("done", "skipped")
-"""States of jobs that are not tried again."""
-
+_OVER = ("done", "skipped")  # states of jobs that are not tried again
 _LONGEST = 150  # characters of a name: file systems take 255 with what is added
 
 
@@ -262,11 +256,7 @@ class RunRecords:
 
 @contextmanager
 def enough_room(directory: Path) -> Iterator[None]:
-    """Say plainly when the disk of a run is full, wherever in the libraries that shows.
-
-    Raises:
-        WorkError: it is full.
-    """
+    """Say plainly when the disk of a run is full, wherever in the libraries that shows."""
     try:
         yield
     except Exception as error:
@@ -333,8 +323,6 @@ def _check_run(directory: Path) -> None:
 
 
 class Difference(NamedTuple):
-    """A value in which two runs differ, by its name, and both values in short."""
-
     name: str
     before: str
     now: str
@@ -372,16 +360,10 @@ def read_table(directory: Path, name: str) -> pa.Table:
     return _read(whole)
 
 
-def read_part(directory: Path, table: str, part: str) -> list[dict[str, Any]] | None:
-    """The rows of a part, or None when the table is no longer in parts."""
+def read_part(directory: Path, table: str, part: str) -> pa.Table:
+    """The rows of a part; none when the table is no longer in parts."""
     path = _place(directory, table, part)
-    return _read(path).to_pylist() if path.is_file() else None
-
-
-def jobs_of_part(directory: Path, part: str) -> list[str]:
-    """The jobs in a part of the table `jobs`; none when the table is no longer in parts."""
-    path = _place(directory, "jobs", part)
-    return list(_read(path)["job"].to_pylist()) if path.is_file() else []
+    return _read(path) if path.is_file() else SCHEMAS[table].empty_table()
 
 
 def comparable(table: pa.Table) -> pa.Table:
@@ -412,10 +394,8 @@ def _place(directory: Path, table: str, part: str) -> Path:
 
 
 def _parts(directory: Path, table: str) -> list[Path]:
-    """The files of a table's folder.
-
-    A long listing may leave out a file that is replaced meanwhile (on tmpfs), so it is repeated until it brings nothing
-    new.
+    """The files of a table's folder; as a long listing may leave out one that is replaced meanwhile (on tmpfs), it is
+    repeated until it brings nothing new.
     """
     found: set[Path] = set()
     while new := set((directory / table).glob("[!.]*.arrow")) - found:
@@ -424,9 +404,8 @@ def _parts(directory: Path, table: str) -> list[Path]:
 
 
 def _kept_parts(directory: Path) -> set[str]:
-    """Names of the parts of the table `jobs` with which a run goes on: those in which every job is over.
-
-    Jobs that failed are tried again, and so are all of the steps behind the first of them: those began from its result.
+    """Names of the parts of `jobs` with which a run goes on: those in which every job is over, and that do not begin
+    from the result of one that failed, which is tried again.
     """
     kept: dict[str, int] = {}
     again = float("inf")

@@ -13,15 +13,7 @@ from engine.core.errors import InputError
 
 
 def pack(name: str, value: Any) -> bytes:
-    """The result of a piece of work.
-
-    Args:
-        name: of the work, for the error.
-        value: None, numbers, texts, arrays, and lists, tuples and dicts (with texts as keys) of these.
-
-    Raises:
-        InputError: it is something else.
-    """
+    """A result: None, numbers, texts, arrays, and lists, tuples and dicts of these; else InputError, which names it."""
     arrays: list[Any] = []
 
     def plain(value: Any) -> Any:

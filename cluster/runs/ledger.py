@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.compute.compute import Compute
-from cluster.records.batches import TableRows, unpacked, with_columns
 from cluster.records.checkpoint import Begun, pack, unpack
+from cluster.records.rows import TableRows, unpacked, with_columns
 from cluster.records.schema import JobRow
-from cluster.records.store import RunRecords, jobs_of_part, read_part, read_table
+from cluster.records.store import RunRecords, read_part, read_table
 from cluster.workers.harvest import EndedSearch, Segment, TaskEvent, job_columns
 from cluster.workers.judge import Judge
 from cluster.workers.model import ModelHandle
@@ -240,15 +240,13 @@ class Ledger:
         for part in reversed(self._together):  # the last step's are the last
             if not left:
                 break
-            if mine := left.intersection(jobs_of_part(self.records.directory, part)):
+            if mine := left.intersection(self._jobs_of(part)):
                 left -= mine
                 parts.add(part)
         for part in parts:
-            rows = read_part(self.records.directory, "jobs", part)
-            if rows is not None:
-                self.records.replace(
-                    "jobs", part, [row | {"chosen": row["chosen"] or row["job"] in taken} for row in rows]
-                )
+            if rows := read_part(self.records.directory, "jobs", part).to_pylist():
+                chosen = [row | {"chosen": row["chosen"] or row["job"] in taken} for row in rows]
+                self.records.replace("jobs", part, chosen)
 
     def best(self, words: str) -> None:
         """Say what is best so far."""
@@ -268,7 +266,7 @@ class Ledger:
         # Which part a job is in matters only while the table is in parts.
         self._together = [part for part in self.records.parts("jobs") if part.startswith(f"{_TOGETHER}-")]
         alone = [part for part in self.records.parts("jobs") if not part.startswith(f"{_TOGETHER}-")]
-        self._parts = {job: part for part in alone for job in jobs_of_part(directory, part) if job in ended}
+        self._parts = {job: part for part in alone for job in self._jobs_of(part) if job in ended}
         self.counts.update(ended.values())
         self._progress["jobs_done"] = len(ended)
         self._progress["searched_iterations"] = sum(row["iterations"] or 0 for row in jobs if row["job"] in ended)
@@ -278,6 +276,9 @@ class Ledger:
         patches = read_table(directory, "patches")
         for job, index, values in self._offered(patches.filter(pc.field("job") != "batch"), ended):
             self._ended[job] = EndedSearch.of(rows[job], index, values)
+
+    def _jobs_of(self, part: str) -> list[str]:
+        return list(read_part(self.records.directory, "jobs", part)["job"].to_pylist())
 
     def _offered(self, patches: pa.Table, ended: Container[str]) -> Iterator[tuple[str, Int64, Float32]]:
         """Name, places (K, 2) and values (offers, K) of every search in a table of patches, sorted by its key."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cluster.compute.compute import Compute
-from cluster.records.batches import PatchPlaces
+from cluster.records.rows import patch_places
 from cluster.records.store import RunRecords
 from cluster.runs.chunk import Chunk, ChunkPaths, held_out_rows, open_chunk, search_rows
 from cluster.runs.identity import fingerprints, run_facts
@@ -255,7 +255,7 @@ def ready_chunk(
     case = RepairCase(chunk.label, chunk.data, chunk.index, weights, rows)
     source = RngKey(0, chunk.data, chunk.label)
     problem = problem_of(target, target.kernel, chunk.index, weights, name=chunk.data, source=source, settings=settings)
-    places = PatchPlaces.of(chunk.index, target.patch(chunk.index, weights.old, weights.old), target.shapes)
+    places = patch_places(target.patch(chunk.index, weights.old, weights.old), target.shapes)
     return ReadyCase(case, problem, chunk.paths.negatives, places)
 
 

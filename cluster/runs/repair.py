@@ -14,7 +14,7 @@ import numpy as np
 
 from cluster.compute.compute import Compute
 from cluster.compute.works import Works
-from cluster.records.batches import PatchPlaces
+from cluster.records.rows import patch_places
 from cluster.records.store import RunRecords, enough_room
 from cluster.runs.ledger import Ledger, OnJobs
 from cluster.runs.optimize import OnIterations, search
@@ -281,7 +281,7 @@ class _Run:
         def searches(works: Sequence[Work]) -> list[tuple[Float32, float, float]]:
             case, problem = works[0].args
             old = case.weights.old
-            places = PatchPlaces.of(case.index, naming.patch(case.index, old, old), naming.shapes)
+            places = patch_places(naming.patch(case.index, old, old), naming.shapes)
             ready = ReadyCase(case, problem, work.folder, places)
             jobs = tuple(SearchJob(one.name, one.args[1].settings, one.args[1].source.seed) for one in works)
             search(self.compute, self.handle, [(ready, jobs)], ledger, self.told.iterations)

@@ -5,20 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-CALL_SECONDS = 0.5
-"""A call lasts about so long, if there are tasks enough: it is lost whole with its worker."""
-
-SERVED_SECONDS = 0.002
-"""And so much longer for each worker, as the driver serves them one after the other."""
-
-CALL_BYTES = 90_000
-"""An answer has at most about so many bytes: from 100 KiB on Ray takes its object store, at ten times the cost."""
-
-CALL_TASKS = 64
-
-SHARES = 2
-"""A call takes at most one in so many of the tasks that wait, shared out: the last ones go one by one."""
-
+CALL_SECONDS = 0.5  # of a call, if there are tasks enough: it is lost whole with its worker
+SERVED_SECONDS = 0.002  # more for each worker, as the driver serves them one after the other
+CALL_BYTES = 90_000  # of an answer: from 100 KiB on Ray takes its object store, at ten times the cost
+CALL_TASKS = 64  # at most
+SHARES = 2  # a call takes at most this part of a worker's share of the tasks that wait: the last ones go one by one
 _WEIGHT = 0.2  # of the newest call in what tasks take
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.records.batches import (
+from cluster.records.checkpoint import Begun
+from cluster.records.rows import (
     TableRows,
     iteration_numbers,
     joined,
@@ -22,23 +23,20 @@ from cluster.records.batches import (
     rows_batch,
     swarm_batch,
 )
-from cluster.records.checkpoint import Begun
 from cluster.records.schema import JobRow
-from cluster.workers.judge import Candidate, Candidates, Judge, Predicts
+from cluster.workers.judge import Candidate, Candidates, Judge
 from cluster.workers.model import ModelHandle
 from cluster.workers.task import RepairTask, SearchJob, SearchResult, TaskResult
 from cluster.workers.work import this_process
 from engine.core.types import Float32, Float64, Int64
 from engine.metrics.accuracy import LabelChange
+from engine.passes.runners import LayerPasses
 
-SECONDS = -1
-"""Column of `iteration_numbers` with the time of each iteration."""
+SECONDS = -1  # column of `iteration_numbers` with the time of each iteration
 
 
 @dataclass(frozen=True, eq=False)
 class EndedSearch:
-    """A search that has ended."""
-
     job: str
     index: Int64  # (K, 2), places of the weights
     values: Float32  # (offers, K), the patches it offers, best first
@@ -51,7 +49,6 @@ class EndedSearch:
 
     @staticmethod
     def of(row: Mapping[str, Any], index: Int64, values: Float32) -> EndedSearch:
-        """What a row of the table `jobs` tells of a search, with what it offers."""
         names = ("job", "fitness", "start_fitness", "patched", "intact", "iterations", "stop")
         return EndedSearch(index=index, values=values, **{name: row[name] for name in names})
 
@@ -69,10 +66,7 @@ class SearchStep:
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """How far a task is after a call.
-
-    Where somebody judges what its searches offer and it has ended, neither `searches` nor `found` come along.
-    """
+    """How far a task is after a call; of one that was judged neither `searches` nor `found` come along."""
 
     state: str  # running, done, skipped or failed, as in the table `jobs`
     iterations: int  # that its searches ran in this call
@@ -84,19 +78,14 @@ class Segment:
 
     @property
     def ended(self) -> bool:
-        """Nothing of the task is left to do."""
         return self.state != "running"
 
 
 @dataclass(frozen=True, eq=False)
 class Harvest:
-    """What a call of several tasks brought.
+    """What a call of several tasks brought."""
 
-    A task that was not begun, as the call had lasted long enough, has None for a segment, and one whose file is not
-    there the answer `cluster.workers.passes.NOT_VISIBLE`.
-    """
-
-    segments: tuple[Segment | str | None, ...]
+    segments: tuple[Segment | str | None, ...]  # None: not begun in this call; a text: `passes.NOT_VISIBLE`
     rows: TableRows | None  # of all tasks without rows of their own, in this order
     candidates: Candidates | None = None  # what searches of tasks that have ended offer, where somebody judged that
     seconds: float = 0.0  # of the call
@@ -127,20 +116,10 @@ class TaskEvent:
 
     @property
     def unfinished(self) -> list[tuple[RepairTask, Segment]]:
-        """Tasks that have not ended, and how far they are."""
         return [pair for pair in zip(self.tasks, self.segments, strict=True) if not pair[1].ended]
 
 
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """Rows of some tasks, not yet one batch for each table."""
-
-    jobs: list[JobRow] = field(default_factory=list)
-    others: dict[str, list[pa.RecordBatch]] = field(default_factory=lambda: defaultdict(list))
-
-    def rows(self) -> TableRows:
-        batches = {**self.others, "jobs": [rows_batch("jobs", [row.cells for row in self.jobs])]}
-        return TableRows(len(self.jobs), {name: packed(name, joined(found)) for name, found in batches.items()})
+Batches = dict[str, list[pa.RecordBatch]]  # by table
 
 
 class Reaper:
@@ -149,42 +128,38 @@ class Reaper:
     def __init__(self, judge: Judge | None) -> None:
         self._judge = judge
         self._segments: list[Segment | str | None] = []
-        self._shared = _Table()
+        self._shared: Batches = defaultdict(list)
         self._candidates: list[Candidate] = []
 
     def skip(self, answer: str | None) -> None:
-        """A task has not run."""
         self._segments.append(answer)
 
-    def add(self, task: RepairTask, before: Mapping[str, Begun], result: TaskResult, layer: Predicts | None) -> None:
+    def add(self, task: RepairTask, before: Mapping[str, Begun], result: TaskResult, layer: LayerPasses | None) -> None:
         """A task has run, of which some searches had begun before; `layer` is None where nobody judges."""
         alone = bool(before) or result.failed or not result.ended
-        table = _Table() if alone else self._shared
+        table: Batches = defaultdict(list) if alone else self._shared
         begun = _begun(before, result)
-        rows = job_rows(task, result, begun)
-        table.jobs.extend(rows)
+        rows = [row.cells for row in job_rows(task, result, begun)]
+        table["jobs"].append(rows_batch("jobs", rows))
         if result.searches:
-            table.others["swarm"].append(swarm_batch({name: search.iterations for name, search in begun.items()}))
-        offered = {search.name: search.offers for search in result.searches if search.offers}
-        if offered:
-            assert result.places is not None
-            offers = {name: [(offer.fitness, offer.values) for offer in offered_] for name, offered_ in offered.items()}
-            table.others["patches"].append(patches_batch(offers, result.places))
-        found: tuple[EndedSearch, ...] = ()
+            table["swarm"].append(swarm_batch({name: search.iterations for name, search in begun.items()}))
+        found: list[EndedSearch] = []
         if result.ended and result.searches:
-            assert result.places is not None
-            values = [np.stack([offer.values for offer in search.offers]) for search in result.searches]
-            index = result.places.index
-            found = tuple(EndedSearch.of(row.cells, index, mine) for row, mine in zip(rows, values, strict=True))
+            assert result.ready is not None
+            index = result.ready.case.index
+            for row, search in zip(rows, result.searches, strict=True):
+                found.append(EndedSearch.of(row, index, np.stack([offer.values for offer in search.offers])))
+            offers = {each.name: [(offer.fitness, offer.values) for offer in each.offers] for each in result.searches}
+            table["patches"].append(patches_batch(offers, result.ready.places))
         if found and self._judge is not None:
             assert layer is not None
             changes: dict[str, Sequence[LabelChange]] = {}
-            for job, search in zip(task.searches, found, strict=True):
-                more, changed = self._judge.judged(layer, job.name, job.place, search.index, search.values)
+            for job, ended in zip(task.searches, found, strict=True):
+                more, changed = self._judge.judged(layer, job.name, job.place, ended.index, ended.values)
                 self._candidates += more
                 changes[job.name] = changed
             if any(changes.values()):
-                table.others["labels"].append(labels_batch(changes))
+                table["labels"].append(labels_batch(changes))
         state = "done" if result.searches else "skipped"
         state = "failed" if result.failed else state if result.ended else "running"
         segment = Segment(
@@ -193,23 +168,25 @@ class Reaper:
             note=result.note,
             begun={} if result.ended else begun,
             searches=() if result.ended and self._judge is not None else tuple(map(_step, result.searches)),
-            found=found if self._judge is None else (),
-            rows=table.rows() if alone else None,
+            found=tuple(found) if self._judge is None else (),
+            rows=_packed(table) if alone else None,
         )
         self._segments.append(segment)
 
     def harvest(self, seconds: float = 0.0) -> Harvest:
-        """All of them, after a call of so many seconds."""
-        rows = self._shared.rows() if self._shared.jobs else None
+        rows = _packed(self._shared) if self._shared else None
         candidates = Candidates.of(self._candidates) if self._candidates else None
         return Harvest(tuple(self._segments), rows, candidates, seconds)
+
+
+def _packed(table: Batches) -> TableRows:
+    return TableRows(sum(map(len, table["jobs"])), {name: packed(name, joined(found)) for name, found in table.items()})
 
 
 def event_of(
     task: RepairTask,
     before: Mapping[str, Begun],
     result: TaskResult,
-    *,
     judge: Judge | None = None,
     model: ModelHandle | None = None,
     where: str = "process",
@@ -227,7 +204,6 @@ def event_of(
 
 
 def job_rows(task: RepairTask, result: TaskResult, begun: Mapping[str, Begun]) -> list[JobRow]:
-    """Rows of the table `jobs`, without what only the driver knows."""
     columns = [job_columns(job, task.step, task.folder, task.label) for job in task.searches]
     if not result.searches:
         state, seconds = "failed" if result.failed else "skipped", result.seconds / len(task.searches)
@@ -235,7 +211,7 @@ def job_rows(task: RepairTask, result: TaskResult, begun: Mapping[str, Begun]) -
     return [
         JobRow(
             **{**mine, "positive_weight": search.objective.positive_weight},
-            data=result.data,
+            data="" if result.ready is None else result.ready.case.data,
             weights=len(search.state.swarm.global_position),
             negatives=search.objective.negatives,
             positives=search.objective.positives,
@@ -266,7 +242,6 @@ def job_columns(job: SearchJob, step: int, folder: Path, label: int) -> dict[str
 
 
 def _begun(before: Mapping[str, Begun], result: TaskResult) -> dict[str, Begun]:
-    """How far the searches of a task are, with all iterations that led there."""
     begun = {}
     for search in result.searches:
         rows = [before[search.name].iterations] if search.name in before else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -12,23 +11,13 @@ from engine.core.types import Float32, Float64, Int64
 from engine.metrics.accuracy import Comparison, LabelChange, compare_many
 from engine.metrics.requirements import Requirement, check_requirements, rank
 from engine.passes.classes import NO_CLASS
+from engine.passes.runners import LayerPasses
 from engine.problem.case import LayerInputs
 
 Score = tuple[int, float, int]
-"""Requirements met, worst margin, rows broken with a minus: the bigger the better.
-
-See `engine.metrics.requirements.rank`."""
+"""Requirements met, worst margin, minus the rows broken: the bigger the better; see `engine.metrics.requirements`."""
 
 _BLOCK = 64
-
-
-class Predicts(Protocol):
-    """What judging needs of `engine.passes.runners.LayerPasses`."""
-
-    def predict_patches(
-        self, kernel: Float32, inputs: Float32, logits: Float32, index: Int64, values: Float32
-    ) -> Int64:
-        """Classes (M, n) of rows under patches (M, K) of the same places (K, 2)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +31,6 @@ class Candidate:
     place: tuple[int, int] = (0, 0)  # of the search and of its offer in their step: the first of equals comes first
 
     def applied(self, kernel: Float32) -> Float32:
-        """A kernel (D, C) with the patch."""
         changed = kernel.copy()
         changed[self.index[:, 0], self.index[:, 1]] = self.values
         return changed
@@ -60,13 +48,11 @@ class Candidates:
 
     @property
     def size(self) -> int:
-        """Bytes as they travel, about."""
         indices = {id(index): index.nbytes for index in self.index}
         return self.values.nbytes + self.scores.nbytes + self.places.nbytes + sum(indices.values())
 
     @staticmethod
     def of(candidates: Sequence[Candidate]) -> Candidates:
-        """Candidates of one search each, at least one."""
         return Candidates(
             tuple(job for candidate in candidates for job in candidate.jobs),
             np.array([candidate.score for candidate in candidates], np.float64),
@@ -96,11 +82,8 @@ class Judge:
     logits: Float32  # (n, C) under the kernel
     requirements: tuple[Requirement, ...]  # that rank the patches
 
-    def comparisons(self, layer: Predicts, index: Int64, values: Float32) -> list[Comparison | None]:
-        """Patches (M, K) of the same positions (K, 2) against the base model; None for one that leaves a row no class.
-
-        Loaded again, the model with it would be refused.
-        """
+    def comparisons(self, layer: LayerPasses, index: Int64, values: Float32) -> list[Comparison | None]:
+        """Patches (M, K) of places (K, 2) against the base model; None for one that leaves a row no class."""
         rows = self.rows
         after = layer.predict_patches(self.kernel, rows.inputs, self.logits, index, values)
         usable = (after != NO_CLASS).all(axis=1)
@@ -108,16 +91,14 @@ class Judge:
         return [next(found) if good else None for good in usable]
 
     def score(self, comparison: Comparison) -> Score:
-        """How good a model is by the requirements."""
         return rank(check_requirements(self.requirements, comparison), comparison)
 
     def judged(
-        self, layer: Predicts, job: str, place: int, index: Int64, offers: Float32
+        self, layer: LayerPasses, job: str, place: int, index: Int64, offers: Float32
     ) -> tuple[tuple[Candidate, ...], tuple[LabelChange, ...]]:
         """Candidates among the patches (M, K) that a search offers, best first, and what the best of them changes.
 
-        A patch that leaves a row no class is none, nor is one that changes nothing; the best is the first that leaves
-        every row a class.
+        The best is the first that leaves every row a class; a patch that changes nothing is no candidate.
         """
         candidates: list[Candidate] = []
         best: Comparison | None = None

@@ -1,5 +1,3 @@
-"""A small cache in which what was used longest ago makes room."""
-
 from __future__ import annotations
 
 from collections import OrderedDict
@@ -10,17 +8,15 @@ T = TypeVar("T")
 
 
 class Cache(Generic[T]):
-    """Keeps values up to a total size."""
+    """Keeps values up to a total size; what was used longest ago makes room."""
 
     def __init__(self, limit: int, size: Callable[[T], int] = lambda value: 1) -> None:
-        """Keep values whose sizes add up to `limit`, and always the newest; by default the size of each is 1."""
-        self._limit = limit
-        self._size = size
+        """Keep values whose sizes add up to `limit`, and always the newest."""
+        self._limit, self._size = limit, size
         self._values: OrderedDict[Hashable, T] = OrderedDict()
         self._used = 0
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The kept value, or a new one."""
         if key not in self._values:
             self._values[key] = make()
             self._used += self._size(self._values[key])

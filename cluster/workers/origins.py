@@ -11,7 +11,12 @@ from engine.methods.registry import METHODS, method_of, origin, parsed
 
 def missing_methods(names: Sequence[str]) -> str:
     """Why a method cannot be had in this process; empty where all can."""
-    return next(filter(None, map(_missing, names)), "")
+    try:
+        for name in names:
+            method_of(parsed(name)[0])
+    except InputError as error:
+        return f"on {socket.gethostname()}: {error}"
+    return ""
 
 
 def other_methods(origins: Mapping[str, str]) -> str:
@@ -28,11 +33,3 @@ def other_methods(origins: Mapping[str, str]) -> str:
 def foreign_origins(names: Sequence[str]) -> dict[str, str]:
     """Origins of those methods that other packages bring, by name: part of what a run is."""
     return {name: origin(base) for name in names if (base := parsed(name)[0]) not in METHODS}
-
-
-def _missing(name: str) -> str:
-    try:
-        method_of(parsed(name)[0])
-    except InputError as error:
-        return f"on {socket.gethostname()}: {error}"
-    return ""

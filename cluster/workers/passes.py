@@ -17,8 +17,7 @@ from engine.targets.model_runner import ModelRunner
 
 Pass = Literal["predict", "predict and digest", "predict with losses", "inputs", "features", "localise"]
 
-NOT_VISIBLE = "the file is not visible here"
-"""Answer to a block of rows whose file this node does not see; the driver sends the rows instead."""
+NOT_VISIBLE = "the file is not visible here"  # the answer of a node that does not see it: the driver sends the rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,20 +29,16 @@ class ShippedRows:
 
     @property
     def visible(self) -> bool:
-        """Whether this node sees the file."""
         path = self.image_set.path
         return path.is_file() and path.stat().st_size == self.size
 
 
 def ship_rows(images: ImageSet) -> ShippedRows:
-    """An image set of this node, ready to travel."""
     return ShippedRows(images, images.path.stat().st_size)
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A block of rows after a pass."""
-
     result: Any
     values: ValueRange  # of the numbers that were read
 
@@ -57,17 +52,12 @@ def block_pass(
     features: Int64 | None,
     pixels: Float32 | None = None,
 ) -> Block:
-    """One pass over the rows start..stop; `pixels` (m, ...) are theirs, where the file is not visible here.
+    """One pass over m rows start..stop; `pixels` (m, ...) are theirs, where the file is not visible here.
 
-    Returns:
-        Of m rows. `predict`: classes (m,); `predict and digest`: the same, and digests of the rows (m, 16);
-        `predict with losses`: the same, and losses (m,); `inputs`: all inputs of the layer (m, D), or features of a
-        deep target (m, F), and digests of the rows; `features`: inputs at the places `features` (m, I), or all, and
-        logits (m, C), and digests of the rows; `localise`: sums over rows of which `pixels` (m, D + C) are the inputs
-        of the layer and logits.
-
-    Raises:
-        InputError: the rows cannot be read, or the model's outputs for one of them are not numbers.
+    `predict` gives classes (m,); `predict and digest` and `predict with losses` also digests (m, 16) or losses (m,);
+    `inputs` those of the layer (m, D), or features of a deep target (m, F), and digests; `features` inputs at the
+    places `features` (m, I), or all, logits (m, C) and digests; `localise` sums over rows whose `pixels` (m, D + C) are
+    inputs of the layer and logits. Raises InputError for rows that cannot be read or that have outputs like NaN.
     """
     if pixels is None:
         pixels = read_images(images, start, stop)
@@ -78,8 +68,6 @@ def block_pass(
 
 @dataclass(frozen=True, eq=False)
 class SetRows:
-    """What is known of the rows of a set without a model."""
-
     digests: Uint8  # (n, 16)
     values: ValueRange
 

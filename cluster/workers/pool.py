@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -28,17 +29,12 @@ __all__ = ["CALL_ATTEMPTS", "Actor", "Call", "DeadlyCallError", "WorkerError", "
 
 LOST = (RayActorError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
 
-START_TIMEOUT = 180.0
-"""Seconds for the first worker to answer: a node may have to unpack code and import TensorFlow from a cold disk."""
+# In seconds: a node may have to unpack code and import TensorFlow from a cold disk.
+START_TIMEOUT = 180.0  # for the first worker to answer
+STRAGGLER_TIMEOUT = 30.0  # for others once one has; a worker that waits for resources joins whenever it can
+SILENCE_TIMEOUT = 300.0  # without any live worker
 
-STRAGGLER_TIMEOUT = 30.0
-"""Seconds that workers get to answer once another has; one that waits for resources joins whenever it can."""
-
-SILENCE_TIMEOUT = 300.0
-"""Seconds without any live worker after which the command gives up."""
-
-CALL_ATTEMPTS = 5
-"""A call that took down this many workers is not tried again: it is the call's fault."""
+CALL_ATTEMPTS = 5  # a call that took down so many workers is not tried again: it is the call's fault
 
 
 class WorkerError(WorkError):
@@ -62,8 +58,6 @@ class Actor(Protocol):
 
 @dataclass
 class _Slot:
-    """One place for an actor."""
-
     actor: Any
     host: str = ""
     pid: int = 0
@@ -76,15 +70,6 @@ class _Slot:
     @property
     def ready(self) -> bool:
         return self.probe is None and self.retry_at == 0.0
-
-
-def _alone(calls: Sequence[Call]) -> Call:
-    return calls[0]
-
-
-def _one(waiting: int) -> int:
-    del waiting
-    return 1
 
 
 class WorkerPool:
@@ -105,19 +90,15 @@ class WorkerPool:
         self._free = set(range(len(self._slots)))
         self._alive_at = time.monotonic()
         self._depth = 1
-        self._join: Callable[[Sequence[Call]], Call] = _alone
-        self._size: Callable[[int], int] = _one
+        self._join: Callable[[Sequence[Call]], Call] = operator.itemgetter(0)
+        self._size: Callable[[int], int] = lambda waiting: 1
         # What nobody here needs any more leaves the object store too.
         self._references: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
         for slot in self._slots:
             slot.probe = slot.actor.describe.remote()
 
     def wait_for_start(self) -> None:
-        """Wait for the workers; once one has answered, the others get a little longer and may join later.
-
-        Raises:
-            WorkerError: none answered in time.
-        """
+        """Wait for the workers; once one has answered, the others get a little longer and may join later."""
         probes = [slot.probe for slot in self._slots if slot.probe is not None]
         ray.wait(probes, num_returns=1, timeout=START_TIMEOUT)
         ray.wait(probes, num_returns=len(probes), timeout=STRAGGLER_TIMEOUT)
@@ -133,19 +114,13 @@ class WorkerPool:
 
     @property
     def kinds(self) -> list[str]:
-        """Distinct kinds of hardware of the workers, sorted."""
         return sorted({slot.kind for slot in self._slots if slot.kind})
 
     def worker_name(self, index: int) -> str:
-        """Host and process id of a worker."""
         return f"{self._slots[index].host}:{self._slots[index].pid}"
 
     def share(self, value: Any) -> Any:
-        """A reference to a value, an object that is compared by identity: it travels once, however many calls take it.
-
-        Raises:
-            TypeError: no weak reference to the value can be had, or it has no hash.
-        """
+        """A reference to an object that is compared by identity: it travels once, however many calls take it."""
         if value not in self._references:
             self._references[value] = ray.put(value)
         return self._references[value]
@@ -163,24 +138,15 @@ class WorkerPool:
         self,
         calls: Iterable[Call] = (),
         depth: int = 1,
-        join: Callable[[Sequence[Call]], Call] = _alone,
-        size: Callable[[int], int] = _one,
+        join: Callable[[Sequence[Call]], Call] = operator.itemgetter(0),
+        size: Callable[[int], int] = lambda waiting: 1,
     ) -> Generator[tuple[Call, Any, int], None, None]:
         """Send queued calls and yield (call, result, worker) as they finish, until none is left.
 
         Calls submitted while iterating are taken up. At most `depth` calls are with one worker, so that it does not
-        wait for its next one; only one as soon as there are few left, so that none waits behind another.
-
-        Args:
-            calls: to queue first.
-            depth: calls that are with one worker.
-            join: one call with some as its parts, at least one, that wait for the same worker; every call that is sent,
-                and told of, is one that it made. Those that were lost are joined with no others.
-            size: how many to join, at most, of so many that wait.
-
-        Raises:
-            InputError: the call found bad input.
-            WorkerError: a call took down several workers, or no worker is left.
+        wait for its next one; only one as soon as there are few left, so that none waits behind another. `join` makes
+        the calls that are sent, each of at most `size` of those that wait; those that were lost go alone. Raises what a
+        call raises, and WorkerError where one took down several workers, or no worker is left.
         """
         self._depth, self._join, self._size = depth, join, size
         for call in calls:
@@ -204,7 +170,6 @@ class WorkerPool:
             getattr(slot.actor, method).remote(*args)
 
     def close(self) -> None:
-        """End the actors."""
         for slot in self._slots:
             ray.kill(slot.actor)
 
@@ -237,8 +202,7 @@ class WorkerPool:
     def _next_for(self, index: int) -> Call | None:
         """What this worker should take: a call of its own, or anybody's, or else the last of a busy or lost worker's.
 
-        A call goes to the worker that has its caches, unless that one is lost, or busy while this one idles:
-        rebuilding caches beats waiting. Calls are joined with those behind them in the same queue.
+        Rebuilding caches beats waiting. Calls are joined with those behind them in the same queue.
         """
         queue = self._own[index] or self._shared
         take, following = queue.popleft, 0
@@ -260,7 +224,6 @@ class WorkerPool:
         return self._join(calls)
 
     def _collect(self) -> Iterator[tuple[Call, Any, int]]:
-        """Answers that have come, if need be after a wait."""
         probes = [slot.probe for slot in self._slots if slot.probe is not None] if self._free else []
         waiting = [*probes, *self._flying]
         if not waiting:
@@ -333,7 +296,6 @@ class WorkerPool:
 
 
 def _cause(error: RayTaskError) -> Exception:
-    """What the call itself raised."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, MemoryError):
         return WorkerError(

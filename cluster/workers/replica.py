@@ -1,7 +1,5 @@
-"""The actor: a process with models and search problems that it can build again from its arguments at any time.
-
-Methods are stateless: what they need comes as an argument or as an object that the driver put. What a replica keeps is
-a cache. So a call may run on any replica, twice, or again after its replica died.
+"""The actor. All it keeps is a cache of what it builds from its arguments, so a call may run on any replica, twice, or
+again after its replica died.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ import ray
 
 from cluster.records.checkpoint import Begun
 from cluster.workers.harvest import Harvest, Reaper
-from cluster.workers.judge import Judge, Predicts
+from cluster.workers.judge import Judge
 from cluster.workers.lru import Cache
 from cluster.workers.model import ReceivedModel, ShippedModel
 from cluster.workers.origins import other_methods
@@ -34,9 +32,9 @@ from engine.core.plans import Work, value_of
 from engine.core.types import Float32, Float64, Int64
 from engine.fitness.rows import SearchRows
 from engine.fitness.tiling import one_ahead
+from engine.passes.runners import LayerPasses
 from engine.problem.case import RepairCase
 from engine.problem.problem import Prepared, Problem, prepare
-from engine.search.loop import SearchState
 from engine.targets.model_runner import ModelRunner
 
 KEPT_MODELS = 2
@@ -54,10 +52,9 @@ class SentTask:
 
 
 class Replica:
-    """Runs row blocks, segments of tasks and tiles; see the module."""
+    """Runs row blocks, segments of tasks, tiles and pieces of work."""
 
     def __init__(self, threads: int) -> None:
-        """Claim the device; models arrive with the calls."""
         backend.limit_threads(threads)
         self._models: Cache[ModelRunner] = Cache(KEPT_MODELS)
         self._problems: Cache[Prepared] = Cache(KEPT_PROBLEMS)
@@ -84,10 +81,7 @@ class Replica:
         features: Int64 | None,
         images: Float32 | None = None,
     ) -> Block | InputError | str:
-        """Run one pass over rows start..stop; see `block_pass`. `images` are given where the file was not visible.
-
-        Bad input is returned, so that the driver can tell of the first bad row, whichever block ends first.
-        """
+        """See `block_pass`; bad input is returned: the driver tells of the first bad row, wherever that is."""
         if images is None and not rows.visible:
             return NOT_VISIBLE
         try:
@@ -96,7 +90,6 @@ class Replica:
             return error
 
     def run_sets(self, sets: Sequence[ShippedRows]) -> list[SetRows | str | None]:
-        """What is known of the rows of some sets; see `set_rows`."""
         return [set_rows(rows.image_set) if rows.visible else NOT_VISIBLE for rows in sets]
 
     def evaluate_tiles(
@@ -121,14 +114,13 @@ class Replica:
         model: ShippedModel | None,
         base: Base | None,
         task: RepairTask,
-        states: Mapping[str, SearchState],
+        begun: Mapping[str, Begun],
         seconds: float,
         beside: Float32 | ReadyCase | None = None,
     ) -> TaskResult | str:
-        """Run the searches of a task for about `seconds`; see `cluster.workers.task.TaskRunner.run`."""
         if beside is None and not _visible(task):
             return NOT_VISIBLE
-        return self._tasks.run(self._model(model), base, task, states, seconds, beside)
+        return self._tasks.run(self._model(model), base, task, begun, seconds, beside)
 
     def run_tasks(
         self,
@@ -140,10 +132,7 @@ class Replica:
         seconds: float,
         *beside: Float32 | ReadyCase,
     ) -> Harvest:
-        """Run tasks, a pickled sequence of `SentTask`, one after the other, each for about `segment` seconds.
-
-        The first is begun in any case, and none after `seconds`; `beside` is what travels beside some of them.
-        """
+        """Run tasks, pickled `SentTask`s, each for about `segment` seconds; after `seconds` none is begun any more."""
         begun = time.perf_counter()
         reaper = Reaper(judge)
         some: Sequence[SentTask] = pickle.loads(tasks)
@@ -152,8 +141,7 @@ class Replica:
                 reaper.skip(None)
                 continue
             extra = None if sent.beside is None else beside[sent.beside]
-            states = {name: search.state for name, search in sent.begun.items()}
-            result = self.run_task(model, base, sent.task, states, segment, extra)
+            result = self.run_task(model, base, sent.task, sent.begun, segment, extra)
             if isinstance(result, str):
                 reaper.skip(result)
             else:
@@ -161,22 +149,17 @@ class Replica:
                 reaper.add(sent.task, sent.begun, result, self.layer(model) if judging else None)
         return reaper.harvest(time.perf_counter() - begun)
 
-    def layer(self, model: ShippedModel | None) -> Predicts:
+    def layer(self, model: ShippedModel | None) -> LayerPasses:
         return self._model(model).runner.layer
 
     def other_methods(self, origins: Mapping[str, str]) -> str:
         return other_methods(origins)
 
     def run_works(self, works: Sequence[SentWork], model: ShippedModel | None) -> list[tuple[Any, Any, float, int]]:
-        """Run pieces of work: of each its result or the error that it raised, seconds, and bytes of the result.
-
-        Raises:
-            InputError: a method of the work cannot be had here, or is of another origin than expected.
-        """
+        """Run pieces of work: of each its result or the error that it raised, seconds, and bytes of the result."""
         return [self.run_work(work, model) for work in works]
 
     def run_work(self, sent: SentWork, model: ShippedModel | None) -> tuple[Any, Any, float, int]:
-        """Run one piece of work, see `run_works`."""
         self._check(sent.origins)
         begun = time.perf_counter()
         args = tuple(self._received(value) for value in sent.args)
@@ -191,7 +174,6 @@ class Replica:
         return value, error, time.perf_counter() - begun, size_of(value)
 
     def _check(self, origins: Mapping[str, str]) -> None:
-        """Refuse methods of other packages that are not here as where the work comes from."""
         left = {name: origin for name, origin in origins.items() if (name, origin) not in self._checked}
         if left and (why := other_methods(left)):
             raise InputError(why)
@@ -204,7 +186,6 @@ class Replica:
     def task_case(
         self, model: ShippedModel, base: Base, task: RepairTask, images: Float32 | None = None
     ) -> RepairCase | str | None:
-        """Rows and weights of a task on a chunk; see `cluster.workers.task.TaskRunner.case`."""
         if images is None and not _visible(task):
             return NOT_VISIBLE
         assert isinstance(task.source, ChunkLabel)
@@ -215,5 +196,4 @@ class Replica:
 
 
 def _visible(task: RepairTask) -> bool:
-    """Whether this node sees what a task reads, if it reads anything."""
     return not isinstance(task.source, ChunkLabel) or task.source.chunk.visible

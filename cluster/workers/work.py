@@ -1,5 +1,3 @@
-"""Pieces of work as they travel to workers."""
-
 from __future__ import annotations
 
 import os
@@ -39,7 +37,6 @@ def travelling(error: BaseException) -> Exception:
 
 
 def size_of(value: Any) -> int:
-    """Bytes of the arrays in a result, about."""
     if isinstance(value, np.ndarray):
         return value.nbytes
     if isinstance(value, Mapping):

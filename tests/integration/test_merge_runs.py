@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import io
+import itertools
 import json
+import pkgutil
 import re
 import shutil
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from cli.main import run
 from cluster.records.store import read_facts, read_table
 from engine.core.errors import InputError
 from engine.patches.arrow import read_patch
-from tests.integration.conftest import Command, contents
+from tests.integration.conftest import Command, Done, contents
 from tests.integration.test_batch import DAMAGES
 from tests.integration.test_crossfit_batch import BATCH, EASY, FILES, HARD, pooled, require, right, write
 from tests.support.batches import CHUNKS, differences, words_of
@@ -28,6 +29,7 @@ __all__ = ["right"]  # a fixture
 Refused = Callable[..., str]
 
 HERE = ["--num-workers", "0", "--verbose", "0"]
+MERGE = ["merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE]
 ALL = {str(number) for number in range(CHUNKS)}
 
 
@@ -124,16 +126,16 @@ def test_a_part_that_has_ended_stays_as_it_is(here: Path, repairsets: Path, comm
 
 def test_parts_that_do_not_fit(here: Path, undisturbed: Path, refused: Refused) -> None:
     shutil.copytree("run-1", "again")
-    shutil.copytree("run-2", "of-three")
-    change("of-three", part__of=3, identity__part="2/3")
-    shutil.copytree("run-2", "other")
-    change("other", identity__seeds=[7])
-    shutil.copytree("run-2", "newer")
-    change("newer", identity__versions__numpy="9.0")
-    shutil.copytree("run-2", "odd")
-    change("odd", part="second")
-    shutil.copytree("run-2", "none")
-    change("none", part__number=3)
+    changes: dict[str, dict[str, Any]] = {
+        "of-three": {"part__of": 3, "identity__part": "2/3"},
+        "other": {"identity__seeds": [7]},
+        "newer": {"identity__versions__numpy": "9.0"},
+        "odd": {"part": "second"},
+        "none": {"part__number": 3},
+    }
+    for name, facts in changes.items():
+        shutil.copytree("run-2", name)
+        change(name, **facts)
     Path("empty").mkdir()
     one_run = "expected parts of one run"
     for directories, says in (
@@ -154,7 +156,7 @@ def test_parts_that_do_not_fit(here: Path, undisturbed: Path, refused: Refused) 
     for name in ("run-1", "run-2"):
         change(name, identity__versions__numpy="9.0")
     refused(
-        *("merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE),
+        *MERGE,
         says=('run-1 was begun with versions numpy "9.0" and this command has ', "expected the same to merge"),
     )
 
@@ -170,48 +172,50 @@ def test_parts_that_do_not_fit(here: Path, undisturbed: Path, refused: Refused) 
 )
 def test_parts_that_have_not_ended(state: str, found: str, here: Path, refused: Refused) -> None:
     change("run-2", state=state)
-    says = f"run-2: part 2/2 {found}, expected it to have ended (run it again with --resume)"
-    refused("merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE, says=(says,))
+    refused(*MERGE, says=(f"run-2: part 2/2 {found}, expected it to have ended (run it again with --resume)",))
 
 
 def test_parts_that_were_damaged_on_the_way(here: Path, refused: Refused) -> None:
-    words = ["merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE]
     patches = Path("run-2/patches.arrow")
     whole = patches.read_bytes()
     patches.write_bytes(whole[: len(whole) // 2])
-    refused(*words, says=("run-2/patches.arrow: is not as part 2/2 left it, expected the same bytes",))
+    refused(*MERGE, says=("run-2/patches.arrow: is not as part 2/2 left it, expected the same bytes",))
     patches.unlink()
-    refused(*words, says=("run-2/patches.arrow: no such file, expected all that part 2/2 left",))
+    refused(*MERGE, says=("run-2/patches.arrow: no such file, expected all that part 2/2 left",))
     patches.write_bytes(whole)
     Path("run-2/checkpoint").mkdir()
     Path("run-2/checkpoint/other.npz").write_bytes(b"")
-    refused(*words, says=("run-2/checkpoint/other.npz: is not as part 2/2 left it",))
+    refused(*MERGE, says=("run-2/checkpoint/other.npz: is not as part 2/2 left it",))
     change("run-2", files=None)
-    refused(*words, says=("run-2/", "is not as part 2/2 left it"))
+    refused(*MERGE, says=("run-2/", "is not as part 2/2 left it"))
 
 
-def test_where_the_merged_run_goes(here: Path, refused: Refused) -> None:
-    words = ["merge-runs", "run-1", "run-2", *HERE]
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--output-dir", "used"], "used: something that is not a run is there already, expected a new name"),
+        (["--output-dir", "ours"], "ours: a run is there already, expected a new name or --overwrite"),
+        (
+            ["--output-dir", "../here/run-1", "--overwrite"],
+            "run-1 is a part and --output-dir too, expected a folder of its own",
+        ),
+        (["--output-dir", "run-2/merged"], "run-2/merged is in run-2, which is a part, expected a folder of its own"),
+        (["--output-dir", "run-1/../run-2/deep/er"], "deep/er is in run-2, which is a part, expected a folder of its"),
+        (["--val-data", "DATA/test.h5", "--test-data", "DATA/val.h5"], "run-1 was begun with data validation data "),
+        (["--model-dir", "nowhere.keras"], "nowhere.keras"),
+        (
+            ["--target-data-dir", "x"],
+            "--target-data-dir is of optimize and the parts are of batch, expected one without the other",
+        ),
+        (["--gpus-per-worker", "-0.5"], "gpus_per_worker is -0.5"),
+        (["--tiles"], "num_workers is 0, expected at least 1 worker"),
+    ],
+)
+def test_options_of_a_merge(words: list[str], says: str, here: Path, repairsets: Path, refused: Refused) -> None:
     Path("used").mkdir()
     Path("used/notes.txt").write_text("mine", encoding="utf-8")
     shutil.copytree("run-1", "ours")
-    for output, says in (
-        ("used", "used: something that is not a run is there already, expected a new name"),
-        ("ours", "ours: a run is there already, expected a new name or --overwrite"),
-    ):
-        refused(*words, "--output-dir", output, says=(says,))
-    own = "run-1 is a part and --output-dir too, expected a folder of its own"
-    refused(*words, "--output-dir", "../here/run-1", "--overwrite", says=(own,))
-    for output in ("run-2/merged", "run-1/../run-2/deep/er"):
-        says = f"{output} is in run-2, which is a part, expected a folder of its own"
-        refused(*words, "--output-dir", output, says=(says,))
-
-
-def test_other_data_than_the_parts_had(here: Path, repairsets: Path, refused: Refused) -> None:
-    says = "run-1 was begun with data validation data ", "expected the same to merge"
-    words = ["merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE]
-    refused(*words, "--val-data", repairsets / "test.h5", "--test-data", repairsets / "val.h5", says=says)
-    refused(*words, "--model-dir", "nowhere.keras", says=("nowhere.keras",))
+    refused(*MERGE, *(word.replace("DATA", str(repairsets)) for word in words), says=(says,))
 
 
 @pytest.mark.parametrize("name", ["allow-custom-code", "allow_custom_code", "address", "run-dir", "val-data", "help"])
@@ -220,18 +224,6 @@ def test_options_that_no_part_leaves(name: str, here: Path, refused: Refused) ->
     change("run-1", options={**read_facts(Path("run-1"))["options"], name: True})
     says = f"run-1/run.json: is damaged (option '{name}'), expected options of batch"
     refused("merge-runs", "run-2", "run-1", "--output-dir", "merged", *HERE, says=(says,))
-
-
-def test_an_option_of_the_other_command(here: Path, refused: Refused) -> None:
-    words = ["merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE]
-    says = "--target-data-dir is of optimize and the parts are of batch, expected one without the other"
-    refused(*words, "--target-data-dir", "x", says=(says,))
-
-
-def test_where_a_merge_runs(here: Path, refused: Refused) -> None:
-    words = ["merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE]
-    refused(*words, "--gpus-per-worker", "-0.5", says=("gpus_per_worker is -0.5",))
-    refused(*words, "--tiles", says=("num_workers is 0, expected at least 1 worker",))
 
 
 @pytest.mark.parametrize(
@@ -257,6 +249,19 @@ CROSSFIT += ["--num-iterations", "5", "--target-layer", "dense_1", "--labels", "
 CROSSFIT += ["--requirements", "requirements.toml"]
 
 
+def in_parts(command: Command, words: list[str], count: int, name: str = "") -> tuple[list[Done], Done]:
+    """How the parts of a run and their merge ended, which leaves what the run in one command leaves."""
+    whole = command(*words, "--output-dir", f"{name}whole")
+    runs = [f"{name}run-{number}" for number in range(1, count + 1)]
+    ran = [
+        command(*words, "--part", f"{number}/{count}", "--output-dir", run) for number, run in enumerate(runs, start=1)
+    ]
+    done = command("merge-runs", *reversed(runs), "--output-dir", f"{name}merged", *HERE)
+    assert done.code == whole.code, done.err
+    assert differences(Path(f"{name}whole"), Path(f"{name}merged")) == []
+    return ran, done
+
+
 def tunings(directory: Path) -> set[tuple[str, int]]:
     """Recipe and fold of the tunings in a run."""
     return {(row["recipe"], row["fold"]) for row in read_table(directory, "tunings").to_pylist()}
@@ -273,17 +278,14 @@ def tunings(directory: Path) -> set[tuple[str, int]]:
 def test_tunings_in_two_parts(words: list[str], count: int, batchspace: Path, command: Command) -> None:
     """Each tunes what the other does not; the search and all that follows is of `merge-runs`."""
     require(EASY)
-    whole = command(*words, "--output-dir", "whole")
-    for number in (1, 2):
-        done = command(*words, "--part", f"{number}/2", "--output-dir", f"run-{number}")
-        assert done.code == 0, done.err
-        assert f"This is part {number}/2 of a run" in done.out
-        assert re.search(rf"^CrossFit of 6 Shirt: .*; [1-8] of {count} tunings are done$", done.out, re.MULTILINE)
+    ran, done = in_parts(command, words, 2)
+    for number, part in enumerate(ran, start=1):
+        assert part.code == 0, part.err
+        assert f"This is part {number}/2 of a run" in part.out
+        assert re.search(rf"^CrossFit of 6 Shirt: .*; [1-8] of {count} tunings are done$", part.out, re.MULTILINE)
     mine, others = (tunings(Path(f"run-{number}")) for number in (1, 2))
     assert mine and others and not mine & others and len(mine | others) == count
-    done = command("merge-runs", "run-2", "run-1", "--output-dir", "merged", *HERE)
-    assert done.code == whole.code and done.code in (0, 3), done.err
-    assert differences(Path("whole"), Path("merged")) == []
+    assert done.code in (0, 3)
     assert {row["where"] for row in read_table(Path("merged"), "tunings").to_pylist()} == {"checkpoint"}
     assert len(read_patch(Path("merged/patch.arrow")))
 
@@ -332,16 +334,9 @@ def test_a_chunk_that_cannot_be_read(damage: str, batchspace: Path, command: Com
     harm(batchspace / "chunks" / "2" / "repair.h5")
     arachne = [word for word in independent(batchspace, "run") if word not in ("--output-dir", "run")]
     for method, words in (("arachne", arachne), ("crossfit", CROSSFIT)):
-        assert command(*words, "--output-dir", f"{method}-whole").code == 4
-        runs = [f"{method}-{number}" for number in (1, 2, 3)]
-        codes = [
-            command(*words, "--part", f"{number}/3", "--output-dir", name).code
-            for number, name in enumerate(runs, start=1)
-        ]
-        assert sorted(codes) == ([0, 0, 4] if method == "arachne" else [4, 4, 4])
-        done = command("merge-runs", *runs, "--output-dir", f"{method}-merged", *HERE)
+        ran, done = in_parts(command, words, 3, f"{method}-")
+        assert sorted(part.code for part in ran) == ([0, 0, 4] if method == "arachne" else [4, 4, 4])
         assert done.code == 4 and found in done.out, done.err
-        assert differences(Path(f"{method}-whole"), Path(f"{method}-merged")) == []
 
 
 @pytest.mark.slow
@@ -401,7 +396,7 @@ def test_a_part_that_failed_and_was_killed_at_its_end(
     assert "failed" in read_table(Path("run-2"), "jobs")["state"].to_pylist()
     assert command(*words, "--resume").code == 0
     assert set(read_table(Path("run-2"), "jobs")["state"].to_pylist()) <= {"done", "skipped"}
-    assert command("merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE).code == 0
+    assert command(*MERGE).code == 0
     assert differences(undisturbed, Path("merged")) == []
     assert ended(Path("merged")) == ended(Path("run-1"), Path("run-2"))
 
@@ -411,18 +406,17 @@ def test_a_part_that_failed_and_was_killed_at_its_end(
 def test_an_interrupted_merge_goes_on(
     where: str, here: Path, undisturbed: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE]
     with monkeypatch.context() as patched:
         interrupt(patched, where, at=3 if where.endswith("write") else 1)
-        assert command(*words).code == 130
+        assert command(*MERGE).code == 130
     assert read_facts(Path("merged"))["state"] == "interrupted"
-    again = command(*words)
+    again = command(*MERGE)
     assert again.code == 2 and "merged: a run is there already" in again.err
-    assert command(*words, "--resume").code == 0
+    assert command(*MERGE, "--resume").code == 0
     assert differences(undisturbed, Path("merged")) == []
     assert ended(Path("merged")) == ended(Path("run-1"), Path("run-2"))
     before = contents(here)
-    assert command(*words, "--resume").code == 0
+    assert command(*MERGE, "--resume").code == 0
     assert contents(here) == before
 
 
@@ -430,31 +424,18 @@ def test_parts_of_nothing_to_repair(batchspace: Path, command: Command, right: A
     images, labels = pooled(Path())
     write(Path("right/0/repair.h5"), images[right], labels[right])
     require(HARD)
-    words = [*CROSSFIT, "--chunks", "right"]
-    whole = command(*words, "--output-dir", "whole")
-    for number in (1, 2):
-        assert command(*words, "--part", f"{number}/2", "--output-dir", f"run-{number}").code == 0
-        assert not tunings(Path(f"run-{number}"))
-    done = command("merge-runs", "run-1", "run-2", "--output-dir", "merged", *HERE)
-    assert done.code == whole.code == 3
-    assert differences(Path("whole"), Path("merged")) == []
+    ran, done = in_parts(command, [*CROSSFIT, "--chunks", "right"], 2)
+    assert [part.code for part in ran] == [0, 0] and done.code == 3
+    assert not tunings(Path("run-1")) and not tunings(Path("run-2"))
 
 
 def interrupt(patched: pytest.MonkeyPatch, where: str, at: int, error: BaseException | None = None) -> None:
     """As Ctrl-C does, or an error, in the call of this number."""
-    module, name = where.rsplit(".", 1)
-    try:
-        owner = importlib.import_module(module)
-    except ImportError:
-        outer, kind = module.rsplit(".", 1)
-        owner = getattr(importlib.import_module(outer), kind)
-    work = getattr(owner, name)
-    calls: list[None] = []
+    work, calls = pkgutil.resolve_name(where), itertools.count(1)
 
     def call(*arguments: Any, **more: Any) -> Any:
-        calls.append(None)
-        if len(calls) == at:
+        if next(calls) == at:
             raise error or KeyboardInterrupt
         return work(*arguments, **more)
 
-    patched.setattr(owner, name, call)
+    patched.setattr(where, call)

@@ -107,8 +107,3 @@ def test_a_run_of_a_later_format_is_not_resumed(
 
 def test_every_run_states_its_format(crossfit_run: Path) -> None:
     assert read_facts(crossfit_run / "run")["format"] == FORMAT == 2
-
-
-def test_a_format_that_is_no_number_is_damaged(later: Path, refused: Callable[..., str]) -> None:
-    (later / "run.json").write_text(json.dumps({"format": "new"}), encoding="utf-8")
-    refused("report", later, says=('later/run.json: is damaged (format "new"), expected a number',))

@@ -11,9 +11,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from cluster.records.rows import patch_rows
+from cluster.records.rows import patch_places, patches_batch
 from cluster.records.schema import SCHEMAS
 from cluster.records.store import RunRecords
 from engine.models.load import load_model
@@ -58,9 +59,8 @@ def record_run(
         if job != "batch":
             row = {"job": job, "step": 1, "state": "done", "chosen": job in chosen}
             records.replace("jobs", job, [dict.fromkeys(SCHEMAS["jobs"].names) | row])
-        other = Patch(patch.weight, patch.flat_index, patch.old, patch.new + 1)
-        best, second = patch_rows(job, 0, 2.0, patch, shapes), patch_rows(job, 1, 1.0, other, shapes)
-        records.replace("patches", job, [*best, *second])
+        offered = patches_batch({job: [(2.0, patch.new), (1.0, patch.new + 1)]}, patch_places(patch, shapes))
+        records.write("patches", job, pa.Table.from_batches([offered]))
     if done:
         records.compact(facts)
 

@@ -137,9 +137,8 @@ def words_of(data: Path, output: Path, mode: Mode, *more: object) -> list[str]:
 
 
 def left(directory: Path) -> dict[str, Any]:
-    """What a finished run left: its tables, without time and place, and digests of all other files.
-
-    `run.json` counts by how the run ended. Files that nobody wants, such as unfinished ones, count as well.
+    """What a finished run left: its tables, without time and place, how it ended, and digests of all other files, also
+    of those that nobody wants.
     """
     found: dict[str, Any] = {name: comparable(read_table(directory, name)) for name in SCHEMAS}
     for path in sorted(directory.rglob("*")):
@@ -157,11 +156,10 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def dying(at: int, calls: Path, *methods: str, behind: bool = False) -> type[Replica]:
-    """A replica that in the call number `at` of some methods, of all replicas together, kills its process.
+    """A replica that kills its process in call number `at` of some methods, of all replicas, before it answers.
 
-    It dies like by a crash, after the work and before the answer: everything of this call is lost. Each call adds a
-    byte to the file `calls`; with `behind` only those of tasks that follow another one of their bundle. The class is
-    made here so that it travels to the workers by value.
+    Each call adds a byte to the file `calls`; with `behind` only those of tasks that follow another one of their
+    bundle. The class is made here so that it travels to the workers by value.
     """
 
     class Dying(Replica):
@@ -217,8 +215,7 @@ def three_nodes(empty: Path) -> Iterator[Cluster]:
 def on_doomed_node(cluster: Cluster, at: int) -> Iterator[tuple[Compute, OnJobs]]:
     """Two workers, one of them on a node of its own, which goes when the progress changes for the `at`-th time.
 
-    Yields the computing and what has to be told of the progress. The other nodes of the cluster, those of
-    `three_nodes`, are left with one free CPU.
+    Yields the computing and what has to be told of the progress; `three_nodes` are left with one free CPU.
     """
     taken = placement_group([{"CPU": 3}, {"CPU": 2}, {"CPU": 2}], strategy="STRICT_SPREAD")
     ray.get(taken.ready(), timeout=60)
@@ -282,8 +279,7 @@ def doomed(
     """Run a command that is killed before it puts the file `at` in its place; 0 is none.
 
     A run is files that appear one after the other, so these are all moments there are. Searches come back after every
-    iteration. A command that lives on says how many files it wrote. SIGINT goes to all processes of the command, as a
-    terminal sends it.
+    iteration. A command that lives on says how many files it wrote.
     """
     process = begin_doomed(at, output, words, number=number, environment=environment)
     try:

@@ -18,8 +18,8 @@ from cluster.batch.run import run_recorded
 from cluster.batch.spec import Batch, ChunkFile, Mode, tasks_of
 from cluster.compute.compute import Compute, ComputeOptions
 from cluster.compute.placement import Placement
-from cluster.records.batches import iteration_numbers
 from cluster.records.checkpoint import Begun
+from cluster.records.rows import iteration_numbers
 from cluster.records.schema import OF_METHODS, SCHEMAS
 from cluster.records.store import RunRecords, comparable, read_facts, read_table
 from cluster.runs.chunk import ChunkPaths
@@ -197,7 +197,7 @@ def test_four_workers(
 def test_a_search_that_had_stopped_is_told_with_the_others(
     two_workers: Compute, chunks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In tiles too, where the searches of a task run one after the other."""
+    """In tiles too."""
     batch = small_batch(chunks, tmp_path / "run")
     base = Base(batch.target.kernel)
     tasks = list(tasks_of(batch, 1, batch.chunks[1:2], base.key, 0))[:1]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping
-from itertools import cycle
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import count, cycle
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,7 +20,7 @@ import pytest
 
 from cluster.records import store
 from cluster.records.schema import OF_METHODS, SCHEMAS
-from cluster.records.store import RunRecords, comparable, holds_run, jobs_of_part, read_facts, read_part, read_table
+from cluster.records.store import RunRecords, comparable, holds_run, read_facts, read_part, read_table
 from engine.core.errors import InputError
 from engine.core.files import remove
 
@@ -55,6 +57,19 @@ def swarm(name: str, count: int) -> list[dict[str, Any]]:
     return [row("swarm", job=name, iteration=number + 1) for number in range(count)]
 
 
+def stopping(after: int) -> Callable[[Path], None]:
+    """Removes so many files, and is interrupted at the next."""
+    removed: list[Path] = []
+
+    def one(path: Path) -> None:
+        if len(removed) == after:
+            raise KeyboardInterrupt
+        removed.append(path)
+        remove(path)
+
+    return one
+
+
 @pytest.fixture
 def records(tmp_path: Path) -> RunRecords:
     return RunRecords.create(tmp_path / "run", {"identity": IDENTITY}, overwrite=False)
@@ -62,13 +77,12 @@ def records(tmp_path: Path) -> RunRecords:
 
 def test_a_part_is_replaced(records: RunRecords) -> None:
     records.replace("swarm", "a", swarm("a", 2))
-    records.replace("swarm", "a", swarm("a", 3))
+    # Another command that goes on with the run knows nothing of the parts before it.
+    RunRecords(records.directory).replace("swarm", "a", swarm("a", 3))
     records.replace("swarm", "b", swarm("b", 2))
     found = read_table(records.directory, "swarm").select(["job", "iteration"]).to_pylist()
     assert [(entry["job"], entry["iteration"]) for entry in found] == [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2)]
-    part = read_part(records.directory, "swarm", "a")
-    assert part is not None and len(part) == 3
-    assert read_part(records.directory, "swarm", "none") is None
+    assert [len(read_part(records.directory, "swarm", part)) for part in ("a", "none")] == [3, 0]
 
 
 def test_names_that_a_file_cannot_have(records: RunRecords) -> None:
@@ -151,9 +165,17 @@ def test_a_directory_in_use_is_refused(records: RunRecords, tmp_path: Path) -> N
     assert read_table(fresh.directory, "jobs").num_rows == 0
 
 
-def test_a_damaged_run_json_is_said(records: RunRecords) -> None:
-    (records.directory / "run.json").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match="is damaged"):
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "is damaged ("),
+        ("[]", "holds no table of facts, expected the facts of a run"),
+        ('{"format": "new"}', 'is damaged (format "new"), expected a number'),
+    ],
+)
+def test_a_damaged_run_json_is_said(text: str, says: str, records: RunRecords) -> None:
+    (records.directory / "run.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=re.escape(f"run.json: {says}")):
         read_facts(records.directory)
 
 
@@ -196,19 +218,6 @@ def test_time_and_place_are_not_compared(records: RunRecords) -> None:
     assert {"job", "fitness", "positive_weight", "state"} <= set(columns)
 
 
-def test_replacing_with_the_same_is_nothing(records: RunRecords) -> None:
-    def files() -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (records.directory / "swarm").iterdir()}
-
-    records.replace("swarm", "a", swarm("a", 3))
-    before = files()
-    records.replace("swarm", "a", swarm("a", 3))
-    # Another command that goes on with the run knows nothing of the parts before it.
-    RunRecords(records.directory).replace("swarm", "a", swarm("a", 3))
-    assert files() == before
-    assert len(before) == 1
-
-
 def test_a_run_of_another_command_cannot_be_resumed(tmp_path: Path) -> None:
     RunRecords.create(tmp_path / "run", {"command": ["optimize"]}, overwrite=False)
     with pytest.raises(
@@ -221,11 +230,9 @@ def test_jobs_are_found_in_their_parts(records: RunRecords) -> None:
     names = ["step1-chunk0-label6+0", "step1-chunkold shoes-label6+0", "step1-chunkold_shoes-label6+0"]
     for number, name in enumerate(names):
         records.replace("jobs", name, [job(f"{number}-a"), job(f"{number}-b")])
-    parts = {name: part for part in records.parts("jobs") for name in jobs_of_part(records.directory, part)}
-    assert len(set(parts.values())) == 3
-    for name, part in parts.items():
-        found = read_part(records.directory, "jobs", part)
-        assert found is not None and name in [entry["job"] for entry in found]
+    for part in records.parts("jobs"):
+        found = read_part(records.directory, "jobs", part).to_pylist()
+        assert len(found) == 2
         records.replace("jobs", part, [entry | {"chosen": True} for entry in found])
     table = read_table(records.directory, "jobs").to_pylist()
     assert [entry["job"] for entry in table] == ["0-a", "0-b", "1-a", "1-b", "2-a", "2-b"]
@@ -261,13 +268,13 @@ def test_no_part_is_overlooked_while_it_is_replaced() -> None:
     memory = Path("/dev/shm")
     if not memory.is_dir() or not os.access(memory, os.W_OK):
         pytest.skip("this machine has no /dev/shm to write to")
-    count = 1500
+    parts = 1500
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         records = RunRecords.create(Path(folder) / "run", {}, overwrite=False)
-        for number in range(count):
+        for number in range(parts):
             records.replace("jobs", f"step1-chunk{number}-label6+0", [job(str(number))])
         stop = threading.Event()
-        order = Random(1).sample(range(count), count)
+        order = Random(1).sample(range(parts), parts)
 
         def replace() -> None:
             for number in cycle(order):  # no part twice within two listings, as no search is so short
@@ -282,7 +289,7 @@ def test_no_part_is_overlooked_while_it_is_replaced() -> None:
         finally:
             stop.set()
             writer.join()
-    assert seen == [count] * 15
+    assert seen == [parts] * 15
 
 
 def test_a_run_whose_place_another_takes(records: RunRecords, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,16 +299,8 @@ def test_a_run_whose_place_another_takes(records: RunRecords, monkeypatch: pytes
         records.replace("jobs", name, [job(name)])
         records.replace("swarm", name, swarm(name, 2))
     records.compact({"identity": IDENTITY, "exit_code": 0})
-    removed = []
-
-    def stopping(path: Path) -> None:
-        if len(removed) == 3:
-            raise KeyboardInterrupt
-        removed.append(path)
-        remove(path)
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(store, "remove", stopping)
+        patch.setattr(store, "remove", stopping(3))
         RunRecords.create(directory, {"identity": IDENTITY}, overwrite=True)
     assert not holds_run(directory)
     RunRecords.check_new(directory, overwrite=False)
@@ -351,24 +350,11 @@ def test_killed_behind_whole_tables_and_as_they_go(records: RunRecords, monkeypa
     ended_with_failures(records)
     records.join_tables()
     records.write_checkpoint("e", b"of step 3")
-    stops = 0
-
-    def stopping(path: Path) -> None:
-        calls.append(path)
-        if len(calls) > stops:
-            raise KeyboardInterrupt
-        remove(path)
-
-    while True:
-        calls: list[Path] = []
-        with monkeypatch.context() as patch:
-            patch.setattr(store, "remove", stopping)
-            try:
-                RunRecords.resume(records.directory, {"identity": IDENTITY})
-            except KeyboardInterrupt:
-                stops += 1
-            else:
-                break
+    for stops in count():
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(store, "remove", stopping(stops))
+            RunRecords.resume(records.directory, {"identity": IDENTITY})
+            break
     assert stops > len(SCHEMAS)
     assert records.checkpoints() == []
     goes_on(records.directory)

@@ -6,18 +6,19 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cluster.records.batches import PatchPlaces
 from cluster.records.checkpoint import Begun
+from cluster.records.rows import patch_places
 from cluster.records.store import RunRecords, comparable, read_facts, read_table
 from cluster.runs.ledger import Ledger
 from cluster.workers.harvest import TaskEvent, event_of
 from cluster.workers.passes import ship_rows
-from cluster.workers.task import ChunkLabel, RepairTask, SearchJob, SearchResult, TaskResult
+from cluster.workers.task import ChunkLabel, ReadyCase, RepairTask, SearchJob, SearchResult, TaskResult
 from engine.backend import keras
 from engine.core.rng import RngKey
 from engine.data.image_set import open_image_set
@@ -108,8 +109,9 @@ def run(task: RepairTask, begun: Mapping[str, Begun], iterations: Mapping[str, i
             done += more
         found = search.offers(one, state, bowl, task.offers) if state.stop else []
         results.append(SearchResult(job.name, JUDGE, state, tuple(done), tuple(found)))
-    places = PatchPlaces.of(INDEX, TARGET.patch(INDEX, OLD, OLD), TARGET.shapes)
-    result = TaskResult(tuple(results), data="d" * 64, places=places, seconds=0.5)
+    case: Any = SimpleNamespace(index=INDEX, data="d" * 64)
+    ready = ReadyCase(case, None, task.folder, patch_places(TARGET.patch(INDEX, OLD, OLD), TARGET.shapes))  # type: ignore[arg-type]
+    result = TaskResult(tuple(results), ready=ready, seconds=0.5)
     return Ran(result, event_from(task, begun, result))
 
 

@@ -185,8 +185,8 @@ def test_two_models_on_the_same_rows(case: Case, tmp_path: Path) -> None:
 TILES = 9
 """Tiles of one iteration: 24 particles in eights, at least 2,000 rows in 800s."""
 
-FIRST, MIDDLE, LAST = 1, TILES * 3, TILES * SETTINGS.num_iterations
-"""Tiles of the first of the two searches, which are counted over all iterations."""
+FIRST, MIDDLE, LAST = 1, TILES * 3, TILES * SETTINGS.num_iterations * 2
+"""Tiles of the two searches, which are counted over all iterations."""
 
 
 @pytest.mark.parametrize(
