@@ -1,7 +1,6 @@
 """The case of one label of one chunk: its failures, what must not break, and the weights to blame.
 
-It is found from the inputs of the layer under repair, which are the same for every repaired form of that layer, and
-equals bit for bit what `target`, `localize` and `optimize` find through files. Negatives and positives each stand by
+It equals bit for bit what `target`, `localize` and `optimize` find through files. Negatives and positives each stand by
 digest and label, so that the order of the rows of a chunk decides nothing.
 """
 

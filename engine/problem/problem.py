@@ -91,8 +91,6 @@ def problem_of(
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A problem with its rows on the device of this process."""
-
     objective: Objective
     fitness: Fitness
 
@@ -118,7 +116,6 @@ def build_fitness(problem: Problem, rows: SearchRows, tail: Tail | None = None) 
 
 
 def group_sums_of(settings: SearchSettings, rows: SearchRows) -> GroupSums | None:
-    """The sums of groups that an objective needs of the rows that are searched, or None."""
     classes = rows.logits.shape[1]
     if settings.objective == "requirements":
         return GroupSums(classes, rigour_of(len(rows.labels)).temperature, pairs_of(settings.requirements))
@@ -162,10 +159,7 @@ def objective_of(settings: SearchSettings, searched: SearchRows, rows: SearchRow
 
 
 def _positive_weight(settings: SearchSettings, rows: SearchRows) -> float:
-    """Worth of all positives together, in negatives.
-
-    Where it is not given it follows the number of positives among all `rows`, however few of them are sampled.
-    """
+    """Worth of all positives together, in negatives; by default by those of all `rows`, however few are sampled."""
     if settings.positive_weight is not None:
         return settings.positive_weight
     return settings.positive_worth * int((~rows.negative).sum())
@@ -226,11 +220,9 @@ def sample_positives(rows: SearchRows, source: RngKey, count: int | None) -> Sea
 
 
 class SearchEnd(NamedTuple):
-    """How a search ended: the values (K,) of its best candidate, their fitness, and that of the first candidate."""
-
-    values: Float32
+    values: Float32  # (K,) of the best candidate
     fitness: float
-    start_fitness: float
+    start_fitness: float  # of the first candidate
 
 
 def search(case: RepairCase, problem: Problem, tail: Tail | None = None) -> tuple[Float32, float, float]:

@@ -100,7 +100,6 @@ def _recipe(text: str) -> Recipe:
 
 
 def _digits(value: float) -> str:
-    """As few digits as tell a number from every other."""
     return repr(float(value)).removesuffix(".0")
 
 

@@ -35,9 +35,8 @@ from engine.search import loop as search
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
 from engine.tuning import train
-from engine.tuning.folds import folds_of
 from engine.tuning.recipes import Recipe, epochs_of, read_recipes
-from engine.tuning.train import Changes, Tuner
+from engine.tuning.train import Changes, Tuner, folds_of
 from tests.support.chains import CLASSES, Net, candidates_of, mixed, net, random_changes, slow_outputs
 
 QUICK = CrossFitSettings(read_recipes("1:1:epochs=4,3:1:epochs=4"), folds=3)
@@ -66,9 +65,7 @@ def repair(
 def tuned(it: CrossFit) -> tuple[Changes, ...]:
     tuner = Tuner(it.job)
     recipes = it.settings.recipes
-    return joined_changes(
-        it, {task.name: tuner.run(task.fold, [recipes[number] for number in task.recipes]) for task in it.tasks}
-    )
+    return joined_changes(it, [tuner.run(task.fold, [recipes[n] for n in task.recipes]) for task in it.tasks])
 
 
 @functools.cache
@@ -174,10 +171,10 @@ def test_tasks_share_a_program_where_epochs_are_the_same(monkeypatch, values, gr
     assert epochs_of(it.settings.recipes[0], it.rows.fewest) == 15
     assert [(task.fold, task.recipes) for task in it.tasks] == [(fold, group) for fold in range(3) for group in groups]
     assert len({task.name for task in it.tasks}) == len(it.tasks)
-    marked = {
-        task.name: {path: np.array([100 * task.fold + number for number in task.recipes]) for path in it.chain.tuned}
+    marked = [
+        {path: np.array([100 * task.fold + number for number in task.recipes]) for path in it.chain.tuned}
         for task in it.tasks
-    }
+    ]
     for fold, changes in enumerate(joined_changes(it, marked)):
         assert list(changes) == list(it.chain.tuned)
         for change in changes.values():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core.errors import InputError
-from engine.tuning.folds import folds_of
+from engine.tuning.train import folds_of
 
 
 def digests(pictures: np.ndarray) -> np.ndarray:
