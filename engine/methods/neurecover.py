@@ -33,15 +33,13 @@ ALPHAS = (1.0, 4.0, 16.0)
 
 @dataclass(frozen=True)
 class NeuRecover:
-    """The method as a function of its job."""
-
     # of the search where none are given; its positive weight is alpha times the number of negatives
     settings: SearchSettings
 
     def __call__(self, job: MethodJob) -> Plan[Repair]:
-        """Localise once, search for each worth of the positives."""
-        settings = searching(self.settings, job.settings)
-        order, failures = _rows_of(job)
+        settings, failures = searching(self.settings, job.settings), len(job.failures)
+        # The failures of the labels under repair, and behind them what the model gets right.
+        order = np.concatenate([job.failures, np.flatnonzero(job.rows.before == job.rows.labels)])
         training, notes = _training_of(job, order)
         rows = job.rows.rows.take(order)
         found = blame(job.chain, rows.inputs, rows.labels, training)
@@ -61,20 +59,10 @@ class NeuRecover:
         return Repair(offers, ends[0][2], notes=(*notes, _told(found)))
 
 
-def _rows_of(job: MethodJob) -> tuple[Int64, int]:
-    """Rows of a job: the failures of the labels under repair, and behind them what the model gets right; how many of
-    the first there are.
-    """
-    failures = job.failures
-    right = np.flatnonzero(job.rows.before == job.rows.labels)
-    return np.concatenate([failures, right]), len(failures)
-
-
 def _training_of(job: MethodJob, order: Int64) -> tuple[Training, tuple[str, ...]]:
     """The last two checkpoints, and what is to be said of the last one where it is not the model."""
     earlier, later = job.checkpoints[-2:]
-    values = job.chain.values
-    same = all(np.array_equal(later.values[path], value) for path, value in values.items())
+    same = all(np.array_equal(later.values[path], value) for path, value in job.chain.values.items())
     notes: tuple[str, ...] = ()
     if not same or not np.array_equal(later.predicted, job.rows.before):
         notes = (f"checkpoint {later.name} is not the model: weights are blamed as they are in the model",)
@@ -125,7 +113,6 @@ def searched(
 
 
 def _changed(job: MethodJob, found: Blame, values: Float32) -> dict[str, Float32]:
-    """Kernels with the values (K,) that a search found for the weights to blame."""
     changed, start = {}, 0
     for path, places in found.places.items():
         if len(places):

@@ -1,9 +1,7 @@
-"""The methods by name, each imported when it is first asked for.
+"""The methods by name, each imported when it is first asked for, on workers too.
 
-Other packages bring theirs as entry points of the group `repair_dist.methods`, `NAME = "package.module:METHOD"`; they
-are imported where they run, on workers too. Names are told apart without their case, as `check_name` finds them: none
-of another package takes the place of one of ours. A comparison may name a method with settings, as in
-`Arachne(objective=requirements)`.
+Other packages bring theirs as entry points of the group `repair_dist.methods`, `NAME = "package.module:METHOD"`. Names
+are told apart without their case: none of another package takes the place of one of ours.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ METHODS: Mapping[str, str] = {
     "WiSE-FT": "engine.methods.mixtures:WISE_FT",
     "offsets": "engine.methods.mixtures:OFFSETS",
 }
-"""Our own methods by name, in the order in which they are told of, as entry points name theirs."""
+"""Our own methods in the order of docs and help, as entry points name theirs."""
 
 _WITH_SETTINGS = re.compile(r"([^()]+)\(([^()]+)\)")
 _OUTSIDE = re.compile(r",(?![^()]*\))")
@@ -66,9 +64,8 @@ def method_of(name: str) -> Method:
 
 
 def origin(name: str) -> str:
-    """What brings a method of another package: name and version of the distribution, SHA-256 of its Python files.
-
-    Empty for our own methods, and where there is none of this name, or more than one.
+    """Name and version of the distribution that brings a method, and SHA-256 of its Python files; empty for our own
+    methods, and where there is none of this name, or more than one.
     """
     entries = () if name in METHODS else _plugins().get(name, ())
     if len(entries) != 1:

@@ -39,15 +39,15 @@ BOUND = 2.0
 RIVALRY = 4.0
 """A positive of the label that all failures are taken for is worth so many more of a label that none is taken for."""
 
+NOTHING_SEARCHED = "no search of the labels under repair found failures and weights to blame, expected some"
+
 
 @dataclass(frozen=True)
 class WeightSearch:
-    """A search of weights of the last Dense layer as a function of its job.
+    """Searches of weights of the last Dense layer, one for each worth of a positive; rows of validation choose.
 
-    One search for each worth of a positive, all of the same weights; rows of validation choose. One search alone where
-    the settings state a weight of all positives, or go by the requirements, which say what positives are worth. Labels
-    under repair follow one another, each from what the one before left; those without failures, and those whose
-    failures have no priority where the settings state some, are left out.
+    One alone where the settings state a weight of all positives, or go by the requirements. Labels under repair follow
+    one another, each from what the one before left; those without failures or without priority are left out.
     """
 
     settings: SearchSettings  # of the searches where none are given
@@ -56,7 +56,6 @@ class WeightSearch:
     adapt: Callable[[MethodJob, SearchSettings], SearchSettings] | None = None
 
     def __call__(self, job: MethodJob) -> Plan[Repair]:
-        """Localise and search; InputError where no label under repair has a priority, or anything to search."""
         settings = searching(self.settings, job.settings)
         if settings.objective == "requirements":
             promise_rows = job.settings.crossfit.promise_rows
@@ -95,12 +94,11 @@ class WeightSearch:
             fitness.append(end.fitness)
             own.append(end.start_fitness)
         if not fitness:
-            raise InputError("no search of the labels under repair found failures and weights to blame, expected some")
+            raise InputError(NOTHING_SEARCHED)
         return Offer("", {path: kernel}, float(np.mean(fitness))), float(np.mean(own))
 
 
 def _searched_labels(repaired: Sequence[int], settings: SearchSettings) -> Sequence[int]:
-    """The labels under repair whose failures count."""
     if settings.priorities is None:
         return repaired
     counted = settings.priorities.repaired(repaired)
@@ -114,10 +112,7 @@ def _searched_labels(repaired: Sequence[int], settings: SearchSettings) -> Seque
 
 
 def searching(own: SearchSettings, stated: MethodSettings) -> SearchSettings:
-    """The settings of a method, with the optimiser and how many candidates and iterations a person states.
-
-    A bound that the method has holds for another optimiser too, where that knows bounds and none is stated.
-    """
+    """The settings of a method, with what a person states of a search; its bound holds for another optimiser too."""
     given, swarm = stated.search, stated.optimiser or own.swarm
     if isinstance(swarm, BoxedSettings) and isinstance(own.swarm, BoxedSettings) and swarm.bound is None:
         swarm = replace(swarm, bound=own.swarm.bound)
@@ -137,13 +132,11 @@ def searching(own: SearchSettings, stated: MethodSettings) -> SearchSettings:
 def problem_of_case(
     target: ModelRunner, kernel: Float32, case: RepairCase, settings: SearchSettings, seed: int
 ) -> Problem:
-    """The search of a case from a kernel."""
     source = RngKey(seed, case.data, case.label)
     return problem_of(target.target, kernel, case.index, case.weights, name=case.data, source=source, settings=settings)
 
 
 def search_name(problem: Problem) -> str:
-    """The name of a search among those of a repair."""
     told, source = problem.settings, problem.source
     worth = told.positive_worth if told.positive_weight is None else told.positive_weight
     return f"{source.data[:12]}-{source.label}-{told.objective}-{worth:g}-s{source.seed}"
