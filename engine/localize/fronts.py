@@ -22,8 +22,7 @@ from engine.core.types import Float32, Float64, Int64
 
 Impact = Literal["mean", "first-row"]
 
-GRADIENTS_PER_NEGATIVE = 20
-"""The published pool: 20 weights for every negative row."""
+GRADIENTS_PER_NEGATIVE = 20  # the published pool: 20 weights for every negative row
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,8 +33,7 @@ from engine.models.graph import Step
 MOST_ROWS = 64
 """Rows of a gradient pass at most: it holds all values of the tail, and few rows should not be filled up to many."""
 
-PASS_BYTES = 1 << 30
-"""Values of the tail that a gradient pass holds at once, at most (one row is always taken)."""
+PASS_BYTES = 1 << 30  # values of the tail that a gradient pass holds at once, at most (one row is always taken)
 
 _CONVOLUTIONS = (
     *CONVOLUTIONS,

@@ -37,8 +37,7 @@ from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head, row_losses
 from engine.patches.patch import Patch
 
-ROWS = 64
-"""Rows of a pass; fewer are filled up with copies that count nothing."""
+ROWS = 64  # rows of a pass; fewer are filled up with copies that count nothing
 
 
 @dataclass(frozen=True, eq=False)

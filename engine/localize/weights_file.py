@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 CSV, ARROW = "weights.csv", "weights.arrow"
 
-FRONT = "pareto_front.png"
-"""The chart that Arachne leaves beside them."""
+FRONT = "pareto_front.png"  # the chart that Arachne leaves beside them
 
 
 def localised_paths(folder: Path) -> list[str]:

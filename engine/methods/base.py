@@ -166,8 +166,7 @@ class Offer:
     chance: float | None = None  # that new rows keep all requirements, where the method says so itself
 
 
-NOTHING = Offer("nothing", {}, 0.0)
-"""The model as it is; no other offer has this name."""
+NOTHING = Offer("nothing", {}, 0.0)  # the model as it is; no other offer has this name
 
 
 @dataclass(frozen=True, eq=False)

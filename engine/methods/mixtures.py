@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.core.plans import Plan, Ran, Work
-from engine.core.types import Float32, Int64
+from engine.core.types import Float32
 from engine.layers.tail_chain import TailChain, dense_of
 from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair
 from engine.metrics.accuracy import LabelChange
@@ -36,10 +36,6 @@ class MixtureFit:
     fitness: float | None = None  # by what steers the search; None where nothing was searched
     own: float | None = None  # of the model as it is
     search: str = ""  # name of the search that found it; empty where nothing was searched
-
-    def predicted(self, steps: Sequence[float]) -> Int64:
-        """Classes (T, n) of the rows at each of T steps, each row by what did not see it; 0 is the model as it is."""
-        return self.job.predicted(self.changes, self.found, steps)
 
     def values(self, step: float) -> dict[str, Float32]:
         """New values, by path, of the weights that it changes, at a step; tunings without each fold count alike."""
@@ -65,11 +61,6 @@ class MixtureMethod:
     def steps(self, settings: CrossFitSettings) -> tuple[float, ...]:
         """Steps that are judged, the largest or the wanted one first."""
         return settings.steps if self.scaled else (1.0, 0.0)
-
-    def frontier(self, job: CrossFit, fit: MixtureFit) -> Frontier:
-        """Judge every step by the requirements of a repair, hard and out of fold, and take one."""
-        steps = self.steps(job.settings)
-        return job.judged(fit.predicted(steps), steps)
 
     def __call__(self, job: MethodJob) -> Plan[Repair]:
         crossfit = crossfit_job(job)
@@ -166,17 +157,13 @@ def tuning_rows(fit: CrossFit, task: TuningTask, changes: Changes, ran: Ran) -> 
             {
                 "recipe": recipe.name,
                 "fold": task.fold,
-                "class_weight": recipe.class_weight,
-                "strength": recipe.strength,
-                "anchor": recipe.anchor,
+                **vars(recipe),
                 "rate": rate_of(recipe, layers),
                 "epochs": epochs_of(recipe, fit.rows.fewest),
                 "rows": rows,
                 "weights": fit.chain.tuned_values,
                 "change": float(np.sqrt(squares / fit.chain.tuned_values)),
-                "where": ran.where,
-                "worker": ran.worker,
-                "seconds": ran.seconds,
+                **vars(ran),
             }
         )
     return found

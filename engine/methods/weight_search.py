@@ -33,8 +33,7 @@ from engine.targets.of_chain import last_target
 WORTHS = (POSITIVE_WORTH, 4 * POSITIVE_WORTH, 16 * POSITIVE_WORTH)
 """Worth of an intact positive, in repaired negatives: the default first, then what breaks less."""
 
-BOUND = 2.0
-"""Candidates of Arachne v2 stay within so many times the smallest and largest weight of the layer."""
+BOUND = 2.0  # candidates of Arachne v2 stay within so many times the smallest and largest weight of the layer
 
 RIVALRY = 4.0
 """A positive of the label that all failures are taken for is worth so many more of a label that none is taken for."""

@@ -173,21 +173,34 @@ def find_case(
     sums = _sums(layer, kernel, negatives, logits[failures])
     others = _sums(layer, kernel, kept, kept_logits) if target.pooled and len(kept.labels) else None
     index = target.localise(sums, others, kernel, num_grad=num_grad, impact=impact, fronts=fronts).index
-    features, weights = target.search_weights(kernel, index)
-    everything = LayerInputs.joined([negatives, kept])
-    rows = SearchRows(
-        inputs=everything.inputs if features is None else np.ascontiguousarray(everything.inputs[:, features]),
-        logits=np.concatenate([logits[failures], kept_logits]),
-        labels=everything.labels,
-        negative=np.arange(len(everything.labels)) < len(failures),
+    return case_of(runner, kernel, label, index, negatives, kept, np.concatenate([logits[failures], kept_logits]))
+
+
+def case_of(
+    runner: ModelRunner,
+    kernel: Float32,
+    label: int,
+    index: Int64,
+    negatives: LayerInputs,
+    kept: LayerInputs,
+    logits: Float32,
+    places: Int64 | None = None,
+) -> RepairCase:
+    """The search of weights at K places (K, 2) on negatives and what must not break, with logits (n, C) of both.
+
+    `places` tell the weights apart where `index` does not.
+    """
+    features, weights = runner.target.search_weights(kernel, index)
+    rows = LayerInputs.joined([negatives, kept])
+    searched = SearchRows(
+        inputs=rows.inputs if features is None else np.ascontiguousarray(rows.inputs[:, features]),
+        logits=logits,
+        labels=rows.labels,
+        negative=np.arange(len(rows.labels)) < len(negatives.labels),
     )
-    return RepairCase(
-        label,
-        case_fingerprint([inputs.fingerprint for inputs in (negatives, kept) if len(inputs.labels)], index),
-        index,
-        weights,
-        rows,
-    )
+    sets = [inputs.fingerprint for inputs in (negatives, kept) if len(inputs.labels)]
+    data = case_fingerprint(sets, index if places is None else places)
+    return RepairCase(label, data, index, weights, searched)
 
 
 def _sums(layer: LayerPasses, kernel: Float32, rows: LayerInputs, logits: Float32) -> Sums:

@@ -45,18 +45,14 @@ SEARCH_ROWS = 10_000
 TASK_VALUES = 200_000_000
 """Steps times weights of one task of tunings, about a second: recipes of a fold share a task up to so many."""
 
-PATCH_BYTES = 140
-"""Of a weight in a patch while that is made and written (measured)."""
-
-_SLOPES = 3
-"""Numbers that a tuning holds of each that a row of a step makes: itself, its slope, and a temporary."""
+PATCH_BYTES = 140  # of a weight in a patch while that is made and written (measured)
+_SLOPES = 3  # numbers that a tuning holds of each that a row of a step makes: itself, its slope, and a temporary
 
 _COPIES = 9
 """Of the weights of a tuning that a program holds: weights and two moments before and after, slopes, two temporaries
 (measured)."""
 
-SPREAD = 0.25
-"""Standard deviation of coefficients and offsets of the first particles."""
+SPREAD = 0.25  # standard deviation of coefficients and offsets of the first particles
 
 
 @dataclass(frozen=True, eq=False)

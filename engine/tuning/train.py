@@ -36,8 +36,7 @@ from engine.layers.tail import Tail
 from engine.layers.tail_chain import Chain
 from engine.tuning.recipes import MOST_ROW_EPOCHS, Recipe, epochs_of, rate_of
 
-BATCH_ROWS = 128
-"""Rows of a step of Adam, or all where there are fewer."""
+BATCH_ROWS = 128  # rows of a step of Adam, or all where there are fewer
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7
 

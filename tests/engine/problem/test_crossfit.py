@@ -21,14 +21,7 @@ from engine.passes.classes import NotNumbersError
 from engine.problem import crossfit
 from engine.problem import problem as problem_module
 from engine.problem.case import LayerInputs, SeenRows
-from engine.problem.crossfit import (
-    CrossFit,
-    CrossFitSettings,
-    crossfit_of,
-    joined_changes,
-    mean_changes,
-    mixed_values,
-)
+from engine.problem.crossfit import CrossFit, CrossFitSettings, crossfit_of, joined_changes, mean_changes, mixed_values
 from engine.problem.crossfit_settings import STEPS
 from engine.problem.problem import goal_of, prepare
 from engine.search import loop as search
@@ -254,7 +247,6 @@ def test_a_label_without_failures_is_searched_to_the_end():
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_every_step_is_judged_out_of_fold(held_out):
-    """Counts of steps equal the slow formula: each fold under the tunings without it, further rows under their mean."""
     subject, changes = net("two"), made_up("two", 3)
     it = repair(subject, replace(QUICK, step=0.5, promise_rows=50, confidence=0.9))
     mixture = it.mixture(changes)
@@ -320,8 +312,7 @@ def odd_rows(mix: str) -> Net:
 
 
 @pytest.mark.parametrize(
-    "mix",
-    ["one label", "all wrong", "all right", "fewer rows of the label than folds", "one row in a thousand"],
+    "mix", ["one label", "all wrong", "all right", "fewer rows of the label than folds", "one row in a thousand"]
 )
 def test_nothing_is_taken_that_is_worse_by_its_own_requirements(mix):
     """The step that is taken keeps on the rows at hand what the model as it is keeps, whatever the rows are."""
@@ -330,11 +321,7 @@ def test_nothing_is_taken_that_is_worse_by_its_own_requirements(mix):
     it = repair(subject, requirements=required)
     changes = tuned(it)
     settings = SearchSettings(SwarmSettings(16), num_iterations=8, min_iteration_range=8)
-    case, problem = it.case(changes, settings)
-    prepared = prepare(problem, case.rows)
-    state = search.start(settings, problem.source, problem.weights.old, problem.stats)
-    state, _ = search.advance(settings, problem.source, prepared.objective, state, prepared.fitness.evaluate)
-    found = search.result(state)
+    found, *_ = problem_module.search(*it.case(changes, settings))
     assert np.isfinite(found).all()
     frontier, _ = it.frontier(changes, found)
     here = (subject.labels == label for label in range(CLASSES))

@@ -12,7 +12,6 @@ from engine.tuning.train import folds_of
 
 
 def digests(pictures: np.ndarray) -> np.ndarray:
-    """(n, 16) of numbered pictures."""
     return np.ascontiguousarray(np.stack([pictures, pictures], axis=1)).view(np.uint8).reshape(-1, 16)
 
 
@@ -21,7 +20,6 @@ def folds(labels: list[int], pictures: list[int], count: int, seed: int = 0, dat
 
 
 def spread(fold: np.ndarray, count: int) -> int:
-    """How far the numbers of rows of the folds lie apart."""
     return int(np.ptp(np.bincount(fold, minlength=count)))
 
 
