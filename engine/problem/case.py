@@ -72,13 +72,8 @@ class LayerInputs:
         """All rows of several sets, one set after the other."""
         if len(parts) == 1:
             return parts[0]
-        return LayerInputs(
-            np.concatenate([part.inputs for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-            np.concatenate([part.digests for part in parts]),
-            parts[0].shape,
-            parts[0].classes,
-        )
+        arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in ("inputs", "labels", "digests"))
+        return LayerInputs(*arrays, parts[0].shape, parts[0].classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,16 +155,13 @@ def find_case(
     if not len(failures):
         return None
     negatives = chunk.take(failures)
-    positives = [(chunk.take(successes), logits[successes])]
+    kept, kept_logits = chunk.take(successes), logits[successes]
     if more_positives is not None:
         more_logits = layer.logits(more_positives.inputs, kernel)
         more = np.flatnonzero(classes_of(scores_of(layer.head, more_logits)) == more_positives.labels)
-        positives.append((more_positives.take(more), more_logits[more]))
-    kept = LayerInputs.joined([part for part, _ in positives])
-    kept_logits = np.concatenate([part for _, part in positives])
-    if more_positives is not None:
+        kept = LayerInputs.joined([kept, more_positives.take(more)])
         order = kept.order
-        kept, kept_logits = kept.take(order), kept_logits[order]
+        kept, kept_logits = kept.take(order), np.concatenate([kept_logits, more_logits[more]])[order]
     sums = _sums(layer, kernel, negatives, logits[failures])
     others = _sums(layer, kernel, kept, kept_logits) if target.pooled and len(kept.labels) else None
     index = target.localise(sums, others, kernel, num_grad=num_grad, impact=impact, fronts=fronts).index
