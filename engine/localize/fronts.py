@@ -13,14 +13,12 @@ value on the negatives over one plus its value on the positives, for gradient lo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from engine.core.errors import InputError
 from engine.core.types import Float32, Float64, Int64
-
-Impact = Literal["mean", "first-row"]
+from engine.localize.settings import Impact as Impact  # noqa: PLC0414 - its users find it here
+from engine.localize.settings import LocalizeSettings
 
 GRADIENTS_PER_NEGATIVE = 20  # the published pool: 20 weights for every negative row
 
@@ -99,11 +97,8 @@ def localize_pooled(
 
 
 def _pool_size(num_grad: int | None, rows: int, fronts: int) -> int:
-    if fronts < 1:
-        raise InputError(f"fronts is {fronts}, expected at least 1")
     size = GRADIENTS_PER_NEGATIVE * rows if num_grad is None else num_grad
-    if size < 1:
-        raise InputError(f"num_grad is {size}, expected at least 1")
+    LocalizeSettings(size, fronts=fronts)  # which refuses numbers of which nothing could be chosen
     return size
 
 

@@ -72,8 +72,9 @@ class LayerInputs:
         """All rows of several sets, one set after the other."""
         if len(parts) == 1:
             return parts[0]
-        arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in ("inputs", "labels", "digests"))
-        return LayerInputs(*arrays, parts[0].shape, parts[0].classes)
+        names = "inputs", "labels", "digests"
+        inputs, labels, digests = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+        return LayerInputs(inputs, labels, digests, parts[0].shape, parts[0].classes)
 
 
 @dataclass(frozen=True, eq=False)

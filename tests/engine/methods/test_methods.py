@@ -32,6 +32,8 @@ from tests.support.subjects import CLASSES, LABEL, a_subject, bits, carry_out, f
 OF_LAST = ("Arachne", "Arachne-v2", "label-priorities", "DRWeightMerge", "head", "offsets")
 """Methods that change the last layer."""
 
+Outcomes = dict[str, MethodOutcome]
+
 
 @pytest.fixture(scope="module")
 def subject() -> Subject:
@@ -39,7 +41,7 @@ def subject() -> Subject:
 
 
 @pytest.fixture(scope="module")
-def outcomes(subject: Subject) -> dict[str, MethodOutcome]:
+def outcomes(subject: Subject) -> Outcomes:
     return {name: carry_out(method_of(name), MethodJob(subject, None, 1)) for name in METHODS}
 
 
@@ -51,7 +53,7 @@ def test_a_method_is_one_of_its_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_same_seed_gives_the_same_repair(name: str, subject: Subject, outcomes: dict[str, MethodOutcome]) -> None:
+def test_the_same_seed_gives_the_same_repair(name: str, subject: Subject, outcomes: Outcomes) -> None:
     again = carry_out(method_of(name), MethodJob(subject, None, 1))
     first = outcomes[name]
     assert not first.failed and again.failed == first.failed
@@ -62,7 +64,7 @@ def test_the_same_seed_gives_the_same_repair(name: str, subject: Subject, outcom
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_no_method_is_worse_than_the_model_by_its_own_objective(name: str, outcomes: dict[str, MethodOutcome]) -> None:
+def test_no_method_is_worse_than_the_model_by_its_own_objective(name: str, outcomes: Outcomes) -> None:
     own, best = outcomes[name].own, outcomes[name].best
     if name in ("head", "tail", "WiSE-FT"):  # methods that fine-tune, without an objective
         assert own is best is None
@@ -79,9 +81,7 @@ def by(subject: Subject, optimiser: PopulationSettings) -> Subject:
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 @pytest.mark.parametrize("name", [name for name in METHODS if "optimiser" in stated_of(method_of(name))])
-def test_any_optimiser_searches_for_any_method(
-    name: str, optimiser: str, subject: Subject, outcomes: dict[str, MethodOutcome]
-) -> None:
+def test_any_optimiser_searches_for_any_method(name: str, optimiser: str, subject: Subject, outcomes: Outcomes) -> None:
     """Its own gives the same as unstated; another one something else that is no worse than the model."""
     method = method_of(name)
     own = search_of(method, subject.settings)
@@ -97,7 +97,7 @@ def test_any_optimiser_searches_for_any_method(
 
 @pytest.mark.parametrize("optimiser", [None, RandomSettings(), RandomSettings(bound=1.5)])
 def test_the_bound_of_the_later_arachne_is_kept(
-    optimiser: RandomSettings | None, subject: Subject, outcomes: dict[str, MethodOutcome]
+    optimiser: RandomSettings | None, subject: Subject, outcomes: Outcomes
 ) -> None:
     outcome, bound = outcomes["Arachne-v2"], BOUND
     if optimiser is not None:
@@ -131,9 +131,7 @@ def test_the_bound_of_the_later_arachne_binds() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_is_told_of_rows_is_what_the_weights_do(
-    name: str, subject: Subject, outcomes: dict[str, MethodOutcome]
-) -> None:
+def test_what_is_told_of_rows_is_what_the_weights_do(name: str, subject: Subject, outcomes: Outcomes) -> None:
     assert subject.test is not None
     for reading in outcomes[name].readings.values():
         values = {**subject.chain.values, **reading.offer.values}
@@ -151,7 +149,7 @@ def test_what_is_told_of_rows_is_what_the_weights_do(
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "CrossFit"])
 def test_validation_never_chooses_worse_than_the_model_as_it_is(
-    name: str, subject: Subject, outcomes: dict[str, MethodOutcome]
+    name: str, subject: Subject, outcomes: Outcomes
 ) -> None:
     """CrossFit is not among these: it takes the step of its promise, where validation is one part of what judges."""
     rows, after = subject.validation, outcomes[name].readings[CHOSEN].validation

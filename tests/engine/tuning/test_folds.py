@@ -71,12 +71,3 @@ def test_seed_and_rows_choose_the_folds():
     # One label more takes nothing from the order of another's rows.
     more = folds([*labels, 2, 2], [*pictures, 98, 99], 5)
     assert more[:80].tolist() == found[0]
-
-
-@pytest.mark.parametrize("count", [1, 0, -2])
-def test_too_few_folds(count):
-    with pytest.raises(InputError) as caught:
-        folds([0, 1, 2], [0, 1, 2], count)
-    assert str(caught.value) == (
-        f"folds are {count}, expected at least 2: rows are judged by tunings that did not see them"
-    )
