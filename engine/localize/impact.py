@@ -106,11 +106,6 @@ class ImpactPasses:
                     impact[places] += np.asarray(weight_impact).ravel()
         return gradient, impact
 
-    def _has_inputs(self, number: int) -> bool:
-        """Whether a weight multiplies several inputs of a unit."""
-        tail = self._tail
-        return len(tail.variables[number].shape) > 1 and not tail.space.paths[number].endswith("bias")
-
     def _plan(self, batch_rows: int) -> int:
         """Rows of a pass, a function of the model alone."""
         cut = self._tail.cut
@@ -210,9 +205,12 @@ class ImpactPasses:
             held = [weights[number] for number in tap.weights]
             found = backend.gradient(score, held)
             products = [ops.abs(weight * slope) for weight, slope in zip(held, found, strict=True)]
-            shared = [self._normalised and self._has_inputs(number) for number in tap.weights]
             return [
-                _shared_out(product, slopes) if has else product for product, has in zip(products, shared, strict=True)
+                # Biases and vectors have no inputs of a unit to be shared out among.
+                _shared_out(product, slopes)
+                if self._normalised and len(product.shape) > 1 and not tail.space.paths[number].endswith("bias")
+                else product
+                for number, product in zip(tap.weights, products, strict=True)
             ]
 
         def add(total: Any, row: Any) -> tuple[Any, Any]:

@@ -97,10 +97,7 @@ class WeightMerge:
         ends = yield [search_work(f"{name}-s{job.seed}", *one) for name, one in searches.items()]
         patches = [(case.index, SearchEnd(*end).values) for (case, _), end in zip(searches.values(), ends, strict=True)]
         parts = Parts.of(kernel, patches)
-        score = score_of(rows.labels, failures, repaired)
-        scores = scores_of_rows(
-            target.layer, kernel, features, parts, lambda classes: score.scores(rows.labels, classes).tolist()
-        )
+        scores = scores_of_rows(target.layer, kernel, rows, parts, score_of(rows.labels, failures, repaired))
         merge = search_merge(parts, scores, settings, RngKey(job.seed, rows.fingerprint, -1))
 
         def offer(name: str, values: Float32, worth: float) -> Offer:

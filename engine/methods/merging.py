@@ -30,7 +30,9 @@ from engine.search.optimisers import optimiser_of
 from engine.search.population import Population, PopulationSettings
 
 if TYPE_CHECKING:
+    from engine.metrics.dist_rep import MergeScore
     from engine.passes.runners import LayerPasses
+    from engine.problem.case import LayerInputs
 
 START_MEAN, START_STD = 0.5, 0.125  # of the normal distribution that coefficients start from, as in the toolkit
 
@@ -182,15 +184,13 @@ def _scored(parts: Parts, scores: Scores, coefficients: Float64) -> list[Score]:
     return found
 
 
-def scores_of_rows(
-    layer: LayerPasses, kernel: Float32, inputs: Float32, parts: Parts, score: Callable[[Int64], Sequence[float]]
-) -> Scores:
-    """Scores by what candidates predict for rows with inputs (n, F): `score` of classes (M, n)."""
-    logits = layer.logits(inputs, kernel)
+def scores_of_rows(layer: LayerPasses, kernel: Float32, rows: LayerInputs, parts: Parts, score: MergeScore) -> Scores:
+    """Scores by what candidates predict for rows."""
+    logits = layer.logits(rows.inputs, kernel)
 
     def scored(values: Float32) -> list[Score]:
-        classes = layer.predict_patches(kernel, inputs, logits, parts.index, values)
-        known = (classes != NO_CLASS).all(axis=1)
-        return [(float(mine),) if good else WORST for mine, good in zip(score(classes), known, strict=True)]
+        classes = layer.predict_patches(kernel, rows.inputs, logits, parts.index, values)
+        known, found = (classes != NO_CLASS).all(axis=1), score.scores(rows.labels, classes).tolist()
+        return [(mine,) if good else WORST for mine, good in zip(found, known, strict=True)]
 
     return scored
