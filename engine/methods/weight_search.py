@@ -65,36 +65,36 @@ class WeightSearch:
         rows = replace(job.rows.rows, inputs=features)
         alone = settings.objective == "requirements" or settings.positive_weight is not None
         worths = (None,) if alone or not self.worths else self.worths
-        found: list[Offer] = []
-        own = None
+        found = []
         for worth in worths:
             mine = settings if worth is None else replace(settings, positive_worth=worth)
-            offer, first = yield from self._searched(job, target, rows, mine)
-            found.append(replace(offer, name="as found" if worth is None else f"a positive is worth {worth:g}"))
-            own = first if own is None else own
-        return Repair(found, own)
+            name = "as found" if worth is None else f"a positive is worth {worth:g}"
+            found.append((yield from _searched(name, job, target, rows, mine)))
+        return Repair([offer for offer, _ in found], found[0][1])
 
-    def _searched(
-        self, job: MethodJob, target: ModelRunner, rows: LayerInputs, settings: SearchSettings
-    ) -> Plan[tuple[Offer, float | None]]:
-        """What the searches of all labels come to, and the fitness of the model as it is in the first."""
-        (path,) = target.target.shapes
-        kernel = target.target.kernel
-        fitness, own = [], []
-        for label in _searched_labels(job.subject.repaired, settings):
-            case = find_case(target, kernel, rows, label)
-            if case is None or not len(case.index):
-                continue
-            problem = problem_of_case(target, kernel, case, settings, job.seed)
-            (found,) = yield [search_work(search_name(problem), case, problem)]
-            end = SearchEnd(*found)
-            kernel = kernel.copy()
-            kernel[case.index[:, 0], case.index[:, 1]] = end.values
-            fitness.append(end.fitness)
-            own.append(end.start_fitness)
-        if not fitness:
-            raise InputError(NOTHING_SEARCHED)
-        return Offer("", {path: kernel}, float(np.mean(fitness))), float(np.mean(own))
+
+def _searched(
+    name: str, job: MethodJob, target: ModelRunner, rows: LayerInputs, settings: SearchSettings
+) -> Plan[tuple[Offer, float]]:
+    """What the searches of all labels come to, and the fitness of the model as it is."""
+    (path,) = target.target.shapes
+    kernel = target.target.kernel
+    worth = settings.positive_worth if settings.positive_weight is None else settings.positive_weight
+    ends = []
+    for label in _searched_labels(job.subject.repaired, settings):
+        case = find_case(target, kernel, rows, label)
+        if case is None or not len(case.index):
+            continue
+        problem = problem_of_case(target, kernel, case, settings, job.seed)
+        work = f"{case.data[:12]}-{label}-{settings.objective}-{worth:g}-s{job.seed}"
+        (end,) = yield [search_work(work, case, problem)]
+        ends.append(SearchEnd(*end))
+        kernel = kernel.copy()
+        kernel[case.index[:, 0], case.index[:, 1]] = ends[-1].values
+    if not ends:
+        raise InputError(NOTHING_SEARCHED)
+    fitness = float(np.mean([end.fitness for end in ends]))
+    return Offer(name, {path: kernel}, fitness), float(np.mean([end.start_fitness for end in ends]))
 
 
 def _searched_labels(repaired: Sequence[int], settings: SearchSettings) -> Sequence[int]:
@@ -133,12 +133,6 @@ def problem_of_case(
 ) -> Problem:
     source = RngKey(seed, case.data, case.label)
     return problem_of(target.target, kernel, case.index, case.weights, name=case.data, source=source, settings=settings)
-
-
-def search_name(problem: Problem) -> str:
-    told, source = problem.settings, problem.source
-    worth = told.positive_worth if told.positive_weight is None else told.positive_weight
-    return f"{source.data[:12]}-{source.label}-{told.objective}-{worth:g}-s{source.seed}"
 
 
 def _with_priorities(job: MethodJob, settings: SearchSettings) -> SearchSettings:
