@@ -212,8 +212,9 @@ def judged(
     if method.fit not in fits:
         fits[method.fit] = run_here(method.fit(job, (job.seed,))), time.perf_counter() - begun
     fit, seconds = fits[method.fit]
+    steps = method.steps(job.settings)
     begun = time.perf_counter()
-    frontier = method.frontier(job, fit)
+    frontier = job.judged(fit.job.predicted(fit.changes, fit.found, steps), steps)
     seconds += time.perf_counter() - begun
     return {
         "seconds": seconds,

@@ -138,7 +138,7 @@ def tell_results(work: MethodRepair, directory: Path) -> None:
 
 
 def expectation_text(work: MethodRepair, found: CrossFitExpectation, *, separate: bool) -> str:
-    from engine.problem.crossfit_plan import too_large
+    from engine.targets.memory import too_large
 
     settings = work.settings.crossfit
     recipes, folds, search = len(settings.recipes), settings.folds, settings.search

@@ -27,7 +27,6 @@ from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet, read_images
 from engine.passes.classes import predicted_classes
 from engine.problem.crossfit import SEARCH_ROWS, CrossFit
-from engine.problem.crossfit_plan import CrossFitPlan
 from engine.problem.problem import build_fitness
 from engine.tuning.recipes import Recipe, epochs_of
 from engine.tuning.train import BATCH_ROWS, Changes, FoldRows, Tuner
@@ -260,7 +259,7 @@ class CrossFitExpectation:
 
     repairs: int  # of one label each, or 1 of all; at most, as labels without failures are left out
     rows: int  # of the chunks
-    plan: CrossFitPlan  # memory of a repair
+    plan: Plan  # memory of a repair
     resources: str  # what there is to compute with, in words
     start: float  # seconds to start the workers
     passes: float | None  # seconds of the passes over all rows

@@ -57,9 +57,9 @@ from engine.methods.registry import method_of
 from engine.metrics.requirements import Verdict, check_rows
 from engine.models.load import check_fits
 from engine.patches.patch import Patch, patch_between
-from engine.problem.crossfit import mixture_space
-from engine.problem.crossfit_plan import CrossFitPlan, check_plan, plan_of
+from engine.problem.crossfit import mixture_space, plan_of
 from engine.problem.problem import SearchEnd
+from engine.targets.memory import Plan, check_plan
 from engine.targets.resolve import resolve_target
 
 
@@ -129,7 +129,7 @@ def check_sets(work: MethodRepair) -> None:
         check_rows(work.requirements, np.bincount(work.test.labels, minlength=classes), work.test.path)
 
 
-def memory_plan(work: MethodRepair) -> CrossFitPlan:
+def memory_plan(work: MethodRepair) -> Plan:
     validation = 0 if work.validation is None else work.validation.rows
     return plan_of(work.chain, sum(images.rows for images in work.rows), validation, work.settings.crossfit)
 

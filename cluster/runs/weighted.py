@@ -85,9 +85,7 @@ def merge_weighted(work: WeightedMerge, compute: Compute, on_rows: Progress = un
     left = SWARM_NUMBERS // swarm.num_particles - len(work.patches)
     if left < len(parts.own):
         raise InputError(f"several patches change {len(parts.own)} weights, expected at most {left} apart")
-    scores = scores_of_rows(
-        layer, kernel, rows.inputs, parts, lambda found: work.score.scores(rows.labels, found).tolist()
-    )
+    scores = scores_of_rows(layer, kernel, rows, parts, work.score)
     found = search_merge(parts, scores, work.settings, RngKey(work.seed, rows.fingerprint, -1))
     logits = layer.logits(rows.inputs, kernel)
     own, *alone = (score for score, *_ in found.starts)

@@ -1,10 +1,12 @@
-"""What installed packages declare for this project; nothing of them is imported."""
+"""What installed packages declare for this project; nothing of them is imported before it is loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from engine.core.errors import InputError, reason
+from engine.core.names import listed
 
 
 def declared(group: str) -> list[EntryPoint]:
@@ -17,3 +19,16 @@ def declared(group: str) -> list[EntryPoint]:
             f"expected them in order to find {group}"
         ) from error
     return sorted(set(found), key=lambda entry: (entry.name, entry.value))
+
+
+def load_one(what: str, entries: Sequence[EntryPoint], expected: str) -> object:
+    """What the entry points of one name, at least one, stand for; InputError where they are several, or it fails."""
+    if len(entries) > 1:
+        values = listed([entry.value for entry in entries])
+        raise InputError(f"{what} is declared {len(entries)} times ({values}), expected one of this name")
+    (entry,) = entries
+    try:
+        return entry.load()
+    except (Exception, SystemExit) as error:
+        why = f"{type(error).__name__}: {reason(error)}"
+        raise InputError(f"{what} cannot be imported from {entry.value} ({why}), expected a {expected}") from error

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
-from engine.core.entry_points import declared
-from engine.core.errors import InputError, reason
+from engine.core.entry_points import declared, load_one
+from engine.core.errors import InputError
 from engine.core.names import in_words, listed
 
 if TYPE_CHECKING:
@@ -41,17 +41,10 @@ class Plugin:
     def load(self) -> Dataset:
         from engine.datasets.dataset import Dataset
 
-        if len(self.entries) > 1:
-            values = listed(entry.value for entry in self.entries)
-            raise InputError(f"{self} is declared {len(self.entries)} times ({values}), expected one of this name")
-        (entry,) = self.entries
-        try:
-            found = entry.load()
-        except (Exception, SystemExit) as error:
-            why = f"{type(error).__name__}: {reason(error)}"
-            raise InputError(f"{self} cannot be imported from {entry.value} ({why}), expected a Dataset") from error
+        found = load_one(str(self), self.entries, "Dataset")
         if not isinstance(found, Dataset):
-            raise InputError(f"{self} is a {type(found).__name__} ({entry.value}), expected an engine.Dataset")
+            value = self.entries[0].value
+            raise InputError(f"{self} is a {type(found).__name__} ({value}), expected an engine.Dataset")
         return found
 
 

@@ -13,17 +13,14 @@ value on the negatives over one plus its value on the positives, for gradient lo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from engine.core.errors import InputError
 from engine.core.types import Float32, Float64, Int64
+from engine.localize.settings import Impact as Impact  # noqa: PLC0414 - its users find it here
+from engine.localize.settings import LocalizeSettings
 
-Impact = Literal["mean", "first-row"]
-
-GRADIENTS_PER_NEGATIVE = 20
-"""The published pool: 20 weights for every negative row."""
+GRADIENTS_PER_NEGATIVE = 20  # the published pool: 20 weights for every negative row
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +64,7 @@ def localize(
 ) -> Localisation:
     """The weights of the last Dense layer's kernel (D, C) to blame, by sums over the negative rows.
 
-    Args:
-        sums, kernel: of the layer.
-        num_grad: size of the pool; None takes 20 per negative row. Clipped to the number of weights.
-        impact: forward impact as the mean over all negatives, or from the first row as the toolkit computes it.
-        fronts: number of Pareto fronts, each of what the ones before left; 1 is the published method.
+    `num_grad` is the size of the pool, 20 per negative row without; of `fronts`, 1 is the published method.
     """
     size = _pool_size(num_grad, sums.rows, fronts)
     loss = np.abs(sums.gradient)
@@ -80,16 +73,15 @@ def localize(
     # Ties in column-major order, as in the toolkit; the sort is stable.
     order = np.argsort(-loss.ravel(order="F"), kind="stable")[: min(size, loss.size)]
     unit, row = np.divmod(order, loss.shape[0])
-    return _localised(row, unit, loss[row, unit], force[row, unit], fronts)
+    loss, force = loss[row, unit], force[row, unit]
+    return Localisation(row, unit, loss, force, pareto_fronts(loss, force, fronts))
 
 
 def localize_pooled(
     negative: Sums, positive: Sums | None, *, num_grad: int | None = None, fronts: int = 1
 ) -> Localisation:
-    """The weights of any layers to blame; `gradient_loss` and `forward_impact` are costs.
-
-    Of equal gradient costs the first in the flat vector comes first. `positive` is None where there are no rows that
-    must not break.
+    """The weights of any layers to blame, of equal gradient costs the first; `gradient_loss` and `forward_impact` are
+    costs. `positive` is None where there are no rows that must not break.
     """
     size = _pool_size(num_grad, negative.rows, fronts)
     loss, force = np.abs(negative.gradient) / negative.rows, negative.impact / negative.rows
@@ -100,21 +92,14 @@ def localize_pooled(
     # No more is sorted than must be.
     candidates = np.flatnonzero(loss >= np.partition(loss, len(loss) - size)[len(loss) - size])
     row = candidates[np.argsort(-loss[candidates], kind="stable")][:size]
-    return _localised(row, np.zeros_like(row), loss[row], force[row], fronts)
+    loss, force = loss[row], force[row]
+    return Localisation(row, np.zeros_like(row), loss, force, pareto_fronts(loss, force, fronts))
 
 
 def _pool_size(num_grad: int | None, rows: int, fronts: int) -> int:
-    """How many weights of the largest gradients are looked at: what was asked for, or 20 for every negative row."""
-    if fronts < 1:
-        raise InputError(f"fronts is {fronts}, expected at least 1")
     size = GRADIENTS_PER_NEGATIVE * rows if num_grad is None else num_grad
-    if size < 1:
-        raise InputError(f"num_grad is {size}, expected at least 1")
+    LocalizeSettings(size, fronts=fronts)  # which refuses numbers of which nothing could be chosen
     return size
-
-
-def _localised(row: Int64, unit: Int64, loss: Float64, impact: Float64, fronts: int) -> Localisation:
-    return Localisation(row, unit, loss, impact, pareto_fronts(loss, impact, fronts))
 
 
 def pareto_fronts(first: Float64, second: Float64, fronts: int) -> Int64:
@@ -131,8 +116,7 @@ def pareto_fronts(first: Float64, second: Float64, fronts: int) -> Int64:
 def pareto_front(first: Float64, second: Float64) -> Int64:
     """Indices (K,) int64 of the points that no other point beats, both objectives maximised; of equal points the first.
 
-    Found by one sort: in descending order of the first objective a point is on the front when its second objective
-    exceeds all before it.
+    In descending order of the first objective, a point is on the front when its second one exceeds all before it.
     """
     order = np.lexsort((np.arange(len(first)), -second, -first))
     highest = np.maximum.accumulate(np.concatenate([[-np.inf], second[order][:-1]]))

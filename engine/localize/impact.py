@@ -33,14 +33,16 @@ from engine.models.graph import Step
 MOST_ROWS = 64
 """Rows of a gradient pass at most: it holds all values of the tail, and few rows should not be filled up to many."""
 
-PASS_BYTES = 1 << 30
-"""Values of the tail that a gradient pass holds at once, at most (one row is always taken)."""
+PASS_BYTES = 1 << 30  # values of the tail that a gradient pass holds at once, at most (one row is always taken)
 
 _CONVOLUTIONS = (
     *CONVOLUTIONS,
     *(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
     *(keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose),
 )
+
+
+_mask = keras.src.backend.get_keras_mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +74,9 @@ class ImpactPasses:
         self._row_by_row = backend.graph(self._row_sums)
 
     def sums(self, features: Float32, won: Int64, labels: Int64, kernel: Float32) -> tuple[Float64, Float64]:
-        """Sums over rows (n, F) of the loss gradient by each weight, and of its forward impact; (W,) each.
+        """Sums (W,) over rows (n, F) of the loss gradient by each weight (W, 1), and of its forward impact.
 
-        `won` (n,) are the classes that the model predicts, `kernel` (W, 1) the values of the weights under repair.
+        `won` (n,) are the classes that the model predicts.
         """
         offsets = self._tail.space.offsets
         classes = _width(self._tail.cut)
@@ -103,11 +105,6 @@ class ImpactPasses:
                     places = slice(offsets[number], offsets[number + 1])
                     impact[places] += np.asarray(weight_impact).ravel()
         return gradient, impact
-
-    def _has_inputs(self, number: int) -> bool:
-        """Whether a weight multiplies several inputs of a unit."""
-        tail = self._tail
-        return len(tail.variables[number].shape) > 1 and not tail.space.paths[number].endswith("bias")
 
     def _plan(self, batch_rows: int) -> int:
         """Rows of a pass, a function of the model alone."""
@@ -150,10 +147,7 @@ class ImpactPasses:
         return _flat(backend.gradient(loss, weights)), _flat(parts), kept
 
     def _values(self, features: Any, added: Sequence[Sequence[Any]] | None) -> tuple[dict[int, Any], list[list[Any]]]:
-        """All values of the tail, by number, and of each tap the pre-activation or, where there is none, the outputs.
-
-        Something may be added to these.
-        """
+        """All values of the tail, by number, and of each tap what was added to: see `_tapped`."""
         values = unpack(self._tail.cut, features)
         position = {id(tap.step): number for number, tap in enumerate(self._taps)}
         found: list[list[Any]] = []
@@ -190,8 +184,7 @@ class ImpactPasses:
     def _row_sums(self, rows: Any, flat: Any, *constants: Any) -> list[Any]:
         """Impact of the weights of all layers that are not linear, summed over rows; one row after the other.
 
-        Rows could be mapped instead, as far as memory allows: compiling takes three times as long then, and TensorFlow
-        (2.21) corrupts its memory with the gradients of attention.
+        Mapped rows take three times as long to compile, and TensorFlow (2.21) corrupts its memory with attention.
         """
         tail = self._tail
         weights = tail.parts(flat)
@@ -212,9 +205,12 @@ class ImpactPasses:
             held = [weights[number] for number in tap.weights]
             found = backend.gradient(score, held)
             products = [ops.abs(weight * slope) for weight, slope in zip(held, found, strict=True)]
-            shared = [self._normalised and self._has_inputs(number) for number in tap.weights]
             return [
-                _shared_out(product, slopes) if has else product for product, has in zip(products, shared, strict=True)
+                # Biases and vectors have no inputs of a unit to be shared out among.
+                _shared_out(product, slopes)
+                if self._normalised and len(product.shape) > 1 and not tail.space.paths[number].endswith("bias")
+                else product
+                for number, product in zip(tap.weights, products, strict=True)
             ]
 
         def add(total: Any, row: Any) -> tuple[Any, Any]:
@@ -251,10 +247,7 @@ def _units(step: Step) -> int:
 
 
 def _tapped(tap: Tap, values: Mapping[int, Any], added: Sequence[Any] | None) -> tuple[list[Any], list[Any]]:
-    """Outputs of a step with something added to its pre-activation or, where that cannot be had, to its outputs.
-
-    Also returns what it was added to.
-    """
+    """Outputs of a step with something added to its pre-activation, or without one to its outputs; and to what."""
     step = tap.step
     if tap.linear:
         (plain,) = replace(step, linear=True).run(values)
@@ -284,7 +277,6 @@ def _shared_out(products: Any, slopes: Sequence[Any]) -> Any:
 
 
 def _grouped(flat: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
-    """A list cut into lists of these lengths."""
     left = iter(flat)
     return [[next(left) for _ in range(count)] for count in counts]
 
@@ -303,23 +295,16 @@ def _flat(parts: Sequence[Any]) -> Any:
 
 
 def _size(shape: Sequence[int | None]) -> int:
-    """Numbers in one row of a value; the axis of rows has no size."""
     return math.prod(size for size in shape if size is not None)
 
 
 def _width(cut: Any) -> int:
-    """C."""
     (shape,) = [s for step in cut.tail for n, s in zip(step.outputs, step.shapes, strict=True) if n == cut.output]
     return int(shape[-1])
 
 
-def _mask(value: Any) -> Any:
-    return keras.src.backend.get_keras_mask(value)
-
-
 def _masked(value: Any, like: Any) -> Any:
     """A tensor with the mask of another, if that has one."""
-    mask = _mask(like)
-    if mask is not None:
+    if (mask := _mask(like)) is not None:
         keras.src.backend.set_keras_mask(value, mask)
     return value

@@ -15,11 +15,9 @@ Blamed in a are those of its weights that are among the k[a] largest by F[worse]
 three, without those that are among the k[a] largest by both F[better] and |G[better]|. Of equal weights the earlier in
 the array comes first.
 
-Where this differs from the toolkit's code: there G is the gradient of the sum of the outputs, which of a softmax is
-rounding noise; here it is that of the loss. There F and G are computed under the later checkpoint; here under the model
-as it is, which is the same where that checkpoint is the model. There sets without rows divide by 0; here they are
-refused. As there, only kernels of Dense layers have a forward impact: biases and all other layers are never blamed, but
-count in D. Here these are the Dense layers at the end of a model.
+In the toolkit's code G is the gradient of the sum of the outputs, which of a softmax is rounding noise, F and G are
+those of the later checkpoint, not of the model as it is, and sets without rows divide by 0. As there, only kernels of
+Dense layers are ever blamed, here those at the end of a model; biases and all other layers count in D.
 """
 
 from __future__ import annotations
@@ -39,8 +37,7 @@ from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head, row_losses
 from engine.patches.patch import Patch
 
-ROWS = 64
-"""Rows of a pass; fewer are filled up with copies that count nothing."""
+ROWS = 64  # rows of a pass; fewer are filled up with copies that count nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +83,6 @@ class Traces:
 
 @dataclass(frozen=True, eq=False)
 class Blame:
-    """The weights to blame."""
-
     suspicion: Mapping[str, float]  # susp of each kernel that may be changed, by path
     looked_at: Mapping[str, int]  # k of the same
     places: Mapping[str, Int64]  # (K,) flat places of the same, the largest forward impact on `worse` first
@@ -96,7 +91,6 @@ class Blame:
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """The path of each weight to blame, kernel by kernel."""
         return tuple(path for path, places in self.places.items() for _ in places)
 
     @property
@@ -108,10 +102,9 @@ class Blame:
 
 
 def blame(chain: DenseChain, inputs: Float32, labels: Int64, training: Training) -> Blame:
-    """Find the weights of the tuned layers of a chain that a step of the training spoilt.
+    """Find the weights of the tuned layers of a chain that a step of the training spoilt, by rows (n, D) of a repair.
 
-    Inputs (n, D) and labels (n,) are rows of a repair: what the model gets wrong, and what must not break. Refused are
-    rows of which none got worse or none better, equal checkpoints, and where no weight is left to blame.
+    InputError where no row got worse or none better, checkpoints are equal, or no weight is left to blame.
     """
     worse, better = training.worse(labels), training.better(labels)
     if not len(worse) or not len(better):
@@ -181,7 +174,7 @@ def traces(chain: DenseChain, inputs: Float32, labels: Int64) -> Traces:
 def _program(head: Head, layers: tuple[DenseLayer, ...]) -> Callable[..., Any]:
     """The pass of `traces`: sums over rows of |o| of each layer, and gradients of the summed loss by its kernel.
 
-    Values are arguments, in the order of the pass: every call of a worker brings a chain of its own.
+    Values are arguments: every call of a worker brings a chain of its own.
     """
     chain = DenseChain(head, layers, {})
     names = [path for layer in layers for path in layer.paths]
@@ -204,7 +197,6 @@ def _program(head: Head, layers: tuple[DenseLayer, ...]) -> Callable[..., Any]:
 
 
 def _places(path: str, count: int, spoilt: Traces, gained: Traces, training: Training) -> Int64:
-    """The weights of a kernel to blame, of `count` by each ranking."""
     moved = np.abs(_step(training, path))
     chosen = largest(spoilt.impact[path], count) & largest(spoilt.gradient[path], count) & largest(moved, count)
     chosen &= ~(largest(gained.impact[path], count) & largest(gained.gradient[path], count))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from engine.core.errors import InputError
 from engine.core.stated import stated
 
-if TYPE_CHECKING:
-    from engine.localize.fronts import Impact
+Impact = Literal["mean", "first-row"]
 
 _stated = functools.partial(stated, section="Method", owners=("Arachne",), swept=True)
 

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 CSV, ARROW = "weights.csv", "weights.arrow"
 
-FRONT = "pareto_front.png"
-"""The chart that Arachne leaves beside them."""
+FRONT = "pareto_front.png"  # the chart that Arachne leaves beside them
 
 
 def localised_paths(folder: Path) -> list[str]:
@@ -41,9 +40,7 @@ def write_weights(
 
     `layer` is the toolkit's number of the layer of each weight (K,).
     """
-    columns: list[Sequence[object]] = [[str(x) for x in value]]
-    if repaired is not None:
-        columns.append([str(x) for x in repaired])
+    columns = [[str(x) for x in values] for values in (value, repaired) if values is not None]
     with replace_file(path) as temporary, temporary.open("w", newline="", encoding="ascii") as file:
         writer = csv.writer(file)
         layers = np.broadcast_to(layer, len(index)).tolist()
@@ -84,7 +81,6 @@ def _rows(path: Path, columns: str, writer: str) -> list[tuple[int, list[str]]]:
 
 
 def check_inside(path: Path, row: int, place: tuple[int, int], shape: tuple[int, ...], name: str) -> None:
-    """Raise InputError unless a row's (i, j) is a place in a kernel of this shape."""
     if not (0 <= place[0] < shape[0] and 0 <= place[1] < shape[1]):
         raise InputError(
             f"{path}: row {row} is weight {place}, "
@@ -104,7 +100,7 @@ def _position(row: list[str]) -> tuple[int, int, int]:
 def patch_of_weights_csv(path: Path, model: LoadedModel) -> Patch:
     """Read the `layer,i,j,value,repaired` rows that `optimize` and the toolkit write, as a patch of a model.
 
-    (i, j) is a position in the layer's first weight, as in the toolkit. LF, a `#` header and blank lines are accepted.
+    (i, j) is a position in the layer's first weight, as in the toolkit.
     """
     kernels: dict[int, tuple[str, Float32]] = {}
     found: dict[tuple[str, int], tuple[int, np.float32, np.float32]] = {}
@@ -141,7 +137,6 @@ def patch_of_weights_csv(path: Path, model: LoadedModel) -> Patch:
 
 
 def _first_weight(model: LoadedModel, layer: int, where: str) -> tuple[str, Float32]:
-    """Path and values (inputs, units) of the first weight of the layer with the toolkit's number."""
     # TensorFlow takes seconds, and a patch file can be read without.
     from engine.models.weight_paths import weight_variables
 
@@ -159,10 +154,9 @@ def _first_weight(model: LoadedModel, layer: int, where: str) -> tuple[str, Floa
 
 
 def write_repaired_labels(path: Path, weights: Path, labels: Sequence[int]) -> None:
-    """Write what was searched for some labels into their entries of a `labels.json`, where there are any.
+    """Write a `weights.csv` with new values into the entries of some labels of a `labels.json`, where there are any.
 
     They get `weights`, as [layer, i, j], and in the same order `repaired_values`, float32 as text; all else stays.
-    `weights` is a `weights.csv` with new values.
     """
     places = [list(place) for _, place in read_rows(weights)]
     with weights.open(newline="", encoding="ascii") as file:

@@ -1,11 +1,6 @@
-"""What a method of repair is: a function from labelled rows and requirements to new values of weights.
+"""What a method of repair is: a pure function from a `MethodJob` to a `Repair`, so it may run on any worker, or twice.
 
-Everything that a method may use is a `MethodJob`, everything that it comes to a `Repair`. Both are plain values: a
-repair is a pure function of its job, so it may run on any worker, or twice. Rows are features, as the first layer under
-repair sees them, so that no method runs the whole model.
-
-A method is one file with a `Method` named `METHOD`, and one entry of `engine.methods.registry.METHODS`, or an entry
-point of the group `repair_dist.methods` of another package.
+Rows are features, as the first layer under repair sees them, so that no method runs the whole model.
 """
 
 from __future__ import annotations
@@ -37,19 +32,12 @@ layer under repair (`--target-layer`)."""
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """The model at an earlier moment of its training.
+    """The model at an earlier moment of its training."""
 
-    Attributes:
-        name: of its file.
-        values: of the weights of the chain, by path.
-        predicted: classes (n,) that it predicts for the rows of the pool, with all of its weights.
-        others: sum, over the arrays of the model that are not of the chain, of how far they moved since the checkpoint
-            before in the mean; 0 of the first.
-    """
-
-    name: str
-    values: Mapping[str, Float32]
-    predicted: Int64
+    name: str  # of its file
+    values: Mapping[str, Float32]  # of the weights of the chain, by path
+    predicted: Int64  # classes (n,) that it predicts for the rows of the pool, with all of its weights
+    # sum, over the arrays of the model outside of the chain, of their mean distance from the checkpoint before
     others: float = 0.0
 
 
@@ -74,29 +62,17 @@ class MethodSettings:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What all repairs of a comparison have in common.
+    """What all repairs of a comparison have in common."""
 
-    Attributes:
-        chain: the layers under repair and those behind them.
-        pool: rows that repairs are made from, by digest and label, or draws of rows depend on their order.
-        validation: rows that choose among what a method offers, or None.
-        test: rows that judge, or None; a method always gets None, so that no repair can have seen them.
-        repaired: labels under repair.
-        requirements: of the result.
-        settings: of all methods.
-        checkpoints: of the training, in the order of their epochs.
-        checkpoints_error: why there are none, where some were given that cannot be read.
-    """
-
-    chain: Chain
-    pool: SeenRows
-    validation: SeenRows | None
-    test: SeenRows | None
-    repaired: tuple[int, ...]
+    chain: Chain  # the layers under repair and those behind them
+    pool: SeenRows  # that repairs are made from, by digest and label, or draws of rows depend on their order
+    validation: SeenRows | None  # rows that choose among what a method offers
+    test: SeenRows | None  # rows that judge; a method always gets None, so that no repair can have seen them
+    repaired: tuple[int, ...]  # labels under repair
     requirements: tuple[Requirement, ...]
     settings: MethodSettings = field(default_factory=MethodSettings)
-    checkpoints: tuple[Checkpoint, ...] = ()
-    checkpoints_error: str = ""
+    checkpoints: tuple[Checkpoint, ...] = ()  # in the order of their epochs
+    checkpoints_error: str = ""  # why there are none, where some were given that cannot be read
 
 
 def read_only(subject: Subject) -> Subject:
@@ -125,34 +101,24 @@ def read_only(subject: Subject) -> Subject:
 
 @dataclass(frozen=True, eq=False)
 class MethodJob:
-    """One repair: what a method may use.
+    """One repair: what a method may use."""
 
-    Attributes:
-        subject: the model and what is asked of it. A method gets no test rows, and as the pool its own rows alone; all
-            arrays are read-only.
-        drawn: rows (n,) of the pool that it is made from; None for all, as a method gets it.
-        seed: of everything that is random.
-        more_seeds: of further searches, where a method makes several of which it keeps the best.
-    """
-
-    subject: Subject
-    drawn: Int64 | None
-    seed: int
-    more_seeds: tuple[int, ...] = ()
+    subject: Subject  # as a method gets it, without test rows, its own rows as the pool, all arrays read-only
+    drawn: Int64 | None  # rows (n,) of the pool that it is made from; None for all, as a method gets it
+    seed: int  # of everything that is random
+    more_seeds: tuple[int, ...] = ()  # of further searches, where a method keeps the best of several
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of all searches."""
         return (self.seed, *self.more_seeds)
 
     @property
     def chain(self) -> DenseChain:
-        """The Dense layers under repair; raises ValueError where they are others."""
+        """Raises ValueError where the layers under repair are not Dense."""
         return dense_of(self.subject.chain)
 
     @property
     def settings(self) -> MethodSettings:
-        """Of all methods."""
         return self.subject.settings
 
     @cached_property
@@ -170,7 +136,7 @@ class MethodJob:
 
     @cached_property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
-        """Of the training, with what they predict for `rows`."""
+        """With what they predict for `rows`."""
         known = self.subject.checkpoints
         if self.rows is self.subject.pool:
             return known
@@ -191,71 +157,43 @@ class MethodJob:
 
 @dataclass(frozen=True, eq=False)
 class Offer:
-    """One change that a method offers.
+    """One change that a method offers."""
 
-    Attributes:
-        name: of it among the others, in words.
-        values: new values of the weights that it changes, by path; none for the model as it is. What is judged and kept
-            is float32.
-        fitness: of what a search found, by the objective that it searched by, the larger the better; 0 where nothing
-            was searched. Two offers of one repair need not be comparable: they may be of searches with another worth of
-            positives, or steps towards one mixture, which all have the fitness of the whole.
-        chance: that new rows keep all requirements, where the method says so itself.
-    """
-
-    name: str
-    values: Mapping[str, Float32]
+    name: str  # among the others, in words
+    values: Mapping[str, Float32]  # new values of weights by path, taken as float32; none for the model as it is
+    # by the objective of the search, 0 without one; two offers of one repair need not be comparable
     fitness: float
-    chance: float | None = None
+    chance: float | None = None  # that new rows keep all requirements, where the method says so itself
 
 
-NOTHING = Offer("nothing", {}, 0.0)
-"""The model as it is. Every offer without another value becomes one of this name, and no other offer has it."""
+NOTHING = Offer("nothing", {}, 0.0)  # the model as it is; no other offer has this name
 
 
 @dataclass(frozen=True, eq=False)
 class Repair:
-    """What a method comes to.
+    """What a method comes to."""
 
-    Attributes:
-        offers: at least one; the first is what the method finds where nobody chooses.
-        own: fitness of the model as it is by the objective of the first offer, which that is never below; None where
-            the method has no objective.
-        chosen: number of the offer that the method takes by a rule of its own; None where validation rows choose.
-        notes: what else is to be said.
-        promise: of a method that judges a mixture by itself, all steps of that (`engine.methods.mixtures.Promised`).
-    """
-
-    offers: Sequence[Offer]
+    offers: Sequence[Offer]  # at least one; the first is taken where nobody chooses
+    # fitness of the model as it is by the objective of the first offer, which is never below it; None without one
     own: float | None = None
-    chosen: int | None = None
+    chosen: int | None = None  # number of the offer that the method takes itself; None where validation rows choose
     notes: tuple[str, ...] = ()
-    promise: Any = None
+    promise: Any = None  # an `engine.methods.mixtures.Promised`, of a method that judges a mixture by itself
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to repair.
+    """One way to repair."""
 
-    Attributes:
-        name: as `--method` takes it.
-        repair: the method: a function, or a plan that yields its work (`engine.core.plans`); raises InputError where it
-            cannot run, with a sentence that says why.
-        searches: what it changes, in words.
-        objective: by what it searches, in words.
-        source: of the method: a publication, or this project.
-        needs: what it works from besides rows.
-    """
-
-    name: str
+    name: str  # as `--method` takes it
+    # a function, or a plan that yields its work; raises InputError where it cannot run
     repair: Callable[[MethodJob], Repair | Plan[Repair]]
-    searches: str
-    objective: str
-    source: str
-    needs: tuple[Need, ...] = ()
+    searches: str  # what it changes, in words
+    objective: str  # by what it searches, in words
+    source: str  # a publication, or this project
+    needs: tuple[Need, ...] = ()  # what it works from besides rows
 
     def __post_init__(self) -> None:
-        """Refuse needs that nobody knows."""
         unknown = [need for need in self.needs if need not in get_args(Need)]
         if unknown:
             raise InputError(f"method {self.name} needs {unknown[0]!r}, expected {', '.join(get_args(Need))}")
@@ -263,11 +201,11 @@ class Method:
 
 def lacking(method: Method, subject: Subject) -> str | None:
     """Why a method cannot repair a model, as far as that is known beforehand; None where nothing is."""
-    if "checkpoints" in method.needs and len(subject.checkpoints) < 2:
-        found = len(subject.checkpoints)
-        if subject.checkpoints_error:
-            return subject.checkpoints_error
-        return f"{method.name} compares checkpoints of the training and {found} are known, expected two (--weights-dir)"
+    known = len(subject.checkpoints)
+    if "checkpoints" in method.needs and known < 2:
+        return subject.checkpoints_error or (
+            f"{method.name} compares checkpoints of the training and {known} are known, expected two (--weights-dir)"
+        )
     if isinstance(subject.chain, TailChain):  # of which only methods without further needs get any
         return None
     name = subject.chain.layers[-1].name

@@ -9,9 +9,8 @@ General labels are all that have rows, under repair or not, with equal weights w
 left out could be broken for nothing. Errors of the confusions and of the labels under repair count again, with equal
 weights wm.
 
-Where eAI-Repair-Toolkit 1.1.0 differs: its parts start each from what the one before left, in an order that is not
-fixed; all have as large a pool of weights as the first; shared weights are never found; and the merge starts from the
-model that the parts have changed, where most coefficients do nothing.
+In eAI-Repair-Toolkit 1.1.0 each part starts from what the one before left, in an order that is not fixed, and the merge
+from the model that the parts have changed, where most coefficients do nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from engine.core.rng import RngKey
 from engine.core.types import Float32, Int64
 from engine.methods.base import Method, MethodJob, Offer, Repair
 from engine.methods.merging import Parts, scores_of_rows, search_merge
-from engine.methods.weight_search import problem_of_case, searching
+from engine.methods.weight_search import NOTHING_SEARCHED, problem_of_case, searching
 from engine.metrics.dist_rep import MergeScore, Pair, merge_score
 from engine.problem.case import find_case
 from engine.problem.problem import SearchEnd, search_work
@@ -51,10 +50,7 @@ class Failures:
 def divided(labels: Int64, before: Int64, repaired: Sequence[int], least: int) -> list[Failures]:
     """The parts of the failures of labels under repair, by label and then by what is predicted; the rest comes last.
 
-    Args:
-        labels, before: (n,) true classes, and those that the model as it is predicts.
-        repaired: labels under repair.
-        least: rows that a confusion needs at least to be a part of its own.
+    `before` (n,) are the classes that the model predicts; a confusion needs `least` rows to be a part of its own.
     """
     found = []
     for label in repaired:
@@ -69,7 +65,6 @@ def divided(labels: Int64, before: Int64, repaired: Sequence[int], least: int) -
 
 
 def score_of(labels: Int64, parts: Sequence[Failures], repaired: Sequence[int]) -> MergeScore:
-    """What the merge of parts is judged by; see the module."""
     general = np.unique(labels).tolist()
     targets = [(part.label, part.predicted) for part in parts if part.predicted is not None]
     wrong: list[int | Pair] = [*targets, *(label for label in repaired if label in general)]
@@ -78,12 +73,9 @@ def score_of(labels: Int64, parts: Sequence[Failures], repaired: Sequence[int]) 
 
 @dataclass(frozen=True)
 class WeightMerge:
-    """The method as a function of its job."""
-
     settings: SearchSettings  # of the searches, and of the swarm of the merge, where none are given
 
     def __call__(self, job: MethodJob) -> Plan[Repair]:
-        """Search every part and merge; validation may choose a part alone."""
         settings = searching(self.settings, job.settings)
         target, features = last_target(job.chain, job.rows.rows.inputs)
         rows = replace(job.rows.rows, inputs=features)
@@ -101,16 +93,11 @@ class WeightMerge:
             if case is not None and len(case.index):
                 searches[part.name] = case, problem_of_case(target, kernel, case, settings, job.seed)
         if not searches:
-            raise InputError("no search of the labels under repair found failures and weights to blame, expected some")
+            raise InputError(NOTHING_SEARCHED)
         ends = yield [search_work(f"{name}-s{job.seed}", *one) for name, one in searches.items()]
-        names = list(searches)
-        cases = (case for case, _ in searches.values())
-        patches = [(case.index, SearchEnd(*end).values) for case, end in zip(cases, ends, strict=True)]
+        patches = [(case.index, SearchEnd(*end).values) for (case, _), end in zip(searches.values(), ends, strict=True)]
         parts = Parts.of(kernel, patches)
-        score = score_of(rows.labels, failures, repaired)
-        scores = scores_of_rows(
-            target.layer, kernel, features, parts, lambda classes: score.scores(rows.labels, classes).tolist()
-        )
+        scores = scores_of_rows(target.layer, kernel, rows, parts, score_of(rows.labels, failures, repaired))
         merge = search_merge(parts, scores, settings, RngKey(job.seed, rows.fingerprint, -1))
 
         def offer(name: str, values: Float32, worth: float) -> Offer:
@@ -120,7 +107,7 @@ class WeightMerge:
 
         own, *single = (worth for (worth,) in merge.starts)
         offers = [offer("merge", merge.values, merge.score[0])]
-        offers += [offer(*one) for one in zip(names, parts.new, single, strict=True)]
+        offers += [offer(*one) for one in zip(searches, parts.new, single, strict=True)]
         return Repair(offers, own)
 
 

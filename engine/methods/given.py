@@ -19,8 +19,7 @@ from engine.search.settings import OPTIMISER_SETTINGS, PopulationSettings, Searc
 
 _MOVES = {each.name: each for kind in OPTIMISER_SETTINGS.values() for each in own_fields(kind).values()}
 
-OPTIMISER = ("optimiser", *_MOVES)
-"""What may be stated of the optimiser of a search."""
+OPTIMISER = ("optimiser", *_MOVES)  # what may be stated of the optimiser of a search
 
 _STATED = {
     each.name: each

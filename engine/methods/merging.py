@@ -5,13 +5,11 @@ A candidate is a coefficient c[m] in [0, 1] for each of P parts. A weight that p
     w = v0 + sum over the parts m that change it of c[m] (v[m] - v0)
 
 or, where shared weights stand `apart`, a weight that several parts change gets a coefficient of its own, between the
-smallest and the largest of v0 and their values. eAI-Repair-Toolkit 1.1.0's DRWeightMerge goes from the smaller to the
-larger value for every weight and reads v0 from a model that the parts have changed, so that most coefficients do
-nothing there; what was meant is the way from the model as it is to the part.
+smallest and the largest of v0 and their values. eAI-Repair-Toolkit 1.1.0's DRWeightMerge reads v0 from a model that the
+parts have changed, so that most coefficients do nothing there; what was meant is the way from the model to the part.
 
-Any optimiser searches them. Its first candidates are 0 (the model as it is), each part whole, and draws from
-N(0.5, 0.125); all are clipped to [0, 1]. So the result is by its own score never worse than the best part, nor than the
-model.
+The first candidates are 0 (the model as it is) and each part whole, so that the result is by its own score never worse
+than the best of these.
 """
 
 from __future__ import annotations
@@ -32,26 +30,20 @@ from engine.search.optimisers import optimiser_of
 from engine.search.population import Population, PopulationSettings
 
 if TYPE_CHECKING:
+    from engine.metrics.dist_rep import MergeScore
     from engine.passes.runners import LayerPasses
+    from engine.problem.case import LayerInputs
 
-START_MEAN, START_STD = 0.5, 0.125
-"""Of the normal distribution that coefficients start from, as in the toolkit."""
+START_MEAN, START_STD = 0.5, 0.125  # of the normal distribution that coefficients start from, as in the toolkit
 
+# Random search, clipped, leaves out, takes whole and takes a part of each patch about as often.
 COEFFICIENTS = WeightStats(mean=START_MEAN, std=1.0, range=1.0, low=0.0, high=1.0)
-"""What optimisers take coefficients for: random search, clipped, leaves out, takes whole and takes a part of each patch
-about as often."""
 
-BLOCK_VALUES = 1 << 22
-"""New values of all candidates that are held at once: 16 MiB of float32."""
+BLOCK_VALUES = 1 << 22  # new values of all candidates that are held at once: 16 MiB of float32
 
-Score = tuple[float, ...]
-"""The bigger the better, compared number by number."""
-
-WORST: Score = (-np.inf,)
-"""Of a candidate that leaves a row no class."""
-
-Scores = Callable[[Float32], Sequence[Score]]
-"""New values (M, K) of the places of all parts -> M scores."""
+Score = tuple[float, ...]  # the bigger the better, compared number by number
+WORST: Score = (-np.inf,)  # of a candidate that leaves a row no class
+Scores = Callable[[Float32], Sequence[Score]]  # new values (M, K) of the places of all parts -> M scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +70,7 @@ class Parts:
     @cached_property
     def changed(self) -> Bool:
         """(P, K): which part changes which place."""
-        found: Bool = self.new.view(np.uint32) != self.old.view(np.uint32)
-        return found
+        return np.not_equal(self.new.view(np.uint32), self.old.view(np.uint32))
 
     @cached_property
     def shared(self) -> Int64:
@@ -137,8 +128,6 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Merge:
-    """What a search of coefficients ends with."""
-
     coefficients: Float64  # (size,) float64, in [0, 1]
     values: Float32  # (K,) float32, new values of the places of the parts
     score: Score  # of those
@@ -163,24 +152,22 @@ def step(settings: PopulationSettings, source: RngKey, state: Population, fitnes
 
 
 def search_merge(parts: Parts, scores: Scores, settings: SearchSettings, source: RngKey) -> Merge:
-    """Search the coefficients of at least one part.
+    """Search the coefficients of at least one part, with more particles than the settings have where parts are more.
 
-    Optimisers compare and never add fitness, so that scores of several numbers take part as their ranks among all that
-    are remembered. Of the settings count the optimiser, the number of its particles (or more where there are more
-    parts), of iterations, and of those without gain.
+    Optimisers compare and never add fitness: scores of several numbers take part as their ranks.
     """
     given, kind = settings.swarm, optimiser_of(settings.swarm)
     optimiser = kind.settings(num_particles=max(given.num_particles, len(parts.corners)))
     state = placed_coefficients(parts, optimiser, source)
-    best: list[Score] = [WORST] * optimiser.num_particles
-    top = WORST
+    best, top = [WORST] * optimiser.num_particles, WORST
     starts: tuple[Score, ...] = ()
     while state.iteration < settings.num_iterations and state.since_gain < settings.min_iteration_range:
         found = _scored(parts, scores, state.position)
         known = sorted({top, *best, *found})
         ranks = {score: -np.inf if score == WORST else float(rank) for rank, score in enumerate(known)}
-        ranked = replace(state, best_fitness=_of(ranks, best), global_fitness=ranks[top])
-        state = step(optimiser, source, ranked, _of(ranks, found))
+        of_best, of_found = (np.array([ranks[score] for score in scored]) for scored in (best, found))
+        ranked = replace(state, best_fitness=of_best, global_fitness=ranks[top])
+        state = step(optimiser, source, ranked, of_found)
         score_of = {rank: score for score, rank in ranks.items()}
         best, top = [score_of[rank] for rank in state.best_fitness.tolist()], score_of[state.global_fitness]
         starts = starts or tuple(found[: len(parts.corners)])
@@ -197,23 +184,13 @@ def _scored(parts: Parts, scores: Scores, coefficients: Float64) -> list[Score]:
     return found
 
 
-def _of(ranks: dict[Score, float], scores: Sequence[Score]) -> Float64:
-    return np.array([ranks[score] for score in scores])
-
-
-def scores_of_rows(
-    layer: LayerPasses,
-    kernel: Float32,
-    inputs: Float32,
-    parts: Parts,
-    score: Callable[[Int64], Sequence[float]],
-) -> Scores:
-    """Scores by what candidates predict for rows with inputs (n, F): `score` of classes (M, n)."""
-    logits = layer.logits(inputs, kernel)
+def scores_of_rows(layer: LayerPasses, kernel: Float32, rows: LayerInputs, parts: Parts, score: MergeScore) -> Scores:
+    """Scores by what candidates predict for rows."""
+    logits = layer.logits(rows.inputs, kernel)
 
     def scored(values: Float32) -> list[Score]:
-        classes = layer.predict_patches(kernel, inputs, logits, parts.index, values)
-        known = (classes != NO_CLASS).all(axis=1)
-        return [(float(mine),) if good else WORST for mine, good in zip(score(classes), known, strict=True)]
+        classes = layer.predict_patches(kernel, rows.inputs, logits, parts.index, values)
+        known, found = (classes != NO_CLASS).all(axis=1), score.scores(rows.labels, classes).tolist()
+        return [(mine,) if good else WORST for mine, good in zip(found, known, strict=True)]
 
     return scored

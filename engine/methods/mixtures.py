@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from engine.core.plans import Plan, Ran, Work
-from engine.core.types import Float32, Int64
+from engine.core.types import Float32
 from engine.layers.tail_chain import TailChain, dense_of
 from engine.methods.base import NOTHING, Method, MethodJob, Offer, Repair
 from engine.metrics.accuracy import LabelChange
@@ -30,18 +30,12 @@ FINE_TUNED = Recipe(class_weight=2.0, strength=1.0)
 
 @dataclass(frozen=True, eq=False)
 class MixtureFit:
-    """A mixture of no tuning, of one or of several, fitted on the rows of a repair."""
-
     job: CrossFit  # with the layers that it changes
     changes: tuple[Changes, ...]  # of each fold
     found: Float32  # (R + C,) coefficients and offsets
     fitness: float | None = None  # by what steers the search; None where nothing was searched
     own: float | None = None  # of the model as it is
     search: str = ""  # name of the search that found it; empty where nothing was searched
-
-    def predicted(self, steps: Sequence[float]) -> Int64:
-        """Classes (T, n) of the rows at each of T steps, each row by what did not see it; 0 is the model as it is."""
-        return self.job.predicted(self.changes, self.found, steps)
 
     def values(self, step: float) -> dict[str, Float32]:
         """New values, by path, of the weights that it changes, at a step; tunings without each fold count alike."""
@@ -50,17 +44,13 @@ class MixtureFit:
 
 @dataclass(frozen=True, eq=False)
 class Promised:
-    """A mixture with all of its steps, one of which is taken, and the change of each label there, out of fold."""
-
     fit: MixtureFit
-    frontier: Frontier
-    judged: tuple[LabelChange, ...]
+    frontier: Frontier  # of all steps, one of which is taken
+    judged: tuple[LabelChange, ...]  # change of each label there, out of fold
 
 
 @dataclass(frozen=True)
 class MixtureMethod:
-    """A method as a function of its job."""
-
     # on the rows of a repair in folds, by a search with each seed of which the best is kept
     fit: Callable[[CrossFit, tuple[int, ...]], Plan[MixtureFit]]
     scaled: bool = True  # steps between 0 and 1 are tried; otherwise what was fitted is taken whole or left
@@ -72,13 +62,7 @@ class MixtureMethod:
         """Steps that are judged, the largest or the wanted one first."""
         return settings.steps if self.scaled else (1.0, 0.0)
 
-    def frontier(self, job: CrossFit, fit: MixtureFit) -> Frontier:
-        """Judge every step by the requirements of a repair, hard and out of fold, and take one."""
-        steps = self.steps(job.settings)
-        return job.judged(fit.predicted(steps), steps)
-
     def __call__(self, job: MethodJob) -> Plan[Repair]:
-        """Fit it and offer its steps."""
         crossfit = crossfit_job(job)
         fit = yield from self.fit(crossfit, job.seeds)
         if not self.promises:
@@ -99,16 +83,9 @@ class MixtureMethod:
 
 
 def crossfit_job(job: MethodJob) -> CrossFit:
-    """The rows of a job in folds, with what is required of their repair."""
-    subject, rows = job.subject, job.rows
+    subject, rows, settings = job.subject, job.rows, job.settings.crossfit
     return crossfit_of(
-        subject.chain,
-        rows.rows,
-        rows.logits,
-        subject.repaired,
-        subject.requirements,
-        job.settings.crossfit,
-        job.seed,
+        subject.chain, rows.rows, rows.logits, subject.repaired, subject.requirements, settings, job.seed
     )
 
 
@@ -138,7 +115,7 @@ def tuned(job: CrossFit) -> Plan[tuple[Changes, ...]]:
         )
 
     changes = yield [work(task) for task in job.tasks]
-    return joined_changes(job, {task.name: one for task, one in zip(job.tasks, changes, strict=True)})
+    return joined_changes(job, changes)
 
 
 def searched(job: CrossFit, changes: tuple[Changes, ...], seeds: Sequence[int] = ()) -> Plan[MixtureFit]:
@@ -156,7 +133,6 @@ def searched(job: CrossFit, changes: tuple[Changes, ...], seeds: Sequence[int] =
 
 
 def last_layer(job: CrossFit) -> CrossFit:
-    """The same repair of the last layer alone."""
     chain, inputs = last_alone(dense_of(job.chain), job.rows.inputs)
     return replace(job, chain=chain, rows=replace(job.rows, inputs=inputs))
 
@@ -181,17 +157,13 @@ def tuning_rows(fit: CrossFit, task: TuningTask, changes: Changes, ran: Ran) -> 
             {
                 "recipe": recipe.name,
                 "fold": task.fold,
-                "class_weight": recipe.class_weight,
-                "strength": recipe.strength,
-                "anchor": recipe.anchor,
+                **vars(recipe),
                 "rate": rate_of(recipe, layers),
                 "epochs": epochs_of(recipe, fit.rows.fewest),
                 "rows": rows,
                 "weights": fit.chain.tuned_values,
                 "change": float(np.sqrt(squares / fit.chain.tuned_values)),
-                "where": ran.where,
-                "worker": ran.worker,
-                "seconds": ran.seconds,
+                **vars(ran),
             }
         )
     return found
@@ -207,7 +179,6 @@ def _last_fine_tuned(job: CrossFit, _seeds: tuple[int, ...]) -> Plan[MixtureFit]
 
 
 def _offsets_searched(job: CrossFit, seeds: tuple[int, ...]) -> Plan[MixtureFit]:
-    """Of the last layer, and of changes by no recipe."""
     last = last_layer(job)
     nothing = {path: np.zeros((0, *value.shape), np.float32) for path, value in last.chain.values.items()}
     return searched(last, (nothing,) * job.rows.folds, seeds)

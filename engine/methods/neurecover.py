@@ -14,43 +14,43 @@ import numpy as np
 
 from engine.core.plans import Plan, Work
 from engine.core.types import Float32, Int64
-from engine.fitness.rows import SearchRows
 from engine.layers.dense_chain import DenseChain
 from engine.localize.neurecover import Blame, Training, blame
 from engine.methods.base import Method, MethodJob, Offer, Repair
 from engine.methods.weight_search import problem_of_case, searching
 from engine.patches.patch import Patch
-from engine.problem.case import LayerInputs, RepairCase, case_fingerprint
+from engine.problem.case import RepairCase, case_of
 from engine.problem.problem import Problem, SearchEnd, build_fitness, goal_of, seen_by
 from engine.search import loop
 from engine.search.loop import SearchSettings
-from engine.targets.model_runner import ModelRunner
 from engine.targets.of_chain import few_stats, few_weights
 
-ALPHAS = (1.0, 4.0, 16.0)
-"""Worth of all positives together, in all negatives: the published one, then what breaks less."""
+ALPHAS = (1.0, 4.0, 16.0)  # worth of all positives together, in all negatives: the published one, then what breaks less
 
 
 @dataclass(frozen=True)
 class NeuRecover:
-    """The method as a function of its job."""
-
     # of the search where none are given; its positive weight is alpha times the number of negatives
     settings: SearchSettings
 
     def __call__(self, job: MethodJob) -> Plan[Repair]:
-        """Localise once, search for each worth of the positives."""
-        settings = searching(self.settings, job.settings)
-        order, failures = _rows_of(job)
+        settings, failures = searching(self.settings, job.settings), len(job.failures)
+        # The failures of the labels under repair, and behind them what the model gets right.
+        order = np.concatenate([job.failures, np.flatnonzero(job.rows.before == job.rows.labels)])
         training, notes = _training_of(job, order)
         rows = job.rows.rows.take(order)
         found = blame(job.chain, rows.inputs, rows.labels, training)
         few, features, index = few_weights(job.chain, rows.inputs, found.patch)
-        case = _case(few, features, index, rows, found, failures)
+        seen, kernel, labels = replace(rows, inputs=features), few.target.kernel, np.unique(rows.labels[:failures])
+        label = int(labels[0]) if len(labels) == 1 else -1
+        negatives, kept = (seen.take(kind) for kind in np.split(np.arange(len(order)), [failures]))
+        places = np.stack([found.patch.part.astype(np.int64), found.patch.flat_index], axis=1)
+        logits = few.layer.logits(features, kernel)
+        case = case_of(few, kernel, label, index, negatives, kept, logits, places)
         given = settings.positive_weight
         alphas = ALPHAS if given is None else (given / failures,)
         worths = [replace(settings, positive_weight=alpha * failures) for alpha in alphas]
-        problem = problem_of_case(few, few.target.kernel, case, settings, job.seed)
+        problem = problem_of_case(few, kernel, case, settings, job.seed)
         problem = replace(problem, stats=few_stats(job.chain, found.patch))
         args = (job.chain, rows.inputs, found.patch, problem, case, tuple(worths))
         (ends,) = yield [Work(f"{case.data[:12]}-rates-s{job.seed}", searched, args, "search")]
@@ -58,52 +58,20 @@ class NeuRecover:
             Offer(f"alpha {alpha:g}", _changed(job, found, values), fitness)
             for alpha, (values, fitness, _) in zip(alphas, ends, strict=True)
         ]
-        return Repair(offers, ends[0][2], notes=(*notes, _told(found)))
-
-
-def _rows_of(job: MethodJob) -> tuple[Int64, int]:
-    """Rows of a job: the failures of the labels under repair, and behind them what the model gets right; how many of
-    the first there are.
-    """
-    failures = job.failures
-    right = np.flatnonzero(job.rows.before == job.rows.labels)
-    return np.concatenate([failures, right]), len(failures)
+        counts = ", ".join(f"{len(places)} of {path}" for path, places in found.places.items() if len(places))
+        told = f"{found.worse} rows got worse at the last step of the training and {found.better} better"
+        return Repair(offers, ends[0][2], notes=(*notes, f"{told}: {counts} blamed"))
 
 
 def _training_of(job: MethodJob, order: Int64) -> tuple[Training, tuple[str, ...]]:
     """The last two checkpoints, and what is to be said of the last one where it is not the model."""
     earlier, later = job.checkpoints[-2:]
-    values = job.chain.values
-    same = all(np.array_equal(later.values[path], value) for path, value in values.items())
+    same = all(np.array_equal(later.values[path], value) for path, value in job.chain.values.items())
     notes: tuple[str, ...] = ()
     if not same or not np.array_equal(later.predicted, job.rows.before):
         notes = (f"checkpoint {later.name} is not the model: weights are blamed as they are in the model",)
     training = Training(earlier.values, later.values, later.others, earlier.predicted[order], later.predicted[order])
     return training, notes
-
-
-def _case(
-    few: ModelRunner, features: Float32, index: Int64, rows: LayerInputs, found: Blame, failures: int
-) -> RepairCase:
-    """The search of the weights to blame, at places (K, 2), on rows with features (n, F)."""
-    kernel = few.target.kernel
-    read, weights = few.target.search_weights(kernel, index)
-    kinds = [rows.take(np.arange(failures)), rows.take(np.arange(failures, len(rows.labels)))]
-    labels = np.unique(kinds[0].labels)
-    patch = found.patch
-    places = np.stack([patch.part.astype(np.int64), patch.flat_index], axis=1)
-    return RepairCase(
-        label=int(labels[0]) if len(labels) == 1 else -1,
-        data=case_fingerprint([kind.fingerprint for kind in kinds if len(kind.labels)], places),
-        index=index,
-        weights=weights,
-        rows=SearchRows(
-            inputs=features if read is None else np.ascontiguousarray(features[:, read]),
-            logits=few.layer.logits(features, kernel),
-            labels=rows.labels,
-            negative=np.arange(len(rows.labels)) < failures,
-        ),
-    )
 
 
 def searched(
@@ -125,7 +93,6 @@ def searched(
 
 
 def _changed(job: MethodJob, found: Blame, values: Float32) -> dict[str, Float32]:
-    """Kernels with the values (K,) that a search found for the weights to blame."""
     changed, start = {}, 0
     for path, places in found.places.items():
         if len(places):
@@ -133,11 +100,6 @@ def _changed(job: MethodJob, found: Blame, values: Float32) -> dict[str, Float32
             changed[path].flat[places] = values[start : start + len(places)]
             start += len(places)
     return changed
-
-
-def _told(found: Blame) -> str:
-    counts = ", ".join(f"{len(places)} of {path}" for path, places in found.places.items() if len(places))
-    return f"{found.worse} rows got worse at the last step of the training and {found.better} better: {counts} blamed"
 
 
 METHOD = Method(

@@ -1,9 +1,7 @@
-"""The methods by name, each imported when it is first asked for.
+"""The methods by name, each imported when it is first asked for, on workers too.
 
-Other packages bring theirs as entry points of the group `repair_dist.methods`, `NAME = "package.module:METHOD"`; they
-are imported where they run, on workers too. Names are told apart without their case, as `check_name` finds them: none
-of another package takes the place of one of ours. A comparison may name a method with settings, as in
-`Arachne(objective=requirements)`.
+Other packages bring theirs as entry points of the group `repair_dist.methods`, `NAME = "package.module:METHOD"`. Names
+are told apart without their case: none of another package takes the place of one of ours.
 """
 
 from __future__ import annotations
@@ -13,12 +11,12 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.core.entry_points import declared
-from engine.core.errors import InputError, reason
+from engine.core.entry_points import declared, load_one
+from engine.core.errors import InputError
 from engine.core.names import listed, suggestion
 
 if TYPE_CHECKING:
@@ -26,8 +24,7 @@ if TYPE_CHECKING:
 
 GROUP = "repair_dist.methods"
 
-REFERENCE = "CrossFit"
-"""What every other method is compared with."""
+REFERENCE = "CrossFit"  # what every other method is compared with
 
 METHODS: Mapping[str, str] = {
     "CrossFit": "engine.methods.mixtures:CROSSFIT",
@@ -42,7 +39,7 @@ METHODS: Mapping[str, str] = {
     "WiSE-FT": "engine.methods.mixtures:WISE_FT",
     "offsets": "engine.methods.mixtures:OFFSETS",
 }
-"""Our own methods by name, in the order in which they are told of, as entry points name theirs."""
+"""Our own methods in the order of docs and help, as entry points name theirs."""
 
 _WITH_SETTINGS = re.compile(r"([^()]+)\(([^()]+)\)")
 _OUTSIDE = re.compile(r",(?![^()]*\))")
@@ -57,7 +54,12 @@ def method_of(name: str) -> Method:
     """The method of a name; InputError where there is none or several, or it cannot be imported or is none."""
     from engine.methods.base import Method
 
-    found = EntryPoint(name, METHODS[name], GROUP).load() if name in METHODS else _load(name, _plugins())
+    if name in METHODS:
+        found = EntryPoint(name, METHODS[name], GROUP).load()
+    elif entries := _plugins().get(name):
+        found = load_one(f"method {name}", entries, "Method")
+    else:
+        raise InputError(f"method {name} is not installed here, expected the package with its entry point of {GROUP}")
     if not isinstance(found, Method):
         raise InputError(f"method {name} is a {type(found).__name__}, expected an engine.methods.base.Method")
     if found.name != name:
@@ -66,9 +68,8 @@ def method_of(name: str) -> Method:
 
 
 def origin(name: str) -> str:
-    """What brings a method of another package: name and version of the distribution, SHA-256 of its Python files.
-
-    Empty for our own methods, and where there is none of this name, or more than one.
+    """Name and version of the distribution that brings a method, and SHA-256 of its Python files; empty for our own
+    methods, and where there is none of this name, or more than one.
     """
     entries = () if name in METHODS else _plugins().get(name, ())
     if len(entries) != 1:
@@ -150,24 +151,5 @@ def _spelt(text: str) -> str:
 def _plugins() -> dict[str, tuple[EntryPoint, ...]]:
     """Entry points by name, without those that have a name of ours."""
     ours = {name.casefold() for name in METHODS}
-    by_name: dict[str, tuple[EntryPoint, ...]] = {}
-    for entry in declared(GROUP):
-        if entry.name.casefold() in ours:
-            continue
-        by_name[entry.name] = (*by_name.get(entry.name, ()), entry)
-    return by_name
-
-
-def _load(name: str, plugins: Mapping[str, tuple[EntryPoint, ...]]) -> object:
-    entries = plugins.get(name, ())
-    if not entries:
-        raise InputError(f"method {name} is not installed here, expected the package with its entry point of {GROUP}")
-    if len(entries) > 1:
-        values = listed([entry.value for entry in entries])
-        raise InputError(f"method {name} is declared {len(entries)} times ({values}), expected one of this name")
-    (entry,) = entries
-    try:
-        return entry.load()
-    except (Exception, SystemExit) as error:
-        why = f"{type(error).__name__}: {reason(error)}"
-        raise InputError(f"method {name} cannot be imported from {entry.value} ({why}), expected a Method") from error
+    by_name = groupby(declared(GROUP), key=lambda entry: entry.name)
+    return {name: tuple(entries) for name, entries in by_name if name.casefold() not in ours}

@@ -33,21 +33,20 @@ from engine.targets.of_chain import last_target
 WORTHS = (POSITIVE_WORTH, 4 * POSITIVE_WORTH, 16 * POSITIVE_WORTH)
 """Worth of an intact positive, in repaired negatives: the default first, then what breaks less."""
 
-BOUND = 2.0
-"""Candidates of Arachne v2 stay within so many times the smallest and largest weight of the layer."""
+BOUND = 2.0  # candidates of Arachne v2 stay within so many times the smallest and largest weight of the layer
 
 RIVALRY = 4.0
 """A positive of the label that all failures are taken for is worth so many more of a label that none is taken for."""
 
+NOTHING_SEARCHED = "no search of the labels under repair found failures and weights to blame, expected some"
+
 
 @dataclass(frozen=True)
 class WeightSearch:
-    """A search of weights of the last Dense layer as a function of its job.
+    """Searches of weights of the last Dense layer, one for each worth of a positive; rows of validation choose.
 
-    One search for each worth of a positive, all of the same weights; rows of validation choose. One search alone where
-    the settings state a weight of all positives, or go by the requirements, which say what positives are worth. Labels
-    under repair follow one another, each from what the one before left; those without failures, and those whose
-    failures have no priority where the settings state some, are left out.
+    One alone where the settings state a weight of all positives, or go by the requirements. Labels under repair follow
+    one another, each from what the one before left; those without failures or without priority are left out.
     """
 
     settings: SearchSettings  # of the searches where none are given
@@ -56,7 +55,6 @@ class WeightSearch:
     adapt: Callable[[MethodJob, SearchSettings], SearchSettings] | None = None
 
     def __call__(self, job: MethodJob) -> Plan[Repair]:
-        """Localise and search; InputError where no label under repair has a priority, or anything to search."""
         settings = searching(self.settings, job.settings)
         if settings.objective == "requirements":
             promise_rows = job.settings.crossfit.promise_rows
@@ -67,40 +65,39 @@ class WeightSearch:
         rows = replace(job.rows.rows, inputs=features)
         alone = settings.objective == "requirements" or settings.positive_weight is not None
         worths = (None,) if alone or not self.worths else self.worths
-        found: list[Offer] = []
-        own = None
+        found = []
         for worth in worths:
             mine = settings if worth is None else replace(settings, positive_worth=worth)
-            offer, first = yield from self._searched(job, target, rows, mine)
-            found.append(replace(offer, name="as found" if worth is None else f"a positive is worth {worth:g}"))
-            own = first if own is None else own
-        return Repair(found, own)
+            name = "as found" if worth is None else f"a positive is worth {worth:g}"
+            found.append((yield from _searched(name, job, target, rows, mine)))
+        return Repair([offer for offer, _ in found], found[0][1])
 
-    def _searched(
-        self, job: MethodJob, target: ModelRunner, rows: LayerInputs, settings: SearchSettings
-    ) -> Plan[tuple[Offer, float | None]]:
-        """What the searches of all labels come to, and the fitness of the model as it is in the first."""
-        (path,) = target.target.shapes
-        kernel = target.target.kernel
-        fitness, own = [], []
-        for label in _searched_labels(job.subject.repaired, settings):
-            case = find_case(target, kernel, rows, label)
-            if case is None or not len(case.index):
-                continue
-            problem = problem_of_case(target, kernel, case, settings, job.seed)
-            (found,) = yield [search_work(search_name(problem), case, problem)]
-            end = SearchEnd(*found)
-            kernel = kernel.copy()
-            kernel[case.index[:, 0], case.index[:, 1]] = end.values
-            fitness.append(end.fitness)
-            own.append(end.start_fitness)
-        if not fitness:
-            raise InputError("no search of the labels under repair found failures and weights to blame, expected some")
-        return Offer("", {path: kernel}, float(np.mean(fitness))), float(np.mean(own))
+
+def _searched(
+    name: str, job: MethodJob, target: ModelRunner, rows: LayerInputs, settings: SearchSettings
+) -> Plan[tuple[Offer, float]]:
+    """What the searches of all labels come to, and the fitness of the model as it is."""
+    (path,) = target.target.shapes
+    kernel = target.target.kernel
+    worth = settings.positive_worth if settings.positive_weight is None else settings.positive_weight
+    ends = []
+    for label in _searched_labels(job.subject.repaired, settings):
+        case = find_case(target, kernel, rows, label)
+        if case is None or not len(case.index):
+            continue
+        problem = problem_of_case(target, kernel, case, settings, job.seed)
+        work = f"{case.data[:12]}-{label}-{settings.objective}-{worth:g}-s{job.seed}"
+        (end,) = yield [search_work(work, case, problem)]
+        ends.append(SearchEnd(*end))
+        kernel = kernel.copy()
+        kernel[case.index[:, 0], case.index[:, 1]] = ends[-1].values
+    if not ends:
+        raise InputError(NOTHING_SEARCHED)
+    fitness = float(np.mean([end.fitness for end in ends]))
+    return Offer(name, {path: kernel}, fitness), float(np.mean([end.start_fitness for end in ends]))
 
 
 def _searched_labels(repaired: Sequence[int], settings: SearchSettings) -> Sequence[int]:
-    """The labels under repair whose failures count."""
     if settings.priorities is None:
         return repaired
     counted = settings.priorities.repaired(repaired)
@@ -114,10 +111,7 @@ def _searched_labels(repaired: Sequence[int], settings: SearchSettings) -> Seque
 
 
 def searching(own: SearchSettings, stated: MethodSettings) -> SearchSettings:
-    """The settings of a method, with the optimiser and how many candidates and iterations a person states.
-
-    A bound that the method has holds for another optimiser too, where that knows bounds and none is stated.
-    """
+    """The settings of a method, with what a person states of a search; its bound holds for another optimiser too."""
     given, swarm = stated.search, stated.optimiser or own.swarm
     if isinstance(swarm, BoxedSettings) and isinstance(own.swarm, BoxedSettings) and swarm.bound is None:
         swarm = replace(swarm, bound=own.swarm.bound)
@@ -137,16 +131,8 @@ def searching(own: SearchSettings, stated: MethodSettings) -> SearchSettings:
 def problem_of_case(
     target: ModelRunner, kernel: Float32, case: RepairCase, settings: SearchSettings, seed: int
 ) -> Problem:
-    """The search of a case from a kernel."""
     source = RngKey(seed, case.data, case.label)
     return problem_of(target.target, kernel, case.index, case.weights, name=case.data, source=source, settings=settings)
-
-
-def search_name(problem: Problem) -> str:
-    """The name of a search among those of a repair."""
-    told, source = problem.settings, problem.source
-    worth = told.positive_worth if told.positive_weight is None else told.positive_weight
-    return f"{source.data[:12]}-{source.label}-{told.objective}-{worth:g}-s{source.seed}"
 
 
 def _with_priorities(job: MethodJob, settings: SearchSettings) -> SearchSettings:

@@ -1,7 +1,6 @@
 """The case of one label of one chunk: its failures, what must not break, and the weights to blame.
 
-It is found from the inputs of the layer under repair, which are the same for every repaired form of that layer, and
-equals bit for bit what `target`, `localize` and `optimize` find through files. Negatives and positives each stand by
+It equals bit for bit what `target`, `localize` and `optimize` find through files. Negatives and positives each stand by
 digest and label, so that the order of the rows of a chunk decides nothing.
 """
 
@@ -73,13 +72,9 @@ class LayerInputs:
         """All rows of several sets, one set after the other."""
         if len(parts) == 1:
             return parts[0]
-        return LayerInputs(
-            np.concatenate([part.inputs for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-            np.concatenate([part.digests for part in parts]),
-            parts[0].shape,
-            parts[0].classes,
-        )
+        names = "inputs", "labels", "digests"
+        inputs, labels, digests = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+        return LayerInputs(inputs, labels, digests, parts[0].shape, parts[0].classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,34 +156,44 @@ def find_case(
     if not len(failures):
         return None
     negatives = chunk.take(failures)
-    positives = [(chunk.take(successes), logits[successes])]
+    kept, kept_logits = chunk.take(successes), logits[successes]
     if more_positives is not None:
         more_logits = layer.logits(more_positives.inputs, kernel)
         more = np.flatnonzero(classes_of(scores_of(layer.head, more_logits)) == more_positives.labels)
-        positives.append((more_positives.take(more), more_logits[more]))
-    kept = LayerInputs.joined([part for part, _ in positives])
-    kept_logits = np.concatenate([part for _, part in positives])
-    if more_positives is not None:
+        kept = LayerInputs.joined([kept, more_positives.take(more)])
         order = kept.order
-        kept, kept_logits = kept.take(order), kept_logits[order]
+        kept, kept_logits = kept.take(order), np.concatenate([kept_logits, more_logits[more]])[order]
     sums = _sums(layer, kernel, negatives, logits[failures])
     others = _sums(layer, kernel, kept, kept_logits) if target.pooled and len(kept.labels) else None
     index = target.localise(sums, others, kernel, num_grad=num_grad, impact=impact, fronts=fronts).index
-    features, weights = target.search_weights(kernel, index)
-    everything = LayerInputs.joined([negatives, kept])
-    rows = SearchRows(
-        inputs=everything.inputs if features is None else np.ascontiguousarray(everything.inputs[:, features]),
-        logits=np.concatenate([logits[failures], kept_logits]),
-        labels=everything.labels,
-        negative=np.arange(len(everything.labels)) < len(failures),
+    return case_of(runner, kernel, label, index, negatives, kept, np.concatenate([logits[failures], kept_logits]))
+
+
+def case_of(
+    runner: ModelRunner,
+    kernel: Float32,
+    label: int,
+    index: Int64,
+    negatives: LayerInputs,
+    kept: LayerInputs,
+    logits: Float32,
+    places: Int64 | None = None,
+) -> RepairCase:
+    """The search of weights at K places (K, 2) on negatives and what must not break, with logits (n, C) of both.
+
+    `places` tell the weights apart where `index` does not.
+    """
+    features, weights = runner.target.search_weights(kernel, index)
+    rows = LayerInputs.joined([negatives, kept])
+    searched = SearchRows(
+        inputs=rows.inputs if features is None else np.ascontiguousarray(rows.inputs[:, features]),
+        logits=logits,
+        labels=rows.labels,
+        negative=np.arange(len(rows.labels)) < len(negatives.labels),
     )
-    return RepairCase(
-        label,
-        case_fingerprint([inputs.fingerprint for inputs in (negatives, kept) if len(inputs.labels)], index),
-        index,
-        weights,
-        rows,
-    )
+    sets = [inputs.fingerprint for inputs in (negatives, kept) if len(inputs.labels)]
+    data = case_fingerprint(sets, index if places is None else places)
+    return RepairCase(label, data, index, weights, searched)
 
 
 def _sums(layer: LayerPasses, kernel: Float32, rows: LayerInputs, logits: Float32) -> Sums:

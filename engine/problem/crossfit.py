@@ -12,7 +12,7 @@ models", 2022), offsets after fine-tuning (Mai et al., "Fine-tuning is fine, if 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy as np
 from engine.core.errors import InputError
 from engine.core.rng import RngKey, generator
 from engine.core.types import Float32, Int64
-from engine.fitness.mixture import Mixture, MixtureFitness
+from engine.fitness.mixture import Mixture, MixtureFitness, tile_shape
 from engine.fitness.rows import SearchRows, Weights
 from engine.fitness.steering import pairs_of, rigour_of
 from engine.fitness.tiling import Tiling
@@ -35,9 +35,9 @@ from engine.problem.case import LayerInputs, RepairCase, SeenRows
 from engine.problem.crossfit_settings import CrossFitSettings as CrossFitSettings  # noqa: PLC0414 - its users find it here
 from engine.problem.problem import Problem
 from engine.search.loop import SearchSettings
-from engine.tuning.folds import folds_of
+from engine.targets.memory import MemoryPart, Plan
 from engine.tuning.recipes import MOST_ROW_EPOCHS, epochs_of
-from engine.tuning.train import BATCH_ROWS, Changes, FoldRows, TuningJob
+from engine.tuning.train import BATCH_ROWS, Changes, FoldRows, TuningJob, folds_of
 
 SEARCH_ROWS = 10_000
 """Rows that steer a search at most, as many of each fold; all rows judge. Fewer of 10,000 promise less (measured)."""
@@ -45,11 +45,14 @@ SEARCH_ROWS = 10_000
 TASK_VALUES = 200_000_000
 """Steps times weights of one task of tunings, about a second: recipes of a fold share a task up to so many."""
 
-COEFFICIENTS, OFFSETS = "crossfit/coefficients", "crossfit/offsets"
-"""Paths under which the tables of a run keep what a search found."""
+PATCH_BYTES = 140  # of a weight in a patch while that is made and written (measured)
+_SLOPES = 3  # numbers that a tuning holds of each that a row of a step makes: itself, its slope, and a temporary
 
-SPREAD = 0.25
-"""Standard deviation of coefficients and offsets of the first particles."""
+_COPIES = 9
+"""Of the weights of a tuning that a program holds: weights and two moments before and after, slopes, two temporaries
+(measured)."""
+
+SPREAD = 0.25  # standard deviation of coefficients and offsets of the first particles
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +90,6 @@ class CrossFit:
     def data(self) -> str:
         """Fingerprint of the rows, folds and seed; keys random numbers."""
         return self.rows.data
-
-    @property
-    def key(self) -> str:
-        """Names what all tunings of one model share."""
-        return f"{self.data}|{self.repaired}|{self.seed}|{self.chain.tuned}"
 
     @property
     def label(self) -> int:
@@ -278,15 +276,14 @@ def crossfit_of(
     return CrossFit(chain, found, logits, before, tuple(repaired), tuple(requirements), settings, seed)
 
 
-def joined_changes(job: CrossFit, changes: Mapping[str, Changes]) -> tuple[Changes, ...]:
-    """Changes of each fold with all recipes in their order, from those of the tasks by name."""
-    tasks = job.tasks
-    return tuple(
-        {
-            path: np.concatenate([changes[task.name][path] for task in tasks if task.fold == fold])
-            for path in job.chain.tuned
-        }
+def joined_changes(job: CrossFit, changes: Sequence[Changes]) -> tuple[Changes, ...]:
+    """Changes of each fold with all recipes in their order, from those of the tasks."""
+    of_fold = [
+        [change for task, change in zip(job.tasks, changes, strict=True) if task.fold == fold]
         for fold in range(job.rows.folds)
+    ]
+    return tuple(
+        {path: np.concatenate([change[path] for change in mine]) for path in job.chain.tuned} for mine in of_fold
     )
 
 
@@ -302,8 +299,8 @@ def _at_steps(mixture: Mixture, rows: SearchRows, before: Int64, found: Float32,
 
 def mixture_space(recipes: int, chain: Chain) -> Space:
     """The numbers of a mixture as the tables of a run keep them: coefficients of recipes, offsets of the labels."""
-    offsets = {} if chain.offsets is None else {OFFSETS: (chain.classes,)}
-    return Space({COEFFICIENTS: (recipes,), **offsets}, "a mixture", 1)
+    offsets = {} if chain.offsets is None else {"crossfit/offsets": (chain.classes,)}
+    return Space({"crossfit/coefficients": (recipes,), **offsets}, "a mixture", 1)
 
 
 def mean_changes(changes: Sequence[Changes]) -> Changes:
@@ -328,3 +325,32 @@ def mixed_values(chain: Chain, changes: Sequence[Changes], found: Float32, step:
     if chain.offsets is not None and len(found) > recipes:
         values[chain.offsets] = values.get(chain.offsets, chain.values[chain.offsets]) + scaled[recipes:]
     return {path: value.astype(np.float32) for path, value in values.items()}
+
+
+def plan_of(chain: Chain, rows: int, held_out: int, settings: CrossFitSettings) -> Plan:
+    """The memory of a repair of so many rows, with so many of validation; tunings have ended when the search begins."""
+    width, recipes, weights = chain.width, len(settings.recipes), 4 * chain.tuned_values
+    tunings, search = recipes * settings.folds, settings.search
+    searched, judged = min(rows, SEARCH_ROWS), max(rows, held_out)
+    together, wide = tile_shape(chain, settings.folds, searched, search.swarm.num_particles, search.tiling)
+    features = 4 * (rows + held_out) * (2 * width + 4 * chain.classes)
+    tuning = recipes * (weights * _COPIES + 4 * _SLOPES * BATCH_ROWS * chain.all_values)
+    tuning += 4 * rows * (width + 4 * chain.classes) + chain.unfolded_bytes
+    searching = 4 * (searched + judged) * (chain.kept_values * (recipes + 1) + width)
+    searching += 6 * 4 * together * wide * chain.widest + 2 * together * weights + chain.unfolded_bytes
+    seen, changed = f"features of {rows + held_out} rows", f"changes of {tunings} tunings"
+    smaller = "a smaller --target-layer"
+    parts = (
+        MemoryPart(features, seen, seen, "fewer rows"),
+        MemoryPart(2 * (tunings + recipes) * weights, changed, changed, f"fewer --recipes or --folds, or {smaller}"),
+        MemoryPart(tuning, "while they run", "tunings while they run", f"fewer --recipes, or {smaller}", in_turns=True),
+        MemoryPart(
+            searching,
+            "the search",
+            "the search",
+            "fewer rows, fewer --num-particles or smaller --tile-bytes",
+            in_turns=True,
+        ),
+        MemoryPart(PATCH_BYTES * chain.tuned_values, "the patch", "the patch", smaller, in_turns=True),
+    )
+    return Plan("repair", parts, {"tunings": tunings})

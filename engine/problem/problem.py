@@ -39,9 +39,9 @@ class Problem:
         head: what follows the logits.
         weights: the K localised weights.
         stats: of all weights of the layer.
-        kernel: what the search must bring along, see `Target.search_kernel`.
         source: which random numbers to draw.
         settings: of the search.
+        kernel: what the search must bring along, see `Target.search_kernel`.
         mixture: where tunings are mixed, what they are; the weights are then numbers of a mixture.
         repaired, judging: of a mixture, labels under repair, and rows that judge it, of which some are searched.
     """
@@ -78,21 +78,12 @@ def problem_of(
     settings: SearchSettings,
 ) -> Problem:
     """The search of K places (K, 2) of a target, with their `weights`, from a kernel."""
-    return Problem(
-        name=name,
-        head=target.head,
-        weights=weights,
-        stats=target.stats(kernel, index),
-        source=source,
-        settings=settings,
-        kernel=target.search_kernel(kernel),
-    )
+    stats, needed = target.stats(kernel, index), target.search_kernel(kernel)
+    return Problem(name, target.head, weights, stats, source, settings, needed)
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A problem with its rows on the device of this process."""
-
     objective: Objective
     fitness: Fitness
 
@@ -109,20 +100,18 @@ def build_fitness(problem: Problem, rows: SearchRows, tail: Tail | None = None) 
     if problem.mixture is not None:
         mixture = replace(problem.mixture, chain=problem.mixture.chain.attached(tail))
         return MixtureFitness(mixture, rows, particles, tiling)
-    misses, wanted = problem.settings.objective == "loss", group_sums_of(problem.settings, rows)
+    objective, classes, wanted = problem.settings.objective, rows.logits.shape[1], None
+    if objective == "requirements":
+        temperature = rigour_of(len(rows.labels)).temperature
+        wanted = GroupSums(classes, temperature, pairs_of(problem.settings.requirements))
+    elif objective == "priorities":
+        wanted = GroupSums(classes)
+    misses = objective == "loss"
     if problem.kernel is None:
         return TiledFitness(problem.head, rows, problem.weights, particles, tiling, misses, wanted)
     if tail is None:
         raise ValueError("the search of a deep target needs the tail of its model")
     return TailFitness(tail, problem.kernel, rows, problem.weights, particles, tiling, misses, wanted)
-
-
-def group_sums_of(settings: SearchSettings, rows: SearchRows) -> GroupSums | None:
-    """The sums of groups that an objective needs of the rows that are searched, or None."""
-    classes = rows.logits.shape[1]
-    if settings.objective == "requirements":
-        return GroupSums(classes, rigour_of(len(rows.labels)).temperature, pairs_of(settings.requirements))
-    return GroupSums(classes) if settings.objective == "priorities" else None
 
 
 def seen_by(problem: Problem, rows: SearchRows) -> SearchRows:
@@ -162,10 +151,7 @@ def objective_of(settings: SearchSettings, searched: SearchRows, rows: SearchRow
 
 
 def _positive_weight(settings: SearchSettings, rows: SearchRows) -> float:
-    """Worth of all positives together, in negatives.
-
-    Where it is not given it follows the number of positives among all `rows`, however few of them are sampled.
-    """
+    """Worth of all positives together, in negatives; by default by those of all `rows`, however few are sampled."""
     if settings.positive_weight is not None:
         return settings.positive_weight
     return settings.positive_worth * int((~rows.negative).sum())
@@ -175,8 +161,7 @@ def steered_by(problem: Problem, searched: SearchRows, rows: SearchRows) -> Stee
     """What candidates are worth by the requirements, on the rows that are searched out of all.
 
     Of weights all negatives are searched, and the positives of them stand for those that are not. Rows of other labels
-    that the model gets wrong are in neither: such a label looks as if all of its rows were right, so that a loss of it
-    is seen and an accuracy asked of it looks nearer than it is.
+    that the model gets wrong are in neither: an accuracy asked of such a label looks nearer than it is.
 
     A mixture is steered as if the rows of the repair judged alone. Aimed at the smaller errors of rows that are joined
     by a validation set, it gains more of the label, promises less often and keeps less (measured on unseen images).
@@ -203,9 +188,7 @@ def steered_by(problem: Problem, searched: SearchRows, rows: SearchRows) -> Stee
 
 
 def goal_elsewhere(problem: Problem, rows: SearchRows, others: SearchRows) -> tuple[Objective, SearchRows]:
-    """What candidates of a search on `rows` are worth on other rows, and those of them that count; a positive is worth
-    as much as in the search.
-    """
+    """What candidates of a search on `rows` are worth on others, a positive as much as there, and which count."""
     settings = problem.settings
     theirs = counted_rows(settings, others)
     if settings.objective != "requirements":
@@ -226,24 +209,16 @@ def sample_positives(rows: SearchRows, source: RngKey, count: int | None) -> Sea
 
 
 class SearchEnd(NamedTuple):
-    """How a search ended: the values (K,) of its best candidate, their fitness, and that of the first candidate."""
-
-    values: Float32
+    values: Float32  # (K,) of the best candidate
     fitness: float
-    start_fitness: float
+    start_fitness: float  # of the first candidate
 
 
 def search(case: RepairCase, problem: Problem, tail: Tail | None = None) -> tuple[Float32, float, float]:
     """Search a problem on the rows of a case to its end; see `SearchEnd`."""
-    prepared = prepare(problem, case.rows, tail)
-    state, _ = loop.advance(
-        problem.settings,
-        problem.source,
-        prepared.objective,
-        problem.start(),
-        prepared.fitness.evaluate,
-        resident=prepared.fitness.resident,
-    )
+    prepared, start = prepare(problem, case.rows, tail), problem.start()
+    goal, fitness = prepared.objective, prepared.fitness
+    state, _ = loop.advance(problem.settings, problem.source, goal, start, fitness.evaluate, resident=fitness.resident)
     return loop.result(state), state.swarm.global_fitness, state.start_fitness
 
 

@@ -31,7 +31,7 @@ from engine.localize.weights_file import ARROW, CSV, check_inside, read_rows, wr
 from engine.models.graph import GraphCut
 from engine.passes.runners import LayerPasses, LayerRunner, TailRunner, features_pass
 from engine.patches.arrow import read_patch, write_patch
-from engine.targets.memory import OVERHEAD, PROCESS, Plan, SearchSize, count_parts, live_bytes
+from engine.targets.memory import OVERHEAD, Plan, SearchSize, count_parts, live_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,21 +143,11 @@ class Target(Space):
             passes = int(OVERHEAD * max(before, size.batch_rows * held_bytes(cut, None)))
             variables = (variable for step in (*cut.before, *cut.tail) for variable in step.variables)
             model = 4 * sum(math.prod(variable.shape) * 4 for variable in variables) + 2 * tail.unfolded_bytes
+        tiles = count_parts(size.particles, particles) * count_parts(size.rows, rows)
         return Plan(
-            searches=size.searches,
-            swarm_particles=size.particles,
-            all_rows=size.rows,
-            particles=particles,
-            rows=rows,
-            tiles=count_parts(size.particles, particles) * count_parts(size.rows, rows),
-            tile=tile,
-            route=name,
-            process=PROCESS,
-            model=model,
-            passes=size.block_bytes + passes,
-            features=features,
-            working=working,
-            swarm=size.swarm_bytes(len(weights.old)),
+            "search",
+            size.parts(len(weights.old), model, passes, features, working),
+            {"particles": particles, "rows": rows, "tiles": tiles, "bytes": tile, "route": name},
         )
 
     def write_localised(self, folder: Path, index: Int64, value: Float32, repaired: Float32 | None = None) -> None:

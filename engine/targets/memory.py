@@ -1,4 +1,4 @@
-"""What one search will hold in memory and how its iterations are cut, known before it starts.
+"""What a search or a repair will hold in memory and how it is cut, known before it starts.
 
 All of it follows from the job and its options: never from time, free memory or the number of workers.
 """
@@ -22,6 +22,20 @@ PROCESS = 1100 << 20
 
 OVERHEAD = 2.5
 """What the allocator and the workspace of convolutions add to the values of a pass or tile (measured)."""
+
+
+@dataclass(frozen=True)
+class MemoryPart:
+    """A part of the memory that work needs."""
+
+    size: int  # bytes
+    told: str  # in the sentence of a plan
+    what: str  # in a refusal, behind the number where `less` is one
+    less: str | int  # what would need less; or a number of rows, particles or searches, of which fewer would
+    in_turns: bool = False  # held while no other part of this kind is
+    # on a GPU, which memory holds it
+    host: bool = True
+    device: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,62 +66,61 @@ class SearchSize:
         # changes of the candidates in a call; and, as int64, where each change is found.
         return self.searches * self.particles * (weights * (8 * 8 + 4 * SLABS) + 4 * 8)
 
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of the row blocks that a pass holds while the next one is read."""
-        return 3 * PASS_ROWS * self.row_values * 4
+    def parts(self, weights: int, model: int, passes: int, features: int, working: int) -> tuple[MemoryPart, ...]:
+        """The memory of all searches, of K weights each, by the bytes of what follows from the model."""
+        blocks = 3 * PASS_ROWS * self.row_values * 4  # rows that a pass holds while the next ones are read
+        swarms = f"searches of {self.particles} particles each", self.searches
+        if self.searches == 1:
+            swarms = "particles", self.particles
+        return (
+            MemoryPart(model, "model", "model", "a machine with more memory", host=False, device=True),
+            MemoryPart(blocks + passes, "passes", "passes", "a smaller --batch-size", host=False, device=True),
+            MemoryPart(features, "rows", "rows", self.rows, device=True),
+            MemoryPart(working, "tiles", "tiles", "smaller --tile-bytes", host=False, device=True),
+            MemoryPart(self.swarm_bytes(weights), "swarm", *swarms),
+        )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How the iterations of one search are cut, and the memory of the process that runs it, in bytes.
+    """The memory of the process that needs most, and how its work is cut.
 
     Attributes:
-        searches: that are held at once.
-        swarm_particles, all_rows: of each search.
-        particles, rows: of a tile.
-        tiles: of an iteration.
-        tile: values that one tile holds at once.
-        route: `logits` (last Dense layer), `touched units` or `weights in place`; see `engine.fitness.tail`.
-        process, model, passes, features, working, swarm: bytes of the parts: TensorFlow and programs, the model, passes
-            over rows, the features of all rows, what a tile works with, and the particles.
+        work: `search` or `repair`.
+        parts: of the memory, besides `PROCESS`.
+        cut: for `run.json`: of a search the `particles`, `rows` and `bytes` of a tile, the `tiles` of an iteration and
+            the `route` (`logits`, of the last Dense layer, `touched units` or `weights in place`; see
+            `engine.fitness.tail`); of a repair its `tunings`.
     """
 
-    searches: int
-    swarm_particles: int
-    all_rows: int
-    particles: int
-    rows: int
-    tiles: int
-    tile: int
-    route: str
-    process: int
-    model: int
-    passes: int
-    features: int
-    working: int
-    swarm: int
+    work: str
+    parts: tuple[MemoryPart, ...]
+    cut: Mapping[str, Any]
 
     @property
     def memory(self) -> int:
         """Bytes of all, at most."""
-        return self.process + self.model + self.passes + self.features + self.working + self.swarm
+        return PROCESS + _held(self.parts)
 
     def facts(self) -> dict[str, Any]:
-        """For `run.json`: how iterations are cut and the memory that was stated."""
-        cut = {"particles": self.particles, "rows": self.rows, "tiles": self.tiles, "bytes": self.tile}
-        return {**cut, "route": self.route, "memory": self.memory}
+        """For `run.json`: how the work is cut and the memory that was stated."""
+        return {**self.cut, "memory": self.memory}
 
     def sentences(self) -> list[str]:
         """For people."""
+        cut, parts = self.cut, ", ".join(f"{size_text(part.size)} {part.told}" for part in self.parts)
+        tiles = "tiles: {tiles} per iteration, {particles} particles x {rows} rows, {size} of values each, {route}"
         return [
-            f"tiles: {self.tiles} per iteration, {self.particles} particles x {self.rows} rows, "
-            f"{size_text(self.tile)} of values each, {self.route}",
-            f"memory: at most {size_text(self.memory)} in one process: "
-            f"{size_text(self.process)} TensorFlow and programs, {size_text(self.model)} model, "
-            f"{size_text(self.passes)} passes, {size_text(self.features)} rows, "
-            f"{size_text(self.working)} tiles, {size_text(self.swarm)} swarm",
+            *([tiles.format(**cut, size=size_text(cut["bytes"]))] if "tiles" in cut else []),
+            f"memory: at most {size_text(self.memory)} in one process: {size_text(PROCESS)} TensorFlow and programs, "
+            + parts,
         ]
+
+
+def _held(parts: Sequence[MemoryPart]) -> int:
+    """Bytes of parts that are held at once, at most."""
+    in_turns = [part.size for part in parts if part.in_turns]
+    return sum(part.size for part in parts if not part.in_turns) + max(in_turns, default=0)
 
 
 def check_searches(searches: int, particles: int) -> None:
@@ -121,57 +134,35 @@ def check_searches(searches: int, particles: int) -> None:
 
 
 def check_plan(plan: Plan) -> None:
-    """Refuse searches that cannot fit in the free memory of this machine, or of the GPU that computes.
+    """Refuse work that cannot fit in the free memory of this machine, or of the GPU that computes.
 
     Raises:
         InputError: says what needs most of it and what would need less.
     """
-    # The process is there already.
-    computing = {
-        "model": (plan.model, "a machine with more memory"),
-        "passes": (plan.passes, "a smaller --batch-size"),
-        "tiles": (plan.working, "smaller --tile-bytes"),
-    }
-    if not backend.gpu_count():
-        _check_fits(
-            plan, plan.memory - plan.process, computing, ("rows", "particles"), backend.free_memory(), "are free"
-        )
-        return
-    # Features stay on the device between iterations; they are put together, and optimisers move, on the host.
-    needed = plan.model + plan.passes + plan.working + plan.features
-    _check_fits(plan, needed, computing, ("rows",), backend.device_memory_free(), "are free on the GPU")
-    on_host = plan.features + plan.swarm
-    _check_fits(plan, on_host, {}, ("rows", "particles"), backend.free_memory(), "are free")
-
-
-def _check_fits(
-    plan: Plan, needed: int, parts: Mapping[str, tuple[int, str]], counted: Sequence[str], free: int, where: str
-) -> None:
-    """Raise InputError unless `free` bytes hold `needed`: the parts, with what would need less, and what is counted."""
-    left = free - needed
-    sizes = {"rows": (plan.all_rows, "rows", plan.features)}
-    if plan.searches == 1:
-        sizes["particles"] = plan.swarm_particles, "particles", plan.swarm
-    else:
-        sizes["particles"] = plan.searches, f"searches of {plan.swarm_particles} particles each", plan.swarm
-    named = {
-        f"{count} {words}": (size, _fewer(count, size, left, words.partition(" ")[0]))
-        for name, (count, words, size) in sizes.items()
-        if name in counted
-    }
-    if refused := refusal("search", needed, named | dict(parts), free, where):
+    if refused := too_large(plan):
         raise InputError(refused)
 
 
-def refusal(what: str, needed: int, parts: Mapping[str, tuple[int, str]], free: int, where: str) -> str | None:
-    """Why `free` bytes do not hold `needed`: the largest part, with what would need less; None where they do."""
+def too_large(plan: Plan) -> str | None:
+    """Why the free memory does not hold some work; None where it does. The process is there already."""
+    if not backend.gpu_count():
+        return _refusal(plan.work, plan.parts, backend.free_memory(), "are free")
+    # Features stay on the device between iterations; they are put together, and optimisers move, on the host.
+    on_device, on_host = ([part for part in plan.parts if getattr(part, place)] for place in ("device", "host"))
+    refused = on_device and _refusal(plan.work, on_device, backend.device_memory_free(), "are free on the GPU")
+    return refused or _refusal(plan.work, on_host, backend.free_memory(), "are free")
+
+
+def _refusal(work: str, parts: Sequence[MemoryPart], free: int, where: str) -> str | None:
+    """Why `free` bytes do not hold these parts: the largest, with what would need less; None where they do."""
+    needed, most = _held(parts), max(parts, key=lambda part: part.size)
     if needed <= free:
         return None
-    name, (most, advice) = max(parts.items(), key=lambda part: part[1][0])
-    return (
-        f"the {what} needs {size_text(needed)} ({size_text(most)} of it for {name}) and {size_text(free)} {where}, "
-        f"expected {advice}"
-    )
+    what, advice = most.what, most.less
+    if isinstance(advice, int):
+        what, advice = f"{advice} {what}", _fewer(advice, most.size, free - needed, what.partition(" ")[0])
+    so_far = f"the {work} needs {size_text(needed)} ({size_text(most.size)} of it for {what})"
+    return f"{so_far} and {size_text(free)} {where}, expected {advice}"
 
 
 def _fewer(count: int, size: int, left: int, name: str) -> str:

@@ -9,17 +9,11 @@ from engine.core.errors import InputError
 
 Anchor = Literal["kl", "focal"]
 
-DEFAULT_RECIPES = "1,2,4"
-"""Class weights of the default recipes, each anchored with strength 1."""
+DEFAULT_RECIPES = "1,2,4"  # class weights of the default recipes, each anchored with strength 1
+FORM = "WEIGHT[:STRENGTH][:kl|focal][:rate=RATE][:epochs=EPOCHS]"  # of a recipe as a person writes it
 
-FORM = "WEIGHT[:STRENGTH][:kl|focal][:rate=RATE][:epochs=EPOCHS]"
-"""Of a recipe as a person writes it."""
-
-MOST_WEIGHT = 100_000
-"""Of a class or an anchor; the square of a slope must be a number."""
-
-MOST_ROW_EPOCHS = 150_000
-"""Rows times epochs of a tuning at most, unless epochs are stated."""
+MOST_WEIGHT = 100_000  # of a class or an anchor; the square of a slope must be a number
+MOST_ROW_EPOCHS = 150_000  # rows times epochs of a tuning at most, unless epochs are stated
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,6 @@ def _recipe(text: str) -> Recipe:
 
 
 def _digits(value: float) -> str:
-    """As few digits as tell a number from every other."""
     return repr(float(value)).removesuffix(".0")
 
 

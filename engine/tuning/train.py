@@ -30,23 +30,46 @@ from engine import backend
 from engine.backend import ops
 from engine.core.errors import InputError
 from engine.core.rng import generator
-from engine.core.types import Float32, Int64
+from engine.core.types import Float32, Int64, Uint8
 from engine.layers.head import probabilities, soft_losses
 from engine.layers.tail import Tail
 from engine.layers.tail_chain import Chain
 from engine.tuning.recipes import MOST_ROW_EPOCHS, Recipe, epochs_of, rate_of
 
-BATCH_ROWS = 128
-"""Rows of a step of Adam, or all where there are fewer."""
+BATCH_ROWS = 128  # rows of a step of Adam, or all where there are fewer
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7
+
+
+def folds_of(labels: Int64, digests: Uint8, folds: int, seed: int, data: str) -> Int64:
+    """The stratified fold (n,), 0 to folds - 1, of rows with labels (n,) and digests (n, 16) of their pixels.
+
+    Rows that are equal in every pixel come into one fold, or one would be judged by a tuning that saw it. The rows of a
+    label are dealt in random order, each label going on where the one before stopped, so folds differ by few rows.
+    """
+    _, first, same = np.unique(digests, axis=0, return_index=True, return_inverse=True)
+    same = same.reshape(-1)
+    if len(first) < folds:
+        raise InputError(f"{len(first)} different rows and {folds} folds, expected at least as many rows")
+    fold = np.empty(len(first), np.int64)
+    dealt = 0
+    # In order of appearance: rows of a repair come by digest, see `engine.data.image_set.row_order`.
+    appearance = np.argsort(first, kind="stable")
+    of_label = labels[first]
+    for label in np.unique(labels):
+        members = appearance[of_label[appearance] == label]
+        order = generator(seed, data, int(label), "folds").permutation(len(members))
+        fold[members[order]] = (dealt + np.arange(len(members))) % folds
+        dealt += len(members)
+    found: Int64 = fold[same]
+    return found
 
 
 @dataclass(frozen=True, eq=False)
 class FoldRows:
     inputs: Float32  # (n, D) float32, features of the chain
     labels: Int64  # (n,) int64
-    fold: Int64  # (n,) int64, see `engine.tuning.folds.folds_of`
+    fold: Int64  # (n,) int64, see `folds_of`
     data: str  # fingerprint of the rows; keys their order
 
     @property
@@ -61,8 +84,6 @@ class FoldRows:
 
 @dataclass(frozen=True, eq=False)
 class TuningJob:
-    """What all tunings of a task share."""
-
     chain: Chain  # the weights, with what they can change
     rows: FoldRows  # to tune on
     repaired: tuple[int, ...]  # labels under repair
@@ -70,7 +91,6 @@ class TuningJob:
 
 
 _TUNERS: WeakKeyDictionary[TuningJob, Tuner] = WeakKeyDictionary()
-"""What the tunings of a job share in this process, as long as the job is needed."""
 
 
 def tune(job: TuningJob, fold: int, recipes: Sequence[Recipe], tail: Tail | None = None) -> Changes:
@@ -157,9 +177,7 @@ class Tuner:
 
     @functools.cached_property
     def _shared(self) -> tuple[Any, ...]:
-        """On the device: inputs (n, D), one-hot labels (n, C), logits and probabilities (n, C) of the model as it is,
-        and 1 where that is right (n,).
-        """
+        """On the device: inputs, one-hot labels, logits and probabilities of the model, and 1 where it is right."""
         rows, chain = self._job.rows, self._job.chain
         inputs, logits = backend.on_device(rows.inputs), chain.known_logits(rows.inputs)
         scores = np.asarray(chain.head.scores(backend.on_device(logits)))

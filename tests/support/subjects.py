@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -38,6 +38,10 @@ def offered(method: Method, job: MethodJob) -> Repair:
     """What a method offers, with all the work that it yields done in this process."""
     found = method.repair(job)
     return run_here(found) if isinstance(found, Generator) else found
+
+
+def bits(values: Mapping[str, Float32]) -> dict[str, bytes]:
+    return {path: value.tobytes() for path, value in values.items()}
 
 
 def forward(values: dict[str, Float32], inputs: Float32) -> Float32:

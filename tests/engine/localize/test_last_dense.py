@@ -39,7 +39,6 @@ def test_the_front_is_what_no_other_point_beats(points):
 
 
 def slow_gradient(subject, rows):
-    """Gradient of Keras' own loss of the whole model, summed over rows, by the kernel."""
     model = subject.model
     true = np.eye(model.output_shape[-1], dtype=np.float32)[subject.labels[rows]]
     formula = getattr(keras.losses, subject.loss.name)
@@ -132,21 +131,6 @@ def test_no_rows_have_no_sums(quickstart):
     runner = ModelRunner(quickstart.model, quickstart.target, batch_rows=64)
     with pytest.raises(ValueError, match="at least one row"):
         runner.localisation_sums(quickstart.images[:0], quickstart.labels[:0])
-
-
-def test_the_localised_weights_of_a_model_are_those_of_the_definition(quickstart):
-    rows = np.flatnonzero(quickstart.negative)
-    runner = ModelRunner(quickstart.model, quickstart.target, batch_rows=64)
-    sums = runner.localisation_sums(quickstart.images[rows], quickstart.labels[rows])
-    kernel = quickstart.old_kernel
-    found = localize(sums, kernel, num_grad=200)
-    loss = np.abs(slow_gradient(quickstart, rows))
-    force = np.abs(quickstart.features[rows, :, None] * kernel[None]).mean(axis=0)
-    np.testing.assert_allclose(found.gradient_loss, np.sort(loss.ravel())[::-1][:200], rtol=1e-3)
-    np.testing.assert_allclose(found.forward_impact, force[found.row, found.unit], rtol=1e-5)
-    for i in range(200):
-        beaten = (found.gradient_loss > found.gradient_loss[i]) & (found.forward_impact >= found.forward_impact[i])
-        assert beaten.any() == (i not in found.front)
 
 
 def test_forward_impact_is_the_mean_over_rows_or_the_first_alone():

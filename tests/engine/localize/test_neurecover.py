@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engine.core.errors import InputError
-from engine.layers.dense_chain import DenseChain, DenseLayer, chain_of
+from engine.layers.dense_chain import DenseChain, DenseLayer
 from engine.layers.head import Head
 from engine.localize.neurecover import ROWS, Traces, Training, blame, largest, suspicions, traces
-from engine.models.graph import graph_of
-from engine.targets.resolve import headed
 from tests.support.chains import net
 
 
 def relu_chain(shapes: list[tuple[int, int]], seed: int) -> DenseChain:
-    """Dense layers with relu between them, softmax behind."""
     rng = np.random.default_rng(seed)
     layers, values = [], {}
     for number, shape in enumerate(shapes):
@@ -51,7 +47,6 @@ def slow_traces(chain: DenseChain, inputs: np.ndarray, labels: np.ndarray) -> tu
 def slow_blame(
     chain: DenseChain, inputs: np.ndarray, labels: np.ndarray, training: Training
 ) -> tuple[dict, dict, dict]:
-    """susp, k and the places of each kernel."""
     worse = [r for r in range(len(labels)) if training.was[r] == labels[r] != training.became[r]]
     better = [r for r in range(len(labels)) if training.was[r] != labels[r] == training.became[r]]
     moved = {path: np.abs(training.later[path] - training.earlier[path]) for path in chain.values}
@@ -101,24 +96,6 @@ def test_every_set_is_that_of_the_plain_version(shapes: list[tuple[int, int]], r
     assert found.weights == tuple(path for path in found.places for _ in places[path])
     assert found.patch.flat_index.tolist() == [place for path in found.places for place in places[path]]
     assert 0 < sum(map(len, places.values())) < sum(k.values())
-
-
-def test_the_dense_layers_of_the_legacy_model(legacy) -> None:
-    """Behind three blocks of convolutions; k and every set."""
-    graph, head = headed(graph_of(legacy.model), legacy.loss, Path("model"))
-    chain = chain_of(legacy.model, graph, head, Path("model"))
-    import keras
-
-    before = keras.Model(legacy.model.inputs, legacy.model.get_layer(chain.layers[0].name).input)
-    inputs = np.asarray(before([legacy.images]))
-    training = a_training(chain, legacy.labels, 5, others=0.003)
-    found = blame(chain, inputs, legacy.labels, training)
-    _, k, places = slow_blame(chain, inputs, legacy.labels, training)
-    assert len(chain.layers) == 2
-    assert found.looked_at == {path: k[path] for path in found.looked_at}
-    for path, flat in found.places.items():
-        # At the edge of a ranking float32 may tell apart what float64 has the other way round.
-        assert len(set(flat.tolist()) ^ set(places[path])) <= 2e-3 * k[path]
 
 
 def test_by_hand() -> None:

@@ -60,7 +60,6 @@ def drawn(shape: Sequence[int], rows: int = 6, seed: int = 0) -> tuple[np.ndarra
 
 
 def spread_weights(model: Any, seed: int = 1) -> Any:
-    """Weights of a size that saturates nothing, biases and offsets among them."""
     random = np.random.default_rng(seed)
     for path, variable in weight_variables(model).items():
         if path.endswith("variance"):
@@ -179,34 +178,21 @@ def test_a_shared_layer_sums_over_its_calls():
     same(found["shared/kernel"][1], impact)
 
 
-def lstm() -> tuple[Any, Any]:
-    return keras.Input((4, 2)), layers.LSTM(2, return_sequences=True)
+OTHERS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
+    "lstm": (lambda: layers.LSTM(2, return_sequences=True), (4, 2)),
+    "gru": (lambda: layers.GRU(2), (3, 2)),
+    "batch norm": (layers.BatchNormalization, (3, 2, 2)),
+    "layer norm": (layers.LayerNormalization, (3, 4)),
+    "attention": (lambda: layers.MultiHeadAttention(2, 3), (3, 4)),
+    "separable": (lambda: layers.SeparableConv2D(3, 2), (3, 3, 2)),
+}
 
 
-def gru() -> tuple[Any, Any]:
-    return keras.Input((3, 2)), layers.GRU(2)
-
-
-def batch_norm() -> tuple[Any, Any]:
-    return keras.Input((3, 2, 2)), layers.BatchNormalization()
-
-
-def layer_norm() -> tuple[Any, Any]:
-    return keras.Input((3, 4)), layers.LayerNormalization()
-
-
-def attention() -> tuple[Any, Any]:
-    return keras.Input((3, 4)), layers.MultiHeadAttention(2, 3)
-
-
-def separable() -> tuple[Any, Any]:
-    return keras.Input((3, 3, 2)), layers.SeparableConv2D(3, 2)
-
-
-@pytest.mark.parametrize("make", [lstm, gru, batch_norm, layer_norm, attention, separable])
-def test_other_layers_by_the_gradient_of_every_row(make):
-    start, layer = make()
-    end = layer(start, start) if make is attention else layer(start)
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_layers_by_the_gradient_of_every_row(kind):
+    make, shape = OTHERS[kind]
+    start, layer = keras.Input(shape), make()
+    end = layer(start, start) if kind == "attention" else layer(start)
     flat = end if len(end.shape) == 2 else layers.Flatten()(end)
     model = spread_weights(keras.Model(start, layers.Dense(3, "softmax")(flat)))
     rows, labels = drawn(start.shape[1:], rows=3)
@@ -254,25 +240,20 @@ def test_masks_travel_with_their_rows():
     gradient, impact = found["words/embeddings"]
     assert (gradient[[0, 5, 6]] == 0).all() and (impact[[0, 5, 6]] == 0).all()
     assert gradient[1:5].all() and impact[1:5].all()
-    longer = np.concatenate([rows, np.zeros((2, 0), np.float32)], axis=1)
     short = keras.Input((3,))
     cut = keras.Model(short, model.layers[-1](model.get_layer("read")(model.get_layer("words")(short))))
-    shorter = sums_of(cut, ["read"], longer[:, :3], np.array([0, 2]))
+    shorter = sums_of(cut, ["read"], rows[:, :3], np.array([0, 2]))
     for path, pair in shorter.items():
         for sums, whole in zip(pair, found[path], strict=True):
             same(whole, sums)
 
 
 def mixed() -> Any:
-    """A convolution, a normalisation and a Dense layer."""
     return spread_weights(
         keras.Sequential(
             [
-                layers.Input((4, 4, 2)),
-                layers.Conv2D(3, 2, activation="relu", name="conv"),
-                layers.BatchNormalization(name="norm"),
-                layers.Flatten(),
-                layers.Dense(3, "softmax", name="last"),
+                *(layers.Input((4, 4, 2)), layers.Conv2D(3, 2, activation="relu"), layers.BatchNormalization()),
+                *(layers.Flatten(), layers.Dense(3, "softmax")),
             ]
         )
     )
@@ -347,7 +328,6 @@ def test_the_pool_has_twenty_weights_for_each_negative():
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model and targets of its own making, in the current directory."""
     model = spread_weights(
         keras.Sequential(
             [

@@ -11,10 +11,9 @@ import pytest
 from engine.core.types import Float32
 from engine.methods.base import MethodJob, MethodSettings, Repair
 from engine.methods.drweightmerge import METHOD, divided
-from engine.methods.outcome import FOUND
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
-from tests.support.subjects import CLASSES, a_subject, carry_out, forward, offered
+from tests.support.subjects import CLASSES, a_subject, bits, forward, offered
 
 KERNEL = "last/kernel"
 
@@ -43,7 +42,6 @@ def repair(job: MethodJob) -> Repair:
 
 
 def by_hand(job: MethodJob, values: Mapping[str, Float32], pairs: Sequence[tuple[int, int]]) -> float:
-    """S with equal weights: all labels, and half of what is wrong with pairs and labels under repair."""
     rows = job.rows
     known = {**job.chain.values, **values}
     predicted = forward(known, rows.rows.inputs).argmax(axis=1)
@@ -70,9 +68,8 @@ def test_the_merge_comes_first_and_is_no_worse_than_any_part(job: MethodJob, rep
 def test_every_part_is_searched_from_the_model_as_it_is(job: MethodJob, repair: Repair) -> None:
     """A part that is searched alone, as the only one of its label, comes to the same."""
     alone = offered(METHOD, replace(job, subject=replace(job.subject, repaired=(2,))))
-    both = {offer.name: offer.values[KERNEL].tobytes() for offer in repair.offers}
-    mine = {offer.name: offer.values[KERNEL].tobytes() for offer in alone.offers[1:]}
-    assert mine and all(both[name] == content for name, content in mine.items())
+    both, mine = ({offer.name: bits(offer.values) for offer in found.offers[1:]} for found in (repair, alone))
+    assert mine and mine.items() <= both.items()
 
 
 def test_a_weight_that_no_part_changes_stays(job: MethodJob, repair: Repair) -> None:
@@ -80,20 +77,3 @@ def test_a_weight_that_no_part_changes_stays(job: MethodJob, repair: Repair) -> 
     changed = np.any([offer.values[KERNEL] != old for offer in repair.offers[1:]], axis=0)
     assert not (repair.offers[0].values[KERNEL] != old)[~changed].any()
     assert changed.any() and not changed.all()
-
-
-def test_the_same_again(job: MethodJob, repair: Repair) -> None:
-    again = offered(METHOD, job)
-    for one, other in zip(repair.offers, again.offers, strict=True):
-        assert (one.name, one.fitness) == (other.name, other.fitness)
-        assert one.values[KERNEL].tobytes() == other.values[KERNEL].tobytes()
-
-
-def test_a_label_without_failures_has_no_part(job: MethodJob) -> None:
-    """The others are repaired; where none has failures nothing is."""
-    rows = job.subject.pool
-    right = np.where(rows.labels == 1, rows.before == rows.labels, True)
-    happy = replace(job, drawn=np.flatnonzero(right))
-    assert {offer.name.split()[0] for offer in offered(METHOD, happy).offers} == {"merge", "2"}
-    nothing = carry_out(METHOD, replace(job, drawn=np.flatnonzero(rows.before == rows.labels)))
-    assert not nothing.failed and nothing.readings[FOUND].offer.values == {}

@@ -16,7 +16,7 @@ from engine.methods.weight_search import WeightSearch
 from engine.search.differential_evolution import DifferentialSettings
 from engine.search.loop import SearchSettings
 from tests.support.plugins import Site
-from tests.support.subjects import a_subject, carry_out
+from tests.support.subjects import a_subject, bits, carry_out
 
 
 def test_names_are_read_with_their_settings() -> None:
@@ -41,13 +41,10 @@ def test_a_package_may_call_its_method_so(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_arachne_by_the_requirements_is_one_search_steered_by_them() -> None:
-    """Bit for bit what the method Arachne-required was, before it was said so."""
     subject = a_subject()
     subject = replace(subject, settings=replace(subject.settings, search=None))
     search = SearchSettings(
-        objective="requirements",
-        requirements=subject.requirements,
-        promise_rows=subject.settings.crossfit.promise_rows,
+        objective="requirements", requirements=subject.requirements, promise_rows=subject.settings.crossfit.promise_rows
     )
     known = carry_out(
         replace(method_of("Arachne"), repair=WeightSearch(search, worths=())), MethodJob(subject, None, 1)
@@ -58,9 +55,7 @@ def test_arachne_by_the_requirements_is_one_search_steered_by_them() -> None:
     for name, reading in known.readings.items():
         mine = found.readings[name]
         assert reading.changed and mine.offer.name == "as found" and mine.chance == reading.chance
-        assert {path: value.tobytes() for path, value in mine.offer.values.items()} == {
-            path: value.tobytes() for path, value in reading.offer.values.items()
-        }
+        assert bits(mine.offer.values) == bits(reading.offer.values)
 
 
 def test_what_is_stated_is_what_runs() -> None:

@@ -33,7 +33,6 @@ def swarm(particles: int, iterations: int = 20, name: str = "PSO") -> SearchSett
 
 
 def near(target: Sequence[float]) -> Callable[[Float32], list[Score]]:
-    """The nearer to some values, the better."""
     return lambda values: [(-float(np.square(row - target).sum()),) for row in values]
 
 

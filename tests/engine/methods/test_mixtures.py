@@ -21,7 +21,6 @@ LAST = ("last/kernel", "last/bias")
 
 
 def a_job(*, bias: bool = True) -> CrossFit:
-    """A repair of label 2, which the model as it is takes for others too often."""
     return crossfit_job(MethodJob(a_subject(150, bias=bias), None, 1))
 
 
@@ -45,7 +44,7 @@ def test_every_row_is_judged_without_its_fold(name: str, job: CrossFit, fits: di
     fit, steps = fits[name], (1.0, 0.5, 0.0)
     recipes = len(next(iter(fit.changes[0].values())))
     offsets = fit.found[recipes:]
-    for step, predicted in zip(steps, fit.predicted(steps), strict=True):
+    for step, predicted in zip(steps, fit.job.predicted(fit.changes, fit.found, steps), strict=True):
         for fold, changes in enumerate(fit.changes):
             values = dict(job.chain.values)
             for path, change in changes.items():
@@ -60,11 +59,7 @@ def test_every_row_is_judged_without_its_fold(name: str, job: CrossFit, fits: di
 
 @pytest.mark.parametrize(
     ("name", "changed"),
-    [
-        ("offsets", {"last/bias"}),
-        ("head", set(LAST)),
-        ("tail", {"hidden/kernel", "hidden/bias", *LAST}),
-    ],
+    [("offsets", {"last/bias"}), ("head", set(LAST)), ("tail", {"hidden/kernel", "hidden/bias", *LAST})],
 )
 def test_what_a_method_changes(name: str, changed: set[str], job: CrossFit, fits: dict[str, MixtureFit]) -> None:
     after, as_it_is = fits[name].values(1.0), fits[name].values(0.0)
@@ -77,8 +72,7 @@ def test_wise_ft_goes_from_the_model_to_the_tail(job: CrossFit, fits: dict[str, 
     assert set(half) == set(tail)
     for path, value in half.items():
         np.testing.assert_allclose(value, (job.chain.values[path] + tail[path]) / 2, rtol=1e-5, atol=1e-6)
-    assert [point.step for point in KNOWN["WiSE-FT"].frontier(job, fits["WiSE-FT"]).points] == list(STEPS)
-    assert [point.step for point in KNOWN["tail"].frontier(job, fits["tail"]).points] == [1.0, 0.0]
+    assert KNOWN["WiSE-FT"].steps(job.settings) == STEPS and KNOWN["tail"].steps(job.settings) == (1.0, 0.0)
 
 
 def test_a_last_layer_without_bias() -> None:

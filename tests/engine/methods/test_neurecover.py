@@ -83,7 +83,6 @@ def test_offers_change_the_weights_to_blame_alone(repair: Repair) -> None:
 
 
 def slow_fitness(subject: Subject, values: dict[str, Float32], alpha: float) -> float:
-    """The objective, row by row."""
     pool = subject.pool
     right_before = pool.before == pool.labels
     logits = forward({**subject.chain.values, **values}, pool.rows.inputs).astype(np.float64)

@@ -1,4 +1,4 @@
-"""What is known of the methods of other packages without running them."""
+"""Names of methods, and what is known of those of other packages without running them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.methods.registry import GROUP, METHODS, origin
+from engine.core.errors import InputError
+from engine.methods.registry import GROUP, METHODS, check_name, method_names, method_of, origin
 from tests.support.plugins import Site
 
 
@@ -74,3 +75,20 @@ def test_a_module_alone_is_its_file(site: Site) -> None:
     assert origin("mine") == before
     write(site.folder / "lonely.py", "x = 2")
     assert origin("mine") != before
+
+
+def test_names_of_methods() -> None:
+    assert method_names()[: len(METHODS)] == tuple(METHODS)
+    with pytest.raises(InputError, match=r"there is no method 'arachnid', expected CrossFit.*did you mean 'Arachne'"):
+        check_name("arachnid")
+    with pytest.raises(InputError, match="method Unknown is not installed here"):
+        method_of("Unknown")
+
+
+def test_no_package_takes_the_place_of_our_methods(site: Site) -> None:
+    names = ("arachne", "HEAD", "CrossFit", "mine")
+    site.install("shadows", dict.fromkeys(names, "shadows:METHOD"), group=GROUP)
+    assert method_names() == (*METHODS, "mine")
+    assert [check_name(name) for name in ("arachne", "HEAD", "MINE")] == ["Arachne", "head", "mine"]
+    with pytest.raises(InputError, match="method arachne is not installed here"):
+        method_of("arachne")

@@ -117,18 +117,12 @@ def assert_same_case(case: RepairCase, chunk: Chunk, weights: Weights, rows: Sea
 
 
 def moved(kernel: np.ndarray, seed: int) -> np.ndarray:
-    """A kernel that gets many rows of all labels wrong."""
     return kernel + np.random.default_rng(seed).normal(0, kernel.std(), kernel.shape).astype(np.float32)
 
 
 @pytest.mark.parametrize(
     ("label", "seed", "localisation"),
-    [
-        (6, None, {}),
-        (4, None, {"fronts": 3, "num_grad": 60}),
-        (6, 1, {"fronts": 2}),
-        (0, 4, {"impact": "first-row"}),
-    ],
+    [(6, None, {}), (4, None, {"fronts": 3, "num_grad": 60}), (6, 1, {"fronts": 2}), (0, 4, {"impact": "first-row"})],
 )
 def test_a_case_is_what_the_commands_find(
     setting: Setting, tmp_path: Path, label: int, seed: int | None, localisation: dict[str, Any]
@@ -160,7 +154,6 @@ def test_a_case_without_positives_and_with_negatives_of_several_blocks(setting: 
 
 
 def test_a_label_without_failures_has_no_case(setting: Setting) -> None:
-    """Of the chunk only what the model gets right, and failures of other labels."""
     predicted = setting.runner.layer.predicted(setting.runner.layer.logits(setting.chunk.inputs, setting.kernel))
     right = predicted == setting.labels
     chunk = setting.chunk.take(np.flatnonzero(right | (setting.labels != 6)))
@@ -225,7 +218,6 @@ def test_more_positives_the_model_gets_wrong_change_nothing(setting: Setting) ->
 
 @pytest.mark.parametrize("impact", ["mean", "first-row"])
 def test_the_order_of_rows_decides_nothing(setting: Setting, impact: str) -> None:
-    """Of the chunk and of further positives, with copies."""
     random = np.random.default_rng(2)
     rows = np.concatenate([np.arange(ROWS), np.arange(0, ROWS, 9)])
     plain = find_case(setting.runner, setting.kernel, setting.chunk.take(rows), 6, setting.more, impact=impact)

@@ -21,23 +21,15 @@ from engine.passes.classes import NotNumbersError
 from engine.problem import crossfit
 from engine.problem import problem as problem_module
 from engine.problem.case import LayerInputs, SeenRows
-from engine.problem.crossfit import (
-    CrossFit,
-    CrossFitSettings,
-    crossfit_of,
-    joined_changes,
-    mean_changes,
-    mixed_values,
-)
+from engine.problem.crossfit import CrossFit, CrossFitSettings, crossfit_of, joined_changes, mean_changes, mixed_values
 from engine.problem.crossfit_settings import STEPS
 from engine.problem.problem import goal_of, prepare
 from engine.search import loop as search
 from engine.search.loop import SearchSettings
 from engine.search.swarm import SwarmSettings
 from engine.tuning import train
-from engine.tuning.folds import folds_of
 from engine.tuning.recipes import Recipe, epochs_of, read_recipes
-from engine.tuning.train import Changes, Tuner
+from engine.tuning.train import Changes, Tuner, folds_of
 from tests.support.chains import CLASSES, Net, candidates_of, mixed, net, random_changes, slow_outputs
 
 QUICK = CrossFitSettings(read_recipes("1:1:epochs=4,3:1:epochs=4"), folds=3)
@@ -66,9 +58,7 @@ def repair(
 def tuned(it: CrossFit) -> tuple[Changes, ...]:
     tuner = Tuner(it.job)
     recipes = it.settings.recipes
-    return joined_changes(
-        it, {task.name: tuner.run(task.fold, [recipes[number] for number in task.recipes]) for task in it.tasks}
-    )
+    return joined_changes(it, [tuner.run(task.fold, [recipes[n] for n in task.recipes]) for task in it.tasks])
 
 
 @functools.cache
@@ -174,10 +164,10 @@ def test_tasks_share_a_program_where_epochs_are_the_same(monkeypatch, values, gr
     assert epochs_of(it.settings.recipes[0], it.rows.fewest) == 15
     assert [(task.fold, task.recipes) for task in it.tasks] == [(fold, group) for fold in range(3) for group in groups]
     assert len({task.name for task in it.tasks}) == len(it.tasks)
-    marked = {
-        task.name: {path: np.array([100 * task.fold + number for number in task.recipes]) for path in it.chain.tuned}
+    marked = [
+        {path: np.array([100 * task.fold + number for number in task.recipes]) for path in it.chain.tuned}
         for task in it.tasks
-    }
+    ]
     for fold, changes in enumerate(joined_changes(it, marked)):
         assert list(changes) == list(it.chain.tuned)
         for change in changes.values():
@@ -257,7 +247,6 @@ def test_a_label_without_failures_is_searched_to_the_end():
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_every_step_is_judged_out_of_fold(held_out):
-    """Counts of steps equal the slow formula: each fold under the tunings without it, further rows under their mean."""
     subject, changes = net("two"), made_up("two", 3)
     it = repair(subject, replace(QUICK, step=0.5, promise_rows=50, confidence=0.9))
     mixture = it.mixture(changes)
@@ -323,8 +312,7 @@ def odd_rows(mix: str) -> Net:
 
 
 @pytest.mark.parametrize(
-    "mix",
-    ["one label", "all wrong", "all right", "fewer rows of the label than folds", "one row in a thousand"],
+    "mix", ["one label", "all wrong", "all right", "fewer rows of the label than folds", "one row in a thousand"]
 )
 def test_nothing_is_taken_that_is_worse_by_its_own_requirements(mix):
     """The step that is taken keeps on the rows at hand what the model as it is keeps, whatever the rows are."""
@@ -333,11 +321,7 @@ def test_nothing_is_taken_that_is_worse_by_its_own_requirements(mix):
     it = repair(subject, requirements=required)
     changes = tuned(it)
     settings = SearchSettings(SwarmSettings(16), num_iterations=8, min_iteration_range=8)
-    case, problem = it.case(changes, settings)
-    prepared = prepare(problem, case.rows)
-    state = search.start(settings, problem.source, problem.weights.old, problem.stats)
-    state, _ = search.advance(settings, problem.source, prepared.objective, state, prepared.fitness.evaluate)
-    found = search.result(state)
+    found, *_ = problem_module.search(*it.case(changes, settings))
     assert np.isfinite(found).all()
     frontier, _ = it.frontier(changes, found)
     here = (subject.labels == label for label in range(CLASSES))

@@ -51,13 +51,7 @@ def solved(problem: Problem, rows: SearchRows, seconds: float = float("inf")) ->
     return state
 
 
-@pytest.mark.parametrize(
-    ("name", "sampled"),
-    [
-        ("requirements", 100),
-        ("priorities", None),
-    ],
-)
+@pytest.mark.parametrize(("name", "sampled"), [("requirements", 100), ("priorities", None)])
 def test_a_search_gains_and_is_the_same_in_segments(quickstart: Subject, name: str, sampled: int | None) -> None:
     problem, rows = problem_by(quickstart, replace(OBJECTIVES[name], num_input_pos_sampled=sampled))
     state, again = solved(problem, rows), solved(problem, rows, seconds=0.0)

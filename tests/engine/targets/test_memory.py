@@ -61,9 +61,9 @@ def last_dense(subject, rows=1000, particles=100, searches=1, tiling=Tiling()): 
 def test_the_plan_of_the_last_layer_has_its_tiles(quickstart, rows, particles, tiling):
     plan = last_dense(quickstart, rows, particles, tiling=tiling)
     tiles = plan_tiles(particles, rows, 6, tiling)
-    assert plan.tiles == len(tiles)
     first = tiles[0]
-    assert (plan.particles, plan.rows) == (first.particles[1], first.rows[1])
+    cut = {name: plan.cut[name] for name in ("tiles", "particles", "rows")}
+    assert cut == {"tiles": len(tiles), "particles": first.particles[1], "rows": first.rows[1]}
 
 
 def test_what_fits_passes_and_what_does_not_says_what_would(quickstart, monkeypatch):
@@ -104,6 +104,10 @@ def test_what_no_number_of_rows_makes_fit(quickstart, monkeypatch):
         check_plan(last_dense(quickstart, rows=10**9))
 
 
+def sizes(plan):
+    return {part.told: part.size for part in plan.parts}
+
+
 @pytest.fixture
 def gpu(monkeypatch):
     """A process that computes on a GPU with so many free bytes; the host has others."""
@@ -118,8 +122,9 @@ def gpu(monkeypatch):
 
 def test_on_a_gpu_its_memory_is_what_must_fit(quickstart, gpu):
     plan = last_dense(quickstart, rows=10**6)
-    on_device = plan.model + plan.passes + plan.working + plan.features
-    gpu(device=on_device, host=plan.features + plan.swarm)
+    known = sizes(plan)
+    on_device = sum(known[name] for name in ("model", "passes", "tiles", "rows"))
+    gpu(device=on_device, host=known["rows"] + known["swarm"])
     check_plan(plan)
     gpu(device=on_device - 1, host=1 << 50)
     with pytest.raises(InputError, match=r"for 1000000 rows\) and .* are free on the GPU, expected at most \d+ rows$"):
@@ -128,16 +133,18 @@ def test_on_a_gpu_its_memory_is_what_must_fit(quickstart, gpu):
 
 def test_on_a_gpu_the_host_holds_rows_and_swarm(quickstart, gpu):
     plan = last_dense(quickstart, particles=10**7)
-    assert plan.swarm > plan.features
-    gpu(device=1 << 50, host=plan.features + plan.swarm)
+    known = sizes(plan)
+    assert known["swarm"] > known["rows"]
+    gpu(device=1 << 50, host=known["rows"] + known["swarm"])
     check_plan(plan)
-    gpu(device=1 << 50, host=plan.features + plan.swarm - 1)
+    gpu(device=1 << 50, host=known["rows"] + known["swarm"] - 1)
     with pytest.raises(InputError, match=r"for 10000000 particles\) and .* are free, expected at most \d+ particles$"):
         check_plan(plan)
 
 
 def test_tiles_that_only_the_gpu_holds_do_not_count_on_the_host(quickstart, gpu):
     plan = last_dense(quickstart, particles=200, tiling=Tiling(particles=200, rows=4096, bytes=1 << 40), rows=4096)
-    assert plan.working > plan.features + plan.swarm
-    gpu(device=1 << 50, host=plan.features + plan.swarm)
+    known = sizes(plan)
+    assert known["tiles"] > known["rows"] + known["swarm"]
+    gpu(device=1 << 50, host=known["rows"] + known["swarm"])
     check_plan(plan)

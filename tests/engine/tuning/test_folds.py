@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core.errors import InputError
-from engine.tuning.folds import folds_of
+from engine.tuning.train import folds_of
 
 
 def digests(pictures: np.ndarray) -> np.ndarray:
-    """(n, 16) of numbered pictures."""
     return np.ascontiguousarray(np.stack([pictures, pictures], axis=1)).view(np.uint8).reshape(-1, 16)
 
 
@@ -21,7 +20,6 @@ def folds(labels: list[int], pictures: list[int], count: int, seed: int = 0, dat
 
 
 def spread(fold: np.ndarray, count: int) -> int:
-    """How far the numbers of rows of the folds lie apart."""
     return int(np.ptp(np.bincount(fold, minlength=count)))
 
 
@@ -73,12 +71,3 @@ def test_seed_and_rows_choose_the_folds():
     # One label more takes nothing from the order of another's rows.
     more = folds([*labels, 2, 2], [*pictures, 98, 99], 5)
     assert more[:80].tolist() == found[0]
-
-
-@pytest.mark.parametrize("count", [1, 0, -2])
-def test_too_few_folds(count):
-    with pytest.raises(InputError) as caught:
-        folds([0, 1, 2], [0, 1, 2], count)
-    assert str(caught.value) == (
-        f"folds are {count}, expected at least 2: rows are judged by tunings that did not see them"
-    )

@@ -7,15 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.core.errors import InputError
-from engine.tuning.recipes import (
-    DEFAULT_RECIPES,
-    FORM,
-    MOST_ROW_EPOCHS,
-    Recipe,
-    epochs_of,
-    rate_of,
-    read_recipes,
-)
+from engine.tuning.recipes import DEFAULT_RECIPES, FORM, MOST_ROW_EPOCHS, Recipe, epochs_of, rate_of, read_recipes
 
 
 @pytest.mark.parametrize(
@@ -94,8 +86,7 @@ def test_what_cannot_be_read(text, message):
 
 
 @pytest.mark.parametrize(
-    ("rows", "epochs"),
-    [(0, 15), (1, 15), (1000, 15), (3000, 10), (10_000, 6), (60_000, 2), (150_000, 1), (10**9, 1)],
+    ("rows", "epochs"), [(0, 15), (1, 15), (1000, 15), (3000, 10), (10_000, 6), (60_000, 2), (150_000, 1), (10**9, 1)]
 )
 def test_epochs_follow_from_the_rows(rows, epochs):
     assert epochs_of(Recipe(), rows) == epochs

@@ -89,7 +89,6 @@ def company(epochs: int, **changes: object) -> list[Recipe]:
 @pytest.mark.parametrize("tail", [False, True], ids=["matrices", "tail"])
 @pytest.mark.parametrize("name", ["two", "one, binary", "two, first alone"])
 def test_a_few_steps_equal_the_formula(name, tail):
-    """As matrices, and through the tail of the model."""
     recipes = company(6)
     subject, found = net(name), tuner(name, tail).run(1, recipes)
     assert list(found) == list(subject.chain.tuned)
@@ -128,9 +127,7 @@ def single_rows(seed: int = 0) -> Tuner:
     """A row for each weight of the kernel: what changed was in a batch. The first fold has half of all rows."""
     count = 600
     kernel = np.random.default_rng(0).normal(0, 1, (count, 2)).astype(np.float32)
-    chain = DenseChain(
-        Head("log_softmax", "linear"), (DenseLayer("only/kernel", None, "linear"),), {"only/kernel": kernel}
-    )
+    chain = DenseChain(Head("log_softmax", "linear"), (ONLY,), {ONLY.kernel: kernel})
     fold = np.array([0, 1, 0, 2] * (count // 4))
     labels = np.arange(count) % 2
     return Tuner(TuningJob(chain, FoldRows(np.eye(count, dtype=np.float32), labels, fold, "rows"), (0,), seed))
@@ -168,7 +165,6 @@ def test_the_seed_orders_the_rows():
 
 
 def test_rates_are_those_of_the_recipes():
-    """The first step of Adam is as long as its rate."""
     rates = (1e-4, 1e-3, 0.02)
     recipes = [
         Recipe(rate=rate, epochs=1, anchor=anchor) for rate, anchor in zip(rates, ("kl", "focal", "kl"), strict=True)
