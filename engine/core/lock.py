@@ -110,7 +110,6 @@ class Lock:
 
     @property
     def lost(self) -> bool:
-        """Whether it was found not to be ours any more."""
         return bool(self._lost)
 
     def release(self) -> None:
@@ -158,10 +157,10 @@ def locked(
     beat: float = BEAT,
     still: float = STILL,
 ) -> Iterator[Lock]:
-    """Hold the lock `path` over the body; folders that are missing above it are made, and go if they stay empty.
+    """Hold the lock `path` over the body; missing folders above it are made, and go if they stay empty.
 
-    A holder that is gone is followed; whether one on another host is takes up to `still` seconds, which is said
-    before. When the lock is taken from us, the main thread is interrupted and what leaves here is a WorkError.
+    Whether a holder on another host lives takes up to `still` seconds, which is said before. When the lock is taken
+    from us, the main thread is interrupted and what leaves here is a WorkError.
     """
     missing = [folder for folder in path.parents if not folder.exists()]
     holder = this_process()
@@ -217,7 +216,7 @@ class _Watch:
         self._looked = self._stood = 0.0
 
     def lives(self, holder: Holder) -> bool | None:
-        """True or False once it is known; to be asked again meanwhile."""
+        """None until it is known."""
         here = this_process()
         if holder.token and (holder.host, holder.machine) == (here.host, here.machine):
             return process_start(holder.pid) in (holder.start, 0)

@@ -60,8 +60,7 @@ class WorkFolder:
 def work_folder(result: Path, job: Mapping[str, Any]) -> Iterator[WorkFolder]:
     """Yield the folder in which `result` is made, as an earlier command with the same `job` left it.
 
-    When the body succeeds, the folder is gone: it has become the result, or what the body left in it is removed. On
-    an exception it stays if anything was recorded. Nobody else makes that result meanwhile, see `engine.core.lock`.
+    When the body succeeds the folder has become the result, or goes; on an exception it stays if anything was recorded.
     """
     result = result.resolve()
     path = result.with_name(f".{result.name}.unfinished")

@@ -1,8 +1,7 @@
-"""Sums over groups of rows: what some objectives look at, where others are content with negatives and positives.
+"""Sums over groups of rows, for the objectives that need them: the negative or the positive rows of one true label.
 
-A group are the negative or the positive rows of one true label. Rows of a group lie beside each other, in whole blocks
-of so many rows that little is filled up; a program adds up blocks, as it does for four sums, and the blocks of a group
-are added here. No product of matrices with memberships: its bits would depend on the number of threads.
+Rows of a group lie beside each other in whole blocks; a program adds up blocks, and the blocks of a group are added
+here. No product of matrices with memberships: its bits would depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ class GroupSums:
 
     @property
     def soft(self) -> int:
-        """Classes that rows are judged for besides the loss: the true one and that of each pair; 0 without any."""
         return 0 if self.temperature is None else 1 + len(self.pairs)
 
     def wanted(self, labels: Int64) -> Int64:
@@ -121,8 +119,8 @@ def arrange_groups(negative: Bool, labels: Int64, classes: int, block: int) -> G
 def arrange_rows(
     rows: SearchRows, where: slice, wanted: GroupSums | None, block: int
 ) -> tuple[tuple[slice, slice] | Grouped, Int64, int]:
-    """Give the rows (n,) of a tile places by what is wanted: which blocks are of negative and of positive rows, or of
-    which group; the place (n,) of each row; the number of places.
+    """Places of the rows (n,) of a tile by what is wanted: which blocks are of which rows; places (n,); their
+    number.
     """
     if wanted is None:
         return arrange(rows.negative[where])
@@ -136,9 +134,7 @@ def sum_count(wanted: GroupSums | None, misses: bool) -> int:
 
 
 def group_sums(wanted: GroupSums, grouped: Grouped, blocks: Sequence[Any]) -> Float64:
-    """Sums (m, S) of candidates, from those of blocks (m, b): loss and correct rows, and with a temperature for each
-    of the classes that rows are judged for (Q) the soft changes and their squares.
-    """
+    """Sums (m, S) of candidates from those of blocks (m, b): loss, correct rows, soft changes and their squares."""
     classes = wanted.classes
     loss, correct, *changes = (_by_group(np.asarray(values), grouped, 2 * classes) for values in blocks)
     kinds = slice(0, classes), slice(classes, 2 * classes)

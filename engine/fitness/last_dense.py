@@ -126,11 +126,10 @@ class TiledFitness(Fitness):
         self._slab_program = _slab_program(head, rows.logits.shape[1], misses, self._block, temperature)
 
     def start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
-        """See `Fitness`."""
         return lambda: self._evaluate_rows(rows, self._moved(part))[: len(part)]
 
     def evaluate(self, candidates: Float32) -> Float64:
-        """See `Fitness`; several slabs share a call."""
+        """Several slabs share a call."""
         total = np.zeros((len(candidates), self.sums))
         for start in range(0, len(candidates), SLABS * self.together):
             part = total[start : start + SLABS * self.together]
@@ -161,7 +160,7 @@ class TiledFitness(Fitness):
 
     @cached_property
     def resident(self) -> Resident | None:
-        """See `Fitness`; where a swarm is one tile and changes something, for four sums."""
+        """Where a swarm is one tile and changes something, for four sums."""
         if len(self.tiles) != 1 or not len(self._weights.old) or self.sums != 4:
             return None
         masks, constants = self._prepared(self.tiles[0].rows)
@@ -348,10 +347,7 @@ def _evaluation(
 
 
 def _by_unit(table: Any, kinds: int, count: int, unrolled: bool) -> tuple[list[Any], Any]:
-    """Of a table (kinds * count + m, n) what belongs to the units, by kind, and the m rows (n,) behind.
-
-    Unrolled, a kind is `count` rows (n,), which are taken apart in one operation; else one array (count, 1, n).
-    """
+    """Of a table (kinds * count + m, n) what belongs to the units, by kind, and the m rows (n,) behind."""
     if unrolled:
         rows = ops.unstack(table, axis=0)
         return [rows[kind * count : (kind + 1) * count] for kind in range(kinds)], rows[kinds * count :]
@@ -364,19 +360,13 @@ def _itself(values: Any) -> Any:
 
 
 def _log1p(x: Any) -> Any:
-    """log(1 + x) of x >= 0 within 2e-6 relative, in far fewer instructions than XLA's own (up to half the time).
-
-    Below 1/32 five terms of the series are exact to 1e-8; above, rounding 1 + x costs at most 2e-6.
-    """
+    """log(1 + x) of x >= 0 within 2e-6 relative (the series is exact to 1e-8 below 1/32), in half the time of XLA's."""
     series = x * (1.0 - x * (0.5 - x * (1.0 / 3.0 - x * (0.25 - x * 0.2))))
     return ops.where(x < 1.0 / 32.0, series, ops.log(1.0 + x))
 
 
 def _larger(first: Any, second: Any) -> Any:
-    """The larger one, in a third of the instructions of a maximum that keeps what is not a number.
-
-    Where a score is not a number it may be lost here: the loss is none then, and such a row does not count as correct.
-    """
+    """The larger one, in a third of a maximum's instructions; where a score is not a number it may be lost."""
     return ops.where(first > second, first, second)
 
 

@@ -2,9 +2,8 @@
 
 Where the layer under repair is linear in its weights, only its touched units are computed, up to the next layer that
 mixes them (`engine.layers.touched`); otherwise the weights are put in place, one candidate after the other, and what
-follows runs for all of them together (`engine.layers.tail`). One program evaluates a slab of candidates on a tile of
-rows; both shapes follow from the job and `--tile-bytes` alone, so that a candidate's bits do not depend on where, or
-beside what, it is evaluated.
+follows runs for all of them together (`engine.layers.tail`). The shapes of slabs and tiles follow from the job and
+`--tile-bytes` alone, so that a candidate's bits do not depend on where, or beside what, it is evaluated.
 """
 
 from __future__ import annotations
@@ -46,8 +45,6 @@ MOST_IN_PLACE = 8
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """K weights by the unit that they belong to."""
-
     units: Int64  # (U,) int64, distinct and ascending
     slots: Int64  # (U, w) int64, weights of each unit; K, what fills a group up
     kernel_places: Int64  # flat places in the kernel of those that are not biases
@@ -58,7 +55,7 @@ class Groups:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Shapes of one job's tiles and what they hold; a pure function of the job and `--tile-bytes`."""
+    """Shapes of one job's tiles; a pure function of the job and `--tile-bytes`."""
 
     rows: int  # of a tile
     together: int  # candidates of a slab
@@ -67,25 +64,18 @@ class Shapes:
 
     @property
     def tile_bytes(self) -> int:
-        """Values that one call holds at once."""
         return self.places * self.together * self.row_bytes
 
     @property
     def places(self) -> int:
-        """Rows of a tile with those that fill up blocks, at most."""
         return most_places(self.rows)
 
     def cut(self, particles: int, rows: int) -> tuple[Tile, ...]:
-        """The tiles of P x n."""
         return plan_tiles(particles, rows, 1, Tiling(self.together, self.rows))
 
 
 def plan_shapes(per_row: int, route: Route | None, folds: bool, rows: int, particles: int, tiling: Tiling) -> Shapes:
-    """Choose the shapes of a job's tiles; `per_row` as `held_bytes` says.
-
-    Rows come first, because a longer tile uses the weights of the tail better; candidates share a call as far as there
-    is room.
-    """
+    """Shapes of a job's tiles; rows come first, because a longer tile uses the weights of the tail better."""
     budget = tiling.bytes or TILE_BYTES
     sizes = range(SUM_ROWS, TILE_ROWS + 1, SUM_ROWS)
     fitting = (size for size in sizes if per_row * most_places(size) <= budget)
@@ -170,7 +160,6 @@ class TailFitness(Fitness):
         self._evaluate = backend.tail_program(self._in_place if self._route is None else self._short)
 
     def start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
-        """See `Fitness`."""
         slab = self.together
         if self._groups is None:
             filled = np.repeat(self._old[None, :], slab, axis=0)
@@ -304,7 +293,6 @@ class TailFitness(Fitness):
 
 
 def group_weights(route: Route, space: Space, places: Int64) -> Groups:
-    """Group weights at places (K,) of the flat vector."""
     part = space.part(places)
     within = places - space.offsets[part]
     is_kernel = np.array([path.endswith("/kernel") for path in space.paths])[part]

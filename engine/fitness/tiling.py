@@ -41,7 +41,6 @@ def bucket(count: int, steps: Sequence[int] = ()) -> int:
 
 
 def filled_up(values: Float64, count: int) -> Float64:
-    """Values (.., K) with zeros behind them, (.., count)."""
     filled = np.zeros((*values.shape[:-1], count))
     filled[..., : values.shape[-1]] = values
     return filled
@@ -82,10 +81,7 @@ def one_ahead(starts: Iterable[Callable[[], Callable[[], Float64]]]) -> Iterator
 
 
 def arrange(negative: Bool) -> tuple[tuple[slice, slice], Int64, int]:
-    """Give the rows (n,) of a tile places in which negative and positive ones share no block of `SUM_ROWS`.
-
-    Returns the blocks of negative and of positive rows; the place (n,) of each row; the number of places.
-    """
+    """Blocks of negative and of positive rows (n,), which share none of `SUM_ROWS`; places (n,); their number."""
     first = -(-int(negative.sum()) // SUM_ROWS)
     blocks = first - (-int((~negative).sum()) // SUM_ROWS)
     place = np.empty(len(negative), dtype=np.int64)
