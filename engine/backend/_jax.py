@@ -145,7 +145,6 @@ def model_pass(model: Any) -> Callable[[Any], Any]:
 
 
 def on_device(array: npt.NDArray[Any]) -> Any:
-    """Copy a NumPy array to the device of this process."""
     return jax.numpy.asarray(np.array(array))  # of a copy that nobody else has: JAX shares it, or reads it later
 
 

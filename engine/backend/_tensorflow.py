@@ -68,7 +68,6 @@ def model_pass(model: Any) -> Callable[[Any], Any]:
 
 
 def on_device(array: npt.NDArray[Any]) -> Any:
-    """Copy a NumPy array to the device of this process."""
     return tf.convert_to_tensor(array)
 
 
@@ -90,18 +89,15 @@ def gpu_count() -> int:
 
 
 def hide_gpus() -> None:
-    """Compute on the CPU; call before the first operation."""
     tf.config.set_visible_devices([], "GPU")
 
 
 def gpu_kind() -> str | None:
-    """The model of the GPU that computes; None where the CPU does."""
     gpus = tf.config.list_physical_devices("GPU")
     return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "unknown") if gpus else None
 
 
 def gpu_memory_free() -> int | None:
-    """Bytes of the GPU that this process may still take; None where the CPU computes."""
     if not tf.config.list_logical_devices("GPU"):
         return None
     from tensorflow.python.client import device_lib  # nothing public tells the limit

@@ -72,7 +72,6 @@ def this_process() -> Holder:
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Who holds a lock; None if there is no such file."""
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -208,8 +207,6 @@ def _take(path: Path, what: Path, holder: Holder, say: Callable[[str], None], st
 
 
 class _Watch:
-    """Whether holders live, as far as it can be seen."""
-
     def __init__(self, still: float) -> None:
         self._still = still
         self._seen: Holder | None = None

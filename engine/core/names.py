@@ -60,7 +60,6 @@ def isolated(name: str) -> str:
 
 
 def listed(names: Iterable[str], most: int = LISTED) -> str:
-    """The first of some names, with commas, and how many more there are."""
     known = list(names)
     more = f" and {len(known) - most} more" if len(known) > most else ""
     return ", ".join(map(in_words, known[:most])) + more

@@ -19,7 +19,6 @@ class ParallelMap(Protocol):
 
 
 def in_process(function: Callable[[P], R], pieces: Iterable[P], count: int) -> Iterator[tuple[P, R]]:
-    """Every piece in turn, in this process."""
     del count
     for piece in pieces:
         yield piece, function(piece)

@@ -43,7 +43,6 @@ class Work:
 
     @property
     def is_plan(self) -> bool:
-        """The call yields work itself."""
         return any(map(inspect.isgeneratorfunction, (self.call, type(self.call).__call__)))
 
 
@@ -154,8 +153,6 @@ def _continued(plan: Plan[Any], results: list[Any] | None, error: Exception | No
 
 @dataclass(eq=False)
 class _Open:
-    """A plan that the driver has opened."""
-
     plan: Plan[Any]
     key: str
     work: Work
@@ -200,8 +197,6 @@ def carry_out(
 
 
 class _Driver:
-    """Plans that are open, and work that runs."""
-
     def __init__(self, executor: Executor, journal: Journal, mine: Callable[[list[str]], Collection[str]] | None):
         self.outstanding = 0
         # Results on their way to a plan, or to the caller: a queue, as plans of kept results would recurse.

@@ -16,7 +16,7 @@ from engine import backend
 from engine.core.types import Bool, Float32, Float64, Int64
 from engine.fitness.rows import SearchRows
 from engine.fitness.soft import LOWEST, soft_of
-from engine.fitness.tiling import SUM_ROWS, arrange, bucket
+from engine.fitness.tiling import SUM_ROWS, bucket
 
 SUMS = 4
 """Sums that every search has: losses and correct rows, of negative and positive rows."""
@@ -93,6 +93,13 @@ class Grouped:
     size: int  # places
     groups: Int64  # (g,) int64, that have rows: the true label of negative rows, and C more of positive ones; ascending
     starts: Int64  # (g,) int64, first block of each
+    ends: Int64  # (g,) int64, block behind the last of each
+
+    @property
+    def kinds(self) -> list[slice]:
+        """The blocks of negative and of positive rows, where there is one label."""
+        found = dict(zip(self.groups.tolist(), map(slice, self.starts, self.ends), strict=True))
+        return [found.get(kind, slice(0)) for kind in (0, 1)]
 
 
 def block_rows(negative: Bool, labels: Int64, tiles: int) -> int:
@@ -113,19 +120,15 @@ def arrange_groups(negative: Bool, labels: Int64, classes: int, block: int) -> G
     within = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     place[order] = np.repeat(starts * block, counts) + within
     used = int(ends[-1]) * block if len(ends) else 0
-    return Grouped(place, bucket(-(-used // SUM_ROWS)) * SUM_ROWS, groups.astype(np.int64), starts)
+    return Grouped(place, bucket(-(-used // SUM_ROWS)) * SUM_ROWS, groups.astype(np.int64), starts, ends)
 
 
-def arrange_rows(
-    rows: SearchRows, where: slice, wanted: GroupSums | None, block: int
-) -> tuple[tuple[slice, slice] | Grouped, Int64, int]:
-    """Places of the rows (n,) of a tile by what is wanted: which blocks are of which rows; places (n,); their
-    number.
-    """
+def arrange_rows(rows: SearchRows, where: slice, wanted: GroupSums | None, block: int) -> Grouped:
+    """Give the rows of a tile places by the groups that are wanted, else by negative and positive rows."""
+    negative, labels = rows.negative[where], rows.labels[where]
     if wanted is None:
-        return arrange(rows.negative[where])
-    grouped = arrange_groups(rows.negative[where], rows.labels[where], wanted.classes, block)
-    return grouped, grouped.place, grouped.size
+        return arrange_groups(negative, np.zeros_like(labels), 1, SUM_ROWS)
+    return arrange_groups(negative, labels, wanted.classes, block)
 
 
 def sum_count(wanted: GroupSums | None, misses: bool) -> int:
@@ -152,7 +155,6 @@ def group_sums(wanted: GroupSums, grouped: Grouped, blocks: Sequence[Any]) -> Fl
 
 
 def _by_group(blocks: Any, grouped: Grouped, count: int) -> Float64:
-    """Sums (m, count) of the blocks (m, b) of each group, in float64."""
     found = np.zeros((len(blocks), count))
     if len(grouped.groups):
         # Row by row of a C-contiguous array: the order does not depend on the number of candidates.

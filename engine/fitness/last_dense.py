@@ -193,8 +193,9 @@ class TiledFitness(Fitness):
         logits = self._rows.logits[where].astype(np.float32)
         labels = self._rows.labels[where]
         rest, rest_is_first = _untouched(self._head, logits, labels, self._units[self._units >= 0])
-        kinds, place, size = arrange_rows(self._rows, where, self._wanted, self._block)
-        blocks = kinds if isinstance(kinds, Grouped) else kind_masks(kinds, size // SUM_ROWS)
+        grouped = arrange_rows(self._rows, where, self._wanted, self._block)
+        place, size = grouped.place, grouped.size
+        blocks = kind_masks(grouped.kinds, size // SUM_ROWS) if self._wanted is None else grouped
         inputs = [np.zeros((*group.shape, size), dtype=np.float32) for group in self._groups]
         block = self._rows.inputs[where]
         for values, group in zip(inputs, self._groups, strict=True):

@@ -53,7 +53,6 @@ class Mixture:
 
     @property
     def recipes(self) -> int:
-        """R."""
         return len(next(iter(self.changes[0].values())))
 
     @property
@@ -129,14 +128,12 @@ class MixtureFitness(Fitness):
         return [self._mixture.chain.mixing(changes) for changes in self._mixture.changes]
 
     def _logits(self, candidates: Any, values: Any, behind: Any) -> Any:
-        """Logits (h, C, n) of h candidates."""
         mixture, recipes = self._mixture, self._mixture.recipes
         shares = ops.concatenate([ops.ones((candidates.shape[0], 1), "float32"), candidates[:, :recipes]], axis=1)
         logits = mixture.chain.mixed_logits(shares, values, behind)
         return logits + candidates[:, recipes:, None] if mixture.offsets else logits
 
     def _sums(self, candidates: Any, values: Any, behind: Any, judged: Sequence[Any]) -> Any:
-        """Sums (h, S) float64 of h candidates."""
         mixture = self._mixture
         head, true, kinds, before = mixture.chain.head, *judged[:3]
         logits = self._logits(candidates, values, behind)

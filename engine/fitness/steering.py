@@ -74,7 +74,6 @@ class Steering:
     share: float | None = None
 
     def fitness(self, sums: Float64) -> Float64:
-        """(P, S) sums -> (P,) fitness."""
         edge = SUMS + 2 * len(self.totals) * (1 if self.share is None else 2)
         parts = [part for both in np.split(sums[:, SUMS:], [edge - SUMS], axis=1) for part in np.split(both, 2, axis=1)]
         if self.share is not None:
@@ -141,7 +140,6 @@ def steering_of(
 
 
 def pairs_of(requirements: Sequence[Requirement]) -> tuple[tuple[int, int], ...]:
-    """The (true, predicted) labels whose confusion is limited."""
     found = [
         (requirement.labels[0], requirement.predicted)
         for requirement in requirements

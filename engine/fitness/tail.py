@@ -88,12 +88,11 @@ def plan_shapes(per_row: int, route: Route | None, folds: bool, rows: int, parti
 
 
 def most_places(rows: int) -> int:
-    """Places that so many rows of two kinds take at most, see `engine.fitness.tiling.arrange`."""
+    """Places that so many rows of two kinds take at most, see `arrange_rows`."""
     return bucket(-(-rows // SUM_ROWS) + 1) * SUM_ROWS
 
 
 def value_bytes(cut: GraphCut) -> dict[int, int]:
-    """Bytes of each value of the tail for one row, by number."""
     return made_bytes(cut.tail) | {n: 4 * math.prod(shape) for n, shape in zip(cut.crossing, cut.shapes, strict=True)}
 
 
@@ -177,15 +176,16 @@ class TailFitness(Fitness):
             if self._wanted is not None:
                 return group_sums(self._wanted, blocks, results)[: len(part)]
             # Added row by row of a C-contiguous array: the order does not depend on the number of candidates.
-            sums = [values[:, kind].sum(axis=-1) for values in map(np.asarray, results) for kind in blocks]
+            sums = [values[:, kind].sum(axis=-1) for values in map(np.asarray, results) for kind in blocks.kinds]
             return np.stack(sums, axis=-1)[: len(part)]
 
         return finish
 
-    def _prepare(self, where: slice) -> tuple[tuple[slice, slice] | Grouped, tuple[Any, ...]]:
-        """The blocks of negative and positive rows of a tile, or of wanted groups, and its constants on the device."""
+    def _prepare(self, where: slice) -> tuple[Grouped, tuple[Any, ...]]:
+        """Where the rows of a tile are, and its constants on the device."""
         rows, wanted = self._rows, self._wanted
-        kinds, place, size = arrange_rows(rows, where, wanted, self._block)
+        grouped = arrange_rows(rows, where, wanted, self._block)
+        place, size = grouped.place, grouped.size
         features = np.zeros((size, rows.inputs.shape[1]), dtype=np.float32)
         features[place] = rows.inputs[where]
         labels = np.zeros(size, dtype=np.int32)
@@ -197,7 +197,7 @@ class TailFitness(Fitness):
             before[:, place] = wanted.before(rows.logits[where], rows.labels[where])
             real = np.concatenate([real[None], before])
         known = tuple(map(backend.on_device, (labels, real, self._flat)))
-        return kinds, (*known, *(self._base(features) if self._route else (backend.on_device(features),)))
+        return grouped, (*known, *(self._base(features) if self._route else (backend.on_device(features),)))
 
     def _base(self, features: Float32) -> tuple[Any, ...]:
         """What does not depend on the candidate, on the short way, of features (n, F)."""
@@ -317,5 +317,4 @@ def plan_short(tail: Tail, places: Int64) -> Route | None:
 
 
 def _last(rank: int) -> tuple[int, ...]:
-    """The permutation that brings the first axis to the end."""
     return (*range(1, rank), 0)

@@ -207,7 +207,6 @@ def _judge(
     classes: int,
     wanted: float,
 ) -> list[Promise]:
-    """One requirement, of which there are rows, at every step."""
     mask, values = row_values(requirement, labels, before, after)
     rows = int(mask.sum())
     names = classes if requirement.labels is None else len(requirement.labels)

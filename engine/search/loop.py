@@ -34,8 +34,6 @@ TOGETHER = 4
 
 @dataclass(frozen=True)
 class Search:
-    """What a search is, besides its state."""
-
     settings: SearchSettings
     source: RngKey
     objective: Objective
@@ -43,8 +41,6 @@ class Search:
 
 @dataclass(frozen=True, eq=False)
 class Offer:
-    """A candidate that a search ends with: its fitness and values (K,) float32."""
-
     fitness: float
     values: Float32
 
@@ -187,7 +183,6 @@ def _placed(resident: Resident, search: Search, state: SearchState) -> ResidentS
 
 
 def _block(search: Search, state: SearchState, here: ResidentSwarm) -> tuple[SearchState, list[Iteration]]:
-    """A block of iterations on the device; the arrays of the state stay there."""
     left = search.settings.num_iterations - state.swarm.iteration
     iterations = []
     for told, values, best_sums in here.advance(left, search.settings.min_iteration_range):
@@ -197,7 +192,6 @@ def _block(search: Search, state: SearchState, here: ResidentSwarm) -> tuple[Sea
 
 
 def _tell(search: Search, state: SearchState, sums: Float64) -> tuple[SearchState, list[Iteration]]:
-    """One iteration, given the sums (P, S) of its candidates."""
     values = search.objective.fitness(sums)
     optimiser = optimiser_of(search.settings.swarm)
     told = optimiser.tell(search.settings.swarm, search.source, state.swarm, values)

@@ -92,7 +92,6 @@ def box(stats: WeightStats, bound: float | None) -> tuple[float | Float64, float
 
 
 def counted(fitness: Float64) -> Float64:
-    """Fitness (P,), -inf where it is not a number."""
     return np.where(np.isnan(fitness), -np.inf, fitness)
 
 

@@ -142,7 +142,6 @@ class ResidentSwarm:
         return told
 
     def fetched(self) -> SwarmState:
-        """The state after the last iteration."""
         position, velocity, best_position, best_fitness, global_position, _ = map(np.asarray, self._arrays)
         mine = slice(self._weights)
         return replace(
