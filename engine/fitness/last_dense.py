@@ -126,6 +126,7 @@ class TiledFitness(Fitness):
         self._slab_program = _slab_program(head, rows.logits.shape[1], misses, self._block, temperature)
 
     def start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
+        """See `Fitness`."""
         return lambda: self._evaluate_rows(rows, self._moved(part))[: len(part)]
 
     def evaluate(self, candidates: Float32) -> Float64:

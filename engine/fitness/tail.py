@@ -159,6 +159,7 @@ class TailFitness(Fitness):
         self._evaluate = backend.tail_program(self._in_place if self._route is None else self._short)
 
     def start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
+        """See `Fitness`."""
         slab = self.together
         if self._groups is None:
             filled = np.repeat(self._old[None, :], slab, axis=0)
