@@ -34,10 +34,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"tanh": jax.numpy.tanh}
 
 
 def limit_threads(threads: int) -> None:
-    """Compute with so many threads in this process; call before the first operation.
-
-    JAX has no option for it; this is what XLA reads when it makes the pools of its CPU client.
-    """
+    """Compute with so many threads, by what XLA reads when it makes its pools; call before the first operation."""
     os.environ["PJRT_NPROC"] = str(threads)
 
 
@@ -148,14 +145,12 @@ def model_pass(model: Any) -> Callable[[Any], Any]:
 
 
 def on_device(array: npt.NDArray[Any]) -> Any:
-    """Copy a NumPy array to the device of this process."""
     return jax.numpy.asarray(np.array(array))  # of a copy that nobody else has: JAX shares it, or reads it later
 
 
 def lent(array: npt.NDArray[Any]) -> Any:
-    """An array as `on_device` has it, where nobody changes the array before what reads it has ended.
-
-    On the CPU JAX shares the memory of one that is aligned as it wants, and copies others.
+    """As `on_device`, of an array that nobody changes before its reader has ended: on the CPU JAX may share
+    its memory.
     """
     return jax.numpy.asarray(array)
 

@@ -68,8 +68,6 @@ class Compiled:
 
 
 class Program:
-    """A function compiled for tensors of certain shapes."""
-
     def __init__(self, concrete: Any) -> None:
         """Take what was traced; it is compiled when it is first called."""
         inner = getattr(concrete, "inference_fn", None)
@@ -193,7 +191,6 @@ def _kept_program(name: str) -> Iterator[None]:
 
 
 def _emptied() -> dict[str, bytes]:
-    """Take all files out of TensorFlow's folder."""
     taken = {}
     with contextlib.suppress(tf.errors.OpError, OSError):
         for file in tf.io.gfile.listdir(PROGRAMS_FOLDER):

@@ -15,10 +15,8 @@ _own: list[bool] = []
 
 
 def own_process() -> None:
-    """Say that this process is this project's alone: what `importing` makes is never looked at again.
-
-    Nor is anything at its end, when it would take a second to take apart what goes with the process. What is registered
-    for the end happens; a file that was left open may lose what is not written yet, and none of ours is.
+    """Say that this process is this project's alone: what `importing` makes is never looked at again, nor anything at
+    its end, which would take a second. What is registered for the end happens.
     """
     if not _own:
         _own.append(True)
@@ -27,9 +25,7 @@ def own_process() -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import libraries in the body while the collector rests: looking at what only grows is a tenth of their time, and
-    as much again afterwards.
-    """
+    """Import libraries in the body while the collector rests, which would take a fifth of their time."""
     on = gc.isenabled()
     gc.disable()
     try:

@@ -28,10 +28,7 @@ def reason(error: BaseException) -> str:
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Whether an exception is Ctrl-C, or what a library made of it.
-
-    A signal that arrives while C code builds a result leaves as a SystemError that was caused by the KeyboardInterrupt.
-    """
+    """Whether an exception is Ctrl-C, or a SystemError that C code made of it while it built a result."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:

@@ -52,9 +52,8 @@ def is_leftover(path: Path) -> bool:
 def replace_file(path: Path, *, keep_suffix: bool = True) -> Iterator[Path]:
     """Yield a temporary name in the same folder; what the body writes there becomes `path` when it succeeds.
 
-    The temporary name keeps the suffix, as some writers choose their format by it, unless `keep_suffix` is false:
-    readers that take all files of a suffix then never see an unfinished one. Missing parents are made.
-    On any exception, Ctrl-C included, the temporary file is removed and `path` is as before.
+    It keeps the suffix, as some writers choose their format by it, unless `keep_suffix` is false: readers that take all
+    files of a suffix then never see an unfinished one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path, "tmp", path.suffix if keep_suffix else "")

@@ -143,7 +143,6 @@ def _read(path: Path) -> bytes:
 
 
 def _make(folder: Path) -> None:
-    """Make a folder, and those above it, for this user alone."""
     for missing in [*(above for above in reversed(folder.parents) if not above.exists()), folder]:
         missing.mkdir(mode=0o700, exist_ok=True)
     if not _ours(folder.stat()):

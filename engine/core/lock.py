@@ -72,7 +72,6 @@ def this_process() -> Holder:
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Who holds a lock; None if there is no such file."""
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -110,7 +109,6 @@ class Lock:
 
     @property
     def lost(self) -> bool:
-        """Whether it was found not to be ours any more."""
         return bool(self._lost)
 
     def release(self) -> None:
@@ -158,10 +156,10 @@ def locked(
     beat: float = BEAT,
     still: float = STILL,
 ) -> Iterator[Lock]:
-    """Hold the lock `path` over the body; folders that are missing above it are made, and go if they stay empty.
+    """Hold the lock `path` over the body; missing folders above it are made, and go if they stay empty.
 
-    A holder that is gone is followed; whether one on another host is takes up to `still` seconds, which is said
-    before. When the lock is taken from us, the main thread is interrupted and what leaves here is a WorkError.
+    Whether a holder on another host lives takes up to `still` seconds, which is said before. When the lock is taken
+    from us, the main thread is interrupted and what leaves here is a WorkError.
     """
     missing = [folder for folder in path.parents if not folder.exists()]
     holder = this_process()
@@ -209,15 +207,13 @@ def _take(path: Path, what: Path, holder: Holder, say: Callable[[str], None], st
 
 
 class _Watch:
-    """Whether holders live, as far as it can be seen."""
-
     def __init__(self, still: float) -> None:
         self._still = still
         self._seen: Holder | None = None
         self._looked = self._stood = 0.0
 
     def lives(self, holder: Holder) -> bool | None:
-        """True or False once it is known; to be asked again meanwhile."""
+        """None until it is known."""
         here = this_process()
         if holder.token and (holder.host, holder.machine) == (here.host, here.machine):
             return process_start(holder.pid) in (holder.start, 0)

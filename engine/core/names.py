@@ -24,9 +24,8 @@ _COMPARED = 80
 
 
 def escaped(text: str, keep: str = "") -> str:
-    r"""Text whose unprintable characters, but those to `keep`, are written as `\x1b`, `\n` or `\u202e`.
-
-    A terminal obeys escape sequences, and a right-to-left mark turns round what follows it.
+    r"""Text whose unprintable characters, which a terminal obeys, are written as `\x1b` or `\u202e`; not those
+    to `keep`.
     """
     shown, marks = [], 0
     for character in text:
@@ -61,7 +60,6 @@ def isolated(name: str) -> str:
 
 
 def listed(names: Iterable[str], most: int = LISTED) -> str:
-    """The first of some names, with commas, and how many more there are."""
     known = list(names)
     more = f" and {len(known) - most} more" if len(known) > most else ""
     return ", ".join(map(in_words, known[:most])) + more
@@ -107,7 +105,6 @@ def _is_mark(character: str) -> bool:
 
 
 def _beginning(text: str, most: int) -> str:
-    """The first characters of a text that take at most so many columns."""
     taken = 0
     for at, character in enumerate(text):
         taken += _columns(character)

@@ -12,16 +12,13 @@ R = TypeVar("R")
 class ParallelMap(Protocol):
     """Calls `function` with every piece and yields (piece, result) in any order; see `in_process`.
 
-    `function` and pieces must be picklable, and a piece may be done twice. Where files are missed
-    (`FileNotFoundError`), a piece may be tried again in this process. `count` is the number of pieces; they are taken
-    one by one, when there is somebody to do them.
+    `function` and pieces must be picklable; a piece may be done twice, or again in this process where files are missed.
     """
 
     def __call__(self, function: Callable[[P], R], pieces: Iterable[P], count: int) -> Iterator[tuple[P, R]]: ...
 
 
 def in_process(function: Callable[[P], R], pieces: Iterable[P], count: int) -> Iterator[tuple[P, R]]:
-    """Every piece in turn, in this process."""
     del count
     for piece in pieces:
         yield piece, function(piece)

@@ -43,7 +43,6 @@ class Work:
 
     @property
     def is_plan(self) -> bool:
-        """The call yields work itself."""
         return any(map(inspect.isgeneratorfunction, (self.call, type(self.call).__call__)))
 
 
@@ -137,10 +136,7 @@ def run_here(plan: Plan[T], tail: Any = None) -> T:
 
 
 def _continued(plan: Plan[Any], results: list[Any] | None, error: Exception | None, names: set[str]) -> Sequence[Work]:
-    """What a plan yields next: at its start, for results, or for the error of one.
-
-    `names` of the work that it has kept grow; one that comes twice is an error, as it stands for one result.
-    """
+    """What a plan yields next; a name of kept work that comes twice is an error, as it stands for one result."""
     if error is not None:
         wanted = plan.throw(error)
     elif results is None:
@@ -157,8 +153,6 @@ def _continued(plan: Plan[Any], results: list[Any] | None, error: Exception | No
 
 @dataclass(eq=False)
 class _Open:
-    """A plan that the driver has opened."""
-
     plan: Plan[Any]
     key: str
     work: Work
@@ -180,15 +174,8 @@ def carry_out(
 ) -> Iterator[tuple[int, Any]]:
     """Carry work out and yield (number, result) as each piece ends, in any order; what a piece raises is raised.
 
-    A plan gets the results of a list once all of it has ended; of several errors the first of the list is raised there.
-
-    Args:
-        works: plans and calls.
-        executor: where they run.
-        journal: of the run.
-        window: pieces of `works` that are open at once.
-        mine: of the keys of work to keep that a plan yields together, those to run; a plan is left where results are
-            missing then. None runs all.
+    A plan gets the results of a list once all of it has ended, or the first error. `window` pieces of `works` are open
+    at once. `mine` picks of the keys of work to keep that a plan yields together those to run; None runs all.
     """
     coming, opened, more = enumerate(works), 0, True
     driver = _Driver(executor, journal, mine)
@@ -210,8 +197,6 @@ def carry_out(
 
 
 class _Driver:
-    """Plans that are open, and work that runs."""
-
     def __init__(self, executor: Executor, journal: Journal, mine: Callable[[list[str]], Collection[str]] | None):
         self.outstanding = 0
         # Results on their way to a plan, or to the caller: a queue, as plans of kept results would recurse.
@@ -229,7 +214,6 @@ class _Driver:
             self.outstanding += 1
 
     def collect(self) -> None:
-        """Wait for work that runs."""
         for done in self._executor.results():
             self.outstanding -= 1
             key, parent, slot = done.token

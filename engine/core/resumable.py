@@ -1,9 +1,7 @@
-"""Long work that survives the end of its process: a folder beside the result, and a journal of what is done.
+"""Long work that survives the end of its process: a folder `.NAME.unfinished` beside the result NAME.
 
-The folder is called `.NAME.unfinished` after the result it is for. It holds `job.json`, which says what work it is,
-`journal.jsonl`, one line for each piece that is done, and the files themselves. The next command with the same job
-goes on from there; one with another job begins anew. Nothing is forced to disk, so a machine that loses power may
-lose more than a process that is killed.
+It holds `job.json`, which says what work it is, `journal.jsonl`, one line for each piece that is done, and the files
+themselves. The next command with the same job goes on from there. Nothing is forced to disk.
 """
 
 from __future__ import annotations
@@ -60,8 +58,7 @@ class WorkFolder:
 def work_folder(result: Path, job: Mapping[str, Any]) -> Iterator[WorkFolder]:
     """Yield the folder in which `result` is made, as an earlier command with the same `job` left it.
 
-    When the body succeeds, the folder is gone: it has become the result, or what the body left in it is removed. On
-    an exception it stays if anything was recorded. Nobody else makes that result meanwhile, see `engine.core.lock`.
+    When the body succeeds the folder has become the result, or goes; on an exception it stays if anything was recorded.
     """
     result = result.resolve()
     path = result.with_name(f".{result.name}.unfinished")
@@ -91,7 +88,6 @@ def _work(path: Path, result: Path, text: str, lock: Lock) -> Iterator[WorkFolde
 
 
 def _drop_torn_line(journal: Path) -> None:
-    """A process that was killed while it wrote leaves half a line."""
     with journal.open("rb+") as file:
         end = file.seek(0, os.SEEK_END)
         whole = 0

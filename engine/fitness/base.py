@@ -50,7 +50,7 @@ class Fitness(ABC):
 
     @property
     def resident(self) -> Resident | None:
-        """What a swarm needs that stays on the device of this process, where that is offered."""
+        """What a swarm needs that stays on the device, where that is offered."""
         return None
 
     def evaluate(self, candidates: Float32) -> Float64:
@@ -81,14 +81,12 @@ class Fitness(ABC):
         return self._once(("rows", rows), lambda: self._prepare(slice(*rows)))
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What is made on first use and kept: programs, and what rows bring along."""
         found = self._made.get(key)
         if found is None:
             found = self._made[key] = make()
         return found
 
     def _ranges(self) -> list[tuple[int, int]]:
-        """The ranges of rows of the tiles."""
         return list(dict.fromkeys(tile.rows for tile in self.tiles))
 
     def _pieces(self, count: int) -> list[tuple[tuple[int, int], slice]]:

@@ -1,8 +1,7 @@
-"""Sums over groups of rows: what some objectives look at, where others are content with negatives and positives.
+"""Sums over groups of rows, for the objectives that need them: the negative or the positive rows of one true label.
 
-A group are the negative or the positive rows of one true label. Rows of a group lie beside each other, in whole blocks
-of so many rows that little is filled up; a program adds up blocks, as it does for four sums, and the blocks of a group
-are added here. No product of matrices with memberships: its bits would depend on the number of threads.
+Rows of a group lie beside each other in whole blocks; a program adds up blocks, and the blocks of a group are added
+here. No product of matrices with memberships: its bits would depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from engine import backend
 from engine.core.types import Bool, Float32, Float64, Int64
 from engine.fitness.rows import SearchRows
 from engine.fitness.soft import LOWEST, soft_of
-from engine.fitness.tiling import SUM_ROWS, arrange, bucket
+from engine.fitness.tiling import SUM_ROWS, bucket
 
 SUMS = 4
 """Sums that every search has: losses and correct rows, of negative and positive rows."""
@@ -46,7 +45,6 @@ class GroupSums:
 
     @property
     def soft(self) -> int:
-        """Classes that rows are judged for besides the loss: the true one and that of each pair; 0 without any."""
         return 0 if self.temperature is None else 1 + len(self.pairs)
 
     def wanted(self, labels: Int64) -> Int64:
@@ -95,6 +93,13 @@ class Grouped:
     size: int  # places
     groups: Int64  # (g,) int64, that have rows: the true label of negative rows, and C more of positive ones; ascending
     starts: Int64  # (g,) int64, first block of each
+    ends: Int64  # (g,) int64, block behind the last of each
+
+    @property
+    def kinds(self) -> list[slice]:
+        """The blocks of negative and of positive rows, where there is one label."""
+        found = dict(zip(self.groups.tolist(), map(slice, self.starts, self.ends), strict=True))
+        return [found.get(kind, slice(0)) for kind in (0, 1)]
 
 
 def block_rows(negative: Bool, labels: Int64, tiles: int) -> int:
@@ -115,19 +120,15 @@ def arrange_groups(negative: Bool, labels: Int64, classes: int, block: int) -> G
     within = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
     place[order] = np.repeat(starts * block, counts) + within
     used = int(ends[-1]) * block if len(ends) else 0
-    return Grouped(place, bucket(-(-used // SUM_ROWS)) * SUM_ROWS, groups.astype(np.int64), starts)
+    return Grouped(place, bucket(-(-used // SUM_ROWS)) * SUM_ROWS, groups.astype(np.int64), starts, ends)
 
 
-def arrange_rows(
-    rows: SearchRows, where: slice, wanted: GroupSums | None, block: int
-) -> tuple[tuple[slice, slice] | Grouped, Int64, int]:
-    """Give the rows (n,) of a tile places by what is wanted: which blocks are of negative and of positive rows, or of
-    which group; the place (n,) of each row; the number of places.
-    """
+def arrange_rows(rows: SearchRows, where: slice, wanted: GroupSums | None, block: int) -> Grouped:
+    """Give the rows of a tile places by the groups that are wanted, else by negative and positive rows."""
+    negative, labels = rows.negative[where], rows.labels[where]
     if wanted is None:
-        return arrange(rows.negative[where])
-    grouped = arrange_groups(rows.negative[where], rows.labels[where], wanted.classes, block)
-    return grouped, grouped.place, grouped.size
+        return arrange_groups(negative, np.zeros_like(labels), 1, SUM_ROWS)
+    return arrange_groups(negative, labels, wanted.classes, block)
 
 
 def sum_count(wanted: GroupSums | None, misses: bool) -> int:
@@ -136,9 +137,7 @@ def sum_count(wanted: GroupSums | None, misses: bool) -> int:
 
 
 def group_sums(wanted: GroupSums, grouped: Grouped, blocks: Sequence[Any]) -> Float64:
-    """Sums (m, S) of candidates, from those of blocks (m, b): loss and correct rows, and with a temperature for each
-    of the classes that rows are judged for (Q) the soft changes and their squares.
-    """
+    """Sums (m, S) of candidates from those of blocks (m, b): loss, correct rows, soft changes and their squares."""
     classes = wanted.classes
     loss, correct, *changes = (_by_group(np.asarray(values), grouped, 2 * classes) for values in blocks)
     kinds = slice(0, classes), slice(classes, 2 * classes)
@@ -156,7 +155,6 @@ def group_sums(wanted: GroupSums, grouped: Grouped, blocks: Sequence[Any]) -> Fl
 
 
 def _by_group(blocks: Any, grouped: Grouped, count: int) -> Float64:
-    """Sums (m, count) of the blocks (m, b) of each group, in float64."""
     found = np.zeros((len(blocks), count))
     if len(grouped.groups):
         # Row by row of a C-contiguous array: the order does not depend on the number of candidates.

@@ -1,11 +1,10 @@
 """Fitness of a whole swarm of mixtures at once: tunings of one network, mixed by coefficients, plus offsets of labels.
 
-A candidate is (c, o), R coefficients and C offsets. Row i of fold f is judged under the weights
+A candidate is (c, o), R coefficients and C offsets. Row i of fold f is judged under weights that no tuning saw it for:
 
     W = W0 + sum over r of c[r] dW[r, f]
 
-so that no tuning saw it. Rows are the last axis of
-everything: there are many of them, where units and classes may be ten.
+Rows are the last axis of everything: there are many of them, where units and classes may be ten.
 """
 
 from __future__ import annotations
@@ -47,8 +46,6 @@ MOST_OVER = 8
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """What is mixed."""
-
     chain: Chain  # the weights as they are
     changes: tuple[Changes, ...]  # by tunings, for each group of rows: by path (R, ...)
     temperature: float  # T of soft correctness, sigmoid((true logit - largest other) / T)
@@ -56,7 +53,6 @@ class Mixture:
 
     @property
     def recipes(self) -> int:
-        """R."""
         return len(next(iter(self.changes[0].values())))
 
     @property
@@ -71,20 +67,14 @@ class Mixture:
 
     @property
     def sums(self) -> int:
-        """Sums of a candidate, S: four as every search has them; sums of soft changes of each label, of their squares;
-        of soft confusions of each pair, of their squares.
-        """
+        """S: four as every search has, soft changes of labels, their squares, confusions of pairs, their squares."""
         return SUMS + 2 * self.chain.classes + 2 * len(self.pairs)
 
 
 class MixtureFitness(Fitness):
-    """See the module; sums are those of `Mixture.sums`."""
+    """Sums are those of `Mixture.sums`; of rows, those of a fold are one group, one group after the other."""
 
     def __init__(self, mixture: Mixture, rows: SearchRows, particles: int, tiling: Tiling) -> None:
-        """Choose the shapes; nothing is computed on rows yet.
-
-        Rows are in groups one after the other: those of a fold are one.
-        """
         assert rows.group is not None
         self._mixture, self._group = mixture, rows.group
         together, self._most = tile_shape(mixture.chain, len(mixture.changes), len(rows.labels), particles, tiling)
@@ -99,7 +89,6 @@ class MixtureFitness(Fitness):
         return found
 
     def start_rows(self, rows: tuple[int, int], part: Float32) -> Callable[[], Float64]:
-        """See `Fitness`; the rows are of one group."""
         results = self._run(self._sums, part, *self._prepared(rows))
         return lambda: np.asarray(results)[: len(part)]
 
@@ -112,7 +101,6 @@ class MixtureFitness(Fitness):
         return self._once(name, lambda: backend.for_shapes(chain.compiled(function), arguments))(*arguments)
 
     def _prepare(self, where: slice) -> tuple[Any, ...]:
-        """What is the same for all particles, weights, and who is judged."""
         mixture, known = self._mixture, self._rows
         classes, count = mixture.chain.classes, where.stop - where.start
 
@@ -140,14 +128,12 @@ class MixtureFitness(Fitness):
         return [self._mixture.chain.mixing(changes) for changes in self._mixture.changes]
 
     def _logits(self, candidates: Any, values: Any, behind: Any) -> Any:
-        """Logits (h, C, n) of h candidates."""
         mixture, recipes = self._mixture, self._mixture.recipes
         shares = ops.concatenate([ops.ones((candidates.shape[0], 1), "float32"), candidates[:, :recipes]], axis=1)
         logits = mixture.chain.mixed_logits(shares, values, behind)
         return logits + candidates[:, recipes:, None] if mixture.offsets else logits
 
     def _sums(self, candidates: Any, values: Any, behind: Any, judged: Sequence[Any]) -> Any:
-        """Sums (h, S) float64 of h candidates."""
         mixture = self._mixture
         head, true, kinds, before = mixture.chain.head, *judged[:3]
         logits = self._logits(candidates, values, behind)
@@ -176,10 +162,7 @@ class MixtureFitness(Fitness):
 
 
 def _summed(values: Any, members: Any) -> Any:
-    """Sums (h, g) of values (h, n) over the rows of each group (g, n).
-
-    No product of matrices: over many rows its bits would depend on the number of threads.
-    """
+    """Sums (h, g) of values (h, n) over rows of groups (g, n); a product's bits would depend on the threads."""
     return ops.sum(values[:, None, :] * members[None], axis=2)
 
 

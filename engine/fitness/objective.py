@@ -21,8 +21,6 @@ ObjectiveName = Literal["arachne", "loss", "rates", "requirements", "priorities"
 
 @dataclass(frozen=True, eq=False)
 class LabelWeights:
-    """What rows are worth by their label."""
-
     weights: Float64  # (2, C), of negative and of positive rows
     rows: Int64  # (2, C), how many there are
 

@@ -1,8 +1,4 @@
-"""Priorities of labels: rows of each label count by its weight, in the counts and in the mean losses of a fitness.
-
-The toolkit leaves `labels.json` for such weights to be edited. What its plug-in makes of them, rows repeated and rows
-drawn, is not this: here a row has a weight, none is copied, and those of weight 0 are left out.
-"""
+"""Priorities of labels: rows of each label count by its weight, in the counts and in the mean losses of a fitness."""
 
 from __future__ import annotations
 

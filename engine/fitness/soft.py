@@ -1,7 +1,4 @@
-"""Soft correctness: sigmoid((logit of a class - largest other) / T), which changes smoothly where counts jump.
-
-It is that of the true class, or of another that a row is not to be taken for; changes are to the model as it is.
-"""
+"""Soft correctness: sigmoid((logit of a class - largest other) / T), which changes smoothly where counts jump."""
 
 from __future__ import annotations
 
@@ -17,9 +14,7 @@ LOWEST = np.float32(-3e38)
 
 
 def soft_of(logits: Any, wanted: Any, temperature: float, axis: int = -1) -> Any:
-    """Soft correctness (h, n) of logits (h, n, C) for the wanted class of each row, one-hot (n, C); `axis` is that of
-    the classes, of both.
-    """
+    """Soft correctness (h, n) of logits (h, n, C) for the class wanted of each row, one-hot (n, C); C is `axis`."""
     own = ops.sum(logits * wanted, axis=axis)
     other = ops.max(ops.where(wanted > 0, -3e38, logits), axis=axis)
     return ops.sigmoid((own - other) / temperature)
@@ -34,8 +29,7 @@ def soft_changes(
 ) -> list[Any]:
     """Soft changes (P, n) for each class that rows are judged for, inside a compiled function.
 
-    Logits are (P, n) of each unit that candidates change, or (U, P, n) of all; `known` is what
-    `engine.fitness.groups.untouched_soft` has;
+    Logits are (P, n) of each unit that candidates change, or (U, P, n) of all; `known` is that of `untouched_soft`;
     `total` and `largest` are over a first axis of units, if there is one.
     """
     found = []
@@ -59,6 +53,5 @@ def soft_sums(changes: list[Any], block: int) -> list[Any]:
 
 
 def block_sums(values: Any, block: int) -> Any:
-    """Sums over blocks of so many, (.., n / block), of tensors (.., n)."""
     *others, size = values.shape
     return ops.sum(ops.reshape(values, (*others, size // block, block)), axis=-1)

@@ -37,8 +37,6 @@ CAUTION = 1.4
 
 @dataclass(frozen=True)
 class Rigour:
-    """How strictly a search is steered."""
-
     temperature: float  # of soft correctness; the lower, the nearer it is to counting
     chance: float  # c, by soft counts, that is aimed at for each requirement
     pressure: float  # w, points of gain that one unit of log chance is worth
@@ -47,8 +45,7 @@ class Rigour:
 def rigour_of(rows: int) -> Rigour:
     """What so many rows allow (measured on unseen images at 1,000, 3,000 and 10,000).
 
-    With few the chances are out of reach, and what presses for them presses for no change at all; with many, a mixture
-    that is aimed at by less than it has to promise is promised by a small step alone.
+    With few the chances are out of reach, and pressing for them presses for no change at all.
     """
     more = max(1.0, rows / 1000)
     return Rigour(
@@ -58,8 +55,6 @@ def rigour_of(rows: int) -> Rigour:
 
 @dataclass(frozen=True)
 class _Aim:
-    """A requirement on means of soft changes."""
-
     columns: tuple[int, ...]  # of the sums to add: labels, or one pair
     pair: bool  # the columns are pairs
     rows: int  # n of the search
@@ -70,8 +65,6 @@ class _Aim:
 
 @dataclass(frozen=True, eq=False)
 class Steering:
-    """What turns sums into fitness by requirements; see the module."""
-
     totals: Int64  # (C,) rows of each label
     repaired: tuple[_Aim, ...]  # gain of each label under repair, all of which have rows; limits are not used
     aims: tuple[_Aim, ...]  # what is required, as bounds on soft changes
@@ -81,7 +74,6 @@ class Steering:
     share: float | None = None
 
     def fitness(self, sums: Float64) -> Float64:
-        """(P, S) sums -> (P,) fitness."""
         edge = SUMS + 2 * len(self.totals) * (1 if self.share is None else 2)
         parts = [part for both in np.split(sums[:, SUMS:], [edge - SUMS], axis=1) for part in np.split(both, 2, axis=1)]
         if self.share is not None:
@@ -148,7 +140,6 @@ def steering_of(
 
 
 def pairs_of(requirements: Sequence[Requirement]) -> tuple[tuple[int, int], ...]:
-    """The (true, predicted) labels whose confusion is limited."""
     found = [
         (requirement.labels[0], requirement.predicted)
         for requirement in requirements

@@ -2,9 +2,8 @@
 
 Where the layer under repair is linear in its weights, only its touched units are computed, up to the next layer that
 mixes them (`engine.layers.touched`); otherwise the weights are put in place, one candidate after the other, and what
-follows runs for all of them together (`engine.layers.tail`). One program evaluates a slab of candidates on a tile of
-rows; both shapes follow from the job and `--tile-bytes` alone, so that a candidate's bits do not depend on where, or
-beside what, it is evaluated.
+follows runs for all of them together (`engine.layers.tail`). The shapes of slabs and tiles follow from the job and
+`--tile-bytes` alone, so that a candidate's bits do not depend on where, or beside what, it is evaluated.
 """
 
 from __future__ import annotations
@@ -46,8 +45,6 @@ MOST_IN_PLACE = 8
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """K weights by the unit that they belong to."""
-
     units: Int64  # (U,) int64, distinct and ascending
     slots: Int64  # (U, w) int64, weights of each unit; K, what fills a group up
     kernel_places: Int64  # flat places in the kernel of those that are not biases
@@ -58,7 +55,7 @@ class Groups:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Shapes of one job's tiles and what they hold; a pure function of the job and `--tile-bytes`."""
+    """Shapes of one job's tiles; a pure function of the job and `--tile-bytes`."""
 
     rows: int  # of a tile
     together: int  # candidates of a slab
@@ -67,25 +64,18 @@ class Shapes:
 
     @property
     def tile_bytes(self) -> int:
-        """Values that one call holds at once."""
         return self.places * self.together * self.row_bytes
 
     @property
     def places(self) -> int:
-        """Rows of a tile with those that fill up blocks, at most."""
         return most_places(self.rows)
 
     def cut(self, particles: int, rows: int) -> tuple[Tile, ...]:
-        """The tiles of P x n."""
         return plan_tiles(particles, rows, 1, Tiling(self.together, self.rows))
 
 
 def plan_shapes(per_row: int, route: Route | None, folds: bool, rows: int, particles: int, tiling: Tiling) -> Shapes:
-    """Choose the shapes of a job's tiles; `per_row` as `held_bytes` says.
-
-    Rows come first, because a longer tile uses the weights of the tail better; candidates share a call as far as there
-    is room.
-    """
+    """Shapes of a job's tiles; rows come first, because a longer tile uses the weights of the tail better."""
     budget = tiling.bytes or TILE_BYTES
     sizes = range(SUM_ROWS, TILE_ROWS + 1, SUM_ROWS)
     fitting = (size for size in sizes if per_row * most_places(size) <= budget)
@@ -98,12 +88,11 @@ def plan_shapes(per_row: int, route: Route | None, folds: bool, rows: int, parti
 
 
 def most_places(rows: int) -> int:
-    """Places that so many rows of two kinds take at most, see `engine.fitness.tiling.arrange`."""
+    """Places that so many rows of two kinds take at most, see `arrange_rows`."""
     return bucket(-(-rows // SUM_ROWS) + 1) * SUM_ROWS
 
 
 def value_bytes(cut: GraphCut) -> dict[int, int]:
-    """Bytes of each value of the tail for one row, by number."""
     return made_bytes(cut.tail) | {n: 4 * math.prod(shape) for n, shape in zip(cut.crossing, cut.shapes, strict=True)}
 
 
@@ -188,15 +177,16 @@ class TailFitness(Fitness):
             if self._wanted is not None:
                 return group_sums(self._wanted, blocks, results)[: len(part)]
             # Added row by row of a C-contiguous array: the order does not depend on the number of candidates.
-            sums = [values[:, kind].sum(axis=-1) for values in map(np.asarray, results) for kind in blocks]
+            sums = [values[:, kind].sum(axis=-1) for values in map(np.asarray, results) for kind in blocks.kinds]
             return np.stack(sums, axis=-1)[: len(part)]
 
         return finish
 
-    def _prepare(self, where: slice) -> tuple[tuple[slice, slice] | Grouped, tuple[Any, ...]]:
-        """The blocks of negative and positive rows of a tile, or of wanted groups, and its constants on the device."""
+    def _prepare(self, where: slice) -> tuple[Grouped, tuple[Any, ...]]:
+        """Where the rows of a tile are, and its constants on the device."""
         rows, wanted = self._rows, self._wanted
-        kinds, place, size = arrange_rows(rows, where, wanted, self._block)
+        grouped = arrange_rows(rows, where, wanted, self._block)
+        place, size = grouped.place, grouped.size
         features = np.zeros((size, rows.inputs.shape[1]), dtype=np.float32)
         features[place] = rows.inputs[where]
         labels = np.zeros(size, dtype=np.int32)
@@ -208,7 +198,7 @@ class TailFitness(Fitness):
             before[:, place] = wanted.before(rows.logits[where], rows.labels[where])
             real = np.concatenate([real[None], before])
         known = tuple(map(backend.on_device, (labels, real, self._flat)))
-        return kinds, (*known, *(self._base(features) if self._route else (backend.on_device(features),)))
+        return grouped, (*known, *(self._base(features) if self._route else (backend.on_device(features),)))
 
     def _base(self, features: Float32) -> tuple[Any, ...]:
         """What does not depend on the candidate, on the short way, of features (n, F)."""
@@ -304,7 +294,6 @@ class TailFitness(Fitness):
 
 
 def group_weights(route: Route, space: Space, places: Int64) -> Groups:
-    """Group weights at places (K,) of the flat vector."""
     part = space.part(places)
     within = places - space.offsets[part]
     is_kernel = np.array([path.endswith("/kernel") for path in space.paths])[part]
@@ -329,5 +318,4 @@ def plan_short(tail: Tail, places: Int64) -> Route | None:
 
 
 def _last(rank: int) -> tuple[int, ...]:
-    """The permutation that brings the first axis to the end."""
     return (*range(1, rank), 0)

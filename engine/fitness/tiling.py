@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.core.types import Bool, Float64, Int64
+from engine.core.types import Bool, Float64
 from engine.fitness.shapes import Tiling as Tiling  # noqa: PLC0414 - its users find it here
 
 TILE_ELEMENTS = 1 << 24
@@ -41,7 +41,6 @@ def bucket(count: int, steps: Sequence[int] = ()) -> int:
 
 
 def filled_up(values: Float64, count: int) -> Float64:
-    """Values (.., K) with zeros behind them, (.., count)."""
     filled = np.zeros((*values.shape[:-1], count))
     filled[..., : values.shape[-1]] = values
     return filled
@@ -81,21 +80,7 @@ def one_ahead(starts: Iterable[Callable[[], Callable[[], Float64]]]) -> Iterator
         yield waiting()
 
 
-def arrange(negative: Bool) -> tuple[tuple[slice, slice], Int64, int]:
-    """Give the rows (n,) of a tile places in which negative and positive ones share no block of `SUM_ROWS`.
-
-    Returns the blocks of negative and of positive rows; the place (n,) of each row; the number of places.
-    """
-    first = -(-int(negative.sum()) // SUM_ROWS)
-    blocks = first - (-int((~negative).sum()) // SUM_ROWS)
-    place = np.empty(len(negative), dtype=np.int64)
-    place[negative] = np.arange(negative.sum())
-    place[~negative] = first * SUM_ROWS + np.arange((~negative).sum())
-    return (slice(0, first), slice(first, blocks)), place, bucket(blocks) * SUM_ROWS
-
-
 def kind_masks(kinds: Sequence[slice], blocks: int) -> Bool:
-    """Which of so many blocks (2, b) are of negative and which of positive rows."""
     masks = np.zeros((len(kinds), blocks), dtype=np.bool_)
     for mask, kind in zip(masks, kinds, strict=True):
         mask[kind] = True

@@ -1,8 +1,4 @@
-"""Methods of repair held against one of them: differences over draws and labels, and what is said of them.
-
-Below both a report on one comparison, where all labels are repaired at once, and the study of methods, where each is a
-part of its own.
-"""
+"""Methods of repair held against one of them: differences over draws and labels, and what is said of them."""
 
 from __future__ import annotations
 
@@ -81,8 +77,7 @@ def _less(part: Part, draw: int, measure: str) -> float:
 def _per_row(parts: Sequence[Part], measure: str, draws: Sequence[int]) -> Float64 | None:
     """What each test row that the measure counts adds: right(method) - right(reference), averaged over draws and parts.
 
-    A gain counts the rows of the labels under repair, so its mean over L parts is one over all of their rows, of which
-    those of a part with m of M rows weigh M / (L m).
+    A gain's mean over L parts is one over all of their rows: those of a part with m of M rows weigh M / (L m).
     """
     found = []
     for part in parts:

@@ -142,7 +142,6 @@ def _subject(name: str, label: Any, key: str) -> int | Pair:
 
 
 def _weights(path: Path, key: str, weights: Sequence[tuple[Any, Any]]) -> dict[Any, float]:
-    """The weights of a table, by what they are of, as it stands there."""
     found: dict[Any, float] = {}
     for subject, weight in weights:
         number = isinstance(weight, (int, float)) and not isinstance(weight, bool)

@@ -118,15 +118,11 @@ class Frontier:
 
 
 def row_values(requirement: Requirement, labels: Int64, before: Int64, after: Int64) -> tuple[Bool, Float64]:
-    """What each row adds to the share that a requirement limits, so signed that more is better.
+    """The rows (n,) that a requirement is about, and what each adds to its share (m,), so signed that more is better.
 
-    Such a row is 1 where a model gets it right for a min_accuracy, right after - right before (-1, 0 or 1) for a
-    max_drop or a min_gain, and -1 where a model takes it for the wrong label of a max_rate, else 0. Classes `after` are
-    (n,), or (M, n) of M models.
-
-    Returns:
-        (n,) the rows that the requirement is about, of which `label = "*"` may have none; and the values of these m
-        rows, (m,) or (M, m), float64.
+    A row is 1 where a model gets it right for a min_accuracy, right after - right before for a max_drop or a
+    min_gain, and -1 where a model takes it for the wrong label of a max_rate, else 0.
+    Of classes `after` (M, n) values are (M, m).
     """
     mask = np.ones(len(labels), bool) if requirement.labels is None else np.isin(labels, requirement.labels)
     true, predicted = labels[mask], after[..., mask]
@@ -139,9 +135,7 @@ def row_values(requirement: Requirement, labels: Int64, before: Int64, after: In
 def threshold(requirement: Requirement) -> float:
     """The smallest mean of `row_values` that keeps the requirement, a share.
 
-    `np.mean` of the values is the double nearest to the exact share, and with it `mean >= threshold` is what
-    `check_requirements` says. A mean that is computed otherwise, as with weights, may miss by its last digit: at a tie
-    the exact margin of the verdict decides.
+    `np.mean` is the double nearest to the exact share; with it `mean >= threshold` is what `check_requirements` says.
     """
     return requirement.limit if requirement.at_least else 0.0 - requirement.limit
 
@@ -158,21 +152,17 @@ def frontier_of(
     classes: int,
     fixed_step: bool = False,
 ) -> Frontier:
-    """Judge every step and take one.
+    """Judge every step and take one: the largest whose joint chance reaches the confidence.
 
-    The largest step whose joint chance reaches the confidence. Where none above 0 does, the best compromise: of the
-    steps that keep most requirements by count (the model as it is among them) the largest that fixes more rows than it
-    breaks, or the smallest.
+    Where none above 0 does, the best compromise: of the steps that keep most requirements by count (the model as it is
+    among them) the largest that fixes more rows than it breaks, or the smallest. With `fixed_step` the first is wanted.
 
     Args:
         requirements: of which a label without rows may be named by `label = "*"` alone.
         labels, before: (n,) true classes, and those that the model as it is predicts.
         after: (T, n) classes at each step, of rows that were not used to make it.
         steps: T, descending; 0 is the model as it is.
-        confidence: joint chance that is asked for.
         new_rows: m of each label, that the chances are about.
-        classes: C.
-        fixed_step: the first step is wanted and not chosen.
     """
     about = [requirement for requirement in requirements if row_values(requirement, labels, before, before)[0].any()]
     wanted = confidence ** (1 / max(1, len(about)))
@@ -217,7 +207,6 @@ def _judge(
     classes: int,
     wanted: float,
 ) -> list[Promise]:
-    """One requirement, of which there are rows, at every step."""
     mask, values = row_values(requirement, labels, before, after)
     rows = int(mask.sum())
     names = classes if requirement.labels is None else len(requirement.labels)

@@ -78,7 +78,6 @@ class Given:
 
 
 def search_rates(negatives: Int64, negatives_predicted: Int64, positives: Int64, positives_predicted: Int64) -> Rates:
-    """Rates on the rows of a search."""
     return Rates(
         wrong=len(negatives),
         repaired=int((negatives == negatives_predicted).sum()),
@@ -88,7 +87,7 @@ def search_rates(negatives: Int64, negatives_predicted: Int64, positives: Int64,
 
 
 def held_out_rates(changes: Sequence[LabelChange], label: int) -> Rates:
-    """Rates on held-out rows."""
+    """Rates on held-out rows, to repair those of a label, or of all for -1."""
     repaired = [change for change in changes if label in (change.label, -1)]
     return Rates(
         wrong=sum(change.total - change.correct_before for change in repaired),

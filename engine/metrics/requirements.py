@@ -195,10 +195,7 @@ def default_promises(label_names: Sequence[str] | None, classes: int) -> Require
 
 
 def check_rows(requirements: Sequence[Requirement], totals: Int64, source: Path) -> None:
-    """Raise InputError where the image set `source` with `totals` (C,) rows per label has no rows to judge by.
-
-    Labels that only `label = "*"` speaks of may have none, as long as there are any rows.
-    """
+    """Raise InputError where the image set `source` with `totals` (C,) rows per label has no rows to judge by."""
     for requirement in requirements:
         rows = totals if requirement.wildcard else _pool(totals, requirement)
         if not rows.any():
@@ -223,10 +220,7 @@ def check_requirements(requirements: Sequence[Requirement], comparison: Comparis
 
 
 def rank(verdicts: Sequence[Verdict], comparison: Comparison) -> tuple[int, float, int]:
-    """Order of candidates judged by the same requirements (at least one) on the same rows; the bigger the better.
-
-    First the number of requirements met, then the worst margin, then the fewest rows broken.
-    """
+    """Order of candidates; the bigger the better: requirements met, then the worst margin, then fewest rows broken."""
     met = sum(verdict.met for verdict in verdicts)
     return met, min(verdict.margin for verdict in verdicts), -int(comparison.broken.sum())
 

@@ -37,8 +37,6 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean of paired differences and what is known of it."""
-
     mean: float | None  # over the draws; None without any
     draws: int  # J
     error: float | None = None  # its standard error e; None where the draws cannot tell

@@ -43,11 +43,7 @@ def init(settings: DifferentialSettings, source: RngKey, original: Float64, stat
 def tell(
     settings: DifferentialSettings, source: RngKey, state: DifferentialState, fitness: Float64
 ) -> DifferentialState:
-    """Take in the fitness of the trial vectors, shape (P,), and make others.
-
-    One that is as good as its parent takes its place, so that the population moves over plateaus; the global best has
-    to be beaten.
-    """
+    """Take in the fitness of the trial vectors (P,): one as good as its parent replaces it, so plateaus are crossed."""
     fitness = counted(fitness)
     leads = (state.best_position == state.global_position).all(axis=1)
     better = np.where(leads, fitness > state.best_fitness, fitness >= state.best_fitness)

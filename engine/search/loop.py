@@ -34,8 +34,6 @@ TOGETHER = 4
 
 @dataclass(frozen=True)
 class Search:
-    """What a search is, besides its state."""
-
     settings: SearchSettings
     source: RngKey
     objective: Objective
@@ -43,8 +41,6 @@ class Search:
 
 @dataclass(frozen=True, eq=False)
 class Offer:
-    """A candidate that a search ends with: its fitness and values (K,) float32."""
-
     fitness: float
     values: Float32
 
@@ -113,10 +109,9 @@ def advance_together(
 ) -> tuple[list[SearchState], list[list[Iteration]]]:
     """Advance searches on the same rows and weights, with swarms of one size, by shared evaluations.
 
-    At most `TOGETHER` swarms are evaluated in one call; when one ends the next takes its place. Each search ends as it
-    would alone, because a candidate's sums do not depend on its company. Returned are the new states and the iterations
-    run, when all are over or `seconds` have passed (at least one iteration is run). `resident` is the same evaluation
-    for particle swarms that stay on the device, as those of long searches then do; no bit changes.
+    At most `TOGETHER` swarms share a call; each search ends as it would alone. Returned are the new states and the
+    iterations run, when all are over or `seconds` have passed (at least one iteration is run). `resident` is the same
+    evaluation for particle swarms that stay on the device, as those of long searches then do; no bit changes.
     """
     states = list(states)
     kept = (isinstance(search.settings.swarm, SwarmSettings) for search in searches)
@@ -149,9 +144,7 @@ def advance_together(
 
 
 def offers(search: Search, state: SearchState, evaluate: Evaluate, count: int) -> list[Offer]:
-    """The best few distinct candidates of an ended search, at most `count`, best first: of those that get as many rows
-    right, the fittest. The first is `result`, also where others are as fit.
-    """
+    """The best few distinct candidates of an ended search, best first; the first is `result`, also where others tie."""
     if count == 1:
         return [Offer(state.swarm.global_fitness, result(state))]
     candidates = state.swarm.best_position.astype(np.float32)
@@ -178,7 +171,6 @@ def _is_long(
 
 
 def _particles(search: Search, state: SearchState) -> tuple[SwarmSettings, SwarmState]:
-    """Settings and state of a particle swarm."""
     assert isinstance(search.settings.swarm, SwarmSettings) and isinstance(state.swarm, SwarmState)
     return search.settings.swarm, state.swarm
 
@@ -191,7 +183,6 @@ def _placed(resident: Resident, search: Search, state: SearchState) -> ResidentS
 
 
 def _block(search: Search, state: SearchState, here: ResidentSwarm) -> tuple[SearchState, list[Iteration]]:
-    """A block of iterations on the device; the arrays of the state stay there."""
     left = search.settings.num_iterations - state.swarm.iteration
     iterations = []
     for told, values, best_sums in here.advance(left, search.settings.min_iteration_range):
@@ -201,7 +192,6 @@ def _block(search: Search, state: SearchState, here: ResidentSwarm) -> tuple[Sea
 
 
 def _tell(search: Search, state: SearchState, sums: Float64) -> tuple[SearchState, list[Iteration]]:
-    """One iteration, given the sums (P, S) of its candidates."""
     values = search.objective.fitness(sums)
     optimiser = optimiser_of(search.settings.swarm)
     told = optimiser.tell(search.settings.swarm, search.source, state.swarm, values)
@@ -215,7 +205,6 @@ def _tell(search: Search, state: SearchState, sums: Float64) -> tuple[SearchStat
 def _told(
     search: Search, state: SearchState, told: Population, values: Float64, best_sums: Float64
 ) -> tuple[SearchState, Iteration]:
-    """What an iteration found, given the fitness (P,) of its candidates; its time is not known here."""
     objective = search.objective
     start_fitness = float(values[0]) if told.iteration == 1 else state.start_fitness
     finite = values[np.isfinite(values)]

@@ -18,5 +18,4 @@ OPTIMISERS: Mapping[str, Optimiser] = {
 
 
 def optimiser_of(settings: PopulationSettings) -> Optimiser:
-    """The optimiser that settings are of."""
     return OPTIMISERS[settings.optimiser]

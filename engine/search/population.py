@@ -36,8 +36,6 @@ class Population:
 
 @dataclass(frozen=True, eq=False)
 class BoxedPopulation(Population):
-    """A population with the smallest and largest value of its weights; shape (K,) where they are not all alike."""
-
     low: float | Float64
     high: float | Float64
 
@@ -46,7 +44,6 @@ State = TypeVar("State", bound=Population)
 
 
 def ask(state: Population) -> Float32:
-    """The candidates of this iteration, shape (P, K), as the float32 values a model would hold."""
     return state.position.astype(np.float32)
 
 
@@ -69,7 +66,6 @@ def scattered(particles: int, source: RngKey, original: Float64, stats: WeightSt
 
 
 def placed(kind: type[State], position: Float64, **more: Any) -> State:
-    """The state of a population that starts at `position` (P, K), with what its optimiser has `more`."""
     return kind(
         iteration=0,
         position=position,
@@ -96,7 +92,6 @@ def box(stats: WeightStats, bound: float | None) -> tuple[float | Float64, float
 
 
 def counted(fitness: Float64) -> Float64:
-    """Fitness (P,), -inf where it is not a number."""
     return np.where(np.isnan(fitness), -np.inf, fitness)
 
 
@@ -115,10 +110,7 @@ def remembered(state: State, best_position: Float64, best_fitness: Float64) -> S
 
 
 def best_ever(state: State, fitness: Float64) -> State:
-    """The state with the best P of all candidates so far, given the (counted) fitness (P,) of the newest.
-
-    For optimisers whose candidates have no past of their own; ties keep the older.
-    """
+    """The state with the best P of all candidates so far, given the (counted) fitness (P,) of the newest."""
     both = np.concatenate([state.best_fitness, fitness])
     kept = np.argsort(-both, kind="stable")[: len(fitness)]
     return remembered(state, np.concatenate([state.best_position, state.position])[kept], both[kept])

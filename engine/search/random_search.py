@@ -1,7 +1,7 @@
-"""Random search: the floor that every other optimiser has to beat. Pure `init` and `tell` over a frozen state.
+"""Random search, the floor that every other optimiser has to beat.
 
-All candidates of an iteration are drawn from N(mean, std) of the layer's weights, as the swarm's first ones are,
-whatever was found before.
+All candidates are drawn from N(mean, std) of the layer's
+weights, whatever was found before.
 """
 
 from __future__ import annotations
@@ -19,21 +19,17 @@ from engine.search.settings import RandomSettings as RandomSettings  # noqa: PLC
 
 @dataclass(frozen=True, eq=False)
 class RandomState(BoxedPopulation):
-    """A random search between two iterations."""
-
     mean: float | Float64  # mean, std: of what is drawn; shape (K,) where they are not the same for all weights
     std: float | Float64
 
 
 def init(settings: RandomSettings, source: RngKey, original: Float64, stats: WeightStats) -> RandomState:
-    """The first candidates; arguments as those of `engine.search.swarm.init`."""
     low, high = box(stats, settings.bound)
     position = np.clip(scattered(settings.num_particles, source, original, stats), low, high)
     return placed(RandomState, position, low=low, high=high, mean=stats.mean, std=stats.std)
 
 
 def tell(settings: RandomSettings, source: RngKey, state: RandomState, fitness: Float64) -> RandomState:
-    """Take in the fitness of the candidates, shape (P,), and draw others."""
     told = best_ever(state, counted(fitness))
     iteration = state.iteration + 1
     rng = generator(source.seed, source.data, source.label, "candidates", iteration)

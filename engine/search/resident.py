@@ -142,7 +142,6 @@ class ResidentSwarm:
         return told
 
     def fetched(self) -> SwarmState:
-        """The state after the last iteration."""
         position, velocity, best_position, best_fitness, global_position, _ = map(np.asarray, self._arrays)
         mine = slice(self._weights)
         return replace(
@@ -158,7 +157,7 @@ class ResidentSwarm:
         return backend.on_device(np.array([iterations, without_gain], dtype=np.int32))
 
     def _drawn(self, count: int, after: int = 0) -> Any:
-        """Random numbers (T, 2, P, K) of the iterations `after` so many more; those behind `count` are not used."""
+        """Random numbers (T, 2, P, K) of the iterations `after` so many more."""
         # Of the two buffers the other one may be read just now; new ones would cost more than drawing.
         self._buffers.reverse()
         for number in range(count):

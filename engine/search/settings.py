@@ -26,8 +26,6 @@ Measured on unseen images: a constant worth per positive balances alike for sets
 
 @dataclass(frozen=True)
 class PopulationSettings:
-    """What all optimisers have."""
-
     least: ClassVar[int] = 1
     module: ClassVar[str]  # of `engine.search`, where it is
 
@@ -38,7 +36,6 @@ class PopulationSettings:
     optimiser: str = field(default="", init=False)  # its name in `engine.search.optimisers.OPTIMISERS`
 
     def __post_init__(self) -> None:
-        """Refuse a population that is too small."""
         if self.num_particles < self.least:
             why = f" of {self.optimiser}" if self.least > 1 else ""
             raise InputError(f"num_particles is {self.num_particles}, expected at least {self.least}{why}")
@@ -59,7 +56,6 @@ class BoxedSettings(PopulationSettings):
     )
 
     def __post_init__(self) -> None:
-        """Refuse a box that the weights as they are would not be in."""
         super().__post_init__()
         if self.bound is not None and not 1 <= self.bound < math.inf:
             raise InputError(f"bound is {self.bound}, expected at least 1 and finite")

@@ -45,17 +45,14 @@ class SwarmState(Population):
 
 
 def init(settings: SwarmSettings, source: RngKey, original: Float64, stats: WeightStats) -> SwarmState:
-    """Place the swarm around the weights as they are, `original` (K,); particles 1.. are drawn from N(mean, std) of all
-    weights of the layer.
-    """
+    """Place particle 0 at the weights as they are, (K,), and the others by N(mean, std) of the layer's weights."""
     position = scattered(settings.num_particles, source, original, stats)
     return placed(SwarmState, position, velocity=np.zeros_like(position), bound=stats.range)
 
 
 def tell(settings: SwarmSettings, source: RngKey, state: SwarmState, fitness: Float64) -> SwarmState:
-    """Take in the fitness of the candidates, shape (P,), and move the swarm.
-
-    Ties keep the older best; among equal particles the first wins. A fitness that is not a number counts as -inf.
+    """Take in the fitness of the candidates, (P,), and move the swarm; ties keep the older best, or the first
+    particle.
     """
     fitness = counted(fitness)
     better = fitness > state.best_fitness

@@ -16,13 +16,6 @@ def numbers(job):
     return generator(*job).random(1000)
 
 
-def test_the_same_job_draws_the_same_numbers_whatever_was_drawn_before():
-    expected = numbers(JOB)
-    np.random.seed(1)
-    generator(8, "chunk", 6, "velocity", 3).random(17)
-    np.testing.assert_array_equal(numbers(JOB), expected)
-
-
 def test_numbers_never_change_between_versions():
     """A resumed run goes on with the numbers it began with."""
     np.testing.assert_array_equal(

@@ -17,23 +17,14 @@ L = keras.layers
 
 @dataclass(frozen=True)
 class Kind:
-    """A model `rows -> layers -> softmax`, and weights in it.
+    """A model `rows -> layers -> softmax`, and weights in it."""
 
-    Attributes:
-        shape: of a row.
-        layers: makes the layers before the scores; the one under repair is named `it`.
-        short: the changes travel as touched units.
-        names: of the weights under repair.
-        tokens: rows are whole numbers below this.
-        scores: a Dense layer of five units with softmax follows.
-    """
-
-    shape: tuple[int, ...]
-    layers: Callable[[], list[Any]]
-    short: bool = True
-    names: tuple[str, ...] = ("it/*",)
-    tokens: int = 0
-    scores: bool = True
+    shape: tuple[int, ...]  # of a row
+    layers: Callable[[], list[Any]]  # before the scores; the one under repair is named `it`
+    short: bool = True  # the changes travel as touched units
+    names: tuple[str, ...] = ("it/*",)  # of the weights under repair
+    tokens: int = 0  # rows are whole numbers below this
+    scores: bool = True  # a Dense layer of five units with softmax follows
 
 
 DENSE = {

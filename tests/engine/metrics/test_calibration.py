@@ -36,20 +36,13 @@ Truth = Literal["around", "under", "far"]
 
 @dataclass(frozen=True)
 class Family:
-    """What is required of each label, and what rows do.
-
-    Attributes:
-        kind, limit: of the requirement of each label.
-        right: share of the rows that are right before.
-        churn: share of the rows that become right, and share that become wrong, beside what the true mean takes.
-        labels: how many. Of several all rows together must not lose either, and label 0 gains so much that at the
-            limits of the others they lose nothing.
-    """
+    """What is required of each label, and what rows do."""
 
     kind: Kind
     limit: float
-    right: float = 0.8
-    churn: float = 0.0
+    right: float = 0.8  # share of the rows that are right before
+    churn: float = 0.0  # shares that become right, and wrong, beside what the true mean takes
+    # of several all rows together must not lose either, and label 0 gains what the others lose at their limits
     labels: int = 1
 
     @property
@@ -94,22 +87,15 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """Attempts of one kind.
+    """Attempts of one kind."""
 
-    Attributes:
-        how: the whole repair is judged, or the largest step that promises is taken.
-        family: of `FAMILIES`.
-        truth: the true means lie by about one standard error around the limits; one standard error of the new rows
-            under them, where new rows break most that is promised; or two to five errors away, on the better side in
-            seven attempts of ten.
-        rows, new: n and m, of each label.
-    """
-
-    how: How
-    family: str
+    how: How  # the whole repair is judged, or the largest step that promises is taken
+    family: str  # of `FAMILIES`
+    # the true means lie by about one standard error around the limits; one standard error of the new rows under them,
+    # where new rows break most that is promised; or two to five away, on the better side in seven attempts of ten
     truth: Truth
-    rows: int
-    new: int
+    rows: int  # n, of each label
+    new: int  # m, of each label
 
     def __str__(self) -> str:
         return f"{self.how}-{self.family}-{self.truth}-{self.rows}-{self.new}"

@@ -282,15 +282,6 @@ def test_a_compromise_does_more_good_than_harm():
     assert (as_many.promised, as_many.point.step) == (False, 0.0)
 
 
-def test_few_rows_are_not_hopeless():
-    """What one row more or less may mean shrinks with more rows, which their number takes into account."""
-    truth, before = rows_of(10, 6)
-    found = frontier([about("max_drop", 0.03)], truth, before, [before, before], new_rows=1000)
-    (promise,) = found.points[0].promises
-    assert promise.chance < 0.95
-    assert promise.enough is not None and 50 < promise.enough < 200
-
-
 ROW_LABELS, ROW_BEFORE, ROW_AFTER = np.array([[0, 0, 0, 0, 1, 2], [0, 0, 1, 1, 1, 0], [0, 1, 0, 2, 2, 2]])
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from engine.metrics.accuracy import paired_changes
-from engine.metrics.repair_rates import Given, Rates, held_out_rates, result_text, run_line, search_rates, summarise
+from engine.metrics.repair_rates import Given, Rates, held_out_rates, result_text, search_rates, summarise
 
 GIVEN = Given(
     dataset="FashionMNIST",
@@ -96,7 +96,3 @@ def test_result_is_the_toolkits() -> None:
         "\n"
         "Average: RR 1.85%, BR 1.50%"
     )
-
-
-def test_line_of_a_run() -> None:
-    assert run_line(11, Rates(3, 2, 8, 1)) == "11: RR 66.67%, BR 12.50%"

@@ -69,10 +69,7 @@ def test_the_same_in_every_draw() -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
 def test_the_interval_covers_what_it_says(share: float) -> None:
-    """Pools of 40 rows from a source of mean 0, 5 draws of each: the mean of the source lies within in 95 of 100 cases.
-
-    An interval that takes the draws for independent misses it far more often.
-    """
+    """Pools of 40 rows from a source of mean 0, 5 draws of each: that mean lies within in 95 of 100 cases."""
     random, pools, drawn = np.random.default_rng(3), 2000, round(40 * share)
     covered = naive = 0
     for _ in range(pools):
@@ -85,6 +82,7 @@ def test_the_interval_covers_what_it_says(share: float) -> None:
         assert plain.low is not None and plain.high is not None
         naive += plain.low <= 0 <= plain.high
     assert covered / pools == pytest.approx(0.95, abs=0.015)  # three standard errors
+    # An interval that takes the draws for independent misses it far more often.
     assert naive / pools < (0.95 if share == 0.1 else 0.8)
 
 
@@ -106,10 +104,7 @@ def test_the_interval_covers_new_test_rows_too() -> None:
 
 
 def test_holm_by_hand() -> None:
-    """0.005 times 5, 0.01 times 4, 0.03 times 3; 0.04 times 2 would be less than the one before it.
-
-    The one without a value is compared too.
-    """
+    """0.005 times 5, 0.01 times 4, 0.03 times 3; 0.04 times 2 would be less than that."""
     assert holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx((0.04, 0.09, None, 0.09, 0.025))
     assert holm([0.6, 0.7]) == (1.0, 1.0)
     assert holm([None, 0.2]) == (None, 0.4)

@@ -12,6 +12,7 @@ import pytest
 from engine.core.errors import InputError
 from engine.core.rng import RngKey, generator
 from engine.fitness.objective import Objective
+from engine.fitness.tiling import Tiling
 from engine.layers.weight_stats import WeightStats
 from engine.search import differential_evolution
 from engine.search import loop as search
@@ -180,6 +181,14 @@ def test_segments_company_and_a_resident_evaluation_change_nothing(name):
         (RandomSettings, {"bound": math.inf}, "bound is inf, expected at least 1 and finite"),
         (DifferentialSettings, {"factor": 2.5}, "de_factor is 2.5, expected more than 0 and at most 2"),
         (DifferentialSettings, {"crossover": math.nan}, "de_crossover is nan, expected a number from 0 to 1"),
+        (SearchSettings, {"num_iterations": 0}, "num_iterations is 0, expected at least 1"),
+        (SearchSettings, {"min_iteration_range": 0}, "min_iteration_range is 0, expected at least 1"),
+        (SearchSettings, {"num_input_pos_sampled": 0}, "num_input_pos_sampled is 0, expected at least 1"),
+        (SearchSettings, {"tiling": Tiling(particles=0)}, "tile_particles is 0, expected at least 1"),
+        (SearchSettings, {"tiling": Tiling(rows=-1)}, "tile_rows is -1, expected at least 1"),
+        (SearchSettings, {"positive_weight": -1.0}, "positive_weight is -1.0, expected a number of at least 0"),
+        (SearchSettings, {"positive_weight": math.nan}, "positive_weight is nan, expected a number of at least 0"),
+        (SearchSettings, {"positive_weight": math.inf}, "positive_weight is inf, expected a number of at least 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, changes, message):
