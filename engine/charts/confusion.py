@@ -1,5 +1,3 @@
-"""Charts of confusions: what a model, or several of them, take the rows of every label for."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -25,14 +23,11 @@ _OVERLAY_DPI = 600
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """Rows (C, C) int64 of one model by [true, predicted], and what the legend calls them."""
-
     legend: str
     counts: Int64
 
 
 def draw_bubble_chart(path: Path, counts: Int64, label_names: Sequence[str] | None = None) -> None:
-    """Draw the confusions (C, C) of one model, as a PNG of 300 dpi or an SVG, by the suffix of `path`."""
     with chart_settings():
         save_chart(confusion_figure(counts, label_names), path)
 
@@ -43,7 +38,7 @@ def overlay_bubble_chart(
     labels: Sequence[int] | None = None,
     label_names: Sequence[str] | None = None,
 ) -> None:
-    """Draw the confusions of up to three models on the same rows over each other; a PNG has 600 dpi."""
+    """At most three models, on the same rows."""
     with chart_settings():
         save_chart(overlay_figure(confusions, labels, label_names), path, _OVERLAY_DPI)
 
@@ -82,7 +77,6 @@ def overlay_figure(
 
 
 def _present(counts: Int64) -> Int64:
-    """Labels that have rows or are predicted, ascending."""
     return np.flatnonzero(counts.any(axis=0) | counts.any(axis=1))
 
 

@@ -1,5 +1,3 @@
-"""The chart of a localisation."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -9,7 +7,7 @@ from engine.localize.fronts import Localisation
 
 
 def draw_pareto_front(path: Path, found: Localisation) -> None:
-    """Plot all candidates and the front to a PNG of 640 x 480 pixels, written whole or not at all."""
+    """A PNG of 640 x 480 pixels."""
     with chart_settings():
         figure = new_figure(6.4, 4.8)
         axes = figure.add_subplot()

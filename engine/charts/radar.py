@@ -42,8 +42,6 @@ _LYING, _POINTING = 8.0, 7.0  # points of names
 
 @dataclass(frozen=True)
 class RadarSeries:
-    """Results of one model and what the legend calls them."""
-
     legend: str
     results: Results
 
@@ -63,7 +61,6 @@ class _Layout:
 def draw_radar_chart(
     path: Path, results: Results, *, min_lim: float = 0, max_lim: float = 100, label_names: Sequence[str] | None = None
 ) -> None:
-    """Draw the score of every label as a filled polar line with markers; see `overlay_radar_charts`."""
     overlay_radar_charts(path, [RadarSeries("", results)], min_lim=min_lim, max_lim=max_lim, label_names=label_names)
 
 
@@ -75,12 +72,9 @@ def overlay_radar_charts(
     max_lim: float = 100,
     label_names: Sequence[str] | None = None,
 ) -> None:
-    """Draw the scores of up to three models over each other, as a PNG of 300 dpi or an SVG, by the suffix of `path`.
+    """Up to three models. Spokes come in the order in which the results name their labels, clockwise from the top.
 
-    Spokes come in the order in which the results first name their labels, clockwise from the top, called by
-    `label_names` or else by number; where a model has no rows of a label, its line is broken. The radius runs from
-    `min_lim` to `max_lim` percent, and scores beyond lie on these limits. Up to 14 labels the size is 1920×1440 pixels,
-    for more 2400×2400.
+    A line is broken where its model has no rows of a label; scores beyond the limits (percent) lie on them.
     """
     check_limits(min_lim, max_lim)
     if not any(model.results.labels for model in series):
@@ -90,7 +84,6 @@ def overlay_radar_charts(
 
 
 def check_limits(min_lim: float, max_lim: float) -> None:
-    """Raise InputError unless both are numbers, the first below the second."""
     if not (math.isfinite(min_lim) and math.isfinite(max_lim) and min_lim < max_lim):
         raise InputError(f"radial limits {min_lim:g} and {max_lim:g}, expected the first below the second")
 
@@ -139,7 +132,6 @@ def radar_figure(
 
 
 def _scores(results: Results, labels: Sequence[int]) -> list[float]:
-    """Score of each label, NaN where there are no rows of it."""
     known = {result.label: result.score for result in results.labels}
     return [known.get(label, math.nan) for label in labels]
 

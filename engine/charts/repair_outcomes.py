@@ -30,8 +30,6 @@ _LETTERS = 40
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """Rows of one file."""
-
     folder: int  # number of the label folder that they count for
     images: ImageSet  # the rows
     before: int | None  # the class they were taken for, or None where the tree does not say
@@ -55,10 +53,9 @@ class Fates:
 
 
 def open_leaves(directory: Path, name: str) -> list[Leaf]:
-    """The files called `name` below the label folders of `directory`, folders ascending.
+    """The files called `name` below the label folders, which come in ascending order; those without rows are left out.
 
-    Where the folders in a label folder hold as many rows as its own file, they are taken, as they tell what each row
-    was taken for. Files without rows are left out.
+    Inner folders, which tell what a row was taken for, are taken where they hold as many rows as the file beside them.
     """
     leaves = []
     for folder in _label_folders(directory):
@@ -82,7 +79,7 @@ def open_leaves(directory: Path, name: str) -> list[Leaf]:
 
 
 def fates_of(leaves: Sequence[Leaf], predicted: Sequence[Int64], directory: Path) -> Fates:
-    """Count what became of the rows of each leaf, from the classes (m,) that a model takes them for now."""
+    """From the classes (m,) that a model takes the rows of each leaf for now."""
     true = _folders_are_true(leaves, directory)
     classes = leaves[0].images.classes
     folders = np.array(sorted({leaf.folder for leaf in leaves}), np.int64)
@@ -99,7 +96,6 @@ def fates_of(leaves: Sequence[Leaf], predicted: Sequence[Int64], directory: Path
 
 
 def draw_repaired_result(path: Path, fates: Fates, label_names: Sequence[str] | None = None) -> None:
-    """Draw `fates` as a PNG of 300 dpi or an SVG, by the suffix of `path`."""
     with chart_settings():
         save_chart(repaired_figure(fates, label_names), path)
 
@@ -163,7 +159,6 @@ def _label_folders(directory: Path) -> list[Path]:
 
 
 def _open(path: Path) -> ImageSet | None:
-    """The image set, or None where there is no such file or it has no rows."""
     if not path.exists():
         return None
     images = open_image_set(path, allow_empty=True)

@@ -1,8 +1,7 @@
-"""What charts share: colours, round numbers on axes, spokes and shares; on paper also their files and names that fit.
+"""What charts share: colours (of Okabe and Ito), round numbers on axes, spokes, shares, files and names that fit.
 
-Charts on a page are made without loading what draws on paper: matplotlib is imported when a figure is made. It draws
-with its own defaults, whatever a user's settings are, so that one input gives one file. Colours are those of Okabe and
-Ito, which colour-blind people can tell apart; no chart tells by colour alone.
+matplotlib is imported when a figure is made, as charts on a page need none of it, and draws with its own defaults, so
+that one input gives one file.
 """
 
 from __future__ import annotations
@@ -49,17 +48,13 @@ def ticks(low: float, high: float, count: int, *, outside: bool = False, whole: 
 
 
 def spoke_turns(count: int) -> Float64:
-    """Turns (count,) of evenly spaced spokes in radians, clockwise from the top."""
+    """Radians (count,), clockwise from the top."""
     turns: Float64 = 2 * np.pi * np.arange(count) / count
     return turns
 
 
 def spoke_text(turn: float, *, flat: bool) -> tuple[str, float]:
-    """How a name stands at the end of a spoke: its side at the spoke and its slope.
-
-    The side is `left`, `right` or `middle`, the slope in degrees, clockwise. Names that are not flat point outwards
-    and are never upside down.
-    """
+    """Side (`left`, `right` or `middle`) and slope in degrees, clockwise, of a name at a spoke: never upside down."""
     sine = math.sin(turn)
     if flat:
         return "middle" if abs(sine) < 0.1 else "left" if sine > 0 else "right", 0.0
@@ -68,7 +63,6 @@ def spoke_text(turn: float, *, flat: bool) -> tuple[str, float]:
 
 
 def shares_of(counts: Int64, totals: Int64) -> Float64:
-    """Counts divided by totals of a shape that fits; 0 where there are no rows."""
     shares: Float64 = counts / np.maximum(totals, 1)
     return shares
 
@@ -112,7 +106,6 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_chart(figure: Figure, path: Path, dpi: int = DPI) -> None:
-    """Write a figure as PNG or SVG, by the suffix of `path`, whole or not at all."""
     kind = _FORMATS[path.suffix.lower()]
     with replace_file(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format=kind, metadata={"Date": None} if kind == "svg" else None)
@@ -130,7 +123,7 @@ def label_texts(labels: Sequence[int], names: Sequence[str] | None, letters: int
 
 
 def text_size(text: str, points: float) -> tuple[float, float]:
-    """Width and height in inches of lines of text of so many points, once `chart_settings` hold."""
+    """Inches, once `chart_settings` hold."""
     from matplotlib.textpath import TextPath
 
     lines = text.split("\n")

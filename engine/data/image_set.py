@@ -76,7 +76,7 @@ class ImageSet:
 
 
 class ImageReader:
-    """Reads rows of one image set while its file stays open; made by `open_reader`."""
+    """Rows of one image set while its file stays open; made by `open_reader`."""
 
     def __init__(self, image_set: ImageSet, file: Any) -> None:
         self._set = image_set
@@ -99,7 +99,6 @@ class ImageReader:
         return dtype
 
     def read(self, start: int, stop: int) -> Float32:
-        """Rows [start, stop) as float32 (m, ...)."""
         return self._floats(start, stop, slice(None), np.arange(start, stop))
 
     def read_rows(self, indices: Int64) -> Float32:
@@ -215,7 +214,6 @@ def open_image_set(path: Path, *, allow_empty: bool = False) -> ImageSet:
 
 @contextmanager
 def open_reader(image_set: ImageSet) -> Iterator[ImageReader]:
-    """Keep the file of an image set open for many reads."""
     with _open_file(image_set.path) as file:
         yield ImageReader(image_set, file)
 
@@ -227,7 +225,6 @@ def read_images(image_set: ImageSet, start: int, stop: int) -> Float32:
 
 
 def read_rows(image_set: ImageSet, indices: Int64) -> Float32:
-    """The rows `indices` (m,), int64 ascending, as float32 (m, ...)."""
     with open_reader(image_set) as reader:
         return reader.read_rows(indices)
 
@@ -248,17 +245,13 @@ def read_ids(image_set: ImageSet, name: str) -> list[str]:
 
 
 def is_pictures(image_set: ImageSet) -> bool:
-    """Whether the rows have the shape of pictures, (height, width, channels)."""
     return len(image_set.image_shape) == 3
 
 
 def check_fits_model(
     image_set: ImageSet, input_shape: tuple[int | None, ...], classes: int, model_path: Path, inputs: Inputs = ()
 ) -> None:
-    """Raise InputError unless the rows have `input_shape` (None = any size) and `classes` classes.
-
-    `inputs` are those of a model that has several: the set must have the same, in the same order.
-    """
+    """`input_shape` has None for any size; `inputs` are those of a model that has several."""
     if image_set.inputs != inputs:
         expected = _described(inputs) if inputs else f"one dataset of rows of shape {tuple(input_shape)}"
         order = ""
@@ -283,7 +276,6 @@ def check_fits_model(
 
 
 def read_blocks(image_set: ImageSet) -> Iterator[Float32]:
-    """All rows as float32, `READ_ROWS` at a time."""
     if image_set.rows:
         with open_reader(image_set) as reader:
             for start, stop in stretches(range(image_set.rows)):
@@ -297,7 +289,6 @@ def stretches(rows: range, size: int = READ_ROWS) -> Iterator[tuple[int, int]]:
 
 
 def set_digests(image_set: ImageSet) -> Uint8:
-    """`row_digests` (n, 16) of all rows."""
     return np.concatenate([np.empty((0, DIGEST_BYTES), np.uint8), *map(row_digests, read_blocks(image_set))])
 
 
@@ -348,7 +339,6 @@ def _open_file(path: Path) -> Iterator[Any]:
 
 
 def _images(file: Any, path: Path) -> dict[str, Any]:
-    """The dataset `images`, or those of the group `images` in their order, by path in the file."""
     group = _item(file, path, "images")
     if not isinstance(group, h5py.Group):
         return {"images": _dataset(file, path, "images")}
@@ -379,7 +369,6 @@ def _item(file: Any, path: Path, name: str) -> Any:
 
 
 def _label_indices(labels: Any, path: Path) -> Int64:
-    """Class of each one-hot row, shape (n,), int64."""
     indices = np.empty(len(labels), np.int64)
     for start in range(0, len(labels), _LABEL_BLOCK_ROWS):
         try:
@@ -419,7 +408,7 @@ def _preprocess(file: Any) -> str | None:
 
 
 def _runs(indices: Int64) -> Iterator[tuple[int, int]]:
-    """Cut ascending row numbers into stretches [first, last) worth reading in one go."""
+    """Stretches [first, last) of ascending row numbers that are worth reading in one go."""
     if np.any(np.diff(indices) < 0):
         raise ValueError("row numbers are not ascending")
     rows = indices.tolist()

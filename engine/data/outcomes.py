@@ -52,8 +52,6 @@ class TargetSummary:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Rows (m,) of the source, ascending, that one leaf folder holds."""
-
     folder: tuple[int, ...]
     rows: Int64
 
@@ -128,7 +126,7 @@ def _open_nonempty(directory: Path) -> ImageSet | None:
 
 
 def _check_label_exists(tree: Path, directory: Path) -> None:
-    """Refuse a number that is no class of the set, where the tree has rows to tell the number of classes."""
+    """Refuse a number that is no class, where the tree has rows to tell the number of classes."""
     whole = open_image_set(tree / "repair.h5", allow_empty=True) if (tree / "repair.h5").exists() else None
     if whole is None or whole.rows == 0:
         return
@@ -150,14 +148,13 @@ def _check_replaceable(tree: Path, overwrite: bool) -> None:
 
 
 def _first_seen(values: Int64) -> Int64:
-    """Distinct values in order of first appearance."""
     distinct, first = np.unique(values, return_index=True)
     ordered: Int64 = distinct[np.argsort(first)]
     return ordered
 
 
 def _grouped(rows: Int64, *keys: Int64) -> list[_Group]:
-    """Leaves of a tree over `rows` by one key or nested keys, in order of first appearance at each level."""
+    """Leaves by one key or nested keys, in order of first appearance at each level."""
     if not keys:
         return [_Group((), rows)]
     key = keys[0][rows]
@@ -169,7 +166,7 @@ def _grouped(rows: Int64, *keys: Int64) -> list[_Group]:
 
 
 def _write_roots(source: ImageSet, trees: dict[Path, list[_Group]]) -> None:
-    """Write `repair.h5` at the root of every tree in one pass over the source."""
+    """In one pass over the source."""
     with open_reader(source) as reader, ExitStack() as stack:
         layout = layout_of(source, reader)
         writers: list[tuple[ImageSetWriter, Int64]] = []
@@ -237,7 +234,7 @@ def _carry_over(old: Path, new: Path, levels: int) -> None:
 
 
 def _link(source: Path, destination: Path) -> None:
-    """A second name for a file, or for every file of a folder, so that large models are not copied."""
+    """Files are linked, so that large models are not copied."""
     if source.is_symlink():
         destination.symlink_to(source.readlink())
     elif source.is_dir():

@@ -22,22 +22,18 @@ class SharedRows:
 
     @property
     def share(self) -> float:
-        """Shared rows of those of the smaller set, 0 to 1."""
         return len(self.keys) / self.smaller if self.smaller else 0.0
 
 
 def distinct_rows(digests: Uint8) -> Keys:
-    """Keys (m,) of the distinct rows among those with digests (n, 16), ascending."""
     return np.unique(_keys(digests))
 
 
 def shared_rows(first: Keys, second: Keys) -> SharedRows:
-    """What two sets have in common, from their `distinct_rows`."""
     return SharedRows(np.intersect1d(first, second, assume_unique=True), min(len(first), len(second)))
 
 
 def rows_among(digests: Uint8, keys: Keys) -> Bool:
-    """Which (n,) of the rows with digests (n, 16) are among the rows with keys (m,)."""
     return np.isin(_keys(digests), keys)
 
 

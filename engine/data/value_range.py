@@ -1,5 +1,3 @@
-"""The range of the numbers of an image set, and whether one lies far from another."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass

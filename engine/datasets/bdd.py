@@ -1,8 +1,4 @@
-"""Labels of BDD100K scenes: frames with boxes, and the square crop around a box.
-
-The label file is a JSON array of frames, as in BDD100K's "Detection 2020 Labels": `name` of the image, and `labels`
-with `id`, `category`, `box2d` (`x1`, `x2`, `y1`, `y2` in pixels) and `attributes` (`occluded`, `truncated`).
-"""
+"""Labels of BDD100K scenes, as in its "Detection 2020 Labels", and the square crop around a box."""
 
 from __future__ import annotations
 
@@ -52,22 +48,18 @@ class Box:
         return self.x2 <= self.x1 or self.y2 <= self.y1
 
     def overlaps(self, height: int, width: int) -> bool:
-        """Whether some of it lies in an image of this size."""
         return self.x1 < width and self.x2 > 0 and self.y1 < height and self.y2 > 0
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One scene: the name of its image, and its boxes, or None where the file gives it no `labels`."""
-
     name: str
     boxes: tuple[Box, ...] | None
 
 
 def read_frames(path: Path, *, occluded: bool = False, truncated: bool = False) -> Iterator[Frame]:
-    """Yield the frames of a label file, one at a time.
+    """One at a time; a frame that comes more than once is yielded at its last place, with the labels of all.
 
-    A frame that comes more than once has the labels of all its places, equal ones once, and is yielded at the last.
     `occluded` and `truncated` ask for these attributes, which may be missing otherwise.
     """
     attributes = [name for name, wanted in (("occluded", occluded), ("truncated", truncated)) if wanted]
@@ -87,10 +79,7 @@ def read_frames(path: Path, *, occluded: bool = False, truncated: bool = False) 
 
 
 def read_attributes(path: Path, names: Sequence[str]) -> dict[str, tuple[str | None, ...]]:
-    """Some attributes of every frame of a label file, such as its weather; None for those that it has not.
-
-    Of a frame nothing but `name` and `attributes` is read, so that older files with lanes are taken too.
-    """
+    """None for those that a frame has not. Labels are not read, so that older files with lanes are taken too."""
     found: dict[str, tuple[str | None, ...]] = {}
     for frame, item in _named_items(path):
         attributes = item.get("attributes")
@@ -144,7 +133,6 @@ def _grown(start: int, stop: int, difference: int, size: int) -> tuple[int, int]
 
 
 def _named_items(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and content of every frame of a label file."""
     for number, item in enumerate(iterate_items(path)):
         where = f"frame {number}"
         yield plain_name(_get(item, "name", where, path), f"the name of {where}", path), item

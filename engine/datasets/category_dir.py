@@ -48,8 +48,6 @@ _SKIPPED = "skipped.json"
 
 @dataclass(frozen=True)
 class CategoryReport:
-    """What a folder of categories was made of."""
-
     extracted: Mapping[str, int]  # extracted, removed: crops by category
     removed: Mapping[str, int]
     skipped: Mapping[str, int]  # boxes without a crop, by reason
@@ -60,8 +58,6 @@ class CategoryReport:
 
 @dataclass(frozen=True)
 class _Source:
-    """A label file as the first pass over it found it."""
-
     digest: str
     frames: int
     images: int
@@ -77,7 +73,6 @@ def create_category_dir(
     spread: ParallelMap = in_process,
     progress: Progress = unseen,
 ) -> CategoryReport:
-    """Cut the boxes of all frames out of their images; see the module."""
     image_dir = image_dir.absolute()
     if not image_dir.is_dir():
         raise InputError(f"{image_dir}: no such folder, expected one with the images that {label_file} names")
@@ -189,7 +184,7 @@ def _record_without_crops(frame: Frame, stamp: list[int] | None) -> dict[str, An
 
 
 def _write_lists(work: WorkFolder, source: _Source, label_file: str) -> CategoryReport:
-    """Write the three lists from the journal; where a frame was done twice, the last time counts."""
+    """From the journal; where a frame was done twice, the last time counts."""
     last = {record["frame"]: number for number, record in enumerate(work.records())}
     entries: list[tuple[str, str, float, int]] = []
     removed: Counter[str] = Counter()
@@ -247,7 +242,7 @@ def _write_lists(work: WorkFolder, source: _Source, label_file: str) -> Category
 
 
 def _stamp(path: Path) -> list[int] | None:
-    """Size and time of change of a file, or None where there is none."""
+    """Size and time of change."""
     try:
         status = path.stat()
     except OSError:

@@ -43,20 +43,16 @@ class Crop:
 
 @dataclass(frozen=True)
 class SceneCrops:
-    """What came of a scene: its frame's name, crops, and (id, category, reason) of every box that was skipped."""
-
     frame: str
     crops: tuple[Crop, ...]
     skipped: tuple[tuple[str, str, str], ...]
 
 
 def crop_scenes(frames: Sequence[Frame], *, image_dir: Path, into: Path, settings: CropSettings) -> list[SceneCrops]:
-    """Crop the boxes of some frames, whose images lie in `image_dir`, and write the crops into the folder `into`."""
     return [_crop_scene(frame, read_picture(image_dir / frame.name), into, settings) for frame in frames]
 
 
 def crop_name(box: Box, frame: Frame) -> str:
-    """File name of a crop: the id of its box and the name of its scene."""
     return f"{box.name}_{frame.name}"
 
 
@@ -94,7 +90,7 @@ def _crop(box: Box, frame: Frame, pixels: Uint8, into: Path, settings: CropSetti
 
 
 def _value_mean(pixels: Uint8) -> float:
-    """Mean of the largest channel; two maxima of whole planes, as a reduction over three values is slow."""
+    """Two maxima of whole planes: a reduction over three values is slow."""
     return float(np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2]).mean())
 
 

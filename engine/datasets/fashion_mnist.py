@@ -1,8 +1,4 @@
-"""Fashion-MNIST from its four IDX files to image sets.
-
-The files carry their official names, with or without `.gz`. All official test images become `test.h5`, in order, so
-that accuracies on it compare with published ones.
-"""
+"""Fashion-MNIST from its four IDX files, with or without `.gz`."""
 
 from __future__ import annotations
 
@@ -44,7 +40,7 @@ prepare_fashion_mnist = functools.partial(prepare_official, FASHION_MNIST)
 
 
 def read_split(input_dir: Path, split: str) -> tuple[Uint8, Uint8]:
-    """Images (n, 28, 28) and labels (n,), uint8, of `split` `train` or `t10k`; InputError for bad files."""
+    """Images (n, 28, 28) and labels (n,) of `train` or `t10k`."""
     image_path = _find(input_dir, f"{split}-images-idx3-ubyte")
     label_path = _find(input_dir, f"{split}-labels-idx1-ubyte")
     images, labels = read_idx(image_path, 3), read_idx(label_path, 1)
@@ -62,7 +58,6 @@ def read_split(input_dir: Path, split: str) -> tuple[Uint8, Uint8]:
 
 
 def read_idx(path: Path, dimensions: int) -> Uint8:
-    """Array of uint8 with `dimensions` axes from an IDX file, gzipped or plain."""
     try:
         content = path.read_bytes()
         if content[:2] == _GZIP_MAGIC:

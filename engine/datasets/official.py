@@ -1,5 +1,3 @@
-"""Data sets that are published with a test set: what each of them is, and how all of them are prepared."""
-
 from __future__ import annotations
 
 import functools
@@ -42,12 +40,7 @@ def prepare_official(
     preprocess: str | None = None,
     **how: Unpack[Writing],
 ) -> dict[str, int]:
-    """Write train, val and repair from the training images and test from the test images; returns their rows.
-
-    The training images are divided by `engine.datasets.division`. `test.h5` holds all test images in order, where its
-    ratio is above 0 or `divide_rate` is given. `images` are float32 (n, 32, 32, 3), `labels` one-hot
-    uint8 (n, classes).
-    """
+    """Train, val and repair come from the training images; test is all test images in order. Returns their rows."""
     method = data.preprocess if preprocess is None else preprocess
     check_method(method, data.methods)
     seed = data.random_state if random_state is None else random_state

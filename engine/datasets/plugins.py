@@ -1,9 +1,4 @@
-"""Data sets that other packages bring: entry points of the group `repair_dist.datasets`.
-
-A package states `NAME = "package.module:attribute"` there, where the attribute is an `engine.datasets.dataset.Dataset`,
-and `repair-dist prepare NAME` knows it. Nothing of a package is imported before its data set is asked for, and nothing
-of it runs on workers.
-"""
+"""Data sets that other packages bring: entry points of the group `repair_dist.datasets`, imported when asked for."""
 
 from __future__ import annotations
 
@@ -24,8 +19,6 @@ GROUP = "repair_dist.datasets"
 
 @dataclass(frozen=True)
 class Plugin:
-    """A data set of another package."""
-
     name: str  # as it is declared
     # the entry points that declare it; where there are several, none of them can be had
     entries: tuple[EntryPoint, ...]
@@ -56,7 +49,7 @@ class Plugin:
 
 
 def find_plugins() -> dict[str, Plugin]:
-    """Data sets of installed packages by their names with dashes for underscores, sorted; nothing is imported."""
+    """By their names with dashes for underscores, sorted; nothing is imported."""
     by_name: dict[str, list[EntryPoint]] = {}
     for entry in declared(GROUP):
         by_name.setdefault(entry.name.replace("_", "-"), []).append(entry)
@@ -64,7 +57,6 @@ def find_plugins() -> dict[str, Plugin]:
 
 
 def _package(entry: EntryPoint) -> str:
-    """Name of its package, or its module where the package has none."""
     name = None
     with contextlib.suppress(Exception):  # damaged metadata raises almost anything
         name = entry.dist.name if entry.dist else None

@@ -45,8 +45,6 @@ Make = Callable[[Any], Float32]
 
 
 class Writing(TypedDict, total=False):
-    """How splits are written, whatever they are."""
-
     overwrite: bool  # replace files that `prepare` did not make
     spread: ParallelMap
     progress: Progress
@@ -61,7 +59,6 @@ class Split:
     attribute_ids: Sequence[str] | None = None
 
     def some(self, rows: Int64) -> Split:
-        """The split of some of its rows (m,), in their order."""
         array = isinstance(self.sources, np.ndarray)
         return Split(
             self.sources[rows] if array else [self.sources[row] for row in rows],  # type: ignore[call-overload]
@@ -84,9 +81,7 @@ def write_splits(
 ) -> dict[str, int]:
     """Write `<split>.h5` for every split and return its rows; other files in `output_dir` stay.
 
-    `images` are float32 (n, height, width, 3), `labels` one-hot (n, classes), contiguous; `image_ids` and
-    `attribute_ids` variable-length UTF-8. `make` turns a stretch of a split's sources into images and must be
-    picklable. Work that was interrupted goes on if splits, layout and source files are the same.
+    `make` turns a stretch of sources into images and must be picklable. Interrupted work goes on if all is the same.
     """
     overwrite, spread, progress = how.get("overwrite"), how.get("spread", in_process), how.get("progress", unseen)
     if output_dir.exists() and not output_dir.is_dir():
@@ -126,7 +121,7 @@ def write_splits(
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file is an image set that says how its pixels were made, as ours do."""
+    """Ours say how their pixels were made."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             return "preprocess" in file.attrs
@@ -183,7 +178,6 @@ def _pieces(splits: Mapping[str, Split], done: set[tuple[str, int]], tick: Tick)
 
 
 def _done(records: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
-    """Split and first row of the blocks that are in their files."""
     done: set[tuple[str, int]] = set()
     for name, start in records:
         if start == _ANEW:
@@ -194,13 +188,13 @@ def _done(records: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
 
 
 def _check_room(path: Path, size: int) -> None:
-    """Raise OSError where a disk has no room for a file: HDF5 finds out late, and complains on standard error."""
+    """HDF5 finds out late, and complains on standard error."""
     if shutil.disk_usage(path.parent).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _lay_out(path: Path, split: Split, layout: Layout) -> int:
-    """Make the file of a split, unless an earlier command did; returns where in it the images begin, in bytes."""
+    """Unless an earlier command did; returns where in the file the images begin, in bytes."""
     if not path.exists():
         _check_room(path, len(split.labels) * 4 * 3 * math.prod(layout.size))
         with replace_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
