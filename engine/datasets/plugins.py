@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
-from engine.core.entry_points import declared
-from engine.core.errors import InputError, reason
+from engine.core.entry_points import declared, load
+from engine.core.errors import InputError
 from engine.core.names import in_words, listed
 
 if TYPE_CHECKING:
@@ -34,26 +34,17 @@ class Plugin:
     def load(self) -> Dataset:
         from engine.datasets.dataset import Dataset
 
-        if len(self.entries) > 1:
-            values = listed(entry.value for entry in self.entries)
-            raise InputError(f"{self} is declared {len(self.entries)} times ({values}), expected one of this name")
-        (entry,) = self.entries
-        try:
-            found = entry.load()
-        except (Exception, SystemExit) as error:
-            why = f"{type(error).__name__}: {reason(error)}"
-            raise InputError(f"{self} cannot be imported from {entry.value} ({why}), expected a Dataset") from error
+        found = load(self.entries, str(self), "Dataset")
         if not isinstance(found, Dataset):
-            raise InputError(f"{self} is a {type(found).__name__} ({entry.value}), expected an engine.Dataset")
+            value = self.entries[0].value
+            raise InputError(f"{self} is a {type(found).__name__} ({value}), expected an engine.Dataset")
         return found
 
 
 def find_plugins() -> dict[str, Plugin]:
     """By their names with dashes for underscores, sorted; nothing is imported."""
-    by_name: dict[str, list[EntryPoint]] = {}
-    for entry in declared(GROUP):
-        by_name.setdefault(entry.name.replace("_", "-"), []).append(entry)
-    return {name: Plugin(entries[0].name, tuple(entries)) for name, entries in sorted(by_name.items())}
+    by_name = declared(GROUP, lambda name: name.replace("_", "-"))
+    return {name: Plugin(entries[0].name, entries) for name, entries in sorted(by_name.items())}
 
 
 def _package(entry: EntryPoint) -> str:

@@ -17,8 +17,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.core.entry_points import declared
-from engine.core.errors import InputError, reason
+from engine.core.entry_points import declared, load
+from engine.core.errors import InputError
 from engine.core.names import listed, suggestion
 
 if TYPE_CHECKING:
@@ -150,24 +150,11 @@ def _spelt(text: str) -> str:
 def _plugins() -> dict[str, tuple[EntryPoint, ...]]:
     """Entry points by name, without those that have a name of ours."""
     ours = {name.casefold() for name in METHODS}
-    by_name: dict[str, tuple[EntryPoint, ...]] = {}
-    for entry in declared(GROUP):
-        if entry.name.casefold() in ours:
-            continue
-        by_name[entry.name] = (*by_name.get(entry.name, ()), entry)
-    return by_name
+    return {name: entries for name, entries in declared(GROUP).items() if name.casefold() not in ours}
 
 
 def _load(name: str, plugins: Mapping[str, tuple[EntryPoint, ...]]) -> object:
     entries = plugins.get(name, ())
     if not entries:
         raise InputError(f"method {name} is not installed here, expected the package with its entry point of {GROUP}")
-    if len(entries) > 1:
-        values = listed([entry.value for entry in entries])
-        raise InputError(f"method {name} is declared {len(entries)} times ({values}), expected one of this name")
-    (entry,) = entries
-    try:
-        return entry.load()
-    except (Exception, SystemExit) as error:
-        why = f"{type(error).__name__}: {reason(error)}"
-        raise InputError(f"method {name} cannot be imported from {entry.value} ({why}), expected a Method") from error
+    return load(entries, f"method {name}", "Method")
