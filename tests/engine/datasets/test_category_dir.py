@@ -17,8 +17,7 @@ from PIL import Image
 
 from engine.core.errors import InputError
 from engine.data.pictures import encode_picture
-from engine.datasets.category_dir import create_category_dir
-from engine.datasets.crops import CropSettings
+from engine.datasets.category_dir import CropSettings, create_category_dir
 from tests.support.prepare import StoppedError, Stopping, backwards, files, refusing
 from tests.support.scenes import Scenes, draw_scenes, label
 
