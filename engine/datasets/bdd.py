@@ -158,29 +158,23 @@ def _box(label: Any, where: str, path: Path, attributes: list[str]) -> Box:
     name = _get(label, "id", where, path)
     name = str(name) if isinstance(name, int) and not isinstance(name, bool) else name
     corners = _get(label, "box2d", where, path)
-    sides = {}
+    sides = []
     for side in ("x1", "x2", "y1", "y2"):
         value = _get(corners, side, f"box2d of {where}", path)
         # NaN compares as false, and no image is as large as the limit.
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_FAR < value < _FAR:
             raise InputError(f"{path}: {side} of {where} is {value!r}, expected a number of pixels")
-        sides[side] = float(value)
+        sides.append(float(value))
     flags = {"occluded": False, "truncated": False}
     for flag in attributes:
         value = _get(_get(label, "attributes", where, path), flag, f"attributes of {where}", path)
         if not isinstance(value, bool):
             raise InputError(f"{path}: {flag} of {where} is {value!r}, expected true or false")
         flags[flag] = value
-    return Box(
-        name=plain_name(name, f"the id of {where}", path),
-        category=plain_name(_get(label, "category", where, path), f"the category of {where}", path),
-        x1=sides["x1"],
-        x2=sides["x2"],
-        y1=sides["y1"],
-        y2=sides["y2"],
-        occluded=flags["occluded"],
-        truncated=flags["truncated"],
-    )
+    name = plain_name(name, f"the id of {where}", path)
+    category = plain_name(_get(label, "category", where, path), f"the category of {where}", path)
+    x1, x2, y1, y2 = sides
+    return Box(name, category, x1, x2, y1, y2, **flags)
 
 
 def _get(item: Any, key: str, where: str, path: Path) -> Any:

@@ -19,7 +19,7 @@ import numpy as np
 
 from engine.core.errors import InputError, reason
 from engine.core.types import Int64, Uint8
-from engine.datasets.official import Official, prepare_official
+from engine.datasets.division import Official, prepare_official
 from engine.datasets.splits import Split
 
 LABEL_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -13,7 +13,7 @@ import numpy as np
 from engine.core.errors import InputError, reason
 from engine.core.types import Uint8
 from engine.data.preprocess import METHODS
-from engine.datasets.official import Official, prepare_official
+from engine.datasets.division import Official, prepare_official
 from engine.datasets.splits import Split
 
 LABEL_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

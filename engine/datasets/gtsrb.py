@@ -23,7 +23,7 @@ from engine.core.errors import InputError, reason
 from engine.core.types import Float32
 from engine.data.pictures import decode_picture
 from engine.data.preprocess import equalise_crop_resize, preprocess_each
-from engine.datasets.official import Official, prepare_official
+from engine.datasets.division import Official, prepare_official
 from engine.datasets.splits import Split
 
 LABEL_NAMES = (

@@ -108,7 +108,7 @@ def write_splits(
         done = _done(work.records())
         pieces = _pieces(splits, done, tick)
         count = sum(-(-len(split.labels) // WRITE_ROWS) for split in splits.values()) - len(done)
-        for piece, images in spread(_Maker(make), pieces, count):
+        for piece, images in spread(functools.partial(_made, make), pieces, count):
             with (work.path / f"{piece.split}.h5").open("rb+") as file:
                 file.seek(places[piece.split] + piece.start * images[0].nbytes)
                 file.write(np.ascontiguousarray(images, "<f4").data)
@@ -159,12 +159,8 @@ class _Piece:
     sources: Any
 
 
-@dataclass(frozen=True)
-class _Maker:
-    make: Make
-
-    def __call__(self, piece: _Piece) -> Float32:
-        return self.make(piece.sources)
+def _made(make: Make, piece: _Piece) -> Float32:
+    return make(piece.sources)
 
 
 def _pieces(splits: Mapping[str, Split], done: set[tuple[str, int]], tick: Tick) -> Iterator[_Piece]:
