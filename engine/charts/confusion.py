@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +20,6 @@ _LETTERS = 40
 _OVERLAY_DPI = 600
 
 
-@dataclass(frozen=True, eq=False)
-class Confusion:
-    legend: str
-    counts: Int64
-
-
 def draw_bubble_chart(path: Path, counts: Int64, label_names: Sequence[str] | None = None) -> None:
     with chart_settings():
         save_chart(confusion_figure(counts, label_names), path)
@@ -34,11 +27,11 @@ def draw_bubble_chart(path: Path, counts: Int64, label_names: Sequence[str] | No
 
 def overlay_bubble_chart(
     path: Path,
-    confusions: Sequence[Confusion],
+    confusions: Sequence[tuple[str, Int64]],
     labels: Sequence[int] | None = None,
     label_names: Sequence[str] | None = None,
 ) -> None:
-    """At most three models, on the same rows."""
+    """Confusions (C, C) by [true, predicted] of up to three models on the same rows, each with what the legend says."""
     with chart_settings():
         save_chart(overlay_figure(confusions, labels, label_names), path, _OVERLAY_DPI)
 
@@ -56,23 +49,21 @@ def confusion_figure(counts: Int64, label_names: Sequence[str] | None) -> Figure
 
 
 def overlay_figure(
-    confusions: Sequence[Confusion], labels: Sequence[int] | None, label_names: Sequence[str] | None
+    confusions: Sequence[tuple[str, Int64]], labels: Sequence[int] | None, label_names: Sequence[str] | None
 ) -> Figure:
-    together = confusions[0].counts.copy()
-    for confusion in confusions[1:]:
-        together += confusion.counts
+    together = np.sum([counts for _, counts in confusions], axis=0)
     if labels is None:
         rows = columns = _present(together)
     else:
         rows = np.array(sorted(set(labels)), np.int64)
         columns = np.union1d(np.flatnonzero(together[rows].any(axis=0)), rows)
     series = []
-    for line, (confusion, (colour, marker)) in enumerate(zip(confusions, _STYLES, strict=False)):
-        shown = confusion.counts[np.ix_(rows, columns)]
-        shares = shares_of(shown, confusion.counts[rows].sum(axis=1, keepdims=True))
+    for line, ((legend, counts), (colour, marker)) in enumerate(zip(confusions, _STYLES, strict=False)):
+        shown = counts[np.ix_(rows, columns)]
+        shares = shares_of(shown, counts[rows].sum(axis=1, keepdims=True))
         side = _SIDES[len(confusions)][line]
-        series.append(Bubbles(confusion.legend, shown, shares, colour, marker, solid=False, side=side, line=line))
-    totals = confusions[0].counts[rows].sum(axis=1)
+        series.append(Bubbles(legend, shown, shares, colour, marker, solid=False, side=side, line=line))
+    totals = confusions[0][1][rows].sum(axis=1)
     return bubble_figure(_grid(rows, columns, totals, label_names), series)
 
 

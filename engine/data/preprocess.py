@@ -119,15 +119,11 @@ def _of_any_size(images: list[Uint8], method: str, size: Size) -> Float32:
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for number, image in enumerate(images):
         by_shape.setdefault(image.shape, []).append(number)
-    if method != "toolkit":
-        out = np.empty((len(images), *size, 3), np.float32)
-        for numbers in by_shape.values():
-            out[numbers] = preprocess_images(_block(images, numbers), method, size)
-        return out
-    resized = np.empty((len(images), *size, 3), np.float64)
+    one_size = _resized if method == "toolkit" else METHODS[method]
+    out = np.empty((len(images), *size, 3), np.float64)
     for numbers in by_shape.values():
-        resized[numbers] = _resized(_block(images, numbers), size)
-    return _equalised_rgb(resized).astype(np.float32)
+        out[numbers] = one_size(_block(images, numbers), size)
+    return (_equalised_rgb(out) if method == "toolkit" else out).astype(np.float32)
 
 
 def _block(images: list[Uint8], numbers: list[int]) -> Uint8:

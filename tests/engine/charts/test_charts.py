@@ -24,8 +24,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from engine.charts.bubbles import bubble_area
-from engine.charts.confusion import Confusion, confusion_figure, draw_bubble_chart, overlay_bubble_chart, overlay_figure
-from engine.charts.radar import RadarSeries, draw_radar_chart, overlay_radar_charts, radar_figure
+from engine.charts.confusion import confusion_figure, draw_bubble_chart, overlay_bubble_chart, overlay_figure
+from engine.charts.radar import overlay_radar_charts, radar_figure
 from engine.charts.repair_outcomes import Fates, draw_repaired_result, fates_of, open_leaves, repaired_figure
 from engine.charts.style import (
     chart_path,
@@ -71,13 +71,13 @@ def confusions(count: int, classes: int, seed: int = 0) -> np.ndarray:
 
 def drawings() -> dict[str, Callable[[Path], None]]:
     """One call of every kind of chart, with the label names of traffic signs."""
-    two = [RadarSeries("before", results(10)), RadarSeries("after", results(10, 1))]
-    models = [Confusion("before", confusions(10, 43)), Confusion("after", confusions(10, 43, 1))]
+    two = [("before", results(10)), ("after", results(10, 1))]
+    models = [("before", confusions(10, 43)), ("after", confusions(10, 43, 1))]
     one = np.zeros((2, 43), np.int64)
     one[[0, 1], [3, 2]] = 5, 6
     fates = Fates(np.array([3, 8]), one, one[::-1], one, true=True, before_known=True)
     return {
-        "radar": lambda path: draw_radar_chart(path, results(10), label_names=SIGNS),
+        "radar": lambda path: overlay_radar_charts(path, [("", results(10))], label_names=SIGNS),
         "radars": lambda path: overlay_radar_charts(path, two, label_names=SIGNS),
         "bubble": lambda path: draw_bubble_chart(path, confusions(10, 43), SIGNS),
         "bubbles": lambda path: overlay_bubble_chart(path, models, [3], SIGNS),
@@ -114,7 +114,7 @@ def test_one_input_gives_one_file(kind: str, tmp_path: Path, monkeypatch: pytest
 
 
 def test_size_with_many_labels(tmp_path: Path) -> None:
-    draw_radar_chart(tmp_path / "radar.png", results(15))
+    overlay_radar_charts(tmp_path / "radar.png", [("", results(15))])
     with Image.open(tmp_path / "radar.png") as image:
         assert image.size == (2400, 2400)
 
@@ -219,13 +219,13 @@ NAMES = [SIGNS, None, [f"{'long ' * (number % 5)}{number}" for number in range(2
 @pytest.mark.parametrize("names", NAMES, ids=("signs", "numbers", "long"))
 @pytest.mark.parametrize("count", [1, 5, 10, 14, 43])
 def test_texts_do_not_collide(count: int, names: Sequence[str] | None) -> None:
-    series = [RadarSeries(f"Inputs ({name})", results(count, seed)) for seed, name in enumerate("abc")]
+    series = [(f"Inputs ({name})", results(count, seed)) for seed, name in enumerate("abc")]
     figure = radar_figure(series[:1], 0, 100, names)
     assert len(figure.texts) == count
     check_texts(figure)
     check_texts(radar_figure(series, 0, 100, names))
-    models = [Confusion("a model with a long name", confusions(count, count, seed)) for seed in range(3)]
-    figure = confusion_figure(models[0].counts, names)
+    models = [("a model with a long name", confusions(count, count, seed)) for seed in range(3)]
+    figure = confusion_figure(models[0][1], names)
     shown = [text.get_text() for text in texts_of(figure)]
     assert all(shown.count(name) >= 2 for name in label_texts(range(count), names, 40)), "every row and column is named"
     check_texts(figure)
@@ -235,31 +235,31 @@ def test_texts_do_not_collide(count: int, names: Sequence[str] | None) -> None:
 
 @pytest.mark.usefixtures("settings")
 def test_a_long_name_at_the_first_column() -> None:
-    models = [Confusion("before", np.array([[1, 0], [1, 1]])), Confusion("after", np.array([[1, 0], [0, 2]]))]
+    models = [("before", np.array([[1, 0], [1, 1]])), ("after", np.array([[1, 0], [0, 2]]))]
     check_texts(overlay_figure(models, [1], ["a name far longer than that of the row", "b"]))
 
 
 def test_names_are_no_formulas(tmp_path: Path) -> None:
-    draw_radar_chart(tmp_path / "x.svg", results(3), label_names=["$a$", "b_1", "$"])
+    overlay_radar_charts(tmp_path / "x.svg", [("", results(3))], label_names=["$a$", "b_1", "$"])
     assert re.findall(r"<text [^>]*>([^<]*)</text>", (tmp_path / "x.svg").read_text()) == ["$a$", "b_1", "$"]
 
 
 @pytest.mark.usefixtures("settings")
 def test_many_labels() -> None:
-    check_texts(radar_figure([RadarSeries("", results(250))], 0, 100, NAMES[2]))
+    check_texts(radar_figure([("", results(250))], 0, 100, NAMES[2]))
     check_texts(confusion_figure(confusions(150, 150), NAMES[2]))
 
 
 @pytest.mark.usefixtures("settings")
 def test_kinds_differ_in_more_than_colour() -> None:
     names = ("a", "_b", "c" * 80)
-    figure = radar_figure([RadarSeries(name, results(5, seed)) for seed, name in enumerate(names)], 0, 100, None)
+    figure = radar_figure([(name, results(5, seed)) for seed, name in enumerate(names)], 0, 100, None)
     lines = figure.axes[0].get_lines()
     for look in ("marker", "linestyle", "color"):
         assert len({getattr(line, f"get_{look}")() for line in lines}) == 3
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", " _b", "c" * 69 + "…"]
     check_texts(figure)
-    drawn = bubbles_of(overlay_figure([Confusion(name, confusions(5, 5)) for name in "abc"], None, None))
+    drawn = bubbles_of(overlay_figure([(name, confusions(5, 5)) for name in "abc"], None, None))
     assert len({bubbles.get_paths()[0].vertices.tobytes() for bubbles in drawn[:3]}) == 3
     assert len({to_hex(bubbles.get_edgecolor()[0]) for bubbles in drawn[:3]}) == 3
 
@@ -273,7 +273,7 @@ def lines_of(figure: Figure) -> list[np.ndarray]:
 
 @pytest.mark.usefixtures("settings")
 def test_radar_shows_the_scores_in_the_order_of_the_results() -> None:
-    figure = radar_figure([RadarSeries("", TUTORIAL)], 0, 100, None)
+    figure = radar_figure([("", TUTORIAL)], 0, 100, None)
     scores = [73.98692810457516, 19.958847736625515, 89.29824561403508, 95.94350185169236, 85.07310438626318]
     assert lines_of(figure)[0].tolist() == [*scores, scores[0]]
     angles = figure.axes[0].get_lines()[0].get_xdata()[:5]
@@ -295,7 +295,7 @@ def test_overlay_of_different_labels() -> None:
     """The spokes are the union of the labels; a line is broken where its results have no rows of one."""
     one = Results((LabelResult(3, 1, 3), LabelResult(0, 2, 2)))
     other = Results((LabelResult(7, 1, 0), LabelResult(3, 1, 1)))
-    figure = radar_figure([RadarSeries("one", one), RadarSeries("other", other)], 0, 100, SIGNS)
+    figure = radar_figure([("one", one), ("other", other)], 0, 100, SIGNS)
     first, second = lines_of(figure)
     assert np.array_equal(first, [25, 50, np.nan, 25], equal_nan=True)
     assert np.array_equal(second, [50, np.nan, 100, 50], equal_nan=True)
@@ -308,14 +308,14 @@ def test_overlay_of_different_labels() -> None:
 
 @pytest.mark.usefixtures("settings")
 def test_limits() -> None:
-    figure = radar_figure([RadarSeries("", TUTORIAL)], 50, 90, None)
+    figure = radar_figure([("", TUTORIAL)], 50, 90, None)
     assert lines_of(figure)[0][:5] == pytest.approx([73.98692810457516, 50, 89.29824561403508, 90, 85.07310438626318])
     assert figure.axes[0].get_ylim() == (50, 90)
     for low, high in ((100, 0), (5, 5), (math.nan, 100), (0, math.inf)):
         with pytest.raises(InputError, match=r"radial limits .*, expected the first below the second"):
-            draw_radar_chart(Path("radar.png"), TUTORIAL, min_lim=low, max_lim=high)
+            overlay_radar_charts(Path("radar.png"), [("", TUTORIAL)], min_lim=low, max_lim=high)
     with pytest.raises(InputError, match="0 labels"):
-        draw_radar_chart(Path("radar.png"), Results(()))
+        overlay_radar_charts(Path("radar.png"), [("", Results(()))])
 
 
 # Confusions.
@@ -390,7 +390,7 @@ def test_overlay_of_confusions() -> None:
     before[3, [3, 0]] = 1, 3
     after[3, [3, 5]] = 2, 2
     before[1, 4] = after[1, 4] = 4
-    figure = overlay_figure([Confusion("before", before), Confusion("after", after)], [3], "abcdef")
+    figure = overlay_figure([("before", before), ("after", after)], [3], "abcdef")
     first, second = bubbles_of(figure)[:2]
     assert cells_of(figure, first) == pytest.approx({("d", "d"): 125, ("d", "a"): 375})
     assert cells_of(figure, second) == pytest.approx({("d", "d"): 250, ("d", "f"): 250})
@@ -398,7 +398,7 @@ def test_overlay_of_confusions() -> None:
     assert "b" not in shown
     assert "e" not in shown
     assert [text for text in shown if re.fullmatch(r"\d+\.\d", text)] == ["75.0", "25.0", "50.0", "50.0"]
-    figure = overlay_figure([Confusion("before", before), Confusion("after", after)], None, "abcdef")
+    figure = overlay_figure([("before", before), ("after", after)], None, "abcdef")
     assert cells_of(figure, bubbles_of(figure)[1]) == pytest.approx({("d", "d"): 250, ("d", "f"): 250, ("b", "e"): 500})
     # Before is to the left of after, within the cell.
     x = [
