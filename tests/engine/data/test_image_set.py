@@ -1,5 +1,3 @@
-"""Reading, checking and writing image sets."""
-
 from __future__ import annotations
 
 import fcntl
@@ -16,6 +14,7 @@ from engine.core.errors import InputError
 from engine.core.files import replace_directory, replace_file
 from engine.data import image_set as imagesets
 from engine.data.writer import float_dtype, write_empty_image_set, write_image_set
+from tests.support.prepare import one_sentence
 
 
 def write_raw(path: Path, images: object, labels: object, **attributes: object) -> Path:
@@ -78,13 +77,8 @@ BAD = {
 def test_bad_content_is_one_sentence(tmp_path: Path, case: str) -> None:
     images, labels, found = BAD[case]
     path = write_raw(tmp_path / "bad.h5", images, labels)
-    with pytest.raises(InputError) as caught:
+    with one_sentence(path, found):
         imagesets.open_image_set(path)
-    message = str(caught.value)
-    assert str(path) in message
-    assert found in message
-    assert "expected" in message
-    assert "\n" not in message
 
 
 def test_a_bad_label_row_is_found_in_a_later_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,10 +102,8 @@ def test_what_is_not_a_whole_hdf5_file(tmp_path: Path) -> None:
         (text, "is not an HDF5 file"),
         (cut, "is damaged or cut short"),
     ):
-        with pytest.raises(InputError, match=found) as caught:
+        with one_sentence(path, found):
             imagesets.open_image_set(path)
-        assert str(path) in str(caught.value)
-        assert "\n" not in str(caught.value)
 
 
 def test_damaged_compressed_rows_are_an_input_error(tmp_path: Path) -> None:
@@ -168,21 +160,16 @@ def test_read_rows_spanning_many_blocks_and_refusing_disorder(tmp_path: Path) ->
             reader.read(2990, 3001)
 
 
-def test_opens_where_locks_cannot_be_had(tmp_path: Path) -> None:
-    path = write_raw(tmp_path / "a.h5", pixels(3), one_hot([0, 1, 2]))
-    with path.open() as holder:
-        fcntl.flock(holder, fcntl.LOCK_EX)
-        with pytest.raises(OSError, match="lock"):
-            h5py.File(path, "r", locking=True)
-        assert imagesets.open_image_set(path).rows == 3
-
-
-def test_reads_from_a_read_only_folder(tmp_path: Path) -> None:
+def test_reads_where_locks_cannot_be_had_and_nothing_can_be_written(tmp_path: Path) -> None:
     path = write_raw(tmp_path / "a.h5", pixels(3), one_hot([0, 1, 2]))
     path.chmod(0o444)
     tmp_path.chmod(0o555)
     try:
-        assert imagesets.read_images(imagesets.open_image_set(path), 0, 3).shape == (3, 4, 3, 2)
+        with path.open() as holder:
+            fcntl.flock(holder, fcntl.LOCK_EX)
+            with pytest.raises(OSError, match="lock"):
+                h5py.File(path, "r", locking=True)
+            assert imagesets.read_images(imagesets.open_image_set(path), 0, 3).shape == (3, 4, 3, 2)
     finally:
         tmp_path.chmod(0o755)
 
@@ -416,7 +403,7 @@ def test_integers_that_float32_does_not_hold(tmp_path: Path, dtype: str) -> None
     images[3, 1] = 2**24
     images[40, 2] = 2**24 + 1
     if dtype.startswith("i"):
-        images[5] = -(2**24)
+        images[5], images[50, 0] = -(2**24), -(2**24) - 1
     found = imagesets.open_image_set(write_raw(tmp_path / "a.h5", images, one_hot([0] * 60)))
     assert np.array_equal(imagesets.read_images(found, 0, 40), images[:40])
     for read in (
@@ -427,10 +414,8 @@ def test_integers_that_float32_does_not_hold(tmp_path: Path, dtype: str) -> None
         with pytest.raises(InputError, match=r"a\.h5: row 40 has 16777217, expected integers up to 16777216, which"):
             read()
     if dtype.startswith("i"):
-        images[5, 0] -= 1
-        found = imagesets.open_image_set(write_raw(tmp_path / "a.h5", images, one_hot([0] * 60)))
-        with pytest.raises(InputError, match="row 5 has -16777217,"):
-            imagesets.read_images(found, 0, 9)
+        with pytest.raises(InputError, match="row 50 has -16777217,"):
+            imagesets.read_images(found, 45, 60)
 
 
 def test_the_fingerprint_of_pictures_is_frozen(tmp_path: Path) -> None:
@@ -536,10 +521,8 @@ def test_several_inputs_must_be_those_of_the_model_in_its_order(tmp_path: Path) 
         (found, (), "flag (1,), the model m.keras expects one dataset of rows of shape (12,)"),
         (plain, INPUTS, "c.h5 holds rows of shape (12,), the model m.keras expects the inputs question (5,), answer"),
     ):
-        with pytest.raises(InputError) as caught:
+        with one_sentence(says):
             imagesets.check_fits_model(images, (12,), 5, model, wanted)
-        assert says in str(caught.value)
-        assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"5 classes, the model m\.keras has 4"):
         imagesets.check_fits_model(found, (12,), 4, model, INPUTS)
 
@@ -553,10 +536,8 @@ def test_bad_groups_are_one_sentence(tmp_path: Path) -> None:
         "words": ({**good, "flag": np.array([[b"x"], [b"y"], [b"z"]])}, '"images/flag" holds |S1, expected numbers'),
     }
     for inputs, says in bad.values():
-        with pytest.raises(InputError) as caught:
+        with one_sentence(says):
             imagesets.open_image_set(write_group(tmp_path / "a.h5", inputs, labels))
-        assert says in str(caught.value)
-        assert "expected" in str(caught.value)
     with h5py.File(write_group(tmp_path / "a.h5", good, labels), "a") as file:
         file.create_group("images/more/inside")
     with pytest.raises(InputError, match='has no dataset "images/more"'):

@@ -1,5 +1,3 @@
-"""Writing and opening positive and negative rows."""
-
 from __future__ import annotations
 
 import shutil

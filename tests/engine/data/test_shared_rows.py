@@ -1,5 +1,3 @@
-"""Rows that sets have in common: counted once each, whatever their order and copies."""
-
 from __future__ import annotations
 
 import numpy as np

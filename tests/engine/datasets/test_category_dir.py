@@ -1,5 +1,3 @@
-"""One folder of crops per category: files, lists, what is skipped, and work that is interrupted."""
-
 from __future__ import annotations
 
 import json
