@@ -15,17 +15,10 @@ from engine.core.types import Float64, Int64
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FULL_AREA = 500.0
-"""Area of a bubble for all rows, in square points."""
-
-_LEAST = 0.005
-"""Smaller shares have no number."""
-
-_ASIDE = 0.26
-"""How far at most a bubble lies from the middle of its cell, in widths of a cell."""
-
-_SHARES = (0.01, 0.1, 0.5, 1.0)
-"""What the legend shows the sizes of."""
+FULL_AREA = 500.0  # area of a bubble for all rows, in square points
+_LEAST = 0.005  # smaller shares have no number
+_ASIDE = 0.26  # how far at most a bubble lies from the middle of its cell, in widths of a cell
+_SHARES = (0.01, 0.1, 0.5, 1.0)  # what the legend shows the sizes of
 
 # Points: around the figure; a number and its line; a line of the legend, the indent of its text, and that of sizes.
 _MARGIN, _NUMBER, _LINE, _ROW, _INDENT, _SIZES = 8.0, 6.5, 7.8, 15.0, 16.0, 24.0

@@ -20,7 +20,8 @@ from engine.charts.bubbles import Bubbles, Grid, bubble_figure
 from engine.charts.style import BLACK, GREEN, ORANGE, chart_settings, label_texts, save_chart, shares_of
 from engine.core.errors import InputError
 from engine.core.types import Int64
-from engine.data.image_set import ImageSet, open_image_set
+from engine.data.image_set import ImageSet
+from engine.data.outcomes import open_filled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,8 +60,8 @@ def open_leaves(directory: Path, name: str) -> list[Leaf]:
     """
     leaves = []
     for folder in _label_folders(directory):
-        whole = _open(folder / name)
-        parts = [(int(part.name), _open(part / name)) for part in _label_folders(folder)]
+        whole = open_filled(folder / name)
+        parts = [(int(part.name), open_filled(part / name)) for part in _label_folders(folder)]
         inner = [Leaf(int(folder.name), images, before) for before, images in parts if images is not None]
         if inner and (whole is None or whole.rows == sum(leaf.images.rows for leaf in inner)):
             leaves += inner
@@ -156,10 +157,3 @@ def _label_folders(directory: Path) -> list[Path]:
         return []
     found = [path for path in directory.iterdir() if path.name.isdecimal() and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name))
-
-
-def _open(path: Path) -> ImageSet | None:
-    if not path.exists():
-        return None
-    images = open_image_set(path, allow_empty=True)
-    return images if images.rows else None

@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
 GREY = "#555555"
-
-FEW = 14
-"""Up to so many labels there is room: names around a circle lie flat, and cells have numbers."""
-
+FEW = 14  # up to so many labels there is room: names around a circle lie flat, and cells have numbers
 DPI = 300
 
 _FORMATS = {".png": "png", ".svg": "svg"}

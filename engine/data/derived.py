@@ -24,10 +24,7 @@ NAME = "repair.h5"
 
 FOLDER = "images"
 FORMATS = ("ppm", "png")
-
-_BLOCK_VALUES = 1 << 24
-"""Values of pixels that are held at once."""
-
+_BLOCK_VALUES = 1 << 24  # values of pixels that are held at once
 _OURS = re.compile(r"\d{8,}\.(ppm|png)")
 
 

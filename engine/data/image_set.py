@@ -30,9 +30,7 @@ from engine.core.errors import InputError, reason
 from engine.core.hdf5 import check_stored, refuse_other_files
 from engine.core.types import Float32, Int64, Uint8
 
-READ_ROWS = 1000
-"""Rows of images that functions streaming a whole set hold at once."""
-
+READ_ROWS = 1000  # rows of images that functions streaming a whole set hold at once
 DIGEST_BYTES = 16
 
 _LABEL_BLOCK_ROWS = 65_536
@@ -42,9 +40,7 @@ _CHUNK_CACHE_BYTES = 64 * 2**20
 # Scattered rows closer together than this are read in one go.
 _GAP_ROWS = 16
 _IN_GROUP = "images/"
-_EXACT = 2**24
-"""float32 holds all integers up to this one, and not the next."""
-
+_EXACT = 2**24  # float32 holds all integers up to this one, and not the next
 Inputs = tuple[tuple[str, tuple[int, ...]], ...]
 """Name and shape, without the axis of rows, of each input of a model that has several."""
 

@@ -10,8 +10,7 @@ from typing import Any
 from engine.core.errors import InputError, reason
 from engine.core.files import replace_file
 
-MOST = 1e9
-"""Of a priority."""
+MOST = 1e9  # of a priority
 
 
 def read_json(path: Path, expected: str) -> Any:

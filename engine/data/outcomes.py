@@ -96,7 +96,7 @@ def open_negatives(directory: Path) -> ImageSet | None:
     """
     directory = Path(directory).absolute()
     if (directory / "repair.h5").exists():
-        return _open_nonempty(directory)
+        return open_filled(directory / "repair.h5")
     tree = directory
     for _ in range(2):  # up from negative/<true>/<predicted> or negative/<true>
         tree = tree.parent if tree.name.isdecimal() else tree
@@ -117,21 +117,20 @@ def open_positives(directory: Path) -> ImageSet | None:
     if not (directory / "repair.h5").exists():
         found = "has no repair.h5" if directory.is_dir() else "does not exist"
         raise InputError(f"{directory} {found}, expected a folder positive as the command target makes it")
-    return _open_nonempty(directory)
+    return open_filled(directory / "repair.h5")
 
 
-def _open_nonempty(directory: Path) -> ImageSet | None:
-    image_set = open_image_set(directory / "repair.h5", allow_empty=True)
-    return image_set if image_set.rows else None
+def open_filled(path: Path) -> ImageSet | None:
+    """The image set, or None where there is no such file or it has no rows."""
+    image_set = open_image_set(path, allow_empty=True) if path.exists() else None
+    return image_set if image_set is not None and image_set.rows else None
 
 
 def _check_label_exists(tree: Path, directory: Path) -> None:
     """Refuse a number that is no class, where the tree has rows to tell the number of classes."""
-    whole = open_image_set(tree / "repair.h5", allow_empty=True) if (tree / "repair.h5").exists() else None
-    if whole is None or whole.rows == 0:
-        return
+    whole = open_filled(tree / "repair.h5")
     label = max(int(part) for part in directory.relative_to(tree).parts)
-    if label >= whole.classes:
+    if whole is not None and label >= whole.classes:
         raise InputError(
             f"{directory} is empty and {label} no label of {whole.path}, expected 0 to {whole.classes - 1}"
         )

@@ -15,9 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from engine.core.errors import InputError, reason
 from engine.core.types import Float64, Int64, Uint8
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
-"""Endings of the files that are taken for pictures."""
-
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")  # endings of the files that are taken for pictures
 JPEG_QUALITY = 95
 
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "WEBP")

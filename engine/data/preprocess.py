@@ -20,12 +20,9 @@ from engine.core.errors import InputError
 from engine.core.types import Float32, Float64, Uint8
 from engine.data.pictures import read_picture
 
-Size = tuple[int, int]
-"""Height and width."""
-
+Size = tuple[int, int]  # height and width
 SIDE = 32
-SIZE: Size = (SIDE, SIDE)
-"""Of what every method returns."""
+SIZE: Size = (SIDE, SIDE)  # of what every method returns
 
 
 def preprocess_images(images: Uint8, method: str, size: Size = SIZE) -> Float32:
@@ -86,9 +83,7 @@ def toolkit(images: Uint8, size: Size = SIZE) -> Float32:
 METHODS: dict[str, Callable[[Uint8, Size], Float32]] = {"toolkit": toolkit, "pad": pad, "resize": resize}
 """What `--preprocess` may name."""
 
-EQUALISED = ("toolkit", "resize")
-"""What it may name for coloured data sets of the toolkit's, in place of these."""
-
+EQUALISED = ("toolkit", "resize")  # what it may name for coloured data sets of the toolkit's
 _UNIT = 1.0 / 255.0  # scikit-image multiplies by it; dividing by 255 gives other last bits
 
 _ROUNDING = 1e-9

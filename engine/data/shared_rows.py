@@ -11,8 +11,7 @@ import numpy.typing as npt
 from engine.core.types import Bool, Uint8
 from engine.data.image_set import DIGEST_BYTES
 
-Keys = npt.NDArray[Any]
-"""Digests as texts of bytes (n,), which NumPy can sort."""
+Keys = npt.NDArray[Any]  # digests as texts of bytes (n,), which NumPy can sort
 
 
 @dataclass(frozen=True, eq=False)

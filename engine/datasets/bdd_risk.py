@@ -26,8 +26,7 @@ from engine.data.image_set import ImageSet, open_image_set, read_ids
 from engine.data.pictures import SUFFIXES
 from engine.datasets.bdd import LABEL_NAMES, read_attributes
 
-MATCHED, MISTAKEN = "matched_data", "misrecognision_data"
-"""Folders of pictures, spelt as the toolkit spells them."""
+MATCHED, MISTAKEN = "matched_data", "misrecognision_data"  # folders of pictures, spelt as the toolkit spells them
 
 
 @dataclass(frozen=True)

@@ -36,18 +36,12 @@ from engine.data.pictures import can_write, decode_picture, encode_picture, read
 from engine.datasets.bdd import Box, Frame, read_frames, square_crop
 from engine.datasets.image_info import FILE_NAME, write_category_info
 
-MISSING = "image missing"
-"""Why a box was skipped: there is no image of its frame."""
-
-NO_AREA = "no area"
-"""Why a box was skipped: it has none, or is smaller than a pixel."""
-
+MISSING = "image missing"  # why a box was skipped: there is no image of its frame
+NO_AREA = "no area"  # why a box was skipped: it has none, or is smaller than a pixel
 OUTSIDE = "outside the image"
 """Why a box was skipped: nothing of it is in the image, or it reaches out so that no pixel of its crop is."""
 
-REMOVED = "removed"
-"""Folder of a category's crops that were set aside."""
-
+REMOVED = "removed"  # folder of a category's crops that were set aside
 SCENES_PER_PIECE = 16
 
 _RESULTS = "extract_results.json"
@@ -62,14 +56,11 @@ class CropSettings:
     clamp: bool = False  # see `engine.datasets.bdd.square_crop`
 
 
-PLAIN = CropSettings()
-"""Nothing is removed."""
-
+PLAIN = CropSettings()  # nothing is removed
 Crop = tuple[str, str, bool, float, int]
 """Category, file name, whether it is in `removed`, mean of the largest channel (0 if removed), and number of pixels."""
 
-Skipped = tuple[str, str, str]
-"""Id of a box, category, and why it has no crop."""
+Skipped = tuple[str, str, str]  # id of a box, category, and why it has no crop
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,7 @@ from engine.datasets.division import DEFAULT_RATIO, Division, Ratio, check_ratio
 from engine.datasets.splits import Layout, Split, write_splits
 
 DEFAULT_PREPROCESS = "resize"
-
-_KEPT_SIDES = 8
-"""A picture of many times the wanted side is first averaged down to this many."""
-
+_KEPT_SIDES = 8  # a picture of many times the wanted side is first averaged down to this many
 Images = Uint8 | Sequence[str | Path]
 """Pixels (n, h, w) or (n, h, w, 3) of one size, uint8, or the n paths of picture files of any sizes."""
 

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 NAMES = ("train", "val", "test", "repair")
 DEFAULT_RATIO = (0.5, 0.1, 0.2, 0.2)
-DIVIDE_RATE = 0.2
-"""The toolkit's."""
-
+DIVIDE_RATE = 0.2  # the toolkit's
 Ratio = tuple[float, float, float, float]
 
 SEEDLESS = (

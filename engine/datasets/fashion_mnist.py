@@ -17,9 +17,7 @@ from engine.datasets.division import Official, prepare_official
 from engine.datasets.splits import Split
 
 LABEL_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-DEFAULT_PREPROCESS = "pad"
-"""What the project's own models, and the models it was developed with, were trained on."""
-
+DEFAULT_PREPROCESS = "pad"  # what the project's own models, and the models it was developed with, were trained on
 _SIDE = 28
 _GZIP_MAGIC = b"\x1f\x8b"
 

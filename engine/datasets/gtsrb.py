@@ -72,9 +72,7 @@ _TRAINING = re.compile(r"(?:^|.*/)Final_Training/Images/(\d{5})/[^/]+\.ppm")
 _TEST = re.compile(r"(?:^|.*/)Final_Test/Images/(\d+)\.ppm")
 _TABLE = re.compile(r"(?:^|.*/)GT-final_test\.csv")
 _CLASS_COLUMN = 7
-
-LARGEST_MEMBER = 64 << 20
-"""Bytes; an archive may claim any size."""
+LARGEST_MEMBER = 64 << 20  # bytes; an archive may claim any size
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,7 @@ from engine.data.writer import write_attributes
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-WRITE_ROWS = 250
-"""Rows made at once."""
-
+WRITE_ROWS = 250  # rows made at once
 _ANEW = -1
 """In the journal, in place of the first row of a block: the file is laid out, and no block made before is in it."""
 

@@ -21,9 +21,7 @@ OWN = ("base", "vgg16", "vgg19")
 LEFT_OUT = ("vit", "hydra", "hydra_head")
 IMAGENET, RANDOM = "imagenet", "none"
 
-Part = tuple[str, Mapping[str, Any]]
-"""The name of a Keras class and the arguments to make it with."""
-
+Part = tuple[str, Mapping[str, Any]]  # the name of a Keras class and the arguments to make it with
 FINE_TUNING: Part = ("SGD", {"learning_rate": 1e-4, "momentum": 0.9})
 POOLING: Part = ("GlobalAveragePooling2D", {})
 
@@ -240,14 +238,9 @@ def _read_settings(path: Path, model: str | None) -> Architecture:
     name = _known_name(settings.get("model", model), f"{path}: model")
     if model not in (None, name):
         raise InputError(f"{path}: model is {name} and the command line says {model}, expected the same")
-    architecture = Architecture(name, RANDOM)
-    if "optimizer" in settings:
-        architecture = replace(architecture, optimizer=_optimizer(path, settings["optimizer"]))
-    if "augmentation" in settings:
-        architecture = replace(architecture, augmentation=_parts(path, "augmentation", settings["augmentation"]))
-    if "layers" in settings:
-        architecture = replace(architecture, layers=_parts(path, "layers", settings["layers"]))
-    return architecture
+    readers = {"optimizer": _optimizer, "augmentation": _parts, "layers": _parts}
+    stated: dict[str, Any] = {key: read(path, key, settings[key]) for key, read in readers.items() if key in settings}
+    return Architecture(name, RANDOM, **stated)
 
 
 def _parts(path: Path, key: str, entries: Any) -> tuple[Part, ...]:
@@ -261,8 +254,8 @@ def _parts(path: Path, key: str, entries: Any) -> tuple[Part, ...]:
     return found
 
 
-def _optimizer(path: Path, entry: Any) -> Part:
-    name, arguments = _entry(path, "optimizer", entry)
+def _optimizer(path: Path, key: str, entry: Any) -> Part:
+    name, arguments = _entry(path, key, entry)
     kind = getattr(keras.optimizers, name, None)
     if not isinstance(kind, type) or not issubclass(kind, keras.optimizers.Optimizer):
         raise InputError(f"{path}: optimizer is {name!r}, expected one of Keras such as SGD or Adam")

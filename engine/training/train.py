@@ -47,8 +47,7 @@ MODELS: dict[Format, str] = {"keras": "model.keras", "h5": "model.h5"}
 FACTS = TRAINING_FACTS
 BOARDS = Path("logs/tensor_boards")
 BOARD_NAMES = ("train", "validation")
-PATIENCE = 5
-"""Epochs without a lower loss on the validation rows, after which training stops."""
+PATIENCE = 5  # epochs without a lower loss on the validation rows, after which training stops
 DROP_EPOCHS, DROP = 10, 0.1
 
 HELD_BYTES = 1 << 30
@@ -56,8 +55,7 @@ HELD_BYTES = 1 << 30
 time, and shuffled; the order of the rows is a matter of this size and never of free memory."""
 
 _SCRATCH = ".train-"
-_SLACK = 1 << 20
-"""Bytes that a file of weights may take beside them: names, the configuration."""
+_SLACK = 1 << 20  # bytes that a file of weights may take beside them: names, the configuration
 _DATE, _DATE_SAVED = (2025, 1, 1, 0, 0, 0), "2025-01-01@00:00:00"
 _CHANGING = re.compile(r'(?<="shared_object_id": )\d+|(?<="date_saved": ")(?P<date>[^"]+)')
 """What in an archive differs from one saving of the same model to the next."""
