@@ -1,5 +1,3 @@
-"""Charts: their files, the numbers behind them, and whether they can be read with few and many labels."""
-
 from __future__ import annotations
 
 import itertools
@@ -48,7 +46,6 @@ from tests.engine.metrics.test_accuracy import TUTORIAL
 
 @pytest.fixture
 def settings() -> Iterator[None]:
-    """What figures are built within."""
     with chart_settings():
         yield
 
@@ -111,12 +108,6 @@ def test_one_input_gives_one_file(kind: str, tmp_path: Path, monkeypatch: pytest
     texts = re.findall(r"<text [^>]*>([^<]*)</text>", first[1].read_text())
     assert any(SIGNS[3] in text for text in texts)
     assert "<dc:date>" not in first[1].read_text()
-
-
-def test_size_with_many_labels(tmp_path: Path) -> None:
-    overlay_radar_charts(tmp_path / "radar.png", [("", results(15))])
-    with Image.open(tmp_path / "radar.png") as image:
-        assert image.size == (2400, 2400)
 
 
 def test_where_a_chart_goes(tmp_path: Path) -> None:
@@ -246,7 +237,9 @@ def test_names_are_no_formulas(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("settings")
 def test_many_labels() -> None:
-    check_texts(radar_figure([("", results(250))], 0, 100, NAMES[2]))
+    figure = radar_figure([("", results(250))], 0, 100, NAMES[2])
+    assert (figure.get_size_inches() * figure.dpi).tolist() == [2400, 2400]
+    check_texts(figure)
     check_texts(confusion_figure(confusions(150, 150), NAMES[2]))
 
 
@@ -419,7 +412,6 @@ def image_set(path: Path, labels: Sequence[int], classes: int = 5) -> Path:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray, np.ndarray]:
-    """A folder with targets, and of its 200 rows the label, what they were taken for and what they are taken for."""
     random = np.random.default_rng(2)
     labels, before, after = random.integers(0, 5, (3, 200))
     image_set(tmp_path / "repair.h5", labels.tolist())
@@ -508,9 +500,6 @@ def test_trees_of_another_kind(files: dict[str, list[int]], says: str, tmp_path:
         image_set(directory / name / "repair.h5", labels)
     with pytest.raises(InputError, match=re.escape(says)):
         fates_in(directory, np.zeros(10, np.int64))
-
-
-def test_no_tree(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="missing is no folder, expected"):
         open_leaves(tmp_path / "missing", "repair.h5")
 
