@@ -12,8 +12,9 @@ import numpy as np
 from cluster.runs.shared_rows import KnownRows
 from engine.core.errors import InputError
 from engine.core.types import Int64
-from engine.data.image_set import ImageSet, content_fingerprint, row_order, set_digests
+from engine.data.image_set import ImageSet
 from engine.data.outcomes import open_negatives, open_positives
+from engine.data.row_digests import content_fingerprint, row_order, set_digests
 from engine.localize.weights_file import CSV, localised_paths, read_rows
 from engine.models.load import LoadedModel, check_fits
 from engine.problem.case import case_fingerprint

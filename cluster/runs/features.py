@@ -10,7 +10,8 @@ from cluster.workers.model import ModelHandle
 from engine.core.errors import InputError
 from engine.core.progress import Progress
 from engine.core.types import Int64
-from engine.data.image_set import ImageSet, row_order
+from engine.data.image_set import ImageSet
+from engine.data.row_digests import row_order
 from engine.fitness.rows import SearchRows
 from engine.layers.head import Head
 from engine.passes.classes import predicted_classes

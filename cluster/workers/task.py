@@ -27,7 +27,8 @@ from engine import backend
 from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Float32, Uint8
-from engine.data.image_set import ImageSet, open_reader, row_digests
+from engine.data.image_set import ImageSet, open_reader
+from engine.data.row_digests import row_digests
 from engine.fitness.base import Fitness
 from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows

@@ -14,7 +14,6 @@ attributes of the file are ours: `label_names` (one string per class) and `prepr
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,11 +27,9 @@ import numpy.typing as npt
 
 from engine.core.errors import InputError, reason
 from engine.core.hdf5 import check_stored, refuse_other_files
-from engine.core.types import Float32, Int64, Uint8
+from engine.core.types import Float32, Int64
 
 READ_ROWS = 1000  # rows of images that functions streaming a whole set hold at once
-DIGEST_BYTES = 16
-
 _LABEL_BLOCK_ROWS = 65_536
 _NUMERIC_KINDS = "biuf"
 # Compressed sets come in pieces of 1,000 rows; the default cache of 1 MiB would unpack one anew per read.
@@ -282,38 +279,6 @@ def stretches(rows: range, size: int = READ_ROWS) -> Iterator[tuple[int, int]]:
     """Cut a range of rows into stretches [start, stop) of at most `size`."""
     for start in rows[::size]:
         yield start, min(start + size, rows.stop)
-
-
-def set_digests(image_set: ImageSet) -> Uint8:
-    return np.concatenate([np.empty((0, DIGEST_BYTES), np.uint8), *map(row_digests, read_blocks(image_set))])
-
-
-def content_fingerprint(image_set: ImageSet, digests: Uint8 | None = None) -> str:
-    """SHA-256 (hex) of the shape, the labels and the images as float32, however the file stores and orders them."""
-    known = set_digests(image_set) if digests is None else digests
-    return rows_fingerprint(image_set.image_shape, image_set.classes, image_set.labels, known)
-
-
-def row_digests(images: Float32) -> Uint8:
-    """Digest (m, 16) of the numbers of each row of images (m, ...)."""
-    pixels = np.ascontiguousarray(images.reshape(len(images), -1), "<f4")
-    digests = [hashlib.blake2b(row.data, digest_size=DIGEST_BYTES).digest() for row in pixels]
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
-
-
-def rows_fingerprint(shape: tuple[int, ...], classes: int, labels: Int64, digests: Uint8) -> str:
-    """SHA-256 (hex) of rows with labels (n,) and digests (n, 16) of their numbers, whatever order they are in."""
-    order = row_order(digests, labels)
-    digest = hashlib.sha256(repr((len(labels), tuple(shape), classes)).encode())
-    digest.update(labels[order].astype("<i8").tobytes())
-    digest.update(np.ascontiguousarray(digests[order]).data)
-    return digest.hexdigest()
-
-
-def row_order(digests: Uint8, labels: Int64) -> Int64:
-    """Rows (n,) by digest (n, 16), then by label (n,): copies stand together, wherever they were in files."""
-    halves = np.ascontiguousarray(digests).view(">u8").astype(np.uint64)
-    return np.lexsort((labels, halves[:, 1], halves[:, 0]))
 
 
 @contextmanager
