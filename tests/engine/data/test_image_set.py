@@ -456,8 +456,10 @@ def test_several_inputs_must_be_those_of_the_model_in_its_order(tmp_path: Path) 
         (found, (), "flag (1,), the model m.keras expects one dataset of rows of shape (12,)"),
         (plain, INPUTS, "c.h5 holds rows of shape (12,), the model m.keras expects the inputs question (5,), answer"),
     ):
-        with one_sentence(says):
+        with pytest.raises(InputError) as caught:
             imagesets.check_fits_model(images, (12,), 5, model, wanted)
+        assert says in str(caught.value)
+        assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"5 classes, the model m\.keras has 4"):
         imagesets.check_fits_model(found, (12,), 4, model, INPUTS)
 
