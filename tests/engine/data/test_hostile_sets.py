@@ -110,15 +110,6 @@ def test_more_is_declared_than_the_file_holds(images: Any, labels: Any, says: st
     tracemalloc.stop()
 
 
-def test_a_file_that_was_cut_short(tmp_path: Path) -> None:
-    path = tmp_path / "repair.h5"
-    with h5py.File(path, "w") as file:
-        file["labels"], file["images"] = LABELS, np.random.default_rng(0).random((ROWS, 30, 40, 3))
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(InputError, match=r"repair\.h5"):
-        open_image_set(path)
-
-
 def test_a_set_that_gzip_shrinks_a_thousandfold_is_read(tmp_path: Path) -> None:
     path = tmp_path / "repair.h5"
     rows = 2000

@@ -29,13 +29,6 @@ def test_as_sets_of_python(first: list[tuple[int, int]], second: list[tuple[int,
     assert rows_among(digests(first), found.keys).tolist() == [row in common for row in first]
 
 
-def test_of_pictures() -> None:
-    images = np.random.default_rng(0).random((60, 4, 4, 1), np.float32)
-    first, second = images[:40], images[[50, 3, 3, 39, 41]]
-    found = shared_rows(distinct_rows(row_digests(first)), distinct_rows(row_digests(second)))
-    assert (len(found.keys), found.smaller, found.share) == (2, 4, 0.5)
-
-
 @settings(max_examples=60)
 @given(st.data(), st.integers(1, 12))
 def test_the_digest_of_a_row_is_of_its_pixels_alone(data: st.DataObject, count: int) -> None:

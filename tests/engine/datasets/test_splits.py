@@ -24,25 +24,28 @@ from tests.support.prepare import StoppedError, Stopping, backwards, files
 LAYOUT = Layout(("cat", "dög", "eel"), "resize", size=(4, 4))
 
 
-def sizes(count: int, *ratio: float, keep_all: bool = False) -> dict[str, int]:
-    check_ratio(ratio)  # type: ignore[arg-type]
-    return {name: rows.stop - rows.start for name, rows in cut(count, ratio, keep_all=keep_all).items()}  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("count", "ratio", "keep_all", "expected"),
+    [
+        (68_527, (0.5, 0.2, 0.3, 0), False, {"train": 34_263, "val": 13_705, "test": 20_558}),  # of the tutorial
+        (92_159, (0, 0, 0, 1), False, {"repair": 92_159}),
+        (10, (0.4, 0.2, 0.3, 0.1), False, {"train": 4, "val": 2, "test": 3, "repair": 1}),  # a float sum above 1
+        (7, (0.5, 0.2, 0.3, 0), False, {"train": 3, "val": 1, "test": 2}),
+        (8, (0.5, 0.2, 0.3, 0), False, {"train": 4, "val": 1, "test": 2}),  # 4, 5.6, 7.4
+        (7, (0.5, 0.2, 0.3, 0), True, {"train": 3, "val": 1, "test": 3}),
+        (3, (0, 1, 0, 0), False, {"val": 3}),
+    ],
+)
+def test_ratios_by_hand(count: int, ratio: Ratio, keep_all: bool, expected: dict[str, int]) -> None:
+    check_ratio(ratio)
+    found = cut(count, ratio, keep_all=keep_all)
+    assert {name: rows.stop - rows.start for name, rows in found.items()} == expected
 
 
-def test_the_numbers_of_the_tutorial() -> None:
-    assert sizes(68_527, 0.5, 0.2, 0.3, 0) == {"train": 34_263, "val": 13_705, "test": 20_558}
-    assert sizes(92_159, 0, 0, 0, 1) == {"repair": 92_159}
-
-
-def test_ratios_by_hand() -> None:
-    assert sizes(10, 0.4, 0.2, 0.3, 0.1) == {"train": 4, "val": 2, "test": 3, "repair": 1}  # their float sum is above 1
-    assert sizes(7, 0.5, 0.2, 0.3, 0) == {"train": 3, "val": 1, "test": 2}
-    assert sizes(8, 0.5, 0.2, 0.3, 0) == {"train": 4, "val": 1, "test": 2}  # 4, 5.6, 7.4
-    assert sizes(7, 0.5, 0.2, 0.3, 0, keep_all=True) == {"train": 3, "val": 1, "test": 3}
-    assert sizes(3, 0, 1, 0, 0) == {"val": 3}
-    for ratio in ((0.5, 0.5, 0.5, 0), (0.2, 0.2, 0.2, 0.2), (1.5, -0.5, 0, 0), (float("nan"), 0, 0, 1)):
-        with pytest.raises(InputError, match="expected"):
-            check_ratio(ratio)
+@pytest.mark.parametrize("ratio", [(0.5, 0.5, 0.5, 0), (0.2, 0.2, 0.2, 0.2), (1.5, -0.5, 0, 0), (np.nan, 0, 0, 1)])
+def test_ratios_that_are_none(ratio: Ratio) -> None:
+    with pytest.raises(InputError, match="expected"):
+        check_ratio(ratio)
 
 
 SHARES = st.lists(st.integers(0, 10), min_size=4, max_size=4).filter(any)
