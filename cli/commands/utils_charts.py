@@ -200,13 +200,14 @@ def draw_bubble_chart(model_dir: Path, images: ImageSet, output_dir: Path, filen
 
     Example: repair-dist utils draw_bubble_chart --model-dir model --test-dir data --output-dir charts
     """
-    from engine.charts.confusion import draw_bubble_chart as draw
-    from engine.charts.style import chart_path
+    from engine.charts.confusion import confusion_figure
+    from engine.charts.style import chart_path, draw
     from engine.metrics.accuracy import confusion
 
     path = chart_path(output_dir, filename)
     [[predicted]] = predict([model_dir], [images])
-    draw(path, confusion(images.labels, predicted, images.classes), images.label_names)
+    counts = confusion(images.labels, predicted, images.classes)
+    draw(path, confusion_figure, counts, images.label_names)
     created(path)
 
 
@@ -239,8 +240,8 @@ def overlay_bubble_chart(
 
     Example: repair-dist utils overlay_bubble_chart --model-dir model --model-dir-overlay repaired --test-dir data
     """
-    from engine.charts.confusion import overlay_bubble_chart as draw
-    from engine.charts.style import chart_path
+    from engine.charts.confusion import OVERLAY_DPI, overlay_figure
+    from engine.charts.style import chart_path, draw
     from engine.metrics.accuracy import confusion
 
     path = chart_path(output_dir, filename)
@@ -251,7 +252,7 @@ def overlay_bubble_chart(
         (text, confusion(images.labels, classes, images.classes))
         for text, [classes] in zip(legends, predicted, strict=False)
     ]
-    draw(path, confusions, labels, images.label_names)
+    draw(path, overlay_figure, confusions, labels, images.label_names, dpi=OVERLAY_DPI)
     created(path)
 
 
@@ -271,9 +272,8 @@ def draw_repaired_result(
 
     Example: repair-dist utils draw_repaired_result --model-dir repaired --target-dir data/negative
     """
-    from engine.charts.repair_outcomes import draw_repaired_result as draw
-    from engine.charts.repair_outcomes import fates_of, open_leaves
-    from engine.charts.style import chart_path
+    from engine.charts.repair_outcomes import fates_of, open_leaves, repaired_figure
+    from engine.charts.style import chart_path, draw
 
     path = chart_path(output_dir or target_dir, filename)
     leaves = open_leaves(target_dir, target_data if target_data.endswith(".h5") else f"{target_data}.h5")
@@ -281,7 +281,7 @@ def draw_repaired_result(
     [predicted] = predict([model_dir], sets)
     fates = fates_of(leaves, predicted, target_dir)
     names = names_in(sets)
-    draw(path, fates, names)
+    draw(path, repaired_figure, fates, names)
     echo(_fates_table(fates, names))
     created(path)
 

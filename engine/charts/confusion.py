@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.charts.bubbles import Bubbles, Grid, bubble_figure
-from engine.charts.style import BLUE, GREEN, ORANGE, chart_settings, label_texts, save_chart, shares_of
+from engine.charts.style import BLUE, GREEN, ORANGE, label_texts, shares_of
 from engine.core.types import Int64
 
 if TYPE_CHECKING:
@@ -17,26 +16,11 @@ if TYPE_CHECKING:
 _STYLES = ((BLUE, "o"), (ORANGE, "h"), (GREEN, "*"))
 _SIDES = {1: (0,), 2: (-1, 1), 3: (-1, 0, 1)}
 _LETTERS = 40
-_OVERLAY_DPI = 600
-
-
-def draw_bubble_chart(path: Path, counts: Int64, label_names: Sequence[str] | None = None) -> None:
-    with chart_settings():
-        save_chart(confusion_figure(counts, label_names), path)
-
-
-def overlay_bubble_chart(
-    path: Path,
-    confusions: Sequence[tuple[str, Int64]],
-    labels: Sequence[int] | None = None,
-    label_names: Sequence[str] | None = None,
-) -> None:
-    """Confusions (C, C) by [true, predicted] of up to three models on the same rows, each with what the legend says."""
-    with chart_settings():
-        save_chart(overlay_figure(confusions, labels, label_names), path, _OVERLAY_DPI)
+OVERLAY_DPI = 600
 
 
 def confusion_figure(counts: Int64, label_names: Sequence[str] | None) -> Figure:
+    """Confusions (C, C) of one model by [true, predicted]."""
     labels = _present(counts)
     shown = counts[np.ix_(labels, labels)]
     right = np.eye(len(labels), dtype=bool)
@@ -51,6 +35,7 @@ def confusion_figure(counts: Int64, label_names: Sequence[str] | None) -> Figure
 def overlay_figure(
     confusions: Sequence[tuple[str, Int64]], labels: Sequence[int] | None, label_names: Sequence[str] | None
 ) -> Figure:
+    """Confusions (C, C) of up to three models on the same rows, each with what the legend says."""
     together = np.sum([counts for _, counts in confusions], axis=0)
     if labels is None:
         rows = columns = _present(together)

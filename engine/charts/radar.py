@@ -16,10 +16,9 @@ from engine.charts.style import (
     GREEN,
     GREY,
     ORANGE,
-    chart_settings,
+    draw,
     label_texts,
     new_figure,
-    save_chart,
     spoke_text,
     spoke_turns,
     text_size,
@@ -68,8 +67,7 @@ def overlay_radar_charts(
     check_limits(min_lim, max_lim)
     if not any(results.labels for _, results in series):
         raise InputError(f"{path} cannot be drawn from 0 labels, expected results of at least one")
-    with chart_settings():
-        save_chart(radar_figure(series, min_lim, max_lim, label_names), path)
+    draw(path, radar_figure, series, min_lim, max_lim, label_names)
 
 
 def check_limits(min_lim: float, max_lim: float) -> None:

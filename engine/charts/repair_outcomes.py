@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.charts.bubbles import Bubbles, Grid, bubble_figure
-from engine.charts.style import BLACK, GREEN, ORANGE, chart_settings, label_texts, save_chart, shares_of
+from engine.charts.style import BLACK, GREEN, ORANGE, label_texts, shares_of
 from engine.core.errors import InputError
 from engine.core.types import Int64
 from engine.data.image_set import ImageSet
@@ -94,11 +94,6 @@ def fates_of(leaves: Sequence[Leaf], predicted: Sequence[Int64], directory: Path
             counts[at] += np.bincount(now[rows], minlength=classes)
     known = not true or all(leaf.before is not None for leaf in leaves)
     return Fates(folders, right, same, other, true, known)
-
-
-def draw_repaired_result(path: Path, fates: Fates, label_names: Sequence[str] | None = None) -> None:
-    with chart_settings():
-        save_chart(repaired_figure(fates, label_names), path)
 
 
 def repaired_figure(fates: Fates, label_names: Sequence[str] | None) -> Figure:

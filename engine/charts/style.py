@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -102,10 +102,16 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save_chart(figure: Figure, path: Path, dpi: int = DPI) -> None:
+def save_chart(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a figure as PNG or SVG, by the suffix of `path`, whole or not at all."""
     kind = _FORMATS[path.suffix.lower()]
     with replace_file(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format=kind, metadata={"Date": None} if kind == "svg" else None)
+
+
+def draw(path: Path, make: Callable[..., Figure], *given: Any, dpi: int = DPI) -> None:
+    with chart_settings():
+        save_chart(make(*given), path, dpi)
 
 
 def label_texts(labels: Sequence[int], names: Sequence[str] | None, letters: int, lines: int = 1) -> list[str]:

@@ -22,12 +22,13 @@ from matplotlib.text import Text
 from PIL import Image
 
 from engine.charts.bubbles import bubble_area
-from engine.charts.confusion import confusion_figure, draw_bubble_chart, overlay_bubble_chart, overlay_figure
+from engine.charts.confusion import OVERLAY_DPI, confusion_figure, overlay_figure
 from engine.charts.radar import overlay_radar_charts, radar_figure
-from engine.charts.repair_outcomes import Fates, draw_repaired_result, fates_of, open_leaves, repaired_figure
+from engine.charts.repair_outcomes import Fates, fates_of, open_leaves, repaired_figure
 from engine.charts.style import (
     chart_path,
     chart_settings,
+    draw,
     label_texts,
     shares_of,
     spoke_text,
@@ -76,25 +77,25 @@ def drawings() -> dict[str, Callable[[Path], None]]:
     return {
         "radar": lambda path: overlay_radar_charts(path, [("", results(10))], label_names=SIGNS),
         "radars": lambda path: overlay_radar_charts(path, two, label_names=SIGNS),
-        "bubble": lambda path: draw_bubble_chart(path, confusions(10, 43), SIGNS),
-        "bubbles": lambda path: overlay_bubble_chart(path, models, [3], SIGNS),
-        "repaired": lambda path: draw_repaired_result(path, fates, SIGNS),
+        "bubble": lambda path: draw(path, confusion_figure, confusions(10, 43), SIGNS),
+        "bubbles": lambda path: draw(path, overlay_figure, models, [3], SIGNS, dpi=OVERLAY_DPI),
+        "repaired": lambda path: draw(path, repaired_figure, fates, SIGNS),
     }
 
 
 @pytest.mark.parametrize("kind", drawings())
 def test_one_input_gives_one_file(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a user's settings are; and a chart is whole or not there."""
-    draw = drawings()[kind]
+    drawn = drawings()[kind]
     first = [tmp_path / "one" / f"chart{suffix}" for suffix in (".png", ".svg")]
     again = [tmp_path / "two" / f"chart{suffix}" for suffix in (".png", ".SVG")]
     for path in first:
-        draw(path)
+        drawn(path)
     monkeypatch.setitem(mpl.rcParams, "font.size", 20)
     monkeypatch.setitem(mpl.rcParams, "savefig.bbox", "tight")
     monkeypatch.setitem(mpl.rcParams, "svg.fonttype", "path")
     for path in again:
-        draw(path)
+        drawn(path)
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
     assert mpl.rcParams["savefig.bbox"] == "tight"
     assert mpl.rcParams["text.parse_math"] is True
