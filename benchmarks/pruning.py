@@ -20,7 +20,7 @@ from common import dataset_option, images_of, machine, model_option, prepared_sp
 
 from engine.core.rng import RngKey
 from engine.core.types import Bool, Float32, Float64, Int64
-from engine.data.image_set import row_digests
+from engine.data.row_digests import row_digests
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS
 from engine.fitness.base import Fitness
 from engine.fitness.objective import Objective

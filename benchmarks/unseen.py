@@ -18,7 +18,7 @@ from common import prepared_split
 
 from engine import backend
 from engine.core.types import Float32, Int64
-from engine.data.image_set import row_digests
+from engine.data.row_digests import row_digests
 from engine.datasets.fashion_mnist import DEFAULT_PREPROCESS, LABEL_NAMES
 from engine.layers.dense_chain import DenseChain, chain_of
 from engine.layers.tail_chain import Chain

@@ -51,8 +51,7 @@ def command(
     Example: repair-dist create-category-dir --label-file det_val.json --image-dir images/val --output-dir categories
     """
     from cluster.compute.parallel_map import RayMap
-    from engine.datasets.category_dir import create_category_dir
-    from engine.datasets.crops import CropSettings
+    from engine.datasets.category_dir import CropSettings, create_category_dir
 
     settings = CropSettings(min_area, remove_occluded, remove_truncated, clamp_crops)
     with Console(verbose) as console, RayMap(num_workers, address, console.say) as workers:

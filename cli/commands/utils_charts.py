@@ -52,7 +52,7 @@ def draw_radar_chart(
     Example: repair-dist utils draw_radar_chart --model-dir model --data-dir data --output-dir charts
     """
     from engine.charts.radar import check_limits
-    from engine.charts.radar import draw_radar_chart as draw
+    from engine.charts.radar import overlay_radar_charts as draw
     from engine.charts.style import chart_path
     from engine.metrics.accuracy import label_results, write_results_json
 
@@ -61,7 +61,7 @@ def draw_radar_chart(
     path = chart_path(output, filename)
     [[predicted]] = predict([model_dir], [images])
     results = label_results(images.labels, predicted, images.classes)
-    draw(path, results, min_lim=min_lim, max_lim=max_lim, label_names=images.label_names)
+    draw(path, [("", results)], min_lim=min_lim, max_lim=max_lim, label_names=images.label_names)
     write_results_json(output / "results.json", results)
     created(output / "results.json", path)
 
@@ -94,15 +94,15 @@ def overlay_radar_charts(
 
     Example: repair-dist utils overlay_radar_charts --input-dir before --input-dir-overlay after --output-dir charts
     """
-    from engine.charts.radar import RadarSeries, check_limits
+    from engine.charts.radar import check_limits
     from engine.charts.radar import overlay_radar_charts as draw
     from engine.charts.style import chart_path
 
     check_limits(min_lim, max_lim)
     path = chart_path(output_dir or _folder(input_dir), filename)
     inputs = [directory for directory in (input_dir, input_dir_overlay, input_dir_overlay2) if directory is not None]
-    series = [RadarSeries(text, _results(directory)) for text, directory in zip(legends, inputs, strict=False)]
-    highest = max(result.label for one in series for result in one.results.labels)
+    series = [(text, _results(directory)) for text, directory in zip(legends, inputs, strict=False)]
+    highest = max(result.label for _, results in series for result in results.labels)
     names = _label_names(_folder(input_dir), data_dir, highest)
     draw(path, series, min_lim=min_lim, max_lim=max_lim, label_names=names)
     created(path)
@@ -131,7 +131,7 @@ def draw_radar_chart_with_subset(
     Example: repair-dist utils draw_radar_chart_with_subset --model-dir repaired --input-dir data/negative
     """
     from engine.charts.radar import check_limits
-    from engine.charts.radar import draw_radar_chart as draw
+    from engine.charts.radar import overlay_radar_charts as draw
     from engine.charts.style import chart_path
     from engine.data.label_file import read_label_file, write_label_file
     from engine.metrics.accuracy import LabelResult, Results
@@ -148,7 +148,7 @@ def draw_radar_chart_with_subset(
         results.append(LabelResult(label, success, images.rows - success))
         entries[label]["score"] = results[-1].score
     names = names_in(sets)
-    draw(path, Results(tuple(results)), min_lim=min_lim, max_lim=max_lim, label_names=names)
+    draw(path, [("", Results(tuple(results)))], min_lim=min_lim, max_lim=max_lim, label_names=names)
     write_label_file(output / "labels.json", entries)
     created(output / "labels.json", path)
 
@@ -200,13 +200,14 @@ def draw_bubble_chart(model_dir: Path, images: ImageSet, output_dir: Path, filen
 
     Example: repair-dist utils draw_bubble_chart --model-dir model --test-dir data --output-dir charts
     """
-    from engine.charts.confusion import draw_bubble_chart as draw
-    from engine.charts.style import chart_path
+    from engine.charts.confusion import confusion_figure
+    from engine.charts.style import chart_path, draw
     from engine.metrics.accuracy import confusion
 
     path = chart_path(output_dir, filename)
     [[predicted]] = predict([model_dir], [images])
-    draw(path, confusion(images.labels, predicted, images.classes), images.label_names)
+    counts = confusion(images.labels, predicted, images.classes)
+    draw(path, confusion_figure, counts, images.label_names)
     created(path)
 
 
@@ -239,9 +240,8 @@ def overlay_bubble_chart(
 
     Example: repair-dist utils overlay_bubble_chart --model-dir model --model-dir-overlay repaired --test-dir data
     """
-    from engine.charts.confusion import Confusion
-    from engine.charts.confusion import overlay_bubble_chart as draw
-    from engine.charts.style import chart_path
+    from engine.charts.confusion import OVERLAY_DPI, overlay_figure
+    from engine.charts.style import chart_path, draw
     from engine.metrics.accuracy import confusion
 
     path = chart_path(output_dir, filename)
@@ -249,10 +249,10 @@ def overlay_bubble_chart(
     paths = [model_path for model_path in (model_dir, model_dir_overlay, model_dir_overlay2) if model_path is not None]
     predicted = predict(paths, [images])
     confusions = [
-        Confusion(text, confusion(images.labels, classes, images.classes))
+        (text, confusion(images.labels, classes, images.classes))
         for text, [classes] in zip(legends, predicted, strict=False)
     ]
-    draw(path, confusions, labels, images.label_names)
+    draw(path, overlay_figure, confusions, labels, images.label_names, dpi=OVERLAY_DPI)
     created(path)
 
 
@@ -272,9 +272,8 @@ def draw_repaired_result(
 
     Example: repair-dist utils draw_repaired_result --model-dir repaired --target-dir data/negative
     """
-    from engine.charts.repair_outcomes import draw_repaired_result as draw
-    from engine.charts.repair_outcomes import fates_of, open_leaves
-    from engine.charts.style import chart_path
+    from engine.charts.repair_outcomes import fates_of, open_leaves, repaired_figure
+    from engine.charts.style import chart_path, draw
 
     path = chart_path(output_dir or target_dir, filename)
     leaves = open_leaves(target_dir, target_data if target_data.endswith(".h5") else f"{target_data}.h5")
@@ -282,7 +281,7 @@ def draw_repaired_result(
     [predicted] = predict([model_dir], sets)
     fates = fates_of(leaves, predicted, target_dir)
     names = names_in(sets)
-    draw(path, fates, names)
+    draw(path, repaired_figure, fates, names)
     echo(_fates_table(fates, names))
     created(path)
 

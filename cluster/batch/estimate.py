@@ -28,6 +28,7 @@ from engine.data.image_set import ImageSet, read_images
 from engine.passes.classes import predicted_classes
 from engine.problem.crossfit import SEARCH_ROWS, CrossFit
 from engine.problem.problem import build_fitness
+from engine.targets.memory import Plan
 from engine.tuning.recipes import Recipe, epochs_of
 from engine.tuning.train import BATCH_ROWS, Changes, FoldRows, Tuner
 

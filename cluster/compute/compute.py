@@ -40,7 +40,8 @@ from engine import backend
 from engine.core.errors import InputError
 from engine.core.progress import Tick, ignore
 from engine.core.types import Float32, Float64, Int64, Uint8
-from engine.data.image_set import ImageSet, row_order
+from engine.data.image_set import ImageSet
+from engine.data.row_digests import row_order
 from engine.data.value_range import ValueRange
 from engine.localize.fronts import Sums
 from engine.models.load import LoadedModel

@@ -15,8 +15,9 @@ from cluster.workers.model import ModelHandle
 from engine.core.errors import InputError
 from engine.core.progress import Progress
 from engine.core.types import Int64
-from engine.data.image_set import ImageSet, content_fingerprint, row_order, set_digests
+from engine.data.image_set import ImageSet
 from engine.data.outcomes import open_negatives, open_positives
+from engine.data.row_digests import content_fingerprint, row_order, set_digests
 from engine.fitness.rows import SearchRows
 from engine.layers.head import Head
 from engine.localize.weights_file import CSV, localised_paths, read_rows

@@ -21,7 +21,7 @@ from engine.core.names import listed
 from engine.core.progress import Progress
 from engine.core.types import Float32, Int64
 from engine.data.image_set import ImageSet
-from engine.data.shared_rows import rows_among
+from engine.data.row_digests import rows_among
 from engine.layers.head import Head
 from engine.layers.tail_chain import Chain, dense_of
 from engine.methods.base import Checkpoint, MethodSettings, Subject

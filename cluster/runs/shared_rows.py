@@ -14,7 +14,7 @@ from engine.core.errors import InputError
 from engine.core.progress import Progress
 from engine.core.types import Int64, Uint8
 from engine.data.image_set import ImageSet
-from engine.data.shared_rows import Keys, SharedRows, distinct_rows, rows_among, shared_rows
+from engine.data.row_digests import Keys, SharedRows, distinct_rows, rows_among, shared_rows
 
 LIMIT = 0.01
 """Share of the smaller of two sets that they may have in common: pictures of a data set may be in it twice."""

@@ -10,7 +10,8 @@ import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64, Uint8
-from engine.data.image_set import ImageSet, read_blocks, read_images, row_digests
+from engine.data.image_set import ImageSet, read_blocks, read_images
+from engine.data.row_digests import row_digests
 from engine.data.value_range import ValueRange, value_range
 from engine.passes.classes import rows_of
 from engine.targets.model_runner import ModelRunner

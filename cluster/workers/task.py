@@ -24,7 +24,8 @@ from engine import backend
 from engine.core.errors import InputError
 from engine.core.rng import RngKey
 from engine.core.types import Float32
-from engine.data.image_set import ImageSet, read_images, row_digests, stretches
+from engine.data.image_set import ImageSet, read_images, stretches
+from engine.data.row_digests import row_digests
 from engine.fitness.base import Fitness
 from engine.fitness.objective import Objective
 from engine.fitness.rows import SearchRows

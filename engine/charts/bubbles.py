@@ -1,7 +1,4 @@
-"""Bubble charts: a grid of labels by labels, in which the area of a bubble is a share of rows.
-
-A share of 1 has an area of 500 square points, or what fits into a cell where there are many labels.
-"""
+"""Bubble charts: a grid of labels by labels, in which the area of a bubble is a share of rows."""
 
 from __future__ import annotations
 
@@ -18,17 +15,10 @@ from engine.core.types import Float64, Int64
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FULL_AREA = 500.0
-"""Area of a bubble for all rows, in square points."""
-
-_LEAST = 0.005
-"""Smaller shares have no number."""
-
-_ASIDE = 0.26
-"""How far at most a bubble lies from the middle of its cell, in widths of a cell."""
-
-_SHARES = (0.01, 0.1, 0.5, 1.0)
-"""What the legend shows the sizes of."""
+FULL_AREA = 500.0  # area of a bubble for all rows, in square points
+_LEAST = 0.005  # smaller shares have no number
+_ASIDE = 0.26  # how far at most a bubble lies from the middle of its cell, in widths of a cell
+_SHARES = (0.01, 0.1, 0.5, 1.0)  # what the legend shows the sizes of
 
 # Points: around the figure; a number and its line; a line of the legend, the indent of its text, and that of sizes.
 _MARGIN, _NUMBER, _LINE, _ROW, _INDENT, _SIZES = 8.0, 6.5, 7.8, 15.0, 16.0, 24.0
@@ -79,12 +69,12 @@ class _Layout:
 
 
 def bubble_area(labels: int) -> float:
-    """Square points of a share of 1, in a grid whose longer side has so many labels."""
+    """Square points of a share of 1; less than 500 where a cell of the longer side has no room."""
     return min(FULL_AREA, (0.92 * _side(labels)) ** 2)
 
 
 def bubble_figure(grid: Grid, series: Sequence[Bubbles]) -> Figure:
-    """Draw a grid with its bubbles; to be called and saved within `chart_settings`."""
+    """To be called and saved within `chart_settings`."""
     longest = max(len(grid.rows), len(grid.columns))
     numbered = longest <= FEW
     layout = _layout(grid, series, numbered)
@@ -133,12 +123,10 @@ def _layout(grid: Grid, series: Sequence[Bubbles], numbered: bool) -> _Layout:
 
 
 def _extent(texts: Sequence[str], points: float) -> float:
-    """Points of the widest text."""
     return max((72 * text_size(text, points)[0] for text in texts), default=0.0)
 
 
 def _centres(layout: _Layout, rows: Int64, columns: Int64) -> tuple[Any, Any]:
-    """Middle of cells in points."""
     wide, high = layout.cell
     return layout.left + wide * (columns + 0.5), layout.top + high * (rows + 0.5)
 

@@ -1,16 +1,12 @@
-"""Charts of confusions: what a model, or several of them, take the rows of every label for."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.charts.bubbles import Bubbles, Grid, bubble_figure
-from engine.charts.style import BLUE, GREEN, ORANGE, chart_settings, label_texts, save_chart, shares_of
+from engine.charts.style import BLUE, GREEN, ORANGE, label_texts, shares_of
 from engine.core.types import Int64
 
 if TYPE_CHECKING:
@@ -20,35 +16,11 @@ if TYPE_CHECKING:
 _STYLES = ((BLUE, "o"), (ORANGE, "h"), (GREEN, "*"))
 _SIDES = {1: (0,), 2: (-1, 1), 3: (-1, 0, 1)}
 _LETTERS = 40
-_OVERLAY_DPI = 600
-
-
-@dataclass(frozen=True, eq=False)
-class Confusion:
-    """Rows (C, C) int64 of one model by [true, predicted], and what the legend calls them."""
-
-    legend: str
-    counts: Int64
-
-
-def draw_bubble_chart(path: Path, counts: Int64, label_names: Sequence[str] | None = None) -> None:
-    """Draw the confusions (C, C) of one model, as a PNG of 300 dpi or an SVG, by the suffix of `path`."""
-    with chart_settings():
-        save_chart(confusion_figure(counts, label_names), path)
-
-
-def overlay_bubble_chart(
-    path: Path,
-    confusions: Sequence[Confusion],
-    labels: Sequence[int] | None = None,
-    label_names: Sequence[str] | None = None,
-) -> None:
-    """Draw the confusions of up to three models on the same rows over each other; a PNG has 600 dpi."""
-    with chart_settings():
-        save_chart(overlay_figure(confusions, labels, label_names), path, _OVERLAY_DPI)
+OVERLAY_DPI = 600
 
 
 def confusion_figure(counts: Int64, label_names: Sequence[str] | None) -> Figure:
+    """Confusions (C, C) of one model by [true, predicted]."""
     labels = _present(counts)
     shown = counts[np.ix_(labels, labels)]
     right = np.eye(len(labels), dtype=bool)
@@ -61,28 +33,26 @@ def confusion_figure(counts: Int64, label_names: Sequence[str] | None) -> Figure
 
 
 def overlay_figure(
-    confusions: Sequence[Confusion], labels: Sequence[int] | None, label_names: Sequence[str] | None
+    confusions: Sequence[tuple[str, Int64]], labels: Sequence[int] | None, label_names: Sequence[str] | None
 ) -> Figure:
-    together = confusions[0].counts.copy()
-    for confusion in confusions[1:]:
-        together += confusion.counts
+    """Confusions (C, C) of up to three models on the same rows, each with what the legend says."""
+    together = np.sum([counts for _, counts in confusions], axis=0)
     if labels is None:
         rows = columns = _present(together)
     else:
         rows = np.array(sorted(set(labels)), np.int64)
         columns = np.union1d(np.flatnonzero(together[rows].any(axis=0)), rows)
     series = []
-    for line, (confusion, (colour, marker)) in enumerate(zip(confusions, _STYLES, strict=False)):
-        shown = confusion.counts[np.ix_(rows, columns)]
-        shares = shares_of(shown, confusion.counts[rows].sum(axis=1, keepdims=True))
+    for line, ((legend, counts), (colour, marker)) in enumerate(zip(confusions, _STYLES, strict=False)):
+        shown = counts[np.ix_(rows, columns)]
+        shares = shares_of(shown, counts[rows].sum(axis=1, keepdims=True))
         side = _SIDES[len(confusions)][line]
-        series.append(Bubbles(confusion.legend, shown, shares, colour, marker, solid=False, side=side, line=line))
-    totals = confusions[0].counts[rows].sum(axis=1)
+        series.append(Bubbles(legend, shown, shares, colour, marker, solid=False, side=side, line=line))
+    totals = confusions[0][1][rows].sum(axis=1)
     return bubble_figure(_grid(rows, columns, totals, label_names), series)
 
 
 def _present(counts: Int64) -> Int64:
-    """Labels that have rows or are predicted, ascending."""
     return np.flatnonzero(counts.any(axis=0) | counts.any(axis=1))
 
 

@@ -16,10 +16,9 @@ from engine.charts.style import (
     GREEN,
     GREY,
     ORANGE,
-    chart_settings,
+    draw,
     label_texts,
     new_figure,
-    save_chart,
     spoke_text,
     spoke_turns,
     text_size,
@@ -41,14 +40,6 @@ _LYING, _POINTING = 8.0, 7.0  # points of names
 
 
 @dataclass(frozen=True)
-class RadarSeries:
-    """Results of one model and what the legend calls them."""
-
-    legend: str
-    results: Results
-
-
-@dataclass(frozen=True)
 class _Layout:
     """Inches and points of a chart."""
 
@@ -60,51 +51,40 @@ class _Layout:
     every: int  # a name for each so many spokes
 
 
-def draw_radar_chart(
-    path: Path, results: Results, *, min_lim: float = 0, max_lim: float = 100, label_names: Sequence[str] | None = None
-) -> None:
-    """Draw the score of every label as a filled polar line with markers; see `overlay_radar_charts`."""
-    overlay_radar_charts(path, [RadarSeries("", results)], min_lim=min_lim, max_lim=max_lim, label_names=label_names)
-
-
 def overlay_radar_charts(
     path: Path,
-    series: Sequence[RadarSeries],
+    series: Sequence[tuple[str, Results]],
     *,
     min_lim: float = 0,
     max_lim: float = 100,
     label_names: Sequence[str] | None = None,
 ) -> None:
-    """Draw the scores of up to three models over each other, as a PNG of 300 dpi or an SVG, by the suffix of `path`.
+    """Results of up to three models, each with what the legend says.
 
-    Spokes come in the order in which the results first name their labels, clockwise from the top, called by
-    `label_names` or else by number; where a model has no rows of a label, its line is broken. The radius runs from
-    `min_lim` to `max_lim` percent, and scores beyond lie on these limits. Up to 14 labels the size is 1920×1440 pixels,
-    for more 2400×2400.
+    Spokes come in the order in which the results name their labels, clockwise from the top.
+    A line is broken where its model has no rows of a label; scores beyond the limits (percent) lie on them.
     """
     check_limits(min_lim, max_lim)
-    if not any(model.results.labels for model in series):
+    if not any(results.labels for _, results in series):
         raise InputError(f"{path} cannot be drawn from 0 labels, expected results of at least one")
-    with chart_settings():
-        save_chart(radar_figure(series, min_lim, max_lim, label_names), path)
+    draw(path, radar_figure, series, min_lim, max_lim, label_names)
 
 
 def check_limits(min_lim: float, max_lim: float) -> None:
-    """Raise InputError unless both are numbers, the first below the second."""
     if not (math.isfinite(min_lim) and math.isfinite(max_lim) and min_lim < max_lim):
         raise InputError(f"radial limits {min_lim:g} and {max_lim:g}, expected the first below the second")
 
 
 def radar_figure(
-    series: Sequence[RadarSeries], min_lim: float, max_lim: float, label_names: Sequence[str] | None
+    series: Sequence[tuple[str, Results]], min_lim: float, max_lim: float, label_names: Sequence[str] | None
 ) -> Figure:
-    labels = list(dict.fromkeys(result.label for one in series for result in one.results.labels))
+    labels = list(dict.fromkeys(result.label for _, results in series for result in results.labels))
     few = len(labels) <= FEW
     texts = label_texts(labels, label_names, *((22, 2) if few else (30, 2 if len(labels) <= 50 else 1)))
-    scores = np.array([_scores(one.results, labels) for one in series])
+    scores = np.array([_scores(results, labels) for _, results in series])
     if few and len(series) > 1:
         texts = [f"{text}\n{_change(column)}" for text, column in zip(texts, scores.T, strict=True)]
-    legend_lines = 0 if len(series) == 1 else 1 if sum(len(one.legend) for one in series) <= 60 else len(series)
+    legend_lines = 0 if len(series) == 1 else 1 if sum(len(legend) for legend, _ in series) <= 60 else len(series)
     turns = spoke_turns(len(labels))
     layout = _layout(texts, turns, few, 0.24 * legend_lines)
 
@@ -129,7 +109,7 @@ def radar_figure(
     for text, turn in list(zip(texts, turns, strict=True))[:: layout.every]:
         _write(figure, layout, text, turn, few)
     if legend_lines:
-        words = [one.legend if len(one.legend) <= 70 else f"{one.legend[:69]}…" for one in series]
+        words = [legend if len(legend) <= 70 else f"{legend[:69]}…" for legend, _ in series]
         words = [f" {word}" if word.startswith("_") else word for word in words]  # matplotlib would leave it out
         columns = len(series) if legend_lines == 1 else 1
         figure.legend(
@@ -139,7 +119,6 @@ def radar_figure(
 
 
 def _scores(results: Results, labels: Sequence[int]) -> list[float]:
-    """Score of each label, NaN where there are no rows of it."""
     known = {result.label: result.score for result in results.labels}
     return [known.get(label, math.nan) for label in labels]
 

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.charts.bubbles import Bubbles, Grid, bubble_figure
-from engine.charts.style import BLACK, GREEN, ORANGE, chart_settings, label_texts, save_chart, shares_of
+from engine.charts.style import BLACK, GREEN, ORANGE, label_texts, shares_of
 from engine.core.errors import InputError
 from engine.core.types import Int64
-from engine.data.image_set import ImageSet, open_image_set
+from engine.data.image_set import ImageSet
+from engine.data.outcomes import open_filled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,8 +31,6 @@ _LETTERS = 40
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """Rows of one file."""
-
     folder: int  # number of the label folder that they count for
     images: ImageSet  # the rows
     before: int | None  # the class they were taken for, or None where the tree does not say
@@ -55,15 +54,14 @@ class Fates:
 
 
 def open_leaves(directory: Path, name: str) -> list[Leaf]:
-    """The files called `name` below the label folders of `directory`, folders ascending.
+    """The files called `name` below the label folders, which come in ascending order; those without rows are left out.
 
-    Where the folders in a label folder hold as many rows as its own file, they are taken, as they tell what each row
-    was taken for. Files without rows are left out.
+    Inner folders, which tell what a row was taken for, are taken where they hold as many rows as the file beside them.
     """
     leaves = []
     for folder in _label_folders(directory):
-        whole = _open(folder / name)
-        parts = [(int(part.name), _open(part / name)) for part in _label_folders(folder)]
+        whole = open_filled(folder / name)
+        parts = [(int(part.name), open_filled(part / name)) for part in _label_folders(folder)]
         inner = [Leaf(int(folder.name), images, before) for before, images in parts if images is not None]
         if inner and (whole is None or whole.rows == sum(leaf.images.rows for leaf in inner)):
             leaves += inner
@@ -82,7 +80,7 @@ def open_leaves(directory: Path, name: str) -> list[Leaf]:
 
 
 def fates_of(leaves: Sequence[Leaf], predicted: Sequence[Int64], directory: Path) -> Fates:
-    """Count what became of the rows of each leaf, from the classes (m,) that a model takes them for now."""
+    """From the classes (m,) that a model takes the rows of each leaf for now."""
     true = _folders_are_true(leaves, directory)
     classes = leaves[0].images.classes
     folders = np.array(sorted({leaf.folder for leaf in leaves}), np.int64)
@@ -96,12 +94,6 @@ def fates_of(leaves: Sequence[Leaf], predicted: Sequence[Int64], directory: Path
             counts[at] += np.bincount(now[rows], minlength=classes)
     known = not true or all(leaf.before is not None for leaf in leaves)
     return Fates(folders, right, same, other, true, known)
-
-
-def draw_repaired_result(path: Path, fates: Fates, label_names: Sequence[str] | None = None) -> None:
-    """Draw `fates` as a PNG of 300 dpi or an SVG, by the suffix of `path`."""
-    with chart_settings():
-        save_chart(repaired_figure(fates, label_names), path)
 
 
 def repaired_figure(fates: Fates, label_names: Sequence[str] | None) -> Figure:
@@ -160,11 +152,3 @@ def _label_folders(directory: Path) -> list[Path]:
         return []
     found = [path for path in directory.iterdir() if path.name.isdecimal() and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name))
-
-
-def _open(path: Path) -> ImageSet | None:
-    """The image set, or None where there is no such file or it has no rows."""
-    if not path.exists():
-        return None
-    images = open_image_set(path, allow_empty=True)
-    return images if images.rows else None

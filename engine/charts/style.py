@@ -1,18 +1,17 @@
-"""What charts share: colours, round numbers on axes, spokes and shares; on paper also their files and names that fit.
+"""What charts share: colours (of Okabe and Ito), round numbers on axes, spokes, shares, files and names that fit.
 
-Charts on a page are made without loading what draws on paper: matplotlib is imported when a figure is made. It draws
-with its own defaults, whatever a user's settings are, so that one input gives one file. Colours are those of Okabe and
-Ito, which colour-blind people can tell apart; no chart tells by colour alone.
+matplotlib is imported when a figure is made, as charts on a page need none of it, and draws with its own defaults, so
+that one input gives one file.
 """
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,10 +24,7 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
 GREY = "#555555"
-
-FEW = 14
-"""Up to so many labels there is room: names around a circle lie flat, and cells have numbers."""
-
+FEW = 14  # up to so many labels there is room: names around a circle lie flat, and cells have numbers
 DPI = 300
 
 _FORMATS = {".png": "png", ".svg": "svg"}
@@ -49,17 +45,13 @@ def ticks(low: float, high: float, count: int, *, outside: bool = False, whole: 
 
 
 def spoke_turns(count: int) -> Float64:
-    """Turns (count,) of evenly spaced spokes in radians, clockwise from the top."""
+    """Radians (count,), clockwise from the top."""
     turns: Float64 = 2 * np.pi * np.arange(count) / count
     return turns
 
 
 def spoke_text(turn: float, *, flat: bool) -> tuple[str, float]:
-    """How a name stands at the end of a spoke: its side at the spoke and its slope.
-
-    The side is `left`, `right` or `middle`, the slope in degrees, clockwise. Names that are not flat point outwards
-    and are never upside down.
-    """
+    """Side (`left`, `right` or `middle`) and slope in degrees, clockwise, of a name at a spoke: never upside down."""
     sine = math.sin(turn)
     if flat:
         return "middle" if abs(sine) < 0.1 else "left" if sine > 0 else "right", 0.0
@@ -68,7 +60,6 @@ def spoke_text(turn: float, *, flat: bool) -> tuple[str, float]:
 
 
 def shares_of(counts: Int64, totals: Int64) -> Float64:
-    """Counts divided by totals of a shape that fits; 0 where there are no rows."""
     shares: Float64 = counts / np.maximum(totals, 1)
     return shares
 
@@ -111,11 +102,16 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save_chart(figure: Figure, path: Path, dpi: int = DPI) -> None:
+def save_chart(figure: Figure, path: Path, dpi: int) -> None:
     """Write a figure as PNG or SVG, by the suffix of `path`, whole or not at all."""
     kind = _FORMATS[path.suffix.lower()]
     with replace_file(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format=kind, metadata={"Date": None} if kind == "svg" else None)
+
+
+def draw(path: Path, make: Callable[..., Figure], *given: Any, dpi: int = DPI) -> None:
+    with chart_settings():
+        save_chart(make(*given), path, dpi)
 
 
 def label_texts(labels: Sequence[int], names: Sequence[str] | None, letters: int, lines: int = 1) -> list[str]:
@@ -130,7 +126,7 @@ def label_texts(labels: Sequence[int], names: Sequence[str] | None, letters: int
 
 
 def text_size(text: str, points: float) -> tuple[float, float]:
-    """Width and height in inches of lines of text of so many points, once `chart_settings` hold."""
+    """Inches, once `chart_settings` hold."""
     from matplotlib.textpath import TextPath
 
     lines = text.split("\n")

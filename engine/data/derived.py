@@ -24,21 +24,17 @@ NAME = "repair.h5"
 
 FOLDER = "images"
 FORMATS = ("ppm", "png")
-
-_BLOCK_VALUES = 1 << 24
-"""Values of pixels that are held at once."""
-
+_BLOCK_VALUES = 1 << 24  # values of pixels that are held at once
 _OURS = re.compile(r"\d{8,}\.(ppm|png)")
 
 
 def merge_image_sets(
     first: Path, second: Path, output_dir: Path, *, overwrite: bool = False, progress: Tick = ignore
 ) -> int:
-    """Write `<output_dir>/repair.h5` with the rows of the file `first`, then those of `second`; returns their number.
+    """Write `<output_dir>/repair.h5` with the rows of both, in float32, and nothing else; returns their number.
 
-    Images and labels are float32, as the toolkit's `merge_repair_data` makes them. Nothing else is left in the folder,
-    as with the toolkit: targets of former rows would not fit. What is carried over besides images and labels are label
-    names that one of the sets has, and preprocessing that both have. Rows are read in blocks.
+    Targets of former rows would not fit, so other files leave the folder. Label names that one set has,
+    and preprocessing that both have, are kept.
     """
     sets = [open_image_set(path, allow_empty=True) for path in (first, second)]
     other = _others(sets, output_dir, overwrite)
@@ -104,7 +100,7 @@ def _check_alike(first: ImageSet, second: ImageSet) -> None:
 
 
 def write_with_labels(image_set: ImageSet, labels: npt.NDArray[Any], path: Path, *, progress: Tick = ignore) -> None:
-    """Write the images of a set, unchanged, with `labels` (n,) or (n, c) of any dtype; the file appears whole."""
+    """`labels` are (n,) or (n, c) of any dtype."""
     with (
         open_reader(image_set) as reader,
         write_image_set(
@@ -123,7 +119,7 @@ def write_with_labels(image_set: ImageSet, labels: npt.NDArray[Any], path: Path,
 
 
 def read_groups(path: Path) -> list[list[int]]:
-    """Groups of class numbers from a JSON file, such as `[[0, 2], [1, 3]]`."""
+    """Groups of class numbers from JSON such as `[[0, 2], [1, 3]]`."""
     expected = "expected a JSON list of lists of class numbers, each class in one of them"
     groups = read_json(path, expected)
     if not isinstance(groups, list) or not groups or not all(isinstance(group, list) for group in groups):
@@ -158,8 +154,7 @@ def extract_images(
 ) -> Path:
     """Write row k as `<output_dir>/images/<k with eight digits>.ppm`, or as `.png`; returns the folder.
 
-    Pictures are RGB of 8 bits; grey images have three equal channels. Floats from 0 to 1 become round(255·x), integers
-    from 0 to 255 stay. The folder is replaced, and appears when all pictures are in it. Rows are read in blocks.
+    RGB of 8 bits: floats become round(255·x), integers stay, grey images have three equal channels.
     """
     if kind not in FORMATS:
         raise ValueError(f"kind {kind!r}, expected one of {', '.join(FORMATS)}")
@@ -195,7 +190,6 @@ def _check_folder(folder: Path, source: Path, overwrite: bool) -> None:
 
 
 def _pixels(images: npt.NDArray[Any], first: int, path: Path) -> Uint8:
-    """Images (m, h, w, c) of rows from `first` on as RGB bytes (m, h, w, 3)."""
     values = images if images.dtype.kind in "iu" else np.rint(255 * images.astype(np.float64))
     good = ((values >= 0) & (values <= 255)).reshape(len(values), -1).all(axis=1)  # NaN is neither
     if not good.all():

@@ -14,7 +14,6 @@ attributes of the file are ours: `label_names` (one string per class) and `prepr
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,13 +27,9 @@ import numpy.typing as npt
 
 from engine.core.errors import InputError, reason
 from engine.core.hdf5 import check_stored, refuse_other_files
-from engine.core.types import Float32, Int64, Uint8
+from engine.core.types import Float32, Int64
 
-READ_ROWS = 1000
-"""Rows of images that functions streaming a whole set hold at once."""
-
-DIGEST_BYTES = 16
-
+READ_ROWS = 1000  # rows of images that functions streaming a whole set hold at once
 _LABEL_BLOCK_ROWS = 65_536
 _NUMERIC_KINDS = "biuf"
 # Compressed sets come in pieces of 1,000 rows; the default cache of 1 MiB would unpack one anew per read.
@@ -42,9 +37,7 @@ _CHUNK_CACHE_BYTES = 64 * 2**20
 # Scattered rows closer together than this are read in one go.
 _GAP_ROWS = 16
 _IN_GROUP = "images/"
-_EXACT = 2**24
-"""float32 holds all integers up to this one, and not the next."""
-
+_EXACT = 2**24  # float32 holds all integers up to this one, and not the next
 Inputs = tuple[tuple[str, tuple[int, ...]], ...]
 """Name and shape, without the axis of rows, of each input of a model that has several."""
 
@@ -76,7 +69,7 @@ class ImageSet:
 
 
 class ImageReader:
-    """Reads rows of one image set while its file stays open; made by `open_reader`."""
+    """Rows of one image set while its file stays open; made by `open_reader`."""
 
     def __init__(self, image_set: ImageSet, file: Any) -> None:
         self._set = image_set
@@ -99,7 +92,6 @@ class ImageReader:
         return dtype
 
     def read(self, start: int, stop: int) -> Float32:
-        """Rows [start, stop) as float32 (m, ...)."""
         return self._floats(start, stop, slice(None), np.arange(start, stop))
 
     def read_rows(self, indices: Int64) -> Float32:
@@ -215,7 +207,6 @@ def open_image_set(path: Path, *, allow_empty: bool = False) -> ImageSet:
 
 @contextmanager
 def open_reader(image_set: ImageSet) -> Iterator[ImageReader]:
-    """Keep the file of an image set open for many reads."""
     with _open_file(image_set.path) as file:
         yield ImageReader(image_set, file)
 
@@ -227,7 +218,6 @@ def read_images(image_set: ImageSet, start: int, stop: int) -> Float32:
 
 
 def read_rows(image_set: ImageSet, indices: Int64) -> Float32:
-    """The rows `indices` (m,), int64 ascending, as float32 (m, ...)."""
     with open_reader(image_set) as reader:
         return reader.read_rows(indices)
 
@@ -248,17 +238,13 @@ def read_ids(image_set: ImageSet, name: str) -> list[str]:
 
 
 def is_pictures(image_set: ImageSet) -> bool:
-    """Whether the rows have the shape of pictures, (height, width, channels)."""
     return len(image_set.image_shape) == 3
 
 
 def check_fits_model(
     image_set: ImageSet, input_shape: tuple[int | None, ...], classes: int, model_path: Path, inputs: Inputs = ()
 ) -> None:
-    """Raise InputError unless the rows have `input_shape` (None = any size) and `classes` classes.
-
-    `inputs` are those of a model that has several: the set must have the same, in the same order.
-    """
+    """`input_shape` has None for any size; `inputs` are those of a model that has several."""
     if image_set.inputs != inputs:
         expected = _described(inputs) if inputs else f"one dataset of rows of shape {tuple(input_shape)}"
         order = ""
@@ -283,7 +269,6 @@ def check_fits_model(
 
 
 def read_blocks(image_set: ImageSet) -> Iterator[Float32]:
-    """All rows as float32, `READ_ROWS` at a time."""
     if image_set.rows:
         with open_reader(image_set) as reader:
             for start, stop in stretches(range(image_set.rows)):
@@ -294,39 +279,6 @@ def stretches(rows: range, size: int = READ_ROWS) -> Iterator[tuple[int, int]]:
     """Cut a range of rows into stretches [start, stop) of at most `size`."""
     for start in rows[::size]:
         yield start, min(start + size, rows.stop)
-
-
-def set_digests(image_set: ImageSet) -> Uint8:
-    """`row_digests` (n, 16) of all rows."""
-    return np.concatenate([np.empty((0, DIGEST_BYTES), np.uint8), *map(row_digests, read_blocks(image_set))])
-
-
-def content_fingerprint(image_set: ImageSet, digests: Uint8 | None = None) -> str:
-    """SHA-256 (hex) of the shape, the labels and the images as float32, however the file stores and orders them."""
-    known = set_digests(image_set) if digests is None else digests
-    return rows_fingerprint(image_set.image_shape, image_set.classes, image_set.labels, known)
-
-
-def row_digests(images: Float32) -> Uint8:
-    """Digest (m, 16) of the numbers of each row of images (m, ...)."""
-    pixels = np.ascontiguousarray(images.reshape(len(images), -1), "<f4")
-    digests = [hashlib.blake2b(row.data, digest_size=DIGEST_BYTES).digest() for row in pixels]
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
-
-
-def rows_fingerprint(shape: tuple[int, ...], classes: int, labels: Int64, digests: Uint8) -> str:
-    """SHA-256 (hex) of rows with labels (n,) and digests (n, 16) of their numbers, whatever order they are in."""
-    order = row_order(digests, labels)
-    digest = hashlib.sha256(repr((len(labels), tuple(shape), classes)).encode())
-    digest.update(labels[order].astype("<i8").tobytes())
-    digest.update(np.ascontiguousarray(digests[order]).data)
-    return digest.hexdigest()
-
-
-def row_order(digests: Uint8, labels: Int64) -> Int64:
-    """Rows (n,) by digest (n, 16), then by label (n,): copies stand together, wherever they were in files."""
-    halves = np.ascontiguousarray(digests).view(">u8").astype(np.uint64)
-    return np.lexsort((labels, halves[:, 1], halves[:, 0]))
 
 
 @contextmanager
@@ -348,7 +300,6 @@ def _open_file(path: Path) -> Iterator[Any]:
 
 
 def _images(file: Any, path: Path) -> dict[str, Any]:
-    """The dataset `images`, or those of the group `images` in their order, by path in the file."""
     group = _item(file, path, "images")
     if not isinstance(group, h5py.Group):
         return {"images": _dataset(file, path, "images")}
@@ -379,7 +330,6 @@ def _item(file: Any, path: Path, name: str) -> Any:
 
 
 def _label_indices(labels: Any, path: Path) -> Int64:
-    """Class of each one-hot row, shape (n,), int64."""
     indices = np.empty(len(labels), np.int64)
     for start in range(0, len(labels), _LABEL_BLOCK_ROWS):
         try:
@@ -419,7 +369,7 @@ def _preprocess(file: Any) -> str | None:
 
 
 def _runs(indices: Int64) -> Iterator[tuple[int, int]]:
-    """Cut ascending row numbers into stretches [first, last) worth reading in one go."""
+    """Stretches [first, last) of ascending row numbers that are worth reading in one go."""
     if np.any(np.diff(indices) < 0):
         raise ValueError("row numbers are not ascending")
     rows = indices.tolist()

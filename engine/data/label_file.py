@@ -10,12 +10,11 @@ from typing import Any
 from engine.core.errors import InputError, reason
 from engine.core.files import replace_file
 
-MOST = 1e9
-"""Of a priority."""
+MOST = 1e9  # of a priority
 
 
 def read_json(path: Path, expected: str) -> Any:
-    """The content of a JSON file; `expected` ends the sentence where it has none."""
+    """`expected` ends the sentence about a bad file."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -25,7 +24,7 @@ def read_json(path: Path, expected: str) -> Any:
 
 
 def read_label_file(path: Path) -> dict[int, dict[str, Any]]:
-    """Entries by label, in the order of the file; raises InputError, also where there are none."""
+    """In the order of the file; InputError where there are none."""
     expected = "expected [[label, {…}], …], each label once, as target writes it"
     content = read_json(path, expected)
     if not isinstance(content, list) or not content:
@@ -40,7 +39,7 @@ def read_label_file(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def read_priorities(path: Path, key: str, classes: int) -> tuple[tuple[int, float], ...]:
-    """What the entries of labels have under `key`, `repair_priority` or `prevent_degradation`; 0 where missing."""
+    """Label and `key`, `repair_priority` or `prevent_degradation`; 0 where missing."""
     found = []
     for label, entry in read_label_file(path).items():
         value = entry.get(key, 0)

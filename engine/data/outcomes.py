@@ -52,8 +52,6 @@ class TargetSummary:
 
 @dataclass(frozen=True, eq=False)
 class _Group:
-    """Rows (m,) of the source, ascending, that one leaf folder holds."""
-
     folder: tuple[int, ...]
     rows: Int64
 
@@ -98,7 +96,7 @@ def open_negatives(directory: Path) -> ImageSet | None:
     """
     directory = Path(directory).absolute()
     if (directory / "repair.h5").exists():
-        return _open_nonempty(directory)
+        return open_filled(directory / "repair.h5")
     tree = directory
     for _ in range(2):  # up from negative/<true>/<predicted> or negative/<true>
         tree = tree.parent if tree.name.isdecimal() else tree
@@ -119,21 +117,20 @@ def open_positives(directory: Path) -> ImageSet | None:
     if not (directory / "repair.h5").exists():
         found = "has no repair.h5" if directory.is_dir() else "does not exist"
         raise InputError(f"{directory} {found}, expected a folder positive as the command target makes it")
-    return _open_nonempty(directory)
+    return open_filled(directory / "repair.h5")
 
 
-def _open_nonempty(directory: Path) -> ImageSet | None:
-    image_set = open_image_set(directory / "repair.h5", allow_empty=True)
-    return image_set if image_set.rows else None
+def open_filled(path: Path) -> ImageSet | None:
+    """The image set, or None where there is no such file or it has no rows."""
+    image_set = open_image_set(path, allow_empty=True) if path.exists() else None
+    return image_set if image_set is not None and image_set.rows else None
 
 
 def _check_label_exists(tree: Path, directory: Path) -> None:
-    """Refuse a number that is no class of the set, where the tree has rows to tell the number of classes."""
-    whole = open_image_set(tree / "repair.h5", allow_empty=True) if (tree / "repair.h5").exists() else None
-    if whole is None or whole.rows == 0:
-        return
+    """Refuse a number that is no class, where the tree has rows to tell the number of classes."""
+    whole = open_filled(tree / "repair.h5")
     label = max(int(part) for part in directory.relative_to(tree).parts)
-    if label >= whole.classes:
+    if whole is not None and label >= whole.classes:
         raise InputError(
             f"{directory} is empty and {label} no label of {whole.path}, expected 0 to {whole.classes - 1}"
         )
@@ -150,14 +147,13 @@ def _check_replaceable(tree: Path, overwrite: bool) -> None:
 
 
 def _first_seen(values: Int64) -> Int64:
-    """Distinct values in order of first appearance."""
     distinct, first = np.unique(values, return_index=True)
     ordered: Int64 = distinct[np.argsort(first)]
     return ordered
 
 
 def _grouped(rows: Int64, *keys: Int64) -> list[_Group]:
-    """Leaves of a tree over `rows` by one key or nested keys, in order of first appearance at each level."""
+    """Leaves by one key or nested keys, in order of first appearance at each level."""
     if not keys:
         return [_Group((), rows)]
     key = keys[0][rows]
@@ -169,7 +165,7 @@ def _grouped(rows: Int64, *keys: Int64) -> list[_Group]:
 
 
 def _write_roots(source: ImageSet, trees: dict[Path, list[_Group]]) -> None:
-    """Write `repair.h5` at the root of every tree in one pass over the source."""
+    """In one pass over the source."""
     with open_reader(source) as reader, ExitStack() as stack:
         layout = layout_of(source, reader)
         writers: list[tuple[ImageSetWriter, Int64]] = []
@@ -237,7 +233,7 @@ def _carry_over(old: Path, new: Path, levels: int) -> None:
 
 
 def _link(source: Path, destination: Path) -> None:
-    """A second name for a file, or for every file of a folder, so that large models are not copied."""
+    """Files are linked, so that large models are not copied."""
     if source.is_symlink():
         destination.symlink_to(source.readlink())
     elif source.is_dir():

@@ -1,8 +1,7 @@
-"""Pictures from files and to files: pixels are uint8 (height, width, 3), RGB.
+"""Pictures as uint8 (height, width, 3), RGB.
 
-Decoding and encoding are Pillow's. Only the formats named here are ever tried, as Pillow hands some others to
-programs of their own. JPEG files come out byte for byte as OpenCV's `imwrite` writes them at its default quality
-(checked with OpenCV 5.0 and Pillow 13.0).
+Only the formats named here are tried, as Pillow hands some others to programs of their own.
+JPEG files equal those of OpenCV's `imwrite` byte for byte (checked with OpenCV 5.0 and Pillow 13.0).
 """
 
 from __future__ import annotations
@@ -16,9 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from engine.core.errors import InputError, reason
 from engine.core.types import Float64, Int64, Uint8
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
-"""Endings of the files that are taken for pictures."""
-
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")  # endings of the files that are taken for pictures
 JPEG_QUALITY = 95
 
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "WEBP")
@@ -27,10 +24,9 @@ _PLAIN_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMY
 
 
 def read_picture(path: Path, *, at_most: int | None = None) -> Uint8:
-    """Pixels (h, w, 3) of a file, turned upright where it says how it was held.
+    """Turned upright. With `at_most`, squares of whole pixels are averaged first; the shorter side stays at least that.
 
-    With `at_most`, a picture whose shorter side is at least twice as long is first averaged over squares of whole
-    pixels, so that this side stays at least `at_most`: filters of scikit-image cost the square of the reduction.
+    Filters of scikit-image cost the square of the reduction.
     """
     try:
         content = path.read_bytes()
@@ -42,7 +38,6 @@ def read_picture(path: Path, *, at_most: int | None = None) -> Uint8:
 
 
 def decode_picture(content: bytes, name: str, *, at_most: int | None = None) -> Uint8:
-    """Pixels (h, w, 3) of an encoded picture; `name` is for messages. See `read_picture`."""
     try:
         return _decode(content, at_most)
     except UnidentifiedImageError as error:
@@ -52,7 +47,6 @@ def decode_picture(content: bytes, name: str, *, at_most: int | None = None) -> 
 
 
 def encode_picture(pixels: Uint8, suffix: str) -> bytes:
-    """The file content of pixels (h, w, 3) in the format of a suffix; JPEG at quality 95."""
     if not can_write(suffix):
         raise ValueError(f"suffix {suffix!r}, expected one of {', '.join(_WRITTEN)}")
     content = io.BytesIO()
@@ -65,10 +59,7 @@ def can_write(suffix: str) -> bool:
 
 
 def resize_bilinear(pixels: Uint8, side: int) -> Uint8:
-    """Pixels (side, side, 3), interpolated between the four nearest ones without smoothing first.
-
-    That is OpenCV's `resize` with its defaults, whose weights are rounded to 11 bits: some values differ by 1.
-    """
+    """OpenCV's `resize` with its defaults, which rounds its weights to 11 bits: some values differ from it by 1."""
     height, width = pixels.shape[:2]
     low, high, share = _neighbours(height, side)
     wide = pixels.astype(np.float64)
@@ -80,7 +71,6 @@ def resize_bilinear(pixels: Uint8, side: int) -> Uint8:
 
 
 def _neighbours(length: int, side: int) -> tuple[Int64, Int64, Float64]:
-    """For each of `side` positions the two nearest of `length` pixels, and the share of the second."""
     centre = np.clip((np.arange(side) + 0.5) * length / side - 0.5, 0, length - 1)
     low = centre.astype(np.int64)
     return low, np.minimum(low + 1, length - 1), centre - low

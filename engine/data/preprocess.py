@@ -1,11 +1,10 @@
-"""From 8-bit images to a model's input: float32 (n, 32, 32, 3) with values in [0, 1].
+"""From 8-bit images to a model's input: float32 (n, 32, 32, 3), or of another size, with values in [0, 1].
 
-`toolkit`  resize to 32×32, grey to RGB, equalise the V histogram: what eAI-Repair-Toolkit 1.1.0 does.
+`toolkit`  resize, grey to RGB, equalise the V histogram: what eAI-Repair-Toolkit 1.1.0 does.
 `resize`   the same without equalising.
 `pad`      zeros around the image, in its middle; pixels are kept as they are.
 
-Resizing and equalising are scikit-image's, with its defaults, done for a block of images at once and equal to
-calling it image by image. Another `size` (height, width) than 32×32 gives (n, height, width, 3).
+A block of images gives the bits that scikit-image, with its defaults, gives image by image.
 """
 
 from __future__ import annotations
@@ -21,16 +20,13 @@ from engine.core.errors import InputError
 from engine.core.types import Float32, Float64, Uint8
 from engine.data.pictures import read_picture
 
-Size = tuple[int, int]
-"""Height and width."""
-
+Size = tuple[int, int]  # height and width
 SIDE = 32
-SIZE: Size = (SIDE, SIDE)
-"""Of what every method returns."""
+SIZE: Size = (SIDE, SIDE)  # of what every method returns
 
 
 def preprocess_images(images: Uint8, method: str, size: Size = SIZE) -> Float32:
-    """Preprocess a block of grey (n, h, w) or RGB (n, h, w, 3) uint8 images into float32 (n, height, width, 3)."""
+    """From grey (n, h, w) or RGB (n, h, w, 3), uint8, to float32 (n, height, width, 3)."""
     check_method(method)
     if images.dtype != np.uint8 or images.ndim not in {3, 4} or (images.ndim == 4 and images.shape[3] != 3):
         raise ValueError(f"images are {images.dtype} {images.shape}, expected uint8 (n, h, w) or (n, h, w, 3)")
@@ -40,23 +36,18 @@ def preprocess_images(images: Uint8, method: str, size: Size = SIZE) -> Float32:
 
 
 def preprocess_each(images: Iterable[Uint8], method: str, size: Size = SIZE) -> Float32:
-    """Preprocess RGB images (h, w, 3) of any sizes, one after the other, into float32 (n, height, width, 3)."""
+    """RGB images (h, w, 3) of any sizes."""
     check_method(method)
     done = [_of_any_size(batch, method, size) for batch in _batches(images, size)]
     return np.concatenate(done) if done else np.empty((0, *size, 3), np.float32)
 
 
 def preprocess_files(paths: Iterable[str], method: str, size: Size = SIZE) -> Float32:
-    """As `preprocess_each`, of the pictures in some files."""
     return preprocess_each((read_picture(Path(path)) for path in paths), method, size)
 
 
 def equalise_crop_resize(image: Uint8) -> Float32:
-    """One RGB image (h, w, 3) into float32 (32, 32, 3), as eAI-Repair-Toolkit 1.1.0 prepares traffic signs.
-
-    The V histogram is equalised at full size; then the centred square of the shorter side s, rows and columns
-    c − ⌊s/2⌋ up to c + ⌊s/2⌋ with c half of the side, is resized with scikit-image's defaults.
-    """
+    """As the toolkit prepares traffic signs: V equalised, then the centred square resized, float32 (32, 32, 3)."""
     from skimage.transform import resize as skimage_resize
 
     equalised = _equalised_rgb(image[None])[0]
@@ -68,7 +59,6 @@ def equalise_crop_resize(image: Uint8) -> Float32:
 
 
 def pad(images: Uint8, size: Size = SIZE) -> Float32:
-    """Zeros around the image, half of them (rounded down) above and left; divided by 255."""
     height, width = images.shape[1:3]
     if height > size[0] or width > size[1]:
         raise ValueError(f"images are {height}×{width}; padding needs at most {size[0]}×{size[1]}")
@@ -80,12 +70,10 @@ def pad(images: Uint8, size: Size = SIZE) -> Float32:
 
 
 def resize(images: Uint8, size: Size = SIZE) -> Float32:
-    """`skimage.transform.resize` to `size` with its defaults; grey becomes three equal channels."""
     return _to_rgb(_resized(images, size)).astype(np.float32)
 
 
 def toolkit(images: Uint8, size: Size = SIZE) -> Float32:
-    """`resize`, then the V channel of HSV replaced by its 256-bin `skimage.exposure.equalize_hist`."""
     resized = _resized(images, size)
     if resized.ndim == 3:  # a grey pixel has V = R = G = B and S = 0, so HSV and back changes nothing
         return _to_rgb(_equalised(resized)).astype(np.float32)
@@ -95,9 +83,7 @@ def toolkit(images: Uint8, size: Size = SIZE) -> Float32:
 METHODS: dict[str, Callable[[Uint8, Size], Float32]] = {"toolkit": toolkit, "pad": pad, "resize": resize}
 """What `--preprocess` may name."""
 
-EQUALISED = ("toolkit", "resize")
-"""What it may name for coloured data sets of the toolkit's, in place of these."""
-
+EQUALISED = ("toolkit", "resize")  # what it may name for coloured data sets of the toolkit's
 _UNIT = 1.0 / 255.0  # scikit-image multiplies by it; dividing by 255 gives other last bits
 
 _ROUNDING = 1e-9
@@ -125,19 +111,14 @@ def _batches(images: Iterable[Uint8], size: Size) -> Iterable[list[Uint8]]:
 
 
 def _of_any_size(images: list[Uint8], method: str, size: Size) -> Float32:
-    """Those of one size go together; equalising, whose images are all of one size, is done for all at once."""
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for number, image in enumerate(images):
         by_shape.setdefault(image.shape, []).append(number)
-    if method != "toolkit":
-        out = np.empty((len(images), *size, 3), np.float32)
-        for numbers in by_shape.values():
-            out[numbers] = preprocess_images(_block(images, numbers), method, size)
-        return out
-    resized = np.empty((len(images), *size, 3), np.float64)
+    one_size = _resized if method == "toolkit" else METHODS[method]
+    out = np.empty((len(images), *size, 3), np.float64)
     for numbers in by_shape.values():
-        resized[numbers] = _resized(_block(images, numbers), size)
-    return _equalised_rgb(resized).astype(np.float32)
+        out[numbers] = one_size(_block(images, numbers), size)
+    return (_equalised_rgb(out) if method == "toolkit" else out).astype(np.float32)
 
 
 def _block(images: list[Uint8], numbers: list[int]) -> Uint8:
@@ -145,11 +126,7 @@ def _block(images: list[Uint8], numbers: list[int]) -> Uint8:
 
 
 def _resized(images: Uint8, size: Size) -> Float64:
-    """Shape (n, height, width) or (n, height, width, 3), float64 in [0, 1].
-
-    The images become channels of one big image, which scikit-image resizes along its first two axes. That is
-    bit for bit the result of image by image, as equalising needs: pixel values fall on the edges of bins.
-    """
+    """Float64 in [0, 1]. Images are channels of one big image: the bits are those of image by image, for equalising."""
     from skimage.transform import resize as skimage_resize
 
     count = len(images)
@@ -166,7 +143,6 @@ def _resized(images: Uint8, size: Size) -> Float64:
 
 
 def _equalised_rgb(images: npt.NDArray[Any]) -> Float64:
-    """Histogram-equalise the V channel of each RGB image of (n, h, w, 3), float64 or uint8."""
     from skimage.color import hsv2rgb, rgb2hsv
 
     hsv = rgb2hsv(images)
@@ -176,11 +152,7 @@ def _equalised_rgb(images: npt.NDArray[Any]) -> Float64:
 
 
 def _equalised(values: Float64) -> Float64:
-    """Histogram-equalise each image of (n, h, w).
-
-    An image that varies by rounding alone, as resizing one of a single colour leaves it, counts as constant: there is
-    nothing to equalise, and NumPy refuses to make 256 bins of it.
-    """
+    """What varies by rounding alone, as one colour that was resized, is constant: NumPy makes no 256 bins of it."""
     from skimage.exposure import equalize_hist
 
     out = np.empty_like(values)

@@ -1,13 +1,10 @@
-"""The range of the numbers of an image set, and whether one lies far from another."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from engine.core.types import Float32
 
-FEW = 50
-"""A set whose numbers are so many times smaller than expected was divided once too often, or not multiplied."""
+FEW = 50  # a set whose numbers are so many times smaller than expected was divided once too often, or not multiplied
 
 
 @dataclass(frozen=True)
@@ -32,8 +29,7 @@ class ValueRange:
         return next((known for known in SCALES if known.low <= self.low and self.high <= known.high), self)
 
 
-SCALES = (ValueRange(0.0, 1.0), ValueRange(0.0, 255.0))
-"""What pictures usually have."""
+SCALES = (ValueRange(0.0, 1.0), ValueRange(0.0, 255.0))  # what pictures usually have
 
 
 def value_range(rows: Float32) -> ValueRange:

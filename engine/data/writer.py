@@ -18,7 +18,7 @@ from engine.data.image_set import ImageReader, ImageSet, stretches
 
 
 class ImageSetWriter:
-    """Fills the rows of a new image set in any order; made by `write_image_set`."""
+    """Made by `write_image_set`."""
 
     def __init__(self, images: dict[str, Any], labels: Any) -> None:
         self._images, self._labels = images, labels
@@ -26,12 +26,11 @@ class ImageSetWriter:
         self.rows_written = 0
 
     def append(self, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
-        """Write images (m, ...) and labels (m, ...) after the last appended rows."""
         self.write(self._next, images, labels)
         self._next += len(images)
 
     def write(self, start: int, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
-        """Write images (m, ...), as they are stored or travel, and labels (m, ...) as rows [start, start + m)."""
+        """Images (m, ...), as they are stored or as they travel, and labels."""
         rows, first = slice(start, start + len(images)), 0
         for name, dataset in self._images.items():
             if not name:
@@ -58,11 +57,9 @@ def write_image_set(
     label_names: tuple[str, ...] | None = None,
     preprocess: str | None = None,
 ) -> Iterator[ImageSetWriter]:
-    """Write an image set of `rows` rows in blocks; the file appears when the body has filled every row.
+    """The file appears when the body has filled every row; contiguous and uncompressed.
 
-    `image_shape` and `image_dtype` are as of `ImageSet` and `ImageReader`: a structured dtype makes a group with a
-    dataset for each field. Labels are (rows, classes), or (rows,) where `classes` is None. Stored contiguous and
-    uncompressed.
+    A structured `image_dtype` makes a group with a dataset for each field. Labels are (rows,) where `classes` is None.
     """
     with replace_file(path) as temporary:
         with h5py.File(temporary, "w", locking=False) as file:
@@ -76,7 +73,6 @@ def write_image_set(
 
 
 def _create_images(file: Any, rows: int, image_shape: tuple[int, ...], dtype: np.dtype[Any]) -> dict[str, Any]:
-    """Make room for images in an open h5py file: `images`, or one dataset per field of a structured dtype."""
     if dtype.names is None:
         return {"": file.create_dataset("images", (rows, *image_shape), dtype)}
     group = file.create_group("images", track_order=True)
@@ -84,7 +80,6 @@ def _create_images(file: Any, rows: int, image_shape: tuple[int, ...], dtype: np
 
 
 def float_dtype(image_set: ImageSet) -> np.dtype[Any]:
-    """What `write_image_set` takes as `image_dtype` for a set of the same inputs in float32."""
     if not image_set.inputs:
         return np.dtype(np.float32)
     return np.dtype([(name, np.float32, shape) for name, shape in image_set.inputs])
@@ -101,7 +96,6 @@ def write_empty_image_set(
 
 
 def copy_rows(image_set: ImageSet, reader: ImageReader, rows: range, path: Path, progress: Tick = ignore) -> None:
-    """Write a stretch of `rows` of an open set as a new one: dtypes and attributes kept, contiguous."""
     with write_image_set(path, rows=len(rows), **layout_of(image_set, reader)) as writer:
         for start, stop in stretches(rows):
             writer.append(*reader.read_stored(start, stop))
@@ -109,7 +103,7 @@ def copy_rows(image_set: ImageSet, reader: ImageReader, rows: range, path: Path,
 
 
 def layout_of(image_set: ImageSet, reader: ImageReader) -> dict[str, Any]:
-    """The keywords of `write_image_set`, other than `rows`, that make a set like this one."""
+    """The keywords of `write_image_set`, other than `rows`, for a set like this one."""
     return {
         "image_shape": image_set.image_shape,
         "classes": image_set.classes,
@@ -121,7 +115,6 @@ def layout_of(image_set: ImageSet, reader: ImageReader) -> dict[str, Any]:
 
 
 def write_attributes(file: Any, label_names: tuple[str, ...] | None, preprocess: str | None) -> None:
-    """Store label names and preprocessing on an open h5py file, where they are known."""
     if label_names is not None:
         file.attrs.create("label_names", list(label_names), dtype=h5py.string_dtype())
     if preprocess is not None:

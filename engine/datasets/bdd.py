@@ -1,8 +1,4 @@
-"""Labels of BDD100K scenes: frames with boxes, and the square crop around a box.
-
-The label file is a JSON array of frames, as in BDD100K's "Detection 2020 Labels": `name` of the image, and `labels`
-with `id`, `category`, `box2d` (`x1`, `x2`, `y1`, `y2` in pixels) and `attributes` (`occluded`, `truncated`).
-"""
+"""Labels of BDD100K scenes, as in its "Detection 2020 Labels", and the square crop around a box."""
 
 from __future__ import annotations
 
@@ -52,22 +48,18 @@ class Box:
         return self.x2 <= self.x1 or self.y2 <= self.y1
 
     def overlaps(self, height: int, width: int) -> bool:
-        """Whether some of it lies in an image of this size."""
         return self.x1 < width and self.x2 > 0 and self.y1 < height and self.y2 > 0
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One scene: the name of its image, and its boxes, or None where the file gives it no `labels`."""
-
     name: str
     boxes: tuple[Box, ...] | None
 
 
 def read_frames(path: Path, *, occluded: bool = False, truncated: bool = False) -> Iterator[Frame]:
-    """Yield the frames of a label file, one at a time.
+    """One at a time; a frame that comes more than once is yielded at its last place, with the labels of all.
 
-    A frame that comes more than once has the labels of all its places, equal ones once, and is yielded at the last.
     `occluded` and `truncated` ask for these attributes, which may be missing otherwise.
     """
     attributes = [name for name, wanted in (("occluded", occluded), ("truncated", truncated)) if wanted]
@@ -87,10 +79,7 @@ def read_frames(path: Path, *, occluded: bool = False, truncated: bool = False) 
 
 
 def read_attributes(path: Path, names: Sequence[str]) -> dict[str, tuple[str | None, ...]]:
-    """Some attributes of every frame of a label file, such as its weather; None for those that it has not.
-
-    Of a frame nothing but `name` and `attributes` is read, so that older files with lanes are taken too.
-    """
+    """None for those that a frame has not. Labels are not read, so that older files with lanes are taken too."""
     found: dict[str, tuple[str | None, ...]] = {}
     for frame, item in _named_items(path):
         attributes = item.get("attributes")
@@ -144,7 +133,6 @@ def _grown(start: int, stop: int, difference: int, size: int) -> tuple[int, int]
 
 
 def _named_items(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and content of every frame of a label file."""
     for number, item in enumerate(iterate_items(path)):
         where = f"frame {number}"
         yield plain_name(_get(item, "name", where, path), f"the name of {where}", path), item
@@ -170,29 +158,23 @@ def _box(label: Any, where: str, path: Path, attributes: list[str]) -> Box:
     name = _get(label, "id", where, path)
     name = str(name) if isinstance(name, int) and not isinstance(name, bool) else name
     corners = _get(label, "box2d", where, path)
-    sides = {}
+    sides = []
     for side in ("x1", "x2", "y1", "y2"):
         value = _get(corners, side, f"box2d of {where}", path)
         # NaN compares as false, and no image is as large as the limit.
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_FAR < value < _FAR:
             raise InputError(f"{path}: {side} of {where} is {value!r}, expected a number of pixels")
-        sides[side] = float(value)
+        sides.append(float(value))
     flags = {"occluded": False, "truncated": False}
     for flag in attributes:
         value = _get(_get(label, "attributes", where, path), flag, f"attributes of {where}", path)
         if not isinstance(value, bool):
             raise InputError(f"{path}: {flag} of {where} is {value!r}, expected true or false")
         flags[flag] = value
-    return Box(
-        name=plain_name(name, f"the id of {where}", path),
-        category=plain_name(_get(label, "category", where, path), f"the category of {where}", path),
-        x1=sides["x1"],
-        x2=sides["x2"],
-        y1=sides["y1"],
-        y2=sides["y2"],
-        occluded=flags["occluded"],
-        truncated=flags["truncated"],
-    )
+    name = plain_name(name, f"the id of {where}", path)
+    category = plain_name(_get(label, "category", where, path), f"the category of {where}", path)
+    x1, x2, y1, y2 = sides
+    return Box(name, category, x1, x2, y1, y2, **flags)
 
 
 def _get(item: Any, key: str, where: str, path: Path) -> Any:

@@ -55,13 +55,9 @@ def prepare_bdd(
     preprocess: str = "toolkit",
     **how: Unpack[Writing],
 ) -> PreparedFrames:
-    """Write the splits; splits of earlier calls stay.
+    """Write the splits: shuffled, then divided by `data_ratio`, or as the toolkit does by `divide_rate`.
 
-    Frames of both folders that have one of the classes of `target_label`, sorted by folder and name, are shuffled by
-    `random_state` and divided by `data_ratio`, or as eAI-Repair-Toolkit does where `divide_rate` is given: the first
-    quarter, rounded down, is test, and of the rest train and repair are made, see
-    `engine.datasets.division.divide_by_rate`. `images` are float32 (n, 90, 160, 3), `labels` one-hot uint8
-    (n, 6), `image_ids` folder and file name.
+    Then the first quarter, rounded down, is test. `image_ids` are folder and file name.
     """
     check_method(preprocess, EQUALISED)
     if target_label not in TARGET_LABELS:
@@ -82,7 +78,6 @@ def prepare_bdd(
 
 
 def _find_frames(input_dir: Path, target_label: str) -> tuple[Split, int, int]:
-    """Those of a known class, by folder and name; and how many images there are, and how many without labels."""
     numbers = {name: number for number, name in enumerate(TARGET_LABELS[target_label])}
     files: list[Path] = []
     classes: list[int] = []
@@ -107,7 +102,6 @@ def _find_frames(input_dir: Path, target_label: str) -> tuple[Split, int, int]:
 
 
 def _sources(input_dir: Path) -> list[tuple[Path, Path]]:
-    """Folder of images and label file of each of the two parts, after both were found."""
     root = input_dir.absolute()
     sources = []
     for part in _PARTS:

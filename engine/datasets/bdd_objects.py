@@ -1,12 +1,8 @@
-"""`prepare bdd-objects`: image sets of the crops that `create_image_subset` chose, or of those that a table names.
+"""Image sets of the crops that `create_image_subset` chose, or of those that a table names.
 
-Rows are the images that `image_info.json` lists, in the order into which `numpy.random.default_rng(random_state)`
-shuffles their sorted names; `engine.datasets.division.cut` divides them. `image_ids` are the file names and
-`attribute_ids` the names of the scenes, that is the part after the last `_`.
-
-The `exp2` layout has crops in `images/*.png` and their classes in `labels.csv`, with the columns `#filename` and
-`class_id`, a category of BDD100K by name or number. There are no splits: all rows, sorted by name, become one set for
-each of three sizes, `<output_dir>/<size>/<name of input_dir>.h5`.
+`image_ids` are the file names and `attribute_ids` the names of the scenes: what follows the last `_`. The `exp2` layout
+has crops in `images/*.png` and `labels.csv` with `#filename` and `class_id`, a category by name or number. All rows,
+sorted by name, become `<output_dir>/<size>/<name of input_dir>.h5` for three sizes.
 """
 
 from __future__ import annotations
@@ -50,12 +46,9 @@ def prepare_bdd_objects(
     preprocess: str = "toolkit",
     **how: Unpack[Writing],
 ) -> dict[str, int]:
-    """Write the splits with a ratio above 0 and return their rows; splits of earlier calls stay.
+    """Write the splits; `input_dir` is one subset where `single_dir`, else it has two, `train` and `val`.
 
-    `input_dir` is one subset where `single_dir`, else it has two of them, `train` and `val`, which are taken
-    together. `images` are float32 (n, 32, 32, 3), `labels` one-hot float32 (n, 13). An `input_dir` of the `exp2` layout
-    is prepared without shuffling and splits. With `like_toolkit` the rows are those of eAI-Repair-Toolkit for the same
-    seed, where its folders were listed by name: those of `train` stand before those of `val` when they are shuffled.
+    With `like_toolkit` those of `train` stand before those of `val` when they are shuffled.
     """
     check_method(preprocess, EQUALISED)
     if is_table_layout(input_dir):
@@ -87,7 +80,6 @@ def is_table_layout(input_dir: Path) -> bool:
 
 
 def _prepare_table(input_dir: Path, output_dir: Path, preprocess: str, how: Writing) -> dict[str, int]:
-    """Write the set of every size and return its rows by `<size>/<name>`."""
     folder = input_dir.absolute() / "images"
     labels = _read_table(input_dir / TABLE)
     if not folder.is_dir():
@@ -123,7 +115,6 @@ def _folders(input_dir: Path, single_dir: bool) -> list[Path]:
 
 
 def _listed(folder: Path) -> dict[str, int]:
-    """Class of every image of a subset, after checking that listing and folder agree."""
     _, entries = read_subset_info(folder)
     labels: dict[str, int] = {}
     for entry in entries:
@@ -141,7 +132,6 @@ def _listed(folder: Path) -> dict[str, int]:
 
 
 def _read_table(path: Path) -> dict[str, int]:
-    """Class of every picture by its name."""
     labels: dict[str, int] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -166,7 +156,7 @@ def _read_table(path: Path) -> dict[str, int]:
 def _check_listing(
     labels: Mapping[str, int], files: set[str], pictures: set[str], folder: Path, listing: str, what: str, noun: str
 ) -> None:
-    """Refuse a listing and a folder that do not agree: of `files` the `pictures` must be listed."""
+    """Of `files` the `pictures` must be listed, and all that is listed must be there."""
     if absent := labels.keys() - files:
         raise InputError(f"{folder / min(absent)} is missing, expected every {noun} that {listing} lists")
     if unlisted := pictures - labels.keys():

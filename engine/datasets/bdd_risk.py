@@ -26,14 +26,11 @@ from engine.data.image_set import ImageSet, open_image_set, read_ids
 from engine.data.pictures import SUFFIXES
 from engine.datasets.bdd import LABEL_NAMES, read_attributes
 
-MATCHED, MISTAKEN = "matched_data", "misrecognision_data"
-"""Folders of pictures, spelt as the toolkit spells them."""
+MATCHED, MISTAKEN = "matched_data", "misrecognision_data"  # folders of pictures, spelt as the toolkit spells them
 
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked of objects: their class, or None for any, and values of attributes of their frames."""
-
     label: int | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
 
@@ -43,7 +40,6 @@ class Query:
 
 
 def open_objects(path: Path) -> list[ImageSet]:
-    """The image set of a file, or those of all `*.h5` of a folder, sorted by name."""
     paths = sorted(path.glob("*.h5")) if path.is_dir() else [path]
     if not paths:
         raise InputError(f"{path} has no .h5 file, expected the sets that prepare bdd-objects made")
@@ -57,7 +53,7 @@ def open_objects(path: Path) -> list[ImageSet]:
 
 
 def read_query(label: str | None, attributes: str | None, images: ImageSet) -> Query:
-    """A query from a label's name or number, and attributes as `A=B,C=D`."""
+    """Attributes are as `A=B,C=D`."""
     number = None
     if label is not None:
         names = images.label_names or (LABEL_NAMES if images.classes == len(LABEL_NAMES) else None)
@@ -72,7 +68,6 @@ def read_query(label: str | None, attributes: str | None, images: ImageSet) -> Q
 
 
 def matching_rows(sets: Sequence[ImageSet], query: Query, label_path: Path | None) -> list[Bool]:
-    """Which rows (n,) of each set match."""
     matched = [np.ones(images.rows, bool) if query.label is None else images.labels == query.label for images in sets]
     if not query.attributes:
         return matched
@@ -110,7 +105,7 @@ def miss_summary(confusion: Int64) -> dict[str, dict[str, Any]]:
 
 
 def find_pictures(folder: Path, sets: Sequence[ImageSet], rows: Sequence[Bool]) -> list[list[Path]]:
-    """The picture file of each of the `rows` (n,) of each set, by `image_ids`, in a subset or in folders of them."""
+    """By `image_ids`, in a subset or in folders of subsets."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected the images that create_image_subset made")
     known: dict[str, Path] = {}
@@ -141,7 +136,7 @@ def check_folder(folder: Path, sources: Path, overwrite: bool) -> None:
 
 
 def copy_pictures(folder: Path, pictures: Sequence[tuple[str, Path]]) -> None:
-    """Make the folder anew of pictures, each in the folder below it that is named with it; "" is itself."""
+    """Make the folder anew; each picture comes with the folder below it, "" for itself."""
     with replace_directory(folder) as new:
         for below, path in pictures:
             (new / below).mkdir(parents=True, exist_ok=True)

@@ -18,38 +18,53 @@ import itertools
 import json
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from engine.core.errors import InputError
 from engine.core.parallel import ParallelMap, in_process
 from engine.core.plain_names import plain_name
 from engine.core.progress import Progress, Tick, unseen
 from engine.core.resumable import WorkFolder, work_folder
-from engine.data.pictures import can_write
-from engine.datasets.bdd import Frame, read_frames
-from engine.datasets.crops import CropSettings, SceneCrops, crop_name, crop_scenes
+from engine.core.types import Uint8
+from engine.data.pictures import can_write, decode_picture, encode_picture, read_picture
+from engine.datasets.bdd import Box, Frame, read_frames, square_crop
 from engine.datasets.image_info import FILE_NAME, write_category_info
 
-MISSING = "image missing"
-"""Why a box was skipped: there is no image of its frame."""
+MISSING = "image missing"  # why a box was skipped: there is no image of its frame
+NO_AREA = "no area"  # why a box was skipped: it has none, or is smaller than a pixel
+OUTSIDE = "outside the image"
+"""Why a box was skipped: nothing of it is in the image, or it reaches out so that no pixel of its crop is."""
 
+REMOVED = "removed"  # folder of a category's crops that were set aside
 SCENES_PER_PIECE = 16
-
-PLAIN = CropSettings()
-"""Nothing is removed."""
 
 _RESULTS = "extract_results.json"
 _SKIPPED = "skipped.json"
 
 
 @dataclass(frozen=True)
-class CategoryReport:
-    """What a folder of categories was made of."""
+class CropSettings:
+    min_area: int = 0  # those of fewer pixels are removed
+    remove_occluded: bool = False  # remove_occluded, remove_truncated: so are those of boxes labelled so
+    remove_truncated: bool = False
+    clamp: bool = False  # see `engine.datasets.bdd.square_crop`
 
+
+PLAIN = CropSettings()  # nothing is removed
+Crop = tuple[str, str, bool, float, int]
+"""Category, file name, whether it is in `removed`, mean of the largest channel (0 if removed), and number of pixels."""
+
+Skipped = tuple[str, str, str]  # id of a box, category, and why it has no crop
+
+
+@dataclass(frozen=True)
+class CategoryReport:
     extracted: Mapping[str, int]  # extracted, removed: crops by category
     removed: Mapping[str, int]
     skipped: Mapping[str, int]  # boxes without a crop, by reason
@@ -60,8 +75,6 @@ class CategoryReport:
 
 @dataclass(frozen=True)
 class _Source:
-    """A label file as the first pass over it found it."""
-
     digest: str
     frames: int
     images: int
@@ -77,7 +90,6 @@ def create_category_dir(
     spread: ParallelMap = in_process,
     progress: Progress = unseen,
 ) -> CategoryReport:
-    """Cut the boxes of all frames out of their images; see the module."""
     image_dir = image_dir.absolute()
     if not image_dir.is_dir():
         raise InputError(f"{image_dir}: no such folder, expected one with the images that {label_file} names")
@@ -163,7 +175,8 @@ def _do_the_rest(
                     stamps[frame.name] = stamp
                     yield frame
                     continue
-                work.record(_record_without_crops(frame, stamp))
+                missing = [(box.name, box.category, MISSING) for box in frame.boxes or ()]
+                work.record(_record(frame, stamp, [], missing))
             tick(1)
 
     def pieces() -> Iterator[list[Frame]]:
@@ -173,23 +186,18 @@ def _do_the_rest(
 
     crop = functools.partial(crop_scenes, image_dir=image_dir, into=work.path, settings=settings)
     for piece, scenes in spread(crop, pieces(), -(-source.images // SCENES_PER_PIECE)):
-        for scene in scenes:
-            work.record(_record(scene, stamps.pop(scene.frame)))
+        for frame, (crops, skipped) in zip(piece, scenes, strict=True):
+            work.record(_record(frame, stamps.pop(frame.name), crops, skipped))
         tick(len(piece))
 
 
-def _record(scene: SceneCrops, stamp: list[int]) -> dict[str, Any]:
-    crops = [[crop.category, crop.name, crop.removed, crop.value_mean, crop.area] for crop in scene.crops]
-    return {"frame": scene.frame, "image": stamp, "crops": crops, "skipped": scene.skipped, "labels": True}
-
-
-def _record_without_crops(frame: Frame, stamp: list[int] | None) -> dict[str, Any]:
-    skipped = [(box.name, box.category, MISSING) for box in frame.boxes or ()]
-    return {"frame": frame.name, "image": stamp, "crops": [], "skipped": skipped, "labels": frame.boxes is not None}
+def _record(frame: Frame, stamp: list[int] | None, crops: Sequence[Crop], skipped: Sequence[Skipped]) -> dict[str, Any]:
+    labels = frame.boxes is not None
+    return {"frame": frame.name, "image": stamp, "crops": crops, "skipped": skipped, "labels": labels}
 
 
 def _write_lists(work: WorkFolder, source: _Source, label_file: str) -> CategoryReport:
-    """Write the three lists from the journal; where a frame was done twice, the last time counts."""
+    """From the journal; where a frame was done twice, the last time counts."""
     last = {record["frame"]: number for number, record in enumerate(work.records())}
     entries: list[tuple[str, str, float, int]] = []
     removed: Counter[str] = Counter()
@@ -247,9 +255,66 @@ def _write_lists(work: WorkFolder, source: _Source, label_file: str) -> Category
 
 
 def _stamp(path: Path) -> list[int] | None:
-    """Size and time of change of a file, or None where there is none."""
+    """Size and time of change."""
     try:
         status = path.stat()
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns] if stat.S_ISREG(status.st_mode) else None
+
+
+def crop_scenes(
+    frames: Sequence[Frame], *, image_dir: Path, into: Path, settings: CropSettings
+) -> list[tuple[list[Crop], list[Skipped]]]:
+    """What workers do: crop the boxes of some frames and write the crops into the folder `into`."""
+    return [_crop_scene(frame, read_picture(image_dir / frame.name), into, settings) for frame in frames]
+
+
+def crop_name(box: Box, frame: Frame) -> str:
+    return f"{box.name}_{frame.name}"
+
+
+def _crop_scene(frame: Frame, image: Uint8, into: Path, settings: CropSettings) -> tuple[list[Crop], list[Skipped]]:
+    height, width = image.shape[:2]
+    crops: list[Crop] = []
+    skipped: list[Skipped] = []
+    for box in frame.boxes or ():
+        pixels = image[square_crop(box, height, width, clamp=settings.clamp)]
+        if box.empty or (int(box.x1), int(box.y1)) == (int(box.x2), int(box.y2)):
+            skipped.append((box.name, box.category, NO_AREA))
+        elif not box.overlaps(height, width) or pixels.size == 0:
+            skipped.append((box.name, box.category, OUTSIDE))
+        else:
+            crops.append(_crop(box, crop_name(box, frame), pixels, into, settings))
+    return crops, skipped
+
+
+def _crop(box: Box, name: str, pixels: Uint8, into: Path, settings: CropSettings) -> Crop:
+    content = encode_picture(pixels, Path(name).suffix)
+    area = pixels.shape[0] * pixels.shape[1]
+    removed = (
+        (settings.remove_occluded and box.occluded)
+        or (settings.remove_truncated and box.truncated)
+        or area < settings.min_area
+    )
+    _write(into, [box.category, REMOVED] if removed else [box.category], name, content)
+    # Of the file, as eAI-Repair-Toolkit lists it: JPEG moves the mean a little.
+    return box.category, name, removed, 0.0 if removed else _value_mean(decode_picture(content, name)), area
+
+
+def _value_mean(pixels: Uint8) -> float:
+    """Two maxima of whole planes: a reduction over three values is slow."""
+    return float(np.maximum(np.maximum(pixels[..., 0], pixels[..., 1]), pixels[..., 2]).mean())
+
+
+def _write(into: Path, folders: Sequence[str], name: str, content: bytes) -> None:
+    """Write a file; folders are made, but not `into`: where that is missing, no file of ours belongs."""
+    path = into.joinpath(*folders, name)
+    try:
+        path.write_bytes(content)
+    except FileNotFoundError:
+        folder = into
+        for folder_name in folders:
+            folder /= folder_name
+            folder.mkdir(exist_ok=True)
+        path.write_bytes(content)

@@ -1,7 +1,7 @@
-"""`prepare cifar-10`: CIFAR-10 from `cifar-10-python.tar.gz`, or from the folder in it.
+"""CIFAR-10 from `cifar-10-python.tar.gz`, or from the folder in it.
 
-Its batches are pickles. They are read without executing anything: the few names in them that would be called, those
-with which NumPy 1 stored an array, are given to stand-ins that only keep what they get; any other name is refused.
+Its batches are pickles, read without executing anything: the names with which NumPy 1 stored an array are given to
+stand-ins, any other name is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from engine.core.errors import InputError, reason
 from engine.core.types import Int64, Uint8
-from engine.datasets.official import Official, prepare_official
+from engine.datasets.division import Official, prepare_official
 from engine.datasets.splits import Split
 
 LABEL_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -45,7 +45,6 @@ prepare_cifar = functools.partial(prepare_official, Official(LABEL_NAMES, read_c
 
 
 def read_batches(source: Path, names: list[str]) -> dict[str, tuple[Uint8, Int64]]:
-    """Images (n, 32, 32, 3) and labels (n,) of some batches."""
     for folder in (source / FOLDER, source):
         if (folder / names[0]).is_file():
             return {name: parse_batch(_read_file(folder / name), str(folder / name)) for name in names}
@@ -70,7 +69,6 @@ def read_batches(source: Path, names: list[str]) -> dict[str, tuple[Uint8, Int64
 
 
 def parse_batch(content: bytes, name: str) -> tuple[Uint8, Int64]:
-    """Images (n, 32, 32, 3) and labels (n,) of a pickled batch, without executing it; `name` is for messages."""
     try:
         batch = _Reader(io.BytesIO(content), encoding="bytes").load()
     except InputError as error:
@@ -104,7 +102,7 @@ class _Array:
         self.state = state
 
     def pixels(self) -> bytes | None:
-        """The bytes of an array (n, 3072) of bytes in row order, or None."""
+        """Of an array (n, 3072) of bytes in row order, else None."""
         if not isinstance(self.state, tuple) or len(self.state) != 5:
             return None
         _, shape, dtype, by_column, content = self.state
@@ -121,8 +119,6 @@ class _Array:
 
 @dataclass
 class _Dtype:
-    """Stands in for `numpy.dtype`."""
-
     code: Any = None
     align: Any = None
     copy: Any = None
@@ -143,7 +139,6 @@ class _Reader(pickle.Unpickler):
     """Finds nothing but the stand-ins."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        """The stand-in of a name; InputError for any other."""
         try:
             return _STAND_INS[module_name, global_name]
         except KeyError:

@@ -26,10 +26,7 @@ from engine.datasets.division import DEFAULT_RATIO, Division, Ratio, check_ratio
 from engine.datasets.splits import Layout, Split, write_splits
 
 DEFAULT_PREPROCESS = "resize"
-
-_KEPT_SIDES = 8
-"""A picture of many times the wanted side is first averaged down to this many."""
-
+_KEPT_SIDES = 8  # a picture of many times the wanted side is first averaged down to this many
 Images = Uint8 | Sequence[str | Path]
 """Pixels (n, h, w) or (n, h, w, 3) of one size, uint8, or the n paths of picture files of any sizes."""
 
@@ -66,7 +63,6 @@ class Dataset:
     read: Callable[[Path], Pictures]
 
     def __post_init__(self) -> None:
-        """Refuse what is no text and no function."""
         if not isinstance(self.summary, str) or not callable(self.read):
             raise InputError(
                 f"a Dataset of {_kind(self.summary)} and {_kind(self.read)}, expected its summary, a text, and read, "
@@ -140,11 +136,7 @@ def prepare_dataset(
 
 
 def make_images(sources: Uint8 | Sequence[str], *, preprocess: str, side: int) -> Float32:
-    """Float32 (n, side, side, 3) of pixels (n, h, w) or (n, h, w, 3), or of the pictures in some files.
-
-    Unless they are padded, pictures in files whose shorter side is 16 times `side` or more are first averaged over
-    squares of whole pixels, to at least 8 times; then they are stretched to the square.
-    """
+    """Pictures in files that are many times too large are averaged over squares of pixels first, unless padded."""
     if isinstance(sources, np.ndarray):
         return preprocess_images(sources, preprocess, (side, side))
     at_most = None if preprocess == "pad" else _KEPT_SIDES * side
@@ -186,7 +178,7 @@ def _label_names(names: Any, name: str) -> tuple[str, ...]:
 
 
 def _rows(images: Any, labels: Any, *, classes: int, root: Path, side: int | None, name: str) -> Split:
-    """Pictures and labels that fit each other; `side` is what images are padded to, if they are."""
+    """`side` is what images are padded to, if they are."""
     ids = None
     sources: Uint8 | list[str]
     if isinstance(images, np.ndarray):
@@ -244,11 +236,7 @@ def _kind(value: object) -> str:
 
 
 def read_image_folder(input_dir: Path) -> Pictures:
-    """Anybody's pictures, one folder per class, sorted by class and name.
-
-    Classes are the folders in alphabetical order, hidden ones left out, and their names are the label names; files that
-    do not end like a picture are left out as well.
-    """
+    """One folder per class, hidden ones left out; sorted by class and name."""
     if not input_dir.is_dir():
         raise InputError(f"{input_dir}: no such folder, expected one with a folder per class")
     classes = sorted(path.name for path in input_dir.iterdir() if path.is_dir() and not path.name.startswith("."))

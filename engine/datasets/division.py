@@ -1,22 +1,29 @@
-"""How the rows of a data set are divided into train, val, test and repair."""
+"""How the rows of a data set are divided into train, val, test and repair, and those of published sets prepared."""
 
 from __future__ import annotations
 
+import functools
 import math
 import random
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.core.errors import InputError
-from engine.core.types import Int64
-from engine.datasets.splits import Split
+from engine.core.files import remove
+from engine.core.types import Float32, Int64
+from engine.data.preprocess import EQUALISED, check_method, preprocess_images
+from engine.datasets.splits import Layout, Split, Writing, is_ours, write_splits
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 NAMES = ("train", "val", "test", "repair")
 DEFAULT_RATIO = (0.5, 0.1, 0.2, 0.2)
-DIVIDE_RATE = 0.2
-"""The toolkit's."""
-
+DIVIDE_RATE = 0.2  # the toolkit's
 Ratio = tuple[float, float, float, float]
 
 SEEDLESS = (
@@ -28,7 +35,7 @@ SEEDLESS = (
 
 @dataclass(frozen=True)
 class Division:
-    """How a data set that comes with a test set is divided: train, val and repair are made of its training rows."""
+    """Train, val and repair are made of the training rows of a data set that comes with a test set."""
 
     ratio: Ratio  # (train, val, test, repair), see `divide_training`; test images are used where theirs is above 0
     rate: float | None  # share of repair, see `divide_by_rate`, in place of `ratio`; all test images are used
@@ -38,7 +45,6 @@ class Division:
     like_toolkit: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a bad ratio, and no seed where the toolkit's rows are wanted, before anything is read."""
         if self.like_toolkit and self.random_state is None:
             raise InputError(SEEDLESS)
         if self.rate is None:
@@ -49,7 +55,6 @@ class Division:
         return self.like_toolkit or self.rate is not None or self.ratio[2] > 0
 
     def rows(self, count: int) -> dict[str, Int64]:
-        """Rows of `count` training images for each of train, val and repair that gets any."""
         if self.like_toolkit:
             rate = DIVIDE_RATE if self.rate is None else self.rate
             return divide_by_rate(np.arange(count), rate, self.random_state or 0)
@@ -59,17 +64,12 @@ class Division:
         return divide_by_rate(order, self.rate, self.random_state or 0)
 
     def splits(self, training: Split, test: Split | None) -> dict[str, Split]:
-        """Train, val and repair, those that get any of the training rows, and the whole test set."""
         divided = {name: training.some(rows) for name, rows in self.rows(len(training.labels)).items()}
         return divided if test is None else {**divided, "test": test}
 
 
 def divide_training(order: Int64, ratio: Ratio) -> dict[str, Int64]:
-    """Rows of the training images for each of train, val and repair that gets any.
-
-    `order` (n,) are all rows in the order in which they are divided, in the proportion of the three ratios; the last
-    of them above 0 takes what rounding leaves.
-    """
+    """`order` (n,) divided in the proportion of three of the ratios; the last above 0 takes what rounding leaves."""
     check_ratio(ratio)
     train, val, _, repair = ratio
     total = train + val + repair
@@ -82,11 +82,7 @@ def divide_training(order: Int64, ratio: Ratio) -> dict[str, Int64]:
 
 
 def divide_by_rate(order: Int64, divide_rate: float, random_state: int) -> dict[str, Int64]:
-    """Rows of the training images for train and repair as eAI-Repair-Toolkit 1.1.0 divides `order` (n,).
-
-    int(n·divide_rate) of the rows, drawn by Python's `random.Random(random_state).sample`, are repair, the last one
-    first; the others are train, in order.
-    """
+    """As eAI-Repair-Toolkit 1.1.0: int(n·divide_rate) rows, drawn by `random.Random`, are repair, the last first."""
     if not 0 <= divide_rate <= 1:
         raise InputError(f"divide_rate is {divide_rate:g}, expected a number from 0 to 1")
     drawn = random.Random(random_state).sample(range(len(order)), int(len(order) * divide_rate))
@@ -97,7 +93,6 @@ def divide_by_rate(order: Int64, divide_rate: float, random_state: int) -> dict[
 
 
 def check_ratio(ratio: Ratio) -> None:
-    """Raise InputError unless the four shares are from 0 to 1 and sum to 1 within 1e-9."""
     text = ",".join(f"{share:g}" for share in ratio)
     if len(ratio) != len(NAMES) or not all(0 <= share <= 1 for share in ratio):
         raise InputError(f"data ratio {text}, expected four numbers from 0 to 1 (train,val,test,repair)")
@@ -106,7 +101,6 @@ def check_ratio(ratio: Ratio) -> None:
 
 
 def shuffled(count: int, random_state: int) -> Int64:
-    """Row numbers (count,) in the order into which `numpy.random.default_rng(random_state)` shuffles them."""
     if random_state < 0:
         raise InputError(f"random_state is {random_state}, expected 0 or more")
     order = np.arange(count)
@@ -115,11 +109,9 @@ def shuffled(count: int, random_state: int) -> Int64:
 
 
 def cut(count: int, ratio: Ratio, *, keep_all: bool) -> dict[str, slice]:
-    """Stretches of `count` shuffled rows for each split that gets any.
+    """Stretches of shuffled rows that end where the toolkit 1.1.0 ends them, by int() of sums of floats.
 
-    They end at a = int(count·train), b = int(count·val + a), c = int(count·test + b) and, if repair is above 0, at
-    count, as in eAI-Repair-Toolkit 1.1.0: without a repair split a few rows are left over. With `keep_all` the last
-    split of a ratio above 0 takes them.
+    Without a repair split a few rows are left over; with `keep_all` the last split of a ratio above 0 takes them.
     """
     a = int(count * ratio[0])
     b = int(count * ratio[1] + a)
@@ -130,3 +122,41 @@ def cut(count: int, ratio: Ratio, *, keep_all: bool) -> dict[str, slice]:
         ends[last:] = [count] * (4 - last)
     splits = {name: slice(start, stop) for name, start, stop in zip(NAMES, [0, *ends], ends, strict=False)}
     return {name: rows for name, rows in splits.items() if rows.stop > rows.start}
+
+
+@dataclass(frozen=True)
+class Official:
+    label_names: tuple[str, ...]
+    # training rows of what `--input-dir` names, and test rows if they are asked for
+    read: Callable[[Path, bool], tuple[Split, Split | None]]
+    methods: Iterable[str] = EQUALISED  # of preprocessing that it can have
+    preprocess: str = "toolkit"  # the one that it has unless another is asked for
+    make: Callable[..., Float32] = preprocess_images  # images of sources and the keyword `method`
+    random_state: int | None = None  # unless another is asked for
+    alone: bool = False  # a split that an earlier command wrote, and this one does not, is removed
+
+
+def prepare_official(
+    data: Official,
+    input_dir: Path,
+    output_dir: Path,
+    *,
+    data_ratio: Ratio = DEFAULT_RATIO,
+    divide_rate: float | None = None,
+    random_state: int | None = None,
+    like_toolkit: bool = False,
+    preprocess: str | None = None,
+    **how: Unpack[Writing],
+) -> dict[str, int]:
+    """Train, val and repair come from the training images; test is all test images in order. Returns their rows."""
+    method = data.preprocess if preprocess is None else preprocess
+    check_method(method, data.methods)
+    seed = data.random_state if random_state is None else random_state
+    division = Division(data_ratio, divide_rate, seed, like_toolkit)
+    splits = division.splits(*data.read(input_dir, division.with_test))
+    make = functools.partial(data.make, method=method)
+    written = write_splits(output_dir, splits, Layout(data.label_names, method), make, **how)
+    for split in set(NAMES) - set(written) if data.alone else ():
+        if is_ours(path := output_dir / f"{split}.h5"):
+            remove(path)
+    return written

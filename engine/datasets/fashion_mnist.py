@@ -1,8 +1,4 @@
-"""Fashion-MNIST from its four IDX files to image sets.
-
-The files carry their official names, with or without `.gz`. All official test images become `test.h5`, in order, so
-that accuracies on it compare with published ones.
-"""
+"""Fashion-MNIST from its four IDX files, with or without `.gz`."""
 
 from __future__ import annotations
 
@@ -17,13 +13,11 @@ import numpy as np
 from engine.core.errors import InputError, reason
 from engine.core.types import Uint8
 from engine.data.preprocess import METHODS
-from engine.datasets.official import Official, prepare_official
+from engine.datasets.division import Official, prepare_official
 from engine.datasets.splits import Split
 
 LABEL_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-DEFAULT_PREPROCESS = "pad"
-"""What the project's own models, and the models it was developed with, were trained on."""
-
+DEFAULT_PREPROCESS = "pad"  # what the project's own models, and the models it was developed with, were trained on
 _SIDE = 28
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -44,7 +38,7 @@ prepare_fashion_mnist = functools.partial(prepare_official, FASHION_MNIST)
 
 
 def read_split(input_dir: Path, split: str) -> tuple[Uint8, Uint8]:
-    """Images (n, 28, 28) and labels (n,), uint8, of `split` `train` or `t10k`; InputError for bad files."""
+    """Images (n, 28, 28) and labels (n,) of `train` or `t10k`."""
     image_path = _find(input_dir, f"{split}-images-idx3-ubyte")
     label_path = _find(input_dir, f"{split}-labels-idx1-ubyte")
     images, labels = read_idx(image_path, 3), read_idx(label_path, 1)
@@ -62,7 +56,6 @@ def read_split(input_dir: Path, split: str) -> tuple[Uint8, Uint8]:
 
 
 def read_idx(path: Path, dimensions: int) -> Uint8:
-    """Array of uint8 with `dimensions` axes from an IDX file, gzipped or plain."""
     try:
         content = path.read_bytes()
         if content[:2] == _GZIP_MAGIC:

@@ -23,7 +23,7 @@ from engine.core.errors import InputError, reason
 from engine.core.types import Float32
 from engine.data.pictures import decode_picture
 from engine.data.preprocess import equalise_crop_resize, preprocess_each
-from engine.datasets.official import Official, prepare_official
+from engine.datasets.division import Official, prepare_official
 from engine.datasets.splits import Split
 
 LABEL_NAMES = (
@@ -72,15 +72,11 @@ _TRAINING = re.compile(r"(?:^|.*/)Final_Training/Images/(\d{5})/[^/]+\.ppm")
 _TEST = re.compile(r"(?:^|.*/)Final_Test/Images/(\d+)\.ppm")
 _TABLE = re.compile(r"(?:^|.*/)GT-final_test\.csv")
 _CLASS_COLUMN = 7
-
-LARGEST_MEMBER = 64 << 20
-"""Bytes; an archive may claim any size."""
+LARGEST_MEMBER = 64 << 20  # bytes; an archive may claim any size
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, or a member of an archive."""
-
     path: str
     member: str | None = None
 
@@ -105,7 +101,6 @@ def read_gtsrb(input_dir: Path, with_test: bool) -> tuple[Split, Split | None]:
 
 
 def make_signs(entries: Sequence[Entry], *, method: str) -> Float32:
-    """Float32 (n, 32, 32, 3) of some pictures."""
     pictures = (decode_picture(read_entry(entry), str(entry)) for entry in entries)
     if method == "toolkit":
         return np.stack([equalise_crop_resize(picture) for picture in pictures])
@@ -142,7 +137,7 @@ def _read_classes(table: Entry) -> list[int]:
 
 
 def list_entries(folder: Path) -> dict[str, Entry]:
-    """Everything in a folder and below, and in the zip archives directly in it, by path relative to either."""
+    """By path relative to the folder, or to a zip archive directly in it."""
     entries: dict[str, Entry] = {}
     for archive in sorted(folder.glob("*.zip")):
         with _archive(str(archive)) as members:
@@ -156,7 +151,6 @@ def list_entries(folder: Path) -> dict[str, Entry]:
 
 
 def read_entry(entry: Entry) -> bytes:
-    """The content of a file or member."""
     try:
         if entry.member is None:
             return Path(entry.path).read_bytes()

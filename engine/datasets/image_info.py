@@ -21,7 +21,6 @@ Entry = dict[str, Any]
 
 
 def read_category_info(folder: Path) -> list[Entry]:
-    """Entries of a folder of categories, whose file is an array of them."""
     path = folder / FILE_NAME
     if not path.is_file():
         raise InputError(f"{folder} has no {FILE_NAME}, expected a folder that create_category_dir made")
@@ -29,10 +28,6 @@ def read_category_info(folder: Path) -> list[Entry]:
 
 
 def read_subset_info(folder: Path) -> tuple[Mapping[str, Any], list[Entry]]:
-    """Arguments and entries of a subset, whose file is an object with `args` and `images`.
-
-    The arguments have `like_toolkit`, which stands beside `args`, where the file has it.
-    """
     path = folder / FILE_NAME
     if not path.is_file():
         raise InputError(f"{folder} has no {FILE_NAME}, expected a folder that create_image_subset made")
@@ -40,7 +35,7 @@ def read_subset_info(folder: Path) -> tuple[Mapping[str, Any], list[Entry]]:
 
 
 def read_subset_file(path: Path) -> tuple[Mapping[str, Any], list[Entry]]:
-    """The same of a file of any name."""
+    """`args`, with `like_toolkit` that stands beside them where the file has it, and `images`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -57,7 +52,6 @@ def read_subset_file(path: Path) -> tuple[Mapping[str, Any], list[Entry]]:
 
 
 def is_subset(folder: Path) -> bool:
-    """Whether a folder holds what `create_image_subset` makes, so that it may be made anew."""
     try:
         read_subset_info(folder)
     except InputError:
@@ -77,10 +71,7 @@ def write_category_info(path: Path, entries: Iterable[Entry]) -> None:
 def write_subset_info(
     path: Path, arguments: Mapping[str, Any], results: Mapping[str, int], entries: list[Entry]
 ) -> None:
-    """Write arguments, images per category, and entries.
-
-    Of the arguments `like_toolkit` is written where it is true, and beside the others, which are eAI-Repair-Toolkit's.
-    """
+    """`like_toolkit` is no argument of the toolkit's, so it stands beside `args`, and only where it is true."""
     theirs = {name: value for name, value in arguments.items() if name != _OURS}
     ours = {_OURS: True} if arguments.get(_OURS) else {}
     content = {"args": theirs, **ours, "results": dict(results), "images": entries}

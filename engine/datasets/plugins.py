@@ -1,9 +1,4 @@
-"""Data sets that other packages bring: entry points of the group `repair_dist.datasets`.
-
-A package states `NAME = "package.module:attribute"` there, where the attribute is an `engine.datasets.dataset.Dataset`,
-and `repair-dist prepare NAME` knows it. Nothing of a package is imported before its data set is asked for, and nothing
-of it runs on workers.
-"""
+"""Data sets that other packages bring: entry points of the group `repair_dist.datasets`, imported when asked for."""
 
 from __future__ import annotations
 
@@ -12,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
-from engine.core.entry_points import declared, load_one
+from engine.core.entry_points import declared, load
 from engine.core.errors import InputError
 from engine.core.names import in_words, listed
 
@@ -24,8 +19,6 @@ GROUP = "repair_dist.datasets"
 
 @dataclass(frozen=True)
 class Plugin:
-    """A data set of another package."""
-
     name: str  # as it is declared
     # the entry points that declare it; where there are several, none of them can be had
     entries: tuple[EntryPoint, ...]
@@ -41,7 +34,7 @@ class Plugin:
     def load(self) -> Dataset:
         from engine.datasets.dataset import Dataset
 
-        found = load_one(str(self), self.entries, "Dataset")
+        found = load(self.entries, str(self), "Dataset")
         if not isinstance(found, Dataset):
             value = self.entries[0].value
             raise InputError(f"{self} is a {type(found).__name__} ({value}), expected an engine.Dataset")
@@ -49,15 +42,12 @@ class Plugin:
 
 
 def find_plugins() -> dict[str, Plugin]:
-    """Data sets of installed packages by their names with dashes for underscores, sorted; nothing is imported."""
-    by_name: dict[str, list[EntryPoint]] = {}
-    for entry in declared(GROUP):
-        by_name.setdefault(entry.name.replace("_", "-"), []).append(entry)
-    return {name: Plugin(entries[0].name, tuple(entries)) for name, entries in sorted(by_name.items())}
+    """By their names with dashes for underscores, sorted; nothing is imported."""
+    by_name = declared(GROUP, lambda name: name.replace("_", "-"))
+    return {name: Plugin(entries[0].name, entries) for name, entries in sorted(by_name.items())}
 
 
 def _package(entry: EntryPoint) -> str:
-    """Name of its package, or its module where the package has none."""
     name = None
     with contextlib.suppress(Exception):  # damaged metadata raises almost anything
         name = entry.dist.name if entry.dist else None

@@ -35,9 +35,7 @@ from engine.data.writer import write_attributes
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-WRITE_ROWS = 250
-"""Rows made at once."""
-
+WRITE_ROWS = 250  # rows made at once
 _ANEW = -1
 """In the journal, in place of the first row of a block: the file is laid out, and no block made before is in it."""
 
@@ -45,8 +43,6 @@ Make = Callable[[Any], Float32]
 
 
 class Writing(TypedDict, total=False):
-    """How splits are written, whatever they are."""
-
     overwrite: bool  # replace files that `prepare` did not make
     spread: ParallelMap
     progress: Progress
@@ -61,7 +57,6 @@ class Split:
     attribute_ids: Sequence[str] | None = None
 
     def some(self, rows: Int64) -> Split:
-        """The split of some of its rows (m,), in their order."""
         array = isinstance(self.sources, np.ndarray)
         return Split(
             self.sources[rows] if array else [self.sources[row] for row in rows],  # type: ignore[call-overload]
@@ -84,9 +79,7 @@ def write_splits(
 ) -> dict[str, int]:
     """Write `<split>.h5` for every split and return its rows; other files in `output_dir` stay.
 
-    `images` are float32 (n, height, width, 3), `labels` one-hot (n, classes), contiguous; `image_ids` and
-    `attribute_ids` variable-length UTF-8. `make` turns a stretch of a split's sources into images and must be
-    picklable. Work that was interrupted goes on if splits, layout and source files are the same.
+    `make` turns a stretch of sources into images and must be picklable. Interrupted work goes on if all is the same.
     """
     overwrite, spread, progress = how.get("overwrite"), how.get("spread", in_process), how.get("progress", unseen)
     if output_dir.exists() and not output_dir.is_dir():
@@ -113,7 +106,7 @@ def write_splits(
         done = _done(work.records())
         pieces = _pieces(splits, done, tick)
         count = sum(-(-len(split.labels) // WRITE_ROWS) for split in splits.values()) - len(done)
-        for piece, images in spread(_Maker(make), pieces, count):
+        for piece, images in spread(functools.partial(_made, make), pieces, count):
             with (work.path / f"{piece.split}.h5").open("rb+") as file:
                 file.seek(places[piece.split] + piece.start * images[0].nbytes)
                 file.write(np.ascontiguousarray(images, "<f4").data)
@@ -126,7 +119,7 @@ def write_splits(
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file is an image set that says how its pixels were made, as ours do."""
+    """Ours say how their pixels were made."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             return "preprocess" in file.attrs
@@ -164,12 +157,8 @@ class _Piece:
     sources: Any
 
 
-@dataclass(frozen=True)
-class _Maker:
-    make: Make
-
-    def __call__(self, piece: _Piece) -> Float32:
-        return self.make(piece.sources)
+def _made(make: Make, piece: _Piece) -> Float32:
+    return make(piece.sources)
 
 
 def _pieces(splits: Mapping[str, Split], done: set[tuple[str, int]], tick: Tick) -> Iterator[_Piece]:
@@ -183,7 +172,6 @@ def _pieces(splits: Mapping[str, Split], done: set[tuple[str, int]], tick: Tick)
 
 
 def _done(records: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
-    """Split and first row of the blocks that are in their files."""
     done: set[tuple[str, int]] = set()
     for name, start in records:
         if start == _ANEW:
@@ -194,13 +182,13 @@ def _done(records: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
 
 
 def _check_room(path: Path, size: int) -> None:
-    """Raise OSError where a disk has no room for a file: HDF5 finds out late, and complains on standard error."""
+    """HDF5 finds out late, and complains on standard error."""
     if shutil.disk_usage(path.parent).free < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _lay_out(path: Path, split: Split, layout: Layout) -> int:
-    """Make the file of a split, unless an earlier command did; returns where in it the images begin, in bytes."""
+    """Unless an earlier command did; returns where in the file the images begin, in bytes."""
     if not path.exists():
         _check_room(path, len(split.labels) * 4 * 3 * math.prod(layout.size))
         with replace_file(path) as temporary, h5py.File(temporary, "w", locking=False) as file:

@@ -55,7 +55,6 @@ class SubsetSettings:
 
     @staticmethod
     def of(info_file: Path) -> SubsetSettings:
-        """The settings that an `image_info.json` of a subset names; InputError for a bad file."""
         arguments, _ = read_subset_file(info_file)
         excluded = arguments.get("excluded_labels") or ()
         labels = tuple(excluded.split(",")) if isinstance(excluded, str) else tuple(excluded)
@@ -93,7 +92,6 @@ def create_image_subset(
     spread: ParallelMap = in_process,
     progress: Progress = unseen,
 ) -> SubsetReport:
-    """Draw images of `category_dir` into `output_dir`, beside an `image_info.json`; see the module."""
     source, target = category_dir.resolve(), output_dir.resolve()
     if source == target or target in source.parents:
         raise InputError(f"{output_dir} would replace {category_dir}, the images to draw from, expected another folder")
@@ -129,7 +127,6 @@ def create_image_subset(
 
 
 def draw(entries: Sequence[Entry], settings: SubsetSettings) -> dict[str, list[Entry]]:
-    """The entries drawn of each category that is not excluded, by the formula of the module."""
     by_label: dict[str, list[Entry]] = {}
     for entry in entries:
         by_label.setdefault(entry["label"], []).append(entry)
@@ -145,7 +142,6 @@ def draw(entries: Sequence[Entry], settings: SubsetSettings) -> dict[str, list[E
 
 
 def copy_images(entries: Sequence[Entry], *, category_dir: Path, into: Path, resize_to: int | None) -> None:
-    """Write the images of some entries into the folder `into`, resized where that is asked for."""
     for entry in entries:
         path = category_dir / entry["label"] / entry["name"]
         if resize_to is None:
@@ -176,7 +172,7 @@ def _listing(folder: Path) -> list[str]:
 
 
 def table(drawn: Mapping[str, Any]) -> str:
-    """The table that eAI-Repair-Toolkit prints: label to the right in 20 places, number in 6, and a total."""
+    """As eAI-Repair-Toolkit prints it."""
     lines = [f"|{'label':>20}|{'num':>6}|", f"|{'-' * 20}|{'-' * 6}|"]
     counts = [*drawn.items(), ("total", sum(drawn.values()))]
     lines += [f"|{shortened(label, 20):>20}|{count:>6}|" for label, count in counts]

@@ -11,11 +11,11 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint
-from itertools import accumulate, groupby
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.core.entry_points import declared, load_one
+from engine.core.entry_points import declared, load
 from engine.core.errors import InputError
 from engine.core.names import listed, suggestion
 
@@ -57,7 +57,7 @@ def method_of(name: str) -> Method:
     if name in METHODS:
         found = EntryPoint(name, METHODS[name], GROUP).load()
     elif entries := _plugins().get(name):
-        found = load_one(f"method {name}", entries, "Method")
+        found = load(entries, f"method {name}", "Method")
     else:
         raise InputError(f"method {name} is not installed here, expected the package with its entry point of {GROUP}")
     if not isinstance(found, Method):
@@ -151,5 +151,4 @@ def _spelt(text: str) -> str:
 def _plugins() -> dict[str, tuple[EntryPoint, ...]]:
     """Entry points by name, without those that have a name of ours."""
     ours = {name.casefold() for name in METHODS}
-    by_name = groupby(declared(GROUP), key=lambda entry: entry.name)
-    return {name: tuple(entries) for name, entries in by_name if name.casefold() not in ours}
+    return {name: entries for name, entries in declared(GROUP).items() if name.casefold() not in ours}

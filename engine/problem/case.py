@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from engine.core.types import Float32, Int64, Uint8
-from engine.data.image_set import row_order, rows_fingerprint
+from engine.data.row_digests import row_order, rows_fingerprint
 from engine.fitness.rows import SearchRows, Weights
 from engine.layers.head import Head
 from engine.localize.fronts import Impact, Sums
@@ -50,7 +50,7 @@ class LayerInputs:
 
     @property
     def fingerprint(self) -> str:
-        """As `engine.data.image_set.content_fingerprint` of a file with these rows, whatever order they are in."""
+        """As `engine.data.row_digests.content_fingerprint` of a file with these rows, whatever order they are in."""
         return rows_fingerprint(self.shape, self.classes, self.labels, self.digests)
 
     @property

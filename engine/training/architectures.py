@@ -21,9 +21,7 @@ OWN = ("base", "vgg16", "vgg19")
 LEFT_OUT = ("vit", "hydra", "hydra_head")
 IMAGENET, RANDOM = "imagenet", "none"
 
-Part = tuple[str, Mapping[str, Any]]
-"""The name of a Keras class and the arguments to make it with."""
-
+Part = tuple[str, Mapping[str, Any]]  # the name of a Keras class and the arguments to make it with
 FINE_TUNING: Part = ("SGD", {"learning_rate": 1e-4, "momentum": 0.9})
 POOLING: Part = ("GlobalAveragePooling2D", {})
 
@@ -32,8 +30,6 @@ _KEYS = ("model", "optimizer", "augmentation", "layers")
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network, before the images it is for are known."""
-
     name: str  # one of `OWN`, or of `application_names`
     weights: str | Path  # of its convolutional part: `imagenet`, `none` for random ones, or the path of a file
     # optimizer, augmentation, layers: of a network of keras.applications: what trains it, what changes its images while
@@ -48,7 +44,6 @@ def application_names() -> list[str]:
 
 
 def choose(model: str, settings: Path | None = None, weights: str | Path | None = None) -> Architecture:
-    """The network that a user names."""
     model = model.replace("-", "_")
     if model == "base":
         if weights not in (None, RANDOM):
@@ -70,11 +65,7 @@ def choose(model: str, settings: Path | None = None, weights: str | Path | None 
 
 
 def build(architecture: Architecture, input_shape: tuple[int, ...], classes: int, seed: int) -> Any:
-    """Build and compile a network for images (h, w, c): softmax over the classes, categorical cross-entropy, accuracy.
-
-    Seeds the global random numbers of Python, NumPy and TensorFlow, from which Keras takes its own, and lets the names
-    of layers start anew: neither depends on what else was built in this process.
-    """
+    """Compiled; softmax over the classes of images (h, w, c). Sets the global seeds, from which Keras takes its own."""
     if not 0 <= seed < 2**32:
         raise InputError(f"seed is {seed}, expected 0 to {2**32 - 1}")
     if classes < 2:
@@ -92,7 +83,6 @@ def build(architecture: Architecture, input_shape: tuple[int, ...], classes: int
 
 
 def describe(architecture: Architecture) -> dict[str, Any]:
-    """An architecture as JSON can hold it, without what the name says already."""
     own = {"name": architecture.name, "weights": str(architecture.weights)}
     if architecture.name in OWN:
         return own
@@ -160,7 +150,7 @@ def _application(architecture: Architecture, input_shape: tuple[int, ...], class
 
 
 def _convolutional_part(architecture: Architecture, images: Any) -> Any:
-    """The network without its top on a tensor of images (n, h, w, c), with the weights that are asked for."""
+    """Without its top, on a tensor of images (n, h, w, c)."""
     name, weights = architecture.name, architecture.weights
     make = getattr(keras.applications, name)
 
@@ -188,7 +178,6 @@ def _convolutional_part(architecture: Architecture, images: Any) -> Any:
 
 
 def _part(module: Any, part: Part, where: str = "") -> Any:
-    """Make an object of a Keras class; `where` says in messages which file names it."""
     name, arguments = part
     if "lr" in arguments:  # Keras 2 took both names
         arguments = {("learning_rate" if key == "lr" else key): value for key, value in arguments.items()}
@@ -206,7 +195,6 @@ def _trying(what: str, function: Callable[..., Any], *args: Any, **keywords: Any
 
 
 def _known_name(name: Any, key: str, others: tuple[str, ...] = ()) -> str:
-    """`name`, if it is one of `application_names`; `key` says where it was found and `others` what else goes there."""
     known = application_names()
     if isinstance(name, str) and name in known:
         return name
@@ -236,7 +224,7 @@ def _weights(weights: str | Path) -> str | Path:
 
 
 def _read_settings(path: Path, model: str | None) -> Architecture:
-    """Read a settings file; `model` is what the command line names, None where the file must."""
+    """`model` is what the command line names, None where the file must."""
     try:
         settings = json.loads(path.read_bytes())
     except OSError as error:
@@ -250,14 +238,9 @@ def _read_settings(path: Path, model: str | None) -> Architecture:
     name = _known_name(settings.get("model", model), f"{path}: model")
     if model not in (None, name):
         raise InputError(f"{path}: model is {name} and the command line says {model}, expected the same")
-    architecture = Architecture(name, RANDOM)
-    if "optimizer" in settings:
-        architecture = replace(architecture, optimizer=_optimizer(path, settings["optimizer"]))
-    if "augmentation" in settings:
-        architecture = replace(architecture, augmentation=_parts(path, "augmentation", settings["augmentation"]))
-    if "layers" in settings:
-        architecture = replace(architecture, layers=_parts(path, "layers", settings["layers"]))
-    return architecture
+    readers = {"optimizer": _optimizer, "augmentation": _parts, "layers": _parts}
+    stated: dict[str, Any] = {key: read(path, key, settings[key]) for key, read in readers.items() if key in settings}
+    return Architecture(name, RANDOM, **stated)
 
 
 def _parts(path: Path, key: str, entries: Any) -> tuple[Part, ...]:
@@ -271,8 +254,8 @@ def _parts(path: Path, key: str, entries: Any) -> tuple[Part, ...]:
     return found
 
 
-def _optimizer(path: Path, entry: Any) -> Part:
-    name, arguments = _entry(path, "optimizer", entry)
+def _optimizer(path: Path, key: str, entry: Any) -> Part:
+    name, arguments = _entry(path, key, entry)
     kind = getattr(keras.optimizers, name, None)
     if not isinstance(kind, type) or not issubclass(kind, keras.optimizers.Optimizer):
         raise InputError(f"{path}: optimizer is {name!r}, expected one of Keras such as SGD or Adam")

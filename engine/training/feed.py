@@ -1,5 +1,3 @@
-"""Rows of an image set as a training takes them: in batches, shuffled, and no more in memory than may be held."""
-
 from __future__ import annotations
 
 import math
@@ -13,13 +11,12 @@ from engine.passes.sizes import BATCH_ROWS
 
 
 class Feed(keras.utils.PyDataset):  # type: ignore[misc]
-    """Some rows of an image set, in batches; so many as fit into `held_bytes` are read at a time and kept.
+    """Batch k is `feed[k]`: images (m, h, w, c) and one-hot labels, float32, in the order of `deal`.
 
-    `feed[k]` are the images (m, h, w, c) and one-hot labels (m, classes), float32, of batch k in the order of `deal`.
+    Rows that fit into `held_bytes` are read at a time and kept.
     """
 
     def __init__(self, images: ImageSet, rows: Int64, reader: ImageReader, held_bytes: int) -> None:
-        """Nothing is read yet; `rows` (n,) are ascending."""
         super().__init__()
         self.rows = rows
         self.labels = images.labels[rows]
@@ -30,7 +27,6 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]
         self.deal(BATCH_ROWS)
 
     def deal(self, batch_rows: int, random: np.random.Generator | None = None) -> None:
-        """Give batches in a random order from now on, or in that of the file; the last may be smaller."""
         self._batch_rows = batch_rows
         self._pool_rows = max(1, self._held_rows // batch_rows) * batch_rows
         self._order = shuffled_places(self.rows, self._pool_rows, random) if random else np.arange(len(self.rows))

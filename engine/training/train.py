@@ -1,13 +1,8 @@
 """Training of a network on an image set: rows are fed from HDF5, every epoch leaves a checkpoint, and the end a model.
 
-`OUTPUT/model.keras`, or `model.h5` in the form of Keras 2, is the trained model and `OUTPUT/training.json` what it was
-trained with; `OUTPUT/logs` fills while training runs: `model_check_points/weights.<epoch>-<val_loss>.weights.h5`, for
-`load_weights` of the same model, and `tensor_boards/{train,validation}`. The same settings, data and seed give the same
-bytes in all of them on one kind of hardware, but for TensorBoard's, which hold times.
-
-The learning rate is 0.1^⌊epoch/10⌋ of the first one: it falls tenfold every ten epochs. eAI-Repair-Toolkit multiplies
-the rate of the epoch before by that, which so falls tenfold in every epoch from the eleventh on, and a hundredfold from
-the twenty-first. An optimizer with a schedule of its own, that of `base`, keeps it.
+The same settings, data and seed give the same bytes on one kind of hardware, but for those of TensorBoard. The learning
+rate is 0.1^⌊epoch/10⌋ of the first one; the toolkit multiplies the rate of the epoch before by that. A schedule of the
+optimizer (`base`) is kept.
 """
 
 from __future__ import annotations
@@ -52,8 +47,7 @@ MODELS: dict[Format, str] = {"keras": "model.keras", "h5": "model.h5"}
 FACTS = TRAINING_FACTS
 BOARDS = Path("logs/tensor_boards")
 BOARD_NAMES = ("train", "validation")
-PATIENCE = 5
-"""Epochs without a lower loss on the validation rows, after which training stops."""
+PATIENCE = 5  # epochs without a lower loss on the validation rows, after which training stops
 DROP_EPOCHS, DROP = 10, 0.1
 
 HELD_BYTES = 1 << 30
@@ -61,8 +55,7 @@ HELD_BYTES = 1 << 30
 time, and shuffled; the order of the rows is a matter of this size and never of free memory."""
 
 _SCRATCH = ".train-"
-_SLACK = 1 << 20
-"""Bytes that a file of weights may take beside them: names, the configuration."""
+_SLACK = 1 << 20  # bytes that a file of weights may take beside them: names, the configuration
 _DATE, _DATE_SAVED = (2025, 1, 1, 0, 0, 0), "2025-01-01@00:00:00"
 _CHANGING = re.compile(r'(?<="shared_object_id": )\d+|(?<="date_saved": ")(?P<date>[^"]+)')
 """What in an archive differs from one saving of the same model to the next."""
@@ -115,7 +108,6 @@ class Trained:
 
 
 def split_rows(rows: int, validation_split: float, seed: int) -> tuple[Int64, Int64]:
-    """Row numbers to train on and to validate on, each ascending; round(rows · validation_split) are the latter."""
     count = round(rows * validation_split)
     if not 0 < count < rows:
         raise InputError(
@@ -138,7 +130,6 @@ def use_gpu(wanted: bool | None) -> str:
 
 
 def check_output(output_dir: Path, *, overwrite: bool, kind: Format = "keras") -> None:
-    """Refuse a folder that a trained model of a format cannot go to."""
     found = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.exists())
     if not found.is_dir():
         raise InputError(f"{found} is a file, expected a folder, or none, for the trained model")
@@ -168,7 +159,6 @@ def train(
     on_epoch: Callable[[Epoch], None] = lambda _: None,
     held_bytes: int = HELD_BYTES,
 ) -> Trained:
-    """Train a compiled model, save it, load it again and measure that."""
     backend.tensorflow("training")  # writes for TensorBoard under any backend
     check_output(output_dir, overwrite=overwrite, kind=settings.format)
     name = MODELS[settings.format]
@@ -210,7 +200,7 @@ def train(
 
 
 def _look_through(images: ImageSet, reader: ImageReader, progress: Progress) -> ValueRange:
-    """Read every row, so that bad pixels are found while nothing has been written; returns the range of values."""
+    """Every row, so that bad pixels are found while nothing has been written."""
     tick = progress("read", images.rows)
     ranges = []
     for start, stop in stretches(range(images.rows)):
@@ -221,7 +211,7 @@ def _look_through(images: ImageSet, reader: ImageReader, progress: Progress) -> 
 
 
 def _clear(output_dir: Path) -> None:
-    """Remove the logs of an earlier training, which would mix with those to come."""
+    """Logs of an earlier training would mix with those to come."""
     folders = [output_dir / CHECKPOINTS, *(output_dir / BOARDS / name for name in BOARD_NAMES)]
     for folder, pattern in zip(folders, ("weights.*.weights.h5", "events.*", "events.*"), strict=True):
         folder.mkdir(parents=True, exist_ok=True)
@@ -241,7 +231,6 @@ def _fit(
     progress: Progress,
     on_epoch: Callable[[Epoch], None],
 ) -> list[Epoch]:
-    """Run the epochs and return them; `scratch` is where checkpoints are begun."""
     tick = progress("train", settings.epochs * len(training.rows))
     epochs: list[Epoch] = []
     summary = backend.tensorflow("training").summary
@@ -292,10 +281,7 @@ def _fit(
 
 
 def _show(boards: list[Any], epoch: Epoch) -> None:
-    """Write an epoch for TensorBoard, with the names that Keras gives its values.
-
-    Keras' own callback needs the package of TensorBoard to write, which TensorFlow 2.21 does not bring any more.
-    """
+    """With the names that Keras gives its values. Its own callback needs the package of TensorBoard to write."""
     tf = backend.tensorflow("training")
     scalar = tf.compat.v1.SummaryMetadata(data_class="DATA_CLASS_SCALAR")
     scalar.plugin_data.plugin_name = "scalars"
@@ -341,7 +327,6 @@ def _save(model: Any, path: Path, kind: Format) -> None:
 
 
 def _correct(runner: ModelRunner, feed: Feed, progress: Progress) -> tuple[int, int]:
-    """Rows that a model gets right, and all."""
     tick = progress("measure", len(feed.rows))
     correct = done = 0
     feed.deal(BATCH_ROWS)
@@ -362,7 +347,7 @@ def _correct(runner: ModelRunner, feed: Feed, progress: Progress) -> tuple[int, 
 def _facts(
     facts: Mapping[str, Any], images: ImageSet, values: ValueRange, settings: TrainSettings, trained: Trained
 ) -> dict[str, Any]:
-    """What `training.json` says; no times, so that the same training gives the same file."""
+    """No times, so that the same training gives the same file."""
     return {
         **facts,
         "settings": asdict(settings),

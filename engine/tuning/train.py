@@ -53,7 +53,7 @@ def folds_of(labels: Int64, digests: Uint8, folds: int, seed: int, data: str) ->
         raise InputError(f"{len(first)} different rows and {folds} folds, expected at least as many rows")
     fold = np.empty(len(first), np.int64)
     dealt = 0
-    # In order of appearance: rows of a repair come by digest, see `engine.data.image_set.row_order`.
+    # In order of appearance: rows of a repair come by digest, see `engine.data.row_digests.row_order`.
     appearance = np.argsort(first, kind="stable")
     of_label = labels[first]
     for label in np.unique(labels):

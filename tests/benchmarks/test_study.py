@@ -94,7 +94,8 @@ def test_checkpoints_of_the_quickstart_are_of_its_model_or_there_are_none(module
 
 
 def test_rows_that_judge_are_in_no_other_set(module: Any, tmp_path: Path) -> None:
-    from engine.data.image_set import open_image_set, open_reader, row_digests
+    from engine.data.image_set import open_image_set, open_reader
+    from engine.data.row_digests import row_digests
 
     study = module("study")
     source = study.Source(tmp_path, module("common").SHIPPED, None, study.TINY_OFFSET, study.TINY_SIZES)

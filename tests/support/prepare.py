@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,14 @@ def refusing(root: Path, call: Callable[..., object], *given: Any, **settings: A
         assert sorted(root.rglob("*")) == before
 
     return refused
+
+
+@contextmanager
+def one_sentence(*says: object) -> Iterator[None]:
+    """An InputError is raised whose only line has all of `says`, and what was expected."""
+    with pytest.raises(InputError) as caught:
+        yield
+    message = str(caught.value)
+    for part in (*says, "expected"):
+        assert str(part) in message
+    assert "\n" not in message

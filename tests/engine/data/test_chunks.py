@@ -1,5 +1,3 @@
-"""Splitting a repair set into chunks."""
-
 from __future__ import annotations
 
 import math
@@ -102,18 +100,3 @@ def test_bad_input_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a file"):
         split_chunks(tmp_path / "repair.h5", output_dir=tmp_path / "file")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "repair.h5"]
-
-
-def test_several_inputs_are_split_as_a_group(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "repair.h5", "w") as file:
-        group = file.create_group("images", track_order=True)
-        group["b"] = np.arange(60, dtype=np.int32).reshape(15, 4)
-        group["a"] = np.arange(15.0).reshape(15, 1)
-        file["labels"] = np.eye(4)[np.arange(15) % 4]
-    paths = split_chunks(tmp_path / "repair.h5", chunk_size=10)
-    for path, rows in zip(paths, (slice(0, 10), slice(10, 15)), strict=True):
-        with h5py.File(path) as file:
-            assert list(file["images"]) == ["b", "a"]
-            assert file["images/b"].dtype == np.int32
-            assert np.array_equal(file["images/b"][...], np.arange(60).reshape(15, 4)[rows])
-            assert np.array_equal(file["images/a"][...], np.arange(15.0).reshape(15, 1)[rows])

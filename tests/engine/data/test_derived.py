@@ -1,5 +1,3 @@
-"""What is made out of image sets: two joined, other labels with the same images, picture files; and `labels.json`."""
-
 from __future__ import annotations
 
 import json
@@ -104,7 +102,6 @@ def test_what_is_known_of_both(first: Any, second: Any, names: Any, preprocess: 
 
 
 def test_a_set_without_rows(tmp_path: Path) -> None:
-    """Such as `target` leaves where there are no failures."""
     filled, empty = write(tmp_path / "a.h5", rows(3)), tmp_path / "b.h5"
     write_empty_image_set(empty)
     for pair in ((filled, empty), (empty, filled)):
@@ -335,7 +332,6 @@ def test_grey_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("block", [derived._BLOCK_VALUES, 27, 1])
 def test_blocks(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every row once and in its place, however few are read at once; also from pieces that are compressed."""
     monkeypatch.setattr(derived, "_BLOCK_VALUES", block)
     count = 2001 if block > 100 else 21
     images = np.arange(count)[:, None, None, None] // [[[1, 256, 65536]]] % 256
@@ -365,7 +361,6 @@ def test_blocks(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )  # fmt: skip
 def test_images_that_are_no_pictures(images: np.ndarray, says: str, tmp_path: Path) -> None:
-    """And what was extracted before stays."""
     extract_images(image_set(tmp_path / "before.h5", np.zeros((1, 1, 1, 3))), tmp_path)
     before = (tmp_path / "images").stat().st_ino
     with pytest.raises(InputError, match=re.escape(says)):
@@ -401,20 +396,15 @@ def test_other_files_stay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["images/repair.h5", "images/below/repair.h5"])
 def test_the_image_set_is_not_deleted(place: str, tmp_path: Path) -> None:
-    rows = image_set(tmp_path / place, np.zeros((1, 1, 1, 3)))
-    for output in (tmp_path, tmp_path / "images" / ".."):
+    real = image_set(tmp_path / "a" / place, np.zeros((1, 1, 1, 3))).path
+    # The set itself, a link to it from elsewhere, and a link to it where it would be deleted.
+    links = [tmp_path / "b" / "repair.h5", tmp_path / "c" / place]
+    for link in links:
+        link.parent.mkdir(parents=True)
+        link.symlink_to(real)
+    for source, output in ((real, "a"), (real, "a/images/.."), (links[0], "a"), (links[1], "c")):
         with pytest.raises(
             InputError, match=r"would be replaced and holds .*repair.h5, expected another output folder"
         ):
-            extract_images(rows, output, overwrite=True)
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "repair.h5").symlink_to(tmp_path / place)
-    with pytest.raises(InputError, match="expected another output folder"):
-        extract_images(open_image_set(tmp_path / "elsewhere" / "repair.h5"), tmp_path, overwrite=True)
-    linked = tmp_path / "other" / place
-    linked.parent.mkdir(parents=True)
-    linked.symlink_to(tmp_path / place)
-    with pytest.raises(InputError, match="expected another output folder"):
-        extract_images(open_image_set(linked), tmp_path / "other", overwrite=True)
-    assert linked.is_symlink()
-    assert (tmp_path / place).is_file()
+            extract_images(open_image_set(source), tmp_path / output, overwrite=True)
+    assert real.is_file() and links[1].is_symlink()

@@ -1,5 +1,3 @@
-"""Preprocessing equals scikit-image called image by image; pictures of any sizes come out bit for bit."""
-
 from __future__ import annotations
 
 from typing import Any

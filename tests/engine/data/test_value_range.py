@@ -1,5 +1,3 @@
-"""Ranges of the numbers of image sets, and which lie far from which."""
-
 from __future__ import annotations
 
 import numpy as np

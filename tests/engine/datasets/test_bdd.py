@@ -1,5 +1,3 @@
-"""Label files and square crops, against the formula written out a second time and against cases done by hand."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 
 from engine.core.errors import InputError
 from engine.datasets.bdd import LABEL_NAMES, Box, Frame, read_attributes, read_frames, square_crop
+from tests.support.prepare import one_sentence
 from tests.support.scenes import Scenes, label
 
 H, W = 720, 1280
@@ -155,13 +154,8 @@ def without(key: str) -> dict[str, Any]:
 )
 def test_bad_frames(scenes: Scenes, frame: Any, says: str) -> None:
     scenes.write([frame])
-    with pytest.raises(InputError) as caught:
+    with one_sentence(says, scenes.labels):
         list(read_frames(scenes.labels, occluded=True))
-    message = str(caught.value)
-    assert says in message
-    assert str(scenes.labels) in message
-    assert "expected" in message
-    assert "\n" not in message
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(scenes: Scenes) -> None:

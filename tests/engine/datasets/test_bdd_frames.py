@@ -1,9 +1,6 @@
-"""Weather and scene of whole frames, and the table layout of objects, from pictures to HDF5."""
-
 from __future__ import annotations
 
 import json
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ from skimage.transform import resize
 from engine.data.image_set import open_image_set
 from engine.datasets.bdd_frames import SCENES, WEATHERS, PreparedFrames, prepare_bdd
 from engine.datasets.bdd_objects import prepare_bdd_objects
-from tests.support.prepare import StoppedError, Stopping, backwards, by_toolkit, files, refusing
+from tests.support.prepare import Stopping, by_toolkit, files, refusing
 
 VALUES = [*WEATHERS, "undefined", None]
 """Weathers of the frames, one after the other: six that are classes, and two that are not."""
@@ -78,7 +75,8 @@ def rows_of(path: Path) -> list[tuple[str, int]]:
 
 def test_the_toolkit_s_division(bdd: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    prepared = prepare_bdd(bdd, out, divide_rate=0.3, random_state=5)
+    prepared = prepare_bdd(bdd, out, divide_rate=0.3, random_state=5, spread=(workers := Stopping()))
+    assert [len(piece.sources) for piece in workers.pieces] == [13, 5, 6]
     # 24 of 32 labelled frames have a weather; 6 are test, int(18·0.3) = 5 repair.
     assert prepared == PreparedFrames({"train": 13, "repair": 5, "test": 6}, frames=33, unlabelled=1, unknown=8)
     order = np.arange(24)
@@ -118,23 +116,7 @@ def test_scenes_by_ratio(bdd: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(file["images"][0], first, atol=1e-6)
 
 
-def test_an_interrupted_set_goes_on(bdd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What two commands make, blocks in any order, is what one makes; a changed picture begins anew."""
-    monkeypatch.setattr("engine.datasets.splits.WRITE_ROWS", 4)
-    prepare_bdd(bdd, tmp_path / "a", spread=backwards)
-    for name, left in (("b", 7 - 3), ("c", 7)):  # of 12, 2, 4 and 6 rows
-        with pytest.raises(StoppedError):
-            prepare_bdd(bdd, tmp_path / name, spread=(first := Stopping(after=3)))
-        assert not list((tmp_path / name).glob("*.h5"))
-        if name == "c":
-            os.utime(first.pieces[0].sources[0], ns=(1, 1))
-        prepare_bdd(bdd, tmp_path / name, spread=(rest := Stopping()))
-        assert len(rest.pieces) == left
-        assert files(tmp_path / name) == files(tmp_path / "a")
-
-
 def test_frames_that_come_twice(bdd: Path, tmp_path: Path) -> None:
-    """Copies are as good as one; what is not asked for may differ."""
     once = prepare_bdd(bdd, tmp_path / "once")
     table = bdd / "labels/bdd100k_labels_images_val.json"
     frames = json.loads(table.read_text(encoding="utf-8-sig"))

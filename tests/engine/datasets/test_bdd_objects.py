@@ -1,5 +1,3 @@
-"""Image sets of BDD100K objects, from drawn scenes to HDF5."""
-
 from __future__ import annotations
 
 import json
@@ -94,7 +92,6 @@ def test_two_folders_are_taken_together(images: Path, tmp_path: Path) -> None:
 
 
 def test_the_scene_is_what_follows_the_last_underscore(images: Path, tmp_path: Path) -> None:
-    """And pictures are only resized where that is asked for."""
     list_file = images / "image_info.json"
     content = json.loads(list_file.read_text())
     name = content["images"][0]["name"]

@@ -1,5 +1,3 @@
-"""CIFAR-10 from pickles as Python 2 wrote them; nothing in a pickle is executed."""
-
 from __future__ import annotations
 
 import gzip
@@ -18,7 +16,7 @@ from engine.core.errors import InputError
 from engine.data.image_set import open_image_set, read_images
 from engine.data.preprocess import preprocess_images
 from engine.datasets.cifar import LABEL_NAMES, parse_batch, prepare_cifar
-from tests.support.prepare import files, refusing
+from tests.support.prepare import files, one_sentence, refusing
 
 ROWS = 12
 
@@ -51,7 +49,6 @@ def batch(data: bytes, numbers: list[int], **more: bytes) -> bytes:
 
 
 def rows(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 32, 32, 3) and labels."""
     random = np.random.default_rng(seed)
     return random.integers(0, 256, (ROWS, 32, 32, 3), np.uint8), random.integers(0, 10, ROWS)
 
@@ -173,11 +170,8 @@ def test_batches_that_are_none() -> None:
         (batch(good, [*numbers[1:], -1]), "labels are no numbers from 0 to 9"),
         (batch(good, numbers, labels=text(bytes(12))), "labels are no numbers"),
     ):
-        with pytest.raises(InputError, match=says) as caught:
+        with one_sentence("data_batch_1", says):
             parse_batch(content, "data_batch_1")
-        assert str(caught.value).startswith("data_batch_1")
-        assert "\n" not in str(caught.value)
-        assert "expected" in str(caught.value)
 
 
 def test_archives_that_are_not_what_they_claim(archive: Path, tmp_path: Path) -> None:

@@ -1,5 +1,3 @@
-"""Traffic signs, from archives laid out as the official ones."""
-
 from __future__ import annotations
 
 import io
@@ -13,8 +11,9 @@ from PIL import Image
 from skimage.transform import resize
 
 from engine.data.image_set import open_image_set, read_images
+from engine.data.preprocess import equalise_crop_resize
 from engine.datasets.gtsrb import LABEL_NAMES, prepare_gtsrb
-from tests.support.prepare import equalised, files, refusing
+from tests.support.prepare import files, refusing
 
 TRAINING = {0: 6, 7: 5, 42: 9}
 TEST = [3, 42, 0, 3]
@@ -69,25 +68,18 @@ def unpacked(folder: Path) -> Path:
     return folder
 
 
-def by_scikit_image(pixels: np.ndarray) -> np.ndarray:
-    image = equalised(pixels)
-    side, centre = min(pixels.shape[:2]), (pixels.shape[0] // 2, pixels.shape[1] // 2)
-    square = image[centre[0] - side // 2 : centre[0] + side // 2, centre[1] - side // 2 : centre[1] + side // 2]
-    return resize(square, (32, 32)).astype(np.float32)
-
-
 def test_rows(archives: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert prepare_gtsrb(archives, out, random_state=5) == {"train": 12, "val": 3, "repair": 5, "test": 4}
     test = open_image_set(out / "test.h5")
     assert test.labels.tolist() == TEST
     assert (test.label_names, test.preprocess, test.image_shape) == (LABEL_NAMES, "toolkit", (32, 32, 3))
-    expected = [by_scikit_image(picture(100 + k)) for k in range(4)]
+    expected = [equalise_crop_resize(picture(100 + k)) for k in range(4)]
     assert np.array_equal(read_images(test, 0, 4), expected)
     order = np.arange(20)
     np.random.default_rng(5).shuffle(order)
     labels = np.repeat(list(TRAINING), list(TRAINING.values()))[order]
-    images = np.stack([by_scikit_image(picture(number)) for number in order])
+    images = np.stack([equalise_crop_resize(picture(number)) for number in order])
     start = 0
     for part in ("train", "val", "repair"):
         found = open_image_set(out / f"{part}.h5")

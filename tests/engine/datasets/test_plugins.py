@@ -1,5 +1,3 @@
-"""Data sets of other packages are found by their entry points, and imported when they are asked for."""
-
 from __future__ import annotations
 
 import sys
@@ -9,7 +7,7 @@ import pytest
 
 from engine.core.errors import InputError
 from engine.datasets.dataset import Dataset
-from engine.datasets.plugins import GROUP, find_plugins
+from engine.datasets.plugins import find_plugins
 from tests.support.plugins import Site
 
 GOOD = "from engine import Dataset\nDATASET = Dataset('Good.', print)\n"
@@ -18,10 +16,6 @@ GOOD = "from engine import Dataset\nDATASET = Dataset('Good.', print)\n"
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     return Site(tmp_path / "site", monkeypatch)
-
-
-def test_the_group() -> None:
-    assert GROUP == "repair_dist.datasets"
 
 
 def test_finding_imports_nothing(site: Site) -> None:

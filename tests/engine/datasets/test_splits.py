@@ -1,15 +1,13 @@
-"""The files of the parts: how rows are divided, what is stored, and work that is interrupted."""
-
 from __future__ import annotations
 
-import itertools
+import os
+import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -19,32 +17,35 @@ from hypothesis import strategies as st
 
 from engine.core.errors import InputError
 from engine.data.image_set import open_image_set, read_images
-from engine.datasets.division import check_ratio, cut, divide_by_rate, divide_training, shuffled
+from engine.datasets.division import Division, Ratio, check_ratio, cut, divide_by_rate, shuffled
 from engine.datasets.splits import Layout, Split, write_splits
-from tests.support.prepare import Stopping, backwards, files
+from tests.support.prepare import StoppedError, Stopping, backwards, files
 
 LAYOUT = Layout(("cat", "dög", "eel"), "resize", size=(4, 4))
 
 
-def sizes(count: int, *ratio: float, keep_all: bool = False) -> dict[str, int]:
-    check_ratio(ratio)  # type: ignore[arg-type]
-    return {name: rows.stop - rows.start for name, rows in cut(count, ratio, keep_all=keep_all).items()}  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("count", "ratio", "keep_all", "expected"),
+    [
+        (68_527, (0.5, 0.2, 0.3, 0), False, {"train": 34_263, "val": 13_705, "test": 20_558}),  # of the tutorial
+        (92_159, (0, 0, 0, 1), False, {"repair": 92_159}),
+        (10, (0.4, 0.2, 0.3, 0.1), False, {"train": 4, "val": 2, "test": 3, "repair": 1}),  # a float sum above 1
+        (7, (0.5, 0.2, 0.3, 0), False, {"train": 3, "val": 1, "test": 2}),
+        (8, (0.5, 0.2, 0.3, 0), False, {"train": 4, "val": 1, "test": 2}),  # 4, 5.6, 7.4
+        (7, (0.5, 0.2, 0.3, 0), True, {"train": 3, "val": 1, "test": 3}),
+        (3, (0, 1, 0, 0), False, {"val": 3}),
+    ],
+)
+def test_ratios_by_hand(count: int, ratio: Ratio, keep_all: bool, expected: dict[str, int]) -> None:
+    check_ratio(ratio)
+    found = cut(count, ratio, keep_all=keep_all)
+    assert {name: rows.stop - rows.start for name, rows in found.items()} == expected
 
 
-def test_the_numbers_of_the_tutorial() -> None:
-    assert sizes(68_527, 0.5, 0.2, 0.3, 0) == {"train": 34_263, "val": 13_705, "test": 20_558}
-    assert sizes(92_159, 0, 0, 0, 1) == {"repair": 92_159}
-
-
-def test_ratios_by_hand() -> None:
-    assert sizes(10, 0.4, 0.2, 0.3, 0.1) == {"train": 4, "val": 2, "test": 3, "repair": 1}  # their float sum is above 1
-    assert sizes(7, 0.5, 0.2, 0.3, 0) == {"train": 3, "val": 1, "test": 2}
-    assert sizes(8, 0.5, 0.2, 0.3, 0) == {"train": 4, "val": 1, "test": 2}  # 4, 5.6, 7.4
-    assert sizes(7, 0.5, 0.2, 0.3, 0, keep_all=True) == {"train": 3, "val": 1, "test": 3}
-    assert sizes(3, 0, 1, 0, 0) == {"val": 3}
-    for ratio in ((0.5, 0.5, 0.5, 0), (0.2, 0.2, 0.2, 0.2), (1.5, -0.5, 0, 0), (float("nan"), 0, 0, 1)):
-        with pytest.raises(InputError, match="expected"):
-            check_ratio(ratio)
+@pytest.mark.parametrize("ratio", [(0.5, 0.5, 0.5, 0), (0.2, 0.2, 0.2, 0.2), (1.5, -0.5, 0, 0), (np.nan, 0, 0, 1)])
+def test_ratios_that_are_none(ratio: Ratio) -> None:
+    with pytest.raises(InputError, match="expected"):
+        check_ratio(ratio)
 
 
 SHARES = st.lists(st.integers(0, 10), min_size=4, max_size=4).filter(any)
@@ -74,25 +75,34 @@ def test_shuffling() -> None:
         shuffled(5, -1)
 
 
-def test_dividing_official_training_images() -> None:
-    order = np.arange(10)[::-1]
-    parts = divide_training(order, (0.3, 0.1, 0.5, 0.1))
-    assert {name: rows.tolist() for name, rows in parts.items()} == {
-        "train": [9, 8, 7, 6, 5, 4],
-        "val": [3, 2],
-        "repair": [1, 0],
-    }
-    assert {name: len(rows) for name, rows in divide_training(order, (0.5, 0, 0.5, 0)).items()} == {"train": 10}
-    assert divide_training(order, (0, 0, 1, 0)) == {}
-    drawn = divide_by_rate(np.arange(10), 0.35, 7)
-    import random
+@pytest.mark.parametrize(
+    ("count", "ratio", "expected", "with_test"),
+    [
+        (120, (0.4, 0.2, 0.3, 0.1), {"train": 69, "val": 34, "repair": 17}, True),  # float sum above 1
+        (120, (0, 0, 0.5, 0.5), {"repair": 120}, True),
+        (120, (0.7, 0.3, 0, 0), {"train": 84, "val": 36}, False),
+        (120, (1, 0, 0, 0), {"train": 120}, False),
+        (120, (0.35, 0, 0.3, 0.35), {"train": 60, "repair": 60}, True),
+        (10, (0.3, 0.1, 0.5, 0.1), {"train": 6, "val": 2, "repair": 2}, True),
+        (10, (0.5, 0, 0.5, 0), {"train": 10}, True),
+        (10, (0, 0, 1, 0), {}, True),
+    ],
+)
+def test_dividing_training_images(count: int, ratio: Ratio, expected: dict[str, int], with_test: bool) -> None:
+    division = Division(ratio, None, None)
+    parts = division.rows(count)
+    assert division.with_test == with_test
+    assert {name: len(rows) for name, rows in parts.items()} == expected
+    assert [row for rows in parts.values() for row in rows] == (list(range(count)) if expected else [])
 
-    random.seed(7)
-    expected = sorted(random.sample(range(10), 3), reverse=True)
+
+def test_dividing_by_rate() -> None:
+    drawn = divide_by_rate(np.arange(10), 0.35, 7)
+    expected = sorted(random.Random(7).sample(range(10), 3), reverse=True)
     assert drawn["repair"].tolist() == expected
     assert drawn["train"].tolist() == [row for row in range(10) if row not in expected]
     with pytest.raises(InputError, match=r"divide_rate is 1\.5"):
-        divide_by_rate(order, 1.5, 0)
+        divide_by_rate(np.arange(10), 1.5, 0)
 
 
 def make(sources: np.ndarray) -> np.ndarray:
@@ -214,19 +224,33 @@ def test_a_process_killed_between_the_finished_files_loses_no_row(tmp_path: Path
 
 @pytest.mark.parametrize("changed", ["sources", "labels", "image_ids"])
 def test_other_splits_begin_anew(changed: str, tmp_path: Path) -> None:
-    def stopping(function: Callable[[Any], Any], pieces: Iterable[Any], count: int) -> Iterator[tuple[Any, Any]]:
-        for piece in itertools.islice(pieces, 1):
-            yield piece, np.zeros_like(function(piece))
-        raise InputError("stopped, expected to go on")
-
     splits = splits_of(train=600)
     other = {name: replace(split, **{changed: getattr(split, changed)[::-1]}) for name, split in splits.items()}
-    with pytest.raises(InputError, match="stopped"):
-        write_splits(tmp_path, other, LAYOUT, make, spread=stopping)
+    with pytest.raises(StoppedError):
+        write_splits(tmp_path, other, LAYOUT, lambda sources: np.zeros_like(make(sources)), spread=Stopping(after=1))
     write_splits(tmp_path, splits, LAYOUT, make)
     found = open_image_set(tmp_path / "train.h5")
     assert np.array_equal(read_images(found, 0, 600), make(np.arange(600)))
     assert [path.name for path in tmp_path.iterdir()] == ["train.h5"]
+
+
+def test_changed_files_begin_anew(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.txt" for number in range(600)]
+    for number, path in enumerate(paths):
+        path.write_text(str(number))
+
+    def read(sources: Sequence[str]) -> np.ndarray:
+        return make(np.array([int(Path(source).read_text()) for source in sources]))
+
+    splits = {"val": Split(list(map(str, paths)), np.arange(600) % 3)}
+    for left in (2, 3):
+        with pytest.raises(StoppedError):
+            write_splits(tmp_path / str(left), splits, LAYOUT, read, spread=Stopping(after=1))
+        if left == 3:
+            os.utime(paths[0], ns=(1, 1))
+        write_splits(tmp_path / str(left), splits, LAYOUT, read, spread=(rest := Stopping()))
+        assert len(rest.pieces) == left
+    assert files(tmp_path / "2") == files(tmp_path / "3")
 
 
 def test_files_of_others(tmp_path: Path) -> None:

@@ -1,5 +1,3 @@
-"""Subsets: how many are drawn, which, and what is written beside them."""
-
 from __future__ import annotations
 
 import json

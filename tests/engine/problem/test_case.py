@@ -13,9 +13,10 @@ from cluster.compute.compute import Compute, ComputeOptions
 from cluster.runs.chunk import Chunk, ChunkPaths, open_chunk, search_rows
 from cluster.workers.task import layer_inputs
 from engine.core.progress import unseen
-from engine.data.image_set import ImageSet, content_fingerprint, open_image_set
+from engine.data.image_set import ImageSet, open_image_set
 from engine.data.outcomes import open_negatives, write_targets
 from engine.data.preprocess import preprocess_images
+from engine.data.row_digests import content_fingerprint
 from engine.data.writer import write_image_set
 from engine.datasets.fashion_mnist import read_split
 from engine.fitness.rows import SearchRows, Weights, localised

@@ -1,5 +1,3 @@
-"""Networks to train: their layers, optimisers and weights, and the settings that choose them."""
-
 from __future__ import annotations
 
 import json

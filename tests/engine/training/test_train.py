@@ -1,5 +1,3 @@
-"""Training: which rows are fed when, what is computed with them, what is written, and what an interruption leaves."""
-
 from __future__ import annotations
 
 import functools
@@ -119,11 +117,6 @@ def test_pools_hold_every_place_once_and_in_disorder(rows: int, pool: int) -> No
     assert sum(len(np.unique(kept[places] // READ_ROWS)) for places in pools) <= blocks + len(pools) - 1
 
 
-def test_a_format_that_is_not_written() -> None:
-    with pytest.raises(InputError, match="format is 'savedmodel', expected keras or h5"):
-        TrainSettings(format="savedmodel")
-
-
 def test_split_of_rows() -> None:
     for rows, share, wanted in ((150, 0.2, 30), (7, 0.5, 4), (1000, 0.3333, 333)):
         training, validation = split_rows(rows, share, seed=4)
@@ -188,18 +181,13 @@ def test_stored_types_and_compression_do_not_matter(images: ImageSet, tmp_path: 
         wide = np.asarray(source["images"]).astype(np.float64)
         packed.create_dataset("images", data=wide, chunks=(40, *SHAPE), compression="gzip")
         packed.create_dataset("labels", data=np.asarray(source["labels"]).astype(np.float32))
-    settings = TrainSettings(epochs=2)
-    counts = []
-    for image_set, held in (
-        (images, 1 << 30),
-        (open_image_set(path), 1 << 30),
-        (images, 1000),
-        (open_image_set(path), 1000),
-    ):
-        folder = tmp_path / str(len(counts))
-        counts.append(run(linear(), image_set, folder, settings, held_bytes=held))
-    assert counts[0].epochs == counts[1].epochs != counts[2].epochs == counts[3].epochs
-    assert (tmp_path / "2" / "model.keras").read_bytes() == (tmp_path / "3" / "model.keras").read_bytes()
+    counts = [
+        run(linear(), image_set, tmp_path / f"{number}-{held}", TrainSettings(epochs=2), held_bytes=held).epochs
+        for held in (1 << 30, 1000)
+        for number, image_set in enumerate((images, open_image_set(path)))
+    ]
+    assert counts[0] == counts[1] != counts[2] == counts[3]
+    assert (tmp_path / "0-1000" / "model.keras").read_bytes() == (tmp_path / "1-1000" / "model.keras").read_bytes()
 
 
 # What is computed
@@ -391,8 +379,9 @@ def test_folders_for_a_model(images: ImageSet, tmp_path: Path) -> None:
 # What goes wrong
 
 
-def contents(root: Path) -> list[str]:
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+def models_in(root: Path) -> list[str]:
+    """All files but those of TensorBoard."""
+    return [str(path) for path in root.rglob("*") if path.is_file() and "events" not in path.name]
 
 
 def stop_after(epochs: int) -> Callable[[Epoch], None]:
@@ -407,7 +396,7 @@ def test_interruption_leaves_whole_checkpoints_and_the_model_before(images: Imag
     with pytest.raises(KeyboardInterrupt):
         run(linear(), images, tmp_path, TrainSettings(), on_epoch=stop_after(2))
     assert len(list((tmp_path / CHECKPOINTS).glob("weights.0[12]-*.weights.h5"))) == 2
-    assert len([name for name in contents(tmp_path) if "events" not in name]) == 2
+    assert len(models_in(tmp_path)) == 2
     assert len(scalars(tmp_path / "logs" / "tensor_boards" / "train")["epoch_loss"]) == 2
     run(linear(), images, tmp_path, TrainSettings(epochs=3))
     before = {name: (tmp_path / name).read_bytes() for name in ("model.keras", "training.json")}
@@ -433,8 +422,7 @@ def test_nothing_is_half_written(
         run(model, images, tmp_path, TrainSettings(epochs=2))
     if isinstance(error, OSError):
         assert f"{tmp_path}: cannot be written (" in str(raised.value) and "No space left" in str(raised.value)
-    left = [name for name in contents(tmp_path) if "events" not in name]
-    assert len(left) == (0 if method == "save_weights" else 2)
+    assert len(models_in(tmp_path)) == (0 if method == "save_weights" else 2)
     assert not any(".train-" in str(path) for path in tmp_path.rglob("*"))
 
 
@@ -447,7 +435,7 @@ def test_full_disk_is_seen_before_a_file_is_begun(
         monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))  # noqa: B023
         with pytest.raises(WorkError, match="No space left on device"):
             run(model, images, tmp_path, TrainSettings(epochs=2))
-        assert len([name for name in contents(tmp_path) if "events" not in name]) == left
+        assert len(models_in(tmp_path)) == left
 
 
 def test_interruption_while_the_saved_model_is_measured(
@@ -459,7 +447,7 @@ def test_interruption_while_the_saved_model_is_measured(
     monkeypatch.setattr("engine.training.train.load_model", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(linear(), images, tmp_path, TrainSettings(epochs=1))
-    assert [name for name in contents(tmp_path) if not name.startswith("logs/")] == []
+    assert not [name for name in models_in(tmp_path) if "/logs/" not in name]
 
 
 def test_a_bad_pixel_is_found_before_anything_is_written(tmp_path: Path) -> None:
@@ -480,6 +468,7 @@ def test_a_bad_pixel_is_found_before_anything_is_written(tmp_path: Path) -> None
         ({"validation_split": 0.0}, "validation_split is 0, expected a share above 0 and below 1"),
         ({"validation_split": 1.0}, "validation_split is 1, expected"),
         ({"validation_split": float("nan")}, "validation_split is nan, expected"),
+        ({"format": "savedmodel"}, "format is 'savedmodel', expected keras or h5"),
     ],
 )
 def test_settings_no_training_can_have(settings: dict[str, Any], says: str) -> None:
