@@ -1,5 +1,3 @@
-"""`prepare`: image sets from the files people download."""
-
 from __future__ import annotations
 
 import functools

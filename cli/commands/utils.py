@@ -1,5 +1,3 @@
-"""`utils`: charts of results, image sets merged, taken apart and labelled anew, and how often scenes come up."""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -26,11 +26,7 @@ def computing(
     one_thread: bool = False,
     placed: bool = True,
 ) -> Iterator[tuple[Console, Compute]]:
-    """The console of a command and what it computes with; afterwards it is said whether calls ran again.
-
-    It is said where the loss of `model` is assumed, and, if `placed`, what runs where: as a result with `explain`.
-    With `one_thread` each worker computes as `use_one_thread` has it here.
-    """
+    """The console of a command and its computing; `placed`: say what runs where, by `explain` as a result."""
     from cluster.compute.compute import Compute
 
     if one_thread:
@@ -59,8 +55,7 @@ def load_fitting(paths: Sequence[Path], images: Sequence[ImageSet], *, allow_cus
 def use_one_thread() -> None:
     """Compute with one thread in this process, as workers do: sums of several differ in their last bits.
 
-    To be called before a model is loaded. Where something was computed already it is too late, and harmless but for
-    those bits.
+    To be called before a model is loaded.
     """
     from engine import backend
 

@@ -1,5 +1,3 @@
-"""Options shared by the commands."""
-
 from __future__ import annotations
 
 import functools
@@ -59,10 +57,7 @@ def options_in(context: click.Context) -> dict[str, Option]:
 
 
 def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
-    """A click option, whose type follows from its default, which help shows.
-
-    Booleans take a value or none: `--overwrite`, `--overwrite=True`, `--overwrite=False`.
-    """
+    """A click option, whose type follows from its default, which help shows; booleans take a value or none."""
     default = settings.get("default")
     if default is not None:
         settings = {"type": PATH if isinstance(default, Path) else type(default), "show_default": True, **settings}
@@ -252,10 +247,9 @@ positive_weight_option = stated_option(_POSITIVE_WEIGHT)
 
 
 def options_of(other: str, *names: str, kind: type = float) -> Callable[[F], F]:
-    """Options of another command, which scripts written for eAI-Repair-Toolkit give to all commands alike.
+    """Hidden options of another command, which scripts for eAI-Repair-Toolkit give to all commands alike.
 
-    They are taken with a note that they change nothing, and not shown by `--help`. Those of `kind` str may be without
-    a value.
+    They are taken with a note that they change nothing; those of `kind` str may be without a value.
     """
 
     def tell(_: click.Context, parameter: click.Parameter, value: object) -> None:

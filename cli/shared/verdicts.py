@@ -16,10 +16,6 @@ EXIT_NOT_MET = 3
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> str:
-    """One line per requirement, in percent or, for a loss or a gain of accuracy, points.
-
-    `rows` are those that are right, or for a rate those taken for the other label: before -> after where they differ.
-    """
     lines = []
     for verdict in verdicts:
         before = f"{verdict.count_before} -> " if verdict.count_before != verdict.count_after else ""
