@@ -1,17 +1,10 @@
-"""Commands, labels, layers and jobs that are misspelt: the nearest name is in the sentence."""
-
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Command
-
-Refused = Callable[..., str]
-
-HERE = ["--num-workers", "0", "--verbose", "0"]
+from tests.integration.conftest import HERE, MODEL, Command, Refused
 
 
 @pytest.mark.parametrize(
@@ -56,19 +49,7 @@ def test_labels(workspace: Path, refused: Refused) -> None:
     Path("goals.toml").write_text('[[require]]\nlabel = "shirt"\nmin_accuracy = 0.5\n')
     test = ["test", "--model-dir", "model.keras", "--data-dir", "data", "--requirements", "goals.toml", *HERE]
     refused(*test, says=("label = 'shirt' (did you mean 'Shirt'?), ", listed))
-    batch = [
-        "batch",
-        "--method",
-        "Arachne",
-        "--model-dir",
-        "model.keras",
-        "--chunks",
-        "data",
-        "--val-data",
-        "data/val.h5",
-        "--output-dir",
-        "o",
-    ]
+    batch = ["batch", "--method", "Arachne", *MODEL, "--chunks", "data", "--val-data", "data/val.h5", "--output-dir=o"]
     refused(*batch, "--labels", "sneakers", *HERE, says=("labels has 'sneakers' (did you mean 'Sneaker'?), ", listed))
     overlay = ["utils", "overlay_bubble_chart", "--model-dir", "model.keras", "--model-dir-overlay", "model.keras"]
     says = ("target_label is Ankle Boot (did you mean 'Ankle boot'?), ", listed)

@@ -1,5 +1,3 @@
-"""The notebook runs as it stands, on the shipped model and images."""
-
 from __future__ import annotations
 
 import json

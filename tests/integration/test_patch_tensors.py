@@ -1,8 +1,5 @@
-"""The `patch` commands with patches of whole tensors, on the shipped and the legacy models."""
-
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +8,8 @@ import pytest
 from engine.patches.arrow import read_placed, write_patch
 from engine.patches.patch import Patch, applied, tensors_patch
 from tests.engine.patches.test_save import content
-from tests.integration.conftest import SOURCES, Command
-from tests.integration.test_patch import values, written
-
-Refused = Callable[..., str]
+from tests.integration.conftest import SOURCES, Command, Refused, ok, weights_of
+from tests.integration.test_patch import written
 
 TENSORS = {"model.keras": "dense_1", "sequential.h5": "dense", "sequential-savedmodel": "dense"}
 """A Dense layer of each model."""
@@ -22,7 +17,7 @@ TENSORS = {"model.keras": "dense_1", "sequential.h5": "dense", "sequential-saved
 
 def tensors(name: str, layer: str) -> Patch:
     """Write tensors.arrow, all of a Dense layer anew; the first value of its kernel stays."""
-    old = {path: array for path, array in values(name).items() if path.startswith(f"{layer}/")}
+    old = {path: array for path, array in weights_of(name).items() if path.startswith(f"{layer}/")}
     new = {path: array + np.float32(2) for path, array in old.items()}
     new[f"{layer}/kernel"][0, 0] = old[f"{layer}/kernel"][0, 0]
     patch = tensors_patch(old, new)
@@ -34,7 +29,7 @@ def tensors(name: str, layer: str) -> Patch:
 def test_whole_tensors(name: str, models: Path, command: Command, refused: Refused) -> None:
     """Applied, refused where stale, shown, found again as a difference and taken back."""
     layer = TENSORS[name]
-    patch, before = tensors(name, layer), values(name)
+    patch, before = tensors(name, layer), weights_of(name)
     rows, columns = before[f"{layer}/kernel"].shape
     count = (rows + 1) * columns
     assert len(patch) == count
@@ -42,7 +37,7 @@ def test_whole_tensors(name: str, models: Path, command: Command, refused: Refus
     done = command(*apply, "there", "tensors.arrow")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith(f"{count - 1} weights changed\n")
-    after = values("there/repair")
+    after = weights_of("there/repair")
     for path, array in before.items():
         assert after[path].tobytes() == applied(patch, path, array).tobytes()
     again = ["patch", "apply", "--model-dir", "there/repair", "--output-dir"]
@@ -65,7 +60,7 @@ def test_whole_tensors(name: str, models: Path, command: Command, refused: Refus
 
     done = command("patch", "revert", "tensors.arrow", "--output", "undo.arrow")
     assert done.out == f"{count} weights\ncreated files:\nundo.arrow\n"
-    assert command(*again, "back", "undo.arrow").code == 0
+    ok(command(*again, "back", "undo.arrow"))
     file = {"model.keras": "/model.keras", "sequential.h5": "/model.h5", "sequential-savedmodel": ""}[name]
     assert content(Path(f"back/repair{file}")) == content(Path(name))
 
@@ -86,9 +81,9 @@ def test_whole_tensors_and_single_weights(models: Path, command: Command, refuse
     assert done.out.startswith("981 weights, on 0 of them the patches disagree\n")
     assert not read_placed(Path("mixed.arrow")).whole
     assert len(command("patch", "show", "mixed.arrow").out.splitlines()) == 1 + 2 + 40 + 1
-    assert command("patch", "revert", "mixed.arrow", "--output", "undo.arrow").code == 0
-    assert command("patch", "apply", "mixed.arrow", "--model-dir", "model.keras", "--output-dir", "out").code == 0
-    assert command("patch", "apply", "undo.arrow", "--model-dir", "out/repair", "--output-dir", "back").code == 0
+    ok(command("patch", "revert", "mixed.arrow", "--output", "undo.arrow"))
+    ok(command("patch", "apply", "mixed.arrow", "--model-dir", "model.keras", "--output-dir", "out"))
+    ok(command("patch", "apply", "undo.arrow", "--model-dir", "out/repair", "--output-dir", "back"))
     assert content(Path("back/repair/model.keras")) == content(Path("model.keras"))
     found = command("patch", "diff", "--model-dir", "model.keras", "--other-model-dir", "out/repair")
     assert [line.split()[0] for line in found.out.splitlines()] == [

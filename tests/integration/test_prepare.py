@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -23,12 +19,9 @@ from engine.data.image_set import open_image_set
 from engine.datasets.bdd import LABEL_NAMES
 from tests.engine.datasets.test_cifar import batches, tar
 from tests.engine.datasets.test_gtsrb import unpacked
-from tests.integration.conftest import SHIPPED, Command
+from tests.integration.conftest import SHIPPED, Command, Refused, ok, stop
+from tests.support.prepare import files
 from tests.support.scenes import COMMON, Scenes, draw_scenes, label
-
-Refused = Callable[..., str]
-ROOT = Path(__file__).parents[2]
-MAIN = [sys.executable, "-c", "from cli.main import main; main()"]
 
 EXCLUDED = "other vehicle,other person,trailer,train,bicycle,motorcycle,bus,rider"
 NOT_PEDESTRIANS = f"car,truck,traffic light,traffic sign,{EXCLUDED}"
@@ -67,8 +60,7 @@ def table_of(rows: dict[str, int]) -> list[str]:
 def run_all(command: Command, lines: Sequence[Sequence[str]]) -> list[str]:
     outputs = []
     for line in lines:
-        done = command(*line)
-        assert done.code == 0, done.err
+        done = ok(command(*line))
         outputs.append(done.out)
     return outputs
 
@@ -133,10 +125,6 @@ def test_the_tutorial_s_lines(downloads: Path, command: Command) -> None:
                     assert np.array_equal(some[name][:], expected)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 UNDERSCORES = """
 create_category_dir --image_dir {images} --label_file {labels} --output_dir a/categories --min_area=200 \
     --remove_truncated=True --remove_occluded=False --clamp_crops=True --overwrite=False --num_workers=0 --verbose=0
@@ -161,7 +149,7 @@ def test_both_spellings_and_values(downloads: Path, command: Command) -> None:
     labels, images = "datasets/bdd100k/labels/det_20/det_val.json", "datasets/bdd100k/images/val"
     printed = [run_all(command, words_of(lines, labels=labels, images=images)) for lines in (UNDERSCORES, DASHES)]
     assert printed[0] == printed[1]
-    one, other = contents(downloads / "a"), contents(downloads / "b")
+    one, other = files(downloads / "a"), files(downloads / "b")
     assert one == other
     assert any("/removed/" in name for name in one)
     frames = {frame["name"]: frame for frame in json.loads(Path(labels).read_text())}
@@ -171,7 +159,7 @@ def test_both_spellings_and_values(downloads: Path, command: Command) -> None:
             truncated = next(x["attributes"]["truncated"] for x in frames[frame]["labels"] if x["id"] == number)
             with Image.open(downloads / "a" / name) as picture:
                 assert truncated or np.prod(picture.size) < 200
-    assert contents(downloads / "a/images") == contents(downloads / "a/again")
+    assert files(downloads / "a/images") == files(downloads / "a/again")
     with Image.open(next((downloads / "a/images").glob("*.jpg"))) as picture:
         assert picture.size == (48, 48)
 
@@ -188,8 +176,7 @@ def test_what_is_skipped_is_reported(downloads: Path, command: Command) -> None:
     del frames[2]["labels"]
     scenes.write(frames)
     words = ["create_category_dir", f"--label_file={scenes.labels}", f"--input_dir={scenes.images}", *HERE]
-    done = command(*words)
-    assert done.code == 0, done.err
+    done = ok(command(*words))
     assert done.out.splitlines()[-5:] == [
         "skipped boxes: 8 (image missing)",
         "skipped boxes: 1 (no area)",
@@ -212,8 +199,7 @@ CATEGORIES += ["--input_dir=datasets/bdd100k/images/val", *HERE]
 
 def test_a_name_that_excludes_nothing_is_said(downloads: Path, command: Command) -> None:
     run_all(command, [CATEGORIES])
-    done = command("create_image_subset", "--category_dir=categories", "--excluded_labels=tain,car", *HERE)
-    assert done.code == 0
+    done = ok(command("create_image_subset", "--category_dir=categories", "--excluded_labels=tain,car", *HERE))
     assert done.err == "warning: no image has the excluded label 'tain'\n"
 
 
@@ -234,7 +220,7 @@ def test_a_subset_as_the_toolkit_draws_it_is_drawn_again(downloads: Path, comman
         [*words, "same", "--num=40", "--category_min=2", "--random_state=5"],
     ]
     run_all(command, [[*line, *HERE] for line in lines])
-    found = {line[2]: contents(downloads / line[2]) for line in lines}
+    found = {line[2]: files(downloads / line[2]) for line in lines}
     assert found["again"] == found["like"] == found["added"]
     assert found["placed"] == found["ours"] != found["like"]
     assert found["whole"] == found["same"]
@@ -317,19 +303,6 @@ def test_words_that_are_no_command_line(tmp_path: Path, command: Command, monkey
         assert "Error: " in done.err
 
 
-def killed(words: Sequence[str], when: Callable[[], bool]) -> int:
-    """The exit code of a command that is killed once something has come true."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = subprocess.Popen([*MAIN, *words], stderr=subprocess.DEVNULL, env=environment)
-    try:
-        end = time.monotonic() + 60
-        while not when() and command.poll() is None and time.monotonic() < end:
-            time.sleep(0.002)
-    finally:
-        command.kill()
-    return command.wait()
-
-
 def test_fashion_mnist_goes_on_where_it_was_killed(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,17 +313,11 @@ def test_fashion_mnist_goes_on_where_it_was_killed(
     def made() -> int:
         return len(journal.read_bytes().splitlines()) if journal.exists() else 0
 
-    assert killed([*words, "--output-dir=out"], lambda: made() >= 4) == -signal.SIGKILL
+    done = stop([*words, "--output-dir=out"], signal.SIGKILL, lambda: made() >= 4)
+    assert done.returncode == -signal.SIGKILL
     assert {path.name for path in Path("out").iterdir()} == {".prepare.unfinished", ".prepare.lock"}
     assert 4 <= made() < 40
     written = run_all(command, [[*words, "--output-dir=out"], [*words, "--output-dir=whole"]])
     assert written[0] == written[1]
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert sorted(contents(tmp_path / "out")) == ["repair.h5", "test.h5", "train.h5", "val.h5"]
-
-
-@pytest.mark.parametrize("words", [["fashion-mnist"], ["bdd-objects"], ["gtsrb"], ["cifar-10"], ["image-folder"]])
-def test_help(words: list[str], command: Command) -> None:
-    done = command("prepare", *words, "--help")
-    assert done.code == 0
-    assert f"Example: repair-dist prepare {words[0]}" in re.sub(r"\s+", " ", done.out)
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert sorted(files(tmp_path / "out")) == ["repair.h5", "test.h5", "train.h5", "val.h5"]

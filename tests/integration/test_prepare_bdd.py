@@ -1,5 +1,3 @@
-"""`prepare bdd`, and `prepare bdd-objects` of a table, as a person types them."""
-
 from __future__ import annotations
 
 import json
@@ -44,7 +42,3 @@ def test_weathers_and_tables(command: Command, tmp_path: Path, monkeypatch: pyte
     assert objects.startswith("32/exp2_images: (1, 32, 32, 3)\n32/exp2_labels: (1, 13)\n")
     assert "224/exp2_images: (1, 224, 224, 3)" in objects
     assert {str(path) for path in Path("sizes").rglob("*.h5")} == {f"sizes/{side}/exp2.h5" for side in (32, 96, 224)}
-
-
-def test_help(command: Command) -> None:
-    assert "Example: repair-dist prepare bdd --input-dir" in command("prepare", "bdd", "--help").out

@@ -1,5 +1,3 @@
-"""The site of docs/: it is built without a warning, with every page and with the reference from the docstrings."""
-
 from __future__ import annotations
 
 import os
