@@ -55,15 +55,6 @@ class LazyGroup(Commands):
         module = COMMANDS.get(name)
         return None if module is None else importlib.import_module(module).command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [
-                    (name, importlib.import_module(module).command.get_short_help_str())
-                    for name, module in COMMANDS.items()
-                ]
-            )
-
 
 def _dashed(name: str) -> str:
     """Options as they are written here; with underscores they are known too, as in `--model_dir`."""
@@ -89,7 +80,6 @@ def repair_dist() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command line and leave with its exit code."""
     collector.own_process()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it: not all encodings have all names

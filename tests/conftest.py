@@ -170,7 +170,6 @@ class Subject:
 
 @pytest.fixture(scope="session")
 def subject_of() -> Callable[..., Subject]:
-    """Makes subjects: (model, images, labels, loss=softmax)."""
     return Subject.of
 
 

@@ -224,7 +224,6 @@ def make_batch(
     merge: MergeKind = "greedy",
     **_: Any,
 ) -> Batch:
-    """Open and check everything a batch reads."""
     if val_data is None:
         raise InputError("--val-data is missing and the method is Arachne, expected rows that choose between patches")
     opts.check_seeds(seed, seeds)

@@ -116,7 +116,6 @@ def run_one(
     options: Mapping[str, Any],
     rows: RepairRows | None = None,
 ) -> int:
-    """Run a repair in its run directory; returns the exit code."""
     from cluster.runs.repair import Watching, run_repair
 
     iterations = console.iterations(len(work.seeds), work.settings.crossfit.search.num_iterations)
@@ -206,7 +205,6 @@ def chunks_repair(
     output_dir: Path,
     **options: Any,
 ) -> MethodRepair:
-    """Open and check what `batch` reads."""
     if positive_inputs_dir and method == CROSSFIT:
         raise InputError(
             "--positive-inputs-dir has rows that were picked as the model gets them right, from which CrossFit can "

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from engine.methods.base import MethodSettings
 
 _FAILED_RUNS = 4
-"""Exit code."""
 
 
 @click.command(
@@ -147,7 +146,6 @@ def command(
 
 
 def tell(work: Evaluation, found: Sequence[Evaluated]) -> None:
-    """Print rates, notes, and what was written."""
     echo(summary_text(found))
     ended = [run for result in found for run in result.ended]
     for note in dict.fromkeys(run.note for run in ended if run.note):

@@ -76,7 +76,7 @@ def command(
 
     Example: repair-dist localize --model-dir model --target-data-dir data/repairsets/0/negative/6
     """
-    for name, each in opts.options_in(click.get_current_context()).items():
+    for name, each in opts.options_in().items():
         if was_given(name) and (each.need == "checkpoints" if method == ARACHNE else ARACHNE in each.owners):
             other = NEURECOVER if method == ARACHNE else ARACHNE
             raise InputError(
@@ -127,7 +127,6 @@ class _Work:
     verbose: int
 
     def positives(self) -> ImageSet | None:
-        """The model's successes; None where there are none."""
         from cli.commands.optimize import chunk_paths
         from engine.data.outcomes import open_positives
 
@@ -140,7 +139,6 @@ _Found = tuple["Target", "Int64", int | None]
 
 
 def _by_gradients(work: _Work, settings: LocalizeSettings) -> _Found | None:
-    """Arachne's weights, and its chart; None without failures."""
     from cluster.runs.localize import localise
     from engine.charts.pareto import draw_pareto_front
     from engine.localize.weights_file import FRONT
@@ -167,7 +165,6 @@ def _by_gradients(work: _Work, settings: LocalizeSettings) -> _Found | None:
 
 
 def _by_checkpoints(work: _Work, folder: Path, last: tuple[int, int]) -> _Found | None:
-    """NeuRecover's weights; None without failures."""
     from cluster.runs.localize import blame_by_checkpoints
     from engine.localize.weights_file import FRONT
     from engine.models.load import check_fits

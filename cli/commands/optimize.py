@@ -213,7 +213,6 @@ def names_of(chunks: Sequence[ChunkPaths]) -> Sequence[str] | None:
 
 
 def chunk_paths(targets: Sequence[Path], positives: Sequence[Path], output_dir: Path | None) -> list[ChunkPaths]:
-    """Pair the folders of each chunk."""
     from cluster.runs.chunk import ChunkPaths
 
     if len(positives) not in (0, 1, len(targets)):

@@ -1,5 +1,3 @@
-"""Where a command computes, and what it says meanwhile."""
-
 from __future__ import annotations
 
 import contextlib
@@ -42,7 +40,6 @@ def computing(
 
 
 def load_fitting(paths: Sequence[Path], images: Sequence[ImageSet], *, allow_custom_code: bool) -> list[LoadedModel]:
-    """Models, each of which has to fit each of the image sets."""
     from engine.models.load import check_fits, load_model
 
     models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]

@@ -53,7 +53,6 @@ class Console:
         return tick
 
     def iterations(self, searches: int, limit: int) -> Callable[[str, int, float], None]:
-        """A bar over the iterations of all searches, with the best fitness so far."""
         bar = self._bar("search", searches * limit, "iterations")
         best: dict[str, float] = {}
 

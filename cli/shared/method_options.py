@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from cli.shared import options as opts
 from cli.shared.options import DATA, METHOD, PATH, F, data_option, flag_of, option, together, was_given
 from engine.core.errors import InputError
@@ -122,13 +120,13 @@ crossfit_options = opts.settings_options(stated_fields(CrossFitSettings).values(
 
 def options_of_method(method: str) -> list[str]:
     """Options of the current command that mean something to this method, and not to all."""
-    return [name for name, each in opts.options_in(click.get_current_context()).items() if method in each.owners]
+    return [name for name, each in opts.options_in().items() if method in each.owners]
 
 
 def refuse_other_methods(method: str) -> None:
     """Refuse options of the current command line that mean nothing to a method."""
     kind = method if method in PIPELINES else "others"
-    for name, each in opts.options_in(click.get_current_context()).items():
+    for name, each in opts.options_in().items():
         if each.owners and kind not in each.owners and not each.need and was_given(name):
             owner = each.owners[0]
             raise InputError(
@@ -141,7 +139,7 @@ def refuse_unneeded(methods: Sequence[str], chosen: str) -> None:
     """Refuse options of the current command line without which these methods do; `chosen` says which in words."""
     from engine.methods.registry import METHODS
 
-    for name, each in opts.options_in(click.get_current_context()).items():
+    for name, each in opts.options_in().items():
         if each.need and was_given(name) and not any(each.need in _needs(method) for method in methods):
             owners = listed([method for method in METHODS if each.need in _needs(method)], len(METHODS))
             raise InputError(f"{flag_of(name)} is of {owners} and {chosen}, expected one without the other")
@@ -286,7 +284,6 @@ def objective_settings(
 
 
 def stated_priorities(label_file: Path | None, positive_label_file: Path | None, classes: int) -> Priorities | None:
-    """The priorities that files state, or None."""
     if label_file is None:
         if positive_label_file is not None:
             raise InputError("--positive-label-file is given and --label-file is not, expected that too")

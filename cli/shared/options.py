@@ -52,8 +52,10 @@ class Option(click.Option):
         self.place, self.reads = place or section == OUTPUT, reads
 
 
-def options_in(context: click.Context) -> dict[str, Option]:
-    return {each.name: each for each in context.command.params if isinstance(each, Option) and each.name}
+def options_in() -> dict[str, Option]:
+    """Options of the current command by name."""
+    command = click.get_current_context().command
+    return {each.name: each for each in command.params if isinstance(each, Option) and each.name}
 
 
 def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
@@ -103,8 +105,6 @@ def was_given(name: str) -> bool:
 
 
 class _Whole(click.types.IntParamType):
-    """Whole numbers that tables and machines can hold."""
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         number = int(super().convert(value, param, ctx))
         if not -(2**63) <= number < 2**63:
@@ -180,7 +180,6 @@ _LOCALIZE = stated_fields(LocalizeSettings)
 
 
 def localize_options(fronts: int) -> Callable[[F], F]:
-    """`--num-grad`, `--forward-impact` and `--fronts` with this default."""
     return settings_options({**_LOCALIZE, "fronts": replace(_LOCALIZE["fronts"], default=fronts)}.values())
 
 
@@ -313,7 +312,6 @@ MOST_REPAIRS = 10_000
 
 
 def check_seeds(seed: int, seeds: int) -> None:
-    """Refuse numbers of seeds that no run can have."""
     if not 1 <= seeds < 2**63:
         raise InputError(f"seeds is {seeds}, expected at least 1" + (" and less than 2^63" if seeds > 1 else ""))
     if not -(2**63) <= seed <= 2**63 - seeds:
@@ -322,7 +320,7 @@ def check_seeds(seed: int, seeds: int) -> None:
 
 def check_inputs(options: Mapping[str, Any]) -> None:
     """Refuse what is to be read and is not there, among the options of a command: libraries take seconds to open it."""
-    for name, stated in options_in(click.get_current_context()).items():
+    for name, stated in options_in().items():
         path: Path | None = options.get(name) if stated.reads else None
         try:
             if path is not None:

@@ -56,15 +56,12 @@ max_rate = 0.5
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended."""
-
     code: int
     out: str
     err: str
 
 
 def ok(done: Done) -> Done:
-    """A command that must succeed."""
     assert done.code == 0, done.err
     return done
 
@@ -114,7 +111,6 @@ def workspace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `repair-dist` with these words in this process."""
 
     def call(*words: object) -> Done:
         capsys.readouterr()
@@ -228,7 +224,6 @@ def repairsets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(repairsets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an undisturbed batch in this process leaves."""
     directory = tmp_path_factory.mktemp("undisturbed") / "run"
     with here() as compute:
         run_recorded(small_batch(repairsets, directory), compute)
@@ -246,7 +241,6 @@ def batchspace(repairsets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory, with a copy of each model."""
     for name, source in SOURCES.items():
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, tmp_path / name)
     monkeypatch.chdir(tmp_path)

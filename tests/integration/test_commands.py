@@ -37,23 +37,19 @@ SMALL = ["--num_iterations=8", "--num_particles=12"]
 
 
 def right(model: Path, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows of an image set a model gets right, by a plain prediction, and their labels."""
     images, labels = read_set(path)
     return load_model(model).model.predict(images, verbose=0).argmax(axis=1) == labels, labels
 
 
 def kernel(model: Path, number: int) -> np.ndarray:
-    """The kernel of a layer of a saved model."""
     return np.array(load_model(model).model.layers[number].kernel)
 
 
 def rows(weights: Path) -> list[list[str]]:
-    """The cells of a weights.csv."""
     return [line.split(",") for line in weights.read_text().splitlines()]
 
 
 def succeed(command: Command, *words: object) -> str:
-    """Runs a command that must succeed without a warning; returns what it printed."""
     done = command(*words, *HERE)
     assert done.code == 0 and "warning: " not in done.err, done.err
     return done.out
@@ -378,6 +374,7 @@ from cli.main import run
 for words in {words!r}:
     assert run(words) == 0, words
     print("====")
+    assert words != ["--help"] or "numpy" not in sys.modules
 heavy = [name for name in ("tensorflow", "keras", "ray", "h5py", "pyarrow", "matplotlib") if name in sys.modules]
 assert not heavy, heavy
 """
@@ -402,7 +399,6 @@ def test_help_is_quick_and_shows_an_example() -> None:
 
 
 def processes_with(mark: str) -> list[str]:
-    """Command lines of the processes that have a mark in their environment."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended, or is another user's

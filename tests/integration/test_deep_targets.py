@@ -33,7 +33,6 @@ def numbers(text: str, word: str) -> tuple[int, int]:
 
 
 def right_of(model: Path, images: Path) -> int:
-    """Rows that Keras' own model gets right."""
     rows, labels = read_set(images)
     outputs = keras.saving.load_model(model, compile=False).predict(rows, verbose=0)
     return int((outputs.argmax(axis=1) == labels).sum())

@@ -37,7 +37,6 @@ def epochs(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
 
 @pytest.fixture
 def beside(workspace: Path, epochs: Path) -> Path:
-    """The same beside the model."""
     CHECKPOINTS.mkdir(parents=True)
     for path in epochs.iterdir():
         shutil.copy(path, CHECKPOINTS)

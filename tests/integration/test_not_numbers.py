@@ -54,7 +54,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def linear(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of `made` as the current directory."""
     root = tmp_path / "work"
     shutil.copytree(made, root)
     monkeypatch.chdir(root)
@@ -117,7 +116,6 @@ def test_which_of_two_models_is_told(linear: Path, command: Command, refused: Re
     ],
 )
 def test_rows_of_a_batch_beside_its_chunks(file: str, more: list[str], linear: Path, command: Command) -> None:
-    """Of whose values there is a warning too."""
     overflow(linear / file, 11)
     before = contents(linear)
     done = command(*BATCH, *more)
@@ -128,7 +126,6 @@ def test_rows_of_a_batch_beside_its_chunks(file: str, more: list[str], linear: P
 
 
 def test_a_chunk_of_a_batch_fails_alone(linear: Path, command: Command) -> None:
-    """As one whose pixels are damaged."""
     overflow(linear / "chunks/1/repair.h5", 40, 30)
     done = command(*BATCH)
     assert done.code == 4, done.err

@@ -15,11 +15,11 @@ from cluster.records.rows import patch_rows
 from cluster.records.schema import SCHEMAS
 from cluster.records.store import RunRecords
 from engine.models.load import load_model
-from engine.patches.arrow import read_patch, write_patch
-from engine.patches.patch import NO_CHANGE, Patch, applied
+from engine.patches.arrow import read_patch, read_placed, write_patch
+from engine.patches.patch import NO_CHANGE, Patch, applied, tensors_patch
 from tests.engine.patches.test_patch import patch_of, rows_of
 from tests.engine.patches.test_save import content
-from tests.integration.conftest import SOURCES, Command, Refused, ok, weights_of
+from tests.integration.conftest import MODEL, SOURCES, Command, Refused, ok, weights_of
 
 # Weight and flat index; each model has more kernels than its last one.
 PLACES = {
@@ -128,15 +128,8 @@ def test_patches_of_a_run(models: Path, command: Command) -> None:
     record_run("batch", {**jobs, "batch": patches[2]}, chosen="a", mode="rounds")
     record_run("one", jobs, chosen="b")
     record_run("on", jobs, chosen="b", done=False)
-    for name, new in {
-        "batch": 2,
-        "batch:batch": 2,
-        "batch:a": 0,
-        "one": 1,
-        "one:a": 0,
-        "on:a": 0,
-        "./one/:b": 1,
-    }.items():
+    found = {"batch": 2, "batch:batch": 2, "batch:a": 0, "one": 1, "one:a": 0, "on:a": 0, "./one/:b": 1}
+    for name, new in found.items():
         ok(command("patch", "revert", name, "--output", "undo.arrow", "--overwrite"))
         (row,) = rows_of(read_patch(Path("undo.arrow")))
         assert row[:3] == ("dense_1/kernel", 12, np.float32(new).view(np.uint32))
@@ -394,11 +387,10 @@ def test_words_that_name_no_patch(models: Path, refused: Refused) -> None:
 def test_patches_of_different_models_are_not_merged(models: Path, refused: Refused) -> None:
     written("a.arrow", "model.keras", [("dense_1/kernel", 12)], [1.0])
     write_patch(Path("b.arrow"), patch_of([("dense_1/kernel", 12, 0.5, 1)]), {"dense_1/kernel": (96, 10)})
-    says = (
-        "'dense_1/kernel' at index 12 was ",
-        "when patch 1 was made and 0.5 when patch 2 was, expected patches of one",
+    says = "when patch 1 was made and 0.5 when patch 2 was, expected patches of one"
+    refused(
+        "patch", "merge", "a.arrow", "b.arrow", "--output=m.arrow", says=("'dense_1/kernel' at index 12 was ", says)
     )
-    refused("patch", "merge", "a.arrow", "b.arrow", "--output", "m.arrow", says=says)
 
 
 def test_patches_without_a_model_need_no_tensorflow(models: Path) -> None:
@@ -411,3 +403,81 @@ def test_patches_without_a_model_need_no_tensorflow(models: Path) -> None:
         "assert not {'tensorflow', 'keras', 'ray'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def tensors() -> Patch:
+    """Write tensors.arrow, all of the last layer anew; the first value of its kernel stays."""
+    old = {path: array for path, array in weights_of("model.keras").items() if path.startswith("dense_1/")}
+    new = {path: array + np.float32(2) for path, array in old.items()}
+    new["dense_1/kernel"][0, 0] = old["dense_1/kernel"][0, 0]
+    patch = tensors_patch(old, new)
+    write_patch(Path("tensors.arrow"), patch, {path: array.shape for path, array in old.items()})
+    return patch
+
+
+def test_whole_tensors(models: Path, command: Command, refused: Refused) -> None:
+    """Applied, refused where stale, shown, found again as a difference and taken back."""
+    patch, before = tensors(), weights_of("model.keras")
+    rows, columns, count = 96, 10, 970
+    assert len(patch) == count
+    apply = ["patch", "apply", *MODEL, "--output-dir"]
+    done = command(*apply, "there", "tensors.arrow")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"{count - 1} weights changed\n")
+    after = weights_of("there/repair")
+    for path, array in before.items():
+        assert after[path].tobytes() == applied(patch, path, array).tobytes()
+    again = ["patch", "apply", "--model-dir", "there/repair", "--output-dir"]
+    refused(*again, "twice", "tensors.arrow", says=("error: tensors.arrow does not fit there/repair", "at index 1 is "))
+
+    shown = command("patch", "show", "tensors.arrow")
+    assert (shown.code, shown.err) == (0, "")
+    first, header, _, kernel, bias = shown.out.splitlines()
+    assert first == f"{count - 1} weights change"
+    assert header.split() == ["weight", "shape", "changed", "largest", "change", "RMS", "change"]
+    path, shape, changed, largest, rms = kernel.split()
+    assert (path, shape, changed) == ("dense_1/kernel", f"{rows}x{columns}", str(rows * columns - 1))
+    assert float(largest) == pytest.approx(2)
+    assert float(rms) == pytest.approx(2 * np.sqrt(1 - 1 / (rows * columns)), rel=1e-5)
+    assert bias.split()[:3] == ["dense_1/bias", str(columns), str(columns)]
+    found = command("patch", "diff", *MODEL, "--other-model-dir", "there/repair", "--output", "d.arrow")
+    _, *lines = shown.out.splitlines()
+    assert found.out.splitlines() == [f"{count - 1} weights differ", *lines, "created files:", "d.arrow"]
+    assert Path("d.arrow").read_bytes() == Path("tensors.arrow").read_bytes()
+
+    done = command("patch", "revert", "tensors.arrow", "--output", "undo.arrow")
+    assert done.out == f"{count} weights\ncreated files:\nundo.arrow\n"
+    ok(command(*again, "back", "undo.arrow"))
+    assert content(Path("back/repair/model.keras")) == content(Path("model.keras"))
+
+
+def test_whole_tensors_and_single_weights(models: Path, command: Command, refused: Refused) -> None:
+    """A union of both, also taken back; what a tensor of another shape is told."""
+    patch = tensors()
+    written("one.arrow", "model.keras", [("dense_1/kernel", 0), ("dense_1/kernel", 7)], [3.0, 4.0])
+    written("two.arrow", "model.keras", [("conv2d/bias", flat) for flat in range(11)], [3.0] * 11)
+    merge = ["patch", "merge", "tensors.arrow"]
+    done = command(*merge, "one.arrow", "--output", "whole.arrow")
+    assert done.out.startswith("970 weights, on 1 of them the patches disagree\n")
+    placed = read_placed(Path("whole.arrow"))
+    assert placed.whole == {"dense_1/kernel": (96, 10), "dense_1/bias": (10,)}
+    assert placed.patch.new[[0, 7]].tolist() == [3, patch.new[7]]
+
+    done = command(*merge, "two.arrow", "--output", "mixed.arrow")
+    assert done.out.startswith("981 weights, on 0 of them the patches disagree\n")
+    assert not read_placed(Path("mixed.arrow")).whole
+    assert len(command("patch", "show", "mixed.arrow").out.splitlines()) == 1 + 2 + 40 + 1
+    ok(command("patch", "revert", "mixed.arrow", "--output", "undo.arrow"))
+    ok(command("patch", "apply", "mixed.arrow", "--model-dir", "model.keras", "--output-dir", "out"))
+    ok(command("patch", "apply", "undo.arrow", "--model-dir", "out/repair", "--output-dir", "back"))
+    assert content(Path("back/repair/model.keras")) == content(Path("model.keras"))
+    found = command("patch", "diff", "--model-dir", "model.keras", "--other-model-dir", "out/repair")
+    assert [line.split()[0] for line in found.out.splitlines()] == [
+        *("980", "weight", "--------------", "conv2d/bias", "dense_1/kernel", "dense_1/bias")
+    ]
+
+    write_patch(Path("turned.arrow"), patch, {"dense_1/kernel": (10, 96), "dense_1/bias": (10,)})
+    says = "turned.arrow: 'dense_1/kernel' has the shape (10, 96), expected (96, 10) as in the model"
+    refused("patch", "apply", "turned.arrow", "--model-dir", "model.keras", "--output-dir", "no", says=(says,))
+    says = "'dense_1/kernel' has the shape (96, 10) in one patch and (10, 96) in another, expected patches of one model"
+    refused(*merge, "turned.arrow", "--output", "no.arrow", says=(says,))

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from engine.core.types import Int64
-from engine.data.image_set import open_image_set, read_images
+from engine.data.image_set import open_image_set
 from engine.metrics.dist_rep import read_merge_settings
 from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_placed, write_patch
 from engine.patches.patch import applied, patch_between, tensors_patch
-from tests.integration.conftest import Command, Refused, ok, weights_of
+from tests.integration.conftest import Command, Refused, ok, read_set, weights_of
 
 SETTINGS = {
     "target_misclassifications": {"Shirt": ["T-shirt/top"]},
@@ -42,13 +42,13 @@ def written(name: str, changes: dict[int, float], *, whole: bool = False) -> Non
 
 def predicted(*patches: str) -> Int64:
     """Classes (1 + P, n) of the validation rows under the model as it is and under each patch."""
-    images = open_image_set(Path("data/val.h5"))
+    images, _ = read_set("data/val.h5")
     model = load_model(Path("model.keras")).model
     variable = weight_variables(model)[BIAS]
     bias, found = np.array(variable), []
     for value in (bias, *(applied(read_placed(Path(name)).patch, BIAS, bias) for name in patches)):
         variable.assign(value)
-        found.append(model.predict(read_images(images, 0, images.rows), verbose=0).argmax(axis=1))
+        found.append(model.predict(images, verbose=0).argmax(axis=1))
     return np.stack(found)
 
 

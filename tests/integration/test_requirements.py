@@ -15,7 +15,6 @@ TEST = ["test", "--model-dir", "model.keras", "--data-dir", "data", *HERE]
 
 
 def predictions(model: Path) -> np.ndarray:
-    """Of the rows of `data/test.h5`, without the code under test."""
     images, _ = read_set("data/test.h5")
     return np.array(keras.saving.load_model(model, compile=False)(images)).argmax(axis=1)
 
@@ -31,7 +30,6 @@ def goals(text: str) -> Path:
 
 
 def cells(out: str) -> list[list[str]]:
-    """The table of verdicts: its header and lines."""
     lines = out.splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("requirement "))
     assert max(map(len, lines)) <= 80

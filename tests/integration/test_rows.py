@@ -37,7 +37,6 @@ class Given:
 
 
 def _text() -> Any:
-    """An LSTM text classifier."""
     start = keras.Input((LENGTH,), dtype="int32", name="tokens")
     x = keras.layers.Embedding(50, 8, mask_zero=True)(start)
     x = keras.layers.Bidirectional(keras.layers.LSTM(6))(x)
@@ -92,7 +91,6 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def given(made: Given, tmp_path: Path) -> Given:
-    """In a folder of its own."""
     shutil.copytree(made.root, tmp_path, dirs_exist_ok=True)
     return replace(made, root=tmp_path)
 

@@ -97,7 +97,6 @@ def test_chunks_and_held_out_rows_of_a_batch(batchspace: Path, refused: Refused,
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
 def test_one_file_twice_in_a_batch(more: list[str], batchspace: Path, refused: Refused, command: Command) -> None:
-    """Known by its file alone, under another name too."""
     Path("again.h5").symlink_to("chunks/2/repair.h5")
     words = [*BATCH, "--val-data", "val.h5", *more]
     one = f"{batchspace}/again.h5 and {batchspace}/chunks/2/repair.h5 are one file, expected rows"

@@ -59,9 +59,11 @@ def test_weights_csv_of_dense_layers(layers: tuple[int, ...], workspace: Path, c
 def test_what_commands_say(workspace: Path, command: Command) -> None:
     """Nothing at 0; at 2 the weights as lists: those found, and those changed."""
     localize, optimize = ("localize", *MODEL), ("optimize", "--method=Arachne", *MODEL, *SMALL, "--overwrite")
-    for words in (localize, optimize):
+    evaluate = ("evaluate", *MODEL, "--output_dir=out", "--num_runs=1", *SMALL[:2])
+    for words in (localize, optimize, evaluate):
         done = command(*words, *HERE)
         assert (done.code, done.out, done.err) == (0, "", "")
+    assert Path("out/result.txt").is_file()
     assert command(*localize, "--num_workers=0", "--verbose=2").out.endswith(lists())
     done = command(*optimize, "--num_workers=0", "--verbose=2")
     assert lists() in done.out
@@ -78,13 +80,6 @@ def lists() -> str:
     """`weights.csv` as Python has lists of its rows."""
     rows = (SHIRT / "weights.csv").read_text().splitlines()
     return "\n".join(f"[{', '.join(row.split(','))}]" for row in rows) + "\n"
-
-
-def test_evaluate_says_nothing_at_0(workspace: Path, command: Command) -> None:
-    words = ("evaluate", *MODEL, "--output_dir=out", "--num_runs=1", "--num_iterations=2", "--num_particles=4")
-    done = command(*words, *HERE)
-    assert (done.code, done.out, done.err) == (0, "", "")
-    assert Path("out/result.txt").is_file()
 
 
 def test_values_without_flags(workspace: Path, command: Command) -> None:
@@ -155,7 +150,7 @@ def test_rows_of_the_toolkit(workspace: Path, command: Command) -> None:
 
 
 def test_what_the_rows_of_the_toolkit_need(workspace: Path, refused: Refused) -> None:
-    """A seed, also of the sets that have one of their own; and no ratio where the toolkit knows none."""
+    """A seed, unless rows are never shuffled, as those of a table; and no ratio where the toolkit knows none."""
     Path("images/train").mkdir(parents=True)
     for name in ("fashion-mnist", "cifar-10", "bdd-objects"):
         words = ("prepare", name, "--input-dir=images", "--output-dir=made", "--like_toolkit", *HERE)
@@ -164,9 +159,5 @@ def test_what_the_rows_of_the_toolkit_need(workspace: Path, refused: Refused) ->
             ratio = ("--random-state=0", "--data_ratio=0.5,0.1,0.2,0.2")
             refused(*words, *ratio, says=("data_ratio changes nothing with --like-toolkit", "expected --divide-rate"))
         refused(*words, "--random-state=0", says=("images",))
-
-
-def test_a_table_of_objects_needs_no_seed(workspace: Path, refused: Refused) -> None:
-    """Its rows are never shuffled."""
     Path("exp2").mkdir()
     refused("prepare", "bdd-objects", "--input-dir=exp2", "--like-toolkit", *HERE, says=("labels.csv cannot be read",))

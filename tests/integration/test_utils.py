@@ -66,7 +66,6 @@ def predictions(path: Path | str, model: Any = "model.keras") -> tuple[np.ndarra
 
 
 def texts(path: str) -> list[str]:
-    """The texts of an SVG."""
     found = re.findall(r"<text [^>]*>([^<]*)</text>", Path(path).read_text(encoding="utf-8"))
     return [html.unescape(text) for text in found]
 
@@ -226,11 +225,8 @@ def test_bubble_chart(here: Path, command: Command) -> None:
     with Image.open("outputs/bubble.png") as image:
         assert round(image.info["dpi"][0]) == 300
     dashed = ["draw-bubble-chart", "--model-dir", "model.keras", "--output-dir", "charts", "--filename"]
-    for name, words in {
-        "test": ["--test-dir", "data"],
-        "val": ["--test-dir", "data", "--test-data", "val"],
-        "repair": ["--input_dir=data"],
-    }.items():
+    sets = {"test": ["--test-dir", "data"], "val": ["--test-dir", "data", "--test-data", "val"]}
+    for name, words in {**sets, "repair": ["--input_dir=data"]}.items():
         succeed(command, *dashed, f"{name}.svg", *words, *HERE)
         labels, predicted = predictions(f"data/{name}.h5")
         assert percents(f"charts/{name}.svg") == shares(labels, predicted)
@@ -344,7 +340,6 @@ def test_repaired_result(here: Path, command: Command, refused: Refused) -> None
 
 @pytest.mark.slow
 def test_repaired_result_on_workers(here: Path, command: Command) -> None:
-    """The same chart wherever it is computed."""
     words = ["utils", "draw_repaired_result", "--model_dir=repaired", "--target_dir=data/negative/6", "--output_dir"]
     tables = [
         command(*words, name, "--num_workers", count, *more, "--verbose=0").out.split("created")[0]
