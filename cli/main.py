@@ -29,27 +29,14 @@ from engine.core.files import disk_is_full
 from engine.core.names import escaped
 
 COMMANDS = {
-    "quickstart": "cli.commands.quickstart",
-    "create-category-dir": "cli.commands.create_category_dir",
-    "create-image-subset": "cli.commands.create_image_subset",
-    "create-image-dir": "cli.commands.create_image_dir",
-    "prepare": "cli.commands.prepare",
-    "split": "cli.commands.split",
-    "train": "cli.commands.train",
-    "test": "cli.commands.test",
-    "target": "cli.commands.target",
-    "localize": "cli.commands.localize",
-    "optimize": "cli.commands.optimize",
-    "evaluate": "cli.commands.evaluate",
-    "batch": "cli.commands.batch",
-    "compare": "cli.commands.compare",
-    "merge-runs": "cli.commands.merge_runs",
-    "patch": "cli.commands.patch",
-    "report": "cli.commands.report",
-    "watch": "cli.commands.watch",
-    "utils": "cli.commands.utils",
+    name: f"cli.commands.{name.replace('-', '_')}"
+    for name in (
+        *("quickstart", "create-category-dir", "create-image-subset", "create-image-dir", "prepare", "split", "train"),
+        *("test", "target", "localize", "optimize", "evaluate", "batch", "compare", "merge-runs", "patch", "report"),
+        *("watch", "utils"),
+    )
 }
-
+"""Modules by command, in the order of the help."""
 
 _UNFIT = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
@@ -67,15 +54,6 @@ class LazyGroup(Commands):
     def found(self, ctx: click.Context, name: str) -> click.Command | None:
         module = COMMANDS.get(name)
         return None if module is None else importlib.import_module(module).command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [
-                    (name, importlib.import_module(module).command.get_short_help_str())
-                    for name, module in COMMANDS.items()
-                ]
-            )
 
 
 def _dashed(name: str) -> str:
@@ -102,7 +80,6 @@ def repair_dist() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command line and leave with its exit code."""
     collector.own_process()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error has it: not all encodings have all names

@@ -81,24 +81,16 @@ SOFTMAX = TrainingLoss("categorical_crossentropy", from_logits=False, stated=Tru
 
 @dataclass(eq=False)
 class Subject:
-    """A model, rows for it, and what the slow formula says of candidates.
-
-    Attributes:
-        model, target, loss: the model and the layer under repair.
-        images: (n, ...) float32.
-        labels: (n,) int64.
-        features, logits: (n, D) and (n, C) float32, of the model as it is.
-        negative: (n,) bool, rows the model gets wrong.
-    """
+    """A model, rows for it, and what the slow formula says of candidates."""
 
     model: Any
-    target: Target
+    target: Target  # the layer under repair
     loss: TrainingLoss
-    images: np.ndarray
-    labels: np.ndarray
-    features: np.ndarray
-    logits: np.ndarray
-    negative: np.ndarray
+    images: np.ndarray  # (n, ...) float32
+    labels: np.ndarray  # (n,) int64
+    features: np.ndarray  # (n, D) float32, of the model as it is
+    logits: np.ndarray  # (n, C) float32, likewise
+    negative: np.ndarray  # (n,) bool, rows the model gets wrong
 
     @staticmethod
     def of(
@@ -178,7 +170,6 @@ class Subject:
 
 @pytest.fixture(scope="session")
 def subject_of() -> Callable[..., Subject]:
-    """Makes subjects: (model, images, labels, loss=softmax)."""
     return Subject.of
 
 

@@ -24,7 +24,6 @@ def text_of(node: ast.expr) -> str | None:
 
 
 def messages(source: str) -> Iterator[tuple[int, str]]:
-    """Line and text of every message of an error of ours."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS and node.args:
             text = text_of(node.args[0])
@@ -33,7 +32,6 @@ def messages(source: str) -> Iterator[tuple[int, str]]:
 
 
 def fault(text: str) -> str | None:
-    """What is wrong with a message."""
     if text.endswith((".", "!", "\n")) or "\n" in text:
         return "ends like a sentence or has several lines"
     if re.search("; (…|the model )", text):

@@ -97,17 +97,6 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_help_needs_click_alone() -> None:
-    code = """
-import sys
-from cli.main import run
-assert run(["--help"]) == 0
-heavy = {"numpy", "tensorflow", "keras", "ray", "matplotlib", "pyarrow", "h5py"} & set(sys.modules)
-assert not heavy, heavy
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
 def dotted() -> Iterator[tuple[Path, str]]:
     """Where our modules and what is in them are named in code, comments and documentation."""
     for path in [*ROOT.glob("*.md"), *(path for name in FOLDERS for path in ROOT.glob(f"{name}/**/*.*"))]:

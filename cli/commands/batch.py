@@ -1,5 +1,3 @@
-"""`batch`: repair all chunks and labels of a repair set over all workers, to stated requirements."""
-
 from __future__ import annotations
 
 import functools
@@ -11,44 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.commands.by_method import batch_by_method
 from cli.run_report.text import summary
 from cli.run_report.words import duration, plural
+from cli.shared import method_options
+from cli.shared import options as opts
 from cli.shared.commands import Sectioned
 from cli.shared.computing import computing
 from cli.shared.console import created, echo
 from cli.shared.labels import means_all, names_in, parse_labels
-from cli.shared.method_options import (
-    ARACHNE,
-    CROSSFIT,
-    checkpoint_options,
-    crossfit_options,
-    method_option,
-    refuse_other_methods,
-    requirements_option,
-)
-from cli.shared.objective_options import check_objective, label_file_options, objective_settings, searched_labels
-from cli.shared.options import (
-    DATA,
-    METHOD,
-    PATH,
-    PLACE,
-    SEARCH,
-    check_resume,
-    check_seeds,
-    chunks_option,
-    compute_options,
-    data_option,
-    explain_option,
-    localize_options,
-    model_options,
-    option,
-    refuse_confidence,
-    resume_options,
-    search_options,
-    shared_rows_option,
-    target_layer_option,
-    verbose_option,
-)
+from cli.shared.method_options import ARACHNE, CROSSFIT, method_option
+from cli.shared.options import DATA, METHOD, PATH, PLACE, SEARCH, data_option, option
 from cli.shared.parts import part_option, stated_part
 from engine.core.errors import InputError
 from engine.localize.settings import LocalizeSettings
@@ -71,8 +42,8 @@ _of_arachne = functools.partial(option, section=METHOD, owners=("Arachne",))
 
 @click.command(cls=Sectioned, short_help="Repair many chunks and labels at once, to stated requirements.")
 @method_option(None, CROSSFIT)
-@model_options
-@chunks_option
+@opts.model_options
+@opts.chunks_option
 @option(
     "--labels",
     section=DATA,
@@ -91,10 +62,10 @@ _of_arachne = functools.partial(option, section=METHOD, owners=("Arachne",))
     "Image set that no search sees. Arachne needs it to choose between patches; CrossFit judges on its rows too.",
 )
 @data_option("--test-data", "Image set that only measures and judges the result.")
-@shared_rows_option
-@requirements_option
-@crossfit_options
-@checkpoint_options
+@opts.shared_rows_option
+@method_options.requirements_option
+@method_options.crossfit_options
+@method_options.checkpoint_options
 @_of_arachne(
     "--mode",
     type=click.Choice(MODES),
@@ -116,7 +87,7 @@ _of_arachne = functools.partial(option, section=METHOD, owners=("Arachne",))
     "each positive input. Several, as in 100,200,400 or 0.1x,0.2x, give as many searches "
     f"[default: {POSITIVE_WEIGHTS}].",
 )
-@label_file_options("Arachne, label-priorities")
+@method_options.label_file_options("Arachne, label-priorities")
 @option(
     "--seeds",
     section=SEARCH,
@@ -134,11 +105,11 @@ _of_arachne = functools.partial(option, section=METHOD, owners=("Arachne",))
     help="Arachne: more inputs that must stay right, as of `target`; may be repeated. CrossFit takes no rows that were "
     "picked by what the model makes of them; other rows may be a chunk more.",
 )
-@localize_options(fronts=5)  # meets more requirements on unseen rows: benchmarks/modes.py
-@search_options
-@target_layer_option
+@opts.localize_options(fronts=5)  # meets more requirements on unseen rows: benchmarks/modes.py
+@opts.search_options
+@opts.target_layer_option
 @option("--output-dir", type=PATH, required=True, help="Run directory: records, patch and repaired model.")
-@resume_options
+@opts.resume_options
 @option(
     "--dry-run",
     section=PLACE,
@@ -148,9 +119,9 @@ _of_arachne = functools.partial(option, section=METHOD, owners=("Arachne",))
     "has not ended then is given up, but for a call of TensorFlow or JAX that has begun.",
 )
 @part_option
-@explain_option("Print what runs where and why, and of CrossFit the memory it needs at most.")
-@compute_options
-@verbose_option
+@opts.explain_option("Print what runs where and why, and of CrossFit the memory it needs at most.")
+@opts.compute_options
+@opts.verbose_option
 def command(
     compute_settings: ComputeOptions, verbose: int, method: str | None, part: str | None, **options: Any
 ) -> int:
@@ -169,8 +140,8 @@ def command(
     --val-data data/val.h5 --seeds 5 --num-workers 8 --output-dir runs/pedestrian
     """
     chosen = method or CROSSFIT
-    refuse_other_methods(chosen)
-    check_resume(options)
+    method_options.refuse_other_methods(chosen)
+    opts.check_resume(options)
     options["part"] = stated_part(
         part, chosen, mode=options["mode"], separate=options["separate"], dry_run=options["dry_run"]
     )
@@ -178,8 +149,6 @@ def command(
     if method is None:
         echo(f"method {CROSSFIT}, as none was given (--method {ARACHNE} is the other)", err=True)
     if chosen != ARACHNE:
-        from cli.commands.by_method import batch_by_method
-
         return batch_by_method(compute_settings=compute_settings, verbose=verbose, method=chosen, **options)
 
     from cluster.compute.early import started_early
@@ -255,10 +224,9 @@ def make_batch(
     merge: MergeKind = "greedy",
     **_: Any,
 ) -> Batch:
-    """Open and check everything a batch reads."""
     if val_data is None:
         raise InputError("--val-data is missing and the method is Arachne, expected rows that choose between patches")
-    check_seeds(seed, seeds)
+    opts.check_seeds(seed, seeds)
     blame = LocalizeSettings(num_grad, forward_impact, fronts)
     for name, value in (("max_rounds", max_rounds), ("offers", offers)):
         if value is not None and value < 1:
@@ -273,7 +241,7 @@ def make_batch(
     from engine.models.load import load_model
     from engine.targets.resolve import resolve_target
 
-    check_objective([settings], None, label_file, positive_label_file)
+    method_options.check_objective([settings], None, label_file, positive_label_file)
     weightings = parse_weights(positive_weights, settings)
     validation = open_image_set(val_data)
     test = open_image_set(test_data) if test_data else None
@@ -283,13 +251,13 @@ def make_batch(
     stated: tuple[Requirement, ...] = ()
     if requirements:
         required = read_requirements(requirements, validation.classes, names)
-        refuse_confidence(required, requirements)
+        opts.refuse_confidence(required, requirements)
         stated = required.limits
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     files = {"requirements": requirements, "label_file": label_file, "positive_label_file": positive_label_file}
-    own = objective_settings(settings, model.classes, names, **files)
+    own = method_options.objective_settings(settings, model.classes, names, **files)
     if label_file is not None:
-        chosen = searched_labels(own, chosen, chosen=not means_all(labels, names), source=label_file)
+        chosen = method_options.searched_labels(own, chosen, chosen=not means_all(labels, names), source=label_file)
     objective: dict[str, Any] = {name: getattr(own, name) for name in ("objective", "requirements", "priorities")}
     weightings = tuple(replace(each, settings=replace(each.settings, **objective)) for each in weightings)
     return Batch(

@@ -1,5 +1,3 @@
-"""`compare`: repair a model by several methods from several draws of rows, and judge all alike."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -9,46 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.shared import method_options
+from cli.shared import options as opts
 from cli.shared.commands import Sectioned
 from cli.shared.computing import computing, use_one_thread
 from cli.shared.console import created, echo
 from cli.shared.labels import means_all, names_in, parse_labels
-from cli.shared.method_options import (
-    CROSSFIT,
-    checkpoint_folder,
-    checkpoint_options,
-    crossfit_options,
-    crossfit_settings,
-    imported,
-    read_promises,
-    refuse_unneeded,
-    requirements_option,
-)
-from cli.shared.objective_options import PRIORITIES, label_file_options, stated_priorities
-from cli.shared.options import (
-    DATA,
-    METHOD,
-    OPTIMISER_CHOICE,
-    PATH,
-    SEARCH,
-    check_inputs,
-    check_repairs,
-    check_resume,
-    check_run_directory,
-    check_seeds,
-    chunks_option,
-    compute_options,
-    data_option,
-    explain_option,
-    flag_of,
-    model_options,
-    option,
-    resume_options,
-    shared_rows_option,
-    target_layer_option,
-    verbose_option,
-    was_given,
-)
+from cli.shared.method_options import CROSSFIT, PRIORITIES
+from cli.shared.options import DATA, METHOD, PATH, SEARCH, data_option, flag_of, option, was_given
 from engine.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,8 +25,8 @@ DRAWS = 5
 
 
 @click.command(cls=Sectioned, short_help="Repair by every method from several draws of rows, and judge them alike.")
-@model_options
-@chunks_option
+@opts.model_options
+@opts.chunks_option
 @option(
     "--labels",
     section=DATA,
@@ -69,8 +35,8 @@ DRAWS = 5
 )
 @data_option("--val-data", "Image set that chooses among what a method offers.", required=True)
 @data_option("--test-data", "Image set that judges, and chooses nothing.", required=True)
-@shared_rows_option
-@requirements_option
+@opts.shared_rows_option
+@method_options.requirements_option
 @option(
     "--methods",
     section=METHOD,
@@ -91,18 +57,18 @@ DRAWS = 5
     "--optimiser",
     section=SEARCH,
     rare=True,
-    type=OPTIMISER_CHOICE,
+    type=opts.OPTIMISER_CHOICE,
     help="What searches, in every method that does [default: what each method has of its own].",
 )
-@crossfit_options
-@target_layer_option
-@checkpoint_options
-@label_file_options(PRIORITIES)
+@method_options.crossfit_options
+@opts.target_layer_option
+@method_options.checkpoint_options
+@method_options.label_file_options(PRIORITIES)
 @option("--output-dir", type=PATH, required=True, help="Run directory: tables, and what `report` makes a page of.")
-@resume_options
-@explain_option("Print what runs where and why.")
-@compute_options
-@verbose_option
+@opts.resume_options
+@opts.explain_option("Print what runs where and why.")
+@opts.compute_options
+@opts.verbose_option
 def command(compute_settings: ComputeOptions, verbose: int, output_dir: Path, explain: bool, **options: Any) -> int:
     """Repair a model by several methods from several draws of the same rows, to the same requirements, and judge.
 
@@ -114,11 +80,11 @@ def command(compute_settings: ComputeOptions, verbose: int, output_dir: Path, ex
     Example: repair-dist compare --model-dir model --chunks data/repairsets --labels pedestrian --val-data data/val.h5
     --test-data data/test.h5 --num-workers 8 --output-dir runs/compared
     """
-    check_resume(options)
+    opts.check_resume(options)
     output_dir = output_dir.absolute()
     stated = {name: options.pop(name) for name in ("resume", "overwrite")}
     check_words(**options)
-    check_run_directory(output_dir, **stated)
+    opts.check_run_directory(output_dir, **stated)
     work, unreadable = make_comparison(output_dir=output_dir, **options)
 
     from cli.run_report.text import comparison_text
@@ -140,8 +106,8 @@ def check_words(*, methods: str, draws: int, rows: int | None, seed: int, **opti
     from engine.methods.registry import parsed
 
     names = parse_methods(methods)
-    check_repairs("draws", draws)
-    check_seeds(seed, draws)
+    opts.check_repairs("draws", draws)
+    opts.check_seeds(seed, draws)
     if rows is not None and rows < 2:
         raise InputError(f"rows is {rows}, expected at least 2")
     owners = {"recipes": CROSSFIT, "step": CROSSFIT, "label_file": PRIORITIES, "positive_label_file": PRIORITIES}
@@ -150,7 +116,7 @@ def check_words(*, methods: str, draws: int, rows: int | None, seed: int, **opti
             raise InputError(
                 f"{flag_of(name)} is of {owner}, which is not among --methods, expected one with the other"
             )
-    check_inputs(options)
+    opts.check_inputs(options)
 
 
 def make_comparison(
@@ -181,7 +147,7 @@ def make_comparison(
     names = parse_methods(methods)
     refuse_unused(names)
     use_one_thread()
-    folder = checkpoint_folder(weights_dir, model_dir, names)
+    folder = method_options.checkpoint_folder(weights_dir, model_dir, names)
 
     from cluster.batch.spec import open_chunks
     from cluster.runs.compare import Comparison
@@ -201,7 +167,7 @@ def make_comparison(
     if not allow_shared_rows:
         refuse_one_file([validation.path, test.path], [images.path for images in sets])
     label_names = names_in((validation, test, *sets))
-    required = read_promises(requirements, model.classes, label_names)
+    required = method_options.read_promises(requirements, model.classes, label_names)
     crossfit["promise_rows"] = max(1, test.rows // model.classes) if promise_rows is None else promise_rows
     search, swarm = CrossFitSettings().search, None
     if optimiser is not None:
@@ -218,9 +184,9 @@ def make_comparison(
         requirements=required.limits,
         stated=requirements is not None,
         settings=MethodSettings(
-            crossfit_settings(search, required, **crossfit),
+            method_options.crossfit_settings(search, required, **crossfit),
             optimiser=swarm,
-            priorities=stated_priorities(label_file, positive_label_file, model.classes),
+            priorities=method_options.stated_priorities(label_file, positive_label_file, model.classes),
         ),
         methods=names,
         draws=draws,
@@ -252,10 +218,10 @@ def refuse_unused(names: Sequence[str]) -> None:
     """Refuse options of the current command line that none of the methods uses, which are imported."""
     from engine.methods.given import stated_of
 
-    known = [found for name in names if (found := imported(name)) is not None]
+    known = [found for name in names if (found := method_options.imported(name)) is not None]
     if was_given("optimiser") and not any("optimiser" in stated_of(method) for method in known):
         raise InputError(f"--optimiser is of searches and {', '.join(names)} search nothing, expected it without")
-    refuse_unneeded(names, f"the methods are {', '.join(names)}")
+    method_options.refuse_unneeded(names, f"the methods are {', '.join(names)}")
 
 
 def rows_of_draw(sets: Sequence[int]) -> int:

@@ -1,5 +1,3 @@
-"""`create_category_dir`: crops of the labelled objects of scenes, one folder per category."""
-
 from __future__ import annotations
 
 from pathlib import Path

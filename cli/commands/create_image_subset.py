@@ -1,5 +1,3 @@
-"""`create_image_subset`: some images of every category, in proportion."""
-
 from __future__ import annotations
 
 from pathlib import Path

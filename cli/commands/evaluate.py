@@ -1,5 +1,3 @@
-"""`evaluate`: repair many times with different seeds, and tell how well that does."""
-
 from __future__ import annotations
 
 import itertools
@@ -11,45 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.commands.by_method import method_repair, rows_of_target
 from cli.commands.optimize import chunk_paths, names_of
+from cli.shared import method_options
+from cli.shared import options as opts
 from cli.shared.commands import Sectioned
 from cli.shared.computing import computing, use_one_thread
 from cli.shared.console import echo, table
-from cli.shared.method_options import (
-    ARACHNE,
-    CROSSFIT,
-    checkpoint_options,
-    crossfit_options,
-    crossfit_search,
-    method_option,
-    method_settings,
-    options_of_method,
-    refuse_other_methods,
-    refuse_unsearched,
-    requirements_option,
-)
-from cli.shared.method_repair import method_repair, rows_of_target
-from cli.shared.objective_options import check_objective, objective_settings
-from cli.shared.options import (
-    DATA,
-    PATH,
-    SEARCH,
-    SWEPT,
-    check_repairs,
-    check_seeds,
-    compute_options,
-    localize_options,
-    option,
-    positive_weight_option,
-    search_options,
-    search_settings,
-    shared_rows_option,
-    silent_option,
-    target_data_option,
-    target_layer_option,
-    was_given,
-    workflow_model_options,
-)
+from cli.shared.method_options import ARACHNE, CROSSFIT, method_option
+from cli.shared.options import DATA, PATH, SEARCH, option, was_given
 from engine.core.errors import InputError
 from engine.metrics.repair_rates import DATASETS, run_line, summarise
 
@@ -60,7 +28,6 @@ if TYPE_CHECKING:
     from engine.methods.base import MethodSettings
 
 _FAILED_RUNS = 4
-"""Exit code."""
 
 
 @click.command(
@@ -81,8 +48,8 @@ _FAILED_RUNS = 4
     "--dataset", section=DATA, type=click.Choice(list(DATASETS)), help="Named in result.txt, and of no other effect."
 )
 @method_option(ARACHNE, ARACHNE)
-@workflow_model_options
-@target_data_option("Negative inputs, for instance negative/6.")
+@opts.workflow_model_options
+@opts.target_data_option("Negative inputs, for instance negative/6.")
 @option(
     "--positive-inputs-dir",
     section=DATA,
@@ -100,14 +67,14 @@ _FAILED_RUNS = 4
     multiple=True,
     metavar="NAME=VALUE,…",
     help="Evaluate for each of these values of an option, in a folder of its own; several --sweep: for all "
-    f"combinations. NAME is {', '.join(SWEPT)}, of these what means something to the method.",
+    f"combinations. NAME is {', '.join(opts.SWEPT)}, of these what means something to the method.",
 )
-@localize_options(fronts=1)  # as localize
-@positive_weight_option
-@requirements_option
-@crossfit_options
-@checkpoint_options
-@search_options
+@opts.localize_options(fronts=1)  # as localize
+@opts.positive_weight_option
+@method_options.requirements_option
+@method_options.crossfit_options
+@method_options.checkpoint_options
+@opts.search_options
 @option(
     "--seed",
     section=SEARCH,
@@ -124,12 +91,12 @@ _FAILED_RUNS = 4
     help="Image set to measure on that no search sees; with any method but Arachne it also chooses what is taken.",
 )
 @option("--test-data", section=DATA, reads=True, type=PATH, help="Another one, which only measures.")
-@shared_rows_option
-@target_layer_option
+@opts.shared_rows_option
+@opts.target_layer_option
 @option("--resume", type=bool, help="Go on with the interrupted evaluation in --output-dir, or start it.")
 @option("--overwrite", type=bool, help="Replace folders repair/ that hold no repaired model.")
-@compute_options
-@silent_option
+@opts.compute_options
+@opts.silent_option
 def command(
     compute_settings: ComputeOptions, verbose: int, method: str, num_runs: int, seed: int, resume: bool, **options: Any
 ) -> int:
@@ -145,10 +112,10 @@ def command(
     data/repairsets/0/negative/6 --test-data data/test.h5 --output-dir evaluated --num-runs 10
     --sweep num_particles=20,100 --num-workers 8
     """
-    refuse_other_methods(method)
+    method_options.refuse_other_methods(method)
     if method != ARACHNE or num_runs < 1:
-        check_repairs("num_runs", num_runs)
-    check_seeds(seed, num_runs)
+        opts.check_repairs("num_runs", num_runs)
+    opts.check_seeds(seed, num_runs)
     if method != ARACHNE:
         use_one_thread()
     work = make_evaluation(method, num_runs=num_runs, seed=seed, **options)
@@ -179,7 +146,6 @@ def command(
 
 
 def tell(work: Evaluation, found: Sequence[Evaluated]) -> None:
-    """Print rates, notes, and what was written."""
     echo(summary_text(found))
     ended = [run for result in found for run in result.ended]
     for note in dict.fromkeys(run.note for run in ended if run.note):
@@ -216,7 +182,7 @@ def make_evaluation(
     swept = parse_sweeps(sweep, context, swept_of(method, sweep))
     settings = [make_setting(context.params, each) for each in swept]
     if method == ARACHNE:
-        check_objective([setting.search for setting in settings], requirements)
+        method_options.check_objective([setting.search for setting in settings], requirements)
 
     from cluster.runs.evaluation import Evaluation
     from engine.data.image_set import open_image_set
@@ -235,7 +201,10 @@ def make_evaluation(
     if method == ARACHNE:
         names = names_of([paths]) if requirements else None
         settings = [
-            replace(each, search=objective_settings(each.search, model.classes, names, requirements=requirements))
+            replace(
+                each,
+                search=method_options.objective_settings(each.search, model.classes, names, requirements=requirements),
+            )
             for each in settings
         ]
         target = resolve_target(model.model, model.loss, model.classes, model.path, options["target_layer"])
@@ -278,16 +247,16 @@ def make_evaluation(
 def swept_of(method: str, sweeps: Sequence[str]) -> tuple[str, ...]:
     """Of the options that `--sweep` takes, those that mean something to a method."""
     if method == ARACHNE:
-        return SWEPT
+        return opts.SWEPT
 
     from engine.methods.given import stated_of
     from engine.methods.registry import method_of
 
     stated: Collection[str] = stated_of(method_of(method))
     if method == CROSSFIT:
-        stated = set(SWEPT).difference(options_of_method(ARACHNE))
-    swept = tuple(name for name in SWEPT if name in stated)
-    refuse_unsearched(method, swept)
+        stated = set(opts.SWEPT).difference(method_options.options_of_method(ARACHNE))
+    swept = tuple(name for name in opts.SWEPT if name in stated)
+    method_options.refuse_unsearched(method, swept)
     if sweeps and not swept:
         raise InputError(f"sweep is {sweeps[0]!r} and {method} has nothing to sweep, expected it without")
     return swept
@@ -303,7 +272,7 @@ def make_setting(options: Mapping[str, Any], swept: Mapping[str, Any]) -> Settin
             raise InputError(f"{name} is {chosen[name]}, expected at least 1")
     return Setting(
         name=name_of(swept),
-        search=replace(search_settings(**chosen), positive_weight=chosen["positive_weight"]),
+        search=replace(opts.search_settings(**chosen), positive_weight=chosen["positive_weight"]),
         num_grad=chosen["num_grad"],
         impact=chosen["forward_impact"],
         fronts=chosen["fronts"],
@@ -317,11 +286,13 @@ def settings_of_method(setting: Setting, swept: Mapping[str, Any], repair: Metho
         return name in swept or was_given(name)
 
     search = replace(setting.search, positive_weight=None)
-    crossfit = replace(repair.settings.crossfit, search=crossfit_search(search, given))
-    return method_settings(repair.method, crossfit, search, setting.search.positive_weight, given)
+    crossfit = replace(repair.settings.crossfit, search=method_options.crossfit_search(search, given))
+    return method_options.method_settings(repair.method, crossfit, search, setting.search.positive_weight, given)
 
 
-def parse_sweeps(sweeps: Sequence[str], context: click.Context, swept: Sequence[str] = SWEPT) -> list[dict[str, Any]]:
+def parse_sweeps(
+    sweeps: Sequence[str], context: click.Context, swept: Sequence[str] = opts.SWEPT
+) -> list[dict[str, Any]]:
     """All combinations of the values of these `--sweep`, the last one changing fastest; an empty one without any."""
     options = {parameter.name: parameter for parameter in context.command.params}
     found: dict[str, list[Any]] = {}

@@ -1,5 +1,3 @@
-"""`localize`: the weights to blame."""
-
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -8,27 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.shared import options as opts
 from cli.shared.commands import Sectioned
 from cli.shared.computing import computing
 from cli.shared.console import created, echo
 from cli.shared.method_options import ARACHNE, checkpoint_options, checkpoints_beside
-from cli.shared.options import (
-    DATA,
-    METHOD,
-    PATH,
-    SEARCH_OPTIONS_OF_TOOLKIT,
-    compute_options,
-    flag_of,
-    localize_options,
-    option,
-    options_in,
-    options_of,
-    silent_option,
-    target_data_option,
-    target_layer_option,
-    was_given,
-    workflow_model_options,
-)
+from cli.shared.options import DATA, METHOD, PATH, flag_of, option, was_given
 from cli.shared.weights import weights_text
 from engine.core.errors import InputError
 from engine.core.files import remove
@@ -57,8 +40,8 @@ NEURECOVER = "NeuRecover"
     default=ARACHNE,
     help="By the model's gradients, or by what the last step of its training did to its Dense layers.",
 )
-@workflow_model_options
-@target_data_option("Negative inputs, for instance negative/6; gets weights.csv, or weights.arrow.")
+@opts.workflow_model_options
+@opts.target_data_option("Negative inputs, for instance negative/6; gets weights.csv, or weights.arrow.")
 @option(
     "--positive-inputs-dir",
     section=DATA,
@@ -68,11 +51,11 @@ NEURECOVER = "NeuRecover"
     "positive beside negative].",
 )
 @checkpoint_options
-@localize_options(fronts=1)  # the published method
-@target_layer_option
-@options_of("optimize", *SEARCH_OPTIONS_OF_TOOLKIT)
-@compute_options
-@silent_option
+@opts.localize_options(fronts=1)  # the published method
+@opts.target_layer_option
+@opts.options_of("optimize", *opts.SEARCH_OPTIONS_OF_TOOLKIT)
+@opts.compute_options
+@opts.silent_option
 def command(
     method: str,
     model_dir: Path,
@@ -93,7 +76,7 @@ def command(
 
     Example: repair-dist localize --model-dir model --target-data-dir data/repairsets/0/negative/6
     """
-    for name, each in options_in(click.get_current_context()).items():
+    for name, each in opts.options_in().items():
         if was_given(name) and (each.need == "checkpoints" if method == ARACHNE else ARACHNE in each.owners):
             other = NEURECOVER if method == ARACHNE else ARACHNE
             raise InputError(
@@ -144,7 +127,6 @@ class _Work:
     verbose: int
 
     def positives(self) -> ImageSet | None:
-        """The model's successes; None where there are none."""
         from cli.commands.optimize import chunk_paths
         from engine.data.outcomes import open_positives
 
@@ -157,7 +139,6 @@ _Found = tuple["Target", "Int64", int | None]
 
 
 def _by_gradients(work: _Work, settings: LocalizeSettings) -> _Found | None:
-    """Arachne's weights, and its chart; None without failures."""
     from cluster.runs.localize import localise
     from engine.charts.pareto import draw_pareto_front
     from engine.localize.weights_file import FRONT
@@ -184,7 +165,6 @@ def _by_gradients(work: _Work, settings: LocalizeSettings) -> _Found | None:
 
 
 def _by_checkpoints(work: _Work, folder: Path, last: tuple[int, int]) -> _Found | None:
-    """NeuRecover's weights; None without failures."""
     from cluster.runs.localize import blame_by_checkpoints
     from engine.localize.weights_file import FRONT
     from engine.models.load import check_fits

@@ -1,5 +1,3 @@
-"""`merge-runs`: one run of the parts that several clusters, or machines, have searched."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping

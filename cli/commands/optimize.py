@@ -1,5 +1,3 @@
-"""`optimize`: search new values for the localised weights."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,40 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.commands.by_method import optimize_by_method
 from cli.run_report.text import changes_table
+from cli.shared import method_options
+from cli.shared import options as opts
 from cli.shared.commands import Sectioned
 from cli.shared.computing import computing
 from cli.shared.console import echo
 from cli.shared.labels import names_in
-from cli.shared.method_options import (
-    ARACHNE,
-    CROSSFIT,
-    checkpoint_options,
-    crossfit_options,
-    method_option,
-    options_of_method,
-    refuse_other_methods,
-    requirements_option,
-)
-from cli.shared.objective_options import check_objective, label_file_options, objective_settings
-from cli.shared.options import (
-    DATA,
-    PATH,
-    SEARCH,
-    check_seeds,
-    compute_options,
-    data_option,
-    explain_option,
-    option,
-    options_of,
-    positive_weight_option,
-    search_options,
-    shared_rows_option,
-    silent_option,
-    target_layer_option,
-    was_given,
-    workflow_model_options,
-)
+from cli.shared.method_options import ARACHNE, CROSSFIT, method_option
+from cli.shared.options import DATA, PATH, SEARCH, data_option, option, was_given
 from cli.shared.parts import part_option, stated_part
 from cli.shared.weights import weights_text
 from engine.core.errors import InputError
@@ -62,7 +36,7 @@ if TYPE_CHECKING:
     short_help="Search new values for the localized weights and save the repaired model.",
 )
 @method_option(None, "Arachne where weights.csv is, else CrossFit")
-@workflow_model_options
+@opts.workflow_model_options
 @option(
     "--target-data-dir",
     section=DATA,
@@ -86,20 +60,22 @@ if TYPE_CHECKING:
     help="Folder for repair/ and weights.csv or patch.arrow [default: --target-data-dir]; of several chunks one each, "
     "from 0.",
 )
-@requirements_option
-@crossfit_options
-@checkpoint_options
-@positive_weight_option
-@label_file_options("Arachne, label-priorities")
-@search_options
-@options_of("localize", "--num-grad")
+@method_options.requirements_option
+@method_options.crossfit_options
+@method_options.checkpoint_options
+@opts.positive_weight_option
+@method_options.label_file_options("Arachne, label-priorities")
+@opts.search_options
+@opts.options_of("localize", "--num-grad")
 @option("--seed", section=SEARCH, default=0, help="First seed.")
 @option("--seeds", section=SEARCH, default=1, help="Searches with different seeds; the best is kept.")
 @data_option("--val-data", "Image set that chooses between the seeds; CrossFit: further rows to judge promises by.")
 @data_option("--test-data", "Image set that only measures the result.")
-@shared_rows_option
-@target_layer_option
-@explain_option("Print how iterations are cut into tiles, the memory they need at most and what runs where and why.")
+@opts.shared_rows_option
+@opts.target_layer_option
+@opts.explain_option(
+    "Print how iterations are cut into tiles, the memory they need at most and what runs where and why."
+)
 @option("--run-dir", type=PATH, help="Folder for the records of the run [default: runs/optimize-<time>].")
 @option("--resume", type=bool, help="Go on with the interrupted run in --run-dir, or start it.")
 @option(
@@ -108,8 +84,8 @@ if TYPE_CHECKING:
     help="Replace an earlier run directory, if it is not resumed, or an output folder that is not a repaired model.",
 )
 @part_option
-@compute_options
-@silent_option
+@opts.compute_options
+@opts.silent_option
 def command(
     compute_settings: ComputeOptions, verbose: int, method: str | None, part: str | None, **options: Any
 ) -> Any:
@@ -122,7 +98,7 @@ def command(
     --num-workers 8
     """
     chosen = method or (ARACHNE if means_arachne(options["target_data_dir"]) else CROSSFIT)
-    refuse_other_methods(chosen)
+    method_options.refuse_other_methods(chosen)
     if method is None and verbose:
         other = CROSSFIT if chosen == ARACHNE else ARACHNE
         why = "" if chosen == ARACHNE else ", as `localize` left no weights.csv"
@@ -134,16 +110,14 @@ def command(
     directory = options["run_dir"] or Path("runs") / f"optimize-{datetime.now():%Y%m%d-%H%M%S-%f}"
     options |= {"compute_settings": compute_settings, "verbose": verbose, "directory": directory}
     if chosen != ARACHNE:
-        from cli.commands.by_method import optimize_by_method
-
         options["part"] = stated_part(part, chosen)
         options["parts"] = click.get_current_context().obj  # of `merge-runs`, which runs this command
         return optimize_by_method(method=chosen, **options)
     if part is not None:
         raise InputError("--part is of CrossFit and the method is Arachne, expected one without the other")
     label_files = options["label_file"], options["positive_label_file"]
-    check_objective([options["settings"]], options["requirements"], *label_files)
-    check_seeds(options["seed"], options["seeds"])
+    method_options.check_objective([options["settings"]], options["requirements"], *label_files)
+    opts.check_seeds(options["seed"], options["seeds"])
     chunks = chunk_paths(options["target_data_dir"], options["positive_inputs_dir"], options["output_dir"])
     for paths in chunks:
         if not paths.negatives.parent.exists():
@@ -191,7 +165,7 @@ def optimize(
     model = load_model(model_dir, allow_custom_code=allow_custom_code)
     names = names_of(chunks) if requirements else None
     files = {"requirements": requirements, "label_file": label_file, "positive_label_file": positive_label_file}
-    settings = objective_settings(settings, model.classes, names, **files)
+    settings = method_options.objective_settings(settings, model.classes, names, **files)
     repairs = Repairs(
         model=model,
         target=target_of(model, target_layer, [paths.negatives for paths in chunks]),
@@ -219,13 +193,11 @@ def optimize(
 
 
 def means_arachne(targets: Sequence[Path]) -> bool:
-    """Whether a command line without a method is one of Arachne's: `localize` left weights to search, or had no
-    failures to look at, or there are several folders, or options of Arachne.
-    """
+    """Whether a command line without a method is one of Arachne's, of which `localize` may have found no failures."""
     from engine.data.outcomes import open_negatives
     from engine.localize.weights_file import ARROW, CSV
 
-    if len(targets) > 1 or any(was_given(name) for name in options_of_method(ARACHNE)):
+    if len(targets) > 1 or any(was_given(name) for name in method_options.options_of_method(ARACHNE)):
         return True
     (folder,) = targets
     found = any((folder / name).is_file() for name in (CSV, ARROW))
@@ -241,7 +213,6 @@ def names_of(chunks: Sequence[ChunkPaths]) -> Sequence[str] | None:
 
 
 def chunk_paths(targets: Sequence[Path], positives: Sequence[Path], output_dir: Path | None) -> list[ChunkPaths]:
-    """Pair the folders of each chunk."""
     from cluster.runs.chunk import ChunkPaths
 
     if len(positives) not in (0, 1, len(targets)):

@@ -1,5 +1,3 @@
-"""`patch`: apply, take back, merge, compare and show patches."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -243,7 +241,7 @@ def open_patch(name: str, model: LoadedModel | None) -> PlacedPatch:
         return patch_of_run(path)
     if not path.exists():
         raise InputError(f"{name}: no such file or folder, expected a patch file, a weights.csv, a run or RUN:JOB")
-    if not is_csv(name):
+    if not name.lower().endswith(".csv"):
         return read_placed(path)
     if model is None:
         raise InputError(f"{name}: names weights by the number of their layer, expected --model-dir beside it")
@@ -311,13 +309,9 @@ def _one_of(names: list[str]) -> str:
     return f" of {listed(names, 10)}" if names else ""
 
 
-def is_csv(name: str) -> bool:
-    return name.lower().endswith(".csv")
-
-
 def csv_model(names: tuple[str, ...] | list[str], path: Path | None, allow_custom_code: bool) -> LoadedModel | None:
     """The model that a weights.csv among the patches is about; it is loaded only if there is one."""
-    if path is None or not any(map(is_csv, names)):
+    if path is None or not any(name.lower().endswith(".csv") for name in names):
         return None
     from engine.models.load import load_model
 

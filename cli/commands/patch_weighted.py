@@ -62,7 +62,6 @@ def merge_of_files(
 
 
 def errors_table(report: WeightedReport, score: MergeScore, names: Sequence[str] | None) -> str:
-    """Wrong rows of every label and confusion that counts, before and after."""
     lines = []
     for label in score.general:
         mine = report.labels == label

@@ -1,5 +1,3 @@
-"""`prepare`: image sets from the files people download."""
-
 from __future__ import annotations
 
 import functools
@@ -39,12 +37,10 @@ class _Datasets(Commands):
     """Data sets by their names, ours and other packages'; `--dataset NAME` anywhere stands for NAME in front."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Ours first."""
         ours = super().list_commands(ctx)
         return [*ours, *(name for name in _plugins(ctx) if name not in ours)]
 
     def found(self, ctx: click.Context, name: str) -> click.Command | None:
-        """The command of a data set; none of another package is imported for it."""
         ours, plugin = super().found(ctx, name), _plugins(ctx).get(name)
         if ours is None or plugin is None:
             return ours if plugin is None else _command_of(plugin)
@@ -105,7 +101,6 @@ _COMMON = together(
     worker_options,
     verbose_option,
 )
-"""What all data sets share."""
 
 
 def _seed_option(what: str) -> Callable[[F], F]:
@@ -343,12 +338,10 @@ class _OfPackage(Positional):
     """A data set of another package, which is imported when its help or its pictures are asked for."""
 
     def __init__(self, *args: Any, plugin: Plugin, **settings: Any) -> None:
-        """Take values without a flag as `image-folder` does."""
         super().__init__(*args, positions=_PLACES[:2], short_help=f"Data set of {plugin.packages}.", **settings)
         self._plugin = plugin
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Its summary, and where it is from."""
         self.help = (
             f"{self._plugin.load().summary}\n\nA data set of {self._plugin.packages}. The same command goes on where "
             f"it was interrupted.\n\nExample: repair-dist prepare {self.name} --input-dir inputs --output-dir data"
@@ -382,7 +375,6 @@ def _run(prepare: Callable[..., T], settings: dict[str, Any]) -> T:
 
 
 def _tell(written: Mapping[str, int], classes: int, ids: tuple[str, ...], size: tuple[int, int] = (32, 32)) -> None:
-    """Names and shapes of what was written, as eAI-Repair-Toolkit prints them."""
     for part, rows in written.items():
         echo(f"{part}_images: ({rows}, {size[0]}, {size[1]}, 3)\n{part}_labels: ({rows}, {classes})")
         for name in ids:

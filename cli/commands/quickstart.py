@@ -70,7 +70,6 @@ def _workflow(shipped: Path, output: Path, workers: int, seed: int) -> None:
 
 
 def _step(*arguments: object) -> Any:
-    """Print a command line and run it; returns what the command returns."""
     repair_dist: Any = click.get_current_context().find_root().command
     words = [str(argument) for argument in arguments]
     click.secho(f"\n$ repair-dist {escaped(shlex.join(words))}", bold=True)
@@ -78,7 +77,6 @@ def _step(*arguments: object) -> Any:
 
 
 def _weakest(data: Path) -> tuple[int, str]:
-    """The label with the most negative rows, and its name."""
     import numpy as np
 
     from engine.data.image_set import open_image_set

@@ -1,5 +1,3 @@
-"""`split`: one repair set into chunks."""
-
 from __future__ import annotations
 
 from pathlib import Path

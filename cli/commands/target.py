@@ -1,5 +1,3 @@
-"""`target`: the rows a model gets wrong and right."""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""`test`: accuracy and loss of a model, and whether it keeps requirements."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -7,18 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.shared import options as opts
 from cli.shared.commands import Positional
 from cli.shared.computing import computing, load_fitting
 from cli.shared.console import echo, label_name, table
-from cli.shared.options import (
-    PATH,
-    compute_options,
-    open_data,
-    option,
-    options_of,
-    verbose_option,
-    workflow_model_options,
-)
+from cli.shared.options import PATH, option
 from cli.shared.verdicts import EXIT_NOT_MET, verdict_table
 from engine.core.errors import InputError
 
@@ -33,10 +24,10 @@ if TYPE_CHECKING:
     positions=("verbose", "batch_size", "model_dir", "data_dir", "target_data"),
     short_help="Print a model's accuracy and loss.",
 )
-@workflow_model_options
+@opts.workflow_model_options
 @option("--data-dir", default=Path("outputs"), help="Folder with the image set.")
 @option("--target-data", default="test.h5", help="Name of the image set.")
-@options_of("train", "--model", kind=str)
+@opts.options_of("train", "--model", kind=str)
 @option("--per-label", type=bool, help="Print every label as well.")
 @option(
     "--requirements",
@@ -44,8 +35,8 @@ if TYPE_CHECKING:
     help="TOML file of requirements to judge the model by; a confidence that it states changes nothing here.",
 )
 @option("--base-model-dir", type=PATH, help="The model before its repair, for requirements on lost or gained accuracy.")
-@compute_options
-@verbose_option
+@opts.compute_options
+@opts.verbose_option
 def command(
     model_dir: Path,
     allow_custom_code: bool,
@@ -65,7 +56,7 @@ def command(
 
     Example: repair-dist test --model-dir repaired --base-model-dir model --data-dir data --requirements goals.toml
     """
-    images = open_data(data_dir, target_data)
+    images = opts.open_data(data_dir, target_data)
     required = _requirements(requirements, base_model_dir, images)
 
     from engine.metrics.accuracy import compare, label_results, wilson_interval

@@ -1,5 +1,3 @@
-"""`train`: a model from an image set, for those who have none to repair."""
-
 from __future__ import annotations
 
 import contextlib

@@ -1,5 +1,3 @@
-"""`utils`: charts of results, image sets merged, taken apart and labelled anew, and how often scenes come up."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -23,7 +21,22 @@ from engine.core.errors import InputError
 _overwrite_option = option("--overwrite", type=bool, help="Replace a folder with other things in it.")
 
 
-@click.command("merge_repair_data", short_help="Join two repair.h5 into one.")
+@click.group(cls=Commands, short_help="Charts of results; merge and extract image sets.")
+def command() -> None:
+    """Charts of a model's results, and image sets merged, taken apart and labelled anew.
+
+    Example: repair-dist utils draw_radar_chart --model-dir model --data-dir data
+    """
+
+
+for chart in (
+    *(draw_radar_chart, overlay_radar_charts, draw_radar_chart_with_subset),
+    *(draw_bubble_chart, overlay_bubble_chart, draw_repaired_result),
+):
+    command.add_command(chart)
+
+
+@command.command("merge_repair_data", short_help="Join two repair.h5 into one.")
 @option("--input-dir1", type=PATH, required=True, help="Folder with the first repair.h5.")
 @option("--input-dir2", type=PATH, required=True, help="Folder with the second repair.h5.")
 @option("--output-dir", type=PATH, required=True, help="Folder for the repair.h5 with the rows of both.")
@@ -44,7 +57,7 @@ def merge_repair_data(input_dir1: Path, input_dir2: Path, output_dir: Path, over
     created(output_dir / NAME)
 
 
-@click.command("extract_images", short_help="Images of an image set as picture files.")
+@command.command("extract_images", short_help="Images of an image set as picture files.")
 @option("--input-dir", type=PATH, required=True, help="Folder with the image set.")
 @option("--target-data", default="repair.h5", help="Name of the image set.")
 @option("--output-dir", type=PATH, help="Folder for the folder images [default: --input-dir].")
@@ -65,7 +78,7 @@ def extract_images(input_dir: Path, target_data: str, output_dir: Path | None, f
     echo(f"{images.rows} pictures in {folder}")
 
 
-@click.command("create_vit_class", short_help="train.h5 with class numbers as labels.")
+@command.command("create_vit_class", short_help="train.h5 with class numbers as labels.")
 @option("--data-dir", type=PATH, required=True, help="Folder with train.h5.")
 def create_vit_class(data_dir: Path) -> None:
     """Write vision_transformer/train.h5, whose labels are class numbers, as a vision transformer is trained on.
@@ -81,7 +94,7 @@ def create_vit_class(data_dir: Path) -> None:
     created(path)
 
 
-@click.command("create_gate_class", short_help="Image sets with groups of classes as labels.")
+@command.command("create_gate_class", short_help="Image sets with groups of classes as labels.")
 @option("--hydra-setting-file", type=PATH, required=True, help="JSON list of lists of class numbers: the groups.")
 @option("--data-dir", type=PATH, required=True, help="Folder with train.h5, test.h5 and repair.h5, or some of them.")
 def create_gate_class(hydra_setting_file: Path, data_dir: Path) -> None:
@@ -104,25 +117,4 @@ def create_gate_class(hydra_setting_file: Path, data_dir: Path) -> None:
     created(*paths)
 
 
-@click.group(cls=Commands, short_help="Charts of results; merge and extract image sets.")
-def command() -> None:
-    """Charts of a model's results, and image sets merged, taken apart and labelled anew.
-
-    Example: repair-dist utils draw_radar_chart --model-dir model --data-dir data
-    """
-
-
-for subcommand in (
-    draw_radar_chart,
-    overlay_radar_charts,
-    draw_radar_chart_with_subset,
-    draw_bubble_chart,
-    overlay_bubble_chart,
-    draw_repaired_result,
-    merge_repair_data,
-    extract_images,
-    create_vit_class,
-    create_gate_class,
-    risk_calculation_tool,
-):
-    command.add_command(subcommand)
+command.add_command(risk_calculation_tool)

@@ -1,5 +1,3 @@
-"""`utils risk_calculation_tool`."""
-
 from __future__ import annotations
 
 import json

@@ -1,5 +1,3 @@
-"""Options that charts share."""
-
 from __future__ import annotations
 
 import functools

@@ -1,5 +1,3 @@
-"""Kinds of commands: in groups, with values by place, and with help in sections."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -67,7 +65,6 @@ class Sectioned(Positional):
     """A command whose `--help` has sections; `--help --all` shows all of its options."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take `--all` away where help is asked for."""
         if "--all" in args and any(name in args for name in self.get_help_option_names(ctx)):
             ctx.meta[_ALL] = True
             args = [argument for argument in args if argument != "--all"]

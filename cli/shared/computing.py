@@ -1,5 +1,3 @@
-"""Where a command computes, and what it says meanwhile."""
-
 from __future__ import annotations
 
 import contextlib
@@ -26,11 +24,7 @@ def computing(
     one_thread: bool = False,
     placed: bool = True,
 ) -> Iterator[tuple[Console, Compute]]:
-    """The console of a command and what it computes with; afterwards it is said whether calls ran again.
-
-    It is said where the loss of `model` is assumed, and, if `placed`, what runs where: as a result with `explain`.
-    With `one_thread` each worker computes as `use_one_thread` has it here.
-    """
+    """The console of a command and its computing; `placed`: say what runs where, by `explain` as a result."""
     from cluster.compute.compute import Compute
 
     if one_thread:
@@ -46,7 +40,6 @@ def computing(
 
 
 def load_fitting(paths: Sequence[Path], images: Sequence[ImageSet], *, allow_custom_code: bool) -> list[LoadedModel]:
-    """Models, each of which has to fit each of the image sets."""
     from engine.models.load import check_fits, load_model
 
     models = [load_model(path, allow_custom_code=allow_custom_code) for path in paths]
@@ -59,8 +52,7 @@ def load_fitting(paths: Sequence[Path], images: Sequence[ImageSet], *, allow_cus
 def use_one_thread() -> None:
     """Compute with one thread in this process, as workers do: sums of several differ in their last bits.
 
-    To be called before a model is loaded. Where something was computed already it is too late, and harmless but for
-    those bits.
+    To be called before a model is loaded.
     """
     from engine import backend
 

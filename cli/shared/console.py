@@ -14,7 +14,7 @@ from engine.core.names import escaped, in_words, shortened, width
 from engine.core.progress import Tick
 
 COLUMNS = 80
-"""A terminal has at least so many."""
+"""Of the narrowest terminal."""
 
 _RECOGNISED = 24
 """Columns in which a name can be told from others."""
@@ -24,7 +24,6 @@ class Console:
     """Progress bars that end with the command, and lines that do not cut through them."""
 
     def __init__(self, verbose: int) -> None:
-        """With verbose 0 nothing but results is shown."""
         self._verbose = verbose
         self._bars: list[Any] = []
 
@@ -40,7 +39,6 @@ class Console:
             tqdm.write(escaped(line, keep="\n"), file=sys.stderr)
 
     def warn(self, line: str) -> None:
-        """A warning; shown whatever the verbosity."""
         tqdm.write(f"warning: {escaped(line)}", file=sys.stderr)
 
     def rows(self, title: str, total: int | None) -> Tick:
@@ -55,7 +53,6 @@ class Console:
         return tick
 
     def iterations(self, searches: int, limit: int) -> Callable[[str, int, float], None]:
-        """A bar over the iterations of all searches, with the best fitness so far."""
         bar = self._bar("search", searches * limit, "iterations")
         best: dict[str, float] = {}
 
@@ -110,10 +107,9 @@ def created(*paths: Path) -> None:
 def table(
     header: Sequence[str], rows: Sequence[Sequence[object]], least: int = _RECOGNISED, most: int = COLUMNS
 ) -> str:
-    """A plain text table of at most `most` columns: names, in the first column, to the left, the others to the right.
+    """A plain text table of at most `most` columns, if those beside the names, in the first, leave room.
 
-    Names give way to the others: they are shortened, or where less than `least` columns would be left of them, stand
-    on lines of their own. A table whose other columns are too wide already is left as wide as it is.
+    Names are shortened, or stand on lines of their own where less than `least` columns would be left of them.
     """
     cells = [[_printable(str(cell)) for cell in row] for row in [header, *rows]]
     widths = [max(width(row[column]) for row in cells) for column in range(len(header))]

@@ -1,5 +1,3 @@
-"""Labels as `--labels` names them."""
-
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

@@ -1,38 +1,30 @@
-"""`--method` with the options that belong to one method alone."""
+"""`--method`, with the options that belong to one method or one objective of its search."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
-from cli.shared.options import (
-    DATA,
-    METHOD,
-    PATH,
-    F,
-    data_option,
-    flag_of,
-    option,
-    options_in,
-    settings_options,
-    together,
-    was_given,
-)
+from cli.shared import options as opts
+from cli.shared.options import DATA, METHOD, PATH, F, data_option, flag_of, option, together, was_given
 from engine.core.errors import InputError
 from engine.core.names import listed
 from engine.core.stated import stated_fields
 from engine.problem.crossfit_settings import FOLDS, CrossFitSettings
 
 if TYPE_CHECKING:
+    from engine.fitness.priorities import Priorities
     from engine.methods.base import Method, MethodSettings
     from engine.metrics.requirements import Requirements
     from engine.search.loop import SearchSettings
 
 ARACHNE, CROSSFIT = "Arachne", "CrossFit"
+
+PRIORITIES = "label-priorities"
+"""The method that is Arachne with priorities of labels."""
 
 PIPELINES = (ARACHNE, CROSSFIT)
 """Methods with a pipeline of their own; all others share one."""
@@ -97,10 +89,7 @@ def checkpoints_beside(model: Path) -> Path:
 
 
 def checkpoint_folder(given: Path | None, model: Path, methods: Sequence[str]) -> Path | None:
-    """Where the checkpoints of a training are that methods compare: what was given, or else where `train` leaves them.
-
-    None where no method needs some, or nothing was given and there is no such folder.
-    """
+    """Where the checkpoints are that methods compare, by default where `train` leaves them; None without either."""
     if not any("checkpoints" in _needs(method) for method in methods):
         return None
     beside = checkpoints_beside(model)
@@ -126,18 +115,18 @@ def _needs(name: str) -> Sequence[str]:
     return () if method is None else method.needs
 
 
-crossfit_options = settings_options(stated_fields(CrossFitSettings).values())
+crossfit_options = opts.settings_options(stated_fields(CrossFitSettings).values())
 
 
 def options_of_method(method: str) -> list[str]:
     """Options of the current command that mean something to this method, and not to all."""
-    return [name for name, each in options_in(click.get_current_context()).items() if method in each.owners]
+    return [name for name, each in opts.options_in().items() if method in each.owners]
 
 
 def refuse_other_methods(method: str) -> None:
     """Refuse options of the current command line that mean nothing to a method."""
     kind = method if method in PIPELINES else "others"
-    for name, each in options_in(click.get_current_context()).items():
+    for name, each in opts.options_in().items():
         if each.owners and kind not in each.owners and not each.need and was_given(name):
             owner = each.owners[0]
             raise InputError(
@@ -150,7 +139,7 @@ def refuse_unneeded(methods: Sequence[str], chosen: str) -> None:
     """Refuse options of the current command line without which these methods do; `chosen` says which in words."""
     from engine.methods.registry import METHODS
 
-    for name, each in options_in(click.get_current_context()).items():
+    for name, each in opts.options_in().items():
         if each.need and was_given(name) and not any(each.need in _needs(method) for method in methods):
             owners = listed([method for method in METHODS if each.need in _needs(method)], len(METHODS))
             raise InputError(f"{flag_of(name)} is of {owners} and {chosen}, expected one without the other")
@@ -235,3 +224,89 @@ def read_promises(path: Path | None, classes: int, names: Sequence[str] | None) 
     from engine.metrics.requirements import default_promises, read_requirements
 
     return default_promises(names, classes) if path is None else read_requirements(path, classes, names)
+
+
+def label_file_options(owners: str) -> Callable[[F], F]:
+    """`--label-file` and `--positive-label-file`, of these methods."""
+    weights = functools.partial(option, section=METHOD, rare=True, owners=("Arachne", "others"), reads=True, type=PATH)
+    return together(
+        weights(
+            "--label-file",
+            help=f"{owners}: negative/labels.json of `target`, edited: repair_priority is the weight of a negative "
+            "input of each label.",
+        ),
+        weights(
+            "--positive-label-file",
+            help=f"{owners}, with --label-file: positive/labels.json, whose prevent_degradation is the weight of a "
+            "positive input of each label [default: all alike].",
+        ),
+    )
+
+
+def check_objective(
+    settings: Sequence[SearchSettings],
+    requirements: Path | None,
+    label_file: Path | None = None,
+    positive_label_file: Path | None = None,
+) -> None:
+    """Refuse what belongs to another objective, or to none; `requirements` are of the objective alone."""
+    names = list(dict.fromkeys(each.objective for each in settings))
+    if requirements is not None and "requirements" not in names:
+        raise InputError(
+            f"--requirements is of CrossFit and of --objective requirements, and the method is Arachne with objective "
+            f"{names[0]}, expected one without the other"
+        )
+    if label_file is not None and names != ["arachne"]:
+        raise InputError(
+            f"--label-file makes an objective of its own and --objective is {names[0]}, expected one without the other"
+        )
+    if label_file is None and positive_label_file is not None:
+        raise InputError("--positive-label-file is given and --label-file is not, expected that too")
+
+
+def objective_settings(
+    settings: SearchSettings,
+    classes: int,
+    names: Sequence[str] | None,
+    *,
+    requirements: Path | None = None,
+    label_file: Path | None = None,
+    positive_label_file: Path | None = None,
+) -> SearchSettings:
+    """The settings with what their objective needs of files, for data of so many classes."""
+    if settings.objective == "requirements":
+        required = read_promises(requirements, classes, names)
+        if requirements is not None:
+            opts.refuse_confidence(required, requirements)
+        return replace(settings, requirements=required.limits)
+    priorities = stated_priorities(label_file, positive_label_file, classes)
+    return settings if priorities is None else replace(settings, objective="priorities", priorities=priorities)
+
+
+def stated_priorities(label_file: Path | None, positive_label_file: Path | None, classes: int) -> Priorities | None:
+    if label_file is None:
+        if positive_label_file is not None:
+            raise InputError("--positive-label-file is given and --label-file is not, expected that too")
+        return None
+
+    from engine.data.label_file import read_priorities
+    from engine.fitness.priorities import Priorities
+
+    repair = read_priorities(label_file, "repair_priority", classes)
+    protect = None
+    if positive_label_file is not None:
+        protect = read_priorities(positive_label_file, "prevent_degradation", classes)
+    return Priorities(repair, protect)
+
+
+def searched_labels(settings: SearchSettings, labels: Sequence[int], *, chosen: bool, source: Path) -> tuple[int, ...]:
+    """Of the labels under repair, those whose rows count; `chosen`: labels were named one by one."""
+    assert settings.priorities is not None
+    counted = settings.priorities.repaired(labels)
+    without = [label for label in labels if label not in counted]
+    if without and (chosen or len(without) == len(labels)):
+        raise InputError(
+            f"{source} gives label {without[0]}, which is to be repaired, no repair_priority above 0, expected one, or "
+            "other labels"
+        )
+    return tuple(counted)

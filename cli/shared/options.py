@@ -1,5 +1,3 @@
-"""Options shared by the commands."""
-
 from __future__ import annotations
 
 import functools
@@ -54,15 +52,14 @@ class Option(click.Option):
         self.place, self.reads = place or section == OUTPUT, reads
 
 
-def options_in(context: click.Context) -> dict[str, Option]:
-    return {each.name: each for each in context.command.params if isinstance(each, Option) and each.name}
+def options_in() -> dict[str, Option]:
+    """Options of the current command by name."""
+    command = click.get_current_context().command
+    return {each.name: each for each in command.params if isinstance(each, Option) and each.name}
 
 
 def option(name: str, *more: str, **settings: Any) -> Callable[[F], F]:
-    """A click option, whose type follows from its default, which help shows.
-
-    Booleans take a value or none: `--overwrite`, `--overwrite=True`, `--overwrite=False`.
-    """
+    """A click option, whose type follows from its default, which help shows; booleans take a value or none."""
     default = settings.get("default")
     if default is not None:
         settings = {"type": PATH if isinstance(default, Path) else type(default), "show_default": True, **settings}
@@ -108,8 +105,6 @@ def was_given(name: str) -> bool:
 
 
 class _Whole(click.types.IntParamType):
-    """Whole numbers that tables and machines can hold."""
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         number = int(super().convert(value, param, ctx))
         if not -(2**63) <= number < 2**63:
@@ -185,7 +180,6 @@ _LOCALIZE = stated_fields(LocalizeSettings)
 
 
 def localize_options(fronts: int) -> Callable[[F], F]:
-    """`--num-grad`, `--forward-impact` and `--fronts` with this default."""
     return settings_options({**_LOCALIZE, "fronts": replace(_LOCALIZE["fronts"], default=fronts)}.values())
 
 
@@ -252,10 +246,9 @@ positive_weight_option = stated_option(_POSITIVE_WEIGHT)
 
 
 def options_of(other: str, *names: str, kind: type = float) -> Callable[[F], F]:
-    """Options of another command, which scripts written for eAI-Repair-Toolkit give to all commands alike.
+    """Hidden options of another command, which scripts for eAI-Repair-Toolkit give to all commands alike.
 
-    They are taken with a note that they change nothing, and not shown by `--help`. Those of `kind` str may be without
-    a value.
+    They are taken with a note that they change nothing; those of `kind` str may be without a value.
     """
 
     def tell(_: click.Context, parameter: click.Parameter, value: object) -> None:
@@ -319,7 +312,6 @@ MOST_REPAIRS = 10_000
 
 
 def check_seeds(seed: int, seeds: int) -> None:
-    """Refuse numbers of seeds that no run can have."""
     if not 1 <= seeds < 2**63:
         raise InputError(f"seeds is {seeds}, expected at least 1" + (" and less than 2^63" if seeds > 1 else ""))
     if not -(2**63) <= seed <= 2**63 - seeds:
@@ -328,7 +320,7 @@ def check_seeds(seed: int, seeds: int) -> None:
 
 def check_inputs(options: Mapping[str, Any]) -> None:
     """Refuse what is to be read and is not there, among the options of a command: libraries take seconds to open it."""
-    for name, stated in options_in(click.get_current_context()).items():
+    for name, stated in options_in().items():
         path: Path | None = options.get(name) if stated.reads else None
         try:
             if path is not None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 def of_place(command: click.Command) -> frozenset[str]:
-    """Parameters of a command that mean the place where it runs, or whom its user trusts."""
     return frozenset(each.name for each in command.params if isinstance(each, Option) and each.place and each.name)
 
 
@@ -35,7 +34,6 @@ part_option = option(
 def stated_part(
     text: str | None, method: str, *, mode: str = "", separate: bool = False, dry_run: bool = False
 ) -> Part | None:
-    """The part that the current command line asks for, or None of a whole run."""
     if text is None:
         return None
 
@@ -83,7 +81,6 @@ def _plain(value: Any) -> Any:
 
 
 def words_of(options: Mapping[str, Any]) -> Iterator[str]:
-    """Options by name as a command line has them."""
     for name, value in options.items():
         values: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
         for each in values:

@@ -1,5 +1,3 @@
-"""Verdicts on requirements as text."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,14 +10,9 @@ if TYPE_CHECKING:
     from engine.metrics.requirements import Verdict
 
 EXIT_NOT_MET = 3
-"""Exit code of a command that is done, where a requirement is not met."""
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> str:
-    """One line per requirement, in percent or, for a loss or a gain of accuracy, points.
-
-    `rows` are those that are right, or for a rate those taken for the other label: before -> after where they differ.
-    """
     lines = []
     for verdict in verdicts:
         before = f"{verdict.count_before} -> " if verdict.count_before != verdict.count_after else ""
@@ -31,7 +24,6 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
 
 
 def judged_cells(judged: Verdict | Promise, *, tied: bool) -> list[str]:
-    """A requirement, what it requires, the value that was found, and the interval around it."""
     requirement = judged.requirement
     required = f"{'>=' if requirement.at_least else '<='} {100 * requirement.limit:.10g}"
     value = value_text(judged.value, requirement.limit, tied=tied)

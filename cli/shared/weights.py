@@ -7,11 +7,7 @@ from pathlib import Path
 
 
 def weights_text(folder: Path) -> str:
-    """A list in Python's notation for every weight that a folder's files are about, one a line.
-
-    `[layer, i, j, value]` or `[layer, i, j, value, repaired]` as `weights.csv` has them, else, of `weights.arrow`,
-    `[path, index in the flattened array, value, repaired]`.
-    """
+    """A list in Python's notation for every row of weights.csv, or else every weight of weights.arrow."""
     from engine.localize.weights_file import ARROW, CSV
     from engine.patches.arrow import read_patch
 

@@ -5,18 +5,28 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 
 from cli.main import run
 from cluster.batch.run import run_recorded
+from engine.models.load import load_model
+from engine.models.weight_paths import weight_variables
 from tests.support.batches import here, small_batch, write_data
 from tests.support.plugins import Site
 
+SCRIPT = Path(sys.executable).with_name("repair-dist")
 SHIPPED = Path(__file__).parents[2] / "cli" / "quickstart_data"
 LEGACY = Path(__file__).parents[1] / "data" / "legacy"
 SOURCES = {
@@ -47,14 +57,21 @@ max_rate = 0.5
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended."""
-
     code: int
     out: str
     err: str
 
 
+def ok(done: Done) -> Done:
+    assert done.code == 0, done.err
+    return done
+
+
 Command = Callable[..., Done]
+Refused = Callable[..., str]
+
+MODEL = ["--model-dir", "model.keras"]
+HERE = ["--num-workers", "0", "--verbose", "0"]
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +112,6 @@ def workspace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `repair-dist` with these words in this process."""
 
     def call(*words: object) -> Done:
         capsys.readouterr()
@@ -120,8 +136,48 @@ def contents(root: Path) -> dict[str, str]:
     return found
 
 
+def read_set(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
+    """Images and class numbers of an image set, without the code under test."""
+    with h5py.File(path, "r") as file:
+        return file["images"][...], file["labels"][...].argmax(axis=1)
+
+
+def rewrite_set(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the arrays of an image set, whose attributes go; its other names keep what it was."""
+    with h5py.File(path, "r") as file:
+        arrays = {name: file[name][...] for name in ("images", "labels")}
+    change(arrays)
+    path.unlink()
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+
+
+def weights_of(model: Path | str) -> dict[str, np.ndarray]:
+    """The weights of a model by their paths, read again from its file."""
+    return {name: np.array(variable) for name, variable in weight_variables(load_model(Path(model)).model).items()}
+
+
+def changed_weights(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> set[str]:
+    return {name for name, array in before.items() if not np.array_equal(array, after[name])}
+
+
+def stop(words: Sequence[object], number: signal.Signals, when: Callable[[], bool]) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, and send it a signal once something has come true."""
+    command = subprocess.Popen([SCRIPT, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 120
+        while not when() and command.poll() is None and time.monotonic() < end:
+            time.sleep(0.002)
+        command.send_signal(number)
+        out, err = command.communicate(timeout=60)
+    finally:
+        command.kill()
+    return subprocess.CompletedProcess(words, command.returncode, out, err)
+
+
 @pytest.fixture
-def refused(command: Command, tmp_path: Path) -> Callable[..., str]:
+def refused(command: Command, tmp_path: Path) -> Refused:
     """Runs a command that must exit with 2 and one sentence, and leave everything as it was; returns the sentence."""
 
     def call(*words: object, says: tuple[str, ...]) -> str:
@@ -169,7 +225,6 @@ def repairsets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(repairsets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an undisturbed batch in this process leaves."""
     directory = tmp_path_factory.mktemp("undisturbed") / "run"
     with here() as compute:
         run_recorded(small_batch(repairsets, directory), compute)
@@ -187,7 +242,6 @@ def batchspace(repairsets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory, with a copy of each model."""
     for name, source in SOURCES.items():
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, tmp_path / name)
     monkeypatch.chdir(tmp_path)

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 
 from cli.main import main
 from engine import backend
-from tests.integration.conftest import SHIPPED, Command, contents
+from tests.integration.conftest import HERE, MODEL, SHIPPED, Command, Refused, contents, ok, read_set, rewrite_set
 
-Refused = Callable[..., str]
-
-HERE = ["--num-workers", "0", "--verbose", "0"]
-MODEL = ["--model-dir", "model.keras"]
 SMALL = ["--num-particles", "6", "--num-iterations", "2"]
 NEGATIVES = ["--target-data-dir", "data/negative/6"]
 
@@ -53,33 +46,22 @@ def _cut(path: Path) -> None:
     _put(path, path.read_bytes()[: path.stat().st_size // 2])
 
 
-def _rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the arrays of an image set; its attributes go."""
-    with h5py.File(path, "r") as file:
-        arrays = {name: file[name][...] for name in ("images", "labels")}
-    change(arrays)
-    path.unlink()
-    with h5py.File(path, "w") as file:
-        for name, array in arrays.items():
-            file[name] = array
-
-
-def _rewriting(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
-    return lambda path: _rewrite(path, change)
+def rewriting(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    return lambda path: rewrite_set(path, change)
 
 
 def _set(name: str, place: Any, value: Any) -> Callable[[Path], None]:
     def change(arrays: dict[str, Any]) -> None:
         arrays[name][place] = value
 
-    return _rewriting(change)
+    return rewriting(change)
 
 
 def _only(name: str, part: Any) -> Callable[[Path], None]:
     def change(arrays: dict[str, Any]) -> None:
         arrays[name] = arrays[name][part]
 
-    return _rewriting(change)
+    return rewriting(change)
 
 
 # What is done to the file, and what the sentence must say of it.
@@ -87,8 +69,8 @@ UNREADABLE = {
     "truncated": (_cut, "is damaged or cut short"),
     "two ones": (_set("labels", 2, 1), "row 2 of labels is [1 1 1 1 1 1 1 1 1 1]"),
     "not HDF5": (lambda path: _put(path, b"rows"), "is not an HDF5 file"),
-    "no images": (_rewriting(lambda arrays: arrays.pop("images")), 'no dataset "images"'),
-    "no labels": (_rewriting(lambda arrays: arrays.pop("labels")), 'no dataset "labels"'),
+    "no images": (rewriting(lambda arrays: arrays.pop("images")), 'no dataset "images"'),
+    "no labels": (rewriting(lambda arrays: arrays.pop("labels")), 'no dataset "labels"'),
     "unequal": (_only("labels", slice(1, None)), "expected equal numbers"),
     "no one": (_set("labels", 2, 0), "row 2 of labels is [0 0 0 0 0 0 0 0 0 0]"),
 }
@@ -102,7 +84,7 @@ UNFIT = {
         "rows of shape (32, 3), the model model.keras expects (32, 32, 3)",
     ),
     "more classes": (
-        _rewriting(lambda arrays: arrays.update(labels=np.pad(arrays["labels"], ((0, 0), (0, 3))))),
+        rewriting(lambda arrays: arrays.update(labels=np.pad(arrays["labels"], ((0, 0), (0, 3))))),
         "labels 13 classes, the model model.keras has 10",
     ),
 }
@@ -141,17 +123,14 @@ def test_missing_image_set(reader: str, workspace: Path, refused: Refused) -> No
 @pytest.mark.parametrize("reader", ["test", "target", "chart", "split", "validation", "held-out test"])
 def test_empty_image_set(reader: str, workspace: Path, refused: Refused) -> None:
     words, file = READERS[reader]
-    _rewrite(workspace / file, lambda arrays: arrays.update({name: array[:0] for name, array in arrays.items()}))
+    rewrite_set(workspace / file, lambda arrays: arrays.update({name: array[:0] for name, array in arrays.items()}))
     refused(*words, says=(str(workspace / file), "has 0 rows", "expected at least one image"))
 
 
 def test_validation_rows_without_a_failure_of_the_label(workspace: Path, refused: Refused) -> None:
-    with h5py.File(workspace / "data" / "val.h5", "r") as file:
-        others = np.flatnonzero(file["labels"][:, 6] == 0)
-    _rewrite(
-        workspace / "data" / "val.h5",
-        lambda arrays: arrays.update({name: array[others] for name, array in arrays.items()}),
-    )
+    file = workspace / "data" / "val.h5"
+    others = np.flatnonzero(read_set(file)[1] != 6)
+    rewrite_set(file, lambda arrays: arrays.update({name: array[others] for name, array in arrays.items()}))
     refused(*OPTIMIZE, "--val-data", "data/val.h5", says=("data/val.h5: 0 failures of the label",))
 
 
@@ -239,28 +218,23 @@ def test_more_rows_than_memory(workspace: Path, refused: Refused, monkeypatch: p
     refused(*OPTIMIZE, says=("the search needs", "20.0 MiB are free, expected"))
 
 
-def test_no_negative_folder_at_all(workspace: Path, refused: Refused) -> None:
+def test_negatives_that_are_none(workspace: Path, refused: Refused) -> None:
+    for words in (LOCALIZE, OPTIMIZE):
+        numbered = [word.replace("negative/6", "negative/12") for word in words]
+        refused(*numbered, says=("12 no label of", "expected 0 to 9"))
     shutil.rmtree("data/negative")
     for words in (LOCALIZE, OPTIMIZE):
         refused(*words, says=(f"{workspace}/data/negative",))
 
 
-def test_label_that_is_none(workspace: Path, refused: Refused) -> None:
-    for words in (LOCALIZE, OPTIMIZE):
-        numbered = [word.replace("negative/6", "negative/12") for word in words]
-        refused(*numbered, says=("12 no label of", "expected 0 to 9"))
-
-
 def test_label_without_failures(workspace: Path, command: Command) -> None:
-    """Not bad input: the model is copied as it is."""
     before = contents(workspace)
     words = [word.replace("negative/6", "negative/9") for word in (*LOCALIZE, *OPTIMIZE)]
     done = command(*words[: len(LOCALIZE)], "--verbose", "1")
     assert (done.code, done.err) == (0, "")
     assert "negative/9: the label has no failures, there is nothing to localize" in done.out
     assert contents(workspace) == before
-    done = command(*words[len(LOCALIZE) :], "--method", "Arachne", "--verbose", "1")
-    assert done.code == 0, done.err
+    done = ok(command(*words[len(LOCALIZE) :], "--method", "Arachne", "--verbose", "1"))
     assert "negative/9: the label has no failures, the model is copied unchanged" in done.out
     assert "weights.csv" not in done.out
     copied = Path("data/negative/9/repair/model.keras")
@@ -277,7 +251,7 @@ def test_output_that_is_not_ours(workspace: Path, refused: Refused, command: Com
     refused(*words, says=("out/repair holds no repaired model", "--overwrite"))
     refused(*words, "--overwrite=False", says=("out/repair holds no repaired model",))
     refused(*OPTIMIZE, "--output-dir", "model.keras", says=("model.keras is a file, expected a folder",))
-    assert command(*words, "--overwrite").code == 0
+    ok(command(*words, "--overwrite"))
     assert sorted(path.name for path in notes.parent.iterdir()) == ["model.keras", "repaired.json"]
 
 
@@ -290,9 +264,9 @@ def test_input_model_as_output(workspace: Path, refused: Refused) -> None:
 
 
 def test_run_directory_that_exists(workspace: Path, refused: Refused, command: Command) -> None:
-    assert command(*OPTIMIZE).code == 0
+    ok(command(*OPTIMIZE))
     refused(*OPTIMIZE, says=("run: a run is there already", "--overwrite"))
-    assert command(*OPTIMIZE, "--overwrite").code == 0
+    ok(command(*OPTIMIZE, "--overwrite"))
     for extra in ([], ["--overwrite"]):
         refused(*OPTIMIZE, "--run-dir", "data", *extra, says=("something that is not a run",))
         refused(*OPTIMIZE, "--run-dir", "model.keras", *extra, says=("something that is not a run",))
@@ -305,17 +279,17 @@ def test_targets_of_another_layout(tree: str, workspace: Path, refused: Refused,
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
     refused(*TARGET, says=(f"{folder} was not made by target", "--overwrite"))
-    assert command(*TARGET, "--overwrite=True").code == 0
+    ok(command(*TARGET, "--overwrite=True"))
     assert (folder / "notes.txt").read_text() == "mine"
     assert (folder / "labels.json").is_file()
 
 
 def test_image_sets_that_are_not_ours(workspace: Path, refused: Refused, command: Command) -> None:
-    _rewrite(workspace / "data" / "test.h5", lambda arrays: None)
+    rewrite_set(workspace / "data" / "test.h5", lambda arrays: None)
     words = ["prepare", "fashion-mnist", "--input-dir", SHIPPED, "--output-dir", "data"]
     refused(*words, says=("data/test.h5 exists and was not made by prepare", "--overwrite"))
     split = ["split", "data/repair.h5", "--chunks", "2"]
-    assert command(*split).code == 0
+    ok(command(*split))
     refused(*split, says=("data/repairsets/0 exists", "--overwrite"))
 
 
@@ -376,6 +350,10 @@ def test_options(words: list[str], found: str, workspace: Path, refused: Refused
         ["test", *MODEL, "--num-workers", "two"],
         ["localize", *MODEL, *NEGATIVES, "--method", "Other"],
         ["prepare", "fashion-mnist", "--input-dir", "data", "--data-ratio", "all"],
+        ["prepare", "--dataset"],
+        ["prepare", "--dataset=mnist"],
+        ["prepare", "bdd-objects", "--input-dir"],
+        ["create_category_dir"],
         ["utils", "draw_radar_chart", *MODEL],
         ["mend"],
     ],
@@ -388,13 +366,6 @@ def test_words_that_are_no_command_line(words: list[str], workspace: Path, comma
     assert "Error: " in done.err
     assert "Traceback" not in done.err
     assert contents(workspace) == before
-
-
-def test_the_installed_script(workspace: Path) -> None:
-    """The console script ends with the same exit code and sentence, and nothing else on standard error."""
-    script = Path(sys.executable).with_name("repair-dist")
-    done = subprocess.run([script, *OPTIMIZE, "--seeds", "0"], capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: seeds is 0, expected at least 1\n")
 
 
 def test_debug_shows_where(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -421,3 +392,52 @@ def test_address_where_no_ray_answers(address: str, found: str, workspace: Path,
 def test_more_gpus_than_there_are(workspace: Path, refused: Refused) -> None:
     words = ["test", *MODEL, "--data-dir", "data", "--verbose", "0", "--num-workers", "2", "--gpus-per-worker", "1000"]
     refused(*words, says=("2 workers with 1000 GPUs each need 2000 GPUs and the cluster has",))
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["optimise"], "optimize"),
+        (["Localize"], "localize"),
+        (["create-category-dirs"], "create-category-dir"),
+        (["utils", "draw_radar"], "draw_radar_chart"),
+        (["utils", "merge-repair-dat"], "merge_repair_data"),
+        (["prepare", "cifar10"], "cifar-10"),
+        (["patch", "aply"], "apply"),
+    ],
+)
+def test_misspelt_commands(words: list[str], meant: str, command: Command) -> None:
+    done = command(*words)
+    assert done.code == 2
+    assert done.err.endswith(f"Error: No such command '{words[-1]}' (did you mean '{meant}'?).\n")
+    assert done.out == ""
+
+
+def test_a_command_like_no_other(command: Command) -> None:
+    done = command("qq\x1b[31m")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.endswith("Error: No such command 'qq\\x1b[31m'.\n")
+
+
+def test_misspelt_layers(workspace: Path, refused: Refused) -> None:
+    localize = ["localize", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6", *HERE]
+    says = "target layer Conv2D_1 is no layer of the model (did you mean 'conv2d_1'?), expected all or layers of conv2d"
+    refused(*localize, "--target-layer", "Conv2D_1", says=(says,))
+    says = "target layer dense_1/kernl is no weight of dense_1 (Dense) (did you mean 'dense_1/kernel'?), expected all"
+    refused(*localize, "--target-layer", "dense_1/kernl", says=(says,))
+    for number in ("9" * 5000, "--5"):
+        refused(*localize, f"--target-layer={number}", says=("is no layer of the model, expected all or layers of",))
+
+
+def test_misspelt_labels(workspace: Path, refused: Refused) -> None:
+    listed = (
+        "expected one of T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot, or an"
+    )
+    Path("goals.toml").write_text('[[require]]\nlabel = "shirt"\nmin_accuracy = 0.5\n')
+    test = ["test", "--model-dir", "model.keras", "--data-dir", "data", "--requirements", "goals.toml", *HERE]
+    refused(*test, says=("label = 'shirt' (did you mean 'Shirt'?), ", listed))
+    batch = ["batch", "--method", "Arachne", *MODEL, "--chunks", "data", "--val-data", "data/val.h5", "--output-dir=o"]
+    refused(*batch, "--labels", "sneakers", *HERE, says=("labels has 'sneakers' (did you mean 'Sneaker'?), ", listed))
+    overlay = ["utils", "overlay_bubble_chart", "--model-dir", "model.keras", "--model-dir-overlay", "model.keras"]
+    says = ("target_label is Ankle Boot (did you mean 'Ankle boot'?), ", listed)
+    refused(*overlay, "--data-dir", "data", "--target-label", "Ankle Boot", *HERE, says=says)

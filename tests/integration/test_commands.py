@@ -9,61 +9,47 @@ import os
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
 import uuid
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import h5py
 import keras
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from cli import main
 from cli.main import COMMANDS, run
 from cluster.records.schema import KEYS, OF_METHODS, SCHEMAS
 from cluster.records.store import RunRecords, read_facts, read_table
-from engine import backend
 from engine.models.load import load_model
-from engine.models.weight_paths import weight_variables
-from tests.integration.conftest import Command, contents
+from tests.engine.patches.test_save import content
+from tests.integration.conftest import SCRIPT, Command, contents, ok, read_set, weights_of
 
 LEGACY = Path(__file__).parents[1] / "data" / "legacy"
-SCRIPT = Path(sys.executable).with_name("repair-dist")
 HERE = ["--num-workers", "0", "--verbose", "1"]
 SMALL = ["--num_iterations=8", "--num_particles=12"]
 
 
-def read_set(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images and class numbers of an image set."""
-    with h5py.File(path, "r") as file:
-        return file["images"][...], file["labels"][...].argmax(axis=1)
-
-
 def right(model: Path, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows of an image set a model gets right, by a plain prediction, and their labels."""
     images, labels = read_set(path)
     return load_model(model).model.predict(images, verbose=0).argmax(axis=1) == labels, labels
 
 
 def kernel(model: Path, number: int) -> np.ndarray:
-    """The kernel of a layer of a saved model."""
     return np.array(load_model(model).model.layers[number].kernel)
 
 
 def rows(weights: Path) -> list[list[str]]:
-    """The cells of a weights.csv."""
     return [line.split(",") for line in weights.read_text().splitlines()]
 
 
 def succeed(command: Command, *words: object) -> str:
-    """Runs a command that must succeed without a warning; returns what it printed."""
     done = command(*words, *HERE)
     assert done.code == 0 and "warning: " not in done.err, done.err
     return done.out
@@ -88,7 +74,8 @@ def test_the_tutorial(workspace: Path, command: Command, prepared: Path) -> None
     negative = "--target_data_dir=data/negative/6"
     out = succeed(command, "localize", "--method=Arachne", "--model_dir=model.keras", negative)
     assert out.endswith("created files:\ndata/negative/6/weights.csv\ndata/negative/6/pareto_front.png\n")
-    assert png_size(Path("data/negative/6/pareto_front.png")) == (640, 480)
+    with Image.open(Path("data/negative/6/pareto_front.png")) as picture:
+        assert picture.size == (640, 480)
     # `prepared` was made by the dashed spellings.
     for name in ("weights.csv", "repair.h5"):
         same = prepared / "data" / "negative" / "6" / name
@@ -102,34 +89,8 @@ def test_the_tutorial(workspace: Path, command: Command, prepared: Path) -> None
     charting = [f"--model_dir={repaired}", "--input_dir=data", "--output_dir=charts", "--target_data=test.h5"]
     out = succeed(command, "utils", "draw_radar_chart", *charting)
     assert out == "created files:\ncharts/results.json\ncharts/radar.png\n"
-    assert png_size(Path("charts/radar.png")) == (1920, 1440)
-    hits, labels = right(repaired, Path("data/test.h5"))
-    expected = []
-    for label in sorted(map(str, set(labels.tolist()))):
-        mine = hits[labels == int(label)]
-        success, failure = int(mine.sum()), int((~mine).sum())
-        score = 100 * success / (success + failure)
-        expected.append([label, {"success": success, "failure": failure, "score": score}])
-    assert Path("charts/results.json").read_text() == json.dumps(expected, indent=4)
-
-
-def test_the_dashed_spellings(workspace: Path, command: Command) -> None:
-    searching = ["--method", "Arachne", "--target-data-dir", "data/negative/6", "--positive-inputs-dir"]
-    searching += ["data/positive", "--num-iterations", "3", "--num-particles", "3", "--output-dir"]
-    succeed(command, "optimize", "--model-dir", "model.keras", *searching, "dashed", "--run-dir", "one")
-    underscored = [word.replace("-", "_") if word.startswith("--") else word for word in searching]
-    underscored = [f"--{word[2:]}" if word.startswith("__") else word for word in underscored]
-    succeed(command, "optimize", "--model_dir", "model.keras", *underscored, "underscored", "--run_dir", "two")
-    for name in ("weights.csv", "repair/model.keras"):
-        assert Path("dashed", name).read_bytes() == Path("underscored", name).read_bytes()
-    charting = ["--model-dir", "dashed/repair", "--output-dir", "charts"]
-    succeed(command, "utils", "draw-radar-chart", "--data-dir", "data", *charting)
-    by_default = Path("charts/results.json").read_bytes()
-    succeed(command, "utils", "draw_radar_chart", "--input-dir", "data", "--target-data", "test", *charting)
-    assert Path("charts/results.json").read_bytes() == by_default
-    succeed(command, "utils", "draw_radar_chart", "--input-dir", "data", *charting[:2], "--filename", "all.png")
-    assert sum(entry["success"] for _, entry in json.loads(Path("data/results.json").read_text())) > 300
-    assert Path("data/all.png").is_file()
+    with Image.open(Path("charts/radar.png")) as picture:
+        assert picture.size == (1920, 1440)
 
 
 def test_booleans_with_and_without_a_value(workspace: Path, command: Command) -> None:
@@ -139,9 +100,9 @@ def test_booleans_with_and_without_a_value(workspace: Path, command: Command) ->
     assert succeed(command, *words, "--per-label") == shown
     assert re.search(r"^6 Shirt +\d+ +\d+ +\d+\.\d\d +\d+\.\d - \d+\.\d$", shown, re.MULTILINE)
     split = ["split", "data/repair.h5", "--chunks=1"]
-    assert command(*split).code == 0
+    ok(command(*split))
     assert command(*split, "--overwrite=False").code == 2
-    assert command(*split, "--overwrite=True").code == 0
+    ok(command(*split, "--overwrite=True"))
 
 
 def test_a_command_line(workspace: Path) -> None:
@@ -152,12 +113,6 @@ def test_a_command_line(workspace: Path) -> None:
     assert done.returncode == 0
     assert re.fullmatch(rf"accuracy: {100 * hits.mean():.2f}%\nloss: \d+\.\d{{4}}\n", done.stdout)
     assert "predict with losses 120 rows: in this process" in done.stderr
-
-
-def png_size(path: Path) -> tuple[int, int]:
-    head = path.read_bytes()[:24]
-    assert head.startswith(b"\x89PNG")
-    return struct.unpack(">II", head[16:])
 
 
 # Files that go round.
@@ -202,8 +157,7 @@ def test_another_optimiser(workspace: Path, command: Command) -> None:
     """Records say which; another one does not go on with the run; the result is not worse than the model."""
     words = ["optimize", "--model-dir", "model.keras", "--target-data-dir", "data/negative/6", "--run-dir", "run"]
     words += ["--num-particles", "6", "--num-iterations", "4", "--de-factor", "0.6", "--bound", "2", "--explain", *HERE]
-    done = command(*words, "--optimiser", "DE", "--output-dir", "out")
-    assert done.code == 0, done.err
+    done = ok(command(*words, "--optimiser", "DE", "--output-dir", "out"))
     assert "search: DE, 6 candidates in each of at most 4 iterations" in done.out
     facts = json.loads(Path("run/run.json").read_text())
     settings = {"num_particles": 6, "optimiser": "DE", "bound": 2.0, "factor": 0.6, "crossover": 0.7}
@@ -251,27 +205,17 @@ def test_every_format_end_to_end(legacy: Path, command: Command) -> None:
     assert hits.any()
 
 
-def test_keras_format_keeps_the_rest(workspace: Path, command: Command) -> None:
-    words = ["--model-dir", "model.keras", "--target-data-dir", "data/negative/6", "--output-dir", "out", *SMALL]
-    succeed(command, "optimize", *words)
-    check_only_the_patch(Path("model.keras"), Path("out"))
-    with zipfile.ZipFile("model.keras") as old, zipfile.ZipFile("out/repair/model.keras") as new:
-        assert old.namelist() == new.namelist()
-        for name in old.namelist():
-            assert name == "model.weights.h5" or old.read(name) == new.read(name)
-
-
 def check_only_the_patch(source: Path, output: Path) -> None:
     """The repaired container differs from its source in the weights of weights.csv and in nothing else."""
     repaired = output / "repair"
     if source.is_file():
         (repaired,) = repaired.glob("model.*")
         assert repaired.suffix == source.suffix
-    old, new = stored(source), stored(repaired)
+    old, new = content(source), content(repaired)
     assert list(old) == list(new)
-    differing = [name for name in old if old[name].tobytes() != new[name].tobytes()]
-    assert len(differing) == 1
-    expected, changed = old[differing[0]].copy(), 0
+    (name,) = (name for name in old if old[name] != new[name])
+    dtype, shape, data = old[name]
+    expected, changed = np.frombuffer(data, dtype).reshape(shape).copy(), 0
     number = int(rows(output / "weights.csv")[0][0])
     assert expected.shape == kernel(source, number).shape
     for layer, i, j, value, better in rows(output / "weights.csv"):
@@ -280,30 +224,8 @@ def check_only_the_patch(source: Path, output: Path) -> None:
         expected[int(i), int(j)] = np.float32(better)
         changed += value != better
     assert changed
-    np.testing.assert_array_equal(new[differing[0]], expected)
-    variables = weight_variables(load_model(repaired).model)
-    assert any(np.array_equal(np.array(variable), expected) for variable in variables.values())
-
-
-def stored(container: Path) -> dict[str, np.ndarray]:
-    """Every array in a model file by name, read without the code under test."""
-    if container.is_dir():
-        reader = backend.tensorflow("this test").train.load_checkpoint(str(container / "variables" / "variables"))
-        names = sorted(reader.get_variable_to_shape_map())
-        return {name: np.array(reader.get_tensor(name)) for name in names if name != "_CHECKPOINTABLE_OBJECT_GRAPH"}
-    content = container.read_bytes()
-    if container.suffix == ".keras":
-        with zipfile.ZipFile(container) as archive:
-            content = archive.read("model.weights.h5")
-    found: dict[str, np.ndarray] = {}
-
-    def keep(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            found[name] = item[...]
-
-    with h5py.File(io.BytesIO(content), "r") as file:
-        file.visititems(keep)
-    return found
+    assert new[name] == (dtype, shape, expected.tobytes())
+    assert any(np.array_equal(array, expected) for array in weights_of(repaired).values())
 
 
 def test_repair_of_a_repaired_model(workspace: Path, command: Command) -> None:
@@ -316,41 +238,19 @@ def test_repair_of_a_repaired_model(workspace: Path, command: Command) -> None:
 
     out = succeed(command, "target", "--model-dir", repaired, "--data-dir", "data")
     assert out.startswith(f"positive: {hits.sum()} of 400 rows, negative: {(~hits).sum()}\n")
-    assert sorted(path.name for path in Path("data/negative/6").iterdir() if not path.name.isdecimal()) == [
-        "labels.json",
-        "repair",
-        "repair.h5",
-    ]
+    kept = sorted(path.name for path in Path("data/negative/6").iterdir() if not path.name.isdecimal())
+    assert kept == ["labels.json", "repair", "repair.h5"]
     assert (repaired / "model.keras").read_bytes() == first
     assert len(read_set(Path("data/negative/6/repair.h5"))[1]) == (~hits & (labels == 6)).sum()
 
     succeed(command, "localize", "--model-dir", repaired, *negatives)
-    succeed(
-        command,
-        "optimize",
-        "--model-dir",
-        repaired,
-        *negatives,
-        *SMALL,
-        "--positive-weight",
-        "2",
-        "--output-dir",
-        "second",
-    )
+    weighed = ["--positive-weight", "2", "--output-dir", "second"]
+    succeed(command, "optimize", "--model-dir", repaired, *negatives, *SMALL, *weighed)
     check_only_the_patch(repaired / "model.keras", Path("second"))
     start = right(repaired, Path("data/negative/6/repair.h5"))[0].sum()
     end = right(Path("second/repair"), Path("data/negative/6/repair.h5"))[0].sum()
     assert start == 0
     assert end > 0
-
-
-def test_a_model_of_another_format_in_the_output_goes(workspace: Path, command: Command) -> None:
-    """Two models in repair/ could not be told apart."""
-    Path("out/repair").mkdir(parents=True)
-    shutil.copy(LEGACY / "sequential.h5", "out/repair/model.h5")
-    words = ["--model-dir", "model.keras", "--target-data-dir", "data/negative/6", "--output-dir", "out", *SMALL]
-    succeed(command, "optimize", *words)
-    assert sorted(path.name for path in Path("out/repair").iterdir()) == ["model.keras", "repaired.json"]
 
 
 # What is reported, and what is recorded.
@@ -474,6 +374,7 @@ from cli.main import run
 for words in {words!r}:
     assert run(words) == 0, words
     print("====")
+    assert words != ["--help"] or "numpy" not in sys.modules
 heavy = [name for name in ("tensorflow", "keras", "ray", "h5py", "pyarrow", "matplotlib") if name in sys.modules]
 assert not heavy, heavy
 """
@@ -481,7 +382,10 @@ assert not heavy, heavy
 
 def test_help_is_quick_and_shows_an_example() -> None:
     """In a fresh interpreter, as this one has imported everything."""
-    commands = [[name] for name in COMMANDS] + [["prepare", "fashion-mnist"], ["utils", "draw_radar_chart"]]
+    datasets = ("fashion-mnist", "bdd-objects", "bdd", "gtsrb", "cifar-10", "image-folder")
+    commands = (
+        [[name] for name in COMMANDS] + [["prepare", name] for name in datasets] + [["utils", "draw_radar_chart"]]
+    )
     words = [["--help"], ["--version"], *([*command, "--help"] for command in commands)]
     done = subprocess.run(
         [sys.executable, "-c", LISTING.format(words=words)], capture_output=True, text=True, timeout=60, check=False
@@ -495,7 +399,6 @@ def test_help_is_quick_and_shows_an_example() -> None:
 
 
 def processes_with(mark: str) -> list[str]:
-    """Command lines of the processes that have a mark in their environment."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended, or is another user's
@@ -612,7 +515,6 @@ def test_a_command_line_of_arachne_needs_no_method(workspace: Path, command: Com
     for more in (["--positive-weight", "5"], ["--target-data-dir", "data/negative/4"]):
         done = command("optimize", *few, *six, *more, "--output-dir", "out", "--run-dir", "two")
         assert done.code == 2 and "expected the weights.csv that `localize` writes" in done.err
-    done = command("optimize", *few, *six, "--recipes", "1:1:epochs=1", "--folds", "2", "--run-dir", "three")
-    assert done.code == 0, done.err
+    done = ok(command("optimize", *few, *six, "--recipes", "1:1:epochs=1", "--folds", "2", "--run-dir", "three"))
     assert "method CrossFit, as `localize` left no weights.csv" in done.err
     assert read_facts(Path("three"))["method"] == "CrossFit"

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import keras
-import numpy as np
 import pytest
 
 from engine.data.image_set import open_image_set, read_images
@@ -18,11 +17,10 @@ from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_patch
 from engine.targets.model_runner import ModelRunner
-from tests.integration.conftest import Command
+from tests.integration.conftest import MODEL, Command, changed_weights, ok, read_set, weights_of
 from tests.integration.test_rows import Given, given, made  # noqa: F401 - fixtures
 
 SHIRT = Path("data/negative/6")
-MODEL = ("--model-dir", "model.keras")
 HERE = ("--num-workers", "0", "--verbose", "1")
 SMALL = ("--num-particles", "12", "--num-iterations", "6")
 
@@ -35,10 +33,9 @@ def numbers(text: str, word: str) -> tuple[int, int]:
 
 
 def right_of(model: Path, images: Path) -> int:
-    """Rows that Keras' own model gets right."""
-    rows = open_image_set(images)
-    outputs = keras.saving.load_model(model, compile=False).predict(read_images(rows, 0, rows.rows), verbose=0)
-    return int((outputs.argmax(axis=1) == rows.labels).sum())
+    rows, labels = read_set(images)
+    outputs = keras.saving.load_model(model, compile=False).predict(rows, verbose=0)
+    return int((outputs.argmax(axis=1) == labels).sum())
 
 
 @pytest.mark.parametrize(
@@ -52,25 +49,22 @@ def right_of(model: Path, images: Path) -> int:
 )
 def test_localised_searched_and_saved(layers, fronts, paths, workspace: Path, command: Command) -> None:
     named = [word for layer in layers for word in ("--target-layer", layer)]
-    done = command("localize", *MODEL, "--target-data-dir", SHIRT, "--fronts", fronts, *named, *HERE)
-    assert done.code == 0, done.err
+    done = ok(command("localize", *MODEL, "--target-data-dir", SHIRT, "--fronts", fronts, *named, *HERE))
     localised = read_patch(SHIRT / "weights.arrow")
     assert set(localised.weight) <= paths
-    done = command("optimize", *MODEL, "--target-data-dir", SHIRT, *named, *SMALL, "--run-dir", "run", *HERE)
-    assert done.code == 0, done.err
+    done = ok(command("optimize", *MODEL, "--target-data-dir", SHIRT, *named, *SMALL, "--run-dir", "run", *HERE))
     repaired, kept = numbers(done.out, "repaired"), numbers(done.out, "kept")
     assert repaired[0] > 0
     assert str(SHIRT.absolute() / "weights.arrow") in done.out.split("created files:")[1]
     saved = SHIRT / "repair" / "model.keras"
     assert right_of(saved, SHIRT / "repair.h5") == repaired[0]
     assert right_of(saved, Path("data/positive/repair.h5")) == kept[0]
-    before = weight_variables(load_model(Path("model.keras")).model)
-    after = weight_variables(load_model(saved).model)
-    changed = {name for name in before if not np.array_equal(np.asarray(before[name]), np.asarray(after[name]))}
+    after = weights_of(saved)
+    changed = changed_weights(weights_of("model.keras"), after)
     patch = read_patch(SHIRT / "weights.arrow")
     assert changed == {name for name, old, new in zip(patch.weight, patch.old, patch.new, strict=True) if old != new}
     for name, place, new in zip(patch.weight, patch.flat_index, patch.new, strict=True):
-        assert np.asarray(after[name]).ravel()[place] == new
+        assert after[name].ravel()[place] == new
     run = json.loads(Path("run/run.json").read_text(encoding="utf-8"))
     assert set(run["target"]) == paths
     assert run["tiles"][0].keys() == {"particles", "rows", "tiles", "bytes", "route", "memory"}
@@ -78,9 +72,8 @@ def test_localised_searched_and_saved(layers, fronts, paths, workspace: Path, co
 
 def test_the_target_of_localize_is_that_of_optimize(workspace: Path, command: Command) -> None:
     """weights.arrow says which weights; --target-layer need not be given again."""
-    assert command("localize", *MODEL, "--target-data-dir", SHIRT, "--target-layer", "conv2d_2", *HERE).code == 0
-    done = command("optimize", *MODEL, "--target-data-dir", SHIRT, *SMALL, "--run-dir", "run", *HERE)
-    assert done.code == 0, done.err
+    ok(command("localize", *MODEL, "--target-data-dir", SHIRT, "--target-layer", "conv2d_2", *HERE))
+    ok(command("optimize", *MODEL, "--target-data-dir", SHIRT, *SMALL, "--run-dir", "run", *HERE))
     assert set(read_patch(SHIRT / "weights.arrow").weight) == {"conv2d_2/kernel"}
     again = command(
         "optimize", *MODEL, "--target-data-dir", SHIRT, "--target-layer", "dense", *SMALL, "--run-dir", "other", *HERE
@@ -91,15 +84,13 @@ def test_the_target_of_localize_is_that_of_optimize(workspace: Path, command: Co
 
 
 def test_explained_before_it_runs(workspace: Path, command: Command) -> None:
-    assert command("localize", *MODEL, "--target-data-dir", SHIRT, "--target-layer", "conv2d_1", *HERE).code == 0
+    ok(command("localize", *MODEL, "--target-data-dir", SHIRT, "--target-layer", "conv2d_1", *HERE))
     words = ("optimize", *MODEL, "--target-data-dir", SHIRT, *SMALL, "--explain", *HERE)
-    done = command(*words, "--run-dir", "run")
-    assert done.code == 0, done.err
+    done = ok(command(*words, "--run-dir", "run"))
     assert re.search(r"6: tiles: \d+ per iteration, \d+ particles x \d+ rows, [\d.]+ MiB of values each", done.out)
     assert re.search(r"6: memory: at most [\d.]+ GiB in one process: .* TensorFlow and programs, .* tiles", done.out)
     assert re.search(r"search: .*in this process.*", done.out), done.out
-    more = command(*words, "--tile-bytes", 2 << 20, "--run-dir", "more")
-    assert more.code == 0, more.err
+    ok(command(*words, "--tile-bytes", 2 << 20, "--run-dir", "more"))
     large = json.loads(Path("run/run.json").read_text(encoding="utf-8"))["tiles"][0]
     small = json.loads(Path("more/run.json").read_text(encoding="utf-8"))["tiles"][0]
     assert small["bytes"] <= 2 << 20 < large["bytes"]
@@ -111,8 +102,8 @@ def test_too_little_memory_is_refused_before_anything_is_written(
     workspace: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("--target-layer", "conv2d_1", *SMALL, *HERE)
-    assert command("localize", *MODEL, "--target-data-dir", SHIRT, "--target-layer", "conv2d_1", *HERE).code == 0
-    assert command("split", "data/repair.h5", "--chunk-size", 200, "--chunks", 1, "--output-dir", "chunks").code == 0
+    ok(command("localize", *MODEL, "--target-data-dir", SHIRT, "--target-layer", "conv2d_1", *HERE))
+    ok(command("split", "data/repair.h5", "--chunk-size", 200, "--chunks", 1, "--output-dir", "chunks"))
     monkeypatch.setattr("engine.backend.free_memory", lambda: 100 << 20)
     lacking = (
         r"the search needs [\d.]+ (M|G)iB \(.* of it for tiles\) and 100.0 MiB are free, expected smaller --tile-b"
@@ -148,7 +139,7 @@ finally:
 def test_peak_memory_is_within_what_was_stated(layer, fronts, tile_bytes, workspace: Path, command: Command) -> None:
     """Of particles x rows that are more than ten times what fits at once."""
     localize = ("localize", *MODEL, "--target-data-dir", SHIRT, "--target-layer", layer, "--fronts", fronts, *HERE)
-    assert command(*localize).code == 0
+    ok(command(*localize))
     words = ("--num-particles", 40, "--num-iterations", 1, "--tile-bytes", tile_bytes, "--run-dir", "run", *HERE)
     done = subprocess.run(
         [sys.executable, "-c", PEAK, *map(str, ("optimize", *MODEL, "--target-data-dir", SHIRT, *words))],
@@ -168,18 +159,14 @@ def test_peak_memory_is_within_what_was_stated(layer, fronts, tile_bytes, worksp
 def test_evaluate_and_batch(workspace: Path, command: Command) -> None:
     """The hidden layer by both, and a batch's rounds, whose later bases have other values of it."""
     words = ("--target-layer", "dense", *SMALL, *HERE)
-    done = command("evaluate", *MODEL, "--target-data-dir", SHIRT, "--num-runs", 2, "--output-dir", "found", *words)
-    assert done.code == 0, done.err
-    assert command("split", "data/repair.h5", "--chunk-size", 200, "--chunks", 2, "--output-dir", "chunks").code == 0
+    done = ok(command("evaluate", *MODEL, "--target-data-dir", SHIRT, "--num-runs", 2, "--output-dir", "found", *words))
+    ok(command("split", "data/repair.h5", "--chunk-size", 200, "--chunks", 2, "--output-dir", "chunks"))
     done = command(
         *("batch", "--method", "Arachne", *MODEL, "--chunks", "chunks", "--labels", "6", "--val-data", "data/val.h5"),
         *("--mode", "rounds", "--positive-weights", "0.15x", "--output-dir", "batch", *words),
     )
     assert done.code == 0, done.err
-    before = weight_variables(load_model(Path("model.keras")).model)
-    after = weight_variables(load_model(Path("batch/repair/model.keras")).model)
-    changed = {name for name in before if not np.array_equal(np.asarray(before[name]), np.asarray(after[name]))}
-    assert changed <= {"dense/kernel"}
+    assert changed_weights(weights_of("model.keras"), weights_of("batch/repair")) <= {"dense/kernel"}
 
 
 LAYERS = {"text": ("bidirectional", "embedding"), "several": ("gru", "dense/*"), "subclassed": ("embed", "all/*")}
@@ -187,7 +174,7 @@ LAYERS = {"text": ("bidirectional", "embedding"), "several": ("gru", "dense/*"),
 
 def test_rows_that_are_no_pictures(given: Given, command: Command) -> None:  # noqa: F811
     root = given.root
-    assert command("target", *given.words, "--data-dir", root).code == 0
+    ok(command("target", *given.words, "--data-dir", root))
     model = load_model(root / "model.keras", allow_custom_code=bool(given.leave))
     names = list(weight_variables(model.model))
     kind = "subclassed" if given.leave else "several" if any("gru" in name for name in names) else "text"
@@ -195,8 +182,7 @@ def test_rows_that_are_no_pictures(given: Given, command: Command) -> None:  # n
     chosen = next(name for name in names if name.startswith(layer)).split("/")[0]
     negative = next(path for path in sorted((root / "negative").iterdir()) if path.is_dir())
     words = (*given.words, "--target-data-dir", negative, "--target-layer", chosen, "--verbose", "1")
-    done = command("localize", *words, "--fronts", 10)
-    assert done.code == 0, done.err
+    done = ok(command("localize", *words, "--fronts", 10))
     done = command("optimize", *words, *SMALL, "--seeds", 2, "--run-dir", root / "run")  # one of the two repairs
     assert done.code == 0, done.err
     repaired, kept = numbers(done.out, "repaired"), numbers(done.out, "kept")

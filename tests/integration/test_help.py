@@ -1,5 +1,3 @@
-"""Help of the commands with many options."""
-
 from __future__ import annotations
 
 import importlib

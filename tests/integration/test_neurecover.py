@@ -1,25 +1,19 @@
-"""`localize --method NeuRecover`: what it writes, what `optimize` makes of it, and what is refused."""
-
 from __future__ import annotations
 
 import csv
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-from engine.data.image_set import open_image_set, read_images
 from engine.models.load import load_model
-from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_patch
-from tests.integration.conftest import Command
+from tests.integration.conftest import MODEL, Command, Refused, ok, read_set, weights_of
 
 SHIRT, CHECKPOINTS = Path("data/negative/6"), Path("logs/model_check_points")
-MODEL = ("--model-dir", "model.keras")
 HERE = ("--num-workers", "0", "--verbose", "1")
 LOCALIZE = ("localize", "--method", "NeuRecover", *MODEL, "--target-data-dir", SHIRT, *HERE)
 
@@ -43,7 +37,6 @@ def epochs(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Path:
 
 @pytest.fixture
 def beside(workspace: Path, epochs: Path) -> Path:
-    """The same beside the model."""
     CHECKPOINTS.mkdir(parents=True)
     for path in epochs.iterdir():
         shutil.copy(path, CHECKPOINTS)
@@ -52,9 +45,8 @@ def beside(workspace: Path, epochs: Path) -> Path:
 
 def counts() -> tuple[int, int]:
     """Rows of the negative and positive inputs that the last epoch broke and repaired, by Keras' own model."""
-    sets = [open_image_set(folder / "repair.h5") for folder in (SHIRT, Path("data/positive"))]
-    images = np.concatenate([read_images(rows, 0, rows.rows) for rows in sets])
-    labels = np.concatenate([rows.labels for rows in sets])
+    sets = (read_set(folder / "repair.h5") for folder in (SHIRT, Path("data/positive")))
+    images, labels = map(np.concatenate, zip(*sets, strict=True))
     model = keras.saving.load_model("model.keras", compile=False)
     right = []
     for name in ("weights.99-0.31", "weights.100-0.30"):
@@ -71,8 +63,7 @@ def test_localised_searched_and_saved(beside: Path, command: Command) -> None:
     assert "warning" not in done.err  # the last checkpoint is the model
     found = re.search(r"broke (\d+) of (\d+) inputs and repaired (\d+)", done.err)
     assert found and (int(found[1]), int(found[3])) == counts() and int(found[1]) > 0
-    model = load_model(Path("model.keras")).model
-    before = {path: np.array(variable) for path, variable in weight_variables(model).items()}
+    model, before = load_model(Path("model.keras")).model, weights_of("model.keras")
     numbers = {model.layers.index(model.get_layer(name)): name for name in ("dense", "dense_1")}
     patch = read_patch(SHIRT / "weights.arrow")
     with (SHIRT / "weights.csv").open(newline="") as file:
@@ -88,13 +79,12 @@ def test_localised_searched_and_saved(beside: Path, command: Command) -> None:
     (SHIRT / "weights.arrow").unlink()
     (SHIRT / "weights.csv").write_text("".join(f"{layer},{i},{j}\r\n" for layer, i, j, _ in rows), newline="")
     few = ("--num-particles", "12", "--num-iterations", "4", "--run-dir", "run")
-    done = command("optimize", *MODEL, "--method", "Arachne", "--target-data-dir", SHIRT, *few, *HERE)
-    assert done.code == 0, done.err
-    after = weight_variables(load_model(SHIRT / "repair" / "model.keras").model)
+    done = ok(command("optimize", *MODEL, "--method", "Arachne", "--target-data-dir", SHIRT, *few, *HERE))
+    after = weights_of(SHIRT / "repair")
     places = {path: set() for path in before}
     for layer, i, j, _ in rows:
         places[f"{numbers[layer]}/kernel"].add((i, j))
-    changed = {path: set(zip(*np.nonzero(np.array(after[path]) != before[path]), strict=True)) for path in before}
+    changed = {path: set(zip(*np.nonzero(after[path] != before[path]), strict=True)) for path in before}
     assert all(changed[path] <= places[path] for path in before)
     assert changed["dense/kernel"] and changed["dense_1/kernel"]
 
@@ -105,15 +95,14 @@ def test_one_layer_and_a_last_checkpoint_that_is_not_the_model(beside: Path, com
     kernel = model.get_layer("dense").kernel
     kernel.assign(np.array(kernel) * np.float32(1.0001))
     model.save_weights(CHECKPOINTS / "weights.101.weights.h5")
-    done = command(*LOCALIZE, "--target-layer", "-1", "--last", "4", "--weights-dir", CHECKPOINTS)
-    assert done.code == 0, done.err
+    done = ok(command(*LOCALIZE, "--target-layer", "-1", "--last", "4", "--weights-dir", CHECKPOINTS))
     (warning,) = [line for line in done.err.splitlines() if line.startswith("warning: ")]
     assert "weights.101.weights.h5 is not the model model.keras: 1 of " in warning
     assert "the first of them 'dense/kernel'; weights are blamed as they are in the model" in warning
     assert (SHIRT / "weights.csv").is_file() and not (SHIRT / "weights.arrow").exists()
 
 
-def test_what_is_refused(beside: Path, command: Command, refused: Callable[..., str]) -> None:
+def test_what_is_refused(beside: Path, command: Command, refused: Refused) -> None:
     refused(*LOCALIZE, "--num-grad", "5", says=("--num-grad is of Arachne and the method is NeuRecover",))
     arachne = ("localize", *MODEL, "--target-data-dir", SHIRT, *HERE)
     refused(*arachne, "--last", "2", says=("--last is of NeuRecover and the method is Arachne",))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -14,10 +13,8 @@ import pytest
 from cli.main import run
 from engine.data.writer import write_image_set
 from engine.models.load import load_model
-from tests.integration.conftest import Command, contents
-from tests.integration.test_bad_input import HERE, LOCALIZE, MODEL, NEGATIVES, OPTIMIZE, READERS, SMALL, TARGET, TEST
-
-Refused = Callable[..., str]
+from tests.integration.conftest import HERE, MODEL, Command, Refused, contents, ok
+from tests.integration.test_bad_input import LOCALIZE, NEGATIVES, OPTIMIZE, READERS, SMALL, TARGET, TEST
 
 ROWS = 120
 LARGE = 3e38
@@ -57,7 +54,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def linear(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of `made` as the current directory."""
     root = tmp_path / "work"
     shutil.copytree(made, root)
     monkeypatch.chdir(root)
@@ -97,7 +93,7 @@ def test_impossible_classes_are_numbers(linear: Path, command: Command, refused:
         model.layers[-1].set_weights([kernel, np.where(np.arange(10) == 3, value, bias)])
         model.save(f"{name}.keras")
     for words in (TEST, LOCALIZE):
-        assert command(*words, "--model-dir", "impossible.keras").code == 0
+        ok(command(*words, "--model-dir", "impossible.keras"))
         says = "the model certain.keras gives row 0 outputs that are NaN or infinite"
         refused(*words, "--model-dir", "certain.keras", says=(says,))
 
@@ -120,7 +116,6 @@ def test_which_of_two_models_is_told(linear: Path, command: Command, refused: Re
     ],
 )
 def test_rows_of_a_batch_beside_its_chunks(file: str, more: list[str], linear: Path, command: Command) -> None:
-    """Of whose values there is a warning too."""
     overflow(linear / file, 11)
     before = contents(linear)
     done = command(*BATCH, *more)
@@ -131,7 +126,6 @@ def test_rows_of_a_batch_beside_its_chunks(file: str, more: list[str], linear: P
 
 
 def test_a_chunk_of_a_batch_fails_alone(linear: Path, command: Command) -> None:
-    """As one whose pixels are damaged."""
     overflow(linear / "chunks/1/repair.h5", 40, 30)
     done = command(*BATCH)
     assert done.code == 4, done.err
@@ -143,7 +137,7 @@ def test_a_chunk_of_a_batch_fails_alone(linear: Path, command: Command) -> None:
 def test_a_repaired_model_that_gives_no_numbers_is_not_kept(linear: Path, command: Command) -> None:
     """The row of the test data is so large that the model as it is gives a finite logit, and the repaired one not."""
     optimize = [*OPTIMIZE, "--num-particles", "20", "--num-iterations", "8", "--overwrite"]
-    assert command(*optimize, "--output-dir", "first").code == 0
+    ok(command(*optimize, "--output-dir", "first"))
     models = [load_model(path).model for path in (Path("model.keras"), Path("first/repair"))]
     old, new = (model.layers[-1].get_weights()[0].max(axis=1) for model in models)
     feature = int(np.argmax(new / np.maximum(old, 1)))

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from cluster.records.store import read_facts, read_table
-from tests.integration.conftest import Command
-from tests.integration.test_bad_input import HERE, MODEL, NEGATIVES, OPTIMIZE, Refused
+from tests.integration.conftest import HERE, MODEL, Command, Refused, ok
+from tests.integration.test_bad_input import NEGATIVES, OPTIMIZE
 
 REQUIREMENTS = '[[require]]\nmax_drop = 0.01\n[[require]]\nlabel = "Shirt"\nmin_gain = 0.05\n'
 LABELS = "data/negative/labels.json"
@@ -41,8 +41,7 @@ def test_priorities_and_what_was_found_for_them(workspace: Path, command: Comman
     edited(LABELS, "repair_priority", label6=3, label4=1)
     edited(POSITIVE_LABELS, "prevent_degradation", label0=1, label2=0.5, label6=0.25)
     words = [*OPTIMIZE, "--label-file", LABELS, "--positive-label-file", POSITIVE_LABELS]
-    done = command(*words, "--output-dir", "out")
-    assert done.code == 0, done.err
+    ok(command(*words, "--output-dir", "out"))
     with Path("out/weights.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     entries = entries_of(LABELS)
@@ -65,10 +64,10 @@ def test_priorities_and_what_was_found_for_them(workspace: Path, command: Comman
 def test_the_file_that_has_what_was_found_gives_the_same_run(workspace: Path, command: Command) -> None:
     edited(LABELS, "repair_priority", label6=3, label4=1)
     words = [*OPTIMIZE, "--label-file", LABELS, "--val-data", "data/val.h5", "--output-dir", "out", "--resume"]
-    assert command(*words).code == 0
+    ok(command(*words))
     before = Path(LABELS).read_bytes()
     assert b"repaired_values" in before
-    assert command(*words).code == 0
+    ok(command(*words))
     assert Path(LABELS).read_bytes() == before
 
 
@@ -76,18 +75,17 @@ def test_the_file_that_has_what_was_found_gives_the_same_run(workspace: Path, co
 def test_requirements_steer(workspace: Path, command: Command) -> None:
     Path("goals.toml").write_text(REQUIREMENTS)
     words = [*OPTIMIZE[:-2], "--objective", "requirements", "--requirements", "goals.toml", "--val-data", "data/val.h5"]
-    done = command(*words, "--output-dir", "out")
-    assert done.code == 0, done.err
+    done = ok(command(*words, "--output-dir", "out"))
     assert "weights changed; the search repaired" in done.out  # no positive weight
     settings = read_facts(Path("run"))["arguments"]["settings"]
     assert [each["kind"] for each in settings["requirements"]] == ["max_drop", "min_gain"]
     (job,) = read_table(Path("run"), "jobs").to_pylist()
     assert job["job"].endswith("-6-requirements-s0") and job["positive_weight"] is None
     assert job["fitness"] >= job["start_fitness"]
-    assert command("report", "run", "--html", "page.html").code == command("report", "run").code == 0
+    ok(command("report", "run", "--html", "page.html").code == command("report", "run"))
     # Without a file: no label is to fall.
     default = [*OPTIMIZE, "--objective", "requirements", "--output-dir", "out", "--overwrite"]
-    assert command(*default).code == 0
+    ok(command(*default))
     kinds = [each["kind"] for each in read_facts(Path("run"))["arguments"]["settings"]["requirements"]]
     assert kinds == ["max_drop"] * 11
 
@@ -95,19 +93,17 @@ def test_requirements_steer(workspace: Path, command: Command) -> None:
 @pytest.mark.slow
 def test_batches_and_evaluations(workspace: Path, command: Command) -> None:
     edited(LABELS, "repair_priority", label6=3, label4=1)
-    done = command(*BATCH, "--label-file", LABELS, "--positive-weights", "0.2x,0.5x")
-    assert done.code == 0, done.err
+    ok(command(*BATCH, "--label-file", LABELS, "--positive-weights", "0.2x,0.5x"))
     jobs = read_table(Path("batch"), "jobs").to_pylist()
     assert {row["label"] for row in jobs if row["state"] == "done"} == {4, 6}
     assert "weights" not in entries_of(LABELS)["6"]
-    done = command(*BATCH, "--labels", "6", "--objective", "requirements", "--overwrite")
-    assert done.code == 0, done.err
+    ok(command(*BATCH, "--labels", "6", "--objective", "requirements", "--overwrite"))
     done_jobs = [row for row in read_table(Path("batch"), "jobs").to_pylist() if row["state"] == "done"]
     assert [row["job"] for row in done_jobs] == ["step1-chunknegative-label6-requirements-s0"]
-    assert command("report", "batch", "--html", "page.html").code == 0
+    ok(command("report", "batch", "--html", "page.html"))
     Path("goals.toml").write_text(REQUIREMENTS)
     sweep = ["--sweep", "objective=arachne,requirements", "--requirements", "goals.toml"]
-    assert command(*EVALUATE, *sweep, "--output-dir", "evaluated").code == 0
+    ok(command(*EVALUATE, *sweep, "--output-dir", "evaluated"))
     table = pa.ipc.open_file(pa.OSFile("evaluated/evaluate.arrow")).read_all().to_pylist()
     assert [row["setting"] for row in table] == ["objective=arachne", "objective=requirements"]
     assert [row["positive_weight"] is None for row in table] == [False, True]

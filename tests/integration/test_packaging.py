@@ -23,7 +23,6 @@ QUIET = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_ROOT_US
 
 
 def call(words: Sequence[object], **options: object) -> subprocess.CompletedProcess[str]:
-    """Run a program that must succeed, as from a terminal of its own."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PYTEST"))}
     done = subprocess.run(
         [str(word) for word in words],

@@ -1,11 +1,9 @@
-"""The `patch` commands on the shipped and the legacy models: what comes out, bit for bit, and what is refused."""
-
 from __future__ import annotations
 
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,11 @@ from cluster.records.rows import patch_places, patches_batch
 from cluster.records.schema import SCHEMAS
 from cluster.records.store import RunRecords
 from engine.models.load import load_model
-from engine.models.weight_paths import weight_variables
-from engine.patches.arrow import read_patch, write_patch
-from engine.patches.patch import NO_CHANGE, Patch, applied
+from engine.patches.arrow import read_patch, read_placed, write_patch
+from engine.patches.patch import NO_CHANGE, Patch, applied, tensors_patch
 from tests.engine.patches.test_patch import patch_of, rows_of
 from tests.engine.patches.test_save import content
-from tests.integration.conftest import SOURCES, Command
-
-Refused = Callable[..., str]
+from tests.integration.conftest import MODEL, SOURCES, Command, Refused, ok, weights_of
 
 # Weight and flat index; each model has more kernels than its last one.
 PLACES = {
@@ -35,14 +30,9 @@ PLACES = {
 }
 
 
-def values(path: Path | str) -> dict[str, np.ndarray]:
-    """The weights of a model, read again from its file."""
-    return {name: np.array(variable) for name, variable in weight_variables(load_model(Path(path)).model).items()}
-
-
 def written(name: str, model: str, places: Sequence[tuple[str, int]], new: Sequence[float]) -> Patch:
     """Write a patch file that gives some places of a model new values; returns its patch."""
-    old = values(model)
+    old = weights_of(model)
     rows = [(weight, flat, old[weight].reshape(-1)[flat], to) for (weight, flat), to in zip(places, new, strict=True)]
     write_patch(Path(name), patch_of(rows), {weight: array.shape for weight, array in old.items()})
     return patch_of(rows)
@@ -54,7 +44,7 @@ def record_run(
     """Records of a run on the shipped model; each job offers a second patch, of rank 1, that is not meant."""
     facts = {} if mode is None else {"mode": mode}
     records = RunRecords.create(Path(directory), facts, overwrite=False)
-    shapes = {name: array.shape for name, array in values("model.keras").items()}
+    shapes = {name: array.shape for name, array in weights_of("model.keras").items()}
     for job, patch in jobs.items():
         if job != "batch":
             row = {"job": job, "step": 1, "state": "done", "chosen": job in chosen}
@@ -74,7 +64,7 @@ def test_there_and_back(name: str, models: Path, command: Command) -> None:
     assert (done.code, done.err) == (0, "")
     file = {"model.keras": "/model.keras", "sequential.h5": "/model.h5", "sequential-savedmodel": ""}[name]
     assert done.out == f"{len(patch)} weights changed\ncreated files:\nthere/repair{file}\n"
-    before, after = values(name), values("there/repair")
+    before, after = weights_of(name), weights_of("there/repair")
     for path, array in before.items():
         assert after[path].tobytes() == applied(patch, path, array).tobytes()
     assert content(Path(name)) != content(Path(f"there/repair{file}"))
@@ -82,8 +72,8 @@ def test_there_and_back(name: str, models: Path, command: Command) -> None:
     done = command("patch", "revert", "do.arrow", "--output", "undo.arrow")
     assert (done.code, done.err, done.out) == (0, "", f"{len(patch)} weights\ncreated files:\nundo.arrow\n")
     undo = ["patch", "apply", "--model_dir=there/repair", "--output_dir=back", "undo.arrow"]
-    assert command(*undo).code == 0
-    assert {path: array.tobytes() for path, array in values("back/repair").items()} == {
+    ok(command(*undo))
+    assert {path: array.tobytes() for path, array in weights_of("back/repair").items()} == {
         path: array.tobytes() for path, array in before.items()
     }
     back = Path(f"back/repair{file}")
@@ -100,15 +90,13 @@ def test_there_and_back(name: str, models: Path, command: Command) -> None:
 def test_a_repaired_model_is_replaced_as_a_whole(models: Path, command: Command) -> None:
     for name in ("sequential.h5", "model.keras", "sequential-savedmodel"):
         written("do.arrow", name, PLACES[name], [1.0] * len(PLACES[name]))
-        assert (
-            command("patch", "apply", "--model-dir", name, "--output-dir", "out", "do.arrow", "--overwrite").code == 0
-        )
+        ok(command("patch", "apply", "--model-dir", name, "--output-dir", "out", "do.arrow", "--overwrite"))
         assert load_model(Path("out/repair")).format in name.replace("-", "")
         assert [path.name for path in Path("out").iterdir()] == ["repair"]
 
 
 def test_rows_that_change_nothing_are_not_counted(models: Path, command: Command) -> None:
-    same = float(values("model.keras")["dense_1/kernel"].reshape(-1)[3])
+    same = float(weights_of("model.keras")["dense_1/kernel"].reshape(-1)[3])
     written("do.arrow", "model.keras", PLACES["model.keras"][:2], [1.0, same])
     done = command("patch", "apply", "do.arrow", "--model-dir", "model.keras", "--output-dir", "out")
     assert done.out.startswith("1 weights changed\n")
@@ -119,14 +107,14 @@ def test_the_weights_of_a_repair_applied_again(workspace: Path, command: Command
     here = ["--num-workers", "0", "--verbose", "0", "--num-particles", "20", "--num-iterations", "10"]
     repaired, weights = Path("data/negative/6/repair/model.keras"), "data/negative/6/weights.csv"
     made_for = ["--model-dir", "model.keras"]
-    assert command("optimize", *made_for, "--target-data-dir", "data/negative/6", "--run-dir", "run", *here).code == 0
+    ok(command("optimize", *made_for, "--target-data-dir", "data/negative/6", "--run-dir", "run", *here))
     assert repaired.read_bytes() != Path("model.keras").read_bytes()
     for patch in (weights, "run"):
-        assert command("patch", "apply", patch, *made_for, "--output-dir", "again").code == 0
+        ok(command("patch", "apply", patch, *made_for, "--output-dir", "again"))
         assert Path("again/repair/model.keras").read_bytes() == repaired.read_bytes()
 
-    assert command("patch", "revert", weights, *made_for, "--output", "undo.arrow").code == 0
-    assert command("patch", "apply", "undo.arrow", "--model-dir", repaired, "--output-dir", "back").code == 0
+    ok(command("patch", "revert", weights, *made_for, "--output", "undo.arrow"))
+    ok(command("patch", "apply", "undo.arrow", "--model-dir", repaired, "--output-dir", "back"))
     assert content(Path("back/repair/model.keras")) == content(Path("model.keras"))
     done = command("patch", "apply", weights, "--model-dir", repaired, "--output-dir", "twice")
     assert (done.code, done.out) == (2, "")
@@ -140,20 +128,13 @@ def test_patches_of_a_run(models: Path, command: Command) -> None:
     record_run("batch", {**jobs, "batch": patches[2]}, chosen="a", mode="rounds")
     record_run("one", jobs, chosen="b")
     record_run("on", jobs, chosen="b", done=False)
-    for name, new in {
-        "batch": 2,
-        "batch:batch": 2,
-        "batch:a": 0,
-        "one": 1,
-        "one:a": 0,
-        "on:a": 0,
-        "./one/:b": 1,
-    }.items():
-        assert command("patch", "revert", name, "--output", "undo.arrow", "--overwrite").code == 0
+    found = {"batch": 2, "batch:batch": 2, "batch:a": 0, "one": 1, "one:a": 0, "on:a": 0, "./one/:b": 1}
+    for name, new in found.items():
+        ok(command("patch", "revert", name, "--output", "undo.arrow", "--overwrite"))
         (row,) = rows_of(read_patch(Path("undo.arrow")))
         assert row[:3] == ("dense_1/kernel", 12, np.float32(new).view(np.uint32))
-    assert command("patch", "apply", "one", "--model-dir", "model.keras", "--output-dir", "out").code == 0
-    assert values("out/repair")["dense_1/kernel"][1, 2] == 1
+    ok(command("patch", "apply", "one", "--model-dir", "model.keras", "--output-dir", "out"))
+    assert weights_of("out/repair")["dense_1/kernel"][1, 2] == 1
 
 
 def test_a_batch_that_ended_with_the_model_as_it_was(models: Path, command: Command) -> None:
@@ -192,7 +173,7 @@ def test_a_run_of_which_one_patch_must_be_named(models: Path, refused: Refused, 
     file = Path("several:a")
     written("p.arrow", "model.keras", [("dense_1/kernel", 13)], [7.0])
     Path("p.arrow").rename(file)  # a file of that name goes first
-    assert command("patch", "revert", file, *revert).code == 0
+    ok(command("patch", "revert", file, *revert))
     assert read_patch(Path("undo.arrow")).flat_index.tolist() == [13]
 
 
@@ -221,7 +202,7 @@ def test_merging(models: Path, command: Command) -> None:
     places = PLACES["model.keras"]
     written("one.arrow", "model.keras", places[:2], [1.0, 2.0])
     record_run("run", {"job": written("p.arrow", "model.keras", places[1:3], [3.0, 4.0])}, chosen=["job"])
-    old = values("model.keras")
+    old = weights_of("model.keras")
     kernel = old["dense_1/kernel"]
     Path("weights.csv").write_text(f"8,95,7,{kernel[95, 7]!s},5.0\n8,0,0,{kernel[0, 0]!s},6.0\n")
     done = command(
@@ -238,16 +219,14 @@ def test_merging(models: Path, command: Command) -> None:
         ]
     )
     assert rows_of(read_patch(Path("a/m.arrow"))) == rows_of(expected)
-    assert command("patch", "apply", "a/m.arrow", "--model-dir", "model.keras", "--output-dir", "out").code == 0
-    after = values("out/repair")
+    ok(command("patch", "apply", "a/m.arrow", "--model-dir", "model.keras", "--output-dir", "out"))
+    after = weights_of("out/repair")
     assert (after["dense_1/kernel"][0, 0], after["conv2d/bias"][15]) == (6, 4)
 
 
 def test_the_difference_of_two_models(models: Path, command: Command) -> None:
     patch = written("do.arrow", "sequential-savedmodel", [("dense/kernel", 171), ("conv2d/kernel", 17)], [0.5, -2.0])
-    assert (
-        command("patch", "apply", "do.arrow", "--model-dir", "sequential-savedmodel", "--output-dir", "out").code == 0
-    )
+    ok(command("patch", "apply", "do.arrow", "--model-dir", "sequential-savedmodel", "--output-dir", "out"))
     diff = ["patch", "diff", "--model-dir", "sequential-savedmodel", "--other-model-dir"]
     done = command(*diff, "sequential-savedmodel", "--output", "none.arrow")
     assert (done.code, done.err, done.out) == (0, "", "0 weights differ\ncreated files:\nnone.arrow\n")
@@ -266,19 +245,16 @@ def test_the_difference_of_two_models(models: Path, command: Command) -> None:
     ]
     found = read_patch(Path("diff.arrow"))
     assert rows_of(found) == sorted(rows_of(patch))
-    assert (
-        command("patch", "apply", "diff.arrow", "--model-dir", "sequential-savedmodel", "--output-dir", "two").code == 0
-    )
+    ok(command("patch", "apply", "diff.arrow", "--model-dir", "sequential-savedmodel", "--output-dir", "two"))
     assert content(Path("two/repair")) == content(Path("out/repair"))
 
 
 def test_the_difference_of_two_formats_and_many_weights(models: Path, command: Command) -> None:
     written("do.arrow", "sequential.h5", [("dense/kernel", flat) for flat in range(43)], [9.0] * 43)
-    assert command("patch", "apply", "do.arrow", "--model-dir", "sequential.h5", "--output-dir", "out").code == 0
+    ok(command("patch", "apply", "do.arrow", "--model-dir", "sequential.h5", "--output-dir", "out"))
     load_model(Path("sequential.h5")).model.save("same.keras")
     for model in ("sequential.h5", "same.keras"):
-        done = command("patch", "diff", "--model-dir", model, "--other-model-dir", "out/repair")
-        assert done.code == 0
+        done = ok(command("patch", "diff", "--model-dir", model, "--other-model-dir", "out/repair"))
         lines = done.out.splitlines()
         assert lines[0] == "43 weights differ"
         assert lines[-1] == "… and 3 more"
@@ -321,7 +297,7 @@ def test_models_that_no_patch_lies_between(models: Path, refused: Refused, comma
 
 def test_patches_that_do_not_fit_the_model(models: Path, command: Command, refused: Refused) -> None:
     apply = ["patch", "apply", "--model-dir", "model.keras", "--output-dir", "out"]
-    kernel = values("model.keras")["dense_1/kernel"]
+    kernel = weights_of("model.keras")["dense_1/kernel"]
     shapes: dict[str, Any] = {"dense_1/kernel": (96, 10), "dense_9/kernel": (96, 10), "conv2d/bias": (96, 10)}
     for weight, flat, shape, says in (
         ("dense_1/kernel", 12, (96, 10), f"'dense_1/kernel' at index 12 is {kernel[1, 2]!s}, expected 0.5 as when"),
@@ -342,7 +318,7 @@ def test_patches_that_do_not_fit_the_model(models: Path, command: Command, refus
     )
 
     written("p.arrow", "model.keras", [("dense_1/kernel", 12)], [1.0])
-    assert command(*apply, "p.arrow").code == 0
+    ok(command(*apply, "p.arrow"))
     again = ["patch", "apply", "--model-dir", "out/repair", "--output-dir", "twice", "p.arrow"]
     refused(*again, says=("error: p.arrow does not fit out/repair/model.keras: 'dense_1/kernel' at index 12 is 1.0",))
 
@@ -354,7 +330,7 @@ def test_places_that_nothing_is_written_to(models: Path, command: Command, refus
     apply = ["patch", "apply", "p.arrow", "--model-dir", "model.keras", "--output-dir"]
     refused(*apply, "mine", says=("mine/repair holds no repaired model", "--overwrite"))
     refused(*apply, "p.arrow", says=("p.arrow is a file, expected a folder",))
-    assert command(*apply, "out").code == 0
+    ok(command(*apply, "out"))
     own = ["patch", "apply", "p.arrow", "--model-dir", "out/repair", "--output-dir", "out", "--overwrite"]
     refused(*own, says=("out/repair holds the model to repair, expected another --output-dir",))
 
@@ -368,7 +344,7 @@ def test_places_that_nothing_is_written_to(models: Path, command: Command, refus
             "p.arrow/undo.arrow": "p.arrow: is a file, expected a folder, or none, for p.arrow/undo.arrow",
         }.items():
             refused("patch", *words, "--output", output, says=(says,))
-    assert command("patch", "revert", "p.arrow", "--output", "p.arrow", "--overwrite=True").code == 0
+    ok(command("patch", "revert", "p.arrow", "--output", "p.arrow", "--overwrite=True"))
     assert read_patch(Path("p.arrow")).old.tolist() == [1.0]
 
 
@@ -411,11 +387,10 @@ def test_words_that_name_no_patch(models: Path, refused: Refused) -> None:
 def test_patches_of_different_models_are_not_merged(models: Path, refused: Refused) -> None:
     written("a.arrow", "model.keras", [("dense_1/kernel", 12)], [1.0])
     write_patch(Path("b.arrow"), patch_of([("dense_1/kernel", 12, 0.5, 1)]), {"dense_1/kernel": (96, 10)})
-    says = (
-        "'dense_1/kernel' at index 12 was ",
-        "when patch 1 was made and 0.5 when patch 2 was, expected patches of one",
+    says = "when patch 1 was made and 0.5 when patch 2 was, expected patches of one"
+    refused(
+        "patch", "merge", "a.arrow", "b.arrow", "--output=m.arrow", says=("'dense_1/kernel' at index 12 was ", says)
     )
-    refused("patch", "merge", "a.arrow", "b.arrow", "--output", "m.arrow", says=says)
 
 
 def test_patches_without_a_model_need_no_tensorflow(models: Path) -> None:
@@ -428,3 +403,81 @@ def test_patches_without_a_model_need_no_tensorflow(models: Path) -> None:
         "assert not {'tensorflow', 'keras', 'ray'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def tensors() -> Patch:
+    """Write tensors.arrow, all of the last layer anew; the first value of its kernel stays."""
+    old = {path: array for path, array in weights_of("model.keras").items() if path.startswith("dense_1/")}
+    new = {path: array + np.float32(2) for path, array in old.items()}
+    new["dense_1/kernel"][0, 0] = old["dense_1/kernel"][0, 0]
+    patch = tensors_patch(old, new)
+    write_patch(Path("tensors.arrow"), patch, {path: array.shape for path, array in old.items()})
+    return patch
+
+
+def test_whole_tensors(models: Path, command: Command, refused: Refused) -> None:
+    """Applied, refused where stale, shown, found again as a difference and taken back."""
+    patch, before = tensors(), weights_of("model.keras")
+    rows, columns, count = 96, 10, 970
+    assert len(patch) == count
+    apply = ["patch", "apply", *MODEL, "--output-dir"]
+    done = command(*apply, "there", "tensors.arrow")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"{count - 1} weights changed\n")
+    after = weights_of("there/repair")
+    for path, array in before.items():
+        assert after[path].tobytes() == applied(patch, path, array).tobytes()
+    again = ["patch", "apply", "--model-dir", "there/repair", "--output-dir"]
+    refused(*again, "twice", "tensors.arrow", says=("error: tensors.arrow does not fit there/repair", "at index 1 is "))
+
+    shown = command("patch", "show", "tensors.arrow")
+    assert (shown.code, shown.err) == (0, "")
+    first, header, _, kernel, bias = shown.out.splitlines()
+    assert first == f"{count - 1} weights change"
+    assert header.split() == ["weight", "shape", "changed", "largest", "change", "RMS", "change"]
+    path, shape, changed, largest, rms = kernel.split()
+    assert (path, shape, changed) == ("dense_1/kernel", f"{rows}x{columns}", str(rows * columns - 1))
+    assert float(largest) == pytest.approx(2)
+    assert float(rms) == pytest.approx(2 * np.sqrt(1 - 1 / (rows * columns)), rel=1e-5)
+    assert bias.split()[:3] == ["dense_1/bias", str(columns), str(columns)]
+    found = command("patch", "diff", *MODEL, "--other-model-dir", "there/repair", "--output", "d.arrow")
+    _, *lines = shown.out.splitlines()
+    assert found.out.splitlines() == [f"{count - 1} weights differ", *lines, "created files:", "d.arrow"]
+    assert Path("d.arrow").read_bytes() == Path("tensors.arrow").read_bytes()
+
+    done = command("patch", "revert", "tensors.arrow", "--output", "undo.arrow")
+    assert done.out == f"{count} weights\ncreated files:\nundo.arrow\n"
+    ok(command(*again, "back", "undo.arrow"))
+    assert content(Path("back/repair/model.keras")) == content(Path("model.keras"))
+
+
+def test_whole_tensors_and_single_weights(models: Path, command: Command, refused: Refused) -> None:
+    """A union of both, also taken back; what a tensor of another shape is told."""
+    patch = tensors()
+    written("one.arrow", "model.keras", [("dense_1/kernel", 0), ("dense_1/kernel", 7)], [3.0, 4.0])
+    written("two.arrow", "model.keras", [("conv2d/bias", flat) for flat in range(11)], [3.0] * 11)
+    merge = ["patch", "merge", "tensors.arrow"]
+    done = command(*merge, "one.arrow", "--output", "whole.arrow")
+    assert done.out.startswith("970 weights, on 1 of them the patches disagree\n")
+    placed = read_placed(Path("whole.arrow"))
+    assert placed.whole == {"dense_1/kernel": (96, 10), "dense_1/bias": (10,)}
+    assert placed.patch.new[[0, 7]].tolist() == [3, patch.new[7]]
+
+    done = command(*merge, "two.arrow", "--output", "mixed.arrow")
+    assert done.out.startswith("981 weights, on 0 of them the patches disagree\n")
+    assert not read_placed(Path("mixed.arrow")).whole
+    assert len(command("patch", "show", "mixed.arrow").out.splitlines()) == 1 + 2 + 40 + 1
+    ok(command("patch", "revert", "mixed.arrow", "--output", "undo.arrow"))
+    ok(command("patch", "apply", "mixed.arrow", "--model-dir", "model.keras", "--output-dir", "out"))
+    ok(command("patch", "apply", "undo.arrow", "--model-dir", "out/repair", "--output-dir", "back"))
+    assert content(Path("back/repair/model.keras")) == content(Path("model.keras"))
+    found = command("patch", "diff", "--model-dir", "model.keras", "--other-model-dir", "out/repair")
+    assert [line.split()[0] for line in found.out.splitlines()] == [
+        *("980", "weight", "--------------", "conv2d/bias", "dense_1/kernel", "dense_1/bias")
+    ]
+
+    write_patch(Path("turned.arrow"), patch, {"dense_1/kernel": (10, 96), "dense_1/bias": (10,)})
+    says = "turned.arrow: 'dense_1/kernel' has the shape (10, 96), expected (96, 10) as in the model"
+    refused("patch", "apply", "turned.arrow", "--model-dir", "model.keras", "--output-dir", "no", says=(says,))
+    says = "'dense_1/kernel' has the shape (96, 10) in one patch and (10, 96) in another, expected patches of one model"
+    refused(*merge, "turned.arrow", "--output", "no.arrow", says=(says,))

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engine.core.types import Int64
-from engine.data.image_set import open_image_set, read_images
+from engine.data.image_set import open_image_set
 from engine.metrics.dist_rep import read_merge_settings
 from engine.models.load import load_model
 from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_placed, write_patch
 from engine.patches.patch import applied, patch_between, tensors_patch
-from tests.integration.conftest import Command
-
-Refused = Callable[..., str]
+from tests.integration.conftest import Command, Refused, ok, read_set, weights_of
 
 SETTINGS = {
     "target_misclassifications": {"Shirt": ["T-shirt/top"]},
@@ -34,7 +32,7 @@ BIAS = "dense_1/bias"
 
 def written(name: str, changes: dict[int, float], *, whole: bool = False) -> None:
     """Write a patch that adds to offsets of labels, of all of them or of those that change."""
-    bias = weights()[BIAS]
+    bias = weights_of("model.keras")[BIAS]
     new = bias.copy()
     for label, change in changes.items():
         new[label] += np.float32(change)
@@ -42,19 +40,15 @@ def written(name: str, changes: dict[int, float], *, whole: bool = False) -> Non
     write_patch(Path(name), patch, {BIAS: bias.shape})
 
 
-def weights(path: str = "model.keras") -> dict[str, np.ndarray]:
-    return {name: np.array(variable) for name, variable in weight_variables(load_model(Path(path)).model).items()}
-
-
 def predicted(*patches: str) -> Int64:
     """Classes (1 + P, n) of the validation rows under the model as it is and under each patch."""
-    images = open_image_set(Path("data/val.h5"))
+    images, _ = read_set("data/val.h5")
     model = load_model(Path("model.keras")).model
     variable = weight_variables(model)[BIAS]
     bias, found = np.array(variable), []
     for value in (bias, *(applied(read_placed(Path(name)).patch, BIAS, bias) for name in patches)):
         variable.assign(value)
-        found.append(model.predict(read_images(images, 0, images.rows), verbose=0).argmax(axis=1))
+        found.append(model.predict(images, verbose=0).argmax(axis=1))
     return np.stack(found)
 
 
@@ -94,11 +88,11 @@ def test_what_it_prints_is_what_the_patch_does(apart: bool, place: Path, command
     assert rows["6 Shirt as 0 T-shirt/top"] == [mine.sum(), *((classes[n][mine] == 0).sum() for n in (0, 3))]
 
     assert lines[12:] == ["10 weights, 1 of them are changed by several patches", "created files:", "m.arrow"]
-    old, placed = weights()[BIAS], read_placed(Path("m.arrow"))
+    old, placed = weights_of("model.keras")[BIAS], read_placed(Path("m.arrow"))
     assert placed.whole == {BIAS: (10,)}
     new = applied(placed.patch, BIAS, old)
-    assert command("patch", "apply", "m.arrow", "--model-dir", "model.keras", "--output-dir", "out").code == 0
-    assert new.tobytes() == weights("out/repair")[BIAS].tobytes()
+    ok(command("patch", "apply", "m.arrow", "--model-dir", "model.keras", "--output-dir", "out"))
+    assert new.tobytes() == weights_of("out/repair")[BIAS].tobytes()
     np.testing.assert_allclose(new[4], old[4] + 4 * shares[1], atol=1e-3)
     if not apart:
         np.testing.assert_allclose(new[6], old[6] + 3 * shares[0] - 2 * shares[1], atol=1e-3)
@@ -138,7 +132,7 @@ def test_more_rows_count_too(place: Path, command: Command) -> None:
 
 def test_a_weights_csv_and_a_weight_of_the_last_layer(place: Path, command: Command) -> None:
     """Kernels of the last Dense layer alone take the way of a batch."""
-    kernel = weights()["dense_1/kernel"]
+    kernel = weights_of("model.keras")["dense_1/kernel"]
     Path("weights.csv").write_text(f"8,95,7,{kernel[95, 7]!s},5.0\n8,0,6,{kernel[0, 6]!s},2.0\n")
     changed = kernel.copy()
     changed[0, 6] = 1.5

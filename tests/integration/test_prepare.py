@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -23,12 +19,9 @@ from engine.data.image_set import open_image_set
 from engine.datasets.bdd import LABEL_NAMES
 from tests.engine.datasets.test_cifar import batches, tar
 from tests.engine.datasets.test_gtsrb import unpacked
-from tests.integration.conftest import SHIPPED, Command
+from tests.integration.conftest import SHIPPED, Command, Refused, ok, stop
+from tests.support.prepare import files
 from tests.support.scenes import COMMON, Scenes, draw_scenes, label
-
-Refused = Callable[..., str]
-ROOT = Path(__file__).parents[2]
-MAIN = [sys.executable, "-c", "from cli.main import main; main()"]
 
 EXCLUDED = "other vehicle,other person,trailer,train,bicycle,motorcycle,bus,rider"
 NOT_PEDESTRIANS = f"car,truck,traffic light,traffic sign,{EXCLUDED}"
@@ -47,7 +40,6 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def downloads(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same in the current directory."""
     shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -67,14 +59,12 @@ def table_of(rows: dict[str, int]) -> list[str]:
 def run_all(command: Command, lines: Sequence[Sequence[str]]) -> list[str]:
     outputs = []
     for line in lines:
-        done = command(*line)
-        assert done.code == 0, done.err
+        done = ok(command(*line))
         outputs.append(done.out)
     return outputs
 
 
 def words_of(text: str, **names: str) -> list[list[str]]:
-    """The words of each line of a shell's text."""
     lines = text.format(**names).replace("\\\n", " ").splitlines()
     return [shlex.split(line) for line in lines if line]
 
@@ -123,46 +113,25 @@ def test_the_tutorial_s_lines(downloads: Path, command: Command) -> None:
     run_all(command, [["split", "docs/tutorial/data/repair.h5", "--chunk-size", "5"]])
     chunks = sorted((data / "repairsets").iterdir())
     assert [chunk.name for chunk in chunks] == [str(number) for number in range(min(10, -(-train["pedestrian"] // 5)))]
-    with h5py.File(data / "repair.h5") as all_rows:
-        for number, chunk in enumerate(chunks):
-            assert open_image_set(chunk / "repair.h5").label_names == LABEL_NAMES
-            with h5py.File(chunk / "repair.h5") as some:
-                for name in ("images", "labels"):
-                    expected = all_rows[name][5 * number : 5 * number + 5]
-                    assert some[name].dtype == expected.dtype
-                    assert np.array_equal(some[name][:], expected)
+    assert all(open_image_set(chunk / "repair.h5").label_names == LABEL_NAMES for chunk in chunks)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-UNDERSCORES = """
+EVERY_OPTION = """
 create_category_dir --image_dir {images} --label_file {labels} --output_dir a/categories --min_area=200 \
     --remove_truncated=True --remove_occluded=False --clamp_crops=True --overwrite=False --num_workers=0 --verbose=0
 create_image_subset --category_dir=a/categories --output_dir=a/images --num=60 --category_min=3 --random_state=5 \
     --resize_to=48 --excluded_labels=bus,rider --overwrite=False --num_workers=0 --verbose=0
-create_image_dir --category_dir=a/categories --output_dir=a/again --info_file=a/images/image_info.json --num_workers=0
+create_image_dir --category_dir=a/categories --output_dir=a/again --num=1 \
+    --info_file=a/images/image_info.json --num_workers=0
 prepare bdd_objects --input_dir=a/again --output_dir=a/data --single_dir=True --data_ratio=0.5,0.5,0,0 \
     --random_state=1 --preprocess=resize --overwrite=False --num_workers=0
 """
-DASHES = """
-create-category-dir --input-dir {images} --label-file {labels} --output-dir b/categories --min-area 200 \
-    --remove-truncated --clamp-crops --num-workers 0 --verbose 0
-create-image-subset --category-dir b/categories --output-dir b/images --num 60 --category-min 3 --random-state 5 \
-    --resize-to 48 --excluded-labels bus,rider --num-workers 0 --verbose 0
-create-image-dir --category-dir b/categories --output-dir b/again --num 1 --info-file b/images/image_info.json
-prepare --input-dir b/again --output-dir b/data --dataset bdd-objects --single-dir --data-ratio 0.5,0.5,0,0 \
-    --random-state 1 --preprocess resize --num-workers 0
-"""
 
 
-def test_both_spellings_and_values(downloads: Path, command: Command) -> None:
+def test_every_option(downloads: Path, command: Command) -> None:
     labels, images = "datasets/bdd100k/labels/det_20/det_val.json", "datasets/bdd100k/images/val"
-    printed = [run_all(command, words_of(lines, labels=labels, images=images)) for lines in (UNDERSCORES, DASHES)]
-    assert printed[0] == printed[1]
-    one, other = contents(downloads / "a"), contents(downloads / "b")
-    assert one == other
+    run_all(command, words_of(EVERY_OPTION, labels=labels, images=images))
+    one = files(downloads / "a")
     assert any("/removed/" in name for name in one)
     frames = {frame["name"]: frame for frame in json.loads(Path(labels).read_text())}
     for name in one:
@@ -171,7 +140,7 @@ def test_both_spellings_and_values(downloads: Path, command: Command) -> None:
             truncated = next(x["attributes"]["truncated"] for x in frames[frame]["labels"] if x["id"] == number)
             with Image.open(downloads / "a" / name) as picture:
                 assert truncated or np.prod(picture.size) < 200
-    assert contents(downloads / "a/images") == contents(downloads / "a/again")
+    assert files(downloads / "a/images") == files(downloads / "a/again")
     with Image.open(next((downloads / "a/images").glob("*.jpg"))) as picture:
         assert picture.size == (48, 48)
 
@@ -188,8 +157,7 @@ def test_what_is_skipped_is_reported(downloads: Path, command: Command) -> None:
     del frames[2]["labels"]
     scenes.write(frames)
     words = ["create_category_dir", f"--label_file={scenes.labels}", f"--input_dir={scenes.images}", *HERE]
-    done = command(*words)
-    assert done.code == 0, done.err
+    done = ok(command(*words))
     assert done.out.splitlines()[-5:] == [
         "skipped boxes: 8 (image missing)",
         "skipped boxes: 1 (no area)",
@@ -212,8 +180,7 @@ CATEGORIES += ["--input_dir=datasets/bdd100k/images/val", *HERE]
 
 def test_a_name_that_excludes_nothing_is_said(downloads: Path, command: Command) -> None:
     run_all(command, [CATEGORIES])
-    done = command("create_image_subset", "--category_dir=categories", "--excluded_labels=tain,car", *HERE)
-    assert done.code == 0
+    done = ok(command("create_image_subset", "--category_dir=categories", "--excluded_labels=tain,car", *HERE))
     assert done.err == "warning: no image has the excluded label 'tain'\n"
 
 
@@ -234,7 +201,7 @@ def test_a_subset_as_the_toolkit_draws_it_is_drawn_again(downloads: Path, comman
         [*words, "same", "--num=40", "--category_min=2", "--random_state=5"],
     ]
     run_all(command, [[*line, *HERE] for line in lines])
-    found = {line[2]: contents(downloads / line[2]) for line in lines}
+    found = {line[2]: files(downloads / line[2]) for line in lines}
     assert found["again"] == found["like"] == found["added"]
     assert found["placed"] == found["ours"] != found["like"]
     assert found["whole"] == found["same"]
@@ -304,32 +271,6 @@ def test_bad_other_data(tmp_path: Path, refused: Refused, monkeypatch: pytest.Mo
     refused("prepare", "image-folder", "--input_dir=mine", *end, says=("mine/dogs has no picture",))
 
 
-def test_words_that_are_no_command_line(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for words in (
-        ["prepare", "--dataset"],
-        ["prepare", "--dataset=mnist"],
-        ["prepare", "bdd-objects", "--input-dir"],
-        ["create_category_dir"],
-    ):
-        done = command(*words)
-        assert (done.code, done.out) == (2, "")
-        assert "Error: " in done.err
-
-
-def killed(words: Sequence[str], when: Callable[[], bool]) -> int:
-    """The exit code of a command that is killed once something has come true."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = subprocess.Popen([*MAIN, *words], stderr=subprocess.DEVNULL, env=environment)
-    try:
-        end = time.monotonic() + 60
-        while not when() and command.poll() is None and time.monotonic() < end:
-            time.sleep(0.002)
-    finally:
-        command.kill()
-    return command.wait()
-
-
 def test_fashion_mnist_goes_on_where_it_was_killed(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,17 +281,42 @@ def test_fashion_mnist_goes_on_where_it_was_killed(
     def made() -> int:
         return len(journal.read_bytes().splitlines()) if journal.exists() else 0
 
-    assert killed([*words, "--output-dir=out"], lambda: made() >= 4) == -signal.SIGKILL
+    done = stop([*words, "--output-dir=out"], signal.SIGKILL, lambda: made() >= 4)
+    assert done.returncode == -signal.SIGKILL
     assert {path.name for path in Path("out").iterdir()} == {".prepare.unfinished", ".prepare.lock"}
     assert 4 <= made() < 40
     written = run_all(command, [[*words, "--output-dir=out"], [*words, "--output-dir=whole"]])
     assert written[0] == written[1]
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert sorted(contents(tmp_path / "out")) == ["repair.h5", "test.h5", "train.h5", "val.h5"]
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert sorted(files(tmp_path / "out")) == ["repair.h5", "test.h5", "train.h5", "val.h5"]
 
 
-@pytest.mark.parametrize("words", [["fashion-mnist"], ["bdd-objects"], ["gtsrb"], ["cifar-10"], ["image-folder"]])
-def test_help(words: list[str], command: Command) -> None:
-    done = command("prepare", *words, "--help")
-    assert done.code == 0
-    assert f"Example: repair-dist prepare {words[0]}" in re.sub(r"\s+", " ", done.out)
+def test_weathers_and_tables(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every drawn frame is clear and of a city street; one has no label, one no weather."""
+    monkeypatch.chdir(tmp_path)
+    base = Path("bdd100k")
+    for split, scenes in (("val", 14), ("train", 10)):
+        draw_scenes(base, split, scenes, width=160, height=90, objects=1)
+    frames = json.loads((base / "labels/det_20/det_val.json").read_text())
+    frames[1]["attributes"]["weather"] = "undefined"
+    (base / "labels/det_20/det_val.json").write_text(json.dumps(frames[1:]))
+    words = ["prepare", "--dataset=bdd", f"--input_dir={base}", "--output_dir=out", "--divide_rate=0.2", *HERE]
+    shapes = "".join(
+        f"{part}_images: ({rows}, 90, 160, 3)\n{part}_labels: ({rows}, 6)\n{part}_image_ids: ({rows},)\n"
+        for part, rows in (("train", 14), ("repair", 3), ("test", 5))
+    )
+    left = "frames left out: 1 of 24 (not in the label file)\nframes left out: 1 of 24 (weather unknown or undefined)\n"
+    assert command(*words).out == shapes + left
+    with h5py.File("out/train.h5") as file:
+        assert file["labels"][:].argmax(axis=1).tolist() == [2] * 14
+    scene = command(*words, "--target-label=scene").out
+    assert "train_labels: (15, 6)" in scene
+    with h5py.File("out/train.h5") as file:
+        assert file["labels"][:].argmax(axis=1).tolist() == [4] * 15
+    Path("exp2/images").mkdir(parents=True)
+    Image.new("RGB", (40, 30), (9, 99, 199)).save("exp2/images/1_a.png")
+    Path("exp2/labels.csv").write_text("#filename,class_id\n1_a.png,car\n")
+    objects = command("prepare", "bdd-objects", "--input_dir=exp2", "--output_dir=sizes", *HERE).out
+    assert objects.startswith("32/exp2_images: (1, 32, 32, 3)\n32/exp2_labels: (1, 13)\n")
+    assert "224/exp2_images: (1, 224, 224, 3)" in objects
+    assert {str(path) for path in Path("sizes").rglob("*.h5")} == {f"sizes/{side}/exp2.h5" for side in (32, 96, 224)}

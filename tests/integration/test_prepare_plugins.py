@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -15,10 +14,8 @@ from PIL import Image
 from cli.main import repair_dist
 from engine.data.image_set import open_image_set, read_images
 from engine.data.preprocess import preprocess_images
-from tests.integration.conftest import Command, contents
+from tests.integration.conftest import Command, Refused, contents, ok
 from tests.support.plugins import Site, write_shades
-
-Refused = Callable[..., str]
 
 HERE = ["--num-workers=0", "--verbose=0"]
 OURS = ["bdd", "bdd-objects", "cifar-10", "fashion-mnist", "gtsrb", "image-folder"]
@@ -72,7 +69,7 @@ def test_every_option(site: Site, command: Command) -> None:
     by_place = ["prepare", "shades", ".", "b", "--random-state=5", "--data-ratio=0,0,0,1", *HERE]
     done = command(*by_place)
     assert done.code == 2 and "b/repair.h5 exists and was not made by prepare" in done.err
-    assert command(*by_place, "--overwrite", "--target-label=x").code == 0
+    ok(command(*by_place, "--overwrite", "--target-label=x"))
     order = np.arange(23)
     np.random.default_rng(5).shuffle(order)
     assert np.array_equal(open_image_set(Path("b/repair.h5")).labels, given["labels"][order])
@@ -111,8 +108,7 @@ def test_help_lists_them_and_imports_nothing(site: Site, command: Command) -> No
     assert list(listed(done.out)) == [*OURS, "broken", "shade-files", "shades"]
     assert listed(done.out)["shades"] == "Data set of the package example-dataset."
     assert not {"example_dataset", "broken_set"} & set(sys.modules)
-    done = command("prepare", "shades", "--help")
-    assert done.code == 0
+    done = ok(command("prepare", "shades", "--help"))
     text = words_of(done.out)
     assert "Images of one grey shade each, with a test set. A data set of the package example-dataset." in text
     assert "Example: repair-dist prepare shades --input-dir" in text
@@ -156,7 +152,7 @@ def test_broken_ones_are_refused_alone(site: Site, command: Command, refused: Re
     refused("prepare", "other-kind", says=("other-kind of the package broken-set is a function (json:dumps)",))
     refused("prepare", "twice", says=("twice of the packages other-set, broken-set is declared 2 times",))
     write_shades(Path())
-    assert command("prepare", "shades", "--input-dir=.", *HERE).code == 0
+    ok(command("prepare", "shades", "--input-dir=.", *HERE))
 
 
 def test_what_does_not_fit_is_refused_by_its_name(site: Site, refused: Refused) -> None:

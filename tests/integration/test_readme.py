@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,7 +59,6 @@ def commands(block: str) -> Iterator[list[str]]:
 
 
 def quick(words: list[str]) -> list[str]:
-    """The words of a command with those that keep it short."""
     if "weighted" in words:
         return [*words, *SMALL[:2]]
     more = [*QUICK.get(words[0], []), *(["--chunks=data/repairsets/0"] if "--part" in words else [])]
@@ -143,7 +148,6 @@ def test_every_page_is_in_the_navigation_of_the_site() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """Names of the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -156,3 +160,44 @@ def test_the_front_page_is_short() -> None:
     assert (ROOT / picture).stat().st_size <= 200_000
     (snippet,) = (block for kind, block in blocks("README.md") if kind == "python")
     assert len([line for line in snippet.splitlines() if line]) <= 10
+
+
+NOTEBOOK = ROOT / "docs" / "notebooks" / "first-repair.ipynb"
+
+
+def outputs(path: Path) -> list[dict[str, Any]]:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [output for cell in cells for output in cell.get("outputs", [])]
+
+
+@pytest.mark.slow
+def test_the_notebook(tmp_path: Path) -> None:
+    copy = tmp_path / NOTEBOOK.name
+    shutil.copyfile(NOTEBOOK, copy)
+    words = [sys.executable, "-m", "scripts.run_notebook", copy]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = "".join("".join(output["text"]) for output in outputs(copy) if output["output_type"] == "stream")
+    assert "promised: True, with 9" in text and "gain of 6 Shirt at least 3 points" in text
+    words = text.split("fixed ")[1].split()
+    fixed, broken = int(words[0].rstrip(",")), int(words[2])
+    assert fixed > broken
+    assert sum("image/png" in output.get("data", {}) for output in outputs(copy)) == 2
+
+
+def test_it_is_stored_with_what_it_printed() -> None:
+    kinds = [output["output_type"] for output in outputs(NOTEBOOK)]
+    assert kinds.count("display_data") == 2 and "error" not in kinds
+
+
+@pytest.mark.slow
+def test_the_site(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="the extra asks for it from Python 3.11 on")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    quiet = {"NO_MKDOCS_2_WARNING": "1"}  # see the Makefile
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **quiet})
+    assert done.returncode == 0, done.stderr[-3000:]
+    pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
+    assert pages <= {path.relative_to(tmp_path) for path in tmp_path.rglob("*.html")}
+    reference = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "reference").rglob("*.html"))
+    assert "open_records" in reference and "Raises" in reference

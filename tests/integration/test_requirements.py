@@ -1,34 +1,26 @@
-"""`test --requirements`: verdicts on the shipped model and on a repair of it."""
-
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 import pytest
 
 from engine.metrics.accuracy import compare, wilson_interval
 from engine.metrics.requirements import Requirement, check_requirements
-from tests.integration.conftest import Command, contents
+from tests.integration.conftest import HERE, Command, Refused, contents, ok, read_set, rewrite_set
 
-HERE = ["--num-workers", "0", "--verbose", "0"]
 TEST = ["test", "--model-dir", "model.keras", "--data-dir", "data", *HERE]
 
 
 def predictions(model: Path) -> np.ndarray:
-    """Of the rows of `data/test.h5`, without the code under test."""
-    with h5py.File("data/test.h5", "r") as file:
-        return np.array(keras.saving.load_model(model, compile=False)(file["images"][...])).argmax(axis=1)
+    images, _ = read_set("data/test.h5")
+    return np.array(keras.saving.load_model(model, compile=False)(images)).argmax(axis=1)
 
 
 def labels() -> np.ndarray:
-    """Of the rows of `data/test.h5`."""
-    with h5py.File("data/test.h5", "r") as file:
-        return file["labels"][...].argmax(axis=1)
+    return read_set("data/test.h5")[1]
 
 
 def goals(text: str) -> Path:
@@ -38,7 +30,6 @@ def goals(text: str) -> Path:
 
 
 def cells(out: str) -> list[list[str]]:
-    """The table of verdicts: its header and lines."""
     lines = out.splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("requirement "))
     assert max(map(len, lines)) <= 80
@@ -116,8 +107,7 @@ def test_against_a_base_model(other: Path, command: Command) -> None:
     assert back.code == 3
     assert cells(back.out)[2][4:] == [f"{case.after[6, 6]} -> {case.before[6, 6]} of {case.totals[6]}", "not met"]
     # And a model against itself loses nothing.
-    same = command(*words, "--model-dir", other, "--base-model-dir", other)
-    assert same.code == 0
+    same = ok(command(*words, "--model-dir", other, "--base-model-dir", other))
     assert cells(same.out)[1][2] == "0.00"
     # What is no loss is a gain, of as many points.
     won = int(case.after[6, 6] - case.before[6, 6])
@@ -130,8 +120,7 @@ def test_against_a_base_model(other: Path, command: Command) -> None:
 
 
 def test_each_label_with_rows(workspace: Path, command: Command) -> None:
-    done = command(*TEST, "--requirements", goals('[[require]]\nlabel = "*"\nmin_accuracy = 0'))
-    assert done.code == 0
+    done = ok(command(*TEST, "--requirements", goals('[[require]]\nlabel = "*"\nmin_accuracy = 0')))
     assert len(cells(done.out)[1:]) == len(np.unique(labels()))
 
 
@@ -145,7 +134,7 @@ def test_a_value_that_rounds_to_the_limit_is_shown_apart(workspace: Path, comman
     assert value != f"{100 * limit:.2f}" == f"{100 * (true == predicted).mean():.2f}"
 
 
-def test_bad_input(workspace: Path, refused: Callable[..., str]) -> None:
+def test_bad_input(workspace: Path, refused: Refused) -> None:
     refused(*TEST, "--requirements", "goals.toml", says=("goals.toml cannot be read (No such file",))
     drop = goals('[[require]]\nmin_accuracy = 0\n[[require]]\nlabel = "*"\nmax_drop = 0.5')
     says = ('goals.toml asks for "drop of 0 T-shirt/top at most 50 points"', "expected --base-model-dir")
@@ -159,20 +148,15 @@ def test_bad_input(workspace: Path, refused: Callable[..., str]) -> None:
     refused(*TEST, "--requirements", gain, says=says)
 
 
-def test_label_without_rows(workspace: Path, refused: Callable[..., str]) -> None:
+def test_label_without_rows(workspace: Path, refused: Refused) -> None:
     keep = labels() != 6
-    with h5py.File("data/test.h5", "r") as file:
-        arrays = {name: file[name][...][keep] for name in ("images", "labels")}
-    Path("data/test.h5").unlink()
-    with h5py.File("data/test.h5", "w") as file:
-        for name, array in arrays.items():
-            file[name] = array
+    rewrite_set(Path("data/test.h5"), lambda arrays: arrays.update({k: array[keep] for k, array in arrays.items()}))
     path = goals("[[require]]\nlabel = 6\nmin_accuracy = 0.75")
     says = (f'{workspace}/data/test.h5 has no rows to judge "accuracy of label 6 at least 75 %" by',)
     refused(*TEST, "--requirements", path, says=says)
 
 
-def test_base_model_of_other_classes(workspace: Path, refused: Callable[..., str]) -> None:
+def test_base_model_of_other_classes(workspace: Path, refused: Refused) -> None:
     images = keras.Input((32, 32, 3))
     keras.Model(images, keras.layers.Dense(7, activation="softmax")(keras.layers.Flatten()(images))).save("seven.keras")
     path = goals("[[require]]\nmax_drop = 0.5")

@@ -16,11 +16,10 @@ import pytest
 from cli.run_report.pictures import pictures
 from cli.run_report.rows import Row
 from engine.data.image_set import open_image_set
-from tests.integration.conftest import Command
+from tests.integration.conftest import HERE, Command, ok
 from tests.support import nets
 
 ROWS, CLASSES, LENGTH = 90, 3, 6
-HERE = ("--num-workers", "0", "--verbose", "0")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,6 @@ class Given:
 
 
 def _text() -> Any:
-    """An LSTM text classifier."""
     start = keras.Input((LENGTH,), dtype="int32", name="tokens")
     x = keras.layers.Embedding(50, 8, mask_zero=True)(start)
     x = keras.layers.Bidirectional(keras.layers.LSTM(6))(x)
@@ -93,7 +91,6 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def given(made: Given, tmp_path: Path) -> Given:
-    """In a folder of its own."""
     shutil.copytree(made.root, tmp_path, dirs_exist_ok=True)
     return replace(made, root=tmp_path)
 
@@ -112,8 +109,7 @@ def test_rows_are_split_divided_and_measured(given: Given, command: Command) -> 
         assert found.inputs == open_image_set(root / "repair.h5").inputs
         done = command("test", *given.words, "--data-dir", folder / "negative", "--target-data", "repair.h5")
         assert (done.code, done.out.splitlines()[0]) == (0, "accuracy: 0.00%"), done.err
-    done = command("test", *given.words, "--data-dir", root, "--target-data", "repair", "--per-label")
-    assert done.code == 0, done.err
+    done = ok(command("test", *given.words, "--data-dir", root, "--target-data", "repair", "--per-label"))
     assert done.out.startswith(f"accuracy: {100 * right.mean():.2f}%\n")
     for label in range(CLASSES):
         mine = right[given.labels == label]

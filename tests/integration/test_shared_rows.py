@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from tests.integration.conftest import Command, contents
-from tests.integration.test_bad_input import HERE, MODEL, NEGATIVES, OPTIMIZE, SMALL
-
-Refused = Callable[..., str]
+from tests.integration.conftest import HERE, MODEL, Command, Refused, contents, ok
+from tests.integration.test_bad_input import NEGATIVES, OPTIMIZE, SMALL
 
 ALLOW = "--allow-shared-rows"
 EVALUATE = ["evaluate", *MODEL, *NEGATIVES, *SMALL, "--num-runs", "1", "--output-dir", "evaluated", *HERE]
@@ -62,8 +60,7 @@ def test_more_than_a_few_are_refused(words: list[str], pair: str, workspace: Pat
 def test_few_are_told(words: list[str], workspace: Path, command: Command) -> None:
     """One, of the 117 that are distinct in the smaller set: that it stands there four times makes it no more."""
     put_rows(workspace / POSITIVE, [5, 5, 5, 5], workspace / "data/test.h5")
-    done = command(*words, *TEST)
-    assert done.code == 0, done.err
+    done = ok(command(*words, *TEST))
     files = f"{workspace}/data/test.h5 and {workspace / POSITIVE}"
     assert (
         done.err == f"warning: {files} share 1 row, 0.855 % of the smaller set: what is measured on them is too good\n"
@@ -76,8 +73,7 @@ def test_one_file_twice(words: list[str], workspace: Path, refused: Refused, com
     shutil.copy("data/test.h5", "same.h5")
     held_out = ["--val-data", "same.h5", *TEST]
     refused(*words, *held_out, says=(" share 120 rows, 100 % of the smaller set",))
-    done = command(*words, *held_out, ALLOW)
-    assert done.code == 0, done.err
+    done = ok(command(*words, *held_out, ALLOW))
     assert "share 120 rows" in done.err
 
 
@@ -101,7 +97,6 @@ def test_chunks_and_held_out_rows_of_a_batch(batchspace: Path, refused: Refused,
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
 def test_one_file_twice_in_a_batch(more: list[str], batchspace: Path, refused: Refused, command: Command) -> None:
-    """Known by its file alone, under another name too."""
     Path("again.h5").symlink_to("chunks/2/repair.h5")
     words = [*BATCH, "--val-data", "val.h5", *more]
     one = f"{batchspace}/again.h5 and {batchspace}/chunks/2/repair.h5 are one file, expected rows"

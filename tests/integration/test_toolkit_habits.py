@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ast import literal_eval
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,9 @@ import pytest
 
 from engine.data.image_set import open_image_set
 from engine.models.load import load_model
-from engine.models.weight_paths import weight_variables
 from engine.patches.arrow import read_patch
-from tests.integration.conftest import SHIPPED, Command
+from tests.integration.conftest import SHIPPED, Command, Refused, changed_weights, ok, weights_of
 
-Refused = Callable[..., str]
 SHIRT = Path("data/negative/6")
 MODEL = ("--model_dir=model.keras", f"--target_data_dir={SHIRT}")
 HERE = ("--num_workers=0", "--verbose=0")
@@ -32,8 +29,7 @@ def test_layers_from_the_end(workspace: Path, command: Command) -> None:
     """-1 is the last layer, -2 the one before it: a Dense layer of 96 units behind 1152 inputs here."""
     named = (SHIRT / "weights.csv").read_bytes()
     for number, layer in (("-1", "8"), ("-2", "7")):
-        done = command("localize", *MODEL, f"--target_layer={number}", *HERE)
-        assert done.code == 0, done.err
+        ok(command("localize", *MODEL, f"--target_layer={number}", *HERE))
         text = (SHIRT / "weights.csv").read_bytes()
         assert {line.split(b",")[0].decode() for line in text.splitlines()} == {layer}
         if number == "-1":
@@ -47,27 +43,27 @@ def test_weights_csv_of_dense_layers(layers: tuple[int, ...], workspace: Path, c
     places = [(7, 3, 5), (8, 10, 6), (7, 100, 90), (8, 2, 0), (8, 50, 6)]
     places = [place for place in places if place[0] in layers]
     rewrite("".join(f"{layer},{i},{j},0.5\n" for layer, i, j in places))
-    done = command("optimize", "--method=Arachne", *MODEL, *SMALL, *HERE)
-    assert done.code == 0, done.err
+    ok(command("optimize", "--method=Arachne", *MODEL, *SMALL, *HERE))
     rows = [line.split(",") for line in (SHIRT / "weights.csv").read_text().splitlines()]
     assert [tuple(map(int, row[:3])) for row in rows] == places
-    before = weight_variables(load_model(Path("model.keras")).model)
-    after = weight_variables(load_model(SHIRT / "repair").model)
+    after = weights_of(SHIRT / "repair")
     for (layer, i, j), row in zip(places, rows, strict=True):
         assert np.float32(row[3]) == kernels[layer - 7][i, j]
         kernels[layer - 7][i, j] = np.float32(row[4])
-    changed = {path for path in before if not np.array_equal(np.array(before[path]), np.array(after[path]))}
+    changed = changed_weights(weights_of("model.keras"), after)
     assert changed == {("dense/kernel", "dense_1/kernel")[layer - 7] for layer in layers}
     for name, kernel in zip(("dense", "dense_1"), kernels, strict=True):
-        np.testing.assert_array_equal(np.array(after[f"{name}/kernel"]), kernel)
+        np.testing.assert_array_equal(after[f"{name}/kernel"], kernel)
 
 
 def test_what_commands_say(workspace: Path, command: Command) -> None:
     """Nothing at 0; at 2 the weights as lists: those found, and those changed."""
     localize, optimize = ("localize", *MODEL), ("optimize", "--method=Arachne", *MODEL, *SMALL, "--overwrite")
-    for words in (localize, optimize):
+    evaluate = ("evaluate", *MODEL, "--output_dir=out", "--num_runs=1", *SMALL[:2])
+    for words in (localize, optimize, evaluate):
         done = command(*words, *HERE)
         assert (done.code, done.out, done.err) == (0, "", "")
+    assert Path("out/result.txt").is_file()
     assert command(*localize, "--num_workers=0", "--verbose=2").out.endswith(lists())
     done = command(*optimize, "--num_workers=0", "--verbose=2")
     assert lists() in done.out
@@ -86,19 +82,11 @@ def lists() -> str:
     return "\n".join(f"[{', '.join(row.split(','))}]" for row in rows) + "\n"
 
 
-def test_evaluate_says_nothing_at_0(workspace: Path, command: Command) -> None:
-    words = ("evaluate", *MODEL, "--output_dir=out", "--num_runs=1", "--num_iterations=2", "--num_particles=4")
-    done = command(*words, *HERE)
-    assert (done.code, done.out, done.err) == (0, "", "")
-    assert Path("out/result.txt").is_file()
-
-
 def test_values_without_flags(workspace: Path, command: Command) -> None:
     """In the toolkit's order, past those that are given by name; folders are `outputs` where none are given."""
     Path("data").rename("outputs")
     Path("model.keras").rename("outputs/model.keras")
-    by_name = command("test", "--model-dir=outputs/model.keras", "--data-dir=outputs", "--target-data=val", *HERE)
-    assert by_name.code == 0
+    by_name = ok(command("test", "--model-dir=outputs/model.keras", "--data-dir=outputs", "--target-data=val", *HERE))
     for words in (
         ("test", "0", "64", "outputs", "outputs", "val.h5", "--num_workers=0"),
         ("test", "64", "--verbose", "0", "outputs", "--target_data=val", "--num-workers", "0"),
@@ -107,13 +95,13 @@ def test_values_without_flags(workspace: Path, command: Command) -> None:
         assert command(*words) == by_name, words
     weights = Path("outputs/negative/6/weights.csv")
     weights.unlink()
-    assert command("localize", "Arachne", "outputs", "outputs/negative/6", "0", "--num_workers=0").code == 0
+    ok(command("localize", "Arachne", "outputs", "outputs/negative/6", "0", "--num_workers=0"))
     assert weights.is_file()
     Path("outputs/negative/0/pareto_front.png").unlink(missing_ok=True)
-    assert command("localize", *HERE).code == 0
+    ok(command("localize", *HERE))
     assert Path("outputs/negative/0/pareto_front.png").is_file()
     words = ("outputs", "outputs/negative/6", "outputs/positive", "out", *SMALL, *HERE)
-    assert command("optimize", "Arachne", *words).code == 0
+    ok(command("optimize", "Arachne", *words))
     assert Path("out/repair").is_dir()
     done = command(
         "optimize", "--method=Arachne", "--target-data-dir", "outputs/negative/6", "outputs/negative/5", *HERE
@@ -129,13 +117,8 @@ def test_values_without_flags(workspace: Path, command: Command) -> None:
 
 
 def test_flags_of_other_commands_are_noted(workspace: Path, command: Command) -> None:
-    flags = (
-        "--num-particles",
-        "--num-iterations",
-        "--min-iteration-range",
-        "--num-input-pos-sampled",
-        "--velocity-phi",
-    )
+    of_searches = ("num-particles", "num-iterations", "min-iteration-range", "num-input-pos-sampled", "velocity-phi")
+    flags = [f"--{name}" for name in of_searches]
     weights = (SHIRT / "weights.csv").read_bytes()
     done = command("localize", *MODEL, *(f"{flag.replace('-', '_').replace('__', '--')}=5" for flag in flags), *HERE)
     assert done.code == 0 and (SHIRT / "weights.csv").read_bytes() == weights
@@ -146,8 +129,7 @@ def test_flags_of_other_commands_are_noted(workspace: Path, command: Command) ->
     done = command("optimize", *MODEL, "--num_grad=30", "--num_particles=4", "--num_iterations=2", *HERE)
     assert (done.code, done.err) == (0, "note: --num-grad is of localize and changes nothing here\n")
     words = ("prepare", "fashion-mnist", f"--input-dir={SHIPPED}", "--output-dir=made", *HERE)
-    done = command(*words, "--single_dir=True", "--target_label=weather")
-    assert done.code == 0
+    done = ok(command(*words, "--single_dir=True", "--target_label=weather"))
     note = "note: --model is of train and changes nothing here\n"
     assert command("test", "--model=base", "--model_dir=model.keras", "--data_dir=data", *HERE).err == note
     assert done.err.count("is of other data sets and changes nothing here\n") == 2
@@ -156,8 +138,8 @@ def test_flags_of_other_commands_are_noted(workspace: Path, command: Command) ->
 def test_rows_of_the_toolkit(workspace: Path, command: Command) -> None:
     """Where it has a seed for them; where it has none it is said."""
     words = ("prepare", "fashion-mnist", f"--input-dir={SHIPPED}", "--random-state=3", *HERE)
-    assert command(*words, "--output-dir=ours", "--divide-rate=0.2").code == 0
-    assert command(*words, "--output-dir=theirs", "--like-toolkit").code == 0
+    ok(command(*words, "--output-dir=ours", "--divide-rate=0.2"))
+    ok(command(*words, "--output-dir=theirs", "--like-toolkit"))
     ours, theirs = (open_image_set(Path(folder, "repair.h5")) for folder in ("ours", "theirs"))
     assert ours.rows == theirs.rows
     assert not np.array_equal(ours.labels, theirs.labels)
@@ -168,7 +150,7 @@ def test_rows_of_the_toolkit(workspace: Path, command: Command) -> None:
 
 
 def test_what_the_rows_of_the_toolkit_need(workspace: Path, refused: Refused) -> None:
-    """A seed, also of the sets that have one of their own; and no ratio where the toolkit knows none."""
+    """A seed, unless rows are never shuffled, as those of a table; and no ratio where the toolkit knows none."""
     Path("images/train").mkdir(parents=True)
     for name in ("fashion-mnist", "cifar-10", "bdd-objects"):
         words = ("prepare", name, "--input-dir=images", "--output-dir=made", "--like_toolkit", *HERE)
@@ -177,9 +159,5 @@ def test_what_the_rows_of_the_toolkit_need(workspace: Path, refused: Refused) ->
             ratio = ("--random-state=0", "--data_ratio=0.5,0.1,0.2,0.2")
             refused(*words, *ratio, says=("data_ratio changes nothing with --like-toolkit", "expected --divide-rate"))
         refused(*words, "--random-state=0", says=("images",))
-
-
-def test_a_table_of_objects_needs_no_seed(workspace: Path, refused: Refused) -> None:
-    """Its rows are never shuffled."""
     Path("exp2").mkdir()
     refused("prepare", "bdd-objects", "--input-dir=exp2", "--like-toolkit", *HERE, says=("labels.csv cannot be read",))

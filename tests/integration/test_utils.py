@@ -1,5 +1,3 @@
-"""The commands of `utils`: charts of a real model, and image sets merged, taken apart and labelled anew."""
-
 from __future__ import annotations
 
 import html
@@ -8,9 +6,9 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -23,11 +21,10 @@ from engine.data.image_set import open_image_set
 from engine.data.writer import write_empty_image_set
 from engine.datasets.fashion_mnist import LABEL_NAMES
 from engine.models.load import load_model
-from tests.integration.conftest import Command, contents
+from tests.integration.conftest import Command, Refused, contents, read_set, rewrite_set
 
 HERE = ["--num_workers=0", "--verbose=0"]
 BEFORE, AFTER = "--model_dir=model.keras", "--model_dir_overlay=repaired"
-Refused = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -61,25 +58,14 @@ def succeed(command: Command, *words: object) -> str:
     return done.out
 
 
-def predictions(path: Path | str, model: str = "model.keras") -> tuple[np.ndarray, np.ndarray]:
-    """True and predicted classes of the rows of a file, by a plain prediction."""
-    [(_, labels, predicted)] = predictions_of([path], model)
-    return labels, predicted
-
-
-def predictions_of(paths: Iterable[Path | str], model: str) -> list[tuple[Path, np.ndarray, np.ndarray]]:
-    """Path, true and predicted classes of the rows of files."""
-    loaded = load_model(Path(model)).model
-    found = []
-    for path in paths:
-        with h5py.File(path) as file:
-            images, labels = file["images"][...], file["labels"][...].argmax(axis=1)
-        found.append((Path(path), labels, np.asarray(loaded(images)).argmax(axis=1)))
-    return found
+def predictions(path: Path | str, model: Any = "model.keras") -> tuple[np.ndarray, np.ndarray]:
+    """True and predicted classes of the rows of a file, by a plain prediction of a model or of one that is saved."""
+    images, labels = read_set(path)
+    loaded = load_model(Path(model)).model if isinstance(model, str) else model
+    return labels, np.asarray(loaded(images)).argmax(axis=1)
 
 
 def texts(path: str) -> list[str]:
-    """The texts of an SVG."""
     found = re.findall(r"<text [^>]*>([^<]*)</text>", Path(path).read_text(encoding="utf-8"))
     return [html.unescape(text) for text in found]
 
@@ -120,18 +106,20 @@ def test_radar_chart_as_svg(here: Path, command: Command) -> None:
     assert succeed(command, *words, *HERE) == "created files:\ncharts/results.json\ncharts/x.svg\n"
     assert set(LABEL_NAMES) <= set(texts("charts/x.svg"))
     labels, predicted = predictions("data/test.h5")
-    results = json.loads(Path("charts/results.json").read_text())
-    assert [label for label, _ in results] == sorted(map(str, set(labels.tolist())))
-    for label, entry in results:
-        mine = labels == int(label)
-        success = int((mine & (predicted == labels)).sum())
-        assert entry == {
-            "success": success, "failure": int(mine.sum()) - success, "score": 100 * success / int(mine.sum())
-        }  # fmt: skip
+    expected = []
+    for label in sorted(map(str, set(labels.tolist()))):
+        hits = (predicted == labels)[labels == int(label)]
+        success, failure = int(hits.sum()), int((~hits).sum())
+        score = 100 * success / (success + failure)
+        expected.append([label, {"success": success, "failure": failure, "score": score}])
+    assert Path("charts/results.json").read_text() == json.dumps(expected, indent=4)
     again = [word.replace("--data_dir", "--test-dir").replace("x.svg", "x.png") for word in words]
     succeed(command, *again, *HERE)
     with Image.open("charts/x.png") as image:
         assert image.size == (1920, 1440)
+    succeed(command, "draw-radar-chart", "--model-dir", "model.keras", "--input-dir", "data", *HERE)
+    assert sum(entry["success"] for _, entry in json.loads(Path("data/results.json").read_text())) > 300
+    assert Path("data/radar.png").is_file()
 
 
 def test_overlay_of_before_and_after(here: Path, command: Command) -> None:
@@ -215,8 +203,9 @@ def test_radar_chart_of_label_folders(here: Path, command: Command, refused: Ref
     assert json.loads((negative / "labels.json").read_text()) == entries
     succeed(command, *words, *HERE)
     assert (negative / "radar.png").is_file()
-    found = predictions_of([negative / label / "repair.h5" for label, _ in entries], "repaired")
-    for (_, entry), (_, labels, predicted) in zip(entries, found, strict=True):
+    repaired = load_model(Path("repaired")).model
+    for label, entry in entries:
+        labels, predicted = predictions(negative / label / "repair.h5", repaired)
         hits = int((labels == predicted).sum())
         entry["score"] = 100 * hits / len(labels)
     assert (negative / "labels.json").read_text() == json.dumps(entries, indent=4)
@@ -236,11 +225,8 @@ def test_bubble_chart(here: Path, command: Command) -> None:
     with Image.open("outputs/bubble.png") as image:
         assert round(image.info["dpi"][0]) == 300
     dashed = ["draw-bubble-chart", "--model-dir", "model.keras", "--output-dir", "charts", "--filename"]
-    for name, words in {
-        "test": ["--test-dir", "data"],
-        "val": ["--test-dir", "data", "--test-data", "val"],
-        "repair": ["--input_dir=data"],
-    }.items():
+    sets = {"test": ["--test-dir", "data"], "val": ["--test-dir", "data", "--test-data", "val"]}
+    for name, words in {**sets, "repair": ["--input_dir=data"]}.items():
         succeed(command, *dashed, f"{name}.svg", *words, *HERE)
         labels, predicted = predictions(f"data/{name}.h5")
         assert percents(f"charts/{name}.svg") == shares(labels, predicted)
@@ -288,8 +274,7 @@ def test_bubble_charts_that_cannot_be_drawn(here: Path, refused: Refused, comman
     refused(*overlay, "--target_label=,", says=("target_label is ,, expected labels with commas",))
     labels, _ = predictions("data/test.h5")
     shutil.copy("data/test.h5", "few.h5")
-    with h5py.File("few.h5", "r+") as file:
-        file["labels"][...] = np.eye(10)[np.where(labels == 3, 6, labels)]
+    rewrite_set(Path("few.h5"), lambda arrays: arrays.update(labels=np.eye(10)[np.where(labels == 3, 6, labels)]))
     few = ["--data-dir", "few.h5", "--target_label=3"]
     refused(*overlay[:4], *few, *HERE, says=("few.h5 has no rows of target_label 3",))
     bubble = ["utils", "draw_bubble_chart", BEFORE, *HERE]
@@ -318,10 +303,10 @@ def test_models_that_do_not_fit_together(here: Path, refused: Refused) -> None:
 def test_repaired_result(here: Path, command: Command, refused: Refused) -> None:
     """Every row of the tree is counted once, in the chart and in the table."""
     rows = []
-    for path, labels, now in predictions_of(sorted(Path("data/negative").glob("*/*/repair.h5")), "repaired"):
-        rows += [
-            (int(label), int(path.parent.name), int(predicted)) for label, predicted in zip(labels, now, strict=True)
-        ]
+    repaired = load_model(Path("repaired")).model
+    for path in sorted(Path("data/negative").glob("*/*/repair.h5")):
+        before = int(path.parent.name)
+        rows += [(int(label), before, int(now)) for label, now in zip(*predictions(path, repaired), strict=True)]
     words = ["draw_repaired_result", "--model_dir=repaired", "--target_dir=data/negative"]
     out = succeed(command, *words, "--output_dir=charts", "--filename=x.svg", *HERE)
     table, files = out.split("created files:\n")
@@ -355,7 +340,6 @@ def test_repaired_result(here: Path, command: Command, refused: Refused) -> None
 
 @pytest.mark.slow
 def test_repaired_result_on_workers(here: Path, command: Command) -> None:
-    """The same chart wherever it is computed."""
     words = ["utils", "draw_repaired_result", "--model_dir=repaired", "--target_dir=data/negative/6", "--output_dir"]
     tables = [
         command(*words, name, "--num_workers", count, *more, "--verbose=0").out.split("created")[0]
@@ -395,8 +379,7 @@ def test_merge(here: Path, command: Command, refused: Refused) -> None:
 
 
 def test_extract(here: Path, command: Command, refused: Refused) -> None:
-    with h5py.File("data/negative/6/repair.h5") as file:
-        images = file["images"][...]
+    images, _ = read_set("data/negative/6/repair.h5")
     words = ["extract_images", "--input_dir=data/negative/6"]
     assert succeed(command, *words) == f"{len(images)} pictures in {here}/data/negative/6/images\n"
     files = sorted(Path("data/negative/6/images").iterdir())
@@ -419,8 +402,7 @@ def test_extract(here: Path, command: Command, refused: Refused) -> None:
 
 def test_classes_of_other_models(here: Path, command: Command, refused: Refused) -> None:
     Path("data/val.h5").rename("data/train.h5")
-    with h5py.File("data/train.h5") as file:
-        images, labels = file["images"][...], file["labels"][...].argmax(axis=1)
+    images, labels = read_set("data/train.h5")
     out = succeed(command, "create_vit_class", "--data_dir=data")
     assert out.endswith("data/vision_transformer/train.h5\n")
     with h5py.File("data/vision_transformer/train.h5") as file:

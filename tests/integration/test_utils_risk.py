@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -15,11 +14,9 @@ from PIL import Image
 
 from cli.main import run
 from engine.datasets.bdd import LABEL_NAMES
-from tests.integration.conftest import Command
+from tests.integration.conftest import Command, Refused, ok
 
 HERE = ["--num_workers=0", "--verbose=0"]
-Refused = Callable[..., str]
-
 FRAMES = {"a.jpg": ("rainy", "night"), "b.jpg": ("rainy", "daytime"), "c.jpg": ("clear", "night")}
 """Weather and time of day of every frame; each has a car, a bus and a rider."""
 
@@ -97,7 +94,7 @@ def test_scenes(here: Path, command: Command) -> None:
     assert names("out/matched_data") == {"1-bus_a.jpg", "4-bus_b.jpg"}
     assert Path("out/matched_data/4-bus_b.jpg").read_bytes() == Path("images/train/4-bus_b.jpg").read_bytes()
     both = "--attributes=weather=rainy,timeofday=night"
-    assert command(*words("scene_prob", "--scalabel_format_label_path=labels", both, "--format_json=True")).code == 0
+    ok(command(*words("scene_prob", "--scalabel_format_label_path=labels", both, "--format_json=True")))
     text = Path("out/results.json").read_text()
     assert json.loads(text)["response"]["scene_prob"]["summary"]["image_count_matched_to_query"] == 3
     assert text == json.dumps(json.loads(text), indent=4)
@@ -116,7 +113,7 @@ def test_copies_beside_the_pictures_are_none_of_them(here: Path, command: Comman
         assert len(names("images/matched_data")) == 9
         assert len(names("images/misrecognision_data/1/7")) == 3
     copies = "--create_image_subset_output_path=images/matched_data"
-    assert command(*words("scene_prob", copies)).code == 0
+    ok(command(*words("scene_prob", copies)))
     assert names("out/matched_data") == names("images/matched_data")
 
 
@@ -126,7 +123,7 @@ def test_help_has_the_names_of_the_toolkit(command: Command) -> None:
 
 
 def test_mistakes(here: Path, command: Command) -> None:
-    assert command(*words("miss_rate", "--model_dir=model.keras")).code == 0
+    ok(command(*words("miss_rate", "--model_dir=model.keras")))
     response = json.loads(Path("out/results.json").read_text())["response"]
     assert list(response) == ["miss_rate"]
     summary, matrix = response["miss_rate"]["summary"], np.array(response["miss_rate"]["confusion_matrix"])
@@ -147,8 +144,7 @@ def test_mistakes_in_a_scene(here: Path, command: Command) -> None:
         ids = [name.decode() for name in file["image_ids"]]
     wanted = {name for name in ids if "bus" in name and not name.endswith("b.jpg")}
     more = ["--model_dir=model.keras", "--scalabel_format_label_path=labels", "--attributes=timeofday=night"]
-    done = command(*words("scene_prob_and_miss_rate", *more, "--label=1", "--h5_dataset_path=data/test.h5"))
-    assert done.code == 0
+    ok(command(*words("scene_prob_and_miss_rate", *more, "--label=1", "--h5_dataset_path=data/test.h5")))
     response = json.loads(Path("out/results.json").read_text())["response"]
     assert list(response) == ["query", "scene_prob", "miss_rate"]
     found = response["scene_prob"]["summary"]

@@ -1,5 +1,3 @@
-"""The walk-through in docs/, command by command, on drawn scenes: from raw images to Table 1."""
-
 from __future__ import annotations
 
 import json

@@ -29,7 +29,6 @@ LAYERS = ("dense", "conv2d_2", "dense,dense_1")
 
 
 def run(folder: Path, *words: object) -> None:
-    """Run a command in a folder; requirements that are not met (3) are a result too."""
     command = [Path(sys.executable).with_name("repair-dist"), *map(str, words)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 3):
@@ -37,36 +36,22 @@ def run(folder: Path, *words: object) -> None:
 
 
 def table_digest(path: Path) -> str:
-    """Of the columns, types and values of a table in which equal runs are equal, whatever its record batches."""
     table = comparable(pa.ipc.open_file(pa.OSFile(str(path))).read_all())
     digest = hashlib.sha256("\n".join(f"{field.name} {field.type}" for field in table.schema).encode())
     digest.update(str(table.to_pylist()).encode())
     return digest.hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """Of a file as it is."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def files_of(folder: Path) -> Iterator[tuple[str, str]]:
-    """Name and digest of the patches, tables and models below a folder."""
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.name in ("weights.csv", "model.keras"):
-            yield name, file_digest(path)
+            yield name, hashlib.sha256(path.read_bytes()).hexdigest()
         elif path.suffix == ".arrow":
             yield name, table_digest(path)
 
 
-def quickstart(root: Path) -> Iterator[tuple[str, str]]:
-    """The quickstart as it is, with its two workers; its data serve all that follows."""
-    run(root, "quickstart", "--output-dir", "out")
-    yield from files_of(root / "out")
-
-
 def prepared(root: Path, data: Path) -> None:
-    """Chunks of 400 rows with targets, and held-out rows."""
     for name in ("val", "test"):
         run(root, "split", data / f"{name}.h5", "--chunk-size", 600, "--chunks", 1, "--output-dir", name)
         (root / name / "0" / "repair.h5").rename(root / f"{name}.h5")
@@ -84,7 +69,6 @@ def repair(root: Path, name: str, *options: object) -> Iterator[tuple[str, str]]
 
 
 def evaluate(root: Path) -> Iterator[tuple[str, str]]:
-    """Three runs under two settings."""
     run(
         *(root, "evaluate", "--model-dir", MODEL, "--target-data-dir", "chunks/0/negative/6"),
         *("--test-data", "test.h5", "--num-runs", 3, "--sweep", "num_grad=20,200", *SEARCH),
@@ -94,7 +78,6 @@ def evaluate(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def batch(root: Path, mode: str) -> Iterator[tuple[str, str]]:
-    """Three chunks and two labels to the default requirements."""
     run(
         *(root, "batch", "--method", "Arachne", "--model-dir", MODEL, "--chunks", "chunks", "--labels", "4,6"),
         *("--val-data", "val.h5", "--test-data", "test.h5", "--mode", mode, "--seeds", 2),
@@ -113,7 +96,8 @@ def main(keep: Path | None) -> None:
         quick, work = root / "quickstart", root / "work"
         for folder in (quick, work):
             folder.mkdir(parents=True)
-        show("quickstart", quickstart(quick))
+        run(quick, "quickstart", "--output-dir", "out")  # with its two workers; its data serve all that follows
+        show("quickstart", files_of(quick / "out"))
         prepared(work, quick / "out" / "data")
         show("optimize", repair(work, "last"))
         show("evaluate", evaluate(work))
@@ -124,7 +108,6 @@ def main(keep: Path | None) -> None:
 
 
 def show(what: str, found: Iterator[tuple[str, str]]) -> None:
-    """Print what was found."""
     for name, digest in found:
         click.echo(f"{what}: {name} {digest[:16]}")
 

@@ -27,12 +27,10 @@ def equalised(image: np.ndarray) -> np.ndarray:
 
 
 def by_toolkit(path: Path, size: tuple[int, int] = (32, 32)) -> np.ndarray:
-    """A picture resized and then equalised."""
     return equalised(resize(np.asarray(Image.open(path)), size)).astype(np.float32)
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Content of every file below a folder, by its path there."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 

@@ -29,7 +29,6 @@ COLOURS = {
     "train": (60, 20, 90),
     "truck": (250, 250, 250),
 }
-"""Colour of every category."""
 
 SHAPES = {
     "pedestrian": (0.4, 1.0),
@@ -48,17 +47,13 @@ Labels = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Scenes:
-    """Where scenes lie: the folder of their images and their label file."""
-
     images: Path
     labels: Path
 
     def frames(self) -> list[dict[str, Any]]:
-        """Content of the label file."""
         return json.loads(self.labels.read_text(encoding="utf-8"))
 
     def write(self, frames: Any) -> None:
-        """Replace the content of the label file."""
         self.labels.write_text(json.dumps(frames), encoding="utf-8")
 
 
@@ -109,7 +104,6 @@ def label(
     occluded: bool = False,
     truncated: bool = False,
 ) -> dict[str, Any]:
-    """One label as the file has it."""
     return {
         "id": str(number),
         "attributes": {"occluded": occluded, "truncated": truncated, "trafficLightColor": "NA"},
@@ -119,7 +113,6 @@ def label(
 
 
 def _ground(random: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Blotches of grey, (height, width, 3)."""
     coarse = random.integers(70, 140, (height // 16 + 1, width // 16 + 1, 1), np.uint8)
     fine = coarse.repeat(16, axis=0).repeat(16, axis=1)[:height, :width]
     return fine.repeat(3, axis=2)
