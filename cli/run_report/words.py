@@ -10,26 +10,20 @@ from cli.shared.method_options import CROSSFIT
 if TYPE_CHECKING:
     from engine.metrics.requirements import Verdict
 
-SPLIT_WORDS = {
+COMPARE = "compare"  # kind of a run that compares methods, in `run.json`
+STEP_WORDS = {"chain": "iteration", "rounds": "round"}  # what a step is called, by mode
+SPLIT_WORDS = {  # rows measured, with what to think of them
     "test": "test rows",
     "validation": "validation rows (optimistic: they chose)",
     "out of fold": "repair rows, each under tunings that did not see it",
     "negative": "negative rows (searched on)",
     "positive": "positive rows (searched on)",
 }
-"""Rows measured, with what to think of them."""
-
-COMPARE = "compare"
-"""Kind of a run that compares methods, in `run.json`."""
-
-STEP_WORDS = {"chain": "iteration", "rounds": "round"}
-"""What a step is called, by mode; other modes have none."""
-
 _LISTED_LABELS = 3
 
 
 def kind_of(facts: Mapping[str, Any]) -> str:
-    """What kind of run `run.json` is of: compare, evaluate, CrossFit, independent, rounds, chain, or else optimize."""
+    """Of `run.json`: compare, evaluate, CrossFit, independent, rounds, chain, or else optimize."""
     if "kind" in facts:
         return str(facts["kind"])
     return CROSSFIT if facts.get("method") == CROSSFIT else str(facts.get("mode") or "optimize")
@@ -92,11 +86,7 @@ def label_text(label: int, names: Sequence[str] | None) -> str:
 
 
 def verdict_values(verdict: Verdict) -> list[str]:
-    """How a requirement was judged: before, after, interval, margin and rows.
-
-    Accuracies and rates are in percent. Of a loss or a gain of accuracy, before and after are the accuracies, and the
-    interval is that of the change between them, in points.
-    """
+    """Before, after, interval (of a loss or a gain that of the change, in points), margin and rows."""
     low, high = verdict.low, verdict.high
     if verdict.requirement.relative:
         if not verdict.requirement.at_least:  # of a loss
