@@ -40,10 +40,7 @@ from engine.metrics.accuracy import LabelChange
 
 Cost = Literal["broken", "worst"]
 
-COSTS: dict[Cost, str] = {
-    "broken": "test rows broken",
-    "worst": "loss of the other label that loses most, points",
-}
+COSTS: dict[Cost, str] = {"broken": "test rows broken", "worst": "loss of the other label that loses most, points"}
 """What lies across the frontier of methods, drawn by its square root: large costs do not hide small ones."""
 
 _LINE = 15  # pixels from one name to the next

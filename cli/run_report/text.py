@@ -11,16 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.run_report.tables import CHANGES, DIFFERENCE, METHOD, MIXTURE, READING, STEPS, WORKERS, Table
-from cli.run_report.words import (
-    SPLIT_WORDS,
-    STEP_WORDS,
-    duration,
-    label_text,
-    number,
-    percent,
-    plural,
-    under_repair,
-)
+from cli.run_report.words import SPLIT_WORDS, STEP_WORDS, duration, label_text, number, percent, plural, under_repair
 from cli.shared.console import COLUMNS, label_name, table
 from cli.shared.verdicts import judged_cells, value_text, verdict_table
 from engine.core.names import in_words, shortened

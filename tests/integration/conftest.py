@@ -15,6 +15,8 @@ import pytest
 from cli.main import run
 from cluster.batch.run import run_recorded
 from tests.support.batches import here, small_batch, write_data
+from tests.support.pages import Element, page_of
+from tests.support.run_samples import SAMPLES, write_run
 
 SHIPPED = Path(__file__).parents[2] / "cli" / "quickstart_data"
 LEGACY = Path(__file__).parents[1] / "data" / "legacy"
@@ -154,8 +156,20 @@ def crossfit_run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     with redirect_stdout(out):
         assert run([str(word) for word in words]) in (0, 3)
     (root / "out.txt").write_text(out.getvalue(), encoding="utf-8")
-    assert run(["report", str(root / "run"), "--html", str(root / "page.html")]) == 0
+    page_of(root / "run")
     return root
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The run directory of every sample."""
+    return {name: write_run(tmp_path_factory.mktemp(name), name) for name in SAMPLES}
+
+
+@pytest.fixture(scope="session")
+def trees(samples: dict[str, Path]) -> dict[str, Element]:
+    """The page of every sample, which lies beside its directory."""
+    return {name: page_of(directory) for name, directory in samples.items()}
 
 
 @pytest.fixture(scope="session")

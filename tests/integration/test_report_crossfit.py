@@ -23,18 +23,12 @@ from cluster.records.store import RunRecords, read_facts, read_table
 from engine.metrics.promise import Promise
 from engine.metrics.requirements import Kind, Requirement
 from tests.integration.conftest import Command
-from tests.support.pages import Element, card, cells, check_whole, in_order, marks, parse, percent, points, rows_in
+from tests.support.pages import Element, card, cells, in_order, marks, page_of, parse, percent, points, rows_in, rows_of
 
 
 @pytest.fixture(scope="session")
 def page(crossfit_run: Path) -> Element:
     return parse(crossfit_run / "page.html")
-
-
-def rows_of(root: Path, table: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = read_table(root / "run", table).to_pylist()
-    assert rows
-    return rows
 
 
 def signed(value: float, digits: int = 3) -> str:
@@ -45,7 +39,7 @@ def signed(value: float, digits: int = 3) -> str:
 
 
 def test_promises_are_those_of_the_table(crossfit_run: Path, page: Element) -> None:
-    stored = rows_of(crossfit_run, "promises")
+    stored = rows_of(crossfit_run / "run", "promises")
     rows = rows_in(page, "promises")
     assert len(rows) == len(stored) == 13
     for row, entry in zip(rows, stored, strict=True):
@@ -69,7 +63,7 @@ def test_promises_are_those_of_the_table(crossfit_run: Path, page: Element) -> N
 
 
 def test_what_was_mixed_is_that_of_the_tables(crossfit_run: Path, page: Element) -> None:
-    mixture, tunings = rows_of(crossfit_run, "mixture"), rows_of(crossfit_run, "tunings")
+    mixture, tunings = rows_of(crossfit_run / "run", "mixture"), rows_of(crossfit_run / "run", "tunings")
     recipes = {entry["name"]: entry for entry in mixture if entry["kind"] == "recipe"}
     rows = rows_in(page, "mixture")
     assert [row.data("recipe")[0] for row in rows] == list(recipes) == ["2:1:epochs=2", "4:1:epochs=2"]
@@ -94,7 +88,7 @@ def test_what_was_mixed_is_that_of_the_tables(crossfit_run: Path, page: Element)
 
 
 def test_the_step_and_its_chart(crossfit_run: Path, page: Element) -> None:
-    frontier = rows_of(crossfit_run, "frontier")
+    frontier = rows_of(crossfit_run / "run", "frontier")
     rows = rows_in(page, "frontier")
     assert [row.data("step")[0] for row in rows] == [repr(entry["step"]) for entry in frontier]
     for row, entry in zip(rows, frontier, strict=True):
@@ -122,7 +116,7 @@ def test_the_step_and_its_chart(crossfit_run: Path, page: Element) -> None:
 
 def test_before_and_after_of_rows_that_no_tuning_saw(crossfit_run: Path, page: Element) -> None:
     """The 400 repair rows, and apart from them the test rows of the saved model."""
-    labels = rows_of(crossfit_run, "labels")
+    labels = rows_of(crossfit_run / "run", "labels")
     for split, stage, total in (("out of fold", "step", 400), ("test", "repaired", 120)):
         mine = [row for row in rows_in(page, "labels") if row.data("split") == (split,)]
         entries = [entry for entry in labels if (entry["split"], entry["stage"]) == (split, stage)]
@@ -132,12 +126,6 @@ def test_before_and_after_of_rows_that_no_tuning_saw(crossfit_run: Path, page: E
             assert found["repaired.accuracy"] == (repr(entry["accuracy"]), percent(entry["accuracy"]))
             assert (found["repaired"][1], found["broken"][1]) == (str(entry["repaired"]), str(entry["broken"]))
         assert cells(mine[-1])["total"][1] == str(total)
-
-
-def test_the_page_is_whole(crossfit_run: Path, page: Element) -> None:
-    check_whole(crossfit_run / "page.html")
-    assert page.with_data("image"), "pictures fixed and broken"
-    assert "CrossFit" in page.text
 
 
 # The terminal.
@@ -157,7 +145,7 @@ def test_optimize_prints_what_report_prints(crossfit_run: Path, command: Command
 
 def test_the_tables_in_the_terminal(crossfit_run: Path, command: Command) -> None:
     out = command("report", crossfit_run / "run").out
-    mixture, frontier = rows_of(crossfit_run, "mixture"), rows_of(crossfit_run, "frontier")
+    mixture, frontier = rows_of(crossfit_run / "run", "mixture"), rows_of(crossfit_run / "run", "frontier")
     step = next(entry["step"] for entry in frontier if entry["taken"])
     assert f"mixture of the recipes, of which step {step:g} was taken:" in out
     for entry in mixture:
@@ -167,15 +155,15 @@ def test_the_tables_in_the_terminal(crossfit_run: Path, command: Command) -> Non
         else:
             line = rf"[ ,]{entry['label']} [A-Z][\w/ -]+ {re.escape(taken)}"
         assert re.search(line, out, re.MULTILINE), line
-    for entry in rows_of(crossfit_run, "promises"):
+    for entry in rows_of(crossfit_run / "run", "promises"):
         chance = chance_text(entry["chance"], 0.9)
         enough = "no number" if entry["enough"] is None else entry["enough"]
         line = rf"^{re.escape(entry['text'])}\n.* {entry['rows']} +{re.escape(chance)} +{enough}$"
         assert re.search(line, out, re.MULTILINE), line
-    judged = [entry for entry in rows_of(crossfit_run, "labels") if entry["stage"] == "step"]
+    judged = [entry for entry in rows_of(crossfit_run / "run", "labels") if entry["stage"] == "step"]
     fixed, broken = (sum(entry[name] for entry in judged) for name in ("repaired", "broken"))
     assert re.search(rf"^all +400 .* {fixed} +{broken}$", out, re.MULTILINE)
-    met = sum(entry["met"] for entry in rows_of(crossfit_run, "verdicts"))
+    met = sum(entry["met"] for entry in rows_of(crossfit_run / "run", "verdicts"))
     assert f"requirements, test rows: {met} of 13 met" in out
 
 
@@ -311,8 +299,7 @@ def test_a_run_that_promises(crossfit_run: Path, tmp_path: Path, command: Comman
     out = command("report", directory).out
     assert "\npromised: with " in out and "(5 % were asked for)" in out
     assert "enough\n" not in out and "too few" not in out
-    assert command("report", directory, "--html", tmp_path / "page.html").code == 0
-    page = parse(tmp_path / "page.html")
+    page = page_of(directory)
     assert [cells(row)["met"][1] for row in rows_in(page, "promises")] == ["✓ promised"] * 13
     (verdict,) = [element for element in page.with_data("promised") if element.tag == "p"]
     assert verdict.text.startswith("Promised: with ") and verdict.data("promised") == ("True",)
@@ -346,9 +333,7 @@ def test_a_run_among_its_tunings(crossfit_run: Path, tmp_path: Path, command: Co
     assert ": CrossFit, 6 Shirt, running" in out
     assert "2 recipes in 3 folds, 74794 weights of dense, dense_1; 4 of 6 tunings are done" in out
     assert "promised" not in out and "mixture" not in out
-    assert command("report", directory, "--html", tmp_path / "page.html").code == 0
-    check_whole(tmp_path / "page.html")
-    page = parse(tmp_path / "page.html")
+    page = page_of(directory)
     assert [len(row.with_data("fold")) for row in rows_in(page, "mixture")] == [3, 1]
     assert not rows_in(page, "promises") and not page.with_data("promised")
     # Without `progress.json` the tables say as much.
