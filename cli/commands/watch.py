@@ -19,7 +19,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from cli.run_report.words import COMPARE, duration, kind_of, plural
+from cli.run_report.words import COMPARE, begun, duration, kind_of, plural
 from cli.shared.console import echo
 from cli.shared.method_options import CROSSFIT
 from cli.shared.options import PATH, option
@@ -208,10 +208,7 @@ def _from_outcomes(outcomes: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _elapsed(facts: Mapping[str, Any]) -> float | None:
     started = facts.get("started")
-    if not started:
-        return None
-    begun = datetime.fromisoformat(started.replace("Z", "+00:00"))  # Python 3.10 knows no Z
-    return (datetime.now(timezone.utc) - begun.astimezone(timezone.utc)).total_seconds()
+    return (datetime.now(timezone.utc) - begun(started)).total_seconds() if started else None
 
 
 def _quiet_seconds(run: Path) -> float:

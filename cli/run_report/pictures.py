@@ -6,7 +6,6 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cli.run_report.rows import Row
+from cli.run_report.words import begun
 from engine.core.errors import InputError
 from engine.core.types import Float32, Int64, Uint8
 from engine.data.image_set import ImageSet, is_pictures, open_image_set, read_rows
@@ -119,10 +119,7 @@ def _same_set(path: Path | None, rows: Row) -> ImageSet:
 
 
 def _written_later(path: Path, started: str | None) -> str | None:
-    if started is None:
-        return None
-    begun = datetime.fromisoformat(started.replace("Z", "+00:00")).timestamp()  # Python 3.10 knows no Z
-    if path.stat().st_mtime <= begun + 1:
+    if started is None or path.stat().st_mtime <= begun(started).timestamp() + 1:
         return None
     return f"{path} was written after the run had started: its pictures may not be those that were measured."
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from cli.shared.method_options import CROSSFIT
+from cli.shared.verdicts import value_text
 
 if TYPE_CHECKING:
     from engine.metrics.requirements import Verdict
@@ -56,6 +58,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def begun(started: str) -> datetime:
+    """When a run started; Python 3.10 does not read the Z of its ISO time."""
+    return datetime.fromisoformat(started.replace("Z", "+00:00")).astimezone(timezone.utc)
+
+
 def span(counts: Sequence[int]) -> str:
     """`9`, or `2666-2667` where they differ; a dash where there are none."""
     if not counts:
@@ -95,12 +102,5 @@ def verdict_values(verdict: Verdict) -> list[str]:
     else:
         interval = f"{percent(low)} to {percent(high)}"
     after = verdict.count_after / verdict.total
-    return [percent(verdict.base), percent(after), interval, _margin(verdict.margin), str(verdict.total)]
-
-
-def _margin(share: float) -> str:
-    """Points in two digits, or as many as show that it is not 0."""
-    digits = 2
-    while share and float(f"{100 * share:.{digits}f}") == 0 and digits < 12:
-        digits += 1
-    return f"{100 * share:+.{digits}f}"
+    margin = "-+"[verdict.margin >= 0] + value_text(abs(verdict.margin), 0.0, tied=verdict.margin == 0)
+    return [percent(verdict.base), percent(after), interval, margin, str(verdict.total)]

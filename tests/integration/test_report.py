@@ -261,17 +261,23 @@ def test_steps_and_trade_off_follow_from_the_tables(
         )
 
 
+def write_labels(
+    records: RunRecords, job: str, stage: str, total: int, label: int = 0, **splits: tuple[int, int]
+) -> None:
+    """Rows of a label, of `total` each, that are right before and after, by split; none is broken."""
+    rows = [
+        {"job": job, "stage": stage, "split": split, "label": label, "total": total, "correct": after}
+        | {"accuracy": after / total, "repaired": after - before, "broken": 0}
+        for split, (before, after) in splits.items()
+    ]
+    records.replace("labels", job, rows)
+
+
 def test_a_search_of_a_later_step_is_measured_from_where_it_started(tmp_path: Path) -> None:
     """By hand: 50 of 100 right, 60 after step 1; a patch of step 2 has 63 right, 13 more than the base model."""
     records = RunRecords.create(tmp_path / "run", {"mode": "rounds", "labels": [0]}, overwrite=False)
-    shared = {"split": "validation", "label": 0, "total": 100}
-    for job, stage, right, fixed in (
-        ("step0", "step", 50, 0),
-        ("step1", "step", 60, 10),
-        ("second", "candidate", 63, 13),
-    ):
-        row = {"job": job, "stage": stage, "correct": right, "accuracy": right / 100, "repaired": fixed, "broken": 0}
-        records.replace("labels", job, [shared | row])
+    for job, stage, right in (("step0", "step", 50), ("step1", "step", 60), ("second", "candidate", 63)):
+        write_labels(records, job, stage, 100, validation=(50, right))
     blank = dict.fromkeys(read_table(tmp_path / "run", "jobs").column_names)
     searched = {"job": "second", "step": 2, "chunk": "", "label": 0, "seed": 0, "stop": "no gain", "state": "done"}
     records.replace("jobs", "second", [blank | searched])
@@ -283,14 +289,9 @@ def test_which_step_was_saved(tmp_path: Path, command: Command) -> None:
     """Step 1 of two, by the counts of the saved model on every set; alike on one set only is not enough."""
     records = RunRecords.create(tmp_path / "run", {"mode": "rounds", "labels": [0]}, overwrite=False)
     right = {"step0": (30, 31), "step1": (36, 33), "step2": (36, 34), "batch": (36, 33)}
-    for job, counted in right.items():
+    for job, (validation, test) in right.items():
         stage = "repaired" if job == "batch" else "step"
-        rows = [
-            {"job": job, "stage": stage, "split": split, "label": 0, "total": 40, "correct": correct}
-            | {"accuracy": correct / 40, "repaired": correct - start, "broken": 0}
-            for split, correct, start in zip(("validation", "test"), counted, right["step0"], strict=True)
-        ]
-        records.replace("labels", job, rows)
+        write_labels(records, job, stage, 40, validation=(30, validation), test=(31, test))
     assert "\nthe saved model is that of round 1, as validation chose\n" in command("report", tmp_path / "run").out
     assert ["saved" in row.text for row in rows_in(page_of(tmp_path / "run"), "steps")] == [False, True, False]
 
@@ -298,9 +299,8 @@ def test_which_step_was_saved(tmp_path: Path, command: Command) -> None:
 def test_a_label_under_repair_without_rows(tmp_path: Path, command: Command) -> None:
     """Then the accuracy over the steps is that of all labels, and says so."""
     records = RunRecords.create(tmp_path / "run", {"mode": "chain", "labels": [0]}, overwrite=False)
-    for number, right in ((0, 30), (1, 35)):
-        row = {"job": f"step{number}", "stage": "step", "split": "test", "label": 1, "total": 40, "correct": right}
-        records.replace("labels", row["job"], [row | {"accuracy": right / 40, "repaired": right - 30, "broken": 0}])
+    for job, right in (("step0", 30), ("step1", 35)):
+        write_labels(records, job, "step", 40, label=1, test=(30, right))
     out = command("report", tmp_path / "run").out
     assert "accuracy of all labels after each iteration, test rows:" in out
     assert re.search(r"^1 +35 +5 +87.50$", out, re.MULTILINE)

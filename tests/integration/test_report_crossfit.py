@@ -201,78 +201,66 @@ def view(*promises: Promise, step: float = 0.4, promised: bool = False) -> Cross
     )
 
 
-def test_a_promise_in_words() -> None:
-    found = view(promise(0.98), promise(0.981), promise(1.0), promised=True)
-    assert promise_sentence(found) == (
-        "promised: with 96.1 % chance the next 500 rows of each label from the same source keep all 3 requirements "
-        "together (95 % were asked for)"
-    )
-    assert missing(found) == []
-    assert "keep the requirement (95 %" in promise_sentence(view(promise(0.98), promised=True))
-    assert "keep both requirements (95 %" in promise_sentence(view(promise(0.98), promise(1.0), promised=True))
+LEFT = view(promise(1.0, 400), promise(0.0, limit=0.06, kind="min_gain"), step=0.0)
+STEPS = (point(0.0, taken=False, enough=0), point(0.2, taken=False, enough=610), point(0.4, taken=True))
+SMALLER = replace(view(promise(0.9, 2374)), frontier=STEPS)
+LACKING = view(promise(0.99, 900), promise(0.97, 2374), promise(0.8, 1200))
+HOPELESS = view(promise(0.5, value=0.03), promise(0.1, value=0.04), promise(0.9, value=0.02), promise(0.97, 50))
+NOTHING_WRONG = replace(
+    view(promise(1.0, 400), promised=True), frontier=(), weights=None, notes=("all rows are right",)
+)
+VAGUE = replace(NOTHING_WRONG, promises=(promise(0.9, 800),), promised=False)
+SURE = "promised: with {} % chance the next 500 rows of each label from the same source keep {} (95 % were asked for)"
+UNSURE = "not " + SURE.replace(" (95 % were", ", but 95 % were").removesuffix(")")
+BEST = "; step 0.4 is the best compromise"
+ENOUGH = "; about {} rows of each label to repair with would be enough"
+NO_NUMBER = "; more rows to repair with would not be enough"
+KEPT = "on the rows at hand every step keeps fewer requirements than the baseline model (1 of 2), so it is kept"
 
 
-def test_what_would_be_enough_in_words() -> None:
-    """The largest number of those that are not sure enough: the others have enough already."""
-    found = view(promise(0.99, 900), promise(0.97, 2374), promise(0.8, 1200))
-    assert promise_sentence(found) == (
-        "not promised: with 76.8 % chance the next 500 rows of each label from the same source keep all 3 requirements "
-        "together, but 95 % were asked for; step 0.4 is the best compromise; about 2374 rows of each label to repair "
-        "with would be enough"
-    )
-    assert missing(found) == [
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (view(promise(0.98), promised=True), SURE.format("98.0", "the requirement")),
+        (view(promise(0.98), promise(1.0), promised=True), SURE.format("98.0", "both requirements")),
+        (view(*map(promise, (0.98, 0.981, 1.0)), promised=True), SURE.format("96.1", "all 3 requirements together")),
+        (NOTHING_WRONG, SURE.format("100", "the requirement")),
+        # The largest number of those that are not sure enough: the others have enough already.
+        (LACKING, UNSURE.format("76.8", "all 3 requirements together") + BEST + ENOUGH.format(2374)),
+        # A smaller step may need fewer rows, unless this one was asked for.
+        (SMALLER, UNSURE.format("90.0", "the requirement") + BEST + ENOUGH.format(610) + " for a step of 0.2"),
+        (replace(SMALLER, asked_step=True), UNSURE.format("90.0", "the requirement") + ENOUGH.format(2374)),
+        (VAGUE, UNSURE.format("90.0", "the requirement") + ENOUGH.format(800)),
+        (HOPELESS, UNSURE.format("4.3", "all 4 requirements together") + BEST + NO_NUMBER),
+        (LEFT, f"not promised: {KEPT}"),
+        (replace(LEFT, asked_step=True), "not promised: step 0 was asked for, so the baseline model is kept"),
+        (view(), "nothing is promised: no requirement has rows to judge it by"),
+    ],
+)
+def test_a_promise_in_words(found: CrossFitView, sentence: str) -> None:
+    assert promise_sentence(found) == sentence
+
+
+def test_what_is_missing_in_words() -> None:
+    """By the limit itself, from more rows, or because so few new rows vary too much."""
+    assert missing(view(promise(0.98), promised=True)) == []
+    assert missing(LACKING) == [
         "for 95 % together each requirement needs 98.3 %",
         "sure enough from more rows of each label to repair with: max_drop 3 (about 2374), max_drop 3 (about 1200)",
     ]
-
-
-def test_a_smaller_step_may_need_fewer_rows() -> None:
-    steps = (point(0.0, taken=False, enough=0), point(0.2, taken=False, enough=610), point(0.4, taken=True))
-    found = replace(view(promise(0.9, 2374)), frontier=steps)
-    assert promise_sentence(found).endswith(
-        "; about 610 rows of each label to repair with would be enough for a step of 0.2"
-    )
-    assert promise_sentence(replace(found, asked_step=True)).endswith(
-        "; about 2374 rows of each label to repair with would be enough"
-    )
-
-
-def test_where_no_number_is_enough() -> None:
-    """By the limit itself, or because so few new rows vary too much."""
-    found = view(promise(0.5, value=0.03), promise(0.1, value=0.04), promise(0.9, value=0.02), promise(0.97, 50))
-    assert promise_sentence(found).endswith("; more rows to repair with would not be enough")
-    assert missing(found)[1:] == [
+    assert missing(HOPELESS)[1:] == [
         "no better than the limit on the rows at hand: max_drop 3, max_drop 3",
         "sure enough from more rows of each label to repair with: max_drop 3 (about 50)",
         "500 new rows of each label are too few to be sure of (--promise-rows): max_drop 3",
     ]
-    many = missing(view(*[promise(0.9, value=0.02)] * 8))
-    assert many[-1].endswith(", max_drop 3 and 2 more")
-
-
-def test_a_model_that_is_left_as_it_is() -> None:
-    drop, gain = promise(1.0, 400), promise(0.0, limit=0.06, kind="min_gain")
-    left = view(drop, gain, step=0.0)
-    assert promise_sentence(left) == (
-        "not promised: on the rows at hand every step keeps fewer requirements than the baseline model (1 of 2), so it "
-        "is kept"
-    )
-    asked = replace(left, asked_step=True)
-    assert promise_sentence(asked) == "not promised: step 0 was asked for, so the baseline model is kept"
-    assert "no requirement has rows" in promise_sentence(view())
-    assert "best compromise" not in promise_sentence(replace(view(drop, gain), asked_step=True))
+    assert missing(view(*[promise(0.9, value=0.02)] * 8))[-1].endswith(", max_drop 3 and 2 more")
 
 
 def test_a_model_with_nothing_to_repair() -> None:
     """Its promise is that of the model as it is; where nothing was required there is nothing to say of it."""
-    found = replace(view(promise(1.0, 400), promised=True), frontier=(), weights=None, notes=("all rows are right",))
-    assert promise_sentence(found).startswith("promised: with 100 % chance the next 500 rows")
-    text = describe_crossfit(found, (6,), None)
+    text = describe_crossfit(NOTHING_WRONG, (6,), None)
     assert text.startswith("all rows are right\n\nrequirements, rows that no tuning saw: 1 of 1 met\n")
-    assert describe_crossfit(replace(found, stated=False), (6,), None) == "all rows are right"
-    unsure = replace(found, promises=(promise(0.9, 800),), promised=False)
-    assert promise_sentence(unsure).endswith("about 800 rows of each label to repair with would be enough")
-    assert "best compromise" not in promise_sentence(unsure)
+    assert describe_crossfit(replace(NOTHING_WRONG, stated=False), (6,), None) == "all rows are right"
 
 
 @given(st.floats(0, 1), st.sampled_from([0.5, 0.9, 0.95, 0.975, 0.999, 0.9995]))
