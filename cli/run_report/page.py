@@ -49,15 +49,6 @@ from engine.metrics.accuracy import LabelChange, confusion, total_change
 if TYPE_CHECKING:
     from engine.metrics.promise import Promise
 
-READINGS = {
-    "chosen": (
-        "As chosen",
-        "What a method comes to where rows of validation choose among what it offers and the baseline model, or a "
-        "promise of its own does.",
-    ),
-    "found": ("As found", "What a method comes to where nobody chooses: its first offer."),
-}
-
 _MANY_LABELS, _SHOWN_LABELS = 60, 40  # of more, charts show those under repair and those that changed most
 _PAIRS = 12
 _CURVE_POINTS, _ALL_POINTS = 60, 40_000  # of a curve, and of all: the page stays below a few MB
@@ -191,7 +182,7 @@ def _comparison(report: RunView, found: ComparisonView | None) -> dict[str, Any]
         "better": sum("better" in word and "worse" not in word for word in words),
         "worse": sum("worse" in word and "better" not in word for word in words),
         "failures": failures(found),
-        "readings": [(name, *READINGS[name], _largest(found, name)) for name in found.readings],
+        "readings": [(name, *tables.READINGS[name][1:], _largest(found, name)) for name in found.readings],
         "intervals": interval_sentence(found),
         "frontiers": [
             (text, drawn)

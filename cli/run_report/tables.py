@@ -87,6 +87,19 @@ MIXTURE: Table = {  # of the recipes of a CrossFitView; the first two of its off
     "rows": Column("rows", lambda recipe: [each.rows for each in recipe.tunings], span, _span_on_page),
     "change": Column("rms change", attrgetter("change"), number),
 }
+READINGS = {  # title in the terminal, heading and explanation on the page
+    "chosen": (
+        "as validation rows choose, or a promise of the method's own",
+        "As chosen",
+        "What a method comes to where rows of validation choose among what it offers and the baseline model, or a "
+        "promise of its own does.",
+    ),
+    "found": (
+        "as found, where nobody chooses",
+        "As found",
+        "What a method comes to where nobody chooses: its first offer.",
+    ),
+}
 READING: Table = {  # of a ReadingView
     **{name: _mean(name) for name in ("gain", "all", "worst")},
     "worst_label": Column("of", lambda reading: reading.worst_label if reading.worst_label >= 0 else None),

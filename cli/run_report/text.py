@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.run_report.tables import CHANGES, DIFFERENCE, METHOD, MIXTURE, READING, STEPS, WORKERS, Table
+from cli.run_report.tables import CHANGES, DIFFERENCE, METHOD, MIXTURE, READING, READINGS, STEPS, WORKERS, Table
 from cli.run_report.words import SPLIT_WORDS, STEP_WORDS, duration, label_text, number, percent, plural, under_repair
 from cli.shared.console import COLUMNS, label_name, table
 from cli.shared.verdicts import judged_cells, value_text, verdict_table
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from engine.metrics.promise import Promise
     from engine.metrics.requirements import Verdict
 
-READINGS = {
-    "chosen": "as validation rows choose, or a promise of the method's own",
-    "found": "as found, where nobody chooses",
-}
 
 _CHOSEN_LABEL = 15  # columns of a label beside the name of its search, so that the line fits a terminal
 _SHOWN_OFFSETS = 12
@@ -342,7 +338,7 @@ def _difference(against: Row) -> list[str]:
 
 
 def _outcomes(found: ComparisonView, reading: str) -> str:
-    title = f"{READINGS[reading]} (test rows, means over draws; gain, all and worst in points):"
+    title = f"{READINGS[reading][0]} (test rows, means over draws; gain, all and worst in points):"
     shown = [column for name, column in READING.items() if name not in ("promised", "left")]
     header = ["method", *(column.heading for column in shown), METHOD["seconds"].heading]
     rows = []

@@ -118,6 +118,17 @@ def write_run(root: Path, name: str) -> Path:
     return _Writer(root, SAMPLES[name]).write()
 
 
+def write_images(path: Path, random: np.random.Generator, label: np.ndarray, sample: Sample) -> None:
+    """Pictures as bright as their label is high, with noise; of the sample only its classes and the shape matter."""
+    images = (
+        random.uniform(0, 0.3, (len(label), *sample.image_shape)) + 0.7 * label.reshape(-1, 1, 1, 1) / sample.classes
+    )
+    with write_image_set(
+        path, rows=len(label), image_shape=sample.image_shape, classes=sample.classes, label_names=sample.names
+    ) as writer:
+        writer.append(images * sample.brightest, np.eye(sample.classes)[label])
+
+
 class _Task(NamedTuple):
     """Searches of one chunk, label and weight, by seed."""
 
@@ -157,7 +168,9 @@ class _Writer:
 
     def write(self) -> Path:
         sample = self.sample
-        held_out = {split: str(self._images(split)) for split in self.splits}
+        held_out = {split: str(self.root / f"{split}.h5") for split in self.splits}
+        for split, path in held_out.items():
+            write_images(Path(path), self.random, self.truth[split], sample)
         facts = self._facts(held_out)
         records = RunRecords.create(self.root / "run", facts, overwrite=False)
         if sample.mode is not None:
@@ -209,24 +222,6 @@ class _Writer:
         rival = self.random.random(len(truth)) < 0.7
         other = np.where(rival, self.rival[truth], self.random.integers(0, self.sample.classes, len(truth)))
         return np.where(wrong, other, truth)
-
-    def _images(self, split: str) -> Path:
-        """A bright bar for each class, turned by its number, with noise."""
-        sample, truth = self.sample, self.truth[split]
-        height, width, channels = sample.image_shape
-        y, x = np.mgrid[:height, :width] - np.array([height, width]).reshape(2, 1, 1) / 2
-        angle = np.pi * np.arange(sample.classes) / sample.classes
-        distance = np.abs(np.sin(angle)[:, None, None] * x - np.cos(angle)[:, None, None] * y)
-        shape = (distance < 3) & (np.hypot(x, y) < height / 2.2)
-        colour = self.random.uniform(0.4, 1, (sample.classes, channels))
-        noise = self.random.uniform(0, 0.3, (sample.rows, *sample.image_shape))
-        images = np.clip(shape[truth][..., None] * colour[truth][:, None, None] * 0.8 + noise, 0, 1)
-        path = self.root / f"{split}.h5"
-        with write_image_set(
-            path, rows=sample.rows, image_shape=sample.image_shape, classes=sample.classes, label_names=sample.names
-        ) as writer:
-            writer.append(images * sample.brightest, np.eye(sample.classes)[truth])
-        return path
 
     def _labels(
         self, records: RunRecords, job: str, stage: str, split: str, before: np.ndarray, after: np.ndarray
